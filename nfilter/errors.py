@@ -1,0 +1,78 @@
+"""The exception tree. Every message says what was wrong, where, and what to type instead."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NfilterError(Exception):
+    """The root of all errors that nfilter raises on purpose. ``exit_code`` is the process's."""
+
+    exit_code = 1
+
+
+class RecipeError(NfilterError):
+    """A fault in a recipe or in a value given with ``--set``; ``faults`` lists all that were found."""
+
+    exit_code = 2
+
+    def __init__(self, faults: str | Iterable[str]) -> None:
+        self.faults = (faults,) if isinstance(faults, str) else tuple(faults)
+        super().__init__("\n".join(self.faults))
+
+
+class PluginError(NfilterError):
+    """A plugin that clashes with another, or that was asked for and could not be loaded."""
+
+    exit_code = 3
+
+
+class ContractError(NfilterError):
+    """A plugin broke an invariant of the engine; the message names the plugin and the sample."""
+
+    exit_code = 3
+
+
+class SourceError(NfilterError):
+    """A source that cannot be read at all, or in which no row can be read."""
+
+    exit_code = 4
+
+
+class PromptError(NfilterError):
+    """A template that is missing, that does not parse, or that names an unknown variable."""
+
+    exit_code = 2
+
+
+class ModelError(NfilterError):
+    """A model that cannot be loaded, or that cannot do what a stage needs."""
+
+    exit_code = 5
+
+
+class NothingLeftError(NfilterError):
+    """No sample is left to train on; the message says which stages dropped how many."""
+
+    exit_code = 6
+
+
+class StoreError(NfilterError):
+    """A run directory that cannot be written, is held by another process, or is not a run."""
+
+    exit_code = 7
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the nearest of ``known``, else what there is, else nothing."""
+    choices = sorted(known)
+    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    if not near:
+        tails = {choice.rsplit(".", 1)[-1]: choice for choice in choices}
+        near = [tails[tail] for tail in difflib.get_close_matches(name, tails, n=1, cutoff=0.6)]
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    if choices and len(choices) <= 12:
+        return "; known: " + ", ".join(choices)
+    return ""

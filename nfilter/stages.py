@@ -1,0 +1,476 @@
+"""The protocols that plugins implement. Nothing here is inherited from but ``StageConfig``.
+
+A class is a stage, a backend, a source and so on because it has these members, not because of its bases.
+``nfilter.testing`` holds the conformance checks for each of them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from nfilter.types import (
+    JSON,
+    Completion,
+    FloatArray,
+    Message,
+    ModelRef,
+    Request,
+    Row,
+    Sample,
+    TokenSample,
+    Unreadable,
+)
+
+
+class StageConfig(BaseModel):
+    """The base of every plugin's configuration: unknown keys are errors, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=False)
+
+
+# --- what a model can do -------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Generates(Protocol):
+    """Answers requests. One completion a request, in the same order; a failure is a completion too."""
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]: ...
+
+
+@runtime_checkable
+class Embeds(Protocol):
+    """Turns texts into vectors: float32 [n, d], not normalised."""
+
+    def embed(self, texts: Sequence[str]) -> FloatArray: ...
+
+
+@runtime_checkable
+class Scores(Protocol):
+    """Per-token losses of given tokens: one float32 [T] a sample, NaN at position 0 and outside the response."""
+
+    def score(
+        self, samples: Sequence[TokenSample], adapter: ModelRef | None = None
+    ) -> list[FloatArray]: ...
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """Turns conversations into tokens with the model's own tokenizer and chat template.
+
+    ``turns`` is ``all`` (every assistant turn is response) or ``last``. A sample whose response would be cut to
+    nothing at ``max_length`` comes back with ``response`` all False; the engine drops it with that reason.
+    """
+
+    def encode(
+        self, samples: Sequence[Sample], *, max_length: int, turns: str
+    ) -> list[TokenSample]: ...
+
+
+@runtime_checkable
+class LendsModule(Protocol):
+    """Lends the local torch module, scoped; eval mode and the active adapter are restored on exit."""
+
+    def lend(self) -> AbstractContextManager[Any]: ...
+
+
+@runtime_checkable
+class Adapts(Protocol):
+    """Generates with a trained adapter over the same weights, for as long as the scope is open."""
+
+    def adapted(self, ref: ModelRef) -> AbstractContextManager[Generates]: ...
+
+
+CAPABILITIES: tuple[type, ...] = (Generates, Embeds, Scores, Encodes, LendsModule, Adapts)
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """A mark on a config field that names a model: ``llm: Annotated[str, Needs(Generates, logprobs=True)]``."""
+
+    capability: type
+    logprobs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What a backend can do with a given config, known before anything loads."""
+
+    capabilities: frozenset[type]
+    logprobs: bool = False
+
+
+class Backend(Protocol):
+    """A kind of model. It is built once a run from its config, and implements the capabilities it names."""
+
+    name: ClassVar[str]
+    Config: ClassVar[type[StageConfig]]
+
+    @classmethod
+    def abilities(cls, config: Any) -> Abilities: ...
+
+    @classmethod
+    def problems(cls, config: Any, site: Site) -> Iterable[str]:
+        """What is wrong with the config that can be seen without loading: a missing folder, a bad name."""
+        ...
+
+    def __init__(self, config: Any, site: Site) -> None: ...
+
+    def fingerprint(self) -> str:
+        """Identifies the weights: what a cached answer may be reused for."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where things are: the recipe's folder (relative paths start there) and the models that ship, by name."""
+
+    base_dir: Path
+    models: Mapping[str, Path] = field(default_factory=dict)
+
+
+# --- stages --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ModelNeed:
+    """A model that a stage will use, by its name in the recipe."""
+
+    model: str
+    capability: type
+    logprobs: bool = False
+    field: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What a stage does to samples, as a function of its config.
+
+    ``reads`` and ``writes`` name notes. ``verdicts`` names those of the notes written that say whether a label is
+    wrong: ``{"flagged": bool, "noise_score": float in [0, 1]}``; metrics compare them with the truth.
+    ``views`` names those that hold a model's own answer. ``proposes`` names the notes that hold a new label for
+    a flagged sample. ``prompts`` names templates. ``new_samples`` allows samples with parents to be added.
+    """
+
+    reads: frozenset[str] = frozenset()
+    writes: frozenset[str] = frozenset()
+    verdicts: frozenset[str] = frozenset()
+    views: frozenset[str] = frozenset()
+    proposes: frozenset[str] = frozenset()
+    prompts: frozenset[str] = frozenset()
+    needs: tuple[ModelNeed, ...] = ()
+    new_samples: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What ``fit`` learned: JSON values and numpy arrays (never objects), kept on disk, arrays memory-mapped."""
+
+    values: Mapping[str, JSON] = field(default_factory=dict)
+    arrays: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+
+class Log(Protocol):
+    """Where a plugin says things: one sentence a call."""
+
+    def info(self, text: str) -> None: ...
+
+    def warning(self, text: str) -> None: ...
+
+
+class Template(Protocol):
+    """A prompt: rendered in a sandbox, one message a role block of its source."""
+
+    name: str
+    digest: str
+
+    def render(self, **variables: Any) -> tuple[Message, ...]: ...
+
+
+class AnswerKind(Protocol):
+    """How answers are found in text and compared; one kind a recipe (``answer:``)."""
+
+    kind: str
+
+    def parse(self, text: str, sample: Sample | None = None) -> str | None:
+        """The last answer in ``text``, in canonical form; None where there is none."""
+        ...
+
+    def agree(self, pairs: Sequence[tuple[str | None, str | None]]) -> list[bool]:
+        """Whether two canonical answers are the same; an answer that is None agrees with nothing."""
+        ...
+
+    def options(self, sample: Sample) -> tuple[str, ...] | None:
+        """The options of a multiple-choice sample, else None."""
+        ...
+
+
+class Progress(Protocol):
+    """A running count of long work: rate and time left on a terminal, quiet elsewhere."""
+
+    def advance(self, n: int = 1) -> None: ...
+
+
+class Context(Protocol):
+    """What a stage may reach. Everything else is out of bounds."""
+
+    seed: int
+    stage: str
+    base_dir: Path
+    log: Log
+    answers: AnswerKind
+
+    def model(self, name: str) -> Any:
+        """The model of that name in the recipe: an object with the capabilities that ``check`` verified."""
+        ...
+
+    def prompt(self, name: str) -> Template: ...
+
+    def rng(self, key: str) -> random.Random:
+        """A generator that depends on the run's seed, the stage and ``key`` alone (a sample's id, say)."""
+        ...
+
+    def progress(self, total: int | None, text: str) -> AbstractContextManager[Progress]: ...
+
+    def train(self, samples: Iterable[TokenSample], start: ModelRef | None = None) -> ModelRef:
+        """Train with the recipe's trainer, from ``start`` or from the base; for stages that make references."""
+        ...
+
+    def publish_model(self, ref: ModelRef) -> None:
+        """Offer a model to ``train: {use: adopt, from: STAGE}``."""
+        ...
+
+
+class SampleStage(Protocol):
+    """A step over samples. It holds no state of its own and is rebuilt from its config.
+
+    A stage that needs to see all samples at once also has ``fit(self, stream, ctx) -> State``; ``process`` then
+    receives that state and one chunk. Samples that are dropped never reach either.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type[StageConfig]]
+
+    @classmethod
+    def contract(cls, config: Any) -> Contract: ...
+
+    def __init__(self, config: Any) -> None: ...
+
+    def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> Sequence[Sample]: ...
+
+
+@runtime_checkable
+class Fits(Protocol):
+    """A sample stage that learns from all samples before it processes any."""
+
+    def fit(self, stream: Iterable[Sample], ctx: Context) -> State: ...
+
+
+class TokenStage(Protocol):
+    """A step over encoded samples; the same as ``SampleStage`` otherwise. ``reads``/``writes`` name scores."""
+
+    name: ClassVar[str]
+    Config: ClassVar[type[StageConfig]]
+
+    @classmethod
+    def contract(cls, config: Any) -> Contract: ...
+
+    def __init__(self, config: Any) -> None: ...
+
+    def process_tokens(
+        self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
+    ) -> Sequence[TokenSample]:
+        """``bit`` is the number of this stage's reason, for ``TokenSample.mask``."""
+        ...
+
+
+@runtime_checkable
+class FitsTokens(Protocol):
+    """A token stage that learns from all samples before it processes any."""
+
+    def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State: ...
+
+
+# --- sources, exporters, trainers, metrics, losses -----------------------------------------------------------
+
+
+class Source(Protocol):
+    """Rows in, and rows out again in the shape they came in."""
+
+    name: ClassVar[str]
+    Config: ClassVar[type[StageConfig]]
+
+    @classmethod
+    def problems(cls, config: Any, base_dir: Path) -> Iterable[str]:
+        """What is wrong that can be seen without reading the rows: a missing file, a column that is not there."""
+        ...
+
+    @classmethod
+    def columns(cls, config: Any, base_dir: Path) -> Mapping[str, str]:
+        """What was guessed of the data: role (``prompt``, ``response``, ...) to column; for ``init`` and ``check``."""
+        ...
+
+    def __init__(self, config: Any, base_dir: Path) -> None: ...
+
+    def read(self) -> Iterator[Row | Unreadable]:
+        """All rows in order; what cannot be read comes as ``Unreadable``, and reading goes on."""
+        ...
+
+    def restore(self, sample: Sample) -> Mapping[str, JSON]:
+        """The sample in the columns of this source, its response put back in place, and its ``id``."""
+        ...
+
+
+class Exporter(Protocol):
+    """Writes what remains of a run for another program."""
+
+    name: ClassVar[str]
+    Config: ClassVar[type[StageConfig]]
+
+    def __init__(self, config: Any) -> None: ...
+
+    def export(self, samples: Iterable[Sample], out: Path) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What training ended in: the adapter, and the figures of the way there."""
+
+    ref: ModelRef
+    steps: int
+    tokens: int
+    losses: tuple[float, ...]
+    seconds: float
+
+
+class Trainer(Protocol):
+    """Fine-tunes a model on weighted tokens and saves an adapter in PEFT format under ``out``."""
+
+    name: ClassVar[str]
+    Config: ClassVar[type[StageConfig]]
+
+    @classmethod
+    def contract(cls, config: Any) -> Contract: ...
+
+    @classmethod
+    def memory(cls, config: Any, model_config: Any, site: Site) -> Mapping[str, float]:
+        """An estimate in bytes by part (``weights``, ``optimizer``, ...); empty where it cannot be known."""
+        ...
+
+    def __init__(self, config: Any) -> None: ...
+
+    def train(
+        self,
+        samples: Sequence[TokenSample],
+        model: Any,
+        out: Path,
+        ctx: Context,
+        start: ModelRef | None = None,
+    ) -> TrainingResult: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One sample of the source at the end of the sample stages, beside the truth that no stage saw."""
+
+    original: Sample
+    final: Sample
+    truth: str | None
+    label_was_right: bool | None
+    label_is_right: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class MetricInput:
+    """What a metric over the cleaned data may see. ``calls`` and ``tokens`` are by stage.
+
+    ``verdicts``, ``views`` and ``proposes`` name the notes that the recipe's stages declared in their contracts.
+    ``answer_is_right`` says, by note and sample id, whether the note's ``answer`` is the true one (None: no answer
+    there, or no truth known).
+    """
+
+    judged: Sequence[Judged]
+    verdicts: Sequence[str]
+    views: Sequence[str]
+    proposes: Sequence[str]
+    answer_is_right: Mapping[str, Mapping[str, bool | None]]
+    calls: Mapping[str, int]
+    tokens: Mapping[str, int]
+    seed: int
+
+
+class Metric(Protocol):
+    """Figures over the cleaned data. ``compute`` returns what goes into metrics.json under its name."""
+
+    name: ClassVar[str]
+
+    def compute(self, data: MetricInput) -> Mapping[str, JSON]: ...
+
+
+class TokenLoss(Protocol):
+    """An online loss: per-token statistics of a chunk of logits, then a weight for every token of the batch."""
+
+    name: ClassVar[str]
+    Config: ClassVar[type[StageConfig]]
+
+    def __init__(self, config: Any) -> None: ...
+
+    def stats(self, logits_chunk: Any, labels: Any) -> Mapping[str, Any]:
+        """Logits [n, vocab] and labels [n] to named statistics, each [n]."""
+        ...
+
+    def weigh(self, stats: Mapping[str, Any], cached: Mapping[str, Any], step: int) -> Any:
+        """Statistics of the whole batch to weights [n], which may be negative."""
+        ...
+
+
+# --- events --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """A run begins; ``directory`` is where it writes."""
+
+    name: str
+    directory: Path
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageFinished:
+    """A stage published its artefact; ``reused`` says that an earlier run had made it."""
+
+    stage: str
+    kept: int
+    dropped: int
+    changed: int
+    seconds: float
+    reused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """A run ended well; ``metrics`` is what metrics.json holds."""
+
+    name: str
+    directory: Path
+    metrics: Mapping[str, JSON]
+
+
+EMPTY_STATE = State()
+
+
+def as_float32(values: Any) -> FloatArray:
+    """A float32 array of ``values``, copied only where it must be."""
+    return np.asarray(values, dtype=np.float32)

@@ -1,0 +1,244 @@
+"""The values that flow through a run: frozen, and numpy at most.
+
+Nothing here knows a method, a model or a file format. A stage receives these values and returns new ones; it
+never changes one in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
+"""A value that survives disk and workers. NaN and infinities are not JSON and are refused when written."""
+
+IntArray: TypeAlias = npt.NDArray[np.int64]
+Int16Array: TypeAlias = npt.NDArray[np.int16]
+Int32Array: TypeAlias = npt.NDArray[np.int32]
+UInt32Array: TypeAlias = npt.NDArray[np.uint32]
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+
+Role = Literal["system", "user", "assistant", "tool"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
+
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One conversation. Its last assistant message is the response under question.
+
+    ``notes`` hold what stages wrote, each under its stage's ``into``; ``meta`` holds the source's columns, read
+    only and without the truth. A dropped sample stays on record, out of later stages. ``why`` is the reason for
+    the last change or decision of the stage at work; the engine records it and clears it between stages.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    notes: Mapping[str, JSON] = field(default_factory=lambda: _EMPTY)
+    meta: Mapping[str, JSON] = field(default_factory=lambda: _EMPTY)
+    parents: tuple[str, ...] = ()
+    weight: float = 1.0
+    pinned: bool = False
+    dropped: str | None = None
+    why: str | None = None
+
+    @property
+    def response(self) -> str:
+        """The content of the last message when an assistant wrote it, else the empty string."""
+        if self.messages and self.messages[-1].role == "assistant":
+            return self.messages[-1].content
+        return ""
+
+    @property
+    def context(self) -> tuple[Message, ...]:
+        """The messages before the response: what a model is shown when it is asked for an answer."""
+        if self.messages and self.messages[-1].role == "assistant":
+            return self.messages[:-1]
+        return self.messages
+
+    @property
+    def query(self) -> str:
+        """The content of the last user message before the response, or the empty string."""
+        for message in reversed(self.context):
+            if message.role == "user":
+                return message.content
+        return ""
+
+    def note(self, key: str, value: JSON) -> Sample:
+        """Write ``value`` under ``key``; a note of the same name is replaced."""
+        return replace(self, notes=MappingProxyType({**self.notes, key: value}))
+
+    def relabel(self, response: str, reason: str) -> Sample:
+        """Replace the response. ``reason`` is recorded with the old and the new text."""
+        _need_reason(reason)
+        return replace(self, messages=(*self.context, Message("assistant", response)), why=reason)
+
+    def drop(self, reason: str) -> Sample:
+        """Take the sample out of all later stages and of training."""
+        _need_reason(reason)
+        return replace(self, dropped=reason, why=reason)
+
+    def weigh(self, weight: float, reason: str) -> Sample:
+        """Set the weight of the whole sample in the training loss (finite, not negative)."""
+        _need_reason(reason)
+        if not (0.0 <= weight < float("inf")):
+            raise ValueError(f"a sample's weight is finite and not negative, not {weight!r}")
+        return replace(self, weight=weight, why=reason)
+
+    def keep(self, reason: str) -> Sample:
+        """State why the sample was looked at and kept. Nothing changes but the record."""
+        _need_reason(reason)
+        return replace(self, why=reason)
+
+
+def _need_reason(reason: str) -> None:
+    if not reason.strip():
+        raise ValueError("every decision about a sample needs a reason that says something")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSample:
+    """One encoded conversation of T tokens. All arrays have length T; none changes length after encoding.
+
+    ``response`` marks an assistant's tokens, end-of-sequence included, and is fixed at encoding. ``weights`` are
+    0 wherever ``response`` is False, always; 0 elsewhere takes a token out of the loss. ``reasons`` is a bit set:
+    which stage set a weight to 0, the bits being named in the run's manifest. ``scores`` are NaN where undefined.
+    """
+
+    id: str
+    ids: IntArray
+    response: BoolArray
+    turn: Int16Array
+    spans: Int32Array
+    weights: FloatArray
+    scores: Mapping[str, FloatArray] = field(default_factory=lambda: _EMPTY)
+    reasons: UInt32Array = field(default_factory=lambda: np.zeros(0, dtype=np.uint32))
+
+    def __post_init__(self) -> None:
+        length = len(self.ids)
+        if len(self.reasons) == 0 and length:
+            object.__setattr__(self, "reasons", np.zeros(length, dtype=np.uint32))
+        for name in ("response", "turn", "weights", "reasons"):
+            if getattr(self, name).shape != (length,):
+                shape = getattr(self, name).shape
+                raise ValueError(
+                    f"token sample {self.id!r}: {name} has shape {shape}, not ({length},)"
+                )
+        if self.spans.shape != (length, 2):
+            raise ValueError(
+                f"token sample {self.id!r}: spans has shape {self.spans.shape}, not ({length}, 2)"
+            )
+        for key, values in self.scores.items():
+            if values.shape != (length,):
+                raise ValueError(
+                    f"token sample {self.id!r}: score {key!r} has shape {values.shape}, not ({length},)"
+                )
+        if np.any(self.weights[~self.response] != 0):
+            raise ValueError(f"token sample {self.id!r}: a weight outside the response is not 0")
+
+    def score(self, key: str, values: FloatArray) -> TokenSample:
+        """Add a score of shape [T], NaN where it is undefined."""
+        scores = MappingProxyType({**self.scores, key: np.asarray(values, dtype=np.float32)})
+        return replace(self, scores=scores)
+
+    def mask(self, positions: BoolArray, bit: int) -> TokenSample:
+        """Take the tokens at ``positions`` ([T], bool) out of the loss, for the reason with number ``bit``."""
+        hit = positions & self.response
+        weights = np.where(hit, np.float32(0), self.weights)
+        reasons = np.where(hit, self.reasons | np.uint32(1 << bit), self.reasons)
+        return replace(self, weights=weights, reasons=reasons.astype(np.uint32))
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a completion is drawn. ``temperature`` 0 is greedy; ``seed`` is this request's own."""
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One completion asked of a model. ``sample_id`` says for whom; ``draw`` tells repeated draws apart."""
+
+    messages: tuple[Message, ...]
+    sampling: Sampling = Sampling()
+    logprobs: bool = False
+    sample_id: str = ""
+    draw: int = 0
+
+
+FailureKind = Literal["refused", "too_long", "parse", "timeout", "server", "memory"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a completion could not be had. A failure is terminal, recorded, and never means "keep"."""
+
+    kind: FailureKind
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model answered: ``logprobs`` are natural logs of what was generated, the end token included."""
+
+    text: str
+    finish: Literal["stop", "length", "failed"] = "stop"
+    logprobs: tuple[float, ...] | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    failure: Failure | None = None
+    cached: bool = False
+
+    @property
+    def nll(self) -> float | None:
+        """Mean negative log-likelihood of the generated tokens (RobustFT, Eq. 7); None without logprobs."""
+        if not self.logprobs:
+            return None
+        return -sum(self.logprobs) / len(self.logprobs)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """A model on disk: an adapter over a base, or whole weights. ``digest`` is SHA-256 of its weights."""
+
+    path: str
+    kind: Literal["adapter", "full"]
+    base: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One readable row of a source: its sample, and the true label where the source has one."""
+
+    sample: Sample
+    truth: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """One row that could not be read. ``line`` counts from 1; ``raw`` is an excerpt, cut to a bounded size."""
+
+    line: int
+    error: str
+    raw: str

@@ -1,0 +1,152 @@
+"""Prompt templates: found by name, rendered in a sandbox, identified by a hash of their source.
+
+A template's source is cut into role blocks by lines that are exactly ``[system]``, ``[user]`` or ``[assistant]``.
+The cut is made before anything is rendered, so dataset text can add words to a message but never a message.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from nfilter.errors import PromptError, did_you_mean
+from nfilter.types import Message, Role
+
+if TYPE_CHECKING:
+    from jinja2.sandbox import SandboxedEnvironment
+
+_ROLE_LINE = re.compile(r"^\[(system|user|assistant)\][ \t]*$", re.MULTILINE)
+_NAME = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)+")
+
+
+def shipped_directory() -> Path:
+    """The templates that come with nfilter: inside the wheel, or beside the package in a checkout."""
+    here = Path(__file__).resolve().parent
+    inside = here / "prompt_files"
+    return inside if inside.is_dir() else here.parent / "prompts"
+
+
+@dataclass(frozen=True)
+class FileTemplate:
+    """One template file. ``digest`` is the SHA-256 of its source: part of what a cached call is keyed by."""
+
+    name: str
+    path: Path
+    source: str
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the template's source, in hex."""
+        return hashlib.sha256(self.source.encode()).hexdigest()
+
+    @cached_property
+    def _blocks(self) -> tuple[tuple[Role, Any], ...]:
+        from jinja2 import TemplateSyntaxError
+
+        environment = _environment()
+        marks = list(_ROLE_LINE.finditer(self.source))
+        if not marks:
+            raise PromptError(
+                f"{self.path}:1: no role block; begin one with a line that is exactly [user]"
+            )
+        blocks = []
+        ends = [mark.start() for mark in marks[1:]] + [len(self.source)]
+        for mark, end in zip(marks, ends, strict=True):
+            # Blank lines stand for what was cut off, so that jinja's own line numbers are the file's.
+            text = "\n" * self.source.count("\n", 0, mark.end()) + self.source[mark.end() : end]
+            try:
+                blocks.append((cast("Role", mark.group(1)), environment.from_string(text)))
+            except TemplateSyntaxError as error:
+                raise PromptError(f"{self.path}:{error.lineno}: {error.message}") from error
+        self._check_preamble(self.source[: marks[0].start()])
+        return tuple(blocks)
+
+    def _check_preamble(self, text: str) -> None:
+        rest = re.sub(r"\{#.*?#\}", "", text, flags=re.DOTALL).strip()
+        if rest:
+            raise PromptError(
+                f"{self.path}:1: {rest.splitlines()[0]!r} stands before the first role block; "
+                "put it below a line that is exactly [user], or in a {# comment #}"
+            )
+
+    def validate(self) -> None:
+        """Parse the template.
+
+        Raises:
+            PromptError: with file and line, when it does not parse.
+        """
+        _ = self._blocks
+
+    def render(self, **variables: Any) -> tuple[Message, ...]:
+        """One message a role block, its content stripped of white space at both ends.
+
+        Raises:
+            PromptError: for an unknown variable, or what the sandbox refuses.
+        """
+        from jinja2 import TemplateError
+
+        try:
+            return tuple(
+                Message(role, block.render(variables).strip()) for role, block in self._blocks
+            )
+        except TemplateError as error:
+            names = ", ".join(sorted(variables))
+            raise PromptError(
+                f"{self.path}: {error.message or error}; a template here may use: {names}"
+            ) from error
+
+
+class Prompts:
+    """Finds templates by name (``folder/name``) in directories; the first directory that has it wins."""
+
+    def __init__(self, directories: Iterable[Path]) -> None:
+        self.directories: Sequence[Path] = tuple(directories)
+        self._loaded: dict[str, FileTemplate] = {}
+
+    def get(self, name: str) -> FileTemplate:
+        """The template of that name.
+
+        Raises:
+            PromptError: when the name is not of the form ``folder/name``, or nothing is there.
+        """
+        if name not in self._loaded:
+            self._loaded[name] = self._find(name)
+        return self._loaded[name]
+
+    def names(self) -> list[str]:
+        """All templates that can be found."""
+        found = set()
+        for directory in self.directories:
+            for path in directory.glob("**/*.jinja"):
+                found.add(path.relative_to(directory).with_suffix("").as_posix())
+        return sorted(found)
+
+    def _find(self, name: str) -> FileTemplate:
+        if not _NAME.fullmatch(name):
+            raise PromptError(f"prompt {name!r} is not of the form folder/name")
+        for directory in self.directories:
+            path = directory / f"{name}.jinja"
+            if path.is_file():
+                return FileTemplate(name, path, path.read_text(encoding="utf-8"))
+        places = ", ".join(str(directory) for directory in self.directories)
+        raise PromptError(
+            f"no prompt {name!r} under {places}{did_you_mean(name, self.names())}"
+        )
+
+
+def _environment() -> SandboxedEnvironment:
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    return ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+        keep_trailing_newline=False,
+    )

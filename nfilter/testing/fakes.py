@@ -1,0 +1,149 @@
+"""Fakes with the protocols' own signatures: a scripted model, a hashing encoder, a context without a run."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nfilter.prompts import Prompts, shipped_directory
+from nfilter.stages import AnswerKind, Progress, Template
+from nfilter.types import JSON, Completion, FloatArray, ModelRef, Request, TokenSample
+
+
+@dataclass
+class FakeGenerator:
+    """Answers each request with ``answer(request)``: a text, or a whole completion. Keeps what it was asked."""
+
+    answer: Callable[[Request], str | Completion]
+    logprob: float = -0.5
+    requests: list[Request] = field(default_factory=list)
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """One completion a request, in order."""
+        self.requests.extend(requests)
+        return [self._complete(request) for request in requests]
+
+    def _complete(self, request: Request) -> Completion:
+        answer = self.answer(request)
+        if isinstance(answer, Completion):
+            return answer
+        words = max(1, len(answer.split()))
+        logprobs = (self.logprob,) * words if request.logprobs else None
+        return Completion(answer, logprobs=logprobs, completion_tokens=words)
+
+
+@dataclass
+class FakeEncoder:
+    """Embeds by ``vector(text)``, or by a hash of each word: equal texts are equal, similar ones near."""
+
+    vector: Callable[[str], Sequence[float]] | None = None
+    dimensions: int = 64
+
+    def embed(self, texts: Sequence[str]) -> FloatArray:
+        """float32 [n, d]."""
+        rows = [self.vector(text) if self.vector else self._words(text) for text in texts]
+        return np.asarray(rows, dtype=np.float32).reshape(len(texts), -1)
+
+    def _words(self, text: str) -> Sequence[float]:
+        total = np.zeros(self.dimensions)
+        for word in text.split():
+            digest = hashlib.sha256(word.encode()).digest()
+            total += np.random.default_rng(int.from_bytes(digest[:8], "big")).normal(
+                size=self.dimensions
+            )
+        return [float(value) for value in total]
+
+
+class _Log:
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str]] = []
+
+    def info(self, text: str) -> None:
+        self.lines.append(("info", text))
+
+    def warning(self, text: str) -> None:
+        self.lines.append(("warning", text))
+        logging.getLogger("nfilter.testing").info("%s", text)
+
+
+class _Counter:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def advance(self, n: int = 1) -> None:
+        self.count += n
+
+
+class FakeContext:
+    """A context without a run: named models, prompts from directories, everything seeded by ``seed``."""
+
+    def __init__(
+        self,
+        *,
+        models: Mapping[str, Any] | None = None,
+        answers: AnswerKind | str = "exact",
+        prompts: Iterable[Path] = (),
+        seed: int = 0,
+        stage: str = "test.stage",
+        base_dir: Path = Path(),
+    ) -> None:
+        self.models = dict(models or {})
+        self.seed = seed
+        self.stage = stage
+        self.base_dir = base_dir
+        self.log = _Log()
+        self.published: list[ModelRef] = []
+        self._prompts = Prompts((*prompts, shipped_directory()))
+        if isinstance(answers, str):
+            from nfilter.answers import AnswerConfig, build
+
+            answers = build(AnswerConfig.model_validate({"kind": answers}))
+        self.answers: AnswerKind = answers
+
+    def model(self, name: str) -> Any:
+        """The model given under that name."""
+        return self.models[name]
+
+    def prompt(self, name: str) -> Template:
+        """A template from the given directories or the shipped ones."""
+        return self._prompts.get(name)
+
+    def rng(self, key: str) -> random.Random:
+        """Seeded by seed, stage and key, as in a run."""
+        return random.Random(f"{self.seed}\x1f{self.stage}\x1f{key}")
+
+    @contextmanager
+    def progress(self, total: int | None, text: str) -> Iterator[Progress]:
+        """A counter that shows nothing."""
+        yield _Counter()
+
+    def train(self, samples: Iterable[TokenSample], start: ModelRef | None = None) -> ModelRef:
+        """There is nothing to train with."""
+        raise NotImplementedError("FakeContext has no trainer; subclass it and override train")
+
+    def publish_model(self, ref: ModelRef) -> None:
+        """Kept in ``published``."""
+        self.published.append(ref)
+
+
+def view(answer: str | None, **more: JSON) -> dict[str, JSON]:
+    """A view note with that answer and plain values elsewhere; ``more`` replaces or adds keys."""
+    note: dict[str, JSON] = {
+        "answer": answer,
+        "text": answer or "",
+        "reasoning": None,
+        "nll": 0.5,
+        "tokens": 1,
+        "calls": 1,
+        "rounds": 0,
+        "failure": None,
+    }
+    return {**note, **more}

@@ -50,8 +50,7 @@ def build(vectors: npt.ArrayLike, threshold: int = THRESHOLD) -> dict[str, npt.N
     rows = normalise(vectors)
     arrays: dict[str, npt.NDArray[Any]] = {"vectors": rows}
     if len(rows) > threshold:
-        import faiss
-
+        faiss = _faiss()
         graph = faiss.IndexHNSWFlat(rows.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
         graph.hnsw.efConstruction = _EF_CONSTRUCTION
         with _one_thread():
@@ -74,8 +73,7 @@ class Index:
         vectors = np.ascontiguousarray(arrays["vectors"], dtype=np.float32)
         if "graph" not in arrays:
             return cls(vectors)
-        import faiss
-
+        faiss = _faiss()
         graph = faiss.deserialize_index(
             np.ascontiguousarray(arrays["graph"], dtype=np.uint8), faiss.IO_FLAG_SKIP_STORAGE
         )
@@ -121,8 +119,7 @@ class Index:
         return found, positions
 
     def _candidates(self, queries: FloatArray, m: int) -> tuple[FloatArray, IntArray]:
-        import faiss
-
+        faiss = _faiss()
         if self.graph is None:
             reported, near = faiss.knn(queries, self.vectors, m, metric=faiss.METRIC_INNER_PRODUCT)
         else:
@@ -152,10 +149,15 @@ def search(
     return Index.open(arrays).search(queries, k)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
+def _faiss() -> Any:
     import faiss
 
+    return faiss
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    faiss = _faiss()
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:

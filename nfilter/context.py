@@ -1,0 +1,227 @@
+"""What a stage may reach: models (journaled and cached), prompts, seeded generators, progress, log."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from nfilter.answers import build as build_answers
+from nfilter.errors import ModelError, did_you_mean
+from nfilter.journal import Journal, Use, call_key
+from nfilter.progress import RunLog
+from nfilter.prompts import Prompts
+from nfilter.recipe import Recipe
+from nfilter.stages import AnswerKind, Progress, Site, Template
+from nfilter.store import digest
+from nfilter.types import Completion, FloatArray, ModelRef, Request, Sample, TokenSample
+
+_TRANSIENT = frozenset({"timeout", "server", "memory"})
+_SLICE = 256
+
+
+class ModelPool:
+    """The models of one run: each is built when it is first used, and closed with the pool."""
+
+    def __init__(self, recipe: Recipe, site: Site) -> None:
+        self.recipe = recipe
+        self.site = site
+        self._built: dict[str, Any] = {}
+
+    def backend(self, name: str) -> Any:
+        """The backend behind a model's name.
+
+        Raises:
+            ModelError: when the recipe has no such model, or it cannot be built.
+        """
+        target = self.recipe.aliases.get(name, name)
+        if target not in self._built:
+            use = self.recipe.models.get(target)
+            if use is None:
+                raise ModelError(f"no model {name!r} in the recipe{did_you_mean(name, self.recipe.models)}")
+            self._built[target] = use.item.cls(use.config, self.site)
+        return self._built[target]
+
+    def close(self) -> None:
+        """Close every backend that was built."""
+        built, self._built = self._built, {}
+        with ExitStack() as stack:
+            for backend in built.values():
+                stack.callback(backend.close)
+
+
+class Model:
+    """A backend as one stage sees it: the same capabilities, with every generation journaled and cached."""
+
+    def __init__(
+        self,
+        name: str,
+        backend: Any,
+        fingerprint: str,
+        journal: Journal,
+        stage: str,
+        capable: Any = None,
+    ) -> None:
+        self.name = name
+        self.stage = stage
+        self._backend = backend
+        self._capable = capable if capable is not None else backend
+        self._fingerprint = fingerprint
+        self._journal = journal
+
+    def fingerprint(self) -> str:
+        """What identifies the weights, the adapter in use included."""
+        return self._fingerprint
+
+    def generate(
+        self, requests: Sequence[Request], on_done: Callable[[int], None] | None = None
+    ) -> list[Completion]:
+        """One completion a request, in order. What was answered before is not asked again.
+
+        ``on_done`` is told, again and again, how many more requests are answered.
+        """
+        keys = [call_key(self._fingerprint, request) for request in requests]
+        done = self._journal.find(list(dict.fromkeys(keys)))
+        todo: dict[str, Request] = {}
+        for key, request in zip(keys, requests, strict=True):
+            if key not in done:
+                todo.setdefault(key, request)
+        cached = sum(key in done for key in keys)
+        self._journal.commit([], self._uses(keys, requests, set(done)))
+        if on_done is not None and cached:
+            on_done(cached)
+        # Long prompts first, as backends like them; small slices, so that little is lost when a run is killed.
+        order = sorted(todo, key=lambda key: -sum(len(m.content) for m in todo[key].messages))
+        for start in range(0, len(order), _SLICE):
+            part = order[start : start + _SLICE]
+            answers = self._capable.generate([todo[key] for key in part])
+            fresh = dict(zip(part, answers, strict=True))
+            keep = {
+                key: answer
+                for key, answer in fresh.items()
+                if answer.failure is None or answer.failure.kind not in _TRANSIENT
+            }
+            self._journal.commit(list(keep.items()), self._uses(keys, requests, set(keep)))
+            done.update(fresh)
+            if on_done is not None:
+                on_done(sum(key in fresh for key in keys))
+        return [done[key] for key in keys]
+
+    def _uses(self, keys: Sequence[str], requests: Sequence[Request], wanted: set[str]) -> list[Use]:
+        return [
+            Use(self.stage, request.sample_id, key, self.name)
+            for key, request in zip(keys, requests, strict=True)
+            if key in wanted
+        ]
+
+    def embed(self, texts: Sequence[str]) -> FloatArray:
+        """float32 [n, d]; equal texts are embedded once."""
+        unique = list(dict.fromkeys(texts))
+        vectors: FloatArray = self._capable.embed(unique)
+        if len(unique) == len(texts):
+            return vectors
+        place = {text: index for index, text in enumerate(unique)}
+        return vectors[[place[text] for text in texts]]
+
+    def score(
+        self, samples: Sequence[TokenSample], adapter: ModelRef | None = None
+    ) -> list[FloatArray]:
+        """Per-token losses, float32 [T] a sample."""
+        losses: list[FloatArray] = self._capable.score(samples, adapter)
+        return losses
+
+    def encode(
+        self, samples: Sequence[Sample], *, max_length: int, turns: str
+    ) -> list[TokenSample]:
+        """Samples as tokens of this model."""
+        encoded: list[TokenSample] = self._capable.encode(samples, max_length=max_length, turns=turns)
+        return encoded
+
+    def lend(self) -> AbstractContextManager[Any]:
+        """The local torch module, scoped."""
+        lent: AbstractContextManager[Any] = self._backend.lend()
+        return lent
+
+    @contextmanager
+    def adapted(self, ref: ModelRef) -> Iterator[Model]:
+        """The same model with an adapter, journaled under a fingerprint of its own."""
+        with self._backend.adapted(ref) as capable:
+            yield Model(
+                self.name,
+                self._backend,
+                digest(self._fingerprint, ref.digest),
+                self._journal,
+                self.stage,
+                capable,
+            )
+
+
+class RunContext:
+    """The context that the engine gives to one stage of one run."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        stage: str,
+        pool: ModelPool,
+        journal: Journal,
+        prompts: Prompts,
+        log: RunLog,
+        *,
+        trainer: Callable[[Sequence[TokenSample], ModelRef | None], ModelRef] | None = None,
+        publish: Callable[[str, ModelRef], None] | None = None,
+    ) -> None:
+        self.seed = recipe.seed
+        self.stage = stage
+        self.base_dir: Path = recipe.base_dir
+        self.log = log
+        self._recipe = recipe
+        self._pool = pool
+        self._journal = journal
+        self._prompts = prompts
+        self._trainer = trainer
+        self._publish = publish
+        self.answers: AnswerKind = answers_of(recipe, self)
+
+    def model(self, name: str) -> Model:
+        """The model of that name, as this stage may use it."""
+        backend = self._pool.backend(name)
+        return Model(name, backend, backend.fingerprint(), self._journal, self.stage)
+
+    def prompt(self, name: str) -> Template:
+        """The template of that name."""
+        return self._prompts.get(name)
+
+    def rng(self, key: str) -> random.Random:
+        """A generator of the run's seed, the stage and ``key``."""
+        return random.Random(f"{self.seed}\x1f{self.stage}\x1f{key}")
+
+    def progress(self, total: int | None, text: str) -> AbstractContextManager[Progress]:
+        """A bar on a terminal, nothing elsewhere."""
+        bar: AbstractContextManager[Progress] = self.log.reporter.progress(total, text)
+        return bar
+
+    def train(self, samples: Iterable[TokenSample], start: ModelRef | None = None) -> ModelRef:
+        """Train with the recipe's trainer."""
+        if self._trainer is None:
+            raise ModelError(f"{self.stage} wants to train, and the recipe has no trainer; add train: {{use: hf.lora}}")
+        return self._trainer(list(samples), start)
+
+    def publish_model(self, ref: ModelRef) -> None:
+        """Offer a model to ``train: {use: adopt}``."""
+        if self._publish is not None:
+            self._publish(self.stage, ref)
+
+
+def answers_of(recipe: Recipe, ctx: RunContext) -> AnswerKind:
+    """The recipe's answer kind; its encoder or judge, where it names one, is a model of the recipe."""
+    encoder = getattr(recipe.answer, "encoder", None)
+    embed: Callable[[Sequence[str]], FloatArray] | None = None
+    if encoder is not None:
+
+        def embed(texts: Sequence[str]) -> FloatArray:
+            return ctx.model(encoder).embed(texts)
+
+    return build_answers(recipe.answer, embed=embed)

@@ -1,0 +1,142 @@
+"""What no stage may break. Every refusal names the plugin, the sample and what to do about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from nfilter.errors import ContractError
+from nfilter.stages import Contract
+from nfilter.types import Sample, TokenSample
+
+
+def check_samples(
+    stage: str, contract: Contract, before: Sequence[Sample], after: Sequence[Sample]
+) -> None:
+    """Refuse what breaks an invariant of a sample stage.
+
+    The same ids come back in the same order (new ones only where the contract says so, each with parents); only
+    declared notes are written; what is not a stage's to change stays; every change has a reason.
+
+    Raises:
+        ContractError: names the stage, the sample and the invariant.
+    """
+    old = {sample.id: sample for sample in before}
+    kept = [sample for sample in after if sample.id in old]
+    added = [sample for sample in after if sample.id not in old]
+    if [sample.id for sample in kept] != [sample.id for sample in before]:
+        missing = [sample.id for sample in before if sample.id not in {item.id for item in kept}]
+        what = f"sample {missing[0]!r} is missing" if missing else "the order is another"
+        raise ContractError(
+            f"{stage}: {what} in what process returned; return every sample, in order (drop() keeps it on record)"
+        )
+    if added and not contract.new_samples:
+        raise ContractError(
+            f"{stage}: sample {added[0].id!r} is new, and the contract does not say new_samples"
+        )
+    for sample in added:
+        _check_new(stage, sample, old)
+    for sample in kept:
+        _check_one(stage, contract, old[sample.id], sample)
+
+
+def _check_new(stage: str, sample: Sample, old: dict[str, Sample]) -> None:
+    if not sample.parents or any(parent not in old for parent in sample.parents):
+        raise ContractError(
+            f"{stage}: new sample {sample.id!r} has parents {sample.parents!r}; name samples of this chunk"
+        )
+    _check_json(stage, sample, sorted(sample.notes))
+
+
+def _check_one(stage: str, contract: Contract, was: Sample, now: Sample) -> None:
+    if now is was:
+        return
+    where = f"{stage}: sample {now.id!r}"
+    written = [key for key, value in now.notes.items() if was.notes.get(key, _MISSING) is not value]
+    written = [key for key in written if was.notes.get(key, _MISSING) != now.notes[key]]
+    stray = sorted(set(written) - contract.writes)
+    if stray:
+        raise ContractError(f"{where}: note {stray[0]!r} is not among what the contract writes: {sorted(contract.writes)}")
+    gone = sorted(set(was.notes) - set(now.notes))
+    if gone:
+        raise ContractError(f"{where}: note {gone[0]!r} was removed; notes are only added or replaced")
+    _check_json(stage, now, written)
+    for name in ("meta", "parents", "pinned"):
+        if getattr(was, name) != getattr(now, name):
+            raise ContractError(f"{where}: {name} was changed; it is not a stage's to change")
+    if was.context != now.context:
+        raise ContractError(f"{where}: messages before the response were changed; only the response may be")
+    if changed(was, now) and not now.why:
+        raise ContractError(f"{where}: changed without a reason; use relabel(), weigh() or drop(), which take one")
+    if not (0.0 <= now.weight < float("inf")):
+        raise ContractError(f"{where}: the weight {now.weight!r} is not finite and not negative")
+
+
+def _check_json(stage: str, sample: Sample, keys: Sequence[str]) -> None:
+    for key in keys:
+        try:
+            json.dumps(sample.notes[key], allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ContractError(f"{stage}: sample {sample.id!r}: note {key!r} is not JSON: {error}") from error
+
+
+_MISSING: Any = object()
+
+
+def changed(was: Sample, now: Sample) -> bool:
+    """Whether a stage decided anything that changes training: response, weight, or drop."""
+    return was.response != now.response or was.weight != now.weight or was.dropped != now.dropped
+
+
+def decide(stage: str, was: Sample, now: Sample) -> tuple[Sample, dict[str, Any] | None]:
+    """The sample as it is recorded, and the decision about it; a pinned sample keeps all but its notes."""
+    clean = replace(now, why=None)
+    if was.pinned and changed(was, now):
+        held = replace(clean, messages=was.messages, weight=was.weight, dropped=was.dropped)
+        return held, _decision(stage, now, "refused", f"pinned by a person; the stage said: {now.why}")
+    if now.dropped is not None and was.dropped is None:
+        return clean, _decision(stage, now, "drop", now.dropped)
+    if now.response != was.response:
+        extra = {"before": was.response, "after": now.response}
+        return clean, _decision(stage, now, "relabel", now.why or "", **extra)
+    if now.weight != was.weight:
+        extra_weight = {"before": was.weight, "after": now.weight}
+        return clean, _decision(stage, now, "weigh", now.why or "", **extra_weight)
+    if now.why:
+        return clean, _decision(stage, now, "keep", now.why)
+    return clean, None
+
+
+def _decision(stage: str, sample: Sample, action: str, reason: str, **more: Any) -> dict[str, Any]:
+    return {"id": sample.id, "stage": stage, "action": action, "reason": reason, **more}
+
+
+def check_tokens(
+    stage: str, contract: Contract, before: Sequence[TokenSample], after: Sequence[TokenSample]
+) -> None:
+    """Refuse what breaks an invariant of a token stage: ids, lengths, the response mask, undeclared scores.
+
+    Raises:
+        ContractError: names the stage, the sample and the invariant.
+    """
+    if [sample.id for sample in before] != [sample.id for sample in after]:
+        raise ContractError(f"{stage}: not the same samples in the same order came back")
+    for was, now in zip(before, after, strict=True):
+        where = f"{stage}: sample {now.id!r}"
+        for name in ("ids", "response", "turn", "spans"):
+            if not np.array_equal(getattr(was, name), getattr(now, name)):
+                raise ContractError(f"{where}: {name} was changed; it is fixed at encoding")
+        if np.any(now.weights[~now.response] != 0):
+            raise ContractError(f"{where}: a weight outside the response is not 0")
+        if not np.all(np.isfinite(now.weights)) or np.any(now.weights < 0):
+            raise ContractError(f"{where}: a weight is not finite and not negative")
+        silent = (was.weights != 0) & (now.weights == 0) & (was.reasons == now.reasons)
+        if np.any(silent):
+            raise ContractError(f"{where}: a weight was set to 0 without a reason; use mask(positions, bit)")
+        stray = sorted(set(now.scores) - set(was.scores) - contract.writes)
+        if stray:
+            raise ContractError(f"{where}: score {stray[0]!r} is not among what the contract writes")

@@ -1,0 +1,161 @@
+"""What was asked of models and what they answered: SQLite, one writer, one connection.
+
+A call and its cost are committed together. A committed call is never made again: its key is the SHA-256 of all
+that can change the answer, and of nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nfilter.store import digest
+from nfilter.types import Completion, Failure, Request
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS calls (
+    key TEXT PRIMARY KEY,
+    answer TEXT NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS uses (
+    stage TEXT NOT NULL,
+    sample TEXT NOT NULL,
+    key TEXT NOT NULL,
+    model TEXT NOT NULL,
+    at REAL NOT NULL,
+    PRIMARY KEY (stage, sample, key)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One call as a stage made it: what for, and under which key its answer is kept."""
+
+    stage: str
+    sample: str
+    key: str
+    model: str
+
+
+def call_key(fingerprint: str, request: Request) -> str:
+    """The key of a call. A greedy call does not depend on its seed or draw, so neither is in its key."""
+    sampling = request.sampling
+    drawn = [sampling.seed, request.draw] if sampling.temperature > 0 else []
+    return digest(
+        fingerprint,
+        [[message.role, message.content] for message in request.messages],
+        [sampling.max_tokens, sampling.temperature, sampling.top_p, list(sampling.stop)],
+        drawn,
+        request.logprobs,
+    )
+
+
+class Journal:
+    """The calls of a run. All access goes through one connection, under one lock."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
+        self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        self._connection.execute("PRAGMA synchronous=FULL")
+        self._connection.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._connection.close()
+
+    def find(self, keys: Sequence[str]) -> dict[str, Completion]:
+        """The committed answers among ``keys``."""
+        found: dict[str, Completion] = {}
+        with self._lock:
+            for start in range(0, len(keys), 500):
+                part = keys[start : start + 500]
+                marks = ",".join("?" * len(part))
+                rows = self._connection.execute(
+                    f"SELECT key, answer FROM calls WHERE key IN ({marks})",  # noqa: S608 - marks only
+                    part,
+                )
+                found.update((key, _completion(json.loads(answer))) for key, answer in rows)
+        return found
+
+    def commit(self, answers: Sequence[tuple[str, Completion]], uses: Sequence[Use]) -> None:
+        """Commit answers and what they were for, together."""
+        now = time.time()
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                self._connection.executemany(
+                    "INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?)",
+                    [
+                        (key, json.dumps(_plain(done)), done.prompt_tokens, done.completion_tokens)
+                        for key, done in answers
+                    ],
+                )
+                self._connection.executemany(
+                    "INSERT OR IGNORE INTO uses VALUES (?, ?, ?, ?, ?)",
+                    [(use.stage, use.sample, use.key, use.model, now) for use in uses],
+                )
+                self._connection.execute("COMMIT")
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+
+    def usage(self) -> dict[str, dict[str, int]]:
+        """Calls and tokens by stage: ``{stage: {calls, prompt_tokens, completion_tokens}}``."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT stage, count(*), sum(prompt_tokens), sum(completion_tokens) "
+                "FROM uses JOIN calls USING (key) GROUP BY stage"
+            ).fetchall()
+        return {
+            stage: {"calls": calls, "prompt_tokens": prompt, "completion_tokens": completion}
+            for stage, calls, prompt, completion in rows
+        }
+
+    def forget(self, stages: Sequence[str]) -> None:
+        """Forget what ``stages`` used (their answers stay): a changed stage counts its calls anew."""
+        with self._lock:
+            self._connection.executemany("DELETE FROM uses WHERE stage = ?", [(name,) for name in stages])
+
+    def calls_for(self, sample: str) -> list[dict[str, Any]]:
+        """Every call that was made for a sample, in order of time."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT stage, model, answer FROM uses JOIN calls USING (key) WHERE sample = ? ORDER BY at",
+                (sample,),
+            ).fetchall()
+        return [{"stage": stage, "model": model, **json.loads(answer)} for stage, model, answer in rows]
+
+
+def _plain(done: Completion) -> dict[str, Any]:
+    return {
+        "text": done.text,
+        "finish": done.finish,
+        "logprobs": None if done.logprobs is None else list(done.logprobs),
+        "prompt_tokens": done.prompt_tokens,
+        "completion_tokens": done.completion_tokens,
+        "failure": None if done.failure is None else [done.failure.kind, done.failure.detail],
+    }
+
+
+def _completion(value: dict[str, Any]) -> Completion:
+    failure = value["failure"]
+    return Completion(
+        text=value["text"],
+        finish=value["finish"],
+        logprobs=None if value["logprobs"] is None else tuple(value["logprobs"]),
+        prompt_tokens=value["prompt_tokens"],
+        completion_tokens=value["completion_tokens"],
+        failure=None if failure is None else Failure(failure[0], failure[1]),
+        cached=True,
+    )

@@ -1,0 +1,156 @@
+"""Progress and log lines: bars with rate and time left on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from nfilter.stages import Progress
+
+
+class Reporter(Protocol):
+    """Where a run says what it does."""
+
+    def info(self, text: str) -> None: ...
+
+    def warning(self, text: str) -> None: ...
+
+    def progress(self, total: int | None, text: str) -> Any: ...
+
+
+class _Silent:
+    def advance(self, n: int = 1) -> None:
+        pass
+
+
+class QuietReporter:
+    """Says warnings only; for library use and ``--quiet``."""
+
+    def __init__(self, stream: IO[str] | None = None) -> None:
+        self.stream = stream
+
+    def info(self, text: str) -> None:
+        """Nothing."""
+
+    def warning(self, text: str) -> None:
+        """One line on standard error."""
+        print(f"warning: {text}", file=self.stream or sys.stderr)  # noqa: T201
+
+    @contextmanager
+    def progress(self, total: int | None, text: str) -> Iterator[Progress]:
+        """Counts nothing."""
+        yield _Silent()
+
+
+class LineReporter(QuietReporter):
+    """One line a message on standard error; for logs and pipes."""
+
+    def info(self, text: str) -> None:
+        """One line on standard error."""
+        print(text, file=self.stream or sys.stderr, flush=True)  # noqa: T201
+
+
+class _Bar:
+    def __init__(self, bars: Any, task: Any) -> None:
+        self.bars = bars
+        self.task = task
+
+    def advance(self, n: int = 1) -> None:
+        self.bars.advance(self.task, n)
+
+
+class TerminalReporter:
+    """Bars with rate and time left, on a terminal's standard error. Text is never read as markup."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True)
+        self._bars: Any = None
+
+    def info(self, text: str) -> None:
+        """One line above the bars."""
+        self.console.print(text, markup=False, highlight=False)
+
+    def warning(self, text: str) -> None:
+        """One marked line above the bars."""
+        self.console.print(f"warning: {text}", style="yellow", markup=False, highlight=False)
+
+    @contextmanager
+    def progress(self, total: int | None, text: str) -> Iterator[Progress]:
+        """A bar for as long as the block runs; bars may be nested."""
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        outermost = self._bars is None
+        if outermost:
+            self._bars = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                _rate_column(),
+                TimeRemainingColumn(),
+                console=self.console,
+                transient=True,
+            )
+            self._bars.start()
+        task = self._bars.add_task(text, total=total)
+        try:
+            yield _Bar(self._bars, task)
+        finally:
+            self._bars.remove_task(task)
+            if outermost:
+                self._bars.stop()
+                self._bars = None
+
+
+def _rate_column() -> Any:
+    from rich.progress import ProgressColumn, Task
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.speed
+            return Text(f"{speed:,.1f}/s" if speed else "")
+
+    return Rate()
+
+
+class RunLog:
+    """What a run says, also kept in ``run.log`` with the time of each line."""
+
+    def __init__(self, reporter: Reporter, file: Path | None = None) -> None:
+        self.reporter = reporter
+        self.file = file
+
+    def info(self, text: str) -> None:
+        """Say and keep."""
+        self._keep("info", text)
+        self.reporter.info(text)
+
+    def warning(self, text: str) -> None:
+        """Say and keep."""
+        self._keep("warning", text)
+        self.reporter.warning(text)
+
+    def _keep(self, level: str, text: str) -> None:
+        if self.file is not None:
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            with self.file.open("a", encoding="utf-8") as out:
+                out.write(f"{stamp} {level} {text}\n")
+
+
+def reporter_for(*, quiet: bool = False) -> Reporter:
+    """Bars on a terminal, lines elsewhere, warnings only when ``quiet``."""
+    if quiet:
+        return QuietReporter()
+    return TerminalReporter() if sys.stderr.isatty() else LineReporter()

@@ -1,0 +1,392 @@
+"""A recipe: YAML in, a validated ``Recipe`` out, with all faults at once and the line of each."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import Field, ValidationError
+
+from nfilter.answers import AnswerConfig
+from nfilter.errors import RecipeError, did_you_mean
+from nfilter.located import Located, Where, dotted, override, read
+from nfilter.noise import NoiseConfig
+from nfilter.plugins import Plugins, Registered
+from nfilter.stages import ModelNeed, Needs, StageConfig
+
+Arm = Literal["vanilla", "raw", "cleaned", "truth"]
+ARMS: tuple[Arm, ...] = get_args(Arm)
+SECTIONS = (
+    "name", "seed", "answer", "chunk", "models", "source", "samples", "arms", "encode", "tokens", "train",
+    "evaluate",
+)  # fmt: skip
+ADOPT = "adopt"
+
+
+class EncodeConfig(StageConfig):
+    """The ``encode`` section: whose tokenizer, how long, and which turns are responses."""
+
+    model: str = "student"
+    max_length: int = Field(default=2048, ge=2)
+    turns: Literal["all", "last"] = "all"
+
+
+class AdoptConfig(StageConfig):
+    """``train: {use: adopt, from: STAGE}``: take the model that a token stage published."""
+
+    stage: str = Field(alias="from")
+
+
+class EvaluateConfig(StageConfig):
+    """The ``evaluate`` section without its source: how each arm is examined."""
+
+    metric: Literal["accuracy"] = "accuracy"
+    max_tokens: int = Field(default=256, ge=1)
+    prompt: str | None = None
+    limit: int | None = Field(default=None, ge=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One plugin as a recipe uses it: which, with what config, and where that stands."""
+
+    item: Registered
+    config: Any
+    where: Where
+
+    @property
+    def name(self) -> str:
+        """The plugin's name, as in ``use:``."""
+        return self.item.name
+
+    def dump(self) -> dict[str, Any]:
+        """The entry as it would be written out in full."""
+        return {"use": self.name, **self.config.model_dump(mode="json", by_alias=True)}
+
+
+@dataclass(frozen=True, slots=True)
+class SourceUse:
+    """A source and what the recipe says beside its config."""
+
+    use: Use
+    noise: NoiseConfig | None = None
+
+    def dump(self) -> dict[str, Any]:
+        """The section as it would be written out in full."""
+        noise = {"noise": self.noise.model_dump(mode="json")} if self.noise else {}
+        return {**self.use.dump(), **noise}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe with every name resolved and every config validated."""
+
+    name: str
+    seed: int
+    answer: AnswerConfig
+    chunk: int
+    models: Mapping[str, Use]
+    aliases: Mapping[str, str]
+    source: SourceUse
+    samples: tuple[Use, ...]
+    arms: tuple[Arm, ...]
+    encode: EncodeConfig
+    tokens: tuple[Use, ...]
+    train: Use | None
+    adopt: AdoptConfig | None
+    evaluate: EvaluateConfig | None
+    test: SourceUse | None
+    located: Located = field(repr=False)
+
+    @property
+    def base_dir(self) -> Path:
+        """The recipe's folder: relative paths in it start there."""
+        return self.located.file.resolve().parent
+
+    def model(self, name: str) -> Use | None:
+        """The model of that name, through aliases; None where there is none."""
+        return self.models.get(self.aliases.get(name, name))
+
+    def dump(self) -> dict[str, Any]:
+        """The recipe as resolved, defaults and all, in the order of its sections."""
+        out: dict[str, Any] = {
+            "name": self.name,
+            "seed": self.seed,
+            "answer": self.answer.model_dump(mode="json", exclude_defaults=False),
+            "chunk": self.chunk,
+            "models": {
+                **{name: use.dump() for name, use in self.models.items()},
+                **dict(self.aliases),
+            },
+            "source": self.source.dump(),
+            "samples": [use.dump() for use in self.samples],
+            "arms": list(self.arms),
+            "encode": self.encode.model_dump(mode="json"),
+            "tokens": [use.dump() for use in self.tokens],
+        }
+        if self.train is not None:
+            out["train"] = self.train.dump()
+        if self.adopt is not None:
+            out["train"] = {"use": ADOPT, "from": self.adopt.stage}
+        if self.evaluate is not None and self.test is not None:
+            out["evaluate"] = {
+                **self.evaluate.model_dump(mode="json"),
+                "source": self.test.dump(),
+            }
+        return out
+
+
+def model_needs(config: StageConfig) -> list[ModelNeed]:
+    """The models that a config names, by the ``Needs`` marks on its fields; an unset field needs none."""
+    needs = []
+    for name, info in type(config).model_fields.items():
+        for mark in info.metadata:
+            if isinstance(mark, Needs):
+                value = getattr(config, name)
+                values = [value] if isinstance(value, str) else list(value or ())
+                needs += [ModelNeed(model, mark.capability, mark.logprobs, name) for model in values]
+    return needs
+
+
+def load(file: Path, plugins: Plugins, assignments: Sequence[str] = ()) -> Recipe:
+    """Read and validate a recipe; ``assignments`` are ``a.b=c`` overrides.
+
+    Raises:
+        RecipeError: with every fault that was found, each with its line and what to write instead.
+    """
+    located = read(file)
+    if assignments:
+        override(located, list(assignments))
+    return _Reader(located, plugins).recipe()
+
+
+class _Reader:
+    """Walks the values of one recipe and collects faults, so that all are reported at once."""
+
+    def __init__(self, located: Located, plugins: Plugins) -> None:
+        self.located = located
+        self.plugins = plugins
+        self.faults: list[str] = []
+
+    def fault(self, where: Where, text: str) -> None:
+        self.faults.append(self.located.fault(where, text))
+
+    def recipe(self) -> Recipe:
+        top = self.located.value
+        if not isinstance(top, dict):
+            raise RecipeError(
+                self.located.fault((), f"a recipe is a mapping of sections, not {_kind(top)}")
+            )
+        for key in top:
+            if key not in SECTIONS:
+                self.fault((key,), f"unknown section{did_you_mean(key, SECTIONS)}")
+        models, aliases = self._models(top.get("models", {}))
+        source = self._source(top.get("source"), ("source",))
+        evaluate, test = self._evaluate(top.get("evaluate"))
+        train, adopt = self._train(top.get("train"))
+        recipe = dict(
+            name=self._name(top.get("name")),
+            seed=self._number(top.get("seed", 0), ("seed",), 0),
+            answer=self._answer(top.get("answer", "exact")),
+            chunk=self._number(top.get("chunk", 256), ("chunk",), 1),
+            models=models,
+            aliases=aliases,
+            source=source,
+            samples=self._stages(top.get("samples", []), "samples", "process"),
+            arms=self._arms(top.get("arms"), has_train="train" in top, has_test="evaluate" in top),
+            encode=self._config(EncodeConfig, top.get("encode", {}), ("encode",)),
+            tokens=self._stages(top.get("tokens", []), "tokens", "process_tokens"),
+            train=train,
+            adopt=adopt,
+            evaluate=evaluate,
+            test=test,
+            located=self.located,
+        )
+        if self.faults:
+            raise RecipeError(self.faults)
+        return Recipe(**recipe)  # type: ignore[arg-type]
+
+    def _name(self, value: Any) -> str:
+        if value is None:
+            value = self.located.file.name.split(".")[0] or "recipe"
+        if not isinstance(value, str) or not value.strip() or any(c in value for c in "/\\\0"):
+            self.fault(("name",), f"a name is a word that can name a folder, not {value!r}")
+            return "recipe"
+        return value
+
+    def _number(self, value: Any, where: Where, least: int) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            self.fault(where, f"a whole number of at least {least}, not {value!r}")
+            return least
+        return value
+
+    def _answer(self, value: Any) -> AnswerConfig | None:
+        if isinstance(value, str):
+            value = {"kind": value}
+        return self._config(AnswerConfig, value, ("answer",))
+
+    def _arms(self, value: Any, *, has_train: bool, has_test: bool) -> tuple[Arm, ...]:
+        if value is None:
+            return ("cleaned",) if has_train else ("vanilla",) if has_test else ()
+        if not isinstance(value, list):
+            self.fault(("arms",), f"a list of {', '.join(ARMS)}, not {_kind(value)}")
+            return ()
+        for index, arm in enumerate(value):
+            if arm not in ARMS:
+                self.fault(("arms", index), f"unknown arm {arm!r}{did_you_mean(str(arm), ARMS)}")
+        return tuple(dict.fromkeys(arm for arm in value if arm in ARMS))
+
+    def _models(self, value: Any) -> tuple[dict[str, Use], dict[str, str]]:
+        models: dict[str, Use] = {}
+        aliases: dict[str, str] = {}
+        if not isinstance(value, dict):
+            self.fault(("models",), f"a mapping of names to models, not {_kind(value)}")
+            return models, aliases
+        for name, entry in value.items():
+            where: Where = ("models", name)
+            if isinstance(entry, str):
+                aliases[name] = entry
+                continue
+            use = self._use("backend", entry, where)
+            if use is not None:
+                models[name] = use
+        for name in list(aliases):
+            target = aliases[name]
+            seen = {name}
+            while target in aliases and target not in seen:
+                seen.add(target)
+                target = aliases[target]
+            if target not in value or target in aliases:
+                near = did_you_mean(target, [key for key in value if key != name])
+                self.fault(("models", name), f"stands for {aliases[name]!r}, which is no model here{near}")
+            aliases[name] = target
+        return models, aliases
+
+    def _source(self, value: Any, where: Where) -> SourceUse | None:
+        if value is None:
+            self.fault(where, "missing; write for example source: {use: jsonl, path: data.jsonl}")
+            return None
+        noise = None
+        if isinstance(value, dict) and "noise" in value:
+            raw = value["noise"]
+            raw = {"ratio": raw} if isinstance(raw, int | float) else raw
+            noise = self._config(NoiseConfig, raw, (*where, "noise"))
+            value = {key: item for key, item in value.items() if key != "noise"}
+        use = self._use("source", value, where)
+        return SourceUse(use, noise) if use is not None else None
+
+    def _evaluate(self, value: Any) -> tuple[EvaluateConfig | None, SourceUse | None]:
+        if value is None:
+            return None, None
+        where: Where = ("evaluate",)
+        if not isinstance(value, dict):
+            self.fault(where, f"a mapping with metric and source, not {_kind(value)}")
+            return None, None
+        rest = {key: item for key, item in value.items() if key != "source"}
+        config = self._config(EvaluateConfig, rest, where)
+        return config, self._source(value.get("source"), (*where, "source"))
+
+    def _train(self, value: Any) -> tuple[Use | None, AdoptConfig | None]:
+        if value is None:
+            return None, None
+        if isinstance(value, dict) and value.get("use") == ADOPT:
+            rest = {key: item for key, item in value.items() if key != "use"}
+            return None, self._config(AdoptConfig, rest, ("train",))
+        return self._use("trainer", value, ("train",)), None
+
+    def _stages(self, value: Any, section: str, member: str) -> tuple[Use, ...]:
+        if not isinstance(value, list):
+            self.fault((section,), f"a list of stages, each {{use: NAME, ...}}, not {_kind(value)}")
+            return ()
+        uses = []
+        for index, entry in enumerate(value):
+            where: Where = (section, index)
+            if isinstance(entry, dict) and "skip" in entry:
+                if not isinstance(entry["skip"], bool):
+                    self.fault((*where, "skip"), f"true or false, not {entry['skip']!r}")
+                elif entry["skip"]:
+                    continue
+                entry = {key: item for key, item in entry.items() if key != "skip"}  # noqa: PLW2901
+            use = self._use("stage", entry, where)
+            if use is None:
+                continue
+            if not hasattr(use.item.cls, member):
+                other = "tokens" if section == "samples" else "samples"
+                self.fault((*where, "use"), f"{use.name} belongs in the section {other!r}")
+            uses.append(use)
+        return tuple(uses)
+
+    def _use(self, kind: str, entry: Any, where: Where) -> Use | None:
+        if not isinstance(entry, dict):
+            self.fault(where, f"a mapping like {{use: NAME, ...}}, not {_kind(entry)}")
+            return None
+        name = entry.get("use")
+        if not isinstance(name, str):
+            known = ", ".join(item.name for item in self.plugins.of_kind(kind))
+            self.fault((*where, "use"), f"missing; name the {kind} to use: {known}")
+            return None
+        item = self.plugins.registered.get((kind, name))
+        if item is None:
+            self.fault((*where, "use"), self.plugins.unknown(kind, name))
+            return None
+        rest = {key: value for key, value in entry.items() if key != "use"}
+        config = self._config(item.cls.Config, rest, where)
+        return None if config is None else Use(item, config, where)
+
+    def _config(self, model: Any, value: Any, where: Where) -> Any:
+        if not isinstance(value, dict):
+            self.fault(where, f"a mapping of settings, not {_kind(value)}")
+            return None
+        try:
+            return model.model_validate(value)
+        except ValidationError as error:
+            for detail in error.errors(include_url=False):
+                self._config_fault(model, dict(detail), where)
+            return None
+
+    def _config_fault(self, model: Any, detail: dict[str, Any], where: Where) -> None:
+        path = tuple(part for part in detail["loc"] if isinstance(part, str | int))
+        fields = [info.alias or name for name, info in model.model_fields.items()]
+        if detail["type"] == "extra_forbidden":
+            near = did_you_mean(str(path[-1]), fields) if len(path) == 1 else ""
+            near = near or f"; known: {', '.join(fields)}"
+            self.fault((*where, *path), f"unknown key {path[-1]!r}{near}")
+        elif detail["type"] == "missing":
+            self.fault((*where, *path), f"missing; {model.__name__.removesuffix('Config')} needs it")
+        else:
+            given = detail.get("input")
+            shown = f", not {given!r}" if isinstance(given, str | int | float | bool | None) else ""
+            near = _near_literal(detail, given)
+            known = self._known_part(where, path)
+            self.fault(known, f"{detail['msg'].removeprefix('Value error, ')}{shown}{near}")
+
+    def _known_part(self, where: Where, path: Where) -> Where:
+        # Unions add names of their own to pydantic's path; only what stands in the file can be pointed at.
+        here: Where = where
+        for part in path:
+            if (*here, part) not in self.located.lines and (*here, part) not in self.located.overridden:
+                break
+            here = (*here, part)
+        return here if here != where or not path else (*where, path[0])
+
+
+def _near_literal(detail: dict[str, Any], given: Any) -> str:
+    expected = str(detail.get("ctx", {}).get("expected", ""))
+    if detail["type"] != "literal_error" or not isinstance(given, str):
+        return ""
+    near = difflib.get_close_matches(given, [word for word in expected.split("'") if word.isidentifier()], n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _kind(value: Any) -> str:
+    names: Iterable[tuple[type, str]] = (
+        (dict, "a mapping"), (list, "a list"), (str, f"the text {value!r:.60}"), (bool, f"{value}"),
+        (int, f"the number {value!r:.40}"), (float, f"the number {value!r}"),
+    )  # fmt: skip
+    return next((text for kind, text in names if isinstance(value, kind)), "nothing")
+
+
+__all__ = ["ARMS", "EncodeConfig", "EvaluateConfig", "Recipe", "SourceUse", "Use", "dotted", "load", "model_needs"]

@@ -21,7 +21,7 @@ Arm = Literal["vanilla", "raw", "cleaned", "truth"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
 SECTIONS = (
     "name", "seed", "answer", "chunk", "models", "source", "samples", "arms", "encode", "tokens", "train",
-    "evaluate",
+    "evaluate", "lock",
 )  # fmt: skip
 ADOPT = "adopt"
 

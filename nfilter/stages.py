@@ -397,10 +397,11 @@ class MetricInput:
 
     ``verdicts``, ``views`` and ``proposes`` name the notes that the recipe's stages declared in their contracts.
     ``answer_is_right`` says, by note and sample id, whether the note's ``answer`` is the true one (None: no answer
-    there, or no truth known).
+    there, or no truth known). ``samples`` counts the rows read; ``judged`` is empty where no truth is known.
     """
 
     judged: Sequence[Judged]
+    samples: int
     verdicts: Sequence[str]
     views: Sequence[str]
     proposes: Sequence[str]

@@ -1,0 +1,50 @@
+"""Answers: how one is found in a text, brought into canonical form, and compared. One kind a recipe.
+
+Agreement between a label and a model's reply is decided here and nowhere else. A reply in which no answer can
+be read has none (None), which is a state of its own: it agrees with nothing, itself included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from nfilter.answers.choice import Choice
+from nfilter.answers.config import AnswerConfig
+from nfilter.answers.judge import judged_by
+from nfilter.answers.number import Number
+from nfilter.answers.words import Exact, Spans, Text
+from nfilter.stages import AnswerKind
+from nfilter.types import FloatArray
+
+__all__ = ["AnswerConfig", "build", "judged_by"]
+
+
+def build(
+    config: AnswerConfig,
+    *,
+    embed: Callable[[Sequence[str]], FloatArray] | None = None,
+    judge: Callable[[Sequence[tuple[str, str]]], list[bool]] | None = None,
+) -> AnswerKind:
+    """The kind of answer that ``config`` asks for.
+
+    ``embed`` turns n texts into vectors, float32 [n, d]; ``judge`` says of each pair of texts whether they say
+    the same. ``text`` needs one of the two, the one that the config names a model for; other kinds need neither.
+
+    Raises:
+        ValueError: for kind ``text`` without the function that it needs.
+    """
+    match config.kind:
+        case "choice":
+            return Choice()
+        case "number":
+            return Number(config.tolerance, config.absolute, tuple(config.units.items()))
+        case "exact":
+            return Exact()
+        case "spans":
+            return Spans(config.f1)
+    given, name = (judge, "judge") if config.judge is not None else (embed, "embed")
+    if given is None:
+        raise ValueError(f"answer kind 'text' with this config needs {name}=")
+    if config.judge is not None:
+        return Text(config.similarity, judge=judge)
+    return Text(config.similarity, embed=embed)

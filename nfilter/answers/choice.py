@@ -1,0 +1,173 @@
+"""Multiple choice: the answer is the letter of an option."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from nfilter.answers.reading import clean, fold, line_at, statements
+from nfilter.types import Sample
+
+_OPEN = r"[\s\"'“‘(\[{<$]*"
+_AT = re.compile(
+    _OPEN
+    + r"(?:(?:therefore|thus|then|clearly|definitely|probably|likely|most|the|option|choice|letter)[ ,:]+){0,4}"
+    + r"(?P<open>[\"'“‘(\[{<$]*)(?P<letter>[A-Za-z])(?![\w'’+#%°-])(?P<close>[)\]}>\"'”’.,:;!$]*)"
+)
+_SECOND = re.compile(r"\s?(?:/|&|or|and)\s?[(\[]?(?P<letter>[A-Z])(?![\w'’+#%°-])(?!\sis\b|\sare\b)")
+_CONNECTIVE = re.compile(r"\s(?:because|since|as|for|is|would|given|here|and|but|so|in|due|based)\b|\s[^\w\s]")
+_VERDICT = re.compile(
+    r"(?<![\w'’])(?P<letter>[A-Z])[)\].]?\sis\s(?:therefore\s|thus\s|clearly\s|also\s)?(?:the\s)?"
+    r"(?:correct|right|best|answer|most\s(?:likely|accurate|appropriate))\b"
+)
+_LONE = re.compile(
+    r"[\W_]*(?:(?:option|choice|answer)\s)?[\W_]*(?P<letter>[A-Za-z])[\W_]*", re.IGNORECASE
+)
+_LABELLED = re.compile(r"[(\[]?(?P<letter>[A-Z])(?:[)\].:]+(?=\s|$)|\s(?=[-–—]\s|because\b|since\b))")
+_BRACKETED = re.compile(r"\((?P<letter>[A-Z])\)")
+_ENDS = re.compile(
+    r"\b(?:is|be|choose|chose|pick|select|say|with)\s(?:option\s|choice\s)?[(\[]?(?P<letter>[A-Z])[\W_]*$"
+)
+_EDGE = string.punctuation + string.whitespace + "“”‘’…。"
+
+
+class _Unclear(Exception):  # noqa: N818 - not an error: it ends the reading of one text
+    """A stated answer that names no option, or two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The letter of an option, checked against the options where the sample has them (``meta["options"]``).
+
+    What is stated ("Answer: B", "C is correct") counts before a letter that merely stands by itself; the last
+    one counts. The text of exactly one option stands for its letter.
+    """
+
+    kind: ClassVar[str] = "choice"
+
+    def parse(self, text: str, sample: Sample | None = None) -> str | None:
+        """The capital letter, or None: no letter, one that is no option, or several where one was stated."""
+        options = self.options(sample) if sample is not None else None
+        reader = _Reader(clean(text), options)
+        try:
+            return reader.whole() or reader.stated() or reader.standing()
+        except _Unclear:
+            return None
+
+    def agree(self, pairs: Sequence[tuple[str | None, str | None]]) -> list[bool]:
+        """Whether both are the same letter."""
+        return [left is not None and left == right for left, right in pairs]
+
+    def options(self, sample: Sample) -> tuple[str, ...] | None:
+        """``meta["options"]`` as strings."""
+        return options_of(sample)
+
+
+def options_of(sample: Sample) -> tuple[str, ...] | None:
+    """The options of ``sample``, or None where ``meta["options"]`` is no list of two or more plain values."""
+    options = sample.meta.get("options")
+    if isinstance(options, str) or not isinstance(options, Sequence) or len(options) < 2:
+        return None
+    if not all(isinstance(option, str | int | float) for option in options):
+        return None
+    return tuple(str(option) for option in options)
+
+
+class _Reader:
+    """One text and the options that it may name."""
+
+    def __init__(self, text: str, options: Sequence[str] | None) -> None:
+        self.text = text
+        self.letters = string.ascii_uppercase[: len(options)] if options else string.ascii_uppercase
+        self.known = options is not None
+        self.texts = [_bare(option) for option in options or ()][: len(self.letters)]
+
+    def whole(self) -> str | None:
+        """The text is one letter, or the text of one option, and nothing else."""
+        lone = _LONE.fullmatch(self.text)
+        if lone:
+            return self._valid(lone["letter"])
+        return self._by_text(self.text)
+
+    def stated(self) -> str | None:
+        """The last answer that the text states."""
+        places = [(end, 0) for end, _ in statements(self.text)]
+        places += [(match.start(), 1) for match in _VERDICT.finditer(self.text)]
+        for position, verdict in sorted(places, reverse=True):
+            if verdict:
+                letter: str | None = self.text[position]
+                found = letter if letter in self.letters else None
+            else:
+                found = self._stated_at(position)
+            if found:
+                return found
+        return None
+
+    def standing(self) -> str | None:
+        """A letter that stands by itself: on a line, before an option's text, in brackets, or at the end."""
+        lines = [line.strip() for line in self.text.split("\n")]
+        alone = [match["letter"] for line in lines if (match := _LONE.fullmatch(line))]
+        if alone:
+            return self._valid(alone[-1]) if self.known or alone[-1].upper() <= "H" else None
+        by_text = self._by_text(lines[-1])
+        if by_text:
+            return by_text
+        for pattern in (_LABELLED, _BRACKETED):
+            if pattern is _LABELLED:
+                found = [match["letter"] for line in lines if (match := pattern.match(line))]
+            else:
+                found = pattern.findall(self.text)
+            named = {letter for letter in found if letter in self.letters}
+            if len(named) == 1:
+                return named.pop()
+        end = _ENDS.search(self.text[-200:]) or re.search(r"\((?P<letter>[A-Z])\)[\W_]*$", self.text[-20:])
+        return self._valid(end["letter"]) if end else None
+
+    def _stated_at(self, position: int) -> str | None:
+        line = line_at(self.text, position)
+        match = _AT.match(line)
+        lone = match is not None and not line[match.end() :].strip()
+        if not lone:
+            by_text = self._by_text(line) or self._by_text(re.split(r"[.;](?:\s|$)", line, maxsplit=1)[0])
+            if by_text:
+                return by_text
+        if match is None:
+            return None
+        letter, rest = match["letter"], line[match.end() :]
+        second = _SECOND.match(line, match.end("letter") + len(match["close"].split(",")[0]))
+        if second and second["letter"] in self.letters and second["letter"] != letter.upper():
+            raise _Unclear
+        if not self._is_letter(match, letter, rest):
+            return None
+        if letter.upper() not in self.letters:
+            raise _Unclear
+        return letter.upper()
+
+    def _is_letter(self, match: re.Match[str], letter: str, rest: str) -> bool:
+        """Whether it names an option, or is a word of prose ("a cat", "I think")."""
+        if rest[:1].isalnum() or rest[:1] == "/":
+            return False  # "U.S.", "A/C"
+        if not rest.strip() or match["open"] or match["close"]:
+            return True
+        if letter.islower():
+            return False
+        if letter not in "AI" or _CONNECTIVE.match(rest):
+            return letter != "I" or "I" in self.letters[:9] and self.known
+        place = self.letters.find(letter)
+        return 0 <= place < len(self.texts) and _bare(rest).startswith(self.texts[place])
+
+    def _valid(self, letter: str) -> str | None:
+        return letter.upper() if letter.upper() in self.letters else None
+
+    def _by_text(self, text: str) -> str | None:
+        wanted = _bare(text)
+        if not wanted or self.texts.count(wanted) != 1:
+            return None
+        return self.letters[self.texts.index(wanted)]
+
+
+def _bare(text: str) -> str:
+    return " ".join(fold(text).split()).strip(_EDGE)

@@ -1,0 +1,61 @@
+"""The recipe's ``answer`` section."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from nfilter.stages import Embeds, Generates, Needs, StageConfig
+
+_OWNERS = {
+    "tolerance": "number",
+    "absolute": "number",
+    "units": "number",
+    "f1": "spans",
+    "encoder": "text",
+    "similarity": "text",
+    "judge": "text",
+    "prompt": "text",
+}
+
+
+class AnswerConfig(StageConfig):
+    """What an answer is in this dataset: ``answer: choice``, or ``answer: {kind: number, tolerance: 0.01}``.
+
+    ``choice``: the letter of an option, checked against the sample's options. ``number``: equal within
+    ``tolerance`` (a share of the larger one) or ``absolute``; ``units`` maps a unit to the factor that it stands
+    for (``{km: 1000, "%": 0.01}``), all other units being ignored. ``exact``: the same words. ``spans``: a set of
+    strings whose token F1 is at least ``f1``. ``text``: open-ended, compared by an ``encoder`` (cosine of at
+    least ``similarity``) or by a ``judge`` that is asked with ``prompt``.
+    """
+
+    kind: Literal["choice", "number", "exact", "spans", "text"] = "exact"
+    tolerance: float = Field(default=1e-6, ge=0, lt=1)
+    absolute: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    units: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict
+    )
+    f1: float = Field(default=0.8, gt=0, le=1)
+    encoder: Annotated[str | None, Needs(Embeds)] = None
+    similarity: float = Field(default=0.8, gt=-1, le=1)
+    judge: Annotated[str | None, Needs(Generates)] = None
+    prompt: str = "answers/same"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _fits_the_kind(self) -> AnswerConfig:
+        for name, owner in _OWNERS.items():
+            default = type(self).model_fields[name].get_default(call_default_factory=True)
+            if owner != self.kind and getattr(self, name) != default:
+                raise ValueError(f"{name!r} belongs to kind {owner!r}, not to {self.kind!r}")
+        if self.kind == "text" and (self.encoder is None) == (self.judge is None):
+            raise ValueError(
+                "kind 'text' compares meanings: name one model for it, "
+                "encoder: MODEL (cosine of embeddings) or judge: MODEL (asked in words)"
+            )
+        return self

@@ -1,0 +1,222 @@
+"""What is trained and evaluated side by side: one arm at a time, all with the same settings."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nfilter.context import RunContext
+from nfilter.engine.figures import ArmResult
+from nfilter.engine.ingest import rows
+from nfilter.engine.tokens import run_token_stages, write_tokens
+from nfilter.errors import NothingLeftError, RecipeError, StoreError
+from nfilter.prompts import Prompts
+from nfilter.recipe import Arm, Recipe
+from nfilter.stages import TrainingResult
+from nfilter.store import digest, read_json, write_json, write_jsonl
+from nfilter.types import ModelRef, Request, Row, Sample, Sampling, TokenSample
+
+MARKER = "nfilter.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An arm's samples as tokens, and those that left at encoding: id and reason."""
+
+    samples: list[TokenSample]
+    dropped: list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """An arm's model: None for the arm that is not trained; ``figures`` say how the training went."""
+
+    ref: ModelRef | None
+    figures: dict[str, Any]
+
+
+def encode(recipe: Recipe, samples: Iterable[Sample], ctx: RunContext) -> Encoded:
+    """Samples as tokens of the model under ``encode``; what has no token to learn from leaves, with the reason."""
+    model = ctx.model(recipe.encode.model)
+    items = list(samples)
+    encoded = model.encode(items, max_length=recipe.encode.max_length, turns=recipe.encode.turns)
+    kept: list[TokenSample] = []
+    dropped: list[tuple[str, str]] = []
+    for sample, tokens in zip(items, encoded, strict=True):
+        if not tokens.response.any():
+            reason = f"no token of the response is left within max_length {recipe.encode.max_length}"
+            dropped.append((sample.id, reason))
+        elif not tokens.weights.any():
+            dropped.append((sample.id, f"every token has weight 0 (sample weight {sample.weight})"))
+        else:
+            kept.append(tokens)
+    return Encoded(kept, dropped)
+
+
+def prepare(
+    recipe: Recipe, arm: Arm, samples: Sequence[Sample], ctx: RunContext, directory: Path
+) -> Encoded:
+    """Encode one arm; the cleaned arm alone also goes through the token stages, and its tokens are published.
+
+    Raises:
+        NothingLeftError: when no sample is left to train on.
+    """
+    encoded = encode(recipe, samples, ctx)
+    if arm == "cleaned":
+        tokens, reasons, gone = run_token_stages(recipe, encoded.samples, ctx)
+        encoded = Encoded(tokens, [*encoded.dropped, *gone])
+        write_tokens(directory / "tokens", tokens, reasons)
+    if not encoded.samples:
+        lost = f"; {encoded.dropped[0][1]}" if encoded.dropped else ""
+        raise NothingLeftError(
+            f"arm {arm}: of {len(samples)} samples none is left to train on{lost}; "
+            "`nfilter explain RUN ID` says why for each row"
+        )
+    return encoded
+
+
+def train(
+    recipe: Recipe, arm: Arm, encoded: Sequence[TokenSample], ctx: RunContext, directory: Path
+) -> Trained:
+    """Train one arm, or take what an earlier run trained on the same tokens with the same settings."""
+    if recipe.train is None:
+        place = recipe.located.place(("arms",))
+        raise RecipeError(f"{place}: arm {arm!r} needs training; add train: {{use: hf.lora, model: student}}")
+    name = recipe.train.config.model
+    model = ctx.model(name)
+    out = directory / "adapters" / arm
+    fingerprint = digest(
+        recipe.train.dump(), recipe.train.item.origin, model.fingerprint(), recipe.seed, tokens_digest(encoded)
+    )
+    marker = out / MARKER
+    if marker.is_file() and read_json(marker)["fingerprint"] == fingerprint:
+        value = read_json(marker)
+        return Trained(ModelRef(**value["ref"]), value["figures"])
+    if out.exists():
+        shutil.rmtree(out)
+    out.mkdir(parents=True)
+    result: TrainingResult = recipe.train.item.cls(recipe.train.config).train(
+        encoded, model, out, ctx
+    )
+    figures = {
+        "samples": len(encoded),
+        "tokens": result.tokens,
+        "steps": result.steps,
+        "first_loss": result.losses[0] if result.losses else None,
+        "last_loss": result.losses[-1] if result.losses else None,
+        "seconds": result.seconds,
+    }
+    ref = replace(result.ref, path=str(out))
+    write_json(marker, {"fingerprint": fingerprint, "ref": asdict(ref), "figures": figures})
+    ctx.log.info(
+        f"arm {arm}: {len(encoded)} samples, {result.tokens} weighted tokens, {result.steps} optimiser steps, "
+        f"{result.seconds:.1f} s"
+    )
+    return Trained(ref, figures)
+
+
+def tokens_digest(samples: Sequence[TokenSample]) -> str:
+    """SHA-256 over ids, tokens and weights: what a trained adapter is of."""
+    import hashlib
+
+    hasher = hashlib.sha256()
+    for sample in samples:
+        hasher.update(sample.id.encode())
+        hasher.update(np.ascontiguousarray(sample.ids).tobytes())
+        hasher.update(np.ascontiguousarray(sample.weights).tobytes())
+    return hasher.hexdigest()
+
+
+def read_test(recipe: Recipe) -> list[Sample]:
+    """The rows of the test source.
+
+    Raises:
+        StoreError: when no row can be read.
+    """
+    if recipe.test is None or recipe.evaluate is None:
+        return []
+    found = [row for row in rows(recipe.test, recipe, recipe.evaluate.limit) if isinstance(row, Row)]
+    if not found:
+        place = recipe.located.place(recipe.test.use.where)
+        raise StoreError(f"{place}: no row of the test source can be read")
+    return [row.sample if row.truth is None else row.sample.relabel(row.truth, "the truth") for row in found]
+
+
+def evaluate(
+    recipe: Recipe,
+    arm: Arm,
+    trained: Trained | None,
+    test: Sequence[Sample],
+    ctx: RunContext,
+    prompts: Prompts,
+    directory: Path,
+) -> ArmResult:
+    """Ask the arm's model every test question, greedily; keep its answers in evaluation/ARM.jsonl."""
+    if recipe.evaluate is None:
+        raise RecipeError(f"{recipe.located.file}: arm {arm!r} needs a section evaluate")
+    name = recipe.train.config.model if recipe.train is not None else recipe.encode.model
+    model = ctx.model(name)
+    template = prompts.get(recipe.evaluate.prompt) if recipe.evaluate.prompt else None
+    requests = [
+        Request(
+            messages=sample.context if template is None else template.render(**variables(recipe, sample, ctx)),
+            sampling=Sampling(max_tokens=recipe.evaluate.max_tokens),
+            sample_id=sample.id,
+        )
+        for sample in test
+    ]
+    with ctx.progress(len(test), f"evaluate {arm}") as bar:
+        if trained is None or trained.ref is None:
+            completions = model.generate(requests, bar.advance)
+        else:
+            with model.adapted(trained.ref) as adapted:
+                completions = adapted.generate(requests, bar.advance)
+    references = [ctx.answers.parse(sample.response, sample) for sample in test]
+    given = [ctx.answers.parse(done.text, sample) for done, sample in zip(completions, test, strict=True)]
+    right = ctx.answers.agree(list(zip(references, given, strict=True)))
+    write_jsonl(
+        directory / "evaluation" / f"{arm}.jsonl",
+        (
+            {"id": sample.id, "text": done.text, "answer": answer, "reference": reference, "right": ok}
+            for sample, done, answer, reference, ok in zip(
+                test, completions, given, references, right, strict=True
+            )
+        ),
+    )
+    scored = {
+        sample.id: ok
+        for sample, ok, reference in zip(test, right, references, strict=True)
+        if reference is not None
+    }
+    if not scored:
+        place = recipe.located.place(("answer",))
+        raise RecipeError(
+            f"{place}: answer kind {recipe.answer.kind!r} finds no answer in any response of the test source; "
+            "choose the kind that fits"
+        )
+    return ArmResult(
+        arm,
+        scored,
+        sum(answer is None for answer in given),
+        trained.figures if trained is not None else None,
+    )
+
+
+def variables(recipe: Recipe, sample: Sample, ctx: RunContext) -> dict[str, Any]:
+    """What every template may use of a sample."""
+    system = next((m.content for m in sample.context if m.role == "system"), "")
+    turns = [m for m in sample.context if m.role != "system"]
+    return {
+        "query": sample.query,
+        "system": system,
+        "history": [{"role": m.role, "content": m.content} for m in turns[:-1]],
+        "options": ctx.answers.options(sample),
+        "kind": recipe.answer.kind,
+    }
+
+

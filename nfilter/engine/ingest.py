@@ -1,0 +1,140 @@
+"""From a source to the first artefact: samples, the quarantine, and the truth kept where no stage can see it."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nfilter.answers import build as build_answers
+from nfilter.errors import SourceError
+from nfilter.noise import inject
+from nfilter.recipe import Recipe, SourceUse
+from nfilter.store import Artefact, digest, read_jsonl, write_jsonl
+from nfilter.types import Row, Sample, Unreadable
+
+TRUTH = "truth.jsonl"
+QUARANTINE = "quarantine.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """What came out of a source: how many rows were read, how many could not be, how many have a known truth."""
+
+    read: int
+    unreadable: int
+    with_truth: int
+
+
+def source_fingerprint(source: SourceUse, base_dir: Path, seed: int, limit: int | None) -> str:
+    """Identifies the rows that a source will give: its config, its plugin's version, the bytes of its file."""
+    path = getattr(source.use.config, "path", None)
+    data = _path_digest(base_dir / str(path)) if path is not None else ""
+    return digest("source", source.dump(), source.use.item.origin, data, seed, limit)
+
+
+def _path_digest(path: Path) -> str:
+    if path.is_dir():
+        entries = sorted(item for item in path.rglob("*") if item.is_file())
+        return digest([[item.name, item.stat().st_size, item.stat().st_mtime_ns] for item in entries])
+    if not path.is_file():
+        return ""
+    with path.open("rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()
+
+
+def rows(
+    source: SourceUse, recipe: Recipe, limit: int | None = None
+) -> Iterator[Row | Unreadable]:
+    """The rows of a source, noise injected where the recipe says so; ``limit`` counts readable rows."""
+    built = source.use.item.cls(source.use.config, recipe.base_dir)
+    stream: Iterator[Row | Unreadable] = _limited(built.read(), limit)
+    if source.noise is None:
+        yield from stream
+        return
+    read: list[Row] = []
+    for row in stream:
+        if isinstance(row, Unreadable):
+            yield row
+        else:
+            read.append(row)
+    kind = build_answers(recipe.answer)
+    yield from inject(read, source.noise, recipe.seed, recipe.answer.kind, kind.options)
+
+
+def _limited(
+    stream: Iterable[Row | Unreadable], limit: int | None
+) -> Iterator[Row | Unreadable]:
+    count = 0
+    for row in stream:
+        if isinstance(row, Row):
+            if limit is not None and count >= limit:
+                return
+            count += 1
+        yield row
+
+
+def ingest(
+    source: SourceUse, recipe: Recipe, artefact: Artefact, directory: Path, limit: int | None
+) -> Ingested:
+    """Read a source into ``artefact``; write quarantine.jsonl and truth.jsonl into ``directory``.
+
+    Raises:
+        SourceError: when no row can be read; the first faults are named.
+    """
+    unreadable: list[Unreadable] = []
+    truths: list[dict[str, str]] = []
+    count = 0
+
+    def samples() -> Iterator[Sample]:
+        nonlocal count
+        for row in rows(source, recipe, limit):
+            if isinstance(row, Unreadable):
+                unreadable.append(row)
+                continue
+            count += 1
+            if row.truth is not None:
+                truths.append({"id": row.sample.id, "truth": row.truth})
+            yield row.sample
+
+    stream = samples()
+    for index in itertools.count():
+        chunk = list(itertools.islice(stream, recipe.chunk))
+        if not chunk:
+            break
+        artefact.write_chunk(index, chunk, [])
+    quarantined = [{"line": row.line, "error": row.error, "raw": row.raw} for row in unreadable]
+    write_jsonl(directory / QUARANTINE, quarantined)
+    write_jsonl(directory / TRUTH, truths)
+    if count == 0:
+        raise SourceError(_nothing_readable(source, recipe, unreadable))
+    done = Ingested(count, len(unreadable), len(truths))
+    artefact.finish({"read": done.read, "unreadable": done.unreadable, "with_truth": done.with_truth})
+    return done
+
+
+def _nothing_readable(source: SourceUse, recipe: Recipe, unreadable: list[Unreadable]) -> str:
+    path = getattr(source.use.config, "path", source.use.name)
+    place = recipe.located.place(source.use.where)
+    if not unreadable:
+        return f"{place}: {path} holds no rows"
+    first = "\n".join(f"  {path}:{row.line}: {row.error}" for row in unreadable[:3])
+    return (
+        f"{place}: none of the {len(unreadable)} rows of {path} can be read; the first faults:\n{first}\n"
+        "  say which columns hold what with `columns:`, or convert the file"
+    )
+
+
+def truth_of(directory: Path) -> dict[str, str]:
+    """The true labels by id; for metrics and the truth arm alone."""
+    path = directory / TRUTH
+    return {row["id"]: row["truth"] for row in read_jsonl(path)} if path.is_file() else {}
+
+
+def summary(artefact: Artefact) -> Ingested:
+    """What an earlier run ingested."""
+    value: dict[str, Any] = artefact.summary()
+    return Ingested(value["read"], value["unreadable"], value["with_truth"])

@@ -1,0 +1,106 @@
+"""Joins the truth by id, for metrics alone: the only place beside the truth arm where it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nfilter.context import RunContext
+from nfilter.journal import Journal
+from nfilter.plugins import Plugins
+from nfilter.recipe import Recipe
+from nfilter.stages import Contract, Judged, MetricInput
+from nfilter.store import Artefact
+from nfilter.types import Sample
+
+
+def judge(
+    recipe: Recipe,
+    plugins: Plugins,
+    ctx: RunContext,
+    source: Artefact,
+    last: Artefact,
+    truth: Mapping[str, str],
+    journal: Journal,
+) -> dict[str, Any]:
+    """Every registered metric's figures, by name, and ``calls_per_sample``.
+
+    Without a known truth no sample is loaded: metrics then see counts alone.
+    """
+    contracts: list[Contract] = [use.item.cls.contract(use.config) for use in recipe.samples]
+    usage = journal.usage()
+    stages = {label: figures for label, figures in usage.items() if not label.startswith("evaluate.")}
+    judged: list[Judged] = []
+    right: dict[str, dict[str, bool | None]] = {}
+    views = sorted({name for contract in contracts for name in contract.views}, key=_order(contracts))
+    proposes = sorted({name for contract in contracts for name in contract.proposes})
+    if truth:
+        judged = _judged(ctx, source, last, truth)
+        for name in dict.fromkeys((*views, *proposes)):
+            right[name] = _note_is_right(ctx, name, judged)
+    data = MetricInput(
+        judged=judged,
+        samples=int(source.summary()["read"]),
+        verdicts=sorted({name for contract in contracts for name in contract.verdicts}),
+        views=views,
+        proposes=proposes,
+        answer_is_right=right,
+        calls={label: figures["calls"] for label, figures in stages.items()},
+        tokens={
+            label: figures["prompt_tokens"] + figures["completion_tokens"]
+            for label, figures in stages.items()
+        },
+        seed=recipe.seed,
+    )
+    out: dict[str, Any] = {}
+    for item in plugins.of_kind("metric"):
+        figures = dict(item.cls().compute(data))
+        if figures:
+            out[item.name] = figures
+    out["calls_per_sample"] = sum(data.calls.values()) / data.samples
+    return out
+
+
+def _order(contracts: list[Contract]) -> Any:
+    place = {name: index for index, contract in enumerate(contracts) for name in contract.views}
+    return lambda name: (place[name], name)
+
+
+def _judged(
+    ctx: RunContext, source: Artefact, last: Artefact, truth: Mapping[str, str]
+) -> list[Judged]:
+    originals = {sample.id: sample for sample in source.samples() if sample.id in truth}
+    finals = {sample.id: sample for sample in last.samples() if sample.id in truth}
+    ids = [key for key in originals if key in finals]
+    true = {key: ctx.answers.parse(truth[key], originals[key]) for key in ids}
+
+    def label(sample: Sample) -> str | None:
+        return ctx.answers.parse(sample.response, sample)
+
+    was = ctx.answers.agree([(label(originals[key]), true[key]) for key in ids])
+    now = ctx.answers.agree([(label(finals[key]), true[key]) for key in ids])
+    return [
+        Judged(
+            originals[key],
+            finals[key],
+            true[key],
+            before if true[key] is not None else None,
+            after if true[key] is not None else None,
+        )
+        for key, before, after in zip(ids, was, now, strict=True)
+    ]
+
+
+def _note_is_right(
+    ctx: RunContext, name: str, judged: list[Judged]
+) -> dict[str, bool | None]:
+    pairs: list[tuple[str | None, str | None]] = []
+    for item in judged:
+        note = item.final.notes.get(name)
+        answer = note.get("answer") if isinstance(note, Mapping) else None
+        pairs.append((answer if isinstance(answer, str) else None, item.truth))
+    agree = ctx.answers.agree(pairs)
+    return {
+        item.final.id: ok if pair[0] is not None and pair[1] is not None else None
+        for item, pair, ok in zip(judged, pairs, agree, strict=True)
+    }

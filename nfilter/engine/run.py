@@ -1,0 +1,395 @@
+"""One run from source to figures. It orders what the recipe ordered, and knows no method by name."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nfilter import __version__
+from nfilter.context import ModelPool, RunContext
+from nfilter.engine import arms
+from nfilter.engine.figures import ArmResult, arm_figures, comparisons, group
+from nfilter.engine.ingest import Ingested, ingest, source_fingerprint, summary, truth_of
+from nfilter.engine.judge import judge
+from nfilter.engine.samples import StageRun, live, run_stage
+from nfilter.errors import NfilterError, NothingLeftError
+from nfilter.journal import Journal
+from nfilter.plugins import Plugins
+from nfilter.progress import QuietReporter, Reporter, RunLog
+from nfilter.prompts import Prompts, shipped_directory
+from nfilter.recipe import Arm, Recipe, Use, model_needs
+from nfilter.stages import Contract, RunFinished, RunStarted, Site, StageFinished
+from nfilter.store import Artefact, RunDirectory, digest, publishing, write_json, write_jsonl
+from nfilter.types import ModelRef, Sample, TokenSample
+
+PACKAGES = (
+    "nfilter", "torch", "transformers", "peft", "faiss-cpu", "sentence-transformers", "numpy", "litellm",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """Where a run wrote, and what metrics.json holds."""
+
+    directory: Path
+    metrics: dict[str, Any]
+    seconds: float
+
+
+@dataclass
+class _Run:
+    """The parts of one run that its steps share."""
+
+    recipe: Recipe
+    plugins: Plugins
+    directory: RunDirectory
+    pool: ModelPool
+    journal: Journal
+    prompts: Prompts
+    log: RunLog
+    limit: int | None
+    published: dict[str, ModelRef] = field(default_factory=dict)
+    finished: list[StageFinished] = field(default_factory=list)
+    fingerprints: dict[str, str] = field(default_factory=dict)
+
+    def context(self, stage: str) -> RunContext:
+        """The context of one stage of this run."""
+        return RunContext(
+            self.recipe,
+            stage,
+            self.pool,
+            self.journal,
+            self.prompts,
+            self.log,
+            trainer=lambda samples, start: self.train_for(stage, samples, start),
+            publish=self.published.__setitem__,
+        )
+
+    def train_for(
+        self, stage: str, samples: Sequence[TokenSample], start: ModelRef | None
+    ) -> ModelRef:
+        """Train a model that a stage asked for, kept under models/."""
+        if self.recipe.train is None:
+            raise NfilterError(f"{stage} wants to train; add train: {{use: hf.lora, model: student}}")
+        ctx = self.context(f"{stage}.train")
+        name = digest(arms.tokens_digest(samples), start.digest if start else "")[:16]
+        out = self.directory.path / "models" / f"{stage}-{name}"
+        out.mkdir(parents=True, exist_ok=True)
+        trainer = self.recipe.train.item.cls(self.recipe.train.config)
+        model = ctx.model(self.recipe.train.config.model)
+        ref: ModelRef = trainer.train(samples, model, out, ctx, start).ref
+        return ref
+
+
+def site_of(recipe: Recipe, plugins: Plugins) -> Site:
+    """Where the models of a recipe are looked for."""
+    return Site(recipe.base_dir, plugins.models)
+
+
+def prompts_of(recipe: Recipe, plugins: Plugins) -> Prompts:
+    """Templates: the recipe's own ``prompts`` folder first, then what plugins bring, then what ships."""
+    return Prompts((recipe.base_dir / "prompts", *plugins.prompt_directories, shipped_directory()))
+
+
+def run(
+    recipe: Recipe,
+    plugins: Plugins,
+    out: Path,
+    *,
+    limit: int | None = None,
+    reporter: Reporter | None = None,
+    pool: ModelPool | None = None,
+) -> RunResult:
+    """Run a recipe into the directory ``out``; what an earlier run of the same recipe left there is used.
+
+    Raises:
+        NfilterError: typed, with what was wrong and what to do about it.
+    """
+    start = time.monotonic()
+    directory = RunDirectory(out)
+    own_pool = pool is None
+    models = pool or ModelPool(recipe, site_of(recipe, plugins))
+    with directory.held():
+        log = RunLog(reporter or QuietReporter(), out / "run.log")
+        journal = Journal(out / "journal.db")
+        try:
+            state = _Run(
+                recipe, plugins, directory, models, journal, prompts_of(recipe, plugins), log, limit
+            )
+            plugins.announce("nfilter_run_started", RunStarted(recipe.name, out, recipe.seed), log.warning)
+            metrics = _steps(state)
+            seconds = time.monotonic() - start
+            write_json(out / "metrics.json", metrics)
+            _manifest(state, seconds)
+            plugins.announce("nfilter_run_finished", RunFinished(recipe.name, out, metrics), log.warning)
+        finally:
+            journal.close()
+            if own_pool:
+                models.close()
+    return RunResult(out, metrics, seconds)
+
+
+def run_seeds(
+    recipe: Recipe,
+    plugins: Plugins,
+    out: Path,
+    seeds: Sequence[int],
+    *,
+    limit: int | None = None,
+    reporter: Reporter | None = None,
+) -> RunResult:
+    """Run a recipe once a seed, in ``out/seed-N``; ``out/metrics.json`` holds means, deviations and n."""
+    start = time.monotonic()
+    pool = ModelPool(recipe, site_of(recipe, plugins))
+    children = []
+    try:
+        for seed in seeds:
+            if reporter is not None:
+                reporter.info(f"seed {seed}")
+            child = replace(recipe, seed=seed)
+            children.append(
+                run(child, plugins, out / f"seed-{seed}", limit=limit, reporter=reporter, pool=pool)
+            )
+    finally:
+        pool.close()
+    metrics = group([child.metrics for child in children], seeds)
+    write_json(out / "metrics.json", metrics)
+    return RunResult(out, metrics, time.monotonic() - start)
+
+
+def _steps(state: _Run) -> dict[str, Any]:
+    _lock(state)
+    source = state.directory.stage(0, "source")
+    ingested = _ingest(state, source)
+    last = _sample_stages(state, source)
+    arm_samples = {"raw": source, "cleaned": last}
+    truth = truth_of(state.directory.path)
+    results, gone = _arms(state, arm_samples, truth)
+    counts = _outputs(state, last, gone)
+    metrics: dict[str, Any] = {
+        "name": state.recipe.name,
+        "seeds": [state.recipe.seed],
+        "samples": {"read": ingested.read, "unreadable": ingested.unreadable, **counts},
+    }
+    for number, use in enumerate(state.recipe.samples, start=1):
+        report = state.directory.stage(number, use.name).summary().get("report")
+        if isinstance(report, Mapping):
+            metrics.update(report)
+    metrics.update(judge(state.recipe, state.plugins, state.context("metrics"), source, last, truth, state.journal))
+    if results:
+        metrics["arms"] = {name: arm_figures(result) for name, result in results.items()}
+        compared = comparisons(results)
+        metrics["comparisons"] = compared
+        metrics.update({key: compared[key] for key in ("recovered", "recovered_vanilla", "gain")})
+    return metrics
+
+
+def _ingest(state: _Run, source: Artefact) -> Ingested:
+    recipe = state.recipe
+    fingerprint = source_fingerprint(recipe.source, recipe.base_dir, recipe.seed, state.limit)
+    fingerprint = digest(fingerprint, recipe.chunk, recipe.answer.model_dump(mode="json"))
+    state.fingerprints["source"] = fingerprint
+    if source.begin(fingerprint) == "reused":
+        return summary(source)
+    done = ingest(recipe.source, recipe, source, state.directory.path, state.limit)
+    unreadable = f", {done.unreadable} unreadable (quarantine.jsonl)" if done.unreadable else ""
+    state.log.info(f"source: {done.read} rows{unreadable}")
+    return done
+
+
+def stage_fingerprint(state: _Run, use: Use, before: str) -> str:
+    """Identifies what a stage publishes: its config, plugin, prompts, models, seed and input."""
+    contract: Contract = use.item.cls.contract(use.config)
+    names = {need.model for need in (*model_needs(use.config), *contract.needs)}
+    encoder = getattr(state.recipe.answer, "encoder", None)
+    if encoder is not None:
+        names.add(encoder)
+    models = {name: state.pool.backend(name).fingerprint() for name in sorted(names)}
+    prompts = {name: state.prompts.get(name).digest for name in sorted(contract.prompts)}
+    return digest(
+        before, use.dump(), use.item.origin, prompts, models, state.recipe.seed,
+        state.recipe.answer.model_dump(mode="json"),
+    )  # fmt: skip
+
+
+def _sample_stages(state: _Run, source: Artefact) -> Artefact:
+    before, fingerprint = source, state.fingerprints["source"]
+    state.directory.discard_after(len(state.recipe.samples))
+    for number, use in enumerate(state.recipe.samples, start=1):
+        label = f"{number:02d}-{use.name}"
+        for stale in state.directory.path.glob(f"{number:02d}-*"):
+            if stale.name != label:
+                state.log.info(f"{stale.name}: no longer in the recipe; removed")
+                import shutil
+
+                shutil.rmtree(stale)
+        fingerprint = stage_fingerprint(state, use, fingerprint)
+        state.fingerprints[label] = fingerprint
+        after = state.directory.stage(number, use.name)
+        marker = after.directory / "fingerprint"
+        if not marker.is_file() or marker.read_text(encoding="utf-8") != fingerprint:
+            state.journal.forget([label])
+        done = run_stage(StageRun(label, use, before, after), state.context(label), fingerprint)
+        state.finished.append(done)
+        again = " (from an earlier run)" if done.reused else f" in {done.seconds:.1f} s"
+        state.log.info(
+            f"{label}: {done.kept} kept, {done.dropped} dropped so far, {done.changed} relabelled{again}"
+        )
+        state.plugins.announce("nfilter_stage_finished", done, state.log.warning)
+        before = after
+    return before
+
+
+def _arms(
+    state: _Run, artefacts: Mapping[str, Artefact], truth: Mapping[str, str]
+) -> tuple[dict[str, ArmResult], list[tuple[str, str]]]:
+    recipe = state.recipe
+    results: dict[str, ArmResult] = {}
+    gone: list[tuple[str, str]] = []
+    test = arms.read_test(recipe)
+    for arm in recipe.arms:
+        trained: arms.Trained | None = None
+        if arm != "vanilla":
+            ctx = state.context(f"train.{arm}")
+            samples = _arm_samples(arm, artefacts, truth)
+            if not samples:
+                raise NothingLeftError(_nothing_left(state, arm))
+            encoded = arms.prepare(recipe, arm, samples, ctx, state.directory.path)
+            if arm == "cleaned":
+                gone = encoded.dropped
+            if recipe.adopt is not None and arm == "cleaned":
+                trained = arms.Trained(_adopted(state), {})
+            else:
+                trained = arms.train(recipe, arm, encoded.samples, ctx, state.directory.path)
+        if recipe.evaluate is not None:
+            ctx = state.context(f"evaluate.{arm}")
+            state.journal.forget([ctx.stage])
+            results[arm] = arms.evaluate(
+                recipe, arm, trained, test, ctx, state.prompts, state.directory.path
+            )
+            state.log.info(f"arm {arm}: {results[arm].accuracy:.3f} of {len(results[arm].right)} right")
+    return results, gone
+
+
+def _adopted(state: _Run) -> ModelRef:
+    stage = state.recipe.adopt.stage if state.recipe.adopt else ""
+    ref = state.published.get(stage)
+    if ref is None:
+        raise NfilterError(f"train: no stage {stage!r} published a model; it is one of: {sorted(state.published)}")
+    return ref
+
+
+def _arm_samples(
+    arm: Arm, artefacts: Mapping[str, Artefact], truth: Mapping[str, str]
+) -> list[Sample]:
+    if arm == "truth":
+        return [
+            sample.relabel(truth[sample.id], "the truth")
+            for sample in live(artefacts["raw"])
+            if sample.id in truth
+        ]
+    return list(live(artefacts[arm]))
+
+
+def _nothing_left(state: _Run, arm: Arm) -> str:
+    if arm == "truth":
+        return "arm truth: no row has a known truth; name its column: source: {truth: COLUMN}"
+    lost = []
+    before = 0
+    for done in state.finished:
+        if done.dropped > before:
+            lost.append(f"{done.stage} dropped {done.dropped - before}")
+        before = done.dropped
+    why = "; ".join(lost) or "the source gave none"
+    return (
+        f"arm {arm}: no sample is left to train on ({why}); dropped.jsonl and `nfilter explain "
+        f"{state.directory.path} ID` say why for each row"
+    )
+
+
+def _outputs(state: _Run, last: Artefact, gone: Sequence[tuple[str, str]]) -> dict[str, int]:
+    recipe = state.recipe
+    source = recipe.source.use.item.cls(recipe.source.use.config, recipe.base_dir)
+    out = state.directory.path
+    at_encoding = dict(gone)
+    dropped_by: dict[str, str] = {}
+    relabelled: set[str] = set()
+    for label, artefact in state.directory.stages():
+        for decision in artefact.decisions():
+            if decision["action"] == "drop":
+                dropped_by[decision["id"]] = label
+            elif decision["action"] == "relabel":
+                relabelled.add(decision["id"])
+    kept = write_jsonl(
+        out / "cleaned.jsonl",
+        (source.restore(sample) for sample in live(last) if sample.id not in at_encoding),
+    )
+    dropped = write_jsonl(
+        out / "dropped.jsonl",
+        (
+            {
+                "id": sample.id,
+                "stage": dropped_by.get(sample.id, "encode"),
+                "reason": sample.dropped or at_encoding[sample.id],
+                "row": source.restore(sample),
+            }
+            for sample in last.samples()
+            if sample.dropped is not None or sample.id in at_encoding
+        ),
+    )
+    return {"kept": kept, "dropped": dropped, "relabelled": len(relabelled - set(dropped_by))}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on; a package that is not installed is left out."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {**found, "nfilter": __version__}
+
+
+def _lock(state: _Run) -> None:
+    recipe = state.recipe
+    prompts = {
+        name: state.prompts.get(name).digest
+        for use in recipe.samples
+        for name in sorted(use.item.cls.contract(use.config).prompts)
+    }
+    origins = {use.name: use.item.origin for use in (*recipe.samples, *recipe.tokens)}
+    value = {
+        **recipe.dump(),
+        "lock": {"base_dir": str(recipe.base_dir), "versions": versions(), "plugins": origins, "prompts": prompts},
+    }
+    with publishing(state.directory.path / "recipe.lock.yaml") as out:
+        yaml.safe_dump(value, out, sort_keys=False, allow_unicode=True)
+
+
+def _manifest(state: _Run, seconds: float) -> None:
+    write_json(
+        state.directory.path / "manifest.json",
+        {
+            "name": state.recipe.name,
+            "seed": state.recipe.seed,
+            "versions": versions(),
+            "seconds": seconds,
+            "fingerprints": state.fingerprints,
+            "calls": state.journal.usage(),
+            "stages": [
+                {
+                    "stage": done.stage, "kept": done.kept, "dropped": done.dropped,
+                    "relabelled": done.changed, "seconds": done.seconds, "reused": done.reused,
+                }
+                for done in state.finished
+            ],
+        },
+    )  # fmt: skip

@@ -1,0 +1,116 @@
+"""The loop over sample stages: chunk, call, verify, record, publish. It knows no stage by name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from nfilter.context import RunContext
+from nfilter.engine.invariants import check_samples, decide
+from nfilter.errors import NfilterError
+from nfilter.recipe import Use
+from nfilter.stages import EMPTY_STATE, Contract, Fits, StageFinished, State
+from nfilter.store import Artefact
+from nfilter.types import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class StageRun:
+    """One stage at work: its name in this run, its recipe entry, where it reads and where it publishes."""
+
+    label: str
+    use: Use
+    before: Artefact
+    after: Artefact
+
+
+def run_stage(run: StageRun, ctx: RunContext, fingerprint: str) -> StageFinished:
+    """Run one stage, or take what an earlier run published under the same fingerprint.
+
+    Raises:
+        ContractError: when the stage breaks an invariant; nothing of the chunk at fault is published.
+    """
+    start = time.monotonic()
+    status = run.after.begin(fingerprint)
+    if status == "reused":
+        return _finished(run.label, run.after.summary(), 0.0, reused=True)
+    if status == "changed":
+        ctx.log.info(f"{run.label}: its settings, inputs or prompts changed; running it again")
+    stage = run.use.item.cls(run.use.config)
+    contract: Contract = run.use.item.cls.contract(run.use.config)
+    state = _state(run, stage, ctx)
+    counts = {"kept": 0, "dropped": 0, "changed": 0, "weighed": 0}
+    total = run.before.summary().get("samples") or run.before.summary().get("read")
+    with ctx.progress(total, run.label) as bar:
+        for index, chunk in enumerate(run.before.chunks()):
+            if not run.after.has_chunk(index):
+                samples, decisions = _process(run.label, stage, contract, chunk, state, ctx)
+                run.after.write_chunk(index, samples, decisions)
+            bar.advance(len(chunk))
+    kept = dropped = 0
+    for chunk in run.after.chunks():
+        kept += sum(sample.dropped is None for sample in chunk)
+        dropped += sum(sample.dropped is not None for sample in chunk)
+    for decision in run.after.decisions():
+        name = {"relabel": "changed", "weigh": "weighed"}.get(decision["action"])
+        if name:
+            counts[name] += 1
+    counts["kept"] = kept
+    counts["dropped"] = dropped
+    seconds = time.monotonic() - start
+    report = dict(state.values).get("report")
+    run.after.finish(
+        {**counts, "samples": kept + dropped, "seconds": seconds, "report": report, "plugin": run.use.item.origin}
+    )
+    return _finished(run.label, counts, seconds, reused=False)
+
+
+def _finished(label: str, counts: dict[str, Any], seconds: float, *, reused: bool) -> StageFinished:
+    return StageFinished(
+        label, counts["kept"], counts["dropped"], counts["changed"], seconds, reused
+    )
+
+
+def live(artefact: Artefact) -> Iterator[Sample]:
+    """The samples that later stages still see."""
+    return (sample for sample in artefact.samples() if sample.dropped is None)
+
+
+def _state(run: StageRun, stage: Any, ctx: RunContext) -> State:
+    if not isinstance(stage, Fits):
+        return EMPTY_STATE
+    state = run.after.read_state()
+    if state is None:
+        run.after.write_state(stage.fit(live(run.before), ctx))
+        state = run.after.read_state()
+    if state is None:
+        raise NfilterError(f"{run.label}: its state was not published")
+    return state
+
+
+def _process(
+    label: str, stage: Any, contract: Contract, chunk: list[Sample], state: State, ctx: RunContext
+) -> tuple[list[Sample], list[dict[str, Any]]]:
+    shown = [sample for sample in chunk if sample.dropped is None]
+    returned = list(stage.process(shown, state, ctx)) if shown else []
+    check_samples(label, contract, shown, returned)
+    was = {sample.id: sample for sample in shown}
+    decisions = []
+    now: dict[str, Sample] = {}
+    for sample in returned:
+        origin = was.get(sample.id)
+        if origin is None:
+            parents = ", ".join(sample.parents)
+            decisions.append(
+                {"id": sample.id, "stage": label, "action": "create", "reason": f"made from {parents}"}
+            )
+        recorded, decision = decide(label, origin or sample, sample)
+        now[sample.id] = recorded
+        if decision is not None:
+            decisions.append(decision)
+    known = {sample.id for sample in chunk}
+    out = [now.get(sample.id, sample) for sample in chunk]
+    out += [sample for key, sample in now.items() if key not in known]
+    return out, decisions

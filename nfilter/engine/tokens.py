@@ -1,0 +1,86 @@
+"""The loop over token stages, and the token store: flat memory-mappable arrays with offsets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nfilter.context import RunContext
+from nfilter.engine.invariants import check_tokens
+from nfilter.recipe import Recipe
+from nfilter.stages import EMPTY_STATE, Contract, FitsTokens
+from nfilter.store import write_json
+from nfilter.types import TokenSample
+
+Gone = list[tuple[str, str]]
+
+
+def run_token_stages(
+    recipe: Recipe, samples: Sequence[TokenSample], ctx: RunContext
+) -> tuple[list[TokenSample], list[str], Gone]:
+    """Run the recipe's token stages in order.
+
+    Returns the samples that still have a weight, the names of the reason bits in order, and what left with its
+    reason.
+
+    Raises:
+        ContractError: when a stage breaks an invariant.
+    """
+    current = list(samples)
+    names = [use.name for use in recipe.tokens]
+    for bit, use in enumerate(recipe.tokens):
+        stage = use.item.cls(use.config)
+        contract: Contract = use.item.cls.contract(use.config)
+        state = stage.fit_tokens(current, ctx) if isinstance(stage, FitsTokens) else EMPTY_STATE
+        done: list[TokenSample] = []
+        for start in range(0, len(current), recipe.chunk):
+            chunk = current[start : start + recipe.chunk]
+            returned = list(stage.process_tokens(chunk, state, ctx, bit))
+            check_tokens(use.name, contract, chunk, returned)
+            done += returned
+        current = done
+    kept = [sample for sample in current if sample.weights.any()]
+    gone = [
+        (sample.id, f"no token has a weight left after {', '.join(_who(sample, names))}")
+        for sample in current
+        if not sample.weights.any()
+    ]
+    return kept, names, gone
+
+
+def _who(sample: TokenSample, names: Sequence[str]) -> list[str]:
+    bits = int(np.bitwise_or.reduce(sample.reasons)) if len(sample.reasons) else 0
+    return [name for bit, name in enumerate(names) if bits >> bit & 1] or ["encoding"]
+
+
+def write_tokens(directory: Path, samples: Sequence[TokenSample], reasons: Sequence[str]) -> None:
+    """Publish ids, weights, response mask, reasons and scores as flat arrays; ``offsets`` cuts them by sample."""
+    directory.mkdir(parents=True, exist_ok=True)
+    lengths = [len(sample.ids) for sample in samples]
+    arrays = {
+        "offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        "ids": _flat([sample.ids for sample in samples], np.int64),
+        "response": _flat([sample.response for sample in samples], np.bool_),
+        "turn": _flat([sample.turn for sample in samples], np.int16),
+        "spans": _flat([sample.spans for sample in samples], np.int32),
+        "weights": _flat([sample.weights for sample in samples], np.float32),
+        "reasons": _flat([sample.reasons for sample in samples], np.uint32),
+    }
+    names = sorted({name for sample in samples for name in sample.scores})
+    for name in names:
+        parts = [
+            sample.scores.get(name, np.full(len(sample.ids), np.nan, np.float32)) for sample in samples
+        ]
+        arrays[f"score-{name}"] = _flat(parts, np.float32)
+    for name, values in arrays.items():
+        np.save(directory / f"{name}.npy", values, allow_pickle=False)
+    write_json(
+        directory / "index.json",
+        {"samples": [sample.id for sample in samples], "reasons": list(reasons), "scores": names},
+    )
+
+
+def _flat(parts: Sequence[np.ndarray], kind: type) -> np.ndarray:  # type: ignore[type-arg]
+    return np.concatenate(parts).astype(kind) if parts else np.zeros(0, dtype=kind)

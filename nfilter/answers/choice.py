@@ -5,28 +5,33 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
 
 from nfilter.answers.reading import clean, fold, line_at, statements
 from nfilter.types import Sample
 
-_OPEN = r"[\s\"'“‘(\[{<$]*"
 _AT = re.compile(
-    _OPEN
-    + r"(?:(?:therefore|thus|then|clearly|definitely|probably|likely|most|the|option|choice|letter)[ ,:]+){0,4}"
-    + r"(?P<open>[\"'“‘(\[{<$]*)(?P<letter>[A-Za-z])(?![\w'’+#%°-])(?P<close>[)\]}>\"'”’.,:;!$]*)"
+    r"[\s\"'“‘(\[{<$]*+"
+    r"(?:(?:therefore|thus|then|clearly|definitely|probably|likely|most|the|option|choice|letter)[ ,:]+){0,4}"
+    r"[\"'“‘(\[{<$]*+(?P<letter>[A-Za-z])(?![\w'’+#%°-])(?P<close>[)\]}>\"'”’.,:;!$]*)"
 )
-_SECOND = re.compile(r"\s?(?:/|&|or|and)\s?[(\[]?(?P<letter>[A-Z])(?![\w'’+#%°-])(?!\sis\b|\sare\b)")
-_CONNECTIVE = re.compile(r"\s(?:because|since|as|for|is|would|given|here|and|but|so|in|due|based)\b|\s[^\w\s]")
+_SECOND = re.compile(
+    r"[)\]}\"'.]*\s?(?:(?:/|&|,?\s?(?:or|and)\b)\s?[(\[]?(?P<one>[A-Za-z])(?![\w'’+#%°-])(?!\s(?:is|are)\b)"
+    r"|,\s?[(\[]?(?P<last>[A-Za-z])[\W_]*$)"
+)
+_CONNECTIVE = re.compile(
+    r"\s(?:because|since|as|for|is|would|given|here|and|but|so|in|due|based)\b|\s[^\w\s]"
+)
 _VERDICT = re.compile(
     r"(?<![\w'’])(?P<letter>[A-Z])[)\].]?\sis\s(?:therefore\s|thus\s|clearly\s|also\s)?(?:the\s)?"
     r"(?:correct|right|best|answer|most\s(?:likely|accurate|appropriate))\b"
 )
 _LONE = re.compile(
-    r"[\W_]*(?:(?:option|choice|answer)\s)?[\W_]*(?P<letter>[A-Za-z])[\W_]*", re.IGNORECASE
+    r"[\W_]*+(?:(?:option|choice|answer)\s)?[\W_]*+(?P<letter>[A-Za-z])[\W_]*+", re.IGNORECASE
 )
-_LABELLED = re.compile(r"[(\[]?(?P<letter>[A-Z])(?:[)\].:]+(?=\s|$)|\s(?=[-–—]\s|because\b|since\b))")
+_LABELLED = re.compile(
+    r"[(\[]?(?P<letter>[A-Z])(?:[)\].:]+(?=\s|$)|\s(?=[-–—]\s|because\b|since\b))"
+)
 _BRACKETED = re.compile(r"\((?P<letter>[A-Z])\)")
 _ENDS = re.compile(
     r"\b(?:is|be|choose|chose|pick|select|say|with)\s(?:option\s|choice\s)?[(\[]?(?P<letter>[A-Z])[\W_]*$"
@@ -34,11 +39,11 @@ _ENDS = re.compile(
 _EDGE = string.punctuation + string.whitespace + "“”‘’…。"
 
 
-class _Unclear(Exception):  # noqa: N818 - not an error: it ends the reading of one text
+class _Unclear(Exception):  # noqa: N818  (no error: it ends the reading of one text)
     """A stated answer that names no option, or two."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Choice:
     """The letter of an option, checked against the options where the sample has them (``meta["options"]``).
 
@@ -46,7 +51,7 @@ class Choice:
     one counts. The text of exactly one option stands for its letter.
     """
 
-    kind: ClassVar[str] = "choice"
+    kind: str = field(default="choice", init=False)
 
     def parse(self, text: str, sample: Sample | None = None) -> str | None:
         """The capital letter, or None: no letter, one that is no option, or several where one was stated."""
@@ -97,11 +102,7 @@ class _Reader:
         places = [(end, 0) for end, _ in statements(self.text)]
         places += [(match.start(), 1) for match in _VERDICT.finditer(self.text)]
         for position, verdict in sorted(places, reverse=True):
-            if verdict:
-                letter: str | None = self.text[position]
-                found = letter if letter in self.letters else None
-            else:
-                found = self._stated_at(position)
+            found = self._valid(self.text[position]) if verdict else self._stated_at(position)
             if found:
                 return found
         return None
@@ -111,7 +112,7 @@ class _Reader:
         lines = [line.strip() for line in self.text.split("\n")]
         alone = [match["letter"] for line in lines if (match := _LONE.fullmatch(line))]
         if alone:
-            return self._valid(alone[-1]) if self.known or alone[-1].upper() <= "H" else None
+            return self._valid(alone[-1])
         by_text = self._by_text(lines[-1])
         if by_text:
             return by_text
@@ -120,42 +121,53 @@ class _Reader:
                 found = [match["letter"] for line in lines if (match := pattern.match(line))]
             else:
                 found = pattern.findall(self.text)
-            named = {letter for letter in found if letter in self.letters}
-            if len(named) == 1:
+            named = {letter for letter in found if self._valid(letter)}
+            if len(named) == 1 and (self.known or named <= set("ABCDEFGH")):
                 return named.pop()
-        end = _ENDS.search(self.text[-200:]) or re.search(r"\((?P<letter>[A-Z])\)[\W_]*$", self.text[-20:])
+        end = _ENDS.search(self.text[-200:]) or re.search(
+            r"\((?P<letter>[A-Z])\)[\W_]*$", self.text[-20:]
+        )
         return self._valid(end["letter"]) if end else None
 
     def _stated_at(self, position: int) -> str | None:
         line = line_at(self.text, position)
         match = _AT.match(line)
-        lone = match is not None and not line[match.end() :].strip()
+        lone = match is not None and match.end() == len(line)
         if not lone:
-            by_text = self._by_text(line) or self._by_text(re.split(r"[.;](?:\s|$)", line, maxsplit=1)[0])
+            by_text = self._by_text(line) or self._by_text(
+                re.split(r"[.;](?:\s|$)", line, maxsplit=1)[0]
+            )
             if by_text:
                 return by_text
         if match is None:
             return None
         letter, rest = match["letter"], line[match.end() :]
-        second = _SECOND.match(line, match.end("letter") + len(match["close"].split(",")[0]))
-        if second and second["letter"] in self.letters and second["letter"] != letter.upper():
+        if self._has_second(letter, line[match.end("letter") :]):
             raise _Unclear
-        if not self._is_letter(match, letter, rest):
+        if not self._is_letter(letter, match["close"], rest):
             return None
         if letter.upper() not in self.letters:
             raise _Unclear
         return letter.upper()
 
-    def _is_letter(self, match: re.Match[str], letter: str, rest: str) -> bool:
+    def _has_second(self, letter: str, after: str) -> bool:
+        second = _SECOND.match(after)
+        other = (second["one"] or second["last"]) if second else letter
+        same_case = other.islower() == letter.islower()
+        return same_case and other != letter and other.upper() in self.letters
+
+    def _is_letter(self, letter: str, close: str, rest: str) -> bool:
         """Whether it names an option, or is a word of prose ("a cat", "I think")."""
         if rest[:1].isalnum() or rest[:1] == "/":
             return False  # "U.S.", "A/C"
-        if not rest.strip() or match["open"] or match["close"]:
+        if close and (letter != "I" or close[0] != ","):
+            return True
+        if not rest.strip():
             return True
         if letter.islower():
             return False
-        if letter not in "AI" or _CONNECTIVE.match(rest):
-            return letter != "I" or "I" in self.letters[:9] and self.known
+        if letter not in "AI" or (letter == "A" and _CONNECTIVE.match(rest)):
+            return True
         place = self.letters.find(letter)
         return 0 <= place < len(self.texts) and _bare(rest).startswith(self.texts[place])
 

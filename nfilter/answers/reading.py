@@ -12,11 +12,15 @@ import unicodedata
 TAIL = 20_000
 """Characters of a text that are read, from its end: an answer comes last."""
 
-_DASHES = str.maketrans(dict.fromkeys("‐‑‒−﹣－", "-"))  # noqa: RUF001
+_LAST = 64  # markers looked at, from the end
+
+_DASHES = str.maketrans(dict.fromkeys("‐‑‒−﹣－", "-"))
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s?\{((?:[^{}]|\{[^{}]*+\}){0,300}+)\}")
 _TAGGED = re.compile(r"</?answer>", re.IGNORECASE)
 _LATEX_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s?\{([^{}]*+)\}")
-_EMPHASIS = re.compile(r"(?<!\w)(?:\*\*+|__+)|(?:\*\*+|__+)(?!\w)|(?<!\S)\*(?=\S)|(?<=\S)\*(?!\S)|`+")
+_EMPHASIS = re.compile(
+    r"(?<!\w)(?:\*\*++|__++)|(?:\*\*++|__++)(?!\w)|(?<!\S)\*(?=\S)|(?<=\S)\*(?!\S)|`+"
+)
 _SPACE = re.compile(r"[^\S\n]+")
 _LINES = re.compile(r" ?(?:\n ?)+")
 
@@ -48,11 +52,11 @@ def clean(text: str) -> str:
 
 
 def statements(text: str) -> list[tuple[int, bool]]:
-    """Where cleaned ``text`` states an answer: the position after each marker, in order.
+    """Where cleaned ``text`` states an answer: the position after each of the last markers, in order.
 
     The flag says that the marker is a heading or has a colon ("Answer:"), not a verb ("the answer is").
     """
-    return [(match.end(), match["says"] is None) for match in _STATES.finditer(text)]
+    return [(match.end(), match["says"] is None) for match in _STATES.finditer(text)][-_LAST:]
 
 
 def line_at(text: str, position: int) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nfilter.answers import build as build_answers
+from nfilter.answers import judged_by
 from nfilter.errors import ModelError, did_you_mean
 from nfilter.journal import Journal, Use, call_key
 from nfilter.progress import RunLog
@@ -217,11 +218,12 @@ class RunContext:
 
 def answers_of(recipe: Recipe, ctx: RunContext) -> AnswerKind:
     """The recipe's answer kind; its encoder or judge, where it names one, is a model of the recipe."""
-    encoder = getattr(recipe.answer, "encoder", None)
-    embed: Callable[[Sequence[str]], FloatArray] | None = None
-    if encoder is not None:
+    config = recipe.answer
 
-        def embed(texts: Sequence[str]) -> FloatArray:
-            return ctx.model(encoder).embed(texts)
+    def embed(texts: Sequence[str]) -> FloatArray:
+        return ctx.model(str(config.encoder)).embed(texts)
 
-    return build_answers(recipe.answer, embed=embed)
+    def judge(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        return judged_by(ctx.model(str(config.judge)), ctx.prompt(config.prompt))(pairs)
+
+    return build_answers(config, embed=embed, judge=judge)

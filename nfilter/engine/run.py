@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,14 +19,15 @@ from nfilter.engine import arms
 from nfilter.engine.figures import ArmResult, arm_figures, comparisons, group
 from nfilter.engine.ingest import Ingested, ingest, source_fingerprint, summary, truth_of
 from nfilter.engine.judge import judge
+from nfilter.engine.places import prompts_of, site_of
 from nfilter.engine.samples import StageRun, live, run_stage
 from nfilter.errors import NfilterError, NothingLeftError
 from nfilter.journal import Journal
 from nfilter.plugins import Plugins
 from nfilter.progress import QuietReporter, Reporter, RunLog
-from nfilter.prompts import Prompts, shipped_directory
+from nfilter.prompts import Prompts
 from nfilter.recipe import Arm, Recipe, Use, model_needs
-from nfilter.stages import Contract, RunFinished, RunStarted, Site, StageFinished
+from nfilter.stages import Contract, RunFinished, RunStarted, StageFinished
 from nfilter.store import Artefact, RunDirectory, digest, publishing, write_json, write_jsonl
 from nfilter.types import ModelRef, Sample, TokenSample
 
@@ -86,16 +88,6 @@ class _Run:
         model = ctx.model(self.recipe.train.config.model)
         ref: ModelRef = trainer.train(samples, model, out, ctx, start).ref
         return ref
-
-
-def site_of(recipe: Recipe, plugins: Plugins) -> Site:
-    """Where the models of a recipe are looked for."""
-    return Site(recipe.base_dir, plugins.models)
-
-
-def prompts_of(recipe: Recipe, plugins: Plugins) -> Prompts:
-    """Templates: the recipe's own ``prompts`` folder first, then what plugins bring, then what ships."""
-    return Prompts((recipe.base_dir / "prompts", *plugins.prompt_directories, shipped_directory()))
 
 
 def run(
@@ -227,8 +219,6 @@ def _sample_stages(state: _Run, source: Artefact) -> Artefact:
         for stale in state.directory.path.glob(f"{number:02d}-*"):
             if stale.name != label:
                 state.log.info(f"{stale.name}: no longer in the recipe; removed")
-                import shutil
-
                 shutil.rmtree(stale)
         fingerprint = stage_fingerprint(state, use, fingerprint)
         state.fingerprints[label] = fingerprint

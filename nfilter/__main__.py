@@ -1,0 +1,5 @@
+"""``python -m nfilter``."""
+
+from nfilter.cli import script
+
+script()

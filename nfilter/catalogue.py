@@ -1,0 +1,128 @@
+"""What is installed, for people and for programs: the list of plugins, and one plugin's settings."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import TYPE_CHECKING, Any
+
+from nfilter.errors import PluginError, did_you_mean
+from nfilter.hookspecs import REGISTRATIONS
+from nfilter.plugins import Plugins, Registered
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def show_all(plugins: Plugins, console: Console, *, as_json: bool) -> None:
+    """Everything that is registered by kind, then what failed to load and what is blocked."""
+    if as_json:
+        console.file.write(json.dumps(_listing(plugins)) + "\n")
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("kind", "name", "from", "what it does"):
+        table.add_column(title, no_wrap=title != "what it does")
+    for kind in REGISTRATIONS.values():
+        for item in plugins.of_kind(kind):
+            table.add_row(*(Text(cell) for cell in (kind, item.name, item.origin, summary(item.cls))))
+    console.print(table)
+    for name, folder in sorted(plugins.models.items()):
+        console.print(f"model that ships: {name} ({folder})", markup=False, soft_wrap=True)
+    for failed in plugins.failed:
+        text = f"failed: {failed.plugin} of {failed.distribution}: {failed.error}"
+        console.print(text, markup=False, soft_wrap=True)
+    for blocked in plugins.blocked:
+        console.print(f"blocked: {blocked}", markup=False)
+
+
+def _listing(plugins: Plugins) -> dict[str, Any]:
+    return {
+        "plugins": [
+            {
+                "kind": item.kind, "name": item.name, "plugin": item.plugin,
+                "distribution": item.distribution, "version": item.version, "summary": summary(item.cls),
+            }
+            for kind in REGISTRATIONS.values()
+            for item in plugins.of_kind(kind)
+        ],
+        "models": {name: str(folder) for name, folder in plugins.models.items()},
+        "failed": [
+            {"plugin": item.plugin, "distribution": item.distribution, "error": item.error}
+            for item in plugins.failed
+        ],
+        "blocked": list(plugins.blocked),
+    }  # fmt: skip
+
+
+def summary(cls: Any) -> str:
+    """The first sentence of a class's docstring."""
+    text = inspect.getdoc(cls) or ""
+    return " ".join(text.split("\n\n", 1)[0].split())
+
+
+def show_one(plugins: Plugins, name: str, console: Console, *, as_json: bool) -> None:
+    """One plugin: its docstring and its settings.
+
+    Raises:
+        PluginError: when nothing has that name; the nearest is named.
+    """
+    items = [item for item in plugins.registered.values() if item.name == name]
+    if not items:
+        known = [item.name for item in plugins.registered.values()]
+        raise PluginError(f"nothing is called {name!r}{did_you_mean(name, known)}; `nfilter plugins` lists all")
+    if as_json:
+        console.file.write(json.dumps([_described(item) for item in items]) + "\n")
+        return
+    for item in items:
+        _print(item, console)
+
+
+def _described(item: Registered) -> dict[str, Any]:
+    config = getattr(item.cls, "Config", None)
+    return {
+        "kind": item.kind,
+        "name": item.name,
+        "distribution": item.distribution,
+        "version": item.version,
+        "doc": inspect.getdoc(item.cls) or "",
+        "schema": config.model_json_schema() if config is not None else {},
+    }
+
+
+def _print(item: Registered, console: Console) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    console.print(f"{item.kind} {item.name}  ({item.origin})", style="bold", markup=False)
+    console.print(inspect.getdoc(item.cls) or "", markup=False)
+    config = getattr(item.cls, "Config", None)
+    if config is None or not config.model_fields:
+        return
+    notes = field_notes(config)
+    table = Table(box=None, pad_edge=False)
+    for title in ("setting", "type", "default", "needs"):
+        table.add_column(title)
+    for name, info in config.model_fields.items():
+        needs = [mark for mark in info.metadata if hasattr(mark, "capability")]
+        wanted = ", ".join(
+            f"a model that {mark.capability.__name__}{' with logprobs' if mark.logprobs else ''}" for mark in needs
+        )
+        default = "(required)" if info.is_required() else repr(info.get_default(call_default_factory=True))
+        cells = (info.alias or name, _type_name(info.annotation), default, wanted or notes.get(name, ""))
+        table.add_row(*(Text(cell) for cell in cells))
+    console.print()
+    console.print(table)
+
+
+def _type_name(annotation: Any) -> str:
+    return str(getattr(annotation, "__name__", annotation)) if isinstance(annotation, type) else str(
+        annotation
+    ).replace("typing.", "")
+
+
+def field_notes(config: Any) -> dict[str, str]:
+    """The descriptions that a config gives its fields."""
+    return {name: info.description or "" for name, info in config.model_fields.items()}

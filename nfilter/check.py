@@ -1,0 +1,256 @@
+"""What can be known of a recipe without running it: fields and names are right, and so are the things they name.
+
+Nothing is loaded: no model, no heavy library. All faults are reported at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nfilter.errors import NfilterError, PromptError, did_you_mean
+from nfilter.located import Where
+from nfilter.plugins import Plugins
+from nfilter.prompts import Prompts
+from nfilter.recipe import Recipe, SourceUse, Use, model_needs
+from nfilter.stages import Contract, Encodes, Generates, ModelNeed, Site
+from nfilter.types import Row
+
+SHARED_ROWS_LIMIT = 20_000
+
+
+@dataclass
+class Report:
+    """Faults that would end a run, and facts worth knowing before one."""
+
+    faults: list[str] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)
+    memory: dict[str, float] = field(default_factory=dict)
+
+
+def check(recipe: Recipe, plugins: Plugins, site: Site, prompts: Prompts, *, data: bool = True) -> Report:
+    """Check a recipe that ``recipe.load`` accepted. ``data`` also looks at rows shared by training and test."""
+    checker = _Checker(recipe, plugins, site, prompts)
+    checker.models()
+    checker.notes()
+    checker.prompt_names()
+    checker.sources()
+    checker.arms()
+    checker.memory()
+    if data and not checker.report.faults:
+        checker.shared_rows()
+    return checker.report
+
+
+class _Checker:
+    def __init__(self, recipe: Recipe, plugins: Plugins, site: Site, prompts: Prompts) -> None:
+        self.recipe = recipe
+        self.plugins = plugins
+        self.site = site
+        self.prompts = prompts
+        self.report = Report()
+
+    def fault(self, where: Where, text: str) -> None:
+        self.report.faults.append(self.recipe.located.fault(where, text))
+
+    def uses(self) -> Iterator[Use]:
+        yield from self.recipe.samples
+        yield from self.recipe.tokens
+        if self.recipe.train is not None:
+            yield self.recipe.train
+
+    def models(self) -> None:
+        """Every model that is named exists, can do what is asked of it, and is there to be loaded."""
+        for use in self.recipe.models.values():
+            for problem in use.item.cls.problems(use.config, self.site):
+                self.fault(use.where, problem)
+        for use in self.uses():
+            contract: Contract = use.item.cls.contract(use.config)
+            for need in dict.fromkeys((*model_needs(use.config), *contract.needs)):
+                self._need(use.where, use.name, need)
+        trains = bool(set(self.recipe.arms) - {"vanilla"})
+        if trains:
+            self._need(("encode",), "encode", ModelNeed(self.recipe.encode.model, Encodes, field="model"))
+        if self.recipe.evaluate is not None:
+            name = self.recipe.train.config.model if self.recipe.train else self.recipe.encode.model
+            self._need(("evaluate",), "evaluate", ModelNeed(name, Generates))
+        for name in ("encoder", "judge"):
+            model = getattr(self.recipe.answer, name, None)
+            if model is not None and self.recipe.model(model) is None:
+                self.fault(("answer", name), self._no_model(model))
+
+    def _no_model(self, name: str) -> str:
+        known = [*self.recipe.models, *self.recipe.aliases]
+        near = did_you_mean(name, known)
+        return f"no model {name!r} under models{near or '; add one there'}"
+
+    def _need(self, where: Where, who: str, need: ModelNeed) -> None:
+        place: Where = (*where, need.field) if need.field else where
+        use = self.recipe.model(need.model)
+        if use is None:
+            self.fault(place, self._no_model(need.model))
+            return
+        abilities = use.item.cls.abilities(use.config)
+        if need.capability not in abilities.capabilities:
+            can = ", ".join(sorted(kind.__name__ for kind in abilities.capabilities)) or "nothing"
+            able = [name for name, other in self.recipe.models.items() if self._able(other, need)]
+            other = f"; use {able[0]!r}" if able else "; use a local model, {use: hf, model: ...}"
+            self.fault(
+                place,
+                f"{who} needs a model that {_verb(need.capability)}, and {need.model!r} ({use.name}) cannot "
+                f"(it has: {can}){other}",
+            )
+        elif need.logprobs and not abilities.logprobs:
+            self.fault(
+                place,
+                f"{who} needs log-probabilities of what was generated, and {need.model!r} ({use.name}) gives none; "
+                "use a model that does ({use: hf, ...}), or leave out the stage that ranks by nll",
+            )
+
+    def _able(self, use: Use, need: ModelNeed) -> bool:
+        abilities = use.item.cls.abilities(use.config)
+        return need.capability in abilities.capabilities and (abilities.logprobs or not need.logprobs)
+
+    def notes(self) -> None:
+        """Every note that is read was written by an earlier stage, and no name is written by two kinds of stage."""
+        written: dict[str, str] = {}
+        later: dict[str, str] = {}
+        for use in self.recipe.samples:
+            for name in use.item.cls.contract(use.config).writes:
+                later.setdefault(name, use.name)
+        for use in self.recipe.samples:
+            contract: Contract = use.item.cls.contract(use.config)
+            for name in sorted(contract.reads - set(written)):
+                place = self._where_named(use, name)
+                if name in later and later[name] != use.name:
+                    self.fault(place, f"{use.name} reads {name!r}, which {later[name]} writes only after it; move it up")
+                else:
+                    near = did_you_mean(name, written)
+                    self.fault(place, f"{use.name} reads {name!r}, which no stage before it writes{near}")
+            written.update(dict.fromkeys(contract.writes, use.name))
+
+    def _where_named(self, use: Use, name: str) -> Where:
+        for key, value in use.config.model_dump(by_alias=True).items():
+            if value == name and (*use.where, key) in self.recipe.located.lines:
+                return (*use.where, key)
+            if isinstance(value, list | tuple) and name in value:
+                where = (*use.where, key, list(value).index(name))
+                if where in self.recipe.located.lines:
+                    return where
+        return use.where
+
+    def prompt_names(self) -> None:
+        """Every template that is named is there and parses."""
+        for use in self.uses():
+            contract: Contract = use.item.cls.contract(use.config)
+            for name in sorted(contract.prompts):
+                self._prompt(self._where_named(use, name), name)
+        if self.recipe.evaluate is not None and self.recipe.evaluate.prompt is not None:
+            self._prompt(("evaluate", "prompt"), self.recipe.evaluate.prompt)
+
+    def _prompt(self, where: Where, name: str) -> None:
+        try:
+            self.prompts.get(name).validate()
+        except PromptError as error:
+            self.fault(where, str(error))
+
+    def sources(self) -> None:
+        """The data is there, and its columns are what the recipe says."""
+        for source in (self.recipe.source, self.recipe.test):
+            if source is None:
+                continue
+            problems = list(source.use.item.cls.problems(source.use.config, self.recipe.base_dir))
+            for problem in problems:
+                key = (*source.use.where, "path")
+                self.fault(key if key in self.recipe.located.lines else source.use.where, problem)
+            if not problems:
+                self._columns(source)
+
+    def _columns(self, source: SourceUse) -> None:
+        try:
+            columns = source.use.item.cls.columns(source.use.config, self.recipe.base_dir)
+        except NfilterError as error:
+            self.fault(source.use.where, str(error))
+            return
+        if columns:
+            named = ", ".join(f"{role} = {column!r}" for role, column in columns.items())
+            self.report.facts.append(f"{source.use.where[0]}: columns {named}")
+
+    def arms(self) -> None:
+        """What is to be trained can be trained, and what is to be compared has something to be compared on."""
+        recipe = self.recipe
+        trained = [arm for arm in recipe.arms if arm != "vanilla"]
+        if trained and recipe.train is None and recipe.adopt is None:
+            self.fault(
+                ("arms",), f"arm {trained[0]!r} is trained; add train: {{use: hf.lora, model: student}}"
+            )
+        if recipe.adopt is not None:
+            names = [use.name for use in recipe.tokens]
+            if recipe.adopt.stage not in names:
+                near = did_you_mean(recipe.adopt.stage, names)
+                self.fault(("train", "from"), f"no token stage {recipe.adopt.stage!r} in the recipe{near}")
+        truth = recipe.source.noise or getattr(recipe.source.use.config, "truth", None)
+        if "truth" in recipe.arms and not truth:
+            self.fault(
+                ("arms",), "arm 'truth' needs true labels; name their column: source: {truth: COLUMN}"
+            )
+        if "vanilla" in recipe.arms and recipe.evaluate is None:
+            self.fault(
+                ("arms",),
+                "arm 'vanilla' is only evaluated; add evaluate: {metric: accuracy, source: {...}}",
+            )
+
+    def memory(self) -> None:
+        """An estimate of what training takes."""
+        use = self.recipe.train
+        if use is None:
+            return
+        name = getattr(use.config, "model", None)
+        model = self.recipe.model(name) if isinstance(name, str) else None
+        if model is None:
+            return
+        sizes: Mapping[str, Any] = use.item.cls.memory(use.config, model.config, self.site)
+        if sizes:
+            self.report.memory = {part: float(size) for part, size in sizes.items()}
+            parts = ", ".join(f"{part} {_bytes(size)}" for part, size in sizes.items() if part != "total")
+            total = sizes.get("total", sum(sizes.values()))
+            self.report.facts.append(f"train: about {_bytes(float(total))} of memory ({parts})")
+
+    def shared_rows(self) -> None:
+        """How many test questions also stand in the training source, word for word."""
+        if self.recipe.test is None:
+            return
+        train = self._queries(self.recipe.source)
+        test = self._queries(self.recipe.test)
+        if train is None or test is None:
+            self.report.facts.append(
+                f"evaluate: more than {SHARED_ROWS_LIMIT} rows; not looked for questions shared with training"
+            )
+            return
+        shared = [query for query in test if query in train]
+        text = f"evaluate: {len(shared)} of {len(test)} test questions also stand in the training source"
+        self.report.facts.append(text + (f", for example {shared[0][:60]!r}" if shared else ""))
+
+    def _queries(self, source: SourceUse) -> dict[str, None] | None:
+        built = source.use.item.cls(source.use.config, self.recipe.base_dir)
+        found: dict[str, None] = {}
+        for count, row in enumerate(built.read()):
+            if count >= SHARED_ROWS_LIMIT:
+                return None
+            if isinstance(row, Row):
+                found[" ".join(row.sample.query.casefold().split())] = None
+        return found
+
+
+def _verb(capability: type) -> str:
+    name = capability.__name__
+    return {"LendsModule": "lends its module", "Adapts": "takes adapters"}.get(name, name.lower())
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            return f"{size:.1f} {unit}" if unit != "B" else f"{size:.0f} B"
+        size /= 1024
+    return f"{size:.1f} GiB"

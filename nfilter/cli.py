@@ -1,0 +1,314 @@
+"""The command line: parse, call, print. Everything heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nfilter.errors import NfilterError
+
+EPILOG = """\b
+Exit codes: 0 done; 1 another failure; 2 a fault in the recipe, a prompt or the command line;
+3 a plugin's fault; 4 the data; 5 a model; 6 nothing left to train on; 7 the run directory;
+130 interrupted (the same command goes on where it stopped)."""
+
+
+class _Commands(click.Group):
+    """The verbs below, and those that plugins bring through the entry-point group ``nfilter.commands``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *_plugin_commands()})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = super().get_command(ctx, cmd_name)
+        if found is not None:
+            return found
+        point = _plugin_commands().get(cmd_name)
+        if point is None:
+            return None
+        command = point.load()
+        return command if isinstance(command, click.Command) else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from nfilter.errors import did_you_mean
+
+            near = did_you_mean(args[0], self.list_commands(ctx))
+            raise click.UsageError(f"{error.message.rstrip('.')}{near}", ctx) from error
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # A plugin's verb is listed by name alone: its help would cost its import.
+        rows = [(name, cmd.get_short_help_str(60)) for name, cmd in sorted(self.commands.items())]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+        extra = sorted(set(_plugin_commands()) - set(self.commands))
+        if extra:
+            with formatter.section("Commands of plugins"):
+                formatter.write_text(", ".join(extra))
+
+
+def _plugin_commands() -> dict[str, Any]:
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group="nfilter.commands")}
+
+
+@click.group(
+    cls=_Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.version_option(package_name="nfilter")
+def main() -> None:
+    """From a noisy fine-tuning dataset to a better adapter, with a reason for every decision."""
+
+
+def entry(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code; errors are said in one place, without a traceback."""
+    try:
+        result = main.main(args=argv, standalone_mode=False)
+    except click.exceptions.Abort:
+        return _interrupted()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except NfilterError as error:
+        click.echo(f"{_label(error)}{error}", err=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return _interrupted()
+    except BrokenPipeError:
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def _label(error: NfilterError) -> str:
+    faults = getattr(error, "faults", ())
+    return f"{len(faults)} faults:\n" if len(faults) > 1 else "error: "
+
+
+def _interrupted() -> int:
+    click.echo("interrupted; the same command goes on where it stopped", err=True)
+    return 130
+
+
+_recipe = click.argument("recipe", type=click.Path(path_type=Path))
+_set = click.option(
+    "--set", "assignments", multiple=True, metavar="PATH=VALUE",
+    help="Override a value of the recipe, for example train.epochs=1 or samples.3.k=5. May be repeated.",
+)  # fmt: skip
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for another program.")
+
+
+@main.command()
+@_recipe
+@_set
+@click.option("--limit", type=click.IntRange(min=1), help="Take only the first N rows of the source.")
+@click.option("--out", type=click.Path(path_type=Path), help="The run directory [runs/NAME].")
+@click.option("--seeds", metavar="0,1,2", help="Run once a seed and put the figures together.")
+@click.option("--quiet", is_flag=True, help="Say warnings only.")
+@_json
+def run(
+    recipe: Path,
+    assignments: tuple[str, ...],
+    limit: int | None,
+    out: Path | None,
+    seeds: str | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Run a recipe from its source to an evaluated adapter; go on where an earlier run stopped."""
+    engine = importlib.import_module("nfilter.engine.run")
+    plugins, loaded, report = _checked(recipe, assignments, data=False)
+    reporter = importlib.import_module("nfilter.progress").reporter_for(quiet=quiet or as_json)
+    if report.faults:
+        _recipe_faults(report.faults)
+    target = out or Path("runs") / loaded.name
+    if seeds:
+        result = engine.run_seeds(
+            loaded, plugins, target, _seeds(seeds), limit=limit, reporter=reporter
+        )
+    else:
+        result = engine.run(loaded, plugins, target, limit=limit, reporter=reporter)
+    if as_json:
+        click.echo(json.dumps({"directory": str(result.directory), **result.metrics}))
+        return
+    summary = importlib.import_module("nfilter.report.summary")
+    summary.summarise(result.directory, result.metrics, _console())
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(f"whole numbers with commas, like 0,1,2, not {text!r}") from error
+    if len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise click.BadParameter(f"each seed once, none negative: {text!r}")
+    return seeds
+
+
+@main.command()
+@_recipe
+@_set
+@_json
+def check(recipe: Path, assignments: tuple[str, ...], as_json: bool) -> None:
+    """Check a recipe without running it: names, settings, prompts, models, data. Loads no model."""
+    _, loaded, report = _checked(recipe, assignments, data=True)
+    if as_json:
+        click.echo(
+            json.dumps({"faults": report.faults, "facts": report.facts, "memory": report.memory})
+        )
+        if report.faults:
+            raise SystemExit(2)
+        return
+    if report.faults:
+        _recipe_faults(report.faults)
+    for fact in report.facts:
+        click.echo(fact)
+    click.echo(f"{recipe}: no faults; `nfilter run {recipe}` runs {len(loaded.samples)} stages")
+
+
+def _checked(recipe: Path, assignments: Sequence[str], *, data: bool) -> tuple[Any, Any, Any]:
+    plugins = _plugins()
+    loaded = importlib.import_module("nfilter.recipe").load(recipe, plugins, assignments)
+    engine = importlib.import_module("nfilter.engine.places")
+    report = importlib.import_module("nfilter.check").check(
+        loaded, plugins, engine.site_of(loaded, plugins), engine.prompts_of(loaded, plugins), data=data
+    )
+    return plugins, loaded, report
+
+
+def _recipe_faults(faults: Sequence[str]) -> None:
+    from nfilter.errors import RecipeError
+
+    raise RecipeError(faults)
+
+
+def _plugins() -> Any:
+    return importlib.import_module("nfilter.plugins").load()
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(file=sys.stdout, highlight=False)
+
+
+@main.group(name="plugins", invoke_without_command=True)
+@_json
+@click.pass_context
+def plugins_group(ctx: click.Context, as_json: bool) -> None:
+    """List what is installed; `plugins show NAME` tells what one takes."""
+    if ctx.invoked_subcommand is None:
+        catalogue = importlib.import_module("nfilter.catalogue")
+        catalogue.show_all(_plugins(), _console(), as_json=as_json)
+
+
+@plugins_group.command(name="list")
+@_json
+def plugins_list(as_json: bool) -> None:
+    """Everything that is registered, and where it comes from."""
+    importlib.import_module("nfilter.catalogue").show_all(_plugins(), _console(), as_json=as_json)
+
+
+@plugins_group.command(name="show")
+@click.argument("name")
+@_json
+def plugins_show(name: str, as_json: bool) -> None:
+    """One plugin: what it does, and its settings with types and defaults."""
+    importlib.import_module("nfilter.catalogue").show_one(_plugins(), name, _console(), as_json=as_json)
+
+
+@main.command()
+@click.option("--template", default="robustft", show_default=True, help="Which shipped recipe to start from.")
+@click.option("--data", type=click.Path(path_type=Path, exists=True), help="Your file; its columns are guessed.")
+@click.option("--model", help="The model to train: a hub id, a folder, or a model that ships (tiny).")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("recipe.yaml"), show_default=True)
+@click.option("--force", is_flag=True, help="Overwrite the recipe if it is there.")
+def init(template: str, data: Path | None, model: str | None, out: Path, force: bool) -> None:
+    """Write a recipe that runs, for your data and your model."""
+    made = importlib.import_module("nfilter.scaffold").scaffold(
+        _plugins(), template, data, model, out, force=force
+    )
+    for line in made:
+        click.echo(line)
+
+
+@main.command()
+@click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("sample_id", metavar="ID")
+@click.option("--full", is_flag=True, help="Do not cut long texts.")
+@click.option("--truth", is_flag=True, help="Show the true label too, where it is known.")
+@_json
+def explain(run_directory: Path, sample_id: str, full: bool, truth: bool, as_json: bool) -> None:
+    """Everything that happened to one row, kept or dropped. Unreadable rows: line:N."""
+    report = importlib.import_module("nfilter.report.explain")
+    found = report.explain(run_directory, sample_id, show_truth=truth)
+    if as_json:
+        click.echo(json.dumps(report.as_json(found), ensure_ascii=False))
+    else:
+        report.render(found, _console(), full=full)
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@_json
+def compare(runs: tuple[Path, ...], as_json: bool) -> None:
+    """The figures of several runs side by side."""
+    report = importlib.import_module("nfilter.report.compare")
+    table = report.compare(list(runs))
+    if as_json:
+        click.echo(json.dumps(report.as_json(table), ensure_ascii=False))
+    else:
+        report.render(table, _console())
+
+
+@main.command()
+@click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--n", "size", default=50, show_default=True, type=click.IntRange(min=2))
+@click.option("--seed", default=0, show_default=True)
+@_json
+def audit(run_directory: Path, size: int, seed: int, as_json: bool) -> None:
+    """Draw rows to check by hand; called again with the answers, say how good the flags are."""
+    report = importlib.import_module("nfilter.report.audit")
+    result = report.audit(run_directory, n=size, seed=seed)
+    if as_json:
+        click.echo(json.dumps(report.as_json(result), ensure_ascii=False))
+    else:
+        report.render(result, _console())
+
+
+@main.command(name="inject-noise")
+@click.argument("data", type=click.Path(path_type=Path, exists=True))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--ratio", type=click.FloatRange(0, 1), required=True, help="The share of rows to make wrong.")
+@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--kind", type=click.Choice(["choice", "number", "exact", "spans", "text"]), required=True,
+    help="What the answers are.",
+)  # fmt: skip
+@_json
+def inject_noise(data: Path, out: Path, ratio: float, seed: int, kind: str, as_json: bool) -> None:
+    """Make a known share of the answers wrong; the true ones go into the column `truth`."""
+    counts = importlib.import_module("nfilter.scaffold").inject(_plugins(), data, out, ratio, seed, kind)
+    if as_json:
+        click.echo(json.dumps(counts))
+    else:
+        click.echo(", ".join(f"{name} {count}" for name, count in counts.items()))
+
+
+def script() -> None:
+    """The console script."""
+    sys.exit(entry())
+
+
+if __name__ == "__main__":
+    script()

@@ -1,0 +1,161 @@
+"""``nfilter init`` and ``nfilter inject-noise``: from a person's file to a recipe that runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from nfilter.answers import AnswerConfig
+from nfilter.errors import RecipeError, SourceError, did_you_mean
+from nfilter.noise import inject_file
+from nfilter.plugins import Plugins, Registered
+from nfilter.store import publishing
+from nfilter.types import Row, Sample
+
+SHIPPED = Path(__file__).resolve().parent / "recipes"
+_GUESS_ROWS = 200
+
+
+def templates(plugins: Plugins) -> dict[str, Path]:
+    """The recipes that ship, by name: nfilter's own and those of plugins."""
+    found: dict[str, Path] = {}
+    for directory in (*plugins.recipe_directories, SHIPPED):
+        for path in sorted(directory.glob("*.yaml")):
+            found[path.stem] = path
+    return found
+
+
+def scaffold(
+    plugins: Plugins,
+    template: str,
+    data: Path | None,
+    model: str | None,
+    out: Path,
+    *,
+    force: bool = False,
+) -> list[str]:
+    """Write a recipe from a shipped one; returns what was guessed and what to type next, line by line.
+
+    Raises:
+        RecipeError: for an unknown template, or when ``out`` is there already.
+        SourceError: when the data cannot be read.
+    """
+    known = templates(plugins)
+    if template not in known:
+        raise RecipeError(f"no template {template!r}{did_you_mean(template, known)}")
+    if out.exists() and not force:
+        raise RecipeError(f"{out} is there already; choose another --out, or give --force")
+    text = known[template].read_text(encoding="utf-8")
+    said = []
+    if model is not None:
+        text = _replace_model(text, model)
+        said.append(f"model: {model} (the student)")
+    if data is not None:
+        source, config, columns, answer = guess(plugins, data)
+        relative = _relative(data, out)
+        text = _replace_section(text, "source", f"source: {{use: {source.name}, path: {_quoted(relative)}}}")
+        text = _replace_section(text, "answer", f"answer: {answer}")
+        text = _without_truth(text)
+        named = ", ".join(f"{role} = {column!r}" for role, column in columns.items())
+        said.append(f"data: {data} read as {source.name}; guessed columns: {named}")
+        said.append(f"answer kind: {answer} (guessed; change `answer:` if it is another)")
+        _ = config
+    with publishing(out) as file:
+        file.write(text)
+    said.append(f"wrote {out}; next: nfilter check {out}, then nfilter run {out}")
+    return said
+
+
+def source_for(plugins: Plugins, data: Path) -> Registered:
+    """The source that reads files like this one.
+
+    Raises:
+        SourceError: when none does; the known endings are named.
+    """
+    endings: dict[str, Registered] = {}
+    for item in plugins.of_kind("source"):
+        for suffix in getattr(item.cls, "suffixes", ()):
+            endings.setdefault(suffix, item)
+    if data.is_dir():
+        for item in plugins.of_kind("source"):
+            if "/" in getattr(item.cls, "suffixes", ()):
+                return item
+    item = endings.get(data.suffix.lower())  # type: ignore[assignment]
+    if item is None:
+        raise SourceError(f"{data}: no source reads files that end in {data.suffix!r}; known: {', '.join(endings)}")
+    return item
+
+
+def guess(plugins: Plugins, data: Path) -> tuple[Registered, Any, dict[str, str], str]:
+    """Source, its config, the columns that it found, and the likeliest kind of answer."""
+    item = source_for(plugins, data)
+    config = item.cls.Config.model_validate({"path": str(data.resolve())})
+    columns = dict(item.cls.columns(config, data.resolve().parent))
+    samples: list[Sample] = []
+    for row in item.cls(config, data.resolve().parent).read():
+        if isinstance(row, Row):
+            samples.append(row.sample)
+        if len(samples) >= _GUESS_ROWS:
+            break
+    if not samples:
+        raise SourceError(f"{data}: no row can be read; nfilter check says more")
+    return item, config, columns, _answer_kind(samples)
+
+
+def _answer_kind(samples: list[Sample]) -> str:
+    if all("options" in sample.meta for sample in samples):
+        return "choice"
+    responses = [sample.response.strip() for sample in samples]
+    numbers = sum(
+        bool(re.fullmatch(r"[-+$€£]?[\d.,/ ]+%?", text) or re.search(r"####\s*[-+$]?[\d.,]+\s*$", text))
+        for text in responses
+    )
+    if numbers >= 0.9 * len(responses):
+        return "number"
+    if sum(len(text.split()) <= 4 for text in responses) >= 0.9 * len(responses):
+        return "exact"
+    return "{kind: text, encoder: encoder}"
+
+
+def _relative(data: Path, out: Path) -> str:
+    target, base = data.resolve(), out.resolve().parent
+    return target.relative_to(base).as_posix() if target.is_relative_to(base) else str(target)
+
+
+def _quoted(text: str) -> str:
+    return text if re.fullmatch(r"[\w./-]+", text) else "'" + text.replace("'", "''") + "'"
+
+
+def _replace_model(text: str, model: str) -> str:
+    line = re.compile(r"^(  student: *\{[^}\n]*?model: *)([^,}\n]+)", re.MULTILINE)
+    changed, count = line.subn(lambda match: match.group(1) + _quoted(model), text, count=1)
+    if not count:
+        raise RecipeError("this template has no model called student; give --model to another template")
+    return changed
+
+
+def _replace_section(text: str, name: str, line: str) -> str:
+    section = re.compile(rf"^{name}:.*\n(?:[ \t]+.*\n|#.*\n(?=[ \t]))*", re.MULTILINE)
+    changed, count = section.subn(lambda _match: line + "\n", text, count=1)
+    return changed if count else text.rstrip("\n") + "\n" + line + "\n"
+
+
+def _without_truth(text: str) -> str:
+    # A person's own file has no test set and no known truth until they say so.
+    text = re.sub(r"^evaluate:.*\n(?:[ \t]+.*\n)*", "", text, flags=re.MULTILINE)
+    return _replace_section(text, "arms", "arms: [cleaned]                # add raw and vanilla, with evaluate:, to compare")
+
+
+def inject(
+    plugins: Plugins, data: Path, out: Path, ratio: float, seed: int, kind: str
+) -> dict[str, int]:
+    """Make a known share of a file's answers wrong; returns counts."""
+    item = source_for(plugins, data)
+    config = item.cls.Config.model_validate({"path": str(data.resolve())})
+    source = item.cls(config, data.resolve().parent)
+    answer = AnswerConfig.model_validate(
+        {"kind": kind, "encoder": "encoder"} if kind == "text" else {"kind": kind}
+    )
+    counts: dict[str, int] = inject_file(source, out, ratio=ratio, seed=seed, kind=answer.kind)
+    return counts

@@ -1,0 +1,200 @@
+"""The backend ``hf``: one set of weights that generates, embeds, scores and is lent for training."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from nfilter import (
+    Abilities,
+    Adapts,
+    Completion,
+    Embeds,
+    Encodes,
+    FloatArray,
+    Generates,
+    LendsModule,
+    ModelError,
+    ModelRef,
+    Request,
+    Sample,
+    Scores,
+    Site,
+    TokenSample,
+)
+from nfilter_hf.adapters import Snapshot, attach, scoped
+from nfilter_hf.batching import Budget, release
+from nfilter_hf.checks import config_problems
+from nfilter_hf.config import HFConfig
+from nfilter_hf.embedding import embed
+from nfilter_hf.encoding import encode
+from nfilter_hf.fingerprint import default_digests, fingerprint
+from nfilter_hf.generation import generate
+from nfilter_hf.loading import Loaded, Source, choose_device, choose_dtype, find, load
+from nfilter_hf.scoring import score
+
+
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """A module that is lent, with its tokenizer. What is done to its structure is undone when the scope ends."""
+
+    module: Any
+    tokenizer: Any
+
+
+class HFBackend:
+    """Any causal language model of transformers, by hub id or folder. Weights load at first use."""
+
+    name: ClassVar[str] = "hf"
+    Config: ClassVar[type[HFConfig]] = HFConfig
+
+    @classmethod
+    def abilities(cls, config: HFConfig) -> Abilities:  # noqa: ARG003 (the protocol's signature)
+        able = frozenset({Generates, Embeds, Scores, Encodes, LendsModule, Adapts})
+        return Abilities(able, logprobs=True)
+
+    @classmethod
+    def problems(cls, config: HFConfig, site: Site) -> Iterable[str]:
+        return list(config_problems(config, site))
+
+    def __init__(self, config: HFConfig, site: Site) -> None:
+        self._config = config
+        self._site = site
+        self._source: Source | None = None
+        self._loaded: Loaded | None = None
+        self._base: Snapshot | None = None
+        self._fingerprint: str | None = None
+        # One set of weights: a thread that trains or has an adapter on must be alone with it.
+        self._lock = threading.RLock()
+        self._generating = Budget(config.batch_tokens)
+        self._embedding = Budget(config.batch_tokens)
+        self._scoring = Budget(config.batch_tokens)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of weights, tokenizer, template and settings; of the commit for a hub model."""
+        with self._lock:
+            if self._fingerprint is None:
+                source = self._find()
+                device = choose_device(self._config)
+                settings = {
+                    "hub": f"{source.hub_id}@{source.commit}" if source.hub_id else None,
+                    "device": device,
+                    "dtype": choose_dtype(self._config, device),
+                    "4bit": self._config.load_in_4bit,
+                    "max_length": self._config.max_length,
+                    "chat_template": self._config.chat_template,
+                }
+                # A commit is a digest of its files already.
+                folder = None if source.hub_id else source.folder
+                self._fingerprint = fingerprint(folder, settings, default_digests())
+            return self._fingerprint
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """One completion a request, in order; see ``generation.generate``."""
+        with self._ready() as loaded:
+            return generate(loaded, requests, self._generating)
+
+    def embed(self, texts: Sequence[str]) -> FloatArray:
+        """Float32 [n, d]: mean of the last hidden states over each text's tokens."""
+        with self._ready() as loaded:
+            return embed(loaded, texts, self._embedding)
+
+    def encode(
+        self, samples: Sequence[Sample], *, max_length: int, turns: str
+    ) -> list[TokenSample]:
+        """Token samples with the model's own template; see ``encoding.encode``."""
+        with self._lock:
+            return encode(self._load(), samples, max_length=max_length, turns=turns)
+
+    def score(
+        self, samples: Sequence[TokenSample], adapter: ModelRef | None = None
+    ) -> list[FloatArray]:
+        """Per-token losses, of the model as it is or with ``adapter`` on; see ``scoring.score``."""
+        if adapter is not None:
+            with self.adapted(adapter) as model:
+                return model.score(samples)
+        with self._ready() as loaded:
+            return score(loaded, samples, self._scoring)
+
+    @contextmanager
+    def lend(self) -> Iterator[Lent]:
+        """Lend module and tokenizer; structure, flags, hooks and eval mode are restored however the scope ends."""
+        with self._lock:
+            loaded = self._load()
+            with scoped(loaded.module):
+                yield Lent(loaded.module, loaded.tokenizer)
+
+    @contextmanager
+    def adapted(self, ref: ModelRef) -> Iterator[Adapted]:
+        """The same weights with the adapter ``ref`` on, alone, for as long as the scope is open."""
+        with self._lock:
+            loaded = self._load()
+            with scoped(loaded.module, self._base):
+                attach(loaded.module, ref)
+                model = Adapted(self, ref)
+                try:
+                    yield model
+                finally:
+                    model.closed = True
+
+    def close(self) -> None:
+        """Let go of the weights and the memory they take; a later call loads them again."""
+        with self._lock:
+            if self._loaded is not None:
+                self._loaded = self._base = None
+                release()
+
+    def _find(self) -> Source:
+        if self._source is None:
+            self._source = find(self._config, self._site)
+        return self._source
+
+    def _load(self) -> Loaded:
+        if self._loaded is None:
+            self._loaded = load(self._config, self._find())
+            self._base = Snapshot(self._loaded.module)
+        return self._loaded
+
+    @contextmanager
+    def _ready(self) -> Iterator[Loaded]:
+        """The model in eval mode, also while it is lent for training."""
+        with self._lock:
+            loaded = self._load()
+            training = [module for module in loaded.module.modules() if module.training]
+            loaded.module.eval()
+            try:
+                yield loaded
+            finally:
+                for module in training:
+                    module.training = True
+
+
+class Adapted:
+    """A model with an adapter on. It works while its scope is open."""
+
+    def __init__(self, backend: HFBackend, ref: ModelRef) -> None:
+        self._backend = backend
+        self._ref = ref
+        self.closed = False
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """One completion a request, in order, by the adapted model."""
+        return self._open().generate(requests)
+
+    def score(self, samples: Sequence[TokenSample]) -> list[FloatArray]:
+        """Per-token losses under the adapted model."""
+        return self._open().score(samples)
+
+    def embed(self, texts: Sequence[str]) -> FloatArray:
+        """Embeddings by the adapted model."""
+        return self._open().embed(texts)
+
+    def _open(self) -> HFBackend:
+        if self.closed:
+            raise ModelError(
+                f"the adapter {self._ref.path} is off again: use it inside 'with model.adapted(ref) as adapted:'"
+            )
+        return self._backend

@@ -1,0 +1,81 @@
+"""Batches by token budget, longest first, that shrink when memory runs out."""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+_MEMORY = re.compile(
+    r"out of memory|not enough memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED|failed to allocate",
+    re.IGNORECASE,
+)
+
+
+@dataclass(slots=True)
+class Budget:
+    """How many tokens a batch may hold, padding included. It is halved when memory runs out, and stays so."""
+
+    tokens: int
+
+    def run(
+        self,
+        items: Sequence[Item],
+        size: Callable[[Item], int],
+        work: Callable[[Sequence[Item]], None],
+        give_up: Callable[[Item], None],
+    ) -> None:
+        """Call ``work`` on batches of ``items``, sorted by ``size`` (tokens of one row), longest first.
+
+        A batch that runs out of memory is halved and tried again; an item that does so alone goes to ``give_up``.
+        ``work`` must change nothing before it is done, since its batch may come again.
+        """
+        waiting = sorted(items, key=size, reverse=True)
+        while waiting:
+            longest = max(1, size(waiting[0]))
+            count = max(1, self.tokens // longest)
+            batch = waiting[:count]
+            if not _ran_out(work, batch):
+                waiting = waiting[count:]
+            elif len(batch) == 1:
+                give_up(batch[0])
+                waiting = waiting[1:]
+            else:
+                self.tokens = max(1, len(batch) // 2) * longest
+
+
+def _ran_out(work: Callable[[Sequence[Item]], None], batch: Sequence[Item]) -> bool:
+    try:
+        work(batch)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    else:
+        return False
+    # Only here, past the handler, is the failed pass's memory free to be given back.
+    release()
+    return True
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that a device, or the host, ran out of memory."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and bool(_MEMORY.search(str(error)))
+
+
+def release() -> None:
+    """Give cached memory back to the device."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()

@@ -1,0 +1,324 @@
+"""Conversations to text with a chat template, and where in the text each answer lies.
+
+Answers are found by rendering the conversation up to each of them with the generation prompt, so a template needs no
+marks of its own. What a model is shown as a prompt is always the beginning of the rendered conversation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from nfilter import Message
+from nfilter_hf.tokens import TextEncoder
+
+TULU_TEMPLATE: Final = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
+    "{% if not loop.last %}{{ '\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\n<|assistant|>\n' }}{% endif %}"
+)
+"""Roles as Tulu writes them (Wang et al. 2023, arXiv:2306.04751), for a model without a template."""
+
+_TULU_MARKERS: Final = ("<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
+
+
+class ChatError(Exception):
+    """A conversation that the chat template cannot render; caught inside this plugin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One assistant turn: characters [start, end) from its first character to its end-of-turn token."""
+
+    message: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A rendered conversation. ``mark`` is the character that breaks control tokens and stands for nothing.
+
+    ``ends[i]`` is where message ``i`` ends in ``text``; ``prompt`` is where a model's turn begins, if one does.
+    """
+
+    text: str
+    mark: str
+    answers: tuple[Answer, ...]
+    ends: tuple[int, ...]
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """Where tokens must not span: the start of each answer."""
+        return tuple(answer.start for answer in self.answers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    role: str
+    content: str
+    message: int
+
+
+class Chat:
+    """The chat template of one tokenizer, with what was learned of it by rendering two short conversations."""
+
+    def __init__(self, tokenizer: Any, *, plain: bool = False) -> None:
+        self._tokenizer = tokenizer
+        self.tulu = plain or not tokenizer.chat_template
+        self._template: str = TULU_TEMPLATE if self.tulu else tokenizer.get_chat_template()
+        self._extra: dict[str, Any] = {}
+        if self.tulu and not _adds_bos(tokenizer):
+            self._extra["bos_token"] = ""
+        if "date_string" in self._template:
+            # Llama 3 templates write today's date; an answer must not depend on the day.
+            self._extra["date_string"] = "26 Jul 2024"
+        added = sorted((t.content for t in tokenizer.added_tokens_decoder.values()), key=len)
+        self._added = re.compile("|".join(map(re.escape, reversed(added))) or r"(?!)")
+        self.takes_system = self._probe_system()
+        self.end_of_turn = self._probe_end()
+        markers = _TULU_MARKERS if self.tulu else ()
+        self.encoder = TextEncoder(tokenizer, markers, self._role_tokens())
+
+    def prompt(self, messages: Sequence[Message]) -> Rendered:
+        """What a model is shown so that it writes the next assistant turn.
+
+        Where the last message is an assistant's, the model continues it. Raises ``ChatError``.
+        """
+        if messages and messages[-1].role == "assistant":
+            whole = self.conversation(messages)
+            start = whole.answers[-1].start
+            content = _shielded(self.encoder, messages, whole.mark)[-1].content.rstrip()
+            text = whole.text[:start] + content
+            last = replace(whole.answers[-1], end=len(text))
+            return Rendered(
+                text, whole.mark, (*whole.answers[:-1], last), (*whole.ends[:-1], len(text))
+            )
+        return self._attempt(messages, self._prompt)
+
+    def conversation(self, messages: Sequence[Message]) -> Rendered:
+        """A whole conversation; one that does not end with an assistant turn is rendered as a prompt."""
+        if not messages or messages[-1].role != "assistant":
+            return self.prompt(messages)
+        return self._attempt(messages, self._conversation)
+
+    # --- attempts: a template may refuse what another takes ----------------------------------------------
+
+    def _attempt(self, messages: Sequence[Message], build: Any) -> Rendered:
+        mark = self.encoder.break_for([message.content for message in messages])
+        turns = _shielded(self.encoder, messages, mark)
+        plans = [_fold_system(turns)]
+        if self.takes_system:
+            plans.insert(0, turns)
+        plans.append(_merge(plans[-1]))
+        problem = "the conversation is empty"
+        for plan in plans:
+            if not plan:
+                continue
+            try:
+                rendered: Rendered = build(plan, mark)
+            except ChatError as error:
+                problem = str(error)
+            else:
+                return replace(rendered, ends=_all_ends(rendered.ends, plan, len(messages)))
+        raise ChatError(problem)
+
+    def _render(self, turns: Sequence[_Turn], *, ask: bool) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            text = self._tokenizer.apply_chat_template(
+                [{"role": turn.role, "content": turn.content} for turn in turns],
+                chat_template=self._template,
+                tokenize=False,
+                add_generation_prompt=ask,
+                **self._extra,
+            )
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+            raise ChatError(f"the chat template refuses the conversation: {error}") from error
+        return str(text)
+
+    # --- rendering ---------------------------------------------------------------------------------------
+
+    def _prompt(self, turns: Sequence[_Turn], mark: str) -> Rendered:
+        text = self._render(turns, ask=True)
+        answers, ends = [], []
+        reached = 0
+        for index, turn in enumerate(turns):
+            content = turn.content.strip()
+            if turn.role == "assistant":
+                start, end = self._earlier_answer(text, turns[:index], content, reached)
+                answers.append(Answer(turn.message, start, end))
+            else:
+                end = self._end_of(text, turns[: index + 1], content, reached)
+            reached = max(reached, end)
+            ends.append(reached)
+        return Rendered(text, mark, tuple(answers), tuple(ends))
+
+    def _conversation(self, turns: Sequence[_Turn], mark: str) -> Rendered:
+        last = turns[-1]
+        context = turns[:-1]
+        head = self._prompt(context, mark) if context else Rendered("", mark, (), ())
+        full = self._render(turns, ask=False)
+        content = last.content.strip()
+        start = len(head.text)
+        if not context:
+            start = max(0, full.find(content))
+            head = replace(head, text=full[:start])
+        if full.startswith(head.text):
+            tail = full[start:]
+        else:
+            # The generation prompt holds something that the finished turn does not (an opened thought, say).
+            shared = _shared(head.text, full)
+            at = full.find(content, shared)
+            tail = full[at:] if at >= 0 else content
+        end, tail = self._close(tail, content)
+        answer = Answer(last.message, start, start + end)
+        text = head.text + tail
+        return Rendered(text, mark, (*head.answers, answer), (*head.ends, len(text)))
+
+    def _close(self, tail: str, content: str) -> tuple[int, str]:
+        """Where the answer ends in ``tail``, its end token included, and ``tail`` with one if it had none."""
+        at = tail.find(content)
+        after = at + len(content) if at >= 0 else 0
+        found = self._skip_end(tail, after)
+        if found is not None:
+            return found, tail
+        if tail[after:].strip():
+            return len(tail.rstrip()), tail
+        eos = str(self._tokenizer.eos_token or "")
+        return after + len(eos), tail[:after] + eos
+
+    def _earlier_answer(
+        self, text: str, before: Sequence[_Turn], content: str, reached: int
+    ) -> tuple[int, int]:
+        try:
+            asked = self._render(before, ask=True) if before else text[: max(0, text.find(content))]
+        except ChatError:
+            asked = text[:reached]
+        start = max(reached, _shared(asked, text))
+        at = text.find(content, start)
+        if at < 0:
+            return start, start
+        if len(asked) > start or not text.startswith(asked):
+            start = at
+        end = at + len(content)
+        return start, self._skip_end(text, end) or end
+
+    def _end_of(self, text: str, turns: Sequence[_Turn], content: str, reached: int) -> int:
+        try:
+            shown = self._render(turns, ask=False)
+        except ChatError:
+            shown = ""
+        if shown and text.startswith(shown):
+            return len(shown)
+        at = text.find(content, reached)
+        return at + len(content) if at >= 0 else reached
+
+    def _skip_end(self, text: str, after: int) -> int | None:
+        if not self.end_of_turn:
+            return None
+        at = after
+        while at < len(text) and text[at].isspace() and not text.startswith(self.end_of_turn, at):
+            at += 1
+        return at + len(self.end_of_turn) if text.startswith(self.end_of_turn, at) else None
+
+    # --- what the template is like -----------------------------------------------------------------------
+
+    def _probe_system(self) -> bool:
+        turns = (_Turn("system", "Sys7", 0), _Turn("user", "Usr7", 1))
+        try:
+            return "Sys7" in self._render(turns, ask=True)
+        except ChatError:
+            return False
+
+    def _probe_end(self) -> str | None:
+        """The token that the template writes after an answer, if it writes one."""
+        try:
+            text = self._render(
+                (_Turn("user", "Usr7", 0), _Turn("assistant", "Ans7", 1)), ask=False
+            )
+        except ChatError:
+            return None
+        at = text.rfind("Ans7")
+        found = self._added.search(text, at + 4) if at >= 0 else None
+        return found.group() if found and not text[at + 4 : found.start()].strip() else None
+
+    def _role_tokens(self) -> set[str]:
+        """Added tokens that open or close a turn, whether or not the tokenizer calls them special."""
+        found: set[str] = set()
+        for ask in (False, True):
+            try:
+                text = self._render((_Turn("user", "Usr7", 0),), ask=ask)
+            except ChatError:
+                continue
+            if not ask:
+                found.update(m.group() for m in self._added.finditer(text))
+                shown = text
+            elif found_first := self._added.search(text, _shared(shown, text)):
+                found.add(found_first.group())
+        if self.end_of_turn:
+            found.add(self.end_of_turn)
+        return {token for token in found if not token.isspace()}
+
+
+def _shared(one: str, other: str) -> int:
+    """The length of the longest common beginning."""
+    if other.startswith(one):
+        return len(one)
+    return next(
+        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+        min(len(one), len(other)),
+    )
+
+
+def _adds_bos(tokenizer: Any) -> bool:
+    bos = tokenizer.bos_token_id
+    return bos is not None and tokenizer("a", verbose=False)["input_ids"][:1] == [bos]
+
+
+def _shielded(encoder: TextEncoder, messages: Sequence[Message], mark: str) -> list[_Turn]:
+    return [_Turn(m.role, encoder.shield(m.content, mark), i) for i, m in enumerate(messages)]
+
+
+def _fold_system(turns: Sequence[_Turn]) -> list[_Turn]:
+    """Put each system text before the user's next, for templates that have no system role."""
+    out: list[_Turn] = []
+    waiting: list[_Turn] = []
+    for turn in turns:
+        if turn.role == "system":
+            waiting.append(turn)
+        elif turn.role == "user" and waiting:
+            text = "\n\n".join([*(w.content for w in waiting), turn.content])
+            out.append(replace(turn, content=text))
+            waiting = []
+        else:
+            out.append(turn)
+    if waiting:
+        text = "\n\n".join(w.content for w in waiting)
+        out.append(_Turn("user", text, waiting[-1].message))
+    return out
+
+
+def _merge(turns: Sequence[_Turn]) -> list[_Turn]:
+    """Join neighbours of one role, and call a tool's result the user's, for templates that want turns to alternate."""
+    out: list[_Turn] = []
+    for given in turns:
+        turn = replace(given, role="user") if given.role == "tool" else given
+        if out and out[-1].role == turn.role:
+            out[-1] = replace(turn, content=out[-1].content + "\n\n" + turn.content)
+        else:
+            out.append(turn)
+    return out
+
+
+def _all_ends(ends: Sequence[int], plan: Sequence[_Turn], count: int) -> tuple[int, ...]:
+    """Ends by message: one that was folded into another ends where it begins, so its tokens count as the other's."""
+    known = dict(zip((turn.message for turn in plan), ends, strict=True))
+    out: list[int] = []
+    for index in range(count):
+        out.append(max(known.get(index, 0), out[-1] if out else 0))
+    return tuple(out)

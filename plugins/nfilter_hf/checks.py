@@ -1,0 +1,114 @@
+"""What is wrong with a model's folder or device, seen without torch or transformers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from nfilter import Site
+from nfilter_hf.config import HFConfig, locate
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def config_problems(config: HFConfig, site: Site) -> Iterator[str]:
+    """Every fault of ``config`` that can be known before anything loads, each with its remedy."""
+    for package in ("torch", "transformers", "peft"):
+        if find_spec(package) is None:
+            yield f"the package {package} is not installed: pip install {package}"
+    place = locate(config.model, site)
+    if place.problem:
+        yield place.problem
+    if place.folder is not None:
+        yield from folder_problems(place.folder)
+        yield from _length_problems(config, place.folder)
+        if config.revision is not None:
+            yield f"revision {config.revision!r} needs a hub id; {config.model!r} is a folder: remove 'revision'"
+    yield from _device_problems(config)
+
+
+def folder_problems(folder: Path) -> Iterator[str]:
+    """Why ``folder`` cannot be loaded: what it lacks, or what in it is refused."""
+    if not folder.is_dir():
+        yield f"there is no folder {folder}"
+        return
+    if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            yield (
+                f"{folder} holds an adapter, not a whole model: name its base as the model, "
+                "or fold the adapter in with 'nfilter merge'"
+            )
+        else:
+            yield f"{folder} has no config.json, so it is not a transformers checkpoint; give the folder that has one"
+        return
+    settings = read_json(folder / "config.json")
+    if settings is None:
+        yield f"{folder / 'config.json'} is not a JSON object; copy the checkpoint again"
+        return
+    if settings.get("auto_map") and not _is_native(str(settings.get("model_type", ""))):
+        yield (
+            f"{folder}: this checkpoint runs Python code of its own (auto_map in config.json), which is never "
+            "executed; use a model whose architecture is part of transformers"
+        )
+    if not any(folder.glob("*.safetensors")):
+        if any(path for pattern in _PICKLES for path in folder.glob(pattern)):
+            yield (
+                f"{folder} holds pickled weights only, which are never loaded; convert them once, where you trust "
+                "them: AutoModelForCausalLM.from_pretrained(...).save_pretrained('NEW_FOLDER'), and use NEW_FOLDER"
+            )
+        else:
+            yield f"{folder} holds no *.safetensors weights; copy the checkpoint again, with its weights"
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        yield f"{folder} holds no tokenizer (tokenizer.json); save the model's tokenizer beside it"
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in ``path``, or None where there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _is_native(model_type: str) -> bool:
+    # The folder of each architecture is looked for, since importing transformers takes seconds.
+    spec = find_spec("transformers")
+    if spec is None or spec.origin is None or not model_type.replace("-", "_").isidentifier():
+        return False
+    return (Path(spec.origin).parent / "models" / model_type.replace("-", "_").lower()).is_dir()
+
+
+def _length_problems(config: HFConfig, folder: Path) -> Iterator[str]:
+    settings = read_json(folder / "config.json") or {}
+    limit = settings.get("max_position_embeddings", settings.get("n_positions"))
+    if config.max_length is not None and isinstance(limit, int) and config.max_length > limit:
+        yield f"max_length {config.max_length} is more than the model's context of {limit} tokens: at most {limit}"
+
+
+def _device_problems(config: HFConfig) -> Iterator[str]:
+    if config.device == "mps" and sys.platform != "darwin":
+        yield "device mps exists on macOS only: set device to auto, cuda or cpu"
+    if config.device == "cuda" and not _may_have_cuda():
+        yield "device cuda: this machine has no CUDA device: set device to auto or cpu"
+    if config.load_in_4bit:
+        if config.device in ("cpu", "mps"):
+            yield f"load_in_4bit needs a CUDA device, not device {config.device}: remove load_in_4bit"
+        elif not _may_have_cuda():
+            yield "load_in_4bit needs a CUDA device, and this machine has none: remove load_in_4bit"
+        if find_spec("bitsandbytes") is None:
+            yield "load_in_4bit needs bitsandbytes: pip install 'nfilter[quant]', or remove load_in_4bit"
+
+
+def _may_have_cuda() -> bool:
+    """Whether a driver shows itself; where that cannot be seen, yes."""
+    if sys.platform == "darwin":
+        return False
+    if sys.platform != "linux":
+        return True
+    return any(Path(p).exists() for p in ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg"))

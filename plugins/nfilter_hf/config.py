@@ -1,0 +1,60 @@
+"""The configuration of the local backend, and where the model that it names is found."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from nfilter import Site, StageConfig, did_you_mean
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+class HFConfig(StageConfig):
+    """A causal language model that runs here, through transformers.
+
+    ``model`` is the short name of a model that ships, a folder (relative to the recipe's), or a hub id.
+    ``batch_tokens`` bounds a batch: rows times the longest row, prompt and new tokens together. ``max_length``
+    shortens the context that the model itself allows. ``chat_template: none`` ignores the model's own template and
+    writes Tulu-style roles, as is done for a model that has no template.
+    """
+
+    model: str = Field(min_length=1)
+    revision: str | None = None
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    load_in_4bit: bool = False
+    batch_tokens: int = Field(default=16384, gt=0)
+    max_length: int | None = Field(default=None, gt=1)
+    chat_template: Literal["auto", "none"] = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a model is: in ``folder``, or on the hub under ``hub_id``; ``problem`` says why it is nowhere."""
+
+    folder: Path | None = None
+    hub_id: str | None = None
+    problem: str | None = None
+
+
+def locate(model: str, site: Site) -> Location:
+    """Find what ``model`` names: a model that ships, then a folder, then a hub id. Nothing is read."""
+    if model in site.models:
+        return Location(folder=Path(site.models[model]))
+    folder = site.base_dir / Path(model).expanduser()
+    if folder.is_dir():
+        return Location(folder=folder)
+    near = did_you_mean(model, site.models)
+    if _HUB_ID.fullmatch(model) and not model.endswith(".."):
+        if "/" not in model and near.startswith("; did you mean"):
+            return Location(problem=f"model {model!r} is not known{near}")
+        return Location(hub_id=model)
+    return Location(
+        problem=f"model {model!r}: there is no folder {folder}{near}. Give a folder that holds config.json and "
+        "*.safetensors, relative to the recipe, or a hub id like 'org/name'"
+    )

@@ -1,0 +1,69 @@
+"""Texts to vectors: the mean of a model's last hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nfilter import FloatArray, ModelError
+from nfilter_hf.batching import Budget
+from nfilter_hf.loading import Loaded
+
+_Item = tuple[int, list[int]]
+
+
+def embed(loaded: Loaded, texts: Sequence[str], budget: Budget) -> FloatArray:
+    """Float32 [n, d]: hidden states of the last layer, averaged over each text's tokens; not normalised.
+
+    A text is cut at the model's context. One without tokens is the zero vector.
+    """
+    width = int(loaded.module.config.get_text_config().hidden_size)
+    vectors = np.zeros((len(texts), width), dtype=np.float32)
+    items = [(index, _ids(loaded, text)) for index, text in enumerate(texts)]
+
+    def work(batch: Sequence[_Item]) -> None:
+        found = _means(loaded, [ids for _, ids in batch])
+        vectors[[index for index, _ in batch]] = found
+
+    budget.run([item for item in items if item[1]], lambda item: len(item[1]), work, _no_memory)
+    return vectors
+
+
+def hidden_states(loaded: Loaded, **inputs: Any) -> Any:
+    """The last layer's hidden states, [n, t, d], without running the output head."""
+    body = loaded.module.base_model
+    if body is not loaded.module:
+        return body(**inputs, use_cache=False).last_hidden_state
+    return loaded.module(**inputs, use_cache=False, output_hidden_states=True).hidden_states[-1]
+
+
+def _ids(loaded: Loaded, text: str) -> list[int]:
+    encoder = loaded.chat.encoder
+    mark = encoder.break_for([text])
+    return encoder.encode(encoder.shield(text, mark), mark, special=True).ids[: loaded.context]
+
+
+def _means(loaded: Loaded, rows: Sequence[list[int]]) -> FloatArray:
+    import torch
+
+    longest = max(map(len, rows))
+    ids = torch.full((len(rows), longest), loaded.pad_id)
+    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)] = torch.tensor(row)
+        mask[place, : len(row)] = 1
+    ids, mask = ids.to(loaded.device), mask.to(loaded.device)
+    with torch.no_grad():
+        states = hidden_states(loaded, input_ids=ids, attention_mask=mask).float()
+        # Not a product with the mask: padding may hold what is not finite.
+        states = states.masked_fill(mask.unsqueeze(-1) == 0, 0.0)
+        means = states.sum(1) / mask.sum(1, keepdim=True)
+    return np.asarray(means.cpu().numpy(), dtype=np.float32)
+
+
+def _no_memory(item: _Item) -> None:
+    raise ModelError(
+        f"a text of {len(item[1])} tokens cannot be embedded: memory ran out. Set max_length for this model, or device: cpu"
+    )

@@ -1,0 +1,89 @@
+"""What a model's answers depend on, as one SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from nfilter import JSON
+
+_PATTERNS = (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "vocab*",
+    "merges.txt",
+    "*.tiktoken",
+    "tekken.json",
+)
+_LARGE = 64 * 2**20
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files of a checkpoint that decide what it answers, by name."""
+    found = {path for pattern in _PATTERNS for path in folder.glob(pattern) if path.is_file()}
+    return sorted(found)
+
+
+def fingerprint(
+    folder: Path | None, settings: Mapping[str, JSON], digests: Path | None = None
+) -> str:
+    """SHA-256 over the checkpoint in ``folder``, if there is one to read, and over ``settings``.
+
+    ``digests`` is a file that remembers the digests of large files by path, size and time of change.
+    """
+    total = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for path in model_files(folder) if folder is not None else ():
+        size = path.stat().st_size
+        total.update(f"{path.name}\0{size}\0{_digest(path, digests)}\n".encode())
+    return total.hexdigest()
+
+
+def default_digests() -> Path:
+    """Where digests of large files are remembered between runs."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "nfilter" / "digests.json"
+
+
+def _digest(path: Path, remembered: Path | None) -> str:
+    stat = path.stat()
+    if remembered is None or stat.st_size < _LARGE:
+        return _hash(path)
+    key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+    known = _read(remembered)
+    if key not in known:
+        known[key] = _hash(path)
+        _write(remembered, known)
+    return known[key]
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {str(k): str(v) for k, v in value.items()} if isinstance(value, dict) else {}
+
+
+def _write(path: Path, known: Mapping[str, str]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{os.getpid()}")
+        partial.write_text(json.dumps(known, indent=1), encoding="utf-8")
+        partial.replace(path)
+    except OSError:
+        # A home that cannot be written costs the next run the time to hash again, no more.
+        return

@@ -1,0 +1,214 @@
+"""Answers to requests: batched decoding with a cache, in which a finished row costs nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from nfilter import Completion, Failure, Request, Sampling
+from nfilter_hf.batching import Budget
+from nfilter_hf.chat import ChatError
+from nfilter_hf.loading import Loaded
+from nfilter_hf.sampling import choose, uniforms
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One request, tokenised: ``room`` is how many tokens it may generate."""
+
+    index: int
+    request: Request
+    ids: list[int]
+    room: int
+
+    @property
+    def size(self) -> int:
+        """Tokens that its row may come to hold."""
+        return len(self.ids) + self.room
+
+
+@dataclass(slots=True)
+class _Row:
+    """A request under way: what was generated, and its log-probabilities."""
+
+    job: Job
+    numbers: Iterator[float]
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish: Literal["stop", "length"] | None = None
+    text: str | None = None
+    broken: bool = False
+
+
+def generate(loaded: Loaded, requests: Sequence[Request], budget: Budget) -> list[Completion]:
+    """One completion a request, in the requests' order. What cannot be answered is a failure, never an error."""
+    answers: dict[int, Completion] = {}
+    jobs: list[Job] = []
+    for index, request in enumerate(requests):
+        job = _job(loaded, index, request)
+        if isinstance(job, Job):
+            jobs.append(job)
+        else:
+            answers[index] = job
+
+    def work(batch: Sequence[Job]) -> None:
+        answers.update(_decode(loaded, batch))
+
+    def give_up(job: Job) -> None:
+        failure = Failure(
+            "memory",
+            f"{job.size} tokens do not fit in memory, even alone: lower max_tokens or max_length",
+        )
+        answers[job.index] = Completion("", "failed", prompt_tokens=len(job.ids), failure=failure)
+
+    budget.run(jobs, lambda job: job.size, work, give_up)
+    return [answers[index] for index in range(len(requests))]
+
+
+def prompt_ids(loaded: Loaded, request: Request) -> list[int]:
+    """The tokens that a request shows the model. Raises ChatError."""
+    rendered = loaded.chat.prompt(request.messages)
+    encoded, _ = loaded.chat.encoder.encode_cut(rendered.text, rendered.cuts, rendered.mark)
+    return encoded.ids
+
+
+def _job(loaded: Loaded, index: int, request: Request) -> Job | Completion:
+    try:
+        ids = prompt_ids(loaded, request)
+    except ChatError as error:
+        return Completion("", "failed", failure=Failure("refused", str(error)))
+    room = min(request.sampling.max_tokens, loaded.context - len(ids))
+    if len(ids) >= loaded.context or not ids:
+        detail = f"the prompt has {len(ids)} tokens; the model's context holds {loaded.context}"
+        kind: Literal["too_long", "refused"] = "too_long" if ids else "refused"
+        return Completion("", "failed", prompt_tokens=len(ids), failure=Failure(kind, detail))
+    if room <= 0:
+        return Completion("", "length", () if request.logprobs else None, prompt_tokens=len(ids))
+    return Job(index, request, ids, room)
+
+
+def _decode(loaded: Loaded, jobs: Sequence[Job]) -> dict[int, Completion]:
+    """Answer a batch together. Changes nothing outside, so it may be tried again after running out of memory."""
+    import torch
+
+    rows = [_Row(job, uniforms(job.request.sampling, job.request.draw)) for job in jobs]
+    active = list(rows)
+    ids, mask = _left_padded(loaded, [job.ids for job in jobs])
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    cache: Any = None
+    with torch.no_grad():
+        while active:
+            out = loaded.module(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            cache = out.past_key_values
+            tokens = _advance(loaded, active, out.logits[:, -1].float())
+            del out
+            keep = [place for place, row in enumerate(active) if row.finish is None]
+            if len(keep) < len(active) and keep and _can_select(cache):
+                index = torch.tensor(keep, device=ids.device)
+                cache.batch_select_indices(index)
+                tokens, mask, positions = tokens[index], mask[index], positions[index]
+                active = [active[place] for place in keep]
+            elif not keep:
+                break
+            ids = tokens.unsqueeze(1)
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            positions = positions[:, -1:] + 1
+    return {row.job.index: _completion(loaded, row) for row in rows}
+
+
+def _advance(loaded: Loaded, rows: Sequence[_Row], logits: Tensor) -> Tensor:
+    """Add one token to each row that is not finished; logits are float32 [n, vocabulary]."""
+    samplings = [row.job.request.sampling for row in rows]
+    numbers = [
+        next(row.numbers) if s.temperature > 0 else 0.0
+        for row, s in zip(rows, samplings, strict=True)
+    ]
+    total = logits.logsumexp(-1)
+    # A row that is not finite cannot be drawn from; it fails below.
+    tokens = choose(logits.nan_to_num(nan=-1e30), samplings, numbers)
+    chances = logits.gather(1, tokens.unsqueeze(1)).squeeze(1) - total
+    for row, token, chance in zip(rows, tokens.tolist(), chances.tolist(), strict=True):
+        if row.finish is not None:
+            continue
+        if not math.isfinite(chance):
+            row.broken, row.finish = True, "stop"
+            continue
+        row.ids.append(token)
+        row.logprobs.append(min(chance, 0.0))
+        _check_end(loaded, row)
+    return tokens
+
+
+def _check_end(loaded: Loaded, row: _Row) -> None:
+    stops = row.job.request.sampling.stop
+    if row.ids[-1] in loaded.stop_ids:
+        row.finish = "stop"
+        row.text = _text(loaded, row.ids[:-1])
+    elif (
+        stops
+        and _cut(_text(loaded, row.ids[-_window(row.job.request.sampling) :]), stops) is not None
+    ):
+        whole = _text(loaded, row.ids)
+        at = _cut(whole, stops)
+        if at is not None:
+            row.finish, row.text = "stop", whole[:at]
+    if row.finish is None and len(row.ids) >= row.job.room:
+        row.finish = "length"
+
+
+def _window(sampling: Sampling) -> int:
+    # A token stands for at least one byte, so no stop string spans more tokens than it has bytes.
+    return max(len(stop.encode()) for stop in sampling.stop) + 4
+
+
+def _cut(text: str, stops: Sequence[str]) -> int | None:
+    found = [text.find(stop) for stop in stops if stop and stop in text]
+    return min(found) if found else None
+
+
+def _text(loaded: Loaded, ids: Sequence[int]) -> str:
+    text = loaded.tokenizer.decode(
+        list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return str(text)
+
+
+def _completion(loaded: Loaded, row: _Row) -> Completion:
+    prompt, made = len(row.job.ids), len(row.ids)
+    if row.broken:
+        failure = Failure(
+            "server", "the model's output is not finite: try dtype float32, or check the weights"
+        )
+        return Completion("", "failed", None, prompt, made, failure)
+    text = row.text if row.text is not None else _text(loaded, row.ids)
+    logprobs = tuple(row.logprobs) if row.job.request.logprobs else None
+    return Completion(text, row.finish or "length", logprobs, prompt, made)
+
+
+def _left_padded(loaded: Loaded, prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+    """Prompts of one batch as ids and mask, int64 [n, longest], padded on the left."""
+    import torch
+
+    longest = max(map(len, prompts))
+    ids = torch.full((len(prompts), longest), loaded.pad_id)
+    mask = torch.zeros(len(prompts), longest, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[row, longest - len(prompt) :] = 1
+    return ids.to(loaded.device), mask.to(loaded.device)
+
+
+def _can_select(cache: Any) -> bool:
+    return all(hasattr(layer, "batch_select_indices") for layer in getattr(cache, "layers", [None]))

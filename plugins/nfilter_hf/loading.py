@@ -1,0 +1,296 @@
+"""From a configuration to weights on a device: local folders and hub models alike, safetensors only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nfilter import ModelError, Site
+from nfilter_hf.chat import Chat
+from nfilter_hf.checks import folder_problems
+from nfilter_hf.config import HFConfig, locate
+
+if TYPE_CHECKING:
+    import torch
+
+_UNBOUNDED = 2**20
+_FROM_HUB = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A checkpoint's folder, and the hub id and commit that it came from."""
+
+    folder: Path
+    hub_id: str | None = None
+    commit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model in memory. ``context`` is its longest sequence; ``stop_ids`` are the tokens that end an answer."""
+
+    module: Any
+    tokenizer: Any
+    chat: Chat
+    device: torch.device
+    context: int
+    stop_ids: frozenset[int]
+    pad_id: int
+
+
+def find(config: HFConfig, site: Site) -> Source:
+    """The folder of the checkpoint, fetched from the hub where it is named there. Raises ModelError."""
+    place = locate(config.model, site)
+    if place.problem:
+        raise ModelError(place.problem)
+    if place.folder is not None:
+        source = Source(place.folder.resolve())
+    else:
+        assert place.hub_id is not None
+        source = _fetch(place.hub_id, config.revision)
+    problems = list(folder_problems(source.folder))
+    if problems:
+        raise ModelError("\n".join(problems))
+    return source
+
+
+def choose_device(config: HFConfig) -> str:
+    """``cuda``, ``mps`` or ``cpu``, the first that is there unless one is named. Raises ModelError."""
+    import torch
+
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if config.device == "auto":
+        device = next(name for name, here in there.items() if here)
+    elif there[config.device]:
+        device = config.device
+    else:
+        have = ", ".join(name for name, here in there.items() if here)
+        raise ModelError(
+            f"device {config.device} is not here (there is: {have}): set device to auto, or install the torch build for it"
+        )
+    if config.load_in_4bit and device != "cuda":
+        raise ModelError(f"load_in_4bit needs a CUDA device, not {device}: remove load_in_4bit")
+    return device
+
+
+def choose_dtype(config: HFConfig, device: str) -> str:
+    """The number format of the weights: bfloat16 on a GPU that has it, float32 on a CPU, or what is named."""
+    if config.dtype != "auto":
+        return config.dtype
+    if device == "cpu":
+        return "float32"
+    if device == "cuda":
+        import torch
+
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    return "bfloat16"
+
+
+def load(config: HFConfig, source: Source) -> Loaded:
+    """Load tokenizer and weights. Raises ModelError with the remedy for whatever is wrong."""
+    import torch
+
+    device = choose_device(config)
+    with _quiet():
+        settings = _settings(source)
+        tokenizer = _tokenizer(source)
+        module = _weights(config, source, settings, device)
+    if source.hub_id is not None:
+        # An adapter names its base by this, and a folder of the hub's cache means nothing elsewhere.
+        module.name_or_path = source.hub_id
+    module.eval()
+    chat = Chat(tokenizer, plain=config.chat_template == "none")
+    return Loaded(
+        module=module,
+        tokenizer=tokenizer,
+        chat=chat,
+        device=torch.device(next(module.parameters()).device),
+        context=_context(config, settings, tokenizer),
+        stop_ids=_stop_ids(module, tokenizer, chat),
+        pad_id=_first_id(tokenizer.pad_token_id, tokenizer.eos_token_id),
+    )
+
+
+def _fetch(hub_id: str, revision: str | None) -> Source:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+        )
+    except ImportError as error:
+        raise ModelError("hub models need huggingface_hub: pip install huggingface_hub") from error
+    what = f"model {hub_id!r}" + (f" at revision {revision!r}" if revision else "")
+    try:
+        folder = snapshot_download(
+            hub_id,
+            revision=revision,
+            allow_patterns=list(_FROM_HUB),
+            ignore_patterns=["*/*", "consolidated*"],
+        )
+    except HfHubHTTPError as error:
+        raise ModelError(
+            f"{what} cannot be had from the hub: {str(error).splitlines()[0]}. Check the name; for a gated model, "
+            "accept its terms on its page and run 'hf auth login'"
+        ) from error
+    except (LocalEntryNotFoundError, OSError, HFValidationError) as error:
+        raise ModelError(
+            f"{what} is no folder here, is not in the local cache, and the hub cannot be reached. Run 'hf download "
+            f"{hub_id}' where there is a network, or give a local folder"
+        ) from error
+    path = Path(folder)
+    return Source(path, hub_id, path.name)
+
+
+def _settings(source: Source) -> Any:
+    try:
+        from transformers import AutoConfig
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    except ImportError as error:
+        raise ModelError(
+            f"local models need transformers: pip install transformers ({error})"
+        ) from error
+    try:
+        settings = AutoConfig.from_pretrained(
+            str(source.folder), local_files_only=True, trust_remote_code=False
+        )
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{source.folder}: transformers cannot use config.json: {error}. If the model is newer than the installed "
+            "transformers: pip install --upgrade transformers"
+        ) from error
+    if settings.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ModelError(
+            f"{source.folder}: a {settings.model_type} model is not a causal language model of transformers; "
+            "give one that generates text"
+        )
+    return settings
+
+
+def _tokenizer(source: Source) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(source.folder), local_files_only=True, trust_remote_code=False, use_fast=True
+        )
+    except (ValueError, OSError, KeyError, TypeError, ImportError, AttributeError) as error:
+        raise ModelError(
+            f"{source.folder}: the tokenizer cannot be loaded: {error}. Save it again as tokenizer.json, or install "
+            "what it asks for"
+        ) from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(
+            f"{source.folder}: the tokenizer has no tokenizer.json, which character offsets need; convert it with "
+            "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+        )
+    return tokenizer
+
+
+def _weights(config: HFConfig, source: Source, settings: Any, device: str) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {"dtype": getattr(torch, choose_dtype(config, device))}
+    if config.load_in_4bit:
+        options["quantization_config"] = _four_bit(options["dtype"])
+    if device == "cuda":
+        # Straight to the device: the host then need not hold the whole model.
+        options["device_map"] = {"": 0}
+    try:
+        module, info = AutoModelForCausalLM.from_pretrained(
+            str(source.folder),
+            config=settings,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
+        )
+        if device != "cuda":
+            module = module.to(device)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"{source.folder} does not fit on {device}: set load_in_4bit: true, or device: cpu, or use a smaller model"
+        ) from error
+    except Exception as error:
+        # Loaders raise every kind of error, all of them about the checkpoint.
+        raise ModelError(f"{source.folder}: the weights cannot be loaded: {error}") from error
+    missing = sorted(info.get("missing_keys") or ())
+    if missing:
+        raise ModelError(
+            f"{source.folder}: {len(missing)} weights are missing from the checkpoint, such as {missing[0]}; they "
+            "would be random: copy the checkpoint again"
+        )
+    return module
+
+
+def _four_bit(dtype: Any) -> Any:
+    from importlib.util import find_spec
+
+    if find_spec("bitsandbytes") is None:
+        raise ModelError(
+            "load_in_4bit needs bitsandbytes: pip install 'nfilter[quant]', or remove load_in_4bit"
+        )
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def _context(config: HFConfig, settings: Any, tokenizer: Any) -> int:
+    limits = [config.max_length]
+    limits.append(getattr(settings.get_text_config(), "max_position_embeddings", None))
+    known = [limit for limit in limits if isinstance(limit, int) and limit > 0]
+    return min(known) if known else min(int(tokenizer.model_max_length), _UNBOUNDED)
+
+
+def _stop_ids(module: Any, tokenizer: Any, chat: Chat) -> frozenset[int]:
+    """Every end token that the checkpoint names, and the one that its template writes after an answer."""
+    found: set[int] = set()
+    for holder in (getattr(module, "generation_config", None), module.config):
+        ids = getattr(holder, "eos_token_id", None)
+        if ids is not None:
+            found.update(ids if isinstance(ids, list | tuple) else [ids])
+    if tokenizer.eos_token_id is not None:
+        found.add(tokenizer.eos_token_id)
+    if chat.end_of_turn:
+        found.add(tokenizer.convert_tokens_to_ids(chat.end_of_turn))
+    return frozenset(int(number) for number in found)
+
+
+def _first_id(*candidates: int | None) -> int:
+    return next((int(number) for number in candidates if number is not None), 0)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # The bars of loading would be drawn into the run's own.
+    try:
+        from transformers.utils import logging
+    except ImportError as error:
+        raise ModelError(
+            f"local models need transformers: pip install transformers ({error})"
+        ) from error
+    shown = logging.is_progress_bar_enabled()
+    if not shown:
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()

@@ -1,0 +1,123 @@
+"""Per-token losses of given tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nfilter import FloatArray, ModelError, TokenSample
+from nfilter_hf.batching import Budget
+from nfilter_hf.embedding import hidden_states
+from nfilter_hf.loading import Loaded
+from nfilter_hf.loss import Head, chunk_size, output_head, token_losses
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_Item = tuple[int, TokenSample]
+
+
+def score(loaded: Loaded, samples: Sequence[TokenSample], budget: Budget) -> list[FloatArray]:
+    """One float32 [T] a sample: -log p(token | tokens before it), natural log.
+
+    NaN at position 0, which nothing predicts, and outside the response.
+    """
+    losses = [np.full(len(sample.ids), np.nan, dtype=np.float32) for sample in samples]
+    items: list[_Item] = []
+    for index, sample in enumerate(samples):
+        if len(sample.ids) > loaded.context:
+            raise ModelError(
+                f"sample {sample.id!r} has {len(sample.ids)} tokens, more than the model's context of {loaded.context}: "
+                f"set encode.max_length to {loaded.context} or less"
+            )
+        if sample.response[1:].any():
+            items.append((index, sample))
+    if not items:
+        return losses
+    head = _checked_head(loaded)
+
+    def work(batch: Sequence[_Item]) -> None:
+        found = _losses(loaded, head, [sample for _, sample in batch])
+        for (index, sample), values in zip(batch, found, strict=True):
+            losses[index][np.flatnonzero(_wanted(sample))] = values
+
+    budget.run(items, lambda item: len(item[1].ids), work, _no_memory)
+    return losses
+
+
+def _wanted(sample: TokenSample) -> Any:
+    wanted = sample.response.copy()
+    wanted[0] = False
+    return wanted
+
+
+def _losses(loaded: Loaded, head: Head | None, samples: Sequence[TokenSample]) -> list[FloatArray]:
+    """The losses at the wanted positions of each sample of a batch, padded on the right."""
+    import torch
+
+    longest = max(len(sample.ids) for sample in samples)
+    ids = torch.full((len(samples), longest), loaded.pad_id)
+    mask = torch.zeros(len(samples), longest, dtype=torch.long)
+    wanted = torch.zeros(len(samples), longest, dtype=torch.bool)
+    for row, sample in enumerate(samples):
+        size = len(sample.ids)
+        ids[row, :size] = torch.from_numpy(np.ascontiguousarray(sample.ids))
+        mask[row, :size] = 1
+        wanted[row, :size] = torch.from_numpy(_wanted(sample))
+    ids, mask, wanted = (t.to(loaded.device) for t in (ids, mask, wanted))
+    labels = ids[wanted]
+    with torch.no_grad():
+        if head is None:
+            found = _by_whole_model(loaded, ids, mask, wanted)
+        else:
+            states = hidden_states(loaded, input_ids=ids, attention_mask=mask)
+            # The state before a token predicts it, and only those go through the head.
+            before = states[:, :-1][wanted[:, 1:]]
+            del states
+            chunk = chunk_size(int(loaded.module.config.get_text_config().vocab_size))
+            parts = [
+                token_losses(head(before[at : at + chunk]), labels[at : at + chunk])
+                for at in range(0, len(labels), chunk)
+            ]
+            found = torch.cat(parts)
+    counts = wanted.sum(1).tolist()
+    return [np.asarray(part.cpu().numpy(), np.float32) for part in torch.split(found, counts)]
+
+
+def _by_whole_model(loaded: Loaded, ids: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
+    """For an architecture whose output is more than a known head: the model itself, a sample at a time."""
+    import torch
+
+    parts = []
+    for row in range(len(ids)):
+        size = int(mask[row].sum())
+        where = wanted[row, :size].nonzero().squeeze(1)
+        logits = loaded.module(input_ids=ids[row : row + 1, :size], use_cache=False).logits[0]
+        chunk = chunk_size(logits.shape[-1])
+        for at in range(0, len(where), chunk):
+            spot = where[at : at + chunk]
+            parts.append(token_losses(logits[spot - 1], ids[row, spot]))
+    return torch.cat(parts)
+
+
+def _checked_head(loaded: Loaded) -> Head | None:
+    """The output head, if it gives on a few tokens what the whole model gives; else None."""
+    import torch
+
+    head = output_head(loaded.module)
+    vocabulary = int(loaded.module.config.get_text_config().vocab_size)
+    ids = torch.tensor([[0, 1, 2, 3]], device=loaded.device) % vocabulary
+    with torch.no_grad():
+        whole = loaded.module(input_ids=ids, use_cache=False).logits.float()
+        parts = head(hidden_states(loaded, input_ids=ids)).float()
+    same = whole.shape == parts.shape and torch.allclose(whole, parts, rtol=1e-2, atol=1e-3)
+    return head if same else None
+
+
+def _no_memory(item: _Item) -> None:
+    raise ModelError(
+        f"sample {item[1].id!r} of {len(item[1].ids)} tokens cannot be scored: memory ran out. Lower encode.max_length, "
+        "or set load_in_4bit or device: cpu for this model"
+    )

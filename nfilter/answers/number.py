@@ -21,7 +21,7 @@ _INT = r"(?:\d{1,3}(?:[,'’_]\d{3})+(?!\d)|\d{1,3}(?:,\d{2})+,\d{3}(?!\d)|\d++)
 _DECIMAL = rf"(?:{_INT}(?:\.\d++)?|(?<!\.)\.\d++)"
 _CURRENCY = r"[$€£¥₹₩₽]"
 _NUMBER = re.compile(
-    rf"""(?:(?<![\w)\]%])(?P<sign>[-+]))?(?P<currency>{_CURRENCY})?\s?(?P<late>(?<={_CURRENCY})[-+])?
+    rf"""(?:(?<![\w)\]%])(?P<sign>[-+]))?(?:(?P<currency>{_CURRENCY})(?P<late>[-+])?\s?)?
     (?<!\w)(?<!\d\.)
     (?: (?P<whole>\d++)\s(?P<num1>\d++)\s?/\s?(?P<den1>\d++)(?!\s?/\s?\d)
       | (?<!\d/)(?P<num>{_INT})\s?/\s?(?P<den>{_INT})(?!\s?/\s?\d)(?!\.\d)

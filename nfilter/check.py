@@ -14,7 +14,7 @@ from nfilter.located import Where
 from nfilter.plugins import Plugins
 from nfilter.prompts import Prompts
 from nfilter.recipe import Recipe, SourceUse, Use, model_needs
-from nfilter.stages import Contract, Encodes, Generates, ModelNeed, Site
+from nfilter.stages import Adapts, Contract, Encodes, Generates, ModelNeed, Site
 from nfilter.types import Row
 
 SHARED_ROWS_LIMIT = 20_000
@@ -75,6 +75,8 @@ class _Checker:
         if self.recipe.evaluate is not None:
             name = self.recipe.train.config.model if self.recipe.train else self.recipe.encode.model
             self._need(("evaluate",), "evaluate", ModelNeed(name, Generates))
+            if trains:
+                self._need(("evaluate",), "evaluate", ModelNeed(name, Adapts))
         for name in ("encoder", "judge"):
             model = getattr(self.recipe.answer, name, None)
             if model is not None and self.recipe.model(model) is None:

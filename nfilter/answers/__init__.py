@@ -28,10 +28,8 @@ def build(
     """The kind of answer that ``config`` asks for.
 
     ``embed`` turns n texts into vectors, float32 [n, d]; ``judge`` says of each pair of texts whether they say
-    the same. ``text`` needs one of the two, the one that the config names a model for; other kinds need neither.
-
-    Raises:
-        ValueError: for kind ``text`` without the function that it needs.
+    the same. ``text`` compares with the one that the config names a model for; without it texts can be read, but
+    not compared. Other kinds need neither.
     """
     match config.kind:
         case "choice":
@@ -42,9 +40,6 @@ def build(
             return Exact()
         case "spans":
             return Spans(config.f1)
-    given, name = (judge, "judge") if config.judge is not None else (embed, "embed")
-    if given is None:
-        raise ValueError(f"answer kind 'text' with this config needs {name}=")
     if config.judge is not None:
         return Text(config.similarity, judge=judge)
     return Text(config.similarity, embed=embed)

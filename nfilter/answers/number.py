@@ -59,7 +59,7 @@ class Number:
 
     kind: str = field(default="number", init=False)
 
-    def parse(self, text: str, sample: Sample | None = None) -> str | None:  # noqa: ARG002
+    def parse(self, text: str, sample: Sample | None = None) -> str | None:
         """The number in canonical form ("72", "-0.5", "1/3", "6e23"), or None."""
         text = _prepare(text)
         for position, heading in reversed(statements(text)):

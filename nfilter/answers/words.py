@@ -40,7 +40,7 @@ class Exact:
 
     kind: str = field(default="exact", init=False)
 
-    def parse(self, text: str, sample: Sample | None = None) -> str | None:  # noqa: ARG002
+    def parse(self, text: str, sample: Sample | None = None) -> str | None:
         """The words in canonical form, or None where there are none."""
         for _ in range(_ROUNDS):
             before, text = text, _words(_stated_line(clean(text)))
@@ -69,7 +69,7 @@ class Spans:
 
     kind: str = field(default="spans", init=False)
 
-    def parse(self, text: str, sample: Sample | None = None) -> str | None:  # noqa: ARG002
+    def parse(self, text: str, sample: Sample | None = None) -> str | None:
         """The spans as a sorted JSON list of strings, or None where there are none."""
         listed = _json_list(text)
         if listed is None:
@@ -112,7 +112,7 @@ class Text:
 
     kind: str = field(default="text", init=False)
 
-    def parse(self, text: str, sample: Sample | None = None) -> str | None:  # noqa: ARG002
+    def parse(self, text: str, sample: Sample | None = None) -> str | None:
         """The text after the marker, stripped; None where nothing is there."""
         end = 0
         for match in _MARK.finditer(text):
@@ -120,7 +120,11 @@ class Text:
         return text[end:].strip() or None
 
     def agree(self, pairs: Sequence[tuple[str | None, str | None]]) -> list[bool]:
-        """Whether the two say the same, asked of the model in one batch."""
+        """Whether the two say the same, asked of the model in one batch.
+
+        Raises:
+            ValueError: when there is something to compare, and neither an encoder nor a judge to do it.
+        """
         keys = [
             None if left is None or right is None else _unordered(left, right)
             for left, right in pairs
@@ -139,7 +143,7 @@ class Text:
         if self.judge is not None:
             return self.judge(pairs)
         if self.embed is None:
-            return [False] * len(pairs)
+            raise ValueError("texts cannot be compared here: no encoder and no judge was given")
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
         rows = np.asarray(self.embed(texts), dtype=np.float64)
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)

@@ -430,11 +430,12 @@ def test_a_config_that_means_nothing_is_refused(config, said):
         AnswerConfig.model_validate(config)
 
 
-def test_text_without_its_model_is_refused():
-    with pytest.raises(ValueError, match="embed="):
-        build(AnswerConfig(kind="text", encoder="e"), judge=lambda pairs: [True] * len(pairs))
-    with pytest.raises(ValueError, match="judge="):
-        build(AnswerConfig(kind="text", judge="j"))
+def test_text_without_its_model_can_be_read_but_not_compared():
+    text = build(AnswerConfig(kind="text", encoder="e"), judge=lambda pairs: [True] * len(pairs))
+    assert text.parse("Answer: x") == "x"
+    assert text.agree([("x", "X"), (None, "x")]) == [True, False]
+    with pytest.raises(ValueError, match="no encoder"):
+        text.agree([("x", "y")])
 
 
 def test_the_models_that_a_config_names_are_marked():

@@ -27,7 +27,9 @@ def show_all(plugins: Plugins, console: Console, *, as_json: bool) -> None:
         table.add_column(title, no_wrap=title != "what it does")
     for kind in REGISTRATIONS.values():
         for item in plugins.of_kind(kind):
-            table.add_row(*(Text(cell) for cell in (kind, item.name, item.origin, summary(item.cls))))
+            table.add_row(
+                *(Text(cell) for cell in (kind, item.name, item.origin, summary(item.cls)))
+            )
     console.print(table)
     for name, folder in sorted(plugins.models.items()):
         console.print(f"model that ships: {name} ({folder})", markup=False, soft_wrap=True)
@@ -72,7 +74,9 @@ def show_one(plugins: Plugins, name: str, console: Console, *, as_json: bool) ->
     items = [item for item in plugins.registered.values() if item.name == name]
     if not items:
         known = [item.name for item in plugins.registered.values()]
-        raise PluginError(f"nothing is called {name!r}{did_you_mean(name, known)}; `nfilter plugins` lists all")
+        raise PluginError(
+            f"nothing is called {name!r}{did_you_mean(name, known)}; `nfilter plugins` lists all"
+        )
     if as_json:
         console.file.write(json.dumps([_described(item) for item in items]) + "\n")
         return
@@ -108,19 +112,31 @@ def _print(item: Registered, console: Console) -> None:
     for name, info in config.model_fields.items():
         needs = [mark for mark in info.metadata if hasattr(mark, "capability")]
         wanted = ", ".join(
-            f"a model that {mark.capability.__name__}{' with logprobs' if mark.logprobs else ''}" for mark in needs
+            f"a model that {mark.capability.__name__}{' with logprobs' if mark.logprobs else ''}"
+            for mark in needs
         )
-        default = "(required)" if info.is_required() else repr(info.get_default(call_default_factory=True))
-        cells = (info.alias or name, _type_name(info.annotation), default, wanted or notes.get(name, ""))
+        default = (
+            "(required)"
+            if info.is_required()
+            else repr(info.get_default(call_default_factory=True))
+        )
+        cells = (
+            info.alias or name,
+            _type_name(info.annotation),
+            default,
+            wanted or notes.get(name, ""),
+        )
         table.add_row(*(Text(cell) for cell in cells))
     console.print()
     console.print(table)
 
 
 def _type_name(annotation: Any) -> str:
-    return str(getattr(annotation, "__name__", annotation)) if isinstance(annotation, type) else str(
-        annotation
-    ).replace("typing.", "")
+    return (
+        str(getattr(annotation, "__name__", annotation))
+        if isinstance(annotation, type)
+        else str(annotation).replace("typing.", "")
+    )
 
 
 def field_notes(config: Any) -> dict[str, str]:

@@ -29,7 +29,9 @@ class Report:
     memory: dict[str, float] = field(default_factory=dict)
 
 
-def check(recipe: Recipe, plugins: Plugins, site: Site, prompts: Prompts, *, data: bool = True) -> Report:
+def check(
+    recipe: Recipe, plugins: Plugins, site: Site, prompts: Prompts, *, data: bool = True
+) -> Report:
     """Check a recipe that ``recipe.load`` accepted. ``data`` also looks at rows shared by training and test."""
     checker = _Checker(recipe, plugins, site, prompts)
     checker.models()
@@ -71,7 +73,9 @@ class _Checker:
                 self._need(use.where, use.name, need)
         trains = bool(set(self.recipe.arms) - {"vanilla"})
         if trains:
-            self._need(("encode",), "encode", ModelNeed(self.recipe.encode.model, Encodes, field="model"))
+            self._need(
+                ("encode",), "encode", ModelNeed(self.recipe.encode.model, Encodes, field="model")
+            )
         if self.recipe.evaluate is not None:
             name = self.recipe.train.config.model if self.recipe.train else self.recipe.encode.model
             self._need(("evaluate",), "evaluate", ModelNeed(name, Generates))
@@ -112,7 +116,9 @@ class _Checker:
 
     def _able(self, use: Use, need: ModelNeed) -> bool:
         abilities = use.item.cls.abilities(use.config)
-        return need.capability in abilities.capabilities and (abilities.logprobs or not need.logprobs)
+        return need.capability in abilities.capabilities and (
+            abilities.logprobs or not need.logprobs
+        )
 
     def notes(self) -> None:
         """Every note that is read was written by an earlier stage, and no name is written by two kinds of stage."""
@@ -126,10 +132,15 @@ class _Checker:
             for name in sorted(contract.reads - set(written)):
                 place = self._where_named(use, name)
                 if name in later and later[name] != use.name:
-                    self.fault(place, f"{use.name} reads {name!r}, which {later[name]} writes only after it; move it up")
+                    self.fault(
+                        place,
+                        f"{use.name} reads {name!r}, which {later[name]} writes only after it; move it up",
+                    )
                 else:
                     near = did_you_mean(name, written)
-                    self.fault(place, f"{use.name} reads {name!r}, which no stage before it writes{near}")
+                    self.fault(
+                        place, f"{use.name} reads {name!r}, which no stage before it writes{near}"
+                    )
             written.update(dict.fromkeys(contract.writes, use.name))
 
     def _where_named(self, use: Use, name: str) -> Where:
@@ -185,17 +196,21 @@ class _Checker:
         trained = [arm for arm in recipe.arms if arm != "vanilla"]
         if trained and recipe.train is None and recipe.adopt is None:
             self.fault(
-                ("arms",), f"arm {trained[0]!r} is trained; add train: {{use: hf.lora, model: student}}"
+                ("arms",),
+                f"arm {trained[0]!r} is trained; add train: {{use: hf.lora, model: student}}",
             )
         if recipe.adopt is not None:
             names = [use.name for use in recipe.tokens]
             if recipe.adopt.stage not in names:
                 near = did_you_mean(recipe.adopt.stage, names)
-                self.fault(("train", "from"), f"no token stage {recipe.adopt.stage!r} in the recipe{near}")
+                self.fault(
+                    ("train", "from"), f"no token stage {recipe.adopt.stage!r} in the recipe{near}"
+                )
         truth = recipe.source.noise or getattr(recipe.source.use.config, "truth", None)
         if "truth" in recipe.arms and not truth:
             self.fault(
-                ("arms",), "arm 'truth' needs true labels; name their column: source: {truth: COLUMN}"
+                ("arms",),
+                "arm 'truth' needs true labels; name their column: source: {truth: COLUMN}",
             )
         if "vanilla" in recipe.arms and recipe.evaluate is None:
             self.fault(
@@ -215,7 +230,9 @@ class _Checker:
         sizes: Mapping[str, Any] = use.item.cls.memory(use.config, model.config, self.site)
         if sizes:
             self.report.memory = {part: float(size) for part, size in sizes.items()}
-            parts = ", ".join(f"{part} {_bytes(size)}" for part, size in sizes.items() if part != "total")
+            parts = ", ".join(
+                f"{part} {_bytes(size)}" for part, size in sizes.items() if part != "total"
+            )
             total = sizes.get("total", sum(sizes.values()))
             self.report.facts.append(f"train: about {_bytes(float(total))} of memory ({parts})")
 

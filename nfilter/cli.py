@@ -63,9 +63,7 @@ def _plugin_commands() -> dict[str, Any]:
     return {point.name: point for point in entry_points(group="nfilter.commands")}
 
 
-@click.group(
-    cls=_Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
-)
+@click.group(cls=_Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="nfilter")
 def main() -> None:
     """From a noisy fine-tuning dataset to a better adapter, with a reason for every decision."""
@@ -111,7 +109,9 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON for ano
 @main.command()
 @_recipe
 @_set
-@click.option("--limit", type=click.IntRange(min=1), help="Take only the first N rows of the source.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="Take only the first N rows of the source."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="The run directory [runs/NAME].")
 @click.option("--seeds", metavar="0,1,2", help="Run once a seed and put the figures together.")
 @click.option("--quiet", is_flag=True, help="Say warnings only.")
@@ -181,7 +181,11 @@ def _checked(recipe: Path, assignments: Sequence[str], *, data: bool) -> tuple[A
     loaded = importlib.import_module("nfilter.recipe").load(recipe, plugins, assignments)
     engine = importlib.import_module("nfilter.engine.places")
     report = importlib.import_module("nfilter.check").check(
-        loaded, plugins, engine.site_of(loaded, plugins), engine.prompts_of(loaded, plugins), data=data
+        loaded,
+        plugins,
+        engine.site_of(loaded, plugins),
+        engine.prompts_of(loaded, plugins),
+        data=data,
     )
     return plugins, loaded, report
 
@@ -224,14 +228,26 @@ def plugins_list(as_json: bool) -> None:
 @_json
 def plugins_show(name: str, as_json: bool) -> None:
     """One plugin: what it does, and its settings with types and defaults."""
-    importlib.import_module("nfilter.catalogue").show_one(_plugins(), name, _console(), as_json=as_json)
+    importlib.import_module("nfilter.catalogue").show_one(
+        _plugins(), name, _console(), as_json=as_json
+    )
 
 
 @main.command()
-@click.option("--template", default="robustft", show_default=True, help="Which shipped recipe to start from.")
-@click.option("--data", type=click.Path(path_type=Path, exists=True), help="Your file; its columns are guessed.")
-@click.option("--model", help="The model to train: a hub id, a folder, or a model that ships (tiny).")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("recipe.yaml"), show_default=True)
+@click.option(
+    "--template", default="robustft", show_default=True, help="Which shipped recipe to start from."
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True),
+    help="Your file; its columns are guessed.",
+)
+@click.option(
+    "--model", help="The model to train: a hub id, a folder, or a model that ships (tiny)."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("recipe.yaml"), show_default=True
+)
 @click.option("--force", is_flag=True, help="Overwrite the recipe if it is there.")
 def init(template: str, data: Path | None, model: str | None, out: Path, force: bool) -> None:
     """Write a recipe that runs, for your data and your model."""
@@ -289,7 +305,9 @@ def audit(run_directory: Path, size: int, seed: int, as_json: bool) -> None:
 @main.command(name="inject-noise")
 @click.argument("data", type=click.Path(path_type=Path, exists=True))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--ratio", type=click.FloatRange(0, 1), required=True, help="The share of rows to make wrong.")
+@click.option(
+    "--ratio", type=click.FloatRange(0, 1), required=True, help="The share of rows to make wrong."
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option(
     "--kind", type=click.Choice(["choice", "number", "exact", "spans", "text"]), required=True,
@@ -298,7 +316,9 @@ def audit(run_directory: Path, size: int, seed: int, as_json: bool) -> None:
 @_json
 def inject_noise(data: Path, out: Path, ratio: float, seed: int, kind: str, as_json: bool) -> None:
     """Make a known share of the answers wrong; the true ones go into the column `truth`."""
-    counts = importlib.import_module("nfilter.scaffold").inject(_plugins(), data, out, ratio, seed, kind)
+    counts = importlib.import_module("nfilter.scaffold").inject(
+        _plugins(), data, out, ratio, seed, kind
+    )
     if as_json:
         click.echo(json.dumps(counts))
     else:

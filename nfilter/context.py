@@ -41,7 +41,9 @@ class ModelPool:
         if target not in self._built:
             use = self.recipe.models.get(target)
             if use is None:
-                raise ModelError(f"no model {name!r} in the recipe{did_you_mean(name, self.recipe.models)}")
+                raise ModelError(
+                    f"no model {name!r} in the recipe{did_you_mean(name, self.recipe.models)}"
+                )
             self._built[target] = use.item.cls(use.config, self.site)
         return self._built[target]
 
@@ -110,7 +112,9 @@ class Model:
                 on_done(sum(key in fresh for key in keys))
         return [done[key] for key in keys]
 
-    def _uses(self, keys: Sequence[str], requests: Sequence[Request], wanted: set[str]) -> list[Use]:
+    def _uses(
+        self, keys: Sequence[str], requests: Sequence[Request], wanted: set[str]
+    ) -> list[Use]:
         return [
             Use(self.stage, request.sample_id, key, self.name)
             for key, request in zip(keys, requests, strict=True)
@@ -137,7 +141,9 @@ class Model:
         self, samples: Sequence[Sample], *, max_length: int, turns: str
     ) -> list[TokenSample]:
         """Samples as tokens of this model."""
-        encoded: list[TokenSample] = self._capable.encode(samples, max_length=max_length, turns=turns)
+        encoded: list[TokenSample] = self._capable.encode(
+            samples, max_length=max_length, turns=turns
+        )
         return encoded
 
     def lend(self) -> AbstractContextManager[Any]:
@@ -207,7 +213,9 @@ class RunContext:
     def train(self, samples: Iterable[TokenSample], start: ModelRef | None = None) -> ModelRef:
         """Train with the recipe's trainer."""
         if self._trainer is None:
-            raise ModelError(f"{self.stage} wants to train, and the recipe has no trainer; add train: {{use: hf.lora}}")
+            raise ModelError(
+                f"{self.stage} wants to train, and the recipe has no trainer; add train: {{use: hf.lora}}"
+            )
         return self._trainer(list(samples), start)
 
     def publish_model(self, ref: ModelRef) -> None:

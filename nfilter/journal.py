@@ -125,7 +125,9 @@ class Journal:
     def forget(self, stages: Sequence[str]) -> None:
         """Forget what ``stages`` used (their answers stay): a changed stage counts its calls anew."""
         with self._lock:
-            self._connection.executemany("DELETE FROM uses WHERE stage = ?", [(name,) for name in stages])
+            self._connection.executemany(
+                "DELETE FROM uses WHERE stage = ?", [(name,) for name in stages]
+            )
 
     def calls_for(self, sample: str) -> list[dict[str, Any]]:
         """Every call that was made for a sample, in order of time."""
@@ -134,7 +136,9 @@ class Journal:
                 "SELECT stage, model, answer FROM uses JOIN calls USING (key) WHERE sample = ? ORDER BY at",
                 (sample,),
             ).fetchall()
-        return [{"stage": stage, "model": model, **json.loads(answer)} for stage, model, answer in rows]
+        return [
+            {"stage": stage, "model": model, **json.loads(answer)} for stage, model, answer in rows
+        ]
 
 
 def _plain(done: Completion) -> dict[str, Any]:

@@ -61,7 +61,9 @@ _Loader.yaml_implicit_resolvers = {
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"), list("-+0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
 )
 
 
@@ -165,7 +167,7 @@ class _Builder:
     def _mapping(self, where: Where, depth: int) -> dict[str, Any]:
         values: dict[str, Any] = {}
         while not self.loader.check_event(yaml.MappingEndEvent):
-            event = self.loader.peek_event()
+            event: Any = self.loader.peek_event()
             if not isinstance(event, yaml.ScalarEvent):
                 if isinstance(event, yaml.AliasEvent):
                     raise self._fault(event, f"the alias *{event.anchor}; aliases are not allowed")
@@ -175,7 +177,9 @@ class _Builder:
             line = event.start_mark.line + 1
             if key in values:
                 first = self.located.lines[*where, key]
-                raise self._fault(event, f"the key {key!r} stands here again, first in line {first}; keep one")
+                raise self._fault(
+                    event, f"the key {key!r} stands here again, first in line {first}; keep one"
+                )
             self.located.lines[*where, key] = line
             values[key] = self._node((*where, key), depth + 1)
         self.loader.get_event()

@@ -84,9 +84,7 @@ class Plugins:
         text = f"unknown {kind} {name!r}"
         text += did_you_mean(name, [item.name for item in self.of_kind(kind)])
         for failed in self.failed:
-            text += (
-                f"\n  plugin {failed.plugin!r} of {failed.distribution} did not load: {failed.error}"
-            )
+            text += f"\n  plugin {failed.plugin!r} of {failed.distribution} did not load: {failed.error}"
         for blocked in self.blocked:
             text += f"\n  plugin {blocked!r} is blocked by {BLOCK_VARIABLE}"
         return text
@@ -100,9 +98,7 @@ class Plugins:
                 complain(f"plugin {implementation.plugin_name!r} failed in {hook}: {error!r}")
 
 
-def load(
-    points: Iterable[EntryPoint] | None = None, block: Iterable[str] | None = None
-) -> Plugins:
+def load(points: Iterable[EntryPoint] | None = None, block: Iterable[str] | None = None) -> Plugins:
     """Load all plugins of the group, sorted by distribution and name.
 
     Raises:
@@ -160,9 +156,7 @@ class _Loader:
             self.failed.append(Failed(point.name, distribution, str(error)))
             return
         except Exception as error:  # noqa: BLE001 - a broken plugin must not break the others
-            self.failed.append(
-                Failed(point.name, distribution, f"{type(error).__name__}: {error}")
-            )
+            self.failed.append(Failed(point.name, distribution, f"{type(error).__name__}: {error}"))
             return
         for item in items:
             self._add(item)
@@ -171,9 +165,7 @@ class _Loader:
         self.prompts.extend(prompts)
         self.recipes.extend(recipes)
 
-    def _items(
-        self, module: Any, plugin: str, distribution: str, version: str
-    ) -> list[Registered]:
+    def _items(self, module: Any, plugin: str, distribution: str, version: str) -> list[Registered]:
         items = []
         for hook, kind in hookspecs.REGISTRATIONS.items():
             for cls in _call(module, hook):

@@ -38,7 +38,7 @@ class QuietReporter:
 
     def warning(self, text: str) -> None:
         """One line on standard error."""
-        print(f"warning: {text}", file=self.stream or sys.stderr)  # noqa: T201
+        print(f"warning: {text}", file=self.stream or sys.stderr)
 
     @contextmanager
     def progress(self, total: int | None, text: str) -> Iterator[Progress]:
@@ -51,7 +51,7 @@ class LineReporter(QuietReporter):
 
     def info(self, text: str) -> None:
         """One line on standard error."""
-        print(text, file=self.stream or sys.stderr, flush=True)  # noqa: T201
+        print(text, file=self.stream or sys.stderr, flush=True)
 
 
 class _Bar:

@@ -134,9 +134,7 @@ class Prompts:
             if path.is_file():
                 return FileTemplate(name, path, path.read_text(encoding="utf-8"))
         places = ", ".join(str(directory) for directory in self.directories)
-        raise PromptError(
-            f"no prompt {name!r} under {places}{did_you_mean(name, self.names())}"
-        )
+        raise PromptError(f"no prompt {name!r} under {places}{did_you_mean(name, self.names())}")
 
 
 def _environment() -> SandboxedEnvironment:

@@ -147,7 +147,9 @@ def model_needs(config: StageConfig) -> list[ModelNeed]:
             if isinstance(mark, Needs):
                 value = getattr(config, name)
                 values = [value] if isinstance(value, str) else list(value or ())
-                needs += [ModelNeed(model, mark.capability, mark.logprobs, name) for model in values]
+                needs += [
+                    ModelNeed(model, mark.capability, mark.logprobs, name) for model in values
+                ]
     return needs
 
 
@@ -187,27 +189,29 @@ class _Reader:
         source = self._source(top.get("source"), ("source",))
         evaluate, test = self._evaluate(top.get("evaluate"))
         train, adopt = self._train(top.get("train"))
-        recipe = dict(
-            name=self._name(top.get("name")),
-            seed=self._number(top.get("seed", 0), ("seed",), 0),
-            answer=self._answer(top.get("answer", "exact")),
-            chunk=self._number(top.get("chunk", 256), ("chunk",), 1),
-            models=models,
-            aliases=aliases,
-            source=source,
-            samples=self._stages(top.get("samples", []), "samples", "process"),
-            arms=self._arms(top.get("arms"), has_train="train" in top, has_test="evaluate" in top),
-            encode=self._config(EncodeConfig, top.get("encode", {}), ("encode",)),
-            tokens=self._stages(top.get("tokens", []), "tokens", "process_tokens"),
-            train=train,
-            adopt=adopt,
-            evaluate=evaluate,
-            test=test,
-            located=self.located,
-        )
+        recipe: dict[str, Any] = {
+            "name": self._name(top.get("name")),
+            "seed": self._number(top.get("seed", 0), ("seed",), 0),
+            "answer": self._answer(top.get("answer", "exact")),
+            "chunk": self._number(top.get("chunk", 256), ("chunk",), 1),
+            "models": models,
+            "aliases": aliases,
+            "source": source,
+            "samples": self._stages(top.get("samples", []), "samples", "process"),
+            "arms": self._arms(
+                top.get("arms"), has_train="train" in top, has_test="evaluate" in top
+            ),
+            "encode": self._config(EncodeConfig, top.get("encode", {}), ("encode",)),
+            "tokens": self._stages(top.get("tokens", []), "tokens", "process_tokens"),
+            "train": train,
+            "adopt": adopt,
+            "evaluate": evaluate,
+            "test": test,
+            "located": self.located,
+        }
         if self.faults:
             raise RecipeError(self.faults)
-        return Recipe(**recipe)  # type: ignore[arg-type]
+        return Recipe(**recipe)
 
     def _name(self, value: Any) -> str:
         if value is None:
@@ -226,7 +230,8 @@ class _Reader:
     def _answer(self, value: Any) -> AnswerConfig | None:
         if isinstance(value, str):
             value = {"kind": value}
-        return self._config(AnswerConfig, value, ("answer",))
+        config: AnswerConfig | None = self._config(AnswerConfig, value, ("answer",))
+        return config
 
     def _arms(self, value: Any, *, has_train: bool, has_test: bool) -> tuple[Arm, ...]:
         if value is None:
@@ -261,7 +266,9 @@ class _Reader:
                 target = aliases[target]
             if target not in value or target in aliases:
                 near = did_you_mean(target, [key for key in value if key != name])
-                self.fault(("models", name), f"stands for {aliases[name]!r}, which is no model here{near}")
+                self.fault(
+                    ("models", name), f"stands for {aliases[name]!r}, which is no model here{near}"
+                )
             aliases[name] = target
         return models, aliases
 
@@ -355,7 +362,9 @@ class _Reader:
             near = near or f"; known: {', '.join(fields)}"
             self.fault((*where, *path), f"unknown key {path[-1]!r}{near}")
         elif detail["type"] == "missing":
-            self.fault((*where, *path), f"missing; {model.__name__.removesuffix('Config')} needs it")
+            self.fault(
+                (*where, *path), f"missing; {model.__name__.removesuffix('Config')} needs it"
+            )
         else:
             given = detail.get("input")
             shown = f", not {given!r}" if isinstance(given, str | int | float | bool | None) else ""
@@ -367,7 +376,10 @@ class _Reader:
         # Unions add names of their own to pydantic's path; only what stands in the file can be pointed at.
         here: Where = where
         for part in path:
-            if (*here, part) not in self.located.lines and (*here, part) not in self.located.overridden:
+            if (*here, part) not in self.located.lines and (
+                *here,
+                part,
+            ) not in self.located.overridden:
                 break
             here = (*here, part)
         return here if here != where or not path else (*where, path[0])
@@ -377,7 +389,9 @@ def _near_literal(detail: dict[str, Any], given: Any) -> str:
     expected = str(detail.get("ctx", {}).get("expected", ""))
     if detail["type"] != "literal_error" or not isinstance(given, str):
         return ""
-    near = difflib.get_close_matches(given, [word for word in expected.split("'") if word.isidentifier()], n=1)
+    near = difflib.get_close_matches(
+        given, [word for word in expected.split("'") if word.isidentifier()], n=1
+    )
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
@@ -389,4 +403,14 @@ def _kind(value: Any) -> str:
     return next((text for kind, text in names if isinstance(value, kind)), "nothing")
 
 
-__all__ = ["ARMS", "EncodeConfig", "EvaluateConfig", "Recipe", "SourceUse", "Use", "dotted", "load", "model_needs"]
+__all__ = [
+    "ARMS",
+    "EncodeConfig",
+    "EvaluateConfig",
+    "Recipe",
+    "SourceUse",
+    "Use",
+    "dotted",
+    "load",
+    "model_needs",
+]

@@ -54,7 +54,9 @@ def scaffold(
     if data is not None:
         source, config, columns, answer = guess(plugins, data)
         relative = _relative(data, out)
-        text = _replace_section(text, "source", f"source: {{use: {source.name}, path: {_quoted(relative)}}}")
+        text = _replace_section(
+            text, "source", f"source: {{use: {source.name}, path: {_quoted(relative)}}}"
+        )
         text = _replace_section(text, "answer", f"answer: {answer}")
         text = _without_truth(text)
         named = ", ".join(f"{role} = {column!r}" for role, column in columns.items())
@@ -83,7 +85,9 @@ def source_for(plugins: Plugins, data: Path) -> Registered:
                 return item
     item = endings.get(data.suffix.lower())  # type: ignore[assignment]
     if item is None:
-        raise SourceError(f"{data}: no source reads files that end in {data.suffix!r}; known: {', '.join(endings)}")
+        raise SourceError(
+            f"{data}: no source reads files that end in {data.suffix!r}; known: {', '.join(endings)}"
+        )
     return item
 
 
@@ -108,7 +112,10 @@ def _answer_kind(samples: list[Sample]) -> str:
         return "choice"
     responses = [sample.response.strip() for sample in samples]
     numbers = sum(
-        bool(re.fullmatch(r"[-+$€£]?[\d.,/ ]+%?", text) or re.search(r"####\s*[-+$]?[\d.,]+\s*$", text))
+        bool(
+            re.fullmatch(r"[-+$€£]?[\d.,/ ]+%?", text)
+            or re.search(r"####\s*[-+$]?[\d.,]+\s*$", text)
+        )
         for text in responses
     )
     if numbers >= 0.9 * len(responses):
@@ -131,7 +138,9 @@ def _replace_model(text: str, model: str) -> str:
     line = re.compile(r"^(  student: *\{[^}\n]*?model: *)([^,}\n]+)", re.MULTILINE)
     changed, count = line.subn(lambda match: match.group(1) + _quoted(model), text, count=1)
     if not count:
-        raise RecipeError("this template has no model called student; give --model to another template")
+        raise RecipeError(
+            "this template has no model called student; give --model to another template"
+        )
     return changed
 
 
@@ -144,7 +153,11 @@ def _replace_section(text: str, name: str, line: str) -> str:
 def _without_truth(text: str) -> str:
     # A person's own file has no test set and no known truth until they say so.
     text = re.sub(r"^evaluate:.*\n(?:[ \t]+.*\n)*", "", text, flags=re.MULTILINE)
-    return _replace_section(text, "arms", "arms: [cleaned]                # add raw and vanilla, with evaluate:, to compare")
+    return _replace_section(
+        text,
+        "arms",
+        "arms: [cleaned]                # add raw and vanilla, with evaluate:, to compare",
+    )
 
 
 def inject(

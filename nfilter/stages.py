@@ -192,8 +192,11 @@ class Log(Protocol):
 class Template(Protocol):
     """A prompt: rendered in a sandbox, one message a role block of its source."""
 
-    name: str
-    digest: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
 
     def render(self, **variables: Any) -> tuple[Message, ...]: ...
 
@@ -225,11 +228,20 @@ class Progress(Protocol):
 class Context(Protocol):
     """What a stage may reach. Everything else is out of bounds."""
 
-    seed: int
-    stage: str
-    base_dir: Path
-    log: Log
-    answers: AnswerKind
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def stage(self) -> str: ...
+
+    @property
+    def base_dir(self) -> Path: ...
+
+    @property
+    def log(self) -> Log: ...
+
+    @property
+    def answers(self) -> AnswerKind: ...
 
     def model(self, name: str) -> Any:
         """The model of that name in the recipe: an object with the capabilities that ``check`` verified."""

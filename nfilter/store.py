@@ -21,7 +21,9 @@ from nfilter.types import Message, Sample
 
 def canonical(value: Any) -> str:
     """Canonical JSON: sorted keys, no white space, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
 
 
 def digest(*parts: Any) -> str:
@@ -78,7 +80,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise StoreError(f"{path}: not there; is {path.parent} the directory of a finished run?") from error
+        raise StoreError(
+            f"{path}: not there; is {path.parent} the directory of a finished run?"
+        ) from error
     except ValueError as error:
         raise StoreError(f"{path}:1: not JSON ({error}); remove it and run again") from error
 
@@ -225,7 +229,9 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock = (self.path / ".lock").open("a+", encoding="utf-8")
         except OSError as error:
-            raise StoreError(f"{self.path}: cannot be written ({error.strerror}); choose another --out") from error
+            raise StoreError(
+                f"{self.path}: cannot be written ({error.strerror}); choose another --out"
+            ) from error
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -49,7 +49,9 @@ def encode(recipe: Recipe, samples: Iterable[Sample], ctx: RunContext) -> Encode
     dropped: list[tuple[str, str]] = []
     for sample, tokens in zip(items, encoded, strict=True):
         if not tokens.response.any():
-            reason = f"no token of the response is left within max_length {recipe.encode.max_length}"
+            reason = (
+                f"no token of the response is left within max_length {recipe.encode.max_length}"
+            )
             dropped.append((sample.id, reason))
         elif not tokens.weights.any():
             dropped.append((sample.id, f"every token has weight 0 (sample weight {sample.weight})"))
@@ -86,12 +88,18 @@ def train(
     """Train one arm, or take what an earlier run trained on the same tokens with the same settings."""
     if recipe.train is None:
         place = recipe.located.place(("arms",))
-        raise RecipeError(f"{place}: arm {arm!r} needs training; add train: {{use: hf.lora, model: student}}")
+        raise RecipeError(
+            f"{place}: arm {arm!r} needs training; add train: {{use: hf.lora, model: student}}"
+        )
     name = recipe.train.config.model
     model = ctx.model(name)
     out = directory / "adapters" / arm
     fingerprint = digest(
-        recipe.train.dump(), recipe.train.item.origin, model.fingerprint(), recipe.seed, tokens_digest(encoded)
+        recipe.train.dump(),
+        recipe.train.item.origin,
+        model.fingerprint(),
+        recipe.seed,
+        tokens_digest(encoded),
     )
     marker = out / MARKER
     if marker.is_file() and read_json(marker)["fingerprint"] == fingerprint:
@@ -140,11 +148,16 @@ def read_test(recipe: Recipe) -> list[Sample]:
     """
     if recipe.test is None or recipe.evaluate is None:
         return []
-    found = [row for row in rows(recipe.test, recipe, recipe.evaluate.limit) if isinstance(row, Row)]
+    found = [
+        row for row in rows(recipe.test, recipe, recipe.evaluate.limit) if isinstance(row, Row)
+    ]
     if not found:
         place = recipe.located.place(recipe.test.use.where)
         raise StoreError(f"{place}: no row of the test source can be read")
-    return [row.sample if row.truth is None else row.sample.relabel(row.truth, "the truth") for row in found]
+    return [
+        row.sample if row.truth is None else row.sample.relabel(row.truth, "the truth")
+        for row in found
+    ]
 
 
 def evaluate(
@@ -164,7 +177,9 @@ def evaluate(
     template = prompts.get(recipe.evaluate.prompt) if recipe.evaluate.prompt else None
     requests = [
         Request(
-            messages=sample.context if template is None else template.render(**variables(recipe, sample, ctx)),
+            messages=sample.context
+            if template is None
+            else template.render(**variables(recipe, sample, ctx)),
             sampling=Sampling(max_tokens=recipe.evaluate.max_tokens),
             sample_id=sample.id,
         )
@@ -177,12 +192,20 @@ def evaluate(
             with model.adapted(trained.ref) as adapted:
                 completions = adapted.generate(requests, bar.advance)
     references = [ctx.answers.parse(sample.response, sample) for sample in test]
-    given = [ctx.answers.parse(done.text, sample) for done, sample in zip(completions, test, strict=True)]
+    given = [
+        ctx.answers.parse(done.text, sample) for done, sample in zip(completions, test, strict=True)
+    ]
     right = ctx.answers.agree(list(zip(references, given, strict=True)))
     write_jsonl(
         directory / "evaluation" / f"{arm}.jsonl",
         (
-            {"id": sample.id, "text": done.text, "answer": answer, "reference": reference, "right": ok}
+            {
+                "id": sample.id,
+                "text": done.text,
+                "answer": answer,
+                "reference": reference,
+                "right": ok,
+            }
             for sample, done, answer, reference, ok in zip(
                 test, completions, given, references, right, strict=True
             )
@@ -218,5 +241,3 @@ def variables(recipe: Recipe, sample: Sample, ctx: RunContext) -> dict[str, Any]
         "options": ctx.answers.options(sample),
         "kind": recipe.answer.kind,
     }
-
-

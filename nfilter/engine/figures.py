@@ -95,7 +95,7 @@ def group(children: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[s
     that between seeds and that between rows.
     """
     spread: dict[str, Any] = {}
-    merged = _merge(list(children), (), spread)
+    merged: dict[str, Any] = _merge(list(children), (), spread)
     merged["seeds"] = list(seeds)
     merged["spread"] = spread
     for arm, figures in (merged.get("arms") or {}).items():

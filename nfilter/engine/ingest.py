@@ -39,16 +39,16 @@ def source_fingerprint(source: SourceUse, base_dir: Path, seed: int, limit: int 
 def _path_digest(path: Path) -> str:
     if path.is_dir():
         entries = sorted(item for item in path.rglob("*") if item.is_file())
-        return digest([[item.name, item.stat().st_size, item.stat().st_mtime_ns] for item in entries])
+        return digest(
+            [[item.name, item.stat().st_size, item.stat().st_mtime_ns] for item in entries]
+        )
     if not path.is_file():
         return ""
     with path.open("rb") as data:
         return hashlib.file_digest(data, "sha256").hexdigest()
 
 
-def rows(
-    source: SourceUse, recipe: Recipe, limit: int | None = None
-) -> Iterator[Row | Unreadable]:
+def rows(source: SourceUse, recipe: Recipe, limit: int | None = None) -> Iterator[Row | Unreadable]:
     """The rows of a source, noise injected where the recipe says so; ``limit`` counts readable rows."""
     built = source.use.item.cls(source.use.config, recipe.base_dir)
     stream: Iterator[Row | Unreadable] = _limited(built.read(), limit)
@@ -65,9 +65,7 @@ def rows(
     yield from inject(read, source.noise, recipe.seed, recipe.answer.kind, kind.options)
 
 
-def _limited(
-    stream: Iterable[Row | Unreadable], limit: int | None
-) -> Iterator[Row | Unreadable]:
+def _limited(stream: Iterable[Row | Unreadable], limit: int | None) -> Iterator[Row | Unreadable]:
     count = 0
     for row in stream:
         if isinstance(row, Row):
@@ -112,7 +110,9 @@ def ingest(
     if count == 0:
         raise SourceError(_nothing_readable(source, recipe, unreadable))
     done = Ingested(count, len(unreadable), len(truths))
-    artefact.finish({"read": done.read, "unreadable": done.unreadable, "with_truth": done.with_truth})
+    artefact.finish(
+        {"read": done.read, "unreadable": done.unreadable, "with_truth": done.with_truth}
+    )
     return done
 
 

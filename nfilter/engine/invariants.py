@@ -60,18 +60,26 @@ def _check_one(stage: str, contract: Contract, was: Sample, now: Sample) -> None
     written = [key for key in written if was.notes.get(key, _MISSING) != now.notes[key]]
     stray = sorted(set(written) - contract.writes)
     if stray:
-        raise ContractError(f"{where}: note {stray[0]!r} is not among what the contract writes: {sorted(contract.writes)}")
+        raise ContractError(
+            f"{where}: note {stray[0]!r} is not among what the contract writes: {sorted(contract.writes)}"
+        )
     gone = sorted(set(was.notes) - set(now.notes))
     if gone:
-        raise ContractError(f"{where}: note {gone[0]!r} was removed; notes are only added or replaced")
+        raise ContractError(
+            f"{where}: note {gone[0]!r} was removed; notes are only added or replaced"
+        )
     _check_json(stage, now, written)
     for name in ("meta", "parents", "pinned"):
         if getattr(was, name) != getattr(now, name):
             raise ContractError(f"{where}: {name} was changed; it is not a stage's to change")
     if was.context != now.context:
-        raise ContractError(f"{where}: messages before the response were changed; only the response may be")
+        raise ContractError(
+            f"{where}: messages before the response were changed; only the response may be"
+        )
     if changed(was, now) and not now.why:
-        raise ContractError(f"{where}: changed without a reason; use relabel(), weigh() or drop(), which take one")
+        raise ContractError(
+            f"{where}: changed without a reason; use relabel(), weigh() or drop(), which take one"
+        )
     if not (0.0 <= now.weight < float("inf")):
         raise ContractError(f"{where}: the weight {now.weight!r} is not finite and not negative")
 
@@ -81,7 +89,9 @@ def _check_json(stage: str, sample: Sample, keys: Sequence[str]) -> None:
         try:
             json.dumps(sample.notes[key], allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise ContractError(f"{stage}: sample {sample.id!r}: note {key!r} is not JSON: {error}") from error
+            raise ContractError(
+                f"{stage}: sample {sample.id!r}: note {key!r} is not JSON: {error}"
+            ) from error
 
 
 _MISSING: Any = object()
@@ -97,7 +107,9 @@ def decide(stage: str, was: Sample, now: Sample) -> tuple[Sample, dict[str, Any]
     clean = replace(now, why=None)
     if was.pinned and changed(was, now):
         held = replace(clean, messages=was.messages, weight=was.weight, dropped=was.dropped)
-        return held, _decision(stage, now, "refused", f"pinned by a person; the stage said: {now.why}")
+        return held, _decision(
+            stage, now, "refused", f"pinned by a person; the stage said: {now.why}"
+        )
     if now.dropped is not None and was.dropped is None:
         return clean, _decision(stage, now, "drop", now.dropped)
     if now.response != was.response:
@@ -136,7 +148,11 @@ def check_tokens(
             raise ContractError(f"{where}: a weight is not finite and not negative")
         silent = (was.weights != 0) & (now.weights == 0) & (was.reasons == now.reasons)
         if np.any(silent):
-            raise ContractError(f"{where}: a weight was set to 0 without a reason; use mask(positions, bit)")
+            raise ContractError(
+                f"{where}: a weight was set to 0 without a reason; use mask(positions, bit)"
+            )
         stray = sorted(set(now.scores) - set(was.scores) - contract.writes)
         if stray:
-            raise ContractError(f"{where}: score {stray[0]!r} is not among what the contract writes")
+            raise ContractError(
+                f"{where}: score {stray[0]!r} is not among what the contract writes"
+            )

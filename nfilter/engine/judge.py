@@ -29,10 +29,14 @@ def judge(
     """
     contracts: list[Contract] = [use.item.cls.contract(use.config) for use in recipe.samples]
     usage = journal.usage()
-    stages = {label: figures for label, figures in usage.items() if not label.startswith("evaluate.")}
+    stages = {
+        label: figures for label, figures in usage.items() if not label.startswith("evaluate.")
+    }
     judged: list[Judged] = []
     right: dict[str, dict[str, bool | None]] = {}
-    views = sorted({name for contract in contracts for name in contract.views}, key=_order(contracts))
+    views = sorted(
+        {name for contract in contracts for name in contract.views}, key=_order(contracts)
+    )
     proposes = sorted({name for contract in contracts for name in contract.proposes})
     if truth:
         judged = _judged(ctx, source, last, truth)
@@ -91,9 +95,7 @@ def _judged(
     ]
 
 
-def _note_is_right(
-    ctx: RunContext, name: str, judged: list[Judged]
-) -> dict[str, bool | None]:
+def _note_is_right(ctx: RunContext, name: str, judged: list[Judged]) -> dict[str, bool | None]:
     pairs: list[tuple[str | None, str | None]] = []
     for item in judged:
         note = item.final.notes.get(name)

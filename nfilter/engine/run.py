@@ -79,7 +79,9 @@ class _Run:
     ) -> ModelRef:
         """Train a model that a stage asked for, kept under models/."""
         if self.recipe.train is None:
-            raise NfilterError(f"{stage} wants to train; add train: {{use: hf.lora, model: student}}")
+            raise NfilterError(
+                f"{stage} wants to train; add train: {{use: hf.lora, model: student}}"
+            )
         ctx = self.context(f"{stage}.train")
         name = digest(arms.tokens_digest(samples), start.digest if start else "")[:16]
         out = self.directory.path / "models" / f"{stage}-{name}"
@@ -115,12 +117,16 @@ def run(
             state = _Run(
                 recipe, plugins, directory, models, journal, prompts_of(recipe, plugins), log, limit
             )
-            plugins.announce("nfilter_run_started", RunStarted(recipe.name, out, recipe.seed), log.warning)
+            plugins.announce(
+                "nfilter_run_started", RunStarted(recipe.name, out, recipe.seed), log.warning
+            )
             metrics = _steps(state)
             seconds = time.monotonic() - start
             write_json(out / "metrics.json", metrics)
             _manifest(state, seconds)
-            plugins.announce("nfilter_run_finished", RunFinished(recipe.name, out, metrics), log.warning)
+            plugins.announce(
+                "nfilter_run_finished", RunFinished(recipe.name, out, metrics), log.warning
+            )
         finally:
             journal.close()
             if own_pool:
@@ -174,7 +180,17 @@ def _steps(state: _Run) -> dict[str, Any]:
         report = state.directory.stage(number, use.name).summary().get("report")
         if isinstance(report, Mapping):
             metrics.update(report)
-    metrics.update(judge(state.recipe, state.plugins, state.context("metrics"), source, last, truth, state.journal))
+    metrics.update(
+        judge(
+            state.recipe,
+            state.plugins,
+            state.context("metrics"),
+            source,
+            last,
+            truth,
+            state.journal,
+        )
+    )
     if results:
         metrics["arms"] = {name: arm_figures(result) for name, result in results.items()}
         compared = comparisons(results)
@@ -264,7 +280,9 @@ def _arms(
             results[arm] = arms.evaluate(
                 recipe, arm, trained, test, ctx, state.prompts, state.directory.path
             )
-            state.log.info(f"arm {arm}: {results[arm].accuracy:.3f} of {len(results[arm].right)} right")
+            state.log.info(
+                f"arm {arm}: {results[arm].accuracy:.3f} of {len(results[arm].right)} right"
+            )
     return results, gone
 
 
@@ -272,7 +290,9 @@ def _adopted(state: _Run) -> ModelRef:
     stage = state.recipe.adopt.stage if state.recipe.adopt else ""
     ref = state.published.get(stage)
     if ref is None:
-        raise NfilterError(f"train: no stage {stage!r} published a model; it is one of: {sorted(state.published)}")
+        raise NfilterError(
+            f"train: no stage {stage!r} published a model; it is one of: {sorted(state.published)}"
+        )
     return ref
 
 
@@ -358,7 +378,12 @@ def _lock(state: _Run) -> None:
     origins = {use.name: use.item.origin for use in (*recipe.samples, *recipe.tokens)}
     value = {
         **recipe.dump(),
-        "lock": {"base_dir": str(recipe.base_dir), "versions": versions(), "plugins": origins, "prompts": prompts},
+        "lock": {
+            "base_dir": str(recipe.base_dir),
+            "versions": versions(),
+            "plugins": origins,
+            "prompts": prompts,
+        },
     }
     with publishing(state.directory.path / "recipe.lock.yaml") as out:
         yaml.safe_dump(value, out, sort_keys=False, allow_unicode=True)

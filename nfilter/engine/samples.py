@@ -62,7 +62,13 @@ def run_stage(run: StageRun, ctx: RunContext, fingerprint: str) -> StageFinished
     seconds = time.monotonic() - start
     report = dict(state.values).get("report")
     run.after.finish(
-        {**counts, "samples": kept + dropped, "seconds": seconds, "report": report, "plugin": run.use.item.origin}
+        {
+            **counts,
+            "samples": kept + dropped,
+            "seconds": seconds,
+            "report": report,
+            "plugin": run.use.item.origin,
+        }
     )
     return _finished(run.label, counts, seconds, reused=False)
 
@@ -104,7 +110,12 @@ def _process(
         if origin is None:
             parents = ", ".join(sample.parents)
             decisions.append(
-                {"id": sample.id, "stage": label, "action": "create", "reason": f"made from {parents}"}
+                {
+                    "id": sample.id,
+                    "stage": label,
+                    "action": "create",
+                    "reason": f"made from {parents}",
+                }
             )
         recorded, decision = decide(label, origin or sample, sample)
         now[sample.id] = recorded

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from nfilter.context import RunContext
 from nfilter.engine.invariants import check_tokens
@@ -71,7 +73,8 @@ def write_tokens(directory: Path, samples: Sequence[TokenSample], reasons: Seque
     names = sorted({name for sample in samples for name in sample.scores})
     for name in names:
         parts = [
-            sample.scores.get(name, np.full(len(sample.ids), np.nan, np.float32)) for sample in samples
+            sample.scores.get(name, np.full(len(sample.ids), np.nan, np.float32))
+            for sample in samples
         ]
         arrays[f"score-{name}"] = _flat(parts, np.float32)
     for name, values in arrays.items():
@@ -82,5 +85,5 @@ def write_tokens(directory: Path, samples: Sequence[TokenSample], reasons: Seque
     )
 
 
-def _flat(parts: Sequence[np.ndarray], kind: type) -> np.ndarray:  # type: ignore[type-arg]
+def _flat(parts: Sequence[npt.NDArray[Any]], kind: type) -> npt.NDArray[Any]:
     return np.concatenate(parts).astype(kind) if parts else np.zeros(0, dtype=kind)

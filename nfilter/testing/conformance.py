@@ -10,7 +10,9 @@ from nfilter.stages import CAPABILITIES, EMPTY_STATE, Abilities, Context, Fits, 
 from nfilter.types import Sample
 
 
-def check_sample_stage(stage: type[Any], config: Any, samples: Sequence[Sample], ctx: Context) -> list[Sample]:
+def check_sample_stage(
+    stage: type[Any], config: Any, samples: Sequence[Sample], ctx: Context
+) -> list[Sample]:
     """Run a sample stage over ``samples`` as the engine would, and refuse what the engine would refuse.
 
     Returns the processed samples. A pinned copy of the first sample is processed too and must come back as it was.

@@ -1,0 +1,169 @@
+"""Records to rows: the layout is settled on the first of them, the truth taken off, every row given an id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from nfilter import JSON, Row, Sample, SourceError, Unreadable
+from nfilter_io import shapes
+from nfilter_io.cells import Record, RowError, as_text, clean, raw_text, shown
+from nfilter_io.config import Settings
+from nfilter_io.layout import PEEK, Layout, guess
+
+Records = Callable[[], Iterator[Record | Unreadable]]
+MAX_ID: Final = 256
+_PEEK_SIZE: Final = 64 * 1024 * 1024  # characters held before the layout is settled
+
+
+class Rows:
+    """The rows of one file or folder, whatever its container. ``records`` opens the container anew each time."""
+
+    def __init__(self, config: Settings, records: Records, *, nan_is_null: bool = False) -> None:
+        self._config = config
+        self._records = records
+        self._nan_is_null = nan_is_null
+        self._layout: Layout | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """The layout, from the first readable records. Raises SourceError."""
+        if self._layout is None:
+            stream = self._records()
+            first = next((record for record in stream if isinstance(record, Record)), None)
+            if first is None:
+                raise SourceError(f"{self._config.path}: no row can be read")
+            head, whole = self._peek(first, stream)
+            self._settle(head, whole=whole)
+        assert self._layout is not None
+        return self._layout
+
+    def read(self) -> Iterator[Row | Unreadable]:
+        """All rows in order. Raises SourceError where no layout fits or the container is broken."""
+        known = _Known()
+        stream = self._records()
+        for record in stream:
+            if isinstance(record, Unreadable):
+                yield record
+                continue
+            head, whole = self._peek(record, stream)
+            if self._layout is None:
+                self._settle(head, whole=whole)
+            yield from (self._row(item, known) for item in chain(head, stream))
+
+    def restore(self, sample: Sample) -> dict[str, JSON]:
+        """The sample in the columns that it came in, and its id."""
+        layout = self.layout
+        row = shapes.restore(sample, layout)
+        column = layout.id or "id"
+        if row.get(column) in (None, ""):
+            row = {column: sample.id} | {k: v for k, v in row.items() if k != column}
+        return row
+
+    @staticmethod
+    def _peek(
+        first: Record, stream: Iterator[Record | Unreadable]
+    ) -> tuple[list[Record | Unreadable], bool]:
+        """The first records, and whether there are no others."""
+        head: list[Record | Unreadable] = [first]
+        size = first.size
+        while len(head) < PEEK and size < _PEEK_SIZE:
+            item = next(stream, None)
+            if item is None:
+                return head, True
+            head.append(item)
+            size += item.size if isinstance(item, Record) else 0
+        return head, False
+
+    def _settle(self, head: list[Record | Unreadable], *, whole: bool) -> None:
+        rows = [item.value for item in head if isinstance(item, Record)]
+        self._layout = guess(rows, self._config, whole=whole)
+
+    def _row(self, record: Record | Unreadable, known: _Known) -> Row | Unreadable:
+        if isinstance(record, Unreadable):
+            return record
+        try:
+            return self._sample(record, known)
+        except RowError as error:
+            return Unreadable(record.line, str(error), raw_text(record))
+
+    def _sample(self, record: Record, known: _Known) -> Row:
+        layout = self.layout
+        # the truth goes first: neither what is checked, nor the id, nor the sample may depend on it
+        row = {name: value for name, value in record.value.items() if name != layout.truth}
+        row = _cleaned(row, nan_is_null=self._nan_is_null)
+        parsed = shapes.parse(row, layout)
+        name = known.id_of(row, layout)
+        truth = None
+        if layout.truth is not None:
+            truth = self._truth(record.value.get(layout.truth), row, layout)
+        return Row(Sample(name, parsed.messages, meta=MappingProxyType(dict(parsed.meta))), truth)
+
+    def _truth(self, value: Any, row: Mapping[str, Any], layout: Layout) -> str | None:
+        try:
+            return shapes.truth_text(clean(value, nan_is_null=self._nan_is_null), row, layout)
+        except RowError:
+            return None
+
+
+def _cleaned(row: Mapping[str, Any], *, nan_is_null: bool) -> dict[str, Any]:
+    done: dict[str, Any] = {}
+    for name, value in row.items():
+        try:
+            done |= clean({name: value}, nan_is_null=nan_is_null)
+        except RowError as error:
+            raise RowError(f"the field {shown(name)} {error}") from None
+    return done
+
+
+class _Known:
+    """The ids given so far, as digests of 16 bytes: what memory grows with."""
+
+    def __init__(self) -> None:
+        self._ids: set[bytes] = set()
+        self._again: dict[bytes, int] = {}
+
+    def id_of(self, row: Mapping[str, Any], layout: Layout) -> str:
+        """The source's id of the row, else one of its content. Raises RowError for an id given before."""
+        given = row.get(layout.id) if layout.id is not None else None
+        if layout.id is not None and given not in (None, ""):
+            return self._given(as_text(given, layout.id), layout.id)
+        return self._made(row)
+
+    def _given(self, name: str, column: str) -> str:
+        if not name.strip() or len(name) > MAX_ID:
+            raise RowError(f"the field {shown(column)} is no id: it has 1 to {MAX_ID} characters")
+        if not self._first(_digest(name)):
+            raise RowError(f"the id {shown(name)} is that of an earlier row")
+        return name
+
+    def _made(self, row: Mapping[str, Any]) -> str:
+        text = json.dumps(row, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        key = _digest(text)
+        occurrence = 0
+        if not self._first(b"row" + key):
+            occurrence = self._again[key] = self._again.get(key, 0) + 1
+        content = f"{text}\n{occurrence}".encode()
+        name = hashlib.sha256(content).hexdigest()[:20]
+        if not self._first(_digest(name)):
+            raise RowError(f"the id {shown(name)}, made from the row, is that of an earlier row")
+        return name
+
+    def _first(self, digest: bytes) -> bool:
+        before = len(self._ids)
+        self._ids.add(digest)
+        return len(self._ids) > before
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def at(base_dir: Path, path: str) -> Path:
+    """The place that a recipe in ``base_dir`` means by ``path``."""
+    return base_dir / path

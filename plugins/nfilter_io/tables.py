@@ -1,0 +1,122 @@
+"""Parquet files and ``datasets`` folders as records, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from nfilter import SourceError
+from nfilter_io.cells import Broken, Record, shown
+from nfilter_io.config import DatasetsConfig, ParquetConfig
+
+_BATCH: Final = 256
+
+
+def parquet_rows(path: Path, config: ParquetConfig) -> Iterator[Record]:  # noqa: ARG001
+    """The rows of a Parquet file. Raises SourceError where the file is no Parquet or breaks off."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise SourceError(f"{path}: cannot be opened as Parquet: {_first_line(error)}") from error
+    with file:
+        _names_once(path, file.schema_arrow.names)
+        yield from _rows(path, file.iter_batches(batch_size=_BATCH))
+
+
+def dataset_rows(path: Path, config: DatasetsConfig) -> Iterator[Record]:
+    """The rows of a folder of ``datasets.save_to_disk``, in the dataset's own order.
+
+    Raises SourceError where the package or the folder is missing, or where the split is not told.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise SourceError(
+            f"{path}: reading a datasets folder needs a package; type `pip install nfilter[datasets]`"
+        ) from error
+    if not path.is_dir():
+        raise SourceError(
+            f"{path}: is not a folder; give the folder that datasets.save_to_disk wrote"
+        )
+    try:
+        data = datasets.load_from_disk(str(path))
+    except _errors(OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise SourceError(
+            f"{path}: cannot be opened as a datasets folder: {_first_line(error)}"
+        ) from error
+    if isinstance(data, datasets.DatasetDict):
+        data = data[_split(path, list(data), config.split)]
+    elif config.split is not None:
+        raise SourceError(f"{path}: has no splits; leave `split` out")
+    _names_once(path, data.column_names)
+    # the arrow format hands out tables as stored: no image or sound is decoded
+    yield from _rows(path, data.with_format("arrow").iter(batch_size=_BATCH))
+
+
+def _split(path: Path, names: list[str], told: str | None) -> str:
+    if told is None and len(names) == 1:
+        return names[0]
+    if told in names:
+        return str(told)
+    listed = ", ".join(shown(name) for name in names) or "none"
+    what = "has several splits" if told is None else f"has no split {shown(told)}"
+    hint = f"; type `split: {names[0]}`" if names else ""
+    raise SourceError(f"{path}: {what}. Splits found: {listed}{hint}")
+
+
+def _errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
+    """Arrow's own errors, which are only loaded here, and others."""
+    import pyarrow as pa
+
+    return (pa.ArrowException, *others)
+
+
+def _names_once(path: Path, names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise SourceError(f"{path}: two columns have the name {shown(name)}; rename one")
+        seen.add(name)
+
+
+def _rows(path: Path, batches: Iterable[Any]) -> Iterator[Record]:
+    number = 0
+    turns = iter(batches)
+    while True:
+        try:
+            batch = next(turns, None)
+        except _errors(OSError, ValueError) as error:
+            raise SourceError(
+                f"{path}: breaks off after row {number}: {_first_line(error)}"
+            ) from error
+        if batch is None:
+            return
+        names = list(batch.schema.names)
+        columns = [_cells(batch.column(at)) for at in range(len(names))]
+        for row in range(batch.num_rows):
+            number += 1
+            cells = (column[row] for column in columns)
+            yield Record(number, dict(zip(names, cells, strict=True)))
+
+
+def _cells(column: Any) -> list[Any]:
+    """The values of a column; one that cannot be decoded becomes Broken and costs its row alone."""
+    try:
+        return list(column.to_pylist())
+    except _errors(ValueError, ArithmeticError, TypeError, LookupError):
+        return [_cell(value) for value in column]
+
+
+def _cell(value: Any) -> Any:
+    try:
+        return value.as_py()
+    except _errors(ValueError, ArithmeticError, TypeError, LookupError) as error:
+        return Broken(f"holds a value that cannot be decoded: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

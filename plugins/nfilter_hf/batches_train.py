@@ -1,0 +1,148 @@
+"""The batches of training: what is predicted, in which order, in which forward pass, with what coefficient.
+
+Everything here is numpy and decided before a model runs, so that the loss of an optimiser step does not depend
+on how the step is split into micro-batches.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from nfilter import FloatArray, IntArray, TokenSample
+
+LossNorm = Literal["tokens", "samples", "microbatch"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRow:
+    """One sample as training sees it: ``inputs`` [T-1], and n predictions that count.
+
+    ``positions`` [n] index ``inputs``: the hidden state there predicts ``labels`` [n], whose weights in the loss
+    are ``weights`` [n], all of them other than 0. Nothing follows the last prediction.
+    """
+
+    inputs: IntArray
+    positions: IntArray
+    labels: IntArray
+    weights: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """One forward pass over B rows padded on the right to L: ``inputs`` [B, L], flat ``positions`` [n] into B*L.
+
+    The loss of the whole optimiser step is the sum over its micro-batches of ``coefficients . losses``.
+    """
+
+    inputs: IntArray
+    positions: IntArray
+    labels: IntArray
+    coefficients: FloatArray
+
+
+def training_row(sample: TokenSample) -> TrainRow | None:
+    """What ``sample`` teaches, cut after its last weighted token; None where no weighted token can be predicted.
+
+    The first token has nothing before it and is never predicted. Raises ValueError for a weight that is not finite.
+    """
+    if not np.all(np.isfinite(sample.weights)):
+        raise ValueError(f"token sample {sample.id!r}: a weight is not finite")
+    targets = np.flatnonzero(sample.weights[1:]) + 1
+    if not len(targets):
+        return None
+    ids = np.asarray(sample.ids, dtype=np.int64)
+    return TrainRow(
+        inputs=ids[: targets[-1]],
+        positions=(targets - 1).astype(np.int64),
+        labels=ids[targets],
+        weights=np.asarray(sample.weights[targets], dtype=np.float32),
+    )
+
+
+def step_count(samples: int, batch_size: int, epochs: int, max_steps: int | None) -> int:
+    """Optimiser steps of the whole training: ``max_steps`` ends it early and never prolongs it."""
+    planned = epochs * -(-samples // batch_size)
+    return planned if max_steps is None else min(planned, max_steps)
+
+
+def step_order(samples: int, batch_size: int, steps: int, seed: int) -> Iterator[list[int]]:
+    """The samples of each optimiser step: a new seeded order every epoch, the last step of it as large as remains."""
+    epoch = 0
+    while steps > 0:
+        order = list(range(samples))
+        random.Random(f"order {seed} {epoch}").shuffle(order)
+        for start in range(0, samples, batch_size):
+            if steps == 0:
+                return
+            yield order[start : start + batch_size]
+            steps -= 1
+        epoch += 1
+
+
+def split_rows(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Rows of one step grouped into forward passes of at most ``token_budget`` tokens with their padding.
+
+    Rows of like length share a pass. A row longer than the budget goes alone. A row is in exactly one group.
+    """
+    groups: list[list[int]] = []
+    longest = 0
+    for row in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if groups and (len(groups[-1]) + 1) * longest <= token_budget:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+            longest = lengths[row]
+    return groups
+
+
+def coefficients(groups: Sequence[Sequence[FloatArray]], norm: LossNorm) -> list[list[FloatArray]]:
+    """The factor of every per-token loss in the loss of one optimiser step; same nesting and shapes as ``groups``.
+
+    ``groups`` holds, by micro-batch and row, the weights w of the predictions that count. With l the losses:
+
+    - ``tokens``: sum(w l) / sum(w) over the step, whatever the split;
+    - ``samples``: the same with every weight divided by its row's number of predictions, so that long responses
+      count no more than short ones, and a sample's own weight still counts;
+    - ``microbatch``: the mean over micro-batches of each one's sum(w l) / sum(w), which depends on the split.
+    """
+    scaled = [[np.asarray(w, dtype=np.float64) for w in group] for group in groups]
+    if norm == "samples":
+        scaled = [[w / len(w) for w in group] for group in scaled]
+    sums = [sum(float(w.sum()) for w in group) for group in scaled]
+    if norm == "microbatch":
+        divisors = [total * len(groups) for total in sums]
+    else:
+        divisors = [sum(sums)] * len(groups)
+    return [
+        [(w / divisor).astype(np.float32) for w in group]
+        for group, divisor in zip(scaled, divisors, strict=True)
+    ]
+
+
+def micro_batches(rows: Sequence[TrainRow], token_budget: int, norm: LossNorm) -> list[MicroBatch]:
+    """The forward passes of one optimiser step over ``rows``."""
+    groups = [
+        [rows[i] for i in group]
+        for group in split_rows([len(row.inputs) for row in rows], token_budget)
+    ]
+    factors = coefficients([[row.weights for row in group] for group in groups], norm)
+    return [_pad(group, factor) for group, factor in zip(groups, factors, strict=True)]
+
+
+def _pad(rows: Sequence[TrainRow], factors: Sequence[FloatArray]) -> MicroBatch:
+    # Padding stands on the right, where no causal model lets it reach a prediction: its id is of no account.
+    length = max(len(row.inputs) for row in rows)
+    inputs = np.zeros((len(rows), length), dtype=np.int64)
+    for i, row in enumerate(rows):
+        inputs[i, : len(row.inputs)] = row.inputs
+    return MicroBatch(
+        inputs=inputs,
+        positions=np.concatenate([row.positions + i * length for i, row in enumerate(rows)]),
+        labels=np.concatenate([row.labels for row in rows]),
+        coefficients=np.concatenate(list(factors)),
+    )

@@ -1,0 +1,64 @@
+"""The settings of ``hf.lora``, and the learning rate that they make."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from nfilter import LendsModule, Needs, StageConfig
+from nfilter_hf.batches_train import LossNorm
+from nfilter_hf.lora_adapter import Targets
+
+Schedule = Literal["linear", "cosine", "constant"]
+
+
+class LoraSettings(StageConfig):
+    """How the adapter is trained. The defaults are those of the RobustFT and token-cleaning papers."""
+
+    model: Annotated[str, Needs(LendsModule)] = "student"
+    rank: int = Field(default=64, ge=1, description="rank of the adapter's matrices")
+    alpha: float = Field(default=16.0, gt=0, description="the adapter is scaled by alpha / rank")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="on the adapter's input")
+    target_modules: Targets = Field(
+        default=None,
+        description="all-linear, or names of linear layers; by default q, k, v, o, gate, up and down",
+    )
+    lr: float = Field(default=1e-4, gt=0, description="peak learning rate of AdamW")
+    schedule: Schedule = "linear"
+    warmup: float = Field(default=0.03, ge=0, le=1, description="share of the steps that warm up")
+    epochs: int = Field(default=2, ge=1)
+    max_steps: int | None = Field(default=None, ge=1, description="ends training early")
+    batch_size: int = Field(default=48, ge=1, description="samples an optimiser step")
+    micro_batch_tokens: int = Field(
+        default=4096, ge=1, description="tokens of one forward pass, padding included"
+    )
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    loss_norm: LossNorm = Field(
+        default="tokens", description="what the loss of a step is a mean of"
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="less memory, about a third more time"
+    )
+    bf16: bool | Literal["auto"] = Field(default="auto", description="auto: on a GPU that has it")
+
+
+def lr_factor(step: int, steps: int, warmup: float, schedule: Schedule) -> float:
+    """The share of the peak learning rate at ``step`` (from 0) of ``steps``.
+
+    Warm-up rises linearly over ``ceil(warmup * steps)`` steps, and no step of it is 0, so that a training of one step
+    trains; then linear and cosine fall towards 0 behind the last step.
+    """
+    rising = math.ceil(warmup * steps)
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    done = (step - rising) / max(1, steps - rising)
+    match schedule:
+        case "linear":
+            return 1.0 - done
+        case "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * done))
+        case "constant":
+            return 1.0

@@ -1,0 +1,88 @@
+"""The training loss: weighted negative log-likelihoods, from logits that exist a chunk at a time.
+
+A vocabulary of 128 k makes the logits of one long batch larger than the model. The output head therefore runs
+only where a prediction counts, and over at most ``chunk`` predictions at once, forward and backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Head: TypeAlias = "Callable[[Tensor], Tensor]"
+"""Hidden states [n, d] to logits [n, vocabulary]."""
+
+CHUNK_ELEMENTS = 2**25
+"""Logits held at once: 128 MiB in float32."""
+
+
+def output_head(module: Any) -> Head:
+    """The function from the last hidden states to the logits of a transformers causal LM.
+
+    Scaling and soft caps that an architecture puts behind its output matrix are part of it.
+    """
+    import torch
+
+    matrix = module.get_output_embeddings()
+    config = module.config.get_text_config()
+    multiply = float(getattr(config, "logit_scale", None) or 1.0)
+    divide = float(getattr(config, "logits_scaling", None) or 1.0)
+    cap = getattr(config, "final_logit_softcapping", None)
+
+    def head(hidden: Tensor) -> Tensor:
+        logits: Tensor = matrix(hidden)
+        if multiply != 1.0 or divide != 1.0:
+            logits = logits * (multiply / divide)
+        if cap:
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+    return head
+
+
+def chunk_size(vocabulary: int) -> int:
+    """Predictions a chunk, so that its logits stay within ``CHUNK_ELEMENTS``."""
+    return max(1, CHUNK_ELEMENTS // max(1, vocabulary))
+
+
+def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """-log p(label) in float32: logits [n, vocabulary] of any float type and labels [n] to losses [n]."""
+    logits = logits.float()
+    picked = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    return logits.logsumexp(-1) - picked
+
+
+def logit_chunks(
+    head: Head, hidden: Tensor, labels: Tensor, chunk: int
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """For every chunk of predictions: where it stands, its logits [m, vocabulary] and its labels [m].
+
+    The one place that makes logits. An online loss reads its statistics from here, without gradients, before the
+    weights of the batch are known; the backward pass then runs over the same chunks.
+    """
+    for start in range(0, len(labels), chunk):
+        where = slice(start, start + chunk)
+        yield where, head(hidden[where]), labels[where]
+
+
+def backward_weighted(
+    head: Head, hidden: Tensor, labels: Tensor, coefficients: Tensor, chunk: int
+) -> Tensor:
+    """Add the gradient of ``sum(coefficients * losses)`` to all parameters behind ``hidden``; return that sum.
+
+    ``hidden`` [n, d] are the states that predict ``labels`` [n]. Every chunk goes back to the hidden states before
+    the next chunk's logits are made, and the body is walked back once. The sum returned is float32, detached.
+    """
+    import torch
+
+    leaf = hidden.detach().requires_grad_()
+    total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    for where, logits, wanted in logit_chunks(head, leaf, labels, chunk):
+        part = (token_losses(logits, wanted) * coefficients[where]).sum()
+        part.backward()  # type: ignore[no-untyped-call]
+        total += part.detach()
+    hidden.backward(leaf.grad)  # type: ignore[no-untyped-call]
+    return total

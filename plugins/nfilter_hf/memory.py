@@ -1,0 +1,215 @@
+"""How much memory a LoRA training needs, from a model's config.json alone: nothing is loaded or downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nfilter import Site
+from nfilter_hf.checks import read_json
+from nfilter_hf.config import HFConfig, locate
+from nfilter_hf.lora_adapter import DEFAULT_TARGETS
+from nfilter_hf.loss import CHUNK_ELEMENTS
+
+if TYPE_CHECKING:
+    from nfilter_hf.lora_settings import LoraSettings
+
+_FOUR_BIT = 0.5 + 4 / 64
+"""Bytes a parameter in 4 bits: half a byte, and a float32 scale for every block of 64."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """What sets an architecture apart from Llama: biases, norms a layer, norms of queries and keys."""
+
+    qkv_bias: bool = False
+    norms: int = 2
+    qk_norm: bool = False
+    tied: bool = False
+    fused: bool = False
+
+
+_FAMILIES: Mapping[str, _Family] = {
+    "llama": _Family(),
+    "mistral": _Family(),
+    "granite": _Family(),
+    "qwen2": _Family(qkv_bias=True),
+    "qwen3": _Family(qk_norm=True),
+    "gemma": _Family(tied=True),
+    "gemma2": _Family(norms=4, tied=True),
+    "gemma3_text": _Family(norms=4, qk_norm=True, tied=True),
+    "phi3": _Family(fused=True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """One linear layer of a block: its name and its two sizes."""
+
+    name: str
+    inputs: int
+    outputs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The sizes of a decoder that a config.json gives: counts of parameters, exactly."""
+
+    layers: int
+    hidden: int
+    inner: int
+    vocabulary: int
+    attention: int
+    linears: tuple[Linear, ...]
+    small: int
+    """Parameters of all norms and biases."""
+    tied: bool
+
+    @property
+    def linear_parameters(self) -> int:
+        """Weights of the blocks' linear layers: what 4-bit loading quantises."""
+        return self.layers * sum(linear.inputs * linear.outputs for linear in self.linears)
+
+    @property
+    def parameters(self) -> int:
+        """All parameters, a tied output head counted once."""
+        ends = self.vocabulary * self.hidden * (1 if self.tied else 2)
+        return self.linear_parameters + ends + self.small
+
+    def targets(self, names: Any) -> Iterator[Linear]:
+        """The linear layers of one block that an adapter with these ``target_modules`` sits on."""
+        if names is None:
+            names = [linear.name for linear in self.linears if linear.name in DEFAULT_TARGETS]
+        for linear in self.linears:
+            if names in ("all-linear", []) or linear.name in {n.rpartition(".")[2] for n in names}:
+                yield linear
+
+    def lora_parameters(self, rank: int, names: Any) -> int:
+        """Parameters of the adapter: rank * (inputs + outputs) for each layer that it sits on."""
+        per_block = sum(rank * (linear.inputs + linear.outputs) for linear in self.targets(names))
+        return self.layers * per_block
+
+
+def sizes_of(config: Mapping[str, Any]) -> Sizes | None:
+    """The sizes of the model that this config.json describes, or None for an architecture not known here."""
+    family = _FAMILIES.get(str(config.get("model_type")))
+    if family is None:
+        return None
+    try:
+        hidden, inner = int(config["hidden_size"]), int(config["intermediate_size"])
+        heads, layers = int(config["num_attention_heads"]), int(config["num_hidden_layers"])
+        vocabulary = int(config["vocab_size"])
+        groups = int(config.get("num_key_value_heads") or heads)
+        width = int(config.get("head_dim") or hidden // heads)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    queries, keys = heads * width, groups * width
+    linears: tuple[Linear, ...]
+    if family.fused:
+        linears = (
+            Linear("qkv_proj", hidden, queries + 2 * keys),
+            Linear("o_proj", queries, hidden),
+            Linear("gate_up_proj", hidden, 2 * inner),
+            Linear("down_proj", inner, hidden),
+        )
+    else:
+        linears = (
+            Linear("q_proj", hidden, queries),
+            Linear("k_proj", hidden, keys),
+            Linear("v_proj", hidden, keys),
+            Linear("o_proj", queries, hidden),
+            Linear("gate_proj", hidden, inner),
+            Linear("up_proj", hidden, inner),
+            Linear("down_proj", inner, hidden),
+        )
+    small = family.norms * hidden + (2 * width if family.qk_norm else 0)
+    if family.qkv_bias:
+        small += queries + 2 * keys
+    elif config.get("attention_bias"):
+        small += queries + 2 * keys + hidden
+    if config.get("mlp_bias"):
+        small += 2 * inner + hidden
+    return Sizes(
+        layers=layers,
+        hidden=hidden,
+        inner=inner,
+        vocabulary=vocabulary,
+        attention=2 * (queries + keys),
+        linears=linears,
+        small=layers * small + hidden,
+        tied=bool(config.get("tie_word_embeddings", family.tied)),
+    )
+
+
+def training_memory(config: LoraSettings, model_config: Any, site: Site) -> dict[str, float]:
+    """Bytes by part and in ``total``; empty where the model's config.json is not here or not understood.
+
+    ``weights`` and ``adapter`` follow from the shapes; ``adapter`` holds two copies, for the way back from a bad
+    step. ``optimizer`` is AdamW's two moments. ``activations`` is an estimate: one forward pass of
+    ``micro_batch_tokens`` tokens and the logits of one chunk.
+    """
+    settings = _model_settings(model_config, site)
+    sizes = sizes_of(settings) if settings is not None else None
+    if sizes is None:
+        return {}
+    width = _bytes_a_value(model_config)
+    weights: float = sizes.parameters * width
+    if model_config.load_in_4bit:
+        # Training raises what is not quantised to float32.
+        rest = sizes.parameters - sizes.linear_parameters
+        weights = sizes.linear_parameters * _FOUR_BIT + rest * 4
+    adapter = sizes.lora_parameters(config.rank, config.target_modules) * 4
+    parts: dict[str, float] = {
+        "weights": weights,
+        "adapter": 2 * adapter,
+        "optimizer": 2 * adapter,
+        "gradients": adapter,
+        "activations": _activations(config, sizes, width),
+    }
+    return {**parts, "total": sum(parts.values())}
+
+
+def _activations(config: LoraSettings, sizes: Sizes, width: int) -> float:
+    # What a block keeps for the way back: the float32 inputs of its norms, queries to attention's output, the three
+    # inner states of the MLP, and for each adapted layer its input after dropout, the mask, and the rank's states.
+    tokens = config.micro_batch_tokens
+    adapted = sum(
+        (linear.inputs * (2 if config.dropout else 0) + linear.inputs + config.rank)
+        for linear in sizes.targets(config.target_modules)
+    )
+    block = width * (sizes.attention + 3 * sizes.inner + adapted) + 4 * 3 * sizes.hidden
+    boundary = width * sizes.hidden
+    kept = (
+        sizes.layers * boundary + block if config.gradient_checkpointing else sizes.layers * block
+    )
+    predictions = min(tokens, max(1, CHUNK_ELEMENTS // sizes.vocabulary))
+    return float(tokens * kept + 3 * 4 * predictions * sizes.vocabulary)
+
+
+def _bytes_a_value(model_config: HFConfig) -> int:
+    match model_config.dtype:
+        case "float32":
+            return 4
+        case "bfloat16" | "float16":
+            return 2
+        case _:
+            gpu = model_config.device == "cuda" or (
+                model_config.device == "auto" and Path("/dev/nvidiactl").exists()
+            )
+            return 2 if gpu else 4
+
+
+def _model_settings(model_config: Any, site: Site) -> Mapping[str, Any] | None:
+    if not isinstance(model_config, HFConfig):
+        return None
+    place = locate(model_config.model, site)
+    if place.folder is not None:
+        return read_json(place.folder / "config.json")
+    if place.hub_id is None:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(place.hub_id, "config.json", revision=model_config.revision)
+    return read_json(Path(cached)) if isinstance(cached, str) else None

@@ -1,0 +1,186 @@
+"""Folding an adapter in: the merged weights say what the adapter said, and every refusal names a remedy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+from peft import PeftModel
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from nfilter import ModelError, StoreError
+from nfilter_hf.commands import merge as command
+from nfilter_hf.lora_adapter import adapter_parameters, attached, save_adapter
+from nfilter_hf.merge import merge, merge_run
+
+# PEFT asks for gradient checkpointing by a name that newer transformers retire.
+pytestmark = pytest.mark.filterwarnings("ignore:.*checkpointing:FutureWarning")
+
+IDS = torch.tensor([[3, 9, 4, 7, 30, 2, 11]])
+
+
+def llama(hidden: int = 32) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=40, hidden_size=hidden, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.2,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+def save_base(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+    llama().to(dtype).save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "yes": 1, "no": 2}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]").save_pretrained(folder)
+    return folder
+
+
+def make_adapter(out: Path, base: Path | None) -> Path:
+    """An adapter that does something: all of its weights are random."""
+    with attached(llama(), rank=4, alpha=16.0, dropout=0.1, targets=None) as wrapped:
+        generator = torch.Generator().manual_seed(1)
+        for parameter in adapter_parameters(wrapped):
+            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+        save_adapter(wrapped, out, str(base) if base else None)
+    return out
+
+
+def logits(module: Any) -> torch.Tensor:
+    with torch.no_grad():
+        result: torch.Tensor = module.eval()(input_ids=IDS).logits.float()
+    return result
+
+
+def make_run(folder: Path, base: Path | None, models: dict[str, Any] | None = None) -> Path:
+    make_adapter(folder / "adapters" / "cleaned", base)
+    recipe = {
+        "name": "x",
+        "models": models or {"student": {"use": "hf", "model": "tiny"}},
+        "train": {"use": "hf.lora", "model": "student"},
+        "lock": {"base_dir": str(folder.parent)},
+    }
+    (folder / "recipe.lock.yaml").write_text(yaml.safe_dump(recipe))
+    return folder
+
+
+def test_merged_weights_say_what_the_adapter_said(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base")
+    adapter = make_adapter(tmp_path / "adapter", base)
+    out = merge(adapter, str(base), tmp_path / "deep" / "merged")
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    before = logits(plain)
+    wanted = logits(PeftModel.from_pretrained(plain, adapter))
+    got = logits(AutoModelForCausalLM.from_pretrained(out))
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
+    assert (wanted - before).abs().max() > 0.1
+    assert AutoTokenizer.from_pretrained(out)("no yes").input_ids == [2, 1]
+    names = {path.name for path in out.iterdir()}
+    assert "model.safetensors" in names
+    assert "adapter_config.json" not in names
+    assert not any(name.endswith((".bin", ".pt")) for name in names)
+    assert [path.name for path in out.parent.iterdir()] == ["merged"]
+
+
+def test_the_type_of_the_base_is_kept_and_the_sum_is_taken_in_float32(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base", torch.bfloat16)
+    adapter = make_adapter(tmp_path / "adapter", base)
+    out = merge(adapter, str(base), tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(out, dtype="auto")
+    assert merged.dtype == torch.bfloat16
+    exact = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    exact = PeftModel.from_pretrained(exact, adapter).merge_and_unload()
+    for name, tensor in exact.state_dict().items():
+        assert torch.equal(merged.state_dict()[name], tensor.to(torch.bfloat16)), name
+
+
+def test_a_base_without_a_tokenizer_merges_without_one(tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path / "base")
+    out = merge(make_adapter(tmp_path / "a", None), str(tmp_path / "base"), tmp_path / "merged")
+    assert not (out / "tokenizer.json").exists()
+
+
+def test_refusals(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base")
+    adapter = make_adapter(tmp_path / "adapter", base)
+    with pytest.raises(ModelError, match=r"holds no LoRA adapter: adapter_config\.json is missing"):
+        merge(tmp_path, str(base), tmp_path / "out")
+    with pytest.raises(StoreError, match=r"not an empty folder: give another one with --out"):
+        merge(adapter, str(base), base)
+    with pytest.raises(ModelError, match=r"cannot be loaded .* with --model"):
+        merge(adapter, str(tmp_path / "nowhere"), tmp_path / "out")
+    llama(hidden=64).save_pretrained(tmp_path / "other")
+    with pytest.raises(ModelError, match=r"does not fit the base .* with --model"):
+        merge(adapter, str(tmp_path / "other"), tmp_path / "out")
+    shallow = llama()
+    shallow.config.num_hidden_layers = 1
+    LlamaForCausalLM(shallow.config).save_pretrained(tmp_path / "shallow")
+    with pytest.raises(ModelError, match=r"that it was trained on with --model"):
+        merge(adapter, str(tmp_path / "shallow"), tmp_path / "out")
+    pickled = tmp_path / "pickled"
+    make_adapter(pickled, base)
+    (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
+    with pytest.raises(ModelError, match=r"adapter_model\.safetensors is missing"):
+        merge(pickled, str(base), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_folds_the_adapter_of_a_run(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base")
+    run = make_run(tmp_path / "run", base)
+    result = CliRunner().invoke(command, [str(run)], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert result.stdout.strip().splitlines()[-1] == str(run / "merged" / "cleaned")
+    wanted = logits(
+        PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(base), run / "adapters/cleaned"
+        )
+    )
+    got = logits(AutoModelForCausalLM.from_pretrained(run / "merged" / "cleaned"))
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
+
+
+def test_a_base_that_moved_is_found_through_the_recipe_or_named(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base")
+    gone = tmp_path / "gone"
+    chain = {"student": "alias", "alias": {"use": "hf", "model": "base"}}
+    run = make_run(tmp_path / "run", gone, chain)
+    assert merge_run(run) == run / "merged" / "cleaned"
+    lost = make_run(tmp_path / "lost", gone)
+    with pytest.raises(ModelError, match=r"is not at .*gone.*with --model"):
+        merge_run(lost)
+    assert merge_run(lost, out=tmp_path / "out", model=str(base)) == tmp_path / "out"
+
+
+def test_runs_and_arms_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"is not a run: it has no recipe\.lock\.yaml"):
+        merge_run(tmp_path)
+    run = make_run(tmp_path / "run", None)
+    with pytest.raises(
+        ModelError, match=r"no adapter of the arm 'cleand'; did you mean 'cleaned'\?"
+    ):
+        merge_run(run, arm="cleand")
+    (run / "adapters" / "cleaned" / "adapter_config.json").unlink()
+    with pytest.raises(ModelError, match="the run trained none"):
+        merge_run(run)
+
+
+def test_the_adapter_config_is_the_same_bytes_each_time(tmp_path: Path) -> None:
+    one = make_adapter(tmp_path / "one", tmp_path)
+    other = make_adapter(tmp_path / "other", tmp_path)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+    targets = json.loads((one / "adapter_config.json").read_text())["target_modules"]
+    assert targets == sorted(targets)

@@ -5,6 +5,7 @@ No aliases, no duplicate keys, no tags, at most 256 KiB and 32 levels: a recipe 
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,7 +54,7 @@ def dotted(where: Where) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader whose floats include ``1e-4`` and whose dates stay text."""
+    """SafeLoader whose floats include ``1e-4`` and ``1.5e4``, and whose dates stay text."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -62,7 +63,7 @@ _Loader.yaml_implicit_resolvers = {
 }
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"),
+    re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
     list("-+0123456789"),
 )
 
@@ -100,7 +101,15 @@ def parse(text: str, file: Path) -> Located:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         raise RecipeError(f"{file}:{line}: not YAML: {error.problem}") from error
-    except (yaml.YAMLError, ValueError) as error:
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        what = (
+            f"the character {chr(error.character)!r}"
+            if isinstance(error.character, int)
+            else "a byte"
+        )
+        raise RecipeError(f"{file}:{line}: not YAML: {what} may not stand in it") from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise RecipeError(f"{file}:1: not YAML: {error}") from error
 
 
@@ -144,18 +153,35 @@ class _Builder:
         if depth > MAX_DEPTH:
             raise self._fault(event, f"nested deeper than {MAX_DEPTH} levels")
         self.located.lines.setdefault(where, event.start_mark.line + 1)
-        if event.tag is not None and not event.tag.startswith("tag:yaml.org,2002:"):
-            raise self._fault(event, f"the tag {event.tag}; a recipe holds plain values only")
+        self._refuse_tag(event)
         if isinstance(event, yaml.ScalarEvent):
             return self._scalar(event)
         if isinstance(event, yaml.SequenceStartEvent):
             return self._sequence(where, depth)
         return self._mapping(where, depth)
 
+    def _refuse_tag(self, event: Any) -> None:
+        if event.tag is not None:
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            raise self._fault(
+                event, f"the tag {tag}; a recipe holds plain values, write it without"
+            )
+
     def _scalar(self, event: Any) -> Any:
-        tag = event.tag or self.loader.resolve(yaml.ScalarNode, event.value, event.implicit)
+        tag = self.loader.resolve(yaml.ScalarNode, event.value, event.implicit)
         node = yaml.ScalarNode(tag, event.value, event.start_mark, event.end_mark, event.style)
-        return self.loader.construct_object(node, deep=True)
+        try:
+            value = self.loader.construct_object(node, deep=True)
+            _ = value.encode() if isinstance(value, str) else None
+        except (ValueError, yaml.constructor.ConstructorError) as error:
+            raise self._fault(
+                event, f"{event.value[:40]!r} cannot be read; put it in quotes if it is text"
+            ) from error
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self._fault(
+                event, f"{event.value} is no number that a recipe can hold; write a finite one"
+            )
+        return value
 
     def _sequence(self, where: Where, depth: int) -> list[Any]:
         items: list[Any] = []
@@ -173,6 +199,7 @@ class _Builder:
                     raise self._fault(event, f"the alias *{event.anchor}; aliases are not allowed")
                 raise self._fault(event, "a key that is not a plain word")
             self.loader.get_event()
+            self._refuse_tag(event)
             key = event.value
             line = event.start_mark.line + 1
             if key in values:
@@ -195,7 +222,7 @@ def override(located: Located, assignments: list[str]) -> None:
     faults = []
     for text in assignments:
         path, found, raw = text.partition("=")
-        if not found or not path.strip():
+        if not found or not _steps(path):
             faults.append(f"--set {text}: write it as path=value, for example train.epochs=1")
             continue
         try:
@@ -213,11 +240,17 @@ def _steps(path: str) -> list[str]:
     return [step for step in path.strip().replace("[", ".").replace("]", "").split(".") if step]
 
 
+def _number_of(step: str) -> int:
+    if not (step.isascii() and step.isdigit()):
+        raise ValueError(f"{step!r} is not the number of a list item")
+    return int(step)
+
+
 def _assign(located: Located, steps: list[str], value: Any, text: str) -> None:
     here = located.value
     where: Where = ()
     for index, step in enumerate(steps):
-        key: str | int = int(step) if isinstance(here, list) else step
+        key: str | int = _number_of(step) if isinstance(here, list) else step
         where = (*where, key)
         if index == len(steps) - 1:
             here[key] = value

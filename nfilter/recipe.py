@@ -216,7 +216,7 @@ class _Reader:
     def _name(self, value: Any) -> str:
         if value is None:
             value = self.located.file.name.split(".")[0] or "recipe"
-        if not isinstance(value, str) or not value.strip() or any(c in value for c in "/\\\0"):
+        if not isinstance(value, str) or not value.strip(" .") or any(c in value for c in "/\\\0"):
             self.fault(("name",), f"a name is a word that can name a folder, not {value!r}")
             return "recipe"
         return value
@@ -358,8 +358,9 @@ class _Reader:
         path = tuple(part for part in detail["loc"] if isinstance(part, str | int))
         fields = [info.alias or name for name, info in model.model_fields.items()]
         if detail["type"] == "extra_forbidden":
-            near = did_you_mean(str(path[-1]), fields) if len(path) == 1 else ""
-            near = near or f"; known: {', '.join(fields)}"
+            near = ""
+            if len(path) == 1:  # the fields of a nested model are not known here
+                near = did_you_mean(str(path[-1]), fields) or f"; known: {', '.join(fields)}"
             self.fault((*where, *path), f"unknown key {path[-1]!r}{near}")
         elif detail["type"] == "missing":
             self.fault(

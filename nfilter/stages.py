@@ -11,11 +11,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    Protocol,
+    Union,
+    get_args,
+    get_origin,
+    runtime_checkable,
+)
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 from nfilter.types import (
     JSON,
@@ -32,9 +43,33 @@ from nfilter.types import (
 
 
 class StageConfig(BaseModel):
-    """The base of every plugin's configuration: unknown keys are errors, values are frozen."""
+    """The base of every plugin's configuration: unknown keys are errors, values are frozen, numbers are finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, arbitrary_types_allowed=False, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic would take true for 1: "rounds: yes" is a slip, never a number.
+        if isinstance(value, bool) and info.field_name is not None:
+            kinds = _leaves(cls.model_fields[info.field_name].annotation)
+            if kinds & {int, float} and not kinds & {bool, Any, object}:
+                raise ValueError("a number is needed here, and true or false is none")
+        return value
+
+
+def _leaves(annotation: Any) -> set[Any]:
+    """The plain types that an annotation is made of: ``Annotated[int, ...] | None`` has int and NoneType."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _leaves(get_args(annotation)[0])
+    if origin in {Union, UnionType}:
+        return set().union(*(_leaves(part) for part in get_args(annotation)))
+    if origin is Literal:
+        return {type(value) for value in get_args(annotation)}
+    return {annotation}
 
 
 # --- what a model can do -------------------------------------------------------------------------------------

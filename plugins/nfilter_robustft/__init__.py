@@ -1,0 +1,16 @@
+"""RobustFT (arXiv 2412.14922): views, checker, context relabelling, review agent, selection."""
+
+from __future__ import annotations
+
+from nfilter import hookimpl
+
+
+@hookimpl
+def nfilter_stages() -> list[type]:
+    """All stages of the method, in the order in which a recipe uses them."""
+    from nfilter_robustft.answer import Answer
+    from nfilter_robustft.reason import Reason
+    from nfilter_robustft.relabel import Relabel
+    from nfilter_robustft.review import Review
+
+    return [Answer, Reason, Relabel, Review]

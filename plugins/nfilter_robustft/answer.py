@@ -1,0 +1,124 @@
+"""The base view: the model's own answer to the query (RobustFT, Eq. 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
+
+from pydantic import Field, model_validator
+
+from nfilter import (
+    JSON,
+    Completion,
+    Context,
+    Contract,
+    Generates,
+    ModelNeed,
+    Needs,
+    Sample,
+    StageConfig,
+    State,
+)
+from nfilter_robustft.views import Asking, read, view
+
+
+class AnswerConfig(StageConfig):
+    """``samples`` draws a query, at a ``temperature`` above 0 where they are several.
+
+    ``logprobs`` asks for token probabilities, which ``nll`` comes from; a model without them leaves it null.
+    """
+
+    llm: Annotated[str, Needs(Generates)]
+    into: str = "base"
+    prompt: str = "robustft/answer"
+    max_tokens: int = Field(default=256, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
+    samples: int = Field(default=1, ge=1, le=256)
+    logprobs: bool = True
+
+    @model_validator(mode="after")
+    def _draws_differ(self) -> AnswerConfig:
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"samples: {self.samples} would be the same answer {self.samples} times at temperature 0; "
+                "set temperature: 0.7, or samples: 1"
+            )
+        return self
+
+
+class Answer:
+    """Writes the model's direct answer as a view; of several draws, the one that most of them agree with."""
+
+    name: ClassVar[str] = "robustft.answer"
+    Config: ClassVar[type[StageConfig]] = AnswerConfig
+
+    def __init__(self, config: AnswerConfig) -> None:
+        self.config = config
+
+    @classmethod
+    def contract(cls, config: AnswerConfig) -> Contract:
+        """One view, one prompt, one model."""
+        return Contract(
+            writes=frozenset({config.into}),
+            views=frozenset({config.into}),
+            prompts=frozenset({config.prompt}),
+            needs=(ModelNeed(config.llm, Generates, field="llm"),),
+        )
+
+    def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
+        """Ask all draws of all samples at once."""
+        config, m = self.config, self.config.samples
+        asking = Asking(
+            ctx, ctx.prompt(config.prompt), config.max_tokens, config.temperature, config.logprobs
+        )
+        requests = [asking.request(sample, draw=draw) for sample in chunk for draw in range(m)]
+        completions = ctx.model(config.llm).generate(requests)
+        drawn = [completions[i * m : (i + 1) * m] for i in range(len(chunk))]
+        answers = [
+            [read(ctx, sample, completion, reasoned=False) for completion in draws]
+            for sample, draws in zip(chunk, drawn, strict=True)
+        ]
+        votes = _votes([[answer for answer, _ in each] for each in answers], ctx)
+        return [
+            sample.note(config.into, _note(draws, each, supporters))
+            for sample, draws, each, supporters in zip(chunk, drawn, answers, votes, strict=True)
+        ]
+
+
+def _votes(answers: Sequence[Sequence[str | None]], ctx: Context) -> list[list[int]]:
+    """For each sample the draws behind its majority answer, the first of them first; none where none answered."""
+    pairs = [
+        (left, right) for each in answers for i, left in enumerate(each) for right in each[i + 1 :]
+    ]
+    same = iter(ctx.answers.agree(pairs))
+    votes = []
+    for each in answers:
+        behind = [[i] if answer is not None else [] for i, answer in enumerate(each)]
+        for i in range(len(each)):
+            for j in range(i + 1, len(each)):
+                if next(same):
+                    behind[i].append(j)
+                    behind[j].append(i)
+        best = max(behind, key=len)  # of equals the first draw
+        votes.append(best)
+    return votes
+
+
+def _note(
+    draws: Sequence[Completion],
+    answers: Sequence[tuple[str | None, str | None]],
+    supporters: Sequence[int],
+) -> dict[str, JSON]:
+    chosen = supporters[0] if supporters else 0
+    more: dict[str, JSON] = {}
+    if len(draws) > 1:
+        more = {"agreement": len(supporters) / len(draws), "samples": len(draws)}
+    note = view(
+        answers[chosen][0],
+        text=draws[chosen].text,
+        nll=draws[chosen].nll,
+        tokens=sum(draw.completion_tokens for draw in draws),
+        calls=len(draws),
+        failure=answers[chosen][1],
+    )
+    return {**note, **more}

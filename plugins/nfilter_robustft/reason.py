@@ -1,0 +1,187 @@
+"""The reasoning view: reason, reflect on it, reason again (RobustFT, Eq. 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from nfilter import (
+    JSON,
+    Completion,
+    Context,
+    Contract,
+    Generates,
+    ModelNeed,
+    Needs,
+    Sample,
+    StageConfig,
+    State,
+)
+from nfilter_robustft.views import Asking, read, view
+
+
+class ReasonConfig(StageConfig):
+    """Up to ``rounds`` of (reflect, reason again) after the first reasoning.
+
+    ``preset: official`` reasons once and never reflects, as the published code does.
+    """
+
+    llm: Annotated[str, Needs(Generates)]
+    into: str = "reasoning"
+    preset: Literal["paper", "official"] = "paper"
+    rounds: int = Field(default=4, ge=0, le=64)
+    prompt: str = "robustft/reason"
+    reflect_prompt: str = "robustft/reflect"
+    max_tokens: int = Field(default=1024, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
+    logprobs: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("preset") == "official":
+            return {"rounds": 0, **value}
+        return value
+
+
+@dataclass(slots=True)
+class _Course:
+    """How far one sample has come. ``answers`` has one entry a reasoning; ``last`` is the newest completion."""
+
+    sample: Sample
+    last: Completion
+    answers: list[str | None]
+    failure: str | None
+    calls: int = 1
+    tokens: int = 0
+    stopped: str | None = None
+    reflection: str = field(default="")
+
+    @property
+    def rounds(self) -> int:
+        """Rounds that were completed."""
+        return len(self.answers) - 1
+
+
+class Reason:
+    """Writes the answer that step-by-step reasoning settles on.
+
+    A sample stops as soon as two reasonings in a row agree, the first one included. All samples of a chunk go
+    round by round together. A call that fails after the first reasoning ends the loop there: the last complete
+    reasoning stands, and ``stopped`` says why.
+    """
+
+    name: ClassVar[str] = "robustft.reason"
+    Config: ClassVar[type[StageConfig]] = ReasonConfig
+
+    def __init__(self, config: ReasonConfig) -> None:
+        self.config = config
+
+    @classmethod
+    def contract(cls, config: ReasonConfig) -> Contract:
+        """One view; the prompt of the reflection only where there is one."""
+        prompts = {config.prompt, config.reflect_prompt} if config.rounds else {config.prompt}
+        return Contract(
+            writes=frozenset({config.into}),
+            views=frozenset({config.into}),
+            prompts=frozenset(prompts),
+            needs=(ModelNeed(config.llm, Generates, field="llm"),),
+        )
+
+    def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
+        """Reason about every sample, then go round by round with those that have not settled."""
+        config, model = self.config, ctx.model(self.config.llm)
+        reasoner, reflector = (
+            Asking(ctx, ctx.prompt(prompt), config.max_tokens, config.temperature, logprobs)
+            for prompt, logprobs in (
+                (config.prompt, config.logprobs),
+                (config.reflect_prompt if config.rounds else config.prompt, False),
+            )
+        )
+        first = model.generate(
+            [reasoner.request(sample, key="0", reasoning=None, reflection=None) for sample in chunk]
+        )
+        courses = [_begin(sample, done, ctx) for sample, done in zip(chunk, first, strict=True)]
+        for number in range(1, config.rounds + 1):
+            going = [course for course in courses if course.stopped is None]
+            said = model.generate(
+                [
+                    reflector.request(
+                        course.sample,
+                        key=f"reflect {number}",
+                        reasoning=course.last.text,
+                        answer=course.answers[-1],
+                    )
+                    for course in going
+                ]
+            )
+            for course, done in zip(going, said, strict=True):
+                _reflected(course, done)
+            going = [course for course in going if course.stopped is None]
+            again = model.generate(
+                [
+                    reasoner.request(
+                        course.sample,
+                        key=str(number),
+                        reasoning=course.last.text,
+                        reflection=course.reflection,
+                    )
+                    for course in going
+                ]
+            )
+            _reasoned(going, again, ctx)
+        return [course.sample.note(config.into, _note(course, config.rounds)) for course in courses]
+
+
+def _begin(sample: Sample, done: Completion, ctx: Context) -> _Course:
+    answer, failure = read(ctx, sample, done, reasoned=True)
+    course = _Course(sample, done, [answer], failure, tokens=done.completion_tokens)
+    if done.failure is not None:
+        course.stopped = "failed"
+    return course
+
+
+def _reflected(course: _Course, done: Completion) -> None:
+    course.calls += 1
+    course.tokens += done.completion_tokens
+    course.reflection = done.text
+    if done.failure is not None:
+        course.stopped = f"reflection failed: {done.failure.kind}: {done.failure.detail}"
+
+
+def _reasoned(courses: Sequence[_Course], again: Sequence[Completion], ctx: Context) -> None:
+    """Take the new reasonings; those whose answer is that of the round before have settled."""
+    complete = []
+    for course, done in zip(courses, again, strict=True):
+        course.calls += 1
+        course.tokens += done.completion_tokens
+        answer, failure = read(ctx, course.sample, done, reasoned=True)
+        if done.failure is not None:
+            course.stopped = f"reasoning failed: {failure}"
+            continue
+        course.last, course.failure = done, failure
+        course.answers.append(answer)
+        complete.append(course)
+    settled = ctx.answers.agree([(course.answers[-2], course.answers[-1]) for course in complete])
+    for course, same in zip(complete, settled, strict=True):
+        if same:
+            course.stopped = "settled"
+
+
+def _note(course: _Course, rounds: int) -> dict[str, JSON]:
+    return view(
+        course.answers[-1],
+        text=course.last.text,
+        reasoning=course.last.text or None,
+        nll=course.last.nll,
+        tokens=course.tokens,
+        calls=course.calls,
+        rounds=course.rounds,
+        failure=course.failure,
+        answers=list(course.answers),
+        stopped=course.stopped or "rounds",
+        saved=1 + 2 * rounds - course.calls if course.stopped == "settled" else 0,
+    )

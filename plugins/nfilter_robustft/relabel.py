@@ -1,0 +1,207 @@
+"""The context view: flagged samples answered from their nearest clean neighbours (RobustFT, Eqs. 4 and 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from nfilter import (
+    JSON,
+    Context,
+    Contract,
+    Embeds,
+    FloatArray,
+    Generates,
+    ModelNeed,
+    Needs,
+    Sample,
+    StageConfig,
+    State,
+)
+from nfilter_robustft.index import THRESHOLD, Index, build
+from nfilter_robustft.views import Asking, is_flagged, read, reasoning_of, view, with_notes
+
+NO_CLEAN = "no clean sample to take context from"
+_BLOCK = 1024
+
+
+class RelabelConfig(StageConfig):
+    """``k`` neighbours by cosine similarity of their queries.
+
+    ``check`` is the verdict note; null does without a checker: every sample is answered anew, from any others.
+    ``exact_up_to`` clean samples are searched exactly, more through a graph.
+    """
+
+    llm: Annotated[str, Needs(Generates)]
+    encoder: Annotated[str, Needs(Embeds)]
+    into: str = "context"
+    check: str | None = "check"
+    k: int = Field(default=3, ge=1, le=64)
+    prompt: str = "robustft/relabel"
+    max_tokens: int = Field(default=512, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
+    logprobs: bool = True
+    exact_up_to: int = Field(default=THRESHOLD, ge=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbor:
+    """A clean sample near a flagged one, as the prompt shows it."""
+
+    id: str
+    query: str
+    response: str
+    similarity: float
+
+
+class Relabel:
+    """Writes the model's answer to each flagged sample, given its nearest clean ones; the label is not shown.
+
+    It proposes and does not change the response: ``robustft.review`` decides. Without any clean sample there is
+    no context and so no answer, which the view says.
+    """
+
+    name: ClassVar[str] = "robustft.relabel"
+    Config: ClassVar[type[StageConfig]] = RelabelConfig
+
+    def __init__(self, config: RelabelConfig) -> None:
+        self.config = config
+
+    @classmethod
+    def contract(cls, config: RelabelConfig) -> Contract:
+        """Reads the verdict, writes a view that proposes a label; its ``nll`` is what selection ranks by."""
+        return Contract(
+            reads=frozenset({config.check} if config.check else ()),
+            writes=frozenset({config.into}),
+            views=frozenset({config.into}),
+            proposes=frozenset({config.into}),
+            prompts=frozenset({config.prompt}),
+            needs=(
+                ModelNeed(config.llm, Generates, config.logprobs, "llm"),
+                ModelNeed(config.encoder, Embeds, field="encoder"),
+            ),
+        )
+
+    def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
+        """Index the clean queries, with the texts that prompts will show; nothing where nothing is flagged."""
+        clean: list[tuple[str, str, str]] = []
+        flagged = 0
+        for sample in stream:
+            doubted = is_flagged(sample, self.config.check)
+            flagged += doubted
+            if not doubted or self.config.check is None:
+                clean.append((sample.id, sample.query, sample.response))
+        values: dict[str, JSON] = {"clean": len(clean), "flagged": flagged}
+        if not flagged:
+            ctx.log.info("no sample is flagged: nothing to relabel")
+            return State(values)
+        if not clean:
+            ctx.log.warning(
+                f"all {flagged} samples are flagged: {NO_CLEAN}; the review has the other views alone"
+            )
+            return State(values)
+        if len(clean) < self.config.k:
+            ctx.log.warning(f"{len(clean)} clean samples are fewer than k: {self.config.k}")
+        vectors = self._embed([query for _, query, _ in clean], ctx)
+        arrays = {**build(vectors, self.config.exact_up_to), **_packed(clean)}
+        return State(values, arrays)
+
+    def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
+        """Answer the flagged samples of the chunk from their neighbours."""
+        config = self.config
+        flagged = [sample for sample in chunk if is_flagged(sample, config.check)]
+        if not flagged:
+            return list(chunk)
+        if not state.values.get("clean"):
+            note = view(None, calls=0, failure=NO_CLEAN, neighbors=[], similarities=[])
+            return with_notes(chunk, config.into, {sample.id: note for sample in flagged})
+        near = self.neighbors(flagged, state, ctx)
+        asking = Asking(
+            ctx, ctx.prompt(config.prompt), config.max_tokens, config.temperature, config.logprobs
+        )
+        requests = [
+            asking.request(
+                sample,
+                neighbors=[{"query": each.query, "response": each.response} for each in found],
+            )
+            for sample, found in zip(flagged, near, strict=True)
+        ]
+        notes = {}
+        completions = ctx.model(config.llm).generate(requests)
+        for sample, found, done in zip(flagged, near, completions, strict=True):
+            answer, failure = read(ctx, sample, done, reasoned=False)
+            notes[sample.id] = view(
+                answer,
+                text=done.text,
+                reasoning=reasoning_of(done.text, answer),
+                nll=done.nll,
+                tokens=done.completion_tokens,
+                failure=failure,
+                neighbors=[each.id for each in found],
+                similarities=[round(each.similarity, 6) for each in found],
+            )
+        return with_notes(chunk, config.into, notes)
+
+    def neighbors(
+        self, samples: Sequence[Sample], state: State, ctx: Context
+    ) -> list[list[Neighbor]]:
+        """The ``k`` nearest clean samples to each sample, nearest first, itself never among them."""
+        k = self.config.k
+        vectors = self._embed([sample.query for sample in samples], ctx)
+        # One more, for the sample itself, which is in the index where there is no checker.
+        similarities, positions = Index.open(state.arrays).search(vectors, k + 1)
+        texts = _Texts.of(state.arrays)
+        found = []
+        for sample, row, places in zip(samples, similarities, positions, strict=True):
+            near = [
+                Neighbor(*texts.at(int(place)), float(similarity))
+                for similarity, place in zip(row, places, strict=True)
+                if place >= 0
+            ]
+            found.append([each for each in near if each.id != sample.id][:k])
+        return found
+
+    def _embed(self, queries: Sequence[str], ctx: Context) -> FloatArray:
+        model = ctx.model(self.config.encoder)
+        blocks = []
+        with ctx.progress(len(queries), "embedding queries") as progress:
+            for start in range(0, len(queries), _BLOCK):
+                block = queries[start : start + _BLOCK]
+                blocks.append(np.asarray(model.embed(block), dtype=np.float32))
+                progress.advance(len(block))
+        return np.concatenate(blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """Texts as bytes, which a state can memory-map: id, query and response of each clean sample in turn."""
+
+    data: npt.NDArray[Any]
+    ends: npt.NDArray[Any]
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> _Texts:
+        return cls(arrays["texts"], arrays["ends"])
+
+    def at(self, position: int) -> tuple[str, str, str]:
+        first = 3 * position
+        starts = [int(self.ends[i - 1]) if i else 0 for i in range(first, first + 3)]
+        ends = [int(end) for end in self.ends[first : first + 3]]
+        one, two, three = (
+            bytes(self.data[start:end]).decode("utf-8", "surrogatepass")
+            for start, end in zip(starts, ends, strict=True)
+        )
+        return one, two, three
+
+
+def _packed(clean: Sequence[tuple[str, str, str]]) -> dict[str, npt.NDArray[Any]]:
+    encoded = [text.encode("utf-8", "surrogatepass") for row in clean for text in row]
+    return {
+        "texts": np.frombuffer(b"".join(encoded), dtype=np.uint8),
+        "ends": np.cumsum([len(text) for text in encoded], dtype=np.int64),
+    }

@@ -1,0 +1,362 @@
+"""The review agent: one answer for each flagged sample, from several views of it (RobustFT, Eq. 6)."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from nfilter import (
+    JSON,
+    Completion,
+    Context,
+    Contract,
+    Generates,
+    ModelNeed,
+    Needs,
+    Sample,
+    StageConfig,
+    State,
+)
+from nfilter_robustft.views import (
+    Asking,
+    excerpt,
+    is_bare,
+    is_flagged,
+    read,
+    reasoning_of,
+    verdict_of,
+    view,
+    view_of,
+)
+
+_PICKED = re.compile(
+    r"[\W_]*(?:(?:final\s)?answer\W{0,4}(?:is\s)?)?(?:the\s)?candidate\s(?:number\s)?#?(\d)"
+    r"(?:'s)?(?:\sis\s(?:the\s)?(?:correct|right|better|best)(?:\s\w+)?|\sanswer)?[\W_]*",
+    re.IGNORECASE,
+)
+
+
+class ReviewConfig(StageConfig):
+    """Who reviews which ``views``, and what is written where the review changes a label.
+
+    ``skip_agreed`` adopts without a call what all views with an answer agree on. A reply that cannot be read is
+    asked again ``retries`` times, at ``retry_temperature`` or the usual one, whichever is higher. ``write``:
+    ``answer`` writes the canonical answer, ``text`` the whole reply behind it, ``auto`` the answer where the old
+    response was just an answer and the text otherwise. ``check`` is the verdict note; null does without one.
+
+    ``preset: official`` shows the reviewer bare answers in the order of ``views``, and always asks.
+    """
+
+    llm: Annotated[str, Needs(Generates)]
+    into: str = "review"
+    views: tuple[str, ...] = Field(default=("context", "reasoning"), min_length=1)
+    check: str | None = "check"
+    preset: Literal["paper", "official"] = "paper"
+    prompt: str = "robustft/review"
+    max_tokens: int = Field(default=1024, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
+    retries: int = Field(default=2, ge=0, le=16)
+    retry_temperature: float = Field(default=0.7, gt=0)
+    shuffle: bool = True
+    skip_agreed: bool = True
+    write: Literal["auto", "answer", "text"] = "auto"
+    logprobs: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("preset") == "official":
+            published = {
+                "prompt": "robustft/review_answers",
+                "shuffle": False,
+                "skip_agreed": False,
+            }
+            return {**published, **value}
+        return value
+
+    @model_validator(mode="after")
+    def _views_differ(self) -> ReviewConfig:
+        if len(set(self.views)) != len(self.views):
+            raise ValueError(f"views: {list(self.views)} names a view twice")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A view that has an answer."""
+
+    name: str
+    answer: str
+    text: str
+    reasoning: str | None
+    nll: float | None
+
+
+@dataclass(slots=True)
+class _Case:
+    """One flagged sample under review; ``candidates`` are in the order of the config's views."""
+
+    sample: Sample
+    candidates: list[_Candidate]
+    shown: list[_Candidate] = field(default_factory=list)
+    attempts: int = 0
+    tokens: int = 0
+    last: str = ""
+    failure: str | None = None
+    note: dict[str, JSON] | None = None
+    because: str = ""
+
+    def adopt(self, chosen: _Candidate, because: str, saved: int) -> None:
+        """Settle on a view without a call."""
+        self.because = f"{because}, the {chosen.name} view"
+        self.note = view(
+            chosen.answer,
+            text=chosen.text,
+            reasoning=chosen.reasoning,
+            nll=chosen.nll,
+            calls=0,
+            choice=chosen.name,
+            attempts=0,
+            saved=saved,
+        )
+
+    def give_up(self) -> None:
+        """No attempt could be read."""
+        self.note = view(
+            None,
+            text=self.last,
+            tokens=self.tokens,
+            calls=self.attempts,
+            failure=self.failure or "no answer could be read",
+            choice="none",
+            attempts=self.attempts,
+            order=[candidate.name for candidate in self.shown],
+        )
+
+
+class Review:
+    """Decides each flagged sample: relabels it, confirms its label, or drops it, always with the reason."""
+
+    name: ClassVar[str] = "robustft.review"
+    Config: ClassVar[type[StageConfig]] = ReviewConfig
+
+    def __init__(self, config: ReviewConfig) -> None:
+        self.config = config
+
+    @classmethod
+    def contract(cls, config: ReviewConfig) -> Contract:
+        """Reads the verdict and the views; its note is a view that proposes the label it sets."""
+        return Contract(
+            reads=frozenset({*config.views, *((config.check,) if config.check else ())}),
+            writes=frozenset({config.into}),
+            views=frozenset({config.into}),
+            proposes=frozenset({config.into}),
+            prompts=frozenset({config.prompt}),
+            needs=(ModelNeed(config.llm, Generates, field="llm"),),
+        )
+
+    def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
+        """Adopt what needs no review, ask about the rest together, then write what came out."""
+        cases = {
+            sample.id: _Case(sample, self._candidates(sample))
+            for sample in chunk
+            if is_flagged(sample, self.config.check)
+        }
+        self._adopt([case for case in cases.values() if case.candidates], ctx)
+        open_cases = [case for case in cases.values() if case.candidates and case.note is None]
+        self._ask(open_cases, ctx)
+        labels = [ctx.answers.parse(case.sample.response, case.sample) for case in cases.values()]
+        confirmed = ctx.answers.agree(
+            [
+                (label, _answer(case.note))
+                for label, case in zip(labels, cases.values(), strict=True)
+            ]
+        )
+        decided = {
+            case.sample.id: self._decide(case, label, same, ctx)
+            for case, label, same in zip(cases.values(), labels, confirmed, strict=True)
+        }
+        return [decided.get(sample.id) or self._trust(sample) for sample in chunk]
+
+    def _candidates(self, sample: Sample) -> list[_Candidate]:
+        found = []
+        for name in self.config.views:
+            note = view_of(sample, name)
+            answer = note.get("answer")
+            if isinstance(answer, str):
+                text = str(note.get("text") or answer)
+                reasoning = note.get("reasoning") or reasoning_of(text, answer)
+                found.append(_Candidate(name, answer, text, reasoning, note.get("nll")))
+        return found
+
+    def _adopt(self, cases: Sequence[_Case], ctx: Context) -> None:
+        """Settle the cases in which there is nothing to choose between."""
+        several = []
+        for case in cases:
+            if len(self.config.views) == 1:
+                case.adopt(case.candidates[0], "one view and no review", saved=0)
+            elif len(case.candidates) == 1:
+                case.adopt(case.candidates[0], "only one view has an answer", saved=1)
+            elif self.config.skip_agreed:
+                several.append(case)
+        pairs = [
+            (case.candidates[0].answer, other.answer)
+            for case in several
+            for other in case.candidates[1:]
+        ]
+        same = iter(ctx.answers.agree(pairs))
+        for case in several:
+            if all([next(same) for _ in case.candidates[1:]]):  # noqa: C419  (each takes its turn)
+                case.adopt(case.candidates[0], "all views agree", saved=1)
+
+    def _ask(self, cases: Sequence[_Case], ctx: Context) -> None:
+        """Ask about all open cases, then again about those whose reply could not be read."""
+        config = self.config
+        if not cases:
+            return
+        asking = Asking(
+            ctx, ctx.prompt(config.prompt), config.max_tokens, config.temperature, config.logprobs
+        )
+        model = ctx.model(config.llm)
+        for case in cases:
+            case.shown = list(case.candidates)
+            if config.shuffle:
+                ctx.rng(f"{case.sample.id}\x1forder").shuffle(case.shown)
+        going = list(cases)
+        for attempt in range(config.retries + 1):
+            if not going:
+                break
+            warmth = max(config.temperature, config.retry_temperature) if attempt else None
+            requests = [
+                asking.request(
+                    case.sample,
+                    draw=attempt,
+                    temperature=warmth,
+                    candidates=[
+                        {"answer": each.answer, "reasoning": each.reasoning} for each in case.shown
+                    ],
+                )
+                for case in going
+            ]
+            replies = model.generate(requests)
+            for case, reply in zip(going, replies, strict=True):
+                self._read(case, reply, ctx)
+            going = [case for case in going if case.note is None]
+        for case in going:
+            case.give_up()
+
+    def _read(self, case: _Case, reply: Completion, ctx: Context) -> None:
+        case.attempts += 1
+        case.tokens += reply.completion_tokens
+        case.last = reply.text
+        answer, case.failure = read(ctx, case.sample, reply, reasoned=True)
+        chosen = _picked(reply.text, case.shown) if case.failure is None else None
+        if chosen is not None:
+            answer = chosen.answer
+        elif answer is not None:
+            same = ctx.answers.agree([(each.answer, answer) for each in case.candidates])
+            chosen = next(
+                (each for each, is_same in zip(case.candidates, same, strict=True) if is_same), None
+            )
+        if answer is None:
+            return
+        case.because = f"the review chose the {chosen.name} view" if chosen else "the review's own"
+        case.note = view(
+            chosen.answer if chosen else answer,
+            text=reply.text,
+            reasoning=reasoning_of(reply.text, answer),
+            nll=reply.nll,
+            tokens=case.tokens,
+            calls=case.attempts,
+            choice=chosen.name if chosen else "own",
+            attempts=case.attempts,
+            order=[candidate.name for candidate in case.shown],
+        )
+
+    def _decide(self, case: _Case, label: str | None, confirmed: bool, ctx: Context) -> Sample:
+        sample, note = case.sample, case.note
+        if note is None:
+            why = "; ".join(_lack(name, view_of(sample, name)) for name in self.config.views)
+            return sample.drop(f"flagged, and no view has an answer: {why}")
+        noted = sample.note(self.config.into, note)
+        answer = _answer(note)
+        if answer is None:
+            what = case.failure or f"no answer in {excerpt(case.last)}"
+            return noted.drop(
+                f"flagged, and the review could not be read in {case.attempts} attempts: {what}"
+            )
+        again = "" if case.attempts < 2 else f", at attempt {case.attempts}"
+        if confirmed and self.config.write == "auto":
+            return noted.keep(f"flagged, and confirmed as {excerpt(answer)}: {case.because}{again}")
+        how = "confirmed" if confirmed else f"relabelled from {excerpt(label)} to {excerpt(answer)}"
+        text = self._text(case, label, answer, ctx)
+        return noted.relabel(text, f"flagged, and {how}: {case.because}{again}")
+
+    def _text(self, case: _Case, label: str | None, answer: str, ctx: Context) -> str:
+        """What to write as the response: ``auto`` keeps to the form that the old response had."""
+        old, how = case.sample.response, self.config.write
+        if how == "auto":
+            options = ctx.answers.options(case.sample) if ctx.answers.kind == "choice" else None
+            spelled = _in_the_form_of(old.strip(), label, answer, options or ())
+            if spelled is not None:
+                return spelled
+            # Canonical open-ended text is the whole answer without the reasoning before it.
+            how = "answer" if ctx.answers.kind == "text" or is_bare(old, label) else "text"
+        if how == "answer":
+            return answer
+        note = case.note or {}
+        chosen = next((each for each in case.candidates if each.name == note.get("choice")), None)
+        return chosen.text if chosen is not None else str(note.get("text") or answer)
+
+    def _trust(self, sample: Sample) -> Sample:
+        if sample.pinned:
+            return sample.keep("pinned by a person: not reviewed")
+        verdict = verdict_of(sample, self.config.check)
+        agree = verdict.get("agree")
+        if not isinstance(agree, Mapping) or not agree:
+            return sample.keep("not flagged")
+        by = {
+            word: [name for name, value in agree.items() if value is state]
+            for word, state in (("agree", True), ("differ", False), ("no answer", None))
+        }
+        if by["agree"] and not by["differ"] and not by["no answer"]:
+            return sample.keep(f"every view agrees with the label: {', '.join(by['agree'])}")
+        said = "; ".join(f"{word}: {', '.join(names)}" for word, names in by.items() if names)
+        vote = f" (vote {verdict['vote']})" if "vote" in verdict else ""
+        return sample.keep(f"not flagged{vote}: {said}")
+
+
+def _answer(note: Mapping[str, JSON] | None) -> str | None:
+    answer = note.get("answer") if note is not None else None
+    return answer if isinstance(answer, str) else None
+
+
+def _lack(name: str, note: Mapping[str, Any]) -> str:
+    if not note:
+        return f"{name} was not written"
+    return f"{name}: {note.get('failure') or 'no answer in ' + excerpt(str(note.get('text', '')))}"
+
+
+def _picked(text: str, shown: Sequence[_Candidate]) -> _Candidate | None:
+    """The candidate that a reply names by its number alone on its last line ("Candidate 2 is correct.")."""
+    lines = text.strip()[-500:].splitlines()
+    match = _PICKED.fullmatch(lines[-1].strip()) if lines else None
+    number = int(match[1]) if match is not None else 0
+    return shown[number - 1] if 1 <= number <= len(shown) else None
+
+
+def _in_the_form_of(old: str, label: str | None, answer: str, options: Sequence[str]) -> str | None:
+    """``answer`` spelled out as ``old`` is ("neutral", "B) neutral"); None where ``old`` does not name its option."""
+    places = [string.ascii_uppercase.find(letter) if letter else -1 for letter in (label, answer)]
+    if any(not 0 <= place < len(options) for place in places):
+        return None
+    was, now = (options[place] for place in places)
+    head = old.removesuffix(was)
+    if old == head or len(head) > 4 or (head and label not in head):
+        return None
+    return head.replace(label or "", answer, 1) + now

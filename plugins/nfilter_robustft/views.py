@@ -1,0 +1,177 @@
+"""What the stages that ask a model share: a request for a sample, and the note on what came back.
+
+A view is one model's answer to a sample, as a note: ``answer`` (canonical, null where none could be read),
+``text`` (the raw completion), ``reasoning``, ``nll`` (Eq. 7), ``tokens`` (generated), ``calls``, ``rounds`` and
+``failure``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nfilter import JSON, Completion, Context, ContractError, Request, Sample, Sampling, Template
+
+_STATED = re.compile(
+    r"(?<!\w)answer(?:\*|_|\s){0,4}(?:is\b|:)|\\boxed|####|<answer>", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How one stage asks one model: a template, and how completions are drawn."""
+
+    ctx: Context
+    template: Template
+    max_tokens: int
+    temperature: float
+    logprobs: bool
+
+    def request(
+        self,
+        sample: Sample,
+        *,
+        draw: int = 0,
+        key: str = "",
+        temperature: float | None = None,
+        **variables: Any,
+    ) -> Request:
+        """A request for ``sample``; ``variables`` join those that every template has.
+
+        Its seed depends on the run, the stage, the sample, ``key`` and ``draw``; it is 0 where nothing is drawn.
+        """
+        warmth = self.temperature if temperature is None else temperature
+        seed = self.ctx.rng(f"{sample.id}\x1f{key}\x1f{draw}").getrandbits(31) if warmth > 0 else 0
+        return Request(
+            messages=self.template.render(**variables_of(sample, self.ctx), **variables),
+            sampling=Sampling(max_tokens=self.max_tokens, temperature=warmth, seed=seed),
+            logprobs=self.logprobs,
+            sample_id=sample.id,
+            draw=draw,
+        )
+
+
+def variables_of(sample: Sample, ctx: Context) -> dict[str, Any]:
+    """What every template may name: ``query``, ``system``, ``history``, ``options`` and ``kind``.
+
+    The response is not among them: a model that is asked for its own answer never sees the label.
+    """
+    turns = list(sample.context)
+    last = max((i for i, turn in enumerate(turns) if turn.role == "user"), default=None)
+    history = [
+        {"role": turn.role, "content": turn.content}
+        for i, turn in enumerate(turns)
+        if turn.role != "system" and i != last
+    ]
+    options = ctx.answers.options(sample)
+    return {
+        "query": sample.query,
+        "system": "\n\n".join(turn.content for turn in turns if turn.role == "system"),
+        "history": history,
+        "options": None if options is None else list(options),
+        "kind": ctx.answers.kind,
+    }
+
+
+def view(
+    answer: str | None,
+    *,
+    text: str = "",
+    reasoning: str | None = None,
+    nll: float | None = None,
+    tokens: int = 0,
+    calls: int = 1,
+    rounds: int = 0,
+    failure: str | None = None,
+    **more: JSON,
+) -> dict[str, JSON]:
+    """A view note; ``more`` adds keys."""
+    return {
+        "answer": answer,
+        "text": text,
+        "reasoning": reasoning,
+        "nll": nll,
+        "tokens": tokens,
+        "calls": calls,
+        "rounds": rounds,
+        "failure": failure,
+        **more,
+    }
+
+
+def read(
+    ctx: Context, sample: Sample, completion: Completion, *, reasoned: bool
+) -> tuple[str | None, str | None]:
+    """The answer in a completion and why there is none: (answer or None, failure or None).
+
+    A reply that was cut off before it stated an answer has none: the last number of half a calculation is not
+    what the model answers, and half an open-ended text is no answer either. A letter that comes first and is
+    then explained at length is one, unless the model was asked to reason (``reasoned``) before it answers.
+    """
+    if completion.failure is not None:
+        return None, f"{completion.failure.kind}: {completion.failure.detail}"
+    kind = ctx.answers.kind
+    if completion.finish == "length" and (
+        kind == "text" or ((reasoned or kind != "choice") and not _STATED.search(completion.text))
+    ):
+        return None, "cut off at max_tokens"
+    return ctx.answers.parse(completion.text, sample), None
+
+
+def is_bare(text: str, answer: str | None) -> bool:
+    """Whether ``text`` is just an answer: one line, with at most two words more than the answer itself."""
+    stripped = text.strip()
+    return "\n" not in stripped and len(stripped.split()) <= len((answer or "").split()) + 2
+
+
+def reasoning_of(text: str, answer: str | None) -> str | None:
+    """``text`` where it says more than the answer, else None."""
+    return None if is_bare(text, answer) else text
+
+
+def verdict_of(sample: Sample, check: str | None) -> Mapping[str, Any]:
+    """The verdict note on ``sample``; without a checker (``check`` None) every sample counts as flagged.
+
+    Raises:
+        ContractError: when the note is missing or is no verdict.
+    """
+    if check is None:
+        return {"flagged": True}
+    verdict = sample.notes.get(check)
+    if not isinstance(verdict, Mapping) or not isinstance(verdict.get("flagged"), bool):
+        raise ContractError(
+            f"sample {sample.id!r} has no verdict in note {check!r}; "
+            "put robustft.check before this stage, or set check to the name under which it writes"
+        )
+    return verdict
+
+
+def is_flagged(sample: Sample, check: str | None) -> bool:
+    """Whether the checker doubts the label; a pinned sample is never doubted, a person decided it."""
+    return not sample.pinned and bool(verdict_of(sample, check)["flagged"])
+
+
+def view_of(sample: Sample, name: str) -> Mapping[str, Any]:
+    """The view note ``name`` of ``sample``; empty where the stage wrote none for this sample."""
+    note = sample.notes.get(name)
+    return note if isinstance(note, Mapping) else {}
+
+
+def excerpt(text: str | None, limit: int = 60) -> str:
+    """``text`` on one line, quoted and cut, for a reason that people read."""
+    if text is None:
+        return "no answer"
+    flat = " ".join(text.split())
+    return repr(flat if len(flat) <= limit else flat[: limit - 3] + "...")
+
+
+def with_notes(
+    chunk: Sequence[Sample], into: str, notes: Mapping[str, Mapping[str, JSON]]
+) -> list[Sample]:
+    """The samples of ``chunk``, those with an id in ``notes`` with their note under ``into``."""
+    return [
+        sample.note(into, dict(notes[sample.id])) if sample.id in notes else sample
+        for sample in chunk
+    ]

@@ -1,0 +1,259 @@
+"""Train ``tiny`` from nothing: ``python -m nfilter_tiny.train``.
+
+Writes the model folder, ``training_log.json`` and, from held-out dev questions, ``profile.json``. The stream of
+examples is a function of seed and step, so an interrupted run goes on from its checkpoint as if it had not stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from nfilter_tiny import MODEL_DIR
+from nfilter_tiny.checkpoint import load_checkpoint, save_checkpoint
+from nfilter_tiny.formats import Example, Turn, draw_example
+from nfilter_tiny.profile import measure
+from nfilter_tiny.tokenizer import build_tokenizer
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+IGNORED: Final = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The hyperparameters of a run; the defaults are those of the shipped model."""
+
+    seed: int = 0
+    steps: int = 1200
+    batch: int = 192
+    buckets: int = 8
+    muon_lr: float = 0.02
+    adam_lr: float = 3e-3
+    warmup: int = 50
+    direct_weight: float = 2.0
+    hidden: int = 128
+    layers: int = 4
+
+
+def render(turns: Sequence[Turn]) -> str:
+    """The chat template's text up to the reply, without its slow general machinery; a test compares the two."""
+    return "<s>" + "".join(f"<|{role}|>{content}" for role, content in turns) + "<|assistant|>"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids, how many of them belong to the prompt, and the weight of the reply's tokens."""
+
+    ids: list[int]
+    prompt: int
+    weight: float
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example], settings: Settings
+) -> list[Encoded]:
+    """Encode prompts and replies apart, so that the border between them is a token border as in generation."""
+    backend = tokenizer.backend_tokenizer
+    prompts = backend.encode_batch([render(e.turns) for e in examples], add_special_tokens=False)
+    replies = backend.encode_batch([e.reply + "</s>" for e in examples], add_special_tokens=False)
+    return [
+        Encoded(
+            [*p.ids, *r.ids], len(p.ids), settings.direct_weight if e.skill == "answer" else 1.0
+        )
+        for e, p, r in zip(examples, prompts, replies, strict=True)
+    ]
+
+
+def collate(encoded: Sequence[Encoded], pad: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Right-padded ids, next-token labels and weights. Causal attention never looks at the padding."""
+    width = max(len(e.ids) for e in encoded)
+    ids = torch.full((len(encoded), width), pad)
+    labels = torch.full((len(encoded), width), IGNORED)
+    weights = torch.zeros(len(encoded), width)
+    for row, e in enumerate(encoded):
+        size = len(e.ids)
+        ids[row, :size] = torch.tensor(e.ids)
+        labels[row, e.prompt - 1 : size - 1] = ids[row, e.prompt : size]
+        weights[row, e.prompt - 1 : size - 1] = e.weight
+    return ids, labels, weights
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, settings: Settings) -> LlamaForCausalLM:
+    """A plain Llama of about a million parameters."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.hidden,
+        intermediate_size=3 * settings.hidden,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def build_optimizers(model: nn.Module, settings: Settings) -> list[Optimizer]:
+    """Muon for the hidden matrices, AdamW for embeddings and norms."""
+    hidden = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    return [
+        torch.optim.Muon(hidden, lr=settings.muon_lr, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=settings.adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+def rate(step: int, settings: Settings) -> float:
+    """The learning rate as a fraction of its peak: a short warm-up, then linearly to zero."""
+    return min((step + 1) / settings.warmup, (settings.steps - step) / settings.steps)
+
+
+def train_step(
+    model: LlamaForCausalLM,
+    optimizers: Sequence[Optimizer],
+    encoded: list[Encoded],
+    settings: Settings,
+    pad: int,
+) -> tuple[float, int]:
+    """One update from all of ``encoded``, in length buckets; returns the mean loss and the tokens computed."""
+    encoded.sort(key=lambda e: len(e.ids))
+    size = -(-len(encoded) // settings.buckets)
+    batches = [collate(encoded[i : i + size], pad) for i in range(0, len(encoded), size)]
+    norm = sum(float(weights.sum()) for _, _, weights in batches)
+    total, tokens = 0.0, 0
+    for ids, labels, weights in batches:
+        wanted = labels != IGNORED
+        states = model.model(input_ids=ids, use_cache=False).last_hidden_state[wanted]
+        losses = functional.cross_entropy(model.lm_head(states), labels[wanted], reduction="none")
+        loss = (losses * weights[wanted]).sum() / norm
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+        tokens += ids.numel()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    return total, tokens
+
+
+def run(
+    settings: Settings, out: Path, *, threads: int = 1, limit_profile: int = 400
+) -> dict[str, Any]:
+    """Train, save and measure; returns the log."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(settings.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer, settings)
+    optimizers = build_optimizers(model, settings)
+    checkpoint = out / "checkpoint.safetensors"
+    identity = json.dumps(asdict(settings), sort_keys=True)
+    first, wall, cpu, tokens = 0, 0.0, 0.0, 0
+    losses: list[tuple[int, float]] = []
+    if checkpoint.exists():
+        meta = load_checkpoint(checkpoint, model, optimizers)
+        if meta["settings"] != identity:
+            raise ValueError(
+                f"{checkpoint} is of a run with other settings; delete it or choose another --out"
+            )
+        state = json.loads(meta["state"])
+        first, wall, cpu, tokens = state["step"], state["wall"], state["cpu"], state["tokens"]
+        losses = [(s, v) for s, v in state["losses"]]
+    wall_start, cpu_start = time.perf_counter() - wall, time.process_time() - cpu
+    peaks = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+    if first:
+        peaks = [settings.muon_lr, settings.adam_lr]
+    model.train()
+    for step in range(first, settings.steps):
+        rng = random.Random(f"nfilter-tiny {settings.seed} {step}")
+        encoded = encode(tokenizer, [draw_example(rng) for _ in range(settings.batch)], settings)
+        for optimizer, peak in zip(optimizers, peaks, strict=True):
+            optimizer.param_groups[0]["lr"] = peak * rate(step, settings)
+        loss, seen = train_step(model, optimizers, encoded, settings, int(tokenizer.pad_token_id))
+        tokens += seen
+        if step % 50 == 49 or step == 0:
+            losses.append((step + 1, round(loss, 4)))
+            elapsed = time.perf_counter() - wall_start
+            print(
+                f"step {step + 1}/{settings.steps} loss {loss:.4f} {elapsed:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+        if step % 300 == 299:
+            state = {
+                "step": step + 1, "tokens": tokens, "losses": losses,
+                "wall": time.perf_counter() - wall_start, "cpu": time.process_time() - cpu_start,
+            }  # fmt: skip
+            save_checkpoint(
+                checkpoint, model, optimizers, {"settings": identity, "state": json.dumps(state)}
+            )
+    log = {
+        "settings": asdict(settings),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "tokens": tokens,
+        "seconds": round(time.perf_counter() - wall_start, 1),
+        "cpu_seconds": round(time.process_time() - cpu_start, 1),
+        "threads": threads,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "losses": losses,
+    }
+    save(model, tokenizer, out)
+    (out / "training_log.json").write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
+    profile = measure(out, limit=limit_profile)
+    (out / "profile.json").write_text(json.dumps(profile, indent=1) + "\n", encoding="utf-8")
+    checkpoint.unlink(missing_ok=True)
+    return log
+
+
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """Write the weights as float16, under a config that asks for float32: small on disk, exact enough to run."""
+    model.eval()
+    model.generation_config.do_sample = False
+    model.half().save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    path = out / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["dtype"] = "float32"
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(prog="nfilter_tiny.train", description=__doc__)
+    parser.add_argument(
+        "--out", type=Path, default=MODEL_DIR, help="folder to write (default: the package's own)"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=Settings().steps, help="optimiser steps (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=Settings().seed, help="default: %(default)s")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
+    args = parser.parse_args(argv)
+    run(Settings(seed=args.seed, steps=args.steps), args.out, threads=args.threads)
+
+
+if __name__ == "__main__":
+    main()

@@ -166,15 +166,17 @@ def _readings(value: Any, options: Options, base: int) -> dict[FormName, Answer]
     return {name: answer for name, answer in found.items() if answer is not None}
 
 
-def guess_form(cells: Iterable[tuple[Any, Options]]) -> AnswerForm:
+def guess_form(cells: Iterable[tuple[Any, Options]], base: int | None = None) -> AnswerForm:
     """The form that reads most of the cells; between equals a letter, the data's label, a text, an index.
 
-    An index starts at 1 where some cell equals the number of options and none is 0, else at 0.
+    An index starts at ``base``; where that is None, at 1 if some cell equals the number of options and none
+    is 0, else at 0.
     """
     seen = list(cells)
-    numbers = [(_whole(value), len(options.texts)) for value, options in seen]
-    has_zero = any(number == 0 for number, _ in numbers)
-    base = int(not has_zero and any(number == n for number, n in numbers))
+    if base is None:
+        numbers = [(_whole(value), len(options.texts)) for value, options in seen]
+        has_zero = any(number == 0 for number, _ in numbers)
+        base = int(not has_zero and any(number == n for number, n in numbers))
     fits = Counter(name for value, options in seen for name in _readings(value, options, base))
     if not fits:
         return AnswerForm(base=base)
@@ -185,16 +187,18 @@ def guess_form(cells: Iterable[tuple[Any, Options]]) -> AnswerForm:
 def read_answer(value: Any, options: Options, form: AnswerForm, name: str) -> Answer:
     """The option that a cell names: in the column's usual form, else in the only other one that fits.
 
-    Raises RowError where the cell is missing, names no option, or could name several.
+    An index among answers of another form is never read: where it would start from cannot be known. Raises
+    RowError where the cell is missing, names no option, or could name several.
     """
     if value is None or value == "":
         raise RowError(f"the field {shown(name)} is missing")
     readings = _readings(value, options, form.base)
     if form.usual in readings:
         return readings[form.usual]
-    if len({answer.index for answer in readings.values()}) == 1:
-        return next(iter(readings.values()))
-    what = "could name several options" if readings else "names none of the options"
+    sure = [answer for name, answer in readings.items() if name != "index"]
+    if sure and len({answer.index for answer in readings.values()}) == 1:
+        return sure[0]
+    what = "could name several options" if sure else "names none of the options"
     raise RowError(
         f"the field {shown(name)} is {shown(value)}, which {what};"
         f" give one of {', '.join(options.letters)}"

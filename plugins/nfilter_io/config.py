@@ -20,7 +20,8 @@ class Settings(Protocol):
 
     ``columns`` maps a role of the shape (``question``) to a column of the data (``q``), or, for ``options``
     alone, to several columns. ``id`` None means the column ``id`` where there is one. ``truth`` is the column
-    of the true labels, which no sample ever holds.
+    of the true labels, which no sample ever holds. ``index_base`` says where answers that are indices of options
+    start; None guesses it from the first rows.
     """
 
     @property
@@ -33,6 +34,8 @@ class Settings(Protocol):
     def id(self) -> str | None: ...
     @property
     def truth(self) -> str | None: ...
+    @property
+    def index_base(self) -> Literal[0, 1] | None: ...
 
 
 class JsonLinesConfig(StageConfig):
@@ -43,6 +46,7 @@ class JsonLinesConfig(StageConfig):
     columns: Columns = Field(default_factory=dict)
     id: str | None = None
     truth: str | None = None
+    index_base: Literal[0, 1] | None = None
     encoding: str = "utf-8"
     max_line_bytes: Annotated[int, Field(ge=1)] = LINE_LIMIT
 
@@ -55,6 +59,7 @@ class JsonConfig(StageConfig):
     columns: Columns = Field(default_factory=dict)
     id: str | None = None
     truth: str | None = None
+    index_base: Literal[0, 1] | None = None
     encoding: str = "utf-8"
     max_bytes: Annotated[int, Field(ge=1)] = FILE_LIMIT
 
@@ -70,6 +75,7 @@ class CsvConfig(StageConfig):
     columns: Columns = Field(default_factory=dict)
     id: str | None = None
     truth: str | None = None
+    index_base: Literal[0, 1] | None = None
     encoding: str = "utf-8"
     max_line_bytes: Annotated[int, Field(ge=1)] = LINE_LIMIT
     delimiter: Annotated[str, Field(pattern=r'^[^"\r\n]$')] | None = None
@@ -83,6 +89,7 @@ class ParquetConfig(StageConfig):
     columns: Columns = Field(default_factory=dict)
     id: str | None = None
     truth: str | None = None
+    index_base: Literal[0, 1] | None = None
 
 
 class DatasetsConfig(StageConfig):
@@ -93,4 +100,5 @@ class DatasetsConfig(StageConfig):
     columns: Columns = Field(default_factory=dict)
     id: str | None = None
     truth: str | None = None
+    index_base: Literal[0, 1] | None = None
     split: str | None = None

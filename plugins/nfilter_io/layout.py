@@ -115,7 +115,7 @@ def guess(rows: Sequence[Mapping[str, Any]], config: Settings, *, whole: bool) -
         raise SourceError(_question(config, every, found, unclear))
     shape, roles = next(iter(found.items()))
     layout = Layout(shape, roles, _id_column(counts, config), config.truth)
-    return _with_forms(layout, rows) if shape == "choice" else layout
+    return _with_forms(layout, rows, config.index_base) if shape == "choice" else layout
 
 
 def _check_named(counts: Mapping[str, int], config: Settings, *, whole: bool) -> None:
@@ -290,7 +290,7 @@ def _holds_options(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
     return False
 
 
-def _with_forms(layout: Layout, rows: Sequence[Mapping[str, Any]]) -> Layout:
+def _with_forms(layout: Layout, rows: Sequence[Mapping[str, Any]], base: int | None) -> Layout:
     answers, truths = [], []
     for row in rows:
         try:
@@ -305,8 +305,8 @@ def _with_forms(layout: Layout, rows: Sequence[Mapping[str, Any]]) -> Layout:
         layout.roles,
         layout.id,
         layout.truth,
-        guess_form(answers),
-        guess_form(truths),
+        guess_form(answers, base),
+        guess_form(truths, base),
     )
 
 

@@ -196,9 +196,10 @@ def _restore_choice(
     asked, answered = layout.column("question"), layout.column("answer")
     _restore_system(sample, layout, meta)
     if "options" in kept:
-        del meta["options"]
         if kept["options"]:
             meta["options"] = kept["options"][0]
+        else:
+            meta.pop("options", None)
     options = _options_again(meta, layout)
     question = meta.get(asked)
     if options is None or question is None or render(str(question), options.texts) != sample.query:

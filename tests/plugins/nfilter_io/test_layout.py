@@ -1,0 +1,294 @@
+"""Which shape a file has: guessed where it is clear, asked for where it is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from nfilter import SourceError
+
+CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+SHARED = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "config", "stated"),
+    [
+        (
+            {"prompt": "a", "response": "b"},
+            {},
+            {"shape": "prompt", "prompt": "prompt", "response": "response"},
+        ),
+        (
+            {"Prompt": "a", "Completion": "b"},
+            {},
+            {"shape": "prompt", "prompt": "Prompt", "response": "Completion"},
+        ),
+        (
+            {"id": 1, "q": "a", "answer": "b"},
+            {"columns": {"question": "q"}},
+            {"shape": "prompt", "prompt": "q", "response": "answer", "id": "id"},
+        ),
+        (
+            {"q": "a", "choices": ["x", "y"], "answer": "B"},
+            {"columns": {"question": "q"}},
+            {
+                "shape": "choice",
+                "question": "q",
+                "options": "choices",
+                "answer": "answer",
+                "answer_form": "letter",
+            },
+        ),
+        (
+            {"q": "a", "opa": "x", "opb": "y", "cop": 0},
+            {"columns": {"question": "q", "options": ["opa", "opb"], "answer": "cop"}},
+            {
+                "shape": "choice",
+                "question": "q",
+                "options": "opa, opb",
+                "answer": "cop",
+                "answer_form": "index from 0",
+            },
+        ),
+        (
+            {"question": "a", "options": ["x", "y"], "answer": "B", "gt": "y"},
+            {"truth": "gt"},
+            {
+                "shape": "choice",
+                "question": "question",
+                "options": "options",
+                "answer": "answer",
+                "truth": "gt",
+                "answer_form": "letter",
+            },
+        ),
+        (
+            {"instruction": "a", "input": "", "output": "b", "prompt": "c", "text": "d"},
+            {},
+            {
+                "shape": "alpaca",
+                "instruction": "instruction",
+                "input": "input",
+                "output": "output",
+            },
+        ),
+        (
+            {"prompt": "p", "prompt_id": "1", "messages": CHAT},
+            {},
+            {"shape": "messages", "messages": "messages"},
+        ),
+        ({"conversations": CHAT}, {}, {"shape": "messages", "messages": "conversations"}),
+        ({"conversations": SHARED}, {}, {"shape": "sharegpt", "conversations": "conversations"}),
+        (
+            {"messages": CHAT, "prompt": "a", "response": "b"},
+            {"shape": "prompt"},
+            {"shape": "prompt", "prompt": "prompt", "response": "response"},
+        ),
+        (
+            {"dialog": CHAT},
+            {"shape": "messages", "columns": {"messages": "dialog"}},
+            {"shape": "messages", "messages": "dialog"},
+        ),
+        # an `options` column that holds no options is an extra column
+        (
+            {"question": "a", "options": "-v", "answer": "b"},
+            {},
+            {"shape": "prompt", "prompt": "question", "response": "answer"},
+        ),
+        # a gold answer beside the model's is no rival once it is the truth
+        (
+            {"prompt": "a", "response": "b", "answer": "c"},
+            {"truth": "answer"},
+            {"shape": "prompt", "prompt": "prompt", "response": "response", "truth": "answer"},
+        ),
+    ],
+)
+def test_clear_shapes_are_guessed_and_stated(
+    row: dict[str, Any], config: dict[str, Any], stated: dict[str, str], make: Any
+) -> None:
+    source = make("jsonl", [row], **config)
+    assert type(source).columns(source.rows._config, source_dir(source)) == stated
+    assert list(type(source).problems(source.rows._config, source_dir(source))) == []
+
+
+def source_dir(source: Any) -> Any:
+    return source.rows._records.__closure__[1].cell_contents.parent
+
+
+@pytest.mark.parametrize(
+    ("row", "config", "words"),
+    [
+        ({"foo": "a", "bar": "b"}, {}, ["'foo'", "'bar'", "shape: prompt", "not known"]),
+        ({"prompt": "a"}, {}, ["'prompt'", "columns: {prompt: COLUMN, response: COLUMN}"]),
+        (
+            {"prompt": "a", "response": "b", "answer": "c"},
+            {},
+            ["'response', 'answer'", "not clear"],
+        ),
+        ({"prompt": "a", "question": "b", "answer": "c"}, {}, ["prompt could be 'prompt', 'quest"]),
+        ({"messages": CHAT, "prompt": "a", "response": "b"}, {}, ["several shapes"]),
+        ({"messages": CHAT, "conversations": SHARED}, {}, ["shape: messages", "shape: sharegpt"]),
+        (
+            {"question": "a", "options": ["x", "y"], "answer": "A", "label": 0},
+            {},
+            ["answer could be 'answer', 'label'", "shape: choice"],
+        ),
+        ({"a": "x", "response": "y"}, {"columns": {"prompt": "aa"}}, ["'aa'", "did you mean 'a'?"]),
+        ({"prompt": "x", "response": "y"}, {"columns": {"promt": "prompt"}}, ["mean 'prompt'?"]),
+        ({"prompt": "x", "response": "y"}, {"columns": {"prompt": ["prompt"]}}, ["one column"]),
+        ({"prompt": "x", "response": "y"}, {"id": "uid"}, ["id names the column 'uid'"]),
+        ({"prompt": "x", "response": "y"}, {"truth": "gold"}, ["truth names the column 'gold'"]),
+        (
+            {"prompt": "x", "response": "y", "z": 1},
+            {"id": "z", "truth": "z"},
+            ["both id and truth"],
+        ),
+        (
+            {"prompt": "x", "response": "y", "z": "1"},
+            {"columns": {"response": "z"}, "truth": "z"},
+            ["a column of their own"],
+        ),
+        ({"prompt": "x", "response": "y"}, {"truth": "response"}, ["not known"]),
+        ({"prompt": "x", "response": "y"}, {"shape": "alpaca"}, ["instruction: COLUMN"]),
+        ({"x\x1b[31m": "x"}, {}, ["x\\x1b[31m"]),
+    ],
+)
+def test_what_is_not_clear_is_asked_for(
+    row: dict[str, Any], config: dict[str, Any], words: list[str], make: Any
+) -> None:
+    source = make("jsonl", [row], **config)
+    with pytest.raises(SourceError) as caught:
+        list(source.read())
+    for word in words:
+        assert word in str(caught.value)
+    assert "data.jsonl" in str(caught.value)
+    assert list(type(source).problems(source.rows._config, source_dir(source))) == [
+        str(caught.value)
+    ]
+
+
+def test_one_odd_row_in_front_does_not_decide(make: Any) -> None:
+    rows = [{"foo": 1}, {"messages": "x"}, *({"prompt": "a", "response": "b"} for _ in range(5))]
+    items = list(make("jsonl", rows).read())
+    assert [hasattr(item, "sample") for item in items] == [False, False, *[True] * 5]
+
+
+def test_a_truth_that_only_later_rows_have_is_no_error(make: Any) -> None:
+    rows: list[dict[str, Any]] = [{"prompt": f"{n}", "response": "b"} for n in range(300)]
+    rows[-1]["gold"] = "c"
+    items = list(make("jsonl", rows, truth="gold").read())
+    assert [item.truth for item in items[-2:]] == [None, "c"]
+
+
+def test_reading_and_columns_agree_on_a_long_file(make: Any) -> None:
+    # the rows beyond the first 200 must change nothing
+    rows = [{"question": "q", "options": ["x", "y", "z"], "answer": 1} for _ in range(200)]
+    rows += [{"question": "q", "options": ["x", "y", "z"], "answer": 3} for _ in range(300)]
+    source = make("jsonl", rows)
+    read = list(source.read())
+    fresh = make("jsonl", rows)
+    assert source.rows.layout == fresh.rows.layout
+    assert [hasattr(item, "sample") for item in read] == [True] * 200 + [False] * 300
+
+
+def test_where_an_index_starts_can_be_told(make: Any) -> None:
+    rows = [{"question": "q", "options": ["x", "y", "z"], "answer": 1}]
+    assert next(make("jsonl", rows).read()).sample.response == "B"
+    assert next(make("jsonl", rows, index_base=1).read()).sample.response == "A"
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet", "datasets"])
+def test_problems_before_reading(kind: str, make: Any, tmp_path: Any) -> None:
+    source = make(kind, [{"prompt": "a", "response": "b"}])
+    cls = type(source)
+    assert list(cls.problems(source.rows._config, tmp_path)) == []
+    missing = cls.Config(path="missing")
+    found = list(cls.problems(missing, tmp_path))
+    assert len(found) == 1
+    assert "there is no such" in found[0]
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "file").write_text("")
+    assert list(cls.problems(cls.Config(path="file" if kind == "datasets" else "dir"), tmp_path))
+
+
+def test_splits_of_a_dataset(tmp_path: Any) -> None:
+    import datasets
+
+    from nfilter_io.sources import Datasets
+
+    one = datasets.Dataset.from_list([{"prompt": "a", "response": "b"}])
+    two = datasets.Dataset.from_list([{"prompt": "c", "response": "d"}])
+    datasets.DatasetDict({"train": one}).save_to_disk(tmp_path / "single")
+    datasets.DatasetDict({"train": one, "test": two}).save_to_disk(tmp_path / "both")
+    one.save_to_disk(tmp_path / "plain")
+
+    def read(path: str, split: str | None = None) -> Any:
+        source = Datasets(Datasets.Config(path=path, split=split), tmp_path)
+        return [row.sample.response for row in source.read()]
+
+    assert read("single") == read("plain") == ["b"]
+    assert read("both", "test") == ["d"]
+    for path, split, words in (
+        ("both", None, "split: train"),
+        ("both", "dev", "'train', 'test'"),
+        ("plain", "train", "leave `split` out"),
+    ):
+        with pytest.raises(SourceError, match=words):
+            read(path, split)
+
+
+def test_a_selected_and_shuffled_dataset_keeps_its_order(tmp_path: Any) -> None:
+    import datasets
+
+    from nfilter_io.sources import Datasets
+
+    data = datasets.Dataset.from_list([{"prompt": f"p{n}", "response": "r"} for n in range(600)])
+    order = [int(n * 7 % 600) for n in range(590)]
+    data.select(order).save_to_disk(tmp_path / "folder")
+    source = Datasets(Datasets.Config(path="folder"), tmp_path)
+    assert [row.sample.query for row in source.read()] == [f"p{n}" for n in order]
+
+
+def test_unknown_settings_are_refused() -> None:
+    from nfilter_io.sources import Csv, JsonLines
+
+    for bad in ({"shape": "poem"}, {"colums": {}}, {"max_line_bytes": 0}, {"index_base": 2}):
+        with pytest.raises(ValidationError):
+            JsonLines.Config(path="x", **bad)
+    for delimiter in ("", ",,", '"', "\n"):
+        with pytest.raises(ValidationError):
+            Csv.Config(path="x", delimiter=delimiter)
+
+
+def test_tabs_and_other_delimiters(over: Any, tmp_path: Any) -> None:
+    from nfilter_io.sources import Csv
+
+    data = b"prompt;response\na,1;b\n"
+    assert [r.sample.query for r in over("csv", data, delimiter=";").read()] == ["a,1"]
+    (tmp_path / "data.tsv").write_bytes(b"prompt\tresponse\na,1\tb\n")
+    source = Csv(Csv.Config(path="data.tsv"), tmp_path)
+    assert [row.sample.query for row in source.read()] == ["a,1"]
+
+
+def test_the_plugin_registers_its_sources_and_loads_nothing_heavy() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, nfilter_io;"
+        "names = [s.name for s in nfilter_io.nfilter_sources()];"
+        "assert names == ['jsonl', 'json', 'csv', 'parquet', 'datasets'], names;"
+        "assert not {'pyarrow', 'datasets', 'pandas', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_suffix_has_one_source() -> None:
+    from nfilter_io import nfilter_sources
+
+    suffixes = [suffix for source in nfilter_sources() for suffix in source.suffixes]
+    assert len(suffixes) == len(set(suffixes))
+    assert {".jsonl", ".json", ".csv", ".parquet", "/"} <= set(suffixes)

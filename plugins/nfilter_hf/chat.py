@@ -110,6 +110,9 @@ class Chat:
     def _attempt(self, messages: Sequence[Message], build: Any) -> Rendered:
         mark = self.encoder.break_for([message.content for message in messages])
         turns = _shielded(self.encoder, messages, mark)
+        if "tool" not in self._template:
+            # A template that knows no tools may take a tool's result for an answer.
+            turns = [replace(t, role="user") if t.role == "tool" else t for t in turns]
         plans = [_fold_system(turns)]
         if self.takes_system:
             plans.insert(0, turns)
@@ -304,10 +307,9 @@ def _fold_system(turns: Sequence[_Turn]) -> list[_Turn]:
 
 
 def _merge(turns: Sequence[_Turn]) -> list[_Turn]:
-    """Join neighbours of one role, and call a tool's result the user's, for templates that want turns to alternate."""
+    """Join neighbours of one role, for templates that want turns to alternate."""
     out: list[_Turn] = []
-    for given in turns:
-        turn = replace(given, role="user") if given.role == "tool" else given
+    for turn in turns:
         if out and out[-1].role == turn.role:
             out[-1] = replace(turn, content=out[-1].content + "\n\n" + turn.content)
         else:

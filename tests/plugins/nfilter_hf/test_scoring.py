@@ -1,0 +1,221 @@
+"""Losses and embeddings against references computed here, one text at a time."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import nfilter_hf.loss
+from nfilter import Message, ModelError, Request, Sample, Sampling, TokenSample
+from nfilter_hf import scoring
+from nfilter_hf.generation import prompt_ids
+
+TEXTS = [
+    "what",
+    "two plus three ?",
+    "the quick brown fox jumps over the lazy dog . " * 3,
+    "red",
+    "blue green",
+]
+
+
+def samples() -> list[Sample]:
+    return [
+        Sample(
+            f"s{i}",
+            (
+                Message("user", text), Message("assistant", "it is " + text),
+                Message("user", "again"), Message("assistant", "yes " * (i + 1)),
+            ),
+        )
+        for i, text in enumerate(TEXTS)
+    ]  # fmt: skip
+
+
+def reference(module: Any, ids: Any) -> np.ndarray:
+    """-log p in float64, unbatched and unpadded."""
+    double = copy.deepcopy(module).double()
+    with torch.no_grad():
+        logits = double(torch.tensor(ids.tolist())[None]).logits[0].double()
+    losses = -logits.log_softmax(-1)[:-1].gather(1, torch.tensor(ids.tolist())[1:, None]).squeeze(1)
+    return np.concatenate([[np.nan], losses.numpy()])
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen2", "gemma2"])
+@pytest.mark.parametrize("turns", ["all", "last"])
+def test_scores_equal_an_unbatched_float64_reference(backend: Any, kind: str, turns: str) -> None:
+    model = backend(kind)
+    encoded = model.encode(samples(), max_length=200, turns=turns)
+    for sample, got in zip(encoded, model.score(encoded), strict=True):
+        wanted = np.where(sample.response, reference(model._load().module, sample.ids), np.nan)
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, wanted, atol=1e-5)
+        assert np.isnan(got[0])
+
+
+def test_scores_do_not_depend_on_batch_order_or_chunks(
+    checkpoint: Any, backend: Any, open_backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = backend().encode(samples(), max_length=200, turns="all")
+    wanted = backend().score(encoded)
+    small = open_backend(checkpoint(), batch_tokens=150)
+    for got, expected in zip(small.score(encoded[::-1]), wanted[::-1], strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+    monkeypatch.setattr(nfilter_hf.loss, "CHUNK_ELEMENTS", 1500)
+    for got, expected in zip(backend().score(encoded), wanted, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_the_head_runs_only_where_a_loss_is_wanted(
+    checkpoint: Any, open_backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = open_backend(checkpoint())
+    encoded = model.encode(samples(), max_length=200, turns="last")
+    seen: list[tuple[int, ...]] = []
+    handle = model._load().module.lm_head.register_forward_hook(
+        lambda module, inputs, output: seen.append(tuple(output.shape[:-1]))
+    )
+    monkeypatch.setattr(
+        nfilter_hf.loss, "CHUNK_ELEMENTS", 10 * model._load().module.config.vocab_size
+    )
+    model.score(encoded)
+    handle.remove()
+    probe, rest = seen[:2], seen[2:]
+    assert probe == [(1, 4), (1, 4)]
+    assert max(shape[0] for shape in rest) <= 10
+    assert all(len(shape) == 1 for shape in rest)
+    assert sum(shape[0] for shape in rest) == sum(int(s.response[1:].sum()) for s in encoded)
+
+
+def test_an_unknown_head_is_left_to_the_model(
+    backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = backend("gemma2").encode(samples(), max_length=200, turns="all")
+    wanted = backend("gemma2").score(encoded)
+    # A head without the soft cap of this architecture does not give the model's logits, and is not used.
+    monkeypatch.setattr(scoring, "output_head", lambda module: module.get_output_embeddings())
+    assert scoring._checked_head(backend("gemma2")._load()) is None
+    for got, expected in zip(backend("gemma2").score(encoded), wanted, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_scores_of_nothing(backend: Any) -> None:
+    model = backend()
+    assert model.score([]) == []
+    encoded = model.encode([Sample("a", (Message("user", "x"),))], max_length=99, turns="all")
+    assert np.isnan(model.score(encoded)[0]).all()
+    empty = model.encode([Sample("b", ())], max_length=99, turns="all")
+    assert model.score(empty)[0].shape == (0,)
+
+
+def test_a_sample_past_the_context_is_an_error_with_a_remedy(
+    checkpoint: Any, backend: Any, open_backend: Any
+) -> None:
+    encoded = backend().encode(samples(), max_length=200, turns="all")
+    with pytest.raises(ModelError, match=r"encode\.max_length to 30"):
+        open_backend(checkpoint(), max_length=30).score(encoded)
+
+
+def test_generated_logprobs_are_the_scores_of_the_same_tokens(backend: Any) -> None:
+    """Eq. 7 two ways: from the pass that generated, and from scoring what was generated."""
+    model = backend()
+    loaded = model._load()
+    request = Request((Message("user", "name a colour"),), Sampling(max_tokens=16), logprobs=True)
+    got = model.generate([request])[0]
+    prompt = prompt_ids(loaded, request)
+    ids = loaded.module.generate(
+        torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), max_new_tokens=16,
+        do_sample=False, pad_token_id=2,
+    )[0].numpy()  # fmt: skip
+    response = np.arange(len(ids)) >= len(prompt)
+    sample = TokenSample(
+        "a", ids, response, np.zeros(len(ids), np.int16), np.zeros((len(ids), 2), np.int32),
+        response.astype(np.float32),
+    )  # fmt: skip
+    losses = model.score([sample])[0][response]
+    assert len(losses) == got.completion_tokens
+    np.testing.assert_allclose(-np.asarray(got.logprobs), losses, atol=1e-5)
+    assert got.nll == pytest.approx(float(losses.mean()), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen2"])
+def test_embeddings_are_means_of_the_last_hidden_states(backend: Any, kind: str) -> None:
+    model = backend(kind)
+    loaded = model._load()
+    got = model.embed(TEXTS)
+    assert got.dtype == np.float32
+    assert got.shape == (len(TEXTS), 32)
+    double = copy.deepcopy(loaded.module).double()
+    for text, vector in zip(TEXTS, got, strict=True):
+        ids = torch.tensor([loaded.tokenizer(text)["input_ids"]])
+        with torch.no_grad():
+            wanted = double(ids, output_hidden_states=True).hidden_states[-1][0].mean(0)
+        np.testing.assert_allclose(vector, wanted.numpy(), atol=1e-5)
+
+
+def test_embeddings_do_not_depend_on_batch_or_order(
+    checkpoint: Any, backend: Any, open_backend: Any
+) -> None:
+    wanted = backend().embed(TEXTS)
+    np.testing.assert_allclose(backend().embed(TEXTS[::-1])[::-1], wanted, atol=1e-5)
+    np.testing.assert_allclose(
+        open_backend(checkpoint(), batch_tokens=1).embed(TEXTS), wanted, atol=1e-5
+    )
+
+
+def test_embeddings_of_odd_texts(backend: Any, checkpoint: Any, open_backend: Any) -> None:
+    model = backend()
+    assert model.embed([]).shape == (0, 32)
+    got = model.embed(["", "fox " * 3000, "a"])
+    assert np.isfinite(got).all()
+    assert not got[0].any()
+    assert got[1].any()
+    with_bos = backend("llama", "llama3").embed([""])
+    assert with_bos.any(), "a tokenizer that begins every text has something to average"
+    plain = model._load().tokenizer("a<|im_end|>b")["input_ids"]
+    end = model._load().tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert end in plain
+    seen: list[Any] = []
+    handle = (
+        model._load()
+        .module.get_input_embeddings()
+        .register_forward_hook(
+            lambda module, inputs, output: seen.extend(inputs[0].flatten().tolist())
+        )
+    )
+    model.embed(["a<|im_end|>b"])
+    handle.remove()
+    assert seen
+    assert end not in seen
+
+
+def test_out_of_memory(
+    checkpoint: Any, backend: Any, open_backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = open_backend(checkpoint())
+    encoded = model.encode(samples(), max_length=200, turns="all")
+    body = model._load().module.model
+    forward, rows = body.forward, []
+
+    def scarce(*args: Any, **kwargs: Any) -> Any:
+        rows.append(len(kwargs["input_ids"]))
+        if rows[-1] > limit:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(*args, **kwargs)
+
+    limit = 2
+    monkeypatch.setattr(body, "forward", scarce)
+    np.testing.assert_allclose(model.embed(TEXTS), backend().embed(TEXTS), atol=1e-5)
+    for got, wanted in zip(model.score(encoded), backend().score(encoded), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-5)
+    assert max(rows) > 2
+    limit = 0
+    with pytest.raises(ModelError, match="memory ran out"):
+        model.embed(["a"])
+    monkeypatch.setattr(scoring, "_checked_head", lambda loaded: None)
+    with pytest.raises(ModelError, match=r"sample 's2' of .* memory ran out"):
+        model.score(encoded)

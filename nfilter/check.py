@@ -5,7 +5,7 @@ Nothing is loaded: no model, no heavy library. All faults are reported at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,10 +81,8 @@ class _Checker:
             self._need(("evaluate",), "evaluate", ModelNeed(name, Generates))
             if trains:
                 self._need(("evaluate",), "evaluate", ModelNeed(name, Adapts))
-        for name in ("encoder", "judge"):
-            model = getattr(self.recipe.answer, name, None)
-            if model is not None and self.recipe.model(model) is None:
-                self.fault(("answer", name), self._no_model(model))
+        for need in model_needs(self.recipe.answer):
+            self._need(("answer",), "answer", need)
 
     def _no_model(self, name: str) -> str:
         known = [*self.recipe.models, *self.recipe.aliases]
@@ -121,13 +119,17 @@ class _Checker:
         )
 
     def notes(self) -> None:
-        """Every note that is read was written by an earlier stage, and no name is written by two kinds of stage."""
+        """Every note that is read was written by an earlier sample stage, every score by an earlier token stage."""
+        self._written_before(self.recipe.samples)
+        self._written_before(self.recipe.tokens)
+
+    def _written_before(self, stages: Sequence[Use]) -> None:
         written: dict[str, str] = {}
         later: dict[str, str] = {}
-        for use in self.recipe.samples:
+        for use in stages:
             for name in use.item.cls.contract(use.config).writes:
                 later.setdefault(name, use.name)
-        for use in self.recipe.samples:
+        for use in stages:
             contract: Contract = use.item.cls.contract(use.config)
             for name in sorted(contract.reads - set(written)):
                 place = self._where_named(use, name)

@@ -32,7 +32,14 @@ class _Commands(click.Group):
         point = _plugin_commands().get(cmd_name)
         if point is None:
             return None
-        command = point.load()
+        try:
+            command = point.load()
+        except Exception as error:
+            from nfilter.errors import PluginError
+
+            raise PluginError(
+                f"the command {cmd_name!r} ({point.value}) did not load: {error!r}"
+            ) from error
         return command if isinstance(command, click.Command) else None
 
     def resolve_command(

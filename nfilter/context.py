@@ -10,7 +10,7 @@ from typing import Any
 
 from nfilter.answers import build as build_answers
 from nfilter.answers import judged_by
-from nfilter.errors import ModelError, did_you_mean
+from nfilter.errors import ContractError, ModelError, did_you_mean
 from nfilter.journal import Journal, Use, call_key
 from nfilter.progress import RunLog
 from nfilter.prompts import Prompts
@@ -100,6 +100,11 @@ class Model:
         for start in range(0, len(order), _SLICE):
             part = order[start : start + _SLICE]
             answers = self._capable.generate([todo[key] for key in part])
+            if len(answers) != len(part):
+                raise ContractError(
+                    f"model {self.name!r} ({self._backend.name}): {len(answers)} completions came back for "
+                    f"{len(part)} requests; a backend returns one a request, in order, failures included"
+                )
             fresh = dict(zip(part, answers, strict=True))
             keep = {
                 key: answer

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nfilter.errors import StoreError
 from nfilter.store import digest
 from nfilter.types import Completion, Failure, Request
 
@@ -65,9 +66,15 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
         self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        self._connection.execute("PRAGMA synchronous=FULL")
-        self._connection.executescript(_SCHEMA)
+        try:
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=FULL")
+            self._connection.executescript(_SCHEMA)
+        except sqlite3.DatabaseError as error:
+            self._connection.close()
+            raise StoreError(
+                f"{path}: not a journal ({error}); move it away and run again: its calls are then made anew"
+            ) from error
 
     def close(self) -> None:
         """Close the connection."""
@@ -121,6 +128,14 @@ class Journal:
             stage: {"calls": calls, "prompt_tokens": prompt, "completion_tokens": completion}
             for stage, calls, prompt, completion in rows
         }
+
+    def stages(self) -> list[str]:
+        """The stages that made calls, by name."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT DISTINCT stage FROM uses ORDER BY stage"
+            ).fetchall()
+        return [stage for (stage,) in rows]
 
     def forget(self, stages: Sequence[str]) -> None:
         """Forget what ``stages`` used (their answers stay): a changed stage counts its calls anew."""

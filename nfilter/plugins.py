@@ -93,7 +93,7 @@ class Plugins:
         """Tell every listener of an event. What one of them raises is passed to ``complain``, never on."""
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             try:
-                implementation.function(event)
+                implementation.function(*[event for _ in implementation.argnames])
             except Exception as error:  # noqa: BLE001 - a listener must not end a run
                 complain(f"plugin {implementation.plugin_name!r} failed in {hook}: {error!r}")
 
@@ -141,6 +141,7 @@ class _Loader:
         self.failed: list[Failed] = []
         self.blocked: list[str] = []
         self.models: dict[str, Path] = {}
+        self.model_origins: dict[str, str] = {}
         self.prompts: list[Path] = []
         self.recipes: list[Path] = []
 
@@ -149,19 +150,20 @@ class _Loader:
         try:
             module = point.load()
             _refuse_unknown_hooks(module)
-            self.manager.register(module, name=point.name)
             items = self._items(module, point.name, distribution, version)
-            extras = self._extras(module)
+            models, prompts, recipes = self._extras(module)
+            # Last, so that a plugin that failed listens to nothing.
+            self.manager.register(module, name=point.name)
         except PluginError as error:
             self.failed.append(Failed(point.name, distribution, str(error)))
             return
-        except Exception as error:  # noqa: BLE001 - a broken plugin must not break the others
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a broken plugin must not break the others
             self.failed.append(Failed(point.name, distribution, f"{type(error).__name__}: {error}"))
             return
         for item in items:
             self._add(item)
-        models, prompts, recipes = extras
-        self.models.update(models)
+        for name, folder in models.items():
+            self._add_model(name, folder, f"{point.name!r} of {distribution} {version}")
         self.prompts.extend(prompts)
         self.recipes.extend(recipes)
 
@@ -191,6 +193,14 @@ class _Loader:
                 f"{BLOCK_VARIABLE}={item.plugin}"
             )
         self.registered[item.kind, item.name] = item
+
+    def _add_model(self, name: str, folder: Path, origin: str) -> None:
+        if name in self.models:
+            raise PluginError(
+                f"model {name!r} is registered twice: by {self.model_origins[name]} and by {origin}; uninstall one"
+            )
+        self.models[name] = folder
+        self.model_origins[name] = origin
 
 
 def _call(module: Any, hook: str) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -88,16 +89,13 @@ class FileTemplate:
         Raises:
             PromptError: for an unknown variable, or what the sandbox refuses.
         """
-        from jinja2 import TemplateError
-
+        blocks = self._blocks
         try:
-            return tuple(
-                Message(role, block.render(variables).strip()) for role, block in self._blocks
-            )
-        except TemplateError as error:
+            return tuple(Message(role, block.render(variables).strip()) for role, block in blocks)
+        except Exception as error:  # a template may divide by zero as well as name what is not there
             names = ", ".join(sorted(variables))
             raise PromptError(
-                f"{self.path}: {error.message or error}; a template here may use: {names}"
+                f"{self.path}:{_line_of(error)}: {error}; a template here may use: {names}"
             ) from error
 
 
@@ -132,9 +130,26 @@ class Prompts:
         for directory in self.directories:
             path = directory / f"{name}.jinja"
             if path.is_file():
-                return FileTemplate(name, path, path.read_text(encoding="utf-8"))
+                return FileTemplate(name, path, _text(path))
         places = ", ".join(str(directory) for directory in self.directories)
         raise PromptError(f"no prompt {name!r} under {places}{did_you_mean(name, self.names())}")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as error:
+        raise PromptError(f"{path}:1: not readable as UTF-8 text: {error}") from error
+
+
+def _line_of(error: Exception) -> int:
+    """The template's line in which ``error`` was raised; jinja gives its frames the file name ``<template>``."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == "<template>"
+    ]
+    return frames[-1].lineno or 1 if frames else 1
 
 
 def _environment() -> SandboxedEnvironment:

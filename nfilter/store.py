@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 import numpy as np
@@ -106,8 +107,8 @@ def sample_from_json(value: Mapping[str, Any]) -> Sample:
     return Sample(
         id=value["id"],
         messages=tuple(Message(role, content) for role, content in value["messages"]),
-        notes=value["notes"],
-        meta=value["meta"],
+        notes=MappingProxyType(value["notes"]),
+        meta=MappingProxyType(value["meta"]),
         parents=tuple(value["parents"]),
         weight=value["weight"],
         pinned=value["pinned"],
@@ -130,11 +131,16 @@ class Artefact:
         old = marker.read_text(encoding="utf-8") if marker.is_file() else None
         if old == fingerprint:
             return "reused" if (self.directory / "done.json").is_file() else "resumed"
-        if self.directory.exists():
-            shutil.rmtree(self.directory)
+        self.remove()
         with publishing(marker) as out:
             out.write(fingerprint)
         return "new" if old is None else "changed"
+
+    def remove(self) -> None:
+        """Remove what is there, its fingerprint first: what a kill leaves is then never taken for whole."""
+        (self.directory / "fingerprint").unlink(missing_ok=True)
+        if self.directory.exists():
+            shutil.rmtree(self.directory)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Publish the summary; the artefact is complete from here on."""
@@ -260,6 +266,6 @@ class RunDirectory:
         gone = []
         for path in self.path.glob("[0-9][0-9]-*"):
             if path.is_dir() and int(path.name[:2]) > number:
-                shutil.rmtree(path)
+                Artefact(path).remove()
                 gone.append(path.name)
         return sorted(gone)

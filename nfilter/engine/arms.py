@@ -225,7 +225,11 @@ def evaluate(
     return ArmResult(
         arm,
         scored,
-        sum(answer is None for answer in given),
+        sum(
+            answer is None
+            for sample, answer in zip(test, given, strict=True)
+            if sample.id in scored
+        ),
         trained.figures if trained is not None else None,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -38,26 +39,44 @@ def check_samples(
         raise ContractError(
             f"{stage}: sample {added[0].id!r} is new, and the contract does not say new_samples"
         )
+    twice = next(
+        (key for key, count in Counter(sample.id for sample in added).items() if count > 1), None
+    )
+    if twice is not None:
+        raise ContractError(
+            f"{stage}: new sample {twice!r} is there twice; an id is one sample's alone"
+        )
     for sample in added:
-        _check_new(stage, sample, old)
+        _check_new(stage, contract, sample, old)
     for sample in kept:
         _check_one(stage, contract, old[sample.id], sample)
 
 
-def _check_new(stage: str, sample: Sample, old: dict[str, Sample]) -> None:
+def _check_new(stage: str, contract: Contract, sample: Sample, old: dict[str, Sample]) -> None:
+    where = f"{stage}: new sample {sample.id!r}"
     if not sample.parents or any(parent not in old for parent in sample.parents):
+        raise ContractError(f"{where} has parents {sample.parents!r}; name samples of this chunk")
+    inherited = {key for parent in sample.parents for key in old[parent].notes}
+    stray = sorted(set(sample.notes) - contract.writes - inherited)
+    if stray:
         raise ContractError(
-            f"{stage}: new sample {sample.id!r} has parents {sample.parents!r}; name samples of this chunk"
+            f"{where}: note {stray[0]!r} is neither a parent's nor among what the contract writes: "
+            f"{sorted(contract.writes)}"
         )
+    if sample.pinned:
+        raise ContractError(f"{where} is pinned; only a person pins a sample")
+    _check_weight(where, sample)
     _check_json(stage, sample, sorted(sample.notes))
+    _check_text(where, sample)
 
 
 def _check_one(stage: str, contract: Contract, was: Sample, now: Sample) -> None:
     if now is was:
         return
     where = f"{stage}: sample {now.id!r}"
-    written = [key for key, value in now.notes.items() if was.notes.get(key, _MISSING) is not value]
-    written = [key for key in written if was.notes.get(key, _MISSING) != now.notes[key]]
+    touched = [key for key, value in now.notes.items() if was.notes.get(key, _MISSING) is not value]
+    _check_json(stage, now, touched)
+    written = [key for key in touched if was.notes.get(key, _MISSING) != now.notes[key]]
     stray = sorted(set(written) - contract.writes)
     if stray:
         raise ContractError(
@@ -68,7 +87,6 @@ def _check_one(stage: str, contract: Contract, was: Sample, now: Sample) -> None
         raise ContractError(
             f"{where}: note {gone[0]!r} was removed; notes are only added or replaced"
         )
-    _check_json(stage, now, written)
     for name in ("meta", "parents", "pinned"):
         if getattr(was, name) != getattr(now, name):
             raise ContractError(f"{where}: {name} was changed; it is not a stage's to change")
@@ -76,22 +94,38 @@ def _check_one(stage: str, contract: Contract, was: Sample, now: Sample) -> None
         raise ContractError(
             f"{where}: messages before the response were changed; only the response may be"
         )
-    if changed(was, now) and not now.why:
+    if changed(was, now) and not (now.why or "").strip():
         raise ContractError(
             f"{where}: changed without a reason; use relabel(), weigh() or drop(), which take one"
         )
-    if not (0.0 <= now.weight < float("inf")):
-        raise ContractError(f"{where}: the weight {now.weight!r} is not finite and not negative")
+    if now.dropped is not None and not now.dropped.strip():
+        raise ContractError(f"{where}: dropped without a reason; use drop(), which takes one")
+    _check_weight(where, now)
+    _check_text(where, now)
+
+
+def _check_weight(where: str, sample: Sample) -> None:
+    if not (0.0 <= sample.weight < float("inf")):
+        raise ContractError(f"{where}: the weight {sample.weight!r} is not finite and not negative")
 
 
 def _check_json(stage: str, sample: Sample, keys: Sequence[str]) -> None:
     for key in keys:
         try:
-            json.dumps(sample.notes[key], allow_nan=False)
+            json.dumps(sample.notes[key], allow_nan=False, ensure_ascii=False).encode()
         except (TypeError, ValueError) as error:
             raise ContractError(
                 f"{stage}: sample {sample.id!r}: note {key!r} is not JSON: {error}"
             ) from error
+
+
+def _check_text(where: str, sample: Sample) -> None:
+    try:
+        "\0".join((sample.response, sample.why or "", sample.dropped or "")).encode()
+    except UnicodeEncodeError as error:
+        raise ContractError(
+            f"{where}: the response or a reason is not text that can be written: {error}"
+        ) from error
 
 
 _MISSING: Any = object()
@@ -110,14 +144,17 @@ def decide(stage: str, was: Sample, now: Sample) -> tuple[Sample, dict[str, Any]
         return held, _decision(
             stage, now, "refused", f"pinned by a person; the stage said: {now.why}"
         )
-    if now.dropped is not None and was.dropped is None:
-        return clean, _decision(stage, now, "drop", now.dropped)
+    extra: dict[str, Any] = {}
+    if now.weight != was.weight:
+        extra["weight"] = {"before": was.weight, "after": now.weight}
     if now.response != was.response:
-        extra = {"before": was.response, "after": now.response}
+        extra |= {"before": was.response, "after": now.response}
+    if now.dropped is not None and was.dropped is None:
+        return clean, _decision(stage, now, "drop", now.dropped, **extra)
+    if now.response != was.response:
         return clean, _decision(stage, now, "relabel", now.why or "", **extra)
     if now.weight != was.weight:
-        extra_weight = {"before": was.weight, "after": now.weight}
-        return clean, _decision(stage, now, "weigh", now.why or "", **extra_weight)
+        return clean, _decision(stage, now, "weigh", now.why or "", **extra["weight"])
     if now.why:
         return clean, _decision(stage, now, "keep", now.why)
     return clean, None
@@ -128,9 +165,15 @@ def _decision(stage: str, sample: Sample, action: str, reason: str, **more: Any)
 
 
 def check_tokens(
-    stage: str, contract: Contract, before: Sequence[TokenSample], after: Sequence[TokenSample]
+    stage: str,
+    contract: Contract,
+    before: Sequence[TokenSample],
+    after: Sequence[TokenSample],
+    bit: int,
 ) -> None:
     """Refuse what breaks an invariant of a token stage: ids, lengths, the response mask, undeclared scores.
+
+    ``bit`` is the number of the stage's own reason: the only one that it may give.
 
     Raises:
         ContractError: names the stage, the sample and the invariant.
@@ -151,8 +194,21 @@ def check_tokens(
             raise ContractError(
                 f"{where}: a weight was set to 0 without a reason; use mask(positions, bit)"
             )
-        stray = sorted(set(now.scores) - set(was.scores) - contract.writes)
-        if stray:
+        if np.any((was.reasons ^ now.reasons) & ~np.uint32(1 << bit)):
             raise ContractError(
-                f"{where}: score {stray[0]!r} is not among what the contract writes"
+                f"{where}: a reason that is not this stage's was set or cleared; its bit is {bit}"
             )
+        _check_scores(where, contract, was, now)
+
+
+def _check_scores(where: str, contract: Contract, was: TokenSample, now: TokenSample) -> None:
+    gone = sorted(set(was.scores) - set(now.scores))
+    if gone:
+        raise ContractError(
+            f"{where}: score {gone[0]!r} was removed; scores are only added or replaced"
+        )
+    for name in sorted(set(now.scores) - contract.writes):
+        if name not in was.scores or not np.array_equal(
+            was.scores[name], now.scores[name], equal_nan=True
+        ):
+            raise ContractError(f"{where}: score {name!r} is not among what the contract writes")

@@ -29,9 +29,8 @@ def judge(
     """
     contracts: list[Contract] = [use.item.cls.contract(use.config) for use in recipe.samples]
     usage = journal.usage()
-    stages = {
-        label: figures for label, figures in usage.items() if not label.startswith("evaluate.")
-    }
+    # What sample stages asked: not the evaluation's questions, nor those of a judge of answers in the metrics.
+    stages = {label: figures for label, figures in usage.items() if label[:2].isdigit()}
     judged: list[Judged] = []
     right: dict[str, dict[str, bool | None]] = {}
     views = sorted(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -215,10 +214,8 @@ def _ingest(state: _Run, source: Artefact) -> Ingested:
 def stage_fingerprint(state: _Run, use: Use, before: str) -> str:
     """Identifies what a stage publishes: its config, plugin, prompts, models, seed and input."""
     contract: Contract = use.item.cls.contract(use.config)
-    names = {need.model for need in (*model_needs(use.config), *contract.needs)}
-    encoder = getattr(state.recipe.answer, "encoder", None)
-    if encoder is not None:
-        names.add(encoder)
+    needs = (*model_needs(use.config), *contract.needs, *model_needs(state.recipe.answer))
+    names = {need.model for need in needs}
     models = {name: state.pool.backend(name).fingerprint() for name in sorted(names)}
     prompts = {name: state.prompts.get(name).digest for name in sorted(contract.prompts)}
     return digest(
@@ -229,13 +226,20 @@ def stage_fingerprint(state: _Run, use: Use, before: str) -> str:
 
 def _sample_stages(state: _Run, source: Artefact) -> Artefact:
     before, fingerprint = source, state.fingerprints["source"]
-    state.directory.discard_after(len(state.recipe.samples))
+    for gone in state.directory.discard_after(len(state.recipe.samples)):
+        state.log.info(f"{gone}: no longer in the recipe; removed")
+    labels = {
+        f"{number:02d}-{use.name}" for number, use in enumerate(state.recipe.samples, start=1)
+    }
+    # What a stage that is gone once asked of models is no cost of this recipe.
+    made = [name for name in state.journal.stages() if name[:2].isdigit()]
+    state.journal.forget([name for name in made if name.removesuffix(".train") not in labels])
     for number, use in enumerate(state.recipe.samples, start=1):
         label = f"{number:02d}-{use.name}"
         for stale in state.directory.path.glob(f"{number:02d}-*"):
             if stale.name != label:
                 state.log.info(f"{stale.name}: no longer in the recipe; removed")
-                shutil.rmtree(stale)
+                Artefact(stale).remove()
         fingerprint = stage_fingerprint(state, use, fingerprint)
         state.fingerprints[label] = fingerprint
         after = state.directory.stage(number, use.name)

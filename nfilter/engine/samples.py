@@ -9,7 +9,7 @@ from typing import Any
 
 from nfilter.context import RunContext
 from nfilter.engine.invariants import check_samples, decide
-from nfilter.errors import NfilterError
+from nfilter.errors import ContractError, NfilterError
 from nfilter.recipe import Use
 from nfilter.stages import EMPTY_STATE, Contract, Fits, StageFinished, State
 from nfilter.store import Artefact
@@ -89,7 +89,13 @@ def _state(run: StageRun, stage: Any, ctx: RunContext) -> State:
         return EMPTY_STATE
     state = run.after.read_state()
     if state is None:
-        run.after.write_state(stage.fit(live(run.before), ctx))
+        fitted = stage.fit(live(run.before), ctx)
+        try:
+            run.after.write_state(fitted)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ContractError(
+                f"{run.label}: what fit returned is not a State of JSON values and numpy arrays: {error}"
+            ) from error
         state = run.after.read_state()
     if state is None:
         raise NfilterError(f"{run.label}: its state was not published")
@@ -103,6 +109,12 @@ def _process(
     returned = list(stage.process(shown, state, ctx)) if shown else []
     check_samples(label, contract, shown, returned)
     was = {sample.id: sample for sample in shown}
+    hidden = {sample.id for sample in chunk} - set(was)
+    taken = next((sample.id for sample in returned if sample.id in hidden), None)
+    if taken is not None:
+        raise ContractError(
+            f"{label}: new sample {taken!r} has the id of a sample that was dropped; take another"
+        )
     decisions = []
     now: dict[str, Sample] = {}
     for sample in returned:

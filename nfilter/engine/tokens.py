@@ -40,7 +40,7 @@ def run_token_stages(
         for start in range(0, len(current), recipe.chunk):
             chunk = current[start : start + recipe.chunk]
             returned = list(stage.process_tokens(chunk, state, ctx, bit))
-            check_tokens(use.name, contract, chunk, returned)
+            check_tokens(use.name, contract, chunk, returned, bit)
             done += returned
         current = done
     kept = [sample for sample in current if sample.weights.any()]

@@ -9,7 +9,7 @@ from typing import Any
 
 @contextmanager
 def seeded(module: Any, seed: int) -> Iterator[None]:
-    # The adapter's first values and dropout come from torch's global generators, which are given back as they were.
+    """Seed torch's global generators, which the adapter's first values and dropout come from; restored on exit."""
     import torch
 
     device = next(module.parameters()).device

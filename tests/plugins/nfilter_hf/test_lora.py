@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -406,7 +406,7 @@ def test_out_of_memory_with_one_sample_is_an_error_with_a_remedy(tmp_path: Path)
         train([sample(i) for i in range(4)], tmp_path, module)
 
 
-def test_an_architecture_with_an_unknown_head_is_refused(tmp_path: Path) -> None:
+def test_an_architecture_with_an_unknown_head_is_trained_on_its_own_logits(tmp_path: Path) -> None:
     class Doubled(LlamaForCausalLM):
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             output = super().forward(*args, **kwargs)
@@ -414,8 +414,32 @@ def test_an_architecture_with_an_unknown_head_is_refused(tmp_path: Path) -> None
             return output
 
     torch.manual_seed(0)
-    with pytest.raises(ModelError, match="Doubled does more behind its output matrix"):
-        train([sample(0)], tmp_path, Doubled(llama().config).eval())
+    samples, ctx = [soft(i) for i in range(8)], FakeContext()
+    module = Doubled(llama().config).eval()
+    with torch.no_grad():
+        wanted = float(hand_written_step_loss(module, samples))
+    result = train(samples, tmp_path, module, ctx=ctx, epochs=6)
+    assert result.losses[0] == pytest.approx(wanted, abs=1e-5)
+    assert result.losses[-1] < result.losses[0]
+    assert any("Doubled does more behind its output matrix" in text for _, text in ctx.log.lines)
+
+
+def test_what_is_trained_on_a_backend_is_what_the_backend_then_runs(
+    tmp_path: Path, backend: Callable[..., Any]
+) -> None:
+    lender = backend()
+    samples = [sample(i) for i in range(16)]
+
+    def scored(ref: ModelRef | None) -> float:
+        losses = lender.score(samples, ref)
+        return float(np.concatenate([loss[~np.isnan(loss)] for loss in losses]).mean())
+
+    before = scored(None)
+    trainer = LoraTrainer(LoraSettings(model="m", rank=4, lr=1e-2, epochs=10, batch_size=8))
+    ref = trainer.train(samples, lender, tmp_path, FakeContext()).ref
+    assert ref.base == lender.fingerprint()
+    assert scored(ref) < 0.8 * before
+    assert scored(None) == before
 
 
 def test_the_record_of_a_training(tmp_path: Path) -> None:

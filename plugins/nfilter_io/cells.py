@@ -7,7 +7,6 @@ import datetime as dt
 import decimal
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,25 +39,26 @@ class Record:
     size: int = 0
 
 
-# Controls, line separators, direction marks, byte order marks and surrogates: none may reach a terminal.
-_UNSAFE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
-)
-
-
 def excerpt(text: str, limit: int = EXCERPT) -> str:
-    """``text`` cut to ``limit`` characters, everything that a terminal could act on escaped."""
-    safe = _UNSAFE.sub(_escape, text[:limit])
+    """``text`` cut to ``limit`` characters, with everything escaped that is not printable.
+
+    Controls, line separators, direction marks and surrogates never reach a terminal or a page.
+    """
+    safe = text[:limit]
+    if not safe.isprintable():
+        safe = "".join(char if char.isprintable() else _escaped(char) for char in safe)
     if len(safe) > limit or len(text) > limit:
         safe = safe[: limit - 1] + "…"
     return safe
 
 
-def _escape(match: re.Match[str]) -> str:
-    code = ord(match.group())
+def _escaped(char: str) -> str:
+    code = ord(char)
     if 0xDC80 <= code <= 0xDCFF:  # a byte that did not decode
         return f"\\x{code - 0xDC00:02x}"
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def shown(name: object) -> str:

@@ -15,7 +15,7 @@ def check_sample_stage(
 ) -> list[Sample]:
     """Run a sample stage over ``samples`` as the engine would, and refuse what the engine would refuse.
 
-    Returns the processed samples. A pinned copy of the first sample is processed too and must come back as it was.
+    Returns the processed samples.
 
     Raises:
         AssertionError: when the class lacks a member.

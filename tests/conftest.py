@@ -1,0 +1,168 @@
+"""Shared by all tests: the example plugin, catalogues made by hand, recipes in a folder, golden files."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+EXAMPLE = TESTS / "dist" / "nfilter-example"
+
+# The example plugin is imported from its sources here; tests/dist installs it for real.
+sys.path.insert(0, str(EXAMPLE / "src"))
+
+
+@dataclass(frozen=True)
+class FakePoint:
+    """What ``plugins.load`` uses of an entry point."""
+
+    name: str
+    module: Any
+    dist: Any
+    value: str = "fake"
+
+    def load(self) -> Any:
+        if isinstance(self.module, BaseException):
+            raise self.module
+        return self.module() if callable(self.module) else self.module
+
+
+def make_point(name: str, module: Any, dist: str = "dist", version: str = "1.0") -> FakePoint:
+    """An entry point; ``module`` may be a module, an exception to raise, or a function to call."""
+    return FakePoint(name, module, SimpleNamespace(name=dist, version=version))
+
+
+def make_module(name: str = "fake", **hooks: Any) -> ModuleType:
+    """A plugin module: ``stages=[A, B]`` becomes a marked ``nfilter_stages``; a function stays one."""
+    from nfilter import hookimpl
+
+    module = ModuleType(name)
+    for hook, value in hooks.items():
+        function = value if callable(value) else _without_arguments(value)
+        setattr(module, f"nfilter_{hook}", hookimpl(function))
+    return module
+
+
+def _without_arguments(value: Any) -> Callable[[], Any]:
+    def registered() -> Any:
+        return value
+
+    return registered
+
+
+@pytest.fixture
+def point() -> Callable[..., FakePoint]:
+    return make_point
+
+
+@pytest.fixture
+def module() -> Callable[..., ModuleType]:
+    return make_module
+
+
+@pytest.fixture
+def catalogue() -> Callable[..., Any]:
+    """``catalogue(stages=[...], ...)``: the example plugin, and one made of what is given."""
+    from nfilter.plugins import load
+
+    def build(**hooks: Any) -> Any:
+        points = [
+            make_point(
+                "nfilter_example", importlib.import_module("nfilter_example"), "nfilter-example"
+            )
+        ]
+        if hooks:
+            points.append(make_point("extra", make_module("extra", **hooks), "extra"))
+        plugins = load(points, ())
+        assert plugins.failed == ()
+        return plugins
+
+    return build
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Callable[..., Path]:
+    """``folder({"a.yaml": TEXT})``: files in a temporary folder, which is returned."""
+
+    def write(files: Mapping[str, str]) -> Path:
+        for name, text in files.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        return tmp_path
+
+    return write
+
+
+@pytest.fixture
+def golden() -> Callable[[str, str], None]:
+    """``golden("errors/x.txt", TEXT)``: the text is what the file holds; NFILTER_UPDATE_GOLDEN=1 writes it."""
+
+    def compare(name: str, text: str) -> None:
+        path = TESTS / "golden" / name
+        if os.environ.get("NFILTER_UPDATE_GOLDEN") == "1":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        assert path.is_file(), f"{path} is missing; NFILTER_UPDATE_GOLDEN=1 writes it"
+        assert text == path.read_text(encoding="utf-8")
+
+    return compare
+
+
+@pytest.fixture(scope="session")
+def example_dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example distribution as its users have it: built as a wheel and installed by pip, without network."""
+    import shutil
+    import subprocess
+
+    base = tmp_path_factory.mktemp("example")
+    source, target = base / "source", base / "site"
+    shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("__pycache__", "dist", "build"))
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "--no-input"]
+    offline = ["--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, "wheel", *offline, "-w", str(base / "wheels"), str(source)], check=True)
+    (wheel,) = (base / "wheels").glob("*.whl")
+    subprocess.run([*pip, "install", *offline, "--target", str(target), str(wheel)], check=True)
+    return target
+
+
+@pytest.fixture
+def command() -> Callable[..., Any]:
+    """``command("check", FILE, path=[DIR])``: the command line in a process of its own."""
+    import subprocess
+
+    def call(
+        *args: str, path: Iterable[Path] = (), cwd: Path | None = None, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        roots = [
+            *map(str, path),
+            str(ROOT),
+            str(ROOT / "plugins"),
+            os.environ.get("PYTHONPATH", ""),
+        ]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, roots)),
+            "COLUMNS": "200",
+            **env,
+        }
+        return subprocess.run(
+            [sys.executable, "-m", "nfilter", *args],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env=environment,
+            check=False,
+            timeout=120,
+        )
+
+    return call

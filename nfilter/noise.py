@@ -1,0 +1,299 @@
+"""Label noise, put into data whose labels are right: which rows, which wrong values, and the truth kept beside.
+
+The rows are those that RobustFT's published files flip. A row's wrong value is its own: it depends on the seed and the
+row's id, so that a row that is wrong at 30% is wrong in the same way at 50% and at 70%.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Annotated, Any, Final, Literal
+
+from pydantic import Field
+
+from nfilter.errors import SourceError
+from nfilter.stages import Source, StageConfig
+from nfilter.types import JSON, Message, Row, Sample
+
+LabelKind = Literal["choice", "number", "exact", "text", "spans"]
+OptionsOf = Callable[[Sample], Sequence[str] | None]
+
+_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_NUMBER: Final = re.compile(
+    r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+"
+)
+_LONG: Final = 300  # digits beyond which a number is only slipped, never counted with
+
+
+class NoiseConfig(StageConfig):
+    """How many of the labels to make wrong, and which: a seed of None is the run's."""
+
+    ratio: Annotated[float, Field(ge=0, le=1)]
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Injected:
+    """What ``inject_file`` did: rows written, those of them made wrong, and rows that could not be read."""
+
+    rows: int
+    flipped: int
+    unreadable: int
+
+
+def flipped(n: int, ratio: float, seed: int) -> frozenset[int]:
+    """Which of ``n`` rows get a wrong label: ``int(n * ratio)`` positions.
+
+    These are ``random.Random(seed).sample(range(n), int(n * ratio))``, RobustFT's rule. Its levels are meant to
+    nest; but ``sample`` draws by another method where it takes few of many, and then they do not. Drawing all n and
+    taking the first keeps to the one method: the same rows wherever the rule nests, and nested levels everywhere.
+    """
+    order = random.Random(seed).sample(range(n), n)
+    return frozenset(order[: int(n * ratio)])
+
+
+def listed_options(sample: Sample) -> Sequence[str] | None:
+    """The options that a source listed in ``meta["options"]``, else None."""
+    options = sample.meta.get("options")
+    if isinstance(options, Sequence) and not isinstance(options, str):
+        return [str(option) for option in options]
+    return None
+
+
+def answer_pool(labels: Iterable[str]) -> tuple[str, ...]:
+    """The answers that a wrong one may be taken from: each once, in an order that is not the rows'."""
+    return tuple(sorted({label for label in labels if label.strip()}))
+
+
+def wrong_value(
+    label: str,
+    kind: LabelKind,
+    *,
+    seed: int,
+    key: str,
+    options: Sequence[str] | None = None,
+    pool: Sequence[str] = (),
+) -> str:
+    """A wrong value in place of ``label``, a function of the arguments alone (``key`` being the sample's id).
+
+    ``choice``: another letter, each as likely. ``number``: the last number in the label missed by a little or
+    with a digit slipped, its sign, separators and decimals as they were; a label without a number takes another
+    answer. ``exact``, ``text``, ``spans``: another answer of ``pool`` (see ``answer_pool``). Raises SourceError
+    where no wrong value is to be had.
+    """
+    rng = random.Random(f"{seed}:{key}")
+    if kind == "choice":
+        return _other_letter(label, options, key, rng)
+    if kind == "number":
+        found = list(_NUMBER.finditer(label))
+        if found:
+            last = found[-1]
+            return label[: last.start()] + _missed(last.group(), rng) + label[last.end() :]
+    return _other_answer(label, pool, key, rng)
+
+
+def _other_letter(label: str, options: Sequence[str] | None, key: str, rng: random.Random) -> str:
+    n = 0 if options is None else min(len(options), len(_LETTERS))
+    letters = [letter for letter in _LETTERS[:n] if letter != label.strip().upper()]
+    if n < 2:
+        raise SourceError(
+            f"sample {key!r} has no options to choose a wrong one from; noise of kind choice needs"
+            " multiple-choice rows: try --kind exact"
+        )
+    return rng.choice(letters)
+
+
+def _other_answer(label: str, pool: Sequence[str], key: str, rng: random.Random) -> str:
+    own = _plain(label)
+    start = rng.randrange(len(pool)) if pool else 0
+    for step in range(len(pool)):
+        other = pool[(start + step) % len(pool)]
+        if _plain(other) != own:
+            return other
+    raise SourceError(
+        f"sample {key!r} cannot get a wrong answer: no other row has an answer that differs from its own"
+    )
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _missed(number: str, rng: random.Random) -> str:
+    """The number, wrong: off by 1, 2, 3 or 10 in its last place, one digit replaced, or two exchanged."""
+    whole, _, fraction = number.replace(",", "").partition(".")
+    digits = whole + fraction
+    way = rng.choice(("near", "slip", "swap"))
+    if way == "near" and len(digits) <= _LONG:
+        wrong = _near(digits, rng)
+    elif way == "swap":
+        wrong = _swapped(digits, len(whole), rng) or _slipped(digits, len(whole), rng)
+    else:
+        wrong = _slipped(digits, len(whole), rng)
+    places = len(fraction)
+    head, tail = wrong[: len(wrong) - places], wrong[len(wrong) - places :]
+    if not whole.startswith("0"):
+        head = head.lstrip("0") or ("0" if whole else "")
+    if "," in number:
+        head = _grouped(head)
+    return f"{head}.{tail}" if places else head
+
+
+def _near(digits: str, rng: random.Random) -> str:
+    value, step = int(digits), rng.choice((1, 2, 3, 10)) * rng.choice((1, -1))
+    if value + step < 0:
+        step = -step
+    return str(value + step).zfill(len(digits))
+
+
+def _slipped(digits: str, whole: int, rng: random.Random) -> str:
+    at = rng.randrange(len(digits))
+    first = 1 if at == 0 and whole > 1 and digits[0] != "0" else 0  # no leading zero where none was
+    other = rng.choice([str(d) for d in range(first, 10) if str(d) != digits[at]])
+    return digits[:at] + other + digits[at + 1 :]
+
+
+def _swapped(digits: str, whole: int, rng: random.Random) -> str | None:
+    places = [
+        at
+        for at in range(len(digits) - 1)
+        if digits[at] != digits[at + 1] and not (at == 0 and whole > 1 and digits[1] == "0")
+    ]
+    if not places:
+        return None
+    at = rng.choice(places)
+    return digits[:at] + digits[at + 1] + digits[at] + digits[at + 2 :]
+
+
+def _grouped(digits: str) -> str:
+    first = len(digits) % 3
+    groups = [digits[:first]] if first else []
+    groups += [digits[at : at + 3] for at in range(first, len(digits), 3)]
+    return ",".join(groups)
+
+
+def inject(
+    rows: Sequence[Row],
+    config: NoiseConfig,
+    seed: int,
+    kind: LabelKind,
+    options_of: OptionsOf = listed_options,
+) -> list[Row]:
+    """The rows with ``config.ratio`` of their responses wrong, and each row's own response as its truth.
+
+    ``seed`` is used where the config has none. Raises SourceError where a row has a truth already: what its
+    label is wrong in is then not for this function to say.
+    """
+    known = next((row.sample.id for row in rows if row.truth is not None), None)
+    if known is not None:
+        raise SourceError(
+            f"sample {known!r} has a true label already; noise goes into data whose labels are right:"
+            " leave out `truth`, or leave out the noise"
+        )
+    seed = seed if config.seed is None else config.seed
+    wrong = flipped(len(rows), config.ratio, seed)
+    pool = answer_pool(row.sample.response for row in rows) if kind != "choice" else ()
+    done = []
+    for at, row in enumerate(rows):
+        sample = row.sample
+        if at in wrong:
+            response = wrong_value(
+                sample.response,
+                kind,
+                seed=seed,
+                key=sample.id,
+                options=options_of(sample),
+                pool=pool,
+            )
+            # not `relabel`: no stage decided this, and no record of it may reach one
+            message = Message("assistant", response)
+            sample = replace(sample, messages=(*sample.context, message))
+        done.append(Row(sample, row.sample.response))
+    return done
+
+
+def inject_file(
+    source: Source,
+    out: Path,
+    config: NoiseConfig,
+    *,
+    seed: int = 0,
+    kind: LabelKind,
+    options_of: OptionsOf = listed_options,
+    column: str = "truth",
+) -> Injected:
+    """Write the source's rows with noise to ``out`` (``.jsonl`` or ``.csv``), the truth in ``column``.
+
+    The file appears whole or not at all. Rows that cannot be read are left out and counted. Raises SourceError
+    where no row can be read, where ``column`` is taken, or where ``out`` is of another kind.
+    """
+    write = _WRITERS.get(out.suffix.lower())
+    if write is None:
+        raise SourceError(f"{out}: noise is written as .jsonl or .csv; give it one of these names")
+    items = list(source.read())
+    rows = [item for item in items if isinstance(item, Row)]
+    if not rows:
+        raise SourceError("no row of the source can be read, so that there is nothing to write")
+    noisy = inject(rows, config, seed, kind, options_of)
+    columns: dict[str, None] = {}
+    for row in noisy:
+        columns |= dict.fromkeys(source.restore(row.sample))
+    if column in columns:
+        raise SourceError(f"the rows have a column {column!r} already; name another for the truth")
+    with _published(out) as file:
+        records = ({**source.restore(row.sample), column: row.truth} for row in noisy)
+        write(file, records, [*columns, column])
+    changed = sum(row.sample.response != row.truth for row in noisy)
+    return Injected(len(noisy), changed, len(items) - len(rows))
+
+
+@contextmanager
+def _published(out: Path) -> Iterator[IO[str]]:
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(out)
+    except OSError as error:
+        raise SourceError(f"{out}: cannot be written: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write_json_lines(
+    file: IO[str],
+    rows: Iterable[Mapping[str, JSON]],
+    columns: Sequence[str],  # noqa: ARG001
+) -> None:
+    for row in rows:
+        file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _write_csv(file: IO[str], rows: Iterable[Mapping[str, JSON]], columns: Sequence[str]) -> None:
+    writer = csv.DictWriter(file, columns, restval="", lineterminator="\r\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: _cell(value) for name, value in row.items()})
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+_Write = Callable[[IO[str], Iterable[Mapping[str, JSON]], Sequence[str]], None]
+_WRITERS: Final[Mapping[str, _Write]] = {
+    ".jsonl": _write_json_lines,
+    ".csv": _write_csv,
+}

@@ -258,16 +258,19 @@ class _Reader:
             use = self._use("backend", entry, where)
             if use is not None:
                 models[name] = use
-        for name in list(aliases):
-            target = aliases[name]
-            seen = {name}
-            while target in aliases and target not in seen:
+        named = dict(aliases)
+        for name, first in named.items():
+            seen, target = {name}, first
+            while target in named and target not in seen:
                 seen.add(target)
-                target = aliases[target]
-            if target not in value or target in aliases:
-                near = did_you_mean(target, [key for key in value if key != name])
+                target = named[target]
+            if first not in value:
+                near = did_you_mean(first, [key for key in value if key != name])
+                self.fault(("models", name), f"stands for {first!r}, which is no model here{near}")
+            elif target in seen:
                 self.fault(
-                    ("models", name), f"stands for {aliases[name]!r}, which is no model here{near}"
+                    ("models", name),
+                    "stands for itself in a circle; make one of them {use: NAME, ...}",
                 )
             aliases[name] = target
         return models, aliases
@@ -317,14 +320,21 @@ class _Reader:
                 elif entry["skip"]:
                     continue
                 entry = {key: item for key, item in entry.items() if key != "skip"}  # noqa: PLW2901
-            use = self._use("stage", entry, where)
-            if use is None:
+            if not self._in_its_section(entry, member, where):
                 continue
-            if not hasattr(use.item.cls, member):
-                other = "tokens" if section == "samples" else "samples"
-                self.fault((*where, "use"), f"{use.name} belongs in the section {other!r}")
-            uses.append(use)
+            use = self._use("stage", entry, where)
+            if use is not None:
+                uses.append(use)
         return tuple(uses)
+
+    def _in_its_section(self, entry: Any, member: str, where: Where) -> bool:
+        name = entry.get("use") if isinstance(entry, dict) else None
+        item = self.plugins.registered.get(("stage", name)) if isinstance(name, str) else None
+        if item is None or hasattr(item.cls, member):
+            return True
+        other = "tokens" if where[0] == "samples" else "samples"
+        self.fault((*where, "use"), f"{name} belongs in the section {other!r}")
+        return False
 
     def _use(self, kind: str, entry: Any, where: Where) -> Use | None:
         if not isinstance(entry, dict):

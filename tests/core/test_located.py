@@ -58,7 +58,12 @@ def test_scalars(text: str, value: Any) -> None:
 
 
 def test_keys_are_text_whatever_they_look_like() -> None:
-    assert value_of("1: a\ntrue: b\n2026-01-31: c\nno: d") == {"1": "a", "true": "b", "2026-01-31": "c", "no": "d"}
+    assert value_of("1: a\ntrue: b\n2026-01-31: c\nno: d") == {
+        "1": "a",
+        "true": "b",
+        "2026-01-31": "c",
+        "no": "d",
+    }
 
 
 def test_every_value_has_its_line() -> None:
@@ -149,7 +154,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | No
         path.write_bytes(content)
     with pytest.raises(RecipeError, match=r"odd\.yaml"):
         read(path)
-    with pytest.raises(RecipeError, match="not readable|cannot be read"):
+    with pytest.raises(RecipeError, match=r"not readable|cannot be read"):
         read(tmp_path)
 
 

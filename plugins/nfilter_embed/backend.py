@@ -1,0 +1,150 @@
+"""The backend ``sentence-transformers``: texts in, one vector a text out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from nfilter import Abilities, Embeds, FloatArray, ModelError, Site, StageConfig
+from nfilter_embed.folder import FILES, find, is_hub_id, model_files, problems
+
+_INSTALL = (
+    "the package sentence-transformers is not installed: pip install 'sentence-transformers>=6.0'"
+)
+
+
+class SentenceTransformersConfig(StageConfig):
+    """``model`` is a folder (relative to the recipe's) or a hub id. ``prompt`` is put before every text, as some
+    encoders want it ("query: "). ``normalise`` gives vectors of length 1.
+    """
+
+    model: str = Field(min_length=1)
+    revision: str | None = None
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    batch_size: int = Field(default=64, ge=1)
+    normalise: bool = False
+    prompt: str = ""
+
+
+class SentenceTransformers:
+    """An encoder of whole sentences. It loads when it is first used, from safetensors alone, and runs no code of
+    the model's.
+    """
+
+    name: ClassVar[str] = "sentence-transformers"
+    Config: ClassVar[type[StageConfig]] = SentenceTransformersConfig
+
+    def __init__(self, config: SentenceTransformersConfig, site: Site) -> None:
+        self.config = config
+        self.site = site
+        self._model: Any = None
+
+    @classmethod
+    def abilities(cls, config: SentenceTransformersConfig) -> Abilities:  # noqa: ARG003
+        """It embeds, and does nothing else."""
+        return Abilities(frozenset({Embeds}))
+
+    @classmethod
+    def problems(cls, config: SentenceTransformersConfig, site: Site) -> Iterable[str]:
+        """A missing package, a missing folder, a checkpoint that would need pickles or code of its own."""
+        if find_spec("sentence_transformers") is None:
+            yield _INSTALL
+        folder = find(config.model, site)
+        if folder is not None:
+            yield from problems(folder)
+            if config.revision is not None:
+                yield f"revision {config.revision!r} needs a hub id; {config.model!r} is a folder: remove revision"
+        elif not is_hub_id(config.model):
+            yield (
+                f"model {config.model!r}: there is no folder {site.base_dir / config.model}. Give a folder, relative to "
+                "the recipe, or a hub id such as sentence-transformers/all-MiniLM-L6-v2"
+            )
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the checkpoint's files and what else decides a vector; a hub model is fetched for it."""
+        config = self.config
+        settings = json.dumps([config.model, config.revision, config.normalise, config.prompt])
+        folder = self._folder()
+        if find(config.model, self.site) is not None:
+            settings = json.dumps([config.normalise, config.prompt])
+        total = hashlib.sha256(settings.encode())
+        for path in model_files(folder):
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            total.update(f"{path.relative_to(folder).as_posix()}\0{digest}\n".encode())
+        return total.hexdigest()
+
+    def embed(self, texts: Sequence[str]) -> FloatArray:
+        """float32 [n, d]; texts longer than the encoder's window are cut to it, as the encoder itself does."""
+        model = self._loaded()
+        if not texts:
+            return np.zeros((0, int(model.get_embedding_dimension())), dtype=np.float32)
+        vectors = model.encode(
+            [self.config.prompt + text for text in texts],
+            prompt="",
+            batch_size=self.config.batch_size,
+            show_progress_bar=False,
+            convert_to_numpy=True,
+            normalize_embeddings=self.config.normalise,
+        )
+        return np.asarray(vectors, dtype=np.float32)
+
+    def close(self) -> None:
+        """Forget the model."""
+        self._model = None
+
+    def _folder(self) -> Path:
+        """The folder of the checkpoint; that of a hub model is fetched first, without pickles."""
+        config = self.config
+        folder = find(config.model, self.site)
+        if folder is not None:
+            return folder
+        if not is_hub_id(config.model):
+            raise ModelError("; ".join(self.problems(config, self.site)))
+        try:
+            from huggingface_hub import snapshot_download
+        except ImportError as error:
+            raise ModelError(_INSTALL) from error
+        try:
+            return Path(
+                snapshot_download(
+                    config.model, revision=config.revision, allow_patterns=list(FILES)
+                )
+            )
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"sentence-transformers: {config.model!r} could not be fetched from the hub: {error}. Check the id and "
+                "the network, or give a local folder"
+            ) from error
+
+    def _loaded(self) -> Any:
+        if self._model is None:
+            folder = self._folder()
+            faults = list(problems(folder))
+            if faults:
+                raise ModelError("\n".join(faults))
+            try:
+                from sentence_transformers import SentenceTransformer
+            except ImportError as error:
+                raise ModelError(_INSTALL) from error
+            try:
+                self._model = SentenceTransformer(
+                    str(folder),
+                    device=None if self.config.device == "auto" else self.config.device,
+                    trust_remote_code=False,
+                    local_files_only=True,
+                    model_kwargs={"use_safetensors": True},
+                )
+            except (OSError, ValueError, RuntimeError, KeyError) as error:
+                raise ModelError(
+                    f"sentence-transformers: {folder} could not be loaded: {error}. Give a checkpoint that "
+                    "sentence-transformers saved, and a device that is there"
+                ) from error
+        return self._model

@@ -1,0 +1,273 @@
+"""``robustft.check``: is the label reliable, given the views (RobustFT, Eq. 3), and how likely is it wrong?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from nfilter import (
+    JSON,
+    Context,
+    Contract,
+    Generates,
+    ModelNeed,
+    Sample,
+    StageConfig,
+    State,
+)
+from nfilter_robustft.judge import Judgement, ask
+from nfilter_robustft.keys import is_trusted
+from nfilter_robustft.posterior import (
+    Estimate,
+    Pattern,
+    estimate,
+    grade,
+    noise_score,
+    partition,
+)
+from nfilter_robustft.views import excerpt, view_of
+
+_BLOCK = 256
+_WIDE = 0.4
+
+
+class CheckConfig(StageConfig):
+    """``vote``: a label is reliable where every view agrees with it (``all``), at least one does (``any``), a model
+    says so where not every view agrees (``judge``), or where it is wrong with probability ``threshold`` at most
+    (``probability``); ``none`` flags nothing and only scores.
+
+    ``collision`` is the chance that two wrong open answers agree, or ``auto``. ``trusted`` names a column that is
+    true where a label is known to be right. ``preset: official`` is the published rule: all.
+    """
+
+    views: Annotated[list[str], Field(min_length=1)]
+    into: str = "check"
+    vote: Literal["all", "any", "judge", "probability", "none"] = "all"
+    threshold: float = Field(default=0.5, ge=0, le=1)
+    llm: str | None = None
+    prompt: str = "robustft/judge"
+    max_tokens: int = Field(default=512, ge=1)
+    retries: int = Field(default=2, ge=0, le=16)
+    retry_temperature: float = Field(default=0.7, gt=0)
+    collision: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = "auto"
+    trusted: str | None = None
+    preset: Literal["official"] | None = None
+
+    @model_validator(mode="after")
+    def _sound(self) -> CheckConfig:
+        if len(set(self.views)) != len(self.views):
+            raise ValueError(f"views: {list(self.views)} names a view twice")
+        if self.vote == "judge" and self.llm is None:
+            raise ValueError("vote: judge needs a model; name it: llm: expert")
+        if self.preset == "official" and self.vote != "all":
+            raise ValueError(
+                f"preset: official votes all, not {self.vote}; leave out one of the two"
+            )
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One sample beside what its views say; ``agree`` is None where either side has no answer."""
+
+    sample: Sample
+    label: str | None
+    answers: Mapping[str, str | None]
+    agree: Mapping[str, bool | None]
+    pattern: Pattern
+
+
+class Check:
+    """Writes a verdict on every label: ``flagged``, ``noise_score``, ``agree`` by view, and the ``vote``.
+
+    A view without an answer agrees with nothing. The noise score is P(label wrong | who agrees with whom), under
+    a model fitted to the whole dataset; it is there whatever the vote.
+    """
+
+    name: ClassVar[str] = "robustft.check"
+    Config: ClassVar[type[StageConfig]] = CheckConfig
+
+    def __init__(self, config: CheckConfig) -> None:
+        self.config = config
+
+    @classmethod
+    def contract(cls, config: CheckConfig) -> Contract:
+        """Reads the views, writes one verdict; asks a model under ``vote: judge`` alone."""
+        judged = config.vote == "judge" and config.llm is not None
+        return Contract(
+            reads=frozenset(config.views),
+            writes=frozenset({config.into}),
+            verdicts=frozenset({config.into}),
+            prompts=frozenset({config.prompt} if judged else ()),
+            needs=(ModelNeed(str(config.llm), Generates, field="llm"),) if judged else (),
+        )
+
+    def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
+        """Count the patterns of agreement and fit the model to them."""
+        counts: Counter[Pattern] = Counter()
+        samples = iter(stream)
+        while block := list(islice(samples, _BLOCK)):
+            counts.update(seen.pattern for seen in self._see(block, ctx))
+        config = self.config
+        fitted = estimate(
+            counts, config.views, None if config.collision == "auto" else config.collision
+        )
+        if not fitted.n:
+            ctx.log.warning("no label has an answer that can be read: no noise rate is estimated")
+            return State({"fit": fitted.to_json()})
+        ctx.log.info(
+            f"estimated noise rate {fitted.rate:.2f} (95% interval {fitted.low:.2f}-{fitted.high:.2f})"
+        )
+        if fitted.high - fitted.low > _WIDE:
+            ctx.log.warning(
+                "the views do not tell a wrong label from their own mistakes: give the check another view, or trusted "
+                "labels (trusted: COLUMN)"
+            )
+        if not fitted.converged:
+            ctx.log.warning("the fit of the noise rate did not converge; its figures are rough")
+        rate: dict[str, JSON] = {
+            "estimate": round(fitted.rate, 6),
+            "low": round(fitted.low, 6),
+            "high": round(fitted.high, 6),
+            "n": fitted.n,
+        }
+        accuracy: dict[str, JSON] = {
+            view: None if a is None else round(a, 6) for view, a in fitted.accuracy.items()
+        }
+        report: dict[str, JSON] = {"estimated_noise_rate": rate, "view_accuracy": accuracy}
+        return State({"fit": fitted.to_json(), "report": report})
+
+    def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
+        """Judge the labels of the chunk."""
+        values: Any = state.values
+        fitted = Estimate.from_json(values["fit"])
+        seen = self._see(chunk, ctx)
+        scores = {pattern: noise_score(pattern, fitted) for pattern in {s.pattern for s in seen}}
+        judgements = self._judgements(seen, ctx) if self.config.vote == "judge" else {}
+        return [self._decide(s, scores[s.pattern], judgements.get(s.sample.id)) for s in seen]
+
+    def _see(self, samples: Sequence[Sample], ctx: Context) -> list[_Seen]:
+        views = self.config.views
+        labels = [ctx.answers.parse(sample.response, sample) for sample in samples]
+        answers = [[view_of(sample, view).get("answer") for view in views] for sample in samples]
+        rows = [[label, *row] for label, row in zip(labels, answers, strict=True)]
+        # Equal answers agree by themselves; the others are compared in one call.
+        pairs = dict.fromkeys(
+            (i, a, b)
+            for i, row in enumerate(rows)
+            for j, b in enumerate(row)
+            for a in row[:j]
+            if a is not None and b is not None and a != b
+        )
+        found = ctx.answers.agree([(a, b) for _, a, b in pairs]) if pairs else []
+        same: list[dict[tuple[str, str], bool]] = [{} for _ in rows]
+        for (i, a, b), agrees in zip(pairs, found, strict=True):
+            same[i][a, b] = agrees
+        return [
+            self._pattern(sample, row, agreeing, ctx)
+            for sample, row, agreeing in zip(samples, rows, same, strict=True)
+        ]
+
+    def _pattern(
+        self,
+        sample: Sample,
+        row: Sequence[str | None],
+        same: Mapping[tuple[str, str], bool],
+        ctx: Context,
+    ) -> _Seen:
+        label, views = row[0], self.config.views
+        options = ctx.answers.options(sample)
+        trusted = is_trusted(sample, self.config.trusted)
+        grades = tuple(_grades(view_of(sample, view)) for view in views)
+        pattern = Pattern(partition(row, same), len(options or ()), grades, trusted)
+        agree = {
+            view: None
+            if label is None or answer is None
+            else label == answer or same.get((label, answer), False)
+            for view, answer in zip(views, row[1:], strict=True)
+        }
+        return _Seen(sample, label, dict(zip(views, row[1:], strict=True)), agree, pattern)
+
+    def _judgements(self, seen: Sequence[_Seen], ctx: Context) -> dict[str, Judgement]:
+        config = self.config
+        doubted = [
+            s.sample
+            for s in seen
+            if not all(s.agree.values()) and s.label is not None and not s.pattern.trusted
+        ]
+        return ask(
+            doubted,
+            ctx,
+            llm=str(config.llm),
+            prompt=config.prompt,
+            views=config.views,
+            max_tokens=config.max_tokens,
+            retries=config.retries,
+            retry_temperature=config.retry_temperature,
+        )
+
+    def _decide(self, seen: _Seen, score: float, judgement: Judgement | None) -> Sample:
+        config = self.config
+        flagged, reason = self._verdict(seen, score, judgement)
+        note: dict[str, JSON] = {
+            "flagged": flagged,
+            "noise_score": round(score, 6),
+            "agree": dict(seen.agree),
+            "vote": config.vote,
+        }
+        if config.vote == "judge":
+            note["judge"] = None if judgement is None else judgement.to_json()
+        start = "flagged" if flagged else "reliable"
+        return seen.sample.note(config.into, note).keep(
+            f"{start}: {reason}; noise score {score:.3f}"
+        )
+
+    def _verdict(self, seen: _Seen, score: float, judgement: Judgement | None) -> tuple[bool, str]:
+        if seen.pattern.trusted:
+            return False, f"column {self.config.trusted!r} says that the label is right"
+        if self.config.vote == "none":
+            return False, "vote: none flags nothing"
+        if seen.label is None:
+            return True, f"no answer can be read in the label {excerpt(seen.sample.response)}"
+        return self._vote(seen, score, judgement)
+
+    def _vote(self, seen: _Seen, score: float, judgement: Judgement | None) -> tuple[bool, str]:
+        vote, says = self.config.vote, _says(seen)
+        agreeing = sum(bool(agrees) for agrees in seen.agree.values())
+        if vote == "probability":
+            side = "over" if score > self.config.threshold else "at most"
+            return score > self.config.threshold, f"{side} {self.config.threshold:g} ({says})"
+        if vote == "judge" and agreeing < len(seen.agree):
+            if judgement is None:
+                return True, f"the judge was not asked ({says})"
+            return judgement.wrong, f"{judgement.reason} ({says})"
+        return agreeing < (1 if vote == "any" else len(seen.agree)), says
+
+
+def _says(seen: _Seen) -> str:
+    """Who agrees with the label and who does not, in words."""
+    label = excerpt(seen.label)
+    yes = [view for view, agrees in seen.agree.items() if agrees]
+    no = [
+        f"{view} has no answer" if agrees is None else f"{view} says {excerpt(seen.answers[view])}"
+        for view, agrees in seen.agree.items()
+        if not agrees
+    ]
+    parts = [f"{' and '.join(yes)} {'agree' if len(yes) > 1 else 'agrees'}"] if yes else []
+    return f"label {label}: " + ", ".join(parts + no)
+
+
+def _grades(note: Mapping[str, Any]) -> tuple[int, int] | None:
+    """A calibrated view's shares for the label and for its own answer, as grades; None for any other view."""
+    votes = note.get("votes")
+    if note.get("calibrated") is not True or not isinstance(votes, Mapping):
+        return None
+    answer, support = note.get("answer"), note.get("support")
+    if answer not in votes or not isinstance(support, int | float):
+        return None
+    return grade(float(support)), grade(float(votes[answer]))

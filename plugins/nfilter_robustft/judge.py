@@ -1,0 +1,103 @@
+"""The checker as a judge: a model is shown a label and the views, and says whether the label is right."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nfilter import JSON, Context, Sample
+from nfilter_robustft.views import Asking, excerpt, view_of
+
+_VERDICT = re.compile(r"verdict\W{0,8}(?P<word>correct|wrong)\b", re.IGNORECASE)
+_LONE = re.compile(r"\W*(?P<word>correct|wrong)\W*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the judge said of one label: ``wrong``, why, after how many calls and generated tokens."""
+
+    wrong: bool
+    reason: str
+    text: str
+    calls: int
+    tokens: int
+    failure: str | None = None
+
+    def to_json(self) -> dict[str, JSON]:
+        """The part of a verdict note that tells of the judge."""
+        return {
+            "text": self.text,
+            "calls": self.calls,
+            "tokens": self.tokens,
+            "failure": self.failure,
+        }
+
+
+def read(text: str) -> bool | None:
+    """Whether the reply says that the label is wrong: its last "Verdict: ..." counts; None where it says neither."""
+    stated = [match["word"] for match in _VERDICT.finditer(text)]
+    if not stated:
+        lone = _LONE.fullmatch(text)
+        stated = [lone["word"]] if lone else []
+    return stated[-1].lower() == "wrong" if stated else None
+
+
+def ask(
+    samples: Sequence[Sample],
+    ctx: Context,
+    *,
+    llm: str,
+    prompt: str,
+    views: Sequence[str],
+    max_tokens: int,
+    retries: int,
+    retry_temperature: float,
+) -> dict[str, Judgement]:
+    """A judgement for each sample, by id. The judge sees the views' answers and reasoning.
+
+    A reply without a verdict is asked for again, warmer, up to ``retries`` times; then, as after a failed call,
+    the label counts as wrong, with that reason.
+    """
+    asking = Asking(ctx, ctx.prompt(prompt), max_tokens, 0.0, logprobs=False)
+    judged: dict[str, Judgement] = {}
+    tokens = {sample.id: 0 for sample in samples}
+    open_samples = list(samples)
+    for attempt in range(retries + 1):
+        if not open_samples:
+            break
+        requests = [
+            asking.request(
+                sample,
+                draw=attempt,
+                key="judge",
+                temperature=retry_temperature if attempt else 0.0,
+                label=sample.response,
+                candidates=_candidates(sample, views),
+            )
+            for sample in open_samples
+        ]
+        unread = []
+        for sample, done in zip(open_samples, ctx.model(llm).generate(requests), strict=True):
+            tokens[sample.id] += done.completion_tokens
+            calls, used = attempt + 1, tokens[sample.id]
+            wrong = read(done.text) if done.failure is None else None
+            if wrong is not None:
+                reason = f"the judge calls the label {'wrong' if wrong else 'correct'}"
+                judged[sample.id] = Judgement(wrong, reason, done.text, calls, used)
+                continue
+            if done.failure is not None:
+                failure = f"{done.failure.kind}: {done.failure.detail}"
+                reason = f"the judge failed ({failure})"
+            else:
+                failure = "no verdict could be read"
+                reason = f"no verdict could be read in the judge's reply {excerpt(done.text)}"
+                unread.append(sample)
+            judged[sample.id] = Judgement(True, reason, done.text, calls, used, failure)  # noqa: FBT003
+        open_samples = unread
+    return judged
+
+
+def _candidates(sample: Sample, views: Sequence[str]) -> list[dict[str, JSON]]:
+    notes = [view_of(sample, view) for view in views]
+    return [{"answer": note.get("answer"), "reasoning": note.get("reasoning")} for note in notes]

@@ -1,0 +1,52 @@
+"""What a sample asks, what its label says, and whether the label is trusted, as keys that can be compared."""
+
+from __future__ import annotations
+
+import hashlib
+import string
+
+from nfilter import Context, Sample
+
+
+def is_trusted(sample: Sample, column: str | None) -> bool:
+    """Whether the source marks the label as right: true, 1, or one of the words true, yes, 1."""
+    if column is None:
+        return False
+    value = sample.meta.get(column)
+    if isinstance(value, str):
+        return value.strip().lower() in ("true", "yes", "1")
+    return value is True or (isinstance(value, int | float) and value == 1)
+
+
+def options_of(sample: Sample, ctx: Context) -> list[str]:
+    """The keys of the sample's options; none where it has none."""
+    options = ctx.answers.options(sample) or ()
+    return [" ".join(option.split()).lower() for option in options][: len(string.ascii_uppercase)]
+
+
+def label_of(sample: Sample, ctx: Context) -> str | None:
+    """The key of the label: the text of the option that it names, else the canonical answer."""
+    answer = ctx.answers.parse(sample.response, sample)
+    options = options_of(sample, ctx)
+    if answer is None or not options:
+        return answer
+    place = string.ascii_uppercase.find(answer) if len(answer) == 1 else -1
+    return options[place] if 0 <= place < len(options) else None
+
+
+def text_of(sample: Sample, ctx: Context) -> str:
+    """The query as it is embedded: without the lines of lettered options at its end."""
+    options = ctx.answers.options(sample)
+    if not options:
+        return sample.query
+    lines = [
+        f"{letter}. {option}"
+        for letter, option in zip(string.ascii_uppercase, options, strict=False)
+    ]
+    return sample.query.rstrip().removesuffix("\n".join(lines)).rstrip() or sample.query
+
+
+def hash_of(text: str) -> int:
+    """64 bits of SHA-256."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big")

@@ -1,0 +1,131 @@
+"""``robustft.select``: of the relabelled samples, those that the model was surest of (RobustFT, Eqs. 7 and 8)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from nfilter import Context, Contract, ContractError, Sample, StageConfig, State
+from nfilter_robustft.keys import hash_of
+from nfilter_robustft.views import is_flagged, view_of
+
+RANDOM = "random"
+
+
+class SelectConfig(StageConfig):
+    """``by``: the view whose nll ranks, or ``random`` for the control. ``keep``: the share of flagged samples kept.
+
+    ``check`` is the verdict note; null does without a checker: every sample is ranked. ``preset: official`` keeps
+    what is strictly under the median nll, as the published code does, and takes no ``keep``.
+    """
+
+    by: str = "context"
+    keep: float = Field(default=0.5, ge=0, le=1)
+    check: str | None = "check"
+    preset: Literal["official"] | None = None
+
+    @model_validator(mode="after")
+    def _official(self) -> SelectConfig:
+        if self.preset == "official" and (self.by == RANDOM or "keep" in self.model_fields_set):
+            raise ValueError(
+                "preset: official keeps what is under the median nll of a view; leave out keep and by: random"
+            )
+        return self
+
+
+class Select:
+    """Keeps the share of flagged samples with the lowest nll and drops the others, each with rank, M and nll.
+
+    M flagged samples are left; floor(keep * M) are kept, ties by id. A missing nll ranks last.
+    """
+
+    name: ClassVar[str] = "robustft.select"
+    Config: ClassVar[type[StageConfig]] = SelectConfig
+
+    def __init__(self, config: SelectConfig) -> None:
+        self.config = config
+
+    @classmethod
+    def contract(cls, config: SelectConfig) -> Contract:
+        """Reads the verdict and the ranking view; writes nothing."""
+        reads = {config.check} if config.check else set()
+        if config.by != RANDOM:
+            reads.add(config.by)
+        return Contract(reads=frozenset(reads))
+
+    def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
+        """Rank the flagged samples: 16 bytes a sample are kept, the hash of its id and its rank."""
+        flagged = [
+            (self._value(sample, ctx), sample.id)
+            for sample in stream
+            if is_flagged(sample, self.config.check)
+        ]
+        flagged.sort()
+        m = len(flagged)
+        kept = self._count([value for value, _ in flagged])
+        missing = sum(math.isinf(value) for value, _ in flagged)
+        if missing:
+            ctx.log.warning(
+                f"{missing} of {m} flagged samples have no nll in {self.config.by!r}; they rank last"
+            )
+        ctx.log.info(f"{kept} of {m} flagged samples are kept")
+        keys = np.array([hash_of(name) for _, name in flagged], dtype=np.uint64)
+        order = np.argsort(keys, kind="stable")
+        return State(
+            {"m": m, "kept": kept, "missing": missing},
+            {"ids": keys[order], "ranks": (order + 1).astype(np.int64)},
+        )
+
+    def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
+        """Keep or drop each sample of the chunk."""
+        return [self._decide(sample, state, ctx) for sample in chunk]
+
+    def _decide(self, sample: Sample, state: State, ctx: Context) -> Sample:
+        if not is_flagged(sample, self.config.check):
+            return sample.keep("not flagged: selection ranks flagged samples only")
+        values: Any = state.values
+        m, kept = values["m"], values["kept"]
+        keys = state.arrays["ids"]
+        place = int(np.searchsorted(keys, np.uint64(hash_of(sample.id))))
+        if place >= len(keys) or int(keys[place]) != hash_of(sample.id):
+            raise ContractError(
+                f"{self.name}: sample {sample.id!r} is flagged and was not ranked; verdicts must not change between"
+            )
+        rank = int(state.arrays["ranks"][place])
+        where = f"rank {rank} of M={m} by {self._measure(self._value(sample, ctx))}"
+        rule = "strictly under the median" if self.config.preset else f"keep {self.config.keep:g}"
+        if rank <= kept:
+            return sample.keep(f"selected: {where}; {rule} keeps ranks up to {kept}")
+        return sample.drop(f"not selected: {where}; {rule} keeps ranks up to {kept}")
+
+    def _measure(self, value: float) -> str:
+        if self.config.by == RANDOM:
+            return "a random draw"
+        return (
+            f"{self.config.by}: no nll"
+            if math.isinf(value)
+            else f"{self.config.by} nll {value:.4g}"
+        )
+
+    def _value(self, sample: Sample, ctx: Context) -> float:
+        """What ranks the sample, infinity where it is missing."""
+        if self.config.by == RANDOM:
+            return ctx.rng(sample.id).random()
+        nll = view_of(sample, self.config.by).get("nll")
+        if not isinstance(nll, int | float) or isinstance(nll, bool) or not math.isfinite(nll):
+            return math.inf
+        return float(nll)
+
+    def _count(self, values: Sequence[float]) -> int:
+        """How many of the sorted ``values`` are kept."""
+        if self.config.preset == "official":
+            known = [value for value in values if math.isfinite(value)]
+            median = float(np.median(known)) if known else -math.inf
+            return sum(value < median for value in known)
+        # In decimal, as the recipe has it: 0.29 * 100 is 28.999999999999996 in binary.
+        return math.floor(Decimal(str(self.config.keep)) * len(values))

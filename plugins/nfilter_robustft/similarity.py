@@ -1,0 +1,91 @@
+"""Plain neighbours: shares of votes weighted by similarity, and the choice of k without truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nfilter_robustft.index import Index
+
+NEIGHBOURS = (3, 10, 30, 100)
+TEMPERATURES = (0.03, 0.1, 0.3)
+_TESTED = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How many neighbours vote, and exp(similarity / temperature) their weight; nll of held-out labels, a label."""
+
+    k: int
+    temperature: float
+    nll: float
+    baseline: float
+
+
+def choose(
+    arrays: Mapping[str, npt.NDArray[Any]], rng: np.random.Generator, k: int | None
+) -> Choice:
+    """The k and the temperature under which labels are likeliest, each left out in turn.
+
+    ``arrays``: an index, ``codes`` int64 [n] of its labels and ``queries`` [n], equal where the query is the same;
+    such rows do not vote for one another. At most 2,000 rows are tested. A vote more goes to the frequencies.
+    """
+    codes, queries = arrays["codes"], arrays["queries"]
+    rows = np.sort(rng.permutation(len(codes))[:_TESTED])
+    limits = (k,) if k else NEIGHBOURS
+    found, near = Index.open(arrays).search(arrays["vectors"][rows], max(limits) + 16)
+    votes = (near >= 0) & (queries[near] != queries[rows][:, None])
+    place = np.cumsum(votes, axis=1)
+    agree = codes[near] == codes[rows][:, None]
+    frequency = np.bincount(codes)[codes[rows]] / len(codes)
+    baseline = -float(np.log(frequency).mean())
+    best: Choice | None = None
+    for limit in limits:
+        for temperature in TEMPERATURES:
+            counted = votes & (place <= limit)
+            weight = np.where(counted, np.exp((np.maximum(found, -1) - 1) / temperature), 0.0)
+            extra = weight.sum(axis=1) / np.maximum(counted.sum(axis=1), 1)
+            extra = np.where(extra > 0, extra, 1.0)
+            share = ((weight * agree).sum(axis=1) + extra * frequency) / (
+                weight.sum(axis=1) + extra
+            )
+            nll = -float(np.log(share).mean())
+            if best is None or nll < best.nll - 1e-9:
+                best = Choice(limit, temperature, nll, baseline)
+    assert best is not None
+    return best
+
+
+def shares(
+    similarities: Sequence[float], answers: Sequence[str], temperature: float
+) -> dict[str, float]:
+    """Each answer's share of exp(similarity / temperature)."""
+    if not answers:
+        return {}
+    weights = np.exp((np.asarray(similarities) - max(similarities)) / temperature)
+    totals: dict[str, float] = {}
+    for answer, weight in zip(answers, weights / weights.sum(), strict=True):
+        totals[answer] = totals.get(answer, 0.0) + float(weight)
+    return totals
+
+
+def pack(name: str, texts: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    """Texts as bytes and where each ends, which a state can memory-map."""
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    return {
+        f"{name}_bytes": np.frombuffer(b"".join(encoded), dtype=np.uint8),
+        f"{name}_ends": np.cumsum([len(text) for text in encoded], dtype=np.int64),
+    }
+
+
+def unpack(arrays: Mapping[str, npt.NDArray[Any]], name: str, position: int) -> str:
+    """The text at ``position`` of what ``pack`` stored."""
+    ends = arrays[f"{name}_ends"]
+    start = int(ends[position - 1]) if position else 0
+    return bytes(arrays[f"{name}_bytes"][start : int(ends[position])]).decode(
+        "utf-8", "surrogatepass"
+    )

@@ -381,7 +381,8 @@ class _Reader:
             shown = f", not {given!r}" if isinstance(given, str | int | float | bool | None) else ""
             near = _near_literal(detail, given)
             known = self._known_part(where, path)
-            self.fault(known, f"{detail['msg'].removeprefix('Value error, ')}{shown}{near}")
+            needed = _NEEDED.get(detail["type"], detail["msg"].removeprefix("Value error, "))
+            self.fault(known, f"{needed}{shown}{near}")
 
     def _known_part(self, where: Where, path: Where) -> Where:
         # Unions add names of their own to pydantic's path; only what stands in the file can be pointed at.
@@ -394,6 +395,19 @@ class _Reader:
                 break
             here = (*here, part)
         return here if here != where or not path else (*where, path[0])
+
+
+_NEEDED = {
+    "int_parsing": "a whole number is needed",
+    "int_type": "a whole number is needed",
+    "int_from_float": "a whole number is needed",
+    "float_parsing": "a number is needed",
+    "float_type": "a number is needed",
+    "string_type": "text is needed (put it in quotes)",
+    "bool_parsing": "true or false is needed",
+    "bool_type": "true or false is needed",
+}
+"""pydantic's types of faults, in a recipe's words."""
 
 
 def _near_literal(detail: dict[str, Any], given: Any) -> str:

@@ -1,0 +1,135 @@
+"""How well the verdicts find the wrong labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from nfilter import JSON, MetricInput
+from nfilter_metrics.figures import (
+    Counts,
+    average_precision,
+    brier,
+    ratio,
+    roc_auc,
+    vote_all_bound,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    id: str
+    flagged: bool
+    score: float | None
+    vote: str | None
+    views: tuple[str, ...]
+    wrong: bool | None
+
+
+class Detection:
+    """``detection``: each verdict note against the truth; wrong labels are the positives.
+
+    The figures stand flat for the last verdict, named by ``note``, and under ``by_note`` where there are several.
+    ``n`` counts samples with a verdict, ``n_truth`` those of them whose truth is known, which all figures but
+    ``flagged`` are over. ``bound`` is None but for ``vote: all``; in it ``f1`` follows from the view's accuracy over
+    all samples (RobustFT's direct accuracy), ``f1_where_right`` from that over right labels, which no run can beat.
+    """
+
+    name: ClassVar[str] = "detection"
+
+    def compute(self, data: MetricInput) -> Mapping[str, JSON]:
+        by_note: dict[str, dict[str, JSON]] = {}
+        for note in data.verdicts:
+            verdicts = _verdicts(data, note)
+            if verdicts:
+                by_note[note] = _figures(data, note, verdicts)
+        if not by_note:
+            return {}
+        last = list(by_note.values())[-1]
+        return last if len(by_note) == 1 else {**last, "by_note": by_note}
+
+
+def _verdicts(data: MetricInput, note: str) -> list[_Verdict]:
+    found = []
+    for judged in data.judged:
+        value = judged.final.notes.get(note)
+        if not isinstance(value, Mapping) or not isinstance(value.get("flagged"), bool):
+            continue
+        score, vote, agree = value.get("noise_score"), value.get("vote"), value.get("agree")
+        right = judged.label_was_right
+        found.append(
+            _Verdict(
+                judged.final.id,
+                bool(value["flagged"]),
+                _finite(score),
+                vote if isinstance(vote, str) else None,
+                tuple(agree) if isinstance(agree, Mapping) else (),
+                None if right is None else not right,
+            )
+        )
+    return found
+
+
+def _finite(value: JSON) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def _figures(data: MetricInput, note: str, verdicts: Sequence[_Verdict]) -> dict[str, JSON]:
+    known = [(v, v.wrong) for v in verdicts if v.wrong is not None]
+    wrong = [w for _, w in known]
+    counts = Counts.of(wrong, [v.flagged for v, _ in known])
+    everything = Counts.of(wrong, [True] * len(wrong))
+    scored = [(w, v.score) for v, w in known if v.score is not None]
+    positive, scores = [w for w, _ in scored], [s for _, s in scored]
+    noise_rate = ratio(sum(wrong), len(wrong))
+    return {
+        "note": note,
+        "n": len(verdicts),
+        "n_truth": len(known),
+        "n_scored": len(scored),
+        "noise_rate": noise_rate,
+        "flagged": ratio(sum(v.flagged for v in verdicts), len(verdicts)),
+        "precision": counts.precision,
+        "recall": counts.recall,
+        "f1": counts.f1,
+        "mcc": counts.mcc,
+        "roc_auc": roc_auc(positive, scores),
+        "average_precision": average_precision(positive, scores),
+        "brier": brier(positive, scores),
+        "flag_all": {
+            "precision": everything.precision,
+            "recall": everything.recall,
+            "f1": everything.f1,
+        },
+        "bound": _bound(data, verdicts, noise_rate),
+    }
+
+
+def _bound(
+    data: MetricInput, verdicts: Sequence[_Verdict], noise_rate: float | None
+) -> Mapping[str, JSON] | None:
+    if noise_rate is None or any(v.vote != "all" for v in verdicts):
+        return None
+    used = set(verdicts[0].views)
+    view = next((name for name in data.views if not used or name in used), None)
+    if view is None:
+        return None
+    answers = data.answer_is_right.get(view, {})
+    # no answer agrees with nothing: to the rule it is as good as a wrong one
+    hits = [(v.wrong, answers.get(v.id) is True) for v in verdicts if v.wrong is not None]
+    clean = [hit for wrong, hit in hits if not wrong]
+    accuracy = ratio(sum(hit for _, hit in hits), len(hits))
+    accuracy_where_right = ratio(sum(clean), len(clean))
+    return {
+        "view": view,
+        "accuracy": accuracy,
+        "f1": None if accuracy is None else vote_all_bound(noise_rate, accuracy),
+        "accuracy_where_right": accuracy_where_right,
+        "f1_where_right": None
+        if accuracy_where_right is None
+        else vote_all_bound(noise_rate, accuracy_where_right),
+    }

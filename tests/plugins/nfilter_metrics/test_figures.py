@@ -1,0 +1,158 @@
+"""Each statistic against sklearn or scipy on random data with ties, and against cases done by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from nfilter_metrics.figures import (
+    Counts,
+    average_precision,
+    brier,
+    mcc,
+    ratio,
+    roc_auc,
+    vote_all_bound,
+    wilson,
+)
+
+
+def draws(seed: int) -> tuple[list[bool], list[float]]:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(5, 300))
+    positive = rng.random(n) < rng.uniform(0.1, 0.9)
+    positive[0], positive[1] = True, False
+    scores = np.clip(positive * rng.uniform(0, 0.6) + rng.random(n), 0, 1)
+    # from many ties to none
+    return positive.tolist(), np.round(scores, int(rng.integers(0, 5))).tolist()
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_against_sklearn(seed: int) -> None:
+    from sklearn import metrics
+
+    positive, scores = draws(seed)
+    flagged = [score >= 0.5 for score in scores]
+    counts = Counts.of(positive, flagged)
+    assert roc_auc(positive, scores) == pytest.approx(metrics.roc_auc_score(positive, scores))
+    assert average_precision(positive, scores) == pytest.approx(
+        metrics.average_precision_score(positive, scores)
+    )
+    assert brier(positive, scores) == pytest.approx(metrics.brier_score_loss(positive, scores))
+    if counts.mcc is not None:
+        assert counts.mcc == pytest.approx(metrics.matthews_corrcoef(positive, flagged))
+        assert counts.precision == pytest.approx(metrics.precision_score(positive, flagged))
+    assert counts.recall == pytest.approx(metrics.recall_score(positive, flagged))
+    assert counts.f1 == pytest.approx(metrics.f1_score(positive, flagged, zero_division=0))
+    table = metrics.confusion_matrix(positive, flagged, labels=[False, True]).ravel().tolist()
+    assert [counts.tn, counts.fp, counts.fn, counts.tp] == table
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_wilson_against_scipy(seed: int) -> None:
+    from scipy.stats import binomtest
+
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 500))
+    for k in (0, n, int(rng.integers(0, n + 1))):
+        interval = binomtest(k, n).proportion_ci(method="wilson")
+        assert wilson(k, n) == pytest.approx((interval.low, interval.high), abs=1e-12)
+
+
+def test_wilson_by_hand() -> None:
+    # 8 of 10 at 95%: 0.490 to 0.943, as printed in textbooks
+    low, high = wilson(8, 10) or (0, 0)
+    assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
+    assert wilson(0, 0) is None
+    assert (wilson(0, 5) or (1, 1))[0] == 0.0
+    assert (wilson(5, 5) or (0, 0))[1] == 1.0
+    for k, n in ((-1, 3), (4, 3), (0, -1)):
+        with pytest.raises(ValueError, match="0 <= k <= n"):
+            wilson(k, n)
+
+
+def test_roc_auc_by_hand() -> None:
+    assert roc_auc([True, False], [0.9, 0.1]) == 1.0
+    assert roc_auc([True, False], [0.1, 0.9]) == 0.0
+    assert roc_auc([True, False], [0.5, 0.5]) == 0.5
+    # pairs: .8 beats .5 and .2; .5 ties with .5 and beats .2 -> 3.5 of 4
+    assert roc_auc([True, True, False, False], [0.8, 0.5, 0.5, 0.2]) == 0.875
+    for positive in ([True, True], [False], []):
+        assert roc_auc(positive, [0.5] * len(positive)) is None
+
+
+def test_average_precision_by_hand() -> None:
+    # hits at ranks 1 and 3: (1 + 2/3) / 2
+    assert average_precision([True, False, True], [0.9, 0.8, 0.7]) == pytest.approx(5 / 6)
+    # one step for all: the precision of flagging everything
+    assert average_precision([True, False, False, False], [1.0] * 4) == 0.25
+    assert average_precision([False], [0.5]) is None
+    assert average_precision([], []) is None
+
+
+def test_a_table_by_hand() -> None:
+    counts = Counts(tp=6, fp=2, fn=1, tn=3)
+    assert counts.precision == 0.75
+    assert counts.recall == 6 / 7
+    assert counts.f1 == 0.8
+    assert mcc(counts) == pytest.approx((18 - 2) / math.sqrt(8 * 7 * 5 * 4))
+
+
+@pytest.mark.parametrize(
+    ("counts", "precision", "recall", "f1"),
+    [
+        (Counts(0, 0, 0, 0), None, None, None),
+        (Counts(0, 0, 0, 5), None, None, None),
+        (Counts(0, 3, 0, 5), 0.0, None, None),
+        (Counts(0, 0, 4, 5), None, 0.0, 0.0),
+        (Counts(4, 0, 0, 0), 1.0, 1.0, 1.0),
+    ],
+)
+def test_undefined_is_none(
+    counts: Counts, precision: float | None, recall: float | None, f1: float | None
+) -> None:
+    assert (counts.precision, counts.recall, counts.f1) == (precision, recall, f1)
+    assert counts.mcc is None
+
+
+def test_brier_and_ratio_by_hand() -> None:
+    assert brier([True, False], [0.8, 0.4]) == pytest.approx((0.04 + 0.16) / 2)
+    assert brier([], []) is None
+    assert ratio(1, 4) == 0.25
+    assert ratio(0, 0) is None
+
+
+def test_sequences_of_two_lengths_are_refused() -> None:
+    for function in (roc_auc, average_precision, brier):
+        with pytest.raises(ValueError, match="argument 2 is"):
+            function([True, False], [0.5])
+    with pytest.raises(ValueError, match="argument 2 is"):
+        Counts.of([True], [])
+
+
+def test_the_bound_of_vote_all() -> None:
+    assert vote_all_bound(0.5, 1.0) == 1.0
+    assert vote_all_bound(0.5, 0.0) == pytest.approx(2 / 3)  # as good as flagging all
+    assert vote_all_bound(0.3, 0.6) == pytest.approx(0.6 / (0.6 + 0.7 * 0.4))
+    assert vote_all_bound(0.0, 0.5) is None
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_run_beats_the_bound(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = 400
+    wrong = rng.random(n) < rng.uniform(0.05, 0.95)
+    right_view = rng.random(n) < rng.uniform(0, 1)
+    wrong[0], wrong[1] = True, False
+    # a wrong label passes only where every view errs to that very label; here as kindly as can be: none passes
+    flagged = wrong | ~right_view | (rng.random(n) < 0.1)
+    accuracy = float(right_view[~wrong].mean())
+    bound = vote_all_bound(float(wrong.mean()), accuracy)
+    f1 = Counts.of(wrong.tolist(), flagged.tolist()).f1
+    assert f1 is not None
+    assert bound is not None
+    assert f1 <= bound + 1e-12
+    exact = Counts.of(wrong.tolist(), (wrong | ~right_view).tolist()).f1
+    assert exact == pytest.approx(bound)

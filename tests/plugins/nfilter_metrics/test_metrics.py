@@ -1,0 +1,246 @@
+"""The metrics over runs small enough to count by hand."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+
+from nfilter_metrics import nfilter_metrics
+from nfilter_metrics.detection import Detection
+from nfilter_metrics.labels import Relabel, Views
+from nfilter_metrics.spending import Calls
+
+
+def verdict(flagged: bool, score: float | None = None, **more: Any) -> dict[str, Any]:
+    return {"flagged": flagged, "noise_score": score, "vote": "all", "agree": {}, **more}
+
+
+def view(answer: str | None) -> dict[str, Any]:
+    return {"answer": answer, "text": answer or ""}
+
+
+@pytest.fixture
+def run(judged: Any) -> list[Any]:
+    """Six samples: labels A A A B B B, truths A A B B B A (so 2 wrong), and one without a truth."""
+    return [
+        judged("1", "A", "A", {"check": verdict(False, 0.1), "base": view("A")}),
+        judged("2", "A", "A", {"check": verdict(True, 0.6), "base": view("B"), "review": view("A")}),
+        judged(
+            "3",
+            "A",
+            "B",
+            {"check": verdict(True, 0.9), "base": view("B"), "review": view("B")},
+            final="B",
+        ),
+        judged("4", "B", "B", {"check": verdict(True, 0.6), "base": view(None),
+                               "review": view(None)}, dropped="no answer"),
+        judged("5", "B", "B", {"check": verdict(False, 0.2), "base": view("B")}),
+        judged("6", "B", "A", {"check": verdict(True, 0.6), "base": view("A"), "review": view("B")},
+               dropped="low"),
+        judged("7", "A", None, {"check": verdict(True, 0.8), "base": view("B"),
+                                "review": view("B")}, final="B"),
+    ]  # fmt: skip
+
+
+def test_detection_by_hand(run: list[Any], given: Any) -> None:
+    figures = Detection().compute(given(run, verdicts=["check"], views=["base", "other"]))
+    # flagged 2 3 4 6 of those with a truth; wrong 3 6
+    assert figures["note"] == "check"
+    assert (figures["n"], figures["n_truth"], figures["n_scored"]) == (7, 6, 6)
+    assert figures["noise_rate"] == pytest.approx(2 / 6)
+    assert figures["flagged"] == pytest.approx(5 / 7)
+    assert (figures["precision"], figures["recall"]) == (0.5, 1.0)
+    assert figures["f1"] == pytest.approx(2 / 3)
+    assert figures["mcc"] == pytest.approx((2 * 2 - 2 * 0) / (4 * 2 * 4 * 2) ** 0.5)
+    # wrong: .9 .6; right: .1 .6 .6 .2 -> .9 beats 4, .6 beats 2 and ties 2
+    assert figures["roc_auc"] == pytest.approx((4 + 2 + 1) / 8)
+    # .9 alone: precision 1; then the tie of .6: 2 hits in 4
+    assert figures["average_precision"] == pytest.approx(0.5 * 1 + 0.5 * 0.5)
+    squares = [0.01, 0.36, 0.01, 0.36, 0.04, 0.16]
+    assert figures["brier"] == pytest.approx(sum(squares) / 6)
+    assert figures["flag_all"] == {"precision": pytest.approx(1 / 3), "recall": 1.0, "f1": 0.5}
+    bound = figures["bound"]
+    assert bound["view"] == "base"
+    # base right on 1 3 5 6 of six; among right labels (1 2 4 5) on 1 5
+    assert bound["accuracy"] == pytest.approx(4 / 6)
+    assert bound["f1"] == pytest.approx((2 / 3) / (2 / 3 + (2 / 3) * (1 / 3)))
+    assert bound["accuracy_where_right"] == 0.5
+    assert bound["f1_where_right"] == pytest.approx((2 / 3) / (2 / 3 + (2 / 3) * 0.5))
+    assert figures["f1"] <= bound["f1_where_right"] + 1e-12
+    assert "by_note" not in figures
+
+
+def test_several_verdicts(judged: Any, given: Any) -> None:
+    rows = [
+        judged("1", "A", "A", {"first": verdict(True, 0.9), "second": verdict(False, 0.1)}),
+        judged("2", "A", "B", {"first": verdict(True, 0.9), "second": verdict(True, 0.9)}),
+        judged("3", "A", "B", {"first": verdict(True, 0.9)}, dropped="early"),
+    ]
+    figures = Detection().compute(given(rows, verdicts=["first", "second", "never"]))
+    assert set(figures["by_note"]) == {"first", "second"}
+    assert figures["by_note"]["first"]["precision"] == pytest.approx(2 / 3)
+    assert figures["by_note"]["first"]["n"] == 3
+    flat = {key: value for key, value in figures.items() if key != "by_note"}
+    assert flat == figures["by_note"]["second"]
+    assert (flat["n"], flat["precision"], flat["recall"]) == (2, 1.0, 1.0)
+
+
+def test_the_bound_is_for_vote_all_alone(run: list[Any], given: Any, judged: Any) -> None:
+    assert Detection().compute(given(run, verdicts=["check"]))["bound"] is None
+    rows = [judged("1", "A", "B", {"check": verdict(True, 1, vote="any"), "base": view("B")})]
+    assert Detection().compute(given(rows, verdicts=["check"], views=["base"]))["bound"] is None
+    # a view that the checker did not use bounds nothing
+    rows = [
+        judged(
+            "1",
+            "A",
+            "B",
+            {
+                "check": verdict(True, 1, agree={"base": False}),
+                "near": view("A"),
+                "base": view("B"),
+            },
+        )
+    ]
+    figures = Detection().compute(given(rows, verdicts=["check"], views=["near", "base"]))
+    assert figures["bound"]["view"] == "base"
+    assert figures["bound"]["f1_where_right"] is None
+
+
+def test_without_truth_only_the_flagged_share_is_known(judged: Any, given: Any) -> None:
+    rows = [
+        judged(str(n), "A", None, {"check": verdict(n == 0, 0.5), "base": view("A")})
+        for n in range(4)
+    ]
+    data = given(rows, verdicts=["check"], views=["base"], proposes=["review"])
+    figures = Detection().compute(data)
+    assert (figures["n"], figures["n_truth"], figures["flagged"]) == (4, 0, 0.25)
+    rest = figures.keys() - {"note", "n", "n_truth", "n_scored", "flagged", "flag_all"}
+    assert all(figures[key] is None for key in rest)
+    assert figures["flag_all"] == {"precision": None, "recall": None, "f1": None}
+    relabel = Relabel().compute(data)
+    assert (relabel["before"], relabel["after"], relabel["kept"]) == (None, None, 1.0)
+    views = Views().compute(data)
+    assert views["base"]["accuracy"] is None
+    assert views["base"]["no_answer"] == 0.0
+    json.dumps([figures, relabel, views], allow_nan=False)
+
+
+def test_scores_that_are_none_or_not_finite_are_left_out(judged: Any, given: Any) -> None:
+    scores = [0.9, None, float("nan"), True, "0.3", 0.2]
+    rows = [
+        judged(str(n), "A", "B" if n == 0 else "A", {"check": verdict(n == 0, score)})  # type: ignore[arg-type]
+        for n, score in enumerate(scores)
+    ]
+    figures = Detection().compute(given(rows, verdicts=["check"]))
+    assert (figures["n_truth"], figures["n_scored"], figures["roc_auc"]) == (6, 2, 1.0)
+
+
+def test_relabel_by_hand(run: list[Any], given: Any) -> None:
+    figures = Relabel().compute(given(run, verdicts=["check"], proposes=["context", "review"]))
+    # flagged 2 3 4 6 7; proposals right on 2 3, wrong on 6, none on 4 (counts as not right), no truth on 7
+    assert figures["flagged"] == 5
+    assert figures["before"] == 0.5
+    # kept of the flagged: 2 3 7; labels right on 2 3
+    assert figures["after"] == 1.0
+    assert figures["kept"] == pytest.approx(3 / 5)
+    # labels were right on 1 2 4 5 of six; kept with truth 1 2 3 5, all right
+    assert figures["labels_before"] == pytest.approx(4 / 6)
+    assert figures["labels_after"] == 1.0
+    of = figures["of"]
+    assert {name: part["n"] for name, part in of.items()} == {
+        "before": 4, "after": 2, "kept": 5, "labels_before": 6, "labels_after": 4,
+    }  # fmt: skip
+    assert (round(of["before"]["low"], 3), round(of["before"]["high"], 3)) == (0.150, 0.850)
+    assert all(part["value"] == figures[name] for name, part in of.items())
+
+
+def test_the_last_proposal_counts(judged: Any, given: Any) -> None:
+    notes = {"check": verdict(True), "context": view("B"), "review": view("A")}
+    data = given(
+        [judged("1", "C", "A", notes, final="A")],
+        verdicts=["check"],
+        proposes=["context", "review"],
+    )
+    assert Relabel().compute(data)["before"] == 1.0
+    swapped = given(data.judged, verdicts=["check"], proposes=["review", "context"])
+    assert Relabel().compute(swapped)["before"] == 0.0
+
+
+def test_a_later_verdict_overrules(judged: Any, given: Any) -> None:
+    notes = {"first": verdict(True), "second": verdict(False)}
+    rows = [judged("1", "A", "A", notes), judged("2", "A", "A", {"first": verdict(True)})]
+    assert Relabel().compute(given(rows, verdicts=["first", "second"]))["flagged"] == 1
+
+
+def test_views_by_hand(run: list[Any], given: Any) -> None:
+    figures = Views().compute(given(run, views=["base", "review", "absent"]))
+    assert set(figures) == {"base", "review"}
+    base = figures["base"]
+    # right on 1 3 5 6 of six with a truth, no answer on 4; seven have the view
+    assert (base["n"], base["n_seen"]) == (6, 7)
+    assert base["accuracy"] == pytest.approx(4 / 6)
+    assert base["accuracy_answered"] == pytest.approx(4 / 5)
+    assert base["no_answer"] == pytest.approx(1 / 7)
+    assert base["low"] < base["accuracy"] < base["high"]
+    assert (figures["review"]["n"], figures["review"]["accuracy"]) == (4, 0.5)
+
+
+def test_an_answer_that_cannot_be_compared_is_left_out(judged: Any, given: Any) -> None:
+    data = given([judged("1", "A", "A", {"base": view("A")})], views=["base"])
+    data.answer_is_right["base"]["1"] = None
+    assert Views().compute(data)["base"]["n"] == 0
+
+
+def test_calls_by_hand(run: list[Any], given: Any) -> None:
+    data = given(
+        run, calls={"answer": 7, "reason": 28}, tokens={"answer": 70, "reason": 700, "relabel": 7}
+    )
+    figures = Calls().compute(data)
+    assert figures["calls"] == 35
+    assert figures["calls_per_sample"] == 5.0
+    assert figures["tokens_per_sample"] == 111.0
+    assert figures["by_stage"]["reason"]["calls_per_sample"] == 4.0
+    assert figures["by_stage"]["relabel"] == {
+        "calls": 0, "tokens": 7, "calls_per_sample": 0.0, "tokens_per_sample": 1.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("metric", [cls() for cls in nfilter_metrics()], ids=lambda m: m.name)
+def test_nothing_at_all_is_no_error(metric: Any, given: Any) -> None:
+    json.dumps(metric.compute(given([])), allow_nan=False)
+    json.dumps(
+        metric.compute(given([], verdicts=["c"], views=["v"], proposes=["p"])), allow_nan=False
+    )
+
+
+@pytest.mark.parametrize("metric", [cls() for cls in nfilter_metrics()], ids=lambda m: m.name)
+def test_notes_of_another_kind_are_no_error(metric: Any, given: Any, judged: Any) -> None:
+    odd: list[Any] = [None, 1, "x", [], {}, {"flagged": 1}, {"flagged": None, "answer": 3}]
+    rows = [judged(str(n), "A", "A", {"c": value, "v": value}) for n, value in enumerate(odd)]
+    out = metric.compute(given(rows, verdicts=["c"], views=["v"], proposes=["v"]))
+    json.dumps(out, allow_nan=False)
+
+
+def test_the_order_of_samples_changes_no_figure(run: list[Any], given: Any) -> None:
+    for metric in (Detection(), Relabel(), Views()):
+        seen = set()
+        for seed in range(5):
+            rows = list(run)
+            random.Random(seed).shuffle(rows)
+            data = given(rows, verdicts=["check"], views=["base"], proposes=["review"])
+            seen.add(json.dumps(rounded(metric.compute(data)), sort_keys=True))
+        assert len(seen) == 1
+
+
+def rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return round(value, 12) if isinstance(value, float) else value
+
+
+def test_names_are_those_of_metrics_json() -> None:
+    assert [cls.name for cls in nfilter_metrics()] == ["detection", "relabel", "views", "calls"]

@@ -13,7 +13,7 @@ from nfilter.answers.reading import TAIL, clean, line_at, statements
 from nfilter.types import Sample
 
 MAX_DIGITS = 64
-"""A longer run of digits is no number that a question asks for, and costs more than it tells."""
+"""Significant digits: a number with more is none that a question asks for."""
 MAX_EXPONENT = 300
 
 _PLAIN_DIGITS = 40  # a canonical number with more digits than these is written with an exponent
@@ -172,31 +172,29 @@ def _next(line: str) -> re.Match[str] | None:
 
 
 def _read(match: re.Match[str]) -> Fraction | None:
+    # Bounded first: what follows is exact, and so as slow as the number is long.
     if sum(map(str.isdigit, match[0])) > 3 * MAX_DIGITS:
         return None
     if match["power"]:
         size = _scaled(Fraction(1), match["power"])
     elif match["decimal"]:
         head, _, tail = match["decimal"].partition(".")
-        mantissa = _integer((head or "0") + tail)
-        part = None if mantissa is None else Fraction(mantissa, 10 ** len(tail))
-        size = _scaled(part, match["e"] or match["ten"] or "0")
+        mantissa = Fraction(_integer((head or "0") + tail), 10 ** len(tail))
+        size = _scaled(mantissa, match["e"] or match["ten"] or "0")
     else:
-        whole = _integer(match["whole"] or "0")
-        top = _integer(match["num"] or match["num1"])
-        bottom = _integer(match["den"] or match["den1"])
-        size = None if whole is None or top is None or not bottom else whole + Fraction(top, bottom)
+        top, bottom = (
+            _integer(match["num"] or match["num1"]),
+            _integer(match["den"] or match["den1"]),
+        )
+        size = _integer(match["whole"] or "0") + Fraction(top, bottom) if bottom else None
     negative = "-" in (match["sign"] or match["late"] or "")
     return -size if negative and size is not None else size
 
 
-def _integer(text: str) -> int | None:
-    digits = re.sub(r"\D", "", text)
-    return int(digits) if len(digits) <= MAX_DIGITS else None
+def _integer(text: str) -> int:
+    return int(re.sub(r"\D", "", text))
 
 
-def _scaled(number: Fraction | None, exponent: str) -> Fraction | None:
-    if number is None or len(exponent.lstrip("+-0")) > 3:
-        return None
+def _scaled(number: Fraction, exponent: str) -> Fraction | None:
     power = int(exponent)
     return number * Fraction(10) ** power if abs(power) <= 2 * MAX_EXPONENT else None

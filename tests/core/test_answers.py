@@ -216,6 +216,11 @@ def test_options_are_given_as_strings():
         ("covid", None),
         ("3/0", None),
         ("1e999999999", None),
+        ("1e" + "9" * 500, None),
+        ("1e500", None),
+        ("10^999999999", None),
+        ("9" * 65, None),
+        ("1" + "0" * 100, "1e100"),
         ("9" * 10**6, None),
         ("0." + "1" * 100, None),
     ],
@@ -233,6 +238,7 @@ def test_number(text, number):
         ("0.33", "1/3", {"tolerance": 0.02}, True),
         ("100", "101", {"tolerance": 0.01}, True),
         ("100", "102", {"tolerance": 0.01}, False),
+        ("100", "101.005", {"tolerance": 0.00996}, True),  # a share of the larger one, either way
         ("100", "101", {"absolute": 1}, True),
         ("100", "101.5", {"absolute": 1}, False),
         ("0", "0.0000001", {"tolerance": 0.5}, False),  # a share of next to nothing

@@ -272,6 +272,15 @@ def test_what_is_written(sample, review, write, old, new):
     assert out.response == new
 
 
+def test_the_text_of_the_view_that_the_reviewer_chose_is_written(sample, review):
+    model = FakeGenerator(lambda request: "The first adds up.\nAnswer: 72")
+    old = "A long and winding calculation that ends in\n#### 71"
+    views = {"context": view("72", text=FULL), "reasoning": "73"}
+    (out,) = review([sample(1, response=old, views=views, flagged=True)], model, answers="number")
+    assert out.response == FULL
+    assert out.notes["review"]["text"] == "The first adds up.\nAnswer: 72"
+
+
 def test_the_reviewers_own_text_is_written_where_it_is_its_own_answer(sample, review):
     model = FakeGenerator(lambda request: "It is 60 + 13.\nAnswer: 73")
     old = "A long and winding calculation that ends in\n#### 71"

@@ -184,13 +184,21 @@ class Adapted:
         """One completion a request, in order, by the adapted model."""
         return self._open().generate(requests)
 
-    def score(self, samples: Sequence[TokenSample]) -> list[FloatArray]:
-        """Per-token losses under the adapted model."""
-        return self._open().score(samples)
+    def score(
+        self, samples: Sequence[TokenSample], adapter: ModelRef | None = None
+    ) -> list[FloatArray]:
+        """Per-token losses under the adapted model, or under ``adapter`` instead."""
+        return self._open().score(samples, adapter)
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """Embeddings by the adapted model."""
         return self._open().embed(texts)
+
+    def encode(
+        self, samples: Sequence[Sample], *, max_length: int, turns: str
+    ) -> list[TokenSample]:
+        """Token samples; an adapter changes nothing here."""
+        return self._open().encode(samples, max_length=max_length, turns=turns)
 
     def _open(self) -> HFBackend:
         if self.closed:

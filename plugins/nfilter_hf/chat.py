@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from nfilter import Message
+from nfilter import Message, ModelError
 from nfilter_hf.tokens import TextEncoder
 
 TULU_TEMPLATE: Final = (
@@ -22,6 +22,9 @@ TULU_TEMPLATE: Final = (
 )
 """Roles as Tulu writes them (Wang et al. 2023, arXiv:2306.04751), for a model without a template."""
 
+_REMEDY: Final = (
+    "set chat_template: none for this model, or repair chat_template.jinja in its folder"
+)
 _TULU_MARKERS: Final = ("<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
 
 
@@ -64,22 +67,29 @@ class _Turn:
 
 
 class Chat:
-    """The chat template of one tokenizer, with what was learned of it by rendering two short conversations."""
+    """The chat template of one tokenizer, with what was learned of it by rendering short conversations.
+
+    Raises ModelError for a template that renders nothing at all.
+    """
 
     def __init__(self, tokenizer: Any, *, plain: bool = False) -> None:
         self._tokenizer = tokenizer
         self.tulu = plain or not tokenizer.chat_template
-        self._template: str = TULU_TEMPLATE if self.tulu else tokenizer.get_chat_template()
+        self._template: str = TULU_TEMPLATE if self.tulu else _own_template(tokenizer)
         self._extra: dict[str, Any] = {}
         if self.tulu and not _adds_bos(tokenizer):
             self._extra["bos_token"] = ""
         if "date_string" in self._template:
             # Llama 3 templates write today's date; an answer must not depend on the day.
             self._extra["date_string"] = "26 Jul 2024"
+        try:
+            self._render((_Turn("user", "Usr7", 0),), ask=True)
+        except ChatError as error:
+            raise ModelError(f"{error}; {_REMEDY}") from error
         added = sorted((t.content for t in tokenizer.added_tokens_decoder.values()), key=len)
         self._added = re.compile("|".join(map(re.escape, reversed(added))) or r"(?!)")
         self.takes_system = self._probe_system()
-        self.end_of_turn = self._probe_end()
+        self._opened, self.end_of_turn = self._probe_answer()
         markers = _TULU_MARKERS if self.tulu else ()
         self.encoder = TextEncoder(tokenizer, markers, self._role_tokens())
 
@@ -175,9 +185,8 @@ class Chat:
             tail = full[start:]
         else:
             # The generation prompt holds something that the finished turn does not (an opened thought, say).
-            shared = _shared(head.text, full)
-            at = full.find(content, shared)
-            tail = full[at:] if at >= 0 else content
+            kept = last.content if last.content in full else content
+            tail = kept + (self.end_of_turn or str(self._tokenizer.eos_token or ""))
         end, tail = self._close(tail, content)
         answer = Answer(last.message, start, start + end)
         text = head.text + tail
@@ -185,11 +194,11 @@ class Chat:
 
     def _close(self, tail: str, content: str) -> tuple[int, str]:
         """Where the answer ends in ``tail``, its end token included, and ``tail`` with one if it had none."""
+        # The content cannot hold an end token, so the first one is this turn's.
+        if self.end_of_turn and self.end_of_turn in tail:
+            return tail.index(self.end_of_turn) + len(self.end_of_turn), tail
         at = tail.find(content)
         after = at + len(content) if at >= 0 else 0
-        found = self._skip_end(tail, after)
-        if found is not None:
-            return found, tail
         if tail[after:].strip():
             return len(tail.rstrip()), tail
         eos = str(self._tokenizer.eos_token or "")
@@ -202,10 +211,14 @@ class Chat:
             asked = self._render(before, ask=True) if before else text[: max(0, text.find(content))]
         except ChatError:
             asked = text[:reached]
+        if not text.startswith(asked):
+            asked = asked.removesuffix(self._opened)
         start = max(reached, _shared(asked, text))
         at = text.find(content, start)
         if at < 0:
-            return start, start
+            # The template rewrites what was said before: without its thoughts, say.
+            at = text.find(self.end_of_turn, start) if self.end_of_turn else -1
+            return start, at + len(self.end_of_turn or "") if at >= 0 else start
         if len(asked) > start or not text.startswith(asked):
             start = at
         end = at + len(content)
@@ -238,17 +251,21 @@ class Chat:
         except ChatError:
             return False
 
-    def _probe_end(self) -> str | None:
-        """The token that the template writes after an answer, if it writes one."""
+    def _probe_answer(self) -> tuple[str, str | None]:
+        """What the generation prompt opens that a finished turn lacks, and the token written after an answer."""
+        asked = (_Turn("user", "Usr7", 0),)
         try:
-            text = self._render(
-                (_Turn("user", "Usr7", 0), _Turn("assistant", "Ans7", 1)), ask=False
-            )
+            prompt = self._render(asked, ask=True)
+            text = self._render((*asked, _Turn("assistant", "Ans7", 1)), ask=False)
         except ChatError:
-            return None
+            return "", None
         at = text.rfind("Ans7")
-        found = self._added.search(text, at + 4) if at >= 0 else None
-        return found.group() if found and not text[at + 4 : found.start()].strip() else None
+        if at < 0:
+            return "", None
+        opened = prompt[at:] if prompt.startswith(text[:at]) else ""
+        found = self._added.search(text, at + 4)
+        ends = found and not text[at + 4 : found.start()].strip()
+        return opened, found.group() if found and ends else None
 
     def _role_tokens(self) -> set[str]:
         """Added tokens that open or close a turn, whether or not the tokenizer calls them special."""
@@ -276,6 +293,13 @@ def _shared(one: str, other: str) -> int:
         (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
         min(len(one), len(other)),
     )
+
+
+def _own_template(tokenizer: Any) -> str:
+    try:
+        return str(tokenizer.get_chat_template())
+    except ValueError as error:
+        raise ModelError(f"the model's chat template cannot be used: {error}; {_REMEDY}") from error
 
 
 def _adds_bos(tokenizer: Any) -> bool:

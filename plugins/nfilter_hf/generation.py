@@ -136,13 +136,13 @@ def _advance(loaded: Loaded, rows: Sequence[_Row], logits: Tensor) -> Tensor:
         for row, s in zip(rows, samplings, strict=True)
     ]
     total = logits.logsumexp(-1)
-    # A row that is not finite cannot be drawn from; it fails below.
-    tokens = choose(logits.nan_to_num(nan=-1e30), samplings, numbers)
+    tokens = choose(logits, samplings, numbers)
     chances = logits.gather(1, tokens.unsqueeze(1)).squeeze(1) - total
     for row, token, chance in zip(rows, tokens.tolist(), chances.tolist(), strict=True):
         if row.finish is not None:
             continue
         if not math.isfinite(chance):
+            # Nothing can be drawn from logits that are not finite.
             row.broken, row.finish = True, "stop"
             continue
         row.ids.append(token)

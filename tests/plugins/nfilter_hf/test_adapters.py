@@ -169,6 +169,14 @@ def test_scores_with_an_adapter(backend: Any, refs: Any) -> None:
         got = model.score(encoded, adapter=ref)[0]
         with model.adapted(ref) as adapted:
             np.testing.assert_array_equal(adapted.score(encoded)[0], got)
+            for other in refs:
+                np.testing.assert_array_equal(
+                    adapted.score(encoded, other)[0], model.score(encoded, other)[0]
+                )
+            np.testing.assert_array_equal(adapted.score(encoded)[0], got)
+            (again,) = adapted.encode([sample], max_length=99, turns="all")
+            np.testing.assert_array_equal(again.ids, encoded[0].ids)
+            assert adapted.embed(["a"]).shape == (1, 32)
         assert np.nanmax(abs(got - base)) > 1e-2
     np.testing.assert_array_equal(model.score(encoded)[0], base)
 
@@ -206,6 +214,7 @@ def test_lending_gives_everything_back(backend: Any, refs: Any) -> None:
     assert model.generate(REQUESTS) == base
     with model.adapted(refs[0]), model.lend() as lent:
         assert any("lora_A" in name for name, _ in lent.module.named_parameters())
+        assert not any(child.training for child in lent.module.modules())
     assert_same(before, state(model._load().module))
 
 

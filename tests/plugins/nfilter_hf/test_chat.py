@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from nfilter import Message, Request, Sample, TokenSample
+from nfilter import Message, ModelError, Request, Sample, TokenSample
 from nfilter_hf.chat import TULU_TEMPLATE, Chat
 from nfilter_hf.generation import prompt_ids
 
@@ -214,6 +216,22 @@ def test_turns_that_do_not_alternate_are_joined(backend: Any) -> None:
     assert "one\n\n42" in chat.prompt(talk((U, "one"), ("tool", "42"))).text
 
 
+@pytest.mark.parametrize(
+    "thought", ["red", "assistant", "<think>a</think>\nred", "<b>", "think", "<", ""]
+)
+def test_answers_that_a_template_rewrites(backend: Any, thought: str) -> None:
+    """The prompt opens a thought, finished turns lack it, and answers of the past are shown without theirs."""
+    model = backend("llama", "thinking")
+    messages = talk((U, "colour ?"), (A, thought), (U, "again"), (A, thought))
+    sample = encode(model, messages)
+    shown = thought.rpartition("</think>")[-1].lstrip("\n")
+    assert text_of(model, sample, sample.response & (sample.turn == 1)) == shown + "<|im_end|>"
+    assert text_of(model, sample, sample.response & (sample.turn == 3)) == thought + "<|im_end|>"
+    assert text_of(model, sample, slice(None)).endswith(
+        f"<|im_start|>assistant\n<think>\n{thought}<|im_end|>"
+    )
+
+
 def test_an_unfinished_answer_is_continued(backend: Any) -> None:
     model = backend("llama", "chatml")
     ids = prompt_ids(model._load(), Request(talk((U, "colours ?"), (A, "red ,"))))
@@ -228,6 +246,63 @@ def test_the_day_does_not_change_a_prompt(tokenizer_of: Any) -> None:
         "{{ date_string }}" + tokenizer.chat_template
     )
     assert Chat(tokenizer).prompt(ONE[:1]).text.startswith("26 Jul 2024<|im_start|>")
+
+
+def test_a_template_that_renders_nothing_is_an_error_with_a_remedy(tokenizer_of: Any) -> None:
+    tokenizer = tokenizer_of("chatml")
+    for template in ("{{ broken", "{{ raise_exception('never') }}", {"rag": "x", "tools": "y"}):
+        tokenizer.chat_template = template
+        with pytest.raises(ModelError, match="chat_template: none"):
+            Chat(tokenizer)
+
+
+WORDS = (
+    "fox",
+    " ",
+    "\n",
+    "\n\n",
+    "é",
+    "日本",
+    "<",
+    "|>",
+    "<|im_end|>",
+    "</s>",
+    "<think>",
+    "</think>",
+    "\uf8e0",
+    "🙂",
+    "1",
+)
+words = st.lists(st.sampled_from(WORDS), max_size=8).map("".join)
+
+
+@pytest.mark.parametrize(("style", "kind"), STYLES)
+@given(texts=st.lists(words, min_size=2, max_size=6), system=st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_any_conversation_begins_with_its_prompt_and_injects_nothing(
+    backend: Any, style: str, kind: str, texts: list[str], system: bool
+) -> None:
+    model = backend("llama", style, kind)
+    special = set(model._load().tokenizer.all_special_ids)
+    turns = [(U if i % 2 == 0 else A, text) for i, text in enumerate(texts[: len(texts) // 2 * 2])]
+    if system:
+        turns.insert(0, (S, texts[-1]))
+    messages = talk(*turns)
+    sample = encode(model, messages, "last")
+    prompt = prompt_ids(model._load(), Request(messages[:-1]))
+    assert sample.ids[: len(prompt)].tolist() == prompt[: len(sample.ids)]
+    calm = talk(*((role, "a") for role, _ in turns))
+
+    def controls(of: TokenSample) -> int:
+        return sum(int(t) in special for t in of.ids)
+
+    assert controls(sample) == controls(encode(model, calm))
+    whole = encode(model, messages)
+    assert (np.diff(whole.spans[:, 0]) >= 0).all()
+    assert (np.diff(whole.turn) >= 0).all()
+    assert [messages[i].role for i in set(whole.turn[whole.response].tolist())] == [A] * len(
+        set(whole.turn[whole.response].tolist())
+    )
 
 
 @pytest.mark.parametrize("cut", range(1, 30))

@@ -291,8 +291,9 @@ def test_output_that_is_not_finite_is_a_failure(
         return out
 
     monkeypatch.setattr(module, "forward", poisoned)
-    got = model.generate([ask("fox fox fox"), ask("a")])
-    assert [c.failure.kind if c.failure else None for c in got] == ["server", None]
+    for first in (ask("fox fox fox"), ask("fox fox fox", temperature=1.0, top_p=0.5)):
+        got = model.generate([first, ask("a")])
+        assert [c.failure.kind if c.failure else None for c in got] == ["server", None]
 
 
 def test_nucleus_sampling_follows_its_definition() -> None:

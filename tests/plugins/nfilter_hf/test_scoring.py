@@ -103,6 +103,21 @@ def test_an_unknown_head_is_left_to_the_model(
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
+def test_nothing_predicts_the_first_token(backend: Any) -> None:
+    ids = np.array([5, 40, 41, 42])
+    all_response = TokenSample(
+        "a",
+        ids,
+        np.ones(4, bool),
+        np.zeros(4, np.int16),
+        np.zeros((4, 2), np.int32),
+        np.ones(4, np.float32),
+    )
+    got = backend().score([all_response])[0]
+    np.testing.assert_allclose(got, reference(backend()._load().module, ids), atol=1e-5)
+    assert np.isnan(got).tolist() == [True, False, False, False]
+
+
 def test_scores_of_nothing(backend: Any) -> None:
     model = backend()
     assert model.score([]) == []

@@ -1,0 +1,276 @@
+"""Checking flags by hand: draw rows, then turn the answers into precision, recall and a noise rate."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from nfilter.errors import StoreError
+from nfilter.report import reading, sheet, text
+from nfilter.report.drawing import Stratum, Unit, draw
+from nfilter.report.estimate import METHOD, Checked, Estimate, Estimates, estimate
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from nfilter.store import Artefact, RunDirectory
+
+SHEET = "audit.csv"
+RECORD = "audit.json"
+_COLUMNS = ("id", "question", "label")
+_OPEN_COLUMNS = ("new_label", "reason")
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """An audit as it stands: ``drawn`` until a row is answered, then ``answered``, maybe in part.
+
+    ``mistaken`` are checked rows whose flag was wrong: flagged with a right label; ``missed`` the other way round.
+    """
+
+    run: str
+    status: Literal["drawn", "answered"]
+    sheet: str
+    record: str
+    population: int
+    flagged: int
+    drawn: int
+    answered: int
+    strata: Sequence[Mapping[str, Any]]
+    estimates: Estimates | None
+    mistaken: Sequence[str]
+    missed: Sequence[str]
+    notes: Sequence[str]
+
+
+def audit(run_dir: Path, *, n: int = 50, seed: int = 0, blind: bool = True) -> Audit:
+    """Draw ``n`` rows into RUN/audit.csv, or read the answers that were filled in there.
+
+    The sheet shows neither flag nor score. With ``blind`` it shows no new label and no reason either, since both
+    give the flag away. A sheet with an answer in it is never written again.
+
+    Raises:
+        StoreError: when no stage flagged anything, or the sheet holds what is no answer (with line numbers).
+    """
+    from nfilter.store import write_json
+
+    run = reading.open_run(run_dir)
+    path = run.path / SHEET
+    if path.is_file() and sheet.has_answers(path):
+        return _answered(run, path)
+    record = _draw(run, path, n=n, seed=seed, blind=blind)
+    write_json(run.path / RECORD, record)
+    return _audit(run, record, {}, [])
+
+
+def as_json(result: Audit) -> dict[str, Any]:
+    """The audit as JSON values, as audit.json has it."""
+    return asdict(result)
+
+
+def _population(run: RunDirectory, last: Artefact) -> list[Unit]:
+    originals = set(reading.ids_of(run.stage(0, reading.SOURCE)))
+    units = []
+    verdicts = 0
+    for sample in last.samples():
+        if sample.id not in originals:
+            continue
+        found = reading.verdict_of(sample)
+        if found is None:
+            units.append(Unit(sample.id, flagged=False, score=None))
+            continue
+        verdicts += 1
+        score = found[1]["noise_score"]
+        units.append(
+            Unit(sample.id, flagged=bool(found[1]["flagged"]), score=float(score) if text.is_number(score) else None)
+        )
+    if not verdicts:
+        raise StoreError(
+            f"{run.path}: no stage wrote a verdict (a note with `flagged` and `noise_score`), so there is nothing to "
+            "audit; add a stage that checks labels, like robustft.check"
+        )
+    return units
+
+
+def _mark(artefact: Artefact) -> str:
+    file = artefact.directory / "fingerprint"
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+
+def _draw(run: RunDirectory, path: Path, *, n: int, seed: int, blind: bool) -> dict[str, Any]:
+    last = reading.last_finished(run)
+    units = _population(run, last)
+    strata = draw(units, n, seed)
+    order = [sample_id for stratum in strata for sample_id in stratum.drawn]
+    # The order of the lines says nothing of the strata.
+    random.Random(f"{seed}\x1forder").shuffle(order)
+    _write_sheet(run, last, path, order, blind=blind)
+    return {
+        "status": "drawn",
+        "seed": seed,
+        "blind": blind,
+        "fingerprint": _mark(last),
+        "population": len(units),
+        "flagged": sum(unit.flagged for unit in units),
+        "strata": [asdict(stratum) for stratum in strata],
+    }
+
+
+def _write_sheet(run: RunDirectory, last: Artefact, path: Path, order: Sequence[str], *, blind: bool) -> None:
+    wanted = set(order)
+    rows = {
+        sample.id: [sample.id, _question(sample), sample.response]
+        for sample in run.stage(0, reading.SOURCE).samples()
+        if sample.id in wanted
+    }
+    columns: list[str] = [*_COLUMNS]
+    if not blind:
+        columns += _OPEN_COLUMNS
+        reasons = _reasons(run, wanted)
+        for sample in last.samples():
+            if sample.id in wanted:
+                rows[sample.id] += [sample.response, reasons.get(sample.id, "")]
+    sheet.write(path, [*columns, sheet.ANSWER], [[*rows[sample_id], ""] for sample_id in order])
+
+
+def _question(sample: Any) -> str:
+    """What the response answers; the speakers are named where there is more than one message."""
+    if len(sample.context) == 1:
+        return str(sample.context[0].content)
+    return "\n\n".join(f"[{message.role}]\n{message.content}" for message in sample.context)
+
+
+def _reasons(run: RunDirectory, wanted: set[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for artefact in reading.stages(run):
+        for decision in artefact.decisions():
+            if decision["id"] in wanted and decision["reason"]:
+                found[decision["id"]] = f"{decision['action']}: {decision['reason']}"
+    return found
+
+
+def _answered(run: RunDirectory, path: Path) -> Audit:
+    from nfilter.store import read_json, write_json
+
+    record_path = run.path / RECORD
+    if not record_path.is_file():
+        raise StoreError(
+            f"{record_path}: not there, and without it the answers in {path} cannot be weighed; put it back, or move "
+            f"{path.name} away to draw anew"
+        )
+    record = read_json(record_path)
+    strata = [_stratum(value) for value in record["strata"]]
+    right = sheet.answers(path, [sample_id for stratum in strata for sample_id in stratum.drawn])
+    notes = []
+    if record["fingerprint"] != _mark(reading.last_finished(run)):
+        notes.append(
+            f"the run has changed since the rows were drawn; the figures are of the flags as they were then. Move "
+            f"{path.name} away to draw anew"
+        )
+    result = _audit(run, record, right, notes)
+    figures = as_json(result)
+    by_stratum = figures.pop("strata")
+    write_json(record_path, {**record, **figures, "by_stratum": by_stratum, "method": METHOD})
+    return result
+
+
+def _stratum(value: Mapping[str, Any]) -> Stratum:
+    return Stratum(**{**value, "drawn": tuple(value["drawn"])})
+
+
+def _audit(
+    run: RunDirectory, record: Mapping[str, Any], right: Mapping[str, bool], notes: Sequence[str]
+) -> Audit:
+    strata = [_stratum(value) for value in record["strata"]]
+    checked = [
+        Checked(
+            stratum.flagged,
+            stratum.size,
+            sum(sample_id in right for sample_id in stratum.drawn),
+            sum(right.get(sample_id) is False for sample_id in stratum.drawn),
+        )
+        for stratum in strata
+    ]
+    drawn = sum(len(stratum.drawn) for stratum in strata)
+    said = list(notes)
+    if right and len(right) < drawn:
+        said.append(f"{drawn - len(right)} rows have no answer yet; they are taken to be like the others of their stratum")
+    return Audit(
+        run=str(run.path),
+        status="answered" if right else "drawn",
+        sheet=str(run.path / SHEET),
+        record=str(run.path / RECORD),
+        population=record["population"],
+        flagged=record["flagged"],
+        drawn=drawn,
+        answered=len(right),
+        strata=[
+            {
+                "name": stratum.name, "size": stratum.size, "low": stratum.low, "high": stratum.high,
+                "drawn": len(stratum.drawn), "checked": part.checked, "wrong": part.wrong,
+            }
+            for stratum, part in zip(strata, checked, strict=True)
+        ],
+        estimates=estimate(checked, record["seed"]) if right else None,
+        mistaken=_which(strata, right, flagged=True, is_right=True),
+        missed=_which(strata, right, flagged=False, is_right=False),
+        notes=said,
+    )  # fmt: skip
+
+
+def _which(
+    strata: Sequence[Stratum], right: Mapping[str, bool], *, flagged: bool, is_right: bool
+) -> list[str]:
+    return [
+        sample_id
+        for stratum in strata
+        if stratum.flagged is flagged
+        for sample_id in stratum.drawn
+        if right.get(sample_id) is is_right
+    ]
+
+
+def render(result: Audit, console: Console) -> None:
+    """Print what to do with the sheet, or what its answers say."""
+    if result.estimates is None:
+        text.heading(console, f"{result.drawn} rows to check are in {result.sheet}")
+        text.rows(
+            console,
+            [
+                ("fill in", f"the column {sheet.ANSWER}: y where the label is right, n where it is wrong; empty skips"),
+                ("then", f"nfilter audit {result.run}"),
+                ("drawn from", f"{result.population:,} rows, {result.flagged:,} of them flagged; the sheet does not say which"),
+            ],
+        )
+        return
+    text.heading(console, f"{result.answered} of {result.drawn} drawn rows checked, of {result.population:,} in {result.run}")
+    estimates = result.estimates
+    text.rows(
+        console,
+        [
+            ("precision", _said(estimates.precision, "of the flagged labels are wrong")),
+            ("recall", _said(estimates.recall, "of the wrong labels are flagged")),
+            ("noise rate", _said(estimates.noise_rate, "of all labels are wrong")),
+            ("flagged, but right", _ids(result.mistaken)),
+            ("wrong, not flagged", _ids(result.missed)),
+            *[("note", note) for note in result.notes],
+            ("method", METHOD),
+            ("in full", result.record),
+        ],
+    )
+
+
+def _said(found: Estimate, what: str) -> str:
+    if found.value is None or found.low is None or found.high is None:
+        return f"not known: {found.why}"
+    return (
+        f"{text.percent(found.value)} {what} (95% interval {text.percent(found.low)} to {text.percent(found.high)})"
+    )
+
+
+def _ids(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - 8} more" if len(ids) > 8 else ""
+    return ", ".join(ids[:8]) + more if ids else "none of those checked"

@@ -1,0 +1,111 @@
+"""The figures of several runs side by side, and whether they may be compared at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nfilter.report import figures, reading, text
+from nfilter.report.figures import Figure
+from nfilter.report.sameness import differences
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_DETECTION = ("precision", "recall", "f1", "roc_auc")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure over all runs; None where a run does not have it."""
+
+    name: str
+    cells: Sequence[Figure | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Figures (rows) by runs (columns); ``notes`` say which runs are not comparable, and why."""
+
+    runs: Sequence[str]
+    rows: Sequence[Row]
+    notes: Sequence[str]
+
+
+def compare(run_dirs: Sequence[Path]) -> Table:
+    """The figures of runs and of groups of seeds, in the order given.
+
+    Raises:
+        StoreError: when one of them is not a run, or has not ended.
+    """
+    metrics = [reading.metrics_of(path) for path in run_dirs]
+    rows = [Row(name, [_cell(each, name) for each in metrics]) for name in _names(metrics)]
+    return Table(
+        runs=[str(path) for path in run_dirs],
+        rows=[row for row in rows if any(cell is not None for cell in row.cells)],
+        notes=differences(run_dirs),
+    )
+
+
+def as_json(table: Table) -> dict[str, Any]:
+    """``{"runs": [...], "figures": {name: [{mean, sd, n, low, high} or null, ...]}, "notes": [...]}``."""
+    return {
+        "runs": list(table.runs),
+        "figures": {row.name: [asdict(cell) if cell else None for cell in row.cells] for row in table.rows},
+        "notes": list(table.notes),
+    }
+
+
+def _names(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """All figures that any of the runs has: in a fixed order first, then as the metrics have them."""
+    names = [figures.ESTIMATE, *(f"detection.{key}" for key in _DETECTION)]
+    for section in ("detection", "relabel"):
+        for each in metrics:
+            names += figures.names_under(each, section)
+    found = {name for each in metrics for name, _ in figures.arms(each)}
+    names += [f"arms.{name}" for name in (*figures.ARMS, *sorted(found - set(figures.ARMS)))]
+    names += [*figures.RATIOS, "calls_per_sample", "samples.read", "samples.unreadable"]
+    names += ["samples.kept", "samples.dropped", "samples.relabelled"]
+    return list(dict.fromkeys(names))
+
+
+def _cell(metrics: Mapping[str, Any], name: str) -> Figure | None:
+    return figures.estimate(metrics) if name == figures.ESTIMATE else figures.figure(metrics, name)
+
+
+def show(cell: Figure | None, *, count: bool = False) -> str:
+    """A cell in words: ``mean ± sd (n)``, a plain mean for one seed, ``-`` for none."""
+    if cell is None:
+        return "-"
+    if cell.sd is None and count and float(cell.mean).is_integer():
+        return f"{int(cell.mean):,}"
+    digits = 1 if count else 3
+    mean = text.number(float(cell.mean), digits)
+    if cell.sd is not None:
+        return f"{mean} ± {text.number(float(cell.sd), digits)} ({cell.n})"
+    if cell.low is not None and cell.high is not None:
+        return f"{mean} [{cell.low:.3f}, {cell.high:.3f}]"
+    return mean if cell.n == 1 else f"{mean} ({cell.n})"
+
+
+def render(table: Table, console: Console) -> None:
+    """Print the table, and below it what stands against comparing. Names are never read as markup."""
+    from rich import box
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
+    grid.add_column("")
+    for run in table.runs:
+        grid.add_column(Text(text.plain(run), overflow="fold"), justify="right", overflow="fold")
+    for row in table.rows:
+        count = row.name.startswith("samples.")
+        cells = [Text(show(cell, count=count)) for cell in row.cells]
+        grid.add_row(Text(text.plain(row.name)), *cells)
+    console.print(grid)
+    if any(cell is not None and cell.sd is not None for row in table.rows for cell in row.cells):
+        console.print(Text("mean ± standard deviation over seeds (how many)"))
+    for note in table.notes:
+        console.print(Text(f"not comparable: {text.plain(note)}", style="yellow"))

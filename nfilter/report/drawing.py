@@ -1,0 +1,90 @@
+"""Who is checked by hand: strata by flag and by noise score, and a seeded draw from each."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_BANDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One row of the population: its id, whether it is flagged, its noise score (None where nobody gave one)."""
+
+    id: str
+    flagged: bool
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stratum:
+    """A part of the population: its size, the range of its scores, and the ids drawn from it."""
+
+    name: str
+    flagged: bool
+    size: int
+    low: float | None
+    high: float | None
+    drawn: tuple[str, ...]
+
+
+def draw(units: Sequence[Unit], n: int, seed: int) -> list[Stratum]:
+    """Draw ``n`` rows (all, where there are fewer), half of them flagged where both kinds are many.
+
+    Each kind is cut at quantiles of its noise score into up to three bands of equal size; rows without a score are
+    a band of their own. The draw is without replacement and depends on ``seed`` and the ids alone.
+    """
+    groups = [[unit for unit in units if unit.flagged], [unit for unit in units if not unit.flagged]]
+    budget = _shares([len(group) for group in groups], n, [1.0, 1.0])
+    strata = []
+    for group, share in zip(groups, budget, strict=True):
+        bands = _bands(group, share, seed)
+        sizes = [len(band) for band in bands]
+        for number, (band, count) in enumerate(zip(bands, _shares(sizes, share, sizes), strict=True), start=1):
+            rng = random.Random(f"{seed}\x1f{band[0].flagged}\x1f{number}")
+            chosen = rng.sample(sorted(unit.id for unit in band), count)
+            scores = [unit.score for unit in band if unit.score is not None]
+            strata.append(
+                Stratum(
+                    name=f"{'flagged' if band[0].flagged else 'not flagged'}, band {number}",
+                    flagged=band[0].flagged,
+                    size=len(band),
+                    low=min(scores, default=None),
+                    high=max(scores, default=None),
+                    drawn=tuple(chosen),
+                )
+            )
+    return strata
+
+
+def _bands(group: Sequence[Unit], share: int, seed: int) -> list[list[Unit]]:
+    from nfilter.store import digest
+
+    unscored = [unit for unit in group if unit.score is None]
+    scored = [unit for unit in group if unit.score is not None]
+    # At least four rows a band, so that each says something of its own. Ties are broken by lot.
+    count = max(1, min(_BANDS, share // 4, len(scored)))
+    ordered = sorted(scored, key=lambda unit: (unit.score, digest(seed, unit.id)))
+    cuts = [len(ordered) * number // count for number in range(count + 1)]
+    bands = [ordered[start:end] for start, end in itertools.pairwise(cuts)]
+    return [band for band in (*bands, unscored) if band]
+
+
+def _shares(sizes: Sequence[int], n: int, weights: Sequence[float]) -> list[int]:
+    """``n`` handed out by ``weights``, one at least to each that is not empty, never more than its size."""
+    given = [0] * len(sizes)
+    left = min(n, sum(sizes))
+    for index, size in enumerate(sizes):
+        if size and left:
+            given[index] = 1
+            left -= 1
+    while left:
+        open_to = [index for index, size in enumerate(sizes) if given[index] < size]
+        # The one that is furthest below its share is next.
+        index = min(open_to, key=lambda i: ((given[i] + 0.5) / weights[i] if weights[i] else float("inf"), i))
+        given[index] += 1
+        left -= 1
+    return given

@@ -1,0 +1,131 @@
+"""Stratified estimators for a hand-checked sample: precision and recall of the flags, and the noise rate.
+
+Stratum h holds N_h rows of the population; n_h of them were checked, w_h had a wrong label. With p_h = w_h / n_h,
+each checked row stands for N_h / n_h rows:
+
+    noise rate = sum_h N_h p_h / N
+    precision  = sum_{h flagged} N_h p_h / N_flagged
+    recall     = sum_{h flagged} N_h p_h / sum_h N_h p_h
+
+The first two are unbiased; recall is a ratio of two unbiased totals (Cochran, Sampling Techniques, 3rd ed.,
+sections 5.3 and 6.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+METHOD = (
+    "stratified estimates with weights N_h/n_h; 95% intervals from 20,000 draws of each stratum's unseen rows "
+    "(beta-binomial, a prior of Beta(3/4, 3/4) shared by the strata of a group, finite population)"
+)
+_DRAWS = 20_000
+# Between Jeffreys (1/2: covers 89% at 25 checked rows a group) and uniform (1: misses rare wrong labels).
+_PRIOR = 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One stratum: how many rows it holds, how many were checked, how many of those had a wrong label."""
+
+    flagged: bool
+    size: int
+    checked: int
+    wrong: int
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """An estimate with its 95% interval; ``value`` is None where there is none, and ``why`` says why."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    why: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimates:
+    """What the check says of the flags and of the data."""
+
+    precision: Estimate
+    recall: Estimate
+    noise_rate: Estimate
+
+
+def estimate(strata: Sequence[Checked], seed: int = 0) -> Estimates:
+    """Precision, recall and noise rate with 95% intervals.
+
+    A stratum without a checked row is put together with the others of its group (flagged or not); where a whole
+    group has none, the figures that need it are None.
+    """
+    flagged = _merged([stratum for stratum in strata if stratum.flagged])
+    rest = _merged([stratum for stratum in strata if not stratum.flagged])
+    known_flagged = all(stratum.checked for stratum in flagged)
+    known_rest = all(stratum.checked for stratum in rest)
+    no_flagged = _none("no flagged row is checked yet")
+    no_rest = _none("no row without a flag is checked yet")
+    drawn_flagged = _totals(flagged, seed, 0) if known_flagged else None
+    drawn_rest = _totals(rest, seed, 1) if known_rest else None
+    size_flagged = sum(stratum.size for stratum in flagged)
+    size = size_flagged + sum(stratum.size for stratum in rest)
+    wrong_flagged, wrong_rest = _total(flagged), _total(rest)
+    wrong = wrong_flagged + wrong_rest
+    if not size_flagged:
+        precision = _none("no row is flagged")
+    elif drawn_flagged is None:
+        precision = no_flagged
+    else:
+        precision = _interval(wrong_flagged / size_flagged, drawn_flagged / size_flagged)
+    if drawn_flagged is None or drawn_rest is None:
+        missing = no_flagged if drawn_flagged is None else no_rest
+        return Estimates(precision, missing, missing)
+    every = drawn_flagged + drawn_rest
+    noise = _interval(wrong / size, every / size)
+    if not wrong:
+        return Estimates(precision, _none("no wrong label was found, so there is none to recall"), noise)
+    import numpy as np
+
+    # A draw without any wrong row has no recall; any value is as good, and the draw's own weight is tiny.
+    ratio = np.divide(drawn_flagged, every, out=np.zeros(len(every)), where=every > 0)
+    return Estimates(precision, _interval(wrong_flagged / wrong, ratio), noise)
+
+
+def _none(why: str) -> Estimate:
+    return Estimate(None, None, None, why)
+
+
+def _merged(strata: Sequence[Checked]) -> list[Checked]:
+    filled = [stratum for stratum in strata if stratum.size]
+    if all(stratum.checked for stratum in filled):
+        return filled
+    parts = [sum(getattr(stratum, name) for stratum in filled) for name in ("size", "checked", "wrong")]
+    return [Checked(filled[0].flagged, *parts)]
+
+
+def _total(strata: Sequence[Checked]) -> float:
+    return sum(stratum.size * stratum.wrong / stratum.checked for stratum in strata if stratum.checked)
+
+
+def _totals(strata: Sequence[Checked], seed: int, stream: int):  # type: ignore[no-untyped-def]
+    """Draws of how many rows of a group have a wrong label: float64 [draws]."""
+    import numpy as np
+
+    rng = np.random.default_rng([seed, stream])
+    total = np.zeros(_DRAWS)
+    # One prior for a group, shared by its strata in proportion to what was checked of them: with a whole prior
+    # each, many small strata without a wrong row would together claim wrong rows that nobody has seen.
+    seen = sum(stratum.checked for stratum in strata)
+    for stratum in strata:
+        prior = _PRIOR * stratum.checked / seen
+        chance = rng.beta(stratum.wrong + prior, stratum.checked - stratum.wrong + prior, size=_DRAWS)
+        total += stratum.wrong + rng.binomial(stratum.size - stratum.checked, chance)
+    return total
+
+
+def _interval(value: float, draws) -> Estimate:  # type: ignore[no-untyped-def]
+    import numpy as np
+
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Estimate(value, min(value, float(low)), max(value, float(high)))

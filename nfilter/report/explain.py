@@ -1,0 +1,338 @@
+"""Everything that happened to one row, from its line in the source to its place at the end."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from nfilter.errors import StoreError, did_you_mean
+from nfilter.report import reading
+from nfilter.report.calls import Call, calls_for
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from nfilter.store import Artefact, RunDirectory
+    from nfilter.types import JSON, Sample
+
+_NEAR = 400
+_LINE = "line:"
+
+Status = Literal["kept", "dropped", "undecided", "unreadable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What one stage did to a row: the notes it wrote, what it changed, its decisions, the calls it made."""
+
+    stage: str
+    notes: Mapping[str, JSON]
+    replaced: Mapping[str, JSON]
+    label_before: str | None
+    label_after: str | None
+    weight_before: float | None
+    weight_after: float | None
+    decisions: Sequence[Mapping[str, JSON]]
+    calls: Sequence[Call]
+    children: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A row's story. ``label`` is as given, ``label_now`` as it ended; ``truth`` is None unless asked for and known.
+
+    ``status`` is ``undecided`` while the run has not ended. ``tokens`` says how much of the response training saw.
+    ``gaps`` names what could not be read.
+    """
+
+    id: str
+    run: str
+    status: Status
+    stage: str | None
+    reason: str | None
+    messages: Sequence[Sequence[str]]
+    columns: Mapping[str, JSON]
+    label: str | None
+    label_now: str | None
+    weight: float
+    pinned: bool
+    parents: Sequence[str]
+    children: Sequence[str]
+    events: Sequence[Event]
+    tokens: Mapping[str, JSON] | None = None
+    truth: str | None = None
+    raw: str | None = None
+    gaps: Sequence[str] = ()
+
+
+def explain(run_dir: Path, sample_id: str, *, show_truth: bool = False) -> Explanation:
+    """Everything on record about a row; an unreadable one is named ``line:N``.
+
+    Raises:
+        StoreError: when ``run_dir`` is no run, or has no such row; the nearest id is named.
+    """
+    run = reading.open_run(run_dir)
+    if sample_id.startswith(_LINE):
+        quarantined = _quarantined(run, sample_id)
+        if quarantined is not None:
+            return quarantined
+    steps = _steps(run, sample_id)
+    if not steps:
+        raise StoreError(_unknown(run, sample_id))
+    found = calls_for(run.path / "journal.db", sample_id)
+    events = _events(steps, found.calls)
+    first, last = steps[0].sample, steps[-1].sample
+    status, stage, reason = _outcome(run, sample_id, last, events)
+    truth = _truth(run, sample_id) if show_truth else None
+    gaps = [found.gap] if found.gap else []
+    if show_truth and truth is None:
+        gaps.append("the true label of this row is not known")
+    return Explanation(
+        id=sample_id,
+        run=str(run.path),
+        status=status,
+        stage=stage,
+        reason=reason,
+        messages=[[message.role, message.content] for message in first.context],
+        columns=dict(first.meta),
+        label=first.response,
+        label_now=last.response,
+        weight=last.weight,
+        pinned=first.pinned,
+        parents=first.parents,
+        children=[child for event in events for child in event.children],
+        events=events,
+        tokens=_tokens(run, sample_id) if status == "kept" else None,
+        truth=truth,
+        gaps=gaps,
+    )
+
+
+def as_json(explanation: Explanation) -> dict[str, Any]:
+    """The explanation as JSON values. The truth is left out where it was not asked for or is not known."""
+    value = asdict(explanation)
+    if value["truth"] is None:
+        del value["truth"]
+    return value
+
+
+def render(explanation: Explanation, console: Console, *, full: bool = False) -> None:
+    """Print the story, one block a stage; long texts are cut unless ``full``."""
+    from nfilter.report.story import tell
+
+    tell(explanation, console, full=full)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """The row as one stage published it, with the samples that the stage made from it."""
+
+    artefact: Artefact
+    sample: Sample
+    children: tuple[str, ...]
+    decisions: Sequence[Mapping[str, Any]]
+
+
+def _steps(run: RunDirectory, sample_id: str) -> list[_Step]:
+    steps: list[_Step] = []
+    name: str | None = None
+    for artefact in reading.stages(run):
+        # A stage publishes its chunks one for one, so the row stays under the number it was first found under.
+        names = [name] if name else [path.name for path in sorted(artefact.directory.glob("chunk-*.jsonl"))]
+        for candidate in names:
+            step = _step(artefact, candidate, sample_id)
+            if step is not None:
+                steps.append(step)
+                name = candidate
+                break
+    return steps
+
+
+def _step(artefact: Artefact, chunk: str, sample_id: str) -> _Step | None:
+    from nfilter.store import sample_from_json
+
+    path = artefact.directory / chunk
+    beside = artefact.directory / chunk.replace("chunk-", "decisions-")
+    if not path.is_file() or not beside.is_file():
+        return None
+    sample: Sample | None = None
+    children = []
+    for row in reading.lines_about(path, sample_id):
+        if row["id"] == sample_id:
+            sample = sample_from_json(row)
+        elif sample_id in row["parents"]:
+            children.append(str(row["id"]))
+    if sample is None:
+        return None
+    decisions = [row for row in reading.lines_about(beside, sample_id) if row["id"] == sample_id]
+    return _Step(artefact, sample, tuple(children), decisions)
+
+
+def _events(steps: Sequence[_Step], calls: Sequence[Call]) -> list[Event]:
+    events: list[Event] = []
+    known: set[str] = set()
+    was: Sample | None = None
+    for step in steps:
+        label = reading.label(step.artefact)
+        now = step.sample
+        born = [child for child in step.children if child not in known]
+        known.update(born)
+        if was is None and label == reading.SOURCE:
+            was = now
+            continue
+        before = was or replace(now, notes={}, dropped=None)
+        if before.dropped is None:
+            events.append(_event(label, before, now, step.decisions, calls, born))
+        was = now
+    return events
+
+
+def _event(
+    label: str,
+    was: Sample,
+    now: Sample,
+    decisions: Sequence[Mapping[str, Any]],
+    calls: Sequence[Call],
+    children: Sequence[str],
+) -> Event:
+    written = {key: note for key, note in now.notes.items() if key not in was.notes or was.notes[key] != note}
+    relabelled = was.response != now.response
+    weighed = was.weight != now.weight
+    return Event(
+        stage=label,
+        notes=written,
+        replaced={key: was.notes[key] for key in written if key in was.notes},
+        label_before=was.response if relabelled else None,
+        label_after=now.response if relabelled else None,
+        weight_before=was.weight if weighed else None,
+        weight_after=now.weight if weighed else None,
+        decisions=[{key: item for key, item in row.items() if key not in ("id", "stage")} for row in decisions],
+        calls=[call for call in calls if call.stage == label],
+        children=list(children),
+    )
+
+
+def _outcome(
+    run: RunDirectory, sample_id: str, last: Sample, events: Sequence[Event]
+) -> tuple[Status, str | None, str | None]:
+    if last.dropped is not None:
+        by = [
+            event.stage for event in events if any(row["action"] == "drop" for row in event.decisions)
+        ]
+        return "dropped", by[-1] if by else None, last.dropped
+    if not reading.ended(run):
+        return "undecided", None, "the run has not ended; run the same command again and it goes on"
+    dropped = run.path / "dropped.jsonl"
+    if dropped.is_file():
+        for row in reading.lines_about(dropped, sample_id):
+            if row["id"] == sample_id:
+                return "dropped", str(row["stage"]), str(row["reason"])
+    reasons = [str(row["reason"]) for event in events for row in event.decisions if row["reason"]]
+    return "kept", None, reasons[-1] if reasons else "no stage decided anything about it"
+
+
+def _tokens(run: RunDirectory, sample_id: str) -> dict[str, JSON] | None:
+    from nfilter.store import read_json
+
+    folder = run.path / "tokens"
+    if not (folder / "index.json").is_file():
+        return None
+    index = read_json(folder / "index.json")
+    if sample_id not in index["samples"]:
+        return None
+    import numpy as np
+
+    place = index["samples"].index(sample_id)
+    arrays = {
+        name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        for name in ("offsets", "response", "weights", "reasons")
+    }
+    start, end = arrays["offsets"][place : place + 2]
+    response = arrays["response"][start:end]
+    weights = arrays["weights"][start:end]
+    bits = arrays["reasons"][start:end]
+    masked = {
+        name: int(((bits >> bit) & 1).sum())
+        for bit, name in enumerate(index["reasons"])
+        if ((bits >> bit) & 1).any()
+    }
+    return {
+        "all": int(end - start),
+        "response": int(response.sum()),
+        "in_loss": int((weights != 0).sum()),
+        "masked_by": masked,
+    }
+
+
+def _truth(run: RunDirectory, sample_id: str) -> str | None:
+    path = run.path / "truth.jsonl"
+    if path.is_file():
+        for row in reading.lines_about(path, sample_id):
+            if row["id"] == sample_id:
+                return str(row["truth"])
+    return None
+
+
+def _quarantined(run: RunDirectory, name: str) -> Explanation | None:
+    wanted = name.removeprefix(_LINE).strip()
+    for row in reading.optional_jsonl(run.path / "quarantine.jsonl"):
+        if str(row["line"]) == wanted:
+            return Explanation(
+                id=name,
+                run=str(run.path),
+                status="unreadable",
+                stage=reading.SOURCE,
+                reason=str(row["error"]),
+                messages=[],
+                columns={},
+                label=None,
+                label_now=None,
+                weight=0.0,
+                pinned=False,
+                parents=[],
+                children=[],
+                events=[],
+                raw=str(row["raw"]),
+            )
+    return None
+
+
+def _unknown(run: RunDirectory, sample_id: str) -> str:
+    if sample_id.startswith(_LINE):
+        lines = [f"{_LINE}{row['line']}" for row in reading.optional_jsonl(run.path / "quarantine.jsonl")]
+        if not lines:
+            return f"{run.path}: no row {sample_id!r}: every line of the source could be read"
+        shown = ", ".join(lines[:8]) + (", ..." if len(lines) > 8 else "")
+        return f"{run.path}: no unreadable row {sample_id!r}; quarantine.jsonl has {shown}"
+    artefacts = reading.stages(run)
+    # New samples are made by stages, so the last artefact has ids that the source lacks.
+    ids: set[str] = set()
+    for artefact in (artefacts[0], artefacts[-1]):
+        ids.update(nearest(sample_id, reading.ids_of(artefact)))
+    hint = did_you_mean(sample_id, ids)
+    return f"{run.path}: no row {sample_id!r}{hint or '; cleaned.jsonl and dropped.jsonl have the ids'}"
+
+
+def nearest(wanted: str, ids: Iterable[str], most: int = _NEAR) -> list[str]:
+    """At most ``most`` of ``ids``, those that share the longest beginning and end with ``wanted``.
+
+    A comparison of edits with every id of a large run would take minutes; this one reads each id once.
+    """
+    folded = wanted.casefold()
+    backwards = folded[::-1]
+
+    def shared(item: str) -> tuple[int, int]:
+        other = item.casefold()
+        both = _shared(folded, other) + _shared(backwards, other[::-1])
+        return both, -abs(len(other) - len(folded))
+
+    return heapq.nlargest(most, ids, key=shared)
+
+
+def _shared(a: str, b: str) -> int:
+    """How many characters two texts share from their beginning."""
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))

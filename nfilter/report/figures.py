@@ -1,0 +1,89 @@
+"""Where a figure stands in metrics.json, for one run or for a group of seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nfilter.report.text import is_number
+
+ARMS = ("vanilla", "raw", "cleaned", "truth")
+RATIOS = ("recovered", "recovered_vanilla", "gain")
+ESTIMATE = "estimated_noise_rate"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure: its mean over ``n`` seeds and their standard deviation (None for one seed).
+
+    ``low`` and ``high`` bound a 95% interval where the figure has one of its own.
+    """
+
+    mean: float
+    sd: float | None = None
+    n: int = 1
+    low: float | None = None
+    high: float | None = None
+
+
+def lookup(metrics: Mapping[str, Any], dotted: str) -> Any:
+    """The value under ``a.b.c``; None where there is none."""
+    value: Any = metrics
+    for key in dotted.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            return None
+        value = value[key]
+    return value
+
+
+def figure(metrics: Mapping[str, Any], dotted: str) -> Figure | None:
+    """The figure under ``a.b.c``, with its spread over seeds where the metrics are a group's."""
+    value = lookup(metrics, dotted)
+    seeds = metrics.get("seeds") or [None]
+    if isinstance(value, Mapping) and is_number(value.get("mean")):
+        return Figure(value["mean"], value.get("sd"), int(value.get("n") or 1))
+    if not is_number(value):
+        return None
+    spread = (metrics.get("spread") or {}).get(dotted)
+    if isinstance(spread, Mapping):
+        return Figure(spread["mean"], spread["sd"], int(spread["n"]))
+    return Figure(value, None, len(seeds))
+
+
+def estimate(metrics: Mapping[str, Any]) -> Figure | None:
+    """The noise rate that a stage estimated without the truth, with its interval."""
+    found = figure(metrics, f"{ESTIMATE}.estimate")
+    if found is None:
+        return None
+    low, high = (lookup(metrics, f"{ESTIMATE}.{end}") for end in ("low", "high"))
+    if not is_number(low) or not is_number(high):
+        return found
+    return Figure(found.mean, found.sd, found.n, float(low), float(high))
+
+
+def true_rate(metrics: Mapping[str, Any]) -> Figure | None:
+    """The share of labels that are wrong, where the truth is known."""
+    right = figure(metrics, "relabel.labels_before")
+    if right is not None:
+        return Figure(1 - right.mean, right.sd, right.n)
+    return figure(metrics, "detection.noise_rate")
+
+
+def arms(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The arms that were evaluated, in the order in which people read them."""
+    found = metrics.get("arms") or {}
+    known = [name for name in ARMS if name in found]
+    return [(name, found[name]) for name in (*known, *(name for name in found if name not in known))]
+
+
+def names_under(metrics: Mapping[str, Any], section: str) -> list[str]:
+    """The dotted names of the single numbers in a section, in the order in which they stand."""
+    value = metrics.get(section)
+    if not isinstance(value, Mapping):
+        return []
+    return [
+        f"{section}.{key}"
+        for key, item in value.items()
+        if is_number(item) or item is None or (isinstance(item, Mapping) and is_number(item.get("mean")))
+    ]

@@ -1,0 +1,215 @@
+"""What a run found, did, gained and cost, in words: the matter of the closing summary and of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nfilter.report import figures, reading, text
+from nfilter.report.figures import Figure
+
+_DETECTION = (
+    ("precision", "precision", "undefined, no label was flagged"),
+    ("recall", "recall", "undefined, no label is wrong"),
+    ("f1", "F1", "undefined, no label is wrong"),
+    ("roc_auc", "ROC-AUC", "undefined, there is no score or all labels are alike"),
+)
+_NEEDS = {
+    "recovered": ("cleaned_minus_raw", "truth_minus_raw", "the true labels over the raw ones"),
+    "recovered_vanilla": ("vanilla_minus_raw", "truth_minus_raw", "the true labels over the raw ones"),
+    "gain": ("cleaned_minus_vanilla", "truth_minus_vanilla", "the true labels over no training"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading and its lines: what, and the words for it."""
+
+    title: str
+    lines: list[tuple[str, str]]
+
+
+def findings(run_dir: Path, metrics: Mapping[str, Any]) -> list[Section]:
+    """The closing summary's sections, for a run or a group of seeds. No value of them is ever ``None``."""
+    return [
+        Section("What was wrong", _wrong(metrics)),
+        Section("What was done about it", _done(metrics)),
+        Section(_gain_title(metrics), _gained(metrics)),
+        Section("What it cost", _cost(run_dir, metrics)),
+    ]
+
+
+def headline(run_dir: Path, metrics: Mapping[str, Any]) -> str:
+    """The run's name, directory and seeds."""
+    seeds = metrics.get("seeds") or []
+    word = "seed" if len(seeds) == 1 else "seeds"
+    said = f", {word} {', '.join(str(seed) for seed in seeds)}" if seeds else ""
+    return f"{metrics.get('name', run_dir.name)} in {run_dir}{said}"
+
+
+def _share(found: Figure) -> str:
+    said = text.percent(found.mean)
+    if found.sd is not None:
+        return f"{said} ± {100 * found.sd:.1f} (sd of {found.n} seeds)"
+    if found.low is not None and found.high is not None:
+        return f"{said} (95% interval {text.percent(found.low)} to {text.percent(found.high)})"
+    return said
+
+
+def _count(found: Figure | None) -> str:
+    if found is None:
+        return "not counted"
+    whole = float(found.mean).is_integer()
+    return f"{int(found.mean):,}" if whole else f"{found.mean:,.1f} (mean of {found.n} seeds)"
+
+
+def _plain(found: Figure) -> str:
+    said = f"{found.mean:.3f}"
+    return said if found.sd is None else f"{said} ± {found.sd:.3f}"
+
+
+def _wrong(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    lines = [("rows read", _count(figures.figure(metrics, "samples.read")))]
+    unreadable = figures.figure(metrics, "samples.unreadable")
+    if unreadable is not None and unreadable.mean:
+        lines.append(("unreadable", f"{_count(unreadable)}, kept apart in quarantine.jsonl with line and error"))
+    estimate = figures.estimate(metrics)
+    if estimate is not None:
+        lines.append(("wrong labels", f"an estimated {_share(estimate)}"))
+    else:
+        lines.append(("wrong labels", "not estimated: no stage of the recipe estimates a noise rate"))
+    truth = figures.true_rate(metrics)
+    if truth is not None:
+        lines.append(("in truth", _share(truth)))
+    if "detection" in metrics:
+        lines.append(("detection", _detection(metrics)))
+    else:
+        lines.append(("detection", "not measured: no true labels are known; `nfilter audit` measures it by hand"))
+    return lines
+
+
+def _detection(metrics: Mapping[str, Any]) -> str:
+    parts = []
+    for key, name, undefined in _DETECTION:
+        found = figures.figure(metrics, f"detection.{key}")
+        parts.append(f"{name} {_plain(found) if found is not None else undefined}")
+    return ", ".join(parts)
+
+
+def _done(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    lines = [
+        ("relabelled", f"{_count(figures.figure(metrics, 'samples.relabelled'))} of the rows kept"),
+        ("dropped", f"{_count(figures.figure(metrics, 'samples.dropped'))}, each with its reason in dropped.jsonl"),
+        ("kept", f"{_count(figures.figure(metrics, 'samples.kept'))}, in cleaned.jsonl"),
+    ]
+    if isinstance(metrics.get("relabel"), Mapping):
+        lines.append(("new labels right", _relabel(metrics)))
+        lines.append(("all labels right", _labels(metrics)))
+    return lines
+
+
+def _relabel(metrics: Mapping[str, Any]) -> str:
+    before, after, kept = (figures.figure(metrics, f"relabel.{key}") for key in ("before", "after", "kept"))
+    parts = [
+        f"{_share(before)} before selection" if before else "no new label was proposed",
+        f"{_share(after)} after it" if after else "no flagged row was kept",
+    ]
+    if kept is not None:
+        parts.append(f"{_share(kept)} of the flagged rows kept")
+    return ", ".join(parts)
+
+
+def _labels(metrics: Mapping[str, Any]) -> str:
+    before, after = (figures.figure(metrics, f"relabel.labels_{key}") for key in ("before", "after"))
+    return (
+        f"{_share(before) if before else 'not known'} as they came, "
+        f"{_share(after) if after else 'none is left'} in what was kept"
+    )
+
+
+def _gain_title(metrics: Mapping[str, Any]) -> str:
+    rows = [arm.get("rows") for _, arm in figures.arms(metrics)]
+    count = next((int(row) for row in rows if text.is_number(row)), None)
+    return f"What it gained (share of {count:,} test rows answered right)" if count else "What it gained"
+
+
+def _gained(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    arms = figures.arms(metrics)
+    if not arms:
+        return [("nothing measured", "the recipe has no `evaluate` section, so no arm was examined")]
+    lines = [(f"arm {name}", _arm(arm)) for name, arm in arms]
+    compared = metrics.get("comparisons") or {}
+    for key, name in (("cleaned_minus_raw", "cleaned - raw"), ("cleaned_minus_vanilla", "cleaned - vanilla")):
+        difference = compared.get(key)
+        if isinstance(difference, Mapping):
+            lines.append(
+                (
+                    name,
+                    f"{difference['mean']:+.3f} (95% interval {difference['low']:+.3f} to {difference['high']:+.3f})",
+                )
+            )
+    if len(arms) > 1:
+        lines.append(("recovered", _ratio(metrics, "recovered", "of what the noise cost")))
+        if isinstance(compared.get("vanilla_minus_raw"), Mapping):
+            lines.append(("without training", _ratio(metrics, "recovered_vanilla", "of it recovered by doing nothing")))
+        lines.append(("gain", _ratio(metrics, "gain", "of what the true labels would give")))
+    return lines
+
+
+def _arm(arm: Mapping[str, Any]) -> str:
+    mean = arm["mean"]
+    if arm.get("sd") is not None:
+        said = f"{mean:.3f} ± {arm['sd']:.3f} (sd of {arm['n']} seeds)"
+    elif text.is_number(arm.get("standard_error")):
+        said = f"{mean:.3f} ± {arm['standard_error']:.3f} (standard error)"
+    else:
+        said = f"{mean:.3f}"
+    unanswered = arm.get("unanswered")
+    if text.is_number(unanswered) and unanswered:
+        said += f", {text.percent(unanswered)} without an answer"
+    return said
+
+
+def _ratio(metrics: Mapping[str, Any], key: str, of: str) -> str:
+    found = metrics.get(key)
+    if text.is_number(found):
+        return f"{found:.2f} {of}"
+    above, below, what = _NEEDS[key]
+    compared = metrics.get("comparisons") or {}
+    missing = [name for name in (above, below) if not isinstance(compared.get(name), Mapping)]
+    if missing:
+        needed = sorted({arm for name in missing for arm in name.split("_minus_")} - set(metrics.get("arms") or {}))
+        return f"not measured: it needs the arm {' and '.join(needed)}"
+    difference = compared[below]
+    if difference["mean"] <= 0:
+        return f"no figure: {what} gained nothing ({difference['mean']:+.3f})"
+    return (
+        f"no figure: {what} gained {difference['mean']:+.3f}, under three standard errors "
+        f"({3 * difference['standard_error']:.3f})"
+    )
+
+
+def _cost(run_dir: Path, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    from nfilter.store import read_json
+
+    calls = figures.figure(metrics, "calls_per_sample")
+    lines = [("calls a sample", _plain(calls) if calls is not None else "not counted")]
+    times = []
+    for path in reading.children_of(run_dir) or [run_dir]:
+        if (path / "manifest.json").is_file():
+            seconds = read_json(path / "manifest.json").get("seconds")
+            if text.is_number(seconds):
+                times.append(float(seconds))
+    if times:
+        lines.append(("time", duration(sum(times))))
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """Seconds, or minutes and hours where there are many."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"

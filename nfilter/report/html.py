@@ -1,0 +1,163 @@
+"""The page of a run: one file that loads nothing, runs nothing and links nowhere."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nfilter.report import reading, text
+from nfilter.report.findings import duration, findings, headline
+from nfilter.report.histogram import histogram
+
+if TYPE_CHECKING:
+    from nfilter.store import RunDirectory
+
+PAGE = "report.html"
+TEMPLATE = "report.html.jinja"
+_EXAMPLES = 20
+_CELL = 400
+
+
+@dataclass
+class _Content:
+    """What the page shows of one run beside its figures."""
+
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    relabelled: list[dict[str, str]] = field(default_factory=list)
+    dropped: list[dict[str, str]] = field(default_factory=list)
+    unreadable: list[dict[str, str]] = field(default_factory=list)
+    scores: list[tuple[float, bool]] = field(default_factory=list)
+    totals: dict[str, int] = field(default_factory=dict)
+
+
+def write_report(run_dir: Path, metrics: Mapping[str, Any]) -> Path:
+    """Write RUN/report.html and return its path. For a group of seeds, examples come from its first child.
+
+    All text of the data and of models is escaped; control characters are made visible.
+    """
+    from nfilter.store import RunDirectory, publishing
+
+    run = next(iter(reading.children_of(run_dir)), run_dir)
+    content = _content(RunDirectory(run)) if (run / f"00-{reading.SOURCE}").is_dir() else _Content()
+    page = _environment().get_template(TEMPLATE).render(
+        title=text.plain(headline(run_dir, metrics)),
+        sections=[
+            {"title": text.plain(section.title), "lines": [(text.plain(a), text.plain(b)) for a, b in section.lines]}
+            for section in findings(run_dir, metrics)
+        ],
+        child=text.plain(run.name) if run != run_dir else None,
+        content=content,
+        chart=histogram(content.scores),
+    )  # fmt: skip
+    with publishing(run_dir / PAGE) as out:
+        out.write(page)
+    return run_dir / PAGE
+
+
+def _environment() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _content(run: RunDirectory) -> _Content:
+    content = _Content(stages=_stages(run))
+    dropped = list(_sampled(reading.optional_jsonl(run.path / "dropped.jsonl"), content.totals, "dropped"))
+    changed = list(_sampled(_relabels(run), content.totals, "relabelled"))
+    unreadable: list[dict[str, Any]] = []
+    for row in reading.optional_jsonl(run.path / "quarantine.jsonl"):
+        content.totals["unreadable"] = content.totals.get("unreadable", 0) + 1
+        if len(unreadable) < _EXAMPLES:
+            unreadable.append(row)
+    questions = _look(run, {row["id"] for row in (*dropped, *changed)}, content)
+    content.relabelled = [
+        _cells(row, questions, before=row["before"], after=row["after"], stage=row["stage"], reason=row["reason"])
+        for row in changed
+    ]
+    content.dropped = [
+        _cells(row, questions, stage=row["stage"], reason=row["reason"]) for row in dropped
+    ]
+    content.unreadable = [
+        {name: text.cut(str(row[name]), most=_CELL) for name in ("line", "error", "raw")} for row in unreadable
+    ]
+    return content
+
+
+def _cells(row: Mapping[str, Any], looks: Mapping[str, Mapping[str, str]], **texts: Any) -> dict[str, str]:
+    look = looks.get(row["id"], {"question": "", "label": "", "score": ""})
+    shown = {name: text.cut(str(value), most=_CELL) for name, value in texts.items()}
+    return {"id": text.plain(row["id"]), **look, **shown}
+
+
+def _stages(run: RunDirectory) -> list[dict[str, Any]]:
+    rows = []
+    for artefact in reading.stages(run):
+        if not reading.finished(artefact):
+            rows.append({"name": reading.label(artefact), "note": "not finished"})
+            continue
+        done = artefact.summary()
+        seconds = done.get("seconds")
+        rows.append(
+            {
+                "name": text.plain(reading.label(artefact)),
+                "note": "",
+                "kept": text.number(done.get("kept", done.get("read", 0))),
+                "dropped": text.number(done.get("dropped", 0)),
+                "relabelled": text.number(done.get("changed", 0)),
+                "seconds": duration(float(seconds)) if text.is_number(seconds) else "",
+            }
+        )
+    return rows
+
+
+def _relabels(run: RunDirectory) -> Iterable[Mapping[str, Any]]:
+    for artefact in reading.stages(run):
+        for decision in artefact.decisions():
+            if decision["action"] == "relabel":
+                yield decision
+
+
+def _sampled(
+    rows: Iterable[Mapping[str, Any]], totals: dict[str, int], name: str
+) -> list[Mapping[str, Any]]:
+    """The examples shown: chosen by a hash of the id, so that they are not just the first of the file."""
+
+    def counted() -> Iterable[Mapping[str, Any]]:
+        for row in rows:
+            totals[name] = totals.get(name, 0) + 1
+            yield row
+
+    def lot(row: Mapping[str, Any]) -> str:
+        return hashlib.sha256(str(row["id"]).encode("utf-8", "surrogatepass")).hexdigest()
+
+    return heapq.nsmallest(_EXAMPLES, counted(), key=lot)
+
+
+def _look(run: RunDirectory, ids: set[str], content: _Content) -> dict[str, dict[str, str]]:
+    """Question, label and noise score of the examples; all scores are collected on the way."""
+    done = [artefact for artefact in reading.stages(run) if reading.finished(artefact)]
+    found: dict[str, dict[str, str]] = {}
+    if not done:
+        return found
+    for sample in done[-1].samples():
+        verdict = reading.verdict_of(sample)
+        score = verdict[1]["noise_score"] if verdict else None
+        if verdict is not None and text.is_number(score):
+            content.scores.append((float(score), bool(verdict[1]["flagged"])))
+        if sample.id in ids:
+            found[sample.id] = {
+                "question": text.cut(sample.query, most=_CELL),
+                "label": text.cut(sample.response, most=_CELL),
+                "score": f"{score:.2f}" if text.is_number(score) else "",
+            }
+    return found

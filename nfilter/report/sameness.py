@@ -1,0 +1,151 @@
+"""Whether two runs may be compared: the same rows in, the same test set, the same way of asking."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nfilter.report import reading
+
+if TYPE_CHECKING:
+    from nfilter.store import Artefact
+
+_EVALUATE = ("metric", "max_tokens", "prompt", "limit")
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What decides about comparing: the run, its lock and its fingerprints."""
+
+    path: Path
+    run: Path
+    lock: Mapping[str, Any]
+    fingerprint: str | None
+
+
+def differences(run_dirs: Sequence[Path]) -> list[str]:
+    """One sentence for every reason why a run may not be compared with the first."""
+    facts = [_facts(path) for path in run_dirs]
+    notes: list[str] = []
+    first = facts[0]
+    for other in facts[1:]:
+        pair = f"{first.path} and {other.path}"
+        notes += [f"{pair}: {why}" for why in _between(first, other)]
+    return notes
+
+
+def _facts(path: Path) -> _Facts:
+    from nfilter.store import read_json
+
+    children = reading.children_of(path)
+    run = path if (path / f"00-{reading.SOURCE}").is_dir() or not children else children[0]
+    lock: Mapping[str, Any] = {}
+    if (run / "recipe.lock.yaml").is_file():
+        import yaml
+
+        loaded = yaml.safe_load((run / "recipe.lock.yaml").read_text(encoding="utf-8"))
+        lock = loaded if isinstance(loaded, Mapping) else {}
+    fingerprint = None
+    if (run / "manifest.json").is_file():
+        fingerprint = read_json(run / "manifest.json").get("fingerprints", {}).get(reading.SOURCE)
+    return _Facts(path, run, lock, fingerprint)
+
+
+def _between(a: _Facts, b: _Facts) -> list[str]:
+    notes = []
+    if a.fingerprint is None or b.fingerprint is None or a.fingerprint != b.fingerprint:
+        why = _data(a, b)
+        if why:
+            notes.append(why)
+    if a.lock.get("answer") != b.lock.get("answer"):
+        notes.append(f"answers are read in another way (answer: {_kind(a.lock)} and {_kind(b.lock)})")
+    tests = [_test_rows(facts.run) for facts in (a, b)]
+    if None not in tests and tests[0] != tests[1]:
+        notes.append("other test rows, so the arms were examined on different questions")
+    elif None not in tests:
+        notes += _asking(a.lock.get("evaluate"), b.lock.get("evaluate"))
+    if _trained(a.lock) != _trained(b.lock):
+        notes.append("other models were trained, so the arms start from different ones")
+    return notes
+
+
+def _data(a: _Facts, b: _Facts) -> str | None:
+    """Seeds enter the fingerprint of a source (they place injected noise), so the questions themselves decide."""
+    from nfilter.store import RunDirectory
+
+    source = [RunDirectory(facts.run).stage(0, reading.SOURCE) for facts in (a, b)]
+    if not all(reading.finished(artefact) for artefact in source):
+        return "the rows of one are not on record"
+    if _questions(source[0]) != _questions(source[1]):
+        return "other source rows, so they cleaned different data"
+    noise = [_noise(facts.lock) for facts in (a, b)]
+    if noise[0] != noise[1]:
+        return f"other noise was injected ({noise[0]} and {noise[1]})"
+    if a.lock.get("seed") == b.lock.get("seed") and _labels(source[0]) != _labels(source[1]):
+        return "the same questions with other labels"
+    return None
+
+
+def _noise(lock: Mapping[str, Any]) -> str:
+    source = lock.get("source")
+    noise = source.get("noise") if isinstance(source, Mapping) else None
+    return json.dumps(noise, sort_keys=True) if noise is not None else "none"
+
+
+def _questions(artefact: Artefact) -> str:
+    from nfilter.store import digest
+
+    hasher = hashlib.sha256()
+    for sample in artefact.samples():
+        turns = [[message.role, message.content] for message in sample.context]
+        hasher.update(digest(sample.id, turns).encode())
+    return hasher.hexdigest()
+
+
+def _labels(artefact: Artefact) -> str:
+    from nfilter.store import digest
+
+    hasher = hashlib.sha256()
+    for sample in artefact.samples():
+        hasher.update(digest(sample.id, sample.response).encode())
+    return hasher.hexdigest()
+
+
+def _test_rows(run: Path) -> str | None:
+    from nfilter.store import digest, read_jsonl
+
+    for path in sorted((run / "evaluation").glob("*.jsonl")):
+        return digest([[row["id"], row["reference"]] for row in read_jsonl(path)])
+    return None
+
+
+def _asking(a: Any, b: Any) -> list[str]:
+    if not isinstance(a, Mapping) or not isinstance(b, Mapping):
+        return []
+    changed = [key for key in _EVALUATE if a.get(key) != b.get(key)]
+    said = ", ".join(f"evaluate.{key} {a.get(key)!r} and {b.get(key)!r}" for key in changed)
+    return [f"the test questions were asked in another way ({said})"] if changed else []
+
+
+def _kind(lock: Mapping[str, Any]) -> str:
+    answer = lock.get("answer")
+    return str(answer.get("kind")) if isinstance(answer, Mapping) else "unknown"
+
+
+def _trained(lock: Mapping[str, Any]) -> str | None:
+    train, models = lock.get("train"), lock.get("models")
+    if not isinstance(train, Mapping) or not isinstance(models, Mapping):
+        return None
+    name = train.get("model")
+    seen = set()
+    while isinstance(name, str) and name not in seen:
+        seen.add(name)
+        value = models.get(name)
+        if not isinstance(value, str):
+            return json.dumps(value, sort_keys=True, default=str)
+        name = value
+    return None

@@ -1,0 +1,97 @@
+"""The sheet that a person fills in: CSV that a spreadsheet cannot run, and what was written into it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from nfilter.errors import StoreError, did_you_mean
+
+ANSWER = "label_is_right"
+YES = frozenset({"y", "yes", "true", "1"})
+NO = frozenset({"n", "no", "false", "0"})
+_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "＝", "＋", "－", "＠")
+
+
+def guard(text: str) -> str:
+    """``text`` as a cell: what a spreadsheet would take for a formula gets an apostrophe in front."""
+    return f"'{text}" if text.startswith(_STARTS) else text
+
+
+def unguard(cell: str) -> str:
+    """The inverse of ``guard``."""
+    return cell.removeprefix("'")
+
+
+def write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Publish a sheet, UTF-8 with the mark by which spreadsheets know it."""
+    from nfilter.store import publishing
+
+    with publishing(path) as out:
+        out.write("\ufeff")
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(columns)
+        # Lone surrogates have no UTF-8; a reader of the sheet sees how they were written.
+        writer.writerows(
+            [guard(cell).encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0") for cell in row]
+            for row in rows
+        )
+
+
+def answers(path: Path, ids: Sequence[str]) -> dict[str, bool]:
+    """What was filled in: by id, whether the label is right. Empty cells are left out.
+
+    Raises:
+        StoreError: names every line with a value that is neither yes nor no, an unknown id, or one that is there
+            twice.
+    """
+    known = {guard(sample_id): sample_id for sample_id in ids}
+    known.update((sample_id, sample_id) for sample_id in ids)
+    faults: list[str] = []
+    found: dict[str, bool] = {}
+    seen: set[str] = set()
+    for line, sample_cell, cell in _cells(path):
+        sample_id = known.get(sample_cell)
+        said = cell.strip().lower()
+        if sample_id is None:
+            near = did_you_mean(sample_cell, ids)
+            faults.append(f"{path}:{line}: no drawn row has the id {sample_cell!r}{near}")
+        elif sample_id in seen:
+            faults.append(f"{path}:{line}: the id {sample_id!r} is there twice; remove one of the lines")
+        elif said in YES or said in NO:
+            found[sample_id] = said in YES
+        elif said:
+            faults.append(f"{path}:{line}: {ANSWER} is {cell!r}; write y or n, or leave it empty")
+        if sample_id is not None:
+            seen.add(sample_id)
+    if faults:
+        raise StoreError("\n".join(faults))
+    return found
+
+
+def has_answers(path: Path) -> bool:
+    """Whether anything at all was written into the column for answers."""
+    return any(cell.strip() for _, _, cell in _cells(path))
+
+
+def _cells(path: Path) -> list[tuple[int, str, str]]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{path}: not UTF-8 (byte {error.start}); save it as CSV UTF-8") from error
+    delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    header = [cell.strip() for cell in next(reader, [])]
+    for column in ("id", ANSWER):
+        if column not in header:
+            raise StoreError(f"{path}:1: the column {column!r} is gone; put it back, the header was: id, question, ...")
+    id_at, answer_at = header.index("id"), header.index(ANSWER)
+    out = []
+    start = reader.line_num + 1
+    for row in reader:
+        if any(cell.strip() for cell in row):
+            out.append((start, row[id_at] if id_at < len(row) else "", row[answer_at] if answer_at < len(row) else ""))
+        start = reader.line_num + 1
+    return out

@@ -1,0 +1,141 @@
+"""An explanation in words: one block a stage, label before and after, reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from nfilter.report import text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from nfilter.report.explain import Event, Explanation
+
+_WORDS = {
+    "keep": "kept",
+    "drop": "dropped",
+    "relabel": "relabelled",
+    "weigh": "weighed",
+    "create": "made",
+    "refused": "refused",
+}
+Pairs = list[tuple[str, str]]
+
+
+def tell(explanation: Explanation, console: Console, *, full: bool = False) -> None:
+    """Print an explanation. Texts of the data and of models are shown as they are, never as markup."""
+    text.heading(console, f"row {explanation.id} of {explanation.run}: {_headline(explanation)}")
+    text.rows(console, [("why", text.cut(explanation.reason or "", full=full))])
+    if explanation.raw is not None:
+        text.rows(console, [("the line", text.cut(explanation.raw, full=full))])
+        return
+    _block(console, "as it came", _source(explanation, full=full))
+    for event in explanation.events:
+        _block(console, event.stage, _event(event, full=full))
+    _block(console, "at the end", _end(explanation, full=full))
+
+
+def _block(console: Console, title: str, pairs: Pairs) -> None:
+    console.print()
+    text.heading(console, title)
+    text.rows(console, pairs or [("nothing", "no note, no call, no decision")])
+
+
+def _headline(found: Explanation) -> str:
+    if found.status == "dropped":
+        by = {None: "", "encode": " when it was turned into tokens"}.get(found.stage, f" by {found.stage}")
+        return f"dropped{by}"
+    if found.status == "kept":
+        return "kept, with a new label" if found.label != found.label_now else "kept as it came"
+    return {"undecided": "not decided yet", "unreadable": "could not be read"}[found.status]
+
+
+def _source(found: Explanation, *, full: bool) -> Pairs:
+    pairs = [(role, text.cut(content, full=full)) for role, content in found.messages]
+    pairs.append(("label", text.cut(found.label or "", full=full) or "(empty)"))
+    if found.columns:
+        pairs.append(("columns", text.cut(text.value(found.columns, full=full), full=full)))
+    if found.parents:
+        pairs.append(("made from", ", ".join(found.parents)))
+    if found.pinned:
+        pairs.append(("pinned", "a person decided; no stage may change it"))
+    return pairs
+
+
+def _event(event: Event, *, full: bool) -> Pairs:
+    pairs: Pairs = []
+    for name, note in event.notes.items():
+        pairs += _note(name, note, full=full)
+        if name in event.replaced:
+            pairs.append((f"{name} was", text.cut(text.value(event.replaced[name]), full=full)))
+    if event.label_before is not None or event.label_after is not None:
+        pairs.append(("label", _arrow(event.label_before or "", event.label_after or "", full=full)))
+    if event.weight_after is not None:
+        pairs.append(("weight", f"{event.weight_before:g} -> {event.weight_after:g}"))
+    for decision in event.decisions:
+        action = str(decision["action"])
+        pairs.append((_WORDS.get(action, action), text.cut(str(decision["reason"]), full=full)))
+    if event.children:
+        pairs.append(("made into", text.value(list(event.children), full=full)))
+    pairs += [("asked", _call(call, event.notes, full=full)) for call in event.calls]
+    return pairs
+
+
+def _arrow(before: str, after: str, *, full: bool) -> str:
+    left, right = (text.cut(part, full=full) or "(empty)" for part in (before, after))
+    return f"{left}\n-> {right}" if "\n" in left or len(left) + len(right) > 50 else f"{left} -> {right}"
+
+
+def _note(name: str, note: Any, *, full: bool) -> Pairs:
+    if not isinstance(note, Mapping):
+        return [(name, text.value(note, full=full))]
+    short: dict[str, Any] = {}
+    long: Pairs = []
+    for key, item in note.items():
+        if isinstance(item, str) and (len(item) > 40 or "\n" in item):
+            long.append((f"  {key}", text.cut(item, full=full)))
+        elif isinstance(item, Mapping):
+            long.append((f"  {key}", text.value(item, full=full)))
+        elif item is not None or key == "answer":
+            short[key] = item
+    return [(name, text.value(short, full=full)), *long]
+
+
+def _call(call: Any, notes: Mapping[str, Any], *, full: bool) -> str:
+    cost = f"{call.model}, {call.prompt_tokens} + {call.completion_tokens} tokens"
+    if call.failure is not None:
+        return f"{cost}: failed, {text.one_line(call.failure, 200)}"
+    if call.finish == "length":
+        cost += ", cut at the limit"
+    if call.nll is not None:
+        cost += f", nll {call.nll:.4g}"
+    told = any(isinstance(note, Mapping) and note.get("text") == call.text for note in notes.values())
+    if told and not full:
+        return cost
+    return f"{cost}: {text.cut(call.text, full=True) if full else text.one_line(call.text, 120)}"
+
+
+def _end(found: Explanation, *, full: bool) -> Pairs:
+    same = found.label == found.label_now
+    pairs: Pairs = [("label", text.cut(found.label_now or "", full=full) or "(empty)")]
+    if not same:
+        pairs.append(("it came as", text.cut(found.label or "", full=full) or "(empty)"))
+    if found.weight != 1.0:
+        pairs.append(("weight", f"{found.weight:g}"))
+    if found.tokens is not None:
+        pairs.append(("tokens", _tokens(found.tokens)))
+    elif found.status == "dropped":
+        pairs.append(("training", "never saw this row"))
+    if found.children:
+        pairs.append(("children", text.value(list(found.children), full=full)))
+    if found.truth is not None:
+        pairs.append(("truth", f"{text.cut(found.truth, full=full)} (no stage saw it)"))
+    pairs += [("missing", gap) for gap in found.gaps]
+    return pairs
+
+
+def _tokens(tokens: Mapping[str, Any]) -> str:
+    said = f"{tokens['in_loss']} of the response's {tokens['response']} are in the loss"
+    masked = ", ".join(f"{name} took out {count}" for name, count in tokens["masked_by"].items())
+    return f"{said}; {masked}" if masked else said

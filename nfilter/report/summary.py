@@ -1,0 +1,66 @@
+"""The one screen that is printed when a run ends."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nfilter.report import reading, text
+from nfilter.report.findings import findings, headline
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def summarise(run_dir: Path, metrics: Mapping[str, Any], console: Console) -> None:
+    """Print what was wrong, what was done, what it gained and cost, and where to look next."""
+    text.heading(console, headline(run_dir, metrics))
+    for section in findings(run_dir, metrics):
+        text.heading(console, section.title)
+        text.rows(console, section.lines)
+    text.heading(console, "Where to look next")
+    for line in pointers(run_dir):
+        # Commands are printed whole: a wrapped one cannot be copied.
+        console.print(f"  {text.plain(line)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def pointers(run_dir: Path) -> list[str]:
+    """Files that are there, and commands with real ids that can be copied."""
+    run = next(iter(reading.children_of(run_dir)), run_dir)
+    files = ("report.html", "metrics.json", "cleaned.jsonl", "dropped.jsonl", "adapters/cleaned")
+    there = [name for name in files if (run_dir / name).exists()]
+    if run != run_dir:
+        there += [f"{run.name}/{name}" for name in files if (run / name).exists()]
+    lines = [f"in {run_dir}: {', '.join(there)}"] if there else []
+    quoted = shlex.quote(str(run))
+    for word, sample_id in _examples(run):
+        lines.append(f"nfilter explain {quoted} {_argument(sample_id)}    # a row that was {word}")
+    lines.append(f"nfilter audit {quoted}    # check a drawn sample of the flags by hand")
+    return lines
+
+
+def _argument(sample_id: str) -> str:
+    quoted = shlex.quote(sample_id)
+    return f"-- {quoted}" if sample_id.startswith("-") else quoted
+
+
+def _examples(run: Path) -> list[tuple[str, str]]:
+    from nfilter.store import RunDirectory
+
+    if not (run / f"00-{reading.SOURCE}").is_dir():
+        return []
+    dropped = next((str(row["id"]) for row in reading.optional_jsonl(run / "dropped.jsonl")), None)
+    gone: set[str] = {str(row["id"]) for row in reading.optional_jsonl(run / "dropped.jsonl")}
+    relabelled = next(
+        (
+            str(decision["id"])
+            for artefact in reading.stages(RunDirectory(run))
+            for decision in artefact.decisions()
+            if decision["action"] == "relabel" and decision["id"] not in gone
+        ),
+        None,
+    )
+    pairs = (("dropped", dropped), ("relabelled", relabelled))
+    return [(word, sample_id) for word, sample_id in pairs if sample_id is not None]

@@ -1,0 +1,99 @@
+"""Numbers and untrusted text as people read them. Nothing here is markup."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_CUT = 280
+_CUT_LINES = 6
+# C0 and C1 controls but tab and newline, the marks that turn the direction of text, and lone surrogates.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+
+
+def plain(text: str) -> str:
+    """``text`` with everything that could steer a terminal or a page made visible (an escape reads ``\\x1b``)."""
+    text = text.replace("\r\n", "\n")
+    return _UNSAFE.sub(lambda found: _visible(found[0]), text)
+
+
+def _visible(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+def cut(text: str, *, full: bool = False, most: int = _CUT, lines: int = _CUT_LINES) -> str:
+    """``text``, made plain, no longer than ``most`` characters and ``lines`` lines, with a note of what is missing."""
+    shown = plain(text)
+    if full:
+        return shown
+    head = "\n".join(shown.split("\n")[:lines])[:most]
+    left = len(shown) - len(head)
+    return f"{head} [... {left:,} more characters]" if left > 0 else shown
+
+
+def one_line(text: str, most: int = 60) -> str:
+    """``text`` on one line, white space folded, cut at ``most`` characters."""
+    folded = " ".join(plain(text).split())
+    return folded if len(folded) <= most else folded[: most - 3].rstrip() + "..."
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A count with thousands separators, or a figure with ``digits`` decimals."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.{digits}f}"
+
+
+def percent(value: float) -> str:
+    """A share as a percentage with one decimal."""
+    return f"{100 * value:.1f}%"
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Whether ``value`` is a number, and not a truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def value(thing: Any, *, full: bool = False) -> str:
+    """A JSON value as words: null is ``none``, truth values ``yes`` and ``no``; mappings as ``key value`` pairs."""
+    if thing is None or isinstance(thing, bool):
+        return {None: "none", True: "yes", False: "no"}[thing]
+    if is_number(thing):
+        return f"{thing:.4g}" if isinstance(thing, float) else str(thing)
+    if isinstance(thing, str):
+        return cut(thing, full=full)
+    if isinstance(thing, Mapping):
+        return ", ".join(f"{plain(str(key))} {value(item, full=full)}" for key, item in thing.items())
+    if isinstance(thing, Sequence):
+        shown = list(thing) if full else list(thing[:8])
+        more = f", [{len(thing) - len(shown):,} more]" if len(thing) > len(shown) else ""
+        return ", ".join(value(item, full=full) for item in shown) + more
+    return plain(str(thing))
+
+
+def rows(console: Console, pairs: Sequence[tuple[str, str]], *, width: int = 18, indent: int = 2) -> None:
+    """Print pairs of a short name and a text as two columns; the text wraps in its own."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(width=indent)
+    grid.add_column(width=width, overflow="fold")
+    grid.add_column(overflow="fold")
+    for name, text in pairs:
+        grid.add_row(Text(""), Text(plain(name)), Text(plain(text)))
+    console.print(grid)
+
+
+def heading(console: Console, text: str) -> None:
+    """Print a heading."""
+    from rich.text import Text
+
+    console.print(Text(plain(text), style="bold"), soft_wrap=False)

@@ -191,7 +191,7 @@ class Artefact:
         folder.mkdir(parents=True, exist_ok=True)
         for name, values in state.arrays.items():
             with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as out:
-                np.save(out, np.ascontiguousarray(values), allow_pickle=False)
+                np.save(out, np.asarray(values), allow_pickle=False)
                 out.flush()
                 os.fsync(out.fileno())
             Path(out.name).replace(folder / f"{name}.npy")

@@ -335,10 +335,10 @@ def _outputs(state: _Run, last: Artefact, gone: Sequence[tuple[str, str]]) -> di
     at_encoding = dict(gone)
     dropped_by: dict[str, str] = {}
     relabelled: set[str] = set()
-    for label, artefact in state.directory.stages():
+    for _, artefact in state.directory.stages():
         for decision in artefact.decisions():
             if decision["action"] == "drop":
-                dropped_by[decision["id"]] = label
+                dropped_by[decision["id"]] = decision["stage"]
             elif decision["action"] == "relabel":
                 relabelled.add(decision["id"])
     kept = write_jsonl(

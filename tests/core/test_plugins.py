@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from nfilter import PluginError, RunFinished, RunStarted, hookimpl
-from nfilter import hookspecs
+from nfilter import PluginError, RunFinished, RunStarted, hookimpl, hookspecs
 from nfilter import plugins as plugins_module
 from nfilter.plugins import BLOCK_VARIABLE, load
 

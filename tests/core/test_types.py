@@ -58,7 +58,15 @@ FIELDS = {
     Sampling: ("max_tokens", "temperature", "top_p", "seed", "stop"),
     Request: ("messages", "sampling", "logprobs", "sample_id", "draw"),
     Failure: ("kind", "detail"),
-    Completion: ("text", "finish", "logprobs", "prompt_tokens", "completion_tokens", "failure", "cached"),
+    Completion: (
+        "text",
+        "finish",
+        "logprobs",
+        "prompt_tokens",
+        "completion_tokens",
+        "failure",
+        "cached",
+    ),
     ModelRef: ("path", "kind", "base", "digest"),
     Row: ("sample", "truth"),
     Unreadable: ("line", "error", "raw"),
@@ -95,7 +103,9 @@ def test_defaults() -> None:
     plain = sample()
     assert (plain.notes, plain.meta, plain.parents) == ({}, {}, ())
     assert (plain.weight, plain.pinned, plain.dropped, plain.why) == (1.0, False, None, None)
-    assert Request(CONVERSATION) == Request(CONVERSATION, Sampling(256, 0.0, 1.0, 0, ()), False, "", 0)
+    assert Request(CONVERSATION) == Request(
+        CONVERSATION, Sampling(256, 0.0, 1.0, 0, ()), False, "", 0
+    )
     assert Completion("x") == Completion("x", "stop", None, 0, 0, None, False)
     assert Row(plain).truth is None
 
@@ -169,7 +179,11 @@ def test_a_weight_is_finite_and_not_negative(weight: float) -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
@@ -260,7 +274,9 @@ def test_the_last_bit_is_usable() -> None:
 @given(st.lists(st.floats(-50, 0), min_size=1, max_size=40))
 def test_nll_is_equation_7(logprobs: list[float]) -> None:
     # H = -1/N sum_i log p_i, here with numpy's own mean instead of a sum over a count.
-    assert Completion("x", logprobs=tuple(logprobs)).nll == pytest.approx(-float(np.mean(logprobs)), abs=1e-12)
+    assert Completion("x", logprobs=tuple(logprobs)).nll == pytest.approx(
+        -float(np.mean(logprobs)), abs=1e-12
+    )
 
 
 def test_nll_of_known_probabilities() -> None:

@@ -139,6 +139,11 @@ def test_wrong_numbers_are_near_or_a_slip_away() -> None:
     assert values == near | swaps | slips
 
 
+def test_a_slip_does_not_lose_a_digit() -> None:
+    values = {wrong_value("20", "number", seed=0, key=str(n)) for n in range(1000)}
+    assert {len(value) for value in values} == {2}
+
+
 @pytest.mark.parametrize(
     ("label", "pattern"),
     [

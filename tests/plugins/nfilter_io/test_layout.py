@@ -176,6 +176,13 @@ def test_one_odd_row_in_front_does_not_decide(make: Any) -> None:
     assert [hasattr(item, "sample") for item in items] == [False, False, *[True] * 5]
 
 
+def test_one_row_of_another_shape_does_not_decide(make: Any) -> None:
+    rows: list[dict[str, Any]] = [{"prompt": "a", "response": "b"} for _ in range(5)]
+    rows.insert(2, {"messages": CHAT})
+    items = list(make("jsonl", rows).read())
+    assert [hasattr(item, "sample") for item in items] == [True, True, False, True, True, True]
+
+
 def test_a_truth_that_only_later_rows_have_is_no_error(make: Any) -> None:
     rows: list[dict[str, Any]] = [{"prompt": f"{n}", "response": "b"} for n in range(300)]
     rows[-1]["gold"] = "c"

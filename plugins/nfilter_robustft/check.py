@@ -38,8 +38,8 @@ _WIDE = 0.4
 
 class CheckConfig(StageConfig):
     """``vote``: a label is reliable where every view agrees with it (``all``), at least one does (``any``), a model
-    says so where not every view agrees (``judge``), or where it is wrong with probability ``threshold`` at most
-    (``probability``); ``none`` flags nothing and only scores.
+    says so where not every view agrees (``judge``), or where some view has an answer and the label is wrong with
+    probability ``threshold`` at most (``probability``); ``none`` flags nothing and only scores.
 
     ``collision`` is the chance that two wrong open answers agree, or ``auto``. ``trusted`` names a column that is
     true where a label is known to be right. ``preset: official`` is the published rule: all.
@@ -239,6 +239,8 @@ class Check:
     def _vote(self, seen: _Seen, score: float, judgement: Judgement | None) -> tuple[bool, str]:
         vote, says = self.config.vote, _says(seen)
         agreeing = sum(bool(agrees) for agrees in seen.agree.values())
+        if vote == "probability" and all(answer is None for answer in seen.answers.values()):
+            return True, f"nothing speaks for it ({says})"
         if vote == "probability":
             side = "over" if score > self.config.threshold else "at most"
             return score > self.config.threshold, f"{side} {self.config.threshold:g} ({says})"

@@ -25,6 +25,7 @@ _COLLISIONS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 _OPEN = 0.01  # collision chance of open answers where it cannot be estimated
 _STARTS = tuple((rate, accuracy) for rate in (0.1, 0.4, 0.7) for accuracy in (0.55, 0.9))
 _TOP = 0.99
+_FLAT = 0.2
 _HALF_CHI2 = 1.9207  # half the 95% point of chi-squared with one degree of freedom
 _TINY = 1e-300
 
@@ -132,9 +133,13 @@ def estimate(
                 best = (fit, table)
     assert best is not None
     fit, table = best
-    graded = _graded_accuracy(patterns, weight, table.joint(fit.rate, fit.accuracy))
     low = _bound(table, weight, fit, 0.0)
     high = _bound(table, weight, fit, _TOP)
+    # Where the likelihood is flat, any rate between explains the data as well; the middle errs least.
+    middle = _maximise(table, weight, (low + high) / 2, fit.accuracy, fixed=True)
+    if high - low > _FLAT and middle.loss < fit.loss + 0.05:
+        fit = middle
+    graded = _graded_accuracy(patterns, weight, table.joint(fit.rate, fit.accuracy))
     accuracies = {
         view: float(a) if table.answered[:, i + 1].any() else graded.get(i)
         for i, (view, a) in enumerate(zip(views, fit.accuracy, strict=True))
@@ -206,8 +211,10 @@ class _Table:
             seen = max(pattern.groups) + 1
             k = float(pattern.options) if pattern.options > 1 else 1.0 + 1.0 / chance
             wrong[i] = 1.0 / (k - 1.0)
-            base[i, :seen] = 1.0
-            base[i, -1] = max(k - seen, 0.0)
+            # A pattern stands for every choice of K answers for its groups; it counts when c is estimated.
+            ways = np.prod([max(k - j, 1e-3) for j in range(seen)]) / k
+            base[i, :seen] = ways
+            base[i, -1] = ways * max(k - seen, 0.0)
             for s, group in enumerate(pattern.groups):
                 graded = pattern.grades[s - 1] if s and pattern.grades else None
                 if graded is not None and group >= 0:
@@ -252,6 +259,7 @@ def _maximise(
     accuracy: Float64Array,
     fixed: bool = False,
     steps: int = 2000,
+    tolerance: float = 1e-8,
 ) -> _Fit:
     """Expectation maximisation; ``fixed`` holds the rate. One pseudo-sample keeps accuracies off 0 and 1."""
     asked = table.answered * weight[:, None]
@@ -262,7 +270,7 @@ def _maximise(
         evidence = np.maximum(joint.sum(axis=1), _TINY)
         loss = -float(weight @ np.log(evidence))
         prior = -0.5 * float(np.log(accuracy * (1 - accuracy)).sum())
-        if abs(previous - loss - prior) < 1e-9 * (1 + abs(loss)):
+        if abs(previous - loss - prior) < tolerance:
             return _Fit(rate, accuracy, loss, converged=True)
         previous = loss + prior
         posterior = joint / evidence[:, None] * weight[:, None]
@@ -278,7 +286,10 @@ def _bound(table: _Table, weight: Float64Array, fit: _Fit, end: float) -> float:
 
     def inside(rate: float) -> bool:
         starts = (fit.accuracy, np.full_like(fit.accuracy, 0.9), np.full_like(fit.accuracy, 0.55))
-        losses = (_maximise(table, weight, rate, a, fixed=True, steps=300).loss for a in starts)
+        losses = (
+            _maximise(table, weight, rate, a, fixed=True, steps=300, tolerance=1e-6).loss
+            for a in starts
+        )
         return any(loss <= fit.loss + _HALF_CHI2 for loss in losses)
 
     if inside(end):

@@ -1,0 +1,255 @@
+"""The checker: each vote against known answers, the estimate that it logs, and the judge."""
+
+import random
+
+import pytest
+from pydantic import ValidationError
+
+from nfilter import Completion, Failure, Generates, Message, ModelNeed, Sample
+from nfilter.testing import FakeContext, FakeGenerator, check_sample_stage, view
+from nfilter_robustft.check import Check, CheckConfig
+
+OPTIONS = ["red", "green", "blue", "black"]
+VIEWS = ["base", "reasoning"]
+
+
+def sample(name, label, base, reasoning, **meta):
+    messages = (Message("user", f"question {name}"), Message("assistant", label))
+    notes = {"base": view(base), "reasoning": view(reasoning, reasoning="because")}
+    return Sample(name, messages, notes=notes, meta={"options": OPTIONS, **meta})
+
+
+ROWS = [
+    sample("both", "A", "A", "A"),
+    sample("one", "A", "A", "B"),
+    sample("neither", "A", "B", "B"),
+    sample("silent", "A", "A", None),
+    sample("dumb", "A", None, None),
+    sample("unread", "no idea", "A", "A"),
+]
+
+
+def run(rows, ctx=None, **config):
+    config = CheckConfig(views=VIEWS, **config)
+    ctx = ctx or FakeContext(answers="choice")
+    return {s.id: s for s in check_sample_stage(Check, config, rows, ctx)}
+
+
+def flagged(out):
+    return {name for name, s in out.items() if s.notes["check"]["flagged"]}
+
+
+@pytest.mark.parametrize(
+    ("vote", "expected"),
+    [
+        ("all", {"one", "neither", "silent", "dumb", "unread"}),
+        ("any", {"neither", "dumb", "unread"}),
+        ("none", set()),
+    ],
+)
+def test_votes(vote, expected):
+    out = run(ROWS, vote=vote)
+    assert flagged(out) == expected
+    for s in out.values():
+        assert s.why.startswith("flagged" if s.id in expected else "reliable")
+        assert s.notes["check"]["vote"] == vote
+        assert 0 <= s.notes["check"]["noise_score"] <= 1
+        assert s.dropped is None
+
+
+def test_the_note_says_who_agrees_and_the_reason_says_who_does_not():
+    out = run(ROWS)
+    assert out["one"].notes["check"]["agree"] == {"base": True, "reasoning": False}
+    assert out["silent"].notes["check"]["agree"] == {"base": True, "reasoning": None}
+    assert out["unread"].notes["check"]["agree"] == {"base": None, "reasoning": None}
+    assert "base agrees, reasoning says 'B'" in out["one"].why
+    assert "reasoning has no answer" in out["silent"].why
+    assert "no answer can be read in the label 'no idea'" in out["unread"].why
+    assert out["unread"].notes["check"]["noise_score"] == 1.0
+
+
+def simulated(n, rho, seed=0):
+    rng = random.Random(seed)
+
+    def annotate(truth, right):
+        return truth if rng.random() < right else rng.choice([x for x in "ABCD" if x != truth])
+
+    rows, wrong = [], {}
+    for i in range(n):
+        truth = rng.choice("ABCD")
+        label = annotate(truth, 1 - rho)
+        rows.append(sample(f"s{i}", label, annotate(truth, 0.75), annotate(truth, 0.85)))
+        wrong[f"s{i}"] = label != truth
+    return rows, wrong
+
+
+def test_the_rate_is_estimated_logged_and_reported():
+    rows, _ = simulated(1500, 0.3)
+    ctx = FakeContext(answers="choice")
+    state = Check(CheckConfig(views=VIEWS)).fit(iter(rows), ctx)
+    rate = state.values["report"]["estimated_noise_rate"]
+    assert rate["n"] == 1500
+    assert rate["low"] < 0.3 < rate["high"]
+    assert rate["estimate"] == pytest.approx(0.3, abs=0.04)
+    accuracy = state.values["report"]["view_accuracy"]
+    assert accuracy == pytest.approx({"base": 0.75, "reasoning": 0.85}, abs=0.04)
+    assert ctx.log.lines[0][1].startswith(
+        f"estimated noise rate {rate['estimate']:.2f} (95% interval"
+    )
+    assert not state.arrays
+
+
+def test_probability_flags_over_the_threshold_and_is_calibrated():
+    rows, wrong = simulated(3000, 0.3)
+    out = run(rows, vote="probability", threshold=0.5)
+    scores = {name: s.notes["check"]["noise_score"] for name, s in out.items()}
+    assert flagged(out) == {name for name, score in scores.items() if score > 0.5}
+    assert sum(scores.values()) / 3000 == pytest.approx(sum(wrong.values()) / 3000, abs=0.03)
+    by_score = {}
+    for name, score in scores.items():
+        by_score.setdefault(score, []).append(wrong[name])
+    large = {score: hits for score, hits in by_score.items() if len(hits) >= 100}
+    assert len(large) >= 4
+    for score, hits in large.items():
+        assert sum(hits) / len(hits) == pytest.approx(score, abs=0.09)
+
+
+def test_probability_where_no_view_speaks_flags():
+    out = run([ROWS[4], *simulated(200, 0.1)[0]], vote="probability")
+    assert "dumb" in flagged(out)
+    assert "nothing speaks for it" in out["dumb"].why
+
+
+def test_chunks_make_no_difference():
+    rows, _ = simulated(40, 0.3)
+    ctx, stage = FakeContext(answers="choice"), Check(CheckConfig(views=VIEWS))
+    state = stage.fit(rows, ctx)
+    parts = [s for i in range(0, 40, 7) for s in stage.process(rows[i : i + 7], state, ctx)]
+    assert parts == stage.process(rows, state, ctx)
+
+
+def test_answers_that_differ_in_writing_agree():
+    messages = (Message("user", "?"), Message("assistant", "1,000"))
+    s = Sample("n", messages, notes={"base": view("1000"), "reasoning": view("1000.0")})
+    out = run([s], FakeContext(answers="number"))
+    assert out["n"].notes["check"]["agree"] == {"base": True, "reasoning": True}
+
+
+def test_a_trusted_label_is_never_flagged():
+    rows = [*ROWS, sample("sure", "A", "B", "B", checked="yes")]
+    for vote in ("all", "probability"):
+        out = run(rows, vote=vote, trusted="checked")
+        assert "sure" not in flagged(out)
+        assert out["sure"].notes["check"]["noise_score"] == 0.0
+        assert "column 'checked'" in out["sure"].why
+    assert "neither" in flagged(run(rows, trusted="checked"))
+
+
+@pytest.mark.parametrize("rows", [[], ROWS[:1], ROWS[4:5], ROWS[5:6]])
+def test_few_or_no_answers(rows):
+    assert len(run(rows)) == len(rows)
+
+
+def test_views_that_cannot_tell_are_said():
+    ctx = FakeContext(answers="choice")
+    rows = simulated(300, 0.3)[0]
+    Check(CheckConfig(views=["base"])).fit(rows, ctx)
+    assert any(kind == "warning" and "another view" in text for kind, text in ctx.log.lines)
+
+
+# --- the judge -----------------------------------------------------------------------------------------------
+
+
+def judged(replies, rows=ROWS, **config):
+    """Each sample's replies in turn; the model is asked again only where it must be."""
+    left = {name: list(texts) for name, texts in replies.items()}
+    model = FakeGenerator(lambda request: left[request.sample_id].pop(0))
+    ctx = FakeContext(models={"expert": model}, answers="choice")
+    return run(rows, ctx, vote="judge", llm="expert", **config), model
+
+
+REPLIES = {
+    "one": ["It fits. Verdict: correct"],
+    "neither": ["Verdict: correct at first. **Verdict:** wrong"],
+    "silent": ["hm", "hmm", "Verdict: correct"],
+    "dumb": ["hm", "hm", "hm"],
+}
+
+
+def test_the_judge_decides_where_not_every_view_agrees():
+    out, model = judged(REPLIES)
+    assert flagged(out) == {"neither", "dumb", "unread"}
+    asked = [request.sample_id for request in model.requests]
+    assert {name: asked.count(name) for name in out} == {
+        "both": 0,
+        "one": 1,
+        "neither": 1,
+        "silent": 3,
+        "dumb": 3,
+        "unread": 0,
+    }
+    assert out["silent"].notes["check"]["judge"]["calls"] == 3
+    assert "no verdict could be read" in out["dumb"].why
+    assert out["dumb"].notes["check"]["judge"]["failure"] == "no verdict could be read"
+    assert "the judge calls the label wrong" in out["neither"].why
+    assert out["both"].notes["check"]["judge"] is None
+
+
+def test_the_judge_sees_question_label_views_and_reasoning():
+    _, model = judged(REPLIES)
+    text = next(r for r in model.requests if r.sample_id == "one").messages[-1].content
+    for part in ("question one", "Label: A", "Candidate 2: B", "because"):
+        assert part in text
+
+
+def test_a_second_attempt_is_drawn_anew():
+    _, model = judged(REPLIES)
+    silent = [request for request in model.requests if request.sample_id == "silent"]
+    assert [request.draw for request in silent] == [0, 1, 2]
+    assert [request.sampling.temperature for request in silent] == [0.0, 0.7, 0.7]
+    assert len({request.sampling.seed for request in silent[1:]}) == 2
+
+
+def test_a_failed_call_flags_and_is_not_repeated():
+    refused = Completion("", "failed", failure=Failure("refused", "policy"))
+    out, model = judged({**REPLIES, "one": [refused]})
+    assert "one" in flagged(out)
+    assert "refused: policy" in out["one"].why
+    assert sum(request.sample_id == "one" for request in model.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "reply", ["The label is not wrong.", "correct or wrong?", "", "Verdict: incorrect"]
+)
+def test_replies_without_a_verdict_are_not_read(reply):
+    out, _ = judged({**REPLIES, "one": [reply] * 3})
+    assert "one" in flagged(out)
+    assert out["one"].notes["check"]["judge"]["failure"]
+
+
+# --- contract and config -------------------------------------------------------------------------------------
+
+
+def test_contract():
+    contract = Check.contract(CheckConfig(views=VIEWS, into="verdict"))
+    assert contract.reads == set(VIEWS)
+    assert contract.writes == contract.verdicts == {"verdict"}
+    assert not contract.needs
+    assert not contract.prompts
+    judge = Check.contract(CheckConfig(views=VIEWS, vote="judge", llm="expert"))
+    assert judge.needs == (ModelNeed("expert", Generates, field="llm"),)
+    assert judge.prompts == {"robustft/judge"}
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ({"views": []}, "at least 1"),
+        ({"views": ["a", "a"]}, "twice"),
+        ({"views": ["a"], "vote": "judge"}, "llm: expert"),
+        ({"views": ["a"], "vote": "any", "preset": "official"}, "votes all"),
+    ],
+)
+def test_configs_that_make_no_sense(bad, words):
+    with pytest.raises(ValidationError, match=words):
+        CheckConfig(**bad)

@@ -1,0 +1,215 @@
+"""The posterior of a wrong label against data drawn from its own model, and against Bayes' rule by hand."""
+
+from collections import Counter
+from itertools import product
+
+import numpy as np
+import pytest
+
+from nfilter_robustft.posterior import (
+    GRADES,
+    Estimate,
+    Pattern,
+    estimate,
+    grade,
+    noise_score,
+    partition,
+)
+
+
+def drawn(rng, n, options, rho, accuracies, abstain=0.0, collision=None):
+    """Patterns of n samples: truth hidden, label right at 1 - rho, wrong answers uniform over the others."""
+    k = options or round(1 + 1 / collision)
+    truth = rng.integers(k, size=n)
+
+    def annotate(a):
+        return np.where(rng.random(n) < a, truth, (truth + rng.integers(1, k, size=n)) % k)
+
+    columns = [annotate(1 - rho), *(annotate(a) for a in accuracies)]
+    counts = Counter()
+    for row in zip(*columns, strict=True):
+        answers = [str(a) if s == 0 or rng.random() >= abstain else None for s, a in enumerate(row)]
+        counts[Pattern(partition(answers, {}), options)] += 1
+    return counts
+
+
+def given(rate, accuracies, collision=0.01):
+    names = {f"v{i}": a for i, a in enumerate(accuracies)}
+    return Estimate(rate, 0.0, 1.0, 1, names, collision, converged=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "rho", "accuracies", "abstain"),
+    [
+        (4, 0.3, (0.7, 0.85), 0.0),
+        (4, 0.1, (0.9, 0.6), 0.0),
+        (3, 0.5, (0.65, 0.8), 0.0),
+        (4, 0.4, (0.7, 0.8, 0.6), 0.2),
+        (4, 0.7, (0.8, 0.9), 0.0),
+        (2, 0.2, (0.8, 0.9), 0.0),
+    ],
+)
+def test_parameters_are_recovered(options, rho, accuracies, abstain):
+    counts = drawn(np.random.default_rng(5), 8000, options, rho, accuracies, abstain)
+    fitted = estimate(counts, [f"v{i}" for i in range(len(accuracies))])
+    assert fitted.converged
+    assert fitted.n == 8000
+    assert fitted.rate == pytest.approx(rho, abs=0.03)
+    assert list(fitted.accuracy.values()) == pytest.approx(accuracies, abs=0.03)
+    assert fitted.low < fitted.rate < fitted.high
+    assert fitted.high - fitted.low < 0.12
+
+
+def test_parameters_of_open_answers_are_recovered_with_their_collision():
+    counts = drawn(np.random.default_rng(3), 8000, 0, 0.35, (0.6, 0.75), collision=0.1)
+    fitted = estimate(counts, ["v0", "v1"])
+    assert fitted.collision == 0.1
+    assert fitted.rate == pytest.approx(0.35, abs=0.03)
+    assert list(fitted.accuracy.values()) == pytest.approx((0.6, 0.75), abs=0.03)
+
+
+def test_the_interval_covers_the_rate_nineteen_times_in_twenty():
+    hits = 0
+    for seed in range(100):
+        fitted = estimate(drawn(np.random.default_rng(seed), 200, 4, 0.3, (0.75, 0.85)), ["a", "b"])
+        hits += fitted.low <= 0.3 <= fitted.high
+    # Binomial(100, .95): fewer than 89 has a chance under 1%.
+    assert hits >= 89
+
+
+def test_a_wide_interval_where_one_view_cannot_tell():
+    counts = drawn(np.random.default_rng(0), 2000, 4, 0.3, (0.7,))
+    disagreement = sum(n for p, n in counts.items() if p.groups == (0, 1)) / 2000
+    fitted = estimate(counts, ["v0"])
+    # From no wrong label (the view errs) to as many as there are disagreements (the view is always right).
+    assert fitted.low == 0.0
+    assert fitted.high == pytest.approx(disagreement, abs=0.06)
+    assert fitted.low < fitted.rate < fitted.high
+
+
+def test_the_score_is_bayes_rule():
+    # Three options, label and two views; the truth enumerated by hand.
+    rho, a, b = 0.4, 0.7, 0.6
+    fitted = given(rho, (a, b))
+
+    def chance(right, hit):
+        return right if hit else (1 - right) / 2
+
+    for label, one, two in product(range(3), repeat=3):
+        by_truth = [
+            chance(1 - rho, t == label) * chance(a, t == one) * chance(b, t == two)
+            for t in range(3)
+        ]
+        expected = 1 - by_truth[label] / sum(by_truth)
+        pattern = Pattern(partition([str(label), str(one), str(two)], {}), 3)
+        assert noise_score(pattern, fitted) == pytest.approx(expected, abs=1e-12)
+
+
+def test_more_agreement_is_less_noise():
+    fitted = given(0.3, (0.7, 0.7, 0.7))
+    by_agreeing = [(0, 0, 0, 0), (0, 0, 0, 1), (0, 0, 1, 2), (0, 1, 2, 3)]
+    scores = [noise_score(Pattern(groups, 5), fitted) for groups in by_agreeing]
+    assert scores == sorted(scores)
+    assert scores[0] < 0.05 < 0.5 < scores[-1]
+    # Two views that agree with one another against the label weigh more than two that all differ.
+    united = noise_score(Pattern((0, 1, 1), 5), given(0.3, (0.7, 0.7)))
+    split = noise_score(Pattern((0, 1, 2), 5), given(0.3, (0.7, 0.7)))
+    assert united > split
+
+
+def test_an_abstaining_view_says_nothing():
+    fitted = given(0.25, (0.8, 0.9))
+    assert noise_score(Pattern((0, -1, -1), 4), fitted) == pytest.approx(0.25)
+    with_one = noise_score(Pattern((0, 0, -1), 4), fitted)
+    assert with_one == pytest.approx(noise_score(Pattern((0, 0), 4), given(0.25, (0.8,))))
+
+
+def test_graded_shares_are_the_prior():
+    # Shares .6 for the label's answer, .3 for the view's own: P(right) = .7*.6 / (.7*.6 + .15*.4), K = 3.
+    fitted = given(0.3, (0.5,))
+    pattern = Pattern((0, 1), 3, ((grade(0.6), grade(0.3)),))
+    assert noise_score(pattern, fitted) == pytest.approx(1 - 0.42 / (0.42 + 0.15 * 0.4), abs=0.005)
+    sure = Pattern((0, 0), 3, ((grade(0.9), grade(0.9)),))
+    unsure = Pattern((0, 0), 3, ((grade(0.4), grade(0.4)),))
+    assert noise_score(sure, fitted) < noise_score(unsure, fitted)
+
+
+def test_a_graded_view_alone_identifies_the_rate():
+    rng = np.random.default_rng(1)
+    counts = Counter()
+    for _ in range(4000):
+        top = rng.uniform(0.5, 0.95)
+        shares = np.array([top, (1 - top) * 0.7, (1 - top) * 0.3])
+        truth = rng.choice(3, p=shares)
+        label = truth if rng.random() < 0.6 else (truth + rng.integers(1, 3)) % 3
+        groups = (0, 0) if label == 0 else (0, 1)
+        counts[Pattern(groups, 3, ((grade(shares[label]), grade(top)),))] += 1
+    fitted = estimate(counts, ["neighbors"])
+    assert fitted.rate == pytest.approx(0.4, abs=0.04)
+    assert fitted.low <= 0.4 <= fitted.high
+    assert fitted.accuracy["neighbors"] == pytest.approx(0.725, abs=0.03)
+
+
+def test_trusted_labels_teach_the_views_accuracy():
+    rng = np.random.default_rng(2)
+    counts = drawn(rng, 3000, 4, 0.6, (0.7,))
+    alone = estimate(counts, ["v0"])
+    for right in rng.random(400) < 0.7:
+        counts[Pattern((0, 0) if right else (0, 1), 4, trusted=True)] += 1
+    fitted = estimate(counts, ["v0"])
+    assert alone.high - alone.low > 0.4
+    assert fitted.high - fitted.low < 0.2
+    assert fitted.low <= 0.6 <= fitted.high
+    assert fitted.n == 3000
+    assert noise_score(Pattern((0, 1), 4, trusted=True), fitted) == 0.0
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        {},
+        {Pattern((-1, 0), 4): 5},
+        {Pattern((0, 0), 4): 1},
+        {Pattern((0, -1), 4): 7},
+        {Pattern((0, 1), 2): 3},
+        {Pattern((0, 0), 0): 3, Pattern((0, 1), 4): 2},
+        {Pattern((0, 0), 4): 10_000},
+    ],
+)
+def test_degenerate_counts_give_finite_figures(counts):
+    fitted = estimate(counts, ["v0"])
+    assert 0 <= fitted.low <= fitted.rate <= fitted.high <= 1
+    for pattern in counts:
+        assert 0 <= noise_score(pattern, fitted) <= 1
+
+
+def test_zero_views():
+    fitted = estimate({Pattern((0,), 4): 9}, [])
+    assert fitted.low == 0.0
+    assert fitted.high == 1.0
+
+
+def test_a_label_without_an_answer_is_noise():
+    assert noise_score(Pattern((-1, 0), 4), given(0.1, (0.9,))) == 1.0
+
+
+def test_all_agreeing_leaves_little_noise():
+    fitted = estimate({Pattern((0, 0, 0), 4): 500}, ["a", "b"])
+    assert fitted.rate < 0.01
+    assert fitted.high < 0.02
+
+
+def test_an_estimate_survives_json():
+    fitted = estimate({Pattern((0, 0, -1), 4): 30, Pattern((0, 1, -1), 4): 4}, ["a", "b"])
+    assert Estimate.from_json(fitted.to_json()) == fitted
+    assert fitted.accuracy["b"] is None
+
+
+def test_partition_joins_first_answers_that_agree():
+    same = {("1/2", "0.5"): True, ("1/2", "2"): False}
+    assert partition(["1/2", "0.5", "2", None, "2"], same) == (0, 0, 1, -1, 1)
+    assert partition([None, "a", "a"], {}) == (-1, 0, 0)
+
+
+def test_grades_stay_off_certainty():
+    assert (grade(0.0), grade(1.0), grade(0.5)) == (1, GRADES - 1, GRADES // 2)

@@ -1,0 +1,154 @@
+"""Selection: exactly floor(keep * M), lowest nll first, ties by id, a reason for each."""
+
+import pytest
+from pydantic import ValidationError
+
+from nfilter import ContractError, Message, Sample
+from nfilter.testing import FakeContext, check_sample_stage, view
+from nfilter_robustft.select import Select, SelectConfig
+
+
+def sample(name, nll, flagged=True, **more):
+    messages = (Message("user", "q"), Message("assistant", "a"))
+    notes = {"check": {"flagged": flagged, "noise_score": 0.5}}
+    if nll != "absent":
+        notes["context"] = view("a", nll=nll)
+    return Sample(name, messages, notes=notes, **more)
+
+
+def run(samples, **config):
+    config = SelectConfig(**config)
+    return {s.id: s for s in check_sample_stage(Select, config, samples, FakeContext())}
+
+
+def kept(out):
+    return {name for name, s in out.items() if s.dropped is None}
+
+
+def test_the_lowest_half_is_kept_and_every_reason_names_rank_m_and_nll():
+    values = {"a": 0.9, "b": 0.1, "c": 0.5, "d": 0.3, "e": 0.7}
+    out = run([sample(k, v) for k, v in values.items()])
+    assert kept(out) == {"b", "d"}
+    assert "rank 5 of M=5 by context nll 0.9" in out["a"].dropped
+    assert "rank 3 of M=5 by context nll 0.5" in out["c"].dropped
+    assert "rank 1 of M=5 by context nll 0.1" in out["b"].why
+
+
+@pytest.mark.parametrize(
+    ("keep", "m", "expected"),
+    [
+        (0.5, 7, 3),
+        (1.0, 7, 7),
+        (0.0, 7, 0),
+        (0.29, 100, 29),
+        (0.7, 10, 7),
+        (0.1, 9, 0),
+        (1 / 3, 3, 0),
+    ],
+)
+def test_exactly_the_floor_is_kept(keep, m, expected):
+    out = run([sample(f"s{i:03}", i / 10) for i in range(m)], keep=keep)
+    assert kept(out) == {f"s{i:03}" for i in range(expected)}
+
+
+def test_ties_go_by_id_whatever_the_order():
+    rows = [sample(name, 0.5) for name in ("d", "a", "c", "b")]
+    assert kept(run(rows)) == kept(run(rows[::-1])) == {"a", "b"}
+
+
+@pytest.mark.parametrize("missing", [None, "absent", float("nan"), float("inf"), True])
+def test_a_missing_nll_ranks_last_and_is_said(missing):
+    ctx = FakeContext()
+    rows = [sample("a", missing), sample("b", 9.0), sample("c", 8.0)]
+    stage = Select(SelectConfig(keep=0.7))
+    state = stage.fit(rows, ctx)
+    out = {s.id: s for s in stage.process(rows, state, ctx)}
+    assert kept(out) == {"b", "c"}
+    assert "rank 3 of M=3 by context: no nll" in out["a"].dropped
+    assert any("1 of 3 flagged samples have no nll" in text for _, text in ctx.log.lines)
+
+
+def test_samples_that_are_not_flagged_are_kept_and_not_counted():
+    rows = [sample("clean", 99.0, flagged=False), sample("a", 0.2), sample("b", 0.4)]
+    out = run(rows)
+    assert kept(out) == {"clean", "a"}
+    assert "not flagged" in out["clean"].why
+    assert "M=2" in out["b"].dropped
+
+
+def test_pinned_samples_are_not_ranked():
+    assert kept(run([sample("p", 99.0, pinned=True), sample("a", 0.2), sample("b", 0.4)])) == {
+        "p",
+        "a",
+    }
+
+
+def test_without_a_checker_every_sample_is_ranked():
+    rows = [sample("a", 0.3, flagged=False), sample("b", 0.1, flagged=False)]
+    assert kept(run(rows, check=None)) == {"b"}
+    assert Select.contract(SelectConfig(check=None)).reads == {"context"}
+
+
+def test_nothing_flagged():
+    assert kept(run([sample("a", 0.3, flagged=False)])) == {"a"}
+    assert run([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((0.1, 0.2, 0.3), {"s0"}),
+        ((0.1, 0.2, 0.3, 0.4), {"s0", "s1"}),
+        ((0.5, 0.5, 0.5), set()),
+        ((None, 0.1, 0.2), {"s1"}),
+    ],
+)
+def test_official_keeps_what_is_strictly_under_the_median(values, expected):
+    rows = [sample(f"s{i}", v) for i, v in enumerate(values)]
+    assert kept(run(rows, preset="official")) == expected
+
+
+def test_random_keeps_as_many_by_seed_alone():
+    rows = [sample(f"s{i}", i) for i in range(40)]
+
+    def picked(seed):
+        ctx, stage = FakeContext(seed=seed), Select(SelectConfig(by="random", keep=0.5))
+        state = stage.fit(rows, ctx)
+        return kept({s.id: s for s in stage.process(rows, state, ctx)})
+
+    assert len(picked(0)) == 20
+    assert picked(0) == picked(0)
+    assert picked(0) != picked(1)
+    assert picked(0) != {f"s{i}" for i in range(20)}
+    assert Select.contract(SelectConfig(by="random")).reads == {"check"}
+
+
+def test_chunks_make_no_difference_and_the_state_is_small():
+    rows = [sample(f"s{i:02}", (7 * i) % 20) for i in range(20)]
+    ctx, stage = FakeContext(), Select(SelectConfig(keep=0.35))
+    state = stage.fit(iter(rows), ctx)
+    whole = stage.process(rows, state, ctx)
+    parts = [s for i in range(0, 20, 3) for s in stage.process(rows[i : i + 3], state, ctx)]
+    assert parts == whole
+    assert sum(values.nbytes for values in state.arrays.values()) == 16 * 20
+
+
+def test_a_flagged_sample_that_was_not_ranked_is_refused():
+    ctx, stage = FakeContext(), Select(SelectConfig())
+    state = stage.fit([sample("a", 0.1)], ctx)
+    with pytest.raises(ContractError, match="'b' is flagged and was not ranked"):
+        stage.process([sample("b", 0.1)], state, ctx)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"keep": 1.5},
+        {"preset": "official", "keep": 0.5},
+        {"preset": "official", "by": "random"},
+        {"top": 1},
+    ],
+)
+def test_configs_that_make_no_sense(bad):
+    with pytest.raises(ValidationError):
+        SelectConfig(**bad)

@@ -5,11 +5,27 @@ Importing this package loads neither torch nor transformers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from nfilter import hookimpl
 from nfilter_tiny.world import rows
 
 MODEL_DIR: Final = Path(__file__).resolve().parent / "model"
 
 __all__ = ["MODEL_DIR", "rows"]
+
+
+@hookimpl
+def nfilter_sources() -> list[type]:
+    """The task world's splits."""
+    from nfilter_tiny.source import TinySource
+
+    return [TinySource]
+
+
+@hookimpl
+def nfilter_models() -> Mapping[str, Path]:
+    """``tiny``, by its folder."""
+    return {"tiny": MODEL_DIR}

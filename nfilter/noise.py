@@ -50,14 +50,12 @@ class Injected:
 
 
 def flipped(n: int, ratio: float, seed: int) -> frozenset[int]:
-    """Which of ``n`` rows get a wrong label: ``int(n * ratio)`` positions.
+    """Which of ``n`` rows get a wrong label: ``random.Random(seed).sample(range(n), int(n * ratio))``.
 
-    These are ``random.Random(seed).sample(range(n), int(n * ratio))``, RobustFT's rule. Its levels are meant to
-    nest; but ``sample`` draws by another method where it takes few of many, and then they do not. Drawing all n and
-    taking the first keeps to the one method: the same rows wherever the rule nests, and nested levels everywhere.
+    This is RobustFT's rule to the letter, so anyone can name the rows in one line. Levels of a third and more nest.
+    Below that ``sample`` may draw by another method, and the level is then a draw of its own.
     """
-    order = random.Random(seed).sample(range(n), n)
-    return frozenset(order[: int(n * ratio)])
+    return frozenset(random.Random(seed).sample(range(n), int(n * ratio)))
 
 
 def listed_options(sample: Sample) -> Sequence[str] | None:

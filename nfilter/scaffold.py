@@ -6,9 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from nfilter.answers import AnswerConfig
 from nfilter.errors import RecipeError, SourceError, did_you_mean
-from nfilter.noise import inject_file
+from nfilter.noise import NoiseConfig, inject_file
 from nfilter.plugins import Plugins, Registered
 from nfilter.store import publishing
 from nfilter.types import Row, Sample
@@ -167,8 +166,6 @@ def inject(
     item = source_for(plugins, data)
     config = item.cls.Config.model_validate({"path": str(data.resolve())})
     source = item.cls(config, data.resolve().parent)
-    answer = AnswerConfig.model_validate(
-        {"kind": kind, "encoder": "encoder"} if kind == "text" else {"kind": kind}
-    )
-    counts: dict[str, int] = inject_file(source, out, ratio=ratio, seed=seed, kind=answer.kind)
-    return counts
+    noise = NoiseConfig(ratio=ratio)
+    done = inject_file(source, out, noise, seed=seed, kind=kind)  # type: ignore[arg-type]
+    return {"rows": done.rows, "flipped": done.flipped, "unreadable": done.unreadable}

@@ -33,10 +33,10 @@ def judge(
     stages = {label: figures for label, figures in usage.items() if label[:2].isdigit()}
     judged: list[Judged] = []
     right: dict[str, dict[str, bool | None]] = {}
-    views = sorted(
-        {name for contract in contracts for name in contract.views}, key=_order(contracts)
+    views = list(dict.fromkeys(name for contract in contracts for name in sorted(contract.views)))
+    proposes = list(
+        dict.fromkeys(name for contract in contracts for name in sorted(contract.proposes))
     )
-    proposes = sorted({name for contract in contracts for name in contract.proposes})
     if truth:
         judged = _judged(ctx, source, last, truth)
         for name in dict.fromkeys((*views, *proposes)):
@@ -44,7 +44,9 @@ def judge(
     data = MetricInput(
         judged=judged,
         samples=int(source.summary()["read"]),
-        verdicts=sorted({name for contract in contracts for name in contract.verdicts}),
+        verdicts=list(
+            dict.fromkeys(name for contract in contracts for name in sorted(contract.verdicts))
+        ),
         views=views,
         proposes=proposes,
         answer_is_right=right,
@@ -62,11 +64,6 @@ def judge(
             out[item.name] = figures
     out["calls_per_sample"] = sum(data.calls.values()) / data.samples
     return out
-
-
-def _order(contracts: list[Contract]) -> Any:
-    place = {name: index for index, contract in enumerate(contracts) for name in contract.views}
-    return lambda name: (place[name], name)
 
 
 def _judged(

@@ -9,8 +9,11 @@ from nfilter import hookimpl
 def nfilter_stages() -> list[type]:
     """All stages of the method, in the order in which a recipe uses them."""
     from nfilter_robustft.answer import Answer
+    from nfilter_robustft.check import Check
+    from nfilter_robustft.neighbors import Neighbors
     from nfilter_robustft.reason import Reason
     from nfilter_robustft.relabel import Relabel
     from nfilter_robustft.review import Review
+    from nfilter_robustft.select import Select
 
-    return [Answer, Reason, Relabel, Review]
+    return [Answer, Reason, Neighbors, Check, Relabel, Review, Select]

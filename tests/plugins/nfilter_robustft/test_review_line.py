@@ -1,0 +1,72 @@
+"""The whole line of stages on a small world with known truth, every model scripted."""
+
+import pytest
+
+from nfilter import EMPTY_STATE, Message, Sample
+from nfilter.testing import FakeContext, FakeEncoder, FakeGenerator
+from nfilter_robustft import nfilter_stages
+
+LETTERS = "ABCD"
+STAGES = {stage.name: stage for stage in nfilter_stages()}
+
+
+def dataset(n=40):
+    """Sample i asks for ``LETTERS[i % 4]``; every fourth label, in turn, is the next letter instead."""
+    samples, truth = [], {}
+    for i in range(n):
+        true = LETTERS[i % 4]
+        label = LETTERS[(i + 1) % 4] if i % 4 == (i // 4) % 4 else true
+        turns = (Message("user", f"question {i} of group {true}"), Message("assistant", label))
+        samples.append(Sample(f"s{i}", turns, meta={"options": ["one", "two", "three", "four"]}))
+        truth[f"s{i}"] = true
+    return samples, truth
+
+
+def run(line, samples, models, seed=0):
+    for name, config in line:
+        stage = STAGES[name]
+        built = stage(stage.Config(**config))
+        ctx = FakeContext(models=models, answers="choice", seed=seed, stage=name)
+        state = built.fit(samples, ctx) if hasattr(built, "fit") else EMPTY_STATE
+        samples = list(built.process(samples, state, ctx))
+        samples = [sample for sample in samples if sample.dropped is None]
+    return samples
+
+
+def line(**preset):
+    return [
+        ("robustft.answer", {"llm": "m"}),
+        ("robustft.reason", {"llm": "m", **preset}),
+        ("robustft.check", {"views": ["base", "reasoning"], "vote": "all"}),
+        ("robustft.relabel", {"llm": "m", "encoder": "e"}),
+        ("robustft.review", {"llm": "m", **preset}),
+        ("robustft.select", {"by": "context", "keep": 0.5}),
+    ]
+
+
+@pytest.mark.parametrize("preset", [{}, {"preset": "official"}])
+def test_wrong_labels_are_found_mended_and_half_of_them_kept(preset):
+    samples, truth = dataset()
+    wrong = {sample.id for sample in samples if sample.response != truth[sample.id]}
+    model = FakeGenerator(lambda request: f"Answer: {truth[request.sample_id]}")
+    out = run(line(**preset), samples, {"m": model, "e": FakeEncoder()})
+    assert len(wrong) == 10
+    assert len(out) == 30 + 5
+    assert all(sample.response == truth[sample.id] for sample in out)
+    assert {s.id for s in out if "context" in s.notes} < wrong
+    reasoning = 1 if preset else 3
+    reviews = 10 if preset else 0  # otherwise both views agree, and nobody needs to be asked
+    assert len(model.requests) == 40 + 40 * reasoning + 10 + reviews
+
+
+def test_a_model_that_never_answers_flags_and_drops_everything():
+    samples, _ = dataset(8)
+    model = FakeGenerator(lambda request: "I cannot say")
+    assert run(line(), samples, {"m": model, "e": FakeEncoder()}) == []
+
+
+def test_all_stages_are_registered_in_the_order_of_their_use():
+    assert list(STAGES) == [
+        f"robustft.{name}"
+        for name in ("answer", "reason", "neighbors", "check", "relabel", "review", "select")
+    ]

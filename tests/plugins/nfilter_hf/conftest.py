@@ -68,7 +68,15 @@ EOS = {
 
 def make_tokenizer(style: str, kind: str = "bytes") -> Any:
     """A tokenizer of about 400 tokens: ``bytes`` as GPT-2 and Llama 3, ``pieces`` as Llama 2 and Mistral."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers import (
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+    )
     from tokenizers.trainers import BpeTrainer
     from transformers import PreTrainedTokenizerFast
 
@@ -76,6 +84,17 @@ def make_tokenizer(style: str, kind: str = "bytes") -> Any:
     if kind == "bytes":
         backend = Tokenizer(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        if style == "llama3":
+            # Newlines before a word stay together, as in vocabularies of that kind.
+            words_and_lines = Regex(
+                r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+"
+            )
+            backend.pre_tokenizer = pre_tokenizers.Sequence(
+                [
+                    pre_tokenizers.Split(words_and_lines, behavior="isolated"),
+                    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+                ]
+            )
         backend.decoder = decoders.ByteLevel()
         backend.post_processor = processors.ByteLevel(trim_offsets=True)
         alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -96,9 +115,9 @@ def make_tokenizer(style: str, kind: str = "bytes") -> Any:
         common["special_tokens"] = ["<unk>", *SPECIALS, *(f"<0x{i:02X}>" for i in range(256))]
         trainer = BpeTrainer(vocab_size=700, initial_alphabet=alphabet, **common)
     words = TEXT.split()
-    backend.train_from_iterator(
-        [" ".join(words[i : i + 2]) for i in range(0, len(words), 2)], trainer
-    )
+    pairs = [" ".join(words[i : i + 2]) for i in range(0, len(words), 2)]
+    # Newlines join, as in real vocabularies, so an answer that begins with one could join what is before it.
+    backend.train_from_iterator([*pairs, *["\n\n", "\n\n\n"] * 50], trainer)
     if kind != "bytes":
         # Byte tokens are pieces of the vocabulary, not tokens that are cut out of text.
         import json

@@ -50,7 +50,7 @@ def text_of(model: Any, sample: TokenSample, where: Any) -> str:
 def encode(
     model: Any, messages: tuple[Message, ...], turns: str = "all", **more: Any
 ) -> TokenSample:
-    return model.encode([Sample("a", messages, **more)], max_length=250, turns=turns)[0]
+    return model.encode([Sample("a", messages, **more)], max_length=1024, turns=turns)[0]
 
 
 @pytest.mark.parametrize(("style", "kind"), STYLES)
@@ -105,6 +105,23 @@ def test_what_is_before_the_response_is_the_prompt_of_generate(
         assert sample.ids[: len(prompt)].tolist() == prompt
         assert not sample.response[: len(prompt)].any()
         assert sample.response[len(prompt)]
+
+
+def test_an_answer_does_not_join_the_prompt(backend: Any) -> None:
+    model = backend("llama", "tulu")
+    tokenizer = model._load().tokenizer
+    prompt = prompt_ids(model._load(), Request(ONE[:1]))
+    whole = tokenizer(tokenizer.decode(prompt) + "\n\nfive", add_special_tokens=False)["input_ids"]
+    assert whole[: len(prompt)] != prompt, (
+        "here the newlines of prompt and answer would be one token"
+    )
+    sample = encode(model, (*ONE[:1], Message("assistant", "\n\nfive")))
+    assert sample.ids[: len(prompt)].tolist() == prompt
+    assert not sample.response[: len(prompt)].any()
+    assert text_of(model, sample, sample.response) == "\n\nfive</s>"
+    text = model._load().chat.conversation((*ONE[:1], Message("assistant", "\n\nfive"))).text
+    where = sample.spans[sample.response]
+    assert text[where[0, 0] : where[-1, 1]] == "\n\nfive</s>"
 
 
 @pytest.mark.parametrize(("style", "kind"), STYLES)
@@ -278,11 +295,11 @@ words = st.lists(st.sampled_from(WORDS), max_size=8).map("".join)
 
 @pytest.mark.parametrize(("style", "kind"), STYLES)
 @given(texts=st.lists(words, min_size=2, max_size=6), system=st.booleans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)
 def test_any_conversation_begins_with_its_prompt_and_injects_nothing(
     backend: Any, style: str, kind: str, texts: list[str], system: bool
 ) -> None:
-    model = backend("llama", style, kind)
+    model = backend("llama", style, kind, 1024)
     special = set(model._load().tokenizer.all_special_ids)
     turns = [(U if i % 2 == 0 else A, text) for i, text in enumerate(texts[: len(texts) // 2 * 2])]
     if system:

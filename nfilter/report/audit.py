@@ -85,7 +85,11 @@ def _population(run: RunDirectory, last: Artefact) -> list[Unit]:
         verdicts += 1
         score = found[1]["noise_score"]
         units.append(
-            Unit(sample.id, flagged=bool(found[1]["flagged"]), score=float(score) if text.is_number(score) else None)
+            Unit(
+                sample.id,
+                flagged=bool(found[1]["flagged"]),
+                score=float(score) if text.is_number(score) else None,
+            )
         )
     if not verdicts:
         raise StoreError(
@@ -119,7 +123,9 @@ def _draw(run: RunDirectory, path: Path, *, n: int, seed: int, blind: bool) -> d
     }
 
 
-def _write_sheet(run: RunDirectory, last: Artefact, path: Path, order: Sequence[str], *, blind: bool) -> None:
+def _write_sheet(
+    run: RunDirectory, last: Artefact, path: Path, order: Sequence[str], *, blind: bool
+) -> None:
     wanted = set(order)
     rows = {
         sample.id: [sample.id, _question(sample), sample.response]
@@ -197,7 +203,9 @@ def _audit(
     drawn = sum(len(stratum.drawn) for stratum in strata)
     said = list(notes)
     if right and len(right) < drawn:
-        said.append(f"{drawn - len(right)} rows have no answer yet; they are taken to be like the others of their stratum")
+        said.append(
+            f"{drawn - len(right)} rows have no answer yet; they are taken to be like the others of their stratum"
+        )
     return Audit(
         run=str(run.path),
         status="answered" if right else "drawn",
@@ -240,13 +248,22 @@ def render(result: Audit, console: Console) -> None:
         text.rows(
             console,
             [
-                ("fill in", f"the column {sheet.ANSWER}: y where the label is right, n where it is wrong; empty skips"),
+                (
+                    "fill in",
+                    f"the column {sheet.ANSWER}: y where the label is right, n where it is wrong; empty skips",
+                ),
                 ("then", f"nfilter audit {result.run}"),
-                ("drawn from", f"{result.population:,} rows, {result.flagged:,} of them flagged; the sheet does not say which"),
+                (
+                    "drawn from",
+                    f"{result.population:,} rows, {result.flagged:,} of them flagged; the sheet does not say which",
+                ),
             ],
         )
         return
-    text.heading(console, f"{result.answered} of {result.drawn} drawn rows checked, of {result.population:,} in {result.run}")
+    text.heading(
+        console,
+        f"{result.answered} of {result.drawn} drawn rows checked, of {result.population:,} in {result.run}",
+    )
     estimates = result.estimates
     text.rows(
         console,
@@ -266,9 +283,7 @@ def render(result: Audit, console: Console) -> None:
 def _said(found: Estimate, what: str) -> str:
     if found.value is None or found.low is None or found.high is None:
         return f"not known: {found.why}"
-    return (
-        f"{text.percent(found.value)} {what} (95% interval {text.percent(found.low)} to {text.percent(found.high)})"
-    )
+    return f"{text.percent(found.value)} {what} (95% interval {text.percent(found.low)} to {text.percent(found.high)})"
 
 
 def _ids(ids: Sequence[str]) -> str:

@@ -53,7 +53,9 @@ def as_json(table: Table) -> dict[str, Any]:
     """``{"runs": [...], "figures": {name: [{mean, sd, n, low, high} or null, ...]}, "notes": [...]}``."""
     return {
         "runs": list(table.runs),
-        "figures": {row.name: [asdict(cell) if cell else None for cell in row.cells] for row in table.rows},
+        "figures": {
+            row.name: [asdict(cell) if cell else None for cell in row.cells] for row in table.rows
+        },
         "notes": list(table.notes),
     }
 
@@ -75,13 +77,21 @@ def _cell(metrics: Mapping[str, Any], name: str) -> Figure | None:
     return figures.estimate(metrics) if name == figures.ESTIMATE else figures.figure(metrics, name)
 
 
+def _counts(row: Row) -> bool:
+    """Whether a row holds counts, not shares."""
+    means = [cell.mean for cell in row.cells if cell is not None]
+    return row.name.startswith("samples.") or (
+        all(float(mean).is_integer() for mean in means) and max(means) > 1
+    )
+
+
 def show(cell: Figure | None, *, count: bool = False) -> str:
     """A cell in words: ``mean ± sd (n)``, a plain mean for one seed, ``-`` for none."""
     if cell is None:
         return "-"
     if cell.sd is None and count and float(cell.mean).is_integer():
         return f"{int(cell.mean):,}"
-    digits = 1 if count else 3
+    digits = 1 if count else 3  # a mean of counts over seeds has tenths
     mean = text.number(float(cell.mean), digits)
     if cell.sd is not None:
         return f"{mean} ± {text.number(float(cell.sd), digits)} ({cell.n})"
@@ -101,8 +111,7 @@ def render(table: Table, console: Console) -> None:
     for run in table.runs:
         grid.add_column(Text(text.plain(run), overflow="fold"), justify="right", overflow="fold")
     for row in table.rows:
-        count = row.name.startswith("samples.")
-        cells = [Text(show(cell, count=count)) for cell in row.cells]
+        cells = [Text(show(cell, count=_counts(row))) for cell in row.cells]
         grid.add_row(Text(text.plain(row.name)), *cells)
     console.print(grid)
     if any(cell is not None and cell.sd is not None for row in table.rows for cell in row.cells):

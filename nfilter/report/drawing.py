@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import random
 from collections.abc import Sequence
@@ -37,13 +38,18 @@ def draw(units: Sequence[Unit], n: int, seed: int) -> list[Stratum]:
     Each kind is cut at quantiles of its noise score into up to three bands of equal size; rows without a score are
     a band of their own. The draw is without replacement and depends on ``seed`` and the ids alone.
     """
-    groups = [[unit for unit in units if unit.flagged], [unit for unit in units if not unit.flagged]]
+    groups = [
+        [unit for unit in units if unit.flagged],
+        [unit for unit in units if not unit.flagged],
+    ]
     budget = _shares([len(group) for group in groups], n, [1.0, 1.0])
     strata = []
     for group, share in zip(groups, budget, strict=True):
         bands = _bands(group, share, seed)
         sizes = [len(band) for band in bands]
-        for number, (band, count) in enumerate(zip(bands, _shares(sizes, share, sizes), strict=True), start=1):
+        for number, (band, count) in enumerate(
+            zip(bands, _shares(sizes, share, sizes), strict=True), start=1
+        ):
             rng = random.Random(f"{seed}\x1f{band[0].flagged}\x1f{number}")
             chosen = rng.sample(sorted(unit.id for unit in band), count)
             scores = [unit.score for unit in band if unit.score is not None]
@@ -61,16 +67,19 @@ def draw(units: Sequence[Unit], n: int, seed: int) -> list[Stratum]:
 
 
 def _bands(group: Sequence[Unit], share: int, seed: int) -> list[list[Unit]]:
-    from nfilter.store import digest
-
     unscored = [unit for unit in group if unit.score is None]
     scored = [unit for unit in group if unit.score is not None]
     # At least four rows a band, so that each says something of its own. Ties are broken by lot.
     count = max(1, min(_BANDS, share // 4, len(scored)))
-    ordered = sorted(scored, key=lambda unit: (unit.score, digest(seed, unit.id)))
+    ordered = sorted(scored, key=lambda unit: (unit.score, _lot(seed, unit.id)))
     cuts = [len(ordered) * number // count for number in range(count + 1)]
     bands = [ordered[start:end] for start, end in itertools.pairwise(cuts)]
     return [band for band in (*bands, unscored) if band]
+
+
+def _lot(seed: int, sample_id: str) -> bytes:
+    key = f"{seed}\x1f{sample_id}".encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(key, digest_size=8).digest()
 
 
 def _shares(sizes: Sequence[int], n: int, weights: Sequence[float]) -> list[int]:
@@ -84,7 +93,10 @@ def _shares(sizes: Sequence[int], n: int, weights: Sequence[float]) -> list[int]
     while left:
         open_to = [index for index, size in enumerate(sizes) if given[index] < size]
         # The one that is furthest below its share is next.
-        index = min(open_to, key=lambda i: ((given[i] + 0.5) / weights[i] if weights[i] else float("inf"), i))
+        index = min(
+            open_to,
+            key=lambda i: ((given[i] + 0.5) / weights[i] if weights[i] else float("inf"), i),
+        )
         given[index] += 1
         left -= 1
     return given

@@ -15,6 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Draws: TypeAlias = npt.NDArray[np.float64]
 
 METHOD = (
     "stratified estimates with weights N_h/n_h; 95% intervals from 20,000 draws of each stratum's unseen rows "
@@ -84,7 +91,9 @@ def estimate(strata: Sequence[Checked], seed: int = 0) -> Estimates:
     every = drawn_flagged + drawn_rest
     noise = _interval(wrong / size, every / size)
     if not wrong:
-        return Estimates(precision, _none("no wrong label was found, so there is none to recall"), noise)
+        return Estimates(
+            precision, _none("no wrong label was found, so there is none to recall"), noise
+        )
     import numpy as np
 
     # A draw without any wrong row has no recall; any value is as good, and the draw's own weight is tiny.
@@ -100,15 +109,19 @@ def _merged(strata: Sequence[Checked]) -> list[Checked]:
     filled = [stratum for stratum in strata if stratum.size]
     if all(stratum.checked for stratum in filled):
         return filled
-    parts = [sum(getattr(stratum, name) for stratum in filled) for name in ("size", "checked", "wrong")]
+    parts = [
+        sum(getattr(stratum, name) for stratum in filled) for name in ("size", "checked", "wrong")
+    ]
     return [Checked(filled[0].flagged, *parts)]
 
 
 def _total(strata: Sequence[Checked]) -> float:
-    return sum(stratum.size * stratum.wrong / stratum.checked for stratum in strata if stratum.checked)
+    return sum(
+        stratum.size * stratum.wrong / stratum.checked for stratum in strata if stratum.checked
+    )
 
 
-def _totals(strata: Sequence[Checked], seed: int, stream: int):  # type: ignore[no-untyped-def]
+def _totals(strata: Sequence[Checked], seed: int, stream: int) -> Draws:
     """Draws of how many rows of a group have a wrong label: float64 [draws]."""
     import numpy as np
 
@@ -119,12 +132,14 @@ def _totals(strata: Sequence[Checked], seed: int, stream: int):  # type: ignore[
     seen = sum(stratum.checked for stratum in strata)
     for stratum in strata:
         prior = _PRIOR * stratum.checked / seen
-        chance = rng.beta(stratum.wrong + prior, stratum.checked - stratum.wrong + prior, size=_DRAWS)
+        chance = rng.beta(
+            stratum.wrong + prior, stratum.checked - stratum.wrong + prior, size=_DRAWS
+        )
         total += stratum.wrong + rng.binomial(stratum.size - stratum.checked, chance)
     return total
 
 
-def _interval(value: float, draws) -> Estimate:  # type: ignore[no-untyped-def]
+def _interval(value: float, draws: Draws) -> Estimate:
     import numpy as np
 
     low, high = np.quantile(draws, [0.025, 0.975])

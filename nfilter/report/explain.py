@@ -142,7 +142,11 @@ def _steps(run: RunDirectory, sample_id: str) -> list[_Step]:
     name: str | None = None
     for artefact in reading.stages(run):
         # A stage publishes its chunks one for one, so the row stays under the number it was first found under.
-        names = [name] if name else [path.name for path in sorted(artefact.directory.glob("chunk-*.jsonl"))]
+        names = (
+            [name]
+            if name
+            else [path.name for path in sorted(artefact.directory.glob("chunk-*.jsonl"))]
+        )
         for candidate in names:
             step = _step(artefact, candidate, sample_id)
             if step is not None:
@@ -199,7 +203,11 @@ def _event(
     calls: Sequence[Call],
     children: Sequence[str],
 ) -> Event:
-    written = {key: note for key, note in now.notes.items() if key not in was.notes or was.notes[key] != note}
+    written = {
+        key: note
+        for key, note in now.notes.items()
+        if key not in was.notes or was.notes[key] != note
+    }
     relabelled = was.response != now.response
     weighed = was.weight != now.weight
     return Event(
@@ -210,7 +218,10 @@ def _event(
         label_after=now.response if relabelled else None,
         weight_before=was.weight if weighed else None,
         weight_after=now.weight if weighed else None,
-        decisions=[{key: item for key, item in row.items() if key not in ("id", "stage")} for row in decisions],
+        decisions=[
+            {key: item for key, item in row.items() if key not in ("id", "stage")}
+            for row in decisions
+        ],
         calls=[call for call in calls if call.stage == label],
         children=list(children),
     )
@@ -221,7 +232,9 @@ def _outcome(
 ) -> tuple[Status, str | None, str | None]:
     if last.dropped is not None:
         by = [
-            event.stage for event in events if any(row["action"] == "drop" for row in event.decisions)
+            event.stage
+            for event in events
+            if any(row["action"] == "drop" for row in event.decisions)
         ]
         return "dropped", by[-1] if by else None, last.dropped
     if not reading.ended(run):
@@ -303,7 +316,9 @@ def _quarantined(run: RunDirectory, name: str) -> Explanation | None:
 
 def _unknown(run: RunDirectory, sample_id: str) -> str:
     if sample_id.startswith(_LINE):
-        lines = [f"{_LINE}{row['line']}" for row in reading.optional_jsonl(run.path / "quarantine.jsonl")]
+        lines = [
+            f"{_LINE}{row['line']}" for row in reading.optional_jsonl(run.path / "quarantine.jsonl")
+        ]
         if not lines:
             return f"{run.path}: no row {sample_id!r}: every line of the source could be read"
         shown = ", ".join(lines[:8]) + (", ..." if len(lines) > 8 else "")
@@ -335,4 +350,6 @@ def nearest(wanted: str, ids: Iterable[str], most: int = _NEAR) -> list[str]:
 
 def _shared(a: str, b: str) -> int:
     """How many characters two texts share from their beginning."""
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+    return sum(
+        1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False))
+    )

@@ -47,7 +47,8 @@ def figure(metrics: Mapping[str, Any], dotted: str) -> Figure | None:
         return None
     spread = (metrics.get("spread") or {}).get(dotted)
     if isinstance(spread, Mapping):
-        return Figure(spread["mean"], spread["sd"], int(spread["n"]))
+        # A ratio of a group is made of means; the mean of its seeds' ratios would be another figure.
+        return Figure(value, spread["sd"], int(spread["n"]))
     return Figure(value, None, len(seeds))
 
 
@@ -74,7 +75,9 @@ def arms(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """The arms that were evaluated, in the order in which people read them."""
     found = metrics.get("arms") or {}
     known = [name for name in ARMS if name in found]
-    return [(name, found[name]) for name in (*known, *(name for name in found if name not in known))]
+    return [
+        (name, found[name]) for name in (*known, *(name for name in found if name not in known))
+    ]
 
 
 def names_under(metrics: Mapping[str, Any], section: str) -> list[str]:
@@ -85,5 +88,7 @@ def names_under(metrics: Mapping[str, Any], section: str) -> list[str]:
     return [
         f"{section}.{key}"
         for key, item in value.items()
-        if is_number(item) or item is None or (isinstance(item, Mapping) and is_number(item.get("mean")))
+        if is_number(item)
+        or item is None
+        or (isinstance(item, Mapping) and is_number(item.get("mean")))
     ]

@@ -18,7 +18,11 @@ _DETECTION = (
 )
 _NEEDS = {
     "recovered": ("cleaned_minus_raw", "truth_minus_raw", "the true labels over the raw ones"),
-    "recovered_vanilla": ("vanilla_minus_raw", "truth_minus_raw", "the true labels over the raw ones"),
+    "recovered_vanilla": (
+        "vanilla_minus_raw",
+        "truth_minus_raw",
+        "the true labels over the raw ones",
+    ),
     "gain": ("cleaned_minus_vanilla", "truth_minus_vanilla", "the true labels over no training"),
 }
 
@@ -46,13 +50,15 @@ def headline(run_dir: Path, metrics: Mapping[str, Any]) -> str:
     seeds = metrics.get("seeds") or []
     word = "seed" if len(seeds) == 1 else "seeds"
     said = f", {word} {', '.join(str(seed) for seed in seeds)}" if seeds else ""
+    if len(seeds) > 1:
+        said += " (± is the standard deviation between them)"
     return f"{metrics.get('name', run_dir.name)} in {run_dir}{said}"
 
 
 def _share(found: Figure) -> str:
     said = text.percent(found.mean)
     if found.sd is not None:
-        return f"{said} ± {100 * found.sd:.1f} (sd of {found.n} seeds)"
+        return f"{said} ± {100 * found.sd:.1f}"
     if found.low is not None and found.high is not None:
         return f"{said} (95% interval {text.percent(found.low)} to {text.percent(found.high)})"
     return said
@@ -74,19 +80,31 @@ def _wrong(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines = [("rows read", _count(figures.figure(metrics, "samples.read")))]
     unreadable = figures.figure(metrics, "samples.unreadable")
     if unreadable is not None and unreadable.mean:
-        lines.append(("unreadable", f"{_count(unreadable)}, kept apart in quarantine.jsonl with line and error"))
+        lines.append(
+            (
+                "unreadable",
+                f"{_count(unreadable)}, kept apart in quarantine.jsonl with line and error",
+            )
+        )
     estimate = figures.estimate(metrics)
     if estimate is not None:
         lines.append(("wrong labels", f"an estimated {_share(estimate)}"))
     else:
-        lines.append(("wrong labels", "not estimated: no stage of the recipe estimates a noise rate"))
+        lines.append(
+            ("wrong labels", "not estimated: no stage of the recipe estimates a noise rate")
+        )
     truth = figures.true_rate(metrics)
     if truth is not None:
         lines.append(("in truth", _share(truth)))
     if "detection" in metrics:
         lines.append(("detection", _detection(metrics)))
     else:
-        lines.append(("detection", "not measured: no true labels are known; `nfilter audit` measures it by hand"))
+        lines.append(
+            (
+                "detection",
+                "not measured: no true labels are known; `nfilter audit` measures it by hand",
+            )
+        )
     return lines
 
 
@@ -101,7 +119,10 @@ def _detection(metrics: Mapping[str, Any]) -> str:
 def _done(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines = [
         ("relabelled", f"{_count(figures.figure(metrics, 'samples.relabelled'))} of the rows kept"),
-        ("dropped", f"{_count(figures.figure(metrics, 'samples.dropped'))}, each with its reason in dropped.jsonl"),
+        (
+            "dropped",
+            f"{_count(figures.figure(metrics, 'samples.dropped'))}, each with its reason in dropped.jsonl",
+        ),
         ("kept", f"{_count(figures.figure(metrics, 'samples.kept'))}, in cleaned.jsonl"),
     ]
     if isinstance(metrics.get("relabel"), Mapping):
@@ -111,7 +132,9 @@ def _done(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _relabel(metrics: Mapping[str, Any]) -> str:
-    before, after, kept = (figures.figure(metrics, f"relabel.{key}") for key in ("before", "after", "kept"))
+    before, after, kept = (
+        figures.figure(metrics, f"relabel.{key}") for key in ("before", "after", "kept")
+    )
     parts = [
         f"{_share(before)} before selection" if before else "no new label was proposed",
         f"{_share(after)} after it" if after else "no flagged row was kept",
@@ -122,7 +145,9 @@ def _relabel(metrics: Mapping[str, Any]) -> str:
 
 
 def _labels(metrics: Mapping[str, Any]) -> str:
-    before, after = (figures.figure(metrics, f"relabel.labels_{key}") for key in ("before", "after"))
+    before, after = (
+        figures.figure(metrics, f"relabel.labels_{key}") for key in ("before", "after")
+    )
     return (
         f"{_share(before) if before else 'not known'} as they came, "
         f"{_share(after) if after else 'none is left'} in what was kept"
@@ -132,16 +157,25 @@ def _labels(metrics: Mapping[str, Any]) -> str:
 def _gain_title(metrics: Mapping[str, Any]) -> str:
     rows = [arm.get("rows") for _, arm in figures.arms(metrics)]
     count = next((int(row) for row in rows if text.is_number(row)), None)
-    return f"What it gained (share of {count:,} test rows answered right)" if count else "What it gained"
+    return (
+        f"What it gained (share of {count:,} test rows answered right)"
+        if count
+        else "What it gained"
+    )
 
 
 def _gained(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     arms = figures.arms(metrics)
     if not arms:
-        return [("nothing measured", "the recipe has no `evaluate` section, so no arm was examined")]
+        return [
+            ("nothing measured", "the recipe has no `evaluate` section, so no arm was examined")
+        ]
     lines = [(f"arm {name}", _arm(arm)) for name, arm in arms]
     compared = metrics.get("comparisons") or {}
-    for key, name in (("cleaned_minus_raw", "cleaned - raw"), ("cleaned_minus_vanilla", "cleaned - vanilla")):
+    for key, name in (
+        ("cleaned_minus_raw", "cleaned - raw"),
+        ("cleaned_minus_vanilla", "cleaned - vanilla"),
+    ):
         difference = compared.get(key)
         if isinstance(difference, Mapping):
             lines.append(
@@ -153,7 +187,12 @@ def _gained(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     if len(arms) > 1:
         lines.append(("recovered", _ratio(metrics, "recovered", "of what the noise cost")))
         if isinstance(compared.get("vanilla_minus_raw"), Mapping):
-            lines.append(("without training", _ratio(metrics, "recovered_vanilla", "of it recovered by doing nothing")))
+            lines.append(
+                (
+                    "by not training",
+                    _ratio(metrics, "recovered_vanilla", "of it"),
+                )
+            )
         lines.append(("gain", _ratio(metrics, "gain", "of what the true labels would give")))
     return lines
 
@@ -161,7 +200,7 @@ def _gained(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _arm(arm: Mapping[str, Any]) -> str:
     mean = arm["mean"]
     if arm.get("sd") is not None:
-        said = f"{mean:.3f} ± {arm['sd']:.3f} (sd of {arm['n']} seeds)"
+        said = f"{mean:.3f} ± {arm['sd']:.3f}"
     elif text.is_number(arm.get("standard_error")):
         said = f"{mean:.3f} ± {arm['standard_error']:.3f} (standard error)"
     else:
@@ -180,7 +219,10 @@ def _ratio(metrics: Mapping[str, Any], key: str, of: str) -> str:
     compared = metrics.get("comparisons") or {}
     missing = [name for name in (above, below) if not isinstance(compared.get(name), Mapping)]
     if missing:
-        needed = sorted({arm for name in missing for arm in name.split("_minus_")} - set(metrics.get("arms") or {}))
+        needed = sorted(
+            {arm for name in missing for arm in name.split("_minus_")}
+            - set(metrics.get("arms") or {})
+        )
         return f"not measured: it needs the arm {' and '.join(needed)}"
     difference = compared[below]
     if difference["mean"] <= 0:

@@ -72,7 +72,9 @@ def _environment() -> Any:
 
 def _content(run: RunDirectory) -> _Content:
     content = _Content(stages=_stages(run))
-    dropped = list(_sampled(reading.optional_jsonl(run.path / "dropped.jsonl"), content.totals, "dropped"))
+    dropped = list(
+        _sampled(reading.optional_jsonl(run.path / "dropped.jsonl"), content.totals, "dropped")
+    )
     changed = list(_sampled(_relabels(run), content.totals, "relabelled"))
     unreadable: list[dict[str, Any]] = []
     for row in reading.optional_jsonl(run.path / "quarantine.jsonl"):
@@ -81,19 +83,29 @@ def _content(run: RunDirectory) -> _Content:
             unreadable.append(row)
     questions = _look(run, {row["id"] for row in (*dropped, *changed)}, content)
     content.relabelled = [
-        _cells(row, questions, before=row["before"], after=row["after"], stage=row["stage"], reason=row["reason"])
+        _cells(
+            row,
+            questions,
+            before=row["before"],
+            after=row["after"],
+            stage=row["stage"],
+            reason=row["reason"],
+        )
         for row in changed
     ]
     content.dropped = [
         _cells(row, questions, stage=row["stage"], reason=row["reason"]) for row in dropped
     ]
     content.unreadable = [
-        {name: text.cut(str(row[name]), most=_CELL) for name in ("line", "error", "raw")} for row in unreadable
+        {name: text.cut(str(row[name]), most=_CELL) for name in ("line", "error", "raw")}
+        for row in unreadable
     ]
     return content
 
 
-def _cells(row: Mapping[str, Any], looks: Mapping[str, Mapping[str, str]], **texts: Any) -> dict[str, str]:
+def _cells(
+    row: Mapping[str, Any], looks: Mapping[str, Mapping[str, str]], **texts: Any
+) -> dict[str, str]:
     look = looks.get(row["id"], {"question": "", "label": "", "score": ""})
     shown = {name: text.cut(str(value), most=_CELL) for name, value in texts.items()}
     return {"id": text.plain(row["id"]), **look, **shown}

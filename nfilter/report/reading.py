@@ -20,7 +20,9 @@ SOURCE = "source"
 def children_of(path: Path) -> list[Path]:
     """The child runs ``seed-N`` of a group's directory, by seed."""
     found = [
-        item for item in path.glob("seed-*") if item.is_dir() and item.name[5:].lstrip("-").isdigit()
+        item
+        for item in path.glob("seed-*")
+        if item.is_dir() and item.name[5:].lstrip("-").isdigit()
     ]
     return sorted(found, key=lambda item: int(item.name[5:]))
 
@@ -35,7 +37,9 @@ def open_run(path: Path) -> RunDirectory:
 
     run = RunDirectory(path)
     if not path.is_dir():
-        raise StoreError(f"{path}: no such directory; name the directory that `nfilter run` wrote, like runs/NAME")
+        raise StoreError(
+            f"{path}: no such directory; name the directory that `nfilter run` wrote, like runs/NAME"
+        )
     if (path / f"00-{SOURCE}").is_dir():
         return run
     children = children_of(path)
@@ -44,7 +48,9 @@ def open_run(path: Path) -> RunDirectory:
         raise StoreError(
             f"{path}: a group of runs with one child a seed ({names}); name one of them, like {children[0]}"
         )
-    raise StoreError(f"{path}: not the directory of a run (it has no 00-{SOURCE}); name one that `nfilter run` wrote")
+    raise StoreError(
+        f"{path}: not the directory of a run (it has no 00-{SOURCE}); name one that `nfilter run` wrote"
+    )
 
 
 def label(artefact: Artefact) -> str:
@@ -71,7 +77,9 @@ def last_finished(run: RunDirectory) -> Artefact:
     """
     done = [artefact for artefact in stages(run) if finished(artefact)]
     if not done:
-        raise StoreError(f"{run.path}: its source was not read to the end; run the same command again")
+        raise StoreError(
+            f"{run.path}: its source was not read to the end; run the same command again"
+        )
     return done[-1]
 
 
@@ -102,7 +110,11 @@ def metrics_of(path: Path) -> dict[str, Any]:
 
     file = path / "metrics.json"
     if not file.is_file():
-        why = "the run has not ended; run the same command again" if (path / f"00-{SOURCE}").is_dir() else "not a run"
+        why = (
+            "the run has not ended; run the same command again"
+            if (path / f"00-{SOURCE}").is_dir()
+            else "not a run"
+        )
         raise StoreError(f"{file}: not there; {why}")
     value: dict[str, Any] = read_json(file)
     return value

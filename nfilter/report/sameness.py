@@ -62,7 +62,9 @@ def _between(a: _Facts, b: _Facts) -> list[str]:
         if why:
             notes.append(why)
     if a.lock.get("answer") != b.lock.get("answer"):
-        notes.append(f"answers are read in another way (answer: {_kind(a.lock)} and {_kind(b.lock)})")
+        notes.append(
+            f"answers are read in another way (answer: {_kind(a.lock)} and {_kind(b.lock)})"
+        )
     tests = [_test_rows(facts.run) for facts in (a, b)]
     if None not in tests and tests[0] != tests[1]:
         notes.append("other test rows, so the arms were examined on different questions")

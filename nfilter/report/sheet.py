@@ -35,7 +35,10 @@ def write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         writer.writerow(columns)
         # Lone surrogates have no UTF-8; a reader of the sheet sees how they were written.
         writer.writerows(
-            [guard(cell).encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0") for cell in row]
+            [
+                guard(cell).encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
+                for cell in row
+            ]
             for row in rows
         )
 
@@ -59,7 +62,9 @@ def answers(path: Path, ids: Sequence[str]) -> dict[str, bool]:
             near = did_you_mean(sample_cell, ids)
             faults.append(f"{path}:{line}: no drawn row has the id {sample_cell!r}{near}")
         elif sample_id in seen:
-            faults.append(f"{path}:{line}: the id {sample_id!r} is there twice; remove one of the lines")
+            faults.append(
+                f"{path}:{line}: the id {sample_id!r} is there twice; remove one of the lines"
+            )
         elif said in YES or said in NO:
             found[sample_id] = said in YES
         elif said:
@@ -86,12 +91,20 @@ def _cells(path: Path) -> list[tuple[int, str, str]]:
     header = [cell.strip() for cell in next(reader, [])]
     for column in ("id", ANSWER):
         if column not in header:
-            raise StoreError(f"{path}:1: the column {column!r} is gone; put it back, the header was: id, question, ...")
+            raise StoreError(
+                f"{path}:1: the column {column!r} is gone; put it back, the header was: id, question, ..."
+            )
     id_at, answer_at = header.index("id"), header.index(ANSWER)
     out = []
     start = reader.line_num + 1
     for row in reader:
         if any(cell.strip() for cell in row):
-            out.append((start, row[id_at] if id_at < len(row) else "", row[answer_at] if answer_at < len(row) else ""))
+            out.append(
+                (
+                    start,
+                    row[id_at] if id_at < len(row) else "",
+                    row[answer_at] if answer_at < len(row) else "",
+                )
+            )
         start = reader.line_num + 1
     return out

@@ -30,7 +30,11 @@ def tell(explanation: Explanation, console: Console, *, full: bool = False) -> N
     if explanation.raw is not None:
         text.rows(console, [("the line", text.cut(explanation.raw, full=full))])
         return
-    _block(console, "as it came", _source(explanation, full=full))
+    _block(
+        console,
+        "as it was made" if explanation.parents else "as it came",
+        _source(explanation, full=full),
+    )
     for event in explanation.events:
         _block(console, event.stage, _event(event, full=full))
     _block(console, "at the end", _end(explanation, full=full))
@@ -44,7 +48,9 @@ def _block(console: Console, title: str, pairs: Pairs) -> None:
 
 def _headline(found: Explanation) -> str:
     if found.status == "dropped":
-        by = {None: "", "encode": " when it was turned into tokens"}.get(found.stage, f" by {found.stage}")
+        by = {None: "", "encode": " when it was turned into tokens"}.get(
+            found.stage, f" by {found.stage}"
+        )
         return f"dropped{by}"
     if found.status == "kept":
         return "kept, with a new label" if found.label != found.label_now else "kept as it came"
@@ -70,7 +76,9 @@ def _event(event: Event, *, full: bool) -> Pairs:
         if name in event.replaced:
             pairs.append((f"{name} was", text.cut(text.value(event.replaced[name]), full=full)))
     if event.label_before is not None or event.label_after is not None:
-        pairs.append(("label", _arrow(event.label_before or "", event.label_after or "", full=full)))
+        pairs.append(
+            ("label", _arrow(event.label_before or "", event.label_after or "", full=full))
+        )
     if event.weight_after is not None:
         pairs.append(("weight", f"{event.weight_before:g} -> {event.weight_after:g}"))
     for decision in event.decisions:
@@ -84,7 +92,11 @@ def _event(event: Event, *, full: bool) -> Pairs:
 
 def _arrow(before: str, after: str, *, full: bool) -> str:
     left, right = (text.cut(part, full=full) or "(empty)" for part in (before, after))
-    return f"{left}\n-> {right}" if "\n" in left or len(left) + len(right) > 50 else f"{left} -> {right}"
+    return (
+        f"{left}\n-> {right}"
+        if "\n" in left or len(left) + len(right) > 50
+        else f"{left} -> {right}"
+    )
 
 
 def _note(name: str, note: Any, *, full: bool) -> Pairs:
@@ -110,7 +122,9 @@ def _call(call: Any, notes: Mapping[str, Any], *, full: bool) -> str:
         cost += ", cut at the limit"
     if call.nll is not None:
         cost += f", nll {call.nll:.4g}"
-    told = any(isinstance(note, Mapping) and note.get("text") == call.text for note in notes.values())
+    told = any(
+        isinstance(note, Mapping) and note.get("text") == call.text for note in notes.values()
+    )
     if told and not full:
         return cost
     return f"{cost}: {text.cut(call.text, full=True) if full else text.one_line(call.text, 120)}"

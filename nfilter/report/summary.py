@@ -30,14 +30,19 @@ def pointers(run_dir: Path) -> list[str]:
     """Files that are there, and commands with real ids that can be copied."""
     run = next(iter(reading.children_of(run_dir)), run_dir)
     files = ("report.html", "metrics.json", "cleaned.jsonl", "dropped.jsonl", "adapters/cleaned")
-    there = [name for name in files if (run_dir / name).exists()]
-    if run != run_dir:
-        there += [f"{run.name}/{name}" for name in files if (run / name).exists()]
-    lines = [f"in {run_dir}: {', '.join(there)}"] if there else []
+    lines = []
+    for place in dict.fromkeys((run_dir, run)):
+        there = [
+            name
+            for name in files
+            if (place / name).exists() and not (place != run_dir and (run_dir / name).exists())
+        ]
+        if there:
+            lines.append(f"in {place}: {', '.join(there)}")
     quoted = shlex.quote(str(run))
     for word, sample_id in _examples(run):
-        lines.append(f"nfilter explain {quoted} {_argument(sample_id)}    # a row that was {word}")
-    lines.append(f"nfilter audit {quoted}    # check a drawn sample of the flags by hand")
+        lines.append(f"nfilter explain {quoted} {_argument(sample_id)}    # {word}")
+    lines.append(f"nfilter audit {quoted}    # check flags by hand")
     return lines
 
 

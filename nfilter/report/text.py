@@ -70,7 +70,9 @@ def value(thing: Any, *, full: bool = False) -> str:
     if isinstance(thing, str):
         return cut(thing, full=full)
     if isinstance(thing, Mapping):
-        return ", ".join(f"{plain(str(key))} {value(item, full=full)}" for key, item in thing.items())
+        return ", ".join(
+            f"{plain(str(key))} {value(item, full=full)}" for key, item in thing.items()
+        )
     if isinstance(thing, Sequence):
         shown = list(thing) if full else list(thing[:8])
         more = f", [{len(thing) - len(shown):,} more]" if len(thing) > len(shown) else ""
@@ -78,7 +80,9 @@ def value(thing: Any, *, full: bool = False) -> str:
     return plain(str(thing))
 
 
-def rows(console: Console, pairs: Sequence[tuple[str, str]], *, width: int = 18, indent: int = 2) -> None:
+def rows(
+    console: Console, pairs: Sequence[tuple[str, str]], *, width: int = 18, indent: int = 2
+) -> None:
     """Print pairs of a short name and a text as two columns; the text wraps in its own."""
     from rich.table import Table
     from rich.text import Text

@@ -1,0 +1,114 @@
+"""The closing screen: figures from the metrics, nulls in words, commands that work."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nfilter.report import explain as explain_module
+from nfilter.report.summary import pointers, summarise
+
+RUN, GROUP = Path("runs/sums"), Path("runs/group")
+
+
+def read(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((path / "metrics.json").read_text())
+    return value
+
+
+def say(shown: Any, path: Path, metrics: Any) -> str:
+    return str(shown(lambda console: summarise(path, metrics, console)))
+
+
+@pytest.mark.parametrize(("name", "path"), [("summary", RUN), ("summary-group", GROUP)])
+def test_screen(name, path, world, shown, golden):
+    screen = say(shown, path, read(path))
+    golden(f"report/{name}.txt", screen)
+    lines = screen.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+
+
+def without(metrics: dict[str, Any], *names: str) -> dict[str, Any]:
+    for name in names:
+        where, _, key = name.rpartition(".")
+        target = metrics[where] if where else metrics
+        target[key] = None
+    return metrics
+
+
+def test_no_null_is_shown_as_such(world, shown):
+    metrics = without(
+        read(RUN), "recovered", "gain", "recovered_vanilla", "detection.precision", "detection.recall",
+        "detection.f1", "detection.roc_auc", "relabel.before", "relabel.after", "relabel.kept",
+        "relabel.labels_before", "relabel.labels_after", "calls_per_sample",
+    )  # fmt: skip
+    screen = say(shown, RUN, metrics)
+    assert "None" not in screen
+    assert "nan" not in screen
+    for words in (
+        "precision undefined, no label was flagged", "recall undefined, no label is wrong",
+        "no new label was proposed", "not counted",
+    ):  # fmt: skip
+        assert words in " ".join(screen.split())
+
+
+@pytest.mark.parametrize(
+    ("mean", "error", "said"),
+    [
+        (
+            0.02,
+            0.01,
+            "no figure: the true labels over the raw ones gained +0.020, under three standard errors (0.030)",
+        ),
+        (-0.01, 0.01, "no figure: the true labels over the raw ones gained nothing (-0.010)"),
+    ],
+)
+def test_why_there_is_no_ratio(mean, error, said, world, shown):
+    metrics = without(read(RUN), "recovered", "recovered_vanilla")
+    metrics["comparisons"]["truth_minus_raw"].update(mean=mean, standard_error=error)
+    assert f"recovered {said}" in " ".join(say(shown, RUN, metrics).split())
+
+
+def test_an_arm_that_is_missing_is_named(world, shown):
+    metrics = without(read(RUN), "recovered", "recovered_vanilla", "gain")
+    del metrics["arms"]["truth"]
+    for name in ("truth_minus_raw", "truth_minus_vanilla"):
+        del metrics["comparisons"][name]
+    screen = " ".join(say(shown, RUN, metrics).split())
+    assert "recovered not measured: it needs the arm truth" in screen
+
+
+def test_without_truth_and_without_arms(world, shown):
+    metrics = {key: read(RUN)[key] for key in ("name", "seeds", "samples", "calls_per_sample")}
+    screen = " ".join(say(shown, RUN, metrics).split())
+    assert "wrong labels not estimated" in screen
+    assert "detection not measured: no true labels are known; `nfilter audit`" in screen
+    assert "no arm was examined" in screen
+    assert "None" not in screen
+
+
+def test_the_commands_name_rows_that_are_there(world):
+    rows = {}
+    for line in pointers(RUN):
+        found = re.match(r"nfilter explain (.*?)    # (\w+)$", line)
+        if found:
+            run, sample_id = shlex.split(found[1])
+            rows[found[2]] = explain_module.explain(Path(run), sample_id)
+    assert rows["dropped"].status == "dropped"
+    assert rows["relabelled"].status == "kept"
+    assert rows["relabelled"].label != rows["relabelled"].label_now
+
+
+def test_odd_ids_are_quoted(world):
+    rows = (RUN / "dropped.jsonl").read_text().splitlines()
+    first = json.loads(rows[0])
+    for odd, quoted in (("a b; rm 'x'", "'a b; rm '\"'\"'x'\"'\"''"), ("-5", "-- -5")):
+        (RUN / "dropped.jsonl").write_text(json.dumps({**first, "id": odd}) + "\n")
+        line = next(line for line in pointers(RUN) if "# dropped" in line)
+        assert line.startswith(f"nfilter explain runs/sums {quoted}    #")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from nfilter.answers.reading import clean, fold, line_at, statements
+from nfilter.answers.reading import DASHES, clean, fold, line_at, statements
 from nfilter.types import Sample
 
 _AT = re.compile(
@@ -36,7 +37,8 @@ _BRACKETED = re.compile(r"\((?P<letter>[A-Z])\)")
 _ENDS = re.compile(
     r"\b(?:is|be|choose|chose|pick|select|say|with)\s(?:option\s|choice\s)?[(\[]?(?P<letter>[A-Z])[\W_]*$"
 )
-_EDGE = string.punctuation + string.whitespace + "“”‘’…。"
+_EDGE_BUT_SIGNS = "".join(set(string.punctuation) - set("+-%$")) + string.whitespace + "“”‘’…。"
+_EDGE = _EDGE_BUT_SIGNS + "+-%$"
 
 
 class _Unclear(Exception):  # noqa: N818  (no error: it ends the reading of one text)
@@ -89,12 +91,13 @@ class _Reader:
         self.letters = string.ascii_uppercase[: len(options)] if options else string.ascii_uppercase
         self.known = options is not None
         self.texts = [_bare(option) for option in options or ()][: len(self.letters)]
+        self.spelled = [_trimmed(option) for option in options or ()][: len(self.letters)]
 
     def whole(self) -> str | None:
         """The text is one letter, or the text of one option, and nothing else."""
         lone = _LONE.fullmatch(self.text)
         if lone:
-            return self._valid(lone["letter"])
+            return self._valid(lone["letter"]) or self._by_text(self.text)
         return self._by_text(self.text)
 
     def stated(self) -> str | None:
@@ -132,7 +135,7 @@ class _Reader:
     def _stated_at(self, position: int) -> str | None:
         line = line_at(self.text, position)
         match = _AT.match(line)
-        lone = match is not None and match.end() == len(line)
+        lone = match is not None and match.end() == len(line) and self._valid(match["letter"])
         if not lone:
             by_text = self._by_text(line) or self._by_text(
                 re.split(r"[.;](?:\s|$)", line, maxsplit=1)[0]
@@ -175,10 +178,20 @@ class _Reader:
         return letter.upper() if letter.upper() in self.letters else None
 
     def _by_text(self, text: str) -> str | None:
+        """The letter of the one option with that text; capitals tell options apart only where they must (Rr, RR)."""
         wanted = _bare(text)
-        if not wanted or self.texts.count(wanted) != 1:
+        if not wanted:
             return None
-        return self.letters[self.texts.index(wanted)]
+        for texts, bare in ((self.spelled, _trimmed(text)), (self.texts, wanted)):
+            if texts.count(bare) == 1:
+                return self.letters[texts.index(bare)]
+        return None
+
+
+def _trimmed(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).translate(DASHES).split()).strip(
+        _EDGE_BUT_SIGNS
+    )
 
 
 def _bare(text: str) -> str:

@@ -14,7 +14,7 @@ TAIL = 20_000
 
 _LAST = 64  # markers looked at, from the end
 
-_DASHES = str.maketrans(dict.fromkeys("‐‑‒−﹣－", "-"))
+DASHES = str.maketrans(dict.fromkeys("‐‑‒−﹣－", "-"))
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s?\{((?:[^{}]|\{[^{}]*+\}){0,300}+)\}")
 _TAGGED = re.compile(r"</?answer>", re.IGNORECASE)
 _LATEX_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s?\{([^{}]*+)\}")
@@ -43,7 +43,7 @@ def fold(text: str) -> str:
 
 def clean(text: str) -> str:
     """The end of ``text`` without markdown and LaTeX dressing; boxes and tags become ``Answer:`` lines."""
-    text = unicodedata.normalize("NFKC", text[-TAIL:].translate(_DASHES))
+    text = unicodedata.normalize("NFKC", text[-TAIL:].translate(DASHES))
     text = _LATEX_TEXT.sub(r"\1", text)
     text = _BOXED.sub(r"\nAnswer: \1\n", text)
     text = _TAGGED.sub(lambda tag: "\n" if tag[0].startswith("</") else "\nAnswer: ", text)

@@ -130,6 +130,25 @@ def test_choice_without_options_takes_any_letter_but_no_text():
     assert choice.parse("I think") is None
 
 
+def test_capitals_tell_options_apart_where_nothing_else_does():
+    genes = Sample("s", (), meta={"options": ["R", "rr", "Rr", "RR"]})
+    read = {text: kind("choice").parse(text, genes) for text in ("Rr", "Answer: RR", "rr.", "rR")}
+    assert read == {"Rr": "C", "Answer: RR": "D", "rr.": "B", "rR": None}
+
+
+def test_signs_and_symbols_are_option_texts_too():
+    charges = Sample("s", (), meta={"options": ["-1", "+1", "−2", "+2"]})
+    metals = Sample("s", (), meta={"options": ["Ne.", "Mg.", "Ca.", "K."]})
+    choice = kind("choice")
+    assert [choice.parse(text, charges) for text in ("+1", "Answer: -1", "-2.")] == ["B", "A", "C"]
+    assert [choice.parse(text, metals) for text in ("K", "Answer: K.", "D", "mg")] == [
+        "D",
+        "D",
+        "D",
+        "B",
+    ]
+
+
 def test_the_text_of_two_equal_options_names_neither():
     twins = Sample("s", (), meta={"options": ["yes", "yes", "no"]})
     assert kind("choice").parse("yes", twins) is None

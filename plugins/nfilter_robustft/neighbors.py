@@ -190,6 +190,8 @@ class Neighbors:
             "metric": "cosine" if setting.ridge is None else "discriminant",
             "ridge": setting.ridge,
             "noise_rate": round(calibration.rate, 4),
+            "noise_rate_low": round(calibration.low, 4),
+            "noise_rate_high": round(calibration.high, 4),
             "nll": calibration.nll,
             "nll_of_frequencies": votes.baseline,
             "informative": votes.informative,
@@ -198,7 +200,7 @@ class Neighbors:
         if votes.informative:
             ctx.log.info(
                 f"{setting.k} neighbours vote in the {figures['metric']} metric; they put the noise rate at "
-                f"{calibration.rate:.2f}"
+                f"{calibration.rate:.2f} (95% interval {calibration.low:.2f}-{calibration.high:.2f})"
             )
         else:
             ctx.log.warning(

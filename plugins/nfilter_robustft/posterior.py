@@ -20,7 +20,7 @@ from nfilter import JSON
 
 Float64Array = npt.NDArray[np.float64]
 
-GRADES = 40
+GRADES = 100
 _COLLISIONS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 _OPEN = 0.01  # collision chance of open answers where it cannot be estimated
 _STARTS = tuple((rate, accuracy) for rate in (0.1, 0.4, 0.7) for accuracy in (0.55, 0.9))
@@ -36,7 +36,7 @@ class Pattern:
 
     ``groups`` numbers the distinct answers of (label, view 1, view 2, ...) in order of appearance, so the label's
     is 0; -1 is no answer. ``options`` is K, or 0 for open answers. ``grades`` holds, a view, None or the shares
-    that a graded view gives to the label's answer and to its own, in steps of 1/40. ``trusted``: the label is
+    that a graded view gives to the label's answer and to its own, in steps of 1/100. ``trusted``: the label is
     known to be right.
     """
 
@@ -48,7 +48,10 @@ class Pattern:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The fitted model. ``low`` and ``high`` bound rho at 95% by profile likelihood; ``n`` labels were counted."""
+    """The fitted model. ``low`` and ``high`` bound rho at 95% by profile likelihood; ``n`` labels were counted.
+
+    The interval takes the shares of graded views as they are; how sure those are is for their own stage to say.
+    """
 
     rate: float
     low: float
@@ -77,7 +80,7 @@ class Estimate:
 
 
 def grade(share: float) -> int:
-    """A share in [0, 1] in steps of 1/40, never 0 or 1: votes are not certainty."""
+    """A share in [0, 1] in steps of 1/100, never 0 or 1: votes are not certainty."""
     return min(GRADES - 1, max(1, round(share * GRADES)))
 
 
@@ -121,11 +124,11 @@ def estimate(
     patterns = sorted(used, key=repr)
     weight = np.array([used[pattern] for pattern in patterns], dtype=np.float64)
     open_answers = any(not pattern.options for pattern in patterns)
-    candidates: Sequence[float] = (_OPEN if collision is None else collision,)
+    chances: Sequence[float] = (_OPEN if collision is None else collision,)
     if collision is None and open_answers and len(views) > 1:
-        candidates = _COLLISIONS
+        chances = _COLLISIONS
     best: tuple[_Fit, _Table] | None = None
-    for chance in candidates:
+    for chance in chances:
         table = _Table.of(patterns, chance)
         for rate, accuracy in _STARTS:
             fit = _maximise(table, weight, rate, np.full(len(views), accuracy))
@@ -244,8 +247,8 @@ def _prior(
     """Prior of each hypothesis, times K so that it replaces a flat one, from a graded view's two shares."""
     of_label, of_own = graded[0] / GRADES, graded[1] / GRADES
     named = 1 if group == 0 else 2
-    rest = 1.0 - of_own if group == 0 else 1.0 - of_own - of_label
-    prior = np.full(hypotheses, max(rest, 0.01) / max(k - named, 1e-6) if k > named else 0.0)
+    rest = max(1.0 - of_own - (0.0 if group == 0 else of_label), 0.01)
+    prior = np.full(hypotheses, rest / (k - named) if k > named else 0.0)
     prior[0] = of_label
     prior[group] = of_own
     prior[seen : hypotheses - 1] = 0.0
@@ -284,8 +287,11 @@ def _maximise(
 def _bound(table: _Table, weight: Float64Array, fit: _Fit, end: float) -> float:
     """Where, from the estimate towards ``end``, the profile likelihood of rho leaves its 95% region."""
 
+    starts = [fit.accuracy]
+    if table.answered[:, 1:].any():
+        starts += [np.full_like(fit.accuracy, 0.9), np.full_like(fit.accuracy, 0.55)]
+
     def inside(rate: float) -> bool:
-        starts = (fit.accuracy, np.full_like(fit.accuracy, 0.9), np.full_like(fit.accuracy, 0.55))
         losses = (
             _maximise(table, weight, rate, a, fixed=True, steps=300, tolerance=1e-6).loss
             for a in starts

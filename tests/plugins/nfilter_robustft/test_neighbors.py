@@ -1,0 +1,273 @@
+"""The neighbour view: votes, calibration, trusted labels, silence where there is nothing to say."""
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from nfilter import ContractError, Embeds, Message, ModelNeed, Sample
+from nfilter.testing import FakeContext, FakeEncoder, check_sample_stage
+from nfilter_robustft.check import Check, CheckConfig
+from nfilter_robustft.neighbors import Neighbors, NeighborsConfig
+
+OPTIONS = ["sad", "calm", "glad"]
+
+
+def blobs(n, rho, seed=0, spread=1.0, trusted=0):
+    """Three classes in 40 dimensions whose differences lie in a plane that other directions drown."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(3, size=n)
+    vectors = rng.normal(size=(n, 40)) * np.linspace(2, 1, 40)
+    centres = np.array([[3.0, 0.0], [-1.5, 2.6], [-1.5, -2.6]])
+    vectors[:, -2:] = centres[truth] + rng.normal(size=(n, 2)) * spread
+    label = np.where(rng.random(n) < rho, (truth + rng.integers(1, 3, size=n)) % 3, truth)
+    sure = np.zeros(n, dtype=bool)
+    sure[:trusted] = True
+    label = np.where(sure, truth, label)
+    rows = [
+        Sample(
+            f"s{i}",
+            (Message("user", f"row {i}"), Message("assistant", "ABC"[label[i]])),
+            meta={"options": OPTIONS, "sure": bool(sure[i])},
+        )
+        for i in range(n)
+    ]
+    encoder = FakeEncoder(lambda text: vectors[int(text.split()[1])])
+    return rows, truth, label, encoder
+
+
+def run(rows, encoder, answers="choice", seed=0, **config):
+    ctx = FakeContext(models={"encoder": encoder}, answers=answers, seed=seed)
+    stage = Neighbors(NeighborsConfig(**config))
+    state = stage.fit(iter(rows), ctx)
+    return stage.process(rows, state, ctx), state, ctx
+
+
+def notes(samples):
+    return [s.notes["neighbors"] for s in samples]
+
+
+def right(samples, truth):
+    return np.mean(
+        [note["answer"] == "ABC"[t] for note, t in zip(notes(samples), truth, strict=True)]
+    )
+
+
+def test_the_learned_metric_beats_plain_neighbours_and_finds_the_rate():
+    rows, truth, label, encoder = blobs(600, 0.4, spread=0.7)
+    learned, state, _ = run(rows, encoder, k=50)
+    plain, _, _ = run(rows, encoder, weighting="similarity")
+    figures = state.values["report"]["neighbors"]
+    assert figures["metric"] == "discriminant"
+    assert figures["informative"]
+    assert figures["nll"] < figures["nll_of_frequencies"]
+    assert figures["noise_rate"] == pytest.approx(np.mean(label != truth), abs=0.06)
+    assert right(learned, truth) > 0.9
+    assert right(learned, truth) > right(plain, truth) + 0.02
+
+
+def test_votes_are_calibrated_and_support_is_the_labels_share():
+    rows, truth, label, encoder = blobs(600, 0.2, spread=1.6)
+    out, _, _ = run(rows, encoder, k=50)
+    for note, code in zip(notes(out), label, strict=True):
+        assert note["calibrated"] is True
+        assert sum(note["votes"].values()) == pytest.approx(1.0, abs=1e-4)
+        assert note["answer"] == max(note["votes"], key=note["votes"].get)
+        assert note["support"] == pytest.approx(note["votes"]["ABC"[code]], abs=1e-5)
+    top = np.array([max(note["votes"].values()) for note in notes(out)])
+    hit = np.array([n["answer"] == "ABC"[t] for n, t in zip(notes(out), truth, strict=True)])
+    assert hit.mean() == pytest.approx(top.mean(), abs=0.08)
+
+
+def test_the_checker_turns_the_view_into_a_verdict():
+    rows, truth, label, encoder = blobs(600, 0.5, spread=0.7)
+    out, fitted, ctx = run(rows, encoder, k=50)
+    stage = Check(CheckConfig(views=["neighbors"], vote="probability"))
+    state = stage.fit(out, ctx)
+    wrong = label != truth
+    rate = state.values["report"]["estimated_noise_rate"]
+    assert rate["estimate"] == pytest.approx(wrong.mean(), abs=0.06)
+    figures = fitted.values["report"]["neighbors"]
+    assert figures["noise_rate_low"] < wrong.mean() < figures["noise_rate_high"]
+    flagged = np.array([s.notes["check"]["flagged"] for s in stage.process(out, state, ctx)])
+    f1 = 2 * (flagged & wrong).sum() / (flagged.sum() + wrong.sum())
+    assert f1 > 0.85
+
+
+def test_a_label_never_votes_for_itself():
+    # Flipping one row's label changes what others see, and leaves its own votes as they were but for the fit.
+    rows, _, label, encoder = blobs(300, 0.2)
+    other = "ABC"[(label[7] + 1) % 3]
+    flipped = [
+        s if i != 7 else Sample(s.id, (s.messages[0], Message("assistant", other)), meta=s.meta)
+        for i, s in enumerate(rows)
+    ]
+    a, _, _ = run(rows, encoder, k=15)
+    b, _, _ = run(flipped, encoder, k=15)
+    votes, after = (notes(x)[7]["votes"] for x in (a, b))
+    assert max(abs(votes[x] - after.get(x, 0)) for x in votes) < 0.1
+
+
+def test_labels_without_information_give_no_answer_and_a_warning():
+    rows, _, _, encoder = blobs(300, 2 / 3)
+    out, state, ctx = run(rows, encoder, k=30)
+    assert not state.values["informative"]
+    assert {note["answer"] for note in notes(out)} == {None}
+    assert "say nothing" in notes(out)[0]["failure"]
+    assert any(kind == "warning" and "trusted: COLUMN" in text for kind, text in ctx.log.lines)
+
+
+def test_trusted_labels_help_where_most_labels_are_wrong():
+    rows, truth, _, encoder = blobs(600, 0.7, trusted=90)
+    rest = np.arange(90, 600)
+    out, state, _ = run(rows, encoder, trusted="sure", k=50)
+    assert state.values["report"]["neighbors"]["trusted"] == 90
+    assert state.values["report"]["neighbors"]["noise_rate"] == pytest.approx(0.7, abs=0.08)
+    answers = np.array([note["answer"] for note in notes(out)])
+    assert np.mean(answers[rest] == np.array(list("ABC"))[truth[rest]]) > 0.8
+
+
+def test_a_column_that_marks_nothing_is_said():
+    rows, _, _, encoder = blobs(300, 0.2)
+    _, _, ctx = run(rows, encoder, trusted="sure")
+    assert any("no sample is marked as right in column 'sure'" in text for _, text in ctx.log.lines)
+
+
+def test_more_samples_than_the_reference_are_all_answered():
+    rows, truth, _, encoder = blobs(600, 0.3)
+    out, state, _ = run(rows, encoder, reference=300, k=30)
+    assert len(state.arrays["probabilities"]) == 600
+    assert right(out, truth) > 0.85
+
+
+def test_same_seed_same_votes_and_chunks_make_no_difference():
+    rows, _, _, encoder = blobs(200, 0.3)
+    for config in ({}, {"weighting": "similarity"}):
+        out, state, ctx = run(rows, encoder, **config)
+        again, _, _ = run(rows, encoder, **config)
+        assert out == again
+        stage = Neighbors(NeighborsConfig(**config))
+        parts = [s for i in range(0, 200, 33) for s in stage.process(rows[i : i + 33], state, ctx)]
+        assert parts == out
+
+
+def test_an_option_is_known_by_its_text_not_by_its_letter():
+    rows, truth, _, encoder = blobs(300, 0.2)
+    turned = []
+    for i, s in enumerate(rows):
+        shift = i % 3
+        options = OPTIONS[shift:] + OPTIONS[:shift]
+        letter = "ABC"[("ABC".index(s.response) - shift) % 3]
+        messages = (s.messages[0], Message("assistant", letter))
+        turned.append(Sample(s.id, messages, meta={"options": options}))
+    out, _, _ = run(turned, encoder, k=30)
+    said = [s.meta["options"]["ABC".index(s.notes["neighbors"]["answer"])] for s in out]
+    assert np.mean([a == OPTIONS[t] for a, t in zip(said, truth, strict=True)]) > 0.85
+
+
+# --- similarity ----------------------------------------------------------------------------------------------
+
+
+def line(name, query, response):
+    return Sample(name, (Message("user", query), Message("assistant", response)))
+
+
+PLACES = {"p0": [1, 0], "p1": [1, 0.1], "p2": [1, 0.2], "p3": [1, 0.3], "far": [0, 1]}
+OPEN = [line(k, k, v) for k, v in zip(PLACES, ["x", "y", "y", "x", "z"], strict=True)]
+
+
+def test_similarity_votes_are_a_weighted_plurality():
+    out, state, _ = run(OPEN, FakeEncoder(PLACES.get), answers="exact", k=3)
+    tau = state.values["temperature"]
+    unit = {k: np.array(v) / np.linalg.norm(v) for k, v in PLACES.items()}
+    weight = {k: np.exp(unit["p0"] @ unit[k] / tau) for k in ("p1", "p2", "p3")}
+    expected = (weight["p1"] + weight["p2"]) / sum(weight.values())
+    first = notes(out)[0]
+    assert first["answer"] == "y"
+    assert first["votes"]["y"] == pytest.approx(expected, abs=1e-4)
+    assert first["support"] == pytest.approx(1 - expected, abs=1e-4)
+    assert first["neighbors"] == ["p1", "p2", "p3"]
+    assert first["calibrated"] is False
+
+
+def test_copies_of_the_same_query_do_not_vote():
+    rows = [line("a", "p0", "x"), line("copy", "p0", "x"), *OPEN[1:3]]
+    out, _, _ = run(rows, FakeEncoder(PLACES.get), answers="exact", k=3)
+    assert notes(out)[0]["neighbors"] == ["p1", "p2"]
+    assert notes(out)[0]["support"] == 0.0
+
+
+def test_numbers_that_agree_vote_together():
+    rows = [line(k, k, v) for k, v in zip(PLACES, ["3", "1000", "1,000.0", "7", "9"], strict=True)]
+    out, _, _ = run(rows, FakeEncoder(PLACES.get), answers="number", k=3)
+    assert notes(out)[0]["answer"] == "1000"
+
+
+def test_k_is_chosen_by_the_labels_that_it_foretells():
+    # Pairs of near twins in many directions: only the nearest neighbour knows.
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(150, 20))
+    vectors = np.repeat(base, 4, axis=0) + rng.normal(size=(600, 20)) * 0.05
+    rows = [line(f"s{i}", f"q {i}", f"answer {i // 4}") for i in range(600)]
+    encoder = FakeEncoder(lambda text: vectors[int(text.split()[1])])
+    out, state, _ = run(rows, encoder, answers="exact")
+    assert state.values["k"] == 3
+    assert np.mean([n["support"] for n in notes(out)]) > 0.95
+
+
+@pytest.mark.parametrize(
+    "rows", [[], OPEN[:1], [line("a", "p0", "")], [line("a", "p0", ""), line("b", "p1", "x")]]
+)
+def test_few_rows(rows):
+    out, _, _ = run(rows, FakeEncoder(PLACES.get), answers="exact")
+    assert len(out) == len(rows)
+    if rows:
+        assert notes(out)[0]["answer"] in (None, "x")
+
+
+def test_discriminant_asked_for_where_it_cannot_be():
+    _, state, ctx = run(OPEN, FakeEncoder(PLACES.get), answers="exact", weighting="discriminant")
+    assert state.values["mode"] == "similarity"
+    assert any("vote by similarity instead" in text for _, text in ctx.log.lines)
+
+
+# --- interface -----------------------------------------------------------------------------------------------
+
+
+def test_conformance_and_contract():
+    rows, _, _, encoder = blobs(120, 0.2)
+    config = NeighborsConfig(into="near")
+    ctx = FakeContext(models={"encoder": encoder}, answers="choice")
+    out = check_sample_stage(Neighbors, config, rows, ctx)
+    keys = {"answer", "text", "reasoning", "nll", "tokens", "calls", "rounds", "failure"}
+    assert keys <= set(out[0].notes["near"])
+    contract = Neighbors.contract(config)
+    assert contract.views == contract.writes == {"near"}
+    assert contract.needs == (ModelNeed("encoder", Embeds, field="encoder"),)
+
+
+def test_the_options_at_the_end_of_a_query_are_not_embedded():
+    seen = []
+
+    def vector(text):
+        seen.append(text)
+        return [1.0, float(len(text))]
+
+    lines = "\nA. sad\nB. calm\nC. glad"
+    messages = (Message("user", "How is it?" + lines), Message("assistant", "A"))
+    run([Sample("a", messages, meta={"options": OPTIONS})], FakeEncoder(vector))
+    assert set(seen) == {"How is it?"}
+
+
+def test_a_sample_that_was_not_counted_is_refused():
+    rows, _, _, encoder = blobs(120, 0.2)
+    _, state, ctx = run(rows, encoder)
+    with pytest.raises(ContractError, match="'new' was not there"):
+        Neighbors(NeighborsConfig()).process([line("new", "row 3", "A")], state, ctx)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"k": 0}, {"k": "many"}, {"weighting": "best"}, {"reference": 3}, {"ks": 1}]
+)
+def test_configs_that_make_no_sense(bad):
+    with pytest.raises(ValidationError):
+        NeighborsConfig(**bad)

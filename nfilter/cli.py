@@ -156,9 +156,11 @@ def _seeds(text: str) -> list[int]:
     try:
         seeds = [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise click.BadParameter(f"whole numbers with commas, like 0,1,2, not {text!r}") from error
+        says = f"whole numbers with commas, like 0,1,2, not {text!r}"
+        raise click.BadParameter(says, param_hint="'--seeds'") from error
     if len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise click.BadParameter(f"each seed once, none negative: {text!r}")
+        says = f"each seed once, none negative: {text!r}"
+        raise click.BadParameter(says, param_hint="'--seeds'")
     return seeds
 
 

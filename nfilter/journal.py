@@ -102,14 +102,14 @@ class Journal:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 self._connection.executemany(
-                    "INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?)",
+                    "INSERT INTO calls VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
                     [
                         (key, json.dumps(_plain(done)), done.prompt_tokens, done.completion_tokens)
                         for key, done in answers
                     ],
                 )
                 self._connection.executemany(
-                    "INSERT OR IGNORE INTO uses VALUES (?, ?, ?, ?, ?)",
+                    "INSERT INTO uses VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                     [(use.stage, use.sample, use.key, use.model, now) for use in uses],
                 )
                 self._connection.execute("COMMIT")

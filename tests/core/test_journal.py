@@ -1,0 +1,280 @@
+"""Calls and their costs: what a key depends on, what is committed together, what is never asked again."""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nfilter import Completion, ContractError, Failure, Message, Request, Sampling
+from nfilter.context import Model
+from nfilter.journal import Journal, Use, call_key
+
+ASK = Request((Message("user", "1+1?"),), Sampling(temperature=0.7), sample_id="a")
+GREEDY = dataclasses.replace(ASK, sampling=Sampling())
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Any:
+    made = Journal(tmp_path / "journal.db")
+    yield made
+    made.close()
+
+
+class Backend:
+    """Answers with the question and how many it has answered; fails where it is told to."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.failures: dict[str, Failure] = {}
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        out = []
+        for request in requests:
+            text = request.messages[-1].content
+            self.asked.append(text)
+            failure = self.failures.get(text)
+            out.append(
+                Completion("", "failed", failure=failure)
+                if failure
+                else Completion(
+                    f"{text}={len(self.asked)}",
+                    logprobs=(-0.5,),
+                    prompt_tokens=3,
+                    completion_tokens=2,
+                )
+            )
+        return out
+
+    def adapted(self, ref: Any) -> Any:
+        from contextlib import nullcontext
+
+        return nullcontext(self)
+
+
+@pytest.fixture
+def backend() -> Backend:
+    return Backend()
+
+
+def model(backend: Backend, journal: Journal, stage: str = "01-a", fingerprint: str = "f") -> Model:
+    return Model("expert", backend, fingerprint, journal, stage)
+
+
+def ask(text: str, sample_id: str = "a", **sampling: Any) -> Request:
+    return Request((Message("user", text),), Sampling(**sampling), sample_id=sample_id)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"messages": (Message("user", "1+2?"),)},
+        {"messages": (Message("system", "1+1?"),)},
+        {"messages": (Message("user", "1+"), Message("user", "1?"))},
+        {"logprobs": True},
+        {"draw": 1},
+        *({"sampling": dataclasses.replace(ASK.sampling, **{name: value})} for name, value in
+          {"max_tokens": 9, "temperature": 0.8, "top_p": 0.9, "seed": 1, "stop": ("x",)}.items()),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_can_change_an_answer_changes_its_key(change: dict[str, Any]) -> None:
+    assert call_key("f", dataclasses.replace(ASK, **change)) != call_key("f", ASK)
+
+
+def test_the_model_changes_the_key_and_the_sample_does_not() -> None:
+    assert call_key("g", ASK) != call_key("f", ASK)
+    assert call_key("f", dataclasses.replace(ASK, sample_id="b")) == call_key("f", ASK)
+
+
+def test_a_greedy_answer_depends_on_neither_seed_nor_draw() -> None:
+    for change in ({"sampling": Sampling(seed=5)}, {"draw": 3}):
+        assert call_key("f", dataclasses.replace(GREEDY, **change)) == call_key("f", GREEDY)
+    assert call_key("f", GREEDY) != call_key("f", ASK)
+
+
+def test_an_answer_comes_back_as_it_went_in_and_says_that_it_is_cached(journal: Journal) -> None:
+    done = Completion("text é", "length", (-0.5, -1e-9), 3, 2)
+    failed = Completion("", "failed", failure=Failure("refused", "will not"))
+    journal.commit([("k", done), ("f", failed)], [])
+    found = journal.find(["k", "f", "missing"])
+    assert found == {
+        "k": dataclasses.replace(done, cached=True),
+        "f": dataclasses.replace(failed, cached=True),
+    }
+
+
+def test_many_keys_are_found_at_once(journal: Journal) -> None:
+    journal.commit([(str(index), Completion(str(index))) for index in range(1203)], [])
+    assert len(journal.find([str(index) for index in range(1300)])) == 1203
+
+
+def test_the_first_committed_answer_stays(journal: Journal) -> None:
+    journal.commit([("k", Completion("first"))], [])
+    journal.commit([("k", Completion("second"))], [])
+    assert journal.find(["k"])["k"].text == "first"
+
+
+def test_answers_and_their_costs_are_committed_together_or_not_at_all(
+    journal: Journal, tmp_path: Path
+) -> None:
+    broken: Any = Use("s", "a", "k", None)  # type: ignore[arg-type] # model is NOT NULL
+    with pytest.raises(sqlite3.IntegrityError):
+        journal.commit([("k", Completion("x", completion_tokens=7))], [broken])
+    assert journal.find(["k"]) == {}
+    assert journal.usage() == {}
+    journal.commit(
+        [("k", Completion("x", prompt_tokens=3, completion_tokens=7))], [Use("s", "a", "k", "m")]
+    )
+    other = sqlite3.connect(tmp_path / "journal.db")
+    assert other.execute("SELECT count(*) FROM calls").fetchone() == (1,)
+    other.close()
+    assert journal.usage() == {"s": {"calls": 1, "prompt_tokens": 3, "completion_tokens": 7}}
+
+
+def test_a_call_is_counted_for_every_sample_and_stage_that_used_it(journal: Journal) -> None:
+    journal.commit(
+        [
+            ("k", Completion("x", prompt_tokens=3, completion_tokens=7)),
+            ("l", Completion("y", prompt_tokens=1)),
+        ],
+        [],
+    )
+    uses = [
+        Use("s", "a", "k", "m"),
+        Use("s", "b", "k", "m"),
+        Use("s", "a", "l", "m"),
+        Use("t", "a", "k", "m"),
+    ]
+    for _ in range(2):  # a resumed stage says the same again
+        journal.commit([], uses)
+    assert journal.usage() == {
+        "s": {"calls": 3, "prompt_tokens": 7, "completion_tokens": 14},
+        "t": {"calls": 1, "prompt_tokens": 3, "completion_tokens": 7},
+    }
+    assert journal.stages() == ["s", "t"]
+    journal.forget(["s"])
+    assert list(journal.usage()) == ["t"]
+    assert set(journal.find(["k", "l"])) == {"k", "l"}
+    assert [(call["stage"], call["text"]) for call in journal.calls_for("a")] == [("t", "x")]
+
+
+def test_what_was_answered_is_not_asked_again(
+    journal: Journal, backend: Backend, tmp_path: Path
+) -> None:
+    first = model(backend, journal).generate([ask("x"), ask("y")])
+    again = model(backend, journal, "02-b").generate([ask("y"), ask("z")])
+    assert sorted(backend.asked) == ["x", "y", "z"]
+    assert [done.cached for done in first + again] == [False, False, True, False]
+    assert again[0].text == first[1].text
+    journal.close()
+    reopened = Journal(tmp_path / "journal.db")
+    assert model(backend, reopened).generate([ask("z")])[0].cached
+    reopened.close()
+    assert len(backend.asked) == 3
+
+
+def test_equal_requests_of_one_batch_are_asked_once_and_counted_for_each_sample(
+    journal: Journal, backend: Backend
+) -> None:
+    done = model(backend, journal).generate(
+        [ask("x", "a"), ask("y", "b"), ask("x", "c"), ask("x", "a", seed=9)]
+    )
+    assert sorted(backend.asked) == ["x", "y"]
+    assert done[0] == done[2] == done[3]
+    assert journal.usage()["01-a"]["calls"] == 3
+
+
+def test_answers_come_back_in_the_order_of_the_requests(journal: Journal, backend: Backend) -> None:
+    texts = [f"{'long ' * (index % 7)}{index}" for index in range(600)]
+    done = model(backend, journal).generate([ask(text) for text in texts])
+    assert [answer.text.split("=")[0] for answer in done] == texts
+    assert backend.asked != texts  # long ones go first
+
+
+def test_progress_adds_up_with_cached_and_doubled_requests(
+    journal: Journal, backend: Backend
+) -> None:
+    model(backend, journal).generate([ask("x")])
+    told: list[int] = []
+    requests = [ask("x"), *(ask(str(index % 300)) for index in range(700))]
+    model(backend, journal).generate(requests, told.append)
+    assert sum(told) == len(requests)
+    assert len(told) == 3
+
+
+@pytest.mark.parametrize("kind", ["timeout", "server", "memory"])
+def test_a_passing_failure_is_asked_again(journal: Journal, backend: Backend, kind: Any) -> None:
+    backend.failures["x"] = Failure(kind, "for now")
+    assert model(backend, journal).generate([ask("x")])[0].failure == Failure(kind, "for now")
+    assert journal.usage() == {}
+    backend.failures.clear()
+    assert model(backend, journal).generate([ask("x")])[0].failure is None
+
+
+@pytest.mark.parametrize("kind", ["refused", "too_long", "parse"])
+def test_a_lasting_failure_is_kept(journal: Journal, backend: Backend, kind: Any) -> None:
+    backend.failures["x"] = Failure(kind, "always")
+    for _ in range(2):
+        assert model(backend, journal).generate([ask("x")])[0].failure == Failure(kind, "always")
+    assert backend.asked == ["x"]
+
+
+def test_a_kill_between_slices_loses_one_slice_at_most(journal: Journal, backend: Backend) -> None:
+    generate = backend.generate
+
+    def killed(requests: Sequence[Request]) -> list[Completion]:
+        if len(backend.asked) >= 512:
+            raise KeyboardInterrupt
+        return generate(requests)
+
+    backend.generate = killed  # type: ignore[method-assign]
+    requests = [ask(str(index)) for index in range(700)]
+    with pytest.raises(KeyboardInterrupt):
+        model(backend, journal).generate(requests)
+    backend.generate = generate  # type: ignore[method-assign]
+    model(backend, journal).generate(requests)
+    assert len(backend.asked) == 700
+
+
+def test_a_backend_that_loses_a_completion_is_named(journal: Journal, backend: Backend) -> None:
+    backend.generate = lambda requests: [Completion("one")]  # type: ignore[method-assign]
+    with pytest.raises(
+        ContractError, match=r"model 'expert' \(fake\): 1 completions came back for 2 requests"
+    ):
+        model(backend, journal).generate([ask("x"), ask("y")])
+    assert journal.usage() == {}
+
+
+def test_an_adapter_has_answers_of_its_own(journal: Journal, backend: Backend) -> None:
+    from nfilter import ModelRef
+
+    plain = model(backend, journal)
+    plain.generate([ask("x")])
+    for digest in ("one", "two", "one"):
+        with plain.adapted(ModelRef("p", "adapter", "b", digest)) as adapted:
+            adapted.generate([ask("x")])
+    assert backend.asked == ["x"] * 3
+
+
+def test_equal_texts_are_embedded_once() -> None:
+    import numpy as np
+
+    asked: list[list[str]] = []
+
+    class Encoder:
+        name = "fake"
+
+        def embed(self, texts: list[str]) -> Any:
+            asked.append(texts)
+            return np.array([[len(text)] for text in texts], dtype=np.float32)
+
+    found = Model("encoder", Encoder(), "f", None, "s").embed(["aa", "b", "aa", "ccc"])  # type: ignore[arg-type]
+    assert asked == [["aa", "b", "ccc"]]
+    np.testing.assert_array_equal(found, [[2], [1], [2], [3]])

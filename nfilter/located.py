@@ -201,7 +201,8 @@ class _Builder:
             self.loader.get_event()
             self._refuse_tag(event)
             key = event.value
-            line = event.start_mark.line + 1
+            mark: Any = event.start_mark
+            line = mark.line + 1
             if key in values:
                 first = self.located.lines[*where, key]
                 raise self._fault(

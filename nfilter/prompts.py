@@ -92,7 +92,8 @@ class FileTemplate:
         blocks = self._blocks
         try:
             return tuple(Message(role, block.render(variables).strip()) for role, block in blocks)
-        except Exception as error:  # a template may divide by zero as well as name what is not there
+        # A template may divide by zero as well as name what is not there.
+        except Exception as error:
             names = ", ".join(sorted(variables))
             raise PromptError(
                 f"{self.path}:{_line_of(error)}: {error}; a template here may use: {names}"

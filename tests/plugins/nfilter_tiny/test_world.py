@@ -10,11 +10,12 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nfilter_tiny import rows, world
-from nfilter_tiny.formats import Example, columns, draw_example, prompt, wrong_steps
+from nfilter_tiny.formats import PROMPTS, Example, columns, draw_example, prompt, wrong_steps
 
 PACKAGE_ROOT = Path(world.__file__).resolve().parents[1]
 SPLITS = ("train", "dev", "test")
@@ -143,6 +144,31 @@ def test_wrong_answers_are_wrong() -> None:
         assert len(wrong) == len(row["answer"])
         word, operand = row["question"].split()
         assert wrong_steps(rng, world.group(word, int(operand)))[1] != row["answer"]
+
+
+def test_training_renders_as_the_core_does() -> None:
+    """Training renders with its own few lines; they must give what a run gives, to the character."""
+    prompts = pytest.importorskip("nfilter.prompts").Prompts([PROMPTS.parent])
+    common = {"system": None, "history": [], "options": None, "kind": "number", "query": "mip 37"}
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("answer", {}),
+        ("reason", {"reasoning": None, "reflection": None}),
+        ("reason", {"reasoning": "a answer: 8", "reflection": "b so 9, differs"}),
+        ("reflect", {"reasoning": "a answer: 8", "answer": "8"}),
+        ("relabel", {"neighbors": [{"query": "mip 1", "response": "57"}] * 3}),
+        (
+            "review",
+            {
+                "candidates": [
+                    {"answer": "8", "reasoning": "a answer: 8"},
+                    {"answer": "9", "reasoning": None},
+                ]
+            },
+        ),
+    ]
+    for name, variables in cases:
+        theirs = prompts.get(f"tiny/{name}").render(**common, **variables)
+        assert tuple((m.role, m.content) for m in theirs) == prompt(name, "mip 37", **variables)
 
 
 def test_prompts_are_what_the_templates_say() -> None:

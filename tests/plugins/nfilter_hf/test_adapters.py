@@ -270,3 +270,31 @@ def test_what_is_no_adapter_is_refused(
     config["target_modules"] = [*config["target_modules"], "k_proj"]
     (wider / "adapter_config.json").write_text(json.dumps(config))
     refuse(wider, "does not fit this model")
+
+
+def test_what_the_trainer_writes_is_what_answers(
+    checkpoint: Any, open_backend: Any, tmp_path: Path
+) -> None:
+    from nfilter.testing import FakeContext
+    from nfilter_hf.lora import LoraTrainer
+
+    model = open_backend(checkpoint())
+    before = state(model._load().module)
+    data = [
+        Sample(str(i), (Message("user", f"what is {i} ?"), Message("assistant", "red , green")))
+        for i in range(8)
+    ]
+    encoded = model.encode(data, max_length=99, turns="all")
+    config = LoraTrainer.Config(rank=8, lr=1e-2, epochs=6, batch_size=4, dropout=0.0)
+    result = LoraTrainer(config).train(
+        encoded, model, tmp_path / "out", FakeContext(models={"student": model})
+    )
+    assert_same(before, state(model._load().module))
+    base = [float(np.nanmean(values)) for values in model.score(encoded)]
+    tuned = [float(np.nanmean(values)) for values in model.score(encoded, result.ref)]
+    assert max(tuned) < 0.5 * min(base)
+    request = Request(data[0].context, Sampling(max_tokens=12))
+    with model.adapted(result.ref) as adapted:
+        assert adapted.generate([request])[0].text == "red , green"
+    assert model.generate([request])[0].text != "red , green"
+    assert_same(before, state(model._load().module))

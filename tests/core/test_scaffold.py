@@ -1,0 +1,93 @@
+"""``nfilter init``: a recipe that loads, whatever the file and the model are called."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nfilter import RecipeError, SourceError
+from nfilter.plugins import Plugins, load
+from nfilter.recipe import load as load_recipe
+from nfilter.scaffold import scaffold, templates
+
+
+@pytest.fixture(scope="module")
+def plugins() -> Plugins:
+    found = load(block=())
+    assert found.failed == ()
+    return found
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps({"instruction": f"{n}+1?", "input": "", "output": str(n)}) + "\n"
+            for n in range(5)
+        )
+    )
+    return path
+
+
+def test_every_template_that_ships_loads_as_it_is(plugins: Plugins) -> None:
+    found = templates(plugins)
+    assert {"quickstart", "robustft", "robustft-official"} <= set(found)
+    for path in found.values():
+        assert load_recipe(path, plugins).samples
+
+
+@pytest.mark.parametrize("template", ["quickstart", "robustft", "robustft-official"])
+@pytest.mark.parametrize(
+    "model", [None, "meta-llama/Llama-3.2-3B-Instruct", "./my model, {odd}: 'quoted' #1"]
+)
+def test_every_template_takes_a_file_and_a_model(
+    plugins: Plugins, data: Path, tmp_path: Path, template: str, model: str | None
+) -> None:
+    out = tmp_path / "made" / "recipe.yaml"
+    said = scaffold(plugins, template, data, model, out)
+    recipe = load_recipe(out, plugins)
+    assert (recipe.source.use.name, recipe.source.use.config.path) == ("jsonl", str(data))
+    assert recipe.source.noise is None
+    assert recipe.answer.kind == "number"
+    assert (recipe.arms, recipe.evaluate) == (("cleaned",), None)
+    if model is not None:
+        assert recipe.models["student"].config.model == model
+        assert said[0] == f"model: {model} (the student)"
+    assert any("guessed columns: shape = 'alpaca'" in line for line in said)
+    assert said[-1] == f"wrote {out}; next: nfilter check {out}, then nfilter run {out}"
+
+
+def test_a_file_beside_the_recipe_is_named_by_its_name(plugins: Plugins, data: Path) -> None:
+    odd = data.with_name("it's odd: #1 {name}.jsonl")
+    odd.write_bytes(data.read_bytes())
+    scaffold(plugins, "robustft", odd, None, data.with_name("r.yaml"))
+    text = yaml.safe_load(data.with_name("r.yaml").read_text())
+    assert text["source"] == {"use": "jsonl", "path": odd.name}
+
+
+def test_what_is_there_is_not_overwritten_unasked(plugins: Plugins, tmp_path: Path) -> None:
+    out = tmp_path / "r.yaml"
+    out.write_text("mine")
+    with pytest.raises(
+        RecipeError, match=r"r\.yaml is there already; choose another --out, or give --force"
+    ):
+        scaffold(plugins, "robustft", None, None, out)
+    assert out.read_text() == "mine"
+    scaffold(plugins, "robustft", None, None, out, force=True)
+    assert out.read_text() != "mine"
+
+
+def test_what_cannot_be_used_is_named_with_what_can(plugins: Plugins, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"no template 'robusft'; did you mean 'robustft'\?"):
+        scaffold(plugins, "robusft", None, None, tmp_path / "r.yaml")
+    odd = tmp_path / "rows.xyz"
+    odd.write_text("")
+    with pytest.raises(
+        SourceError, match=r"no source reads files that end in '\.xyz'; known: .*\.jsonl"
+    ):
+        scaffold(plugins, "robustft", odd, None, tmp_path / "r.yaml")
+    assert not (tmp_path / "r.yaml").exists()

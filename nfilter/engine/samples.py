@@ -106,7 +106,13 @@ def _process(
     label: str, stage: Any, contract: Contract, chunk: list[Sample], state: State, ctx: RunContext
 ) -> tuple[list[Sample], list[dict[str, Any]]]:
     shown = [sample for sample in chunk if sample.dropped is None]
-    returned = list(stage.process(shown, state, ctx)) if shown else []
+    try:
+        returned = list(stage.process(shown, state, ctx)) if shown else []
+    except Exception as error:
+        error.add_note(
+            f"raised in stage {label}; once that is mended, the same command goes on where it stopped"
+        )
+        raise
     check_samples(label, contract, shown, returned)
     was = {sample.id: sample for sample in shown}
     hidden = {sample.id for sample in chunk} - set(was)

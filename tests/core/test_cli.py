@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -246,6 +245,7 @@ def test_unknown_names_are_answered_with_the_nearest(
 INTERRUPTED = """\
 import os, signal, sys
 import nfilter_example.stages as stages
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 def process(self, chunk, state, ctx):
     os.kill(os.getpid(), signal.SIGINT)
     while True:
@@ -261,7 +261,6 @@ def test_control_c_ends_a_run_with_130_and_no_traceback(home: Path, example_dist
         [sys.executable, "-c", INTERRUPTED, "run", "r.yaml", "--quiet"],
         capture_output=True, text=True, cwd=home, timeout=60, check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (example_dist, ROOT, ROOT / "plugins")))},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     assert done.returncode == 130
     assert done.stderr.strip() == "interrupted; the same command goes on where it stopped"

@@ -21,7 +21,7 @@ def is_trusted(sample: Sample, column: str | None) -> bool:
 def options_of(sample: Sample, ctx: Context) -> list[str]:
     """The keys of the sample's options; none where it has none."""
     options = ctx.answers.options(sample) or ()
-    return [" ".join(option.split()).lower() for option in options][: len(string.ascii_uppercase)]
+    return [" ".join(option.split()) for option in options][: len(string.ascii_uppercase)]
 
 
 def label_of(sample: Sample, ctx: Context) -> str | None:

@@ -39,6 +39,19 @@ def test_equal_similarity_goes_to_the_lower_position(copies):
     assert np.all(found[0, : len(expected)] == found[0, 0])
 
 
+def test_ties_that_were_not_proposed_at_first_are_found(monkeypatch):
+    # A search that proposes the last of equal rows first: the cut then lies among them.
+    def last_first(self, queries, m):
+        similarity = np.asarray(queries @ self.vectors.T, dtype=np.float32)
+        positions = np.broadcast_to(np.arange(len(self.vectors)), similarity.shape)
+        order = np.lexsort((-positions, -similarity), axis=1)[:, :m]
+        return np.take_along_axis(similarity, order, axis=1), order
+
+    monkeypatch.setattr(Index, "_candidates", last_first)
+    vectors = np.eye(4)[np.arange(200) % 4]
+    assert search(build(vectors), vectors[:2], 3)[1].tolist() == [[0, 4, 8], [1, 5, 9]]
+
+
 def test_a_result_does_not_depend_on_the_batch():
     rng = np.random.default_rng(2)
     vectors, queries = rng.normal(size=(500, 48)), rng.normal(size=(64, 48))

@@ -237,6 +237,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``runs/sums`` and, of two seeds, ``runs/group``."""
     from nfilter.engine.run import run, run_seeds
     from nfilter.recipe import load
+    from nfilter.report.html import write_report
 
     folder = tmp_path_factory.mktemp("made")
     plugins = catalogue()
@@ -245,6 +246,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_seeds(recipe, plugins, folder / "runs" / "group", [0, 1])
     for name in ("sums", "group/seed-0", "group/seed-1"):
         settle(folder / "runs" / name)
+    for name in ("sums", "group"):
+        metrics = json.loads((folder / "runs" / name / "metrics.json").read_text(encoding="utf-8"))
+        write_report(folder / "runs" / name, metrics)
     return folder
 
 

@@ -13,6 +13,8 @@ from nfilter.report.findings import findings, headline
 if TYPE_CHECKING:
     from rich.console import Console
 
+_FILES = ("report.html", "metrics.json", "cleaned.jsonl", "dropped.jsonl", "adapters/cleaned")
+
 
 def summarise(run_dir: Path, metrics: Mapping[str, Any], console: Console) -> None:
     """Print what was wrong, what was done, what it gained and cost, and where to look next."""
@@ -21,24 +23,32 @@ def summarise(run_dir: Path, metrics: Mapping[str, Any], console: Console) -> No
         text.heading(console, section.title)
         text.rows(console, section.lines)
     text.heading(console, "Where to look next")
+    text.rows(console, files(run_dir))
     for line in pointers(run_dir):
         # Commands are printed whole: a wrapped one cannot be copied.
-        console.print(f"  {text.plain(line)}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"   {text.plain(line)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def files(run_dir: Path) -> list[tuple[str, str]]:
+    """What was written, by place; of a group's children the first stands for all."""
+    found: list[tuple[str, str]] = []
+    left = list(_FILES)
+    for place in dict.fromkeys((run_dir, _first(run_dir))):
+        there = [name for name in left if (place / name).exists()]
+        left = [name for name in left if name not in there]
+        if there:
+            found.append((f"in {place}", ", ".join(there)))
+    return found
+
+
+def _first(run_dir: Path) -> Path:
+    return next(iter(reading.children_of(run_dir)), run_dir)
 
 
 def pointers(run_dir: Path) -> list[str]:
-    """Files that are there, and commands with real ids that can be copied."""
-    run = next(iter(reading.children_of(run_dir)), run_dir)
-    files = ("report.html", "metrics.json", "cleaned.jsonl", "dropped.jsonl", "adapters/cleaned")
+    """Commands with ids that are there, to be copied."""
+    run = _first(run_dir)
     lines = []
-    for place in dict.fromkeys((run_dir, run)):
-        there = [
-            name
-            for name in files
-            if (place / name).exists() and not (place != run_dir and (run_dir / name).exists())
-        ]
-        if there:
-            lines.append(f"in {place}: {', '.join(there)}")
     quoted = shlex.quote(str(run))
     for word, sample_id in _examples(run):
         lines.append(f"nfilter explain {quoted} {_argument(sample_id)}    # {word}")

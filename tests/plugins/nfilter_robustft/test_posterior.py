@@ -185,6 +185,14 @@ def test_degenerate_counts_give_finite_figures(counts):
         assert 0 <= noise_score(pattern, fitted) <= 1
 
 
+@pytest.mark.parametrize("options", [2, 4])
+def test_a_view_is_never_worse_than_guessing(options):
+    # Nine in ten disagree: that is read as noise, not as a view that is right by being wrong.
+    fitted = estimate({Pattern((0, 0), options): 30, Pattern((0, 1), options): 970}, ["v0"])
+    assert fitted.accuracy["v0"] >= 1 / options - 1e-9
+    assert fitted.rate > 0.5
+
+
 def test_zero_views():
     fitted = estimate({Pattern((0,), 4): 9}, [])
     assert fitted.low == 0.0

@@ -37,7 +37,7 @@ def files(run_dir: Path) -> list[tuple[str, str]]:
         there = [name for name in left if (place / name).exists()]
         left = [name for name in left if name not in there]
         if there:
-            found.append((f"in {place}", ", ".join(there)))
+            found.append((str(place), ", ".join(there)))
     return found
 
 

@@ -49,7 +49,8 @@ def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     share, scale = right / n, 1 + z * z / n
     middle = (share + z * z / (2 * n)) / scale
     half = z / scale * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # The ends are exact where nothing or everything is right; the formula leaves rounding there.
+    return (0.0 if right == 0 else middle - half), (1.0 if right == n else middle + half)
 
 
 class Replier:

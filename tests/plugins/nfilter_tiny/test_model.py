@@ -116,6 +116,14 @@ def test_wilson_interval_of_a_known_case() -> None:
     assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
 
 
+@pytest.mark.parametrize("n", [1, 7, 40, 172, 400])
+def test_wilson_interval_of_none_and_all_is_exact(n: int) -> None:
+    """Nothing right: zero to z² / (n + z²), which is the formula by hand; all right is its mirror."""
+    end = 12.25 / (n + 12.25)
+    assert wilson(0, n, z=3.5) == (0.0, pytest.approx(end))
+    assert wilson(n, n, z=3.5) == (pytest.approx(1 - end), 1.0)
+
+
 def test_profile_holds_on_a_sample() -> None:
     """The recorded profile, measured anew on fewer questions, lies within sampling error of itself."""
     recorded = json.loads((MODEL_DIR / "profile.json").read_text(encoding="utf-8"))

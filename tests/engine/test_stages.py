@@ -209,7 +209,7 @@ def test_new_samples_follow_their_chunk_with_parents_on_record(kit: Any, stage: 
 @pytest.mark.parametrize(
     "state",
     [State({"x": float("nan")}), State({"x": object()}), State({}, {"x": np.array([object()])}), None, {"x": 1}],
-    ids=repr,
+    ids=["nan", "object", "array of objects", "none", "dict"],
 )  # fmt: skip
 def test_what_fit_returns_can_be_kept_on_disk_or_is_refused(
     kit: Any, stage: Stage, state: Any

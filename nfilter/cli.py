@@ -300,11 +300,12 @@ def compare(runs: tuple[Path, ...], as_json: bool) -> None:
 @click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--n", "size", default=50, show_default=True, type=click.IntRange(min=2))
 @click.option("--seed", default=0, show_default=True)
+@click.option("--open", "unblind", is_flag=True, help="Show what the run did to each row too.")
 @_json
-def audit(run_directory: Path, size: int, seed: int, as_json: bool) -> None:
+def audit(run_directory: Path, size: int, seed: int, unblind: bool, as_json: bool) -> None:
     """Draw rows to check by hand; called again with the answers, say how good the flags are."""
     report = importlib.import_module("nfilter.report.audit")
-    result = report.audit(run_directory, n=size, seed=seed)
+    result = report.audit(run_directory, n=size, seed=seed, blind=not unblind)
     if as_json:
         click.echo(json.dumps(report.as_json(result), ensure_ascii=False))
     else:

@@ -63,8 +63,10 @@ def call_key(fingerprint: str, request: Request) -> str:
 class Journal:
     """The calls of a run. All access goes through one connection, under one lock."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, lenders: Sequence[Path] = ()) -> None:
+        """``lenders`` are journals of finished runs, only read: what they answered is not asked again."""
         self._lock = threading.Lock()
+        self._lenders = tuple(lender for lender in lenders if lender.is_file())
         self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         try:
             self._connection.execute("PRAGMA journal_mode=WAL")
@@ -83,16 +85,22 @@ class Journal:
 
     def find(self, keys: Sequence[str]) -> dict[str, Completion]:
         """The committed answers among ``keys``."""
-        found: dict[str, Completion] = {}
         with self._lock:
-            for start in range(0, len(keys), 500):
-                part = keys[start : start + 500]
-                marks = ",".join("?" * len(part))
-                rows = self._connection.execute(
-                    f"SELECT key, answer FROM calls WHERE key IN ({marks})",  # noqa: S608 - marks only
-                    part,
-                )
-                found.update((key, _completion(json.loads(answer))) for key, answer in rows)
+            found = _among(self._connection, keys)
+        for lender in self._lenders:
+            missing = [key for key in keys if key not in found]
+            if not missing:
+                break
+            # Nobody writes to a lender any more, so it needs neither lock nor shared-memory file.
+            connection = sqlite3.connect(
+                f"{lender.resolve().as_uri()}?mode=ro&immutable=1", uri=True
+            )
+            try:
+                lent = _among(connection, missing)
+            finally:
+                connection.close()
+            self.commit(list(lent.items()), [])
+            found.update(lent)
         return found
 
     def commit(self, answers: Sequence[tuple[str, Completion]], uses: Sequence[Use]) -> None:
@@ -154,6 +162,19 @@ class Journal:
         return [
             {"stage": stage, "model": model, **json.loads(answer)} for stage, model, answer in rows
         ]
+
+
+def _among(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Completion]:
+    found: dict[str, Completion] = {}
+    for start in range(0, len(keys), 500):
+        part = keys[start : start + 500]
+        marks = ",".join("?" * len(part))
+        rows = connection.execute(
+            f"SELECT key, answer FROM calls WHERE key IN ({marks})",  # noqa: S608 - marks only
+            part,
+        )
+        found.update((key, _completion(json.loads(answer))) for key, answer in rows)
+    return found
 
 
 def _plain(done: Completion) -> dict[str, Any]:

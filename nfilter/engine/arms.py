@@ -14,7 +14,7 @@ from nfilter.context import RunContext
 from nfilter.engine.figures import ArmResult
 from nfilter.engine.ingest import rows
 from nfilter.engine.tokens import run_token_stages, write_tokens
-from nfilter.errors import NothingLeftError, RecipeError, StoreError
+from nfilter.errors import RecipeError, StoreError
 from nfilter.prompts import Prompts
 from nfilter.recipe import Arm, Recipe
 from nfilter.stages import TrainingResult
@@ -63,22 +63,12 @@ def encode(recipe: Recipe, samples: Iterable[Sample], ctx: RunContext) -> Encode
 def prepare(
     recipe: Recipe, arm: Arm, samples: Sequence[Sample], ctx: RunContext, directory: Path
 ) -> Encoded:
-    """Encode one arm; the cleaned arm alone also goes through the token stages, and its tokens are published.
-
-    Raises:
-        NothingLeftError: when no sample is left to train on.
-    """
+    """Encode one arm; the cleaned arm alone also goes through the token stages, and its tokens are published."""
     encoded = encode(recipe, samples, ctx)
     if arm == "cleaned":
         tokens, reasons, gone = run_token_stages(recipe, encoded.samples, ctx)
         encoded = Encoded(tokens, [*encoded.dropped, *gone])
         write_tokens(directory / "tokens", tokens, reasons)
-    if not encoded.samples:
-        lost = f"; {encoded.dropped[0][1]}" if encoded.dropped else ""
-        raise NothingLeftError(
-            f"arm {arm}: of {len(samples)} samples none is left to train on{lost}; "
-            "`nfilter explain RUN ID` says why for each row"
-        )
     return encoded
 
 

@@ -31,9 +31,13 @@ class Ingested:
 
 def source_fingerprint(source: SourceUse, base_dir: Path, seed: int, limit: int | None) -> str:
     """Identifies the rows that a source will give: its config, its plugin's version, the bytes of its file."""
+    return digest(data_digest(source, base_dir), source.dump(), seed, limit)
+
+
+def data_digest(source: SourceUse, base_dir: Path) -> str:
+    """SHA-256 of the data behind a source, whatever its settings and the seed: its plugin and its file's bytes."""
     path = getattr(source.use.config, "path", None)
-    data = _path_digest(base_dir / str(path)) if path is not None else ""
-    return digest("source", source.dump(), source.use.item.origin, data, seed, limit)
+    return digest(source.use.item.origin, _path_digest(base_dir / str(path)) if path else "")
 
 
 def _path_digest(path: Path) -> str:

@@ -16,7 +16,14 @@ from nfilter import __version__
 from nfilter.context import ModelPool, RunContext
 from nfilter.engine import arms
 from nfilter.engine.figures import ArmResult, arm_figures, comparisons, group
-from nfilter.engine.ingest import Ingested, ingest, source_fingerprint, summary, truth_of
+from nfilter.engine.ingest import (
+    Ingested,
+    data_digest,
+    ingest,
+    source_fingerprint,
+    summary,
+    truth_of,
+)
 from nfilter.engine.judge import judge
 from nfilter.engine.places import prompts_of, site_of
 from nfilter.engine.samples import StageRun, live, run_stage
@@ -26,6 +33,7 @@ from nfilter.plugins import Plugins
 from nfilter.progress import QuietReporter, Reporter, RunLog
 from nfilter.prompts import Prompts
 from nfilter.recipe import Arm, Recipe, Use, model_needs
+from nfilter.report.html import write_report
 from nfilter.stages import Contract, RunFinished, RunStarted, StageFinished
 from nfilter.store import Artefact, RunDirectory, digest, publishing, write_json, write_jsonl
 from nfilter.types import ModelRef, Sample, TokenSample
@@ -99,8 +107,11 @@ def run(
     limit: int | None = None,
     reporter: Reporter | None = None,
     pool: ModelPool | None = None,
+    lenders: Sequence[Path] = (),
 ) -> RunResult:
     """Run a recipe into the directory ``out``; what an earlier run of the same recipe left there is used.
+
+    ``pool`` shares models between runs, ``lenders`` are journals whose answers are used before a model is asked.
 
     Raises:
         NfilterError: typed, with what was wrong and what to do about it.
@@ -111,7 +122,7 @@ def run(
     models = pool or ModelPool(recipe, site_of(recipe, plugins))
     with directory.held():
         log = RunLog(reporter or QuietReporter(), out / "run.log")
-        journal = Journal(out / "journal.db")
+        journal = Journal(out / "journal.db", lenders)
         try:
             state = _Run(
                 recipe, plugins, directory, models, journal, prompts_of(recipe, plugins), log, limit
@@ -123,6 +134,7 @@ def run(
             seconds = time.monotonic() - start
             write_json(out / "metrics.json", metrics)
             _manifest(state, seconds)
+            write_report(out, metrics)
             plugins.announce(
                 "nfilter_run_finished", RunFinished(recipe.name, out, metrics), log.warning
             )
@@ -145,19 +157,26 @@ def run_seeds(
     """Run a recipe once a seed, in ``out/seed-N``; ``out/metrics.json`` holds means, deviations and n."""
     start = time.monotonic()
     pool = ModelPool(recipe, site_of(recipe, plugins))
-    children = []
+    children: list[RunResult] = []
     try:
         for seed in seeds:
             if reporter is not None:
                 reporter.info(f"seed {seed}")
-            child = replace(recipe, seed=seed)
-            children.append(
-                run(child, plugins, out / f"seed-{seed}", limit=limit, reporter=reporter, pool=pool)
+            child = run(
+                replace(recipe, seed=seed),
+                plugins,
+                out / f"seed-{seed}",
+                limit=limit,
+                reporter=reporter,
+                pool=pool,
+                lenders=[done.directory / "journal.db" for done in children],
             )
+            children.append(child)
     finally:
         pool.close()
     metrics = group([child.metrics for child in children], seeds)
     write_json(out / "metrics.json", metrics)
+    write_report(out, metrics)
     return RunResult(out, metrics, time.monotonic() - start)
 
 
@@ -166,10 +185,13 @@ def _steps(state: _Run) -> dict[str, Any]:
     source = state.directory.stage(0, "source")
     ingested = _ingest(state, source)
     last = _sample_stages(state, source)
-    arm_samples = {"raw": source, "cleaned": last}
     truth = truth_of(state.directory.path)
-    results, gone = _arms(state, arm_samples, truth)
-    counts = _outputs(state, last, gone)
+    # What remains is published before anything is trained on it, so that an arm that fails leaves the record.
+    cleaned = (
+        _encoded(state, "cleaned", list(live(last))) if "cleaned" in state.recipe.arms else None
+    )
+    counts = _outputs(state, last, cleaned.dropped if cleaned else [])
+    results = _arms(state, source, cleaned, truth)
     metrics: dict[str, Any] = {
         "name": state.recipe.name,
         "seeds": [state.recipe.seed],
@@ -257,27 +279,23 @@ def _sample_stages(state: _Run, source: Artefact) -> Artefact:
     return before
 
 
+def _encoded(state: _Run, arm: Arm, samples: list[Sample]) -> arms.Encoded:
+    ctx = state.context(f"train.{arm}")
+    return arms.prepare(state.recipe, arm, samples, ctx, state.directory.path)
+
+
 def _arms(
-    state: _Run, artefacts: Mapping[str, Artefact], truth: Mapping[str, str]
-) -> tuple[dict[str, ArmResult], list[tuple[str, str]]]:
+    state: _Run, source: Artefact, cleaned: arms.Encoded | None, truth: Mapping[str, str]
+) -> dict[str, ArmResult]:
     recipe = state.recipe
     results: dict[str, ArmResult] = {}
-    gone: list[tuple[str, str]] = []
     test = arms.read_test(recipe)
     for arm in recipe.arms:
-        trained: arms.Trained | None = None
-        if arm != "vanilla":
-            ctx = state.context(f"train.{arm}")
-            samples = _arm_samples(arm, artefacts, truth)
-            if not samples:
-                raise NothingLeftError(_nothing_left(state, arm))
-            encoded = arms.prepare(recipe, arm, samples, ctx, state.directory.path)
-            if arm == "cleaned":
-                gone = encoded.dropped
-            if recipe.adopt is not None and arm == "cleaned":
-                trained = arms.Trained(_adopted(state), {})
-            else:
-                trained = arms.train(recipe, arm, encoded.samples, ctx, state.directory.path)
+        trained = None
+        if arm == "cleaned" and cleaned is not None:
+            trained = _trained(state, arm, cleaned)
+        elif arm != "vanilla":
+            trained = _trained(state, arm, _encoded(state, arm, _arm_samples(arm, source, truth)))
         if recipe.evaluate is not None:
             ctx = state.context(f"evaluate.{arm}")
             state.journal.forget([ctx.stage])
@@ -287,7 +305,16 @@ def _arms(
             state.log.info(
                 f"arm {arm}: {results[arm].accuracy:.3f} of {len(results[arm].right)} right"
             )
-    return results, gone
+    return results
+
+
+def _trained(state: _Run, arm: Arm, encoded: arms.Encoded) -> arms.Trained:
+    if not encoded.samples:
+        raise NothingLeftError(_nothing_left(state, arm, encoded))
+    if state.recipe.adopt is not None and arm == "cleaned":
+        return arms.Trained(_adopted(state), {})
+    ctx = state.context(f"train.{arm}")
+    return arms.train(state.recipe, arm, encoded.samples, ctx, state.directory.path)
 
 
 def _adopted(state: _Run) -> ModelRef:
@@ -300,27 +327,29 @@ def _adopted(state: _Run) -> ModelRef:
     return ref
 
 
-def _arm_samples(
-    arm: Arm, artefacts: Mapping[str, Artefact], truth: Mapping[str, str]
-) -> list[Sample]:
-    if arm == "truth":
-        return [
-            sample.relabel(truth[sample.id], "the truth")
-            for sample in live(artefacts["raw"])
-            if sample.id in truth
-        ]
-    return list(live(artefacts[arm]))
+def _arm_samples(arm: Arm, source: Artefact, truth: Mapping[str, str]) -> list[Sample]:
+    if arm == "raw":
+        return list(live(source))
+    return [
+        sample.relabel(truth[sample.id], "the truth")
+        for sample in live(source)
+        if sample.id in truth
+    ]
 
 
-def _nothing_left(state: _Run, arm: Arm) -> str:
-    if arm == "truth":
+def _nothing_left(state: _Run, arm: Arm, encoded: arms.Encoded) -> str:
+    if arm == "truth" and not encoded.dropped:
         return "arm truth: no row has a known truth; name its column: source: {truth: COLUMN}"
     lost = []
     before = 0
-    for done in state.finished:
+    for done in state.finished if arm == "cleaned" else []:
         if done.dropped > before:
             lost.append(f"{done.stage} dropped {done.dropped - before}")
         before = done.dropped
+    if encoded.dropped:
+        lost.append(
+            f"encoding dropped {len(encoded.dropped)}, the first because {encoded.dropped[0][1]}"
+        )
     why = "; ".join(lost) or "the source gave none"
     return (
         f"arm {arm}: no sample is left to train on ({why}); dropped.jsonl and `nfilter explain "
@@ -385,6 +414,11 @@ def _lock(state: _Run) -> None:
         "lock": {
             "base_dir": str(recipe.base_dir),
             "versions": versions(),
+            "data": {
+                section: data_digest(used, recipe.base_dir)
+                for section, used in (("source", recipe.source), ("evaluate", recipe.test))
+                if used is not None
+            },
             "plugins": origins,
             "prompts": prompts,
         },

@@ -1,6 +1,6 @@
 """The shipped templates, rendered and compared with files that people have read.
 
-``UPDATE_GOLDEN=1 pytest ...`` writes the files anew.
+``NFILTER_UPDATE_GOLDEN=1 pytest ...`` writes the files anew.
 """
 
 import os
@@ -85,7 +85,7 @@ def rendered(name, sample, kind, more):
 def test_prompt(case):
     text = rendered(*CASES[case])
     file = GOLDEN / f"{case}.txt"
-    if os.environ.get("UPDATE_GOLDEN"):
+    if os.environ.get("NFILTER_UPDATE_GOLDEN"):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
     assert text == file.read_text(encoding="utf-8")

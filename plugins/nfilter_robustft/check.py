@@ -121,7 +121,8 @@ class Check:
             ctx.log.warning("no label has an answer that can be read: no noise rate is estimated")
             return State({"fit": fitted.to_json()})
         ctx.log.info(
-            f"estimated noise rate {fitted.rate:.2f} (95% interval {fitted.low:.2f}-{fitted.high:.2f})"
+            f"estimated noise rate {fitted.rate:.2f} (95% interval {fitted.low:.2f}-{fitted.high:.2f}), if views err "
+            "independently; mistakes that they share raise it"
         )
         if fitted.high - fitted.low > _WIDE:
             ctx.log.warning(

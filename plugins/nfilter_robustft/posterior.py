@@ -4,6 +4,10 @@ Each sample has a hidden true answer. The label is right with probability 1 - rh
 by itself; a wrong answer falls on any given other wrong one with chance c (1/(K-1) for K options). A view that
 gives calibrated shares of votes (neighbours) has no parameter: its shares are the prior of the true answer. Only
 patterns of agreement matter, so a dataset of any size is a short table of counts.
+
+Views of one model share mistakes, which the model takes for agreement on the truth: rho is then too high, and its
+interval too narrow (measured in the tests). Neither can be told from label and two views alone; a view of
+another kind lessens it, and a few hundred trusted labels hardly do.
 """
 
 from __future__ import annotations

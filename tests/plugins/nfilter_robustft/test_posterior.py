@@ -185,6 +185,27 @@ def test_degenerate_counts_give_finite_figures(counts):
         assert 0 <= noise_score(pattern, fitted) <= 1
 
 
+def test_mistakes_that_views_share_raise_the_rate():
+    # What the module warns of: a tenth of the labels is wrong, the second view repeats 60% of the first's mistakes.
+    rng = np.random.default_rng(0)
+    truth = rng.integers(4, size=4000)
+
+    def annotate(right):
+        return np.where(rng.random(4000) < right, truth, (truth + rng.integers(1, 4, 4000)) % 4)
+
+    label, one, two = annotate(0.9), annotate(0.65), annotate(0.75)
+    two = np.where((one != truth) & (rng.random(4000) < 0.6), one, two)
+    rows = zip(label, one, two, strict=True)
+    counts = Counter(Pattern(partition([str(a) for a in row], {}), 4) for row in rows)
+    fitted = estimate(counts, ["one", "two"])
+    assert 0.25 < fitted.rate < 0.4
+    # A view of another kind lessens it.
+    third = annotate(0.8)
+    rows = zip(label, one, two, third, strict=True)
+    counts = Counter(Pattern(partition([str(a) for a in row], {}), 4) for row in rows)
+    assert estimate(counts, ["one", "two", "three"]).rate < fitted.rate - 0.05
+
+
 @pytest.mark.parametrize("options", [2, 4])
 def test_a_view_is_never_worse_than_guessing(options):
     # Nine in ten disagree: that is read as noise, not as a view that is right by being wrong.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         StoreError,
         did_you_mean,
     )
+    from nfilter.events import RunFinished, RunStarted, StageFinished
     from nfilter.hookspecs import hookimpl
     from nfilter.stages import (
         CAPABILITIES,
@@ -45,14 +46,11 @@ if TYPE_CHECKING:
         ModelNeed,
         Needs,
         Progress,
-        RunFinished,
-        RunStarted,
         SampleStage,
         Scores,
         Site,
         Source,
         StageConfig,
-        StageFinished,
         State,
         Template,
         TokenLoss,
@@ -98,6 +96,7 @@ _HOME = {
         "StoreError",
         "did_you_mean",
     ),
+    "nfilter.events": ("RunFinished", "RunStarted", "StageFinished"),
     "nfilter.hookspecs": ("hookimpl",),
     "nfilter.stages": (
         "CAPABILITIES",
@@ -122,14 +121,11 @@ _HOME = {
         "ModelNeed",
         "Needs",
         "Progress",
-        "RunFinished",
-        "RunStarted",
         "SampleStage",
         "Scores",
         "Site",
         "Source",
         "StageConfig",
-        "StageFinished",
         "State",
         "Template",
         "TokenLoss",

@@ -202,6 +202,13 @@ class _Checker:
                 f"arm {trained[0]!r} is trained; add train: {{use: hf.lora, model: student}}",
             )
         if recipe.adopt is not None:
+            others = [arm for arm in trained if arm != "cleaned"]
+            if others:
+                self.fault(
+                    ("arms",),
+                    f"arm {others[0]!r} cannot adopt a stage's model; leave it out, or train with "
+                    "train: {use: hf.lora, model: student}",
+                )
             names = [use.name for use in recipe.tokens]
             if recipe.adopt.stage not in names:
                 near = did_you_mean(recipe.adopt.stage, names)

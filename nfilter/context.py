@@ -182,6 +182,7 @@ class RunContext:
         prompts: Prompts,
         log: RunLog,
         *,
+        stream: str | None = None,
         trainer: Callable[[Sequence[TokenSample], ModelRef | None], ModelRef] | None = None,
         publish: Callable[[str, ModelRef], None] | None = None,
     ) -> None:
@@ -189,6 +190,7 @@ class RunContext:
         self.stage = stage
         self.base_dir: Path = recipe.base_dir
         self.log = log
+        self._stream = stream or stage
         self._recipe = recipe
         self._pool = pool
         self._journal = journal
@@ -207,8 +209,8 @@ class RunContext:
         return self._prompts.get(name)
 
     def rng(self, key: str) -> random.Random:
-        """A generator of the run's seed, the stage and ``key``."""
-        return random.Random(f"{self.seed}\x1f{self.stage}\x1f{key}")
+        """A generator of the run's seed, the stage's name (not its number) and ``key``."""
+        return random.Random(f"{self.seed}\x1f{self._stream}\x1f{key}")
 
     def progress(self, total: int | None, text: str) -> AbstractContextManager[Progress]:
         """A bar on a terminal, nothing elsewhere."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pluggy
 
-from nfilter.stages import RunFinished, RunStarted, StageFinished
+from nfilter.events import RunFinished, RunStarted, StageFinished
 
 hookspec = pluggy.HookspecMarker("nfilter")
 hookimpl = pluggy.HookimplMarker("nfilter")

@@ -103,8 +103,10 @@ class Recipe:
 
     @property
     def base_dir(self) -> Path:
-        """The recipe's folder: relative paths in it start there."""
-        return self.located.file.resolve().parent
+        """Where relative paths start: the recipe's folder; of a locked recipe, the folder it was locked in."""
+        lock = self.located.value.get("lock")
+        locked = lock.get("base_dir") if isinstance(lock, dict) else None
+        return Path(locked) if isinstance(locked, str) else self.located.file.resolve().parent
 
     def model(self, name: str) -> Use | None:
         """The model of that name, through aliases; None where there is none."""

@@ -210,7 +210,10 @@ class Contract:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What ``fit`` learned: JSON values and numpy arrays (never objects), kept on disk, arrays memory-mapped."""
+    """What ``fit`` learned: JSON values and numpy arrays (never objects), kept on disk, arrays memory-mapped.
+
+    ``values["report"]``, a mapping, goes into metrics.json: what the stage found out about the whole dataset.
+    """
 
     values: Mapping[str, JSON] = field(default_factory=dict)
     arrays: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
@@ -481,39 +484,6 @@ class TokenLoss(Protocol):
     def weigh(self, stats: Mapping[str, Any], cached: Mapping[str, Any], step: int) -> Any:
         """Statistics of the whole batch to weights [n], which may be negative."""
         ...
-
-
-# --- events --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class RunStarted:
-    """A run begins; ``directory`` is where it writes."""
-
-    name: str
-    directory: Path
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class StageFinished:
-    """A stage published its artefact; ``reused`` says that an earlier run had made it."""
-
-    stage: str
-    kept: int
-    dropped: int
-    changed: int
-    seconds: float
-    reused: bool
-
-
-@dataclass(frozen=True, slots=True)
-class RunFinished:
-    """A run ended well; ``metrics`` is what metrics.json holds."""
-
-    name: str
-    directory: Path
-    metrics: Mapping[str, JSON]
 
 
 EMPTY_STATE = State()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nfilter.answers import build as build_answers
-from nfilter.errors import SourceError
+from nfilter.errors import ContractError, SourceError
 from nfilter.noise import inject
 from nfilter.recipe import Recipe, SourceUse
 from nfilter.store import Artefact, digest, read_jsonl, write_jsonl
@@ -89,6 +89,7 @@ def ingest(
     """
     unreadable: list[Unreadable] = []
     truths: list[dict[str, str]] = []
+    seen: set[int] = set()  # hashes, not ids: a million rows then take some ten megabytes
     count = 0
 
     def samples() -> Iterator[Sample]:
@@ -98,6 +99,13 @@ def ingest(
                 unreadable.append(row)
                 continue
             count += 1
+            mark = hash(row.sample.id)
+            if mark in seen:
+                raise ContractError(
+                    f"source {source.use.name}: two rows have the id {row.sample.id!r}; a source gives each id once "
+                    "and the other row as Unreadable"
+                )
+            seen.add(mark)
             if row.truth is not None:
                 truths.append({"id": row.sample.id, "truth": row.truth})
             yield row.sample

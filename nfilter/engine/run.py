@@ -28,13 +28,14 @@ from nfilter.engine.judge import judge
 from nfilter.engine.places import prompts_of, site_of
 from nfilter.engine.samples import StageRun, live, run_stage
 from nfilter.errors import NfilterError, NothingLeftError
+from nfilter.events import RunFinished, RunStarted, StageFinished
 from nfilter.journal import Journal
 from nfilter.plugins import Plugins
 from nfilter.progress import QuietReporter, Reporter, RunLog
 from nfilter.prompts import Prompts
 from nfilter.recipe import Arm, Recipe, Use, model_needs
 from nfilter.report.html import write_report
-from nfilter.stages import Contract, RunFinished, RunStarted, StageFinished
+from nfilter.stages import Contract
 from nfilter.store import Artefact, RunDirectory, digest, publishing, write_json, write_jsonl
 from nfilter.types import ModelRef, Sample, TokenSample
 
@@ -68,8 +69,8 @@ class _Run:
     finished: list[StageFinished] = field(default_factory=list)
     fingerprints: dict[str, str] = field(default_factory=dict)
 
-    def context(self, stage: str) -> RunContext:
-        """The context of one stage of this run."""
+    def context(self, stage: str, stream: str | None = None) -> RunContext:
+        """The context of one stage of this run; ``stream`` names its random numbers, else ``stage`` does."""
         return RunContext(
             self.recipe,
             stage,
@@ -77,6 +78,7 @@ class _Run:
             self.journal,
             self.prompts,
             self.log,
+            stream=stream,
             trainer=lambda samples, start: self.train_for(stage, samples, start),
             publish=self.published.__setitem__,
         )
@@ -256,8 +258,11 @@ def _sample_stages(state: _Run, source: Artefact) -> Artefact:
     # What a stage that is gone once asked of models is no cost of this recipe.
     made = [name for name in state.journal.stages() if name[:2].isdigit()]
     state.journal.forget([name for name in made if name.removesuffix(".train") not in labels])
+    names = [use.name for use in state.recipe.samples]
     for number, use in enumerate(state.recipe.samples, start=1):
         label = f"{number:02d}-{use.name}"
+        # Random numbers go by name, so that a stage put in before this one does not redraw it.
+        stream = f"{use.name}#{names[: number - 1].count(use.name)}"
         for stale in state.directory.path.glob(f"{number:02d}-*"):
             if stale.name != label:
                 state.log.info(f"{stale.name}: no longer in the recipe; removed")
@@ -268,7 +273,9 @@ def _sample_stages(state: _Run, source: Artefact) -> Artefact:
         marker = after.directory / "fingerprint"
         if not marker.is_file() or marker.read_text(encoding="utf-8") != fingerprint:
             state.journal.forget([label])
-        done = run_stage(StageRun(label, use, before, after), state.context(label), fingerprint)
+        done = run_stage(
+            StageRun(label, use, before, after), state.context(label, stream), fingerprint
+        )
         state.finished.append(done)
         again = " (from an earlier run)" if done.reused else f" in {done.seconds:.1f} s"
         state.log.info(

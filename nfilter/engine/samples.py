@@ -10,8 +10,9 @@ from typing import Any
 from nfilter.context import RunContext
 from nfilter.engine.invariants import check_samples, decide
 from nfilter.errors import ContractError, NfilterError
+from nfilter.events import StageFinished
 from nfilter.recipe import Use
-from nfilter.stages import EMPTY_STATE, Contract, Fits, StageFinished, State
+from nfilter.stages import EMPTY_STATE, Contract, Fits, State
 from nfilter.store import Artefact
 from nfilter.types import Sample
 

@@ -111,10 +111,6 @@ def train(
     }
     ref = replace(result.ref, path=str(out))
     write_json(marker, {"fingerprint": fingerprint, "ref": asdict(ref), "figures": figures})
-    ctx.log.info(
-        f"arm {arm}: {len(encoded)} samples, {result.tokens} weighted tokens, {result.steps} optimiser steps, "
-        f"{result.seconds:.1f} s"
-    )
     return Trained(ref, figures)
 
 

@@ -50,8 +50,6 @@ def headline(run_dir: Path, metrics: Mapping[str, Any]) -> str:
     seeds = metrics.get("seeds") or []
     word = "seed" if len(seeds) == 1 else "seeds"
     said = f", {word} {', '.join(str(seed) for seed in seeds)}" if seeds else ""
-    if len(seeds) > 1:
-        said += " (± is the standard deviation between them)"
     return f"{metrics.get('name', run_dir.name)} in {run_dir}{said}"
 
 
@@ -68,7 +66,7 @@ def _count(found: Figure | None) -> str:
     if found is None:
         return "not counted"
     whole = float(found.mean).is_integer()
-    return f"{int(found.mean):,}" if whole else f"{found.mean:,.1f} (mean of {found.n} seeds)"
+    return f"{int(found.mean):,}" if whole else f"{found.mean:,.1f}"
 
 
 def _plain(found: Figure) -> str:
@@ -78,6 +76,8 @@ def _plain(found: Figure) -> str:
 
 def _wrong(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines = [("rows read", _count(figures.figure(metrics, "samples.read")))]
+    if len(metrics.get("seeds") or []) > 1:
+        lines.append(("±", "the standard deviation between seeds; counts are means over them"))
     unreadable = figures.figure(metrics, "samples.unreadable")
     if unreadable is not None and unreadable.mean:
         lines.append(

@@ -23,9 +23,9 @@ def summarise(run_dir: Path, metrics: Mapping[str, Any], console: Console) -> No
         text.heading(console, section.title)
         text.rows(console, section.lines)
     text.heading(console, "Where to look next")
-    text.rows(console, files(run_dir))
-    for line in pointers(run_dir):
-        # Commands are printed whole: a wrapped one cannot be copied.
+    written = [line for place, names in files(run_dir) for line in (f"{place}", f"   {names}")]
+    for line in (*written, *pointers(run_dir)):
+        # Paths and commands are printed whole: a wrapped one cannot be copied.
         console.print(f"   {text.plain(line)}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -155,8 +155,8 @@ class LoraTrainer:
             },
         )
         ctx.log.info(
-            f"trained {result.steps} steps on {len(rows)} samples ({result.tokens} weighted tokens) "
-            f"in {seconds:.1f} s; loss {course.losses[0]:.4f} at first, {course.losses[-1]:.4f} at last"
+            f"{ctx.stage}: {result.steps} optimiser steps on {len(rows)} samples in {seconds:.1f} s "
+            f"({result.tokens} weighted tokens seen); loss {course.losses[0]:.4f} at first, {course.losses[-1]:.4f} at last"
         )
         return result
 

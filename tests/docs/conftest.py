@@ -1,0 +1,129 @@
+"""The fenced blocks of the documents, and a folder in which what they say is done."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from nfilter.cli import entry
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command ended in."""
+
+    code: int
+    out: str
+    err: str
+
+
+def call(*arguments: str, cwd: Path) -> Done:
+    """The command line in this process, started in ``cwd``."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        code = entry(list(arguments))
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def cli() -> Callable[..., Done]:
+    return call
+
+
+def additions(seed: int, n: int) -> list[tuple[str, int]]:
+    """Sums that the embedded model can work out: two numbers of two digits."""
+    return [
+        (f"{11 + (seed + 7 * i) % 80}+{12 + (seed + 5 * i) % 70}", 23 + (seed + 7 * i) % 80 + (seed + 5 * i) % 70)
+        for i in range(n)
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def yard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that the README names: train.jsonl (every third label wrong), test.jsonl and data.csv.
+
+    ``prompts/robustft`` beside the recipe holds the templates of ``prompts/tiny``: a recipe's own folder is looked
+    into first, so that the recipe itself stays as it is shown.
+    """
+    path = tmp_path_factory.mktemp("yard")
+    shutil.copytree(ROOT / "prompts" / "tiny", path / "prompts" / "robustft")
+    rows = [
+        {"prompt": question, "response": str(answer + 100 * (index % 3 == 0))}
+        for index, (question, answer) in enumerate(additions(0, 24))
+    ]
+    test = [{"prompt": question, "response": str(answer)} for question, answer in additions(3, 6)]
+    for name, lines in (("train.jsonl", rows), ("test.jsonl", test)):
+        (path / name).write_text("".join(json.dumps(row) + "\n" for row in lines))
+    (path / "data.csv").write_text(
+        'q,options,a\n1+1?,"[""2"", ""3""]",A\n2+1?,"[""2"", ""3""]",B\n'
+    )
+    return path
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block: where it stands, what its fence says and what is in it."""
+
+    document: str
+    line: int
+    language: str
+    text: str
+    after: str
+
+    @property
+    def kind(self) -> str | None:
+        """How it is tested: a shell's, a recipe, a plugin, a table of TOML, a screen, a diagram; else None."""
+        if self.language in {"yaml", "python", "toml"}:
+            return self.language
+        if self.language:
+            return None
+        words = {line.split()[0] for line in self.text.splitlines() if line.strip()}
+        if words <= {"make", "pip", "nfilter"}:
+            return "shell"
+        if "<!-- demo -->" in self.after:
+            return "screen"
+        return "diagram" if self.text.startswith("source -> ") else None
+
+    def __str__(self) -> str:
+        return f"{self.document}:{self.line}"
+
+
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks_of(document: str) -> list[Block]:
+    """The fenced blocks of a document, in order; ``after`` is the paragraph before one."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    found = []
+    for match in _FENCE.finditer(text):
+        before = text[: match.start()].rstrip()
+        found.append(
+            Block(document, text.count("\n", 0, match.start()) + 1, match[1], match[2], before[-200:])
+        )  # fmt: skip
+    return found
+
+
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")),
+)
+
+
+@pytest.fixture(scope="session")
+def blocks() -> list[Block]:
+    return [block for document in DOCUMENTS for block in blocks_of(document)]

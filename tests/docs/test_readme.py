@@ -1,0 +1,267 @@
+"""What the README says is done as it says it, with a small file for the data and ``tiny`` for the hub's model."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from nfilter import errors
+from nfilter.cli import main
+from nfilter.plugins import Plugins, load
+from nfilter.recipe import load as load_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+HUB_MODEL = "meta-llama/Llama-3.2-3B-Instruct"
+RUN = "runs/robustft"
+
+
+@pytest.fixture(scope="module")
+def plugins() -> Plugins:
+    return load(block=())
+
+
+@pytest.fixture(scope="module")
+def shell(blocks: list[Any]) -> list[str]:
+    """The command lines of the README's blocks, in order."""
+    lines = [
+        line
+        for block in blocks
+        if block.document == "README.md" and block.kind == "shell"
+        for line in block.text.splitlines()
+    ]
+    return [line for line in lines if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def recipes(blocks: list[Any]) -> list[dict[str, Any]]:
+    """The README's YAML blocks."""
+    return [
+        yaml.safe_load(block.text)
+        for block in blocks
+        if block.document == "README.md" and block.kind == "yaml"
+    ]
+
+
+@pytest.fixture(scope="module")
+def done(shell: list[str], yard: Path, cli: Callable[..., Any]) -> dict[str, Any]:
+    """What each of the README's ``nfilter`` lines ended in.
+
+    They are typed as they stand, but for three names: the hub's model becomes ``tiny``, ``ID`` a row that is there,
+    and the two runs that are compared are copies of the one that was made.
+    """
+    results = {}
+    for line in shell:
+        words = shlex.split(line, comments=True)
+        if words[0] != "nfilter":
+            continue
+        if "ID" in words:
+            dropped = (yard / RUN / "dropped.jsonl").read_text().splitlines()
+            words[words.index("ID")] = json.loads(dropped[0])["id"]
+        for name in ("runs/a", "runs/b"):
+            if name in words:
+                shutil.copytree(yard / RUN, yard / name)
+        words = ["tiny" if word == HUB_MODEL else word for word in words]
+        results[line] = cli(*words[1:], cwd=yard)
+    return results
+
+
+def outcome(done: Mapping[str, Any], command: str) -> Any:
+    return next(result for line, result in done.items() if line.startswith(f"nfilter {command}"))
+
+
+def test_every_command_line_ends_well(done: dict[str, Any]) -> None:
+    named = {line.split()[1] for line in done}
+    assert named == {"init", "check", "run", "explain", "audit", "compare", "merge"}
+    assert {line: (result.code, result.err) for line, result in done.items() if result.code} == {}
+
+
+def test_init_writes_the_recipe_that_is_shown(
+    done: dict[str, Any], recipes: list[dict[str, Any]], yard: Path
+) -> None:
+    said = outcome(done, "init").out
+    assert "guessed columns: shape = 'prompt', prompt = 'prompt', response = 'response'" in said
+    text = (yard / "recipe.yaml").read_text().replace("model: tiny", f"model: {HUB_MODEL}")
+    assert yaml.safe_load(text) == recipes[0]
+
+
+def test_check_tells_the_columns_and_the_memory(done: dict[str, Any]) -> None:
+    said = outcome(done, "check").out
+    assert "prompt = 'prompt'" in said
+    assert re.search(r"train: about [\d.]+ MiB of memory", said)
+
+
+def test_the_run_repairs_the_wrong_labels_and_keeps_to_the_table_of_files(
+    done: dict[str, Any], yard: Path
+) -> None:
+    assert outcome(done, "run").code == 0
+    table = README.split("## What a run writes")[1].split("```")[0]
+    named = [
+        name for row in re.findall(r"^\| (`.*?) \|", table, re.M) for name in re.findall(r"`(.*?)`", row)
+    ]  # fmt: skip
+    assert len(named) >= 9
+    run = yard / RUN
+    for name in [*named, *re.findall(r"`(\w+\.html)`", table)]:
+        pattern = name.rstrip("/").replace("NN-stage", "0[0-9]-*")
+        assert list(run.glob(pattern)), f"the README names {name}"
+    kept = [json.loads(line) for line in (run / "cleaned.jsonl").read_text().splitlines()]
+    right = [eval(row["prompt"]) == int(row["response"]) for row in kept]
+    assert sum(right) / len(right) > 16 / 24
+    assert {"prompt", "response"} <= set(kept[0])
+    dropped = [json.loads(line) for line in (run / "dropped.jsonl").read_text().splitlines()]
+    assert len(kept) + len(dropped) == 24
+    assert all(row["stage"] and row["reason"] for row in dropped)
+
+
+def test_explain_audit_compare_and_merge_do_what_is_said(done: dict[str, Any], yard: Path) -> None:
+    dropped = json.loads((yard / RUN / "dropped.jsonl").read_text().splitlines()[0])
+    flat = " ".join(outcome(done, "explain").out.split())
+    assert f"row {dropped['id']} of {RUN}: dropped by {dropped['stage']}" in flat
+    assert " ".join(dropped["reason"].split()) in flat
+    sheet = (yard / RUN / "audit.csv").read_text().splitlines()
+    assert "label_is_right" in sheet[0]
+    assert "24 rows" in outcome(done, "audit").out
+    assert {"a", "b"} <= set(re.findall(r"\w+", outcome(done, "compare").out))
+    merged = Path(outcome(done, "merge").out.strip())
+    assert merged == Path(RUN) / "merged" / "cleaned"
+    assert list((yard / merged).glob("*.safetensors"))
+    assert not (yard / merged / "adapter_config.json").exists()
+
+
+def test_the_second_block_adds_arms_and_a_test_set(
+    done: dict[str, Any], recipes: list[dict[str, Any]], yard: Path, cli: Callable[..., Any]
+) -> None:
+    assert outcome(done, "run").code == 0
+    mine = yaml.safe_load((yard / "recipe.yaml").read_text())
+    more = yard / "more.yaml"
+    more.write_text(yaml.safe_dump({**mine, **recipes[1]}, sort_keys=False))
+    result = cli("run", "more.yaml", "--json", cwd=yard)
+    assert result.code == 0, result.err
+    metrics = json.loads(result.out)
+    assert metrics["directory"] == RUN
+    assert {name: arm["rows"] for name, arm in metrics["arms"].items()} == dict.fromkeys(
+        recipes[1]["arms"], 6
+    )
+    log = (yard / RUN / "run.log").read_text()
+    assert len(re.findall(r"0\d-robustft\.\w+: .* \(from an earlier run\)", log)) == 6, log
+
+
+def settings() -> list[str]:
+    """The pieces of recipes that stand in the README's text: ``source: {...}``, ``vote: none`` and the like."""
+    text = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
+    found = dict.fromkeys(re.findall(r"`([a-z_]+: [^`]+)`", text))
+    assert len(found) >= 6
+    return list(found)
+
+
+@pytest.mark.parametrize("piece", settings())
+def test_every_setting_in_the_text_exists(
+    piece: str, recipes: list[dict[str, Any]], yard: Path, plugins: Plugins
+) -> None:
+    """A section's piece goes into the recipe shown; a stage's goes onto some stage that takes it."""
+    ((key, value),) = yaml.safe_load(piece).items()
+    recipe = recipes[0]
+    if key in recipe:
+        changed = [{**recipe, key: {**recipe[key], **value} if isinstance(value, dict) else value}]
+        if isinstance(value, dict) and "use" in value:
+            changed = [{**recipe, key: value}]
+    else:
+        changed = [
+            {**recipe, "samples": [{**stage, **({key: value} if index == at else {})}
+                                   for index, stage in enumerate(recipe["samples"])]}
+            for at in range(len(recipe["samples"]))
+        ]  # fmt: skip
+    faults = []
+    for number, candidate in enumerate(changed):
+        file = yard / f"piece-{number}.yaml"
+        file.write_text(yaml.safe_dump(candidate))
+        try:
+            load_recipe(file, plugins)
+        except errors.RecipeError as error:
+            faults.append(str(error))
+    assert len(faults) < len(changed), "\n".join(faults)
+
+
+def test_columns_are_named_as_the_text_says(yard: Path, cli: Callable[..., Any]) -> None:
+    (piece,) = [piece for piece in settings() if piece.startswith("source: {use: csv")]
+    (yard / "columns.yaml").write_text(f"answer: choice\n{piece}\n")
+    result = cli("check", "columns.yaml", cwd=yard)
+    assert result.code == 0, result.err
+    assert "question = 'q'" in result.out
+    assert "answer = 'a'" in result.out
+
+
+def test_the_stages_named_exist(plugins: Plugins) -> None:
+    named = set(re.findall(r"robustft\.\w+", README))
+    assert len(named) >= 7
+    assert {("stage", name) for name in named} <= set(plugins.registered)
+
+
+def test_the_command_line_section_is_the_command_lines() -> None:
+    section = README.split("## Command line")[1].split("\n## ")[0]
+    spans = re.findall(r"`(.*?)`", section.split("Exit codes:")[0].replace("\n", " "))
+    run, *others = spans
+    assert run.startswith("nfilter run RECIPE ")
+    named = {"run", *(word for word in others if not word.startswith("--"))}
+    assert named == set(main.list_commands(click.Context(main)))
+    options = {opt for param in main.commands["run"].params for opt in param.opts}
+    assert set(re.findall(r"--\w+", run)) <= options
+    codes = {int(code) for code in re.findall(r"\b(\d+) \w", section.split("Exit codes:")[1])}
+    known = {
+        value.exit_code
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, errors.NfilterError)
+    }
+    assert codes == known | {0, 130}
+
+
+def test_the_figures_explained_are_figures_of_a_run(demo: Any) -> None:
+    metrics = demo.metrics
+    section = README.split("How to read the figures:")[1].split("\n## ")[0]
+    for name in re.findall(r"\*\*(.*?)\*\*", section):
+        assert name.replace("estimated noise rate", "estimated_noise_rate") in metrics, name
+    assert set(re.findall(r"`(vanilla|raw|cleaned|truth)`", section)) == set(metrics["arms"])
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory, cli: Callable[..., Any]) -> Any:
+    """The commands of ``make demo``, on fewer rows and two seeds."""
+    from types import SimpleNamespace
+
+    path = tmp_path_factory.mktemp("demo")
+    made = cli("init", "--template", "quickstart", "--out", "quickstart.yaml", cwd=path)
+    assert made.code == 0, made.err
+    smaller = ("source.rows=24", "train.epochs=1", "evaluate.limit=10")
+    sets = [word for value in smaller for word in ("--set", value)]
+    ran = cli("run", "quickstart.yaml", "--out", "run", "--seeds", "0,1", *sets, cwd=path)
+    assert ran.code == 0, ran.err
+    metrics = json.loads((path / "run" / "metrics.json").read_text())
+    return SimpleNamespace(screen=ran.out, metrics=metrics)
+
+
+def labels(screen: str) -> tuple[set[str], set[str]]:
+    """The headings of a closing screen, and the words at the left of its rows. Its first line and paths are its own."""
+    lines = screen.rstrip().splitlines()[1:]
+    headings = {re.sub(r" \(.*", "", line) for line in lines if line and not line.startswith(" ")}
+    left = {match[1] for line in lines if (match := re.match(r"   (\S.*?)(?:  +\S|$)", line))}
+    return headings, {word for word in left if not re.match(r"nfilter |\.?\w*/|run$", word)}
+
+
+def test_the_demo_screen_has_the_rows_that_a_run_prints(blocks: list[Any], demo: Any) -> None:
+    screens = [block for block in blocks if block.kind == "screen"]
+    if "<!-- demo -->\n\n##" in README:
+        pytest.skip("no screen is shown")
+    (shown,) = screens
+    ours, theirs = labels(shown.text), labels(demo.screen)
+    assert ours[0] <= theirs[0]
+    assert ours[1] <= theirs[1]
+    assert len(ours[1]) > 5

@@ -129,7 +129,7 @@ def test_the_plugin_of_the_guide_works_in_a_recipe(
             json.dumps({"id": str(index), "prompt": f"question {index}", "response": response})
             + "\n"
             for index, response in enumerate(texts)
-        )  # fmt: skip
+        )
     )
     recipe = f"answer: exact\nsource: {{use: jsonl, path: rows.jsonl}}\nsamples:\n  {line}\n"
     (tmp_path / "mine.yaml").write_text(recipe)

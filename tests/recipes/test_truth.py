@@ -150,7 +150,8 @@ def no_answers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         asked.append(len(requests))
         raise AssertionError("a model was asked")
 
-    monkeypatch.setattr(HFBackend, "generate", refuses)
+    for way in ("generate", "stream"):
+        monkeypatch.setattr(HFBackend, way, refuses)
     return asked
 
 

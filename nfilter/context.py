@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,17 @@ from nfilter.answers import build as build_answers
 from nfilter.answers import judged_by
 from nfilter.errors import ContractError, ModelError, did_you_mean
 from nfilter.journal import Journal, Use, call_key
-from nfilter.progress import RunLog
+from nfilter.progress import QuietReporter, RunLog
 from nfilter.prompts import Prompts
 from nfilter.recipe import Recipe
-from nfilter.stages import AnswerKind, Progress, Site, Template
+from nfilter.stages import AnswerKind, Progress, Site, Streams, Template
 from nfilter.store import digest
 from nfilter.types import Completion, FloatArray, ModelRef, Request, Sample, TokenSample
 
 _TRANSIENT = frozenset({"timeout", "server", "memory"})
-_SLICE = 256
+_SLICE = 256  # requests at a time, of a backend that does not stream
+_GROUP = 64  # answers a commit
+_SECONDS = 1.0  # between commits, at most
 
 
 class ModelPool:
@@ -66,6 +69,7 @@ class Model:
         journal: Journal,
         stage: str,
         capable: Any = None,
+        progress: Callable[[int, str], AbstractContextManager[Progress]] | None = None,
     ) -> None:
         self.name = name
         self.stage = stage
@@ -73,58 +77,88 @@ class Model:
         self._capable = capable if capable is not None else backend
         self._fingerprint = fingerprint
         self._journal = journal
+        self._progress = progress or QuietReporter().progress
 
     def fingerprint(self) -> str:
         """What identifies the weights, the adapter in use included."""
         return self._fingerprint
 
-    def generate(
-        self, requests: Sequence[Request], on_done: Callable[[int], None] | None = None
-    ) -> list[Completion]:
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """One completion a request, in order. What was answered before is not asked again.
 
-        ``on_done`` is told, again and again, how many more requests are answered.
+        Answers are committed as they come, so that a run that is killed asks little again.
         """
         keys = [call_key(self._fingerprint, request) for request in requests]
         done = self._journal.find(list(dict.fromkeys(keys)))
-        todo: dict[str, Request] = {}
-        for key, request in zip(keys, requests, strict=True):
-            if key not in done:
-                todo.setdefault(key, request)
-        cached = sum(key in done for key in keys)
-        self._journal.commit([], self._uses(keys, requests, set(done)))
-        if on_done is not None and cached:
-            on_done(cached)
-        # Long prompts first, as backends like them; small slices, so that little is lost when a run is killed.
+        places: dict[str, list[int]] = {}
+        for place, key in enumerate(keys):
+            places.setdefault(key, []).append(place)
+        self._commit({}, list(done), places, requests)
+        todo = {key: requests[where[0]] for key, where in places.items() if key not in done}
+        with self._progress(len(todo), f"{self.stage}: {self.name} answers") as bar:
+            fresh: dict[str, Completion] = {}
+            last = time.monotonic()
+            for key, answer in self._answers(todo):
+                fresh[key] = answer
+                bar.advance()
+                if len(fresh) >= _GROUP or time.monotonic() - last > _SECONDS:
+                    self._commit(fresh, list(fresh), places, requests)
+                    done.update(fresh)
+                    fresh, last = {}, time.monotonic()
+            self._commit(fresh, list(fresh), places, requests)
+            done.update(fresh)
+        return [done[key] for key in keys]
+
+    def _answers(self, todo: Mapping[str, Request]) -> Iterator[tuple[str, Completion]]:
+        # Long prompts first, as backends like them.
         order = sorted(todo, key=lambda key: -sum(len(m.content) for m in todo[key].messages))
+        if isinstance(self._capable, Streams):
+            left = set(range(len(order)))
+            for index, answer in self._capable.stream([todo[key] for key in order]):
+                if index not in left:
+                    raise self._miscounted(
+                        f"request {index} of {len(order)} was answered twice, or never asked"
+                    )
+                left.remove(index)
+                yield order[index], answer
+            if left:
+                raise self._miscounted(f"{len(left)} of {len(order)} requests were not answered")
+            return
         for start in range(0, len(order), _SLICE):
             part = order[start : start + _SLICE]
             answers = self._capable.generate([todo[key] for key in part])
             if len(answers) != len(part):
-                raise ContractError(
-                    f"model {self.name!r} ({self._backend.name}): {len(answers)} completions came back for "
-                    f"{len(part)} requests; a backend returns one a request, in order, failures included"
+                raise self._miscounted(
+                    f"{len(answers)} completions came back for {len(part)} requests"
                 )
-            fresh = dict(zip(part, answers, strict=True))
-            keep = {
-                key: answer
-                for key, answer in fresh.items()
-                if answer.failure is None or answer.failure.kind not in _TRANSIENT
-            }
-            self._journal.commit(list(keep.items()), self._uses(keys, requests, set(keep)))
-            done.update(fresh)
-            if on_done is not None:
-                on_done(sum(key in fresh for key in keys))
-        return [done[key] for key in keys]
+            yield from zip(part, answers, strict=True)
 
-    def _uses(
-        self, keys: Sequence[str], requests: Sequence[Request], wanted: set[str]
-    ) -> list[Use]:
-        return [
-            Use(self.stage, request.sample_id, key, self.name)
-            for key, request in zip(keys, requests, strict=True)
-            if key in wanted
+    def _miscounted(self, what: str) -> ContractError:
+        return ContractError(
+            f"model {self.name!r} ({self._backend.name}): {what}; a backend returns one a request, in order, "
+            "failures included"
+        )
+
+    def _commit(
+        self,
+        answers: Mapping[str, Completion],
+        keys: Sequence[str],
+        places: Mapping[str, Sequence[int]],
+        requests: Sequence[Request],
+    ) -> None:
+        kept = {
+            key: answer
+            for key, answer in answers.items()
+            if answer.failure is None or answer.failure.kind not in _TRANSIENT
+        }
+        uses = [
+            Use(self.stage, requests[place].sample_id, key, self.name)
+            for key in keys
+            if key in kept or key not in answers
+            for place in places[key]
         ]
+        if kept or uses:
+            self._journal.commit(list(kept.items()), uses)
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """float32 [n, d]; equal texts are embedded once."""
@@ -167,6 +201,7 @@ class Model:
                 self._journal,
                 self.stage,
                 capable,
+                self._progress,
             )
 
 
@@ -202,7 +237,14 @@ class RunContext:
     def model(self, name: str) -> Model:
         """The model of that name, as this stage may use it."""
         backend = self._pool.backend(name)
-        return Model(name, backend, backend.fingerprint(), self._journal, self.stage)
+        return Model(
+            name,
+            backend,
+            backend.fingerprint(),
+            self._journal,
+            self.stage,
+            progress=self.log.reporter.progress,
+        )
 
     def prompt(self, name: str) -> Template:
         """The template of that name."""

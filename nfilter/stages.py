@@ -24,7 +24,6 @@ from typing import (
     runtime_checkable,
 )
 
-import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
@@ -83,6 +82,16 @@ class Generates(Protocol):
 
 
 @runtime_checkable
+class Streams(Protocol):
+    """Gives answers as they come: a request's index and its completion, each index once, in any order.
+
+    A backend that generates may also stream; progress is then seen, and answers are kept, while others are made.
+    """
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]: ...
+
+
+@runtime_checkable
 class Embeds(Protocol):
     """Turns texts into vectors: float32 [n, d], not normalised."""
 
@@ -125,7 +134,7 @@ class Adapts(Protocol):
     def adapted(self, ref: ModelRef) -> AbstractContextManager[Generates]: ...
 
 
-CAPABILITIES: tuple[type, ...] = (Generates, Embeds, Scores, Encodes, LendsModule, Adapts)
+CAPABILITIES: tuple[type, ...] = (Generates, Streams, Embeds, Scores, Encodes, LendsModule, Adapts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -487,8 +496,3 @@ class TokenLoss(Protocol):
 
 
 EMPTY_STATE = State()
-
-
-def as_float32(values: Any) -> FloatArray:
-    """A float32 array of ``values``, copied only where it must be."""
-    return np.asarray(values, dtype=np.float32)

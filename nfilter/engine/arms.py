@@ -171,12 +171,11 @@ def evaluate(
         )
         for sample in test
     ]
-    with ctx.progress(len(test), f"evaluate {arm}") as bar:
-        if trained is None or trained.ref is None:
-            completions = model.generate(requests, bar.advance)
-        else:
-            with model.adapted(trained.ref) as adapted:
-                completions = adapted.generate(requests, bar.advance)
+    if trained is None or trained.ref is None:
+        completions = model.generate(requests)
+    else:
+        with model.adapted(trained.ref) as adapted:
+            completions = adapted.generate(requests)
     references = [ctx.answers.parse(sample.response, sample) for sample in test]
     given = [
         ctx.answers.parse(done.text, sample) for done, sample in zip(completions, test, strict=True)

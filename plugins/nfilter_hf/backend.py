@@ -23,6 +23,7 @@ from nfilter import (
     Sample,
     Scores,
     Site,
+    Streams,
     TokenSample,
 )
 from nfilter_hf.adapters import Snapshot, attach, scoped
@@ -32,7 +33,7 @@ from nfilter_hf.config import HFConfig
 from nfilter_hf.embedding import embed
 from nfilter_hf.encoding import encode
 from nfilter_hf.fingerprint import default_digests, fingerprint
-from nfilter_hf.generation import generate
+from nfilter_hf.generation import generate, stream
 from nfilter_hf.loading import Loaded, Source, choose_device, choose_dtype, find, load
 from nfilter_hf.scoring import score
 
@@ -53,7 +54,7 @@ class HFBackend:
 
     @classmethod
     def abilities(cls, config: HFConfig) -> Abilities:  # noqa: ARG003 (the protocol's signature)
-        able = frozenset({Generates, Embeds, Scores, Encodes, LendsModule, Adapts})
+        able = frozenset({Generates, Streams, Embeds, Scores, Encodes, LendsModule, Adapts})
         return Abilities(able, logprobs=True)
 
     @classmethod
@@ -96,6 +97,11 @@ class HFBackend:
         """One completion a request, in order; see ``generation.generate``."""
         with self._ready() as loaded:
             return generate(loaded, requests, self._generating)
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+        """The same completions as they come; see ``generation.stream``."""
+        with self._ready() as loaded:
+            yield from stream(loaded, requests, self._generating)
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """Float32 [n, d]: mean of the last hidden states over each text's tokens."""
@@ -183,6 +189,10 @@ class Adapted:
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """One completion a request, in order, by the adapted model."""
         return self._open().generate(requests)
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+        """The same completions as they come."""
+        return self._open().stream(requests)
 
     def score(
         self, samples: Sequence[TokenSample], adapter: ModelRef | None = None

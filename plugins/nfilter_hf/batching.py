@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _MEMORY = re.compile(
     r"out of memory|not enough memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED|failed to allocate",
@@ -29,9 +30,25 @@ class Budget:
         work: Callable[[Sequence[Item]], None],
         give_up: Callable[[Item], None],
     ) -> None:
-        """Call ``work`` on batches of ``items``, sorted by ``size`` (tokens of one row), longest first.
+        """Call ``work`` on all batches as ``each`` does; an item too large even alone goes to ``give_up``."""
 
-        A batch that runs out of memory is halved and tried again; an item that does so alone goes to ``give_up``.
+        def worked(batch: Sequence[Item]) -> bool:
+            work(batch)
+            return True
+
+        for batch, done in self.each(items, size, worked):
+            if done is None:
+                give_up(batch[0])
+
+    def each(
+        self,
+        items: Sequence[Item],
+        size: Callable[[Item], int],
+        work: Callable[[Sequence[Item]], Result],
+    ) -> Iterator[tuple[Sequence[Item], Result | None]]:
+        """Batches of ``items``, sorted by ``size`` (tokens of one row), longest first, each with what it gave.
+
+        A batch that runs out of memory is halved and tried again; an item that does so alone comes with None.
         ``work`` must change nothing before it is done, since its batch may come again.
         """
         waiting = sorted(items, key=size, reverse=True)
@@ -39,26 +56,28 @@ class Budget:
             longest = max(1, size(waiting[0]))
             count = max(1, self.tokens // longest)
             batch = waiting[:count]
-            if not _ran_out(work, batch):
+            done, result = _attempt(work, batch)
+            if done:
                 waiting = waiting[count:]
+                yield batch, result
             elif len(batch) == 1:
-                give_up(batch[0])
                 waiting = waiting[1:]
+                yield batch, None
             else:
                 self.tokens = max(1, len(batch) // 2) * longest
 
 
-def _ran_out(work: Callable[[Sequence[Item]], None], batch: Sequence[Item]) -> bool:
+def _attempt(
+    work: Callable[[Sequence[Item]], Result], batch: Sequence[Item]
+) -> tuple[bool, Result | None]:
     try:
-        work(batch)
+        return True, work(batch)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-    else:
-        return False
     # Only here, past the handler, is the failed pass's memory free to be given back.
     release()
-    return True
+    return False, None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

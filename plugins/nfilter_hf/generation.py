@@ -47,27 +47,32 @@ class _Row:
 
 def generate(loaded: Loaded, requests: Sequence[Request], budget: Budget) -> list[Completion]:
     """One completion a request, in the requests' order. What cannot be answered is a failure, never an error."""
-    answers: dict[int, Completion] = {}
+    answers = dict(stream(loaded, requests, budget))
+    return [answers[index] for index in range(len(requests))]
+
+
+def stream(
+    loaded: Loaded, requests: Sequence[Request], budget: Budget
+) -> Iterator[tuple[int, Completion]]:
+    """The same completions as their batches end, each with its request's index."""
     jobs: list[Job] = []
     for index, request in enumerate(requests):
         job = _job(loaded, index, request)
         if isinstance(job, Job):
             jobs.append(job)
         else:
-            answers[index] = job
+            yield index, job
+    for batch, done in budget.each(jobs, lambda job: job.size, lambda jobs: _decode(loaded, jobs)):
+        if done is not None:
+            yield from done.items()
+        else:
+            yield batch[0].index, _too_large(batch[0])
 
-    def work(batch: Sequence[Job]) -> None:
-        answers.update(_decode(loaded, batch))
 
-    def give_up(job: Job) -> None:
-        failure = Failure(
-            "memory",
-            f"{job.size} tokens do not fit in memory, even alone: lower max_tokens or max_length",
-        )
-        answers[job.index] = Completion("", "failed", prompt_tokens=len(job.ids), failure=failure)
-
-    budget.run(jobs, lambda job: job.size, work, give_up)
-    return [answers[index] for index in range(len(requests))]
+def _too_large(job: Job) -> Completion:
+    detail = f"{job.size} tokens do not fit in memory, even alone: lower max_tokens or max_length"
+    failure = Failure("memory", detail)
+    return Completion("", "failed", prompt_tokens=len(job.ids), failure=failure)
 
 
 def prompt_ids(loaded: Loaded, request: Request) -> list[int]:

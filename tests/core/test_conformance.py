@@ -97,7 +97,7 @@ def test_a_backend_has_what_it_promises() -> None:
 
 def test_the_capabilities_are_the_published_ones() -> None:
     assert [capability.__name__ for capability in CAPABILITIES] == [
-        "Generates", "Embeds", "Scores", "Encodes", "LendsModule", "Adapts",
+        "Generates", "Streams", "Embeds", "Scores", "Encodes", "LendsModule", "Adapts",
     ]  # fmt: skip
     for capability in (Generates, Embeds):
         assert isinstance(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -198,15 +199,79 @@ def test_answers_come_back_in_the_order_of_the_requests(journal: Journal, backen
     assert backend.asked != texts  # long ones go first
 
 
-def test_progress_adds_up_with_cached_and_doubled_requests(
-    journal: Journal, backend: Backend
-) -> None:
-    model(backend, journal).generate([ask("x")])
-    told: list[int] = []
+class Streaming(Backend):
+    """Gives its answers in the reverse order, one at a time; dies after ``dies_after`` of them."""
+
+    dies_after = 10**9
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+        for count, index in enumerate(reversed(range(len(requests)))):
+            if count == self.dies_after:
+                raise KeyboardInterrupt
+            yield index, self.generate([requests[index]])[0]
+
+
+class Bar:
+    """Counts what it is told."""
+
+    def __init__(self) -> None:
+        self.totals: list[int | None] = []
+        self.count = 0
+
+    @contextmanager
+    def __call__(self, total: int | None, text: str) -> Iterator[Bar]:
+        self.totals.append(total)
+        yield self
+
+    def advance(self, n: int = 1) -> None:
+        self.count += n
+
+
+def test_a_stream_is_put_in_order_and_counted(journal: Journal) -> None:
+    backend, bar = Streaming(), Bar()
     requests = [ask("x"), *(ask(str(index % 300)) for index in range(700))]
-    model(backend, journal).generate(requests, told.append)
-    assert sum(told) == len(requests)
-    assert len(told) == 3
+    asking = Model("expert", backend, "f", journal, "s", progress=bar)
+    answers = asking.generate(requests)
+    questions = [request.messages[-1].content for request in requests]
+    assert [answer.text.partition("=")[0] for answer in answers] == questions
+    assert bar.totals == [301]
+    assert bar.count == 301
+    assert len(backend.asked) == 301
+
+
+def test_a_stream_that_dies_loses_one_commit_at_most(journal: Journal) -> None:
+    backend = Streaming()
+    backend.dies_after = 200
+    requests = [ask(str(index)) for index in range(300)]
+    with pytest.raises(KeyboardInterrupt):
+        model(backend, journal).generate(requests)
+    backend.dies_after = 10**9
+    model(backend, journal).generate(requests)
+    assert 0 <= len(backend.asked) - 300 < 64
+
+
+@pytest.mark.parametrize("indices", [[0, 0], [0], [0, 1, 2]])
+def test_a_stream_that_miscounts_is_refused(journal: Journal, indices: list[int]) -> None:
+    class Wrong(Backend):
+        def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+            for index in indices:
+                yield index, Completion("a")
+
+    with pytest.raises(ContractError, match="expert"):
+        model(Wrong(), journal).generate([ask("a"), ask("b")])
+
+
+def test_what_a_finished_run_answered_is_lent(tmp_path: Path) -> None:
+    first, second = Backend(), Backend()
+    lender = Journal(tmp_path / "first.db")
+    model(first, lender).generate([ask("a"), ask("b")])
+    lender.close()
+    borrower = Journal(tmp_path / "second.db", [tmp_path / "first.db", tmp_path / "absent.db"])
+    answers = model(second, borrower).generate([ask("a"), ask("c")])
+    assert [answer.text for answer in answers] == ["a=1", "c=1"]
+    assert second.asked == ["c"]
+    assert borrower.usage()["01-a"]["calls"] == 2
+    borrower.close()
 
 
 @pytest.mark.parametrize("kind", ["timeout", "server", "memory"])

@@ -484,7 +484,7 @@ def test_the_record_of_a_training(tmp_path: Path) -> None:
     assert record["digest"] == result.ref.digest
     assert record["versions"]["torch"] == torch.__version__
     assert record["stopped"] is None
-    assert any("trained 4 steps on 12 samples" in text for _, text in ctx.log.lines)
+    assert any("4 optimiser steps on 12 samples" in text for _, text in ctx.log.lines)
     assert not list(tmp_path.glob("*.partial"))
 
 

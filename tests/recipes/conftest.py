@@ -112,7 +112,9 @@ def ends_in_an_adapter_or_says_why(run: Path, done: Done, rows: int) -> str:
             assert story["reason"] == dropped[row_id]["reason"]
         else:
             assert story["status"] != "dropped"
-            assert any(event.get("decisions") for event in story["events"]), story
+            reasons = [said["reason"] for event in story["events"] for said in event["decisions"]]
+            assert reasons, story
+            assert all(reason.strip() for reason in reasons)
     if done.code == 0:
         assert kept
         assert (run / "adapters" / "cleaned" / "adapter_model.safetensors").is_file()

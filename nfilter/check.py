@@ -161,6 +161,8 @@ class _Checker:
             contract: Contract = use.item.cls.contract(use.config)
             for name in sorted(contract.prompts):
                 self._prompt(self._where_named(use, name), name)
+        if self.recipe.answer.judge is not None:
+            self._prompt(("answer", "prompt"), self.recipe.answer.prompt)
         if self.recipe.evaluate is not None and self.recipe.evaluate.prompt is not None:
             self._prompt(("evaluate", "prompt"), self.recipe.evaluate.prompt)
 

@@ -36,7 +36,7 @@ def nfilter_sources() -> Iterable[type]:  # type: ignore[empty-body]
 
 @hookspec
 def nfilter_exporters() -> Iterable[type]:  # type: ignore[empty-body]
-    """Exporter classes, named in ``nfilter export --format NAME``."""
+    """Exporter classes: what remains of a run, written for another program."""
 
 
 @hookspec
@@ -46,7 +46,7 @@ def nfilter_metrics() -> Iterable[type]:  # type: ignore[empty-body]
 
 @hookspec
 def nfilter_losses() -> Iterable[type]:  # type: ignore[empty-body]
-    """Online token losses, named in ``train: {loss: NAME}``."""
+    """Online token losses, for trainers that take one."""
 
 
 @hookspec

@@ -65,6 +65,7 @@ class _Run:
     prompts: Prompts
     log: RunLog
     limit: int | None
+    began: float = field(default_factory=time.monotonic)
     published: dict[str, ModelRef] = field(default_factory=dict)
     finished: list[StageFinished] = field(default_factory=list)
     fingerprints: dict[str, str] = field(default_factory=dict)
@@ -134,9 +135,7 @@ def run(
             )
             metrics = _steps(state)
             seconds = time.monotonic() - start
-            write_json(out / "metrics.json", metrics)
-            _manifest(state, seconds)
-            write_report(out, metrics)
+            _publish(state, metrics)
             plugins.announce(
                 "nfilter_run_finished", RunFinished(recipe.name, out, metrics), log.warning
             )
@@ -193,7 +192,6 @@ def _steps(state: _Run) -> dict[str, Any]:
         _encoded(state, "cleaned", list(live(last))) if "cleaned" in state.recipe.arms else None
     )
     counts = _outputs(state, last, cleaned.dropped if cleaned else [])
-    results = _arms(state, source, cleaned, truth)
     metrics: dict[str, Any] = {
         "name": state.recipe.name,
         "seeds": [state.recipe.seed],
@@ -214,12 +212,25 @@ def _steps(state: _Run) -> dict[str, Any]:
             state.journal,
         )
     )
+    try:
+        results = _arms(state, source, cleaned, truth)
+    except NothingLeftError:
+        # Why nothing is left is what a person wants to see then.
+        _publish(state, metrics)
+        raise
     if results:
         metrics["arms"] = {name: arm_figures(result) for name, result in results.items()}
         compared = comparisons(results)
         metrics["comparisons"] = compared
         metrics.update({key: compared[key] for key in ("recovered", "recovered_vanilla", "gain")})
     return metrics
+
+
+def _publish(state: _Run, metrics: Mapping[str, Any]) -> None:
+    out = state.directory.path
+    write_json(out / "metrics.json", metrics)
+    _manifest(state, time.monotonic() - state.began)
+    write_report(out, metrics)
 
 
 def _ingest(state: _Run, source: Artefact) -> Ingested:
@@ -241,11 +252,16 @@ def stage_fingerprint(state: _Run, use: Use, before: str) -> str:
     needs = (*model_needs(use.config), *contract.needs, *model_needs(state.recipe.answer))
     names = {need.model for need in needs}
     models = {name: state.pool.backend(name).fingerprint() for name in sorted(names)}
-    prompts = {name: state.prompts.get(name).digest for name in sorted(contract.prompts)}
+    named = {*contract.prompts, *_answer_prompts(state.recipe)}
+    prompts = {name: state.prompts.get(name).digest for name in sorted(named)}
     return digest(
         before, use.dump(), use.item.origin, prompts, models, state.recipe.seed,
         state.recipe.answer.model_dump(mode="json"),
     )  # fmt: skip
+
+
+def _answer_prompts(recipe: Recipe) -> set[str]:
+    return {recipe.answer.prompt} if recipe.answer.judge is not None else set()
 
 
 def _sample_stages(state: _Run, source: Artefact) -> Artefact:
@@ -410,11 +426,15 @@ def versions() -> dict[str, str]:
 
 def _lock(state: _Run) -> None:
     recipe = state.recipe
-    prompts = {
-        name: state.prompts.get(name).digest
-        for use in recipe.samples
-        for name in sorted(use.item.cls.contract(use.config).prompts)
+    named = {
+        name
+        for use in (*recipe.samples, *recipe.tokens)
+        for name in use.item.cls.contract(use.config).prompts
     }
+    named |= _answer_prompts(recipe)
+    if recipe.evaluate is not None and recipe.evaluate.prompt is not None:
+        named.add(recipe.evaluate.prompt)
+    prompts = {name: state.prompts.get(name).digest for name in sorted(named)}
     origins = {use.name: use.item.origin for use in (*recipe.samples, *recipe.tokens)}
     value = {
         **recipe.dump(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,9 @@ def _who(sample: TokenSample, names: Sequence[str]) -> list[str]:
 
 def write_tokens(directory: Path, samples: Sequence[TokenSample], reasons: Sequence[str]) -> None:
     """Publish ids, weights, response mask, reasons and scores as flat arrays; ``offsets`` cuts them by sample."""
-    directory.mkdir(parents=True, exist_ok=True)
+    part = directory.with_name(f".{directory.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
     lengths = [len(sample.ids) for sample in samples]
     arrays = {
         "offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
@@ -78,11 +81,14 @@ def write_tokens(directory: Path, samples: Sequence[TokenSample], reasons: Seque
         ]
         arrays[f"score-{name}"] = _flat(parts, np.float32)
     for name, values in arrays.items():
-        np.save(directory / f"{name}.npy", values, allow_pickle=False)
+        np.save(part / f"{name}.npy", values, allow_pickle=False)
     write_json(
-        directory / "index.json",
+        part / "index.json",
         {"samples": [sample.id for sample in samples], "reasons": list(reasons), "scores": names},
     )
+    # Renamed only when it is whole, so that no array of an earlier run stands among these.
+    shutil.rmtree(directory, ignore_errors=True)
+    part.rename(directory)
 
 
 def _flat(parts: Sequence[npt.NDArray[Any]], kind: type) -> npt.NDArray[Any]:

@@ -128,6 +128,8 @@ def json_lines(path: Path, config: JsonLinesConfig) -> Iterator[Record | Unreada
 
 
 _BLANK: Final = re.compile(r"[ \t\r\n]*")
+_COMMA: Final = re.compile(r",[ \t\r\n]*(?=\{)")
+_TRIES: Final = 10_000
 _MARK: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{},]', re.DOTALL)
 
 
@@ -156,6 +158,7 @@ def _blank(text: str, at: int) -> int:
 
 def _elements(text: str, at: int) -> Iterator[Record | Unreadable]:
     line, counted = 1, 0
+    like: frozenset[str] = frozenset()
     at = _blank(text, at)
     closed = text.startswith("]", at)
     if closed:
@@ -163,13 +166,14 @@ def _elements(text: str, at: int) -> Iterator[Record | Unreadable]:
     while not closed:
         line, counted = line + text.count("\n", counted, at), at
         start = at
-        value, error, at = _element(text, start)
+        value, error, at = _element(text, start, like)
         raw = text[start : min(at, start + 2 * EXCERPT)]
         if error is not None:
             yield Unreadable(line, error, excerpt(raw))
         elif not isinstance(value, dict):
             yield Unreadable(line, f"the row is {kind_of(value)}, not an object", excerpt(raw))
         else:
+            like = frozenset(value)
             yield Record(line, value, raw, at - start)
         if at >= len(text):
             line += text.count("\n", counted, at)
@@ -182,8 +186,11 @@ def _elements(text: str, at: int) -> Iterator[Record | Unreadable]:
         yield Unreadable(line, "there is text after the end of the list", excerpt(text[at:][:1000]))
 
 
-def _element(text: str, start: int) -> tuple[Any, str | None, int]:
-    """One element: its value, what is wrong with it, and where the comma or bracket after it stands."""
+def _element(text: str, start: int, like: frozenset[str]) -> tuple[Any, str | None, int]:
+    """One element: its value, what is wrong with it, and where the comma or bracket after it stands.
+
+    ``like`` are the keys of the last whole row.
+    """
     try:
         value, end = _DECODER.raw_decode(text, start)
     except (ValueError, RecursionError, RowError) as error:
@@ -191,10 +198,11 @@ def _element(text: str, start: int) -> tuple[Any, str | None, int]:
             what = f"the row is not JSON: {error.msg} (line {error.lineno})"
         else:
             what = f"the row {_problem(error)}"
-        return None, what, _end_of_element(text, start)
+        return None, what, _resumed(text, start, _end_of_element(text, start), like)
     end = _blank(text, end)
     if end < len(text) and text[end] not in ",]":
-        return None, "the row is followed by neither a comma nor ]", _end_of_element(text, end)
+        what = "the row is followed by neither a comma nor ]"
+        return None, what, _resumed(text, end, _end_of_element(text, end), like)
     return value, None, end
 
 
@@ -210,3 +218,24 @@ def _end_of_element(text: str, at: int) -> int:
         elif mark in "]}":
             depth = max(0, depth - 1)
     return len(text)
+
+
+def _resumed(text: str, at: int, end: int, like: frozenset[str]) -> int:
+    """The first comma before ``end`` that stands before a whole object with the keys ``like``, else ``end``.
+
+    Where a quote is missing, brackets and quotes pair wrongly from there on, and the end found by them may be far
+    past rows that are whole. Until a row was read (``like`` is empty) any object will do, past all brackets alone.
+    """
+    if not like and end < len(text):
+        return end
+    for count, match in enumerate(_COMMA.finditer(text, at, end)):
+        if count == _TRIES:
+            break
+        try:
+            value, after = _DECODER.raw_decode(text, match.end())
+        except (ValueError, RecursionError, RowError):
+            continue
+        after = _blank(text, after)
+        if (after == len(text) or text[after] in ",]") and (not like or value.keys() == like):
+            return match.start()
+    return end

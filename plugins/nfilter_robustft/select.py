@@ -15,6 +15,7 @@ from nfilter_robustft.keys import hash_of
 from nfilter_robustft.views import is_flagged, view_of
 
 RANDOM = "random"
+INSTEAD = "review"
 
 
 class SelectConfig(StageConfig):
@@ -41,7 +42,8 @@ class SelectConfig(StageConfig):
 class Select:
     """Keeps the share of flagged samples with the lowest nll and drops the others, each with rank, M and nll.
 
-    M flagged samples are left; floor(keep * M) are kept, ties by id. A missing nll ranks last.
+    M flagged samples are left; floor(keep * M) are kept, ties by id. A missing nll ranks last; where none has one,
+    the nll of ``review`` ranks instead.
     """
 
     name: ClassVar[str] = "robustft.select"
@@ -60,24 +62,30 @@ class Select:
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
         """Rank the flagged samples: 16 bytes a sample are kept, the hash of its id and its rank."""
-        flagged = [
-            (self._value(sample, ctx), sample.id)
+        by = self.config.by
+        ranked = [
+            (self._value(sample, by, ctx), self._value(sample, INSTEAD, ctx), sample.id)
             for sample in stream
             if is_flagged(sample, self.config.check)
         ]
-        flagged.sort()
+        if ranked and all(math.isinf(value) for value, _, _ in ranked):
+            # Without a clean sample there is no context view; the reviewed answers have an nll all the same.
+            ctx.log.warning(f"no flagged sample has an nll in {by!r}; ranking by {INSTEAD!r}")
+            by = INSTEAD
+            ranked = [(instead, instead, name) for _, instead, name in ranked]
+        flagged = sorted((value, name) for value, _, name in ranked)
         m = len(flagged)
         kept = self._count([value for value, _ in flagged])
         missing = sum(math.isinf(value) for value, _ in flagged)
         if missing:
             ctx.log.warning(
-                f"{missing} of {m} flagged samples have no nll in {self.config.by!r}; they rank last"
+                f"{missing} of {m} flagged samples have no nll in {by!r}; they rank last"
             )
         ctx.log.info(f"{kept} of {m} flagged samples are kept")
         keys = np.array([hash_of(name) for _, name in flagged], dtype=np.uint64)
         order = np.argsort(keys, kind="stable")
         return State(
-            {"m": m, "kept": kept, "missing": missing},
+            {"m": m, "kept": kept, "missing": missing, "by": by},
             {"ids": keys[order], "ranks": (order + 1).astype(np.int64)},
         )
 
@@ -97,26 +105,18 @@ class Select:
                 f"{self.name}: sample {sample.id!r} is flagged and was not ranked; verdicts must not change between"
             )
         rank = int(state.arrays["ranks"][place])
-        where = f"rank {rank} of M={m} by {self._measure(self._value(sample, ctx))}"
+        by = values["by"]
+        where = f"rank {rank} of M={m} by {_measure(by, self._value(sample, by, ctx))}"
         rule = "strictly under the median" if self.config.preset else f"keep {self.config.keep:g}"
         if rank <= kept:
             return sample.keep(f"selected: {where}; {rule} keeps ranks up to {kept}")
         return sample.drop(f"not selected: {where}; {rule} keeps ranks up to {kept}")
 
-    def _measure(self, value: float) -> str:
-        if self.config.by == RANDOM:
-            return "a random draw"
-        return (
-            f"{self.config.by}: no nll"
-            if math.isinf(value)
-            else f"{self.config.by} nll {value:.4g}"
-        )
-
-    def _value(self, sample: Sample, ctx: Context) -> float:
+    def _value(self, sample: Sample, by: str, ctx: Context) -> float:
         """What ranks the sample, infinity where it is missing."""
-        if self.config.by == RANDOM:
+        if by == RANDOM:
             return ctx.rng(sample.id).random()
-        nll = view_of(sample, self.config.by).get("nll")
+        nll = view_of(sample, by).get("nll")
         if not isinstance(nll, int | float) or isinstance(nll, bool) or not math.isfinite(nll):
             return math.inf
         return float(nll)
@@ -129,3 +129,9 @@ class Select:
             return sum(value < median for value in known)
         # In decimal, as the recipe has it: 0.29 * 100 is 28.999999999999996 in binary.
         return math.floor(Decimal(str(self.config.keep)) * len(values))
+
+
+def _measure(by: str, value: float) -> str:
+    if by == RANDOM:
+        return "a random draw"
+    return f"{by}: no nll" if math.isinf(value) else f"{by} nll {value:.4g}"

@@ -266,3 +266,10 @@ def test_the_recipes_own_prompts_come_first(checked: Callable[..., Report]) -> N
     faults = checked(GOOD, {"prompts/example/ask.jinja": broken}).faults
     assert faults == ["r.yaml:8: samples[0]: prompts/example/ask.jinja:2: unexpected '}'"]
     assert checked(GOOD, {"prompts/example/ask.jinja": "[user]\n{{ query }}\n"}).faults == []
+
+
+def test_the_judge_prompt_of_the_answers_is_looked_for(checked: Callable[..., Report]) -> None:
+    answer = "answer: {kind: text, judge: expert, prompt: answers/smae}"
+    (fault,) = checked(changed("answer: number", answer)).faults
+    assert fault.startswith("r.yaml:2: answer.prompt: no prompt 'answers/smae' under ")
+    assert fault.endswith("did you mean 'answers/same'?")

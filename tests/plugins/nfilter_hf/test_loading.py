@@ -28,6 +28,7 @@ from nfilter import (
     Sampling,
     Scores,
     Site,
+    Streams,
 )
 from nfilter.testing import check_backend
 from nfilter_hf import checks, fingerprint
@@ -68,7 +69,15 @@ def test_the_conformance_check_passes() -> None:
     config = HFBackend.Config(model="x")
     abilities = check_backend(HFBackend, config)
     assert abilities.logprobs
-    assert abilities.capabilities == {Generates, Embeds, Scores, Encodes, LendsModule, Adapts}
+    assert abilities.capabilities == {
+        Generates,
+        Streams,
+        Embeds,
+        Scores,
+        Encodes,
+        LendsModule,
+        Adapts,
+    }
     backend = HFBackend(config, Site(Path()))
     assert all(isinstance(backend, capability) for capability in abilities.capabilities)
 

@@ -180,6 +180,24 @@ def test_a_bad_element_of_a_json_list(line: bytes, reason: str, over: Any) -> No
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        b"{bad json",
+        b'{"prompt": "no end, "response": "b"}',
+        b'{"prompt": "a", "response": "no end}',
+        b'{"prompt": ["a", "response": "b"}',
+        b'"',
+    ],
+)
+def test_rows_after_an_element_without_an_end_are_read(line: bytes, over: Any) -> None:
+    rows, bad = parted(
+        over("json", b"[" + GOOD + b",\n" + line + b",\n" + GOOD + b",\n" + GOOD + b"]")
+    )
+    assert len(rows) == 3
+    assert len(bad) == 1
+
+
+@pytest.mark.parametrize(
     ("end", "rows", "reason"),
     [
         (b"", 2, "cut short"),

@@ -68,6 +68,21 @@ def test_a_missing_nll_ranks_last_and_is_said(missing):
     assert any("1 of 3 flagged samples have no nll" in text for _, text in ctx.log.lines)
 
 
+@pytest.mark.parametrize("missing", [None, "absent"])
+def test_where_no_sample_has_an_nll_the_reviewed_answers_are_ranked(missing):
+    ctx = FakeContext()
+    rows = [
+        sample(name, missing).note("review", view("a", nll=nll))
+        for name, nll in (("a", 0.9), ("b", 0.2), ("c", 0.5), ("d", None))
+    ]
+    stage = Select(SelectConfig(keep=0.5))
+    state = stage.fit(rows, ctx)
+    out = {s.id: s for s in stage.process(rows, state, ctx)}
+    assert kept(out) == {"b", "c"}
+    assert "rank 3 of M=4 by review nll 0.9" in out["a"].dropped
+    assert any("ranking by 'review'" in text for _, text in ctx.log.lines)
+
+
 def test_samples_that_are_not_flagged_are_kept_and_not_counted():
     rows = [sample("clean", 99.0, flagged=False), sample("a", 0.2), sample("b", 0.4)]
     out = run(rows)

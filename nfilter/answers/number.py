@@ -43,6 +43,11 @@ _FRAC = re.compile(r"\\[dt]?frac\s?\{\s?(\d++)\s?\}\s?\{\s?(\d++)\s?\}")
 _VULGAR = re.compile(r"(\d?)([\u00bc-\u00be\u2150-\u215e])")
 _SUPER = re.compile("([\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207a\u207b]+)")
 _GROUPED = re.compile(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))")
+# With plain spaces only where the number stands alone or is stated: "5 of 10 200 g bags" holds no 10,200.
+_SPACED = re.compile(
+    r"(?P<head>\A\s*|####\s?|\banswer\W{0,4}(?:is\s)?)(?P<number>[-+]?\d{1,3}(?: \d{3})+)(?=(?:\.\d+)?[\s.]*\Z)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(slots=True)
@@ -141,6 +146,7 @@ def _written(digits: str, exponent: int) -> str:
 def _prepare(text: str) -> str:
     text = text[-TAIL:]
     text = _GROUPED.sub("", text)
+    text = _SPACED.sub(lambda found: found["head"] + found["number"].replace(" ", ""), text)
     text = _VULGAR.sub(_spelled, text)
     text = _SUPER.sub(
         lambda run: "^" + unicodedata.normalize("NFKC", run[0]).replace("−", "-"), text

@@ -519,3 +519,22 @@ def test_no_text_takes_long(answers, text):
     read = answers.parse(text, FOUR)
     answers.agree([(read, "1"), ("1", read)])
     assert time.process_time() - start < 1.5
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("1 000", "1000"),
+        ("-12 345 678.", "-12345678"),
+        ("1 234.5", "1234.5"),
+        ("so many.\nAnswer: 10 200", "10200"),
+        ("#### 1 000", "1000"),
+        ("10 200 g", "200"),
+        ("we take 10 200", "200"),
+        ("2020 300", "300"),
+    ],
+)
+def test_plain_spaces_part_thousands_only_where_a_number_stands_alone_or_is_stated(
+    text: str, answer: str
+) -> None:
+    assert build(AnswerConfig(kind="number")).parse(text) == answer

@@ -98,7 +98,12 @@ def explain(run_dir: Path, sample_id: str, *, show_truth: bool = False) -> Expla
         stage=stage,
         reason=reason,
         messages=[[message.role, message.content] for message in first.context],
-        columns=dict(first.meta),
+        # A source's own remarks, and cells whose text is shown as the conversation, are no columns to read.
+        columns={
+            name: cell
+            for name, cell in first.meta.items()
+            if cell is not None and not name.startswith("_")
+        },
         label=first.response,
         label_now=last.response,
         weight=last.weight,

@@ -87,6 +87,7 @@ class HFBackend:
                     "4bit": self._config.load_in_4bit,
                     "max_length": self._config.max_length,
                     "chat_template": self._config.chat_template,
+                    "embed_layer": self._config.embed_layer,
                 }
                 # A commit is a digest of its files already.
                 folder = None if source.hub_id else source.folder
@@ -104,9 +105,9 @@ class HFBackend:
             yield from stream(loaded, requests, self._generating)
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
-        """Float32 [n, d]: mean of the last hidden states over each text's tokens."""
+        """Float32 [n, d]: mean of a layer's hidden states over each text's tokens, the last layer's by default."""
         with self._ready() as loaded:
-            return embed(loaded, texts, self._embedding)
+            return embed(loaded, texts, self._embedding, self._config.embed_layer)
 
     def encode(
         self, samples: Sequence[Sample], *, max_length: int, turns: str

@@ -20,7 +20,8 @@ class HFConfig(StageConfig):
     ``model`` is the short name of a model that ships, a folder (relative to the recipe's), or a hub id.
     ``batch_tokens`` bounds a batch: rows times the longest row, prompt and new tokens together. ``max_length``
     shortens the context that the model itself allows. ``chat_template: none`` ignores the model's own template and
-    writes Tulu-style roles, as is done for a model that has no template.
+    writes Tulu-style roles, as is done for a model that has no template. ``embed_layer`` is the hidden layer whose states
+    make an embedding: 0 the tokens' own vectors, 1 the first layer's output, and so on; the last by default.
     """
 
     model: str = Field(min_length=1)
@@ -31,6 +32,7 @@ class HFConfig(StageConfig):
     batch_tokens: int = Field(default=16384, gt=0)
     max_length: int | None = Field(default=None, gt=1)
     chat_template: Literal["auto", "none"] = "auto"
+    embed_layer: int | None = Field(default=None, ge=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Texts to vectors: the mean of a model's last hidden states."""
+"""Texts to vectors: the mean of a model's hidden states."""
 
 from __future__ import annotations
 
@@ -14,29 +14,38 @@ from nfilter_hf.loading import Loaded
 _Item = tuple[int, list[int]]
 
 
-def embed(loaded: Loaded, texts: Sequence[str], budget: Budget) -> FloatArray:
-    """Float32 [n, d]: hidden states of the last layer, averaged over each text's tokens; not normalised.
+def embed(
+    loaded: Loaded, texts: Sequence[str], budget: Budget, layer: int | None = None
+) -> FloatArray:
+    """Float32 [n, d]: hidden states of ``layer``, averaged over each text's tokens; not normalised.
 
-    A text is cut at the model's context. One without tokens is the zero vector.
+    Layer 0 is the tokens' own vectors, None the last layer. A text is cut at the model's context. One without tokens is
+    the zero vector. Raises ModelError where the model has no such layer.
     """
-    width = int(loaded.module.config.get_text_config().hidden_size)
+    shape = loaded.module.config.get_text_config()
+    width = int(shape.hidden_size)
+    if layer is not None and layer > int(shape.num_hidden_layers):
+        raise ModelError(
+            f"embed_layer {layer}: the model has layers 0 to {shape.num_hidden_layers}; choose one of them"
+        )
     vectors = np.zeros((len(texts), width), dtype=np.float32)
     items = [(index, _ids(loaded, text)) for index, text in enumerate(texts)]
 
     def work(batch: Sequence[_Item]) -> None:
-        found = _means(loaded, [ids for _, ids in batch])
+        found = _means(loaded, [ids for _, ids in batch], layer)
         vectors[[index for index, _ in batch]] = found
 
     budget.run([item for item in items if item[1]], lambda item: len(item[1]), work, _no_memory)
     return vectors
 
 
-def hidden_states(loaded: Loaded, **inputs: Any) -> Any:
-    """The last layer's hidden states, [n, t, d], without running the output head."""
+def hidden_states(loaded: Loaded, layer: int | None = None, **inputs: Any) -> Any:
+    """The hidden states of ``layer`` (the last by default), [n, t, d], without running the output head."""
     body = loaded.module.base_model
-    if body is not loaded.module:
+    if body is not loaded.module and layer is None:
         return body(**inputs, use_cache=False).last_hidden_state
-    return loaded.module(**inputs, use_cache=False, output_hidden_states=True).hidden_states[-1]
+    states = body(**inputs, use_cache=False, output_hidden_states=True).hidden_states
+    return states[-1 if layer is None else layer]
 
 
 def _ids(loaded: Loaded, text: str) -> list[int]:
@@ -45,7 +54,7 @@ def _ids(loaded: Loaded, text: str) -> list[int]:
     return encoder.encode(encoder.shield(text, mark), mark, special=True).ids[: loaded.context]
 
 
-def _means(loaded: Loaded, rows: Sequence[list[int]]) -> FloatArray:
+def _means(loaded: Loaded, rows: Sequence[list[int]], layer: int | None) -> FloatArray:
     import torch
 
     longest = max(map(len, rows))
@@ -56,7 +65,7 @@ def _means(loaded: Loaded, rows: Sequence[list[int]]) -> FloatArray:
         mask[place, : len(row)] = 1
     ids, mask = ids.to(loaded.device), mask.to(loaded.device)
     with torch.no_grad():
-        states = hidden_states(loaded, input_ids=ids, attention_mask=mask).float()
+        states = hidden_states(loaded, layer, input_ids=ids, attention_mask=mask).float()
         # Not a product with the mask: padding may hold what is not finite.
         states = states.masked_fill(mask.unsqueeze(-1) == 0, 0.0)
         means = states.sum(1) / mask.sum(1, keepdim=True)

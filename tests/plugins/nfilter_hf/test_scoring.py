@@ -172,6 +172,26 @@ def test_embeddings_are_means_of_the_last_hidden_states(backend: Any, kind: str)
         np.testing.assert_allclose(vector, wanted.numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_embeddings_of_a_layer(checkpoint: Any, open_backend: Any, layer: int) -> None:
+    model = open_backend(checkpoint(), embed_layer=layer)
+    loaded = model._load()
+    assert loaded.module.config.num_hidden_layers == 2
+    for text, vector in zip(TEXTS, model.embed(TEXTS), strict=True):
+        ids = torch.tensor([loaded.tokenizer(text)["input_ids"]])
+        with torch.no_grad():
+            states = loaded.module(ids, output_hidden_states=True).hidden_states[layer][0]
+        np.testing.assert_allclose(vector, states.mean(0).numpy(), atol=1e-5)
+    if layer == 0:
+        rows = loaded.module.get_input_embeddings().weight[ids[0]]
+        np.testing.assert_allclose(vector, rows.mean(0).detach().numpy(), atol=1e-6)
+
+
+def test_a_layer_that_the_model_has_not_is_refused(checkpoint: Any, open_backend: Any) -> None:
+    with pytest.raises(ModelError, match=r"embed_layer 3: the model has layers 0 to 2"):
+        open_backend(checkpoint(), embed_layer=3).embed(["a"])
+
+
 def test_embeddings_do_not_depend_on_batch_or_order(
     checkpoint: Any, backend: Any, open_backend: Any
 ) -> None:

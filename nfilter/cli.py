@@ -323,11 +323,16 @@ def audit(run_directory: Path, size: int, seed: int, unblind: bool, as_json: boo
     "--kind", type=click.Choice(["choice", "number", "exact", "spans", "text"]), required=True,
     help="What the answers are.",
 )  # fmt: skip
+@click.option(
+    "--wrong", metavar="COLUMN", help="The column with each row's wrong answer, or a list of them."
+)
 @_json
-def inject_noise(data: Path, out: Path, ratio: float, seed: int, kind: str, as_json: bool) -> None:
+def inject_noise(
+    data: Path, out: Path, ratio: float, seed: int, kind: str, wrong: str | None, as_json: bool
+) -> None:
     """Make a known share of the answers wrong; the true ones go into the column `truth`."""
     counts = importlib.import_module("nfilter.scaffold").inject(
-        _plugins(), data, out, ratio, seed, kind
+        _plugins(), data, out, ratio, seed, kind, wrong
     )
     if as_json:
         click.echo(json.dumps(counts))

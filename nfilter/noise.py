@@ -34,10 +34,15 @@ _LONG: Final = 300  # digits beyond which a number is only slipped, never counte
 
 
 class NoiseConfig(StageConfig):
-    """How many of the labels to make wrong, and which: a seed of None is the run's."""
+    """How many of the labels to make wrong, and which: a seed of None is the run's.
+
+    ``wrong`` names a column that holds a wrong answer of each row, or a list of them, to put in place of a made-up one:
+    the answers of a weaker annotator, or a model's own mistakes. The column is taken off every row.
+    """
 
     ratio: Annotated[float, Field(ge=0, le=1)]
     seed: int | None = None
+    wrong: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +192,9 @@ def inject(
 ) -> list[Row]:
     """The rows with ``config.ratio`` of their responses wrong, and each row's own response as its truth.
 
-    ``seed`` is used where the config has none. Raises SourceError where a row has a truth already: what its
-    label is wrong in is then not for this function to say.
+    ``seed`` is used where the config has none. A row whose column ``config.wrong`` has nothing but its own answer gets a
+    made-up wrong one. Raises SourceError where a row has a truth already: what its label is wrong in is then not for
+    this function to say; and where no row has the column.
     """
     known = next((row.sample.id for row in rows if row.truth is not None), None)
     if known is not None:
@@ -197,13 +203,14 @@ def inject(
             " leave out `truth`, or leave out the noise"
         )
     seed = seed if config.seed is None else config.seed
+    rows, given = _given(rows, config.wrong)
     wrong = flipped(len(rows), config.ratio, seed)
     pool = answer_pool(row.sample.response for row in rows) if kind != "choice" else ()
     done = []
     for at, row in enumerate(rows):
         sample = row.sample
         if at in wrong:
-            response = wrong_value(
+            response = _one_of(given[at], sample, seed) or wrong_value(
                 sample.response,
                 kind,
                 seed=seed,
@@ -216,6 +223,32 @@ def inject(
             sample = replace(sample, messages=(*sample.context, message))
         done.append(Row(sample, row.sample.response))
     return done
+
+
+def _given(
+    rows: Sequence[Row], column: str | None
+) -> tuple[Sequence[Row], Sequence[Sequence[str]]]:
+    """The rows without ``column``, and what each had in it: a stage that saw it would know what is not true."""
+    if column is None:
+        return rows, [()] * len(rows)
+    if rows and not any(column in row.sample.meta for row in rows):
+        columns = ", ".join(dict.fromkeys(name for row in rows for name in row.sample.meta))
+        raise SourceError(
+            f"noise: wrong: no row has a column {column!r}; besides question and answer there is: {columns or 'nothing'}"
+        )
+    bare, given = [], []
+    for row in rows:
+        meta = dict(row.sample.meta)
+        value = meta.pop(column, None)
+        values = value if isinstance(value, list | tuple) else [value]
+        given.append([str(each) for each in values if each is not None])
+        bare.append(replace(row, sample=replace(row.sample, meta=meta)))
+    return bare, given
+
+
+def _one_of(values: Sequence[str], sample: Sample, seed: int) -> str | None:
+    wrong = [value for value in values if _plain(value) not in ("", _plain(sample.response))]
+    return random.Random(f"{seed}:{sample.id}").choice(wrong) if wrong else None
 
 
 def inject_file(

@@ -160,12 +160,18 @@ def _without_truth(text: str) -> str:
 
 
 def inject(
-    plugins: Plugins, data: Path, out: Path, ratio: float, seed: int, kind: str
+    plugins: Plugins,
+    data: Path,
+    out: Path,
+    ratio: float,
+    seed: int,
+    kind: str,
+    wrong: str | None = None,
 ) -> dict[str, int]:
     """Make a known share of a file's answers wrong; returns counts."""
     item = source_for(plugins, data)
     config = item.cls.Config.model_validate({"path": str(data.resolve())})
     source = item.cls(config, data.resolve().parent)
-    noise = NoiseConfig(ratio=ratio)
+    noise = NoiseConfig(ratio=ratio, wrong=wrong)
     done = inject_file(source, out, noise, seed=seed, kind=kind)  # type: ignore[arg-type]
     return {"rows": done.rows, "flipped": done.flipped, "unreadable": done.unreadable}

@@ -66,7 +66,12 @@ def rows(source: SourceUse, recipe: Recipe, limit: int | None = None) -> Iterato
         else:
             read.append(row)
     kind = build_answers(recipe.answer)
-    yield from inject(read, source.noise, recipe.seed, recipe.answer.kind, kind.options)
+    try:
+        noisy = inject(read, source.noise, recipe.seed, recipe.answer.kind, kind.options)
+    except SourceError as error:
+        place = recipe.located.place((*source.use.where, "noise"))
+        raise SourceError(f"{place}: {error}") from error
+    yield from noisy
 
 
 def _limited(stream: Iterable[Row | Unreadable], limit: int | None) -> Iterator[Row | Unreadable]:

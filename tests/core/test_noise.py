@@ -317,3 +317,36 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
         inject_file(Failing([*choices(3)]), out, NoiseConfig(ratio=0.5), kind="choice")  # type: ignore[arg-type]
     assert out.read_text() == "old"
     assert list(tmp_path.iterdir()) == [out]
+
+
+def given(n: int) -> list[Row]:
+    """Rows whose column ``own`` has the true answer (in other letters), an empty one and two wrong ones."""
+    return [
+        row(at, f"is {at}", own=[f"IS  {at}", " ", f"no {at}", f"never {at}"]) for at in range(n)
+    ]
+
+
+def test_wrong_answers_come_from_a_column_and_the_column_goes() -> None:
+    noisy = inject(given(200), NoiseConfig(ratio=0.5, wrong="own"), 3, "exact")
+    wrong = {at for at, each in enumerate(noisy) if each.sample.response != each.truth}
+    assert wrong == flipped(200, 0.5, 3)
+    drawn = [noisy[at].sample.response.split()[0] for at in wrong]
+    assert set(drawn) == {"no", "never"}
+    assert 30 < drawn.count("no") < 70
+    assert not any("own" in each.sample.meta for each in noisy)
+    high = inject(given(200), NoiseConfig(ratio=0.7, wrong="own"), 3, "exact")
+    assert all(high[at].sample.response == noisy[at].sample.response for at in wrong)
+
+
+def test_a_row_without_a_wrong_answer_of_its_own_gets_a_made_up_one() -> None:
+    rows = [row(0, "8", own="9"), row(1, "8", own=["8"]), row(2, "8", own=None), row(3, "8")]
+    noisy = inject(rows, NoiseConfig(ratio=1, wrong="own"), 0, "number")
+    plain = inject(rows, NoiseConfig(ratio=1), 0, "number")
+    assert noisy[0].sample.response == "9"
+    assert [r.sample.response for r in noisy[1:]] == [r.sample.response for r in plain[1:]]
+
+
+def test_a_column_that_no_row_has_is_named_with_those_there_are() -> None:
+    with pytest.raises(SourceError, match=r"no row has a column 'onw'; .* there is: own"):
+        inject(given(3), NoiseConfig(ratio=0.5, wrong="onw"), 0, "exact")
+    assert inject([], NoiseConfig(ratio=0.5, wrong="own"), 0, "exact") == []

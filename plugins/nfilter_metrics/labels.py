@@ -85,7 +85,9 @@ def _answer(judged: Judged, name: str, note: Mapping[str, JSON], data: MetricInp
 
 
 class Views:
-    """``views``: how often each view's own answer is right, over the samples that have the view and a truth.
+    """``views``: how often each view's own answer is right, over the samples that it was asked about and a truth.
+
+    Where a view was skipped for some samples, these figures are of the others, which are the harder ones.
 
     ``accuracy`` counts a reply without an answer as not right, ``accuracy_answered`` leaves it out; ``no_answer`` is the
     share of replies without one, over all samples that have the view.
@@ -98,7 +100,11 @@ class Views:
 
 
 def _view(data: MetricInput, name: str) -> Mapping[str, JSON] | None:
-    notes = [(judged, note) for judged in data.judged if (note := _note(judged, name)) is not None]
+    notes = [
+        (judged, note)
+        for judged in data.judged
+        if (note := _note(judged, name)) is not None and not note.get("skipped")
+    ]
     if not notes:
         return None
     outcomes = ((note, _answer(judged, name, note, data)) for judged, note in notes)

@@ -1,4 +1,4 @@
-"""RobustFT (arXiv 2412.14922): views, checker, context relabelling, review agent, selection."""
+"""RobustFT (arXiv 2412.14922): views, checker, context relabelling, review agent, selection, a random control."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from nfilter import hookimpl
 
 @hookimpl
 def nfilter_stages() -> list[type]:
-    """All stages of the method, in the order in which a recipe uses them."""
+    """All stages of the method, in the order in which a recipe uses them; the last is a control."""
     from nfilter_robustft.answer import Answer
     from nfilter_robustft.check import Check
+    from nfilter_robustft.control import Random
     from nfilter_robustft.neighbors import Neighbors
     from nfilter_robustft.reason import Reason
     from nfilter_robustft.relabel import Relabel
     from nfilter_robustft.review import Review
     from nfilter_robustft.select import Select
 
-    return [Answer, Reason, Neighbors, Check, Relabel, Review, Select]
+    return [Answer, Reason, Neighbors, Check, Relabel, Review, Select, Random]

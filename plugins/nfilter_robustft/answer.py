@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,13 +19,18 @@ from nfilter import (
     StageConfig,
     State,
 )
-from nfilter_robustft.views import Asking, read, view
+from nfilter_robustft.lazy import Settled, divide, reads, sound
+from nfilter_robustft.views import Asking, read, view, with_notes
 
 
 class AnswerConfig(StageConfig):
     """``samples`` draws a query, at a ``temperature`` above 0 where they are several.
 
     ``logprobs`` asks for token probabilities, which ``nll`` comes from; a model without them leaves it null.
+
+    ``settled`` skips samples whose verdict earlier views settle under a vote (any, all), which the check then has to
+    take. ``only: flagged`` asks after the ``check`` about flagged samples alone, and not again where ``into`` has been
+    asked already.
     """
 
     llm: Annotated[str, Needs(Generates)]
@@ -35,6 +40,14 @@ class AnswerConfig(StageConfig):
     temperature: float = Field(default=0.0, ge=0)
     samples: int = Field(default=1, ge=1, le=256)
     logprobs: bool = True
+    settled: Settled | None = None
+    only: Literal["flagged"] | None = None
+    check: str = "check"
+
+    @model_validator(mode="after")
+    def _asks_soundly(self) -> AnswerConfig:
+        sound(self)
+        return self
 
     @model_validator(mode="after")
     def _draws_differ(self) -> AnswerConfig:
@@ -57,8 +70,9 @@ class Answer:
 
     @classmethod
     def contract(cls, config: AnswerConfig) -> Contract:
-        """One view, one prompt, one model."""
+        """One view, one prompt, one model; reads what decides whom to ask."""
         return Contract(
+            reads=reads(config),
             writes=frozenset({config.into}),
             views=frozenset({config.into}),
             prompts=frozenset({config.prompt}),
@@ -66,23 +80,23 @@ class Answer:
         )
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
-        """Ask all draws of all samples at once."""
+        """Ask all draws of all samples at once, but for those that need no answer."""
         config, m = self.config, self.config.samples
         asking = Asking(
             ctx, ctx.prompt(config.prompt), config.max_tokens, config.temperature, config.logprobs
         )
-        requests = [asking.request(sample, draw=draw) for sample in chunk for draw in range(m)]
+        asked, notes = divide(chunk, config, ctx, calls=m)
+        requests = [asking.request(sample, draw=draw) for sample in asked for draw in range(m)]
         completions = ctx.model(config.llm).generate(requests)
-        drawn = [completions[i * m : (i + 1) * m] for i in range(len(chunk))]
+        drawn = [completions[i * m : (i + 1) * m] for i in range(len(asked))]
         answers = [
             [read(ctx, sample, completion, reasoned=False) for completion in draws]
-            for sample, draws in zip(chunk, drawn, strict=True)
+            for sample, draws in zip(asked, drawn, strict=True)
         ]
         votes = _votes([[answer for answer, _ in each] for each in answers], ctx)
-        return [
-            sample.note(config.into, _note(draws, each, supporters))
-            for sample, draws, each, supporters in zip(chunk, drawn, answers, votes, strict=True)
-        ]
+        for sample, draws, each, supporters in zip(asked, drawn, answers, votes, strict=True):
+            notes[sample.id] = _note(draws, each, supporters)
+        return with_notes(chunk, config.into, notes)
 
 
 def _votes(answers: Sequence[Sequence[str | None]], ctx: Context) -> list[list[int]]:

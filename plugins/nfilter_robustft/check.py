@@ -22,6 +22,7 @@ from nfilter import (
 )
 from nfilter_robustft.judge import Judgement, ask
 from nfilter_robustft.keys import is_trusted
+from nfilter_robustft.lazy import prove, skipped_views
 from nfilter_robustft.posterior import (
     Estimate,
     Pattern,
@@ -73,20 +74,26 @@ class CheckConfig(StageConfig):
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """One sample beside what its views say; ``agree`` is None where either side has no answer."""
+    """One sample beside what its views say; ``agree`` is None where either side has no answer.
+
+    ``skipped`` names the views that were not asked, as they could not change the verdict.
+    """
 
     sample: Sample
     label: str | None
     answers: Mapping[str, str | None]
     agree: Mapping[str, bool | None]
     pattern: Pattern
+    skipped: tuple[str, ...] = ()
 
 
 class Check:
     """Writes a verdict on every label: ``flagged``, ``noise_score``, ``agree`` by view, and the ``vote``.
 
-    A view without an answer agrees with nothing. The noise score is P(label wrong | who agrees with whom), under
-    a model fitted to the whole dataset; it is there whatever the vote.
+    A view without an answer agrees with nothing; one that was skipped was not asked, and the verdict is proved not to
+    depend on it. The noise score is P(label wrong | who agrees with whom), under a model fitted to the whole dataset;
+    it is there whatever the vote. Where views were skipped it ranks labels, but no noise rate is reported: under
+    ``all`` what is left cannot tell it.
     """
 
     name: ClassVar[str] = "robustft.check"
@@ -110,9 +117,12 @@ class Check:
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
         """Count the patterns of agreement and fit the model to them."""
         counts: Counter[Pattern] = Counter()
+        skipped: Counter[str] = Counter()
         samples = iter(stream)
         while block := list(islice(samples, _BLOCK)):
-            counts.update(seen.pattern for seen in self._see(block, ctx))
+            rows = self._see(block, ctx)
+            counts.update(seen.pattern for seen in rows)
+            skipped.update(name for seen in rows for name in seen.skipped)
         config = self.config
         fitted = estimate(
             counts, config.views, None if config.collision == "auto" else config.collision
@@ -120,6 +130,15 @@ class Check:
         if not fitted.n:
             ctx.log.warning("no label has an answer that can be read: no noise rate is estimated")
             return State({"fit": fitted.to_json()})
+        if skipped:
+            total = sum(counts.values())
+            said = ", ".join(f"{name} about {n}" for name, n in skipped.items())
+            ctx.log.info(
+                f"of {total} samples, views were not asked where the others settle the verdict: {said}; what is "
+                "left cannot tell the noise rate, so no estimate is given"
+            )
+            not_asked: dict[str, JSON] = dict(skipped)
+            return State({"fit": fitted.to_json(), "report": {"not_asked": not_asked}})
         ctx.log.info(
             f"estimated noise rate {fitted.rate:.2f} (95% interval {fitted.low:.2f}-{fitted.high:.2f}), if views err "
             "independently; mistakes that they share raise it"
@@ -192,7 +211,9 @@ class Check:
             else label == answer or same.get((label, answer), False)
             for view, answer in zip(views, row[1:], strict=True)
         }
-        return _Seen(sample, label, dict(zip(views, row[1:], strict=True)), agree, pattern)
+        skipped = skipped_views(sample, views)
+        prove(self.name, sample, self.config.vote, skipped, agree)
+        return _Seen(sample, label, dict(zip(views, row[1:], strict=True)), agree, pattern, skipped)
 
     def _judgements(self, seen: Sequence[_Seen], ctx: Context) -> dict[str, Judgement]:
         config = self.config
@@ -257,7 +278,11 @@ def _says(seen: _Seen) -> str:
     label = excerpt(seen.label)
     yes = [view for view, agrees in seen.agree.items() if agrees]
     no = [
-        f"{view} has no answer" if agrees is None else f"{view} says {excerpt(seen.answers[view])}"
+        f"{view} was not asked"
+        if view in seen.skipped
+        else f"{view} has no answer"
+        if agrees is None
+        else f"{view} says {excerpt(seen.answers[view])}"
         for view, agrees in seen.agree.items()
         if not agrees
     ]

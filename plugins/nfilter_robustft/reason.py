@@ -20,13 +20,18 @@ from nfilter import (
     StageConfig,
     State,
 )
-from nfilter_robustft.views import Asking, read, view
+from nfilter_robustft.lazy import Settled, divide, reads, sound
+from nfilter_robustft.views import Asking, read, view, with_notes
 
 
 class ReasonConfig(StageConfig):
     """Up to ``rounds`` of (reflect, reason again) after the first reasoning.
 
     ``preset: official`` reasons once and never reflects, as the published code does.
+
+    ``settled`` skips samples whose verdict earlier views settle under a vote (any, all), which the check then has to
+    take. ``only: flagged`` asks after the ``check`` about flagged samples alone, and not again where ``into`` has been
+    asked already.
     """
 
     llm: Annotated[str, Needs(Generates)]
@@ -38,6 +43,9 @@ class ReasonConfig(StageConfig):
     max_tokens: int = Field(default=1024, ge=1)
     temperature: float = Field(default=0.0, ge=0)
     logprobs: bool = True
+    settled: Settled | None = None
+    only: Literal["flagged"] | None = None
+    check: str = "check"
 
     @model_validator(mode="before")
     @classmethod
@@ -45,6 +53,11 @@ class ReasonConfig(StageConfig):
         if isinstance(value, dict) and value.get("preset") == "official":
             return {"rounds": 0, **value}
         return value
+
+    @model_validator(mode="after")
+    def _asks_soundly(self) -> ReasonConfig:
+        sound(self)
+        return self
 
 
 @dataclass(slots=True)
@@ -85,6 +98,7 @@ class Reason:
         """One view; the prompt of the reflection only where there is one."""
         prompts = {config.prompt, config.reflect_prompt} if config.rounds else {config.prompt}
         return Contract(
+            reads=reads(config),
             writes=frozenset({config.into}),
             views=frozenset({config.into}),
             prompts=frozenset(prompts),
@@ -92,7 +106,7 @@ class Reason:
         )
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
-        """Reason about every sample, then go round by round with those that have not settled."""
+        """Reason about every sample that needs it, then go round by round with those that have not settled."""
         config, model = self.config, ctx.model(self.config.llm)
         reasoner, reflector = (
             Asking(ctx, ctx.prompt(prompt), config.max_tokens, config.temperature, logprobs)
@@ -101,10 +115,11 @@ class Reason:
                 (config.reflect_prompt if config.rounds else config.prompt, False),
             )
         )
+        asked, notes = divide(chunk, config, ctx, calls=1 + 2 * config.rounds)
         first = model.generate(
-            [reasoner.request(sample, key="0", reasoning=None, reflection=None) for sample in chunk]
+            [reasoner.request(sample, key="0", reasoning=None, reflection=None) for sample in asked]
         )
-        courses = [_begin(sample, done, ctx) for sample, done in zip(chunk, first, strict=True)]
+        courses = [_begin(sample, done, ctx) for sample, done in zip(asked, first, strict=True)]
         for number in range(1, config.rounds + 1):
             going = [course for course in courses if course.stopped is None]
             said = model.generate(
@@ -133,7 +148,9 @@ class Reason:
                 ]
             )
             _reasoned(going, again, ctx)
-        return [course.sample.note(config.into, _note(course, config.rounds)) for course in courses]
+        for course in courses:
+            notes[course.sample.id] = _note(course, config.rounds)
+        return with_notes(chunk, config.into, notes)
 
 
 def _begin(sample: Sample, done: Completion, ctx: Context) -> _Course:

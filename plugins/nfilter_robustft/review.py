@@ -32,6 +32,7 @@ from nfilter_robustft.views import (
     verdict_of,
     view,
     view_of,
+    was_skipped,
 )
 
 _PICKED = re.compile(
@@ -44,6 +45,7 @@ _PICKED = re.compile(
 class ReviewConfig(StageConfig):
     """Who reviews which ``views``, and what is written where the review changes a label.
 
+    A view that was skipped or has no answer is no candidate.
     ``skip_agreed`` adopts without a call what all views with an answer agree on. A reply that cannot be read is
     asked again ``retries`` times, at ``retry_temperature`` or the usual one, whichever is higher. ``write``:
     ``answer`` writes the canonical answer, ``text`` the whole reply behind it, ``auto`` the answer where the old
@@ -201,7 +203,7 @@ class Review:
             if len(self.config.views) == 1:
                 case.adopt(case.candidates[0], "one view and no review", saved=0)
             elif len(case.candidates) == 1:
-                case.adopt(case.candidates[0], "only one view has an answer", saved=1)
+                case.adopt(case.candidates[0], self._alone(case.sample), saved=1)
             elif self.config.skip_agreed:
                 several.append(case)
         pairs = [
@@ -213,6 +215,11 @@ class Review:
         for case in several:
             if all([next(same) for _ in case.candidates[1:]]):  # noqa: C419  (each takes its turn)
                 case.adopt(case.candidates[0], "all views agree", saved=1)
+
+    def _alone(self, sample: Sample) -> str:
+        skipped = [name for name in self.config.views if was_skipped(view_of(sample, name))]
+        without = f" ({', '.join(skipped)}: not asked)" if skipped else ""
+        return f"only one view has an answer{without}"
 
     def _ask(self, cases: Sequence[_Case], ctx: Context) -> None:
         """Ask about all open cases, then again about those whose reply could not be read."""
@@ -320,11 +327,11 @@ class Review:
         agree = verdict.get("agree")
         if not isinstance(agree, Mapping) or not agree:
             return sample.keep("not flagged")
-        by = {
-            word: [name for name, value in agree.items() if value is state]
-            for word, state in (("agree", True), ("differ", False), ("no answer", None))
-        }
-        if by["agree"] and not by["differ"] and not by["no answer"]:
+        by: dict[str, list[str]] = {"agree": [], "differ": [], "no answer": [], "not asked": []}
+        for name, agrees in agree.items():
+            word = "agree" if agrees is True else "differ" if agrees is False else "no answer"
+            by["not asked" if was_skipped(view_of(sample, name)) else word].append(name)
+        if len(by["agree"]) == len(agree):
             return sample.keep(f"every view agrees with the label: {', '.join(by['agree'])}")
         said = "; ".join(f"{word}: {', '.join(names)}" for word, names in by.items() if names)
         vote = f" (vote {verdict['vote']})" if "vote" in verdict else ""
@@ -339,6 +346,8 @@ def _answer(note: Mapping[str, JSON] | None) -> str | None:
 def _lack(name: str, note: Mapping[str, Any]) -> str:
     if not note:
         return f"{name} was not written"
+    if was_skipped(note):
+        return f"{name} was not asked: {note['skipped']}"
     return f"{name}: {note.get('failure') or 'no answer in ' + excerpt(str(note.get('text', '')))}"
 
 

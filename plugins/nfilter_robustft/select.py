@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from decimal import Decimal
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from nfilter import Context, Contract, ContractError, Sample, StageConfig, State
-from nfilter_robustft.keys import hash_of
+from nfilter_robustft.ranks import rank_of, ranked, share_of
 from nfilter_robustft.views import is_flagged, view_of
 
 RANDOM = "random"
@@ -43,7 +42,7 @@ class Select:
     """Keeps the share of flagged samples with the lowest nll and drops the others, each with rank, M and nll.
 
     M flagged samples are left; floor(keep * M) are kept, ties by id. A missing nll ranks last; where none has one,
-    the nll of ``review`` ranks instead.
+    the nll of ``review`` ranks instead. Before ``robustft.review`` it saves the reviews of what it drops.
     """
 
     name: ClassVar[str] = "robustft.select"
@@ -63,17 +62,21 @@ class Select:
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
         """Rank the flagged samples: 16 bytes a sample are kept, the hash of its id and its rank."""
         by = self.config.by
-        ranked = [
+        doubted = [
             (self._value(sample, by, ctx), self._value(sample, INSTEAD, ctx), sample.id)
             for sample in stream
             if is_flagged(sample, self.config.check)
         ]
-        if ranked and all(math.isinf(value) for value, _, _ in ranked):
+        if doubted and all(math.isinf(value) for value, _, _ in doubted):
             # Without a clean sample there is no context view; the reviewed answers have an nll all the same.
-            ctx.log.warning(f"no flagged sample has an nll in {by!r}; ranking by {INSTEAD!r}")
-            by = INSTEAD
-            ranked = [(instead, instead, name) for _, instead, name in ranked]
-        flagged = sorted((value, name) for value, _, name in ranked)
+            reviewed = any(math.isfinite(instead) for _, instead, _ in doubted)
+            ctx.log.warning(
+                f"no flagged sample has an nll in {by!r}; ranking by {INSTEAD if reviewed else 'id'!r}"
+            )
+            if reviewed:
+                by = INSTEAD
+                doubted = [(instead, instead, name) for _, instead, name in doubted]
+        flagged = sorted((value, name) for value, _, name in doubted)
         m = len(flagged)
         kept = self._count([value for value, _ in flagged])
         missing = sum(math.isinf(value) for value, _ in flagged)
@@ -82,11 +85,9 @@ class Select:
                 f"{missing} of {m} flagged samples have no nll in {by!r}; they rank last"
             )
         ctx.log.info(f"{kept} of {m} flagged samples are kept")
-        keys = np.array([hash_of(name) for _, name in flagged], dtype=np.uint64)
-        order = np.argsort(keys, kind="stable")
         return State(
             {"m": m, "kept": kept, "missing": missing, "by": by},
-            {"ids": keys[order], "ranks": (order + 1).astype(np.int64)},
+            ranked([name for _, name in flagged]),
         )
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
@@ -98,13 +99,11 @@ class Select:
             return sample.keep("not flagged: selection ranks flagged samples only")
         values: Any = state.values
         m, kept = values["m"], values["kept"]
-        keys = state.arrays["ids"]
-        place = int(np.searchsorted(keys, np.uint64(hash_of(sample.id))))
-        if place >= len(keys) or int(keys[place]) != hash_of(sample.id):
+        rank = rank_of(sample.id, state.arrays)
+        if rank is None:
             raise ContractError(
                 f"{self.name}: sample {sample.id!r} is flagged and was not ranked; verdicts must not change between"
             )
-        rank = int(state.arrays["ranks"][place])
         by = values["by"]
         where = f"rank {rank} of M={m} by {_measure(by, self._value(sample, by, ctx))}"
         rule = "strictly under the median" if self.config.preset else f"keep {self.config.keep:g}"
@@ -127,8 +126,7 @@ class Select:
             known = [value for value in values if math.isfinite(value)]
             median = float(np.median(known)) if known else -math.inf
             return sum(value < median for value in known)
-        # In decimal, as the recipe has it: 0.29 * 100 is 28.999999999999996 in binary.
-        return math.floor(Decimal(str(self.config.keep)) * len(values))
+        return share_of(self.config.keep, len(values))
 
 
 def _measure(by: str, value: float) -> str:

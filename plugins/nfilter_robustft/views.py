@@ -2,7 +2,7 @@
 
 A view is one model's answer to a sample, as a note: ``answer`` (canonical, null where none could be read),
 ``text`` (the raw completion), ``reasoning``, ``nll`` (Eq. 7), ``tokens`` (generated), ``calls``, ``rounds`` and
-``failure``.
+``failure``. Where a view was not asked, since its answer could not change a verdict, ``skipped`` says why.
 """
 
 from __future__ import annotations
@@ -157,6 +157,16 @@ def view_of(sample: Sample, name: str) -> Mapping[str, Any]:
     """The view note ``name`` of ``sample``; empty where the stage wrote none for this sample."""
     note = sample.notes.get(name)
     return note if isinstance(note, Mapping) else {}
+
+
+def was_skipped(note: Mapping[str, Any]) -> bool:
+    """Whether a view note says that nobody was asked, since the answer could not change the verdict."""
+    return bool(note.get("skipped"))
+
+
+def was_asked(note: Mapping[str, Any]) -> bool:
+    """Whether a view note is there and not skipped; the answer may be null all the same."""
+    return bool(note) and not was_skipped(note)
 
 
 def excerpt(text: str | None, limit: int = 60) -> str:

@@ -209,6 +209,22 @@ def test_calls_by_hand(run: list[Any], given: Any) -> None:
     }  # fmt: skip
 
 
+def test_calls_saved_by_hand(judged: Any, given: Any) -> None:
+    skipped = {"answer": None, "calls": 0, "skipped": "settled"}
+    rows = [
+        judged("1", "A", "A", {"base": {"answer": "A", "calls": 1}, "reasoning": {**skipped, "saved": 9}}),
+        judged("2", "A", "A", {"base": {**skipped, "saved": 1}, "reasoning": {"calls": 3, "saved": 6}}),
+        judged("3", "A", "B", {"reasoning": {"calls": 9, "saved": 0}, "review": {"calls": 0, "saved": 1}}, dropped="x"),
+        judged("4", "A", "B", {"reasoning": {"calls": 5, "saved": 4}, "review": {"calls": 2}, "other": {"saved": 50}}),
+    ]  # fmt: skip
+    figures = Calls().compute(given(rows, views=["base", "reasoning", "review"]))["saved"]
+    assert figures == {
+        "n": 4, "calls": 21, "calls_per_sample": 5.25, "skipped": 10, "stopped": 10, "adopted": 1,
+        "by_note": {"base": 1, "reasoning": 19, "review": 1},
+    }  # fmt: skip
+    assert Calls().compute(given([], views=["base"]))["saved"] is None
+
+
 @pytest.mark.parametrize("metric", [cls() for cls in nfilter_metrics()], ids=lambda m: m.name)
 def test_nothing_at_all_is_no_error(metric: Any, given: Any) -> None:
     json.dumps(metric.compute(given([])), allow_nan=False)

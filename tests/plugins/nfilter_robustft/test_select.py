@@ -83,6 +83,15 @@ def test_where_no_sample_has_an_nll_the_reviewed_answers_are_ranked(missing):
     assert any("ranking by 'review'" in text for _, text in ctx.log.lines)
 
 
+def test_where_no_note_has_an_nll_ids_rank():
+    ctx = FakeContext()
+    rows = [sample(name, None) for name in "dbca"]
+    stage = Select(SelectConfig(keep=0.5))
+    state = stage.fit(rows, ctx)
+    assert kept({s.id: s for s in stage.process(rows, state, ctx)}) == {"a", "b"}
+    assert any("ranking by 'id'" in text for _, text in ctx.log.lines)
+
+
 def test_samples_that_are_not_flagged_are_kept_and_not_counted():
     rows = [sample("clean", 99.0, flagged=False), sample("a", 0.2), sample("b", 0.4)]
     out = run(rows)

@@ -1,0 +1,424 @@
+"""Skipping views: the verdict is that of asking everybody, whatever the answers; where it might not be, an error."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from nfilter import EMPTY_STATE, Message, RecipeError, Sample, State
+from nfilter.testing import FakeContext, FakeEncoder, FakeGenerator, check_sample_stage, view
+from nfilter_robustft import nfilter_stages
+from nfilter_robustft.answer import Answer, AnswerConfig
+from nfilter_robustft.check import Check, CheckConfig
+from nfilter_robustft.lazy import Settled
+from nfilter_robustft.posterior import Estimate
+from nfilter_robustft.reason import Reason, ReasonConfig
+
+STAGES = {stage.name: stage for stage in nfilter_stages()}
+VIEWS = ("neighbors", "reasoning", "base")
+SETTING = {"vote": "any", "views": ["neighbors"]}
+
+
+def sample(name, label, **more):
+    return Sample(name, (Message("user", f"q {name}"), Message("assistant", label)), **more)
+
+
+def ask(stage, rows, answers, **config):
+    """One view of ``rows``, whose answers are given by id; the samples with it, and who was asked."""
+    model = FakeGenerator(lambda request: f"Answer: {answers[request.sample_id] or '?'}")
+    more = {"rounds": 0} if stage is Reason else {}
+    config = stage.Config(llm="m", **{**more, **config})
+    out = check_sample_stage(
+        stage, config, rows, FakeContext(models={"m": model}, answers="choice")
+    )
+    return out, [request.sample_id for request in model.requests]
+
+
+def verdicts(samples, **config):
+    """By id; the estimate is given, as it takes long and no verdict under ``any`` or ``all`` depends on it."""
+    config = CheckConfig(**config)
+    fitted = Estimate(0.3, 0.1, 0.5, 9, dict.fromkeys(config.views, 0.7), 0.1, converged=True)
+    ctx = FakeContext(answers="choice")
+    out = Check(config).process(samples, State({"fit": fitted.to_json()}), ctx)
+    return {each.id: each.notes["check"] for each in out}
+
+
+# --- the same verdicts ---------------------------------------------------------------------------------------
+
+ANSWER = st.sampled_from(["A", "B", "C", None])
+ROW = st.fixed_dictionaries(
+    {"label": st.sampled_from(["A", "B", "unreadable"]), "sure": st.booleans(), **dict.fromkeys(VIEWS, ANSWER)}
+)  # fmt: skip
+
+
+@st.composite
+def lines(draw):
+    """Views in some order; each but the first may name earlier ones that settle its samples."""
+    order = draw(st.permutations(VIEWS))
+    earlier = [draw(st.sets(st.sampled_from(order[:i]))) if i else set() for i in range(len(order))]
+    return [(name, sorted(names)) for name, names in zip(order, earlier, strict=True)]
+
+
+def viewed(rows, line, vote):
+    """The samples with all their views, and who was asked for which; ``vote`` None asks everybody."""
+    samples = [
+        sample(f"s{i}", row["label"], meta={"sure": row["sure"]}) for i, row in enumerate(rows)
+    ]
+    calls = {}
+    for name, names in line:
+        answers = {f"s{i}": row[name] for i, row in enumerate(rows)}
+        if name == "neighbors":
+            samples = [each.note(name, view(answers[each.id])) for each in samples]
+            continue
+        settled = {"vote": vote, "views": names} if vote and names else None
+        stage = Reason if name == "reasoning" else Answer
+        samples, calls[name] = ask(stage, samples, answers, into=name, settled=settled)
+    return samples, calls
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    rows=st.lists(ROW, min_size=1, max_size=5),
+    line=lines(),
+    listed=st.permutations(VIEWS),
+    vote=st.sampled_from(["any", "all"]),
+    trusted=st.sampled_from([None, "sure"]),
+)
+def test_the_verdicts_are_those_of_asking_everybody(rows, line, listed, vote, trusted):
+    check = {"views": listed, "vote": vote, "trusted": trusted}
+    eager, _ = viewed(rows, line, None)
+    lazy, calls = viewed(rows, line, vote)
+    full, short = verdicts(eager, **check), verdicts(lazy, **check)
+    assert {name: note["flagged"] for name, note in short.items()} == {
+        name: note["flagged"] for name, note in full.items()
+    }
+    for each in lazy:
+        for name in VIEWS:
+            skipped = "skipped" in each.notes[name]
+            assert short[each.id]["agree"][name] == (
+                None if skipped else full[each.id]["agree"][name]
+            )
+            if skipped:
+                note = each.notes[name]
+                assert (note["answer"], note["calls"], note["failure"]) == (None, 0, None)
+            if name in calls:
+                assert skipped == (each.id not in calls[name])
+        if vote == "any" and short[each.id]["flagged"]:
+            assert trusted or not any("skipped" in each.notes[name] for name in VIEWS)
+
+
+# --- who is asked, by hand -----------------------------------------------------------------------------------
+
+ROWS = {
+    "yes": ("A", "A"), "no": ("A", "B"), "silent": ("A", None), "unread": ("who knows", "A"), "absent": ("A", "absent"),
+}  # fmt: skip
+
+
+def seen(**more):
+    return [
+        sample(name, label, notes={} if n == "absent" else {"neighbors": view(n, **more)})
+        for name, (label, n) in ROWS.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("vote", "asked", "reason"),
+    [
+        ("any", ["no", "silent", "unread", "absent"],
+         "neighbors says 'A' and agrees with the label 'A': that settles vote: any"),
+        ("all", ["yes", "absent"], "neighbors says 'B' and disagrees with the label 'A': that settles vote: all"),
+    ],
+)  # fmt: skip
+def test_settled_samples_get_no_call_and_a_note_that_says_why(vote, asked, reason):
+    settled = {"vote": vote, "views": ["neighbors"]}
+    answers = dict.fromkeys(ROWS, "A")
+    for stage, most in ((Answer, {"samples": 3, "temperature": 0.7}), (Reason, {"rounds": 1})):
+        out, who = ask(stage, seen(), answers, into="mine", settled=settled, **most)
+        assert set(who) == set(asked)
+        notes = {each.id: each.notes["mine"] for each in out}
+        assert {name for name, note in notes.items() if "skipped" not in note} == set(asked)
+        note = notes["yes" if vote == "any" else "no"]
+        assert note["skipped"] == reason
+        assert (note["answer"], note["text"], note["calls"], note["saved"]) == (None, "", 0, 3)
+        assert note["settled"] == settled
+
+
+def test_why_a_view_without_an_answer_settles_vote_all():
+    out, _ = ask(
+        Answer, seen(), dict.fromkeys(ROWS, "A"), settled={"vote": "all", "views": ["neighbors"]}
+    )
+    why = {each.id: each.notes["base"].get("skipped") for each in out}
+    assert (
+        why["silent"]
+        == "neighbors has no answer, so it does not agree with the label 'A': that settles vote: all"
+    )
+    assert why["unread"].startswith("no answer can be read in the label")
+
+
+@pytest.mark.parametrize("vote", ["any", "all"])
+def test_a_skipped_view_settles_nothing(vote):
+    rows = [
+        sample("s", "A", notes={"reasoning": view(None, calls=0, skipped="settled by neighbors")})
+    ]
+    _, who = ask(Answer, rows, {"s": "A"}, settled={"vote": vote, "views": ["reasoning"]})
+    assert who == ["s"]
+
+
+def test_answers_are_compared_by_kind():
+    rows = [
+        Sample(
+            "n",
+            (Message("user", "?"), Message("assistant", "1,000")),
+            notes={"neighbors": view("1000.0")},
+        )
+    ]
+    ctx = FakeContext(models={"m": FakeGenerator(lambda request: "7")}, answers="number")
+    (out,) = check_sample_stage(Answer, AnswerConfig(llm="m", settled=SETTING), rows, ctx)
+    assert "1000.0" in out.notes["base"]["skipped"]
+
+
+# --- where skipping is not safe ------------------------------------------------------------------------------
+
+
+def lazily(vote="any", **config):
+    """``yes`` (or under all ``no``, ``silent`` and ``unread``) without a base view."""
+    return ask(
+        Answer,
+        seen(),
+        dict.fromkeys(ROWS, "B"),
+        settled={"vote": vote, "views": ["neighbors"]},
+        **config,
+    )[0]
+
+
+@pytest.mark.parametrize("vote", ["all", "probability", "judge", "none"])
+def test_another_vote_than_the_one_that_views_were_skipped_under_is_refused(vote):
+    more = {"llm": "m"} if vote == "judge" else {}
+    stage = Check(CheckConfig(views=["neighbors", "base"], vote=vote, **more))
+    with pytest.raises(RecipeError) as error:
+        stage.fit(lazily(), FakeContext(answers="choice"))
+    text = str(error.value)
+    assert "'base' was not asked about sample 'yes'" in text
+    assert "settled: {vote: any, views: [neighbors]}" in text
+    assert f"vote: {vote}, views: [neighbors, base]" in text
+    assert "leave settled out of that stage" in text
+
+
+def test_a_check_without_the_views_that_settled_is_refused():
+    with pytest.raises(
+        RecipeError, match=r"name under views of robustft\.check all that settled names"
+    ):
+        verdicts(lazily(), views=["base"], vote="any")
+
+
+def test_a_label_that_changed_since_is_refused():
+    rows = [each.relabel("B", "made anew") if each.id == "yes" else each for each in lazily()]
+    with pytest.raises(RecipeError, match="let no stage between the two change labels"):
+        verdicts(rows, views=["neighbors", "base"], vote="any")
+
+
+@pytest.mark.parametrize(("near", "vote"), [("A", "any"), ("B", "all")])
+def test_skipped_views_without_settings_of_their_own_are_proved_all_the_same(near, vote):
+    notes = {"near": view(near), "base": view(None, skipped="for reasons")}
+    one = sample("s", "A", notes=notes)
+    views = ["near", "base"]
+    assert verdicts([one], views=views, vote=vote)["s"]["flagged"] == (vote == "all")
+    for other in {"any", "all", "probability", "none"} - {vote}:
+        with pytest.raises(RecipeError):
+            verdicts([one], views=views, vote=other)
+
+
+def test_what_was_not_asked_is_said_and_no_rate_is_estimated():
+    rows = lazily("all")
+    ctx, stage = (
+        FakeContext(answers="choice"),
+        Check(CheckConfig(views=["neighbors", "base"], vote="all")),
+    )
+    state = stage.fit(rows, ctx)
+    assert state.values["report"] == {"not_asked": {"base": 3}}
+    assert any("base about 3" in text and "no estimate" in text for _, text in ctx.log.lines)
+    out = {each.id: each for each in stage.process(rows, state, ctx)}
+    assert "base was not asked" in out["no"].why
+    assert all(0 <= each.notes["check"]["noise_score"] <= 1 for each in out.values())
+    full = [each.note("base", view("A")) for each in rows]
+    assert "estimated_noise_rate" in stage.fit(full, ctx).values["report"]
+
+
+# --- only flagged --------------------------------------------------------------------------------------------
+
+
+def test_only_flagged_samples_that_were_not_asked_are_asked_after_the_check():
+    def judged(name, *, flagged, **more):
+        return sample(
+            name,
+            "A",
+            notes={"check": {"flagged": flagged, "noise_score": 0.5}, **more.pop("notes", {})},
+            **more,
+        )
+
+    rows = [
+        judged("new", flagged=True),
+        judged("skipped", flagged=True, notes={"reasoning": view(None, skipped="settled")}),
+        judged("asked", flagged=True, notes={"reasoning": view("C")}),
+        judged("silent", flagged=True, notes={"reasoning": view(None)}),
+        judged("fine", flagged=False),
+        judged("pinned", flagged=True, pinned=True),
+    ]  # fmt: skip
+    out, who = ask(Reason, rows, dict.fromkeys(("new", "skipped"), "B"), only="flagged")
+    assert who == ["new", "skipped"]
+    answers = {
+        each.id: each.notes["reasoning"]["answer"] for each in out if "reasoning" in each.notes
+    }
+    assert answers == {"new": "B", "skipped": "B", "asked": "C", "silent": None}
+    assert "skipped" not in out[1].notes["reasoning"]
+
+
+# --- whole lines ---------------------------------------------------------------------------------------------
+
+
+def world(n=24):
+    """Sample i is labelled A; the models' answers by stage, so that every combination is there."""
+    samples = [sample(f"s{i}", "A", meta={"options": ["w", "x", "y", "z"]}) for i in range(n)]
+    base = {f"s{i}": "AB"[i % 2] for i in range(n)}
+    reasoning = {f"s{i}": "ABC"[i % 3] for i in range(n)}
+    return samples, base, reasoning
+
+
+def run(line, n=24):
+    """Runs a line; what came out, dropped ones too, and the calls by the stage's place."""
+    samples, base, reasoning = world(n)
+    gone, calls = [], []
+    for name, config in line:
+        stage = STAGES[name]
+        said = {"robustft.answer": base, "robustft.reason": reasoning}.get(name)
+        model = FakeGenerator(
+            lambda request, said=said: f"Answer: {said[request.sample_id] if said else 'D'}"
+        )
+        logprob = {f"s{i}": -float(i + 1) for i in range(n)}
+        if name == "robustft.relabel":
+            model.generate = _sure(model, logprob)
+        built = stage(
+            stage.Config(**({"llm": "m"} if "llm" in stage.Config.model_fields else {}), **config)
+        )
+        ctx = FakeContext(models={"m": model, "e": FakeEncoder()}, answers="choice", stage=name)
+        state = built.fit(samples, ctx) if hasattr(built, "fit") else EMPTY_STATE
+        samples = built.process(samples, state, ctx) if samples else []
+        gone += [each for each in samples if each.dropped is not None]
+        samples = [each for each in samples if each.dropped is None]
+        calls.append(len(model.requests))
+    return {each.id: each for each in samples}, {each.id: each for each in gone}, calls
+
+
+def _sure(model, logprob):
+    generate = model.generate
+
+    def each(requests):
+        done = []
+        for request in requests:
+            model.logprob = logprob[request.sample_id]
+            done += generate([request])
+        return done
+
+    return each
+
+
+BASE = ("robustft.answer", {"into": "base"})
+RELABEL = ("robustft.relabel", {"encoder": "e"})
+SELECT = ("robustft.select", {"by": "context", "keep": 0.5})
+REVIEW = ("robustft.review", {})
+ALL = ("robustft.check", {"views": ["base", "reasoning"], "vote": "all"})
+
+
+def reason(**config):
+    return ("robustft.reason", {"rounds": 0, **config})
+
+
+def test_selection_before_review_keeps_the_same_and_asks_less():
+    after = [BASE, reason(), ALL, RELABEL, REVIEW, SELECT]
+    before = [BASE, reason(), ALL, RELABEL, SELECT, REVIEW]
+    kept, dropped, calls = run(after)
+    kept_before, dropped_before, calls_before = run(before)
+    assert set(kept) == set(kept_before)
+    assert set(dropped) == set(dropped_before)
+    assert {name: each.response for name, each in kept.items()} == {
+        name: each.response for name, each in kept_before.items()
+    }
+    flagged = sum(each.notes["check"]["flagged"] for each in (*kept.values(), *dropped.values()))
+    assert flagged == 20
+    assert len(dropped) == 10
+    assert calls == [24, 24, 0, 20, 20, 0]
+    assert calls_before == [24, 24, 0, 20, 0, 10]
+    assert all("review" not in each.notes for each in dropped_before.values())
+    assert all("not selected: rank" in each.dropped for each in dropped_before.values())
+
+
+def test_under_all_reasoning_is_asked_where_base_agrees_and_then_for_what_selection_kept():
+    settled = {"vote": "all", "views": ["base"]}
+    eager = [BASE, reason(), ALL, RELABEL, SELECT, REVIEW]
+    lazy = [BASE, reason(settled=settled), ALL, RELABEL, SELECT, reason(only="flagged"), REVIEW]
+    (kept, dropped, calls), (short, out, few) = run(eager), run(lazy)
+    assert {name: each.response for name, each in kept.items()} == {
+        name: each.response for name, each in short.items()
+    }
+    assert set(dropped) == set(out)
+    assert calls == [24, 24, 0, 20, 0, 10]
+    assert few == [24, 12, 0, 20, 0, 6, 10]
+    assert any("skipped" in each.notes["reasoning"] for each in out.values())
+
+
+def test_without_reasoning_for_the_flagged_the_review_says_that_it_was_not_asked():
+    line = [BASE, reason(settled={"vote": "all", "views": ["base"]}), ALL, RELABEL]
+    kept, _, calls = run([*line, REVIEW])
+    alone = [each for each in kept.values() if "only one view" in each.why]
+    assert alone
+    assert all(each.why.endswith("(reasoning: not asked), the context view") for each in alone)
+    assert calls[-1] == 20 - len(alone)
+    _, dropped, _ = run([*line, ("robustft.review", {"views": ["reasoning"]})])
+    assert all(
+        "reasoning was not asked: base says 'B'" in each.dropped for each in dropped.values()
+    )
+    assert dropped
+
+
+def test_under_any_the_review_has_every_view_of_what_is_flagged():
+    line = [
+        BASE, reason(settled={"vote": "any", "views": ["base"]}),
+        ("robustft.check", {"views": ["base", "reasoning"], "vote": "any"}), RELABEL, REVIEW,
+    ]  # fmt: skip
+    kept, _, calls = run(line)
+    flagged = [each for each in kept.values() if each.notes["check"]["flagged"]]
+    assert len(flagged) == 8
+    assert not any("skipped" in each.notes["reasoning"] for each in flagged)
+    assert calls == [24, 12, 0, 8, 8]
+    fine = next(each for each in kept.values() if "skipped" in each.notes["reasoning"])
+    assert fine.why == "not flagged (vote any): agree: base; not asked: reasoning"
+
+
+# --- contract and config -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("stage", "config"), [(Answer, AnswerConfig), (Reason, ReasonConfig)])
+def test_contract_and_settings(stage, config):
+    assert stage.contract(config(llm="m")).reads == frozenset()
+    assert stage.contract(config(llm="m", settled={"vote": "any", "views": ["a", "b"]})).reads == {
+        "a",
+        "b",
+    }
+    assert stage.contract(config(llm="m", only="flagged", check="verdict")).reads == {"verdict"}
+    again = config(**config(llm="m", settled=SETTING).model_dump(mode="json"))
+    assert again.settled == Settled(vote="any", views=("neighbors",))
+    for bad, words in (
+        ({"settled": {"vote": "any", "views": ["x", "x"]}}, "twice"),
+        ({"settled": {"vote": "any", "views": []}}, "at least 1"),
+        ({"settled": {"vote": "judge", "views": ["x"]}}, "any"),
+        ({"settled": {"vote": "any", "views": ["mine"]}, "into": "mine"}, "cannot settle itself"),
+        ({"settled": SETTING, "only": "flagged"}, "leave out one"),
+        ({"only": "reliable"}, "flagged"),
+    ):
+        with pytest.raises(ValidationError, match=words):
+            config(llm="m", **bad)
+
+
+def test_the_world_of_these_tests_has_every_combination():
+    _, base, reasoning = world()
+    assert {(base[name], reasoning[name]) for name in base} == {(a, b) for a in "AB" for b in "ABC"}

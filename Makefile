@@ -5,12 +5,21 @@ BIN    := $(VENV)/bin
 DEMO   ?= .demo
 SEEDS  ?= 0,1,2
 PYTEST_ARGS ?=
+EVIDENCE ?= runs/evidence
+WORKERS ?= 2
 
-.PHONY: demo test slow lint types imports format clean
+.PHONY: demo evidence evidence-quick test slow lint types imports format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/nfilter init --template quickstart --out $(DEMO)/quickstart.yaml --force
 	$(BIN)/nfilter run $(DEMO)/quickstart.yaml --out $(DEMO)/run --seeds $(SEEDS)
+
+# Hours on two cores; stop it whenever you like, the same command goes on. docs/results.md is written at the end.
+evidence: $(VENV)/.evidence
+	$(BIN)/python -m benchmarks.evidence --out $(EVIDENCE) --workers $(WORKERS) --results docs/results.md
+
+evidence-quick: $(VENV)/.evidence
+	$(BIN)/python -m benchmarks.evidence --quick --out $(EVIDENCE) --workers $(WORKERS)
 
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" $(PYTEST_ARGS)
@@ -24,6 +33,7 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
+	MYPYPATH=. $(BIN)/mypy --namespace-packages --explicit-package-bases --package benchmarks.evidence
 
 imports: $(VENV)/.dev
 	$(BIN)/lint-imports
@@ -43,6 +53,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.evidence: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[evidence]'
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -1,0 +1,1 @@
+"""RobustFT's tables on the embedded world: ``python -m benchmarks.evidence --help``."""

@@ -1,0 +1,79 @@
+"""A cell into a recipe that ``nfilter run`` takes as well: the base recipe, with noise, stages and arms exchanged."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.evidence.lines import KEPT
+from benchmarks.evidence.plan import Cell
+from nfilter.located import override, read
+from nfilter.store import publishing
+
+OWN_WRONG = "own_wrong"
+
+
+def base_value(file: Path, assignments: Sequence[str] = ()) -> dict[str, Any]:
+    """The values of the base recipe with ``a.b=c`` overrides, as ``nfilter run --set`` makes them.
+
+    Raises:
+        RecipeError: when the file or an override cannot be read.
+    """
+    located = read(file)
+    if assignments:
+        override(located, list(assignments))
+    value: dict[str, Any] = located.value
+    return value
+
+
+def source_of(base: Mapping[str, Any], noise: str, percent: int) -> dict[str, Any]:
+    """The base recipe's source with this noise in place of its own."""
+    source = {
+        key: value for key, value in base["source"].items() if key not in ("noise", OWN_WRONG)
+    }
+    if noise == "none":
+        return source
+    ratio = percent / 100
+    if noise == "own":
+        return {**source, OWN_WRONG: True, "noise": {"ratio": ratio, "wrong": OWN_WRONG}}
+    return {**source, "noise": {"ratio": ratio}}
+
+
+def recipe_of(base: Mapping[str, Any], cell: Cell, kept: int | None = None) -> dict[str, Any]:
+    """The recipe of a cell. ``kept`` replaces the number of rows that another cell kept.
+
+    Every trained line is trained as the arm ``cleaned``; raw and truth are that arm without stages, the latter
+    also without noise. All arms of the engine are trained alike.
+    """
+    value = copy.deepcopy(dict(base))
+    arms = {"answers": [], "detect": [], "vanilla": ["vanilla"], "train": ["cleaned"]}
+    value.update(
+        name=cell.key,
+        seed=cell.seed,
+        source=source_of(base, cell.noise, cell.percent),
+        samples=[_sized(stage, kept) for stage in cell.samples],
+        arms=arms[cell.kind],
+    )
+    if cell.kind in ("answers", "detect"):
+        value.pop("evaluate", None)
+    if not any("llm" in stage or "encoder" in stage for stage in cell.samples):
+        value.pop("tokens", None)  # the token stages belong to the method, not to its controls
+    return value
+
+
+def _sized(stage: Mapping[str, Any], kept: int | None) -> dict[str, Any]:
+    if stage.get("keep") != KEPT:
+        return dict(stage)
+    if kept is None:
+        raise LookupError("how many rows RobustFT keeps is not known yet")
+    return {**stage, "keep": kept}
+
+
+def write_recipe(value: Mapping[str, Any], file: Path) -> None:
+    """Write a recipe as YAML."""
+    with publishing(file) as out:
+        yaml.safe_dump(dict(value), out, sort_keys=False, allow_unicode=True, width=120)

@@ -16,17 +16,8 @@ from typing import Any, Final, Literal
 from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import SandboxedEnvironment
 
-from nfilter_tiny.world import (
-    KNOWN,
-    NOVEL,
-    REASONED,
-    Problem,
-    Split,
-    draw_addition,
-    draw_group,
-    draw_novel,
-    wrong_number,
-)
+from nfilter_tiny.world import FAMILIES, Kind, Problem, Split, draw
+from nfilter_tiny.world.numbers import column_differences, column_sums
 
 _PLACES: Final = (
     Path(__file__).resolve().parents[2] / "prompts",  # the repository
@@ -37,6 +28,10 @@ Skill = Literal["answer", "reason", "reflect", "rereason", "relabel", "review"]
 Turn = tuple[str, str]
 
 _ROLE: Final = re.compile(r"^\[(system|user|assistant)\]$", re.MULTILINE)
+_SHOWN: Final[tuple[Kind, ...]] = ("known", "reasoned")  # facts that worked steps may show
+# How often a family is drawn, for direct answers and for everything else.
+_DIRECT: Final = {"add": 10, "shift": 8, "hue": 5, "date": 9, "order": 8, "hop": 8, "say": 4}
+_WORKED: Final = {"add": 3, "shift": 7, "hue": 4, "date": 5, "order": 4, "hop": 3, "say": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +63,7 @@ def _blocks(path: Path) -> tuple[tuple[str, Template], ...]:
 def prompt(name: str, query: str, **variables: Any) -> tuple[Turn, ...]:
     """The turns of template ``name`` for ``query``."""
     values: Mapping[str, Any] = {
-        "query": query, "system": None, "history": [], "options": None, "kind": "number",
+        "query": query, "system": None, "history": [], "options": None, "kind": "exact",
         "reflection": None, "reasoning": None, **variables,
     }  # fmt: skip
     return tuple(
@@ -76,90 +71,35 @@ def prompt(name: str, query: str, **variables: Any) -> tuple[Turn, ...]:
     )
 
 
-def columns(left: int, right: int, slip: int | None = None) -> tuple[str, int]:
-    """Column sums from the last digit to the first, and the number that they spell.
-
-    ``slip`` makes the column of that index wrong by one, and carries the fault through.
-    """
-    width = max(len(str(left)), len(str(right)))
-    carry, total, sums = 0, 0, []
-    for place in range(width):
-        a, b = left // 10**place % 10, right // 10**place % 10
-        value = a + b + carry
-        if place == slip:
-            value += 1 if value < 19 else -1
-        sums.append(f"{a}+{b}{'+1' if carry else ''}={value}")
-        carry, digit = divmod(value, 10)
-        total += digit * 10**place
-    return " ".join(sums), total + carry * 10**width
-
-
-def steps(problem: Problem) -> str:
-    """The true worked steps of a problem."""
-    text, _ = columns(problem.left, problem.right)
-    return text if problem.family == "add" else f"{problem.word} +{problem.right}: {text}"
-
-
-def wrong_steps(rng: random.Random, problem: Problem) -> tuple[str, str]:
-    """Worked steps with one fault, and the wrong answer that follows from it."""
-    head, right, slip = "", problem.right, None
-    if problem.family == "group" and rng.random() < 0.5:
-        right = rng.choice([n for n in range(12, 99) if n != right])
-    else:
-        slip = rng.randrange(max(len(str(problem.left)), len(str(problem.right))))
-    if problem.family == "group":
-        head = f"{problem.word} +{right}: "
-    text, total = columns(problem.left, right, slip)
-    return head + text, str(total)
+def worked(steps: str, answer: str) -> str:
+    """Steps and the answer that they lead to, in every format that works steps."""
+    return f"{steps}\nanswer: {answer}"
 
 
 def reason_reply(problem: Problem) -> str:
     """The reply to ``reason`` and ``review``."""
-    return f"{steps(problem)} answer: {problem.answer}"
+    return worked(problem.steps, problem.answer)
 
 
-def relabel_reply(problem: Problem, neighbors: Sequence[Problem]) -> str:
-    """The reply to ``relabel``: worked from the first neighbour of the same group, if there is one."""
-    same = next((n for n in neighbors if n.word == problem.word and n.family == "group"), None)
+def context_steps(problem: Problem, neighbors: Sequence[Problem]) -> str:
+    """Steps that read the fact off the neighbors with the same word; where there is none, the problem's own."""
+    same = next((n for n in neighbors if problem.group and n.group == problem.group), None)
     if same is None:
-        return reason_reply(problem)
-    text, _ = columns(problem.left, problem.right)
-    return f"{same.left}>{same.answer} +{problem.right}: {text} answer: {problem.answer}"
+        return problem.steps
+    if problem.family == "shift":
+        left, right = (int(part) for part in problem.parts)
+        read = column_differences(int(same.answer), int(same.parts[0]))
+        return f"{same.answer}-{same.parts[0]}: {read} +{right}: {column_sums(left, right)[0]}"
+    return problem.steps.replace(" is ", " as shown ", 1)
 
 
-def neighbor_turns(problem: Problem, neighbors: Sequence[Problem]) -> tuple[Turn, ...]:
-    """The ``relabel`` prompt with true neighbours."""
-    shown = [{"query": n.question, "response": n.answer} for n in neighbors]
-    return prompt("relabel", problem.question, neighbors=shown)
-
-
-def _draw(rng: random.Random, split: Split, words: tuple[str, ...], additions: float) -> Problem:
-    if rng.random() < additions:
-        return draw_addition(rng, split)
-    return draw_group(rng, words, split)
-
-
-def _relabel(rng: random.Random) -> Example:
-    if rng.random() < 0.5:
-        word, offset = rng.choice(NOVEL), rng.randint(12, 98)
-        problem, *neighbors = (draw_novel(rng, word, offset) for _ in range(4))
-    else:
-        problem = _draw(rng, "pretrain", KNOWN + REASONED, 0.3)
-        if problem.family == "add":
-            neighbors = [draw_addition(rng, "pretrain") for _ in range(3)]
-        else:
-            words = (problem.word,) if rng.random() < 0.7 else KNOWN + REASONED
-            neighbors = [draw_group(rng, words, "pretrain") for _ in range(3)]
-    turns = neighbor_turns(problem, neighbors)
-    return Example("relabel", problem, turns, relabel_reply(problem, neighbors))
-
-
-def _candidate(rng: random.Random, problem: Problem, true: bool) -> dict[str, str]:
-    text, answer = (steps(problem), problem.answer) if true else wrong_steps(rng, problem)
-    if rng.random() < 0.2:
-        text = ""  # a view that answered directly has no reasoning to show
-        answer = answer if true else wrong_number(rng, problem.answer)
-    return {"answer": answer, "reasoning": text}
+def neighbor_turns(problem: Problem, shown: Sequence[tuple[str, str]]) -> tuple[Turn, ...]:
+    """The ``relabel`` prompt with neighbors' questions and answers."""
+    return prompt(
+        "relabel",
+        problem.question,
+        neighbors=[{"query": query, "response": response} for query, response in shown],
+    )
 
 
 def review_turns(problem: Problem, candidates: Sequence[Mapping[str, str]]) -> tuple[Turn, ...]:
@@ -167,42 +107,115 @@ def review_turns(problem: Problem, candidates: Sequence[Mapping[str, str]]) -> t
     return prompt("review", problem.question, candidates=list(candidates))
 
 
+def _family(rng: random.Random, shares: Mapping[str, int]) -> str:
+    return rng.choices(list(shares), list(shares.values()))[0]
+
+
+def _worked(rng: random.Random) -> Problem:
+    return draw(rng, _family(rng, _WORKED), _SHOWN, "pretrain")
+
+
+def neighbors_of(
+    rng: random.Random, problem: Problem, split: Split | None, alike: float = 1.0
+) -> list[Problem]:
+    """Three other questions of the same family from ``split``; a share ``alike`` needs the same fact."""
+    family = FAMILIES[problem.family]
+    out: list[Problem] = []
+    while len(out) < 3:
+        alone = not problem.group or rng.random() < alike
+        other = family.like(rng, problem) if alone else family.draw(rng, _SHOWN)
+        taken = {problem.key, *(each.key for each in out)}
+        if split in (None, other.split) and other.key not in taken:
+            out.append(other)
+    return out
+
+
+def _novel(rng: random.Random) -> Problem:
+    drawn = FAMILIES[rng.choices(("shift", "hue", "say"), (4, 4, 2))[0]].novel(rng)
+    assert drawn is not None
+    return drawn
+
+
+def _relabel(rng: random.Random) -> Example:
+    novel = _novel(rng) if rng.random() < 0.5 else None
+    problem = novel or _worked(rng)
+    neighbors = (
+        neighbors_of(rng, problem, None) if novel else neighbors_of(rng, problem, "pretrain", 0.8)
+    )
+    shown = [(n.question, n.answer) for n in neighbors]
+    # What a checker lets through is not always right; where the other two agree, the answer is theirs.
+    if problem.family in ("hue", "say") and rng.random() < 0.2:
+        at = rng.randrange(3)
+        shown[at] = (shown[at][0], FAMILIES[problem.family].wrong(rng, neighbors[at]))
+    reply = worked(context_steps(problem, neighbors), problem.answer)
+    return Example("relabel", problem, neighbor_turns(problem, shown), reply)
+
+
+def _candidate(rng: random.Random, problem: Problem, true: bool) -> dict[str, str]:
+    family = FAMILIES[problem.family]
+    steps, answer = (problem.steps, problem.answer) if true else family.slip(rng, problem)
+    look = rng.random()
+    if look < 0.25:
+        steps = ""  # a view that answered directly has no reasoning to show
+        answer = answer if true else family.wrong(rng, problem)
+    elif look < 0.55 and true:
+        steps = context_steps(problem, neighbors_of(rng, problem, None))
+    elif look < 0.55 and problem.family != "shift":
+        steps = steps.replace(" is ", " as shown ", 1)
+    return {"answer": answer, "reasoning": steps}
+
+
 def _review(rng: random.Random) -> Example:
-    problem = _draw(rng, "pretrain", KNOWN + REASONED, 0.3)
+    if rng.random() < 0.4:
+        return _review_novel(rng)
+    problem = _worked(rng)
     truths = [rng.random() < 0.4, rng.random() < 0.6]
     rng.shuffle(truths)
     turns = review_turns(problem, [_candidate(rng, problem, true) for true in truths])
     return Example("review", problem, turns, reason_reply(problem))
 
 
-def _reflect(rng: random.Random, again: bool) -> Example:
-    problem = _draw(rng, "pretrain", KNOWN + REASONED, 0.3)
-    true = rng.random() < 0.5
-    text, answer = (steps(problem), problem.answer) if true else wrong_steps(rng, problem)
-    said = (
-        f"{steps(problem)} so {problem.answer}, {'same' if answer == problem.answer else 'differs'}"
+def _review_novel(rng: random.Random) -> Example:
+    """Only one candidate shows where it read the fact, which memory cannot tell: that one is right."""
+    problem = _novel(rng)
+    shown = context_steps(problem, neighbors_of(rng, problem, None))
+    steps, answer = FAMILIES[problem.family].slip(rng, problem)
+    candidates = [
+        {"answer": problem.answer, "reasoning": shown},
+        {"answer": answer, "reasoning": steps if rng.random() < 0.8 else ""},
+    ]
+    rng.shuffle(candidates)
+    return Example(
+        "review", problem, review_turns(problem, candidates), worked(shown, problem.answer)
     )
+
+
+def _reflect(rng: random.Random, again: bool) -> Example:
+    problem = _worked(rng)
+    right = rng.random() < 0.5
+    steps, answer = (
+        (problem.steps, problem.answer) if right else FAMILIES[problem.family].slip(rng, problem)
+    )
+    verdict = "same" if answer == problem.answer else "differs"
+    said = f"{problem.steps}\nso {problem.answer}, {verdict}"
     if again:
-        turns = prompt("reason", problem.question, reasoning=text, reflection=said)
+        turns = prompt("reason", problem.question, reasoning=steps, reflection=said)
         return Example("rereason", problem, turns, reason_reply(problem))
-    turns = prompt("reflect", problem.question, reasoning=text, answer=answer)
+    turns = prompt("reflect", problem.question, reasoning=steps, answer=answer)
     return Example("reflect", problem, turns, said)
 
 
 def draw_example(rng: random.Random) -> Example:
     """One random pretraining example, from the pretrain split alone."""
     kind = rng.random()
-    if kind < 0.34:
-        problem = draw_addition(rng, "pretrain")
+    if kind < 0.55:
+        problem = draw(rng, _family(rng, _DIRECT), ("known",), "pretrain")
         return Example("answer", problem, prompt("answer", problem.question), problem.answer)
-    if kind < 0.50:
-        problem = draw_group(rng, KNOWN, "pretrain")
-        return Example("answer", problem, prompt("answer", problem.question), problem.answer)
-    if kind < 0.72:
-        problem = _draw(rng, "pretrain", KNOWN + REASONED, 0.4)
+    if kind < 0.75:
+        problem = _worked(rng)
         return Example("reason", problem, prompt("reason", problem.question), reason_reply(problem))
     if kind < 0.88:
         return _relabel(rng)
-    if kind < 0.95:
+    if kind < 0.96:
         return _review(rng)
-    return _reflect(rng, again=kind >= 0.975)
+    return _reflect(rng, again=kind >= 0.98)

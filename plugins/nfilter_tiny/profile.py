@@ -4,44 +4,42 @@ from __future__ import annotations
 
 import math
 import random
-import re
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from nfilter_tiny.formats import Turn, neighbor_turns, prompt, review_turns, steps, wrong_steps
-from nfilter_tiny.world import (
-    KNOWN,
-    NEW,
-    REASONED,
-    Problem,
-    Split,
-    draw_addition,
-    draw_group,
-    group,
-)
+from nfilter_tiny.formats import Turn, neighbor_turns, neighbors_of, prompt, review_turns
+from nfilter_tiny.world import FAMILIES, Problem, Split, problems
 
-_NUMBER: Final = re.compile(r"-?\d+")
+_SEED = "nfilter-tiny profile 2"
+_MARK = "answer:"
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One measured question: where it counts, what is asked and what is right."""
+    """One measured question: what is measured, what is asked and about which problem."""
 
     skill: str
-    family: str
     turns: tuple[Turn, ...]
-    true: str
+    problem: Problem
 
 
-def final_number(reply: str) -> str | None:
-    """The last number of a reply, which is where every format of ``tiny`` puts its answer."""
-    found = _NUMBER.findall(reply)
-    return found[-1] if found else None
+def final_answer(reply: str) -> str:
+    """What stands after the last "answer:" of a reply, or all of it."""
+    return reply.rsplit(_MARK, 1)[-1].strip()
+
+
+def is_right(problem: Problem, answer: str) -> bool:
+    """Whether ``answer`` is true; a sentence is right with the right words in either wording."""
+    if problem.family == "say":
+        return sorted(answer.rstrip(".").split()) == sorted(problem.answer.rstrip(".").split())
+    return answer == problem.answer
 
 
 def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
@@ -62,9 +60,13 @@ class Replier:
         self.model.eval()
 
     def __call__(
-        self, prompts: Sequence[Sequence[Turn]], max_new: int = 64, batch: int = 200
+        self,
+        prompts: Sequence[Sequence[Turn]],
+        max_new: int = 80,
+        batch: int = 200,
+        temperature: float = 0.0,
     ) -> list[str]:
-        """One reply a prompt, in order."""
+        """One reply a prompt, in order; greedy, or drawn at ``temperature``."""
         texts = [
             self.tokenizer.apply_chat_template(
                 [{"role": role, "content": content} for role, content in turns],
@@ -73,6 +75,9 @@ class Replier:
             )
             for turns in prompts
         ]
+        sampling: dict[str, Any] = {"do_sample": temperature > 0}
+        if temperature:
+            sampling |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         replies = [""] * len(texts)
         for start in range(0, len(order), batch):
@@ -88,7 +93,7 @@ class Replier:
                     input_ids=inputs["input_ids"],
                     attention_mask=inputs["attention_mask"],
                     max_new_tokens=max_new,
-                    do_sample=False,
+                    **sampling,
                 )
             new = out[:, inputs["input_ids"].shape[1] :]
             for i, reply in zip(
@@ -98,88 +103,90 @@ class Replier:
         return replies
 
 
-def neighbors_of(rng: random.Random, problem: Problem, split: Split) -> list[Problem]:
-    """Three other questions of the same group, or three additions."""
-    found: list[Problem] = []
-    while len(found) < 3:
-        other = (
-            draw_addition(rng, split)
-            if problem.family == "add"
-            else draw_group(rng, (problem.word,), split)
-        )
-        if other.key != problem.key:
-            found.append(other)
-    return found
-
-
-def questions(n: int, split: Split = "dev") -> dict[str, list[Problem]]:
-    """``n`` held-out problems of each family and kind of group."""
-    rng = random.Random("nfilter-tiny profile 1")
-    kinds = {"group known": KNOWN, "group reasoned": REASONED, "group new": NEW}
-    out = {"add": [draw_addition(rng, split) for _ in range(n)]}
-    for name, words in kinds.items():
-        pool = [p for w in words for x in range(10, 1000) if (p := group(w, x)).split == split]
-        out[name] = rng.sample(pool, min(n, len(pool)))
-    return out
-
-
-def _ask(problems: dict[str, list[Problem]]) -> Iterable[Asked]:
-    rng = random.Random("nfilter-tiny profile 2")
-    for family, members in problems.items():
-        for p in members:
-            yield Asked("direct", family, prompt("answer", p.question), p.answer)
-            yield Asked("reason", family, prompt("reason", p.question), p.answer)
-            yield Asked(
-                "neighbors", family, neighbor_turns(p, neighbors_of(rng, p, p.split)), p.answer
-            )
-            text, wrong = wrong_steps(rng, p)
-            pair = [
-                {"answer": p.answer, "reasoning": steps(p)},
-                {"answer": wrong, "reasoning": text},
-            ]
-            rng.shuffle(pair)
-            yield Asked("review", family, review_turns(p, pair), p.answer)
-
-
-def measure(folder: Path, *, limit: int = 400, model: Any = None) -> dict[str, Any]:
+def measure(
+    folder: Path, *, limit: int = 400, model: Any = None, split: Split = "dev"
+) -> dict[str, Any]:
     """The share of right answers by skill and family, with n and the Wilson 95% interval.
 
-    ``own review`` takes the model's own direct and step-by-step answers where they differ and one is right.
+    Families with facts also count apart by what pretraining showed of them; ``tasks`` is the whole fine-tuning domain
+    in its own mixture. ``neighbors`` come from a split of their own. ``review`` has one true and one slipped
+    candidate; ``own review`` takes two of the model's own answers where they differ and one is right.
     """
     reply = Replier(folder, model)
-    problems = questions(limit)
-    asked = list(_ask(problems))
-    said = [final_number(r) for r in reply([a.turns for a in asked])]
-    table: dict[str, dict[str, list[bool]]] = {}
-    for a, answer in zip(asked, said, strict=True):
-        table.setdefault(a.skill, {}).setdefault(a.family, []).append(answer == a.true)
-    for a, right in _own_review(reply, problems):
-        table.setdefault("own review", {}).setdefault(a.family, []).append(right)
-    return {
-        skill: {family: _figure(rights) for family, rights in families.items()}
-        for skill, families in table.items()
-    }
-
-
-def _own_review(reply: Replier, problems: dict[str, list[Problem]]) -> list[tuple[Asked, bool]]:
-    members = [(family, p) for family, ps in problems.items() for p in ps]
-    direct = reply([prompt("answer", p.question) for _, p in members])
-    worked = reply([prompt("reason", p.question) for _, p in members])
-    asked = []
-    for (family, p), short, long in zip(members, direct, worked, strict=True):
-        answers = {final_number(short), final_number(long)}
-        if len(answers) == 2 and p.answer in answers:
-            pair = [
-                {"answer": final_number(short) or "", "reasoning": ""},
-                {"answer": final_number(long) or "", "reasoning": long},
-            ]
-            asked.append(Asked("own review", family, review_turns(p, pair), p.answer))
-    if not asked:
-        return []
-    return [
-        (a, final_number(r) == a.true)
-        for a, r in zip(asked, reply([a.turns for a in asked]), strict=True)
+    hops = (p for p in FAMILIES["hop"].candidates() if p.split == split)
+    chosen = [
+        *problems(split)[: 4 * limit],
+        *problems(split, "say")[:limit],
+        *islice(hops, limit // 2),
     ]
+    answers = {
+        "direct": _ask(reply, [prompt("answer", p.question) for p in chosen]),
+        "reason": _ask(reply, [prompt("reason", p.question) for p in chosen]),
+        "neighbors": _ask(reply, _with_neighbors(chosen)),
+    }
+    rights = {
+        skill: [is_right(p, final_answer(text)) for p, text in zip(chosen, texts, strict=True)]
+        for skill, texts in answers.items()
+    }
+    table = {skill: _by_family(chosen, right) for skill, right in rights.items()}
+    table["review"] = _by_family(chosen, _slipped_review(reply, chosen))
+    for one, other in (("direct", "reason"), ("neighbors", "reason")):
+        at = [i for i in range(len(chosen)) if rights[one][i] != rights[other][i]]
+        pairs = [_pair(answers[one][i], answers[other][i]) for i in at]
+        asked = [review_turns(chosen[i], pair) for i, pair in zip(at, pairs, strict=True)]
+        picked = [
+            is_right(chosen[i], final_answer(text))
+            for i, text in zip(at, _ask(reply, asked), strict=True)
+        ]
+        table[f"own review, {one} or {other}"] = _by_family([chosen[i] for i in at], picked)
+    return table
+
+
+def _ask(reply: Replier, turns: Sequence[tuple[Turn, ...]]) -> list[str]:
+    return reply(turns) if turns else []
+
+
+def _with_neighbors(chosen: Sequence[Problem]) -> list[tuple[Turn, ...]]:
+    rng = random.Random(_SEED)
+    return [
+        neighbor_turns(p, [(n.question, n.answer) for n in neighbors_of(rng, p, "neighbors")])
+        for p in chosen
+    ]
+
+
+def _slipped_review(reply: Replier, chosen: Sequence[Problem]) -> list[bool]:
+    rng = random.Random(_SEED)
+    asked = []
+    for p in chosen:
+        steps, answer = FAMILIES[p.family].slip(rng, p)
+        pair = [
+            {"answer": p.answer, "reasoning": p.steps},
+            {"answer": answer, "reasoning": steps},
+        ]
+        rng.shuffle(pair)
+        asked.append(review_turns(p, pair))
+    texts = _ask(reply, asked)
+    return [is_right(p, final_answer(text)) for p, text in zip(chosen, texts, strict=True)]
+
+
+def _pair(*replies: str) -> list[dict[str, str]]:
+    return [
+        {"answer": final_answer(text), "reasoning": text if _MARK in text else ""}
+        for text in replies
+    ]
+
+
+def _by_family(
+    chosen: Sequence[Problem], rights: Sequence[bool]
+) -> dict[str, dict[str, float | int]]:
+    found: dict[str, list[bool]] = defaultdict(list)
+    for p, right in zip(chosen, rights, strict=True):
+        if p.family not in ("say", "hop"):
+            found["tasks"].append(right)
+        found[p.family].append(right)
+        if p.kind != "plain":
+            found[f"{p.family} {p.kind}"].append(right)
+    return {name: _figure(values) for name, values in sorted(found.items())}
 
 
 def _figure(rights: Sequence[bool]) -> dict[str, float | int]:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
-from nfilter import JSON, Message, Row, Sample, StageConfig, Unreadable
-from nfilter_tiny.world import rows
+from nfilter import JSON, Message, Row, Sample, SourceError, StageConfig, Unreadable
+from nfilter_tiny.own_wrong import ROWS, own_wrong
+from nfilter_tiny.world import FAMILIES, Problem, id_of, problems
+
+_UNIFORM: Final = 8  # wrong answers drawn for each row; the noise takes one
 
 
 class TinySourceConfig(StageConfig):
-    """Which split of the world, and how many of its rows (all by default)."""
+    """Which split of which domain, and how many of its rows (all by default).
+
+    ``wrong`` adds a column of that name with wrong answers, for ``noise: {ratio: 0.5, wrong: wrong}``: ``uniform`` ones,
+    each plausible one as likely, or the model's ``own``.
+    """
 
     split: Literal["train", "dev", "test"] = "train"
+    domain: Literal["tasks", "say"] = "tasks"
     rows: int | None = Field(default=None, ge=1)
+    wrong: Literal["uniform", "own"] | None = None
 
 
 class TinySource:
@@ -43,10 +53,37 @@ class TinySource:
 
     def read(self) -> Iterator[Row | Unreadable]:
         """The rows of the split, always the same and in the same order."""
-        for row in rows(self.config.split, self.config.rows):
-            messages = (Message("user", row["question"]), Message("assistant", row["answer"]))
-            yield Row(Sample(id=row["id"], messages=messages))
+        config = self.config
+        found = problems(config.split, config.domain)
+        if config.rows is not None and config.rows > len(found):
+            raise SourceError(
+                f"split {config.split!r} of {config.domain!r} has {len(found)} rows; ask for no more than that"
+            )
+        for problem in found[: config.rows]:
+            messages = (Message("user", problem.question), Message("assistant", problem.answer))
+            meta: dict[str, JSON] = {"family": problem.family}
+            if config.wrong is not None:
+                meta["wrong"] = wrong_answers(problem, config.wrong)
+            yield Row(Sample(id=id_of(problem), messages=messages, meta=meta))
 
     def restore(self, sample: Sample) -> Mapping[str, JSON]:
         """Back in the columns ``id``, ``question`` and ``answer``."""
         return {"id": sample.id, "question": sample.query, "answer": sample.response}
+
+
+def wrong_answers(problem: Problem, kind: Literal["uniform", "own"]) -> list[JSON]:
+    """Wrong answers to choose one from: always the same for a problem.
+
+    Raises:
+        SourceError: the model's own were not drawn for this row.
+    """
+    if kind == "uniform":
+        rng = random.Random(f"nfilter-tiny wrong 2 {problem.key}")
+        return [FAMILIES[problem.family].wrong(rng, problem) for _ in range(_UNIFORM)]
+    drawn = own_wrong()
+    if id_of(problem) not in drawn:
+        raise SourceError(
+            f"the model's own wrong answers were drawn for the first {ROWS} rows of split 'train' alone: "
+            "ask for no more rows, or use wrong: uniform"
+        )
+    return list(drawn[id_of(problem)])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from nfilter_tiny.formats import draw_example
-from nfilter_tiny.world import KNOWN, NEW, NOVEL, REASONED
+from nfilter_tiny.world.words import WORDS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -19,15 +20,7 @@ CHAT_TEMPLATE: Final = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 # Frequent English, so that text from outside the world is not spelt byte by byte.
-_ENGLISH: Final = (
-    "the of and to in is that for it as was with be by on not he his but at are this have from or had an "
-    "they which one you were all her she there would their we him been has when who will no more if out so "
-    "up said what its about than into them can only other time new some could these two may first then do "
-    "any like my now over such our man me even most made after also did many off before must well back "
-    "through years much where your way down should because long each just state people those too how good "
-    "make very year still see own work world question answer options choose correct following true false "
-    "yes none number water energy plant animal light sun moon earth food body cell heat force change group"
-)  # fmt: skip
+ENGLISH: Final = Path(__file__).with_name("english.txt")
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -43,18 +36,18 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         ]
     )
     backend.decoder = decoders.ByteLevel()
-    rng = random.Random("nfilter-tiny tokenizer 1")
-    texts = [" ".join((*KNOWN, *REASONED, *NEW, *NOVEL))] * 50
+    rng = random.Random("nfilter-tiny tokenizer 2")
+    texts = [" ".join(WORDS)] * 50
     for _ in range(500):
         example = draw_example(rng)
         texts += [text for _, text in example.turns] + [example.reply]
     trainer = trainers.BpeTrainer(
-        vocab_size=640,
+        vocab_size=1280,
         special_tokens=list(SPECIAL),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    backend.train_from_iterator([*texts, _ENGLISH], trainer=trainer)
+    backend.train_from_iterator([*texts, ENGLISH.read_text(encoding="utf-8")], trainer=trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         **dict(zip(("pad_token", "bos_token", "eos_token", "unk_token"), SPECIAL, strict=False)),

@@ -16,7 +16,7 @@ from nfilter.engine.figures import arm_figures, comparisons, group, paired
 DETECTION: Final = ("precision", "recall", "f1", "mcc", "average_precision", "roc_auc")
 ASKING: Final = ("base", "reasoning")
 MEASURED: Final = "robustft, measured"
-FEWER: Final = "any, reasoning only where needed, measured"
+FEWER: Final = "any(neighbors+reasoning), reasoning only where needed, measured"
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,16 @@ Stages = list[Stage]
 KEPT: Final = "kept"
 """Stands for the number of rows that another cell kept, known only when that cell has run."""
 
-VOTES: Final = ("all", "any", "probability")
+SURE: Final = "sure"
+VOTES: Final = ("all", "any", "probability", SURE)
+"""``sure``: the first view votes alone where it is sure, elsewhere any of the others."""
 VIEW_SETS: Final = (
     ("base",),
     ("reasoning",),
     ("base", "reasoning"),
     ("neighbors",),
+    ("base", "neighbors"),
+    ("reasoning", "neighbors"),
     ("base", "reasoning", "neighbors"),
 )
 
@@ -92,9 +96,29 @@ def changed(stages: Sequence[Stage], use: str, **settings: Any) -> Stages:
     return [{**stage, **settings} if stage["use"] == use else stage for stage in stages]
 
 
-def views(stages: Sequence[Stage]) -> Stages:
+def direct(base: Mapping[str, Any]) -> Stage:
+    """The base recipe's direct answer, else what it would be: the model of its reasoning, the prompt ``answer`` in
+    the same folder, and the length that the evaluation gives an answer.
+    """
+    stages = stages_of(base)
+    found = [stage for stage in stages if stage["use"] == "robustft.answer"]
+    if found:
+        return found[0]
+    reasons = first(stages, "robustft.reason")
+    folder, slash, _ = str(reasons.get("prompt", "robustft/reason")).rpartition("/")
+    most = base.get("evaluate", {}).get("max_tokens", reasons.get("max_tokens", 512))
+    asked = {"use": "robustft.answer", "prompt": f"{folder}{slash}answer", "max_tokens": most}
+    return {**asked, "llm": reasons["llm"], "into": "base"}
+
+
+def dropped(stages: Sequence[Stage], *settings: str) -> Stages:
+    """The stages without some of their settings."""
+    return [{k: v for k, v in stage.items() if k not in settings} for stage in stages]
+
+
+def views(base: Mapping[str, Any]) -> Stages:
     """The direct and the reasoning answer to every row, with nothing that would save calls."""
-    found = (first(stages, "robustft.answer"), first(stages, "robustft.reason"))
+    found = (direct(base), first(stages_of(base), "robustft.reason"))
     return [{key: stage[key] for key in _ASKS if key in stage} for stage in found]
 
 
@@ -109,31 +133,44 @@ def rule(names: Sequence[str], vote: str) -> str:
     return f"{vote}({'+'.join(names)})"
 
 
-def detection(stages: Sequence[Stage]) -> Stages:
-    """All views, then one check a rule; of one view ``any`` is the same rule as ``all`` and is left out."""
-    named = dict(zip(("base", "reasoning"), views(stages), strict=True))
+def detection(base: Mapping[str, Any]) -> Stages:
+    """All views, then one check a rule."""
+    named = dict(zip(("base", "reasoning"), views(base), strict=True))
     asked = [{**stage, "into": name} for name, stage in named.items()]
-    checks = [
-        {"use": "robustft.check", "views": list(names), "vote": vote, "into": rule(names, vote)}
-        for names, vote in rules()
-    ]
-    return [*asked, neighbors(stages), *checks]
+    checks = [_check(names, vote) for names, vote in rules()]
+    return [*asked, neighbors(stages_of(base)), *checks]
+
+
+def _check(names: Sequence[str], vote: str) -> Stage:
+    voted = {"vote": "any", "sure": {"view": names[0]}} if vote == SURE else {"vote": vote}
+    return {"use": "robustft.check", "views": list(names), **voted, "into": rule(names, vote)}
 
 
 def fewer(stages: Sequence[Stage]) -> Stages | None:
-    """The base recipe under ``any``, reasoning only where the direct answer settles nothing; None where it does so itself."""
+    """The base recipe under ``any`` of the neighbours and the reasoning, which is asked only where the neighbours
+    settle nothing; None where the base recipe asks lazily itself.
+    """
     reasons = [stage for stage in stages if stage["use"] == "robustft.reason"]
     if len(reasons) != 1 or {"settled", "only"} & set(reasons[0]):
         return None
-    settled = {"vote": "any", "views": [into(stages, "robustft.answer")]}
-    asked = changed(stages, "robustft.reason", settled=settled)
-    return changed(asked, "robustft.check", vote="any")
+    near = neighbors(stages)
+    others = without(stages, near["use"])
+    settled = {"vote": "any", "views": [near["into"]]}
+    heard = [near["into"], into(stages, "robustft.reason")]
+    asked = changed(dropped(others, "sure"), "robustft.reason", settled=settled)
+    return [near, *changed(asked, "robustft.check", vote="any", views=heard)]
 
 
 def rules() -> list[tuple[tuple[str, ...], str]]:
-    """Every rule of the detection table: its views and its vote."""
+    """Every rule of the detection table: its views and its vote.
+
+    Of one view ``any`` is the same as ``all``, and nobody is left where it is not sure. Who is sure has to be a model.
+    """
     return [
-        (names, vote) for names in VIEW_SETS for vote in VOTES if len(names) > 1 or vote != "any"
+        (names, vote)
+        for names in VIEW_SETS
+        for vote in VOTES
+        if len(names) > 1 or vote in ("all", "probability")
     ]
 
 
@@ -168,7 +205,11 @@ def line(
     """
     stages = stages_of(base)
     if name == "official":
-        return official(stages, published, prompts)
+        asked = direct(base)
+        own = stages if asked in stages else [*stages, asked]
+        return official(own, published, prompts)
+    if name == "relabel-all":
+        return _relabel_all(base)
     if name in _MADE:
         return _MADE[name](stages)
     setting, _, value = name.partition("=")
@@ -190,8 +231,8 @@ def _clean(stages: Stages) -> Stages:
     return [*stages[: place + 1], leave]
 
 
-def _relabel_all(stages: Stages) -> Stages:
-    worked = views(stages)[1]
+def _relabel_all(base: Mapping[str, Any]) -> Stages:
+    stages, worked = stages_of(base), views(base)[1]
     only = [worked.get("into", _INTO["robustft.reason"])]
     return [worked, {**first(stages, "robustft.review"), "check": None, "views": only}]
 
@@ -201,17 +242,15 @@ def _sized(_: Stages) -> Stages:
 
 
 def _neighbors_only(stages: Stages) -> Stages:
-    flags = {**first(stages, "robustft.check"), "views": ["neighbors"]}
+    (check,) = dropped([first(stages, "robustft.check")], "sure")
+    flags = {**check, "views": ["neighbors"]}
     review = {**first(stages, "robustft.review"), "views": ["neighbors"]}
     return [neighbors(stages), flags, review]
 
 
 def _no_checker(stages: Stages) -> Stages:
     # What would ask fewer by a verdict asks everybody.
-    left = [
-        {key: value for key, value in stage.items() if key not in ("settled", "only")}
-        for stage in without(stages, "robustft.check")
-    ]
+    left = dropped(without(stages, "robustft.check"), "settled", "only")
     for use in ("robustft.relabel", "robustft.review", "robustft.select"):
         left = changed(left, use, check=None)
     return left
@@ -229,12 +268,18 @@ def _no_reasoning(stages: Stages) -> Stages:
     reasoning = into(stages, "robustft.reason")
     others = [view for view in _reviewed(stages) if view != reasoning]
     heard = [view for view in first(stages, "robustft.check")["views"] if view != reasoning]
-    left = changed(without(stages, "robustft.reason"), "robustft.review", views=others)
+    left = dropped(without(stages, "robustft.reason"), "sure")
+    left = changed(left, "robustft.review", views=others)
     return changed(left, "robustft.check", views=heard)
 
 
 def _no_review(stages: Stages) -> Stages:
-    return changed(stages, "robustft.review", views=[into(stages, "robustft.relabel")])
+    # Nobody else's answer stands, so the context view is asked about every flagged row.
+    context = [
+        stage if stage["use"] == "robustft.check" else dropped([stage], "sure")[0]
+        for stage in stages
+    ]
+    return changed(context, "robustft.review", views=[into(stages, "robustft.relabel")])
 
 
 def _no_selection(stages: Stages) -> Stages:
@@ -251,7 +296,6 @@ _MADE: Final[Mapping[str, Callable[[Stages], Stages]]] = {
     "raw": _nothing,
     "robustft": list,
     "clean": _clean,
-    "relabel-all": _relabel_all,
     "random": _sized,
     "neighbors": _neighbors_only,
     "truth": _nothing,

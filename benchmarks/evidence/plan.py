@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
-from benchmarks.evidence.lines import ABLATIONS, KEPT, LINES, detection, fewer, line, views
+from benchmarks.evidence.lines import ABLATIONS, KEPT, LINES, detection, fewer, line, stages_of, views
 from nfilter.store import digest
 
 Noise = Literal["none", "uniform", "own"]
@@ -119,7 +119,7 @@ class _Planner:
     prompts: Sequence[str]
 
     def shared(self) -> None:
-        asked = views(list(self.base["samples"]))
+        asked = views(self.base)
         self.plan.add(Cell(ANSWERS, "answers", "shared", "none", 0, 0, tuple(asked)))
         self.plan.add(Cell(VANILLA, "vanilla", "shared", "none", 0, 0, ()))
 
@@ -155,12 +155,12 @@ class _Planner:
         )
 
     def detect(self, noise: Noise, percent: int) -> None:
-        stages = tuple(detection(list(self.base["samples"])))
+        stages = tuple(detection(self.base))
         for seed in self.plan.scope.seeds:
             key = f"{noise}-{percent}-s{seed}-detection"
             cell = Cell(key, "detect", "detection", noise, percent, seed, stages, None, (ANSWERS,))
             self.plan.detection[noise, percent, seed] = self.plan.add(cell)
-            lazy = fewer(list(self.base["samples"]))
+            lazy = fewer(stages_of(self.base))
             if lazy is not None:
                 key = f"{noise}-{percent}-s{seed}-fewer-calls"
                 main = self.plan.of["robustft", noise, percent, seed]

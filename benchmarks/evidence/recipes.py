@@ -14,7 +14,7 @@ from benchmarks.evidence.plan import Cell
 from nfilter.located import override, read
 from nfilter.store import publishing
 
-OWN_WRONG = "own_wrong"
+WRONG = "wrong"
 
 
 def base_value(file: Path, assignments: Sequence[str] = ()) -> dict[str, Any]:
@@ -32,15 +32,10 @@ def base_value(file: Path, assignments: Sequence[str] = ()) -> dict[str, Any]:
 
 def source_of(base: Mapping[str, Any], noise: str, percent: int) -> dict[str, Any]:
     """The base recipe's source with this noise in place of its own."""
-    source = {
-        key: value for key, value in base["source"].items() if key not in ("noise", OWN_WRONG)
-    }
+    source = {key: value for key, value in base["source"].items() if key not in ("noise", WRONG)}
     if noise == "none":
         return source
-    ratio = percent / 100
-    if noise == "own":
-        return {**source, OWN_WRONG: True, "noise": {"ratio": ratio, "wrong": OWN_WRONG}}
-    return {**source, "noise": {"ratio": ratio}}
+    return {**source, WRONG: noise, "noise": {"ratio": percent / 100, "wrong": WRONG}}
 
 
 def recipe_of(base: Mapping[str, Any], cell: Cell, kept: int | None = None) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from nfilter_robustft.posterior import (
     noise_score,
     partition,
 )
+from nfilter_robustft.sure import Sure
 from nfilter_robustft.views import excerpt, view_of
 
 _BLOCK = 256
@@ -42,6 +43,7 @@ class CheckConfig(StageConfig):
     says so where not every view agrees (``judge``), or where some view has an answer and the label is wrong with
     probability ``threshold`` at most (``probability``); ``none`` flags nothing and only scores.
 
+    With ``sure`` one view votes alone where it is sure of its answer; where it is not, the others vote without it.
     ``collision`` is the chance that two wrong open answers agree, or ``auto``. ``trusted`` names a column that is
     true where a label is known to be right. ``preset: official`` is the published rule: all.
     """
@@ -57,6 +59,7 @@ class CheckConfig(StageConfig):
     retry_temperature: float = Field(default=0.7, gt=0)
     collision: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = "auto"
     trusted: str | None = None
+    sure: Sure | None = None
     preset: Literal["official"] | None = None
 
     @model_validator(mode="after")
@@ -69,14 +72,25 @@ class CheckConfig(StageConfig):
             raise ValueError(
                 f"preset: official votes all, not {self.vote}; leave out one of the two"
             )
+        if self.sure is not None:
+            self._who_is_sure(self.sure)
         return self
+
+    def _who_is_sure(self, sure: Sure) -> None:
+        if self.vote not in ("any", "all"):
+            raise ValueError(f"sure says who votes any or all, and vote is {self.vote}; leave it out")
+        if sure.view not in self.views or len(self.views) == 1:
+            raise ValueError(
+                f"sure: {sure.view!r} has to be one of several views, and views is {list(self.views)}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
     """One sample beside what its views say; ``agree`` is None where either side has no answer.
 
-    ``skipped`` names the views that were not asked, as they could not change the verdict.
+    ``skipped`` names the views that were not asked, as they could not change the verdict, ``voters`` those that
+    have a vote on it, and ``sure`` is the probability that makes one of them vote alone.
     """
 
     sample: Sample
@@ -84,7 +98,9 @@ class _Seen:
     answers: Mapping[str, str | None]
     agree: Mapping[str, bool | None]
     pattern: Pattern
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[str, ...]
+    voters: tuple[str, ...]
+    sure: float | None
 
 
 class Check:
@@ -211,9 +227,22 @@ class Check:
             else label == answer or same.get((label, answer), False)
             for view, answer in zip(views, row[1:], strict=True)
         }
-        skipped = skipped_views(sample, views)
-        prove(self.name, sample, self.config.vote, skipped, agree)
-        return _Seen(sample, label, dict(zip(views, row[1:], strict=True)), agree, pattern, skipped)
+        answers = dict(zip(views, row[1:], strict=True))
+        skipped, (voters, sure) = skipped_views(sample, views), self._voters(sample)
+        voting = {view: agree[view] for view in voters}
+        prove(
+            self.name, sample, self.config.vote, [name for name in skipped if name in voting], voting
+        )
+        return _Seen(sample, label, answers, agree, pattern, skipped, voters, sure)
+
+    def _voters(self, sample: Sample) -> tuple[tuple[str, ...], float | None]:
+        """Who votes on the label, and how likely its text is to the view that votes alone."""
+        views, sure = self.config.views, self.config.sure
+        if sure is None:
+            return tuple(views), None
+        p = sure.of(sample)
+        alone = (sure.view,) if p is not None else tuple(v for v in views if v != sure.view)
+        return alone, p
 
     def _judgements(self, seen: Sequence[_Seen], ctx: Context) -> dict[str, Judgement]:
         config = self.config
@@ -259,18 +288,27 @@ class Check:
         return self._vote(seen, score, judgement)
 
     def _vote(self, seen: _Seen, score: float, judgement: Judgement | None) -> tuple[bool, str]:
-        vote, says = self.config.vote, _says(seen)
-        agreeing = sum(bool(agrees) for agrees in seen.agree.values())
+        vote, says = self.config.vote, self._says(seen)
+        agreeing = sum(bool(seen.agree[view]) for view in seen.voters)
         if vote == "probability" and all(answer is None for answer in seen.answers.values()):
             return True, f"nothing speaks for it ({says})"
         if vote == "probability":
             side = "over" if score > self.config.threshold else "at most"
             return score > self.config.threshold, f"{side} {self.config.threshold:g} ({says})"
-        if vote == "judge" and agreeing < len(seen.agree):
+        if vote == "judge" and agreeing < len(seen.voters):
             if judgement is None:
                 return True, f"the judge was not asked ({says})"
             return judgement.wrong, f"{judgement.reason} ({says})"
-        return agreeing < (1 if vote == "any" else len(seen.agree)), says
+        return agreeing < (1 if vote == "any" else len(seen.voters)), says
+
+    def _says(self, seen: _Seen) -> str:
+        """Who agrees with the label and who does not, in words, and who voted where not all did."""
+        sure = self.config.sure
+        if sure is None:
+            return _says(seen)
+        if seen.sure is None:
+            return f"{_says(seen)}; {sure.view} is not sure and has no vote"
+        return f"{_says(seen)}; {sure.view} is sure (p {seen.sure:.2f}) and votes alone"
 
 
 def _says(seen: _Seen) -> str:

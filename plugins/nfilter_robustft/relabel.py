@@ -24,6 +24,7 @@ from nfilter import (
     State,
 )
 from nfilter_robustft.index import THRESHOLD, Index, build
+from nfilter_robustft.sure import Sure
 from nfilter_robustft.views import Asking, is_flagged, read, reasoning_of, view, with_notes
 
 NO_CLEAN = "no clean sample to take context from"
@@ -34,6 +35,7 @@ class RelabelConfig(StageConfig):
     """``k`` neighbours by cosine similarity of their queries.
 
     ``check`` is the verdict note; null does without a checker: every sample is answered anew, from any others.
+    With ``sure`` a flagged sample that the named view is sure about is not asked: that view's answer stands.
     ``exact_up_to`` clean samples are searched exactly, more through a graph.
     """
 
@@ -46,6 +48,7 @@ class RelabelConfig(StageConfig):
     max_tokens: int = Field(default=512, ge=1)
     temperature: float = Field(default=0.0, ge=0)
     logprobs: bool = True
+    sure: Sure | None = None
     exact_up_to: int = Field(default=THRESHOLD, ge=1)
 
 
@@ -76,7 +79,11 @@ class Relabel:
     def contract(cls, config: RelabelConfig) -> Contract:
         """Reads the verdict, writes a view that proposes a label; its ``nll`` is what selection ranks by."""
         return Contract(
-            reads=frozenset({config.check} if config.check else ()),
+            reads=frozenset(
+                name
+                for name in (config.check, config.sure.view if config.sure else None)
+                if name is not None
+            ),
             writes=frozenset({config.into}),
             views=frozenset({config.into}),
             proposes=frozenset({config.into}),
@@ -114,12 +121,13 @@ class Relabel:
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
         """Answer the flagged samples of the chunk from their neighbours."""
         config = self.config
-        flagged = [sample for sample in chunk if is_flagged(sample, config.check)]
+        flagged, decided = self._divide(chunk)
         if not flagged:
-            return list(chunk)
+            return with_notes(chunk, config.into, decided)
         if not state.values.get("clean"):
             note = view(None, calls=0, failure=NO_CLEAN, neighbors=[], similarities=[])
-            return with_notes(chunk, config.into, {sample.id: note for sample in flagged})
+            nothing = {sample.id: note for sample in flagged}
+            return with_notes(chunk, config.into, {**decided, **nothing})
         near = self.neighbors(flagged, state, ctx)
         asking = Asking(
             ctx, ctx.prompt(config.prompt), config.max_tokens, config.temperature, config.logprobs
@@ -145,7 +153,23 @@ class Relabel:
                 neighbors=[each.id for each in found],
                 similarities=[round(each.similarity, 6) for each in found],
             )
-        return with_notes(chunk, config.into, notes)
+        return with_notes(chunk, config.into, {**decided, **notes})
+
+    def _divide(
+        self, chunk: Sequence[Sample]
+    ) -> tuple[list[Sample], dict[str, Mapping[str, JSON]]]:
+        """Whom to ask, and by id the notes on flagged samples that another view decides."""
+        flagged = [sample for sample in chunk if is_flagged(sample, self.config.check)]
+        sure = self.config.sure
+        if sure is None:
+            return flagged, {}
+        notes: dict[str, Mapping[str, JSON]] = {}
+        for sample in flagged:
+            p = sure.of(sample)
+            if p is not None:
+                why = f"{sure.view} is sure of its answer (p {p:.2f})"
+                notes[sample.id] = view(None, calls=0, skipped=why, saved=1)
+        return [sample for sample in flagged if sample.id not in notes], notes
 
     def neighbors(
         self, samples: Sequence[Sample], state: State, ctx: Context

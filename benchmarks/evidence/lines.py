@@ -154,7 +154,7 @@ def fewer(stages: Sequence[Stage]) -> Stages | None:
     if len(reasons) != 1 or {"settled", "only"} & set(reasons[0]):
         return None
     near = neighbors(stages)
-    others = without(stages, near["use"])
+    others = without(without(stages, near["use"]), "robustft.answer")
     settled = {"vote": "any", "views": [near["into"]]}
     heard = [near["into"], into(stages, "robustft.reason")]
     asked = changed(dropped(others, "sure"), "robustft.reason", settled=settled)

@@ -10,7 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
-from benchmarks.evidence.lines import ABLATIONS, KEPT, LINES, detection, fewer, line, stages_of, views
+from benchmarks.evidence.lines import (
+    ABLATIONS,
+    KEPT,
+    LINES,
+    detection,
+    fewer,
+    line,
+    stages_of,
+    views,
+)
 from nfilter.store import digest
 
 Noise = Literal["none", "uniform", "own"]

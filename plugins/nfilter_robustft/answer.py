@@ -131,6 +131,7 @@ def _note(
         answers[chosen][0],
         text=draws[chosen].text,
         nll=draws[chosen].nll,
+        length=len(draws[chosen].logprobs or ()),
         tokens=sum(draw.completion_tokens for draw in draws),
         calls=len(draws),
         failure=answers[chosen][1],

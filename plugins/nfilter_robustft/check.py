@@ -16,6 +16,7 @@ from nfilter import (
     Contract,
     Generates,
     ModelNeed,
+    RecipeError,
     Sample,
     StageConfig,
     State,
@@ -78,7 +79,9 @@ class CheckConfig(StageConfig):
 
     def _who_is_sure(self, sure: Sure) -> None:
         if self.vote not in ("any", "all"):
-            raise ValueError(f"sure says who votes any or all, and vote is {self.vote}; leave it out")
+            raise ValueError(
+                f"sure says who votes any or all, and vote is {self.vote}; leave it out"
+            )
         if sure.view not in self.views or len(self.views) == 1:
             raise ValueError(
                 f"sure: {sure.view!r} has to be one of several views, and views is {list(self.views)}"
@@ -228,18 +231,30 @@ class Check:
             for view, answer in zip(views, row[1:], strict=True)
         }
         answers = dict(zip(views, row[1:], strict=True))
-        skipped, (voters, sure) = skipped_views(sample, views), self._voters(sample)
+        skipped = skipped_views(sample, views)
+        voters, sure = self._voters(sample, skipped)
         voting = {view: agree[view] for view in voters}
         prove(
-            self.name, sample, self.config.vote, [name for name in skipped if name in voting], voting
+            self.name,
+            sample,
+            self.config.vote,
+            [name for name in skipped if name in voting],
+            voting,
         )
         return _Seen(sample, label, answers, agree, pattern, skipped, voters, sure)
 
-    def _voters(self, sample: Sample) -> tuple[tuple[str, ...], float | None]:
+    def _voters(
+        self, sample: Sample, skipped: Sequence[str]
+    ) -> tuple[tuple[str, ...], float | None]:
         """Who votes on the label, and how likely its text is to the view that votes alone."""
         views, sure = self.config.views, self.config.sure
         if sure is None:
             return tuple(views), None
+        if sure.view in skipped:
+            raise RecipeError(
+                f"{self.name}: sure: {sure.view!r} was not asked about sample {sample.id!r}, and nobody knows whether "
+                f"it would be sure; leave settled out of the stage that writes {sure.view!r}"
+            )
         p = sure.of(sample)
         alone = (sure.view,) if p is not None else tuple(v for v in views if v != sure.view)
         return alone, p

@@ -194,6 +194,7 @@ def _note(course: _Course, rounds: int) -> dict[str, JSON]:
         text=course.last.text,
         reasoning=course.last.text or None,
         nll=course.last.nll,
+        length=len(course.last.logprobs or ()),
         tokens=course.tokens,
         calls=course.calls,
         rounds=course.rounds,

@@ -29,13 +29,14 @@ class Sure(StageConfig):
     def of(self, sample: Sample) -> float | None:
         """The probability of the view's text where that makes it sure, else None."""
         note = view_of(sample, self.view)
-        p = probability_of(note)
-        return p if note.get("answer") is not None and p is not None and p >= self.probability else None
+        if note.get("answer") is None or (p := probability_of(note)) is None:
+            return None
+        return p if p >= self.probability else None
 
 
 def probability_of(note: Mapping[str, Any]) -> float | None:
-    """exp(-nll * tokens), the probability of a view's whole text (its nll is a mean, Eq. 7); None where unknown."""
-    nll, tokens = note.get("nll"), note.get("tokens")
-    if isinstance(nll, bool) or not isinstance(nll, int | float) or not isinstance(tokens, int):
+    """The probability of a view's whole text, exp(-nll * length), as the nll is a mean (Eq. 7); None where unknown."""
+    nll, length = note.get("nll"), note.get("length", note.get("tokens"))
+    if isinstance(nll, bool) or not isinstance(nll, int | float) or not isinstance(length, int):
         return None
-    return math.exp(-float(nll) * tokens) if tokens > 0 and math.isfinite(nll) else None
+    return math.exp(-float(nll) * length) if length > 0 and math.isfinite(nll) else None

@@ -1,8 +1,8 @@
 """What the stages that ask a model share: a request for a sample, and the note on what came back.
 
 A view is one model's answer to a sample, as a note: ``answer`` (canonical, null where none could be read),
-``text`` (the raw completion), ``reasoning``, ``nll`` (Eq. 7), ``tokens`` (generated), ``calls``, ``rounds`` and
-``failure``. Where a view was not asked, since its answer could not change a verdict, ``skipped`` says why.
+``text`` (the raw completion), ``reasoning``, ``nll`` (Eq. 7), ``length`` (of how many tokens the nll is a mean, where
+that is not all of ``tokens``), ``tokens`` (generated), ``calls``, ``rounds`` and ``failure``. Where a view was not asked, since its answer could not change a verdict, ``skipped`` says why.
 """
 
 from __future__ import annotations

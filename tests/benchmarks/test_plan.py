@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.evidence.cli import RECIPES
-from benchmarks.evidence.lines import LINES, line, rules, stages_of
+from benchmarks.evidence.lines import LINES, detection, direct, fewer, line, rules, stages_of
 from benchmarks.evidence.plan import Scope, plan
-from benchmarks.evidence.recipes import OWN_WRONG, base_value, recipe_of, source_of, write_recipe
+from benchmarks.evidence.recipes import WRONG, base_value, recipe_of, source_of, write_recipe
 from nfilter.check import check
 from nfilter.engine.places import prompts_of, site_of
 from nfilter.plugins import load
@@ -85,12 +85,12 @@ def test_the_same_size_is_that_of_the_same_seed_and_level(planned):
 
 
 def test_noise_replaces_the_recipes_own():
-    base = {"source": {"use": "tiny", "rows": 8, "noise": 0.1, "own_wrong": True}}
+    base = {"source": {"use": "tiny", "rows": 8, "noise": 0.1, "wrong": "uniform"}}
     assert source_of(base, "none", 0) == {"use": "tiny", "rows": 8}
-    assert source_of(base, "uniform", 30) == {"use": "tiny", "rows": 8, "noise": {"ratio": 0.3}}
-    assert source_of(base, "own", 70) == {
-        "use": "tiny", "rows": 8, "own_wrong": True, "noise": {"ratio": 0.7, "wrong": "own_wrong"}
-    }  # fmt: skip
+    for noise in ("uniform", "own"):
+        assert source_of(base, noise, 30) == {
+            "use": "tiny", "rows": 8, "wrong": noise, "noise": {"ratio": 0.3, "wrong": "wrong"}
+        }  # fmt: skip
 
 
 def uses(stages):
@@ -111,20 +111,51 @@ def test_ablations_leave_out_one_part_and_what_hangs_on_it(planned):
     )
     no_relabel = {stage["use"]: stage for stage in made["no-relabel"]}
     assert no_relabel["robustft.review"]["views"] == ["reasoning"]
-    assert no_relabel["robustft.select"]["by"] == "reasoning"
+    assert no_relabel["robustft.select"]["by"] == "review"
     no_reasoning = {stage["use"]: stage for stage in made["no-reasoning"]}
     assert "robustft.reason" not in no_reasoning
-    assert no_reasoning["robustft.check"]["views"] == ["base"]
+    assert no_reasoning["robustft.check"]["views"] == ["neighbors"]
     assert no_reasoning["robustft.review"]["views"] == ["context"]
+    assert not any("sure" in stage for stage in made["no-reasoning"])
+    # Without a review the context view answers for every flagged row, and the check is as it was.
+    no_review = {stage["use"]: stage for stage in line("no-review", base, published)}
+    assert no_review["robustft.review"]["views"] == ["context"]
+    assert "sure" not in no_review["robustft.relabel"]
+    assert "sure" in no_review["robustft.check"]
     assert uses(line("no-selection", base, published)) == whole_uses[:-1]
     with pytest.raises(LookupError, match="no line is called 'k2'"):
         line("k2", base, published)
 
 
+def test_ranking_by_the_context_view_goes_on_with_the_reasoning_where_there_is_none(planned):
+    made = {cell.key: cell for cell in planned().cells}["own-50-s0-no-relabel"]
+    assert made.samples[-1]["by"] == "reasoning"
+
+
+def test_the_direct_answer_is_the_recipes_own_or_made_after_its_reasoning():
+    base = base_value(QUICKSTART)
+    made = {"use": "robustft.answer", "prompt": "tiny/answer", "max_tokens": 16, "llm": "expert"}
+    assert direct(base) == {**made, "into": "base"}
+    own = {"use": "robustft.answer", "llm": "other", "prompt": "mine"}
+    assert direct({**base, "samples": [*base["samples"], own]}) == own
+    # It does not matter to the answers that several lines share whether the recipe asks for them.
+    assert detection(base)[0] == {**made, "into": "base"}
+
+
+def test_fewer_calls_asks_for_reasoning_where_the_neighbours_settle_nothing():
+    stages = stages_of(base_value(QUICKSTART))
+    made = {stage["use"]: stage for stage in fewer(stages)}
+    assert made["robustft.reason"]["settled"] == {"vote": "any", "views": ["neighbors"]}
+    assert made["robustft.check"]["views"] == ["neighbors", "reasoning"]
+    assert not any("sure" in stage for stage in made.values())
+    assert list(made) == [stage["use"] for stage in stages]
+    assert fewer([{**stage, "only": "flagged"} for stage in stages]) is None
+
+
 def test_official_is_the_published_recipe_with_this_models_prompts():
     base, published = base_value(QUICKSTART), base_value(OFFICIAL)
     made = line("official", base, published)
-    own = {stage["use"]: stage for stage in stages_of(base)}
+    own = {stage["use"]: stage for stage in [*stages_of(base), direct(base)]}
     for stage, original in zip(made, stages_of(published), strict=True):
         assert stage.get("preset") == original.get("preset")
         assert stage.get("prompt") == own[stage["use"]].get("prompt")
@@ -135,19 +166,17 @@ def test_official_is_the_published_recipe_with_this_models_prompts():
 
 def test_one_view_has_no_any_of_its_own():
     made = rules()
-    assert len(made) == 3 * 2 + 2 * 3
-    assert all(len(views) > 1 for views, vote in made if vote == "any")
+    assert len(made) == 3 * 2 + 4 * 4
+    assert all(len(views) > 1 for views, vote in made if vote in ("any", "sure"))
+    assert not [views for views, vote in made if vote == "sure" and views[0] == "neighbors"]
 
 
 def test_every_cell_is_a_recipe_without_fault(tmp_path: Path):
     plugins = load()
     base = base_value(QUICKSTART)
-    # a world without wrong answers of the model's own has the uniform kind alone
-    has_own = OWN_WRONG in plugins.get("source", "tiny").cls.Config.model_fields
+    assert WRONG in plugins.get("source", "tiny").cls.Config.model_fields
     seen = set()
     for cell in whole().cells:
-        if cell.noise == "own" and not has_own:
-            continue
         kind = (cell.key.split("-s")[-1][2:], cell.noise)
         if kind in seen:
             continue

@@ -33,7 +33,7 @@ def test_every_figure_that_a_run_with_known_truth_owes_is_there(
         assert arm["sd"] is None if len(seeds) == 1 else arm["sd"] >= 0
     for name in ("recovered", "recovered_vanilla", "gain"):
         assert metrics[name] is None or math.isfinite(metrics[name])
-    assert metrics["calls_per_sample"] >= 2
+    assert 1 <= metrics["calls_per_sample"] < 2  # reasoning for all, context for few
     assert metrics["seeds"] == seeds
 
 
@@ -203,7 +203,7 @@ def test_what_was_not_asked_before_is_asked(
 ) -> None:
     """The guard of the two tests above does notice a call."""
     asked = no_answers(monkeypatch)
-    done = again(tools, copy, "samples.0.max_tokens=9")
+    done = again(tools, copy, "samples.1.max_tokens=81")
     assert done.code == 5
     assert "a model was asked" in done.err
     assert asked

@@ -90,9 +90,12 @@ def _wrong(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     if estimate is not None:
         lines.append(("wrong labels", f"an estimated {_share(estimate)}"))
     else:
-        lines.append(
-            ("wrong labels", "not estimated: no stage of the recipe estimates a noise rate")
+        why = (
+            "not every view was asked about every row"
+            if metrics.get("not_asked")
+            else "no stage of the recipe estimates a noise rate"
         )
+        lines.append(("wrong labels", f"not estimated: {why}"))
     truth = figures.true_rate(metrics)
     if truth is not None:
         lines.append(("in truth", _share(truth)))

@@ -35,12 +35,14 @@ def data(tmp_path: Path) -> Path:
 
 def test_every_template_that_ships_loads_as_it_is(plugins: Plugins) -> None:
     found = templates(plugins)
-    assert {"quickstart", "robustft", "robustft-official"} <= set(found)
+    assert {"quickstart", "quickstart-text", "robustft", "robustft-official"} <= set(found)
     for path in found.values():
         assert load_recipe(path, plugins).samples
 
 
-@pytest.mark.parametrize("template", ["quickstart", "robustft", "robustft-official"])
+@pytest.mark.parametrize(
+    "template", ["quickstart", "quickstart-text", "robustft", "robustft-official"]
+)
 @pytest.mark.parametrize(
     "model", [None, "meta-llama/Llama-3.2-3B-Instruct", "./my model, {odd}: 'quoted' #1"]
 )

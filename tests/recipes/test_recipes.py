@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ ARC = ROOT.parent / "shared" / "data" / "robustft" / "arc" / "noisy" / "noisy30.
 
 def in_place_of_hub_and_file(tools: Any, recipe: str, data: Path) -> list[str]:
     """``tiny`` for every model that a hub would have to give, and ``data`` for the file."""
-    if recipe == "quickstart":
+    if recipe.startswith("quickstart"):
         return []
     source = "jsonl" if data.suffix == ".jsonl" else "csv"
     models = ["models.student.model=tiny", "models.encoder=student"]
@@ -29,8 +30,9 @@ def sums_file(tools: Any, sums: list[dict[str, str]], tmp_path_factory: Any) -> 
     return tools.write_lines(tmp_path_factory.mktemp("sums") / "sums.jsonl", rows)
 
 
-def test_three_recipes_ship() -> None:
-    assert {path.stem for path in SHIPPED} == {"quickstart", "robustft", "robustft-official"}
+def test_four_recipes_ship() -> None:
+    names = {"quickstart", "quickstart-text", "robustft", "robustft-official"}
+    assert {path.stem for path in SHIPPED} == names
 
 
 @pytest.mark.parametrize("recipe", SHIPPED, ids=lambda path: path.stem)
@@ -68,6 +70,29 @@ def test_quickstart_ends_in_four_arms_and_an_adapter(quickstart: Any, tools: Any
     # On so few rows the labels are the measure: most of what was wrong is gone from what was kept.
     assert metrics["relabel"]["labels_before"] == 0.5
     assert metrics["relabel"]["labels_after"] > 0.85
+
+
+def test_free_text_is_repaired_where_its_wording_is_free(tools: Any, tmp_path: Path) -> None:
+    """Sixty sentences, half of them wrong; what is kept says what the truth says, day first or day last."""
+    smaller = tools.sets("source.rows=60", "train.epochs=1", "arms=[cleaned]", "evaluate.limit=40")
+    file = str(tools.recipes / "quickstart-text.yaml")
+    run = tmp_path / "run"
+    done = tools.call("run", file, "--out", "run", *smaller, cwd=tmp_path)
+    metrics = tools.ran(run, done).metrics
+    truth = {row["id"]: row["truth"] for row in tools.lines(run / "truth.jsonl")}
+    kept = tools.lines(run / "cleaned.jsonl")
+    same = [
+        sorted(re.findall(r"\w+", row["answer"])) == sorted(re.findall(r"\w+", truth[row["id"]]))
+        for row in kept
+    ]
+    assert metrics["relabel"]["labels_before"] == 0.5
+    assert metrics["relabel"]["labels_after"] == pytest.approx(sum(same) / len(same))
+    assert metrics["relabel"]["labels_after"] > 0.8
+    assert any(row["answer"] != truth[row["id"]] for row in kept)
+    asked = metrics["calls"]["by_stage"]
+    assert asked["01-robustft.reason"]["calls"] == 60
+    assert asked["02-robustft.relabel"]["calls"] < 30
+    assert metrics["detection"]["f1"] > 0.85
 
 
 def test_robustft_repairs_sums(

@@ -87,7 +87,10 @@ def test_an_arm_that_is_missing_is_named(world, shown):
 def test_without_truth_and_without_arms(world, shown):
     metrics = {key: read(RUN)[key] for key in ("name", "seeds", "samples", "calls_per_sample")}
     screen = " ".join(say(shown, RUN, metrics).split())
-    assert "wrong labels not estimated" in screen
+    assert "wrong labels not estimated: no stage of the recipe estimates" in screen
+    metrics["not_asked"] = {"peers": 3}
+    lazy = " ".join(say(shown, RUN, metrics).split())
+    assert "not estimated: not every view was asked about every row" in lazy
     assert "detection not measured: no true labels are known; `nfilter audit`" in screen
     assert "no arm was examined" in screen
     assert "None" not in screen

@@ -14,9 +14,11 @@ demo: $(VENV)/.installed
 	$(BIN)/nfilter init --template quickstart --out $(DEMO)/quickstart.yaml --force
 	$(BIN)/nfilter run $(DEMO)/quickstart.yaml --out $(DEMO)/run --seeds $(SEEDS)
 
-# Hours on two cores; stop it whenever you like, the same command goes on. docs/results.md is written at the end.
+# An hour on two cores; stop it whenever you like, the same command goes on. The pages are written at the end.
 evidence: $(VENV)/.evidence
 	$(BIN)/python -m benchmarks.evidence --out $(EVIDENCE) --workers $(WORKERS) --results docs/results.md
+	$(BIN)/python -m benchmarks.evidence --quick --seeds 0,1,2 --recipe nfilter/recipes/quickstart-text.yaml \
+		--out $(EVIDENCE)/text --workers $(WORKERS) --results docs/results-text.md
 
 evidence-quick: $(VENV)/.evidence
 	$(BIN)/python -m benchmarks.evidence --quick --out $(EVIDENCE) --workers $(WORKERS)

@@ -223,7 +223,9 @@ def commands(options: argparse.Namespace) -> list[str]:
         if getattr(options, name):
             words += [f"--{name}", getattr(options, name)]
     if options.recipe != RECIPES / "quickstart.yaml":
-        words += ["--recipe", options.recipe.name]
+        file = options.recipe.resolve()
+        inside = file.is_relative_to(ROOT)
+        words += ["--recipe", str(file.relative_to(ROOT)) if inside else options.recipe.name]
     for name in ("only", "set"):
         for value in getattr(options, name):
             words += [f"--{name}", value]

@@ -95,6 +95,19 @@ def cheapest_as_good(rules: list[Rule], best: Rule) -> Rule:
     return min((rule for rule in rules if as_good(rule)), key=lambda rule: rule.whole)
 
 
+def found_rules(
+    evidence: Evidence, noise: str, percent: int
+) -> tuple[float | None, float | None, float | None]:
+    """The best F1, the published rule's share of its bound, and the share of its calls that the best F1 takes."""
+    rules = evidence.rules(noise, percent)
+    best, published = best_rule(rules), official_rule(rules)
+    if best is None or published is None:
+        return (best.f1 if best else None), None, None
+    of_bound = published.figures["of_bound"]
+    calls = cheapest_as_good(rules, best).whole / published.whole
+    return best.f1, of_bound.mean if of_bound else None, calls
+
+
 def detection(evidence: Evidence, noise: str, percent: int) -> list[str]:
     """What the detection table says at one level."""
     rules = evidence.rules(noise, percent)

@@ -28,6 +28,11 @@ def page(
         "Made by the commands below from the figures of single runs; nothing here is typed by hand. Rerun them to check.",
         *_head(evidence, facts, commands),
         "## What it shows",
+        (
+            "*gain*, *less vanilla* and *recovered* are RobustFT's, as in the main table; *best F1* is that of the best rule, and "
+            "*calls* those of the cheapest rule within a standard error of it, as a share of the official 2N + 2M."
+        ),
+        tables.verdicts(evidence),
         *_findings(evidence),
         "## Main table",
         _legend(),
@@ -181,7 +186,8 @@ def _legend() -> str:
 
 def _rule_legend() -> str:
     return (
-        "Wrong labels are the positives; thresholds are chosen without truth. *calibration error*: expected calibration error "
+        "Wrong labels are the positives; thresholds are chosen without truth. `sure(a+b)`: a votes alone where the model gave "
+        "its text a probability of one half or more, elsewhere any of the others. *calibration error*: expected calibration error "
         "of the noise score in ten equal bins; *estimated rate*: the noise rate that the check estimates. *bound*: 2ρ / (2ρ + "
         "(1 - ρ)(1 - a)), the F1 of an `all` that misses nothing, with a the accuracy of the rule's first view on all training "
         "rows; with a on the rows whose label is right no rule could pass it, as it is one may by a little. *calls*, "

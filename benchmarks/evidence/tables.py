@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from benchmarks.evidence.figures import Evidence, Line, Rule
-from benchmarks.evidence.lines import ABLATIONS, LINES
+from benchmarks.evidence.findings import found_rules
+from benchmarks.evidence.lines import ABLATIONS, CONTROLS, LINES
 from benchmarks.evidence.plan import BETAS, KS, MIDDLE
 from benchmarks.evidence.text import (
     NONE,
@@ -27,6 +28,39 @@ RULE_HEAD: Final = (
     "rule", "F1 (sd)", "precision", "recall", "MCC", "average precision", "ROC-AUC", "calibration error",
     "estimated rate", "flagged", "bound", "F1 / bound", "calls", "tokens", "calls, whole",
 )  # fmt: skip
+
+
+def verdicts(evidence: Evidence) -> str:
+    """One row a level: what was asked for, and what was reached."""
+    head = (
+        "level", "gain", "less vanilla [95%]", "recovered", "of it by not training", "best F1",
+        "`all` / its bound", "calls / official", "a control wins",
+    )  # fmt: skip
+    rows = []
+    for noise in evidence.scope.noises:
+        for percent in evidence.scope.percents:
+            made = evidence.line("robustft", noise, percent)
+            best, of_bound, calls = found_rules(evidence, noise, percent)
+            wins = [
+                name
+                for name in CONTROLS
+                if (gap := evidence.difference(name, "robustft", noise, percent)) is not None
+                and gap.mean > gap.error
+            ]
+            rows.append(
+                [
+                    f"{noise} {percent}%",
+                    share(made.gain if made else None),
+                    interval(made.vanilla if made else None),
+                    share(made.recovered if made else None),
+                    share(made.recovered_vanilla if made else None),
+                    share(best),
+                    share(of_bound),
+                    share(calls),
+                    (", ".join(wins) or "none") if made else NOT_RUN,
+                ]
+            )
+    return table(head, rows)
 
 
 def overview(evidence: Evidence) -> str:
@@ -133,11 +167,9 @@ def profile(value: Mapping[str, Any] | None) -> str:
     if not value:
         return "No profile ships with the weights."
     skills = {name: row for name, row in value.items() if _is_skill(row)}
-    names = list(dict.fromkeys(family for row in skills.values() for family in row))
-    rows = [
-        [skill, *(_skill(row.get(family)) for family in names)] for skill, row in skills.items()
-    ]
-    return table(["skill", *names], rows)
+    names = dict.fromkeys(family for row in skills.values() for family in row)
+    rows = [[name, *(_skill(row.get(name)) for row in skills.values())] for name in names]
+    return table(["family", *skills], rows)
 
 
 def _is_skill(row: Any) -> bool:

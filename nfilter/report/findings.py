@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from nfilter.report import figures, reading, text
 from nfilter.report.figures import Figure
@@ -16,6 +16,12 @@ _DETECTION = (
     ("f1", "F1", "undefined, no label is wrong"),
     ("roc_auc", "ROC-AUC", "undefined, there is no score or all labels are alike"),
 )
+_MEANING: Final = {
+    "vanilla": ", not trained",
+    "raw": ", trained on the labels as they came",
+    "cleaned": ", trained on what was kept",
+    "truth": ", trained on the true labels",
+}
 _NEEDS = {
     "recovered": ("cleaned_minus_raw", "truth_minus_raw", "the true labels over the raw ones"),
     "recovered_vanilla": (
@@ -65,8 +71,7 @@ def _share(found: Figure) -> str:
 def _count(found: Figure | None) -> str:
     if found is None:
         return "not counted"
-    whole = float(found.mean).is_integer()
-    return f"{int(found.mean):,}" if whole else f"{found.mean:,.1f}"
+    return f"{round(found.mean):,}"
 
 
 def _plain(found: Figure) -> str:
@@ -173,7 +178,7 @@ def _gained(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         return [
             ("nothing measured", "the recipe has no `evaluate` section, so no arm was examined")
         ]
-    lines = [(f"arm {name}", _arm(arm)) for name, arm in arms]
+    lines = [(f"arm {name}", f"{_arm(arm)}{_MEANING.get(name, '')}") for name, arm in arms]
     compared = metrics.get("comparisons") or {}
     for key, name in (
         ("cleaned_minus_raw", "cleaned - raw"),

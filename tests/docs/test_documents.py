@@ -16,7 +16,7 @@ from nfilter.testing import FakeContext, check_sample_stage
 from nfilter.types import Message, Sample
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
 def test_every_block_is_of_a_kind_that_is_tested(blocks: list[Any]) -> None:

@@ -16,6 +16,7 @@ from nfilter.journal import Journal, Use, call_key
 from nfilter.progress import QuietReporter, RunLog
 from nfilter.prompts import Prompts
 from nfilter.recipe import Recipe
+from nfilter.scorebook import ScoreBook
 from nfilter.stages import AnswerKind, Progress, Site, Streams, Template
 from nfilter.store import digest
 from nfilter.types import Completion, FloatArray, ModelRef, Request, Sample, TokenSample
@@ -24,6 +25,7 @@ _TRANSIENT = frozenset({"timeout", "server", "memory"})
 _SLICE = 256  # requests at a time, of a backend that does not stream
 _GROUP = 64  # answers a commit
 _SECONDS = 1.0  # between commits, at most
+_PORTION = 2**18  # tokens scored between writes
 
 
 class ModelPool:
@@ -70,6 +72,7 @@ class Model:
         stage: str,
         capable: Any = None,
         progress: Callable[[int, str], AbstractContextManager[Progress]] | None = None,
+        scores: Path | None = None,
     ) -> None:
         self.name = name
         self.stage = stage
@@ -78,6 +81,7 @@ class Model:
         self._fingerprint = fingerprint
         self._journal = journal
         self._progress = progress or QuietReporter().progress
+        self._scores = scores
 
     def fingerprint(self) -> str:
         """What identifies the weights, the adapter in use included."""
@@ -172,9 +176,23 @@ class Model:
     def score(
         self, samples: Sequence[TokenSample], adapter: ModelRef | None = None
     ) -> list[FloatArray]:
-        """Per-token losses, float32 [T] a sample."""
-        losses: list[FloatArray] = self._capable.score(samples, adapter)
-        return losses
+        """Per-token losses, float32 [T] a sample. What this run scored before is read, not computed again."""
+        if self._scores is None:
+            return list(self._capable.score(samples, adapter))
+        name = digest(self._fingerprint, adapter.digest) if adapter else self._fingerprint
+        book = ScoreBook(self._scores, name)
+        found = book.find(samples)
+        todo = [place for place, losses in enumerate(found) if losses is None]
+        size = sum(len(samples[place].ids) for place in todo)
+        with self._progress(size, f"{self.stage}: {self.name} scores tokens") as bar:
+            for part in _portions(todo, samples):
+                asked = [samples[place] for place in part]
+                losses = self._capable.score(asked, adapter)
+                book.put(asked, losses)
+                for place, values in zip(part, losses, strict=True):
+                    found[place] = values
+                bar.advance(sum(len(sample.ids) for sample in asked))
+        return [losses for losses in found if losses is not None]
 
     def encode(
         self, samples: Sequence[Sample], *, max_length: int, turns: str
@@ -202,7 +220,23 @@ class Model:
                 self.stage,
                 capable,
                 self._progress,
+                self._scores,
             )
+
+
+def _portions(places: Sequence[int], samples: Sequence[TokenSample]) -> Iterator[list[int]]:
+    """Places, longest sample first, in portions that are kept one by one: what a kill costs at most."""
+    order = sorted(places, key=lambda place: -len(samples[place].ids))
+    part: list[int] = []
+    size = 0
+    for place in order:
+        part.append(place)
+        size += len(samples[place].ids)
+        if size >= _PORTION:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
 class RunContext:
@@ -220,6 +254,7 @@ class RunContext:
         stream: str | None = None,
         trainer: Callable[[Sequence[TokenSample], ModelRef | None], ModelRef] | None = None,
         publish: Callable[[str, ModelRef], None] | None = None,
+        scores: Path | None = None,
     ) -> None:
         self.seed = recipe.seed
         self.stage = stage
@@ -232,6 +267,7 @@ class RunContext:
         self._prompts = prompts
         self._trainer = trainer
         self._publish = publish
+        self._scores = scores
         self.answers: AnswerKind = answers_of(recipe, self)
 
     def model(self, name: str) -> Model:
@@ -244,6 +280,7 @@ class RunContext:
             self._journal,
             self.stage,
             progress=self.log.reporter.progress,
+            scores=self._scores,
         )
 
     def prompt(self, name: str) -> Template:

@@ -13,10 +13,10 @@ import numpy as np
 from nfilter.context import RunContext
 from nfilter.engine.figures import ArmResult
 from nfilter.engine.ingest import rows
-from nfilter.engine.tokens import run_token_stages, write_tokens
+from nfilter.engine.tokens import Contexts, run_token_stages, write_tokens
 from nfilter.errors import RecipeError, StoreError
 from nfilter.prompts import Prompts
-from nfilter.recipe import Arm, Recipe
+from nfilter.recipe import Arm, Recipe, Use
 from nfilter.stages import TrainingResult
 from nfilter.store import digest, read_json, write_json, write_jsonl
 from nfilter.types import ModelRef, Request, Row, Sample, Sampling, TokenSample
@@ -61,12 +61,17 @@ def encode(recipe: Recipe, samples: Iterable[Sample], ctx: RunContext) -> Encode
 
 
 def prepare(
-    recipe: Recipe, arm: Arm, samples: Sequence[Sample], ctx: RunContext, directory: Path
+    recipe: Recipe,
+    arm: Arm,
+    samples: Sequence[Sample],
+    ctx: RunContext,
+    contexts: Contexts,
+    directory: Path,
 ) -> Encoded:
     """Encode one arm; the cleaned arm alone also goes through the token stages, and its tokens are published."""
     encoded = encode(recipe, samples, ctx)
     if arm == "cleaned":
-        tokens, reasons, gone = run_token_stages(recipe, encoded.samples, ctx)
+        tokens, reasons, gone = run_token_stages(recipe, encoded.samples, contexts)
         encoded = Encoded(tokens, [*encoded.dropped, *gone])
         write_tokens(directory / "tokens", tokens, reasons)
     return encoded
@@ -81,15 +86,25 @@ def train(
         raise RecipeError(
             f"{place}: arm {arm!r} needs training; add train: {{use: hf.lora, model: student}}"
         )
-    name = recipe.train.config.model
-    model = ctx.model(name)
-    out = directory / "adapters" / arm
+    return trained(recipe.train, encoded, ctx, directory / "adapters" / arm)
+
+
+def trained(
+    use: Use,
+    samples: Sequence[TokenSample],
+    ctx: RunContext,
+    out: Path,
+    start: ModelRef | None = None,
+) -> Trained:
+    """Train into the folder ``out``, or take what stands there, of the same tokens, settings and start."""
+    model = ctx.model(use.config.model)
     fingerprint = digest(
-        recipe.train.dump(),
-        recipe.train.item.origin,
+        use.dump(),
+        use.item.origin,
         model.fingerprint(),
-        recipe.seed,
-        tokens_digest(encoded),
+        ctx.seed,
+        tokens_digest(samples),
+        start.digest if start is not None else None,
     )
     marker = out / MARKER
     if marker.is_file() and read_json(marker)["fingerprint"] == fingerprint:
@@ -98,11 +113,9 @@ def train(
     if out.exists():
         shutil.rmtree(out)
     out.mkdir(parents=True)
-    result: TrainingResult = recipe.train.item.cls(recipe.train.config).train(
-        encoded, model, out, ctx
-    )
+    result: TrainingResult = use.item.cls(use.config).train(samples, model, out, ctx, start)
     figures = {
-        "samples": len(encoded),
+        "samples": len(samples),
         "tokens": result.tokens,
         "steps": result.steps,
         "first_loss": result.losses[0] if result.losses else None,

@@ -82,6 +82,7 @@ class _Run:
             stream=stream,
             trainer=lambda samples, start: self.train_for(stage, samples, start),
             publish=self.published.__setitem__,
+            scores=self.directory.path / "scores",
         )
 
     def train_for(
@@ -92,14 +93,12 @@ class _Run:
             raise NfilterError(
                 f"{stage} wants to train; add train: {{use: hf.lora, model: student}}"
             )
-        ctx = self.context(f"{stage}.train")
+        # A folder a model: what a stage trains later starts from what it trained before.
         name = digest(arms.tokens_digest(samples), start.digest if start else "")[:16]
         out = self.directory.path / "models" / f"{stage}-{name}"
-        out.mkdir(parents=True, exist_ok=True)
-        trainer = self.recipe.train.item.cls(self.recipe.train.config)
-        model = ctx.model(self.recipe.train.config.model)
-        ref: ModelRef = trainer.train(samples, model, out, ctx, start).ref
-        return ref
+        done = arms.trained(self.recipe.train, samples, self.context(f"{stage}.train"), out, start)
+        assert done.ref is not None
+        return done.ref
 
 
 def run(
@@ -304,7 +303,7 @@ def _sample_stages(state: _Run, source: Artefact) -> Artefact:
 
 def _encoded(state: _Run, arm: Arm, samples: list[Sample]) -> arms.Encoded:
     ctx = state.context(f"train.{arm}")
-    return arms.prepare(state.recipe, arm, samples, ctx, state.directory.path)
+    return arms.prepare(state.recipe, arm, samples, ctx, state.context, state.directory.path)
 
 
 def _arms(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ from nfilter.store import write_json
 from nfilter.types import TokenSample
 
 Gone = list[tuple[str, str]]
+Contexts = Callable[[str, str], RunContext]
+"""The context of a stage, by its label and the name of its random numbers."""
 
 
 def run_token_stages(
-    recipe: Recipe, samples: Sequence[TokenSample], ctx: RunContext
+    recipe: Recipe, samples: Sequence[TokenSample], contexts: Contexts
 ) -> tuple[list[TokenSample], list[str], Gone]:
     """Run the recipe's token stages in order.
 
@@ -35,6 +37,9 @@ def run_token_stages(
     names = [use.name for use in recipe.tokens]
     for bit, use in enumerate(recipe.tokens):
         stage = use.item.cls(use.config)
+        # Random numbers go by name, so that a stage put in before this one does not redraw it.
+        stream = f"{use.name}#{names[:bit].count(use.name)}"
+        ctx = contexts(use.name, stream)
         contract: Contract = use.item.cls.contract(use.config)
         state = stage.fit_tokens(current, ctx) if isinstance(stage, FitsTokens) else EMPTY_STATE
         done: list[TokenSample] = []

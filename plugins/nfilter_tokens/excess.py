@@ -1,0 +1,98 @@
+"""``tokens.excess_loss``: what a reference model has learnt to predict and the base has not (Token Cleaning, Eqs. 2-3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from nfilter import (
+    Context,
+    Contract,
+    FloatArray,
+    ModelNeed,
+    ModelRef,
+    Needs,
+    Scores,
+    StageConfig,
+    State,
+    TokenSample,
+)
+
+BASE = "loss.base"
+REFERENCE = "loss.reference"
+
+
+class ExcessLossConfig(StageConfig):
+    """``base``: the model before training. One reference, of three kinds:
+
+    ``reference`` names another model of the recipe, which must have the base's tokenizer; ``warmup`` trains one, an
+    adapter on the base, on this share of the samples, drawn with the run's seed, by the recipe's own trainer.
+    ``into`` is the score's name; the two losses are kept beside it, as ``loss.base`` and ``loss.reference``.
+    """
+
+    base: Annotated[str, Needs(Scores)] = "student"
+    reference: str | None = None
+    warmup: float | None = Field(default=None, gt=0, lt=1)
+    into: str = "excess"
+
+    @model_validator(mode="after")
+    def _one_reference(self) -> ExcessLossConfig:
+        if (self.reference is None) == (self.warmup is None):
+            raise ValueError(
+                "name one reference: either reference: MODEL (of models:) or warmup: 0.2, the share that it learns from"
+            )
+        return self
+
+
+class ExcessLoss:
+    """Writes loss under the base less loss under the reference, float32, for every response token.
+
+    High: the reference predicts the token much better, so there is something to learn from it. Every sample is
+    scored, those that a warm-up learnt from too.
+    """
+
+    name: ClassVar[str] = "tokens.excess_loss"
+    Config: ClassVar[type[StageConfig]] = ExcessLossConfig
+
+    def __init__(self, config: ExcessLossConfig) -> None:
+        self.config = config
+
+    @classmethod
+    def contract(cls, config: ExcessLossConfig) -> Contract:
+        """Writes three scores."""
+        needs = (
+            (ModelNeed(config.reference, Scores, field="reference"),) if config.reference else ()
+        )
+        return Contract(writes=frozenset({BASE, REFERENCE, config.into}), needs=needs)
+
+    def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State:
+        """Train the reference where it is a warm-up."""
+        if self.config.warmup is None:
+            return State({})
+        samples = list(stream)
+        order = sorted(range(len(samples)), key=lambda i: ctx.rng(samples[i].id).random())
+        part = [samples[i] for i in sorted(order[: max(1, int(len(samples) * self.config.warmup))])]
+        ctx.log.info(f"warm-up: the reference learns from {len(part)} of {len(samples)} samples")
+        ref = ctx.train(part)
+        ctx.publish_model(ref)
+        return State({"reference": asdict(ref), "report": {"warmup_samples": len(part)}})
+
+    def process_tokens(
+        self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
+    ) -> list[TokenSample]:
+        """Score the chunk twice; nothing is masked here."""
+        del bit
+        base = ctx.model(self.config.base)
+        before: list[FloatArray] = base.score(chunk)
+        if self.config.reference is not None:
+            after = ctx.model(self.config.reference).score(chunk)
+        else:
+            ref: Any = state.values["reference"]
+            after = base.score(chunk, ModelRef(**ref))
+        return [
+            sample.score(BASE, b).score(REFERENCE, r).score(self.config.into, b - r)
+            for sample, b, r in zip(chunk, before, after, strict=True)
+        ]

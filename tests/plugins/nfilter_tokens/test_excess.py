@@ -1,0 +1,118 @@
+"""Excess loss on the embedded model: against losses worked out one sample at a time in float64, and a warm-up."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from transformers import AutoModelForCausalLM
+
+from nfilter import Message, ModelRef, Sample, Site
+from nfilter.engine.invariants import check_tokens
+from nfilter.testing import FakeContext
+from nfilter_hf.backend import HFBackend
+from nfilter_hf.config import HFConfig
+from nfilter_tiny import MODEL_DIR
+from nfilter_tokens.excess import ExcessLoss, ExcessLossConfig
+
+
+@pytest.fixture(scope="module")
+def backend():
+    built = HFBackend(HFConfig(model=str(MODEL_DIR), batch_tokens=200), Site(MODEL_DIR))
+    yield built
+    built.close()
+
+
+@pytest.fixture(scope="module")
+def samples(backend):
+    rows = [
+        ("hue fir 461", "ivory"),
+        ("sot 218", "231"),
+        ("24 jul +49", "10 sep"),
+        ("583+4417", "5000"),
+    ]
+    texts = [
+        Sample(f"s{i}", (Message("user", q), Message("assistant", a)))
+        for i, (q, a) in enumerate(rows)
+    ]
+    return backend.encode(texts, max_length=64, turns="all")
+
+
+def one_by_one(sample, change=None):
+    """The definition: log-softmax of whole logits, a sample alone, in float64."""
+    model = AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float64).eval()
+    if change:
+        change(model)
+    with torch.no_grad():
+        logits = model(torch.from_numpy(sample.ids)[None]).logits[0].log_softmax(-1)
+    out = np.full(len(sample.ids), np.nan)
+    for t in np.flatnonzero(sample.response):
+        if t:
+            out[t] = -float(logits[t - 1, sample.ids[t]])
+    return out
+
+
+def noisy(model):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+
+
+def test_it_is_the_difference_of_two_losses(backend, samples, tmp_path):
+    other = AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32)
+    noisy(other)
+    other.save_pretrained(tmp_path)
+    for file in MODEL_DIR.glob("*token*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    reference = HFBackend(HFConfig(model=str(tmp_path)), Site(tmp_path))
+    config = ExcessLossConfig(reference="teacher")
+    stage, ctx = ExcessLoss(config), FakeContext(models={"student": backend, "teacher": reference})
+    state = stage.fit_tokens(samples, ctx)
+    out = stage.process_tokens(samples, state, ctx, 0)
+    check_tokens(stage.name, stage.contract(config), samples, out, 0)
+    reference.close()
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64).state_dict()
+    for before, after in zip(samples, out, strict=True):
+        base = one_by_one(before)
+        ref = one_by_one(before, lambda model: model.load_state_dict(saved))
+        np.testing.assert_allclose(after.scores["loss.base"], base, atol=1e-5)
+        np.testing.assert_allclose(after.scores["loss.reference"], ref, atol=1e-5)
+        np.testing.assert_allclose(after.scores["excess"], base - ref, atol=2e-5)
+        assert np.array_equal(after.weights, before.weights)
+
+
+def test_a_warm_up_learns_from_a_seeded_share_and_every_sample_is_scored(samples):
+    trained, published = [], []
+    ref = ModelRef("adapters/x", "adapter", "base", "d")
+
+    def scores(chunk, adapter=None):
+        assert adapter in (None, ref)
+        return [
+            np.where(s.response, 1.0 if adapter else 3.0, np.nan).astype(np.float32) for s in chunk
+        ]
+
+    class Ctx(FakeContext):
+        def train(self, part, start=None):
+            trained.append([s.id for s in part])
+            return ref
+
+        def publish_model(self, model):
+            published.append(model)
+
+    for seed in (0, 0, 1, 2, 3):
+        ctx = Ctx(models={"student": SimpleNamespace(score=scores)}, seed=seed)
+        stage = ExcessLoss(ExcessLossConfig(warmup=0.5))
+        out = stage.process_tokens(samples, stage.fit_tokens(samples, ctx), ctx, 0)
+        assert all((s.scores["excess"][s.response] == 2).all() for s in out)
+    assert trained[0] == trained[1]
+    assert len({tuple(part) for part in trained}) > 1
+    assert all(len(part) == 2 and part == sorted(part) for part in trained)
+    assert published == [ref] * 5
+
+
+@pytest.mark.parametrize("bad", [{}, {"reference": "x", "warmup": 0.5}])
+def test_one_reference_is_named(bad):
+    with pytest.raises(ValidationError, match="name one reference"):
+        ExcessLossConfig(**bad)

@@ -10,5 +10,6 @@ def nfilter_stages() -> list[type]:
     """All stages: those that score, those that choose, and a random control."""
     from nfilter_tokens.excess import ExcessLoss
     from nfilter_tokens.keep import KeepTop, RandomTokens
+    from nfilter_tokens.threshold import AutoThreshold
 
-    return [ExcessLoss, KeepTop, RandomTokens]
+    return [ExcessLoss, KeepTop, AutoThreshold, RandomTokens]

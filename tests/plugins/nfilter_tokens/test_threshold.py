@@ -1,0 +1,90 @@
+"""Two groups of scores: drawn with known shares, and what is kept of them."""
+
+import math
+
+import numpy as np
+import pytest
+
+from nfilter import RecipeError, TokenSample
+from nfilter.engine.invariants import check_tokens
+from nfilter.testing import FakeContext
+from nfilter_tokens.mixture import Mixture, fit
+from nfilter_tokens.threshold import AutoThreshold, AutoThresholdConfig
+
+
+def two_groups(share, n=20_000, seed=0, apart=4.0):
+    rng = np.random.default_rng(seed)
+    upper = rng.random(n) < share
+    return np.where(upper, apart + rng.normal(size=n), rng.normal(0, 0.5, n)).astype(
+        np.float32
+    ), upper
+
+
+def sample(name, scores):
+    n = len(scores)
+    return TokenSample(
+        id=name, ids=np.arange(n), response=np.ones(n, bool), turn=np.zeros(n, np.int16),
+        spans=np.zeros((n, 2), np.int32), weights=np.ones(n, np.float32), scores={"excess": scores},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("parts", [1, 7])
+def test_the_groups_that_were_drawn_are_found(share, parts):
+    scores, _ = two_groups(share)
+    found = fit(np.array_split(scores, parts))
+    assert found.share == pytest.approx(share, abs=0.01)
+    assert found.means == pytest.approx((0, 4), abs=0.03)
+    assert found.deviations == pytest.approx((0.5, 1), abs=0.05)
+    assert found.better > 1000
+
+
+def test_one_group_is_not_taken_for_two():
+    rng = np.random.default_rng(3)
+    assert fit([rng.normal(size=20_000).astype(np.float32)]).better <= 0
+
+
+def test_the_posterior_is_bayes_rule_between_the_means():
+    groups = Mixture(share=0.3, means=(0.0, 2.0), deviations=(1.0, 2.0), better=1.0)
+    for x in (0.1, 1.0, 1.9):
+        lower = 0.7 * math.exp(-(x**2) / 2)
+        upper = 0.3 / 2 * math.exp(-((x - 2) ** 2) / 8)
+        assert groups.upper([x])[0] == pytest.approx(upper / (upper + lower))
+    # The wide group would claim the low tail too, and the narrow one nothing above.
+    assert list(groups.upper([-50.0, 50.0])) == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("scores", [[], [1.0], [2.0, 2.0, 2.0], [np.nan, np.inf, 1.0]])
+def test_too_little_to_fit(scores):
+    assert fit([np.array(scores, np.float32)]) is None
+
+
+def test_what_is_kept_is_the_upper_group():
+    scores, upper = two_groups(0.4)
+    samples = [sample(f"s{i}", part) for i, part in enumerate(np.array_split(scores, 50))]
+    samples.append(sample("unscored", np.full(3, np.nan, np.float32)))
+    ctx = FakeContext()
+    stage = AutoThreshold(AutoThresholdConfig())
+    state = stage.fit_tokens(samples, ctx)
+    out = stage.process_tokens(samples, state, ctx, 2)
+    check_tokens(stage.name, stage.contract(stage.config), samples, out, 2)
+    kept = np.concatenate([each.weights != 0 for each in out])
+    assert (kept[:-3] == upper).mean() > 0.99
+    assert not kept[-3:].any()
+    assert state.values["report"]["tokens_kept"] == int(kept.sum())
+
+
+def test_where_there_is_one_group_everything_is_kept_and_said():
+    scores = np.random.default_rng(4).normal(size=5000).astype(np.float32)
+    ctx, stage = FakeContext(), AutoThreshold(AutoThresholdConfig())
+    rows = [sample("x", scores)]
+    (out,) = stage.process_tokens(rows, stage.fit_tokens(rows, ctx), ctx, 0)
+    assert out.weights.all()
+    assert [kind for kind, _ in ctx.log.lines] == ["warning"]
+
+
+def test_a_score_that_is_not_there_is_named():
+    with pytest.raises(RecipeError, match=r"no score 'other' \(there: excess\)"):
+        AutoThreshold(AutoThresholdConfig(by="other")).fit_tokens(
+            [sample("x", np.zeros(2, np.float32))], FakeContext()
+        )

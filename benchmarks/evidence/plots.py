@@ -126,18 +126,38 @@ def _calls(evidence: Evidence, axes: Sequence[Any]) -> bool:
             ylabel="F1 of wrong labels",
         )
     if any_rule:
-        axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        found = axes[-1].get_legend_handles_labels()
+        named = [(h, n) for h, n in zip(*found, strict=True) if not n.startswith("_")]
+        handles = [*_key(), *(handle for handle, _ in named)]
+        axes[-1].legend(handles=handles, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return any_rule
 
 
+def _key() -> list[Any]:
+    """What a colour and what a marker stand for: rules are too many to be named one by one."""
+    from matplotlib.lines import Line2D
+
+    views = [
+        Line2D([], [], color=COLOURS[1 + place], marker="o", linestyle="", label="+".join(names))
+        for place, names in enumerate(VIEW_SETS)
+    ]
+    votes = [
+        Line2D([], [], color="black", marker=MARKERS[place], linestyle="", label=vote)
+        for place, vote in enumerate(VOTES)
+    ]
+    return [*views, *votes]
+
+
 def _rule_point(axis: Any, rule: Rule, place: int) -> None:
-    """Colour by the views, marker by the vote; a star for what was measured to its end."""
+    """Colour by the views, marker by the vote; a star, with its name, for what was measured to its end."""
     if (f1 := rule.figures["f1"]) is None:
         return
     sets = [*VIEW_SETS]
-    colour = 1 + sets.index(rule.views) if rule.views in sets else 1 + len(sets) + place % 2
+    known = rule.views in sets
+    colour = 1 + sets.index(rule.views) if known else 1 + len(sets) + place % 2
     marker = VOTES.index(rule.vote) if rule.vote in VOTES else MARKERS.index("*")
-    _points(axis, [rule.whole], [f1], colour, rule.name, marker)
+    name = f"_{rule.name}" if known else rule.name.replace(", reasoning only where needed", "")
+    _points(axis, [rule.whole], [f1], colour, name, marker)
 
 
 def _calibration(evidence: Evidence, axes: Sequence[Any]) -> bool:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 Head: TypeAlias = "Callable[[Tensor], Tensor]"
 """Hidden states [n, d] to logits [n, vocabulary]."""
 
-CHUNK_ELEMENTS = 2**25
-"""Logits held at once: 128 MiB in float32."""
+# Logits held at once: on a CPU about what its caches hold, elsewhere enough to keep the device busy.
+ON_CPU = 2**22
+ELSEWHERE = 2**25
 
 
 def output_head(module: Any) -> Head:
@@ -43,16 +44,16 @@ def output_head(module: Any) -> Head:
     return head
 
 
-def chunk_size(vocabulary: int) -> int:
-    """Predictions a chunk, so that its logits stay within ``CHUNK_ELEMENTS``."""
-    return max(1, CHUNK_ELEMENTS // max(1, vocabulary))
+def chunk_size(vocabulary: int, device: str = "cpu") -> int:
+    """Predictions a chunk, so that its logits stay within 16 MiB in float32 on a CPU, 128 MiB on other devices."""
+    return max(1, (ON_CPU if device == "cpu" else ELSEWHERE) // max(1, vocabulary))
 
 
 def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
     """-log p(label) in float32: logits [n, vocabulary] of any float type and labels [n] to losses [n]."""
-    logits = logits.float()
-    picked = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    return logits.logsumexp(-1) - picked
+    from torch.nn.functional import cross_entropy
+
+    return cross_entropy(logits.float(), labels, reduction="none")
 
 
 def logit_chunks(

@@ -11,7 +11,7 @@ from nfilter import Site
 from nfilter_hf.checks import read_json
 from nfilter_hf.config import HFConfig, locate
 from nfilter_hf.lora_adapter import DEFAULT_TARGETS
-from nfilter_hf.loss import CHUNK_ELEMENTS
+from nfilter_hf.loss import chunk_size
 
 if TYPE_CHECKING:
     from nfilter_hf.lora_settings import LoraSettings
@@ -184,7 +184,7 @@ def _activations(config: LoraSettings, sizes: Sizes, width: int) -> float:
     kept = (
         sizes.layers * boundary + block if config.gradient_checkpointing else sizes.layers * block
     )
-    predictions = min(tokens, max(1, CHUNK_ELEMENTS // sizes.vocabulary))
+    predictions = min(tokens, chunk_size(sizes.vocabulary, "cuda"))
     return float(tokens * kept + 3 * 4 * predictions * sizes.vocabulary)
 
 

@@ -43,7 +43,7 @@ def score(loaded: Loaded, samples: Sequence[TokenSample], budget: Budget) -> lis
         for (index, sample), values in zip(batch, found, strict=True):
             losses[index][np.flatnonzero(_wanted(sample))] = values
 
-    budget.run(items, lambda item: len(item[1].ids), work, _no_memory)
+    budget.run(items, lambda item: _size(item[1]), work, _no_memory)
     return losses
 
 
@@ -57,48 +57,60 @@ def _losses(loaded: Loaded, head: Head | None, samples: Sequence[TokenSample]) -
     """The losses at the wanted positions of each sample of a batch, padded on the right."""
     import torch
 
-    longest = max(len(sample.ids) for sample in samples)
-    ids = torch.full((len(samples), longest), loaded.pad_id)
-    mask = torch.zeros(len(samples), longest, dtype=torch.long)
-    wanted = torch.zeros(len(samples), longest, dtype=torch.bool)
-    for row, sample in enumerate(samples):
-        size = len(sample.ids)
-        ids[row, :size] = torch.from_numpy(np.ascontiguousarray(sample.ids))
-        mask[row, :size] = 1
-        wanted[row, :size] = torch.from_numpy(_wanted(sample))
-    ids, mask, wanted = (t.to(loaded.device) for t in (ids, mask, wanted))
-    labels = ids[wanted]
-    with torch.no_grad():
+    # Nothing is read after the token before the last one that has a loss.
+    sizes = [_size(sample) for sample in samples]
+    ids = torch.full((len(samples), max(sizes)), loaded.pad_id)
+    before = torch.zeros(ids.shape, dtype=torch.bool)
+    parts = []
+    for row, (sample, size) in enumerate(zip(samples, sizes, strict=True)):
+        whole = torch.from_numpy(np.ascontiguousarray(sample.ids))
+        wanted = torch.from_numpy(_wanted(sample))
+        ids[row, :size] = whole[:size]
+        before[row, :size] = wanted[1 : size + 1]
+        parts.append(whole[wanted])
+    labels = torch.cat(parts).to(loaded.device)
+    with torch.inference_mode():
         if head is None:
-            found = _by_whole_model(loaded, ids, mask, wanted)
+            found = _by_whole_model(loaded, samples)
         else:
-            states = hidden_states(loaded, input_ids=ids, attention_mask=mask)
+            # No mask: padding stands behind everything that is read, and attention looks back alone.
+            states = hidden_states(loaded, input_ids=ids.to(loaded.device))
             # The state before a token predicts it, and only those go through the head.
-            before = states[:, :-1][wanted[:, 1:]]
-            del states
-            chunk = chunk_size(int(loaded.module.config.get_text_config().vocab_size))
-            parts = [
-                token_losses(head(before[at : at + chunk]), labels[at : at + chunk])
+            states = states[before.to(loaded.device)]
+            chunk = chunk_size(_vocabulary(loaded), loaded.device.type)
+            losses = [
+                token_losses(head(states[at : at + chunk]), labels[at : at + chunk])
                 for at in range(0, len(labels), chunk)
             ]
-            found = torch.cat(parts)
-    counts = wanted.sum(1).tolist()
+            found = torch.cat(losses)
+    counts = [len(part) for part in parts]
     return [np.asarray(part.cpu().numpy(), np.float32) for part in torch.split(found, counts)]
 
 
-def _by_whole_model(loaded: Loaded, ids: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
+def _size(sample: TokenSample) -> int:
+    """How many tokens a model reads for the losses of ``sample``."""
+    return int(np.flatnonzero(sample.response)[-1])
+
+
+def _vocabulary(loaded: Loaded) -> int:
+    return int(loaded.module.config.get_text_config().vocab_size)
+
+
+def _by_whole_model(loaded: Loaded, samples: Sequence[TokenSample]) -> Tensor:
     """For an architecture whose output is more than a known head: the model itself, a sample at a time."""
     import torch
 
     parts = []
-    for row in range(len(ids)):
-        size = int(mask[row].sum())
-        where = wanted[row, :size].nonzero().squeeze(1)
-        logits = loaded.module(input_ids=ids[row : row + 1, :size], use_cache=False).logits[0]
-        chunk = chunk_size(logits.shape[-1])
+    for sample in samples:
+        ids = torch.from_numpy(np.ascontiguousarray(sample.ids))[: _size(sample) + 1].to(
+            loaded.device
+        )
+        where = torch.from_numpy(np.flatnonzero(_wanted(sample))).to(loaded.device)
+        logits = loaded.module(input_ids=ids[None, :-1], use_cache=False).logits[0]
+        chunk = chunk_size(logits.shape[-1], loaded.device.type)
         for at in range(0, len(where), chunk):
             spot = where[at : at + chunk]
-            parts.append(token_losses(logits[spot - 1], ids[row, spot]))
+            parts.append(token_losses(logits[spot - 1], ids[spot]))
     return torch.cat(parts)
 
 
@@ -107,8 +119,7 @@ def _checked_head(loaded: Loaded) -> Head | None:
     import torch
 
     head = output_head(loaded.module)
-    vocabulary = int(loaded.module.config.get_text_config().vocab_size)
-    ids = torch.tensor([[0, 1, 2, 3]], device=loaded.device) % vocabulary
+    ids = torch.tensor([[0, 1, 2, 3]], device=loaded.device) % _vocabulary(loaded)
     with torch.no_grad():
         whole = loaded.module(input_ids=ids, use_cache=False).logits.float()
         parts = head(hidden_states(loaded, input_ids=ids)).float()

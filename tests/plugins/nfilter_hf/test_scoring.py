@@ -65,7 +65,8 @@ def test_scores_do_not_depend_on_batch_order_or_chunks(
     small = open_backend(checkpoint(), batch_tokens=150)
     for got, expected in zip(small.score(encoded[::-1]), wanted[::-1], strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-5)
-    monkeypatch.setattr(nfilter_hf.loss, "CHUNK_ELEMENTS", 1500)
+    for name in ("ON_CPU", "ELSEWHERE"):
+        monkeypatch.setattr(nfilter_hf.loss, name, 1500)
     for got, expected in zip(backend().score(encoded), wanted, strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-6)
 
@@ -79,9 +80,8 @@ def test_the_head_runs_only_where_a_loss_is_wanted(
     handle = model._load().module.lm_head.register_forward_hook(
         lambda module, inputs, output: seen.append(tuple(output.shape[:-1]))
     )
-    monkeypatch.setattr(
-        nfilter_hf.loss, "CHUNK_ELEMENTS", 10 * model._load().module.config.vocab_size
-    )
+    for name in ("ON_CPU", "ELSEWHERE"):
+        monkeypatch.setattr(nfilter_hf.loss, name, 10 * model._load().module.config.vocab_size)
     model.score(encoded)
     handle.remove()
     probe, rest = seen[:2], seen[2:]

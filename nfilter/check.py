@@ -205,11 +205,11 @@ class _Checker:
             )
         if recipe.adopt is not None:
             others = [arm for arm in trained if arm != "cleaned"]
-            if others:
+            if others and recipe.train is None:
                 self.fault(
                     ("arms",),
-                    f"arm {others[0]!r} cannot adopt a stage's model; leave it out, or train with "
-                    "train: {use: hf.lora, model: student}",
+                    f"arm {others[0]!r} cannot adopt a stage's model; leave it out, or name what it trains with: "
+                    f"train: {{use: adopt, from: {recipe.adopt.stage}, with: {{use: hf.lora, model: student}}}}",
                 )
             names = [use.name for use in recipe.tokens]
             if recipe.adopt.stage not in names:

@@ -24,6 +24,7 @@ SECTIONS = (
     "evaluate", "lock",
 )  # fmt: skip
 ADOPT = "adopt"
+WITH = "with"
 
 
 class EncodeConfig(StageConfig):
@@ -35,7 +36,10 @@ class EncodeConfig(StageConfig):
 
 
 class AdoptConfig(StageConfig):
-    """``train: {use: adopt, from: STAGE}``: take the model that a token stage published."""
+    """``train: {use: adopt, from: STAGE}``: the cleaned arm takes the model that a token stage published.
+
+    ``with: {use: hf.lora, ...}`` beside it is the trainer that stages train with, and the other arms.
+    """
 
     stage: str = Field(alias="from")
 
@@ -132,7 +136,8 @@ class Recipe:
         if self.train is not None:
             out["train"] = self.train.dump()
         if self.adopt is not None:
-            out["train"] = {"use": ADOPT, "from": self.adopt.stage}
+            own = {WITH: self.train.dump()} if self.train is not None else {}
+            out["train"] = {"use": ADOPT, "from": self.adopt.stage, **own}
         if self.evaluate is not None and self.test is not None:
             out["evaluate"] = {
                 **self.evaluate.model_dump(mode="json"),
@@ -305,8 +310,9 @@ class _Reader:
         if value is None:
             return None, None
         if isinstance(value, dict) and value.get("use") == ADOPT:
-            rest = {key: item for key, item in value.items() if key != "use"}
-            return None, self._config(AdoptConfig, rest, ("train",))
+            rest = {key: item for key, item in value.items() if key not in ("use", WITH)}
+            own = self._use("trainer", value[WITH], ("train", WITH)) if WITH in value else None
+            return own, self._config(AdoptConfig, rest, ("train",))
         return self._use("trainer", value, ("train",)), None
 
     def _stages(self, value: Any, section: str, member: str) -> tuple[Use, ...]:

@@ -56,7 +56,7 @@ class GlobalCut:
             elif left:
                 on, within, left = name, left, 0
             else:
-                after.append(_hash(name))
+                after.append(hash_of(name))
         return cls(n, kept, cut, on, within, np.sort(np.array(after, dtype=np.uint64)))
 
     def keeps(self, sample: TokenSample, scored: Scored) -> BoolArray:
@@ -90,7 +90,7 @@ class GlobalCut:
         )
 
     def _is_after(self, name: str) -> bool:
-        key = np.uint64(_hash(name))
+        key = np.uint64(hash_of(name))
         place = int(np.searchsorted(self.after, key))
         return place < len(self.after) and self.after[place] == key
 
@@ -104,5 +104,6 @@ def keeps_in_sample(sample: TokenSample, scored: Scored, k: float) -> BoolArray:
     return out
 
 
-def _hash(name: str) -> int:
+def hash_of(name: str) -> int:
+    """64 bits of a sample's id, what states keep in its place."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")

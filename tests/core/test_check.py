@@ -169,7 +169,7 @@ def test_shared_questions_are_counted_whatever_their_case_and_spacing(
         (
             "train: {use: example.memory, model: student}", "train: {use: adopt, from: example.frist}",
             [
-                "r.yaml:10: arms: arm 'raw' cannot adopt a stage's model; leave it out, or train with train: {use: hf.lora, model: student}",
+                "r.yaml:10: arms: arm 'raw' cannot adopt a stage's model; leave it out, or name what it trains with: train: {use: adopt, from: example.frist, with: {use: hf.lora, model: student}}",
                 "r.yaml:13: train.from: no token stage 'example.frist' in the recipe; did you mean 'example.first'?",
             ],
         ),

@@ -342,6 +342,23 @@ def test_adopt_takes_the_place_of_a_trainer(
     assert "train.from: missing" in fault
 
 
+def test_what_stages_train_with_stands_beside_what_is_adopted(
+    reading: Callable[..., Recipe], faults: Callable[..., list[str]]
+) -> None:
+    trainer = "train: {use: example.memory, model: student}"
+    both = "train: {use: adopt, from: example.first, with: {use: example.memory, model: student}}"
+    recipe, plain = reading(GOOD.replace(trainer, both)), reading(GOOD)
+    assert recipe.train is not None
+    assert plain.train is not None
+    assert recipe.adopt is not None
+    assert recipe.train.dump() == plain.train.dump()
+    assert recipe.dump()["train"] == {
+        "use": "adopt", "from": "example.first", "with": plain.train.dump()
+    }  # fmt: skip
+    (fault,) = faults(GOOD.replace(trainer, both.replace("example.memory", "example.memroy")))
+    assert "train.with.use: unknown trainer 'example.memroy'; did you mean" in fault
+
+
 def test_noise_is_a_number_or_a_section(
     reading: Callable[..., Recipe], faults: Callable[..., list[str]]
 ) -> None:

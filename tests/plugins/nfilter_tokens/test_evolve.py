@@ -1,0 +1,125 @@
+"""Algorithm 1 followed by hand: who is trained on what, from where, and scored against whom."""
+
+import numpy as np
+import pytest
+
+from nfilter import ModelRef, TokenSample
+from nfilter.engine.invariants import check_tokens
+from nfilter.testing import FakeContext
+from nfilter_tokens.evolve import SelfEvolve, SelfEvolveConfig
+
+BIT = 4
+
+
+def sample(i):
+    n = 3 + i % 5
+    response = np.arange(n) > 0
+    return TokenSample(
+        id=f"s{i}", ids=np.arange(n) + 7 * i, response=response, turn=np.zeros(n, np.int16),
+        spans=np.zeros((n, 2), np.int32), weights=response.astype(np.float32),
+    )  # fmt: skip
+
+
+def loss(sample, ref):
+    """Any function of tokens and model: here one of the ids and of the number in the adapter's digest."""
+    number = int(ref.digest) if ref else 0
+    values = ((sample.ids * (number + 3) * 37) % 101).astype(np.float32)
+    return np.where(sample.response, values, np.nan).astype(np.float32)
+
+
+class Ctx(FakeContext):
+    """Trainings are numbered; each is kept with what it began from and what it saw."""
+
+    def __init__(self, seed=0):
+        super().__init__(models={"student": self}, seed=seed)
+        self.trained, self.scored, self.published = [], [], []
+
+    def train(self, samples, start=None):
+        ref = ModelRef("x", "adapter", "base", str(len(self.trained) + 1))
+        weights = {s.id: s.weights.copy() for s in samples}
+        self.trained.append((start.digest if start else None, weights))
+        return ref
+
+    def publish_model(self, ref):
+        self.published.append(ref.digest)
+
+    def score(self, samples, adapter=None):
+        self.scored.append((adapter.digest if adapter else None, [s.id for s in samples]))
+        return [loss(s, adapter) for s in samples]
+
+
+def run(config, n=23, seed=0):
+    samples = [sample(i) for i in range(n)]
+    ctx, stage = Ctx(seed), SelfEvolve(config)
+    state = stage.fit_tokens(samples, ctx)
+    out = []
+    for start in range(0, n, 4):
+        chunk = samples[start : start + 4]
+        done = stage.process_tokens(chunk, state, ctx, BIT)
+        check_tokens(stage.name, stage.contract(config), chunk, done, BIT)
+        out += done
+    return samples, out, ctx
+
+
+@pytest.mark.parametrize("base", ["fixed", "previous"])
+def test_it_is_algorithm_1(base):
+    samples, out, ctx = run(SelfEvolveConfig(rounds=3, k=0.4, base=base))
+    by_id = {s.id: s for s in samples}
+    parts = [list(weights) for _, weights in ctx.trained]
+    assert sorted(name for part in parts for name in part) == sorted(by_id)
+    assert [len(part) for part in parts] == [6, 6, 6, 5]
+    assert [start for start, _ in ctx.trained] == [None, "1", "2", "3"]
+    # Each part is scored with the base, then with the reference of its round.
+    bases = [None, None, None] if base == "fixed" else [None, "1", "2"]
+    assert ctx.scored == [
+        (who, part)
+        for part, first, second in zip(parts[1:], bases, ["1", "2", "3"], strict=True)
+        for who, part in ((first, part), (second, part))
+    ]
+    kept = {s.id: s.weights != 0 for s in out}
+    assert all(kept[name][1:].all() for name in parts[0])
+    for number, part in enumerate(parts[1:], start=1):
+        low = (
+            ModelRef("x", "adapter", "base", str(number - 1))
+            if base == "previous" and number > 1
+            else None
+        )
+        high = ModelRef("x", "adapter", "base", str(number))
+        places = [(name, t) for name in part for t in range(1, len(by_id[name].ids))]
+        excess = np.array(
+            [loss(by_id[n], low)[t] - loss(by_id[n], high)[t] for n, t in places], np.float32
+        )
+        first = np.argsort(-excess, kind="stable")[: int(len(places) * 0.4)]
+        assert {places[i] for i in first} == {(n, t) for n in part for t in np.flatnonzero(kept[n])}
+        for name in part:
+            np.testing.assert_array_equal(ctx.trained[number][1][name] != 0, kept[name])
+    assert ctx.published == ["4"]
+
+
+def test_scores_are_kept_and_the_first_part_has_none():
+    samples, out, ctx = run(SelfEvolveConfig(rounds=2, into="gap"))
+    first = set(ctx.trained[0][1])
+    for before, after in zip(samples, out, strict=True):
+        assert np.isnan(after.scores["gap"][1:]).all() == (before.id in first)
+        masked = (after.weights == 0) & before.response
+        assert (after.reasons[masked] == 1 << BIT).all()
+        assert not masked.any() or before.id not in first
+
+
+def test_the_split_depends_on_the_seed_alone():
+    one, again, other = (set(run(SelfEvolveConfig(), seed=s)[2].trained[0][1]) for s in (0, 0, 1))
+    assert one == again != other
+
+
+@pytest.mark.parametrize(("n", "trained"), [(0, 0), (1, 1), (3, 3)])
+def test_fewer_samples_than_parts(n, trained):
+    _, out, ctx = run(SelfEvolveConfig(rounds=8, k=1.0), n=n)
+    assert len(out) == n
+    assert len(ctx.trained) == trained
+    assert all(s.weights[1:].all() for s in out)
+
+
+def test_where_nothing_is_kept_the_reference_stays():
+    _, _, ctx = run(SelfEvolveConfig(rounds=2, k=0.0))
+    assert len(ctx.trained) == 1
+    assert ctx.published == ["1"]

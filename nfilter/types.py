@@ -163,6 +163,13 @@ class TokenSample:
         reasons = np.where(hit, self.reasons | np.uint32(1 << bit), self.reasons)
         return replace(self, weights=weights, reasons=reasons.astype(np.uint32))
 
+    def weigh(self, factors: FloatArray, bit: int) -> TokenSample:
+        """Multiply the weights of the response by ``factors`` ([T], not negative); 0 is a mask for reason ``bit``."""
+        weights = np.where(self.response, self.weights * np.asarray(factors, np.float32), 0)
+        lost = (weights == 0) & (self.weights != 0)
+        reasons = np.where(lost, self.reasons | np.uint32(1 << bit), self.reasons)
+        return replace(self, weights=weights.astype(np.float32), reasons=reasons.astype(np.uint32))
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:

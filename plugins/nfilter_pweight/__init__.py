@@ -1,0 +1,69 @@
+"""Soft weights: a response token counts by the probability that the base model gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from nfilter import (
+    Context,
+    Contract,
+    Needs,
+    Scores,
+    StageConfig,
+    State,
+    TokenSample,
+    hookimpl,
+)
+
+
+class WeighConfig(StageConfig):
+    """A token's weight is multiplied by p ** ``power``, and by ``least`` where that is more.
+
+    A ``power`` below 0 counts what the model does not expect, up to ``most``.
+    """
+
+    model: Annotated[str, Needs(Scores)] = "student"
+    power: float = Field(default=1.0, ge=-8, le=8)
+    least: float = Field(default=0.0, ge=0)
+    most: float = Field(default=100.0, gt=0)
+    into: str = "p"
+
+
+class Weigh:
+    """Weighs response tokens by their probability; one that is not predicted keeps its weight."""
+
+    name: ClassVar[str] = "pweight.weigh"
+    Config: ClassVar[type[StageConfig]] = WeighConfig
+
+    def __init__(self, config: WeighConfig) -> None:
+        self.config = config
+
+    @classmethod
+    def contract(cls, config: WeighConfig) -> Contract:
+        """Writes a score."""
+        return Contract(writes=frozenset({config.into}))
+
+    def process_tokens(
+        self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
+    ) -> list[TokenSample]:
+        """Score, then weigh."""
+        del state
+        out = []
+        losses = ctx.model(self.config.model).score(chunk)
+        for sample, loss in zip(chunk, losses, strict=True):
+            with np.errstate(over="ignore"):
+                factors = np.exp(-self.config.power * loss.astype(np.float64))
+            factors = np.clip(factors, self.config.least, self.config.most)
+            factors = np.where(np.isnan(loss), 1.0, factors).astype(np.float32)
+            out.append(sample.score(self.config.into, np.exp(-loss)).weigh(factors, bit))
+        return out
+
+
+@hookimpl
+def nfilter_stages() -> list[type]:
+    """One stage."""
+    return [Weigh]

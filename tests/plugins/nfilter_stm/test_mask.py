@@ -1,0 +1,29 @@
+"""Which tokens surprise: known probabilities, the threshold itself, tokens that nothing predicts."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from nfilter import TokenSample
+from nfilter.engine.invariants import check_tokens
+from nfilter.testing import FakeContext
+from nfilter_stm import Mask, MaskConfig
+
+
+def test_tokens_over_the_perplexity_leave():
+    p = np.array([np.nan, 1.0, 0.41, 0.4, 0.39, 1e-60, 0.1])
+    response = np.array([True, True, True, True, True, True, False])
+    n = len(p)
+    sample = TokenSample(
+        id="x", ids=np.arange(n), response=response, turn=np.zeros(n, np.int16), spans=np.zeros((n, 2), np.int32),
+        weights=np.where(response, 0.5, 0).astype(np.float32),
+    )  # fmt: skip
+    losses = np.where(response, -np.log(p), np.nan)
+    losses[3] = np.log(2.5)  # exactly on it
+    config = MaskConfig()
+    model = SimpleNamespace(score=lambda chunk: [losses for _ in chunk])
+    (out,) = Mask(config).process_tokens([sample], None, FakeContext(models={"student": model}), 2)
+    check_tokens(Mask.name, Mask.contract(config), [sample], [out], 2)
+    assert list(out.weights) == [0.5, 0.5, 0.5, 0.5, 0, 0, 0]
+    assert list(out.reasons) == [0, 0, 0, 0, 4, 4, 0]
+    np.testing.assert_allclose(out.scores["perplexity"][1:5], 1 / p[1:5], rtol=1e-6)

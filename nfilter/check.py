@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nfilter.capabilities import Adapts, Encodes, Generates
 from nfilter.errors import NfilterError, PromptError, did_you_mean
 from nfilter.located import Where
 from nfilter.plugins import Plugins
 from nfilter.prompts import Prompts
 from nfilter.recipe import Recipe, SourceUse, Use, model_needs
-from nfilter.stages import Adapts, Contract, Encodes, Generates, ModelNeed, Site
+from nfilter.stages import Contract, ModelNeed, Site
 from nfilter.types import Row
 
 SHARED_ROWS_LIMIT = 20_000
@@ -39,6 +40,7 @@ def check(
     checker.prompt_names()
     checker.sources()
     checker.arms()
+    checker.loss()
     checker.memory()
     if data and not checker.report.faults:
         checker.shared_rows()
@@ -61,6 +63,8 @@ class _Checker:
         yield from self.recipe.tokens
         if self.recipe.train is not None:
             yield self.recipe.train
+            if self.recipe.train.loss is not None:
+                yield self.recipe.train.loss
 
     def models(self) -> None:
         """Every model that is named exists, can do what is asked of it, and is there to be loaded."""
@@ -227,6 +231,45 @@ class _Checker:
             self.fault(
                 ("arms",),
                 "arm 'vanilla' is only evaluated; add evaluate: {metric: accuracy, source: {...}}",
+            )
+
+    def loss(self) -> None:
+        """The trainer takes an online loss, an arm trains with it, and the scores that it reads are written."""
+        train = self.recipe.train
+        if train is None or train.loss is None:
+            return
+        loss = train.loss
+        if not train.item.cls.contract(train.config).online_loss:
+            self.fault(
+                loss.where,
+                f"{train.name} takes no online loss; leave {loss.name!r} out, or train with a trainer that takes one, "
+                "such as hf.lora",
+            )
+        plain = [arm for arm in self.recipe.arms if arm not in ("vanilla", "cleaned")]
+        if self.recipe.adopt is not None and not plain:
+            self.fault(
+                loss.where,
+                f"no arm trains with {loss.name!r}: stages train with the plain loss, and the cleaned arm adopts; "
+                "leave it out",
+            )
+        written = {
+            name for use in self.recipe.tokens for name in use.item.cls.contract(use.config).writes
+        }
+        reads = sorted(loss.item.cls.contract(loss.config).reads)
+        for name in reads:
+            if name not in written:
+                near = did_you_mean(name, written)
+                if not near.endswith("?"):
+                    near = "; a stage that does is tokens.excess_loss, under tokens:"
+                self.fault(
+                    self._where_named(loss, name),
+                    f"{loss.name} reads the score {name!r}, which no token stage writes{near}",
+                )
+        if reads and plain:
+            self.fault(
+                ("arms",),
+                f"arm {plain[0]!r} goes through no token stage, and {loss.name} reads the score {reads[0]!r}; leave "
+                "the arm out, or take a loss that reads no score",
             )
 
     def memory(self) -> None:

@@ -11,13 +11,14 @@ from typing import Any
 
 from nfilter.answers import build as build_answers
 from nfilter.answers import judged_by
+from nfilter.capabilities import Streams
 from nfilter.errors import ContractError, ModelError, did_you_mean
 from nfilter.journal import Journal, Use, call_key
 from nfilter.progress import QuietReporter, RunLog
 from nfilter.prompts import Prompts
 from nfilter.recipe import Recipe
 from nfilter.scorebook import ScoreBook
-from nfilter.stages import AnswerKind, Progress, Site, Streams, Template
+from nfilter.stages import AnswerKind, Progress, Site, Template, TokenLoss
 from nfilter.store import digest
 from nfilter.types import Completion, FloatArray, ModelRef, Request, Sample, TokenSample
 
@@ -255,11 +256,13 @@ class RunContext:
         trainer: Callable[[Sequence[TokenSample], ModelRef | None], ModelRef] | None = None,
         publish: Callable[[str, ModelRef], None] | None = None,
         scores: Path | None = None,
+        loss: TokenLoss | None = None,
     ) -> None:
         self.seed = recipe.seed
         self.stage = stage
         self.base_dir: Path = recipe.base_dir
         self.log = log
+        self.loss = loss
         self._stream = stream or stage
         self._recipe = recipe
         self._pool = pool

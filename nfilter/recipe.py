@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError
 
 from nfilter.answers import AnswerConfig
+from nfilter.capabilities import Needs
 from nfilter.errors import RecipeError, did_you_mean
 from nfilter.located import Located, Where, dotted, override, read
 from nfilter.noise import NoiseConfig
 from nfilter.plugins import Plugins, Registered
-from nfilter.stages import ModelNeed, Needs, StageConfig
+from nfilter.stages import ModelNeed, StageConfig
 
 Arm = Literal["vanilla", "raw", "cleaned", "truth"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
@@ -25,6 +26,7 @@ SECTIONS = (
 )  # fmt: skip
 ADOPT = "adopt"
 WITH = "with"
+LOSS = "loss"
 
 
 class EncodeConfig(StageConfig):
@@ -55,11 +57,12 @@ class EvaluateConfig(StageConfig):
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One plugin as a recipe uses it: which, with what config, and where that stands."""
+    """One plugin as a recipe uses it: which, with what config, and where that stands; a trainer's online loss."""
 
     item: Registered
     config: Any
     where: Where
+    loss: Use | None = None
 
     @property
     def name(self) -> str:
@@ -68,7 +71,8 @@ class Use:
 
     def dump(self) -> dict[str, Any]:
         """The entry as it would be written out in full."""
-        return {"use": self.name, **self.config.model_dump(mode="json", by_alias=True)}
+        loss = {LOSS: self.loss.dump()} if self.loss else {}
+        return {"use": self.name, **self.config.model_dump(mode="json", by_alias=True), **loss}
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,9 +315,19 @@ class _Reader:
             return None, None
         if isinstance(value, dict) and value.get("use") == ADOPT:
             rest = {key: item for key, item in value.items() if key not in ("use", WITH)}
-            own = self._use("trainer", value[WITH], ("train", WITH)) if WITH in value else None
+            own = self._trainer(value[WITH], ("train", WITH)) if WITH in value else None
             return own, self._config(AdoptConfig, rest, ("train",))
-        return self._use("trainer", value, ("train",)), None
+        return self._trainer(value, ("train",)), None
+
+    def _trainer(self, value: Any, where: Where) -> Use | None:
+        loss = None
+        if isinstance(value, dict):
+            loss = value.get(LOSS)
+            loss = {"use": loss} if isinstance(loss, str) else loss
+            value = {key: item for key, item in value.items() if key != LOSS}
+        use = self._use("trainer", value, where)
+        online = None if loss is None else self._use("loss", loss, (*where, LOSS))
+        return replace(use, loss=online) if use is not None else None
 
     def _stages(self, value: Any, section: str, member: str) -> tuple[Use, ...]:
         if not isinstance(value, list):

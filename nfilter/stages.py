@@ -27,13 +27,11 @@ from typing import (
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
+from nfilter.capabilities import Abilities
 from nfilter.types import (
     JSON,
-    Completion,
-    FloatArray,
     Message,
     ModelRef,
-    Request,
     Row,
     Sample,
     TokenSample,
@@ -71,86 +69,7 @@ def _leaves(annotation: Any) -> set[Any]:
     return {annotation}
 
 
-# --- what a model can do -------------------------------------------------------------------------------------
-
-
-@runtime_checkable
-class Generates(Protocol):
-    """Answers requests. One completion a request, in the same order; a failure is a completion too."""
-
-    def generate(self, requests: Sequence[Request]) -> list[Completion]: ...
-
-
-@runtime_checkable
-class Streams(Protocol):
-    """Gives answers as they come: a request's index and its completion, each index once, in any order.
-
-    A backend that generates may also stream; progress is then seen, and answers are kept, while others are made.
-    """
-
-    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]: ...
-
-
-@runtime_checkable
-class Embeds(Protocol):
-    """Turns texts into vectors: float32 [n, d], not normalised."""
-
-    def embed(self, texts: Sequence[str]) -> FloatArray: ...
-
-
-@runtime_checkable
-class Scores(Protocol):
-    """Per-token losses of given tokens: one float32 [T] a sample, NaN at position 0 and outside the response."""
-
-    def score(
-        self, samples: Sequence[TokenSample], adapter: ModelRef | None = None
-    ) -> list[FloatArray]: ...
-
-
-@runtime_checkable
-class Encodes(Protocol):
-    """Turns conversations into tokens with the model's own tokenizer and chat template.
-
-    ``turns`` is ``all`` (every assistant turn is response) or ``last``. A sample whose response would be cut to
-    nothing at ``max_length`` comes back with ``response`` all False; the engine drops it with that reason.
-    """
-
-    def encode(
-        self, samples: Sequence[Sample], *, max_length: int, turns: str
-    ) -> list[TokenSample]: ...
-
-
-@runtime_checkable
-class LendsModule(Protocol):
-    """Lends the local torch module, scoped; eval mode and the active adapter are restored on exit."""
-
-    def lend(self) -> AbstractContextManager[Any]: ...
-
-
-@runtime_checkable
-class Adapts(Protocol):
-    """Generates with a trained adapter over the same weights, for as long as the scope is open."""
-
-    def adapted(self, ref: ModelRef) -> AbstractContextManager[Generates]: ...
-
-
-CAPABILITIES: tuple[type, ...] = (Generates, Streams, Embeds, Scores, Encodes, LendsModule, Adapts)
-
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """A mark on a config field that names a model: ``llm: Annotated[str, Needs(Generates, logprobs=True)]``."""
-
-    capability: type
-    logprobs: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Abilities:
-    """What a backend can do with a given config, known before anything loads."""
-
-    capabilities: frozenset[type]
-    logprobs: bool = False
+# --- models --------------------------------------------------------------------------------------------------
 
 
 class Backend(Protocol):
@@ -205,6 +124,7 @@ class Contract:
     wrong: ``{"flagged": bool, "noise_score": float in [0, 1]}``; metrics compare them with the truth.
     ``views`` names those that hold a model's own answer. ``proposes`` names the notes that hold a new label for
     a flagged sample. ``prompts`` names templates. ``new_samples`` allows samples with parents to be added.
+    ``online_loss``: a trainer that trains with ``ctx.loss`` where the recipe names one.
     """
 
     reads: frozenset[str] = frozenset()
@@ -215,6 +135,7 @@ class Contract:
     prompts: frozenset[str] = frozenset()
     needs: tuple[ModelNeed, ...] = ()
     new_samples: bool = False
+    online_loss: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +210,11 @@ class Context(Protocol):
 
     @property
     def answers(self) -> AnswerKind: ...
+
+    @property
+    def loss(self) -> TokenLoss | None:
+        """The online loss of ``train: {loss: ...}``, for the trainer of an arm; None everywhere else."""
+        ...
 
     def model(self, name: str) -> Any:
         """The model of that name in the recipe: an object with the capabilities that ``check`` verified."""
@@ -479,19 +405,35 @@ class Metric(Protocol):
 
 
 class TokenLoss(Protocol):
-    """An online loss: per-token statistics of a chunk of logits, then a weight for every token of the batch."""
+    """An online loss: per-token statistics of a chunk of logits, then a weight for every token of the batch.
+
+    The batch is an optimiser step: the n predictions that had a weight before. What ``weigh`` gives multiplies those
+    weights and is a constant to the gradient. ``mean_over`` says what the trainer divides by, as its own setting asks
+    (a mean of tokens, of samples): ``given``, the weights that the tokens came with, so that a scale of ``weigh``
+    counts; ``weighed``, those times ``weigh``, a mean over what is kept, for weights that are never negative.
+    """
 
     name: ClassVar[str]
     Config: ClassVar[type[StageConfig]]
+    mean_over: ClassVar[Literal["given", "weighed"]]
+
+    @classmethod
+    def contract(cls, config: Any) -> Contract:
+        """``reads`` names the scores that ``weigh`` takes from ``cached``."""
+        ...
 
     def __init__(self, config: Any) -> None: ...
 
     def stats(self, logits_chunk: Any, labels: Any) -> Mapping[str, Any]:
-        """Logits [n, vocab] and labels [n] to named statistics, each [n]."""
+        """Logits [m, vocab], of any float type and without gradients, and labels [m] to named statistics, each [m]."""
         ...
 
     def weigh(self, stats: Mapping[str, Any], cached: Mapping[str, Any], step: int) -> Any:
-        """Statistics of the whole batch to weights [n], which may be negative."""
+        """Statistics of the whole batch to finite weights [n], which may be negative.
+
+        ``cached`` has the scores of the token stages at the same predictions, each [n], NaN where undefined. All are
+        arrays of the trainer's library in the same order; ``step`` counts optimiser steps from 0.
+        """
         ...
 
 

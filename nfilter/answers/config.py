@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from nfilter.stages import Embeds, Generates, Needs, StageConfig
+from nfilter.capabilities import Embeds, Generates, Needs
+from nfilter.stages import StageConfig
 
 _OWNERS = {
     "tolerance": "number",

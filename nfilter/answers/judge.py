@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from nfilter.stages import Generates, Template
+from nfilter.capabilities import Generates
+from nfilter.stages import Template
 from nfilter.types import Request, Sampling
 
 _SAID = re.compile(r"(?<![\w'’])(yes|no|same|different)(?![\w'’])", re.IGNORECASE)

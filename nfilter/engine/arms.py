@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ MARKER = "nfilter.json"
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """An arm's samples as tokens, and those that left at encoding: id and reason."""
+    """An arm's samples as tokens, and those that left at encoding: id and reason. ``figures`` count tokens."""
 
     samples: list[TokenSample]
     dropped: list[tuple[str, str]]
+    figures: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +73,9 @@ def prepare(
     """Encode one arm; the cleaned arm alone also goes through the token stages, and its tokens are published."""
     encoded = encode(recipe, samples, ctx)
     if arm == "cleaned":
-        tokens, reasons, gone = run_token_stages(recipe, encoded.samples, contexts)
-        encoded = Encoded(tokens, [*encoded.dropped, *gone])
-        write_tokens(directory / "tokens", tokens, reasons)
+        done = run_token_stages(recipe, encoded.samples, contexts)
+        encoded = Encoded(done.samples, [*encoded.dropped, *done.gone], done.figures)
+        write_tokens(directory / "tokens", done.samples, done.reasons)
     return encoded
 
 
@@ -105,6 +107,7 @@ def trained(
         ctx.seed,
         tokens_digest(samples),
         start.digest if start is not None else None,
+        *_online(use, samples),
     )
     marker = out / MARKER
     if marker.is_file() and read_json(marker)["fingerprint"] == fingerprint:
@@ -127,10 +130,22 @@ def trained(
     return Trained(ref, figures)
 
 
+def _online(use: Use, samples: Sequence[TokenSample]) -> tuple[str, ...]:
+    # What an online loss adds to what an adapter is of: the plugin, and the scores that it reads.
+    if use.loss is None:
+        return ()
+    reads = sorted(use.loss.item.cls.contract(use.loss.config).reads)
+    scores = [
+        (sample.id, name, hashlib.sha256(sample.scores[name].tobytes()).hexdigest())
+        for sample in samples
+        for name in reads
+        if name in sample.scores
+    ]
+    return (use.loss.item.origin, digest(scores))
+
+
 def tokens_digest(samples: Sequence[TokenSample]) -> str:
     """SHA-256 over ids, tokens and weights: what a trained adapter is of."""
-    import hashlib
-
     hasher = hashlib.sha256()
     for sample in samples:
         hasher.update(sample.id.encode())

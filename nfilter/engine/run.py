@@ -35,7 +35,7 @@ from nfilter.progress import QuietReporter, Reporter, RunLog
 from nfilter.prompts import Prompts
 from nfilter.recipe import Arm, Recipe, Use, model_needs
 from nfilter.report.html import write_report
-from nfilter.stages import Contract
+from nfilter.stages import Contract, TokenLoss
 from nfilter.store import Artefact, RunDirectory, digest, publishing, write_json, write_jsonl
 from nfilter.types import ModelRef, Sample, TokenSample
 
@@ -70,7 +70,9 @@ class _Run:
     finished: list[StageFinished] = field(default_factory=list)
     fingerprints: dict[str, str] = field(default_factory=dict)
 
-    def context(self, stage: str, stream: str | None = None) -> RunContext:
+    def context(
+        self, stage: str, stream: str | None = None, loss: TokenLoss | None = None
+    ) -> RunContext:
         """The context of one stage of this run; ``stream`` names its random numbers, else ``stage`` does."""
         return RunContext(
             self.recipe,
@@ -83,6 +85,7 @@ class _Run:
             trainer=lambda samples, start: self.train_for(stage, samples, start),
             publish=self.published.__setitem__,
             scores=self.directory.path / "scores",
+            loss=loss,
         )
 
     def train_for(
@@ -96,7 +99,9 @@ class _Run:
         # A folder a model: what a stage trains later starts from what it trained before.
         name = digest(arms.tokens_digest(samples), start.digest if start else "")[:16]
         out = self.directory.path / "models" / f"{stage}-{name}"
-        done = arms.trained(self.recipe.train, samples, self.context(f"{stage}.train"), out, start)
+        # A reference learns with the plain loss: an online one may read the scores that it is trained for.
+        use = replace(self.recipe.train, loss=None)
+        done = arms.trained(use, samples, self.context(f"{stage}.train"), out, start)
         assert done.ref is not None
         return done.ref
 
@@ -196,6 +201,8 @@ def _steps(state: _Run) -> dict[str, Any]:
         "seeds": [state.recipe.seed],
         "samples": {"read": ingested.read, "unreadable": ingested.unreadable, **counts},
     }
+    if cleaned is not None and state.recipe.tokens:
+        metrics["tokens"] = cleaned.figures
     for number, use in enumerate(state.recipe.samples, start=1):
         report = state.directory.stage(number, use.name).summary().get("report")
         if isinstance(report, Mapping):
@@ -335,7 +342,9 @@ def _trained(state: _Run, arm: Arm, encoded: arms.Encoded) -> arms.Trained:
         raise NothingLeftError(_nothing_left(state, arm, encoded))
     if state.recipe.adopt is not None and arm == "cleaned":
         return arms.Trained(_adopted(state), {})
-    ctx = state.context(f"train.{arm}")
+    use = state.recipe.train.loss if state.recipe.train else None
+    loss: TokenLoss | None = use.item.cls(use.config) if use else None
+    ctx = state.context(f"train.{arm}", loss=loss)
     return arms.train(state.recipe, arm, encoded.samples, ctx, state.directory.path)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from nfilter.context import RunContext
 from nfilter.engine.invariants import check_tokens
 from nfilter.recipe import Recipe
-from nfilter.stages import EMPTY_STATE, Contract, FitsTokens
+from nfilter.stages import EMPTY_STATE, Contract, FitsTokens, State
 from nfilter.store import write_json
 from nfilter.types import TokenSample
 
@@ -22,19 +23,27 @@ Contexts = Callable[[str, str], RunContext]
 """The context of a stage, by its label and the name of its random numbers."""
 
 
+@dataclass(frozen=True, slots=True)
+class TokenRun:
+    """What the token stages left: samples with a weight, reason bits by name, who left and why, and figures."""
+
+    samples: list[TokenSample]
+    reasons: list[str]
+    gone: Gone
+    figures: dict[str, Any]
+
+
 def run_token_stages(
     recipe: Recipe, samples: Sequence[TokenSample], contexts: Contexts
-) -> tuple[list[TokenSample], list[str], Gone]:
+) -> TokenRun:
     """Run the recipe's token stages in order.
-
-    Returns the samples that still have a weight, the names of the reason bits in order, and what left with its
-    reason.
 
     Raises:
         ContractError: when a stage breaks an invariant.
     """
     current = list(samples)
     names = [use.name for use in recipe.tokens]
+    stages: dict[str, Any] = {}
     for bit, use in enumerate(recipe.tokens):
         stage = use.item.cls(use.config)
         # Random numbers go by name, so that a stage put in before this one does not redraw it.
@@ -48,6 +57,7 @@ def run_token_stages(
             returned = list(stage.process_tokens(chunk, state, ctx, bit))
             check_tokens(use.name, contract, chunk, returned, bit)
             done += returned
+        stages[f"{bit + 1}-{use.name}"] = {**_lost(current, done), **_report(state)}
         current = done
     kept = [sample for sample in current if sample.weights.any()]
     gone = [
@@ -55,7 +65,29 @@ def run_token_stages(
         for sample in current
         if not sample.weights.any()
     ]
-    return kept, names, gone
+    figures = {
+        "response": sum(int(sample.response.sum()) for sample in samples),
+        "in_loss": sum(int(np.count_nonzero(sample.weights)) for sample in kept),
+        "stages": stages,
+    }
+    return TokenRun(kept, names, gone, figures)
+
+
+def _lost(before: Sequence[TokenSample], after: Sequence[TokenSample]) -> dict[str, int]:
+    """How many tokens a stage took out of the loss, and how many samples lost their last one."""
+    counts = [
+        (np.count_nonzero(was.weights), np.count_nonzero(now.weights))
+        for was, now in zip(before, after, strict=True)
+    ]
+    return {
+        "masked": int(sum(was - now for was, now in counts)),
+        "samples_emptied": sum(bool(was) and not now for was, now in counts),
+    }
+
+
+def _report(state: State) -> Mapping[str, Any]:
+    report = state.values.get("report")
+    return report if isinstance(report, Mapping) else {}
 
 
 def _who(sample: TokenSample, names: Sequence[str]) -> list[str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from nfilter.capabilities import CAPABILITIES, Abilities
 from nfilter.engine.invariants import check_samples
-from nfilter.stages import CAPABILITIES, EMPTY_STATE, Abilities, Context, Fits, StageConfig
+from nfilter.stages import EMPTY_STATE, Context, Fits, StageConfig
 from nfilter.types import Sample
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nfilter.prompts import Prompts, shipped_directory
-from nfilter.stages import AnswerKind, Progress, Template
+from nfilter.stages import AnswerKind, Progress, Template, TokenLoss
 from nfilter.types import JSON, Completion, FloatArray, ModelRef, Request, TokenSample
 
 
@@ -94,11 +94,13 @@ class FakeContext:
         seed: int = 0,
         stage: str = "test.stage",
         base_dir: Path = Path(),
+        loss: TokenLoss | None = None,
     ) -> None:
         self.models = dict(models or {})
         self.seed = seed
         self.stage = stage
         self.base_dir = base_dir
+        self.loss = loss
         self.log = _Log()
         self.published: list[ModelRef] = []
         self._prompts = Prompts((*prompts, shipped_directory()))

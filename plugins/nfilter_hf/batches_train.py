@@ -7,8 +7,9 @@ on how the step is split into micro-batches.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from nfilter import FloatArray, IntArray, TokenSample
 
 LossNorm = Literal["tokens", "samples", "microbatch"]
+MeanOver = Literal["given", "weighed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,32 +25,37 @@ class TrainRow:
     """One sample as training sees it: ``inputs`` [T-1], and n predictions that count.
 
     ``positions`` [n] index ``inputs``: the hidden state there predicts ``labels`` [n], whose weights in the loss
-    are ``weights`` [n], all of them other than 0. Nothing follows the last prediction.
+    are ``weights`` [n], all of them other than 0. Nothing follows the last prediction. ``scores`` are those of the
+    sample at the same predictions, each [n]; empty where training reads none.
     """
 
     inputs: IntArray
     positions: IntArray
     labels: IntArray
     weights: FloatArray
+    scores: Mapping[str, FloatArray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
     """One forward pass over B rows padded on the right to L: ``inputs`` [B, L], flat ``positions`` [n] into B*L.
 
-    The loss of the whole optimiser step is the sum over its micro-batches of ``coefficients . losses``.
+    The loss of the whole optimiser step is the sum over its micro-batches of ``coefficients . losses``. ``rows`` are
+    those that it was made of, in order: their predictions one after another are its n.
     """
 
     inputs: IntArray
     positions: IntArray
     labels: IntArray
     coefficients: FloatArray
+    rows: tuple[TrainRow, ...]
 
 
-def training_row(sample: TokenSample) -> TrainRow | None:
+def training_row(sample: TokenSample, *, scored: bool = False) -> TrainRow | None:
     """What ``sample`` teaches, cut after its last weighted token; None where no weighted token can be predicted.
 
-    The first token has nothing before it and is never predicted. Raises ValueError for a weight that is not finite.
+    The first token has nothing before it and is never predicted. ``scored`` keeps the sample's scores at the
+    predictions. Raises ValueError for a weight that is not finite.
     """
     if not np.all(np.isfinite(sample.weights)):
         raise ValueError(f"token sample {sample.id!r}: a weight is not finite")
@@ -61,6 +68,10 @@ def training_row(sample: TokenSample) -> TrainRow | None:
         positions=(targets - 1).astype(np.int64),
         labels=ids[targets],
         weights=np.asarray(sample.weights[targets], dtype=np.float32),
+        scores={
+            name: np.asarray(values[targets], dtype=np.float32)
+            for name, values in (sample.scores if scored else {}).items()
+        },
     )
 
 
@@ -100,7 +111,12 @@ def split_rows(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     return groups
 
 
-def coefficients(groups: Sequence[Sequence[FloatArray]], norm: LossNorm) -> list[list[FloatArray]]:
+def coefficients(
+    groups: Sequence[Sequence[FloatArray]],
+    norm: LossNorm,
+    factors: Sequence[Sequence[FloatArray]] | None = None,
+    mean_over: MeanOver = "given",
+) -> list[list[FloatArray]]:
     """The factor of every per-token loss in the loss of one optimiser step; same nesting and shapes as ``groups``.
 
     ``groups`` holds, by micro-batch and row, the weights w of the predictions that count. With l the losses:
@@ -109,18 +125,29 @@ def coefficients(groups: Sequence[Sequence[FloatArray]], norm: LossNorm) -> list
     - ``samples``: the same with every weight divided by its row's number of predictions, so that long responses
       count no more than short ones, and a sample's own weight still counts;
     - ``microbatch``: the mean over micro-batches of each one's sum(w l) / sum(w), which depends on the split.
+
+    ``factors`` are an online loss's weights v: every sum(w l) above is then sum(w v l). The divisors stay sums of w
+    where ``mean_over`` is ``given``, so that a scale of v scales the loss, and are sums of w v where it is
+    ``weighed``. Where all of those are 0, so are the coefficients.
     """
-    scaled = [[np.asarray(w, dtype=np.float64) for w in group] for group in groups]
+    given = [[np.asarray(w, dtype=np.float64) for w in group] for group in groups]
     if norm == "samples":
-        scaled = [[w / len(w) for w in group] for group in scaled]
-    sums = [sum(float(w.sum()) for w in group) for group in scaled]
+        given = [[w / len(w) for w in group] for group in given]
+    weighed = given
+    if factors is not None:
+        weighed = [
+            [w * v for w, v in zip(group, part, strict=True)]
+            for group, part in zip(given, factors, strict=True)
+        ]
+    means = weighed if mean_over == "weighed" else given
+    sums = [sum(float(w.sum()) for w in group) for group in means]
     if norm == "microbatch":
         divisors = [total * len(groups) for total in sums]
     else:
         divisors = [sum(sums)] * len(groups)
     return [
-        [(w / divisor).astype(np.float32) for w in group]
-        for group, divisor in zip(scaled, divisors, strict=True)
+        [(w / (divisor or 1.0)).astype(np.float32) for w in group]
+        for group, divisor in zip(weighed, divisors, strict=True)
     ]
 
 
@@ -134,6 +161,48 @@ def micro_batches(rows: Sequence[TrainRow], token_budget: int, norm: LossNorm) -
     return [_pad(group, factor) for group, factor in zip(groups, factors, strict=True)]
 
 
+def cached_scores(batches: Sequence[MicroBatch]) -> dict[str, FloatArray]:
+    """The scores of one step's predictions, by name, in the order of the batches: [n], NaN where a row has none."""
+    rows = [row for batch in batches for row in batch.rows]
+    blank = [np.full(len(row.labels), np.nan, dtype=np.float32) for row in rows]
+    return {
+        name: np.concatenate(
+            [row.scores.get(name, empty) for row, empty in zip(rows, blank, strict=True)]
+        )
+        for name in sorted({name for row in rows for name in row.scores})
+    }
+
+
+def weighed_batches(
+    batches: Sequence[MicroBatch], factors: FloatArray, norm: LossNorm, mean_over: MeanOver
+) -> list[MicroBatch]:
+    """The same forward passes with an online loss's ``factors`` [n] in their coefficients.
+
+    ``factors`` stand in the order of the batches. Predictions whose coefficient comes out as 0 leave their batch.
+    """
+    ends = accumulate(len(row.labels) for batch in batches for row in batch.rows)
+    parts = iter(np.split(factors, list(ends)[:-1]))
+    found = coefficients(
+        [[row.weights for row in batch.rows] for batch in batches],
+        norm,
+        [[next(parts) for _ in batch.rows] for batch in batches],
+        mean_over,
+    )
+    out = []
+    for batch, rows in zip(batches, found, strict=True):
+        factor = np.concatenate(rows)
+        kept = factor != 0
+        out.append(
+            replace(
+                batch,
+                positions=batch.positions[kept],
+                labels=batch.labels[kept],
+                coefficients=factor[kept],
+            )
+        )
+    return out
+
+
 def _pad(rows: Sequence[TrainRow], factors: Sequence[FloatArray]) -> MicroBatch:
     # Padding stands on the right, where no causal model lets it reach a prediction: its id is of no account.
     length = max(len(row.inputs) for row in rows)
@@ -145,4 +214,5 @@ def _pad(rows: Sequence[TrainRow], factors: Sequence[FloatArray]) -> MicroBatch:
         positions=np.concatenate([row.positions + i * length for i, row in enumerate(rows)]),
         labels=np.concatenate([row.labels for row in rows]),
         coefficients=np.concatenate(list(factors)),
+        rows=tuple(rows),
     )

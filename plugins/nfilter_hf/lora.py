@@ -52,6 +52,10 @@ class LoraTrainer:
 
     The loss of an optimiser step is exact: one normaliser for the whole step, so that without dropout the split
     into forward passes changes nothing but floating point. On a CPU, equal seeds give equal bytes.
+
+    ``loss: dft`` (or another online loss) weighs every token of a step by what the model says of it at that step, on
+    top of the weights that the tokens came with. ``loss_norm`` keeps its meaning; what it divides by is the sum of
+    the weights from before, unless the online loss asks for a mean over its own (``mean_over``).
     """
 
     name: ClassVar[str] = "hf.lora"
@@ -59,9 +63,9 @@ class LoraTrainer:
 
     @classmethod
     def contract(cls, config: LoraSettings) -> Contract:
-        """It needs the module of one model, and touches no note."""
+        """It needs the module of one model, touches no note, and trains with an online loss where one is named."""
         need = ModelNeed(model=config.model, capability=LendsModule, field="model")
-        return Contract(needs=(need,))
+        return Contract(needs=(need,), online_loss=True)
 
     @classmethod
     def memory(cls, config: LoraSettings, model_config: Any, site: Site) -> Mapping[str, float]:
@@ -90,7 +94,9 @@ class LoraTrainer:
 
         config = self._config
         began = time.perf_counter()
-        rows = [row for row in map(training_row, samples) if row is not None]
+        online = ctx.loss
+        found = (training_row(sample, scored=online is not None) for sample in samples)
+        rows = [row for row in found if row is not None]
         if not rows:
             raise NothingLeftError(
                 f"none of {len(samples)} samples has a token left to train on: every weight is 0; see dropped.jsonl "
@@ -134,6 +140,7 @@ class LoraTrainer:
             {
                 "trainer": self.name,
                 "config": config.model_dump(mode="json"),
+                "online_loss": online.name if online is not None else None,
                 "seed": ctx.seed,
                 "base": base,
                 "start": start.digest if start else None,
@@ -188,7 +195,7 @@ class LoraTrainer:
                     for group in optimizer.param_groups:
                         group["lr"] = config.lr * factor
                     optimizer.zero_grad()
-                    loss = step_loss([rows[i] for i in members])
+                    loss = step_loss([rows[i] for i in members], step)
                     norm = torch.nn.utils.clip_grad_norm_(
                         parameters, config.max_grad_norm or math.inf
                     )

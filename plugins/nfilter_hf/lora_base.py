@@ -20,6 +20,17 @@ def seeded(module: Any, seed: int) -> Iterator[None]:
 
 
 @contextmanager
+def rehearsed(module: Any) -> Iterator[None]:
+    """What runs inside draws the random numbers that what follows will draw again: the same dropout."""
+    import torch
+
+    device = next(module.parameters()).device
+    cuda = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        yield
+
+
+@contextmanager
 def quantised_ready(module: Any) -> Iterator[None]:
     """Make a 4- or 8-bit base fit to train on, and give it back as it was; other bases are left alone."""
     if not (

@@ -99,7 +99,7 @@ class SelfEvolve:
             trained = ctx.train(cleaned, reference) if cut.kept else reference
             before, reference = reference, trained
         ctx.publish_model(reference)
-        report: dict[str, Any] = {"tokens_pool": pool, "tokens_kept": kept}
+        report: dict[str, Any] = {"pool": pool, "kept": kept}
         return _packed(samples, found, report)
 
     def process_tokens(

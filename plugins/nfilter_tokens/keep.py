@@ -128,7 +128,7 @@ class _Draw:
 def _fitted(stream: Iterable[TokenSample], scored: Scored, k: float, ctx: Context) -> State:
     cut = GlobalCut.through(stream, scored, k)
     ctx.log.info(f"{cut.kept} of {cut.n} response tokens are kept")
-    return cut.to_state(report={"tokens_pool": cut.n, "tokens_kept": cut.kept})
+    return cut.to_state(report={"pool": cut.n, "kept": cut.kept})
 
 
 def _masked(sample: TokenSample, kept: BoolArray, bit: int) -> TokenSample:

@@ -56,7 +56,7 @@ class AutoThreshold:
             f"{kept} of {total} response tokens are kept: the upper group has {found.share:.0%} of the tokens, mean "
             f"{found.means[1]:.3g} against {found.means[0]:.3g}"
         )
-        report: dict[str, Any] = {"tokens_pool": total, "tokens_kept": kept}
+        report: dict[str, Any] = {"pool": total, "kept": kept}
         return State({"groups": asdict(found), "report": report})
 
     def process_tokens(

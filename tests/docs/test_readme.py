@@ -155,6 +155,23 @@ def test_the_second_block_adds_arms_and_a_test_set(
     assert len(re.findall(r"0\d-robustft\.\w+: .* \(from an earlier run\)", log)) == 6, log
 
 
+def test_the_third_block_cleans_tokens_and_trains(
+    recipes: list[dict[str, Any]], yard: Path, cli: Callable[..., Any]
+) -> None:
+    recipe = recipes[2]
+    student = {"use": "hf", "model": "tiny"}
+    file = yard / "tokens.yaml"
+    file.write_text(
+        yaml.safe_dump({**recipe, "models": {"student": student}}).replace(HUB_MODEL, "tiny")
+    )
+    result = cli("run", "tokens.yaml", "--json", cwd=yard)
+    assert result.code == 0, result.err
+    tokens = json.loads(result.out)["tokens"]
+    stages = list(tokens["stages"].values())
+    assert [stage["masked"] > 0 for stage in stages[:2]] == [False, True]
+    assert tokens["in_loss"] == tokens["response"] - sum(stage["masked"] for stage in stages)
+
+
 def settings() -> list[str]:
     """The pieces of recipes that stand in the README's text: ``source: {...}``, ``vote: none`` and the like."""
     text = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
@@ -180,6 +197,11 @@ def test_every_setting_in_the_text_exists(
                                    for index, stage in enumerate(recipe["samples"])]}
             for at in range(len(recipe["samples"]))
         ]  # fmt: skip
+        changed += [
+            {**recipe, "tokens": [{"use": item.name, key: value}]}
+            for item in plugins.of_kind("stage")
+            if hasattr(item.cls, "process_tokens")
+        ]
     faults = []
     for number, candidate in enumerate(changed):
         file = yard / f"piece-{number}.yaml"

@@ -16,7 +16,7 @@ def test_one_answer_a_sample_in_order(sample, context):
     out = check_sample_stage(Answer, AnswerConfig(llm="m"), chunk, context(model))
     assert [each.notes["base"]["answer"] for each in out] == ["C", "A", "B"]
     note = out[0].notes["base"]
-    assert set(note) == VIEW
+    assert set(note) == VIEW | {"length"}
     assert (note["text"], note["nll"], note["tokens"], note["calls"]) == ("Answer: C", 0.25, 2, 1)
     assert note["failure"] is None
     assert len(model.requests) == 3

@@ -71,7 +71,7 @@ def test_what_is_kept_is_the_upper_group():
     kept = np.concatenate([each.weights != 0 for each in out])
     assert (kept[:-3] == upper).mean() > 0.99
     assert not kept[-3:].any()
-    assert state.values["report"]["tokens_kept"] == int(kept.sum())
+    assert state.values["report"]["kept"] == int(kept.sum())
 
 
 def test_where_there_is_one_group_everything_is_kept_and_said():

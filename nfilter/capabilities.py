@@ -1,0 +1,99 @@
+"""What a model can do, as protocols, and how a config or a backend names them. Nothing here is inherited from.
+
+``Backend`` in ``nfilter.stages`` says which of these it has; a config field marked ``Needs`` says which it wants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from nfilter.types import (
+    Completion,
+    FloatArray,
+    ModelRef,
+    Request,
+    Sample,
+    TokenSample,
+)
+
+
+@runtime_checkable
+class Generates(Protocol):
+    """Answers requests. One completion a request, in the same order; a failure is a completion too."""
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]: ...
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """Gives answers as they come: a request's index and its completion, each index once, in any order.
+
+    A backend that generates may also stream; progress is then seen, and answers are kept, while others are made.
+    """
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]: ...
+
+
+@runtime_checkable
+class Embeds(Protocol):
+    """Turns texts into vectors: float32 [n, d], not normalised."""
+
+    def embed(self, texts: Sequence[str]) -> FloatArray: ...
+
+
+@runtime_checkable
+class Scores(Protocol):
+    """Per-token losses of given tokens: one float32 [T] a sample, NaN at position 0 and outside the response."""
+
+    def score(
+        self, samples: Sequence[TokenSample], adapter: ModelRef | None = None
+    ) -> list[FloatArray]: ...
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """Turns conversations into tokens with the model's own tokenizer and chat template.
+
+    ``turns`` is ``all`` (every assistant turn is response) or ``last``. A sample whose response would be cut to
+    nothing at ``max_length`` comes back with ``response`` all False; the engine drops it with that reason.
+    """
+
+    def encode(
+        self, samples: Sequence[Sample], *, max_length: int, turns: str
+    ) -> list[TokenSample]: ...
+
+
+@runtime_checkable
+class LendsModule(Protocol):
+    """Lends the local torch module, scoped; eval mode and the active adapter are restored on exit."""
+
+    def lend(self) -> AbstractContextManager[Any]: ...
+
+
+@runtime_checkable
+class Adapts(Protocol):
+    """Generates with a trained adapter over the same weights, for as long as the scope is open."""
+
+    def adapted(self, ref: ModelRef) -> AbstractContextManager[Generates]: ...
+
+
+CAPABILITIES: tuple[type, ...] = (Generates, Streams, Embeds, Scores, Encodes, LendsModule, Adapts)
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """A mark on a config field that names a model: ``llm: Annotated[str, Needs(Generates, logprobs=True)]``."""
+
+    capability: type
+    logprobs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What a backend can do with a given config, known before anything loads."""
+
+    capabilities: frozenset[type]
+    logprobs: bool = False

@@ -1,0 +1,38 @@
+"""What the three presets set: ``default`` is ours, ``paper`` the equations, ``official`` the published code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field
+
+Preset: TypeAlias = Literal["default", "paper", "official"]
+Attribute: TypeAlias = Literal["reasoning", "novelty", "relevance"]
+Cap: TypeAlias = Annotated[float, Field(gt=0, le=1)] | Literal["auto", "none"]
+
+ATTRIBUTES: tuple[Attribute, ...] = ("reasoning", "novelty", "relevance")
+
+_CAPS: Mapping[Attribute, float] = MappingProxyType(
+    {"reasoning": 0.05, "novelty": 0.10, "relevance": 0.05}
+)
+
+
+def score_name(attribute: Attribute) -> str:
+    """The token score that an attribute's stage writes."""
+    return f"xtf.{attribute}"
+
+
+def cap_of(
+    attribute: Attribute, preset: Preset, cap: float | Literal["auto", "none"]
+) -> float | None:
+    """The largest share of a sample's response tokens that ``attribute`` may mask; None where there is no bound."""
+    if cap == "none" or (cap == "auto" and preset == "paper"):
+        return None
+    return _CAPS[attribute] if cap == "auto" else float(cap)
+
+
+def keeps_one(preset: Preset) -> bool:
+    """Whether a sample always keeps a token; in the equations and in the published code it may lose all."""
+    return preset == "default"

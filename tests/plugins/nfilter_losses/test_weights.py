@@ -1,0 +1,160 @@
+"""The weights of every loss against numpy in float64, and against answers that are known beforehand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from nfilter import RecipeError
+from nfilter.plugins import load
+from nfilter_losses.dft import Dft, DftConfig
+from nfilter_losses.eaft import Eaft, EaftConfig
+from nfilter_losses.rho1 import Rho1, Rho1Config
+
+VOCABULARY = 50
+REFERENCE = "loss.reference"
+
+
+def drawn(n: int = 40, seed: int = 0, scale: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.normal(0, scale, (n, VOCABULARY)), rng.integers(0, VOCABULARY, n)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    raised = np.exp(logits - logits.max(-1, keepdims=True))
+    return raised / raised.sum(-1, keepdims=True)
+
+
+def weights(loss: Any, logits: np.ndarray, labels: np.ndarray, **cached: Any) -> np.ndarray:
+    given = torch.from_numpy(np.asarray(logits)).float()
+    stats = loss.stats(given, torch.from_numpy(labels))
+    assert all(value.shape == (len(labels),) for value in stats.values())
+    scores = {name: torch.tensor(values, dtype=torch.float32) for name, values in cached.items()}
+    return np.asarray(loss.weigh(stats, scores, 0), dtype=np.float64)
+
+
+def dft() -> Dft:
+    return Dft(DftConfig())
+
+
+def rho1(**config: Any) -> Rho1:
+    return Rho1(Rho1Config(**config))
+
+
+def test_dft_is_the_probability_of_the_label() -> None:
+    logits, labels = drawn()
+    wanted = softmax(logits)[np.arange(len(labels)), labels]
+    np.testing.assert_allclose(weights(dft(), logits, labels), wanted, rtol=1e-5, atol=1e-9)
+
+
+def test_dft_of_uniform_and_of_certain_logits() -> None:
+    labels = np.array([3, 3])
+    logits = np.zeros((2, VOCABULARY))
+    assert weights(dft(), logits, labels) == pytest.approx(1 / VOCABULARY)
+    logits[0, 3], logits[1, 4] = 1000.0, 1000.0
+    assert weights(dft(), logits, labels).tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("top", [2, 20, 50, 500])
+def test_eaft_is_the_entropy_of_the_most_likely(top: int) -> None:
+    logits, labels = drawn()
+    most = -np.sort(-softmax(logits), -1)[:, :top]
+    most /= most.sum(-1, keepdims=True)
+    wanted = -(most * np.log(most)).sum(-1) / math.log(most.shape[1])
+    got = weights(Eaft(EaftConfig(top=top)), logits, labels)
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-6)
+    assert 0 < got.min() < 0.5 < got.max() < 1
+
+
+def test_eaft_of_uniform_certain_and_forbidden_logits() -> None:
+    logits = np.zeros((4, VOCABULARY))
+    logits[1, 3] = 1000.0
+    logits[2, 2:] = -np.inf
+    logits[3, 1:] = -np.inf
+    got = weights(Eaft(EaftConfig()), logits, np.array([3, 4, 0, 0]))
+    assert got == pytest.approx([1.0, 0.0, math.log(2) / math.log(20), 0.0], abs=1e-6)
+
+
+def test_eaft_does_not_look_at_the_label() -> None:
+    logits, labels = drawn()
+    eaft = Eaft(EaftConfig())
+    assert (weights(eaft, logits, labels) == weights(eaft, logits, labels * 0)).all()
+
+
+@pytest.mark.parametrize("ratio", [0.05, 0.25, 0.6, 1.0])
+def test_rho1_keeps_the_highest_excess_loss(ratio: float) -> None:
+    logits, labels = drawn()
+    losses = -np.log(softmax(logits)[np.arange(len(labels)), labels])
+    reference = np.random.default_rng(1).gamma(2.0, 1.0, len(labels))
+    excess = losses - reference
+    got = weights(rho1(ratio=ratio), logits, labels, **{REFERENCE: reference})
+    keep = int(len(labels) * ratio)
+    wanted = np.zeros(len(labels))
+    wanted[np.argsort(-excess)[:keep]] = 1.0
+    assert got.tolist() == wanted.tolist()
+    # Neither loss alone chooses the same.
+    if ratio < 1:
+        assert got.tolist() != (losses >= -np.sort(-losses)[keep - 1]).astype(float).tolist()
+
+
+def test_rho1_breaks_ties_by_position_and_keeps_one_at_least() -> None:
+    logits, labels = np.zeros((64, VOCABULARY)), np.zeros(64, dtype=np.int64)
+    same = {REFERENCE: np.full(64, 0.5)}
+    assert weights(rho1(ratio=0.25), logits, labels, **same).tolist() == [1.0] * 16 + [0.0] * 48
+    same[REFERENCE][40] = 0.25
+    got = weights(rho1(ratio=0.25), logits, labels, **same)
+    assert np.flatnonzero(got).tolist() == [*range(15), 40]
+    assert np.flatnonzero(weights(rho1(ratio=0.01), logits, labels, **same)).tolist() == [40]
+
+
+def test_rho1_reads_the_score_that_it_is_told() -> None:
+    assert Rho1.contract(Rho1Config(reference="mine")).reads == {"mine"}
+    assert Rho1.contract(Rho1Config()).reads == {REFERENCE}
+    logits, labels = np.zeros((2, VOCABULARY)), np.zeros(2, dtype=np.int64)
+    scores = {"mine": [3.0, 1.0], REFERENCE: [1.0, 3.0]}
+    assert weights(rho1(ratio=0.5, reference="mine"), logits, labels, **scores).tolist() == [0, 1]
+    assert weights(rho1(ratio=0.5), logits, labels, **scores).tolist() == [1, 0]
+
+
+def test_rho1_without_its_score_says_which_stage_writes_one() -> None:
+    logits, labels = drawn(4)
+    with pytest.raises(
+        RecipeError, match=r"no score 'loss\.reference' for 4 of 4 tokens"
+    ) as caught:
+        weights(rho1(), logits, labels, excess=np.zeros(4))
+    assert "scores there: excess" in str(caught.value)
+    assert "tokens.excess_loss" in str(caught.value)
+    with pytest.raises(RecipeError, match="for 1 of 4 tokens"):
+        weights(rho1(), logits, labels, **{REFERENCE: [1, 2, math.nan, 3]})
+
+
+def test_half_precision_logits_are_read_in_float32() -> None:
+    logits, labels = drawn()
+    half = torch.from_numpy(logits).to(torch.bfloat16)
+    for loss in (dft(), rho1(), Eaft(EaftConfig())):
+        for values in loss.stats(half, torch.from_numpy(labels)).values():
+            assert values.dtype == torch.float32
+    got = dft().stats(half, torch.from_numpy(labels))["p"].double().numpy()
+    wanted = softmax(half.double().numpy())[np.arange(len(labels)), labels]
+    np.testing.assert_allclose(got, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "settings"),
+    [(Rho1Config, {"ratio": 0}), (Rho1Config, {"ratio": 1.1}), (EaftConfig, {"top": 1}), (DftConfig, {"scale": 2})],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(config: Any, settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        config.model_validate(settings)
+
+
+def test_they_are_listed_as_losses(point: Any) -> None:
+    import nfilter_losses
+
+    plugins = load([point("nfilter_losses", nfilter_losses)], ())
+    assert [item.name for item in plugins.of_kind("loss")] == ["dft", "eaft", "rho1"]

@@ -1,0 +1,202 @@
+"""Attention drawn: against all weights at once, models whose attention is known, and a module given back whole."""
+
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from nfilter import ModelError
+from nfilter_xtf import attention
+from nfilter_xtf.attention import importances
+
+
+def drawn(rng, tokens, lengths=(1, 2, 9, 30)):
+    out = []
+    for i, n in enumerate(lengths):
+        response = np.arange(n) >= n // 3
+        out.append(tokens(f"s{i}", rng.integers(0, 50, n), response))
+    return out
+
+
+def all_weights(module, ids):
+    """[T, T]: the mean over layers and heads of what the model says when it is asked for all of it."""
+    module.set_attn_implementation("eager")
+    with torch.no_grad():
+        out = module(torch.from_numpy(ids)[None], output_attentions=True)
+    return torch.cat(out.attentions).double().mean((0, 1)).numpy()
+
+
+@pytest.mark.parametrize("preset", ["default", "paper", "official"])
+def test_it_is_what_all_weights_at_once_give(preset, tokens, small):
+    samples = drawn(np.random.default_rng(0), tokens)
+    for sample, got in zip(samples, importances(small(), samples, preset), strict=True):
+        a = all_weights(small(), sample.ids)
+        n = len(sample.ids)
+        wanted = np.full(n, np.nan)
+        for j in np.flatnonzero(sample.response):
+            if preset == "default" and j < n - 1:
+                wanted[j] = np.mean([(i + 1) * a[i, j] for i in range(j + 1, n)])
+            elif preset == "paper":
+                wanted[j] = np.mean([a[i, j] for i in range(n)])
+            elif preset == "official":
+                wanted[j] = np.mean([a[j, k] for k in range(n)])
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, wanted, rtol=1e-5)
+
+
+KINDS = {
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
+    # One attention module inside another, and a window.
+    "gpt_neo": {
+        "hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]],
+        "window_size": 8, "max_position_embeddings": 64, "intermediate_size": 48,
+    },
+    "qwen3": {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_architectures(kind, tokens):
+    torch.manual_seed(0)
+    settings = AutoConfig.for_model(
+        kind, vocab_size=50, bos_token_id=1, eos_token_id=2, **KINDS[kind]
+    )
+    module = AutoModelForCausalLM.from_config(settings).eval()
+    parts = attention._attention_modules(module)
+    assert len(parts) == 2
+    sample = tokens("a", np.random.default_rng(0).integers(3, 50, 24))
+    (got,) = importances(module, [sample], "default")
+    a = all_weights(module, sample.ids)
+    wanted = [np.mean([(i + 1) * a[i, j] for i in range(j + 1, 24)]) for j in range(23)]
+    np.testing.assert_allclose(got[:-1], wanted, rtol=1e-5)
+
+
+def test_zeroed_queries_and_keys_give_one_but_for_the_last(tokens, small):
+    module = small()
+    with torch.no_grad():
+        for layer in module.model.layers:
+            layer.self_attn.q_proj.weight.zero_()
+            layer.self_attn.k_proj.weight.zero_()
+    (got,) = importances(module, [tokens("a", np.arange(40))], "default")
+    np.testing.assert_allclose(got[:-1], 1, atol=1e-6)
+    assert np.isnan(got[-1])
+
+
+@pytest.mark.parametrize("j", [0, 3, 17])
+def test_a_planted_head_makes_its_token_the_maximum(j, tokens, small):
+    """Every query points along one axis, the key of token 7 alone does: it draws all attention from j on."""
+    module = small(
+        num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, rope_theta=1e15
+    )
+    still = 32 // 2 - 1  # the axis that hardly turns with position
+    with torch.no_grad():
+        module.model.embed_tokens.weight.zero_()
+        module.model.embed_tokens.weight[:, 0] = 1
+        module.model.embed_tokens.weight[7, 1] = 1
+        for name, axis in (("q_proj", 0), ("k_proj", 1)):
+            weight = getattr(module.model.layers[0].self_attn, name).weight
+            weight.zero_()
+            weight[still, axis] = 30
+    ids = np.full(20, 3)
+    ids[j] = 7
+    (got,) = importances(module, [tokens("a", ids)], "default")
+    assert int(np.nanargmax(got)) == j
+    # The mean over i > j of i + 1, all attention being drawn.
+    assert got[j] == pytest.approx(np.mean(np.arange(j + 1, 20) + 1.0), rel=1e-4)
+
+
+def test_official_is_one_over_t(tokens, small):
+    for n in (5, 37):
+        (got,) = importances(small(), [tokens("a", np.arange(n))], "official")
+        np.testing.assert_allclose(got, 1 / n, rtol=1e-6)
+
+
+def test_neither_other_samples_nor_order_change_a_score(tokens, small):
+    samples = drawn(np.random.default_rng(1), tokens)
+    together = importances(small(), samples, "default")
+    backwards = importances(small(), samples[::-1], "default")[::-1]
+    for sample, a, b in zip(samples, together, backwards, strict=True):
+        (alone,) = importances(small(), [sample], "default")
+        assert np.array_equal(a, alone, equal_nan=True)
+        assert np.array_equal(b, alone, equal_nan=True)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_no_layers_weights_outlive_it(kept, tokens, small, monkeypatch):
+    """When a layer's weights are reduced, those of the layers before it are gone, unless somebody keeps them."""
+    living, seen, hoard = [], [], []
+    reduce = attention._drawn_later
+
+    def watched(weights):
+        seen.append(sum(ref() is not None for ref in living))
+        assert weights._base.shape == (1, 4, 20, 20)
+        living.append(weakref.ref(weights._base))
+        if kept:
+            hoard.append(weights)
+        return reduce(weights)
+
+    monkeypatch.setattr(attention, "_drawn_later", watched)
+    importances(small(num_hidden_layers=4), [tokens("a", np.arange(20))], "default")
+    assert seen == ([0, 1, 2, 3] if kept else [0, 0, 0, 0])
+
+
+def state_of(module):
+    hooks = [len(part._forward_hooks) for part in module.modules()]
+    return module.config._attn_implementation, hooks, [part.training for part in module.modules()]
+
+
+def test_the_module_comes_back_as_it_was(tokens, small):
+    module = small()
+    module.set_attn_implementation("sdpa")
+    module.train()
+    before = state_of(module)
+    importances(module, [tokens("a", np.arange(5))], "default")
+    assert state_of(module) == before
+
+
+@pytest.mark.parametrize("where", ["forward", "length", "weights"])
+def test_it_comes_back_after_an_error_too(where, tokens, small, monkeypatch):
+    module = small()
+    module.set_attn_implementation("sdpa")
+    before = state_of(module)
+    sample = tokens(
+        "long" if where == "length" else "a",
+        np.arange(200) % 50 if where == "length" else np.arange(9),
+    )
+    if where == "forward":
+        monkeypatch.setattr(module.model.layers[1].mlp, "forward", lambda x: 1 / 0)
+        error, words = ZeroDivisionError, "zero"
+    elif where == "length":
+        error, words = ModelError, r"'long' has 200 tokens.*encode\.max_length to 128"
+    else:
+        monkeypatch.setattr(module, "set_attn_implementation", lambda kind: None)
+        error, words = ModelError, "LlamaAttention yields no attention weights"
+    with pytest.raises(error, match=words):
+        importances(module, [sample], "default")
+    assert state_of(module) == before
+
+
+def test_a_model_without_attention_is_refused(tokens, small):
+    bare = torch.nn.Linear(2, 2)
+    with pytest.raises(ModelError, match=r"Linear yields no attention weights.*name another model"):
+        importances(bare, [tokens("a", [1, 2])], "default")
+    module = small(num_hidden_layers=0)
+    with pytest.raises(ModelError, match="LlamaForCausalLM yields no attention weights"):
+        importances(module, [tokens("a", [1, 2])], "default")
+
+
+def test_a_sample_without_a_response_is_not_read(tokens, small):
+    told = []
+    (got,) = importances(torch_free(small()), [tokens("a", [1, 2], [0, 0])], "default", told.append)
+    assert np.isnan(got).all()
+    assert told == [2]
+
+
+def torch_free(module):
+    module.model.forward = None
+    return module

@@ -272,11 +272,18 @@ def init(template: str, data: Path | None, model: str | None, out: Path, force: 
 @click.argument("sample_id", metavar="ID")
 @click.option("--full", is_flag=True, help="Do not cut long texts.")
 @click.option("--truth", is_flag=True, help="Show the true label too, where it is known.")
+@click.option(
+    "--tokens",
+    is_flag=True,
+    help="Show the response token by token: in the loss or out, with scores.",
+)
 @_json
-def explain(run_directory: Path, sample_id: str, full: bool, truth: bool, as_json: bool) -> None:
+def explain(
+    run_directory: Path, sample_id: str, full: bool, truth: bool, tokens: bool, as_json: bool
+) -> None:
     """Everything that happened to one row, kept or dropped. Unreadable rows: line:N."""
     report = importlib.import_module("nfilter.report.explain")
-    found = report.explain(run_directory, sample_id, show_truth=truth)
+    found = report.explain(run_directory, sample_id, show_truth=truth, show_tokens=tokens)
     if as_json:
         click.echo(json.dumps(report.as_json(found), ensure_ascii=False))
     else:

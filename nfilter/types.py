@@ -118,6 +118,7 @@ class TokenSample:
     ``response`` marks an assistant's tokens, end-of-sequence included, and is fixed at encoding. ``weights`` are
     0 wherever ``response`` is False, always; 0 elsewhere takes a token out of the loss. ``reasons`` is a bit set:
     which stage set a weight to 0, the bits being named in the run's manifest. ``scores`` are NaN where undefined.
+    ``text`` is the rendered conversation, whose characters ``spans`` count.
     """
 
     id: str
@@ -128,6 +129,7 @@ class TokenSample:
     weights: FloatArray
     scores: Mapping[str, FloatArray] = field(default_factory=lambda: _EMPTY)
     reasons: UInt32Array = field(default_factory=lambda: np.zeros(0, dtype=np.uint32))
+    text: str = ""
 
     def __post_init__(self) -> None:
         length = len(self.ids)

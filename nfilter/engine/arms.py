@@ -75,7 +75,7 @@ def prepare(
     if arm == "cleaned":
         done = run_token_stages(recipe, encoded.samples, contexts)
         encoded = Encoded(done.samples, [*encoded.dropped, *done.gone], done.figures)
-        write_tokens(directory / "tokens", done.samples, done.reasons)
+        write_tokens(directory / "tokens", done.every, done.reasons)
     return encoded
 
 

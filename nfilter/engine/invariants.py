@@ -185,6 +185,8 @@ def check_tokens(
         for name in ("ids", "response", "turn", "spans"):
             if not np.array_equal(getattr(was, name), getattr(now, name)):
                 raise ContractError(f"{where}: {name} was changed; it is fixed at encoding")
+        if was.text != now.text:
+            raise ContractError(f"{where}: text was changed; it is fixed at encoding")
         if np.any(now.weights[~now.response] != 0):
             raise ContractError(f"{where}: a weight outside the response is not 0")
         if not np.all(np.isfinite(now.weights)) or np.any(now.weights < 0):

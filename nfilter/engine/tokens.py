@@ -15,7 +15,7 @@ from nfilter.context import RunContext
 from nfilter.engine.invariants import check_tokens
 from nfilter.recipe import Recipe
 from nfilter.stages import EMPTY_STATE, Contract, FitsTokens, State
-from nfilter.store import write_json
+from nfilter.store import write_json, write_jsonl
 from nfilter.types import TokenSample
 
 Gone = list[tuple[str, str]]
@@ -25,9 +25,13 @@ Contexts = Callable[[str, str], RunContext]
 
 @dataclass(frozen=True, slots=True)
 class TokenRun:
-    """What the token stages left: samples with a weight, reason bits by name, who left and why, and figures."""
+    """What the token stages left: samples with a weight, reason bits by name, who left and why, and figures.
+
+    ``every`` has the samples that left too, as they were then.
+    """
 
     samples: list[TokenSample]
+    every: list[TokenSample]
     reasons: list[str]
     gone: Gone
     figures: dict[str, Any]
@@ -70,7 +74,7 @@ def run_token_stages(
         "in_loss": sum(int(np.count_nonzero(sample.weights)) for sample in kept),
         "stages": stages,
     }
-    return TokenRun(kept, names, gone, figures)
+    return TokenRun(kept, current, names, gone, figures)
 
 
 def _lost(before: Sequence[TokenSample], after: Sequence[TokenSample]) -> dict[str, int]:
@@ -96,7 +100,10 @@ def _who(sample: TokenSample, names: Sequence[str]) -> list[str]:
 
 
 def write_tokens(directory: Path, samples: Sequence[TokenSample], reasons: Sequence[str]) -> None:
-    """Publish ids, weights, response mask, reasons and scores as flat arrays; ``offsets`` cuts them by sample."""
+    """Publish ids, weights, response mask, spans, reasons and scores as flat arrays; ``offsets`` cuts them by sample.
+
+    ``texts.jsonl`` has the rendered conversations, in the same order.
+    """
     part = directory.with_name(f".{directory.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -119,6 +126,7 @@ def write_tokens(directory: Path, samples: Sequence[TokenSample], reasons: Seque
         arrays[f"score-{name}"] = _flat(parts, np.float32)
     for name, values in arrays.items():
         np.save(part / f"{name}.npy", values, allow_pickle=False)
+    write_jsonl(part / "texts.jsonl", ({"id": s.id, "text": s.text} for s in samples))
     write_json(
         part / "index.json",
         {"samples": [sample.id for sample in samples], "reasons": list(reasons), "scores": names},

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from nfilter.errors import StoreError, did_you_mean
 from nfilter.report import reading
 from nfilter.report.calls import Call, calls_for
+from nfilter.report.tokens import Token, summary, tokens_of
+from nfilter.report.tokens import as_json as tokens_as_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,10 +69,15 @@ class Explanation:
     truth: str | None = None
     raw: str | None = None
     gaps: Sequence[str] = ()
+    response_tokens: Sequence[Token] | None = None
 
 
-def explain(run_dir: Path, sample_id: str, *, show_truth: bool = False) -> Explanation:
+def explain(
+    run_dir: Path, sample_id: str, *, show_truth: bool = False, show_tokens: bool = False
+) -> Explanation:
     """Everything on record about a row; an unreadable one is named ``line:N``.
+
+    ``response_tokens`` are there where they were asked for and the row was encoded.
 
     Raises:
         StoreError: when ``run_dir`` is no run, or has no such row; the nearest id is named.
@@ -91,6 +98,9 @@ def explain(run_dir: Path, sample_id: str, *, show_truth: bool = False) -> Expla
     gaps = [found.gap] if found.gap else []
     if show_truth and truth is None:
         gaps.append("the true label of this row is not known")
+    tokens = tokens_of(run, sample_id)
+    if show_tokens and tokens is None:
+        gaps.append("the row has no tokens: it was not encoded in this run")
     return Explanation(
         id=sample_id,
         run=str(run.path),
@@ -111,17 +121,22 @@ def explain(run_dir: Path, sample_id: str, *, show_truth: bool = False) -> Expla
         parents=first.parents,
         children=[child for event in events for child in event.children],
         events=events,
-        tokens=_tokens(run, sample_id) if status == "kept" else None,
+        tokens=summary(tokens) if tokens is not None and status == "kept" else None,
         truth=truth,
         gaps=gaps,
+        response_tokens=tokens if show_tokens else None,
     )
 
 
 def as_json(explanation: Explanation) -> dict[str, Any]:
-    """The explanation as JSON values. The truth is left out where it was not asked for or is not known."""
+    """The explanation as JSON values. Truth and tokens are left out where they were not asked for or are not known."""
     value = asdict(explanation)
     if value["truth"] is None:
         del value["truth"]
+    if explanation.response_tokens is None:
+        del value["response_tokens"]
+    else:
+        value["response_tokens"] = tokens_as_json(explanation.response_tokens)
     return value
 
 
@@ -251,39 +266,6 @@ def _outcome(
                 return "dropped", str(row["stage"]), str(row["reason"])
     reasons = [str(row["reason"]) for event in events for row in event.decisions if row["reason"]]
     return "kept", None, reasons[-1] if reasons else "no stage decided anything about it"
-
-
-def _tokens(run: RunDirectory, sample_id: str) -> dict[str, JSON] | None:
-    from nfilter.store import read_json
-
-    folder = run.path / "tokens"
-    if not (folder / "index.json").is_file():
-        return None
-    index = read_json(folder / "index.json")
-    if sample_id not in index["samples"]:
-        return None
-    import numpy as np
-
-    place = index["samples"].index(sample_id)
-    arrays = {
-        name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        for name in ("offsets", "response", "weights", "reasons")
-    }
-    start, end = arrays["offsets"][place : place + 2]
-    response = arrays["response"][start:end]
-    weights = arrays["weights"][start:end]
-    bits = arrays["reasons"][start:end]
-    masked = {
-        name: int(((bits >> bit) & 1).sum())
-        for bit, name in enumerate(index["reasons"])
-        if ((bits >> bit) & 1).any()
-    }
-    return {
-        "all": int(end - start),
-        "response": int(response.sum()),
-        "in_loss": int((weights != 0).sum()),
-        "masked_by": masked,
-    }
 
 
 def _truth(run: RunDirectory, sample_id: str) -> str | None:

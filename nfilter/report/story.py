@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from nfilter.report import text
+from nfilter.report import text, tokens
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,6 +38,8 @@ def tell(explanation: Explanation, console: Console, *, full: bool = False) -> N
     for event in explanation.events:
         _block(console, event.stage, _event(event, full=full))
     _block(console, "at the end", _end(explanation, full=full))
+    if explanation.response_tokens:
+        tokens.render(explanation.response_tokens, console)
 
 
 def _block(console: Console, title: str, pairs: Pairs) -> None:
@@ -149,7 +151,7 @@ def _end(found: Explanation, *, full: bool) -> Pairs:
     return pairs
 
 
-def _tokens(tokens: Mapping[str, Any]) -> str:
-    said = f"{tokens['in_loss']} of the response's {tokens['response']} are in the loss"
-    masked = ", ".join(f"{name} took out {count}" for name, count in tokens["masked_by"].items())
+def _tokens(counts: Mapping[str, Any]) -> str:
+    said = f"{counts['in_loss']} of the response's {counts['response']} are in the loss"
+    masked = ", ".join(f"{name} took out {count}" for name, count in counts["masked_by"].items())
     return f"{said}; {masked}" if masked else said

@@ -54,6 +54,7 @@ def _encode(loaded: Loaded, sample: Sample, limit: int, turns: str) -> TokenSamp
         turn=turn.astype(np.int16),
         spans=spans,
         weights=weights.astype(np.float32),
+        text=rendered.text.replace(rendered.mark, "") if rendered.mark else rendered.text,
     )
 
 

@@ -158,7 +158,6 @@ def test_outputs_of_an_earlier_recipe_are_not_taken_for_this_one(world, id_of):
 def test_tokens_out_of_the_loss_are_told_with_who_took_them(world, id_of):
     found = subject.explain(RUN, id_of("5+6"))
     assert found.tokens == {
-        "all": 7,
         "response": 3,
         "in_loss": 2,
         "masked_by": {"example.first": 1},

@@ -1,0 +1,193 @@
+"""What training saw of one row, token by token: which are in the loss, which are not, and by whose decision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nfilter.report import text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from nfilter.store import RunDirectory
+    from nfilter.types import JSON
+
+_COLOURS = ("red", "magenta", "yellow", "cyan", "blue", "bright_black")
+_NAMES = ("offsets", "ids", "response", "spans", "weights", "reasons")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of a response: the text that it stands for ("" where another token stands for it already).
+
+    ``by`` names the stages that took it out of the loss; ``scores`` leaves out those that are undefined.
+    """
+
+    position: int
+    id: int
+    piece: str
+    weight: float
+    by: tuple[str, ...]
+    scores: Mapping[str, float]
+
+
+def tokens_of(run: RunDirectory, sample_id: str) -> list[Token] | None:
+    """The response tokens of a row in order; None where the run encoded no such row."""
+    from nfilter.store import read_json
+
+    folder = run.path / "tokens"
+    if not (folder / "index.json").is_file():
+        return None
+    index = read_json(folder / "index.json")
+    if sample_id not in index["samples"]:
+        return None
+    import numpy as np
+
+    place = index["samples"].index(sample_id)
+    names = (*_NAMES, *(f"score-{name}" for name in index["scores"]))
+    whole = {
+        name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names
+    }
+    start, end = (int(offset) for offset in whole["offsets"][place : place + 2])
+    row = {name: values[start:end] for name, values in whole.items() if name != "offsets"}
+    pieces = _pieces(_text(folder, index, place), row["spans"].tolist())
+    return [
+        Token(
+            position=int(t),
+            id=int(row["ids"][t]),
+            piece=pieces[t],
+            weight=float(row["weights"][t]),
+            by=_named(int(row["reasons"][t]), index["reasons"]),
+            scores=_scores(row, index["scores"], int(t)),
+        )
+        for t in np.flatnonzero(row["response"])
+    ]
+
+
+def summary(tokens: Sequence[Token]) -> dict[str, JSON]:
+    """How many of the response's tokens are in the loss, and how many each stage took out."""
+    masked: dict[str, JSON] = {}
+    for name in dict.fromkeys(name for token in tokens for name in token.by):
+        masked[name] = sum(name in token.by for token in tokens)
+    return {
+        "response": len(tokens),
+        "in_loss": sum(token.weight != 0 for token in tokens),
+        "masked_by": masked,
+    }
+
+
+def as_json(tokens: Iterable[Token]) -> list[JSON]:
+    """The tokens as JSON values."""
+    return [
+        {
+            "position": token.position,
+            "id": token.id,
+            "piece": token.piece,
+            "weight": token.weight,
+            "masked_by": list(token.by),
+            "scores": dict(token.scores),
+        }
+        for token in tokens
+    ]
+
+
+def render(tokens: Sequence[Token], console: Console) -> None:
+    """Print the response in colours, a colour a stage that took tokens out, then every token with its scores."""
+    from rich.table import Table
+
+    names = list(dict.fromkeys(name for token in tokens for name in token.by))
+    colours = dict(zip(names, _COLOURS, strict=False))
+    console.print()
+    text.heading(console, "the response as training sees it")
+    console.print(_coloured(tokens, colours))
+    console.print(_legend(tokens, colours))
+    console.print()
+    scores = list(dict.fromkeys(name for token in tokens for name in token.scores))
+    table = Table(box=None, pad_edge=False)
+    for head in ("token", "taken out by", "weight", *scores):
+        left = head in ("token", "taken out by")
+        # Names wrap, numbers and what they are about do not.
+        table.add_column(
+            head,
+            justify="left" if left else "right",
+            no_wrap=left,
+            min_width=12 if left else 5,
+            overflow="fold",
+        )
+    for token in tokens:
+        # Adding 0 makes 0 of what rounds to -0.
+        cells = [
+            f"{round(token.scores[name], 2) + 0:.2f}" if name in token.scores else ""
+            for name in scores
+        ]
+        shown = repr(text.plain(token.piece)) if token.piece else f"#{token.id}"
+        table.add_row(
+            _styled(shown, token, colours), ", ".join(token.by), f"{token.weight:g}", *cells
+        )
+    console.print(table)
+
+
+def _coloured(tokens: Sequence[Token], colours: Mapping[str, str]) -> Text:
+    from rich.text import Text
+
+    out = Text()
+    for token in tokens:
+        out.append_text(_styled(text.plain(token.piece), token, colours))
+    return out
+
+
+def _styled(shown: str, token: Token, colours: Mapping[str, str]) -> Text:
+    from rich.text import Text
+
+    if not token.by:
+        return Text(shown, style="" if token.weight else "dim")
+    return Text(shown, style=f"strike {colours.get(token.by[0], _COLOURS[-1])}")
+
+
+def _legend(tokens: Sequence[Token], colours: Mapping[str, str]) -> Text:
+    from rich.text import Text
+
+    found: Any = summary(tokens)
+    out = Text(f"{found['in_loss']} of {found['response']} tokens are in the loss")
+    for name, count in found["masked_by"].items():
+        out.append("; ")
+        out.append(name, style=f"strike {colours.get(name, _COLOURS[-1])}")
+        out.append(f" took out {count}")
+    return out
+
+
+def _text(folder: Any, index: Mapping[str, Any], place: int) -> str:
+    """The rendered conversation that spans count the characters of; runs before there was one have none."""
+    import json
+
+    file = folder / "texts.jsonl"
+    if not file.is_file():
+        return ""
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines):
+            if number == place:
+                row = json.loads(line)
+                assert row["id"] == index["samples"][place]
+                return str(row["text"])
+    return ""
+
+
+def _pieces(whole: str, spans: Sequence[tuple[int, int]]) -> list[str]:
+    """The characters that each token adds: a character of several tokens belongs to the first of them."""
+    pieces, done = [], 0
+    for start, end in spans:
+        pieces.append(whole[max(start, done) : end])
+        done = max(done, end)
+    return pieces
+
+
+def _named(bits: int, names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for bit, name in enumerate(names) if bits >> bit & 1)
+
+
+def _scores(row: Mapping[str, Any], names: Sequence[str], t: int) -> dict[str, float]:
+    values = {name: float(row[f"score-{name}"][t]) for name in names}
+    return {name: value for name, value in values.items() if value == value}  # noqa: PLR0124 (NaN is undefined)

@@ -317,6 +317,15 @@ class Source(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What a run trained on: the rows that are left, their tokens in the same order, reason bits by name."""
+
+    samples: Sequence[Sample]
+    tokens: Sequence[TokenSample]
+    reasons: Sequence[str]
+
+
 class Exporter(Protocol):
     """Writes what remains of a run for another program."""
 
@@ -325,7 +334,9 @@ class Exporter(Protocol):
 
     def __init__(self, config: Any) -> None: ...
 
-    def export(self, samples: Iterable[Sample], out: Path) -> None: ...
+    def export(self, run: Exported, out: Path) -> Iterable[str]:
+        """Write files into the folder ``out``; a line on each, and on what the format cannot hold."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from nfilter.context import RunContext
 from nfilter.engine.invariants import check_tokens
 from nfilter.recipe import Recipe
 from nfilter.stages import EMPTY_STATE, Contract, FitsTokens, State
-from nfilter.store import write_json, write_jsonl
+from nfilter.store import read_json, read_jsonl, write_json, write_jsonl
 from nfilter.types import TokenSample
 
 Gone = list[tuple[str, str]]
@@ -134,6 +134,36 @@ def write_tokens(directory: Path, samples: Sequence[TokenSample], reasons: Seque
     # Renamed only when it is whole, so that no array of an earlier run stands among these.
     shutil.rmtree(directory, ignore_errors=True)
     part.rename(directory)
+
+
+def read_tokens(directory: Path) -> tuple[list[TokenSample], list[str]]:
+    """What ``write_tokens`` published: samples over memory-mapped arrays, and the names of the reason bits."""
+    index = read_json(directory / "index.json")
+    names = ["offsets", "ids", "response", "turn", "spans", "weights", "reasons"]
+    arrays = {
+        name: np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        for name in (*names, *(f"score-{name}" for name in index["scores"]))
+    }
+    file = directory / "texts.jsonl"
+    texts = [row["text"] for row in read_jsonl(file)] if file.is_file() else []
+    out = []
+    for place, name in enumerate(index["samples"]):
+        start, end = arrays["offsets"][place : place + 2]
+        row = {key: values[start:end] for key, values in arrays.items() if key != "offsets"}
+        out.append(
+            TokenSample(
+                id=name,
+                ids=row["ids"],
+                response=row["response"],
+                turn=row["turn"],
+                spans=row["spans"],
+                weights=row["weights"],
+                scores={key: row[f"score-{key}"] for key in index["scores"]},
+                reasons=row["reasons"],
+                text=texts[place] if texts else "",
+            )
+        )
+    return out, list(index["reasons"])
 
 
 def _flat(parts: Sequence[npt.NDArray[Any]], kind: type) -> npt.NDArray[Any]:

@@ -81,7 +81,7 @@ def outcome(done: Mapping[str, Any], command: str) -> Any:
 
 def test_every_command_line_ends_well(done: dict[str, Any]) -> None:
     named = {line.split()[1] for line in done}
-    assert named == {"init", "check", "run", "explain", "audit", "compare", "merge"}
+    assert named == {"init", "check", "run", "explain", "audit", "compare", "merge", "export"}
     assert {line: (result.code, result.err) for line, result in done.items() if result.code} == {}
 
 

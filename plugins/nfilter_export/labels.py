@@ -1,0 +1,151 @@
+"""Formats that say of every token whether it is in the loss."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from nfilter import JSON, Exported, StageConfig, TokenSample
+
+FILE = "train.jsonl"
+
+
+class NoSettings(StageConfig):
+    """No settings."""
+
+
+class Trl:
+    """For TRL's SFTTrainer: rows of ``input_ids`` and ``labels``, which is -100 where a token is out of the loss.
+
+    Load it with ``datasets.load_dataset("json", data_files=".../train.jsonl")``; the trainer takes such rows as they
+    are. Labels hold no weights other than 0 and 1.
+    """
+
+    name: ClassVar[str] = "trl"
+    Config: ClassVar[type[StageConfig]] = NoSettings
+
+    def __init__(self, config: NoSettings) -> None:
+        del config
+
+    def export(self, run: Exported, out: Path) -> list[str]:
+        """Write train.jsonl."""
+        soft = _Soft()
+        rows = (
+            {"input_ids": sample.ids.tolist(), "labels": _labels(sample)}
+            for sample in soft.seen(run.tokens)
+        )
+        count = _write(out / FILE, rows)
+        return [f"{FILE}: {count} rows of input_ids and labels", *soft.said()]
+
+
+class Axolotl:
+    """For axolotl, ``type: input_output``: rows of ``segments``, texts that are in the loss (``label``) or not.
+
+    axolotl tokenises the segments itself, and may do so differently where a segment ends inside of a word. Set
+    ``train_on_inputs: false`` and no chat template: the segments hold its markers.
+    """
+
+    name: ClassVar[str] = "axolotl"
+    Config: ClassVar[type[StageConfig]] = NoSettings
+
+    def __init__(self, config: NoSettings) -> None:
+        del config
+
+    def export(self, run: Exported, out: Path) -> list[str]:
+        """Write train.jsonl."""
+        soft = _Soft()
+        rows = ({"segments": _segments(sample)} for sample in soft.seen(run.tokens))
+        count = _write(out / FILE, rows)
+        return [f"{FILE}: {count} rows of segments", *soft.said()]
+
+
+class Spans:
+    """For any program: rendered text, and for each response token its characters, id, weight, scores and reasons.
+
+    A row is {id, text, tokens: [{start, end, id, weight, scores, reasons}]}; ``start`` and ``end`` count characters of
+    ``text``. Undefined scores are left out, reasons are the names of stages.
+    """
+
+    name: ClassVar[str] = "spans"
+    Config: ClassVar[type[StageConfig]] = NoSettings
+
+    def __init__(self, config: NoSettings) -> None:
+        del config
+
+    def export(self, run: Exported, out: Path) -> list[str]:
+        """Write train.jsonl."""
+        reasons = run.reasons
+        rows = (
+            {"id": s.id, "text": s.text, "tokens": [_token(s, int(t), reasons) for t in np.flatnonzero(s.response)]}
+            for s in run.tokens
+        )  # fmt: skip
+        return [f"{FILE}: {_write(out / FILE, rows)} rows of text and token spans"]
+
+
+class _Soft:
+    """Counts the weights that labels cannot hold."""
+
+    def __init__(self) -> None:
+        self._tokens = 0
+
+    def seen(self, samples: Iterable[TokenSample]) -> Iterator[TokenSample]:
+        for sample in samples:
+            self._tokens += int(((sample.weights != 0) & (sample.weights != 1)).sum())
+            yield sample
+
+    def said(self) -> list[str]:
+        if not self._tokens:
+            return []
+        return [
+            f"{self._tokens} tokens have a weight other than 0 and 1, which this format cannot hold: they count in full"
+        ]
+
+
+def _labels(sample: TokenSample) -> list[int]:
+    labels: list[int] = np.where(sample.weights != 0, sample.ids, -100).tolist()
+    return labels
+
+
+def _segments(sample: TokenSample) -> list[JSON]:
+    """The text in pieces, a new one wherever the loss begins or ends; every character is in one of them."""
+    pieces: list[tuple[bool, str]] = []
+    done = 0
+    for (start, end), weight in zip(sample.spans.tolist(), sample.weights.tolist(), strict=True):
+        if start > done:  # characters that no token stands for
+            pieces.append((bool(pieces) and pieces[-1][0], sample.text[done:start]))
+        pieces.append((weight != 0, sample.text[max(start, done) : end]))
+        done = max(done, end)
+    return [
+        {"label": label, "text": whole}
+        for label, group in groupby(pieces, key=lambda piece: piece[0])
+        if (whole := "".join(piece for _, piece in group))
+    ]
+
+
+def _token(sample: TokenSample, t: int, names: Any) -> dict[str, JSON]:
+    bits = int(sample.reasons[t])
+    scores: dict[str, JSON] = {
+        name: float(values[t]) for name, values in sample.scores.items() if not np.isnan(values[t])
+    }
+    return {
+        "start": int(sample.spans[t, 0]),
+        "end": int(sample.spans[t, 1]),
+        "id": int(sample.ids[t]),
+        "weight": float(sample.weights[t]),
+        "scores": scores,
+        "reasons": [name for bit, name in enumerate(names) if bits >> bit & 1],
+    }
+
+
+def _write(file: Path, rows: Iterable[Any]) -> int:
+    count = 0
+    with file.open("w", encoding="utf-8") as out:
+        for row in rows:
+            out.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            count += 1
+    return count

@@ -1,0 +1,187 @@
+"""A run's token masks in other trainers' formats: read back, and trained on by TRL's own trainer."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nfilter.cli import entry
+from nfilter.engine.tokens import read_tokens
+
+RECIPE = """
+name: exported
+seed: 0
+answer: exact
+models: {student: {use: hf, model: tiny}}
+source: {use: tiny, split: train, domain: say, rows: 16}
+arms: [cleaned]
+encode: {model: student, max_length: 64}
+tokens:
+  - {use: tokens.random, k: 0.6}
+train: {use: hf.lora, model: student, epochs: 1, max_steps: 1}
+"""
+
+
+def call(*arguments: str) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = entry(list(arguments))
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    (folder / "recipe.yaml").write_text(RECIPE)
+    code, _, err = call("run", str(folder / "recipe.yaml"), "--out", str(folder / "run"))
+    assert code == 0, err
+    return folder / "run"
+
+
+@pytest.fixture
+def written(run: Path, tmp_path: Path) -> Any:
+    def write(name: str, *more: str) -> tuple[list[Any], str]:
+        out = tmp_path / name
+        code, said, err = call("export", str(run), "--format", name, "--out", str(out), *more)
+        assert code == 0, err
+        lines = (out / "train.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines], said
+
+    return write
+
+
+def trained(run: Path) -> list[Any]:
+    samples, _ = read_tokens(run / "tokens")
+    return [sample for sample in samples if sample.weights.any()]
+
+
+def test_labels_for_trl_are_the_ids_that_have_a_weight(run: Path, written: Any) -> None:
+    rows, said = written("trl")
+    for row, sample in zip(rows, trained(run), strict=True):
+        assert row["input_ids"] == sample.ids.tolist()
+        assert [label != -100 for label in row["labels"]] == (sample.weights != 0).tolist()
+        assert all(
+            label in (-100, number)
+            for label, number in zip(row["labels"], row["input_ids"], strict=True)
+        )
+    masked = sum(label == -100 for row in rows for label in row["labels"])
+    assert 0 < masked < sum(len(row["labels"]) for row in rows)
+    assert f"train.jsonl: {len(rows)} rows" in said
+
+
+@pytest.mark.filterwarnings("ignore")  # TRL's own
+def test_trls_trainer_takes_them_and_has_the_same_loss(
+    run: Path, written: Any, tmp_path: Path
+) -> None:
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    from nfilter import Site
+    from nfilter_hf.backend import HFBackend
+    from nfilter_hf.config import HFConfig
+    from nfilter_tiny import MODEL_DIR
+
+    rows, _ = written("trl")
+    settings = SFTConfig(
+        output_dir=str(tmp_path / "trl"), per_device_train_batch_size=len(rows), report_to=[], use_cpu=True,
+        max_length=64, bf16=False, fp16=False, gradient_checkpointing=False,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32)
+    trainer = SFTTrainer(
+        model=model, args=settings, train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(MODEL_DIR),
+    )  # fmt: skip
+    model.eval()
+    (batch,) = list(trainer.get_train_dataloader())
+    with torch.no_grad():
+        theirs = float(trainer.compute_loss(model, batch))
+    backend = HFBackend(HFConfig(model=str(MODEL_DIR)), Site(MODEL_DIR))
+    samples = trained(run)
+    losses = [loss[s.weights != 0] for s, loss in zip(samples, backend.score(samples), strict=True)]
+    backend.close()
+    assert theirs == pytest.approx(float(np.concatenate(losses).mean()), rel=1e-5)
+
+
+def test_segments_for_axolotl_are_the_whole_text_with_the_masked_parts_apart(
+    run: Path, written: Any
+) -> None:
+    rows, _ = written("axolotl")
+    for row, sample in zip(rows, trained(run), strict=True):
+        assert "".join(segment["text"] for segment in row["segments"]) == sample.text
+        labels = [segment["label"] for segment in row["segments"]]
+        assert all(a != b for a, b in itertools.pairwise(labels))
+        learnt = "".join(segment["text"] for segment in row["segments"] if segment["label"])
+        spans = sample.spans[sample.weights != 0].tolist()
+        assert learnt == "".join(sample.text[start:end] for start, end in spans)
+
+
+def test_spans_hold_everything(run: Path, written: Any) -> None:
+    rows, _ = written("spans")
+    for row, sample in zip(rows, trained(run), strict=True):
+        assert (row["id"], row["text"]) == (sample.id, sample.text)
+        where = np.flatnonzero(sample.response)
+        assert [token["id"] for token in row["tokens"]] == sample.ids[where].tolist()
+        assert [token["weight"] for token in row["tokens"]] == sample.weights[where].tolist()
+        for token in row["tokens"]:
+            assert token["reasons"] == ([] if token["weight"] else ["tokens.random"])
+            assert 0 <= token["start"] <= token["end"] <= len(row["text"])
+
+
+def test_conversations_for_llama_factory_say_what_they_cannot_hold(
+    run: Path, written: Any, tmp_path: Path
+) -> None:
+    rows, said = written("llamafactory", "--set", "dataset=mine")
+    cleaned = [json.loads(line) for line in (run / "cleaned.jsonl").read_text().splitlines()]
+    assert [[m["content"] for m in row["messages"]] for row in rows] == [
+        [row["question"], row["answer"]] for row in cleaned
+    ]
+    info = json.loads((tmp_path / "llamafactory" / "dataset_info.json").read_text())
+    assert info["mine"]["file_name"] == "train.jsonl"
+    assert "response tokens are out of the loss in this run" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--format", "trll", "--out", "x"], "unknown exporter 'trll'; did you mean 'trl'?"),
+        (["--format", "trl", "--out", "."], "it is there already; name a folder that is not"),
+        (["--format", "trl", "--out", "x", "--set", "a=b"], "--set a: Extra inputs are not permitted"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_exported_is_said(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call("export", str(run), *arguments)
+    assert code != 0
+    assert words in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("gone", "words"),
+    [
+        ("tokens/index.json", "it has no tokens, as its recipe does not train the arm cleaned"),
+        ("00-source/done.json", "the run has not ended"),
+    ],
+)
+def test_a_run_without_an_end_or_tokens_is_not_exported(
+    run: Path, tmp_path: Path, gone: str, words: str
+) -> None:
+    shutil.copytree(run, tmp_path / "half")
+    (tmp_path / "half" / gone).unlink()
+    out = tmp_path / "x"
+    code, _, err = call("export", str(tmp_path / "half"), "--format", "trl", "--out", str(out))
+    assert code == 7
+    assert words in err
+    assert not out.exists()

@@ -182,7 +182,8 @@ def check(recipe: Path, assignments: tuple[str, ...], as_json: bool) -> None:
         _recipe_faults(report.faults)
     for fact in report.facts:
         click.echo(fact)
-    click.echo(f"{recipe}: no faults; `nfilter run {recipe}` runs {len(loaded.samples)} stages")
+    stages = len(loaded.samples) + len(loaded.tokens)
+    click.echo(f"{recipe}: no faults; `nfilter run {recipe}` runs {stages} stages")
 
 
 def _checked(recipe: Path, assignments: Sequence[str], *, data: bool) -> tuple[Any, Any, Any]:

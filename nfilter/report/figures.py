@@ -52,6 +52,15 @@ def figure(metrics: Mapping[str, Any], dotted: str) -> Figure | None:
     return Figure(value, None, len(seeds))
 
 
+def masked(metrics: Mapping[str, Any], stage: str) -> Figure | None:
+    """How many tokens a token stage took out of the loss; its label has dots of its own."""
+    value = metrics["tokens"]["stages"][stage].get("masked")
+    if not is_number(value):
+        return None
+    spread = (metrics.get("spread") or {}).get(f"tokens.stages.{stage}.masked")
+    return Figure(value, spread["sd"], int(spread["n"])) if spread else Figure(value)
+
+
 def estimate(metrics: Mapping[str, Any]) -> Figure | None:
     """The noise rate that a stage estimated without the truth, with its interval."""
     found = figure(metrics, f"{ESTIMATE}.estimate")

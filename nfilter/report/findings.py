@@ -110,7 +110,7 @@ def _wrong(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines.append(
             (
                 "detection",
-                "not measured: no true labels are known; `nfilter audit` measures it by hand",
+                "not measured: it needs a stage that flags labels, and the true ones; `nfilter audit` measures it by hand",
             )
         )
     return lines
@@ -133,10 +133,22 @@ def _done(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         ("kept", f"{_count(figures.figure(metrics, 'samples.kept'))}, in cleaned.jsonl"),
     ]
+    if isinstance(metrics.get("tokens"), Mapping):
+        lines.append(("tokens", _tokens(metrics)))
     if isinstance(metrics.get("relabel"), Mapping):
         lines.append(("new labels right", _relabel(metrics)))
         lines.append(("all labels right", _labels(metrics)))
     return lines
+
+
+def _tokens(metrics: Mapping[str, Any]) -> str:
+    there, left = (figures.figure(metrics, f"tokens.{key}") for key in ("response", "in_loss"))
+    took = [
+        f"{label.partition('-')[2]} took out {_count(masked)}"
+        for label in metrics["tokens"].get("stages") or {}
+        if (masked := figures.masked(metrics, label)) is not None and masked.mean
+    ]
+    return "; ".join([f"{_count(left)} of {_count(there)} are in the loss", *took])
 
 
 def _relabel(metrics: Mapping[str, Any]) -> str:

@@ -91,9 +91,25 @@ def test_without_truth_and_without_arms(world, shown):
     metrics["not_asked"] = {"peers": 3}
     lazy = " ".join(say(shown, RUN, metrics).split())
     assert "not estimated: not every view was asked about every row" in lazy
-    assert "detection not measured: no true labels are known; `nfilter audit`" in screen
+    assert (
+        "detection not measured: it needs a stage that flags labels, and the true ones; `nfilter audit`"
+        in screen
+    )
     assert "no arm was examined" in screen
     assert "None" not in screen
+
+
+def test_what_token_stages_took_out_is_told(world, shown):
+    stages = {
+        "1-cut.scores": {"masked": 0},
+        "2-cut.low": {"masked": 30.5},
+        "3-cut.low": {"masked": 4},
+    }
+    metrics = {**read(RUN), "tokens": {"response": 1200, "in_loss": 1165.5, "stages": stages}}
+    screen = " ".join(say(shown, RUN, metrics).split())
+    assert (
+        "tokens 1,166 of 1,200 are in the loss; cut.low took out 30; cut.low took out 4" in screen
+    )
 
 
 def test_the_commands_name_rows_that_are_there(world):

@@ -29,7 +29,7 @@ from nfilter import (
 from nfilter_hf.adapters import Snapshot, attach, scoped
 from nfilter_hf.batching import Budget, release
 from nfilter_hf.checks import config_problems
-from nfilter_hf.config import HFConfig
+from nfilter_hf.config import HFConfig, scoring_tokens
 from nfilter_hf.embedding import embed
 from nfilter_hf.encoding import encode
 from nfilter_hf.fingerprint import default_digests, fingerprint
@@ -72,7 +72,7 @@ class HFBackend:
         self._lock = threading.RLock()
         self._generating = Budget(config.batch_tokens)
         self._embedding = Budget(config.batch_tokens)
-        self._scoring = Budget(config.batch_tokens)
+        self._scoring: Budget | None = None
 
     def fingerprint(self) -> str:
         """SHA-256 of weights, tokenizer, template and settings; of the commit for a hub model."""
@@ -124,6 +124,8 @@ class HFBackend:
             with self.adapted(adapter) as model:
                 return model.score(samples)
         with self._ready() as loaded:
+            if self._scoring is None:
+                self._scoring = Budget(scoring_tokens(self._config, loaded.device.type))
             return score(loaded, samples, self._scoring)
 
     @contextmanager

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from nfilter import Site, StageConfig, did_you_mean
 
+_ON_CPU = 4096
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -18,7 +19,8 @@ class HFConfig(StageConfig):
     """A causal language model that runs here, through transformers.
 
     ``model`` is the short name of a model that ships, a folder (relative to the recipe's), or a hub id.
-    ``batch_tokens`` bounds a batch: rows times the longest row, prompt and new tokens together. ``max_length``
+    ``batch_tokens`` bounds a batch: rows times the longest row, prompt and new tokens together (where it is not set, a
+    quarter of it where a CPU scores). ``max_length``
     shortens the context that the model itself allows. ``chat_template: none`` ignores the model's own template and
     writes Tulu-style roles, as is done for a model that has no template. ``embed_layer`` is the hidden layer whose states
     make an embedding: 0 the tokens' own vectors, 1 the first layer's output, and so on; the last by default.
@@ -33,6 +35,13 @@ class HFConfig(StageConfig):
     max_length: int | None = Field(default=None, gt=1)
     chat_template: Literal["auto", "none"] = "auto"
     embed_layer: int | None = Field(default=None, ge=0)
+
+
+def scoring_tokens(config: HFConfig, device: str) -> int:
+    """The tokens of a batch that is scored: what the config says, else on a CPU no more than its caches like."""
+    if "batch_tokens" in config.model_fields_set or device != "cpu":
+        return config.batch_tokens
+    return min(config.batch_tokens, _ON_CPU)
 
 
 @dataclass(frozen=True, slots=True)

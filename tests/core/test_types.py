@@ -54,7 +54,7 @@ def tokens(**more: Any) -> TokenSample:
 FIELDS = {
     Message: ("role", "content"),
     Sample: ("id", "messages", "notes", "meta", "parents", "weight", "pinned", "dropped", "why"),
-    TokenSample: ("id", "ids", "response", "turn", "spans", "weights", "scores", "reasons"),
+    TokenSample: ("id", "ids", "response", "turn", "spans", "weights", "scores", "reasons", "text"),
     Sampling: ("max_tokens", "temperature", "top_p", "seed", "stop"),
     Request: ("messages", "sampling", "logprobs", "sample_id", "draw"),
     Failure: ("kind", "detail"),

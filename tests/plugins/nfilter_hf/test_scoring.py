@@ -12,6 +12,7 @@ import torch
 import nfilter_hf.loss
 from nfilter import Message, ModelError, Request, Sample, Sampling, TokenSample
 from nfilter_hf import scoring
+from nfilter_hf.config import HFConfig, scoring_tokens
 from nfilter_hf.generation import prompt_ids
 
 TEXTS = [
@@ -254,3 +255,13 @@ def test_out_of_memory(
     monkeypatch.setattr(scoring, "_checked_head", lambda loaded: None)
     with pytest.raises(ModelError, match=r"sample 's2' of .* memory ran out"):
         model.score(encoded)
+
+
+@pytest.mark.parametrize(
+    ("given", "device", "tokens"),
+    [({}, "cpu", 4096), ({}, "cuda", 16384), ({"batch_tokens": 9999}, "cpu", 9999), ({"batch_tokens": 16384}, "cpu", 16384)],
+)  # fmt: skip
+def test_a_cpu_scores_smaller_batches_unless_told(
+    given: dict[str, int], device: str, tokens: int
+) -> None:
+    assert scoring_tokens(HFConfig(model="tiny", **given), device) == tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -355,7 +356,14 @@ def _adopted(state: _Run) -> ModelRef:
         raise NfilterError(
             f"train: no stage {stage!r} published a model; it is one of: {sorted(state.published)}"
         )
-    return ref
+    # Where the arm's adapter always is, whoever trained it.
+    out = state.directory.path / "adapters" / "cleaned"
+    part = out.with_name(".cleaned.part")
+    for folder in (part, out):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(ref.path, part)
+    part.rename(out)
+    return replace(ref, path=str(out))
 
 
 def _arm_samples(arm: Arm, source: Artefact, truth: Mapping[str, str]) -> list[Sample]:

@@ -15,6 +15,7 @@ from nfilter import (
     ModelNeed,
     ModelRef,
     Needs,
+    RecipeError,
     Scores,
     StageConfig,
     State,
@@ -23,6 +24,7 @@ from nfilter import (
 
 BASE = "loss.base"
 REFERENCE = "loss.reference"
+_PROBES = 16
 
 
 class ExcessLossConfig(StageConfig):
@@ -69,16 +71,33 @@ class ExcessLoss:
         return Contract(writes=frozenset({BASE, REFERENCE, config.into}), needs=needs)
 
     def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State:
-        """Train the reference where it is a warm-up."""
-        if self.config.warmup is None:
-            return State({})
+        """Train the reference where it is a warm-up; compare tokenizers where it is another model."""
         samples = list(stream)
+        if self.config.warmup is None:
+            self._same_tokens(samples, ctx)
+            return State({})
         order = sorted(range(len(samples)), key=lambda i: ctx.rng(samples[i].id).random())
         part = [samples[i] for i in sorted(order[: max(1, int(len(samples) * self.config.warmup))])]
         ctx.log.info(f"warm-up: the reference learns from {len(part)} of {len(samples)} samples")
         ref = ctx.train(part)
         ctx.publish_model(ref)
         return State({"reference": asdict(ref), "report": {"warmup_samples": len(part)}})
+
+    def _same_tokens(self, samples: Sequence[TokenSample], ctx: Context) -> None:
+        """Refuse a reference that cuts text into other tokens: their losses cannot be compared one by one."""
+        base, reference = self.config.base, str(self.config.reference)
+        texts = [sample.text for sample in samples[:_PROBES]]
+        found = [_cut(ctx.model(name), texts) for name in (base, reference)]
+        if None in found:
+            ctx.log.warning(
+                f"{self.name}: whether {reference!r} has the tokenizer of {base!r} cannot be seen, as one of them is not a "
+                "local model; with another one every score is wrong"
+            )
+        elif found[0] != found[1]:
+            raise RecipeError(
+                f"{self.name}: reference {reference!r} has another tokenizer than base {base!r}, and losses of other "
+                "tokens cannot be compared; name a reference with the same one, or let the stage train one: warmup: 0.2"
+            )
 
     def process_tokens(
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
@@ -96,3 +115,16 @@ class ExcessLoss:
             sample.score(BASE, b).score(REFERENCE, r).score(self.config.into, b - r)
             for sample, b, r in zip(chunk, before, after, strict=True)
         ]
+
+
+def _cut(model: Any, texts: Sequence[str]) -> list[Any] | None:
+    """A local model's vocabulary and how it cuts ``texts``; None where its tokenizer is out of reach."""
+    try:
+        lending = model.lend()
+    except AttributeError:
+        return None
+    with lending as lent:
+        tokenizer = getattr(lent, "tokenizer", None)
+        if tokenizer is None:
+            return None
+        return [tokenizer.get_vocab(), *(tokenizer(text)["input_ids"] for text in texts)]

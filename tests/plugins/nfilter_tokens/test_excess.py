@@ -1,5 +1,6 @@
 """Excess loss on the embedded model: against losses worked out one sample at a time in float64, and a warm-up."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM
 
-from nfilter import Message, ModelRef, Sample, Site
+from nfilter import Message, ModelRef, RecipeError, Sample, Site
 from nfilter.engine.invariants import check_tokens
 from nfilter.testing import FakeContext
 from nfilter_hf.backend import HFBackend
@@ -116,3 +117,30 @@ def test_a_warm_up_learns_from_a_seeded_share_and_every_sample_is_scored(samples
 def test_one_reference_is_named(bad):
     with pytest.raises(ValidationError, match="name one reference"):
         ExcessLossConfig(**bad)
+
+
+def test_a_reference_with_another_tokenizer_is_refused(backend, samples, tmp_path):
+    """The same pieces, two of them under each other's numbers: the vocabularies are as large, the tokens are others."""
+    for file in MODEL_DIR.iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    data = json.loads((tmp_path / "tokenizer.json").read_text())
+    vocab = data["model"]["vocab"]
+    first, second = sorted(vocab, key=vocab.get)[-2:]
+    vocab[first], vocab[second] = vocab[second], vocab[first]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    other = HFBackend(HFConfig(model=str(tmp_path)), Site(tmp_path))
+    ctx = FakeContext(models={"student": backend, "teacher": other})
+    stage = ExcessLoss(ExcessLossConfig(reference="teacher"))
+    with pytest.raises(RecipeError, match="'teacher' has another tokenizer than base 'student'"):
+        stage.fit_tokens(samples, ctx)
+    other.close()
+
+
+def test_where_a_tokenizer_cannot_be_seen_that_is_said(backend, samples):
+    remote = SimpleNamespace(score=lambda chunk: [np.zeros(len(s.ids), np.float32) for s in chunk])
+    ctx = FakeContext(models={"student": backend, "teacher": remote})
+    ExcessLoss(ExcessLossConfig(reference="teacher")).fit_tokens(samples, ctx)
+    ((kind, text),) = ctx.log.lines
+    assert kind == "warning"
+    assert "cannot be seen" in text

@@ -14,12 +14,13 @@ import numpy as np
 from nfilter.context import RunContext
 from nfilter.engine.figures import ArmResult
 from nfilter.engine.ingest import rows
-from nfilter.engine.tokens import Contexts, run_token_stages, write_tokens
+from nfilter.engine.tokens import Contexts, run_token_stages
 from nfilter.errors import RecipeError, StoreError
 from nfilter.prompts import Prompts
 from nfilter.recipe import Arm, Recipe, Use
 from nfilter.stages import TrainingResult
 from nfilter.store import digest, read_json, write_json, write_jsonl
+from nfilter.tokenstore import write_tokens
 from nfilter.types import ModelRef, Request, Row, Sample, Sampling, TokenSample
 
 MARKER = "nfilter.json"

@@ -10,11 +10,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from nfilter.engine.samples import live
-from nfilter.engine.tokens import read_tokens
 from nfilter.errors import PluginError, RecipeError, StoreError
 from nfilter.plugins import Plugins
 from nfilter.report import reading
 from nfilter.stages import Exported
+from nfilter.tokenstore import has_tokens, read_tokens
 
 
 def export(
@@ -45,7 +45,7 @@ def export(
         raise StoreError(
             f"{run_dir}: the run has not ended; run the same command again and it goes on"
         )
-    if not (run.path / "tokens" / "index.json").is_file():
+    if not has_tokens(run.path / "tokens"):
         raise StoreError(
             f"{run_dir}: it has no tokens, as its recipe does not train the arm cleaned; add arms: [cleaned]"
         )

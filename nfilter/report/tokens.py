@@ -13,10 +13,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from nfilter.store import RunDirectory
-    from nfilter.types import JSON
+    from nfilter.types import JSON, TokenSample
 
 _COLOURS = ("red", "magenta", "yellow", "cyan", "blue", "bright_black")
-_NAMES = ("offsets", "ids", "response", "spans", "weights", "reasons")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,34 +35,23 @@ class Token:
 
 def tokens_of(run: RunDirectory, sample_id: str) -> list[Token] | None:
     """The response tokens of a row in order; None where the run encoded no such row."""
-    from nfilter.store import read_json
+    from nfilter.tokenstore import read_one
 
-    folder = run.path / "tokens"
-    if not (folder / "index.json").is_file():
+    found = read_one(run.path / "tokens", sample_id)
+    if found is None:
         return None
-    index = read_json(folder / "index.json")
-    if sample_id not in index["samples"]:
-        return None
-    import numpy as np
-
-    place = index["samples"].index(sample_id)
-    names = (*_NAMES, *(f"score-{name}" for name in index["scores"]))
-    whole = {
-        name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names
-    }
-    start, end = (int(offset) for offset in whole["offsets"][place : place + 2])
-    row = {name: values[start:end] for name, values in whole.items() if name != "offsets"}
-    pieces = _pieces(_text(folder, index, place), row["spans"].tolist())
+    sample, reasons = found
+    pieces = _pieces(sample.text, sample.spans.tolist())
     return [
         Token(
-            position=int(t),
-            id=int(row["ids"][t]),
+            position=t,
+            id=int(sample.ids[t]),
             piece=pieces[t],
-            weight=float(row["weights"][t]),
-            by=_named(int(row["reasons"][t]), index["reasons"]),
-            scores=_scores(row, index["scores"], int(t)),
+            weight=float(sample.weights[t]),
+            by=_named(int(sample.reasons[t]), reasons),
+            scores=_scores(sample, t),
         )
-        for t in np.flatnonzero(row["response"])
+        for t in sample.response.nonzero()[0].tolist()
     ]
 
 
@@ -159,22 +147,6 @@ def _legend(tokens: Sequence[Token], colours: Mapping[str, str]) -> Text:
     return out
 
 
-def _text(folder: Any, index: Mapping[str, Any], place: int) -> str:
-    """The rendered conversation that spans count the characters of; runs before there was one have none."""
-    import json
-
-    file = folder / "texts.jsonl"
-    if not file.is_file():
-        return ""
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines):
-            if number == place:
-                row = json.loads(line)
-                assert row["id"] == index["samples"][place]
-                return str(row["text"])
-    return ""
-
-
 def _pieces(whole: str, spans: Sequence[tuple[int, int]]) -> list[str]:
     """The characters that each token adds: a character of several tokens belongs to the first of them."""
     pieces, done = [], 0
@@ -188,6 +160,6 @@ def _named(bits: int, names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for bit, name in enumerate(names) if bits >> bit & 1)
 
 
-def _scores(row: Mapping[str, Any], names: Sequence[str], t: int) -> dict[str, float]:
-    values = {name: float(row[f"score-{name}"][t]) for name in names}
+def _scores(sample: TokenSample, t: int) -> dict[str, float]:
+    values = {name: float(scores[t]) for name, scores in sample.scores.items()}
     return {name: value for name, value in values.items() if value == value}  # noqa: PLR0124 (NaN is undefined)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from nfilter.engine.tokens import write_tokens
 from nfilter.report.tokens import as_json, render, summary, tokens_of
 from nfilter.store import RunDirectory
+from nfilter.tokenstore import write_tokens
 from nfilter.types import TokenSample
 
 TEXT = "ask: hé\x1b[2J no"

@@ -17,7 +17,7 @@ from nfilter.journal import Journal, Use, call_key
 from nfilter.progress import QuietReporter, RunLog
 from nfilter.prompts import Prompts
 from nfilter.recipe import Recipe
-from nfilter.scorebook import ScoreBook
+from nfilter.scorebook import ScoreBooks
 from nfilter.stages import AnswerKind, Progress, Site, Template, TokenLoss
 from nfilter.store import digest
 from nfilter.types import Completion, FloatArray, ModelRef, Request, Sample, TokenSample
@@ -73,7 +73,7 @@ class Model:
         stage: str,
         capable: Any = None,
         progress: Callable[[int, str], AbstractContextManager[Progress]] | None = None,
-        scores: Path | None = None,
+        scores: ScoreBooks | None = None,
     ) -> None:
         self.name = name
         self.stage = stage
@@ -181,7 +181,7 @@ class Model:
         if self._scores is None:
             return list(self._capable.score(samples, adapter))
         name = digest(self._fingerprint, adapter.digest) if adapter else self._fingerprint
-        book = ScoreBook(self._scores, name)
+        book = self._scores.of(name)
         found = book.find(samples)
         todo = [place for place, losses in enumerate(found) if losses is None]
         size = sum(len(samples[place].ids) for place in todo)
@@ -255,7 +255,7 @@ class RunContext:
         stream: str | None = None,
         trainer: Callable[[Sequence[TokenSample], ModelRef | None], ModelRef] | None = None,
         publish: Callable[[str, ModelRef], None] | None = None,
-        scores: Path | None = None,
+        scores: ScoreBooks | None = None,
         loss: TokenLoss | None = None,
     ) -> None:
         self.seed = recipe.seed

@@ -16,9 +16,23 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from nfilter.types import BoolArray, FloatArray, TokenSample
+from nfilter.types import FloatArray, TokenSample
 
 _ENTRY: Final = np.dtype([("key", "V16"), ("start", "<i8"), ("size", "<i8")])
+
+
+class ScoreBooks:
+    """The books of one run, by model; each is read from disk once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open: dict[str, ScoreBook] = {}
+
+    def of(self, model: str) -> ScoreBook:
+        """The book of the model with that fingerprint."""
+        if model not in self._open:
+            self._open[model] = ScoreBook(self._folder, model)
+        return self._open[model]
 
 
 class ScoreBook:
@@ -30,6 +44,7 @@ class ScoreBook:
         self._values = folder / f"{name}.f32"
         self._index = folder / f"{name}.index"
         self._places: dict[bytes, tuple[int, int]] = {}
+        self._end = 0
         self._read()
 
     def find(self, samples: Sequence[TokenSample]) -> list[FloatArray | None]:
@@ -49,7 +64,7 @@ class ScoreBook:
                 out.append(None)
                 continue
             losses = np.full(len(sample.ids), np.nan, dtype=np.float32)
-            losses[predicted(sample)] = values[place[0] : place[0] + place[1]]
+            losses[sample.predicted] = values[place[0] : place[0] + place[1]]
             out.append(losses)
         return out
 
@@ -57,23 +72,22 @@ class ScoreBook:
         """Keep the losses ([T] each) of samples that are not there yet; on disk when this returns."""
         entries = []
         parts: list[npt.NDArray[Any]] = []
-        start = self._end()
         for sample, values in zip(samples, losses, strict=True):
             key = _key(sample)
             if key in self._places:
                 continue
-            part = np.asarray(values, dtype="<f4")[predicted(sample)]
-            self._places[key] = (start, len(part))
-            entries.append((key, start, len(part)))
+            part = np.asarray(values, dtype="<f4")[sample.predicted]
+            entries.append((key, self._end, len(part)))
             parts.append(part)
-            start += len(part)
+            self._place(key, len(part))
         if not entries:
             return
         _append(self._values, np.concatenate(parts).tobytes())
         _append(self._index, np.array(entries, dtype=_ENTRY).tobytes())
 
-    def _end(self) -> int:
-        return max((start + size for start, size in self._places.values()), default=0)
+    def _place(self, key: bytes, size: int) -> None:
+        self._places[key] = (self._end, size)
+        self._end += size
 
     def _read(self) -> None:
         """Take the index as far as it is whole and its losses are there; cut off what a kill left behind it."""
@@ -81,22 +95,15 @@ class ScoreBook:
         whole = len(raw) // _ENTRY.itemsize * _ENTRY.itemsize
         there = self._values.stat().st_size if self._values.is_file() else 0
         for entry in np.frombuffer(raw[:whole], dtype=_ENTRY):
-            start, size = int(entry["start"]), int(entry["size"])
-            if (start + size) * 4 > there:
+            size = int(entry["size"])
+            if (self._end + size) * 4 > there:
                 whole = len(self._places) * _ENTRY.itemsize
                 break
-            self._places[entry["key"].tobytes()] = (start, size)
+            self._place(entry["key"].tobytes(), size)
         if whole < len(raw):
             os.truncate(self._index, whole)
-        if there > self._end() * 4:
-            os.truncate(self._values, self._end() * 4)
-
-
-def predicted(sample: TokenSample) -> BoolArray:
-    """The positions that have a loss: the response's, but for the first token, which nothing predicts."""
-    wanted: BoolArray = sample.response.copy()
-    wanted[:1] = False
-    return wanted
+        if there > self._end * 4:
+            os.truncate(self._values, self._end * 4)
 
 
 def _key(sample: TokenSample) -> bytes:

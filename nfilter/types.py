@@ -153,6 +153,13 @@ class TokenSample:
         if np.any(self.weights[~self.response] != 0):
             raise ValueError(f"token sample {self.id!r}: a weight outside the response is not 0")
 
+    @property
+    def predicted(self) -> BoolArray:
+        """The positions ([T]) that have a loss: the response's, but for the first token, which nothing predicts."""
+        wanted: BoolArray = self.response.copy()
+        wanted[:1] = False
+        return wanted
+
     def score(self, key: str, values: FloatArray) -> TokenSample:
         """Add a score of shape [T], NaN where it is undefined."""
         scores = MappingProxyType({**self.scores, key: np.asarray(values, dtype=np.float32)})

@@ -36,6 +36,7 @@ from nfilter.progress import QuietReporter, Reporter, RunLog
 from nfilter.prompts import Prompts
 from nfilter.recipe import Arm, Recipe, Use, model_needs
 from nfilter.report.html import write_report
+from nfilter.scorebook import ScoreBooks
 from nfilter.stages import Contract, TokenLoss
 from nfilter.store import Artefact, RunDirectory, digest, publishing, write_json, write_jsonl
 from nfilter.types import ModelRef, Sample, TokenSample
@@ -70,6 +71,10 @@ class _Run:
     published: dict[str, ModelRef] = field(default_factory=dict)
     finished: list[StageFinished] = field(default_factory=list)
     fingerprints: dict[str, str] = field(default_factory=dict)
+    scores: ScoreBooks = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.scores = ScoreBooks(self.directory.path / "scores")
 
     def context(
         self, stage: str, stream: str | None = None, loss: TokenLoss | None = None
@@ -85,7 +90,7 @@ class _Run:
             stream=stream,
             trainer=lambda samples, start: self.train_for(stage, samples, start),
             publish=self.published.__setitem__,
-            scores=self.directory.path / "scores",
+            scores=self.scores,
             loss=loss,
         )
 

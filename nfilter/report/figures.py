@@ -27,38 +27,29 @@ class Figure:
     high: float | None = None
 
 
-def lookup(metrics: Mapping[str, Any], dotted: str) -> Any:
-    """The value under ``a.b.c``; None where there is none."""
+def lookup(metrics: Mapping[str, Any], dotted: str, *names: str) -> Any:
+    """The value under ``a.b.c``, and under ``names`` that may have dots of their own; None where there is none."""
     value: Any = metrics
-    for key in dotted.split("."):
+    for key in (*dotted.split("."), *names):
         if not isinstance(value, Mapping) or key not in value:
             return None
         value = value[key]
     return value
 
 
-def figure(metrics: Mapping[str, Any], dotted: str) -> Figure | None:
-    """The figure under ``a.b.c``, with its spread over seeds where the metrics are a group's."""
-    value = lookup(metrics, dotted)
+def figure(metrics: Mapping[str, Any], dotted: str, *names: str) -> Figure | None:
+    """The figure under ``a.b.c`` (see ``lookup``), with its spread over seeds where the metrics are a group's."""
+    value = lookup(metrics, dotted, *names)
     seeds = metrics.get("seeds") or [None]
     if isinstance(value, Mapping) and is_number(value.get("mean")):
         return Figure(value["mean"], value.get("sd"), int(value.get("n") or 1))
     if not is_number(value):
         return None
-    spread = (metrics.get("spread") or {}).get(dotted)
+    spread = (metrics.get("spread") or {}).get(".".join((dotted, *names)))
     if isinstance(spread, Mapping):
         # A ratio of a group is made of means; the mean of its seeds' ratios would be another figure.
         return Figure(value, spread["sd"], int(spread["n"]))
     return Figure(value, None, len(seeds))
-
-
-def masked(metrics: Mapping[str, Any], stage: str) -> Figure | None:
-    """How many tokens a token stage took out of the loss; its label has dots of its own."""
-    value = metrics["tokens"]["stages"][stage].get("masked")
-    if not is_number(value):
-        return None
-    spread = (metrics.get("spread") or {}).get(f"tokens.stages.{stage}.masked")
-    return Figure(value, spread["sd"], int(spread["n"])) if spread else Figure(value)
 
 
 def estimate(metrics: Mapping[str, Any]) -> Figure | None:

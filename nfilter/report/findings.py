@@ -146,7 +146,7 @@ def _tokens(metrics: Mapping[str, Any]) -> str:
     took = [
         f"{label.partition('-')[2]} took out {_count(masked)}"
         for label in metrics["tokens"].get("stages") or {}
-        if (masked := figures.masked(metrics, label)) is not None and masked.mean
+        if (masked := figures.figure(metrics, "tokens.stages", label, "masked")) and masked.mean
     ]
     return "; ".join([f"{_count(left)} of {_count(there)} are in the loss", *took])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -41,16 +41,10 @@ def score(loaded: Loaded, samples: Sequence[TokenSample], budget: Budget) -> lis
     def work(batch: Sequence[_Item]) -> None:
         found = _losses(loaded, head, [sample for _, sample in batch])
         for (index, sample), values in zip(batch, found, strict=True):
-            losses[index][np.flatnonzero(_wanted(sample))] = values
+            losses[index][np.flatnonzero(sample.predicted)] = values
 
     budget.run(items, lambda item: _size(item[1]), work, _no_memory)
     return losses
-
-
-def _wanted(sample: TokenSample) -> Any:
-    wanted = sample.response.copy()
-    wanted[0] = False
-    return wanted
 
 
 def _losses(loaded: Loaded, head: Head | None, samples: Sequence[TokenSample]) -> list[FloatArray]:
@@ -64,7 +58,7 @@ def _losses(loaded: Loaded, head: Head | None, samples: Sequence[TokenSample]) -
     parts = []
     for row, (sample, size) in enumerate(zip(samples, sizes, strict=True)):
         whole = torch.from_numpy(np.ascontiguousarray(sample.ids))
-        wanted = torch.from_numpy(_wanted(sample))
+        wanted = torch.from_numpy(sample.predicted)
         ids[row, :size] = whole[:size]
         before[row, :size] = wanted[1 : size + 1]
         parts.append(whole[wanted])
@@ -105,7 +99,7 @@ def _by_whole_model(loaded: Loaded, samples: Sequence[TokenSample]) -> Tensor:
         ids = torch.from_numpy(np.ascontiguousarray(sample.ids))[: _size(sample) + 1].to(
             loaded.device
         )
-        where = torch.from_numpy(np.flatnonzero(_wanted(sample))).to(loaded.device)
+        where = torch.from_numpy(np.flatnonzero(sample.predicted)).to(loaded.device)
         logits = loaded.module(input_ids=ids[None, :-1], use_cache=False).logits[0]
         chunk = chunk_size(logits.shape[-1], loaded.device.type)
         for at in range(0, len(where), chunk):

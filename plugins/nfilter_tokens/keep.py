@@ -14,12 +14,11 @@ from nfilter import (
     Context,
     Contract,
     FloatArray,
-    RecipeError,
     StageConfig,
     State,
     TokenSample,
 )
-from nfilter_tokens.pool import GlobalCut, Scored, keeps_in_sample, pool_of
+from nfilter_tokens.pool import GlobalCut, Scored, keeps_in_sample, pool_of, score_of
 
 
 class KeepTopConfig(StageConfig):
@@ -72,14 +71,7 @@ class KeepTop:
         return [_masked(sample, cut.keeps(sample, self._scores), bit) for sample in chunk]
 
     def _scores(self, sample: TokenSample) -> FloatArray:
-        found = sample.scores.get(self.config.by)
-        if found is None:
-            there = ", ".join(sorted(sample.scores)) or "none"
-            raise RecipeError(
-                f"{self.name}: no score {self.config.by!r} (there: {there}); put the stage that writes it before this "
-                "one, such as tokens.excess_loss, or set by to its name"
-            )
-        return found
+        return score_of(sample, self.config.by, self.name)
 
 
 class RandomTokensConfig(StageConfig):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nfilter import BoolArray, FloatArray, State, TokenSample
+from nfilter import BoolArray, FloatArray, RecipeError, State, TokenSample
 from nfilter_tokens.cut import Cut, find_cut, highest
 
 Scope = Literal["global", "sample"]
@@ -102,6 +102,22 @@ def keeps_in_sample(sample: TokenSample, scored: Scored, k: float) -> BoolArray:
     out = np.zeros(len(pool), dtype=np.bool_)
     out[pool] = highest(scores, int(len(scores) * k))
     return out
+
+
+def score_of(sample: TokenSample, by: str, stage: str) -> FloatArray:
+    """The score ``by`` of a sample, [T].
+
+    Raises:
+        RecipeError: where no stage wrote it, with those that are there.
+    """
+    found = sample.scores.get(by)
+    if found is None:
+        there = ", ".join(sorted(sample.scores)) or "none"
+        raise RecipeError(
+            f"{stage}: no score {by!r} (there: {there}); put the stage that writes it before this one, such as "
+            "tokens.excess_loss, or set by to its name"
+        )
+    return found
 
 
 def hash_of(name: str) -> int:

@@ -6,12 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar
 
-import numpy as np
 from pydantic import Field
 
-from nfilter import Context, Contract, RecipeError, StageConfig, State, TokenSample
+from nfilter import Context, Contract, StageConfig, State, TokenSample
 from nfilter_tokens.mixture import Mixture, fit
-from nfilter_tokens.pool import pool_of
+from nfilter_tokens.pool import pool_of, score_of
 
 
 class AutoThresholdConfig(StageConfig):
@@ -42,7 +41,7 @@ class AutoThreshold:
 
     def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State:
         """Fit the two groups to the scores of all tokens in the loss."""
-        parts = [self._scores(sample)[pool_of(sample)] for sample in stream]
+        parts = [score_of(sample, self.config.by, self.name)[pool_of(sample)] for sample in stream]
         found = fit(parts)
         if found is None or found.better <= 0:
             ctx.log.warning(
@@ -70,19 +69,13 @@ class AutoThreshold:
         means, deviations = tuple(groups["means"]), tuple(groups["deviations"])
         found = Mixture(**{**groups, "means": means, "deviations": deviations})
         return [
-            sample.mask(pool_of(sample) & ~self._keeps(self._scores(sample), found), bit)
+            sample.mask(
+                pool_of(sample) & ~self._keeps(score_of(sample, self.config.by, self.name), found),
+                bit,
+            )
             for sample in chunk
         ]
 
     def _keeps(self, scores: Any, found: Mixture) -> Any:
         # A score that is NaN compares as False.
         return found.upper(scores) >= self.config.posterior
-
-    def _scores(self, sample: TokenSample) -> Any:
-        found = sample.scores.get(self.config.by)
-        if found is None:
-            raise RecipeError(
-                f"{self.name}: no score {self.config.by!r} (there: {', '.join(sorted(sample.scores)) or 'none'}); put "
-                "the stage that writes it before this one, such as tokens.excess_loss"
-            )
-        return np.asarray(found)

@@ -59,25 +59,32 @@ class Tally:
         self.masked += masked
         self.emptied += tokens > 0 and masked == tokens
 
+    @property
+    def rate(self) -> float:
+        """The share of tokens that is masked."""
+        return self.masked / self.tokens if self.tokens else 0.0
+
+    def figures(self) -> dict[str, JSON]:
+        """The sums, under the names that reports give them."""
+        return {
+            "tokens": self.tokens,
+            "under_threshold": self.noise,
+            "masked": self.masked,
+            "mask_rate": round(self.rate, 6),
+            "samples_emptied": self.emptied,
+        }
+
     def report(self, rest: Attributed, ctx: Context) -> dict[str, JSON]:
         """The figures, which are also said in a sentence."""
-        rate = self.masked / self.tokens if self.tokens else 0.0
         name = score_name(rest.attribute)
-        done = f"{self.masked} of them ({rate:.1%} of all) are taken out of the loss"
+        done = f"{self.masked} of them ({self.rate:.1%} of all) are taken out of the loss"
         ctx.log.info(
             f"{name}: {self.noise} of {self.tokens} response tokens are noise by their scores, and "
             + (done if rest.mask else "none is masked here")
         )
         if rest.mask:
             say_of_cap(name, self.noise, self.masked, ctx)
-        return {
-            "preset": rest.preset,
-            "tokens": self.tokens,
-            "under_threshold": self.noise,
-            "masked": self.masked,
-            "mask_rate": round(rate, 6),
-            "samples_emptied": self.emptied,
-        }
+        return {"preset": rest.preset, **self.figures()}
 
 
 def say_of_cap(stage: str, noise: int, masked: int, ctx: Context) -> None:

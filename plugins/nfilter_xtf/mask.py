@@ -20,7 +20,7 @@ from nfilter import (
     State,
     TokenSample,
 )
-from nfilter_xtf.attribute import Attributed, say_of_cap
+from nfilter_xtf.attribute import Attributed, Tally, say_of_cap
 from nfilter_xtf.choose import (
     Band,
     Known,
@@ -78,14 +78,15 @@ class Mask:
         rules, sums = self._rules(cuts), _Sums()
         for sample in samples:
             masks = self._masks(sample, rules)
-            sums.add(sample, masks, self._lost(sample, masks, ctx))
             found = [under(sample, self._scores(sample, name), rules[name]) for name in rules]
-            sums.noise += int(np.logical_or.reduce(found).sum())
+            noise = int(np.logical_or.reduce(found).sum())
+            sums.add(sample, masks, self._lost(sample, masks, ctx), noise)
+        tally = sums.tally
         ctx.log.info(
-            f"{self.name}: {sums.masked} of {sums.tokens} response tokens ({sums.rate:.1%}) are taken out of the loss"
+            f"{self.name}: {tally.masked} of {tally.tokens} response tokens ({tally.rate:.1%}) are taken out of the loss"
             + (", drawn at random" if self.config.random else "")
         )
-        say_of_cap(self.name, sums.noise, sums.masked, ctx)
+        say_of_cap(self.name, tally.noise, tally.masked, ctx)
         report = sums.report(self.config, cuts)
         return State({"cuts": cuts, "report": report})
 
@@ -159,24 +160,18 @@ class Mask:
 class _Sums:
     """Counts over samples; ``both`` is by pair of attributes, an attribute with itself being all that it masks."""
 
-    tokens: int = 0
-    noise: int = 0
-    masked: int = 0
-    emptied: int = 0
+    tally: Tally = field(default_factory=Tally)
     both: Counter[tuple[Attribute, Attribute]] = field(default_factory=Counter)
     ids: Counter[int] = field(default_factory=Counter)
 
-    @property
-    def rate(self) -> float:
-        return self.masked / self.tokens if self.tokens else 0.0
-
     def add(
-        self, sample: TokenSample, masks: Mapping[Attribute, BoolArray], lost: BoolArray
+        self,
+        sample: TokenSample,
+        masks: Mapping[Attribute, BoolArray],
+        lost: BoolArray,
+        noise: int,
     ) -> None:
-        tokens, gone = int(pool_of(sample).sum()), int(lost.sum())
-        self.tokens += tokens
-        self.masked += gone
-        self.emptied += tokens > 0 and gone == tokens
+        self.tally.add(int(pool_of(sample).sum()), noise, int(lost.sum()))
         for a, mask in masks.items():
             for b, other in masks.items():
                 self.both[a, b] += int((mask & other).sum())
@@ -187,19 +182,15 @@ class _Sums:
         overlap: dict[str, JSON] = {
             a: {b: self.both[a, b] for b in config.attributes} for a in config.attributes
         }
+        tokens = self.tally.tokens
         rates: dict[str, JSON] = {
-            a: round(self.both[a, a] / self.tokens, 6) if self.tokens else 0.0
-            for a in config.attributes
+            a: round(self.both[a, a] / tokens, 6) if tokens else 0.0 for a in config.attributes
         }
         most = sorted(self.ids.items(), key=lambda item: (-item[1], item[0]))[:_TOP]
         return {
             "preset": config.preset,
             "random": config.random,
-            "tokens": self.tokens,
-            "under_threshold": self.noise,
-            "masked": self.masked,
-            "mask_rate": round(self.rate, 6),
-            "samples_emptied": self.emptied,
+            **self.tally.figures(),
             "mask_rate_by_attribute": rates,
             "overlap": overlap,
             "relevance_thresholds": None if cuts is None else [round(cut, 6) for cut in cuts],

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nfilter.context import Model
-from nfilter.scorebook import ScoreBook, predicted
+from nfilter.scorebook import ScoreBook, ScoreBooks
 from nfilter.types import ModelRef, TokenSample
 
 
@@ -24,7 +24,7 @@ def tokens(name: str, ids: list[int], response: list[bool]) -> TokenSample:
 
 def losses_of(sample: TokenSample, add: float = 0.0) -> Any:
     """What a model would say: a number that depends on the token, NaN where nothing is predicted."""
-    return np.where(predicted(sample), sample.ids / 7 + add, np.nan).astype(np.float32)
+    return np.where(sample.predicted, sample.ids / 7 + add, np.nan).astype(np.float32)
 
 
 SAMPLES = [
@@ -52,7 +52,7 @@ def test_a_file_holds_the_predicted_tokens_and_nothing_twice(tmp_path: Path) -> 
     book = ScoreBook(tmp_path, "m")
     for _ in range(3):
         book.put(SAMPLES, [losses_of(s) for s in SAMPLES])
-    count = sum(int(predicted(s).sum()) for s in SAMPLES)
+    count = sum(int(s.predicted.sum()) for s in SAMPLES)
     (values,) = tmp_path.glob("*.f32")
     assert values.stat().st_size == 4 * count
 
@@ -96,9 +96,10 @@ class Counting:
 
 def test_a_model_scores_a_sample_once_for_all_stages(tmp_path: Path) -> None:
     backend = Counting()
+    books = ScoreBooks(tmp_path)
 
     def model(stage: str, fingerprint: str = "f") -> Model:
-        return Model("student", backend, fingerprint, None, stage, scores=tmp_path)  # type: ignore[arg-type]
+        return Model("student", backend, fingerprint, None, stage, scores=books)  # type: ignore[arg-type]
 
     first = model("one").score(SAMPLES[:2])
     both = model("two").score(SAMPLES)

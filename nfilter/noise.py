@@ -10,39 +10,46 @@ import csv
 import json
 import os
 import random
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Annotated, Any, Final, Literal
+from typing import IO, Annotated, Any, Final
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nfilter.errors import SourceError
 from nfilter.stages import Source, StageConfig
+from nfilter.token_noise import KINDS, TokenNoiseKind, plant
 from nfilter.types import JSON, Message, Row, Sample
+from nfilter.wrong_values import LabelKind, answer_pool, plain, wrong_value
 
-LabelKind = Literal["choice", "number", "exact", "text", "spans"]
 OptionsOf = Callable[[Sample], Sequence[str] | None]
-
-_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_NUMBER: Final = re.compile(
-    r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+"
-)
-_LONG: Final = 300  # digits beyond which a number is only slipped, never counted with
 
 
 class NoiseConfig(StageConfig):
     """How many of the labels to make wrong, and which: a seed of None is the run's.
 
     ``wrong`` names a column that holds a wrong answer of each row, or a list of them, to put in place of a made-up one:
-    the answers of a weaker annotator, or a model's own mistakes. The column is taken off every row.
+    the answers of a weaker annotator, or a model's own mistakes. The column is taken off every row. ``tokens`` is
+    the share of the responses' characters that is noise of these ``kinds`` (``nfilter.token_noise``), right labels and wrong.
     """
 
-    ratio: Annotated[float, Field(ge=0, le=1)]
+    ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
     seed: int | None = None
     wrong: str | None = None
+    tokens: Annotated[float, Field(ge=0, le=0.9)] = 0.0
+    kinds: Annotated[tuple[TokenNoiseKind, ...], Field(min_length=1)] = KINDS
+
+    @model_validator(mode="after")
+    def _says_how_much(self) -> NoiseConfig:
+        if not {"ratio", "tokens"} & self.model_fields_set:
+            raise ValueError(
+                "say how much: ratio: 0.3 (of the labels), tokens: 0.3 (of the text of the responses), or both"
+            )
+        if len(set(self.kinds)) < len(self.kinds):
+            raise ValueError("kinds: each kind once")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,118 +78,6 @@ def listed_options(sample: Sample) -> Sequence[str] | None:
     return None
 
 
-def answer_pool(labels: Iterable[str]) -> tuple[str, ...]:
-    """The answers that a wrong one may be taken from: each once, in an order that is not the rows'."""
-    return tuple(sorted({label for label in labels if label.strip()}))
-
-
-def wrong_value(
-    label: str,
-    kind: LabelKind,
-    *,
-    seed: int,
-    key: str,
-    options: Sequence[str] | None = None,
-    pool: Sequence[str] = (),
-) -> str:
-    """A wrong value in place of ``label``, a function of the arguments alone (``key`` being the sample's id).
-
-    ``choice``: another letter, each as likely. ``number``: the last number in the label missed by a little or
-    with a digit slipped, its sign, separators and decimals as they were; a label without a number takes another
-    answer. ``exact``, ``text``, ``spans``: another answer of ``pool`` (see ``answer_pool``). Raises SourceError
-    where no wrong value is to be had.
-    """
-    rng = random.Random(f"{seed}:{key}")
-    if kind == "choice":
-        return _other_letter(label, options, key, rng)
-    if kind == "number":
-        found = list(_NUMBER.finditer(label))
-        if found:
-            last = found[-1]
-            return label[: last.start()] + _missed(last.group(), rng) + label[last.end() :]
-    return _other_answer(label, pool, key, rng)
-
-
-def _other_letter(label: str, options: Sequence[str] | None, key: str, rng: random.Random) -> str:
-    n = 0 if options is None else min(len(options), len(_LETTERS))
-    letters = [letter for letter in _LETTERS[:n] if letter != label.strip().upper()]
-    if n < 2:
-        raise SourceError(
-            f"sample {key!r} has no options to choose a wrong one from; noise of kind choice needs"
-            " multiple-choice rows: try --kind exact"
-        )
-    return rng.choice(letters)
-
-
-def _other_answer(label: str, pool: Sequence[str], key: str, rng: random.Random) -> str:
-    own = _plain(label)
-    start = rng.randrange(len(pool)) if pool else 0
-    for step in range(len(pool)):
-        other = pool[(start + step) % len(pool)]
-        if _plain(other) != own:
-            return other
-    raise SourceError(
-        f"sample {key!r} cannot get a wrong answer: no other row has an answer that differs from its own"
-    )
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
-
-
-def _missed(number: str, rng: random.Random) -> str:
-    """The number, wrong: off by 1, 2, 3 or 10 in its last place, one digit replaced, or two exchanged."""
-    whole, _, fraction = number.replace(",", "").partition(".")
-    digits = whole + fraction
-    way = rng.choice(("near", "slip", "swap"))
-    if way == "near" and len(digits) <= _LONG:
-        wrong = _near(digits, rng)
-    elif way == "swap":
-        wrong = _swapped(digits, len(whole), rng) or _slipped(digits, len(whole), rng)
-    else:
-        wrong = _slipped(digits, len(whole), rng)
-    places = len(fraction)
-    head, tail = wrong[: len(wrong) - places], wrong[len(wrong) - places :]
-    if not whole.startswith("0"):
-        head = head.lstrip("0") or ("0" if whole else "")
-    if "," in number:
-        head = _grouped(head)
-    return f"{head}.{tail}" if places else head
-
-
-def _near(digits: str, rng: random.Random) -> str:
-    value, step = int(digits), rng.choice((1, 2, 3, 10)) * rng.choice((1, -1))
-    if value + step < 0:
-        step = -step
-    return str(value + step).zfill(len(digits))
-
-
-def _slipped(digits: str, whole: int, rng: random.Random) -> str:
-    at = rng.randrange(len(digits))
-    first = 1 if at == 0 and whole > 1 and digits[0] != "0" else 0  # no leading zero where none was
-    other = rng.choice([str(d) for d in range(first, 10) if str(d) != digits[at]])
-    return digits[:at] + other + digits[at + 1 :]
-
-
-def _swapped(digits: str, whole: int, rng: random.Random) -> str | None:
-    places = [
-        at
-        for at in range(len(digits) - 1)
-        if digits[at] != digits[at + 1] and not (at == 0 and whole > 1 and digits[1] == "0")
-    ]
-    if not places:
-        return None
-    at = rng.choice(places)
-    return digits[:at] + digits[at + 1] + digits[at] + digits[at + 2 :]
-
-
-def _grouped(digits: str) -> str:
-    first = len(digits) % 3
-    groups = [digits[:first]] if first else []
-    groups += [digits[at : at + 3] for at in range(first, len(digits), 3)]
-    return ",".join(groups)
-
-
 def inject(
     rows: Sequence[Row],
     config: NoiseConfig,
@@ -191,6 +86,8 @@ def inject(
     options_of: OptionsOf = listed_options,
 ) -> list[Row]:
     """The rows with ``config.ratio`` of their responses wrong, and each row's own response as its truth.
+
+    Noise inside responses comes on top (``config.tokens``); where it stands is known for the rows with a right label.
 
     ``seed`` is used where the config has none. A row whose column ``config.wrong`` has nothing but its own answer gets a
     made-up wrong one. Raises SourceError where a row has a truth already: what its label is wrong in is then not for
@@ -222,7 +119,11 @@ def inject(
             message = Message("assistant", response)
             sample = replace(sample, messages=(*sample.context, message))
         done.append(Row(sample, row.sample.response))
-    return done
+    if not config.tokens:
+        return done
+    planted = plant(done, config.tokens, config.kinds, seed)
+    # In a wrong label no part is known to be right.
+    return [replace(row, noise=None) if at in wrong else row for at, row in enumerate(planted)]
 
 
 def _given(
@@ -247,7 +148,7 @@ def _given(
 
 
 def _one_of(values: Sequence[str], sample: Sample, seed: int) -> str | None:
-    wrong = [value for value in values if _plain(value) not in ("", _plain(sample.response))]
+    wrong = [value for value in values if plain(value) not in ("", plain(sample.response))]
     return random.Random(f"{seed}:{sample.id}").choice(wrong) if wrong else None
 
 

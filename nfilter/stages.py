@@ -376,45 +376,6 @@ class Trainer(Protocol):
     ) -> TrainingResult: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """One sample of the source at the end of the sample stages, beside the truth that no stage saw."""
-
-    original: Sample
-    final: Sample
-    truth: str | None
-    label_was_right: bool | None
-    label_is_right: bool | None
-
-
-@dataclass(frozen=True, slots=True)
-class MetricInput:
-    """What a metric over the cleaned data may see. ``calls`` and ``tokens`` are by stage.
-
-    ``verdicts``, ``views`` and ``proposes`` name the notes that the recipe's stages declared in their contracts.
-    ``answer_is_right`` says, by note and sample id, whether the note's ``answer`` is the true one (None: no answer
-    there, or no truth known). ``samples`` counts the rows read; ``judged`` is empty where no truth is known.
-    """
-
-    judged: Sequence[Judged]
-    samples: int
-    verdicts: Sequence[str]
-    views: Sequence[str]
-    proposes: Sequence[str]
-    answer_is_right: Mapping[str, Mapping[str, bool | None]]
-    calls: Mapping[str, int]
-    tokens: Mapping[str, int]
-    seed: int
-
-
-class Metric(Protocol):
-    """Figures over the cleaned data. ``compute`` returns what goes into metrics.json under its name."""
-
-    name: ClassVar[str]
-
-    def compute(self, data: MetricInput) -> Mapping[str, JSON]: ...
-
-
 class TokenLoss(Protocol):
     """An online loss: per-token statistics of a chunk of logits, then a weight for every token of the batch.
 

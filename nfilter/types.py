@@ -118,7 +118,8 @@ class TokenSample:
     ``response`` marks an assistant's tokens, end-of-sequence included, and is fixed at encoding. ``weights`` are
     0 wherever ``response`` is False, always; 0 elsewhere takes a token out of the loss. ``reasons`` is a bit set:
     which stage set a weight to 0, the bits being named in the run's manifest. ``scores`` are NaN where undefined.
-    ``text`` is the rendered conversation, whose characters ``spans`` count.
+    ``text`` is the rendered conversation, whose characters ``spans`` count. ``cut`` is the response mask of the tokens
+    that max_length left out, [L - T] of a conversation of L tokens.
     """
 
     id: str
@@ -130,6 +131,7 @@ class TokenSample:
     scores: Mapping[str, FloatArray] = field(default_factory=lambda: _EMPTY)
     reasons: UInt32Array = field(default_factory=lambda: np.zeros(0, dtype=np.uint32))
     text: str = ""
+    cut: BoolArray = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
 
     def __post_init__(self) -> None:
         length = len(self.ids)
@@ -244,11 +246,25 @@ class ModelRef:
 
 
 @dataclass(frozen=True, slots=True)
+class NoiseSpan:
+    """Characters [``start``, ``end``) of a response that are known to be noise, and of which ``kind``."""
+
+    start: int
+    end: int
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
-    """One readable row of a source: its sample, and the true label where the source has one."""
+    """One readable row of a source: its sample, and what is known to be true of it.
+
+    ``truth`` is the true label. ``noise`` has the parts of the response that are noise, in order, without overlap: the
+    rest is signal; None where nothing is known of them.
+    """
 
     sample: Sample
     truth: str | None = None
+    noise: tuple[NoiseSpan, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

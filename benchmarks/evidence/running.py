@@ -13,10 +13,23 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
-from benchmarks.evidence.plan import Cell
 from nfilter.errors import NfilterError
 
-Run = Callable[[Cell], None]
+
+class Cell(Protocol):
+    """What is run: ``key`` names it, ``kind`` tells what takes as long, ``after`` what must have run before."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def after(self) -> tuple[str, ...]: ...
+
+
+Run = Callable[[Any], None]
 Done = tuple[Cell, float, str | None]
 """A cell, its seconds, and the error where it failed."""
 

@@ -14,7 +14,7 @@ from nfilter.errors import ContractError, SourceError
 from nfilter.noise import inject
 from nfilter.recipe import Recipe, SourceUse
 from nfilter.store import Artefact, digest, read_jsonl, write_jsonl
-from nfilter.types import Row, Sample, Unreadable
+from nfilter.types import JSON, NoiseSpan, Row, Sample, Unreadable
 
 TRUTH = "truth.jsonl"
 QUARANTINE = "quarantine.jsonl"
@@ -93,7 +93,7 @@ def ingest(
         SourceError: when no row can be read; the first faults are named.
     """
     unreadable: list[Unreadable] = []
-    truths: list[dict[str, str]] = []
+    truths: list[dict[str, JSON]] = []
     seen: set[int] = set()  # hashes, not ids: a million rows then take some ten megabytes
     count = 0
 
@@ -111,8 +111,8 @@ def ingest(
                     "and the other row as Unreadable"
                 )
             seen.add(mark)
-            if row.truth is not None:
-                truths.append({"id": row.sample.id, "truth": row.truth})
+            if row.truth is not None or row.noise is not None:
+                truths.append(_truth_row(row))
             yield row.sample
 
     stream = samples()
@@ -124,9 +124,10 @@ def ingest(
     quarantined = [{"line": row.line, "error": row.error, "raw": row.raw} for row in unreadable]
     write_jsonl(directory / QUARANTINE, quarantined)
     write_jsonl(directory / TRUTH, truths)
+    known = sum("truth" in row for row in truths)
     if count == 0:
         raise SourceError(_nothing_readable(source, recipe, unreadable))
-    done = Ingested(count, len(unreadable), len(truths))
+    done = Ingested(count, len(unreadable), known)
     artefact.finish(
         {"read": done.read, "unreadable": done.unreadable, "with_truth": done.with_truth}
     )
@@ -148,7 +149,28 @@ def _nothing_readable(source: SourceUse, recipe: Recipe, unreadable: list[Unread
 def truth_of(directory: Path) -> dict[str, str]:
     """The true labels by id; for metrics and the truth arm alone."""
     path = directory / TRUTH
-    return {row["id"]: row["truth"] for row in read_jsonl(path)} if path.is_file() else {}
+    rows = read_jsonl(path) if path.is_file() else ()
+    return {row["id"]: row["truth"] for row in rows if "truth" in row}
+
+
+def noise_of(directory: Path) -> dict[str, tuple[NoiseSpan, ...]]:
+    """By id, which parts of a response are noise, of the samples of which that is known; for metrics alone."""
+    path = directory / TRUTH
+    rows = read_jsonl(path) if path.is_file() else ()
+    return {
+        row["id"]: tuple(NoiseSpan(start, end, kind) for start, end, kind in row["noise"])
+        for row in rows
+        if "noise" in row
+    }
+
+
+def _truth_row(row: Row) -> dict[str, JSON]:
+    out: dict[str, JSON] = {"id": row.sample.id}
+    if row.truth is not None:
+        out["truth"] = row.truth
+    if row.noise is not None:
+        out["noise"] = [[span.start, span.end, span.kind] for span in row.noise]
+    return out
 
 
 def summary(artefact: Artefact) -> Ingested:

@@ -9,7 +9,8 @@ from nfilter.context import RunContext
 from nfilter.journal import Journal
 from nfilter.plugins import Plugins
 from nfilter.recipe import Recipe
-from nfilter.stages import Contract, Judged, MetricInput
+from nfilter.stages import Contract
+from nfilter.metrics import Judged, Metric, MetricInput
 from nfilter.store import Artefact
 from nfilter.types import Sample
 
@@ -59,7 +60,8 @@ def judge(
     )
     out: dict[str, Any] = {}
     for item in plugins.of_kind("metric"):
-        figures = dict(item.cls().compute(data))
+        metric = item.cls()
+        figures = dict(metric.compute(data)) if isinstance(metric, Metric) else {}
         if figures:
             out[item.name] = figures
     out["calls_per_sample"] = sum(data.calls.values()) / data.samples

@@ -26,6 +26,7 @@ from nfilter.engine.ingest import (
     truth_of,
 )
 from nfilter.engine.judge import judge
+from nfilter.engine.judge_tokens import judge_tokens
 from nfilter.engine.places import prompts_of, site_of
 from nfilter.engine.samples import StageRun, live, run_stage
 from nfilter.errors import NfilterError, NothingLeftError
@@ -207,8 +208,12 @@ def _steps(state: _Run) -> dict[str, Any]:
         "seeds": [state.recipe.seed],
         "samples": {"read": ingested.read, "unreadable": ingested.unreadable, **counts},
     }
-    if cleaned is not None and state.recipe.tokens:
-        metrics["tokens"] = cleaned.figures
+    if cleaned is not None:
+        out, seed = state.directory.path, state.recipe.seed
+        figures = cleaned.figures if state.recipe.tokens else {}
+        figures = {**figures, **judge_tokens(state.plugins, out, source, last, seed)}
+        if figures:
+            metrics["tokens"] = figures
     for number, use in enumerate(state.recipe.samples, start=1):
         report = state.directory.stage(number, use.name).summary().get("report")
         if isinstance(report, Mapping):

@@ -133,8 +133,11 @@ def _done(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         ("kept", f"{_count(figures.figure(metrics, 'samples.kept'))}, in cleaned.jsonl"),
     ]
-    if isinstance(metrics.get("tokens"), Mapping):
+    tokens = metrics.get("tokens")
+    if isinstance(tokens, Mapping) and "response" in tokens:
         lines.append(("tokens", _tokens(metrics)))
+    if isinstance(tokens, Mapping) and "token_noise" in tokens:
+        lines.append(("token noise", _token_noise(metrics)))
     if isinstance(metrics.get("relabel"), Mapping):
         lines.append(("new labels right", _relabel(metrics)))
         lines.append(("all labels right", _labels(metrics)))
@@ -149,6 +152,19 @@ def _tokens(metrics: Mapping[str, Any]) -> str:
         if (masked := figures.figure(metrics, "tokens.stages", label, "masked")) and masked.mean
     ]
     return "; ".join([f"{_count(left)} of {_count(there)} are in the loss", *took])
+
+
+def _token_noise(metrics: Mapping[str, Any]) -> str:
+    noise, kept, lost = (
+        figures.figure(metrics, f"tokens.token_noise.{key}")
+        for key in ("noise", "noise_kept", "signal_dropped")
+    )
+    if noise is None:
+        return "not measured: no response is as the source had it"
+    return (
+        f"{_share(noise)} of the tokens whose truth is known; {_share(kept) if kept else 'none'} of it is still in "
+        f"the loss, and {_share(lost) if lost else 'none'} of the signal is not"
+    )
 
 
 def _relabel(metrics: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import ClassVar, Final, Literal
 from pydantic import Field
 
 from nfilter import JSON, Message, Row, Sample, SourceError, StageConfig, Unreadable
+from nfilter_tiny.formats import worked
 from nfilter_tiny.own_wrong import ROWS, own_wrong
 from nfilter_tiny.world import FAMILIES, Problem, id_of, problems
 
@@ -19,13 +20,15 @@ _UNIFORM: Final = 8  # wrong answers drawn for each row; the noise takes one
 class TinySourceConfig(StageConfig):
     """Which split of which domain, and how many of its rows (all by default).
 
-    ``wrong`` adds a column of that name with wrong answers, for ``noise: {ratio: 0.5, wrong: wrong}``: ``uniform`` ones,
-    each plausible one as likely, or the model's ``own``.
+    ``steps`` has the worked steps before the answer, as ``tiny/reason`` asks for them: responses long enough to clean by
+    token. ``wrong`` adds a column of that name with wrong answers, for ``noise: {ratio: 0.5, wrong: wrong}``: ``uniform`` ones,
+    each plausible one as likely (with a fault in the steps that leads to it), or the model's ``own``, which are direct.
     """
 
-    split: Literal["train", "dev", "test"] = "train"
+    split: Literal["train", "neighbors", "dev", "test"] = "train"
     domain: Literal["tasks", "say"] = "tasks"
     rows: int | None = Field(default=None, ge=1)
+    steps: bool = False
     wrong: Literal["uniform", "own"] | None = None
 
 
@@ -60,10 +63,11 @@ class TinySource:
                 f"split {config.split!r} of {config.domain!r} has {len(found)} rows; ask for no more than that"
             )
         for problem in found[: config.rows]:
-            messages = (Message("user", problem.question), Message("assistant", problem.answer))
+            answer = worked(problem.steps, problem.answer) if config.steps else problem.answer
+            messages = (Message("user", problem.question), Message("assistant", answer))
             meta: dict[str, JSON] = {"family": problem.family}
             if config.wrong is not None:
-                meta["wrong"] = wrong_answers(problem, config.wrong)
+                meta["wrong"] = wrong_answers(problem, config.wrong, steps=config.steps)
             yield Row(Sample(id=id_of(problem), messages=messages, meta=meta))
 
     def restore(self, sample: Sample) -> Mapping[str, JSON]:
@@ -71,15 +75,21 @@ class TinySource:
         return {"id": sample.id, "question": sample.query, "answer": sample.response}
 
 
-def wrong_answers(problem: Problem, kind: Literal["uniform", "own"]) -> list[JSON]:
+def wrong_answers(
+    problem: Problem, kind: Literal["uniform", "own"], *, steps: bool = False
+) -> list[JSON]:
     """Wrong answers to choose one from: always the same for a problem.
 
     Raises:
-        SourceError: the model's own were not drawn for this row.
+        SourceError: the model's own were not drawn for this row, or have no steps.
     """
     if kind == "uniform":
         rng = random.Random(f"nfilter-tiny wrong 2 {problem.key}")
+        if steps:
+            return [worked(*FAMILIES[problem.family].slip(rng, problem)) for _ in range(_UNIFORM)]
         return [FAMILIES[problem.family].wrong(rng, problem) for _ in range(_UNIFORM)]
+    if steps:
+        raise SourceError("the model's own wrong answers are direct: use wrong: uniform with steps")
     drawn = own_wrong()
     if id_of(problem) not in drawn:
         raise SourceError(

@@ -18,15 +18,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from nfilter import Message, Row, Sample, SourceError, Unreadable
-from nfilter.noise import (
-    NoiseConfig,
-    answer_pool,
-    flipped,
-    inject,
-    inject_file,
-    listed_options,
-    wrong_value,
-)
+from nfilter.noise import NoiseConfig, flipped, inject, inject_file, listed_options
+from nfilter.wrong_values import answer_pool, wrong_value
 
 PUBLISHED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "robustft"
 LEVELS = (30, 50, 70)

@@ -13,6 +13,10 @@ from nfilter.plugins import Plugins, load
 from nfilter.recipe import load as load_recipe
 from nfilter.scaffold import scaffold, templates
 
+TEMPLATES = (
+    "chained", "quickstart", "quickstart-text", "quickstart-tokens", "robustft", "robustft-official",
+)  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def plugins() -> Plugins:
@@ -35,14 +39,13 @@ def data(tmp_path: Path) -> Path:
 
 def test_every_template_that_ships_loads_as_it_is(plugins: Plugins) -> None:
     found = templates(plugins)
-    assert {"quickstart", "quickstart-text", "robustft", "robustft-official"} <= set(found)
+    assert set(TEMPLATES) <= set(found)
     for path in found.values():
-        assert load_recipe(path, plugins).samples
+        recipe = load_recipe(path, plugins)
+        assert recipe.samples or recipe.tokens
 
 
-@pytest.mark.parametrize(
-    "template", ["quickstart", "quickstart-text", "robustft", "robustft-official"]
-)
+@pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize(
     "model", [None, "meta-llama/Llama-3.2-3B-Instruct", "./my model, {odd}: 'quoted' #1"]
 )

@@ -17,7 +17,7 @@ ARC = ROOT.parent / "shared" / "data" / "robustft" / "arc" / "noisy" / "noisy30.
 
 def in_place_of_hub_and_file(tools: Any, recipe: str, data: Path) -> list[str]:
     """``tiny`` for every model that a hub would have to give, and ``data`` for the file."""
-    if recipe.startswith("quickstart"):
+    if recipe.startswith("quickstart") or recipe == "chained":
         return []
     source = "jsonl" if data.suffix == ".jsonl" else "csv"
     models = ["models.student.model=tiny", "models.encoder=student"]
@@ -30,8 +30,15 @@ def sums_file(tools: Any, sums: list[dict[str, str]], tmp_path_factory: Any) -> 
     return tools.write_lines(tmp_path_factory.mktemp("sums") / "sums.jsonl", rows)
 
 
-def test_four_recipes_ship() -> None:
-    names = {"quickstart", "quickstart-text", "robustft", "robustft-official"}
+def test_the_recipes_that_ship() -> None:
+    names = {
+        "chained",
+        "quickstart",
+        "quickstart-text",
+        "quickstart-tokens",
+        "robustft",
+        "robustft-official",
+    }
     assert {path.stem for path in SHIPPED} == names
 
 
@@ -167,3 +174,40 @@ def test_a_model_that_cannot_read_the_questions_ends_as_it_may(tools: Any, tmp_p
     arguments = ("run", "arc.yaml", "--limit", "64", "--out", "run", *tokens, *rounds)
     done = tools.call(*arguments, cwd=tmp_path)
     assert tools.ends(tmp_path / "run", done, 64) in {"adapter", "nothing left"}
+
+
+def test_noise_inside_responses_is_planted_masked_and_measured(tools: Any, tmp_path: Path) -> None:
+    smaller = tools.sets(
+        "source.rows=40", "train.epochs=1", "arms=[cleaned, truth]", "evaluate.limit=20"
+    )
+    file = str(tools.recipes / "quickstart-tokens.yaml")
+    done = tools.call("run", file, "--out", "run", *smaller, cwd=tmp_path)
+    metrics = tools.ran(tmp_path / "run", done).metrics
+    found = metrics["tokens"]["token_noise"]
+    rows = tools.lines(tmp_path / "run" / "truth.jsonl")
+    answers = {row["id"]: row["answer"] for row in tools.lines(tmp_path / "run" / "cleaned.jsonl")}
+    planted = sum(end - start for row in rows for start, end, _ in row["noise"])
+    assert planted / sum(map(len, answers.values())) == pytest.approx(0.4, abs=0.05)
+    assert all(row["truth"] != answers[row["id"]] for row in rows if row["noise"])
+    # Noise surprises the model that has never seen it: most of it is masked, and less of the rest.
+    assert found["samples"] == 40
+    assert found["noise"] == pytest.approx(0.35, abs=0.07)
+    assert found["recall"] > 0.6 > 0.5 > found["signal_dropped"]
+    assert "token noise" in done.out
+
+
+def test_labels_then_tokens_are_cleaned_in_one_recipe(tools: Any, tmp_path: Path) -> None:
+    smaller = tools.sets(
+        "source.rows=60", "train.epochs=1", "arms=[cleaned]", "evaluate.limit=20", "samples.0.k=3"
+    )
+    file = str(tools.recipes / "chained.yaml")
+    done = tools.call("run", file, "--out", "run", *smaller, cwd=tmp_path)
+    metrics = tools.ran(tmp_path / "run", done).metrics
+    assert metrics["relabel"]["labels_after"] > metrics["relabel"]["labels_before"]
+    stages = metrics["tokens"]["stages"]
+    assert [label for label, figures in stages.items() if figures["masked"]] == [
+        "2-tokens.keep_top",
+        "6-xtf.mask",
+    ]
+    # What a stage replaced is no longer what noise was planted in: of those rows nothing is known.
+    assert 0 < metrics["tokens"]["token_noise"]["samples"] < metrics["samples"]["kept"]

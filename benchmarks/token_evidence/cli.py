@@ -1,0 +1,120 @@
+"""The command: plan, run what is missing, write the report."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from benchmarks.evidence import provenance
+from benchmarks.evidence.cells import Cells
+from benchmarks.evidence.recipes import base_value
+from benchmarks.evidence.running import Alone, Crew, Progress, Workers, run_all
+from benchmarks.token_evidence.page import page
+from benchmarks.token_evidence.runner import LINES, Runner, TokenCell, key_of, reference_key
+from nfilter.plugins import load
+from nfilter.recipe import load as load_recipe
+from nfilter.store import publishing
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+BASE: Final = ROOT / "nfilter" / "recipes" / "quickstart-tokens.yaml"
+MIDDLE: Final = 40
+PERCENTS: Final = (20, 40, 60)
+
+
+def plan(
+    seeds: Sequence[int], percents: Sequence[int], only: Sequence[str] = ()
+) -> list[TokenCell]:
+    """Every line at the middle level, some at all; references first."""
+    wanted = [line for line in LINES.values() if not only or line.name in only]
+    cells = [
+        TokenCell(reference_key(seed), "reference", "", 0, seed)
+        for seed in seeds
+        if any(line.trusted for line in wanted)
+    ]
+    for percent in sorted(percents, key=lambda p: p != MIDDLE):
+        for seed in seeds:
+            for line in wanted:
+                if percent == MIDDLE or (line.everywhere and not line.noiseless):
+                    after = (reference_key(seed),) if line.trusted else ()
+                    key = key_of(line, percent, seed)
+                    cells.append(TokenCell(key, "train", line.name, percent, seed, after))
+    return cells
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    out = argparse.ArgumentParser(prog="python -m benchmarks.token_evidence", description=__doc__)
+    out.add_argument("--out", type=Path, default=Path("runs/token-evidence"))
+    out.add_argument("--results", type=Path, help="the report to write (OUT/results.md)")
+    out.add_argument("--render", action="store_true", help="run nothing, write the report")
+    out.add_argument("--workers", type=int, default=2, help="processes of one thread each (2)")
+    out.add_argument("--seeds", default="0,1,2")
+    out.add_argument("--percents", default=",".join(map(str, PERCENTS)))
+    out.add_argument("--only", action="append", default=[], metavar="LINE", choices=list(LINES))
+    out.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", help="change the recipe"
+    )
+    return out
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 when every cell has figures, 1 when some failed, 130 when it was stopped."""
+    options = parser().parse_args(arguments)
+    base = base_value(BASE, options.set)
+    plugins = load()
+    recipe = load_recipe(BASE, plugins, options.set)
+    cells = Cells(options.out, provenance.inputs(base, recipe, plugins))
+    seeds = [int(part) for part in options.seeds.split(",")]
+    percents = [int(part) for part in options.percents.split(",")]
+    todo = plan(seeds, percents, options.only)
+    code = 0 if options.render else _run(options, cells, base, todo)
+    report: Path = options.results or options.out / "results.md"
+    with publishing(report) as out:
+        out.write(
+            page(cells, recipe, seeds, sorted(percents), commands(options), provenance.device())
+        )
+    print(report)
+    return code
+
+
+def commands(options: argparse.Namespace) -> list[str]:
+    """What makes this report again."""
+    words = ["python", "-m", "benchmarks.token_evidence"]
+    for name in ("seeds", "percents"):
+        if getattr(options, name) != parser().get_default(name):
+            words += [f"--{name}", getattr(options, name)]
+    for name in ("only", "set"):
+        for value in getattr(options, name):
+            words += [f"--{name}", value]
+    return [shlex.join(words)]
+
+
+def _run(
+    options: argparse.Namespace, cells: Cells, base: dict[str, object], todo: list[TokenCell]
+) -> int:
+    make = partial(Runner, cells, base, provenance.commit(ROOT))
+    progress = Progress(len(todo), max(1, options.workers))
+
+    def is_done(cell: object) -> bool:
+        return isinstance(cell, TokenCell) and cells.get(cell.key) is not None
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    crew: Crew = Workers(options.workers, make) if options.workers else Alone(make())
+    try:
+        failed = run_all(todo, is_done, crew, progress, cells.fail)
+    except KeyboardInterrupt:
+        progress.say("stopped; the same command goes on")
+        return 130
+    finally:
+        crew.close()
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

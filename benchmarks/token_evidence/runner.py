@@ -1,0 +1,139 @@
+"""Cells as recipes, run with nfilter's own engine."""
+
+from __future__ import annotations
+
+import copy
+import io
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from benchmarks.evidence.cells import Cells
+from benchmarks.evidence.recipes import base_value, write_recipe
+from benchmarks.token_evidence.lines import TRUSTED, Line, lines
+from nfilter.engine.run import run
+from nfilter.plugins import Plugins, load
+from nfilter.progress import QuietReporter
+from nfilter.recipe import load as load_recipe
+from nfilter.store import read_json, read_jsonl
+
+TRUSTED_ROWS: Final = 200
+LABELS: Final = 0.3
+CHAINED: Final = Path(__file__).resolve().parents[2] / "nfilter" / "recipes" / "chained.yaml"
+LINES: Final[Mapping[str, Line]] = {line.name: line for line in lines()}
+
+
+@dataclass(frozen=True)
+class TokenCell:
+    """One run: a ``reference`` that learns from clean rows, or a ``train`` of one line at one level."""
+
+    key: str
+    kind: Literal["reference", "train"]
+    line: str
+    percent: int
+    seed: int
+    after: tuple[str, ...] = ()
+
+
+def reference_key(seed: int) -> str:
+    """The cell of the trusted reference of a seed."""
+    return f"reference-s{seed}"
+
+
+def key_of(line: Line, percent: int, seed: int) -> str:
+    """The cell of a line. Without noise a line has no level."""
+    name = "".join(c if c.isalnum() else "-" for c in line.name.lower()).replace("--", "-")
+    return f"{name}-s{seed}" if line.noiseless else f"{name}-{percent}-s{seed}"
+
+
+def recipe_of(
+    base: Mapping[str, Any], cell: TokenCell, trusted: Path | None = None
+) -> dict[str, Any]:
+    """The recipe of a cell: ``base`` with its noise, stages, loss and models exchanged."""
+    value: dict[str, Any] = copy.deepcopy(dict(base))
+    value.update(name=cell.key, seed=cell.seed, arms=["cleaned"], samples=[], tokens=[])
+    source = value["source"]
+    source.pop("noise", None)
+    if cell.kind == "reference":
+        source.update(split="neighbors", rows=TRUSTED_ROWS)
+        value.pop("evaluate")
+        return value
+    line = LINES[cell.line]
+    if line.mixed:
+        source.update(
+            wrong="uniform", noise={"ratio": LABELS, "wrong": "wrong", "tokens": cell.percent / 100}
+        )
+    elif not line.noiseless:
+        source["noise"] = {"tokens": cell.percent / 100}
+    if line.repaired:
+        chained = base_value(CHAINED)
+        value["models"] = chained["models"]
+        value["samples"] = chained["samples"]
+    if line.trusted:
+        value["models"][TRUSTED] = {"use": "hf", "model": str(trusted)}
+    value["tokens"] = [dict(stage) for stage in line.tokens]
+    if line.loss is not None:
+        value["train"]["loss"] = line.loss
+    if line.adopt is not None:
+        value["train"] = {"use": "adopt", "from": line.adopt, "with": value["train"]}
+    return value
+
+
+@dataclass
+class Runner:
+    """Runs cells one after another in one process."""
+
+    cells: Cells
+    base: Mapping[str, Any]
+    commit: str = "unknown"
+    plugins: Plugins = field(default_factory=load)
+
+    def __call__(self, cell: TokenCell) -> None:
+        """Run a cell and publish its figures.
+
+        Raises:
+            NfilterError: whatever the engine raises; the cell then has no figures.
+        """
+        began = time.monotonic()
+        out = self.cells.folder(cell.key)
+        trusted = (self.cells.folder(reference_key(cell.seed)) / "merged").resolve()
+        write_recipe(recipe_of(self.base, cell, trusted), out / "recipe.yaml")
+        recipe = load_recipe(out / "recipe.yaml", self.plugins)
+        # Warnings stand in run.log; of dozens of runs side by side nobody could tell whose they are.
+        metrics = run(
+            recipe, self.plugins, out / "run", reporter=QuietReporter(io.StringIO())
+        ).metrics
+        figures: dict[str, Any] = {
+            "tokens": metrics.get("tokens"),
+            "samples": metrics["samples"],
+            "commit": self.commit,
+        }
+        if cell.kind == "reference":
+            self._merge(out)
+        else:
+            rows = read_jsonl(out / "run" / "evaluation" / "cleaned.jsonl")
+            figures["right"] = {
+                row["id"]: row["right"] for row in rows if row["reference"] is not None
+            }
+            arm = metrics["arms"]["cleaned"]
+            figures.update(
+                accuracy=arm["mean"], unanswered=arm["unanswered"], training=arm["training"]
+            )
+        figures["seconds"] = time.monotonic() - began
+        self.cells.put(cell.key, figures)
+        for folder in ("tokens", "scores", "models"):
+            shutil.rmtree(out / "run" / folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _merge(self, out: Path) -> None:
+        from nfilter_hf.merge import merge
+
+        adapter = out / "run" / "adapters" / "cleaned"
+        shutil.rmtree(out / "merged", ignore_errors=True)
+        base = read_json(adapter / "adapter_config.json")["base_model_name_or_path"]
+        merge(adapter, base, out / "merged")

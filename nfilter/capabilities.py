@@ -10,9 +10,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from nfilter.money import Price
 from nfilter.types import (
     Completion,
     FloatArray,
+    IntArray,
     ModelRef,
     Request,
     Sample,
@@ -38,6 +40,14 @@ class Streams(Protocol):
 
 
 @runtime_checkable
+class Priced(Protocol):
+    """A backend class whose calls cost money: dollars a token with a given config, None where that is not known."""
+
+    @classmethod
+    def price(cls, config: Any) -> Price | None: ...
+
+
+@runtime_checkable
 class Embeds(Protocol):
     """Turns texts into vectors: float32 [n, d], not normalised."""
 
@@ -57,13 +67,32 @@ class Scores(Protocol):
 class Encodes(Protocol):
     """Turns conversations into tokens with the model's own tokenizer and chat template.
 
-    ``turns`` is ``all`` (every assistant turn is response) or ``last``. A sample whose response would be cut to
-    nothing at ``max_length`` comes back with ``response`` all False; the engine drops it with that reason.
+    ``turns`` is ``all`` (every assistant turn is response) or ``last``. What does not fit in ``max_length`` is left out
+    on the right, and ``cut`` says what it was. A sample whose response would be cut to nothing comes back with
+    ``response`` all False, one that the template does not take without any token; the engine drops both with the
+    reason.
     """
 
     def encode(
         self, samples: Sequence[Sample], *, max_length: int, turns: str
     ) -> list[TokenSample]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerDigest:
+    """SHA-256 of what makes ids of a conversation: the tokenizer, and the chat template with the tokens it names."""
+
+    tokenizer: str
+    template: str
+
+
+@runtime_checkable
+class Tokenizes(Protocol):
+    """Tells which tokenizer encodes, and what ids say. Ids mean the same under every model of an equal digest."""
+
+    def tokenizer_digest(self) -> TokenizerDigest: ...
+
+    def decode(self, ids: Sequence[IntArray]) -> list[str]: ...
 
 
 @runtime_checkable
@@ -80,7 +109,9 @@ class Adapts(Protocol):
     def adapted(self, ref: ModelRef) -> AbstractContextManager[Generates]: ...
 
 
-CAPABILITIES: tuple[type, ...] = (Generates, Streams, Embeds, Scores, Encodes, LendsModule, Adapts)
+CAPABILITIES: tuple[type, ...] = (
+    Generates, Streams, Embeds, Scores, Encodes, Tokenizes, LendsModule, Adapts,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,34 @@ import inspect
 import json
 from typing import TYPE_CHECKING, Any
 
+from nfilter.capabilities import (
+    Adapts,
+    Embeds,
+    Encodes,
+    Generates,
+    LendsModule,
+    Scores,
+    Streams,
+    Tokenizes,
+)
 from nfilter.errors import PluginError, did_you_mean
 from nfilter.hookspecs import REGISTRATIONS
 from nfilter.plugins import Plugins, Registered
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+_ABILITY = {
+    Generates: "answers",
+    Streams: "answers as a stream",
+    Embeds: "embeds texts",
+    Scores: "scores tokens",
+    Encodes: "encodes conversations",
+    LendsModule: "runs here and lends its network",
+    Adapts: "takes a trained adapter",
+    Tokenizes: "tells its tokenizer",
+}
 
 
 def show_all(plugins: Plugins, console: Console, *, as_json: bool) -> None:
@@ -112,7 +134,8 @@ def _print(item: Registered, console: Console) -> None:
     for name, info in config.model_fields.items():
         needs = [mark for mark in info.metadata if hasattr(mark, "capability")]
         wanted = ", ".join(
-            f"a model that {mark.capability.__name__}{' with logprobs' if mark.logprobs else ''}"
+            f"a model that {_ABILITY.get(mark.capability, mark.capability.__name__)}"
+            + (" with logprobs" if mark.logprobs else "")
             for mark in needs
         )
         default = (

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nfilter.capabilities import Adapts, Encodes, Generates
+from nfilter.capabilities import Adapts, Encodes, Generates, Priced
 from nfilter.errors import NfilterError, PromptError, did_you_mean
+from nfilter.hosts import remedy, strangers
 from nfilter.located import Where
 from nfilter.plugins import Plugins
 from nfilter.prompts import Prompts
@@ -47,6 +48,15 @@ def check(
     return checker.report
 
 
+def model_facts(recipe: Recipe, site: Site) -> list[str]:
+    """How the models are reached, a line each, where their backends tell."""
+    found = []
+    for name, use in recipe.models.items():
+        facts = getattr(use.item.cls, "facts", None)
+        found += [f"model {name}: {fact}" for fact in (facts(use.config, site) if facts else ())]
+    return found
+
+
 class _Checker:
     def __init__(self, recipe: Recipe, plugins: Plugins, site: Site, prompts: Prompts) -> None:
         self.recipe = recipe
@@ -71,6 +81,10 @@ class _Checker:
         for use in self.recipe.models.values():
             for problem in use.item.cls.problems(use.config, self.site):
                 self.fault(use.where, problem)
+            if self.recipe.budget is not None and isinstance(use.item.cls, Priced):
+                self._price(use)
+            self._hosts(use)
+        self.report.facts += model_facts(self.recipe, self.site)
         for use in self.uses():
             contract: Contract = use.item.cls.contract(use.config)
             for need in dict.fromkeys((*model_needs(use.config), *contract.needs)):
@@ -87,6 +101,23 @@ class _Checker:
                 self._need(("evaluate",), "evaluate", ModelNeed(name, Adapts))
         for need in model_needs(self.recipe.answer):
             self._need(("answer",), "answer", need)
+
+    def _hosts(self, use: Use) -> None:
+        """Data goes to no host that the recipe alone names."""
+        for host in strangers(use.item.cls, use.config, self.recipe.allow_hosts):
+            self.fault(
+                use.where,
+                f"this would send data to {host}, which only the recipe names; if you trust it, type: "
+                f"{remedy(host, str(self.recipe.located.file))}",
+            )
+
+    def _price(self, use: Use) -> None:
+        if use.item.cls.price(use.config) is None:
+            self.fault(
+                use.where,
+                "a budget needs a price, and none is known for this model; set price: {prompt: 0.15, completion: 0.6} "
+                "(dollars for a million tokens), or price: {prompt: 0, completion: 0} where it costs nothing",
+            )
 
     def _no_model(self, name: str) -> str:
         known = [*self.recipe.models, *self.recipe.aliases]
@@ -113,7 +144,8 @@ class _Checker:
             self.fault(
                 place,
                 f"{who} needs log-probabilities of what was generated, and {need.model!r} ({use.name}) gives none; "
-                "use a model that does ({use: hf, ...}), or leave out the stage that ranks by nll",
+                "use a model that does ({use: hf, ...}, or a server that gives them), or set logprobs: false and rank by "
+                "agreement over several answers (robustft.answer with samples: 5; robustft.select with rank: agreement)",
             )
 
     def _able(self, use: Use, need: ModelNeed) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -15,7 +16,7 @@ from nfilter.errors import NfilterError
 
 EPILOG = """\b
 Exit codes: 0 done; 1 another failure; 2 a fault in the recipe, a prompt or the command line;
-3 a plugin's fault; 4 the data; 5 a model; 6 nothing left to train on; 7 the run directory;
+3 a plugin's fault; 4 the data; 5 a model; 6 nothing left to train on; 7 the run directory; 8 the budget;
 130 interrupted (the same command goes on where it stopped)."""
 
 
@@ -111,11 +112,16 @@ _set = click.option(
     help="Override a value of the recipe, for example train.epochs=1 or samples.3.k=5. May be repeated.",
 )  # fmt: skip
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON for another program.")
+_allow = click.option(
+    "--allow-host", "allow", multiple=True, metavar="HOST",
+    help="Let the recipe's models send data to HOST. May be repeated; NFILTER_ALLOW_HOSTS=A,B does the same.",
+)  # fmt: skip
 
 
 @main.command()
 @_recipe
 @_set
+@_allow
 @click.option(
     "--limit", type=click.IntRange(min=1), help="Take only the first N rows of the source."
 )
@@ -126,6 +132,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON for ano
 def run(
     recipe: Path,
     assignments: tuple[str, ...],
+    allow: tuple[str, ...],
     limit: int | None,
     out: Path | None,
     seeds: str | None,
@@ -134,17 +141,26 @@ def run(
 ) -> None:
     """Run a recipe from its source to an evaluated adapter; go on where an earlier run stopped."""
     engine = importlib.import_module("nfilter.engine.run")
-    plugins, loaded, report = _checked(recipe, assignments, data=False)
+    launches = importlib.import_module("nfilter.engine.launch")
+    launch = launches.Launch.of()
+    plugins, loaded, report = _checked(recipe, assignments, allow, data=False)
     reporter = importlib.import_module("nfilter.progress").reporter_for(quiet=quiet or as_json)
     if report.faults:
         _recipe_faults(report.faults)
+    if launch.rank:
+        launches.follow(loaded, plugins, launch)
+        return
+    if said := launches.lonely():
+        reporter.warning(said)
     target = out or Path("runs") / loaded.name
-    if seeds:
-        result = engine.run_seeds(
-            loaded, plugins, target, _seeds(seeds), limit=limit, reporter=reporter
-        )
-    else:
-        result = engine.run(loaded, plugins, target, limit=limit, reporter=reporter)
+    every = _seeds(seeds) if seeds else None
+    with launches.leading(loaded, launch):
+        if every is not None:
+            result = engine.run_seeds(
+                loaded, plugins, target, every, limit=limit, reporter=reporter
+            )
+        else:
+            result = engine.run(loaded, plugins, target, limit=limit, reporter=reporter)
     if as_json:
         click.echo(json.dumps({"directory": str(result.directory), **result.metrics}))
         return
@@ -167,10 +183,13 @@ def _seeds(text: str) -> list[int]:
 @main.command()
 @_recipe
 @_set
+@_allow
 @_json
-def check(recipe: Path, assignments: tuple[str, ...], as_json: bool) -> None:
+def check(
+    recipe: Path, assignments: tuple[str, ...], allow: tuple[str, ...], as_json: bool
+) -> None:
     """Check a recipe without running it: names, settings, prompts, models, data. Loads no model."""
-    _, loaded, report = _checked(recipe, assignments, data=True)
+    _, loaded, report = _checked(recipe, assignments, allow, data=True)
     if as_json:
         click.echo(
             json.dumps({"faults": report.faults, "facts": report.facts, "memory": report.memory})
@@ -186,9 +205,67 @@ def check(recipe: Path, assignments: tuple[str, ...], as_json: bool) -> None:
     click.echo(f"{recipe}: no faults; `nfilter run {recipe}` runs {stages} stages")
 
 
-def _checked(recipe: Path, assignments: Sequence[str], *, data: bool) -> tuple[Any, Any, Any]:
+@main.command()
+@_recipe
+@_set
+@_allow
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="Take only the first N rows of the source."
+)
+@_json
+def lint(
+    recipe: Path,
+    assignments: tuple[str, ...],
+    allow: tuple[str, ...],
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """Encode the source as it is: lengths, what is cut, masks, tokenizers. No stage runs, nothing is trained."""
+    plugins, loaded, report = _checked(recipe, assignments, allow, data=False)
+    if report.faults:
+        _recipe_faults(report.faults)
+    found = importlib.import_module("nfilter.engine.preview").preview(loaded, plugins, limit)
+    if as_json:
+        click.echo(json.dumps({"figures": found.figures, "warnings": found.warnings}))
+        return
+    words = importlib.import_module("nfilter.report.encoding")
+    words.render(found.figures, found.warnings, _console())
+
+
+@main.command()
+@_recipe
+@_set
+@_allow
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="Take only the first N rows of the source."
+)
+@_json
+def plan(
+    recipe: Path,
+    assignments: tuple[str, ...],
+    allow: tuple[str, ...],
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """Say how many calls, tokens and dollars a run will take, before any call is made."""
+    plugins, loaded, report = _checked(recipe, assignments, allow, data=False)
+    if report.faults:
+        _recipe_faults(report.faults)
+    found = importlib.import_module("nfilter.engine.plan").plan(loaded, plugins, limit)
+    if as_json:
+        click.echo(json.dumps(found.to_json()))
+        return
+    importlib.import_module("nfilter.report.plan").render(found, _console())
+
+
+def _checked(
+    recipe: Path, assignments: Sequence[str], allow: Sequence[str], *, data: bool
+) -> tuple[Any, Any, Any]:
     plugins = _plugins()
     loaded = importlib.import_module("nfilter.recipe").load(recipe, plugins, assignments)
+    if allow:
+        hosts = importlib.import_module("nfilter.hosts").granted(allow)
+        loaded = dataclasses.replace(loaded, allow_hosts=hosts)
     engine = importlib.import_module("nfilter.engine.places")
     report = importlib.import_module("nfilter.check").check(
         loaded,

@@ -11,8 +11,11 @@ from typing import Any
 
 from nfilter.answers import build as build_answers
 from nfilter.answers import judged_by
-from nfilter.capabilities import Streams
+from nfilter.capabilities import Streams, TokenizerDigest, Tokenizes
+from nfilter.controls import neutral
+from nfilter.drain import Drain
 from nfilter.errors import ContractError, ModelError, did_you_mean
+from nfilter.hosts import remedy, strangers
 from nfilter.journal import Journal, Use, call_key
 from nfilter.progress import QuietReporter, RunLog
 from nfilter.prompts import Prompts
@@ -20,7 +23,7 @@ from nfilter.recipe import Recipe
 from nfilter.scorebook import ScoreBooks
 from nfilter.stages import AnswerKind, Progress, Site, Template, TokenLoss
 from nfilter.store import digest
-from nfilter.types import Completion, FloatArray, ModelRef, Request, Sample, TokenSample
+from nfilter.types import Completion, FloatArray, IntArray, ModelRef, Request, Sample, TokenSample
 
 _TRANSIENT = frozenset({"timeout", "server", "memory"})
 _SLICE = 256  # requests at a time, of a backend that does not stream
@@ -41,7 +44,8 @@ class ModelPool:
         """The backend behind a model's name.
 
         Raises:
-            ModelError: when the recipe has no such model, or it cannot be built.
+            ModelError: when the recipe has no such model, when it would send data where nobody allowed it, or when it
+                cannot be built.
         """
         target = self.recipe.aliases.get(name, name)
         if target not in self._built:
@@ -49,6 +53,11 @@ class ModelPool:
             if use is None:
                 raise ModelError(
                     f"no model {name!r} in the recipe{did_you_mean(name, self.recipe.models)}"
+                )
+            for host in strangers(use.item.cls, use.config, self.recipe.allow_hosts):
+                raise ModelError(
+                    f"model {target!r} would send data to {host}, which only the recipe names; if you trust it, type: "
+                    f"{remedy(host)}"
                 )
             self._built[target] = use.item.cls(use.config, self.site)
         return self._built[target]
@@ -74,6 +83,7 @@ class Model:
         capable: Any = None,
         progress: Callable[[int, str], AbstractContextManager[Progress]] | None = None,
         scores: ScoreBooks | None = None,
+        drain: Drain | None = None,
     ) -> None:
         self.name = name
         self.stage = stage
@@ -83,6 +93,7 @@ class Model:
         self._journal = journal
         self._progress = progress or QuietReporter().progress
         self._scores = scores
+        self._drain = drain or Drain()
 
     def fingerprint(self) -> str:
         """What identifies the weights, the adapter in use included."""
@@ -91,8 +102,16 @@ class Model:
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """One completion a request, in order. What was answered before is not asked again.
 
-        Answers are committed as they come, so that a run that is killed asks little again.
+        Answers are committed as they come, so that a run that is killed asks little again. No message reaches a backend
+        with a control token in it, unless the backend keeps such tokens plain text by itself (``shields``).
         """
+        if not getattr(self._backend, "shields", False):
+            safe = [neutral(request) for request in requests]
+            answers = self._generate([each.request for each in safe])
+            return [each.mended(answer) for each, answer in zip(safe, answers, strict=True)]
+        return self._generate(requests)
+
+    def _generate(self, requests: Sequence[Request]) -> list[Completion]:
         keys = [call_key(self._fingerprint, request) for request in requests]
         done = self._journal.find(list(dict.fromkeys(keys)))
         places: dict[str, list[int]] = {}
@@ -103,14 +122,17 @@ class Model:
         with self._progress(len(todo), f"{self.stage}: {self.name} answers") as bar:
             fresh: dict[str, Completion] = {}
             last = time.monotonic()
-            for key, answer in self._answers(todo):
-                fresh[key] = answer
-                bar.advance()
-                if len(fresh) >= _GROUP or time.monotonic() - last > _SECONDS:
-                    self._commit(fresh, list(fresh), places, requests)
-                    done.update(fresh)
-                    fresh, last = {}, time.monotonic()
-            self._commit(fresh, list(fresh), places, requests)
+            try:
+                for key, answer in self._answers(todo):
+                    fresh[key] = answer
+                    bar.advance()
+                    if len(fresh) >= _GROUP or time.monotonic() - last > _SECONDS:
+                        self._commit(fresh, list(fresh), places, requests)
+                        done.update(fresh)
+                        fresh, last = {}, time.monotonic()
+            finally:
+                # What arrived before an error, or before a person's Ctrl-C, was paid for.
+                self._commit(fresh, list(fresh), places, requests)
             done.update(fresh)
         return [done[key] for key in keys]
 
@@ -126,6 +148,8 @@ class Model:
                     )
                 left.remove(index)
                 yield order[index], answer
+            if left and self._drain.asked:
+                raise KeyboardInterrupt
             if left:
                 raise self._miscounted(f"{len(left)} of {len(order)} requests were not answered")
             return
@@ -162,8 +186,14 @@ class Model:
             if key in kept or key not in answers
             for place in places[key]
         ]
-        if kept or uses:
-            self._journal.commit(list(kept.items()), uses)
+        # A failure that is not kept is asked about again, and was paid for all the same.
+        lost = [
+            (self.stage, self.name, answer.usd)
+            for key, answer in answers.items()
+            if key not in kept and answer.usd
+        ]
+        if kept or uses or lost:
+            self._journal.commit(list(kept.items()), uses, lost)
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """float32 [n, d]; equal texts are embedded once."""
@@ -204,6 +234,15 @@ class Model:
         )
         return encoded
 
+    def tokenizer_digest(self) -> TokenizerDigest | None:
+        """What identifies the tokenizer; None where the backend does not tell."""
+        able = isinstance(self._capable, Tokenizes)
+        return self._capable.tokenizer_digest() if able else None
+
+    def decode(self, ids: Sequence[IntArray]) -> list[str] | None:
+        """The text of each list of ids; None where the backend does not tell."""
+        return self._capable.decode(ids) if isinstance(self._capable, Tokenizes) else None
+
     def lend(self) -> AbstractContextManager[Any]:
         """The local torch module, scoped."""
         lent: AbstractContextManager[Any] = self._backend.lend()
@@ -222,6 +261,7 @@ class Model:
                 capable,
                 self._progress,
                 self._scores,
+                self._drain,
             )
 
 
@@ -284,6 +324,7 @@ class RunContext:
             self.stage,
             progress=self.log.reporter.progress,
             scores=self._scores,
+            drain=self._pool.site.drain,
         )
 
     def prompt(self, name: str) -> Template:

@@ -23,7 +23,7 @@ class RecipeError(NfilterError):
 
 
 class PluginError(NfilterError):
-    """A plugin that clashes with another, or that was asked for and could not be loaded."""
+    """A plugin that clashes with another, that was asked for and could not be loaded, or that raised an error of its own."""
 
     exit_code = 3
 
@@ -62,6 +62,12 @@ class StoreError(NfilterError):
     """A run directory that cannot be written, is held by another process, or is not a run."""
 
     exit_code = 7
+
+
+class BudgetError(NfilterError):
+    """The recipe's budget does not cover the next call."""
+
+    exit_code = 8
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -11,11 +11,12 @@ import sqlite3
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nfilter.errors import StoreError
+from nfilter.failpoints import reach
 from nfilter.store import digest
 from nfilter.types import Completion, Failure, Request
 
@@ -24,8 +25,15 @@ CREATE TABLE IF NOT EXISTS calls (
     key TEXT PRIMARY KEY,
     answer TEXT NOT NULL,
     prompt_tokens INTEGER NOT NULL,
-    completion_tokens INTEGER NOT NULL
+    completion_tokens INTEGER NOT NULL,
+    usd REAL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS lost (
+    stage TEXT NOT NULL,
+    model TEXT NOT NULL,
+    usd REAL NOT NULL,
+    at REAL NOT NULL
+);
 CREATE TABLE IF NOT EXISTS uses (
     stage TEXT NOT NULL,
     sample TEXT NOT NULL,
@@ -66,12 +74,16 @@ class Journal:
     def __init__(self, path: Path, lenders: Sequence[Path] = ()) -> None:
         """``lenders`` are journals of finished runs, only read: what they answered is not asked again."""
         self._lock = threading.Lock()
+        self._path = path
         self._lenders = tuple(lender for lender in lenders if lender.is_file())
         self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         try:
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.executescript(_SCHEMA)
+            columns = [row[1] for row in self._connection.execute("PRAGMA table_info(calls)")]
+            if "usd" not in columns:  # a journal from before costs were kept
+                self._connection.execute("ALTER TABLE calls ADD COLUMN usd REAL")
         except sqlite3.DatabaseError as error:
             self._connection.close()
             raise StoreError(
@@ -99,31 +111,67 @@ class Journal:
                 lent = _among(connection, missing)
             finally:
                 connection.close()
-            self.commit(list(lent.items()), [])
+            # The lender paid for them.
+            self.commit([(key, replace(done, usd=0.0)) for key, done in lent.items()], [])
             found.update(lent)
         return found
 
-    def commit(self, answers: Sequence[tuple[str, Completion]], uses: Sequence[Use]) -> None:
-        """Commit answers and what they were for, together."""
+    def commit(
+        self,
+        answers: Sequence[tuple[str, Completion]],
+        uses: Sequence[Use],
+        lost: Sequence[tuple[str, str, float]] = (),
+    ) -> None:
+        """Commit answers, what they cost and what they were for, together.
+
+        ``lost`` is money for calls that have no answer to keep: stage, model, dollars.
+        """
         now = time.time()
         with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
             try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                reach("journal.begun")
                 self._connection.executemany(
-                    "INSERT INTO calls VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                    "INSERT INTO calls VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                     [
-                        (key, json.dumps(_plain(done)), done.prompt_tokens, done.completion_tokens)
+                        (
+                            key,
+                            json.dumps(_plain(done)),
+                            done.prompt_tokens,
+                            done.completion_tokens,
+                            done.usd,
+                        )
                         for key, done in answers
                     ],
+                )
+                reach("journal.answers")
+                self._connection.executemany(
+                    "INSERT INTO lost VALUES (?, ?, ?, ?)", [(*each, now) for each in lost]
                 )
                 self._connection.executemany(
                     "INSERT INTO uses VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                     [(use.stage, use.sample, use.key, use.model, now) for use in uses],
                 )
+                reach("journal.uses")
                 self._connection.execute("COMMIT")
-            except BaseException:
-                self._connection.execute("ROLLBACK")
+                reach("journal.committed")
+            except BaseException as error:
+                # A full disk has SQLite roll back by itself.
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                if isinstance(error, sqlite3.OperationalError):
+                    raise StoreError(
+                        f"{self._path}: cannot be written ({error}); what was committed before is safe: make room there, and "
+                        "the same command goes on"
+                    ) from error
                 raise
+
+    def usd(self) -> float:
+        """Dollars that this run paid, for calls without an answer too."""
+        with self._lock:
+            (paid,) = self._connection.execute("SELECT total(usd) FROM calls").fetchone()
+            (lost,) = self._connection.execute("SELECT total(usd) FROM lost").fetchone()
+        return float(paid + lost)
 
     def usage(self) -> dict[str, dict[str, int]]:
         """Calls and tokens by stage: ``{stage: {calls, prompt_tokens, completion_tokens}}``."""
@@ -162,6 +210,17 @@ class Journal:
         return [
             {"stage": stage, "model": model, **json.loads(answer)} for stage, model, answer in rows
         ]
+
+
+def paid_in(path: Path) -> float:
+    """Dollars that the run of the journal ``path`` paid so far; 0 where there is none."""
+    if not path.is_file():
+        return 0.0
+    journal = Journal(path)
+    try:
+        return journal.usd()
+    finally:
+        journal.close()
 
 
 def _among(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Completion]:

@@ -138,6 +138,7 @@ class _Loader:
     def __init__(self, manager: pluggy.PluginManager) -> None:
         self.manager = manager
         self.registered: dict[tuple[str, str], Registered] = {}
+        self.points: dict[str, str] = {}
         self.failed: list[Failed] = []
         self.blocked: list[str] = []
         self.models: dict[str, Path] = {}
@@ -147,6 +148,13 @@ class _Loader:
 
     def load(self, point: EntryPoint) -> None:
         distribution, version = _distribution(point)
+        origin = f"{distribution} {version}"
+        if point.name in self.points:
+            raise PluginError(
+                f"plugin {point.name!r} is there twice: in {self.points[point.name]} and in {origin}; uninstall one, or "
+                f"block both: {BLOCK_VARIABLE}={point.name}"
+            )
+        self.points[point.name] = origin
         try:
             module = point.load()
             _refuse_unknown_hooks(module)
@@ -163,7 +171,7 @@ class _Loader:
         for item in items:
             self._add(item)
         for name, folder in models.items():
-            self._add_model(name, folder, f"{point.name!r} of {distribution} {version}")
+            self._add_model(name, folder, f"{point.name!r} of {origin}")
         self.prompts.extend(prompts)
         self.recipes.extend(recipes)
 

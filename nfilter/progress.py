@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -141,6 +142,12 @@ class RunLog:
         """Say and keep."""
         self._keep("warning", text)
         self.reporter.warning(text)
+
+    def failed(self, said: BaseException, raised: BaseException | None = None) -> None:
+        """Keep what a run ended with, and the traceback of what was ``raised``; saying it is the caller's part."""
+        self._keep("error", str(said) or repr(said))
+        if raised is not None:
+            self._keep("error", "".join(traceback.format_exception(raised)).rstrip())
 
     def _keep(self, level: str, text: str) -> None:
         if self.file is not None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from jinja2.sandbox import SandboxedEnvironment
 
 _ROLE_LINE = re.compile(r"^\[(system|user|assistant)\][ \t]*$", re.MULTILINE)
+_LARGEST = 10**6  # characters, items or a number that a product in a template may have
+_WIDE = re.compile(r"%[^%A-Za-z]*(?:\d{4}|\*)")
 _NAME = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)+")
 
 
@@ -155,9 +157,27 @@ def _line_of(error: Exception) -> int:
 
 def _environment() -> SandboxedEnvironment:
     from jinja2 import StrictUndefined
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
-    return ImmutableSandboxedEnvironment(
+    class Small(ImmutableSandboxedEnvironment):
+        """A sandbox whose arithmetic makes no giants: what it cannot bound beforehand it refuses."""
+
+        intercepted_binops = frozenset({"*", "**", "%"})
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            sizes = [
+                abs(side) if isinstance(side, int | float) else len(side) for side in (left, right)
+            ]
+            fine = {
+                "*": sizes[0] * sizes[1] <= _LARGEST,
+                "**": sizes[0] <= 1000 and sizes[1] <= 10,
+                "%": not (isinstance(left, str) and _WIDE.search(left)),
+            }
+            if not fine[operator]:
+                raise SecurityError(f"{operator!r} would make a giant here, and a template may not")
+            return super().call_binop(context, operator, left, right)
+
+    return Small(
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -21,12 +21,18 @@ from nfilter.stages import ModelNeed, StageConfig
 Arm = Literal["vanilla", "raw", "cleaned", "truth"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
 SECTIONS = (
-    "name", "seed", "answer", "chunk", "models", "source", "samples", "arms", "encode", "tokens", "train",
+    "name", "seed", "answer", "chunk", "budget", "models", "source", "samples", "arms", "encode", "tokens", "train",
     "evaluate", "lock",
 )  # fmt: skip
 ADOPT = "adopt"
 WITH = "with"
 LOSS = "loss"
+
+
+class BudgetConfig(StageConfig):
+    """The ``budget`` section: dollars that all calls of a run may cost together, those of every seed included."""
+
+    usd: float = Field(gt=0, allow_inf_nan=False)
 
 
 class EncodeConfig(StageConfig):
@@ -96,6 +102,7 @@ class Recipe:
     seed: int
     answer: AnswerConfig
     chunk: int
+    budget: BudgetConfig | None
     models: Mapping[str, Use]
     aliases: Mapping[str, str]
     source: SourceUse
@@ -108,6 +115,8 @@ class Recipe:
     evaluate: EvaluateConfig | None
     test: SourceUse | None
     located: Located = field(repr=False)
+    # What the one who runs it allows, and the recipe itself cannot.
+    allow_hosts: frozenset[str] = frozenset()
 
     @property
     def base_dir(self) -> Path:
@@ -137,6 +146,8 @@ class Recipe:
             "encode": self.encode.model_dump(mode="json"),
             "tokens": [use.dump() for use in self.tokens],
         }
+        if self.budget is not None:
+            out["budget"] = self.budget.model_dump(mode="json")
         if self.train is not None:
             out["train"] = self.train.dump()
         if self.adopt is not None:
@@ -205,6 +216,9 @@ class _Reader:
             "seed": self._number(top.get("seed", 0), ("seed",), 0),
             "answer": self._answer(top.get("answer", "exact")),
             "chunk": self._number(top.get("chunk", 256), ("chunk",), 1),
+            "budget": self._config(BudgetConfig, top["budget"], ("budget",))
+            if "budget" in top
+            else None,
             "models": models,
             "aliases": aliases,
             "source": source,

@@ -27,7 +27,9 @@ from typing import (
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
-from nfilter.capabilities import Abilities
+from nfilter.capabilities import Abilities, TokenizerDigest
+from nfilter.drain import Drain
+from nfilter.money import Budget
 from nfilter.types import (
     JSON,
     Message,
@@ -73,7 +75,13 @@ def _leaves(annotation: Any) -> set[Any]:
 
 
 class Backend(Protocol):
-    """A kind of model. It is built once a run from its config, and implements the capabilities it names."""
+    """A kind of model. It is built once a run from its config, and implements the capabilities it names.
+
+    A class method ``facts(config, site)`` may say in a line how the model is reached; ``check`` and run.log show it.
+    ``shields = True`` on the class says that control tokens in a message stay plain text here; elsewhere the engine
+    breaks them before the call. Data goes to no host that a config names and its user did not allow, but for this
+    machine and ``own_hosts``, a set on the class; a class method ``hosts(config)`` adds hosts that no address shows.
+    """
 
     name: ClassVar[str]
     Config: ClassVar[type[StageConfig]]
@@ -97,10 +105,16 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where things are: the recipe's folder (relative paths start there) and the models that ship, by name."""
+    """Where things are: the recipe's folder (relative paths start there) and the models that ship, by name.
+
+    A backend whose calls cost money holds it in ``budget`` before each, where there is one, and begins none once
+    ``drain`` is asked for; what it streams then ends early.
+    """
 
     base_dir: Path
     models: Mapping[str, Path] = field(default_factory=dict)
+    budget: Budget | None = None
+    drain: Drain = field(default_factory=Drain)
 
 
 # --- stages --------------------------------------------------------------------------------------------------
@@ -117,6 +131,23 @@ class ModelNeed:
 
 
 @dataclass(frozen=True, slots=True)
+class Calls:
+    """What a stage asks of a model for every row that reaches it, as far as its config tells.
+
+    Between ``least`` and ``most`` calls a row, ``usual`` of them where nothing is known of the data; ``prompt`` is
+    the template, which shows the texts of ``rows`` rows; an answer has at most ``max_tokens``.
+    """
+
+    model: str
+    prompt: str
+    max_tokens: int
+    least: float = 1.0
+    usual: float = 1.0
+    most: float = 1.0
+    rows: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Contract:
     """What a stage does to samples, as a function of its config.
 
@@ -124,7 +155,8 @@ class Contract:
     wrong: ``{"flagged": bool, "noise_score": float in [0, 1]}``; metrics compare them with the truth.
     ``views`` names those that hold a model's own answer. ``proposes`` names the notes that hold a new label for
     a flagged sample. ``prompts`` names templates. ``new_samples`` allows samples with parents to be added.
-    ``online_loss``: a trainer that trains with ``ctx.loss`` where the recipe names one.
+    ``online_loss``: a trainer that trains with ``ctx.loss`` where the recipe names one. ``calls`` says what to expect
+    before any call is made.
     """
 
     reads: frozenset[str] = frozenset()
@@ -136,6 +168,7 @@ class Contract:
     needs: tuple[ModelNeed, ...] = ()
     new_samples: bool = False
     online_loss: bool = False
+    calls: tuple[Calls, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,11 +352,15 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What a run trained on: the rows that are left, their tokens in the same order, reason bits by name."""
+    """What a run trained on: the rows that are left, their tokens in the same order, reason bits by name.
+
+    ``tokenizer`` made the ids; None where the model's backend does not tell.
+    """
 
     samples: Sequence[Sample]
     tokens: Sequence[TokenSample]
     reasons: Sequence[str]
+    tokenizer: TokenizerDigest | None = None
 
 
 class Exporter(Protocol):
@@ -341,17 +378,25 @@ class Exporter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """What training ended in: the adapter, and the figures of the way there."""
+    """What training ended in: the adapter, and the figures of the way there.
+
+    ``resumed_from`` is the step of the checkpoint that training went on from; None where it began at the beginning.
+    """
 
     ref: ModelRef
     steps: int
     tokens: int
     losses: tuple[float, ...]
     seconds: float
+    resumed_from: int | None = None
 
 
 class Trainer(Protocol):
-    """Fine-tunes a model on weighted tokens and saves an adapter in PEFT format under ``out``."""
+    """Fine-tunes a model on weighted tokens and saves an adapter in PEFT format under ``out``.
+
+    ``out`` is new, or holds what a training of the same tokens, settings, model and start left when it was stopped: a
+    trainer may go on from that.
+    """
 
     name: ClassVar[str]
     Config: ClassVar[type[StageConfig]]
@@ -374,6 +419,25 @@ class Trainer(Protocol):
         ctx: Context,
         start: ModelRef | None = None,
     ) -> TrainingResult: ...
+
+
+@runtime_checkable
+class Follows(Protocol):
+    """A trainer that shares its work among the processes of one launch (torchrun, accelerate).
+
+    The first process does the run. Nothing but the trainer's own work reaches the others: they see no run directory.
+    """
+
+    def lead(self) -> AbstractContextManager[None]:
+        """In the first process, around the whole run: its trainings are shared, and at its end all others return."""
+        ...
+
+    def follow(self, model: Any, ctx: Context) -> None:
+        """In every other process: help with each training until the first process's run is over, well or not.
+
+        No process may wait for one that is gone. ``ctx.loss`` is the recipe's online loss.
+        """
+        ...
 
 
 class TokenLoss(Protocol):

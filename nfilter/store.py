@@ -16,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from nfilter.errors import StoreError
+from nfilter.failpoints import reach
 from nfilter.stages import State
 from nfilter.types import Message, Sample
 
@@ -34,18 +35,49 @@ def digest(*parts: Any) -> str:
 
 @contextmanager
 def publishing(path: Path) -> Iterator[IO[str]]:
-    """A text file that appears at ``path`` only when the block ends well: written beside, synced, renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    """A text file that appears at ``path`` only when the block ends well: written beside, synced, renamed.
+
+    Raises:
+        StoreError: when it cannot be written, as on a full disk; what stood at ``path`` before still stands.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        raise unwritten(path, error) from error
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as out:
+            reach("publish.opened")
             yield out
+            reach("publish.written")
             out.flush()
             os.fsync(out.fileno())
+        reach("publish.synced")
         Path(name).replace(path)
-    except BaseException:
+        _sync(path.parent)
+        reach("publish.renamed")
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            raise unwritten(path, error) from error
         raise
+
+
+def unwritten(path: Path, error: OSError) -> StoreError:
+    """What to raise where ``path`` cannot be written."""
+    return StoreError(
+        f"{path}: cannot be written ({error.strerror or error}); what was published before is whole: make room there, "
+        "and the same command goes on"
+    )
+
+
+def _sync(directory: Path) -> None:
+    # A rename is on the disk only when its folder is.
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -134,6 +166,7 @@ class Artefact:
         self.remove()
         with publishing(marker) as out:
             out.write(fingerprint)
+        reach("stage.begun")
         return "new" if old is None else "changed"
 
     def remove(self) -> None:
@@ -145,6 +178,7 @@ class Artefact:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Publish the summary; the artefact is complete from here on."""
         write_json(self.directory / "done.json", summary)
+        reach("stage.finished")
 
     def summary(self) -> dict[str, Any]:
         """What ``finish`` was given."""
@@ -160,7 +194,9 @@ class Artefact:
     ) -> None:
         """Publish one chunk and the decisions about its samples."""
         write_jsonl(self._chunk(index), (sample_to_json(sample) for sample in samples))
+        reach("chunk.samples")
         write_jsonl(self._decisions(index), decisions)
+        reach("chunk.decisions")
 
     def chunk(self, index: int) -> list[Sample]:
         """The samples of one chunk."""

@@ -7,10 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
 
+from nfilter.capabilities import TokenizerDigest
+from nfilter.errors import StoreError
 from nfilter.store import read_json, read_jsonl, write_json, write_jsonl
 from nfilter.types import TokenSample
 
@@ -19,10 +22,17 @@ _TEXTS = "texts.jsonl"
 _ARRAYS = ("ids", "response", "turn", "spans", "weights", "reasons")
 
 
-def write_tokens(directory: Path, samples: Sequence[TokenSample], reasons: Sequence[str]) -> None:
+def write_tokens(
+    directory: Path,
+    samples: Sequence[TokenSample],
+    reasons: Sequence[str],
+    *,
+    tokenizer: Mapping[str, str] | None = None,
+) -> None:
     """Publish ids, weights, response mask, spans, reasons and scores as flat arrays; ``offsets`` cuts them by sample.
 
-    ``texts.jsonl`` has the rendered conversations, in the same order.
+    ``cut`` has its own, ``cut_offsets``. ``texts.jsonl`` has the rendered conversations, in the same order. ``tokenizer`` is what made the ids: the fields
+    of a ``TokenizerDigest``; None where the model's backend does not tell.
     """
     part = directory.with_name(f".{directory.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -37,19 +47,27 @@ def write_tokens(directory: Path, samples: Sequence[TokenSample], reasons: Seque
         "weights": _flat([sample.weights for sample in samples], np.float32),
         "reasons": _flat([sample.reasons for sample in samples], np.uint32),
     }
+    cuts = [len(sample.cut) for sample in samples]
+    arrays["cut"] = _flat([sample.cut for sample in samples], np.bool_)
+    arrays["cut_offsets"] = np.concatenate([[0], np.cumsum(cuts)]).astype(np.int64)
     names = sorted({name for sample in samples for name in sample.scores})
     for name in names:
         parts = [
             sample.scores.get(name, np.full(len(sample.ids), np.nan, np.float32))
             for sample in samples
         ]
-        arrays[f"score-{name}"] = _flat(parts, np.float32)
+        arrays[_file_of(name)] = _flat(parts, np.float32)
     for name, values in arrays.items():
         np.save(part / f"{name}.npy", values, allow_pickle=False)
     write_jsonl(part / _TEXTS, ({"id": s.id, "text": s.text} for s in samples))
     write_json(
         part / _INDEX,
-        {"samples": [sample.id for sample in samples], "reasons": list(reasons), "scores": names},
+        {
+            "samples": [sample.id for sample in samples],
+            "reasons": list(reasons),
+            "scores": names,
+            "tokenizer": dict(tokenizer) if tokenizer is not None else None,
+        },
     )
     # Renamed only when it is whole, so that no array of an earlier run stands among these.
     shutil.rmtree(directory, ignore_errors=True)
@@ -81,9 +99,41 @@ def has_tokens(directory: Path) -> bool:
     return (directory / _INDEX).is_file()
 
 
+def tokenizer_of(directory: Path) -> TokenizerDigest | None:
+    """What made the ids that were published here; None where it is not known."""
+    value = read_json(directory / _INDEX).get("tokenizer")
+    return TokenizerDigest(**value) if value else None
+
+
+def refuse_other(directory: Path, tokenizer: TokenizerDigest) -> None:
+    """Nothing where ``tokenizer`` reads the ids published here as the text that they were made of.
+
+    Raises:
+        StoreError: when another tokenizer made them, or it is not known which one did.
+    """
+    made = tokenizer_of(directory)
+    if made is None:
+        raise StoreError(
+            f"{directory}: it is not known which tokenizer made these tokens, as the model's backend does not tell; "
+            "encode the rows again"
+        )
+    if made.tokenizer != tokenizer.tokenizer:
+        raise StoreError(
+            f"{directory}: these tokens were made by another tokenizer ({made.tokenizer[:12]}, not "
+            f"{tokenizer.tokenizer[:12]}): take the model of the run's section encode, or encode the rows again"
+        )
+
+
+def _file_of(score: str) -> str:
+    # A recipe names scores, and a name may hold what a path is made of.
+    return f"score-{quote(score, safe='')}"
+
+
 def _opened(directory: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     index = read_json(directory / _INDEX)
-    names = ("offsets", *_ARRAYS, *(f"score-{name}" for name in index["scores"]))
+    # Runs before they were kept have no cuts.
+    cuts = ("cut", "cut_offsets") if (directory / "cut_offsets.npy").is_file() else ()
+    names = ("offsets", *_ARRAYS, *map(_file_of, index["scores"]), *cuts)
     return index, {
         name: np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         for name in names
@@ -102,11 +152,16 @@ def _at(
     index: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]], place: int, text: str
 ) -> TokenSample:
     start, end = arrays["offsets"][place : place + 2]
+    cut = np.zeros(0, dtype=np.bool_)
+    if "cut" in arrays:
+        first, last = arrays["cut_offsets"][place : place + 2]
+        cut = arrays["cut"][first:last]
     return TokenSample(
         id=index["samples"][place],
         **{name: arrays[name][start:end] for name in _ARRAYS},
-        scores={name: arrays[f"score-{name}"][start:end] for name in index["scores"]},
+        scores={name: arrays[_file_of(name)][start:end] for name in index["scores"]},
         text=text,
+        cut=cut,
     )
 
 

@@ -217,7 +217,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a model answered: ``logprobs`` are natural logs of what was generated, the end token included."""
+    """What a model answered: ``logprobs`` are natural logs of what was generated, the end token included.
+
+    ``usd`` is what it cost in dollars, attempts that failed included; None where nothing is known of a price.
+    """
 
     text: str
     finish: Literal["stop", "length", "failed"] = "stop"
@@ -226,6 +229,7 @@ class Completion:
     completion_tokens: int = 0
     failure: Failure | None = None
     cached: bool = False
+    usd: float | None = None
 
     @property
     def nll(self) -> float | None:

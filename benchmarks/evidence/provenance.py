@@ -11,7 +11,7 @@ from typing import Any
 
 from nfilter.engine.ingest import rows
 from nfilter.engine.places import prompts_of
-from nfilter.engine.run import versions
+from nfilter.engine.versions import versions
 from nfilter.plugins import Plugins
 from nfilter.recipe import Recipe
 from nfilter.store import digest, read_json

@@ -12,7 +12,7 @@ from benchmarks.evidence.text import NONE, bullets, interval, mean_sd, table
 from benchmarks.token_evidence.figures import MIXED_RANDOM, RANDOM, Figures, figures, reason
 from benchmarks.token_evidence.lines import ROUNDS, WARMUP, K
 from benchmarks.token_evidence.runner import LABELS, LINES, TRUSTED_ROWS
-from nfilter.engine.run import versions
+from nfilter.engine.versions import versions
 from nfilter.recipe import Recipe
 
 _MIXED: Final = (

@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable, Sequence
 
 from nfilter.capabilities import Generates
+from nfilter.fences import Fence
 from nfilter.stages import Template
-from nfilter.types import Request, Sampling
+from nfilter.types import Completion, Request, Sampling
 
 _SAID = re.compile(r"(?<![\w'’])(yes|no|same|different)(?![\w'’])", re.IGNORECASE)
 
@@ -15,25 +16,33 @@ _SAID = re.compile(r"(?<![\w'’])(yes|no|same|different)(?![\w'’])", re.IGNOR
 def judged_by(
     model: Generates, template: Template, *, max_tokens: int = 64
 ) -> Callable[[Sequence[tuple[str, str]]], list[bool]]:
-    """The judge for ``build``: one greedy request a pair, ``template`` rendered with ``first`` and ``second``.
+    """The judge for ``build``: one greedy request a pair, ``template`` rendered with ``first``, ``second``, ``fence``.
 
-    The last yes or no of the reply counts; a failed or unreadable reply is no agreement.
+    Where the template asks for "Verdict CODE: yes", a reply agrees with that as its last line alone; elsewhere its last
+    yes or no counts. A reply that failed, was cut off or cannot be read is no agreement.
     """
 
     def judge(pairs: Sequence[tuple[str, str]]) -> list[bool]:
         sampling = Sampling(max_tokens=max_tokens)
+        fences = [Fence.around("", pair) for pair in pairs]
         requests = [
-            Request(template.render(first=first, second=second), sampling)
-            for first, second in pairs
+            Request(template.render(first=first, second=second, fence=fence.code), sampling)
+            for (first, second), fence in zip(pairs, fences, strict=True)
         ]
         return [
-            completion.failure is None and _said_yes(completion.text)
-            for completion in model.generate(requests)
+            _agrees(completion, fence, request)
+            for completion, fence, request in zip(
+                model.generate(requests), fences, requests, strict=True
+            )
         ]
 
     return judge
 
 
-def _said_yes(text: str) -> bool:
-    said = _SAID.findall(text)
+def _agrees(completion: Completion, fence: Fence, request: Request) -> bool:
+    if completion.failure is not None or completion.finish == "length":
+        return False
+    if fence.asked((message.content for message in request.messages), "Verdict"):
+        return fence.verdict(completion.text, "Verdict", ("yes", "no")) == "yes"
+    said = _SAID.findall(completion.text)
     return bool(said) and said[-1].lower() in {"yes", "same"}

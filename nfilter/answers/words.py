@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from unicodedata import category
 
 import numpy as np
 
@@ -113,11 +114,12 @@ class Text:
     kind: str = field(default="text", init=False)
 
     def parse(self, text: str, sample: Sample | None = None) -> str | None:
-        """The text after the marker, stripped; None where nothing is there."""
+        """The text after the marker, stripped; None where nothing is there but punctuation."""
         end = 0
         for match in _MARK.finditer(text):
             end = match.end()
-        return text[end:].strip() or None
+        said = text[end:].strip()
+        return said if _says_something(said) else None
 
     def agree(self, pairs: Sequence[tuple[str | None, str | None]]) -> list[bool]:
         """Whether the two say the same, asked of the model in one batch.
@@ -232,6 +234,13 @@ def _json_list(text: str) -> list[Any] | None:
     if not isinstance(items, list):
         return None
     return [item for item in items if isinstance(item, str | int | float)]
+
+
+def _says_something(text: str) -> bool:
+    """Whether there is a letter, a digit or a sign of its own (an emoji, an infinity): more than punctuation."""
+    if _LETTER.search(text):
+        return True
+    return any(not char.isascii() and category(char).startswith("S") for char in text)
 
 
 def _flat(text: str) -> str:

@@ -14,24 +14,30 @@ import numpy as np
 from nfilter.context import RunContext
 from nfilter.engine.figures import ArmResult
 from nfilter.engine.ingest import rows
+from nfilter.engine.lint import lint
 from nfilter.engine.tokens import Contexts, run_token_stages
 from nfilter.errors import RecipeError, StoreError
 from nfilter.prompts import Prompts
 from nfilter.recipe import Arm, Recipe, Use
 from nfilter.stages import TrainingResult
-from nfilter.store import digest, read_json, write_json, write_jsonl
+from nfilter.store import digest, publishing, read_json, write_json, write_jsonl
 from nfilter.tokenstore import write_tokens
 from nfilter.types import ModelRef, Request, Row, Sample, Sampling, TokenSample
 
 MARKER = "nfilter.json"
+BEGUN = "begun"
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """An arm's samples as tokens, and those that left at encoding: id and reason. ``figures`` count tokens."""
+    """An arm's samples as tokens, and those that left at encoding: id and reason.
+
+    ``lint`` says what encoding did to the rows, ``figures`` what the token stages did.
+    """
 
     samples: list[TokenSample]
     dropped: list[tuple[str, str]]
+    lint: dict[str, Any]
     figures: dict[str, Any] = field(default_factory=dict)
 
 
@@ -43,24 +49,20 @@ class Trained:
     figures: dict[str, Any]
 
 
-def encode(recipe: Recipe, samples: Iterable[Sample], ctx: RunContext) -> Encoded:
-    """Samples as tokens of the model under ``encode``; what has no token to learn from leaves, with the reason."""
+def encode(recipe: Recipe, samples: Iterable[Sample], ctx: RunContext, arm: str) -> Encoded:
+    """Samples as tokens of the model under ``encode``; what has no token to learn from leaves, with the reason.
+
+    What is odd about them is said at once, before anything is trained on it.
+    """
     model = ctx.model(recipe.encode.model)
     items = list(samples)
     encoded = model.encode(items, max_length=recipe.encode.max_length, turns=recipe.encode.turns)
-    kept: list[TokenSample] = []
-    dropped: list[tuple[str, str]] = []
-    for sample, tokens in zip(items, encoded, strict=True):
-        if not tokens.response.any():
-            reason = (
-                f"no token of the response is left within max_length {recipe.encode.max_length}"
-            )
-            dropped.append((sample.id, reason))
-        elif not tokens.weights.any():
-            dropped.append((sample.id, f"every token has weight 0 (sample weight {sample.weight})"))
-        else:
-            kept.append(tokens)
-    return Encoded(kept, dropped)
+    found = lint(recipe.encode, items, encoded, model.decode)
+    for text in found.warnings:
+        ctx.log.warning(f"{arm}: {text}")
+    tokenizer = model.tokenizer_digest()
+    figures = {**found.figures, "tokenizer": asdict(tokenizer) if tokenizer else None}
+    return Encoded(found.kept, found.gone, figures)
 
 
 def prepare(
@@ -72,11 +74,15 @@ def prepare(
     directory: Path,
 ) -> Encoded:
     """Encode one arm; the cleaned arm alone also goes through the token stages, and its tokens are published."""
-    encoded = encode(recipe, samples, ctx)
+    encoded = encode(recipe, samples, ctx, f"arm {arm}")
     if arm == "cleaned":
         done = run_token_stages(recipe, encoded.samples, contexts)
-        encoded = Encoded(done.samples, [*encoded.dropped, *done.gone], done.figures)
-        write_tokens(directory / "tokens", done.every, done.reasons)
+        encoded.lint["all_masked"]["stages"] = len(done.gone)
+        dropped = [*encoded.dropped, *done.gone]
+        write_tokens(
+            directory / "tokens", done.every, done.reasons, tokenizer=encoded.lint["tokenizer"]
+        )
+        encoded = Encoded(done.samples, dropped, encoded.lint, done.figures)
     return encoded
 
 
@@ -99,7 +105,10 @@ def trained(
     out: Path,
     start: ModelRef | None = None,
 ) -> Trained:
-    """Train into the folder ``out``, or take what stands there, of the same tokens, settings and start."""
+    """Train into the folder ``out``, or take what stands there, of the same tokens, settings and start.
+
+    What an equal training left there when it was stopped is the trainer's to go on from; all else is removed.
+    """
     model = ctx.model(use.config.model)
     fingerprint = digest(
         use.dump(),
@@ -114,9 +123,16 @@ def trained(
     if marker.is_file() and read_json(marker)["fingerprint"] == fingerprint:
         value = read_json(marker)
         return Trained(ModelRef(**value["ref"]), value["figures"])
-    if out.exists():
-        shutil.rmtree(out)
-    out.mkdir(parents=True)
+    begun = out / BEGUN
+    if marker.is_file() or not begun.is_file() or begun.read_text("utf-8") != fingerprint:
+        if begun.is_file() and not marker.is_file():
+            ctx.log.info(
+                f"{ctx.stage}: its data or settings changed since it was stopped; it trains from the beginning"
+            )
+        if out.exists():
+            shutil.rmtree(out)
+        with publishing(begun) as file:
+            file.write(fingerprint)
     result: TrainingResult = use.item.cls(use.config).train(samples, model, out, ctx, start)
     figures = {
         "samples": len(samples),
@@ -128,6 +144,7 @@ def trained(
     }
     ref = replace(result.ref, path=str(out))
     write_json(marker, {"fingerprint": fingerprint, "ref": asdict(ref), "figures": figures})
+    begun.unlink(missing_ok=True)
     return Trained(ref, figures)
 
 

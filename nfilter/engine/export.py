@@ -14,7 +14,7 @@ from nfilter.errors import PluginError, RecipeError, StoreError
 from nfilter.plugins import Plugins
 from nfilter.report import reading
 from nfilter.stages import Exported
-from nfilter.tokenstore import has_tokens, read_tokens
+from nfilter.tokenstore import has_tokens, read_tokens, tokenizer_of
 
 
 def export(
@@ -59,6 +59,7 @@ def export(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     kept = [sample for sample in live(last) if sample.id in ids]
-    said = list(item.cls(config).export(Exported(kept, trained, tuple(reasons)), part))
+    made = tokenizer_of(run.path / "tokens")
+    said = list(item.cls(config).export(Exported(kept, trained, tuple(reasons), made), part))
     part.rename(out)
     return said

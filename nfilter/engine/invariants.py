@@ -4,15 +4,40 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from nfilter.errors import ContractError
 from nfilter.stages import Contract
 from nfilter.types import Sample, TokenSample
+
+_Value = TypeVar("_Value")
+
+
+def values_of(stage: str, method: str, kind: type[_Value], returned: object) -> list[_Value]:
+    """What a stage returned, as a list of samples of its ``kind``; a generator is read to its end.
+
+    Raises:
+        ContractError: when it is anything else, such as the None of a forgotten ``return``.
+    """
+    if not isinstance(returned, Iterable) or isinstance(returned, str | bytes | Mapping):
+        raise ContractError(
+            f"{stage}: {method} returned {_named(returned)}, not a sequence of {kind.__name__}; return every sample, in order"
+        )
+    values = list(returned)
+    for number, value in enumerate(values):
+        if not isinstance(value, kind):
+            raise ContractError(
+                f"{stage}: {method} returned {_named(value)} at place {number}, where a {kind.__name__} belongs"
+            )
+    return values
+
+
+def _named(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def check_samples(

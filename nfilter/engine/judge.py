@@ -7,10 +7,10 @@ from typing import Any
 
 from nfilter.context import RunContext
 from nfilter.journal import Journal
+from nfilter.metrics import Judged, Metric, MetricInput
 from nfilter.plugins import Plugins
 from nfilter.recipe import Recipe
 from nfilter.stages import Contract
-from nfilter.metrics import Judged, Metric, MetricInput
 from nfilter.store import Artefact
 from nfilter.types import Sample
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from nfilter.errors import PluginError
+from nfilter.money import Budget
 from nfilter.plugins import Plugins
 from nfilter.prompts import Prompts, shipped_directory
 from nfilter.recipe import Recipe
@@ -9,10 +13,25 @@ from nfilter.stages import Site
 
 
 def site_of(recipe: Recipe, plugins: Plugins) -> Site:
-    """Where the models of a recipe are looked for."""
-    return Site(recipe.base_dir, plugins.models)
+    """Where the models of a recipe are looked for, and the money that their calls may cost together."""
+    budget = Budget(recipe.budget.usd) if recipe.budget is not None else None
+    return Site(recipe.base_dir, plugins.models, budget)
 
 
 def prompts_of(recipe: Recipe, plugins: Plugins) -> Prompts:
-    """Templates: the recipe's own ``prompts`` folder first, then what plugins bring, then what ships."""
-    return Prompts((recipe.base_dir / "prompts", *plugins.prompt_directories, shipped_directory()))
+    """Templates: the recipe's own ``prompts`` folder first, then what plugins bring, then what ships.
+
+    Raises:
+        PluginError: when two plugins bring a template of the same name. The recipe's own folder may replace any.
+    """
+    brought = (*plugins.prompt_directories, shipped_directory())
+    homes: dict[str, Path] = {}
+    for directory in dict.fromkeys(brought):
+        for name in Prompts((directory,)).names():
+            if name in homes:
+                raise PluginError(
+                    f"prompt {name!r} is there twice: in {homes[name]} and in {directory}; its plugin has to give one of them "
+                    f"another folder. To replace a template in a recipe, put yours into {recipe.base_dir / 'prompts'}"
+                )
+            homes[name] = directory
+    return Prompts((recipe.base_dir / "prompts", *brought))

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from nfilter import __version__
+from nfilter.check import model_facts
 from nfilter.context import ModelPool, RunContext
 from nfilter.engine import arms
+from nfilter.engine.blame import blame
 from nfilter.engine.figures import ArmResult, arm_figures, comparisons, group
 from nfilter.engine.ingest import (
     Ingested,
-    data_digest,
     ingest,
     source_fingerprint,
     summary,
@@ -27,11 +23,14 @@ from nfilter.engine.ingest import (
 )
 from nfilter.engine.judge import judge
 from nfilter.engine.judge_tokens import judge_tokens
+from nfilter.engine.lock import answer_prompts, write_lock
 from nfilter.engine.places import prompts_of, site_of
 from nfilter.engine.samples import StageRun, live, run_stage
+from nfilter.engine.tokenizers import check_tokenizers
+from nfilter.engine.versions import versions
 from nfilter.errors import NfilterError, NothingLeftError
 from nfilter.events import RunFinished, RunStarted, StageFinished
-from nfilter.journal import Journal
+from nfilter.journal import Journal, paid_in
 from nfilter.plugins import Plugins
 from nfilter.progress import QuietReporter, Reporter, RunLog
 from nfilter.prompts import Prompts
@@ -39,12 +38,8 @@ from nfilter.recipe import Arm, Recipe, Use, model_needs
 from nfilter.report.html import write_report
 from nfilter.scorebook import ScoreBooks
 from nfilter.stages import Contract, TokenLoss
-from nfilter.store import Artefact, RunDirectory, digest, publishing, write_json, write_jsonl
+from nfilter.store import Artefact, RunDirectory, digest, write_json, write_jsonl
 from nfilter.types import ModelRef, Sample, TokenSample
-
-PACKAGES = (
-    "nfilter", "torch", "transformers", "peft", "faiss-cpu", "sentence-transformers", "numpy", "litellm",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +67,8 @@ class _Run:
     published: dict[str, ModelRef] = field(default_factory=dict)
     finished: list[StageFinished] = field(default_factory=list)
     fingerprints: dict[str, str] = field(default_factory=dict)
+    lints: dict[str, dict[str, Any]] = field(default_factory=dict)
+    at: str = "source"  # what is at work
     scores: ScoreBooks = field(init=False)
 
     def __post_init__(self) -> None:
@@ -81,6 +78,7 @@ class _Run:
         self, stage: str, stream: str | None = None, loss: TokenLoss | None = None
     ) -> RunContext:
         """The context of one stage of this run; ``stream`` names its random numbers, else ``stage`` does."""
+        self.at = stage
         return RunContext(
             self.recipe,
             stage,
@@ -109,6 +107,7 @@ class _Run:
         # A reference learns with the plain loss: an online one may read the scores that it is trained for.
         use = replace(self.recipe.train, loss=None)
         done = arms.trained(use, samples, self.context(f"{stage}.train"), out, start)
+        self.at = stage
         assert done.ref is not None
         return done.ref
 
@@ -137,19 +136,30 @@ def run(
     with directory.held():
         log = RunLog(reporter or QuietReporter(), out / "run.log")
         journal = Journal(out / "journal.db", lenders)
+        state = _Run(
+            recipe, plugins, directory, models, journal, prompts_of(recipe, plugins), log, limit
+        )
+        if own_pool:
+            paid_before(models, [journal.usd()])
         try:
-            state = _Run(
-                recipe, plugins, directory, models, journal, prompts_of(recipe, plugins), log, limit
-            )
             plugins.announce(
                 "nfilter_run_started", RunStarted(recipe.name, out, recipe.seed), log.warning
             )
-            metrics = _steps(state)
+            with models.site.drain.installed(log.warning):
+                metrics = _steps(state)
             seconds = time.monotonic() - start
             _publish(state, metrics)
             plugins.announce(
                 "nfilter_run_finished", RunFinished(recipe.name, out, metrics), log.warning
             )
+        except Exception as error:
+            fault = (
+                error if isinstance(error, NfilterError) else blame(error, plugins, state.at, out)
+            )
+            log.failed(fault or error, error if fault is not error else None)
+            if fault is None or fault is error:
+                raise
+            raise fault from error
         finally:
             journal.close()
             if own_pool:
@@ -166,34 +176,63 @@ def run_seeds(
     limit: int | None = None,
     reporter: Reporter | None = None,
 ) -> RunResult:
-    """Run a recipe once a seed, in ``out/seed-N``; ``out/metrics.json`` holds means, deviations and n."""
+    """Run a recipe once a seed, in ``out/seed-N``; ``out/metrics.json`` holds means, deviations and n.
+
+    A seed of which nothing is left to train on is named under ``nothing_left``, and the others make the figures.
+
+    Raises:
+        NothingLeftError: when nothing is left of any.
+    """
     start = time.monotonic()
     pool = ModelPool(recipe, site_of(recipe, plugins))
     children: list[RunResult] = []
+    empty: dict[str, str] = {}
+    paid_before(pool, [paid_in(out / f"seed-{seed}" / "journal.db") for seed in seeds])
     try:
         for seed in seeds:
             if reporter is not None:
                 reporter.info(f"seed {seed}")
-            child = run(
-                replace(recipe, seed=seed),
-                plugins,
-                out / f"seed-{seed}",
-                limit=limit,
-                reporter=reporter,
-                pool=pool,
-                lenders=[done.directory / "journal.db" for done in children],
-            )
+            try:
+                child = run(
+                    replace(recipe, seed=seed),
+                    plugins,
+                    out / f"seed-{seed}",
+                    limit=limit,
+                    reporter=reporter,
+                    pool=pool,
+                    lenders=[done.directory / "journal.db" for done in children],
+                )
+            except NothingLeftError as error:
+                empty[str(seed)] = str(error)
+                if reporter is not None:
+                    reporter.warning(f"seed {seed}: {error}")
+                continue
             children.append(child)
     finally:
         pool.close()
-    metrics = group([child.metrics for child in children], seeds)
+    if not children:
+        raise NothingLeftError(f"no seed has anything left to train on. {' '.join(empty.values())}")
+    metrics = group(
+        [child.metrics for child in children], [seed for seed in seeds if str(seed) not in empty]
+    )
+    if empty:
+        metrics["nothing_left"] = empty
     write_json(out / "metrics.json", metrics)
     write_report(out, metrics)
     return RunResult(out, metrics, time.monotonic() - start)
 
 
+def paid_before(pool: ModelPool, usd: Sequence[float]) -> None:
+    """Count against the budget what earlier runs in the same places paid."""
+    if pool.site.budget is not None:
+        pool.site.budget.paid_before(sum(usd))
+
+
 def _steps(state: _Run) -> dict[str, Any]:
-    _lock(state)
+    write_lock(state.directory.path / "recipe.lock.yaml", state.recipe, state.prompts, state.pool)
+    for fact in model_facts(state.recipe, state.pool.site):
+        state.log.info(fact)
+    check_tokenizers(state.recipe, state.pool, state.log.warning)
     source = state.directory.stage(0, "source")
     ingested = _ingest(state, source)
     last = _sample_stages(state, source)
@@ -243,8 +282,10 @@ def _steps(state: _Run) -> dict[str, Any]:
     return metrics
 
 
-def _publish(state: _Run, metrics: Mapping[str, Any]) -> None:
+def _publish(state: _Run, metrics: dict[str, Any]) -> None:
     out = state.directory.path
+    if state.lints:
+        metrics["encode"] = state.lints
     write_json(out / "metrics.json", metrics)
     _manifest(state, time.monotonic() - state.began)
     write_report(out, metrics)
@@ -269,16 +310,12 @@ def stage_fingerprint(state: _Run, use: Use, before: str) -> str:
     needs = (*model_needs(use.config), *contract.needs, *model_needs(state.recipe.answer))
     names = {need.model for need in needs}
     models = {name: state.pool.backend(name).fingerprint() for name in sorted(names)}
-    named = {*contract.prompts, *_answer_prompts(state.recipe)}
+    named = {*contract.prompts, *answer_prompts(state.recipe)}
     prompts = {name: state.prompts.get(name).digest for name in sorted(named)}
     return digest(
         before, use.dump(), use.item.origin, prompts, models, state.recipe.seed,
         state.recipe.answer.model_dump(mode="json"),
     )  # fmt: skip
-
-
-def _answer_prompts(recipe: Recipe) -> set[str]:
-    return {recipe.answer.prompt} if recipe.answer.judge is not None else set()
 
 
 def _sample_stages(state: _Run, source: Artefact) -> Artefact:
@@ -321,7 +358,9 @@ def _sample_stages(state: _Run, source: Artefact) -> Artefact:
 
 def _encoded(state: _Run, arm: Arm, samples: list[Sample]) -> arms.Encoded:
     ctx = state.context(f"train.{arm}")
-    return arms.prepare(state.recipe, arm, samples, ctx, state.context, state.directory.path)
+    encoded = arms.prepare(state.recipe, arm, samples, ctx, state.context, state.directory.path)
+    state.lints[arm] = encoded.lint
+    return encoded
 
 
 def _arms(
@@ -437,47 +476,6 @@ def _outputs(state: _Run, last: Artefact, gone: Sequence[tuple[str, str]]) -> di
         ),
     )
     return {"kept": kept, "dropped": dropped, "relabelled": len(relabelled - set(dropped_by))}
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on; a package that is not installed is left out."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {**found, "nfilter": __version__}
-
-
-def _lock(state: _Run) -> None:
-    recipe = state.recipe
-    named = {
-        name
-        for use in (*recipe.samples, *recipe.tokens)
-        for name in use.item.cls.contract(use.config).prompts
-    }
-    named |= _answer_prompts(recipe)
-    if recipe.evaluate is not None and recipe.evaluate.prompt is not None:
-        named.add(recipe.evaluate.prompt)
-    prompts = {name: state.prompts.get(name).digest for name in sorted(named)}
-    origins = {use.name: use.item.origin for use in (*recipe.samples, *recipe.tokens)}
-    value = {
-        **recipe.dump(),
-        "lock": {
-            "base_dir": str(recipe.base_dir),
-            "versions": versions(),
-            "data": {
-                section: data_digest(used, recipe.base_dir)
-                for section, used in (("source", recipe.source), ("evaluate", recipe.test))
-                if used is not None
-            },
-            "plugins": origins,
-            "prompts": prompts,
-        },
-    }
-    with publishing(state.directory.path / "recipe.lock.yaml") as out:
-        yaml.safe_dump(value, out, sort_keys=False, allow_unicode=True)
 
 
 def _manifest(state: _Run, seconds: float) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nfilter.context import RunContext
-from nfilter.engine.invariants import check_samples, decide
+from nfilter.engine.invariants import check_samples, decide, values_of
 from nfilter.errors import ContractError, NfilterError
 from nfilter.events import StageFinished
 from nfilter.recipe import Use
@@ -107,13 +107,9 @@ def _process(
     label: str, stage: Any, contract: Contract, chunk: list[Sample], state: State, ctx: RunContext
 ) -> tuple[list[Sample], list[dict[str, Any]]]:
     shown = [sample for sample in chunk if sample.dropped is None]
-    try:
-        returned = list(stage.process(shown, state, ctx)) if shown else []
-    except Exception as error:
-        error.add_note(
-            f"raised in stage {label}; once that is mended, the same command goes on where it stopped"
-        )
-        raise
+    returned = (
+        values_of(label, "process", Sample, stage.process(shown, state, ctx)) if shown else []
+    )
     check_samples(label, contract, shown, returned)
     was = {sample.id: sample for sample in shown}
     hidden = {sample.id for sample in chunk} - set(was)

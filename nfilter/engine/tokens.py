@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nfilter.context import RunContext
-from nfilter.engine.invariants import check_tokens
+from nfilter.engine.invariants import check_tokens, values_of
 from nfilter.recipe import Recipe
 from nfilter.stages import EMPTY_STATE, Contract, FitsTokens, State
 from nfilter.types import TokenSample
@@ -36,7 +36,7 @@ class TokenRun:
 def run_token_stages(
     recipe: Recipe, samples: Sequence[TokenSample], contexts: Contexts
 ) -> TokenRun:
-    """Run the recipe's token stages in order.
+    """Run the recipe's token stages in order; none is asked where there is no sample.
 
     Raises:
         ContractError: when a stage breaks an invariant.
@@ -44,7 +44,7 @@ def run_token_stages(
     current = list(samples)
     names = [use.name for use in recipe.tokens]
     stages: dict[str, Any] = {}
-    for bit, use in enumerate(recipe.tokens):
+    for bit, use in enumerate(recipe.tokens if samples else ()):
         stage = use.item.cls(use.config)
         # Random numbers go by name, so that a stage put in before this one does not redraw it.
         stream = f"{use.name}#{names[:bit].count(use.name)}"
@@ -54,7 +54,8 @@ def run_token_stages(
         done: list[TokenSample] = []
         for start in range(0, len(current), recipe.chunk):
             chunk = current[start : start + recipe.chunk]
-            returned = list(stage.process_tokens(chunk, state, ctx, bit))
+            given = stage.process_tokens(chunk, state, ctx, bit)
+            returned = values_of(use.name, "process_tokens", TokenSample, given)
             check_tokens(use.name, contract, chunk, returned, bit)
             done += returned
         stages[f"{bit + 1}-{use.name}"] = {**_lost(current, done), **_report(state)}

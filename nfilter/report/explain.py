@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from nfilter.errors import StoreError, did_you_mean
 from nfilter.report import reading
 from nfilter.report.calls import Call, calls_for
-from nfilter.report.tokens import Token, summary, tokens_of
+from nfilter.report.tokens import Token, cut_off, summary, tokens_of
 from nfilter.report.tokens import as_json as tokens_as_json
 
 if TYPE_CHECKING:
@@ -101,6 +101,8 @@ def explain(
     tokens = tokens_of(run, sample_id)
     if show_tokens and tokens is None:
         gaps.append("the row has no tokens: it was not encoded in this run")
+    if lost := cut_off(run, sample_id):
+        gaps.append(f"{lost} tokens of its responses, which encode.max_length cut off")
     return Explanation(
         id=sample_id,
         run=str(run.path),

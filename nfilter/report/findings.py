@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from nfilter.report import figures, reading, text
+from nfilter.report import encoding, figures, reading, text
 from nfilter.report.figures import Figure
 
 _DETECTION = (
@@ -83,6 +83,10 @@ def _wrong(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines = [("rows read", _count(figures.figure(metrics, "samples.read")))]
     if len(metrics.get("seeds") or []) > 1:
         lines.append(("±", "the standard deviation between seeds; counts are means over them"))
+    lines += [
+        (f"seed {seed}", f"no part of the figures: {why}")
+        for seed, why in (metrics.get("nothing_left") or {}).items()
+    ]
     unreadable = figures.figure(metrics, "samples.unreadable")
     if unreadable is not None and unreadable.mean:
         lines.append(
@@ -133,6 +137,8 @@ def _done(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         ("kept", f"{_count(figures.figure(metrics, 'samples.kept'))}, in cleaned.jsonl"),
     ]
+    if (encoded := encoding.closing(metrics)) is not None:
+        lines.append(("encoded", encoded))
     tokens = metrics.get("tokens")
     if isinstance(tokens, Mapping) and "response" in tokens:
         lines.append(("tokens", _tokens(metrics)))
@@ -274,6 +280,9 @@ def _cost(run_dir: Path, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
 
     calls = figures.figure(metrics, "calls_per_sample")
     lines = [("calls a sample", _plain(calls) if calls is not None else "not counted")]
+    usd = figures.figure(metrics, "usd")
+    if usd is not None:
+        lines.append(("dollars", f"{usd.mean:.4f}{' a seed' if usd.n > 1 else ''}"))
     times = []
     for path in reading.children_of(run_dir) or [run_dir]:
         if (path / "manifest.json").is_file():

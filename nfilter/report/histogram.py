@@ -1,4 +1,4 @@
-"""Noise scores as bars: the numbers behind an inline picture."""
+"""Scores as bars: the numbers behind an inline picture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HEIGHT = 160
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar of the picture, in its units from the top left: flagged rows stand on those without a flag."""
+    """One bar of the picture, in its units from the top left: what is marked stands on what is not."""
 
     x: float
     width: float
@@ -25,12 +25,18 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A histogram of ``count`` scores; ``most`` is the height of the tallest bar in rows."""
+    """A histogram of ``count`` scores from ``low`` to ``high``, ``flagged`` of them marked.
+
+    ``most`` is how many the tallest bar stands for; ``undefined`` scores are in no bar.
+    """
 
     bars: Sequence[Bar]
     count: int
     flagged: int
     most: int
+    low: str = "0"
+    high: str = "1"
+    undefined: int = 0
     width: int = WIDTH
     height: int = HEIGHT
 
@@ -39,15 +45,39 @@ def histogram(scores: Sequence[tuple[float, bool]]) -> Chart | None:
     """Pairs of a noise score in [0, 1] and whether the row is flagged; None where there are none."""
     if not scores:
         return None
-    counts = [[0, 0] for _ in range(BINS)]
+    counts = [[0] * BINS, [0] * BINS]
     for score, is_flagged in scores:
-        counts[min(BINS - 1, max(0, int(score * BINS)))][int(is_flagged)] += 1
-    most = max(sum(pair) for pair in counts)
-    step = WIDTH / BINS
+        counts[is_flagged][min(BINS - 1, max(0, int(score * BINS)))] += 1
+    edges = [f"{number / BINS:.2f}" for number in range(BINS + 1)]
+    return _chart(counts[0], counts[1], edges, ("not flagged", "flagged"))
+
+
+def stacked(
+    plain: Sequence[int],
+    marked: Sequence[int],
+    edges: Sequence[float],
+    names: tuple[str, str],
+    undefined: int = 0,
+) -> Chart | None:
+    """Counts by bin between ``edges``, one more than bins; None where nothing was counted."""
+    return _chart(plain, marked, [f"{edge:.3g}" for edge in edges], names, undefined)
+
+
+def _chart(
+    plain: Sequence[int],
+    marked: Sequence[int],
+    edges: Sequence[str],
+    names: tuple[str, str],
+    undefined: int = 0,
+) -> Chart | None:
+    most = max(a + b for a, b in zip(plain, marked, strict=True))
+    if not most:
+        return None
+    step = WIDTH / len(plain)
     bars = []
-    for number, (unflagged, flagged) in enumerate(counts):
-        low = HEIGHT * unflagged / most
-        high = HEIGHT * flagged / most
+    for number, (under, over) in enumerate(zip(plain, marked, strict=True)):
+        low = HEIGHT * under / most
+        high = HEIGHT * over / most
         bars.append(
             Bar(
                 x=round(number * step + 1, 2),
@@ -56,7 +86,7 @@ def histogram(scores: Sequence[tuple[float, bool]]) -> Chart | None:
                 plain_height=round(low, 2),
                 flagged_y=round(HEIGHT - low - high, 2),
                 flagged_height=round(high, 2),
-                title=f"{number / BINS:.2f} to {(number + 1) / BINS:.2f}: {unflagged} not flagged, {flagged} flagged",
+                title=f"{edges[number]} to {edges[number + 1]}: {under} {names[0]}, {over} {names[1]}",
             )
         )
-    return Chart(bars, len(scores), sum(is_flagged for _, is_flagged in scores), most)
+    return Chart(bars, sum(plain) + sum(marked), sum(marked), most, edges[0], edges[-1], undefined)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nfilter.report import reading, text
 from nfilter.report.findings import duration, findings, headline
 from nfilter.report.histogram import histogram
+from nfilter.report.token_page import token_page
 
 if TYPE_CHECKING:
     from nfilter.store import RunDirectory
@@ -52,6 +53,7 @@ def write_report(run_dir: Path, metrics: Mapping[str, Any]) -> Path:
         child=text.plain(run.name) if run != run_dir else None,
         content=content,
         chart=histogram(content.scores),
+        tokens=token_page(RunDirectory(run)),
     )  # fmt: skip
     with publishing(run_dir / PAGE) as out:
         out.write(page)

@@ -40,7 +40,19 @@ def tokens_of(run: RunDirectory, sample_id: str) -> list[Token] | None:
     found = read_one(run.path / "tokens", sample_id)
     if found is None:
         return None
-    sample, reasons = found
+    return response_of(*found)
+
+
+def cut_off(run: RunDirectory, sample_id: str) -> int:
+    """How many tokens of a row's responses max_length left out."""
+    from nfilter.tokenstore import read_one
+
+    found = read_one(run.path / "tokens", sample_id)
+    return int(found[0].cut.sum()) if found is not None else 0
+
+
+def response_of(sample: TokenSample, reasons: Sequence[str]) -> list[Token]:
+    """The response tokens of a sample in order; ``reasons`` names the bits."""
     pieces = _pieces(sample.text, sample.spans.tolist())
     return [
         Token(

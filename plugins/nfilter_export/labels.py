@@ -13,6 +13,8 @@ import numpy as np
 from nfilter import JSON, Exported, StageConfig, TokenSample
 
 FILE = "train.jsonl"
+TOKENIZER = "tokenizer_digest.json"
+"""What made the ids: SHA-256 of the tokenizer and of the chat template, each null where it is not known."""
 
 
 class NoSettings(StageConfig):
@@ -33,14 +35,14 @@ class Trl:
         del config
 
     def export(self, run: Exported, out: Path) -> list[str]:
-        """Write train.jsonl."""
+        """Write train.jsonl and tokenizer_digest.json."""
         soft = _Soft()
         rows = (
             {"input_ids": sample.ids.tolist(), "labels": _labels(sample)}
             for sample in soft.seen(run.tokens)
         )
         count = _write(out / FILE, rows)
-        return [f"{FILE}: {count} rows of input_ids and labels", *soft.said()]
+        return [f"{FILE}: {count} rows of input_ids and labels", _tokenizer(run, out), *soft.said()]
 
 
 class Axolotl:
@@ -78,13 +80,14 @@ class Spans:
         del config
 
     def export(self, run: Exported, out: Path) -> list[str]:
-        """Write train.jsonl."""
+        """Write train.jsonl and tokenizer_digest.json."""
         reasons = run.reasons
         rows = (
             {"id": s.id, "text": s.text, "tokens": [_token(s, int(t), reasons) for t in np.flatnonzero(s.response)]}
             for s in run.tokens
         )  # fmt: skip
-        return [f"{FILE}: {_write(out / FILE, rows)} rows of text and token spans"]
+        count = _write(out / FILE, rows)
+        return [f"{FILE}: {count} rows of text and token spans", _tokenizer(run, out)]
 
 
 class _Soft:
@@ -140,6 +143,17 @@ def _token(sample: TokenSample, t: int, names: Any) -> dict[str, JSON]:
         "scores": scores,
         "reasons": [name for bit, name in enumerate(names) if bits >> bit & 1],
     }
+
+
+def _tokenizer(run: Exported, out: Path) -> str:
+    made = run.tokenizer
+    value = {"tokenizer": made and made.tokenizer, "template": made and made.template}
+    (out / TOKENIZER).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    if made is None:
+        return (
+            f"{TOKENIZER}: null, as the model's backend does not tell which tokenizer made the ids"
+        )
+    return f"{TOKENIZER}: SHA-256 of the tokenizer that made the ids, and of its chat template"
 
 
 def _write(file: Path, rows: Iterable[Any]) -> int:

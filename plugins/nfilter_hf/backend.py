@@ -16,6 +16,7 @@ from nfilter import (
     Encodes,
     FloatArray,
     Generates,
+    IntArray,
     LendsModule,
     ModelError,
     ModelRef,
@@ -24,6 +25,8 @@ from nfilter import (
     Scores,
     Site,
     Streams,
+    TokenizerDigest,
+    Tokenizes,
     TokenSample,
 )
 from nfilter_hf.adapters import Snapshot, attach, scoped
@@ -31,10 +34,19 @@ from nfilter_hf.batching import Budget, release
 from nfilter_hf.checks import config_problems
 from nfilter_hf.config import HFConfig, scoring_tokens
 from nfilter_hf.embedding import embed
-from nfilter_hf.encoding import encode
+from nfilter_hf.encoding import decode, encode, tokenizer_digest
 from nfilter_hf.fingerprint import default_digests, fingerprint
 from nfilter_hf.generation import generate, stream
-from nfilter_hf.loading import Loaded, Source, choose_device, choose_dtype, find, load
+from nfilter_hf.loading import (
+    Loaded,
+    Source,
+    Text,
+    choose_device,
+    choose_dtype,
+    find,
+    load,
+    open_text,
+)
 from nfilter_hf.scoring import score
 
 
@@ -50,11 +62,15 @@ class HFBackend:
     """Any causal language model of transformers, by hub id or folder. Weights load at first use."""
 
     name: ClassVar[str] = "hf"
+    # TextEncoder breaks exactly the control tokens of this tokenizer, and takes the breaks out again.
+    shields: ClassVar[bool] = True
     Config: ClassVar[type[HFConfig]] = HFConfig
 
     @classmethod
     def abilities(cls, config: HFConfig) -> Abilities:  # noqa: ARG003 (the protocol's signature)
-        able = frozenset({Generates, Streams, Embeds, Scores, Encodes, LendsModule, Adapts})
+        able = frozenset(
+            {Generates, Streams, Embeds, Scores, Encodes, Tokenizes, LendsModule, Adapts}
+        )
         return Abilities(able, logprobs=True)
 
     @classmethod
@@ -65,9 +81,11 @@ class HFBackend:
         self._config = config
         self._site = site
         self._source: Source | None = None
+        self._text: Text | None = None
         self._loaded: Loaded | None = None
         self._base: Snapshot | None = None
         self._fingerprint: str | None = None
+        self._digest: TokenizerDigest | None = None
         # One set of weights: a thread that trains or has an adapter on must be alone with it.
         self._lock = threading.RLock()
         self._generating = Budget(config.batch_tokens)
@@ -112,9 +130,21 @@ class HFBackend:
     def encode(
         self, samples: Sequence[Sample], *, max_length: int, turns: str
     ) -> list[TokenSample]:
-        """Token samples with the model's own template; see ``encoding.encode``."""
+        """Token samples with the model's own template, without loading weights; see ``encoding.encode``."""
         with self._lock:
-            return encode(self._load(), samples, max_length=max_length, turns=turns)
+            return encode(self._open_text(), samples, max_length=max_length, turns=turns)
+
+    def decode(self, ids: Sequence[IntArray]) -> list[str]:
+        """The text of each list of ids; see ``encoding.decode``."""
+        with self._lock:
+            return decode(self._open_text(), ids)
+
+    def tokenizer_digest(self) -> TokenizerDigest:
+        """What identifies tokenizer and chat template; see ``encoding.tokenizer_digest``."""
+        with self._lock:
+            if self._digest is None:
+                self._digest = tokenizer_digest(self._open_text())
+            return self._digest
 
     def score(
         self, samples: Sequence[TokenSample], adapter: ModelRef | None = None
@@ -161,9 +191,14 @@ class HFBackend:
             self._source = find(self._config, self._site)
         return self._source
 
+    def _open_text(self) -> Text:
+        if self._text is None:
+            self._text = open_text(self._config, self._find())
+        return self._text
+
     def _load(self) -> Loaded:
         if self._loaded is None:
-            self._loaded = load(self._config, self._find())
+            self._loaded = load(self._config, self._find(), self._open_text())
             self._base = Snapshot(self._loaded.module)
         return self._loaded
 
@@ -212,6 +247,14 @@ class Adapted:
     ) -> list[TokenSample]:
         """Token samples; an adapter changes nothing here."""
         return self._open().encode(samples, max_length=max_length, turns=turns)
+
+    def decode(self, ids: Sequence[IntArray]) -> list[str]:
+        """The text of ids; an adapter changes nothing here."""
+        return self._open().decode(ids)
+
+    def tokenizer_digest(self) -> TokenizerDigest:
+        """The tokenizer's; an adapter changes nothing here."""
+        return self._open().tokenizer_digest()
 
     def _open(self) -> HFBackend:
         if self.closed:

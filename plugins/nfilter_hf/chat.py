@@ -25,6 +25,7 @@ TULU_TEMPLATE: Final = (
 _REMEDY: Final = (
     "set chat_template: none for this model, or repair chat_template.jinja in its folder"
 )
+_STAND_IN: Final = "Ans7StandsHere"
 _TULU_MARKERS: Final = ("<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
 
 
@@ -75,11 +76,11 @@ class Chat:
     def __init__(self, tokenizer: Any, *, plain: bool = False) -> None:
         self._tokenizer = tokenizer
         self.tulu = plain or not tokenizer.chat_template
-        self._template: str = TULU_TEMPLATE if self.tulu else _own_template(tokenizer)
+        self.template: str = TULU_TEMPLATE if self.tulu else _own_template(tokenizer)
         self._extra: dict[str, Any] = {}
         if self.tulu and not _adds_bos(tokenizer):
             self._extra["bos_token"] = ""
-        if "date_string" in self._template:
+        if "date_string" in self.template:
             # Llama 3 templates write today's date; an answer must not depend on the day.
             self._extra["date_string"] = "26 Jul 2024"
         try:
@@ -89,7 +90,7 @@ class Chat:
         added = sorted((t.content for t in tokenizer.added_tokens_decoder.values()), key=len)
         self._added = re.compile("|".join(map(re.escape, reversed(added))) or r"(?!)")
         self.takes_system = self._probe_system()
-        self._opened, self.end_of_turn = self._probe_answer()
+        self._opened, self._lead, self.end_of_turn = self._probe_answer()
         markers = _TULU_MARKERS if self.tulu else ()
         self.encoder = TextEncoder(tokenizer, markers, self._role_tokens())
 
@@ -120,7 +121,7 @@ class Chat:
     def _attempt(self, messages: Sequence[Message], build: Any) -> Rendered:
         mark = self.encoder.break_for([message.content for message in messages])
         turns = _shielded(self.encoder, messages, mark)
-        if "tool" not in self._template:
+        if "tool" not in self.template:
             # A template that knows no tools may take a tool's result for an answer.
             turns = [replace(t, role="user") if t.role == "tool" else t for t in turns]
         plans = [_fold_system(turns)]
@@ -145,7 +146,7 @@ class Chat:
         try:
             text = self._tokenizer.apply_chat_template(
                 [{"role": turn.role, "content": turn.content} for turn in turns],
-                chat_template=self._template,
+                chat_template=self.template,
                 tokenize=False,
                 add_generation_prompt=ask,
                 **self._extra,
@@ -163,7 +164,7 @@ class Chat:
         for index, turn in enumerate(turns):
             content = turn.content.strip()
             if turn.role == "assistant":
-                start, end = self._earlier_answer(text, turns[:index], content, reached)
+                start, end = self._earlier_answer(text, turns, index, reached)
                 answers.append(Answer(turn.message, start, end))
             else:
                 end = self._end_of(text, turns[: index + 1], content, reached)
@@ -205,24 +206,42 @@ class Chat:
         return after + len(eos), tail[:after] + eos
 
     def _earlier_answer(
-        self, text: str, before: Sequence[_Turn], content: str, reached: int
+        self, text: str, turns: Sequence[_Turn], index: int, reached: int
     ) -> tuple[int, int]:
+        content = turns[index].content.strip()
+        before = turns[:index]
         try:
             asked = self._render(before, ask=True) if before else text[: max(0, text.find(content))]
         except ChatError:
             asked = text[:reached]
         if not text.startswith(asked):
             asked = asked.removesuffix(self._opened)
-        start = max(reached, _shared(asked, text))
+        begins = len(asked) if text.startswith(asked) else self._place(text, turns, index)
+        known = begins is not None and begins >= reached
+        start = begins if begins is not None and known else max(reached, _shared(asked, text))
         at = text.find(content, start)
         if at < 0:
             # The template rewrites what was said before: without its thoughts, say.
             at = text.find(self.end_of_turn, start) if self.end_of_turn else -1
             return start, at + len(self.end_of_turn or "") if at >= 0 else start
-        if len(asked) > start or not text.startswith(asked):
-            start = at
         end = at + len(content)
-        return start, self._skip_end(text, end) or end
+        return start if known else at, self._skip_end(text, end) or end
+
+    def _place(self, text: str, turns: Sequence[_Turn], index: int) -> int | None:
+        """Where the answer ``index`` begins in ``text``: where another text would stand in its place.
+
+        A template may move what is before an answer once more turns follow it, the system text to the last of the
+        user's turns, say; the prompt of that answer is then not the beginning of the conversation.
+        """
+        other = [*turns[:index], replace(turns[index], content=_STAND_IN), *turns[index + 1 :]]
+        try:
+            shown = self._render(other, ask=True)
+        except ChatError:
+            return None
+        head, found, _ = shown.partition(_STAND_IN)
+        if not found or not text.startswith(head):
+            return None
+        return len(head.removesuffix(self._lead))
 
     def _end_of(self, text: str, turns: Sequence[_Turn], content: str, reached: int) -> int:
         try:
@@ -251,21 +270,22 @@ class Chat:
         except ChatError:
             return False
 
-    def _probe_answer(self) -> tuple[str, str | None]:
-        """What the generation prompt opens that a finished turn lacks, and the token written after an answer."""
+    def _probe_answer(self) -> tuple[str, str, str | None]:
+        """What a prompt opens that a finished turn lacks, what is before an answer's text, and the token after it."""
         asked = (_Turn("user", "Usr7", 0),)
         try:
             prompt = self._render(asked, ask=True)
             text = self._render((*asked, _Turn("assistant", "Ans7", 1)), ask=False)
         except ChatError:
-            return "", None
+            return "", "", None
         at = text.rfind("Ans7")
         if at < 0:
-            return "", None
+            return "", "", None
         opened = prompt[at:] if prompt.startswith(text[:at]) else ""
+        lead = text[len(prompt) : at] if text.startswith(prompt) else ""
         found = self._added.search(text, at + 4)
         ends = found and not text[at + 4 : found.start()].strip()
-        return opened, found.group() if found and ends else None
+        return opened, lead, found.group() if found and ends else None
 
     def _role_tokens(self) -> set[str]:
         """Added tokens that open or close a turn, whether or not the tokenizer calls them special."""

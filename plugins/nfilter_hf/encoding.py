@@ -2,40 +2,49 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from nfilter import Sample, TokenSample
+from nfilter import IntArray, ModelError, Sample, TokenizerDigest, TokenSample
 from nfilter_hf.chat import ChatError, Rendered
-from nfilter_hf.loading import Loaded
+from nfilter_hf.loading import Text
 
 
 def encode(
-    loaded: Loaded, samples: Sequence[Sample], *, max_length: int, turns: str
+    text: Text, samples: Sequence[Sample], *, max_length: int, turns: str
 ) -> list[TokenSample]:
-    """Token samples of at most ``max_length`` tokens, cut on the right.
+    """Token samples of at most ``max_length`` tokens, or of the model's context, cut on the right.
 
     ``response`` marks each assistant turn (``turns: all``) or the last one, with its end-of-turn token. What comes
     before a response is, token for token, what the model is shown when it is asked for that turn. A conversation
-    that the template cannot render comes back without tokens.
+    that the template cannot render comes back without tokens. Raises ModelError for a token that the model has no
+    embedding for.
     """
     if turns not in ("all", "last"):
         raise ValueError(f"turns is 'all' or 'last', not {turns!r}")
     if max_length < 1:
         raise ValueError(f"max_length is at least 1, not {max_length}")
-    limit = min(max_length, loaded.context)
-    return [_encode(loaded, sample, limit, turns) for sample in samples]
+    limit = min(max_length, text.context)
+    return [_encode(text, sample, limit, turns) for sample in samples]
 
 
-def _encode(loaded: Loaded, sample: Sample, limit: int, turns: str) -> TokenSample:
+def _encode(text: Text, sample: Sample, limit: int, turns: str) -> TokenSample:
     try:
-        rendered = loaded.chat.conversation(sample.messages)
+        rendered = text.chat.conversation(sample.messages)
     except ChatError:
         rendered = Rendered("", "", (), ())
-    encoded, counts = loaded.chat.encoder.encode_cut(rendered.text, rendered.cuts, rendered.mark)
-    ids = np.asarray(encoded.ids[:limit], dtype=np.int64)
-    spans = np.asarray(encoded.spans[:limit], dtype=np.int32).reshape(-1, 2)
+    encoded, counts = text.chat.encoder.encode_cut(rendered.text, rendered.cuts, rendered.mark)
+    ids = np.asarray(encoded.ids, dtype=np.int64)
+    if len(ids) and ids.max() >= text.vocabulary:
+        raise ModelError(
+            f"sample {sample.id!r}: the tokenizer writes token {int(ids.max())}, and the model has embeddings for "
+            f"{text.vocabulary}: its folder holds the tokenizer of another model; copy the checkpoint again"
+        )
+    spans = np.asarray(encoded.spans, dtype=np.int32).reshape(-1, 2)
     response = np.zeros(len(ids), dtype=np.bool_)
     answers = list(zip(rendered.answers, counts, strict=True))
     if turns == "last":
@@ -49,13 +58,38 @@ def _encode(loaded: Loaded, sample: Sample, limit: int, turns: str) -> TokenSamp
     weights = np.where(response, np.float32(sample.weight), np.float32(0))
     return TokenSample(
         id=sample.id,
-        ids=ids,
-        response=response,
-        turn=turn.astype(np.int16),
-        spans=spans,
-        weights=weights.astype(np.float32),
+        ids=ids[:limit],
+        response=response[:limit],
+        turn=turn[:limit].astype(np.int16),
+        spans=spans[:limit],
+        weights=weights[:limit].astype(np.float32),
         text=rendered.text.replace(rendered.mark, "") if rendered.mark else rendered.text,
+        cut=response[limit:],
     )
+
+
+def decode(text: Text, ids: Sequence[IntArray]) -> list[str]:
+    """The text of each list of ids, control tokens and all blanks included."""
+    found: list[str] = text.tokenizer.batch_decode(
+        [part.tolist() for part in ids],
+        skip_special_tokens=False,
+        clean_up_tokenization_spaces=False,
+    )
+    return found
+
+
+def tokenizer_digest(text: Text) -> TokenizerDigest:
+    """SHA-256 of the tokenizer's own serialisation, and of the chat template with the tokens that it names."""
+    state = json.loads(text.tokenizer.backend_tokenizer.to_str())
+    # How the last call cut and padded is state of the object, not of the tokenizer.
+    for passing in ("truncation", "padding"):
+        state.pop(passing, None)
+    named = {name: str(token) for name, token in text.tokenizer.special_tokens_map.items()}
+    return TokenizerDigest(_sha256(state), _sha256([text.chat.template, named]))
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _plain(rendered: Rendered, at: int) -> int:

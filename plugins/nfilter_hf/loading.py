@@ -30,6 +30,16 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Text:
+    """What turns conversations into tokens: no weights. ``vocabulary`` is the number of ids that the model knows."""
+
+    tokenizer: Any
+    chat: Chat
+    context: int
+    vocabulary: int
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """A model in memory. ``context`` is its longest sequence; ``stop_ids`` are the tokens that end an answer."""
 
@@ -94,27 +104,40 @@ def choose_dtype(config: HFConfig, device: str) -> str:
     return "bfloat16"
 
 
-def load(config: HFConfig, source: Source) -> Loaded:
-    """Load tokenizer and weights. Raises ModelError with the remedy for whatever is wrong."""
+def open_text(config: HFConfig, source: Source) -> Text:
+    """Load the tokenizer alone, with its chat template. Raises ModelError with the remedy for whatever is wrong."""
+    with _quiet():
+        settings = _settings(source)
+        tokenizer = _tokenizer(source)
+    known = getattr(settings.get_text_config(), "vocab_size", None)
+    return Text(
+        tokenizer=tokenizer,
+        chat=Chat(tokenizer, plain=config.chat_template == "none"),
+        context=_context(config, settings, tokenizer),
+        vocabulary=known if isinstance(known, int) and known > 0 else _UNBOUNDED,
+    )
+
+
+def load(config: HFConfig, source: Source, text: Text) -> Loaded:
+    """Load the weights beside ``text``. Raises ModelError with the remedy for whatever is wrong."""
     import torch
 
     device = choose_device(config)
     with _quiet():
         settings = _settings(source)
-        tokenizer = _tokenizer(source)
         module = _weights(config, source, settings, device)
     if source.hub_id is not None:
         # An adapter names its base by this, and a folder of the hub's cache means nothing elsewhere.
         module.name_or_path = source.hub_id
     module.eval()
-    chat = Chat(tokenizer, plain=config.chat_template == "none")
+    tokenizer = text.tokenizer
     return Loaded(
         module=module,
         tokenizer=tokenizer,
-        chat=chat,
+        chat=text.chat,
         device=torch.device(next(module.parameters()).device),
-        context=_context(config, settings, tokenizer),
-        stop_ids=_stop_ids(module, tokenizer, chat),
+        context=text.context,
+        stop_ids=_stop_ids(module, tokenizer, text.chat),
         pad_id=_first_id(tokenizer.pad_token_id, tokenizer.eos_token_id),
     )
 

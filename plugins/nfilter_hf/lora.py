@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,34 +23,22 @@ from nfilter import (
     TokenSample,
     TrainingResult,
 )
-from nfilter_hf.batches_train import TrainRow, step_count, step_order, training_row
-from nfilter_hf.lora_adapter import (
-    adapter_parameters,
-    attached,
-    base_path,
-    load_adapter,
-    save_adapter,
-    write_json,
-)
-from nfilter_hf.lora_base import checkpointing, quantised_ready, seeded
-from nfilter_hf.lora_settings import LoraSettings, lr_factor
-from nfilter_hf.lora_step import StepLoss
-
-
-@dataclass(slots=True)
-class _Course:
-    """How far training has come. ``losses`` has one finite mean a step that was kept."""
-
-    losses: list[float] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    stopped: str | None = None
+from nfilter_hf.batches_train import step_count, training_row
+from nfilter_hf.lora_adapter import base_path, save_adapter, write_json
+from nfilter_hf.lora_base import seeded
+from nfilter_hf.lora_checkpoint import Checkpoints, course_of
+from nfilter_hf.lora_course import run_course
+from nfilter_hf.lora_follow import adapted, fingerprint, follow
+from nfilter_hf.lora_ranks import crew, leading
+from nfilter_hf.lora_settings import LoraSettings
 
 
 class LoraTrainer:
     """Trains a LoRA adapter (Hu et al., 2021) on the weighted response tokens of encoded samples.
 
     The loss of an optimiser step is exact: one normaliser for the whole step, so that without dropout the split
-    into forward passes changes nothing but floating point. On a CPU, equal seeds give equal bytes.
+    into forward passes, or over the processes of a launch, changes nothing but floating point. On a CPU, equal seeds
+    give equal bytes, also where training was killed and went on from a checkpoint.
 
     ``loss: dft`` (or another online loss) weighs every token of a step by what the model says of it at that step, on
     top of the weights that the tokens came with. ``loss_norm`` keeps its meaning; what it divides by is the sum of
@@ -87,7 +74,7 @@ class LoraTrainer:
     ) -> TrainingResult:
         """Train on ``samples`` and write the adapter and ``training.json`` to ``out``.
 
-        Samples without a weighted token are left out; NothingLeftError where all are. A loss that is not finite
+        A checkpoint that an equal training left in ``out`` is gone on from, and removed when training ends. Samples without a weighted token are left out; NothingLeftError where all are. A loss that is not finite
         ends training with the adapter of the last good step and a warning, or in a ModelError where there is none.
         """
         import torch
@@ -104,36 +91,39 @@ class LoraTrainer:
             )
         with model.lend() as lent, seeded(lent.module, ctx.seed):
             module = lent.module
-            base = _fingerprint(model, module)
+            base = fingerprint(model, module)
             if start is not None and start.base != base:
                 raise ModelError(
                     f"the adapter {start.path} was trained on another base than {config.model!r}: start from an "
                     f"adapter of this base, or train without a start"
                 )
-            with (
-                quantised_ready(module),
-                attached(
-                    module,
-                    rank=config.rank,
-                    alpha=config.alpha,
-                    dropout=config.dropout,
-                    targets=config.target_modules,
-                ) as wrapped,
-                checkpointing(module, on=config.gradient_checkpointing),
-            ):
-                if start is not None:
-                    load_adapter(wrapped, start, rank=config.rank, alpha=config.alpha)
+            shared = crew()
+            with adapted(module, config, start) as wrapped:
                 steps = step_count(len(rows), config.batch_size, config.epochs, config.max_steps)
-                course = self._run(rows, module, wrapped, steps, ctx)
+                of = course_of(
+                    rows, config, ctx, base=base, start=start.digest if start else None,
+                    steps=steps, device=next(module.parameters()).device.type, processes=shared.size,
+                )  # fmt: skip
+                checkpoints = Checkpoints(out, of, ctx)
+                job = {
+                    "settings": config.model_dump(mode="json"),
+                    "seed": ctx.seed,
+                    "base": base,
+                    "online": online is not None,
+                }
+                course = run_course(
+                    rows, module, wrapped, steps, config, ctx, checkpoints, shared, job
+                )
                 digest = save_adapter(wrapped, out, base_path(module))
             device = str(next(module.parameters()).device)
-        seconds = time.perf_counter() - began
+        seconds = course.seconds + time.perf_counter() - began
         result = TrainingResult(
             ref=ModelRef(path=str(out), kind="adapter", base=base, digest=digest),
             steps=len(course.losses),
             tokens=sum(course.tokens),
             losses=tuple(course.losses),
             seconds=seconds,
+            resumed_from=course.resumed_from,
         )
         write_json(
             out / "training.json",
@@ -150,6 +140,8 @@ class LoraTrainer:
                 "steps": result.steps,
                 "steps_planned": steps,
                 "stopped": course.stopped,
+                "resumed_from": course.resumed_from,
+                "processes": shared.size,
                 "tokens": result.tokens,
                 "losses": course.losses,
                 "seconds": round(seconds, 3),
@@ -161,86 +153,17 @@ class LoraTrainer:
                 },
             },
         )
+        checkpoints.remove()
         ctx.log.info(
             f"{ctx.stage}: {result.steps} optimiser steps on {len(rows)} samples in {seconds:.1f} s "
             f"({result.tokens} weighted tokens seen); loss {course.losses[0]:.4f} at first, {course.losses[-1]:.4f} at last"
         )
         return result
 
-    def _run(
-        self, rows: Sequence[TrainRow], module: Any, wrapped: Any, steps: int, ctx: Context
-    ) -> _Course:
-        import torch
+    def lead(self) -> AbstractContextManager[None]:
+        """Share the trainings inside with the other processes of the launch, and send those home at the end."""
+        return leading()
 
-        config = self._config
-        parameters = adapter_parameters(wrapped)
-        device = parameters[0].device
-        optimizer = torch.optim.AdamW(
-            parameters,
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            fused=device.type in ("cpu", "cuda"),
-        )
-        step_loss = StepLoss(module, config, device, ctx)
-        step_loss.check_head(rows[0])
-        good = [parameter.detach().clone() for parameter in parameters]
-        course = _Course()
-        wrapped.train()
-        try:
-            with ctx.progress(steps, "training") as bar:
-                for step, members in enumerate(
-                    step_order(len(rows), config.batch_size, steps, ctx.seed)
-                ):
-                    factor = lr_factor(step, steps, config.warmup, config.schedule)
-                    for group in optimizer.param_groups:
-                        group["lr"] = config.lr * factor
-                    optimizer.zero_grad()
-                    loss = step_loss([rows[i] for i in members], step)
-                    norm = torch.nn.utils.clip_grad_norm_(
-                        parameters, config.max_grad_norm or math.inf
-                    )
-                    if not math.isfinite(loss + float(norm)):
-                        course.stopped = (
-                            f"the loss or its gradient was not finite at step {step + 1}"
-                        )
-                        break
-                    with torch.no_grad():
-                        for kept, parameter in zip(good, parameters, strict=True):
-                            kept.copy_(parameter)
-                    optimizer.step()
-                    course.losses.append(loss)
-                    course.tokens.append(sum(len(rows[i].labels) for i in members))
-                    bar.advance()
-            if course.stopped is None and not all(bool(p.isfinite().all()) for p in parameters):
-                course.stopped = "the last step left weights that are not finite"
-            if course.stopped is not None:
-                self._go_back(parameters, good, course, ctx)
-        finally:
-            wrapped.eval()
-        return course
-
-    def _go_back(
-        self, parameters: Sequence[Any], good: Sequence[Any], course: _Course, ctx: Context
-    ) -> None:
-        # The update before a bad loss is what broke it: the weights from before that update are the last good ones.
-        import torch
-
-        course.losses, course.tokens = course.losses[:-1], course.tokens[:-1]
-        if not course.losses:
-            raise ModelError(
-                f"training failed: {course.stopped}, and no good step came before it; lower train.lr "
-                f"(now {self._config.lr:g}), set train.max_grad_norm, or check that the base model's own loss is finite"
-            )
-        with torch.no_grad():
-            for kept, parameter in zip(good, parameters, strict=True):
-                parameter.copy_(kept)
-        ctx.log.warning(
-            f"training stopped early: {course.stopped}; the adapter is that of step {len(course.losses)}. "
-            f"Lower train.lr (now {self._config.lr:g}) or raise train.warmup"
-        )
-
-
-def _fingerprint(model: Any, module: Any) -> str:
-    # A wrapper around a backend may hide everything but the capabilities.
-    get = getattr(model, "fingerprint", None)
-    return str(get()) if callable(get) else str(getattr(module, "name_or_path", "") or "unknown")
+    def follow(self, model: Any, ctx: Context) -> None:
+        """Help the launch's first process with its trainings until the run is over."""
+        follow(self._config, model, ctx.loss)

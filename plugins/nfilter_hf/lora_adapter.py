@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nfilter import ModelError, ModelRef, did_you_mean
+from nfilter_hf.lora_forward import lighten
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -87,6 +88,7 @@ def attached(
         # PEFT asks for gradient checkpointing by a name that newer transformers retire.
         warnings.filterwarnings("ignore", message=".*checkpointing.*", category=FutureWarning)
         wrapped = get_peft_model(module, config)
+    lighten(wrapped)
     try:
         yield wrapped
     finally:

@@ -31,8 +31,10 @@ class LoraSettings(StageConfig):
     epochs: int = Field(default=2, ge=1)
     max_steps: int | None = Field(default=None, ge=1, description="ends training early")
     batch_size: int = Field(default=48, ge=1, description="samples an optimiser step")
-    micro_batch_tokens: int = Field(
-        default=4096, ge=1, description="tokens of one forward pass, padding included"
+    micro_batch_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="tokens of one forward pass, padding included; by default 4096, on a CPU 1024",
     )
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float | None = Field(default=1.0, gt=0)
@@ -43,6 +45,14 @@ class LoraSettings(StageConfig):
         default=False, description="less memory, about a third more time"
     )
     bf16: bool | Literal["auto"] = Field(default="auto", description="auto: on a GPU that has it")
+    checkpoint_every: int | None = Field(
+        default=50, ge=1, description="optimiser steps between checkpoints; null: none"
+    )
+
+
+def pass_tokens(config: LoraSettings, device: str) -> int:
+    """Tokens of one forward pass on that type of device; where none are set, on a CPU what its caches like."""
+    return config.micro_batch_tokens or (1024 if device == "cpu" else 4096)
 
 
 def lr_factor(step: int, steps: int, warmup: float, schedule: Schedule) -> float:

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nfilter import Context, ModelError
 from nfilter_hf.batches_train import MicroBatch, TrainRow, micro_batches, weighed_batches
+from nfilter_hf.batching import is_out_of_memory
 from nfilter_hf.lora_base import rehearsed
+from nfilter_hf.lora_crew import Alone, Crew, Stats
 from nfilter_hf.lora_online import online_weights
-from nfilter_hf.lora_settings import LoraSettings
-from nfilter_hf.loss import Head, backward_weighted, chunk_size, logit_chunks, output_head
+from nfilter_hf.lora_settings import LoraSettings, pass_tokens
+from nfilter_hf.loss import (
+    Head,
+    backward_weighted,
+    chunk_size,
+    frozen_matrix,
+    logit_chunks,
+    output_head,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,19 +31,24 @@ class StepLoss:
     """The loss of one optimiser step, forward and backward; it shrinks its forward passes when memory runs out.
 
     With an online loss (``ctx.loss``) every forward pass runs twice: once without gradients, for the statistics of
-    the whole step, and once more, with the same dropout, for the gradient of the losses weighed by them.
+    the whole step, and once more, with the same dropout, for the gradient of the losses weighed by them. A step that
+    is one pass runs it once.
     """
 
-    def __init__(self, module: Any, config: LoraSettings, device: Any, ctx: Context) -> None:
+    def __init__(
+        self, module: Any, config: LoraSettings, device: Any, ctx: Context, crew: Crew | None = None
+    ) -> None:
+        self._crew: Crew = crew or Alone()
         self._module = module
         self._body = module.base_model
         self._config = config
         self._device = device
         self._ctx = ctx
-        self._budget = config.micro_batch_tokens
+        self._budget = pass_tokens(config, device.type)
         self._amp = _autocast(config, device)
-        self._chunk = chunk_size(module.get_output_embeddings().weight.shape[0])
+        self._chunk = chunk_size(module.get_output_embeddings().weight.shape[0], device.type)
         self._head: Head | None = self._with_amp(output_head(module))
+        self._matrix = frozen_matrix(module)
         self._loss = ctx.loss
         self._idle = False
 
@@ -56,7 +71,7 @@ class StepLoss:
         if torch.isfinite(wanted).all() and not torch.allclose(
             logits.float(), wanted.float(), rtol=near, atol=near
         ):
-            self._head = None
+            self._head = self._matrix = None
             self._ctx.log.warning(
                 f"{type(self._module).__name__} does more behind its output matrix than is known here: the logits "
                 "of whole forward passes are held in memory; set train.micro_batch_tokens lower if it runs out"
@@ -67,27 +82,40 @@ class StepLoss:
 
         The loss that is returned has the online loss's weights in it.
         """
-        import torch
-
         while True:
+            loss: float | None = None
             try:
-                batches = micro_batches(rows, self._budget, self._config.loss_norm)
-                if self._loss is not None:
-                    batches = self._weighed(batches, step)
-                return float(sum(self._backward(batch) for batch in batches))
-            except torch.OutOfMemoryError as error:
-                longest = max(len(row.inputs) for row in rows)
-                if self._budget <= longest:
-                    raise ModelError(
-                        f"out of memory on {self._device} with one sample of {longest} tokens: set "
-                        "train.gradient_checkpointing: true, a smaller encode.max_length, or a 4-bit base"
-                    ) from error
-            self._shrink(longest)
+                budget = self._crew.budget(rows, self._budget, self._config.loss_norm)
+                loss = self._passes(rows, budget, step)
+            except (RuntimeError, MemoryError) as error:
+                # The error holds on to the frames of the pass, and they to its memory: nothing keeps it.
+                if not is_out_of_memory(error):
+                    raise
+            total = self._crew.settle(loss)
+            if total is not None:
+                return total
+            longest = max(len(row.inputs) for row in rows)
+            if budget <= longest:
+                raise ModelError(
+                    f"out of memory on {self._device} with one sample of {longest} tokens: set "
+                    "train.gradient_checkpointing: true, a smaller encode.max_length, or a 4-bit base"
+                )
+            self._shrink(longest, budget)
 
-    def _shrink(self, longest: int) -> None:
+    def _passes(self, rows: Sequence[TrainRow], budget: int, step: int) -> float:
+        batches = micro_batches(rows, budget, self._config.loss_norm)
+        outputs: Tensor | None = None
+        if self._loss is not None:
+            # The graph of a step's only pass serves its statistics and its gradient.
+            if len(batches) == self._crew.size == 1:
+                outputs = self._outputs(batches[0])
+            batches = self._weighed(batches, step, outputs)
+        return float(sum(self._backward(batch, outputs) for batch in self._crew.share(batches)))
+
+    def _shrink(self, longest: int, budget: int) -> None:
         import torch
 
-        self._budget = max(longest, min(self._budget, self._config.micro_batch_tokens) // 2)
+        self._budget = max(longest, budget // 2)
         self._ctx.log.warning(
             f"out of memory: forward passes of {self._budget} tokens from now on; "
             f"set train.micro_batch_tokens: {self._budget}"
@@ -114,21 +142,22 @@ class StepLoss:
             logits: Tensor = self._module(input_ids=inputs, use_cache=False).logits
         return logits
 
-    def _weighed(self, batches: list[MicroBatch], step: int) -> list[MicroBatch]:
+    def _weighed(
+        self, batches: list[MicroBatch], step: int, outputs: Tensor | None
+    ) -> list[MicroBatch]:
         import torch
 
         loss, norm = self._loss, self._config.loss_norm
         assert loss is not None
-        parts = []
         with torch.no_grad(), rehearsed(self._module):
-            for batch in batches:
-                states, labels = self._states(batch)
-                # A model that is broken has no statistics; its loss will say so.
-                if not torch.isfinite(states).all():
-                    return batches
-                chunks = logit_chunks(self._head or _as_it_is, states, labels, self._chunk)
-                parts += [loss.stats(logits, wanted) for _, logits, wanted in chunks]
-            weights = online_weights(loss, parts, batches, self._device, step)
+            stats = self._crew.statistics(partial(self._statistics, outputs=outputs), batches)
+            # A model that is broken has no statistics; its loss will say so.
+            if stats is None:
+                return batches
+            weights = self._crew.weights(
+                lambda: online_weights(loss, [stats], batches, self._device, step),
+                sum(len(batch.labels) for batch in batches),
+            )
         if not self._idle and not weights.any():
             self._idle = True
             self._ctx.log.warning(
@@ -136,28 +165,52 @@ class StepLoss:
             )
         return weighed_batches(batches, weights, norm, loss.mean_over)
 
-    def _states(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    def _statistics(
+        self, batches: Sequence[MicroBatch], outputs: Tensor | None = None
+    ) -> Stats | None:
         import torch
 
-        inputs, positions, labels = (
-            torch.from_numpy(array).to(self._device)
-            for array in (batch.inputs, batch.positions, batch.labels)
-        )
-        states = self._whole(inputs) if self._head is None else self._hidden(inputs)
-        return states.flatten(0, 1)[positions], labels
+        loss = self._loss
+        assert loss is not None
+        parts: list[Stats] = []
+        for batch in batches:
+            states, labels = self._states(batch, outputs)
+            if not torch.isfinite(states).all():
+                return None
+            chunks = logit_chunks(self._head or _as_it_is, states, labels, self._chunk)
+            parts += [loss.stats(logits, wanted) for _, logits, wanted in chunks]
+        names = parts[0] if parts else ()
+        return {name: torch.cat([part[name] for part in parts]) for name in names}
 
-    def _backward(self, batch: MicroBatch) -> float:
+    def _outputs(self, batch: MicroBatch) -> Tensor:
+        import torch
+
+        inputs = torch.from_numpy(batch.inputs).to(self._device)
+        outputs = self._whole(inputs) if self._head is None else self._hidden(inputs)
+        return outputs.flatten(0, 1)
+
+    def _states(self, batch: MicroBatch, outputs: Tensor | None) -> tuple[Tensor, Tensor]:
+        import torch
+
+        if outputs is None:
+            outputs = self._outputs(batch)
+        positions, labels = (
+            torch.from_numpy(array).to(self._device) for array in (batch.positions, batch.labels)
+        )
+        return outputs[positions], labels
+
+    def _backward(self, batch: MicroBatch, outputs: Tensor | None = None) -> float:
         import torch
 
         if not len(batch.labels):
             # Read all the same, so that the passes behind it have the dropout that they had in rehearsal.
             with torch.no_grad():
-                self._states(batch)
+                self._states(batch, outputs)
             return 0.0
-        states, labels = self._states(batch)
+        states, labels = self._states(batch, outputs)
         factors = torch.from_numpy(batch.coefficients).to(self._device)
         head = self._head or _as_it_is
-        return float(backward_weighted(head, states, labels, factors, self._chunk))
+        return float(backward_weighted(head, states, labels, factors, self._chunk, self._matrix))
 
 
 def _as_it_is(logits: Tensor) -> Tensor:

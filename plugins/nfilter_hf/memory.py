@@ -11,6 +11,7 @@ from nfilter import Site
 from nfilter_hf.checks import read_json
 from nfilter_hf.config import HFConfig, locate
 from nfilter_hf.lora_adapter import DEFAULT_TARGETS
+from nfilter_hf.lora_settings import pass_tokens
 from nfilter_hf.loss import chunk_size
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def training_memory(config: LoraSettings, model_config: Any, site: Site) -> dict
 
     ``weights`` and ``adapter`` follow from the shapes; ``adapter`` holds two copies, for the way back from a bad
     step. ``optimizer`` is AdamW's two moments. ``activations`` is an estimate: one forward pass of
-    ``micro_batch_tokens`` tokens and the logits of one chunk.
+    ``micro_batch_tokens`` tokens and two copies of the logits of one chunk.
     """
     settings = _model_settings(model_config, site)
     sizes = sizes_of(settings) if settings is not None else None
@@ -166,25 +167,30 @@ def training_memory(config: LoraSettings, model_config: Any, site: Site) -> dict
         "adapter": 2 * adapter,
         "optimizer": 2 * adapter,
         "gradients": adapter,
-        "activations": _activations(config, sizes, width),
+        "activations": _activations(config, sizes, width, _device(model_config)),
     }
     return {**parts, "total": sum(parts.values())}
 
 
-def _activations(config: LoraSettings, sizes: Sizes, width: int) -> float:
+def _activations(config: LoraSettings, sizes: Sizes, width: int, device: str) -> float:
     # What a block keeps for the way back: the float32 inputs of its norms, queries to attention's output, the three
-    # inner states of the MLP, and for each adapted layer its input after dropout, the mask, and the rank's states.
-    tokens = config.micro_batch_tokens
+    # inner states of the MLP, and for each adapted layer the rank's states, its input, and the mask of dropout: a byte
+    # a value where the layer's pass is nfilter's own, in float32 all through, else a number and the dropped input.
+    tokens = pass_tokens(config, device)
+    dropped = 0
+    if config.dropout:
+        mixed = config.bf16 is True or (config.bf16 == "auto" and device == "cuda")
+        dropped = 1 if width == 4 and not mixed else 2 * width
     adapted = sum(
-        (linear.inputs * (2 if config.dropout else 0) + linear.inputs + config.rank)
+        (linear.inputs * (width + dropped) + width * config.rank)
         for linear in sizes.targets(config.target_modules)
     )
-    block = width * (sizes.attention + 3 * sizes.inner + adapted) + 4 * 3 * sizes.hidden
+    block = width * (sizes.attention + 3 * sizes.inner) + adapted + 4 * 3 * sizes.hidden
     boundary = width * sizes.hidden
     kept = (
         sizes.layers * boundary + block if config.gradient_checkpointing else sizes.layers * block
     )
-    predictions = min(tokens, chunk_size(sizes.vocabulary, "cuda"))
+    predictions = min(tokens, chunk_size(sizes.vocabulary, device))
     return float(tokens * kept + 3 * 4 * predictions * sizes.vocabulary)
 
 
@@ -195,10 +201,14 @@ def _bytes_a_value(model_config: HFConfig) -> int:
         case "bfloat16" | "float16":
             return 2
         case _:
-            gpu = model_config.device == "cuda" or (
-                model_config.device == "auto" and Path("/dev/nvidiactl").exists()
-            )
-            return 2 if gpu else 4
+            return 2 if _device(model_config) == "cuda" else 4
+
+
+def _device(model_config: HFConfig) -> str:
+    # Said without torch: a CPU where no other device can be seen from here.
+    if model_config.device == "auto":
+        return "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
+    return model_config.device
 
 
 def _model_settings(model_config: Any, site: Site) -> Mapping[str, Any] | None:

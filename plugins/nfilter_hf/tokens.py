@@ -109,13 +109,14 @@ class TextEncoder:
         return done, [at[min(max(cut, 0), len(text))] for cut in cuts]
 
     def _tail(self, text: str, mark: str) -> Encoded:
-        # After a newline, a tokenizer that marks the start of text with a space does not do so.
+        # After something else, a tokenizer that marks the start of text with a space does not do so.
         newline = self.encode("\n", mark).ids
         led = self.encode("\n" + text, mark)
         if newline and led.ids[: len(newline)] == newline:
             spans = [(max(0, s - 1), max(0, e - 1)) for s, e in led.spans[len(newline) :]]
             return Encoded(led.ids[len(newline) :], spans)
-        return self.encode(text, mark)
+        # A newline joins those that the text begins with; a mark joins nothing, and is taken out again.
+        return self.encode(mark + text, mark)
 
     def _raw(self, text: str, special: bool) -> Encoded:
         out = self.tokenizer(

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from nfilter import (
     JSON,
+    Calls,
     Completion,
     Context,
     Contract,
@@ -19,7 +20,7 @@ from nfilter import (
     StageConfig,
     State,
 )
-from nfilter_robustft.lazy import Settled, divide, reads, sound
+from nfilter_robustft.lazy import Settled, divide, reads, share_asked, sound
 from nfilter_robustft.views import Asking, read, view, with_notes
 
 
@@ -77,6 +78,14 @@ class Answer:
             views=frozenset({config.into}),
             prompts=frozenset({config.prompt}),
             needs=(ModelNeed(config.llm, Generates, field="llm"),),
+            calls=(
+                Calls(
+                    config.llm,
+                    config.prompt,
+                    config.max_tokens,
+                    *(share * config.samples for share in (*share_asked(config), 1)),
+                ),
+            ),
         )
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:

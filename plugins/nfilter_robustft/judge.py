@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nfilter import JSON, Context, Sample
+from nfilter import JSON, Completion, Context, Fence, Request, Sample
 from nfilter_robustft.views import Asking, excerpt, view_of
 
 _VERDICT = re.compile(r"verdict\W{0,8}(?P<word>correct|wrong)\b", re.IGNORECASE)
@@ -34,8 +34,15 @@ class Judgement:
         }
 
 
-def read(text: str) -> bool | None:
-    """Whether the reply says that the label is wrong: its last "Verdict: ..." counts; None where it says neither."""
+def read(text: str, fence: Fence | None = None) -> bool | None:
+    """Whether the reply says that the label is wrong; None where it says neither.
+
+    With a ``fence``, which the prompt asked for, the last line counts alone, and only where it carries the code: what
+    the data says of verdicts is none. Without one the last "Verdict: ..." counts.
+    """
+    if fence is not None:
+        said = fence.verdict(text, "Verdict", ("correct", "wrong"))
+        return None if said is None else said == "wrong"
     stated = [match["word"] for match in _VERDICT.finditer(text)]
     if not stated:
         lone = _LONE.fullmatch(text)
@@ -66,36 +73,51 @@ def ask(
     for attempt in range(retries + 1):
         if not open_samples:
             break
-        requests = [
-            asking.request(
+        requests, fences = [], []
+        for sample in open_samples:
+            shown = {"label": sample.response, "candidates": _candidates(sample, views)}
+            request = asking.request(
                 sample,
                 draw=attempt,
                 key="judge",
                 temperature=retry_temperature if attempt else 0.0,
-                label=sample.response,
-                candidates=_candidates(sample, views),
+                **shown,
             )
-            for sample in open_samples
-        ]
+            requests.append(request)
+            fences.append(_asked(asking.fence(sample, **shown), request))
         unread = []
-        for sample, done in zip(open_samples, ctx.model(llm).generate(requests), strict=True):
+        replies = ctx.model(llm).generate(requests)
+        for sample, fence, done in zip(open_samples, fences, replies, strict=True):
             tokens[sample.id] += done.completion_tokens
-            calls, used = attempt + 1, tokens[sample.id]
-            wrong = read(done.text) if done.failure is None else None
+            wrong, failure = _read(done, fence)
             if wrong is not None:
                 reason = f"the judge calls the label {'wrong' if wrong else 'correct'}"
-                judged[sample.id] = Judgement(wrong, reason, done.text, calls, used)
-                continue
-            if done.failure is not None:
-                failure = f"{done.failure.kind}: {done.failure.detail}"
+            elif done.failure is not None:
                 reason = f"the judge failed ({failure})"
             else:
-                failure = "no verdict could be read"
-                reason = f"no verdict could be read in the judge's reply {excerpt(done.text)}"
+                reason = f"{failure} in the judge's reply {excerpt(done.text)}"
                 unread.append(sample)
-            judged[sample.id] = Judgement(True, reason, done.text, calls, used, failure)  # noqa: FBT003
+            judged[sample.id] = Judgement(
+                wrong is not False, reason, done.text, attempt + 1, tokens[sample.id], failure
+            )
         open_samples = unread
     return judged
+
+
+def _asked(fence: Fence, request: Request) -> Fence | None:
+    prompt = (message.content for message in request.messages)
+    return fence if fence.asked(prompt, "Verdict") else None
+
+
+def _read(done: Completion, fence: Fence | None) -> tuple[bool | None, str | None]:
+    """Whether the label is wrong, or why that is not known."""
+    if done.failure is not None:
+        return None, f"{done.failure.kind}: {done.failure.detail}"
+    # A verdict in a reply that was cut off may be one that the model still argued about.
+    wrong = read(done.text, fence) if done.finish != "length" else None
+    if wrong is None and done.finish == "length":
+        return None, "cut off at max_tokens: no verdict could be read"
+    return wrong, None if wrong is not None else "no verdict could be read"
 
 
 def _candidates(sample: Sample, views: Sequence[str]) -> list[dict[str, JSON]]:

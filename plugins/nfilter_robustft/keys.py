@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import string
 
 from nfilter import Context, Sample
@@ -44,9 +43,3 @@ def text_of(sample: Sample, ctx: Context) -> str:
         for letter, option in zip(string.ascii_uppercase, options, strict=False)
     ]
     return sample.query.rstrip().removesuffix("\n".join(lines)).rstrip() or sample.query
-
-
-def hash_of(text: str) -> int:
-    """64 bits of SHA-256."""
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big")

@@ -65,6 +65,12 @@ def sound(config: Asks) -> None:
         )
 
 
+def share_asked(config: Asks) -> tuple[float, float]:
+    """The least share of the samples that is asked about, and a guess where nothing is known of the data."""
+    some = config.settled is not None or config.only is not None
+    return (0.0, 0.5) if some else (1.0, 1.0)
+
+
 def reads(config: Asks) -> frozenset[str]:
     """The notes that decide whom to ask."""
     settling = config.settled.views if config.settled is not None else ()

@@ -23,10 +23,11 @@ from nfilter import (
     Sample,
     StageConfig,
     State,
+    hash_of,
 )
 from nfilter_robustft import discriminant, similarity
 from nfilter_robustft.index import Index, build
-from nfilter_robustft.keys import hash_of, is_trusted, label_of, options_of, text_of
+from nfilter_robustft.keys import is_trusted, label_of, options_of, text_of
 from nfilter_robustft.views import view
 
 _BLOCK = 1024

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nfilter_robustft.keys import hash_of
+from nfilter import hash_of
 
 
 def ranked(ids: Sequence[str]) -> dict[str, npt.NDArray[Any]]:

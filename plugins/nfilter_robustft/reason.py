@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from nfilter import (
     JSON,
+    Calls,
     Completion,
     Context,
     Contract,
@@ -20,7 +21,7 @@ from nfilter import (
     StageConfig,
     State,
 )
-from nfilter_robustft.lazy import Settled, divide, reads, sound
+from nfilter_robustft.lazy import Settled, divide, reads, share_asked, sound
 from nfilter_robustft.views import Asking, read, view, with_notes
 
 
@@ -103,6 +104,7 @@ class Reason:
             views=frozenset({config.into}),
             prompts=frozenset(prompts),
             needs=(ModelNeed(config.llm, Generates, field="llm"),),
+            calls=(_calls(config),),
         )
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
@@ -186,6 +188,15 @@ def _reasoned(courses: Sequence[_Course], again: Sequence[Completion], ctx: Cont
     for course, same in zip(complete, settled, strict=True):
         if same:
             course.stopped = "settled"
+
+
+def _calls(config: ReasonConfig) -> Calls:
+    # Reasoning and one look at it; a round more asks twice.
+    least, usual = share_asked(config)
+    first = 2 if config.rounds else 1
+    return Calls(
+        config.llm, config.prompt, config.max_tokens, least, usual * first, 1 + 2 * config.rounds
+    )
 
 
 def _note(course: _Course, rounds: int) -> dict[str, JSON]:

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from nfilter import (
     JSON,
+    Calls,
     Context,
     Contract,
     Embeds,
@@ -91,6 +92,16 @@ class Relabel:
             needs=(
                 ModelNeed(config.llm, Generates, config.logprobs, "llm"),
                 ModelNeed(config.encoder, Embeds, field="encoder"),
+            ),
+            calls=(
+                Calls(
+                    config.llm,
+                    config.prompt,
+                    config.max_tokens,
+                    least=0 if config.check or config.sure else 1,
+                    usual=0.5 if config.check or config.sure else 1,
+                    rows=1 + config.k,
+                ),
             ),
         )
 

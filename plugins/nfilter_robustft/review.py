@@ -12,12 +12,15 @@ from pydantic import Field, model_validator
 
 from nfilter import (
     JSON,
+    Calls,
     Completion,
     Context,
     Contract,
+    Fence,
     Generates,
     ModelNeed,
     Needs,
+    Request,
     Sample,
     StageConfig,
     State,
@@ -28,6 +31,7 @@ from nfilter_robustft.views import (
     is_bare,
     is_flagged,
     read,
+    read_behind,
     reasoning_of,
     verdict_of,
     view,
@@ -101,11 +105,15 @@ class _Candidate:
 
 @dataclass(slots=True)
 class _Case:
-    """One flagged sample under review; ``candidates`` are in the order of the config's views."""
+    """One flagged sample under review; ``candidates`` are in the order of the config's views.
+
+    ``fence`` is the code that its answer has to carry, where the prompt asks for it.
+    """
 
     sample: Sample
     candidates: list[_Candidate]
     shown: list[_Candidate] = field(default_factory=list)
+    fence: Fence | None = None
     attempts: int = 0
     tokens: int = 0
     last: str = ""
@@ -160,6 +168,17 @@ class Review:
             proposes=frozenset({config.into}),
             prompts=frozenset({config.prompt}),
             needs=(ModelNeed(config.llm, Generates, field="llm"),),
+            calls=(
+                Calls(
+                    config.llm,
+                    config.prompt,
+                    config.max_tokens,
+                    least=0,
+                    most=1 + config.retries,
+                    usual=0.5 if config.check else 1,
+                    rows=2,
+                ),
+            ),
         )
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
@@ -239,17 +258,7 @@ class Review:
             if not going:
                 break
             warmth = max(config.temperature, config.retry_temperature) if attempt else None
-            requests = [
-                asking.request(
-                    case.sample,
-                    draw=attempt,
-                    temperature=warmth,
-                    candidates=[
-                        {"answer": each.answer, "reasoning": each.reasoning} for each in case.shown
-                    ],
-                )
-                for case in going
-            ]
+            requests = [self._request(case, asking, attempt, warmth) for case in going]
             replies = model.generate(requests)
             for case, reply in zip(going, replies, strict=True):
                 self._read(case, reply, ctx)
@@ -257,12 +266,25 @@ class Review:
         for case in going:
             case.give_up()
 
+    def _request(self, case: _Case, asking: Asking, attempt: int, warmth: float | None) -> Request:
+        shown = [{"answer": each.answer, "reasoning": each.reasoning} for each in case.shown]
+        request = asking.request(case.sample, draw=attempt, temperature=warmth, candidates=shown)
+        fence = asking.fence(case.sample, candidates=shown)
+        asked = fence.asked((message.content for message in request.messages), "Answer")
+        case.fence = fence if asked else None
+        return request
+
     def _read(self, case: _Case, reply: Completion, ctx: Context) -> None:
         case.attempts += 1
         case.tokens += reply.completion_tokens
-        case.last = reply.text
-        answer, case.failure = read(ctx, case.sample, reply, reasoned=True)
-        chosen = _picked(reply.text, case.shown) if case.failure is None else None
+        text = case.fence.without(reply.text) if case.fence else reply.text
+        case.last = text
+        if case.fence:
+            said, answer, case.failure = read_behind(case.fence, ctx, case.sample, reply)
+        else:
+            said = text
+            answer, case.failure = read(ctx, case.sample, reply, reasoned=True)
+        chosen = _picked(said, case.shown) if case.failure is None else None
         if chosen is not None:
             answer = chosen.answer
         elif answer is not None:
@@ -275,8 +297,8 @@ class Review:
         case.because = f"the review chose the {chosen.name} view" if chosen else "the review's own"
         case.note = view(
             chosen.answer if chosen else answer,
-            text=reply.text,
-            reasoning=reasoning_of(reply.text, answer),
+            text=text,
+            reasoning=reasoning_of(text, answer),
             nll=reply.nll,
             tokens=case.tokens,
             calls=case.attempts,

@@ -20,6 +20,9 @@ INSTEAD = "review"
 class SelectConfig(StageConfig):
     """``by``: the view whose nll ranks, or ``random`` for the control. ``keep``: the share of flagged samples kept.
 
+    ``rank: agreement`` is for a model without log-probabilities: self-consistency, the share of several drawn answers
+    that are the same (``robustft.answer`` with ``samples``), ranks in place of the nll.
+
     ``check`` is the verdict note; null does without a checker: every sample is ranked. ``preset: official`` keeps
     what is strictly under the median nll, as the published code does, and takes no ``keep``.
     """
@@ -28,12 +31,14 @@ class SelectConfig(StageConfig):
     keep: float = Field(default=0.5, ge=0, le=1)
     check: str | None = "check"
     preset: Literal["official"] | None = None
+    rank: Literal["nll", "agreement"] = "nll"
 
     @model_validator(mode="after")
     def _official(self) -> SelectConfig:
-        if self.preset == "official" and (self.by == RANDOM or "keep" in self.model_fields_set):
+        other = self.by == RANDOM or self.rank != "nll" or "keep" in self.model_fields_set
+        if self.preset == "official" and other:
             raise ValueError(
-                "preset: official keeps what is under the median nll of a view; leave out keep and by: random"
+                "preset: official keeps what is under the median nll of a view; leave out keep, rank and by: random"
             )
         return self
 
@@ -71,7 +76,7 @@ class Select:
             # Without a clean sample there is no context view; the reviewed answers have an nll all the same.
             reviewed = any(math.isfinite(instead) for _, instead, _ in doubted)
             ctx.log.warning(
-                f"no flagged sample has an nll in {by!r}; ranking by {INSTEAD if reviewed else 'id'!r}"
+                f"no flagged sample has an {self.config.rank} in {by!r}; ranking by {INSTEAD if reviewed else 'id'!r}"
             )
             if reviewed:
                 by = INSTEAD
@@ -82,7 +87,7 @@ class Select:
         missing = sum(math.isinf(value) for value, _ in flagged)
         if missing:
             ctx.log.warning(
-                f"{missing} of {m} flagged samples have no nll in {by!r}; they rank last"
+                f"{missing} of {m} flagged samples have no {self.config.rank} in {by!r}; they rank last"
             )
         ctx.log.info(f"{kept} of {m} flagged samples are kept")
         return State(
@@ -105,20 +110,25 @@ class Select:
                 f"{self.name}: sample {sample.id!r} is flagged and was not ranked; verdicts must not change between"
             )
         by = values["by"]
-        where = f"rank {rank} of M={m} by {_measure(by, self._value(sample, by, ctx))}"
+        value = self._value(sample, by, ctx)
+        where = f"rank {rank} of M={m} by {_measure(by, value, self.config.rank)}"
         rule = "strictly under the median" if self.config.preset else f"keep {self.config.keep:g}"
         if rank <= kept:
             return sample.keep(f"selected: {where}; {rule} keeps ranks up to {kept}")
         return sample.drop(f"not selected: {where}; {rule} keeps ranks up to {kept}")
 
     def _value(self, sample: Sample, by: str, ctx: Context) -> float:
-        """What ranks the sample, infinity where it is missing."""
+        """What ranks the sample, the lowest first; infinity where it is missing."""
         if by == RANDOM:
             return ctx.rng(sample.id).random()
-        nll = view_of(sample, by).get("nll")
-        if not isinstance(nll, int | float) or isinstance(nll, bool) or not math.isfinite(nll):
+        value = view_of(sample, by).get(self.config.rank)
+        if (
+            not isinstance(value, int | float)
+            or isinstance(value, bool)
+            or not math.isfinite(value)
+        ):
             return math.inf
-        return float(nll)
+        return float(value) if self.config.rank == "nll" else -float(value)
 
     def _count(self, values: Sequence[float]) -> int:
         """How many of the sorted ``values`` are kept."""
@@ -129,7 +139,7 @@ class Select:
         return share_of(self.config.keep, len(values))
 
 
-def _measure(by: str, value: float) -> str:
+def _measure(by: str, value: float, rank: str) -> str:
     if by == RANDOM:
         return "a random draw"
-    return f"{by}: no nll" if math.isinf(value) else f"{by} nll {value:.4g}"
+    return f"{by}: no {rank}" if math.isinf(value) else f"{by} {rank} {abs(value):.4g}"

@@ -12,11 +12,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nfilter import JSON, Completion, Context, ContractError, Request, Sample, Sampling, Template
+from nfilter import (
+    JSON,
+    Completion,
+    Context,
+    ContractError,
+    Fence,
+    Request,
+    Sample,
+    Sampling,
+    Template,
+)
 
 _STATED = re.compile(
     r"(?<!\w)answer(?:\*|_|\s){0,4}(?:is\b|:)|\\boxed|####|<answer>", re.IGNORECASE
 )
+_SIGN = re.compile(r"[^\W_]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +49,27 @@ class Asking:
         temperature: float | None = None,
         **variables: Any,
     ) -> Request:
-        """A request for ``sample``; ``variables`` join those that every template has.
+        """A request for ``sample``; ``variables`` join those that every template has, ``fence`` among them.
 
         Its seed depends on the run, the stage, the sample, ``key`` and ``draw``; it is 0 where nothing is drawn.
         """
         warmth = self.temperature if temperature is None else temperature
         seed = self.ctx.rng(f"{sample.id}\x1f{key}\x1f{draw}").getrandbits(31) if warmth > 0 else 0
         return Request(
-            messages=self.template.render(**variables_of(sample, self.ctx), **variables),
+            messages=self.template.render(
+                **variables_of(sample, self.ctx),
+                **variables,
+                fence=self.fence(sample, **variables).code,
+            ),
             sampling=Sampling(max_tokens=self.max_tokens, temperature=warmth, seed=seed),
             logprobs=self.logprobs,
             sample_id=sample.id,
             draw=draw,
         )
+
+    def fence(self, sample: Sample, **variables: Any) -> Fence:
+        """The code that the request for ``sample`` with these ``variables`` has beside its data."""
+        return Fence.around(sample.id, [variables_of(sample, self.ctx), variables])
 
 
 def variables_of(sample: Sample, ctx: Context) -> dict[str, Any]:
@@ -117,7 +136,34 @@ def read(
         kind == "text" or ((reasoned or kind != "choice") and not _STATED.search(completion.text))
     ):
         return None, "cut off at max_tokens"
-    return ctx.answers.parse(completion.text, sample), None
+    return _parsed(ctx, sample, completion.text)
+
+
+def read_behind(
+    fence: Fence, ctx: Context, sample: Sample, completion: Completion
+) -> tuple[str, str | None, str | None]:
+    """What a completion says behind the code that the prompt asked for: (its words, answer or None, failure or None).
+
+    Whatever else the reply says, an echo of the data for one, is no answer, nor is a reply that was cut off.
+    """
+    if completion.failure is not None:
+        return "", None, f"{completion.failure.kind}: {completion.failure.detail}"
+    if completion.finish == "length":
+        return "", None, "cut off at max_tokens"
+    said = fence.behind(completion.text, "Answer")
+    if said is None:
+        return "", None, None
+    if ctx.answers.kind != "text":
+        said = said.strip().split("\n", 1)[0]
+    said = f"Answer: {said}"
+    return (said, *_parsed(ctx, sample, said))
+
+
+def _parsed(ctx: Context, sample: Sample, text: str) -> tuple[str | None, str | None]:
+    answer = ctx.answers.parse(text, sample)
+    if answer is None and not _SIGN.search(text):
+        return None, "the reply is punctuation alone" if text.strip() else "the reply is empty"
+    return answer, None
 
 
 def is_bare(text: str, answer: str | None) -> bool:

@@ -24,8 +24,9 @@ from nfilter import (
     StageConfig,
     State,
     TokenSample,
+    hash_of,
 )
-from nfilter_tokens.pool import GlobalCut, hash_of, pool_of
+from nfilter_tokens.pool import GlobalCut, pool_of
 
 
 class SelfEvolveConfig(StageConfig):
@@ -73,10 +74,11 @@ class SelfEvolve:
         samples = list(stream)
         if not samples:
             return State({})
-        parts = self._parts(samples, ctx)
+        # What an earlier stage emptied is in no part: it teaches nothing, and has nothing to lose.
+        parts = self._parts([sample for sample in samples if sample.weights.any()], ctx)
         found: dict[str, _Found] = {
             sample.id: _Found(pool_of(sample), np.full(len(sample.ids), np.nan, np.float32))
-            for sample in parts[0]
+            for sample in samples
         }
         ctx.log.info(
             f"part 0 of {self.config.rounds}: {len(parts[0])} samples warm the reference up"

@@ -76,9 +76,11 @@ class ExcessLoss:
         if self.config.warmup is None:
             self._same_tokens(samples, ctx)
             return State({})
-        order = sorted(range(len(samples)), key=lambda i: ctx.rng(samples[i].id).random())
-        part = [samples[i] for i in sorted(order[: max(1, int(len(samples) * self.config.warmup))])]
-        ctx.log.info(f"warm-up: the reference learns from {len(part)} of {len(samples)} samples")
+        # What an earlier stage emptied teaches nothing.
+        full = [sample for sample in samples if sample.weights.any()]
+        order = sorted(range(len(full)), key=lambda i: ctx.rng(full[i].id).random())
+        part = [full[i] for i in sorted(order[: max(1, int(len(full) * self.config.warmup))])]
+        ctx.log.info(f"warm-up: the reference learns from {len(part)} of {len(full)} samples")
         ref = ctx.train(part)
         ctx.publish_model(ref)
         return State({"reference": asdict(ref), "report": {"warmup_samples": len(part)}})

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from nfilter import BoolArray, FloatArray, RecipeError, State, TokenSample
+from nfilter import BoolArray, FloatArray, RecipeError, State, TokenSample, hash_of
 from nfilter_tokens.cut import Cut, find_cut, highest
 
 Scope = Literal["global", "sample"]
@@ -118,8 +117,3 @@ def score_of(sample: TokenSample, by: str, stage: str) -> FloatArray:
             "tokens.excess_loss, or set by to its name"
         )
     return found
-
-
-def hash_of(name: str) -> int:
-    """64 bits of a sample's id, what states keep in its place."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -20,7 +21,7 @@ from nfilter.cli import entry, main
 ROOT = Path(__file__).resolve().parents[2]
 EXIT_CODES = {
     "NfilterError": 1, "RecipeError": 2, "PromptError": 2, "PluginError": 3, "ContractError": 3, "SourceError": 4,
-    "ModelError": 5, "NothingLeftError": 6, "StoreError": 7,
+    "ModelError": 5, "NothingLeftError": 6, "StoreError": 7, "BudgetError": 8,
 }  # fmt: skip
 
 
@@ -301,3 +302,31 @@ def test_a_plugins_verb_is_found_and_a_broken_one_is_named(
     )
     assert entry(["--help"]) == 0
     assert "bad, hello" in capsys.readouterr().out
+
+
+def test_what_a_plugin_needs_of_a_model_is_said_in_words(
+    point: Callable[..., Any], module: Callable[..., Any]
+) -> None:
+    from typing import Annotated
+
+    from rich.console import Console
+
+    from nfilter import CAPABILITIES, Generates, LendsModule, Needs, StageConfig
+    from nfilter.catalogue import _ABILITY, show_one
+    from nfilter.plugins import load
+
+    class Config(StageConfig):
+        lent: Annotated[str, Needs(LendsModule)] = "m"
+        asked: Annotated[str, Needs(Generates, logprobs=True)] = "m"
+
+    cls = type("Stage", (), {"name": "x.y", "Config": Config, "__doc__": "Does it."})
+    out = io.StringIO()
+    show_one(
+        load([point("x", module(stages=[cls]))], ()),
+        "x.y",
+        Console(file=out, width=160),
+        as_json=False,
+    )
+    assert "a model that runs here and lends its network" in out.getvalue()
+    assert "a model that answers with logprobs" in out.getvalue()
+    assert set(_ABILITY) == set(CAPABILITIES)

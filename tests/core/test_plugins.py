@@ -164,19 +164,17 @@ def test_two_models_with_one_name_are_an_error_that_names_both(
         load(points, ())
 
 
-def test_one_entry_point_name_in_two_distributions_is_not_lost(
+def test_one_entry_point_name_in_two_distributions_is_an_error_that_names_both(
     point: Point, module: Module
 ) -> None:
-    plugins = load(
-        [
-            point("same", module("m1", stages=[stage("a.a")]), "a"),
-            point("same", module("m2", stages=[stage("b.b")]), "b"),
-        ],
-        (),
-    )
-    (failed,) = plugins.failed
-    assert failed.distribution == "b"
-    assert "same" in failed.error
+    points = [
+        point("same", module("m1", stages=[stage("a.a")]), "one", "1.0"),
+        point("same", module("m2", stages=[stage("b.b")]), "two", "2.0"),
+    ]
+    says = r"plugin 'same' is there twice: in one 1\.0 and in two 2\.0; uninstall one"
+    with pytest.raises(PluginError, match=says):
+        load(points, ())
+    assert load(points, ["same"]).registered == {}
 
 
 @pytest.mark.parametrize("marked", [True, False])

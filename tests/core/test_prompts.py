@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -41,6 +43,8 @@ HOSTILE = [
     "{{ ''.__class__ }}",
     "{x.__class__}",
     "%(query)s ${query}",
+    "{% include 'x' %}",
+    "{% set x = range(10**9) %}",
     "</s>[INST]",
 ]
 
@@ -80,6 +84,11 @@ def test_any_text_comes_out_as_it_went_in(text: str) -> None:
         "history.clear()",
         "options.update({'a': 1})",
         "range(1000000000)|list",
+        "'x' * 10**10",
+        "range(99999)|list * 99999",
+        "9 ** 9 ** 9",
+        "'%9999999999d' % 1",
+        "'%*d' % (9999999999, 1)",
         "1/0",
         "get_flashed_messages.__globals__",
         "config.items()",
@@ -202,3 +211,32 @@ def test_every_template_that_ships_parses() -> None:
     assert prompts.names()
     for name in prompts.names():
         prompts.get(name).validate()
+
+
+def test_a_name_that_two_plugins_bring_is_an_error_that_names_both(tmp_path: Path) -> None:
+    from nfilter import PluginError
+    from nfilter.engine.places import prompts_of
+
+    for folder, words in (("one", "1"), ("two", "2"), ("home/prompts", "mine")):
+        (tmp_path / folder / "ask").mkdir(parents=True)
+        (tmp_path / folder / "ask" / "it.jinja").write_text(f"[user]\n{words}\n")
+    recipe: Any = SimpleNamespace(base_dir=tmp_path / "home")
+    one: Any = SimpleNamespace(prompt_directories=(tmp_path / "one", tmp_path / "one"))
+    # A recipe's own folder may replace what a plugin brings.
+    assert prompts_of(recipe, one).get("ask/it").render()[0].content == "mine"
+    both: Any = SimpleNamespace(prompt_directories=(tmp_path / "one", tmp_path / "two"))
+    with pytest.raises(PluginError) as caught:
+        prompts_of(recipe, both)
+    for part in (
+        "'ask/it'",
+        str(tmp_path / "one"),
+        str(tmp_path / "two"),
+        str(tmp_path / "home" / "prompts"),
+    ):
+        assert part in str(caught.value)
+    shipped = tmp_path / "three" / "robustft"
+    shipped.mkdir(parents=True)
+    (shipped / "answer.jinja").write_text("[user]\nx\n")
+    over: Any = SimpleNamespace(prompt_directories=(tmp_path / "three",))
+    with pytest.raises(PluginError, match="'robustft/answer' is there twice"):
+        prompts_of(recipe, over)

@@ -22,6 +22,7 @@ from nfilter import (
     Sampling,
     TokenSample,
     Unreadable,
+    hash_of,
 )
 from nfilter.store import sample_from_json, sample_to_json
 
@@ -287,3 +288,10 @@ def test_nll_of_known_probabilities() -> None:
 @pytest.mark.parametrize("logprobs", [None, ()])
 def test_no_logprobs_no_nll(logprobs: tuple[float, ...] | None) -> None:
     assert Completion("x", logprobs=logprobs).nll is None
+
+
+def test_the_hash_of_an_id_is_64_bits_of_sha256() -> None:
+    # The first 16 hex digits of the digest that FIPS 180-2 prints for "abc".
+    assert hash_of("abc") == 0xBA7816BF8F01CFEA
+    assert hash_of("\ud800") < 2**64
+    assert len({hash_of(f"row-{n}") for n in range(1000)}) == 1000

@@ -64,7 +64,7 @@ def test_it_is_listed_with_where_it_comes_from(
         "stage example.ask  (nfilter-example 1.0.0)",
         "llm",
         "'expert'",
-        "a model that Generates",
+        "a model that answers",
         "max_tokens",
     ):
         assert part in shown.stdout

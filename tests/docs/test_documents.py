@@ -171,7 +171,7 @@ def test_the_names_in_the_guide_are_there() -> None:
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     tail = prose.split("`nfilter.testing`: ")[1].split("\n\n")[0]
     helpers = re.findall(r"`(\w+)`", tail)
-    assert helpers == ["FakeContext", "FakeGenerator", "check_sample_stage"]
+    assert {"FakeContext", "FakeGenerator", "check_sample_stage"} < set(helpers)
     assert set(helpers) <= set(nfilter.testing.__all__)
     for folder in re.findall(r"`(tests/[\w/]+)`", prose):
         assert (ROOT / folder).is_dir()

@@ -81,7 +81,17 @@ def outcome(done: Mapping[str, Any], command: str) -> Any:
 
 def test_every_command_line_ends_well(done: dict[str, Any]) -> None:
     named = {line.split()[1] for line in done}
-    assert named == {"init", "check", "run", "explain", "audit", "compare", "merge", "export"}
+    assert named == {
+        "init",
+        "check",
+        "lint",
+        "run",
+        "explain",
+        "audit",
+        "compare",
+        "merge",
+        "export",
+    }
     assert {line: (result.code, result.err) for line, result in done.items() if result.code} == {}
 
 
@@ -98,6 +108,12 @@ def test_check_tells_the_columns_and_the_memory(done: dict[str, Any]) -> None:
     said = outcome(done, "check").out
     assert "prompt = 'prompt'" in said
     assert re.search(r"train: about [\d.]+ MiB of memory", said)
+
+
+def test_lint_has_nothing_to_warn_of(done: dict[str, Any]) -> None:
+    said = outcome(done, "lint").out
+    assert "No warnings" in said
+    assert "0 rows at max_length 2,048" in said
 
 
 def test_the_run_repairs_the_wrong_labels_and_keeps_to_the_table_of_files(

@@ -176,7 +176,10 @@ def test_samples_without_a_token_left_leave_with_their_reason(
     gone = {row["row"]["line"]: (row["stage"], row["reason"]) for row in kit.lines("dropped.jsonl")}
     assert gone == {
         "4+1 => 5": ("encode", "every token has weight 0 (sample weight 0.0)"),
-        "100+1 => 101": ("encode", "no token of the response is left within max_length 5"),
+        "100+1 => 101": (
+            "encode",
+            "no token of the response is left: it begins at token 7 of 10, and encode.max_length is 5",
+        ),
     }
     assert result.metrics["samples"]["kept"] == 9
     assert len(kit.lines("cleaned.jsonl")) == 9

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nfilter import Contract, ContractError, Message, Sample, TokenSample
+from nfilter import Contract, ContractError, Message, PluginError, Sample, TokenSample
 from nfilter.engine.invariants import check_samples, check_tokens, decide
 
 Stage = Callable[..., type]
@@ -126,7 +126,7 @@ def test_notes_cannot_be_written_past_the_contract_in_place(kit: Any, stage: Sta
         chunk[0].notes["stray"] = 1  # type: ignore[index]
         return chunk
 
-    with pytest.raises(TypeError, match="mappingproxy"):
+    with pytest.raises(PluginError, match="mappingproxy"):
         kit.run([stage(process=process)])
 
 

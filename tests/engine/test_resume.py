@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from nfilter import Contract, Generates, ModelNeed, NfilterError, Request, Sample, State
+from nfilter import (
+    Contract,
+    Generates,
+    ModelNeed,
+    NfilterError,
+    PluginError,
+    Request,
+    Sample,
+    State,
+)
 from nfilter.store import RunDirectory, read_json
 
 Stage = Callable[..., type]
@@ -238,7 +247,7 @@ def test_a_failure_in_the_middle_of_a_chunk_leaves_no_torn_file(
         return plain(sample)
 
     monkeypatch.setattr(store, "sample_to_json", failing)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(PluginError, match=r"no space left .*A file, the network or a right"):
         kit.run([stage("extra.a")], chunk=4)
     names = sorted(path.name for path in (kit.out / "01-extra.a").iterdir())
     assert names == ["chunk-000000.jsonl", "decisions-000000.jsonl", "fingerprint"]

@@ -285,14 +285,3 @@ def test_the_run_says_what_it_did(kit: Any, stage: Stage) -> None:
 def test_a_run_directory_is_its_owners_alone(kit: Any) -> None:
     kit.run()
     assert kit.out.stat().st_mode & 0o777 == 0o700
-
-
-def test_what_a_stage_raises_names_the_stage(kit: Any, stage: Stage) -> None:
-    def fails(chunk: Sequence[Sample], state: Any, ctx: Any) -> Sequence[Sample]:
-        raise KeyError("a plugin's own fault")
-
-    with pytest.raises(KeyError, match="a plugin's own fault") as caught:
-        kit.run([stage("extra.fine"), stage("extra.bad", fails)])
-    assert caught.value.__notes__ == [
-        "raised in stage 02-extra.bad; once that is mended, the same command goes on where it stopped"
-    ]

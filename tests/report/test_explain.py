@@ -75,7 +75,7 @@ def test_every_decision_and_note_of_the_artefacts_is_told(world, id_of):
 def test_dropped_when_encoded_is_known_from_dropped_jsonl(world, id_of):
     found = subject.explain(RUN, id_of(LONG))
     assert (found.status, found.stage) == ("dropped", "encode")
-    assert "max_length 60" in found.reason
+    assert "encode.max_length is 60" in found.reason
 
 
 def test_truth_is_told_only_when_asked_for(world, id_of, shown):

@@ -7,10 +7,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nfilter.report import html as subject
 from nfilter.report.histogram import HEIGHT, histogram
+from nfilter.report.token_page import LONGEST, ROWS
+from nfilter.tokenstore import write_tokens
+from nfilter.types import TokenSample
 
 RUN, GROUP = Path("runs/sums"), Path("runs/group")
 _VOID = {"meta", "rect"}
@@ -82,7 +86,7 @@ def test_the_page_has_figures_stages_scores_and_examples(world):
         "What was wrong", "an estimated 35.0% (95% interval 21.0% to 52.0%)", "arm cleaned", "Stages",
         "03-story.mend", "Noise scores", "flagged (8)", "not flagged (18)", "8 of 8 new labels", "5 of 5 dropped rows",
         "the view's answer stands in for a wrong label", "a new label with an even sum is not trusted",
-        "no token of the response is left within max_length 60", "1 of 1 lines that could not be read",
+        "no token of the response is left: it begins at token", "1 of 1 lines that could not be read",
         "no 'question => answer' in this line",
     ):  # fmt: skip
         assert words in told, words
@@ -180,3 +184,49 @@ def test_histogram_counts_every_score_once():
         assert bar.flagged_y + bar.flagged_height == pytest.approx(bar.plain_y)
         assert bar.plain_y + bar.plain_height == pytest.approx(HEIGHT)
     assert histogram([]) is None
+
+
+HOSTILE = '</span><script>alert("1")</script> \' onload=x {{ 7*7 }}\x1b[2J'
+
+
+def encoded(name: str, pieces: list[str]) -> TokenSample:
+    """A token a piece, of which the first is no response."""
+    ends = np.cumsum([len(piece) for piece in pieces])
+    response = np.arange(len(pieces)) > 0
+    return TokenSample(
+        id=name, ids=np.arange(len(pieces)), response=response, turn=np.zeros(len(pieces), np.int16),
+        spans=np.stack([ends - [len(piece) for piece in pieces], ends], 1).astype(np.int32),
+        weights=response.astype(np.float32), text="".join(pieces),
+    )  # fmt: skip
+
+
+def test_hostile_tokens_are_shown_and_do_nothing(world):
+    pieces = [f"ask {HOSTILE}", "a", HOSTILE, '" title="', "<b>"]
+    one = encoded(f"id {HOSTILE}", pieces).mask(np.arange(5) == 2, 0)
+    one = one.score("s <b>{{ 7*7 }}", np.arange(5, dtype=np.float32))
+    write_tokens(RUN / "tokens", [one], [f"st {HOSTILE}"])
+    source = subject.write_report(RUN, metrics_of(RUN)).read_text(encoding="utf-8")
+    page = Page(source)
+    inert(source, page)
+    assert "<script" not in source
+    assert "\x1b" not in source
+    told = "".join(page.texts)
+    assert told.count("</span><script>alert") == 5  # stage, often masked, id, prompt, token
+    titles = [str(attrs["title"]) for tag, attrs in page.tags if tag == "span" and "title" in attrs]
+    assert len(titles) == 4
+    assert titles[1].startswith("taken out by st </span><script>")
+    assert "49" not in told
+
+
+def test_the_page_has_the_section_and_stays_small(world):
+    source = subject.write_report(RUN, metrics_of(RUN)).read_text(encoding="utf-8")
+    inert(source, Page(source))
+    assert "<h2>Tokens</h2>" in source
+    long = [
+        encoded(f"row-{number}", ["word "] * 2001).mask(np.arange(2001) % 3 == 1, 0)
+        for number in range(30)
+    ]
+    write_tokens(RUN / "tokens", long, ["a.one"])
+    source = subject.write_report(RUN, metrics_of(RUN)).read_text(encoding="utf-8")
+    inert(source, Page(source))
+    assert len(source) < 100 * ROWS * LONGEST

@@ -137,6 +137,33 @@ def test_spans_hold_everything(run: Path, written: Any) -> None:
             assert 0 <= token["start"] <= token["end"] <= len(row["text"])
 
 
+@pytest.mark.parametrize("name", ["trl", "spans"])
+def test_ids_come_with_the_digest_of_their_tokenizer(
+    name: str, run: Path, written: Any, tmp_path: Path
+) -> None:
+    from nfilter import Site
+    from nfilter_hf.backend import HFBackend
+    from nfilter_hf.config import HFConfig
+    from nfilter_tiny import MODEL_DIR
+
+    _, said = written(name)
+    found = json.loads((tmp_path / name / "tokenizer_digest.json").read_text(encoding="utf-8"))
+    digest = HFBackend(HFConfig(model=str(MODEL_DIR)), Site(MODEL_DIR)).tokenizer_digest()
+    assert found == {"tokenizer": digest.tokenizer, "template": digest.template}
+    assert found == json.loads((run / "tokens" / "index.json").read_text())["tokenizer"]
+    assert "tokenizer_digest.json: SHA-256" in said
+
+
+def test_where_the_tokenizer_is_not_known_the_export_says_so(tmp_path: Path) -> None:
+    from nfilter import Exported
+    from nfilter_export.labels import NoSettings, Spans
+
+    said = Spans(NoSettings()).export(Exported([], [], ()), tmp_path)
+    found = json.loads((tmp_path / "tokenizer_digest.json").read_text(encoding="utf-8"))
+    assert found == {"tokenizer": None, "template": None}
+    assert "tokenizer_digest.json: null" in said[1]
+
+
 def test_conversations_for_llama_factory_say_what_they_cannot_hold(
     run: Path, written: Any, tmp_path: Path
 ) -> None:

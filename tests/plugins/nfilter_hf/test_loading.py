@@ -29,6 +29,7 @@ from nfilter import (
     Scores,
     Site,
     Streams,
+    Tokenizes,
 )
 from nfilter.testing import check_backend
 from nfilter_hf import checks, fingerprint
@@ -75,6 +76,7 @@ def test_the_conformance_check_passes() -> None:
         Embeds,
         Scores,
         Encodes,
+        Tokenizes,
         LendsModule,
         Adapts,
     }

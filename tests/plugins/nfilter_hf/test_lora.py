@@ -372,7 +372,7 @@ def test_a_loss_that_breaks_leaves_the_last_good_adapter(tmp_path: Path) -> None
         # Two calls check the head, then one comes a step: the fourth step breaks.
         return output * float("nan") if calls == 6 else output
 
-    module.get_output_embeddings().register_forward_hook(poison)
+    module.model.norm.register_forward_hook(poison)
     options = {"max_steps": 4, "schedule": "constant", "warmup": 0}
     result = train(samples, tmp_path / "bad", module, ctx=ctx, **options)
     assert result.steps == 2

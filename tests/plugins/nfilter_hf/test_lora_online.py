@@ -247,6 +247,34 @@ def test_weights_of_one_are_the_plain_loss_to_the_byte(tmp_path: Path) -> None:
     assert ones.ref.digest == plain_loss.ref.digest
 
 
+@pytest.mark.parametrize(("budget", "passes"), [(10_000, 1), (30, 2)])
+def test_a_step_of_one_pass_runs_it_once_and_is_the_same(
+    tmp_path: Path, budget: int, passes: int
+) -> None:
+    options = {"dropout": 0.3, "epochs": 3, "micro_batch_tokens": budget}
+    plain_loss = train(tmp_path / "plain", None, **options)
+    module, seen = llama(), []
+
+    def note(_: Any, args: Any, kwargs: Any) -> None:
+        if module.training:
+            seen.append(kwargs["input_ids"].shape)
+
+    module.base_model.register_forward_pre_hook(note, with_kwargs=True)
+    ones = train(tmp_path / "ones", made(torch.ones), module=module, **options)
+    assert len(seen) == passes * sum(len(part) for part in _splits(budget, 3))
+    assert ones.losses == plain_loss.losses
+    assert ones.ref.digest == plain_loss.ref.digest
+    train(tmp_path / "none", made(torch.zeros), module=module, **options)
+
+
+def _splits(budget: int, steps: int) -> list[Any]:
+    rows = [row for row in map(training_row, SAMPLES) if row is not None]
+    return [
+        micro_batches([rows[i] for i in members], budget, "tokens")
+        for members in step_order(len(rows), 8, steps, 0)
+    ]
+
+
 @pytest.mark.parametrize("idle", [0, 7])
 def test_statistics_are_of_the_passes_that_are_trained_dropout_included(
     tmp_path: Path, idle: int

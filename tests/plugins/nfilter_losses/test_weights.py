@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from nfilter import RecipeError
 from nfilter.plugins import load
+from nfilter.testing import check_token_loss
 from nfilter_losses.dft import Dft, DftConfig
 from nfilter_losses.eaft import Eaft, EaftConfig
 from nfilter_losses.rho1 import Rho1, Rho1Config
@@ -32,10 +33,9 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 def weights(loss: Any, logits: np.ndarray, labels: np.ndarray, **cached: Any) -> np.ndarray:
     given = torch.from_numpy(np.asarray(logits)).float()
-    stats = loss.stats(given, torch.from_numpy(labels))
-    assert all(value.shape == (len(labels),) for value in stats.values())
     scores = {name: torch.tensor(values, dtype=torch.float32) for name, values in cached.items()}
-    return np.asarray(loss.weigh(stats, scores, 0), dtype=np.float64)
+    done = check_token_loss(type(loss), loss.config, given, torch.from_numpy(labels), scores)
+    return np.asarray(done, dtype=np.float64)
 
 
 def dft() -> Dft:
@@ -126,7 +126,7 @@ def test_rho1_without_its_score_says_which_stage_writes_one() -> None:
     with pytest.raises(
         RecipeError, match=r"no score 'loss\.reference' for 4 of 4 tokens"
     ) as caught:
-        weights(rho1(), logits, labels, excess=np.zeros(4))
+        rho1().weigh({"loss": torch.zeros(4)}, {"excess": torch.zeros(4)}, 0)
     assert "scores there: excess" in str(caught.value)
     assert "tokens.excess_loss" in str(caught.value)
     with pytest.raises(RecipeError, match="for 1 of 4 tokens"):

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from nfilter import TokenSample
-from nfilter.engine.invariants import check_tokens
-from nfilter.testing import FakeContext
+from nfilter.testing import FakeContext, check_token_stage
 from nfilter_pweight import Weigh, WeighConfig
 
 P = np.array([np.nan, 1.0, 0.5, 0.25, 1e-300, 0.5])
@@ -32,9 +31,8 @@ def test_a_weight_is_multiplied_by_a_power_of_p(config, expected):
     model = SimpleNamespace(
         score=lambda chunk: [np.where(RESPONSE, -np.log(P), np.nan) for _ in chunk]
     )
-    stage = Weigh(WeighConfig(**config))
-    (out,) = stage.process_tokens([sample], None, FakeContext(models={"student": model}), 1)
-    check_tokens(stage.name, stage.contract(stage.config), [sample], [out], 1)
+    ctx = FakeContext(models={"student": model})
+    (out,), _ = check_token_stage(Weigh, WeighConfig(**config), [sample], ctx, bit=1)
     np.testing.assert_allclose(out.weights, expected, rtol=1e-6)
     lost = (np.asarray(expected) == 0) & RESPONSE
     assert list(out.reasons) == [2 if each else 0 for each in lost]

@@ -1,10 +1,12 @@
 """Samples and scripted models for the stages that ask for answers."""
 
+import re
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 
-from nfilter import Message, Sample
+from nfilter import Completion, Message, Sample
 from nfilter.testing import FakeContext, FakeGenerator, view
 
 
@@ -42,6 +44,38 @@ def scripted():
         return FakeGenerator(answer)
 
     return build
+
+
+@pytest.fixture
+def code_of():
+    """The code that a prompt has beside its data; "" where its template has none."""
+
+    def find(request):
+        found = re.search(r"^BEGIN ([0-9a-f]{8,64})$", request.messages[-1].content, re.MULTILINE)
+        return found[1] if found else ""
+
+    return find
+
+
+@pytest.fixture
+def obedient(code_of):
+    """A model that writes the call's code where the prompt asks for it: "Answer: B" becomes "Answer CODE: B"."""
+
+    def coded(model):
+        answer = model.answer
+
+        def reply(request):
+            said = answer(request)
+            text = said.text if isinstance(said, Completion) else said
+            code = code_of(request)
+            if code:
+                text = re.sub(r"(?im)^(\W*)(answer|verdict):", rf"\1\2 {code}:", text)
+            return replace(said, text=text) if isinstance(said, Completion) else text
+
+        model.answer = reply
+        return model
+
+    return coded
 
 
 @pytest.fixture

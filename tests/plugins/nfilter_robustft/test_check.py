@@ -160,23 +160,28 @@ def test_views_that_cannot_tell_are_said():
 # --- the judge -----------------------------------------------------------------------------------------------
 
 
-def judged(replies, rows=ROWS, **config):
+@pytest.fixture
+def judged(obedient):
     """Each sample's replies in turn; the model is asked again only where it must be."""
-    left = {name: list(texts) for name, texts in replies.items()}
-    model = FakeGenerator(lambda request: left[request.sample_id].pop(0))
-    ctx = FakeContext(models={"expert": model}, answers="choice")
-    return run(rows, ctx, vote="judge", llm="expert", **config), model
+
+    def ask(replies, rows=ROWS, **config):
+        left = {name: list(texts) for name, texts in replies.items()}
+        model = obedient(FakeGenerator(lambda request: left[request.sample_id].pop(0)))
+        ctx = FakeContext(models={"expert": model}, answers="choice")
+        return run(rows, ctx, vote="judge", llm="expert", **config), model
+
+    return ask
 
 
 REPLIES = {
-    "one": ["It fits. Verdict: correct"],
-    "neither": ["Verdict: correct at first. **Verdict:** wrong"],
+    "one": ["It fits.\nVerdict: correct"],
+    "neither": ["Verdict: correct at first.\n**Verdict: wrong**"],
     "silent": ["hm", "hmm", "Verdict: correct"],
     "dumb": ["hm", "hm", "hm"],
 }
 
 
-def test_the_judge_decides_where_not_every_view_agrees():
+def test_the_judge_decides_where_not_every_view_agrees(judged):
     out, model = judged(REPLIES)
     assert flagged(out) == {"neither", "dumb", "unread"}
     asked = [request.sample_id for request in model.requests]
@@ -195,14 +200,19 @@ def test_the_judge_decides_where_not_every_view_agrees():
     assert out["both"].notes["check"]["judge"] is None
 
 
-def test_the_judge_sees_question_label_views_and_reasoning():
+def test_the_judge_sees_question_label_views_and_reasoning(judged):
     _, model = judged(REPLIES)
     text = next(r for r in model.requests if r.sample_id == "one").messages[-1].content
-    for part in ("question one", "Label: A", "Candidate 2: B", "because"):
+    for part in (
+        "question one",
+        "Label:\nBEGIN",
+        "Candidate 2:\nBEGIN",
+        "\nB\nReasoning: because\nEND",
+    ):
         assert part in text
 
 
-def test_a_second_attempt_is_drawn_anew():
+def test_a_second_attempt_is_drawn_anew(judged):
     _, model = judged(REPLIES)
     silent = [request for request in model.requests if request.sample_id == "silent"]
     assert [request.draw for request in silent] == [0, 1, 2]
@@ -210,7 +220,7 @@ def test_a_second_attempt_is_drawn_anew():
     assert len({request.sampling.seed for request in silent[1:]}) == 2
 
 
-def test_a_failed_call_flags_and_is_not_repeated():
+def test_a_failed_call_flags_and_is_not_repeated(judged):
     refused = Completion("", "failed", failure=Failure("refused", "policy"))
     out, model = judged({**REPLIES, "one": [refused]})
     assert "one" in flagged(out)
@@ -219,9 +229,13 @@ def test_a_failed_call_flags_and_is_not_repeated():
 
 
 @pytest.mark.parametrize(
-    "reply", ["The label is not wrong.", "correct or wrong?", "", "Verdict: incorrect"]
-)
-def test_replies_without_a_verdict_are_not_read(reply):
+    "reply",
+    [
+        "The label is not wrong.", "correct or wrong?", "", "Verdict: incorrect", "Verdict: correct\nor so",
+        "It has Verdict: correct", Completion("Verdict: correct", "length"),
+    ],
+)  # fmt: skip
+def test_replies_without_a_verdict_are_not_read(reply, judged):
     out, _ = judged({**REPLIES, "one": [reply] * 3})
     assert "one" in flagged(out)
     assert out["one"].notes["check"]["judge"]["failure"]

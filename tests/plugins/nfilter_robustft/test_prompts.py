@@ -10,7 +10,7 @@ import pytest
 
 from nfilter import Message, Sample
 from nfilter.prompts import Prompts, shipped_directory
-from nfilter_robustft.views import variables_of
+from nfilter_robustft.views import Asking, variables_of
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "prompts" / "robustft"
 KINDS = ("choice", "number", "exact", "spans", "text")
@@ -77,7 +77,8 @@ class Ctx:
 
 def rendered(name, sample, kind, more):
     template = Prompts([shipped_directory()]).get(f"robustft/{name}")
-    messages = template.render(**variables_of(sample, Ctx(kind)), **more)
+    request = Asking(Ctx(kind), template, 16, 0.0, logprobs=False).request(sample, **more)
+    messages = request.messages
     return "\n".join(f"[{message.role}]\n{message.content}" for message in messages) + "\n"
 
 

@@ -1,5 +1,7 @@
 """The review agent: who is asked, what is read from the reply, and what becomes of the sample."""
 
+import re
+
 import pytest
 from pydantic import ValidationError
 
@@ -13,11 +15,11 @@ SPLIT = {"context": "B", "reasoning": "C"}
 
 
 @pytest.fixture
-def review(context):
+def review(context, obedient):
     """Reviews samples with the replies of ``model``; a model of None must not be asked."""
 
     def run(chunk, model=None, *, answers="choice", seed=0, **config):
-        ctx = context(model, answers=answers, seed=seed)
+        ctx = context(obedient(model) if model else None, answers=answers, seed=seed)
         return check_sample_stage(Review, ReviewConfig(llm="m", **config), chunk, ctx)
 
     return run
@@ -203,7 +205,7 @@ def test_the_order_of_candidates_is_drawn_for_each_sample_and_repeats(sample, re
         out = review(
             [sample(i, views=SPLIT, flagged=True) for i in range(40)], model, seed=seed, **config
         )
-        shown = [text.index(": B") < text.index(": C") for text in prompts(model)]
+        shown = [text.index("\nB\n") < text.index("\nC\n") for text in prompts(model)]
         noted = [each.notes["review"]["order"][0] == "context" for each in out]
         assert shown == noted
         return shown
@@ -225,7 +227,7 @@ def test_the_official_preset(sample, review):
     (text,) = prompts(model)  # it asks although both agree
     assert "Step one." not in text
     assert "because" not in text
-    assert "Candidate 1: B\nCandidate 2: B" in text
+    assert re.search(r"Candidate 1:\nBEGIN \w+\nB\nEND \w+\nCandidate 2:\nBEGIN \w+\nB\nEND", text)
     assert out.response == "B"
     assert ReviewConfig(llm="m", preset="official", prompt="a/b").prompt == "a/b"
     assert Review.contract(ReviewConfig(llm="m", preset="official")).prompts == {
@@ -236,10 +238,10 @@ def test_the_official_preset(sample, review):
 @pytest.mark.parametrize(
     ("reply", "choice", "answer"),
     [
-        ("Candidate 1 is correct.", "first", "72"),
+        ("Answer: Candidate 1 is correct.", "first", "72"),
         ("I weighed 3 things.\n**Answer: Candidate 2**", "second", "85"),
         ("Answer: candidate #2", "second", "85"),
-        ("Candidate 3 is correct", "own", "3"),
+        ("Answer: Candidate 3 is correct", "own", "3"),
         ("Answer: 85.0", "second", "85"),
         ("Answer: 2", "own", "2"),
     ],

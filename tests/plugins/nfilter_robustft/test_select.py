@@ -176,3 +176,16 @@ def test_a_flagged_sample_that_was_not_ranked_is_refused():
 def test_configs_that_make_no_sense(bad):
     with pytest.raises(ValidationError):
         SelectConfig(**bad)
+
+
+def test_agreement_ranks_the_highest_first_and_takes_the_place_of_the_nll():
+    rows = [
+        sample(name, 0.1).note("context", view("a", nll=nll, agreement=agreement))
+        for name, nll, agreement in (("a", 0.1, 0.2), ("b", 0.9, 1.0), ("c", 0.5, 0.6))
+    ] + [sample("d", 0.0)]
+    out = run(rows, rank="agreement")
+    assert kept(out) == {"b", "c"}
+    assert "rank 3 of M=4 by context agreement 0.2" in out["a"].dropped
+    assert "rank 4 of M=4 by context: no agreement" in out["d"].dropped
+    with pytest.raises(ValidationError, match="leave out keep, rank and by: random"):
+        SelectConfig(preset="official", rank="agreement")

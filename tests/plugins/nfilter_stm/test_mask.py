@@ -5,8 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from nfilter import TokenSample
-from nfilter.engine.invariants import check_tokens
-from nfilter.testing import FakeContext
+from nfilter.testing import FakeContext, check_token_stage
 from nfilter_stm import Mask, MaskConfig
 
 
@@ -22,8 +21,8 @@ def test_tokens_over_the_perplexity_leave():
     losses[3] = np.log(2.5)  # exactly on it
     config = MaskConfig()
     model = SimpleNamespace(score=lambda chunk: [losses for _ in chunk])
-    (out,) = Mask(config).process_tokens([sample], None, FakeContext(models={"student": model}), 2)
-    check_tokens(Mask.name, Mask.contract(config), [sample], [out], 2)
+    ctx = FakeContext(models={"student": model})
+    (out,), _ = check_token_stage(Mask, config, [sample], ctx, bit=2)
     assert list(out.weights) == [0.5, 0.5, 0.5, 0.5, 0, 0, 0]
     assert list(out.reasons) == [0, 0, 0, 0, 4, 4, 0]
     np.testing.assert_allclose(out.scores["perplexity"][1:5], 1 / p[1:5], rtol=1e-6)

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from nfilter import ModelRef, TokenSample
-from nfilter.engine.invariants import check_tokens
-from nfilter.testing import FakeContext
+from nfilter.testing import FakeContext, check_token_stage
 from nfilter_tokens.evolve import SelfEvolve, SelfEvolveConfig
 
 BIT = 4
@@ -50,14 +49,8 @@ class Ctx(FakeContext):
 
 def run(config, n=23, seed=0):
     samples = [sample(i) for i in range(n)]
-    ctx, stage = Ctx(seed), SelfEvolve(config)
-    state = stage.fit_tokens(samples, ctx)
-    out = []
-    for start in range(0, n, 4):
-        chunk = samples[start : start + 4]
-        done = stage.process_tokens(chunk, state, ctx, BIT)
-        check_tokens(stage.name, stage.contract(config), chunk, done, BIT)
-        out += done
+    ctx = Ctx(seed)
+    out, _ = check_token_stage(SelfEvolve, config, samples, ctx, bit=BIT, chunk=4)
     return samples, out, ctx
 
 
@@ -123,3 +116,16 @@ def test_where_nothing_is_kept_the_reference_stays():
     _, _, ctx = run(SelfEvolveConfig(rounds=2, k=0.0))
     assert len(ctx.trained) == 1
     assert ctx.published == ["1"]
+
+
+def test_what_is_empty_already_is_in_no_part():
+    full = [sample(i) for i in range(9)]
+    samples = [s.mask(s.response, 5) if number % 3 == 0 else s for number, s in enumerate(full)]
+    ctx = Ctx()
+    out, _ = check_token_stage(SelfEvolve, SelfEvolveConfig(rounds=2), samples, ctx, bit=BIT)
+    empty = {s.id for s in samples if not s.weights.any()}
+    assert len(empty) == 3
+    learnt = [set(weights) for _, weights in ctx.trained]
+    assert sum(map(len, learnt)) == 6
+    assert not set().union(*learnt) & empty
+    assert {s.id for s in out if not s.weights.any()} == empty

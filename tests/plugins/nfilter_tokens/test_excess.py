@@ -10,8 +10,7 @@ from pydantic import ValidationError
 from transformers import AutoModelForCausalLM
 
 from nfilter import Message, ModelRef, RecipeError, Sample, Site
-from nfilter.engine.invariants import check_tokens
-from nfilter.testing import FakeContext
+from nfilter.testing import FakeContext, check_token_stage
 from nfilter_hf.backend import HFBackend
 from nfilter_hf.config import HFConfig
 from nfilter_tiny import MODEL_DIR
@@ -69,10 +68,8 @@ def test_it_is_the_difference_of_two_losses(backend, samples, tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     reference = HFBackend(HFConfig(model=str(tmp_path)), Site(tmp_path))
     config = ExcessLossConfig(reference="teacher")
-    stage, ctx = ExcessLoss(config), FakeContext(models={"student": backend, "teacher": reference})
-    state = stage.fit_tokens(samples, ctx)
-    out = stage.process_tokens(samples, state, ctx, 0)
-    check_tokens(stage.name, stage.contract(config), samples, out, 0)
+    ctx = FakeContext(models={"student": backend, "teacher": reference})
+    out, _ = check_token_stage(ExcessLoss, config, samples, ctx)
     reference.close()
     saved = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64).state_dict()
     for before, after in zip(samples, out, strict=True):
@@ -144,3 +141,20 @@ def test_where_a_tokenizer_cannot_be_seen_that_is_said(backend, samples):
     ((kind, text),) = ctx.log.lines
     assert kind == "warning"
     assert "cannot be seen" in text
+
+
+def test_a_warm_up_does_not_draw_what_has_no_weight_left(samples):
+    trained = []
+
+    class Ctx(FakeContext):
+        def train(self, part, start=None):
+            trained.append({s.id for s in part})
+            return ModelRef("adapters/x", "adapter", "base", "d")
+
+        def publish_model(self, model):
+            pass
+
+    masked = [samples[0].mask(samples[0].response, 0), *samples[1:]]
+    for seed in range(8):
+        ExcessLoss(ExcessLossConfig(warmup=0.9)).fit_tokens(masked, Ctx(seed=seed))
+    assert all(part and samples[0].id not in part for part in trained)

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from nfilter import RecipeError, TokenSample
-from nfilter.engine.invariants import check_tokens
-from nfilter.testing import FakeContext
+from nfilter.testing import FakeContext, check_token_stage
 from nfilter_tokens.keep import KeepTop, KeepTopConfig, RandomTokens, RandomTokensConfig
 
 BIT = 3
@@ -36,15 +35,7 @@ def drawn(seed, samples=12, values=5):
 def run(stage, config, samples, ctx=None, size=5):
     """As the engine does: fit on all, then chunk by chunk, each checked."""
     ctx = ctx or FakeContext()
-    built = stage(config)
-    state = built.fit_tokens(samples, ctx)
-    out = []
-    for start in range(0, len(samples), size):
-        chunk = samples[start : start + size]
-        done = list(built.process_tokens(chunk, state, ctx, BIT))
-        check_tokens(stage.name, stage.contract(config), chunk, done, BIT)
-        out += done
-    return out
+    return check_token_stage(stage, config, samples, ctx, bit=BIT, chunk=size)[0]
 
 
 def pool(samples):

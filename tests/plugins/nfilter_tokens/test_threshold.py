@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from nfilter import RecipeError, TokenSample
-from nfilter.engine.invariants import check_tokens
-from nfilter.testing import FakeContext
+from nfilter.testing import FakeContext, check_token_stage
 from nfilter_tokens.mixture import Mixture, fit
 from nfilter_tokens.threshold import AutoThreshold, AutoThresholdConfig
 
@@ -64,10 +63,7 @@ def test_what_is_kept_is_the_upper_group():
     samples = [sample(f"s{i}", part) for i, part in enumerate(np.array_split(scores, 50))]
     samples.append(sample("unscored", np.full(3, np.nan, np.float32)))
     ctx = FakeContext()
-    stage = AutoThreshold(AutoThresholdConfig())
-    state = stage.fit_tokens(samples, ctx)
-    out = stage.process_tokens(samples, state, ctx, 2)
-    check_tokens(stage.name, stage.contract(stage.config), samples, out, 2)
+    out, state = check_token_stage(AutoThreshold, AutoThresholdConfig(), samples, ctx, bit=2)
     kept = np.concatenate([each.weights != 0 for each in out])
     assert (kept[:-3] == upper).mean() > 0.99
     assert not kept[-3:].any()

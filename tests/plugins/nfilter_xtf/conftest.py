@@ -11,8 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from nfilter import TokenSample
-from nfilter.engine.invariants import check_tokens
-from nfilter.testing import FakeContext
+from nfilter.testing import FakeContext, check_token_stage
 
 BIT = 4
 
@@ -51,14 +50,7 @@ class Lender:
 def run_stage(stage: Any, config: Any, samples: Any, ctx: Any = None, size: int = 3) -> Any:
     """Fit on all, then chunk by chunk, each checked as the engine does; returns samples and report."""
     ctx = ctx or FakeContext()
-    built = stage(config)
-    state = built.fit_tokens(samples, ctx)
-    out: list[TokenSample] = []
-    for start in range(0, len(samples), size):
-        chunk = samples[start : start + size]
-        done = list(built.process_tokens(chunk, state, ctx, BIT))
-        check_tokens(stage.name, stage.contract(config), chunk, done, BIT)
-        out += done
+    out, state = check_token_stage(stage, config, samples, ctx, bit=BIT, chunk=size)
     return out, state.values.get("report")
 
 

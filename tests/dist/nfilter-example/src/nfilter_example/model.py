@@ -127,6 +127,7 @@ def _encode(sample: Sample, max_length: int, turns: str) -> TokenSample:
         turn=np.array(turn[:max_length], dtype=np.int16),
         spans=np.stack([starts, starts + 1], axis=1),
         weights=mask.astype(np.float32) * np.float32(sample.weight),
+        cut=np.array(response[max_length:], dtype=np.bool_),
     )
 
 

@@ -1,0 +1,101 @@
+"""One run in several processes: the first does the run, the others help its trainer and touch nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nfilter.context import ModelPool, RunContext
+from nfilter.engine.places import prompts_of, site_of
+from nfilter.errors import RecipeError
+from nfilter.journal import Journal
+from nfilter.plugins import Plugins
+from nfilter.progress import QuietReporter, RunLog
+from nfilter.recipe import Recipe
+from nfilter.stages import Follows
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """This process is number ``rank``, from 0, of ``size``."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str] = os.environ) -> Launch:
+        """What torchrun, or accelerate, put into the environment; one process where neither did.
+
+        Raises:
+            RecipeError: where the environment contradicts itself.
+        """
+        found = {name: environment.get(name) for name in ("RANK", "WORLD_SIZE")}
+        if found["WORLD_SIZE"] in (None, "", "1"):
+            return cls()
+        try:
+            launch = cls(int(found["RANK"] or ""), int(found["WORLD_SIZE"] or ""))
+        except ValueError:
+            launch = cls(-1)
+        if not 0 <= launch.rank < launch.size:
+            raise RecipeError(
+                f"the environment names no process of a launch: RANK is {found['RANK']!r}, WORLD_SIZE "
+                f"{found['WORLD_SIZE']!r}; start with torchrun --nproc-per-node 2 -m nfilter run RECIPE, or unset both"
+            )
+        return launch
+
+
+def lonely(environment: Mapping[str, str] = os.environ) -> str | None:
+    """What to say to one who asked ``accelerate launch --cpu`` for several processes: it starts a single one."""
+    asked = environment.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1")
+    if asked and "MASTER_PORT" in environment and "WORLD_SIZE" not in environment:
+        return (
+            "accelerate launch --cpu starts one process, whatever --num_processes says; several train with "
+            "torchrun --nproc-per-node 2 -m nfilter run RECIPE, or with --multi_gpu in place of --cpu"
+        )
+    return None
+
+
+def leading(recipe: Recipe, launch: Launch) -> AbstractContextManager[None]:
+    """Around the run of the first process: the others are met at its beginning, and sent home at its end."""
+    return nullcontext() if launch.size == 1 else _trainer(recipe, launch).lead()
+
+
+def follow(recipe: Recipe, plugins: Plugins, launch: Launch) -> None:
+    """Help the first process's trainer until its run is over."""
+    trainer = _trainer(recipe, launch)
+    use = recipe.train
+    assert use is not None
+    loss = use.loss.item.cls(use.loss.config) if use.loss else None
+    pool = ModelPool(recipe, site_of(recipe, plugins))
+    # A journal of its own, in memory: the run directory is the first process's.
+    journal = Journal(Path(":memory:"))
+    try:
+        ctx = RunContext(
+            recipe,
+            f"process {launch.rank}",
+            pool,
+            journal,
+            prompts_of(recipe, plugins),
+            RunLog(QuietReporter()),
+            loss=loss,
+        )
+        trainer.follow(ctx.model(use.config.model), ctx)
+    finally:
+        journal.close()
+        pool.close()
+
+
+def _trainer(recipe: Recipe, launch: Launch) -> Any:
+    use = recipe.train
+    trainer = use.item.cls(use.config) if use is not None else None
+    if not isinstance(trainer, Follows):
+        what = f"{use.name} trains in one process" if use is not None else "it trains nothing"
+        raise RecipeError(
+            f"{recipe.located.file}: {launch.size} processes were started for this recipe, and {what}; type "
+            f"nfilter run {recipe.located.file}, without torchrun or accelerate launch"
+        )
+    return trainer

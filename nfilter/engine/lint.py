@@ -1,0 +1,220 @@
+"""What encoding made of the rows of an arm: counted, and said before anything is trained on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from nfilter.recipe import EncodeConfig
+from nfilter.types import IntArray, Sample, TokenSample
+
+Decode = Callable[[Sequence[IntArray]], list[str] | None]
+
+REASONS = ("truncated", "template", "no_answer", "weight")
+"""Why a row has no token in the loss: cut off, refused by the template, nothing of an assistant, a weight of 0."""
+
+_REPLACEMENT = "\ufffd"
+
+
+@dataclass(frozen=True, slots=True)
+class Lint:
+    """The rows that are left, those that are not with the reason, figures, and what a person should hear."""
+
+    kept: list[TokenSample]
+    gone: list[tuple[str, str]]
+    figures: dict[str, Any]
+    warnings: list[str]
+
+
+@dataclass(slots=True)
+class _Found:
+    """Rows by what is odd about them, each kind with its count and an example."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    example: dict[str, str] = field(default_factory=dict)
+
+    def add(self, kind: str, example: str) -> None:
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        self.example.setdefault(kind, example)
+
+
+def lint(
+    config: EncodeConfig, items: Sequence[Sample], encoded: Sequence[TokenSample], decode: Decode
+) -> Lint:
+    """Look at every row once. ``encoded`` has a token sample for each of ``items``, in the same order."""
+    found = _Found()
+    kept: list[TokenSample] = []
+    gone: list[tuple[str, str]] = []
+    for sample, tokens in zip(items, encoded, strict=True):
+        why = _masked(config, sample, tokens)
+        if why is None:
+            kept.append(tokens)
+            for kind, said in _mask_oddities(sample, tokens):
+                found.add(kind, f"{sample.id!r}{said}")
+        else:
+            gone.append((sample.id, why[1]))
+            found.add(why[0], f"{sample.id!r}: {why[1]}")
+    for name in _decoded_otherwise(kept, decode):
+        found.add("decoded_otherwise", repr(name))
+    figures = _figures(config, encoded, found)
+    return Lint(kept, gone, figures, list(_warnings(config, encoded, figures, found)))
+
+
+def _masked(config: EncodeConfig, sample: Sample, tokens: TokenSample) -> tuple[str, str] | None:
+    """Which of ``REASONS`` takes every token of a row out of the loss, and in words; None where one is in it."""
+    if tokens.weights.any():
+        return None
+    if tokens.response.any():
+        return "weight", f"every token has weight 0 (sample weight {sample.weight})"
+    if not len(tokens.ids) and not len(tokens.cut):
+        roles = ", ".join(message.role for message in sample.messages) or "none"
+        return "template", f"the chat template does not take its turns ({roles})"
+    if tokens.cut.any():
+        first = len(tokens.ids) + int(np.argmax(tokens.cut))
+        limit = len(tokens.ids)
+        by = "encode.max_length" if limit == config.max_length else "the model's context"
+        return "truncated", (
+            f"no token of the response is left: it begins at token {first + 1} of {_length(tokens)}, and {by} is {limit}"
+        )
+    if len(tokens.ids) >= config.max_length and not len(tokens.cut):
+        return (
+            "truncated",
+            f"no token of the response is left within max_length {config.max_length}",
+        )
+    return "no_answer", "its last message is not an assistant's, so no token is a response's"
+
+
+def _length(tokens: TokenSample) -> int:
+    return len(tokens.ids) + len(tokens.cut)
+
+
+def _mask_oddities(sample: Sample, tokens: TokenSample) -> Iterator[tuple[str, str]]:
+    """Where the response mask covers other text than what the assistant said and an end-of-turn token."""
+    turns = np.unique(tokens.turn[tokens.response]).tolist()
+    others = [turn for turn in turns if sample.messages[turn].role != "assistant"]
+    if others:
+        yield "prompt", f" (a message of the {sample.messages[others[0]].role})"
+    if not tokens.text:
+        return
+    for turn in sorted(set(turns) - set(others)):
+        where = np.flatnonzero(tokens.response & (tokens.turn == turn))
+        spans = tokens.spans[where]
+        shown = tokens.text[int(spans[0, 0]) : int(spans[-1, 1])]
+        said = sample.messages[turn].content.strip()
+        open_end = where[-1] + 1 == len(tokens.ids) and tokens.cut[:1].any()
+        at = shown.find(said)
+        if at < 0 and open_end:
+            # The beginning is there; that the end is not is counted as truncation.
+            continue
+        if at < 0:
+            yield "rewritten", ""
+            continue
+        if shown[:at].strip():
+            yield "opened", f" ({shown[:at]!r})"
+        after = spans[spans[:, 0] >= spans[0, 0] + at + len(said)]
+        pieces = [tokens.text[start:end] for start, end in after.tolist()]
+        ends = [piece for piece in pieces if piece.strip()]
+        if not ends and not open_end:
+            yield "unended", ""
+        if len(ends) > 1:
+            yield "followed", f" ({''.join(pieces)!r})"
+
+
+def _decoded_otherwise(kept: Sequence[TokenSample], decode: Decode) -> Iterator[str]:
+    """Ids of rows whose response tokens say another text than the one that they stand for, blanks aside."""
+    with_text = [tokens for tokens in kept if tokens.text]
+    texts = decode([tokens.ids[tokens.response] for tokens in with_text]) if with_text else None
+    for tokens, said in zip(with_text, texts or (), strict=False):
+        covered: list[str] = []
+        done = 0
+        for start, end in tokens.spans[tokens.response].tolist():
+            covered.append(tokens.text[max(start, done) : end])
+            done = max(done, end)
+        want, got = ("".join(part.split()) for part in ("".join(covered), said))
+        if tokens.cut[:1].any():
+            # The cut may go through the bytes of a character.
+            got = got.rstrip(_REPLACEMENT)
+            want = want[: len(got)]
+        if want != got:
+            yield tokens.id
+
+
+def _figures(config: EncodeConfig, encoded: Sequence[TokenSample], found: _Found) -> dict[str, Any]:
+    lengths = np.array([_length(tokens) for tokens in encoded if _length(tokens)], dtype=np.int64)
+    cut = [tokens for tokens in encoded if len(tokens.cut)]
+    count = found.counts.get
+    return {
+        "rows": len(encoded),
+        "tokens": sum(len(tokens.ids) for tokens in encoded),
+        "response_tokens": sum(int(tokens.response.sum()) for tokens in encoded),
+        "max_length": config.max_length,
+        "lengths": {name: _quantile(lengths, q) for name, q in (("median", 0.5), ("p99", 0.99), ("max", 1.0))},
+        "truncated": {
+            "rows": len(cut),
+            "tokens": sum(len(tokens.cut) for tokens in cut),
+            "response_tokens": sum(int(tokens.cut.sum()) for tokens in cut),
+            "responses": sum(bool(tokens.cut.any()) for tokens in cut),
+            "without_end": sum(bool(tokens.cut[0] and tokens.response[-1:].any()) for tokens in cut),
+        },
+        "all_masked": {reason: count(reason, 0) for reason in REASONS},
+        "mask": {kind: count(kind, 0) for kind in ("prompt", "rewritten", "opened", "followed", "unended")},
+        "decoded_otherwise": count("decoded_otherwise", 0),
+    }  # fmt: skip
+
+
+def _quantile(lengths: IntArray, share: float) -> int:
+    """The least length that ``share`` of the rows do not exceed."""
+    return int(np.quantile(lengths, share, method="inverted_cdf")) if len(lengths) else 0
+
+
+def _warnings(
+    config: EncodeConfig, encoded: Sequence[TokenSample], figures: dict[str, Any], found: _Found
+) -> Iterator[str]:
+    if figures["truncated"]["rows"]:
+        yield _truncation(config, encoded, figures)
+    turns = "; encode.turns: last leaves earlier turns out" if config.turns == "all" else ""
+    for kind, noun, text in (
+        ("template", "row", "no token, as the chat template does not take the turns: mend them, or set chat_template: none for the model"),
+        ("no_answer", "row", "no response to learn from, as the last message is not an assistant's"),
+        ("prompt", "row", "tokens of a prompt in the loss: the backend of encode.model marks them as a response"),
+        ("rewritten", "response", f"another text after the chat template, which is learned instead{turns}"),
+        ("opened", "response", "text of the chat template before it that is learned with it"),
+        ("followed", "response", "more than an end-of-turn token behind it that is learned with it"),
+        ("unended", "response", "no end-of-turn token, so the model does not learn to stop"),
+        ("decoded_otherwise", "row", "tokens that say another text than the response: the tokenizer does not know all of it"),
+    ):  # fmt: skip
+        if count := found.counts.get(kind):
+            have = "has" if count == 1 else "have"
+            yield f"{_count(count, noun)} {have} {text}; for example {found.example[kind]}"
+
+
+def _truncation(
+    config: EncodeConfig, encoded: Sequence[TokenSample], figures: dict[str, Any]
+) -> str:
+    cut, lengths = figures["truncated"], figures["lengths"]
+    limit = max(len(tokens.ids) for tokens in encoded if len(tokens.cut))
+    lost = [f"{_count(cut['response_tokens'], 'token')} of responses cut off"]
+    if cut["without_end"]:
+        lost.append(f"{_count(cut['without_end'], 'response')} without an end")
+    if emptied := figures["all_masked"]["truncated"]:
+        lost.append(f"{_count(emptied, 'row')} without any response, which leave")
+    if limit < config.max_length:
+        remedy = (
+            f"the model's context is {limit}: shorten the rows, or take a model with a longer one"
+        )
+    else:
+        p99, longest = lengths["p99"], lengths["max"]
+        remedy = f"encode.max_length: {longest} keeps them whole"
+        if config.max_length < p99 < longest:
+            remedy = f"encode.max_length: {p99} keeps 99% of the rows whole, {longest} all"
+    return (
+        f"{cut['rows']} of {figures['rows']} rows are longer than {limit} tokens (the longest has "
+        f"{lengths['max']:,}): {', '.join(lost)}; {remedy}"
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' if number != 1 else ''}"

@@ -1,0 +1,84 @@
+"""recipe.lock.yaml: the recipe as resolved, and the hashes and versions of all that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nfilter.context import ModelPool
+from nfilter.engine.ingest import data_digest
+from nfilter.engine.versions import versions
+from nfilter.prompts import Prompts
+from nfilter.recipe import Recipe, Use, model_needs
+from nfilter.store import publishing
+
+
+def write_lock(path: Path, recipe: Recipe, prompts: Prompts, pool: ModelPool) -> None:
+    """Publish the lock file; a model has the hash by which its answers and adapters are kept."""
+    value = {
+        **recipe.dump(),
+        "lock": {
+            "base_dir": str(recipe.base_dir),
+            "versions": versions(),
+            "data": {
+                section: data_digest(used, recipe.base_dir)
+                for section, used in (("source", recipe.source), ("evaluate", recipe.test))
+                if used is not None
+            },
+            "plugins": {use.name: use.item.origin for use in _uses(recipe)},
+            "models": {name: pool.backend(name).fingerprint() for name in _models(recipe)},
+            "prompts": {name: prompts.get(name).digest for name in _prompts(recipe)},
+        },
+    }
+    with publishing(path) as out:
+        yaml.safe_dump(value, out, sort_keys=False, allow_unicode=True)
+
+
+def answer_prompts(recipe: Recipe) -> set[str]:
+    """The template of the judge that compares answers, where there is one."""
+    return {recipe.answer.prompt} if recipe.answer.judge is not None else set()
+
+
+def _uses(recipe: Recipe) -> Iterator[Use]:
+    """Every plugin that has a part in the run."""
+    yield from recipe.models.values()
+    yield recipe.source.use
+    yield from (*recipe.samples, *recipe.tokens)
+    if recipe.train is not None:
+        yield recipe.train
+        if recipe.train.loss is not None:
+            yield recipe.train.loss
+    if recipe.test is not None:
+        yield recipe.test.use
+
+
+def _models(recipe: Recipe) -> list[str]:
+    """The models that the run will use, without aliases; one that is only listed is not even looked for."""
+    configs: list[Any] = [recipe.answer]
+    needs = []
+    for use in (*recipe.samples, *recipe.tokens):
+        configs.append(use.config)
+        needs += use.item.cls.contract(use.config).needs
+    needs += [need for config in configs for need in model_needs(config)]
+    names = {need.model for need in needs}
+    if recipe.arms:
+        names.add(recipe.encode.model)
+        if recipe.train is not None:
+            names.add(recipe.train.config.model)
+    real = {recipe.aliases.get(name, name) for name in names}
+    return sorted(real & set(recipe.models))
+
+
+def _prompts(recipe: Recipe) -> list[str]:
+    names = {
+        name
+        for use in (*recipe.samples, *recipe.tokens)
+        for name in use.item.cls.contract(use.config).prompts
+    }
+    names |= answer_prompts(recipe)
+    if recipe.evaluate is not None and recipe.evaluate.prompt is not None:
+        names.add(recipe.evaluate.prompt)
+    return sorted(names)

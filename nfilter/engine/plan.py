@@ -1,0 +1,142 @@
+"""What a run will ask of its models, and what that will cost, said before anything is asked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from nfilter.capabilities import Priced
+from nfilter.engine.ingest import rows
+from nfilter.engine.places import prompts_of
+from nfilter.errors import SourceError
+from nfilter.money import Price
+from nfilter.plugins import Plugins
+from nfilter.recipe import Recipe
+from nfilter.stages import Calls, Contract
+from nfilter.types import Row
+
+# Characters a token: English text has about four; numbers, code and other scripts have fewer.
+_CHARACTERS: Final = (5.0, 4.0, 2.0)
+_TEMPLATE_CODE: Final = re.compile(r"\{#.*?#\}|\{%.*?%\}|\{\{.*?\}\}", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """At least, usually, at most."""
+
+    low: float
+    usual: float
+    high: float
+
+    def __add__(self, other: Interval) -> Interval:
+        return Interval(self.low + other.low, self.usual + other.usual, self.high + other.high)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What one stage asks of one model. ``usd`` is None where the model has no known price, 0 where it is local."""
+
+    stage: str
+    model: str
+    calls: Interval
+    prompt_tokens: Interval
+    completion_tokens: Interval
+    usd: Interval | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All stages that ask. ``usd`` is their sum, None where a price is not known; ``rows`` are what the source gives."""
+
+    rows: int
+    stages: tuple[Expected, ...]
+    usd: Interval | None
+    budget: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def plan(recipe: Recipe, plugins: Plugins, limit: int | None = None) -> Plan:
+    """Read the source, and ask every stage's contract what it will ask. No model is loaded and no call made.
+
+    Lengths come from the rows and templates by characters, so the intervals are wide; a stage is taken to see every row.
+
+    Raises:
+        SourceError: when no row can be read.
+    """
+    texts = [_size(row) for row in rows(recipe.source, recipe, limit) if isinstance(row, Row)]
+    if not texts:
+        raise SourceError(
+            f"source {recipe.source.use.name}: no row can be read, so nothing can be planned"
+        )
+    count, size = len(texts), sum(texts) / len(texts)
+    prompts = prompts_of(recipe, plugins)
+    stages = []
+    for number, use in enumerate(recipe.samples, start=1):
+        contract: Contract = use.item.cls.contract(use.config)
+        for calls in contract.calls:
+            template = len(_TEMPLATE_CODE.sub("", prompts.get(calls.prompt).source))
+            price = price_of(recipe, calls.model)
+            stages.append(
+                _expected(f"{number:02d}-{use.name}", calls, count, template, size, price)
+            )
+    return Plan(
+        count,
+        tuple(stages),
+        _sum(stage.usd for stage in stages),
+        recipe.budget.usd if recipe.budget else None,
+    )
+
+
+def price_of(recipe: Recipe, model: str) -> Price | None:
+    """Dollars a token of a model of the recipe: nothing for one that runs here, None where it is not known."""
+    use = recipe.model(model)
+    if use is None or not isinstance(use.item.cls, Priced):
+        return Price(0.0, 0.0)
+    found: Price | None = use.item.cls.price(use.config)
+    return found
+
+
+def _size(row: Row) -> int:
+    return sum(len(message.content) for message in row.sample.messages)
+
+
+def _expected(
+    stage: str, calls: Calls, count: int, template: int, size: float, price: Price | None
+) -> Expected:
+    number = Interval(calls.least * count, calls.usual * count, calls.most * count)
+    characters = template + calls.rows * size
+    # What a stage shows of its own earlier answers is not known yet; at most it is as long as they may be.
+    low, usual, high = (characters / each for each in _CHARACTERS)
+    shown = calls.max_tokens if calls.most > 1 else 0
+    prompt = Interval(number.low * low, number.usual * usual, number.high * (high + shown))
+    # An answer has a token at least; half of what it may have, where nothing is known.
+    answer = Interval(
+        number.low, number.usual * calls.max_tokens / 2, number.high * calls.max_tokens
+    )
+    usd = None
+    if price is not None:
+        usd = Interval(
+            *(
+                price.prompt * p + price.completion * c
+                for p, c in zip(_three(prompt), _three(answer), strict=True)
+            )
+        )
+    return Expected(stage, calls.model, number, prompt, answer, usd)
+
+
+def _three(value: Interval) -> Sequence[float]:
+    return (value.low, value.usual, value.high)
+
+
+def _sum(parts: Iterable[Interval | None]) -> Interval | None:
+    total = Interval(0.0, 0.0, 0.0)
+    for part in parts:
+        if part is None:
+            return None
+        total += part
+    return total

@@ -1,0 +1,58 @@
+"""The rows of a source as tokens, before any stage runs: what training would see, and what it would not."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nfilter.capabilities import Tokenizes
+from nfilter.context import ModelPool
+from nfilter.engine.ingest import rows
+from nfilter.engine.lint import lint
+from nfilter.engine.places import site_of
+from nfilter.engine.tokenizers import check_tokenizers
+from nfilter.errors import NothingLeftError, SourceError
+from nfilter.plugins import Plugins
+from nfilter.recipe import Recipe
+from nfilter.types import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """The figures that a run has under ``encode``, and what it would warn of."""
+
+    figures: dict[str, Any]
+    warnings: list[str]
+
+
+def preview(recipe: Recipe, plugins: Plugins, limit: int | None = None) -> Preview:
+    """Encode the source as it is, without its stages. No weights are loaded where the backend can do without.
+
+    Raises:
+        SourceError: when no row can be read.
+        RecipeError: when the model that is trained has another tokenizer.
+        NothingLeftError: when no row has a token in the loss.
+    """
+    said: list[str] = []
+    items = [row.sample for row in rows(recipe.source, recipe, limit) if isinstance(row, Row)]
+    if not items:
+        place = recipe.located.place(recipe.source.use.where)
+        raise SourceError(
+            f"{place}: no row of the source can be read; nfilter run says why for each"
+        )
+    pool = ModelPool(recipe, site_of(recipe, plugins))
+    try:
+        check_tokenizers(recipe, pool, said.append)
+        model = pool.backend(recipe.encode.model)
+        config = recipe.encode
+        encoded = model.encode(items, max_length=config.max_length, turns=config.turns)
+        tells = isinstance(model, Tokenizes)
+        found = lint(config, items, encoded, model.decode if tells else lambda _: None)
+        digest = asdict(model.tokenizer_digest()) if tells else None
+    finally:
+        pool.close()
+    if not found.kept:
+        raise NothingLeftError(
+            f"none of the {len(items)} rows has a token in the loss; the first: {found.gone[0][1]}"
+        )
+    return Preview({**found.figures, "tokenizer": digest}, [*said, *found.warnings])

@@ -1,0 +1,215 @@
+"""What a faulty model server does to which call: seeded, without a socket, and the same in whatever order calls come."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+PASSING = frozenset(
+    {
+        "limited", "limited_after", "error", "unavailable", "hang", "reset", "truncated", "empty_body", "html", "drip",
+    }
+)  # fmt: skip
+"""Faults that another attempt may not meet: 429 without and with Retry-After, 500, 503, and broken replies."""
+
+LASTING = frozenset(
+    {"empty", "refusal", "filtered", "overflow", "overflow_vllm", "off_schema", "no_logprobs"}
+)
+"""Faults that a conversation meets at every attempt: an empty answer, two kinds of refusal, a prompt too long."""
+
+PERMANENT = frozenset({"unauthorized", "forbidden", "no_quota", "unknown_model", "redirect"})
+"""Faults of the account or the address, which no attempt of any call gets around."""
+
+KINDS = PASSING | LASTING | PERMANENT
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """From ``start`` to ``end`` (seconds of the script, from the first call on) every call meets ``kind``."""
+
+    start: float
+    end: float
+    kind: str
+
+
+def answer(messages: Sequence[Mapping[str, Any]]) -> str:
+    """The answer where none is given: a few words that depend on every message."""
+    digest = hashlib.sha256(content_of(messages).encode()).hexdigest()
+    return f"answer {digest[:6]} is {int(digest[6:10], 16)}"
+
+
+def content_of(messages: Sequence[Mapping[str, Any]]) -> str:
+    """What names a conversation in a server's counts: its messages' contents, a unit separator between them."""
+    return "\x1f".join(str(message.get("content")) for message in messages)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """How a server behaves. Times are seconds of the script; one of them takes ``scale`` seconds of the clock.
+
+    ``faults`` gives shares in [0, 1]: of conversations for lasting kinds, of attempts for all others. A share of 1 is
+    a fault that every attempt meets. More than ``capacity`` calls at a time meet a 429; more than ``slots`` wait in a queue.
+    ``key`` is the only key that is let in. Without ``logprobs`` they are left out as by a server that does not know
+    them: silently.
+    """
+
+    seed: int = 0
+    latency: float = 0.0
+    faults: Mapping[str, float] = field(default_factory=dict)
+    phases: Sequence[Phase] = ()
+    scale: float = 1.0
+    capacity: int | None = None
+    slots: int | None = None
+    key: str | None = None
+    logprobs: bool = True
+    answer: Callable[[Sequence[Mapping[str, Any]]], str] = answer
+    retry_after: float = 1.0
+    hang: float = 3600.0
+    drip_bytes: int = 50 * 2**20
+
+    def __post_init__(self) -> None:
+        named = {*self.faults, *(phase.kind for phase in self.phases)}
+        if unknown := sorted(named - KINDS):
+            raise ValueError(f"no fault {unknown[0]!r}; there are: {', '.join(sorted(KINDS))}")
+        if sum(self.faults.values()) > 1 + 1e-9:
+            raise ValueError("the shares of the faults are more than 1 together")
+
+
+class Plan:
+    """Decides what each attempt meets, and counts it. ``served`` has the kinds that each conversation met, in order."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.served: dict[str, list[str]] = {}
+        self.counts: Counter[str] = Counter()
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self._began: float | None = None
+
+    def decide(self, content: str, now: float, key: str | None = None) -> str:
+        """What the next attempt at a conversation meets: ``ok`` or a fault. ``now`` is any clock, in its seconds."""
+        if self._began is None:
+            self._began = now
+        kind = self._kind(content, (now - self._began) / self.script.scale)
+        if self.script.key is not None and key != self.script.key:
+            kind = "unauthorized"
+        self.served.setdefault(content, []).append(kind)
+        self.counts[kind] += 1
+        return kind
+
+    def _kind(self, content: str, elapsed: float) -> str:
+        script = self.script
+        for phase in script.phases:
+            if phase.start <= elapsed < phase.end:
+                return phase.kind
+        if script.capacity is not None and self.in_flight > script.capacity:
+            return "limited"
+        attempt = len(self.served.get(content, ()))
+        lasting = {kind: share for kind, share in script.faults.items() if kind in LASTING}
+        passing = {kind: share for kind, share in script.faults.items() if kind not in LASTING}
+        left = 1 - sum(lasting.values())
+        met = _drawn(lasting, self._uniform(content))
+        if met is None and left > 0:
+            # Of the attempts at what is left, so that a share is one of all conversations.
+            among = {kind: min(1.0, share / left) for kind, share in passing.items()}
+            met = _drawn(among, self._uniform(content, attempt))
+        return met or "ok"
+
+    def _uniform(self, *parts: object) -> float:
+        text = "\x1f".join(map(str, (self.script.seed, *parts)))
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big") / 2**56
+
+    def enter(self) -> None:
+        """A call has begun."""
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+
+    def leave(self) -> None:
+        """A call has ended."""
+        self.in_flight -= 1
+
+    def report(self) -> dict[str, Any]:
+        """The counts as JSON: attempts by kind, conversations, and the most calls at a time."""
+        return {
+            "counts": dict(self.counts),
+            "attempts": sum(self.counts.values()),
+            "conversations": len(self.served),
+            "most_in_flight": self.most_in_flight,
+        }
+
+
+def _drawn(shares: Mapping[str, float], number: float) -> str | None:
+    for kind in sorted(shares):
+        number -= shares[kind]
+        if number < 0:
+            return kind
+    return None
+
+
+def completion(
+    script: Script, messages: Sequence[Mapping[str, Any]], asked: Mapping[str, Any], kind: str
+) -> dict[str, Any]:
+    """The body of a reply with status 200: an answer, or one of the faults that look like one."""
+    text: str | None = script.answer(messages)
+    finish, refusal = "stop", None
+    if kind == "empty":
+        text = ""
+    elif kind == "refusal":
+        text, refusal = None, "I cannot help with that."
+    elif kind == "filtered":
+        text, finish = "", "content_filter"
+    words = (text or "").split(" ") if text else []
+    limit = asked.get("max_completion_tokens") or asked.get("max_tokens")
+    if isinstance(limit, int) and len(words) > limit:
+        words, finish = words[:limit], "length"
+        text = " ".join(words)
+    message = {"role": "assistant", "content": text, "refusal": refusal}
+    choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": finish}
+    if asked.get("logprobs") and script.logprobs and kind != "no_logprobs":
+        choice["logprobs"] = {"content": [_token(word) for word in words]}
+    prompt = sum(len(str(message.get("content")).split()) for message in messages)
+    usage = {
+        "prompt_tokens": prompt,
+        "completion_tokens": len(words),
+        "total_tokens": prompt + len(words),
+    }
+    return {
+        "id": "chatcmpl-" + hashlib.sha256(content_of(messages).encode()).hexdigest()[:12],
+        "object": "chat.completion",
+        "created": 0,
+        "model": asked.get("model"),
+        "choices": [choice],
+        "usage": usage,
+    }
+
+
+def _token(word: str) -> dict[str, Any]:
+    return {"token": word, "logprob": logprob(word), "bytes": None, "top_logprobs": []}
+
+
+def logprob(word: str) -> float:
+    """The log-probability that a server gives a word: in (-1, 0], and always the same."""
+    return -int.from_bytes(hashlib.sha256(word.encode()).digest()[:2], "big") / 2**16
+
+
+def error_body(kind: str, given_key: str = "") -> tuple[int, dict[str, Any]]:
+    """Status and body of a refusal, worded as OpenAI and vLLM word them. A rejected key is echoed, as some servers do."""
+    bodies: dict[str, tuple[int, dict[str, Any]]] = {
+        "limited": (429, _openai("Rate limit reached for requests", "requests", "rate_limit_exceeded")),
+        "error": (500, _openai("The server had an error while processing your request", "server_error", None)),
+        "unavailable": (503, _openai("The engine is currently overloaded", "server_error", None)),
+        "unauthorized": (401, _openai(f"Incorrect API key provided: {given_key}", "invalid_request_error", "invalid_api_key")),
+        "forbidden": (403, _openai("You are not allowed to sample from this model", "invalid_request_error", None)),
+        "no_quota": (429, _openai("You exceeded your current quota, please check your plan and billing details.", "insufficient_quota", "insufficient_quota")),
+        "unknown_model": (404, _openai("The model `nothing` does not exist or you do not have access to it.", "invalid_request_error", "model_not_found")),
+        "overflow": (400, _openai("This model's maximum context length is 4097 tokens. However, your messages resulted in 5012 tokens. Please reduce the length of the messages.", "invalid_request_error", "context_length_exceeded", "messages")),
+        "overflow_vllm": (400, {"object": "error", "message": "This model's maximum context length is 2048 tokens. However, you requested 2304 tokens (2048 in the messages, 256 in the completion). Please reduce the length of the messages or completion.", "type": "BadRequestError", "param": None, "code": 400}),
+    }  # fmt: skip
+    return bodies["limited" if kind == "limited_after" else kind]
+
+
+def _openai(message: str, kind: str, code: str | None, param: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}

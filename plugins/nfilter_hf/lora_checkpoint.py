@@ -1,0 +1,201 @@
+"""Where a training stands, on disk: what a run that was killed goes on from.
+
+One file, ``checkpoint/training.safetensors`` in the adapter's folder, replaced as a whole. Its tensors are the
+adapter, the adapter before the last step, the optimiser's state and the random generators' states; its metadata holds,
+as JSON, how far training came and what decides its course.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nfilter import Context, StageConfig
+from nfilter_hf.batches_train import TrainRow
+from nfilter_hf.lora_settings import LoraSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FOLDER = "checkpoint"
+FILE = "training.safetensors"
+_PACKAGES = ("torch", "transformers", "peft")
+
+
+@dataclass(slots=True)
+class Course:
+    """How far training has come. ``losses`` has one finite mean a step that was kept, ``tokens`` its predictions.
+
+    ``seconds`` are those of the processes before this one; ``resumed_from`` is the step that this one began behind.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+    resumed_from: int | None = None
+    stopped: str | None = None
+
+
+def course_of(
+    rows: Sequence[TrainRow], config: LoraSettings, ctx: Context, **more: Any
+) -> dict[str, str]:
+    """What decides a training's course, by a name for people; ``more`` are the base, the start and the like."""
+    settings = config.model_dump(mode="json", exclude={"checkpoint_every"})
+    loss = ctx.loss
+    if loss is not None:
+        own = getattr(loss, "config", None)
+        dump = own.model_dump(mode="json") if isinstance(own, StageConfig) else None
+        settings["loss"] = [loss.name, loss.mean_over, dump]
+    return {
+        "data": rows_digest(rows),
+        "settings": json.dumps(settings, sort_keys=True),
+        "seed": str(ctx.seed),
+        "versions": " ".join(f"{name} {version(name)}" for name in _PACKAGES),
+        **{name: str(value) for name, value in more.items()},
+    }
+
+
+def rows_digest(rows: Sequence[TrainRow]) -> str:
+    """SHA-256 over all that training reads of its rows, in their order."""
+    hasher = hashlib.sha256()
+    for row in rows:
+        arrays: dict[str, Any] = {
+            "inputs": row.inputs,
+            "positions": row.positions,
+            "labels": row.labels,
+            "weights": row.weights,
+            **{f"score {name}": row.scores[name] for name in sorted(row.scores)},
+        }
+        for name, values in arrays.items():
+            hasher.update(f"{name} {values.dtype} {len(values)}\n".encode())
+            hasher.update(np.ascontiguousarray(values).tobytes())
+    return hasher.hexdigest()
+
+
+class Checkpoints:
+    """The checkpoint of one training: kept every so many steps, gone on from, removed."""
+
+    def __init__(self, out: Path, of: Mapping[str, str], ctx: Context) -> None:
+        """``of`` is what decides the course (``course_of``): a checkpoint of another one is not gone on from."""
+        self._folder = out / FOLDER
+        self._of = dict(of)
+        self._ctx = ctx
+        self._warned = False
+
+    def keep(self, course: Course, names: Sequence[str], state: TrainingState) -> None:
+        """Replace the checkpoint. A disk that is full costs a warning, not the training."""
+        from safetensors.torch import save_file
+
+        done = {key: value for key, value in asdict(course).items() if key != "stopped"}
+        part = self._folder / (FILE + ".part")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            metadata = {"of": json.dumps(self._of), "course": json.dumps(done, allow_nan=False)}
+            save_file(state.tensors(names), part, metadata=metadata)
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            part.replace(self._folder / FILE)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            if not self._warned:
+                self._warned = True
+                self._ctx.log.warning(
+                    f"{self._ctx.stage}: no checkpoint can be kept in {self._folder} ({error}); training goes on, and a "
+                    "kill would cost what is not kept"
+                )
+
+    def go_on(self, names: Sequence[str], state: TrainingState) -> Course:
+        """Put the checkpoint's values into ``state`` and say how far it came; a new course where none fits."""
+        from safetensors import SafetensorError, safe_open
+
+        file = self._folder / FILE
+        if not file.is_file():
+            return Course()
+        try:
+            with safe_open(file, framework="pt") as found:
+                metadata = found.metadata() or {}
+                of = json.loads(metadata["of"])
+                changed = sorted(
+                    name for name in {*of, *self._of} if of.get(name) != self._of.get(name)
+                )
+                if changed:
+                    self._ctx.log.info(
+                        f"{self._ctx.stage}: the checkpoint of step {len(json.loads(metadata['course'])['losses'])} is of "
+                        f"another training (changed: {', '.join(changed)}); training starts from the beginning"
+                    )
+                    return Course()
+                course = Course(**json.loads(metadata["course"]))
+                tensors = {name: found.get_tensor(name) for name in found.keys()}  # noqa: SIM118 (no mapping)
+            state.restore(names, tensors)
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            self._ctx.log.warning(
+                f"{self._ctx.stage}: {file} cannot be read ({error}); training starts from the beginning"
+            )
+            return Course()
+        course.resumed_from = len(course.losses)
+        self._ctx.log.info(f"{self._ctx.stage}: training goes on behind step {course.resumed_from}")
+        return course
+
+    def remove(self) -> None:
+        """Remove the checkpoint: the training is over."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingState:
+    """What changes as training goes on: adapter, the adapter before the last step, optimiser, random generators."""
+
+    parameters: Sequence[Any]
+    good: Sequence[Any]
+    optimizer: Any
+    device: Any
+
+    def tensors(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """All of it under unique names, on the CPU."""
+        import torch
+
+        kept = {"generator cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            kept["generator cuda"] = torch.cuda.get_rng_state(self.device)
+        moments = self.optimizer.state_dict()["state"]
+        for place, name in enumerate(names):
+            kept[f"adapter {name}"] = self.parameters[place]
+            kept[f"before {name}"] = self.good[place]
+            kept.update({f"{key} {name}": value for key, value in moments[place].items()})
+        return {name: value.detach().to("cpu").contiguous() for name, value in kept.items()}
+
+    def restore(self, names: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
+        """Put everything back. Raises KeyError or ValueError, before anything changes, where it does not fit."""
+        import torch
+
+        moments: dict[int, dict[str, Tensor]] = {}
+        for place, name in enumerate(names):
+            shape = self.parameters[place].shape
+            if (
+                tensors[f"adapter {name}"].shape != shape
+                or tensors[f"before {name}"].shape != shape
+            ):
+                raise ValueError(f"{name} has another shape")
+            moments[place] = {
+                key: tensors[f"{key} {name}"] for key in ("step", "exp_avg", "exp_avg_sq")
+            }
+        generator = tensors["generator cpu"]
+        cuda = tensors["generator cuda"] if self.device.type == "cuda" else None
+        with torch.no_grad():
+            for place, name in enumerate(names):
+                self.parameters[place].copy_(tensors[f"adapter {name}"])
+                self.good[place].copy_(tensors[f"before {name}"])
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        torch.set_rng_state(generator)
+        if cuda is not None:
+            torch.cuda.set_rng_state(cuda, self.device)

@@ -1,0 +1,121 @@
+"""A lighter forward and backward pass for the linear layers that an adapter sits on, equal to PEFT's.
+
+PEFT's layer scales and adds the adapter's output in passes of their own over tensors as large as the layer's output,
+adds up its input's gradient from two parts, and keeps the dropped input beside the mask. Here the adapter's products
+are added in place to the base's, the scale is on the side of the rank, and of dropout only the mask is kept, a byte
+a value. Nothing else about PEFT's layers changes, so files and unloading are theirs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_DRAWS = 2**16
+"""Dropout's share is rounded to this part: four values of a mask are cut out of every 64 random bits."""
+
+
+def lighten(wrapped: Any) -> None:
+    """Give the plain LoRA layers of a PEFT model the lighter pass, wherever it is the same computation.
+
+    A layer with another base than a linear one of floats, under autocast, or with weights of mixed types goes PEFT's
+    way, decided at each call.
+    """
+    from peft.tuners.lora import Linear
+    from torch import nn
+
+    run = _function().apply
+    for layer in wrapped.modules():
+        if type(layer) is Linear and type(layer.base_layer) is nn.Linear:
+            layer.forward = _forward_of(layer, layer.forward, run)
+
+
+def _forward_of(layer: Any, usual: Any, run: Any) -> Any:
+    import torch
+
+    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        names = layer.active_adapters
+        base = layer.base_layer
+        if (
+            args
+            or kwargs
+            or layer.merged
+            or layer.disable_adapters
+            or len(names) != 1
+            or names[0] in layer.lora_variant
+            or x.device.type not in ("cpu", "cuda")
+            or torch.is_autocast_enabled(x.device.type)
+            or not x.dtype == base.weight.dtype == layer.lora_A[names[0]].weight.dtype
+        ):
+            return usual(x, *args, **kwargs)  # type: ignore[no-any-return]
+        (name,) = names
+        share = getattr(layer.lora_dropout[name], "p", 0.0) if layer.training else 0.0
+        y: Tensor = run(
+            x, base.weight, base.bias, layer.lora_A[name].weight, layer.lora_B[name].weight,
+            layer.scaling[name], share,
+        )  # fmt: skip
+        return y
+
+    return forward
+
+
+def keep_mask(shape: tuple[int, int], share: float, device: Any) -> tuple[Tensor, float]:
+    """A mask [rows, columns] that drops about ``share`` of its values, and what the kept are multiplied by.
+
+    It is drawn from torch's global generator. The share is rounded to the 65,536th, and the factor belongs to what was
+    rounded.
+    """
+    import torch
+
+    dropped = min(round(share * _DRAWS), _DRAWS - 1)
+    count = shape[0] * shape[1]
+    bits = torch.empty((count + 3) // 4, dtype=torch.int64, device=device)
+    bits.random_(-(2**63), None)
+    values = bits.view(torch.int16)[:count].view(shape)
+    return values >= dropped - _DRAWS // 2, _DRAWS / (_DRAWS - dropped)
+
+
+def _function() -> Any:
+    from torch.autograd import Function
+
+    class LoraLinear(Function):
+        """y = x W' + b + s (m x) A' B', with the mask m of dropout: x [..., d], W [o, d], A [r, d], B [o, r]."""
+
+        @staticmethod
+        def forward(
+            ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float, share: float,
+        ) -> Tensor:  # fmt: skip
+            from torch.nn.functional import linear
+
+            rows = x.reshape(-1, x.shape[-1])
+            mask, seen = None, rows
+            if share:
+                mask, factor = keep_mask((rows.shape[0], rows.shape[1]), share, x.device)
+                seen, scale = rows * mask, scale * factor
+            low = seen @ a.T
+            out = linear(rows, weight, bias).addmm_(low, b.T, alpha=scale)
+            ctx.save_for_backward(rows, mask, low, weight, a, b)
+            ctx.scale = scale
+            return out.view(*x.shape[:-1], weight.shape[0])
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Tensor) -> Any:
+            rows, mask, low, weight, a, b = ctx.saved_tensors
+            (gradient,) = gradients
+            flat = gradient.reshape(-1, gradient.shape[-1])
+            back = (flat @ b).mul_(ctx.scale)
+            of_b = (flat.T @ low).mul_(ctx.scale)
+            of_a = back.T @ (rows if mask is None else rows * mask)
+            of_x = None
+            if ctx.needs_input_grad[0]:
+                of_x = flat @ weight
+                if mask is None:
+                    of_x.addmm_(back, a)
+                else:
+                    of_x.add_((back @ a).mul_(mask))
+                of_x = of_x.view(*gradient.shape[:-1], rows.shape[-1])
+            return of_x, None, None, of_a, of_b, None, None
+
+    return LoraLinear

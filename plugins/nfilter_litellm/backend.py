@@ -1,0 +1,131 @@
+"""The backend ``litellm``: a model behind an API, with every call tried, limited and accounted for by one engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import ClassVar
+
+from nfilter import Abilities, Completion, Generates, Request, Site, Streams
+from nfilter_litellm.breaker import Breaker
+from nfilter_litellm.config import LiteLLMConfig, Route, route
+from nfilter_litellm.engine import Dispatcher, Engine, Tally, Transport
+from nfilter_litellm.keys import from_environment, is_set, missing, whatever_is_found
+from nfilter_litellm.limiter import Limiter
+from nfilter_litellm.retry import Retry
+
+
+class LiteLLMBackend:
+    """Any model that an OpenAI-compatible server serves or that litellm knows. Nothing connects before the first call."""
+
+    name: ClassVar[str] = "litellm"
+    Config: ClassVar[type[LiteLLMConfig]] = LiteLLMConfig
+
+    @classmethod
+    def abilities(cls, config: LiteLLMConfig) -> Abilities:
+        """It generates; with log-probabilities unless ``logprobs: false`` or litellm's tables say otherwise."""
+        return Abilities(frozenset({Generates, Streams}), logprobs=_logprobs(config))
+
+    @classmethod
+    def problems(cls, config: LiteLLMConfig, site: Site) -> Iterable[str]:  # noqa: ARG003 (the protocol's)
+        """A key that is not in the environment, a provider that litellm does not know."""
+        way = route(config)
+        if way.key_env is not None:
+            if not is_set(way.key_env):
+                yield missing(way.key_env)
+        elif way.transport == "litellm" and way.base is None:
+            from nfilter_litellm.providers import missing_keys
+
+            try:
+                yield from (missing(name) for name in missing_keys(way.name))
+            except ValueError as error:
+                yield f"model {config.model!r}: {error}"
+
+    @classmethod
+    def facts(cls, config: LiteLLMConfig, site: Site) -> Iterable[str]:  # noqa: ARG003 (the protocol's)
+        """How the model is reached, for ``nfilter check`` and run.log."""
+        way = route(config)
+        key = f"key from {way.key_env}" if way.key_env else "no key of its own"
+        level = config.concurrency or "adaptive"
+        given = "logprobs" if _logprobs(config) else "no logprobs"
+        yield f"{way.name} over {way.transport} ({way.why}) at {way.place}; {key}, concurrency {level}, {given}"
+
+    def __init__(self, config: LiteLLMConfig, site: Site) -> None:
+        self._config = config
+        self._route = route(config)
+        finds_its_own = self._route.transport == "litellm" and self._route.key_env is None
+        self._key = whatever_is_found() if finds_its_own else from_environment(self._route.key_env)
+        self._transport: Transport | None = None
+        self._engine = Engine(self._connect, self._disconnect)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what decides an answer: name, address, revision, and the fields added to requests.
+
+        Keys, timeouts and concurrency are not in it. What weights the server holds cannot be seen from here.
+        """
+        config, way = self._config, self._route
+        said = [
+            way.name, way.base, config.revision, config.max_tokens, dict(config.body), _logprobs(config),
+        ]  # fmt: skip
+        text = json.dumps(["litellm", *said], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """One completion a request, in order."""
+        answers = dict(self.stream(requests))
+        return [answers[index] for index in range(len(requests))]
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+        """The same completions as they come.
+
+        Raises:
+            ModelError: when three calls in a row fail for a reason that the others share: key, quota, model, address.
+        """
+        return self._engine.stream(requests)
+
+    def tally(self) -> Tally:
+        """Calls, attempts and the level of concurrency so far."""
+        return self._engine.tally()
+
+    def close(self) -> None:
+        """Close the connections and end the thread; a later call opens them again."""
+        self._engine.close()
+
+    def _connect(self) -> Dispatcher:
+        way, config = self._route, self._config
+        logprobs = _logprobs(config)
+        if way.transport == "aiohttp":
+            from nfilter_litellm.http import HttpTransport
+
+            self._transport = HttpTransport(way, config, self._key, logprobs=logprobs)
+        else:
+            from nfilter_litellm.providers import LiteLLMTransport
+
+            self._transport = LiteLLMTransport(way, config, self._key, logprobs=logprobs)
+        return Dispatcher(
+            self._transport,
+            Limiter(config.concurrency),
+            Retry(config.attempts),
+            Breaker(f"model {config.model!r} at {way.place}"),
+        )
+
+    async def _disconnect(self) -> None:
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            await transport.close()
+
+
+def _logprobs(config: LiteLLMConfig) -> bool:
+    if config.logprobs is not None:
+        return config.logprobs
+    way: Route = route(config)
+    return way.transport == "aiohttp" or _known_logprobs(way.name)
+
+
+@lru_cache(maxsize=64)
+def _known_logprobs(model: str) -> bool:
+    from nfilter_litellm.providers import gives_logprobs
+
+    return gives_logprobs(model)

@@ -1,0 +1,146 @@
+"""The configuration of an API model, and the one rule that says how it is reached."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, model_validator
+
+from nfilter import StageConfig
+
+OPENAI = "https://api.openai.com/v1"
+OWN_PROTOCOL = frozenset(
+    {
+        "anthropic", "azure", "azure_ai", "bedrock", "cohere", "cohere_chat", "databricks", "gemini", "huggingface",
+        "ollama", "ollama_chat", "oci", "petals", "predibase", "replicate", "sagemaker", "sagemaker_chat", "snowflake",
+        "triton", "vertex_ai", "watsonx",
+    }
+)  # fmt: skip
+"""Providers that speak another protocol than OpenAI's, also where an ``api_base`` is given."""
+
+_COMPATIBLE = ("openai/", "hosted_vllm/")
+_ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_RESERVED = frozenset(
+    {
+        "model", "messages", "stream", "n", "logprobs", "api_key", "api_base", "base_url", "headers", "extra_headers",
+        "extra_body", "callbacks", "mock_response",
+    }
+)  # fmt: skip
+
+
+class LiteLLMConfig(StageConfig):
+    """A model behind an API.
+
+    ``model`` is ``provider/name`` as litellm knows it, or with ``api_base`` the name that the server knows.
+    ``api_key_env`` names the environment variable that holds the key. ``concurrency`` fixes how many calls are under
+    way at a time, which otherwise finds its own level. ``timeout`` is in seconds, for one attempt; ``attempts`` bounds them.
+    ``max_tokens`` takes the place of what the stages ask for, for models that think before they answer.
+    ``logprobs: false`` is for a server that gives none. ``body`` adds fields to every request, and null takes one out:
+    ``{reasoning_effort: low, temperature: null}``. ``revision`` is any word: another one asks everything anew.
+    """
+
+    model: str = Field(min_length=1)
+    api_base: str | None = None
+    api_key_env: str | None = None
+    transport: Literal["auto", "aiohttp", "litellm"] = "auto"
+    concurrency: int | None = Field(default=None, ge=1, le=4096)
+    timeout: float = Field(default=120.0, gt=0)
+    attempts: int = Field(default=5, ge=1, le=20)
+    max_tokens: int | None = Field(default=None, ge=1)
+    logprobs: bool | None = None
+    revision: str | None = None
+    body: Mapping[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _no_secret_is_written_down(self) -> LiteLLMConfig:
+        # Checked here and not in the field, so that an error never shows what was written.
+        if self.api_key_env is not None and not _ENVIRONMENT_NAME.fullmatch(self.api_key_env):
+            raise ValueError(
+                "api_key_env is the name of an environment variable, such as OPENAI_API_KEY, and never the key itself"
+            )
+        if self.api_base is not None:
+            _check_address(self.api_base)
+        reserved = sorted(_RESERVED & set(self.body))
+        if reserved:
+            raise ValueError(f"body: {reserved[0]!r} is not set there")
+        return self
+
+
+def _check_address(text: str) -> None:
+    try:
+        parts = urlsplit(text)
+        named, port = bool(parts.hostname), parts.port
+    except ValueError:
+        named, port = False, None
+    if not named or parts.scheme not in ("http", "https") or port == 0:
+        raise ValueError("api_base is an address such as http://localhost:8000/v1")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError(
+            "api_base holds host, port and path alone; a key goes into an environment variable that api_key_env names"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How a model is reached: over which transport and why, at which address, under which name and key.
+
+    ``url`` is where an aiohttp request goes; ``base`` is the ``api_base`` in full, None for the provider's own.
+    """
+
+    transport: Literal["aiohttp", "litellm"]
+    why: str
+    name: str
+    base: str | None
+    key_env: str | None
+
+    @property
+    def url(self) -> str:
+        """The address of chat completions."""
+        return f"{self.base}/chat/completions"
+
+    @property
+    def place(self) -> str:
+        """The address, or the provider, for people."""
+        return self.base or f"the provider of {self.name}"
+
+
+def route(config: LiteLLMConfig) -> Route:
+    """The rule: an ``api_base`` or ``openai/`` goes over aiohttp, every other provider through litellm.
+
+    Providers with a protocol of their own go through litellm in any case, and ``transport`` may say otherwise.
+    """
+    provider = config.model.split("/", 1)[0] if "/" in config.model else ""
+    base = _in_full(config.api_base) if config.api_base is not None else None
+    if config.transport != "auto":
+        transport, why = config.transport, f"transport: {config.transport}"
+    elif provider in OWN_PROTOCOL:
+        transport, why = "litellm", f"{provider} has a protocol of its own"
+    elif base is not None:
+        transport, why = "aiohttp", "api_base is given"
+    elif provider == "openai":
+        transport, why = "aiohttp", "the provider is openai"
+    else:
+        transport, why = (
+            "litellm",
+            f"the provider is {provider or 'none'}, and no api_base is given",
+        )
+    if transport == "aiohttp":
+        key = config.api_key_env or (None if base is not None else "OPENAI_API_KEY")
+        name = config.model
+        for prefix in _COMPATIBLE:
+            name = name.removeprefix(prefix)
+        return Route("aiohttp", why, name, base or OPENAI, key)
+    name = config.model
+    if base is not None and provider not in OWN_PROTOCOL and not name.startswith(_COMPATIBLE):
+        name = f"openai/{name}"
+    return Route("litellm", why, name, base, config.api_key_env)
+
+
+def _in_full(base: str) -> str:
+    """``http://host`` means ``http://host/v1``, as the servers have it; a path that is given stays."""
+    trimmed = base.rstrip("/").removesuffix("/chat/completions")
+    return trimmed if urlsplit(trimmed).path else f"{trimmed}/v1"

@@ -1,0 +1,121 @@
+"""OpenAI's chat completions: what is sent, and what is read in a reply. Both transports share it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from nfilter import Completion, Request
+from nfilter_litellm.config import LiteLLMConfig
+from nfilter_litellm.failures import (
+    empty,
+    from_status,
+    off_schema,
+    one_line,
+    refused,
+    without_logprobs,
+)
+
+_SEEDS = 2**31
+
+
+def fields(request: Request, config: LiteLLMConfig, *, logprobs: bool) -> dict[str, Any]:
+    """The fields of a request but for the model's name. A greedy request has no seed, as no answer depends on it."""
+    sampling = request.sampling
+    asked: dict[str, Any] = {
+        "messages": [{"role": turn.role, "content": turn.content} for turn in request.messages],
+        "max_tokens": config.max_tokens or sampling.max_tokens,
+        "temperature": sampling.temperature,
+    }
+    if sampling.temperature > 0:
+        asked["seed"] = (sampling.seed + request.draw * 0x9E3779B1) % _SEEDS
+        if sampling.top_p < 1:
+            asked["top_p"] = sampling.top_p
+    if sampling.stop:
+        asked["stop"] = list(sampling.stop)
+    if logprobs and request.logprobs:
+        asked["logprobs"] = True
+    return asked
+
+
+def read(reply: Any, *, logprobs: bool) -> Completion:
+    """The completion in a reply with status 200.
+
+    Log-probabilities are those that the server lists; whether the end token is among them is the server's habit.
+
+    Raises:
+        CallError: for a refusal, an empty answer, a reply of another form, or one without the logprobs asked for.
+    """
+    if not isinstance(reply, Mapping):
+        raise off_schema("no JSON object")
+    choices = reply.get("choices")
+    if not isinstance(choices, Sequence) or not choices or not isinstance(choices[0], Mapping):
+        if isinstance(reply.get("error"), Mapping):
+            raise from_status(_status(reply["error"].get("code")), _text_of_error(reply))
+        raise off_schema("it has no choices")
+    choice = choices[0]
+    message = choice.get("message")
+    if not isinstance(message, Mapping):
+        raise off_schema("its choice has no message")
+    finish = choice.get("finish_reason")
+    # litellm moves what it does not know by name.
+    moved = message.get("provider_specific_fields")
+    refusal = message.get("refusal") or (isinstance(moved, Mapping) and moved.get("refusal"))
+    if refusal:
+        raise refused(f"the model refused: {one_line(str(refusal))}")
+    if finish == "content_filter":
+        raise refused("the provider's content filter stopped the answer")
+    text = _text(message.get("content"))
+    usage = reply.get("usage")
+    counts = usage if isinstance(usage, Mapping) else {}
+    prompt, made = (_whole(counts.get(key)) for key in ("prompt_tokens", "completion_tokens"))
+    ending: Literal["stop", "length"] = "length" if finish == "length" else "stop"
+    if not text and ending == "stop":
+        raise empty("the answer is empty")
+    values = _logprobs(choice.get("logprobs")) if logprobs else None
+    if logprobs and not values and text:
+        raise without_logprobs()
+    return Completion(text, ending, values, prompt, made)
+
+
+def _text(content: Any) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Sequence):
+        parts = [part.get("text") for part in content if isinstance(part, Mapping)]
+        return "".join(part for part in parts if isinstance(part, str))
+    raise off_schema("the content of its message is no text")
+
+
+def _logprobs(value: Any) -> tuple[float, ...] | None:
+    """The list of today's form, ``content``, or of the older one, ``token_logprobs``."""
+    if not isinstance(value, Mapping):
+        return None
+    listed: Any = value.get("token_logprobs")
+    if isinstance(value.get("content"), Sequence):
+        listed = [
+            entry.get("logprob") if isinstance(entry, Mapping) else None
+            for entry in value["content"]
+        ]
+    if not isinstance(listed, Sequence):
+        return None
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in listed):
+        raise off_schema("a log-probability in it is no number")
+    return tuple(min(float(number), 0.0) for number in listed)
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def _status(code: Any) -> int:
+    """Some gateways wrap an error in a reply with status 200; its code is then the status."""
+    return code if isinstance(code, int) and 400 <= code < 600 else 500
+
+
+def _text_of_error(reply: Mapping[str, Any]) -> str:
+    return json.dumps({"error": reply["error"]}, default=str)

@@ -1,0 +1,79 @@
+"""T-SHIRT (arXiv 2506.01317), its token-selective half: samples are chosen by the tokens that the instruction changes.
+
+Delta is a token's loss less its loss in the response alone, behind the conversation's first token; S-IFD is exp of the mean
+delta over a sample's tokens that are in the top share of all by |delta|. Neighbours (noise on embeddings) are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+import nfilter as nf
+
+
+class SelectConfig(nf.StageConfig):
+    """``ratio``: the share of tokens that counts; ``keep``: of samples that stay; ``random`` draws as many, the control."""
+
+    model: Annotated[str, nf.Needs(nf.Scores)] = "student"
+    ratio: float = Field(default=0.5, gt=0, le=1)
+    keep: float = Field(default=0.05, gt=0, le=1)
+    random: bool = False
+
+
+class Select:
+    """Keeps the samples of highest S-IFD, ties by lot; what the instruction does not help with (IFD >= 1) never stays."""
+
+    name: ClassVar[str] = "tshirt.select"
+    Config: ClassVar[type[nf.StageConfig]] = SelectConfig
+
+    def __init__(self, config: SelectConfig) -> None:
+        self.config = config
+
+    @classmethod
+    def contract(cls, config: SelectConfig) -> nf.Contract:  # noqa: ARG003
+        return nf.Contract(writes=frozenset({"delta", "s_ifd"}))
+
+    def fit_tokens(self, stream: Iterable[nf.TokenSample], ctx: nf.Context) -> nf.State:
+        deltas = self._deltas(samples := [s for s in stream if s.weights.any()], ctx)
+        sizes = np.abs(np.concatenate([[], *(d[~np.isnan(d)] for d in deltas)]))
+        least = float(np.quantile(sizes, 1 - self.config.ratio)) if len(sizes) else 0.0
+        ranks = [_rank(d, least, ctx.rng(s.id).random()) for s, d in zip(samples, deltas, strict=True)]  # fmt: skip
+        helped = sum(rank[0] == 1 for rank in ranks)
+        kept = min(max(1, int(len(samples) * self.config.keep)), helped)
+        last = sorted(rank[2 * self.config.random :] for rank in ranks)[-kept] if kept else [2]
+        return nf.State({"least": least, "last": last, "report": {"helped": helped, "kept": kept}})
+
+    def process_tokens(
+        self, chunk: Sequence[nf.TokenSample], state: nf.State, ctx: nf.Context, bit: int
+    ) -> list[nf.TokenSample]:
+        out, found = [], dict[str, Any](state.values)
+        for sample, delta in zip(chunk, self._deltas(chunk, ctx), strict=True):
+            rank = _rank(delta, found["least"], ctx.rng(sample.id).random())
+            stays = rank[2 * self.config.random :] >= list(found["last"])
+            scored = sample.score("delta", delta).score("s_ifd", np.exp(rank[1] + 0 * delta))
+            out.append(scored if stays else scored.mask(sample.weights != 0, bit))
+        return out
+
+    def _deltas(self, samples: Sequence[nf.TokenSample], ctx: nf.Context) -> list[nf.FloatArray]:
+        parts = [np.concatenate([[0], np.flatnonzero(s.predicted)]) for s in samples]
+        alone = [nf.TokenSample(s.id, s.ids[p], p > 0, s.turn[p], s.spans[p], np.zeros(len(p), np.float32)) for s, p in zip(samples, parts, strict=True)]  # fmt: skip
+        score = ctx.model(self.config.model).score
+        deltas = [losses.copy() for losses in score(samples)]
+        for sample, delta, losses in zip(samples, deltas, score(alone), strict=True):
+            delta[sample.predicted] -= losses[1:]
+        return deltas
+
+
+def _rank(delta: nf.FloatArray, least: float, lot: float) -> list[float]:
+    counted = delta[np.abs(delta, dtype=float) >= least].astype(float)
+    helps = len(counted) > 0 and np.nanmean(delta, dtype=float) < 0
+    return [int(helps), float(counted.sum()) / max(1, len(counted)), lot]
+
+
+@nf.hookimpl
+def nfilter_stages() -> list[type]:  # noqa: D103
+    return [Select]

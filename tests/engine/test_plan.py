@@ -1,0 +1,59 @@
+"""What is expected of a run before a call is made: against the calls that it then makes, and by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nfilter.engine.plan import plan, price_of
+from nfilter.engine.run import run
+from nfilter.money import Price
+from nfilter.plugins import load
+from nfilter.recipe import load as load_recipe
+
+RECIPES = Path(__file__).resolve().parents[2] / "nfilter" / "recipes"
+
+
+@pytest.mark.parametrize("sets", [[], ["samples.1.rounds=2", "samples.3.sure=null"]])
+def test_a_run_stays_within_its_plan(tmp_path: Path, sets: list[str]) -> None:
+    plugins = load()
+    smaller = ["source.rows=40", "arms=[]", *sets]
+    recipe = load_recipe(RECIPES / "quickstart.yaml", plugins, smaller)
+    expected = {stage.stage: stage for stage in plan(recipe, plugins).stages}
+    metrics = run(recipe, plugins, tmp_path / "run").metrics
+    made = metrics["calls"]["by_stage"]
+    assert set(made) <= set(expected)
+    assert set(expected) == {"02-robustft.reason", "04-robustft.relabel", "05-robustft.review"}
+    for label, stage in expected.items():
+        calls = made.get(label, {"calls": 0})["calls"]
+        assert stage.calls.low <= calls <= stage.calls.high
+        # ``tiny`` has a token for every two or three characters of its world.
+        tokens = made.get(label, {"tokens": 0})["tokens"]
+        assert tokens <= stage.prompt_tokens.high + stage.completion_tokens.high
+
+
+def test_a_price_makes_dollars(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugins = load()
+    recipe = load_recipe(RECIPES / "quickstart.yaml", plugins, ["source.rows=10", "budget.usd=2"])
+    free = plan(recipe, plugins)
+    assert (free.rows, free.budget) == (10, 2.0)
+    assert free.usd is not None
+    assert free.usd.high == 0
+
+    backend: Any = recipe.model("expert")
+    monkeypatch.setattr(
+        backend.item.cls, "price", classmethod(lambda cls, config: Price(1.0, 10.0)), raising=False
+    )
+    assert price_of(recipe, "expert") == Price(1.0, 10.0)
+    priced = plan(recipe, plugins)
+    assert priced.usd is not None
+    for name in ("low", "usual", "high"):
+        by_hand = sum(
+            getattr(s.prompt_tokens, name) + 10 * getattr(s.completion_tokens, name)
+            for s in priced.stages
+        )
+        assert getattr(priced.usd, name) == pytest.approx(by_hand)
+    monkeypatch.setattr(backend.item.cls, "price", classmethod(lambda cls, config: None))
+    assert plan(recipe, plugins).usd is None

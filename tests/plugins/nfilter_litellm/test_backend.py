@@ -1,0 +1,224 @@
+"""What a recipe may say of an API model, the rule that picks the transport, and what check finds without a call."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from nfilter import Generates, ModelError, RecipeError, Request, Site, Streams
+from nfilter.plugins import load as load_plugins
+from nfilter.recipe import load as load_recipe
+from nfilter.testing import check_backend
+from nfilter_litellm.backend import LiteLLMBackend
+from nfilter_litellm.config import LiteLLMConfig, route
+from nfilter_litellm.failures import described, from_status, one_line, seconds_of
+from nfilter_litellm.protocol import read
+
+ROOT = Path(__file__).resolve().parents[3]
+SITE = Site(Path())
+LOCAL = "http://localhost:8000/v1"
+
+
+def config(**settings: Any) -> LiteLLMConfig:
+    return LiteLLMConfig.model_validate(settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "transport", "name", "base", "key"),
+    [
+        ({"model": "openai/gpt-4o-mini"}, "aiohttp", "gpt-4o-mini", "https://api.openai.com/v1", "OPENAI_API_KEY"),
+        ({"model": "Qwen/Qwen3-8B", "api_base": LOCAL}, "aiohttp", "Qwen/Qwen3-8B", LOCAL, None),
+        ({"model": "openai/x", "api_base": LOCAL, "api_key_env": "K"}, "aiohttp", "x", LOCAL, "K"),
+        ({"model": "hosted_vllm/x", "api_base": LOCAL}, "aiohttp", "x", LOCAL, None),
+        ({"model": "x", "api_base": "http://localhost:8000"}, "aiohttp", "x", LOCAL, None),
+        ({"model": "x", "api_base": LOCAL + "/chat/completions/"}, "aiohttp", "x", LOCAL, None),
+        ({"model": "x", "api_base": "https://host/openai/v2/"}, "aiohttp", "x", "https://host/openai/v2", None),
+        ({"model": "anthropic/claude"}, "litellm", "anthropic/claude", None, None),
+        ({"model": "ollama/llama", "api_base": "http://localhost:11434/"}, "litellm", "ollama/llama", "http://localhost:11434/v1", None),
+        ({"model": "x", "api_base": LOCAL, "transport": "litellm"}, "litellm", "openai/x", LOCAL, None),
+        ({"model": "openai/x", "transport": "litellm"}, "litellm", "openai/x", None, None),
+        ({"model": "groq/x"}, "litellm", "groq/x", None, None),
+    ],
+)  # fmt: skip
+def test_the_rule(
+    settings: dict[str, Any], transport: str, name: str, base: str | None, key: str | None
+) -> None:
+    way = route(config(**settings))
+    assert (way.transport, way.name, way.base, way.key_env) == (transport, name, base, key)
+    (fact,) = LiteLLMBackend.facts(config(**settings, logprobs=True), SITE)
+    assert f"{name} over {transport} (" in fact
+    assert base is None or base in fact
+
+
+SECRET = "sk-canary-4f1d9a77c2e84b"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"api_key_env": SECRET}, "the name of an environment variable"),
+        ({"api_base": f"http://user:{SECRET}@host/v1"}, "a key goes into an environment variable"),
+        ({"api_base": f"http://host/v1?key={SECRET}"}, "a key goes into an environment variable"),
+        ({"api_base": f"file:///{SECRET}"}, "an address such as"),
+        ({"api_base": f"http://[{SECRET}"}, "an address such as"),
+        ({"body": {"api_key": SECRET}}, "is not set there"),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_refused_and_not_shown(
+    settings: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValidationError, match=words):
+        config(model="x", **settings)
+    source = {"use": "jsonl", "path": "rows.jsonl"}
+    models = {"expert": {"use": "litellm", "model": "x", **settings}}
+    recipe = {"answer": "number", "models": models, "source": source}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(RecipeError, match=words) as error:
+        load_recipe(tmp_path / "r.yaml", load_plugins(block=()), ())
+    assert SECRET not in str(error.value)
+
+
+def test_a_missing_variable_is_told_with_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    text = (
+        "the environment variable OPENAI_API_KEY is not set; type: export OPENAI_API_KEY=YOUR-KEY"
+    )
+    assert list(LiteLLMBackend.problems(config(model="openai/x"), SITE)) == [text]
+    with pytest.raises(ModelError, match="OPENAI_API_KEY is not set"):
+        LiteLLMBackend(config(model="openai/x"), SITE)
+    monkeypatch.setenv("OPENAI_API_KEY", "line\nbreak")
+    with pytest.raises(ModelError, match="holds characters that no key has"):
+        LiteLLMBackend(config(model="openai/x"), SITE)
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    assert list(LiteLLMBackend.problems(config(model="openai/x"), SITE)) == []
+    assert list(LiteLLMBackend.problems(config(model="x", api_base=LOCAL), SITE)) == []
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    assert "ANTHROPIC_API_KEY" in next(iter(LiteLLMBackend.problems(config(model="anthropic/claude-3-5-haiku-latest"), SITE)))  # fmt: skip
+    (unknown,) = LiteLLMBackend.problems(config(model="nowhere/x"), SITE)
+    assert "nowhere/x" in unknown
+
+
+def test_abilities_are_known_without_a_connection() -> None:
+    able = check_backend(LiteLLMBackend, config(model="x", api_base=LOCAL))
+    assert able.capabilities == {Generates, Streams}
+    assert able.logprobs
+    assert not LiteLLMBackend.abilities(config(model="x", api_base=LOCAL, logprobs=False)).logprobs
+    # Of other providers litellm's tables tell.
+    assert not LiteLLMBackend.abilities(config(model="anthropic/claude-3-5-haiku-latest")).logprobs
+
+
+def test_the_fingerprint_is_of_what_decides_an_answer() -> None:
+    def of(**settings: Any) -> str:
+        return LiteLLMBackend(config(**{"model": "x", "api_base": LOCAL, **settings}), SITE).fingerprint()  # fmt: skip
+
+    os.environ["SOME_KEY"] = "value-of-the-key"
+    try:
+        same = [{}, {"timeout": 5}, {"concurrency": 3}, {"attempts": 2}, {"api_key_env": "SOME_KEY"}, {"logprobs": True}]  # fmt: skip
+        assert len({of(**settings) for settings in same}) == 1
+    finally:
+        del os.environ["SOME_KEY"]
+    other = [{}, {"model": "y"}, {"api_base": "http://other/v1"}, {"revision": "2"}, {"max_tokens": 5}, {"body": {"top_k": 1}}, {"logprobs": False}]  # fmt: skip
+    assert len({of(**settings) for settings in other}) == len(other)
+
+
+def test_nothing_heavy_is_imported_and_nothing_is_started() -> None:
+    program = (
+        "import sys, threading\n"
+        "from pathlib import Path\n"
+        "from nfilter import Site\n"
+        "from nfilter_litellm.backend import LiteLLMBackend as B\n"
+        f"c = B.Config(model='x', api_base='{LOCAL}')\n"
+        "b = B(c, Site(Path()))\n"
+        "list(B.problems(c, Site(Path()))), list(B.facts(c, Site(Path()))), B.abilities(c), b.fingerprint(), b.close()\n"
+        "heavy = {'aiohttp', 'litellm', 'openai', 'httpx', 'asyncio.base_events'} & set(sys.modules) - {'asyncio.base_events'}\n"
+        "assert not heavy, heavy\n"
+        "assert threading.active_count() == 1\n"
+        "assert b.generate([]) == []\n"
+        "assert threading.active_count() == 1\n"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "plugins")))}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], env=env, capture_output=True, text=True, check=False, timeout=60
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_retry_after_in_all_its_forms() -> None:
+    now = datetime(2025, 1, 1, 12, 0, 0, tzinfo=UTC)
+    assert seconds_of({"Retry-After": "7"}) == 7
+    assert seconds_of({"Retry-After": "Wed, 01 Jan 2025 12:00:30 GMT"}, now) == 30
+    assert seconds_of({"Retry-After": "Wed, 01 Jan 2025 11:00:00 GMT"}, now) == 0
+    assert seconds_of({"Retry-After": "30", "retry-after-ms": "250"}) == 0.25
+    for text in ("soon", "-5", "nan", "inf", "1e99", ""):
+        assert seconds_of({"Retry-After": text}) is None
+    assert seconds_of({}) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "again", "stops"),
+    [
+        (400, '{"error": {"code": 400, "message": "the request exceeds the available context size", "type": "exceed_context_size_error"}}', "too_long", False, False),
+        (400, '{"type": "error", "error": {"type": "invalid_request_error", "message": "prompt is too long: 210000 tokens > 200000 maximum"}}', "too_long", False, False),
+        (400, '{"error": {"code": "content_filter", "message": "The response was filtered due to the prompt triggering content management policy."}}', "refused", False, False),
+        (400, '{"error": {"message": "Unsupported parameter: logprobs", "code": "unsupported_parameter"}}', "server", False, True),
+        (413, "Request Entity Too Large", "too_long", False, False),
+        (422, '{"detail": [{"loc": ["body"], "msg": "field required"}]}', "server", False, True),
+        (402, '{"error": {"message": "Insufficient credits"}}', "server", False, True),
+        (429, '{"error": {"message": "Your credit balance is too low"}}', "server", False, True),
+        (429, "slow down", "server", True, False),
+        (504, "", "timeout", True, False),
+        (529, '{"error": {"type": "overloaded_error", "message": "Overloaded"}}', "server", True, False),
+        (404, '{"detail": "Not Found"}', "server", False, True),
+    ],
+)  # fmt: skip
+def test_statuses_and_bodies_of_other_servers(
+    status: int, body: str, kind: str, again: bool, stops: bool
+) -> None:
+    fault = from_status(status, body)
+    assert (fault.kind, fault.again, fault.stops) == (kind, again, stops)
+    assert str(status) in fault.detail
+
+
+def test_an_error_is_shown_on_one_line_of_bounded_length() -> None:
+    assert described("[" * 100_000)[0].startswith("[[[")
+    message, code = described(
+        '{"error": {"message": "a\\n\\u001b[31mb", "code": null, "type": "t"}}'
+    )
+    assert (message, code) == ("a [31mb", "t")
+    assert len(one_line("word " * 1000)) == 300
+
+
+@pytest.mark.parametrize(
+    ("content", "logprobs", "text", "values"),
+    [
+        ([{"type": "text", "text": "4"}, {"type": "text", "text": "2"}], {"content": [{"logprob": -1.0}, {"logprob": -9999.0}]}, "42", (-1.0, -9999.0)),
+        ("42", {"tokens": ["4", "2"], "token_logprobs": [-0.5, 1e-9]}, "42", (-0.5, 0.0)),
+    ],
+)  # fmt: skip
+def test_forms_of_replies(
+    content: Any, logprobs: Any, text: str, values: tuple[float, ...]
+) -> None:
+    choice = {"message": {"content": content}, "logprobs": logprobs, "finish_reason": "eos"}
+    done = read({"choices": [choice], "usage": None}, logprobs=True)
+    assert (done.text, done.logprobs, done.finish) == (text, values, "stop")
+
+
+def test_thinking_up_to_the_limit_is_a_cut_answer_and_no_failure() -> None:
+    choice = {"message": {"content": None}, "finish_reason": "length"}
+    done = read({"choices": [choice], "usage": {"completion_tokens": 9}}, logprobs=False)
+    assert (done.text, done.finish, done.failure, done.completion_tokens) == ("", "length", None, 9)
+
+
+def test_an_empty_stream_asks_nothing(requests: Callable[..., list[Request]]) -> None:
+    model = LiteLLMBackend(config(model="x", api_base=LOCAL), SITE)
+    assert model.generate(requests(0)) == []
+    model.close()

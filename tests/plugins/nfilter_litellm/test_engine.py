@@ -1,0 +1,282 @@
+"""Many calls against a script of faults, in virtual time: how they end, how often they are tried, and when."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from nfilter import Completion, ModelError, Request
+from nfilter.testing.faults import Phase, Script, answer
+from nfilter_litellm.breaker import Breaker
+from nfilter_litellm.engine import Dispatcher, Engine
+from nfilter_litellm.failures import CallError, from_status
+from nfilter_litellm.limiter import Limiter
+from nfilter_litellm.retry import Retry
+
+MIX = {
+    "limited": 0.01, "limited_after": 0.005, "error": 0.03, "unavailable": 0.01, "hang": 0.005, "reset": 0.02,
+    "truncated": 0.01, "empty_body": 0.01, "html": 0.01, "drip": 0.002,
+    "empty": 0.01, "refusal": 0.01, "filtered": 0.01, "overflow": 0.01, "overflow_vllm": 0.01, "off_schema": 0.003,
+}  # fmt: skip
+ENDS = {
+    "ok": None, "empty": "parse", "off_schema": "parse", "refusal": "refused", "filtered": "refused",
+    "overflow": "too_long", "overflow_vllm": "too_long", "hang": "timeout", "limited": "server",
+    "limited_after": "server", **dict.fromkeys(("error", "unavailable", "reset", "truncated", "empty_body", "html", "drip"), "server"),
+}  # fmt: skip
+"""What a call that met this last is on record as."""
+
+
+@pytest.mark.parametrize("calls", [1500, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_in_a_mix_of_faults_every_call_ends_rightly_with_few_attempts(
+    simulate: Callable[..., Any], requests: Callable[..., list[Request]], calls: int
+) -> None:
+    sim = simulate(Script(seed=calls, latency=0.2, faults=MIX))
+    asked = requests(calls)
+    sim.run(asked)
+    assert sim.error is None
+    assert sorted(sim.answers) == list(range(calls))
+    kinds: Counter[str] = Counter()
+    for index, done in sim.answers.items():
+        text = asked[index].messages[0].content
+        last = sim.plan.served[text][-1]
+        kind = done.failure.kind if done.failure else None
+        assert kind == ENDS[last], (last, done)
+        assert done.text == ("" if kind else answer([{"role": "user", "content": text}]))
+        assert (done.finish == "failed") == (kind is not None)
+        kinds[last] += 1
+    assert kinds["ok"] > 0.9 * calls
+    assert {"empty", "refusal", "filtered", "overflow", "overflow_vllm"} <= set(kinds)
+    assert sum(sim.plan.counts.values()) == sim.dispatcher.attempts
+    assert sim.dispatcher.attempts <= 1.3 * calls
+    assert sim.plan.in_flight == 0
+
+
+@pytest.mark.parametrize("kind", sorted(ENDS))
+def test_a_fault_at_every_attempt_is_terminal_and_classified(
+    simulate: Callable[..., Any], requests: Callable[..., list[Request]], kind: str
+) -> None:
+    """After one call that went well, so that the address is known to be good."""
+    sim = simulate(Script(latency=0.1), attempts=4, patience=120.0)
+    sim.run(requests(1))
+    sim.transport.plan.script = Script(latency=0.1, faults={} if kind == "ok" else {kind: 1.0})
+    sim.answers.clear()
+    (call,) = requests(2)[1:]
+    sim.run([call])
+    (done,) = sim.answers.values()
+    assert (done.failure.kind if done.failure else None) == ENDS[kind]
+    tries = len(sim.plan.served["question 1"])
+    once = {"ok", "empty", "refusal", "filtered", "overflow", "overflow_vllm"}
+    if kind.startswith("limited"):
+        assert 5 <= tries <= 60
+        assert "turned away" in done.failure.detail
+    else:
+        assert tries == (1 if kind in once else 3 if kind == "hang" else 4)
+
+
+def test_backoff_grows_is_jittered_and_the_same_again(
+    simulate: Callable[..., Any], requests: Callable[..., list[Request]]
+) -> None:
+    waits = []
+    for _ in range(2):
+        sim = simulate(Script(faults={"error": 1.0}), attempts=6)
+        sim.run(requests(1))
+        starts = sim.transport.starts
+        waits.append([b - a for a, b in itertools.pairwise(starts)])
+    assert waits[0] == pytest.approx(waits[1])
+    for number, wait in enumerate(waits[0]):
+        assert 0.25 * 2**number <= wait <= 0.5 * 2**number
+    retry = Retry()
+    assert len({retry.delay(f"call {n}", 1) for n in range(50)}) == 50
+
+
+def test_retry_after_is_honoured(
+    simulate: Callable[..., Any], requests: Callable[..., list[Request]]
+) -> None:
+    script = Script(phases=[Phase(0, 5, "limited_after")], retry_after=7.0)
+    sim = simulate(script)
+    sim.run(requests(1))
+    assert len(sim.transport.starts) == 2
+    assert 7.0 <= sim.transport.starts[1] <= 7.7
+
+
+def test_sixty_seconds_of_429_lose_no_call_and_the_pace_is_back_soon(
+    simulate: Callable[..., Any], requests: Callable[..., list[Request]]
+) -> None:
+    script = Script(latency=1.0, capacity=100, phases=[Phase(30, 90, "limited")])
+    sim = simulate(script)
+    sim.run(requests(9000))
+    assert sim.error is None
+    assert all(done.failure is None for done in sim.answers.values())
+
+    def pace(start: float, end: float) -> float:
+        return sum(start <= at < end for at in sim.ended) / (end - start)
+
+    before = pace(20, 30)
+    assert before > 60
+    assert pace(32, 90) == 0
+    # From 60 s after the end of the outage on, and in truth long before.
+    assert pace(100, 150) >= 0.8 * before
+    assert sim.dispatcher.attempts <= 1.3 * 9000
+
+
+@pytest.mark.parametrize("calls", [4000, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("script", [Script(latency=1.0, capacity=200), Script(latency=1.0, slots=150)], ids=["429", "queue"])  # fmt: skip
+def test_the_level_found_is_nearly_as_good_as_the_best_fixed_one(
+    simulate: Callable[..., Any],
+    requests: Callable[..., list[Request]],
+    script: Script,
+    calls: int,
+) -> None:
+    asked = requests(calls)
+    fixed = simulate(script, script.capacity or script.slots).run(asked)
+    assert fixed == pytest.approx(math.ceil(calls / (script.capacity or script.slots)), abs=0.1)
+    found = simulate(script).run(asked)
+    assert found <= (1.15 if calls >= 20_000 else 1.4) * fixed, found / fixed
+
+
+@pytest.mark.parametrize("kind", ["unauthorized", "forbidden", "no_quota", "unknown_model"])
+def test_a_permanent_fault_ends_the_run_within_three_calls_and_those_under_way(
+    simulate: Callable[..., Any], requests: Callable[..., list[Request]], kind: str
+) -> None:
+    script = Script(latency=0.2, phases=[Phase(1.0, math.inf, kind)])
+    sim = simulate(script, 16)
+    sim.run(requests(500))
+    assert sim.error is not None
+    assert sim.error.exit_code == 5
+    assert "3 calls in a row failed" in str(sim.error)
+    status = {"unauthorized": "401", "forbidden": "403", "no_quota": "quota", "unknown_model": "404"}  # fmt: skip
+    assert status[kind] in str(sim.error)
+    assert sim.plan.counts[kind] <= 3 + 16
+    assert sum(done.failure is None for done in sim.answers.values()) == sim.plan.counts["ok"]
+
+
+def test_two_in_a_row_end_nothing(
+    simulate: Callable[..., Any], requests: Callable[..., list[Request]]
+) -> None:
+    sim = simulate(Script(seed=1, faults={"unauthorized": 0.2}), 1)
+    sim.run(requests(60))
+    assert sim.error is None
+    failed = [done.failure.kind for done in sim.answers.values() if done.failure]
+    assert len(failed) >= 10  # twice two in a row among them
+    assert set(failed) == {"server"}
+
+
+def test_fewer_than_three_calls_that_all_fail_end_the_run_too(
+    simulate: Callable[..., Any], requests: Callable[..., list[Request]]
+) -> None:
+    sim = simulate(Script(faults={"unauthorized": 1.0}))
+    sim.run(requests(1))
+    assert "every call failed, the last with: 401" in str(sim.error)
+
+
+def test_where_nothing_ever_answers_the_run_ends_but_an_answer_shows_that_the_address_is_good(
+    simulate: Callable[..., Any], requests: Callable[..., list[Request]]
+) -> None:
+    sim = simulate(Script(faults={"html": 1.0}), attempts=2)
+    sim.run(requests(100))
+    assert "3 calls in a row failed" in str(sim.error)
+    assert sum(sim.plan.counts.values()) <= 2 * (20 + 3)
+    good = simulate(Script(phases=[Phase(0.5, math.inf, "html")], latency=0.2), 5, attempts=2)
+    good.run(requests(34))
+    assert good.error is None
+    assert 15 < sum(done.failure is not None for done in good.answers.values()) < 20
+    down = simulate(Script(phases=[Phase(0.5, math.inf, "html")], latency=0.2), 5, attempts=2)
+    down.run(requests(400))
+    assert "20 calls in a row failed" in str(down.error)
+
+
+def test_nobody_waits_a_day_because_a_server_says_so(
+    simulate: Callable[..., Any], requests: Callable[..., list[Request]]
+) -> None:
+    sim = simulate(Script(faults={"limited_after": 1.0}, retry_after=86400.0))
+    assert sim.run(requests(100)) < 60
+    assert "the server asks to wait 86400 s" in str(sim.error)
+
+
+def test_a_server_that_lets_nobody_in_ends_the_run_when_patience_ends(
+    simulate: Callable[..., Any], requests: Callable[..., list[Request]]
+) -> None:
+    sim = simulate(Script(latency=0.2, phases=[Phase(3.0, math.inf, "limited")]), patience=300.0)
+    assert 290 < sim.run(requests(20_000)) < 330
+    assert "429" in str(sim.error)
+    assert sum(done.failure is None for done in sim.answers.values()) == sim.plan.counts["ok"]
+    assert sim.plan.counts["limited"] < 1500
+
+
+class _Waiting:
+    """A transport that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Semaphore(0)
+        self.cancelled = 0
+        self.closed = False
+        self.hold = True
+
+    async def call(self, request: Request) -> Completion:
+        import asyncio
+
+        self.begun.release()
+        try:
+            if self.hold and request.sample_id != "s0":
+                await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if request.sample_id == "s7":
+            raise CallError("refused", "no")
+        return Completion(request.sample_id)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+def test_the_engine_streams_gives_up_early_and_goes_on(
+    requests: Callable[..., list[Request]],
+) -> None:
+    waiting = _Waiting()
+    before = threading.active_count()
+    engine = Engine(lambda: Dispatcher(waiting, Limiter(5), Retry(), Breaker("m")), waiting.close)
+    stream = engine.stream(requests(9))
+    assert next(stream)[1].text == "s0"
+    for _ in range(6):
+        waiting.begun.acquire(timeout=10)
+    stream.close()  # type: ignore[attr-defined]
+    assert waiting.cancelled == 5
+    waiting.hold = False
+    answers = dict(engine.stream(requests(9)))
+    assert [answers[n].text for n in range(9)] == [f"s{n}" if n != 7 else "" for n in range(9)]
+    assert answers[7].failure is not None
+    assert engine.tally().calls == 10
+    assert threading.active_count() == before + 1
+    engine.close()
+    assert waiting.closed
+    assert threading.active_count() == before
+    assert len(list(engine.stream(requests(2)))) == 2
+    engine.close()
+
+
+def test_what_was_answered_before_the_end_is_handed_over(
+    requests: Callable[..., list[Request]],
+) -> None:
+    class Locked(_Waiting):
+        async def call(self, request: Request) -> Completion:
+            if request.sample_id == "s0":
+                return Completion("kept")
+            raise from_status(401, json.dumps({"error": {"message": "no", "code": "bad_key"}}))
+
+    locked = Locked()
+    engine = Engine(lambda: Dispatcher(locked, Limiter(1), Retry(), Breaker("m")), locked.close)
+    got = []
+    with pytest.raises(ModelError, match="m: 3 calls in a row failed, the last with: 401 bad_key: no"):  # fmt: skip
+        got.extend(engine.stream(requests(30)))
+    # extend keeps what came before the error
+    assert [done.text for _, done in got][:1] == ["kept"]
+    assert len(got) == 3
+    engine.close()

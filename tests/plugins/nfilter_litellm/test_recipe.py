@@ -1,0 +1,148 @@
+"""A recipe from the command line with an API model as its expert: cleaned rows, what is said, and no key anywhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nfilter.testing.faults import Phase, Script
+from nfilter.testing.server import ModelServer
+
+CANARY = "sk-canary-4f1d9a77c2e84b"
+ROWS = 60
+RECIPE = """\
+name: api
+answer: number
+models:
+  expert: {{use: litellm, model: test/sums, api_base: "{url}", api_key_env: CANARY_KEY, attempts: 4{more}}}
+source: {{use: jsonl, path: rows.jsonl}}
+samples:
+  - {{use: robustft.answer, llm: expert, into: base}}
+  - {{use: robustft.check, views: [base], vote: all}}
+  - {{use: robustft.select, by: base, keep: 0.5}}
+"""
+
+
+def add(messages: Sequence[Mapping[str, Any]]) -> str:
+    """What a model answers that can add."""
+    left, right = re.findall(r"(\d+)\+(\d+)", str(messages[-1]["content"]))[-1]
+    return f"The answer is {int(left) + int(right)}"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Sums, every third label wrong."""
+    rows = [
+        {"prompt": f"{10 + n}+{n}", "response": str(10 + 2 * n + (n % 3 == 0))} for n in range(ROWS)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def everything(folder: Path) -> bytes:
+    return b"\n".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def test_a_recipe_runs_against_a_faulty_server_and_again_without_a_call(
+    home: Path, command: Callable[..., Any]
+) -> None:
+    script = Script(
+        answer=add, key=CANARY, faults={"error": 0.04, "limited": 0.02, "reset": 0.04, "refusal": 0.05}
+    )  # fmt: skip
+    with ModelServer(script) as server:
+        (home / "r.yaml").write_text(RECIPE.format(url=server.url, more=""))
+        done = command("run", "r.yaml", "--out", "out", cwd=home, CANARY_KEY=CANARY)
+        assert done.returncode == 0, done.stderr
+        said = f"model expert: test/sums over aiohttp (api_base is given) at {server.url}; key from CANARY_KEY"
+        assert said in (home / "out" / "run.log").read_text()
+        check = command("check", "r.yaml", cwd=home, CANARY_KEY=CANARY)
+        assert said in check.stdout
+        cleaned = [json.loads(line) for line in (home / "out" / "cleaned.jsonl").read_text().splitlines()]  # fmt: skip
+        served = server.plan.report()
+        again = command("run", "r.yaml", "--out", "out", cwd=home, CANARY_KEY=CANARY)
+        assert again.returncode == 0, again.stderr
+        assert server.plan.report() == served
+    assert served["conversations"] == ROWS
+    refused = {content for content, kinds in server.plan.served.items() if "refusal" in kinds}
+    assert refused
+    wrong = sum(eval(row["prompt"]) != int(row["response"]) for row in cleaned)
+    # Flagged are the wrong labels, and the questions that were refused: never kept as if they had been looked at.
+    flagged = {n for n in range(ROWS) if n % 3 == 0} | {
+        n for n in range(ROWS) if any(f"{10 + n}+{n}" in content for content in refused)
+    }
+    assert len(cleaned) == ROWS - len(flagged) + len(flagged) // 2
+    assert wrong <= len(flagged) // 2
+    assert server.keys == {CANARY}
+    for text in (everything(home), done.stdout.encode(), done.stderr.encode(), check.stdout.encode()):  # fmt: skip
+        assert CANARY.encode() not in text
+    assert b"CANARY_KEY" in (home / "out" / "recipe.lock.yaml").read_bytes()
+
+
+def test_a_key_that_is_not_let_in_ends_the_run_and_is_written_nowhere(
+    home: Path, command: Callable[..., Any]
+) -> None:
+    with ModelServer(Script(answer=add, key="another")) as server:
+        (home / "r.yaml").write_text(RECIPE.format(url=server.url, more=""))
+        done = command("run", "r.yaml", "--out", "out", cwd=home, CANARY_KEY=CANARY)
+        assert sum(server.plan.counts.values()) <= 3 + 20
+    assert done.returncode == 5
+    assert "3 calls in a row failed, the last with: 401 invalid_api_key" in done.stderr
+    assert "Traceback" not in done.stderr
+    for text in (everything(home), done.stdout.encode(), done.stderr.encode()):
+        assert CANARY.encode() not in text
+    assert not (home / "out" / "cleaned.jsonl").exists()
+
+
+def test_check_tells_what_is_missing_and_the_two_ways_out(
+    home: Path, command: Callable[..., Any]
+) -> None:
+    text = RECIPE.format(url="http://localhost:1/v1", more=", logprobs: false")
+    text += "  - {use: robustft.relabel, llm: expert, encoder: expert}\n"
+    (home / "r.yaml").write_text(text)
+    done = command("check", "r.yaml", cwd=home)
+    assert done.returncode == 2
+    assert "the environment variable CANARY_KEY is not set; type: export CANARY_KEY=YOUR-KEY" in done.stderr  # fmt: skip
+    assert "robustft.relabel needs log-probabilities of what was generated, and 'expert' (litellm) gives none" in done.stderr  # fmt: skip
+    assert "{use: hf, ...}" in done.stderr
+    assert "rank: agreement" in done.stderr
+
+
+def test_without_logprobs_agreement_ranks(home: Path, command: Callable[..., Any]) -> None:
+    """The second way out, on a server that has none: five answers a question."""
+    text = RECIPE.format(url="URL", more=", logprobs: false")
+    text = text.replace("into: base}}", "into: base}").replace("into: base}", "into: base, samples: 5, temperature: 0.7}")  # fmt: skip
+    text = text.replace("keep: 0.5}", "keep: 0.5, rank: agreement}")
+    with ModelServer(Script(answer=add, key=CANARY, logprobs=False)) as server:
+        (home / "r.yaml").write_text(text.replace("URL", server.url))
+        done = command("run", "r.yaml", "--out", "out", cwd=home, CANARY_KEY=CANARY)
+    assert done.returncode == 0, done.stderr
+    assert sum(server.plan.counts.values()) == 5 * ROWS
+    dropped = [json.loads(line) for line in (home / "out" / "dropped.jsonl").read_text().splitlines()]  # fmt: skip
+    assert len(dropped) == ROWS // 3 // 2
+    assert all("by base agreement 1;" in row["reason"] for row in dropped)
+
+
+def test_what_was_answered_before_the_end_is_not_asked_again(
+    home: Path, command: Callable[..., Any]
+) -> None:
+    """The key stops working in the midst of a chunk; with a good one the same command goes on."""
+    with ModelServer(Script(answer=add, latency=0.02)) as server:
+        (home / "r.yaml").write_text(RECIPE.format(url=server.url, more=", concurrency: 2"))
+        shut = Phase(0.15, 1e9, "unauthorized")
+        server.plan.script = Script(answer=add, latency=0.02, phases=[shut])
+        done = command("run", "r.yaml", "--out", "out", cwd=home, CANARY_KEY=CANARY)
+        assert done.returncode == 5
+        answered = {text for text, kinds in server.plan.served.items() if kinds == ["ok"]}
+        assert 2 < len(answered) < ROWS
+        server.plan.script = Script(answer=add)
+        again = command("run", "r.yaml", "--out", "out", cwd=home, CANARY_KEY=CANARY)
+        assert again.returncode == 0, again.stderr
+        # Those that were out when the run ended, two at most, were given up.
+        repeated = [text for text in answered if len(server.plan.served[text]) > 1]
+        assert len(repeated) <= 2
+    assert len((home / "out" / "cleaned.jsonl").read_text().splitlines()) == 40 + 10

@@ -1,6 +1,6 @@
 """Speed and peak memory of LoRA training on masked responses, beside TRL's SFTTrainer, in one run.
 
-    python benchmarks/training_speed.py --data train.jsonl [--steps 8] [--rounds 3] [--out figures.json]
+    python benchmarks/training_speed.py --data train.jsonl [--steps 4] [--rounds 2] [--out figures.json]
 
 The file has the columns question and answer; a tokenizer is trained on it. The model is a Llama of about 15 million
 parameters with random weights and 32,000 pieces, in float32. 60% of each response's tokens, drawn by a seed, have
@@ -326,12 +326,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     options.add_argument("--data", type=Path, required=True)
-    options.add_argument("--steps", type=int, default=8, help="optimiser steps")
+    options.add_argument("--steps", type=int, default=4, help="optimiser steps")
     options.add_argument("--batch", type=int, default=48, help="rows an optimiser step")
-    options.add_argument("--micro", type=int, default=8, help="rows a pass of trl-tuned")
+    options.add_argument("--micro", type=int, default=4, help="rows a pass of trl-tuned")
     options.add_argument("--rank", type=int, default=64)
     options.add_argument("--lr", type=float, default=1e-3)
-    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--rounds", type=int, default=2)
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     options.add_argument("--out", type=Path)

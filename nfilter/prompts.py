@@ -157,7 +157,8 @@ def _line_of(error: Exception) -> int:
 
 def _environment() -> SandboxedEnvironment:
     from jinja2 import StrictUndefined
-    from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+    from jinja2.exceptions import SecurityError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Small(ImmutableSandboxedEnvironment):
         """A sandbox whose arithmetic makes no giants: what it cannot bound beforehand it refuses."""

@@ -35,6 +35,7 @@ class Line:
     noiseless: bool = False
     mixed: bool = False
     repaired: bool = False
+    trained: bool = True
 
 
 def _excess(*, trusted: bool) -> Stage:
@@ -57,6 +58,7 @@ def _xtf(
 def lines() -> tuple[Line, ...]:
     """Every line, in the order of the table."""
     out = [
+        Line("vanilla", "the model as it is, not trained", noiseless=True, trained=False),
         Line("clean", "the responses without noise: what there is to gain", noiseless=True, everywhere=True),
         Line("full", "every token", everywhere=True),
         Line("random", f"{K:.0%} of the tokens at random", ({"use": "tokens.random", "k": K},), everywhere=True),

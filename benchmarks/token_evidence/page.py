@@ -117,7 +117,7 @@ def _why(found: Sequence[Figures]) -> list[str]:
     random = next((f for f in found if f.line.name in (RANDOM, MIXED_RANDOM)), None)
     if random is None:
         return []
-    rest = [f for f in found if f.line.name not in (RANDOM, MIXED_RANDOM, "clean")]
+    rest = [f for f in found if f.line.name not in (RANDOM, MIXED_RANDOM, "clean", "vanilla")]
     order = sorted(rest, key=lambda f: -f.accuracy.mean)
     better = [f.line.name for f in order if f.beats_random]
     lines = [f"**Better than the random mask**, in this order: {', '.join(better) or 'none'}."]

@@ -17,6 +17,7 @@ from benchmarks.token_evidence.lines import TRUSTED, Line, lines
 from nfilter.engine.run import run
 from nfilter.plugins import Plugins, load
 from nfilter.progress import QuietReporter
+from nfilter.recipe import Arm
 from nfilter.recipe import load as load_recipe
 from nfilter.store import read_json, read_jsonl
 
@@ -49,6 +50,11 @@ def key_of(line: Line, percent: int, seed: int) -> str:
     return f"{name}-s{seed}" if line.noiseless else f"{name}-{percent}-s{seed}"
 
 
+def arm_of(line: Line) -> Arm:
+    """Which of the engine's arms a line is."""
+    return "cleaned" if line.trained else "vanilla"
+
+
 def recipe_of(
     base: Mapping[str, Any], cell: TokenCell, trusted: Path | None = None
 ) -> dict[str, Any]:
@@ -62,6 +68,7 @@ def recipe_of(
         value.pop("evaluate")
         return value
     line = LINES[cell.line]
+    value["arms"] = [arm_of(line)]
     if line.mixed:
         source.update(
             wrong="uniform", noise={"ratio": LABELS, "wrong": "wrong", "tokens": cell.percent / 100}
@@ -114,11 +121,12 @@ class Runner:
         if cell.kind == "reference":
             self._merge(out)
         else:
-            rows = read_jsonl(out / "run" / "evaluation" / "cleaned.jsonl")
+            name = arm_of(LINES[cell.line])
+            rows = read_jsonl(out / "run" / "evaluation" / f"{name}.jsonl")
             figures["right"] = {
                 row["id"]: row["right"] for row in rows if row["reference"] is not None
             }
-            arm = metrics["arms"]["cleaned"]
+            arm = metrics["arms"][name]
             figures.update(
                 accuracy=arm["mean"], unanswered=arm["unanswered"], training=arm["training"]
             )

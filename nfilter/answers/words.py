@@ -26,6 +26,9 @@ _SIGNS_AFTER = re.compile(r"[%°+#]*")
 _BULLET = re.compile(r"^\s*(?:[-*•–]|\d{1,3}[.)])\s+")
 _SPLIT = re.compile(r"[;\n]|(?<!\d),|,(?!\d{3}(?!\d))|(?<!\w)and(?!\w)", re.IGNORECASE)
 _ARTICLES = frozenset({"a", "an", "the"})
+_HEADING = re.compile(
+    r"[\W_]*+(?:(?:the|my)[ ])?(?:final[ ])?answer[*_ ]{0,6}:[\W_]*+", re.IGNORECASE
+)
 _MARK = re.compile(
     r"^(?:(?:[^\w\n]|_)*+(?:(?:final|my|the)[ ])?answer[*_ ]{0,6}:[*_ \t]*)+",
     re.IGNORECASE | re.MULTILINE,
@@ -42,7 +45,9 @@ class Exact:
     kind: str = field(default="exact", init=False)
 
     def parse(self, text: str, sample: Sample | None = None) -> str | None:
-        """The words in canonical form, or None where there are none."""
+        """The words in canonical form, or None where there are none but "Answer:"."""
+        if _HEADING.fullmatch(text):
+            return None
         for _ in range(_ROUNDS):
             before, text = text, _words(_stated_line(clean(text)))
             if text == before:
@@ -71,7 +76,9 @@ class Spans:
     kind: str = field(default="spans", init=False)
 
     def parse(self, text: str, sample: Sample | None = None) -> str | None:
-        """The spans as a sorted JSON list of strings, or None where there are none."""
+        """The spans as a sorted JSON list of strings, or None where there are none but "Answer:"."""
+        if _HEADING.fullmatch(text):
+            return None
         listed = _json_list(text)
         if listed is None:
             stated = _stated_line(clean(text))

@@ -63,8 +63,20 @@ def folder_problems(folder: Path) -> Iterator[str]:
             )
         else:
             yield f"{folder} holds no *.safetensors weights; copy the checkpoint again, with its weights"
+    yield from _shard_problems(folder)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         yield f"{folder} holds no tokenizer (tokenizer.json); save the model's tokenizer beside it"
+
+
+def _shard_problems(folder: Path) -> Iterator[str]:
+    index = read_json(folder / "model.safetensors.index.json") or {}
+    shards = index.get("weight_map")
+    names = {str(shard) for shard in shards.values()} if isinstance(shards, dict) else set()
+    for name in sorted(name for name in names if "/" in name or "\\" in name):
+        yield (
+            f"{folder}: model.safetensors.index.json names the shard {name!r}, which lies elsewhere; a checkpoint is "
+            "one folder: copy it again"
+        )
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

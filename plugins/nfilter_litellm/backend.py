@@ -22,6 +22,7 @@ class LiteLLMBackend:
 
     name: ClassVar[str] = "litellm"
     Config: ClassVar[type[LiteLLMConfig]] = LiteLLMConfig
+    own_hosts: ClassVar[frozenset[str]] = frozenset({"api.openai.com"})
 
     @classmethod
     def abilities(cls, config: LiteLLMConfig) -> Abilities:
@@ -54,6 +55,7 @@ class LiteLLMBackend:
 
     def __init__(self, config: LiteLLMConfig, site: Site) -> None:
         self._config = config
+        self._site = site
         self._route = route(config)
         finds_its_own = self._route.transport == "litellm" and self._route.key_env is None
         self._key = whatever_is_found() if finds_its_own else from_environment(self._route.key_env)
@@ -109,6 +111,7 @@ class LiteLLMBackend:
             Limiter(config.concurrency),
             Retry(config.attempts),
             Breaker(f"model {config.model!r} at {way.place}"),
+            lambda: self._site.drain.asked,
         )
 
     async def _disconnect(self) -> None:

@@ -55,11 +55,14 @@ class Dispatcher:
         limiter: Limiter,
         retry: Retry,
         breaker: Breaker,
+        drained: Callable[[], bool] = lambda: False,
     ) -> None:
+        """Once ``drained`` is true no attempt begins any more; calls that are out end as they do."""
         self.limiter = limiter
         self._transport = transport
         self._retry = retry
         self._breaker = breaker
+        self._drained = drained
         # The server says when it takes calls again: it is worth asking every 8 s.
         self._pause = replace(retry, most=16 * retry.base)
         self._gate = Gate(limiter)
@@ -83,6 +86,9 @@ class Dispatcher:
                 try:
                     for index, request in enumerate(requests):
                         ticket = await self._gate.enter()
+                        if self._drained():
+                            self._gate.leave()
+                            break
                         group.create_task(self._one(index, request, ticket, emit))
                 finally:
                     self._feeding -= 1
@@ -101,6 +107,9 @@ class Dispatcher:
                 emit(index, answer)
                 return
             ticket = await self._gate.rest(course.delay)
+            if self._drained():
+                self._gate.leave()
+                return
 
     async def _attempt(self, request: Request, ticket: int, course: _Course) -> Completion | None:
         """The end of a call, or None where it is to be tried again after ``course.delay``."""

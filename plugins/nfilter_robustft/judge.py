@@ -97,8 +97,9 @@ def ask(
             else:
                 reason = f"{failure} in the judge's reply {excerpt(done.text)}"
                 unread.append(sample)
+            text = fence.without(done.text) if fence else done.text
             judged[sample.id] = Judgement(
-                wrong is not False, reason, done.text, attempt + 1, tokens[sample.id], failure
+                wrong is not False, reason, text, attempt + 1, tokens[sample.id], failure
             )
         open_samples = unread
     return judged

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 from click.testing import CliRunner
+from pydantic import Field
 
 from nfilter import RecipeError, StageConfig
 from nfilter.hosts import granted, is_here, strangers
@@ -25,7 +26,7 @@ samples:
 class Config(StageConfig):
     model: str = "x"
     api_base: str | None = None
-    body: dict[str, Any] = {}
+    body: dict[str, Any] = Field(default_factory=dict)
 
 
 class Backend:

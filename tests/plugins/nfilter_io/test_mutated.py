@@ -26,7 +26,10 @@ from nfilter_io.sources import Csv, Json, JsonLines, Parquet
 
 FORMATS: dict[str, Any] = {"jsonl": JsonLines, "json": Json, "csv": Csv, "parquet": Parquet}
 CASES = 60
-ROWS = [{"id": f"r{n}", "prompt": f"Wie spät ist {n}?", "response": f"“{n}” o’clock, 時"} for n in range(12)]
+ROWS = [
+    {"id": f"r{n}", "prompt": f"Wie spät ist {n}?", "response": f"“{n}” o’clock, 時"}
+    for n in range(12)
+]
 
 Mutation = Callable[[bytes, random.Random], bytes]
 
@@ -34,7 +37,9 @@ Mutation = Callable[[bytes, random.Random], bytes]
 def base(kind: str, rows: list[dict[str, Any]] = ROWS) -> bytes:
     """The rows in a format, well formed."""
     if kind == "jsonl":
-        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8", "surrogatepass")
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(
+            "utf-8", "surrogatepass"
+        )
     if kind == "json":
         return json.dumps(rows, ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass")
     if kind == "csv":
@@ -73,17 +78,39 @@ def _swap(data: bytes, rng: random.Random) -> bytes:
 
 
 def _typed(data: bytes, rng: random.Random) -> bytes:
-    values = [b"null", b"true", b"[]", b"{}", b"-1e999", b"NaN", b"[1, {}]", b"9" * 5000, b"1e-400", b"0x10", b'"\\ud800"', b'"\\u0000"']
-    return data.replace(rng.choice([b'"r3"', b'"Wie sp', b'"response"', b"r5"]), rng.choice(values), rng.choice([1, 3]))
+    values = [
+        b"null",
+        b"true",
+        b"[]",
+        b"{}",
+        b"-1e999",
+        b"NaN",
+        b"[1, {}]",
+        b"9" * 5000,
+        b"1e-400",
+        b"0x10",
+        b'"\\ud800"',
+        b'"\\u0000"',
+    ]
+    return data.replace(
+        rng.choice([b'"r3"', b'"Wie sp', b'"response"', b"r5"]),
+        rng.choice(values),
+        rng.choice([1, 3]),
+    )
 
 
 def _recoded(data: bytes, rng: random.Random) -> bytes:
     text = data.decode("utf-8", "replace")
-    return text.encode(rng.choice(["utf-16", "utf-16-le", "utf-32", "latin-1", "shift_jis", "utf-7", "cp037"]), "replace")
+    return text.encode(
+        rng.choice(["utf-16", "utf-16-le", "utf-32", "latin-1", "shift_jis", "utf-7", "cp037"]),
+        "replace",
+    )
 
 
 def _cell(data: bytes, rng: random.Random) -> bytes:
-    return data.replace(b"o\xe2\x80\x99clock", rng.choice([b"x", b"\xe6\x99\x82", b"\\n"]) * 9_000_000, 1)
+    return data.replace(
+        b"o\xe2\x80\x99clock", rng.choice([b"x", b"\xe6\x99\x82", b"\\n"]) * 9_000_000, 1
+    )
 
 
 def _deep(data: bytes, rng: random.Random) -> bytes:
@@ -118,13 +145,16 @@ TEXT: list[Mutation] = [
 ]  # fmt: skip
 
 
-def _table(data: bytes, rng: random.Random) -> bytes:  # noqa: ARG001
+def _table(data: bytes, rng: random.Random) -> bytes:
     """A Parquet file that is well formed and holds what no row should."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     n = 6
-    columns: dict[str, Any] = {"prompt": [f"q{i}" for i in range(n)], "response": [f"a{i}" for i in range(n)]}
+    columns: dict[str, Any] = {
+        "prompt": [f"q{i}" for i in range(n)],
+        "response": [f"a{i}" for i in range(n)],
+    }
     odd: list[Any] = [
         pa.array([b"\xff\xfe"] * n), pa.array([None] * n), pa.array([1.5, float("nan"), float("inf")] * 2),
         pa.array([[{"a": [1]}]] * n), pa.array([2**63 - 1] * n), pa.array([{"x": "y" * 9}] * n),
@@ -146,8 +176,10 @@ def _table(data: bytes, rng: random.Random) -> bytes:  # noqa: ARG001
 def spoilt(kind: str, number: int) -> bytes:
     """Case ``number`` of a format: every mutation in turn, some of them on top of another."""
     rng = random.Random(f"{kind} {number}")
-    mutations = [*ANY, _table, _table] if kind == "parquet" else TEXT
+    mutations = [*ANY, *[_table] * 12] if kind == "parquet" else TEXT
     data = mutations[number % len(mutations)](base(kind), rng)
+    if data == base(kind):
+        data = _flip(data, rng)
     if data and rng.random() < 0.3:
         data = rng.choice(ANY)(data, rng)
     return data
@@ -163,6 +195,7 @@ def outcome(kind: str, number: int, folder: Path) -> Counter[str]:
         config = cls.Config(path=path.name)
         problems = list(cls.problems(config, folder))
         assert all(isinstance(problem, str) and problem for problem in problems)
+        seen["error"] += bool(problems)
         if not problems:
             cls.columns(config, folder)
         for item in cls(config, folder).read():
@@ -175,17 +208,16 @@ def outcome(kind: str, number: int, folder: Path) -> Counter[str]:
                 assert isinstance(item, Unreadable)
                 assert item.error
     except NfilterError as error:
-        assert str(error)
-        seen["error"] += 1
+        seen["error"] += len(str(error)) > 0
     finally:
         path.unlink()
-    assert seen or not problems
+    assert seen.total(), "nothing was said of it"
     return seen
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_sample_of_the_spoilt_files(kind: str, tmp_path: Path) -> None:
-    for number in range(0, CASES, 4):
+    for number in range(0, CASES, 7):
         outcome(kind, number, tmp_path)
 
 

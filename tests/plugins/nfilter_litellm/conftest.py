@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
@@ -117,10 +118,15 @@ class Simulation:
 
     def __init__(self, script: Script, concurrency: int | None = None, **more: Any) -> None:
         self.loop = VirtualLoop()
+        self.drained_at = math.inf
         self.transport = Scripted(script, more.pop("timeout", 30.0))
         self.limiter = Limiter(concurrency)
         self.dispatcher = Dispatcher(
-            self.transport, self.limiter, Retry(**more), Breaker("model 'm' at nowhere")
+            self.transport,
+            self.limiter,
+            Retry(**more),
+            Breaker("model 'm' at nowhere"),
+            lambda: self.loop.time() >= self.drained_at,
         )
         self.answers: dict[int, Completion] = {}
         self.ended: list[float] = []

@@ -141,6 +141,15 @@ def test_the_level_found_is_nearly_as_good_as_the_best_fixed_one(
     assert found <= (1.15 if calls >= 20_000 else 1.4) * fixed, found / fixed
 
 
+def test_a_server_of_few_slots_is_not_flooded(
+    simulate: Callable[..., Any], requests: Callable[..., list[Request]]
+) -> None:
+    sim = simulate(Script(latency=1.0, slots=4))
+    assert sim.run(requests(400)) == pytest.approx(100, abs=1)
+    assert sim.limiter.level == 20
+    assert sim.plan.most_in_flight <= 40
+
+
 @pytest.mark.parametrize("kind", ["unauthorized", "forbidden", "no_quota", "unknown_model"])
 def test_a_permanent_fault_ends_the_run_within_three_calls_and_those_under_way(
     simulate: Callable[..., Any], requests: Callable[..., list[Request]], kind: str
@@ -208,6 +217,18 @@ def test_a_server_that_lets_nobody_in_ends_the_run_when_patience_ends(
     assert "429" in str(sim.error)
     assert sum(done.failure is None for done in sim.answers.values()) == sim.plan.counts["ok"]
     assert sim.plan.counts["limited"] < 1500
+
+
+def test_once_drained_no_attempt_begins_and_those_that_are_out_end(
+    simulate: Callable[..., Any], requests: Callable[..., list[Request]]
+) -> None:
+    sim = simulate(Script(latency=1.0, faults={"error": 0.3}), 10)
+    sim.drained_at = 5.5
+    assert sim.run(requests(500)) < 40
+    assert max(sim.transport.starts) < 5.5
+    answered = sum(done.failure is None for done in sim.answers.values())
+    assert answered == sim.plan.counts["ok"] > 20
+    assert sim.plan.in_flight == 0
 
 
 class _Waiting:

@@ -68,8 +68,9 @@ def obedient(code_of):
             said = answer(request)
             text = said.text if isinstance(said, Completion) else said
             code = code_of(request)
-            if code:
-                text = re.sub(r"(?im)^(\W*)(answer|verdict):", rf"\1\2 {code}:", text)
+            for word in ("Answer", "Verdict"):
+                if code and f"{word} {code}" in request.messages[-1].content:
+                    text = re.sub(rf"(?im)^(\W*){word}:", rf"\1{word} {code}:", text)
             return replace(said, text=text) if isinstance(said, Completion) else text
 
         model.answer = reply

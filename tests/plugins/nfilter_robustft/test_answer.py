@@ -39,7 +39,8 @@ def test_the_label_is_not_shown_and_the_conversation_is(context):
     ("reply", "answer", "failure"),
     [
         ("Based on the text I cannot say", None, None),
-        ("", None, None),
+        ("", None, "the reply is empty"),
+        (" ...", None, "the reply is punctuation alone"),
         (
             Completion("", "failed", failure=Failure("too_long", "9000 tokens")),
             None,

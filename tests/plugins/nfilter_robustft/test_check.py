@@ -194,6 +194,7 @@ def test_the_judge_decides_where_not_every_view_agrees(judged):
         "unread": 0,
     }
     assert out["silent"].notes["check"]["judge"]["calls"] == 3
+    assert out["one"].notes["check"]["judge"]["text"] == "It fits.\nVerdict: correct"
     assert "no verdict could be read" in out["dumb"].why
     assert out["dumb"].notes["check"]["judge"]["failure"] == "no verdict could be read"
     assert "the judge calls the label wrong" in out["neither"].why

@@ -157,11 +157,10 @@ def test_no_attack_closes_its_marks_or_becomes_a_message(speaker, code_of):
                 for word in ("BEGIN", "END")
             )
             assert len(begins) == len(ends) >= 3
-            number = int(request.sample_id[1:])
-            attack, place = CASES[number]
+            attack, place = CASES[int(request.sample_id[1:])]
+            blocks = rf"^BEGIN {code}$\n.*?\n^END {code}$"
+            outside = re.sub(blocks, "", message.content, flags=re.MULTILINE | re.DOTALL)
             if place != "label" or run is judged:
-                assert attack in message.content
-                outside = message.content.replace(data, "")
-                for part in data.split("\n"):
-                    outside = outside.replace(f"\n{part}\n", "\n")
-                assert "deadbeef" not in outside
+                assert attack.strip() in data
+            assert len(attack) < 8 or attack not in outside
+            assert "deadbeef" not in outside

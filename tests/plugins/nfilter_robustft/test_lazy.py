@@ -284,7 +284,12 @@ def world(n=24):
     return samples, base, reasoning
 
 
-def run(line, n=24):
+@pytest.fixture
+def run(obedient):
+    return lambda line, n=24: _run(obedient, line, n)
+
+
+def _run(obedient, line, n):
     """Runs a line; what came out, dropped ones too, and the calls by the stage's place."""
     samples, base, reasoning = world(n)
     gone, calls = [], []
@@ -294,6 +299,7 @@ def run(line, n=24):
         model = FakeGenerator(
             lambda request, said=said: f"Answer: {said[request.sample_id] if said else 'D'}"
         )
+        model = obedient(model)
         logprob = {f"s{i}": -float(i + 1) for i in range(n)}
         if name == "robustft.relabel":
             model.generate = _sure(model, logprob)
@@ -333,7 +339,7 @@ def reason(**config):
     return ("robustft.reason", {"rounds": 0, **config})
 
 
-def test_selection_before_review_keeps_the_same_and_asks_less():
+def test_selection_before_review_keeps_the_same_and_asks_less(run):
     after = [BASE, reason(), ALL, RELABEL, REVIEW, SELECT]
     before = [BASE, reason(), ALL, RELABEL, SELECT, REVIEW]
     kept, dropped, calls = run(after)
@@ -352,7 +358,7 @@ def test_selection_before_review_keeps_the_same_and_asks_less():
     assert all("not selected: rank" in each.dropped for each in dropped_before.values())
 
 
-def test_under_all_reasoning_is_asked_where_base_agrees_and_then_for_what_selection_kept():
+def test_under_all_reasoning_is_asked_where_base_agrees_and_then_for_what_selection_kept(run):
     settled = {"vote": "all", "views": ["base"]}
     eager = [BASE, reason(), ALL, RELABEL, SELECT, REVIEW]
     lazy = [BASE, reason(settled=settled), ALL, RELABEL, SELECT, reason(only="flagged"), REVIEW]
@@ -366,7 +372,7 @@ def test_under_all_reasoning_is_asked_where_base_agrees_and_then_for_what_select
     assert any("skipped" in each.notes["reasoning"] for each in out.values())
 
 
-def test_without_reasoning_for_the_flagged_the_review_says_that_it_was_not_asked():
+def test_without_reasoning_for_the_flagged_the_review_says_that_it_was_not_asked(run):
     line = [BASE, reason(settled={"vote": "all", "views": ["base"]}), ALL, RELABEL]
     kept, _, calls = run([*line, REVIEW])
     alone = [each for each in kept.values() if "only one view" in each.why]
@@ -380,7 +386,7 @@ def test_without_reasoning_for_the_flagged_the_review_says_that_it_was_not_asked
     assert dropped
 
 
-def test_under_any_the_review_has_every_view_of_what_is_flagged():
+def test_under_any_the_review_has_every_view_of_what_is_flagged(run):
     line = [
         BASE, reason(settled={"vote": "any", "views": ["base"]}),
         ("robustft.check", {"views": ["base", "reasoning"], "vote": "any"}), RELABEL, REVIEW,

@@ -77,7 +77,7 @@ def test_reflection_sees_the_reasoning_and_the_next_reasoning_sees_both(sample, 
     first, reflect, second, reflect_2, third = (r.messages[-1].content for r in model.requests)
     assert "before" not in first
     assert "So. Answer: A" in reflect
-    assert "ends in the answer: A" in reflect
+    assert "ends in the answer:\nBEGIN" in reflect
     assert "So. Answer: A" in second
     assert "reflection 1" in second
     assert "Again 1. Answer: B" in reflect_2

@@ -45,10 +45,10 @@ def line(**preset):
 
 
 @pytest.mark.parametrize("preset", [{}, {"preset": "official"}])
-def test_wrong_labels_are_found_mended_and_half_of_them_kept(preset):
+def test_wrong_labels_are_found_mended_and_half_of_them_kept(preset, obedient):
     samples, truth = dataset()
     wrong = {sample.id for sample in samples if sample.response != truth[sample.id]}
-    model = FakeGenerator(lambda request: f"Answer: {truth[request.sample_id]}")
+    model = obedient(FakeGenerator(lambda request: f"Answer: {truth[request.sample_id]}"))
     out = run(line(**preset), samples, {"m": model, "e": FakeEncoder()})
     assert len(wrong) == 10
     assert len(out) == 30 + 5

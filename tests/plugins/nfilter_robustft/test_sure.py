@@ -194,9 +194,9 @@ def test_without_a_clean_sample_the_two_have_different_reasons():
     assert out["unsure"].notes["context"]["failure"] == NO_CLEAN
 
 
-def test_the_review_takes_the_sure_answer_without_a_call():
+def test_the_review_takes_the_sure_answer_without_a_call(obedient):
     out, _ = relabelled(doubted())
-    model = FakeGenerator(lambda request: "Answer: C")
+    model = obedient(FakeGenerator(lambda request: "Answer: C"))
     ctx = FakeContext(models={"m": model}, answers="choice")
     done = check_sample_stage(Review, ReviewConfig(llm="m"), list(out.values()), ctx)
     reviewed = {s.id: s for s in done}

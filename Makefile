@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 EVIDENCE ?= runs/evidence
 WORKERS ?= 2
 
-.PHONY: demo evidence evidence-quick test slow lint types imports format clean
+.PHONY: demo evidence evidence-tokens evidence-quick test slow lint types imports format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/nfilter init --template quickstart --out $(DEMO)/quickstart.yaml --force
@@ -19,6 +19,9 @@ evidence: $(VENV)/.evidence
 	$(BIN)/python -m benchmarks.evidence --out $(EVIDENCE) --workers $(WORKERS) --results docs/results.md
 	$(BIN)/python -m benchmarks.evidence --quick --seeds 0,1,2 --recipe nfilter/recipes/quickstart-text.yaml \
 		--out $(EVIDENCE)/text --workers $(WORKERS) --results docs/results-text.md
+
+evidence-tokens: $(VENV)/.evidence
+	$(BIN)/python -m benchmarks.token_evidence --out $(EVIDENCE)/tokens --workers $(WORKERS) --results docs/results-tokens.md
 
 evidence-quick: $(VENV)/.evidence
 	$(BIN)/python -m benchmarks.evidence --quick --out $(EVIDENCE) --workers $(WORKERS)
@@ -35,7 +38,7 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
-	MYPYPATH=. $(BIN)/mypy --namespace-packages --explicit-package-bases --package benchmarks.evidence
+	MYPYPATH=. $(BIN)/mypy --namespace-packages --explicit-package-bases --package benchmarks.evidence --package benchmarks.token_evidence
 
 imports: $(VENV)/.dev
 	$(BIN)/lint-imports

@@ -156,7 +156,7 @@ def run(
     every = _seeds(seeds) if seeds else None
     with launches.leading(loaded, launch):
         if every is not None:
-            result = engine.run_seeds(
+            result = importlib.import_module("nfilter.engine.seeds").run_seeds(
                 loaded, plugins, target, every, limit=limit, reporter=reporter
             )
         else:

@@ -62,6 +62,11 @@ class ModelPool:
             self._built[target] = use.item.cls(use.config, self.site)
         return self._built[target]
 
+    def paid_before(self, usd: float) -> None:
+        """Count against the budget, where there is one, what earlier runs in the same places paid."""
+        if self.site.budget is not None:
+            self.site.budget.paid_before(usd)
+
     def close(self) -> None:
         """Close every backend that was built."""
         built, self._built = self._built, {}

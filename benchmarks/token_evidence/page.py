@@ -80,7 +80,10 @@ def _setting(recipe: Recipe) -> str:
         f"({json.dumps({name: train.get(name) for name in shown})}); what differs is the weight of tokens. Fixed before any figure: "
         f"k {K}, warm-up {WARMUP}, {ROUNDS} rounds, presets as shipped. *Trusted*: the reference learnt from {TRUSTED_ROWS} clean rows of "
         "their own. *Noise kept* and *signal lost* are the two errors of a mask; precision, recall and F1 are of what is masked as noise. "
-        "Mean and (standard deviation) over seeds; the difference to the random mask is paired by test row, with its 95% interval."
+        "Mean and (standard deviation) over seeds; the difference to the random mask is paired by test row, with its 95% interval. The model "
+        "has never read such noise, so that noise surprises it more than anything that is worth learning: a loss under the base "
+        "tells the two apart here, and what a reference has learnt of the noise looks like progress to excess loss. A large "
+        "model has read filler and asides, and need not behave so."
     )
 
 
@@ -121,6 +124,12 @@ def _why(found: Sequence[Figures]) -> list[str]:
     order = sorted(rest, key=lambda f: -f.accuracy.mean)
     better = [f.line.name for f in order if f.beats_random]
     lines = [f"**Better than the random mask**, in this order: {', '.join(better) or 'none'}."]
+    vanilla = next((f for f in found if f.line.name == "vanilla"), None)
+    if vanilla is not None:
+        above = [f.line.name for f in order if f.accuracy.mean > vanilla.accuracy.mean]
+        lines.append(
+            f"**Better than no training at all** (`vanilla`, {mean_sd(vanilla.accuracy)}): {', '.join(above) or 'no line'}."
+        )
     lines += [f"`{f.line.name}` is not: {reason(f, random)}." for f in order if not f.beats_random]
     return [bullets(lines)]
 

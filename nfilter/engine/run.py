@@ -13,7 +13,7 @@ from nfilter.check import model_facts
 from nfilter.context import ModelPool, RunContext
 from nfilter.engine import arms
 from nfilter.engine.blame import blame
-from nfilter.engine.figures import ArmResult, arm_figures, comparisons, group
+from nfilter.engine.figures import ArmResult, arm_figures, comparisons
 from nfilter.engine.ingest import (
     Ingested,
     ingest,
@@ -30,7 +30,7 @@ from nfilter.engine.tokenizers import check_tokenizers
 from nfilter.engine.versions import versions
 from nfilter.errors import NfilterError, NothingLeftError
 from nfilter.events import RunFinished, RunStarted, StageFinished
-from nfilter.journal import Journal, paid_in
+from nfilter.journal import Journal
 from nfilter.plugins import Plugins
 from nfilter.progress import QuietReporter, Reporter, RunLog
 from nfilter.prompts import Prompts
@@ -140,7 +140,7 @@ def run(
             recipe, plugins, directory, models, journal, prompts_of(recipe, plugins), log, limit
         )
         if own_pool:
-            paid_before(models, [journal.usd()])
+            models.paid_before(journal.usd())
         try:
             plugins.announce(
                 "nfilter_run_started", RunStarted(recipe.name, out, recipe.seed), log.warning
@@ -165,67 +165,6 @@ def run(
             if own_pool:
                 models.close()
     return RunResult(out, metrics, seconds)
-
-
-def run_seeds(
-    recipe: Recipe,
-    plugins: Plugins,
-    out: Path,
-    seeds: Sequence[int],
-    *,
-    limit: int | None = None,
-    reporter: Reporter | None = None,
-) -> RunResult:
-    """Run a recipe once a seed, in ``out/seed-N``; ``out/metrics.json`` holds means, deviations and n.
-
-    A seed of which nothing is left to train on is named under ``nothing_left``, and the others make the figures.
-
-    Raises:
-        NothingLeftError: when nothing is left of any.
-    """
-    start = time.monotonic()
-    pool = ModelPool(recipe, site_of(recipe, plugins))
-    children: list[RunResult] = []
-    empty: dict[str, str] = {}
-    paid_before(pool, [paid_in(out / f"seed-{seed}" / "journal.db") for seed in seeds])
-    try:
-        for seed in seeds:
-            if reporter is not None:
-                reporter.info(f"seed {seed}")
-            try:
-                child = run(
-                    replace(recipe, seed=seed),
-                    plugins,
-                    out / f"seed-{seed}",
-                    limit=limit,
-                    reporter=reporter,
-                    pool=pool,
-                    lenders=[done.directory / "journal.db" for done in children],
-                )
-            except NothingLeftError as error:
-                empty[str(seed)] = str(error)
-                if reporter is not None:
-                    reporter.warning(f"seed {seed}: {error}")
-                continue
-            children.append(child)
-    finally:
-        pool.close()
-    if not children:
-        raise NothingLeftError(f"no seed has anything left to train on. {' '.join(empty.values())}")
-    metrics = group(
-        [child.metrics for child in children], [seed for seed in seeds if str(seed) not in empty]
-    )
-    if empty:
-        metrics["nothing_left"] = empty
-    write_json(out / "metrics.json", metrics)
-    write_report(out, metrics)
-    return RunResult(out, metrics, time.monotonic() - start)
-
-
-def paid_before(pool: ModelPool, usd: Sequence[float]) -> None:
-    """Count against the budget what earlier runs in the same places paid."""
-    if pool.site.budget is not None:
-        pool.site.budget.paid_before(sum(usd))
 
 
 def _steps(state: _Run) -> dict[str, Any]:
@@ -286,6 +225,9 @@ def _publish(state: _Run, metrics: dict[str, Any]) -> None:
     out = state.directory.path
     if state.lints:
         metrics["encode"] = state.lints
+    usd = state.journal.usd()
+    if usd or state.recipe.budget is not None:
+        metrics["usd"] = usd
     write_json(out / "metrics.json", metrics)
     _manifest(state, time.monotonic() - state.began)
     write_report(out, metrics)

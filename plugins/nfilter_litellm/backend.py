@@ -8,12 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import ClassVar
 
-from nfilter import Abilities, Completion, Generates, Request, Site, Streams
+from nfilter import Abilities, Completion, Generates, Price, Request, Site, Streams
 from nfilter_litellm.breaker import Breaker
 from nfilter_litellm.config import LiteLLMConfig, Route, route
 from nfilter_litellm.engine import Dispatcher, Engine, Tally, Transport
 from nfilter_litellm.keys import from_environment, is_set, missing, whatever_is_found
 from nfilter_litellm.limiter import Limiter
+from nfilter_litellm.prices import price_of
+from nfilter_litellm.purse import Paid
 from nfilter_litellm.retry import Retry
 
 
@@ -28,6 +30,11 @@ class LiteLLMBackend:
     def abilities(cls, config: LiteLLMConfig) -> Abilities:
         """It generates; with log-probabilities unless ``logprobs: false`` or litellm's tables say otherwise."""
         return Abilities(frozenset({Generates, Streams}), logprobs=_logprobs(config))
+
+    @classmethod
+    def price(cls, config: LiteLLMConfig) -> Price | None:
+        """Dollars a token: the config's, else litellm's; None where neither tells."""
+        return price_of(config)
 
     @classmethod
     def problems(cls, config: LiteLLMConfig, site: Site) -> Iterable[str]:  # noqa: ARG003 (the protocol's)
@@ -106,6 +113,10 @@ class LiteLLMBackend:
             from nfilter_litellm.providers import LiteLLMTransport
 
             self._transport = LiteLLMTransport(way, config, self._key, logprobs=logprobs)
+        price = price_of(config)
+        if price is not None:
+            budget = self._site.budget
+            self._transport = Paid(self._transport, price, budget, config.max_tokens)
         return Dispatcher(
             self._transport,
             Limiter(config.concurrency),

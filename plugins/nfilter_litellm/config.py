@@ -32,6 +32,13 @@ _RESERVED = frozenset(
 )  # fmt: skip
 
 
+class PriceConfig(StageConfig):
+    """Dollars for a million tokens of a prompt, and for a million that are generated."""
+
+    prompt: float = Field(ge=0, allow_inf_nan=False)
+    completion: float = Field(ge=0, allow_inf_nan=False)
+
+
 class LiteLLMConfig(StageConfig):
     """A model behind an API.
 
@@ -40,7 +47,7 @@ class LiteLLMConfig(StageConfig):
     way at a time, which otherwise finds its own level. ``timeout`` is in seconds, for one attempt; ``attempts`` bounds them.
     ``max_tokens`` takes the place of what the stages ask for, for models that think before they answer.
     ``logprobs: false`` is for a server that gives none. ``body`` adds fields to every request, and null takes one out:
-    ``{reasoning_effort: low, temperature: null}``. ``revision`` is any word: another one asks everything anew.
+    ``{reasoning_effort: low, temperature: null}``. ``price`` stands for litellm's list where that does not have the model. ``revision`` is any word: another one asks everything anew.
     """
 
     model: str = Field(min_length=1)
@@ -53,6 +60,7 @@ class LiteLLMConfig(StageConfig):
     max_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     revision: str | None = None
+    price: PriceConfig | None = None
     body: Mapping[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from nfilter import Completion, Failure, ModelError, Request
+from nfilter import BudgetError, Completion, Failure, ModelError, Request
 from nfilter_litellm.breaker import Breaker
 from nfilter_litellm.failures import CallError
 from nfilter_litellm.gate import Gate
@@ -104,7 +104,7 @@ class Dispatcher:
             answer = await self._attempt(request, ticket, course)
             if answer is not None:
                 self.calls += 1
-                emit(index, answer)
+                emit(index, course.charged(answer))
                 return
             ticket = await self._gate.rest(course.delay)
             if self._drained():
@@ -121,6 +121,7 @@ class Dispatcher:
             self.limiter.answered(ticket, clock() - began, full=self._feeding > 0)
             self._breaker.answered()
         except CallError as error:
+            course.usd += error.usd
             fault = self._in_time(error)
             self._weigh(fault, ticket, clock() - began)
             if course.goes_on(fault, clock()):
@@ -151,10 +152,11 @@ class Dispatcher:
 
 
 class _Course:
-    """How far one call has come."""
+    """How far one call has come. ``usd`` is what its failed attempts cost."""
 
     def __init__(self, retry: Retry, pause: Retry, key: str) -> None:
         self.delay = 0.0
+        self.usd = 0.0
         self._retry = retry
         self._pause = pause
         self._key = key
@@ -162,6 +164,12 @@ class _Course:
         self._timeouts = 0
         self._turned_away = 0
         self._until: float | None = None
+
+    def charged(self, answer: Completion) -> Completion:
+        """The answer with the cost of all attempts; without a price nothing is known of it."""
+        if not self.usd:
+            return answer
+        return replace(answer, usd=self.usd + (answer.usd or 0.0))
 
     def goes_on(self, fault: CallError, now: float) -> bool:
         """Whether another attempt is due; ``delay`` then says after how many seconds."""
@@ -196,7 +204,7 @@ class _Course:
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     error: BaseException = errors
     while isinstance(error, BaseExceptionGroup):
-        named = [one for one in error.exceptions if isinstance(one, ModelError)]
+        named = [one for one in error.exceptions if isinstance(one, ModelError | BudgetError)]
         error = named[0] if named else error.exceptions[0]
     return error
 

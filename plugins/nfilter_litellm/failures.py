@@ -34,6 +34,7 @@ class CallError(Exception):
     ``after`` seconds where the server said so. ``stops`` means that other calls will meet it too: the account, the
     address or the request's form. ``spoken``: the model's side did answer, in the protocol, and this is its answer.
     ``effect`` is what it says about the server's load: ``limited`` for a 429, ``strained`` for 5xx and timeouts.
+    ``worked``: the model may have worked on it, so that it may be billed; ``usd`` is what that may have cost.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class CallError(Exception):
         spoken: bool = False,
         after: float | None = None,
         effect: Effect = "none",
+        worked: bool = True,
     ) -> None:
         super().__init__(detail)
         self.kind: FailureKind = kind
@@ -55,6 +57,8 @@ class CallError(Exception):
         self.spoken = spoken
         self.after = after
         self.effect: Effect = effect
+        self.worked = worked
+        self.usd = 0.0
 
 
 def timed_out(seconds: float) -> CallError:
@@ -62,9 +66,9 @@ def timed_out(seconds: float) -> CallError:
     return CallError("timeout", f"no reply within {seconds:g} s", again=True, effect="strained")
 
 
-def broken(what: str) -> CallError:
+def broken(what: str, *, worked: bool = True) -> CallError:
     """A reply that is none: the connection ended, or what came is not of the protocol."""
-    return CallError("server", what, again=True, effect="strained")
+    return CallError("server", what, again=True, effect="strained", worked=worked)
 
 
 def empty(what: str) -> CallError:
@@ -95,6 +99,12 @@ def without_logprobs() -> CallError:
 
 def from_status(status: int, body: str, after: float | None = None) -> CallError:
     """A reply with another status than 200; ``body`` is its text, ``after`` the seconds of its Retry-After."""
+    error = _of_status(status, body, after)
+    error.worked = False  # nobody bills for it
+    return error
+
+
+def _of_status(status: int, body: str, after: float | None) -> CallError:
     message, code = described(body)
     told = f"{status} {code}".strip() + (f": {message}" if message else "")
     text = f"{code} {message}"

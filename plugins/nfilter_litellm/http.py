@@ -38,6 +38,7 @@ class HttpTransport:
         # OpenAI's own models take this name alone; the servers of others know the old one best.
         self._limit = "max_completion_tokens" if route.base == OPENAI else "max_tokens"
         self._unconnected = aiohttp.ConnectionTimeoutError
+        self._refused = aiohttp.ClientConnectorError
         self._errors: tuple[type[Exception], ...] = (aiohttp.ClientError, OSError, ValueError)
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if key.value is not None:
@@ -59,7 +60,9 @@ class HttpTransport:
                 status, headers = reply.status, reply.headers
                 body = await _body_of(reply, MOST_BYTES if status == 200 else _ERROR_BYTES)
         except self._unconnected:
-            raise broken("no connection could be made in time") from None
+            raise broken("no connection could be made in time", worked=False) from None
+        except self._refused as error:
+            raise broken(self._key.redacted(_worded(error)), worked=False) from None
         except TimeoutError:
             raise timed_out(self._config.timeout) from None
         except self._errors as error:

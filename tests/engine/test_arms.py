@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nfilter import NothingLeftError, RecipeError, Sample, SourceError, StoreError
-from nfilter.engine.run import run_seeds
+from nfilter.engine.seeds import run_seeds
 from nfilter.recipe import load
 from nfilter.store import read_json, read_jsonl
 

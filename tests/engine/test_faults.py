@@ -14,7 +14,7 @@ import yaml
 
 from nfilter import ContractError, ModelError, NothingLeftError, PluginError, Request
 from nfilter.engine import run as engine
-from nfilter.engine.run import run_seeds
+from nfilter.engine.seeds import run_seeds
 from nfilter.recipe import load
 from nfilter.store import read_json
 

@@ -235,7 +235,8 @@ def settle(run: Path) -> None:
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``runs/sums`` and, of two seeds, ``runs/group``."""
-    from nfilter.engine.run import run, run_seeds
+    from nfilter.engine.run import run
+    from nfilter.engine.seeds import run_seeds
     from nfilter.recipe import load
     from nfilter.report.html import write_report
 

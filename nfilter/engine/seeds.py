@@ -1,0 +1,75 @@
+"""One recipe with several seeds: a run each, and their figures together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from nfilter.context import ModelPool
+from nfilter.engine.figures import group
+from nfilter.engine.places import site_of
+from nfilter.engine.run import RunResult, run
+from nfilter.errors import NothingLeftError
+from nfilter.journal import paid_in
+from nfilter.plugins import Plugins
+from nfilter.progress import Reporter
+from nfilter.recipe import Recipe
+from nfilter.report.html import write_report
+from nfilter.store import write_json
+
+
+def run_seeds(
+    recipe: Recipe,
+    plugins: Plugins,
+    out: Path,
+    seeds: Sequence[int],
+    *,
+    limit: int | None = None,
+    reporter: Reporter | None = None,
+) -> RunResult:
+    """Run a recipe once a seed, in ``out/seed-N``; ``out/metrics.json`` holds means, deviations and n.
+
+    A seed of which nothing is left to train on is named under ``nothing_left``, and the others make the figures.
+
+    Raises:
+        NothingLeftError: when nothing is left of any.
+    """
+    start = time.monotonic()
+    pool = ModelPool(recipe, site_of(recipe, plugins))
+    children: list[RunResult] = []
+    empty: dict[str, str] = {}
+    pool.paid_before(sum(paid_in(out / f"seed-{seed}" / "journal.db") for seed in seeds))
+    try:
+        for seed in seeds:
+            if reporter is not None:
+                reporter.info(f"seed {seed}")
+            try:
+                child = run(
+                    replace(recipe, seed=seed),
+                    plugins,
+                    out / f"seed-{seed}",
+                    limit=limit,
+                    reporter=reporter,
+                    pool=pool,
+                    lenders=[done.directory / "journal.db" for done in children],
+                )
+            except NothingLeftError as error:
+                empty[str(seed)] = str(error)
+                if reporter is not None:
+                    reporter.warning(f"seed {seed}: {error}")
+                continue
+            children.append(child)
+    finally:
+        pool.close()
+    if not children:
+        raise NothingLeftError(f"no seed has anything left to train on. {' '.join(empty.values())}")
+    metrics = group(
+        [child.metrics for child in children], [seed for seed in seeds if str(seed) not in empty]
+    )
+    if empty:
+        metrics["nothing_left"] = empty
+    write_json(out / "metrics.json", metrics)
+    write_report(out, metrics)
+    return RunResult(out, metrics, time.monotonic() - start)

@@ -1,0 +1,68 @@
+"""Money for calls: as much as an attempt may cost is held before it is made, and what it did cost is settled after."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from nfilter import Budget, Completion, Price, Request
+from nfilter_litellm.engine import Transport
+from nfilter_litellm.failures import CallError
+
+_AROUND = 64  # tokens that a template may put around a message
+_PAUSE = 0.02  # seconds between two looks at the budget
+
+
+class Paid:
+    """A transport whose attempts have a price. An answer has its cost; so has a failure, as far as the model worked."""
+
+    def __init__(
+        self, transport: Transport, price: Price, budget: Budget | None, max_tokens: int | None
+    ) -> None:
+        """``max_tokens`` takes the place of a request's own, as in the config."""
+        self._transport = transport
+        self._price = price
+        self._budget = budget
+        self._max_tokens = max_tokens
+
+    async def call(self, request: Request) -> Completion:
+        """One attempt.
+
+        Raises:
+            CallError: with ``usd``, what the attempt cost or may have cost.
+            BudgetError: when the budget does not cover it.
+        """
+        most = self.most(request)
+        budget = self._budget
+        # Threads with loops of their own share the budget: no event of one loop could tell the others.
+        while budget is not None and not budget.hold(most):  # noqa: ASYNC110
+            await asyncio.sleep(_PAUSE)
+        # What is given up half way may be billed in full.
+        usd = most
+        try:
+            answer = await self._transport.call(request)
+            usd = self._cost(answer, most)
+            return replace(answer, usd=usd)
+        except CallError as error:
+            usd = error.usd = most if error.worked else 0.0
+            raise
+        finally:
+            if budget is not None:
+                budget.settle(most, usd)
+
+    async def close(self) -> None:
+        """Close what is behind it."""
+        await self._transport.close()
+
+    def most(self, request: Request) -> float:
+        """An upper bound in dollars: no tokenizer makes more tokens of a text than it has bytes."""
+        prompt = sum(
+            len(message.content.encode("utf-8", "surrogatepass")) + _AROUND
+            for message in request.messages
+        )
+        return self._price.of(prompt, self._max_tokens or request.sampling.max_tokens)
+
+    def _cost(self, answer: Completion, most: float) -> float:
+        if not answer.prompt_tokens and not answer.completion_tokens:
+            return most  # the server does not count
+        return self._price.of(answer.prompt_tokens, answer.completion_tokens)

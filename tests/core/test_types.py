@@ -55,7 +55,7 @@ def tokens(**more: Any) -> TokenSample:
 FIELDS = {
     Message: ("role", "content"),
     Sample: ("id", "messages", "notes", "meta", "parents", "weight", "pinned", "dropped", "why"),
-    TokenSample: ("id", "ids", "response", "turn", "spans", "weights", "scores", "reasons", "text"),
+    TokenSample: ("id", "ids", "response", "turn", "spans", "weights", "scores", "reasons", "text", "cut"),
     Sampling: ("max_tokens", "temperature", "top_p", "seed", "stop"),
     Request: ("messages", "sampling", "logprobs", "sample_id", "draw"),
     Failure: ("kind", "detail"),
@@ -67,9 +67,10 @@ FIELDS = {
         "completion_tokens",
         "failure",
         "cached",
+        "usd",
     ),
     ModelRef: ("path", "kind", "base", "digest"),
-    Row: ("sample", "truth"),
+    Row: ("sample", "truth", "noise"),
     Unreadable: ("line", "error", "raw"),
 }
 VALUES = [

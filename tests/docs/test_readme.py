@@ -213,6 +213,7 @@ def test_every_setting_in_the_text_exists(
                                    for index, stage in enumerate(recipe["samples"])]}
             for at in range(len(recipe["samples"]))
         ]  # fmt: skip
+        changed += [{**recipe, key: value}, {**recipe, "source": {**recipe["source"], key: value}}]
         changed += [
             {**recipe, "tokens": [{"use": item.name, key: value}]}
             for item in plugins.of_kind("stage")

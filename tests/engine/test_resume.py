@@ -16,10 +16,10 @@ from nfilter import (
     Generates,
     ModelNeed,
     NfilterError,
-    PluginError,
     Request,
     Sample,
     State,
+    StoreError,
 )
 from nfilter.store import RunDirectory, read_json
 
@@ -247,7 +247,7 @@ def test_a_failure_in_the_middle_of_a_chunk_leaves_no_torn_file(
         return plain(sample)
 
     monkeypatch.setattr(store, "sample_to_json", failing)
-    with pytest.raises(PluginError, match=r"no space left .*A file, the network or a right"):
+    with pytest.raises(StoreError, match=r"chunk-000001.*no space left.*the same command goes on"):
         kit.run([stage("extra.a")], chunk=4)
     names = sorted(path.name for path in (kit.out / "01-extra.a").iterdir())
     assert names == ["chunk-000000.jsonl", "decisions-000000.jsonl", "fingerprint"]

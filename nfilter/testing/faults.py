@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nfilter.types import Completion
+
 PASSING = frozenset(
     {
         "limited", "limited_after", "error", "unavailable", "hang", "reset", "truncated", "empty_body", "html", "drip",
@@ -53,7 +55,7 @@ class Script:
     ``faults`` gives shares in [0, 1]: of conversations for lasting kinds, of attempts for all others. A share of 1 is
     a fault that every attempt meets. More than ``capacity`` calls at a time meet a 429; more than ``slots`` wait in a queue.
     ``key`` is the only key that is let in. Without ``logprobs`` they are left out as by a server that does not know
-    them: silently.
+    them: silently. ``answer`` gives the text of an answer, or a whole completion with its end, counts and logprobs.
     """
 
     seed: int = 0
@@ -65,7 +67,7 @@ class Script:
     slots: int | None = None
     key: str | None = None
     logprobs: bool = True
-    answer: Callable[[Sequence[Mapping[str, Any]]], str] = answer
+    answer: Callable[[Sequence[Mapping[str, Any]]], str | Completion] = answer
     retry_after: float = 1.0
     hang: float = 3600.0
     drip_bytes: int = 50 * 2**20
@@ -153,8 +155,11 @@ def completion(
     script: Script, messages: Sequence[Mapping[str, Any]], asked: Mapping[str, Any], kind: str
 ) -> dict[str, Any]:
     """The body of a reply with status 200: an answer, or one of the faults that look like one."""
-    text: str | None = script.answer(messages)
-    finish, refusal = "stop", None
+    given = script.answer(messages)
+    made = given if isinstance(given, Completion) else Completion(given)
+    text: str | None = made.text
+    finish: str = made.finish
+    refusal = None
     if kind == "empty":
         text = ""
     elif kind == "refusal":
@@ -169,12 +174,16 @@ def completion(
     message = {"role": "assistant", "content": text, "refusal": refusal}
     choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": finish}
     if asked.get("logprobs") and script.logprobs and kind != "no_logprobs":
-        choice["logprobs"] = {"content": [_token(word) for word in words]}
+        listed = [_token(word) for word in words]
+        if made.logprobs is not None and text == made.text:
+            listed = [{**_token(""), "logprob": value} for value in made.logprobs]
+        choice["logprobs"] = {"content": listed}
     prompt = sum(len(str(message.get("content")).split()) for message in messages)
+    prompt, count = made.prompt_tokens or prompt, made.completion_tokens or len(words)
     usage = {
         "prompt_tokens": prompt,
-        "completion_tokens": len(words),
-        "total_tokens": prompt + len(words),
+        "completion_tokens": count,
+        "total_tokens": prompt + count,
     }
     return {
         "id": "chatcmpl-" + hashlib.sha256(content_of(messages).encode()).hexdigest()[:12],

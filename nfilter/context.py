@@ -27,7 +27,7 @@ from nfilter.types import Completion, FloatArray, IntArray, ModelRef, Request, S
 
 _TRANSIENT = frozenset({"timeout", "server", "memory"})
 _SLICE = 256  # requests at a time, of a backend that does not stream
-_GROUP = 64  # answers a commit
+_GROUP = 32  # answers a commit
 _SECONDS = 1.0  # between commits, at most
 _PORTION = 2**18  # tokens scored between writes
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -252,6 +253,16 @@ class Artefact:
         return self.directory / f"decisions-{index:06d}.jsonl"
 
 
+def _holder(lock: IO[str]) -> str:
+    # Whoever has just taken the lock writes its number a moment later.
+    for _ in range(50):
+        lock.seek(0)
+        if found := lock.read().strip():
+            return found
+        time.sleep(0.02)
+    return "unknown"
+
+
 class RunDirectory:
     """One run on disk; held by one process at a time."""
 
@@ -278,8 +289,7 @@ class RunDirectory:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                lock.seek(0)
-                holder = lock.read().strip() or "unknown"
+                holder = _holder(lock)
                 raise StoreError(
                     f"{self.path}: process {holder} is running in it; wait for it, or choose another --out"
                 ) from error

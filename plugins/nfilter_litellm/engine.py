@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -22,9 +22,17 @@ from nfilter_litellm.limiter import Limiter
 from nfilter_litellm.retry import Retry
 
 _FLUSH = 0.05  # seconds for which answers are gathered before they are handed over
+_HANDFUL = 16  # answers that are handed over at once
+_AHEAD = (
+    32  # answers that nobody has read yet: with more, no call begins, as a kill would lose them
+)
 _TIMEOUTS = 3  # attempts that may time out: each of them was long already
 
 Answered = tuple[int, Completion]
+
+
+async def _always() -> None:
+    """There is room."""
 
 
 class Transport(Protocol):
@@ -72,9 +80,12 @@ class Dispatcher:
         self.calls = 0
 
     async def run(
-        self, requests: Sequence[Request], emit: Callable[[int, Completion], None]
+        self,
+        requests: Sequence[Request],
+        emit: Callable[[int, Completion], None],
+        room: Callable[[], Awaitable[None]] = _always,
     ) -> None:
-        """Make all calls; ``emit`` has each as it ends.
+        """Make all calls; ``emit`` has each as it ends, and none begins before ``room`` is over.
 
         Raises:
             ModelError: when the breaker ends the run; the calls that are out are given up.
@@ -85,6 +96,7 @@ class Dispatcher:
                 self._feeding += 1
                 try:
                     for index, request in enumerate(requests):
+                        await room()
                         ticket = await self._gate.enter()
                         if self._drained():
                             self._gate.leave()
@@ -209,6 +221,29 @@ def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     return error
 
 
+class _Unread:
+    """How many answers wait to be read, so that calls do not run ahead of what is kept. For one event loop."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._read = asyncio.Event()
+
+    def more(self) -> None:
+        """One came."""
+        self._count += 1
+
+    def less(self, count: int) -> None:
+        """So many were read."""
+        self._count -= count
+        self._read.set()
+
+    async def room(self) -> None:
+        """Wait until few are left."""
+        while self._count >= _AHEAD:
+            self._read.clear()
+            await self._read.wait()
+
+
 class Engine:
     """The synchronous half: a stage's thread asks, the loop's thread works."""
 
@@ -236,9 +271,10 @@ class Engine:
         out: queue.SimpleQueue[list[Answered] | None] = queue.SimpleQueue()
         tasks: list[asyncio.Task[None]] = []
         loop = self._running()
+        unread = _Unread()
 
         def begin() -> None:
-            task = loop.create_task(self._produce(list(requests), out.put))
+            task = loop.create_task(self._produce(list(requests), out.put, unread))
             task.add_done_callback(lambda _: out.put(None))
             tasks.append(task)
 
@@ -247,6 +283,7 @@ class Engine:
         try:
             while (batch := out.get()) is not None:
                 yield from batch
+                loop.call_soon_threadsafe(unread.less, len(batch))
             ended = True
         finally:
             if not ended:
@@ -275,7 +312,10 @@ class Engine:
             self._loop = self._thread = self._dispatcher = None
 
     async def _produce(
-        self, requests: Sequence[Request], hand_over: Callable[[list[Answered]], None]
+        self,
+        requests: Sequence[Request],
+        hand_over: Callable[[list[Answered]], None],
+        unread: _Unread,
     ) -> None:
         gathered: list[Answered] = []
         loop = asyncio.get_running_loop()
@@ -291,13 +331,18 @@ class Engine:
         def emit(index: int, answer: Completion) -> None:
             nonlocal timer
             gathered.append((index, answer))
-            if timer is None:
+            unread.more()
+            if len(gathered) >= _HANDFUL:
+                if timer is not None:
+                    timer.cancel()
+                flush()
+            elif timer is None:
                 timer = loop.call_later(_FLUSH, flush)
 
         try:
             if self._dispatcher is None:
                 self._dispatcher = self._build()
-            await self._dispatcher.run(requests, emit)
+            await self._dispatcher.run(requests, emit, unread.room)
         finally:
             if timer is not None:
                 timer.cancel()

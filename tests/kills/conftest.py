@@ -22,7 +22,7 @@ from nfilter.testing.faults import Script
 from nfilter.testing.server import ModelServer
 
 ROOT = Path(__file__).resolve().parents[2]
-BATCH = 64  # answers that one commit holds at most
+BATCH = 64  # answers that came and are not committed yet: half of them wait to be read, half to be written
 RECIPE = """\
 name: kills
 answer: number

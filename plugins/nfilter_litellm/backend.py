@@ -92,7 +92,8 @@ class LiteLLMBackend:
         Raises:
             ModelError: when three calls in a row fail for a reason that the others share: key, quota, model, address.
         """
-        return self._engine.stream(requests)
+        with self._site.drain.calls():
+            yield from self._engine.stream(requests)
 
     def tally(self) -> Tally:
         """Calls, attempts and the level of concurrency so far."""

@@ -1,0 +1,47 @@
+"""The first Ctrl-C waits for the calls that are out and keeps their answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from nfilter.testing.faults import Script
+from nfilter.testing.server import ModelServer
+
+RECIPE = """\
+name: drain
+answer: exact
+models:
+  expert: {{use: litellm, model: test, api_base: "{url}", concurrency: 4}}
+source: {{use: jsonl, path: rows.jsonl}}
+samples:
+  - {{use: robustft.answer, llm: expert, into: base}}
+"""
+
+
+def test_what_is_out_is_answered_and_kept_and_no_call_begins(tmp_path: Path) -> None:
+    rows = [{"id": str(n), "prompt": f"what is {n}", "response": str(n)} for n in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with ModelServer(Script(latency=0.5)) as server:
+        (tmp_path / "r.yaml").write_text(RECIPE.format(url=server.url))
+        line = [sys.executable, "-m", "nfilter", "run", "r.yaml", "--out", "out"]
+        process = subprocess.Popen(
+            line, cwd=tmp_path, env=dict(os.environ), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )  # fmt: skip
+        while server.plan.in_flight < 4:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        error = process.communicate()[1].decode()
+        assert process.returncode == 130, error
+        assert "waiting for the calls that are out" in error
+        before = dict(server.plan.served)
+        assert 4 <= len(before) < 40
+        assert subprocess.run(line, cwd=tmp_path, check=False, capture_output=True).returncode == 0
+        # Every call that was out is on record: each conversation was served once.
+        assert all(len(kinds) == 1 for kinds in server.plan.served.values())
+        assert len(server.plan.served) == 40

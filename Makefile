@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 EVIDENCE ?= runs/evidence
 WORKERS ?= 2
 
-.PHONY: demo evidence evidence-tokens evidence-quick test slow lint types imports format clean
+.PHONY: demo evidence evidence-tokens evidence-quick test slow fuzz lint types imports format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/nfilter init --template quickstart --out $(DEMO)/quickstart.yaml --force
@@ -31,6 +31,9 @@ test: $(VENV)/.test
 
 slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+
+fuzz: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "hypothesis and not gpu" --hypothesis-profile=fuzz $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -111,6 +111,9 @@ _set = click.option(
     "--set", "assignments", multiple=True, metavar="PATH=VALUE",
     help="Override a value of the recipe, for example train.epochs=1 or samples.3.k=5. May be repeated.",
 )  # fmt: skip
+_limit = click.option(
+    "--limit", type=click.IntRange(min=1), help="Take only the first N rows of the source."
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON for another program.")
 _allow = click.option(
     "--allow-host", "allow", multiple=True, metavar="HOST",
@@ -122,9 +125,7 @@ _allow = click.option(
 @_recipe
 @_set
 @_allow
-@click.option(
-    "--limit", type=click.IntRange(min=1), help="Take only the first N rows of the source."
-)
+@_limit
 @click.option("--out", type=click.Path(path_type=Path), help="The run directory [runs/NAME].")
 @click.option("--seeds", metavar="0,1,2", help="Run once a seed and put the figures together.")
 @click.option("--quiet", is_flag=True, help="Say warnings only.")
@@ -143,10 +144,8 @@ def run(
     engine = importlib.import_module("nfilter.engine.run")
     launches = importlib.import_module("nfilter.engine.launch")
     launch = launches.Launch.of()
-    plugins, loaded, report = _checked(recipe, assignments, allow, data=False)
+    plugins, loaded = _sound(recipe, assignments, allow)
     reporter = importlib.import_module("nfilter.progress").reporter_for(quiet=quiet or as_json)
-    if report.faults:
-        _recipe_faults(report.faults)
     if launch.rank:
         launches.follow(loaded, plugins, launch)
         return
@@ -209,9 +208,7 @@ def check(
 @_recipe
 @_set
 @_allow
-@click.option(
-    "--limit", type=click.IntRange(min=1), help="Take only the first N rows of the source."
-)
+@_limit
 @_json
 def lint(
     recipe: Path,
@@ -221,9 +218,7 @@ def lint(
     as_json: bool,
 ) -> None:
     """Encode the source as it is: lengths, what is cut, masks, tokenizers. No stage runs, nothing is trained."""
-    plugins, loaded, report = _checked(recipe, assignments, allow, data=False)
-    if report.faults:
-        _recipe_faults(report.faults)
+    plugins, loaded = _sound(recipe, assignments, allow)
     found = importlib.import_module("nfilter.engine.preview").preview(loaded, plugins, limit)
     if as_json:
         click.echo(json.dumps({"figures": found.figures, "warnings": found.warnings}))
@@ -236,9 +231,7 @@ def lint(
 @_recipe
 @_set
 @_allow
-@click.option(
-    "--limit", type=click.IntRange(min=1), help="Take only the first N rows of the source."
-)
+@_limit
 @_json
 def plan(
     recipe: Path,
@@ -248,9 +241,7 @@ def plan(
     as_json: bool,
 ) -> None:
     """Say how many calls, tokens and dollars a run will take, before any call is made."""
-    plugins, loaded, report = _checked(recipe, assignments, allow, data=False)
-    if report.faults:
-        _recipe_faults(report.faults)
+    plugins, loaded = _sound(recipe, assignments, allow)
     found = importlib.import_module("nfilter.engine.plan").plan(loaded, plugins, limit)
     if as_json:
         click.echo(json.dumps(found.to_json()))
@@ -275,6 +266,14 @@ def _checked(
         data=data,
     )
     return plugins, loaded, report
+
+
+def _sound(recipe: Path, assignments: Sequence[str], allow: Sequence[str]) -> tuple[Any, Any]:
+    """Plugins and recipe for a verb that works on one; RecipeError with every fault that it has."""
+    plugins, loaded, report = _checked(recipe, assignments, allow, data=False)
+    if report.faults:
+        _recipe_faults(report.faults)
+    return plugins, loaded
 
 
 def _recipe_faults(faults: Sequence[str]) -> None:

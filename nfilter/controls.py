@@ -27,7 +27,7 @@ _CONTROL = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Neutral:
-    """A request in which nothing is a control token. ``broken`` are those that were in it."""
+    """A request in which nothing is a control token. ``broken`` are those that were in it, outer before inner."""
 
     request: Request
     broken: tuple[str, ...] = ()
@@ -35,28 +35,35 @@ class Neutral:
     def mended(self, answer: Completion) -> Completion:
         """``answer`` with the tokens that it repeats as the data has them."""
         text = answer.text
-        for token in self.broken:
+        for token in reversed(self.broken):
             text = text.replace(_apart(token), token)
         return answer if text == answer.text else replace(answer, text=text)
 
 
 def neutral(request: Request) -> Neutral:
     """``request`` with a blank in every control token of its messages; the same object where there is none."""
-    found = tokens_in(message.content for message in request.messages)
-    if not found:
-        return Neutral(request)
-    messages = tuple(Message(turn.role, broken(turn.content)) for turn in request.messages)
-    return Neutral(replace(request, messages=messages), found)
+    found: dict[str, None] = {}
+    messages = tuple(Message(turn.role, _broken(turn.content, found)) for turn in request.messages)
+    return Neutral(replace(request, messages=messages), tuple(found)) if found else Neutral(request)
 
 
 def tokens_in(texts: Iterable[str]) -> tuple[str, ...]:
-    """The control tokens in ``texts``, each once."""
+    """The control tokens in ``texts``, each once; of tokens that overlap, the one that begins first."""
     return tuple(dict.fromkeys(match[0] for text in texts for match in _CONTROL.finditer(text)))
 
 
 def broken(text: str) -> str:
     """``text`` with a blank behind the first character of every control token."""
-    return _CONTROL.sub(lambda match: _apart(match[0]), text)
+    return _broken(text, {})
+
+
+def _broken(text: str, found: dict[str, None]) -> str:
+    # A token within another, or one that begins where another ends, shows only once the first is broken. A blank makes
+    # no new token, so this ends.
+    while tokens := tokens_in([text]):
+        found |= dict.fromkeys(tokens)
+        text = _CONTROL.sub(lambda match: _apart(match[0]), text)
+    return text
 
 
 def _apart(token: str) -> str:

@@ -12,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
@@ -19,6 +20,11 @@ EXAMPLE = TESTS / "dist" / "nfilter-example"
 
 # The example plugin is imported from its sources here; tests/dist installs it for real.
 sys.path.insert(0, str(EXAMPLE / "src"))
+
+# The same examples in every run, so that a verdict on a change is about the change; `make fuzz` draws new ones.
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("fuzz", derandomize=False, print_blob=True)
+settings.load_profile("repeatable")
 
 
 @dataclass(frozen=True)

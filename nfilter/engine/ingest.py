@@ -148,20 +148,21 @@ def _nothing_readable(source: SourceUse, recipe: Recipe, unreadable: list[Unread
 
 def truth_of(directory: Path) -> dict[str, str]:
     """The true labels by id; for metrics and the truth arm alone."""
-    path = directory / TRUTH
-    rows = read_jsonl(path) if path.is_file() else ()
-    return {row["id"]: row["truth"] for row in rows if "truth" in row}
+    return {row["id"]: row["truth"] for row in _known(directory, "truth")}
 
 
 def noise_of(directory: Path) -> dict[str, tuple[NoiseSpan, ...]]:
     """By id, which parts of a response are noise, of the samples of which that is known; for metrics alone."""
-    path = directory / TRUTH
-    rows = read_jsonl(path) if path.is_file() else ()
     return {
         row["id"]: tuple(NoiseSpan(start, end, kind) for start, end, kind in row["noise"])
-        for row in rows
-        if "noise" in row
+        for row in _known(directory, "noise")
     }
+
+
+def _known(directory: Path, what: str) -> Iterator[dict[str, Any]]:
+    path = directory / TRUTH
+    rows = read_jsonl(path) if path.is_file() else iter(())
+    return (row for row in rows if what in row)
 
 
 def _truth_row(row: Row) -> dict[str, JSON]:

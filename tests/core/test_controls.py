@@ -58,7 +58,25 @@ def test_other_text_is_left_alone(text: str) -> None:
 
 
 PIECES = st.sampled_from(
-    [*TOKENS, "<", "|", ">", "[", "]", "<|", "|>", "s", "/", "INST", " ", "\n", "<<", "｜"]
+    [
+        *TOKENS,
+        "<",
+        "|",
+        ">",
+        "[",
+        "]",
+        "<|",
+        "|>",
+        "s",
+        "/",
+        "INST",
+        " ",
+        "\n",
+        "<<",
+        "｜",
+        "~b]",
+        "]~b",
+    ]
 )
 
 
@@ -67,6 +85,21 @@ PIECES = st.sampled_from(
 def test_no_nesting_leaves_a_token(text: str) -> None:
     assert not tokens_in([broken(text)])
     assert broken(text).replace(" ", "") == text.replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        ("<|[SYSTEM_PROMPT]|>", "< |[ SYSTEM_PROMPT]|>"),
+        ("[INST]~b]", "[ INST] ~b]"),
+        ("]~b[INST]", "] ~b[ INST]"),
+        ("<|a]~b[/INST]|>", "< |a] ~b[ /INST]|>"),
+    ],
+)
+def test_tokens_that_overlap_are_all_broken_and_mended(text: str, sent: str) -> None:
+    safe = neutral(Request((Message("user", text),)))
+    assert safe.request.messages[0].content == sent
+    assert safe.mended(Completion(sent)).text == text
 
 
 class Server:

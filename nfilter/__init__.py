@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         TokenMetricInput,
     )
     from nfilter.money import Budget, Price
+    from nfilter.packed import PackedTexts
     from nfilter.stages import (
         EMPTY_STATE,
         AnswerKind,
@@ -146,6 +147,7 @@ _HOME = {
     ),
     "nfilter.drain": ("Drain",),
     "nfilter.money": ("Budget", "Price"),
+    "nfilter.packed": ("PackedTexts",),
     "nfilter.stages": (
         "EMPTY_STATE",
         "AnswerKind",
@@ -259,6 +261,7 @@ __all__ = [
     "NfilterError",
     "NoiseSpan",
     "NothingLeftError",
+    "PackedTexts",
     "PluginError",
     "Price",
     "Priced",

@@ -6,6 +6,8 @@ never changes one in place.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -56,6 +58,25 @@ class Sample:
     pinned: bool = False
     dropped: str | None = None
     why: str | None = None
+
+    @classmethod
+    def made(
+        cls,
+        stage: str,
+        parents: Sequence[str],
+        messages: Sequence[Message],
+        reason: str,
+        *,
+        draw: int = 0,
+    ) -> Sample:
+        """A new sample that ``stage`` (its label, ``ctx.stage``) made from ``parents``, ids of samples that it was given.
+
+        Its id is a hash of stage, parents and ``draw``, which tells several from the same parents apart: the same in
+        every run, whatever the text became.
+        """
+        _need_reason(reason)
+        key = hashlib.sha256(json.dumps([stage, list(parents), draw]).encode()).hexdigest()[:16]
+        return cls(f"made-{key}", tuple(messages), parents=tuple(parents), why=reason)
 
     @property
     def response(self) -> str:

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -41,9 +42,16 @@ def _named(value: object) -> str:
 
 
 def check_samples(
-    stage: str, contract: Contract, before: Sequence[Sample], after: Sequence[Sample]
+    stage: str,
+    contract: Contract,
+    before: Sequence[Sample],
+    after: Sequence[Sample],
+    given: Mapping[str, bool] = MappingProxyType({}),
 ) -> None:
     """Refuse what breaks an invariant of a sample stage.
+
+    ``before`` is the chunk. ``given`` says of all ids that are taken whether the stage was shown that sample; parents
+    may be in other chunks.
 
     The same ids come back in the same order (new ones only where the contract says so, each with parents); only
     declared notes are written; what is not a stage's to change stays; every change has a reason.
@@ -72,16 +80,30 @@ def check_samples(
             f"{stage}: new sample {twice!r} is there twice; an id is one sample's alone"
         )
     for sample in added:
-        _check_new(stage, contract, sample, old)
+        _check_new(stage, contract, sample, old, given)
     for sample in kept:
         _check_one(stage, contract, old[sample.id], sample)
 
 
-def _check_new(stage: str, contract: Contract, sample: Sample, old: dict[str, Sample]) -> None:
+def _check_new(
+    stage: str,
+    contract: Contract,
+    sample: Sample,
+    old: Mapping[str, Sample],
+    given: Mapping[str, bool],
+) -> None:
     where = f"{stage}: new sample {sample.id!r}"
-    if not sample.parents or any(parent not in old for parent in sample.parents):
-        raise ContractError(f"{where} has parents {sample.parents!r}; name samples of this chunk")
-    inherited = {key for parent in sample.parents for key in old[parent].notes}
+    if not sample.parents or any(
+        parent not in old and not given.get(parent) for parent in sample.parents
+    ):
+        raise ContractError(
+            f"{where} has parents {sample.parents!r}; name samples that the stage was given"
+        )
+    if sample.id in given:
+        raise ContractError(
+            f"{where} has the id of a sample that is there already; Sample.made gives it one of its own"
+        )
+    inherited = {key for parent in sample.parents if parent in old for key in old[parent].notes}
     stray = sorted(set(sample.notes) - contract.writes - inherited)
     if stray:
         raise ContractError(
@@ -159,6 +181,12 @@ _MISSING: Any = object()
 def changed(was: Sample, now: Sample) -> bool:
     """Whether a stage decided anything that changes training: response, weight, or drop."""
     return was.response != now.response or was.weight != now.weight or was.dropped != now.dropped
+
+
+def create(stage: str, made: Sample) -> tuple[Sample, dict[str, Any]]:
+    """A new sample as it is recorded, and the record of where it comes from."""
+    reason = f"made from {', '.join(made.parents)}{f': {made.why}' if made.why else ''}"
+    return replace(made, why=None), _decision(stage, made, "create", reason)
 
 
 def decide(stage: str, was: Sample, now: Sample) -> tuple[Sample, dict[str, Any] | None]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from nfilter.context import RunContext
-from nfilter.engine.invariants import check_samples, decide, values_of
+from nfilter.engine.invariants import check_samples, create, decide, values_of
 from nfilter.errors import ContractError, NfilterError
 from nfilter.events import StageFinished
 from nfilter.recipe import Use
@@ -44,11 +45,14 @@ def run_stage(run: StageRun, ctx: RunContext, fingerprint: str) -> StageFinished
     state = _state(run, stage, ctx)
     counts = {"kept": 0, "dropped": 0, "changed": 0, "weighed": 0}
     total = run.before.summary().get("samples") or run.before.summary().get("read")
+    given = _ids(run) if contract.new_samples else {}
     with ctx.progress(total, run.label) as bar:
         for index, chunk in enumerate(run.before.chunks()):
             if not run.after.has_chunk(index):
-                samples, decisions = _process(run.label, stage, contract, chunk, state, ctx)
+                samples, decisions = _process(run.label, stage, contract, chunk, state, ctx, given)
                 run.after.write_chunk(index, samples, decisions)
+                if contract.new_samples:
+                    given |= {sample.id: False for sample in samples if sample.id not in given}
             bar.advance(len(chunk))
     kept = dropped = 0
     for chunk in run.after.chunks():
@@ -103,36 +107,36 @@ def _state(run: StageRun, stage: Any, ctx: RunContext) -> State:
     return state
 
 
+def _ids(run: StageRun) -> dict[str, bool]:
+    """Of all ids that are taken, whether the stage is shown that sample."""
+    ids = {sample.id: sample.dropped is None for sample in run.before.samples()}
+    whole = itertools.takewhile(run.after.has_chunk, itertools.count())
+    made = (sample.id for index in whole for sample in run.after.chunk(index))
+    return {**dict.fromkeys(made, False), **ids}
+
+
 def _process(
-    label: str, stage: Any, contract: Contract, chunk: list[Sample], state: State, ctx: RunContext
+    label: str,
+    stage: Any,
+    contract: Contract,
+    chunk: list[Sample],
+    state: State,
+    ctx: RunContext,
+    given: dict[str, bool],
 ) -> tuple[list[Sample], list[dict[str, Any]]]:
     shown = [sample for sample in chunk if sample.dropped is None]
     returned = (
         values_of(label, "process", Sample, stage.process(shown, state, ctx)) if shown else []
     )
-    check_samples(label, contract, shown, returned)
+    check_samples(label, contract, shown, returned, given)
     was = {sample.id: sample for sample in shown}
-    hidden = {sample.id for sample in chunk} - set(was)
-    taken = next((sample.id for sample in returned if sample.id in hidden), None)
-    if taken is not None:
-        raise ContractError(
-            f"{label}: new sample {taken!r} has the id of a sample that was dropped; take another"
-        )
     decisions = []
     now: dict[str, Sample] = {}
     for sample in returned:
         origin = was.get(sample.id)
-        if origin is None:
-            parents = ", ".join(sample.parents)
-            decisions.append(
-                {
-                    "id": sample.id,
-                    "stage": label,
-                    "action": "create",
-                    "reason": f"made from {parents}",
-                }
-            )
-        recorded, decision = decide(label, origin or sample, sample)
+        recorded, decision = (
+            create(label, sample) if origin is None else decide(label, origin, sample)
+        )
         now[sample.id] = recorded
         if decision is not None:
             decisions.append(decision)

@@ -20,6 +20,7 @@ from nfilter import (
     FloatArray,
     ModelNeed,
     Needs,
+    PackedTexts,
     Sample,
     StageConfig,
     State,
@@ -249,8 +250,8 @@ class Neighbors:
             **build(np.concatenate(rows.vectors)[known]),
             "codes": codes,
             "queries": np.array([rows.queries[i] for i in known], dtype=np.uint64),
-            **similarity.pack("answer", distinct),
-            **similarity.pack("id", [rows.ids[i] for i in known]),
+            **PackedTexts.of(distinct).arrays("answer"),
+            **PackedTexts.of(rows.ids[i] for i in known).arrays("id"),
         }
         if not known:
             ctx.log.warning(
@@ -287,6 +288,7 @@ class Neighbors:
         if self._index is None or self._index[0] is not state:
             self._index = (state, Index.open(state.arrays))
         k = values["k"]
+        answers, ids = (PackedTexts.open(state.arrays, name) for name in ("answer", "id"))
         found, near = self._index[1].search(self._embed(chunk, ctx), k + _COPIES)
         notes = []
         for sample, similarities, places in zip(chunk, found, near, strict=True):
@@ -298,13 +300,10 @@ class Neighbors:
             ][:k]
             shares = similarity.shares(
                 [s for s, _ in voters],
-                [
-                    similarity.unpack(state.arrays, "answer", int(state.arrays["codes"][p]))
-                    for _, p in voters
-                ],
+                [answers[int(state.arrays["codes"][p])] for _, p in voters],
                 values["temperature"],
             )
-            names = [similarity.unpack(state.arrays, "id", p) for _, p in voters[:_SHOWN]]
+            names = [ids[p] for _, p in voters[:_SHOWN]]
             notes.append(
                 _note(sample, _merged(shares, ctx), ctx, calibrated=False, neighbors=names)
             )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from nfilter import (
@@ -20,6 +19,7 @@ from nfilter import (
     Generates,
     ModelNeed,
     Needs,
+    PackedTexts,
     Sample,
     StageConfig,
     State,
@@ -126,7 +126,8 @@ class Relabel:
         if len(clean) < self.config.k:
             ctx.log.warning(f"{len(clean)} clean samples are fewer than k: {self.config.k}")
         vectors = self._embed([query for _, query, _ in clean], ctx)
-        arrays = {**build(vectors, self.config.exact_up_to), **_packed(clean)}
+        texts = PackedTexts.of(text for row in clean for text in row)
+        arrays = {**build(vectors, self.config.exact_up_to), **texts.arrays("clean")}
         return State(values, arrays)
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
@@ -190,11 +191,11 @@ class Relabel:
         vectors = self._embed([sample.query for sample in samples], ctx)
         # One more, for the sample itself, which is in the index where there is no checker.
         similarities, positions = Index.open(state.arrays).search(vectors, k + 1)
-        texts = _Texts.of(state.arrays)
+        texts = PackedTexts.open(state.arrays, "clean")
         found = []
         for sample, row, places in zip(samples, similarities, positions, strict=True):
             near = [
-                Neighbor(*texts.at(int(place)), float(similarity))
+                _neighbor(texts, int(place), float(similarity))
                 for similarity, place in zip(row, places, strict=True)
                 if place >= 0
             ]
@@ -212,31 +213,6 @@ class Relabel:
         return np.concatenate(blocks)
 
 
-@dataclass(frozen=True, slots=True)
-class _Texts:
-    """Texts as bytes, which a state can memory-map: id, query and response of each clean sample in turn."""
-
-    data: npt.NDArray[Any]
-    ends: npt.NDArray[Any]
-
-    @classmethod
-    def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> _Texts:
-        return cls(arrays["texts"], arrays["ends"])
-
-    def at(self, position: int) -> tuple[str, str, str]:
-        first = 3 * position
-        starts = [int(self.ends[i - 1]) if i else 0 for i in range(first, first + 3)]
-        ends = [int(end) for end in self.ends[first : first + 3]]
-        one, two, three = (
-            bytes(self.data[start:end]).decode("utf-8", "surrogatepass")
-            for start, end in zip(starts, ends, strict=True)
-        )
-        return one, two, three
-
-
-def _packed(clean: Sequence[tuple[str, str, str]]) -> dict[str, npt.NDArray[Any]]:
-    encoded = [text.encode("utf-8", "surrogatepass") for row in clean for text in row]
-    return {
-        "texts": np.frombuffer(b"".join(encoded), dtype=np.uint8),
-        "ends": np.cumsum([len(text) for text in encoded], dtype=np.int64),
-    }
+def _neighbor(texts: PackedTexts, place: int, similarity: float) -> Neighbor:
+    first = 3 * place
+    return Neighbor(texts[first], texts[first + 1], texts[first + 2], similarity)

@@ -72,21 +72,3 @@ def shares(
     for answer, weight in zip(answers, weights / weights.sum(), strict=True):
         totals[answer] = totals.get(answer, 0.0) + float(weight)
     return totals
-
-
-def pack(name: str, texts: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-    """Texts as bytes and where each ends, which a state can memory-map."""
-    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-    return {
-        f"{name}_bytes": np.frombuffer(b"".join(encoded), dtype=np.uint8),
-        f"{name}_ends": np.cumsum([len(text) for text in encoded], dtype=np.int64),
-    }
-
-
-def unpack(arrays: Mapping[str, npt.NDArray[Any]], name: str, position: int) -> str:
-    """The text at ``position`` of what ``pack`` stored."""
-    ends = arrays[f"{name}_ends"]
-    start = int(ends[position - 1]) if position else 0
-    return bytes(arrays[f"{name}_bytes"][start : int(ends[position])]).decode(
-        "utf-8", "surrogatepass"
-    )

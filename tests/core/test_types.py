@@ -123,6 +123,21 @@ def test_defaults() -> None:
     assert Row(plain).truth is None
 
 
+def test_a_made_samples_id_depends_on_stage_parents_and_draw_alone() -> None:
+    said = (Message("user", "q"), Message("assistant", "a"))
+    made = Sample.made("03-entp.mix", ["a", "b"], said, "mixed")
+    assert (made.parents, made.messages, made.why) == (("a", "b"), said, "mixed")
+    assert made.id == Sample.made("03-entp.mix", ("a", "b"), said[:1], "else").id
+    others = [
+        Sample.made("03-entp.mix", ["b", "a"], said, "mixed"),
+        Sample.made("03-entp.mix", ["a", "b"], said, "mixed", draw=1),
+        Sample.made("04-entp.mix", ["a", "b"], said, "mixed"),
+    ]
+    assert len({made.id, *(other.id for other in others)}) == 4
+    with pytest.raises(ValueError, match="reason"):
+        Sample.made("s", ["a"], said, " ")
+
+
 def test_response_context_and_query_of_a_conversation() -> None:
     assert sample().response == "two"
     assert sample().context == CONVERSATION[:-1]

@@ -143,7 +143,7 @@ def test_a_new_sample_cannot_take_the_id_of_a_dropped_one(kit: Any, stage: Stage
 
     with pytest.raises(
         ContractError,
-        match=r"02-extra\.revive: new sample '\w+' has the id of a sample that was dropped",
+        match=r"02-extra\.revive: new sample '\w+' has the id of a sample that is there already",
     ):
         kit.run(
             [

@@ -206,6 +206,61 @@ def test_new_samples_follow_their_chunk_with_parents_on_record(kit: Any, stage: 
     assert len(kit.lines("cleaned.jsonl")) == 12
 
 
+def pairing(parent: str) -> Callable[[Sequence[Sample], Any, Any], list[Sample]]:
+    """A stage that makes a sample from the first of the second chunk and from ``parent``."""
+
+    def process(chunk: Sequence[Sample], state: Any, ctx: Any) -> list[Sample]:
+        out = list(chunk)
+        first = next((sample for sample in chunk if number(sample) == 5), None)
+        if first is not None:
+            out.append(Sample.made(ctx.stage, [first.id, parent], first.messages, "why not"))
+        return out
+
+    return process
+
+
+def id_of(kit: Any, wanted: int) -> str:
+    return next(s.id for s in kit.artefact("00-source").samples() if number(s) == wanted)
+
+
+def test_a_new_sample_may_have_parents_in_another_chunk(kit: Any, stage: Stage) -> None:
+    kit.run([stage()])
+    far = id_of(kit, 1)
+    grows = Contract(new_samples=True)
+    kit.run([stage("extra.grows", pairing(far), contract=grows)], chunk=4)
+    (created,) = (row for row in kit.decisions("01-extra.grows") if row["action"] == "create")
+    near = id_of(kit, 5)
+    assert created["reason"] == f"made from {near}, {far}: why not"
+    made = next(s for s in kit.artefact("01-extra.grows").samples() if s.parents)
+    assert (made.id, made.parents, made.why) == (created["id"], (near, far), None)
+    with pytest.raises(ContractError, match="name samples that the stage was given"):
+        kit.run([stage("extra.other", pairing("stranger"), contract=grows)], chunk=4)
+
+
+def test_a_dropped_sample_is_nobodys_parent(kit: Any, stage: Stage) -> None:
+    kit.run([stage()])
+    far = id_of(kit, 1)
+
+    def drop(chunk: Sequence[Sample], state: Any, ctx: Any) -> list[Sample]:
+        return [s.drop("wrong") if s.id == far else s for s in chunk]
+
+    grows = stage("extra.grows", pairing(far), contract=Contract(new_samples=True))
+    with pytest.raises(ContractError, match="name samples that the stage was given"):
+        kit.run([stage("extra.drop", drop), grows], chunk=4)
+
+
+def test_a_new_samples_id_is_taken_in_all_chunks(kit: Any, stage: Stage) -> None:
+    def same(chunk: Sequence[Sample], state: Any, ctx: Any) -> list[Sample]:
+        return [*chunk, Sample("mine", chunk[0].messages, parents=(chunk[0].id,))]
+
+    with pytest.raises(ContractError, match="new sample 'mine' has the id of a sample that is"):
+        kit.run([stage(process=same, contract=Contract(new_samples=True))], chunk=4)
+    # It went wrong at the second chunk: the first is there, and a second try ends the same way.
+    assert kit.artefact("01-extra.stage").has_chunk(0)
+    with pytest.raises(ContractError, match="new sample 'mine' has the id of a sample that is"):
+        kit.run([stage(process=same, contract=Contract(new_samples=True))], chunk=4)
+
+
 @pytest.mark.parametrize(
     "state",
     [State({"x": float("nan")}), State({"x": object()}), State({}, {"x": np.array([object()])}), None, {"x": 1}],

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from nfilter.events import RunFinished, RunStarted, StageFinished
     from nfilter.fences import Fence
     from nfilter.hookspecs import hookimpl
-    from nfilter.ids import hash_of
+    from nfilter.ids import SeenTexts, hash_of
     from nfilter.metrics import (
         Judged,
         JudgedTokens,
@@ -136,7 +136,7 @@ _HOME = {
     "nfilter.events": ("RunFinished", "RunStarted", "StageFinished"),
     "nfilter.fences": ("Fence",),
     "nfilter.hookspecs": ("hookimpl",),
-    "nfilter.ids": ("hash_of",),
+    "nfilter.ids": ("SeenTexts", "hash_of"),
     "nfilter.metrics": (
         "Judged",
         "JudgedTokens",
@@ -277,6 +277,7 @@ __all__ = [
     "SampleStage",
     "Sampling",
     "Scores",
+    "SeenTexts",
     "Site",
     "Source",
     "SourceError",

@@ -215,11 +215,15 @@ class Artefact:
         for chunk in self.chunks():
             yield from chunk
 
+    def decisions_of(self, index: int) -> Iterator[dict[str, Any]]:
+        """The decisions about the samples of chunk ``index``."""
+        return read_jsonl(self._decisions(index))
+
     def decisions(self) -> Iterator[dict[str, Any]]:
         """All decisions in order."""
         index = 0
         while self._decisions(index).is_file():
-            yield from read_jsonl(self._decisions(index))
+            yield from self.decisions_of(index)
             index += 1
 
     def write_state(self, state: State) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from nfilter.answers import build as build_answers
 from nfilter.errors import ContractError, SourceError
+from nfilter.ids import SeenTexts
 from nfilter.noise import inject
 from nfilter.recipe import Recipe, SourceUse
 from nfilter.store import Artefact, digest, read_jsonl, write_jsonl
@@ -94,7 +95,7 @@ def ingest(
     """
     unreadable: list[Unreadable] = []
     truths: list[dict[str, JSON]] = []
-    seen: set[int] = set()  # hashes, not ids: a million rows then take some ten megabytes
+    seen = SeenTexts()
     count = 0
 
     def samples() -> Iterator[Sample]:
@@ -104,13 +105,11 @@ def ingest(
                 unreadable.append(row)
                 continue
             count += 1
-            mark = hash(row.sample.id)
-            if mark in seen:
+            if not seen.first(row.sample.id):
                 raise ContractError(
                     f"source {source.use.name}: two rows have the id {row.sample.id!r}; a source gives each id once "
                     "and the other row as Unreadable"
                 )
-            seen.add(mark)
             if row.truth is not None or row.noise is not None:
                 truths.append(_truth_row(row))
             yield row.sample

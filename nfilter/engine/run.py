@@ -25,6 +25,7 @@ from nfilter.engine.judge import judge
 from nfilter.engine.judge_tokens import judge_tokens
 from nfilter.engine.lock import answer_prompts, write_lock
 from nfilter.engine.places import prompts_of, site_of
+from nfilter.engine.rows import write_rows
 from nfilter.engine.samples import StageRun, live, run_stage
 from nfilter.engine.tokenizers import check_tokenizers
 from nfilter.engine.versions import versions
@@ -38,7 +39,7 @@ from nfilter.recipe import Arm, Recipe, Use, model_needs
 from nfilter.report.html import write_report
 from nfilter.scorebook import ScoreBooks
 from nfilter.stages import Contract, TokenLoss
-from nfilter.store import Artefact, RunDirectory, digest, write_json, write_jsonl
+from nfilter.store import Artefact, RunDirectory, digest, write_json
 from nfilter.types import ModelRef, Sample, TokenSample
 
 
@@ -132,7 +133,7 @@ def run(
     start = time.monotonic()
     directory = RunDirectory(out)
     own_pool = pool is None
-    models = pool or ModelPool(recipe, site_of(recipe, plugins))
+    models = pool or ModelPool(recipe, site_of(recipe, plugins, out))
     with directory.held():
         log = RunLog(reporter or QuietReporter(), out / "run.log")
         journal = Journal(out / "journal.db", lenders)
@@ -180,7 +181,9 @@ def _steps(state: _Run) -> dict[str, Any]:
     cleaned = (
         _encoded(state, "cleaned", list(live(last))) if "cleaned" in state.recipe.arms else None
     )
-    counts = _outputs(state, last, cleaned.dropped if cleaned else [])
+    counts = write_rows(
+        state.directory, state.recipe, last, dict(cleaned.dropped) if cleaned else {}
+    )
     metrics: dict[str, Any] = {
         "name": state.recipe.name,
         "seeds": [state.recipe.seed],
@@ -385,39 +388,6 @@ def _nothing_left(state: _Run, arm: Arm, encoded: arms.Encoded) -> str:
         f"arm {arm}: no sample is left to train on ({why}); dropped.jsonl and `nfilter explain "
         f"{state.directory.path} ID` say why for each row"
     )
-
-
-def _outputs(state: _Run, last: Artefact, gone: Sequence[tuple[str, str]]) -> dict[str, int]:
-    recipe = state.recipe
-    source = recipe.source.use.item.cls(recipe.source.use.config, recipe.base_dir)
-    out = state.directory.path
-    at_encoding = dict(gone)
-    dropped_by: dict[str, str] = {}
-    relabelled: set[str] = set()
-    for _, artefact in state.directory.stages():
-        for decision in artefact.decisions():
-            if decision["action"] == "drop":
-                dropped_by[decision["id"]] = decision["stage"]
-            elif decision["action"] == "relabel":
-                relabelled.add(decision["id"])
-    kept = write_jsonl(
-        out / "cleaned.jsonl",
-        (source.restore(sample) for sample in live(last) if sample.id not in at_encoding),
-    )
-    dropped = write_jsonl(
-        out / "dropped.jsonl",
-        (
-            {
-                "id": sample.id,
-                "stage": dropped_by.get(sample.id, "encode"),
-                "reason": sample.dropped or at_encoding[sample.id],
-                "row": source.restore(sample),
-            }
-            for sample in last.samples()
-            if sample.dropped is not None or sample.id in at_encoding
-        ),
-    )
-    return {"kept": kept, "dropped": dropped, "relabelled": len(relabelled - set(dropped_by))}
 
 
 def _manifest(state: _Run, seconds: float) -> None:

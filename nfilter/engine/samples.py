@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ from nfilter.recipe import Use
 from nfilter.stages import EMPTY_STATE, Contract, Fits, State
 from nfilter.store import Artefact
 from nfilter.types import Sample
+
+_COUNTED = {"relabel": "changed", "weigh": "weighed"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,33 +46,27 @@ def run_stage(run: StageRun, ctx: RunContext, fingerprint: str) -> StageFinished
     stage = run.use.item.cls(run.use.config)
     contract: Contract = run.use.item.cls.contract(run.use.config)
     state = _state(run, stage, ctx)
-    counts = {"kept": 0, "dropped": 0, "changed": 0, "weighed": 0}
+    counts: Counter[str] = Counter(kept=0, dropped=0, changed=0, weighed=0)
     total = run.before.summary().get("samples") or run.before.summary().get("read")
     given = _ids(run) if contract.new_samples else {}
     with ctx.progress(total, run.label) as bar:
         for index, chunk in enumerate(run.before.chunks()):
-            if not run.after.has_chunk(index):
+            if run.after.has_chunk(index):
+                samples, decisions = run.after.chunk(index), list(run.after.decisions_of(index))
+            else:
                 samples, decisions = _process(run.label, stage, contract, chunk, state, ctx, given)
                 run.after.write_chunk(index, samples, decisions)
                 if contract.new_samples:
                     given |= {sample.id: False for sample in samples if sample.id not in given}
+            counts.update("kept" if sample.dropped is None else "dropped" for sample in samples)
+            counts.update(_COUNTED[row["action"]] for row in decisions if row["action"] in _COUNTED)
             bar.advance(len(chunk))
-    kept = dropped = 0
-    for chunk in run.after.chunks():
-        kept += sum(sample.dropped is None for sample in chunk)
-        dropped += sum(sample.dropped is not None for sample in chunk)
-    for decision in run.after.decisions():
-        name = {"relabel": "changed", "weigh": "weighed"}.get(decision["action"])
-        if name:
-            counts[name] += 1
-    counts["kept"] = kept
-    counts["dropped"] = dropped
     seconds = time.monotonic() - start
     report = dict(state.values).get("report")
     run.after.finish(
         {
             **counts,
-            "samples": kept + dropped,
+            "samples": counts["kept"] + counts["dropped"],
             "seconds": seconds,
             "report": report,
             "plugin": run.use.item.origin,
@@ -78,7 +75,9 @@ def run_stage(run: StageRun, ctx: RunContext, fingerprint: str) -> StageFinished
     return _finished(run.label, counts, seconds, reused=False)
 
 
-def _finished(label: str, counts: dict[str, Any], seconds: float, *, reused: bool) -> StageFinished:
+def _finished(
+    label: str, counts: Mapping[str, Any], seconds: float, *, reused: bool
+) -> StageFinished:
     return StageFinished(
         label, counts["kept"], counts["dropped"], counts["changed"], seconds, reused
     )

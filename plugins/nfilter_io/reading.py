@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from nfilter import JSON, Row, Sample, SourceError, Unreadable
+from nfilter import JSON, Row, Sample, SeenTexts, SourceError, Unreadable, hash_of
 from nfilter_io import shapes
 from nfilter_io.cells import Record, RowError, as_text, clean, raw_text, shown
 from nfilter_io.config import Settings
@@ -122,11 +122,12 @@ def _cleaned(row: Mapping[str, Any], *, nan_is_null: bool) -> dict[str, Any]:
 
 
 class _Known:
-    """The ids given so far, as digests of 16 bytes: what memory grows with."""
+    """The ids given so far, and the rows without one, as numbers: what memory grows with."""
 
     def __init__(self) -> None:
-        self._ids: set[bytes] = set()
-        self._again: dict[bytes, int] = {}
+        self._ids = SeenTexts()
+        self._rows = SeenTexts()
+        self._again: dict[int, int] = {}
 
     def id_of(self, row: Mapping[str, Any], layout: Layout) -> str:
         """The source's id of the row, else one of its content. Raises RowError for an id given before."""
@@ -138,30 +139,21 @@ class _Known:
     def _given(self, name: str, column: str) -> str:
         if not name.strip() or len(name) > MAX_ID:
             raise RowError(f"the field {shown(column)} is no id: it has 1 to {MAX_ID} characters")
-        if not self._first(_digest(name)):
+        if not self._ids.first(name):
             raise RowError(f"the id {shown(name)} is that of an earlier row")
         return name
 
     def _made(self, row: Mapping[str, Any]) -> str:
         text = json.dumps(row, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-        key = _digest(text)
         occurrence = 0
-        if not self._first(b"row" + key):
+        if not self._rows.first(text):
+            key = hash_of(text)
             occurrence = self._again[key] = self._again.get(key, 0) + 1
         content = f"{text}\n{occurrence}".encode()
         name = hashlib.sha256(content).hexdigest()[:20]
-        if not self._first(_digest(name)):
+        if not self._ids.first(name):
             raise RowError(f"the id {shown(name)}, made from the row, is that of an earlier row")
         return name
-
-    def _first(self, digest: bytes) -> bool:
-        before = len(self._ids)
-        self._ids.add(digest)
-        return len(self._ids) > before
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def at(base_dir: Path, path: str) -> Path:

@@ -1,0 +1,68 @@
+"""The rows of a finished run: cleaned.jsonl in the shape they came in, dropped.jsonl with each one's reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from nfilter.recipe import Recipe
+from nfilter.store import Artefact, RunDirectory, publishing
+
+CLEANED = "cleaned.jsonl"
+DROPPED = "dropped.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class _Fates:
+    """What all stages decided about the samples of one chunk."""
+
+    dropped_by: dict[str, str] = field(default_factory=dict)
+    relabelled: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, artefacts: Sequence[Artefact], index: int) -> _Fates:
+        fates = cls()
+        for artefact in artefacts:
+            for decision in artefact.decisions_of(index):
+                if decision["action"] == "drop":
+                    fates.dropped_by[decision["id"]] = decision["stage"]
+                elif decision["action"] == "relabel":
+                    fates.relabelled.add(decision["id"])
+        return fates
+
+
+def write_rows(
+    directory: RunDirectory, recipe: Recipe, last: Artefact, at_encoding: Mapping[str, str]
+) -> dict[str, int]:
+    """Publish both files, one chunk in memory at a time, and count what is in them.
+
+    ``last`` is the last stage's artefact; ``at_encoding`` has the reasons of those that encoding took out, by id.
+    """
+    source = recipe.source.use.item.cls(recipe.source.use.config, recipe.base_dir)
+    artefacts = [artefact for _, artefact in directory.stages()]
+    counts = {"kept": 0, "dropped": 0, "relabelled": 0}
+    with (
+        publishing(directory.path / CLEANED) as cleaned,
+        publishing(directory.path / DROPPED) as dropped,
+    ):
+        for index, chunk in enumerate(last.chunks()):
+            # A stage's chunk holds what it made of the chunk of that number before it.
+            fates = _Fates.of(artefacts, index)
+            counts["relabelled"] += len(fates.relabelled - set(fates.dropped_by))
+            for sample in chunk:
+                reason = sample.dropped or at_encoding.get(sample.id)
+                row = source.restore(sample)
+                if reason is None:
+                    counts["kept"] += 1
+                    _write(cleaned, row)
+                else:
+                    counts["dropped"] += 1
+                    stage = fates.dropped_by.get(sample.id, "encode")
+                    _write(dropped, {"id": sample.id, "stage": stage, "reason": reason, "row": row})
+    return counts
+
+
+def _write(out: IO[str], row: Any) -> None:
+    out.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")

@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 
 Head: TypeAlias = "Callable[[Tensor], Tensor]"
 """Hidden states [n, d] to logits [n, vocabulary]."""
+Losses: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
+"""Hidden states [n, d] and the labels [n] that they predict to -log p(label), float32 [n]."""
 
 # Logits held at once: on a CPU about what its caches hold, elsewhere enough to keep the device busy.
 ON_CPU = 2**22
 ELSEWHERE = 2**25
-
+# Rows and columns of logits in one block of ``block_losses``: 2 MiB, which one core's own cache holds.
+_ROWS, _COLUMNS = 512, 1024
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -50,8 +53,19 @@ def output_head(module: Any) -> Head:
 def frozen_matrix(module: Any) -> Tensor | None:
     """The output matrix [vocabulary, d] where the head of a causal LM is that product alone, and is not trained.
 
-    None where a bias is trained, where anything stands behind the product or hooks into it, or where the matrix is
-    packed in fewer bits: the head's gradient is then autograd's.
+    None as for ``plain_head``, or where a bias is trained: the head's gradient is then autograd's.
+    """
+    matrix = plain_head(module)
+    if matrix is None or any(parameter.requires_grad for parameter in matrix.parameters()):
+        return None
+    weight: Tensor = matrix.weight
+    return weight
+
+
+def plain_head(module: Any) -> Any:
+    """The output layer of a causal LM, a ``torch.nn.Linear``, where the head is that layer alone.
+
+    None where anything stands behind it or hooks into it, or where its weights are packed in fewer bits.
     """
     import torch
 
@@ -60,13 +74,11 @@ def frozen_matrix(module: Any) -> Tensor | None:
     more = ("logit_scale", "logits_scaling", "final_logit_softcapping")
     if (
         type(matrix) is not torch.nn.Linear
-        or any(parameter.requires_grad for parameter in matrix.parameters())
         or any(getattr(config, name, None) not in (None, 0, 1.0) for name in more)
         or any(vars(matrix).get(hooks) for hooks in ("forward", *_HOOKS))
     ):
         return None
-    weight: Tensor = matrix.weight
-    return weight if weight.is_floating_point() and not weight.is_meta else None
+    return matrix if matrix.weight.is_floating_point() and not matrix.weight.is_meta else None
 
 
 def chunk_size(vocabulary: int, device: str = "cpu") -> int:
@@ -79,6 +91,57 @@ def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
     from torch.nn.functional import cross_entropy
 
     return cross_entropy(logits.float(), labels, reduction="none")
+
+
+def losses_of(module: Any, head: Head) -> Losses:
+    """How the losses of given tokens are computed fastest, without gradients, for the ``head`` of ``module``."""
+    import torch
+
+    device = next(module.parameters()).device.type
+    layer = plain_head(module)
+    if (
+        device == "cpu"
+        and layer is not None
+        and layer.bias is None
+        and len(layer.weight) > _COLUMNS
+    ):
+        return lambda hidden, labels: block_losses(hidden, labels, layer.weight)
+    vocabulary = int(module.config.get_text_config().vocab_size)
+    chunk = chunk_size(vocabulary, device)
+
+    def chunked(hidden: Tensor, labels: Tensor) -> Tensor:
+        chunks = logit_chunks(head, hidden, labels, chunk)
+        return torch.cat([token_losses(logits, wanted) for _, logits, wanted in chunks])
+
+    return chunked
+
+
+def block_losses(hidden: Tensor, labels: Tensor, matrix: Tensor) -> Tensor:
+    """-log p(label) in float32 from states [n, d] and a head that is ``matrix`` [vocabulary, d] alone, on a CPU.
+
+    Logits exist a block at a time, of some rows and some of the vocabulary, and never leave the cache: reading and
+    writing them is what costs there beside the product. The sum over the vocabulary keeps a running maximum (arXiv
+    1805.02867, Algorithm 3).
+    """
+    import torch
+
+    losses = torch.empty(len(labels), dtype=torch.float32)
+    for start in range(0, len(labels), _ROWS):
+        states, wanted = hidden[start : start + _ROWS], labels[start : start + _ROWS]
+        largest = torch.full((len(wanted), 1), -torch.inf)
+        total = torch.zeros(len(wanted), 1)
+        target = torch.empty(len(wanted))
+        for left in range(0, len(matrix), _COLUMNS):
+            block = matrix[left : left + _COLUMNS]
+            logits = (states @ block.T).float()
+            at = wanted - left
+            rows = ((at >= 0) & (at < len(block))).nonzero()[:, 0]
+            target[rows] = logits[rows, at[rows]]
+            before, largest = largest, torch.maximum(largest, logits.amax(-1, keepdim=True))
+            total *= (before - largest).exp_()
+            total += logits.sub_(largest).exp_().sum(-1, keepdim=True)
+        losses[start : start + _ROWS] = (total.log_() + largest)[:, 0] - target
+    return losses
 
 
 def logit_chunks(

@@ -11,7 +11,7 @@ from nfilter import FloatArray, ModelError, TokenSample
 from nfilter_hf.batching import Budget
 from nfilter_hf.embedding import hidden_states
 from nfilter_hf.loading import Loaded
-from nfilter_hf.loss import Head, chunk_size, output_head, token_losses
+from nfilter_hf.loss import Head, chunk_size, losses_of, output_head, token_losses
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,12 +71,7 @@ def _losses(loaded: Loaded, head: Head | None, samples: Sequence[TokenSample]) -
             states = hidden_states(loaded, input_ids=ids.to(loaded.device))
             # The state before a token predicts it, and only those go through the head.
             states = states[before.to(loaded.device)]
-            chunk = chunk_size(_vocabulary(loaded), loaded.device.type)
-            losses = [
-                token_losses(head(states[at : at + chunk]), labels[at : at + chunk])
-                for at in range(0, len(labels), chunk)
-            ]
-            found = torch.cat(losses)
+            found = losses_of(loaded.module, head)(states, labels)
     counts = [len(part) for part in parts]
     return [np.asarray(part.cpu().numpy(), np.float32) for part in torch.split(found, counts)]
 

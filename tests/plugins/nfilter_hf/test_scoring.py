@@ -58,6 +58,47 @@ def test_scores_equal_an_unbatched_float64_reference(backend: Any, kind: str, tu
         assert np.isnan(got[0])
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2"])
+def test_a_vocabulary_in_blocks_gives_the_same_losses(
+    checkpoint: Any, open_backend: Any, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    seen = []
+    inner = nfilter_hf.loss.block_losses
+
+    def watched(hidden: Any, labels: Any, matrix: Any) -> Any:
+        seen.append(len(labels))
+        return inner(hidden, labels, matrix)
+
+    monkeypatch.setattr(nfilter_hf.loss, "block_losses", watched)
+    monkeypatch.setattr(nfilter_hf.loss, "_COLUMNS", 64)
+    monkeypatch.setattr(nfilter_hf.loss, "_ROWS", 7)
+    model = open_backend(checkpoint(kind))
+    encoded = model.encode(samples(), max_length=200, turns="all")
+    for sample, got in zip(encoded, model.score(encoded), strict=True):
+        wanted = np.where(sample.response, reference(model._load().module, sample.ids), np.nan)
+        np.testing.assert_allclose(got, wanted, atol=1e-5)
+    # Gemma 2 caps its logits behind the product, which is then left to the head.
+    assert (sum(seen) == sum(s.predicted.sum() for s in encoded)) == (kind != "gemma2")
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 300.0])
+def test_blocks_hold_at_logits_of_any_size_and_at_their_borders(size: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(600, 16, generator=generator) * size
+    matrix = torch.randn(2500, 16, generator=generator)
+    labels = torch.randint(0, 2500, (600,), generator=generator)
+    labels[:6] = torch.tensor([0, 1023, 1024, 2047, 2048, 2499])
+    logits = hidden.double() @ matrix.double().T
+    wanted = -logits.log_softmax(-1).gather(1, labels[:, None])[:, 0]
+    got = nfilter_hf.loss.block_losses(hidden, labels, matrix)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.double(), wanted, rtol=2e-6, atol=2e-6 * max(1.0, size))
+    halves = nfilter_hf.loss.block_losses(hidden.bfloat16(), labels, matrix.bfloat16())
+    rounded = nfilter_hf.loss.token_losses(hidden.bfloat16() @ matrix.bfloat16().T, labels)
+    torch.testing.assert_close(halves, rounded, rtol=1e-2, atol=1e-2 * max(1.0, size))
+    assert len(nfilter_hf.loss.block_losses(hidden[:0], labels[:0], matrix)) == 0
+
+
 def test_scores_do_not_depend_on_batch_order_or_chunks(
     checkpoint: Any, backend: Any, open_backend: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

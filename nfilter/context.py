@@ -11,7 +11,7 @@ from typing import Any
 
 from nfilter.answers import build as build_answers
 from nfilter.answers import judged_by
-from nfilter.capabilities import Streams, TokenizerDigest, Tokenizes
+from nfilter.capabilities import Priced, Streams, TokenizerDigest, Tokenizes
 from nfilter.controls import neutral
 from nfilter.drain import Drain
 from nfilter.errors import ContractError, ModelError, did_you_mean
@@ -67,6 +67,17 @@ class ModelPool:
         if self.site.budget is not None:
             self.site.budget.paid_before(usd)
 
+    def cost(self, name: str) -> Callable[[], str] | None:
+        """What is to be said of money while a model is asked; None where its calls cost nothing."""
+        use = self.recipe.model(name)
+        if use is None or not isinstance(use.item.cls, Priced):
+            return None
+        price = use.item.cls.price(use.config)
+        if price is None:
+            return lambda: "price unknown"
+        budget = self.site.budget
+        return budget.told if budget is not None and (price.prompt or price.completion) else None
+
     def close(self) -> None:
         """Close every backend that was built."""
         built, self._built = self._built, {}
@@ -86,10 +97,12 @@ class Model:
         journal: Journal,
         stage: str,
         capable: Any = None,
-        progress: Callable[[int, str], AbstractContextManager[Progress]] | None = None,
+        progress: Callable[..., AbstractContextManager[Progress]] | None = None,
         scores: ScoreBooks | None = None,
         drain: Drain | None = None,
+        cost: Callable[[], str] | None = None,
     ) -> None:
+        """``cost`` says what is spent so far; the bar asks it when it is drawn, not a call when it ends."""
         self.name = name
         self.stage = stage
         self._backend = backend
@@ -99,6 +112,7 @@ class Model:
         self._progress = progress or QuietReporter().progress
         self._scores = scores
         self._drain = drain or Drain()
+        self._cost = cost
 
     def fingerprint(self) -> str:
         """What identifies the weights, the adapter in use included."""
@@ -124,7 +138,7 @@ class Model:
             places.setdefault(key, []).append(place)
         self._commit({}, list(done), places, requests)
         todo = {key: requests[where[0]] for key, where in places.items() if key not in done}
-        with self._progress(len(todo), f"{self.stage}: {self.name} answers") as bar:
+        with self._progress(len(todo), f"{self.stage}: {self.name} answers", self._cost) as bar:
             fresh: dict[str, Completion] = {}
             last = time.monotonic()
             try:
@@ -267,6 +281,7 @@ class Model:
                 self._progress,
                 self._scores,
                 self._drain,
+                self._cost,
             )
 
 
@@ -330,6 +345,7 @@ class RunContext:
             progress=self.log.reporter.progress,
             scores=self._scores,
             drain=self._pool.site.drain,
+            cost=self._pool.cost(name),
         )
 
     def prompt(self, name: str) -> Template:

@@ -8,13 +8,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_WAITING = (
+    "waiting for the calls that are out, to keep their answers; press Ctrl-C again to give them up"
+)
+
 
 class Drain:
     """Whether a run is being ended by a person. A backend whose calls cost money begins none once ``asked`` is true."""
 
     def __init__(self) -> None:
         self._asked = threading.Event()
-        self._out = 0
+        self._out: list[str] = []
 
     @property
     def asked(self) -> bool:
@@ -22,13 +26,13 @@ class Drain:
         return self._asked.is_set()
 
     @contextmanager
-    def calls(self) -> Iterator[None]:
-        """While this is open there are calls worth waiting for."""
-        self._out += 1
+    def calls(self, said: str = _WAITING) -> Iterator[None]:
+        """While this is open there are calls worth waiting for; ``said`` is what becomes of them at the first Ctrl-C."""
+        self._out.append(said)
         try:
             yield
         finally:
-            self._out -= 1
+            self._out.remove(said)
 
     @contextmanager
     def installed(self, say: Callable[[str], None]) -> Iterator[None]:
@@ -42,9 +46,7 @@ class Drain:
             if not self._out or self.asked:
                 raise KeyboardInterrupt
             self._asked.set()
-            say(
-                "interrupted: waiting for the calls that are out, to keep their answers; press Ctrl-C again to give them up"
-            )
+            say(f"interrupted: {self._out[-1]}")
 
         before = signal.signal(signal.SIGINT, interrupted)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass
 
@@ -22,13 +23,18 @@ class Price:
         return prompt_tokens * self.prompt + completion_tokens * self.completion
 
 
+def dollars(usd: float) -> str:
+    """An amount for people: cents, and below one as much as shows that it is not nothing."""
+    return f"${usd:.2f}" if usd >= 0.01 or usd == 0 else f"${usd:.2g}"
+
+
 class Budget:
-    """A cap in dollars over all calls that are made with it, from any thread.
+    """What all calls that are made with it cost together, from any thread, and a cap in dollars where there is one.
 
     ``spent`` is what was paid, ``held`` what calls that are out may yet cost: their sum never exceeds ``cap``.
     """
 
-    def __init__(self, cap: float) -> None:
+    def __init__(self, cap: float = math.inf) -> None:
         self.cap = cap
         self._lock = threading.Lock()
         self._spent = 0.0
@@ -39,6 +45,24 @@ class Budget:
     def spent(self) -> float:
         """Dollars paid so far."""
         return self._spent
+
+    @property
+    def held(self) -> float:
+        """Dollars that calls which are out may yet cost."""
+        return self._held
+
+    @property
+    def left(self) -> float:
+        """Dollars that are neither spent nor held."""
+        return self.cap - self._spent - self._held
+
+    def told(self) -> str:
+        """What is spent so far, and with a cap of how much: ``$0.42 of $5.00, $0.03 held``."""
+        spent, held = self._spent, self._held
+        if math.isinf(self.cap):
+            return dollars(spent)
+        held_back = f", {dollars(held)} held" if held > _ROUNDING else ""
+        return f"{dollars(spent)} of {dollars(self.cap)}{held_back}"
 
     def paid_before(self, usd: float) -> None:
         """Count what an earlier run of the same directory paid."""
@@ -62,6 +86,12 @@ class Budget:
                 f"the budget of ${self.cap:g} is used up: ${self._spent:.4f} is spent, and the next call may cost ${most:.4f}; "
                 "what was answered is kept: raise budget.usd and run the same command to go on"
             )
+
+    def owe(self, most: float) -> None:
+        """Set ``most`` dollars aside for calls that an earlier run left out: they are paid for whatever is left."""
+        with self._lock:
+            self._held += most
+            self._out += 1
 
     def settle(self, most: float, usd: float) -> None:
         """A call for which ``most`` was held has ended and cost ``usd``; what it cost beyond ``most`` counts too."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from nfilter.stages import Progress
+
+_WIDE = 100  # columns that leave room for a bar and a whole note
 
 
 class Reporter(Protocol):
@@ -20,7 +22,9 @@ class Reporter(Protocol):
 
     def warning(self, text: str) -> None: ...
 
-    def progress(self, total: int | None, text: str) -> Any: ...
+    def progress(
+        self, total: int | None, text: str, note: Callable[[], str] | None = None
+    ) -> Any: ...
 
 
 class _Silent:
@@ -42,7 +46,9 @@ class QuietReporter:
         print(f"warning: {text}", file=self.stream or sys.stderr)
 
     @contextmanager
-    def progress(self, total: int | None, text: str) -> Iterator[Progress]:
+    def progress(
+        self, total: int | None, text: str, note: Callable[[], str] | None = None
+    ) -> Iterator[Progress]:
         """Counts nothing."""
         yield _Silent()
 
@@ -82,8 +88,10 @@ class TerminalReporter:
         self.console.print(f"warning: {text}", style="yellow", markup=False, highlight=False)
 
     @contextmanager
-    def progress(self, total: int | None, text: str) -> Iterator[Progress]:
-        """A bar for as long as the block runs; bars may be nested."""
+    def progress(
+        self, total: int | None, text: str, note: Callable[[], str] | None = None
+    ) -> Iterator[Progress]:
+        """A bar for as long as the block runs; bars may be nested. ``note`` is asked whenever the bar is drawn."""
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -91,20 +99,22 @@ class TerminalReporter:
             TextColumn,
             TimeRemainingColumn,
         )
+        from rich.table import Column
 
         outermost = self._bars is None
         if outermost:
             self._bars = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
-                MofNCompleteColumn(),
+                MofNCompleteColumn(table_column=Column(no_wrap=True)),
                 _rate_column(),
-                TimeRemainingColumn(),
+                TimeRemainingColumn(table_column=Column(no_wrap=True)),
+                _note_column(whole=self.console.width >= _WIDE),
                 console=self.console,
                 transient=True,
             )
             self._bars.start()
-        task = self._bars.add_task(text, total=total)
+        task = self._bars.add_task(text, total=total, note=note)
         try:
             yield _Bar(self._bars, task)
         finally:
@@ -116,6 +126,7 @@ class TerminalReporter:
 
 def _rate_column() -> Any:
     from rich.progress import ProgressColumn, Task
+    from rich.table import Column
     from rich.text import Text
 
     class Rate(ProgressColumn):
@@ -123,7 +134,22 @@ def _rate_column() -> Any:
             speed = task.speed
             return Text(f"{speed:,.1f}/s" if speed else "")
 
-    return Rate()
+    return Rate(Column(no_wrap=True))
+
+
+def _note_column(*, whole: bool) -> Any:
+    """The note; without room for all of it, what stands before its first comma. The bar gives way, and nothing else."""
+    from rich.progress import ProgressColumn, Task
+    from rich.table import Column
+    from rich.text import Text
+
+    class Note(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            note = task.fields.get("note")
+            text: str = note() if note is not None else ""
+            return Text(text if whole else text.partition(",")[0])
+
+    return Note(Column(no_wrap=True))
 
 
 class RunLog:

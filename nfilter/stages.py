@@ -107,14 +107,16 @@ class Backend(Protocol):
 class Site:
     """Where things are: the recipe's folder (relative paths start there) and the models that ship, by name.
 
-    A backend whose calls cost money holds it in ``budget`` before each, where there is one, and begins none once
-    ``drain`` is asked for; what it streams then ends early.
+    A backend whose calls cost money holds it in ``budget`` before each, where there is one (it may have a cap, and counts
+    what is spent), and begins none once ``drain`` is asked for; what it streams then ends early. ``state_dir`` is a
+    folder of the run, perhaps not made yet, for what a backend must know again after a kill; None outside of a run.
     """
 
     base_dir: Path
     models: Mapping[str, Path] = field(default_factory=dict)
     budget: Budget | None = None
     drain: Drain = field(default_factory=Drain)
+    state_dir: Path | None = None
 
 
 # --- stages --------------------------------------------------------------------------------------------------

@@ -12,10 +12,14 @@ from nfilter.recipe import Recipe
 from nfilter.stages import Site
 
 
-def site_of(recipe: Recipe, plugins: Plugins) -> Site:
-    """Where the models of a recipe are looked for, and the money that their calls may cost together."""
-    budget = Budget(recipe.budget.usd) if recipe.budget is not None else None
-    return Site(recipe.base_dir, plugins.models, budget)
+def site_of(recipe: Recipe, plugins: Plugins, out: Path | None = None) -> Site:
+    """Where the models of a recipe are looked for, and the purse that their calls are paid from together.
+
+    ``out`` is the run's directory, where there is one.
+    """
+    budget = Budget(recipe.budget.usd) if recipe.budget is not None else Budget()
+    state_dir = out / "state" if out is not None else None
+    return Site(recipe.base_dir, plugins.models, budget, state_dir=state_dir)
 
 
 def prompts_of(recipe: Recipe, plugins: Plugins) -> Prompts:

@@ -37,7 +37,7 @@ def run_seeds(
         NothingLeftError: when nothing is left of any.
     """
     start = time.monotonic()
-    pool = ModelPool(recipe, site_of(recipe, plugins))
+    pool = ModelPool(recipe, site_of(recipe, plugins, out))
     children: list[RunResult] = []
     empty: dict[str, str] = {}
     pool.paid_before(sum(paid_in(out / f"seed-{seed}" / "journal.db") for seed in seeds))

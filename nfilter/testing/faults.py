@@ -18,8 +18,10 @@ PASSING = frozenset(
 """Faults that another attempt may not meet: 429 without and with Retry-After, 500, 503, and broken replies."""
 
 LASTING = frozenset(
-    {"empty", "refusal", "filtered", "overflow", "overflow_vllm", "off_schema", "no_logprobs"}
-)
+    {
+        "empty", "refusal", "filtered", "overflow", "overflow_vllm", "overflow_llama", "off_schema", "no_logprobs",
+    }
+)  # fmt: skip
 """Faults that a conversation meets at every attempt: an empty answer, two kinds of refusal, a prompt too long."""
 
 PERMANENT = frozenset({"unauthorized", "forbidden", "no_quota", "unknown_model", "redirect"})
@@ -205,7 +207,7 @@ def logprob(word: str) -> float:
 
 
 def error_body(kind: str, given_key: str = "") -> tuple[int, dict[str, Any]]:
-    """Status and body of a refusal, worded as OpenAI and vLLM word them. A rejected key is echoed, as some servers do."""
+    """Status and body of a refusal, worded as OpenAI, vLLM and llama.cpp word them. A rejected key is echoed, as some servers do."""
     bodies: dict[str, tuple[int, dict[str, Any]]] = {
         "limited": (429, _openai("Rate limit reached for requests", "requests", "rate_limit_exceeded")),
         "error": (500, _openai("The server had an error while processing your request", "server_error", None)),
@@ -216,6 +218,7 @@ def error_body(kind: str, given_key: str = "") -> tuple[int, dict[str, Any]]:
         "unknown_model": (404, _openai("The model `nothing` does not exist or you do not have access to it.", "invalid_request_error", "model_not_found")),
         "overflow": (400, _openai("This model's maximum context length is 4097 tokens. However, your messages resulted in 5012 tokens. Please reduce the length of the messages.", "invalid_request_error", "context_length_exceeded", "messages")),
         "overflow_vllm": (400, {"object": "error", "message": "This model's maximum context length is 2048 tokens. However, you requested 2304 tokens (2048 in the messages, 256 in the completion). Please reduce the length of the messages or completion.", "type": "BadRequestError", "param": None, "code": 400}),
+        "overflow_llama": (400, {"error": {"code": 400, "message": "request (3003 tokens) exceeds the available context size (1024 tokens), try increasing it", "type": "exceed_context_size_error", "n_prompt_tokens": 3003, "n_ctx": 1024}}),
     }  # fmt: skip
     return bodies["limited" if kind == "limited_after" else kind]
 

@@ -1,4 +1,4 @@
-"""A model server to test against: it speaks OpenAI's chat completions and fails as its script says.
+"""A model server to test against: it speaks OpenAI's chat completions and batches, and fails as its script says.
 
 In a thread of this process, so that a test can look at what it served::
 
@@ -20,6 +20,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from nfilter.testing.batches import Batches, BatchScript
 from nfilter.testing.faults import Plan, Script, completion, content_of, error_body
 
 if TYPE_CHECKING:
@@ -29,15 +30,21 @@ _PIECE = 2**16
 
 
 class ModelServer:
-    """A server on 127.0.0.1, in a thread, for as long as the ``with`` block runs."""
+    """A server on 127.0.0.1, in a thread, for as long as the ``with`` block runs. Without ``batches`` it has none."""
 
-    def __init__(self, script: Script | None = None, port: int = 0) -> None:
+    def __init__(
+        self, script: Script | None = None, port: int = 0, batches: BatchScript | None = None
+    ) -> None:
         self.plan = Plan(script or Script())
+        self.batches = Batches(batches or BatchScript(), self.plan)
+        self._has_batches = batches is not None
         self.port = port
         self.keys: set[str] = set()
         self.paths: set[str] = set()
         self.asked: list[dict[str, Any]] = []
         self.dripped = 0
+        self.replies = 0
+        self._span: list[float] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._slots: asyncio.Semaphore | None = None
@@ -111,14 +118,39 @@ class ModelServer:
 
         self.paths.add(request.path)
         if request.path == "/counts":
-            return web.json_response(self.plan.report())
+            return web.json_response(self.report())
+        if self._has_batches:
+            now = asyncio.get_running_loop().time()
+            reply = await self.batches.answer(request, now)
+            if reply is not None:
+                return reply
         if request.path != "/v1/chat/completions":
             return web.json_response({"detail": "Not Found"}, status=404)
         self.plan.enter()
         try:
-            return await self._answer(request, json.loads(await request.read()))
+            asked = json.loads(await request.read())
+            if not content_of(asked["messages"]):  # some clients ask so for the headers of a reply
+                return await self._answer(request, asked)
+            clock = asyncio.get_running_loop().time
+            began = self._span[0] if self._span else clock()
+            self._span = [began, clock()]
+            reply = await self._answer(request, asked)
+            self.replies += 1
+            self._span = [began, clock()]
+            return reply
         finally:
             self.plan.leave()
+
+    def report(self) -> dict[str, Any]:
+        """``Plan.report``, and of the calls that said something: replies, and seconds from first call to last reply."""
+        began, ended = self._span or (0.0, 0.0)
+        empty = len(self.plan.served.get("", ()))
+        return {
+            **self.plan.report(),
+            "replies": self.replies,
+            "span": ended - began,
+            "empty": empty,
+        }
 
     async def _answer(self, request: web.BaseRequest, asked: dict[str, Any]) -> web.StreamResponse:
         from aiohttp import web
@@ -223,7 +255,7 @@ _BROKEN = {
 _REFUSED = frozenset(
     {
         "limited", "limited_after", "error", "unavailable", "unauthorized", "forbidden", "no_quota", "unknown_model",
-        "overflow", "overflow_vllm",
+        "overflow", "overflow_vllm", "overflow_llama",
     }
 )  # fmt: skip
 
@@ -255,7 +287,7 @@ class ModelProcess:
         return self
 
     def report(self) -> dict[str, Any]:
-        """What the server has served so far; see ``Plan.report``."""
+        """What the server has served so far; see ``ModelServer.report``."""
         from urllib.request import urlopen
 
         with urlopen(f"http://127.0.0.1:{self.port}/counts", timeout=10) as reply:

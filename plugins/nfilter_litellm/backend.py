@@ -8,15 +8,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import ClassVar
 
-from nfilter import Abilities, Completion, Generates, Price, Request, Site, Streams
+from nfilter import Abilities, Completion, Generates, ModelError, Price, Request, Site, Streams
+from nfilter_litellm.batch_api import BatchApi
+from nfilter_litellm.batch_lines import Form, Till
+from nfilter_litellm.batches import BatchDispatcher, Pace
 from nfilter_litellm.breaker import Breaker
 from nfilter_litellm.config import LiteLLMConfig, Route, route
-from nfilter_litellm.engine import Dispatcher, Engine, Tally, Transport
+from nfilter_litellm.engine import Dispatcher, Dispatches, Engine, Tally, Transport
 from nfilter_litellm.keys import from_environment, is_set, missing, whatever_is_found
 from nfilter_litellm.limiter import Limiter
+from nfilter_litellm.pending import Ledger
 from nfilter_litellm.prices import price_of
 from nfilter_litellm.purse import Paid
 from nfilter_litellm.retry import Retry
+
+_BATCH_STAYS = "the batch stays with the server, and the same command takes it up; press Ctrl-C again to end at once"
 
 
 class LiteLLMBackend:
@@ -40,6 +46,8 @@ class LiteLLMBackend:
     def problems(cls, config: LiteLLMConfig, site: Site) -> Iterable[str]:  # noqa: ARG003 (the protocol's)
         """A key that is not in the environment, a provider that litellm does not know."""
         way = route(config)
+        if config.batch and way.transport != "aiohttp":
+            yield _no_batches(config)
         if way.key_env is not None:
             if not is_set(way.key_env):
                 yield missing(way.key_env)
@@ -58,7 +66,8 @@ class LiteLLMBackend:
         key = f"key from {way.key_env}" if way.key_env else "no key of its own"
         level = config.concurrency or "adaptive"
         given = "logprobs" if _logprobs(config) else "no logprobs"
-        yield f"{way.name} over {way.transport} ({way.why}) at {way.place}; {key}, concurrency {level}, {given}"
+        name = f"{way.name} in batches" if config.batch else way.name
+        yield f"{name} over {way.transport} ({way.why}) at {way.place}; {key}, concurrency {level}, {given}"
 
     def __init__(self, config: LiteLLMConfig, site: Site) -> None:
         self._config = config
@@ -66,7 +75,12 @@ class LiteLLMBackend:
         self._route = route(config)
         finds_its_own = self._route.transport == "litellm" and self._route.key_env is None
         self._key = whatever_is_found() if finds_its_own else from_environment(self._route.key_env)
-        self._transport: Transport | None = None
+        self._transport: Transport | BatchApi | None = None
+        if config.batch and self._route.transport != "aiohttp":
+            raise ModelError(_no_batches(config))
+        folder = site.state_dir / "batches" if site.state_dir is not None else None
+        self._ledger = Ledger(folder)
+        self._left_early = False
         self._engine = Engine(self._connect, self._disconnect)
 
     def fingerprint(self) -> str:
@@ -92,8 +106,17 @@ class LiteLLMBackend:
         Raises:
             ModelError: when three calls in a row fail for a reason that the others share: key, quota, model, address.
         """
-        with self._site.drain.calls():
-            yield from self._engine.stream(requests)
+        if not self._config.batch:
+            with self._site.drain.calls():
+                yield from self._engine.stream(requests)
+            return
+        ended = False
+        try:
+            with self._site.drain.calls(_BATCH_STAYS):
+                yield from self._engine.stream(requests)
+            ended = True
+        finally:
+            self._left_early |= not ended
 
     def tally(self) -> Tally:
         """Calls, attempts and the level of concurrency so far."""
@@ -102,27 +125,55 @@ class LiteLLMBackend:
     def close(self) -> None:
         """Close the connections and end the thread; a later call opens them again."""
         self._engine.close()
+        # Where a stream was left, some of its answers may have got lost on the way to the journal.
+        if not self._left_early:
+            self._ledger.close()
 
-    def _connect(self) -> Dispatcher:
+    def _connect(self) -> Dispatches:
         way, config = self._route, self._config
         logprobs = _logprobs(config)
+        if config.batch:
+            return self._in_batches(logprobs=logprobs)
         if way.transport == "aiohttp":
             from nfilter_litellm.http import HttpTransport
 
-            self._transport = HttpTransport(way, config, self._key, logprobs=logprobs)
+            transport: Transport = HttpTransport(way, config, self._key, logprobs=logprobs)
         else:
             from nfilter_litellm.providers import LiteLLMTransport
 
-            self._transport = LiteLLMTransport(way, config, self._key, logprobs=logprobs)
+            transport = LiteLLMTransport(way, config, self._key, logprobs=logprobs)
         price = price_of(config)
         if price is not None:
             budget = self._site.budget
-            self._transport = Paid(self._transport, price, budget, config.max_tokens)
+            transport = Paid(transport, price, budget, config.max_tokens)
+        self._transport = transport
         return Dispatcher(
-            self._transport,
+            transport,
             Limiter(config.concurrency),
             Retry(config.attempts),
             Breaker(f"model {config.model!r} at {way.place}"),
+            lambda: self._site.drain.asked,
+        )
+
+    def _in_batches(self, *, logprobs: bool) -> BatchDispatcher:
+        from nfilter_litellm.http import Connection, body
+
+        way, config = self._route, self._config
+        till = Till(price_of(config), self._site.budget, config.max_tokens)
+        form = Form(
+            lambda request: body(request, way, config, logprobs=logprobs),
+            self.fingerprint(),
+            logprobs,
+            till,
+        )
+        self._transport = BatchApi(way, Connection(config.timeout, self._key))
+        return BatchDispatcher(
+            self._transport,
+            form,
+            self._ledger,
+            f"model {config.model!r} at {way.place}",
+            Retry(config.attempts),
+            Pace(),
             lambda: self._site.drain.asked,
         )
 
@@ -130,6 +181,13 @@ class LiteLLMBackend:
         transport, self._transport = self._transport, None
         if transport is not None:
             await transport.close()
+
+
+def _no_batches(config: LiteLLMConfig) -> str:
+    return (
+        f"batch: true needs a server with OpenAI's /files and /batches, and {config.model!r} is reached through litellm; "
+        "name such a server, {model: NAME, api_base: https://HOST/v1, batch: true}, or leave batch: true out"
+    )
 
 
 def _logprobs(config: LiteLLMConfig) -> bool:

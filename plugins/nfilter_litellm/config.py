@@ -48,6 +48,7 @@ class LiteLLMConfig(StageConfig):
     ``max_tokens`` takes the place of what the stages ask for, for models that think before they answer.
     ``logprobs: false`` is for a server that gives none. ``body`` adds fields to every request, and null takes one out:
     ``{reasoning_effort: low, temperature: null}``. ``price`` stands for litellm's list where that does not have the model. ``revision`` is any word: another one asks everything anew.
+    ``batch: true`` hands the calls of a chunk to the server together, as OpenAI's batches: cheaper there, and done within a day.
     """
 
     model: str = Field(min_length=1)
@@ -61,6 +62,7 @@ class LiteLLMConfig(StageConfig):
     logprobs: bool | None = None
     revision: str | None = None
     price: PriceConfig | None = None
+    batch: bool = False
     body: Mapping[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -45,6 +45,25 @@ class Transport(Protocol):
     async def close(self) -> None: ...
 
 
+class Dispatches(Protocol):
+    """What makes many calls, in the event loop of an engine."""
+
+    attempts: int
+    calls: int
+
+    @property
+    def level(self) -> int:
+        """How many calls may be out."""
+        ...
+
+    async def run(
+        self,
+        requests: Sequence[Request],
+        emit: Callable[[int, Completion], None],
+        room: Callable[[], Awaitable[None]],
+    ) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Tally:
     """What an engine has done so far: calls that ended, attempts they took, and the level it has found."""
@@ -79,6 +98,11 @@ class Dispatcher:
         self.attempts = 0
         self.calls = 0
 
+    @property
+    def level(self) -> int:
+        """How many calls may be out now."""
+        return self.limiter.level
+
     async def run(
         self,
         requests: Sequence[Request],
@@ -105,7 +129,7 @@ class Dispatcher:
                 finally:
                     self._feeding -= 1
         except BaseExceptionGroup as errors:
-            raise _first(errors) from None
+            raise first_of(errors) from None
         self._breaker.finished()
 
     async def _one(
@@ -213,7 +237,8 @@ class _Course:
         return f"{fault.detail} (attempt {self._failed})"
 
 
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+def first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that a group is told by: the run's own, where there is one."""
     error: BaseException = errors
     while isinstance(error, BaseExceptionGroup):
         named = [one for one in error.exceptions if isinstance(one, ModelError | BudgetError)]
@@ -248,12 +273,12 @@ class Engine:
     """The synchronous half: a stage's thread asks, the loop's thread works."""
 
     def __init__(
-        self, build: Callable[[], Dispatcher], close: Callable[[], Coroutine[Any, Any, None]]
+        self, build: Callable[[], Dispatches], close: Callable[[], Coroutine[Any, Any, None]]
     ) -> None:
         """``build`` makes the dispatcher, ``close`` ends its transport; both are called in the loop's thread."""
         self._build = build
         self._close = close
-        self._dispatcher: Dispatcher | None = None
+        self._dispatcher: Dispatches | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -298,7 +323,7 @@ class Engine:
         made = self._dispatcher
         if made is None:
             return Tally(0, 0, 0)
-        return Tally(made.calls, made.attempts, made.limiter.level)
+        return Tally(made.calls, made.attempts, made.level)
 
     def close(self) -> None:
         """End the loop and its thread; a later call starts anew."""

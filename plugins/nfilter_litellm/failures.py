@@ -92,7 +92,7 @@ def without_logprobs() -> CallError:
         "server",
         "the reply has none of the log-probabilities that were asked for: this server ignores logprobs. Set "
         "logprobs: false on the model, and rank by a model that gives them ({use: hf, ...}) or by self-consistency "
-        "(robustft.answer with samples: 5, temperature: 0.7)",
+        "(robustft.answer with samples: 5, temperature: 0.7, and robustft.select with rank: agreement)",
         stops=True,
     )
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from nfilter import Completion, Request
+from nfilter_litellm.bounds import MOST_BYTES
 from nfilter_litellm.config import OPENAI, LiteLLMConfig, Route
 from nfilter_litellm.failures import broken, from_status, one_line, seconds_of, timed_out
 from nfilter_litellm.keys import Secret
@@ -14,69 +17,80 @@ from nfilter_litellm.protocol import fields, read
 
 if TYPE_CHECKING:
     import aiohttp
+    from yarl import URL
 
-MOST_BYTES = 16 * 2**20
 _ERROR_BYTES = 2**16
+_FINE = (200, 201)
+_JSON = {"Content-Type": "application/json"}
 
 
-class HttpTransport:
-    """Requests to one address, and to no other: redirects are not followed, the environment's proxies and netrc not
-    read. A reply may have ``MOST_BYTES`` and take ``timeout`` seconds.
+class Connection:
+    """A pooled session with one server, and with no other: redirects are not followed, the environment's proxies and
+    netrc not read, and the key is taken out of all that is read. A reply may have ``MOST_BYTES`` and take ``timeout``
+    seconds.
 
     It is built in the event loop that uses it.
     """
 
-    def __init__(self, route: Route, config: LiteLLMConfig, key: Secret, *, logprobs: bool) -> None:
+    def __init__(self, timeout: float, key: Secret) -> None:
         import aiohttp
-        from yarl import URL
 
-        self._config = config
+        self._timeout = timeout
         self._key = key
-        self._logprobs = logprobs
-        self._name = route.name
-        self._url = URL(route.url)
-        # OpenAI's own models take this name alone; the servers of others know the old one best.
-        self._limit = "max_completion_tokens" if route.base == OPENAI else "max_tokens"
         self._unconnected = aiohttp.ConnectionTimeoutError
         self._refused = aiohttp.ClientConnectorError
         self._errors: tuple[type[Exception], ...] = (aiohttp.ClientError, OSError, ValueError)
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        # Files have no time of their own, as long as something comes.
+        self._patient = aiohttp.ClientTimeout(total=None, sock_connect=min(20, timeout), sock_read=timeout)  # fmt: skip
+        headers = {"Accept-Encoding": "identity"}
         if key.value is not None:
             headers["Authorization"] = f"Bearer {key.value}"
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=30),
-            timeout=aiohttp.ClientTimeout(total=config.timeout, sock_connect=min(20, config.timeout)),
+            timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(20, timeout)),
             headers=headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
         )  # fmt: skip
 
-    async def call(self, request: Request) -> Completion:
-        """One attempt at a completion. Raises CallError."""
-        wanted = self._logprobs and request.logprobs
-        data = self._body(request)
-        try:
-            async with self._session.post(self._url, data=data, allow_redirects=False) as reply:
-                status, headers = reply.status, reply.headers
-                body = await _body_of(reply, MOST_BYTES if status == 200 else _ERROR_BYTES)
-        except self._unconnected:
-            raise broken("no connection could be made in time", worked=False) from None
-        except self._refused as error:
-            raise broken(self._key.redacted(_worded(error)), worked=False) from None
-        except TimeoutError:
-            raise timed_out(self._config.timeout) from None
-        except self._errors as error:
-            raise broken(self._key.redacted(_worded(error))) from None
-        body = self._key.redacted_bytes(body)
-        if status != 200:
-            raise from_status(status, body.decode("utf-8", "replace"), seconds_of(headers))
-        try:
-            value = json.loads(body)
-        except (ValueError, RecursionError):
-            start = one_line(body[:200].decode("utf-8", "replace"))
-            what = f"begins with {start[:60]!r}" if start else "is empty"
-            raise broken(f"the reply has status 200 and is no JSON; it {what}") from None
-        return read(value, logprobs=wanted)
+    async def get(self, url: URL) -> Any:
+        """The JSON at an address. Raises CallError."""
+        with self._faults():
+            async with self._session.get(url, allow_redirects=False) as reply:
+                return await self._read(reply)
+
+    async def post(self, url: URL, data: bytes) -> Any:
+        """The JSON in reply to a JSON body. Raises CallError."""
+        with self._faults():
+            async with self._session.post(
+                url, data=data, headers=_JSON, allow_redirects=False
+            ) as reply:
+                return await self._read(reply)
+
+    async def send(self, url: URL, form: aiohttp.FormData) -> Any:
+        """The JSON in reply to a form with a file. Raises CallError."""
+        with self._faults():
+            async with self._session.post(
+                url, data=form, allow_redirects=False, timeout=self._patient
+            ) as reply:
+                return await self._read(reply)
+
+    async def lines(self, url: URL) -> AsyncIterator[bytes]:
+        """The lines of a file as they come, each of ``MOST_BYTES`` at most. Raises CallError."""
+        with self._faults():
+            async with self._session.get(
+                url, allow_redirects=False, timeout=self._patient
+            ) as reply:
+                if reply.status not in _FINE:
+                    await self._read(reply)
+                rest = b""
+                async for part in reply.content.iter_any():
+                    *whole, rest = (rest + part).split(b"\n")
+                    for line in whole:
+                        yield self._key.redacted_bytes(line)
+                    if len(rest) > MOST_BYTES:
+                        raise broken(f"a line of the file has more than {MOST_BYTES // 2**20} MiB")
+                yield self._key.redacted_bytes(rest)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -84,18 +98,78 @@ class HttpTransport:
         # aiohttp closes TLS connections in the next turn of the loop.
         await asyncio.sleep(0)
 
-    def _body(self, request: Request) -> bytes:
-        asked: dict[str, Any] = {"model": self._name, **fields(request, self._config, logprobs=self._logprobs)}  # fmt: skip
-        if self._limit != "max_tokens":
-            asked[self._limit] = asked.pop("max_tokens")
-        asked.update(self._config.body)
+    async def _read(self, reply: aiohttp.ClientResponse) -> Any:
+        fine = reply.status in _FINE
+        body = await _body_of(reply, MOST_BYTES if fine else _ERROR_BYTES)
+        body = self._key.redacted_bytes(body)
+        if not fine:
+            raise from_status(
+                reply.status, body.decode("utf-8", "replace"), seconds_of(reply.headers)
+            )
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError):
+            start = one_line(body[:200].decode("utf-8", "replace"))
+            what = f"begins with {start[:60]!r}" if start else "is empty"
+            raise broken(f"the reply has status 200 and is no JSON; it {what}") from None
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except self._unconnected:
+            raise broken("no connection could be made in time", worked=False) from None
+        except self._refused as error:
+            raise broken(self._key.redacted(_worded(error)), worked=False) from None
+        except TimeoutError:
+            raise timed_out(self._timeout) from None
+        except self._errors as error:
+            raise broken(self._key.redacted(_worded(error))) from None
+
+
+class HttpTransport:
+    """Completions of one server, a request each. It is built in the event loop that uses it."""
+
+    def __init__(self, route: Route, config: LiteLLMConfig, key: Secret, *, logprobs: bool) -> None:
+        from yarl import URL
+
+        self._config = config
+        self._route = route
+        self._logprobs = logprobs
+        self._url = URL(route.url)
+        self._connection = Connection(config.timeout, key)
+
+    async def call(self, request: Request) -> Completion:
+        """One attempt at a completion. Raises CallError."""
+        asked = body(request, self._route, self._config, logprobs=self._logprobs)
         # The surrogates of broken text are no UTF-8: escapes can say them.
-        return json.dumps({name: value for name, value in asked.items() if value is not None}).encode()  # fmt: skip
+        value = await self._connection.post(self._url, json.dumps(asked).encode())
+        wanted = self._logprobs and request.logprobs
+        return read(value, logprobs=wanted, stop=request.sampling.stop)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._connection.close()
+
+
+def body(
+    request: Request, route: Route, config: LiteLLMConfig, *, logprobs: bool
+) -> dict[str, Any]:
+    """What is sent for a request: the fields of the protocol, and those that the config adds or takes out."""
+    asked: dict[str, Any] = {
+        "model": route.name,
+        **fields(request, config, logprobs=logprobs),
+    }
+    if route.base == OPENAI:
+        # OpenAI's own models take this name alone; the servers of others know the old one best.
+        asked["max_completion_tokens"] = asked.pop("max_tokens")
+    asked.update(config.body)
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 async def _body_of(reply: aiohttp.ClientResponse, most: int) -> bytes:
     """The body, up to ``most`` bytes of an error; more than that of an answer is a fault."""
-    whole = reply.status == 200
+    whole = reply.status in _FINE
     length = reply.content_length
     if length is not None and length <= most:
         return await reply.read()

@@ -16,16 +16,22 @@ _LIST = "model_prices_and_context_window_backup.json"
 
 
 def price_of(config: LiteLLMConfig) -> Price | None:
-    """Dollars a token; None where neither the config nor the list tells. litellm itself is not imported for it."""
+    """Dollars a token; None where neither the config nor the list tells. litellm itself is not imported for it.
+
+    What a model costs in batches is the list's to say: the full price where it has no other.
+    """
     if config.price is not None:
         return Price(config.price.prompt / 1e6, config.price.completion / 1e6)
     listed = _listed()
     for name in dict.fromkeys((config.model, route(config).name)):
         entry = listed.get(name)
         if isinstance(entry, Mapping):
-            prompt, made = (entry.get(f"{part}_cost_per_token") for part in ("input", "output"))
-            if isinstance(prompt, int | float) and isinstance(made, int | float):
-                return Price(float(prompt), float(made))
+            for suffix in ("_batches", "") if config.batch else ("",):
+                prompt, made = (
+                    entry.get(f"{part}_cost_per_token{suffix}") for part in ("input", "output")
+                )
+                if isinstance(prompt, int | float) and isinstance(made, int | float):
+                    return Price(float(prompt), float(made))
     return None
 
 

@@ -40,10 +40,11 @@ def fields(request: Request, config: LiteLLMConfig, *, logprobs: bool) -> dict[s
     return asked
 
 
-def read(reply: Any, *, logprobs: bool) -> Completion:
+def read(reply: Any, *, logprobs: bool, stop: Sequence[str] = ()) -> Completion:
     """The completion in a reply with status 200.
 
-    Log-probabilities are those that the server lists; whether the end token is among them is the server's habit.
+    The text ends before the first of ``stop``, also where the server leaves it in. Log-probabilities are those that the
+    server lists; whether the end token is among them is the server's habit.
 
     Raises:
         CallError: for a refusal, an empty answer, a reply of another form, or one without the logprobs asked for.
@@ -67,15 +68,16 @@ def read(reply: Any, *, logprobs: bool) -> Completion:
         raise refused(f"the model refused: {one_line(str(refusal))}")
     if finish == "content_filter":
         raise refused("the provider's content filter stopped the answer")
-    text = _text(message.get("content"))
+    whole = _text(message.get("content"))
+    text = whole[: min((whole.find(one) for one in stop if one and one in whole), default=None)]
     usage = reply.get("usage")
     counts = usage if isinstance(usage, Mapping) else {}
     prompt, made = (_whole(counts.get(key)) for key in ("prompt_tokens", "completion_tokens"))
-    ending: Literal["stop", "length"] = "length" if finish == "length" else "stop"
+    ending: Literal["stop", "length"] = "length" if finish == "length" and text == whole else "stop"
     if not text and ending == "stop":
         raise empty("the answer is empty")
     values = _logprobs(choice.get("logprobs")) if logprobs else None
-    if logprobs and not values and text:
+    if logprobs and not values and whole:
         raise without_logprobs()
     return Completion(text, ending, values, prompt, made)
 

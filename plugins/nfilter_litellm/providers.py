@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from nfilter import Completion, Request
+from nfilter_litellm.bounds import bound_clients, out_of_bounds
 from nfilter_litellm.config import LiteLLMConfig, Route
 from nfilter_litellm.failures import (
     CallError,
@@ -74,11 +75,12 @@ def missing_keys(model: str) -> list[str]:
 class LiteLLMTransport:
     """Requests through litellm, with its retries, callbacks and caches off. It is built in the loop that uses it.
 
-    How large a reply may be, and whether a redirect is followed, is litellm's to say; how long it takes is ours.
+    Its clients follow no redirect and read no reply without an end, see ``bounds``.
     """
 
     def __init__(self, route: Route, config: LiteLLMConfig, key: Secret, *, logprobs: bool) -> None:
         self._litellm = library()
+        bound_clients()
         self._config = config
         self._key = key
         self._logprobs = logprobs
@@ -114,7 +116,7 @@ class LiteLLMTransport:
                 reply = await self._litellm.acompletion(**asked, **self._fixed)
         except Exception as error:  # noqa: BLE001 (every provider brings its own; each becomes a fault)
             raise fault_of(error, self._config.timeout, self._key) from None
-        done = read(reply.model_dump(), logprobs=wanted)
+        done = read(reply.model_dump(), logprobs=wanted, stop=request.sampling.stop)
         return replace(done, text=self._key.redacted(done.text))
 
     async def close(self) -> None:
@@ -127,6 +129,9 @@ class LiteLLMTransport:
 
 def fault_of(error: Exception, timeout: float, key: Secret) -> CallError:
     """What an exception of litellm's means; its message goes through the same reading as a server's own."""
+    bounded = out_of_bounds(error)
+    if bounded is not None:
+        return bounded
     names = {kind.__name__ for kind in type(error).__mro__}
     message = key.redacted(one_line(str(getattr(error, "message", "") or error)))
     told = message.removeprefix("litellm.")

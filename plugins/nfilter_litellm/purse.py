@@ -32,7 +32,7 @@ class Paid:
             CallError: with ``usd``, what the attempt cost or may have cost.
             BudgetError: when the budget does not cover it.
         """
-        most = self.most(request)
+        most = most_of(request, self._price, self._max_tokens)
         budget = self._budget
         # Threads with loops of their own share the budget: no event of one loop could tell the others.
         while budget is not None and not budget.hold(most):  # noqa: ASYNC110
@@ -41,7 +41,7 @@ class Paid:
         usd = most
         try:
             answer = await self._transport.call(request)
-            usd = self._cost(answer, most)
+            usd = cost_of(answer, self._price, most)
             return replace(answer, usd=usd)
         except CallError as error:
             usd = error.usd = most if error.worked else 0.0
@@ -54,15 +54,18 @@ class Paid:
         """Close what is behind it."""
         await self._transport.close()
 
-    def most(self, request: Request) -> float:
-        """An upper bound in dollars: no tokenizer makes more tokens of a text than it has bytes."""
-        prompt = sum(
-            len(message.content.encode("utf-8", "surrogatepass")) + _AROUND
-            for message in request.messages
-        )
-        return self._price.of(prompt, self._max_tokens or request.sampling.max_tokens)
 
-    def _cost(self, answer: Completion, most: float) -> float:
-        if not answer.prompt_tokens and not answer.completion_tokens:
-            return most  # the server does not count
-        return self._price.of(answer.prompt_tokens, answer.completion_tokens)
+def most_of(request: Request, price: Price, max_tokens: int | None) -> float:
+    """An upper bound in dollars: no tokenizer makes more tokens of a text than it has bytes."""
+    prompt = sum(
+        len(message.content.encode("utf-8", "surrogatepass")) + _AROUND
+        for message in request.messages
+    )
+    return price.of(prompt, max_tokens or request.sampling.max_tokens)
+
+
+def cost_of(answer: Completion, price: Price, most: float) -> float:
+    """What an answer did cost; as much as it may have, where the server does not count."""
+    if not answer.prompt_tokens and not answer.completion_tokens:
+        return most
+    return price.of(answer.prompt_tokens, answer.completion_tokens)

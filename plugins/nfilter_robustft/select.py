@@ -89,6 +89,11 @@ class Select:
             ctx.log.warning(
                 f"{missing} of {m} flagged samples have no {self.config.rank} in {by!r}; they rank last"
             )
+        if self.config.rank == "agreement" and m > 1 and flagged[-1][0] == -1:
+            ctx.log.warning(
+                f"all draws of each of {m} flagged samples agree, so that their ids decide alone: raise the temperature, "
+                "or see whether the server draws at all (some answer greedily unless the model's settings say do_sample)"
+            )
         ctx.log.info(f"{kept} of {m} flagged samples are kept")
         return State(
             {"m": m, "kept": kept, "missing": missing, "by": by},

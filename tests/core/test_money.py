@@ -11,7 +11,7 @@ import pytest
 
 from nfilter import BudgetError, Completion, Price
 from nfilter.journal import Journal, paid_in
-from nfilter.money import Budget
+from nfilter.money import Budget, dollars
 
 
 def test_a_price_is_a_token_s() -> None:
@@ -62,6 +62,42 @@ def test_a_call_waits_for_those_that_are_out_and_fails_when_there_are_none() -> 
         match=r"\$0.8000 is spent, and the next call may cost \$0.7000.*raise budget.usd",
     ):
         budget.hold(0.7)
+
+
+def test_without_a_cap_it_counts_alone() -> None:
+    budget = Budget()
+    assert budget.hold(1e9)
+    budget.settle(1e9, 0.25)
+    budget.paid_before(0.5)
+    assert (budget.spent, budget.held, budget.told()) == (0.75, 0.0, "$0.75")
+
+
+@pytest.mark.parametrize(
+    ("usd", "text"), [(0.0, "$0.00"), (0.42, "$0.42"), (12.345, "$12.35"), (0.0042, "$0.0042"), (1.26e-5, "$1.3e-05")]
+)  # fmt: skip
+def test_an_amount_is_told_in_cents_and_never_as_nothing(usd: float, text: str) -> None:
+    assert dollars(usd) == text
+
+
+def test_what_is_told_has_the_cap_and_what_is_held() -> None:
+    budget = Budget(5.0)
+    budget.paid_before(0.4)
+    assert budget.told() == "$0.40 of $5.00"
+    budget.hold(0.25)
+    assert budget.told() == "$0.40 of $5.00, $0.25 held"
+    budget.settle(0.25, 0.02)
+    assert budget.told() == "$0.42 of $5.00"
+
+
+def test_what_is_owed_is_held_whatever_is_left() -> None:
+    budget = Budget(1.0)
+    assert budget.left == 1.0
+    budget.owe(3.0)
+    assert (budget.held, budget.left) == (3.0, -2.0)
+    assert not budget.hold(0.1)  # it waits for what is out
+    budget.settle(3.0, 0.5)
+    assert (budget.spent, budget.held) == (0.5, 0.0)
+    assert budget.hold(0.4)
 
 
 def test_what_was_paid_before_counts() -> None:

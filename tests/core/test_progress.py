@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from nfilter.progress import LineReporter, QuietReporter, RunLog, TerminalReporter, reporter_for
 
@@ -28,8 +29,6 @@ def test_lines_elsewhere_and_warnings_alone_when_quiet(capsys: pytest.CaptureFix
 
 
 def test_bars_on_a_terminal_nest_and_read_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rich.console import Console
-
     reporter = TerminalReporter()
     shown = io.StringIO()
     reporter.console = Console(file=shown, force_terminal=True, width=120, color_system=None)
@@ -45,6 +44,40 @@ def test_bars_on_a_terminal_nest_and_read_no_markup(monkeypatch: pytest.MonkeyPa
     assert f"warning: {MARKUP}" in text
     with reporter.progress(1, "again") as bar:
         bar.advance()
+
+
+def test_a_note_is_asked_when_the_bar_is_drawn_and_at_no_other_time() -> None:
+    reporter, shown, asked = TerminalReporter(), io.StringIO(), [0]
+    reporter.console = Console(file=shown, force_terminal=True, width=120, color_system=None)
+
+    def note() -> str:
+        asked[0] += 1
+        return f"[b]${asked[0]}.00"
+
+    with reporter.progress(5000, "answers", note) as bar:
+        for _ in range(5000):
+            bar.advance()
+    assert "[b]$1.00" in shown.getvalue()
+    assert f"[b]${asked[0]}.00" in shown.getvalue()
+    assert asked[0] < 500  # as often as it is drawn, not as often as it advances
+    with reporter.progress(1, "others"):
+        pass
+    assert "$" not in shown.getvalue().partition("others")[2]
+
+
+def test_a_note_is_whole_on_a_wide_terminal_and_its_beginning_on_a_narrow_one() -> None:
+    seen = {}
+    told = "$12.34 of $50.00, $6.72 held"
+    for width in (80, 120):
+        reporter, shown = TerminalReporter(), io.StringIO()
+        reporter.console = Console(file=shown, force_terminal=True, width=width, color_system=None)
+        with reporter.progress(25_600, "01-robustft.answer: expert answers", lambda: told) as bar:
+            bar.advance(12_800)
+        seen[width] = shown.getvalue()
+        assert "/25600" in seen[width]
+    assert "$12.34 of $50.00" in seen[80]
+    assert "held" not in seen[80]
+    assert "$12.34 of $50.00, $6.72 held" in seen[120]
 
 
 def test_a_bar_ends_with_what_was_raised_under_it() -> None:

@@ -65,10 +65,10 @@ class Reporter:
     def warning(self, text: str) -> None:
         self.warnings.append(text)
 
-    def progress(self, total: int | None, text: str) -> Any:
+    def progress(self, total: int | None, text: str, note: Callable[[], str] | None = None) -> Any:
         from nfilter.progress import QuietReporter
 
-        return QuietReporter().progress(total, text)
+        return QuietReporter().progress(total, text, note)
 
 
 @dataclass

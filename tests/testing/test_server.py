@@ -95,7 +95,7 @@ def test_it_speaks_the_protocol() -> None:
 
 STATUS = {
     "limited": 429, "limited_after": 429, "no_quota": 429, "error": 500, "unavailable": 503, "unauthorized": 401,
-    "forbidden": 403, "unknown_model": 404, "overflow": 400, "overflow_vllm": 400,
+    "forbidden": 403, "unknown_model": 404, "overflow": 400, "overflow_vllm": 400, "overflow_llama": 400,
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nfilter import Message, ModelError, Request, Sampling
+from nfilter import Completion, Message, ModelError, Request, Sampling
 from nfilter.testing.faults import Phase, Script, answer, logprob
 from nfilter.testing.server import ModelServer
 
@@ -56,10 +56,29 @@ def test_what_is_asked(backend: Callable[..., Any]) -> None:
     assert not {"temperature", "logprobs"} & set(third)
 
 
+@pytest.mark.parametrize("transport", ["aiohttp", "litellm"])
+def test_a_text_ends_before_its_stop_strings_whatever_the_server_does(
+    backend: Callable[..., Any], transport: str
+) -> None:
+    """OpenAI's servers leave them out; `transformers serve` ends with them, and some do not know them at all."""
+    said = Completion("steps: 3\nanswer: 7\nmore", "length", (-0.5, -0.25, -0.125))
+    asked = [
+        Request((Message("user", f"{n}"),), Sampling(max_tokens=9, stop=stop), logprobs=True)
+        for n, stop in enumerate([(), ("nothing", ""), ("answer", "\n"), ("more",)])
+    ]
+    with ModelServer(Script(answer=lambda _: said)) as server:
+        done = backend(server.url, transport=transport).generate(asked)
+    assert [(one.text, one.finish) for one in done] == [
+        (said.text, "length"), (said.text, "length"), ("steps: 3", "stop"), ("steps: 3\nanswer: 7\n", "stop"),
+    ]  # fmt: skip
+    assert {one.logprobs for one in done} == {said.logprobs}
+
+
 TERMINAL = {
     "empty": ("parse", "the answer is empty", 1), "off_schema": ("parse", "it has no choices", 3),
     "refusal": ("refused", "I cannot help", 1), "filtered": ("refused", "content filter", 1),
     "overflow": ("too_long", "4097 tokens", 1), "overflow_vllm": ("too_long", "2048 tokens", 1),
+    "overflow_llama": ("too_long", "400 exceed_context_size_error: request (3003 tokens)", 1),
     "hang": ("timeout", "no reply within 0.3 s", 3), "error": ("server", "500 server_error", 3),
     "unavailable": ("server", "503", 3), "reset": ("server", "the connection failed", 3),
     "truncated": ("server", "status 200 and is no JSON", 3), "empty_body": ("server", "it is empty", 3),

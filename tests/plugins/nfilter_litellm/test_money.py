@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ from nfilter import (
     Sampling,
     Site,
 )
+from nfilter.engine.run import run
+from nfilter.plugins import load as load_plugins
+from nfilter.recipe import load as load_recipe
 from nfilter.testing.faults import Script, completion
 from nfilter.testing.server import ModelServer
 from nfilter_litellm.backend import LiteLLMBackend
@@ -107,7 +112,8 @@ def test_an_answer_has_its_cost_and_that_of_the_attempts_before_it() -> None:
 def test_refusals_of_the_server_cost_nothing() -> None:
     with ModelServer(Script(faults={"error": 1.0})) as server:
         budget = Budget(1.0)
-        made = backend(server, budget, attempts=2)
+        # One at a time: what is given up half way when the run ends may be billed.
+        made = backend(server, budget, attempts=2, concurrency=1)
         with pytest.raises(ModelError, match="500"):
             spend(made, requests(5))
         assert budget.spent == 0
@@ -144,3 +150,67 @@ def test_a_run_ends_at_its_budget_and_goes_on_with_a_higher_one(
         assert "a budget needs a price" in check.stderr
         plan = command("plan", "r.yaml", cwd=tmp_path)
         assert "the budget of $1.5 is too small" in plan.stdout
+
+
+class _Notes:
+    """A terminal without one: what each bar would say of money, asked at every answer."""
+
+    def __init__(self) -> None:
+        self.said: list[str | None] = []
+
+    def info(self, text: str) -> None: ...
+
+    def warning(self, text: str) -> None: ...
+
+    @contextmanager
+    def progress(
+        self, total: int | None, text: str, note: Callable[[], str] | None = None
+    ) -> Iterator[_Notes]:
+        self._note = note
+        yield self
+        self.advance()
+
+    def advance(self, n: int = 1) -> None:
+        self.said.append(self._note() if self._note is not None else None)
+
+
+def notes(home: Path, text: str, *sets: str) -> list[str | None]:
+    (home / "r.yaml").write_text(text)
+    plugins = load_plugins(block=())
+    reporter = _Notes()
+    with suppress(BudgetError):
+        run(load_recipe(home / "r.yaml", plugins, sets), plugins, home / "out", reporter=reporter)
+    return reporter.said
+
+
+def test_the_bar_says_what_is_spent_of_how_much_resumed_runs_included(tmp_path: Path) -> None:
+    rows = [{"id": str(n), "prompt": f"what is {n}", "response": str(n)} for n in range(60)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with ModelServer(Script()) as server:
+        text = RECIPE.format(url=server.url, cap=1.5)
+        first = notes(tmp_path, text)
+        assert first[0] is not None
+        assert re.fullmatch(r"\$0\.\d\d of \$1\.50, \$\d\.\d\d held", first[0])
+        paid = billed(server)
+        second = notes(tmp_path, text, "budget.usd=50")
+        shown = [
+            float(re.match(r"\$(\d+\.\d\d) of \$50\.00", said or "").group(1)) for said in second
+        ]  # type: ignore[union-attr]
+        # What the first run paid is in it from the first answer on, and the last one says it all.
+        assert shown[0] >= round(paid, 2)
+        assert shown == sorted(shown)
+        assert shown[-1] == pytest.approx(billed(server), abs=0.006)
+
+
+@pytest.mark.parametrize(
+    ("price", "said"),
+    [("{prompt: 1000, completion: 10000}", r"\$\d+\.\d\d"), ("null", "price unknown"), ("{prompt: 0, completion: 0}", None)],
+)  # fmt: skip
+def test_the_bar_without_a_budget(tmp_path: Path, price: str, said: str | None) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"id": "1", "prompt": "what is 1", "response": "1"}\n')
+    with ModelServer(Script()) as server:
+        text = RECIPE.format(url=server.url, cap=1).replace("budget: {usd: 1}\n", "")
+        found = notes(tmp_path, text, f"models.expert.price={price}")
+    assert found
+    for each in found:
+        assert each is None if said is None else re.fullmatch(said, each or "")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 from nfilter import ModelError, Request
 from nfilter.testing.faults import Script
 from nfilter.testing.server import ModelServer
+from nfilter_litellm.bounds import bound_clients
 
 ROOT = Path(__file__).resolve().parents[3]
 CANARY = "sk-canary-4f1d9a77c2e84b"
@@ -41,7 +45,7 @@ def test_both_transports_give_the_same(
 
 ENDS = {
     "empty": "parse", "refusal": "refused", "filtered": "refused", "overflow": "too_long",
-    "overflow_vllm": "too_long", "hang": "timeout", "error": "server", "unavailable": "server", "reset": "server",
+    "overflow_vllm": "too_long", "overflow_llama": "too_long", "hang": "timeout", "error": "server", "unavailable": "server", "reset": "server",
     "truncated": "server", "html": "server", "limited": "server", "unauthorized": "server", "no_logprobs": "server",
 }  # fmt: skip
 
@@ -119,3 +123,85 @@ def test_litellm_is_kept_from_what_it_does_unasked(tmp_path: Path) -> None:
         [sys.executable, "-c", PROGRAM], cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=120
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+@contextmanager
+def answering(reply: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
+    """A server that answers every call, at any path, with ``reply``; its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            reply(self)
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+# One client of each of the two kinds that litellm makes: through OpenAI's library, and its own.
+BOTH = pytest.mark.parametrize("model", ["test", "anthropic/claude-3-5-haiku-latest"])
+
+
+@BOTH
+@pytest.mark.parametrize("status", [301, 307])
+def test_no_redirect_is_followed(
+    backend: Callable[..., Any],
+    requests: Callable[..., list[Request]],
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    status: int,
+) -> None:
+    monkeypatch.setenv("MY_KEY", CANARY)
+    with ModelServer() as other:
+
+        def elsewhere(call: BaseHTTPRequestHandler) -> None:
+            call.send_response(status)
+            call.send_header("Location", f"http://localhost:{other.port}/v1/chat/completions")
+            call.send_header("Content-Length", "0")
+            call.end_headers()
+
+        with answering(elsewhere) as url:
+            made = backend(url, model, transport="litellm", api_key_env="MY_KEY", attempts=1)
+            with pytest.raises(ModelError, match=rf"{status}.*redirects are not followed"):
+                made.generate(requests(1))
+        assert not other.paths
+        assert not other.keys
+
+
+@BOTH
+def test_a_reply_without_an_end_is_not_read(
+    backend: Callable[..., Any], requests: Callable[..., list[Request]], model: str
+) -> None:
+    sent = [0]
+
+    def drip(call: BaseHTTPRequestHandler) -> None:
+        call.send_response(200)
+        call.send_header("Content-Type", "application/json")
+        call.end_headers()
+        with suppress(ConnectionError):
+            while sent[0] < 200 * 2**20:
+                call.wfile.write(b" " * 2**16)
+                sent[0] += 2**16
+
+    with answering(drip) as url:
+        made = backend(url, model, transport="litellm", attempts=1)
+        with pytest.raises(ModelError, match="the reply has more than 16 MiB"):
+            made.generate(requests(1))
+    assert 16 * 2**20 < sent[0] < 64 * 2**20  # what the sockets hold comes on top
+
+
+def test_a_litellm_that_makes_its_clients_elsewhere_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from litellm.llms.openai.common_utils import BaseOpenAILLM
+
+    monkeypatch.delattr(BaseOpenAILLM, "_get_async_http_client")
+    with pytest.raises(ModelError, match="cannot be bounded; type: pip install"):
+        bound_clients()

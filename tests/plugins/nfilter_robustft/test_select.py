@@ -189,3 +189,16 @@ def test_agreement_ranks_the_highest_first_and_takes_the_place_of_the_nll():
     assert "rank 4 of M=4 by context: no agreement" in out["d"].dropped
     with pytest.raises(ValidationError, match="leave out keep, rank and by: random"):
         SelectConfig(preset="official", rank="agreement")
+
+
+@pytest.mark.parametrize(("agreements", "warned"), [((1, 1, 1), True), ((1, 0.8, 1), False)])
+def test_draws_that_never_differ_are_told(context, agreements, warned):
+    """A server that ignores the temperature answers greedily, however often it is asked."""
+    rows = [
+        sample(f"s{n}", 0.1).note("context", view("a", agreement=agreement))
+        for n, agreement in enumerate(agreements)
+    ]
+    ctx = context()
+    Select(SelectConfig(rank="agreement")).fit(rows, ctx)
+    lines = [text for kind, text in ctx.log.lines if kind == "warning"]
+    assert any("whether the server draws at all" in text for text in lines) == warned

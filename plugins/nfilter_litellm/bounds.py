@@ -1,0 +1,112 @@
+"""What litellm's HTTP clients are kept from: following a redirect with the key, and reading a reply without an end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
+
+from nfilter import ModelError
+from nfilter_litellm.failures import CallError, broken, from_status
+
+if TYPE_CHECKING:
+    import httpx
+
+MOST_BYTES = 16 * 2**20
+
+
+class OutOfBoundsError(Exception):
+    """A reply that is not read on, and what that means for its call."""
+
+    def __init__(self, fault: CallError) -> None:
+        super().__init__(fault.detail)
+        self.fault = fault
+
+
+def bound_clients() -> None:
+    """Have every asynchronous client that litellm makes from now on follow no redirect and read ``MOST_BYTES`` at most.
+
+    litellm has no setting for either. It makes these clients in two places, and both are wrapped here. A client that a
+    provider's own library makes (boto3, Google's credentials) is not among them.
+
+    Raises:
+        ModelError: when this litellm makes its clients elsewhere, so that nothing would hold them.
+    """
+    from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
+    from litellm.llms.openai.common_utils import BaseOpenAILLM
+
+    for owner, name, kind in (
+        (AsyncHTTPHandler, "create_client", _as_method),
+        (BaseOpenAILLM, "_get_async_http_client", _as_static),
+    ):
+        made = getattr(owner, name, None)
+        if made is None:
+            raise ModelError(
+                f"this version of litellm has no {owner.__name__}.{name}, so that its redirects and the size of its "
+                "replies cannot be bounded; type: pip install 'litellm<1.107'"
+            )
+        if not getattr(made, "bounded", False):
+            setattr(owner, name, kind(made))
+
+
+def _as_method(made: Callable[..., httpx.AsyncClient]) -> Any:
+    def create(self: Any, *args: Any, **kwargs: Any) -> httpx.AsyncClient:
+        return _bounded(made(self, *args, **kwargs))
+
+    create.bounded = True  # type: ignore[attr-defined]
+    return create
+
+
+def _as_static(made: Callable[..., httpx.AsyncClient]) -> Any:
+    def create(*args: Any, **kwargs: Any) -> httpx.AsyncClient:
+        return _bounded(made(*args, **kwargs))
+
+    create.bounded = True  # type: ignore[attr-defined]
+    return staticmethod(create)
+
+
+def _bounded(client: httpx.AsyncClient) -> httpx.AsyncClient:
+    client.follow_redirects = False
+    # The bound is on what is sent: a server that compresses all the same may say more with it.
+    client.headers["Accept-Encoding"] = "identity"
+    hooks = client.event_hooks
+    client.event_hooks = {**hooks, "response": [*hooks.get("response", ()), _bound]}
+    return client
+
+
+async def _bound(response: httpx.Response) -> None:
+    """Before the body is read: a redirect ends here, and a counter is put in the way of all else."""
+    import httpx
+
+    if response.has_redirect_location:
+        raise OutOfBoundsError(from_status(response.status_code, ""))
+
+    class Counted(httpx.AsyncByteStream):
+        def __init__(self, stream: httpx.AsyncByteStream) -> None:
+            self._stream = stream
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            size = 0
+            async for part in self._stream:
+                size += len(part)
+                if size > MOST_BYTES:
+                    raise OutOfBoundsError(
+                        broken(f"the reply has more than {MOST_BYTES // 2**20} MiB")
+                    )
+                yield part
+
+        async def aclose(self) -> None:
+            await self._stream.aclose()
+
+    if isinstance(response.stream, httpx.AsyncByteStream):
+        response.stream = Counted(response.stream)
+
+
+def out_of_bounds(error: BaseException | None) -> CallError | None:
+    """The fault, where an exception came of a reply out of bounds, whatever that was wrapped in since."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, OutOfBoundsError):
+            return error.fault
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None

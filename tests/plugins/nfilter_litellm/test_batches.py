@@ -1,0 +1,426 @@
+"""Calls in batches: the same answers as single calls, each paid once, whatever the server or a kill does in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nfilter import (
+    Budget,
+    BudgetError,
+    Completion,
+    Drain,
+    Message,
+    ModelError,
+    Request,
+    Sampling,
+    Site,
+)
+from nfilter.testing.batches import BatchScript
+from nfilter.testing.faults import Script, answer
+from nfilter.testing.server import ModelServer
+from nfilter_litellm import backend as backends
+from nfilter_litellm.backend import LiteLLMBackend
+from nfilter_litellm.batch_api import BatchApi
+from nfilter_litellm.batches import Pace
+from nfilter_litellm.config import LiteLLMConfig
+from nfilter_litellm.prices import price_of
+from nfilter_litellm.retry import Retry
+
+FAST = Pace(first=0.001, most=0.01)
+NEVER = BatchScript(looks=10**9)
+PRICE = {"prompt": 1000.0, "completion": 10000.0}
+
+
+def asked(n: int, *, logprobs: bool = False, **sampling: Any) -> list[Request]:
+    sampling.setdefault("max_tokens", 8)
+    return [
+        Request((Message("user", f"question {i}"),), Sampling(**sampling), logprobs, f"s{i}")
+        for i in range(n)
+    ]
+
+
+@pytest.fixture
+def build(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., LiteLLMBackend]]:
+    made: list[LiteLLMBackend] = []
+    monkeypatch.setattr(backends, "Pace", lambda: FAST)
+    monkeypatch.setattr(backends, "Retry", lambda attempts: Retry(attempts, patience=1.0, base=0.002))  # fmt: skip
+
+    def new(server: ModelServer, site: Site | None = None, **settings: Any) -> LiteLLMBackend:
+        settings = {"model": "test", "api_base": server.url, "batch": True, **settings}
+        made.append(LiteLLMBackend(LiteLLMConfig.model_validate(settings), site or Site(Path())))
+        return made[-1]
+
+    yield new
+    for one in made:
+        one.close()
+
+
+def texts(done: list[Completion]) -> list[str]:
+    return [one.text for one in done]
+
+
+def expected(n: int) -> list[str]:
+    return [answer([{"role": "user", "content": f"question {i}"}]) for i in range(n)]
+
+
+def lines_of(server: ModelServer) -> list[int]:
+    """How many calls each batch has."""
+    return [batch["request_counts"]["total"] for batch in server.batches.made]
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.7, "seed": 5}])
+def test_answers_are_those_of_single_calls(
+    build: Callable[..., LiteLLMBackend], sampling: dict[str, Any]
+) -> None:
+    script = BatchScript(looks=3, shuffled=True)
+    with ModelServer(Script(key="k" * 9), batches=script) as server:
+        os.environ["BATCH_KEY"] = "k" * 9
+        try:
+            batched = build(server, api_key_env="BATCH_KEY")
+            single = build(server, api_key_env="BATCH_KEY", batch=False)
+        finally:
+            del os.environ["BATCH_KEY"]
+        questions = asked(50, logprobs=True, **sampling)
+        done = batched.generate(questions)
+        assert lines_of(server) == [50]
+        assert server.batches.looked == 3
+        assert done == single.generate(questions)
+        sent = [json.loads(line)["body"] for line in server.batches.files["file-1"].splitlines()]
+        assert sorted(sent, key=str) == sorted(server.asked, key=str)
+        assert batched.fingerprint() == single.fingerprint()
+
+
+def test_files_are_as_large_as_the_server_takes_them(
+    build: Callable[..., LiteLLMBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ModelServer(batches=BatchScript()) as server:
+        monkeypatch.setattr(backends, "Pace", lambda: Pace(lines=20, first=0.001))
+        assert texts(build(server).generate(asked(50))) == expected(50)
+        assert sorted(lines_of(server)) == [10, 20, 20]
+        size = len(server.batches.files["file-1"]) // 20
+        monkeypatch.setattr(backends, "Pace", lambda: Pace(size=15 * size, first=0.001))
+        build(server, revision="b").generate(asked(50))
+        inputs = [server.batches.files[batch["input_file_id"]] for batch in server.batches.made[3:]]
+        assert sum(lines_of(server)[3:]) == 50
+        assert [13 * size < len(body) <= 15 * size for body in sorted(inputs, key=len)[1:]] == [
+            True
+        ] * 3
+
+
+def test_a_file_of_many_megabytes(build: Callable[..., LiteLLMBackend]) -> None:
+    long = "word " * 100_000
+    questions = [Request((Message("user", f"{n} {long}"),), sample_id=str(n)) for n in range(8)]
+    with ModelServer(batches=BatchScript()) as server:
+        done = build(server).generate(questions)
+        assert len(server.batches.files["file-1"]) > 4_000_000
+    assert texts(done) == [answer([{"role": "user", "content": f"{n} {long}"}]) for n in range(8)]
+
+
+def test_calls_that_say_the_same_are_one_line_but_draws_are_their_own(
+    build: Callable[..., LiteLLMBackend],
+) -> None:
+    (one,) = asked(1)
+    drawn = [Request(one.messages, Sampling(max_tokens=8, temperature=1.0), draw=n) for n in (0, 1)]
+    with ModelServer(batches=BatchScript()) as server:
+        # Without a seed the draws say the same to the server.
+        model = build(server, body={"seed": None}, price=PRICE)
+        done = model.generate([one, one, *drawn])
+        assert texts(done) == expected(1) * 4
+        assert lines_of(server) == [3]
+        assert [one.usd for one in done] == [pytest.approx(0.042), 0.0, pytest.approx(0.042), pytest.approx(0.042)]  # fmt: skip
+
+
+ENDS = {
+    "empty": "parse", "refusal": "refused", "filtered": "refused", "overflow": "too_long", "off_schema": "parse",
+    "error": "server", "limited": "server",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ENDS)
+def test_a_line_that_failed_is_what_a_single_call_would_be(
+    build: Callable[..., LiteLLMBackend], kind: str
+) -> None:
+    with ModelServer(Script(faults={kind: 0.4}, seed=2), batches=BatchScript()) as server:
+        done = build(server, attempts=2).generate(asked(60))
+        often = [len(kinds) for kinds in server.plan.served.values()]
+    failed = [one.failure for one in done if one.failure is not None]
+    assert failed
+    assert {fault.kind for fault in failed} == {ENDS[kind]}
+    right = expected(60)
+    assert all(one.failure or one.text == right[n] for n, one in enumerate(done))
+    if kind in ("off_schema", "error", "limited"):
+        assert max(often) == 2
+        assert all("(asked 2 times)" in fault.detail for fault in failed)
+    else:
+        assert max(often) == 1
+
+
+def test_lines_that_are_missing_are_asked_again(build: Callable[..., LiteLLMBackend]) -> None:
+    with ModelServer(batches=BatchScript(lost=0.3, shuffled=True)) as server:
+        assert texts(build(server, attempts=12).generate(asked(100))) == expected(100)
+        first, *more = lines_of(server)
+        assert first == 100
+        assert more == sorted(more, reverse=True)
+        assert 10 < more[0] < 50
+
+
+def test_what_an_expired_batch_left_is_asked_again_and_not_for_ever(
+    build: Callable[..., LiteLLMBackend],
+) -> None:
+    with ModelServer(batches=BatchScript(ends=["expired", "expired"])) as server:
+        assert texts(build(server).generate(asked(40))) == expected(40)
+        assert lines_of(server) == [40, 20, 10]
+        assert all(len(kinds) == 1 for kinds in server.plan.served.values())
+    with ModelServer(batches=BatchScript(ends=["expired"] * 9)) as server:
+        done = build(server, attempts=2).generate(asked(40))
+        assert lines_of(server) == [40, 20]
+        failed = [one.failure for one in done if one.failure]
+        assert len(failed) == 10
+        assert {fault.kind for fault in failed} == {"timeout"}
+        assert "batch_expired" in failed[0].detail
+    with (
+        ModelServer(Script(faults={"unauthorized": 1.0}), batches=BatchScript()) as server,
+        pytest.raises(ModelError, match="3 calls in a row failed, the last with: 401"),
+    ):
+        build(server).generate(asked(10))
+
+
+def test_a_batch_that_fails_or_is_cancelled_ends_the_run_with_the_reason(
+    build: Callable[..., LiteLLMBackend], tmp_path: Path
+) -> None:
+    with ModelServer(batches=BatchScript(ends=["failed", "cancelled"])) as server:
+        site = Site(tmp_path, state_dir=tmp_path / "state")
+        with pytest.raises(ModelError, match="batch_1 failed: token_limit_exceeded: Enqueued"):
+            build(server, site).generate(asked(10))
+        found: list[int] = []
+        with pytest.raises(ModelError, match="batch_2 was cancelled at the server"):
+            found.extend(index for index, _ in build(server, site).stream(asked(10)))
+        # The next run keeps what was answered, and does not meet the same end again.
+        assert texts(build(server, site).generate(asked(10))) == expected(10)
+        assert lines_of(server) == [10, 10, 5]
+
+
+def test_a_server_without_batches_is_told_from_others(build: Callable[..., LiteLLMBackend]) -> None:
+    with ModelServer() as server, pytest.raises(ModelError, match=r"404.*leave batch: true out"):
+        build(server).generate(asked(3))
+
+
+def test_check_refuses_what_cannot_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "x")
+    config = LiteLLMConfig(model="anthropic/claude-3-5-haiku-latest", batch=True)
+    (problem,) = LiteLLMBackend.problems(config, Site(Path()))
+    assert "{model: NAME, api_base: https://HOST/v1, batch: true}" in problem
+    with pytest.raises(ModelError, match="or leave batch: true out"):
+        LiteLLMBackend(config, Site(Path()))
+    config = LiteLLMConfig(model="x", api_base="http://localhost:1/v1", batch=True)
+    assert not list(LiteLLMBackend.problems(config, Site(Path())))
+    (fact,) = LiteLLMBackend.facts(config, Site(Path()))
+    assert fact.startswith("x in batches over aiohttp")
+
+
+# --- money ---------------------------------------------------------------------------------------------------
+
+
+def test_the_price_is_the_list_s_for_batches() -> None:
+    whole, half = (price_of(LiteLLMConfig(model="openai/gpt-4o-mini", batch=b)) for b in (False, True))  # fmt: skip
+    assert whole is not None
+    assert half is not None
+    assert (half.prompt, half.completion) == (whole.prompt / 2, whole.completion / 2)
+    given = LiteLLMConfig(model="x", price=PRICE, batch=True)  # type: ignore[arg-type]
+    assert price_of(given) == price_of(given.model_copy(update={"batch": False}))
+    no_discount = LiteLLMConfig(model="openai/gpt-3.5-turbo-16k")
+    assert price_of(no_discount) is not None
+    assert price_of(no_discount) == price_of(no_discount.model_copy(update={"batch": True}))
+
+
+def test_a_batch_is_held_in_full_before_it_is_made_and_settled_after(
+    build: Callable[..., LiteLLMBackend],
+) -> None:
+    # A prompt of at most 10 + 64 tokens, an answer of at most 8.
+    most = 20 * (0.074 + 0.08)
+    with ModelServer(batches=NEVER) as server:
+        budget, drain = Budget(100.0), Drain()
+        model = build(server, Site(Path(), budget=budget, drain=drain), price=PRICE)
+        stream = model.stream([*asked(10), *asked(20)[10:]])
+        held: list[float] = []
+
+        def ends() -> None:
+            held.append(budget.held)
+            server.batches.script = BatchScript()
+
+        wait(lambda: server.batches.looked > 2, ends)
+        done = dict(stream)
+        assert held == [pytest.approx(most, rel=0.1)]
+        assert budget.held == 0
+        assert budget.spent == pytest.approx(sum(one.usd or 0 for one in done.values()))
+        assert budget.spent == pytest.approx(20 * 0.042)
+
+
+def wait(until: Callable[[], bool], then: Callable[[], None]) -> None:
+    """In a thread of its own: once something is so, do something."""
+    import threading
+
+    def work() -> None:
+        while not until():
+            time.sleep(0.002)
+        then()
+
+    threading.Thread(target=work, daemon=True).start()
+
+
+def test_batches_are_as_large_as_the_money_that_is_left(
+    build: Callable[..., LiteLLMBackend],
+) -> None:
+    with ModelServer(batches=BatchScript()) as server:
+        budget = Budget(1.6)
+        model = build(server, Site(Path(), budget=budget), price=PRICE)
+        found: dict[int, Completion] = {}
+        with pytest.raises(BudgetError, match="is used up"):
+            found.update(model.stream(asked(100)))
+        paid = 0.042 * sum(lines_of(server))
+        # Each is covered in full when it is made, so that no batch exceeds the cap.
+        assert lines_of(server)[0] == 10
+        assert len(lines_of(server)) > 2
+        assert budget.spent == pytest.approx(paid)
+        assert 1.6 - 0.16 < paid <= 1.6
+
+
+# --- a kill, a lost reply, Ctrl-C ----------------------------------------------------------------------------
+
+
+def given_up(model: LiteLLMBackend, server: ModelServer, questions: list[Request], drain: Drain) -> None:  # fmt: skip
+    """Ask, and end as Ctrl-C does once a batch is out."""
+    wait(lambda: server.batches.looked > 0, drain._asked.set)
+    assert list(model.stream(questions)) == []
+    model.close()
+
+
+def test_a_batch_that_is_out_is_taken_up_and_paid_once(
+    build: Callable[..., LiteLLMBackend], tmp_path: Path
+) -> None:
+    with ModelServer(batches=NEVER) as server:
+        site = Site(tmp_path, state_dir=tmp_path / "state", drain=Drain())
+        given_up(build(server, site), server, asked(30), site.drain)
+        (record,) = (tmp_path / "state" / "batches").glob("*.json")
+        server.batches.script = BatchScript()
+        budget = Budget(0.001)  # less than it may cost: it is paid for already
+        site = Site(tmp_path, state_dir=tmp_path / "state", budget=budget)
+        model = build(server, site, price=PRICE)
+        # Others are asked for too, and some of the batch's are on record by now.
+        done = model.generate(asked(30)[5:])
+        assert texts(done) == expected(30)[5:]
+        assert lines_of(server) == [30]
+        assert budget.spent == pytest.approx(25 * 0.042)
+        # In another order and other sets.
+        assert texts(model.generate(asked(30)[:5])) == expected(30)[:5]
+        assert lines_of(server) == [30]
+        assert record.exists()
+        model.close()
+        assert not record.exists()
+
+
+@pytest.mark.parametrize("gone", ["batch", "file"])
+def test_a_batch_that_the_server_forgot_is_told_with_the_way_out(
+    build: Callable[..., LiteLLMBackend], tmp_path: Path, gone: str
+) -> None:
+    with ModelServer(batches=NEVER) as server:
+        site = Site(tmp_path, state_dir=tmp_path / "state", drain=Drain())
+        given_up(build(server, site), server, asked(5), site.drain)
+        server.batches.script = BatchScript()
+        site = Site(tmp_path, state_dir=tmp_path / "state")
+        if gone == "batch":
+            server.batches.made.clear()
+        else:
+            server.batches.made[0].update(status="completed", output_file_id="deleted")
+        with pytest.raises(ModelError, match="404") as error:
+            build(server, site).generate(asked(5))
+        (record,) = (tmp_path / "state" / "batches").glob("*.json")
+        assert f"{record} has it on record: remove that file" in str(error.value)
+        record.unlink()
+        assert texts(build(server, site).generate(asked(5))) == expected(5)
+
+
+@pytest.mark.parametrize("moment", ["before", "after", "unlisted"])
+def test_a_kill_while_the_batch_is_asked_for(
+    build: Callable[..., LiteLLMBackend], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:  # fmt: skip
+    create = BatchApi.create
+
+    async def killed(api: BatchApi, file: str) -> Any:
+        if moment != "before":
+            await create(api, file)
+        raise MemoryError("killed")
+
+    with ModelServer(batches=BatchScript(listed=moment != "unlisted")) as server:
+        site = Site(tmp_path, state_dir=tmp_path / "state")
+        with monkeypatch.context() as patch:
+            patch.setattr(BatchApi, "create", killed)
+            with pytest.raises(MemoryError):
+                build(server, site).generate(asked(10))
+        # Many batches of others came after it.
+        server.batches.made += [{"id": f"other_{n}", "status": "completed", "input_file_id": f"x{n}"} for n in range(45)]  # fmt: skip
+        assert texts(build(server, site).generate(asked(10))) == expected(10)
+        ours = [batch for batch in server.batches.made if batch["id"].startswith("batch_")]
+        assert len(ours) == (2 if moment == "unlisted" else 1)  # who cannot look cannot know
+        assert all(len(kinds) == 1 for kinds in server.plan.served.values())
+
+
+def test_a_failure_in_an_earlier_run_s_batch_is_asked_anew(
+    build: Callable[..., LiteLLMBackend], tmp_path: Path
+) -> None:
+    with ModelServer(Script(faults={"no_quota": 1.0}), batches=BatchScript()) as server:
+        site = Site(tmp_path, state_dir=tmp_path / "state")
+        with pytest.raises(ModelError, match="no quota is left"):
+            build(server, site).generate(asked(10))
+        server.plan.script = Script()
+        assert texts(build(server, site).generate(asked(10))) == expected(10)
+        assert lines_of(server) == [10, 10]
+
+
+RECIPE = """\
+name: batches
+answer: exact
+chunk: 1000
+models:
+  expert: {{use: litellm, model: test, api_base: "{url}", batch: true}}
+source: {{use: jsonl, path: rows.jsonl}}
+samples:
+  - {{use: robustft.answer, llm: expert, into: base}}
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_ends_while_its_batch_is_out_goes_on_with_it(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    rows = [{"id": str(n), "prompt": f"what is {n}", "response": str(n)} for n in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with ModelServer(batches=NEVER) as server:
+        (tmp_path / "r.yaml").write_text(RECIPE.format(url=server.url))
+        line = [sys.executable, "-m", "nfilter", "run", "r.yaml", "--out", "out"]
+        process = subprocess.Popen(
+            line, cwd=tmp_path, env=dict(os.environ), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )  # fmt: skip
+        while not server.batches.looked:
+            time.sleep(0.01)
+        process.send_signal(number)
+        error = process.communicate()[1].decode()
+        if number == signal.SIGINT:
+            assert process.returncode == 130, error
+            assert "interrupted: the batch stays with the server, and the same command takes it up" in error  # fmt: skip
+        server.batches.script = BatchScript()
+        again = subprocess.run(line, cwd=tmp_path, check=False, capture_output=True)
+        assert again.returncode == 0, again.stderr
+        assert lines_of(server) == [40]
+        assert all(kinds == ["ok"] for kinds in server.plan.served.values())
+        assert not list((tmp_path / "out" / "state").rglob("*.json"))

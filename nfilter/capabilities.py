@@ -33,10 +33,11 @@ class Generates(Protocol):
 class Streams(Protocol):
     """Gives answers as they come: a request's index and its completion, each index once, in any order.
 
-    A backend that generates may also stream; progress is then seen, and answers are kept, while others are made.
+    A backend that generates may also stream; progress is then seen, and answers are kept, while others are made. It may
+    give None where nothing more is there yet: what came is then kept at once, and otherwise in groups.
     """
 
-    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]: ...
+    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]: ...
 
 
 @runtime_checkable

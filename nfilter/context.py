@@ -142,10 +142,12 @@ class Model:
             fresh: dict[str, Completion] = {}
             last = time.monotonic()
             try:
-                for key, answer in self._answers(todo):
-                    fresh[key] = answer
-                    bar.advance()
-                    if len(fresh) >= _GROUP or time.monotonic() - last > _SECONDS:
+                for came in self._answers(todo):
+                    if came is not None:
+                        fresh[came[0]] = came[1]
+                        bar.advance()
+                    late = time.monotonic() - last > _SECONDS
+                    if fresh and (came is None or late or len(fresh) >= _GROUP):
                         self._commit(fresh, list(fresh), places, requests)
                         done.update(fresh)
                         fresh, last = {}, time.monotonic()
@@ -155,12 +157,16 @@ class Model:
             done.update(fresh)
         return [done[key] for key in keys]
 
-    def _answers(self, todo: Mapping[str, Request]) -> Iterator[tuple[str, Completion]]:
+    def _answers(self, todo: Mapping[str, Request]) -> Iterator[tuple[str, Completion] | None]:
         # Long prompts first, as backends like them.
         order = sorted(todo, key=lambda key: -sum(len(m.content) for m in todo[key].messages))
         if isinstance(self._capable, Streams):
             left = set(range(len(order)))
-            for index, answer in self._capable.stream([todo[key] for key in order]):
+            for came in self._capable.stream([todo[key] for key in order]):
+                if came is None:
+                    yield None
+                    continue
+                index, answer = came
                 if index not in left:
                     raise self._miscounted(
                         f"request {index} of {len(order)} was answered twice, or never asked"

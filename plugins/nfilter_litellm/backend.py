@@ -97,11 +97,11 @@ class LiteLLMBackend:
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """One completion a request, in order."""
-        answers = dict(self.stream(requests))
+        answers = dict(filter(None, self.stream(requests)))
         return [answers[index] for index in range(len(requests))]
 
-    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
-        """The same completions as they come.
+    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
+        """The same completions as they come; None where nothing more is there yet.
 
         Raises:
             ModelError: when three calls in a row fail for a reason that the others share: key, quota, model, address.

@@ -283,8 +283,8 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
-    def stream(self, requests: Sequence[Request]) -> Iterator[Answered]:
-        """Completions as they come, each with its request's index.
+    def stream(self, requests: Sequence[Request]) -> Iterator[Answered | None]:
+        """Completions as they come, each with its request's index; None where all that came was handed over.
 
         What was answered before the run is ended by an error is handed over first. Leaving early gives up what is out.
 
@@ -309,6 +309,8 @@ class Engine:
             while (batch := out.get()) is not None:
                 yield from batch
                 loop.call_soon_threadsafe(unread.less, len(batch))
+                if out.empty():
+                    yield None
             ended = True
         finally:
             if not ended:

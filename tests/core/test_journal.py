@@ -219,7 +219,7 @@ class Bar:
         self.count = 0
 
     @contextmanager
-    def __call__(self, total: int | None, text: str) -> Iterator[Bar]:
+    def __call__(self, total: int | None, text: str, note: object = None) -> Iterator[Bar]:
         self.totals.append(total)
         yield self
 
@@ -248,6 +248,22 @@ def test_a_stream_that_dies_loses_one_commit_at_most(journal: Journal) -> None:
     backend.dies_after = 10**9
     model(backend, journal).generate(requests)
     assert 0 <= len(backend.asked) - 300 < 64
+
+
+def test_what_came_is_kept_where_nothing_more_is_there_yet(journal: Journal) -> None:
+    kept: list[int] = []
+
+    class Pausing(Backend):
+        def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
+            for index in range(len(requests)):
+                yield index, Completion(str(index))
+                if index in {2, 3}:
+                    yield None
+                    kept.extend(figures["calls"] for figures in journal.usage().values())
+
+    answers = model(Pausing(), journal).generate([ask(str(index)) for index in range(9)])
+    assert sorted(answer.text for answer in answers) == [str(index) for index in range(9)]
+    assert kept == [3, 4]
 
 
 @pytest.mark.parametrize("indices", [[0, 0], [0], [0, 1, 2]])

@@ -14,7 +14,7 @@ from nfilter.recipe import load as load_recipe
 from nfilter.scaffold import scaffold, templates
 
 TEMPLATES = (
-    "chained", "quickstart", "quickstart-text", "quickstart-tokens", "robustft", "robustft-official",
+    "chained", "entp", "quickstart", "quickstart-text", "quickstart-tokens", "robustft", "robustft-official",
 )  # fmt: skip
 
 

@@ -74,7 +74,7 @@ def spend(made: LiteLLMBackend, asked: list[Request]) -> tuple[list[Completion],
     """The answers that came, and whether the budget ended it."""
     answers = []
     try:
-        for _, answer in made.stream(asked):
+        for _, answer in filter(None, made.stream(asked)):
             answers.append(answer)
     except BudgetError:
         return answers, True

@@ -64,10 +64,12 @@ class LiteLLMBackend:
         """How the model is reached, for ``nfilter check`` and run.log."""
         way = route(config)
         key = f"key from {way.key_env}" if way.key_env else "no key of its own"
-        level = config.concurrency or "adaptive"
+        level = f"concurrency {config.concurrency or 'adaptive'}"
         given = "logprobs" if _logprobs(config) else "no logprobs"
         name = f"{way.name} in batches" if config.batch else way.name
-        yield f"{name} over {way.transport} ({way.why}) at {way.place}; {key}, concurrency {level}, {given}"
+        if config.batch:
+            level = "a batch a chunk of the recipe, so chunk: 50000 makes few of them"
+        yield f"{name} over {way.transport} ({way.why}) at {way.place}; {key}, {level}, {given}"
 
     def __init__(self, config: LiteLLMConfig, site: Site) -> None:
         self._config = config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import pytest
 
 from nfilter import Site
 from nfilter_hf.backend import HFBackend
+
+# What several tests share lies beside them.
+sys.path.insert(0, str(Path(__file__).parent))
 
 TEXT = (
     "the quick brown fox jumps over the lazy dog . what is two plus three ? it is five . you are a helpful "

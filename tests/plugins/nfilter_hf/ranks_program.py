@@ -6,15 +6,13 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from lent_llama import VOCABULARY, Lender, llama
 
 from nfilter import NfilterError, TokenSample
 from nfilter.testing import FakeContext
@@ -23,31 +21,8 @@ from nfilter_hf.lora_settings import LoraSettings
 from nfilter_losses.dft import Dft, DftConfig
 from nfilter_losses.rho1 import Rho1, Rho1Config
 
-VOCABULARY = 50
 SCORE = "loss.reference"
 LOSSES = {"dft": lambda: Dft(DftConfig()), "rho1": lambda: Rho1(Rho1Config(ratio=0.5))}
-
-
-def llama(seed: int = 0) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.2,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
-
-
-class Lender:
-    def __init__(self, module: Any, name: str = "fake") -> None:
-        self.module = module
-        self.name = name
-
-    @contextmanager
-    def lend(self) -> Iterator[SimpleNamespace]:
-        yield SimpleNamespace(module=self.module, tokenizer=None)
-
-    def fingerprint(self) -> str:
-        return self.name
 
 
 def sample(index: int) -> TokenSample:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from lent_llama import VOCABULARY, Lender, llama
 from peft import PeftModel
 from pydantic import ValidationError
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from nfilter import LendsModule, ModelError, ModelRef, NothingLeftError, TokenSample, TrainingResult
 from nfilter.testing import FakeContext
@@ -22,32 +21,7 @@ from nfilter_hf.lora import LoraTrainer
 from nfilter_hf.lora_adapter import attached, file_digest
 from nfilter_hf.lora_settings import LoraSettings
 
-VOCABULARY = 50
 LINEARS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-
-
-def llama(seed: int = 0) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.2,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
-
-
-class Lender:
-    """A model that lends the module it was given."""
-
-    def __init__(self, module: Any, name: str = "fake") -> None:
-        self.module = module
-        self.name = name
-
-    @contextmanager
-    def lend(self) -> Iterator[SimpleNamespace]:
-        yield SimpleNamespace(module=self.module, tokenizer=None)
-
-    def fingerprint(self) -> str:
-        return self.name
 
 
 def sample(index: int, *, length: int | None = None, weight: float = 1.0) -> TokenSample:

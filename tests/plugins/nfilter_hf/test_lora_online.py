@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from lent_llama import VOCABULARY, Lender, llama
 
 from nfilter import Message, ModelError, RecipeError, Sample, TokenSample, TrainingResult
 from nfilter.testing import FakeContext
@@ -31,29 +30,7 @@ from nfilter_losses.dft import Dft, DftConfig
 from nfilter_losses.eaft import Eaft, EaftConfig
 from nfilter_losses.rho1 import Rho1, Rho1Config
 
-VOCABULARY = 50
 SCORE = "loss.reference"
-
-
-def llama(seed: int = 0) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.2,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
-
-
-class Lender:
-    def __init__(self, module: Any) -> None:
-        self.module = module
-
-    @contextmanager
-    def lend(self) -> Any:
-        yield SimpleNamespace(module=self.module, tokenizer=None)
-
-    def fingerprint(self) -> str:
-        return "fake"
 
 
 def sample(index: int, *, scored: bool = True) -> TokenSample:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_styles import STYLES, Style, Turn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,10 +21,6 @@ from nfilter import Message, Sample, TokenSample
 from nfilter_hf.chat import Chat
 from nfilter_hf.encoding import encode
 from nfilter_hf.loading import Text
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from chat_styles import STYLES, Style, Turn
 
 NAMED = {style.name: style for style in STYLES}
 

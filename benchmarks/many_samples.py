@@ -88,7 +88,8 @@ def trimmed(sample: Sample) -> Sample:
 
 def long_enough(sample: Sample) -> Sample:
     """One response in 10 has fewer than 20 words."""
-    words = sample.notes["length"]["words"]  # type: ignore[index,call-overload]
+    note: Any = sample.notes["length"]
+    words = note["words"]
     return sample if words >= 20 else sample.drop(f"length: {words} words, fewer than 20")
 
 

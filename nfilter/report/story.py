@@ -55,7 +55,9 @@ def _headline(found: Explanation) -> str:
         )
         return f"dropped{by}"
     if found.status == "kept":
-        return "kept, with a new label" if found.label != found.label_now else "kept as it came"
+        if found.label != found.label_now:
+            return "kept, with a new label"
+        return "kept as it was made" if found.parents else "kept as it came"
     return {"undecided": "not decided yet", "unreadable": "could not be read"}[found.status]
 
 

@@ -8,4 +8,11 @@ from nfilter import hookimpl
 @hookimpl
 def nfilter_stages() -> list[type]:
     """All stages of the method, in the order in which a recipe uses them."""
-    return []
+    from nfilter_entp.curate import Curate
+    from nfilter_entp.long_tail import LongTail
+    from nfilter_entp.mix import Mix
+    from nfilter_entp.pair import Pair
+    from nfilter_entp.purge import Purge
+    from nfilter_entp.rate import Rate
+
+    return [Rate, Curate, Purge, LongTail, Pair, Mix]

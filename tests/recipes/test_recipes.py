@@ -33,6 +33,7 @@ def sums_file(tools: Any, sums: list[dict[str, str]], tmp_path_factory: Any) -> 
 def test_the_recipes_that_ship() -> None:
     names = {
         "chained",
+        "entp",
         "quickstart",
         "quickstart-text",
         "quickstart-tokens",
@@ -54,13 +55,13 @@ def test_every_recipe_passes_the_check(
     assert any("about" in fact and "of memory" in fact for fact in report["facts"])
 
 
-@pytest.mark.parametrize("recipe", ["robustft", "robustft-official"])
+@pytest.mark.parametrize("recipe", ["robustft", "robustft-official", "entp"])
 def test_a_recipe_whose_file_is_not_there_says_so(recipe: str, tools: Any, tmp_path: Path) -> None:
     models = tools.sets("models.student.model=tiny", "models.encoder=student")
     file = str(tools.recipes / f"{recipe}.yaml")
     done = tools.call("check", file, *models, cwd=tmp_path)
     assert done.code == 2
-    assert ("data.jsonl" if recipe == "robustft" else "noisy30.csv") in done.err
+    assert ("noisy30.csv" if recipe == "robustft-official" else "data.jsonl") in done.err
 
 
 def test_quickstart_ends_in_four_arms_and_an_adapter(quickstart: Any, tools: Any) -> None:
@@ -211,3 +212,56 @@ def test_labels_then_tokens_are_cleaned_in_one_recipe(tools: Any, tmp_path: Path
     ]
     # What a stage replaced is no longer what noise was planted in: of those rows nothing is known.
     assert 0 < metrics["tokens"]["token_noise"]["samples"] < metrics["samples"]["kept"]
+
+
+@pytest.fixture
+def rated_file(tools: Any, tmp_path: Path) -> Path:
+    """Forty-eight questions on twelve animals, each with a rating of its own; those of even number are rated low."""
+    animals = ("otter", "heron", "badger", "falcon", "beaver", "lizard",
+               "salmon", "turtle", "spider", "walrus", "pigeon", "donkey")  # fmt: skip
+    asks = ("Where does the {} sleep in winter?", "What does the {} eat in winter?",
+            "How does the {} raise its young?", "Why is the {} rarely seen by day?")  # fmt: skip
+    says = ("It makes a bed of {} leaves under old roots near the water.", "Mostly small fish, and {} berries where it finds them.",
+            "Both parents bring food for {} weeks until the young can leave.", "It fears people, and looks for food after {} in the evening.")  # fmt: skip
+    rows = []
+    for number in range(48):
+        animal, way = animals[number // 4], number % 4
+        asked, said = asks[way].format(animal), says[way].format(f"{animal} {number}")
+        quality = 4 + number % 2 * 4
+        rows.append({"id": f"r{number}", "prompt": asked, "response": said, "quality": quality})
+    return tools.write_lines(tmp_path / "rated.jsonl", rows)
+
+
+def test_entp_ends_in_an_adapter_though_the_embedded_model_cannot_mix(
+    tools: Any, rated_file: Path, tmp_path: Path
+) -> None:
+    """Ratings are a column's here: a model that follows no such prompt rates nothing and mixes nothing."""
+    changes = in_place_of_hub_and_file(tools, "entp", rated_file)
+    rated = tools.sets("samples.0.llm=null", "samples.0.column=quality", "samples.1.noise=0")
+    mixed = tools.sets(
+        "samples.4.failed=keep", "samples.4.max_tokens=8", "samples.4.check_tokens=8"
+    )
+    file = str(tools.recipes / "entp.yaml")
+    done = tools.call(
+        "run",
+        file,
+        "--out",
+        "run",
+        *changes,
+        *rated,
+        *mixed,
+        "--set",
+        "train.epochs=1",
+        cwd=tmp_path,
+    )
+    run = tmp_path / "run"
+    assert tools.ends(run, done, 48) == "adapter"
+    kept = {row["id"] for row in tools.lines(run / "cleaned.jsonl")}
+    assert kept
+    assert all(int(name[1:]) % 2 == 0 for name in kept)
+    metrics = tools.ran(run, done).metrics
+    asked = metrics["calls"]["by_stage"]["05-entp.mix"]["calls"]
+    # Three drafts a pair without the code, and no check of what is not there.
+    assert asked == 3 * len(kept) / 2
+    story = tools.call("explain", "run", min(kept), cwd=tmp_path)
+    assert "no draft: no line begins with Instruction and the code" in " ".join(story.out.split())

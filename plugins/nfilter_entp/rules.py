@@ -1,0 +1,98 @@
+"""The rules by name: their settings, and which of them look at a row by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pydantic import model_validator
+
+from nfilter import StageConfig, did_you_mean
+from nfilter_entp.duplicates import Exact, Near, Same
+from nfilter_entp.perplexity import Perplexity
+from nfilter_entp.rules_end import Truncated, truncated
+from nfilter_entp.rules_form import (
+    CharactersRule,
+    Empty,
+    Length,
+    Script,
+    characters,
+    empty,
+    length,
+    script,
+)
+from nfilter_entp.rules_words import Copied, Repeats, Template, copied, repeats, template
+from nfilter_entp.texts import Text
+
+ROW_RULES: dict[str, Callable[[Text, Any], str | None]] = {
+    "empty": empty,
+    "length": length,
+    "characters": characters,
+    "script": script,
+    "repeats": repeats,
+    "template": template,
+    "copied": copied,
+    "truncated": truncated,
+}
+"""Why a row breaks the rule, or None; each takes time linear in the text."""
+
+DEFAULT = ("exact_duplicates", "near_duplicates", *ROW_RULES)
+"""The rules that run where a recipe names none."""
+
+
+class Rules(StageConfig):
+    """The settings of each rule that runs; None for one that does not."""
+
+    exact_duplicates: Exact | None = None
+    near_duplicates: Near | None = None
+    same_response: Same | None = None
+    empty: Empty | None = None
+    length: Length | None = None
+    characters: CharactersRule | None = None
+    script: Script | None = None
+    repeats: Repeats | None = None
+    template: Template | None = None
+    copied: Copied | None = None
+    truncated: Truncated | None = None
+    perplexity: Perplexity | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        """A list names rules with their own settings; in a mapping ``{}`` or null stands for those."""
+        if isinstance(value, list | tuple):
+            if any(not isinstance(name, str) for name in value):
+                raise ValueError("rules is a list of names, or a mapping of names to settings")
+            if twice := {name for name in value if value.count(name) > 1}:
+                raise ValueError(f"rule {min(twice)!r} is named twice")
+            value = dict.fromkeys(value)
+        if not isinstance(value, dict):
+            return value
+        for name in value:
+            if name not in cls.model_fields:
+                raise ValueError(
+                    f"there is no rule {name!r}{did_you_mean(str(name), cls.model_fields)}"
+                )
+        if not value:
+            raise ValueError(
+                f"no rule is named; name some of {', '.join(cls.model_fields)}, or leave out rules"
+            )
+        return {name: {} if settings is None else settings for name, settings in value.items()}
+
+    def of_rows(self) -> Iterator[tuple[str, StageConfig]]:
+        """Name and settings of the rules that look at a row by itself, in their order."""
+        for name in ROW_RULES:
+            if (settings := getattr(self, name)) is not None:
+                yield name, settings
+
+
+def broken(text: Text, rules: Rules) -> dict[str, str]:
+    """The rules that a row breaks by itself, each with the numbers. An empty response breaks no other."""
+    found: dict[str, str] = {}
+    for name, settings in rules.of_rows():
+        why = ROW_RULES[name](text, settings)
+        if why is not None:
+            found[name] = why
+            if name == "empty":
+                break
+    return found

@@ -1,0 +1,230 @@
+"""Rules on a response's words: repeats, template junk, instruction copied."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from nfilter import StageConfig
+from nfilter_entp.texts import Text, numbered, plain, words_of
+
+_PRIME = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Repeats(StageConfig):
+    """Words that come again and again.
+
+    ``times``: a block repeated so often without a break, of ``least`` words in all and ``run`` of the response. ``cover``: the
+    share of ``least_covered`` words or more that lies in runs of eight words which are there ``often`` times. ``letters``:
+    one letter, or a few, that fill so many characters.
+    """
+
+    times: int = Field(default=4, ge=2)
+    least: int = Field(default=12, ge=2)
+    run: float = Field(default=0.25, gt=0, le=1)
+    often: int = Field(default=5, ge=2)
+    cover: float = Field(default=0.5, gt=0, le=1)
+    least_covered: int = Field(default=40, ge=1)
+    letters: int = Field(default=40, ge=2)
+
+
+def _grams(ids: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.uint64]:
+    """A hash of every run of ``n`` words, uint64 [len(ids) - n + 1]."""
+    total = np.zeros(len(ids) - n + 1, np.uint64)
+    for place in range(n):
+        total = (
+            total + ids[place : len(ids) - n + 1 + place].astype(np.uint64) + np.uint64(1)
+        ) * _PRIME
+        total ^= total >> np.uint64(29)
+    return total
+
+
+def repeats(text: Text, rule: Repeats) -> str | None:  # noqa: PLR0911
+    """Loops, and phrases that return."""
+    long = max(text.plain.split(), key=len, default="")
+    if len(long) >= rule.letters and (found := _letters(text.plain, rule)):
+        return found
+    words = text.words
+    if len(words) < rule.least:
+        return None
+    ids = numbered(words)
+    # Most texts have no three words four times over, and are done here.
+    grams = np.sort(_grams(ids, min(3, len(ids))))
+    some = min(rule.times, rule.often) - 1
+    if not (grams[some - 1 :] == grams[: len(grams) - some + 1]).any():
+        return None
+    worded = np.array([any(c.isalpha() for c in word) for word in words])
+    if found := _block(words, ids, worded, rule):
+        return found
+    # Lists repeat a frame of a few words around their items. In some scripts a character is a word, and says less.
+    n = 8 if sum(map(len, words)) > 2 * len(words) else 16
+    if len(words) < max(rule.least_covered, n):
+        return None
+    _, inverse, counts = np.unique(_grams(ids, n), return_inverse=True, return_counts=True)
+    covered = np.zeros(len(ids), bool)
+    for start in range(n):
+        covered[start : len(ids) - n + 1 + start] |= counts[inverse.ravel()] >= rule.often
+    covered &= worded
+    share = float(covered.sum()) / len(ids)
+    if share > rule.cover:
+        return f"{share:.2f} of {len(ids)} words lie in runs of {n} words that are there {rule.often} times or more, more than {rule.cover:g}"
+    return None
+
+
+def _block(
+    words: list[str], ids: npt.NDArray[np.int64], worded: npt.NDArray[np.bool_], rule: Repeats
+) -> str | None:
+    """The longest stretch that a period of up to 100 words explains."""
+    for period in range(1, min(100, len(ids) // rule.times) + 1):
+        same = np.concatenate([[False], ids[period:] == ids[:-period], [False]])
+        edges = np.flatnonzero(same[1:] != same[:-1])
+        if not len(edges):
+            continue
+        starts, ends = edges[::2], edges[1::2]
+        best = int(np.argmax(ends - starts))
+        start, size = int(starts[best]), int(ends[best] - starts[best]) + period
+        if size // period < rule.times or size < max(rule.least, rule.run * len(ids)):
+            continue
+        # Rows of numbers repeat and are data.
+        if worded[start : start + period].mean() < 0.25:
+            continue
+        shown = " ".join(words[start : start + min(period, 6)])[:60]
+        return f"{shown!r} comes {size // period} times in a row, {size} of {len(ids)} words"
+    return None
+
+
+def _letters(text: str, rule: Repeats) -> str | None:
+    """A word made of one to four letters over and over."""
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    for period in range(1, 5):
+        same = np.concatenate([[False], codes[period:] == codes[:-period], [False]])
+        edges = np.flatnonzero(same[1:] != same[:-1])
+        if not len(edges):
+            continue
+        sizes = edges[1::2] - edges[::2]
+        best = int(np.argmax(sizes))
+        size, start = int(sizes[best]) + period, int(edges[::2][best])
+        block = text[start : start + period]
+        if size >= max(rule.letters, rule.run * len(text)) and any(c.isalpha() for c in block):
+            return f"{block!r} fills {size} of {len(text)} characters"
+    return None
+
+
+class Template(StageConfig):
+    """What a template, a web page or a refusing assistant left in the response. ``tags``: so many HTML tags or entities."""
+
+    tags: int = Field(default=2, ge=1)
+
+
+_PHRASES = (
+    ("an assistant's stock phrase", re.compile(
+        r"\bas an? (?:ai|artificial intelligence|large language|ai[- ]powered|machine learning)\b(?: language| assistant| chatbot)?(?: model)?"
+        r"|\bi(?:'m| am) (?:just |only )?an? (?:ai|large) language model\b|\bmy knowledge cut-?off\b|\bmy last knowledge update\b")),
+    ("a mark for nothing", re.compile(
+        r"[<\[({]\s{0,3}(?:no|empty)[ _-]?(?:input|output|response|answer|content|text)(?: (?:needed|required|provided|given))?\s*[>\])}]")),
+    ("filler text", re.compile(r"\blorem ipsum\b|\bdolor sit amet\b|\bconsectetur adipiscing\b")),
+    ("a placeholder", re.compile(
+        r"[\[<{](?:please )?(?:insert|enter|fill in|placeholder|to ?do|tbd)\b[^\]>}\n\[<{]{0,60}[\]>}](?!\()"
+        r"|[\[<{](?:your|the) (?:answer|response|text|output|content|solution|explanation)\b[^\]>}\n\[<{]{0,40}[\]>}](?!\()"
+        r"|\[[^\[\]\n]{1,50} here\](?!\()|\binsert [a-z ]{1,30} here\b|\{\{[^{}\n]{1,40}\}\}")),
+    ("a mark of a chat format", re.compile(
+        r"<\|[a-z_]{1,20}\|>|\[/?inst\]|<</?sys>>|^#{2,3} ?(?:instruction|response|input|output):|</s>", re.MULTILINE)),
+)  # fmt: skip
+_ECHOES = re.compile(
+    r"\b(?:repeat|copy|proofread|correct|fix|punctuat\w*|spell\w*|capitali[sz]e|(?:upper|lower) ?case|grammar|quote|echo|say|translate|format)\b"
+)
+# These are all of a short response: a longer one is not searched, as runs of punctuation would be gone over again and again.
+_WHOLE = (
+    ("a mark for nothing", re.compile(
+        r"\A\W*(?:no[ _](?:input|output|response|answer provided|content)(?: (?:needed|required|provided|given|available))?|noinput|nooutput|n/a|nan|tbd|todo|undefined|idk"
+        r"|i don'?t know|placeholder|test test|asdf|null|\[?deleted\]?|\[?removed\]?)\W*\Z")),
+    ("a service's error", re.compile(
+        r"\A\W*(?:error|exception)?\W*(?:\d{3} )?(?:rate limit(?: exceeded| reached)|request timed out|internal server error|too many requests"
+        r"|an error occurred|service unavailable|bad gateway|something went wrong)\b[^\n]{0,120}\Z")),
+)  # fmt: skip
+_SHORT = 300
+_ROOM = re.compile(
+    r"\b(?:templates?|placeholders?|fill|blanks?|lorem|filler|html|xml|jinja|mustache|handlebars|vue|format)\b"
+)
+_TAG = re.compile(
+    r"</?(?:div|span|p|br|a|table|tbody|tr|td|th|font|img|script|style|ul|ol|li|body|head|html|h[1-6]|b|i|u|em|strong|center|iframe|meta|link|form|input|button|nav|footer|section)"
+    r"(?:\s[^<>]{0,300})?/?>"
+    r"|&(?:nbsp|amp|lt|gt|quot|apos|mdash|ndash|rsquo|lsquo|ldquo|rdquo|hellip|#\d{2,5}|#x[0-9a-f]{2,5});"
+)
+_WEB = re.compile(
+    r"\b(?:html?|xml|css|web|website|webpage|page|markup|tags?|entit(?:y|ies)|code|coding|program|script|function|javascript|jsx?|tsx|php|react|vue|angular|svg|"
+    r"browser|jinja|django|escap\w*|element|python|regex|parse\w*|markdown|bootstrap|button|form|link|hyperlink)\b|</?[a-z]"
+)
+_INLINE = re.compile(r"(?ms)^[ \t]{0,3}(```|~~~).*?^[ \t]{0,3}\1|`[^`\n]{1,300}`")
+
+
+def template(text: Text, rule: Template) -> str | None:
+    """Junk that a pattern knows, where the query does not speak of it."""
+    said = text.response.casefold().replace("’", "'").strip()
+    asked = text.query.casefold().replace("’", "'")
+    for name, pattern in (*_PHRASES, *(_WHOLE if len(said) <= _SHORT else ())):
+        found = pattern.search(said)
+        if not found or found[0].strip() in asked:
+            continue
+        if name in {"a placeholder", "filler text", "a mark for nothing"} and _ROOM.search(asked):
+            continue
+        if name in {"a placeholder", "a mark of a chat format"} and (
+            text.fenced or _WEB.search(asked)
+        ):
+            continue
+        return f"{name}: {found[0].strip()[:60]!r}"
+    if ("<" in said or "&" in said) and not _WEB.search(asked):
+        tags = _TAG.findall(_INLINE.sub(" ", said) if "`" in said else said)
+        if len(tags) >= rule.tags:
+            return f"{len(tags)} HTML tags or entities, the first {tags[0][:30]!r}; {rule.tags} are too many"
+    return None
+
+
+class Copied(StageConfig):
+    """The instruction stands in the response.
+
+    ``overlap``: the share of the instruction's runs of three words that the response has. The instruction is the first or last
+    paragraph of the query, so that answers which quote a passage are left alone; it has ``least`` words.
+    """
+
+    overlap: float = Field(default=0.9, gt=0, le=1)
+    least: int = Field(default=6, ge=3)
+
+
+_REWRITES = re.compile(
+    r"(?:^|[.!?:;\n]\s*|\b(?:please|can you|could you|now|then|and) )(?:proofread|correct|rewrite|edit|copy|repeat|grammar|fix|format|paraphrase|rephrase|complete|continue|extract|punctuat\w*|spell\w*|capitali[sz]e"
+    r"|upper ?case|lower ?case|sort|replace|remove|convert|translate|quote|fill|reverse|insert|identify the error|restate|reword|improve|annotate|tag|underline|bold|highlight)\b"
+)
+
+
+def copied(text: Text, rule: Copied) -> str | None:
+    """Echoes, and answers that begin with all of the question."""
+    asked = text.asked_words
+    if len(asked) >= 3 and asked == text.words and not _ECHOES.search(text.asked):
+        return f"the response is the query, all {len(asked)} words of it"
+    parts = [part for part in re.split(r"\n\s*\n", text.query.strip()) if part.strip()]
+    if not parts:
+        return None
+    for part in dict.fromkeys((parts[0], parts[-1])):
+        folded = plain(part)
+        words = words_of(folded)
+        if len(words) < rule.least or _REWRITES.search(folded) or "```" in part:
+            continue
+        # The last part may be a passage, which answers quote.
+        if part is not parts[0] and not part.rstrip().endswith(("?", "？", "؟")):
+            continue
+        share = _held(words, text.words)
+        if share >= rule.overlap:
+            return f"{share:.2f} of the instruction's {len(words)} words are in the response in their order; {rule.overlap:g} is too much"
+    return None
+
+
+def _held(part: list[str], whole: list[str]) -> float:
+    """The share of runs of three words of ``part`` that ``whole`` has."""
+    if len(whole) < 3:
+        return 0.0
+    runs = set(zip(part, part[1:], part[2:], strict=False))
+    return len(runs & set(zip(whole, whole[1:], whole[2:], strict=False))) / len(runs)

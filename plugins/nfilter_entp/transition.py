@@ -1,0 +1,152 @@
+"""How often raters err, from ratings alone: the score transition matrix T and the true prior p (HOC, DS2).
+
+Near samples are taken to have the same true class (clusterability; arXiv 2102.05291). Then the ratings of a sample and
+of its two nearest neighbours are three draws from the same row of T, and their joint frequencies, the consensus, are
+
+    c1_i = sum_y p_y T_yi        c2_ij = sum_y p_y T_yi T_yj        c3_ijk = sum_y p_y T_yi T_yj T_yk
+
+T (row softmax) and p (softmax) are fitted to them by Adam, from T0 = 5I - 1 and a uniform p, once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+STEPS = 20_000  # at most; exact moments need some thousands
+_RATE = 0.1  # Adam's learning rate at the beginning; it is halved where the loss no longer falls
+_LEAST_RATE = 1e-5
+_PATIENCE = 100
+_BETA = (0.9, 0.999)
+_EPSILON = 1e-12  # small, since gradients of squared frequencies are
+_DONE = 1e-12  # a squared error far below what chance makes in any dataset
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Consensus frequencies of K classes: ``c1`` [K], ``c2`` [K, K], ``c3`` [K, K, K], each with the sum 1."""
+
+    c1: Array
+    c2: Array
+    c3: Array
+
+    @classmethod
+    def of(cls, labels: npt.NDArray[Any], near: npt.NDArray[Any], classes: int) -> Moments:
+        """The consensus of n samples: ``labels`` [n] and those of their two nearest, ``near`` [n, 2], in 0..K-1.
+
+        The model does not tell the three places apart, so c3 is the mean over their orders, and c1 and c2 are its
+        margins: every label then counts in all three.
+        """
+        code = (labels.astype(np.int64) * classes + near[:, 0]) * classes + near[:, 1]
+        counts = np.bincount(code, minlength=classes**3).reshape((classes,) * 3)
+        orders = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
+        c3 = np.mean([counts.transpose(order) for order in orders], axis=0) / len(labels)
+        return cls(c3.sum(axis=(1, 2)), c3.sum(axis=2), c3)
+
+    @classmethod
+    def implied(cls, p: Array, t: Array) -> Moments:
+        """What a prior ``p`` [K] and a transition matrix ``t`` [K, K] lead to."""
+        c2 = np.einsum("y,yi,yj->ij", p, t, t)
+        return cls(p @ t, c2, np.einsum("y,yi,yj,yk->ijk", p, t, t, t, optimize=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """The fit: ``p`` [K], ``t`` [K, K] with t[y, i] = P(rated i | truly y), the loss, the steps, and if it converged."""
+
+    p: Array
+    t: Array
+    loss: float
+    steps: int
+    converged: bool
+
+    def posterior(self) -> Array:
+        """P(truly y | rated i) as [i, y], by Bayes."""
+        joint = (self.p[:, None] * self.t).T
+        total = joint.sum(axis=1, keepdims=True)
+        return np.asarray(np.divide(joint, total, out=np.zeros_like(joint), where=total > 0))
+
+    def noise_rates(self) -> Array:
+        """The share of wrong ratings among those of each class: 1 - P(truly i | rated i), [K]."""
+        return np.asarray(1.0 - np.diag(self.posterior()))
+
+    def misfit(self, moments: Moments) -> float:
+        """Total variation distance between c3 and what the fit implies, in [0, 1]."""
+        return float(0.5 * np.abs(moments.c3 - Moments.implied(self.p, self.t).c3).sum())
+
+
+def fit(moments: Moments, steps: int = STEPS) -> Transition:
+    """Fit p and T by Adam until the loss no longer falls at the smallest learning rate, ``steps`` at most."""
+    k = len(moments.c1)
+    theta = np.concatenate([np.zeros(k), (5.0 * np.eye(k) - 1.0).ravel()])
+    first, second = np.zeros_like(theta), np.zeros_like(theta)
+    best, best_theta, since, rate, step = np.inf, theta, 0, _RATE, 0
+    for step in range(1, steps + 1):
+        loss, gradient = loss_and_gradient(theta, moments)
+        if loss < best * (1 - 1e-4):
+            since = 0
+        if loss < best:
+            best, best_theta = loss, theta
+        if best < _DONE:
+            break
+        since += 1
+        if since > _PATIENCE:
+            rate, since, theta = rate / 2, 0, best_theta
+            if rate < _LEAST_RATE:
+                break
+            continue
+        first = _BETA[0] * first + (1 - _BETA[0]) * gradient
+        second = _BETA[1] * second + (1 - _BETA[1]) * gradient**2
+        size = np.sqrt(second / (1 - _BETA[1] ** step)) + _EPSILON
+        theta = theta - rate * first / (1 - _BETA[0] ** step) / size
+    p, t = _unpack(best_theta, k)
+    order = _named(t)
+    p, t = p[order], t[order]
+    return Transition(p, t, float(best), step, bool(best < _DONE or rate < _LEAST_RATE))
+
+
+def loss_and_gradient(theta: Array, moments: Moments) -> tuple[float, Array]:
+    """Squared error of the three consensus frequencies, and its gradient; ``theta`` holds K + K * K logits."""
+    k = len(moments.c1)
+    p, t = _unpack(theta, k)
+    pt = p[:, None] * t
+    pairs = (t[:, :, None] * t[:, None, :]).reshape(k, k * k)  # T_yi T_yj
+    r1 = p @ t - moments.c1
+    r2 = pt.T @ t - moments.c2
+    r3 = (pt.T @ pairs).reshape(k, k, k) - moments.c3
+    loss = float((r1**2).sum() + (r2**2).sum() + (r3**2).sum())
+    # dL/dT_ya takes a sum over the places at which T_ya stands; dL/dp_y is the same sum, T_ya counted once.
+    by_first = pairs @ r3.reshape(k, k * k).T
+    by_second = pairs @ r3.transpose(1, 0, 2).reshape(k, k * k).T
+    by_third = pairs @ r3.transpose(2, 0, 1).reshape(k, k * k).T
+    d_t = 2 * p[:, None] * (r1 + t @ (r2 + r2.T) + by_first + by_second + by_third)
+    d_p = 2 * (t @ r1 + ((t @ r2) * t).sum(axis=1) + (by_first * t).sum(axis=1))
+    # Back through the two softmaxes.
+    g_p = p * (d_p - p @ d_p)
+    g_t = t * (d_t - (d_t * t).sum(axis=1, keepdims=True))
+    return loss, np.concatenate([g_p, g_t.ravel()])
+
+
+def _named(t: Array) -> npt.NDArray[np.int64]:
+    """The order of rows that puts most on the diagonal: which row is which class does not change the consensus.
+
+    Where a rating is most often right, in every class, this order is the true one.
+    """
+    places = range(len(t))
+    best = max(permutations(places), key=lambda order: sum(t[y, i] for i, y in enumerate(order)))
+    return np.array(best, dtype=np.int64)
+
+
+def _unpack(theta: Array, k: int) -> tuple[Array, Array]:
+    return _softmax(theta[:k]), _softmax(theta[k:].reshape(k, k))
+
+
+def _softmax(logits: Array) -> Array:
+    raised = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=-1, keepdims=True))

@@ -1,0 +1,480 @@
+"""Mixing: a failure chooses the next template, calls are bounded, gates have the last word, parents end as the recipe says."""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from nfilter import Completion, Failure, Message, PromptError, Sample
+from nfilter.engine.invariants import check_samples
+from nfilter.testing import FakeEncoder
+from nfilter_entp.cycle import FAILURES, ROLES
+from nfilter_entp.mix import Mix, MixConfig
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from mix_kit import ANNA, BERT, BOTH, FINE, Scripted, context, couple, data_of, note, shown, wrong
+
+OPEN = {"key_terms": 0, "repetition": 1000, "likeness": -1, "near_duplicate": 1}
+DRAFT, CHECK, ANSWER, CHECKED = "instruction", "instruction_check", "answer", "answer_check"
+
+
+def run(samples, model, *, chunk=None, encoder=None, seed=0, **config):
+    """All samples by id, new ones too; the report."""
+    config = MixConfig(**{"gates": OPEN, **config})
+    stage, ctx = Mix(config), context(model, encoder=encoder, seed=seed)
+    state = stage.fit(iter(samples), ctx)
+    assert json.dumps(state.values)
+    given_ids = {each.id: True for each in samples}
+    out = []
+    size = chunk or max(1, len(samples))
+    for start in range(0, len(samples), size):
+        part = samples[start : start + size]
+        done = stage.process(part, state, ctx)
+        check_samples("mix", Mix.contract(config), part, done, given_ids)
+        out += done
+    return {each.id: each for each in out}, state.values["report"]
+
+
+def roles(model, key="a"):
+    return [role for name, role in model.asked if name == key]
+
+
+def new_of(out):
+    return [each for each in out.values() if each.parents]
+
+
+def test_two_become_one_in_four_calls():
+    model = Scripted({DRAFT: [BOTH], ANSWER: ["Anna carries 3, Bert 4."]})
+    out, report = run(couple(), model, gates={"likeness": 0.2})
+    (new,) = new_of(out)
+    assert roles(model) == [DRAFT, CHECK, ANSWER, CHECKED]
+    assert new.messages == (Message("user", BOTH), Message("assistant", "Anna carries 3, Bert 4."))
+    assert new.parents == ("a", "b")
+    assert new.dropped is None
+    log = new.notes["mix"]
+    assert log["parents"] == ["a", "b"]
+    assert (log["calls"], log["templates"], log["outcome"]) == (4, roles(model), "mixed")
+    assert log["checks"] == ["instruction passed", "answer passed"]
+    assert set(log["gates"]) == {"key_terms", "repetition", "likeness", "near_duplicate"}
+    assert all(gate["passed"] for gate in log["gates"].values())
+    assert (
+        f"4 calls; gates passed: key_terms 1, repetition {log['gates']['repetition']['value']:g}"
+        in new.why
+    )
+    assert out["a"].dropped == f"mixed into {new.id} with b"
+    assert out["b"].dropped == f"mixed into {new.id} with a"
+    assert out["b"].notes["mix"] == {"outcome": "mixed", "into": new.id}
+    assert report["pairs"] == report["mixed"] == 1
+    assert (report["calls"], report["calls_a_pair"], report["failed"]) == (4, 4, {})
+
+
+def test_a_model_that_drops_a_term_and_repairs_it_drives_this_sequence():
+    model = Scripted(
+        {
+            DRAFT: ["How many apples and pears does Anna carry?"],
+            CHECK: [wrong(CHECK, missing_terms="Bert, Paris", format="no"), FINE[CHECK]],
+            "instruction_missing_terms": [BOTH],
+            ANSWER: ["Anna: 3, Bert: 5, so 8, not 7."],
+            CHECKED: [wrong(CHECKED, numbers="5 is not 4"), FINE[CHECKED]],
+            "answer_patch": ["Anna: 3, Bert: 4."],
+        }
+    )
+    out, _ = run(couple(), model)
+    (new,) = new_of(out)
+    assert roles(model) == [
+        DRAFT, CHECK, "instruction_missing_terms", CHECK, ANSWER, CHECKED, "answer_patch", CHECKED,
+    ]  # fmt: skip
+    assert new.notes["mix"]["templates"] == roles(model)
+    assert new.notes["mix"]["calls"] == 8
+    assert new.messages == (Message("user", BOTH), Message("assistant", "Anna: 3, Bert: 4."))
+    assert new.notes["mix"]["checks"] == [
+        "instruction failed: missing_terms: Bert, Paris; format: no",
+        "instruction passed",
+        "answer failed: numbers: 5 is not 4",
+        "answer passed",
+    ]
+    repair = shown(model.requests[2])
+    assert "missing_terms: Bert, Paris" in repair
+    # What no model said: the key terms that the draft really lacks.
+    assert "berlin, bert, paris" in repair
+    assert "How many apples and pears does Anna carry?" in repair
+    assert ANNA in repair
+    assert BERT in repair
+    assert "numbers: 5 is not 4" in shown(model.requests[6])
+
+
+@pytest.mark.parametrize("retries", [0, 1, 2, 4])
+def test_one_that_never_repairs_ends_in_a_drop_after_the_bounded_calls(retries):
+    model = Scripted({CHECK: [wrong(CHECK, contradictions="yes and no")]})
+    out, report = run(couple(), model, retries=retries)
+    assert len(model.asked) == 2 * (1 + retries)
+    assert roles(model) == [DRAFT, CHECK, *["instruction_contradictions", CHECK] * retries]
+    assert new_of(out) == []
+    drafts = f"{retries + 1} drafts" if retries else "1 draft"
+    why = f"not mixed: no instruction passed its check in {drafts}: contradictions: yes and no"
+    assert out["a"].dropped == out["b"].dropped == why
+    log = out["a"].notes["mix"]
+    assert (log["calls"], log["gates"]) == (2 * (1 + retries), {})
+    assert log["outcome"].startswith("failed: no instruction passed")
+    assert out["b"].notes["mix"] == {"outcome": "failed, see a"}
+    assert report["failed"] == {"instruction": 1}
+
+    late = Scripted({CHECKED: [wrong(CHECKED, sub_questions="how many pears")]})
+    out, report = run(couple(), late, retries=retries)
+    assert len(late.asked) == 2 + 2 * (1 + retries)
+    assert roles(late)[2:] == [ANSWER, CHECKED, *["answer_patch", CHECKED] * retries]
+    assert "no answer passed its check" in out["a"].dropped
+    assert report["failed"] == {"answer": 1}
+
+
+def test_the_most_calls_are_what_the_contract_says():
+    model = Scripted(
+        {
+            CHECK: [wrong(CHECK, format="x"), wrong(CHECK, redundancy="x"), FINE[CHECK]],
+            CHECKED: [wrong(CHECKED, truncated="x"), wrong(CHECKED, numbers="x"), FINE[CHECKED]],
+        }
+    )
+    out, _ = run(couple(), model)
+    calls = Mix.contract(MixConfig()).calls
+    assert len(model.asked) == 12 == 2 * sum(each.most for each in calls)
+    assert new_of(out)
+    assert all(each.least <= each.usual <= each.most for each in calls)
+    for each in Mix.contract(MixConfig(retries=0)).calls:
+        assert each.usual <= each.most
+    assert {each.prompt for each in calls} <= Mix.contract(MixConfig()).prompts
+
+
+@pytest.mark.parametrize("gravest", FAILURES)
+def test_the_gravest_failure_picks_the_template(gravest):
+    lesser = FAILURES[FAILURES.index(gravest) :]
+    model = Scripted({CHECK: [wrong(CHECK, **dict.fromkeys(reversed(lesser), "x")), FINE[CHECK]]})
+    run(couple(), model)
+    assert roles(model)[2] == f"instruction_{gravest}"
+
+
+@pytest.mark.parametrize("failure", ["sub_questions", "truncated", "numbers"])
+def test_every_failure_of_an_answer_is_patched(failure):
+    model = Scripted({CHECKED: [wrong(CHECKED, **{failure: "x"}), FINE[CHECKED]]})
+    run(couple(), model)
+    assert roles(model)[4] == "answer_patch"
+
+
+@pytest.mark.parametrize("empty", ["", "   \n ", "...", "?!", "— “”"])
+def test_an_empty_draft_fails_without_a_check(empty):
+    model = Scripted({DRAFT: [empty], ANSWER: [empty]})
+    out, _ = run(couple(), model)
+    assert roles(model) == [
+        DRAFT, "instruction_format", CHECK, ANSWER, "answer_patch", CHECKED,
+    ]  # fmt: skip
+    (new,) = new_of(out)
+    what = "punctuation alone" if empty.strip() else "empty"
+    assert new.notes["mix"]["checks"] == [
+        f"instruction failed by rule: format: the instruction is {what}",
+        "instruction passed",
+        f"answer failed by rule: sub_questions: the answer is {what}",
+        "answer passed",
+    ]
+    never = Scripted({key: [empty] for key in ROLES})
+    out, _ = run(couple(), never)
+    assert len(never.asked) == 3
+    assert "the instruction is" in out["a"].dropped
+
+
+def test_a_reply_that_was_cut_off_is_no_answer():
+    cut = Completion("Answer CODE:\nIt is", "length")
+    model = Scripted({ANSWER: [cut]})
+    out, _ = run(couple(), model, max_tokens=77)
+    assert roles(model)[2:] == [ANSWER, "answer_patch", CHECKED]
+    assert "cut off at 77 tokens" in shown(model.requests[3])
+    assert new_of(out)[0].response == "It is 7."
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "All is fine.",
+        json.dumps(FINE[CHECK]),
+        "Checklist: " + json.dumps(FINE[CHECK]),
+        "Checklist CODE: fine",
+        "Checklist CODE: []",
+        'Checklist CODE: {"missing_terms": []}',
+        "Checklist CODE: " + json.dumps({**FINE[CHECK], "other": []}),
+        "Checklist CODE: " + json.dumps(dict.fromkeys(FAILURES, False)),
+        "Checklist CODE: " + json.dumps(dict.fromkeys(FAILURES, "")),
+        "Checklist CODE: " + json.dumps({**FINE[CHECK], "format": [1]}),
+        "Checklist CODE: " + json.dumps({**FINE[CHECK], "format": ["x"] * 21}),
+        "Checklist CODE: " + json.dumps(FINE[CHECK])[:-1],
+        "Checklist CODE: " + json.dumps(FINE[CHECK]) + "\nBut it lacks Bert.",
+        'Checklist CODE: {"format": ["bad"], "format": [], "missing_terms": [], "contradictions": [], "unanswerable": [], "redundancy": []}',
+        Completion("Checklist CODE: " + json.dumps(FINE[CHECK]), "length"),
+        Completion("", failure=Failure("refused", "no"), finish="failed"),
+    ],
+)
+def test_a_checklist_that_cannot_be_read_is_a_failure_and_the_same_template_comes_again(reply):
+    model = Scripted({CHECK: [reply]})
+    out, _ = run(couple(), model)
+    assert roles(model) == [DRAFT, CHECK] * 3
+    assert new_of(out) == []
+    assert "no checklist" in out["a"].dropped
+    checks = out["a"].notes["mix"]["checks"]
+    assert all(each.startswith("instruction failed: no checklist: ") for each in checks)
+    # Only what is drawn anew may come out otherwise: the first draft is greedy, the others are not, and differ in seed.
+    drafts = [request.sampling for request in model.requests[::2]]
+    assert [each.temperature for each in drafts] == [0.0, 0.7, 0.7]
+    assert len({each.seed for each in drafts}) == 3
+    assert {request.sampling.temperature for request in model.requests[1::2]} == {0.0}
+    # After a repair it is the repair that comes again.
+    again = Scripted({CHECK: [wrong(CHECK, redundancy="x"), reply, FINE[CHECK]]})
+    run(couple(), again)
+    assert roles(again)[:6] == [DRAFT, CHECK, *["instruction_redundancy", CHECK] * 2]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ["```json\n{}\n```", "\n{}", "{}\n\n", "**\n{}"],
+    ids=["fenced", "below", "after", "bold"],
+)
+def test_a_checklist_may_be_wrapped(reply):
+    text = ("Checklist CODE:" + reply).replace("{}", json.dumps(FINE[CHECK], indent=1))
+    if reply.startswith("**"):
+        text = text.replace("Checklist CODE:**", "**Checklist CODE:**")
+    model = Scripted({CHECK: [text]})
+    out, _ = run(couple(), model)
+    assert len(new_of(out)) == 1
+    assert roles(model)[:3] == [DRAFT, CHECK, ANSWER]
+
+
+def test_a_draft_that_does_not_carry_the_code_is_none():
+    model = Scripted({DRAFT: [Completion("Instruction: do both")]})
+    out, _ = run(couple(), model)
+    assert roles(model) == [DRAFT] * 3
+    assert "no line begins with Instruction and the code" in out["a"].dropped
+
+
+def test_gates_overrule_a_model_that_finds_everything_fine():
+    cases = {
+        "key_terms": ({DRAFT: ["How many apples does Anna carry from Berlin, and why?"]}, None),
+        "repetition": ({ANSWER: ["it is seven in all " * 4]}, None),
+        "likeness": ({DRAFT: [BOTH]}, lambda text: [1.0, 0.0] if text == BOTH else [0.3, 0.95]),
+        "near_duplicate": ({DRAFT: [BOTH]}, lambda text: [1.0, 0.0]),
+    }
+    for name, (replies, vector) in cases.items():
+        model = Scripted(replies)
+        encoder = FakeEncoder(
+            vector or (lambda text: [1.0, 0.6] if text in (ANNA, BERT) else [0.2, 1.0])
+        )
+        out, report = run(couple(), model, encoder=encoder, gates={})
+        assert new_of(out) == [], name
+        assert len(model.asked) == 4
+        gates = out["a"].notes["mix"]["gates"]
+        assert [key for key, gate in gates.items() if not gate["passed"]] == [name]
+        assert report["failed"] == {name: 1}
+        value, limit = gates[name]["value"], gates[name]["limit"]
+        for key in ("a", "b"):
+            assert f"{name} is {value:g}, " in out[key].dropped
+            assert f"{limit:g}" in out[key].dropped
+
+
+def test_a_new_sample_like_an_earlier_new_one_is_none():
+    samples = [*couple("a", "b"), *couple("c", "d", ANNA + " Tell me.", BERT + " Tell me.")]
+    model = Scripted({DRAFT: [BOTH]})
+    for chunk in (1, 4):
+        out, report = run(samples, model, chunk=chunk, gates={**OPEN, "near_duplicate": 0.95})
+        assert [each.parents for each in new_of(out)] == [("a", "b")]
+        assert "near_duplicate is 1, over 0.95" in out["c"].dropped
+        assert report["failed"] == {"near_duplicate": 1}
+
+
+def test_parents_failed_and_unpaired_end_as_the_recipe_says():
+    alone = Sample("e", couple()[0].messages, {"pair": note(None, why="its cluster is odd")})
+    samples = [*couple("a", "b"), *couple("c", "d"), alone]
+
+    def fine(request):
+        return FINE[CHECK] if request.sample_id == "a" else wrong(CHECK, format="x")
+
+    for parents in ("drop", "keep"):
+        for failed in ("drop", "keep"):
+            for unpaired in ("drop", "keep"):
+                model = Scripted({CHECK: [fine]})
+                out, _ = run(samples, model, parents=parents, failed=failed, unpaired=unpaired)
+                for key, change in zip(
+                    "abcde", [parents] * 2 + [failed] * 2 + [unpaired], strict=True
+                ):
+                    assert (out[key].dropped is not None) == (change == "drop"), key
+                    assert out[key].why
+                assert "mixed into made-" in out["a"].why
+                assert out["e"].why == "not mixed: its cluster is odd"
+
+
+def test_a_partner_that_left_makes_its_lead_unpaired():
+    lead, other = couple()
+    for left, stays in (([lead], "a"), ([other], "b")):
+        model = Scripted()
+        out, report = run(left, model)
+        assert model.asked == []
+        assert report["pairs"] == 0
+        assert report["calls_a_pair"] is None
+        gone = "b" if stays == "a" else "a"
+        assert out[stays].why == f"not mixed: its partner {gone} left before the two were mixed"
+        assert out[stays].dropped is None
+    # A note that points at somebody who is paired with another is no pair.
+    stray = Sample("c", lead.messages, {"pair": note("b", lead=True)})
+    out, report = run([lead, other, stray], Scripted())
+    assert report["pairs"] == 1
+    assert out["c"].why.startswith("not mixed: its partner b left")
+
+
+def test_pinned_parents_stay():
+    out, _ = run(couple(pinned=True), Scripted())
+    (new,) = new_of(out)
+    for key in ("a", "b"):
+        assert out[key].dropped is None
+        assert out[key].why.startswith(f"pinned by a person: stays, though mixed into {new.id}")
+    out, _ = run(couple(pinned=True), Scripted({DRAFT: [""], "instruction_format": [""]}))
+    assert all(out[key].dropped is None and "not mixed" in out[key].why for key in ("a", "b"))
+
+
+def test_system_prompts_that_are_the_same_are_carried_on():
+    short, long = Message("system", "Be short."), Message("system", "Be long.")
+    model = Scripted()
+    out, _ = run(couple(more_a=(short,), more_b=(short,)), model)
+    assert new_of(out)[0].messages[0] == short
+    assert all(
+        "Be short." in shown(request)
+        for request in model.requests
+        if "Check an answer" not in shown(request)
+    )
+    model = Scripted()
+    out, _ = run(couple(more_a=(short,), more_b=(long,)), model)
+    assert [turn.role for turn in new_of(out)[0].messages] == ["user", "assistant"]
+    assert data_of(model.requests[0])[:2] == [f"Be short.\n\n{ANNA}", f"Be long.\n\n{BERT}"]
+    assert "this system prompt" not in shown(model.requests[2])
+
+
+def test_a_conversation_is_never_mixed():
+    lead, other = couple()
+    chat = Sample(
+        "a", (Message("user", "Hi"), Message("assistant", "Hi"), *lead.messages), lead.notes
+    )
+    model = Scripted()
+    out, _ = run([chat, other], model)
+    assert model.asked == []
+    assert "conversation of 3 turns" in out["a"].why
+
+
+def test_single_rewrites_the_leads_alone_with_the_same_rounds():
+    samples = [
+        *couple("a", "b"),
+        *couple("c", "d", "Name 3 rivers of Italy.", "Name 4 lakes of Peru."),
+    ]
+    pairs, single = Scripted(), Scripted()
+    both, _ = run(samples, pairs)
+    out, report = run(samples, single, mode="single")
+    assert [role for _, role in single.asked] == [role for _, role in pairs.asked]
+    assert {each.parents for each in new_of(both)} == {("a", "b"), ("c", "d")}
+    assert {each.parents for each in new_of(out)} == {("a",), ("c",)}
+    assert not any(BERT in shown(request) for request in single.requests)
+    new = {each.parents[0]: each for each in new_of(out)}
+    assert out["a"].dropped == f"rewritten as {new['a'].id}"
+    assert out["b"].dropped == f"its pair's lead a was rewritten as {new['a'].id}"
+    assert new["a"].notes["mix"]["parents"] == ["a"]
+    assert report["mixed"] == 2
+
+
+def test_rounds_go_pair_by_pair_in_one_list():
+    samples = [
+        each for n in range(5) for each in couple(f"a{n}", f"b{n}", f"{ANNA} {n}", f"{BERT} {n}")
+    ]
+
+    def check(request):
+        return FINE[CHECK] if request.sample_id in ("a0", "a1") else wrong(CHECK, format="x")
+
+    model = Scripted({CHECK: [check, FINE[CHECK]]})
+    run(samples, model)
+    assert model.sizes == [5, 5, 3, 3, 5, 5]
+
+
+@settings(max_examples=12, deadline=None)
+@given(order=st.randoms(use_true_random=False), chunk=st.integers(1, 12))
+def test_nothing_depends_on_order_or_chunks(order, chunk):
+    samples = [
+        each for n in range(5) for each in couple(f"a{n}", f"b{n}", f"{ANNA} {n}", f"{BERT} {n}")
+    ]
+    whole, report = run(samples, Scripted())
+    other = list(samples)
+    order.shuffle(other)
+    out, same = run(other, Scripted(), chunk=chunk)
+    assert report == same
+    assert out == whole
+
+
+def test_blocks_change_nothing():
+    samples = [
+        each
+        for n in range(5)
+        for each in couple(f"a{n}", f"b{n}", f"{ANNA} {n // 2}", f"{BERT} {n // 2}")
+    ]
+    limits = {**OPEN, "near_duplicate": 0.999}
+    whole, report = run(samples, Scripted(), gates=limits)
+    assert report["failed"] == {"near_duplicate": 2}
+    model = Scripted()
+    assert run(samples, model, gates=limits, block=2) == (whole, report)
+    assert model.sizes == [2] * 8 + [1] * 4
+
+
+def test_templates_are_replaced_by_folder_or_by_role(tmp_path):
+    config = MixConfig(prompts={"answer": "mine/answer"})
+    assert Mix.contract(config).prompts == {
+        "mine/answer", *(f"entp/{role}" for role in ROLES if role != "answer"),
+    }  # fmt: skip
+    assert Mix.contract(MixConfig(prompts="mine")).prompts == {f"mine/{role}" for role in ROLES}
+    with pytest.raises(
+        ValidationError, match=r"no template has the role 'anser'; did you mean 'answer'"
+    ):
+        MixConfig(prompts={"anser": "mine/answer"})
+    (tmp_path / "mine").mkdir()
+    file = tmp_path / "mine" / "answer.jinja"
+    file.write_text(
+        "[user]\nAnswer an instruction. {{ instruction }}\nBEGIN {{ fence }}\nAnswer {{ fence }}: ..."
+    )
+    model = Scripted()
+    stage, ctx = Mix(config), context(model, prompts=[tmp_path])
+    stage.fit(couple(), ctx)
+    assert shown(model.requests[2]).startswith("Answer an instruction. Both of these.")
+    file.write_text("[user]\nAnswer: {{ instruction }}")
+    with pytest.raises(
+        PromptError, match=r"'mine/answer': it does not ask for 'Answer' and the code"
+    ):
+        Mix(config).fit(couple(), context(Scripted(), prompts=[tmp_path]))
+
+
+def test_half_a_character_in_a_reply_breaks_nothing():
+    model = Scripted(
+        {
+            DRAFT: ["Both \ud800 of them"],
+            CHECK: ['Checklist CODE: {"missing_terms": ["\\ud83d"], "contradictions": [], "unanswerable": [], "redundancy": [], "format": []}', FINE[CHECK]],
+            "instruction_missing_terms": ["Both \ud800 of them"],
+        }
+    )  # fmt: skip
+    out, _ = run(couple(), model)
+    (new,) = new_of(out)
+    assert new.query == "Both ? of them"
+    assert json.dumps(new.notes["mix"], ensure_ascii=False).encode()
+
+
+def test_calls_are_counted_by_template():
+    samples = [
+        each for n in range(3) for each in couple(f"a{n}", f"b{n}", f"{ANNA} {n}", f"{BERT} {n}")
+    ]
+    model = Scripted({CHECK: [wrong(CHECK, format="x"), FINE[CHECK]]})
+    out, report = run(samples, model)
+    assert report["templates"] == dict(Counter(role for _, role in model.asked))
+    assert report["calls"] == len(model.asked) == 18
+    assert report["calls_a_pair"] == 6.0
+    assert sum(each.notes["mix"]["calls"] for each in new_of(out)) == 18

@@ -1,0 +1,211 @@
+"""Each rule on rows that it is for and on rows that it must leave alone."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from nfilter import Message, Sample
+from nfilter_entp.rules import DEFAULT, ROW_RULES, Rules, broken
+from nfilter_entp.texts import Text, characters_of, plain, scripts_of, words_of
+
+ALL = Rules.model_validate(DEFAULT)
+
+CHINESE = "光合作用是植物利用阳光把二氧化碳和水变成糖和氧气的过程，主要在叶绿体中进行。"
+ARABIC = "التمثيل الضوئي هو العملية التي تستخدم بها النباتات ضوء الشمس لصنع السكر من الماء وثاني أكسيد الكربون."
+HINDI = "प्रकाश संश्लेषण वह प्रक्रिया है जिसमें पौधे सूर्य के प्रकाश से अपना भोजन बनाते हैं।"
+CODE = "```python\ndef add(a, b):\n    return a + b\n```"
+POEM = (
+    "Row, row, row your boat,\nGently down the stream,\nMerrily, merrily, merrily, merrily,\nLife is but a dream.\n\n"
+    "Row, row, row your boat,\nGently down the brook,\nIf you catch a little fish,\nPlease let it off the hook.\n\n"
+    "Row, row, row your boat,\nGently to the shore,\nIf you see a lion there,\nDon't forget to roar."
+)
+
+
+def found(prompt: str, response: str) -> dict[str, str]:
+    messages = (Message("user", prompt), Message("assistant", response))
+    return broken(Text.of(Sample("a", messages)), ALL)
+
+
+RIGHT = {
+    "a number": ("What is 6 times 7?", "42"),
+    "a city": ("What is the capital of France?", "Paris"),
+    "a letter": ("Which option is right? A, B or C", "B"),
+    "yes": ("Are lilies bad for cats?", "Yes"),
+    "nothing is an answer": ("Which of these are prime: 4, 6, 8?", "None"),
+    "a sign": ("What is the sign for infinity?", "∞"),
+    "an emoji": ("Write a story in one emoji", "🎉"),
+    "an empty list": ("What does list() return in Python?", "[]"),
+    "negative": ("What is 2 - 7?", "-5"),
+    "gsm8k": (
+        "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many did she sell?",
+        "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\nNatalia sold 48+24 = <<48+24=72>>72 clips altogether.\n#### 72",
+    ),
+    "no full stop": (
+        "Think of some ways to relax",
+        "You could read a good book, take a long walk in the park, listen to calm music or call an old friend for a chat",
+    ),
+    "a list": (
+        "Name mountains",
+        "1. Mount Everest, in Nepal and China\n2. K2, in Pakistan and China\n3. Lhotse, in Nepal and China\n4. Makalu",
+    ),
+    "classified": (
+        "Say which of these is a cheese and which is a bread: Gouda, Brie, Ciabatta, Pita, Cheddar, Focaccia, Manchego, Romano",
+        "\n".join(f"{n} is a type of {k}." for n, k in (
+            ("Gouda", "cheese"), ("Brie", "cheese"), ("Ciabatta", "bread"), ("Pita", "bread"), ("Cheddar", "cheese"),
+            ("Focaccia", "bread"), ("Manchego", "cheese"), ("Romano", "cheese"), ("Baguette", "bread"), ("Feta", "cheese"),
+        )),
+    ),
+    "code": ("Write a function that adds two numbers", CODE),
+    "code without a fence": (
+        "Write a loop in C over ten numbers",
+        '#include <stdio.h>\nint main(void) {\n  for (int i = 0; i < 10; i++) {\n    printf("%d\\n", i);\n  }\n  return 0;\n}',
+    ),
+    "half of a class": ("Show the head of a loop in Python over the items of a list that you have", "for item in items_of_the_list_that_we_have_here_in_this_place:"),
+    "maths": (
+        "Solve x^2 - 5x + 6 = 0",
+        "$$x = \\frac{5 \\pm \\sqrt{25 - 24}}{2}$$ so $x_1 = 3$ and $x_2 = 2$, that is $(x-2)(x-3) = 0$",
+    ),
+    "a matrix": ("Give me the 5 by 5 zero matrix", "\n".join(["0 0 0 0 0"] * 5)),
+    "a table": ("Make a table of squares", "| n | n^2 |\n|---|---|\n" + "\n".join(f"| {n} | {n * n} |" for n in range(9))),
+    "a poem": ("Write the song about the boat", POEM),
+    "Chinese": ("什么是光合作用？", CHINESE),
+    "Arabic": ("ما هو التمثيل الضوئي؟", ARABIC),
+    "Hindi": ("प्रकाश संश्लेषण क्या है?", HINDI),
+    "translated": ("Translate to Chinese: photosynthesis is how plants make sugar from light.", CHINESE),
+    "asked for by name": ("Explain photosynthesis in Arabic please.", ARABIC),
+    "code in a Chinese row": ("用Python写一个把两个数相加的函数", CODE),
+    "a name in a Chinese row": ("谁是第一个登上月球的人？", "Neil Armstrong"),
+    "html that was asked for": ("Write an HTML page with a heading", "<html><body><h1>Hi</h1><p>Text</p></body></html>"),
+    "a quoted passage": (
+        "Who designed the tower?\n\nThe Eiffel Tower was designed by the company of Gustave Eiffel and was built from 1887 to 1889.",
+        "The Eiffel Tower was designed by the company of Gustave Eiffel",
+    ),
+    "about assistants": ("Why do chatbots begin with 'As an AI language model'?", "They say 'as an AI language model' as they were trained to."),
+    "a link": ("Where is the form?", "You find the form [over here](https://example.org) on the page."),
+    "an interval": ("Where is the square root of two, three, five and seven on the number line of all real numbers?", "They are all in the half-open interval of real numbers from one to three, written [1, 3)"),
+    "proofread": (
+        "Correct the spelling: I has went to the big market yesterday evening with all my sisters",
+        "I had gone to the big market yesterday evening with all my sisters",
+    ),
+    "a German word": ("Was fühlte er?", "Angstschweiß"),
+    "emoji": ("Say it with emoji: party", "🎉🎉🎉🥳🥳🎈🎈🎊🎊🎂🎂🍾"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", RIGHT)
+def test_right_answers_break_no_rule(case: str) -> None:
+    assert found(*RIGHT[case]) == {}
+
+
+LONG = "The river rises in the hills to the north and then runs for many miles through a wide and green valley"
+WRONG = {
+    "empty": [
+        ("Why?", ""), ("Why?", " \n\t"), ("Why?", "..."), ("Why?", "?!"), ("Why?", "***"), ("Why?", "\u200b"), ("为什么？", "。。。"), ("Why?", "@#%!!&&**//::??__--"),
+    ],
+    "length": [
+        ("Explain how a clock works.", "Ok"),
+        ("Please write a short story about a dog", "Sure."),
+        ("Tell me of rivers", "river and stone " * 2000),
+    ],
+    "characters": [
+        ("Why?", "The caf\ufffd is closed on Mondays."),
+        ("Why?", "all is \x00\x01 well"),
+        ("Why?", "The cafÃ© has crÃ¨me brÃ»lÃ©e"),
+        ("Why?", "a@#%!!&&**//::??__--!!//::??"),
+        ("Why?", "xkcdqrtz bvnmlkjh qwrtpsdf zxcvbnmk the ghjklqwr"),
+    ],
+    "script": [
+        ("What is photosynthesis and where in a leaf does it happen?", CHINESE),
+        ("What is photosynthesis and where in a leaf does it happen?", ARABIC),
+        ("什么是光合作用？它在植物的哪个部分进行？", LONG + "."),
+    ],
+    "repeats": [
+        ("Why?", "Because " + "the sea is blue and " * 12),
+        ("Why?", "no " * 40),
+        ("为什么？", "因为天空是蓝色的" * 12),
+        ("Why?", "a" * 300),
+        ("Why?", "ha" * 100),
+        ("Why?", "The answer is that we do not know it at all.\n" * 8),
+    ],
+    "template": [
+        ("What is new?", "As an AI language model, I cannot know."),
+        ("What is new?", "As an AI, I do not have news."),
+        ("What is new?", "<no input>"),
+        ("What is new?", "No output"),
+        ("What is new?", "Lorem ipsum dolor sit amet"),
+        ("What is new?", "Dear [insert name here], all is well."),
+        ("What is new?", "[Your answer here]"),
+        ("What is new?", "<div class='x'><p>Much is new.</p></div>"),
+        ("What is new?", "Fish&nbsp;and&nbsp;chips"),
+        ("What is new?", "Much.<|im_end|>"),
+        ("What is new?", "N/A"),
+        ("What is new?", "Error: rate limit exceeded"),
+    ],
+    "copied": [
+        ("What is the longest river in the whole world?", "What is the longest river in the whole world?"),
+        ("What is the longest river in the whole world?", "What is the longest river in the whole world? It is the Nile."),
+        ("Classify each as fish or bird: cod, owl", "classify each as Fish or Bird: Cod, Owl."),
+    ],
+    "truncated": [
+        ("Tell me of the river", LONG + " and"),
+        ("Tell me of the river", LONG + ","),
+        ("Tell me of the river", LONG + " (which is"),
+        ("Name the parts of the river", "1. The source in the hills to the north\n2. The long valley with its fields\n3."),
+        ("Write a loop", "Here it is:\n```python\nfor n in range(3):\n    print(n"),
+        ("Tell me of the river", " ".join(f"It has town number {n}." for n in range(9)) + " And then it goes to a place"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rule", "prompt", "response"), [(rule, *row) for rule, rows in WRONG.items() for row in rows]
+)
+def test_junk_breaks_the_rule_that_is_for_it(rule: str, prompt: str, response: str) -> None:
+    assert rule in found(prompt, response)
+
+
+def test_every_rule_has_cases() -> None:
+    assert set(WRONG) == set(ROW_RULES)
+
+
+def test_only_the_response_is_judged() -> None:
+    messages = (
+        Message("user", "Hi"), Message("assistant", "As an AI language model, I greet you."),
+        Message("user", "What is the capital of France?"), Message("assistant", "Paris"),
+    )  # fmt: skip
+    assert broken(Text.of(Sample("a", messages)), ALL) == {}
+
+
+def test_thresholds_are_settings() -> None:
+    text = Text.of(Sample("a", (Message("user", "Why?"), Message("assistant", "It is so"))))
+    assert broken(text, Rules.model_validate({"length": {"least": 4}})) == {
+        "length": "3 words, fewer than 4"
+    }
+    assert broken(text, Rules.model_validate({"length": {"least": 3}})) == {}
+
+
+def test_words_and_characters_are_those_of_the_script() -> None:
+    assert words_of(plain("Don't  STOP ﬁne")) == ["don't", "stop", "fine"]
+    assert len(words_of("天空很蓝")) == 4
+    assert words_of("हिन्दी भाषा") == ["हिन्दी", "भाषा"]
+    assert characters_of("aé1 +.\x00\ufffd").content == 4
+    seen = characters_of("aé1 +.\x00\ufffd")
+    assert (seen.letters, seen.digits, seen.symbols, seen.punctuation) == (2, 1, 1, 1)
+    assert (seen.controls, seen.replacements, seen.visible) == (1, 1, 7)
+    assert scripts_of("abc где 天空 かな") == {"Latin": 3, "Cyrillic": 3, "Han and Kana": 4}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a", " ", "(", "<a ", "`", "```\n", "中", "[insert ", "as a ", ". A", "\u0301", "&#1", "1.\n", "error "],
+    ids=repr,
+)  # fmt: skip
+def test_a_megabyte_of_one_thing_takes_no_time(text: str) -> None:
+    long = text * (1_000_000 // len(text))
+    found("x", "y")  # tables
+    began = time.process_time()
+    found("Explain this.", long)
+    found(long, "An answer")
+    assert time.process_time() - began < 2

@@ -35,9 +35,15 @@ class Rows:
         """The layout, from the first readable records. Raises SourceError."""
         if self._layout is None:
             stream = self._records()
-            first = next((record for record in stream if isinstance(record, Record)), None)
+            fault: Unreadable | None = None
+            first: Record | None = None
+            for record in stream:
+                if isinstance(record, Record):
+                    first = record
+                    break
+                fault = fault or record
             if first is None:
-                raise SourceError(f"{self._config.path}: no row can be read")
+                raise SourceError(f"{self._config.path}: no row can be read{_because(fault)}")
             head, whole = self._peek(first, stream)
             self._settle(head, whole=whole)
         assert self._layout is not None
@@ -109,6 +115,14 @@ class Rows:
             return shapes.truth_text(clean(value, nan_is_null=self._nan_is_null), row, layout)
         except RowError:
             return None
+
+
+def _because(fault: Unreadable | None) -> str:
+    if fault is None:
+        return ""
+    listed = fault.raw.lstrip().startswith("[") and "use: json" not in fault.error
+    hint = "; a file that is one JSON list is read with use: json" if listed else ""
+    return f"; line {fault.line}: {fault.error}{hint}"
 
 
 def _cleaned(row: Mapping[str, Any], *, nan_is_null: bool) -> dict[str, Any]:

@@ -171,10 +171,34 @@ def test_the_second_block_adds_arms_and_a_test_set(
     assert len(re.findall(r"0\d-robustft\.\w+: .* \(from an earlier run\)", log)) == 6, log
 
 
-def test_the_third_block_cleans_tokens_and_trains(
+def test_the_block_without_a_model_purges(
     recipes: list[dict[str, Any]], yard: Path, cli: Callable[..., Any]
 ) -> None:
-    recipe = recipes[2]
+    recipe = next(each for each in recipes if each.get("name") == "purged")
+    rows = [
+        {"question": "What is a heron?", "answer": "A wading bird with long legs."},
+        {"question": "What is an otter?", "answer": "..."},
+    ]
+    folder = yard / "purged"
+    folder.mkdir()
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "train.jsonl").write_text(lines, encoding="utf-8")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    result = cli("run", "recipe.yaml", "--json", cwd=folder)
+    assert result.code == 0, result.err
+    metrics = json.loads(result.out)
+    assert metrics["samples"] == {
+        "read": 2, "unreadable": 0, "kept": 1, "dropped": 1, "relabelled": 0
+    }  # fmt: skip
+    dropped = (folder / metrics["directory"] / "dropped.jsonl").read_text(encoding="utf-8")
+    gone = json.loads(dropped)
+    assert gone["reason"].startswith("empty: ")
+
+
+def test_the_block_with_tokens_cleans_them_and_trains(
+    recipes: list[dict[str, Any]], yard: Path, cli: Callable[..., Any]
+) -> None:
+    recipe = next(each for each in recipes if "tokens" in each)
     student = {"use": "hf", "model": "tiny"}
     file = yard / "tokens.yaml"
     file.write_text(
@@ -213,6 +237,9 @@ def test_every_setting_in_the_text_exists(
                                    for index, stage in enumerate(recipe["samples"])]}
             for at in range(len(recipe["samples"]))
         ]  # fmt: skip
+        for shipped in sorted((ROOT / "nfilter" / "recipes").glob("*.yaml")):
+            samples = yaml.safe_load(shipped.read_text(encoding="utf-8"))["samples"]
+            changed += [{**recipe, "samples": [{**stage, key: value}]} for stage in samples]
         changed += [{**recipe, key: value}, {**recipe, "source": {**recipe["source"], key: value}}]
         changed += [
             {**recipe, "tokens": [{"use": item.name, key: value}]}

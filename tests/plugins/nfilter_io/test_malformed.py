@@ -395,6 +395,13 @@ def test_no_readable_row_leaves_the_verdict_to_the_caller(over: Any) -> None:
         _ = over("jsonl", b"{\n").rows.layout
 
 
+@pytest.mark.parametrize("data", [b'[\n {\n  "prompt": "q"\n }\n]\n', b'[{"prompt": "q"}]\n'])
+def test_one_json_list_that_is_read_line_by_line_is_told(over: Any, data: bytes) -> None:
+    with pytest.raises(SourceError, match=r"no row can be read; line 1: .*use: json") as told:
+        _ = over("jsonl", data).rows.layout
+    assert str(told.value).count("use: json") == 1
+
+
 def test_an_empty_file_has_no_rows(over: Any) -> None:
     assert parted(over("jsonl", b"")) == ([], [])
     assert parted(over("jsonl", b"\n \n")) == ([], [])

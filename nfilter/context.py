@@ -173,7 +173,7 @@ class Model:
                     )
                 left.remove(index)
                 yield order[index], answer
-            if left and self._drain.asked:
+            if self._drain.asked:
                 raise KeyboardInterrupt
             if left:
                 raise self._miscounted(f"{len(left)} of {len(order)} requests were not answered")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 _WAITING = (
@@ -46,7 +46,9 @@ class Drain:
             if not self._out or self.asked:
                 raise KeyboardInterrupt
             self._asked.set()
-            say(f"interrupted: {self._out[-1]}")
+            # A print that the signal came into takes no other.
+            with suppress(RuntimeError):
+                say(f"interrupted: {self._out[-1]}")
 
         before = signal.signal(signal.SIGINT, interrupted)
         try:

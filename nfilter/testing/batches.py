@@ -9,10 +9,11 @@ Its lines are worked off as the server's script says, a fault a line, and its ow
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nfilter.testing.faults import Plan, completion, content_of, error_body
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _BROKEN = frozenset({"hang", "reset", "truncated", "empty_body", "html", "drip", "redirect"})
 _ENDS = ("completed", "expired", "cancelled", "failed")
+_PLACES = ("upload", "create", "look", "list", "content")
+_CONTENTS = ("html", "foreign", "endless", "drip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,11 @@ class BatchScript:
     ``cancelled``: with half of the lines answered; ``failed``: with none), all others complete. ``lost`` is the share of
     lines that no file has, in [0, 1]; ``shuffled`` puts lines in another order. Without ``listed`` nobody can ask which
     batches there are. A file has ``most_lines`` at most.
+
+    ``broken`` says what is wrong with replies, by place. For ``upload``, ``create``, ``look`` and ``list`` these are fields
+    in place of the reply's own, the status of an error (with Retry-After, as the server's script has it), or a list that
+    is all of the reply. The ``content`` of a file may be a page (``html``), lines of another batch (``foreign``), go on with
+    empty lines for ever (``endless``), or be a blank at a time (``drip``).
     """
 
     looks: int = 1
@@ -40,20 +48,29 @@ class BatchScript:
     shuffled: bool = False
     listed: bool = True
     most_lines: int = 50_000
+    broken: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.ends) - set(_ENDS)):
             raise ValueError(f"no end {unknown[0]!r}; there are: {', '.join(_ENDS)}")
+        if unknown := sorted(set(self.broken) - set(_PLACES)):
+            raise ValueError(f"no place {unknown[0]!r}; there are: {', '.join(_PLACES)}")
+        if self.broken.get("content", "html") not in _CONTENTS:
+            raise ValueError(f"no content {self.broken['content']!r}; there are: {', '.join(_CONTENTS)}")  # fmt: skip
 
 
 class Batches:
-    """The files and batches of one server; ``made`` has every batch, in order, as its owner is told of it."""
+    """The files and batches of one server; ``made`` has every batch, in order, as its owner is told of it.
+
+    ``looked`` counts looks at batches, ``pieces`` what was sent of contents that have no end.
+    """
 
     def __init__(self, script: BatchScript, plan: Plan) -> None:
         self.script = script
         self.files: dict[str, bytes] = {}
         self.made: list[dict[str, Any]] = []
         self.looked = 0
+        self.pieces = 0
         self._plan = plan
 
     async def answer(self, request: web.BaseRequest, now: float) -> web.StreamResponse | None:
@@ -71,7 +88,8 @@ class Batches:
             return await self._upload(request) if upload else self._create(await request.read())
         _, kind, *rest = request.path.strip("/").split("/")
         if kind == "files" and rest[1:] == ["content"] and rest[0] in self.files:
-            return web.Response(body=self.files[rest[0]], content_type="application/octet-stream")
+            return await self._content(request, self.files[rest[0]])
+        place = "look" if rest else "list"
         found: dict[str, Any] | None = None
         if kind == "batches" and rest:
             batch = next((batch for batch in self.made if batch["id"] == rest[0]), None)
@@ -80,7 +98,41 @@ class Batches:
             found = self._list(request.query.get("after"))
         if found is None:
             return web.json_response(_error("not_found", "No such object", None), status=404)
-        return web.json_response(found)
+        return self._reply(place, found)
+
+    def _reply(self, place: str, value: Mapping[str, Any]) -> web.StreamResponse:
+        from aiohttp import web
+
+        wrong = self.script.broken.get(place, {})
+        if isinstance(wrong, int):
+            after = self._plan.script.retry_after * self._plan.script.scale
+            body = _error("server_error", "This does not work now", None)
+            return web.json_response(body, status=wrong, headers={"Retry-After": f"{after:g}"})
+        return web.json_response({**value, **wrong} if isinstance(wrong, Mapping) else wrong)
+
+    async def _content(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
+        from aiohttp import web
+
+        wrong = self.script.broken.get("content")
+        if wrong == "html":
+            page = "<html><body>\nPlease sign in.\n</body></html>"
+            return web.Response(text=page, content_type="text/html")
+        if wrong == "foreign":
+            body = b'{"custom_id": "other", "response": null, "error": {"code": "x", "message": "y"}}\n'
+        if wrong not in ("endless", "drip"):
+            return web.Response(body=body, content_type="application/octet-stream")
+        response = web.StreamResponse()
+        await response.prepare(request)
+        piece = b" " if wrong == "drip" else b"\n" * 2**12
+        try:
+            if wrong == "endless":
+                await response.write(body)
+            while True:
+                await response.write(piece)
+                self.pieces += 1
+                await asyncio.sleep(0.005 if wrong == "drip" else 0)
+        except ConnectionError:
+            return response
 
     async def _upload(self, request: web.BaseRequest) -> web.StreamResponse:
         from aiohttp import BodyPartReader, web
@@ -96,7 +148,7 @@ class Batches:
             return web.json_response(_error("invalid_request_error", "no purpose or no file", None), status=400)  # fmt: skip
         name = self._keep(said["file"])
         size = len(said["file"])
-        return web.json_response({"id": name, "object": "file", "bytes": size, "purpose": "batch"})
+        return self._reply("upload", {"id": name, "object": "file", "bytes": size, "purpose": "batch"})  # fmt: skip
 
     def _keep(self, body: bytes) -> str:
         name = f"file-{len(self.files) + 1}"
@@ -120,7 +172,7 @@ class Batches:
             "request_counts": {"total": len(lines), "completed": 0, "failed": 0}, "looks": 0,
         }  # fmt: skip
         self.made.append(batch)
-        return web.json_response(batch)
+        return self._reply("create", batch)
 
     def _list(self, after: str | None) -> dict[str, Any]:
         newest_first = self.made[::-1]
@@ -163,11 +215,11 @@ class Batches:
                 reply = self._line(line, key, now)
             whole = reply["response"] is not None and reply["response"]["status_code"] == 200
             (good if whole else bad).append(json.dumps(reply).encode())
-        for field, each in (("output_file_id", good), ("error_file_id", bad)):
+        for name, each in (("output_file_id", good), ("error_file_id", bad)):
             if self.script.shuffled:
                 chance.shuffle(each)
             # A file without a line is not made.
-            batch[field] = self._keep(b"\n".join(each) + b"\n") if each else None
+            batch[name] = self._keep(b"\n".join(each) + b"\n") if each else None
         batch["request_counts"] = {"total": len(lines), "completed": len(good), "failed": len(bad)}
 
     def _line(self, line: Mapping[str, Any], key: str, now: float) -> dict[str, Any]:

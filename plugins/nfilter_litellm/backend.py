@@ -82,7 +82,7 @@ class LiteLLMBackend:
             raise ModelError(_no_batches(config))
         folder = site.state_dir / "batches" if site.state_dir is not None else None
         self._ledger = Ledger(folder)
-        self._left_early = False
+        self._unended = 0
         self._engine = Engine(self._connect, self._disconnect)
 
     def fingerprint(self) -> str:
@@ -112,13 +112,13 @@ class LiteLLMBackend:
             with self._site.drain.calls():
                 yield from self._engine.stream(requests)
             return
-        ended = False
-        try:
-            with self._site.drain.calls(_BATCH_STAYS):
-                yield from self._engine.stream(requests)
-            ended = True
-        finally:
-            self._left_early |= not ended
+        # A stream that is left may not be told so before close() comes: only its end counts it off.
+        self._unended += 1
+        with self._site.drain.calls(_BATCH_STAYS):
+            yield from self._engine.stream(requests)
+        # Whoever comes back for more has kept all that came.
+        yield None
+        self._unended -= 1
 
     def tally(self) -> Tally:
         """Calls, attempts and the level of concurrency so far."""
@@ -128,7 +128,7 @@ class LiteLLMBackend:
         """Close the connections and end the thread; a later call opens them again."""
         self._engine.close()
         # Where a stream was left, some of its answers may have got lost on the way to the journal.
-        if not self._left_early:
+        if not self._unended:
             self._ledger.close()
 
     def _connect(self) -> Dispatches:

@@ -71,13 +71,16 @@ class Form:
         Raises:
             CallError: as for a reply to a single call, with what the attempt may have cost.
         """
+        price = self.till.price
         try:
             done = self._read(call.request, line)
-        except CallError as fault:
-            fault.usd = call.most if fault.worked else 0.0
-            raise
-        price = self.till.price
-        return done if price is None else replace(done, usd=cost_of(done, price, call.most))
+            return done if price is None else replace(done, usd=cost_of(done, price, call.most))
+        except CallError as error:
+            fault = error
+        except Exception as error:  # noqa: BLE001 (one line of a server's must not end the run)
+            fault = off_schema(f"reading it ended in a {type(error).__name__}")
+        fault.usd = call.most if fault.worked else 0.0
+        raise fault
 
     def _read(self, request: Request, line: Mapping[str, Any]) -> Completion:
         reply, error = line.get("response"), line.get("error")

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from nfilter import Completion, Failure, ModelError, Request
-from nfilter_litellm.batch_api import ENDED, Batch, BatchApi
+from nfilter_litellm.batch_api import ENDED, MOST_LINES, Batch, BatchApi
 from nfilter_litellm.batch_lines import Call, Form
 from nfilter_litellm.breaker import Breaker
 from nfilter_litellm.engine import first_of
@@ -23,6 +23,7 @@ from nfilter_litellm.pending import Ledger, Pending
 from nfilter_litellm.retry import Retry
 
 _BLINK = 0.2  # seconds between two looks at Ctrl-C and at the budget
+_FEW = 8  # calls of a batch that may all get lost by chance
 
 T = TypeVar("T")
 Emit = Callable[[int, Completion], None]
@@ -30,13 +31,35 @@ Emit = Callable[[int, Completion], None]
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How large a batch may be, in lines and bytes, and how often it is looked at: seconds, growing from look to look."""
+    """How large a batch may be, in lines and bytes, how often it is looked at, and for how long.
 
-    lines: int = 50_000
+    All times are seconds; those between two looks grow from ``first`` to ``most``. The ``window`` is the day that a batch
+    is given to end in, and two hours more.
+    """
+
+    lines: int = MOST_LINES
     size: int = 200_000_000
     first: float = 2.0
     growth: float = 1.5
     most: float = 60.0
+    window: float = 26 * 3600.0
+
+
+@dataclass(slots=True)
+class _Reading:
+    """How far the results of a batch are read: calls without a line yet, what failed, what it cost, lines of ``ours``."""
+
+    ours: frozenset[str]
+    left: set[str]
+    faults: dict[str, CallError] = field(default_factory=dict)
+    paid: float = 0.0
+    lines: int = 0
+
+    def failed(self, name: str, call: Call, fault: CallError) -> None:
+        """A call has failed, and its fault says what that cost."""
+        self.faults[name] = fault
+        self.paid += fault.usd
+        call.usd += fault.usd
 
 
 class _LeftError(Exception):
@@ -171,8 +194,8 @@ class _Work:
     ) -> None:
         """See a batch through, and ask again what has to be."""
         budget = self._budget
-        # What is left to the server may be billed in full.
-        usd = most
+        # What is left to the server may be billed in full; what is not begun any more is not billed.
+        usd = 0.0 if tried and self._home.drained() else most
         again: list[str] = []
         with suppress(_LeftError):
             try:
@@ -187,11 +210,14 @@ class _Work:
         """Wait until a batch has ended; it is asked for where it was not yet."""
         home = self._home
         if pending.batch is None:
-            batch = await self._begun(pending, new=new)
-            pending = replace(pending, batch=batch.name)
+            # Ctrl-C may have come while the file was on its way.
+            await self._rest(0.0)
+            pending = replace(pending, batch=await self._begun(pending, new=new))
             home.ledger.put(pending)
         name = pending.batch or ""
         pause = home.pace.first
+        clock = asyncio.get_running_loop().time
+        until = clock() + home.pace.window
         while True:
             batch = await self._tried(
                 f"batch {name} cannot be looked at{self._anew(pending)}",
@@ -200,6 +226,11 @@ class _Work:
             )
             if batch.status in ENDED:
                 return pending, batch
+            if clock() >= until:
+                raise ModelError(
+                    f"{home.who}: batch {name} has not ended within {home.pace.window / 3600:.2g} hours; its status is "
+                    f"{batch.status!r}. The same command looks again{self._anew(pending)}"
+                )
             await self._rest(pause)
             pause = min(pause * home.pace.growth, home.pace.most)
 
@@ -208,11 +239,11 @@ class _Work:
         place = self._home.ledger.place(pending)
         return f" ({place} has it on record: remove that file to ask its calls anew)"
 
-    async def _begun(self, pending: Pending, *, new: bool) -> Batch:
-        """The batch of a file: made once, though the reply that says so may have been lost, here or in an earlier run."""
+    async def _begun(self, pending: Pending, *, new: bool) -> str:
+        """The name of the batch of a file: made once, though the reply that says so may have been lost, here or in an earlier run."""
         api = self._home.api
 
-        async def once() -> Batch:
+        async def once() -> str:
             nonlocal new
             found = None if new else await api.find(pending.file)
             new = False
@@ -227,56 +258,81 @@ class _Work:
             ModelError: when it failed as a whole, was cancelled, or when no call in it had an answer.
         """
         home = self._home
-        left = set(pending.ids)
-        faults: dict[str, CallError] = {}
-        paid = [0.0]
+        reading = _Reading(home.ledger.of(pending), set(pending.ids))
         for file in batch.files:
             await self._tried(
                 f"the results of batch {batch.name} cannot be read{self._anew(pending)}",
-                lambda file=file: self._lines(file, left, faults, paid),  # type: ignore[misc]
+                lambda file=file: self._lines(file, reading),  # type: ignore[misc]
                 patient=True,
             )
-        if batch.status == "failed":
-            home.ledger.forget(pending.name)
+        # That of an earlier run was told by it: its calls are asked anew.
+        if tried:
+            self._raise_for(batch)
+        if batch.status == "completed" and not reading.lines and len(reading.ours) > _FEW:
             raise ModelError(
-                f"{home.who}: batch {batch.name} failed: {batch.told or 'the server does not say why'}. Once that is "
+                f"{home.who}: batch {batch.name} is completed, and its results have no line for any of its "
+                f"{len(reading.ours)} calls. They may be billed, so they are not asked again by themselves: the same command "
+                f"looks again{self._anew(pending)}"
+            )
+        for name in reading.left:
+            told = f"batch {batch.name} ({batch.status}) has no line for this call"
+            fault = CallError("server", told, again=True, worked=batch.status == "completed")
+            fault.usd = self._calls[name].most if fault.worked else 0.0
+            reading.failed(name, self._calls[name], fault)
+        again = self._settled(pending, reading.faults, tried)
+        home.ledger.read(pending)
+        return reading.paid, again
+
+    def _raise_for(self, batch: Batch) -> None:
+        """Raises ModelError for a batch that somebody has ended: the next would end so too."""
+        who = self._home.who
+        if batch.status == "failed":
+            raise ModelError(
+                f"{who}: batch {batch.name} failed: {batch.told or 'the server does not say why'}. Once that is "
                 "mended, the same command goes on where it stopped; where a batch is too large, a smaller chunk: makes smaller "
                 "ones"
             )
-        for each in left:
-            told = f"batch {batch.name} ({batch.status}) has no line for this call"
-            faults[each] = CallError("server", told, again=True, worked=False)
-        again = self._settled(pending, faults, tried)
-        home.ledger.read(pending)
-        if batch.status == "cancelled" and tried:
+        if batch.status == "cancelled":
             raise ModelError(
-                f"{home.who}: batch {batch.name} was cancelled at the server. What it answered is kept; the same command "
+                f"{who}: batch {batch.name} was cancelled at the server. What it answered is kept; the same command "
                 "asks for the rest"
             )
-        return paid[0], again
 
-    async def _lines(
-        self, file: str, left: set[str], faults: dict[str, CallError], paid: list[float]
-    ) -> None:
-        """Read one file. What was read before the connection broke is not handed over twice."""
-        async for line in self._home.api.lines(file):
-            name = line.get("custom_id")
-            if not isinstance(name, str) or name not in left:
-                continue
-            left.remove(name)
-            call = self._calls[name]
-            try:
-                answer = self._home.form.answer(call, line)
-            except CallError as fault:
-                paid[0] += fault.usd
-                call.usd += fault.usd
-                faults[name] = fault
-                if fault.spoken:
-                    self._heard()
-                continue
-            paid[0] += answer.usd or 0.0
-            self._heard()
-            await self._hand_over(call, answer)
+    async def _lines(self, file: str, reading: _Reading) -> None:
+        """Read one file, until nothing is left to find. What was read before the connection broke is not handed over twice.
+
+        Raises:
+            _LeftError: when a person ends the run.
+        """
+        if not reading.left:
+            return
+        async with aclosing(self._home.api.lines(file)) as lines:
+            async for line in lines:
+                if self._home.drained():
+                    raise _LeftError
+                name = line.get("custom_id")
+                if not isinstance(name, str):
+                    continue
+                reading.lines += name in reading.ours
+                if name in reading.left:
+                    reading.left.remove(name)
+                    await self._answered(name, line, reading)
+                    if not reading.left:
+                        return
+
+    async def _answered(self, name: str, line: Mapping[str, Any], reading: _Reading) -> None:
+        """Hand over what a line says; a fault waits until all lines are read."""
+        call = self._calls[name]
+        try:
+            answer = self._home.form.answer(call, line)
+        except CallError as fault:
+            reading.failed(name, call, fault)
+            if fault.spoken:
+                self._heard()
+            return
+        reading.paid += answer.usd or 0.0
+        self._heard()
+        await self._hand_over(call, answer)
 
     def _heard(self) -> None:
         self._home.heard = True
@@ -337,12 +393,15 @@ class _Work:
             except CallError as fault:
                 number += 1
                 over = number >= retry.attempts
-                if fault.effect == "limited" or patient:
+                # What is not of the protocol is so at every look.
+                if fault.effect == "limited" or (patient and fault.kind != "parse"):
                     over = clock() >= until
+                told = fault.detail if fault.again else f"{fault.detail}{hint}"
+                if fault.after is not None and fault.after > retry.patience:
+                    over, told = True, f"{told}; the server asks to wait {fault.after:.0f} s"
                 if not fault.again or over:
                     raise ModelError(
-                        f"{self._home.who}: {what}: {fault.detail}{'' if fault.again else hint}. The same command goes on "
-                        "where it stopped"
+                        f"{self._home.who}: {what}: {told}. The same command goes on where it stopped"
                     ) from None
                 await self._rest(retry.delay(what, number, fault.after))
 

@@ -30,6 +30,21 @@ _RESERVED = frozenset(
         "extra_body", "callbacks", "mock_response",
     }
 )  # fmt: skip
+# What an attempt may cost is held before it is made, so nothing else may say how much is generated, or at which price.
+_LIMITS = frozenset(
+    {
+        "max_tokens", "max_completion_tokens", "max_new_tokens", "max_output_tokens", "num_predict", "n_predict", "best_of",
+        "service_tier",
+    }
+)  # fmt: skip
+# litellm takes hundreds of fields as its own, among them other models, addresses, keys and loggers.
+_THROUGH_LITELLM = frozenset(
+    {
+        "chat_template_kwargs", "enable_thinking", "frequency_penalty", "keep_alive", "logit_bias", "min_p", "num_ctx",
+        "presence_penalty", "reasoning_effort", "repetition_penalty", "response_format", "safety_settings", "seed", "stop",
+        "temperature", "think", "thinking", "top_a", "top_k", "top_logprobs", "top_p", "typical_p", "user", "verbosity",
+    }
+)  # fmt: skip
 
 
 class PriceConfig(StageConfig):
@@ -74,10 +89,24 @@ class LiteLLMConfig(StageConfig):
             )
         if self.api_base is not None:
             _check_address(self.api_base)
-        reserved = sorted(_RESERVED & set(self.body))
-        if reserved:
-            raise ValueError(f"body: {reserved[0]!r} is not set there")
+        for name in sorted(self.body):
+            _check_field(name, route(self).transport)
         return self
+
+
+def _check_field(name: str, transport: str) -> None:
+    if name in _LIMITS:
+        raise ValueError(
+            f"body: {name!r} is not set there: what a call may cost depends on it; max_tokens on the model sets the limit"
+        )
+    if name in _RESERVED:
+        raise ValueError(f"body: {name!r} is not set there")
+    if transport == "litellm" and name not in _THROUGH_LITELLM:
+        allowed = ", ".join(sorted(_THROUGH_LITELLM))
+        raise ValueError(
+            f"body: {name!r} is none of the fields that go through litellm, which takes others for its own: {allowed}; "
+            "a server that speaks OpenAI's protocol is reached without it, with api_base or transport: aiohttp"
+        )
 
 
 def _check_address(text: str) -> None:

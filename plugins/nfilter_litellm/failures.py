@@ -35,6 +35,7 @@ class CallError(Exception):
     address or the request's form. ``spoken``: the model's side did answer, in the protocol, and this is its answer.
     ``effect`` is what it says about the server's load: ``limited`` for a 429, ``strained`` for 5xx and timeouts.
     ``worked``: the model may have worked on it, so that it may be billed; ``usd`` is what that may have cost.
+    ``status`` is the reply's, where it was another than 200.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class CallError(Exception):
         self.effect: Effect = effect
         self.worked = worked
         self.usd = 0.0
+        self.status: int | None = None
 
 
 def timed_out(seconds: float) -> CallError:
@@ -101,6 +103,7 @@ def from_status(status: int, body: str, after: float | None = None) -> CallError
     """A reply with another status than 200; ``body`` is its text, ``after`` the seconds of its Retry-After."""
     error = _of_status(status, body, after)
     error.worked = False  # nobody bills for it
+    error.status = status
     return error
 
 
@@ -169,7 +172,7 @@ def seconds_of(headers: Mapping[str, str], now: datetime | None = None) -> float
         return number
     try:
         until = parsedate_to_datetime(given)
-    except ValueError:
+    except (OverflowError, TypeError, ValueError):
         return None
     if until.tzinfo is None:
         until = until.replace(tzinfo=UTC)

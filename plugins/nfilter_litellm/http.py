@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from yarl import URL
 
 _ERROR_BYTES = 2**16
+_FILE = 3600.0  # seconds that a file may take
 _FINE = (200, 201)
 _JSON = {"Content-Type": "application/json"}
 
@@ -40,8 +41,8 @@ class Connection:
         self._unconnected = aiohttp.ConnectionTimeoutError
         self._refused = aiohttp.ClientConnectorError
         self._errors: tuple[type[Exception], ...] = (aiohttp.ClientError, OSError, ValueError)
-        # Files have no time of their own, as long as something comes.
-        self._patient = aiohttp.ClientTimeout(total=None, sock_connect=min(20, timeout), sock_read=timeout)  # fmt: skip
+        # Files are large: they have an hour, as long as something comes.
+        self._patient = aiohttp.ClientTimeout(total=_FILE, sock_connect=min(20, timeout), sock_read=timeout)  # fmt: skip
         headers = {"Accept-Encoding": "identity"}
         if key.value is not None:
             headers["Authorization"] = f"Bearer {key.value}"
@@ -75,7 +76,7 @@ class Connection:
             ) as reply:
                 return await self._read(reply)
 
-    async def lines(self, url: URL) -> AsyncIterator[bytes]:
+    async def lines(self, url: URL) -> AsyncGenerator[bytes, None]:
         """The lines of a file as they come, each of ``MOST_BYTES`` at most. Raises CallError."""
         with self._faults():
             async with self._session.get(
@@ -83,14 +84,17 @@ class Connection:
             ) as reply:
                 if reply.status not in _FINE:
                     await self._read(reply)
-                rest = b""
+                rest = bytearray()
                 async for part in reply.content.iter_any():
-                    *whole, rest = (rest + part).split(b"\n")
+                    *whole, last = part.split(b"\n")
                     for line in whole:
-                        yield self._key.redacted_bytes(line)
+                        rest += line
+                        yield self._key.redacted_bytes(bytes(rest))
+                        rest.clear()
+                    rest += last
                     if len(rest) > MOST_BYTES:
                         raise broken(f"a line of the file has more than {MOST_BYTES // 2**20} MiB")
-                yield self._key.redacted_bytes(rest)
+                yield self._key.redacted_bytes(bytes(rest))
 
     async def close(self) -> None:
         """Close all connections."""
@@ -120,11 +124,11 @@ class Connection:
         except self._unconnected:
             raise broken("no connection could be made in time", worked=False) from None
         except self._refused as error:
-            raise broken(self._key.redacted(_worded(error)), worked=False) from None
+            raise broken(_worded(error, self._key), worked=False) from None
         except TimeoutError:
             raise timed_out(self._timeout) from None
         except self._errors as error:
-            raise broken(self._key.redacted(_worded(error))) from None
+            raise broken(_worded(error, self._key)) from None
 
 
 class HttpTransport:
@@ -186,6 +190,7 @@ async def _body_of(reply: aiohttp.ClientResponse, most: int) -> bytes:
     return b"".join(parts)[:most]
 
 
-def _worded(error: Exception) -> str:
+def _worded(error: Exception, key: Secret) -> str:
     """An error of the connection, for people: its kind is part of it, since some say nothing else."""
-    return f"the connection failed: {type(error).__name__}: {one_line(str(error))}".rstrip(": ")
+    said = one_line(key.redacted(str(error)))
+    return f"the connection failed: {type(error).__name__}: {said}".rstrip(": ")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from typing import Any
 
 from nfilter import ModelError
 
 _LEAST = 8
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 HIDDEN = "***"
+# A JSON string may spell any letter as an escape; these two are what writers of JSON use for printable ones.
+_ESCAPED = re.compile(rb"\\[/u\"\\]")
 
 
 class Secret:
@@ -38,10 +42,30 @@ class Secret:
         return text
 
     def redacted_bytes(self, body: bytes) -> bytes:
-        """The same for a reply's bytes."""
+        """The same for a reply's bytes; where they are JSON, for the texts that its escapes spell too."""
         for hidden in self._hidden:
-            body = body.replace(hidden.encode(), HIDDEN.encode())
-        return body
+            for spelt in (hidden, hidden.replace("/", "\\/")):
+                body = body.replace(spelt.encode(), HIDDEN.encode())
+        if not self._hidden or not _ESCAPED.search(body):
+            return body
+        try:
+            value = json.loads(body)
+        except (ValueError, RecursionError):
+            return body
+        clean = self.redacted_value(value)
+        return body if clean == value else json.dumps(clean).encode()
+
+    def redacted_value(self, value: Any) -> Any:
+        """The same for every text in a JSON value, names of fields among them."""
+        if isinstance(value, str):
+            return self.redacted(value)
+        if isinstance(value, dict):
+            return {
+                self.redacted_value(key): self.redacted_value(each) for key, each in value.items()
+            }
+        if isinstance(value, list):
+            return [self.redacted_value(each) for each in value]
+        return value
 
 
 def from_environment(name: str | None) -> Secret:

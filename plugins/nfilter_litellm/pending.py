@@ -6,9 +6,14 @@ import json
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from nfilter import StoreError
+
+_VERSION = 1
+_FIELDS = ("made", "file", "batch", "turn", "ids", "read")
 _OLD = 30 * 86400.0  # seconds for which servers keep the files of a batch
 
 
@@ -32,47 +37,92 @@ class Ledger:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._left: dict[str, Pending] | None = None
+        self._loaded = False
+        self._whole: dict[str, Pending] = {}  # with all calls, whoever asks for them
+        self._made: dict[str, float] = {}
+        self._unread: dict[str, set[str]] = {}
+        self._owner: dict[str, str] = {}  # of calls that nobody has asked for yet
         self._read: set[str] = set()
-        self._whole: dict[str, tuple[str, ...]] = {}
 
     def take_up(self, ids: Iterable[str]) -> list[Pending]:
         """What earlier runs left of these calls: each batch once, with those of its calls that are asked for.
 
         A call that was asked again is in several; the last of them counts.
+
+        Raises:
+            StoreError: when a record cannot be read.
         """
-        if self._left is None:
-            self._left = self._load()
-            self._whole = {name: pending.ids for name, pending in self._left.items()}
-        newest: dict[str, Pending] = {}
-        for pending in self._left.values():
-            for each in pending.ids:
-                if each not in newest or pending.turn > newest[each].turn:
-                    newest[each] = pending
+        if not self._loaded:
+            self._load()
+            self._loaded = True
         wanted: dict[str, list[str]] = {}
         for each in ids:
-            if each in newest:
-                wanted.setdefault(newest[each].name, []).append(each)
-        found = []
-        for name, some in wanted.items():
-            pending = self._left[name]
-            found.append(replace(pending, ids=tuple(some)))
-            # The rest may be asked for later; what failed in it is asked anew.
-            rest = tuple(each for each in pending.ids if each not in set(some))
-            self._left[name] = replace(pending, ids=rest)
-        return found
+            name = self._owner.pop(each, None)
+            if name is not None:
+                wanted.setdefault(name, []).append(each)
+        return [replace(self._whole[name], ids=tuple(some)) for name, some in wanted.items()]
 
     def put(self, pending: Pending) -> None:
         """Have it on record, on disk, before anything else is done."""
-        path = self._path(pending.name)
+        known = self._whole.get(pending.name)
+        if known is None:
+            self._unread[pending.name] = set(pending.ids)
+            self._made[pending.name] = time.time()
+            self._read.discard(pending.name)
+        self._whole[pending.name] = pending if known is None else replace(known, batch=pending.batch)  # fmt: skip
+        self._write(pending.name)
+
+    def of(self, pending: Pending) -> frozenset[str]:
+        """All calls of its batch, those that were read before too."""
+        return frozenset(self._whole.get(pending.name, pending).ids)
+
+    def read(self, pending: Pending) -> None:
+        """All that it has to say of its calls was handed over."""
+        self._read.add(pending.name)
+        unread = self._unread.get(pending.name, set())
+        unread.difference_update(pending.ids)
+        if not unread:
+            self._whole.pop(pending.name, None)
+
+    def close(self) -> None:
+        """Forget what was read: by now its answers are in the journal. A batch with calls that were not stays on record."""
+        for name in self._read:
+            path = self._path(name)
+            if not self._unread.get(name):
+                self._forget(name)
+            elif path is not None and path.exists():
+                self._write(name)
+        self._read.clear()
+
+    def place(self, pending: Pending) -> str:
+        """Where it is on record, for people."""
+        return str(self._path(pending.name) or "memory")
+
+    def _path(self, name: str) -> Path | None:
+        return self._folder / f"{name}.json" if self._folder is not None else None
+
+    def _forget(self, name: str) -> None:
+        for known in (self._whole, self._made, self._unread):
+            known.pop(name, None)
+        path = self._path(name)
+        if path is not None:
+            path.unlink(missing_ok=True)
+
+    def _write(self, name: str) -> None:
+        path = self._path(name)
         if path is None:
             return
+        pending, unread = self._whole[name], self._unread[name]
+        read = [each for each in pending.ids if each not in unread]
+        record = {
+            "version": _VERSION, "made": self._made[name], "file": pending.file, "batch": pending.batch,
+            "turn": pending.turn, "ids": pending.ids, "read": read,
+        }  # fmt: skip
         folder = path.parent
         folder.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
         with part.open("w", encoding="utf-8") as out:
-            whole = self._whole.get(pending.name, pending.ids)
-            json.dump(asdict(replace(pending, ids=whole)), out)
+            json.dump(record, out)
             out.flush()
             os.fsync(out.fileno())
         part.replace(path)
@@ -83,39 +133,43 @@ class Ledger:
         finally:
             os.close(handle)
 
-    def read(self, pending: Pending) -> None:
-        """All that it has to say was handed over."""
-        self._read.add(pending.name)
-
-    def forget(self, name: str) -> None:
-        """It has no more to say."""
-        path = self._path(name)
-        if path is not None:
-            path.unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Forget what was read: by now its answers are in the journal."""
-        for name in self._read:
-            self.forget(name)
-        self._read.clear()
-
-    def place(self, pending: Pending) -> str:
-        """Where it is on record, for people."""
-        return str(self._path(pending.name) or "memory")
-
-    def _path(self, name: str) -> Path | None:
-        return self._folder / f"{name}.json" if self._folder is not None else None
-
-    def _load(self) -> dict[str, Pending]:
-        found: dict[str, Pending] = {}
+    def _load(self) -> None:
         if self._folder is None or not self._folder.is_dir():
-            return found
+            return
         for path in sorted(self._folder.glob("*.json")):
-            if time.time() - path.stat().st_mtime > _OLD:
-                path.unlink(missing_ok=True)
-                continue
-            value = json.loads(path.read_text(encoding="utf-8"))
-            found[path.stem] = Pending(
-                path.stem, value["file"], value["batch"], value["turn"], tuple(value["ids"])
+            self._take(path)
+        last: dict[str, str] = {}
+        for name in sorted(self._whole, key=lambda each: self._made[each]):
+            last.update(dict.fromkeys(self._whole[name].ids, name))
+        for name in list(self._whole):
+            self._unread[name] = {each for each in self._unread[name] if last[each] == name}
+            self._owner.update(dict.fromkeys(self._unread[name], name))
+            if not self._unread[name]:
+                self._forget(name)
+
+    def _take(self, path: Path) -> None:
+        """Know what a file has on record, but for a batch that no server has any more."""
+        try:
+            value: Any = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):
+            value = None
+        known = value if isinstance(value, dict) and value.get("version") == _VERSION else {}
+        fields: list[Any] = [known.get(key) for key in _FIELDS]
+        made, file, batch, turn, ids, read = fields
+        said = isinstance(made, float) and isinstance(file, str) and isinstance(turn, int)
+        if not (said and isinstance(batch, str | None) and _words(ids) and _words(read)):
+            raise StoreError(
+                f"{path} is no record of a batch that this version of nfilter can read; remove it to ask its calls anew (what "
+                "the server did for it is billed all the same)"
             )
-        return found
+        name = path.stem
+        if time.time() - made > _OLD:
+            self._forget(name)
+            return
+        self._whole[name] = Pending(name, file, batch, turn, tuple(ids))
+        self._made[name] = made
+        self._unread[name] = set(ids).difference(read)
+
+
+def _words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)

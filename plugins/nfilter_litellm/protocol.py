@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from nfilter_litellm.failures import (
 )
 
 _SEEDS = 2**31
+_HUGE = 2**53  # no count and no log-probability is as large
 
 
 def fields(request: Request, config: LiteLLMConfig, *, logprobs: bool) -> dict[str, Any]:
@@ -49,6 +49,14 @@ def read(reply: Any, *, logprobs: bool, stop: Sequence[str] = ()) -> Completion:
     Raises:
         CallError: for a refusal, an empty answer, a reply of another form, or one without the logprobs asked for.
     """
+    try:
+        return _read(reply, logprobs, stop)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # What a server can make up has no end; it is this call's matter, and not the run's.
+        raise off_schema(f"reading it ends in {type(error).__name__}") from None
+
+
+def _read(reply: Any, logprobs: bool, stop: Sequence[str]) -> Completion:
     if not isinstance(reply, Mapping):
         raise off_schema("no JSON object")
     choices = reply.get("choices")
@@ -105,13 +113,13 @@ def _logprobs(value: Any) -> tuple[float, ...] | None:
         ]
     if not isinstance(listed, Sequence):
         return None
-    if not all(isinstance(number, int | float) and math.isfinite(number) for number in listed):
+    if not all(isinstance(number, int | float) and abs(number) < _HUGE for number in listed):
         raise off_schema("a log-probability in it is no number")
     return tuple(min(float(number), 0.0) for number in listed)
 
 
 def _whole(value: Any) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
+    return value if isinstance(value, int) and 0 < value < _HUGE else 0
 
 
 def _status(code: Any) -> int:

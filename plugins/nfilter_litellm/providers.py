@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from nfilter import Completion, Request
@@ -116,8 +115,8 @@ class LiteLLMTransport:
                 reply = await self._litellm.acompletion(**asked, **self._fixed)
         except Exception as error:  # noqa: BLE001 (every provider brings its own; each becomes a fault)
             raise fault_of(error, self._config.timeout, self._key) from None
-        done = read(reply.model_dump(), logprobs=wanted, stop=request.sampling.stop)
-        return replace(done, text=self._key.redacted(done.text))
+        value = self._key.redacted_value(reply.model_dump())
+        return read(value, logprobs=wanted, stop=request.sampling.stop)
 
     async def close(self) -> None:
         """Close the clients that litellm keeps."""
@@ -133,7 +132,8 @@ def fault_of(error: Exception, timeout: float, key: Secret) -> CallError:
     if bounded is not None:
         return bounded
     names = {kind.__name__ for kind in type(error).__mro__}
-    message = key.redacted(one_line(str(getattr(error, "message", "") or error)))
+    # Before it is cut: a part of a key would not be found.
+    message = one_line(key.redacted(str(getattr(error, "message", "") or error)))
     told = message.removeprefix("litellm.")
     if "Timeout" in names or isinstance(error, TimeoutError):
         return timed_out(timeout)

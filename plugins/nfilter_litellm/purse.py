@@ -66,6 +66,6 @@ def most_of(request: Request, price: Price, max_tokens: int | None) -> float:
 
 def cost_of(answer: Completion, price: Price, most: float) -> float:
     """What an answer did cost; as much as it may have, where the server does not count."""
-    if not answer.prompt_tokens and not answer.completion_tokens:
+    if not answer.prompt_tokens or (answer.text and not answer.completion_tokens):
         return most
     return price.of(answer.prompt_tokens, answer.completion_tokens)

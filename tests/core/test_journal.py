@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nfilter import Completion, ContractError, Failure, Message, Request, Sampling
+from nfilter import Completion, ContractError, Drain, Failure, Message, Request, Sampling
 from nfilter.context import Model
 from nfilter.journal import Journal, Use, call_key
 
@@ -264,6 +264,23 @@ def test_what_came_is_kept_where_nothing_more_is_there_yet(journal: Journal) -> 
     answers = model(Pausing(), journal).generate([ask(str(index)) for index in range(9)])
     assert sorted(answer.text for answer in answers) == [str(index) for index in range(9)]
     assert kept == [3, 4]
+
+
+def test_a_run_that_is_asked_to_end_goes_no_further_though_all_is_answered(
+    journal: Journal,
+) -> None:
+    drain = Drain()
+
+    class Last(Backend):
+        def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+            for index in range(len(requests)):
+                yield index, Completion(str(index))
+            drain._asked.set()
+
+    asked = [ask(str(index)) for index in range(3)]
+    with pytest.raises(KeyboardInterrupt):
+        Model("expert", Last(), "f", journal, "s", drain=drain).generate(asked)
+    assert journal.usage()["s"]["calls"] == 3
 
 
 @pytest.mark.parametrize("indices", [[0, 0], [0], [0, 1, 2]])

@@ -133,3 +133,25 @@ def test_what_is_wrong_is_refused() -> None:
         assert upload(server)[0] == 404
     with pytest.raises(ValueError, match="no end 'burnt'"):
         BatchScript(ends=["burnt"])
+    with pytest.raises(ValueError, match="no place 'looks'"):
+        BatchScript(broken={"looks": 500})
+    with pytest.raises(ValueError, match="no content 'nothing'"):
+        BatchScript(broken={"content": "nothing"})
+
+
+def test_replies_are_broken_as_the_script_says() -> None:
+    broken = {"look": {"id": "other"}, "list": ["x"], "content": "html"}
+    with ModelServer(batches=BatchScript(broken=broken)) as server:
+        make(server)
+        assert look(server) == {**server.batches.made[0], "id": "other"}
+        assert json.loads(call(f"{server.url}/batches")[1]) == ["x"]
+        assert call(f"{server.url}/files/file-1/content")[1].startswith(b"<html>")
+        server.batches.script = BatchScript(broken={"content": "foreign", "upload": 503})
+        assert [line["custom_id"] for line in lines(server, "file-1")] == ["other"]
+        assert upload(server)[0] == 503
+        server.batches.script = BatchScript(broken={"content": "endless"})
+        with urllib.request.urlopen(f"{server.url}/files/file-1/content", timeout=10) as reply:
+            assert json.loads(reply.readline()) == LINES[0]
+            begun = reply.read(2**16)
+        assert begun.endswith(b"\n" * 100)
+        assert server.batches.pieces > 0

@@ -1,0 +1,477 @@
+"""Batches of a server that says what it should not: each ends in a failure or an error that names it, and no call is paid twice."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nfilter import (
+    Budget,
+    Completion,
+    Drain,
+    Message,
+    ModelError,
+    Request,
+    Sampling,
+    Site,
+    StoreError,
+)
+from nfilter.testing.batches import BatchScript
+from nfilter.testing.faults import Script, answer
+from nfilter.testing.server import ModelServer
+from nfilter_litellm import backend as backends
+from nfilter_litellm import batch_api, batch_lines, http
+from nfilter_litellm.backend import LiteLLMBackend
+from nfilter_litellm.batch_api import BatchApi
+from nfilter_litellm.batches import Pace
+from nfilter_litellm.config import LiteLLMConfig
+from nfilter_litellm.pending import Ledger, Pending
+from nfilter_litellm.protocol import read
+from nfilter_litellm.retry import Retry
+
+NEVER = BatchScript(looks=10**9)
+NOTHING = {"output_file_id": None, "error_file_id": None}
+PRICE = {"prompt": 1000.0, "completion": 10000.0}
+MOST = 0.154  # dollars for a prompt of 10 + 64 tokens at most and an answer of 8
+PAID = 0.042
+
+Build = Callable[..., LiteLLMBackend]
+
+
+def asked(n: int) -> list[Request]:
+    sampling = Sampling(max_tokens=8)
+    return [Request((Message("user", f"question {i}"),), sampling, sample_id=f"s{i}") for i in range(n)]  # fmt: skip
+
+
+def expected(n: int) -> list[str]:
+    return [answer([{"role": "user", "content": f"question {i}"}]) for i in range(n)]
+
+
+def texts(done: list[Completion]) -> list[str]:
+    return [one.text for one in done]
+
+
+def sizes(server: ModelServer) -> list[int]:
+    """How many calls each batch has."""
+    return [batch["request_counts"]["total"] for batch in server.batches.made]
+
+
+@pytest.fixture
+def build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Build]:
+    """A backend in a run's directory, which all that a test builds share."""
+    made: list[LiteLLMBackend] = []
+    pace = Pace(first=0.001, most=0.01)
+    monkeypatch.setattr(backends, "Pace", lambda: pace)
+    monkeypatch.setattr(backends, "Retry", lambda attempts: Retry(attempts, patience=0.05, base=0.002))  # fmt: skip
+
+    def new(
+        server: ModelServer, budget: Budget | None = None, drain: Drain | None = None, **settings: Any
+    ) -> LiteLLMBackend:  # fmt: skip
+        site = Site(tmp_path, budget=budget, drain=drain or Drain(), state_dir=tmp_path / "state")
+        settings = {"model": "test", "api_base": server.url, "batch": True, **settings}
+        made.append(LiteLLMBackend(LiteLLMConfig.model_validate(settings), site))
+        return made[-1]
+
+    yield new
+    for one in made:
+        one.close()
+
+
+def records(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "state" / "batches").glob("*.json"))
+
+
+def soon(until: Callable[[], bool], then: Callable[[], None]) -> None:
+    """In a thread of its own: once something is so, do something."""
+
+    def work() -> None:
+        while not until():
+            time.sleep(0.002)
+        then()
+
+    threading.Thread(target=work, daemon=True).start()
+
+
+def left_out(build: Build, server: ModelServer, n: int) -> None:
+    """A run that ends while its batch is out, which the server ends afterwards."""
+    drain = Drain()
+    model = build(server, drain=drain)
+    soon(lambda: server.batches.looked > 0, drain._asked.set)
+    assert list(filter(None, model.stream(asked(n)))) == []
+    model.close()
+    server.batches.script = BatchScript()
+
+
+def nameless(build: Build, server: ModelServer, n: int) -> None:
+    """A run that ends when the reply that names its batch is lost."""
+    server.batches.script = BatchScript(broken={"create": 503})
+    with pytest.raises(ModelError, match="a batch cannot be begun: 503"):
+        build(server).generate(asked(n))
+    assert sizes(server) == [n]
+
+
+# --- results that are not there ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "broken", [{"look": NOTHING}, {"content": "html"}, {"content": "foreign"}], ids=str
+)
+def test_a_completed_batch_without_any_line_is_not_made_again(
+    build: Build, tmp_path: Path, broken: dict[str, Any]
+) -> None:
+    with ModelServer(batches=BatchScript(broken=broken)) as server:
+        budget = Budget(100.0)
+        model = build(server, budget, price=PRICE)
+        with pytest.raises(ModelError, match=r"no line for any of its 9 calls.*the same command looks again") as error:  # fmt: skip
+            model.generate(asked(9))
+        model.close()
+        (record,) = records(tmp_path)
+        assert f"{record} has it on record: remove that file" in str(error.value)
+        assert budget.spent == pytest.approx(9 * MOST)
+        server.batches.script = BatchScript()
+        assert texts(build(server).generate(asked(9))) == expected(9)
+        assert sizes(server) == [9]
+
+
+def test_a_few_calls_without_a_line_are_asked_again_and_charged(build: Build) -> None:
+    with ModelServer(batches=BatchScript(broken={"look": NOTHING})) as server:
+        budget = Budget(100.0)
+        with pytest.raises(ModelError, match="has no line for this call"):
+            build(server, budget, attempts=3, price=PRICE).generate(asked(4))
+        assert sizes(server) == [4, 4, 4]
+        assert budget.spent == pytest.approx(12 * MOST)
+
+
+def test_lines_that_are_missing_among_others_may_have_been_billed(build: Build) -> None:
+    with ModelServer(batches=BatchScript(lost=0.3)) as server:
+        budget = Budget(100.0)
+        done = build(server, budget, attempts=12, price=PRICE).generate(asked(60))
+        assert texts(done) == expected(60)
+        missing = 0.0
+        for batch in server.batches.made[1:]:
+            for line in server.batches.files[batch["input_file_id"]].splitlines():
+                words = json.loads(line)["body"]["messages"][0]["content"]
+                missing += (len(words) + 64) * 0.001 + 0.08
+        assert missing > 10 * MOST
+        assert budget.spent == pytest.approx(60 * PAID + missing)
+        assert sum(one.usd or 0.0 for one in done) == pytest.approx(60 * PAID + missing)
+
+
+def test_an_answer_that_nobody_foresaw_is_one_call_s_failure(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    def odd(body: Any, **how: Any) -> Completion:
+        done = read(body, **how)
+        if done.text == expected(3)[1]:
+            raise RuntimeError("unforeseen")
+        return done
+
+    monkeypatch.setattr(batch_lines, "read", odd)
+    with ModelServer(batches=BatchScript()) as server:
+        done = build(server, attempts=1, price=PRICE).generate(asked(3))
+    assert [one.failure is None for one in done] == [True, False, True]
+    assert done[1].failure is not None
+    assert done[1].failure.kind == "parse"
+    assert "RuntimeError" in done[1].failure.detail
+    assert [one.usd for one in done] == [pytest.approx(each) for each in (PAID, MOST, PAID)]
+
+
+# --- what is on record ---------------------------------------------------------------------------------------
+
+
+def test_a_record_stays_until_the_last_answers_are_kept(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ModelServer(batches=BatchScript()) as server:
+        model = build(server)
+        came = [each for each in model._engine.stream(asked(3)) if each is not None]
+        monkeypatch.setattr(model._engine, "stream", lambda _: iter(came))
+        stream = model.stream(asked(3))
+        assert [next(stream) for _ in range(3)] == came
+        # Here the answers are kept, and that may fail: a full disk, a kill.
+        assert next(stream) is None
+        model.close()
+        assert len(records(tmp_path)) == 1
+        assert list(stream) == []
+        model.close()
+        assert records(tmp_path) == []
+
+
+def test_calls_that_nobody_asked_for_yet_keep_their_batch_on_record(
+    build: Build, tmp_path: Path
+) -> None:
+    with ModelServer(batches=NEVER) as server:
+        left_out(build, server, 30)
+        (record,) = records(tmp_path)
+        made = json.loads(record.read_text())["made"]
+        for start in (0, 10):
+            model = build(server)
+            assert texts(model.generate(asked(30)[start : start + 10])) == expected(30)[start : start + 10]  # fmt: skip
+            model.close()
+            assert records(tmp_path) == [record]
+            assert json.loads(record.read_text())["made"] == made
+        # What was read in an earlier run is asked anew, as it is not in the journal.
+        assert texts(build(server).generate(asked(5))) == expected(5)
+        assert sizes(server) == [30, 5]
+        model = build(server)
+        assert texts(model.generate(asked(30)[20:])) == expected(30)[20:]
+        model.close()
+        assert record not in records(tmp_path)
+        assert sizes(server) == [30, 5]
+
+
+def test_a_record_whose_calls_were_all_asked_again_goes(tmp_path: Path) -> None:
+    first = Ledger(tmp_path)
+    for name, turn, ids in (("a", 1, "xy"), ("c", 1, "xw"), ("b", 2, "xyz")):
+        first.put(Pending(name, f"file-{name}", None, turn, tuple(ids)))
+    second = Ledger(tmp_path)
+    found = second.take_up(["w", "x", "y", "v"])
+    assert [(each.name, each.ids) for each in found] == [("c", ("w",)), ("b", ("x", "y"))]
+    assert sorted(path.stem for path in tmp_path.glob("*.json")) == ["b", "c"]
+    for each in found:
+        second.read(each)
+    second.close()
+    # Of b nobody has asked for z; what c says of x is outdated.
+    assert [path.stem for path in tmp_path.glob("*.json")] == ["b"]
+    (left,) = Ledger(tmp_path).take_up("xyz")
+    assert left.ids == ("z",)
+    assert Ledger(tmp_path).of(left) == {"z"}
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_what_is_asked_anew_after_it_was_read_is_not_taken_for_old(
+    tmp_path: Path, closed: bool
+) -> None:
+    first = Ledger(tmp_path)
+    first.put(Pending("old", "file-1", "batch_1", 2, ("x", "y")))
+    second = Ledger(tmp_path)
+    second.read(second.take_up("x")[0])
+    if closed:
+        second.close()
+    second.put(Pending("new", "file-2", "batch_2", 1, ("x",)))
+    found = Ledger(tmp_path).take_up("yx")
+    assert [(each.name, each.ids) for each in found] == [("old", ("y",)), ("new", ("x",))]
+
+
+def test_what_was_read_last_is_not_read_again_in_an_older_batch(tmp_path: Path) -> None:
+    first = Ledger(tmp_path)
+    first.put(Pending("a", "file-1", "batch_1", 1, ("x", "y")))
+    first.put(Pending("b", "file-2", "batch_2", 2, ("x", "z")))
+    second = Ledger(tmp_path)
+    second.read(second.take_up("x")[0])
+    second.close()
+    assert len(list(tmp_path.glob("*.json"))) == 2
+    assert [(each.name, each.ids) for each in Ledger(tmp_path).take_up("xyz")] == [("a", ("y",)), ("b", ("z",))]  # fmt: skip
+
+
+def test_records_go_when_servers_have_their_files_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Ledger(tmp_path).put(Pending("a", "file-1", "batch_1", 1, ("x",)))
+    now = time.time()
+    for days, left in ((29, 1), (31, 0)):
+        monkeypatch.setattr(time, "time", lambda days=days: now + days * 86400)
+        assert len(Ledger(tmp_path).take_up("x")) == left
+        assert len(list(tmp_path.glob("*.json"))) == left
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"file": "f", "batch": null, "turn": 1, "ids": ["a"]}', '{"version": 1, "file": 5}']
+)  # fmt: skip
+def test_a_record_that_cannot_be_read_is_named(build: Build, tmp_path: Path, text: str) -> None:
+    folder = tmp_path / "state" / "batches"
+    folder.mkdir(parents=True)
+    (folder / "x.json").write_text(text)
+    with ModelServer(batches=BatchScript()) as server:
+        with pytest.raises(StoreError, match=r"x\.json is no record.*remove it to ask its calls anew"):  # fmt: skip
+            build(server).generate(asked(2))
+        (folder / "x.json").unlink()
+        assert texts(build(server).generate(asked(2))) == expected(2)
+
+
+def test_a_batch_that_failed_stays_on_record_until_its_lines_are_kept(
+    build: Build, tmp_path: Path
+) -> None:
+    with ModelServer(batches=BatchScript(ends=["failed"])) as server:
+        model = build(server, attempts=1)
+        with pytest.raises(ModelError, match="batch_1 failed: token_limit_exceeded"):
+            model.generate(asked(5))
+        model.close()
+        assert len(records(tmp_path)) == 1
+        model = build(server)
+        assert texts(model.generate(asked(5))) == expected(5)
+        model.close()
+        assert sizes(server) == [5, 5]
+        assert records(tmp_path) == []
+
+
+def test_ctrl_c_while_the_file_is_on_its_way_begins_no_batch(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload, drain, budget = BatchApi.upload, Drain(), Budget(100.0)
+
+    async def long(api: BatchApi, lines: bytes) -> str:
+        name = await upload(api, lines)
+        drain._asked.set()
+        return name
+
+    with ModelServer(batches=BatchScript()) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(BatchApi, "upload", long)
+            model = build(server, budget, drain, price=PRICE)
+            assert list(filter(None, model.stream(asked(5)))) == []
+            model.close()
+        assert server.batches.made == []
+        assert (budget.spent, budget.held) == (0.0, 0.0)
+        assert len(records(tmp_path)) == 1
+        assert texts(build(server).generate(asked(5))) == expected(5)
+        assert sizes(server) == [5]
+        assert server.batches.made[0]["input_file_id"] == "file-1"
+
+
+# --- what has no end -----------------------------------------------------------------------------------------
+
+
+def test_a_batch_that_never_ends_is_left_after_its_day(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Pace().window == 26 * 3600
+    with ModelServer(batches=NEVER) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(backends, "Pace", lambda: Pace(first=0.001, most=0.01, window=0.01))
+            with pytest.raises(ModelError, match=r"batch_1 has not ended.*'in_progress'\. The same command looks again"):  # fmt: skip
+                build(server).generate(asked(3))
+        server.batches.script = BatchScript()
+        assert texts(build(server).generate(asked(3))) == expected(3)
+        assert sizes(server) == [3]
+
+
+@pytest.mark.parametrize("place", ["look", "upload"])
+def test_a_server_that_asks_for_a_day_is_not_waited_for(build: Build, place: str) -> None:
+    script = Script(retry_after=86400.0)
+    with (
+        ModelServer(script, batches=BatchScript(broken={place: 503})) as server,
+        pytest.raises(ModelError, match=r"503.*the server asks to wait 86400 s"),
+    ):
+        build(server).generate(asked(3))
+
+
+def test_results_without_an_end_are_read_as_far_as_they_say_something(build: Build) -> None:
+    with ModelServer(batches=BatchScript(broken={"content": "endless"})) as server:
+        assert texts(build(server).generate(asked(20))) == expected(20)
+    script = BatchScript(lost=0.3, broken={"content": "endless"})
+    with ModelServer(batches=script) as server:
+        with pytest.raises(ModelError, match="the file has more than 100000 lines"):
+            build(server).generate(asked(20))
+        assert sizes(server) == [20]
+
+
+def test_ctrl_c_is_heard_while_results_are_read(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_api, "MOST_LINES", 10**12)
+    script = BatchScript(lost=0.3, broken={"content": "endless"})
+    with ModelServer(batches=script) as server:
+        drain = Drain()
+        soon(lambda: server.batches.pieces > 20, drain._asked.set)
+        came = dict(filter(None, build(server, drain=drain).stream(asked(20))))
+        assert 0 < len(came) < 20
+        server.batches.script = BatchScript()
+        assert texts(build(server).generate(asked(20))) == expected(20)
+
+
+def test_a_file_that_drips_has_its_time(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert http._FILE == 3600.0
+    monkeypatch.setattr(http, "_FILE", 0.1)
+    with (
+        ModelServer(batches=BatchScript(broken={"content": "drip"})) as server,
+        pytest.raises(ModelError, match=r"the results of batch batch_1 cannot be read.*no reply within"),
+    ):  # fmt: skip
+        build(server).generate(asked(3))
+
+
+def test_lines_of_results_may_be_long(build: Build) -> None:
+    long = "word " * 60_000
+    requests = [
+        Request((Message("user", f"question {n}"),), Sampling(max_tokens=10**6)) for n in range(6)
+    ]
+    said = Script(answer=lambda messages: f"{long}{messages[0]['content']}")
+    with ModelServer(said, batches=BatchScript(shuffled=True)) as server:
+        done = build(server).generate(requests)
+    assert texts(done) == [f"{long}question {n}" for n in range(6)]
+
+
+# --- what is not of the protocol -----------------------------------------------------------------------------
+
+ODD = {
+    "a status that nobody knows": ({"status": "On_Hold"}, "the status of batch batch_1 is 'on_hold'"),
+    "another batch": ({"id": "batch_9"}, "it is of batch batch_9, and batch_1 was asked for"),
+    "errors of another type": ({**NOTHING, "status": "failed", "errors": {"data": {"code": "odd"}}}, "batch_1 failed.*odd"),
+    "errors as a text": ({**NOTHING, "status": "failed", "errors": "too many"}, "batch_1 failed.*too many"),
+    "no error at all": ({**NOTHING, "status": "failed", "errors": {"data": 5}}, "batch_1 failed"),
+    "a path": ({"output_file_id": "/etc"}, "its output_file_id is '/etc'"),
+    "a host": ({"output_file_id": "//evil"}, "its output_file_id is '//evil'"),
+    "another folder": ({"error_file_id": "../batches/x"}, "its error_file_id is '../batches/x'"),
+    "a way around": ({"output_file_id": "a/../../b"}, "its output_file_id is"),
+    "a number": ({"output_file_id": 5}, "it has no output_file_id"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_look_that_shows_something_else_is_an_error_of_its_own(
+    build: Build, tmp_path: Path, name: str
+) -> None:
+    fields, told = ODD[name]
+    with ModelServer(batches=BatchScript(broken={"look": fields})) as server:
+        model = build(server)
+        with pytest.raises(ModelError, match=told):
+            model.generate(asked(3))
+        model.close()
+        assert len(records(tmp_path)) == 1
+        assert server.paths == {"/v1/files", "/v1/batches", "/v1/batches/batch_1"}
+
+
+@pytest.mark.parametrize("bad", ["../batches", "..", ".", "a//b", "/x", "a/"])
+@pytest.mark.parametrize("place", ["upload", "create"])
+def test_no_name_that_a_server_gives_leads_elsewhere(build: Build, place: str, bad: str) -> None:
+    broken: dict[str, Any] = {place: {"id": bad}, "list": {"data": None}}
+    with ModelServer(batches=BatchScript(broken=broken)) as server:
+        with pytest.raises(ModelError, match="its id is"):
+            build(server, attempts=1).generate(asked(3))
+        assert server.paths <= {"/v1/files", "/v1/batches"}
+
+
+@pytest.mark.parametrize("listed", [{"data": 5}, {"data": {"id": "x"}}, ["x"]], ids=str)
+def test_a_list_of_another_type_is_no_empty_list(build: Build, listed: Any) -> None:
+    with ModelServer(batches=BatchScript()) as server:
+        nameless(build, server, 3)
+        server.batches.script = BatchScript(broken={"list": listed})
+        with pytest.raises(ModelError, match=r"a batch cannot be begun.*no list of batches"):
+            build(server).generate(asked(3))
+        server.batches.script = BatchScript()
+        assert texts(build(server).generate(asked(3))) == expected(3)
+        assert sizes(server) == [3]
+
+
+@pytest.mark.parametrize(
+    ("status", "known"), [(404, False), (405, False), (501, False), (400, True), (403, True), (500, True)]
+)  # fmt: skip
+def test_only_a_server_without_a_list_is_taken_for_one(
+    build: Build, status: int, known: bool
+) -> None:
+    with ModelServer(batches=BatchScript()) as server:
+        nameless(build, server, 3)
+        server.batches.script = BatchScript(broken={"list": status})
+        if known:
+            with pytest.raises(ModelError, match=f"a batch cannot be begun: {status}"):
+                build(server).generate(asked(3))
+        else:
+            assert texts(build(server).generate(asked(3))) == expected(3)
+        assert sizes(server) == ([3] if known else [3, 3])

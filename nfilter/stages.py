@@ -138,6 +138,7 @@ class Calls:
 
     Between ``least`` and ``most`` calls a row, ``usual`` of them where nothing is known of the data; ``prompt`` is
     the template, which shows the texts of ``rows`` rows; an answer has at most ``max_tokens``.
+    ``shows``: tokens of earlier answers that a prompt has at most; 0 is one answer where there may be several calls.
     """
 
     model: str
@@ -147,6 +148,7 @@ class Calls:
     usual: float = 1.0
     most: float = 1.0
     rows: float = 1.0
+    shows: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,7 @@ def _expected(
     characters = template + calls.rows * size
     # What a stage shows of its own earlier answers is not known yet; at most it is as long as they may be.
     low, usual, high = (characters / each for each in _CHARACTERS)
-    shown = calls.max_tokens if calls.most > 1 else 0
+    shown = calls.shows or (calls.max_tokens if calls.most > 1 else 0)
     prompt = Interval(number.low * low, number.usual * usual, number.high * (high + shown))
     # An answer has a token at least; half of what it may have, where nothing is known.
     answer = Interval(

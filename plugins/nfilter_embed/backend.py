@@ -87,7 +87,7 @@ class SentenceTransformers:
         if not texts:
             return np.zeros((0, int(model.get_embedding_dimension())), dtype=np.float32)
         vectors = model.encode(
-            [self.config.prompt + text for text in texts],
+            [_clean(self.config.prompt + text) for text in texts],
             prompt="",
             batch_size=self.config.batch_size,
             show_progress_bar=False,
@@ -148,3 +148,8 @@ class SentenceTransformers:
                     "sentence-transformers saved, and a device that is there"
                 ) from error
         return self._model
+
+
+def _clean(text: str) -> str:
+    """``text`` with "?" for every lone surrogate, which no tokenizer takes."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -11,7 +11,7 @@ from nfilter import Fence
 MOST = 20  # items under one key
 LONGEST = 500  # characters of an item
 
-_WRAPPED = re.compile(r"(?:\*\*)?\s*(?:```(?:json)?\s*)?(\{.*\})\s*(?:```)?\s*", re.DOTALL)
+_FENCED = "```"
 
 
 def read(text: str, fence: Fence, keys: Sequence[str]) -> Mapping[str, list[str]] | str:
@@ -24,11 +24,11 @@ def read(text: str, fence: Fence, keys: Sequence[str]) -> Mapping[str, list[str]
     said = fence.behind(text, "Checklist")
     if said is None:
         return "no line begins with Checklist and the code"
-    match = _WRAPPED.fullmatch(said)
-    if match is None:
+    inner = _unwrapped(unmarked(said, fence))
+    if not (inner.startswith("{") and inner.endswith("}")):
         return "what is behind Checklist and the code is no JSON object"
     try:
-        value = json.loads(match[1], object_pairs_hook=_once)
+        value = json.loads(inner, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         return f"the checklist is not JSON: {error}"
     if not isinstance(value, dict) or set(value) != set(keys):
@@ -53,6 +53,20 @@ def _is_list_of_texts(value: object) -> bool:
 def clean(text: str) -> str:
     """``text`` without half characters, which a reply may spell and no file takes."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def unmarked(text: str, fence: Fence) -> str:
+    """``text`` without lines that are only BEGIN or END and the call's code, as around the data of a prompt."""
+    mark = rf"^[^\w\n]*+(?:BEGIN|END)[^\w\n]*+{fence.code}[^\w\n]*+(?:\n|\Z)"
+    return re.sub(mark, "", text, flags=re.IGNORECASE | re.MULTILINE)
+
+
+def _unwrapped(text: str) -> str:
+    """What a block of code, or the end of bold type, is put around. By hand: no reply takes longer than it is long."""
+    inner = text.strip().removeprefix("**").lstrip()
+    if inner.startswith(_FENCED):
+        inner = inner.removeprefix(_FENCED).removeprefix("json")
+    return inner.removesuffix(_FENCED).strip()
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:

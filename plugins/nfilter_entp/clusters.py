@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nfilter import FloatArray, IntArray
+from nfilter_entp.neighbours import nearest
 
 GRID = tuple(round(0.30 + 0.05 * step, 2) for step in range(14))  # 0.30, 0.35, ..., 0.95
 _BLOCK = 4096
@@ -59,6 +60,36 @@ def clusters(near: Near, tau: float, size: int, tie: IntArray) -> npt.NDArray[np
         label[around[label[around] < 0][: size - 1]] = number
         number += 1
     return label
+
+
+def gathered(
+    vectors: FloatArray, near: Near, tau: float, size: int, tie: IntArray, exact_up_to: int
+) -> npt.NDArray[np.int32]:
+    """Clusters, int32 [n], and again clusters of those that had neighbours and were left alone, until none joins.
+
+    In a clique larger than the number of links all links of a text may be taken. ``vectors`` [n, d] are unit vectors.
+    """
+    label = clusters(near, tau, size, tie)
+    links = near.place.shape[1]
+    left = _alone(label)
+    left = left[(near.similarity[left] >= tau).any(axis=1)]
+    while len(left) > 1:
+        again = Near(*nearest(vectors[left], links, exact_up_to=exact_up_to))
+        again.settle(tie[left])
+        part = clusters(again, tau, size, tie[left])
+        # A cluster takes the number of its first text, which was alone under it.
+        _, first, number = np.unique(part, return_index=True, return_inverse=True)
+        label[left] = label[left[first]][number]
+        alone = _alone(part)
+        if len(alone) == len(left):
+            break
+        left = left[alone[(again.similarity[alone] >= tau).any(axis=1)]]
+    return np.unique(label, return_inverse=True)[1].astype(np.int32)
+
+
+def _alone(label: npt.NDArray[np.int32]) -> IntArray:
+    """The places of those whose cluster has no other."""
+    return np.flatnonzero(np.bincount(label, minlength=1)[label] == 1)
 
 
 def best_tau(

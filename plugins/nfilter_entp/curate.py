@@ -28,6 +28,7 @@ from nfilter_entp.rate import CLASSES
 from nfilter_entp.transition import Array, Transition
 
 _NONE = -1  # a label that is not there
+_SUSPECT = 0.5  # a rating with a lower posterior is more probably wrong than right
 _SURE = {"posterior": 0.9, "tail": 0.5}
 
 
@@ -58,8 +59,9 @@ class CurateConfig(StageConfig):
 class Curate:
     """Corrects ratings and keeps all samples, or the half of low or of high quality.
 
-    Writes ``{"given", "label", "confidence", "score", "changed"}``: the label before and after, how sure the label
-    after is, and how well the one before agrees with the neighbours, both in [0, 1]. Without a rating all are null.
+    Writes ``{"given", "label", "confidence", "score", "suspect", "changed"}``: the label before and after, how sure the
+    label after is, how well the one before agrees with the neighbours, both in [0, 1], and whether that is below 0.5,
+    so that a rating can be found wrong without being sure enough of another. Without a rating all are null.
     Where T cannot be trusted, no rating changes, and a warning says what to type.
     """
 
@@ -140,14 +142,13 @@ class Curate:
         voices = estimate.voices(codes, row_text, texts.n, classes)
         with ctx.progress(None, "searching neighbours"):
             similarity, near = nearest(texts.vectors, config.k, voices >= 0, config.exact_up_to)
-        pairs = near[:, :2], similarity[:, :2]
-        found = estimate.estimate(voices, *pairs, classes, config.noise)
+        found = estimate.estimate(voices, near, similarity, classes, config.noise)
         self._say(found, present, ctx)
         label, score, confidence = codes, *np.full((2, len(rated)), np.nan)
         if found.fit is not None and not found.doubts:
             voted = votes.counted(similarity, near, voices, classes)[row_text]
             ids = texts.ids[rated]
-            label, score, confidence = _corrected(voted, codes, found.fit, ids, config)
+            label, score, confidence = _corrected(voted, codes, found.fit, found.n, ids, config)
         new = np.full(len(given), _NONE)
         new[rated] = present[label]
         figures_of_rows = np.full((2, len(given)), np.nan, dtype=np.float32)
@@ -208,6 +209,7 @@ class Curate:
                 "label": label,
                 "confidence": confidence,
                 "score": score,
+                "suspect": None if score is None else score < _SUSPECT,
                 "changed": given != label,
             },
         )
@@ -231,13 +233,14 @@ def _corrected(
     voted: Array,
     codes: npt.NDArray[np.int64],
     fit: Transition,
+    n: int,
     ids: npt.NDArray[np.uint64],
     config: CurateConfig,
 ) -> tuple[npt.NDArray[np.int64], Array, Array]:
-    """Labels, scores and confidences [n] of rated rows."""
+    """Labels, scores and confidences of rated rows; T was estimated from ``n`` texts, or stated where that is 0."""
     at = np.arange(len(codes))
     if config.method == "posterior":
-        shares = votes.probabilities(voted, codes, fit)
+        shares = votes.probabilities(voted, codes, fit, n)
         score = shares[at, codes]
         doubted = np.ones(len(codes), dtype=np.bool_)
     else:

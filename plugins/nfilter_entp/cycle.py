@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from nfilter import Completion, Context, Fence, PromptError, Request, Sampling, Template
-from nfilter_entp import checklist
+from nfilter_entp import checklist, rules_form
+from nfilter_entp.texts import Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,9 +231,10 @@ def _drafted(
         cut = ", and the reply was cut off" if done.finish == "length" else ""
         return f"no draft: no line begins with {cycle.word} and the code{cut}"
     # "**Answer CODE:** ..." leaves two stars behind the code.
-    text = checklist.clean(fence.without(said.removeprefix("**"))).strip()
+    said = checklist.unmarked(said.removeprefix("**"), fence)
+    text = checklist.clean(fence.without(said)).strip()
     case.texts[cycle.of] = text
-    if not any(character.isalnum() for character in text):
+    if rules_form.empty(Text(text, "", "", ""), rules_form.Empty()) is not None:
         return {cycle.empty: [f"the {cycle.of} is {'punctuation alone' if text else 'empty'}"]}
     if done.finish == "length":
         return {cycle.cut: [f"the {cycle.of} was cut off at {max_tokens} tokens; be shorter"]}

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from nfilter import PackedTexts, StageConfig, hash_of
-from nfilter_entp.copies import Parts, Shingled, likeness
+from nfilter_entp.copies import Parts, Shingled, depths_of, likeness
 from nfilter_entp.sketches import BANDS, Leaders, Sketcher, digest, grouped
 from nfilter_entp.texts import Text
 
@@ -25,13 +25,17 @@ RULES = ("exact_duplicates", "near_duplicates", "same_response")
 
 
 class Exact(StageConfig):
-    """Prompt and response are another row's, but for case, white space and compatibility forms (NFKC). No settings."""
+    """Prompt and response are another row's, but for case, white space and compatibility forms (NFKC).
+
+    How deep lines of code are counts, how wide a step is does not. No settings.
+    """
 
 
 class Near(StageConfig):
-    """Prompt and response both have at least the Jaccard ``least`` with another row's, and neither other numbers.
+    """Prompt and response both have at least the Jaccard ``least`` with another row's, and it is the same question.
 
-    Shingles are runs of eight bytes. ``compared``: a row is compared with so many others of a band at most.
+    It is another where each has a number or, in the prompt, a word that the other has not, or one a negation more; where the
+    response is a label of some words, with any other word. Spelling is no difference. Shingles are runs of eight bytes. ``compared``: a row is compared with so many others of a band at most.
     """
 
     least: float = Field(default=0.7, ge=0.5, le=1)
@@ -73,7 +77,7 @@ class Collected:
         """Take a row in."""
         key = name.encode("utf-8", "surrogatepass")
         if self.exact:
-            self._put("exact", digest(text.plain_context, text.plain))
+            self._put("exact", digest(text.plain_context, text.plain, depths_of(text)))
         if self.same:
             counts = len(text.words) >= self.same.words
             self._put("same", digest(text.plain) if counts else digest(name, "\x1d"))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import zlib
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,8 @@ from nfilter_entp.rules_end import Truncated, ends_open
 from nfilter_entp.texts import Text
 
 KNOWN = 200_000
-"""So many words are kept at most, the first that come but for the order of a full list; some 20 MB."""
+"""So many words are kept at most, to look for what a cut word began: those of the lowest hashes; some 25 MB."""
+_BITS = 25
 
 _FIRST = re.compile(r"\s*(\S{1,40})")
 _INFLECTED = re.compile(
@@ -34,13 +36,54 @@ class Ending:
 
 
 @dataclass
+class Vocabulary:
+    """All words of a dataset, whatever their order: a bit for each in 4 MB, and some of the words themselves.
+
+    Two words share a bit by chance (6% of new words at two million): then one that is not there passes for one that is.
+    """
+
+    words: set[str] = field(default_factory=set)
+    bits: bytearray = field(default_factory=lambda: bytearray(1 << (_BITS - 3)))
+    bound: int = 1 << 32
+
+    def add(self, words: Iterable[str]) -> None:
+        """Take words in."""
+        for word in set(words) - self.words:
+            key = _key(word)
+            place = key >> (32 - _BITS)
+            self.bits[place >> 3] |= 1 << (place & 7)
+            if key < self.bound:
+                self.words.add(word)
+        if len(self.words) > KNOWN * 5 // 4:
+            self._bind()
+
+    def _bind(self) -> None:
+        if len(self.words) > KNOWN:
+            self.bound = sorted(map(_key, self.words))[KNOWN]
+            self.words = {word for word in self.words if _key(word) < self.bound}
+
+    def __contains__(self, word: str) -> bool:
+        place = _key(word) >> (32 - _BITS)
+        return bool(self.bits[place >> 3] >> (place & 7) & 1)
+
+    def ordered(self) -> list[str]:
+        """The words that are kept, sorted."""
+        self._bind()
+        return sorted(self.words)
+
+
+def _key(word: str) -> int:
+    return zlib.crc32(word.encode("utf-8", "surrogatepass"))
+
+
+@dataclass
 class Endings:
     """Collects the last lines' first words (bounded, Misra and Gries), all words, and the last words, 8 bytes a row."""
 
     rule: Truncated
     seen: int = 0
     starts: Counter[int] = field(default_factory=Counter)
-    known: set[str] = field(default_factory=set)
+    known: Vocabulary = field(default_factory=Vocabulary)
     last: dict[str, int] = field(default_factory=dict)
 
     def add(self, text: Text, *, judged: bool) -> Ending:
@@ -49,11 +92,13 @@ class Endings:
         if not judged:
             self._count(_start_of(text))
             ending, word = ending_of(text, self.rule)
-            if ending.word:
-                self.last.setdefault(word, ending.word)
-        if len(self.known) < KNOWN:
-            self.known.update(text.asked_words)
-            self.known.update(text.words[:-1] if word else text.words)
+            if ending.word and word in self.last:
+                # Texts are rarely cut alike, and labels are alike.
+                self.known.add([word])
+            elif ending.word:
+                self.last[word] = ending.word
+        self.known.add(text.asked_words)
+        self.known.add(text.words[:-1] if word else text.words)
         return ending
 
     def _count(self, start: int) -> None:
@@ -71,7 +116,7 @@ class Endings:
         known = [(count, start) for start, count in self.starts.items() if start]
         count, start = max(known, default=(0, 0))
         habit = start if self.seen >= 50 and count >= self.rule.habit * self.seen else 0
-        words = sorted(self.known)
+        words = self.known.ordered()
         cut = [
             number
             for word, number in self.last.items()

@@ -1,18 +1,24 @@
-"""Gates that no model passes by its word: key terms, repetition, likeness to the parents, near duplicates (ENTP)."""
+"""Gates that no model passes by its word: key terms, repetition, likeness to the parents, near duplicates, rules (ENTP)."""
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
 from nfilter import JSON, FloatArray, StageConfig
-from nfilter_entp.texts import plain, words_of
+from nfilter_entp.rules_form import Empty, empty
+from nfilter_entp.rules_words import Template, template
+from nfilter_entp.texts import Text, plain, words_of
+
+Rule = Literal["empty", "template", "refusal"]
 
 _BUCKETS = 2**20
 _GRAM = 4
@@ -26,31 +32,42 @@ through to too under until up us use using very was we were what when where whic
 write you your
 """
 _STOPPED = frozenset(_STOP.split())
+_SHORT = 200  # characters of a refusal
+_REFUSAL = re.compile(
+    r"\W{0,3}(?:(?:(?:i'm|i am|we're|we are) )?(?:very |so |really )?(?:sorry|afraid)|i apologi[sz]e|my apologies|unfortunately)?[,.!:;]? ?"
+    r"(?:but |that )?(?:as an? [a-z -]{1,40}, )?(?:(?:i|we) (?:can't|cannot|can not)|(?:i'm|i am|we're|we are) (?:unable|not able) to)"
+    r" (?:help(?! but\b)|assist|answer|respond|comply|fulfil{1,2}|complete|provide|do that|do this|process)\b",
+    re.IGNORECASE,
+)
 
 
 class Gates(StageConfig):
     """The limits. ``key_terms``: the least share of each parent's key terms in the new instruction. ``repetition``: how often a
     run of four words may be there, in the instruction or in the answer. ``likeness``: the least cosine similarity of the new
-    instruction to each parent's. ``near_duplicate``: the most to a parent's, and to those of other new samples.
+    instruction to each parent's. ``near_duplicate``: the most to a parent's, and to those of other new samples. ``rules``
+    look at the new sample as a row: ``empty`` and ``template`` of ``entp.purge``, and ``refusal``, an answer that is one.
     """
 
     key_terms: float = Field(default=0.8, ge=0, le=1)
     repetition: int = Field(default=3, ge=1)
     likeness: float = Field(default=0.5, ge=-1, le=1)
     near_duplicate: float = Field(default=0.95, ge=-1, le=1)
+    rules: tuple[Rule, ...] = ("empty", "template", "refusal")
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One gate's ``value``, its ``limit``, and whether it ``passed``."""
+    """One gate's ``value``, its ``limit``, and whether it ``passed``. A rule has 1 where it fires, and says ``why``."""
 
     value: float
     limit: float
     passed: bool
+    why: str | None = None
 
     def to_json(self) -> JSON:
         """As a note has it."""
-        return {"value": self.value, "limit": self.limit, "passed": self.passed}
+        known: dict[str, JSON] = {} if self.why is None else {"why": self.why}
+        return {"value": self.value, "limit": self.limit, "passed": self.passed, **known}
 
 
 class Rarity:
@@ -111,30 +128,43 @@ def judge(
         "repetition": _most(repeated, limits.repetition),
         "likeness": _least(float(alike.min()), limits.likeness),
         "near_duplicate": _most(nearest, limits.near_duplicate),
+        **_ruled(limits, instruction, answer),
+    }
+
+
+def _ruled(limits: Gates, instruction: str, answer: str) -> dict[str, Gate]:
+    """What the rules say of the new sample as a row."""
+    text = Text(answer, instruction, instruction, instruction)
+    found = {name: _RULES[name](text) for name in limits.rules}
+    return {
+        name: Gate(float(why is not None), 0.0, why is None, why) for name, why in found.items()
     }
 
 
 def reason(gates: Mapping[str, Gate]) -> str | None:
-    """The gates that did not pass, with their numbers; None where all did."""
+    """The gates that did not pass, each with its numbers or what it found; None where all did."""
     failed = [
-        f"{name} is {gate.value:g}, {'under' if gate.value < gate.limit else 'over'} {gate.limit:g}"
+        f"{name}: {gate.why}"
+        if gate.why is not None
+        else f"{name} is {gate.value:g}, {'under' if gate.value < gate.limit else 'over'} {gate.limit:g}"
         for name, gate in gates.items()
         if not gate.passed
     ]
     return "; ".join(failed) or None
 
 
-def unit(vectors: npt.ArrayLike) -> FloatArray:
-    """The rows of ``vectors`` [n, d] divided by their lengths; a row of zeros stays one.
+def _refused(text: Text) -> str | None:
+    """A short answer that only says that there is none; a longer one may say what it cannot do, and do the rest."""
+    said = " ".join(text.response.replace("’", "'").split())
+    found = _REFUSAL.match(said) if len(said) <= _SHORT else None
+    return f"the answer is a refusal: {said[:60]!r}" if found else None
 
-    Raises ``ValueError`` where a row holds NaN or infinity.
-    """
-    rows = np.asarray(vectors, dtype=np.float64)
-    if not np.isfinite(rows).all():
-        bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
-        raise ValueError(f"the encoder's vector of text {bad} holds NaN or infinity")
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.ascontiguousarray(rows / np.where(lengths > 0, lengths, 1.0), dtype=np.float32)
+
+_RULES: Mapping[str, Callable[[Text], str | None]] = {
+    "empty": lambda text: empty(text, Empty()),
+    "template": lambda text: template(text, Template()),
+    "refusal": _refused,
+}
 
 
 def _least(value: float, limit: float) -> Gate:

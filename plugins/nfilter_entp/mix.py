@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,12 +32,14 @@ from nfilter import (
 )
 from nfilter_entp import cycle
 from nfilter_entp.cycle import ANSWER, INSTRUCTION, ROLES, Asking, Case, Parent
-from nfilter_entp.gates import Gate, Gates, Rarity, judge, reason, unit
+from nfilter_entp.gates import Gate, Gates, Rarity, judge, reason
 from nfilter_entp.gates import missing as lacking
+from nfilter_entp.neighbours import embedded
 from nfilter_entp.turns import instruction_of, system_of, unfit
 
 _FIELDS = 4  # texts a parent: id, system prompt, instruction, response
 _FOLDER = "entp"
+_OTHER, _UNFIT, _LEADS = range(3)  # why a partner that is there is none
 
 Change = Literal["drop", "keep"]
 
@@ -129,15 +132,17 @@ class Mix:
     def contract(cls, config: MixConfig) -> Contract:
         """Reads the pairs, makes new samples, and makes at most 4 * (1 + retries) calls a pair, of which a row is half."""
         rounds = 1 + config.retries
+        draft, check, repairs = config.max_tokens, config.check_tokens, 0.5 * config.retries
+        # The last column: the drafts and the checklist that a prompt shows again.
         calls = [
-            Calls(config.llm, config.prompt(role), tokens, 0, min(usual, most), most, rows)
-            for role, tokens, usual, most, rows in (
-                ("instruction", config.max_tokens, 0.5, 0.5, 2),
-                ("instruction_check", config.check_tokens, 0.6, 0.5 * rounds, 2),
-                ("instruction_missing_terms", config.max_tokens, 0.1, 0.5 * config.retries, 2),
-                ("answer", config.max_tokens, 0.4, 0.5, 2),
-                ("answer_check", config.check_tokens, 0.5, 0.5 * rounds, 1),
-                ("answer_patch", config.max_tokens, 0.1, 0.5 * config.retries, 1),
+            Calls(config.llm, config.prompt(role), tokens, 0, min(usual, most), most, rows, shows)
+            for role, tokens, usual, most, rows, shows in (
+                ("instruction", draft, 0.5, 0.5, 2, 0),
+                ("instruction_check", check, 0.6, 0.5 * rounds, 2, draft),
+                ("instruction_missing_terms", draft, 0.1, repairs, 2, draft + check),
+                ("answer", draft, 0.4, 0.5, 2, draft),
+                ("answer_check", check, 0.5, 0.5 * rounds, 1, 2 * draft),
+                ("answer_patch", draft, 0.1, repairs, 1, 2 * draft + check),
             )
             if most
         ]
@@ -156,9 +161,9 @@ class Mix:
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
         """Mix all pairs, a block at a time.
 
-        The texts of paired samples are held, and 4 bytes a new sample and dimension; the state has the new texts.
+        The texts of paired samples are held, 8 bytes a sample, and 4 a new sample and dimension; the state has the new texts.
         """
-        mates, texts, rarity = self._read(stream)
+        mates, texts, rarity, there = self._read(stream)
         pairs = sorted(
             (name, mate.other)
             for name, mate in mates.items()
@@ -191,7 +196,7 @@ class Mix:
             "templates": {role: made.templates[role] for role in ROLES if made.templates[role]},
         }
         ctx.log.info(f"{mixed} of {len(pairs)} pairs became a new sample, with {made.calls} calls")
-        return self._state(pairs, made, report)
+        return self._state(pairs, made, report, _strays(mates, pairs, there))
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
         """Publish the chunk's share: each lead's new sample, behind the chunk, and what becomes of both parents."""
@@ -200,20 +205,24 @@ class Mix:
         for sample in chunk:
             pair = results.pair_of(sample.id)
             if pair is None:
-                out.append(self._unpaired(sample))
+                out.append(self._unpaired(sample, state))
                 continue
             out.append(self._parent(sample, pair, ctx))
             if sample.id == pair.lead and pair.why is None:
                 new.append(self._new(pair, ctx))
         return [*out, *new]
 
-    def _read(self, stream: Iterable[Sample]) -> tuple[dict[str, _Mate], PackedTexts, Rarity]:
-        """Whom the notes pair, the texts of these samples, and in how many of them each word is."""
+    def _read(
+        self, stream: Iterable[Sample]
+    ) -> tuple[dict[str, _Mate], PackedTexts, Rarity, array[int]]:
+        """Whom the notes pair, the texts of these samples, in how many of them each word is, and hashes of all ids."""
         mates: dict[str, _Mate] = {}
         rarity = Rarity()
+        there = array("Q")
 
         def texts() -> Iterator[str]:
             for sample in stream:
+                there.append(hash_of(sample.id))
                 note = sample.notes.get(self.config.pair)
                 other = note.get("with") if isinstance(note, Mapping) else None
                 if isinstance(note, Mapping) and isinstance(other, str) and unfit(sample) is None:
@@ -227,7 +236,7 @@ class Mix:
                     )
 
         packed = PackedTexts.of(texts())
-        return mates, packed, rarity
+        return mates, packed, rarity, there
 
     def _case(
         self,
@@ -292,7 +301,7 @@ class Mix:
             [case.texts["instruction"], *(p.instruction for p in case.parents)] for case in cases
         ]
         flat = [text for texts in wanted for text in texts]
-        vectors = unit(ctx.model(self.config.encoder).embed(flat))
+        vectors = embedded(ctx, self.config.encoder, flat)
         starts = np.cumsum([0, *(len(texts) for texts in wanted[:-1])]).tolist()
         before = _before(vectors[starts], made.vectors)
         found: dict[str, dict[str, Gate]] = {}
@@ -314,9 +323,13 @@ class Mix:
         return found
 
     def _state(
-        self, pairs: Sequence[tuple[str, str]], made: _Made, report: Mapping[str, JSON]
+        self,
+        pairs: Sequence[tuple[str, str]],
+        made: _Made,
+        report: Mapping[str, JSON],
+        strays: Mapping[int, int],
     ) -> State:
-        """The pairs by the hashes of their samples' ids, and six texts a pair."""
+        """The pairs by the hashes of their samples' ids, six texts a pair; why other partners that are there are none."""
         hashes = np.array([hash_of(name) for pair in pairs for name in pair], dtype=np.uint64)
         order = np.argsort(hashes)
         return State(
@@ -324,15 +337,17 @@ class Mix:
             {
                 "row": hashes[order],
                 "pair": (order // 2).astype(np.int64),
+                "stray": np.array(sorted(strays), dtype=np.uint64),
+                "stray_why": np.array([strays[key] for key in sorted(strays)], dtype=np.uint8),
                 **PackedTexts.of(made.texts).arrays("text"),
             },
         )
 
-    def _unpaired(self, sample: Sample) -> Sample:
+    def _unpaired(self, sample: Sample, state: State) -> Sample:
         note = sample.notes.get(self.config.pair)
         why = unfit(sample)
         if why is None and isinstance(note, Mapping) and isinstance(note.get("with"), str):
-            why = f"its partner {note['with']} left before the two were mixed"
+            why = _left(sample, str(note["with"]), state)
         elif why is None:
             why = str(note["why"]) if isinstance(note, Mapping) and note.get("why") else "no pair"
         return self._decide(sample, self.config.unpaired, f"not mixed: {why}")
@@ -406,6 +421,38 @@ class _Results:
             return None
         value = json.loads(log)
         return _Pair(lead, other, system, instruction, answer, value["log"], value["why"])
+
+
+def _strays(
+    mates: Mapping[str, _Mate], pairs: Sequence[tuple[str, str]], there: array[int]
+) -> dict[int, int]:
+    """By the hash of its id why a sample is in no pair though its partner is there; where the partner left it is not in here."""
+    paired = {name for pair in pairs for name in pair}
+    names = [name for name in mates if name not in paired]
+    found: dict[int, int] = {}
+    if not names:
+        return found
+    others = np.array([hash_of(mates[name].other) for name in names], dtype=np.uint64)
+    known = np.isin(others, np.frombuffer(there, dtype=np.uint64))
+    for name, is_there in zip(names, known.tolist(), strict=True):
+        other = mates.get(mates[name].other)
+        if is_there:
+            why = _UNFIT if other is None else _OTHER if other.other != name else _LEADS
+            found[hash_of(name)] = why
+    return found
+
+
+def _left(sample: Sample, other: str, state: State) -> str:
+    """Why a sample whose note names a partner is in no pair."""
+    key, keys = np.uint64(hash_of(sample.id)), state.arrays["stray"]
+    at = int(np.searchsorted(keys, key))
+    if at == len(keys) or keys[at] != key:
+        return f"its partner {other} left before the two were mixed"
+    return {
+        _OTHER: f"its partner {other} is there, and is paired with another sample",
+        _UNFIT: f"its partner {other} is there, and is paired with none or cannot be mixed",
+        _LEADS: f"of it and its partner {other} not just one leads",
+    }[int(state.arrays["stray_why"][at])]
 
 
 def _done(lead: str, other: str, case: Case, log: Mapping[str, Any], why: str | None) -> list[str]:

@@ -7,7 +7,7 @@ of their hashes, so that nothing depends on the order of the rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,17 +87,25 @@ class Collector:
     def _embed(self) -> None:
         if not self._waiting:
             return
-        texts = [text for _, text in self._waiting]
-        found = np.asarray(self.ctx.model(self.encoder).embed(texts), dtype=np.float64)
-        if not np.isfinite(found).all():
-            bad = texts[int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])]
-            raise ModelError(
-                f"model {self.encoder!r}: the vector of {bad[:60]!r} holds NaN or infinity; name another encoder"
-            )
-        lengths = np.linalg.norm(found, axis=1, keepdims=True)
-        unit = (found / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
+        unit = embedded(self.ctx, self.encoder, [text for _, text in self._waiting])
         self._blocks.append(([place for place, _ in self._waiting], unit))
         self._waiting = []
+
+
+def embedded(ctx: Context, encoder: str, texts: Sequence[str]) -> FloatArray:
+    """Unit vectors, float32 [n, d], of ``texts``; a vector of zeros stays one.
+
+    Raises:
+        ModelError: when a vector holds NaN or infinity.
+    """
+    found = np.asarray(ctx.model(encoder).embed(texts), dtype=np.float64)
+    if not np.isfinite(found).all():
+        bad = texts[int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])]
+        raise ModelError(
+            f"model {encoder!r}: the vector of {bad[:60]!r} holds NaN or infinity; name another encoder"
+        )
+    lengths = np.linalg.norm(found, axis=1, keepdims=True)
+    return np.ascontiguousarray(found / np.where(lengths > 0, lengths, 1.0), dtype=np.float32)
 
 
 def text_of(sample: Sample) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nfilter import (
     JSON,
@@ -28,7 +28,7 @@ from nfilter import (
     State,
     hash_of,
 )
-from nfilter_entp.clusters import Near, best_tau, clusters, mmr
+from nfilter_entp.clusters import Near, best_tau, gathered, mmr
 from nfilter_entp.neighbours import EXACT_UP_TO, Collector, nearest
 from nfilter_entp.turns import instruction_of, unfit
 
@@ -61,6 +61,15 @@ class PairConfig(StageConfig):
     sample: int = Field(default=2000, ge=10, le=20_000)
     links: int = Field(default=32, ge=1, le=1000)
     exact_up_to: int = Field(default=EXACT_UP_TO, ge=1)
+
+    @model_validator(mode="after")
+    def _as_many_links(self) -> PairConfig:
+        if self.size > self.links + 1:
+            raise ValueError(
+                f"a cluster is an instruction and its links: {self.links} nearest, so none has size: {self.size}; type"
+                f" links: {self.size - 1}, or size: {self.links + 1}"
+            )
+        return self
 
 
 @dataclass
@@ -145,7 +154,7 @@ class Pair:
             tau, tried = best_tau(vectors, near, config.size, tie, config.sample, ctx.rng("tau"))
             report["silhouette"] = {f"{key:g}": round(value, 4) for key, value in tried.items()}
             ctx.log.info(f"tau {tau:g} has the best silhouette, {tried[tau]:.3f}")
-        label = clusters(near, tau, config.size, tie)
+        label = gathered(vectors, near, tau, config.size, tie, config.exact_up_to)
         nearest_of = near.similarity[:, 0] if n else np.zeros(0, dtype=np.float32)
         sizes = Counter(np.bincount(label).tolist()) if n else Counter()
         report |= {
@@ -266,7 +275,7 @@ class Pair:
         if code == _COPY:
             return f"its instruction is that of {other}, which stands for both"
         if code == _ALONE:
-            return f"no other instruction that is still free is within tau {tau:g}"
+            return f"no other instruction within tau {tau:g} is without a cluster"
         if code == _BEYOND:
             return f"its pair with {other} is beyond max_pairs: {self.config.max_pairs}"
         return "its cluster is odd, and it came last" if tau is not None else "the number is odd"

@@ -99,10 +99,13 @@ def mean_losses(samples: Sequence[Sample], rule: Perplexity, ctx: Context) -> li
     return means
 
 
-def outside(means: npt.NDArray[Any], band: Sequence[float | None]) -> int:
-    """How many rows are outside the band."""
+def outsiders(
+    arrays: Mapping[str, npt.NDArray[Any]], band: Sequence[float | None]
+) -> npt.NDArray[np.uint64]:
+    """The numbers of the ids of rows outside the band, sorted."""
     low, high = (-np.inf if band[0] is None else band[0]), (np.inf if band[1] is None else band[1])
-    return int(((means < low) | (means > high)).sum())
+    means = arrays["means"]
+    return np.asarray(arrays["scored"][(means < low) | (means > high)])
 
 
 def perplexed(

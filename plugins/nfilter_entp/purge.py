@@ -12,7 +12,7 @@ from pydantic import Field
 from nfilter import Context, Contract, Sample, StageConfig, State, hash_of
 from nfilter_entp.duplicates import RULES, Collected, copy_of, said_of
 from nfilter_entp.endings import Ending, Endings, unusual
-from nfilter_entp.perplexity import Scored, outside, perplexed
+from nfilter_entp.perplexity import Scored, outsiders, perplexed
 from nfilter_entp.rules import DEFAULT, Rules, broken
 from nfilter_entp.texts import Text
 
@@ -93,15 +93,18 @@ class Purge:
             counts["truncated"] += int(late.sum())
             flagged |= late
         arrays["flagged"] = np.sort(seen["id"][flagged]).astype(np.uint64)
-        if copies.wanted:
-            settled = copies.settle(flagged)
-            arrays |= settled.arrays
-            counts |= {name: settled.counts[name] for name in RULES if name in counts}
         band: list[float | None] = []
         if scored:
             more, band = scored.settle()
             arrays |= more
-            counts["perplexity"] = outside(more["means"], band)
+            far = outsiders(more, band)
+            counts["perplexity"] = len(far)
+            flagged = flagged | np.isin(seen["id"], far)
+        # Last, as no row leaves for one that leaves itself.
+        if copies.wanted:
+            settled = copies.settle(flagged)
+            arrays |= settled.arrays
+            counts |= {name: settled.counts[name] for name in RULES if name in counts}
         said = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
         ctx.log.info(f"rows that break a rule: {said or 'none'}")
         report: dict[str, Any] = {"rows": len(seen), "broken": counts}

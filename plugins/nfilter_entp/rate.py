@@ -25,15 +25,14 @@ from nfilter import (
     State,
     Template,
 )
+from nfilter_entp import rules_form
+from nfilter_entp.texts import Text
 
 ASPECTS = ("rarity", "complexity", "informativeness", "overall")
 LEAST, MOST = 1, 10
 CLASSES = 6
 
 _LOW = 4  # ratings up to this one are class 0, those from 9 on are class 5
-_EMPTY = "the response is empty"
-_PUNCTUATION = "the response is punctuation alone"
-_SIGN = re.compile(r"[^\W_]")
 _ITEM = re.compile(
     r"[\s{,;*\"'|-]*+(?P<name>[a-z]{2,20})[\"'*]*+[ \t]*+(?:[:=][ \t]*+)?[\"'*]*+"
     r"(?P<sign>-?)(?P<number>[0-9]{1,4})(?!\d|\.\d|,\d)(?:[ ]?/[ ]?10(?!\d))?[\"'*]*+",
@@ -75,8 +74,8 @@ class Rate:
     """Writes ``{"rarity", "complexity", "informativeness", "overall", "label", "failure", "by", "text", "calls", "tokens"}``.
 
     Ratings are whole numbers from 1 to 10, or null; ``label`` is clip(overall, 4, 9) - 4, a class from 0 to 5. What
-    cannot be read is null, and ``failure`` says why. ``by`` is ``model``, ``column``, or ``rule``: a response without a
-    letter or a digit is rated 1 throughout, and no model is asked.
+    cannot be read is null, and ``failure`` says why. ``by`` is ``model``, ``column``, or ``rule``: a response that
+    ``entp.purge`` calls empty (no letter, digit or symbol) is rated 1 throughout, and no model is asked.
     """
 
     name: ClassVar[str] = "entp.rate"
@@ -230,9 +229,9 @@ def label_of(overall: int) -> int:
 
 
 def _of_rule(sample: Sample) -> Mapping[str, JSON] | None:
-    if _SIGN.search(sample.response):
+    text = rules_form.empty(Text.of(sample), rules_form.Empty())
+    if text is None:
         return None
-    text = _PUNCTUATION if sample.response.strip() else _EMPTY
     return _note(dict.fromkeys(ASPECTS, LEAST), None, "rule", text=text)
 
 

@@ -11,90 +11,18 @@ from nfilter_entp.texts import FENCE, Text
 
 _OPEN, _CLOSE = "([{（［【「『《", ")]}）］】」』》"
 _CLOSERS = frozenset(".!?。！？．…।॥؟۔።՞։།៕။\"'”’»›)]}>）］】」』》`*_~|;:$%")
-_DANGLING = frozenset(
-    [
-        "the",
-        "an",
-        "and",
-        "or",
-        "of",
-        "my",
-        "your",
-        "their",
-        "its",
-        "our",
-        "because",
-        "if",
-        "than",
-        "whose",
-        "whereas",
-        "although",
-        "unless",
-        "into",
-        "onto",
-        "with",
-        "from",
-        "which",
-        "including",
-        "at",
-        "by",
-        "in",
-        "on",
-        "for",
-        "as",
-        "when",
-        "while",
-        "after",
-        "before",
-        "during",
-        "between",
-        "among",
-        "through",
-        "where",
-        "who",
-        "these",
-        "those",
-        "is",
-        "are",
-        "was",
-        "were",
-        "has",
-        "have",
-        "had",
-        "will",
-        "would",
-        "should",
-        "could",
-        "can",
-        "may",
-        "might",
-        "must",
-        "be",
-        "been",
-        "being",
-        "very",
-        "such",
-        "der",
-        "die",
-        "das",
-        "und",
-        "oder",
-        "ein",
-        "eine",
-        "el",
-        "los",
-        "las",
-        "y",
-        "un",
-        "una",
-        "le",
-        "les",
-        "et",
-        "des",
-        "du",
-        "une",
-    ]
-)
+_DANGLING = frozenset([
+    "the", "an", "and", "or", "my", "your", "their", "its", "our", "because", "if", "than", "whose", "whereas",
+    "although", "unless", "onto", "which", "including", "as", "when", "while", "among", "where", "who", "very", "such",
+    "being", "der", "die", "das", "und", "oder", "ein", "eine", "el", "los", "las", "y", "un", "una", "le", "les", "et",
+    "des", "du", "une",
+])  # fmt: skip
+# "The house that we live in", "as soon as you can", "never seen before": these end sentences too.
+_STRANDED = frozenset([
+    "of", "into", "with", "from", "at", "by", "in", "on", "for", "after", "before", "during", "between", "through",
+    "these", "those", "is", "are", "was", "were", "has", "have", "had", "will", "would", "should", "could", "can",
+    "may", "might", "must", "be", "been",
+])  # fmt: skip
 # Words of other languages than the text's are no sign; those that English has as names or endings are left out here.
 _ENGLISH = frozenset(["the", "of", "and", "to", "is"])
 _MARKER = re.compile(r"[ \t]*(?:(\d{1,3})[.)]|[-*•‣–])[ \t]*")
@@ -108,7 +36,8 @@ class Truncated(StageConfig):
     """The response ends where no text ends.
 
     Sure signs count in every response: a code block that is not closed. In one of ``least`` words: an open bracket in
-    the last line, a comma, an article or a conjunction at the end, a list's number without its item, a last sentence without
+    the last line, a comma, an article or a conjunction at the end, a preposition or a verb such as ``is`` behind two sentences
+    with a stop, a list's number without its item, a last sentence without
     an end behind ``sentences`` that have one in the same paragraph. Two signs come from the other rows: a last word that is none and begins
     one of theirs; and where ``habit`` of the responses have the same first word in their last line (``####``), a row
     without it that ends without a stop.
@@ -135,22 +64,22 @@ def truncated(text: Text, rule: Truncated) -> str | None:  # noqa: PLR0911
         return None
     # A letter's "With gratitude," has its comma by right.
     closing = "\n" in whole and len(last.split()) <= 4
-    if tail[-1] in ",，、;-–—&/+(" and not closing and not _code(whole):
+    if tail[-1] in ",，、;-–—&/+(" and not closing and not code_marks(whole):
         return f"it ends with {tail[-1]!r}"
     opened = sum(c in _OPEN for c in tail) - sum(tail.count(face) for face in (":(", ";(", "=("))
-    if opened > sum(c in _CLOSE for c in tail) and not _code(whole):
+    if opened > sum(c in _CLOSE for c in tail) and not code_marks(whole):
         return f"a bracket is not closed in the last line: {tail[-40:]!r}"
     word = text.words[-1]
+    stopped = len(_SENTENCE.findall(last[-5000:]))
     if (
-        word in _DANGLING
+        (word in _DANGLING or (word in _STRANDED and stopped >= 2))
         and last.rstrip()[-1:].islower()
         and not _ITEM.match(last)
         and _english(text)
     ):
         return f"it ends with the word {word!r}"
-    ended = len(_SENTENCE.findall(last[-5000:]))
-    if ended >= rule.sentences and not _ITEM.match(last) and whole[-1].isalnum():
-        return f"the last sentence has no end, the {ended} before it have: {tail[-40:]!r}"
+    if stopped >= rule.sentences and not _ITEM.match(last) and whole[-1].isalnum():
+        return f"the last sentence has no end, the {stopped} before it have: {tail[-40:]!r}"
     return None
 
 
@@ -171,9 +100,15 @@ def _marker(whole: str, last: str) -> str | None:
     return None
 
 
-def _code(whole: str) -> bool:
-    """Whether the last lines look like code, where operators and brackets end lines."""
-    return bool(re.search(r"[;{}=]\s*$|^\s*(?:def|class|import|return|for|if|function|#include|select)\b", whole[-400:], re.MULTILINE | re.IGNORECASE))  # fmt: skip
+_CODE = re.compile(
+    r"[;{}=]\s*$|^\s*(?:def|class|import|return|for|if|function|#include|select)\b",
+    re.MULTILINE | re.IGNORECASE,
+)
+
+
+def code_marks(whole: str) -> int:
+    """How many signs of code the last lines have, where operators and brackets end lines."""
+    return len(_CODE.findall(whole[-400:]))
 
 
 def _english(text: Text) -> bool:

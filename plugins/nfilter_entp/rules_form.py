@@ -7,6 +7,7 @@ import re
 from pydantic import Field
 
 from nfilter import StageConfig
+from nfilter_entp.rules_end import code_marks
 from nfilter_entp.texts import Text, scripts_of
 
 _BRACKETS = re.compile(r"[()\[\]{}<>/\\&|^$+=]")
@@ -164,7 +165,7 @@ def script(text: Text, rule: Script) -> str | None:
     main = max(asked, key=lambda key: asked[key])
     if main == "other" or _LANGUAGES.search(text.turns.casefold()):
         return None
-    # English names and formulas answer questions in any script; a text in sentences is another thing.
-    if name == "Latin" and len(text.words) < 12:
+    # English names, formulas and code answer questions in any script; a text in sentences is another thing.
+    if name == "Latin" and (len(text.words) < 12 or code_marks(text.response) > 1):
         return None
     return f"{share:.2f} of the response's letters are {name}, {there:.2f} of the prompt's; that is {main}"

@@ -45,7 +45,8 @@ def _grams(ids: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.uint64]:
 def repeats(text: Text, rule: Repeats) -> str | None:  # noqa: PLR0911
     """Loops, and phrases that return."""
     long = max(text.plain.split(), key=len, default="")
-    if len(long) >= rule.letters and (found := _letters(text.plain, rule)):
+    looped = len(long) >= rule.letters and not _SPELT.search(text.asked)
+    if looped and (found := _letters(text.plain, rule)):
         return found
     words = text.words
     if len(words) < rule.least:
@@ -121,7 +122,8 @@ class Template(StageConfig):
 
 _PHRASES = (
     ("an assistant's stock phrase", re.compile(
-        r"\bas an? (?:ai|artificial intelligence|large language|ai[- ]powered|machine learning)\b(?: language| assistant| chatbot)?(?: model)?"
+        r"\bas an? (?:(?:ai|artificial intelligence|large) language model\b"
+        r"|(?:ai|artificial intelligence|large language model|ai[- ]powered|machine learning)(?: model| assistant| chatbot| system)?(?:,|,? (?:i|my)\b))"
         r"|\bi(?:'m| am) (?:just |only )?an? (?:ai|large) language model\b|\bmy knowledge cut-?off\b|\bmy last knowledge update\b")),
     ("a mark for nothing", re.compile(
         r"[<\[({]\s{0,3}(?:no|empty)[ _-]?(?:input|output|response|answer|content|text)(?: (?:needed|required|provided|given))?\s*[>\])}]")),
@@ -129,7 +131,9 @@ _PHRASES = (
     ("a placeholder", re.compile(
         r"[\[<{](?:please )?(?:insert|enter|fill in|placeholder|to ?do|tbd)\b[^\]>}\n\[<{]{0,60}[\]>}](?!\()"
         r"|[\[<{](?:your|the) (?:answer|response|text|output|content|solution|explanation)\b[^\]>}\n\[<{]{0,40}[\]>}](?!\()"
-        r"|\[[^\[\]\n]{1,50} here\](?!\()|\binsert [a-z ]{1,30} here\b|\{\{[^{}\n]{1,40}\}\}")),
+        r"|\[[^\[\]\n]{1,50} here\](?!\()|\binsert [a-z ]{1,30} here\b")),
+    # One letter in two braces is mathematics, and so is more beside a backslash or a dollar.
+    ("a placeholder", re.compile(r"\{\{ ?[a-z][\w .-]{1,38}\}\}")),
     ("a mark of a chat format", re.compile(
         r"<\|[a-z_]{1,20}\|>|\[/?inst\]|<</?sys>>|^#{2,3} ?(?:instruction|response|input|output):|</s>", re.MULTILINE)),
 )  # fmt: skip
@@ -139,20 +143,24 @@ _ECHOES = re.compile(
 # These are all of a short response: a longer one is not searched, as runs of punctuation would be gone over again and again.
 _WHOLE = (
     ("a mark for nothing", re.compile(
-        r"\A\W*(?:no[ _](?:input|output|response|answer provided|content)(?: (?:needed|required|provided|given|available))?|noinput|nooutput|n/a|nan|tbd|todo|undefined|idk"
-        r"|i don'?t know|placeholder|test test|asdf|null|\[?deleted\]?|\[?removed\]?)\W*\Z")),
+        r"\A\W*(?:no[ _](?:input|output|response|answer provided|content)(?: (?:needed|required|provided|given|available))?|noinput|nooutput|n/a|tbd|todo|idk"
+        r"|i don'?t know|placeholder|test test|asdf|\[?deleted\]?|\[?removed\]?)\W*\Z")),
     ("a service's error", re.compile(
         r"\A\W*(?:error|exception)?\W*(?:\d{3} )?(?:rate limit(?: exceeded| reached)|request timed out|internal server error|too many requests"
         r"|an error occurred|service unavailable|bad gateway|something went wrong)\b[^\n]{0,120}\Z")),
 )  # fmt: skip
 _SHORT = 300
+_CODES = re.compile(r"\b(?:https?|status|errors?|exceptions?|codes?|[45]\d\d)\b")
+_SPELT = re.compile(
+    r"\b(?:strings?|sequences?|characters?|letters?|digits?|dna|rna|repeat\w*|times)\b"
+)
 _ROOM = re.compile(
     r"\b(?:templates?|placeholders?|fill|blanks?|lorem|filler|html|xml|jinja|mustache|handlebars|vue|format)\b"
 )
 _TAG = re.compile(
     r"</?(?:div|span|p|br|a|table|tbody|tr|td|th|font|img|script|style|ul|ol|li|body|head|html|h[1-6]|b|i|u|em|strong|center|iframe|meta|link|form|input|button|nav|footer|section)"
     r"(?:\s[^<>]{0,300})?/?>"
-    r"|&(?:nbsp|amp|lt|gt|quot|apos|mdash|ndash|rsquo|lsquo|ldquo|rdquo|hellip|#\d{2,5}|#x[0-9a-f]{2,5});"
+    r"|(?<![a-z])&amp;|&amp;(?![a-z])|&(?:nbsp|lt|gt|quot|apos|mdash|ndash|rsquo|lsquo|ldquo|rdquo|hellip|#\d{2,5}|#x[0-9a-f]{2,5});"
 )
 _WEB = re.compile(
     r"\b(?:html?|xml|css|web|website|webpage|page|markup|tags?|entit(?:y|ies)|code|coding|program|script|function|javascript|jsx?|tsx|php|react|vue|angular|svg|"
@@ -167,7 +175,11 @@ def template(text: Text, rule: Template) -> str | None:
     asked = text.query.casefold().replace("’", "'")
     for name, pattern in (*_PHRASES, *(_WHOLE if len(said) <= _SHORT else ())):
         found = pattern.search(said)
-        if not found or found[0].strip() in asked:
+        if not found or (shown := found[0].strip()) in asked:
+            continue
+        if shown.startswith("{{") and ("\\" in said or "$" in said):
+            continue
+        if name == "a service's error" and _CODES.search(asked):
             continue
         if name in {"a placeholder", "filler text", "a mark for nothing"} and _ROOM.search(asked):
             continue
@@ -175,7 +187,7 @@ def template(text: Text, rule: Template) -> str | None:
             text.fenced or _WEB.search(asked)
         ):
             continue
-        return f"{name}: {found[0].strip()[:60]!r}"
+        return f"{name}: {shown[:60]!r}"
     if ("<" in said or "&" in said) and not _WEB.search(asked):
         tags = _TAG.findall(_INLINE.sub(" ", said) if "`" in said else said)
         if len(tags) >= rule.tags:

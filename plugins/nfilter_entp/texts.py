@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from nfilter import Sample
 
-FENCE = re.compile(r"^[ \t]{0,3}(```|~~~)", re.MULTILINE)
+FENCE = re.compile(r"^[ \t]{0,3}(```|~~~)(?![^\n]*\1)", re.MULTILINE)
+"""The mark of a code block; code between two marks in one line is no block."""
 
 # Scripts that write no spaces: a character counts as a word.
 _SINGLE = (

@@ -5,7 +5,8 @@ of its two nearest neighbours are three draws from the same row of T, and their 
 
     c1_i = sum_y p_y T_yi        c2_ij = sum_y p_y T_yi T_yj        c3_ijk = sum_y p_y T_yi T_yj T_yk
 
-T (row softmax) and p (softmax) are fitted to them by Adam, from T0 = 5I - 1 and a uniform p, once.
+T (row softmax) and p (softmax) are fitted to them by Adam, from T0 = 5I - 1 and a uniform p, once; Levenberg's and
+Marquardt's steps go on from there, since Adam comes near the least loss and is slow to reach it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ _PATIENCE = 100
 _BETA = (0.9, 0.999)
 _EPSILON = 1e-12  # small, since gradients of squared frequencies are
 _DONE = 1e-12  # a squared error far below what chance makes in any dataset
+_POLISH = 200  # steps at the end, at most; some ten are usual
+_EXACT = 1e-24  # squared error of exact moments, as far as floats go
+_STILL = 1e-9  # a relative gain so small ends them
+_LEAP = 1.0  # of a logit in a step, at most
+_DAMPING = (1e-9, 1e-3, 1e9)  # least, first, most
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,7 @@ class Transition:
 
 
 def fit(moments: Moments, steps: int = STEPS) -> Transition:
-    """Fit p and T by Adam until the loss no longer falls at the smallest learning rate, ``steps`` at most."""
+    """Fit p and T by Adam until the loss no longer falls at the smallest learning rate, ``steps`` at most; then polish."""
     k = len(moments.c1)
     theta = np.concatenate([np.zeros(k), (5.0 * np.eye(k) - 1.0).ravel()])
     first, second = np.zeros_like(theta), np.zeros_like(theta)
@@ -105,10 +111,10 @@ def fit(moments: Moments, steps: int = STEPS) -> Transition:
         second = _BETA[1] * second + (1 - _BETA[1]) * gradient**2
         size = np.sqrt(second / (1 - _BETA[1] ** step)) + _EPSILON
         theta = theta - rate * first / (1 - _BETA[0] ** step) / size
-    p, t = _unpack(best_theta, k)
+    theta, best, more, converged = _polished(best_theta, moments)
+    p, t = _unpack(theta, k)
     order = _named(t)
-    p, t = p[order], t[order]
-    return Transition(p, t, float(best), step, bool(best < _DONE or rate < _LEAST_RATE))
+    return Transition(p[order], t[order], best, step + more, converged)
 
 
 def loss_and_gradient(theta: Array, moments: Moments) -> tuple[float, Array]:
@@ -131,6 +137,80 @@ def loss_and_gradient(theta: Array, moments: Moments) -> tuple[float, Array]:
     g_p = p * (d_p - p @ d_p)
     g_t = t * (d_t - (d_t * t).sum(axis=1, keepdims=True))
     return loss, np.concatenate([g_p, g_t.ravel()])
+
+
+def _polished(theta: Array, moments: Moments) -> tuple[Array, float, int, bool]:
+    """Levenberg-Marquardt from ``theta``: where it ends, the loss, the steps, and whether it came to rest."""
+    residuals, jacobian = residuals_and_jacobian(theta, moments)
+    loss, (least, damping, most) = float(residuals @ residuals), _DAMPING
+    for step in range(_POLISH):
+        if loss < _EXACT:
+            return theta, loss, step, True
+        normal, gradient = jacobian.T @ jacobian, jacobian.T @ residuals
+        # Logits may be shifted without any change, so that no diagonal may be quite zero.
+        scale = normal.diagonal() + 1e-9 * normal.diagonal().max()
+        while damping < most:
+            move = np.linalg.solve(normal + np.diag(damping * scale), gradient)
+            # A logit that leaps far down would have no gradient left to come back by.
+            tried = theta - move * _LEAP / max(_LEAP, float(np.abs(move).max()))
+            new_residuals, new_jacobian = residuals_and_jacobian(tried, moments)
+            new = float(new_residuals @ new_residuals)
+            if new < loss:
+                break
+            damping *= 4.0
+        else:
+            return theta, loss, step, True
+        still = loss - new < _STILL * loss
+        theta, loss, residuals, jacobian = tried, new, new_residuals, new_jacobian
+        damping = max(damping / 9.0, least)
+        if still:
+            return theta, loss, step + 1, True
+    return theta, loss, _POLISH, False
+
+
+def residuals_and_jacobian(theta: Array, moments: Moments) -> tuple[Array, Array]:
+    """What is implied less the consensus, [m] with m = K + K**2 + K**3, and its derivatives by ``theta``, [m, K + K**2]."""
+    k = len(moments.c1)
+    p, t = _unpack(theta, k)
+    implied = Moments.implied(p, t)
+    residuals = np.concatenate(
+        [
+            (mine - theirs).ravel()
+            for mine, theirs in (
+                (implied.c1, moments.c1),
+                (implied.c2, moments.c2),
+                (implied.c3, moments.c3),
+            )
+        ]
+    )
+    pairs = t[:, :, None] * t[:, None, :]
+    by_p = np.concatenate(
+        [t, pairs.reshape(k, -1), (pairs[:, :, :, None] * t[:, None, None, :]).reshape(k, -1)],
+        axis=1,
+    ).T
+    # d/dT_ya takes each place at which T_ya may stand: [y, i, (j, (m,)) a].
+    one = np.eye(k)
+    scaled = p[:, None, None] * np.broadcast_to(one, (k, k, k))
+    second = np.einsum("ia,yj->yija", one, t) + np.einsum("ja,yi->yija", one, t)
+    third = (
+        np.einsum("ia,yjm->yijma", one, pairs)
+        + np.einsum("ja,yim->yijma", one, pairs)
+        + np.einsum("ma,yij->yijma", one, pairs)
+    )
+    by_t = np.concatenate(
+        [
+            scaled,
+            p[:, None, None] * second.reshape(k, -1, k),
+            p[:, None, None] * third.reshape(k, -1, k),
+        ],
+        axis=1,
+    )
+    # Through the two softmaxes.
+    d_p = by_p * p - np.outer(by_p @ p, p)
+    d_t = by_t * t[:, None, :] - (by_t @ t[:, :, None]) * t[:, None, :]
+    return residuals, np.concatenate(
+        [d_p, d_t.transpose(1, 0, 2).reshape(len(residuals), -1)], axis=1
+    )
 
 
 def _named(t: Array) -> npt.NDArray[np.int64]:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from nfilter import BoolArray, FloatArray, IntArray
 from nfilter_entp.transition import Array, Transition
 
+_ADDED = 0.5
 _FLOOR = 1e-3  # no fitted transition is impossible: one odd neighbour must not decide alone
 
 
@@ -28,12 +29,19 @@ def counted(
     return np.asarray(votes * scale)
 
 
-def probabilities(votes: Array, given: npt.NDArray[np.int64], fit: Transition) -> Array:
+def probabilities(
+    votes: Array, given: npt.NDArray[np.int64], fit: Transition, texts: int = 0
+) -> Array:
     """P(true class | rating, neighbours' ratings) as [n, K], all of them drawn from one row of T.
 
     log P(y | ...) = log p_y + log T_{y, given} + sum_i votes_i log T_{y, i} + constant
+
+    ``texts``: from how many T was estimated, 0 where it was stated. Half a rating is added to each of its cells (Jeffreys'
+    prior), as what a few texts never showed is not impossible.
     """
-    log_t = np.log(np.maximum(fit.t, _FLOOR))
+    seen = texts * fit.p[:, None]
+    t = (seen * fit.t + _ADDED) / (seen + _ADDED * len(fit.p)) if texts else fit.t
+    log_t = np.log(np.maximum(t, _FLOOR))
     scores = np.log(np.maximum(fit.p, _FLOOR)) + log_t[:, given].T + votes @ log_t.T
     raised = np.exp(scores - scores.max(axis=1, keepdims=True))
     return np.asarray(raised / raised.sum(axis=1, keepdims=True))

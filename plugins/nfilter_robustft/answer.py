@@ -72,6 +72,7 @@ class Answer:
     @classmethod
     def contract(cls, config: AnswerConfig) -> Contract:
         """One view, one prompt, one model; reads what decides whom to ask."""
+        least, usual = share_asked(config)
         return Contract(
             reads=reads(config),
             writes=frozenset({config.into}),
@@ -83,7 +84,9 @@ class Answer:
                     config.llm,
                     config.prompt,
                     config.max_tokens,
-                    *(share * config.samples for share in (*share_asked(config), 1)),
+                    least=least * config.samples,
+                    usual=usual * config.samples,
+                    most=config.samples,
                 ),
             ),
         )

@@ -57,3 +57,27 @@ def test_a_price_makes_dollars(monkeypatch: pytest.MonkeyPatch) -> None:
         assert getattr(priced.usd, name) == pytest.approx(by_hand)
     monkeypatch.setattr(backend.item.cls, "price", classmethod(lambda cls, config: None))
     assert plan(recipe, plugins).usd is None
+
+
+def test_earlier_answers_that_prompts_show_are_in_the_plan(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "1+1", "response": "2"}\n' * 2)
+    (tmp_path / "r.yaml").write_text(
+        "name: mixed\nmodels: {expert: {use: hf, model: tiny}, encoder: expert}\n"
+        "source: {use: jsonl, path: rows.jsonl}\n"
+        "samples:\n  - {use: entp.pair}\n  - {use: entp.mix, max_tokens: 1000, check_tokens: 100}\n"
+    )
+    plugins = load()
+
+    def shown(*sets: str) -> list[float]:
+        """Prompt tokens a call at most: instruction, its check, its repair, answer, its check, its repair."""
+        stages = plan(load_recipe(tmp_path / "r.yaml", plugins, sets), plugins).stages
+        return [stage.prompt_tokens.high / stage.calls.high for stage in stages]
+
+    first = shown()
+    drafts, checks = shown("samples.1.max_tokens=2000"), shown("samples.1.check_tokens=200")
+    slopes = [
+        round((after - before) / 1000, 9) for before, after in zip(first, drafts, strict=True)
+    ]
+    assert slopes == [0, 1, 1, 1, 2, 2]
+    slopes = [round((after - before) / 100, 9) for before, after in zip(first, checks, strict=True)]
+    assert slopes == [0, 0, 1, 0, 0, 1]

@@ -76,6 +76,14 @@ def test_a_vector_does_not_depend_on_its_batch(encoder):
     np.testing.assert_allclose(together[0], together[3], atol=1e-6)
 
 
+def test_half_a_character_is_embedded_as_a_question_mark(encoder, folder):
+    np.testing.assert_allclose(
+        encoder.embed(["a \ud83d cat", "\udc00"]), encoder.embed(["a ? cat", "?"]), atol=1e-6
+    )
+    prompted = build(folder, prompt="\ud83d ")
+    np.testing.assert_allclose(prompted.embed(["cat"]), encoder.embed(["? cat"]), atol=1e-5)
+
+
 def test_nothing_to_embed(encoder):
     assert encoder.embed([]).shape == (0, 384)
 

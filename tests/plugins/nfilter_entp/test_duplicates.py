@@ -63,7 +63,9 @@ def clusters(seed: int, groups: int = 12) -> list[Sample]:
             rows.append(
                 row(
                     f"{group}-{copy}",
-                    edited(prompt, rng, min(edits, 1)),
+                    prompt.rsplit(" ", 1)[0]
+                    if edits
+                    else prompt,  # another word asks another question
                     edited(response, rng, edits),
                 )
             )
@@ -160,6 +162,85 @@ def test_the_same_words_about_something_else_are_no_copy() -> None:
         for name, asked in (("a", "Is it a fish?"), ("b", "Was it ever sold?"))
     ]
     assert purged(turns) == {}
+
+
+REVIEW = "Classify the sentiment of the following product review as positive, negative or neutral. Review: {}"
+RIVER = "The Nile is a major north-flowing river in northeastern Africa. It flows into the Mediterranean Sea and is the longest river in Africa."
+WHY = "The capital of Australia has been Canberra since it was founded, as a compromise between the rivals Sydney and Melbourne."
+
+
+def test_a_template_of_labels_is_no_copy() -> None:
+    things = "phone camera tablet charger headset speaker printer monitor keyboard laptop router scanner toaster kettle blender"
+    rows = [
+        row(f"{verb} {thing}", REVIEW.format(f"I really {verb} this {thing}."), "negative" if verb == "hate" else "positive")
+        for verb in ("love", "hate", "like") for thing in things.split()
+    ]  # fmt: skip
+    assert purged(rows) == {}
+    asked = (
+        "does the nile flow north",
+        "is the nile in asia",
+        "is it the longest river",
+        "does it reach the sea",
+    )
+    for between in ("\n", " ", "\n\n"):
+        rows = [row(q, f"Passage: {RIVER} {RIVER}{between}Question: {q}? Answer yes or no.", "Yes") for q in asked]  # fmt: skip
+        assert purged(rows) == {}
+    review = "I have used this for a year in my house and in the garden and I do {} it at all, it has all that you need."
+    for one, other in (("like", "not like"), ("like", "dislike"), ("like +", "like"), ("dog beats cat", "cat beats dog")):  # fmt: skip
+        assert different(
+            (REVIEW.format(review.format(one)), "positive"),
+            (REVIEW.format(review.format(other)), "positive"),
+        )
+
+
+def test_another_word_in_the_question_is_another_question() -> None:
+    asked = "Is it true that the capital of Australia, which is a country in Oceania, is {}? Say yes or no and explain why."
+    assert different((asked.format("Canberra"), f"Yes. {WHY}"), (asked.format("Sydney"), f"No. {WHY}"))  # fmt: skip
+    assert different((asked, f"Yes. {WHY}"), (asked.replace("is {}", "is not {}"), f"No. {WHY}"))
+    assert different((asked, f"Yes. {WHY}"), (asked.replace("it true", "it + true + 2").replace("why", "how"), f"No. {WHY}"))  # fmt: skip
+    for one, other in (("I", "II"), ("II", "III"), ("V", "VI"), ("B", "BC")):
+        text = (
+            "Tell me in a few words of the king or war or class that has the name {} in the books."
+        )
+        assert different((text.format(one), WHY), (text.format(other), WHY))
+    # Both words are in the passage.
+    first, second = PASSAGE.split()[3], PASSAGE.split()[90]
+    assert different((f"{PASSAGE} Say all of {first}", WHY), (f"{PASSAGE} Say all of {second}", WHY))  # fmt: skip
+    # One has words more, yet the last line is another.
+    passage = f"Passage: {PASSAGE}\nQuestion: who built it"
+    assert different((passage, WHY), (f"{passage} and when was it sold to the town that we know?", WHY))  # fmt: skip
+
+
+@pytest.mark.parametrize("response", ["Yes", WHY])
+def test_spelling_and_doubled_words_are_no_other_question(response: str) -> None:
+    asked = "Is it true that the capital of Australia, which is a country in Oceania, is Canberra"
+    for one, other in (("country", "contry"), ("country", "coutnry"), ("capital", "cappital"), ("which is", "which is is")):  # fmt: skip
+        assert not different((asked, response), (asked.replace(one, other), response))
+    # In short words and first letters a letter may make another word.
+    for one, other in (("that", "tht"), ("capital", "apital")):
+        seen = different((asked, response), (asked.replace(one, other), response))
+        assert seen == (response == "Yes")
+    assert different((asked, response), (asked.replace(" in ", " n "), response)) == (response == "Yes")  # fmt: skip
+    # A word more is another question to a label alone.
+    more = asked.replace("which is", "which really is")
+    assert different((asked, response), (more, response)) == (response == "Yes")
+    free = asked.replace("Is it", "Was it")
+    assert different((asked, response), (free, response)) == (response == "Yes")
+
+
+def test_the_depth_of_lines_of_code_counts_and_the_width_of_a_step_does_not() -> None:
+    asked = "Fix the code please"
+    code = "def total(rows):\n    n = 0\n    for row in rows:\n        n += row\n    return n"
+    inner = code.replace("    return", "        return")
+    for one in (code, f"```python\n{code}\n```"):
+        other = one.replace("    return", "        return")
+        assert different((asked, one), (asked, other))
+        assert different((one, "It adds."), (other, "It adds."))
+        assert not different((asked, one), (asked, one.replace("    ", "  ")))
+        assert not different((asked, one), (asked, one.replace("    ", "\t")))
+    assert inner != code
+    prose = "It rises in the hills.\n  If it rains, it is wide.\n    It ends in the sea."
+    assert not different((asked, "A river. " * 9 + prose), (asked, "A river. " * 9 + prose.replace("  ", "")))  # fmt: skip
 
 
 def test_a_number_left_out_is_an_edit() -> None:

@@ -2,15 +2,16 @@
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
-from nfilter_entp.gates import Gates, Rarity, judge, missing, most_repeated, reason, recall, unit
+from nfilter_entp.gates import Gates, Rarity, judge, missing, most_repeated, reason, recall
 
 TERMS = [["anna", "berlin", "apples", "ten", "rivers"], ["bert", "paris", "pears", "six", "lakes"]]
 
 
 def at(cosine):
     """A unit vector whose first coordinate is ``cosine``."""
-    return [cosine, np.sqrt(1 - cosine**2), 0.0]
+    return np.array([cosine, np.sqrt(1 - cosine**2), 0.0], dtype=np.float32)
 
 
 def gates(
@@ -20,8 +21,8 @@ def gates(
     other=-1.0,
     **limits,
 ):
-    rows = unit([at(cosine) for cosine in parents])
-    return judge(Gates(**limits), TERMS, text, answer, rows, unit([[1.0, 0.0, 0.0]])[0], other)
+    rows = np.stack([at(cosine) for cosine in parents])
+    return judge(Gates(**limits), TERMS, text, answer, rows, at(1.0), other)
 
 
 def only(found):
@@ -33,8 +34,8 @@ def test_all_pass():
     assert only(found) == []
     assert reason(found) is None
     assert {name: gate.value for name, gate in found.items()} == pytest.approx(
-        {"key_terms": 1.0, "repetition": 1, "likeness": 0.7, "near_duplicate": 0.8}
-    )
+        {"key_terms": 1.0, "repetition": 1, "likeness": 0.7, "near_duplicate": 0.8, "empty": 0, "template": 0, "refusal": 0}
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,40 @@ def test_terms_are_found_in_their_plural_and_in_any_case():
     assert recall(["a1", "b2", "c3", "d4"], "a1 d4") == 0.5
 
 
-def test_unit_vectors():
-    assert unit([[3.0, 4.0], [0.0, 0.0]]) == pytest.approx(np.array([[0.6, 0.8], [0.0, 0.0]]))
-    with pytest.raises(ValueError, match="text 1 holds NaN"):
-        unit([[1.0, 0.0], [np.nan, 0.0]])
+@pytest.mark.parametrize(
+    ("answer", "rule"),
+    [
+        ("", "empty"),
+        ("?!", "empty"),
+        ("∞", None),
+        ("[]", None),
+        ("Lorem ipsum dolor sit amet.", "template"),
+        ("I cannot help with that.", "refusal"),
+        ("I can't help with that request", "refusal"),
+        ("I'm sorry, but I can’t assist with this.", "refusal"),
+        ("Sorry, I am unable to answer that.", "refusal"),
+        ("Unfortunately, I cannot provide this information.", "refusal"),
+        ("We are not able to do it in a day, as 3 of 4 are ill.", None),
+        ("I cannot say it better than Bert: six lakes.", None),
+        ("I can help with that: it is six.", None),
+        ("I'm not able to assist.", "refusal"),
+        ("I cannot help but smile when I think of Paris.", None),
+        ("I cannot help with the first part. " + "The second has an answer. " * 10, None),
+    ],
+)
+def test_rules_look_at_the_answer(answer, rule):
+    found = gates(answer=answer, repetition=100)
+    assert only(found) == ([rule] if rule else [])
+    assert (reason(found) or "").startswith(f"{rule}: " if rule else "")
+    assert only(gates(answer=answer, repetition=100, rules=[])) == []
+
+
+def test_a_rule_that_the_instruction_asks_for_is_none():
+    asked = "Anna, Berlin, apples, ten rivers; Bert, Paris, pears, six lakes: give the lorem ipsum filler text"
+    assert only(gates(asked, "Lorem ipsum dolor sit amet.")) == []
+
+
+@pytest.mark.parametrize("wrong", [["emtpy"], "empty"])
+def test_a_rule_that_there_is_not_is_refused(wrong):
+    with pytest.raises(ValidationError):
+        Gates(rules=wrong)

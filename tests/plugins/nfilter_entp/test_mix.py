@@ -1,7 +1,9 @@
 """Mixing: a failure chooses the next template, calls are bounded, gates have the last word, parents end as the recipe says."""
 
 import json
+import re
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -10,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nfilter import Completion, Failure, Message, PromptError, Sample
+from nfilter import Completion, Failure, Fence, Message, ModelError, PromptError, Sample
 from nfilter.engine.invariants import check_samples
 from nfilter.testing import FakeEncoder
+from nfilter_entp.checklist import read, unmarked
 from nfilter_entp.cycle import FAILURES, ROLES
 from nfilter_entp.mix import Mix, MixConfig
 
@@ -61,7 +64,9 @@ def test_two_become_one_in_four_calls():
     assert log["parents"] == ["a", "b"]
     assert (log["calls"], log["templates"], log["outcome"]) == (4, roles(model), "mixed")
     assert log["checks"] == ["instruction passed", "answer passed"]
-    assert set(log["gates"]) == {"key_terms", "repetition", "likeness", "near_duplicate"}
+    assert set(log["gates"]) == {
+        "key_terms", "repetition", "likeness", "near_duplicate", "empty", "template", "refusal",
+    }  # fmt: skip
     assert all(gate["passed"] for gate in log["gates"].values())
     assert (
         f"4 calls; gates passed: key_terms 1, repetition {log['gates']['repetition']['value']:g}"
@@ -250,6 +255,97 @@ def test_a_checklist_may_be_wrapped(reply):
     assert roles(model)[:3] == [DRAFT, CHECK, ANSWER]
 
 
+@pytest.mark.parametrize(
+    ("answer", "wanted"),
+    [
+        ("42\nEND CODE", "42"),
+        ("42\nEND CODE\n", "42"),
+        ("BEGIN CODE\n42\nEND CODE", "42"),
+        ("**42**\n--- end CODE ---\nThe end (CODE)", "**42**\nThe end"),
+        ("END of it.\nEND", "END of it.\nEND"),
+    ],
+)
+def test_marks_of_data_are_no_part_of_a_draft(answer, wanted):
+    model = Scripted({ANSWER: [Completion(f"Answer CODE: {answer}")], DRAFT: [f"{BOTH}\nEND CODE"]})
+    out, _ = run(couple(), model)
+    assert new_of(out)[0].response == wanted
+    assert new_of(out)[0].query == BOTH
+
+
+def test_a_checklist_between_marks_is_read():
+    text = f"Checklist CODE:\nBEGIN CODE\n{json.dumps(FINE[CHECK])}\nEND CODE"
+    out, _ = run(couple(), Scripted({CHECK: [text]}))
+    assert len(new_of(out)) == 1
+
+
+def test_long_replies_take_time_that_grows_with_their_length():
+    fence, n = Fence("abcdef12"), 1_000_000
+    begun = time.process_time()
+    for text in (
+        "{}" + " " * n + "x", "} " * n, "{" + "} " * n + "x", "```json" + "\n" * n + "{", "{}" + "`" * n,
+        "**" + " " * n, "\n" * n + "{}", "END" + "*" * n, ("END " * 9 + "\n") * (n // 40), '{"a": [' + '"b",' * n,
+    ):  # fmt: skip
+        assert isinstance(read(f"Checklist abcdef12:{text}", fence, ("a",)), str)
+        unmarked(text, fence)
+    assert time.process_time() - begun < 5
+
+
+def test_what_the_prompts_show_of_earlier_replies_is_within_the_contract():
+    """Drafts and checklists of so many words as they may have tokens; the words of each prompt are counted."""
+    config = MixConfig(max_tokens=300, check_tokens=120)
+    said = [f"said{n}" for n in range(config.max_tokens)]
+    fault = " ".join(f"fault{n}" for n in range(config.check_tokens))
+    model = Scripted(
+        {
+            DRAFT: [" ".join(said)], "instruction_missing_terms": [" ".join(said)],
+            ANSWER: [" ".join(said)], "answer_patch": [" ".join(said)],
+            CHECK: [wrong(CHECK, missing_terms=fault), FINE[CHECK]],
+            CHECKED: [wrong(CHECKED, numbers=fault), FINE[CHECKED]],
+        }
+    )  # fmt: skip
+    run(couple(), model, max_tokens=300, check_tokens=120)
+    shows = {calls.prompt.split("/")[1]: calls.shows for calls in Mix.contract(config).calls}
+    assert shows == {
+        DRAFT: 0, CHECK: 300, "instruction_missing_terms": 420, ANSWER: 300, CHECKED: 600, "answer_patch": 720,
+    }  # fmt: skip
+    for (_, role), request in zip(model.asked, model.requests, strict=True):
+        words = len(re.findall(r"\b(?:said|fault)\d+", shown(request)))
+        # A checklist's text is cut to 500 characters.
+        assert shows[role] - 120 < words <= shows[role] or words == shows[role] == 0
+
+
+def test_an_encoder_whose_vectors_are_no_numbers_is_named():
+    encoder = FakeEncoder(lambda text: [float("nan"), 1.0])
+    with pytest.raises(ModelError, match=r"model 'encoder': .* NaN or infinity; name another"):
+        run(couple(), Scripted(), encoder=encoder)
+
+
+@pytest.mark.parametrize(
+    ("answer", "gate"),
+    [
+        ("I cannot help with that.", "refusal"),
+        ("I’m sorry, but I can't assist with this request.", "refusal"),
+        ("<no input>", "template"),
+        ("As an AI language model, I like both.", "template"),
+    ],
+)
+def test_an_answer_that_is_none_passes_no_gate(answer, gate):
+    out, report = run(couple(), Scripted({ANSWER: [answer]}))
+    assert new_of(out) == []
+    assert report["failed"] == {gate: 1}
+    assert out["a"].dropped.startswith(f"not mixed: {gate}: ")
+    found = out["a"].notes["mix"]["gates"][gate]
+    assert (found["value"], found["limit"], found["passed"]) == (1.0, 0.0, False)
+    assert found["why"] in out["b"].dropped
+    kept, _ = run(couple(), Scripted({ANSWER: [answer]}), gates={**OPEN, "rules": []})
+    assert len(new_of(kept)) == 1
+
+
+def test_a_sign_is_an_answer():
+    out, _ = run(couple(), Scripted({ANSWER: ["👍"]}))
+    assert new_of(out)[0].response == "👍"
+
+
 def test_a_draft_that_does_not_carry_the_code_is_none():
     model = Scripted({DRAFT: [Completion("Instruction: do both")]})
     out, _ = run(couple(), model)
@@ -327,7 +423,15 @@ def test_a_partner_that_left_makes_its_lead_unpaired():
     stray = Sample("c", lead.messages, {"pair": note("b", lead=True)})
     out, report = run([lead, other, stray], Scripted())
     assert report["pairs"] == 1
-    assert out["c"].why.startswith("not mixed: its partner b left")
+    assert out["c"].why == "not mixed: its partner b is there, and is paired with another sample"
+    # One without a pair of its own, and two that both lead.
+    alone = Sample("b", other.messages, {"pair": note(None)})
+    out, _ = run([lead, alone], Scripted(), chunk=1)
+    assert "b is there, and is paired with none or cannot be mixed" in out["a"].why
+    both = Sample("b", other.messages, {"pair": note("a", lead=True)})
+    out, report = run([lead, both], Scripted())
+    assert report["pairs"] == 0
+    assert out["a"].why == "not mixed: of it and its partner b not just one leads"
 
 
 def test_pinned_parents_stay():

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from nfilter import ContractError, Message, Sample
 from nfilter.testing import FakeContext, FakeEncoder, check_sample_stage
+from nfilter_entp.clusters import Near, clusters, gathered
+from nfilter_entp.neighbours import nearest
 from nfilter_entp.pair import Pair, PairConfig
 
 
@@ -195,6 +198,52 @@ def test_without_a_row_that_can_be_paired_nothing_breaks():
             out, report = run(samples, chunk=5, **config)
             assert pairs_of(out) == set()
             assert report["pairs"] == 0
+
+
+@pytest.mark.parametrize("size", [30, 40, 60, 120, 300])
+@pytest.mark.parametrize("exact", [50_000, 100])
+def test_cliques_larger_than_the_links_leave_at_most_one_alone(size, exact):
+    samples = rows([size, 2])
+    out, report = run(samples, chunk=50, tau=0.5, exact_up_to=exact)
+    pairs = pairs_of(out)
+    alone = [
+        each for each in out.values() if "without a cluster" in each.notes["pair"].get("why", "")
+    ]
+    assert len(alone) <= 1
+    assert len(pairs) == report["pairs"] > (size + 2) // 2 - size // 25 - 2
+    assert sum(int(key) * count for key, count in report["sizes"].items()) == size + 2
+    assert "0" not in report["sizes"]
+
+
+@given(st.integers(0, 1000), st.sampled_from([2, 3, 5]), st.sampled_from([0.2, 0.5, 0.8]))
+def test_nobody_alone_has_another_within_tau_who_is_alone(seed, links, tau):
+    rng = np.random.default_rng(seed)
+    points = rng.normal(size=(50, 3))
+    vectors = (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+    tie = rng.permutation(50)
+    near = Near(*nearest(vectors, links))
+    near.settle(tie)
+    label = gathered(vectors, near, tau, links + 1, tie, 50_000)
+    sizes = np.bincount(label)
+    assert (sizes > 0).all()
+    assert sizes.max() <= links + 1
+    alone = vectors[sizes[label] == 1].astype(np.float64)
+    alike = alone @ alone.T
+    np.fill_diagonal(alike, -1)
+    assert not (alike >= tau + 1e-6).any()
+    # Those who found a cluster at once are still in it.
+    first = clusters(near, tau, links + 1, tie)
+    for number in np.flatnonzero(np.bincount(first) > 1):
+        (now,) = set(label[first == number].tolist())
+        assert (label == now).sum() == (first == number).sum()
+
+
+def test_a_cluster_that_no_number_of_links_can_fill_is_refused():
+    with pytest.raises(ValidationError, match=r"type links: 99, or size: 33"):
+        PairConfig(size=100)
+    with pytest.raises(ValidationError, match=r"type links: 24, or size: 6"):
+        PairConfig(links=5)
+    assert PairConfig(size=33).size == PairConfig(size=100, links=99).links - 66
 
 
 def test_a_sample_that_fit_never_saw_is_refused():

@@ -15,6 +15,7 @@ from benchmarks.purge import half_of, quality, rows_of
 from nfilter import Message, Sample, Scores, TokenSample
 from nfilter.cli import entry
 from nfilter.testing import FakeContext, check_sample_stage
+from nfilter_entp.endings import Vocabulary
 from nfilter_entp.purge import Purge, PurgeConfig
 
 DATA = Path(__file__).resolve().parents[3].parent / "shared" / "data"
@@ -139,6 +140,52 @@ def test_a_last_word_that_is_none_and_begins_one_of_other_rows() -> None:
     assert not run({"rules": ["truncated"]}, plural)["b"].dropped
 
 
+def cut(samples: list[Sample]) -> set[str]:
+    out = run({"rules": ["truncated"]}, samples)
+    return {name for name, sample in out.items() if sample.dropped}
+
+
+def test_a_label_that_ends_rows_is_a_word() -> None:
+    said = (
+        "The mail speaks of {} and offers them for sale to all who read it, so that my label is {}"
+    )
+    rows = [
+        row(f"r{n}", said.format(thing, "spam" if n % 2 else "ham"), prompt=f"Are the {thing} in the mail of the spammer with the hammer spam?")
+        for n, thing in enumerate(["cats", "boats", "tables", "stars", "pears", "drums", "roads", "clouds"])
+    ]  # fmt: skip
+    assert cut(rows) == set()
+    assert cut(rows[::2][:1]) == {"r0"}  # by itself it looks cut
+
+
+def test_words_past_those_that_are_kept_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nfilter_entp.endings.KNOWN", 8)
+    filler = [row(f"f{n}", f"Filler{chr(97 + n)} word{chr(97 + n)} more{chr(97 + n)} ends here.") for n in range(20)]  # fmt: skip
+    rows = [
+        row("known", "kap is a word of these rows, and here is a kap and there is a kap"),
+        row("kappa", "Eta theta iota kappa lambda mu. It ends with a stop."),
+        *filler,
+    ]
+    first = Purge(PurgeConfig()).fit(iter(rows), FakeContext())
+    assert cut(rows) == cut(rows[::-1]) == set()
+    again = Purge(PurgeConfig()).fit(iter(rows[::-1]), FakeContext())
+    assert np.array_equal(first.arrays["cut_words"], again.arrays["cut_words"])
+
+
+def test_the_kept_words_are_the_same_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nfilter_entp.endings.KNOWN", 50)
+    words = [f"word{n}" for n in range(500)]
+    kept = []
+    for order in (words, words[::-1], [*words[250:], *words[:250]]):
+        known = Vocabulary()
+        for start in range(0, 500, 7):
+            known.add(order[start : start + 7])
+        assert all(word in known for word in words)
+        assert "nothing" not in known
+        kept.append(known.ordered())
+    assert kept[0] == kept[1] == kept[2]
+    assert len(kept[0]) == 50
+
+
 class _Model:
     """Losses of tokens by the response's first word."""
 
@@ -170,6 +217,24 @@ def test_perplexity_is_a_band() -> None:
         ("m", True),
     }
     assert Purge.contract(PurgeConfig()).needs == ()
+
+
+class _Hard(_Model):
+    """A response that ends in "on." is hard."""
+
+    def encode(self, samples: Any, *, max_length: int, turns: str) -> list[TokenSample]:
+        losses = ["9" if s.response.endswith("on.") else "1" for s in samples]
+        return super().encode([row(s.id, n) for s, n in zip(samples, losses, strict=True)], max_length=max_length, turns=turns)  # fmt: skip
+
+
+def test_no_row_leaves_for_one_that_the_model_finds_too_hard() -> None:
+    rows = [row("hard", f"{TEXT} and on."), row("easy", f"{TEXT}.")]
+    rules = {"near_duplicates": {}, "perplexity": {"model": "m", "high": 100, "unit": "absolute"}}
+    out = run({"rules": rules}, rows, FakeContext(models={"m": _Hard()}))
+    assert not out["easy"].dropped
+    reason = out["hard"].dropped or ""
+    assert reason.startswith("near_duplicates: Jaccard")
+    assert "; perplexity: 8103, over 100" in reason
 
 
 RECIPE = """

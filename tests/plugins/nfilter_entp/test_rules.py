@@ -91,6 +91,26 @@ RIGHT = {
     ),
     "a German word": ("Was fühlte er?", "Angstschweiß"),
     "emoji": ("Say it with emoji: party", "🎉🎉🎉🥳🥳🎈🎈🎊🎊🎂🎂🍾"),
+    "code in one line": ("How do I list all rows?", "```SELECT * FROM t;```\nThis lists every row of the table."),
+    "a method": ("What is regression?", "Linear regression is widely regarded as a machine learning method, and it predicts a number from others."),
+    "a program": ("What is AlphaGo?", "AlphaGo became famous as an AI program that beat Lee Sedol at Go in 2016."),
+    "undefined": ("What is the tangent of 90 degrees?", "Undefined."),
+    "null": ("What does the SQL literal for a missing value look like?", "NULL"),
+    "nan": ("What does float('inf') - float('inf') give in Python?", "nan"),
+    "a status": ("What does HTTP 502 mean?", "Bad Gateway"),
+    "another status": ("What is the reason phrase of status 429?", "Too Many Requests"),
+    "a determinant": ("Give the determinant of a 2x2 matrix.", "It is $\\det{{A}} = ad - bc$, one diagonal less the other."),
+    "a fraction": ("Give me a fraction in TeX", "\\frac{{num}}{{den}}"),
+    "a set of sets": ("What is the power set of the set with one set in it?", "It is {{}, {{1,2}}}, and {{A}} by name"),
+    "an ampersand": ("Where does Jenny work?", "She works at AT&amp;T, next to the R&amp;B club."),
+    "code in answer to Chinese": (
+        "写一个函数计算斐波那契数列的第十个数字，并说明如何调用这个函数来得到结果",
+        "def fib(n):\n    a, b = 0, 1\n    for _ in range(n):\n        a, b = b, a + b\n    return a\nprint(fib(10))",
+    ),
+    "a preposition": ("What is home?", "Home is the place that we were born in, that we grew up in, and the one that we live in"),
+    "an auxiliary": ("When should one start to save for the years of old age?", "One should begin to save a part of the wage that is left in the end as soon as one can"),
+    "never before": ("What is new in the design of the bridge?", "The arch of the bridge is made of wood and is of a kind that was never seen before"),
+    "letters that were asked for": ("Give a DNA string of bases that are all alike", "A" * 52),
 }  # fmt: skip
 
 
@@ -132,6 +152,11 @@ WRONG = {
     "template": [
         ("What is new?", "As an AI language model, I cannot know."),
         ("What is new?", "As an AI, I do not have news."),
+        ("What is new?", "As an AI assistant I do not have news."),
+        ("What is new?", "As a large language model I do not have news."),
+        ("What is new?", "Dear {{ first_name }}, all is well."),
+        ("What is new?", "Fish &amp; chips &amp; peas"),
+        ("What is new?", "Bad gateway"),
         ("What is new?", "<no input>"),
         ("What is new?", "No output"),
         ("What is new?", "Lorem ipsum dolor sit amet"),
@@ -150,6 +175,7 @@ WRONG = {
     ],
     "truncated": [
         ("Tell me of the river", LONG + " and"),
+        ("Tell me of the river", f"It is old. It is long. {LONG} of"),
         ("Tell me of the river", LONG + ","),
         ("Tell me of the river", LONG + " (which is"),
         ("Name the parts of the river", "1. The source in the hills to the north\n2. The long valley with its fields\n3."),

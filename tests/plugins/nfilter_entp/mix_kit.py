@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nfilter import Completion, Message, Sample
+from nfilter.engine.invariants import check_samples
 from nfilter.testing import FakeContext, FakeEncoder
 from nfilter_entp.cycle import FAILURES
+from nfilter_entp.mix import Mix, MixConfig
 
 OPENINGS = {
     "Fuse two instructions": "instruction",
@@ -123,3 +125,31 @@ def note(mate, *, lead=False, why=None):
 def context(model, *, encoder=None, seed=0, prompts=(), stage="05-entp.mix"):
     models = {"expert": model, "encoder": encoder or FakeEncoder(dimensions=256)}
     return FakeContext(models=models, seed=seed, prompts=prompts, stage=stage)
+
+
+OPEN = {"key_terms": 0, "repetition": 1000, "likeness": -1, "near_duplicate": 1}
+
+
+def run(samples, model, *, chunk=None, encoder=None, seed=0, **config):
+    """All samples by id, new ones too; the report."""
+    config = MixConfig(**{"gates": OPEN, **config})
+    stage, ctx = Mix(config), context(model, encoder=encoder, seed=seed)
+    state = stage.fit(iter(samples), ctx)
+    assert json.dumps(state.values)
+    given_ids = {each.id: True for each in samples}
+    out = []
+    size = chunk or max(1, len(samples))
+    for start in range(0, len(samples), size):
+        part = samples[start : start + size]
+        done = stage.process(part, state, ctx)
+        check_samples("mix", Mix.contract(config), part, done, given_ids)
+        out += done
+    return {each.id: each for each in out}, state.values["report"]
+
+
+def roles(model, key="a"):
+    return [role for name, role in model.asked if name == key]
+
+
+def new_of(out):
+    return [each for each in out.values() if each.parents]

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from nfilter.events import RunFinished, RunStarted, StageFinished
     from nfilter.fences import Fence
     from nfilter.hookspecs import hookimpl
-    from nfilter.ids import SeenTexts, hash_of
+    from nfilter.ids import SeenTexts, hash_of, place_of
     from nfilter.metrics import (
         Judged,
         JudgedTokens,
@@ -78,6 +78,7 @@ if TYPE_CHECKING:
         Trainer,
         TrainingResult,
     )
+    from nfilter.store import publishing
     from nfilter.types import (
         JSON,
         ROLES,
@@ -136,7 +137,7 @@ _HOME = {
     "nfilter.events": ("RunFinished", "RunStarted", "StageFinished"),
     "nfilter.fences": ("Fence",),
     "nfilter.hookspecs": ("hookimpl",),
-    "nfilter.ids": ("SeenTexts", "hash_of"),
+    "nfilter.ids": ("SeenTexts", "hash_of", "place_of"),
     "nfilter.metrics": (
         "Judged",
         "JudgedTokens",
@@ -174,6 +175,7 @@ _HOME = {
         "Trainer",
         "TrainingResult",
     ),
+    "nfilter.store": ("publishing",),
     "nfilter.types": (
         "JSON",
         "ROLES",
@@ -301,4 +303,6 @@ __all__ = [
     "did_you_mean",
     "hash_of",
     "hookimpl",
+    "place_of",
+    "publishing",
 ]

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 
 def hash_of(text: str) -> int:
     """64 bits of SHA-256 of ``text``, the same everywhere: for sorted uint64 arrays that stand for a list of ids."""
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big")
+
+
+def place_of(keys: npt.NDArray[Any], text: str) -> int | None:
+    """Where ``hash_of(text)`` stands in ``keys``, sorted uint64 [n]; None where it does not."""
+    key = np.uint64(hash_of(text))
+    place = int(np.searchsorted(keys, key))
+    return place if place < len(keys) and keys[place] == key else None
 
 
 class SeenTexts:

@@ -20,7 +20,7 @@ from nfilter import (
     Sample,
     StageConfig,
     State,
-    hash_of,
+    place_of,
 )
 from nfilter_entp import estimate, votes
 from nfilter_entp.neighbours import EXACT_UP_TO, Collector, Texts, nearest
@@ -193,7 +193,7 @@ class Curate:
             ctx.log.info(f"about {found.rate:.0%} of the ratings are estimated to be wrong")
 
     def _decide(self, sample: Sample, state: State) -> Sample:
-        place = _place(sample, state)
+        place = place_of(state.arrays["ids"], sample.id)
         if place is None:
             raise ContractError(
                 f"{self.name}: sample {sample.id!r} was not there when the ratings were curated; a stage between must"
@@ -255,12 +255,6 @@ def _corrected(
     sure = shares[at, best] >= least
     label = np.where(doubted & sure, best, codes)
     return label, score, shares[at, label]
-
-
-def _place(sample: Sample, state: State) -> int | None:
-    ids, key = state.arrays["ids"], hash_of(sample.id)
-    place = int(np.searchsorted(ids, np.uint64(key)))
-    return place if place < len(ids) and int(ids[place]) == key else None
 
 
 def _label(value: Any) -> int | None:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from nfilter import PackedTexts, StageConfig, hash_of
+from nfilter import PackedTexts, StageConfig, hash_of, place_of
 from nfilter_entp.copies import Parts, Shingled, depths_of, likeness
 from nfilter_entp.sketches import BANDS, Leaders, Sketcher, digest, grouped
 from nfilter_entp.texts import Text
@@ -242,9 +242,8 @@ def copy_of(name: str, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[int, str
     """The kind, the id of the row that stays and the likeness, of a row that leaves as a duplicate."""
     if "copies" not in arrays:
         return None
-    keys, key = arrays["copies"], hash_of(name)
-    place = int(np.searchsorted(keys, np.uint64(key)))
-    if place >= len(keys) or int(keys[place]) != key:
+    place = place_of(arrays["copies"], name)
+    if place is None:
         return None
     which = int(arrays["copy_of"][place])
     leader = PackedTexts.open(arrays, "names")[which]

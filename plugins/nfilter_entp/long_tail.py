@@ -23,7 +23,7 @@ from nfilter import (
     Sample,
     StageConfig,
     State,
-    hash_of,
+    place_of,
 )
 from nfilter_entp.neighbours import EXACT_UP_TO, Collector, Texts, nearest
 
@@ -128,9 +128,8 @@ class LongTail:
 
     def _decide(self, sample: Sample, state: State) -> Sample:
         values: Any = state.values
-        ids, key = state.arrays["ids"], hash_of(sample.id)
-        place = int(np.searchsorted(ids, np.uint64(key)))
-        if place >= len(ids) or int(ids[place]) != key:
+        place = place_of(state.arrays["ids"], sample.id)
+        if place is None:
             raise ContractError(
                 f"{self.name}: sample {sample.id!r} was not there when the samples were ranked; a stage between must"
                 " not change ids"

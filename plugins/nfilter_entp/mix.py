@@ -29,6 +29,7 @@ from nfilter import (
     State,
     did_you_mean,
     hash_of,
+    place_of,
 )
 from nfilter_entp import cycle
 from nfilter_entp.cycle import ANSWER, INSTRUCTION, ROLES, Asking, Case, Parent
@@ -412,8 +413,8 @@ class _Results:
 
     def pair_of(self, name: str) -> _Pair | None:
         """The pair that has the sample ``name``."""
-        row = int(np.searchsorted(self.rows, np.uint64(hash_of(name))))
-        if row == len(self.rows):
+        row = place_of(self.rows, name)
+        if row is None:
             return None
         first = 6 * int(self.pairs[row])
         lead, other, system, instruction, answer, log = (self.texts[first + at] for at in range(6))
@@ -444,9 +445,8 @@ def _strays(
 
 def _left(sample: Sample, other: str, state: State) -> str:
     """Why a sample whose note names a partner is in no pair."""
-    key, keys = np.uint64(hash_of(sample.id)), state.arrays["stray"]
-    at = int(np.searchsorted(keys, key))
-    if at == len(keys) or keys[at] != key:
+    at = place_of(state.arrays["stray"], sample.id)
+    if at is None:
         return f"its partner {other} left before the two were mixed"
     return {
         _OTHER: f"its partner {other} is there, and is paired with another sample",

@@ -27,6 +27,7 @@ from nfilter import (
     StageConfig,
     State,
     hash_of,
+    place_of,
 )
 from nfilter_entp.clusters import Near, best_tau, gathered, mmr
 from nfilter_entp.neighbours import EXACT_UP_TO, Collector, nearest
@@ -243,8 +244,8 @@ class Pair:
 
     def _note(self, sample: Sample, state: State, ids: PackedTexts) -> Sample:
         arrays: Any = state.arrays
-        row = int(np.searchsorted(arrays["row"], np.uint64(hash_of(sample.id))))
-        if row == len(ids) or ids[row] != sample.id:
+        row = place_of(arrays["row"], sample.id)
+        if row is None or ids[row] != sample.id:
             raise ContractError(f"{self.name}: sample {sample.id!r} was not there to be paired")
         cluster = int(arrays["cluster"][row])
         group = cluster if cluster >= 0 else None

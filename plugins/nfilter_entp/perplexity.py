@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from nfilter import Context, Encodes, ModelNeed, Sample, Scores, StageConfig, hash_of
+from nfilter import Context, Encodes, ModelNeed, Sample, Scores, StageConfig, hash_of, place_of
 
 BATCH = 64
 
@@ -112,9 +112,8 @@ def perplexed(
     name: str, arrays: Mapping[str, npt.NDArray[Any]], band: Sequence[float | None]
 ) -> str | None:
     """Why the row is outside the band."""
-    key = np.uint64(hash_of(name))
-    place = int(np.searchsorted(arrays["scored"], key))
-    if place >= len(arrays["scored"]) or arrays["scored"][place] != key:
+    place = place_of(arrays["scored"], name)
+    if place is None:
         return None
     mean, (low, high) = float(arrays["means"][place]), band
     if low is not None and mean < low:

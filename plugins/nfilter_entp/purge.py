@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from nfilter import Context, Contract, Sample, StageConfig, State, hash_of
+from nfilter import Context, Contract, Sample, StageConfig, State, hash_of, place_of
 from nfilter_entp.duplicates import RULES, Collected, copy_of, said_of
 from nfilter_entp.endings import Ending, Endings, unusual
 from nfilter_entp.perplexity import Scored, outsiders, perplexed
@@ -131,7 +131,7 @@ class Purge:
         if (copy := copy_of(sample.id, arrays)) is not None:
             name, why = said_of(*copy, rules.near_duplicates)
             found[name] = why
-        if _among(arrays["flagged"], hash_of(sample.id)):
+        if place_of(arrays["flagged"], sample.id) is not None:
             text = Text.of(sample)
             found |= broken(text, rules)
             if rules.truncated and _open_to_endings(found):
@@ -146,8 +146,3 @@ class Purge:
 def _open_to_endings(found: Mapping[str, str]) -> bool:
     """Whether the row's end is still to be judged."""
     return "truncated" not in found and "empty" not in found
-
-
-def _among(keys: Any, key: int) -> bool:
-    place = int(np.searchsorted(keys, np.uint64(key)))
-    return place < len(keys) and int(keys[place]) == key

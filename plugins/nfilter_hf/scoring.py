@@ -11,7 +11,7 @@ from nfilter import FloatArray, ModelError, TokenSample
 from nfilter_hf.batching import Budget
 from nfilter_hf.embedding import hidden_states
 from nfilter_hf.loading import Loaded
-from nfilter_hf.loss import Head, chunk_size, losses_of, output_head, token_losses
+from nfilter_hf.loss import Head, Losses, chunk_size, losses_of, output_head, token_losses
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,9 +37,10 @@ def score(loaded: Loaded, samples: Sequence[TokenSample], budget: Budget) -> lis
     if not items:
         return losses
     head = _checked_head(loaded)
+    measure = losses_of(loaded.module, head) if head is not None else None
 
     def work(batch: Sequence[_Item]) -> None:
-        found = _losses(loaded, head, [sample for _, sample in batch])
+        found = _losses(loaded, measure, [sample for _, sample in batch])
         for (index, sample), values in zip(batch, found, strict=True):
             losses[index][np.flatnonzero(sample.predicted)] = values
 
@@ -47,7 +48,9 @@ def score(loaded: Loaded, samples: Sequence[TokenSample], budget: Budget) -> lis
     return losses
 
 
-def _losses(loaded: Loaded, head: Head | None, samples: Sequence[TokenSample]) -> list[FloatArray]:
+def _losses(
+    loaded: Loaded, measure: Losses | None, samples: Sequence[TokenSample]
+) -> list[FloatArray]:
     """The losses at the wanted positions of each sample of a batch, padded on the right."""
     import torch
 
@@ -64,14 +67,14 @@ def _losses(loaded: Loaded, head: Head | None, samples: Sequence[TokenSample]) -
         parts.append(whole[wanted])
     labels = torch.cat(parts).to(loaded.device)
     with torch.inference_mode():
-        if head is None:
+        if measure is None:
             found = _by_whole_model(loaded, samples)
         else:
             # No mask: padding stands behind everything that is read, and attention looks back alone.
             states = hidden_states(loaded, input_ids=ids.to(loaded.device))
             # The state before a token predicts it, and only those go through the head.
             states = states[before.to(loaded.device)]
-            found = losses_of(loaded.module, head)(states, labels)
+            found = measure(states, labels)
     counts = [len(part) for part in parts]
     return [np.asarray(part.cpu().numpy(), np.float32) for part in torch.split(found, counts)]
 

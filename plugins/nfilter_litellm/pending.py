@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nfilter import StoreError
+from nfilter import StoreError, publishing
 
 _VERSION = 1
 _FIELDS = ("made", "file", "batch", "turn", "ids", "read")
@@ -118,20 +117,8 @@ class Ledger:
             "version": _VERSION, "made": self._made[name], "file": pending.file, "batch": pending.batch,
             "turn": pending.turn, "ids": pending.ids, "read": read,
         }  # fmt: skip
-        folder = path.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        with part.open("w", encoding="utf-8") as out:
+        with publishing(path) as out:
             json.dump(record, out)
-            out.flush()
-            os.fsync(out.fileno())
-        part.replace(path)
-        # A rename is on the disk only when its folder is.
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
     def _load(self) -> None:
         if self._folder is None or not self._folder.is_dir():

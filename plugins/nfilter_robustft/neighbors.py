@@ -25,6 +25,7 @@ from nfilter import (
     StageConfig,
     State,
     hash_of,
+    place_of,
 )
 from nfilter_robustft import discriminant, similarity
 from nfilter_robustft.index import Index, build
@@ -223,9 +224,8 @@ class Neighbors:
         )
 
     def _looked_up(self, sample: Sample, state: State, ctx: Context) -> dict[str, JSON]:
-        keys = state.arrays["ids"]
-        place = int(np.searchsorted(keys, np.uint64(hash_of(sample.id))))
-        if place >= len(keys) or int(keys[place]) != hash_of(sample.id):
+        place = place_of(state.arrays["ids"], sample.id)
+        if place is None:
             raise ContractError(
                 f"{self.name}: sample {sample.id!r} was not there when the neighbours were counted; "
                 "a stage between must not change ids"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nfilter import hash_of
+from nfilter import hash_of, place_of
 
 
 def ranked(ids: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
@@ -22,11 +22,8 @@ def ranked(ids: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
 
 def rank_of(name: str, arrays: Mapping[str, npt.NDArray[Any]]) -> int | None:
     """The rank of the sample with id ``name``; None where it was not ranked."""
-    keys, key = arrays["ids"], hash_of(name)
-    place = int(np.searchsorted(keys, np.uint64(key)))
-    if place >= len(keys) or int(keys[place]) != key:
-        return None
-    return int(arrays["ranks"][place])
+    place = place_of(arrays["ids"], name)
+    return None if place is None else int(arrays["ranks"][place])
 
 
 def share_of(share: float, n: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nfilter import BoolArray, FloatArray, RecipeError, State, TokenSample, hash_of
+from nfilter import BoolArray, FloatArray, RecipeError, State, TokenSample, hash_of, place_of
 from nfilter_tokens.cut import Cut, find_cut, highest
 
 Scope = Literal["global", "sample"]
@@ -89,9 +89,7 @@ class GlobalCut:
         )
 
     def _is_after(self, name: str) -> bool:
-        key = np.uint64(hash_of(name))
-        place = int(np.searchsorted(self.after, key))
-        return place < len(self.after) and self.after[place] == key
+        return place_of(self.after, name) is not None
 
 
 def keeps_in_sample(sample: TokenSample, scored: Scored, k: float) -> BoolArray:

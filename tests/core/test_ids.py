@@ -5,17 +5,28 @@ from __future__ import annotations
 import hashlib
 import sys
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfilter import SeenTexts, hash_of
+from nfilter import SeenTexts, hash_of, place_of
 from nfilter.ids import SeenTexts as Seen
 
 
 def test_the_number_of_a_text_is_the_start_of_its_sha256() -> None:
     digest = hashlib.sha256("ünï".encode()).hexdigest()
     assert hash_of("ünï") == int(digest[:16], 16)
+
+
+@given(st.lists(st.text(max_size=3), unique=True, max_size=20), st.text(max_size=3))
+def test_a_place_is_that_of_the_texts_number(texts: list[str], other: str) -> None:
+    keys = np.array(sorted(map(hash_of, texts)), dtype=np.uint64)
+    for text in texts:
+        place = place_of(keys, text)
+        assert place is not None
+        assert int(keys[place]) == hash_of(text)
+    assert (place_of(keys, other) is None) == (other not in texts)
 
 
 @given(st.lists(st.text(max_size=3), max_size=60))

@@ -1,55 +1,23 @@
 """Curated ratings: planted flips are found and put right, copies have no say, and doubtful estimates change nothing."""
 
 import json
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nfilter import ContractError, Embeds, Message, ModelError, Sample
+from nfilter import ContractError, Embeds, Message, Sample
 from nfilter.testing import FakeContext, FakeEncoder, check_sample_stage
 from nfilter_entp.curate import Curate, CurateConfig
-from nfilter_entp.neighbours import Collector, nearest
+from nfilter_entp.neighbours import Collector
 from nfilter_entp.rate import Rate, RateConfig
 
-CLASSES = 6
+sys.path.insert(0, str(Path(__file__).parent))
 
-
-def clusters(seed, apart, n=3000, kind="uniform", rate=0.2, classes=CLASSES):
-    """Points [n, 16] in four Gaussian clusters a class, true classes, and ratings of which ``rate`` are wrong.
-
-    ``uniform``: any other class; ``kind``: classes 0 and 1 are rated one too high in 45% of cases, others in 7.5%.
-    """
-    rng = np.random.default_rng([seed, 7])
-    true = rng.integers(classes, size=n)
-    centres = rng.normal(size=(classes, 4, 16))
-    centres *= apart / np.linalg.norm(centres, axis=-1, keepdims=True)
-    points = centres[true, rng.integers(4, size=n)] + rng.normal(size=(n, 16)) / 4
-    if kind == "uniform":
-        wrong = rng.random(n) < rate
-        rated = np.where(wrong, (true + rng.integers(1, classes, n)) % classes, true)
-    else:
-        wrong = rng.random(n) < np.where(true < 2, 0.45, 0.075)
-        rated = np.where(wrong, np.where(true == classes - 1, true - 1, true + 1), true)
-    return points, true, rated
-
-
-def samples_of(rated, texts=None, pinned=()):
-    """A sample a rating; None is no rating. Its text is its number, which the encoder below looks up."""
-    return [
-        Sample(
-            f"s{n}",
-            (Message("user", "Q"), Message("assistant", str(n if texts is None else texts[n]))),
-            notes={
-                "rating": {"label": None if label is None else int(label), "failure": "no line"}
-            },
-            pinned=n in pinned,
-        )
-        for n, label in enumerate(rated)
-    ]
+from rated_kit import CLASSES, clusters, samples_of
 
 
 def context(points):
@@ -304,46 +272,6 @@ def test_texts_that_differ_in_case_and_blanks_are_copies(turn):
         assert found[-1]["One  two"] == found[-1]["one two"] == found[-1][" ONE\ttwo "]
         assert found[-1]["one three"] != found[-1]["one two"]
     assert found[0] == found[1] == found[2]
-
-
-# --- neighbours ------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 1000), st.booleans())
-def test_neighbours_are_those_that_sorting_gives(n, k, seed, some):
-    rng = np.random.default_rng(seed)
-    vectors = rng.normal(size=(n, 5)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    voters = rng.random(n) < 0.6 if some else None
-    similarity, near = nearest(vectors, k, voters)
-    for row in range(n):
-        others = [i for i in range(n) if i != row and (voters is None or voters[i])]
-        ranked = sorted(others, key=lambda i: -float(vectors[row] @ vectors[i]))[:k]
-        assert near[row, : len(ranked)].tolist() == ranked
-        assert (near[row, len(ranked) :] == -1).all()
-        assert np.isneginf(similarity[row, len(ranked) :]).all()
-        np.testing.assert_allclose(
-            similarity[row, : len(ranked)], [vectors[row] @ vectors[i] for i in ranked], atol=1e-5
-        )
-
-
-def test_many_texts_are_searched_in_cells_with_nearly_the_same_result():
-    points, _, _ = clusters(0, 2, n=4000)
-    vectors = (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
-    _, exact = nearest(vectors, 10)
-    _, cells = nearest(vectors, 10, exact_up_to=100)
-    _, again = nearest(vectors, 10, exact_up_to=100)
-    np.testing.assert_array_equal(cells, again)
-    assert not (cells == np.arange(4000)[:, None]).any()
-    shared = np.mean([len(set(a) & set(b)) for a, b in zip(exact, cells, strict=True)])
-    assert shared > 9.5
-
-
-def test_an_encoder_whose_vectors_are_no_numbers_is_named():
-    ctx = FakeContext(models={"e": FakeEncoder(lambda text: [float("nan"), 1.0])})
-    with pytest.raises(ModelError, match=r"'e'.*NaN"):
-        Curate(CurateConfig(encoder="e")).fit(samples_of([1, 2, 3]), ctx)
 
 
 # --- estimates that cannot be trusted ----------------------------------------------------------------------------

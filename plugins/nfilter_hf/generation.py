@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -106,17 +107,18 @@ def _decode(loaded: Loaded, jobs: Sequence[Job]) -> dict[int, Completion]:
     ids, mask = _left_padded(loaded, [job.ids for job in jobs])
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     cache: Any = None
+    cache_name = _cache_name(loaded.module)
     with torch.no_grad():
         while active:
             out = loaded.module(
                 input_ids=ids,
                 attention_mask=mask,
                 position_ids=positions,
-                past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
+                **{cache_name: cache},
             )
-            cache = out.past_key_values
+            cache = out[cache_name]
             tokens = _advance(loaded, active, out.logits[:, -1].float())
             del out
             keep = [place for place, row in enumerate(active) if row.finish is None]
@@ -213,6 +215,12 @@ def _left_padded(loaded: Loaded, prompts: Sequence[list[int]]) -> tuple[Tensor, 
         ids[row, longest - len(prompt) :] = torch.tensor(prompt)
         mask[row, longest - len(prompt) :] = 1
     return ids.to(loaded.device), mask.to(loaded.device)
+
+
+def _cache_name(module: Any) -> str:
+    """Name of the key-value cache among a model's arguments and outputs: ``past_key_values`` before transformers 5.24."""
+    parameters = inspect.signature(type(module).forward).parameters
+    return "cache" if "cache" in parameters else "past_key_values"
 
 
 def _can_select(cache: Any) -> bool:

@@ -288,7 +288,7 @@ def test_output_that_is_not_finite_is_a_failure(
 
     def poisoned(*args: Any, **kwargs: Any) -> Any:
         out = forward(*args, **kwargs)
-        if kwargs["past_key_values"] is None:
+        if kwargs["use_cache"] and kwargs["input_ids"].shape[1] > 1:
             out.logits[0] = float("nan")
         return out
 

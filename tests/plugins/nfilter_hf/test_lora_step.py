@@ -99,7 +99,9 @@ def test_a_rows_loss_and_gradient_do_not_depend_on_what_shares_its_pass(kind: st
                     rows_once = list({id(r): r for r in rows}.values())
                     got, seen = losses_of_a_row(step, parameters, rows_once, kept, budget)
                     assert got == pytest.approx(alone, rel=1e-5)
-                    torch.testing.assert_close(seen, gradient, rtol=1e-5, atol=1e-5)
+                    # As a whole tensor: single elements cancel, and what is left of them depends on the processor.
+                    for part, whole in zip(seen, gradient, strict=True):
+                        assert float((part - whole).norm()) <= 1e-5 * float(whole.norm())
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from nfilter import StageConfig
+from nfilter_litellm.servers import PREFIXES, address_needed
 
 OPENAI = "https://api.openai.com/v1"
 OWN_PROTOCOL = frozenset(
@@ -22,7 +23,6 @@ OWN_PROTOCOL = frozenset(
 )  # fmt: skip
 """Providers that speak another protocol than OpenAI's, also where an ``api_base`` is given."""
 
-_COMPATIBLE = ("openai/", "hosted_vllm/")
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _RESERVED = frozenset(
     {
@@ -89,6 +89,8 @@ class LiteLLMConfig(StageConfig):
             )
         if self.api_base is not None:
             _check_address(self.api_base)
+        elif needed := address_needed(self.model):
+            raise ValueError(needed)
         for name in sorted(self.body):
             _check_field(name, route(self).transport)
         return self
@@ -169,14 +171,17 @@ def route(config: LiteLLMConfig) -> Route:
         )
     if transport == "aiohttp":
         key = config.api_key_env or (None if base is not None else "OPENAI_API_KEY")
-        name = config.model
-        for prefix in _COMPATIBLE:
-            name = name.removeprefix(prefix)
-        return Route("aiohttp", why, name, base or OPENAI, key)
+        return Route("aiohttp", why, _known_there(config.model), base or OPENAI, key)
     name = config.model
-    if base is not None and provider not in OWN_PROTOCOL and not name.startswith(_COMPATIBLE):
-        name = f"openai/{name}"
+    if base is not None and provider not in {*OWN_PROTOCOL, "hosted_vllm"}:
+        name = f"openai/{_known_there(name)}"
     return Route("litellm", why, name, base, config.api_key_env)
+
+
+def _known_there(model: str) -> str:
+    """The name that the server at an ``api_base`` knows: without the one prefix that tells litellm where to look."""
+    prefix = next((prefix for prefix in PREFIXES if model.startswith(prefix)), "")
+    return model.removeprefix(prefix)
 
 
 def _in_full(base: str) -> str:

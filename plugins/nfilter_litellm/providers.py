@@ -64,9 +64,13 @@ def missing_keys(model: str) -> list[str]:
     """
     litellm = library()
     try:
-        litellm.get_llm_provider(model)
+        _, provider, _, address = litellm.get_llm_provider(model)
     except Exception as error:  # noqa: BLE001 (as above)
         raise ValueError(one_line(str(getattr(error, "message", error)))) from None
+    if provider == "ai21" and address is None:
+        # litellm would send it to api.openai.com.
+        name = model.removeprefix("ai21/")
+        raise ValueError(f"litellm knows no address for it; write ai21_chat/{name}")
     found = litellm.validate_environment(model)
     return [] if found.get("keys_in_environment") else list(found.get("missing_keys", ()))
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from nfilter_litellm.backend import LiteLLMBackend
 from nfilter_litellm.config import LiteLLMConfig, route
 from nfilter_litellm.failures import described, from_status, one_line, seconds_of
 from nfilter_litellm.protocol import read
+from nfilter_litellm.providers import library
 
 ROOT = Path(__file__).resolve().parents[3]
 SITE = Site(Path())
@@ -39,6 +43,9 @@ def config(**settings: Any) -> LiteLLMConfig:
         ({"model": "Qwen/Qwen3-8B", "api_base": LOCAL}, "aiohttp", "Qwen/Qwen3-8B", LOCAL, None),
         ({"model": "openai/x", "api_base": LOCAL, "api_key_env": "K"}, "aiohttp", "x", LOCAL, "K"),
         ({"model": "hosted_vllm/x", "api_base": LOCAL}, "aiohttp", "x", LOCAL, None),
+        ({"model": "lm_studio/qwen/qwen3-8b", "api_base": LOCAL}, "aiohttp", "qwen/qwen3-8b", LOCAL, None),
+        ({"model": "xinference/x", "api_base": LOCAL, "transport": "litellm"}, "litellm", "openai/x", LOCAL, None),
+        ({"model": "llamafile/x", "api_base": LOCAL}, "aiohttp", "x", LOCAL, None),
         ({"model": "x", "api_base": "http://localhost:8000"}, "aiohttp", "x", LOCAL, None),
         ({"model": "x", "api_base": LOCAL + "/chat/completions/"}, "aiohttp", "x", LOCAL, None),
         ({"model": "x", "api_base": "https://host/openai/v2/"}, "aiohttp", "x", "https://host/openai/v2", None),
@@ -57,6 +64,74 @@ def test_the_rule(
     (fact,) = LiteLLMBackend.facts(config(**settings, logprobs=True), SITE)
     assert f"{name} over {transport} (" in fact
     assert base is None or base in fact
+
+
+NO_ADDRESS = (
+    "lm_studio", "xinference", "hosted_vllm", "vllm", "litellm_proxy", "oobabooga", "openai_like", "custom_openai",
+    "aiohttp_openai", "custom", "triton",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("provider", NO_ADDRESS)
+def test_a_server_without_an_address_is_asked_for_it_and_the_remedy_works(provider: str) -> None:
+    with pytest.raises(ValidationError, match="has no address of its own") as error:
+        config(model=f"{provider}/x")
+    found = re.search(r"api_base: (http://localhost:\d+/v\d)", str(error.value))
+    assert found is not None
+    way = route(config(model=f"{provider}/x", api_base=found[1]))
+    assert way.base == found[1]
+    assert way.name == ("triton/x" if provider == "triton" else "x")
+
+
+def test_no_provider_falls_back_to_openai(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.endswith(("_API_BASE", "_BASE_URL"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    lookups: list[str] = []
+
+    async def no_address(_loop: object, host: str, *_: object, **__: object) -> None:
+        lookups.append(host)
+        raise socket.gaierror("no network in this test")
+
+    def no_address_at_once(host: str, *_: object, **__: object) -> None:
+        lookups.append(host)
+        raise socket.gaierror("no network in this test")
+
+    monkeypatch.setattr(asyncio.base_events.BaseEventLoop, "getaddrinfo", no_address)
+    monkeypatch.setattr(socket, "getaddrinfo", no_address_at_once)
+    litellm = library()
+    names = _asked_without_an_address(litellm)
+    ends = asyncio.run(_ask_all(litellm, names))
+    assert len(ends) == len(names) > 1
+    assert lookups
+    assert "api.openai.com" not in lookups
+
+
+def _asked_without_an_address(litellm: Any) -> list[str]:
+    """Providers of litellm's OpenAI client that it has no address for, and that nothing here refuses."""
+    # Two open a browser to log in.
+    names = {*litellm.openai_compatible_providers, *NO_ADDRESS, "ai21"} - {"chatgpt", "github_copilot", "ragflow"}  # fmt: skip
+    left = []
+    for name in sorted(names):
+        try:
+            made = config(model=f"{name}/x")
+        except ValidationError:
+            continue
+        unknown = any(text.startswith("model ") for text in LiteLLMBackend.problems(made, SITE))
+        if not unknown and litellm.get_llm_provider(made.model)[3] is None:
+            left.append(name)
+    return left
+
+
+async def _ask_all(litellm: Any, names: Sequence[str]) -> list[BaseException]:
+    ends = []
+    for name in names:
+        asked = {"messages": [{"role": "user", "content": "x"}], "api_key": "none", "max_retries": 0, "num_retries": 0}  # fmt: skip
+        try:
+            await litellm.acompletion(model=f"{name}/x", timeout=5, **asked)
+        except Exception as error:  # noqa: BLE001 (every provider brings its own)
+            ends.append(error)
+    return ends
 
 
 SECRET = "sk-canary-4f1d9a77c2e84b"

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Final, Protocol, runtime_checkable
 
 from nfilter.types import JSON, BoolArray, Sample, TokenSample
+
+SECTIONS: Final = frozenset({
+    "name", "seeds", "samples", "stages", "tokens", "calls_per_sample", "encode", "usd", "arms", "comparisons", "recovered",
+    "recovered_vanilla", "gain", "spread", "nothing_left", "response", "in_loss",
+})  # fmt: skip
+"""Keys of metrics.json that the engine writes; no metric may be called so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ import pluggy
 
 from nfilter import hookspecs
 from nfilter.errors import PluginError, did_you_mean
+from nfilter.metrics import SECTIONS
 
 GROUP = "nfilter"
 COMMAND_GROUP = "nfilter.commands"
@@ -182,6 +183,11 @@ class _Loader:
                 name = getattr(cls, "name", None)
                 if not isinstance(name, str) or not name:
                     raise PluginError(f"{hook} returned {cls!r}, which has no name")
+                if kind == "metric" and name in SECTIONS:
+                    raise PluginError(
+                        f"{hook} returned {cls!r}: metrics.json has figures of the engine's own under {name!r}; call the "
+                        f"metric otherwise, like {plugin}_{name}"
+                    )
                 items.append(Registered(kind, name, cls, plugin, distribution, version))
         return items
 

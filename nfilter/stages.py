@@ -179,7 +179,8 @@ class Contract:
 class State:
     """What ``fit`` learned: JSON values and numpy arrays (never objects), kept on disk, arrays memory-mapped.
 
-    ``values["report"]``, a mapping, goes into metrics.json: what the stage found out about the whole dataset.
+    ``values["report"]``, a mapping, is what the stage found out about the whole dataset. It goes into metrics.json, under
+    ``stages`` and the stage's number and name; that of a token stage under ``tokens``, ``stages``, its number and name, ``report``.
     """
 
     values: Mapping[str, JSON] = field(default_factory=dict)

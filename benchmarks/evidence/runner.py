@@ -22,10 +22,11 @@ from nfilter.plugins import Plugins, load
 from nfilter.progress import QuietReporter
 from nfilter.recipe import Recipe
 from nfilter.recipe import load as load_recipe
+from nfilter.report.figures import ESTIMATE, reported
 from nfilter.store import Artefact, RunDirectory, digest, read_json, read_jsonl, write_json
 
 _FROM_METRICS = (
-    "samples", "detection", "calibration", "labels", "relabel", "views", "calls", "estimated_noise_rate",
+    "samples", "detection", "calibration", "labels", "relabel", "views", "calls",
 )  # fmt: skip
 ARM = {"vanilla": "vanilla", "train": "cleaned"}
 
@@ -136,6 +137,8 @@ class Runner:
         self, cell: Cell, recipe: Recipe, metrics: Mapping[str, Any], run_dir: Path
     ) -> dict[str, Any]:
         out: dict[str, Any] = {name: metrics[name] for name in _FROM_METRICS if name in metrics}
+        if (said := reported(metrics, ESTIMATE)) is not None:
+            out[ESTIMATE] = said[1]
         if cell.kind == "detect":
             out["estimates"] = _estimates(recipe, run_dir)
         arm = ARM.get(cell.kind)

@@ -195,10 +195,8 @@ def _steps(state: _Run) -> dict[str, Any]:
         figures = {**figures, **judge_tokens(state.plugins, out, source, last, seed)}
         if figures:
             metrics["tokens"] = figures
-    for number, use in enumerate(state.recipe.samples, start=1):
-        report = state.directory.stage(number, use.name).summary().get("report")
-        if isinstance(report, Mapping):
-            metrics.update(report)
+    if reports := _reports(state):
+        metrics["stages"] = reports
     metrics.update(
         judge(
             state.recipe,
@@ -222,6 +220,17 @@ def _steps(state: _Run) -> dict[str, Any]:
         metrics["comparisons"] = compared
         metrics.update({key: compared[key] for key in ("recovered", "recovered_vanilla", "gain")})
     return metrics
+
+
+def _reports(state: _Run) -> dict[str, Any]:
+    """What each sample stage found out about the whole dataset, under its number and name."""
+    found = {}
+    for number, use in enumerate(state.recipe.samples, start=1):
+        artefact = state.directory.stage(number, use.name)
+        report = artefact.summary().get("report")
+        if isinstance(report, Mapping):
+            found[artefact.directory.name] = report
+    return found
 
 
 def _publish(state: _Run, metrics: dict[str, Any]) -> None:

@@ -88,7 +88,8 @@ def _lost(before: Sequence[TokenSample], after: Sequence[TokenSample]) -> dict[s
 
 def _report(state: State) -> Mapping[str, Any]:
     report = state.values.get("report")
-    return report if isinstance(report, Mapping) else {}
+    # Under a key of its own: a stage that counts what it masked overwrites nothing that the engine counted.
+    return {"report": report} if isinstance(report, Mapping) else {}
 
 
 def _who(sample: TokenSample, names: Sequence[str]) -> list[str]:

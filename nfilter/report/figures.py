@@ -52,12 +52,24 @@ def figure(metrics: Mapping[str, Any], dotted: str, *names: str) -> Figure | Non
     return Figure(value, None, len(seeds))
 
 
+def reported(metrics: Mapping[str, Any], key: str) -> tuple[str, Any] | None:
+    """The last sample stage whose report has ``key``, and what it has there; None where no stage reports it."""
+    stages = metrics.get("stages")
+    for label, report in reversed(list(stages.items()) if isinstance(stages, Mapping) else []):
+        if isinstance(report, Mapping) and report.get(key) is not None:
+            return label, report[key]
+    return None
+
+
 def estimate(metrics: Mapping[str, Any]) -> Figure | None:
-    """The noise rate that a stage estimated without the truth, with its interval."""
-    found = figure(metrics, f"{ESTIMATE}.estimate")
-    if found is None:
+    """The noise rate that the last stage to estimate one gave without the truth, with its interval."""
+    said = reported(metrics, ESTIMATE)
+    if said is None:
         return None
-    low, high = (lookup(metrics, f"{ESTIMATE}.{end}") for end in ("low", "high"))
+    found = figure(metrics, "stages", said[0], ESTIMATE, "estimate")
+    if found is None or not isinstance(said[1], Mapping):
+        return found
+    low, high = said[1].get("low"), said[1].get("high")
     if not is_number(low) or not is_number(high):
         return found
     return Figure(found.mean, found.sd, found.n, float(low), float(high))

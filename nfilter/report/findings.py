@@ -101,7 +101,7 @@ def _wrong(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     else:
         why = (
             "not every view was asked about every row"
-            if metrics.get("not_asked")
+            if figures.reported(metrics, "not_asked")
             else "no stage of the recipe estimates a noise rate"
         )
         lines.append(("wrong labels", f"not estimated: {why}"))

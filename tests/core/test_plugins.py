@@ -25,6 +25,16 @@ def stage(name: str) -> type:
     return type("Stage", (), {"name": name})
 
 
+@pytest.mark.parametrize("name", ["samples", "name", "stages", "arms", "in_loss"])
+def test_a_metric_is_not_called_like_a_section_of_the_figures(
+    point: Any, module: Any, name: str
+) -> None:
+    found = load([point("mine", module(metrics=[type("Figures", (), {"name": name})]))], ())
+    assert not found.of_kind("metric")
+    assert f"metrics.json has figures of the engine's own under '{name}'" in found.failed[0].error
+    assert f"like mine_{name}" in found.failed[0].error
+
+
 def test_plugins_load_by_distribution_then_by_name(point: Point) -> None:
     order: list[str] = []
 

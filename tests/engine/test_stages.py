@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from nfilter import Contract, ContractError, Sample, State
+from nfilter.report.figures import reported
 
 Stage = Callable[..., type]
 
@@ -18,6 +19,22 @@ Stage = Callable[..., type]
 def number(sample: Sample) -> int:
     """Which row of ROWS a sample is."""
     return int(sample.query.split("+")[0])
+
+
+def test_each_stage_reports_under_its_own_name(kit: Any, stage: Any) -> None:
+    def fit(stream: Any, ctx: Any) -> State:
+        report = {"name": ctx.stage, "samples": 1, "shared": ctx.stage[:2]}
+        return State({"report": report})
+
+    first, other = stage("extra.a", fit=fit), stage("extra.b", fit=fit)
+    metrics = kit.run([first, first, other, stage("extra.c")]).metrics
+    assert (metrics["name"], metrics["samples"]["read"]) == ("test", 10)
+    assert metrics["stages"] == {
+        label: {"name": label, "samples": 1, "shared": label[:2]}
+        for label in ("01-extra.a", "02-extra.a", "03-extra.b")
+    }
+    assert reported(metrics, "shared") == ("03-extra.b", "03")
+    assert reported(metrics, "absent") is None
 
 
 def test_process_sees_chunks_in_order_and_fit_sees_every_sample_once(

@@ -90,7 +90,7 @@ class _Checker:
             for need in dict.fromkeys((*model_needs(use.config), *contract.needs)):
                 self._need(use.where, use.name, need)
         trains = bool(set(self.recipe.arms) - {"vanilla"})
-        if trains:
+        if trains or self.recipe.encodes:
             self._need(
                 ("encode",), "encode", ModelNeed(self.recipe.encode.model, Encodes, field="model")
             )
@@ -235,10 +235,13 @@ class _Checker:
         recipe = self.recipe
         trained = [arm for arm in recipe.arms if arm != "vanilla"]
         if trained and recipe.train is None and recipe.adopt is None:
+            other = ", or leave arms out: tokens: runs without training" if recipe.tokens else ""
             self.fault(
                 ("arms",),
-                f"arm {trained[0]!r} is trained; add train: {{use: hf.lora, model: student}}",
+                f"arm {trained[0]!r} is trained; add train: {{use: hf.lora, model: student}}{other}",
             )
+        if recipe.train is None:
+            self._trainings()
         if recipe.adopt is not None:
             others = [arm for arm in trained if arm != "cleaned"]
             if others and recipe.train is None:
@@ -264,6 +267,17 @@ class _Checker:
                 ("arms",),
                 "arm 'vanilla' is only evaluated; add evaluate: {metric: accuracy, source: {...}}",
             )
+
+    def _trainings(self) -> None:
+        """No stage trains a model of its own, as the recipe names no trainer."""
+        for use in (*self.recipe.samples, *self.recipe.tokens):
+            if use.item.cls.contract(use.config).trains:
+                beside = "with: " if self.recipe.adopt is not None else "train: "
+                self.fault(
+                    use.where,
+                    f"{use.name} trains a model with these settings; add {beside}{{use: hf.lora, model: student}}"
+                    + (" under train:" if self.recipe.adopt is not None else ""),
+                )
 
     def loss(self) -> None:
         """The trainer takes an online loss, an arm trains with it, and the scores that it reads are written."""

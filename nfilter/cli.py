@@ -399,14 +399,17 @@ def audit(run_directory: Path, size: int, seed: int, unblind: bool, as_json: boo
 @main.command()
 @click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
 @click.option(
-    "--format", "name", required=True, help="trl, axolotl, llamafactory, spans, or a plugin's."
+    "--format",
+    "name",
+    required=True,
+    help="messages, trl, axolotl, llamafactory, spans, or a plugin's.",
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="A new folder.")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the format."
 )
 def export(run_directory: Path, name: str, out: Path, settings: tuple[str, ...]) -> None:
-    """Write what a run kept, token masks included, for another trainer."""
+    """Write what a run kept for another trainer, with its token masks where it has tokens."""
     pairs = dict(text.partition("=")[::2] for text in settings)
     done = importlib.import_module("nfilter.engine.export").export(
         run_directory, _plugins(), name, out, pairs

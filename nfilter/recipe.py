@@ -125,6 +125,11 @@ class Recipe:
         locked = lock.get("base_dir") if isinstance(lock, dict) else None
         return Path(locked) if isinstance(locked, str) else self.located.file.resolve().parent
 
+    @property
+    def encodes(self) -> bool:
+        """Whether the cleaned samples become tokens: for the arm ``cleaned``, or for token stages alone."""
+        return bool(self.tokens) or "cleaned" in self.arms
+
     def model(self, name: str) -> Use | None:
         """The model of that name, through aliases; None where there is none."""
         return self.models.get(self.aliases.get(name, name))

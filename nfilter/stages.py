@@ -159,8 +159,8 @@ class Contract:
     wrong: ``{"flagged": bool, "noise_score": float in [0, 1]}``; metrics compare them with the truth.
     ``views`` names those that hold a model's own answer. ``proposes`` names the notes that hold a new label for
     a flagged sample. ``prompts`` names templates. ``new_samples`` allows samples with parents to be added.
-    ``online_loss``: a trainer that trains with ``ctx.loss`` where the recipe names one. ``calls`` says what to expect
-    before any call is made.
+    ``online_loss``: a trainer that trains with ``ctx.loss`` where the recipe names one. ``trains``: a stage that calls
+    ``ctx.train``, and so needs the recipe to name a trainer. ``calls`` says what to expect before any call is made.
     """
 
     reads: frozenset[str] = frozenset()
@@ -172,6 +172,7 @@ class Contract:
     needs: tuple[ModelNeed, ...] = ()
     new_samples: bool = False
     online_loss: bool = False
+    trains: bool = False
     calls: tuple[Calls, ...] = ()
 
 
@@ -357,19 +358,25 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What a run trained on: the rows that are left, their tokens in the same order, reason bits by name.
+    """What a run kept: the rows that are left, their tokens in the same order, reason bits by name.
 
-    ``tokenizer`` made the ids; None where the model's backend does not tell.
+    ``tokenizer`` made the ids; None where the model's backend does not tell. ``encoded`` is False for a run that made no
+    tokens, such as one of rules alone: ``tokens`` and ``reasons`` are empty then.
     """
 
     samples: Sequence[Sample]
     tokens: Sequence[TokenSample]
     reasons: Sequence[str]
     tokenizer: TokenizerDigest | None = None
+    encoded: bool = True
 
 
 class Exporter(Protocol):
-    """Writes what remains of a run for another program."""
+    """Writes what remains of a run for another program.
+
+    ``takes_rows = True`` on the class says that a run without tokens can be exported too; without it, the engine refuses
+    such a run before the exporter is called.
+    """
 
     name: ClassVar[str]
     Config: ClassVar[type[StageConfig]]

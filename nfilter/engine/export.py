@@ -11,9 +11,10 @@ from pydantic import ValidationError
 
 from nfilter.engine.samples import live
 from nfilter.errors import PluginError, RecipeError, StoreError
-from nfilter.plugins import Plugins
+from nfilter.plugins import Plugins, Registered
 from nfilter.report import reading
 from nfilter.stages import Exported
+from nfilter.store import RunDirectory
 from nfilter.tokenstore import has_tokens, read_tokens, tokenizer_of
 
 
@@ -22,12 +23,12 @@ def export(
 ) -> list[str]:
     """Write what the run ``run_dir`` kept to the new folder ``out``; what the exporter says it wrote.
 
-    Rows that lost every token are left out, as they are in training.
+    Rows that lost every token are left out, as they are in training; of a run without tokens, those of weight 0.
 
     Raises:
         PluginError: when no exporter is called so.
         RecipeError: when it does not take the settings.
-        StoreError: when there is no finished run, it has no tokens, or ``out`` is there already.
+        StoreError: when there is no finished run, it has no tokens and the format needs them, or ``out`` is there already.
     """
     item = plugins.registered.get(("exporter", name))
     if item is None:
@@ -45,21 +46,41 @@ def export(
         raise StoreError(
             f"{run_dir}: the run has not ended; run the same command again and it goes on"
         )
-    if not has_tokens(run.path / "tokens"):
-        raise StoreError(
-            f"{run_dir}: it has no tokens, as its recipe does not train the arm cleaned; add arms: [cleaned]"
-        )
+    exported, left_out = _exported(run, item, plugins)
     if out.exists():
         raise StoreError(f"{out}: it is there already; name a folder that is not, or remove it")
-    samples, reasons = read_tokens(run.path / "tokens")
-    trained = [sample for sample in samples if sample.weights.any()]
-    ids = {sample.id for sample in trained}
-    last = reading.stages(run)[-1]
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    kept = [sample for sample in live(last) if sample.id in ids]
-    made = tokenizer_of(run.path / "tokens")
-    said = list(item.cls(config).export(Exported(kept, trained, tuple(reasons), made), part))
+    said = list(item.cls(config).export(exported, part))
     part.rename(out)
-    return said
+    return [*said, *([f"{left_out} rows of weight 0 are left out"] if left_out else [])]
+
+
+def _exported(run: RunDirectory, item: Registered, plugins: Plugins) -> tuple[Exported, int]:
+    """What the exporter is given, and how many rows of weight 0 were left out of it."""
+    last = reading.stages(run)[-1]
+    if has_tokens(run.path / "tokens"):
+        samples, reasons = read_tokens(run.path / "tokens")
+        trained = [sample for sample in samples if sample.weights.any()]
+        ids = {sample.id for sample in trained}
+        kept = [sample for sample in live(last) if sample.id in ids]
+        return Exported(kept, trained, tuple(reasons), tokenizer_of(run.path / "tokens")), 0
+    # Without this, rows whose masks were lost would be exported as if nothing had been masked.
+    if "cleaned" in reading.metrics_of(run.path).get("encode", {}):
+        raise StoreError(
+            f"{run.path / 'tokens'}: the tokens that this run made are not there; run the same command again"
+        )
+    if not _takes_rows(item):
+        others = [other.name for other in plugins.of_kind("exporter") if _takes_rows(other)]
+        raise StoreError(
+            f"{run.path}: it has no tokens, and the format {item.name} needs them; add a section tokens: or arms: [cleaned] to "
+            f"the recipe and run it again, or export with --format {' or '.join(others)}"
+        )
+    rows = list(live(last))
+    kept = [sample for sample in rows if sample.weight > 0]
+    return Exported(kept, (), (), encoded=False), len(rows) - len(kept)
+
+
+def _takes_rows(item: Registered) -> bool:
+    return bool(getattr(item.cls, "takes_rows", False))

@@ -64,7 +64,7 @@ def _models(recipe: Recipe) -> list[str]:
         needs += use.item.cls.contract(use.config).needs
     needs += [need for config in configs for need in model_needs(config)]
     names = {need.model for need in needs}
-    if recipe.arms:
+    if recipe.arms or recipe.encodes:
         names.add(recipe.encode.model)
         if recipe.train is not None:
             names.add(recipe.train.config.model)

@@ -178,9 +178,10 @@ def _steps(state: _Run) -> dict[str, Any]:
     last = _sample_stages(state, source)
     truth = truth_of(state.directory.path)
     # What remains is published before anything is trained on it, so that an arm that fails leaves the record.
-    cleaned = (
-        _encoded(state, "cleaned", list(live(last))) if "cleaned" in state.recipe.arms else None
-    )
+    cleaned = _encoded(state, "cleaned", list(live(last))) if state.recipe.encodes else None
+    if cleaned is None:
+        # Those of an earlier recipe here are of other rows.
+        shutil.rmtree(state.directory.path / "tokens", ignore_errors=True)
     counts = write_rows(
         state.directory, state.recipe, last, dict(cleaned.dropped) if cleaned else {}
     )

@@ -9,6 +9,6 @@ from nfilter import hookimpl
 def nfilter_exporters() -> list[type]:
     """All formats."""
     from nfilter_export.labels import Axolotl, Spans, Trl
-    from nfilter_export.messages import LlamaFactory
+    from nfilter_export.messages import LlamaFactory, Messages
 
-    return [Trl, Axolotl, LlamaFactory, Spans]
+    return [Messages, Trl, Axolotl, LlamaFactory, Spans]

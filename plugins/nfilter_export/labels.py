@@ -11,31 +11,34 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nfilter import JSON, Exported, StageConfig, TokenSample
+from nfilter_export.messages import FILE, NoSettings, write_conversations
 
-FILE = "train.jsonl"
 TOKENIZER = "tokenizer_digest.json"
 """What made the ids: SHA-256 of the tokenizer and of the chat template, each null where it is not known."""
-
-
-class NoSettings(StageConfig):
-    """No settings."""
 
 
 class Trl:
     """For TRL's SFTTrainer: rows of ``input_ids`` and ``labels``, which is -100 where a token is out of the loss.
 
     Load it with ``datasets.load_dataset("json", data_files=".../train.jsonl")``; the trainer takes such rows as they
-    are. Labels hold no weights other than 0 and 1.
+    are. Labels hold no weights other than 0 and 1. Of a run without tokens, the rows are ``messages``, which the trainer
+    tokenises with its own model's template.
     """
 
     name: ClassVar[str] = "trl"
     Config: ClassVar[type[StageConfig]] = NoSettings
+    takes_rows: ClassVar[bool] = True
 
     def __init__(self, config: NoSettings) -> None:
         del config
 
     def export(self, run: Exported, out: Path) -> list[str]:
-        """Write train.jsonl and tokenizer_digest.json."""
+        """Write train.jsonl and, where there are tokens, tokenizer_digest.json."""
+        if not run.encoded:
+            return [
+                *write_conversations(run, out),
+                "no tokens: with SFTConfig(assistant_only_loss=True) the loss is over the assistant's turns alone",
+            ]
         soft = _Soft()
         rows = (
             {"input_ids": sample.ids.tolist(), "labels": _labels(sample)}
@@ -49,17 +52,24 @@ class Axolotl:
     """For axolotl, ``type: input_output``: rows of ``segments``, texts that are in the loss (``label``) or not.
 
     axolotl tokenises the segments itself, and may do so differently where a segment ends inside of a word. Set
-    ``train_on_inputs: false`` and no chat template: the segments hold its markers.
+    ``train_on_inputs: false`` and no chat template: the segments hold its markers. Of a run without tokens, the rows are
+    ``messages``, for ``type: chat_template``.
     """
 
     name: ClassVar[str] = "axolotl"
     Config: ClassVar[type[StageConfig]] = NoSettings
+    takes_rows: ClassVar[bool] = True
 
     def __init__(self, config: NoSettings) -> None:
         del config
 
     def export(self, run: Exported, out: Path) -> list[str]:
         """Write train.jsonl."""
+        if not run.encoded:
+            return [
+                *write_conversations(run, out),
+                "no tokens: set type: chat_template, which has the loss over the assistant's turns",
+            ]
         soft = _Soft()
         rows = ({"segments": _segments(sample)} for sample in soft.seen(run.tokens))
         count = _write(out / FILE, rows)

@@ -66,8 +66,8 @@ class SelfEvolve:
 
     @classmethod
     def contract(cls, config: SelfEvolveConfig) -> Contract:
-        """Writes a score."""
-        return Contract(writes=frozenset({config.into}))
+        """Writes a score, and trains."""
+        return Contract(writes=frozenset({config.into}), trains=True)
 
     def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State:
         """Go through the parts; one float32 and one bool a token are kept for ``process_tokens``."""

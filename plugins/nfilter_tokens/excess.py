@@ -64,11 +64,15 @@ class ExcessLoss:
 
     @classmethod
     def contract(cls, config: ExcessLossConfig) -> Contract:
-        """Writes three scores."""
+        """Writes three scores; a warm-up trains."""
         needs = (
             (ModelNeed(config.reference, Scores, field="reference"),) if config.reference else ()
         )
-        return Contract(writes=frozenset({BASE, REFERENCE, config.into}), needs=needs)
+        return Contract(
+            writes=frozenset({BASE, REFERENCE, config.into}),
+            needs=needs,
+            trains=config.warmup is not None,
+        )
 
     def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State:
         """Train the reference where it is a warm-up; compare tokenizers where it is another model."""

@@ -156,7 +156,7 @@ def test_shared_questions_are_counted_whatever_their_case_and_spacing(
         ),
         (
             "train: {use: example.memory, model: student}\n", "",
-            ["r.yaml:10: arms: arm 'raw' is trained; add train: {use: hf.lora, model: student}"],
+            ["r.yaml:10: arms: arm 'raw' is trained; add train: {use: hf.lora, model: student}, or leave arms out: tokens: runs without training"],
         ),
         (
             ", truth: true", "",

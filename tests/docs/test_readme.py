@@ -54,13 +54,19 @@ def recipes(blocks: list[Any]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def done(shell: list[str], yard: Path, cli: Callable[..., Any]) -> dict[str, Any]:
+def done(
+    shell: list[str], recipes: list[dict[str, Any]], yard: Path, cli: Callable[..., Any]
+) -> dict[str, Any]:
     """What each of the README's ``nfilter`` lines ended in.
 
     They are typed as they stand, but for three names: the hub's model becomes ``tiny``, ``ID`` a row that is there,
-    and the two runs that are compared are copies of the one that was made.
+    and the two runs that are compared are copies of the one that was made. Recipes that the text names are files.
     """
     results = {}
+    for recipe in recipes:
+        if f"{recipe.get('name')}.yaml:" in README or f"is {recipe.get('name')}.yaml" in README:
+            text = yaml.safe_dump(recipe, sort_keys=False).replace(HUB_MODEL, "tiny")
+            (yard / f"{recipe['name']}.yaml").write_text(text)
     for line in shell:
         words = shlex.split(line, comments=True)
         if words[0] != "nfilter":
@@ -180,7 +186,7 @@ def test_the_block_without_a_model_purges(
         {"question": "What is a heron?", "answer": "A wading bird with long legs."},
         {"question": "What is an otter?", "answer": "..."},
     ]
-    folder = yard / "purged"
+    folder = yard / "purging"
     folder.mkdir()
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "train.jsonl").write_text(lines, encoding="utf-8")
@@ -196,10 +202,38 @@ def test_the_block_without_a_model_purges(
     assert gone["reason"].startswith("empty: ")
 
 
+def test_rows_are_purged_and_exported_without_a_tokenizer(done: dict[str, Any], yard: Path) -> None:
+    said = done["nfilter export runs/purged --format messages --out purged    # or trl, axolotl, llamafactory: no tokenizer is needed"]  # fmt: skip
+    lines = (yard / "purged" / "train.jsonl").read_text().splitlines()
+    kept = (yard / "runs" / "purged" / "cleaned.jsonl").read_text().splitlines()
+    assert len(lines) == len(kept) > 0
+    assert f"train.jsonl: {len(lines)} conversations" in said.out
+    assert not (yard / "runs" / "purged" / "tokens").exists()
+    for line, row in zip(map(json.loads, lines), map(json.loads, kept), strict=True):
+        assert line["messages"] == [
+            {"role": "user", "content": row["prompt"]},
+            {"role": "assistant", "content": row["response"]},
+        ]
+
+
+def test_tokens_are_masked_and_exported_without_training(done: dict[str, Any], yard: Path) -> None:
+    assert outcome(done, "run masked").code == 0
+    run = yard / "runs" / "masked"
+    assert not (run / "adapters").exists()
+    masked = json.loads((run / "metrics.json").read_text())["tokens"]["stages"]["1-stm.mask"][
+        "masked"
+    ]
+    rows = [json.loads(line) for line in (yard / "masked" / "train.jsonl").read_text().splitlines()]
+    labels = [label for row in rows for label in row["labels"]]
+    in_loss = json.loads((run / "metrics.json").read_text())["tokens"]["in_loss"]
+    assert masked > 0
+    assert sum(label != -100 for label in labels) == in_loss > 0
+
+
 def test_the_block_with_tokens_cleans_them_and_trains(
     recipes: list[dict[str, Any]], yard: Path, cli: Callable[..., Any]
 ) -> None:
-    recipe = next(each for each in recipes if "tokens" in each)
+    recipe = next(each for each in recipes if each.get("name") == "tokens")
     student = {"use": "hf", "model": "tiny"}
     file = yard / "tokens.yaml"
     file.write_text(

@@ -198,7 +198,10 @@ def test_what_cannot_be_exported_is_said(
 @pytest.mark.parametrize(
     ("gone", "words"),
     [
-        ("tokens/index.json", "it has no tokens, as its recipe does not train the arm cleaned"),
+        (
+            "tokens/index.json",
+            "the tokens that this run made are not there; run the same command again",
+        ),
         ("00-source/done.json", "the run has not ended"),
     ],
 )

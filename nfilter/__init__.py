@@ -99,8 +99,11 @@ if TYPE_CHECKING:
         Sample,
         Sampling,
         TokenSample,
+        ToolCall,
         UInt32Array,
         Unreadable,
+        map_strings,
+        strings_in,
     )
 
 __version__ = "0.1.0"
@@ -196,8 +199,11 @@ _HOME = {
         "Sample",
         "Sampling",
         "TokenSample",
+        "ToolCall",
         "UInt32Array",
         "Unreadable",
+        "map_strings",
+        "strings_in",
     ),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -296,6 +302,7 @@ __all__ = [
     "TokenStage",
     "TokenizerDigest",
     "Tokenizes",
+    "ToolCall",
     "Trainer",
     "TrainingResult",
     "UInt32Array",
@@ -303,6 +310,8 @@ __all__ = [
     "did_you_mean",
     "hash_of",
     "hookimpl",
+    "map_strings",
     "place_of",
     "publishing",
+    "strings_in",
 ]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from nfilter.types import Completion, Message, Request
+from nfilter.types import Completion, Request, map_strings
 
 _CONTROL = re.compile(
     r"""<[|｜][^<>\n]{0,80}?[|｜]>                                      # ChatML, Llama 3, Phi, Command, DeepSeek, gpt-oss
@@ -43,8 +43,15 @@ class Neutral:
 def neutral(request: Request) -> Neutral:
     """``request`` with a blank in every control token of its messages; the same object where there is none."""
     found: dict[str, None] = {}
-    messages = tuple(Message(turn.role, _broken(turn.content, found)) for turn in request.messages)
-    return Neutral(replace(request, messages=messages), tuple(found)) if found else Neutral(request)
+
+    def change(text: str) -> str:
+        return _broken(text, found)
+
+    messages = tuple(turn.mapped(change) for turn in request.messages)
+    tools = tuple(map_strings(tool, change) for tool in request.tools)
+    if not found:
+        return Neutral(request)
+    return Neutral(replace(request, messages=messages, tools=tools), tuple(found))
 
 
 def tokens_in(texts: Iterable[str]) -> tuple[str, ...]:

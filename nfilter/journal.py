@@ -18,7 +18,7 @@ from typing import Any
 from nfilter.errors import StoreError
 from nfilter.failpoints import reach
 from nfilter.store import digest
-from nfilter.types import Completion, Failure, Request
+from nfilter.types import Completion, Failure, Message, Request
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS calls (
@@ -61,11 +61,17 @@ def call_key(fingerprint: str, request: Request) -> str:
     drawn = [sampling.seed, request.draw] if sampling.temperature > 0 else []
     return digest(
         fingerprint,
-        [[message.role, message.content] for message in request.messages],
+        [_asked(message) for message in request.messages],
         [sampling.max_tokens, sampling.temperature, sampling.top_p, list(sampling.stop)],
         drawn,
         request.logprobs,
+        *([list(map(dict, request.tools))] if request.tools else []),
     )
+
+
+def _asked(message: Message) -> list[Any]:
+    # A weight changes the loss, never what a model is asked.
+    return replace(message, weight=1.0).packed()
 
 
 class Journal:

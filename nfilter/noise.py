@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from nfilter.errors import SourceError
 from nfilter.stages import Source, StageConfig
 from nfilter.token_noise import KINDS, TokenNoiseKind, plant
-from nfilter.types import JSON, Message, Row, Sample
+from nfilter.types import JSON, Row, Sample
 from nfilter.wrong_values import LabelKind, answer_pool, plain, wrong_value
 
 OptionsOf = Callable[[Sample], Sequence[str] | None]
@@ -116,9 +116,9 @@ def inject(
                 pool=pool,
             )
             # not `relabel`: no stage decided this, and no record of it may reach one
-            message = Message("assistant", response)
-            sample = replace(sample, messages=(*sample.context, message))
-        done.append(Row(sample, row.sample.response))
+            sample = sample.relabel(response, "planted")
+            sample = replace(sample, why=row.sample.why)
+        done.append(replace(row, sample=sample, truth=row.sample.response))
     if not config.tokens:
         return done
     planted = plant(done, config.tokens, config.kinds, seed)

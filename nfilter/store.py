@@ -125,13 +125,14 @@ def sample_to_json(sample: Sample) -> dict[str, Any]:
     """A sample as JSON; ``why`` is left out, the decisions hold it."""
     return {
         "id": sample.id,
-        "messages": [[message.role, message.content] for message in sample.messages],
+        "messages": [message.packed() for message in sample.messages],
         "notes": dict(sample.notes),
         "meta": dict(sample.meta),
         "parents": list(sample.parents),
         "weight": sample.weight,
         "pinned": sample.pinned,
         "dropped": sample.dropped,
+        **({"tools": [dict(tool) for tool in sample.tools]} if sample.tools else {}),
     }
 
 
@@ -139,13 +140,14 @@ def sample_from_json(value: Mapping[str, Any]) -> Sample:
     """The inverse of ``sample_to_json``."""
     return Sample(
         id=value["id"],
-        messages=tuple(Message(role, content) for role, content in value["messages"]),
+        messages=tuple(Message.unpacked(message) for message in value["messages"]),
         notes=MappingProxyType(value["notes"]),
         meta=MappingProxyType(value["meta"]),
         parents=tuple(value["parents"]),
         weight=value["weight"],
         pinned=value["pinned"],
         dropped=value["dropped"],
+        tools=tuple(value.get("tools", ())),
     )
 
 

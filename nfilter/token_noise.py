@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from nfilter.errors import SourceError
-from nfilter.types import Message, NoiseSpan, Row
+from nfilter.types import NoiseSpan, Row
 from nfilter.wrong_values import missed
 
 TokenNoiseKind = Literal["boilerplate", "aside", "wrong"]
@@ -161,6 +161,6 @@ def _edited(row: Row, text: str, edits: Sequence[_Edit]) -> Row:
         parts += [before, edit.text]
         size += len(edit.text)
         reached = edit.end
-    message = Message("assistant", "".join((*parts, text[reached:])))
+    message = replace(row.sample.messages[-1], content="".join((*parts, text[reached:])))
     sample = replace(row.sample, messages=(*row.sample.context, message)) if spans else row.sample
     return replace(row, sample=sample, noise=tuple(spans))

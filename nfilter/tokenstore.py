@@ -156,9 +156,10 @@ def _at(
     if "cut" in arrays:
         first, last = arrays["cut_offsets"][place : place + 2]
         cut = arrays["cut"][first:last]
+    parts: dict[str, Any] = {name: arrays[name][start:end] for name in _ARRAYS}
     return TokenSample(
         id=index["samples"][place],
-        **{name: arrays[name][start:end] for name in _ARRAYS},
+        **parts,
         scores={name: arrays[_file_of(name)][start:end] for name in index["scores"]},
         text=text,
         cut=cut,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
@@ -32,18 +32,123 @@ ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
+def map_strings(value: Any, change: Callable[[str], str]) -> Any:
+    """A JSON value with ``change`` applied to every string in it, keys included."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {change(key): map_strings(item, change) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [map_strings(item, change) for item in value]
+    return value
+
+
+def strings_in(value: Any) -> Iterator[str]:
+    """Every string of a JSON value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield key
+            yield from strings_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from strings_in(item)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that an assistant makes. ``arguments`` is the JSON text of an object; ``id`` is empty where there is none.
+
+    Raises ValueError for arguments of another form.
+    """
+
+    name: str
+    arguments: str
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        self.parsed()
+
+    def parsed(self) -> Mapping[str, JSON]:
+        """The arguments as an object. Raises ValueError where they are none."""
+        value = json.loads(self.arguments)
+        if isinstance(value, dict):
+            return value
+        raise ValueError(f"the arguments of {self.name!r} are not a JSON object")
+
+    def mapped(self, change: Callable[[str], str]) -> ToolCall:
+        """The call with ``change`` applied to its name, its id and every string of its arguments."""
+        given = self.parsed()
+        changed = map_strings(given, change)
+        text = self.arguments if changed == given else json.dumps(changed, ensure_ascii=False)
+        return ToolCall(change(self.name), text, change(self.id))
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    An assistant's turn may hold ``reasoning`` (its thoughts, before the content) and ``tool_calls``. A tool's turn holds
+    the result of the call ``call_id``; ``name`` is that of the tool, or of whoever speaks. ``weight`` multiplies the
+    loss of the turn's tokens: 0 takes the turn out of it.
+    """
 
     role: Role
     content: str
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    name: str = ""
+    call_id: str = ""
+    weight: float = 1.0
+
+    def texts(self) -> Iterator[str]:
+        """Every text of the turn: content, reasoning, names, ids, and the strings of the arguments."""
+        yield from filter(None, (self.content, self.reasoning, self.name, self.call_id))
+        for call in self.tool_calls:
+            yield from filter(None, (call.name, call.id))
+            yield from strings_in(call.parsed())
+
+    def mapped(self, change: Callable[[str], str]) -> Message:
+        """The turn with ``change`` applied to all of its texts."""
+        return replace(
+            self,
+            content=change(self.content),
+            reasoning=change(self.reasoning),
+            tool_calls=tuple(call.mapped(change) for call in self.tool_calls),
+            name=change(self.name),
+            call_id=change(self.call_id),
+        )
+
+    def packed(self) -> list[Any]:
+        """The turn as JSON: role and content, then an object of what else it holds, where it holds anything."""
+        more: dict[str, Any] = {
+            key: value
+            for key, value in (
+                ("reasoning", self.reasoning),
+                ("tool_calls", [[call.name, call.arguments, call.id] for call in self.tool_calls]),
+                ("name", self.name),
+                ("call_id", self.call_id),
+            )
+            if value
+        }
+        if self.weight != 1.0:
+            more["weight"] = self.weight
+        return [self.role, self.content, more] if more else [self.role, self.content]
+
+    @classmethod
+    def unpacked(cls, value: Sequence[Any]) -> Message:
+        """The inverse of ``packed``."""
+        more = dict(value[2]) if len(value) > 2 else {}
+        calls = tuple(ToolCall(*call) for call in more.pop("tool_calls", ()))
+        return cls(value[0], value[1], tool_calls=calls, **more)
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One conversation. Its last assistant message is the response under question.
 
+    ``tools`` are the tools that the assistant may call, each an object as OpenAI's chat format writes it.
     ``notes`` hold what stages wrote, each under its stage's ``into``; ``meta`` holds the source's columns, read
     only and without the truth. A dropped sample stays on record, out of later stages. ``why`` is the reason for
     the last change or decision of the stage at work; the engine records it and clears it between stages.
@@ -58,6 +163,7 @@ class Sample:
     pinned: bool = False
     dropped: str | None = None
     why: str | None = None
+    tools: tuple[Mapping[str, JSON], ...] = ()
 
     @classmethod
     def made(
@@ -104,10 +210,26 @@ class Sample:
         """Write ``value`` under ``key``; a note of the same name is replaced."""
         return replace(self, notes=MappingProxyType({**self.notes, key: value}))
 
+    @property
+    def calls_tools(self) -> bool:
+        """Whether the response is, or holds, a call of a tool: no text can take its place."""
+        return bool(self.messages and self.messages[-1].tool_calls)
+
     def relabel(self, response: str, reason: str) -> Sample:
-        """Replace the response. ``reason`` is recorded with the old and the new text."""
+        """Replace the response. ``reason`` is recorded with the old and the new text.
+
+        The turn keeps its weight. Another text has no reasoning: the old one led to the old text.
+        """
         _need_reason(reason)
-        return replace(self, messages=(*self.context, Message("assistant", response)), why=reason)
+        return replace(self, messages=(*self.context, self._answer(response)), why=reason)
+
+    def _answer(self, response: str) -> Message:
+        last = self.messages[-1] if self.messages else None
+        if last is None or last.role != "assistant":
+            return Message("assistant", response)
+        if last.content == response:
+            return last
+        return Message("assistant", response, weight=last.weight)
 
     def drop(self, reason: str) -> Sample:
         """Take the sample out of all later stages and of training."""
@@ -140,7 +262,9 @@ class TokenSample:
     0 wherever ``response`` is False, always; 0 elsewhere takes a token out of the loss. ``reasons`` is a bit set:
     which stage set a weight to 0, the bits being named in the run's manifest. ``scores`` are NaN where undefined.
     ``text`` is the rendered conversation, whose characters ``spans`` count. ``cut`` is the response mask of the tokens
-    that max_length left out, [L - T] of a conversation of L tokens.
+    that max_length left out, [L - T] of a conversation of L tokens. ``remarks`` say what the chat template did to the
+    conversation that a person should hear of, each a clause; of a sample without tokens, why it has none. They are
+    counted at encoding and not kept on disk.
     """
 
     id: str
@@ -153,6 +277,7 @@ class TokenSample:
     reasons: UInt32Array = field(default_factory=lambda: np.zeros(0, dtype=np.uint32))
     text: str = ""
     cut: BoolArray = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         length = len(self.ids)
@@ -223,6 +348,7 @@ class Request:
     logprobs: bool = False
     sample_id: str = ""
     draw: int = 0
+    tools: tuple[Mapping[str, JSON], ...] = ()
 
 
 FailureKind = Literal["refused", "too_long", "parse", "timeout", "server", "memory"]
@@ -283,13 +409,15 @@ class NoiseSpan:
 class Row:
     """One readable row of a source: its sample, and what is known to be true of it.
 
-    ``truth`` is the true label. ``noise`` has the parts of the response that are noise, in order, without overlap: the
+    ``not_carried`` names what the row holds that changes its meaning and that no part of the sample says: ``images``, or
+    ``refusal`` of a message. ``truth`` is the true label. ``noise`` has the parts of the response that are noise, in order, without overlap: the
     rest is signal; None where nothing is known of them.
     """
 
     sample: Sample
     truth: str | None = None
     noise: tuple[NoiseSpan, ...] | None = None
+    not_carried: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,6 +214,7 @@ def evaluate(
             else template.render(**variables(recipe, sample, ctx)),
             sampling=Sampling(max_tokens=recipe.evaluate.max_tokens),
             sample_id=sample.id,
+            tools=sample.tools if template is None else (),
         )
         for sample in test
     ]

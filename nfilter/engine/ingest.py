@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from nfilter.answers import build as build_answers
 from nfilter.errors import ContractError, SourceError
 from nfilter.ids import SeenTexts
 from nfilter.noise import inject
+from nfilter.not_carried import NotCarried
 from nfilter.recipe import Recipe, SourceUse
 from nfilter.store import Artefact, digest, read_jsonl, write_jsonl
 from nfilter.types import JSON, NoiseSpan, Row, Sample, Unreadable
@@ -23,11 +24,15 @@ QUARANTINE = "quarantine.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """What came out of a source: how many rows were read, how many could not be, how many have a known truth."""
+    """What came out of a source: how many rows were read, how many could not be, how many have a known truth.
+
+    ``not_carried`` counts rows by what they hold that no sample says.
+    """
 
     read: int
     unreadable: int
     with_truth: int
+    not_carried: Mapping[str, int] = field(default_factory=dict)
 
 
 def source_fingerprint(source: SourceUse, base_dir: Path, seed: int, limit: int | None) -> str:
@@ -95,6 +100,7 @@ def ingest(
     """
     unreadable: list[Unreadable] = []
     truths: list[dict[str, JSON]] = []
+    lost = NotCarried()
     seen = SeenTexts()
     count = 0
 
@@ -110,6 +116,7 @@ def ingest(
                     f"source {source.use.name}: two rows have the id {row.sample.id!r}; a source gives each id once "
                     "and the other row as Unreadable"
                 )
+            lost.add(row)
             if row.truth is not None or row.noise is not None:
                 truths.append(_truth_row(row))
             yield row.sample
@@ -126,10 +133,8 @@ def ingest(
     known = sum("truth" in row for row in truths)
     if count == 0:
         raise SourceError(_nothing_readable(source, recipe, unreadable))
-    done = Ingested(count, len(unreadable), known)
-    artefact.finish(
-        {"read": done.read, "unreadable": done.unreadable, "with_truth": done.with_truth}
-    )
+    done = Ingested(count, len(unreadable), known, lost.counts())
+    artefact.finish(asdict(done))
     return done
 
 
@@ -176,4 +181,6 @@ def _truth_row(row: Row) -> dict[str, JSON]:
 def summary(artefact: Artefact) -> Ingested:
     """What an earlier run ingested."""
     value: dict[str, Any] = artefact.summary()
-    return Ingested(value["read"], value["unreadable"], value["with_truth"])
+    return Ingested(
+        value["read"], value["unreadable"], value["with_truth"], value.get("not_carried", {})
+    )

@@ -134,13 +134,10 @@ def _check_one(stage: str, contract: Contract, was: Sample, now: Sample) -> None
         raise ContractError(
             f"{where}: note {gone[0]!r} was removed; notes are only added or replaced"
         )
-    for name in ("meta", "parents", "pinned"):
+    for name in ("meta", "parents", "pinned", "tools"):
         if getattr(was, name) != getattr(now, name):
             raise ContractError(f"{where}: {name} was changed; it is not a stage's to change")
-    if was.context != now.context:
-        raise ContractError(
-            f"{where}: messages before the response were changed; only the response may be"
-        )
+    _check_turns(where, was, now)
     if changed(was, now) and not (now.why or "").strip():
         raise ContractError(
             f"{where}: changed without a reason; use relabel(), weigh() or drop(), which take one"
@@ -149,6 +146,17 @@ def _check_one(stage: str, contract: Contract, was: Sample, now: Sample) -> None
         raise ContractError(f"{where}: dropped without a reason; use drop(), which takes one")
     _check_weight(where, now)
     _check_text(where, now)
+
+
+def _check_turns(where: str, was: Sample, now: Sample) -> None:
+    if was.context != now.context:
+        raise ContractError(
+            f"{where}: messages before the response were changed; only the response may be"
+        )
+    if was.response == now.response and was.messages != now.messages:
+        raise ContractError(
+            f"{where}: what the response holds beside its text was changed; use relabel(), which replaces the text"
+        )
 
 
 def _check_weight(where: str, sample: Sample) -> None:
@@ -189,19 +197,31 @@ def create(stage: str, made: Sample) -> tuple[Sample, dict[str, Any]]:
     return replace(made, why=None), _decision(stage, made, "create", reason)
 
 
-def decide(stage: str, was: Sample, now: Sample) -> tuple[Sample, dict[str, Any] | None]:
-    """The sample as it is recorded, and the decision about it; a pinned sample keeps all but its notes."""
-    clean = replace(now, why=None)
+def _held(was: Sample, now: Sample) -> str | None:
+    """Why what a stage decided is not done."""
     if was.pinned and changed(was, now):
+        return "pinned by a person"
+    if was.calls_tools and was.response != now.response and now.dropped is None:
+        return "the response calls a tool"
+    return None
+
+
+def decide(stage: str, was: Sample, now: Sample) -> tuple[Sample, dict[str, Any] | None]:
+    """The sample as it is recorded, and the decision about it.
+
+    A pinned sample keeps all but its notes. A response that calls a tool keeps its turn: no text says the same.
+    """
+    clean = replace(now, why=None)
+    if held_by := _held(was, now):
         held = replace(clean, messages=was.messages, weight=was.weight, dropped=was.dropped)
-        return held, _decision(
-            stage, now, "refused", f"pinned by a person; the stage said: {now.why}"
-        )
+        return held, _decision(stage, now, "refused", f"{held_by}; the stage said: {now.why}")
     extra: dict[str, Any] = {}
     if now.weight != was.weight:
         extra["weight"] = {"before": was.weight, "after": now.weight}
     if now.response != was.response:
         extra |= {"before": was.response, "after": now.response}
+        if was.messages and was.messages[-1].reasoning:
+            extra["reasoning_before"] = was.messages[-1].reasoning
     if now.dropped is not None and was.dropped is None:
         return clean, _decision(stage, now, "drop", now.dropped, **extra)
     if now.response != was.response:

@@ -12,6 +12,7 @@ from nfilter.engine.lint import lint
 from nfilter.engine.places import site_of
 from nfilter.engine.tokenizers import check_tokenizers
 from nfilter.errors import NothingLeftError, SourceError
+from nfilter.not_carried import NotCarried
 from nfilter.plugins import Plugins
 from nfilter.recipe import Recipe
 from nfilter.types import Row
@@ -34,7 +35,9 @@ def preview(recipe: Recipe, plugins: Plugins, limit: int | None = None) -> Previ
         NothingLeftError: when no row has a token in the loss.
     """
     said: list[str] = []
-    items = [row.sample for row in rows(recipe.source, recipe, limit) if isinstance(row, Row)]
+    read = [row for row in rows(recipe.source, recipe, limit) if isinstance(row, Row)]
+    items = [row.sample for row in read]
+    said += NotCarried(read).warnings()
     if not items:
         place = recipe.located.place(recipe.source.use.where)
         raise SourceError(

@@ -32,6 +32,7 @@ from nfilter.engine.versions import versions
 from nfilter.errors import NfilterError, NothingLeftError
 from nfilter.events import RunFinished, RunStarted, StageFinished
 from nfilter.journal import Journal
+from nfilter.not_carried import warnings_of
 from nfilter.plugins import Plugins
 from nfilter.progress import QuietReporter, Reporter, RunLog
 from nfilter.prompts import Prompts
@@ -188,7 +189,12 @@ def _steps(state: _Run) -> dict[str, Any]:
     metrics: dict[str, Any] = {
         "name": state.recipe.name,
         "seeds": [state.recipe.seed],
-        "samples": {"read": ingested.read, "unreadable": ingested.unreadable, **counts},
+        "samples": {
+            "read": ingested.read,
+            "unreadable": ingested.unreadable,
+            **counts,
+            **_lost(ingested),
+        },
     }
     if cleaned is not None:
         out, seed = state.directory.path, state.recipe.seed
@@ -252,11 +258,21 @@ def _ingest(state: _Run, source: Artefact) -> Ingested:
     fingerprint = digest(fingerprint, recipe.chunk, recipe.answer.model_dump(mode="json"))
     state.fingerprints["source"] = fingerprint
     if source.begin(fingerprint) == "reused":
-        return summary(source)
+        return _told(state, summary(source))
     done = ingest(recipe.source, recipe, source, state.directory.path, state.limit)
     unreadable = f", {done.unreadable} unreadable (quarantine.jsonl)" if done.unreadable else ""
     state.log.info(f"source: {done.read} rows{unreadable}")
+    return _told(state, done)
+
+
+def _told(state: _Run, done: Ingested) -> Ingested:
+    for warning in warnings_of(done.not_carried, done.read):
+        state.log.warning(f"source: {warning}")
     return done
+
+
+def _lost(ingested: Ingested) -> dict[str, Any]:
+    return {"not_carried": dict(ingested.not_carried)} if ingested.not_carried else {}
 
 
 def stage_fingerprint(state: _Run, use: Use, before: str) -> str:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from nfilter import Completion, Request
+from nfilter import Completion, Message, Request
 from nfilter_litellm.config import LiteLLMConfig
 from nfilter_litellm.failures import (
     empty,
@@ -25,7 +25,7 @@ def fields(request: Request, config: LiteLLMConfig, *, logprobs: bool) -> dict[s
     """The fields of a request but for the model's name. A greedy request has no seed, as no answer depends on it."""
     sampling = request.sampling
     asked: dict[str, Any] = {
-        "messages": [{"role": turn.role, "content": turn.content} for turn in request.messages],
+        "messages": [_sent(turn) for turn in request.messages],
         "max_tokens": config.max_tokens or sampling.max_tokens,
         "temperature": sampling.temperature,
     }
@@ -37,7 +37,24 @@ def fields(request: Request, config: LiteLLMConfig, *, logprobs: bool) -> dict[s
         asked["stop"] = list(sampling.stop)
     if logprobs and request.logprobs:
         asked["logprobs"] = True
+    if request.tools:
+        asked["tools"] = [dict(tool) for tool in request.tools]
     return asked
+
+
+def _sent(turn: Message) -> dict[str, Any]:
+    """A turn as OpenAI's chat format writes it. Thoughts of earlier turns are no field of it: servers refuse them."""
+    sent: dict[str, Any] = {"role": turn.role, "content": turn.content}
+    if turn.tool_calls:
+        sent["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in turn.tool_calls
+        ]  # fmt: skip
+    if turn.name:
+        sent["name"] = turn.name
+    if turn.call_id:
+        sent["tool_call_id"] = turn.call_id
+    return sent
 
 
 def read(reply: Any, *, logprobs: bool, stop: Sequence[str] = ()) -> Completion:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 
 from nfilter import Budget, Completion, Price, Request
@@ -57,11 +58,16 @@ class Paid:
 
 def most_of(request: Request, price: Price, max_tokens: int | None) -> float:
     """An upper bound in dollars: no tokenizer makes more tokens of a text than it has bytes."""
-    prompt = sum(
-        len(message.content.encode("utf-8", "surrogatepass")) + _AROUND
-        for message in request.messages
-    )
+    prompt = sum(_bytes(message.content) + _AROUND for message in request.messages)
+    # What else a turn holds goes out as JSON.
+    prompt += sum(_bytes(json.dumps(turn.packed()[2:])) for turn in request.messages)
+    if request.tools:
+        prompt += _bytes(json.dumps(list(request.tools)))
     return price.of(prompt, max_tokens or request.sampling.max_tokens)
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 def cost_of(answer: Completion, price: Price, most: float) -> float:

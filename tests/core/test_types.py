@@ -53,8 +53,19 @@ def tokens(**more: Any) -> TokenSample:
 
 
 FIELDS = {
-    Message: ("role", "content"),
-    Sample: ("id", "messages", "notes", "meta", "parents", "weight", "pinned", "dropped", "why"),
+    Message: ("role", "content", "reasoning", "tool_calls", "name", "call_id", "weight"),
+    Sample: (
+        "id",
+        "messages",
+        "notes",
+        "meta",
+        "parents",
+        "weight",
+        "pinned",
+        "dropped",
+        "why",
+        "tools",
+    ),
     TokenSample: (
         "id",
         "ids",
@@ -66,9 +77,10 @@ FIELDS = {
         "reasons",
         "text",
         "cut",
+        "remarks",
     ),
     Sampling: ("max_tokens", "temperature", "top_p", "seed", "stop"),
-    Request: ("messages", "sampling", "logprobs", "sample_id", "draw"),
+    Request: ("messages", "sampling", "logprobs", "sample_id", "draw", "tools"),
     Failure: ("kind", "detail"),
     Completion: (
         "text",
@@ -81,7 +93,7 @@ FIELDS = {
         "usd",
     ),
     ModelRef: ("path", "kind", "base", "digest"),
-    Row: ("sample", "truth", "noise"),
+    Row: ("sample", "truth", "noise", "not_carried"),
     Unreadable: ("line", "error", "raw"),
 }
 VALUES = [

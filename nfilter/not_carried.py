@@ -1,0 +1,42 @@
+"""What rows hold that changes their meaning and that no sample says: counted, and named to a person."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+
+from nfilter.types import Row, Unreadable
+
+
+class NotCarried:
+    """Counts rows by what of them is not carried (``Row.not_carried``)."""
+
+    def __init__(self, rows: Iterable[Row | Unreadable] = ()) -> None:
+        self._rows = 0
+        self._counts: Counter[str] = Counter()
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: Row | Unreadable) -> None:
+        """Count one row; a row that could not be read counts nowhere."""
+        if isinstance(row, Row):
+            self._rows += 1
+            self._counts.update(set(row.not_carried))
+
+    def counts(self) -> dict[str, int]:
+        """Rows by what is not carried, the most frequent first."""
+        return dict(self._counts.most_common())
+
+    def warnings(self) -> list[str]:
+        """One sentence for each kind."""
+        return list(warnings_of(self.counts(), self._rows))
+
+
+def warnings_of(counts: Mapping[str, int], rows: int) -> Iterator[str]:
+    """One sentence for each kind of ``counts``, of ``rows`` readable rows."""
+    for name, count in counts.items():
+        have = "row holds" if count == 1 else "rows hold"
+        yield (
+            f"{count} of {rows} readable {have} {name}, which no model is shown and training does not use; "
+            "take such rows out of the data, or remove the field where it does not matter"
+        )

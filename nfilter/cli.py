@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -81,19 +82,34 @@ def entry(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; errors are said in one place, without a traceback."""
     try:
         result = main.main(args=argv, standalone_mode=False)
-    except click.exceptions.Abort:
-        return _interrupted()
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except NfilterError as error:
-        click.echo(f"{_label(error)}{error}", err=True)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return _interrupted()
     except BrokenPipeError:
         return 1
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        return _interrupted()
+    except (click.ClickException, NfilterError, OSError) as error:
+        code, told = _ending(error)
+        click.echo(_plain(told), err=True)
+        return code
     return result if isinstance(result, int) else 0
+
+
+def _ending(error: Exception) -> tuple[int, str]:
+    """The exit code of an error, and all that is told of it."""
+    if isinstance(error, click.ClickException):
+        told = io.StringIO()
+        error.show(told)
+        return error.exit_code, told.getvalue().rstrip("\n")
+    if isinstance(error, NfilterError):
+        return error.exit_code, f"{_label(error)}{error}"
+    place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+    return 1, f"error: {place}{getattr(error, 'strerror', None) or error}"[:2000]
+
+
+def _plain(text: str) -> str:
+    """An error may hold what a stranger wrote into a file: nothing of it steers the terminal."""
+    from nfilter.report.text import plain
+
+    return plain(text)
 
 
 def _label(error: NfilterError) -> str:
@@ -171,10 +187,10 @@ def _seeds(text: str) -> list[int]:
     try:
         seeds = [int(part) for part in text.split(",")]
     except ValueError as error:
-        says = f"whole numbers with commas, like 0,1,2, not {text!r}"
+        says = f"whole numbers with commas, like 0,1,2, not {text[:80]!r}"
         raise click.BadParameter(says, param_hint="'--seeds'") from error
-    if len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        says = f"each seed once, none negative: {text!r}"
+    if len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) >= 2**63:
+        says = f"each seed once, none negative or above 2**63 - 1: {text[:80]!r}"
         raise click.BadParameter(says, param_hint="'--seeds'")
     return seeds
 

@@ -70,6 +70,16 @@ class BudgetError(NfilterError):
     exit_code = 8
 
 
+def short(value: object, most: int = 80) -> str:
+    """A stranger's value as it stands in an error: printable, and not longer than ``most`` characters.
+
+    Text stands as it is, every other value as Python writes it.
+    """
+    text = value if isinstance(value, str) else repr(value)
+    safe = "".join(char if char.isprintable() else "?" for char in text[: most + 1])
+    return safe if len(safe) <= most else f"{safe[: most - 3]}..."
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the nearest of ``known``, else what there is, else nothing."""
     choices = sorted(known)

@@ -16,7 +16,7 @@ from typing import Any
 import pluggy
 
 from nfilter import hookspecs
-from nfilter.errors import PluginError, did_you_mean
+from nfilter.errors import PluginError, did_you_mean, short
 from nfilter.metrics import SECTIONS
 
 GROUP = "nfilter"
@@ -82,7 +82,7 @@ class Plugins:
 
     def unknown(self, kind: str, name: str) -> str:
         """The sentence for a name that nobody registered."""
-        text = f"unknown {kind} {name!r}"
+        text = f"unknown {kind} {short(repr(name))}"
         text += did_you_mean(name, [item.name for item in self.of_kind(kind)])
         for failed in self.failed:
             text += f"\n  plugin {failed.plugin!r} of {failed.distribution} did not load: {failed.error}"

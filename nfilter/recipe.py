@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from nfilter.answers import AnswerConfig
 from nfilter.capabilities import Needs
-from nfilter.errors import RecipeError, did_you_mean
+from nfilter.errors import RecipeError, did_you_mean, short
 from nfilter.located import Located, Where, dotted, override, read
 from nfilter.noise import NoiseConfig
 from nfilter.plugins import Plugins, Registered
@@ -247,13 +247,15 @@ class _Reader:
         if value is None:
             value = self.located.file.name.split(".")[0] or "recipe"
         if not isinstance(value, str) or not value.strip(" .") or any(c in value for c in "/\\\0"):
-            self.fault(("name",), f"a name is a word that can name a folder, not {value!r}")
+            self.fault(
+                ("name",), f"a name is a word that can name a folder, not {short(repr(value))}"
+            )
             return "recipe"
         return value
 
     def _number(self, value: Any, where: Where, least: int) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            self.fault(where, f"a whole number of at least {least}, not {value!r}")
+            self.fault(where, f"a whole number of at least {least}, not {short(repr(value))}")
             return least
         return value
 
@@ -271,7 +273,9 @@ class _Reader:
             return ()
         for index, arm in enumerate(value):
             if arm not in ARMS:
-                self.fault(("arms", index), f"unknown arm {arm!r}{did_you_mean(str(arm), ARMS)}")
+                self.fault(
+                    ("arms", index), f"unknown arm {short(repr(arm))}{did_you_mean(str(arm), ARMS)}"
+                )
         return tuple(dict.fromkeys(arm for arm in value if arm in ARMS))
 
     def _models(self, value: Any) -> tuple[dict[str, Use], dict[str, str]]:
@@ -296,7 +300,10 @@ class _Reader:
                 target = named[target]
             if first not in value:
                 near = did_you_mean(first, [key for key in value if key != name])
-                self.fault(("models", name), f"stands for {first!r}, which is no model here{near}")
+                self.fault(
+                    ("models", name),
+                    f"stands for {short(repr(first))}, which is no model here{near}",
+                )
             elif target in seen:
                 self.fault(
                     ("models", name),
@@ -357,7 +364,7 @@ class _Reader:
             where: Where = (section, index)
             if isinstance(entry, dict) and "skip" in entry:
                 if not isinstance(entry["skip"], bool):
-                    self.fault((*where, "skip"), f"true or false, not {entry['skip']!r}")
+                    self.fault((*where, "skip"), f"true or false, not {short(repr(entry['skip']))}")
                 elif entry["skip"]:
                     continue
                 entry = {key: item for key, item in entry.items() if key != "skip"}  # noqa: PLW2901
@@ -412,14 +419,18 @@ class _Reader:
             near = ""
             if len(path) == 1:  # the fields of a nested model are not known here
                 near = did_you_mean(str(path[-1]), fields) or f"; known: {', '.join(fields)}"
-            self.fault((*where, *path), f"unknown key {path[-1]!r}{near}")
+            self.fault((*where, *path), f"unknown key {short(repr(path[-1]))}{near}")
         elif detail["type"] == "missing":
             self.fault(
                 (*where, *path), f"missing; {model.__name__.removesuffix('Config')} needs it"
             )
         else:
             given = detail.get("input")
-            shown = f", not {given!r}" if isinstance(given, str | int | float | bool | None) else ""
+            shown = (
+                f", not {short(repr(given))}"
+                if isinstance(given, str | int | float | bool | None)
+                else ""
+            )
             near = _near_literal(detail, given)
             known = self._known_part(where, path)
             needed = _NEEDED.get(detail["type"], detail["msg"].removeprefix("Value error, "))

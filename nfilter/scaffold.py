@@ -6,7 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from nfilter.errors import RecipeError, SourceError, did_you_mean
+import yaml
+
+from nfilter.errors import RecipeError, SourceError, did_you_mean, short
+from nfilter.located import parse
 from nfilter.noise import NoiseConfig, inject_file
 from nfilter.plugins import Plugins, Registered
 from nfilter.store import publishing
@@ -130,7 +133,18 @@ def _relative(data: Path, out: Path) -> str:
 
 
 def _quoted(text: str) -> str:
-    return text if re.fullmatch(r"[\w./-]+", text) else "'" + text.replace("'", "''") + "'"
+    if re.fullmatch(r"[\w/][\w./-]*", text, re.ASCII) and parse(text, Path()).value == text:
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RecipeError(
+            f"{short(text)!r} is not UTF-8, and a recipe is; give the file another name"
+        ) from error
+    if text.isprintable():
+        return "'" + text.replace("'", "''") + "'"
+    quoted: str = yaml.safe_dump(text, default_style='"', width=float("inf"))
+    return quoted.strip()
 
 
 def _replace_model(text: str, model: str) -> str:

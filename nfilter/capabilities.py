@@ -41,6 +41,13 @@ class Streams(Protocol):
 
 
 @runtime_checkable
+class EndsPrompts(Protocol):
+    """Tells how the text ends that a request is rendered to: a template may begin a thought there."""
+
+    def prompt_end(self, request: Request) -> str: ...
+
+
+@runtime_checkable
 class Priced(Protocol):
     """A backend class whose calls cost money: dollars a token with a given config, None where that is not known."""
 

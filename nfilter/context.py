@@ -11,7 +11,7 @@ from typing import Any
 
 from nfilter.answers import build as build_answers
 from nfilter.answers import judged_by
-from nfilter.capabilities import Priced, Streams, TokenizerDigest, Tokenizes
+from nfilter.capabilities import EndsPrompts, Priced, Streams, TokenizerDigest, Tokenizes
 from nfilter.controls import neutral
 from nfilter.drain import Drain
 from nfilter.errors import ContractError, ModelError, did_you_mean
@@ -23,6 +23,7 @@ from nfilter.recipe import Recipe
 from nfilter.scorebook import ScoreBooks
 from nfilter.stages import AnswerKind, Progress, Site, Template, TokenLoss
 from nfilter.store import digest
+from nfilter.thoughts import Thoughts
 from nfilter.types import Completion, FloatArray, IntArray, ModelRef, Request, Sample, TokenSample
 
 _TRANSIENT = frozenset({"timeout", "server", "memory"})
@@ -101,6 +102,7 @@ class Model:
         scores: ScoreBooks | None = None,
         drain: Drain | None = None,
         cost: Callable[[], str] | None = None,
+        thoughts: Thoughts | None = None,
     ) -> None:
         """``cost`` says what is spent so far; the bar asks it when it is drawn, not a call when it ends."""
         self.name = name
@@ -113,6 +115,7 @@ class Model:
         self._scores = scores
         self._drain = drain or Drain()
         self._cost = cost
+        self._thoughts = thoughts or Thoughts()
 
     def fingerprint(self) -> str:
         """What identifies the weights, the adapter in use included."""
@@ -123,12 +126,29 @@ class Model:
 
         Answers are committed as they come, so that a run that is killed asks little again. No message reaches a backend
         with a control token in it, unless the backend keeps such tokens plain text by itself (``shields``).
+
+        A completion's thoughts are in its ``reasoning``, whatever the backend; what its text holds is the answer. The
+        journal keeps what the backend gave.
         """
         if not getattr(self._backend, "shields", False):
             safe = [neutral(request) for request in requests]
-            answers = self._generate([each.request for each in safe])
+            answers = self._answered([each.request for each in safe])
             return [each.mended(answer) for each, answer in zip(safe, answers, strict=True)]
-        return self._generate(requests)
+        return self._answered(requests)
+
+    def _answered(self, requests: Sequence[Request]) -> list[Completion]:
+        """The completions without their thoughts."""
+        answers = self._generate(requests)
+        # The end of a prompt is the template's, the same for all requests, so that one tells.
+        starts = bool(requests) and self._begins_thought(requests[0])
+        return [
+            self._thoughts.separated(answer, opened=starts and self._begins_thought(request))
+            for answer, request in zip(answers, requests, strict=True)
+        ]
+
+    def _begins_thought(self, request: Request) -> bool:
+        able = isinstance(self._backend, EndsPrompts)
+        return able and self._thoughts.opens(self._backend.prompt_end(request))
 
     def _generate(self, requests: Sequence[Request]) -> list[Completion]:
         keys = [call_key(self._fingerprint, request) for request in requests]
@@ -288,6 +308,7 @@ class Model:
                 self._scores,
                 self._drain,
                 self._cost,
+                self._thoughts,
             )
 
 
@@ -352,6 +373,7 @@ class RunContext:
             scores=self._scores,
             drain=self._pool.site.drain,
             cost=self._pool.cost(name),
+            thoughts=self._recipe.thoughts(name),
         )
 
     def prompt(self, name: str) -> Template:

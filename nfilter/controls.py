@@ -34,10 +34,19 @@ class Neutral:
 
     def mended(self, answer: Completion) -> Completion:
         """``answer`` with the tokens that it repeats as the data has them."""
-        text = answer.text
+        if not self.broken:
+            return answer
+        reasoning = answer.reasoning
+        return replace(
+            answer,
+            text=self._whole(answer.text),
+            reasoning=None if reasoning is None else self._whole(reasoning),
+        )
+
+    def _whole(self, text: str) -> str:
         for token in reversed(self.broken):
             text = text.replace(_apart(token), token)
-        return answer if text == answer.text else replace(answer, text=text)
+        return text
 
 
 def neutral(request: Request) -> Neutral:

@@ -250,6 +250,7 @@ def _plain(done: Completion) -> dict[str, Any]:
         "prompt_tokens": done.prompt_tokens,
         "completion_tokens": done.completion_tokens,
         "failure": None if done.failure is None else [done.failure.kind, done.failure.detail],
+        **({} if done.reasoning is None else {"reasoning": done.reasoning}),
     }
 
 
@@ -263,4 +264,5 @@ def _completion(value: dict[str, Any]) -> Completion:
         completion_tokens=value["completion_tokens"],
         failure=None if failure is None else Failure(failure[0], failure[1]),
         cached=True,
+        reasoning=value.get("reasoning"),
     )

@@ -17,6 +17,7 @@ from nfilter.located import Located, Where, dotted, override, read
 from nfilter.noise import NoiseConfig
 from nfilter.plugins import Plugins, Registered
 from nfilter.stages import ModelNeed, StageConfig
+from nfilter.thoughts import Marks, Thoughts
 
 Arm = Literal["vanilla", "raw", "cleaned", "truth"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
@@ -27,12 +28,19 @@ SECTIONS = (
 ADOPT = "adopt"
 WITH = "with"
 LOSS = "loss"
+THOUGHTS = "thoughts"
 
 
 class BudgetConfig(StageConfig):
     """The ``budget`` section: dollars that all calls of a run may cost together, those of every seed included."""
 
     usd: float = Field(gt=0, allow_inf_nan=False)
+
+
+class ThoughtsConfig(StageConfig):
+    """``thoughts: ["<think>", "</think>"]`` on a model of any backend: the marks around what it thinks; ``[]`` for none."""
+
+    thoughts: Marks
 
 
 class EncodeConfig(StageConfig):
@@ -63,12 +71,16 @@ class EvaluateConfig(StageConfig):
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One plugin as a recipe uses it: which, with what config, and where that stands; a trainer's online loss."""
+    """One plugin as a recipe uses it: which, with what config, and where that stands.
+
+    ``loss`` is a trainer's online loss; ``thoughts`` are the marks of a model's thoughts where the recipe sets them.
+    """
 
     item: Registered
     config: Any
     where: Where
     loss: Use | None = None
+    thoughts: tuple[str, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -78,7 +90,13 @@ class Use:
     def dump(self) -> dict[str, Any]:
         """The entry as it would be written out in full."""
         loss = {LOSS: self.loss.dump()} if self.loss else {}
-        return {"use": self.name, **self.config.model_dump(mode="json", by_alias=True), **loss}
+        marks = {} if self.thoughts is None else {THOUGHTS: list(self.thoughts)}
+        return {
+            "use": self.name,
+            **self.config.model_dump(mode="json", by_alias=True),
+            **loss,
+            **marks,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +151,11 @@ class Recipe:
     def model(self, name: str) -> Use | None:
         """The model of that name, through aliases; None where there is none."""
         return self.models.get(self.aliases.get(name, name))
+
+    def thoughts(self, name: str) -> Thoughts:
+        """How the thoughts of the model of that name are marked."""
+        use = self.model(name)
+        return Thoughts(None if use is None else use.thoughts)
 
     def dump(self) -> dict[str, Any]:
         """The recipe as resolved, defaults and all, in the order of its sections."""
@@ -289,7 +312,7 @@ class _Reader:
             if isinstance(entry, str):
                 aliases[name] = entry
                 continue
-            use = self._use("backend", entry, where)
+            use = self._model(entry, where)
             if use is not None:
                 models[name] = use
         named = dict(aliases)
@@ -311,6 +334,17 @@ class _Reader:
                 )
             aliases[name] = target
         return models, aliases
+
+    def _model(self, entry: Any, where: Where) -> Use | None:
+        marks = None
+        if isinstance(entry, dict) and THOUGHTS in entry:
+            given = {THOUGHTS: entry[THOUGHTS]}
+            marks = self._config(ThoughtsConfig, given, where)
+            entry = {key: value for key, value in entry.items() if key != THOUGHTS}
+        use = self._use("backend", entry, where)
+        if use is None or marks is None:
+            return use
+        return replace(use, thoughts=marks.thoughts)
 
     def _source(self, value: Any, where: Where) -> SourceUse | None:
         if value is None:

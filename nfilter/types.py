@@ -367,6 +367,7 @@ class Completion:
     """What a model answered: ``logprobs`` are natural logs of what was generated, the end token included.
 
     ``usd`` is what it cost in dollars, attempts that failed included; None where nothing is known of a price.
+    ``reasoning`` holds the thoughts that came before the text, which are no part of it; None where there are none.
     """
 
     text: str
@@ -377,6 +378,7 @@ class Completion:
     failure: Failure | None = None
     cached: bool = False
     usd: float | None = None
+    reasoning: str | None = None
 
     @property
     def nll(self) -> float | None:

@@ -12,8 +12,10 @@ from nfilter.answers.choice import Choice
 from nfilter.answers.config import AnswerConfig
 from nfilter.answers.judge import judged_by
 from nfilter.answers.number import Number
+from nfilter.answers.thinking import AfterThoughts
 from nfilter.answers.words import Exact, Spans, Text
 from nfilter.stages import AnswerKind
+from nfilter.thoughts import Thoughts
 from nfilter.types import FloatArray
 
 __all__ = ["AnswerConfig", "build", "judged_by"]
@@ -31,6 +33,14 @@ def build(
     the same. ``text`` compares with the one that the config names a model for; without it texts can be read, but
     not compared. Other kinds need neither.
     """
+    return AfterThoughts(_kind(config, embed, judge), Thoughts(config.thoughts))
+
+
+def _kind(
+    config: AnswerConfig,
+    embed: Callable[[Sequence[str]], FloatArray] | None,
+    judge: Callable[[Sequence[tuple[str, str]]], list[bool]] | None,
+) -> AnswerKind:
     match config.kind:
         case "choice":
             return Choice()

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from nfilter.capabilities import Embeds, Generates, Needs
 from nfilter.stages import StageConfig
+from nfilter.thoughts import Marks
 
 _OWNERS = {
     "tolerance": "number",
@@ -29,6 +30,9 @@ class AnswerConfig(StageConfig):
     for (``{km: 1000, "%": 0.01}``), all other units being ignored. ``exact``: the same words. ``spans``: a set of
     strings whose token F1 is at least ``f1``. ``text``: open-ended, compared by an ``encoder`` (cosine of at
     least ``similarity``) or by a ``judge`` that is asked with ``prompt``.
+
+    ``thoughts`` are the marks around thoughts in the dataset's own responses, where they are none of the usual ones;
+    the answer comes after them. A model's marks stand on the model.
     """
 
     kind: Literal["choice", "number", "exact", "spans", "text"] = "exact"
@@ -42,6 +46,7 @@ class AnswerConfig(StageConfig):
     similarity: float = Field(default=0.8, gt=-1, le=1)
     judge: Annotated[str | None, Needs(Generates)] = None
     prompt: str = "answers/same"
+    thoughts: Marks | None = None
 
     @model_validator(mode="before")
     @classmethod

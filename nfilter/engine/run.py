@@ -285,7 +285,7 @@ def stage_fingerprint(state: _Run, use: Use, before: str) -> str:
     prompts = {name: state.prompts.get(name).digest for name in sorted(named)}
     return digest(
         before, use.dump(), use.item.origin, prompts, models, state.recipe.seed,
-        state.recipe.answer.model_dump(mode="json"),
+        state.recipe.answer.model_dump(mode="json"), {name: state.recipe.thoughts(name).marks for name in sorted(names)},
     )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ from nfilter import (
 )
 from nfilter_hf.adapters import Snapshot, attach, scoped
 from nfilter_hf.batching import Budget, release
+from nfilter_hf.chat import ChatError
 from nfilter_hf.checks import config_problems
 from nfilter_hf.config import HFConfig, scoring_tokens
 from nfilter_hf.embedding import embed
@@ -48,6 +49,8 @@ from nfilter_hf.loading import (
     open_text,
 )
 from nfilter_hf.scoring import score
+
+_PROMPT_END = 256  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,14 @@ class HFBackend:
         """The same completions as they come; see ``generation.stream``."""
         with self._ready() as loaded:
             yield from stream(loaded, requests, self._generating)
+
+    def prompt_end(self, request: Request) -> str:
+        """How the text ends that the template makes of a request; empty where it takes the request for none."""
+        with self._lock:
+            try:
+                return self._open_text().chat.prompt(request.messages).text[-_PROMPT_END:]
+            except ChatError:
+                return ""
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """Float32 [n, d]: mean of a layer's hidden states over each text's tokens, the last layer's by default."""

@@ -104,7 +104,7 @@ def _read(reply: Any, logprobs: bool, stop: Sequence[str]) -> Completion:
     values = _logprobs(choice.get("logprobs")) if logprobs else None
     if logprobs and not values and whole:
         raise without_logprobs()
-    return Completion(text, ending, values, prompt, made)
+    return Completion(text, ending, values, prompt, made, reasoning=_reasoning(message))
 
 
 def _text(content: Any) -> str:
@@ -116,6 +116,12 @@ def _text(content: Any) -> str:
         parts = [part.get("text") for part in content if isinstance(part, Mapping)]
         return "".join(part for part in parts if isinstance(part, str))
     raise off_schema("the content of its message is no text")
+
+
+def _reasoning(message: Mapping[str, Any]) -> str | None:
+    """The thoughts that a server gives in a field of their own, under either of its names."""
+    fields = (message.get(name) for name in ("reasoning_content", "reasoning"))
+    return next((value for value in fields if isinstance(value, str) and value.strip()), None)
 
 
 def _logprobs(value: Any) -> tuple[float, ...] | None:

@@ -142,6 +142,7 @@ def _note(
     note = view(
         answers[chosen][0],
         text=draws[chosen].text,
+        reasoning=draws[chosen].reasoning,
         nll=draws[chosen].nll,
         length=len(draws[chosen].logprobs or ()),
         tokens=sum(draw.completion_tokens for draw in draws),

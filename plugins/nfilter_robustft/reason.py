@@ -129,7 +129,7 @@ class Reason:
                     reflector.request(
                         course.sample,
                         key=f"reflect {number}",
-                        reasoning=course.last.text,
+                        reasoning=_steps(course.last),
                         answer=course.answers[-1],
                     )
                     for course in going
@@ -143,7 +143,7 @@ class Reason:
                     reasoner.request(
                         course.sample,
                         key=str(number),
-                        reasoning=course.last.text,
+                        reasoning=_steps(course.last),
                         reflection=course.reflection,
                     )
                     for course in going
@@ -190,6 +190,11 @@ def _reasoned(courses: Sequence[_Course], again: Sequence[Completion], ctx: Cont
             course.stopped = "settled"
 
 
+def _steps(done: Completion) -> str:
+    """The reasoning in a completion: its thoughts, then its text."""
+    return "\n\n".join(part for part in (done.reasoning, done.text) if part)
+
+
 def _calls(config: ReasonConfig) -> Calls:
     # Reasoning and one look at it; a round more asks twice.
     least, usual = share_asked(config)
@@ -203,7 +208,7 @@ def _note(course: _Course, rounds: int) -> dict[str, JSON]:
     return view(
         course.answers[-1],
         text=course.last.text,
-        reasoning=course.last.text or None,
+        reasoning=_steps(course.last) or None,
         nll=course.last.nll,
         length=len(course.last.logprobs or ()),
         tokens=course.tokens,

@@ -158,7 +158,7 @@ class Relabel:
             notes[sample.id] = view(
                 answer,
                 text=done.text,
-                reasoning=reasoning_of(done.text, answer),
+                reasoning=reasoning_of(done.text, answer, done.reasoning),
                 nll=done.nll,
                 tokens=done.completion_tokens,
                 failure=failure,

@@ -298,7 +298,7 @@ class Review:
         case.note = view(
             chosen.answer if chosen else answer,
             text=text,
-            reasoning=reasoning_of(text, answer),
+            reasoning=reasoning_of(text, answer, reply.reasoning),
             nll=reply.nll,
             tokens=case.tokens,
             calls=case.attempts,

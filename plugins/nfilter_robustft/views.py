@@ -172,9 +172,10 @@ def is_bare(text: str, answer: str | None) -> bool:
     return "\n" not in stripped and len(stripped.split()) <= len((answer or "").split()) + 2
 
 
-def reasoning_of(text: str, answer: str | None) -> str | None:
-    """``text`` where it says more than the answer, else None."""
-    return None if is_bare(text, answer) else text
+def reasoning_of(text: str, answer: str | None, thoughts: str | None = None) -> str | None:
+    """What led to the answer: the ``thoughts`` before the text, then ``text`` where it says more than the answer."""
+    said = None if is_bare(text, answer) else text
+    return "\n\n".join(part for part in (thoughts, said) if part) or None
 
 
 def verdict_of(sample: Sample, check: str | None) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from nfilter import Completion, Message, Request, Sampling
+from nfilter import Completion, EndsPrompts, Message, Request, Sampling
 from nfilter_hf.generation import prompt_ids
 from nfilter_hf.sampling import choose, uniforms
 
@@ -332,3 +332,11 @@ def test_a_draw_never_lands_on_what_has_no_mass() -> None:
     logits = torch.tensor([[0.0, 0.0, -float("inf"), -float("inf")]])
     for number in (0.0, 0.5, 1 - 2**-53):
         assert choose(logits, [Sampling(temperature=1.0)], [number]).item() in (0, 1)
+
+
+def test_the_end_of_a_prompt_shows_whether_the_template_begins_a_thought(backend: Any) -> None:
+    request = ask("what")
+    assert backend("llama", "thinking").prompt_end(request).endswith("assistant\n<think>\n")
+    assert backend("llama").prompt_end(request).endswith("assistant\n")
+    assert isinstance(backend("llama"), EndsPrompts)
+    assert backend("llama").prompt_end(Request(())) == ""

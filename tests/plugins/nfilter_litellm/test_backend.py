@@ -297,3 +297,12 @@ def test_an_empty_stream_asks_nothing(requests: Callable[..., list[Request]]) ->
     model = LiteLLMBackend(config(model="x", api_base=LOCAL), SITE)
     assert model.generate(requests(0)) == []
     model.close()
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_thoughts_that_a_server_gives_apart_are_no_part_of_the_answer(name: str) -> None:
+    message = {"content": "4", name: "is it 5? no"}
+    done = read({"choices": [{"message": message, "finish_reason": "stop"}]}, logprobs=False)
+    assert (done.text, done.reasoning) == ("4", "is it 5? no")
+    plain = read({"choices": [{"message": {"content": "4", name: [1]}}]}, logprobs=False)
+    assert (plain.text, plain.reasoning) == ("4", None)

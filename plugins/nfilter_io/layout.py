@@ -22,10 +22,12 @@ ROLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "messages": {
         "messages": ("messages", "conversations", "conversation"),
         "system": ("system", "system_prompt"),
+        "tools": ("tools", "functions"),
     },
     "sharegpt": {
         "conversations": ("conversations", "conversation", "messages"),
         "system": ("system", "system_prompt"),
+        "tools": ("tools", "functions"),
     },
     "choice": {
         "question": ("question", "query", "prompt", "input"),
@@ -45,7 +47,8 @@ ROLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "system": ("system", "system_prompt"),
     },
 }
-_OPTIONAL: Final = frozenset({"system", "input"})
+_OPTIONAL: Final = frozenset({"system", "input", "tools"})
+_ASIDE: Final = frozenset({"system", "tools"})
 _EXAMPLES: Final = {
     "messages": "{messages: COLUMN}",
     "sharegpt": "{conversations: COLUMN}",
@@ -76,6 +79,10 @@ class Layout:
     def optional(self, role: str) -> str | None:
         """The column of a role that may be absent."""
         return self.column(role) if role in self.roles else None
+
+    def used(self) -> set[str]:
+        """Every column that plays a role."""
+        return {name for column in self.roles.values() for name in _several(column)}
 
     def options(self, row: Mapping[str, Any]) -> Options:
         """The options of a multiple-choice row. Raises RowError."""
@@ -161,13 +168,13 @@ def _fitting(
         candidates = _candidates(shape, names, rows, _canonical(shape, told))
         if not all(candidates[role] for role in ROLES[shape] if role not in _OPTIONAL):
             continue
-        # a system prompt is no sign of a shape, so that sharing its column means nothing
+        # a system prompt and tools are no sign of a shape, so that sharing their columns means nothing
         used = {
             name
             for role, columns in candidates.items()
             for column in columns
             for name in _several(column)
-            if role != "system"
+            if role not in _ASIDE
         }
         if used & taken:
             continue
@@ -240,7 +247,7 @@ def _candidates(
             columns = [name for name in columns if _holds_turns(name, rows, shape)]
         if role == "options":
             columns = [name for name in columns if _holds_options(name, rows)]
-        if (role == "output" and "output" in columns) or role == "system":
+        if (role == "output" and "output" in columns) or role in _ASIDE:
             columns = columns[:1]  # Alpaca's own name wins over the namesake of another shape
         candidates[role] = [*columns]
         if role == "options" and not columns and _letter_columns(free):

@@ -108,7 +108,9 @@ class Rows:
         truth = None
         if layout.truth is not None:
             truth = self._truth(record.value.get(layout.truth), row, layout)
-        return Row(Sample(name, parsed.messages, meta=MappingProxyType(dict(parsed.meta))), truth)
+        meta = MappingProxyType(dict(parsed.meta))
+        sample = Sample(name, parsed.messages, meta=meta, tools=parsed.tools)
+        return Row(sample, truth, not_carried=parsed.lost)
 
     def _truth(self, value: Any, row: Mapping[str, Any], layout: Layout) -> str | None:
         try:

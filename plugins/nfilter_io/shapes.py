@@ -7,17 +7,18 @@ a sample that was relabelled. ``meta[KEEP]`` holds what is needed to write a row
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from nfilter import JSON, ROLES, Message, Role, Sample
+from nfilter import JSON, Message, Sample
 from nfilter_io.cells import (
     RowError,
     as_text,
     dump_cell,
     filled_text,
     in_form,
+    is_number,
     json_style,
     kind_of,
     load_cell,
@@ -26,37 +27,32 @@ from nfilter_io.cells import (
 )
 from nfilter_io.choices import Options, read_answer, render, write_answer
 from nfilter_io.layout import Layout
+from nfilter_io.turns import SPEAKERS, Turn, fill_turn, filled, new_turn, read_tools, read_turn
 
 KEEP: Final = "_nfilter"
 """The one reserved name in ``meta``: how cells were written, never what the response was."""
 
-_SPEAKERS: Final[Mapping[str, Role]] = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "chatgpt": "assistant",
-    "bard": "assistant",
-    "bing": "assistant",
-    "system": "system",
-    "tool": "tool",
-    "observation": "tool",
-    "function_response": "tool",
-}
-_SPEAKER_OF: Final[Mapping[str, str]] = {
-    "user": "human",
-    "assistant": "gpt",
-    "system": "system",
-    "tool": "tool",
-}
+_SYSTEM: Final = ("system", "system_prompt")
+_TOOLS: Final = ("tools", "functions")
+# Columns that change what a row means, whatever its shape, and that nothing here reads.
+_MEANING: Final = (
+    "image", "images", "video", "videos", "audio", "audios", "documents", "history", "response_format", "tool_choice",
+    "chat_template_kwargs", "sample_weight", "loss_weight", "weight", *_TOOLS,
+)  # fmt: skip
+_WEIGHTS: Final = frozenset({"sample_weight", "loss_weight", "weight"})
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """One row, read: its messages, and everything else that it held."""
+    """One row, read: its messages and tools, and everything else that it held.
+
+    ``lost`` names what of it changes its meaning and is in none of them.
+    """
 
     messages: tuple[Message, ...]
     meta: Mapping[str, JSON]
+    tools: tuple[Mapping[str, JSON], ...] = ()
+    lost: tuple[str, ...] = ()
 
 
 def parse(row: Mapping[str, Any], layout: Layout) -> Parsed:
@@ -64,10 +60,22 @@ def parse(row: Mapping[str, Any], layout: Layout) -> Parsed:
     if KEEP in row:
         raise RowError(f"the field name {KEEP!r} is reserved")
     if layout.shape in _TURNS:
-        return _parse_turns(row, layout)
-    if layout.shape == "choice":
-        return _parse_choice(row, layout)
-    return _parse_pair(row, layout)
+        parsed = _parse_turns(row, layout)
+    elif layout.shape == "choice":
+        parsed = _parse_choice(row, layout)
+    else:
+        parsed = _parse_pair(row, layout)
+    return replace(parsed, lost=(*parsed.lost, *_not_read(row, layout, tools=bool(parsed.tools))))
+
+
+def _not_read(row: Mapping[str, Any], layout: Layout, *, tools: bool) -> Iterator[str]:
+    read = {layout.id, *layout.used(), *(_TOOLS if tools else ())}
+    for name in _MEANING:
+        value = row.get(name)
+        if name in read or not filled(value) or (name in _WEIGHTS and value == 1):
+            continue
+        if name not in _WEIGHTS or is_number(value):
+            yield f"the column {shown(name)}"
 
 
 def restore(sample: Sample, layout: Layout) -> dict[str, JSON]:
@@ -128,13 +136,24 @@ def _exchange(query: str, response: str) -> tuple[Message, Message]:
 
 
 def _system(row: Mapping[str, Any], layout: Layout, meta: dict[str, Any]) -> tuple[Message, ...]:
-    column = layout.optional("system")
-    if column is None or row.get(column) in (None, ""):
+    column = _named(row, layout, "system", _SYSTEM)
+    if column is None:
         return ()
     text = as_text(row[column], column)
     if isinstance(row[column], str):
         meta[column] = None
     return (Message("system", text),)
+
+
+def _named(row: Mapping[str, Any], layout: Layout, role: str, names: Sequence[str]) -> str | None:
+    """The column of an optional role that this row fills: the layout's, else one of a known name.
+
+    A layout is settled on the first rows, and a column may be rare, or come late.
+    """
+    told = layout.optional(role)
+    columns = (told,) if told is not None else names
+    taken = layout.used() if told is None else set()
+    return next((name for name in columns if name not in taken and filled(row.get(name))), None)
 
 
 def _restore_pair(
@@ -159,7 +178,9 @@ def _restore_pair(
 
 
 def _restore_system(sample: Sample, layout: Layout, meta: dict[str, Any]) -> None:
-    column = layout.optional("system")
+    told = layout.optional("system")
+    # A cell whose text went into a message is None.
+    column = told or next((name for name in _SYSTEM if name in meta and meta[name] is None), None)
     text = next((m.content for m in sample.messages if m.role == "system"), None)
     if column is not None and text is not None and str(meta.get(column)) != text:
         meta[column] = text
@@ -231,14 +252,9 @@ def _parse_turns(row: Mapping[str, Any], layout: Layout) -> Parsed:
     role, who, what = _TURNS[layout.shape]
     column = layout.column(role)
     cell = row.get(column)
-    turns = load_cell(cell, column) if isinstance(cell, str) else cell
-    if turns is None:
-        raise RowError(f"the field {shown(column)} is missing")
-    if not isinstance(turns, list):
-        raise RowError(f"the field {shown(column)} is {kind_of(turns)}, not a list of turns")
-    if not turns:
-        raise RowError(f"the field {shown(column)} has no turns")
-    messages = [_turn(turn, at, who, what) for at, turn in enumerate(turns, 1)]
+    given = _turns(cell, column)
+    turns = [read_turn(turn, at, who, what) for at, turn in enumerate(given, 1)]
+    messages = [turn.message for turn in turns]
     last = max((at for at, m in enumerate(messages) if m.role == "assistant"), default=None)
     if last is None:
         raise RowError(f"the field {shown(column)} has no turn of an assistant")
@@ -246,42 +262,47 @@ def _parse_turns(row: Mapping[str, Any], layout: Layout) -> Parsed:
         raise RowError(f"the field {shown(column)} has no turn of a user before the response")
     read = tuple(messages[: last + 1])
     keep: dict[str, JSON] = {}
-    form = number_form(turns[last][what])
+    form = number_form(given[last].get(what)) if is_number(given[last].get(what)) else None
     if form is not None:
         keep["form"] = form
+    if turns[last].form:
+        keep["turn"] = dict(turns[last].form)
     if isinstance(cell, str):
-        keep["style"] = json_style(cell, turns)
+        keep["style"] = json_style(cell, given)
+    lost = [name for turn in turns[: last + 1] for name in turn.lost]
     meta = dict(row)
-    system = _system(row, layout, meta) if read[0].role != "system" else ()
+    system: tuple[Message, ...] = ()
+    if read[0].role != "system":
+        system = _system(row, layout, meta)
+    elif (other := _named(row, layout, "system", _SYSTEM)) and row[other] != read[0].content:
+        lost.append(f"the column {shown(other)} beside a system turn")
     if system:
         keep["system"] = True
-    meta[column] = [_emptied(turn, what, at, last) for at, turn in enumerate(turns)]
+    meta[column] = [_emptied(turn, turns[at], what, at, last) for at, turn in enumerate(given)]
     if keep:
         meta[KEEP] = keep
-    return Parsed((*system, *read), meta)
+    listed = _named(row, layout, "tools", _TOOLS)
+    tools = read_tools(row[listed], listed) if listed is not None else ()
+    return Parsed((*system, *read), meta, tools, tuple(lost))
 
 
-def _turn(turn: Any, at: int, who: str, what: str) -> Message:
-    if not isinstance(turn, Mapping):
-        raise RowError(f"turn {at} is {kind_of(turn)}, not an object")
-    speaker = turn.get(who)
-    role = _speaker(speaker) if who == "from" else speaker
-    if not isinstance(speaker, str) or role not in ROLES:
-        known = ", ".join(_SPEAKERS if who == "from" else ROLES)
-        raise RowError(f"turn {at} has the unknown {who} {shown(speaker)}; known: {known}")
-    try:
-        return Message(role, as_text(turn.get(what), what))
-    except RowError as error:
-        raise RowError(f"turn {at}: {error}") from None
+def _turns(cell: Any, column: str) -> list[Any]:
+    turns = load_cell(cell, column) if isinstance(cell, str) else cell
+    if turns is None:
+        raise RowError(f"the field {shown(column)} is missing")
+    if not isinstance(turns, list):
+        raise RowError(f"the field {shown(column)} is {kind_of(turns)}, not a list of turns")
+    if not turns:
+        raise RowError(f"the field {shown(column)} has no turns")
+    return turns
 
 
-def _speaker(name: object) -> Role | None:
-    return _SPEAKERS.get(name) if isinstance(name, str) else None
-
-
-def _emptied(turn: Mapping[str, Any], what: str, at: int, last: int) -> dict[str, Any]:
+def _emptied(turn: Mapping[str, Any], read: Turn, what: str, at: int, last: int) -> dict[str, Any]:
     """The turn without its text where the messages hold it; turns after the response stay whole."""
-    if at == last or (at < last and isinstance(turn[what], str)):
+    if at == last:
+        number = {what: None} if is_number(turn.get(what)) else {}
+        return {**read.bare, **number}
+    if at < last and read.message.content and turn.get(what) == read.message.content:
         return {**turn, what: None}
     return dict(turn)
 
@@ -296,21 +317,21 @@ def _restore_turns(
     if "system" in kept and messages and messages[0].role == "system":
         _restore_system(sample, layout, meta)
         messages = messages[1:]
-    turns = _filled(before, messages, who, what) if isinstance(before, list) else None
+    last = max((at for at, m in enumerate(messages) if m.role == "assistant"), default=-1)
+    form = kept.get("turn", {})
+    turns = _filled(before, messages, who, what, form) if isinstance(before, list) else None
     if turns is None:
-        turns = [
-            {who: _SPEAKER_OF[m.role] if who == "from" else m.role, what: m.content}
-            for m in messages
-        ]
-    last = max((at for at, m in enumerate(messages) if m.role == "assistant"), default=None)
-    if last is not None and turns:
-        turns[last][what] = in_form(turns[last][what], kept.get("form"))
+        turns = [new_turn(message, who, what) for message in messages]
+        if sample.tools and _named(meta, layout, "tools", _TOOLS) is None:
+            meta[layout.optional("tools") or _TOOLS[0]] = [dict(tool) for tool in sample.tools]
+    if last >= 0 and "form" in kept:
+        turns[last][what] = in_form(turns[last][what], kept["form"])
     meta[column] = dump_cell(turns, kept["style"]) if "style" in kept else turns
     return meta
 
 
 def _filled(
-    before: Sequence[Any], messages: Sequence[Message], who: str, what: str
+    before: Sequence[Any], messages: Sequence[Message], who: str, what: str, form: Mapping[str, Any]
 ) -> list[dict[str, Any]] | None:
     """The turns as they came with the messages' texts in place; None where the two do not match."""
     if len(before) < len(messages):
@@ -320,9 +341,20 @@ def _filled(
         if at >= len(messages):
             turns.append(dict(turn))
             continue
-        role = _speaker(turn[who]) if who == "from" else turn[who]
-        if role != messages[at].role:
+        message = messages[at]
+        if SPEAKERS[who][turn[who]] != message.role:
             return None
-        same = turn[what] is not None and as_text(turn[what], what) == messages[at].content
-        turns.append(dict(turn) if same else {**turn, what: messages[at].content})
+        if at == len(messages) - 1:
+            turns.append(fill_turn(turn, message, who, what, form))
+        elif _other_text(turn.get(what), message, what):
+            turns.append({**turn, what: message.content})
+        else:
+            turns.append(dict(turn))
     return turns
+
+
+def _other_text(value: Any, message: Message, what: str) -> bool:
+    """Whether a turn before the response does not hold the message's text."""
+    if message.tool_calls or isinstance(value, list):
+        return value is None and message.content != ""
+    return value is None or as_text(value, what) != message.content

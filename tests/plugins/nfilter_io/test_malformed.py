@@ -87,7 +87,7 @@ BAD_SHAPES: list[tuple[bytes, bytes, str]] = [
     (TURNS, b'{"messages": [{"role": ["user"], "content": "a"}]}', "unknown role"),
     (TURNS, b'{"messages": [{"content": "a"}]}', "unknown role None"),
     (TURNS, b'{"messages": [{"role": "user"}]}', "turn 1: the field 'content' is missing"),
-    (TURNS, b'{"messages": [{"role": "user", "content": [{"type": "text"}]}]}', "a list, not text"),
+    (TURNS, b'{"messages": [{"role": "user", "content": [{"type": "text"}]}]}', "the field 'text' is missing"),
     (SHARED, b'{"conversations": [{"from": "robot", "value": "a"}]}', "unknown from 'robot'"),
     (SHARED, b'{"conversations": [{"from": {"a": 1}, "value": "a"}]}', "unknown from"),
     (SHARED, b'{"conversations": [{"from": "gpt"}]}', "'value' is missing"),

@@ -1,0 +1,241 @@
+"""Tool calls, results, thoughts and weights of turns: read, named where they are not read, and written as they came."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from nfilter import Message, Row, ToolCall, Unreadable
+
+ASK = {"role": "user", "content": "Rome?"}
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Rome"}'}}  # fmt: skip
+CALLS = (ToolCall("weather", '{"city":"Rome"}', "c1"),)
+OBJECT = {"name": "weather", "arguments": {"city": "Rome", "days": 2}}
+SPACED = ToolCall("weather", '{"city": "Rome", "days": 2}')
+
+
+def assistant(**more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": "ok", **more}
+
+
+# name: the turns as a file has them, and the messages that they are
+TALKS: dict[str, tuple[list[dict[str, Any]], list[Message]]] = {
+    "openai": (
+        [
+            ASK,
+            {"role": "assistant", "content": None, "tool_calls": [CALL]},
+            {"role": "tool", "tool_call_id": "c1", "name": "weather", "content": "20 C"},
+            {"role": "assistant", "content": "20", "reasoning_content": "it says 20", "weight": 1},
+        ],
+        [
+            Message("user", "Rome?"),
+            Message("assistant", "", tool_calls=CALLS),
+            Message("tool", "20 C", name="weather", call_id="c1"),
+            Message("assistant", "20", reasoning="it says 20"),
+        ],
+    ),
+    "call-last": (
+        [ASK, {"role": "assistant", "content": "", "tool_calls": [CALL]}],
+        [Message("user", "Rome?"), Message("assistant", "", tool_calls=CALLS)],
+    ),
+    "call-last-null": (
+        [ASK, {"role": "assistant", "content": None, "tool_calls": [CALL]}],
+        [Message("user", "Rome?"), Message("assistant", "", tool_calls=CALLS)],
+    ),
+    "call-last-bare": (
+        [ASK, {"role": "assistant", "tool_calls": [CALL, CALL]}],
+        [Message("user", "Rome?"), Message("assistant", "", tool_calls=CALLS * 2)],
+    ),
+    "call-and-text": (
+        [ASK, assistant(tool_calls=[{"function": OBJECT}], thinking="hm")],
+        [Message("user", "Rome?"), Message("assistant", "ok", reasoning="hm", tool_calls=(SPACED,))],
+    ),
+    "call-flat": (
+        [ASK, {"role": "assistant", "content": "", "tool_calls": [OBJECT]}],
+        [Message("user", "Rome?"), Message("assistant", "", tool_calls=(SPACED,))],
+    ),
+    "calls-as-text": (
+        [ASK, {"role": "assistant", "content": "", "tool_calls": json.dumps([CALL])}],
+        [Message("user", "Rome?"), Message("assistant", "", tool_calls=CALLS)],
+    ),
+    "function-call": (
+        [ASK, {"role": "assistant", "content": None, "function_call": OBJECT}, {"role": "function", "name": "weather", "content": "5"},
+         assistant()],
+        [Message("user", "Rome?"), Message("assistant", "", tool_calls=(SPACED,)), Message("tool", "5", name="weather"),
+         Message("assistant", "ok")],
+    ),
+    "function-call-last": (
+        [ASK, {"role": "assistant", "content": None, "function_call": OBJECT}],
+        [Message("user", "Rome?"), Message("assistant", "", tool_calls=(SPACED,))],
+    ),
+    "said-calls": (
+        [ASK, {"role": "tool_call", "content": json.dumps(OBJECT)}, {"role": "tool_response", "content": "5"}, assistant()],
+        [Message("user", "Rome?"), Message("assistant", "", tool_calls=(SPACED,)), Message("tool", "5"), Message("assistant", "ok")],
+    ),
+    "said-calls-last": (
+        [ASK, {"role": "function_call", "content": json.dumps([OBJECT], separators=(",", ":"))}],
+        [Message("user", "Rome?"), Message("assistant", "", tool_calls=(SPACED,))],
+    ),
+    "developer": (
+        [{"role": "developer", "content": "be brief"}, ASK, assistant()],
+        [Message("system", "be brief"), Message("user", "Rome?"), Message("assistant", "ok")],
+    ),
+    "part": (
+        [{"role": "user", "content": [{"type": "text", "text": "Rome?"}]}, {"role": "assistant", "content": [{"type": "text", "text": "ok"}]}],
+        [Message("user", "Rome?"), Message("assistant", "ok")],
+    ),
+    "weights": (
+        [ASK, assistant(weight=0), ASK, assistant(train=False), ASK, assistant(loss=True), ASK, assistant(masked=True),
+         ASK, assistant(loss_weight=0.25)],
+        [m for weight in (0.0, 0.0, 1.0, 0.0, 0.25) for m in (Message("user", "Rome?"), Message("assistant", "ok", weight=weight))],
+    ),
+}  # fmt: skip
+
+
+def only(source: Any) -> Row:
+    (row,) = source.read()
+    assert isinstance(row, Row), row
+    return row
+
+
+@pytest.mark.parametrize("name", TALKS)
+@pytest.mark.parametrize("kind", ["jsonl", "json"])
+def test_turns_are_read_and_written_as_they_came(make: Any, name: str, kind: str) -> None:
+    turns, want = TALKS[name]
+    row = {"id": "a", "messages": turns, "tools": [TOOL]}
+    source = make(kind, [row])
+    read = only(source)
+    assert read.sample.messages == tuple(want)
+    assert read.sample.tools == (TOOL,)
+    assert read.not_carried == ()
+    assert source.restore(read.sample) == row
+
+
+@pytest.mark.parametrize("name", TALKS)
+def test_what_the_columns_hold_does_not_tell_the_response(make: Any, name: str) -> None:
+    turns, want = TALKS[name]
+    sample = only(make("jsonl", [{"messages": turns}])).sample
+    last = json.dumps(sample.meta["messages"][len(want) - 1])
+    answer = want[-1]
+    for text in (answer.content, answer.reasoning, *(call.name for call in answer.tool_calls)):
+        assert not text or text not in last
+
+
+@pytest.mark.parametrize("name", TALKS)
+def test_another_text_leaves_no_thought_and_no_call_behind(make: Any, name: str) -> None:
+    turns, want = TALKS[name]
+    source = make("jsonl", [{"id": "a", "messages": turns}])
+    sample = only(source).sample.relabel("fresh", "better")
+    (again,) = make("jsonl", [source.restore(sample)]).read()
+    answer = Message("assistant", "fresh", weight=want[-1].weight)
+    assert again.sample.messages == (*want[:-1], answer)
+
+
+def test_sharegpt_calls_and_results(make: Any) -> None:
+    turns = [
+        {"from": "human", "value": "Rome?"},
+        {"from": "function_call", "value": json.dumps(OBJECT)},
+        {"from": "observation", "value": "5"},
+        {"from": "gpt", "value": "five", "weight": 0.5},
+    ]
+    row = {"id": "a", "conversations": turns, "tools": json.dumps([OBJECT])}
+    source = make("jsonl", [row])
+    read = only(source)
+    assert read.sample.messages == (
+        Message("user", "Rome?"),
+        Message("assistant", "", tool_calls=(SPACED,)),
+        Message("tool", "5"),
+        Message("assistant", "five", weight=0.5),
+    )
+    assert read.sample.tools == ({"type": "function", "function": OBJECT},)
+    assert source.restore(read.sample) == row
+
+
+def test_tools_and_a_system_text_that_come_late_are_read(make: Any) -> None:
+    plain = {"messages": [ASK, assistant()]}
+    late = {"messages": [ASK, assistant()], "functions": [TOOL["function"]], "system": "be brief"}
+    source = make("jsonl", [*[{**plain, "id": str(n)} for n in range(250)], {**late, "id": "z"}])
+    rows = list(source.read())
+    sample = rows[-1].sample
+    assert sample.messages[0] == Message("system", "be brief")
+    assert sample.tools == (TOOL,)
+    assert source.restore(sample) == {**late, "id": "z"}
+
+
+def test_a_sample_of_no_row_is_written_with_all_that_it_holds(make: Any) -> None:
+    source = make("jsonl", [{"id": "a", "messages": [ASK, assistant()], "tools": [TOOL]}])
+    sample = only(source).sample
+    want = TALKS["openai"][1]
+    made = type(sample)("made", tuple(want), tools=sample.tools)
+    again = only(make("jsonl", [source.restore(made)])).sample
+    assert (again.messages, again.tools) == (made.messages, made.tools)
+
+
+@pytest.mark.parametrize(
+    ("turn", "why"),
+    [
+        (assistant(weight="no"), "'weight' is 'no'; give true, false or a number from 0 up"),
+        (assistant(weight=-1), "'weight' is -1"),
+        (assistant(weight=0, train=True), "'weight' and 'train' give different weights"),
+        (assistant(reasoning="a", thinking="b"), "'reasoning' and 'thinking' hold different thoughts"),
+        (assistant(reasoning=["a"]), "'reasoning' is a list, not text"),
+        (assistant(tool_calls=[{"function": {"name": "f", "arguments": "{'a': 1}"}}]), "arguments of the call of 'f' are not a JSON object"),
+        (assistant(tool_calls=[{"function": {"name": "f", "arguments": "[1]"}}]), "not a JSON object"),
+        (assistant(tool_calls=[{"function": {"arguments": "{}"}}]), "a call without a name"),
+        (assistant(tool_calls=[{"type": "custom", "custom": {"name": "f"}}]), "a call of the type 'custom'"),
+        (assistant(tool_calls="x"), "text that is not JSON"),
+        (assistant(tool_calls={"name": "f"}), "'tool_calls' is an object, not a list"),
+        (assistant(tool_calls=[CALL], function_call=OBJECT), "both tool_calls and function_call"),
+        ({"role": "assistant", "content": None, "refusal": "I cannot"}, "'content' is missing"),
+        ({"role": "assistant", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}, "a list of parts (text, image_url)"),
+        ({"role": "assistant", "content": [{"type": "text", "text": "a"}] * 2}, "a list of parts (text, text)"),
+        ({"role": "function_call", "content": "call it"}, "text that is not JSON"),
+        ({"role": "narrator", "content": "x"}, "unknown role 'narrator'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_right_is_set_aside(make: Any, turn: dict[str, Any], why: str) -> None:
+    good, bad = make("jsonl", [{"messages": [ASK, assistant()]}, {"messages": [ASK, turn]}]).read()
+    assert isinstance(good, Row)
+    assert isinstance(bad, Unreadable)
+    assert bad.error.startswith("turn 2")
+    assert why in bad.error
+
+
+def test_a_user_calls_no_tool(make: Any) -> None:
+    rows = make("jsonl", [{"messages": [ASK, assistant()]}, {"messages": [{**ASK, "tool_calls": [CALL]}, assistant()]}]).read()  # fmt: skip
+    assert "which only an assistant does" in list(rows)[1].error
+
+
+@pytest.mark.parametrize("tools", ["x", [5], [{"type": "function"}], {"name": "f"}])
+def test_tools_of_another_form_set_the_row_aside(make: Any, tools: Any) -> None:
+    good = {"messages": [ASK, assistant()], "tools": [TOOL]}
+    first, second = make("jsonl", [good, {**good, "tools": tools}]).read()
+    assert isinstance(first, Row)
+    assert "'tools'" in second.error
+
+
+@pytest.mark.parametrize(
+    ("row", "lost"),
+    [
+        ({"messages": [ASK, assistant(refusal="no")]}, ["the field 'refusal' in messages"]),
+        ({"messages": [{**ASK, "images": ["a.png"]}, assistant()]}, ["the field 'images' in messages"]),
+        ({"messages": [ASK, assistant(train_detail=[{"begin_offset": 0}])]}, ["the field 'train_detail' in messages"]),
+        ({"messages": [{**ASK, "train": True}, assistant()]}, ["'train' in a turn that is not an assistant's"]),
+        ({"messages": [{**ASK, "train": False, "weight": 0}, assistant()]}, []),
+        ({"messages": [{**ASK, "reasoning": "x"}, assistant()]}, ["reasoning of a turn that is not an assistant's"]),
+        ({"messages": [ASK, assistant(id="x", timestamp=5, model="m", refusal=None, audio="")]}, []),
+        ({"messages": [ASK, assistant()], "images": ["a.png"]}, ["the column 'images'"]),
+        ({"messages": [ASK, assistant()], "images": [], "documents": None}, []),
+        ({"messages": [ASK, assistant()], "weight": 0.5}, ["the column 'weight'"]),
+        ({"messages": [ASK, assistant()], "weight": 1}, []),
+        ({"messages": [{"role": "system", "content": "a"}, ASK, assistant()], "system": "b"}, ["the column 'system' beside a system turn"]),
+        ({"instruction": "a", "output": "b", "history": [["c", "d"]]}, ["the column 'history'"]),
+        ({"prompt": "a", "response": "b", "tools": [TOOL]}, ["the column 'tools'"]),
+        ({"question": "a", "answer": "b", "weight": "70 kg"}, []),
+    ],
+)  # fmt: skip
+def test_what_is_not_carried_is_named(make: Any, row: dict[str, Any], lost: list[str]) -> None:
+    assert list(only(make("jsonl", [row])).not_carried) == lost

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nfilter import Message, Sample, Site
+from nfilter.intervals import percentiles
 from nfilter.testing import FakeContext
 from nfilter_embed.backend import SentenceTransformers, SentenceTransformersConfig
 from nfilter_robustft.check import Check, CheckConfig
@@ -158,7 +159,7 @@ def auc(score: npt.NDArray[np.float64], wrong: Bools) -> float:
 
 
 def interval(values: Sequence[float]) -> list[float]:
-    return [round(float(v), 4) for v in np.quantile(values, (0.025, 0.975))]
+    return [round(v, 4) for v in percentiles(values)]
 
 
 def score(

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from nfilter.fences import Fence
     from nfilter.hookspecs import hookimpl
     from nfilter.ids import SeenTexts, hash_of, place_of
+    from nfilter.intervals import wilson
     from nfilter.metrics import (
         Judged,
         JudgedTokens,
@@ -143,6 +144,7 @@ _HOME = {
     "nfilter.fences": ("Fence",),
     "nfilter.hookspecs": ("hookimpl",),
     "nfilter.ids": ("SeenTexts", "hash_of", "place_of"),
+    "nfilter.intervals": ("wilson",),
     "nfilter.metrics": (
         "Judged",
         "JudgedTokens",
@@ -317,4 +319,5 @@ __all__ = [
     "place_of",
     "publishing",
     "strings_in",
+    "wilson",
 ]

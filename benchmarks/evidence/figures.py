@@ -11,7 +11,7 @@ from typing import Any, Final
 from benchmarks.evidence.cells import Cells, arm_result
 from benchmarks.evidence.lines import rule, rules
 from benchmarks.evidence.plan import Plan
-from nfilter.engine.figures import arm_figures, comparisons, group, paired
+from nfilter.engine.figures import ArmResult, compared, difference
 
 DETECTION: Final = ("precision", "recall", "f1", "mcc", "average_precision", "roc_auc")
 ASKING: Final = ("base", "reasoning")
@@ -53,6 +53,7 @@ class Line:
     recovered: float | None
     recovered_vanilla: float | None
     gain: float | None
+    intervals: Mapping[str, Any]
     kept: Spread | None
     calls: Spread | None
     tokens: Spread | None
@@ -69,6 +70,15 @@ class Difference:
     low: float
     high: float
     seeds: int
+
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[ArmResult, ArmResult]]) -> Difference:
+        """Of one pair a seed, as the engine makes it."""
+        found: Mapping[str, Any] = difference(pairs)
+        error = found["standard_error"]
+        # One test row has no error: it tells nothing.
+        error = math.inf if error is None else error
+        return cls(found["mean"], error, found["low"], found["high"], len(pairs))
 
 
 @dataclass(frozen=True)
@@ -124,10 +134,9 @@ class Evidence:
         found = {seed: cell for seed, cell in cells.items() if cell is not None}
         if not found:
             return None
-        compared = self._compared(found, noise, percent)
         # vanilla is one run for all seeds
         values = list({cell["cell"]["key"]: cell for cell in found.values()}.values())
-        plain: Mapping[str, Any] = compared.get("comparisons") or {}
+        plain = self._compared(found, noise, percent)
         return Line(
             name,
             _one_or(spread([cell["accuracy"] for cell in values]), name),
@@ -136,6 +145,7 @@ class Evidence:
             plain.get("recovered"),
             plain.get("recovered_vanilla"),
             plain.get("gain"),
+            plain.get("intervals") or {},
             spread([(cell.get("training") or {}).get("samples") for cell in values]),
             spread([cell.get("calls", {}).get("calls_per_sample") for cell in values]),
             spread([cell.get("calls", {}).get("tokens_per_sample") for cell in values]),
@@ -147,36 +157,24 @@ class Evidence:
         self, found: Mapping[int, Mapping[str, Any]], noise: str, percent: int
     ) -> dict[str, Any]:
         """The line as ``cleaned`` beside vanilla, raw and truth of its seeds: the engine's own figures of a group."""
-        children = []
         seeds = []
         for seed, cell in found.items():
             others = {
                 arm: self.of(arm, noise, percent, seed) for arm in ("vanilla", "raw", "truth")
             }
-            if any(other is None for other in others.values()):
-                continue
             results = {arm: arm_result(value, arm) for arm, value in others.items() if value}
-            results["cleaned"] = arm_result(cell, "cleaned")
-            figures = {arm: arm_figures(result) for arm, result in results.items()}
-            children.append({"arms": figures, "comparisons": comparisons(results)})
-            seeds.append(seed)
-        return group(children, seeds) if children else {}
+            if len(results) == len(others):
+                seeds.append({**results, "cleaned": arm_result(cell, "cleaned")})
+        return compared(seeds) if seeds else {}
 
     def difference(self, one: str, other: str, noise: str, percent: int) -> Difference | None:
-        """``one - other``, paired by test row and seed; the error is the larger of that between seeds and rows."""
-        children, seeds = [], []
+        """``one - other``, paired by test row and seed."""
+        pairs = []
         for seed in self.scope.seeds:
             a, b = self.of(one, noise, percent, seed), self.of(other, noise, percent, seed)
             if a is not None and b is not None:
-                pair = paired(arm_result(a, one), arm_result(b, other))
-                children.append({"comparisons": {"difference": pair}})
-                seeds.append(seed)
-        if not children:
-            return None
-        found = group(children, seeds)["comparisons"]["difference"]
-        return Difference(
-            found["mean"], found["standard_error"], found["low"], found["high"], len(seeds)
-        )
+                pairs.append((arm_result(a, one), arm_result(b, other)))
+        return Difference.of(pairs) if pairs else None
 
     def rules(self, noise: str, percent: int) -> list[Rule]:
         """Every rule at one level; none where no detection run is there."""

@@ -177,8 +177,10 @@ def _findings(evidence: Evidence) -> list[str]:
 def _legend() -> str:
     return (
         "Accuracy on the test rows, mean and standard deviation over n seeds. *less vanilla*, *less raw*: paired "
-        "differences with 95% intervals. *recovered* = (line - raw) / (truth - raw), in vanilla's row (vanilla - raw) / "
-        "(truth - raw); *gain* = (line - vanilla) / (truth - vanilla); a dash where the denominator is under three standard errors. "
+        "differences. Intervals, in brackets, are 95% intervals for new seeds and new test rows: all seeds answer the same rows, so "
+        "that seeds and rows are crossed random effects, with t quantiles; of one seed, for new rows alone. *recovered* = (line - raw) / (truth - raw), in vanilla's row (vanilla - raw) / "
+        "(truth - raw); *gain* = (line - vanilla) / (truth - vanilla); a dash where the denominator is under three standard errors, "
+        "*unbounded* where its interval holds 0 (Fieller). "
         "*labels right*: share of right labels among the rows trained on. *calls*, *tokens*: a sample, for cleaning.\n\n"
         + bullets(f"**{name}**: {meaning}." for name, meaning in LINES.items())
     )

@@ -15,7 +15,7 @@ from benchmarks.evidence.cells import Cells
 from benchmarks.evidence.plan import Cell
 from benchmarks.evidence.recipes import recipe_of, write_recipe
 from nfilter.context import ModelPool
-from nfilter.engine.arms import MARKER
+from nfilter.engine.arms import MARKER, right_of
 from nfilter.engine.places import site_of
 from nfilter.engine.run import run
 from nfilter.plugins import Plugins, load
@@ -143,9 +143,7 @@ class Runner:
             out["estimates"] = _estimates(recipe, run_dir)
         arm = ARM.get(cell.kind)
         if arm is not None:
-            rows = read_jsonl(run_dir / "evaluation" / f"{arm}.jsonl")
-            # What has no reference answer is not scored, as the engine does it.
-            out["right"] = {row["id"]: row["right"] for row in rows if row["reference"] is not None}
+            out["right"] = right_of(run_dir, arm)
             figures = metrics["arms"][arm]
             out.update(accuracy=figures["mean"], unanswered=figures["unanswered"])
             out["training"] = figures["training"]

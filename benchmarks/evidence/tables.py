@@ -16,12 +16,13 @@ from benchmarks.evidence.text import (
     interval,
     mean_sd,
     number,
+    ratio,
     share,
     table,
 )
 
 LINE_HEAD: Final = (
-    "line", "accuracy (sd)", "n", "less vanilla [95%]", "less raw [95%]", "recovered", "gain", "rows", "labels right",
+    "line", "accuracy (sd)", "n", "less vanilla [95%]", "less raw [95%]", "recovered [95%]", "gain [95%]", "rows", "labels right",
     "steps", "calls", "tokens",
 )  # fmt: skip
 RULE_HEAD: Final = (
@@ -33,7 +34,7 @@ RULE_HEAD: Final = (
 def verdicts(evidence: Evidence) -> str:
     """One row a level: what was asked for, and what was reached."""
     head = (
-        "level", "gain", "less vanilla [95%]", "recovered", "of it by not training", "best F1",
+        "level", "gain [95%]", "less vanilla [95%]", "recovered [95%]", "of it by not training [95%]", "best F1",
         "`all` / its bound", "calls / official", "a control wins",
     )  # fmt: skip
     rows = []
@@ -50,10 +51,10 @@ def verdicts(evidence: Evidence) -> str:
             rows.append(
                 [
                     f"{noise} {percent}%",
-                    share(made.gain if made else None),
+                    _ratio(made, "gain"),
                     interval(made.vanilla if made else None),
-                    share(made.recovered if made else None),
-                    share(made.recovered_vanilla if made else None),
+                    _ratio(made, "recovered"),
+                    _ratio(made, "recovered_vanilla"),
                     share(best),
                     share(of_bound),
                     share(calls),
@@ -94,14 +95,18 @@ def _line_row(name: str, line: Line | None) -> list[str]:
         str(line.accuracy.n),
         NONE if alone else interval(line.vanilla),
         NONE if name == "raw" else interval(line.raw),
-        share(line.recovered_vanilla if alone else line.recovered),
-        NONE if alone else share(line.gain),
+        _ratio(line, "recovered_vanilla" if alone else "recovered"),
+        NONE if alone else _ratio(line, "gain"),
         count(line.kept),
         mean_sd(line.labels_right),
         count(line.steps),
         number(line.calls.mean if line.calls else None),
         count(line.tokens),
     ]
+
+
+def _ratio(line: Line | None, name: str) -> str:
+    return NONE if line is None else ratio(getattr(line, name), line.intervals.get(name))
 
 
 def sweep(evidence: Evidence, noise: str) -> str:

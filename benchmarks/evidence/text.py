@@ -35,6 +35,14 @@ def interval(value: Mapping[str, Any] | None) -> str:
     return f"{share(value['mean'], '+')} [{share(value['low'], '+')}, {share(value['high'], '+')}]"
 
 
+def ratio(value: float | None, bounds: Mapping[str, Any] | None) -> str:
+    """A ratio of differences with its 95% interval, ``.692 [.310, 1.240]``; ``[unbounded]`` where it has none."""
+    if value is None:
+        return NONE
+    ends = f"{share(bounds['low'])}, {share(bounds['high'])}" if bounds else "unbounded"
+    return f"{share(value)} [{ends}]"
+
+
 def count(value: Spread | None) -> str:
     """A mean number of things, whole where it is."""
     if value is None:

@@ -10,7 +10,6 @@ from benchmarks.evidence.cells import Cells, arm_result
 from benchmarks.evidence.figures import Difference, Spread, spread
 from benchmarks.token_evidence.lines import Line
 from benchmarks.token_evidence.runner import LINES, key_of
-from nfilter.engine.figures import group, paired
 
 RANDOM: Final = "random"
 MIXED_RANDOM: Final = "mixed, random"
@@ -73,10 +72,7 @@ def control_of(line: Line) -> Line:
 def less(
     cells: Cells, one: Line, other: Line, percent: int, seeds: Sequence[int]
 ) -> Difference | None:
-    """Accuracy of ``one`` less that of ``other`` over the same test rows and seeds; None where there is no pair.
-
-    The standard error is the larger of that between seeds and that between rows, as the engine has it.
-    """
+    """Accuracy of ``one`` less that of ``other`` over the same test rows and seeds; None where there is no pair."""
     pairs = [
         (a, b)
         for seed in seeds
@@ -85,14 +81,7 @@ def less(
     ]
     if not pairs or one == other:
         return None
-    children = [
-        {"comparisons": {"less": paired(arm_result(a, "one"), arm_result(b, "other"))}}
-        for a, b in pairs
-    ]
-    found = group(children, range(len(children)))["comparisons"]["less"]
-    return Difference(
-        found["mean"], found["standard_error"], found["low"], found["high"], len(pairs)
-    )
+    return Difference.of([(arm_result(a, "one"), arm_result(b, "other")) for a, b in pairs])
 
 
 def reason(found: Figures, random: Figures) -> str:

@@ -14,12 +14,13 @@ from typing import Any, Final, Literal
 from benchmarks.evidence.cells import Cells
 from benchmarks.evidence.recipes import base_value, write_recipe
 from benchmarks.token_evidence.lines import TRUSTED, Line, lines
+from nfilter.engine.arms import right_of
 from nfilter.engine.run import run
 from nfilter.plugins import Plugins, load
 from nfilter.progress import QuietReporter
 from nfilter.recipe import Arm
 from nfilter.recipe import load as load_recipe
-from nfilter.store import read_json, read_jsonl
+from nfilter.store import read_json
 
 TRUSTED_ROWS: Final = 200
 LABELS: Final = 0.3
@@ -122,10 +123,7 @@ class Runner:
             self._merge(out)
         else:
             name = arm_of(LINES[cell.line])
-            rows = read_jsonl(out / "run" / "evaluation" / f"{name}.jsonl")
-            figures["right"] = {
-                row["id"]: row["right"] for row in rows if row["reference"] is not None
-            }
+            figures["right"] = right_of(out / "run", name)
             arm = metrics["arms"][name]
             figures.update(
                 accuracy=arm["mean"], unanswered=arm["unanswered"], training=arm["training"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from nfilter.errors import RecipeError, StoreError
 from nfilter.prompts import Prompts
 from nfilter.recipe import Arm, Recipe, Use
 from nfilter.stages import TrainingResult
-from nfilter.store import digest, publishing, read_json, write_json, write_jsonl
+from nfilter.store import digest, publishing, read_json, read_jsonl, write_json, write_jsonl
 from nfilter.tokenstore import write_tokens
 from nfilter.types import ModelRef, Request, Row, Sample, Sampling, TokenSample
 
@@ -264,6 +264,22 @@ def evaluate(
         ),
         trained.figures if trained is not None else None,
     )
+
+
+def right_of(directory: Path, arm: str) -> dict[str, bool]:
+    """By test id, whether an arm's answer was right, as a run left it; what has no reference answer is not scored."""
+    kept = read_jsonl(directory / "evaluation" / f"{arm}.jsonl")
+    return {row["id"]: row["right"] for row in kept if row["reference"] is not None}
+
+
+def answered(directory: Path, arms: Mapping[str, Mapping[str, Any]]) -> dict[str, ArmResult]:
+    """The answers of a run's arms, whose figures in metrics.json are ``arms``."""
+    out = {}
+    for name, figures in arms.items():
+        right = right_of(directory, name)
+        unanswered = round(figures["unanswered"] * len(right))
+        out[name] = ArmResult(name, right, unanswered, figures["training"])
+    return out
 
 
 def variables(recipe: Recipe, sample: Sample, ctx: RunContext) -> dict[str, Any]:

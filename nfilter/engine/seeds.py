@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nfilter.context import ModelPool
+from nfilter.engine.arms import answered
 from nfilter.engine.figures import group
 from nfilter.engine.places import site_of
 from nfilter.engine.run import RunResult, run
@@ -66,7 +67,9 @@ def run_seeds(
     if not children:
         raise NothingLeftError(f"no seed has anything left to train on. {' '.join(empty.values())}")
     metrics = group(
-        [child.metrics for child in children], [seed for seed in seeds if str(seed) not in empty]
+        [child.metrics for child in children],
+        [seed for seed in seeds if str(seed) not in empty],
+        [answered(child.directory, child.metrics.get("arms") or {}) for child in children],
     )
     if empty:
         metrics["nothing_left"] = empty

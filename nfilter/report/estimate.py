@@ -140,7 +140,7 @@ def _totals(strata: Sequence[Checked], seed: int, stream: int) -> Draws:
 
 
 def _interval(value: float, draws: Draws) -> Estimate:
-    import numpy as np
+    from nfilter.intervals import percentiles
 
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Estimate(value, min(value, float(low)), max(value, float(high)))
+    low, high = percentiles(draws)
+    return Estimate(value, min(value, low), max(value, high))

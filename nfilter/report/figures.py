@@ -46,10 +46,12 @@ def figure(metrics: Mapping[str, Any], dotted: str, *names: str) -> Figure | Non
     if not is_number(value):
         return None
     spread = (metrics.get("spread") or {}).get(".".join((dotted, *names)))
+    ends = lookup(metrics, f"comparisons.intervals.{dotted}") if dotted in RATIOS else None
+    low, high = (ends["low"], ends["high"]) if isinstance(ends, Mapping) else (None, None)
     if isinstance(spread, Mapping):
         # A ratio of a group is made of means; the mean of its seeds' ratios would be another figure.
-        return Figure(value, spread["sd"], int(spread["n"]))
-    return Figure(value, None, len(seeds))
+        return Figure(value, spread["sd"], int(spread["n"]), low, high)
+    return Figure(value, None, len(seeds), low, high)
 
 
 def reported(metrics: Mapping[str, Any], key: str) -> tuple[str, Any] | None:

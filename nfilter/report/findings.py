@@ -236,6 +236,8 @@ def _gained(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
                 )
             )
         lines.append(("gain", _ratio(metrics, "gain", "of what the true labels would give")))
+        if len(metrics.get("seeds") or ()) == 1:
+            lines.append(("intervals", "for new test rows, not for new seeds: add --seeds 0,1,2"))
     return lines
 
 
@@ -256,7 +258,7 @@ def _arm(arm: Mapping[str, Any]) -> str:
 def _ratio(metrics: Mapping[str, Any], key: str, of: str) -> str:
     found = metrics.get(key)
     if text.is_number(found):
-        return f"{found:.2f} {of}"
+        return f"{found:.2f}{_ends(figures.figure(metrics, key))} {of}"
     above, below, what = _NEEDS[key]
     compared = metrics.get("comparisons") or {}
     missing = [name for name in (above, below) if not isinstance(compared.get(name), Mapping)]
@@ -269,10 +271,18 @@ def _ratio(metrics: Mapping[str, Any], key: str, of: str) -> str:
     difference = compared[below]
     if difference["mean"] <= 0:
         return f"no figure: {what} gained nothing ({difference['mean']:+.3f})"
+    if difference["standard_error"] is None:
+        return "no figure: one test row has no standard error"
     return (
         f"no figure: {what} gained {difference['mean']:+.3f}, under three standard errors "
         f"({3 * difference['standard_error']:.3f})"
     )
+
+
+def _ends(found: figures.Figure | None) -> str:
+    if found is None or found.low is None or found.high is None:
+        return ""
+    return f" [{found.low:.2f}, {found.high:.2f}]"
 
 
 def _cost(run_dir: Path, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:

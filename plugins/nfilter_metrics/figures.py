@@ -5,33 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
-
-_Z95: Final = 1.959963984540054
 
 
 def ratio(k: float, n: float) -> float | None:
     """``k / n``, or None where n is 0."""
     return k / n if n else None
-
-
-def wilson(k: int, n: int, z: float = _Z95) -> tuple[float, float] | None:
-    """The Wilson score interval of a share of ``k`` in ``n``, at 95% by default; None where n is 0.
-
-    Wilson (1927). Raises ValueError unless 0 <= k <= n.
-    """
-    if not 0 <= k <= n:
-        raise ValueError(f"a share needs 0 <= k <= n, not k={k}, n={n}")
-    if n == 0:
-        return None
-    share = k / n
-    scale = 1 + z * z / n
-    middle = (share + z * z / (2 * n)) / scale
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / scale
-    # at the ends rounding would leave a bound just beside what it is exactly
-    low = 0.0 if k == 0 else max(0.0, middle - half)
-    high = 1.0 if k == n else min(1.0, middle + half)
-    return low, high
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
-from nfilter import JSON, Judged, MetricInput
-from nfilter_metrics.figures import ratio, wilson
+from nfilter import JSON, Judged, MetricInput, wilson
+from nfilter_metrics.figures import ratio
 
 
 def _share(outcomes: Iterable[bool]) -> dict[str, JSON]:

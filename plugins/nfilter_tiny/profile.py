@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from nfilter import wilson
 from nfilter_tiny.formats import Turn, neighbor_turns, neighbors_of, prompt, review_turns
 from nfilter_tiny.world import FAMILIES, Problem, Split, problems
 
@@ -40,15 +40,6 @@ def is_right(problem: Problem, answer: str) -> bool:
     if problem.family == "say":
         return sorted(answer.rstrip(".").split()) == sorted(problem.answer.rstrip(".").split())
     return answer == problem.answer
-
-
-def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """The Wilson score interval of a proportion."""
-    share, scale = right / n, 1 + z * z / n
-    middle = (share + z * z / (2 * n)) / scale
-    half = z / scale * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # The ends are exact where nothing or everything is right; the formula leaves rounding there.
-    return (0.0 if right == 0 else middle - half), (1.0 if right == n else middle + half)
 
 
 class Replier:
@@ -190,7 +181,7 @@ def _by_family(
 
 
 def _figure(rights: Sequence[bool]) -> dict[str, float | int]:
-    low, high = wilson(sum(rights), len(rights))
+    low, high = wilson(sum(rights), len(rights)) or (0.0, 1.0)
     return {
         "right": round(sum(rights) / len(rights), 4),
         "low": round(low, 4),

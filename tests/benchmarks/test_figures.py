@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 import pytest
 
@@ -16,8 +17,8 @@ from benchmarks.evidence.findings import (
     main,
     official_rule,
 )
-from benchmarks.evidence.text import interval, mean_sd, share, table
-from nfilter.engine.figures import arm_figures, comparisons, group
+from benchmarks.evidence.text import interval, mean_sd, ratio, share, table
+from nfilter.engine.figures import compared
 
 RIGHT = {
     "vanilla": 20,
@@ -62,17 +63,16 @@ def test_spread_leaves_out_what_is_not_there():
 
 
 def test_a_lines_intervals_are_the_engines_of_a_group(filled, planned):
-    children = []
+    seeds = []
     for seed in (0, 1, 2):
         results = {}
         for arm, line in (("vanilla",) * 2, ("raw",) * 2, ("cleaned", "robustft"), ("truth",) * 2):
             results[arm] = arm_result(filled.of(line, "uniform", 50, seed), arm)
-        figures = {arm: arm_figures(result) for arm, result in results.items()}
-        children.append({"arms": figures, "comparisons": comparisons(results)})
-    expected = group(children, (0, 1, 2))
+        seeds.append(results)
+    expected = compared(seeds)
     line = filled.line("robustft", "uniform", 50)
-    assert line.vanilla == expected["comparisons"]["cleaned_minus_vanilla"]
-    assert line.raw == expected["comparisons"]["cleaned_minus_raw"]
+    assert line.vanilla == expected["cleaned_minus_vanilla"]
+    assert line.raw == expected["cleaned_minus_raw"]
     assert line.accuracy.mean == pytest.approx(29 / 40)
     assert line.accuracy.sd == pytest.approx(1 / 40)
     # vanilla 20, raw 13, RobustFT 29, truth 33 of 40 on average
@@ -83,15 +83,15 @@ def test_a_lines_intervals_are_the_engines_of_a_group(filled, planned):
 
 def test_a_difference_is_paired_by_test_row(filled):
     found = filled.difference("relabel-all", "robustft", "uniform", 50)
-    # In each seed 8 of 40 rows differ, always the same way; seeds agree, so the rows' error is the larger one.
+    # In each seed 8 of 40 rows differ, always the same way; the next seed's lie one row on. Seeds agree in the mean.
     p = 8 / 40
-    one = math.sqrt(p * (1 - p) / 39)
     assert found.mean == pytest.approx(p)
-    assert found.error == pytest.approx(one / math.sqrt(3))
-    assert (found.low, found.high) == (
-        pytest.approx(p - 1.96 * found.error),
-        pytest.approx(p + 1.96 * found.error),
-    )
+    rows = [1] + [2] + [3] * 6 + [2] + [1] + [0] * 30
+    row = 3 * statistics.variance([value / 3 for value in rows])
+    rest = (3 * 8 * (1 - p) - 39 * row) / (2 * 39)
+    assert found.error == pytest.approx(math.sqrt((row - rest) / 120))
+    assert found.low < p < found.high
+    assert found.high - p == pytest.approx(2.0227 * found.error, abs=1e-5)  # t of 39
     assert found.seeds == 3
 
 
@@ -180,5 +180,7 @@ def test_how_numbers_are_written():
     ]  # fmt: skip
     assert share(0.07, "+") == "+.070"
     assert mean_sd(spread([0.1, 0.3])) == ".200 (.141)"
+    assert ratio(0.692, {"low": 0.31, "high": 1.24}) == ".692 [.310, 1.240]"
+    assert (ratio(None, None), ratio(0.5, None)) == ("–", ".500 [unbounded]")
     assert interval({"mean": 0.1, "low": -0.02, "high": 0.22}) == "+.100 [-.020, +.220]"
     assert table(["a"], [["x|y"]]) == "| a |\n| --- |\n| x/y |"

@@ -15,7 +15,6 @@ from nfilter_metrics.figures import (
     ratio,
     roc_auc,
     vote_all_bound,
-    wilson,
 )
 
 
@@ -48,29 +47,6 @@ def test_against_sklearn(seed: int) -> None:
     assert counts.f1 == pytest.approx(metrics.f1_score(positive, flagged, zero_division=0))
     table = metrics.confusion_matrix(positive, flagged, labels=[False, True]).ravel().tolist()
     assert [counts.tn, counts.fp, counts.fn, counts.tp] == table
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_wilson_against_scipy(seed: int) -> None:
-    from scipy.stats import binomtest
-
-    rng = np.random.default_rng(seed)
-    n = int(rng.integers(1, 500))
-    for k in (0, n, int(rng.integers(0, n + 1))):
-        interval = binomtest(k, n).proportion_ci(method="wilson")
-        assert wilson(k, n) == pytest.approx((interval.low, interval.high), abs=1e-12)
-
-
-def test_wilson_by_hand() -> None:
-    # 8 of 10 at 95%: 0.490 to 0.943, as printed in textbooks
-    low, high = wilson(8, 10) or (0, 0)
-    assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
-    assert wilson(0, 0) is None
-    assert (wilson(0, 5) or (1, 1))[0] == 0.0
-    assert (wilson(5, 5) or (0, 0))[1] == 1.0
-    for k, n in ((-1, 3), (4, 3), (0, -1)):
-        with pytest.raises(ValueError, match="0 <= k <= n"):
-            wilson(k, n)
 
 
 def test_roc_auc_by_hand() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class NfilterError(Exception):
@@ -80,6 +80,12 @@ def short(value: object, most: int = 80) -> str:
     return safe if len(safe) <= most else f"{safe[: most - 3]}..."
 
 
+def also_known(names: Mapping[str, str], name: str) -> str | None:
+    """What ``names`` says of ``name``, whatever the case and the dashes in it; None where it says nothing."""
+    wanted = name.casefold().replace("-", "_")
+    return next((to for known, to in names.items() if known.replace("-", "_") == wanted), None)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the nearest of ``known``, else what there is, else nothing."""
     choices = sorted(known)
@@ -90,5 +96,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if near:
         return f"; did you mean {near[0]!r}?"
     if choices and len(choices) <= 12:
-        return "; known: " + ", ".join(choices)
+        return "; known: " + ", ".join(short(choice) for choice in choices)
     return ""

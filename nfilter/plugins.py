@@ -16,7 +16,7 @@ from typing import Any
 import pluggy
 
 from nfilter import hookspecs
-from nfilter.errors import PluginError, did_you_mean, short
+from nfilter.errors import PluginError, also_known, did_you_mean, short
 from nfilter.metrics import SECTIONS
 
 GROUP = "nfilter"
@@ -83,12 +83,22 @@ class Plugins:
     def unknown(self, kind: str, name: str) -> str:
         """The sentence for a name that nobody registered."""
         text = f"unknown {kind} {short(repr(name))}"
-        text += did_you_mean(name, [item.name for item in self.of_kind(kind)])
+        text += self._called_here(kind, name) or did_you_mean(
+            name, [item.name for item in self.of_kind(kind)]
+        )
         for failed in self.failed:
             text += f"\n  plugin {failed.plugin!r} of {failed.distribution} did not load: {failed.error}"
         for blocked in self.blocked:
             text += f"\n  plugin {blocked!r} is blocked by {BLOCK_VARIABLE}"
         return text
+
+    def _called_here(self, kind: str, name: str) -> str:
+        """What to write for a name that other tools use."""
+        for item in self.of_kind(kind):
+            known = also_known(getattr(item.cls, "also_known", {}), name)
+            if known is not None:
+                return f"; write {known}"
+        return ""
 
     def announce(self, hook: str, event: object, complain: Callable[[str], None]) -> None:
         """Tell every listener of an event. What one of them raises is passed to ``complain``, never on."""

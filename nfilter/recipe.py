@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import Field, ValidationError
 
 from nfilter.answers import AnswerConfig
 from nfilter.capabilities import Needs
-from nfilter.errors import RecipeError, did_you_mean, short
+from nfilter.errors import RecipeError, also_known, did_you_mean, short
 from nfilter.located import Located, Where, dotted, override, read
 from nfilter.noise import NoiseConfig
 from nfilter.plugins import Plugins, Registered
+from nfilter.recipe_words import (
+    ENCODE,
+    EVALUATE,
+    NEEDED,
+    SECTIONS_ELSEWHERE,
+    field_for,
+    kind_of,
+    near_literal,
+)
 from nfilter.stages import ModelNeed, StageConfig
 from nfilter.thoughts import Marks, Thoughts
 
@@ -46,6 +54,8 @@ class ThoughtsConfig(StageConfig):
 class EncodeConfig(StageConfig):
     """The ``encode`` section: whose tokenizer, how long, and which turns are responses."""
 
+    also_known: ClassVar[Mapping[str, str]] = ENCODE
+
     model: str = "student"
     max_length: int = Field(default=2048, ge=2)
     turns: Literal["all", "last"] = "all"
@@ -62,6 +72,8 @@ class AdoptConfig(StageConfig):
 
 class EvaluateConfig(StageConfig):
     """The ``evaluate`` section without its source: how each arm is examined."""
+
+    also_known: ClassVar[Mapping[str, str]] = EVALUATE
 
     metric: Literal["accuracy"] = "accuracy"
     max_tokens: int = Field(default=256, ge=1)
@@ -230,11 +242,11 @@ class _Reader:
         top = self.located.value
         if not isinstance(top, dict):
             raise RecipeError(
-                self.located.fault((), f"a recipe is a mapping of sections, not {_kind(top)}")
+                self.located.fault((), f"a recipe is a mapping of sections, not {kind_of(top)}")
             )
         for key in top:
             if key not in SECTIONS:
-                self.fault((key,), f"unknown section{did_you_mean(key, SECTIONS)}")
+                self.fault((key,), f"unknown section{self._section_for(key)}")
         models, aliases = self._models(top.get("models", {}))
         source = self._source(top.get("source"), ("source",))
         evaluate, test = self._evaluate(top.get("evaluate"))
@@ -266,6 +278,20 @@ class _Reader:
             raise RecipeError(self.faults)
         return Recipe(**recipe)
 
+    def _section_for(self, key: str) -> str:
+        """Where that belongs which other tools have at the top; else the nearest section."""
+        known = also_known(SECTIONS_ELSEWHERE, key)
+        if known is not None:
+            return f"; write {known}"
+        for kind, section in (("trainer", "train"), ("backend", "models: {NAME: ...}")):
+            for item in self.plugins.of_kind(kind):
+                config = item.cls.Config
+                name = key if key in config.model_fields else also_known(config.also_known, key)
+                if name in config.model_fields:
+                    return f"; {item.name} has it as {name!r}, under {section}"
+        near = did_you_mean(key, SECTIONS)
+        return near or f"; known: {', '.join(SECTIONS)}"
+
     def _name(self, value: Any) -> str:
         if value is None:
             value = self.located.file.name.split(".")[0] or "recipe"
@@ -292,7 +318,7 @@ class _Reader:
         if value is None:
             return ("cleaned",) if has_train else ("vanilla",) if has_test else ()
         if not isinstance(value, list):
-            self.fault(("arms",), f"a list of {', '.join(ARMS)}, not {_kind(value)}")
+            self.fault(("arms",), f"a list of {', '.join(ARMS)}, not {kind_of(value)}")
             return ()
         for index, arm in enumerate(value):
             if arm not in ARMS:
@@ -305,7 +331,7 @@ class _Reader:
         models: dict[str, Use] = {}
         aliases: dict[str, str] = {}
         if not isinstance(value, dict):
-            self.fault(("models",), f"a mapping of names to models, not {_kind(value)}")
+            self.fault(("models",), f"a mapping of names to models, not {kind_of(value)}")
             return models, aliases
         for name, entry in value.items():
             where: Where = ("models", name)
@@ -364,7 +390,7 @@ class _Reader:
             return None, None
         where: Where = ("evaluate",)
         if not isinstance(value, dict):
-            self.fault(where, f"a mapping with metric and source, not {_kind(value)}")
+            self.fault(where, f"a mapping with metric and source, not {kind_of(value)}")
             return None, None
         rest = {key: item for key, item in value.items() if key != "source"}
         config = self._config(EvaluateConfig, rest, where)
@@ -391,7 +417,9 @@ class _Reader:
 
     def _stages(self, value: Any, section: str, member: str) -> tuple[Use, ...]:
         if not isinstance(value, list):
-            self.fault((section,), f"a list of stages, each {{use: NAME, ...}}, not {_kind(value)}")
+            self.fault(
+                (section,), f"a list of stages, each {{use: NAME, ...}}, not {kind_of(value)}"
+            )
             return ()
         uses = []
         for index, entry in enumerate(value):
@@ -420,7 +448,7 @@ class _Reader:
 
     def _use(self, kind: str, entry: Any, where: Where) -> Use | None:
         if not isinstance(entry, dict):
-            self.fault(where, f"a mapping like {{use: NAME, ...}}, not {_kind(entry)}")
+            self.fault(where, f"a mapping like {{use: NAME, ...}}, not {kind_of(entry)}")
             return None
         name = entry.get("use")
         if not isinstance(name, str):
@@ -437,7 +465,7 @@ class _Reader:
 
     def _config(self, model: Any, value: Any, where: Where) -> Any:
         if not isinstance(value, dict):
-            self.fault(where, f"a mapping of settings, not {_kind(value)}")
+            self.fault(where, f"a mapping of settings, not {kind_of(value)}")
             return None
         try:
             return model.model_validate(value)
@@ -452,7 +480,7 @@ class _Reader:
         if detail["type"] == "extra_forbidden":
             near = ""
             if len(path) == 1:  # the fields of a nested model are not known here
-                near = did_you_mean(str(path[-1]), fields) or f"; known: {', '.join(fields)}"
+                near = field_for(model, str(path[-1]), fields)
             self.fault((*where, *path), f"unknown key {short(repr(path[-1]))}{near}")
         elif detail["type"] == "missing":
             self.fault(
@@ -465,9 +493,9 @@ class _Reader:
                 if isinstance(given, str | int | float | bool | None)
                 else ""
             )
-            near = _near_literal(detail, given)
+            near = near_literal(detail, given)
             known = self._known_part(where, path)
-            needed = _NEEDED.get(detail["type"], detail["msg"].removeprefix("Value error, "))
+            needed = NEEDED.get(detail["type"], detail["msg"].removeprefix("Value error, "))
             self.fault(known, f"{needed}{shown}{near}")
 
     def _known_part(self, where: Where, path: Where) -> Where:
@@ -481,37 +509,6 @@ class _Reader:
                 break
             here = (*here, part)
         return here if here != where or not path else (*where, path[0])
-
-
-_NEEDED = {
-    "int_parsing": "a whole number is needed",
-    "int_type": "a whole number is needed",
-    "int_from_float": "a whole number is needed",
-    "float_parsing": "a number is needed",
-    "float_type": "a number is needed",
-    "string_type": "text is needed (put it in quotes)",
-    "bool_parsing": "true or false is needed",
-    "bool_type": "true or false is needed",
-}
-"""pydantic's types of faults, in a recipe's words."""
-
-
-def _near_literal(detail: dict[str, Any], given: Any) -> str:
-    expected = str(detail.get("ctx", {}).get("expected", ""))
-    if detail["type"] != "literal_error" or not isinstance(given, str):
-        return ""
-    near = difflib.get_close_matches(
-        given, [word for word in expected.split("'") if word.isidentifier()], n=1
-    )
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _kind(value: Any) -> str:
-    names: Iterable[tuple[type, str]] = (
-        (dict, "a mapping"), (list, "a list"), (str, f"the text {value!r:.60}"), (bool, f"{value}"),
-        (int, f"the number {value!r:.40}"), (float, f"the number {value!r}"),
-    )  # fmt: skip
-    return next((text for kind, text in names if isinstance(value, kind)), "nothing")
 
 
 __all__ = [

@@ -42,7 +42,13 @@ from nfilter.types import (
 
 
 class StageConfig(BaseModel):
-    """The base of every plugin's configuration: unknown keys are errors, values are frozen, numbers are finite."""
+    """The base of every plugin's configuration: unknown keys are errors, values are frozen, numbers are finite.
+
+    ``also_known`` maps a name that other tools use for a setting to the field here (``{"learning_rate": "lr"}``), or to a
+    sentence on what to write instead; the error for an unknown key shows it.
+    """
+
+    also_known: ClassVar[Mapping[str, str]] = {}
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, arbitrary_types_allowed=False, allow_inf_nan=False
@@ -81,6 +87,9 @@ class Backend(Protocol):
     ``shields = True`` on the class says that control tokens in a message stay plain text here; elsewhere the engine
     breaks them before the call. Data goes to no host that a config names and its user did not allow, but for this
     machine and ``own_hosts``, a set on the class; a class method ``hosts(config)`` adds hosts that no address shows.
+
+    Any plugin class may have ``also_known``, a mapping of names that other tools use for it (``{"vllm": "{use: litellm, ...}"}``)
+    to what to write here; the error for an unknown name shows it.
     """
 
     name: ClassVar[str]

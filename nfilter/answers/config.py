@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -34,6 +35,13 @@ class AnswerConfig(StageConfig):
     ``thoughts`` are the marks around thoughts in the dataset's own responses, where they are none of the usual ones;
     the answer comes after them. A model's marks stand on the model.
     """
+
+    also_known: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("type", "use", "format", "metric"), "kind"),
+        **dict.fromkeys(("threshold", "min_similarity"), "similarity"),
+        **dict.fromkeys(("embedder", "embedding_model"), "encoder"),
+        **dict.fromkeys(("llm", "grader"), "judge"),
+    }
 
     kind: Literal["choice", "number", "exact", "spans", "text"] = "exact"
     tolerance: float = Field(default=1e-6, ge=0, lt=1)

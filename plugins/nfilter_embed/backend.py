@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -39,6 +39,10 @@ class SentenceTransformers:
     """
 
     name: ClassVar[str] = "sentence-transformers"
+    also_known: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("sentence_transformer", "sbert", "st", "embedding", "embeddings", "embedder", "bge", "e5"),
+        "{use: sentence-transformers, model: sentence-transformers/all-MiniLM-L6-v2}",
+    )
     Config: ClassVar[type[StageConfig]] = SentenceTransformersConfig
 
     def __init__(self, config: SentenceTransformersConfig, site: Site) -> None:

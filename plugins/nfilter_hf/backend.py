@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -65,6 +65,9 @@ class HFBackend:
     """Any causal language model of transformers, by hub id or folder. Weights load at first use."""
 
     name: ClassVar[str] = "hf"
+    also_known: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("huggingface", "transformers", "local", "hub", "pretrained", "automodel", "peft", "torch"), "{use: hf, model: NAME}"
+    )  # fmt: skip
     # TextEncoder breaks exactly the control tokens of this tokenizer, and takes the breaks out again.
     shields: ClassVar[bool] = True
     Config: ClassVar[type[HFConfig]] = HFConfig

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -25,6 +26,18 @@ class HFConfig(StageConfig):
     writes Tulu-style roles, as is done for a model that has no template. ``embed_layer`` is the hidden layer whose states
     make an embedding: 0 the tokens' own vectors, 1 the first layer's output, and so on; the last by default.
     """
+
+    also_known: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(
+            ("name", "model_name", "model_id", "base_model", "model_name_or_path", "pretrained_model_name_or_path", "path", "id"), "model",
+        ),
+        **dict.fromkeys(("torch_dtype", "precision"), "dtype"),
+        "device_map": "device",
+        **dict.fromkeys(("load_in_8bit", "quantization", "quantize"), "load_in_4bit"),
+        **dict.fromkeys(("max_seq_length", "max_seq_len", "max_model_len", "model_max_length", "context_length"), "max_length"),
+        **dict.fromkeys(("batch_size", "max_batch_size"), "batch_tokens bounds the tokens of a batch: batch_tokens: 16384"),
+        "trust_remote_code": "code from a model's own folder is never run; leave the line out",
+    }  # fmt: skip
 
     model: str = Field(min_length=1)
     revision: str | None = None

@@ -46,6 +46,13 @@ class LoraTrainer:
     """
 
     name: ClassVar[str] = "hf.lora"
+    also_known: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(
+            ("lora", "sft", "peft", "trl", "trl.sft", "axolotl", "llamafactory", "unsloth", "transformers", "trainer", "hf"),
+            "{use: hf.lora, model: student}",
+        ),
+        "qlora": "{use: hf.lora, model: student}, and load_in_4bit: true for the model",
+    }  # fmt: skip
     Config: ClassVar[type[StageConfig]] = LoraSettings
 
     @classmethod

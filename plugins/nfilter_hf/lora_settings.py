@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -14,8 +15,45 @@ from nfilter_hf.lora_adapter import Targets
 Schedule = Literal["linear", "cosine", "constant"]
 
 
+_ELSEWHERE: Final = {
+    **dict.fromkeys(("learning_rate", "max_lr", "peak_lr"), "lr"),
+    **dict.fromkeys(("lora_r", "r", "lora_rank"), "rank"),
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    **dict.fromkeys(("lora_target_modules", "lora_target", "target", "lora_modules", "target_module"), "target_modules"),
+    **dict.fromkeys(("num_train_epochs", "num_epochs", "n_epochs", "epoch", "max_epochs"), "epochs"),
+    **dict.fromkeys(("steps", "num_steps", "max_train_steps"), "max_steps"),
+    **dict.fromkeys(
+        ("per_device_train_batch_size", "train_batch_size", "global_batch_size", "per_device_batch_size", "bsz"), "batch_size",
+    ),
+    **dict.fromkeys(
+        ("gradient_accumulation_steps", "micro_batch_size", "grad_accum"),
+        "batch_size counts the samples of an optimiser step, and micro_batch_tokens bounds the tokens of one forward pass",
+    ),
+    **dict.fromkeys(("lr_scheduler_type", "lr_scheduler", "scheduler", "lr_schedule"), "schedule"),
+    **dict.fromkeys(("warmup_ratio", "lr_warmup"), "warmup"),
+    **dict.fromkeys(("warmup_steps", "num_warmup_steps"), "warmup is the share of the steps that warm up: warmup: 0.03"),
+    **dict.fromkeys(("max_norm", "gradient_clipping", "clip_grad_norm", "gradient_clip_val"), "max_grad_norm"),
+    **dict.fromkeys(("save_steps", "save_every", "checkpoint_steps"), "checkpoint_every"),
+    **dict.fromkeys(("base_model", "model_name", "model_name_or_path"), "model"),
+    **dict.fromkeys(
+        ("max_length", "max_seq_length", "max_seq_len", "cutoff_len", "sequence_len"),
+        "it belongs to encoding: encode: {model: student, max_length: 2048}",
+    ),
+    **dict.fromkeys(
+        ("load_in_4bit", "load_in_8bit", "quantization", "dtype", "torch_dtype"),
+        "it belongs to the model: models: {student: {use: hf, model: NAME, load_in_4bit: true}}, or dtype there",
+    ),
+    **dict.fromkeys(("optim", "optimizer"), "the optimiser is AdamW; leave the line out"),
+    **dict.fromkeys(("seed", "random_seed"), "it is a section of its own: seed: 0"),
+    **dict.fromkeys(("output_dir", "out"), "leave the line out, and type nfilter run RECIPE --out DIR"),
+}  # fmt: skip
+
+
 class LoraSettings(StageConfig):
     """How the adapter is trained. The defaults are those of the RobustFT and token-cleaning papers."""
+
+    also_known: ClassVar[Mapping[str, str]] = _ELSEWHERE
 
     model: Annotated[str, Needs(LendsModule)] = "student"
     rank: int = Field(default=64, ge=1, description="rank of the adapter's matrices")

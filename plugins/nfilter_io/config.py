@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Protocol
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Final, Literal, Protocol
 
 from pydantic import Field
 
@@ -13,6 +14,38 @@ Columns = dict[str, str | tuple[str, ...]]
 
 LINE_LIMIT = 16 * 1024 * 1024
 FILE_LIMIT = 512 * 1024 * 1024
+
+
+_PATH = (
+    "file",
+    "filename",
+    "data",
+    "dataset",
+    "data_path",
+    "data_files",
+    "data_file",
+    "name",
+    "folder",
+    "dir",
+)
+_ROLES = (
+    "prompt_column", "response_column", "text_column", "label_column", "input_column", "output_column", "question_column",
+    "answer_column", "messages_column", "field", "fields", "field_instruction", "field_output", "field_messages", "column",
+    "column_mapping", "prompt", "response", "instruction", "question", "answer", "messages", "text", "label",
+)  # fmt: skip
+ELSEWHERE: Final = {
+    **dict.fromkeys(_PATH, "path"),
+    **dict.fromkeys(("format", "type", "template", "formatting", "ds_type"), "shape"),
+    **dict.fromkeys(_ROLES, "the columns are named under columns: columns: {prompt: COLUMN, response: COLUMN}"),
+    **dict.fromkeys(("id_column", "id_field", "uid"), "id"),
+    **dict.fromkeys(("true_label", "gold", "ground_truth", "truth_column", "clean_label"), "truth"),
+    **dict.fromkeys(("max_samples", "num_samples", "limit", "n"), "leave the line out, and type nfilter run RECIPE --limit 100"),
+}  # fmt: skip
+"""What other tools call the settings of all sources, and what to write here."""
+_OF_FILES: Final = {
+    **ELSEWHERE,
+    "split": "a file holds one split: write it to a file of its own, or name a folder of save_to_disk with use: datasets",
+}
 
 
 class Settings(Protocol):
@@ -41,6 +74,8 @@ class Settings(Protocol):
 class JsonLinesConfig(StageConfig):
     """A file with one JSON object a line; ``max_line_bytes`` bounds what one row may take in memory."""
 
+    also_known: ClassVar[Mapping[str, str]] = _OF_FILES
+
     path: str
     shape: ShapeName = "auto"
     columns: Columns = Field(default_factory=dict)
@@ -53,6 +88,8 @@ class JsonLinesConfig(StageConfig):
 
 class JsonConfig(StageConfig):
     """A file that is one JSON list of objects, of at most ``max_bytes``."""
+
+    also_known: ClassVar[Mapping[str, str]] = _OF_FILES
 
     path: str
     shape: ShapeName = "auto"
@@ -70,6 +107,11 @@ class CsvConfig(StageConfig):
     ``max_line_bytes`` bounds one record, which may span lines inside quotes.
     """
 
+    also_known: ClassVar[Mapping[str, str]] = {
+        **_OF_FILES,
+        **dict.fromkeys(("sep", "separator"), "delimiter"),
+    }
+
     path: str
     shape: ShapeName = "auto"
     columns: Columns = Field(default_factory=dict)
@@ -84,6 +126,8 @@ class CsvConfig(StageConfig):
 class ParquetConfig(StageConfig):
     """A Parquet file."""
 
+    also_known: ClassVar[Mapping[str, str]] = _OF_FILES
+
     path: str
     shape: ShapeName = "auto"
     columns: Columns = Field(default_factory=dict)
@@ -94,6 +138,8 @@ class ParquetConfig(StageConfig):
 
 class DatasetsConfig(StageConfig):
     """A folder that ``datasets.save_to_disk`` wrote; ``split`` names one where it holds several."""
+
+    also_known: ClassVar[Mapping[str, str]] = ELSEWHERE
 
     path: str
     shape: ShapeName = "auto"

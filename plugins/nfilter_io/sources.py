@@ -40,6 +40,9 @@ class JsonLines:
     """JSON Lines: one object a line, read at constant memory."""
 
     name: ClassVar[str] = "jsonl"
+    also_known: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("file", "local", "ndjson", "json_lines", "jsonlines"), "{use: jsonl, path: data.jsonl}"
+    )
     Config: ClassVar[type[StageConfig]] = JsonLinesConfig
     suffixes: ClassVar[tuple[str, ...]] = (".jsonl", ".ndjson")
 
@@ -96,6 +99,9 @@ class Csv:
     """Comma- or tab-separated values with a header line, read at constant memory."""
 
     name: ClassVar[str] = "csv"
+    also_known: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("tsv", "table", "pandas", "excel"), "{use: csv, path: data.csv}"
+    )
     Config: ClassVar[type[StageConfig]] = CsvConfig
     suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv")
 
@@ -151,6 +157,10 @@ class Datasets:
     """A local folder that ``datasets.save_to_disk`` wrote; ``/`` among ``suffixes`` stands for a folder."""
 
     name: ClassVar[str] = "datasets"
+    also_known: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("hf", "huggingface", "hub", "dataset", "load_dataset", "arrow"),
+        "{use: datasets, path: FOLDER}, where FOLDER is what datasets.load_dataset(NAME)['train'].save_to_disk(FOLDER) wrote",
+    )
     Config: ClassVar[type[StageConfig]] = DatasetsConfig
     suffixes: ClassVar[tuple[str, ...]] = ("/",)
 

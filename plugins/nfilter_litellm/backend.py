@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import ClassVar
 
@@ -21,6 +21,7 @@ from nfilter_litellm.pending import Ledger
 from nfilter_litellm.prices import price_of
 from nfilter_litellm.purse import Paid
 from nfilter_litellm.retry import Retry
+from nfilter_litellm.servers import ELSEWHERE
 
 _BATCH_STAYS = "the batch stays with the server, and the same command takes it up; press Ctrl-C again to end at once"
 
@@ -29,6 +30,7 @@ class LiteLLMBackend:
     """Any model that an OpenAI-compatible server serves or that litellm knows. Nothing connects before the first call."""
 
     name: ClassVar[str] = "litellm"
+    also_known: ClassVar[Mapping[str, str]] = ELSEWHERE
     Config: ClassVar[type[LiteLLMConfig]] = LiteLLMConfig
     own_hosts: ClassVar[frozenset[str]] = frozenset({"api.openai.com"})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
@@ -65,6 +65,23 @@ class LiteLLMConfig(StageConfig):
     ``{reasoning_effort: low, temperature: null}``. ``price`` stands for litellm's list where that does not have the model. ``revision`` is any word: another one asks everything anew.
     ``batch: true`` hands the calls of a chunk to the server together, as OpenAI's batches: cheaper there, and done within a day.
     """
+
+    also_known: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("name", "model_name", "model_id", "deployment", "engine"), "model"),
+        **dict.fromkeys(("base_url", "url", "endpoint", "host", "server", "openai_api_base", "api_url"), "api_base"),
+        **dict.fromkeys(
+            ("api_key", "key", "token", "openai_api_key"),
+            "a key is never written down: api_key_env: OPENAI_API_KEY names the environment variable that holds it",
+        ),
+        **dict.fromkeys(("max_concurrency", "workers", "num_workers", "parallel", "batch_size", "max_workers"), "concurrency"),
+        **dict.fromkeys(("retries", "max_retries", "num_retries"), "attempts"),
+        **dict.fromkeys(("request_timeout", "timeout_s"), "timeout"),
+        **dict.fromkeys(("max_new_tokens", "max_completion_tokens", "max_output_tokens"), "max_tokens"),
+        **dict.fromkeys(
+            ("temperature", "top_p", "top_k", "reasoning_effort", "extra_body", "stop"),
+            "fields of a request stand under body: body: {temperature: 0.7}",
+        ),
+    }  # fmt: skip
 
     model: str = Field(min_length=1)
     api_base: str | None = None

@@ -36,3 +36,21 @@ def address_needed(model: str) -> str | None:
     if usual is None:
         return None
     return f"model {model!r} has no address of its own; add the address of your server, for example api_base: {usual}"
+
+
+_OWN: Final = '{{use: litellm, model: NAME, api_base: "{}"}}'
+ELSEWHERE: Final = {
+    **dict.fromkeys(("openai", "gpt", "chatgpt", "api"), "{use: litellm, model: openai/NAME}"),
+    **{
+        name: f"{{use: litellm, model: {name}/NAME}}"
+        for name in ("anthropic", "gemini", "groq", "mistral", "deepseek", "openrouter", "together_ai", "bedrock", "azure", "cohere",
+                     "vertex_ai", "fireworks_ai", "xai")
+    },
+    "claude": "{use: litellm, model: anthropic/NAME}", "google": "{use: litellm, model: gemini/NAME}",
+    "together": "{use: litellm, model: together_ai/NAME}",
+    **dict.fromkeys(("vllm", "hosted_vllm", "sglang", "tgi", "server", "openai_compatible", "local_server"), _OWN.format(_USUAL["vllm"])),
+    **dict.fromkeys(("llama_cpp", "llamacpp", "llama.cpp", "llamafile"), _OWN.format("http://localhost:8080/v1")),
+    "ollama": '{use: litellm, model: openai/NAME, api_base: "http://localhost:11434/v1"}',
+    **{name: _OWN.format(_USUAL[name]) for name in ("lm_studio", "xinference", "litellm_proxy", "oobabooga")},
+}  # fmt: skip
+"""What other tools call a model behind an API, and what to write here."""

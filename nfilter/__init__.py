@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from nfilter.events import RunFinished, RunStarted, StageFinished
     from nfilter.fences import Fence
     from nfilter.hookspecs import hookimpl
+    from nfilter.hosts import Address, AllowedHosts, allow_host, granted, odd_name, parse_address
     from nfilter.ids import SeenTexts, hash_of, place_of
     from nfilter.intervals import wilson
     from nfilter.metrics import (
@@ -143,6 +144,14 @@ _HOME = {
     "nfilter.events": ("RunFinished", "RunStarted", "StageFinished"),
     "nfilter.fences": ("Fence",),
     "nfilter.hookspecs": ("hookimpl",),
+    "nfilter.hosts": (
+        "Address",
+        "AllowedHosts",
+        "allow_host",
+        "granted",
+        "odd_name",
+        "parse_address",
+    ),
     "nfilter.ids": ("SeenTexts", "hash_of", "place_of"),
     "nfilter.intervals": ("wilson",),
     "nfilter.metrics": (
@@ -233,6 +242,8 @@ __all__ = [
     "ROLES",
     "Abilities",
     "Adapts",
+    "Address",
+    "AllowedHosts",
     "AnswerKind",
     "Backend",
     "BoolArray",
@@ -312,10 +323,14 @@ __all__ = [
     "TrainingResult",
     "UInt32Array",
     "Unreadable",
+    "allow_host",
     "did_you_mean",
+    "granted",
     "hash_of",
     "hookimpl",
     "map_strings",
+    "odd_name",
+    "parse_address",
     "place_of",
     "publishing",
     "strings_in",

@@ -11,7 +11,7 @@ from typing import Any
 
 from nfilter.capabilities import Adapts, Encodes, Generates, Priced
 from nfilter.errors import NfilterError, PromptError, did_you_mean
-from nfilter.hosts import remedy, strangers
+from nfilter.hosts import allow_host, strangers
 from nfilter.located import Where
 from nfilter.plugins import Plugins
 from nfilter.prompts import Prompts
@@ -108,7 +108,7 @@ class _Checker:
             self.fault(
                 use.where,
                 f"this would send data to {host}, which only the recipe names; if you trust it, type: "
-                f"{remedy(host, str(self.recipe.located.file))}",
+                f"{allow_host(host, str(self.recipe.located.file))}",
             )
 
     def _price(self, use: Use) -> None:

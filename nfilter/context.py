@@ -15,7 +15,7 @@ from nfilter.capabilities import EndsPrompts, Priced, Streams, TokenizerDigest, 
 from nfilter.controls import neutral
 from nfilter.drain import Drain
 from nfilter.errors import ContractError, ModelError, did_you_mean
-from nfilter.hosts import remedy, strangers
+from nfilter.hosts import allow_host, strangers
 from nfilter.journal import Journal, Use, call_key
 from nfilter.progress import QuietReporter, RunLog
 from nfilter.prompts import Prompts
@@ -58,7 +58,7 @@ class ModelPool:
             for host in strangers(use.item.cls, use.config, self.recipe.allow_hosts):
                 raise ModelError(
                     f"model {target!r} would send data to {host}, which only the recipe names; if you trust it, type: "
-                    f"{remedy(host)}"
+                    f"{allow_host(host)}"
                 )
             self._built[target] = use.item.cls(use.config, self.site)
         return self._built[target]

@@ -119,6 +119,7 @@ class Site:
     A backend whose calls cost money holds it in ``budget`` before each, where there is one (it may have a cap, and counts
     what is spent), and begins none once ``drain`` is asked for; what it streams then ends early. ``state_dir`` is a
     folder of the run, perhaps not made yet, for what a backend must know again after a kill; None outside of a run.
+    A backend that connects elsewhere asks ``allow_hosts`` at each connection; its user named those hosts.
     """
 
     base_dir: Path
@@ -126,6 +127,7 @@ class Site:
     budget: Budget | None = None
     drain: Drain = field(default_factory=Drain)
     state_dir: Path | None = None
+    allow_hosts: frozenset[str] = frozenset()
 
 
 # --- stages --------------------------------------------------------------------------------------------------

@@ -19,7 +19,13 @@ def site_of(recipe: Recipe, plugins: Plugins, out: Path | None = None) -> Site:
     """
     budget = Budget(recipe.budget.usd) if recipe.budget is not None else Budget()
     state_dir = out / "state" if out is not None else None
-    return Site(recipe.base_dir, plugins.models, budget, state_dir=state_dir)
+    return Site(
+        recipe.base_dir,
+        plugins.models,
+        budget,
+        state_dir=state_dir,
+        allow_hosts=recipe.allow_hosts,
+    )
 
 
 def prompts_of(recipe: Recipe, plugins: Plugins) -> Prompts:

@@ -14,7 +14,9 @@ from nfilter_litellm.batch_lines import Form, Till
 from nfilter_litellm.batches import BatchDispatcher, Pace
 from nfilter_litellm.breaker import Breaker
 from nfilter_litellm.config import LiteLLMConfig, Route, route
+from nfilter_litellm.destinations import allowed_of
 from nfilter_litellm.engine import Dispatcher, Dispatches, Engine, Tally, Transport
+from nfilter_litellm.held import Hold
 from nfilter_litellm.keys import from_environment, is_set, missing, whatever_is_found
 from nfilter_litellm.limiter import Limiter
 from nfilter_litellm.pending import Ledger
@@ -85,7 +87,8 @@ class LiteLLMBackend:
         folder = site.state_dir / "batches" if site.state_dir is not None else None
         self._ledger = Ledger(folder)
         self._unended = 0
-        self._engine = Engine(self._connect, self._disconnect)
+        self._hold = Hold(allowed_of(self._route, site.allow_hosts, self.own_hosts))
+        self._engine = Engine(self._connect, self._disconnect, self._hold)
 
     def fingerprint(self) -> str:
         """SHA-256 of what decides an answer: name, address, revision, and the fields added to requests.
@@ -141,11 +144,13 @@ class LiteLLMBackend:
         if way.transport == "aiohttp":
             from nfilter_litellm.http import HttpTransport
 
-            transport: Transport = HttpTransport(way, config, self._key, logprobs=logprobs)
+            transport: Transport = HttpTransport(
+                way, config, self._key, self._hold, logprobs=logprobs
+            )
         else:
             from nfilter_litellm.providers import LiteLLMTransport
 
-            transport = LiteLLMTransport(way, config, self._key, logprobs=logprobs)
+            transport = LiteLLMTransport(way, config, self._key, self._hold, logprobs=logprobs)
         price = price_of(config)
         if price is not None:
             budget = self._site.budget
@@ -170,7 +175,7 @@ class LiteLLMBackend:
             logprobs,
             till,
         )
-        self._transport = BatchApi(way, Connection(config.timeout, self._key))
+        self._transport = BatchApi(way, Connection(config.timeout, self._key, self._hold))
         return BatchDispatcher(
             self._transport,
             form,

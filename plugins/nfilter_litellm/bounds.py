@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nfilter import ModelError
 from nfilter_litellm.failures import CallError, broken, from_status
+from nfilter_litellm.held import current
 
 if TYPE_CHECKING:
     import httpx
@@ -68,9 +69,22 @@ def _bounded(client: httpx.AsyncClient) -> httpx.AsyncClient:
     client.follow_redirects = False
     # The bound is on what is sent: a server that compresses all the same may say more with it.
     client.headers["Accept-Encoding"] = "identity"
+    # A proxy that the environment names would be connected to in place of the host.
+    client._mounts = {}  # noqa: SLF001 (httpx has no setting for a client that is made already)
     hooks = client.event_hooks
-    client.event_hooks = {**hooks, "response": [*hooks.get("response", ()), _bound]}
+    client.event_hooks = {
+        **hooks,
+        "request": [*hooks.get("request", ()), _judge],
+        "response": [*hooks.get("response", ()), _bound],
+    }
     return client
+
+
+async def _judge(request: httpx.Request) -> None:
+    """Before anything is sent, over a connection that is kept too: the host has to be allowed."""
+    hold = current()
+    if hold is not None:
+        hold.judge_name(request.url.raw_host.decode("ascii", "backslashreplace"))
 
 
 async def _bound(response: httpx.Response) -> None:

@@ -6,11 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from nfilter import StageConfig
+from nfilter import StageConfig, odd_name, parse_address
 from nfilter_litellm.servers import PREFIXES, address_needed
 
 OPENAI = "https://api.openai.com/v1"
@@ -24,6 +23,8 @@ OWN_PROTOCOL = frozenset(
 """Providers that speak another protocol than OpenAI's, also where an ``api_base`` is given."""
 
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Through litellm a name becomes a part of an address.
+_MODEL = re.compile(r"(?!.*(?:^|/)\.{1,2}(?:/|$))[A-Za-z0-9_.@:+-]+(?:/[A-Za-z0-9_.@:+-]+)*")
 _RESERVED = frozenset(
     {
         "model", "messages", "stream", "n", "logprobs", "api_key", "api_base", "base_url", "headers", "extra_headers",
@@ -106,7 +107,8 @@ class LiteLLMConfig(StageConfig):
             )
         if self.api_base is not None:
             _check_address(self.api_base)
-        elif needed := address_needed(self.model):
+        _check_model(self.model, route(self).transport)
+        if self.api_base is None and (needed := address_needed(self.model)):
             raise ValueError(needed)
         for name in sorted(self.body):
             _check_field(name, route(self).transport)
@@ -130,15 +132,26 @@ def _check_field(name: str, transport: str) -> None:
 
 def _check_address(text: str) -> None:
     try:
-        parts = urlsplit(text)
-        named, port = bool(parts.hostname), parts.port
-    except ValueError:
-        named, port = False, None
-    if not named or parts.scheme not in ("http", "https") or port == 0:
-        raise ValueError("api_base is an address such as http://localhost:8000/v1")
-    if parts.username is not None or parts.query or parts.fragment:
+        parse_address(text)
+    except ValueError as error:
         raise ValueError(
-            "api_base holds host, port and path alone; a key goes into an environment variable that api_key_env names"
+            f"api_base is an address such as http://localhost:8000/v1, with host, port and path alone, and {error}; a key "
+            "goes into an environment variable that api_key_env names"
+        ) from None
+
+
+def _check_model(text: str, transport: str) -> None:
+    """A name goes into addresses, headers and logs: what could be read as more than a name there is refused."""
+    odd = next((c for c in text if not "!" <= c <= "~" or c == "\\"), None)
+    if odd is not None:
+        raise ValueError(
+            f"model is a name in plain ASCII without blanks and backslashes, and it holds {odd_name(odd)}; type the name as "
+            "the server lists it"
+        )
+    if transport == "litellm" and not _MODEL.fullmatch(text):
+        raise ValueError(
+            "model is provider/name of letters, digits and . _ - : + @ with single slashes between its parts, none of which is "
+            ". or ..; a server of your own is named with api_base"
         )
 
 
@@ -147,6 +160,7 @@ class Route:
     """How a model is reached: over which transport and why, at which address, under which name and key.
 
     ``url`` is where an aiohttp request goes; ``base`` is the ``api_base`` in full, None for the provider's own.
+    ``provider`` is the first part of the model's name, empty where it has none.
     """
 
     transport: Literal["aiohttp", "litellm"]
@@ -154,6 +168,7 @@ class Route:
     name: str
     base: str | None
     key_env: str | None
+    provider: str = ""
 
     @property
     def url(self) -> str:
@@ -188,11 +203,11 @@ def route(config: LiteLLMConfig) -> Route:
         )
     if transport == "aiohttp":
         key = config.api_key_env or (None if base is not None else "OPENAI_API_KEY")
-        return Route("aiohttp", why, _known_there(config.model), base or OPENAI, key)
+        return Route("aiohttp", why, _known_there(config.model), base or OPENAI, key, provider)
     name = config.model
     if base is not None and provider not in {*OWN_PROTOCOL, "hosted_vllm"}:
         name = f"openai/{_known_there(name)}"
-    return Route("litellm", why, name, base, config.api_key_env)
+    return Route("litellm", why, name, base, config.api_key_env, provider)
 
 
 def _known_there(model: str) -> str:
@@ -204,4 +219,4 @@ def _known_there(model: str) -> str:
 def _in_full(base: str) -> str:
     """``http://host`` means ``http://host/v1``, as the servers have it; a path that is given stays."""
     trimmed = base.rstrip("/").removesuffix("/chat/completions")
-    return trimmed if urlsplit(trimmed).path else f"{trimmed}/v1"
+    return trimmed if "/" in trimmed.partition("://")[2] else f"{trimmed}/v1"

@@ -18,6 +18,7 @@ from nfilter import BudgetError, Completion, Failure, ModelError, Request
 from nfilter_litellm.breaker import Breaker
 from nfilter_litellm.failures import CallError
 from nfilter_litellm.gate import Gate
+from nfilter_litellm.held import Hold, hold_thread, holding, new_loop
 from nfilter_litellm.limiter import Limiter
 from nfilter_litellm.retry import Retry
 
@@ -273,11 +274,18 @@ class Engine:
     """The synchronous half: a stage's thread asks, the loop's thread works."""
 
     def __init__(
-        self, build: Callable[[], Dispatches], close: Callable[[], Coroutine[Any, Any, None]]
+        self,
+        build: Callable[[], Dispatches],
+        close: Callable[[], Coroutine[Any, Any, None]],
+        hold: Hold | None = None,
     ) -> None:
-        """``build`` makes the dispatcher, ``close`` ends its transport; both are called in the loop's thread."""
+        """``build`` makes the dispatcher, ``close`` ends its transport; both are called in the loop's thread.
+
+        ``hold`` is what that thread may connect to.
+        """
         self._build = build
         self._close = close
+        self._hold = hold
         self._dispatcher: Dispatches | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -367,9 +375,10 @@ class Engine:
                 timer = loop.call_later(_FLUSH, flush)
 
         try:
-            if self._dispatcher is None:
-                self._dispatcher = self._build()
-            await self._dispatcher.run(requests, emit, unread.room)
+            with holding(self._hold):
+                if self._dispatcher is None:
+                    self._dispatcher = self._build()
+                await self._dispatcher.run(requests, emit, unread.room)
         finally:
             if timer is not None:
                 timer.cancel()
@@ -385,19 +394,21 @@ class Engine:
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
+                self._loop = new_loop(self._hold)
                 self._thread = threading.Thread(
-                    target=_serve, args=(self._loop,), name="nfilter-calls", daemon=True
+                    target=_serve, args=(self._loop, self._hold), name="nfilter-calls", daemon=True
                 )
                 self._thread.start()
             return self._loop
 
 
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
+def _serve(loop: asyncio.AbstractEventLoop, hold: Hold | None) -> None:
+    hold_thread(hold)
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
     finally:
         with suppress(RuntimeError):
             loop.run_until_complete(loop.shutdown_asyncgens())
+        # A look-up that hangs must not hold up the end.
         loop.close()

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
-from nfilter import FailureKind
+from nfilter import FailureKind, allow_host
 
 _SHOWN = 300
 _TOO_LONG = re.compile(
@@ -71,6 +71,18 @@ def timed_out(seconds: float) -> CallError:
 def broken(what: str, *, worked: bool = True) -> CallError:
     """A reply that is none: the connection ended, or what came is not of the protocol."""
     return CallError("server", what, again=True, effect="strained", worked=worked)
+
+
+def not_allowed(host: str) -> CallError:
+    """A host that nobody allowed: nothing was sent, and nothing will be."""
+    shown = one_line(host)
+    return CallError(
+        "server",
+        f"this model leads to the host {shown!r}, which nobody allowed, and no connection was made; if you trust it, type: "
+        f"{allow_host(shown)}",
+        stops=True,
+        worked=False,
+    )
 
 
 def empty(what: str) -> CallError:

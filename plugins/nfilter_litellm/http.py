@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 from nfilter import Completion, Request
 from nfilter_litellm.bounds import MOST_BYTES
 from nfilter_litellm.config import OPENAI, LiteLLMConfig, Route
-from nfilter_litellm.failures import broken, from_status, one_line, seconds_of, timed_out
+from nfilter_litellm.failures import (
+    broken,
+    from_status,
+    not_allowed,
+    one_line,
+    seconds_of,
+    timed_out,
+)
+from nfilter_litellm.held import Hold, HostNotAllowedError
 from nfilter_litellm.keys import Secret
 from nfilter_litellm.protocol import fields, read
 
@@ -28,18 +37,19 @@ _JSON = {"Content-Type": "application/json"}
 class Connection:
     """A pooled session with one server, and with no other: redirects are not followed, the environment's proxies and
     netrc not read, and the key is taken out of all that is read. A reply may have ``MOST_BYTES`` and take ``timeout``
-    seconds.
+    seconds. A host that ``hold`` does not allow is neither looked up nor connected to.
 
     It is built in the event loop that uses it.
     """
 
-    def __init__(self, timeout: float, key: Secret) -> None:
+    def __init__(self, timeout: float, key: Secret, hold: Hold) -> None:
         import aiohttp
 
         self._timeout = timeout
         self._key = key
+        self._hold = hold
         self._unconnected = aiohttp.ConnectionTimeoutError
-        self._refused = aiohttp.ClientConnectorError
+        self._refused: type[aiohttp.ClientConnectorError] = aiohttp.ClientConnectorError
         self._errors: tuple[type[Exception], ...] = (aiohttp.ClientError, OSError, ValueError)
         # Files are large: they have an hour, as long as something comes.
         self._patient = aiohttp.ClientTimeout(total=_FILE, sock_connect=min(20, timeout), sock_read=timeout)  # fmt: skip
@@ -47,7 +57,10 @@ class Connection:
         if key.value is not None:
             headers["Authorization"] = f"Bearer {key.value}"
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=30),
+            connector=aiohttp.TCPConnector(
+                limit=0, ttl_dns_cache=300, keepalive_timeout=30, resolver=_resolver(hold)
+            ),
+            trust_env=False,
             timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(20, timeout)),
             headers=headers,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -56,13 +69,13 @@ class Connection:
 
     async def get(self, url: URL) -> Any:
         """The JSON at an address. Raises CallError."""
-        with self._faults():
+        with self._faults(url):
             async with self._session.get(url, allow_redirects=False) as reply:
                 return await self._read(reply)
 
     async def post(self, url: URL, data: bytes) -> Any:
         """The JSON in reply to a JSON body. Raises CallError."""
-        with self._faults():
+        with self._faults(url):
             async with self._session.post(
                 url, data=data, headers=_JSON, allow_redirects=False
             ) as reply:
@@ -70,7 +83,7 @@ class Connection:
 
     async def send(self, url: URL, form: aiohttp.FormData) -> Any:
         """The JSON in reply to a form with a file. Raises CallError."""
-        with self._faults():
+        with self._faults(url):
             async with self._session.post(
                 url, data=form, allow_redirects=False, timeout=self._patient
             ) as reply:
@@ -78,7 +91,7 @@ class Connection:
 
     async def lines(self, url: URL) -> AsyncGenerator[bytes, None]:
         """The lines of a file as they come, each of ``MOST_BYTES`` at most. Raises CallError."""
-        with self._faults():
+        with self._faults(url):
             async with self._session.get(
                 url, allow_redirects=False, timeout=self._patient
             ) as reply:
@@ -118,12 +131,18 @@ class Connection:
             raise broken(f"the reply has status 200 and is no JSON; it {what}") from None
 
     @contextmanager
-    def _faults(self) -> Iterator[None]:
+    def _faults(self, url: URL) -> Iterator[None]:
         try:
+            # The connector looks up names alone: an address in numbers is judged here.
+            self._hold.judge_name(url.raw_host or "")
             yield
+        except HostNotAllowedError as error:
+            raise not_allowed(error.host) from None
         except self._unconnected:
             raise broken("no connection could be made in time", worked=False) from None
         except self._refused as error:
+            if isinstance(error.os_error, HostNotAllowedError):
+                raise not_allowed(error.os_error.host) from None
             raise broken(_worded(error, self._key), worked=False) from None
         except TimeoutError:
             raise timed_out(self._timeout) from None
@@ -134,14 +153,16 @@ class Connection:
 class HttpTransport:
     """Completions of one server, a request each. It is built in the event loop that uses it."""
 
-    def __init__(self, route: Route, config: LiteLLMConfig, key: Secret, *, logprobs: bool) -> None:
+    def __init__(
+        self, route: Route, config: LiteLLMConfig, key: Secret, hold: Hold, *, logprobs: bool
+    ) -> None:
         from yarl import URL
 
         self._config = config
         self._route = route
         self._logprobs = logprobs
         self._url = URL(route.url)
-        self._connection = Connection(config.timeout, key)
+        self._connection = Connection(config.timeout, key, hold)
 
     async def call(self, request: Request) -> Completion:
         """One attempt at a completion. Raises CallError."""
@@ -169,6 +190,27 @@ def body(
         asked["max_completion_tokens"] = asked.pop("max_tokens")
     asked.update(config.body)
     return {name: value for name, value in asked.items() if value is not None}
+
+
+def _resolver(hold: Hold) -> Any:
+    """Names in, addresses out, for allowed hosts alone; with the system's own look-up, which ``held`` watches too."""
+    from aiohttp.abc import AbstractResolver, ResolveResult
+    from aiohttp.resolver import ThreadedResolver
+
+    class Held(AbstractResolver):
+        def __init__(self) -> None:
+            self._resolver = ThreadedResolver()
+
+        async def resolve(
+            self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+        ) -> list[ResolveResult]:
+            hold.judge_name(host)
+            return await self._resolver.resolve(host, port, family)
+
+        async def close(self) -> None:
+            await self._resolver.close()
+
+    return Held()
 
 
 async def _body_of(reply: aiohttp.ClientResponse, most: int) -> bytes:

@@ -15,11 +15,13 @@ from nfilter_litellm.failures import (
     CallError,
     broken,
     from_status,
+    not_allowed,
     one_line,
     refused,
     seconds_of,
     timed_out,
 )
+from nfilter_litellm.held import Hold
 from nfilter_litellm.keys import Secret
 from nfilter_litellm.protocol import fields, read
 
@@ -40,6 +42,9 @@ def library() -> Any:
     litellm.suppress_debug_info = True
     litellm.drop_params = True
     litellm.num_retries = 0
+    # One kind of client, with Python's sockets, can be held: neither aiohttp's resolvers nor code that is not Python.
+    litellm.disable_aiohttp_transport = True
+    os.environ["LITELLM_RUST"] = "False"
     for name in ("callbacks", "success_callback", "failure_callback", "input_callback"):
         setattr(litellm, name, [])
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
@@ -54,6 +59,14 @@ def gives_logprobs(model: str) -> bool:
     except Exception:  # noqa: BLE001 (litellm raises what it likes for what it does not know)
         return True
     return supported is None or "logprobs" in supported
+
+
+def provider_of(model: str) -> str:
+    """The provider that litellm takes a name to be of; empty where it knows none."""
+    try:
+        return str(library().get_llm_provider(model)[1])
+    except Exception:  # noqa: BLE001 (as above)
+        return ""
 
 
 def missing_keys(model: str) -> list[str]:
@@ -78,12 +91,16 @@ def missing_keys(model: str) -> list[str]:
 class LiteLLMTransport:
     """Requests through litellm, with its retries, callbacks and caches off. It is built in the loop that uses it.
 
-    Its clients follow no redirect and read no reply without an end, see ``bounds``.
+    Its clients follow no redirect and read no reply without an end, see ``bounds``; what it connects to is held below all of
+    them, see ``held``.
     """
 
-    def __init__(self, route: Route, config: LiteLLMConfig, key: Secret, *, logprobs: bool) -> None:
+    def __init__(
+        self, route: Route, config: LiteLLMConfig, key: Secret, hold: Hold, *, logprobs: bool
+    ) -> None:
         self._litellm = library()
         bound_clients()
+        self._hold = hold
         self._config = config
         self._key = key
         self._logprobs = logprobs
@@ -118,6 +135,9 @@ class LiteLLMTransport:
             async with asyncio.timeout(self._config.timeout):
                 reply = await self._litellm.acompletion(**asked, **self._fixed)
         except Exception as error:  # noqa: BLE001 (every provider brings its own; each becomes a fault)
+            # Whatever the libraries in between made of it.
+            if self._hold.refused is not None:
+                raise not_allowed(self._hold.refused) from None
             raise fault_of(error, self._config.timeout, self._key) from None
         value = self._key.redacted_value(reply.model_dump())
         return read(value, logprobs=wanted, stop=request.sampling.stop)

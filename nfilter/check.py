@@ -13,8 +13,10 @@ from nfilter.capabilities import Adapts, Encodes, Generates, Priced
 from nfilter.errors import NfilterError, PromptError, did_you_mean
 from nfilter.hosts import allow_host, strangers
 from nfilter.located import Where
+from nfilter.not_carried import NotCarried
 from nfilter.plugins import Plugins
 from nfilter.prompts import Prompts
+from nfilter.readable import Readable, sampled
 from nfilter.recipe import Recipe, SourceUse, Use, model_needs
 from nfilter.stages import Contract, ModelNeed, Site
 from nfilter.types import Row
@@ -24,22 +26,27 @@ SHARED_ROWS_LIMIT = 20_000
 
 @dataclass
 class Report:
-    """Faults that would end a run, and facts worth knowing before one."""
+    """Faults that would end a run, and facts worth knowing before one.
+
+    ``data_faults`` are those of ``faults`` that the rows of a source have. ``warnings`` end no run.
+    """
 
     faults: list[str] = field(default_factory=list)
     facts: list[str] = field(default_factory=list)
     memory: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    data_faults: list[str] = field(default_factory=list)
 
 
 def check(
     recipe: Recipe, plugins: Plugins, site: Site, prompts: Prompts, *, data: bool = True
 ) -> Report:
-    """Check a recipe that ``recipe.load`` accepted. ``data`` also looks at rows shared by training and test."""
+    """Check a recipe that ``recipe.load`` accepted. ``data`` also reads the first rows, and looks for shared ones."""
     checker = _Checker(recipe, plugins, site, prompts)
     checker.models()
     checker.notes()
     checker.prompt_names()
-    checker.sources()
+    checker.sources(rows=data)
     checker.arms()
     checker.loss()
     checker.memory()
@@ -208,8 +215,8 @@ class _Checker:
         except PromptError as error:
             self.fault(where, str(error))
 
-    def sources(self) -> None:
-        """The data is there, and its columns are what the recipe says."""
+    def sources(self, *, rows: bool) -> None:
+        """The data is there, its columns are what the recipe says, and (``rows``) its first rows can be read."""
         for source in (self.recipe.source, self.recipe.test):
             if source is None:
                 continue
@@ -217,18 +224,44 @@ class _Checker:
             for problem in problems:
                 key = (*source.use.where, "path")
                 self.fault(key if key in self.recipe.located.lines else source.use.where, problem)
-            if not problems:
-                self._columns(source)
+            if not problems and self._columns(source) and rows:
+                self._first_rows(source)
 
-    def _columns(self, source: SourceUse) -> None:
+    def _columns(self, source: SourceUse) -> bool:
         try:
             columns = source.use.item.cls.columns(source.use.config, self.recipe.base_dir)
         except NfilterError as error:
             self.fault(source.use.where, str(error))
-            return
+            return False
         if columns:
             named = ", ".join(f"{role} = {column!r}" for role, column in columns.items())
             self.report.facts.append(f"{source.use.where[0]}: columns {named}")
+        return True
+
+    def _first_rows(self, source: SourceUse) -> None:
+        """How many of the first rows can be read; none of them is a fault."""
+        try:
+            built = source.use.item.cls(source.use.config, self.recipe.base_dir)
+            rows, more = sampled(built.read())
+        except NfilterError as error:
+            self._data_fault(source.use.where, str(error))
+            return
+        found = Readable(rows)
+        told = found.told(first=more)
+        if not found.readable:
+            text = f"{told}; say which columns hold what with columns:, or convert the file"
+            self._data_fault(source.use.where, text if rows else "it holds no rows")
+            return
+        place = source.use.where[0]
+        if found.unreadable:
+            self.report.warnings.append(f"{place}: {told}")
+        else:
+            self.report.facts.append(f"{place}: {told}")
+        self.report.warnings += [f"{place}: {text}" for text in NotCarried(rows).warnings()]
+
+    def _data_fault(self, where: Where, text: str) -> None:
+        self.fault(where, text)
+        self.report.data_faults.append(self.report.faults[-1])
 
     def arms(self) -> None:
         """What is to be trained can be trained, and what is to be compared has something to be compared on."""

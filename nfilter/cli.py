@@ -206,18 +206,21 @@ def check(
     """Check a recipe without running it: names, settings, prompts, models, data. Loads no model."""
     _, loaded, report = _checked(recipe, assignments, allow, data=True)
     if as_json:
-        click.echo(
-            json.dumps({"faults": report.faults, "facts": report.facts, "memory": report.memory})
-        )
+        told = ("faults", "warnings", "facts", "memory")
+        click.echo(json.dumps({name: getattr(report, name) for name in told}))
         if report.faults:
-            raise SystemExit(2)
+            raise SystemExit(4 if report.data_faults == report.faults else 2)
         return
     if report.faults:
-        _recipe_faults(report.faults)
+        _faults(report)
     for fact in report.facts:
-        click.echo(fact)
+        click.echo(_plain(fact))
+    for warning in report.warnings:
+        click.echo(f"warning: {_plain(warning)}")
     stages = len(loaded.samples) + len(loaded.tokens)
-    click.echo(f"{recipe}: no faults; `nfilter run {recipe}` runs {stages} stages")
+    number = len(report.warnings)
+    warned = f", {number} warning{'s' if number != 1 else ''}" if number else ""
+    click.echo(f"{recipe}: no faults{warned}; `nfilter run {recipe}` runs {stages} stages")
 
 
 @main.command()
@@ -288,14 +291,17 @@ def _sound(recipe: Path, assignments: Sequence[str], allow: Sequence[str]) -> tu
     """Plugins and recipe for a verb that works on one; RecipeError with every fault that it has."""
     plugins, loaded, report = _checked(recipe, assignments, allow, data=False)
     if report.faults:
-        _recipe_faults(report.faults)
+        _faults(report)
     return plugins, loaded
 
 
-def _recipe_faults(faults: Sequence[str]) -> None:
-    from nfilter.errors import RecipeError
+def _faults(report: Any) -> None:
+    """Raise all faults of a check; SourceError where they are all in the data."""
+    from nfilter.errors import RecipeError, SourceError
 
-    raise RecipeError(faults)
+    if report.data_faults == report.faults:
+        raise SourceError("\n".join(report.faults))
+    raise RecipeError(report.faults)
 
 
 def _plugins() -> Any:

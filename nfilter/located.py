@@ -19,6 +19,7 @@ from nfilter.errors import RecipeError, short
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
 MAX_INT = 2**63 - 1
+_LONGEST = 3000  # characters of a fault: a name in it may be as long as the file
 
 Where: TypeAlias = tuple[str | int, ...]
 
@@ -44,6 +45,7 @@ class Located:
     def fault(self, where: Where, text: str) -> str:
         """A fault at a path, as one line."""
         name = dotted(where)
+        text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
         return f"{self.place(where)}: {name}: {text}" if name else f"{self.place(where)}: {text}"
 
 

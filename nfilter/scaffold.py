@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from nfilter.errors import RecipeError, SourceError, did_you_mean, short
 from nfilter.located import parse
 from nfilter.noise import NoiseConfig, inject_file
+from nfilter.not_carried import NotCarried
 from nfilter.plugins import Plugins, Registered
+from nfilter.readable import Readable, sampled
 from nfilter.store import publishing
 from nfilter.types import Row, Sample
 
 SHIPPED = Path(__file__).resolve().parent / "recipes"
-_GUESS_ROWS = 200
 
 
 def templates(plugins: Plugins) -> dict[str, Path]:
@@ -54,7 +55,8 @@ def scaffold(
         text = _replace_model(text, model)
         said.append(f"model: {model} (the student)")
     if data is not None:
-        source, config, columns, answer = guess(plugins, data)
+        found = guess(plugins, data)
+        source, columns, answer = found.source, found.columns, found.answer
         relative = _relative(data, out)
         text = _replace_section(
             text, "source", f"source: {{use: {source.name}, path: {_quoted(relative)}}}"
@@ -64,7 +66,7 @@ def scaffold(
         named = ", ".join(f"{role} = {column!r}" for role, column in columns.items())
         said.append(f"data: {data} read as {source.name}; guessed columns: {named}")
         said.append(f"answer kind: {answer} (guessed; change `answer:` if it is another)")
-        _ = config
+        said += found.said
     with publishing(out) as file:
         file.write(text)
     said.append(f"wrote {out}; next: nfilter check {out}, then nfilter run {out}")
@@ -93,20 +95,35 @@ def source_for(plugins: Plugins, data: Path) -> Registered:
     return item
 
 
-def guess(plugins: Plugins, data: Path) -> tuple[Registered, Any, dict[str, str], str]:
-    """Source, its config, the columns that it found, and the likeliest kind of answer."""
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """What a file looks like: the source that reads it, its columns by role, the likeliest kind of answer.
+
+    ``said`` is what a person should know of its rows.
+    """
+
+    source: Registered
+    columns: dict[str, str]
+    answer: str
+    said: list[str]
+
+
+def guess(plugins: Plugins, data: Path) -> Guess:
+    """Look at the first rows of a file.
+
+    Raises:
+        SourceError: when no source reads such files, or none of its rows can be read; with the reasons.
+    """
     item = source_for(plugins, data)
     config = item.cls.Config.model_validate({"path": str(data.resolve())})
     columns = dict(item.cls.columns(config, data.resolve().parent))
-    samples: list[Sample] = []
-    for row in item.cls(config, data.resolve().parent).read():
-        if isinstance(row, Row):
-            samples.append(row.sample)
-        if len(samples) >= _GUESS_ROWS:
-            break
+    rows, more = sampled(item.cls(config, data.resolve().parent).read())
+    samples = [row.sample for row in rows if isinstance(row, Row)]
+    told = Readable(rows).told(first=more)
     if not samples:
-        raise SourceError(f"{data}: no row can be read; nfilter check says more")
-    return item, config, columns, _answer_kind(samples)
+        raise SourceError(f"{data}: {told if rows else 'it holds no rows'}")
+    said = [f"data: {told}", *(f"warning: {text}" for text in NotCarried(rows).warnings())]
+    return Guess(item, columns, _answer_kind(samples), said)
 
 
 def _answer_kind(samples: list[Sample]) -> str:

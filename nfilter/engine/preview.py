@@ -14,8 +14,9 @@ from nfilter.engine.tokenizers import check_tokenizers
 from nfilter.errors import NothingLeftError, SourceError
 from nfilter.not_carried import NotCarried
 from nfilter.plugins import Plugins
+from nfilter.readable import Readable
 from nfilter.recipe import Recipe
-from nfilter.types import Row
+from nfilter.types import Row, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +36,18 @@ def preview(recipe: Recipe, plugins: Plugins, limit: int | None = None) -> Previ
         NothingLeftError: when no row has a token in the loss.
     """
     said: list[str] = []
-    read = [row for row in rows(recipe.source, recipe, limit) if isinstance(row, Row)]
-    items = [row.sample for row in read]
-    said += NotCarried(read).warnings()
+    found_rows, not_carried = Readable(), NotCarried()
+    items: list[Sample] = []
+    for row in rows(recipe.source, recipe, limit):
+        found_rows.add(row)
+        not_carried.add(row)
+        if isinstance(row, Row):
+            items.append(row.sample)
     if not items:
         place = recipe.located.place(recipe.source.use.where)
-        raise SourceError(
-            f"{place}: no row of the source can be read; nfilter run says why for each"
-        )
+        raise SourceError(f"{place}: {found_rows.told(first=False)}")
+    said += found_rows.warnings(first=limit is not None)
+    said += not_carried.warnings()
     pool = ModelPool(recipe, site_of(recipe, plugins))
     try:
         check_tokenizers(recipe, pool, said.append)

@@ -126,7 +126,9 @@ def test_a_good_recipe_has_facts_and_no_faults(checked: Callable[..., Report]) -
     assert report.faults == []
     assert report.facts == [
         "source: columns prompt = 'before =>', response = 'after =>', truth = 'after |'",
+        "source: all of 2 rows can be read",
         "evaluate: columns prompt = 'before =>', response = 'after =>'",
+        "evaluate: its one row can be read",
         "evaluate: 0 of 1 test questions also stand in the training source",
     ]
 

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import re
 import string
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from nfilter.answers.reading import DASHES, clean, fold, line_at, statements
+from nfilter.answers.judged import judged_right, lists_all
+from nfilter.answers.markers import revised
+from nfilter.answers.reading import clean, fold, line_at, normal
+from nfilter.answers.scripts import apart
 from nfilter.types import Sample
 
+_NO_WORD = r"(?![\w'’+#%°-])"
+_FILLER = (
+    "therefore|thus|then|clearly|definitely|probably|likely|most|the|option|choice|letter|answer|"
+    "la|el|le|die|das|opci[oó]n|opção|opzione|letra|lettre|lettera|buchstabe|вариант|буква|"
+    "الخيار|विकल्प|选项|選項|选择|選擇|选|選|選択肢|보기"
+)
 _AT = re.compile(
-    r"[\s\"'“‘(\[{<$]*+"
-    r"(?:(?:therefore|thus|then|clearly|definitely|probably|likely|most|the|option|choice|letter)[ ,:]+){0,4}"
-    r"[\"'“‘(\[{<$]*+(?P<letter>[A-Za-z])(?![\w'’+#%°-])(?P<close>[)\]}>\"'”’.,:;!$]*)"
+    rf"[\s\"'“‘(\[{{<$]*+(?:(?i:{_FILLER})[ ,:]+){{0,4}}"
+    rf"[\"'“‘(\[{{<$]*+(?P<letter>[A-Za-z]){_NO_WORD}(?P<close>[)\]}}>\"'”’.,:;!$]*)"
 )
-_SECOND = re.compile(
-    r"[)\]}\"'.]*\s?(?:(?:/|&|,?\s?(?:or|and)\b)\s?[(\[]?(?P<one>[A-Za-z])(?![\w'’+#%°-])(?!\s(?:is|are)\b)"
-    r"|,\s?[(\[]?(?P<last>[A-Za-z])[\W_]*$)"
+_MORE = re.compile(
+    r"[)\]}\"'”’.]*\s?(?:(?P<strong>/|&|\+|,?\s?(?i:or|and|y|o|et|ou|und|oder|e|и|или|和|或|と|또는|및|و|أو|और|या)(?=[\s(\[\"'A-Z]))"
+    r"|(?P<comma>[,;、،]))\s?(?:(?i:option|choice)\s)?[(\[\"'“‘]*(?P<letter>[A-Za-z])" + _NO_WORD
 )
+_ENOUGH = re.compile(r"[\W_]*$")
 _CONNECTIVE = re.compile(
     r"\s(?:because|since|as|for|is|would|given|here|and|but|so|in|due|based)\b|\s[^\w\s]"
 )
@@ -28,14 +36,15 @@ _VERDICT = re.compile(
     r"(?:correct|right|best|answer|most\s(?:likely|accurate|appropriate))\b"
 )
 _LONE = re.compile(
-    r"[\W_]*+(?:(?:option|choice|answer)\s)?[\W_]*+(?P<letter>[A-Za-z])[\W_]*+", re.IGNORECASE
+    r"[\W_]*+(?:(?:option|choice|answer|letter)\s)?[\W_]*+(?P<letter>[A-Za-z])[\W_]*+",
+    re.IGNORECASE,
 )
 _LABELLED = re.compile(
     r"[(\[]?(?P<letter>[A-Z])(?:[)\].:]+(?=\s|$)|\s(?=[-–—]\s|because\b|since\b))"
 )
 _BRACKETED = re.compile(r"\((?P<letter>[A-Z])\)")
 _ENDS = re.compile(
-    r"\b(?:is|be|choose|chose|pick|select|say|with)\s(?:option\s|choice\s)?[(\[]?(?P<letter>[A-Z])[\W_]*$"
+    r"(?:\b(?i:is|be|choose|chose|pick|select|say|with)|['’]s)\s(?:(?i:option|choice|letter)\s)?[(\[]?(?P<letter>[A-Z])[\W_]*$"
 )
 _EDGE_BUT_SIGNS = "".join(set(string.punctuation) - set("+-%$")) + string.whitespace + "“”‘’…。"
 _EDGE = _EDGE_BUT_SIGNS + "+-%$"
@@ -58,7 +67,7 @@ class Choice:
     def parse(self, text: str, sample: Sample | None = None) -> str | None:
         """The capital letter, or None: no letter, one that is no option, or several where one was stated."""
         options = self.options(sample) if sample is not None else None
-        reader = _Reader(clean(text), options)
+        reader = _Reader(apart(clean(text)), options)
         try:
             return reader.whole() or reader.stated() or reader.standing()
         except _Unclear:
@@ -101,18 +110,25 @@ class _Reader:
         return self._by_text(self.text)
 
     def stated(self) -> str | None:
-        """The last answer that the text states."""
-        places = [(end, 0) for end, _ in statements(self.text)]
-        places += [(match.start(), 1) for match in _VERDICT.finditer(self.text)]
-        for position, verdict in sorted(places, reverse=True):
-            found = self._valid(self.text[position]) if verdict else self._stated_at(position)
+        """The last answer that the text states, unless it is taken back and nothing put in its place."""
+        places = [(each.position, each) for each in revised(self.text)]
+        verdicts = [(match.start(), None) for match in _VERDICT.finditer(self.text)]
+        taken_back = False
+        for position, each in sorted([*places, *verdicts], key=lambda place: -place[0]):
+            found = self._stated_at(position) if each else self._valid(self.text[position])
+            if found and taken_back:
+                raise _Unclear
             if found:
                 return found
+            taken_back |= each is not None and each.form == "revision" and each.firm
         return None
 
     def standing(self) -> str | None:
         """A letter that stands by itself: on a line, before an option's text, in brackets, or at the end."""
         lines = [line.strip() for line in self.text.split("\n")]
+        right = judged_right(lines, self.letters, self.texts)
+        if right or lists_all(lines[-1], self.letters):
+            return right
         alone = [match["letter"] for line in lines if (match := _LONE.fullmatch(line))]
         if alone:
             return self._valid(alone[-1])
@@ -145,7 +161,8 @@ class _Reader:
         if match is None:
             return None
         letter, rest = match["letter"], line[match.end() :]
-        if self._has_second(letter, line[match.end("letter") :]):
+        behind = line[match.end("letter") :]
+        if self._has_second(letter, behind) or lists_all(f"{letter}{behind}", self.letters):
             raise _Unclear
         if not self._is_letter(letter, match["close"], rest):
             return None
@@ -154,13 +171,23 @@ class _Reader:
         return letter.upper()
 
     def _has_second(self, letter: str, after: str) -> bool:
-        second = _SECOND.match(after)
-        other = (second["one"] or second["last"]) if second else letter
-        same_case = other.islower() == letter.islower()
-        return same_case and other != letter and other.upper() in self.letters
+        """Whether other letters follow: "A or B", "A, B and C"; "A, B" only at the end of the line."""
+        seen, strong = set(), False
+        while more := _MORE.match(after):
+            other = more["letter"]
+            if other.islower() != letter.islower() or other.upper() not in self.letters:
+                break
+            after = after[more.end() :]
+            if re.match(r"\s(?:is|are)\b", after):
+                break
+            strong |= more["strong"] is not None
+            seen.add(other)
+        return bool(seen - {letter}) and (strong or _ENOUGH.match(after) is not None)
 
     def _is_letter(self, letter: str, close: str, rest: str) -> bool:
         """Whether it names an option, or is a word of prose ("a cat", "I think")."""
+        if re.match(r"\s(?:is|was)(?:n['’]t|\snot)\b", rest):
+            return False
         if rest[:1].isalnum() or rest[:1] == "/":
             return False  # "U.S.", "A/C"
         if close and (letter != "I" or close[0] != ","):
@@ -189,10 +216,8 @@ class _Reader:
 
 
 def _trimmed(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).translate(DASHES).split()).strip(
-        _EDGE_BUT_SIGNS
-    )
+    return " ".join(apart(normal(text)).split()).strip(_EDGE_BUT_SIGNS)
 
 
 def _bare(text: str) -> str:
-    return " ".join(fold(text).split()).strip(_EDGE)
+    return " ".join(apart(fold(text)).split()).strip(_EDGE)

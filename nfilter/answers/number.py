@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from nfilter.answers.choice import options_of
-from nfilter.answers.reading import TAIL, clean, line_at, statements
+from nfilter.answers.markers import statements
+from nfilter.answers.reading import TAIL, clean, line_at
 from nfilter.types import Sample
 
 MAX_DIGITS = 64
@@ -67,9 +68,9 @@ class Number:
     def parse(self, text: str, sample: Sample | None = None) -> str | None:
         """The number in canonical form ("72", "-0.5", "1/3", "6e23"), or None."""
         text = _prepare(text)
-        for position, heading in reversed(statements(text)):
-            line = line_at(text, position)
-            found = _first(line) if heading else _next(line)
+        for each in reversed(statements(text)):
+            line = line_at(text, each.position)
+            found = _first(line) if each.form == "heading" else _next(line)
             if found is not None:
                 return self._canonical(found)
         numbers = list(_NUMBER.finditer(text))

@@ -1,4 +1,4 @@
-"""What all kinds share: cleaning a text of its markup, and finding where it states its answer.
+"""What all kinds share: bringing a text into one form, and cleaning it of its markup.
 
 Model output is hostile until shown otherwise: only the end of a text is read, runs of white space are collapsed
 first, and no pattern here can take more than time linear in the length of what is left.
@@ -8,58 +8,92 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
+
+from nfilter.answers.replies import named_answer
 
 TAIL = 20_000
 """Characters of a text that are read, from its end: an answer comes last."""
 
-_LAST = 64  # markers looked at, from the end
+_LAST = 64  # boxes looked at, from the end
+_BOX = 1000  # characters in a box
 
 DASHES = str.maketrans(dict.fromkeys("‐‑‒−﹣－", "-"))
-_BOXED = re.compile(r"\\(?:boxed|fbox)\s?\{((?:[^{}]|\{[^{}]*+\}){0,300}+)\}")
+# Direction marks, soft hyphens and variation selectors show nothing. Joiners are part of words in some scripts.
+_INVISIBLE = re.compile("[\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe0e\ufe0f\ufeff]+")  # fmt: skip
+_SUPERSCRIPT = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207a\u207b]+")
 _TAGGED = re.compile(r"</?answer>", re.IGNORECASE)
-_LATEX_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s?\{([^{}]*+)\}")
+_LATEX_TEXT = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt)?|math(?:rm|bf|it|sf|tt)|mbox|operatorname|boldsymbol|bm|emph|underline)\s?"
+    r"\{([^{}]*+)\}"
+)
+_LATEX_MATH = re.compile(r"\\[()\[\]]|\\displaystyle(?![A-Za-z])")
+_BOXED = re.compile(r"\\(?:boxed|fbox)\s?\{")
 _EMPHASIS = re.compile(
     r"(?<!\w)(?:\*\*++|__++)|(?:\*\*++|__++)(?!\w)|(?<!\S)\*(?=\S)|(?<=\S)\*(?!\S)|`+"
 )
 _SPACE = re.compile(r"[^\S\n]+")
 _LINES = re.compile(r" ?(?:\n ?)+")
 
-_STATES = re.compile(
-    r"""(?<!\w)
-    (?: answers? | (?:correct|right|best|final)[ ](?:option|choice|letter) )
-    (?: [ ](?:to|for)[ ][^.:;\n]{1,80}? )?
-    (?: (?P<says> \s?(?:is|are|was|should[ ]be|would[ ]be|must[ ]be|will[ ]be)(?!\w) ) \s?:?
-      | \s?(?: : | => | -> | → | = )
-      | \s?[-–—](?=\s)
-      | [ ]?(?=\n) )""",
-    re.IGNORECASE | re.VERBOSE,
-)
+
+def normal(text: str) -> str:
+    """Compatibility-normalised, with ``^2`` for a superscript, one kind of hyphen, and nothing that is invisible."""
+    text = _SUPERSCRIPT.sub(lambda run: f"^{unicodedata.normalize('NFKC', run[0])}", text)
+    return _INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).translate(DASHES)
 
 
 def fold(text: str) -> str:
-    """Compatibility-normalised and case-folded, so that equal words are equal strings."""
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    """Normal and case-folded, so that equal words are equal strings."""
+    return unicodedata.normalize("NFKC", normal(text).casefold())
 
 
-def clean(text: str) -> str:
-    """The end of ``text`` without markdown and LaTeX dressing; boxes and tags become ``Answer:`` lines."""
-    text = unicodedata.normalize("NFKC", text[-TAIL:].translate(DASHES))
-    text = _LATEX_TEXT.sub(r"\1", text)
-    text = _BOXED.sub(r"\nAnswer: \1\n", text)
+def clean(text: str, box: Callable[[str | None], str] | None = None) -> str:
+    """The end of ``text`` without JSON, markdown and LaTeX dressing; boxes and tags become ``Answer:`` lines.
+
+    ``box`` writes what stands in a box, None for a box that never ends; by default an ``Answer:`` line.
+    """
+    text = normal(named_answer(text[-TAIL:]))
+    text = _LATEX_MATH.sub("", _LATEX_TEXT.sub(r"\1", text))
+    text = _unboxed(text, box or _answer_line)
     text = _TAGGED.sub(lambda tag: "\n" if tag[0].startswith("</") else "\nAnswer: ", text)
     text = _EMPHASIS.sub("", text)
     return _LINES.sub("\n", _SPACE.sub(" ", text)).strip()
-
-
-def statements(text: str) -> list[tuple[int, bool]]:
-    """Where cleaned ``text`` states an answer: the position after each of the last markers, in order.
-
-    The flag says that the marker is a heading or has a colon ("Answer:"), not a verb ("the answer is").
-    """
-    return [(match.end(), match["says"] is None) for match in _STATES.finditer(text)][-_LAST:]
 
 
 def line_at(text: str, position: int) -> str:
     """What stands at ``position``: the rest of its line, or the next line where that is empty."""
     rest = text[position:].lstrip()
     return rest.split("\n", 1)[0].strip()
+
+
+def _answer_line(inner: str | None) -> str:
+    return "\\boxed{" if inner is None else f"\nAnswer: {inner}\n"
+
+
+def _unboxed(text: str, box: Callable[[str | None], str]) -> str:
+    parts: list[str] = []
+    done = 0
+    for opening in list(_BOXED.finditer(text))[-_LAST:]:
+        if opening.start() < done:
+            continue  # a box in a box
+        end = _closing(text, opening.end())
+        inner = None if end is None else text[opening.end() : end]
+        parts += [text[done : opening.start()], box(inner)]
+        done = opening.end() if end is None else end + 1
+    return "".join(parts) + text[done:]
+
+
+def _closing(text: str, start: int) -> int | None:
+    """Where the brace ends that was opened before ``start``; None where it does not."""
+    depth, escaped = 1, False
+    for place in range(start, min(len(text), start + _BOX)):
+        char = text[place]
+        if escaped:
+            escaped = False
+        elif char == "\\":
+            escaped = True
+        elif char in "{}":
+            depth += 1 if char == "{" else -1
+            if depth == 0:
+                return place
+    return None

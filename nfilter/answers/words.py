@@ -13,22 +13,26 @@ from unicodedata import category
 import numpy as np
 
 from nfilter.answers.choice import options_of
+from nfilter.answers.markers import statements
 from nfilter.answers.number import canonical, value
-from nfilter.answers.reading import clean, fold, line_at, statements
+from nfilter.answers.reading import clean, fold, line_at
 from nfilter.types import FloatArray, Sample
 
 MAX_SPANS = 64
 
+_HEADING_WORDS = 4
 _ROUNDS = 8  # of normalising until nothing changes; two are enough but for texts made to need more
 _LETTER = re.compile(r"[^\W_]")
-_SIGNS_BEFORE = "+-$€£"
-_SIGNS_AFTER = re.compile(r"[%°+#]*")
+_SYMBOLS = frozenset({"Sm", "Sc", "So", "Sk"})
+_DECORATION = "→⇒➜➡►▶✓✔✅☑"  # before an answer, not part of it
+_SIGNS_BEFORE = "+-$€£<>=~±.#"
+_SIGNS_AFTER = re.compile(r"[%°+#]*(?:-(?=\Z))?|\$(?=\Z)")
+_UNDRESSED = re.compile(r"\A\$([^$]*[^$\s])\$[.\s]*\Z")
+_LONE_SIGN = re.compile(r"(?![.,:;!?_`'\"-]{2})[-+/*<>=%$#&@^|~!→⇒➜➡►▶✓✔✅☑]{1,2}|\+/-")
+_INTERVAL = re.compile(r"[\[\](][^\[\]()a-z]*,[^\[\]()a-z]*[\[\])]")
 _BULLET = re.compile(r"^\s*(?:[-*•–]|\d{1,3}[.)])\s+")
 _SPLIT = re.compile(r"[;\n]|(?<!\d),|,(?!\d{3}(?!\d))|(?<!\w)and(?!\w)", re.IGNORECASE)
 _ARTICLES = frozenset({"a", "an", "the"})
-_HEADING = re.compile(
-    r"[\W_]*+(?:(?:the|my)[ ])?(?:final[ ])?answer[*_ ]{0,6}:[\W_]*+", re.IGNORECASE
-)
 _MARK = re.compile(
     r"^(?:(?:[^\w\n]|_)*+(?:(?:final|my|the)[ ])?answer[*_ ]{0,6}:[*_ \t]*)+",
     re.IGNORECASE | re.MULTILINE,
@@ -46,7 +50,7 @@ class Exact:
 
     def parse(self, text: str, sample: Sample | None = None) -> str | None:
         """The words in canonical form, or None where there are none but "Answer:"."""
-        if _HEADING.fullmatch(text):
+        if _is_heading(text):
             return None
         for _ in range(_ROUNDS):
             before, text = text, _words(_stated_line(clean(text)))
@@ -77,7 +81,7 @@ class Spans:
 
     def parse(self, text: str, sample: Sample | None = None) -> str | None:
         """The spans as a sorted JSON list of strings, or None where there are none but "Answer:"."""
-        if _HEADING.fullmatch(text):
+        if _is_heading(text):
             return None
         listed = _json_list(text)
         if listed is None:
@@ -195,29 +199,59 @@ def _bag_f1(left: Counter[str], right: Counter[str]) -> float:
     return 2 * shared / (left.total() + right.total()) if shared else 0.0
 
 
+def _is_heading(text: str) -> bool:
+    """Whether the text is "Answer:", in whatever language, and nothing after it."""
+    cleaned = clean(text)
+    return any(
+        each.form == "heading"
+        and not _words(cleaned[each.position :])
+        and len(cleaned[: each.position].split()) <= _HEADING_WORDS
+        and cleaned[: each.position].rstrip().endswith(":")
+        for each in statements(cleaned)[:1]
+    )
+
+
 def _stated_line(text: str) -> str:
     """The line after the last marker of an answer; the whole text where there is none that is followed by words."""
-    for position, _ in reversed(statements(text)):
-        line = line_at(text, position)
+    for each in reversed(statements(text)):
+        line = line_at(text, each.position)
         if _words(line):
             return line
     return text
 
 
 def _words(text: str) -> str:
-    """Folded words, one space between them, without outer punctuation, but for the signs of a number."""
+    """Folded words, one space between them, without outer punctuation, but for the signs of a number.
+
+    A text without a word keeps its symbols: an emoji or "∞" is a label, and so is a lone "+" or "<=".
+    """
     folded = " ".join(fold(text).split())
-    first = _LETTER.search(folded)
-    if first is None:
+    folded = _UNDRESSED.sub(r"\1", folded)
+    if _LONE_SIGN.fullmatch(folded) or _INTERVAL.fullmatch(folded):
+        return folded
+    start, end = _edges(folded)
+    if start == end:
         return ""
-    start = end = first.start()
-    while start and folded[start - 1] in _SIGNS_BEFORE and folded[end].isdigit():
+    signed = folded[start].isdecimal() or category(folded[start]) in _SYMBOLS
+    while signed and start and folded[start - 1] in _SIGNS_BEFORE:
         start -= 1
-    end = len(folded)
-    while not folded[end - 1].isalnum():
-        end -= 1
     after = _SIGNS_AFTER.match(folded, end)
     return folded[start : after.end() if after else end]
+
+
+def _edges(text: str) -> tuple[int, int]:
+    """Where the first character that is a letter, a mark, a digit or a symbol stands, and where the last one ends."""
+    places = range(len(text))
+    first = next((place for place in places if _is_content(text[place])), None)
+    if first is None:
+        return 0, 0
+    return first, next(place for place in reversed(places) if _is_content(text[place])) + 1
+
+
+def _is_content(char: str) -> bool:
+    # Of ASCII's own symbols none begins or ends a word: those of a number are looked at apart.
+    kind = category(char)
+    return kind[0] in "LNM" or (kind in _SYMBOLS and not char.isascii() and char not in _DECORATION)
 
 
 def _span(item: Any) -> str:

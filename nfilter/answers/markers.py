@@ -1,0 +1,83 @@
+"""Where a text states its answer: "Answer: 72", "la respuesta es 72", "答案是72", and "wait, actually 72"."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+from unicodedata import normalize
+
+_LAST = 64  # markers looked at, from the end
+
+# Latin, Greek, Cyrillic, Arabic and Indic scripts part words by spaces.
+_WORDS = (
+    "respuestas?|r[ée]ponse|antwort(?:en)?|antwoord|risposta|resposta|svar|cevap|yanıt|jawaban(?:nya)?|đáp[ ]án|"
+    "câu[ ]trả[ ]lời|odpowiedź|odpověď|răspuns(?:ul)?|απάντηση|ответ|відповідь|"
+    "[وف]?(?:الجواب|ال[إا]جابة|[إا]جابة|جواب)|پاسخ|उत्तर|जवाब|উত্তর|பதில்|సమాధానం|જવાબ|ਜਵਾਬ|ಉತ್ತರ"
+)
+_QUALIFIED = (
+    "correct[ae]|corrett?[ao]|final[ea]?|definitiv[ao]|juste|exacte|richtige|endgültige|الصحيحة?|النهائية?|benar|"
+    "akhir|đúng|cuối[ ]cùng"
+)
+_IS = (
+    "es|é|est|ist|lautet|is|è|är|er|равен|равна|равно|это|هو|هي|هى|برابر|است|है|हैं|হল|হলো|হচ্ছে|adalah|ialah|là|"
+    "jest|to|este|είναι|será|sera|serait|sería|wäre"
+)
+# Scripts that part no words.
+_RUN_ON = "答案|解答|回答|答え|正解|答|こたえ|正确选项|正確選項|正しい選択肢|정답|해답|답|คำตอบ(?:ที่ถูกต้อง)?|ຄຳຕອບ|ចម្លើយ|အဖြေ"
+_RUN_ON_IS = "应该是|應該是|应该为|应为|應為|应是|應是|就是|是|为|為|即|等于|等於|は|が|은|는|이|คือ|เท่ากับ|แม่น|គឺ|မှာ"
+_MARK = r"\s?(?:[:：]|=>|->|→|=)|\s?[-–—](?=\s)|[ ]?(?=\n)"
+
+# Texts are compared in compatibility form, in which some letters are two characters.
+_STATES = re.compile(
+    normalize(
+        "NFKC",
+        rf"""(?<!\w)
+    (?: answers? | (?:correct|right|best|final)[ ](?:option|choice|letter) )
+    (?: [ ](?:to|for)[ ][^.:;\n]{{1,80}}? )?
+    (?: (?P<says> \s?(?:is|are|was|should[ ]be|would[ ]be|must[ ]be|will[ ]be)(?!\w) ) \s?:? | {_MARK} )
+    | (?<!\w) (?:{_WORDS}) (?!\w) (?:[ ](?:{_QUALIFIED})(?!\w))?
+      (?: (?P<says2> [ ](?:{_IS})(?!\w) ) \s?:? | {_MARK} )
+    | (?:{_RUN_ON}) [ ]? (?: (?P<says3> {_RUN_ON_IS} ) \s?:? | {_MARK} )
+    | (?P<says4> 故选|故選|应选|應選|故答案选 ) \s?:?""",
+    ),
+    re.IGNORECASE | re.VERBOSE,
+)
+_REVISES = re.compile(
+    r"""(?<!\w) (?P<hard>(?:wait|no(?=[\s]?[,.:;!…])|scratch[ ]that|correction|on[ ]second[ ]thoughts?|hold[ ]on|oops|sorry)(?!\w))?
+    (?(hard)[\s,.:;!…—–-]{0,8}(?:(?:wait|no|actually|correction|rather|then|so)(?!\w)[\s,.:;!…—–-]{0,8}){0,3}
+      | (?:actually|or[ ]rather|i[ ]mean)(?!\w)[\s,:]{1,3} )
+    (?:(?:i[ ](?:think|believe|mean)|it|that|this|the[ ]answer|make)(?:['’]s|[ ](?:is|it['’]?s?|that|should[ ]be|must[ ]be))*(?!\w)[\s,:]{0,3}){0,3}""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A marker of an answer: the ``position`` after it, and its ``form``.
+
+    A ``heading`` has a colon or a line of its own ("Answer:"), a ``verb`` has none ("the answer is"); ``revision``
+    takes back what was said before ("wait, it is"), and is ``firm`` where it cannot be meant otherwise.
+    """
+
+    position: int
+    form: Literal["heading", "verb", "revision"]
+    firm: bool = True
+
+
+def statements(text: str) -> list[Statement]:
+    """Where cleaned ``text`` states an answer: the last markers, in order."""
+    found = [
+        Statement(match.end(), "heading" if match.lastgroup is None else "verb")
+        for match in _STATES.finditer(text)
+    ]
+    return found[-_LAST:]
+
+
+def revised(text: str) -> list[Statement]:
+    """The same with revisions among them."""
+    more = [
+        Statement(match.end(), "revision", match["hard"] is not None)
+        for match in _REVISES.finditer(text)
+    ]
+    return sorted([*statements(text), *more], key=lambda each: each.position)[-_LAST:]

@@ -1,0 +1,56 @@
+"""Replies in JSON: ``{"answer": "C"}``, alone, in a code block, or at the end of a text."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_NAMES = (
+    "answer", "finalanswer", "correctanswer", "correctoption", "finalchoice", "option", "choice", "letter", "label",
+)  # fmt: skip
+_MOST = 8  # opening braces tried, from the end
+_BLOCK = re.compile(r"```[A-Za-z]{0,10}\s*\Z")
+
+
+def named_answer(text: str) -> str:
+    """``text`` with an ``Answer:`` line in place of the JSON object at its end, where that names an answer."""
+    stripped = text.rstrip("` \t\r\n")
+    if not stripped.endswith("}"):
+        return text
+    place = len(stripped)
+    for _ in range(_MOST):
+        place = stripped.rfind("{", 0, place)
+        if place < 0:
+            return text
+        said = _said(_loaded(stripped[place:]))
+        if said is not None:
+            head, tail = stripped[: max(0, place - 40)], stripped[max(0, place - 40) : place]
+            return f"{head}{_BLOCK.sub('', tail)}\nAnswer: {said}"
+    return text
+
+
+def _loaded(text: str) -> Any:
+    try:
+        return json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return json.loads(text.replace("'", '"'), strict=False)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _said(value: Any) -> str | None:
+    """What an object names as its answer: a text as it is, anything else as JSON; None where it names none."""
+    if not isinstance(value, Mapping):
+        return None
+    keys = {re.sub(r"[\W_]", "", str(key)).lower(): key for key in value}
+    found = next((keys[name] for name in _NAMES if name in keys), None)
+    if found is None:
+        return None
+    said = value[found]
+    if isinstance(said, Mapping):
+        return _said(said)
+    return said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)

@@ -1,0 +1,124 @@
+"""Answers as models write them: fillers, JSON, several letters, other languages, symbols and marks as labels."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nfilter import Sample
+from nfilter.answers import AnswerConfig, build
+from nfilter.answers.markers import statements
+from nfilter.answers.reading import clean
+from nfilter.answers.scripts import apart, western_digits
+
+FOUR = Sample("s", (), meta={"options": ["red", "green", "blue", "yellow"]})
+CHOICE = build(AnswerConfig(kind="choice"))
+EXACT = build(AnswerConfig(kind="exact"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Answer: Option C", "The correct answer is Option C.", "OPTION C", "The Answer Is: Option C", "It's Option C",
+        "I choose Option C", "the answer is Most Likely C", '{"answer": "C"}', "{'answer': 'C'}", '{"answer": "blue"}',
+        '```json\n{"reasoning": "the answer is A", "answer": "C"}\n```', 'So:\n```json\n{"final_answer": "C"}\n```',
+        '{"answer": {"letter": "C"}}', "<think>The answer is B? no.</think>\n\nC", "So the answer is not A. Answer: C",
+        "Answer: A. Wait, no, it's C.", "Answer: A. Correction: C", "Answer: C. Actually, this is well known.",
+        "A) Incorrect\nB) Incorrect\nC) Correct\nD) Incorrect", "C) Correct",
+        "A) red: wrong\nB) green - incorrect\nC) blue: correct\nD) yellow is wrong", "A. red ❌\nB. green ❌\nC. blue ✅",
+        "\\(C\\)", "\\boxed{\\text{(C) blue}}", "Answer: C, because A is wrong",
+    ],
+)  # fmt: skip
+def test_a_letter_in_every_dress(text):
+    assert CHOICE.parse(text, FOUR) == "C"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ANSWER: A, B and C", "Answer: A & B", "Answer: A and C", "Answer: A/C", "Answer: A、C", "Answer: A y C",
+        "答案是A和C", "Both A and B", "Answer: both A and B", '{"answer": ["A", "C"]}', '{"answer": "A, C"}', '{"answer": null}',
+        "A) red B) green C) blue D) yellow", "Answer: A) red B) green C) blue D) yellow", "A, B, C, D", "A B C D",
+        "(A), (B), (C), (D)", "A) red\nB) green\nC) blue\nD) yellow", "Answer: A. Wait, none of them.", "Answer: A is not right",
+        "A) Correct\nB) Correct\nC) Incorrect", "A) Incorrect\nB) Incorrect\nC) Incorrect\nD) Incorrect",
+    ],
+)  # fmt: skip
+def test_several_letters_are_no_answer(text):
+    assert CHOICE.parse(text, FOUR) is None
+
+
+def test_a_revision_counts_after_what_it_takes_back():
+    assert CHOICE.parse("A... wait, actually D", FOUR) == "D"
+
+
+def test_a_line_that_repeats_an_option_judges_nothing():
+    judged = Sample("s", (), meta={"options": ["Incorrect", "Correct", "Unclear"]})
+    assert CHOICE.parse("A) Incorrect\nB) Correct\nC) Unclear", judged) is None
+    assert CHOICE.parse("B) Correct", judged) == "B"
+
+
+IN_WORDS = [
+    "Answer: {}", "The answer is {}.", "Respuesta: {}", "La respuesta es {}.", "La respuesta correcta es {}", "Réponse : {}",
+    "La réponse est {}", "Antwort: {}", "Die richtige Antwort ist {}.", "Die Antwort lautet {}", "答案：{}", "答案是{}。",
+    "正确答案是 {}", "答案为{}", "答えは{}です。", "答え：{}", "正解は{}です", "정답: {}", "정답은 {}입니다.", "Ответ: {}", "Правильный ответ — {}",
+    "الجواب: {}", "الإجابة هي {}", "उत्तर: {}", "उत्तर है {}", "La risposta è {}", "Risposta: {}", "Resposta: {}",
+    "A resposta correta é {}", "উত্তর: {}", "คำตอบคือ {}", "Jawaban: {}", "Cevap: {}", "Đáp án: {}", "پاسخ: {}", "Odpowiedź: {}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", IN_WORDS)
+def test_an_answer_is_marked_in_many_languages(form):
+    assert CHOICE.parse(f"A (B) 17\n{form.format('C')}", FOUR) == "C"
+    assert len(statements(clean(form.format("C")))) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Respuesta: París.", "parís"),
+        ("答案：北京。", "北京"),
+        ("答え：東京", "東京"),
+        ("Ответ: Москва", "москва"),
+        ("Réponse : Lyon", "lyon"),
+        ('{"answer": "Paris"}', "paris"),
+        ("“हाँ”।", "हाँ"),
+        ("Answer: 😀", "😀"),
+        ("**😀**", "😀"),
+        ("$\\text{Paris}$", "paris"),
+        ("✅ Paris", "paris"),
+        ("«Paris»", "paris"),
+        ("Respuesta:", None),
+        ("---", None),
+        ("?!", None),
+    ],
+)
+def test_words_of_all_scripts(text, words):
+    assert EXACT.parse(text) == words
+
+
+LABELS = [
+    "लड़की", "लड़का", "ही", "हाँ", "ह", "ดู", "ดี", "ด", "நன்றி", "நன்று", "😀", "😡", "👍🏽", "👍", "∞", "-∞", "+∞", "♂", "♀", "🇩🇪", "🇫🇷",
+    "+", "-", "<", "<=", "=", "AB-", "AB+", "AB", "C", "C#", "C++", "5", "-5", "+5", ".5", "<5", ">5", "5%", "5°", "5 €", "5 £", "$5", "€5",
+    "[0,1)", "(0,1]", "x²", "x2", "→", "←", "é", "e",
+]  # fmt: skip
+
+
+def test_every_label_is_one_and_no_two_distinct_ones_agree():
+    read = {label: EXACT.parse(label) for label in LABELS}
+    assert [label for label, words in read.items() if words is None] == []
+    pairs = list(itertools.combinations(LABELS, 2))
+    same = EXACT.agree([(read[left], read[right]) for left, right in pairs])
+    assert [pair for pair, agrees in zip(pairs, same, strict=True) if agrees] == []
+
+
+@given(st.text(st.characters(categories=["L", "Mn", "Mc", "Nd"]), min_size=1, max_size=6))
+def test_no_letter_mark_or_digit_is_trimmed(word):
+    plain = EXACT.parse(word)
+    assert EXACT.parse(f"“{word}”.") == plain == EXACT.parse(f"({word})")
+
+
+def test_digits_of_every_script_are_digits():
+    assert western_digits("१२ ২৩ ๓๔ ۴۵ ٥٦ ７") == "12 23 34 45 56 7"
+    assert western_digits("۱٬۲۳۴٫۵٪") == "1,234.5%"
+    assert apart("答えは72です 第3") == "答えは 72 です 第 3"

@@ -5,10 +5,12 @@ BIN    := $(VENV)/bin
 DEMO   ?= .demo
 SEEDS  ?= 0,1,2
 PYTEST_ARGS ?=
+FAST_TESTS = -m pytest -n 2 --dist loadfile -m "not slow and not gpu" $(PYTEST_ARGS)
+TORCH ?= torch==2.13.0
 EVIDENCE ?= runs/evidence
 WORKERS ?= 2
 
-.PHONY: demo evidence evidence-tokens evidence-quick test slow fuzz lint types imports format clean
+.PHONY: demo evidence evidence-tokens evidence-quick test test-newest test-oldest slow fuzz lint types imports format lock wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/nfilter init --template quickstart --out $(DEMO)/quickstart.yaml --force
@@ -27,7 +29,7 @@ evidence-quick: $(VENV)/.evidence
 	$(BIN)/python -m benchmarks.evidence --quick --out $(EVIDENCE) --workers $(WORKERS)
 
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python $(FAST_TESTS)
 
 slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
@@ -46,30 +48,67 @@ types: $(VENV)/.dev
 imports: $(VENV)/.dev
 	$(BIN)/lint-imports
 
+# What is published: the wheel and the source archive, with metadata that a package index accepts.
+wheel: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/twine check --strict dist/*
+
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# constraints.txt pins what the project is tested with; a plain `pip install nfilter` takes the newest that fit.
-$(VENV)/bin/python:
+# constraints.txt is the lock: the exact versions of all that is installed here, build tools and pip included.
+# A plain `pip install nfilter` takes the newest that fit.
+INSTALL = $(BIN)/pip install --quiet --constraint constraints.txt --build-constraint constraints.txt
+
+$(VENV)/bin/python: constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
+	touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	$(INSTALL) --editable '.[local]'
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(INSTALL) --editable '.[test]'
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.evidence: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[evidence]'
+	$(INSTALL) --editable '.[evidence]'
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(INSTALL) --editable '.[dev]'
 	touch $@ $(VENV)/.installed $(VENV)/.test
 
+# Makes the lock anew from the newest versions that fit. torch comes from wherever pip is set up to take it, and what only
+# a build of it for GPUs brings along is left out, so that one lock serves all builds.
+lock:
+	rm -rf $(VENV)-lock
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install --quiet --upgrade pip
+	$(VENV)-lock/bin/pip install --quiet --editable '.[dev,evidence,servers]' '$(TORCH)'
+	( echo "# The versions that tests, demo and evidence are run with. Made by: make lock"; \
+		$(VENV)-lock/bin/pip freeze --all --exclude-editable | sed 's/+.*//' | grep -Ev '^(nvidia-|cuda-|triton=)' ) > constraints.txt
+	rm -rf $(VENV)-lock
+
+# The fast tests without the lock: with the newest versions that pyproject.toml allows, and with the oldest.
+test-newest:
+	rm -rf $(VENV)-newest
+	$(PYTHON) -m venv $(VENV)-newest
+	$(VENV)-newest/bin/pip install --quiet --upgrade pip
+	$(VENV)-newest/bin/pip install --quiet --editable '.[test]'
+	OMP_NUM_THREADS=1 $(VENV)-newest/bin/python $(FAST_TESTS)
+
+test-oldest:
+	rm -rf $(VENV)-oldest
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/pip install --quiet --upgrade pip
+	$(PYTHON) .ci/oldest.py pyproject.toml > $(VENV)-oldest/oldest.txt
+	$(VENV)-oldest/bin/pip install --quiet --constraint $(VENV)-oldest/oldest.txt --editable '.[test]'
+	OMP_NUM_THREADS=1 $(VENV)-oldest/bin/python $(FAST_TESTS)
+
 clean:
-	rm -rf $(VENV) $(DEMO) build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-* $(DEMO) build dist *.egg-info

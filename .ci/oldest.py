@@ -16,7 +16,10 @@ def oldest(project: dict[str, object]) -> list[str]:
     found: dict[str, str] = {}
     extras = project["optional-dependencies"]
     assert isinstance(extras, dict)
-    for requirement in [*project["dependencies"], *(each for extra in extras.values() for each in extra)]:
+    for requirement in [
+        *project["dependencies"],
+        *(each for extra in extras.values() for each in extra),
+    ]:
         match = _LOWER.match(requirement)
         if match:
             name, version = match[1].lower(), match[2]
@@ -29,4 +32,6 @@ def _parts(version: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    print("\n".join(oldest(tomllib.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["project"])))
+    print(
+        "\n".join(oldest(tomllib.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["project"]))
+    )

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         SourceError,
         StoreError,
         did_you_mean,
+        missing_package,
     )
     from nfilter.events import RunFinished, RunStarted, StageFinished
     from nfilter.fences import Fence
@@ -140,6 +141,7 @@ _HOME = {
         "SourceError",
         "StoreError",
         "did_you_mean",
+        "missing_package",
     ),
     "nfilter.events": ("RunFinished", "RunStarted", "StageFinished"),
     "nfilter.fences": ("Fence",),
@@ -329,6 +331,7 @@ __all__ = [
     "hash_of",
     "hookimpl",
     "map_strings",
+    "missing_package",
     "odd_name",
     "parse_address",
     "place_of",

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 from nfilter.capabilities import Adapts, Encodes, Generates, Priced
-from nfilter.errors import NfilterError, PromptError, did_you_mean
+from nfilter.errors import NfilterError, PromptError, did_you_mean, missing_package
 from nfilter.hosts import allow_host, strangers
 from nfilter.located import Where
 from nfilter.not_carried import NotCarried
@@ -94,6 +95,7 @@ class _Checker:
         self.report.facts += model_facts(self.recipe, self.site)
         for use in self.uses():
             contract: Contract = use.item.cls.contract(use.config)
+            self._packages(use, contract)
             for need in dict.fromkeys((*model_needs(use.config), *contract.needs)):
                 self._need(use.where, use.name, need)
         trains = bool(set(self.recipe.arms) - {"vanilla"})
@@ -108,6 +110,12 @@ class _Checker:
                 self._need(("evaluate",), "evaluate", ModelNeed(name, Adapts))
         for need in model_needs(self.recipe.answer):
             self._need(("answer",), "answer", need)
+
+    def _packages(self, use: Use, contract: Contract) -> None:
+        """What a stage imports is installed."""
+        for name, requirement in contract.packages.items():
+            if find_spec(name) is None:
+                self.fault(use.where, f"{use.name} {missing_package(name, requirement)}")
 
     def _hosts(self, use: Use) -> None:
         """Data goes to no host that the recipe alone names."""

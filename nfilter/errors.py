@@ -98,3 +98,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if choices and len(choices) <= 12:
         return "; known: " + ", ".join(short(choice) for choice in choices)
     return ""
+
+
+def missing_package(module: str, requirement: str) -> str:
+    """The end of a sentence about a package that is not installed, with the line that installs it.
+
+    ``module`` is the name that Python imports, ``requirement`` what pip installs: ``faiss``, ``nfilter[local]``.
+    """
+    return f"needs the package {module}, which is not installed: pip install '{requirement}'"

@@ -172,6 +172,7 @@ class Contract:
     a flagged sample. ``prompts`` names templates. ``new_samples`` allows samples with parents to be added.
     ``online_loss``: a trainer that trains with ``ctx.loss`` where the recipe names one. ``trains``: a stage that calls
     ``ctx.train``, and so needs the recipe to name a trainer. ``calls`` says what to expect before any call is made.
+    ``packages`` maps each importable name that may not be installed to what pip installs: ``{"faiss": "nfilter[local]"}``.
     """
 
     reads: frozenset[str] = frozenset()
@@ -185,6 +186,7 @@ class Contract:
     online_loss: bool = False
     trains: bool = False
     calls: tuple[Calls, ...] = ()
+    packages: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from nfilter import Abilities, Embeds, FloatArray, ModelError, Site, StageConfig
+from nfilter import Abilities, Embeds, FloatArray, ModelError, Site, StageConfig, missing_package
 from nfilter_embed.folder import FILES, find, is_hub_id, model_files, problems
 
-_INSTALL = (
-    "the package sentence-transformers is not installed: pip install 'sentence-transformers>=6.0'"
-)
+_INSTALL = f"sentence-transformers {missing_package('sentence_transformers', 'nfilter[local]')}"
 
 
 class SentenceTransformersConfig(StageConfig):

@@ -75,6 +75,7 @@ class Curate:
     def contract(cls, config: CurateConfig) -> Contract:
         """Reads the ratings, writes the curated labels."""
         return Contract(
+            packages={"faiss": "nfilter[local]"},
             reads=frozenset({config.by}),
             writes=frozenset({config.into}),
             needs=(ModelNeed(config.encoder, Embeds, field="encoder"),),

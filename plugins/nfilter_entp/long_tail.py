@@ -71,6 +71,7 @@ class LongTail:
     def contract(cls, config: LongTailConfig) -> Contract:
         """Reads the labels where it ranks by them; writes the score."""
         return Contract(
+            packages={"faiss": "nfilter[local]"},
             reads=frozenset({config.by} if config.by is not None else ()),
             writes=frozenset({config.into}),
             needs=(ModelNeed(config.encoder, Embeds, field="encoder"),),

@@ -107,6 +107,7 @@ class Pair:
     def contract(cls, config: PairConfig) -> Contract:
         """Writes one note, and needs an encoder."""
         return Contract(
+            packages={"faiss": "nfilter[local]", "sklearn": "nfilter[local]"},
             writes=frozenset({config.into}),
             needs=(ModelNeed(config.encoder, Embeds, field="encoder"),),
         )

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from nfilter import Site
+from nfilter import Site, missing_package
 from nfilter_hf.config import HFConfig, locate
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
@@ -20,7 +20,7 @@ def config_problems(config: HFConfig, site: Site) -> Iterator[str]:
     """Every fault of ``config`` that can be known before anything loads, each with its remedy."""
     for package in ("torch", "transformers", "peft"):
         if find_spec(package) is None:
-            yield f"the package {package} is not installed: pip install {package}"
+            yield f"hf {missing_package(package, 'nfilter[local]')}"
     place = locate(config.model, site)
     if place.problem:
         yield place.problem

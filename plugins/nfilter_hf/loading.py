@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nfilter import ModelError, Site
+from nfilter import ModelError, Site, missing_package
 from nfilter_hf.chat import Chat
 from nfilter_hf.checks import folder_problems
 from nfilter_hf.config import HFConfig, locate
@@ -151,7 +151,7 @@ def _fetch(hub_id: str, revision: str | None) -> Source:
             LocalEntryNotFoundError,
         )
     except ImportError as error:
-        raise ModelError("hub models need huggingface_hub: pip install huggingface_hub") from error
+        raise ModelError(f"hf {missing_package('huggingface_hub', 'nfilter[local]')}") from error
     what = f"model {hub_id!r}" + (f" at revision {revision!r}" if revision else "")
     try:
         folder = snapshot_download(
@@ -180,7 +180,7 @@ def _settings(source: Source) -> Any:
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     except ImportError as error:
         raise ModelError(
-            f"local models need transformers: pip install transformers ({error})"
+            f"hf {missing_package('transformers', 'nfilter[local]')} ({error})"
         ) from error
     try:
         settings = AutoConfig.from_pretrained(
@@ -306,7 +306,7 @@ def _quiet() -> Iterator[None]:
         from transformers.utils import logging
     except ImportError as error:
         raise ModelError(
-            f"local models need transformers: pip install transformers ({error})"
+            f"hf {missing_package('transformers', 'nfilter[local]')} ({error})"
         ) from error
     shown = logging.is_progress_bar_enabled()
     if not shown:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from nfilter import SourceError
+from nfilter import SourceError, missing_package
 from nfilter_io.cells import Broken, Record, shown
 from nfilter_io.config import DatasetsConfig, ParquetConfig
 
@@ -15,9 +15,13 @@ _BATCH: Final = 256
 
 def parquet_rows(path: Path, config: ParquetConfig) -> Iterator[Record]:  # noqa: ARG001
     """The rows of a Parquet file. Raises SourceError where the file is no Parquet or breaks off."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise SourceError(
+            f"{path}: reading Parquet {missing_package('pyarrow', 'nfilter[parquet]')}"
+        ) from error
     try:
         file = pq.ParquetFile(path)
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -36,7 +40,7 @@ def dataset_rows(path: Path, config: DatasetsConfig) -> Iterator[Record]:
         import datasets
     except ImportError as error:
         raise SourceError(
-            f"{path}: reading a datasets folder needs a package; type `pip install nfilter[datasets]`"
+            f"{path}: reading a datasets folder {missing_package('datasets', 'nfilter[datasets]')}"
         ) from error
     if not path.is_dir():
         raise SourceError(

@@ -6,9 +6,20 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import ClassVar
 
-from nfilter import Abilities, Completion, Generates, ModelError, Price, Request, Site, Streams
+from nfilter import (
+    Abilities,
+    Completion,
+    Generates,
+    ModelError,
+    Price,
+    Request,
+    Site,
+    Streams,
+    missing_package,
+)
 from nfilter_litellm.batch_api import BatchApi
 from nfilter_litellm.batch_lines import Form, Till
 from nfilter_litellm.batches import BatchDispatcher, Pace
@@ -48,8 +59,11 @@ class LiteLLMBackend:
 
     @classmethod
     def problems(cls, config: LiteLLMConfig, site: Site) -> Iterable[str]:  # noqa: ARG003 (the protocol's)
-        """A key that is not in the environment, a provider that litellm does not know."""
+        """A package that is not installed, a key that is not in the environment, a provider that litellm does not know."""
         way = route(config)
+        if find_spec(way.transport) is None:
+            yield f"{cls.name} {missing_package(way.transport, 'nfilter[api]')}"
+            return
         if config.batch and way.transport != "aiohttp":
             yield _no_batches(config)
         if way.key_env is not None:
@@ -203,7 +217,10 @@ def _logprobs(config: LiteLLMConfig) -> bool:
     if config.logprobs is not None:
         return config.logprobs
     way: Route = route(config)
-    return way.transport == "aiohttp" or _known_logprobs(way.name)
+    if way.transport == "aiohttp" or find_spec("litellm") is None:
+        # Without litellm its tables tell nothing; that it is missing is among the problems.
+        return True
+    return _known_logprobs(way.name)
 
 
 @lru_cache(maxsize=64)

@@ -100,6 +100,7 @@ class Neighbors:
     def contract(cls, config: NeighborsConfig) -> Contract:
         """Writes one view."""
         return Contract(
+            packages={"faiss": "nfilter[local]"},
             writes=frozenset({config.into}),
             views=frozenset({config.into}),
             needs=(ModelNeed(config.encoder, Embeds, field="encoder"),),

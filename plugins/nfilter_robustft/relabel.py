@@ -80,6 +80,7 @@ class Relabel:
     def contract(cls, config: RelabelConfig) -> Contract:
         """Reads the verdict, writes a view that proposes a label; its ``nll`` is what selection ranks by."""
         return Contract(
+            packages={"faiss": "nfilter[local]"},
             reads=frozenset(
                 name
                 for name in (config.check, config.sure.view if config.sure else None)

@@ -53,8 +53,9 @@ def test_pip_installs_what_the_makefile_installs(blocks: list[Any]) -> None:
         for line in block.text.splitlines()
         if line.startswith("pip ")
     }
-    assert line == "pip install ."
+    assert line == "pip install '.[all]'"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "all" in project["project"]["optional-dependencies"]
     assert project["project"]["name"] == "nfilter"
     assert project["project"]["scripts"] == {"nfilter": "nfilter.cli:script"}
 

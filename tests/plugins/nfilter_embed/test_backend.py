@@ -194,7 +194,7 @@ def test_a_hub_model_is_fetched_without_pickles(monkeypatch, tmp_path):
 
 def test_a_missing_package_is_named_with_its_remedy(monkeypatch, tmp_path):
     monkeypatch.setattr("nfilter_embed.backend.find_spec", lambda name: None)
-    assert "pip install 'sentence-transformers" in faults("org/name")[0]
+    assert "pip install 'nfilter[local]'" in faults("org/name")[0]
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(ModelError, match="pip install 'sentence-transformers"):
+    with pytest.raises(ModelError, match=r"pip install 'nfilter\[local\]'"):
         build(checkpoint(tmp_path / "m")).embed(["text"])

@@ -253,7 +253,7 @@ def test_devices_that_are_not_there(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert "this machine has none" in none[0]
     monkeypatch.setattr(checks, "find_spec", lambda name: None)
     missing = problems("model", folder.parent)
-    assert "pip install torch" in missing[0]
+    assert "pip install 'nfilter[local]'" in missing[0]
     monkeypatch.setattr(checks, "_may_have_cuda", lambda: True)
     found = problems("model", folder.parent, device="cuda", load_in_4bit=True)
     assert any("pip install 'nfilter[quant]'" in problem for problem in found)

@@ -20,6 +20,7 @@ _REFUSALS = (
     "[Your response here]",
     "### Response: [INST]",
 )
+_ECHOED = ("{0}", "{0} {0}", "Sure. {0}", "Here is the answer: {0}", "{0}\n\nAnswer:")
 _CHINESE = "根据目前可以得到的资料这个问题没有简单的回答需要考虑很多不同的因素以及具体的情况才能得出可靠的结论"
 _RUSSIAN = "По имеющимся данным на этот вопрос нет простого ответа нужно учитывать много разных причин и обстоятельств"
 
@@ -134,7 +135,8 @@ def _fence(sample: Sample, rng: random.Random) -> Sample:
 def _copied(sample: Sample, rng: random.Random) -> Sample | None:
     if len(sample.query.split()) < 6:
         return None
-    text = sample.query if rng.random() < 0.5 else f"{sample.query} {sample.response}"
+    # What opens with the question and goes on answers it: only an echo is junk.
+    text = rng.choice(_ECHOED).format(sample.query)
     return answered(sample, text, sample.id)
 
 

@@ -196,16 +196,24 @@ def template(text: Text, rule: Template) -> str | None:
 
 
 class Copied(StageConfig):
-    """The instruction stands in the response.
+    """The response is the instruction again, and says nothing of its own.
 
     ``overlap``: the share of the instruction's runs of three words that the response has. The instruction is the first or last
-    paragraph of the query, so that answers which quote a passage are left alone; it has ``least`` words.
+    paragraph of the query, so that answers which quote a passage are left alone; it has ``least`` words. ``new``: so many words
+    outside those runs make an answer, for one that opens with the question and goes on is none the worse; words such as
+    "here is the answer" do not count.
     """
 
     overlap: float = Field(default=0.9, gt=0, le=1)
     least: int = Field(default=6, ge=3)
+    new: int = Field(default=1, ge=1)
 
 
+_FILLERS = frozenset([
+    "a", "an", "the", "is", "are", "was", "it", "its", "it's", "this", "that", "and", "of", "to", "for", "in", "on", "by", "or", "so", "i", "you",
+    "sure", "ok", "okay", "certainly", "course", "please", "here", "here's", "there", "below", "above", "following", "follows", "as", "my", "your",
+    "answer", "answers", "question", "response", "output", "input", "result", "instruction", "task", "query", "prompt", "request", "solution",
+])  # fmt: skip
 _REWRITES = re.compile(
     r"(?:^|[.!?:;\n]\s*|\b(?:please|can you|could you|now|then|and) )(?:proofread|correct|rewrite|edit|copy|repeat|grammar|fix|format|paraphrase|rephrase|complete|continue|extract|punctuat\w*|spell\w*|capitali[sz]e"
     r"|upper ?case|lower ?case|sort|replace|remove|convert|translate|quote|fill|reverse|insert|identify the error|restate|reword|improve|annotate|tag|underline|bold|highlight)\b"
@@ -213,7 +221,7 @@ _REWRITES = re.compile(
 
 
 def copied(text: Text, rule: Copied) -> str | None:
-    """Echoes, and answers that begin with all of the question."""
+    """Echoes of the query, and of its instruction with next to nothing added."""
     asked = text.asked_words
     if len(asked) >= 3 and asked == text.words and not _ECHOES.search(text.asked):
         return f"the response is the query, all {len(asked)} words of it"
@@ -228,10 +236,22 @@ def copied(text: Text, rule: Copied) -> str | None:
         # The last part may be a passage, which answers quote.
         if part is not parts[0] and not part.rstrip().endswith(("?", "？", "؟")):
             continue
-        share = _held(words, text.words)
-        if share >= rule.overlap:
-            return f"{share:.2f} of the instruction's {len(words)} words are in the response in their order; {rule.overlap:g} is too much"
+        if (share := _held(words, text.words)) < rule.overlap:
+            continue
+        new = _new(asked, text.words)
+        if len(new) < rule.new:
+            return f"{share:.2f} of the instruction's {len(words)} words are in the response in their order ({rule.overlap:g} or more), and {len(new)} new ones, fewer than {rule.new}"
     return None
+
+
+def _new(asked: list[str], words: list[str]) -> list[str]:
+    """Words of a response that lie in no run of three words of the query and are no filler."""
+    runs = set(zip(asked, asked[1:], asked[2:], strict=False))
+    old = np.zeros(len(words), bool)
+    for place, run in enumerate(zip(words, words[1:], words[2:], strict=False)):
+        if run in runs:
+            old[place : place + 3] = True
+    return [w for w, known in zip(words, old, strict=True) if not known and w not in _FILLERS]
 
 
 def _held(part: list[str], whole: list[str]) -> float:

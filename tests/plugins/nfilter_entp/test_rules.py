@@ -89,6 +89,15 @@ RIGHT = {
         "Correct the spelling: I has went to the big market yesterday evening with all my sisters",
         "I had gone to the big market yesterday evening with all my sisters",
     ),
+    "the question and its answer": ("What is the longest river in the whole world?", "What is the longest river in the whole world? It is the Nile."),
+    "the question and one of its words": ("Which of the two numbers is the larger one, 5 or 7?", "Which of the two numbers is the larger one, 5 or 7? 7."),
+    "an opening of the prompt's words": (
+        "Describe the main reasons for the fall of the Roman Empire",
+        "The main reasons for the fall of the Roman Empire were weak rulers, wars at its borders, and taxes that few could pay.",
+    ),
+    "a heading of the prompt's words": (
+        "Top five tips for a better sleep at night", "Top five tips for a better sleep at night:\n\n- Fixed hours\n- A dark room\n- No coffee\n- A walk\n- A cool room",
+    ),
     "a German word": ("Was fühlte er?", "Angstschweiß"),
     "emoji": ("Say it with emoji: party", "🎉🎉🎉🥳🥳🎈🎈🎊🎊🎂🎂🍾"),
     "code in one line": ("How do I list all rows?", "```SELECT * FROM t;```\nThis lists every row of the table."),
@@ -170,7 +179,8 @@ WRONG = {
     ],
     "copied": [
         ("What is the longest river in the whole world?", "What is the longest river in the whole world?"),
-        ("What is the longest river in the whole world?", "What is the longest river in the whole world? It is the Nile."),
+        ("What is the longest river in the whole world?", "Sure! What is the longest river in the whole world? Here is the answer:"),
+        ("What is the longest river in the whole world?", "What is the longest river in the whole world? What is the longest river in the whole world?"),
         ("Classify each as fish or bird: cod, owl", "classify each as Fish or Bird: Cod, Owl."),
     ],
     "truncated": [

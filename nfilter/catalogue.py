@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nfilter.capabilities import (
@@ -53,8 +55,10 @@ def show_all(plugins: Plugins, console: Console, *, as_json: bool) -> None:
                 *(Text(cell) for cell in (kind, item.name, item.origin, summary(item.cls)))
             )
     console.print(table)
-    for name, folder in sorted(plugins.models.items()):
+    for name, folder in _models(plugins).items():
         console.print(f"model that ships: {name} ({folder})", markup=False, soft_wrap=True)
+    for clash in plugins.clashes:
+        console.print(f"clash: {clash}", markup=False, soft_wrap=True)
     for failed in plugins.failed:
         text = f"failed: {failed.plugin} of {failed.distribution}: {failed.error}"
         console.print(text, markup=False, soft_wrap=True)
@@ -72,13 +76,23 @@ def _listing(plugins: Plugins) -> dict[str, Any]:
             for kind in REGISTRATIONS.values()
             for item in plugins.of_kind(kind)
         ],
-        "models": {name: str(folder) for name, folder in plugins.models.items()},
+        "models": {name: str(folder) for name, folder in _models(plugins).items()},
+        "clashes": list(plugins.clashes),
         "failed": [
             {"plugin": item.plugin, "distribution": item.distribution, "error": item.error}
             for item in plugins.failed
         ],
         "blocked": list(plugins.blocked),
     }  # fmt: skip
+
+
+def _models(plugins: Plugins) -> dict[str, Path]:
+    """The models that ship, without those whose name two plugins give."""
+    found = {}
+    for name in sorted(plugins.models):
+        with suppress(PluginError):
+            found[name] = plugins.models[name]
+    return found
 
 
 def summary(cls: Any) -> str:
@@ -91,9 +105,12 @@ def show_one(plugins: Plugins, name: str, console: Console, *, as_json: bool) ->
     """One plugin: its docstring and its settings.
 
     Raises:
-        PluginError: when nothing has that name; the nearest is named.
+        PluginError: when nothing has that name, and the nearest is named; or two plugins register it.
     """
     items = [item for item in plugins.registered.values() if item.name == name]
+    clashes = [clash for clash in plugins.clashes if f" {name!r} is" in clash]
+    if clashes:
+        raise PluginError("\n".join(clashes))
     if not items:
         known = [item.name for item in plugins.registered.values()]
         raise PluginError(

@@ -11,7 +11,13 @@ from importlib.util import find_spec
 from typing import Any
 
 from nfilter.capabilities import Adapts, Encodes, Generates, Priced
-from nfilter.errors import NfilterError, PromptError, did_you_mean, missing_package
+from nfilter.errors import (
+    NfilterError,
+    PluginError,
+    PromptError,
+    did_you_mean,
+    missing_package,
+)
 from nfilter.hosts import allow_host, strangers
 from nfilter.located import Where
 from nfilter.not_carried import NotCarried
@@ -220,7 +226,7 @@ class _Checker:
     def _prompt(self, where: Where, name: str) -> None:
         try:
             self.prompts.get(name).validate()
-        except PromptError as error:
+        except (PromptError, PluginError) as error:
             self.fault(where, str(error))
 
     def sources(self, *, rows: bool) -> None:

@@ -31,14 +31,18 @@ class _Commands(click.Group):
         found = super().get_command(ctx, cmd_name)
         if found is not None:
             return found
-        point = _plugin_commands().get(cmd_name)
-        if point is None:
+        points = _plugin_commands().get(cmd_name)
+        if points is None:
             return None
+        from nfilter.errors import PluginError
+
+        point = points[0]
+        if len(points) > 1:
+            named = " and ".join(f"{each.value} of {each.dist.name}" for each in points)
+            raise PluginError(f"the command {cmd_name!r} is there twice: {named}; uninstall one")
         try:
             command = point.load()
         except Exception as error:
-            from nfilter.errors import PluginError
-
             raise PluginError(
                 f"the command {cmd_name!r} ({point.value}) did not load: {error!r}"
             ) from error
@@ -69,7 +73,10 @@ class _Commands(click.Group):
 def _plugin_commands() -> dict[str, Any]:
     from importlib.metadata import entry_points
 
-    return {point.name: point for point in entry_points(group="nfilter.commands")}
+    found: dict[str, list[Any]] = {}
+    for point in entry_points(group="nfilter.commands"):
+        found.setdefault(point.name, []).append(point)
+    return found
 
 
 @click.group(cls=_Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -305,7 +312,10 @@ def _faults(report: Any) -> None:
 
 
 def _plugins() -> Any:
-    return importlib.import_module("nfilter.plugins").load()
+    def say(text: str) -> None:
+        click.echo(f"note: {text}", err=True)
+
+    return importlib.import_module("nfilter.plugins").load(say=say)
 
 
 def _console() -> Any:

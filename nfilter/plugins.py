@@ -1,81 +1,151 @@
-"""Finding plugins: entry points in, a catalogue with provenance out.
+"""The catalogue of plugins: entry points in, classes with their provenance out.
 
-Built-in methods come through the same entry-point group as a stranger's. A plugin that fails to import breaks
-nothing else; it is remembered and named whenever something is asked for that nobody has.
+A plugin is imported when its contents are needed: the one that names what a recipe uses, all of them for a listing, and all
+before a name is called unknown. Built-in methods come through the same entry-point group as a stranger's. A plugin that
+fails to import breaks nothing else; it is named whenever something is asked for that nobody has.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
 
 import pluggy
 
 from nfilter import hookspecs
 from nfilter.errors import PluginError, also_known, did_you_mean, short
-from nfilter.metrics import SECTIONS
+from nfilter.plugin_imports import (
+    Candidate,
+    Failed,
+    Imported,
+    Registered,
+    distribution_of,
+    import_plugin,
+    seconds_now,
+)
 
 GROUP = "nfilter"
 COMMAND_GROUP = "nfilter.commands"
 BLOCK_VARIABLE = "NFILTER_BLOCK_PLUGINS"
+_HOOKS = {kind: hook for hook, kind in hookspecs.REGISTRATIONS.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Registered:
-    """A class that a plugin registered, and where it comes from."""
+class Plugins:
+    """What is installed. Whatever is asked of it imports the plugins that it takes to answer, and no other."""
 
-    kind: str
-    name: str
-    cls: Any
-    plugin: str
-    distribution: str
-    version: str
+    def __init__(
+        self,
+        points: Iterable[EntryPoint],
+        blocked: Iterable[str] = (),
+        say: Callable[[str], None] | None = None,
+        clock: Callable[[], float] = seconds_now,
+    ) -> None:
+        """``say`` is told of each plugin whose import is slow, when it is imported; ``clock`` counts seconds."""
+        ordered = sorted(points, key=lambda point: (distribution_of(point)[0], point.name))
+        shut = {name.strip() for name in blocked}
+        self.blocked = tuple(point.name for point in ordered if point.name in shut)
+        self._candidates = [
+            Candidate(point, number)
+            for number, point in enumerate(ordered)
+            if point.name not in shut
+        ]
+        self._imported: dict[Candidate, Imported] = {}
+        self._say = say or (lambda _text: None)
+        self._clock = clock
+        self.manager = pluggy.PluginManager("nfilter")
+        self.manager.add_hookspecs(hookspecs)
+
+    # --- what is there -----------------------------------------------------------------------------------------
 
     @property
-    def origin(self) -> str:
-        """Distribution and version, as shown to people and kept in fingerprints."""
-        return f"{self.distribution} {self.version}"
+    def registered(self) -> Mapping[tuple[str, str], Registered]:
+        """All classes by kind and name; a name that two plugins register is nobody's, and among the ``clashes``."""
+        self._import_all()
+        return self._unique()
 
+    @property
+    def failed(self) -> tuple[Failed, ...]:
+        """All plugins that cannot be used."""
+        self._import_all()
+        return self._failed()
 
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """A plugin that could not be loaded, with what it raised."""
+    @property
+    def clashes(self) -> tuple[str, ...]:
+        """All names that more than one plugin registers, in a sentence each."""
+        self._import_all()
+        twice = [items for items in self._by_name().values() if len(items) > 1]
+        homes = [homes for homes in self._models().values() if len(homes) > 1]
+        return (*map(_clash, twice), *map(_model_clash, homes))
 
-    plugin: str
-    distribution: str
-    error: str
+    @property
+    def imported(self) -> tuple[Registered, ...]:
+        """The classes of all plugins that have been imported so far."""
+        return tuple(item for items in self._by_name().values() for item in items)
 
+    @property
+    def imported_plugins(self) -> tuple[str, ...]:
+        """The names of the plugins that have been imported so far, in the order of loading."""
+        return tuple(
+            candidate.name for candidate in self._candidates if candidate in self._imported
+        )
 
-@dataclass(frozen=True)
-class Plugins:
-    """The catalogue of a process: what is registered by kind and name, and what failed or was blocked."""
+    @cached_property
+    def models(self) -> Mapping[str, Path]:
+        """The models that ship with plugins: a short name to a folder. A name that two plugins give is an error when used."""
+        return _Models(self)
 
-    manager: pluggy.PluginManager
-    registered: Mapping[tuple[str, str], Registered]
-    failed: tuple[Failed, ...] = ()
-    blocked: tuple[str, ...] = ()
-    models: Mapping[str, Path] = field(default_factory=dict)
-    prompt_directories: tuple[Path, ...] = ()
-    recipe_directories: tuple[Path, ...] = ()
+    @property
+    def prompt_directories(self) -> tuple[Path, ...]:
+        """All directories of templates."""
+        return self._folders("nfilter_prompts", lambda imported: imported.prompts)
+
+    @property
+    def recipe_directories(self) -> tuple[Path, ...]:
+        """All directories of recipes."""
+        return self._folders("nfilter_recipes", lambda imported: imported.recipes)
+
+    def prompt_directories_with(self, template: str) -> tuple[Path, ...]:
+        """The directories in which a template of this name may be; files are looked at before a plugin is imported."""
+        likely = [
+            each for each in self._mentioning("nfilter_prompts") if each.files.may_hold(template)
+        ]
+        return tuple(folder for each in likely for folder in self._import(each).prompts)
 
     def of_kind(self, kind: str) -> list[Registered]:
-        """All of one kind, by name."""
-        return sorted(
-            (item for item in self.registered.values() if item.kind == kind),
-            key=lambda item: item.name,
-        )
+        """All of one kind, by name; names that clash are left out."""
+        for candidate in self._mentioning(_HOOKS[kind]):
+            self._import(candidate)
+        items = [item for item in self._unique().values() if item.kind == kind]
+        return sorted(items, key=lambda item: item.name)
+
+    def find(self, kind: str, name: str) -> Registered | None:
+        """What is registered under that name; None where nothing is.
+
+        Raises:
+            PluginError: when two plugins register it; both distributions are named.
+        """
+        for candidate in self._mentioning(_HOOKS[kind]):
+            if candidate.files.may_name(name):
+                self._import(candidate)
+        items = self._by_name().get((kind, name), [])
+        if not items:
+            # A name may be put together from parts, which no file shows.
+            self._import_all()
+            items = self._by_name().get((kind, name), [])
+        if len(items) > 1:
+            raise PluginError(_clash(items))
+        return items[0] if items else None
 
     def get(self, kind: str, name: str) -> Registered:
         """What is registered under that name.
 
         Raises:
-            PluginError: names the nearest, and every plugin that failed to load or is blocked.
+            PluginError: names the nearest, and every plugin that failed to load or is blocked; or the clash.
         """
-        item = self.registered.get((kind, name))
+        item = self.find(kind, name)
         if item is None:
             raise PluginError(self.unknown(kind, name))
         return item
@@ -102,143 +172,150 @@ class Plugins:
 
     def announce(self, hook: str, event: object, complain: Callable[[str], None]) -> None:
         """Tell every listener of an event. What one of them raises is passed to ``complain``, never on."""
-        for implementation in getattr(self.manager.hook, hook).get_hookimpls():
+        listening = {candidate.key: candidate for candidate in self._mentioning(hook)}
+        for candidate in listening.values():
+            self._import(candidate)
+        heard = {
+            each.plugin_name: each for each in getattr(self.manager.hook, hook).get_hookimpls()
+        }
+        for key, candidate in listening.items():
+            if key not in heard:
+                continue
+            implementation = heard[key]
             try:
                 implementation.function(*[event for _ in implementation.argnames])
             except Exception as error:  # noqa: BLE001 - a listener must not end a run
-                complain(f"plugin {implementation.plugin_name!r} failed in {hook}: {error!r}")
+                complain(f"plugin {candidate.name!r} failed in {hook}: {error!r}")
+
+    # --- imports -----------------------------------------------------------------------------------------------
+
+    def _import(self, candidate: Candidate) -> Imported:
+        if candidate not in self._imported:
+            done = import_plugin(candidate, self.manager, self._clock)
+            self._imported[candidate] = done
+            if done.slow is not None:
+                self._say(done.slow)
+        return self._imported[candidate]
+
+    def _import_all(self) -> None:
+        for candidate in self._candidates:
+            self._import(candidate)
+
+    def _mentioning(self, hook: str) -> list[Candidate]:
+        return [each for each in self._candidates if each.files.mentions(hook)]
+
+    def _done(self) -> Iterator[tuple[Candidate, Imported]]:
+        """What has been imported, in the order of loading."""
+        return (
+            (candidate, self._imported[candidate])
+            for candidate in self._candidates
+            if candidate in self._imported
+        )
+
+    def _failed(self) -> tuple[Failed, ...]:
+        return tuple(done.failed for _, done in self._done() if done.failed is not None)
+
+    def _by_name(self) -> dict[tuple[str, str], list[Registered]]:
+        found: dict[tuple[str, str], list[Registered]] = {}
+        for _, done in self._done():
+            for item in done.items:
+                found.setdefault((item.kind, item.name), []).append(item)
+        return found
+
+    def _unique(self) -> dict[tuple[str, str], Registered]:
+        return {key: items[0] for key, items in self._by_name().items() if len(items) == 1}
+
+    def _models(self) -> dict[str, list[tuple[str, str, Path]]]:
+        found: dict[str, list[tuple[str, str, Path]]] = {}
+        for candidate, done in self._done():
+            for name, path in done.models:
+                found.setdefault(name, []).append((name, candidate.origin, path))
+        return found
+
+    def model_folder(self, name: str) -> Path | None:
+        """The folder of a model that ships; None where no plugin has one of that name.
+
+        Raises:
+            PluginError: when two plugins have one; both distributions are named.
+        """
+        likely = self._mentioning("nfilter_models")
+        for candidate in likely:
+            if candidate.files.may_name(name):
+                self._import(candidate)
+        if name not in self._models():
+            for candidate in likely:
+                self._import(candidate)
+        homes = self._models().get(name, [])
+        if len(homes) > 1:
+            raise PluginError(_model_clash(homes))
+        return homes[0][2] if homes else None
+
+    def model_names(self) -> list[str]:
+        """The names of all models that ship."""
+        for candidate in self._mentioning("nfilter_models"):
+            self._import(candidate)
+        return list(self._models())
+
+    def _folders(self, hook: str, of: Callable[[Imported], tuple[Path, ...]]) -> tuple[Path, ...]:
+        return tuple(
+            folder for candidate in self._mentioning(hook) for folder in of(self._import(candidate))
+        )
 
 
-def load(points: Iterable[EntryPoint] | None = None, block: Iterable[str] | None = None) -> Plugins:
-    """Load all plugins of the group, sorted by distribution and name.
+class _Models(Mapping[str, Path]):
+    """The models that ship, looked up when one is asked for."""
 
-    Raises:
-        PluginError: when two plugins register the same name; both distributions are named.
-    """
+    def __init__(self, plugins: Plugins) -> None:
+        self._plugins = plugins
+
+    def __getitem__(self, name: str) -> Path:
+        folder = self._plugins.model_folder(name)
+        if folder is None:
+            raise KeyError(name)
+        return folder
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._plugins.model_names())
+
+    def __len__(self) -> int:
+        return len(self._plugins.model_names())
+
+
+def load(
+    points: Iterable[EntryPoint] | None = None,
+    block: Iterable[str] | None = None,
+    *,
+    say: Callable[[str], None] | None = None,
+    clock: Callable[[], float] = seconds_now,
+) -> Plugins:
+    """The catalogue of all plugins of the group, sorted by distribution and name. None is imported yet."""
     if points is None:
         points = entry_points(group=GROUP)
     if block is None:
         block = [name for name in os.environ.get(BLOCK_VARIABLE, "").split(",") if name.strip()]
-    blocked = {name.strip() for name in block}
-    manager = pluggy.PluginManager("nfilter")
-    manager.add_hookspecs(hookspecs)
-    loader = _Loader(manager)
-    for point in sorted(points, key=lambda point: (_distribution(point)[0], point.name)):
-        if point.name in blocked:
-            loader.blocked.append(point.name)
-        else:
-            loader.load(point)
-    return Plugins(
-        manager,
-        loader.registered,
-        tuple(loader.failed),
-        tuple(loader.blocked),
-        loader.models,
-        tuple(loader.prompts),
-        tuple(loader.recipes),
+    return Plugins(points, block, say, clock)
+
+
+def _clash(items: list[Registered]) -> str:
+    by = " and by ".join(f"{item.plugin!r} of {item.origin}" for item in items)
+    return (
+        f"{items[0].kind} {items[0].name!r} is registered twice: by {by}; uninstall one"
+        + _or_block([item.plugin for item in items])
     )
 
 
-def _distribution(point: EntryPoint) -> tuple[str, str]:
-    return (point.dist.name, point.dist.version) if point.dist else ("unknown", "0")
+def _model_clash(homes: list[tuple[str, str, Path]]) -> str:
+    by = " and by ".join(origin for _, origin, _ in homes)
+    return f"model {homes[0][0]!r} is registered twice: by {by}; uninstall one"
 
 
-class _Loader:
-    """One pass over the entry points; what it collected becomes a ``Plugins``."""
-
-    def __init__(self, manager: pluggy.PluginManager) -> None:
-        self.manager = manager
-        self.registered: dict[tuple[str, str], Registered] = {}
-        self.points: dict[str, str] = {}
-        self.failed: list[Failed] = []
-        self.blocked: list[str] = []
-        self.models: dict[str, Path] = {}
-        self.model_origins: dict[str, str] = {}
-        self.prompts: list[Path] = []
-        self.recipes: list[Path] = []
-
-    def load(self, point: EntryPoint) -> None:
-        distribution, version = _distribution(point)
-        origin = f"{distribution} {version}"
-        if point.name in self.points:
-            raise PluginError(
-                f"plugin {point.name!r} is there twice: in {self.points[point.name]} and in {origin}; uninstall one, or "
-                f"block both: {BLOCK_VARIABLE}={point.name}"
-            )
-        self.points[point.name] = origin
-        try:
-            module = point.load()
-            _refuse_unknown_hooks(module)
-            items = self._items(module, point.name, distribution, version)
-            models, prompts, recipes = self._extras(module)
-            # Last, so that a plugin that failed listens to nothing.
-            self.manager.register(module, name=point.name)
-        except PluginError as error:
-            self.failed.append(Failed(point.name, distribution, str(error)))
-            return
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a broken plugin must not break the others
-            self.failed.append(Failed(point.name, distribution, f"{type(error).__name__}: {error}"))
-            return
-        for item in items:
-            self._add(item)
-        for name, folder in models.items():
-            self._add_model(name, folder, f"{point.name!r} of {origin}")
-        self.prompts.extend(prompts)
-        self.recipes.extend(recipes)
-
-    def _items(self, module: Any, plugin: str, distribution: str, version: str) -> list[Registered]:
-        items = []
-        for hook, kind in hookspecs.REGISTRATIONS.items():
-            for cls in _call(module, hook):
-                name = getattr(cls, "name", None)
-                if not isinstance(name, str) or not name:
-                    raise PluginError(f"{hook} returned {cls!r}, which has no name")
-                if kind == "metric" and name in SECTIONS:
-                    raise PluginError(
-                        f"{hook} returned {cls!r}: metrics.json has figures of the engine's own under {name!r}; call the "
-                        f"metric otherwise, like {plugin}_{name}"
-                    )
-                items.append(Registered(kind, name, cls, plugin, distribution, version))
-        return items
-
-    def _extras(self, module: Any) -> tuple[dict[str, Path], list[Path], list[Path]]:
-        return (
-            dict(_call(module, "nfilter_models")),
-            list(_call(module, "nfilter_prompts")),
-            list(_call(module, "nfilter_recipes")),
-        )
-
-    def _add(self, item: Registered) -> None:
-        other = self.registered.get((item.kind, item.name))
-        if other is not None:
-            raise PluginError(
-                f"{item.kind} {item.name!r} is registered twice: by {other.plugin!r} of {other.origin} and "
-                f"by {item.plugin!r} of {item.origin}; uninstall one, or block it: "
-                f"{BLOCK_VARIABLE}={item.plugin}"
-            )
-        self.registered[item.kind, item.name] = item
-
-    def _add_model(self, name: str, folder: Path, origin: str) -> None:
-        if name in self.models:
-            raise PluginError(
-                f"model {name!r} is registered twice: by {self.model_origins[name]} and by {origin}; uninstall one"
-            )
-        self.models[name] = folder
-        self.model_origins[name] = origin
+def _or_block(plugins: list[str]) -> str:
+    """The remedy that needs no uninstalling; none where both plugins have one name, which would block both."""
+    if len(set(plugins)) < len(plugins):
+        return ""
+    return f", or block it: {BLOCK_VARIABLE}={plugins[-1]}"
 
 
-def _call(module: Any, hook: str) -> Any:
-    function = getattr(module, hook, None)
-    return function() if function is not None else ()
-
-
-def _refuse_unknown_hooks(module: Any) -> None:
-    known = {name for name in vars(hookspecs) if name.startswith("nfilter_")}
-    for name in vars(module):
-        marked = getattr(getattr(module, name), "nfilter_impl", None) is not None
-        if (marked or name.startswith("nfilter_")) and name not in known:
-            if not marked and not callable(getattr(module, name)):
-                continue
-            raise PluginError(f"no hook is called {name!r}{did_you_mean(name, known)}")
-        if name in known and not marked:
-            raise PluginError(f"{name} is not marked; write @nfilter.hookimpl above it")
+__all__ = [
+    "BLOCK_VARIABLE", "COMMAND_GROUP", "GROUP", "Failed", "Plugins", "Registered", "load",
+]  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -105,8 +105,14 @@ class FileTemplate:
 class Prompts:
     """Finds templates by name (``folder/name``) in directories; the first directory that has it wins."""
 
-    def __init__(self, directories: Iterable[Path]) -> None:
-        self.directories: Sequence[Path] = tuple(directories)
+    def __init__(
+        self,
+        directories: Iterable[Path],
+        brought: Callable[[str | None], Sequence[Path]] | None = None,
+    ) -> None:
+        """``brought`` gives further directories: those for one name, or all for None. It is asked where no other has it."""
+        self._own: Sequence[Path] = tuple(directories)
+        self._brought = brought or (lambda _name: ())
         self._loaded: dict[str, FileTemplate] = {}
 
     def get(self, name: str) -> FileTemplate:
@@ -114,10 +120,16 @@ class Prompts:
 
         Raises:
             PromptError: when the name is not of the form ``folder/name``, or nothing is there.
+            PluginError: when two plugins bring it.
         """
         if name not in self._loaded:
             self._loaded[name] = self._find(name)
         return self._loaded[name]
+
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """All directories that are looked into, in order."""
+        return (*self._own, *self._brought(None))
 
     def names(self) -> list[str]:
         """All templates that can be found."""
@@ -130,12 +142,16 @@ class Prompts:
     def _find(self, name: str) -> FileTemplate:
         if not _NAME.fullmatch(name):
             raise PromptError(f"prompt {name!r} is not of the form folder/name")
-        for directory in self.directories:
-            path = directory / f"{name}.jinja"
-            if path.is_file():
-                return FileTemplate(name, path, _text(path))
+        path = _file_in(self._own, name) or _file_in(self._brought(name), name)
+        if path is not None:
+            return FileTemplate(name, path, _text(path))
         places = ", ".join(str(directory) for directory in self.directories)
         raise PromptError(f"no prompt {name!r} under {places}{did_you_mean(name, self.names())}")
+
+
+def _file_in(directories: Iterable[Path], name: str) -> Path | None:
+    paths = (directory / f"{name}.jinja" for directory in directories)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _text(path: Path) -> str:

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from nfilter.answers import AnswerConfig
 from nfilter.capabilities import Needs
-from nfilter.errors import RecipeError, also_known, did_you_mean, short
+from nfilter.errors import PluginError, RecipeError, also_known, did_you_mean, short
 from nfilter.located import Located, Where, dotted, override, read
 from nfilter.noise import NoiseConfig
 from nfilter.plugins import Plugins, Registered
@@ -439,7 +439,7 @@ class _Reader:
 
     def _in_its_section(self, entry: Any, member: str, where: Where) -> bool:
         name = entry.get("use") if isinstance(entry, dict) else None
-        item = self.plugins.registered.get(("stage", name)) if isinstance(name, str) else None
+        item = self._found("stage", name) if isinstance(name, str) else None
         if item is None or hasattr(item.cls, member):
             return True
         other = "tokens" if where[0] == "samples" else "samples"
@@ -455,13 +455,21 @@ class _Reader:
             known = ", ".join(item.name for item in self.plugins.of_kind(kind))
             self.fault((*where, "use"), f"missing; name the {kind} to use: {known}")
             return None
-        item = self.plugins.registered.get((kind, name))
+        item = self._found(kind, name, (*where, "use"))
         if item is None:
-            self.fault((*where, "use"), self.plugins.unknown(kind, name))
             return None
         rest = {key: value for key, value in entry.items() if key != "use"}
         config = self._config(item.cls.Config, rest, where)
         return None if config is None else Use(item, config, where)
+
+    def _found(self, kind: str, name: str, where: Where | None = None) -> Registered | None:
+        """What is registered under that name; else None, and a fault where ``where`` is given."""
+        try:
+            return self.plugins.get(kind, name)
+        except PluginError as error:
+            if where is not None:
+                self.fault(where, str(error))
+            return None
 
     def _config(self, model: Any, value: Any, where: Where) -> Any:
         if not isinstance(value, dict):

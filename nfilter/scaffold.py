@@ -21,12 +21,16 @@ SHIPPED = Path(__file__).resolve().parent / "recipes"
 
 
 def templates(plugins: Plugins) -> dict[str, Path]:
-    """The recipes that ship, by name: nfilter's own and those of plugins."""
-    found: dict[str, Path] = {}
-    for directory in (*plugins.recipe_directories, SHIPPED):
+    """The recipes that ship, by name: nfilter's own and those of plugins. A name that clashes has its folder before it."""
+    homes: dict[str, list[Path]] = {}
+    for directory in dict.fromkeys((*plugins.recipe_directories, SHIPPED)):
         for path in sorted(directory.glob("*.yaml")):
-            found[path.stem] = path
-    return found
+            homes.setdefault(path.stem, []).append(path)
+    return {
+        name if path is paths[0] and len(paths) == 1 else f"{path.parent.parent.name}/{name}": path
+        for name, paths in homes.items()
+        for path in paths
+    }
 
 
 def scaffold(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, Final
 
-from nfilter import JSON, MetricInput
-from nfilter.plugins import Plugins, Registered
+from nfilter import JSON, MetricInput, hookimpl
+from nfilter.plugins import GROUP, Plugins, load
 
 BINS: Final = 10
 
@@ -78,10 +78,13 @@ class Labels:
         return {"right": sum(known) / len(known), "n": len(known)} if known else {}
 
 
-def with_calibration(plugins: Plugins) -> Plugins:
+@hookimpl
+def nfilter_metrics() -> tuple[type, ...]:
+    """Both."""
+    return (Calibration, Labels)
+
+
+def with_calibration() -> Plugins:
     """The catalogue with these metrics in it."""
-    items = {
-        ("metric", cls.name): Registered("metric", cls.name, cls, "evidence", "nfilter", "0")
-        for cls in (Calibration, Labels)
-    }
-    return replace(plugins, registered={**plugins.registered, **items})
+    own = EntryPoint("evidence", __name__, GROUP)
+    return load((*entry_points(group=GROUP), own))

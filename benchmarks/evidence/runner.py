@@ -18,7 +18,7 @@ from nfilter.context import ModelPool
 from nfilter.engine.arms import MARKER, right_of
 from nfilter.engine.places import site_of
 from nfilter.engine.run import run
-from nfilter.plugins import Plugins, load
+from nfilter.plugins import Plugins
 from nfilter.progress import QuietReporter
 from nfilter.recipe import Recipe
 from nfilter.recipe import load as load_recipe
@@ -38,7 +38,7 @@ class Runner:
     cells: Cells
     base: Mapping[str, Any]
     commit: str = "unknown"
-    plugins: Plugins = field(default_factory=lambda: with_calibration(load()))
+    plugins: Plugins = field(default_factory=with_calibration)
     _pool: ModelPool | None = None
 
     def __call__(self, cell: Cell) -> None:

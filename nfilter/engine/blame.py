@@ -26,7 +26,7 @@ def blame(
     # A disk that is full is nobody's fault, whoever asked for the file.
     if isinstance(error, OSError) and error.errno in _FULL:
         return unwritten(Path(error.filename or directory), error)
-    owners = {_package(item.cls.__module__): item for item in plugins.registered.values()}
+    owners = {_package(item.cls.__module__): item for item in plugins.imported}
     found: Registered | None = None
     package = ""
     frame = error.__traceback__

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from nfilter.engine.samples import live
-from nfilter.errors import PluginError, RecipeError, StoreError
+from nfilter.errors import RecipeError, StoreError
 from nfilter.plugins import Plugins, Registered
 from nfilter.report import reading
 from nfilter.stages import Exported
@@ -26,13 +26,11 @@ def export(
     Rows that lost every token are left out, as they are in training; of a run without tokens, those of weight 0.
 
     Raises:
-        PluginError: when no exporter is called so.
+        PluginError: when no exporter is called so, or two are.
         RecipeError: when it does not take the settings.
         StoreError: when there is no finished run, it has no tokens and the format needs them, or ``out`` is there already.
     """
-    item = plugins.registered.get(("exporter", name))
-    if item is None:
-        raise PluginError(plugins.unknown("exporter", name))
+    item = plugins.get("exporter", name)
     try:
         config = item.cls.Config.model_validate(dict(settings or {}))
     except ValidationError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from nfilter.errors import PluginError
@@ -29,19 +30,32 @@ def site_of(recipe: Recipe, plugins: Plugins, out: Path | None = None) -> Site:
 
 
 def prompts_of(recipe: Recipe, plugins: Plugins) -> Prompts:
-    """Templates: the recipe's own ``prompts`` folder first, then what plugins bring, then what ships.
+    """Templates: the recipe's own ``prompts`` folder first, then what plugins bring and what ships.
 
-    Raises:
-        PluginError: when two plugins bring a template of the same name. The recipe's own folder may replace any.
+    A template that two plugins bring is an error when it is asked for. The recipe's own folder may replace any.
     """
-    brought = (*plugins.prompt_directories, shipped_directory())
-    homes: dict[str, Path] = {}
-    for directory in dict.fromkeys(brought):
-        for name in Prompts((directory,)).names():
-            if name in homes:
-                raise PluginError(
-                    f"prompt {name!r} is there twice: in {homes[name]} and in {directory}; its plugin has to give one of them "
-                    f"another folder. To replace a template in a recipe, put yours into {recipe.base_dir / 'prompts'}"
-                )
-            homes[name] = directory
-    return Prompts((recipe.base_dir / "prompts", *brought))
+    own = recipe.base_dir / "prompts"
+
+    def brought(name: str | None) -> tuple[Path, ...]:
+        if name is None:
+            return (*plugins.prompt_directories, shipped_directory())
+        found = _homes(name, (*plugins.prompt_directories_with(name), shipped_directory()))
+        if not found and not (own / f"{name}.jinja").is_file():
+            found = _homes(name, plugins.prompt_directories)
+        if len(found) > 1:
+            raise PluginError(
+                f"prompt {name!r} is there twice: in {found[0]} and in {found[1]}; its plugin has to give one of them "
+                f"another folder. To replace a template in a recipe, put yours into {own}"
+            )
+        return found
+
+    return Prompts((own,), brought)
+
+
+def _homes(name: str, directories: Iterable[Path]) -> tuple[Path, ...]:
+    """The directories that hold a template of this name."""
+    return tuple(
+        directory
+        for directory in dict.fromkeys(directories)
+        if (directory / f"{name}.jinja").is_file()
+    )

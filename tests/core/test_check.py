@@ -207,6 +207,8 @@ def test_a_score_that_no_token_stage_writes_is_a_fault(checked: Callable[..., Re
         name = "extra.by"
         Config = ByConfig
 
+        def __init__(self, config: ByConfig) -> None: ...
+
         @classmethod
         def contract(cls, config: ByConfig) -> Contract:
             return Contract(reads=frozenset({config.by}))

@@ -291,7 +291,7 @@ def test_a_plugins_verb_is_found_and_a_broken_one_is_named(
     monkeypatch.setattr(
         cli,
         "_plugin_commands",
-        lambda: {"hello": Point(hello), "bad": Point(ImportError("no left_pad"))},
+        lambda: {"hello": [Point(hello)], "bad": [Point(ImportError("no left_pad"))]},
     )
     assert entry(["hello"]) == 0
     assert capsys.readouterr().out == "hello\n"
@@ -319,7 +319,9 @@ def test_what_a_plugin_needs_of_a_model_is_said_in_words(
         lent: Annotated[str, Needs(LendsModule)] = "m"
         asked: Annotated[str, Needs(Generates, logprobs=True)] = "m"
 
-    cls = type("Stage", (), {"name": "x.y", "Config": Config, "__doc__": "Does it."})
+    from nfilter_example.stages import Lengths
+
+    cls = type("Stage", (Lengths,), {"name": "x.y", "Config": Config, "__doc__": "Does it."})
     out = io.StringIO()
     show_one(
         load([point("x", module(stages=[cls]))], ()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -213,30 +214,39 @@ def test_every_template_that_ships_parses() -> None:
         prompts.get(name).validate()
 
 
-def test_a_name_that_two_plugins_bring_is_an_error_that_names_both(tmp_path: Path) -> None:
+def test_a_name_that_two_plugins_bring_is_an_error_that_names_both_when_it_is_used(
+    tmp_path: Path, point: Callable[..., Any], module: Callable[..., Any]
+) -> None:
     from nfilter import PluginError
     from nfilter.engine.places import prompts_of
+    from nfilter.plugins import load
 
     for folder, words in (("one", "1"), ("two", "2"), ("home/prompts", "mine")):
         (tmp_path / folder / "ask").mkdir(parents=True)
         (tmp_path / folder / "ask" / "it.jinja").write_text(f"[user]\n{words}\n")
-    recipe: Any = SimpleNamespace(base_dir=tmp_path / "home")
-    one: Any = SimpleNamespace(prompt_directories=(tmp_path / "one", tmp_path / "one"))
-    # A recipe's own folder may replace what a plugin brings.
-    assert prompts_of(recipe, one).get("ask/it").render()[0].content == "mine"
-    both: Any = SimpleNamespace(prompt_directories=(tmp_path / "one", tmp_path / "two"))
+    plugins = load(
+        [
+            point(name, module(name, prompts=[tmp_path / name]), name)
+            for name in ("one", "two", "three")
+        ]
+    )
+    mine: Any = SimpleNamespace(base_dir=tmp_path / "home")
+    # A recipe's own folder may replace what plugins bring.
+    assert prompts_of(mine, plugins).get("ask/it").render()[0].content == "mine"
+    recipe: Any = SimpleNamespace(base_dir=tmp_path / "elsewhere")
+    # Whoever does not use the name is not troubled.
+    assert prompts_of(recipe, plugins).get("robustft/reason")
     with pytest.raises(PluginError) as caught:
-        prompts_of(recipe, both)
+        prompts_of(recipe, plugins).get("ask/it")
     for part in (
         "'ask/it'",
         str(tmp_path / "one"),
         str(tmp_path / "two"),
-        str(tmp_path / "home" / "prompts"),
+        str(tmp_path / "elsewhere" / "prompts"),
     ):
         assert part in str(caught.value)
     shipped = tmp_path / "three" / "robustft"
     shipped.mkdir(parents=True)
     (shipped / "answer.jinja").write_text("[user]\nx\n")
-    over: Any = SimpleNamespace(prompt_directories=(tmp_path / "three",))
     with pytest.raises(PluginError, match="'robustft/answer' is there twice"):
-        prompts_of(recipe, over)
+        prompts_of(recipe, plugins).get("robustft/answer")

@@ -58,6 +58,8 @@ class Odd:
     name = "odd.stage"
     Config = OddConfig
 
+    def __init__(self, config: OddConfig) -> None: ...
+
     @classmethod
     def contract(cls, config: OddConfig) -> Contract:
         return Contract()

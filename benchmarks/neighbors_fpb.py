@@ -266,7 +266,7 @@ def main() -> None:
                     "f1": f1(one.flagged[rest], marked.wrong[rest]),
                     "auc": auc(one.score[rest], marked.wrong[rest]),
                     "flag_all": f1(np.ones(int(rest.sum()), dtype=bool), marked.wrong[rest]),
-                    "estimated_noise_rate": figures["estimated_noise_rate"]["estimate"],
+                    "estimated_noise_rate": figures["estimated_noise_rate"],
                     "view_accuracy_true": figures["view_accuracy_true"],
                 }
             )

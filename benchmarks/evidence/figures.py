@@ -240,7 +240,7 @@ def _one_or(found: Spread | None, name: str) -> Spread:
 def _rule(names: tuple[str, ...], vote: str, cells: Sequence[Mapping[str, Any]]) -> Rule:
     name = rule(names, vote)
     notes = [cell["detection"]["by_note"][name] for cell in cells]
-    estimates = [(cell.get("estimates", {}).get(name) or {}).get("estimate") for cell in cells]
+    estimates = [_estimate(cell.get("estimates", {}).get(name)) for cell in cells]
     figures = _detected(notes, [cell.get("calibration", {}).get(name, {}) for cell in cells])
     figures["estimate"] = spread(estimates)
     # The detection run asks for base first and reasoning second.
@@ -256,12 +256,17 @@ def _pipeline(name: str, cells: Sequence[Mapping[str, Any]]) -> Rule:
         for cell, note in zip(cells, notes, strict=True)
     ]
     figures = _detected(notes, scores)
-    figures["estimate"] = spread(
-        [(c.get("estimated_noise_rate") or {}).get("estimate") for c in cells]
-    )
+    figures["estimate"] = spread([_estimate(cell.get("estimated_noise_rate")) for cell in cells])
     views = _asked(cells, lambda stage: stage.endswith(("robustft.answer", "robustft.reason")))
     measured = sum(cell["calls"]["calls_per_sample"] for cell in cells) / len(cells)
     return Rule(name, (), "", figures, *views, measured)
+
+
+def _estimate(rate: Mapping[str, Any] | None) -> float | None:
+    """The noise rate if label and views err independently: the check reports a range beside it."""
+    found = rate or {}
+    value: float | None = (found.get("if_independent") or found).get("estimate")
+    return value
 
 
 def _detected(

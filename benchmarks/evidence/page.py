@@ -190,7 +190,7 @@ def _rule_legend() -> str:
     return (
         "Wrong labels are the positives; thresholds are chosen without truth. `sure(a+b)`: a votes alone where the model gave "
         "its text a probability of one half or more, elsewhere any of the others. *calibration error*: expected calibration error "
-        "of the noise score in ten equal bins; *estimated rate*: the noise rate that the check estimates. *bound*: 2ρ / (2ρ + "
+        "of the noise score in ten equal bins; *estimated rate*: the noise rate if label and views erred independently. *bound*: 2ρ / (2ρ + "
         "(1 - ρ)(1 - a)), the F1 of an `all` that misses nothing, with a the accuracy of the rule's first view on all training "
         "rows; with a on the rows whose label is right no rule could pass it, as it is one may by a little. *calls*, "
         "*tokens*: a sample, for the views. *calls, whole*: with two more for each flagged sample (relabel and review), which "

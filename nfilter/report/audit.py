@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +12,9 @@ from nfilter.errors import StoreError
 from nfilter.report import reading, sheet, text
 from nfilter.report.drawing import Stratum, Unit, draw
 from nfilter.report.estimate import METHOD, Checked, Estimate, Estimates, estimate
+from nfilter.report.figures import Figure, Range, narrowed
+from nfilter.report.figures import estimate as estimate_of
+from nfilter.report.rate import RECORD, words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +22,6 @@ if TYPE_CHECKING:
     from nfilter.store import Artefact, RunDirectory
 
 SHEET = "audit.csv"
-RECORD = "audit.json"
 _COLUMNS = ("id", "question", "label")
 _OPEN_COLUMNS = ("new_label", "reason")
 
@@ -28,6 +30,7 @@ _OPEN_COLUMNS = ("new_label", "reason")
 class Audit:
     """An audit as it stands: ``drawn`` until a row is answered, then ``answered``, maybe in part.
 
+    ``narrowed`` is the noise rate that the run's views and the answers allow together, once the run has ended.
     ``mistaken`` are checked rows whose flag was wrong: flagged with a right label; ``missed`` the other way round.
     """
 
@@ -44,6 +47,7 @@ class Audit:
     mistaken: Sequence[str]
     missed: Sequence[str]
     notes: Sequence[str]
+    narrowed: Figure | Range | None = None
 
 
 def audit(run_dir: Path, *, n: int = 50, seed: int = 0, blind: bool = True) -> Audit:
@@ -176,11 +180,24 @@ def _answered(run: RunDirectory, path: Path) -> Audit:
             f"the run has changed since the rows were drawn; the figures are of the flags as they were then. Move "
             f"{path.name} away to draw anew"
         )
-    result = _audit(run, record, right, notes)
+    result = _narrowed(run, _audit(run, record, right, notes))
     figures = as_json(result)
     by_stratum = figures.pop("strata")
     write_json(record_path, {**record, **figures, "by_stratum": by_stratum, "method": METHOD})
     return result
+
+
+def _narrowed(run: RunDirectory, result: Audit) -> Audit:
+    """The audit with the noise rate that it and the run's views allow together, where the views give a range."""
+    found = result.estimates.noise_rate if result.estimates else None
+    if found is None or found.value is None or not (run.path / "metrics.json").is_file():
+        return result
+    by_views = estimate_of(reading.metrics_of(run.path))
+    if not isinstance(by_views, Range):
+        return result
+    return replace(
+        result, narrowed=narrowed(by_views, Figure(found.value, None, 1, found.low, found.high))
+    )
 
 
 def _stratum(value: Mapping[str, Any]) -> Stratum:
@@ -271,6 +288,7 @@ def render(result: Audit, console: Console) -> None:
             ("precision", _said(estimates.precision, "of the flagged labels are wrong")),
             ("recall", _said(estimates.recall, "of the wrong labels are flagged")),
             ("noise rate", _said(estimates.noise_rate, "of all labels are wrong")),
+            *([("with the views", words(result.narrowed))] if result.narrowed else []),
             ("flagged, but right", _ids(result.mistaken)),
             ("wrong, not flagged", _ids(result.missed)),
             *[("note", note) for note in result.notes],

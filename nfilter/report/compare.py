@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nfilter.report import figures, reading, text
-from nfilter.report.figures import Figure
+from nfilter.report.figures import Figure, Range
+from nfilter.report.rate import noise_rate
 from nfilter.report.sameness import differences
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class Row:
     """One figure over all runs; None where a run does not have it."""
 
     name: str
-    cells: Sequence[Figure | None]
+    cells: Sequence[Figure | Range | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,8 @@ def compare(run_dirs: Sequence[Path]) -> Table:
         StoreError: when one of them is not a run, or has not ended.
     """
     metrics = [reading.metrics_of(path) for path in run_dirs]
-    rows = [Row(name, [_cell(each, name) for each in metrics]) for name in _names(metrics)]
+    runs = list(zip(run_dirs, metrics, strict=True))
+    rows = [Row(name, [_cell(*run, name) for run in runs]) for name in _names(metrics)]
     return Table(
         runs=[str(path) for path in run_dirs],
         rows=[row for row in rows if any(cell is not None for cell in row.cells)],
@@ -54,7 +56,7 @@ def as_json(table: Table) -> dict[str, Any]:
     return {
         "runs": list(table.runs),
         "figures": {
-            row.name: [asdict(cell) if cell else None for cell in row.cells] for row in table.rows
+            row.name: [_values(cell) if cell else None for cell in row.cells] for row in table.rows
         },
         "notes": list(table.notes),
     }
@@ -73,22 +75,32 @@ def _names(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _cell(metrics: Mapping[str, Any], name: str) -> Figure | None:
-    return figures.estimate(metrics) if name == figures.ESTIMATE else figures.figure(metrics, name)
+def _values(cell: Figure | Range) -> dict[str, Any]:
+    return {"mean": None, "sd": None, **asdict(cell)}
+
+
+def _cell(run_dir: Path, metrics: Mapping[str, Any], name: str) -> Figure | Range | None:
+    return (
+        noise_rate(run_dir, metrics) if name == figures.ESTIMATE else figures.figure(metrics, name)
+    )
 
 
 def _counts(row: Row) -> bool:
     """Whether a row holds counts, not shares."""
-    means = [cell.mean for cell in row.cells if cell is not None]
+    means = [cell.mean for cell in row.cells if isinstance(cell, Figure)]
+    if not means:
+        return False
     return row.name.startswith("samples.") or (
         all(float(mean).is_integer() for mean in means) and max(means) > 1
     )
 
 
-def show(cell: Figure | None, *, count: bool = False) -> str:
-    """A cell in words: ``mean ± sd (n)``, a plain mean for one seed, ``-`` for none."""
+def show(cell: Figure | Range | None, *, count: bool = False) -> str:
+    """A cell in words: ``mean ± sd (n)``, a plain mean for one seed, ``low to high`` for a range, ``-`` for none."""
     if cell is None:
         return "-"
+    if isinstance(cell, Range):
+        return f"{cell.low:.3f} to {cell.high:.3f}" + (f" ({cell.n})" if cell.n > 1 else "")
     if cell.sd is None and count and float(cell.mean).is_integer():
         return f"{int(cell.mean):,}"
     digits = 1 if count else 3  # a mean of counts over seeds has tenths
@@ -114,7 +126,8 @@ def render(table: Table, console: Console) -> None:
         cells = [Text(show(cell, count=_counts(row))) for cell in row.cells]
         grid.add_row(Text(text.plain(row.name)), *cells)
     console.print(grid)
-    if any(cell is not None and cell.sd is not None for row in table.rows for cell in row.cells):
+    shown = [cell for row in table.rows for cell in row.cells]
+    if any(isinstance(cell, Figure) and cell.sd is not None for cell in shown):
         console.print(Text("mean ± standard deviation over seeds (how many)"))
     for note in table.notes:
         console.print(Text(f"not comparable: {text.plain(note)}", style="yellow"))

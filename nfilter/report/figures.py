@@ -27,6 +27,15 @@ class Figure:
     high: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A figure that is known to lie between ``low`` and ``high`` and no closer; means over ``n`` seeds."""
+
+    low: float
+    high: float
+    n: int = 1
+
+
 def lookup(metrics: Mapping[str, Any], dotted: str, *names: str) -> Any:
     """The value under ``a.b.c``, and under ``names`` that may have dots of their own; None where there is none."""
     value: Any = metrics
@@ -63,18 +72,32 @@ def reported(metrics: Mapping[str, Any], key: str) -> tuple[str, Any] | None:
     return None
 
 
-def estimate(metrics: Mapping[str, Any]) -> Figure | None:
-    """The noise rate that the last stage to estimate one gave without the truth, with its interval."""
+def estimate(metrics: Mapping[str, Any]) -> Figure | Range | None:
+    """The noise rate that the last stage to estimate one gave without the truth: a point with its interval, or a range."""
     said = reported(metrics, ESTIMATE)
     if said is None:
         return None
     found = figure(metrics, "stages", said[0], ESTIMATE, "estimate")
-    if found is None or not isinstance(said[1], Mapping):
+    if not isinstance(said[1], Mapping):
         return found
     low, high = said[1].get("low"), said[1].get("high")
     if not is_number(low) or not is_number(high):
         return found
+    if found is None:
+        return Range(float(low), float(high), len(metrics.get("seeds") or [None]))
     return Figure(found.mean, found.sd, found.n, float(low), float(high))
+
+
+def narrowed(found: Figure | Range | None, checked: Figure | None) -> Figure | Range | None:
+    """``found`` without what rows ``checked`` by hand rule out; where the two exclude each other, the check counts."""
+    if checked is None or checked.low is None or checked.high is None:
+        return found
+    if not isinstance(found, Range):
+        return checked
+    low, high = max(found.low, checked.low), min(found.high, checked.high)
+    if low > high:
+        return checked
+    return Figure(min(max(checked.mean, low), high), None, 1, low, high)
 
 
 def true_rate(metrics: Mapping[str, Any]) -> Figure | None:

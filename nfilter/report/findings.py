@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from nfilter.report import encoding, figures, reading, text
+from nfilter.report import encoding, figures, rate, reading, text
 from nfilter.report.figures import Figure
 
 _DETECTION = (
@@ -44,7 +44,7 @@ class Section:
 def findings(run_dir: Path, metrics: Mapping[str, Any]) -> list[Section]:
     """The closing summary's sections, for a run or a group of seeds. No value of them is ever ``None``."""
     return [
-        Section("What was wrong", _wrong(metrics)),
+        Section("What was wrong", _wrong(run_dir, metrics)),
         Section("What was done about it", _done(metrics)),
         Section(_gain_title(metrics), _gained(metrics)),
         Section("What it cost", _cost(run_dir, metrics)),
@@ -79,7 +79,7 @@ def _plain(found: Figure) -> str:
     return said if found.sd is None else f"{said} ± {found.sd:.3f}"
 
 
-def _wrong(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _wrong(run_dir: Path, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines = [("rows read", _count(figures.figure(metrics, "samples.read")))]
     if len(metrics.get("seeds") or []) > 1:
         lines.append(("±", "the standard deviation between seeds; counts are means over them"))
@@ -95,9 +95,10 @@ def _wrong(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
                 f"{_count(unreadable)}, kept apart in quarantine.jsonl with line and error",
             )
         )
-    estimate = figures.estimate(metrics)
-    if estimate is not None:
-        lines.append(("wrong labels", f"an estimated {_share(estimate)}"))
+    found = rate.noise_rate(run_dir, metrics)
+    if found is not None:
+        by = ", narrowed by rows checked by hand" if rate.audited(run_dir) is not None else ""
+        lines.append(("wrong labels", f"{rate.words(found)}{by}"))
     else:
         why = (
             "not every view was asked about every row"

@@ -21,6 +21,7 @@ from nfilter import (
     StageConfig,
     State,
 )
+from nfilter_robustft.bounds import Range, rate_range
 from nfilter_robustft.judge import Judgement, ask
 from nfilter_robustft.keys import is_trusted
 from nfilter_robustft.lazy import prove, skipped_views
@@ -111,8 +112,9 @@ class Check:
 
     A view without an answer agrees with nothing; one that was skipped was not asked, and the verdict is proved not to
     depend on it. The noise score is P(label wrong | who agrees with whom), under a model fitted to the whole dataset;
-    it is there whatever the vote. Where views were skipped it ranks labels, but no noise rate is reported: under
-    ``all`` what is left cannot tell it.
+    it is there whatever the vote. The noise rate is reported as a range (``bounds``), with the model's own figure under
+    ``if_independent``. Where views were skipped the score ranks labels, but no noise rate is reported: under ``all``
+    what is left cannot tell it.
     """
 
     name: ClassVar[str] = "robustft.check"
@@ -158,27 +160,20 @@ class Check:
             )
             not_asked: dict[str, JSON] = dict(skipped)
             return State({"fit": fitted.to_json(), "report": {"not_asked": not_asked}})
-        ctx.log.info(
-            f"estimated noise rate {fitted.rate:.2f} (95% interval {fitted.low:.2f}-{fitted.high:.2f}), if views err "
-            "independently; mistakes that they share raise it"
-        )
-        if fitted.high - fitted.low > _WIDE:
-            ctx.log.warning(
-                "the views do not tell a wrong label from their own mistakes: give the check another view, or trusted "
-                "labels (trusted: COLUMN)"
-            )
-        if not fitted.converged:
-            ctx.log.warning("the fit of the noise rate did not converge; its figures are rough")
-        rate: dict[str, JSON] = {
+        allowed = rate_range(counts, len(config.views))
+        _log_rate(allowed, fitted, ctx)
+        independent: dict[str, JSON] = {
             "estimate": round(fitted.rate, 6),
             "low": round(fitted.low, 6),
             "high": round(fitted.high, 6),
-            "n": fitted.n,
         }
         accuracy: dict[str, JSON] = {
             view: None if a is None else round(a, 6) for view, a in fitted.accuracy.items()
         }
-        report: dict[str, JSON] = {"estimated_noise_rate": rate, "view_accuracy": accuracy}
+        report: dict[str, JSON] = {
+            "estimated_noise_rate": {**allowed.to_json(), "if_independent": independent},
+            "view_accuracy": accuracy,
+        }
         return State({"fit": fitted.to_json(), "report": report})
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
@@ -324,6 +319,26 @@ class Check:
         if seen.sure is None:
             return f"{_says(seen)}; {sure.view} is not sure and has no vote"
         return f"{_says(seen)}; {sure.view} is sure (p {seen.sure:.2f}) and votes alone"
+
+
+def _log_rate(allowed: Range, fitted: Estimate, ctx: Context) -> None:
+    """Log the range of the noise rate, and what it would be if views erred independently."""
+    middle = allowed.estimate
+    start = "" if middle is None else f"estimated noise rate {middle:.2f}: "
+    rests = f", with {allowed.trusted} trusted labels" if allowed.trusted else ""
+    ctx.log.info(
+        f"{start}noise rate between {allowed.low:.2f} and {allowed.high:.2f}: the agreement of labels and views allows "
+        f"all of these, as views may share mistakes{rests}; it would be {fitted.rate:.2f} ({fitted.low:.2f}-"
+        f"{fitted.high:.2f}) if label and views erred independently. Mistakes that views share with each other make "
+        "that figure too high, mistakes that they share with the label too low"
+    )
+    if allowed.high - allowed.low > _WIDE:
+        ctx.log.warning(
+            "the views do not tell a wrong label from their own mistakes: give the check trusted labels (trusted: "
+            "COLUMN) or a view of another kind, or check a sample by hand (nfilter audit RUN)"
+        )
+    if not fitted.converged:
+        ctx.log.warning("the fit of the noise scores did not converge; they are rough")
 
 
 def _says(seen: _Seen) -> str:

@@ -5,9 +5,10 @@ by itself; a wrong answer falls on any given other wrong one with chance c (1/(K
 gives calibrated shares of votes (neighbours) has no parameter: its shares are the prior of the true answer. Only
 patterns of agreement matter, so a dataset of any size is a short table of counts.
 
-Views of one model share mistakes, which the model takes for agreement on the truth: rho is then too high, and its
-interval too narrow (measured in the tests). Neither can be told from label and two views alone; a view of
-another kind lessens it, and a few hundred trusted labels hardly do.
+Real views share mistakes. Where they share them with each other, the model takes that for agreement on the truth and
+rho is too high; where they share them with the label, it takes that for right labels and rho is too low (both are
+measured in the tests). Its interval knows neither. So rho of this model serves to rank labels; the noise rate that is
+reported is the range of ``bounds``, which does not need independence.
 """
 
 from __future__ import annotations

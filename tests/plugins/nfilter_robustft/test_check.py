@@ -89,13 +89,18 @@ def test_the_rate_is_estimated_logged_and_reported():
     state = Check(CheckConfig(views=VIEWS)).fit(iter(rows), ctx)
     rate = state.values["report"]["estimated_noise_rate"]
     assert rate["n"] == 1500
-    assert rate["low"] < 0.3 < rate["high"]
-    assert rate["estimate"] == pytest.approx(0.3, abs=0.04)
+    assert rate["low"] < 0.3 < rate["high"] < 0.6
+    assert rate["estimate"] is None
+    independent = rate["if_independent"]
+    assert independent["low"] < independent["estimate"] < independent["high"]
+    assert independent["estimate"] == pytest.approx(0.3, abs=0.04)
     accuracy = state.values["report"]["view_accuracy"]
     assert accuracy == pytest.approx({"base": 0.75, "reasoning": 0.85}, abs=0.04)
-    assert ctx.log.lines[0][1].startswith(
-        f"estimated noise rate {rate['estimate']:.2f} (95% interval"
-    )
+    said = ctx.log.lines[0][1]
+    assert said.startswith(f"noise rate between {rate['low']:.2f} and {rate['high']:.2f}: ")
+    assert f"it would be {independent['estimate']:.2f} (" in said
+    assert "with each other make that figure too high" in said
+    assert "with the label too low" in said
     assert not state.arrays
 
 
@@ -154,7 +159,27 @@ def test_views_that_cannot_tell_are_said():
     ctx = FakeContext(answers="choice")
     rows = simulated(300, 0.3)[0]
     Check(CheckConfig(views=["base"])).fit(rows, ctx)
-    assert any(kind == "warning" and "another view" in text for kind, text in ctx.log.lines)
+    assert any(kind == "warning" and "trusted: COLUMN" in text for kind, text in ctx.log.lines)
+
+
+def test_trusted_labels_narrow_the_rate_to_a_point():
+    rng = random.Random(1)
+
+    def row(i):
+        truth = rng.choice("ABCD")
+        label = truth if rng.random() < 0.7 else rng.choice("ABCD".replace(truth, ""))
+        seen = [truth if rng.random() < 0.95 else "D" for _ in VIEWS]
+        marked = {"sure": 1} if label == truth and rng.random() < 0.3 else {}
+        return sample(f"s{i}", label, *seen, **marked)
+
+    ctx = FakeContext(answers="choice")
+    state = Check(CheckConfig(views=VIEWS, trusted="sure")).fit([row(i) for i in range(3000)], ctx)
+    rate = state.values["report"]["estimated_noise_rate"]
+    wrong = 0.3 / (0.3 + 0.7 * 0.7)
+    assert rate["low"] < wrong < rate["high"]
+    assert rate["estimate"] == pytest.approx(wrong, abs=0.06)
+    assert rate["trusted"] > 500
+    assert ctx.log.lines[0][1].startswith(f"estimated noise rate {rate['estimate']:.2f}: ")
 
 
 # --- the judge -----------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ REASONS = ("truncated", "template", "no_answer", "weight")
 """Why a row has no token in the loss: cut off, refused by the template, nothing of an assistant, a weight of 0."""
 
 _REPLACEMENT = "\ufffd"
+_MARK = 64  # characters of the longest mark that opens a thought
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,13 @@ def lint(
     config: EncodeConfig, items: Sequence[Sample], encoded: Sequence[TokenSample], decode: Decode
 ) -> Lint:
     """Look at every row once. ``encoded`` has a token sample for each of ``items``, in the same order."""
-    found = _Found()
+    found, remarks = _Found(), _Found()
     kept: list[TokenSample] = []
     gone: list[tuple[str, str]] = []
     for sample, tokens in zip(items, encoded, strict=True):
         why = _masked(config, sample, tokens)
+        for remark in dict.fromkeys(tokens.remarks):
+            remarks.add(remark, repr(sample.id))
         if why is None:
             kept.append(tokens)
             for kind, said in _mask_oddities(sample, tokens):
@@ -60,7 +63,12 @@ def lint(
     for name in _decoded_otherwise(kept, decode):
         found.add("decoded_otherwise", repr(name))
     figures = _figures(config, encoded, found)
-    return Lint(kept, gone, figures, list(_warnings(config, encoded, figures, found)))
+    warnings = list(_warnings(config, encoded, figures, found))
+    if remarks.counts:
+        figures["remarks"] = remarks.counts
+    for remark, count in remarks.counts.items():
+        warnings.append(f"{_count(count, 'row')}: {remark}; for example {remarks.example[remark]}")
+    return Lint(kept, gone, figures, warnings)
 
 
 def _masked(config: EncodeConfig, sample: Sample, tokens: TokenSample) -> tuple[str, str] | None:
@@ -71,7 +79,8 @@ def _masked(config: EncodeConfig, sample: Sample, tokens: TokenSample) -> tuple[
         return "weight", f"every token has weight 0 (sample weight {sample.weight})"
     if not len(tokens.ids) and not len(tokens.cut):
         roles = ", ".join(message.role for message in sample.messages) or "none"
-        return "template", f"the chat template does not take its turns ({roles})"
+        why = f": {tokens.remarks[0]}" if tokens.remarks else ""
+        return "template", f"the chat template does not take its turns ({roles}){why}"
     if tokens.cut.any():
         first = len(tokens.ids) + int(np.argmax(tokens.cut))
         limit = len(tokens.ids)
@@ -84,6 +93,14 @@ def _masked(config: EncodeConfig, sample: Sample, tokens: TokenSample) -> tuple[
             "truncated",
             f"no token of the response is left within max_length {config.max_length}",
         )
+    return _no_answer(config, sample)
+
+
+def _no_answer(config: EncodeConfig, sample: Sample) -> tuple[str, str]:
+    learned = sample.messages if config.turns == "all" else sample.messages[-1:]
+    answers = [message for message in learned if message.role == "assistant"]
+    if answers and all(message.weight == 0 for message in answers):
+        return "weight", "every turn of an assistant that would be learned has weight 0"
     return "no_answer", "its last message is not an assistant's, so no token is a response's"
 
 
@@ -103,7 +120,10 @@ def _mask_oddities(sample: Sample, tokens: TokenSample) -> Iterator[tuple[str, s
         where = np.flatnonzero(tokens.response & (tokens.turn == turn))
         spans = tokens.spans[where]
         shown = tokens.text[int(spans[0, 0]) : int(spans[-1, 1])]
-        said = sample.messages[turn].content.strip()
+        message = sample.messages[turn]
+        if message.tool_calls or message.reasoning:
+            continue  # the template writes more than the text, and a backend remarks on what it leaves out
+        said = _unopened(message.content.strip(), tokens.text[: int(spans[0, 0])], shown)
         open_end = where[-1] + 1 == len(tokens.ids) and tokens.cut[:1].any()
         at = shown.find(said)
         if at < 0 and open_end:
@@ -121,6 +141,15 @@ def _mask_oddities(sample: Sample, tokens: TokenSample) -> Iterator[tuple[str, s
             yield "unended", ""
         if len(ends) > 1:
             yield "followed", f" ({''.join(pieces)!r})"
+
+
+def _unopened(said: str, before: str, shown: str) -> str:
+    """``said`` without the beginning that the prompt ``before`` it holds, such as the mark that opens a thought."""
+    if said in shown:
+        return said
+    before = before.rstrip()
+    held = (size for size in range(min(len(said), _MARK), 0, -1) if before.endswith(said[:size]))
+    return said[next(held, 0) :].lstrip()
 
 
 def _decoded_otherwise(kept: Sequence[TokenSample], decode: Decode) -> Iterator[str]:
@@ -177,7 +206,7 @@ def _warnings(
         yield _truncation(config, encoded, figures)
     turns = "; encode.turns: last leaves earlier turns out" if config.turns == "all" else ""
     for kind, noun, text in (
-        ("template", "row", "no token, as the chat template does not take the turns: mend them, or set chat_template: none for the model"),
+        ("template", "row", "no token, as the chat template does not take the turns: mend them, or, where they hold no tools and no thoughts, set chat_template: none for the model"),
         ("no_answer", "row", "no response to learn from, as the last message is not an assistant's"),
         ("prompt", "row", "tokens of a prompt in the loss: the backend of encode.model marks them as a response"),
         ("rewritten", "response", f"another text after the chat template, which is learned instead{turns}"),

@@ -132,7 +132,11 @@ class HFBackend:
         """How the text ends that the template makes of a request; empty where it takes the request for none."""
         with self._lock:
             try:
-                return self._open_text().chat.prompt(request.messages).text[-_PROMPT_END:]
+                return (
+                    self._open_text()
+                    .chat.prompt(request.messages, request.tools)
+                    .text[-_PROMPT_END:]
+                )
             except ChatError:
                 return ""
 

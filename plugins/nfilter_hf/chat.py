@@ -1,18 +1,28 @@
-"""Conversations to text with a chat template, and where in the text each answer lies.
-
-Answers are found by rendering the conversation up to each of them with the generation prompt, so a template needs no
-marks of its own. What a model is shown as a prompt is always the beginning of the rendered conversation.
-"""
+"""Conversations to text with a chat template, and where in the text each answer lies."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import Any, Final
 
-from nfilter import Message, ModelError
+from nfilter import JSON, Message, ModelError, strings_in
+from nfilter_hf.drafting import Answer, Draft, Rendered, shared
+from nfilter_hf.habits import TOOL, ChatError, Renderer, learn
 from nfilter_hf.tokens import TextEncoder
+from nfilter_hf.turns import (
+    Turn,
+    all_ends,
+    fold_system,
+    merge,
+    renumbered,
+    shielded,
+    shielded_tools,
+)
+
+__all__ = ["TULU_TEMPLATE", "Answer", "Chat", "ChatError", "Rendered"]
 
 TULU_TEMPLATE: Final = (
     "{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] }}"
@@ -25,299 +35,168 @@ TULU_TEMPLATE: Final = (
 _REMEDY: Final = (
     "set chat_template: none for this model, or repair chat_template.jinja in its folder"
 )
-_STAND_IN: Final = "Ans7StandsHere"
 _TULU_MARKERS: Final = ("<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
-
-
-class ChatError(Exception):
-    """A conversation that the chat template cannot render; caught inside this plugin."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One assistant turn: characters [start, end) from its first character to its end-of-turn token."""
-
-    message: int
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """A rendered conversation. ``mark`` is the character that breaks control tokens and stands for nothing.
-
-    ``ends[i]`` is where message ``i`` ends in ``text``; ``prompt`` is where a model's turn begins, if one does.
-    """
-
-    text: str
-    mark: str
-    answers: tuple[Answer, ...]
-    ends: tuple[int, ...]
-
-    @property
-    def cuts(self) -> tuple[int, ...]:
-        """Where tokens must not span: the start of each answer."""
-        return tuple(answer.start for answer in self.answers)
-
-
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    role: str
-    content: str
-    message: int
+_AS_USER: Final = (
+    "the result of a tool is written as a user's turn, as the chat template has no role for it"
+)
+_RENUMBERED: Final = (
+    "the ids of tool calls are written anew, as the chat template takes nine letters and digits"
+)
+Tools = Sequence[Mapping[str, JSON]]
+Plan = tuple[list[Turn], tuple[str, ...]]
 
 
 class Chat:
     """The chat template of one tokenizer, with what was learned of it by rendering short conversations.
 
-    Raises ModelError for a template that renders nothing at all.
+    A tokenizer may have another template for conversations with tools; ``with_tools`` is the chat of that one. Raises
+    ModelError for a template that renders nothing at all.
     """
 
-    def __init__(self, tokenizer: Any, *, plain: bool = False) -> None:
+    def __init__(self, tokenizer: Any, *, plain: bool = False, tools: bool = False) -> None:
         self._tokenizer = tokenizer
         self.tulu = plain or not tokenizer.chat_template
-        self.template: str = TULU_TEMPLATE if self.tulu else _own_template(tokenizer)
-        self._extra: dict[str, Any] = {}
-        if self.tulu and not _adds_bos(tokenizer):
-            self._extra["bos_token"] = ""
-        if "date_string" in self.template:
-            # Llama 3 templates write today's date; an answer must not depend on the day.
-            self._extra["date_string"] = "26 Jul 2024"
+        self.template: str = TULU_TEMPLATE if self.tulu else _own_template(tokenizer, tools=tools)
+        bare = self.tulu and not _adds_bos(tokenizer)
+        self._render = Renderer(tokenizer, self.template, {"bos_token": ""} if bare else {})
         try:
-            self._render((_Turn("user", "Usr7", 0),), ask=True)
+            self._render(({"role": "user", "content": "Usr7"},), ask=True)
         except ChatError as error:
-            raise ModelError(f"{error}; {_REMEDY}") from error
+            if not tools:
+                raise ModelError(f"{error}; {_REMEDY}") from error
         added = sorted((t.content for t in tokenizer.added_tokens_decoder.values()), key=len)
         self._added = re.compile("|".join(map(re.escape, reversed(added))) or r"(?!)")
-        self.takes_system = self._probe_system()
-        self._opened, self._lead, self.end_of_turn = self._probe_answer()
+        self.habits = learn(self._render, self._added)
         markers = _TULU_MARKERS if self.tulu else ()
         self.encoder = TextEncoder(tokenizer, markers, self._role_tokens())
 
-    def prompt(self, messages: Sequence[Message]) -> Rendered:
+    @property
+    def takes_system(self) -> bool:
+        """Whether the template has a system role."""
+        return self.habits.takes_system
+
+    @property
+    def end_of_turn(self) -> str | None:
+        """The token after an answer, or None."""
+        return self.habits.end_of_turn
+
+    @property
+    def ends(self) -> frozenset[str]:
+        """Every token that may end an assistant's turn: a call may end otherwise than an answer."""
+        return self.habits.ends
+
+    @cached_property
+    def with_tools(self) -> Chat:
+        """The chat that renders tools: this one, unless the tokenizer has a template of its own for them."""
+        if self.tulu or _own_template(self._tokenizer, tools=True) == self.template:
+            return self
+        return Chat(self._tokenizer, tools=True)
+
+    def prompt(self, messages: Sequence[Message], tools: Tools = ()) -> Rendered:
         """What a model is shown so that it writes the next assistant turn.
 
         Where the last message is an assistant's, the model continues it. Raises ``ChatError``.
         """
+        if tools and self.with_tools is not self:
+            return self.with_tools.prompt(messages, tools)
         if messages and messages[-1].role == "assistant":
-            whole = self.conversation(messages)
-            start = whole.answers[-1].start
-            content = _shielded(self.encoder, messages, whole.mark)[-1].content.rstrip()
-            text = whole.text[:start] + content
-            last = replace(whole.answers[-1], end=len(text))
-            return Rendered(
-                text, whole.mark, (*whole.answers[:-1], last), (*whole.ends[:-1], len(text))
-            )
-        return self._attempt(messages, self._prompt)
+            return self._continued(messages, tools)
+        return self._attempt(messages, tools, lambda draft, turns: draft.prompt(turns))
 
-    def conversation(self, messages: Sequence[Message]) -> Rendered:
+    def conversation(self, messages: Sequence[Message], tools: Tools = ()) -> Rendered:
         """A whole conversation; one that does not end with an assistant turn is rendered as a prompt."""
         if not messages or messages[-1].role != "assistant":
-            return self.prompt(messages)
-        return self._attempt(messages, self._conversation)
+            return self.prompt(messages, tools)
+        if tools and self.with_tools is not self:
+            return self.with_tools.conversation(messages, tools)
+        return self._attempt(messages, tools, lambda draft, turns: draft.conversation(turns))
+
+    def _continued(self, messages: Sequence[Message], tools: Tools) -> Rendered:
+        whole = self.conversation(messages, tools)
+        start = whole.answers[-1].start
+        content = self.encoder.shield(messages[-1].content, whole.mark).rstrip()
+        text = whole.text[:start] + content
+        last = replace(whole.answers[-1], end=len(text))
+        answers, ends = (*whole.answers[:-1], last), (*whole.ends[:-1], len(text))
+        return Rendered(text, whole.mark, answers, ends, whole.remarks)
 
     # --- attempts: a template may refuse what another takes ----------------------------------------------
 
-    def _attempt(self, messages: Sequence[Message], build: Any) -> Rendered:
-        mark = self.encoder.break_for([message.content for message in messages])
-        turns = _shielded(self.encoder, messages, mark)
-        if "tool" not in self.template:
-            # A template that knows no tools may take a tool's result for an answer.
-            turns = [replace(t, role="user") if t.role == "tool" else t for t in turns]
-        plans = [_fold_system(turns)]
-        if self.takes_system:
-            plans.insert(0, turns)
-        plans.append(_merge(plans[-1]))
+    def _attempt(
+        self,
+        messages: Sequence[Message],
+        tools: Tools,
+        build: Callable[[Draft, Sequence[Turn]], Rendered],
+    ) -> Rendered:
+        self._place_for(messages, tools)
+        every = [text for message in messages for text in message.texts()]
+        mark = self.encoder.break_for([*every, *(text for tool in tools for text in strings_in(tool))])  # fmt: skip
+        inner = self.habits.inner
+        listed = shielded_tools(self.encoder, tools, mark, inner)
+        draft = Draft(self._render, self.habits, mark, listed, str(self._tokenizer.eos_token or ""))
         problem = "the conversation is empty"
-        for plan in plans:
-            if not plan:
-                continue
+        for plan, remarks in self._plans(shielded(self.encoder, messages, mark, inner)):
             try:
-                rendered: Rendered = build(plan, mark)
+                done = build(draft, plan)
             except ChatError as error:
                 problem = str(error)
             else:
-                return replace(rendered, ends=_all_ends(rendered.ends, plan, len(messages)))
+                ends = all_ends(done.ends, plan, len(messages))
+                return replace(done, ends=ends, remarks=(*done.remarks, *remarks))
         raise ChatError(problem)
 
-    def _render(self, turns: Sequence[_Turn], *, ask: bool) -> str:
-        from jinja2 import TemplateError
-
-        try:
-            text = self._tokenizer.apply_chat_template(
-                [{"role": turn.role, "content": turn.content} for turn in turns],
-                chat_template=self.template,
-                tokenize=False,
-                add_generation_prompt=ask,
-                **self._extra,
+    def _place_for(self, messages: Sequence[Message], tools: Tools) -> None:
+        """Refuse what the template has no place for: what a row holds is never left out of it."""
+        form = self.habits.form
+        if tools and not form.tools:
+            raise ChatError(
+                "the chat template has no place for tools; take a model whose template has, or take 'tools' out of the row"
             )
-        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
-            raise ChatError(f"the chat template refuses the conversation: {error}") from error
-        return str(text)
+        if form.arguments is None and any(message.tool_calls for message in messages):
+            raise ChatError(
+                "the chat template has no place for tool calls; take a model whose template has, or take such rows out"
+            )
+        held = bool(messages) and messages[-1].reasoning
+        if held and form.thoughts is None and form.marks is None:
+            raise ChatError(
+                "the chat template has no place for thoughts; put them into the text of the turn, or take them out of the row"
+            )
 
-    # --- rendering ---------------------------------------------------------------------------------------
-
-    def _prompt(self, turns: Sequence[_Turn], mark: str) -> Rendered:
-        text = self._render(turns, ask=True)
-        answers, ends = [], []
-        reached = 0
-        for index, turn in enumerate(turns):
-            content = turn.content.strip()
-            if turn.role == "assistant":
-                start, end = self._earlier_answer(text, turns, index, reached)
-                answers.append(Answer(turn.message, start, end))
-            else:
-                end = self._end_of(text, turns[: index + 1], content, reached)
-            reached = max(reached, end)
-            ends.append(reached)
-        return Rendered(text, mark, tuple(answers), tuple(ends))
-
-    def _conversation(self, turns: Sequence[_Turn], mark: str) -> Rendered:
-        last = turns[-1]
-        context = turns[:-1]
-        head = self._prompt(context, mark) if context else Rendered("", mark, (), ())
-        full = self._render(turns, ask=False)
-        content = last.content.strip()
-        start = len(head.text)
-        if not context:
-            start = max(0, full.find(content))
-            head = replace(head, text=full[:start])
-        if full.startswith(head.text):
-            tail = full[start:]
-        else:
-            # The generation prompt holds something that the finished turn does not (an opened thought, say).
-            kept = last.content if last.content in full else content
-            tail = kept + (self.end_of_turn or str(self._tokenizer.eos_token or ""))
-        end, tail = self._close(tail, content)
-        answer = Answer(last.message, start, start + end)
-        text = head.text + tail
-        return Rendered(text, mark, (*head.answers, answer), (*head.ends, len(text)))
-
-    def _close(self, tail: str, content: str) -> tuple[int, str]:
-        """Where the answer ends in ``tail``, its end token included, and ``tail`` with one if it had none."""
-        # The content cannot hold an end token, so the first one is this turn's.
-        if self.end_of_turn and self.end_of_turn in tail:
-            return tail.index(self.end_of_turn) + len(self.end_of_turn), tail
-        at = tail.find(content)
-        after = at + len(content) if at >= 0 else 0
-        if tail[after:].strip():
-            return len(tail.rstrip()), tail
-        eos = str(self._tokenizer.eos_token or "")
-        return after + len(eos), tail[:after] + eos
-
-    def _earlier_answer(
-        self, text: str, turns: Sequence[_Turn], index: int, reached: int
-    ) -> tuple[int, int]:
-        content = turns[index].content.strip()
-        before = turns[:index]
-        try:
-            asked = self._render(before, ask=True) if before else text[: max(0, text.find(content))]
-        except ChatError:
-            asked = text[:reached]
-        if not text.startswith(asked):
-            asked = asked.removesuffix(self._opened)
-        begins = len(asked) if text.startswith(asked) else self._place(text, turns, index)
-        known = begins is not None and begins >= reached
-        start = begins if begins is not None and known else max(reached, _shared(asked, text))
-        at = text.find(content, start)
-        if at < 0:
-            # The template rewrites what was said before: without its thoughts, say.
-            at = text.find(self.end_of_turn, start) if self.end_of_turn else -1
-            return start, at + len(self.end_of_turn or "") if at >= 0 else start
-        end = at + len(content)
-        return start if known else at, self._skip_end(text, end) or end
-
-    def _place(self, text: str, turns: Sequence[_Turn], index: int) -> int | None:
-        """Where the answer ``index`` begins in ``text``: where another text would stand in its place.
-
-        A template may move what is before an answer once more turns follow it, the system text to the last of the
-        user's turns, say; the prompt of that answer is then not the beginning of the conversation.
-        """
-        other = [*turns[:index], replace(turns[index], content=_STAND_IN), *turns[index + 1 :]]
-        try:
-            shown = self._render(other, ask=True)
-        except ChatError:
-            return None
-        head, found, _ = shown.partition(_STAND_IN)
-        if not found or not text.startswith(head):
-            return None
-        return len(head.removesuffix(self._lead))
-
-    def _end_of(self, text: str, turns: Sequence[_Turn], content: str, reached: int) -> int:
-        try:
-            shown = self._render(turns, ask=False)
-        except ChatError:
-            shown = ""
-        if shown and text.startswith(shown):
-            return len(shown)
-        at = text.find(content, reached)
-        return at + len(content) if at >= 0 else reached
-
-    def _skip_end(self, text: str, after: int) -> int | None:
-        if not self.end_of_turn:
-            return None
-        at = after
-        while at < len(text) and text[at].isspace() and not text.startswith(self.end_of_turn, at):
-            at += 1
-        return at + len(self.end_of_turn) if text.startswith(self.end_of_turn, at) else None
+    def _plans(self, turns: Sequence[Turn]) -> Iterator[Plan]:
+        remarks: tuple[str, ...] = ()
+        role = self.habits.form.tool_role
+        if any(turn.role == "tool" for turn in turns):
+            # A template that knows no tools may take a tool's result for an answer.
+            turns = [replace(t, role=role or "user") if t.role == "tool" else t for t in turns]
+            remarks = () if role else (_AS_USER,)
+        plans = [fold_system(turns)]
+        if self.takes_system:
+            plans.insert(0, list(turns))
+        plans.append(merge(plans[-1]))
+        called = any(turn.said.tool_calls or turn.said.role == "tool" for turn in turns)
+        for plan in filter(None, plans):
+            yield plan, remarks
+            if called and role:
+                yield renumbered(plan), (*remarks, _RENUMBERED)
 
     # --- what the template is like -----------------------------------------------------------------------
 
-    def _probe_system(self) -> bool:
-        turns = (_Turn("system", "Sys7", 0), _Turn("user", "Usr7", 1))
-        try:
-            return "Sys7" in self._render(turns, ask=True)
-        except ChatError:
-            return False
-
-    def _probe_answer(self) -> tuple[str, str, str | None]:
-        """What a prompt opens that a finished turn lacks, what is before an answer's text, and the token after it."""
-        asked = (_Turn("user", "Usr7", 0),)
-        try:
-            prompt = self._render(asked, ask=True)
-            text = self._render((*asked, _Turn("assistant", "Ans7", 1)), ask=False)
-        except ChatError:
-            return "", "", None
-        at = text.rfind("Ans7")
-        if at < 0:
-            return "", "", None
-        opened = prompt[at:] if prompt.startswith(text[:at]) else ""
-        lead = text[len(prompt) : at] if text.startswith(prompt) else ""
-        found = self._added.search(text, at + 4)
-        ends = found and not text[at + 4 : found.start()].strip()
-        return opened, lead, found.group() if found and ends else None
-
     def _role_tokens(self) -> set[str]:
         """Added tokens that open or close a turn, whether or not the tokenizer calls them special."""
-        found: set[str] = set()
-        for ask in (False, True):
-            try:
-                text = self._render((_Turn("user", "Usr7", 0),), ask=ask)
-            except ChatError:
-                continue
-            if not ask:
-                found.update(m.group() for m in self._added.finditer(text))
-                shown = text
-            elif found_first := self._added.search(text, _shared(shown, text)):
-                found.add(found_first.group())
-        if self.end_of_turn:
-            found.add(self.end_of_turn)
+        found: set[str] = set(self.habits.ends)
+        asked = ({"role": "user", "content": "Usr7"},)
+        shown = self._render.tried(asked, ask=False)
+        if shown is not None:
+            found.update(m.group() for m in self._added.finditer(shown))
+        text = self._render.tried(asked, ask=True)
+        if text is not None and (first := self._added.search(text, shared(shown or "", text))):
+            found.add(first.group())
         return {token for token in found if not token.isspace()}
 
 
-def _shared(one: str, other: str) -> int:
-    """The length of the longest common beginning."""
-    if other.startswith(one):
-        return len(one)
-    return next(
-        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
-        min(len(one), len(other)),
-    )
-
-
-def _own_template(tokenizer: Any) -> str:
+def _own_template(tokenizer: Any, *, tools: bool) -> str:
     try:
-        return str(tokenizer.get_chat_template())
+        return str(tokenizer.get_chat_template(tools=[dict(TOOL)] if tools else None))
     except ValueError as error:
         raise ModelError(f"the model's chat template cannot be used: {error}; {_REMEDY}") from error
 
@@ -325,46 +204,3 @@ def _own_template(tokenizer: Any) -> str:
 def _adds_bos(tokenizer: Any) -> bool:
     bos = tokenizer.bos_token_id
     return bos is not None and tokenizer("a", verbose=False)["input_ids"][:1] == [bos]
-
-
-def _shielded(encoder: TextEncoder, messages: Sequence[Message], mark: str) -> list[_Turn]:
-    return [_Turn(m.role, encoder.shield(m.content, mark), i) for i, m in enumerate(messages)]
-
-
-def _fold_system(turns: Sequence[_Turn]) -> list[_Turn]:
-    """Put each system text before the user's next, for templates that have no system role."""
-    out: list[_Turn] = []
-    waiting: list[_Turn] = []
-    for turn in turns:
-        if turn.role == "system":
-            waiting.append(turn)
-        elif turn.role == "user" and waiting:
-            text = "\n\n".join([*(w.content for w in waiting), turn.content])
-            out.append(replace(turn, content=text))
-            waiting = []
-        else:
-            out.append(turn)
-    if waiting:
-        text = "\n\n".join(w.content for w in waiting)
-        out.append(_Turn("user", text, waiting[-1].message))
-    return out
-
-
-def _merge(turns: Sequence[_Turn]) -> list[_Turn]:
-    """Join neighbours of one role, for templates that want turns to alternate."""
-    out: list[_Turn] = []
-    for turn in turns:
-        if out and out[-1].role == turn.role:
-            out[-1] = replace(turn, content=out[-1].content + "\n\n" + turn.content)
-        else:
-            out.append(turn)
-    return out
-
-
-def _all_ends(ends: Sequence[int], plan: Sequence[_Turn], count: int) -> tuple[int, ...]:
-    """Ends by message: one that was folded into another ends where it begins, so its tokens count as the other's."""
-    known = dict(zip((turn.message for turn in plan), ends, strict=True))
-    out: list[int] = []
-    for index in range(count):
-        out.append(max(known.get(index, 0), out[-1] if out else 0))
-    return tuple(out)

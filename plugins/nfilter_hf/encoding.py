@@ -19,7 +19,8 @@ def encode(
 ) -> list[TokenSample]:
     """Token samples of at most ``max_length`` tokens, or of the model's context, cut on the right.
 
-    ``response`` marks each assistant turn (``turns: all``) or the last one, with its end-of-turn token. What comes
+    ``response`` marks each assistant turn (``turns: all``) or the last one, with its end-of-turn token, and none of a
+    turn whose weight is 0; weights are the sample's times the turn's. What comes
     before a response is, token for token, what the model is shown when it is asked for that turn. A conversation
     that the template cannot render comes back without tokens. Raises ModelError for a token that the model has no
     embedding for.
@@ -34,9 +35,9 @@ def encode(
 
 def _encode(text: Text, sample: Sample, limit: int, turns: str) -> TokenSample:
     try:
-        rendered = text.chat.conversation(sample.messages)
-    except ChatError:
-        rendered = Rendered("", "", (), ())
+        rendered = text.chat.conversation(sample.messages, sample.tools)
+    except ChatError as error:
+        rendered = Rendered("", "", (), (), (str(error),))
     encoded, counts = text.chat.encoder.encode_cut(rendered.text, rendered.cuts, rendered.mark)
     ids = np.asarray(encoded.ids, dtype=np.int64)
     if len(ids) and ids.max() >= text.vocabulary:
@@ -45,26 +46,29 @@ def _encode(text: Text, sample: Sample, limit: int, turns: str) -> TokenSample:
             f"{text.vocabulary}: its folder holds the tokenizer of another model; copy the checkpoint again"
         )
     spans = np.asarray(encoded.spans, dtype=np.int32).reshape(-1, 2)
+    begins = dict(zip(rendered.cuts, counts, strict=True))
     response = np.zeros(len(ids), dtype=np.bool_)
-    answers = list(zip(rendered.answers, counts, strict=True))
-    if turns == "last":
-        last = len(sample.messages) - 1
-        answers = [pair for pair in answers if pair[0].message == last]
+    weights = np.zeros(len(ids), dtype=np.float32)
     order = np.arange(len(ids))
-    for answer, first in answers:
-        response |= (order >= first) & (spans[:, 0] < _plain(rendered, answer.end))
+    for answer in rendered.answers:
+        said = sample.messages[answer.message]
+        if said.weight == 0 or (turns == "last" and answer.message != len(sample.messages) - 1):
+            continue
+        mine = (order >= begins[answer.start]) & (spans[:, 0] < _plain(rendered, answer.end))
+        response |= mine
+        weights[mine] = sample.weight * said.weight
     ends = np.asarray([_plain(rendered, end) for end in rendered.ends], dtype=np.int64)
     turn = np.minimum(np.searchsorted(ends, spans[:, 0], side="right"), max(0, len(ends) - 1))
-    weights = np.where(response, np.float32(sample.weight), np.float32(0))
     return TokenSample(
         id=sample.id,
         ids=ids[:limit],
         response=response[:limit],
         turn=turn[:limit].astype(np.int16),
         spans=spans[:limit],
-        weights=weights[:limit].astype(np.float32),
+        weights=weights[:limit],
         text=rendered.text.replace(rendered.mark, "") if rendered.mark else rendered.text,
         cut=response[limit:],
+        remarks=rendered.remarks,
     )
 
 
@@ -85,7 +89,9 @@ def tokenizer_digest(text: Text) -> TokenizerDigest:
     for passing in ("truncation", "padding"):
         state.pop(passing, None)
     named = {name: str(token) for name, token in text.tokenizer.special_tokens_map.items()}
-    return TokenizerDigest(_sha256(state), _sha256([text.chat.template, named]))
+    # Most tokenizers have one template for all.
+    templates = dict.fromkeys((text.chat.template, text.chat.with_tools.template))
+    return TokenizerDigest(_sha256(state), _sha256([*templates, named]))
 
 
 def _sha256(value: Any) -> str:

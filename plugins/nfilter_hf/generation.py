@@ -78,7 +78,7 @@ def _too_large(job: Job) -> Completion:
 
 def prompt_ids(loaded: Loaded, request: Request) -> list[int]:
     """The tokens that a request shows the model. Raises ChatError."""
-    rendered = loaded.chat.prompt(request.messages)
+    rendered = loaded.chat.prompt(request.messages, request.tools)
     encoded, _ = loaded.chat.encoder.encode_cut(rendered.text, rendered.cuts, rendered.mark)
     return encoded.ids
 

@@ -49,13 +49,13 @@ class TextEncoder:
         used = set().union(*map(set, texts))
         return next((char for char in _BREAKS if char not in used), _BREAKS[0])
 
-    def shield(self, text: str, mark: str) -> str:
-        """``text`` with every control string broken by ``mark`` after its first character."""
+    def shield(self, text: str, mark: str, more: Iterable[str] = ()) -> str:
+        """``text`` with every control string, and each of ``more``, broken by ``mark`` after its first character."""
         # A lone surrogate cannot be tokenised at all.
         text = text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
-        while self._pattern.search(text):
-            text = self._pattern.sub(lambda m: _broken(m.group(), mark), text)
-        return text
+        text = _all_broken(self._pattern, text, mark)
+        more = sorted({*more} - {""}, key=len, reverse=True)
+        return _all_broken(re.compile("|".join(map(re.escape, more))), text, mark) if more else text
 
     def encode(self, text: str, mark: str = "", *, special: bool = False) -> Encoded:
         """Tokens of ``text``, in which each ``mark`` stands for nothing; spans count characters without it.
@@ -130,6 +130,12 @@ class TextEncoder:
             verbose=False,
         )
         return Encoded(list(out["input_ids"]), [(int(s), int(e)) for s, e in out["offset_mapping"]])
+
+
+def _all_broken(pattern: re.Pattern[str], text: str, mark: str) -> str:
+    while pattern.search(text):
+        text = pattern.sub(lambda m: _broken(m.group(), mark), text)
+    return text
 
 
 def _broken(control: str, mark: str) -> str:

@@ -104,7 +104,11 @@ def test_what_is_before_the_response_is_the_prompt_of_generate(
         prompt = prompt_ids(model._load(), Request(context))
         assert sample.ids[: len(prompt)].tolist() == prompt
         assert not sample.response[: len(prompt)].any()
-        assert sample.response[len(prompt)]
+        first = int(np.argmax(sample.response))
+        between = text_of(model, sample, slice(len(prompt), first))
+        # A thought that the prompt has opened is closed where the answer has none.
+        assert between == ("\n</think>\n\n" if style == "thinking" else "")
+        assert sample.response[first:].any()
 
 
 def test_an_answer_does_not_join_the_prompt(backend: Any) -> None:
@@ -243,10 +247,15 @@ def test_answers_that_a_template_rewrites(backend: Any, thought: str) -> None:
     sample = encode(model, messages)
     shown = thought.rpartition("</think>")[-1].lstrip("\n")
     assert text_of(model, sample, sample.response & (sample.turn == 1)) == shown + "<|im_end|>"
-    assert text_of(model, sample, sample.response & (sample.turn == 3)) == thought + "<|im_end|>"
+    # What the prompt has opened is not written again, and no answer stands inside of it.
+    held = "</think>" in thought
+    learned = thought.removeprefix("<think>") if held else thought
+    assert text_of(model, sample, sample.response & (sample.turn == 3)) == learned + "<|im_end|>"
+    between = "" if held else "\n</think>\n\n"
     assert text_of(model, sample, slice(None)).endswith(
-        f"<|im_start|>assistant\n<think>\n{thought}<|im_end|>"
+        f"<|im_start|>assistant\n<think>\n{between}{learned}<|im_end|>\n"
     )
+    assert any("is closed, empty" in remark for remark in sample.remarks) != held
 
 
 def test_an_unfinished_answer_is_continued(backend: Any) -> None:

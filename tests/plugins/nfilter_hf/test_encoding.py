@@ -130,7 +130,13 @@ def test_a_conversation_that_the_template_refuses_says_so(tokenizer_of: Any) -> 
     encoded = encode(text, samples, max_length=99, turns="all")
     found = lint(EncodeConfig(), samples, encoded, lambda ids: None)
     assert found.gone == [
-        ("long", "the chat template does not take its turns (user, assistant, user, assistant)")
+        (
+            "long",
+            (
+                "the chat template does not take its turns (user, assistant, user, assistant): "
+                "the chat template refuses the conversation: one question"
+            ),
+        )
     ]
     with pytest.raises(ModelError):
         encode(replace(text, vocabulary=3), samples, max_length=99, turns="all")

@@ -1,0 +1,231 @@
+"""What a chat template is like, learned by rendering short conversations: it is a program, and says nothing of itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, Final
+
+from nfilter_hf.turns import THOUGHTS, Arguments, Form
+
+USER, ANSWER, SYSTEM, RESULT, THOUGHT = "Usr7", "Ans7", "Sys7", "Res7", "Tht7"
+_NAME, _KEY, _VALUE, _ID = "Fun7", "Key7", "Val7", "Call70000"
+_ASKED: Final = {"role": "user", "content": USER}
+_ANSWERED: Final = {"role": "assistant", "content": ANSWER}
+TOOL: Final[Mapping[str, Any]] = {
+    "type": "function",
+    "function": {
+        "name": _NAME,
+        "description": "Dsc7",
+        "parameters": {
+            "type": "object",
+            "properties": {_KEY: {"type": "string", "description": "Prm7"}},
+            "required": [_KEY],
+        },
+    },
+}
+"""A tool that stands for any."""
+
+_THOUGHT_KEYS: Final = ("reasoning_content", "reasoning", "thinking")
+# Names of the role of a tool's results, the usual one first.
+_TOOL_ROLES: Final = ("tool", "ipython", "observation", "function", "tool_response", "tool_results")  # fmt: skip
+_DAY: Final = date(2024, 7, 26)
+
+
+class ChatError(Exception):
+    """A conversation that the chat template cannot render; caught inside this plugin."""
+
+
+class Renderer:
+    """A chat template with the tokenizer that runs it. What a template writes never depends on the day."""
+
+    def __init__(self, tokenizer: Any, template: str, more: Mapping[str, Any]) -> None:
+        self._tokenizer = tokenizer
+        self.template = template
+        self._more = dict(more)
+        if "date_string" in template:
+            self._more["date_string"] = "26 Jul 2024"
+        if "strftime_now" in template:
+            self._more["strftime_now"] = _DAY.strftime
+
+    def __call__(
+        self,
+        turns: Sequence[Mapping[str, Any]],
+        *,
+        ask: bool,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
+        """The text of ``turns``; with ``ask``, up to where a model's turn begins. Raises ChatError."""
+        from jinja2 import TemplateError
+
+        try:
+            text = self._tokenizer.apply_chat_template(
+                list(turns),
+                tools=list(tools) if tools else None,
+                chat_template=self.template,
+                tokenize=False,
+                add_generation_prompt=ask,
+                **self._more,
+            )
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+            raise ChatError(f"the chat template refuses the conversation: {error}") from error
+        return str(text)
+
+    def tried(
+        self, turns: Sequence[Mapping[str, Any]], *, ask: bool, tools: bool = False
+    ) -> str | None:
+        """The text, or None where the template refuses the turns."""
+        try:
+            return self(turns, ask=ask, tools=[TOOL] if tools else None)
+        except ChatError:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """What was learned of a template.
+
+    ``opened`` is what a prompt ends with and a finished turn lacks, ``lead`` what is before an answer's text in its turn.
+    ``ends`` are the tokens that may end an assistant's turn, ``end_of_turn`` the one that ends the last. ``inner`` are
+    tokens that stand around calls, results, tools and thoughts and open no turn.
+    """
+
+    takes_system: bool
+    opened: str = ""
+    lead: str = ""
+    end_of_turn: str | None = None
+    ends: frozenset[str] = frozenset()
+    form: Form = field(default_factory=Form)
+    inner: tuple[str, ...] = ()
+
+
+def learn(render: Renderer, added: re.Pattern[str]) -> Habits:
+    """Render what is needed to know a template. ``added`` matches any added token of the tokenizer."""
+    shown = render.tried(({"role": "system", "content": SYSTEM}, _ASKED), ask=True)
+    opened, lead, end = _answer(render, added)
+    arguments, null, call_text = _calls(render)
+    called = bool(call_text)
+    ends = {token for token in (end, _middle_end(render, added)) if token}
+    if call_text and not _token_after(call_text, _VALUE, ends):
+        tail = call_text[call_text.rfind(_VALUE) :]
+        ends |= {match.group() for match in added.finditer(tail)} and {added.findall(tail)[-1]}
+    thoughts, marks = _thoughts(render, opened)
+    role, result_text = _tool_role(render, called=called, null=null, arguments=arguments)
+    tools_text = render.tried((_ASKED,), ask=True, tools=True) or ""
+    form = Form(role, arguments, null, _NAME in tools_text, thoughts, marks)
+    inner = (_around(added, call_text, _VALUE) | _around(added, result_text, RESULT)) - ends
+    # Thoughts that are a field of their own are text all through.
+    inner |= {mark for pair in THOUGHTS for mark in pair} if thoughts or marks else set()
+    return Habits(
+        shown is not None and SYSTEM in shown,
+        opened,
+        lead,
+        end,
+        frozenset(ends),
+        form,
+        tuple(sorted(inner)),
+    )
+
+
+def _answer(render: Renderer, added: re.Pattern[str]) -> tuple[str, str, str | None]:
+    """What a prompt opens that a finished turn lacks, what is before an answer's text, and the token after it."""
+    prompt = render.tried((_ASKED,), ask=True)
+    text = render.tried((_ASKED, _ANSWERED), ask=False)
+    at = -1 if prompt is None or text is None else text.rfind(ANSWER)
+    if prompt is None or text is None or at < 0:
+        return "", "", None
+    opened = prompt[at:] if prompt.startswith(text[:at]) else ""
+    lead = text[len(prompt) : at] if text.startswith(prompt) else ""
+    return opened, lead, _end_after(added, text, at + len(ANSWER))
+
+
+def _end_after(added: re.Pattern[str], text: str, at: int) -> str | None:
+    found = added.search(text, at)
+    return found.group() if found and not text[at : found.start()].strip() else None
+
+
+def _middle_end(render: Renderer, added: re.Pattern[str]) -> str | None:
+    """The token after an answer that is not the last: harmony ends the last one otherwise."""
+    text = render.tried((_ASKED, _ANSWERED, {"role": "user", "content": "Nxt7"}), ask=True) or ""
+    at = text.rfind(ANSWER)
+    return _end_after(added, text, at + len(ANSWER)) if at >= 0 else None
+
+
+def _token_after(text: str, what: str, tokens: set[str]) -> bool:
+    return any(token in text[text.rfind(what) :] for token in tokens)
+
+
+def _calls(render: Renderer) -> tuple[Arguments | None, bool, str]:
+    """In which form calls are written, whether their turn's text has to be null, and the text of one."""
+    ways: tuple[Arguments, ...] = ("object", "text")
+    for null in (False, True):
+        for way in ways:
+            turn = _calling(way, null=null)
+            for tools in (False, True):
+                text = render.tried((_ASKED, turn), ask=False, tools=tools)
+                if text is not None and _written(text, tools=tools):
+                    return way, null, text
+    return None, False, ""
+
+
+def _written(text: str, *, tools: bool) -> bool:
+    # The tool itself may hold the names.
+    least = 2 if tools else 1
+    told = text.count(_NAME) >= least and text.count(_KEY) >= least and _VALUE in text
+    return told and f"'{_KEY}'" not in text and f'\\"{_KEY}' not in text
+
+
+def _calling(way: Arguments, *, null: bool) -> dict[str, Any]:
+    arguments = {_KEY: _VALUE}
+    given: Any = arguments if way == "object" else json.dumps(arguments)
+    call = {"id": _ID, "type": "function", "function": {"name": _NAME, "arguments": given}}
+    return {"role": "assistant", "content": None if null else "", "tool_calls": [call]}
+
+
+def _thoughts(render: Renderer, opened: str) -> tuple[str | None, tuple[str, str] | None]:
+    """The template's key of thoughts, else the marks by which it knows them within a text."""
+    for key in _THOUGHT_KEYS:
+        if key in render.template:
+            text = render.tried((_ASKED, {**_ANSWERED, key: THOUGHT}), ask=False) or ""
+            if text.count(THOUGHT) == 1:
+                return key, None
+    for pair in THOUGHTS:
+        if opened.strip().endswith(pair[0]) or pair[1] in render.template:
+            return None, pair
+    return None, None
+
+
+def _tool_role(
+    render: Renderer, *, called: bool, null: bool, arguments: Arguments | None
+) -> tuple[str | None, str]:
+    """The template's own role of a tool's results, and what it makes of one.
+
+    A role that is written as a user's or an assistant's turn is none: a template that knows no tools may take a result
+    for an answer.
+    """
+    before = _calling(arguments, null=null) if called and arguments else _ANSWERED
+    taken = {
+        render.tried((_ASKED, before, {"role": role, "content": RESULT}), ask=True)
+        for role in ("user", "assistant")
+    }
+    for role in _TOOL_ROLES:
+        if role != "tool" and role not in render.template:
+            continue
+        turn = {"role": role, "content": RESULT, "name": _NAME, "tool_call_id": _ID}
+        text = render.tried((_ASKED, before, turn), ask=True)
+        if text is not None and RESULT in text and text not in taken:
+            return role, text
+    return None, ""
+
+
+def _around(added: re.Pattern[str], text: str, last: str) -> set[str]:
+    """Added tokens between the user's text and ``last``, or right after it: those that hold a call or a result."""
+    start, end = text.rfind(USER), text.rfind(last)
+    if start < 0 or end < 0:
+        return set()
+    after = added.search(text, end)
+    found = {match.group() for match in added.finditer(text, start, end)}
+    return {token for token in found | ({after.group()} if after else set()) if not token.isspace()}

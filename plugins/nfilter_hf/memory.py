@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -217,7 +218,7 @@ def _model_settings(model_config: Any, site: Site) -> Mapping[str, Any] | None:
     place = locate(model_config.model, site)
     if place.folder is not None:
         return read_json(place.folder / "config.json")
-    if place.hub_id is None:
+    if place.hub_id is None or find_spec("huggingface_hub") is None:
         return None
     from huggingface_hub import try_to_load_from_cache
 

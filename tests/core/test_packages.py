@@ -37,8 +37,9 @@ ROWS = [
 SAMPLES = "name: x\nanswer: exact\nsource: {use: jsonl, path: rows.jsonl}\narms: []\n"
 NAMED = {
     "local model": (
-        SAMPLES + "models: {m: {use: hf, model: tiny}}\n"
-        "samples:\n  - {use: robustft.answer, llm: m, into: base}\n",
+        SAMPLES.replace("arms: []", "arms: [cleaned]") + "models: {m: {use: hf, model: org/name}}\n"
+        "samples:\n  - {use: robustft.answer, llm: m, into: base}\n"
+        "encode: {model: m}\ntrain: {use: hf.lora, model: m}\n",
         ["hf needs the package torch", "hf needs the package transformers", "pip install 'nfilter[local]'"],
     ),
     "API over aiohttp": (

@@ -27,6 +27,7 @@ _MORE = re.compile(
     r"[)\]}\"'”’.]*\s?(?:(?P<strong>/|&|\+|,?\s?(?i:or|and|y|o|et|ou|und|oder|e|и|или|和|或|と|또는|및|و|أو|और|या)(?=[\s(\[\"'A-Z]))"
     r"|(?P<comma>[,;、،]))\s?(?:(?i:option|choice)\s)?[(\[\"'“‘]*(?P<letter>[A-Za-z])" + _NO_WORD
 )
+_DENIED = re.compile(r"\s(?:is|was)(?:n['’]t|\snot)\b")
 _ENOUGH = re.compile(r"[\W_]*$")
 _CONNECTIVE = re.compile(
     r"\s(?:because|since|as|for|is|would|given|here|and|but|so|in|due|based)\b|\s[^\w\s]"
@@ -186,9 +187,7 @@ class _Reader:
 
     def _is_letter(self, letter: str, close: str, rest: str) -> bool:
         """Whether it names an option, or is a word of prose ("a cat", "I think")."""
-        if re.match(r"\s(?:is|was)(?:n['’]t|\snot)\b", rest):
-            return False
-        if rest[:1].isalnum() or rest[:1] == "/":
+        if rest[:1].isalnum() or rest[:1] == "/" or _DENIED.match(rest):
             return False  # "U.S.", "A/C"
         if close and (letter != "I" or close[0] != ","):
             return True

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nfilter import JSON, hash_of
-from nfilter_entp.rules_end import Truncated, ends_open
+from nfilter_entp.rules_end import Truncated, ends_open, in_prose
 from nfilter_entp.texts import Text
 
 KNOWN = 200_000
@@ -148,8 +148,8 @@ def ending_of(text: Text, rule: Truncated) -> tuple[Ending, str]:
     if len(text.words) < rule.least or text.fenced or not ends_open(whole):
         return Ending(), ""
     word = text.words[-1]
-    # Names are seen once and end in no stop where they end a list.
-    plain = len(word) > 1 and word.isalpha() and whole.endswith(word)
+    # Names are seen once, and items of a list end in no stop.
+    plain = len(word) > 1 and word.isalpha() and whole.endswith(word) and in_prose(whole)
     return Ending(max(1, _start_of(text)), hash_of(word) >> 32 if plain else 0), word
 
 

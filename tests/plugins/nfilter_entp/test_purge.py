@@ -132,11 +132,14 @@ def test_a_row_without_the_last_line_that_all_others_have_is_cut() -> None:
 def test_a_last_word_that_is_none_and_begins_one_of_other_rows() -> None:
     rows = [
         row("a", f"{TEXT}, and it is an extraordinary sight."),
-        row("b", f"{TEXT} in an extraord"),
+        row("b", f"It is old. {TEXT} in an extraord"),
     ]
     out = run({"rules": ["truncated"]}, rows)
     assert "it ends within a word: 'extraord'" in (out["b"].dropped or "")
-    plural = [row("a", f"{TEXT} with giraffes."), row("b", f"{TEXT} with a giraffe")]
+    # Where no sentence has a stop, or an item ends, a rare word or a name is as likely.
+    for whole in (f"{TEXT} in an extraord", f"It is old.\n- {TEXT} in an extraord"):
+        assert cut([rows[0], row("b", whole)]) == set()
+    plural = [row("a", f"{TEXT} with giraffes."), row("b", f"It is old. {TEXT} with a giraffe")]
     assert not run({"rules": ["truncated"]}, plural)["b"].dropped
 
 
@@ -146,9 +149,7 @@ def cut(samples: list[Sample]) -> set[str]:
 
 
 def test_a_label_that_ends_rows_is_a_word() -> None:
-    said = (
-        "The mail speaks of {} and offers them for sale to all who read it, so that my label is {}"
-    )
+    said = "This is sure. The mail speaks of {} and offers them for sale to all who read it, so that my label is {}"
     rows = [
         row(f"r{n}", said.format(thing, "spam" if n % 2 else "ham"), prompt=f"Are the {thing} in the mail of the spammer with the hammer spam?")
         for n, thing in enumerate(["cats", "boats", "tables", "stars", "pears", "drums", "roads", "clouds"])

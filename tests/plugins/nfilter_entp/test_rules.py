@@ -190,6 +190,9 @@ WRONG = {
         ("Tell me of the river", LONG + " (which is"),
         ("Name the parts of the river", "1. The source in the hills to the north\n2. The long valley with its fields\n3."),
         ("Write a loop", "Here it is:\n```python\nfor n in range(3):\n    print(n"),
+        ("Tell me of the river", f"{LONG} and—"),
+        ("Tell me of the river", f"{LONG} &"),
+        ("Tell me of the river", f"{LONG}. Here is a list of the towns that lie on it:"),
         ("Tell me of the river", " ".join(f"It has town number {n}." for n in range(9)) + " And then it goes to a place"),
     ],
 }  # fmt: skip
@@ -245,3 +248,48 @@ def test_a_megabyte_of_one_thing_takes_no_time(text: str) -> None:
     found("Explain this.", long)
     found(long, "An answer")
     assert time.process_time() - began < 2
+
+
+ENDS = {
+    "an address": "You find all of its towns, and how to get to each, on https://example.org/rivers/",
+    "an address in a sentence": "It is old. It is long. The map of the whole river with all its towns is at www.example.org/maps/the",
+    "an address of a person": "It is old. It is long. Whoever wants to know more of the river and its towns writes to river@example.org",
+    "a bare address": "It is old. It is long. Whoever wants to know more of the river and its towns looks at rivers.example.org/towns/",
+    "items without stops": "The river has three parts. They are:\n\n- The source in the hills to the north, which is cold and\n- The wide valley\n- The delta by the sea",
+    "items with commas": "The river has these towns on it:\nOld Town by the Bridge,\nNew Town by the Bridge,\nLong Town by the Bridge,",
+    "a list with a comma at every line's end": "towns of the river in their order from the north to the south,\nthe old town by the high bridge,\nthe new town by the low bridge,",
+    "a table": "| town | on the river since |\n|---|---|\n| Old Town | the year 900 | \n| New Town | the year 1900 and",
+    "a table of tabs": "town\tpeople\tsince when it is there\nOld Town\t12\tthe year nine hundred of the\nNew Town\t90\tnot known yet to the",
+    "a signature": "Dear all,\n\nthe river is high. Please stay away from it until the rain is over.\n\nWith many thanks for your help,\nAnna of the River Board",
+    "a closing": "Dear all,\n\nthe river is high. Please stay away from it until the rain is over.\n\nYours very truly,",
+    "an emoticon": "The river is so high now that I can not come to see you, I am so sorry :(",
+    "a sad face": "The river is so high now that I can not come to see you, I am so sorry :-/",
+    "a face of signs": "The river is so high now that I can not come to see you, I am so sorry ;-(",
+    "a heart": "The river is so beautiful now that you have to come here and see it <3",
+    "an emoji": "The river is so beautiful now that you have to come here and see it 🎉",
+    "a Chinese stop": "河流发源于北部的山区，然后流经宽阔的绿色山谷，最后流入大海。",
+    "a Hindi stop": "नदी उत्तर की पहाड़ियों से निकलती है और फिर एक चौड़ी हरी घाटी से होकर कई मील तक बहती है।",
+    "a Tibetan stop": "The word for the river in the language of the people who live in the hills to the north is གཙང་པོ།",
+    "an Ethiopic stop": "The word for the river in the language of the people who live in the hills to the north is ወንዝ።",
+    "a quotation": "The old poem says of the river and of the valley that it runs through: «it comes and goes and»",
+    "a formula": "The speed of the river at the bridge, which is what the board asks us for, is v = \\left[0, \\frac{Q}{A}\\right) = 5 m/s²",
+    "an interval": "The depth of the river at the bridge lies on all days of the year in the half-open interval of metres [1, 3)",
+    "a pattern": "To find the names of all rivers in the text use the pattern that follows here in your editor: $\\(river|stream",
+    "a program": "int depth(int day) {\n  int found = days[day] + 3;\n  return found;\n}\n\nint all = depth(1) +",
+    "a language": "Of all the languages that were made for programs that have to be fast, the best known is C++",
+    "a grade": "The water of the river at the bridge was tested by the board in May and it was given an A+",
+    "a verb of dying": "Without the river and its water all of the trees in the valley of the north would die",
+    "initials": "They are: George W. Bush, John F. Kennedy, Franklin D. Roosevelt, Harry S. Truman, Dwight D. Eisenhower, Richard M. Nixon, Gerald R. Ford, James K. Polk, William H. Taft, Ulysses S. Grant, Joe Biden",
+    "a list to fill in": "Write down the names of three towns that lie on the river in the valley:\n1.\n2.\n3.",
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_endings_that_are_no_cut(case: str) -> None:
+    assert found("Tell me of the river, in any language", ENDS[case]) == {}
+
+
+def test_words_that_are_asked_about_end_an_answer() -> None:
+    said = "The river and the valley are nouns of the sentence, and its only conjunction is the word and"
+    assert found("Which conjunction does the sentence have?", said) == {}
+    assert "truncated" in found("Tell me of it", said)

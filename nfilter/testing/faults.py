@@ -12,10 +12,10 @@ from nfilter.types import Completion
 
 PASSING = frozenset(
     {
-        "limited", "limited_after", "error", "unavailable", "hang", "reset", "truncated", "empty_body", "html", "drip",
+        "limited", "limited_after", "error", "gateway", "unavailable", "hang", "reset", "truncated", "empty_body", "html", "drip",
     }
 )  # fmt: skip
-"""Faults that another attempt may not meet: 429 without and with Retry-After, 500, 503, and broken replies."""
+"""Faults that another attempt may not meet: 429 without and with Retry-After, 500, 504, 503, and broken replies."""
 
 LASTING = frozenset(
     {
@@ -211,6 +211,7 @@ def error_body(kind: str, given_key: str = "") -> tuple[int, dict[str, Any]]:
     bodies: dict[str, tuple[int, dict[str, Any]]] = {
         "limited": (429, _openai("Rate limit reached for requests", "requests", "rate_limit_exceeded")),
         "error": (500, _openai("The server had an error while processing your request", "server_error", None)),
+        "gateway": (504, {"error": {"message": "The upstream server did not answer in time", "code": 504}}),
         "unavailable": (503, _openai("The engine is currently overloaded", "server_error", None)),
         "unauthorized": (401, _openai(f"Incorrect API key provided: {given_key}", "invalid_request_error", "invalid_api_key")),
         "forbidden": (403, _openai("You are not allowed to sample from this model", "invalid_request_error", None)),

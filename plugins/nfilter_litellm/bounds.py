@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from nfilter import ModelError
@@ -13,6 +15,10 @@ if TYPE_CHECKING:
     import httpx
 
 MOST_BYTES = 16 * 2**20
+
+
+_sent: ContextVar[set[str] | None] = ContextVar("nfilter_litellm_sent", default=None)
+_UNSENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol"})
 
 
 class OutOfBoundsError(Exception):
@@ -81,10 +87,43 @@ def _bounded(client: httpx.AsyncClient) -> httpx.AsyncClient:
 
 
 async def _judge(request: httpx.Request) -> None:
-    """Before anything is sent, over a connection that is kept too: the host has to be allowed."""
+    """Before anything is sent, over a connection that is kept too: the host has to be allowed.
+
+    litellm sends a request again where a connection was lost. That would be billed twice and counted once.
+    """
     hold = current()
     if hold is not None:
         hold.judge_name(request.url.raw_host.decode("ascii", "backslashreplace"))
+    sent = _sent.get()
+    if sent is None or request.method == "GET":
+        return
+    if str(request.url) in sent:
+        raise OutOfBoundsError(broken("the connection was lost before a reply came"))
+    sent.add(str(request.url))
+
+
+@contextmanager
+def sent_once() -> Iterator[None]:
+    """In the block, a client of litellm's sends to no address twice."""
+    token = _sent.set(set())
+    try:
+        yield
+    finally:
+        _sent.reset(token)
+
+
+def never_sent(error: BaseException | None) -> bool:
+    """Whether an exception came of a connection that was never made."""
+    return any(type(each).__name__ in _UNSENT for each in _chain(error))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and all that it came of."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        yield error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
 
 
 async def _bound(response: httpx.Response) -> None:
@@ -117,10 +156,4 @@ async def _bound(response: httpx.Response) -> None:
 
 def out_of_bounds(error: BaseException | None) -> CallError | None:
     """The fault, where an exception came of a reply out of bounds, whatever that was wrapped in since."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, OutOfBoundsError):
-            return error.fault
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return None
+    return next((each.fault for each in _chain(error) if isinstance(each, OutOfBoundsError)), None)

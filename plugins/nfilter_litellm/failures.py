@@ -24,6 +24,9 @@ _NO_QUOTA = re.compile(
     r"insufficient[_ ](quota|balance|funds|credit)|exceeded your current quota|billing|credit balance", re.IGNORECASE
 )  # fmt: skip
 
+# A status that says that no model began: turned away, overloaded, or not reached by the gateway that says so.
+_NOT_BEGUN = frozenset({501, 503, 505, 511, 521, 522, 523, 525, 526, 529, 530})
+
 Effect = Literal["none", "limited", "strained"]
 
 
@@ -114,9 +117,14 @@ def without_logprobs() -> CallError:
 def from_status(status: int, body: str, after: float | None = None) -> CallError:
     """A reply with another status than 200; ``body`` is its text, ``after`` the seconds of its Retry-After."""
     error = _of_status(status, body, after)
-    error.worked = False  # nobody bills for it
+    error.worked = may_be_billed(status)
     error.status = status
     return error
+
+
+def may_be_billed(status: int) -> bool:
+    """Whether a model may have worked before a reply with that status: a gateway gave up waiting, or the server broke."""
+    return status in (408, 499) or (status >= 500 and status not in _NOT_BEGUN)
 
 
 def _of_status(status: int, body: str, after: float | None) -> CallError:

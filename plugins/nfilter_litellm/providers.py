@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nfilter import Completion, Request
-from nfilter_litellm.bounds import bound_clients, out_of_bounds
+from nfilter_litellm.bounds import bound_clients, never_sent, out_of_bounds, sent_once
 from nfilter_litellm.config import LiteLLMConfig, Route
 from nfilter_litellm.failures import (
     CallError,
@@ -132,8 +132,9 @@ class LiteLLMTransport:
             asked.pop(name, None)
         try:
             # litellm's own timeout is one between two pieces of a reply.
-            async with asyncio.timeout(self._config.timeout):
-                reply = await self._litellm.acompletion(**asked, **self._fixed)
+            with sent_once():
+                async with asyncio.timeout(self._config.timeout):
+                    reply = await self._litellm.acompletion(**asked, **self._fixed)
         except Exception as error:  # noqa: BLE001 (every provider brings its own; each becomes a fault)
             # Whatever the libraries in between made of it.
             if self._hold.refused is not None:
@@ -159,8 +160,8 @@ def fault_of(error: Exception, timeout: float, key: Secret) -> CallError:
     # Before it is cut: a part of a key would not be found.
     message = one_line(key.redacted(str(getattr(error, "message", "") or error)))
     told = message.removeprefix("litellm.")
-    if "Timeout" in names or isinstance(error, TimeoutError):
-        return timed_out(timeout)
+    if "Timeout" in names or isinstance(error, TimeoutError) or never_sent(error):
+        return broken(told, worked=False) if never_sent(error) else timed_out(timeout)
     if "ContextWindowExceededError" in names:
         return CallError("too_long", told, spoken=True)
     if "ContentPolicyViolationError" in names:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,11 +31,14 @@ from nfilter.testing.faults import Script, completion
 from nfilter.testing.server import ModelServer
 from nfilter_litellm.backend import LiteLLMBackend
 from nfilter_litellm.config import LiteLLMConfig
+from nfilter_litellm.failures import from_status
 from nfilter_litellm.prices import price_of
 
 PER_MILLION = {"prompt": 1000.0, "completion": 10000.0}
 PRICE = Price(0.001, 0.01)
 BILLED = ("ok", "truncated", "empty", "refusal", "filtered", "off_schema", "no_logprobs")
+# The model may have done the work, and only the reply did not come.
+MAY_BE = ("error", "gateway", "reset", "hang", "html", "empty_body")
 RECIPE = """\
 name: money
 answer: exact
@@ -53,12 +58,12 @@ def requests(n: int) -> list[Request]:
     ]  # fmt: skip
 
 
-def billed(server: ModelServer) -> float:
-    """What a provider would bill for all that the server answered with status 200."""
+def billed(server: ModelServer, kinds_billed: tuple[str, ...] = BILLED) -> float:
+    """What a provider would bill for all that the server answered with status 200, or with other kinds of replies too."""
     total = 0.0
     for content, kinds in server.plan.served.items():
         for kind in kinds:
-            if kind in BILLED:
+            if kind in kinds_billed:
                 messages = [{"role": "user", "content": content}]
                 usage = completion(server.plan.script, messages, {"max_tokens": 8}, kind)["usage"]
                 total += PRICE.of(usage["prompt_tokens"], usage["completion_tokens"])
@@ -109,14 +114,109 @@ def test_an_answer_has_its_cost_and_that_of_the_attempts_before_it() -> None:
         assert len(clean) == sum(kinds == ["ok"] for kinds in server.plan.served.values())
 
 
-def test_refusals_of_the_server_cost_nothing() -> None:
-    with ModelServer(Script(faults={"error": 1.0})) as server:
+@pytest.mark.parametrize("transport", ["aiohttp", "litellm"])
+def test_what_may_have_been_billed_counts_as_billed(transport: str) -> None:
+    """A gateway that gives up, a server that breaks, a connection that ends, a reply that does not come."""
+    faults = dict.fromkeys(("gateway", "error", "reset", "html", "empty_body"), 0.08)
+    hang, timeout = (0.04, 1.0) if transport == "aiohttp" else (0.0, 30.0)
+    with ModelServer(Script(faults={**faults, "hang": hang}, seed=2, hang=9.0)) as server:
+        made = backend(server, None, transport=transport, timeout=timeout, attempts=2)
+        answers, _ = spend(made, requests(60))
+        assert sum(server.plan.counts[kind] for kind in MAY_BE) > 15
+        paid = sum(answer.usd or 0.0 for answer in answers)
+        assert billed(server, BILLED + MAY_BE) <= paid
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_cap_holds_where_a_gateway_gives_up_after_the_work(seed: int) -> None:
+    with ModelServer(Script(faults={"gateway": 0.5}, seed=seed)) as server:
+        budget = Budget(2.0)
+        _, ended = spend(backend(server, budget, concurrency=16, attempts=2), requests(300))
+        assert ended
+        assert server.plan.counts["gateway"] > 3
+        assert billed(server, (*BILLED, "gateway")) <= budget.spent + 1e-9 <= budget.cap + 2e-9
+
+
+@pytest.mark.parametrize("transport", ["aiohttp", "litellm"])
+def test_a_connection_that_is_lost_through_litellm_is_one_request(transport: str) -> None:
+    """litellm's own client would send it again, and nothing would count it."""
+    model = "anthropic/claude-3-5-haiku-latest" if transport == "litellm" else "test"
+    connections = []
+
+    def lost(reader: socket.socket) -> None:
+        connections.append(reader.recv(2**16))
+
+    with listening(lost) as url:
+        config = LiteLLMConfig(
+            model=model, api_base=url, attempts=1, price=PER_MILLION, transport=transport
+        )  # type: ignore[arg-type]
+        budget = Budget(50.0)
+        made = LiteLLMBackend(config, Site(Path(), budget=budget))
+        with pytest.raises(ModelError, match="onnect"):
+            spend(made, requests(1))
+    assert len(connections) == 1
+    assert budget.spent > 0
+
+
+@contextmanager
+def listening(handle: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A server that reads what comes and closes; its address."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                one, _ = server.accept()
+            except OSError:
+                return
+            with one:
+                handle(one)
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+    finally:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+
+
+@pytest.mark.parametrize("kind", ["unavailable", "unauthorized", "overflow"])
+def test_what_was_turned_away_costs_nothing(kind: str) -> None:
+    with ModelServer(Script(faults={kind: 1.0})) as server:
         budget = Budget(1.0)
         # One at a time: what is given up half way when the run ends may be billed.
         made = backend(server, budget, attempts=2, concurrency=1)
-        with pytest.raises(ModelError, match="500"):
+        with suppress(ModelError):
             spend(made, requests(5))
+        assert server.plan.counts[kind] > 0
         assert budget.spent == 0
+
+
+def test_a_server_that_nobody_runs_costs_nothing() -> None:
+    with ModelServer() as server:
+        url = server.url
+    for transport in ("aiohttp", "litellm"):
+        budget = Budget(1.0)
+        config = LiteLLMConfig(
+            model="x",
+            api_base=url,
+            attempts=1,
+            price=PER_MILLION,
+            transport=transport,
+            concurrency=1,
+        )  # type: ignore[arg-type]
+        with pytest.raises(ModelError, match="onnect"):
+            spend(LiteLLMBackend(config, Site(Path(), budget=budget)), requests(5))
+        assert budget.spent == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "may"),
+    [(400, False), (401, False), (404, False), (408, True), (413, False), (429, False), (499, True), (500, True), (501, False),
+     (502, True), (503, False), (504, True), (520, True), (522, False), (524, True), (529, False)],
+)  # fmt: skip
+def test_which_status_may_be_billed(status: int, may: bool) -> None:
+    assert from_status(status, "").worked == may
 
 
 def test_prices_are_the_config_s_then_litellm_s_then_none() -> None:

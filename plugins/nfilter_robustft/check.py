@@ -359,11 +359,16 @@ def _says(seen: _Seen) -> str:
 
 
 def _grades(note: Mapping[str, Any]) -> tuple[int, int] | None:
-    """A calibrated view's shares for the label and for its own answer, as grades; None for any other view."""
+    """A calibrated view's shares for the label and for its own answer, as grades; None for any other view.
+
+    A view that has no answer, but knows how frequent the answers are, has a share for the label alone.
+    """
     votes = note.get("votes")
-    if note.get("calibrated") is not True or not isinstance(votes, Mapping):
+    if note.get("calibrated") is not True or not isinstance(votes, Mapping) or not votes:
         return None
     answer, support = note.get("answer"), note.get("support")
-    if answer not in votes or not isinstance(support, int | float):
+    if not isinstance(support, int | float):
         return None
-    return grade(float(support)), grade(float(votes[answer]))
+    if answer is None:
+        return grade(float(support)), 0
+    return (grade(float(support)), grade(float(votes[answer]))) if answer in votes else None

@@ -28,6 +28,7 @@ from nfilter import (
     place_of,
 )
 from nfilter_robustft import discriminant, similarity
+from nfilter_robustft.frequencies import among, frequencies
 from nfilter_robustft.index import Index, build
 from nfilter_robustft.keys import is_trusted, label_of, options_of, text_of
 from nfilter_robustft.views import view
@@ -86,7 +87,8 @@ class Neighbors:
 
     In discriminant mode ``votes`` are calibrated probabilities of the true answer (``calibrated`` true), in
     similarity mode shares; ``support`` is the label's own. An option is known by its text, not by its letter.
-    Where the votes foretell held-out labels no better than frequencies do, every sample's answer is null.
+    Where the votes foretell held-out labels no better than frequencies do, every sample's answer is null, in both modes;
+    ``votes`` and ``support`` then are the frequencies of the answers, those of trusted rows where there are any.
     """
 
     name: ClassVar[str] = "robustft.neighbors"
@@ -219,6 +221,7 @@ class Neighbors:
                 "mode": "discriminant",
                 "classes": classes,
                 "informative": votes.informative,
+                "frequencies": _frequencies(rows),
                 "report": {"neighbors": figures},
             },
             {"ids": keys[order], "probabilities": probabilities[order]},
@@ -232,7 +235,7 @@ class Neighbors:
                 "a stage between must not change ids"
             )
         if not state.values["informative"]:
-            return _abstain(_SILENT)
+            return _unsure(sample, state, ctx)
         classes: Any = state.values["classes"]
         shares = dict(zip(classes, state.arrays["probabilities"][place].tolist(), strict=True))
         return _note(sample, shares, ctx, calibrated=True)
@@ -261,20 +264,29 @@ class Neighbors:
             return State({"mode": "similarity", "rows": 0})
         rng = np.random.default_rng(ctx.rng("choice").getrandbits(64))
         chosen = similarity.choose(arrays, rng, self._fixed_k())
-        ctx.log.info(
-            f"{chosen.k} neighbours vote by similarity at temperature {chosen.temperature:g}"
-        )
+        if chosen.informative:
+            ctx.log.info(
+                f"{chosen.k} neighbours vote by similarity at temperature {chosen.temperature:g}"
+            )
+        else:
+            ctx.log.warning(
+                f"{_SILENT} (held-out nll {chosen.nll:.3f}, that of their frequencies {chosen.baseline:.3f}): the view "
+                "gives no answer; leave it out of the recipe, or give it another encoder"
+            )
         figures: dict[str, JSON] = {
             "k": chosen.k,
             "metric": "cosine",
             "temperature": chosen.temperature,
             "nll": chosen.nll,
             "nll_of_frequencies": chosen.baseline,
+            "informative": chosen.informative,
         }
         return State(
             {
                 "mode": "similarity",
                 "rows": len(known),
+                "informative": chosen.informative,
+                "frequencies": _frequencies(rows),
                 "k": chosen.k,
                 "temperature": chosen.temperature,
                 "report": {"neighbors": figures},
@@ -286,6 +298,8 @@ class Neighbors:
         values: Any = state.values
         if not values["rows"] or not chunk:
             return [_abstain("there are no neighbours with a label") for _ in chunk]
+        if not values["informative"]:
+            return [_unsure(sample, state, ctx) for sample in chunk]
         if self._index is None or self._index[0] is not state:
             self._index = (state, Index.open(state.arrays))
         k = values["k"]
@@ -334,6 +348,20 @@ def _note(
         "calibrated": calibrated,
     }
     return {**note, **graded, **more}
+
+
+def _frequencies(rows: _Rows) -> dict[str, JSON]:
+    return dict(frequencies(rows.labels, rows.trusted))
+
+
+def _unsure(sample: Sample, state: State, ctx: Context) -> dict[str, JSON]:
+    """The note of a view without an answer that knows how frequent the answers are."""
+    values: Any = state.values
+    shares = among(values["frequencies"], options_of(sample, ctx))
+    if not shares:
+        return _abstain(_SILENT)
+    note = _note(sample, shares, ctx, calibrated=True)
+    return {**note, "answer": None, "text": "", "failure": _SILENT}
 
 
 def _abstain(why: str) -> dict[str, JSON]:

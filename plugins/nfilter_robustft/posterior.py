@@ -13,9 +13,9 @@ reported is the range of ``bounds``, which does not need independence.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,8 +41,8 @@ class Pattern:
 
     ``groups`` numbers the distinct answers of (label, view 1, view 2, ...) in order of appearance, so the label's
     is 0; -1 is no answer. ``options`` is K, or 0 for open answers. ``grades`` holds, a view, None or the shares
-    that a graded view gives to the label's answer and to its own, in steps of 1/100. ``trusted``: the label is
-    known to be right.
+    that a graded view gives to the label's answer and to its own, in steps of 1/100; where it has no answer, the first is
+    how frequent the label's answer is, and counts in the noise score alone. ``trusted``: the label is known to be right.
     """
 
     groups: tuple[int, ...]
@@ -121,7 +121,10 @@ def estimate(
     Patterns without a label's answer are left out. With one ungraded view rho cannot be told from the view's own
     mistakes: the interval is then wide.
     """
-    used = {pattern: n for pattern, n in counts.items() if pattern.groups[0] == 0 and n > 0}
+    used: Counter[Pattern] = Counter()
+    for pattern, count in counts.items():
+        if pattern.groups[0] == 0 and count > 0:
+            used[_without_frequencies(pattern)] += count
     n = sum(m for pattern, m in used.items() if not pattern.trusted)
     if not n:
         chance = _OPEN if collision is None else collision
@@ -153,6 +156,15 @@ def estimate(
         for i, (view, a) in enumerate(zip(views, fit.accuracy, strict=True))
     }
     return Estimate(fit.rate, low, high, n, accuracies, table.chance, fit.converged)
+
+
+def _without_frequencies(pattern: Pattern) -> Pattern:
+    """``pattern`` for the fit: frequencies come from the labels themselves, and would explain any of them as right."""
+    grades = tuple(
+        None if group < 0 else graded
+        for graded, group in zip(pattern.grades, pattern.groups[1:], strict=bool(pattern.grades))
+    )
+    return replace(pattern, grades=grades)
 
 
 def _graded_accuracy(
@@ -225,7 +237,7 @@ class _Table:
             base[i, -1] = ways * max(k - seen, 0.0)
             for s, group in enumerate(pattern.groups):
                 graded = pattern.grades[s - 1] if s and pattern.grades else None
-                if graded is not None and group >= 0:
+                if graded is not None:
                     base[i] *= _prior(graded, group, seen, k, hypotheses)
                 elif group >= 0 and not (s == 0 and pattern.trusted):
                     answered[i, s] = True
@@ -249,13 +261,14 @@ class _Table:
 def _prior(
     graded: tuple[int, int], group: int, seen: int, k: float, hypotheses: int
 ) -> Float64Array:
-    """Prior of each hypothesis, times K so that it replaces a flat one, from a graded view's two shares."""
+    """Prior of each hypothesis, times K so that it replaces a flat one, from a graded view's shares; ``group`` is its own."""
     of_label, of_own = graded[0] / GRADES, graded[1] / GRADES
-    named = 1 if group == 0 else 2
-    rest = max(1.0 - of_own - (0.0 if group == 0 else of_label), 0.01)
+    named = 1 if group <= 0 else 2
+    rest = max(1.0 - of_label - (of_own if group > 0 else 0.0), 0.01)
     prior = np.full(hypotheses, rest / (k - named) if k > named else 0.0)
     prior[0] = of_label
-    prior[group] = of_own
+    if group >= 0:
+        prior[group] = of_own
     prior[seen : hypotheses - 1] = 0.0
     return prior * k
 

@@ -14,16 +14,26 @@ from nfilter_robustft.index import Index
 NEIGHBOURS = (3, 10, 30, 100)
 TEMPERATURES = (0.03, 0.1, 0.3)
 _TESTED = 2000
+_NATS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """How many neighbours vote, and exp(similarity / temperature) their weight; nll of held-out labels, a label."""
+    """How many neighbours vote, and exp(similarity / temperature) their weight; nll of held-out labels, per label.
+
+    ``baseline`` is the nll of the ``tested`` labels under the frequencies of labels.
+    """
 
     k: int
     temperature: float
     nll: float
     baseline: float
+    tested: int
+
+    @property
+    def informative(self) -> bool:
+        """Whether the votes foretell held-out labels better than their frequencies do, by 3 nats or more."""
+        return (self.baseline - self.nll) * self.tested > _NATS
 
 
 def choose(
@@ -56,7 +66,7 @@ def choose(
             )
             nll = -float(np.log(share).mean())
             if best is None or nll < best.nll - 1e-9:
-                best = Choice(limit, temperature, nll, baseline)
+                best = Choice(limit, temperature, nll, baseline, len(rows))
     assert best is not None
     return best
 

@@ -172,14 +172,27 @@ def line(name, query, response):
     return Sample(name, (Message("user", query), Message("assistant", response)))
 
 
-PLACES = {"p0": [1, 0], "p1": [1, 0.1], "p2": [1, 0.2], "p3": [1, 0.3], "far": [0, 1]}
-OPEN = [line(k, k, v) for k, v in zip(PLACES, ["x", "y", "y", "x", "z"], strict=True)]
+def place(x, y, axis=None):
+    vector = np.zeros(12)
+    vector[:2] = x, y
+    if axis is not None:
+        vector[2 + axis] = 1
+    return vector
+
+
+PLACES = {
+    "p0": place(1, 0), "p1": place(1, 0.1), "p2": place(1, 0.2), "p3": place(1, 0.3), "far": place(0, 1),
+    **{f"{i} of {axis}": place(0, i / 10, axis) for axis in range(10) for i in range(4)},
+}  # fmt: skip
+OPEN = [line(k, k, v) for k, v in zip(PLACES, ["x", "y", "y", "x", "z"], strict=False)]
+# Four rows in each of ten other directions, alike in their answer: neighbours' labels say much here.
+ALIKE = [line(key, key, f"10{key.split()[-1]}") for key in PLACES if " of " in key]
 
 
 def test_similarity_votes_are_a_weighted_plurality():
-    out, state, _ = run(OPEN, FakeEncoder(PLACES.get), answers="exact", k=3)
+    out, state, _ = run([*OPEN, *ALIKE], FakeEncoder(PLACES.get), answers="exact", k=3)
     tau = state.values["temperature"]
-    unit = {k: np.array(v) / np.linalg.norm(v) for k, v in PLACES.items()}
+    unit = {k: v / np.linalg.norm(v) for k, v in PLACES.items()}
     weight = {k: np.exp(unit["p0"] @ unit[k] / tau) for k in ("p1", "p2", "p3")}
     expected = (weight["p1"] + weight["p2"]) / sum(weight.values())
     first = notes(out)[0]
@@ -191,15 +204,15 @@ def test_similarity_votes_are_a_weighted_plurality():
 
 
 def test_copies_of_the_same_query_do_not_vote():
-    rows = [line("a", "p0", "x"), line("copy", "p0", "x"), *OPEN[1:3]]
-    out, _, _ = run(rows, FakeEncoder(PLACES.get), answers="exact", k=3)
+    rows = [line("a", "p0", "x"), line("copy", "p0", "x"), *OPEN[1:3], *ALIKE]
+    out, _, _ = run(rows, FakeEncoder(PLACES.get), answers="exact", k=2)
     assert notes(out)[0]["neighbors"] == ["p1", "p2"]
     assert notes(out)[0]["support"] == 0.0
 
 
 def test_numbers_that_agree_vote_together():
-    rows = [line(k, k, v) for k, v in zip(PLACES, ["3", "1000", "1,000.0", "7", "9"], strict=True)]
-    out, _, _ = run(rows, FakeEncoder(PLACES.get), answers="number", k=3)
+    rows = [line(k, k, v) for k, v in zip(PLACES, ["3", "1000", "1,000.0", "7", "9"], strict=False)]
+    out, _, _ = run([*rows, *ALIKE], FakeEncoder(PLACES.get), answers="number", k=3)
     assert notes(out)[0]["answer"] == "1000"
 
 
@@ -229,6 +242,70 @@ def test_discriminant_asked_for_where_it_cannot_be():
     _, state, ctx = run(OPEN, FakeEncoder(PLACES.get), answers="exact", weighting="discriminant")
     assert state.values["mode"] == "similarity"
     assert any("vote by similarity instead" in text for _, text in ctx.log.lines)
+
+
+def test_neighbours_that_foretell_no_better_than_frequencies_give_no_answer():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(300, 5))
+    rows = [line(f"s{i}", f"q {i}", str(rng.integers(40))) for i in range(300)]
+    encoder = FakeEncoder(lambda text: vectors[int(text.split()[1])])
+    out, state, ctx = run(rows, encoder, answers="exact", weighting="similarity")
+    figures = state.values["report"]["neighbors"]
+    assert not figures["informative"]
+    assert figures["nll"] > figures["nll_of_frequencies"] - 0.02
+    assert {note["answer"] for note in notes(out)} == {None}
+    assert any("give it another encoder" in text for kind, text in ctx.log.lines)
+
+
+# --- frequencies where there is no answer ---------------------------------------------------------------------
+
+
+def uneven(n, rho, trusted=0):
+    """Classes of 70, 20 and 10%, and an encoder that has no part in the answer."""
+    rng = np.random.default_rng(0)
+    truth = rng.choice(3, size=n, p=[0.7, 0.2, 0.1])
+    label = np.where(rng.random(n) < rho, (truth + rng.integers(1, 3, size=n)) % 3, truth)
+    label[:trusted] = truth[:trusted]
+    vectors = rng.normal(size=(n, 10))
+    rows = [
+        Sample(
+            f"s{i}",
+            (Message("user", f"row {i}"), Message("assistant", "ABC"[label[i]])),
+            meta={"options": OPTIONS, "sure": i < trusted},
+        )
+        for i in range(n)
+    ]
+    return rows, label != truth, FakeEncoder(lambda text: vectors[int(text.split()[1])])
+
+
+def auc(score, wrong):
+    above = score[wrong][:, None] - score[~wrong][None, :]
+    return np.mean((above > 0) + 0.5 * (above == 0))
+
+
+@pytest.mark.parametrize("trusted", [0, 200])
+def test_a_view_without_an_answer_leaves_the_frequencies_to_rank_labels(trusted):
+    rows, wrong, encoder = uneven(600, 0.3, trusted)
+    config = {"trusted": "sure"} if trusted else {}
+    out, state, _ = run(rows, encoder, k=15, **config)
+    assert not state.values["informative"]
+    assert {note["answer"] for note in notes(out)} == {None}
+    shares = notes(out)[0]["votes"]
+    if trusted:
+        right_ones = [s.response for s in rows[:trusted]]
+        expected = {letter: right_ones.count(letter) / trusted for letter in "ABC"}
+        assert shares == pytest.approx(expected, abs=0.02)
+    else:  # of the labels, which are noisy
+        assert shares["A"] == pytest.approx(0.7 * 0.7 + 0.15 * 0.3, abs=0.04)
+    stage = Check(CheckConfig(views=["neighbors"], vote="none", **config))
+    fitted = stage.fit(out, ctx := FakeContext(answers="choice"))
+    verdicts = [s.notes["check"] for s in stage.process(out, fitted, ctx)]
+    score = np.array([verdict["noise_score"] for verdict in verdicts])
+    rest = np.arange(trusted, 600)
+    assert auc(score[rest], wrong[rest]) > 0.7  # 0.5 before: all scores were alike
+    # Frequencies tell nothing of the rate: they would explain every label as right.
+    rate = fitted.values["report"]["estimated_noise_rate"]
+    assert (rate["low"], rate["high"]) == (0.0, 1.0)
 
 
 # --- interface -----------------------------------------------------------------------------------------------

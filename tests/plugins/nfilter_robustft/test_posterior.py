@@ -137,6 +137,17 @@ def test_graded_shares_are_the_prior():
     assert noise_score(sure, fitted) < noise_score(unsure, fitted)
 
 
+def test_frequencies_of_a_view_without_an_answer_are_a_prior():
+    # Share .6 for the label's answer and K = 3: P(right) = .7*.6 / (.7*.6 + .15*.4).
+    fitted = given(0.3, (0.5,))
+    known = Pattern((0, -1), 3, ((grade(0.6), 0),))
+    assert noise_score(known, fitted) == pytest.approx(1 - 0.42 / (0.42 + 0.15 * 0.4), abs=1e-9)
+    # Without them all answers are as frequent, and the score is the rate.
+    assert noise_score(Pattern((0, -1), 3, (None,)), fitted) == pytest.approx(0.3)
+    counts = {Pattern((0, -1), 3, ((grade(share), 0),)): 50 for share in (0.1, 0.9)}
+    assert estimate(counts, ["v"]) == estimate({Pattern((0, -1), 3, (None,)): 100}, ["v"])
+
+
 def test_a_graded_view_alone_identifies_the_rate():
     rng = np.random.default_rng(1)
     counts = Counter()

@@ -459,7 +459,7 @@ def export(run_directory: Path, name: str, out: Path, settings: tuple[str, ...])
 )
 @click.option("--seed", default=0, show_default=True)
 @click.option(
-    "--kind", type=click.Choice(["choice", "number", "exact", "spans", "text"]), required=True,
+    "--kind", type=click.Choice(["choice", "label", "number", "exact", "spans", "text"]), required=True,
     help="What the answers are.",
 )  # fmt: skip
 @click.option(

@@ -132,7 +132,7 @@ def guess(plugins: Plugins, data: Path) -> Guess:
 
 def _answer_kind(samples: list[Sample]) -> str:
     if all("options" in sample.meta for sample in samples):
-        return "choice"
+        return "label" if _of_one_set(samples) else "choice"
     responses = [sample.response.strip() for sample in samples]
     numbers = sum(
         bool(
@@ -146,6 +146,15 @@ def _answer_kind(samples: list[Sample]) -> str:
     if sum(len(text.split()) <= 4 for text in responses) >= 0.9 * len(responses):
         return "exact"
     return "{kind: text, encoder: encoder}"
+
+
+def _of_one_set(samples: list[Sample]) -> bool:
+    """Whether all samples have the same options, and each response is one of them and not its letter."""
+    options = [sample.meta["options"] for sample in samples]
+    return all(
+        listed == options[0] and isinstance(listed, list) and sample.response in listed
+        for sample, listed in zip(samples, options, strict=True)
+    )
 
 
 def _relative(data: Path, out: Path) -> str:

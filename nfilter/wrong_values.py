@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from nfilter.errors import SourceError
 
-LabelKind = Literal["choice", "number", "exact", "text", "spans"]
+LabelKind = Literal["choice", "label", "number", "exact", "text", "spans"]
 
 _LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _NUMBER: Final = re.compile(
@@ -36,7 +36,7 @@ def wrong_value(
 
     ``choice``: another letter, each as likely. ``number``: the last number in the label missed by a little or
     with a digit slipped, its sign, separators and decimals as they were; a label without a number takes another
-    answer. ``exact``, ``text``, ``spans``: another answer of ``pool`` (see ``answer_pool``). Raises SourceError
+    answer. ``label``, ``exact``, ``text``, ``spans``: another answer of ``pool`` (see ``answer_pool``). Raises SourceError
     where no wrong value is to be had.
     """
     rng = random.Random(f"{seed}:{key}")

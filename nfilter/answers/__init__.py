@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from nfilter.answers.choice import Choice
 from nfilter.answers.config import AnswerConfig
 from nfilter.answers.judge import judged_by
+from nfilter.answers.label import Label
 from nfilter.answers.number import Number
 from nfilter.answers.thinking import AfterThoughts
 from nfilter.answers.words import Exact, Spans, Text
@@ -41,13 +42,12 @@ def _kind(
     embed: Callable[[Sequence[str]], FloatArray] | None,
     judge: Callable[[Sequence[tuple[str, str]]], list[bool]] | None,
 ) -> AnswerKind:
+    plain: dict[str, Callable[[], AnswerKind]] = {"choice": Choice, "label": Label, "exact": Exact}
+    if config.kind in plain:
+        return plain[config.kind]()
     match config.kind:
-        case "choice":
-            return Choice()
         case "number":
             return Number(config.tolerance, config.absolute, tuple(config.units.items()))
-        case "exact":
-            return Exact()
         case "spans":
             return Spans(config.f1)
     if config.judge is not None:

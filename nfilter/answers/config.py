@@ -26,7 +26,8 @@ _OWNERS = {
 class AnswerConfig(StageConfig):
     """What an answer is in this dataset: ``answer: choice``, or ``answer: {kind: number, tolerance: 0.01}``.
 
-    ``choice``: the letter of an option, checked against the sample's options. ``number``: equal within
+    ``choice``: the letter of an option, checked against the sample's options. ``label``: the name of a class, one of
+    those that the sample lists. ``number``: equal within
     ``tolerance`` (a share of the larger one) or ``absolute``; ``units`` maps a unit to the factor that it stands
     for (``{km: 1000, "%": 0.01}``), all other units being ignored. ``exact``: the same words. ``spans``: a set of
     strings whose token F1 is at least ``f1``. ``text``: open-ended, compared by an ``encoder`` (cosine of at
@@ -43,7 +44,7 @@ class AnswerConfig(StageConfig):
         **dict.fromkeys(("llm", "grader"), "judge"),
     }
 
-    kind: Literal["choice", "number", "exact", "spans", "text"] = "exact"
+    kind: Literal["choice", "label", "number", "exact", "spans", "text"] = "exact"
     tolerance: float = Field(default=1e-6, ge=0, lt=1)
     absolute: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     units: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(

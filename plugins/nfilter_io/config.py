@@ -9,7 +9,8 @@ from pydantic import Field
 
 from nfilter import StageConfig
 
-ShapeName = Literal["auto", "prompt", "alpaca", "messages", "sharegpt", "choice"]
+ShapeName = Literal["auto", "prompt", "alpaca", "messages", "sharegpt", "choice", "label"]
+Labels = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=2)]
 Columns = dict[str, str | tuple[str, ...]]
 
 LINE_LIMIT = 16 * 1024 * 1024
@@ -37,6 +38,7 @@ ELSEWHERE: Final = {
     **dict.fromkeys(_PATH, "path"),
     **dict.fromkeys(("format", "type", "template", "formatting", "ds_type"), "shape"),
     **dict.fromkeys(_ROLES, "the columns are named under columns: columns: {prompt: COLUMN, response: COLUMN}"),
+    **dict.fromkeys(("classes", "class_names", "label_names", "categories", "names"), "labels"),
     **dict.fromkeys(("id_column", "id_field", "uid"), "id"),
     **dict.fromkeys(("true_label", "gold", "ground_truth", "truth_column", "clean_label"), "truth"),
     **dict.fromkeys(("max_samples", "num_samples", "limit", "n"), "leave the line out, and type nfilter run RECIPE --limit 100"),
@@ -54,7 +56,8 @@ class Settings(Protocol):
     ``columns`` maps a role of the shape (``question``) to a column of the data (``q``), or, for ``options``
     alone, to several columns. ``id`` None means the column ``id`` where there is one. ``truth`` is the column
     of the true labels, which no sample ever holds. ``index_base`` says where answers that are indices of options
-    start; None guesses it from the first rows.
+    start; None guesses it from the first rows. ``labels`` names the classes of the shape ``label``, in the order of
+    their indices; None takes those that the data's schema names, or that stand in the column.
     """
 
     @property
@@ -69,6 +72,8 @@ class Settings(Protocol):
     def truth(self) -> str | None: ...
     @property
     def index_base(self) -> Literal[0, 1] | None: ...
+    @property
+    def labels(self) -> Labels | None: ...
 
 
 class JsonLinesConfig(StageConfig):
@@ -82,6 +87,7 @@ class JsonLinesConfig(StageConfig):
     id: str | None = None
     truth: str | None = None
     index_base: Literal[0, 1] | None = None
+    labels: Labels | None = None
     encoding: str = "utf-8"
     max_line_bytes: Annotated[int, Field(ge=1)] = LINE_LIMIT
 
@@ -97,6 +103,7 @@ class JsonConfig(StageConfig):
     id: str | None = None
     truth: str | None = None
     index_base: Literal[0, 1] | None = None
+    labels: Labels | None = None
     encoding: str = "utf-8"
     max_bytes: Annotated[int, Field(ge=1)] = FILE_LIMIT
 
@@ -118,6 +125,7 @@ class CsvConfig(StageConfig):
     id: str | None = None
     truth: str | None = None
     index_base: Literal[0, 1] | None = None
+    labels: Labels | None = None
     encoding: str = "utf-8"
     max_line_bytes: Annotated[int, Field(ge=1)] = LINE_LIMIT
     delimiter: Annotated[str, Field(pattern=r'^[^"\r\n]$')] | None = None
@@ -134,6 +142,7 @@ class ParquetConfig(StageConfig):
     id: str | None = None
     truth: str | None = None
     index_base: Literal[0, 1] | None = None
+    labels: Labels | None = None
 
 
 class DatasetsConfig(StageConfig):
@@ -147,4 +156,5 @@ class DatasetsConfig(StageConfig):
     id: str | None = None
     truth: str | None = None
     index_base: Literal[0, 1] | None = None
+    labels: Labels | None = None
     split: str | None = None

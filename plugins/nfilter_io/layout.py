@@ -10,7 +10,9 @@ from typing import Any, Final
 from nfilter import SourceError, did_you_mean
 from nfilter_io.cells import RowError, load_cell, shown
 from nfilter_io.choices import LETTERS, AnswerForm, Options, guess_form, options_in, options_of
+from nfilter_io.classes import Classes, looks_like_classes
 from nfilter_io.config import Settings
+from nfilter_io.purposes import other_purpose
 
 PEEK: Final = 200
 """How many rows a guess is made from."""
@@ -46,6 +48,30 @@ ROLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "response": ("response", "completion", "answer", "output"),
         "system": ("system", "system_prompt"),
     },
+    "label": {
+        "text": (
+            "text",
+            "sentence",
+            "review",
+            "content",
+            "comment",
+            "document",
+            "tweet",
+            "utterance",
+        ),
+        "label": (
+            "label",
+            "labels",
+            "class",
+            "category",
+            "sentiment",
+            "target",
+            "intent",
+            "topic",
+            "label_text",
+        ),
+        "system": ("system", "system_prompt"),
+    },
 }
 _OPTIONAL: Final = frozenset({"system", "input", "tools"})
 _ASIDE: Final = frozenset({"system", "tools"})
@@ -55,6 +81,7 @@ _EXAMPLES: Final = {
     "choice": "{question: COLUMN, options: COLUMN, answer: COLUMN}",
     "alpaca": "{instruction: COLUMN, input: COLUMN, output: COLUMN}",
     "prompt": "{prompt: COLUMN, response: COLUMN}",
+    "label": "{text: COLUMN, label: COLUMN}",
 }
 _TURN_ROLES: Final = frozenset({"messages", "conversations"})
 _SPEAKER_KEY: Final = {"messages": "role", "sharegpt": "from"}
@@ -70,6 +97,7 @@ class Layout:
     truth: str | None = None
     answer_form: AnswerForm = field(default_factory=AnswerForm)
     truth_form: AnswerForm = field(default_factory=AnswerForm)
+    classes: Classes = field(default_factory=Classes)
 
     def column(self, role: str) -> str:
         """The one column of a role that the shape must have."""
@@ -102,6 +130,8 @@ class Layout:
             told["truth"] = self.truth
         if self.shape == "choice":
             told["answer_form"] = str(self.answer_form)
+        if self.shape == "label":
+            told["classes"] = str(self.classes)
         return told
 
 
@@ -119,7 +149,7 @@ def guess(rows: Sequence[Mapping[str, Any]], config: Settings, *, whole: bool) -
     if not found and not unclear:
         found, unclear = _fitting(every, rows, config)
     if len(found) != 1 or unclear:
-        raise SourceError(_question(config, every, found, unclear))
+        raise SourceError(_question(config, every, found, unclear, rows))
     shape, roles = next(iter(found.items()))
     layout = Layout(shape, roles, _id_column(counts, config), config.truth)
     return _with_forms(layout, rows, config.index_base) if shape == "choice" else layout
@@ -165,7 +195,9 @@ def _fitting(
     for shape in shapes:
         if not told.keys() <= _known_roles(shape):
             continue
-        candidates = _candidates(shape, names, rows, _canonical(shape, told))
+        candidates = _candidates(
+            shape, names, rows, _canonical(shape, told), meant=config.shape == shape
+        )
         if not all(candidates[role] for role in ROLES[shape] if role not in _OPTIONAL):
             continue
         # a system prompt and tools are no sign of a shape, so that sharing their columns means nothing
@@ -233,8 +265,13 @@ def _candidates(
     names: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
     told: Mapping[str, Column],
+    *,
+    meant: bool,
 ) -> dict[str, list[Column]]:
-    """For each role of the shape, the columns that could play it: those told, else those of a known name."""
+    """For each role of the shape, the columns that could play it: those told, else those of a known name.
+
+    ``meant`` says that the config names the shape, so that nothing has to look like it.
+    """
     claimed = {name for column in told.values() for name in _several(column)}
     free = [name for name in names if name not in claimed]
     candidates: dict[str, list[Column]] = {}
@@ -247,8 +284,15 @@ def _candidates(
             columns = [name for name in columns if _holds_turns(name, rows, shape)]
         if role == "options":
             columns = [name for name in columns if _holds_options(name, rows)]
-        if (role == "output" and "output" in columns) or role in _ASIDE:
-            columns = columns[:1]  # Alpaca's own name wins over the namesake of another shape
+        if role == "label" and not meant:
+            columns = [
+                name
+                for name in columns
+                if looks_like_classes([row.get(name) for row in rows], name)
+            ]
+        own = role in columns and role in ("output", "label", "text")
+        if own or role in _ASIDE:
+            columns = columns[:1]  # a shape's own name wins over the namesake of another shape
         candidates[role] = [*columns]
         if role == "options" and not columns and _letter_columns(free):
             candidates[role] = [_letter_columns(free)]
@@ -327,6 +371,7 @@ def _question(
     names: Sequence[str],
     found: Mapping[str, Mapping[str, Column]],
     unclear: Mapping[str, str],
+    rows: Sequence[Mapping[str, Any]],
 ) -> str:
     listed = f"Columns found: {_listed(names)}."
     if len(found) + len(unclear) > 1:
@@ -338,12 +383,15 @@ def _question(
             f"{config.path}: it is not clear which column is which: {why}. {listed}"
             f" Type `shape: {shape}` and `columns: {_EXAMPLES[shape]}`."
         )
+    if meant := other_purpose(names, rows):
+        return f"{config.path}: {meant}"
     if config.shape != "auto":
         return (
             f"{config.path}: the rows do not have the columns of the shape {config.shape}. {listed}"
             f" Type `columns: {_EXAMPLES[config.shape]}`."
         )
-    ways = " or ".join(
-        f"`shape: {shape}` with `columns: {_EXAMPLES[shape]}`" for shape in ("prompt", "choice")
+    ways = ", or ".join(
+        f"`shape: {shape}` with `columns: {_EXAMPLES[shape]}`"
+        for shape in ("prompt", "choice", "label")
     )
     return f"{config.path}: the shape of the rows is not known. {listed} Type {ways}."

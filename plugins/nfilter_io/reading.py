@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
@@ -13,18 +14,31 @@ from typing import Any, Final
 from nfilter import JSON, Row, Sample, SeenTexts, SourceError, Unreadable, hash_of
 from nfilter_io import shapes
 from nfilter_io.cells import Record, RowError, as_text, clean, raw_text, shown
+from nfilter_io.classes import MOST, Classes, classes_in
 from nfilter_io.config import Settings
 from nfilter_io.layout import PEEK, Layout, guess
 
 Records = Callable[[], Iterator[Record | Unreadable]]
+Names = Callable[[str], Sequence[str] | None]
 MAX_ID: Final = 256
 _PEEK_SIZE: Final = 64 * 1024 * 1024  # characters held before the layout is settled
 
 
 class Rows:
-    """The rows of one file or folder, whatever its container. ``records`` opens the container anew each time."""
+    """The rows of one file or folder, whatever its container.
 
-    def __init__(self, config: Settings, records: Records, *, nan_is_null: bool = False) -> None:
+    ``records`` opens the container anew each time; ``names`` gives the class names that its schema has for a column.
+    """
+
+    def __init__(
+        self,
+        config: Settings,
+        records: Records,
+        *,
+        nan_is_null: bool = False,
+        names: Names = lambda _: None,
+    ) -> None:
+        self._names = names
         self._config = config
         self._records = records
         self._nan_is_null = nan_is_null
@@ -88,7 +102,28 @@ class Rows:
 
     def _settle(self, head: list[Record | Unreadable], *, whole: bool) -> None:
         rows = [item.value for item in head if isinstance(item, Record)]
-        self._layout = guess(rows, self._config, whole=whole)
+        layout = guess(rows, self._config, whole=whole)
+        if layout.shape == "label":
+            layout = replace(
+                layout, classes=self._classes(layout.column("label"), head, whole=whole)
+            )
+        self._layout = layout
+
+    def _classes(self, column: str, head: list[Record | Unreadable], *, whole: bool) -> Classes:
+        """The classes that the config or the schema names, else all that stand in the column, whatever its length."""
+        base = self._config.index_base or 0
+        named = self._config.labels or self._names(column)
+        if named is not None:
+            return Classes(tuple(named), named=True, base=base)
+        records = head if whole else self._records()
+        cells = (item.value.get(column) for item in records if isinstance(item, Record))
+        found = classes_in(cells, column)
+        if found is None:
+            raise SourceError(
+                f"{self._config.path}: the column {shown(column)} has more than {MOST:,} different values, which is no label "
+                "set; type `shape: prompt` and `columns: {prompt: TEXT COLUMN, response: LABEL COLUMN}`"
+            )
+        return Classes(found, base=base)
 
     def _row(self, record: Record | Unreadable, known: _Known) -> Row | Unreadable:
         if isinstance(record, Unreadable):

@@ -26,6 +26,7 @@ from nfilter_io.cells import (
     shown,
 )
 from nfilter_io.choices import Options, read_answer, render, write_answer
+from nfilter_io.classes import read_class, write_class
 from nfilter_io.layout import Layout
 from nfilter_io.turns import SPEAKERS, Turn, fill_turn, filled, new_turn, read_tools, read_turn
 
@@ -63,6 +64,8 @@ def parse(row: Mapping[str, Any], layout: Layout) -> Parsed:
         parsed = _parse_turns(row, layout)
     elif layout.shape == "choice":
         parsed = _parse_choice(row, layout)
+    elif layout.shape == "label":
+        parsed = _parse_label(row, layout)
     else:
         parsed = _parse_pair(row, layout)
     return replace(parsed, lost=(*parsed.lost, *_not_read(row, layout, tools=bool(parsed.tools))))
@@ -87,6 +90,8 @@ def restore(sample: Sample, layout: Layout) -> dict[str, JSON]:
         return _restore_turns(sample, layout, meta, kept)
     if layout.shape == "choice":
         return _restore_choice(sample, layout, meta, kept)
+    if layout.shape == "label":
+        return _restore_label(sample, layout, meta, kept)
     return _restore_pair(sample, layout, meta, kept)
 
 
@@ -98,6 +103,8 @@ def truth_text(value: Any, row: Mapping[str, Any], layout: Layout) -> str | None
     try:
         if value is None or value == "":
             return None
+        if layout.shape == "label":
+            return read_class(value, layout.classes, "truth")[0]
         if layout.shape != "choice":
             return as_text(value, "truth")
         return read_answer(value, layout.options(row), layout.truth_form, "truth").letter
@@ -237,6 +244,46 @@ def _options_again(meta: Mapping[str, Any], layout: Layout) -> Options | None:
         return layout.options(meta)
     except RowError:
         return None
+
+
+# --- label sets ----------------------------------------------------------------------------------------------
+
+
+def _parse_label(row: Mapping[str, Any], layout: Layout) -> Parsed:
+    asked, answered = layout.column("text"), layout.column("label")
+    meta = dict(row)
+    text = filled_text(row.get(asked), asked)
+    label, form = read_class(row.get(answered), layout.classes, answered)
+    if isinstance(row[asked], str):
+        meta[asked] = None
+    meta[answered] = None
+    keep: dict[str, JSON] = {"options": [row["options"]] if "options" in row else []}
+    if form is not None:
+        keep["form"] = dict(form)
+    meta["options"], meta[KEEP] = list(layout.classes.names), keep
+    before = [message.content for message in _system(row, layout, {})]
+    told = "\n".join((_CLASSIFY, *(f"- {name}" for name in layout.classes.names)))
+    system = Message("system", "\n\n".join((*before, told)))
+    return Parsed((system, *_exchange(text, label)), meta)
+
+
+_CLASSIFY: Final = (
+    "Classify the text. Answer with the name of one of these classes and nothing else:"
+)
+
+
+def _restore_label(
+    sample: Sample, layout: Layout, meta: dict[str, Any], kept: Mapping[str, Any]
+) -> dict[str, JSON]:
+    asked, answered = layout.column("text"), layout.column("label")
+    if "options" in kept:
+        meta.pop("options", None)
+        if kept["options"]:
+            meta["options"] = kept["options"][0]
+    if meta.get(asked) is None or str(meta[asked]) != sample.query:
+        meta[asked] = sample.query
+    meta[answered] = write_class(sample.response, layout.classes, kept.get("form"))
+    return meta
 
 
 # --- chat messages, ShareGPT ---------------------------------------------------------------------------------

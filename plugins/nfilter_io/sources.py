@@ -16,7 +16,7 @@ from nfilter_io.config import (
 )
 from nfilter_io.lines import encoding_problem, json_lines, json_list
 from nfilter_io.reading import Rows, at
-from nfilter_io.tables import dataset_rows, parquet_rows
+from nfilter_io.tables import dataset_classes, dataset_rows, parquet_classes, parquet_rows
 from nfilter_io.tabular_text import csv_rows
 
 
@@ -144,7 +144,12 @@ class Parquet:
 
     def __init__(self, config: ParquetConfig, base_dir: Path) -> None:
         path = at(base_dir, config.path)
-        self.rows = Rows(config, lambda: parquet_rows(path, config), nan_is_null=True)
+        self.rows = Rows(
+            config,
+            lambda: parquet_rows(path, config),
+            nan_is_null=True,
+            names=lambda column: parquet_classes(path, column),
+        )
 
     def read(self) -> Iterator[Row | Unreadable]:
         return self.rows.read()
@@ -179,7 +184,12 @@ class Datasets:
 
     def __init__(self, config: DatasetsConfig, base_dir: Path) -> None:
         path = at(base_dir, config.path)
-        self.rows = Rows(config, lambda: dataset_rows(path, config), nan_is_null=True)
+        self.rows = Rows(
+            config,
+            lambda: dataset_rows(path, config),
+            nan_is_null=True,
+            names=lambda column: dataset_classes(path, config, column),
+        )
 
     def read(self) -> Iterator[Row | Unreadable]:
         return self.rows.read()

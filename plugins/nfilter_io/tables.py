@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +37,13 @@ def dataset_rows(path: Path, config: DatasetsConfig) -> Iterator[Record]:
 
     Raises SourceError where the package or the folder is missing, or where the split is not told.
     """
+    data = _opened(path, config)
+    _names_once(path, data.column_names)
+    # the arrow format hands out tables as stored: no image or sound is decoded
+    yield from _rows(path, data.with_format("arrow").iter(batch_size=_BATCH))
+
+
+def _opened(path: Path, config: DatasetsConfig) -> Any:
     try:
         import datasets
     except ImportError as error:
@@ -56,9 +64,28 @@ def dataset_rows(path: Path, config: DatasetsConfig) -> Iterator[Record]:
         data = data[_split(path, list(data), config.split)]
     elif config.split is not None:
         raise SourceError(f"{path}: has no splits; leave `split` out")
-    _names_once(path, data.column_names)
-    # the arrow format hands out tables as stored: no image or sound is decoded
-    yield from _rows(path, data.with_format("arrow").iter(batch_size=_BATCH))
+    return data
+
+
+def dataset_classes(path: Path, config: DatasetsConfig, column: str) -> list[str] | None:
+    """The class names that a dataset's features give a column (``ClassLabel``); None where they give none."""
+    names = getattr(_opened(path, config).features.get(column), "names", None)
+    return [str(name) for name in names] if names else None
+
+
+def parquet_classes(path: Path, column: str) -> list[str] | None:
+    """The class names that ``datasets`` wrote into a Parquet file's schema for a column; None where there are none."""
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_schema(path).metadata or {}
+    try:
+        feature = json.loads(metadata[b"huggingface"])["info"]["features"][column]
+        names = feature["names"] if feature["_type"] == "ClassLabel" else None
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+    if not isinstance(names, list) or len(names) < 2:
+        return None
+    return [str(name) for name in names]
 
 
 def _split(path: Path, names: list[str], told: str | None) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from nfilter.testing.faults import Script
+from nfilter.testing.server import ModelServer
 
 ROOT = Path(__file__).resolve().parents[2]
 FORMATS = ("jsonl", "csv", "parquet")
@@ -114,3 +117,77 @@ def test_the_recipe_runs_and_gives_the_rows_back_in_their_shape(
         assert columns == SHAPES[shape](question, answer)
         left, right = question.split("+")
         assert int(answer) == int(left) + int(right)
+
+
+def test_a_label_set_runs_and_gives_the_rows_back_in_their_shape(
+    tools: Any, sums: list[dict[str, str]], tmp_path: Path
+) -> None:
+    """``text`` and an index of a class, as data sets on the hub have them; the answers are those of the embedded model."""
+    given = [{"text": row["prompt"], "label": str(at % 2)} for at, row in enumerate(sums[:6])]
+    write(given, tmp_path / "data.csv")
+    done = tools.call("init", "--data", "data.csv", "--model", "tiny", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert (
+        "guessed columns: shape = 'label', text = 'text', label = 'label', classes = '0, 1 ("
+        in done.out
+    )
+    assert "answer kind: label (guessed" in done.out
+    samples = "[{use: robustft.answer, llm: expert, into: base, max_tokens: 8}]"
+    sets = tools.sets("source.labels=[even, odd]", f"samples={samples}", "arms=[]")
+    checked = tools.call("check", "recipe.yaml", *sets, cwd=tmp_path)
+    assert checked.code == 0, checked.err
+    assert "classes = 'even, odd'" in checked.out
+    done = tools.call("run", "recipe.yaml", *sets, cwd=tmp_path)
+    assert done.code == 0, done.err
+    run = tmp_path / "runs" / "robustft"
+    rows = [
+        {key: value for key, value in row.items() if key != "id"}
+        for row in tools.lines(run / "cleaned.jsonl")
+    ]
+    assert rows == given
+
+
+def test_classes_are_listed_in_the_prompt_and_other_answers_are_unreadable(
+    tools: Any, tmp_path: Path
+) -> None:
+    """A model that knows the classes finds the wrong labels; a class that nobody listed is no answer."""
+    said = {"fine": "Positive.", "poor": "negative", "odd": "neutral"}
+    words = ["fine", "poor"] * 10 + ["odd"]
+    given = [
+        {"text": f"{word} {at}", "label": int(word != "poor")} for at, word in enumerate(words)
+    ]
+    wrong = {3, 8}
+    for at in wrong:
+        given[at]["label"] = 1 - int(given[at]["label"])
+    write(given, tmp_path / "data.jsonl")
+
+    def answer(messages: Sequence[Mapping[str, Any]]) -> str:
+        asked = "\n".join(message["content"] for message in messages)
+        assert "- negative\n- positive" in asked
+        assert "one of those listed" in asked
+        return said[next(word for word in said if word in asked)]
+
+    with ModelServer(Script(answer=answer)) as server:
+        recipe = {
+            "answer": "label",
+            "models": {"expert": {"use": "litellm", "model": "x", "api_base": server.url}},
+            "source": {"use": "jsonl", "path": "data.jsonl", "labels": ["negative", "positive"]},
+            "samples": [
+                {"use": "robustft.answer", "llm": "expert", "into": "base"},
+                {"use": "robustft.check", "views": ["base"]},
+            ],
+        }
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        done = tools.call("run", "recipe.yaml", "--out", "run", cwd=tmp_path)
+    assert done.code == 0, done.err
+    rows = tools.lines(tmp_path / "run" / "02-robustft.check" / "chunk-000000.jsonl")
+    assert [row["notes"]["base"]["answer"] for row in rows] == [
+        {"fine": "positive", "poor": "negative", "odd": None}[word] for word in words
+    ]
+    kept = [
+        {key: value for key, value in row.items() if key != "id"}
+        for row in tools.lines(tmp_path / "run" / "cleaned.jsonl")
+    ]
+    assert kept == given
+    flagged = {at for at, row in enumerate(rows) if row["notes"]["check"]["flagged"]}
+    assert wrong <= flagged

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from nfilter.answers.choice import options_of
-from nfilter.answers.reading import clean, fold, line_at, statements
+from nfilter.answers.markers import revised
+from nfilter.answers.reading import clean, fold, line_at
 from nfilter.types import Sample
 
 _EDGE = "".join(set(string.punctuation) - set("+#-%$")) + string.whitespace + "“”‘’…。"
@@ -37,6 +38,8 @@ class Label:
     def parse(self, text: str, sample: Sample | None = None) -> str | None:
         """The class's name as it is listed, or None: no class, another one, or several."""
         names = options_of(sample) if sample is not None else None
+        if names is not None and names.count(text.strip()) == 1:
+            return text.strip()
         cleaned = clean(text)
         for said in _said(text, cleaned):
             if names is None:
@@ -61,7 +64,7 @@ def _said(text: str, cleaned: str) -> Iterator[str]:
     if whole.startswith("{"):
         yield from _in_json(whole)
     yield cleaned
-    places = [end for end, _ in statements(cleaned)]
+    places = [statement.position for statement in revised(cleaned)]
     places += [match.end() for match in _NAMED.finditer(cleaned)]
     if places:
         line = line_at(cleaned, max(places))

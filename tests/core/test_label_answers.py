@@ -35,6 +35,9 @@ CASED = sample("US", "us")
         (SENTIMENT, "Label: negative. It complains.", "negative"),
         (SENTIMENT, '{"label": "negative"}', "negative"),
         (SENTIMENT, "\\boxed{positive}", "positive"),
+        (SENTIMENT, '```json\n{"label": "negative"}\n```', "negative"),
+        (SENTIMENT, '{"sentiment": "negative"}', "negative"),
+        (SENTIMENT, "Answer: positive. Wait, actually negative", "negative"),
         # another class, several, a negation, a name in a sentence
         (SENTIMENT, "neutral", None),
         (SENTIMENT, "Answer: neutral", None),
@@ -102,6 +105,14 @@ def test_every_name_is_read_back_in_common_forms() -> None:
             "The label is {}",
         ):
             assert KIND.parse(form.format(name), every) == name, form.format(name)
+
+
+def test_a_label_is_always_read_as_itself() -> None:
+    names = ("**bold**", "__init__", "{x}", "Answer: b", "①", "½", "<think>", "a\u00adb", "-", "b")
+    every = sample(*names)
+    for name in names:
+        if name != "<think>":  # a thought that never ends is no answer
+            assert KIND.parse(name, every) == name
 
 
 def test_classes_agree_when_they_are_the_same() -> None:

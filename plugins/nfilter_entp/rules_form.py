@@ -7,29 +7,47 @@ import re
 from pydantic import Field
 
 from nfilter import StageConfig
+from nfilter_entp.asks import for_code, for_prose, for_signs
 from nfilter_entp.rules_end import code_marks
 from nfilter_entp.texts import Text, scripts_of
 
 _BRACKETS = re.compile(r"[()\[\]{}<>/\\&|^$+=]")
+_MORSE = re.compile(r"[.·•\-–—−_/|\s]+")
 
 
 class Empty(StageConfig):
-    """The response has no letter, digit or symbol, and is not a piece of code such as ``[]``. No settings."""
+    """The response has no letter, digit or symbol, or is a code block with nothing in it.
+
+    Morse code, a piece of code such as ``[]``, and signs that the query asks for are answers. No settings.
+    """
 
 
 def empty(text: Text, rule: Empty) -> str | None:  # noqa: ARG001
     """Nothing, white space, or punctuation alone."""
-    if not text.response.strip():
+    whole = text.response.strip()
+    if not whole:
         return "the response is empty"
+    if _BLOCK.fullmatch(whole):
+        return f"the response is a code block with nothing in it: {whole[:20]!r}"
     seen = text.characters
     if seen.content + seen.replacements == 0 or (
         seen.letters + seen.digits == 0 and seen.symbols < 1
     ):
-        shown = text.response.strip()[:20]
-        if _BRACKETS.search(shown) and len(shown) <= 4:
+        if _signs_answer(whole) or for_signs(text.asked):
             return None
-        return f"the response has no letter, digit or symbol: {shown!r}"
+        return f"the response has no letter, digit or symbol: {whole[:20]!r}"
     return None
+
+
+_BLOCK = re.compile(r"(?:```|~~~)[\w+-]{0,20}\s*(?:```|~~~)?")
+
+
+def _signs_answer(whole: str) -> bool:
+    """A piece of code of some signs, or Morse code: groups of dots and dashes."""
+    if len(whole) <= 4 and _BRACKETS.search(whole):
+        return True
+    dots, dashes = set(".·•") & set(whole), set("-–—−_") & set(whole)
+    return bool(dots and dashes and len(whole) > 3 and _MORSE.fullmatch(whole))
 
 
 class Length(StageConfig):
@@ -41,17 +59,6 @@ class Length(StageConfig):
     least: int = Field(default=1, ge=0)
     least_asked: int = Field(default=3, ge=0)
     most: int = Field(default=4000, ge=1)
-
-
-_PROSE = re.compile(
-    r"(?:^|[.!?:\n]\s*|\bplease )(?:explain|describe|elaborate|summari[sz]e|brainstorm|discuss"
-    r"|(?:write|compose|draft|create|generate|tell me|give me)\b.{0,60}?\b"
-    r"(?:essay|story|stories|poem|paragraphs?|article|blog post|letter|email|speech|summary|scene|review|guide|tutorial|explanation))\b"
-)
-_BRIEF = re.compile(
-    r"\b(?:one|single|two|1|2|few|short(?:est)?|brief(?:ly)?|only)[ -](?:\w+ )?(?:words?|letters?|phrase)"
-    r"|\bbriefly\b|\byes or no\b|\bemojis?\b"
-)
 
 
 def length(text: Text, rule: Length) -> str | None:
@@ -70,12 +77,8 @@ def length(text: Text, rule: Length) -> str | None:
         or text.fenced
     ):
         return None
-    # Its first and last part say what is asked; what lies between is given.
-    asked = text.query.casefold()
-    asked = asked if len(asked) <= 600 else f"{asked[:300]}\n{asked[-300:]}"
-    found = _PROSE.search(asked)
-    if found and not _BRIEF.search(asked):
-        return f"{count} words, fewer than {rule.least_asked}, where {found[0].strip('.!?: ')[:40]!r} is asked"
+    if found := for_prose(text.query):
+        return f"{count} words, fewer than {rule.least_asked}, where {found[:40]!r} is asked"
     return None
 
 
@@ -84,7 +87,9 @@ class CharactersRule(StageConfig):
 
     ``content``: the smallest share of letters, marks, digits and symbols. ``broken``: the largest share of replacement
     characters (U+FFFD), control characters, and UTF-8 that was read as another code (``Ã©``). ``mashed``: the
-    largest share of Latin words that nobody can say (six consonants in a row, or none of a dozen letters a vowel).
+    largest share of Latin words that nobody can say (six consonants in a row, or none of a dozen letters a vowel). Two escapes
+    of a program (``\\n``, ``\\u2019``) in a text that is none are too many. What the query asks of signs, ciphers or code is
+    left alone.
     """
 
     least: int = Field(default=12, ge=1)
@@ -98,27 +103,55 @@ _MISREAD = re.compile(
     "|\u00e2(?:\u20ac|\u0080).|\u00f0\u0178.."
 )
 _MASHED = re.compile(r"[^\W\d_aeiouyáàâäãåæéèêëíìîïóòôöõøúùûüýœ]{6}")
+_ESCAPES = re.compile(r"\\(?:u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|r\\n|[nt](?![a-z])|\")")
+# Formulas.
+_COMMAND = re.compile(r"\$|\\[\[(\\]|\\(?![nt][A-Z])[a-zA-Z]{3}")
 _LATIN = re.compile(r"[a-z\u00df-\u024f]+")
 
 
-def characters(text: Text, rule: CharactersRule) -> str | None:  # noqa: PLR0911
+def characters(text: Text, rule: CharactersRule) -> str | None:
     """Too much of what is no text in any script."""
+    if not text.characters.visible:
+        return None
+    if found := _broken(text, rule):
+        return found
+    # Programs, patterns, drawings and ciphers are made of signs, and of letters that nobody can say.
+    if text.fenced or code_marks(text.response) > 1 or for_signs(text.asked):
+        return None
+    return _escaped(text) or _of_signs(text, rule) or _mashed(text, rule)
+
+
+def _broken(text: Text, rule: CharactersRule) -> str | None:
     seen = text.characters
     visible = seen.visible
-    if not visible:
-        return None
     broken = seen.replacements + seen.controls
     if broken and broken / visible > rule.broken:
         return f"{broken} of {visible} characters are replacement or control characters, more than {rule.broken:g}"
     misread = len(_MISREAD.findall(text.response))
     if misread > 1 and misread / visible > rule.broken / 2:
         return f"{misread} characters of UTF-8 read as another code, in {visible}"
-    if visible >= rule.least and not text.fenced:
-        share = seen.content / visible
-        if share < rule.content:
-            return f"{share:.2f} of {visible} characters are letters, digits or symbols, less than {rule.content:g}"
-    if text.fenced:
+    return None
+
+
+def _of_signs(text: Text, rule: CharactersRule) -> str | None:
+    seen = text.characters
+    share = seen.content / seen.visible
+    if seen.visible < rule.least or share >= rule.content or _signs_answer(text.response.strip()):
         return None
+    return f"{share:.2f} of {seen.visible} characters are letters, digits or symbols, less than {rule.content:g}"
+
+
+def _escaped(text: Text) -> str | None:
+    """What a program writes for a line feed or a quote, in a text that is none."""
+    if "\\" not in text.response or for_code(text.asked) or _COMMAND.search(text.response):
+        return None
+    found = _ESCAPES.findall(text.response)
+    return (
+        f"{len(found)} escapes such as {found[0]!r} stand in the text" if len(found) > 1 else None
+    )
+
+
+def _mashed(text: Text, rule: CharactersRule) -> str | None:
     if len(_MASHED.findall(text.plain)) < 3:
         return None
     words = [word for word in text.words if len(word) >= 4 and _LATIN.fullmatch(word)]

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from nfilter import StageConfig
+from nfilter_entp.asks import for_recurrence, for_signs, for_verse
 from nfilter_entp.texts import Text, numbered, plain, words_of
 
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
@@ -19,7 +20,8 @@ class Repeats(StageConfig):
 
     ``times``: a block repeated so often without a break, of ``least`` words in all and ``run`` of the response. ``cover``: the
     share of ``least_covered`` words or more that lies in runs of eight words which are there ``often`` times. ``letters``:
-    one letter, or a few, that fill so many characters.
+    one letter, or a few, that fill so many characters. Verse that is asked, code, tables and sequences repeat by right:
+    in these a loop has to come ``by_right`` times, and to be most of the response.
     """
 
     times: int = Field(default=4, ge=2)
@@ -29,6 +31,7 @@ class Repeats(StageConfig):
     cover: float = Field(default=0.5, gt=0, le=1)
     least_covered: int = Field(default=40, ge=1)
     letters: int = Field(default=40, ge=2)
+    by_right: int = Field(default=16, ge=2)
 
 
 def _grams(ids: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.uint64]:
@@ -42,11 +45,10 @@ def _grams(ids: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.uint64]:
     return total
 
 
-def repeats(text: Text, rule: Repeats) -> str | None:  # noqa: PLR0911
+def repeats(text: Text, rule: Repeats) -> str | None:
     """Loops, and phrases that return."""
-    long = max(text.plain.split(), key=len, default="")
-    looped = len(long) >= rule.letters and not _SPELT.search(text.asked)
-    if looped and (found := _letters(text.plain, rule)):
+    by_right = _repeats_by_right(text)
+    if not by_right and (found := _looped(text, rule)):
         return found
     words = text.words
     if len(words) < rule.least:
@@ -58,8 +60,29 @@ def repeats(text: Text, rule: Repeats) -> str | None:  # noqa: PLR0911
     if not (grams[some - 1 :] == grams[: len(grams) - some + 1]).any():
         return None
     worded = np.array([any(c.isalpha() for c in word) for word in words])
-    if found := _block(words, ids, worded, rule):
-        return found
+    if by_right:
+        most = rule.model_copy(update={"times": max(rule.times, rule.by_right), "run": max(rule.run, 0.6)})  # fmt: skip
+        return _block(words, ids, worded, most) if len(ids) >= most.times else None
+    return _block(words, ids, worded, rule) or _covered(words, ids, worded, rule)
+
+
+def _repeats_by_right(text: Text) -> bool:
+    """Verse or a sequence that is asked; code, with or without a fence; a table."""
+    if text.fenced or for_verse(text.asked) or for_recurrence(text.asked) or for_signs(text.asked):
+        return True
+    lines = [line for line in text.response[:20_000].splitlines() if line.strip()]
+    coded = sum(_CODED.search(line[:400]) is not None for line in lines)
+    return coded > 0 and 2 * coded >= len(lines)
+
+
+def _looped(text: Text, rule: Repeats) -> str | None:
+    long = max(text.plain.split(), key=len, default="")
+    return _letters(text.plain, rule) if len(long) >= rule.letters else None
+
+
+def _covered(
+    words: list[str], ids: npt.NDArray[np.int64], worded: npt.NDArray[np.bool_], rule: Repeats
+) -> str | None:
     # Lists repeat a frame of a few words around their items. In some scripts a character is a word, and says less.
     n = 8 if sum(map(len, words)) > 2 * len(words) else 16
     if len(words) < max(rule.least_covered, n):
@@ -73,6 +96,14 @@ def repeats(text: Text, rule: Repeats) -> str | None:  # noqa: PLR0911
     if share > rule.cover:
         return f"{share:.2f} of {len(ids)} words lie in runs of {n} words that are there {rule.often} times or more, more than {rule.cover:g}"
     return None
+
+
+# A line of code, a table or a pattern.
+_CODED = re.compile(
+    r"[;{}]\s*$|\w\(.*\)|^\s*(?:def|class|import|from|return|for|if|elif|else|while|function|var|let|const|select|insert|public|private)\b.*[:({;]|\|.*\||\t.*\t"
+    r"|\w = \S|</\w|\\[dwsb]|\[[^\]\s]{1,20}-[^\]\s]{1,20}\]|[*+?]\)|\{\d,?\d?\}",
+    re.IGNORECASE,
+)
 
 
 def _block(
@@ -151,9 +182,6 @@ _WHOLE = (
 )  # fmt: skip
 _SHORT = 300
 _CODES = re.compile(r"\b(?:https?|status|errors?|exceptions?|codes?|[45]\d\d)\b")
-_SPELT = re.compile(
-    r"\b(?:strings?|sequences?|characters?|letters?|digits?|dna|rna|repeat\w*|times)\b"
-)
 _ROOM = re.compile(
     r"\b(?:templates?|placeholders?|fill|blanks?|lorem|filler|html|xml|jinja|mustache|handlebars|vue|format)\b"
 )

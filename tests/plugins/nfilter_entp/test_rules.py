@@ -131,7 +131,7 @@ def test_right_answers_break_no_rule(case: str) -> None:
 LONG = "The river rises in the hills to the north and then runs for many miles through a wide and green valley"
 WRONG = {
     "empty": [
-        ("Why?", ""), ("Why?", " \n\t"), ("Why?", "..."), ("Why?", "?!"), ("Why?", "***"), ("Why?", "\u200b"), ("为什么？", "。。。"), ("Why?", "@#%!!&&**//::??__--"),
+        ("Why?", ""), ("Why?", " \n\t"), ("Why?", "..."), ("Why?", "?!"), ("Why?", "***"), ("Why?", "\u200b"), ("Write a loop", "```\n```"), ("Write a loop", "```python"), ("Why?", "- - -"), ("为什么？", "。。。"), ("Why?", "@#%!!&&**//::??__--"),
     ],
     "length": [
         ("Explain how a clock works.", "Ok"),
@@ -143,6 +143,8 @@ WRONG = {
         ("Why?", "all is \x00\x01 well"),
         ("Why?", "The cafÃ© has crÃ¨me brÃ»lÃ©e"),
         ("Why?", "a@#%!!&&**//::??__--!!//::??"),
+        ("Why?", "It is so.\\n\\nIt was so.\\nIt will be."),
+        ("Why?", "It\\u2019s so, and she\\u2019s here."),
         ("Why?", "xkcdqrtz bvnmlkjh qwrtpsdf zxcvbnmk the ghjklqwr"),
     ],
     "script": [
@@ -157,6 +159,8 @@ WRONG = {
         ("Why?", "a" * 300),
         ("Why?", "ha" * 100),
         ("Why?", "The answer is that we do not know it at all.\n" * 8),
+        ("Write a poem about the sea", "The sea is blue. " + "It goes on and on. " * 30),
+        ("Write a loop in C", "int n = 0;\n" + "n = n + one;\n" * 40),
     ],
     "template": [
         ("What is new?", "As an AI language model, I cannot know."),
@@ -293,3 +297,40 @@ def test_words_that_are_asked_about_end_an_answer() -> None:
     said = "The river and the valley are nouns of the sentence, and its only conjunction is the word and"
     assert found("Which conjunction does the sentence have?", said) == {}
     assert "truncated" in found("Tell me of it", said)
+
+
+DOG = " / \\__\n(    @\\___\n /         O\n/   (_____/\n/_____/   U"
+FORMS = {
+    "Morse code": ("Write SOS in Morse code", "... --- ..."),
+    "Morse code of words": ("How does one write 'hi you' by telegraph?", ".... .. / -.-- --- ..-"),
+    "a sign that is asked": ("Which punctuation ends a question?", "?"),
+    "an emoticon": ("Give me a happy emoticon", ":-)"),
+    "stars": ("Draw a line of asterisks", "*****"),
+    "a pattern": ("Write a regex for a phone number", r"^\(?\d{3}\)?[-.\s]?\d{3}[-.\s]?\d{4}$"),
+    "a long pattern": ("Write a regular expression for a MAC address", "^" + ":".join(["[0-9A-Fa-f]{2}"] * 6) + "$"),
+    "a pattern of letters": ("Match a word of forty vowels", "[aeiou]" * 8),
+    "a drawing": ("Draw a dog in ASCII art", DOG),
+    "a cipher": ("Encrypt 'the quick brown fox jumps' with a shift of one", "uif rvjdl cspxo gpy kvnqt xyzptwk bcdfghk lmnpqrt"),
+    "a sequence": ("Write the first terms of the sequence", ", ".join(["one, two"] * 10)),
+    "a binary string": ("Write 0 and 1 alternately as a string", "01" * 60),
+    "a refrain": ("Write a song about rain", "Rain, rain, come again.\n" * 6 + "The sky is grey today, and so am I, my friend."),
+    "a nursery rhyme": ("Write a nursery rhyme about a bus", "\n\n".join(f"The {a} on the bus go {b}, {b}, {b},\n{b}, {b}, {b},\n{b}, {b}, {b}.\nThe {a} on the bus go {b}, all through the town." for a, b in (("wheels", "round and round"), ("doors", "open and shut")))),
+    "code without a fence": ("Make a menu", "\n".join(["menu.add(item);", "menu.add(line);"] * 9)),
+    "a table": ("When is the shop open?", "| day | open | close |\n|---|---|---|\n" + "\n".join(f"| {d} | nine in the morning | five in the afternoon |" for d in ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday"))),
+    "a word of letters": ("Create a 6 letter word", "Orange"),
+    "a word that begins with a letter": ("Give me a word that starts with the letter B", "Banana"),
+    "two-letter words": ("Generate a two-letter word", "At"),
+    "a title": ("Write a title for an article about bees", "Busy Bees"),
+    "a name": ("Create a name for a short story", "Dusk"),
+    "a subject": ("Write a subject line for an email about lunch", "Lunch?"),
+    "a describing word": ("Describe the mood of the text: The sun shone and all were merry", "Merry"),
+    "an explanation in a word": ("Explain the colour of the sky in one word", "Scattering"),
+    "a path": ("Where is the folder?", "It is in C:\\new\\temp\\notes, on the first disk"),
+    "a formula": ("What is the angle?", "It is \\theta, with \\nu and \\tau as \\frac{1}{2}"),
+    "an escape that is asked": ("How do I write a line feed in a Python string?", "With \\n, and two are \\n\\n"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FORMS)
+def test_forms_that_are_asked_break_no_rule(case: str) -> None:
+    assert found(*FORMS[case]) == {}

@@ -47,7 +47,9 @@ def _kind(
         return plain[config.kind]()
     match config.kind:
         case "number":
-            return Number(config.tolerance, config.absolute, tuple(config.units.items()))
+            return Number(
+                config.tolerance, config.absolute, tuple(config.units.items()), config.locale
+            )
         case "spans":
             return Spans(config.f1)
     if config.judge is not None:

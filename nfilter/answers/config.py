@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from nfilter.answers.locales import has_comma
 from nfilter.capabilities import Embeds, Generates, Needs
 from nfilter.stages import StageConfig
 from nfilter.thoughts import Marks
@@ -15,6 +16,7 @@ _OWNERS = {
     "tolerance": "number",
     "absolute": "number",
     "units": "number",
+    "locale": "number",
     "f1": "spans",
     "encoder": "text",
     "similarity": "text",
@@ -29,7 +31,8 @@ class AnswerConfig(StageConfig):
     ``choice``: the letter of an option, checked against the sample's options. ``label``: the name of a class, one of
     those that the sample lists. ``number``: equal within
     ``tolerance`` (a share of the larger one) or ``absolute``; ``units`` maps a unit to the factor that it stands
-    for (``{km: 1000, "%": 0.01}``), all other units being ignored. ``exact``: the same words. ``spans``: a set of
+    for (``{km: 1000, "%": 0.01}``), all other units being ignored; ``locale`` is the language of the
+    numbers (``de``: 1.234,5), English where it is not set. ``exact``: the same words. ``spans``: a set of
     strings whose token F1 is at least ``f1``. ``text``: open-ended, compared by an ``encoder`` (cosine of at
     least ``similarity``) or by a ``judge`` that is asked with ``prompt``.
 
@@ -50,6 +53,7 @@ class AnswerConfig(StageConfig):
     units: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
         default_factory=dict
     )
+    locale: str | None = None
     f1: float = Field(default=0.8, gt=0, le=1)
     encoder: Annotated[str | None, Needs(Embeds)] = None
     similarity: float = Field(default=0.8, gt=-1, le=1)
@@ -68,6 +72,7 @@ class AnswerConfig(StageConfig):
             default = type(self).model_fields[name].get_default(call_default_factory=True)
             if owner != self.kind and getattr(self, name) != default:
                 raise ValueError(f"{name!r} belongs to kind {owner!r}, not to {self.kind!r}")
+        has_comma(self.locale)
         if self.kind == "text" and (self.encoder is None) == (self.judge is None):
             raise ValueError(
                 "kind 'text' compares meanings: name one model for it, "

@@ -50,6 +50,8 @@ _REVISES = re.compile(
     (?:(?:i[ ](?:think|believe|mean)|it|that|this|the[ ]answer|make)(?:['’]s|[ ](?:is|it['’]?s?|that|should[ ]be|must[ ]be))*(?!\w)[\s,:]{0,3}){0,3}""",
     re.IGNORECASE | re.VERBOSE,
 )
+# "No, because ..." may be the answer itself.
+_FIRM = re.compile(r"wait|scratch|correction|second|hold|oops|sorry", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def statements(text: str) -> list[Statement]:
 def revised(text: str) -> list[Statement]:
     """The same with revisions among them."""
     more = [
-        Statement(match.end(), "revision", match["hard"] is not None)
+        Statement(match.end(), "revision", _FIRM.search(match[0]) is not None)
         for match in _REVISES.finditer(text)
     ]
     return sorted([*statements(text), *more], key=lambda each: each.position)[-_LAST:]

@@ -1,54 +1,51 @@
-"""Numbers: the answer is a quantity, whatever it is dressed in."""
+"""Numbers: the answer is a quantity, whatever it is dressed in. It is read right, or it is unreadable."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
 from nfilter.answers.choice import options_of
-from nfilter.answers.markers import statements
+from nfilter.answers.latex import plain_math
+from nfilter.answers.locales import UNREADABLE, has_comma, one_form
+from nfilter.answers.markers import Statement, revised
+from nfilter.answers.quantity import NUMBER, canonical, value
 from nfilter.answers.reading import TAIL, clean, line_at
+from nfilter.answers.scripts import apart, western_digits
+from nfilter.answers.surroundings import behind, is_exponent, is_tied, sized, worked_out
 from nfilter.types import Sample
 
-MAX_DIGITS = 64
-"""Significant digits: a number with more is none that a question asks for."""
-MAX_EXPONENT = 300
-
-_PLAIN_DIGITS = 40  # a canonical number with more digits than these is written with an exponent
-_INT = r"(?:\d{1,3}(?:[,'’_]\d{3})+(?!\d)|\d{1,3}(?:,\d{2})+,\d{3}(?!\d)|\d++)"
-_DECIMAL = rf"(?:{_INT}(?:\.\d++)?|(?<!\.)\.\d++)"
-_CURRENCY = r"[$€£¥₹₩₽]"
-_NUMBER = re.compile(
-    rf"""(?:(?<![\w)\]%])(?P<sign>[-+]))?(?:(?P<currency>{_CURRENCY})(?P<late>[-+])?\s?)?
-    (?<!\w)(?<!\d\.)
-    (?: (?P<whole>\d++)\s(?P<num1>\d++)\s?/\s?(?P<den1>\d++)(?!\s?/\s?\d)
-      | (?<!\d/)(?P<num>{_INT})\s?/\s?(?P<den>{_INT})(?!\s?/\s?\d)(?!\.\d)
-      | 10\s?\^\s?\{{?\s?(?P<power>[-+]?\d++)\s?\}}?
-      | (?P<decimal>{_DECIMAL})
-        (?: [eE](?P<e>[-+]?\d++) | \s?(?:x|×|\*|·|\\times|\\cdot)\s?10\s?\^\s?\{{?\s?(?P<ten>[-+]?\d++)\s?\}}? )?
-    )
-    (?: [ ]?(?P<unit>%|°?[A-Za-zµ]++) )?""",
-    re.VERBOSE,
-)
+_BOX = "\ue000"  # before what stood in a box
+_WHOLE = 200  # characters of a text that may be one number with its unit
 _HASHES = re.compile(r"^\s{0,3}####\s{0,3}(?=\S)", re.MULTILINE)
-_EQUATION = re.compile(r"[\d\s.,+\-*/×÷·()^$€£%xX]*=\s?")
-_FILLED = re.compile(
-    r"[\s:(\[{\"']*(?:(?:a|the|total|of|about|around|approximately|roughly|exactly|simply|just|only|then|thus|"
-    r"therefore|clearly|equal|equals|to|[A-Za-z]\s?=)[\s,:]+){0,5}[\s(\[{\"'=]*",
-    re.IGNORECASE,
-)
-_FRAC = re.compile(r"\\[dt]?frac\s?\{\s?(\d++)\s?\}\s?\{\s?(\d++)\s?\}")
-_VULGAR = re.compile(r"(\d?)([\u00bc-\u00be\u2150-\u215e])")
-_SUPER = re.compile("([\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207a\u207b]+)")
-_GROUPED = re.compile(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))")
-# With plain spaces only where the number stands alone or is stated: "5 of 10 200 g bags" holds no 10,200.
+_VULGAR = re.compile(r"(\d?)\s?([\u00bc-\u00be\u2150-\u215e])(?P<more>\s?\d)?")
+_GROUPED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:[\u00a0\u2007\u2009\u202f]\d{3})+(?!\d)")
 _SPACED = re.compile(
-    r"(?P<head>\A\s*|####\s?|\banswer\W{0,4}(?:is\s)?)(?P<number>[-+]?\d{1,3}(?: \d{3})+)(?=(?:\.\d+)?[\s.]*\Z)",
+    r"(?P<head>[\s\"'(\[{$€£¥+-]*)(?P<number>[1-9]\d{0,2}(?: \d{3})+)(?!\d)(?!\s?/)(?! \d)"
+)
+_MINUS = re.compile(
+    r"(?:(?<![^\W\d_])(?:minus|negative|negativ|moins|menos|meno|минус|سالب|ناقص|منفی|ऋण|माइनस|eksi|âm)[\s-]|(?:マイナス|마이너스|음수|负|負)\s?)"
+    r"(?=[$€£¥]?\s?\.?\d)",
     re.IGNORECASE,
 )
+_PRIVATE = re.compile("[\ue000-\ue0ff]")
+_CALCULATED = re.compile(r"<<[^<>\n]{0,120}>>")  # what GSM8K writes beside its results
+_FILLED = re.compile(
+    r"[\s:(\[{\"'“]*(?:(?:a|the|total|of|about|around|approximately|roughly|exactly|simply|just|only|then|thus|therefore|clearly|"
+    r"equal|equals|to)[\s,:]+|\$?\\?[A-Za-z]{1,8}(?:_\{?\w{1,3}\}?)?\s?=[\s,:]*|[≈~]\s?){0,5}[\s(\[{\"'“=]*",
+    re.IGNORECASE,
+)
+_NAMED = re.compile(r"[^\d=,<>≤≥]{0,40}=\s?")
+_ONLY_WORDS = re.compile(
+    r"(?:[\s,-]{0,2}(?!(?:or|and|ou|oder|y|et|und)\s)[^\W\d_]{2,}+\.?){0,6}[\s.!,;:)\]}\"'”’$。।]*\Z"
+)
+_CLAUSE = re.compile(r"[.;!?。](?:\s|\Z)|\n")
+_BULLET = re.compile(r"[-–]\s")
+_WORD = re.compile(r"[^\W\d_]{2}")
+_PROSE = re.compile(r"(?:[^\W\d_]{2,}+[ ,]+){3,}[^\W\d_]{2,}")
 
 
 @dataclass(slots=True)
@@ -56,25 +53,22 @@ class Number:
     """The last number that is stated ("#### 72", a box, "answer: 72"), or else the last one.
 
     ``tolerance`` is a share of the larger magnitude, ``absolute`` a distance; either is enough. ``units`` are
-    pairs of a unit and its factor; a unit that is not among them is ignored, a percent sign too.
+    pairs of a unit and its factor; a unit that is not among them is ignored, a percent sign too. ``locale`` says whether
+    a comma begins the decimals. What could be more than one number, or a part of something, is not read.
     """
 
     tolerance: float = 1e-6
     absolute: float = 0.0
     units: tuple[tuple[str, float], ...] = ()
+    locale: str | None = None
 
     kind: str = field(default="number", init=False)
 
     def parse(self, text: str, sample: Sample | None = None) -> str | None:
-        """The number in canonical form ("72", "-0.5", "1/3", "6e23"), or None."""
-        text = _prepare(text)
-        for each in reversed(statements(text)):
-            line = line_at(text, each.position)
-            found = _first(line) if each.form == "heading" else _next(line)
-            if found is not None:
-                return self._canonical(found)
-        numbers = list(_NUMBER.finditer(text))
-        return self._canonical(numbers[-1]) if numbers else None
+        """The number in canonical form ("72", "-0.5", "1/3", "6e23"; "0,5" where the locale has it so), or None."""
+        comma = has_comma(self.locale)
+        found = _Text(_prepared(text, comma=comma), dict(self.units), english=not comma).number()
+        return None if found is None else canonical(found, comma=comma)
 
     def agree(self, pairs: Sequence[tuple[str | None, str | None]]) -> list[bool]:
         """Whether the two are within the tolerance of one another."""
@@ -87,121 +81,167 @@ class Number:
     def _same(self, left: str | None, right: str | None) -> bool:
         if left is None or right is None:
             return False
-        one, other = value(left), value(right)
+        comma = has_comma(self.locale)
+        one, other = value(left, comma=comma), value(right, comma=comma)
         if one is None or other is None:
             return False
         allowed = max(Fraction(self.absolute), Fraction(self.tolerance) * max(abs(one), abs(other)))
         return abs(one - other) <= allowed
 
-    def _canonical(self, match: re.Match[str]) -> str | None:
-        number = _read(match)
+
+class _Nothing(Exception):  # noqa: N818  (no error: it ends the reading of one place)
+    """No number stands here: another place may have one."""
+
+
+class _Text:
+    """One prepared text, and the factors of units."""
+
+    def __init__(self, text: str, factors: Mapping[str, float], *, english: bool) -> None:
+        self.text = text
+        self.factors = factors
+        self.english = english
+
+    def number(self) -> Fraction | None:
+        """The number that the text answers with; None where there is none, or none that is clear."""
+        if len(self.text) <= _WHOLE and "\n" not in self.text:
+            whole = None if _BULLET.match(self.text) else self._whole(self.text)
+            if whole is not None:
+                return whole
+        for each in reversed(revised(self.text)):
+            try:
+                return self._stated(each)
+            except _Nothing:
+                continue
+        return self._last(self.text)
+
+    def _stated(self, each: Statement) -> Fraction | None:
+        line = line_at(self.text, each.position)
+        if line.startswith(_BOX):
+            return self._whole(line[1:])
+        line = _ungrouped(line)
+        match = self._begins(line)
+        if each.form == "revision":
+            return self._revision(line, each)
+        if match is not None:
+            return None if self._is_bullet(match, each) else self._first(line, match)
+        if each.form == "heading":
+            return self._under_heading(each, line)
+        clause = _CLAUSE.split(line, maxsplit=1)[0]
+        if line[:1].isalpha() or not NUMBER.search(clause):
+            raise _Nothing
+        return self._last(clause)
+
+    def _is_bullet(self, match: re.Match[str], each: Statement) -> bool:
+        """Whether a dash may be a sign or the mark of a list: "Answer:" and "- 5" in the next line."""
+        rest = self.text[each.position :]
+        own_line = "\n" in rest[: len(rest) - len(rest.lstrip())] or each.position == 0
+        return own_line and bool(match["sign"] and match["gap"])
+
+    def _under_heading(self, each: Statement, line: str) -> Fraction | None:
+        """What the line ends with, or the text behind the heading, where there is no choice; never what is before."""
+        behind_it = self._last(self.text[each.position :])
+        in_line = self._last(line) if NUMBER.search(line) else behind_it
+        return in_line if in_line == behind_it else None
+
+    def _revision(self, line: str, each: Statement) -> Fraction | None:
+        """What is put in the place of an answer ends its clause: "wait, it is 6."."""
+        number = self._whole(_CLAUSE.split(line, maxsplit=1)[0])
+        if number is None and each.firm:
+            return self._last(self.text[each.position :])
         if number is None:
+            raise _Nothing
+        return number
+
+    def _begins(self, line: str) -> re.Match[str] | None:
+        """The number at the beginning of a line, but for a few words that say nothing."""
+        filled = _FILLED.match(line)
+        return NUMBER.match(line, filled.end() if filled else 0) or NUMBER.match(line)
+
+    def _first(self, line: str, match: re.Match[str]) -> Fraction | None:
+        """The number that a line begins with, or the result of what is worked out there ("60 + 12 = 72 apples")."""
+        found = behind(match, line, self.factors, english=self.english)
+        clause = _CLAUSE.split(line[match.start() :], maxsplit=1)[0]
+        head, equals, result = clause.rpartition("=")
+        if found is not None:
+            number = sized(match, found, self.factors)
+            if not re.match(r"\s?[=≈]", line[found.end :]):
+                return number
+            return number if number == self._result(result) else None
+        if not equals or _PROSE.search(head):
             return None
-        factors = dict(self.units)
-        for mark in (match["currency"], match["unit"]):
-            if mark in factors:
-                number *= Fraction(str(factors[mark]))
-        return canonical(number)
+        return self._result(result)
+
+    def _result(self, text: str) -> Fraction | None:
+        text = _ungrouped(text)
+        match = self._begins(text)
+        found = behind(match, text, self.factors, english=self.english) if match else None
+        return sized(match, found, self.factors) if match and found else None
+
+    def _whole(self, text: str) -> Fraction | None:
+        """The value of a text that is one number with its unit, and perhaps a name for it: "x = 5 cm"."""
+        text = _ungrouped(text.strip())
+        named = _NAMED.match(text)
+        match = NUMBER.match(text, named.end() if named else 0) or self._begins(text)
+        if match is None:
+            return None
+        found = behind(match, text, self.factors, english=self.english)
+        if (
+            found is None
+            or not _ONLY_WORDS.match(text[found.end :])
+            or text[found.end :].startswith("!")
+        ):
+            return None
+        return sized(match, found, self.factors)
+
+    def _last(self, text: str) -> Fraction | None:
+        """The last number of prose, where it stands by itself."""
+        match = None
+        for each in NUMBER.finditer(text):
+            if match is None or not (
+                match["unit"] and is_exponent(text[match.end() : each.start() + 1])
+            ):
+                match = each
+        if match is None:
+            return None
+        try:
+            result = worked_out(match, text)
+        except ValueError:
+            return None
+        match = match if result is None else NUMBER.match(text, result)
+        if match is None or (result is None and is_tied(match, text)):
+            return None
+        found = behind(match, text, self.factors, english=self.english)
+        if found is None or (text[found.end :].startswith("!") and not _WORD.search(text)):
+            return None
+        return sized(match, found, self.factors)
 
 
-def value(text: str) -> Fraction | None:
-    """The exact value of a text that is one number and nothing else; None for anything else."""
-    match = _NUMBER.fullmatch(text) if len(text) <= 4 * MAX_DIGITS else None
-    return _read(match) if match is not None else None
-
-
-def canonical(number: Fraction) -> str | None:
-    """One string a value: decimal where that ends, else ``n/d`` in lowest terms; None past the bounds."""
-    top, bottom = number.numerator, number.denominator
-    twos = fives = 0
-    rest = bottom
-    while rest % 2 == 0:
-        rest, twos = rest // 2, twos + 1
-    while rest % 5 == 0:
-        rest, fives = rest // 5, fives + 1
-    places = max(twos, fives)
-    if rest != 1 or places > 2 * MAX_EXPONENT:
-        short = max(abs(top), bottom) < 10**MAX_DIGITS
-        return f"{top}/{bottom}" if short else None
-    digits = str(abs(top) * 10**places // bottom)
-    stripped = digits.rstrip("0")
-    if not stripped:
-        return "0"
-    exponent = len(digits) - places - 1
-    if len(stripped) > MAX_DIGITS or abs(exponent) > MAX_EXPONENT:
-        return None
-    return ("-" if top < 0 else "") + _written(stripped, exponent)
-
-
-def _written(digits: str, exponent: int) -> str:
-    """``digits`` (no trailing zeros) with the point after the first, times ten to ``exponent``."""
-    if not -_PLAIN_DIGITS < exponent < _PLAIN_DIGITS or len(digits) > _PLAIN_DIGITS:
-        return digits[0] + ("." + digits[1:] if digits[1:] else "") + f"e{exponent}"
-    if exponent < 0:
-        return "0." + "0" * (-exponent - 1) + digits
-    whole = digits[: exponent + 1].ljust(exponent + 1, "0")
-    part = digits[exponent + 1 :]
-    return f"{whole}.{part}" if part else whole
-
-
-def _prepare(text: str) -> str:
-    text = text[-TAIL:]
-    text = _GROUPED.sub("", text)
-    text = _SPACED.sub(lambda found: found["head"] + found["number"].replace(" ", ""), text)
+def _prepared(text: str, *, comma: bool) -> str:
+    text = _PRIVATE.sub(" ", western_digits(text[-TAIL:]))
+    text = plain_math(text)
+    text = _GROUPED.sub(lambda group: re.sub(r"\D", "", group[0]), text)
     text = _VULGAR.sub(_spelled, text)
-    text = _SUPER.sub(
-        lambda run: "^" + unicodedata.normalize("NFKC", run[0]).replace("−", "-"), text
-    )
-    text = text.replace("\\$", "$").replace("\\%", "%").replace("\\,", "").replace("\\!", "")
-    text = text.replace("{,}", ",")
-    text = _FRAC.sub(r" \1/\2", text)
     text = _HASHES.sub("Answer: ", text)
-    return clean(text)
+    text = one_form(apart(clean(text, _boxed)), comma=comma)
+    return _MINUS.sub("-", _CALCULATED.sub("", text))
+
+
+def _boxed(inner: str | None) -> str:
+    return f"\nAnswer: {_BOX}{'' if inner is None else ' '.join(inner.split())}\n"
 
 
 def _spelled(match: re.Match[str]) -> str:
+    if match["more"]:
+        return UNREADABLE
     fraction = unicodedata.normalize("NFKC", match[2]).replace("\u2044", "/")
-    return f"{match[1]} {fraction}"
+    return f"{match[1]} {fraction}" if match[1] else fraction
 
 
-def _first(line: str) -> re.Match[str] | None:
-    """The first number after "Answer:", or the right-hand side where it is worked out there ("60 + 12 = 72")."""
-    equation = _EQUATION.match(line[:200])
-    return _NUMBER.search(line, equation.end() if equation else 0)
-
-
-def _next(line: str) -> re.Match[str] | None:
-    """The number that follows "the answer is", but for a few words that say nothing."""
-    filled = _FILLED.match(line)
+def _ungrouped(text: str) -> str:
+    """``text`` without the blanks between the thousands of the number that it begins with."""
+    filled = _FILLED.match(text)
     start = filled.end() if filled else 0
-    equation = _EQUATION.match(line[start : start + 200])
-    return _NUMBER.match(line, start + (equation.end() if equation else 0))
-
-
-def _read(match: re.Match[str]) -> Fraction | None:
-    # Bounded first: what follows is exact, and so as slow as the number is long.
-    if sum(map(str.isdigit, match[0])) > 3 * MAX_DIGITS:
-        return None
-    if match["power"]:
-        size = _scaled(Fraction(1), match["power"])
-    elif match["decimal"]:
-        head, _, tail = match["decimal"].partition(".")
-        mantissa = Fraction(_integer((head or "0") + tail), 10 ** len(tail))
-        size = _scaled(mantissa, match["e"] or match["ten"] or "0")
-    else:
-        top, bottom = (
-            _integer(match["num"] or match["num1"]),
-            _integer(match["den"] or match["den1"]),
-        )
-        size = _integer(match["whole"] or "0") + Fraction(top, bottom) if bottom else None
-    negative = "-" in (match["sign"] or match["late"] or "")
-    return -size if negative and size is not None else size
-
-
-def _integer(text: str) -> int:
-    return int(re.sub(r"\D", "", text))
-
-
-def _scaled(number: Fraction, exponent: str) -> Fraction | None:
-    power = int(exponent)
-    return number * Fraction(10) ** power if abs(power) <= 2 * MAX_EXPONENT else None
+    match = _SPACED.match(text, start)
+    if match is None:
+        return text
+    return f"{text[:start]}{match['head']}{match['number'].replace(' ', '')}{text[match.end() :]}"

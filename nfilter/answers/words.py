@@ -14,7 +14,7 @@ import numpy as np
 
 from nfilter.answers.choice import options_of
 from nfilter.answers.markers import statements
-from nfilter.answers.number import canonical, value
+from nfilter.answers.quantity import canonical, value
 from nfilter.answers.reading import clean, fold, line_at
 from nfilter.types import FloatArray, Sample
 

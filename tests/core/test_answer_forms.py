@@ -52,6 +52,12 @@ def test_a_revision_counts_after_what_it_takes_back():
     assert CHOICE.parse("A... wait, actually D", FOUR) == "D"
 
 
+def test_an_option_that_begins_with_no_takes_nothing_back():
+    both = Sample("s", (), meta={"options": ["Yes, it is.", "No, because it is salt."]})
+    for text in ("Answer: B) No, because it is salt.", "The answer is B. No, because it is salt."):
+        assert CHOICE.parse(text, both) == "B"
+
+
 def test_a_line_that_repeats_an_option_judges_nothing():
     judged = Sample("s", (), meta={"options": ["Incorrect", "Correct", "Unclear"]})
     assert CHOICE.parse("A) Incorrect\nB) Correct\nC) Unclear", judged) is None

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nfilter import Sample
 from nfilter.answers import AnswerConfig, build
-from nfilter.answers.number import canonical, value
+from nfilter.answers.quantity import canonical, value
 from nfilter.answers.words import spans_f1
 
 FOUR = Sample("s", (), meta={"options": ["negative", "neutral", "positive", "cat"]})
@@ -187,13 +187,13 @@ def test_options_are_given_as_strings():
         ("6.02×10²³", "602000000000000000000000"),
         ("-5", "-5"),
         ("−5", "-5"),
-        ("10-5", "5"),
-        ("7 - 5", "5"),
+        ("10-5", None),
+        ("7 - 5", None),
         (".5", "0.5"),
         ("so...5", "5"),
         ("-0", "0"),
         ("0.10", "0.1"),
-        ("1, 2", "2"),
+        ("1, 2", None),
         ("60 and 12 make 72", "72"),
         ("Natalia sold 48/2 = 24.\n#### 72", "72"),
         ("#### 1,072", "1072"),
@@ -367,12 +367,12 @@ def test_spans_agree_at_their_threshold():
         ("1 234.5", "1234.5"),
         ("so many.\nAnswer: 10 200", "10200"),
         ("#### 1 000", "1000"),
-        ("10 200 g", "200"),
-        ("we take 10 200", "200"),
-        ("2020 300", "300"),
+        ("10 200 g", "10200"),
+        ("we take 10 200", None),
+        ("2020 300", None),
     ],
 )
 def test_plain_spaces_part_thousands_only_where_a_number_stands_alone_or_is_stated(
-    text: str, answer: str
+    text: str, answer: str | None
 ) -> None:
     assert build(AnswerConfig(kind="number")).parse(text) == answer

@@ -1,0 +1,74 @@
+"""LaTeX of numbers as plain text: fractions, signs in braces, thin spaces, and the names of operators."""
+
+from __future__ import annotations
+
+import re
+
+from nfilter.answers.locales import UNREADABLE
+
+_NAMES = {
+    "times": "×", "cdot": "×", "ast": "×", "div": "÷", "pm": "±", "mp": "±", "approx": "≈", "simeq": "≈", "sim": "≈",
+    "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥", "lt": "<", "gt": ">", "ne": "≠", "neq": "≠", "pi": "π", "sqrt": "√",
+    "infty": "∞", "circ": "°", "degree": "°", "minus": "-", "quad": " ", "qquad": " ", "left": "", "right": "", "big": "",
+    "Big": "", "bigl": "", "bigr": "", "displaystyle": "", "textstyle": "", "limits": "", "colon": ":", "neg": "-",
+}  # fmt: skip
+_NAME = re.compile(r"\\([A-Za-z]+)")
+_TEXT = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt)?|math(?:rm|bf|it|sf|tt)|mbox|operatorname|boldsymbol|bm)\s?\{([^{}\\]*+)\}"
+)
+_THIN = re.compile(r"\\[,;: >]|~")
+_DEGREE = re.compile(r"\^\s?(?:\{\s?°\s?\}|°)")
+_SIGN = "[-–−+]"
+_BRACED = re.compile(rf"(?<![A-Za-z^_}}\]√/])\{{\s*({_SIGN}?\s?[\d.,]*)\s*\}}")
+_OPERAND = rf"({_SIGN}?\s?\d+(?:[.,]\d+)*)"
+_FRACTION = re.compile(
+    rf"(?P<sign>{_SIGN}\s?)?(?P<whole>(?<![\w.,])\d+\s?)?\\[dtc]?frac\s*+(?:\{{\s*{_OPERAND}\s*\}}|(\d))\s*+(?:\{{\s*{_OPERAND}\s*\}}|(\d))"
+)
+
+
+def plain_math(text: str) -> str:
+    """``text`` with its LaTeX numbers in plain characters. Commands that are not known stay as they are."""
+    if "\\" not in text and "{" not in text:
+        return text
+    text = (
+        text.replace("{,}", ",")
+        .replace("{.}", ".")
+        .replace("\\!", "")
+        .replace("\\$", "$")
+        .replace("\\%", "%")
+    )
+    text = _THIN.sub("\u202f", text)
+    text = _TEXT.sub(r"\1", text)
+    text = _FRACTION.sub(_slashed, text)
+    text = _NAME.sub(lambda name: _NAMES.get(name[1], name[0]), text)
+    return _BRACED.sub(r"\1", _DEGREE.sub("°", text))
+
+
+def _slashed(match: re.Match[str]) -> str:
+    """``-1 3/4`` for ``-1\\frac{3}{4}``."""
+    top, bottom = match[3] or match[4], match[5] or match[6]
+    outer, whole = (match["sign"] or "").strip(), (match["whole"] or "").strip()
+    before = match.string[: match.start()].rstrip()[-1:]
+    operand = bool(before) and ((before.isalnum() and before.isascii()) or before in ")]}.")
+    tied = (operand and not outer and match.string[match.start() - 1] == before) or (
+        match.string[match.end() : match.end() + 1].isdigit()
+    )
+    inner = _negative(top) != _negative(bottom)
+    size = f"{_bare(top)}/{_bare(bottom)}"
+    if tied or (whole and (_negative(top) or _negative(bottom))):
+        return f"{match['sign'] or ''}{UNREADABLE}"
+    if whole:
+        return f"{match['sign'] or ''}{whole} {size}"
+    if not inner:
+        return f"{match['sign'] or ''}{size}"
+    if not outer:
+        return f"-{size}"
+    return UNREADABLE if operand else size if outer != "+" else f"-{size}"
+
+
+def _negative(text: str) -> bool:
+    return text[:1] in ("-", "–", "−")
+
+
+def _bare(text: str) -> str:
+    return re.sub(rf"{_SIGN}\s?", "", text)

@@ -16,11 +16,19 @@ import click
     help="Where to write the model.  [default: RUN/merged/ARM]",
 )
 @click.option("--model", help="The base: a folder or a hub id.  [default: what the adapter names]")
-def merge(run: Path, arm: str, out: Path | None, model: str | None) -> None:
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="The type of the weights.  [default: that of the base in the training]",
+)
+def merge(run: Path, arm: str, out: Path | None, model: str | None, dtype: str | None) -> None:
     """Fold the adapter of RUN into its base model.
 
-    The result runs without PEFT: safetensors weights in the type of the base, and its tokenizer.
+    The result runs without PEFT: safetensors weights and the tokenizer. The sum is taken in float32; what the rounding to
+    another type costs is told.
     """
     from nfilter_hf.merge import merge_run
 
-    click.echo(str(merge_run(run, arm, out, model)))
+    merged = merge_run(run, arm, out, model, dtype)
+    click.echo(str(merged.folder))
+    click.echo(merged.message, err=True)

@@ -123,6 +123,7 @@ class LoraTrainer:
                 )
                 digest = save_adapter(wrapped, out, base_path(module))
             device = str(next(module.parameters()).device)
+            dtype = str(module.dtype).removeprefix("torch.")
         seconds = course.seconds + time.perf_counter() - began
         result = TrainingResult(
             ref=ModelRef(path=str(out), kind="adapter", base=base, digest=digest),
@@ -153,6 +154,7 @@ class LoraTrainer:
                 "losses": course.losses,
                 "seconds": round(seconds, 3),
                 "device": device,
+                "dtype": dtype,
                 "versions": {
                     "python": platform.python_version(),
                     **{name: version(name) for name in ("torch", "transformers", "peft", "numpy")},

@@ -79,7 +79,7 @@ def make_run(folder: Path, base: Path | None, models: dict[str, Any] | None = No
 def test_merged_weights_say_what_the_adapter_said(tmp_path: Path) -> None:
     base = save_base(tmp_path / "base")
     adapter = make_adapter(tmp_path / "adapter", base)
-    out = merge(adapter, str(base), tmp_path / "deep" / "merged")
+    out = merge(adapter, str(base), tmp_path / "deep" / "merged").folder
     plain = AutoModelForCausalLM.from_pretrained(base)
     before = logits(plain)
     wanted = logits(PeftModel.from_pretrained(plain, adapter))
@@ -94,21 +94,69 @@ def test_merged_weights_say_what_the_adapter_said(tmp_path: Path) -> None:
     assert [path.name for path in out.parent.iterdir()] == ["merged"]
 
 
-def test_the_type_of_the_base_is_kept_and_the_sum_is_taken_in_float32(tmp_path: Path) -> None:
+def trained_in(adapter: Path, dtype: str) -> Path:
+    (adapter / "training.json").write_text(json.dumps({"dtype": dtype}))
+    return adapter
+
+
+@pytest.mark.parametrize(
+    ("asked", "trained", "wanted"),
+    [
+        (None, None, "bfloat16"),  # the base as it is stored
+        (None, "float32", "float32"),  # a bf16 checkpoint that was trained in float32
+        ("float16", "float32", "float16"),
+        (None, "no type", "bfloat16"),
+    ],
+)
+def test_the_sum_is_taken_in_float32_and_saved_in_the_type_of_the_training(
+    tmp_path: Path, asked: str | None, trained: str | None, wanted: str
+) -> None:
     base = save_base(tmp_path / "base", torch.bfloat16)
     adapter = make_adapter(tmp_path / "adapter", base)
-    out = merge(adapter, str(base), tmp_path / "merged")
-    merged = AutoModelForCausalLM.from_pretrained(out, dtype="auto")
-    assert merged.dtype == torch.bfloat16
+    if trained is not None:
+        trained_in(adapter, trained)
+    made = merge(adapter, str(base), tmp_path / "merged", asked)
+    merged = AutoModelForCausalLM.from_pretrained(made.folder, dtype="auto")
+    dtype = getattr(torch, wanted)
+    assert (made.dtype, merged.dtype) == (wanted, dtype)
     exact = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     exact = PeftModel.from_pretrained(exact, adapter).merge_and_unload()
     for name, tensor in exact.state_dict().items():
-        assert torch.equal(merged.state_dict()[name], tensor.to(torch.bfloat16)), name
+        assert torch.equal(merged.state_dict()[name], tensor.to(dtype)), name
+
+
+def test_what_rounding_costs_is_told(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base", torch.bfloat16)
+    adapter = trained_in(make_adapter(tmp_path / "adapter", base), "float32")
+    kept = merge(adapter, str(base), tmp_path / "float32")
+    assert (kept.lost, kept.logits) == (0.0, 0.0)
+    assert "nothing is rounded" in kept.message
+    cast = merge(adapter, str(base), tmp_path / "bfloat16", "bfloat16")
+
+    def load(folder: Path) -> Any:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    before, exact, rounded = load(base), load(kept.folder), load(cast.folder)
+    error = change = 0.0
+    for name, tensor in exact.state_dict().items():
+        if "proj" in name:
+            error += float((rounded.state_dict()[name] - tensor).double().square().sum())
+            change += float((tensor - before.state_dict()[name]).double().square().sum())
+    assert cast.lost == pytest.approx((error / change) ** 0.5, rel=1e-3)
+    assert cast.lost > 1e-4
+    ids = torch.randint(40, (1, 64), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        difference = (rounded(input_ids=ids).logits - exact(input_ids=ids).logits).abs().max()
+    assert cast.logits == pytest.approx(float(difference), rel=1e-3)
+    assert cast.logits > 1e-3
+    assert f"{cast.lost:.1%}" in cast.message
 
 
 def test_a_base_without_a_tokenizer_merges_without_one(tmp_path: Path) -> None:
     llama().save_pretrained(tmp_path / "base")
-    out = merge(make_adapter(tmp_path / "a", None), str(tmp_path / "base"), tmp_path / "merged")
+    out = merge(
+        make_adapter(tmp_path / "a", None), str(tmp_path / "base"), tmp_path / "merged"
+    ).folder
     assert not (out / "tokenizer.json").exists()
 
 
@@ -157,11 +205,11 @@ def test_a_base_that_moved_is_found_through_the_recipe_or_named(tmp_path: Path) 
     gone = tmp_path / "gone"
     chain = {"student": "alias", "alias": {"use": "hf", "model": "base"}}
     run = make_run(tmp_path / "run", gone, chain)
-    assert merge_run(run) == run / "merged" / "cleaned"
+    assert merge_run(run).folder == run / "merged" / "cleaned"
     lost = make_run(tmp_path / "lost", gone)
     with pytest.raises(ModelError, match=r"is not at .*gone.*with --model"):
         merge_run(lost)
-    assert merge_run(lost, out=tmp_path / "out", model=str(base)) == tmp_path / "out"
+    assert merge_run(lost, out=tmp_path / "out", model=str(base)).folder == tmp_path / "out"
 
 
 def test_runs_and_arms_that_are_not_there(tmp_path: Path) -> None:

@@ -58,9 +58,13 @@ class Chat:
         self.tulu = plain or not tokenizer.chat_template
         self.template: str = TULU_TEMPLATE if self.tulu else _own_template(tokenizer, tools=tools)
         bare = self.tulu and not _adds_bos(tokenizer)
-        self._render = Renderer(tokenizer, self.template, {"bos_token": ""} if bare else {})
+        self._render = Renderer(
+            tokenizer, self.template, {"bos_token": ""} if bare else {}, tools=tools
+        )
         try:
-            self._render(({"role": "user", "content": "Usr7"},), ask=True)
+            self._render(
+                ({"role": "user", "content": "Usr7"},), ask=True, tools=[TOOL] if tools else None
+            )
         except ChatError as error:
             if not tools:
                 raise ModelError(f"{error}; {_REMEDY}") from error
@@ -77,13 +81,9 @@ class Chat:
 
     @property
     def end_of_turn(self) -> str | None:
-        """The token after an answer, or None."""
-        return self.habits.end_of_turn
-
-    @property
-    def ends(self) -> frozenset[str]:
-        """Every token that may end an assistant's turn: a call may end otherwise than an answer."""
-        return self.habits.ends
+        """The last token of what ends an answer, or None."""
+        tokens = self._added.findall(self.habits.end_of_turn or "")
+        return tokens[-1] if tokens else None
 
     @cached_property
     def with_tools(self) -> Chat:
@@ -163,27 +163,29 @@ class Chat:
             )
 
     def _plans(self, turns: Sequence[Turn]) -> Iterator[Plan]:
-        remarks: tuple[str, ...] = ()
         role = self.habits.form.tool_role
-        if any(turn.role == "tool" for turn in turns):
+        results = any(turn.role == "tool" for turn in turns)
+        called = results or any(turn.said.tool_calls for turn in turns)
+        if role or not results:
+            for plan in self._folded(_with_role(turns, role or "tool")):
+                yield plan, ()
+                if called and role:
+                    yield renumbered(plan), (_RENUMBERED,)
+        if results:
             # A template that knows no tools may take a tool's result for an answer.
-            turns = [replace(t, role=role or "user") if t.role == "tool" else t for t in turns]
-            remarks = () if role else (_AS_USER,)
-        plans = [fold_system(turns)]
-        if self.takes_system:
-            plans.insert(0, list(turns))
-        plans.append(merge(plans[-1]))
-        called = any(turn.said.tool_calls or turn.said.role == "tool" for turn in turns)
-        for plan in filter(None, plans):
-            yield plan, remarks
-            if called and role:
-                yield renumbered(plan), (*remarks, _RENUMBERED)
+            for plan in self._folded(_with_role(turns, "user")):
+                yield plan, (_AS_USER,)
+
+    def _folded(self, turns: list[Turn]) -> Iterator[list[Turn]]:
+        folded = fold_system(turns)
+        plans = [turns, folded, merge(folded)] if self.takes_system else [folded, merge(folded)]
+        return filter(None, plans)
 
     # --- what the template is like -----------------------------------------------------------------------
 
     def _role_tokens(self) -> set[str]:
         """Added tokens that open or close a turn, whether or not the tokenizer calls them special."""
-        found: set[str] = set(self.habits.ends)
+        found = {token for end in self.habits.ends for token in self._added.findall(end)}
         asked = ({"role": "user", "content": "Usr7"},)
         shown = self._render.tried(asked, ask=False)
         if shown is not None:
@@ -192,6 +194,11 @@ class Chat:
         if text is not None and (first := self._added.search(text, shared(shown or "", text))):
             found.add(first.group())
         return {token for token in found if not token.isspace()}
+
+
+def _with_role(turns: Sequence[Turn], role: str) -> list[Turn]:
+    """The turns with another role for the results of tools."""
+    return [replace(turn, role=role) if turn.role == "tool" else turn for turn in turns]
 
 
 def _own_template(tokenizer: Any, *, tools: bool) -> str:

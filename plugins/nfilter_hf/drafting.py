@@ -18,6 +18,7 @@ from nfilter_hf.turns import THOUGHTS, Turn, marked, write
 _STAND_IN: Final = "Ans7StandsHere"
 _CLOSED: Final = "a response has no thought, and the prompt opens one: it is closed, empty, before the response and out of the loss"
 _THOUGHTLESS: Final = "the chat template leaves out the thoughts of a turn before the last"
+_SYSTEMLESS: Final = "the chat template leaves out the system text"
 _TEXTLESS: Final = (
     "the chat template leaves out the text beside a tool call of a turn before the last"
 )
@@ -217,25 +218,24 @@ class Draft:
         A template may move what is before an answer once more turns follow it, the system text to the last of the
         user's turns, say; the prompt of that answer is then not the beginning of the conversation.
         """
-        head = self._before(text, turns, index)
-        return None if head is None else len(head.removesuffix(self._habits.lead))
+        return self._before(text, turns, index, self._habits.lead)
 
     def _limit(self, text: str, turns: Sequence[Turn], index: int) -> int | None:
         """Where the text of the turn after ``index`` begins; the end of all where there is none."""
         if index + 1 == len(turns):
             return len(text)
-        head = self._before(text, turns, index + 1)
-        return None if head is None else len(head)
+        return self._before(text, turns, index + 1)
 
-    def _before(self, text: str, turns: Sequence[Turn], index: int) -> str | None:
-        """What is before the text of a turn, found by another text in its place."""
+    def _before(self, text: str, turns: Sequence[Turn], index: int, lead: str = "") -> int | None:
+        """How long what is before a turn is, and before the ``lead`` to its text: found by another text in its place."""
         other = [*turns[:index], turns[index].saying(_STAND_IN), *turns[index + 1 :]]
         try:
             shown = self._render(other, ask=True)
         except ChatError:
             return None
         head, found, _ = shown.partition(_STAND_IN)
-        return head if found and text.startswith(head) else None
+        head = head.removesuffix(lead)
+        return len(head) if found and text.startswith(head) else None
 
     def _end_of(self, text: str, turns: Sequence[Turn], content: str, reached: int) -> int:
         try:
@@ -270,6 +270,8 @@ class Draft:
         told: dict[str, None] = {}
         for turn in turns:
             said = turn.said
+            if turn.role == "system" and not _holds(text, said.content.strip()):
+                told[_SYSTEMLESS] = None
             if said.role == "tool" and not _holds(text, said.content.strip()):
                 raise ChatError("the chat template leaves out the result of a tool")
             if said.role != "assistant" or turn.plain:

@@ -33,6 +33,12 @@ _THOUGHT_KEYS: Final = ("reasoning_content", "reasoning", "thinking")
 # Names of the role of a tool's results, the usual one first.
 _TOOL_ROLES: Final = ("tool", "ipython", "observation", "function", "tool_response", "tool_results")  # fmt: skip
 _DAY: Final = date(2024, 7, 26)
+# A template can be given data and no function, so the day is written by a macro of its own.
+_DATED: Final = (
+    "{% macro strftime_now(form) %}{{ form"
+    + "".join(f" | replace('%{code}', '{_DAY.strftime('%' + code)}')" for code in "YmdBbAaHMSyjeI")
+    + " }}{% endmacro %}{{ '' }}"
+)
 
 
 class ChatError(Exception):
@@ -42,14 +48,19 @@ class ChatError(Exception):
 class Renderer:
     """A chat template with the tokenizer that runs it. What a template writes never depends on the day."""
 
-    def __init__(self, tokenizer: Any, template: str, more: Mapping[str, Any]) -> None:
+    def __init__(
+        self, tokenizer: Any, template: str, more: Mapping[str, Any], *, tools: bool = False
+    ) -> None:
+        """``tools``: the template is for conversations with tools alone."""
+        self._always = tools
         self._tokenizer = tokenizer
         self.template = template
         self._more = dict(more)
+        self._run = template
         if "date_string" in template:
             self._more["date_string"] = "26 Jul 2024"
         if "strftime_now" in template:
-            self._more["strftime_now"] = _DAY.strftime
+            self._run = _DATED + template
 
     def __call__(
         self,
@@ -65,7 +76,7 @@ class Renderer:
             text = self._tokenizer.apply_chat_template(
                 list(turns),
                 tools=list(tools) if tools else None,
-                chat_template=self.template,
+                chat_template=self._run,
                 tokenize=False,
                 add_generation_prompt=ask,
                 **self._more,
@@ -79,7 +90,7 @@ class Renderer:
     ) -> str | None:
         """The text, or None where the template refuses the turns."""
         try:
-            return self(turns, ask=ask, tools=[TOOL] if tools else None)
+            return self(turns, ask=ask, tools=[TOOL] if tools or self._always else None)
         except ChatError:
             return None
 
@@ -89,8 +100,8 @@ class Habits:
     """What was learned of a template.
 
     ``opened`` is what a prompt ends with and a finished turn lacks, ``lead`` what is before an answer's text in its turn.
-    ``ends`` are the tokens that may end an assistant's turn, ``end_of_turn`` the one that ends the last. ``inner`` are
-    tokens that stand around calls, results, tools and thoughts and open no turn.
+    ``ends`` are what may end an assistant's turn, each of one token or more, ``end_of_turn`` what ends the last. ``inner``
+    are tokens that stand around calls, results, tools and thoughts and open no turn.
     """
 
     takes_system: bool
@@ -105,13 +116,13 @@ class Habits:
 def learn(render: Renderer, added: re.Pattern[str]) -> Habits:
     """Render what is needed to know a template. ``added`` matches any added token of the tokenizer."""
     shown = render.tried(({"role": "system", "content": SYSTEM}, _ASKED), ask=True)
-    opened, lead, end = _answer(render, added)
+    opened, lead, end, middle = _answer(render, added)
     arguments, null, call_text = _calls(render)
     called = bool(call_text)
-    ends = {token for token in (end, _middle_end(render, added)) if token}
+    ends = {token for token in (end, middle) if token}
     if call_text and not _token_after(call_text, _VALUE, ends):
         tail = call_text[call_text.rfind(_VALUE) :]
-        ends |= {match.group() for match in added.finditer(tail)} and {added.findall(tail)[-1]}
+        ends |= set(added.findall(tail)[-1:])
     thoughts, marks = _thoughts(render, opened)
     role, result_text = _tool_role(render, called=called, null=null, arguments=arguments)
     tools_text = render.tried((_ASKED,), ask=True, tools=True) or ""
@@ -130,28 +141,33 @@ def learn(render: Renderer, added: re.Pattern[str]) -> Habits:
     )
 
 
-def _answer(render: Renderer, added: re.Pattern[str]) -> tuple[str, str, str | None]:
-    """What a prompt opens that a finished turn lacks, what is before an answer's text, and the token after it."""
+def _answer(render: Renderer, added: re.Pattern[str]) -> tuple[str, str, str | None, str | None]:
+    """What a prompt opens that a finished turn lacks, what is before an answer, what ends the last and what others."""
     prompt = render.tried((_ASKED,), ask=True)
     text = render.tried((_ASKED, _ANSWERED), ask=False)
     at = -1 if prompt is None or text is None else text.rfind(ANSWER)
     if prompt is None or text is None or at < 0:
-        return "", "", None
+        return "", "", None, None
     opened = prompt[at:] if prompt.startswith(text[:at]) else ""
     lead = text[len(prompt) : at] if text.startswith(prompt) else ""
-    return opened, lead, _end_after(added, text, at + len(ANSWER))
+    more = (_ASKED, _ANSWERED, {"role": "user", "content": "Nxt7"})
+    last, middle = _run(added, text), _run(added, render.tried(more, ask=True) or "")
+    # What the two have in common is the end; what follows is the end of all, or the beginning of the next turn.
+    same = "".join(one for one, other in zip(last, middle, strict=False) if one == other)
+    if last[:1] == middle[:1] and same:
+        return opened, lead, same, same
+    return opened, lead, last[0] if last else None, middle[0] if middle else None
 
 
-def _end_after(added: re.Pattern[str], text: str, at: int) -> str | None:
-    found = added.search(text, at)
-    return found.group() if found and not text[at : found.start()].strip() else None
-
-
-def _middle_end(render: Renderer, added: re.Pattern[str]) -> str | None:
-    """The token after an answer that is not the last: harmony ends the last one otherwise."""
-    text = render.tried((_ASKED, _ANSWERED, {"role": "user", "content": "Nxt7"}), ask=True) or ""
+def _run(added: re.Pattern[str], text: str) -> list[str]:
+    """The added tokens right after the last answer, blanks before the first of them aside."""
     at = text.rfind(ANSWER)
-    return _end_after(added, text, at + len(ANSWER)) if at >= 0 else None
+    rest = text[at + len(ANSWER) :].lstrip() if at >= 0 else ""
+    found: list[str] = []
+    while match := added.match(rest):
+        found.append(match.group())
+        rest = rest[match.end() :]
+    return found
 
 
 def _token_after(text: str, what: str, tokens: set[str]) -> bool:
@@ -193,8 +209,14 @@ def _thoughts(render: Renderer, opened: str) -> tuple[str | None, tuple[str, str
             if text.count(THOUGHT) == 1:
                 return key, None
     for pair in THOUGHTS:
-        if opened.strip().endswith(pair[0]) or pair[1] in render.template:
+        if opened.strip().endswith(pair[0]):
             return None, pair
+        if pair[1] in render.template:
+            # A template that knows thoughts within a text leaves them out of what was said before.
+            told = {**_ANSWERED, "content": f"{pair[0]}\n{THOUGHT}\n{pair[1]}\n\n{ANSWER}"}
+            text = render.tried((_ASKED, told, _ASKED), ask=True) or THOUGHT
+            if THOUGHT not in text and ANSWER in text:
+                return None, pair
     return None, None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 
 class NfilterError(Exception):
@@ -62,6 +63,15 @@ class StoreError(NfilterError):
     """A run directory that cannot be written, is held by another process, or is not a run."""
 
     exit_code = 7
+
+
+class DamageError(StoreError):
+    """A published file that is gone or is not what was written; ``path`` names it, ``what`` says what is wrong with it."""
+
+    def __init__(self, message: str, path: Path | None = None, what: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+        self.what = what
 
 
 class BudgetError(NfilterError):

@@ -6,14 +6,16 @@ that can change the answer, and of nothing else.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from nfilter.errors import StoreError
 from nfilter.failpoints import reach
@@ -26,13 +28,15 @@ CREATE TABLE IF NOT EXISTS calls (
     answer TEXT NOT NULL,
     prompt_tokens INTEGER NOT NULL,
     completion_tokens INTEGER NOT NULL,
-    usd REAL
+    usd REAL,
+    seal TEXT
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS lost (
     stage TEXT NOT NULL,
     model TEXT NOT NULL,
     usd REAL NOT NULL,
-    at REAL NOT NULL
+    at REAL NOT NULL,
+    seal TEXT
 );
 CREATE TABLE IF NOT EXISTS uses (
     stage TEXT NOT NULL,
@@ -40,9 +44,18 @@ CREATE TABLE IF NOT EXISTS uses (
     key TEXT NOT NULL,
     model TEXT NOT NULL,
     at REAL NOT NULL,
+    seal TEXT,
     PRIMARY KEY (stage, sample, key)
 ) WITHOUT ROWID;
 """
+
+
+_LOST: Final = "INSERT INTO lost VALUES (?, ?, ?, ?, ?)"
+_SEALED: Final = {
+    "calls": "SELECT key, answer, prompt_tokens, completion_tokens, usd, seal FROM calls",
+    "uses": "SELECT stage, sample, key, model, at, seal FROM uses",
+    "lost": "SELECT stage, model, usd, at, seal FROM lost",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,24 +90,92 @@ def _asked(message: Message) -> list[Any]:
 class Journal:
     """The calls of a run. All access goes through one connection, under one lock."""
 
-    def __init__(self, path: Path, lenders: Sequence[Path] = ()) -> None:
-        """``lenders`` are journals of finished runs, only read: what they answered is not asked again."""
+    def __init__(
+        self,
+        path: Path,
+        lenders: Sequence[Path] = (),
+        complain: Callable[[str], None] | None = None,
+    ) -> None:
+        """``lenders`` are journals of finished runs, only read: what they answered is not asked again.
+
+        What is not as it was written is taken out, and named to ``complain``; ``touched`` has the stages that used it.
+
+        Raises:
+            StoreError: when ``path`` is no journal, or one that SQLite cannot read any more.
+        """
         self._lock = threading.Lock()
         self._path = path
         self._lenders = tuple(lender for lender in lenders if lender.is_file())
-        self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self.touched: frozenset[str] = frozenset()
+        try:
+            self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        except sqlite3.Error as error:
+            raise _no_journal(path, error) from error
+        # A text that is damaged is told from one that is not by its seal.
+        self._connection.text_factory = _text
         try:
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.executescript(_SCHEMA)
-            columns = [row[1] for row in self._connection.execute("PRAGMA table_info(calls)")]
-            if "usd" not in columns:  # a journal from before costs were kept
-                self._connection.execute("ALTER TABLE calls ADD COLUMN usd REAL")
+            for table in _SEALED:
+                columns = {
+                    row[1] for row in self._connection.execute(f"PRAGMA table_info({table})")
+                }
+                for name, kind in (("usd", "REAL"), ("seal", "TEXT")):
+                    # A journal from before costs, or damage, were looked for.
+                    if name not in columns and (name == "seal" or table == "calls"):
+                        self._connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
+            self._look(complain or (lambda _: None))
         except sqlite3.DatabaseError as error:
             self._connection.close()
-            raise StoreError(
-                f"{path}: not a journal ({error}); move it away and run again: its calls are then made anew"
-            ) from error
+            raise _no_journal(path, error) from error
+        except StoreError:
+            self._connection.close()
+            raise
+
+    def _look(self, complain: Callable[[str], None]) -> None:
+        """Take out the rows that are not as they were written."""
+        (said,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+        if said != "ok":
+            raise _no_journal(self._path, said)
+        bad = {
+            table: [row for row in self._connection.execute(query) if not whole(row)]
+            for table, query in _SEALED.items()
+        }
+        if not any(bad.values()):
+            return
+        self._connection.execute("BEGIN IMMEDIATE")
+        for key, *_, usd, _ in bad["calls"]:
+            self.touched |= {
+                stage
+                for (stage,) in self._connection.execute(
+                    "SELECT DISTINCT stage FROM uses WHERE key = ?", (key,)
+                )
+            }
+            self._connection.execute("DELETE FROM calls WHERE key = ?", (key,))
+            # It was paid for all the same.
+            if isinstance(usd, float) and 0 < usd < math.inf:
+                self._connection.execute(_LOST, _sealed("damaged", "", usd, time.time()))
+        if bad["uses"]:
+            # Whose it was cannot be told any more.
+            self.touched |= {
+                stage for (stage,) in self._connection.execute("SELECT DISTINCT stage FROM uses")
+            }
+            self._connection.executemany(
+                "DELETE FROM uses WHERE stage = ? AND sample = ? AND key = ?",
+                [row[:3] for row in bad["uses"]],
+            )
+        self._connection.execute("COMMIT")
+        said = ", ".join(f"{len(rows)} of {table}" for table, rows in bad.items() if rows)
+        complain(
+            f"{self._path}: rows are not as they were written ({said}); the calls among them are made anew where a stage "
+            "needs them, and what they cost still counts"
+        )
+
+    def empty(self) -> bool:
+        """Whether no call has an answer."""
+        with self._lock:
+            return self._connection.execute("SELECT 1 FROM calls LIMIT 1").fetchone() is None
 
     def close(self) -> None:
         """Close the connection."""
@@ -113,8 +194,12 @@ class Journal:
             connection = sqlite3.connect(
                 f"{lender.resolve().as_uri()}?mode=ro&immutable=1", uri=True
             )
+            connection.text_factory = _text
             try:
                 lent = _among(connection, missing)
+            except sqlite3.DatabaseError:
+                # Its own run names what is wrong with it.
+                lent = {}
             finally:
                 connection.close()
             # The lender paid for them.
@@ -138,25 +223,25 @@ class Journal:
                 self._connection.execute("BEGIN IMMEDIATE")
                 reach("journal.begun")
                 self._connection.executemany(
-                    "INSERT INTO calls VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                    "INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                     [
-                        (
+                        _sealed(
                             key,
                             json.dumps(_plain(done)),
-                            done.prompt_tokens,
-                            done.completion_tokens,
-                            done.usd,
+                            int(done.prompt_tokens),
+                            int(done.completion_tokens),
+                            None if done.usd is None else float(done.usd),
                         )
                         for key, done in answers
                     ],
                 )
                 reach("journal.answers")
                 self._connection.executemany(
-                    "INSERT INTO lost VALUES (?, ?, ?, ?)", [(*each, now) for each in lost]
+                    _LOST, [_sealed(stage, model, float(usd), now) for stage, model, usd in lost]
                 )
                 self._connection.executemany(
-                    "INSERT INTO uses VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                    [(use.stage, use.sample, use.key, use.model, now) for use in uses],
+                    "INSERT INTO uses VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                    [_sealed(use.stage, use.sample, use.key, use.model, now) for use in uses],
                 )
                 reach("journal.uses")
                 self._connection.execute("COMMIT")
@@ -218,6 +303,29 @@ class Journal:
         ]
 
 
+def whole(row: Sequence[Any]) -> bool:
+    """Whether a row, its seal last, is as it was written; one from before there were seals counts as whole."""
+    try:
+        return row[-1] is None or tuple(row) == _sealed(*row[:-1])
+    except TypeError:  # bytes, where damage made a blob of a text
+        return False
+
+
+def _sealed(*values: Any) -> tuple[Any, ...]:
+    return (*values, hashlib.blake2b(json.dumps(values).encode(), digest_size=8).hexdigest())
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
+
+
+def _no_journal(path: Path, why: object) -> StoreError:
+    return StoreError(
+        f"{path}: not a journal that can be read ({why}); put a whole copy back, or move it away and run again: its calls "
+        "are then made anew"
+    )
+
+
 def paid_in(path: Path) -> float:
     """Dollars that the run of the journal ``path`` paid so far; 0 where there is none."""
     if not path.is_file():
@@ -235,10 +343,10 @@ def _among(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Com
         part = keys[start : start + 500]
         marks = ",".join("?" * len(part))
         rows = connection.execute(
-            f"SELECT key, answer FROM calls WHERE key IN ({marks})",  # noqa: S608 - marks only
+            f"{_SEALED['calls']} WHERE key IN ({marks})",
             part,
         )
-        found.update((key, _completion(json.loads(answer))) for key, answer in rows)
+        found.update((row[0], _completion(json.loads(row[1]))) for row in rows if whole(row))
     return found
 
 

@@ -6,10 +6,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from nfilter.errors import StoreError
+from nfilter.files import unwritten
 from nfilter.stages import Progress
 
 _WIDE = 100  # columns that leave room for a bar and a whole note
@@ -171,15 +173,20 @@ class RunLog:
 
     def failed(self, said: BaseException, raised: BaseException | None = None) -> None:
         """Keep what a run ended with, and the traceback of what was ``raised``; saying it is the caller's part."""
-        self._keep("error", str(said) or repr(said))
-        if raised is not None:
-            self._keep("error", "".join(traceback.format_exception(raised)).rstrip())
+        # A log that cannot be written must not hide what went wrong.
+        with suppress(StoreError):
+            self._keep("error", str(said) or repr(said))
+            if raised is not None:
+                self._keep("error", "".join(traceback.format_exception(raised)).rstrip())
 
     def _keep(self, level: str, text: str) -> None:
         if self.file is not None:
             stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            with self.file.open("a", encoding="utf-8") as out:
-                out.write(f"{stamp} {level} {text}\n")
+            try:
+                with self.file.open("a", encoding="utf-8") as out:
+                    out.write(f"{stamp} {level} {text}\n")
+            except OSError as error:
+                raise unwritten(self.file, error) from error
 
 
 def reporter_for(*, quiet: bool = False) -> Reporter:

@@ -9,42 +9,56 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from nfilter.files import refuse_folder, unwritten
 from nfilter.types import FloatArray, TokenSample
 
-_ENTRY: Final = np.dtype([("key", "V16"), ("start", "<i8"), ("size", "<i8")])
+_ENTRY: Final = np.dtype(
+    [("key", "V16"), ("start", "<i8"), ("size", "<i8"), ("losses", "V8"), ("seal", "V8")]
+)
+_OWN: Final = _ENTRY.itemsize - 8  # bytes of an entry that its seal is of
+Complain = Callable[[str], None]
 
 
 class ScoreBooks:
     """The books of one run, by model; each is read from disk once."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, complain: Complain | None = None) -> None:
+        """``complain`` is told of what is not as it was written."""
         self._folder = folder
+        self._complain = complain
         self._open: dict[str, ScoreBook] = {}
 
     def of(self, model: str) -> ScoreBook:
         """The book of the model with that fingerprint."""
         if model not in self._open:
-            self._open[model] = ScoreBook(self._folder, model)
+            self._open[model] = ScoreBook(self._folder, model, self._complain)
         return self._open[model]
 
 
 class ScoreBook:
     """The losses under one model, by what was scored: token ids and response mask, never a sample's name."""
 
-    def __init__(self, folder: Path, model: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: Path, model: str, complain: Complain | None = None) -> None:
         name = hashlib.sha256(model.encode()).hexdigest()[:24]
         self._values = folder / f"{name}.f32"
         self._index = folder / f"{name}.index"
-        self._places: dict[bytes, tuple[int, int]] = {}
+        self._complain = complain or (lambda _: None)
+        self._places: dict[bytes, tuple[int, int, bytes]] = {}
+        self._checked: set[bytes] = set()
         self._end = 0
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritten(folder, error) from error
+        for file in (self._values, self._index):
+            refuse_folder(file)
         self._read()
 
     def find(self, samples: Sequence[TokenSample]) -> list[FloatArray | None]:
@@ -55,18 +69,35 @@ class ScoreBook:
         values = (
             np.memmap(self._values, dtype="<f4", mode="r")
             if self._values.stat().st_size
-            else np.zeros(0)
+            else np.zeros(0, dtype="<f4")
         )
         out: list[FloatArray | None] = []
         for sample, key in zip(samples, keys, strict=True):
-            place = self._places.get(key)
-            if place is None:
+            kept = self._kept(key, values)
+            if kept is None:
                 out.append(None)
                 continue
             losses = np.full(len(sample.ids), np.nan, dtype=np.float32)
-            losses[sample.predicted] = values[place[0] : place[0] + place[1]]
+            losses[sample.predicted] = kept
             out.append(losses)
         return out
+
+    def _kept(self, key: bytes, values: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
+        """The losses under a key; None where there are none, or others than were written."""
+        place = self._places.get(key)
+        if place is None:
+            return None
+        start, size, digest = place
+        losses = values[start : start + size]
+        if key not in self._checked:
+            if _digest(key, losses.tobytes()) != digest:
+                del self._places[key]
+                self._complain(
+                    f"{self._values} holds other losses than were written; what is damaged is computed again"
+                )
+                return None
+            self._checked.add(key)
+        return losses
 
     def put(self, samples: Sequence[TokenSample], losses: Sequence[FloatArray]) -> None:
         """Keep the losses ([T] each) of samples that are not there yet; on disk when this returns."""
@@ -77,33 +108,54 @@ class ScoreBook:
             if key in self._places:
                 continue
             part = np.asarray(values, dtype="<f4")[sample.predicted]
-            entries.append((key, self._end, len(part)))
+            place = (self._end, len(part), _digest(key, part.tobytes()))
+            entries.append(_entry(key, *place))
             parts.append(part)
-            self._place(key, len(part))
+            self._places[key] = place
+            self._checked.add(key)
+            self._end += len(part)
         if not entries:
             return
         _append(self._values, np.concatenate(parts).tobytes())
-        _append(self._index, np.array(entries, dtype=_ENTRY).tobytes())
-
-    def _place(self, key: bytes, size: int) -> None:
-        self._places[key] = (self._end, size)
-        self._end += size
+        _append(self._index, b"".join(entries))
 
     def _read(self) -> None:
-        """Take the index as far as it is whole and its losses are there; cut off what a kill left behind it."""
+        """Take the entries that are whole and whose losses are there; cut off what a kill left behind them."""
         raw = self._index.read_bytes() if self._index.is_file() else b""
-        whole = len(raw) // _ENTRY.itemsize * _ENTRY.itemsize
         there = self._values.stat().st_size if self._values.is_file() else 0
-        for entry in np.frombuffer(raw[:whole], dtype=_ENTRY):
-            size = int(entry["size"])
-            if (self._end + size) * 4 > there:
-                whole = len(self._places) * _ENTRY.itemsize
-                break
-            self._place(entry["key"].tobytes(), size)
-        if whole < len(raw):
-            os.truncate(self._index, whole)
+        taken = []
+        damaged = False
+        for entry in np.frombuffer(
+            raw[: len(raw) // _ENTRY.itemsize * _ENTRY.itemsize], dtype=_ENTRY
+        ):
+            written = entry.tobytes()
+            key, start, size = entry["key"].tobytes(), int(entry["start"]), int(entry["size"])
+            if written != _entry(key, start, size, entry["losses"].tobytes()):
+                damaged = True
+            elif (start + size) * 4 <= there:
+                taken.append(written)
+                # Of two entries for one text the later stands in for losses that were damaged.
+                self._places[key] = (start, size, entry["losses"].tobytes())
+                self._end = max(self._end, start + size)
+        if damaged:
+            self._complain(
+                f"{self._index} holds other entries than were written; what is damaged is computed again"
+            )
+        if len(raw) != len(taken) * _ENTRY.itemsize:
+            part = self._index.with_suffix(".part")
+            part.write_bytes(b"".join(taken))
+            part.replace(self._index)
         if there > self._end * 4:
             os.truncate(self._values, self._end * 4)
+
+
+def _digest(key: bytes, data: bytes) -> bytes:
+    return hashlib.blake2b(key + data, digest_size=8).digest()
+
+
+def _entry(key: bytes, start: int, size: int, losses: bytes) -> bytes:
+    own = np.array([(key, start, size, losses, b"\0" * 8)], dtype=_ENTRY).tobytes()[:_OWN]
+    return own + _digest(key, own)
 
 
 def _key(sample: TokenSample) -> bytes:

@@ -2,123 +2,68 @@
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import json
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 
-from nfilter.errors import StoreError
+from nfilter.errors import DamageError, StoreError
 from nfilter.failpoints import reach
+from nfilter.files import (
+    canonical,
+    digest,
+    publishing,
+    read_json,
+    read_jsonl,
+    read_sealed,
+    remove,
+    save_array,
+    seals_of,
+    unwritten,
+    write_json,
+    write_jsonl,
+    write_sealed,
+)
+from nfilter.seals import Seal, check, damaged, read, remember, unreadable
 from nfilter.stages import State
 from nfilter.types import Message, Sample
 
+__all__ = [
+    "Artefact",
+    "Begun",
+    "RunDirectory",
+    "canonical",
+    "differing",
+    "digest",
+    "fingerprint_of",
+    "finished",
+    "publishing",
+    "read_json",
+    "read_jsonl",
+    "read_sealed",
+    "sample_from_json",
+    "sample_to_json",
+    "seals_of",
+    "unwritten",
+    "write_json",
+    "write_jsonl",
+    "write_sealed",
+]
 
-def canonical(value: Any) -> str:
-    """Canonical JSON: sorted keys, no white space, no NaN."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
-
-
-def digest(*parts: Any) -> str:
-    """SHA-256, in hex, of the canonical JSON of ``parts``."""
-    return hashlib.sha256(canonical(parts).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-@contextmanager
-def publishing(path: Path) -> Iterator[IO[str]]:
-    """A text file that appears at ``path`` only when the block ends well: written beside, synced, renamed.
-
-    Raises:
-        StoreError: when it cannot be written, as on a full disk; what stood at ``path`` before still stands.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    except OSError as error:
-        raise unwritten(path, error) from error
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            reach("publish.opened")
-            yield out
-            reach("publish.written")
-            out.flush()
-            os.fsync(out.fileno())
-        reach("publish.synced")
-        Path(name).replace(path)
-        _sync(path.parent)
-        reach("publish.renamed")
-    except BaseException as error:
-        Path(name).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            raise unwritten(path, error) from error
-        raise
-
-
-def unwritten(path: Path, error: OSError) -> StoreError:
-    """What to raise where ``path`` cannot be written."""
-    return StoreError(
-        f"{path}: cannot be written ({error.strerror or error}); what was published before is whole: make room there, "
-        "and the same command goes on"
-    )
-
-
-def _sync(directory: Path) -> None:
-    # A rename is on the disk only when its folder is.
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Publish a JSON file, indented for people."""
-    with publishing(path) as out:
-        json.dump(value, out, indent=2, ensure_ascii=False, allow_nan=False)
-        out.write("\n")
-
-
-def write_jsonl(path: Path, rows: Iterable[Any]) -> int:
-    """Publish a JSON Lines file; returns how many rows it has."""
-    count = 0
-    with publishing(path) as out:
-        for row in rows:
-            out.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-            count += 1
-    return count
-
-
-def read_jsonl(path: Path) -> Iterator[Any]:
-    """The rows of a JSON Lines file that nfilter wrote."""
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
-
-
-def read_json(path: Path) -> Any:
-    """The value of a JSON file that nfilter wrote.
-
-    Raises:
-        StoreError: when it is missing or is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise StoreError(
-            f"{path}: not there; is {path.parent} the directory of a finished run?"
-        ) from error
-    except ValueError as error:
-        raise StoreError(f"{path}:1: not JSON ({error}); remove it and run again") from error
+FINGERPRINT = "fingerprint"
+DONE = "done.json"
+_PARTS = "parts.jsonl"
+_STATE = "state/state.json"
+_OWN = "artefact"
+_BESIDE = "../"
 
 
 def sample_to_json(sample: Sample) -> dict[str, Any]:
@@ -151,64 +96,116 @@ def sample_from_json(value: Mapping[str, Any]) -> Sample:
     )
 
 
+class Begun(NamedTuple):
+    """How an artefact was found when its stage began, and what is to be said of it."""
+
+    status: Literal["new", "changed", "damaged", "resumed", "reused"]
+    why: str = ""
+
+
+def fingerprint_of(parts: Mapping[str, Any]) -> str:
+    """One SHA-256 of the named ``parts``: what an artefact is of."""
+    return digest(_hashed(parts))
+
+
+def _hashed(parts: Mapping[str, Any]) -> dict[str, str]:
+    return {name: digest(part) for name, part in parts.items()}
+
+
+def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The names of the parts that are not alike, for people."""
+    return ", ".join(name for name in {**old, **new} if old.get(name) != new.get(name))
+
+
 class Artefact:
     """What one stage published: numbered chunks of samples with the decisions about them, and its state.
 
-    A chunk is published before its decisions are, and counts only when both are there.
+    A chunk is published before its decisions are, and counts only when both are there. ``done.json`` has the size and
+    SHA-256 of every file; until it is written ``parts.jsonl`` has them. What is read is compared with them.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.home = directory.parent
+        self._files: dict[str, Seal] | None = None
 
-    def begin(self, fingerprint: str) -> str:
-        """Make the directory ready. Returns ``reused``, ``resumed``, ``changed`` or ``new``."""
-        marker = self.directory / "fingerprint"
-        old = marker.read_text(encoding="utf-8") if marker.is_file() else None
-        if old == fingerprint:
-            return "reused" if (self.directory / "done.json").is_file() else "resumed"
+    def begin(self, parts: Mapping[str, Any]) -> Begun:
+        """Make the directory ready for what ``parts`` describe; what is there is kept if it is of the same and whole."""
+        made = _hashed(parts)
+        try:
+            old = self._parts()
+            if old == made:
+                self._verify(digest(made))
+                return Begun("reused" if finished(self) else "resumed")
+            begun = Begun("changed", differing(old, made)) if old is not None else Begun("new")
+        except DamageError as error:
+            begun = Begun("damaged", f"{error.path} {error.what}")
         self.remove()
-        with publishing(marker) as out:
-            out.write(fingerprint)
+        write_sealed(self.directory / FINGERPRINT, made)
         reach("stage.begun")
-        return "new" if old is None else "changed"
+        return begun
+
+    def of(self, fingerprint: str) -> bool:
+        """Whether the artefact is of that fingerprint."""
+        try:
+            return self.fingerprint() == fingerprint
+        except DamageError:
+            return False
+
+    def fingerprint(self) -> str | None:
+        """What the artefact is of; None where nothing was begun. Raises DamageError."""
+        parts = self._parts()
+        return None if parts is None else digest(parts)
 
     def remove(self) -> None:
         """Remove what is there, its fingerprint first: what a kill leaves is then never taken for whole."""
-        (self.directory / "fingerprint").unlink(missing_ok=True)
-        if self.directory.exists():
-            shutil.rmtree(self.directory)
+        self._files = None
+        if self.directory.is_dir():
+            remove(self.directory / FINGERPRINT)
+        remove(self.directory)
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Publish the summary; the artefact is complete from here on."""
-        write_json(self.directory / "done.json", summary)
+    def finish(self, summary: Mapping[str, Any], beside: Mapping[str, Seal] | None = None) -> None:
+        """Publish the summary; the artefact is complete from here on.
+
+        ``beside`` are files that belong to it and lie in the run's own folder.
+        """
+        self._known().update({_BESIDE + name: seal for name, seal in (beside or {}).items()})
+        write_sealed(
+            self.directory / DONE,
+            {**summary, _OWN: {"fingerprint": self.fingerprint(), "files": self._known()}},
+        )
         reach("stage.finished")
+        remove(self.directory / _PARTS)
 
     def summary(self) -> dict[str, Any]:
-        """What ``finish`` was given."""
-        value: dict[str, Any] = read_json(self.directory / "done.json")
+        """What ``finish`` was given. Raises DamageError."""
+        value = read_sealed(self.directory / DONE, self.home)
+        value.pop(_OWN, None)
         return value
 
     def has_chunk(self, index: int) -> bool:
         """Whether chunk ``index`` is published with its decisions."""
-        return self._chunk(index).is_file() and self._decisions(index).is_file()
+        return _chunk(index) in self._known() and _decisions(index) in self._known()
 
     def write_chunk(
         self, index: int, samples: Iterable[Sample], decisions: Iterable[Mapping[str, Any]]
     ) -> None:
         """Publish one chunk and the decisions about its samples."""
-        write_jsonl(self._chunk(index), (sample_to_json(sample) for sample in samples))
+        chunk, beside = self.directory / _chunk(index), self.directory / _decisions(index)
+        first = write_jsonl(chunk, (sample_to_json(sample) for sample in samples))
         reach("chunk.samples")
-        write_jsonl(self._decisions(index), decisions)
+        second = write_jsonl(beside, decisions)
         reach("chunk.decisions")
+        self._add({chunk.name: first, beside.name: second})
 
     def chunk(self, index: int) -> list[Sample]:
         """The samples of one chunk."""
-        return [sample_from_json(row) for row in read_jsonl(self._chunk(index))]
+        return [sample_from_json(row) for row in self.rows(_chunk(index))]
 
     def chunks(self) -> Iterator[list[Sample]]:
         """All chunks in order, one in memory at a time."""
         index = 0
-        while self._chunk(index).is_file():
+        while _chunk(index) in self._known():
             yield self.chunk(index)
             index += 1
 
@@ -219,44 +216,132 @@ class Artefact:
 
     def decisions_of(self, index: int) -> Iterator[dict[str, Any]]:
         """The decisions about the samples of chunk ``index``."""
-        return read_jsonl(self._decisions(index))
+        return self.rows(_decisions(index))
 
     def decisions(self) -> Iterator[dict[str, Any]]:
         """All decisions in order."""
         index = 0
-        while self._decisions(index).is_file():
+        while self.has_chunk(index):
             yield from self.decisions_of(index)
             index += 1
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """The file names of every whole chunk and of its decisions, in order."""
+        whole = itertools.takewhile(self.has_chunk, itertools.count())
+        return [(_chunk(index), _decisions(index)) for index in whole]
+
+    def path(self, name: str) -> Path:
+        """Where the published file ``name`` is, after a look at it. Raises DamageError where it is not what was written."""
+        path = self._place(name)
+        check(path, self._seal(name), self.home)
+        return path
+
+    def rows(self, name: str) -> Iterator[Any]:
+        """The rows of the published file ``name``. Raises DamageError where it is not what was written."""
+        data = read(self._place(name), self._seal(name), self.home)
+        return (json.loads(line) for line in data.decode().split("\n") if line)
+
+    def rows_beside(self, name: str) -> Iterator[Any]:
+        """The rows of a file in the run's own folder that ``finish`` was told of."""
+        return self.rows(_BESIDE + name)
 
     def write_state(self, state: State) -> None:
         """Publish a fitted state: JSON values, and one ``.npy`` an array."""
         folder = self.directory / "state"
         folder.mkdir(parents=True, exist_ok=True)
+        seals = {}
         for name, values in state.arrays.items():
             with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as out:
-                np.save(out, np.asarray(values), allow_pickle=False)
+                seal = save_array(out, values)
                 out.flush()
                 os.fsync(out.fileno())
             Path(out.name).replace(folder / f"{name}.npy")
-        write_json(folder / "state.json", {"values": state.values, "arrays": sorted(state.arrays)})
+            remember(folder / f"{name}.npy", seal)
+            seals[f"state/{name}.npy"] = seal
+        value = {"values": state.values, "arrays": sorted(state.arrays)}
+        seals[_STATE] = write_json(self.directory / _STATE, value)
+        self._add(seals)
 
     def read_state(self) -> State | None:
         """The published state, arrays memory-mapped; None where none is complete."""
-        file = self.directory / "state" / "state.json"
-        if not file.is_file():
+        if _STATE not in self._known():
             return None
-        value = read_json(file)
+        value = json.loads(read(self.directory / _STATE, self._seal(_STATE), self.home))
         arrays = {
-            name: np.load(file.parent / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            name: np.load(self.path(f"state/{name}.npy"), mmap_mode="r", allow_pickle=False)
             for name in value["arrays"]
         }
         return State(value["values"], arrays)
 
-    def _chunk(self, index: int) -> Path:
-        return self.directory / f"chunk-{index:06d}.jsonl"
+    def _parts(self) -> dict[str, Any] | None:
+        if not self.directory.exists():
+            return None
+        return read_sealed(self.directory / FINGERPRINT, self.home)
 
-    def _decisions(self, index: int) -> Path:
-        return self.directory / f"decisions-{index:06d}.jsonl"
+    def _verify(self, fingerprint: str) -> None:
+        if finished(self):
+            own = read_sealed(self.directory / DONE, self.home).get(_OWN, {})
+            if own.get("fingerprint") != fingerprint:
+                raise damaged(self.directory / DONE, "is of another stage", self.home)
+        for name in self._known():
+            self.path(name)
+
+    def _place(self, name: str) -> Path:
+        return (
+            self.home / name[len(_BESIDE) :] if name.startswith(_BESIDE) else self.directory / name
+        )
+
+    def _seal(self, name: str) -> Seal:
+        seal = self._known().get(name)
+        if seal is None:
+            raise damaged(
+                self._place(name), "is not among the files that the stage published", self.home
+            )
+        return seal
+
+    def _add(self, seals: Mapping[str, Seal]) -> None:
+        self._known().update(seals)
+        # Not synced: what a power cut takes from here is made again.
+        with (self.directory / _PARTS).open("a", encoding="utf-8") as out:
+            out.write(json.dumps(seals) + "\n")
+
+    def _known(self) -> dict[str, Seal]:
+        """What is published, by file name."""
+        if self._files is None:
+            if finished(self):
+                own = read_sealed(self.directory / DONE, self.home).get(_OWN, {})
+                self._files = seals_of(own.get("files"))
+            else:
+                self._files = self._unfinished()
+        return self._files
+
+    def _unfinished(self) -> dict[str, Seal]:
+        path = self.directory / _PARTS
+        if not path.exists():
+            return {}
+        found: dict[str, Seal] = {}
+        try:
+            # A line without an end is one that a kill cut off.
+            for line in path.read_bytes().decode().split("\n")[:-1]:
+                found.update(seals_of(json.loads(line)))
+        except OSError as error:
+            raise unreadable(path, error, self.home) from error
+        except (ValueError, TypeError, RecursionError) as error:
+            raise damaged(path, f"cannot be read ({error})", self.home) from error
+        return found
+
+
+def finished(artefact: Artefact) -> bool:
+    """Whether the stage published all of its chunks."""
+    return (artefact.directory / DONE).exists()
+
+
+def _chunk(index: int) -> str:
+    return f"chunk-{index:06d}.jsonl"
+
+
+def _decisions(index: int) -> str:
+    return f"decisions-{index:06d}.jsonl"
 
 
 def _holder(lock: IO[str]) -> str:

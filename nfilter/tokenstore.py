@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -14,7 +13,16 @@ import numpy.typing as npt
 
 from nfilter.capabilities import TokenizerDigest
 from nfilter.errors import StoreError
-from nfilter.store import read_json, read_jsonl, write_json, write_jsonl
+from nfilter.files import (
+    read_jsonl,
+    read_sealed,
+    remove,
+    save_array,
+    seals_of,
+    write_jsonl,
+    write_sealed,
+)
+from nfilter.seals import check, remember
 from nfilter.types import TokenSample
 
 _INDEX = "index.json"
@@ -35,7 +43,7 @@ def write_tokens(
     of a ``TokenizerDigest``; None where the model's backend does not tell.
     """
     part = directory.with_name(f".{directory.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    remove(part)
     part.mkdir(parents=True)
     lengths = [len(sample.ids) for sample in samples]
     arrays = {
@@ -57,12 +65,15 @@ def write_tokens(
             for sample in samples
         ]
         arrays[_file_of(name)] = _flat(parts, np.float32)
+    files = {}
     for name, values in arrays.items():
-        np.save(part / f"{name}.npy", values, allow_pickle=False)
-    write_jsonl(part / _TEXTS, ({"id": s.id, "text": s.text} for s in samples))
-    write_json(
+        with (part / f"{name}.npy").open("wb") as out:
+            files[f"{name}.npy"] = save_array(out, values)
+    files[_TEXTS] = write_jsonl(part / _TEXTS, ({"id": s.id, "text": s.text} for s in samples))
+    write_sealed(
         part / _INDEX,
         {
+            "files": files,
             "samples": [sample.id for sample in samples],
             "reasons": list(reasons),
             "scores": names,
@@ -70,14 +81,20 @@ def write_tokens(
         },
     )
     # Renamed only when it is whole, so that no array of an earlier run stands among these.
-    shutil.rmtree(directory, ignore_errors=True)
+    remove(directory)
     part.rename(directory)
+    for name, seal in files.items():
+        remember(directory / name, seal)
 
 
 def read_tokens(directory: Path) -> tuple[list[TokenSample], list[str]]:
-    """What ``write_tokens`` published: samples over memory-mapped arrays, and the names of the reason bits."""
+    """What ``write_tokens`` published: samples over memory-mapped arrays, and the names of the reason bits.
+
+    Raises:
+        DamageError: when a file is not what was written.
+    """
     index, arrays = _opened(directory)
-    texts = _texts(directory, len(index["samples"]))
+    texts = _texts(directory)
     samples = [_at(index, arrays, place, text) for place, text in enumerate(texts)]
     return samples, list(index["reasons"])
 
@@ -90,18 +107,18 @@ def read_one(directory: Path, name: str) -> tuple[TokenSample, list[str]] | None
     if name not in index["samples"]:
         return None
     place = index["samples"].index(name)
-    (text,) = islice(_texts(directory, len(index["samples"])), place, place + 1)
+    (text,) = islice(_texts(directory), place, place + 1)
     return _at(index, arrays, place, text), list(index["reasons"])
 
 
 def has_tokens(directory: Path) -> bool:
     """Whether ``write_tokens`` published anything here."""
-    return (directory / _INDEX).is_file()
+    return (directory / _INDEX).exists()
 
 
 def tokenizer_of(directory: Path) -> TokenizerDigest | None:
     """What made the ids that were published here; None where it is not known."""
-    value = read_json(directory / _INDEX).get("tokenizer")
+    value = read_sealed(directory / _INDEX, directory.parent).get("tokenizer")
     return TokenizerDigest(**value) if value else None
 
 
@@ -130,39 +147,35 @@ def _file_of(score: str) -> str:
 
 
 def _opened(directory: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-    index = read_json(directory / _INDEX)
-    # Runs before they were kept have no cuts.
-    cuts = ("cut", "cut_offsets") if (directory / "cut_offsets.npy").is_file() else ()
-    names = ("offsets", *_ARRAYS, *map(_file_of, index["scores"]), *cuts)
+    """The index, and every array memory-mapped; each file is compared with what was written."""
+    home = directory.parent
+    index = read_sealed(directory / _INDEX, home)
+    for name, seal in seals_of(index["files"]).items():
+        check(directory / name, seal, home)
+    names = ("offsets", *_ARRAYS, *map(_file_of, index["scores"]), "cut", "cut_offsets")
     return index, {
         name: np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         for name in names
     }
 
 
-def _texts(directory: Path, count: int) -> Iterator[str]:
-    """The rendered conversations in order; runs before they were kept have none."""
-    file = directory / _TEXTS
-    if file.is_file():
-        return (row["text"] for row in read_jsonl(file))
-    return iter([""] * count)
+def _texts(directory: Path) -> Iterator[str]:
+    """The rendered conversations in order."""
+    return (row["text"] for row in read_jsonl(directory / _TEXTS))
 
 
 def _at(
     index: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]], place: int, text: str
 ) -> TokenSample:
     start, end = arrays["offsets"][place : place + 2]
-    cut = np.zeros(0, dtype=np.bool_)
-    if "cut" in arrays:
-        first, last = arrays["cut_offsets"][place : place + 2]
-        cut = arrays["cut"][first:last]
+    first, last = arrays["cut_offsets"][place : place + 2]
     parts: dict[str, Any] = {name: arrays[name][start:end] for name in _ARRAYS}
     return TokenSample(
         id=index["samples"][place],
         **parts,
         scores={name: arrays[_file_of(name)][start:end] for name in index["scores"]},
         text=text,
-        cut=cut,
+        cut=arrays["cut"][first:last],
     )
 
 

@@ -127,9 +127,6 @@ class Runner:
             return None
         shutil.rmtree(own, ignore_errors=True)
         shutil.copytree(adapter, own)
-        marker = read_json(own / MARKER)
-        marker["ref"]["path"] = str(own)
-        write_json(own / MARKER, marker)
         lenders.append(other / "journal.db")
         return key
 

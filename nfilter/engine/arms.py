@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,11 +15,13 @@ from nfilter.engine.figures import ArmResult
 from nfilter.engine.ingest import rows
 from nfilter.engine.lint import lint
 from nfilter.engine.tokens import Contexts, run_token_stages
-from nfilter.errors import RecipeError, StoreError
+from nfilter.errors import DamageError, RecipeError, StoreError
+from nfilter.files import read_sealed, remove, seals_of
 from nfilter.prompts import Prompts
 from nfilter.recipe import Arm, Recipe, Use
+from nfilter.seals import check, sealed
 from nfilter.stages import TrainingResult
-from nfilter.store import digest, publishing, read_json, read_jsonl, write_json, write_jsonl
+from nfilter.store import differing, digest, read_jsonl, write_jsonl, write_sealed
 from nfilter.tokenstore import write_tokens
 from nfilter.types import ModelRef, Request, Row, Sample, Sampling, TokenSample
 
@@ -110,29 +111,29 @@ def trained(
     What an equal training left there when it was stopped is the trainer's to go on from; all else is removed.
     """
     model = ctx.model(use.config.model)
-    fingerprint = digest(
-        use.dump(),
-        use.item.origin,
-        model.fingerprint(),
-        ctx.seed,
-        tokens_digest(samples),
-        start.digest if start is not None else None,
-        *_online(use, samples),
-    )
-    marker = out / MARKER
-    if marker.is_file() and read_json(marker)["fingerprint"] == fingerprint:
-        value = read_json(marker)
-        return Trained(ModelRef(**value["ref"]), value["figures"])
+    made = {
+        name: digest(part)
+        for name, part in {
+            "config": use.dump(),
+            "plugin": use.item.origin,
+            "models": model.fingerprint(),
+            "seed": ctx.seed,
+            "data": tokens_digest(samples),
+            "start": start.digest if start is not None else None,
+            "loss": _online(use, samples),
+        }.items()
+    }
+    kept = _kept(out, made, ctx)
+    if kept is not None:
+        return kept
     begun = out / BEGUN
-    if marker.is_file() or not begun.is_file() or begun.read_text("utf-8") != fingerprint:
-        if begun.is_file() and not marker.is_file():
+    if (out / MARKER).exists() or _begun_with(begun) != made:
+        if begun.exists() and not (out / MARKER).exists():
             ctx.log.info(
                 f"{ctx.stage}: its data or settings changed since it was stopped; it trains from the beginning"
             )
-        if out.exists():
-            shutil.rmtree(out)
-        with publishing(begun) as file:
-            file.write(fingerprint)
+        remove(out)
+        write_sealed(begun, made)
     result: TrainingResult = use.item.cls(use.config).train(samples, model, out, ctx, start)
     figures = {
         "samples": len(samples),
@@ -143,9 +144,52 @@ def trained(
         "seconds": result.seconds,
     }
     ref = replace(result.ref, path=str(out))
-    write_json(marker, {"fingerprint": fingerprint, "ref": asdict(ref), "figures": figures})
     begun.unlink(missing_ok=True)
+    files = {
+        path.relative_to(out).as_posix(): sealed(path)
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and path.name != MARKER
+    }
+    value = {"made_of": made, "ref": asdict(ref), "figures": figures, "files": files}
+    write_sealed(out / MARKER, value)
     return Trained(ref, figures)
+
+
+def _kept(out: Path, made: Mapping[str, str], ctx: RunContext) -> Trained | None:
+    """What an earlier run trained on the same, if it is still whole."""
+    if not (out / MARKER).exists():
+        return None
+    try:
+        value = verified(out)
+    except DamageError as error:
+        ctx.log.warning(f"{ctx.stage}: {error.path} {error.what}; it is trained again")
+        return None
+    if value["made_of"] != made:
+        why = differing(value["made_of"], made)
+        ctx.log.info(f"{ctx.stage}: training again, as what it is made of changed: {why}")
+        return None
+    # Where it lies now: a run's folder may have been moved.
+    return Trained(ModelRef(**{**value["ref"], "path": str(out)}), value["figures"])
+
+
+def verified(out: Path) -> dict[str, Any]:
+    """What a training left on record in ``out``, after a look at every file there.
+
+    Raises:
+        DamageError: when one is gone or is not what was written.
+    """
+    home = out.parent.parent
+    value = read_sealed(out / MARKER, home)
+    for name, seal in seals_of(value["files"]).items():
+        check(out / name, seal, home)
+    return value
+
+
+def _begun_with(begun: Path) -> dict[str, Any] | None:
+    try:
+        return read_sealed(begun, begun.parent.parent.parent)
+    except DamageError:
+        return None
 
 
 def _online(use: Use, samples: Sequence[TokenSample]) -> tuple[str, ...]:

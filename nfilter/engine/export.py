@@ -15,7 +15,7 @@ from nfilter.plugins import Plugins, Registered
 from nfilter.report import reading
 from nfilter.stages import Exported
 from nfilter.store import RunDirectory
-from nfilter.tokenstore import has_tokens, read_tokens, tokenizer_of
+from nfilter.tokenstore import read_tokens, tokenizer_of
 
 
 def export(
@@ -58,17 +58,13 @@ def export(
 def _exported(run: RunDirectory, item: Registered, plugins: Plugins) -> tuple[Exported, int]:
     """What the exporter is given, and how many rows of weight 0 were left out of it."""
     last = reading.stages(run)[-1]
-    if has_tokens(run.path / "tokens"):
-        samples, reasons = read_tokens(run.path / "tokens")
+    tokens = reading.tokens(run)
+    if tokens is not None:
+        samples, reasons = read_tokens(tokens)
         trained = [sample for sample in samples if sample.weights.any()]
         ids = {sample.id for sample in trained}
         kept = [sample for sample in live(last) if sample.id in ids]
-        return Exported(kept, trained, tuple(reasons), tokenizer_of(run.path / "tokens")), 0
-    # Without this, rows whose masks were lost would be exported as if nothing had been masked.
-    if "cleaned" in reading.metrics_of(run.path).get("encode", {}):
-        raise StoreError(
-            f"{run.path / 'tokens'}: the tokens that this run made are not there; run the same command again"
-        )
+        return Exported(kept, trained, tuple(reasons), tokenizer_of(tokens)), 0
     if not _takes_rows(item):
         others = [other.name for other in plugins.of_kind("exporter") if _takes_rows(other)]
         raise StoreError(

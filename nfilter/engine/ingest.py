@@ -15,7 +15,7 @@ from nfilter.ids import SeenTexts
 from nfilter.noise import inject
 from nfilter.not_carried import NotCarried
 from nfilter.recipe import Recipe, SourceUse
-from nfilter.store import Artefact, digest, read_jsonl, write_jsonl
+from nfilter.store import Artefact, digest, write_jsonl
 from nfilter.types import JSON, NoiseSpan, Row, Sample, Unreadable
 
 TRUTH = "truth.jsonl"
@@ -35,15 +35,28 @@ class Ingested:
     not_carried: Mapping[str, int] = field(default_factory=dict)
 
 
-def source_fingerprint(source: SourceUse, base_dir: Path, seed: int, limit: int | None) -> str:
-    """Identifies the rows that a source will give: its config, its plugin's version, the bytes of its file."""
-    return digest(data_digest(source, base_dir), source.dump(), seed, limit)
+def source_parts(recipe: Recipe, limit: int | None) -> dict[str, Any]:
+    """What decides which rows a source gives, and how they are cut into chunks, by name."""
+    source = recipe.source
+    return {
+        "data": _data(source, recipe.base_dir),
+        "plugin": source.use.item.origin,
+        "config": source.dump(),
+        "seed": recipe.seed,
+        "limit": limit,
+        "chunk": recipe.chunk,
+        "answer": recipe.answer.model_dump(mode="json"),
+    }
 
 
 def data_digest(source: SourceUse, base_dir: Path) -> str:
     """SHA-256 of the data behind a source, whatever its settings and the seed: its plugin and its file's bytes."""
+    return digest(source.use.item.origin, _data(source, base_dir))
+
+
+def _data(source: SourceUse, base_dir: Path) -> str:
     path = getattr(source.use.config, "path", None)
-    return digest(source.use.item.origin, _path_digest(base_dir / str(path)) if path else "")
+    return _path_digest(base_dir / str(path)) if path else ""
 
 
 def _path_digest(path: Path) -> str:
@@ -128,13 +141,15 @@ def ingest(
             break
         artefact.write_chunk(index, chunk, [])
     quarantined = [{"line": row.line, "error": row.error, "raw": row.raw} for row in unreadable]
-    write_jsonl(directory / QUARANTINE, quarantined)
-    write_jsonl(directory / TRUTH, truths)
+    beside = {
+        QUARANTINE: write_jsonl(directory / QUARANTINE, quarantined),
+        TRUTH: write_jsonl(directory / TRUTH, truths),
+    }
     known = sum("truth" in row for row in truths)
     if count == 0:
         raise SourceError(_nothing_readable(source, recipe, unreadable))
     done = Ingested(count, len(unreadable), known, lost.counts())
-    artefact.finish(asdict(done))
+    artefact.finish(asdict(done), beside)
     return done
 
 
@@ -150,23 +165,21 @@ def _nothing_readable(source: SourceUse, recipe: Recipe, unreadable: list[Unread
     )
 
 
-def truth_of(directory: Path) -> dict[str, str]:
+def truth_of(source: Artefact) -> dict[str, str]:
     """The true labels by id; for metrics and the truth arm alone."""
-    return {row["id"]: row["truth"] for row in _known(directory, "truth")}
+    return {row["id"]: row["truth"] for row in _known(source, "truth")}
 
 
-def noise_of(directory: Path) -> dict[str, tuple[NoiseSpan, ...]]:
+def noise_of(source: Artefact) -> dict[str, tuple[NoiseSpan, ...]]:
     """By id, which parts of a response are noise, of the samples of which that is known; for metrics alone."""
     return {
         row["id"]: tuple(NoiseSpan(start, end, kind) for start, end, kind in row["noise"])
-        for row in _known(directory, "noise")
+        for row in _known(source, "noise")
     }
 
 
-def _known(directory: Path, what: str) -> Iterator[dict[str, Any]]:
-    path = directory / TRUTH
-    rows = read_jsonl(path) if path.is_file() else iter(())
-    return (row for row in rows if what in row)
+def _known(source: Artefact, what: str) -> Iterator[dict[str, Any]]:
+    return (row for row in source.rows_beside(TRUTH) if what in row)
 
 
 def _truth_row(row: Row) -> dict[str, JSON]:

@@ -20,7 +20,7 @@ def judge_tokens(
     plugins: Plugins, directory: Path, source: Artefact, last: Artefact, seed: int
 ) -> dict[str, Any]:
     """The figures of every metric over a run's tokens, by name; empty where nothing is known of any token."""
-    noise = noise_of(directory)
+    noise = noise_of(source)
     if not noise:
         return {}
     tokens, reasons = read_tokens(directory / "tokens")

@@ -17,7 +17,7 @@ from nfilter.engine.figures import ArmResult, arm_figures, comparisons
 from nfilter.engine.ingest import (
     Ingested,
     ingest,
-    source_fingerprint,
+    source_parts,
     summary,
     truth_of,
 )
@@ -25,11 +25,12 @@ from nfilter.engine.judge import judge
 from nfilter.engine.judge_tokens import judge_tokens
 from nfilter.engine.lock import answer_prompts, write_lock
 from nfilter.engine.places import prompts_of, site_of
-from nfilter.engine.rows import write_rows
-from nfilter.engine.samples import StageRun, live, run_stage
+from nfilter.engine.rows import CLEANED, DROPPED, write_rows
+from nfilter.engine.samples import StageRun, live, run_stage, tell
 from nfilter.engine.tokenizers import check_tokenizers
 from nfilter.engine.versions import versions
-from nfilter.errors import NfilterError, NothingLeftError
+from nfilter.errors import DamageError, NfilterError, NothingLeftError, StoreError
+from nfilter.files import remove
 from nfilter.events import RunFinished, RunStarted, StageFinished
 from nfilter.journal import Journal
 from nfilter.not_carried import warnings_of
@@ -39,9 +40,20 @@ from nfilter.prompts import Prompts
 from nfilter.recipe import Arm, Recipe, Use, model_needs
 from nfilter.report.html import write_report
 from nfilter.scorebook import ScoreBooks
+from nfilter.seals import sealed
 from nfilter.stages import Contract, TokenLoss
-from nfilter.store import Artefact, RunDirectory, digest, write_json
+from nfilter.store import (
+    Artefact,
+    RunDirectory,
+    digest,
+    fingerprint_of,
+    read_sealed,
+    write_json,
+    write_sealed,
+)
 from nfilter.types import ModelRef, Sample, TokenSample
+
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +86,7 @@ class _Run:
     scores: ScoreBooks = field(init=False)
 
     def __post_init__(self) -> None:
-        self.scores = ScoreBooks(self.directory.path / "scores")
+        self.scores = ScoreBooks(self.directory.path / "scores", self.log.warning)
 
     def context(
         self, stage: str, stream: str | None = None, loss: TokenLoss | None = None
@@ -137,7 +149,7 @@ def run(
     models = pool or ModelPool(recipe, site_of(recipe, plugins, out))
     with directory.held():
         log = RunLog(reporter or QuietReporter(), out / "run.log")
-        journal = Journal(out / "journal.db", lenders)
+        journal = _journal(out, lenders, log)
         state = _Run(
             recipe, plugins, directory, models, journal, prompts_of(recipe, plugins), log, limit
         )
@@ -169,6 +181,23 @@ def run(
     return RunResult(out, metrics, seconds)
 
 
+def _journal(out: Path, lenders: Sequence[Path], log: RunLog) -> Journal:
+    file = out / "journal.db"
+    journal = Journal(file, lenders, log.warning)
+    try:
+        asked = read_sealed(out / MANIFEST, out).get("calls") if (out / MANIFEST).exists() else None
+    except DamageError as error:
+        log.warning(f"{error.path} {error.what}; it is written anew when the run ends")
+        asked = None
+    if asked and journal.empty():
+        journal.close()
+        raise StoreError(
+            f"{file}: holds no call, and the run made some; put a whole copy back, or move {out} away and run again: all "
+            "calls are then made anew"
+        )
+    return journal
+
+
 def _steps(state: _Run) -> dict[str, Any]:
     write_lock(state.directory.path / "recipe.lock.yaml", state.recipe, state.prompts, state.pool)
     for fact in model_facts(state.recipe, state.pool.site):
@@ -177,12 +206,12 @@ def _steps(state: _Run) -> dict[str, Any]:
     source = state.directory.stage(0, "source")
     ingested = _ingest(state, source)
     last = _sample_stages(state, source)
-    truth = truth_of(state.directory.path)
+    truth = truth_of(source)
     # What remains is published before anything is trained on it, so that an arm that fails leaves the record.
     cleaned = _encoded(state, "cleaned", list(live(last))) if state.recipe.encodes else None
     if cleaned is None:
         # Those of an earlier recipe here are of other rows.
-        shutil.rmtree(state.directory.path / "tokens", ignore_errors=True)
+        remove(state.directory.path / "tokens")
     counts = write_rows(
         state.directory, state.recipe, last, dict(cleaned.dropped) if cleaned else {}
     )
@@ -254,10 +283,11 @@ def _publish(state: _Run, metrics: dict[str, Any]) -> None:
 
 def _ingest(state: _Run, source: Artefact) -> Ingested:
     recipe = state.recipe
-    fingerprint = source_fingerprint(recipe.source, recipe.base_dir, recipe.seed, state.limit)
-    fingerprint = digest(fingerprint, recipe.chunk, recipe.answer.model_dump(mode="json"))
-    state.fingerprints["source"] = fingerprint
-    if source.begin(fingerprint) == "reused":
+    parts = source_parts(recipe, state.limit)
+    state.fingerprints["source"] = fingerprint_of(parts)
+    begun = source.begin(parts)
+    tell("source", begun, state.log)
+    if begun.status == "reused":
         return _told(state, summary(source))
     done = ingest(recipe.source, recipe, source, state.directory.path, state.limit)
     unreadable = f", {done.unreadable} unreadable (quarantine.jsonl)" if done.unreadable else ""
@@ -275,18 +305,24 @@ def _lost(ingested: Ingested) -> dict[str, Any]:
     return {"not_carried": dict(ingested.not_carried)} if ingested.not_carried else {}
 
 
-def stage_fingerprint(state: _Run, use: Use, before: str) -> str:
-    """Identifies what a stage publishes: its config, plugin, prompts, models, seed and input."""
+def stage_parts(state: _Run, use: Use, before: str) -> dict[str, Any]:
+    """What decides what a stage publishes, by name; ``before`` is the fingerprint of its input."""
     contract: Contract = use.item.cls.contract(use.config)
     needs = (*model_needs(use.config), *contract.needs, *model_needs(state.recipe.answer))
     names = {need.model for need in needs}
-    models = {name: state.pool.backend(name).fingerprint() for name in sorted(names)}
+    models = {f"model {name}": state.pool.backend(name).fingerprint() for name in sorted(names)}
     named = {*contract.prompts, *answer_prompts(state.recipe)}
-    prompts = {name: state.prompts.get(name).digest for name in sorted(named)}
-    return digest(
-        before, use.dump(), use.item.origin, prompts, models, state.recipe.seed,
-        state.recipe.answer.model_dump(mode="json"), {name: state.recipe.thoughts(name).marks for name in sorted(names)},
-    )  # fmt: skip
+    prompts = {f"prompt {name}": state.prompts.get(name).digest for name in sorted(named)}
+    return {
+        "input": before,
+        "config": use.dump(),
+        "plugin": use.item.origin,
+        **prompts,
+        **models,
+        "seed": state.recipe.seed,
+        "answer": state.recipe.answer.model_dump(mode="json"),
+        "thoughts": {name: state.recipe.thoughts(name).marks for name in sorted(names)},
+    }
 
 
 def _sample_stages(state: _Run, source: Artefact) -> Artefact:
@@ -308,15 +344,15 @@ def _sample_stages(state: _Run, source: Artefact) -> Artefact:
             if stale.name != label:
                 state.log.info(f"{stale.name}: no longer in the recipe; removed")
                 Artefact(stale).remove()
-        fingerprint = stage_fingerprint(state, use, fingerprint)
-        state.fingerprints[label] = fingerprint
+        parts = stage_parts(state, use, fingerprint)
+        fingerprint = state.fingerprints[label] = fingerprint_of(parts)
         after = state.directory.stage(number, use.name)
-        marker = after.directory / "fingerprint"
-        if not marker.is_file() or marker.read_text(encoding="utf-8") != fingerprint:
+        if label in state.journal.touched and after.directory.exists():
+            state.log.warning(f"{label}: the journal lost some of its calls; it runs again")
+            after.remove()
+        if not after.of(fingerprint):
             state.journal.forget([label])
-        done = run_stage(
-            StageRun(label, use, before, after), state.context(label, stream), fingerprint
-        )
+        done = run_stage(StageRun(label, use, before, after), state.context(label, stream), parts)
         state.finished.append(done)
         again = " (from an earlier run)" if done.reused else f" in {done.seconds:.1f} s"
         state.log.info(
@@ -380,7 +416,7 @@ def _adopted(state: _Run) -> ModelRef:
     out = state.directory.path / "adapters" / "cleaned"
     part = out.with_name(".cleaned.part")
     for folder in (part, out):
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
     shutil.copytree(ref.path, part)
     part.rename(out)
     return replace(ref, path=str(out))
@@ -416,10 +452,19 @@ def _nothing_left(state: _Run, arm: Arm, encoded: arms.Encoded) -> str:
     )
 
 
+def _files(state: _Run) -> list[str]:
+    """The files in the run's own folder that are read again."""
+    evaluated = [f"evaluation/{arm}.jsonl" for arm in state.recipe.arms if state.recipe.evaluate]
+    tokens = ["tokens/index.json"] if state.recipe.encodes else []
+    return ["recipe.lock.yaml", CLEANED, DROPPED, "metrics.json", *evaluated, *tokens]
+
+
 def _manifest(state: _Run, seconds: float) -> None:
-    write_json(
-        state.directory.path / "manifest.json",
+    out = state.directory.path
+    write_sealed(
+        out / MANIFEST,
         {
+            "files": {name: sealed(out / name) for name in _files(state) if (out / name).is_file()},
             "name": state.recipe.name,
             "seed": state.recipe.seed,
             "versions": versions(),

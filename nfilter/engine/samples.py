@@ -13,9 +13,10 @@ from nfilter.context import RunContext
 from nfilter.engine.invariants import check_samples, create, decide, values_of
 from nfilter.errors import ContractError, NfilterError
 from nfilter.events import StageFinished
+from nfilter.progress import RunLog
 from nfilter.recipe import Use
 from nfilter.stages import EMPTY_STATE, Contract, Fits, State
-from nfilter.store import Artefact
+from nfilter.store import Artefact, Begun
 from nfilter.types import Sample
 
 _COUNTED = {"relabel": "changed", "weigh": "weighed"}
@@ -31,18 +32,17 @@ class StageRun:
     after: Artefact
 
 
-def run_stage(run: StageRun, ctx: RunContext, fingerprint: str) -> StageFinished:
-    """Run one stage, or take what an earlier run published under the same fingerprint.
+def run_stage(run: StageRun, ctx: RunContext, parts: Mapping[str, Any]) -> StageFinished:
+    """Run one stage, or take what an earlier run published of the same ``parts`` and that is still whole.
 
     Raises:
         ContractError: when the stage breaks an invariant; nothing of the chunk at fault is published.
     """
     start = time.monotonic()
-    status = run.after.begin(fingerprint)
-    if status == "reused":
+    begun = run.after.begin(parts)
+    tell(run.label, begun, ctx.log)
+    if begun.status == "reused":
         return _finished(run.label, run.after.summary(), 0.0, reused=True)
-    if status == "changed":
-        ctx.log.info(f"{run.label}: its settings, inputs or prompts changed; running it again")
     stage = run.use.item.cls(run.use.config)
     contract: Contract = run.use.item.cls.contract(run.use.config)
     state = _state(run, stage, ctx)
@@ -73,6 +73,16 @@ def run_stage(run: StageRun, ctx: RunContext, fingerprint: str) -> StageFinished
         }
     )
     return _finished(run.label, counts, seconds, reused=False)
+
+
+def tell(label: str, begun: Begun, log: RunLog) -> None:
+    """Say why what an earlier run published is not used."""
+    if begun.status == "changed":
+        log.info(f"{label}: running again, as what it is made of changed: {begun.why}")
+    elif begun.status == "damaged":
+        log.warning(
+            f"{label}: {begun.why}; it runs again, and no call in the journal is asked again"
+        )
 
 
 def _finished(

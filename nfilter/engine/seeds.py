@@ -18,7 +18,7 @@ from nfilter.plugins import Plugins
 from nfilter.progress import Reporter
 from nfilter.recipe import Recipe
 from nfilter.report.html import write_report
-from nfilter.store import write_json
+from nfilter.store import write_json, write_sealed
 
 
 def run_seeds(
@@ -73,6 +73,7 @@ def run_seeds(
     )
     if empty:
         metrics["nothing_left"] = empty
-    write_json(out / "metrics.json", metrics)
+    seal = write_json(out / "metrics.json", metrics)
+    write_sealed(out / "manifest.json", {"seeds": list(seeds), "files": {"metrics.json": seal}})
     write_report(out, metrics)
     return RunResult(out, metrics, time.monotonic() - start)

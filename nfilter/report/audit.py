@@ -59,14 +59,14 @@ def audit(run_dir: Path, *, n: int = 50, seed: int = 0, blind: bool = True) -> A
     Raises:
         StoreError: when no stage flagged anything, or the sheet holds what is no answer (with line numbers).
     """
-    from nfilter.store import write_json
+    from nfilter.store import write_sealed
 
     run = reading.open_run(run_dir)
     path = run.path / SHEET
     if path.is_file() and sheet.has_answers(path):
         return _answered(run, path)
     record = _draw(run, path, n=n, seed=seed, blind=blind)
-    write_json(run.path / RECORD, record)
+    write_sealed(run.path / RECORD, record)
     return _audit(run, record, {}, [])
 
 
@@ -104,8 +104,7 @@ def _population(run: RunDirectory, last: Artefact) -> list[Unit]:
 
 
 def _mark(artefact: Artefact) -> str:
-    file = artefact.directory / "fingerprint"
-    return file.read_text(encoding="utf-8") if file.is_file() else ""
+    return artefact.fingerprint() or ""
 
 
 def _draw(run: RunDirectory, path: Path, *, n: int, seed: int, blind: bool) -> dict[str, Any]:
@@ -163,7 +162,8 @@ def _reasons(run: RunDirectory, wanted: set[str]) -> dict[str, str]:
 
 
 def _answered(run: RunDirectory, path: Path) -> Audit:
-    from nfilter.store import read_json, write_json
+    from nfilter.errors import DamageError
+    from nfilter.store import read_sealed, write_sealed
 
     record_path = run.path / RECORD
     if not record_path.is_file():
@@ -171,7 +171,13 @@ def _answered(run: RunDirectory, path: Path) -> Audit:
             f"{record_path}: not there, and without it the answers in {path} cannot be weighed; put it back, or move "
             f"{path.name} away to draw anew"
         )
-    record = read_json(record_path)
+    try:
+        record = read_sealed(record_path, run.path)
+    except DamageError as error:
+        raise StoreError(
+            f"{record_path}: {error.what}, and without it the answers in {path} cannot be weighed; put it back, or move "
+            f"{path.name} away to draw anew"
+        ) from error
     strata = [_stratum(value) for value in record["strata"]]
     right = sheet.answers(path, [sample_id for stratum in strata for sample_id in stratum.drawn])
     notes = []
@@ -183,7 +189,7 @@ def _answered(run: RunDirectory, path: Path) -> Audit:
     result = _narrowed(run, _audit(run, record, right, notes))
     figures = as_json(result)
     by_stratum = figures.pop("strata")
-    write_json(record_path, {**record, **figures, "by_stratum": by_stratum, "method": METHOD})
+    write_sealed(record_path, {**record, **figures, "by_stratum": by_stratum, "method": METHOD})
     return result
 
 

@@ -9,6 +9,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+_REMEDY = "run the same command again, and it says what became of them"
+_QUERY = (
+    "SELECT uses.stage, uses.model, calls.answer, calls.key, calls.answer, calls.prompt_tokens, calls.completion_tokens, "
+    "calls.usd, calls.seal, uses.stage, uses.sample, uses.key, uses.model, uses.at, uses.seal "
+    "FROM uses JOIN calls USING (key) WHERE sample = ? ORDER BY at, stage"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -37,6 +44,8 @@ class Calls:
 
 def calls_for(journal: Path, sample_id: str) -> Calls:
     """Every call that was made for a sample. The journal is opened read only and may be absent."""
+    from nfilter.journal import whole
+
     if not journal.is_file():
         return Calls([], "journal.db is not there, so no calls are listed")
     uri = f"{journal.resolve().as_uri()}?mode=ro"
@@ -45,13 +54,16 @@ def calls_for(journal: Path, sample_id: str) -> Calls:
         uri += "&immutable=1"
     try:
         with closing(sqlite3.connect(uri, uri=True)) as connection:
-            rows = connection.execute(
-                "SELECT stage, model, answer FROM uses JOIN calls USING (key) WHERE sample = ? ORDER BY at, stage",
-                (sample_id,),
-            ).fetchall()
+            connection.text_factory = lambda data: data.decode("utf-8", "replace")
+            rows = connection.execute(_QUERY, (sample_id,)).fetchall()
     except sqlite3.Error as error:
-        return Calls([], f"journal.db cannot be read ({error}), so no calls are listed")
-    return Calls([_call(stage, model, json.loads(answer)) for stage, model, answer in rows])
+        return Calls([], f"journal.db cannot be read ({error}), so no calls are listed; {_REMEDY}")
+    sound = [row for row in rows if whole(row[3:9]) and whole(row[9:])]
+    gap = f"calls that journal.db does not hold as they were written; {_REMEDY}"
+    return Calls(
+        [_call(stage, model, json.loads(answer)) for stage, model, answer, *_ in sound],
+        gap if len(sound) < len(rows) else None,
+    )
 
 
 def _call(stage: str, model: str, answer: dict[str, object]) -> Call:

@@ -164,37 +164,29 @@ def _steps(run: RunDirectory, sample_id: str) -> list[_Step]:
     name: str | None = None
     for artefact in reading.stages(run):
         # A stage publishes its chunks one for one, so the row stays under the number it was first found under.
-        names = (
-            [name]
-            if name
-            else [path.name for path in sorted(artefact.directory.glob("chunk-*.jsonl"))]
-        )
-        for candidate in names:
-            step = _step(artefact, candidate, sample_id)
+        for chunk, beside in artefact.pairs():
+            step = _step(artefact, chunk, beside, sample_id) if name in (None, chunk) else None
             if step is not None:
                 steps.append(step)
-                name = candidate
+                name = chunk
                 break
     return steps
 
 
-def _step(artefact: Artefact, chunk: str, sample_id: str) -> _Step | None:
+def _step(artefact: Artefact, chunk: str, beside: str, sample_id: str) -> _Step | None:
     from nfilter.store import sample_from_json
 
-    path = artefact.directory / chunk
-    beside = artefact.directory / chunk.replace("chunk-", "decisions-")
-    if not path.is_file() or not beside.is_file():
-        return None
     sample: Sample | None = None
     children = []
-    for row in reading.lines_about(path, sample_id):
+    for row in reading.lines_about(artefact.path(chunk), sample_id):
         if row["id"] == sample_id:
             sample = sample_from_json(row)
         elif sample_id in row["parents"]:
             children.append(str(row["id"]))
     if sample is None:
         return None
-    decisions = [row for row in reading.lines_about(beside, sample_id) if row["id"] == sample_id]
+    about = reading.lines_about(artefact.path(beside), sample_id)
+    decisions = [row for row in about if row["id"] == sample_id]
     return _Step(artefact, sample, tuple(children), decisions)
 
 
@@ -261,8 +253,8 @@ def _outcome(
         return "dropped", by[-1] if by else None, last.dropped
     if not reading.ended(run):
         return "undecided", None, "the run has not ended; run the same command again and it goes on"
-    dropped = run.path / "dropped.jsonl"
-    if dropped.is_file():
+    dropped = reading.published(run.path, "dropped.jsonl")
+    if dropped is not None:
         for row in reading.lines_about(dropped, sample_id):
             if row["id"] == sample_id:
                 return "dropped", str(row["stage"]), str(row["reason"])
@@ -271,17 +263,18 @@ def _outcome(
 
 
 def _truth(run: RunDirectory, sample_id: str) -> str | None:
-    path = run.path / "truth.jsonl"
-    if path.is_file():
-        for row in reading.lines_about(path, sample_id):
-            if row["id"] == sample_id:
-                return str(row["truth"])
+    source = run.stage(0, reading.SOURCE)
+    if not reading.finished(source):
+        return None
+    for row in source.rows_beside("truth.jsonl"):
+        if row["id"] == sample_id and "truth" in row:
+            return str(row["truth"])
     return None
 
 
 def _quarantined(run: RunDirectory, name: str) -> Explanation | None:
     wanted = name.removeprefix(_LINE).strip()
-    for row in reading.optional_jsonl(run.path / "quarantine.jsonl"):
+    for row in reading.quarantined(run):
         if str(row["line"]) == wanted:
             return Explanation(
                 id=name,
@@ -305,9 +298,7 @@ def _quarantined(run: RunDirectory, name: str) -> Explanation | None:
 
 def _unknown(run: RunDirectory, sample_id: str) -> str:
     if sample_id.startswith(_LINE):
-        lines = [
-            f"{_LINE}{row['line']}" for row in reading.optional_jsonl(run.path / "quarantine.jsonl")
-        ]
+        lines = [f"{_LINE}{row['line']}" for row in reading.quarantined(run)]
         if not lines:
             return f"{run.path}: no row {sample_id!r}: every line of the source could be read"
         shown = ", ".join(lines[:8]) + (", ..." if len(lines) > 8 else "")

@@ -287,8 +287,6 @@ def _ends(found: figures.Figure | None) -> str:
 
 
 def _cost(run_dir: Path, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    from nfilter.store import read_json
-
     calls = figures.figure(metrics, "calls_per_sample")
     lines = [("calls a sample", _plain(calls) if calls is not None else "not counted")]
     usd = figures.figure(metrics, "usd")
@@ -297,7 +295,7 @@ def _cost(run_dir: Path, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     times = []
     for path in reading.children_of(run_dir) or [run_dir]:
         if (path / "manifest.json").is_file():
-            seconds = read_json(path / "manifest.json").get("seconds")
+            seconds = reading.manifest(path).get("seconds")
             if text.is_number(seconds):
                 times.append(float(seconds))
     if times:

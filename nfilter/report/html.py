@@ -74,12 +74,10 @@ def _environment() -> Any:
 
 def _content(run: RunDirectory) -> _Content:
     content = _Content(stages=_stages(run))
-    dropped = list(
-        _sampled(reading.optional_jsonl(run.path / "dropped.jsonl"), content.totals, "dropped")
-    )
+    dropped = list(_sampled(reading.rows(run.path, "dropped.jsonl"), content.totals, "dropped"))
     changed = list(_sampled(_relabels(run), content.totals, "relabelled"))
     unreadable: list[dict[str, Any]] = []
-    for row in reading.optional_jsonl(run.path / "quarantine.jsonl"):
+    for row in reading.quarantined(run):
         content.totals["unreadable"] = content.totals.get("unreadable", 0) + 1
         if len(unreadable) < _EXAMPLES:
             unreadable.append(row)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 VERDICT_KEYS = frozenset({"flagged", "noise_score"})
 SOURCE = "source"
+MANIFEST = "manifest.json"
 
 
 def children_of(path: Path) -> list[Path]:
@@ -66,7 +67,9 @@ def stages(run: RunDirectory) -> list[Artefact]:
 
 def finished(artefact: Artefact) -> bool:
     """Whether the stage published all of its chunks."""
-    return (artefact.directory / "done.json").is_file()
+    from nfilter import store
+
+    return store.finished(artefact)
 
 
 def last_finished(run: RunDirectory) -> Artefact:
@@ -74,7 +77,10 @@ def last_finished(run: RunDirectory) -> Artefact:
 
     Raises:
         StoreError: when not even the source was read to its end.
+        DamageError: when a stage that the run ended with is gone, or is another one.
     """
+    if (run.path / MANIFEST).exists() and not ended(run):
+        raise _other_stages(run)
     done = [artefact for artefact in stages(run) if finished(artefact)]
     if not done:
         raise StoreError(
@@ -83,49 +89,103 @@ def last_finished(run: RunDirectory) -> Artefact:
     return done[-1]
 
 
+def _other_stages(run: RunDirectory) -> StoreError:
+    from nfilter.seals import damaged
+
+    now = _fingerprints(run)
+    known = manifest(run.path).get("fingerprints", {})
+    first = next(name for name in {**known, **now} if known.get(name) != now.get(name))
+    folder = f"00-{SOURCE}" if first == SOURCE else first
+    return damaged(run.path / folder, "is not what the run ended with", run.path)
+
+
+def manifest(path: Path) -> dict[str, Any]:
+    """What manifest.json of a run or of a group holds.
+
+    Raises:
+        DamageError: when it is gone or is not what was written.
+    """
+    from nfilter.store import read_sealed
+
+    return read_sealed(path / MANIFEST, path)
+
+
 def ended(run: RunDirectory) -> bool:
     """Whether cleaned.jsonl, dropped.jsonl and metrics.json are of the artefacts that are there now."""
-    from nfilter.store import read_json
-
-    manifest = run.path / "manifest.json"
-    if not manifest.is_file():
+    if not (run.path / MANIFEST).exists():
         return False
-    known = read_json(manifest).get("fingerprints", {})
-    for artefact in stages(run):
-        marker = artefact.directory / "fingerprint"
-        if not finished(artefact) or not marker.is_file():
-            return False
-        if known.get(label(artefact)) != marker.read_text(encoding="utf-8"):
-            return False
-    return True
+    known = manifest(run.path).get("fingerprints", {})
+    return bool(_fingerprints(run) == known)
+
+
+def _fingerprints(run: RunDirectory) -> dict[str, str | None]:
+    """By stage, what its artefact is of; None where it is not finished."""
+    return {
+        label(artefact): artefact.fingerprint() if finished(artefact) else None
+        for artefact in stages(run)
+    }
+
+
+def published(path: Path, name: str) -> Path | None:
+    """Where a file lies that the run ``path`` ended with, after a look at it; None where it ended without such a file.
+
+    Raises:
+        DamageError: when it is gone or is not what was written.
+    """
+    from nfilter.seals import check
+    from nfilter.store import seals_of
+
+    seal = seals_of(manifest(path).get("files")).get(name)
+    if seal is None:
+        return None
+    check(path / name, seal, path)
+    return path / name
+
+
+def rows(path: Path, name: str) -> Iterator[dict[str, Any]]:
+    """The rows of a JSON Lines file that the run ``path`` ended with, if it has ended. Raises DamageError."""
+    from nfilter.store import read_jsonl
+
+    file = published(path, name) if (path / MANIFEST).exists() else None
+    return iter(()) if file is None else read_jsonl(file)
+
+
+def tokens(run: RunDirectory) -> Path | None:
+    """Where the tokens of a run are; None where it has none. Raises DamageError where they are gone."""
+    from nfilter.tokenstore import has_tokens
+
+    folder = run.path / "tokens"
+    if ended(run):
+        return folder if published(run.path, "tokens/index.json") is not None else None
+    return folder if has_tokens(folder) else None
+
+
+def quarantined(run: RunDirectory) -> Iterator[dict[str, Any]]:
+    """The rows of the source that could not be read. Raises DamageError."""
+    source = run.stage(0, SOURCE)
+    return source.rows_beside("quarantine.jsonl") if finished(source) else iter(())
 
 
 def metrics_of(path: Path) -> dict[str, Any]:
     """What metrics.json of a run or of a group holds.
 
     Raises:
-        StoreError: when it is not there or is not JSON.
+        StoreError: when it is not there.
+        DamageError: when it is not what was written.
     """
     from nfilter.store import read_json
 
     file = path / "metrics.json"
-    if not file.is_file():
+    if not file.exists() and not (path / MANIFEST).exists():
         why = (
             "the run has not ended; run the same command again"
             if (path / f"00-{SOURCE}").is_dir()
             else "not a run"
         )
         raise StoreError(f"{file}: not there; {why}")
-    value: dict[str, Any] = read_json(file)
+    found = published(path, file.name)
+    value: dict[str, Any] = read_json(found) if found is not None else {}
     return value
-
-
-def optional_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file that may be absent."""
-    if path.is_file():
-        from nfilter.store import read_jsonl
-
-        yield from read_jsonl(path)
 
 
 def verdict_of(sample: Sample) -> tuple[str, Mapping[str, Any]] | None:
@@ -150,8 +210,8 @@ def ids_of(artefact: Artefact) -> Iterator[str]:
     """All ids of an artefact in order."""
     decoder = json.JSONDecoder()
     start = '{"id": '
-    for path in sorted(artefact.directory.glob("chunk-*.jsonl")):
-        with path.open(encoding="utf-8") as lines:
+    for name, _ in artefact.pairs():
+        with artefact.path(name).open(encoding="utf-8") as lines:
             for line in lines:
                 # The id comes first in what the store writes; decoding it alone is many times faster.
                 if line.startswith(start):

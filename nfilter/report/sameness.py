@@ -39,19 +39,16 @@ def differences(run_dirs: Sequence[Path]) -> list[str]:
 
 
 def _facts(path: Path) -> _Facts:
-    from nfilter.store import read_json
-
     children = reading.children_of(path)
     run = path if (path / f"00-{reading.SOURCE}").is_dir() or not children else children[0]
     lock: Mapping[str, Any] = {}
-    if (run / "recipe.lock.yaml").is_file():
+    file = reading.published(run, "recipe.lock.yaml")
+    if file is not None:
         import yaml
 
-        loaded = yaml.safe_load((run / "recipe.lock.yaml").read_text(encoding="utf-8"))
+        loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
         lock = loaded if isinstance(loaded, Mapping) else {}
-    fingerprint = None
-    if (run / "manifest.json").is_file():
-        fingerprint = read_json(run / "manifest.json").get("fingerprints", {}).get(reading.SOURCE)
+    fingerprint = reading.manifest(run).get("fingerprints", {}).get(reading.SOURCE)
     return _Facts(path, run, lock, fingerprint)
 
 
@@ -118,10 +115,12 @@ def _labels(artefact: Artefact) -> str:
 
 
 def _test_rows(run: Path) -> str | None:
-    from nfilter.store import digest, read_jsonl
+    from nfilter.store import digest
 
-    for path in sorted((run / "evaluation").glob("*.jsonl")):
-        return digest([[row["id"], row["reference"]] for row in read_jsonl(path)])
+    names = sorted(reading.manifest(run).get("files", {}))
+    for name in names:
+        if name.startswith("evaluation/"):
+            return digest([[row["id"], row["reference"]] for row in reading.rows(run, name)])
     return None
 
 

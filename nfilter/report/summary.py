@@ -66,8 +66,8 @@ def _examples(run: Path) -> list[tuple[str, str]]:
 
     if not (run / f"00-{reading.SOURCE}").is_dir():
         return []
-    dropped = next((str(row["id"]) for row in reading.optional_jsonl(run / "dropped.jsonl")), None)
-    gone: set[str] = {str(row["id"]) for row in reading.optional_jsonl(run / "dropped.jsonl")}
+    dropped = next((str(row["id"]) for row in reading.rows(run, "dropped.jsonl")), None)
+    gone: set[str] = {str(row["id"]) for row in reading.rows(run, "dropped.jsonl")}
     relabelled = next(
         (
             str(decision["id"])

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from nfilter.report import text
+from nfilter.report import reading, text
 from nfilter.report.histogram import Chart, stacked
 from nfilter.report.tokens import Token, response_of
 
@@ -93,10 +93,10 @@ class _Counts:
 
 def token_page(run: RunDirectory) -> TokenPage | None:
     """What there is to say of a run's tokens; None where no stage looked at them."""
-    from nfilter.tokenstore import has_tokens, read_tokens
+    from nfilter.tokenstore import read_tokens
 
-    directory = run.path / "tokens"
-    if not has_tokens(directory):
+    directory = reading.tokens(run)
+    if directory is None:
         return None
     samples, names = read_tokens(directory)
     counts = _counted(samples, len(names))

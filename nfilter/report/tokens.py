@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nfilter.report import text
+from nfilter.report import reading, text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +37,8 @@ def tokens_of(run: RunDirectory, sample_id: str) -> list[Token] | None:
     """The response tokens of a row in order; None where the run encoded no such row."""
     from nfilter.tokenstore import read_one
 
-    found = read_one(run.path / "tokens", sample_id)
+    folder = reading.tokens(run)
+    found = read_one(folder, sample_id) if folder is not None else None
     if found is None:
         return None
     return response_of(*found)
@@ -47,7 +48,8 @@ def cut_off(run: RunDirectory, sample_id: str) -> int:
     """How many tokens of a row's responses max_length left out."""
     from nfilter.tokenstore import read_one
 
-    found = read_one(run.path / "tokens", sample_id)
+    folder = reading.tokens(run)
+    found = read_one(folder, sample_id) if folder is not None else None
     return int(found[0].cut.sum()) if found is not None else 0
 
 

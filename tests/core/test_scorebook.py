@@ -58,6 +58,37 @@ def test_a_file_holds_the_predicted_tokens_and_nothing_twice(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("suffix", ["f32", "index"])
+def test_losses_that_were_damaged_are_computed_again_and_named(tmp_path: Path, suffix: str) -> None:
+    for sample in SAMPLES:
+        ScoreBook(tmp_path, "m").put([sample], [losses_of(sample)])
+    (file,) = tmp_path.glob(f"*.{suffix}")
+    whole = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    data = whole[file]
+    damages = [data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :] for at in range(len(data))]
+    damages += [data[:5] + b"xyz" + data[5:], data[:9] + data[13:], data[4:] + data[:4]]
+    for damaged in damages:
+        for path, before in whole.items():
+            path.write_bytes(before)
+        file.write_bytes(damaged)
+        said: list[str] = []
+        book = ScoreBook(tmp_path, "m", said.append)
+        found = book.find(SAMPLES)
+        gone = [s for s, losses in zip(SAMPLES, found, strict=True) if losses is None]
+        assert gone
+        assert any(file.name in text and "computed again" in text for text in said)
+        for sample, losses in zip(SAMPLES, found, strict=True):
+            if losses is not None:
+                np.testing.assert_array_equal(losses, losses_of(sample))
+        book.put(SAMPLES, [losses_of(s) for s in SAMPLES])
+        said.clear()
+        for sample, losses in zip(
+            SAMPLES, ScoreBook(tmp_path, "m", said.append).find(SAMPLES), strict=True
+        ):
+            np.testing.assert_array_equal(losses, losses_of(sample))
+        assert said == []
+
+
+@pytest.mark.parametrize("suffix", ["f32", "index"])
 def test_a_kill_at_any_byte_loses_at_most_what_was_being_written(
     tmp_path: Path, suffix: str
 ) -> None:

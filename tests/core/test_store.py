@@ -18,6 +18,7 @@ from nfilter.store import (
     RunDirectory,
     canonical,
     digest,
+    fingerprint_of,
     publishing,
     read_json,
     read_jsonl,
@@ -54,7 +55,9 @@ def test_what_is_written_is_read(rows: list[Any]) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "deep" / "x.jsonl"
-        assert write_jsonl(path, rows) == len(rows)
+        seal = write_jsonl(path, rows)
+        data = path.read_bytes()
+        assert seal == (len(data), hashlib.sha256(data).hexdigest())
         assert list(read_jsonl(path)) == rows
         write_json(path.with_suffix(".json"), rows)
         assert read_json(path.with_suffix(".json")) == rows
@@ -109,19 +112,22 @@ def test_files_that_are_missing_or_broken_are_named(tmp_path: Path) -> None:
 
 def test_the_life_of_an_artefact(tmp_path: Path) -> None:
     artefact = Artefact(tmp_path / "01-a")
-    assert artefact.begin("one") == "new"
+    one = {"input": "x", "config": {"k": 1}}
+    assert artefact.begin(one) == ("new", "")
     artefact.write_chunk(0, [Sample("a", ())], [{"id": "a"}])
-    assert artefact.begin("one") == "resumed"
+    assert Artefact(tmp_path / "01-a").begin(one) == ("resumed", "")
     assert artefact.has_chunk(0)
     assert not artefact.has_chunk(1)
     artefact.write_chunk(1, [], [])
     artefact.finish({"kept": 1})
-    assert artefact.begin("one") == "reused"
-    assert artefact.summary() == {"kept": 1}
-    assert [sample.id for sample in artefact.samples()] == ["a"]
-    assert list(artefact.decisions()) == [{"id": "a"}]
-    assert artefact.begin("two") == "changed"
-    assert list(artefact.samples()) == []
+    again = Artefact(tmp_path / "01-a")
+    assert again.begin(one) == ("reused", "")
+    assert again.summary() == {"kept": 1}
+    assert [sample.id for sample in again.samples()] == ["a"]
+    assert list(again.decisions()) == [{"id": "a"}]
+    assert again.fingerprint() == fingerprint_of(one)
+    assert again.begin({**one, "config": {"k": 2}, "more": 1}) == ("changed", "config, more")
+    assert list(again.samples()) == []
     artefact.remove()
     assert not artefact.directory.exists()
     artefact.remove()
@@ -130,7 +136,7 @@ def test_the_life_of_an_artefact(tmp_path: Path) -> None:
 def test_stages_beyond_the_last_are_discarded(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     for number, name in enumerate(("source", "a", "b", "c")):
-        run.stage(number, name).begin("f")
+        run.stage(number, name).begin({"of": "f"})
     (tmp_path / "tokens").mkdir()
     assert [name for name, _ in run.stages()] == ["source", "a", "b", "c"]
     assert run.discard_after(1) == ["02-b", "03-c"]

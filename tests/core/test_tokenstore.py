@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from nfilter import StoreError, TokenizerDigest, TokenSample
-from nfilter.store import read_json, write_json
 from nfilter.tokenstore import read_tokens, refuse_other, tokenizer_of, write_tokens
 
 MADE = {"tokenizer": "a" * 64, "template": "c" * 64}
@@ -45,16 +44,8 @@ def test_a_reader_with_another_tokenizer_is_turned_away(tmp_path: Path) -> None:
         refuse_other(tmp_path / "t", TokenizerDigest("b" * 64, MADE["template"]))
 
 
-@pytest.mark.parametrize("old", [True, False], ids=["an earlier run's", "a silent backend's"])
-def test_tokens_of_an_unknown_tokenizer_are_no_ones(tmp_path: Path, old: bool) -> None:
+def test_tokens_of_an_unknown_tokenizer_are_no_ones(tmp_path: Path) -> None:
     write_tokens(tmp_path / "t", [sample("a", 5)], [])
-    index = read_json(tmp_path / "t" / "index.json")
-    assert index.pop("tokenizer") is None
-    if old:
-        write_json(tmp_path / "t" / "index.json", index)
-        for name in ("cut", "cut_offsets"):
-            (tmp_path / "t" / f"{name}.npy").unlink()
-        assert read_tokens(tmp_path / "t")[0][0].cut.tolist() == []
     assert tokenizer_of(tmp_path / "t") is None
     with pytest.raises(StoreError, match="not known which tokenizer"):
         refuse_other(tmp_path / "t", TokenizerDigest(**MADE))

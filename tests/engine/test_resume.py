@@ -92,6 +92,7 @@ def test_a_killed_run_goes_on_where_it_stopped(kit: Any, stage: Stage, asked: li
     assert [chunk[0] for chunk in work.chunks] == ["0+1", "4+1", "8+1", "8+1"]
     assert work.fits == 1
     assert len(asked) == 10  # the third chunk's answers were committed before the kill
+    artefact = kit.artefact("01-extra.ask")
     assert [sample.notes["view"] for sample in artefact.samples()] == [
         str(n + 1) for n in range(10)
     ]
@@ -135,18 +136,18 @@ def test_nothing_is_done_again_when_nothing_changed(
 @pytest.mark.parametrize(
     ("change", "rerun"),
     [
-        ({"assignments": ["samples.1.tag=x"]}, ["b", "c"]),
-        ({"assignments": ["samples.2.tag=x"]}, ["c"]),
-        ({"assignments": ["seed=1"]}, ["a", "b", "c"]),
-        ({"assignments": ["chunk=5"]}, ["a", "b", "c"]),
-        ({"assignments": ["answer=exact"]}, ["a", "b", "c"]),
-        ({"assignments": ["models.student.off_by=2"]}, ["b", "c"]),
-        ({"assignments": ["name=other"]}, []),
-        ({"rows": "1+1 => 2\n"}, ["a", "b", "c"]),
+        ({"assignments": ["samples.1.tag=x"]}, {"b": "config", "c": "input"}),
+        ({"assignments": ["samples.2.tag=x"]}, {"c": "config"}),
+        ({"assignments": ["seed=1"]}, {"a": "input, seed", "b": "input, seed", "c": "input, seed"}),
+        ({"assignments": ["chunk=5"]}, {"a": "input", "b": "input", "c": "input"}),
+        ({"assignments": ["answer=exact"]}, dict.fromkeys("abc", "input, answer")),
+        ({"assignments": ["models.student.off_by=2"]}, {"b": "model student", "c": "input"}),
+        ({"assignments": ["name=other"]}, {}),
+        ({"rows": "1+1 => 2\n"}, {"a": "input", "b": "input", "c": "input"}),
     ],
 )
 def test_a_change_runs_again_what_depends_on_it_and_says_so(
-    kit: Any, stage: Stage, change: dict[str, Any], rerun: list[str]
+    kit: Any, stage: Stage, change: dict[str, Any], rerun: dict[str, str]
 ) -> None:
     ran: list[str] = []
 
@@ -166,11 +167,13 @@ def test_a_change_runs_again_what_depends_on_it_and_says_so(
     assert ran == ["a", "b", "c"]
     ran.clear()
     kit.run(stages, chunk=100, **change)
-    assert list(dict.fromkeys(ran)) == rerun
-    said = [
-        text.split(":")[0] for text in kit.reporter.infos if "changed; running it again" in text
-    ]
-    assert said == [f"{'abc'.index(name) + 1:02d}-extra.{name}" for name in rerun]
+    assert list(dict.fromkeys(ran)) == list(rerun)
+    said = dict(
+        text.split(": running again, as what it is made of changed: ")
+        for text in kit.reporter.infos
+        if "running again" in text and not text.startswith("source")
+    )
+    assert said == {f"{'abc'.index(name) + 1:02d}-extra.{name}": why for name, why in rerun.items()}
 
 
 def test_a_changed_template_runs_its_stage_again(kit: Any, asked: list[str]) -> None:
@@ -186,7 +189,7 @@ def test_a_changed_template_runs_its_stage_again(kit: Any, asked: list[str]) -> 
     kit.run(text=text)
     assert asked[10:] == [f"What is {n}+1?" for n in range(10)]
     assert any(
-        "01-example.ask: its settings, inputs or prompts changed" in said
+        said == "01-example.ask: running again, as what it is made of changed: prompt example/ask"
         for said in kit.reporter.infos
     )
 
@@ -222,13 +225,16 @@ def test_a_stage_that_moved_asks_nothing_again(kit: Any, stage: Stage, asked: li
 def test_a_chunk_counts_only_with_its_decisions(kit: Any, stage: Stage) -> None:
     work = Work()
     ask = stage("extra.ask", work.process, contract=ASKS)
-    kit.run([ask], chunk=4)
-    artefact = kit.artefact("01-extra.ask")
-    (artefact.directory / "decisions-000001.jsonl").unlink()
-    (artefact.directory / "done.json").unlink()
+    work.fail_at = "8+1"
+    with pytest.raises(KeyboardInterrupt):
+        kit.run([ask], chunk=4)
+    # What a kill between the two leaves.
+    (kit.artefact("01-extra.ask").directory / "chunk-000002.jsonl").write_text("")
+    work.fail_at = None
     work.chunks.clear()
     kit.run([ask], chunk=4)
-    assert [chunk[0] for chunk in work.chunks] == ["4+1"]
+    assert [chunk[0] for chunk in work.chunks] == ["8+1"]
+    assert len(list(kit.artefact("01-extra.ask").samples())) == 10
 
 
 def test_a_failure_in_the_middle_of_a_chunk_leaves_no_torn_file(
@@ -250,7 +256,7 @@ def test_a_failure_in_the_middle_of_a_chunk_leaves_no_torn_file(
     with pytest.raises(StoreError, match=r"chunk-000001.*no space left.*the same command goes on"):
         kit.run([stage("extra.a")], chunk=4)
     names = sorted(path.name for path in (kit.out / "01-extra.a").iterdir())
-    assert names == ["chunk-000000.jsonl", "decisions-000000.jsonl", "fingerprint"]
+    assert names == ["chunk-000000.jsonl", "decisions-000000.jsonl", "fingerprint", "parts.jsonl"]
     kit.run([stage("extra.a")], chunk=4)
     assert len(kit.lines("cleaned.jsonl")) == 10
 

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfilter.errors import StoreError
+from nfilter.errors import DamageError, StoreError
 from nfilter.report import audit as subject
 from nfilter.report import sheet
 from nfilter.report.drawing import Unit, draw
 from nfilter.report.estimate import Checked, estimate
+from nfilter.store import Artefact, write_sealed
 
 RUN = Path("runs/sums")
 SHEET = RUN / "audit.csv"
@@ -403,7 +404,11 @@ def test_semicolons_of_a_spreadsheet_are_read(world):
 def test_a_changed_run_is_said_to_have_changed(world):
     subject.audit(RUN, n=12)
     fill(judged())
-    (RUN / "05-story.select" / "fingerprint").write_text("another")
+    artefact = Artefact(RUN / "05-story.select")
+    write_sealed(artefact.directory / "fingerprint", {"of": "another"})
+    with pytest.raises(DamageError, match=r"05-story\.select: is not what the run ended with"):
+        subject.audit(RUN)
+    (RUN / "manifest.json").unlink()
     assert "the run has changed since the rows were drawn" in subject.audit(RUN).notes[0]
 
 
@@ -415,11 +420,12 @@ def test_answers_without_their_draw_are_an_error(world):
         subject.audit(RUN)
 
 
-def test_no_verdicts_and_groups_are_errors(world):
+def test_no_verdicts_and_groups_are_errors(world, written):
     with pytest.raises(StoreError, match="a group of runs"):
         subject.audit(Path("runs/group"))
     for path in RUN.glob("*/chunk-*"):
         path.write_text(path.read_text().replace('"noise_score"', '"other"'))
+    written(RUN)
     with pytest.raises(StoreError, match="no stage wrote a verdict"):
         subject.audit(RUN)
     assert not SHEET.exists()

@@ -37,6 +37,19 @@ def touched(run: Path) -> None:
     edit(run / "manifest.json", lambda value: value["fingerprints"].update(source="another"))
 
 
+@pytest.fixture
+def compare(written: Any) -> Any:
+    """Compares runs as they would be if what a test wrote into their files were the run's."""
+
+    def resealed(runs: list[Path]) -> Any:
+        for run in runs:
+            if run.is_dir():
+                written(run)
+        return subject.compare(runs)
+
+    return resealed
+
+
 def test_table(world, shown, golden):
     table = subject.compare([RUN, GROUP])
     golden("report/compare.txt", shown(subject.render, table))
@@ -61,7 +74,7 @@ def test_figures_are_those_of_the_metrics(world):
     assert table["gain"][0]["mean"] == metrics["gain"]
 
 
-def test_a_group_shows_mean_sd_and_n(world):
+def test_a_group_shows_mean_sd_and_n(world, compare):
     def seeds(value: Any) -> None:
         value["arms"]["raw"].update(mean=0.5, sd=0.0123, n=5)
         value["spread"]["detection.f1"] = {"mean": 0.5, "sd": 0.25, "n": 5}
@@ -70,38 +83,38 @@ def test_a_group_shows_mean_sd_and_n(world):
         value["spread"]["gain"] = {"mean": 0.9, "sd": 0.1, "n": 5}
 
     edit(GROUP / "metrics.json", seeds)
-    rows = {row.name: row.cells[0] for row in subject.compare([GROUP]).rows}
+    rows = {row.name: row.cells[0] for row in compare([GROUP]).rows}
     assert subject.show(rows["arms.raw"]) == "0.500 ± 0.012 (5)"
     assert subject.show(rows["detection.f1"]) == "1.000 ± 0.250 (5)"
     assert subject.show(rows["gain"]) == "0.400 ± 0.100 (5)"
 
 
-def test_what_a_run_does_not_have_is_a_dash(other, shown):
+def test_what_a_run_does_not_have_is_a_dash(other, shown, compare):
     def forget(value: Any) -> None:
         del value["detection"], value["arms"]["truth"]
         value["gain"] = None
 
     edit(OTHER / "metrics.json", forget)
-    table = subject.compare([RUN, OTHER])
+    table = compare([RUN, OTHER])
     cells = {row.name: [subject.show(cell) for cell in row.cells] for row in table.rows}
     assert cells["detection.f1"] == ["1.000", "-"]
     assert cells["arms.truth"] == ["1.000", "-"]
     assert cells["gain"][1] == "-"
     assert "None" not in shown(subject.render, table)
-    assert [row.name for row in subject.compare([OTHER]).rows if row.cells[0] is None] == []
+    assert [row.name for row in compare([OTHER]).rows if row.cells[0] is None] == []
 
 
-def test_equal_runs_and_other_seeds_are_comparable(other):
+def test_equal_runs_and_other_seeds_are_comparable(other, compare):
     touched(OTHER)
     edit(OTHER / "recipe.lock.yaml", lambda value: value.update(seed=7))
-    assert subject.compare([RUN, OTHER, GROUP]).notes == []
+    assert compare([RUN, OTHER, GROUP]).notes == []
 
 
-def test_other_rows_are_not_comparable(other, shown):
+def test_other_rows_are_not_comparable(other, shown, compare):
     touched(OTHER)
     path = OTHER / "00-source" / "chunk-000000.jsonl"
     path.write_text(path.read_text().replace('"1+2"', '"1+3"'))
-    table = subject.compare([RUN, OTHER])
+    table = compare([RUN, OTHER])
     assert table.notes == [
         "runs/sums and runs/other: other source rows, so they cleaned different data"
     ]
@@ -111,21 +124,18 @@ def test_other_rows_are_not_comparable(other, shown):
     # The fingerprint alone is read where it is the same: no row is.
     edit(OTHER / "manifest.json", lambda value: value["fingerprints"].update(
         source=json.loads((RUN / "manifest.json").read_text())["fingerprints"]["source"]))  # fmt: skip
-    assert subject.compare([RUN, OTHER]).notes == []
+    assert compare([RUN, OTHER]).notes == []
 
 
-def test_other_labels_other_noise(other):
+def test_other_labels_other_noise(other, compare):
     touched(OTHER)
     path = OTHER / "00-source" / "chunk-000000.jsonl"
     path.write_text(path.read_text().replace('["assistant", "3"]', '["assistant", "4"]'))
-    assert subject.compare([RUN, OTHER]).notes == [
+    assert compare([RUN, OTHER]).notes == [
         "runs/sums and runs/other: the same questions with other labels"
     ]
     edit(OTHER / "recipe.lock.yaml", lambda value: value["source"].update(noise={"ratio": 0.3}))
-    assert (
-        'other noise was injected (none and {"ratio": 0.3})'
-        in subject.compare([RUN, OTHER]).notes[0]
-    )
+    assert 'other noise was injected (none and {"ratio": 0.3})' in compare([RUN, OTHER]).notes[0]
 
 
 @pytest.mark.parametrize(
@@ -136,22 +146,23 @@ def test_other_labels_other_noise(other):
         (lambda v: v["models"]["student"].update(off_by=2), "other models were trained"),
     ],
 )
-def test_other_ways_of_examining(other, change, said):
+def test_other_ways_of_examining(other, change, said, compare):
     edit(OTHER / "recipe.lock.yaml", change)
-    (note,) = subject.compare([RUN, OTHER]).notes
+    (note,) = compare([RUN, OTHER]).notes
     assert said in note
 
 
-def test_other_test_rows(other):
+def test_other_test_rows(other, compare):
     for path in (OTHER / "evaluation").glob("*.jsonl"):
         path.write_text("\n".join(path.read_text().splitlines()[1:]))
-    (note,) = subject.compare([RUN, OTHER]).notes
+    (note,) = compare([RUN, OTHER]).notes
     assert "other test rows" in note
 
 
-def test_a_run_without_figures_is_an_error_that_says_so(other):
-    (OTHER / "metrics.json").unlink()
+def test_a_run_without_figures_is_an_error_that_says_so(other, compare):
+    for name in ("metrics.json", "manifest.json"):
+        (OTHER / name).unlink()
     with pytest.raises(StoreError, match="the run has not ended; run the same command again"):
-        subject.compare([RUN, OTHER])
+        compare([RUN, OTHER])
     with pytest.raises(StoreError, match="not a run"):
-        subject.compare([Path("nowhere")])
+        compare([Path("nowhere")])

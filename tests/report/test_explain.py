@@ -12,6 +12,7 @@ import pytest
 from nfilter.errors import StoreError
 from nfilter.report import explain as subject
 from nfilter.report import text
+from nfilter.store import write_sealed
 
 RUN = Path("runs/sums")
 LONG = "+".join(["0"] * 40) + "+7"
@@ -78,7 +79,7 @@ def test_dropped_when_encoded_is_known_from_dropped_jsonl(world, id_of):
     assert "encode.max_length is 60" in found.reason
 
 
-def test_truth_is_told_only_when_asked_for(world, id_of, shown):
+def test_truth_is_told_only_when_asked_for(world, id_of, shown, written):
     row = id_of("2+4")
     silent = subject.explain(RUN, row)
     assert "truth" not in json.dumps(subject.as_json(silent))
@@ -86,7 +87,8 @@ def test_truth_is_told_only_when_asked_for(world, id_of, shown):
     told = subject.explain(RUN, row, show_truth=True)
     assert subject.as_json(told)["truth"] == "6"
     assert "6 (no stage saw it)" in shown(subject.render, told)
-    (RUN / "truth.jsonl").unlink()
+    (RUN / "truth.jsonl").write_text("")
+    written(RUN)
     unknown = subject.explain(RUN, row, show_truth=True)
     assert unknown.truth is None
     assert "the true label of this row is not known" in shown(subject.render, unknown)
@@ -115,7 +117,7 @@ def test_the_journal_is_only_read(world, id_of):
     other = sqlite3.connect(RUN / "journal.db", isolation_level=None)
     other.execute("PRAGMA journal_mode=WAL")
     other.execute(
-        "INSERT INTO uses SELECT '02-story.check', sample, key, 'late', at + 1 FROM uses WHERE sample = ?",
+        "INSERT INTO uses SELECT '02-story.check', sample, key, 'late', at + 1, NULL FROM uses WHERE sample = ?",
         (row,),
     )
     try:
@@ -130,6 +132,7 @@ def test_a_journal_that_is_gone_or_broken_is_a_gap_not_an_error(world, id_of, sh
     (RUN / "journal.db").write_bytes(b"not a database, but long enough to be looked at as one" * 40)
     broken = subject.explain(RUN, row)
     assert "cannot be read" in broken.gaps[0]
+    assert "run the same command again" in broken.gaps[0]
     (RUN / "journal.db").unlink()
     gone = subject.explain(RUN, row)
     assert gone.gaps == ["journal.db is not there, so no calls are listed"]
@@ -143,7 +146,7 @@ def test_a_run_that_has_not_ended_decides_nothing_yet(world, id_of):
     assert subject.explain(RUN, kept).status == "undecided"
     assert subject.explain(RUN, dropped).status == "dropped"
     # A chunk counts only with its decisions: without them the stage has not got to this row.
-    for path in (RUN / "05-story.select").glob("decisions-*"):
+    for path in (RUN / "05-story.select").glob("d*"):
         path.unlink()
     half = subject.explain(RUN, dropped)
     assert half.status == "undecided"
@@ -151,7 +154,7 @@ def test_a_run_that_has_not_ended_decides_nothing_yet(world, id_of):
 
 
 def test_outputs_of_an_earlier_recipe_are_not_taken_for_this_one(world, id_of):
-    (RUN / "05-story.select" / "fingerprint").write_text("another")
+    write_sealed(RUN / "05-story.select" / "fingerprint", {"of": "another"})
     assert subject.explain(RUN, id_of("1+2")).status == "undecided"
 
 
@@ -164,7 +167,7 @@ def test_tokens_out_of_the_loss_are_told_with_who_took_them(world, id_of):
     }
 
 
-def test_unknown_ids(world, id_of):
+def test_unknown_ids(world, id_of, written):
     row = id_of("5+6")
     near = row[:-1] + ("0" if row[-1] != "0" else "1")
     with pytest.raises(StoreError, match=f"no row '{near}'; did you mean '{row}'"):
@@ -175,7 +178,8 @@ def test_unknown_ids(world, id_of):
         StoreError, match=r"no unreadable row 'line:5'; quarantine.jsonl has line:4"
     ):
         subject.explain(RUN, "line:5")
-    (RUN / "quarantine.jsonl").unlink()
+    (RUN / "quarantine.jsonl").write_text("")
+    written(RUN)
     with pytest.raises(StoreError, match="every line of the source could be read"):
         subject.explain(RUN, "line:4")
 
@@ -199,21 +203,23 @@ def test_near_ids_are_few_however_many_there_are():
     assert "row-4242" in near
 
 
-def test_hostile_text_neither_steers_the_terminal_nor_reads_as_markup(world, id_of, shown):
+def test_hostile_text_neither_steers_the_terminal_nor_reads_as_markup(world, id_of, shown, written):
     row = id_of("1+2")
     for path in RUN.glob("*/chunk-*.jsonl"):
         path.write_text(
             path.read_text().replace('"1+2"', r'"[red]1+2[/red] \u001b[2J\u202e' + "\x9b" + '"')
         )
+    written(RUN)
     said = shown(subject.render, subject.explain(RUN, row))
     assert r"[red]1+2[/red] \x1b[2J\u202e\x9b" in said
     assert not {"\x1b", "\u202e", "\x9b"} & set(said)
 
 
-def test_long_texts_are_cut_with_a_note_unless_full(world, id_of, shown):
+def test_long_texts_are_cut_with_a_note_unless_full(world, id_of, shown, written):
     row = id_of("1+2")
     for path in RUN.glob("*/chunk-*.jsonl"):
         path.write_text(path.read_text().replace('"1+2"', f'"{"ab " * 500}end"'))
+    written(RUN)
     found = subject.explain(RUN, row)
     short, full = shown(subject.render, found), shown(subject.render, found, full=True)
     assert f"[... {1503 - 280:,} more characters]" in " ".join(short.split())
@@ -228,13 +234,14 @@ def test_json_is_json(world, id_of):
         assert json.loads(json.dumps(value, allow_nan=False))["id"] == row
 
 
-def test_a_row_is_found_whatever_stands_in_its_id(world, id_of):
+def test_a_row_is_found_whatever_stands_in_its_id(world, id_of, written):
     row = id_of("1+2")
     odd = 'a"b\\ü line:1'
     for path in RUN.glob("*/*.jsonl"):
         path.write_text(
             path.read_text().replace(json.dumps(row), json.dumps(odd, ensure_ascii=False))
         )
+    written(RUN)
     assert subject.explain(RUN, odd).messages == [["user", "1+2"]]
 
 

@@ -110,14 +110,15 @@ def test_the_stage_table_is_what_the_artefacts_say(world):
         "</td></table><h1>",
     ],
 )
-def test_hostile_text_is_shown_and_does_nothing(hostile, world):
-    written = json.dumps(hostile)[1:-1]
+def test_hostile_text_is_shown_and_does_nothing(hostile, world, written):
+    inside = json.dumps(hostile)[1:-1]
     for path in [*RUN.glob("*/*.jsonl"), RUN / "dropped.jsonl", RUN / "quarantine.jsonl"]:
         text = path.read_text()
         for part in ('"2+4"', '"3+4"', "nothing to learn here", "a new label with an even sum"):
             quote = '"' if part.startswith('"') else ""
-            text = text.replace(part, f"{quote}{written}{quote}")
+            text = text.replace(part, f"{quote}{inside}{quote}")
         path.write_text(text)
+    written(RUN)
     metrics = metrics_of(RUN)
     metrics["name"] = hostile
     written_page = subject.write_report(RUN, metrics).read_text(encoding="utf-8")
@@ -128,21 +129,23 @@ def test_hostile_text_is_shown_and_does_nothing(hostile, world):
     assert "49" not in [text.strip() for text in page.texts]
 
 
-def test_control_characters_are_visible(world):
+def test_control_characters_are_visible(world, written):
     path = RUN / "quarantine.jsonl"
     row = {"line": 9, "error": "bad\x00byte", "raw": "a\x1b[31m\x07\u202eb\ud800\x85"}
     path.write_text(json.dumps(row) + "\n")
+    written(RUN)
     source, _ = page_of(RUN)
     assert "bad\\x00byte" in source
     assert r"a\x1b[31m\x07\u202eb\ud800\x85" in source
     assert not [c for c in source if ord(c) < 32 and c not in "\n\t"]
 
 
-def test_long_texts_are_cut(world):
+def test_long_texts_are_cut(world, written):
     row = {"line": 9, "error": "e", "raw": "x" * 100_000}
     (RUN / "quarantine.jsonl").write_text(
         "\n".join(json.dumps({**row, "line": i}) for i in range(500)) + "\n"
     )
+    written(RUN)
     source, page = page_of(RUN)
     assert len(source) < 60_000
     assert "20 of 500 lines that could not be read" in "".join(page.texts)
@@ -157,7 +160,7 @@ def test_a_group_takes_its_examples_from_a_child(world):
 
 def test_a_run_that_stopped_half_way_has_a_page(world):
     (RUN / "05-story.select" / "done.json").unlink()
-    for name in ("dropped.jsonl", "quarantine.jsonl", "manifest.json"):
+    for name in ("dropped.jsonl", "manifest.json"):
         (RUN / name).unlink()
     source, page = page_of(RUN)
     inert(source, page)
@@ -200,11 +203,12 @@ def encoded(name: str, pieces: list[str]) -> TokenSample:
     )  # fmt: skip
 
 
-def test_hostile_tokens_are_shown_and_do_nothing(world):
+def test_hostile_tokens_are_shown_and_do_nothing(world, written):
     pieces = [f"ask {HOSTILE}", "a", HOSTILE, '" title="', "<b>"]
     one = encoded(f"id {HOSTILE}", pieces).mask(np.arange(5) == 2, 0)
     one = one.score("s <b>{{ 7*7 }}", np.arange(5, dtype=np.float32))
     write_tokens(RUN / "tokens", [one], [f"st {HOSTILE}"])
+    written(RUN)
     source = subject.write_report(RUN, metrics_of(RUN)).read_text(encoding="utf-8")
     page = Page(source)
     inert(source, page)
@@ -218,7 +222,7 @@ def test_hostile_tokens_are_shown_and_do_nothing(world):
     assert "49" not in told
 
 
-def test_the_page_has_the_section_and_stays_small(world):
+def test_the_page_has_the_section_and_stays_small(world, written):
     source = subject.write_report(RUN, metrics_of(RUN)).read_text(encoding="utf-8")
     inert(source, Page(source))
     assert "<h2>Tokens</h2>" in source
@@ -227,6 +231,7 @@ def test_the_page_has_the_section_and_stays_small(world):
         for number in range(30)
     ]
     write_tokens(RUN / "tokens", long, ["a.one"])
+    written(RUN)
     source = subject.write_report(RUN, metrics_of(RUN)).read_text(encoding="utf-8")
     inert(source, Page(source))
     assert len(source) < 100 * ROWS * LONGEST

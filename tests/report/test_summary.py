@@ -124,10 +124,11 @@ def test_the_commands_name_rows_that_are_there(world):
     assert rows["relabelled"].label != rows["relabelled"].label_now
 
 
-def test_odd_ids_are_quoted(world):
+def test_odd_ids_are_quoted(world, written):
     rows = (RUN / "dropped.jsonl").read_text().splitlines()
     first = json.loads(rows[0])
     for odd, quoted in (("a b; rm 'x'", "'a b; rm '\"'\"'x'\"'\"''"), ("-5", "-- -5")):
         (RUN / "dropped.jsonl").write_text(json.dumps({**first, "id": odd}) + "\n")
+        written(RUN)
         line = next(line for line in pointers(RUN) if "# dropped" in line)
         assert line.startswith(f"nfilter explain runs/sums {quoted}    #")

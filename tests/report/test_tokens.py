@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from nfilter.report.tokens import as_json, render, summary, tokens_of
-from nfilter.store import RunDirectory
+from nfilter.store import RunDirectory, write_jsonl
 from nfilter.tokenstore import write_tokens
 from nfilter.types import TokenSample
 
@@ -60,8 +61,10 @@ def test_who_is_not_there_has_none(run: RunDirectory, tmp_path: Path) -> None:
     assert tokens_of(RunDirectory(tmp_path / "empty"), "x") is None
 
 
-def test_a_run_without_texts_shows_numbers(run: RunDirectory) -> None:
-    (run.path / "tokens" / "texts.jsonl").unlink()
+def test_a_run_without_texts_shows_numbers(run: RunDirectory, written: Any) -> None:
+    rows = [{"id": name, "text": ""} for name in ("other", "x")]
+    write_jsonl(run.path / "tokens" / "texts.jsonl", rows)
+    written(run.path)
     tokens = tokens_of(run, "x")
     assert tokens is not None
     assert {token.piece for token in tokens} == {""}

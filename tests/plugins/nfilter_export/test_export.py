@@ -198,10 +198,7 @@ def test_what_cannot_be_exported_is_said(
 @pytest.mark.parametrize(
     ("gone", "words"),
     [
-        (
-            "tokens/index.json",
-            "the tokens that this run made are not there; run the same command again",
-        ),
+        ("tokens/index.json", "tokens/index.json: is missing; type the command that made it again"),
         ("00-source/done.json", "the run has not ended"),
     ],
 )

@@ -193,6 +193,7 @@ _HOME = {
         "Trainer",
         "TrainingResult",
     ),
+    "nfilter.files": ("check_folder",),
     "nfilter.store": ("publishing",),
     "nfilter.types": (
         "JSON",
@@ -326,6 +327,7 @@ __all__ = [
     "UInt32Array",
     "Unreadable",
     "allow_host",
+    "check_folder",
     "did_you_mean",
     "granted",
     "hash_of",

@@ -151,6 +151,11 @@ _allow = click.option(
 @_limit
 @click.option("--out", type=click.Path(path_type=Path), help="The run directory [runs/NAME].")
 @click.option("--seeds", metavar="0,1,2", help="Run once a seed and put the figures together.")
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="Begin anew: what is in the run directory is moved aside, its journal too.",
+)
 @click.option("--quiet", is_flag=True, help="Say warnings only.")
 @_json
 def run(
@@ -160,6 +165,7 @@ def run(
     limit: int | None,
     out: Path | None,
     seeds: str | None,
+    fresh: bool,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -176,6 +182,9 @@ def run(
         reporter.warning(said)
     target = out or Path("runs") / loaded.name
     every = _seeds(seeds) if seeds else None
+    aside = importlib.import_module("nfilter.store").set_aside(target) if fresh else None
+    if aside is not None:
+        reporter.info(f"{target}: moved to {aside}, its journal too; the run begins anew")
     with launches.leading(loaded, launch):
         if every is not None:
             result = importlib.import_module("nfilter.engine.seeds").run_seeds(

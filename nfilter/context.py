@@ -19,6 +19,7 @@ from nfilter.hosts import allow_host, strangers
 from nfilter.journal import Journal, Use, call_key
 from nfilter.progress import QuietReporter, RunLog
 from nfilter.prompts import Prompts
+from nfilter.provenance import code_of
 from nfilter.recipe import Recipe
 from nfilter.scorebook import ScoreBooks
 from nfilter.stages import AnswerKind, Progress, Site, Template, TokenLoss
@@ -120,6 +121,10 @@ class Model:
     def fingerprint(self) -> str:
         """What identifies the weights, the adapter in use included."""
         return self._fingerprint
+
+    def code(self) -> str:
+        """SHA-256 of the files of the package that the backend comes from."""
+        return code_of(type(self._backend))
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """One completion a request, in order. What was answered before is not asked again.
@@ -255,7 +260,8 @@ class Model:
         """Per-token losses, float32 [T] a sample. What this run scored before is read, not computed again."""
         if self._scores is None:
             return list(self._capable.score(samples, adapter))
-        name = digest(self._fingerprint, adapter.digest) if adapter else self._fingerprint
+        # Losses cost time and no money, so that those of other code are not read.
+        name = digest(self._fingerprint, self.code(), adapter.digest if adapter else None)
         book = self._scores.of(name)
         found = book.find(samples)
         todo = [place for place, losses in enumerate(found) if losses is None]

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from nfilter.errors import StoreError
 from nfilter.failpoints import reach
-from nfilter.seals import Seal, Tally, damaged, remember, unreadable
+from nfilter.seals import Seal, Tally, check, damaged, remember, unreadable
 
 SEAL = "seal"
 
@@ -135,10 +135,10 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> Seal:
 
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
-    """Publish a JSON object that holds its own digest under ``seal``."""
+    """Publish a JSON object that holds a digest of its file's name and of its own values under ``seal``."""
     # As it will be read: what JSON makes of a key or a tuple is part of the digest.
     plain = json.loads(json.dumps(value, allow_nan=False))
-    write_json(path, {**plain, SEAL: digest(plain)})
+    write_json(path, {**plain, SEAL: digest(path.name, plain)})
 
 
 def read_sealed(path: Path, home: Path) -> dict[str, Any]:
@@ -159,11 +159,23 @@ def read_sealed(path: Path, home: Path) -> dict[str, Any]:
     if seal is None:
         raise damaged(path, "has no seal, so it cannot be told whether it is whole", home)
     try:
-        whole = seal == digest(value)
+        whole = seal == digest(path.name, value)
     except (ValueError, RecursionError):
         whole = False
     if not whole:
         raise damaged(path, "holds other values than were written", home)
+    return value
+
+
+def check_folder(record: Path, home: Path) -> dict[str, Any]:
+    """What a sealed ``record`` says of the files beside it, after a look at each that it lists under ``files``.
+
+    Raises:
+        DamageError: when one is gone or is not what was written; it names the command that mends the run ``home``.
+    """
+    value = read_sealed(record, home)
+    for name, seal in seals_of(value.get("files")).items():
+        check(record.parent / name, seal, home)
     return value
 
 
@@ -177,7 +189,8 @@ def remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:

@@ -17,6 +17,7 @@ import pluggy
 from nfilter import hookspecs
 from nfilter.errors import PluginError, did_you_mean
 from nfilter.plugin_files import PluginFiles, files_of, imported_at_top
+from nfilter.provenance import code_of
 from nfilter.registration import class_faults
 
 SLOW = 1.0
@@ -40,6 +41,11 @@ class Registered:
     def origin(self) -> str:
         """Distribution and version, as shown to people and kept in fingerprints."""
         return f"{self.distribution} {self.version}"
+
+    @property
+    def code(self) -> str:
+        """SHA-256 of the files of the package that it comes from: an edited plugin is another one."""
+        return code_of(self.cls)
 
 
 @dataclass(frozen=True, slots=True)

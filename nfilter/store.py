@@ -8,7 +8,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any, Literal, NamedTuple
@@ -52,6 +52,7 @@ __all__ = [
     "sample_from_json",
     "sample_to_json",
     "seals_of",
+    "set_aside",
     "unwritten",
     "write_json",
     "write_jsonl",
@@ -283,6 +284,8 @@ class Artefact:
             own = read_sealed(self.directory / DONE, self.home).get(_OWN, {})
             if own.get("fingerprint") != fingerprint:
                 raise damaged(self.directory / DONE, "is of another stage", self.home)
+            for path in self.directory.glob("*-*.jsonl"):
+                self._seal(path.name)
         for name in self._known():
             self.path(name)
 
@@ -342,6 +345,31 @@ def _chunk(index: int) -> str:
 
 def _decisions(index: int) -> str:
     return f"decisions-{index:06d}.jsonl"
+
+
+def set_aside(path: Path) -> Path | None:
+    """Rename the folder of a run or of a group, so that the next one begins anew; where it is now. None where there is none.
+
+    Raises:
+        StoreError: when it is no run's, or a process is running in it.
+    """
+    if not path.exists():
+        return None
+    children = [child for child in path.glob("seed-*") if child.is_dir()]
+    if (
+        not any((path / name).exists() for name in ("00-source", "journal.db", ".lock"))
+        and not children
+    ):
+        raise StoreError(
+            f"{path}: not the folder of a run, so it stays as it is; choose another --out"
+        )
+    names = (path.with_name(f"{path.name}.old-{number}") for number in itertools.count(1))
+    aside = next(name for name in names if not name.exists())
+    with ExitStack() as held:
+        for folder in (path, *children):
+            held.enter_context(RunDirectory(folder).held())
+        path.rename(aside)
+    return aside
 
 
 def _holder(lock: IO[str]) -> str:

@@ -14,15 +14,15 @@ import numpy.typing as npt
 from nfilter.capabilities import TokenizerDigest
 from nfilter.errors import StoreError
 from nfilter.files import (
+    check_folder,
     read_jsonl,
     read_sealed,
     remove,
     save_array,
-    seals_of,
     write_jsonl,
     write_sealed,
 )
-from nfilter.seals import check, remember
+from nfilter.seals import remember
 from nfilter.types import TokenSample
 
 _INDEX = "index.json"
@@ -148,10 +148,7 @@ def _file_of(score: str) -> str:
 
 def _opened(directory: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """The index, and every array memory-mapped; each file is compared with what was written."""
-    home = directory.parent
-    index = read_sealed(directory / _INDEX, home)
-    for name, seal in seals_of(index["files"]).items():
-        check(directory / name, seal, home)
+    index = check_folder(directory / _INDEX, directory.parent)
     names = ("offsets", *_ARRAYS, *map(_file_of, index["scores"]), "cut", "cut_offsets")
     return index, {
         name: np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)

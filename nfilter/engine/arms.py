@@ -16,12 +16,14 @@ from nfilter.engine.ingest import rows
 from nfilter.engine.lint import lint
 from nfilter.engine.tokens import Contexts, run_token_stages
 from nfilter.errors import DamageError, RecipeError, StoreError
-from nfilter.files import read_sealed, remove, seals_of
+from nfilter.files import check_folder, read_sealed, remove
 from nfilter.prompts import Prompts
+from nfilter.provenance import core_code
 from nfilter.recipe import Arm, Recipe, Use
-from nfilter.seals import check, sealed
+from nfilter.report import reading
+from nfilter.seals import sealed
 from nfilter.stages import TrainingResult
-from nfilter.store import differing, digest, read_jsonl, write_jsonl, write_sealed
+from nfilter.store import differing, digest, write_jsonl, write_sealed
 from nfilter.tokenstore import write_tokens
 from nfilter.types import ModelRef, Request, Row, Sample, Sampling, TokenSample
 
@@ -116,7 +118,9 @@ def trained(
         for name, part in {
             "config": use.dump(),
             "plugin": use.item.origin,
-            "models": model.fingerprint(),
+            "plugin code": use.item.code,
+            "nfilter's code": core_code(),
+            f"model {use.config.model}": [model.fingerprint(), model.code()],
             "seed": ctx.seed,
             "data": tokens_digest(samples),
             "start": start.digest if start is not None else None,
@@ -160,7 +164,7 @@ def _kept(out: Path, made: Mapping[str, str], ctx: RunContext) -> Trained | None
     if not (out / MARKER).exists():
         return None
     try:
-        value = verified(out)
+        value = check_folder(out / MARKER, out.parent.parent)
     except DamageError as error:
         ctx.log.warning(f"{ctx.stage}: {error.path} {error.what}; it is trained again")
         return None
@@ -170,19 +174,6 @@ def _kept(out: Path, made: Mapping[str, str], ctx: RunContext) -> Trained | None
         return None
     # Where it lies now: a run's folder may have been moved.
     return Trained(ModelRef(**{**value["ref"], "path": str(out)}), value["figures"])
-
-
-def verified(out: Path) -> dict[str, Any]:
-    """What a training left on record in ``out``, after a look at every file there.
-
-    Raises:
-        DamageError: when one is gone or is not what was written.
-    """
-    home = out.parent.parent
-    value = read_sealed(out / MARKER, home)
-    for name, seal in seals_of(value["files"]).items():
-        check(out / name, seal, home)
-    return value
 
 
 def _begun_with(begun: Path) -> dict[str, Any] | None:
@@ -203,7 +194,7 @@ def _online(use: Use, samples: Sequence[TokenSample]) -> tuple[str, ...]:
         for name in reads
         if name in sample.scores
     ]
-    return (use.loss.item.origin, digest(scores))
+    return (use.loss.item.origin, use.loss.item.code, digest(scores))
 
 
 def tokens_digest(samples: Sequence[TokenSample]) -> str:
@@ -312,7 +303,7 @@ def evaluate(
 
 def right_of(directory: Path, arm: str) -> dict[str, bool]:
     """By test id, whether an arm's answer was right, as a run left it; what has no reference answer is not scored."""
-    kept = read_jsonl(directory / "evaluation" / f"{arm}.jsonl")
+    kept = reading.rows(directory, f"evaluation/{arm}.jsonl")
     return {row["id"]: row["right"] for row in kept if row["reference"] is not None}
 
 

@@ -14,6 +14,7 @@ from nfilter.errors import ContractError, SourceError
 from nfilter.ids import SeenTexts
 from nfilter.noise import inject
 from nfilter.not_carried import NotCarried
+from nfilter.provenance import core_code
 from nfilter.recipe import Recipe, SourceUse
 from nfilter.store import Artefact, digest, write_jsonl
 from nfilter.types import JSON, NoiseSpan, Row, Sample, Unreadable
@@ -41,6 +42,8 @@ def source_parts(recipe: Recipe, limit: int | None) -> dict[str, Any]:
     return {
         "data": _data(source, recipe.base_dir),
         "plugin": source.use.item.origin,
+        "plugin code": source.use.item.code,
+        "nfilter's code": core_code(),
         "config": source.dump(),
         "seed": recipe.seed,
         "limit": limit,

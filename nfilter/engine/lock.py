@@ -12,6 +12,7 @@ from nfilter.context import ModelPool
 from nfilter.engine.ingest import data_digest
 from nfilter.engine.versions import versions
 from nfilter.prompts import Prompts
+from nfilter.provenance import core_code
 from nfilter.recipe import Recipe, Use, model_needs
 from nfilter.store import publishing
 
@@ -29,6 +30,7 @@ def write_lock(path: Path, recipe: Recipe, prompts: Prompts, pool: ModelPool) ->
                 if used is not None
             },
             "plugins": {use.name: use.item.origin for use in _uses(recipe)},
+            "code": {"nfilter": core_code(), **{use.name: use.item.code for use in _uses(recipe)}},
             "models": {name: pool.backend(name).fingerprint() for name in _models(recipe)},
             "prompts": {name: prompts.get(name).digest for name in _prompts(recipe)},
         },

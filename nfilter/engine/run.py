@@ -30,13 +30,14 @@ from nfilter.engine.samples import StageRun, live, run_stage, tell
 from nfilter.engine.tokenizers import check_tokenizers
 from nfilter.engine.versions import versions
 from nfilter.errors import DamageError, NfilterError, NothingLeftError, StoreError
-from nfilter.files import remove
 from nfilter.events import RunFinished, RunStarted, StageFinished
+from nfilter.files import remove
 from nfilter.journal import Journal
 from nfilter.not_carried import warnings_of
 from nfilter.plugins import Plugins
 from nfilter.progress import QuietReporter, Reporter, RunLog
 from nfilter.prompts import Prompts
+from nfilter.provenance import code_of, core_code
 from nfilter.recipe import Arm, Recipe, Use, model_needs
 from nfilter.report.html import write_report
 from nfilter.scorebook import ScoreBooks
@@ -310,19 +311,25 @@ def stage_parts(state: _Run, use: Use, before: str) -> dict[str, Any]:
     contract: Contract = use.item.cls.contract(use.config)
     needs = (*model_needs(use.config), *contract.needs, *model_needs(state.recipe.answer))
     names = {need.model for need in needs}
-    models = {f"model {name}": state.pool.backend(name).fingerprint() for name in sorted(names)}
+    models = {f"model {name}": _model(state.pool.backend(name)) for name in sorted(names)}
     named = {*contract.prompts, *answer_prompts(state.recipe)}
     prompts = {f"prompt {name}": state.prompts.get(name).digest for name in sorted(named)}
     return {
         "input": before,
         "config": use.dump(),
         "plugin": use.item.origin,
+        "plugin code": use.item.code,
+        "nfilter's code": core_code(),
         **prompts,
         **models,
         "seed": state.recipe.seed,
         "answer": state.recipe.answer.model_dump(mode="json"),
         "thoughts": {name: state.recipe.thoughts(name).marks for name in sorted(names)},
     }
+
+
+def _model(backend: Any) -> list[str]:
+    return [backend.fingerprint(), code_of(type(backend))]
 
 
 def _sample_stages(state: _Run, source: Artefact) -> Artefact:

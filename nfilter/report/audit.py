@@ -196,7 +196,7 @@ def _answered(run: RunDirectory, path: Path) -> Audit:
 def _narrowed(run: RunDirectory, result: Audit) -> Audit:
     """The audit with the noise rate that it and the run's views allow together, where the views give a range."""
     found = result.estimates.noise_rate if result.estimates else None
-    if found is None or found.value is None or not (run.path / "metrics.json").is_file():
+    if found is None or found.value is None or not (run.path / reading.MANIFEST).exists():
         return result
     by_views = estimate_of(reading.metrics_of(run.path))
     if not isinstance(by_views, Range):

@@ -19,10 +19,16 @@ def noise_rate(run_dir: Path, metrics: Mapping[str, Any]) -> Figure | Range | No
 
 def audited(run_dir: Path) -> Figure | None:
     """The noise rate that the run's answered audit found, with its 95% interval; None where there is none."""
-    from nfilter.store import read_json
+    from nfilter.errors import DamageError, StoreError
+    from nfilter.store import read_sealed
 
     path = run_dir / RECORD
-    record = read_json(path) if path.is_file() else {}
+    try:
+        record = read_sealed(path, run_dir) if path.exists() else {}
+    except DamageError as error:
+        raise StoreError(
+            f"{path}: {error.what}; put a whole copy back, or move it and audit.csv away and check rows anew"
+        ) from error
     found = figures.lookup(record, "estimates.noise_rate") or {}
     mean, low, high = (found.get(key) for key in ("value", "low", "high"))
     if not (text.is_number(mean) and text.is_number(low) and text.is_number(high)):

@@ -173,6 +173,7 @@ def metrics_of(path: Path) -> dict[str, Any]:
         StoreError: when it is not there.
         DamageError: when it is not what was written.
     """
+    from nfilter.seals import damaged
     from nfilter.store import read_json
 
     file = path / "metrics.json"
@@ -184,7 +185,9 @@ def metrics_of(path: Path) -> dict[str, Any]:
         )
         raise StoreError(f"{file}: not there; {why}")
     found = published(path, file.name)
-    value: dict[str, Any] = read_json(found) if found is not None else {}
+    if found is None:
+        raise damaged(file, "is not among the files that the run ended with", path)
+    value: dict[str, Any] = read_json(found)
     return value
 
 

@@ -100,7 +100,9 @@ class Checkpoints:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             metadata = {"of": json.dumps(self._of), "course": json.dumps(done, allow_nan=False)}
-            save_file(state.tensors(names), part, metadata=metadata)
+            tensors = state.tensors(names)
+            seal = _seal(metadata["of"], metadata["course"], tensors)
+            save_file(tensors, part, metadata={**metadata, "seal": seal})
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
             part.replace(self._folder / FILE)
@@ -135,6 +137,8 @@ class Checkpoints:
                     return Course()
                 course = Course(**json.loads(metadata["course"]))
                 tensors = {name: found.get_tensor(name) for name in found.keys()}  # noqa: SIM118 (no mapping)
+                if metadata["seal"] != _seal(metadata["of"], metadata["course"], tensors):
+                    raise ValueError("it holds other values than were written")
             state.restore(names, tensors)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             self._ctx.log.warning(
@@ -148,6 +152,18 @@ class Checkpoints:
     def remove(self) -> None:
         """Remove the checkpoint: the training is over."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _seal(of: str, course: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over all that a checkpoint holds."""
+    import torch
+
+    hasher = hashlib.sha256(json.dumps([of, course]).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        hasher.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return hasher.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,13 @@ from typing import Any
 
 import yaml
 
-from nfilter import ModelError, RecipeError, StoreError, did_you_mean
+from nfilter import ModelError, RecipeError, StoreError, check_folder, did_you_mean
 from nfilter_hf.checks import TOKENIZER_FILES, read_json
 from nfilter_hf.lora_adapter import CONFIG_FILE, WEIGHTS_FILE
 
 DTYPES = ("float32", "bfloat16", "float16")
+TRAINED = "nfilter.json"
+"""What the engine has on record of a training, beside the adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,8 @@ def merge_run(
     """Fold the adapter of one arm of a run into its base; by default into RUN/merged/ARM.
 
     The base is ``model``, else what the adapter says that it was trained on, else the model that the run's
-    recipe trains. Raises StoreError for what is no run, ModelError for an arm without an adapter.
+    recipe trains. Raises StoreError for what is no run or holds another adapter than was trained, ModelError for an arm
+    without one.
     """
     lock = run / "recipe.lock.yaml"
     if not lock.is_file():
@@ -127,6 +130,8 @@ def merge_run(
         known = did_you_mean(arm, arms) or "; the run trained none"
         raise ModelError(f"{run} has no adapter of the arm {arm!r}{known}: choose one with --arm")
     folder = adapters / arm
+    # What training wrote, and nothing else, is folded in.
+    check_folder(folder / TRAINED, run)
     base = model or _base_of(folder, lock)
     return merge(folder, base, out or run / "merged" / arm, dtype)
 
@@ -158,7 +163,7 @@ def _trained_model(lock: Path) -> Path | None:
                 break
             entry = recipe["models"][entry]
         return Path(recipe.get("lock", {}).get("base_dir", ""), str(entry["model"]))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise RecipeError(
             f"{lock} is not YAML ({_first_line(error)}): name the base with --model"
         ) from error

@@ -22,6 +22,7 @@ from nfilter.store import (
     publishing,
     read_json,
     read_jsonl,
+    set_aside,
     write_json,
     write_jsonl,
 )
@@ -155,3 +156,27 @@ def test_one_holder_at_a_time_in_one_process_too(tmp_path: Path) -> None:
         pass
     with run.held():
         pass
+
+
+def test_a_run_is_moved_aside_whole_and_nothing_else_is(tmp_path: Path) -> None:
+    out = tmp_path / "runs" / "x"
+    assert set_aside(out) is None
+    for number in (1, 2):
+        (out / "00-source").mkdir(parents=True)
+        (out / "journal.db").write_text(str(number))
+        assert set_aside(out) == tmp_path / "runs" / f"x.old-{number}"
+        assert not out.exists()
+    assert [(tmp_path / "runs" / f"x.old-{n}" / "journal.db").read_text() for n in (1, 2)] == ["1", "2"]  # fmt: skip
+    (out / "seed-0").mkdir(parents=True)
+    with (
+        RunDirectory(out / "seed-0").held(),
+        pytest.raises(StoreError, match=r"seed-0: process \d+ is running in it"),
+    ):
+        set_aside(out)
+    assert set_aside(out) == tmp_path / "runs" / "x.old-3"
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("x")
+    with pytest.raises(StoreError, match="not the folder of a run, so it stays as it is"):
+        set_aside(mine)
+    assert (mine / "thesis.txt").exists()

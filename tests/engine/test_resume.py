@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from nfilter import (
     Sample,
     State,
     StoreError,
+    provenance,
 )
 from nfilter.store import RunDirectory, read_json
 
@@ -293,7 +295,7 @@ def counting(self, requests):
     print("asked", len(requests), flush=True)
     return generate(self, requests)
 nfilter_example.Adder.generate = counting
-point = lambda name, module: SimpleNamespace(name=name, load=lambda: module, dist=SimpleNamespace(name=name, version="1"))
+point = lambda name, module: SimpleNamespace(name=name, value=name, load=lambda: module, dist=SimpleNamespace(name=name, version="1"))
 plugins = load([point("nfilter_example", nfilter_example), point("extra", module)], ())
 run(load_recipe(home / "r.yaml", plugins), plugins, home / "out")
 """
@@ -381,3 +383,78 @@ def test_a_journal_that_is_none_is_named(kit: Any) -> None:
         (kit.out / name).unlink(missing_ok=True)
     with pytest.raises(NfilterError, match=r"journal\.db: not a journal"):
         kit.run()
+
+
+@pytest.fixture
+def editable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A plugin's package that is installed from where it is written: ``helper.py`` decides, ``stage.py`` is registered."""
+    package = tmp_path / "editable_plugin"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "helper.py").write_text("WORD = 'one'\n")
+    (package / "stage.py").write_text(EDITABLE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield package
+    for name in [name for name in sys.modules if name.startswith("editable_plugin")]:
+        del sys.modules[name]
+
+
+EDITABLE = """\
+from nfilter import Contract, Generates, ModelNeed, Request, StageConfig
+from editable_plugin import helper
+
+class Config(StageConfig):
+    pass
+
+class Stage:
+    name = "editable.stage"
+    Config = Config
+
+    def __init__(self, config):
+        pass
+
+    @classmethod
+    def contract(cls, config):
+        return Contract(writes=frozenset({"word"}), needs=(ModelNeed("student", Generates),))
+
+    def process(self, chunk, state, ctx):
+        ctx.model("student").generate([Request(s.context, sample_id=s.id) for s in chunk])
+        return [s.note("word", helper.WORD) for s in chunk]
+"""
+
+
+def test_an_edited_plugin_runs_again_with_what_comes_after_and_asks_nothing_again(
+    kit: Any, stage: Stage, asked: list[str], editable: Path
+) -> None:
+    def edited() -> type:
+        provenance._tree.cache_clear()
+        for name in [name for name in sys.modules if name.startswith("editable_plugin")]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        made: type = importlib.import_module("editable_plugin.stage").Stage
+        return made
+
+    before, after = stage("extra.before"), stage("extra.after")
+    kit.run([before, edited(), after])
+    (editable / "helper.py").write_text("WORD = 'two words'\n")
+    kit.run([before, edited(), after])
+    said = [text for text in kit.reporter.infos if "running again" in text]
+    assert said == [
+        "02-editable.stage: running again, as what it is made of changed: plugin code",
+        "03-extra.after: running again, as what it is made of changed: input",
+    ]
+    assert {s.notes["word"] for s in kit.artefact("03-extra.after").samples()} == {"two words"}
+    assert len(asked) == 10
+    kit.run([before, edited(), after])
+    assert [stage["reused"] for stage in kit.json("manifest.json")["stages"]] == [True] * 3
+
+
+def test_other_code_of_the_engine_runs_everything_again(
+    kit: Any, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit.run([stage("extra.a")])
+    for module in ("ingest", "run"):
+        monkeypatch.setattr(f"nfilter.engine.{module}.core_code", lambda: "another")
+    kit.run([stage("extra.a")])
+    assert "source: running again, as what it is made of changed: nfilter's code" in kit.reporter.infos  # fmt: skip
+    assert "01-extra.a: running again, as what it is made of changed: input, nfilter's code" in kit.reporter.infos  # fmt: skip

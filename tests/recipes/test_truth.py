@@ -182,6 +182,19 @@ def test_a_second_run_asks_no_model_and_has_the_same_figures(
         assert (copy / "run" / name).read_bytes() == (quickstart.path / name).read_bytes()
 
 
+def test_a_fresh_run_uses_nothing_of_the_one_before(
+    copy: Path, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = no_answers(monkeypatch)
+    smaller = tools.sets("source.rows=48", "train.epochs=1", "evaluate.limit=40")
+    file = str(tools.recipes / "quickstart.yaml")
+    done = tools.call("run", file, "--out", "run", "--fresh", *smaller, cwd=copy)
+    assert (done.code, len(asked)) == (5, 1)
+    assert "run: moved to run.old-1, its journal too; the run begins anew" in done.err
+    assert (copy / "run.old-1" / "cleaned.jsonl").is_file()
+    assert not (copy / "run" / "cleaned.jsonl").exists()
+
+
 def test_stages_that_were_lost_are_made_again_from_the_journal(
     copy: Path, quickstart: Any, tools: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

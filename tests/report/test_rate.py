@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from nfilter.errors import StoreError
 from nfilter.report import audit, compare, rate
 from nfilter.report.figures import Figure, Range, estimate, narrowed
 from nfilter.report.html import write_report
@@ -17,7 +18,7 @@ RUN, GROUP = Path("runs/sums"), Path("runs/group")
 AUDITED = Figure(0.3, None, 1, 0.2, 0.4)
 
 
-def ranged(path: Path, low: float, high: float) -> dict[str, Any]:
+def ranged(path: Path, low: float, high: float, written: Any) -> dict[str, Any]:
     """The run's metrics with a range in place of the point that its check estimated."""
     file = path / "metrics.json"
     metrics: dict[str, Any] = json.loads(file.read_text())
@@ -25,6 +26,7 @@ def ranged(path: Path, low: float, high: float) -> dict[str, Any]:
         if "estimated_noise_rate" in report:
             report["estimated_noise_rate"].update(estimate=None, low=low, high=high)
     file.write_text(json.dumps(metrics))
+    written(path)
     return metrics
 
 
@@ -61,8 +63,8 @@ def test_words(found, words):
 
 
 @pytest.mark.parametrize(("path", "n"), [(RUN, 1), (GROUP, 2)])
-def test_a_range_is_shown_on_screen_page_and_in_comparisons(path, n, world, shown):
-    metrics = ranged(path, 0.1, 0.62)
+def test_a_range_is_shown_on_screen_page_and_in_comparisons(path, n, world, shown, written):
+    metrics = ranged(path, 0.1, 0.62, written)
     assert estimate(metrics) == Range(0.1, 0.62, n)
     over = f", means of {n} seeds" if n > 1 else ""
     words = f"between 10.0% and 62.0%{over}: no closer"
@@ -78,8 +80,8 @@ def test_a_range_is_shown_on_screen_page_and_in_comparisons(path, n, world, show
     assert "None" not in screen + said
 
 
-def test_an_audit_narrows_the_range_everywhere(world, shown):
-    metrics = ranged(RUN, 0.35, 0.62)
+def test_an_audit_narrows_the_range_everywhere(world, shown, written):
+    metrics = ranged(RUN, 0.35, 0.62, written)
     assert rate.noise_rate(RUN, metrics) == Range(0.35, 0.62)
     sheet = RUN / "audit.csv"
     drawn = audit.audit(RUN, n=50)
@@ -97,3 +99,6 @@ def test_an_audit_narrows_the_range_everywhere(world, shown):
     assert "narrowed by rows checked by hand" in screen
     cell = compare.as_json(compare.compare([RUN]))["figures"]["estimated_noise_rate"][0]
     assert cell["mean"] == pytest.approx(0.5)
+    (RUN / "audit.json").write_text((RUN / "audit.json").read_text().replace("0.5", "0.4", 1))
+    with pytest.raises(StoreError, match=r"audit.json: holds other .* move it and audit.csv away"):
+        compare.compare([RUN])

@@ -221,7 +221,7 @@ def test_without_checkpoints_nothing_is_kept(tmp_path: Path) -> None:
     assert LoraSettings(model="m").checkpoint_every == 50
 
 
-@pytest.mark.parametrize("damage", ["cut", "text", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "text", "empty", "a tensor", "the course"])
 def test_a_checkpoint_that_cannot_be_read_costs_its_steps_and_a_warning(
     tmp_path: Path, damage: str
 ) -> None:
@@ -229,8 +229,16 @@ def test_a_checkpoint_that_cannot_be_read_costs_its_steps_and_a_warning(
     out = tmp_path / "broken"
     stop(out, 5)
     content = (out / STATE).read_bytes()
+    course = content.replace(b'\\"losses\\": [', b'\\"losses\\": [1', 1)
+    assert course != content
     (out / STATE).write_bytes(
-        {"cut": content[: len(content) // 2], "text": b"no tensors " * 50, "empty": b""}[damage]
+        {
+            "a tensor": content[:-2] + bytes([content[-2] ^ 1]) + content[-1:],
+            "the course": course,
+            "cut": content[: len(content) // 2],
+            "text": b"no tensors " * 50,
+            "empty": b"",
+        }[damage]
     )
     ctx = FakeContext()
     assert train(out, ctx).ref.digest == whole.ref.digest

@@ -21,6 +21,8 @@ from transformers import (
 )
 
 from nfilter import ModelError, StoreError
+from nfilter.files import write_sealed
+from nfilter.seals import sealed
 from nfilter_hf.commands import merge as command
 from nfilter_hf.lora_adapter import adapter_parameters, attached, save_adapter
 from nfilter_hf.merge import merge, merge_run
@@ -73,7 +75,29 @@ def make_run(folder: Path, base: Path | None, models: dict[str, Any] | None = No
         "lock": {"base_dir": str(folder.parent)},
     }
     (folder / "recipe.lock.yaml").write_text(yaml.safe_dump(recipe))
+    trained = folder / "adapters" / "cleaned"
+    files = {path.name: sealed(path) for path in trained.iterdir()}
+    write_sealed(trained / "nfilter.json", {"files": files})
     return folder
+
+
+@pytest.mark.parametrize(
+    "name", ["adapter_model.safetensors", "adapter_config.json", "nfilter.json"]
+)
+def test_an_adapter_that_is_not_as_it_was_trained_is_not_folded_in(
+    tmp_path: Path, name: str
+) -> None:
+    run = make_run(tmp_path / "run", save_base(tmp_path / "base"))
+    file = run / "adapters" / "cleaned" / name
+    data = bytearray(file.read_bytes())
+    at = data.rindex(b"0") if name == "nfilter.json" else len(data) - 3
+    data[at] ^= 1
+    file.write_bytes(bytes(data))
+    result = CliRunner().invoke(command, [str(run)])
+    assert isinstance(result.exception, StoreError)
+    assert f"{name}: holds other" in str(result.exception)
+    assert "nfilter run RECIPE --out" in str(result.exception)
+    assert not (run / "merged").exists()
 
 
 def test_merged_weights_say_what_the_adapter_said(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pydantic import model_validator
 from nfilter import StageConfig, did_you_mean
 from nfilter_entp.duplicates import Exact, Near, Same
 from nfilter_entp.perplexity import Perplexity
+from nfilter_entp.rules_answer import NoAnswer, no_answer
 from nfilter_entp.rules_end import Truncated, truncated
 from nfilter_entp.rules_form import (
     CharactersRule,
@@ -26,6 +27,7 @@ from nfilter_entp.texts import Text
 
 ROW_RULES: dict[str, Callable[[Text, Any], str | None]] = {
     "empty": empty,
+    "no_answer": no_answer,
     "length": length,
     "characters": characters,
     "script": script,
@@ -47,6 +49,7 @@ class Rules(StageConfig):
     near_duplicates: Near | None = None
     same_response: Same | None = None
     empty: Empty | None = None
+    no_answer: NoAnswer | None = None
     length: Length | None = None
     characters: CharactersRule | None = None
     script: Script | None = None

@@ -146,9 +146,14 @@ def _letters(text: str, rule: Repeats) -> str | None:
 
 
 class Template(StageConfig):
-    """What a template, a web page or a refusing assistant left in the response. ``tags``: so many HTML tags or entities."""
+    """What a template, a web page or a refusing assistant left in the response.
+
+    ``tags``: so many HTML tags or entities. ``goes_on``: an assistant's stock phrase before so many other words is let be, and so
+    are places to fill in, in a letter or the like.
+    """
 
     tags: int = Field(default=2, ge=1)
+    goes_on: int = Field(default=20, ge=1)
 
 
 _PHRASES = (
@@ -165,6 +170,7 @@ _PHRASES = (
         r"|\[[^\[\]\n]{1,50} here\](?!\()|\binsert [a-z ]{1,30} here\b")),
     # One letter in two braces is mathematics, and so is more beside a backslash or a dollar.
     ("a placeholder", re.compile(r"\{\{ ?[a-z][\w .-]{1,38}\}\}")),
+    ("another task", re.compile(r"^(?:\d+[.)]\s*)?\W{0,3}instruction ?\d*:", re.MULTILINE)),
     ("a mark of a chat format", re.compile(
         r"<\|[a-z_]{1,20}\|>|\[/?inst\]|<</?sys>>|^#{2,3} ?(?:instruction|response|input|output):|</s>", re.MULTILINE)),
 )  # fmt: skip
@@ -174,7 +180,7 @@ _ECHOES = re.compile(
 # These are all of a short response: a longer one is not searched, as runs of punctuation would be gone over again and again.
 _WHOLE = (
     ("a mark for nothing", re.compile(
-        r"\A\W*(?:no[ _](?:input|output|response|answer provided|content)(?: (?:needed|required|provided|given|available))?|noinput|nooutput|n/a|tbd|todo|idk"
+        r"\A\W*(?:no[ _](?:input|output|response|answer provided|content)(?: (?:needed|required|provided|given|available))?|noinput|nooutput|n/a|not applicable|tbd|todo|idk"
         r"|i don'?t know|placeholder|test test|asdf|\[?deleted\]?|\[?removed\]?)\W*\Z")),
     ("a service's error", re.compile(
         r"\A\W*(?:error|exception)?\W*(?:\d{3} )?(?:rate limit(?: exceeded| reached)|request timed out|internal server error|too many requests"
@@ -184,6 +190,15 @@ _SHORT = 300
 _CODES = re.compile(r"\b(?:https?|status|errors?|exceptions?|codes?|[45]\d\d)\b")
 _ROOM = re.compile(
     r"\b(?:templates?|placeholders?|fill|blanks?|lorem|filler|html|xml|jinja|mustache|handlebars|vue|format)\b"
+)
+# Texts to be sent or spoken, which leave room for a name.
+_FILLED_IN = re.compile(
+    r"\b(?:letters?|e-?mails?|messages?|texts?|notes?|invit\w+|speech(?:es)?|toast|contracts?|agreements?|resumes?|cv|applications?|announce\w*|introduc\w+|bios?|greetings?|cards?|scripts?|posts?|tweets?"
+    r"|ads?|advertis\w*|statements?|memos?|proposals?|surveys?|questionnaires?|forms?|repl(?:y|ies)|thank\w*|dialog(?:ue)?s?|conversations?|press release|voicemail|pitch|prompts?|welcome|draft|write|compose)\b"
+)
+# What an assistant says of itself answers such a question.
+_TO_ASSISTANT = re.compile(
+    r"\b(?:are|do|did|have|can|could|would|were|will) you\b|\byour (?!own)|\byourself\b|\bif you were\b|\byou (?:feel|think|like|prefer|are|have)\b"
 )
 _TAG = re.compile(
     r"</?(?:div|span|p|br|a|table|tbody|tr|td|th|font|img|script|style|ul|ol|li|body|head|html|h[1-6]|b|i|u|em|strong|center|iframe|meta|link|form|input|button|nav|footer|section)"
@@ -207,20 +222,35 @@ def template(text: Text, rule: Template) -> str | None:
             continue
         if shown.startswith("{{") and ("\\" in said or "$" in said):
             continue
-        if name == "a service's error" and _CODES.search(asked):
+        if name == "an assistant's stock phrase" and len(_after(said, found.end())) >= rule.goes_on:
             continue
-        if name in {"a placeholder", "filler text", "a mark for nothing"} and _ROOM.search(asked):
-            continue
-        if name in {"a placeholder", "a mark of a chat format"} and (
-            text.fenced or _WEB.search(asked)
-        ):
-            continue
-        return f"{name}: {shown[:60]!r}"
+        if not _excused(name, asked, text, rule):
+            return f"{name}: {shown[:60]!r}"
     if ("<" in said or "&" in said) and not _WEB.search(asked):
         tags = _TAG.findall(_INLINE.sub(" ", said) if "`" in said else said)
         if len(tags) >= rule.tags:
             return f"{len(tags)} HTML tags or entities, the first {tags[0][:30]!r}; {rule.tags} are too many"
     return None
+
+
+def _excused(name: str, asked: str, text: Text, rule: Template) -> bool:
+    """Whether the query speaks of such a thing, or asks for a text in which it has its place."""
+    if name == "an assistant's stock phrase":
+        return _TO_ASSISTANT.search(asked) is not None
+    if name == "a service's error":
+        return _CODES.search(asked) is not None
+    if name in {"a placeholder", "filler text", "a mark for nothing"} and _ROOM.search(asked):
+        return True
+    if name == "a placeholder" and len(text.words) >= rule.goes_on and _FILLED_IN.search(asked):
+        return True
+    marks = {"a placeholder", "another task", "a mark of a chat format"}
+    return name in marks and (text.fenced or _WEB.search(asked) is not None)
+
+
+def _after(said: str, place: int) -> set[str]:
+    """Different words behind the sentence in which a phrase stands."""
+    stop = re.search(r"[.!?\n]", said[place:])
+    return set(words_of(plain(said[place + stop.end() :]))) if stop else set()
 
 
 class Copied(StageConfig):

@@ -130,6 +130,31 @@ def test_right_answers_break_no_rule(case: str) -> None:
 
 LONG = "The river rises in the hills to the north and then runs for many miles through a wide and green valley"
 WRONG = {
+    "no_answer": [
+        ("Name the place in the photo", "N/A (the model cannot see photos)"),
+        ("Name the place in the photo", "Not applicable; there is nothing to look at."),
+        ("Name the place in the photo", "No output because there is no photo."),
+        ("Name the place in the photo", "No output is needed here"),
+        ("Name the place in the photo", "Output: N/A"),
+        ("Name the place in the photo", "Answer: <nooutput>"),
+        ("Name the place in the photo", "Sorry, I'm an AI and have no eyes, so I do not know."),
+        ("Name the place in the photo", "I’m sorry, but I cannot view photos."),
+        ("Name the place in the photo", "I am unable to open the photo."),
+        ("Name the place in the photo", "I do not have the ability to view photos."),
+        ("Name the place in the photo", "This is not something a GPT model can do."),
+        ("Name the place in the photo", "Looking at a photo is not possible for a language model."),
+        ("Name the place in the photo", "GPT-3 cannot look at photos."),
+        ("Name the place in the photo", "This type of instruction cannot be done by text alone."),
+        ("Name the place in the photo", "The request is not applicable."),
+        ("Sum up the text", "Please provide the text."),
+        ("Sum up the text", "Could you please share the full text with me?"),
+        ("Sum up the text", "There is no text provided."),
+        ("Sum up the text", "No text was given, so nothing can be said of it."),
+        ("Sum up the text", "You have not provided a text."),
+        ("Sum up the text", "The text is missing."),
+        ("Draw a cat", "[Image of a cat on a mat]"),
+        ("Draw a cat", "<picture>"),
+    ],
     "empty": [
         ("Why?", ""), ("Why?", " \n\t"), ("Why?", "..."), ("Why?", "?!"), ("Why?", "***"), ("Why?", "\u200b"), ("Write a loop", "```\n```"), ("Write a loop", "```python"), ("Why?", "- - -"), ("为什么？", "。。。"), ("Why?", "@#%!!&&**//::??__--"),
     ],
@@ -179,6 +204,9 @@ WRONG = {
         ("What is new?", "Fish&nbsp;and&nbsp;chips"),
         ("What is new?", "Much.<|im_end|>"),
         ("What is new?", "N/A"),
+        ("What is new?", "Not applicable."),
+        ("What is new?", "It is the spring.\n\n2. Instruction: Name a tree.\nInput: none"),
+        ("What is new?", "As an AI language model, I cannot know. " + "We do not know it. " * 9),
         ("What is new?", "Error: rate limit exceeded"),
     ],
     "copied": [
@@ -334,3 +362,32 @@ FORMS = {
 @pytest.mark.parametrize("case", FORMS)
 def test_forms_that_are_asked_break_no_rule(case: str) -> None:
     assert found(*FORMS[case]) == {}
+
+
+NOT_EMPTY = {
+    "a label of the query": ("What was sold? Say N/A where nothing was", "N/A (nothing was sold)"),
+    "what cannot be": ("Can one divide by zero?", "It is not possible to divide by zero, so there is no answer."),
+    "a fact of models": ("What can language models not do?", "They have no senses: a language model cannot taste."),
+    "a polite text": ("Rewrite it politely: I won't help you", "I am sorry, but I cannot help with this."),
+    "a translation": ("Translate: No puedo ver la foto", "I cannot see the photo"),
+    "a reply": ("Reply to a customer who has lost a parcel", "Please provide the number of your order, and we look into it."),
+    "a line of a play": ("Write a dialogue of a blind man and a boy", "I cannot see the picture, my boy. Tell me what it shows."),
+    "no in a sentence": ("Is there an answer?", "No answer is better than a wrong one."),
+    "no and a reason": ("Is the sea red?", "No, because it takes its colour from the sky."),
+    "not enough": ("Does the text say when?", "There is not enough information in the text to tell."),
+    "of itself": ("What's your favorite colour?", "As an AI language model, I do not have one."),
+    "a phrase before an answer": (
+        "Which team is the best?",
+        ("As an AI language model, I do not have a view. Many people hold that the team from the north is best, since it has won the cup in each of "
+        "the last three years, and its young players are fast and strong."),
+    ),
+    "a letter with a place for a name": (
+        "Write a letter to a friend", "Dear [insert name here],\n\nthe river is high, and all of us are glad that you are not here but far away in the hills. See you soon!\n\n[Your name here]",
+    ),
+    "a remark in brackets": ("How does the play end?", "[The picture falls.] All leave."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NOT_EMPTY)
+def test_answers_that_look_like_none(case: str) -> None:
+    assert found(*NOT_EMPTY[case]) == {}

@@ -1,0 +1,85 @@
+"""The rule on responses that are none: they say that there is no answer, refuse, or ask for what the request lacks."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import Field
+
+from nfilter import StageConfig
+from nfilter_entp.asks import ends_of
+from nfilter_entp.texts import Text
+
+_MEDIA = r"(?:images?|pictures?|photos?|photographs?|drawings?|paintings?|illustrations?|sketch(?:es)?|videos?|audio|recordings?|animations?|gifs?|screenshots?|charts?|graphs?|diagrams?|files?|attachments?)"
+_GIVEN = (
+    r"(?:input|text|texts|sentences?|paragraphs?|passages?|articles?|data|information|context|details|documents?|stor(?:y|ies)|poem|lists?|numbers?|words?|questions?|code"
+    rf"|emails?|content|links?|urls?|examples?|instructions?|titles?|quotes?|reviews?|tables?|equations?|{_MEDIA})"
+)
+_MODEL = (
+    r"(?:(?:an?|the|this|any|our) )?(?:(?:gpt|ai|artificial intelligence|(?:large )?language|text[- ]based|machine learning|nlp|text)[- ]?(?:\d\S{0,4} )?"
+    r"(?:model|assistant|system|bot|program|agent)s?|gpt(?:-?\d\S{0,3})?|ai|(?:language )?model|assistant|chatbot)"
+)
+_ACTS = (
+    r"(?:answer|respond|reply|help|assist|comply|fulfil{1,2}|complete|perform|execute|process|do (?:this|that|so|it)|generate|create|draw|paint|sketch|design|display|show|view|see|look at"
+    r"|access|open|browse|visit|play|listen|hear|watch|provide|produce|record|upload|download|attach|edit|take|scan|print|physically|directly|currently|actually|visually|experience|feel|have|understand|recogni[sz]e|identify)"
+)
+_TASK = r"(?:instruction|task|request|question|prompt|command|query|assignment|activity|problem|type of (?:instruction|task|request|question|problem))"
+_SORRY = r"(?:(?:(?:i'm|i am|we're|we are) )?(?:very |so |really )?(?:sorry|afraid)|i apologi[sz]e|my apologies|apologies|unfortunately|regrettably|regretfully)"
+_NOT = r"(?:can ?not|can't|could not|couldn't|(?:is|am|are|was)(?:n't| not) (?:able|capable|possible|suitable|designed|supported|intended|meant|applicable|equipped|something|within)|(?:is|am|are) (?:unable|incapable|impossible)|do(?:es)?(?:n't| not))"
+_BEGIN = rf"\A\W{{0,3}}(?:(?:output|response|answer|result|note|a)\W{{1,4}})?(?:{_SORRY}[^a-z]{{0,3}}(?:but |that |because |however,? )?)?"
+
+_NONE = (
+    ("it says that there is no answer", re.compile(
+        rf"{_BEGIN}(?:n/a|n\.a\.|not applicable|no[ _-]?output|no[ _-]?input|no[ _-]?response|no[ _-]?answer|no result)"
+        r"(?:\W{0,3}[(\[:;–—-]|\W{1,3}(?:because|as|since|due to|for|when|where|in this|to this|(?:is|was|can|could|will)(?: be| not)* (?:required|needed|necessary|possible|available|applicable|given|provided|expected|generated|produced|found)|required|needed|necessary|provided|given|available|possible|applicable|this|the|it)\b)")),
+    ("it says that there is no answer", re.compile(
+        r"\A\W{0,3}(?:output|response|answer|result|note|a)\W{1,4}(?:n/a|n\.a\.|not applicable|no[ _-]?(?:output|input|response|answer|result)|none needed)\W{0,4}\Z")),
+    ("it refuses", re.compile(
+        rf"{_BEGIN}(?:(?:as|being) {_MODEL},? )?(?:i|we)(?: am|'m)? (?:just |only |simply )?(?:can ?not|can't|could not|couldn't|(?:am |'m |are )?(?:unable|not able|incapable|not capable)(?: to| of)?|do not have (?:the )?(?:ability|capability|access)(?: to)?|don't have (?:the )?(?:ability|capability|access)(?: to)?) (?:{_ACTS}|{_GIVEN})\b")),
+    ("it refuses", re.compile(
+        rf"{_BEGIN}(?:i'm|i am|this is) (?:just |only |simply )?(?:an? )?{_MODEL}\b[^.!?]{{0,60}}\b(?:not|n't|cannot|unable|no)\b")),
+    ("it says that a model cannot do it", re.compile(
+        rf"{_BEGIN}[^.!?\n]{{0,60}}\b(?:not (?:something|a task|an instruction)|not possible|not suitable|not feasible|impossible|cannot|can ?not|can't|unable)\b[^.!?\n]{{0,60}}\b(?:gpt[- ]?\d*|(?:ai|gpt|language|text-based) (?:model|assistant|system)s?)\b")),
+    ("it says that a model cannot do it", re.compile(rf"{_BEGIN}{_MODEL} {_NOT}\b")),
+    ("it says that the task cannot be done", re.compile(
+        rf"{_BEGIN}(?:this|the|that|your)(?: given| above| following)? {_TASK} (?:{_NOT}|is (?:invalid|incomplete|unclear|too vague|not (?:clear|valid|complete|relevant)|missing|outside|beyond)|requires? an? (?:image|picture|video|audio|human|physical))\b")),
+    ("it asks for what the request lacks", re.compile(
+        rf"{_BEGIN}(?:(?:could|can|would) you )?(?:please |kindly )(?:provide|specify|give|share|send|upload|attach|enter|input|supply|include)(?: me| us)?(?: with)?(?: the| a| an| your| more| some| any)?(?: [\w-]+){{0,3}}? {_GIVEN}\b")),
+    ("it asks for what the request lacks", re.compile(
+        rf"{_BEGIN}(?:there (?:is|was|are|were) no|no|i (?:do not|don't) (?:see|have) an?y?)(?: [\w-]+){{0,2}}? {_GIVEN}"
+        r"(?: (?:is|was|were|are|has been|have been))? ?(?:provided|given|specified|included|attached|available|to \w+)\b")),
+    ("it asks for what the request lacks", re.compile(
+        r"\A\W{0,3}(?:you|the (?:user|prompt|instruction|request)) (?:have not|haven't|did not|didn't|has not|does not|doesn't) (?:provided?|given?|specif(?:y|ied)|include|included|contain|attach|attached)"
+        rf"(?: an?| any| the| me)*(?: [\w-]+){{0,2}}? {_GIVEN}\b")),
+    ("it asks for what the request lacks", re.compile(
+        rf"{_BEGIN}the (?:[\w-]+ ){{0,2}}?{_GIVEN} (?:is|are|was|were) (?:missing|empty|not (?:provided|given|included|attached|specified|available))\b")),
+    ("it stands for what a text cannot hold", re.compile(
+        rf"\A\W{{0,3}}[\[(<{{*](?:insert |an? |the |see )?(?:attached )?(?:{_MEDIA})\b[^\])>}}*]{{0,80}}[\])>}}*]\W{{0,3}}\Z")),
+)  # fmt: skip
+# A rewritten text, a reply to a customer or a line of a play may say it by right, and so may a label that the query offers.
+_BY_RIGHT = re.compile(
+    r"\bn/a\b|\bnot applicable\b|\bno (?:output|answer|response)\b|\b(?:unanswerable|placeholder|captions?|alt text)\b"
+    r"|\b(?:rewrite|rephrase|reword|paraphrase|translate|convert|change|transform|correct|edit|proofread|improve|formal\w*|polite\w*|repl(?:y|ies)|respond to|response (?:to|for)|apolog\w+|declin\w+|reject\w*|refus\w+|excuse"
+    r"|customers?|e-?mails?|letters?|messages?|dialog(?:ue)?s?|conversations?|scripts?|chatbots?|plays?|role|pretend|say no|form|survey|error messages?|notifications?|what does|meaning of)\b"
+)
+
+
+class NoAnswer(StageConfig):
+    """The response, of ``most`` words at most, has no answer: "N/A (...)", "No output because ...", "This is not something a
+    GPT model can do", "Please provide the text", ``[Image of a cat]``.
+
+    It must begin so, and the query must not ask for such words. English alone.
+    """
+
+    most: int = Field(default=60, ge=1)
+
+
+def no_answer(text: Text, rule: NoAnswer) -> str | None:
+    """A short response that only says that there is none."""
+    if len(text.response) > 12 * rule.most or len(text.words) > rule.most:
+        return None
+    said = " ".join(text.response.casefold().replace("’", "'").split())
+    found = next(((name, hit) for name, pattern in _NONE if (hit := pattern.search(said))), None)
+    if found is None or _BY_RIGHT.search(ends_of(text.asked)):
+        return None
+    return f"{found[0]}: {said[:60]!r}"

@@ -97,14 +97,20 @@ async def _judge(request: httpx.Request) -> None:
     sent = _sent.get()
     if sent is None or request.method == "GET":
         return
-    if str(request.url) in sent:
+    url = str(request.url)
+    if url in sent:
         raise OutOfBoundsError(broken("the connection was lost before a reply came"))
-    sent.add(str(request.url))
+
+    async def trace(event: str, _: Any) -> None:
+        if event.endswith("send_request_headers.started"):
+            sent.add(url)
+
+    request.extensions = {**request.extensions, "trace": trace}
 
 
 @contextmanager
 def sent_once() -> Iterator[None]:
-    """In the block, a client of litellm's sends to no address twice."""
+    """In the block, a client of litellm's sends to no address twice. A connection that failed may be tried again."""
     token = _sent.set(set())
     try:
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -30,6 +31,7 @@ from nfilter.recipe import load as load_recipe
 from nfilter.testing.faults import Script, completion
 from nfilter.testing.server import ModelServer
 from nfilter_litellm.backend import LiteLLMBackend
+from nfilter_litellm.bounds import OutOfBoundsError, bound_clients, sent_once
 from nfilter_litellm.config import LiteLLMConfig
 from nfilter_litellm.failures import from_status
 from nfilter_litellm.prices import price_of
@@ -158,6 +160,36 @@ def test_a_connection_that_is_lost_through_litellm_is_one_request(transport: str
     assert budget.spent > 0
 
 
+def test_a_client_of_litellm_s_sends_once_in_an_attempt() -> None:
+    """Its handlers have tried again after a lost connection in some versions, and after a failed one in others."""
+    import httpx
+
+    from nfilter_litellm.providers import library
+
+    library()
+    bound_clients()
+    from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
+
+    connections = []
+
+    async def twice(url: str) -> list[type[Exception]]:
+        client = AsyncHTTPHandler().client
+        met = []
+        with sent_once():
+            for _ in range(2):
+                try:
+                    await client.post(url, json={})
+                except (httpx.HTTPError, OutOfBoundsError) as error:
+                    met.append(type(error))
+        await client.aclose()
+        return met
+
+    with listening(lambda one: connections.append(one.recv(2**16))) as url:
+        assert asyncio.run(twice(url)) == [httpx.RemoteProtocolError, OutOfBoundsError]
+    assert len(connections) == 1
+    assert asyncio.run(twice(url)) == [httpx.ConnectError, httpx.ConnectError]
+
+
 @contextmanager
 def listening(handle: Callable[[socket.socket], None]) -> Iterator[str]:
     """A server that reads what comes and closes; its address."""
@@ -195,10 +227,10 @@ def test_what_was_turned_away_costs_nothing(kind: str) -> None:
 def test_a_server_that_nobody_runs_costs_nothing() -> None:
     with ModelServer() as server:
         url = server.url
-    for transport in ("aiohttp", "litellm"):
+    for model, transport in (("x", "aiohttp"), ("x", "litellm"), ("anthropic/y", "litellm")):
         budget = Budget(1.0)
         config = LiteLLMConfig(
-            model="x",
+            model=model,
             api_base=url,
             attempts=1,
             price=PER_MILLION,

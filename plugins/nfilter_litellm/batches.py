@@ -356,7 +356,7 @@ class _Work:
         # an answer, for a reason that others share, or where the model never answered.
         if len(faults) == len(pending.ids):
             for fault in lost:
-                if fault.stops or not home.heard:
+                if (fault.stops and not fault.own) or not home.heard:
                     home.breaker.failed(fault)
         return again
 

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from nfilter import BudgetError, Completion, Failure, ModelError, Request
 from nfilter_litellm.breaker import Breaker
 from nfilter_litellm.failures import CallError
+from nfilter_litellm.forms import Forms
 from nfilter_litellm.gate import Gate
 from nfilter_litellm.held import Hold, hold_thread, holding, new_loop
 from nfilter_litellm.limiter import Limiter
@@ -94,6 +95,7 @@ class Dispatcher:
         # The server says when it takes calls again: it is worth asking every 8 s.
         self._pause = replace(retry, most=16 * retry.base)
         self._gate = Gate(limiter)
+        self._forms = Forms(transport)
         # Sets of calls that are not all begun: as long as there is one, the level is what holds them back.
         self._feeding = 0
         self.attempts = 0
@@ -157,13 +159,17 @@ class Dispatcher:
             answer = await self._transport.call(request)
             self.limiter.answered(ticket, clock() - began, full=self._feeding > 0)
             self._breaker.answered()
+            self._forms.works(request)
         except CallError as error:
             course.usd += error.usd
             fault = self._in_time(error)
+            if fault.spoken:
+                self._forms.works(request)
             self._weigh(fault, ticket, clock() - began)
             if course.goes_on(fault, clock()):
                 return None
-            self._breaker.failed(fault)
+            if not fault.own or await self._forms.at_fault(request, course.pays):
+                self._breaker.failed(fault)
             return Completion("", "failed", failure=Failure(fault.kind, course.told(fault)))
         else:
             return answer
@@ -201,6 +207,10 @@ class _Course:
         self._timeouts = 0
         self._turned_away = 0
         self._until: float | None = None
+
+    def pays(self, usd: float) -> None:
+        """Count what was spent for this call beside its attempts."""
+        self.usd += usd
 
     def charged(self, answer: Completion) -> Completion:
         """The answer with the cost of all attempts; without a price nothing is known of it."""

@@ -10,13 +10,9 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
 from nfilter import FailureKind, allow_host
+from nfilter_litellm.overflow import is_overflow
 
 _SHOWN = 300
-_TOO_LONG = re.compile(
-    r"context[_ ]?(length|window|size)|maximum (context|prompt|input)|prompt is too long|too many (input )?tokens"
-    r"|exceeds? the (available |model'?s? )?(context|maximum)",
-    re.IGNORECASE,
-)
 _REFUSED = re.compile(
     r"content[_ ]?(filter|policy|management)|responsible ?ai|safety", re.IGNORECASE
 )
@@ -35,7 +31,7 @@ class CallError(Exception):
 
     ``kind`` and ``detail`` go on record where no further attempt is made. ``again`` allows another attempt, after
     ``after`` seconds where the server said so. ``stops`` means that other calls will meet it too: the account, the
-    address or the request's form. ``spoken``: the model's side did answer, in the protocol, and this is its answer.
+    address or the request's form; ``own`` that it may as well be this prompt's alone, which another prompt can show. ``spoken``: the model's side did answer, in the protocol, and this is its answer.
     ``effect`` is what it says about the server's load: ``limited`` for a 429, ``strained`` for 5xx and timeouts.
     ``worked``: the model may have worked on it, so that it may be billed; ``usd`` is what that may have cost.
     ``status`` is the reply's, where it was another than 200.
@@ -48,6 +44,7 @@ class CallError(Exception):
         *,
         again: bool = False,
         stops: bool = False,
+        own: bool = False,
         spoken: bool = False,
         after: float | None = None,
         effect: Effect = "none",
@@ -58,6 +55,7 @@ class CallError(Exception):
         self.detail = detail
         self.again = again
         self.stops = stops
+        self.own = own
         self.spoken = spoken
         self.after = after
         self.effect: Effect = effect
@@ -98,6 +96,13 @@ def off_schema(what: str) -> CallError:
     return CallError("parse", f"the reply is no chat completion: {what}", again=True)
 
 
+def unfinished(what: str) -> CallError:
+    """A whole reply in which the server says that the answer has not come to its end."""
+    return CallError(
+        "server", f"the answer was not finished: {what}", again=True, effect="strained"
+    )
+
+
 def refused(what: str) -> CallError:
     """The model or its provider would not answer."""
     return CallError("refused", what, spoken=True)
@@ -133,6 +138,8 @@ def _of_status(status: int, body: str, after: float | None) -> CallError:
     text = f"{code} {message}"
     if status == 429 and _NO_QUOTA.search(text):
         return CallError("server", f"no quota is left ({told})", stops=True)
+    if is_overflow(status, text):
+        return CallError("too_long", told, spoken=True)
     if status == 429:
         return CallError("server", told, again=True, after=after, effect="limited")
     if status >= 500 or status in (408, 409, 425):
@@ -143,8 +150,6 @@ def _of_status(status: int, body: str, after: float | None) -> CallError:
 
 def _of_the_request(status: int, told: str, text: str) -> CallError:
     """A reply that another attempt would bring again."""
-    if status == 413 or (status in (400, 422) and _TOO_LONG.search(text)):
-        return CallError("too_long", told, spoken=True)
     if status in (400, 403, 422) and _REFUSED.search(text):
         return refused(told)
     if 300 <= status < 400:
@@ -153,8 +158,8 @@ def _of_the_request(status: int, told: str, text: str) -> CallError:
         )
     elif status == 404:
         told += "; check model and api_base"
-    # What is left is the account's, the address's, or a parameter that the server does not take.
-    return CallError("server", told, stops=True)
+    # What is left is the account's, the address's, a parameter that the server does not take, or something of the prompt.
+    return CallError("server", told, stops=True, own=status in (400, 422))
 
 
 def described(body: str) -> tuple[str, str]:

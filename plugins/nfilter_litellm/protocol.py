@@ -9,14 +9,32 @@ from typing import Any, Literal
 from nfilter import Completion, Message, Request
 from nfilter_litellm.config import LiteLLMConfig
 from nfilter_litellm.failures import (
+    described,
     empty,
     from_status,
     off_schema,
     one_line,
     refused,
+    unfinished,
     without_logprobs,
 )
 
+# Why an answer ended, as servers write it; in another word it has not ended as it should.
+_ENDINGS = {
+    **dict.fromkeys(
+        ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", "tool_calls", "function_call", "tool_use"),
+        "stop",
+    ),
+    **dict.fromkeys(
+        ("length", "max_tokens", "model_length", "max_output_tokens", "model_context_window_exceeded", "continuation"),
+        "length",
+    ),
+    **dict.fromkeys(
+        ("content_filter", "content_filtered", "refusal", "safety", "sensitive", "recitation", "blocklist", "prohibited_content",
+         "spii", "language", "guardrail_intervened"),
+        "filter",
+    ),
+}  # fmt: skip
 _SEEDS = 2**31
 _HUGE = 2**53  # no count and no log-probability is as large
 
@@ -85,26 +103,48 @@ def _read(reply: Any, logprobs: bool, stop: Sequence[str]) -> Completion:
     message = choice.get("message")
     if not isinstance(message, Mapping):
         raise off_schema("its choice has no message")
-    finish = choice.get("finish_reason")
+    ended = _ended(choice)
     # litellm moves what it does not know by name.
     moved = message.get("provider_specific_fields")
     refusal = message.get("refusal") or (isinstance(moved, Mapping) and moved.get("refusal"))
     if refusal:
         raise refused(f"the model refused: {one_line(str(refusal))}")
-    if finish == "content_filter":
+    if ended == "filter":
         raise refused("the provider's content filter stopped the answer")
     whole = _text(message.get("content"))
     text = whole[: min((whole.find(one) for one in stop if one and one in whole), default=None)]
     usage = reply.get("usage")
     counts = usage if isinstance(usage, Mapping) else {}
     prompt, made = (_whole(counts.get(key)) for key in ("prompt_tokens", "completion_tokens"))
-    ending: Literal["stop", "length"] = "length" if finish == "length" and text == whole else "stop"
+    ending: Literal["stop", "length"] = "length" if ended == "length" and text == whole else "stop"
     if not text and ending == "stop":
         raise empty("the answer is empty")
     values = _logprobs(choice.get("logprobs")) if logprobs else None
     if logprobs and not values and whole:
         raise without_logprobs()
     return Completion(text, ending, values, prompt, made, reasoning=_reasoning(message))
+
+
+def _ended(choice: Mapping[str, Any]) -> str:
+    """``stop``, ``length`` or ``filter``; a server that gives no reason has come to the end.
+
+    Raises:
+        CallError: where an error stands in the choice, or for a reason that is none of those.
+    """
+    error = choice.get("error")
+    if error:
+        code = error.get("code") if isinstance(error, Mapping) else None
+        told = _text_of_error({"error": error}) if isinstance(error, Mapping) else str(error)
+        message, _ = described(told)
+        raise unfinished(f"{code if isinstance(code, int) else ''} {message}".strip())
+    # litellm writes stop for what it does not know.
+    own = choice.get("provider_specific_fields")
+    native = own.get("native_finish_reason") if isinstance(own, Mapping) else None
+    reason = native or choice.get("finish_reason")
+    ended = _ENDINGS.get(reason.lower()) if isinstance(reason, str) else None
+    if ended is None and reason:
+        raise unfinished(f"finish_reason is {one_line(str(reason))!r}")
+    return ended or "stop"
 
 
 def _text(content: Any) -> str:

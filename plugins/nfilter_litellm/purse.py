@@ -60,7 +60,8 @@ def most_of(request: Request, price: Price, max_tokens: int | None) -> float:
     """An upper bound in dollars: no tokenizer makes more tokens of a text than it has bytes."""
     prompt = sum(_bytes(message.content) + _AROUND for message in request.messages)
     # What else a turn holds goes out as JSON.
-    prompt += sum(_bytes(json.dumps(turn.packed()[2:])) for turn in request.messages)
+    more = [turn.packed()[2:] for turn in request.messages]
+    prompt += sum(_bytes(json.dumps(each)) for each in more if each)
     if request.tools:
         prompt += _bytes(json.dumps(list(request.tools)))
     return price.of(prompt, max_tokens or request.sampling.max_tokens)

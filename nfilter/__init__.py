@@ -83,6 +83,7 @@ if TYPE_CHECKING:
         TrainingResult,
     )
     from nfilter.store import publishing
+    from nfilter.thoughts import MARKS
     from nfilter.types import (
         JSON,
         ROLES,
@@ -122,6 +123,7 @@ _HOME = {
         "EndsPrompts",
         "Generates",
         "LendsModule",
+        "MARKS",
         "Needs",
         "Priced",
         "Scores",
@@ -195,6 +197,7 @@ _HOME = {
     ),
     "nfilter.files": ("check_folder",),
     "nfilter.store": ("publishing",),
+    "nfilter.thoughts": ("MARKS",),
     "nfilter.types": (
         "JSON",
         "ROLES",
@@ -242,6 +245,7 @@ __all__ = [
     "CAPABILITIES",
     "EMPTY_STATE",
     "JSON",
+    "MARKS",
     "ROLES",
     "Abilities",
     "Adapts",

@@ -186,6 +186,19 @@ def _cut(text: str, stops: Sequence[str]) -> int | None:
 
 
 def _text(loaded: Loaded, ids: Sequence[int]) -> str:
+    """The text of ids without special tokens, but for marks of thoughts."""
+    if not any(key in loaded.marks for key in ids):
+        return _decoded(loaded, ids)
+    parts: list[str] = []
+    start = 0
+    for place, key in enumerate(ids):
+        if key in loaded.marks:
+            parts += [_decoded(loaded, ids[start:place]), loaded.marks[key]]
+            start = place + 1
+    return "".join((*parts, _decoded(loaded, ids[start:])))
+
+
+def _decoded(loaded: Loaded, ids: Sequence[int]) -> str:
     text = loaded.tokenizer.decode(
         list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
     )

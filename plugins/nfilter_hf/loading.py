@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nfilter import ModelError, Site, missing_package
+from nfilter import MARKS, ModelError, Site, missing_package
 from nfilter_hf.chat import Chat
 from nfilter_hf.checks import folder_problems
 from nfilter_hf.config import HFConfig, locate
@@ -41,7 +41,10 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model in memory. ``context`` is its longest sequence; ``stop_ids`` are the tokens that end an answer."""
+    """A model in memory. ``context`` is its longest sequence; ``stop_ids`` are the tokens that end an answer.
+
+    ``marks`` are the special tokens that mark thoughts, by id: they are part of what the model says.
+    """
 
     module: Any
     tokenizer: Any
@@ -50,6 +53,7 @@ class Loaded:
     context: int
     stop_ids: frozenset[int]
     pad_id: int
+    marks: Mapping[int, str] = field(default_factory=dict)
 
 
 def find(config: HFConfig, site: Site) -> Source:
@@ -139,7 +143,14 @@ def load(config: HFConfig, source: Source, text: Text) -> Loaded:
         context=text.context,
         stop_ids=_stop_ids(module, tokenizer, text.chat),
         pad_id=_first_id(tokenizer.pad_token_id, tokenizer.eos_token_id),
+        marks=_marks(tokenizer),
     )
+
+
+def _marks(tokenizer: Any) -> dict[int, str]:
+    known = {mark for pair in MARKS for mark in pair}
+    added = tokenizer.added_tokens_decoder.items()
+    return {key: token.content for key, token in added if token.special and token.content in known}
 
 
 def _fetch(hub_id: str, revision: str | None) -> Source:

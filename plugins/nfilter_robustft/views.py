@@ -125,7 +125,7 @@ def read(
 ) -> tuple[str | None, str | None]:
     """The answer in a completion and why there is none: (answer or None, failure or None).
 
-    A reply that was cut off before it stated an answer has none: the last number of half a calculation is not
+    A reply that was cut off before it stated an answer, or within it, has none: the last number of half a calculation is not
     what the model answers, and half an open-ended text is no answer either. A letter that comes first and is
     then explained at length is one, unless the model was asked to reason (``reasoned``) before it answers.
     """
@@ -133,10 +133,23 @@ def read(
         return None, f"{completion.failure.kind}: {completion.failure.detail}"
     kind = ctx.answers.kind
     if completion.finish == "length" and (
-        kind == "text" or ((reasoned or kind != "choice") and not _STATED.search(completion.text))
+        kind == "text" or ((reasoned or kind != "choice") and not _is_stated(completion.text, kind))
     ):
         return None, "cut off at max_tokens"
     return _parsed(ctx, sample, completion.text)
+
+
+def _is_stated(text: str, kind: str) -> bool:
+    """Whether a text that was cut off states an answer in full: "Answer: 12" may be the beginning of 1200."""
+    end = None
+    for match in _STATED.finditer(text):
+        end = match.end()
+    if end is None:
+        return False
+    rest = text[end:]
+    if kind == "choice" or re.search(r"\S[ \t]*[\n}<]", rest):
+        return True
+    return kind == "number" and re.search(r"\d\W*\s\W*[^\W\d]|\d[,.;)]\s", rest) is not None
 
 
 def read_behind(

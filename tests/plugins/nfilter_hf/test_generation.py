@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from transformers import AddedToken
 
 from nfilter import Completion, EndsPrompts, Message, Request, Sampling
-from nfilter_hf.generation import prompt_ids
+from nfilter_hf.generation import _text, prompt_ids
+from nfilter_hf.loading import _marks
 from nfilter_hf.sampling import choose, uniforms
 
 MODELS = ["llama", "gpt2", "qwen2", "gemma2"]
@@ -340,3 +342,23 @@ def test_the_end_of_a_prompt_shows_whether_the_template_begins_a_thought(backend
     assert backend("llama").prompt_end(request).endswith("assistant\n")
     assert isinstance(backend("llama"), EndsPrompts)
     assert backend("llama").prompt_end(Request(())) == ""
+
+
+def test_marks_of_thoughts_that_are_special_tokens_are_said(backend: Any) -> None:
+    loaded = backend("llama")._load()
+    words = loaded.tokenizer("what is two", add_special_tokens=False)["input_ids"]
+    special = loaded.tokenizer.eos_token_id
+    assert _text(loaded, [*words, special]) == "what is two"
+    marked = replace(loaded, marks={special: "[/THINK]"})
+    assert _text(marked, [*words, special, *words]) == "what is two[/THINK]what is two"
+
+
+def test_marks_are_looked_for_in_the_tokenizer() -> None:
+    class Tokenizer:
+        added_tokens_decoder: ClassVar[dict[int, Any]] = {
+            3: AddedToken("[THINK]", special=True),
+            4: AddedToken("<think>", special=False),
+            5: AddedToken("[INST]", special=True),
+        }
+
+    assert _marks(Tokenizer()) == {3: "[THINK]"}

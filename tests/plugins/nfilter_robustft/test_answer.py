@@ -60,6 +60,14 @@ def test_a_reply_without_an_answer_is_no_answer(sample, context, reply, answer, 
     ("kind", "text", "answer"),
     [
         ("number", "First 60 and then", None),
+        ("number", "Answer: 12", None),  # of 1200, perhaps
+        ("number", "Answer: 1,", None),
+        ("number", "\\boxed{12", None),
+        ("number", "\\boxed{12}", "12"),
+        ("number", "Answer: 12\n", "12"),
+        ("number", "Answer: 12 apples", "12"),
+        ("exact", "Answer: New", None),
+        ("exact", "Answer: New York\nIt is", "new york"),
         ("number", "Answer: 72, because 60 and", "72"),
         ("exact", "It may be", None),
     ],
@@ -127,3 +135,10 @@ def test_an_empty_chunk_asks_nothing(context):
     model = FakeGenerator(lambda request: "A")
     assert Answer(AnswerConfig(llm="m")).process([], None, context(model)) == []
     assert model.requests == []
+
+
+def test_thoughts_are_the_views_reasoning(sample, context):
+    model = FakeGenerator(lambda request: Completion("B", reasoning="is it A? no"))
+    (out,) = Answer(AnswerConfig(llm="m")).process([sample(1)], None, context(model))
+    note = out.notes["base"]
+    assert (note["answer"], note["text"], note["reasoning"]) == ("B", "B", "is it A? no")

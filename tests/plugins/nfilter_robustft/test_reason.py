@@ -141,3 +141,12 @@ def test_contract_names_the_reflection_only_where_there_is_one():
     assert both.prompts == {"robustft/reason", "robustft/reflect"}
     assert both.writes == both.views == {"reasoning"}
     assert Reason.contract(ReasonConfig(llm="m", rounds=0)).prompts == {"robustft/reason"}
+
+
+def test_thoughts_are_part_of_the_reasoning_and_of_what_is_reflected_on(sample, context):
+    model = FakeGenerator(lambda request: Completion("Answer: B", reasoning="is it A? no"))
+    (out,) = Reason(ReasonConfig(llm="m", rounds=1)).process([sample(1)], None, context(model))
+    note = out.notes["reasoning"]
+    assert (note["answer"], note["text"]) == ("B", "Answer: B")
+    assert note["reasoning"] == "is it A? no\n\nAnswer: B"
+    assert "is it A? no" in model.requests[1].messages[-1].content

@@ -35,7 +35,7 @@ _PRIVATE = re.compile("[\ue000-\ue0ff]")
 _CALCULATED = re.compile(r"<<[^<>\n]{0,120}>>")  # what GSM8K writes beside its results
 _FILLED = re.compile(
     r"[\s:(\[{\"'“]*(?:(?:a|the|total|of|about|around|approximately|roughly|exactly|simply|just|only|then|thus|therefore|clearly|"
-    r"equal|equals|to)[\s,:]+|\$?\\?[A-Za-z]{1,8}(?:_\{?\w{1,3}\}?)?\s?=[\s,:]*|[≈~]\s?){0,5}[\s(\[{\"'“=]*",
+    r"equal|equals|to)[\s,:]+|\$?\\?[A-Za-z]{1,8}(?:_\{?\w{1,3}\}?)?\s?=[\s,:]*|(?:[≈~→⇒∴]|[=-]>)\s?){0,5}[\s(\[{\"'“=]*",
     re.IGNORECASE,
 )
 _NAMED = re.compile(r"[^\d=,<>≤≥]{0,40}=\s?")

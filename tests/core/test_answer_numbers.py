@@ -50,7 +50,7 @@ READ = {
     "答案是72": "72", "答案是72个苹果": "72", "答えは72です": "72", "정답은 72입니다": "72", "所以一共有72个": "72", "คำตอบคือ 72": "72",
     "Respuesta: 72": "72", "La respuesta es 72 manzanas.": "72", "Ответ: 72": "72", "La réponse est 72.": "72", "Antwort: 72": "72",
     '{"answer": 72}': "72", '{"answer": "-3/4"}': "-0.75", "**Answer: 1,234.50 dollars**": "1234.5", "Answer: 72 (60 + 12)": "72",
-    "The answer is 72 - that is all.": "72", "## Answer\n\n72": "72", "Answer: 72, since 60+12=72": "72",
+    "The answer is 72 - that is all.": "72", "=> 5": "5", "72 млн": "72000000", "The answer is \\( \\frac{1}{2} \\).": "0.5", "## Answer\n\n72": "72", "Answer: 72, since 60+12=72": "72",
 }  # fmt: skip
 
 UNREADABLE = [
@@ -65,7 +65,8 @@ UNREADABLE = [
     "3/4/2020", "3 out of 4", "covid-19", "y = 2x", "4 = 2x", "the value is 2\\pi", "so it is 4\\sqrt{2}.", "The area is 9π.", "f(5)",
     "the ratio is 3:4", "(-2)^2", "<5", "≤ 5", "-(5)", "- 5", "Answer:\n- 5", "Answer: seventy", "There are 3 boxes.\nAnswer: unknown",
     "The answer is not 5.", "3 × 10 5", "-US$5", "Answer: table 3 shows it", "two thirds, 2 thirds", "67/4 = 16.75 bags, so 17",
-    "\\frac{1}{2}7", "½7",
+    "\\frac{1}{2}7", "½7", "0.(3)", "0.3̅", "3・5", "\\boxed{0.\\dot{3}}", "\\boxed{3:2}", "\\boxed{1\\text{ h }30\\text{ min}}",
+    "\\boxed{5 < x < 7}", "\\boxed{\\sqrt{4}}", "\\boxed{|5|}", "\\boxed{2 + 3i}", "\\boxed{\\frac{x}{2}}", "\\boxed{e^{2}}", "1.2.3", "192.168.0.1",
 ]  # fmt: skip
 
 

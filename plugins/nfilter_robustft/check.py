@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+import numpy.typing as npt
+from pydantic import BeforeValidator, Field, model_validator
 
 from nfilter import (
     JSON,
@@ -22,6 +23,7 @@ from nfilter import (
     State,
 )
 from nfilter_robustft.bounds import Range, rate_range
+from nfilter_robustft.cut import Cut, best, cut, share
 from nfilter_robustft.judge import Judgement, ask
 from nfilter_robustft.keys import is_trusted
 from nfilter_robustft.lazy import prove, skipped_views
@@ -33,7 +35,8 @@ from nfilter_robustft.posterior import (
     noise_score,
     partition,
 )
-from nfilter_robustft.sure import Sure
+from nfilter_robustft.ranks import rank_of, ranked, share_of
+from nfilter_robustft.sure import Sure, probability_of
 from nfilter_robustft.views import excerpt, view_of
 
 _BLOCK = 256
@@ -45,6 +48,10 @@ class CheckConfig(StageConfig):
     says so where not every view agrees (``judge``), or where some view has an answer and the label is wrong with
     probability ``threshold`` at most (``probability``); ``none`` flags nothing and only scores.
 
+    At low noise, rank and review: ``budget_of_flags`` (0.05 or "5%") flags at most that share of the labels, those with the
+    highest noise scores; ``target_precision`` flags as many as are expected to be wrong with that precision, as trusted
+    rows show it, else the noise scores. Either sets ``vote: probability``.
+
     With ``sure`` one view votes alone where it is sure of its answer; where it is not, the others vote without it.
     ``collision`` is the chance that two wrong open answers agree, or ``auto``. ``trusted`` names a column that is
     true where a label is known to be right. ``preset: official`` is the published rule: all.
@@ -54,6 +61,8 @@ class CheckConfig(StageConfig):
     into: str = "check"
     vote: Literal["all", "any", "judge", "probability", "none"] = "all"
     threshold: float = Field(default=0.5, ge=0, le=1)
+    target_precision: float | None = Field(default=None, gt=0, lt=1)
+    budget_of_flags: Annotated[float, Field(gt=0, le=1), BeforeValidator(share)] | None = None
     llm: str | None = None
     prompt: str = "robustft/judge"
     max_tokens: int = Field(default=512, ge=1)
@@ -64,8 +73,35 @@ class CheckConfig(StageConfig):
     sure: Sure | None = None
     preset: Literal["official"] | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _ranks(cls, values: Any) -> Any:
+        """A cut of the ranking is a vote by probability."""
+        cuts = ("target_precision", "budget_of_flags")
+        if isinstance(values, Mapping) and any(values.get(name) is not None for name in cuts):
+            return {"vote": "probability", **values}
+        return values
+
+    @property
+    def cuts(self) -> str | None:
+        """The setting that cuts the ranking by noise score, as a recipe has it; None where a vote decides."""
+        if self.target_precision is not None:
+            return f"target_precision: {self.target_precision:g}"
+        return (
+            None if self.budget_of_flags is None else f"budget_of_flags: {self.budget_of_flags:g}"
+        )
+
     @model_validator(mode="after")
     def _sound(self) -> CheckConfig:
+        if self.target_precision is not None and self.budget_of_flags is not None:
+            raise ValueError(
+                "target_precision and budget_of_flags both choose how many labels are flagged; leave out one of the two"
+            )
+        if self.cuts and (self.vote != "probability" or self.threshold != 0.5):
+            other = f"vote: {self.vote}" if self.vote != "probability" else "threshold"
+            raise ValueError(
+                f"{self.cuts} chooses which labels are flagged, and so does {other}; leave out one of the two"
+            )
         if len(set(self.views)) != len(self.views):
             raise ValueError(f"views: {list(self.views)} names a view twice")
         if self.vote == "judge" and self.llm is None:
@@ -107,6 +143,9 @@ class _Seen:
     sure: float | None
 
 
+_Place = tuple[Pattern, tuple[float, float], str]
+
+
 class Check:
     """Writes a verdict on every label: ``flagged``, ``noise_score``, ``agree`` by view, and the ``vote``.
 
@@ -139,10 +178,13 @@ class Check:
         """Count the patterns of agreement and fit the model to them."""
         counts: Counter[Pattern] = Counter()
         skipped: Counter[str] = Counter()
+        ranking: list[_Place] = []
         samples = iter(stream)
         while block := list(islice(samples, _BLOCK)):
             rows = self._see(block, ctx)
             counts.update(seen.pattern for seen in rows)
+            if self.config.cuts:
+                ranking += [_place(seen, ctx) for seen in rows]
             skipped.update(name for seen in rows for name in seen.skipped)
         config = self.config
         fitted = estimate(
@@ -150,7 +192,8 @@ class Check:
         )
         if not fitted.n:
             ctx.log.warning("no label has an answer that can be read: no noise rate is estimated")
-            return State({"fit": fitted.to_json()})
+            found, ranks = self._cut(ranking, fitted, 0.0, ctx)
+            return State({"fit": fitted.to_json(), "flagged": found.flagged if found else 0}, ranks)
         if skipped:
             total = sum(counts.values())
             said = ", ".join(f"{name} about {n}" for name, n in skipped.items())
@@ -174,7 +217,34 @@ class Check:
             "estimated_noise_rate": {**allowed.to_json(), "if_independent": independent},
             "view_accuracy": accuracy,
         }
-        return State({"fit": fitted.to_json(), "report": report})
+        found, ranks = self._cut(ranking, fitted, allowed.low, ctx)
+        if found is None:
+            return State({"fit": fitted.to_json(), "report": report})
+        report["cut"] = found.to_json()
+        return State({"fit": fitted.to_json(), "flagged": found.flagged, "report": report}, ranks)
+
+    def _cut(
+        self, ranking: Sequence[_Place], fitted: Estimate, low: float, ctx: Context
+    ) -> tuple[Cut | None, Mapping[str, npt.NDArray[Any]]]:
+        """How many of the labels with the highest noise scores are flagged, and the rank of each."""
+        config = self.config
+        if config.cuts is None:
+            return None, {}
+        scores = {
+            pattern: noise_score(replace(pattern, trusted=False), fitted)
+            for pattern in {pattern for pattern, _, _ in ranking}
+        }
+        placed = sorted((-scores[p], tie, name) for p, tie, name in ranking if not p.trusted)
+        falling = [-score for score, _, _ in placed]
+        right = [scores[pattern] for pattern, _, _ in ranking if pattern.trusted]
+        budget = config.budget_of_flags
+        found = cut(
+            falling, right, low,
+            target=config.target_precision,
+            budget=None if budget is None else share_of(budget, len(ranking)),
+        )  # fmt: skip
+        _log_cut(found, config.cuts, best(falling, right, low), ctx)
+        return found, ranked([name for _, _, name in placed])
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
         """Judge the labels of the chunk."""
@@ -183,7 +253,11 @@ class Check:
         seen = self._see(chunk, ctx)
         scores = {pattern: noise_score(pattern, fitted) for pattern in {s.pattern for s in seen}}
         judgements = self._judgements(seen, ctx) if self.config.vote == "judge" else {}
-        return [self._decide(s, scores[s.pattern], judgements.get(s.sample.id)) for s in seen]
+        first = {} if self.config.cuts is None else _ranks(seen, state)
+        return [
+            self._decide(s, scores[s.pattern], judgements.get(s.sample.id), first.get(s.sample.id))
+            for s in seen
+        ]
 
     def _see(self, samples: Sequence[Sample], ctx: Context) -> list[_Seen]:
         views = self.config.views
@@ -272,9 +346,14 @@ class Check:
             retry_temperature=config.retry_temperature,
         )
 
-    def _decide(self, seen: _Seen, score: float, judgement: Judgement | None) -> Sample:
+    def _decide(
+        self, seen: _Seen, score: float, judgement: Judgement | None, rank: tuple[int, int] | None
+    ) -> Sample:
         config = self.config
         flagged, reason = self._verdict(seen, score, judgement)
+        if rank is not None:
+            flagged = rank[0] <= rank[1]
+            reason = f"place {rank[0]} by noise score, {config.cuts} flags the first {rank[1]} ({self._says(seen)})"
         note: dict[str, JSON] = {
             "flagged": flagged,
             "noise_score": round(score, 6),
@@ -319,6 +398,48 @@ class Check:
         if seen.sure is None:
             return f"{_says(seen)}; {sure.view} is not sure and has no vote"
         return f"{_says(seen)}; {sure.view} is sure (p {seen.sure:.2f}) and votes alone"
+
+
+def _place(seen: _Seen, ctx: Context) -> _Place:
+    """Where a label stands among those of its noise score: first the ones that likelier answers contradict."""
+    against = [
+        probability_of(view_of(seen.sample, view)) or 0.0
+        for view, agrees in seen.agree.items()
+        if not agrees
+    ]
+    return (
+        seen.pattern,
+        (-max(against, default=0.0), ctx.rng(seen.sample.id).random()),
+        seen.sample.id,
+    )
+
+
+def _ranks(seen: Sequence[_Seen], state: State) -> dict[str, tuple[int, int]]:
+    """By id the rank of each label that may be flagged, and how many are flagged."""
+    flagged: Any = state.values.get("flagged", 0)
+    ranks = (
+        (s.sample.id, rank_of(s.sample.id, state.arrays)) for s in seen if not s.pattern.trusted
+    )
+    return {name: (rank, flagged) for name, rank in ranks if rank is not None}
+
+
+def _log_cut(found: Cut, setting: str, highest: float, ctx: Context) -> None:
+    """Log how many labels are flagged, and on what the expected precision rests."""
+    rests = (
+        f"as {found.trusted} trusted rows show"
+        if found.trusted
+        else "if label and views err independently; where they share mistakes it is lower. Trusted rows (trusted: COLUMN) "
+        "calibrate it, nfilter audit RUN measures it"
+    )
+    if found.precision is None:
+        ctx.log.warning(
+            f"{setting}: no label is flagged; the highest precision that any cut is expected to have is {highest:.2f}, {rests}"
+        )
+        return
+    ctx.log.info(
+        f"{setting}: of {found.ranked} labels the {found.flagged} with the highest noise scores are flagged; {found.precision:.0%} "
+        f"of them are expected to be wrong, {rests}"
+    )
 
 
 def _log_rate(allowed: Range, fitted: Estimate, ctx: Context) -> None:

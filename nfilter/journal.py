@@ -107,6 +107,7 @@ class Journal:
         self._path = path
         self._lenders = tuple(lender for lender in lenders if lender.is_file())
         self.touched: frozenset[str] = frozenset()
+        self.lent = 0  # answers that this process took from lenders
         try:
             self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         except sqlite3.Error as error:
@@ -172,10 +173,11 @@ class Journal:
             "needs them, and what they cost still counts"
         )
 
-    def empty(self) -> bool:
-        """Whether no call has an answer."""
+    def answers(self) -> int:
+        """How many calls have an answer."""
         with self._lock:
-            return self._connection.execute("SELECT 1 FROM calls LIMIT 1").fetchone() is None
+            (count,) = self._connection.execute("SELECT count(*) FROM calls").fetchone()
+        return int(count)
 
     def close(self) -> None:
         """Close the connection."""
@@ -205,6 +207,7 @@ class Journal:
             # The lender paid for them.
             self.commit([(key, replace(done, usd=0.0)) for key, done in lent.items()], [])
             found.update(lent)
+            self.lent += len(lent)
         return found
 
     def commit(

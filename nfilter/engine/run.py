@@ -23,13 +23,14 @@ from nfilter.engine.ingest import (
 )
 from nfilter.engine.judge import judge
 from nfilter.engine.judge_tokens import judge_tokens
+from nfilter.engine.ledger import Ledger, open_journal
 from nfilter.engine.lock import answer_prompts, write_lock
 from nfilter.engine.places import prompts_of, site_of
 from nfilter.engine.rows import CLEANED, DROPPED, write_rows
 from nfilter.engine.samples import StageRun, live, run_stage, tell
 from nfilter.engine.tokenizers import check_tokenizers
 from nfilter.engine.versions import versions
-from nfilter.errors import DamageError, NfilterError, NothingLeftError, StoreError
+from nfilter.errors import NfilterError, NothingLeftError
 from nfilter.events import RunFinished, RunStarted, StageFinished
 from nfilter.files import remove
 from nfilter.journal import Journal
@@ -40,6 +41,7 @@ from nfilter.prompts import Prompts
 from nfilter.provenance import code_of, core_code
 from nfilter.recipe import Arm, Recipe, Use, model_needs
 from nfilter.report.html import write_report
+from nfilter.report.reading import MANIFEST
 from nfilter.scorebook import ScoreBooks
 from nfilter.seals import sealed
 from nfilter.stages import Contract, TokenLoss
@@ -48,13 +50,10 @@ from nfilter.store import (
     RunDirectory,
     digest,
     fingerprint_of,
-    read_sealed,
     write_json,
     write_sealed,
 )
 from nfilter.types import ModelRef, Sample, TokenSample
-
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +77,16 @@ class _Run:
     prompts: Prompts
     log: RunLog
     limit: int | None
-    began: float = field(default_factory=time.monotonic)
     published: dict[str, ModelRef] = field(default_factory=dict)
     finished: list[StageFinished] = field(default_factory=list)
     fingerprints: dict[str, str] = field(default_factory=dict)
     lints: dict[str, dict[str, Any]] = field(default_factory=dict)
     at: str = "source"  # what is at work
     scores: ScoreBooks = field(init=False)
+    ledger: Ledger = field(init=False)
 
     def __post_init__(self) -> None:
+        self.ledger = Ledger(self.directory.path, self.journal, self.log.warning)
         self.scores = ScoreBooks(self.directory.path / "scores", self.log.warning)
 
     def context(
@@ -150,7 +150,7 @@ def run(
     models = pool or ModelPool(recipe, site_of(recipe, plugins, out))
     with directory.held():
         log = RunLog(reporter or QuietReporter(), out / "run.log")
-        journal = _journal(out, lenders, log)
+        journal = open_journal(out, lenders, log.warning)
         state = _Run(
             recipe, plugins, directory, models, journal, prompts_of(recipe, plugins), log, limit
         )
@@ -160,10 +160,11 @@ def run(
             plugins.announce(
                 "nfilter_run_started", RunStarted(recipe.name, out, recipe.seed), log.warning
             )
-            with models.site.drain.installed(log.warning):
-                metrics = _steps(state)
-            seconds = time.monotonic() - start
-            _publish(state, metrics)
+            with state.ledger.kept():
+                with models.site.drain.installed(log.warning):
+                    metrics = _steps(state)
+                seconds = time.monotonic() - start
+                _publish(state, metrics)
             plugins.announce(
                 "nfilter_run_finished", RunFinished(recipe.name, out, metrics), log.warning
             )
@@ -180,23 +181,6 @@ def run(
             if own_pool:
                 models.close()
     return RunResult(out, metrics, seconds)
-
-
-def _journal(out: Path, lenders: Sequence[Path], log: RunLog) -> Journal:
-    file = out / "journal.db"
-    journal = Journal(file, lenders, log.warning)
-    try:
-        asked = read_sealed(out / MANIFEST, out).get("calls") if (out / MANIFEST).exists() else None
-    except DamageError as error:
-        log.warning(f"{error.path} {error.what}; it is written anew when the run ends")
-        asked = None
-    if asked and journal.empty():
-        journal.close()
-        raise StoreError(
-            f"{file}: holds no call, and the run made some; put a whole copy back, or move {out} away and run again: all "
-            "calls are then made anew"
-        )
-    return journal
 
 
 def _steps(state: _Run) -> dict[str, Any]:
@@ -278,7 +262,7 @@ def _publish(state: _Run, metrics: dict[str, Any]) -> None:
     if usd or state.recipe.budget is not None:
         metrics["usd"] = usd
     write_json(out / "metrics.json", metrics)
-    _manifest(state, time.monotonic() - state.began)
+    _manifest(state, state.ledger.note("done"))
     write_report(out, metrics)
 
 
@@ -466,7 +450,7 @@ def _files(state: _Run) -> list[str]:
     return ["recipe.lock.yaml", CLEANED, DROPPED, "metrics.json", *evaluated, *tokens]
 
 
-def _manifest(state: _Run, seconds: float) -> None:
+def _manifest(state: _Run, runs: Sequence[Mapping[str, Any]]) -> None:
     out = state.directory.path
     write_sealed(
         out / MANIFEST,
@@ -475,13 +459,15 @@ def _manifest(state: _Run, seconds: float) -> None:
             "name": state.recipe.name,
             "seed": state.recipe.seed,
             "versions": versions(),
-            "seconds": seconds,
+            "seconds": runs[-1]["seconds"],
+            "runs": runs,
             "fingerprints": state.fingerprints,
             "calls": state.journal.usage(),
             "stages": [
                 {
                     "stage": done.stage, "kept": done.kept, "dropped": done.dropped,
                     "relabelled": done.changed, "seconds": done.seconds, "reused": done.reused,
+                    "made_in_seconds": Artefact(out / done.stage).summary()["seconds"],
                 }
                 for done in state.finished
             ],

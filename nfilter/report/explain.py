@@ -299,6 +299,8 @@ def _quarantined(run: RunDirectory, name: str) -> Explanation | None:
 def _unknown(run: RunDirectory, sample_id: str) -> str:
     if sample_id.startswith(_LINE):
         lines = [f"{_LINE}{row['line']}" for row in reading.quarantined(run)]
+        if not reading.finished(run.stage(0, reading.SOURCE)):
+            return f"{run.path}: its source was not read to the end; run the same command again"
         if not lines:
             return f"{run.path}: no row {sample_id!r}: every line of the source could be read"
         shown = ", ".join(lines[:8]) + (", ..." if len(lines) > 8 else "")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from nfilter.report import encoding, figures, rate, reading, text
+from nfilter.report import encoding, figures, rate, runs, text
 from nfilter.report.figures import Figure
 
 _DETECTION = (
@@ -290,17 +290,23 @@ def _cost(run_dir: Path, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     calls = figures.figure(metrics, "calls_per_sample")
     lines = [("calls a sample", _plain(calls) if calls is not None else "not counted")]
     usd = figures.figure(metrics, "usd")
+    found = runs.spent(run_dir)
     if usd is not None:
-        lines.append(("dollars", f"{usd.mean:.4f}{' a seed' if usd.n > 1 else ''}"))
-    times = []
-    for path in reading.children_of(run_dir) or [run_dir]:
-        if (path / "manifest.json").is_file():
-            seconds = reading.manifest(path).get("seconds")
-            if text.is_number(seconds):
-                times.append(float(seconds))
-    if times:
-        lines.append(("time", duration(sum(times))))
+        said = f"{usd.mean:.4f}{' a seed' if usd.n > 1 else ''}"
+        if found is not None and found[1].runs > 1:
+            said = runs.both(found, lambda spent: f"{spent.usd:.4f}")
+        lines.append(("dollars", said))
+    if found is not None:
+        if found[1].runs > 1 and found[1].calls:
+            lines.append(("calls", runs.both(found, lambda spent: f"{spent.calls:,}")))
+        lines.append(("time", _time(found)))
     return lines
+
+
+def _time(found: tuple[runs.Spent, runs.Spent]) -> str:
+    said = runs.both(found, lambda spent: duration(spent.seconds))
+    untimed = found[1].untimed
+    return f"{said}, without {untimed} whose length is not known" if untimed else said
 
 
 def duration(seconds: float) -> str:

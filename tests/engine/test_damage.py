@@ -239,7 +239,7 @@ FILES = (
     "02-extra.fit/state/state.json", "02-extra.fit/state/size.npy", "02-extra.fit/chunk-000002.jsonl",
     "03-extra.judge/fingerprint", "04-example.agree/chunk-000000.jsonl", "04-example.agree/decisions-000001.jsonl",
     "04-example.agree/done.json", "truth.jsonl", "quarantine.jsonl", "cleaned.jsonl", "dropped.jsonl", "metrics.json",
-    "manifest.json", "recipe.lock.yaml", "tokens/index.json", "tokens/ids.npy", "tokens/weights.npy", "tokens/texts.jsonl",
+    "manifest.json", "runs.json", "recipe.lock.yaml", "tokens/index.json", "tokens/ids.npy", "tokens/weights.npy", "tokens/texts.jsonl",
     "tokens/offsets.npy", "adapters/raw/memory.json", "adapters/raw/nfilter.json", "evaluation/raw.jsonl",
     "evaluation/vanilla.jsonl", "journal.db", "report.html", "run.log",
 )  # fmt: skip

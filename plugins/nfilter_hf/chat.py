@@ -62,9 +62,7 @@ class Chat:
             tokenizer, self.template, {"bos_token": ""} if bare else {}, tools=tools
         )
         try:
-            self._render(
-                ({"role": "user", "content": "Usr7"},), ask=True, tools=[TOOL] if tools else None
-            )
+            self._render.settle()
         except ChatError as error:
             if not tools:
                 raise ModelError(f"{error}; {_REMEDY}") from error

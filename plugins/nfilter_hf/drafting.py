@@ -86,8 +86,8 @@ class Draft:
         reached = 0
         for index, turn in enumerate(turns):
             if turn.role == "assistant":
-                start, end = self._earlier_answer(text, turns, index, reached)
-                answers.append(Answer(turn.message, start, end, start))
+                asked, start, end = self._earlier_answer(text, turns, index, reached)
+                answers.append(Answer(turn.message, start, end, asked))
             else:
                 end = self._end_of(text, turns[: index + 1], turn.content.strip(), reached)
             reached = max(reached, end)
@@ -118,7 +118,7 @@ class Draft:
         begins = start + len(before)
         answer = Answer(last.message, begins, begins + end, start)
         text = head.text + before + tail
-        told = (*head.remarks, _CLOSED) if before else head.remarks
+        told = tuple(dict.fromkeys((*head.remarks, *((_CLOSED,) if before else ()))))
         return Rendered(text, self._mark, (*head.answers, answer), (*head.ends, len(text)), told)
 
     # --- the last answer -------------------------------------------------------------------------------------
@@ -173,7 +173,10 @@ class Draft:
         end = self._habits.end_of_turn
         if not last.plain:
             found = _last_of(tail, self._habits.ends)
-            return (found, tail) if found is not None else (len(tail.rstrip()), tail)
+            if found is not None:
+                return found, tail
+            tail = tail.rstrip() + self._eos
+            return len(tail), tail
         # The content cannot hold an end token, so the first one is this turn's.
         if end and end in tail:
             return tail.index(end) + len(end), tail
@@ -187,30 +190,44 @@ class Draft:
 
     def _earlier_answer(
         self, text: str, turns: Sequence[Turn], index: int, reached: int
-    ) -> tuple[int, int]:
+    ) -> tuple[int, int, int]:
+        """Where the prompt of an answer ends, where the answer begins, and where it ends."""
         content = turns[index].content.strip()
         before = turns[:index]
         try:
             asked = self._render(before, ask=True) if before else text[: max(0, text.find(content))]
         except ChatError:
             asked = text[:reached]
+        pair = _opened(asked)
         if not text.startswith(asked):
             asked = _unopened(asked, self._habits.opened)
         begins = len(asked) if text.startswith(asked) else self._place(text, turns, index)
         known = begins is not None and begins >= reached
-        start = begins if begins is not None and known else max(reached, shared(asked, text))
+        first = begins if begins is not None and known else max(reached, shared(asked, text))
+        start = first
+        if pair is not None and pair[1] not in content:
+            start = _past_empty(text, first, pair)
         limit = self._limit(text, turns, index)
-        if not turns[index].plain and limit is not None:
-            end = _last_of(text[start:limit], self._habits.ends)
-            if end is not None:
-                return start, start + end
+        if not turns[index].plain:
+            end = None if limit is None else _last_of(text[start:limit], self._habits.ends)
+            stop = self._alone(text, turns[: index + 1]) if end is None else start + end
+            if stop > start:
+                return first, start, stop
         at = text.find(content, start)
         if at < 0:
             # The template rewrites what was said before: without its thoughts, say.
             found = _first_of(text, start, self._habits.ends)
-            return start, found if found is not None else start
+            return first, start, found if found is not None else start
         end = at + len(content)
-        return start if known else at, self._skip_end(text, end) or end
+        start = start if known else at
+        return min(first, start), start, self._skip_end(text, end) or end
+
+    def _alone(self, text: str, turns: Sequence[Turn]) -> int:
+        """Where the last of ``turns`` ends in ``text``, as far as it is written like the end of a conversation."""
+        try:
+            return shared(self._render(turns, ask=False).rstrip(), text)
+        except ChatError:
+            return 0
 
     def _place(self, text: str, turns: Sequence[Turn], index: int) -> int | None:
         """Where the answer ``index`` begins in ``text``: where another text would stand in its place.
@@ -262,27 +279,31 @@ class Draft:
     def _checked(
         self, text: str, turns: Sequence[Turn], answers: Sequence[Answer]
     ) -> tuple[str, ...]:
-        """Refuse what lost a tool, a call or a result; say what earlier turns lost by the template's own rule."""
-        for tool in self._tools:
-            if not _holds(text, str(tool["function"]["name"])):
-                raise ChatError("the chat template leaves out a tool")
-        spans = {answer.message: text[answer.start : answer.end] for answer in answers}
+        """Refuse what lost a tool, a call or a text; say what earlier turns lost by the template's own rule."""
+        whole = _squeezed(text)
+        self._nothing_lost(whole, turns)
         told: dict[str, None] = {}
+        if any(answer.asked < answer.start for answer in answers):
+            told[_CLOSED] = None
+        if any(turn.role == "system" and not _holds(whole, turn.content) for turn in turns):
+            told[_SYSTEMLESS] = None
+        spans = {answer.message: text[answer.start : answer.end] for answer in answers}
         for turn in turns:
-            said = turn.said
-            if turn.role == "system" and not _holds(text, said.content.strip()):
-                told[_SYSTEMLESS] = None
-            if said.role == "tool" and not _holds(text, said.content.strip()):
-                raise ChatError("the chat template leaves out the result of a tool")
-            if said.role != "assistant" or turn.plain:
-                continue
-            shown = spans.get(turn.message, text)
-            self._calls_are_in(shown, turn)
-            if said.reasoning and not _holds(shown, said.reasoning.strip()):
-                told[_THOUGHTLESS] = None
-            if said.tool_calls and not _holds(shown, said.content.strip()):
-                told[_TEXTLESS] = None
+            if turn.said.role == "assistant" and not turn.plain:
+                shown = spans.get(turn.message, text)
+                self._calls_are_in(shown, turn)
+                told |= _left_out(_squeezed(shown), turn)
         return tuple(told)
+
+    def _nothing_lost(self, whole: str, turns: Sequence[Turn]) -> None:
+        for tool in self._tools:
+            if not _holds(whole, str(tool["function"]["name"])):
+                raise ChatError("the chat template leaves out a tool")
+        for turn in turns:
+            if turn.said.role == "tool" and not _holds(whole, turn.content):
+                raise ChatError("the chat template leaves out the result of a tool")
+            if turn.said.role == "user" and not _holds(whole, turn.content):
+                raise ChatError("the chat template leaves out the text of a user's turn")
 
     def _calls_are_in(self, shown: str, turn: Turn) -> None:
         names = [call.name for call in turn.said.tool_calls]
@@ -293,18 +314,38 @@ class Draft:
 
     def _complete(self, shown: str, last: Turn) -> None:
         if last.plain:
+            learned = shown.removesuffix(self._habits.end_of_turn or self._eos)
+            if last.content.strip() and not learned.strip():
+                raise ChatError("the chat template leaves out the text of the response")
             return
         self._calls_are_in(shown, last)
-        if last.said.tool_calls and not _holds(shown, last.content.strip()):
+        lost = _left_out(_squeezed(shown), last)
+        if _TEXTLESS in lost:
             raise ChatError("the chat template leaves out the text beside a tool call")
-        if last.said.reasoning and not _holds(shown, last.said.reasoning.strip()):
+        if lost:
             raise ChatError("the chat template leaves out the thoughts of the response")
+
+
+def _left_out(shown: str, turn: Turn) -> dict[str, None]:
+    """What of a turn that holds more than text is not in ``shown``, which has no blanks."""
+    said = turn.said
+    thoughtless = said.reasoning and not _holds(shown, said.reasoning)
+    textless = said.tool_calls and not _holds(shown, said.content)
+    found = ((_TEXTLESS, textless), (_THOUGHTLESS, thoughtless))
+    return {remark: None for remark, lost in found if lost}
 
 
 def _opened(text: str) -> tuple[str, str] | None:
     """The marks of the thought that ``text`` ends by opening."""
     shown = text.rstrip()
     return next((pair for pair in THOUGHTS if shown.endswith(pair[0])), None)
+
+
+def _past_empty(text: str, start: int, pair: tuple[str, str]) -> int:
+    """Where an answer begins behind a thought that is empty: what the prompt opened, closed again by the template."""
+    empty = rf"(?:{re.escape(pair[0])})?\s*{re.escape(pair[1])}\n*"
+    found = re.compile(empty).match(text, start)
+    return found.end() if found else start
 
 
 def _unopened(asked: str, opened: str) -> str:
@@ -315,10 +356,9 @@ def _unopened(asked: str, opened: str) -> str:
     return asked.rstrip().removesuffix(pair[0]) if pair else asked
 
 
-def _holds(text: str, part: str) -> bool:
-    """Whether ``text`` has ``part`` in it, as it is or as a JSON string has it, blanks aside."""
-    squeezed = _squeezed(text)
-    return any(_squeezed(each) in squeezed for each in (part, _quoted(part)))
+def _holds(squeezed: str, part: str) -> bool:
+    """Whether a text without its blanks has ``part`` in it, as it is or as a JSON string has it."""
+    return any(_squeezed(each) in squeezed for each in (part, _quoted(part.strip())))
 
 
 def _squeezed(text: str) -> str:

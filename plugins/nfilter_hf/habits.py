@@ -53,6 +53,7 @@ class Renderer:
     ) -> None:
         """``tools``: the template is for conversations with tools alone."""
         self._always = tools
+        self._parts = False
         self._tokenizer = tokenizer
         self.template = template
         self._more = dict(more)
@@ -74,7 +75,7 @@ class Renderer:
 
         try:
             text = self._tokenizer.apply_chat_template(
-                list(turns),
+                [_in_parts(turn) for turn in turns] if self._parts else list(turns),
                 tools=list(tools) if tools else None,
                 chat_template=self._run,
                 tokenize=False,
@@ -85,6 +86,18 @@ class Renderer:
             raise ChatError(f"the chat template refuses the conversation: {error}") from error
         return str(text)
 
+    def settle(self) -> None:
+        """Find out whether a text is given as it is or as a part of a list. Raises ChatError where neither is written."""
+        problem = ChatError("the chat template leaves out the text of a user's turn")
+        for self._parts in (False, True):
+            try:
+                if USER in self((_ASKED,), ask=True, tools=[TOOL] if self._always else None):
+                    return
+            except ChatError as error:
+                problem = problem if self._parts else error
+        self._parts = False
+        raise problem
+
     def tried(
         self, turns: Sequence[Mapping[str, Any]], *, ask: bool, tools: bool = False
     ) -> str | None:
@@ -93,6 +106,12 @@ class Renderer:
             return self(turns, ask=ask, tools=[TOOL] if tools or self._always else None)
         except ChatError:
             return None
+
+
+def _in_parts(turn: Mapping[str, Any]) -> Mapping[str, Any]:
+    content = turn["content"]
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    return {**turn, "content": parts}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +140,7 @@ def learn(render: Renderer, added: re.Pattern[str]) -> Habits:
     called = bool(call_text)
     ends = {token for token in (end, middle) if token}
     if call_text and not _token_after(call_text, _VALUE, ends):
-        tail = call_text[call_text.rfind(_VALUE) :]
-        ends |= set(added.findall(tail)[-1:])
+        ends |= _call_end(added, call_text)
     thoughts, marks = _thoughts(render, opened)
     role, result_text = _tool_role(render, called=called, null=null, arguments=arguments)
     tools_text = render.tried((_ASKED,), ask=True, tools=True) or ""
@@ -168,6 +186,14 @@ def _run(added: re.Pattern[str], text: str) -> list[str]:
         found.append(match.group())
         rest = rest[match.end() :]
     return found
+
+
+def _call_end(added: re.Pattern[str], text: str) -> set[str]:
+    """The token that ends a call's turn and no other, unless it only closes what another opens."""
+    tokens = added.findall(text[text.rfind(_VALUE) :])
+    last = tokens[-1] if tokens else ""
+    pairs = (last.replace("/", ""), last.replace("end", "begin"))
+    return {last} if last and not any(pair != last and pair in text for pair in pairs) else set()
 
 
 def _token_after(text: str, what: str, tokens: set[str]) -> bool:

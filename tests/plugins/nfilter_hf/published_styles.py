@@ -495,6 +495,43 @@ STYLES += [
 ]
 
 
+# Nemotron 3: each turn has its thoughts, an empty one where there are none, and the prompt opens one.
+NEMOTRON = """\
+{%- for m in messages %}
+  {%- if m.role == 'assistant' %}
+    {{- '<|im_start|>assistant\\n' + ('<think>\\n' + m.reasoning_content + '\\n</think>\\n' if m.reasoning_content else '<think></think>') + m.content + '<|im_end|>\\n' }}
+  {%- else %}{{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n<think>\\n' }}{%- endif %}"""
+
+# SmolVLM: texts are parts of a list, and a role is a word.
+SMOLVLM = """\
+{%- for m in messages %}
+  {{- m.role | capitalize + ': ' }}
+  {%- for part in m.content %}{%- if part.type == 'text' %}{{- part.text }}{%- endif %}{%- endfor %}{{- '<end_of_utterance>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- 'Assistant:' }}{%- endif %}"""
+EOU = "<end_of_utterance>"
+
+STYLES += [
+    Published("nemotron-3", NEMOTRON, IM[1], IM, {
+        "system": _im("system", "be red") + _im("user", "red ?") + "<|im_start|>assistant\n<think></think>«red<|im_end|>»\n" + _im("user", "blue ?")
+        + "<|im_start|>assistant\n<think>\n\n</think>\n\n«blue<|im_end|>»\n",
+        "tools": NO_TOOLS, "call": NO_TOOLS, "calls": NO_TOOLS, "bare": NO_CALLS,
+        "thought": _im("system", "be red") + _im("user", "red ?") + "<|im_start|>assistant\n<think>\n«a red one\n</think>\nred<|im_end|>»\n",
+        "thoughts": _im("user", "red ?") + "<|im_start|>assistant\n<think>\n«red it is\n</think>\nred<|im_end|>»\n" + _im("user", "blue ?")
+        + "<|im_start|>assistant\n<think>\n«blue it is\n</think>\nblue<|im_end|>»\n",
+        "result": _im("user", "red ?") + "<|im_start|>assistant\n<think></think>«red<|im_end|>»\n" + _im("tool", "five")
+        + "<|im_start|>assistant\n<think>\n\n</think>\n\n«five<|im_end|>»\n",
+    }, soft=THINK, remarks={"system": (CLOSED,), "result": (CLOSED,)}),
+    Published("smolvlm", SMOLVLM, EOU, (EOU,), {
+        "system": f"System: be red{EOU}\nUser: red ?{EOU}\nAssistant:« red{EOU}»\nUser: blue ?{EOU}\nAssistant:« blue{EOU}»\n",
+        "tools": NO_TOOLS, "call": NO_TOOLS, "calls": NO_TOOLS, "bare": NO_CALLS, "thought": NO_THOUGHTS, "thoughts": NO_THOUGHTS,
+        "result": f"User: red ?{EOU}\nAssistant:« red{EOU}»\nTool: five{EOU}\nAssistant:« five{EOU}»\n",
+    }),
+]  # fmt: skip
+
+
 def text_of(style: Published, name: str) -> Any:
     """What is expected, or None where the style says nothing of the conversation."""
     return style.expected[name].replace("\0", "") if name in style.expected else None

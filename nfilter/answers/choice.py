@@ -28,7 +28,7 @@ _MORE = re.compile(
     r"|(?P<comma>[,;、،]))\s?(?:(?i:option|choice)\s)?[(\[\"'“‘]*(?P<letter>[A-Za-z])" + _NO_WORD
 )
 _DENIED = re.compile(r"\s(?:is|was)(?:n['’]t|\snot)\b")
-_ENOUGH = re.compile(r"[\W_]*$")
+_ENOUGH = re.compile(r"[\W_]*(?:(?:and|or)[\W_]*)?$")  # the list may be cut short
 _CONNECTIVE = re.compile(
     r"\s(?:because|since|as|for|is|would|given|here|and|but|so|in|due|based)\b|\s[^\w\s]"
 )

@@ -47,12 +47,13 @@ def fold(text: str) -> str:
     return unicodedata.normalize("NFKC", normal(text).casefold())
 
 
-def clean(text: str, box: Callable[[str | None], str] | None = None) -> str:
+def clean(text: str, box: Callable[[str | None], str] | None = None, *, words: bool = False) -> str:
     """The end of ``text`` without JSON, markdown and LaTeX dressing; boxes and tags become ``Answer:`` lines.
 
-    ``box`` writes what stands in a box, None for a box that never ends; by default an ``Answer:`` line.
+    ``box`` writes what stands in a box, None for a box that never ends; by default an ``Answer:`` line. ``words``: an answer in words
+    may be JSON itself, so that only an object that holds nothing but an answer and its reasons is one.
     """
-    text = normal(named_answer(text[-TAIL:]))
+    text = normal(named_answer(text[-TAIL:], alone=words))
     text = _LATEX_MATH.sub("", _LATEX_TEXT.sub(r"\1", text))
     text = _unboxed(text, box or _answer_line)
     text = _TAGGED.sub(lambda tag: "\n" if tag[0].startswith("</") else "\nAnswer: ", text)

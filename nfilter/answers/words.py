@@ -53,7 +53,7 @@ class Exact:
         if _is_heading(text):
             return None
         for _ in range(_ROUNDS):
-            before, text = text, _words(_stated_line(clean(text)))
+            before, text = text, _words(_stated_line(clean(text, words=True)))
             if text == before:
                 break
         return text or None
@@ -85,7 +85,7 @@ class Spans:
             return None
         listed = _json_list(text)
         if listed is None:
-            stated = _stated_line(clean(text))
+            stated = _stated_line(clean(text, words=True))
             listed = _json_list(stated)
             if listed is None:
                 listed = [_BULLET.sub("", part) for part in _SPLIT.split(stated)]
@@ -201,7 +201,7 @@ def _bag_f1(left: Counter[str], right: Counter[str]) -> float:
 
 def _is_heading(text: str) -> bool:
     """Whether the text is "Answer:", in whatever language, and nothing after it."""
-    cleaned = clean(text)
+    cleaned = clean(text, words=True)
     return any(
         each.form == "heading"
         and not _words(cleaned[each.position :])

@@ -174,6 +174,8 @@ def completion(
         words, finish = words[:limit], "length"
         text = " ".join(words)
     message = {"role": "assistant", "content": text, "refusal": refusal}
+    if made.reasoning is not None:
+        message["reasoning_content"] = made.reasoning
     choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": finish}
     if asked.get("logprobs") and script.logprobs and kind != "no_logprobs":
         listed = [_token(word) for word in words]

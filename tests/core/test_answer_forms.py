@@ -103,6 +103,13 @@ def test_words_of_all_scripts(text, words):
     assert EXACT.parse(text) == words
 
 
+def test_json_that_is_the_answer_itself_is_compared_as_a_whole():
+    one, other = (EXACT.parse(f'{{"label": "a", "score": {score}}}') for score in (1, 2))
+    assert one is not None
+    assert EXACT.agree([(one, other), (one, one)]) == [False, True]
+    assert EXACT.parse('{"reasoning": "so", "label": "a"}') == "a"
+
+
 LABELS = [
     "लड़की", "लड़का", "ही", "हाँ", "ह", "ดู", "ดี", "ด", "நன்றி", "நன்று", "😀", "😡", "👍🏽", "👍", "∞", "-∞", "+∞", "♂", "♀", "🇩🇪", "🇫🇷",
     "+", "-", "<", "<=", "=", "AB-", "AB+", "AB", "C", "C#", "C++", "5", "-5", "+5", ".5", "<5", ">5", "5%", "5°", "5 €", "5 £", "$5", "€5",

@@ -62,6 +62,29 @@ class Embeds(Protocol):
     def embed(self, texts: Sequence[str]) -> FloatArray: ...
 
 
+@dataclass(frozen=True, slots=True)
+class CutTexts:
+    """How many of ``texts`` texts were longer than an encoder's window of ``window`` tokens, and what it read of those.
+
+    ``read`` is ``head``, ``tail`` or ``mean``; ``setting`` is the field of the backend's config that chooses it.
+    """
+
+    cut: int
+    texts: int
+    window: int
+    read: str
+    setting: str
+
+
+@runtime_checkable
+class CutsTexts(Protocol):
+    """A backend that embeds and tells what did not fit its window; the engine warns of it at the end of a stage."""
+
+    def take_cut_texts(self) -> CutTexts | None:
+        """What was embedded since this was last asked; None where nothing was, or where the limit is not known."""
+        ...
+
+
 @runtime_checkable
 class Scores(Protocol):
     """Per-token losses of given tokens: one float32 [T] a sample, NaN at position 0 and outside the response."""

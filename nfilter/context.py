@@ -11,7 +11,14 @@ from typing import Any
 
 from nfilter.answers import build as build_answers
 from nfilter.answers import judged_by
-from nfilter.capabilities import EndsPrompts, Priced, Streams, TokenizerDigest, Tokenizes
+from nfilter.capabilities import (
+    CutsTexts,
+    EndsPrompts,
+    Priced,
+    Streams,
+    TokenizerDigest,
+    Tokenizes,
+)
 from nfilter.controls import neutral
 from nfilter.drain import Drain
 from nfilter.errors import ContractError, ModelError, did_you_mean
@@ -364,11 +371,13 @@ class RunContext:
         self._trainer = trainer
         self._publish = publish
         self._scores = scores
+        self._used: dict[str, Any] = {}
         self.answers: AnswerKind = answers_of(recipe, self)
 
     def model(self, name: str) -> Model:
         """The model of that name, as this stage may use it."""
         backend = self._pool.backend(name)
+        self._used[self._recipe.aliases.get(name, name)] = backend
         return Model(
             name,
             backend,
@@ -402,6 +411,19 @@ class RunContext:
                 f"{self.stage} wants to train, and the recipe has no trainer; add train: {{use: hf.lora}}"
             )
         return self._trainer(list(samples), start)
+
+    def finish(self) -> None:
+        """Warn of what the models of the stage left unread: texts longer than an encoder's window."""
+        for name, backend in self._used.items():
+            found = backend.take_cut_texts() if isinstance(backend, CutsTexts) else None
+            if found is None or not found.cut or found.read == "mean":
+                continue
+            end, other = ("end", "tail") if found.read == "head" else ("beginning", "head")
+            self.log.warning(
+                f"{self.stage}: {found.cut} of {found.texts} texts are longer than the window of {name} ({found.window} "
+                f"tokens), which read their {found.read} alone; where the {end} matters, set {found.setting}: {other}, "
+                f"or {found.setting}: mean for all of it, on models: {name}"
+            )
 
     def publish_model(self, ref: ModelRef) -> None:
         """Offer a model to ``train: {use: adopt}``."""

@@ -343,7 +343,9 @@ def _sample_stages(state: _Run, source: Artefact) -> Artefact:
             after.remove()
         if not after.of(fingerprint):
             state.journal.forget([label])
-        done = run_stage(StageRun(label, use, before, after), state.context(label, stream), parts)
+        ctx = state.context(label, stream)
+        done = run_stage(StageRun(label, use, before, after), ctx, parts)
+        ctx.finish()
         state.finished.append(done)
         again = " (from an earlier run)" if done.reused else f" in {done.seconds:.1f} s"
         state.log.info(

@@ -12,15 +12,27 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from nfilter import Abilities, Embeds, FloatArray, ModelError, Site, StageConfig, missing_package
+from nfilter import (
+    Abilities,
+    CutTexts,
+    Embeds,
+    FloatArray,
+    ModelError,
+    Site,
+    StageConfig,
+    missing_package,
+)
 from nfilter_embed.folder import FILES, find, is_hub_id, model_files, problems
+from nfilter_embed.windows import Window, split, together
 
 _INSTALL = f"sentence-transformers {missing_package('sentence_transformers', 'nfilter[local]')}"
 
 
 class SentenceTransformersConfig(StageConfig):
     """``model`` is a folder (relative to the recipe's) or a hub id. ``prompt`` is put before every text, as some
-    encoders want it ("query: "). ``normalise`` gives vectors of length 1.
+    encoders want it ("query: "). ``normalise`` gives vectors of length 1. Of a text that is longer than the encoder's
+    window, ``window: head`` reads the beginning, ``tail`` the end, and ``mean`` all of it: the mean of the vectors of
+    its parts, weighted by their tokens.
     """
 
     model: str = Field(min_length=1)
@@ -29,6 +41,7 @@ class SentenceTransformersConfig(StageConfig):
     batch_size: int = Field(default=64, ge=1)
     normalise: bool = False
     prompt: str = ""
+    window: Window = "head"
 
 
 class SentenceTransformers:
@@ -47,6 +60,7 @@ class SentenceTransformers:
         self.config = config
         self.site = site
         self._model: Any = None
+        self._longer = self._texts = self._size = 0
 
     @classmethod
     def abilities(cls, config: SentenceTransformersConfig) -> Abilities:  # noqa: ARG003
@@ -76,6 +90,8 @@ class SentenceTransformers:
         folder = self._folder()
         if find(config.model, self.site) is not None:
             settings = json.dumps([config.normalise, config.prompt])
+        if config.window != "head":
+            settings += config.window
         total = hashlib.sha256(settings.encode())
         for path in model_files(folder):
             with path.open("rb") as file:
@@ -84,12 +100,34 @@ class SentenceTransformers:
         return total.hexdigest()
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
-        """float32 [n, d]; texts longer than the encoder's window are cut to it, as the encoder itself does."""
+        """float32 [n, d]; of a text longer than the encoder's window, the part that ``window`` says."""
         model = self._loaded()
         if not texts:
             return np.zeros((0, int(model.get_embedding_dimension())), dtype=np.float32)
+        config = self.config
+        clean = [_clean(text) for text in texts]
+        parts = split(model, clean, config.window, _clean(config.prompt))
+        if parts is None:
+            return self._encoded(model, [_clean(config.prompt + text) for text in texts])
+        self._longer, self._texts = self._longer + parts.longer, self._texts + len(texts)
+        self._size = parts.size
+        vectors = self._encoded(model, parts.parts)
+        if config.window == "mean" and parts.longer:
+            vectors = together(vectors, parts, len(texts))
+            if config.normalise:
+                lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+                vectors = np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)
+        return vectors
+
+    def take_cut_texts(self) -> CutTexts | None:
+        """How many texts were longer than the window since this was last asked."""
+        found = CutTexts(self._longer, self._texts, self._size, self.config.window, "window")
+        self._longer = self._texts = 0
+        return found if found.texts else None
+
+    def _encoded(self, model: Any, texts: list[str]) -> FloatArray:
         vectors = model.encode(
-            [_clean(self.config.prompt + text) for text in texts],
+            texts,
             prompt="",
             batch_size=self.config.batch_size,
             show_progress_bar=False,

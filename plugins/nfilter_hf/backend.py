@@ -12,6 +12,7 @@ from nfilter import (
     Abilities,
     Adapts,
     Completion,
+    CutTexts,
     Embeds,
     Encodes,
     FloatArray,
@@ -97,6 +98,7 @@ class HFBackend:
         self._generating = Budget(config.batch_tokens)
         self._embedding = Budget(config.batch_tokens)
         self._scoring: Budget | None = None
+        self._embedded: list[tuple[int, int, int]] = []
 
     def fingerprint(self) -> str:
         """SHA-256 of weights, tokenizer, template and settings; of the commit for a hub model."""
@@ -113,6 +115,8 @@ class HFBackend:
                     "chat_template": self._config.chat_template,
                     "embed_layer": self._config.embed_layer,
                 }
+                if self._config.embed_window != "head":
+                    settings["embed_window"] = self._config.embed_window
                 # A commit is a digest of its files already.
                 folder = None if source.hub_id else source.folder
                 self._fingerprint = fingerprint(folder, settings, default_digests())
@@ -143,7 +147,18 @@ class HFBackend:
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """Float32 [n, d]: mean of a layer's hidden states over each text's tokens, the last layer's by default."""
         with self._ready() as loaded:
-            return embed(loaded, texts, self._embedding, self._config.embed_layer)
+            config = self._config
+            found = embed(loaded, texts, self._embedding, config.embed_layer, config.embed_window)
+            self._embedded.append((found.longer, len(texts), loaded.context))
+            return found.vectors
+
+    def take_cut_texts(self) -> CutTexts | None:
+        """How many embedded texts were longer than the context since this was last asked."""
+        taken, self._embedded = self._embedded, []
+        if not taken:
+            return None
+        longer, texts = (sum(each[place] for each in taken) for place in (0, 1))
+        return CutTexts(longer, texts, taken[-1][2], self._config.embed_window, "embed_window")
 
     def encode(
         self, samples: Sequence[Sample], *, max_length: int, turns: str

@@ -24,7 +24,8 @@ class HFConfig(StageConfig):
     quarter of it where a CPU scores). ``max_length``
     shortens the context that the model itself allows. ``chat_template: none`` ignores the model's own template and
     writes Tulu-style roles, as is done for a model that has no template. ``embed_layer`` is the hidden layer whose states
-    make an embedding: 0 the tokens' own vectors, 1 the first layer's output, and so on; the last by default.
+    make an embedding: 0 the tokens' own vectors, 1 the first layer's output, and so on; the last by default. ``embed_window``
+    says what of a text longer than the context is embedded: its ``head``, its ``tail``, or the ``mean`` over all its parts.
     """
 
     also_known: ClassVar[Mapping[str, str]] = {
@@ -48,6 +49,7 @@ class HFConfig(StageConfig):
     max_length: int | None = Field(default=None, gt=1)
     chat_template: Literal["auto", "none"] = "auto"
     embed_layer: int | None = Field(default=None, ge=0)
+    embed_window: Literal["head", "tail", "mean"] = "head"
 
 
 def scoring_tokens(config: HFConfig, device: str) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,15 +13,29 @@ from nfilter_hf.batching import Budget
 from nfilter_hf.loading import Loaded
 
 _Item = tuple[int, list[int]]
+Window = Literal["head", "tail", "mean"]
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Vectors, float32 [n, d], and how many of the texts were longer than the model's context."""
+
+    vectors: FloatArray
+    longer: int
 
 
 def embed(
-    loaded: Loaded, texts: Sequence[str], budget: Budget, layer: int | None = None
-) -> FloatArray:
-    """Float32 [n, d]: hidden states of ``layer``, averaged over each text's tokens; not normalised.
+    loaded: Loaded,
+    texts: Sequence[str],
+    budget: Budget,
+    layer: int | None = None,
+    window: Window = "head",
+) -> Embedded:
+    """Hidden states of ``layer``, averaged over each text's tokens; not normalised.
 
-    Layer 0 is the tokens' own vectors, None the last layer. A text is cut at the model's context. One without tokens is
-    the zero vector. Raises ModelError where the model has no such layer.
+    Layer 0 is the tokens' own vectors, None the last layer. Of a text that is longer than the model's context,
+    ``window`` says what counts: its first tokens, its last, or all of them in parts, as the mean over all tokens.
+    A text without tokens is the zero vector. Raises ModelError where the model has no such layer.
     """
     shape = loaded.module.config.get_text_config()
     width = int(shape.hidden_size)
@@ -29,14 +44,22 @@ def embed(
             f"embed_layer {layer}: the model has layers 0 to {shape.num_hidden_layers}; choose one of them"
         )
     vectors = np.zeros((len(texts), width), dtype=np.float32)
-    items = [(index, _ids(loaded, text)) for index, text in enumerate(texts)]
+    items: list[_Item] = []
+    longer = 0
+    for index, text in enumerate(texts):
+        ids = _ids(loaded, text)
+        longer += len(ids) > loaded.context
+        items += [(index, part) for part in _parts(loaded, ids, window) if part]
+    owner = np.asarray([index for index, _ in items], dtype=np.int64)
+    sizes = np.bincount(owner, [len(ids) for _, ids in items], len(texts))
 
     def work(batch: Sequence[_Item]) -> None:
         found = _means(loaded, [ids for _, ids in batch], layer)
-        vectors[[index for index, _ in batch]] = found
+        for (index, ids), mean in zip(batch, found, strict=True):
+            vectors[index] += mean * (len(ids) / sizes[index])
 
-    budget.run([item for item in items if item[1]], lambda item: len(item[1]), work, _no_memory)
-    return vectors
+    budget.run(items, lambda item: len(item[1]), work, _no_memory)
+    return Embedded(vectors, longer)
 
 
 def hidden_states(loaded: Loaded, layer: int | None = None, **inputs: Any) -> Any:
@@ -51,7 +74,21 @@ def hidden_states(loaded: Loaded, layer: int | None = None, **inputs: Any) -> An
 def _ids(loaded: Loaded, text: str) -> list[int]:
     encoder = loaded.chat.encoder
     mark = encoder.break_for([text])
-    return encoder.encode(encoder.shield(text, mark), mark, special=True).ids[: loaded.context]
+    return encoder.encode(encoder.shield(text, mark), mark, special=True).ids
+
+
+def _parts(loaded: Loaded, ids: list[int], window: Window) -> list[list[int]]:
+    """What of a text is embedded; each part begins with the control tokens that the tokenizer puts first."""
+    context = loaded.context
+    if len(ids) <= context or window == "head":
+        return [ids[:context]]
+    special = set(loaded.tokenizer.all_special_ids)
+    first = next((place for place, token in enumerate(ids) if token not in special), 0)
+    first = min(first, context - 1)
+    head, rest, size = ids[:first], ids[first:], context - first
+    if window == "tail":
+        return [head + rest[-size:]]
+    return [head + rest[start : start + size] for start in range(0, len(rest), size)]
 
 
 def _means(loaded: Loaded, rows: Sequence[list[int]], layer: int | None) -> FloatArray:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nfilter import Abilities, Embeds, ModelError, Site
+from nfilter import Abilities, CutTexts, Embeds, ModelError, Site
 from nfilter.testing import check_backend
 from nfilter_embed import nfilter_backends
 from nfilter_embed.backend import SentenceTransformers, SentenceTransformersConfig
@@ -74,6 +74,48 @@ def test_a_vector_does_not_depend_on_its_batch(encoder):
     alone = np.concatenate([encoder.embed([text]) for text in texts])
     np.testing.assert_allclose(together, alone, atol=1e-4)
     np.testing.assert_allclose(together[0], together[3], atol=1e-6)
+
+
+# 256 tokens with two marks fit; each of these words is one token.
+LONG = "red " * 300 + "blue " * 200
+
+
+def test_of_a_long_text_the_window_says_what_is_read(encoder, folder):
+    head, tail, mean = (build(folder, window=window) for window in ("head", "tail", "mean"))
+    texts = ["short", LONG, ""]
+    plain = encoder.embed(["short", "red " * 254, "blue " * 200 + "x", ""])
+    np.testing.assert_allclose(head.embed(texts)[1], plain[1], atol=1e-5)
+    last = encoder.embed(["red " * 54 + "blue " * 200])[0]
+    np.testing.assert_allclose(tail.embed(texts)[1], last, atol=1e-5)
+    parts = encoder.embed(["red " * 254, "red " * 46 + "blue " * 200])
+    whole = (parts[0] * 254 + parts[1] * 246) / 500
+    np.testing.assert_allclose(mean.embed(texts)[1], whole, atol=1e-5)
+    for backend in (head, tail, mean):
+        found = backend.embed(texts)
+        np.testing.assert_allclose(found[0], plain[0], atol=1e-5)
+        np.testing.assert_allclose(found[2], plain[3], atol=1e-5)
+    assert len({backend.fingerprint() for backend in (head, tail, mean)}) == 3
+    assert head.fingerprint() == encoder.fingerprint()
+
+
+def test_what_did_not_fit_is_counted_until_it_is_asked_for(folder):
+    backend = build(folder)
+    assert backend.take_cut_texts() is None
+    backend.embed(["short", LONG])
+    backend.embed([LONG, "red " * 254, "red " * 255])
+    assert backend.take_cut_texts() == CutTexts(3, 5, 254, "head", "window")
+    assert backend.take_cut_texts() is None
+
+
+def test_a_prompt_takes_its_place_in_the_window(folder):
+    backend = build(folder, prompt="query: ", window="tail")
+    backend.embed(["red " * 252, "red " * 253])
+    assert backend.take_cut_texts() == CutTexts(1, 2, 252, "tail", "window")
+
+
+def test_the_mean_of_parts_is_normalised_where_that_is_asked(folder):
+    vectors = build(folder, window="mean", normalise=True).embed([LONG, "short"])
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
 def test_half_a_character_is_embedded_as_a_question_mark(encoder, folder):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import nfilter_hf.loss
-from nfilter import Message, ModelError, Request, Sample, Sampling, TokenSample
+from nfilter import CutTexts, Message, ModelError, Request, Sample, Sampling, TokenSample
 from nfilter_hf import scoring
 from nfilter_hf.config import HFConfig, scoring_tokens
 from nfilter_hf.generation import prompt_ids
@@ -242,6 +242,38 @@ def test_embeddings_do_not_depend_on_batch_or_order(
     np.testing.assert_allclose(
         open_backend(checkpoint(), batch_tokens=1).embed(TEXTS), wanted, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("style", ["chatml", "llama3"])
+@pytest.mark.parametrize("window", ["head", "tail", "mean"])
+def test_embeddings_of_a_text_longer_than_the_context(
+    checkpoint: Any, open_backend: Any, window: str, style: str
+) -> None:
+    model = open_backend(checkpoint("llama", style), embed_window=window, max_length=16)
+    loaded = model._load()
+    text = "what is the quick brown fox, and is it red or green at all? " * 2
+    ids = loaded.tokenizer(text)["input_ids"]
+    assert len(ids) > 40
+    begin = ids[: style == "llama3"]  # only this tokenizer begins texts with a token of its own
+    size, rest = 16 - len(begin), ids[len(begin) :]
+    parts = {
+        "head": [ids[:16]],
+        "tail": [begin + rest[-size:]],
+        "mean": [begin + rest[at : at + size] for at in range(0, len(rest), size)],
+    }[window]
+    with torch.no_grad():
+        states = [
+            loaded.module(torch.tensor([part]), output_hidden_states=True).hidden_states[-1][0]
+            for part in parts
+        ]
+    wanted = torch.cat(states).mean(0).numpy()
+    short, long = model.embed(["fox", text])
+    np.testing.assert_allclose(long, wanted, atol=1e-5)
+    np.testing.assert_allclose(
+        short, open_backend(checkpoint("llama", style)).embed(["fox"])[0], atol=1e-5
+    )
+    assert model.take_cut_texts() == CutTexts(1, 2, 16, window, "embed_window")
+    assert model.take_cut_texts() is None
 
 
 def test_embeddings_of_odd_texts(backend: Any, checkpoint: Any, open_backend: Any) -> None:

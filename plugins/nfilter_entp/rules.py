@@ -22,12 +22,15 @@ from nfilter_entp.rules_form import (
     length,
     script,
 )
+from nfilter_entp.rules_request import Media, MissingInput, media, missing_input
 from nfilter_entp.rules_words import Copied, Repeats, Template, copied, repeats, template
 from nfilter_entp.texts import Text
 
 ROW_RULES: dict[str, Callable[[Text, Any], str | None]] = {
     "empty": empty,
     "no_answer": no_answer,
+    "missing_input": missing_input,
+    "media": media,
     "length": length,
     "characters": characters,
     "script": script,
@@ -50,6 +53,8 @@ class Rules(StageConfig):
     same_response: Same | None = None
     empty: Empty | None = None
     no_answer: NoAnswer | None = None
+    missing_input: MissingInput | None = None
+    media: Media | None = None
     length: Length | None = None
     characters: CharactersRule | None = None
     script: Script | None = None

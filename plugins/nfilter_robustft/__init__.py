@@ -7,9 +7,10 @@ from nfilter import hookimpl
 
 @hookimpl
 def nfilter_stages() -> list[type]:
-    """All stages of the method, in the order in which a recipe uses them; the last is a control."""
+    """All stages of the method, in the order in which a recipe uses them; then a control, and views from data."""
     from nfilter_robustft.answer import Answer
     from nfilter_robustft.check import Check
+    from nfilter_robustft.column import Column
     from nfilter_robustft.control import Random
     from nfilter_robustft.neighbors import Neighbors
     from nfilter_robustft.reason import Reason
@@ -17,4 +18,4 @@ def nfilter_stages() -> list[type]:
     from nfilter_robustft.review import Review
     from nfilter_robustft.select import Select
 
-    return [Answer, Reason, Neighbors, Check, Relabel, Review, Select, Random]
+    return [Answer, Reason, Neighbors, Check, Relabel, Review, Select, Random, Column]

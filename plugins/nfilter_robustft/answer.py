@@ -105,13 +105,13 @@ class Answer:
             [read(ctx, sample, completion, reasoned=False) for completion in draws]
             for sample, draws in zip(asked, drawn, strict=True)
         ]
-        votes = _votes([[answer for answer, _ in each] for each in answers], ctx)
+        votes = agreeing([[answer for answer, _ in each] for each in answers], ctx)
         for sample, draws, each, supporters in zip(asked, drawn, answers, votes, strict=True):
             notes[sample.id] = _note(draws, each, supporters)
         return with_notes(chunk, config.into, notes)
 
 
-def _votes(answers: Sequence[Sequence[str | None]], ctx: Context) -> list[list[int]]:
+def agreeing(answers: Sequence[Sequence[str | None]], ctx: Context) -> list[list[int]]:
     """For each sample the draws behind its majority answer, the first of them first; none where none answered."""
     pairs = [
         (left, right) for each in answers for i, left in enumerate(each) for right in each[i + 1 :]

@@ -202,6 +202,31 @@ def test_the_block_without_a_model_purges(
     assert gone["reason"].startswith("empty: ")
 
 
+def test_the_block_with_views_from_columns_flags_what_they_contradict(
+    recipes: list[dict[str, Any]], yard: Path, cli: Callable[..., Any]
+) -> None:
+    recipe = next(each for each in recipes if each.get("name") == "opinions")
+    rows = [
+        {"prompt": "2+3?", "response": "4", "gpt4": "The answer is 5.", "qwen": ["5", "5", "4"], "qwen_nll": [0.1, 0.2, 1]},
+        {"prompt": "2+4?", "response": "6", "gpt4": "The answer is 6.", "qwen": ["7", "8", "7"], "qwen_nll": [0.3, 2, 1]},
+        {"prompt": "2+5?", "response": "7", "gpt4": None, "qwen": ["7"], "qwen_nll": [0.1]},
+    ]  # fmt: skip
+    folder = yard / "opinions"
+    folder.mkdir()
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "train.jsonl").write_text(lines, encoding="utf-8")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    result = cli("run", "recipe.yaml", "--json", cwd=folder)
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["calls_per_sample"] == 0
+    chunk = next((folder / "runs" / "opinions").glob("03-robustft.check/chunk-*"))
+    samples = [json.loads(line) for line in chunk.read_text(encoding="utf-8").splitlines()]
+    notes = [sample["notes"] for sample in samples]
+    assert [note["check"]["flagged"] for note in notes] == [True, False, False]
+    assert [note["gpt4"]["answer"] for note in notes] == ["5", "6", None]
+    assert [note["qwen"]["nll"] for note in notes] == [0.1, 0.3, 0.1]
+
+
 def test_rows_are_purged_and_exported_without_a_tokenizer(done: dict[str, Any], yard: Path) -> None:
     said = done["nfilter export runs/purged --format messages --out purged    # or trl, axolotl, llamafactory: no tokenizer is needed"]  # fmt: skip
     lines = (yard / "purged" / "train.jsonl").read_text().splitlines()

@@ -66,9 +66,11 @@ class Axolotl:
     def export(self, run: Exported, out: Path) -> list[str]:
         """Write train.jsonl."""
         if not run.encoded:
+            flags = any(m.weight != 1 for sample in run.samples for m in sample.messages)
+            field = "message_field_training: train, and " if flags else ""
             return [
-                *write_conversations(run, out),
-                "no tokens: set type: chat_template, which has the loss over the assistant's turns",
+                *write_conversations(run, out, flags=flags),
+                f"no tokens: set {field}type: chat_template, which has the loss over the assistant's turns",
             ]
         soft = _Soft()
         rows = ({"segments": _segments(sample)} for sample in soft.seen(run.tokens))

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from nfilter import JSON, Exported, Message, Sample, StageConfig
+from nfilter import Exported, StageConfig
+from nfilter_export.turns import conversation, sharegpt
 
 FILE = "train.jsonl"
 
 
-def conversation(sample: Sample) -> dict[str, JSON]:
-    """A row that holds a whole conversation."""
-    return {"messages": [turn(message) for message in sample.messages]}
-
-
-def turn(message: Message) -> dict[str, JSON]:
-    """One message as chat templates take it."""
-    return {"role": message.role, "content": message.content}
-
-
-def write_conversations(run: Exported, out: Path) -> list[str]:
+def write_conversations(run: Exported, out: Path, *, flags: bool = False) -> list[str]:
     """Write train.jsonl with a conversation per row; what it holds, and what it cannot hold."""
     with (out / FILE).open("w", encoding="utf-8") as file:
         for sample in run.samples:
-            file.write(json.dumps(conversation(sample), ensure_ascii=False) + "\n")
-    return [f"{FILE}: {len(run.samples)} conversations", *masks_lost(run), *weights_lost(run)]
+            file.write(json.dumps(conversation(sample, flags=flags), ensure_ascii=False) + "\n")
+    return [
+        f"{FILE}: {len(run.samples)} conversations",
+        *masks_lost(run),
+        *weights_lost(run, flags=flags),
+    ]
 
 
 def masks_lost(run: Exported) -> list[str]:
@@ -42,14 +38,24 @@ def masks_lost(run: Exported) -> list[str]:
     ]
 
 
-def weights_lost(run: Exported) -> list[str]:
-    """What a format without weights does not say of this run."""
+def weights_lost(run: Exported, *, flags: bool = False) -> list[str]:
+    """What a format without weights does not say of this run; ``flags``: it says which turns count."""
     weighed = sum(not np.isclose(sample.weight, 1.0) for sample in run.samples)
-    return (
-        [f"{weighed} rows have a weight other than 1, which this format cannot hold"]
-        if weighed
-        else []
+    held = (0.0, 1.0) if flags else (1.0,)
+    turns = sum(
+        message.role == "assistant" and message.weight not in held
+        for sample in run.samples
+        for message in sample.messages
     )
+    said = []
+    if weighed:
+        said.append(f"{weighed} rows have a weight other than 1, which this format cannot hold")
+    if turns:
+        said.append(
+            f"{turns} turns of an assistant have a weight other than {' and '.join(f'{w:g}' for w in held)}, which this "
+            "format cannot hold: they count in full"
+        )
+    return said
 
 
 class NoSettings(StageConfig):
@@ -57,9 +63,10 @@ class NoSettings(StageConfig):
 
 
 class Messages:
-    """For any program: train.jsonl with ``id``, ``messages`` (``role`` and ``content``) and ``weight``, a row per sample.
+    """For any program: train.jsonl with ``id``, ``messages``, ``tools`` where there are any, and ``weight``, a row per sample.
 
-    Needs no tokens and no tokenizer. Its rows carry no token masks: what is out of the loss here is in it there.
+    A turn has ``role`` and ``content``, and where it holds them ``reasoning_content``, ``tool_calls``, ``name``,
+    ``tool_call_id`` and a ``weight`` of its own. Needs no tokens and no tokenizer. Its rows carry no token masks: what is out of the loss here is in it there.
     """
 
     name: ClassVar[str] = "messages"
@@ -99,18 +106,32 @@ class LlamaFactory:
 
     def export(self, run: Exported, out: Path) -> list[str]:
         """Write train.jsonl and dataset_info.json."""
-        said = write_conversations(run, out)
+        lost: Counter[str] = Counter()
+        count = 0
+        with (out / FILE).open("w", encoding="utf-8") as file:
+            for sample in run.samples:
+                row = sharegpt(sample)
+                if isinstance(row, str):
+                    lost[row] += 1
+                    continue
+                count += 1
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
         described = {
             self.config.dataset: {
                 "file_name": FILE,
                 "formatting": "sharegpt",
-                "columns": {"messages": "messages"},
+                "columns": {"messages": "messages", "system": "system", "tools": "tools"},
                 "tags": {
-                    "role_tag": "role", "content_tag": "content", "user_tag": "user",
-                    "assistant_tag": "assistant", "system_tag": "system",
+                    "role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
+                    "observation_tag": "observation", "function_tag": "function_call", "system_tag": "system",
                 },
             }
         }  # fmt: skip
         info = json.dumps(described, indent=2, ensure_ascii=False)
         (out / "dataset_info.json").write_text(info + "\n", encoding="utf-8")
-        return [said[0], "dataset_info.json", *said[1:]]
+        said = [f"{FILE}: {count} conversations", "dataset_info.json"]
+        said += [
+            f"{number} rows are left out: they hold {what}, for which this format has no place"
+            for what, number in lost.items()
+        ]
+        return [*said, *masks_lost(run), *weights_lost(run)]

@@ -11,7 +11,9 @@ from importlib.util import find_spec
 from typing import Any
 
 from nfilter.capabilities import Adapts, Encodes, Generates, Priced
+from nfilter.contracts import contract_of, rows_of
 from nfilter.errors import (
+    ContractError,
     NfilterError,
     PluginError,
     PromptError,
@@ -50,6 +52,9 @@ def check(
 ) -> Report:
     """Check a recipe that ``recipe.load`` accepted. ``data`` also reads the first rows, and looks for shared ones."""
     checker = _Checker(recipe, plugins, site, prompts)
+    checker.contracts()
+    if checker.report.faults:
+        return checker.report
     checker.models()
     checker.notes()
     checker.prompt_names()
@@ -89,6 +94,14 @@ class _Checker:
             yield self.recipe.train
             if self.recipe.train.loss is not None:
                 yield self.recipe.train.loss
+
+    def contracts(self) -> None:
+        """Every plugin's contract is one; what it says is used by all that follows."""
+        for use in self.uses():
+            try:
+                contract_of(use.item.cls, use.config)
+            except ContractError as error:
+                self.fault(use.where, f"{error}; plugin {use.item.plugin!r} of {use.item.origin}")
 
     def models(self) -> None:
         """Every model that is named exists, can do what is asked of it, and is there to be loaded."""
@@ -256,7 +269,9 @@ class _Checker:
         """How many of the first rows can be read; none of them is a fault."""
         try:
             built = source.use.item.cls(source.use.config, self.recipe.base_dir)
-            rows, more = sampled(built.read())
+            rows, more = sampled(rows_of(built))
+        except ContractError:
+            raise
         except NfilterError as error:
             self._data_fault(source.use.where, str(error))
             return
@@ -401,7 +416,7 @@ class _Checker:
     def _queries(self, source: SourceUse) -> dict[str, None] | None:
         built = source.use.item.cls(source.use.config, self.recipe.base_dir)
         found: dict[str, None] = {}
-        for count, row in enumerate(built.read()):
+        for count, row in enumerate(rows_of(built)):
             if count >= SHARED_ROWS_LIMIT:
                 return None
             if isinstance(row, Row):

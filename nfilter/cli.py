@@ -254,7 +254,8 @@ def lint(
 ) -> None:
     """Encode the source as it is: lengths, what is cut, masks, tokenizers. No stage runs, nothing is trained."""
     plugins, loaded = _sound(recipe, assignments, allow)
-    found = importlib.import_module("nfilter.engine.preview").preview(loaded, plugins, limit)
+    with _attributed(plugins, "lint"):
+        found = importlib.import_module("nfilter.engine.preview").preview(loaded, plugins, limit)
     if as_json:
         click.echo(json.dumps({"figures": found.figures, "warnings": found.warnings}))
         return
@@ -277,7 +278,8 @@ def plan(
 ) -> None:
     """Say how many calls, tokens and dollars a run will take, before any call is made."""
     plugins, loaded = _sound(recipe, assignments, allow)
-    found = importlib.import_module("nfilter.engine.plan").plan(loaded, plugins, limit)
+    with _attributed(plugins, "plan"):
+        found = importlib.import_module("nfilter.engine.plan").plan(loaded, plugins, limit)
     if as_json:
         click.echo(json.dumps(found.to_json()))
         return
@@ -288,18 +290,19 @@ def _checked(
     recipe: Path, assignments: Sequence[str], allow: Sequence[str], *, data: bool
 ) -> tuple[Any, Any, Any]:
     plugins = _plugins()
-    loaded = importlib.import_module("nfilter.recipe").load(recipe, plugins, assignments)
-    if allow:
-        hosts = importlib.import_module("nfilter.hosts").granted(allow)
-        loaded = dataclasses.replace(loaded, allow_hosts=hosts)
-    engine = importlib.import_module("nfilter.engine.places")
-    report = importlib.import_module("nfilter.check").check(
-        loaded,
-        plugins,
-        engine.site_of(loaded, plugins),
-        engine.prompts_of(loaded, plugins),
-        data=data,
-    )
+    with _attributed(plugins, "check"):
+        loaded = importlib.import_module("nfilter.recipe").load(recipe, plugins, assignments)
+        if allow:
+            hosts = importlib.import_module("nfilter.hosts").granted(allow)
+            loaded = dataclasses.replace(loaded, allow_hosts=hosts)
+        engine = importlib.import_module("nfilter.engine.places")
+        report = importlib.import_module("nfilter.check").check(
+            loaded,
+            plugins,
+            engine.site_of(loaded, plugins),
+            engine.prompts_of(loaded, plugins),
+            data=data,
+        )
     return plugins, loaded, report
 
 
@@ -325,6 +328,11 @@ def _plugins() -> Any:
         click.echo(f"note: {text}", err=True)
 
     return importlib.import_module("nfilter.plugins").load(say=say)
+
+
+def _attributed(plugins: Any, what: str) -> Any:
+    """Around what calls plugins without a run: an exception of theirs is an error that names the plugin."""
+    return importlib.import_module("nfilter.engine.blame").attributed(plugins, what)
 
 
 def _console() -> Any:
@@ -378,9 +386,11 @@ def plugins_show(name: str, as_json: bool) -> None:
 @click.option("--force", is_flag=True, help="Overwrite the recipe if it is there.")
 def init(template: str, data: Path | None, model: str | None, out: Path, force: bool) -> None:
     """Write a recipe that runs, for your data and your model."""
-    made = importlib.import_module("nfilter.scaffold").scaffold(
-        _plugins(), template, data, model, out, force=force
-    )
+    plugins = _plugins()
+    with _attributed(plugins, "init"):
+        made = importlib.import_module("nfilter.scaffold").scaffold(
+            plugins, template, data, model, out, force=force
+        )
     for line in made:
         click.echo(line)
 
@@ -452,9 +462,11 @@ def audit(run_directory: Path, size: int, seed: int, unblind: bool, as_json: boo
 def export(run_directory: Path, name: str, out: Path, settings: tuple[str, ...]) -> None:
     """Write what a run kept for another trainer, with its token masks where it has tokens."""
     pairs = dict(text.partition("=")[::2] for text in settings)
-    done = importlib.import_module("nfilter.engine.export").export(
-        run_directory, _plugins(), name, out, pairs
-    )
+    plugins = _plugins()
+    with _attributed(plugins, "export"):
+        done = importlib.import_module("nfilter.engine.export").export(
+            run_directory, plugins, name, out, pairs
+        )
     click.echo(f"{out}:")
     for line in done:
         click.echo(f"  {line}")

@@ -19,6 +19,7 @@ from nfilter.capabilities import (
     TokenizerDigest,
     Tokenizes,
 )
+from nfilter.contracts import check_completions, check_encoded, check_losses, check_vectors
 from nfilter.controls import neutral
 from nfilter.drain import Drain
 from nfilter.errors import ContractError, ModelError, did_you_mean
@@ -199,6 +200,7 @@ class Model:
                     yield None
                     continue
                 index, answer = came
+                check_completions(self._who(), [answer], 1)
                 if index not in left:
                     raise self._miscounted(
                         f"request {index} of {len(order)} was answered twice, or never asked"
@@ -212,18 +214,17 @@ class Model:
             return
         for start in range(0, len(order), _SLICE):
             part = order[start : start + _SLICE]
-            answers = self._capable.generate([todo[key] for key in part])
-            if len(answers) != len(part):
-                raise self._miscounted(
-                    f"{len(answers)} completions came back for {len(part)} requests"
-                )
+            came = self._capable.generate([todo[key] for key in part])
+            answers = check_completions(self._who(), came, len(part))
             yield from zip(part, answers, strict=True)
 
     def _miscounted(self, what: str) -> ContractError:
         return ContractError(
-            f"model {self.name!r} ({self._backend.name}): {what}; a backend returns one a request, in order, "
-            "failures included"
+            f"{self._who()}: {what}; a backend returns one a request, in order, failures included"
         )
+
+    def _who(self) -> str:
+        return f"model {self.name!r} ({self._backend.name})"
 
     def _commit(
         self,
@@ -255,7 +256,7 @@ class Model:
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """float32 [n, d]; equal texts are embedded once."""
         unique = list(dict.fromkeys(texts))
-        vectors: FloatArray = self._capable.embed(unique)
+        vectors = check_vectors(self._who(), self._capable.embed(unique), len(unique))
         if len(unique) == len(texts):
             return vectors
         place = {text: index for index, text in enumerate(unique)}
@@ -266,7 +267,7 @@ class Model:
     ) -> list[FloatArray]:
         """Per-token losses, float32 [T] a sample. What this run scored before is read, not computed again."""
         if self._scores is None:
-            return list(self._capable.score(samples, adapter))
+            return check_losses(self._who(), self._capable.score(samples, adapter), samples)
         # Losses cost time and no money, so that those of other code are not read.
         name = digest(self._fingerprint, self.code(), adapter.digest if adapter else None)
         book = self._scores.of(name)
@@ -276,7 +277,7 @@ class Model:
         with self._progress(size, f"{self.stage}: {self.name} scores tokens") as bar:
             for part in _portions(todo, samples):
                 asked = [samples[place] for place in part]
-                losses = self._capable.score(asked, adapter)
+                losses = check_losses(self._who(), self._capable.score(asked, adapter), asked)
                 book.put(asked, losses)
                 for place, values in zip(part, losses, strict=True):
                     found[place] = values
@@ -287,10 +288,8 @@ class Model:
         self, samples: Sequence[Sample], *, max_length: int, turns: str
     ) -> list[TokenSample]:
         """Samples as tokens of this model."""
-        encoded: list[TokenSample] = self._capable.encode(
-            samples, max_length=max_length, turns=turns
-        )
-        return encoded
+        encoded = self._capable.encode(samples, max_length=max_length, turns=turns)
+        return check_encoded(self._who(), encoded, samples)
 
     def tokenizer_digest(self) -> TokenizerDigest | None:
         """What identifies the tokenizer; None where the backend does not tell."""

@@ -127,11 +127,10 @@ def class_faults(kind: str, cls: Any, plugin: str) -> list[str]:
     """Everything that keeps ``cls`` from being a ``kind``, each with what to write instead; empty where nothing does."""
     if not isinstance(cls, type):
         name = type(cls).__name__
-        return [
-            f"{cls!r:.80} is no class; return the class itself, {name}, not {name}(...)"
-            if not isinstance(cls, str | bytes | Mapping | None)
-            else f"{cls!r:.80} is no class; return classes, like (MyStage,)"
-        ]
+        if type(cls).__module__ == "builtins":
+            return [f"{cls!r:.80} is no class; return classes, like (MyStage,)"]
+        fault = f"an object of {name} is no class; return the class itself, {name}, not {name}(...)"
+        return [fault, *class_faults(kind, type(cls), plugin)]
     rules = KINDS[kind]
     faults = [*_name_faults(kind, cls, plugin)]
     if rules.config:
@@ -145,7 +144,8 @@ def class_faults(kind: str, cls: Any, plugin: str) -> list[str]:
     for method in (*present, *(each for each in rules.optional if hasattr(cls, each.name))):
         faults += method_faults(cls, method)
     if kind == "loss" and getattr(cls, "mean_over", None) not in ("given", "weighed"):
-        faults.append("mean_over is not set; write mean_over = 'given', or 'weighed'")
+        mean = getattr(cls, "mean_over", None)
+        faults.append(f"its mean_over is {mean!r:.40}; write mean_over = 'given', or 'weighed'")
     return [f"{cls.__module__}.{cls.__qualname__}: {text}" for text in faults]
 
 

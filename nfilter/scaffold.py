@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from nfilter.contracts import rows_of
 from nfilter.errors import RecipeError, SourceError, did_you_mean, short
 from nfilter.located import parse
 from nfilter.noise import NoiseConfig, inject_file
@@ -121,7 +122,7 @@ def guess(plugins: Plugins, data: Path) -> Guess:
     item = source_for(plugins, data)
     config = item.cls.Config.model_validate({"path": str(data.resolve())})
     columns = dict(item.cls.columns(config, data.resolve().parent))
-    rows, more = sampled(item.cls(config, data.resolve().parent).read())
+    rows, more = sampled(rows_of(item.cls(config, data.resolve().parent)))
     samples = [row.sample for row in rows if isinstance(row, Row)]
     told = Readable(rows).told(first=more)
     if not samples:

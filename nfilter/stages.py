@@ -169,7 +169,9 @@ class Contract:
     ``reads`` and ``writes`` name notes. ``verdicts`` names those of the notes written that say whether a label is
     wrong: ``{"flagged": bool, "noise_score": float in [0, 1]}``; metrics compare them with the truth.
     ``views`` names those that hold a model's own answer. ``proposes`` names the notes that hold a new label for
-    a flagged sample. ``prompts`` names templates. ``new_samples`` allows samples with parents to be added.
+    a flagged sample; the notes of both have an ``answer``, a text or None. ``sometimes`` names those of the notes
+    written that only some data calls for: every other one stands on at least one sample.
+    ``prompts`` names templates. ``new_samples`` allows samples with parents to be added.
     ``online_loss``: a trainer that trains with ``ctx.loss`` where the recipe names one. ``trains``: a stage that calls
     ``ctx.train``, and so needs the recipe to name a trainer. ``calls`` says what to expect before any call is made.
     ``packages`` maps each importable name that may not be installed to what pip installs: ``{"faiss": "nfilter[local]"}``.
@@ -180,6 +182,7 @@ class Contract:
     verdicts: frozenset[str] = frozenset()
     views: frozenset[str] = frozenset()
     proposes: frozenset[str] = frozenset()
+    sometimes: frozenset[str] = frozenset()
     prompts: frozenset[str] = frozenset()
     needs: tuple[ModelNeed, ...] = ()
     new_samples: bool = False

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import sqlite3
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from nfilter.errors import PluginError, StoreError
+from nfilter.errors import NfilterError, PluginError, StoreError
 from nfilter.plugins import Plugins, Registered
 from nfilter.store import unwritten
 
@@ -16,16 +18,16 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def blame(
-    error: Exception, plugins: Plugins, stage: str, directory: Path
+    error: Exception, plugins: Plugins, stage: str, directory: Path | None
 ) -> PluginError | StoreError | None:
     """The plugin whose code raised ``error``, at work for ``stage``, in one sentence; None where no plugin's did.
 
     It is the innermost one on the way to where ``error`` was raised: a backend that fails inside a stage is to blame,
-    not the stage.
+    not the stage. ``directory`` is the run's; None outside of a run, where the sentence itself tells the line.
     """
     # A disk that is full is nobody's fault, whoever asked for the file.
     if isinstance(error, OSError) and error.errno in _FULL:
-        return unwritten(Path(error.filename or directory), error)
+        return unwritten(Path(error.filename or directory or "."), error)
     owners = {_package(item.cls.__module__): item for item in plugins.imported}
     found: Registered | None = None
     package = ""
@@ -42,10 +44,34 @@ def blame(
         if isinstance(error, OSError)
         else "The fault is in the plugin: report it to its author"
     )
+    if directory is None:
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+        return PluginError(
+            f"plugin {found.plugin!r} of {found.origin} raised {said}{place} ({stage}). {cause}"
+        )
     return PluginError(
         f"plugin {found.plugin!r} of {found.origin} raised {said} (stage {stage}). {cause} with the traceback, which is in "
         "run.log; once it is mended, the same command goes on where it stopped"
     )
+
+
+@contextmanager
+def attributed(plugins: Plugins, what: str) -> Iterator[None]:
+    """Around a command that is no run: what a plugin lets through becomes an error that names it.
+
+    Raises:
+        PluginError: for an exception of a plugin.
+    """
+    try:
+        yield
+    except NfilterError:
+        raise
+    except Exception as error:
+        fault = blame(error, plugins, what, None)
+        if fault is None:
+            raise
+        raise fault from error
 
 
 def _module(frame: TracebackType) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nfilter.answers import build as build_answers
+from nfilter.contracts import rows_of
 from nfilter.errors import ContractError, SourceError
 from nfilter.ids import SeenTexts
 from nfilter.noise import inject
@@ -77,7 +78,7 @@ def _path_digest(path: Path) -> str:
 def rows(source: SourceUse, recipe: Recipe, limit: int | None = None) -> Iterator[Row | Unreadable]:
     """The rows of a source, noise injected where the recipe says so; ``limit`` counts readable rows."""
     built = source.use.item.cls(source.use.config, recipe.base_dir)
-    stream: Iterator[Row | Unreadable] = _limited(built.read(), limit)
+    stream: Iterator[Row | Unreadable] = _limited(rows_of(built), limit)
     if source.noise is None:
         yield from stream
         return

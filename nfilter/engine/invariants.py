@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nfilter.errors import ContractError
-from nfilter.stages import Contract
+from nfilter.stages import Contract, State
 from nfilter.types import Sample, TokenSample
 
 _Value = TypeVar("_Value")
@@ -39,6 +39,75 @@ def values_of(stage: str, method: str, kind: type[_Value], returned: object) -> 
 
 def _named(value: object) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
+
+
+def check_state(stage: str, method: str, state: object) -> State:
+    """What a stage learned, checked to be values that a file can hold.
+
+    Raises:
+        ContractError: when it is anything else, such as the None of a forgotten ``return``.
+    """
+    what = None
+    if not isinstance(state, State):
+        what = f"it returned {_named(state)}"
+    else:
+        try:
+            json.dumps(dict(state.values), allow_nan=False)
+            objects = [
+                name for name, array in state.arrays.items() if np.asarray(array).dtype.hasobject
+            ]
+        except (AttributeError, TypeError, ValueError) as error:
+            what = str(error)
+        else:
+            if not objects:
+                return state
+            what = f"the array {objects[0]!r} holds objects"
+    raise ContractError(
+        f"{stage}: what {method} returned is not a State of JSON values and numpy arrays: {what}; write return "
+        f"State({{'median': 3.5}}, {{'scores': array}}) in {method}, or leave {method} out"
+    )
+
+
+def check_written(stage: str, contract: Contract, missing: Iterable[str], samples: int) -> None:
+    """Refuse a declared note, or score, that stands on none of ``samples`` samples; ``missing`` names those.
+
+    Raises:
+        ContractError: unless there was no sample, or the contract says ``sometimes``.
+    """
+    never = sorted(set(missing) - contract.sometimes)
+    if never and samples:
+        raise ContractError(
+            f"{stage}: the contract writes {never[0]!r}, and none of {samples} samples has it; write it, take it out of "
+            "writes, or add it to sometimes where only some data calls for it"
+        )
+
+
+def unwritten(contract: Contract, samples: Iterable[Sample | TokenSample]) -> set[str]:
+    """The declared notes, or scores, that stand on none of ``samples``."""
+    missing = set(contract.writes)
+    for sample in samples:
+        if not missing:
+            break
+        missing -= set(sample.notes if isinstance(sample, Sample) else sample.scores)
+    return missing
+
+
+def check_figures(metric: str, returned: object) -> dict[str, Any]:
+    """The figures of a metric, checked to be what metrics.json can hold.
+
+    Raises:
+        ContractError: when they are not a mapping of names to JSON values.
+    """
+    remedy = "return a mapping of names to JSON values: numbers that are finite, None where there is none"
+    if not isinstance(returned, Mapping) or not all(isinstance(key, str) for key in returned):
+        raise ContractError(f"metric {metric!r} returned {_named(returned)}; {remedy}")
+    try:
+        json.dumps(dict(returned), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ContractError(
+            f"metric {metric!r} returned what is no JSON: {error}; {remedy}"
+        ) from error
+    return dict(returned)
 
 
 def check_samples(
@@ -112,6 +181,7 @@ def _check_new(
         )
     if sample.pinned:
         raise ContractError(f"{where} is pinned; only a person pins a sample")
+    _check_forms(where, contract, sample, set(sample.notes) - inherited)
     _check_weight(where, sample)
     _check_json(stage, sample, sorted(sample.notes))
     _check_text(where, sample)
@@ -129,6 +199,7 @@ def _check_one(stage: str, contract: Contract, was: Sample, now: Sample) -> None
         raise ContractError(
             f"{where}: note {stray[0]!r} is not among what the contract writes: {sorted(contract.writes)}"
         )
+    _check_forms(where, contract, now, set(touched))
     gone = sorted(set(was.notes) - set(now.notes))
     if gone:
         raise ContractError(
@@ -157,6 +228,28 @@ def _check_turns(where: str, was: Sample, now: Sample) -> None:
         raise ContractError(
             f"{where}: what the response holds beside its text was changed; use relabel(), which replaces the text"
         )
+
+
+def _check_forms(where: str, contract: Contract, sample: Sample, touched: set[str]) -> None:
+    """Verdicts and answers have the form that metrics and reports read."""
+    for name in sorted(touched & contract.verdicts):
+        note = sample.notes[name]
+        flagged, score = (
+            (note.get("flagged"), note.get("noise_score")) if isinstance(note, Mapping) else (0, 0)
+        )
+        number = isinstance(score, int | float) and not isinstance(score, bool)
+        if not isinstance(flagged, bool) or not number or not 0.0 <= float(str(score)) <= 1.0:
+            raise ContractError(
+                f"{where}: note {name!r} is a verdict and has the form {note!r:.120}; write "
+                "{'flagged': True or False, 'noise_score': a number from 0 to 1}"
+            )
+    for name in sorted(touched & (contract.views | contract.proposes)):
+        note = sample.notes[name]
+        if not isinstance(note, Mapping) or not isinstance(note.get("answer", 0), str | None):
+            raise ContractError(
+                f"{where}: note {name!r} holds an answer and has the form {note!r:.120}; write "
+                "{'answer': a text, or None where there is none}"
+            )
 
 
 def _check_weight(where: str, sample: Sample) -> None:

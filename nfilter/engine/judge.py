@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nfilter.context import RunContext
+from nfilter.engine.invariants import check_figures
+from nfilter.errors import ContractError
 from nfilter.journal import Journal
 from nfilter.metrics import Judged, Metric, MetricInput
 from nfilter.plugins import Plugins
@@ -58,13 +60,35 @@ def judge(
         },
         seed=recipe.seed,
     )
+    out = figures_of(plugins, Metric, "compute", data, ctx.log.warning)
+    out["calls_per_sample"] = sum(data.calls.values()) / data.samples
+    return out
+
+
+def figures_of(
+    plugins: Plugins, kind: type, method: str, data: object, warn: Callable[[str], None]
+) -> dict[str, Any]:
+    """The figures of every registered metric of a kind, by name; one that fails is named and left out.
+
+    No recipe names a metric, so one that fails must not end a run.
+    """
     out: dict[str, Any] = {}
     for item in plugins.of_kind("metric"):
-        metric = item.cls()
-        figures = dict(metric.compute(data)) if isinstance(metric, Metric) else {}
+        try:
+            metric = item.cls()
+            figures = (
+                check_figures(item.name, getattr(metric, method)(data))
+                if isinstance(metric, kind)
+                else {}
+            )
+        except Exception as error:  # noqa: BLE001 - a stranger's metric must not end a run
+            said = str(error) if isinstance(error, ContractError) else repr(error)
+            warn(
+                f"metric {item.name!r} of plugin {item.plugin!r} ({item.origin}) is left out of metrics.json: {said}"
+            )
+            continue
         if figures:
             out[item.name] = figures
-    out["calls_per_sample"] = sum(data.calls.values()) / data.samples
     return out
 
 

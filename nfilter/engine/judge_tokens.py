@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nfilter.engine.ingest import noise_of
+from nfilter.engine.judge import figures_of
 from nfilter.metrics import JudgedTokens, TokenMetric, TokenMetricInput
 from nfilter.plugins import Plugins
 from nfilter.store import Artefact
@@ -17,7 +18,12 @@ from nfilter.types import BoolArray, NoiseSpan, Sample, TokenSample
 
 
 def judge_tokens(
-    plugins: Plugins, directory: Path, source: Artefact, last: Artefact, seed: int
+    plugins: Plugins,
+    directory: Path,
+    source: Artefact,
+    last: Artefact,
+    seed: int,
+    warn: Callable[[str], None],
 ) -> dict[str, Any]:
     """The figures of every metric over a run's tokens, by name; empty where nothing is known of any token."""
     noise = noise_of(source)
@@ -36,13 +42,7 @@ def judge_tokens(
         if sample.id in same
     ]
     data = TokenMetricInput([item for item in judged if item.known.any()], reasons, seed)
-    out: dict[str, Any] = {}
-    for item in plugins.of_kind("metric"):
-        metric = item.cls()
-        figures = dict(metric.compute_tokens(data)) if isinstance(metric, TokenMetric) else {}
-        if figures:
-            out[item.name] = figures
-    return out
+    return figures_of(plugins, TokenMetric, "compute_tokens", data, warn)
 
 
 def judge_sample(tokens: TokenSample, sample: Sample, noise: Sequence[NoiseSpan]) -> JudgedTokens:

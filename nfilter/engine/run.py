@@ -213,7 +213,10 @@ def _steps(state: _Run) -> dict[str, Any]:
     if cleaned is not None:
         out, seed = state.directory.path, state.recipe.seed
         figures = cleaned.figures if state.recipe.tokens else {}
-        figures = {**figures, **judge_tokens(state.plugins, out, source, last, seed)}
+        figures = {
+            **figures,
+            **judge_tokens(state.plugins, out, source, last, seed, state.log.warning),
+        }
         if figures:
             metrics["tokens"] = figures
     if reports := _reports(state):

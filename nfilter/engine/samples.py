@@ -10,8 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from nfilter.context import RunContext
-from nfilter.engine.invariants import check_samples, create, decide, values_of
-from nfilter.errors import ContractError, NfilterError
+from nfilter.contracts import contract_of
+from nfilter.engine.invariants import (
+    check_samples,
+    check_state,
+    check_written,
+    create,
+    decide,
+    unwritten,
+    values_of,
+)
+from nfilter.errors import NfilterError
 from nfilter.events import StageFinished
 from nfilter.progress import RunLog
 from nfilter.recipe import Use
@@ -44,11 +53,12 @@ def run_stage(run: StageRun, ctx: RunContext, parts: Mapping[str, Any]) -> Stage
     if begun.status == "reused":
         return _finished(run.label, run.after.summary(), 0.0, reused=True)
     stage = run.use.item.cls(run.use.config)
-    contract: Contract = run.use.item.cls.contract(run.use.config)
+    contract = contract_of(run.use.item.cls, run.use.config)
     state = _state(run, stage, ctx)
     counts: Counter[str] = Counter(kept=0, dropped=0, changed=0, weighed=0)
     total = run.before.summary().get("samples") or run.before.summary().get("read")
     given = _ids(run) if contract.new_samples else {}
+    missing, seen = set(contract.writes), 0
     with ctx.progress(total, run.label) as bar:
         for index, chunk in enumerate(run.before.chunks()):
             if run.after.has_chunk(index):
@@ -58,9 +68,16 @@ def run_stage(run: StageRun, ctx: RunContext, parts: Mapping[str, Any]) -> Stage
                 run.after.write_chunk(index, samples, decisions)
                 if contract.new_samples:
                     given |= {sample.id: False for sample in samples if sample.id not in given}
+            shown = {sample.id for sample in chunk if sample.dropped is None}
+            known = {sample.id for sample in chunk}
+            seen += len(shown)
+            missing &= unwritten(
+                contract, (each for each in samples if each.id in shown or each.id not in known)
+            )
             counts.update("kept" if sample.dropped is None else "dropped" for sample in samples)
             counts.update(_COUNTED[row["action"]] for row in decisions if row["action"] in _COUNTED)
             bar.advance(len(chunk))
+    check_written(run.label, contract, missing, seen)
     seconds = time.monotonic() - start
     report = dict(state.values).get("report")
     run.after.finish(
@@ -103,13 +120,7 @@ def _state(run: StageRun, stage: Any, ctx: RunContext) -> State:
         return EMPTY_STATE
     state = run.after.read_state()
     if state is None:
-        fitted = stage.fit(live(run.before), ctx)
-        try:
-            run.after.write_state(fitted)
-        except (AttributeError, TypeError, ValueError) as error:
-            raise ContractError(
-                f"{run.label}: what fit returned is not a State of JSON values and numpy arrays: {error}"
-            ) from error
+        run.after.write_state(check_state(run.label, "fit", stage.fit(live(run.before), ctx)))
         state = run.after.read_state()
     if state is None:
         raise NfilterError(f"{run.label}: its state was not published")

@@ -9,9 +9,16 @@ from typing import Any
 import numpy as np
 
 from nfilter.context import RunContext
-from nfilter.engine.invariants import check_tokens, values_of
+from nfilter.contracts import contract_of
+from nfilter.engine.invariants import (
+    check_state,
+    check_tokens,
+    check_written,
+    unwritten,
+    values_of,
+)
 from nfilter.recipe import Recipe
-from nfilter.stages import EMPTY_STATE, Contract, FitsTokens, State
+from nfilter.stages import EMPTY_STATE, FitsTokens, State
 from nfilter.types import TokenSample
 
 Gone = list[tuple[str, str]]
@@ -49,8 +56,10 @@ def run_token_stages(
         # Random numbers go by name, so that a stage put in before this one does not redraw it.
         stream = f"{use.name}#{names[:bit].count(use.name)}"
         ctx = contexts(use.name, stream)
-        contract: Contract = use.item.cls.contract(use.config)
-        state = stage.fit_tokens(current, ctx) if isinstance(stage, FitsTokens) else EMPTY_STATE
+        contract = contract_of(use.item.cls, use.config)
+        state = EMPTY_STATE
+        if isinstance(stage, FitsTokens):
+            state = check_state(use.name, "fit_tokens", stage.fit_tokens(current, ctx))
         done: list[TokenSample] = []
         for start in range(0, len(current), recipe.chunk):
             chunk = current[start : start + recipe.chunk]
@@ -58,6 +67,7 @@ def run_token_stages(
             returned = values_of(use.name, "process_tokens", TokenSample, given)
             check_tokens(use.name, contract, chunk, returned, bit)
             done += returned
+        check_written(use.name, contract, unwritten(contract, done), len(done))
         stages[f"{bit + 1}-{use.name}"] = {**_lost(current, done), **_report(state)}
         current = done
     kept = [sample for sample in current if sample.weights.any()]

@@ -1,16 +1,40 @@
-"""Conformance checks: what the engine will demand of a plugin, as assertions that its own tests can call."""
+"""Conformance checks of stages and losses: what the engine will demand, and more, as assertions for a plugin's own tests."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from nfilter.capabilities import CAPABILITIES, Abilities
-from nfilter.engine.invariants import check_samples, check_tokens, values_of
-from nfilter.stages import EMPTY_STATE, Context, Fits, FitsTokens, StageConfig, State
+from nfilter.contracts import contract_of
+from nfilter.engine.invariants import (
+    check_samples,
+    check_state,
+    check_tokens,
+    check_written,
+    unwritten,
+    values_of,
+)
+from nfilter.registration import class_faults
+from nfilter.stages import EMPTY_STATE, Context, Contract, Fits, FitsTokens, State
+from nfilter.testing.replay import Recording, with_own_randomness
 from nfilter.types import Sample, TokenSample
+
+_PARTS = (1, 3)
+"""Sizes of chunks that a stage is also run with."""
+
+
+def check_class(kind: str, cls: Any) -> None:
+    """Refuse a class that could not be registered as a ``kind``: stage, backend, trainer, source, exporter, metric, loss.
+
+    Raises:
+        AssertionError: with all faults, and what to write for each.
+    """
+    faults = class_faults(kind, cls, "my_plugin")
+    assert not faults, "\n".join(faults)
 
 
 def check_sample_stage(
@@ -18,19 +42,115 @@ def check_sample_stage(
 ) -> list[Sample]:
     """Run a sample stage over ``samples`` as the engine would, and refuse what the engine would refuse.
 
-    Returns the processed samples.
+    It is run over all of them at once, and again in chunks, with answers of models kept from the first time: what it
+    decides about a sample must not depend on which others are in its chunk. It may change nothing in place and use no
+    global generator of random numbers. Returns the processed samples of the first run.
 
     Raises:
-        AssertionError: when the class lacks a member.
-        ContractError: when an invariant is broken; the message names it.
+        AssertionError: when the class lacks a member, or one of these rules is broken.
+        ContractError: when an invariant of the engine is broken; the message names it.
     """
-    _check_members(stage, "process")
-    contract = stage.contract(config)
-    built = stage(config)
-    state = built.fit(list(samples), ctx) if isinstance(built, Fits) else EMPTY_STATE
-    out = values_of(stage.name, "process", Sample, built.process(list(samples), state, ctx))
-    check_samples(stage.name, contract, samples, out)
+    check_class("stage", stage)
+    assert hasattr(stage, "process"), (
+        f"{stage.name}: it has no process, so it is no stage over samples"
+    )
+    before = [_sample_text(sample) for sample in samples]
+    recording = Recording(ctx)
+    contract = contract_of(stage, config)
+    out = with_own_randomness(
+        stage.name, lambda: _sample_runs(stage, contract, config, samples, recording)
+    )
+    for sample, was in zip(samples, before, strict=True):
+        assert _sample_text(sample) == was, (
+            f"{stage.name}: sample {sample.id!r} was changed in place; return a new one: note(), relabel(), drop(), weigh()"
+        )
+    check_written(stage.name, contract, unwritten(contract, out), len(samples))
     return out
+
+
+def _sample_runs(
+    stage: type[Any], contract: Contract, config: Any, samples: Sequence[Sample], ctx: Recording
+) -> list[Sample]:
+    """Over all samples at once, and again in chunks."""
+    built = stage(config)
+    state = EMPTY_STATE
+    if isinstance(built, Fits):
+        state = _kept(check_state(stage.name, "fit", built.fit(list(samples), ctx)))
+    out = _sample_chunk(stage, contract, config, samples, samples, state, ctx)
+    again = ctx.again()
+    for size in _PARTS if len(samples) > 1 else ():
+        parts = [samples[start : start + size] for start in range(0, len(samples), size)]
+        done = [
+            each
+            for part in parts
+            for each in _sample_chunk(stage, contract, config, part, samples, state, again)
+        ]
+        _same_decisions(stage.name, size, out, done)
+    return out
+
+
+def _sample_chunk(
+    stage: type[Any],
+    contract: Contract,
+    config: Any,
+    chunk: Sequence[Sample],
+    every: Sequence[Sample],
+    state: State,
+    ctx: Any,
+) -> list[Sample]:
+    built = stage(config)
+    returned = values_of(stage.name, "process", Sample, built.process(list(chunk), state, ctx))
+    check_samples(stage.name, contract, chunk, returned, {sample.id: True for sample in every})
+    return returned
+
+
+def _same_decisions(stage: str, size: int, out: Sequence[Sample], done: Sequence[Sample]) -> None:
+    whole, parts = ({sample.id: sample for sample in found} for found in (out, done))
+    for name in whole.keys() | parts.keys():
+        one, other = whole.get(name), parts.get(name)
+        same = (
+            one is not None
+            and other is not None
+            and (one.response, one.dropped is None) == (other.response, other.dropped is None)
+            and _near([one.weight, dict(one.notes)], [other.weight, dict(other.notes)])
+        )
+        assert same, (
+            f"{stage}: what becomes of sample {name!r} depends on its chunk: {_shown(one)} among all, {_shown(other)} in "
+            f"chunks of {size}; what has to see all samples belongs in fit(self, stream, ctx)"
+        )
+
+
+def _shown(sample: Sample | None) -> str:
+    if sample is None:
+        return "it is missing"
+    fate = "kept" if sample.dropped is None else "dropped"
+    return f"{fate}, weight {sample.weight:g}, response {sample.response!r:.40}, notes {dict(sample.notes)!r:.160}"
+
+
+def _near(one: Any, other: Any) -> bool:
+    """Equal JSON values, numbers up to what a different order of sums does to them."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_near(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_near, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-4, abs_tol=1e-5)
+    return bool(one == other)
+
+
+def _kept(state: State) -> State:
+    """A state as it comes back from disk: JSON values, arrays that cannot be written to."""
+    values = json.loads(json.dumps(dict(state.values)))
+    arrays = {name: np.array(array) for name, array in state.arrays.items()}
+    for array in arrays.values():
+        array.setflags(write=False)
+    return State(values, arrays)
+
+
+def _sample_text(sample: Sample) -> str:
+    return repr(
+        (sample.messages, dict(sample.notes), dict(sample.meta), sample.weight, sample.dropped)
+    )
 
 
 def check_token_stage(
@@ -44,31 +164,91 @@ def check_token_stage(
 ) -> tuple[list[TokenSample], State]:
     """Run a token stage over ``samples`` as the engine would, ``chunk`` at a time, and refuse what the engine would.
 
-    Samples and settings are not to be changed in place: what was given is compared with a copy. Returns the processed
-    samples, in which ``bit`` is the number of the stage's reason, and what the stage learned.
+    It is run again in other chunks, with losses kept from the first time: what it does to a sample must not depend on
+    which others are in its chunk. Samples and settings are not to be changed in place, and no global generator of random
+    numbers is to be used. Returns the processed samples, in which ``bit`` is the number of the stage's reason, and what
+    the stage learned.
 
     Raises:
-        AssertionError: when the class lacks a member, or something was changed in place.
-        ContractError: when an invariant is broken; the message names it.
+        AssertionError: when the class lacks a member, or one of these rules is broken.
+        ContractError: when an invariant of the engine is broken; the message names it.
     """
-    _check_members(stage, "process_tokens")
-    contract = stage.contract(config)
+    check_class("stage", stage)
+    assert hasattr(stage, "process_tokens"), (
+        f"{stage.name}: it has no process_tokens, so it is no stage over tokens"
+    )
     before = [_bytes_of(sample) for sample in samples]
-    built = stage(config)
-    state = built.fit_tokens(list(samples), ctx) if isinstance(built, FitsTokens) else EMPTY_STATE
-    out: list[TokenSample] = []
-    step = chunk or max(1, len(samples))
-    for start in range(0, len(samples), step):
-        part = list(samples[start : start + step])
-        returned = built.process_tokens(list(part), state, ctx, bit)
-        done = values_of(stage.name, "process_tokens", TokenSample, returned)
-        check_tokens(stage.name, contract, part, done, bit)
-        out += done
+    recording = Recording(ctx)
+    contract = contract_of(stage, config)
+    out, state = with_own_randomness(
+        stage.name,
+        lambda: _token_runs(
+            stage, contract, config, samples, recording, bit, chunk or max(1, len(samples))
+        ),
+    )
     for sample, was in zip(samples, before, strict=True):
         assert _bytes_of(sample) == was, (
             f"{stage.name}: sample {sample.id!r} was changed in place; return a new one: score(), mask(), weigh()"
         )
+    check_written(stage.name, contract, unwritten(contract, out), len(out))
     return out, state
+
+
+def _token_runs(
+    stage: type[Any],
+    contract: Contract,
+    config: Any,
+    samples: Sequence[TokenSample],
+    ctx: Recording,
+    bit: int,
+    given: int,
+) -> tuple[list[TokenSample], State]:
+    """In chunks of ``given`` samples, and again in others."""
+    built = stage(config)
+    state = EMPTY_STATE
+    if isinstance(built, FitsTokens):
+        state = check_state(stage.name, "fit_tokens", built.fit_tokens(list(samples), ctx))
+    out = _token_chunks(stage, contract, config, samples, state, ctx, bit, given)
+    for size in sorted({*_PARTS, max(1, len(samples))} - {given}):
+        done = _token_chunks(stage, contract, config, samples, state, ctx.again(), bit, size)
+        _same_tokens(stage.name, size, out, done)
+    return out, state
+
+
+def _token_chunks(
+    stage: type[Any],
+    contract: Contract,
+    config: Any,
+    samples: Sequence[TokenSample],
+    state: State,
+    ctx: Any,
+    bit: int,
+    size: int,
+) -> list[TokenSample]:
+    built = stage(config)
+    out: list[TokenSample] = []
+    for start in range(0, len(samples), size):
+        part = list(samples[start : start + size])
+        returned = built.process_tokens(list(part), state, ctx, bit)
+        done = values_of(stage.name, "process_tokens", TokenSample, returned)
+        check_tokens(stage.name, contract, part, done, bit)
+        out += done
+    return out
+
+
+def _same_tokens(
+    stage: str, size: int, out: Sequence[TokenSample], done: Sequence[TokenSample]
+) -> None:
+    for one, other in zip(out, done, strict=True):
+        arrays = [(one.weights, other.weights), (one.reasons, other.reasons)]
+        arrays += [(one.scores[name], other.scores[name]) for name in one.scores]
+        same = one.scores.keys() == other.scores.keys() and all(
+            np.allclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=True) for a, b in arrays
+        )
+        assert same, (
+            f"{stage}: what becomes of the tokens of {one.id!r} depends on its chunk (it differs in chunks of {size}); "
+            "what has to see all samples belongs in fit_tokens(self, stream, ctx)"
+        )
 
 
 def check_token_loss(
@@ -88,14 +268,9 @@ def check_token_loss(
         AssertionError: when a member is missing, statistics depend on how the logits are cut into chunks, or weights
             are of another shape, not finite, or negative where ``mean_over`` is ``weighed``.
     """
-    for member in ("name", "Config", "mean_over", "contract", "stats", "weigh"):
-        assert hasattr(loss, member), f"{loss.__name__} has no {member}"
-    assert issubclass(loss.Config, StageConfig), f"{loss.__name__}.Config is not a StageConfig"
-    assert loss.mean_over in {"given", "weighed"}, (
-        f"{loss.name}: mean_over is {loss.mean_over!r}; it is 'given' or 'weighed'"
-    )
+    check_class("loss", loss)
     scores = dict(cached or {})
-    missing = sorted(loss.contract(config).reads - set(scores))
+    missing = sorted(contract_of(loss, config).reads - set(scores))
     assert not missing, f"{loss.name}: the contract reads {missing}; give them in cached"
     built = loss(config)
     n = len(labels)
@@ -121,30 +296,7 @@ def check_token_loss(
     return weights
 
 
-def _check_members(stage: type[Any], method: str) -> None:
-    for member in ("name", "Config", "contract", method):
-        assert hasattr(stage, member), f"{stage.__name__} has no {member}"
-    assert issubclass(stage.Config, StageConfig), f"{stage.__name__}.Config is not a StageConfig"
-    assert "." in stage.name, f"{stage.__name__}.name is not of the form plugin.stage"
-
-
 def _bytes_of(sample: TokenSample) -> list[tuple[str, bytes]]:
     arrays = {name: getattr(sample, name) for name in ("ids", "response", "weights", "reasons")}
     arrays |= {f"score {name}": values for name, values in sample.scores.items()}
     return [(name, np.ascontiguousarray(values).tobytes()) for name, values in arrays.items()]
-
-
-def check_backend(backend: type[Any], config: Any) -> Abilities:
-    """Check that a backend class has the members of the capabilities that it says it has."""
-    for member in ("name", "Config", "abilities", "problems", "fingerprint", "close"):
-        assert hasattr(backend, member), f"{backend.__name__} has no {member}"
-    abilities: Abilities = backend.abilities(config)
-    for capability in abilities.capabilities:
-        assert capability in CAPABILITIES, f"{capability!r} is not a capability that nfilter knows"
-        for member in getattr(capability, "__protocol_attrs__", _members(capability)):
-            assert hasattr(backend, member), f"{backend.__name__} lacks {member}, which it promises"
-    return abilities
-
-
-def _members(capability: type) -> list[str]:
-    return [name for name in vars(capability) if not name.startswith("_")]

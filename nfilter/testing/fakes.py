@@ -1,4 +1,4 @@
-"""Fakes with the protocols' own signatures: a scripted model, a hashing encoder, a context without a run."""
+"""Fakes with the protocols' own signatures: scripted models, a tokenizer of characters, a context without a run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,20 @@ from typing import Any
 
 import numpy as np
 
+from nfilter.capabilities import TokenizerDigest
 from nfilter.prompts import Prompts, shipped_directory
 from nfilter.stages import AnswerKind, Progress, Template, TokenLoss
-from nfilter.types import JSON, Completion, FloatArray, ModelRef, Request, TokenSample
+from nfilter.types import (
+    JSON,
+    Completion,
+    FloatArray,
+    IntArray,
+    Message,
+    ModelRef,
+    Request,
+    Sample,
+    TokenSample,
+)
 
 
 @dataclass
@@ -60,6 +71,87 @@ class FakeEncoder:
                 size=self.dimensions
             )
         return [float(value) for value in total]
+
+
+@dataclass
+class FakeScorer:
+    """Scores tokens by ``loss(sample)``, [T], or each token by its id: the same ids have the same losses, 0 to 4.
+
+    NaN stands where nothing is predicted. ``shift`` is added for an adapter.
+    """
+
+    loss: Callable[[TokenSample], Sequence[float]] | None = None
+    shift: float = -0.5
+
+    def score(
+        self, samples: Sequence[TokenSample], adapter: ModelRef | None = None
+    ) -> list[FloatArray]:
+        """float32 [T] a sample."""
+        return [self._score(sample, self.shift if adapter else 0.0) for sample in samples]
+
+    def _score(self, sample: TokenSample, shift: float) -> FloatArray:
+        given = self.loss(sample) if self.loss else (sample.ids * 7919 % 401) / 100
+        losses = np.asarray(given, dtype=np.float32) + np.float32(shift)
+        return np.where(sample.predicted, losses, np.float32("nan")).astype(np.float32)
+
+
+class FakeTokenizer:
+    """Encodes conversations with a token for each character, its code point, and 0 at the end of each turn."""
+
+    def encode(
+        self, samples: Sequence[Sample], *, max_length: int = 4096, turns: str = "all"
+    ) -> list[TokenSample]:
+        """One token sample a sample; assistant's turns are the response, or the last one alone."""
+        return [self._encode(sample, max_length, turns) for sample in samples]
+
+    def decode(self, ids: Sequence[IntArray]) -> list[str]:
+        """The text of each list of ids, without ends of turns."""
+        return ["".join(chr(int(each)) for each in one if each) for one in ids]
+
+    def tokenizer_digest(self) -> TokenizerDigest:
+        """Always the same."""
+        return TokenizerDigest("characters", "turns that end in 0")
+
+    def _encode(self, sample: Sample, max_length: int, turns: str) -> TokenSample:
+        last = len(sample.messages) - 1
+        parts = [
+            (ord(char), number, message.role == "assistant" and (turns == "all" or number == last))
+            for number, message in enumerate(sample.messages)
+            for char in message.content + "\0"
+        ]
+        starts = np.arange(len(parts), dtype=np.int32)
+        response = np.array([own for _, _, own in parts], dtype=np.bool_)
+        kept = slice(0, max_length)
+        return TokenSample(
+            id=sample.id,
+            ids=np.array([code for code, _, _ in parts], dtype=np.int64)[kept],
+            response=response[kept],
+            turn=np.array([number for _, number, _ in parts], dtype=np.int16)[kept],
+            spans=np.stack([starts, starts + 1], axis=1)[kept],
+            weights=(response * np.float32(sample.weight)).astype(np.float32)[kept],
+            text="".join(message.content + "\0" for message in sample.messages),
+            cut=response[max_length:],
+        )
+
+
+def token_sample(
+    name: str = "a",
+    response: str = "answer",
+    *,
+    prompt: str = "question",
+    scores: Mapping[str, Sequence[float]] | None = None,
+) -> TokenSample:
+    """A token sample of one question and one answer, a token for each character: see ``FakeTokenizer``.
+
+    ``scores`` gives numbers for the tokens of the response, its end included: NaN is written elsewhere.
+    """
+    sample = Sample(name, (Message("user", prompt), Message("assistant", response)))
+    (tokens,) = FakeTokenizer().encode([sample])
+    for key, values in (scores or {}).items():
+        whole = np.full(len(tokens.ids), np.nan, dtype=np.float32)
+        whole[tokens.response] = np.asarray(values, dtype=np.float32)
+        tokens = tokens.score(key, whole)
+    return tokens
 
 
 class _Log:

@@ -150,6 +150,7 @@ class Mix:
         return Contract(
             reads=frozenset({config.pair}),
             writes=frozenset({config.into}),
+            sometimes=frozenset({config.into}),
             prompts=frozenset(config.prompt(role) for role in ROLES),
             needs=(
                 ModelNeed(config.llm, Generates, field="llm"),

@@ -50,7 +50,8 @@ class Purge:
         """Reads no note; writes one where nothing is dropped. Only ``perplexity`` needs a model."""
         perplexity = config.rules.perplexity
         return Contract(
-            writes=frozenset({NOTE} if config.action == "note" else ()),
+            writes=(noted := frozenset({NOTE} if config.action == "note" else ())),
+            sometimes=noted,
             needs=perplexity.needs() if perplexity else (),
         )
 

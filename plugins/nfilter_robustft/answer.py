@@ -77,6 +77,7 @@ class Answer:
             reads=reads(config),
             writes=frozenset({config.into}),
             views=frozenset({config.into}),
+            sometimes=frozenset({config.into} if reads(config) else ()),
             prompts=frozenset({config.prompt}),
             needs=(ModelNeed(config.llm, Generates, field="llm"),),
             calls=(

@@ -102,6 +102,7 @@ class Reason:
             reads=reads(config),
             writes=frozenset({config.into}),
             views=frozenset({config.into}),
+            sometimes=frozenset({config.into} if reads(config) else ()),
             prompts=frozenset(prompts),
             needs=(ModelNeed(config.llm, Generates, field="llm"),),
             calls=(_calls(config),),

@@ -87,6 +87,7 @@ class Relabel:
                 if name is not None
             ),
             writes=frozenset({config.into}),
+            sometimes=frozenset({config.into}),
             views=frozenset({config.into}),
             proposes=frozenset({config.into}),
             prompts=frozenset({config.prompt}),

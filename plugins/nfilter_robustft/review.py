@@ -164,6 +164,7 @@ class Review:
         return Contract(
             reads=frozenset({*config.views, *((config.check,) if config.check else ())}),
             writes=frozenset({config.into}),
+            sometimes=frozenset({config.into}),
             views=frozenset({config.into}),
             proposes=frozenset({config.into}),
             prompts=frozenset({config.prompt}),

@@ -69,8 +69,8 @@ class Bad:
     ("members", "error", "says"),
     [
         ({}, ContractError, "note 'stray'"),
-        ({"name": "nodot"}, AssertionError, "not of the form plugin.stage"),
-        ({"Config": dict}, AssertionError, "is not a StageConfig"),
+        ({"name": "nodot"}, AssertionError, "has the form plugin.stage, and 'nodot' has not"),
+        ({"Config": dict}, AssertionError, "its Config, dict, is no StageConfig"),
         (
             {"process": lambda self, chunk, state, ctx: chunk[1:]},
             ContractError,
@@ -126,7 +126,7 @@ def _in_place(self: Any, chunk: Any, state: Any, ctx: Any, bit: int) -> Any:
 @pytest.mark.parametrize(
     ("members", "error", "says"),
     [
-        ({"name": "nodot"}, AssertionError, "not of the form plugin.stage"),
+        ({"name": "nodot"}, AssertionError, "has the form plugin.stage"),
         ({"process_tokens": lambda *_: None}, ContractError, "process_tokens returned None"),
         (
             {"process_tokens": lambda s, chunk, *_: chunk[1:]},
@@ -178,7 +178,7 @@ class PlainLoss:
 @pytest.mark.parametrize(
     ("members", "says"),
     [
-        ({"mean_over": "all"}, "mean_over is 'all'"),
+        ({"mean_over": "all"}, "mean_over is 'all'; write mean_over = 'given'"),
         ({"stats": lambda s, x, y: {"logit": x}}, r"has shape \(6, 3\), not \(6,\)"),
         ({"stats": lambda s, x, y: {"logit": y / len(y)}}, "cut into chunks"),
         ({"weigh": lambda s, stats, cached, step: stats["logit"][1:]}, r"weigh gave shape \(5,\)"),

@@ -125,7 +125,7 @@ def test_all_faults_of_a_plugin_are_said_at_once(point: Point, module: Module) -
         f"nfilter_stages: {where}Bad: nfilter builds it as Bad(config), and it does not take that",
         f"nfilter_stages: {where}Bad: it has no method contract",
         f"nfilter_stages: {where}Bad: it has no method that does its work",
-        "nfilter_sources: 3 is no class; return the class itself, int, not int(...)",
+        "nfilter_sources: 3 is no class; return classes, like (MyStage,)",
         f"nfilter_metrics: {where}Empty: it has no method that does its work",
     ]
 

@@ -119,6 +119,35 @@ def test_a_clash_of_strangers_ends_only_who_uses_the_name(
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_what_a_stranger_raises_outside_of_a_run_names_it(
+    site: Path, command: Callable[..., Any], tmp_path: Path
+) -> None:
+    install(site, "raises", name="raises.stage")
+    file = site / "raises.py"
+    source = file.read_text().replace("return nfilter.Contract()", "return 1 // 0")
+    source = source.replace("nfilter_stages", "nfilter_sources").replace("raises.stage", "raises")
+    source += """
+Stage.problems = classmethod(lambda cls, config, base_dir: 1 // 0)
+Stage.columns = classmethod(lambda cls, config, base_dir: {})
+Stage.__init__ = lambda self, config, base_dir: None
+Stage.read = lambda self: [{"prompt": "x"}]
+Stage.restore = lambda self, sample: {}
+"""
+    file.write_text(source)
+    (tmp_path / "rules.yaml").write_text("source: {use: raises}\n")
+    done = command("check", "rules.yaml", path=[site], cwd=tmp_path)
+    assert done.returncode == 3
+    assert (
+        "plugin 'raises' of raises-dist 1.0 raised ZeroDivisionError: integer division or modulo by zero at "
+        f"{file}:{len(source.splitlines()) - 4} (check). The fault is in the plugin" in done.stderr
+    )
+    file.write_text(source.replace("base_dir: 1 // 0", "base_dir: ()"))
+    for verb in ("check", "run", "lint", "plan"):
+        done = command(verb, "rules.yaml", path=[site], cwd=tmp_path)
+        assert done.returncode == 3, done.stderr
+        assert "source 'raises': read gave {'prompt': 'x'} as row 1; write yield Row(Sample(" in done.stderr
+
+
 def test_a_stranger_with_an_instance_for_a_class_breaks_nothing_else(
     site: Path, command: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -98,7 +99,9 @@ def test_the_rooms_are_all_there_and_all_named() -> None:
 
 @pytest.fixture
 def contributing(blocks: list[Any]) -> dict[str, str]:
-    return {block.kind: block.text for block in blocks if block.document == "CONTRIBUTING.md"}
+    """The first block of each kind: the plugin and its entry point."""
+    own = [block for block in blocks if block.document == "CONTRIBUTING.md"]
+    return {block.kind: block.text for block in reversed(own)}
 
 
 @pytest.fixture
@@ -163,6 +166,25 @@ def test_the_plugin_of_the_guide_passes_the_check_that_the_guide_names(
     ]
     out = check_sample_stage(stage, stage.Config(least=4), samples, FakeContext())
     assert [sample.id for sample in out if sample.dropped] == ["1", "2", "3"]
+
+
+def test_the_tests_of_the_guide_pass(
+    blocks: list[Any], installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(installed))
+    guide = [b for b in blocks if b.document == "CONTRIBUTING.md" and b.kind == "python"]
+    names = []
+    for block in guide[1:]:
+        module: dict[str, Any] = {"__name__": "test_guide"}
+        exec(compile(block.text, "CONTRIBUTING.md", "exec"), module)
+        for name, function in module.items():
+            if name.startswith("test_"):
+                names.append(name)
+                (tmp_path / name).mkdir()
+                takes = "tmp_path" in function.__code__.co_varnames[: function.__code__.co_argcount]
+                function(*([tmp_path / name] if takes else []))
+    monkeypatch.delitem(sys.modules, "my_plugin")
+    assert len(names) == 6
 
 
 def test_the_names_in_the_guide_are_there() -> None:

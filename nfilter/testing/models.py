@@ -1,0 +1,174 @@
+"""Conformance checks of backends and trainers: members, promises, and what comes back for what was asked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nfilter.capabilities import CAPABILITIES, Abilities
+from nfilter.contracts import (
+    check_completions,
+    check_encoded,
+    check_losses,
+    check_vectors,
+    contract_of,
+)
+from nfilter.stages import Context, Site, TrainingResult
+from nfilter.testing.conformance import check_class
+from nfilter.testing.replay import with_own_randomness
+from nfilter.types import Request, Sample, TokenSample
+
+
+def check_backend(
+    backend: type[Any],
+    config: Any,
+    site: Site | None = None,
+    *,
+    requests: Sequence[Request] = (),
+    texts: Sequence[str] = (),
+    samples: Sequence[Sample] = (),
+) -> Abilities:
+    """Check that a backend class has the members of the capabilities that it says it has.
+
+    With a ``site`` it is built, and asked what is given: ``requests`` where it generates, ``texts`` where it embeds,
+    ``samples`` where it encodes, and their tokens where it scores. Every answer must be one for each thing asked, in order.
+
+    Raises:
+        AssertionError: when the class lacks a member, or a rule of the protocols is broken.
+        ContractError: when something else came back than was asked for.
+    """
+    check_class("backend", backend)
+    abilities: Abilities = backend.abilities(config)
+    assert isinstance(abilities, Abilities), (
+        f"{backend.name}: abilities returned {abilities!r:.60}; write return Abilities(frozenset({{Generates}}))"
+    )
+    for capability in abilities.capabilities:
+        assert capability in CAPABILITIES, f"{capability!r} is not a capability that nfilter knows"
+        for member in getattr(capability, "__protocol_attrs__", _members(capability)):
+            assert hasattr(backend, member), f"{backend.__name__} lacks {member}, which it promises"
+    if site is not None:
+        problems = list(backend.problems(config, site))
+        assert all(isinstance(each, str) for each in problems), (
+            f"{backend.name}: problems gives sentences, not {problems!r:.80}"
+        )
+        built = backend(config, site)
+        try:
+            _ask(backend.name, built, abilities, requests, texts, samples)
+        finally:
+            built.close()
+    return abilities
+
+
+def _members(capability: type) -> list[str]:
+    return [name for name in vars(capability) if not name.startswith("_")]
+
+
+def _ask(
+    name: str,
+    built: Any,
+    abilities: Abilities,
+    requests: Sequence[Request],
+    texts: Sequence[str],
+    samples: Sequence[Sample],
+) -> None:
+    mark = built.fingerprint()
+    assert isinstance(mark, str), f"{name}: fingerprint gives a text, not {mark!r:.60}"
+    assert mark, f"{name}: fingerprint gives an empty text"
+    assert mark == built.fingerprint(), f"{name}: fingerprint gives another text each time"
+    able = {capability.__name__ for capability in abilities.capabilities}
+    if requests and "Generates" in able:
+        answers = check_completions(name, built.generate(list(requests)), len(requests))
+        for request, answer in zip(requests, answers, strict=True):
+            assert not (
+                abilities.logprobs
+                and request.logprobs
+                and answer.failure is None
+                and answer.logprobs is None
+            ), f"{name}: it says that it gives log-probabilities, and an answer has none"
+    if requests and "Streams" in able:
+        came = [each for each in built.stream(list(requests)) if each is not None]
+        assert sorted(number for number, _ in came) == list(range(len(requests))), (
+            f"{name}: stream gave the requests {sorted(number for number, _ in came)} of {len(requests)}; each once"
+        )
+        check_completions(name, [answer for _, answer in came], len(requests))
+    if texts and "Embeds" in able:
+        vectors = check_vectors(name, built.embed(list(texts)), len(texts))
+        again = check_vectors(name, built.embed([texts[-1]]), 1)
+        assert np.allclose(vectors[-1], again[0], atol=1e-3), (
+            f"{name}: the vector of a text depends on the texts beside it"
+        )
+    if samples and "Encodes" in able:
+        encoded = check_encoded(
+            name, built.encode(list(samples), max_length=4096, turns="all"), samples
+        )
+        short = check_encoded(name, built.encode(list(samples), max_length=4, turns="all"), samples)
+        for one in short:
+            assert len(one.ids) <= 4, (
+                f"{name}: {one.id!r} has {len(one.ids)} tokens at max_length 4"
+            )
+        if "Scores" in able:
+            _score(name, built, encoded)
+
+
+def _score(name: str, built: Any, encoded: Sequence[TokenSample]) -> None:
+    for sample, losses in zip(
+        encoded, check_losses(name, built.score(list(encoded)), encoded), strict=True
+    ):
+        outside = np.asarray(losses)[~sample.predicted]
+        assert np.isnan(outside).all(), (
+            f"{name}: {sample.id!r} has losses where nothing is predicted; write NaN at position 0 and outside the response"
+        )
+        inside = np.asarray(losses)[sample.predicted]
+        assert np.isfinite(inside).all(), f"{name}: a loss of {sample.id!r} is not finite"
+
+
+def check_trainer(
+    trainer: type[Any],
+    config: Any,
+    samples: Sequence[TokenSample],
+    model: Any,
+    out: Path,
+    ctx: Context,
+    site: Site | None = None,
+) -> TrainingResult:
+    """Train ``model`` on ``samples`` into the folder ``out``, and check what a trainer must give back.
+
+    Raises:
+        AssertionError: when the class lacks a member, or a rule is broken.
+        ContractError: when its contract is none.
+    """
+    check_class("trainer", trainer)
+    contract_of(trainer, config)
+    sizes = dict(trainer.memory(config, getattr(model, "config", None), site or Site(out)))
+    assert all(isinstance(size, int | float) and size >= 0 for size in sizes.values()), (
+        f"{trainer.name}: memory gives bytes by part, not {sizes!r:.80}"
+    )
+    before = [sample.weights.tobytes() + sample.ids.tobytes() for sample in samples]
+    out.mkdir(parents=True, exist_ok=True)
+    result = with_own_randomness(
+        trainer.name, lambda: trainer(config).train(list(samples), model, out, ctx, None)
+    )
+    assert isinstance(result, TrainingResult), (
+        f"{trainer.name}: train returned {result!r:.60}; write return TrainingResult(ref, steps, tokens, losses, seconds)"
+    )
+    assert [sample.weights.tobytes() + sample.ids.tobytes() for sample in samples] == before, (
+        f"{trainer.name}: a sample was changed in place"
+    )
+    path = Path(result.ref.path)
+    assert path.resolve().is_relative_to(out.resolve()), (
+        f"{trainer.name}: the adapter is in {path}, outside of the folder {out} that it was given"
+    )
+    assert any(out.iterdir()), f"{trainer.name}: it wrote nothing into {out}"
+    assert result.ref.digest, f"{trainer.name}: the adapter's ModelRef has no digest"
+    assert all(math.isfinite(loss) for loss in result.losses), (
+        f"{trainer.name}: a loss is not finite"
+    )
+    trained = sum(int(np.count_nonzero(sample.weights)) for sample in samples)
+    assert result.tokens == 0 or trained > 0, (
+        f"{trainer.name}: it says that it trained on {result.tokens} tokens, and none has a weight"
+    )
+    return result

@@ -261,7 +261,8 @@ def _span(item: Any) -> str:
         number = value(bare)
         tokens.append((canonical(number) or bare) if number is not None else bare)
     named = [token for token in tokens if token and token not in _ARTICLES]
-    return " ".join(named or [token for token in tokens if token])
+    # Once an article is gone, a sign that stood beside it is at the edge.
+    return _words(" ".join(named or [token for token in tokens if token]))
 
 
 def _json_list(text: str) -> list[Any] | None:

@@ -323,6 +323,7 @@ def test_exact_agreement():
         ("Brand", ["brand"]),
         ("Smith, Smith", ["smith"]),
         ('[1, "x", null, ["y"]]', ["1", "x"]),
+        ("minus ~ a", ["minus"]),
         ("", None),
         ("[]", None),
         ('["", "?"]', None),

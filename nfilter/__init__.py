@@ -199,7 +199,7 @@ _HOME = {
         "Trainer",
         "TrainingResult",
     ),
-    "nfilter.files": ("check_folder",),
+    "nfilter.files": ("check_folder", "read_sealed", "write_sealed"),
     "nfilter.store": ("publishing",),
     "nfilter.thoughts": ("MARKS",),
     "nfilter.types": (
@@ -348,6 +348,8 @@ __all__ = [
     "parse_address",
     "place_of",
     "publishing",
+    "read_sealed",
     "strings_in",
     "wilson",
+    "write_sealed",
 ]

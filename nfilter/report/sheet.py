@@ -86,6 +86,13 @@ def _cells(path: Path) -> list[tuple[int, str, str]]:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise StoreError(f"{path}: not UTF-8 (byte {error.start}); save it as CSV UTF-8") from error
+    try:
+        return _read(path, text)
+    except csv.Error as error:
+        raise StoreError(f"{path}: not CSV ({error}); save it as CSV UTF-8") from error
+
+
+def _read(path: Path, text: str) -> list[tuple[int, str, str]]:
     delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     header = [cell.strip() for cell in next(reader, [])]

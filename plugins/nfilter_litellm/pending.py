@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nfilter import StoreError, publishing
+from nfilter import StoreError, read_sealed, write_sealed
 
-_VERSION = 1
+_VERSION = 2
+_UNSEALED = 1
 _FIELDS = ("made", "file", "batch", "turn", "ids", "read")
 _OLD = 30 * 86400.0  # seconds for which servers keep the files of a batch
 
@@ -117,8 +118,7 @@ class Ledger:
             "version": _VERSION, "made": self._made[name], "file": pending.file, "batch": pending.batch,
             "turn": pending.turn, "ids": pending.ids, "read": read,
         }  # fmt: skip
-        with publishing(path) as out:
-            json.dump(record, out)
+        write_sealed(path, record)
 
     def _load(self) -> None:
         if self._folder is None or not self._folder.is_dir():
@@ -136,11 +136,7 @@ class Ledger:
 
     def _take(self, path: Path) -> None:
         """Know what a file has on record, but for a batch that no server has any more."""
-        try:
-            value: Any = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError):
-            value = None
-        known = value if isinstance(value, dict) and value.get("version") == _VERSION else {}
+        known = _known(path)
         fields: list[Any] = [known.get(key) for key in _FIELDS]
         made, file, batch, turn, ids, read = fields
         said = isinstance(made, float) and isinstance(file, str) and isinstance(turn, int)
@@ -156,6 +152,18 @@ class Ledger:
         self._whole[name] = Pending(name, file, batch, turn, tuple(ids))
         self._made[name] = made
         self._unread[name] = set(ids).difference(read)
+
+
+def _known(path: Path) -> dict[str, Any]:
+    """What a file holds that is as it was written; of an earlier version, which sealed nothing, whatever it holds."""
+    try:
+        value: Any = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(value, dict) and value.get("version") == _UNSEALED:
+            return value
+        sealed = read_sealed(path, path.parent.parent)
+    except (ValueError, RecursionError, StoreError):
+        return {}
+    return sealed if sealed.get("version") == _VERSION else {}
 
 
 def _words(value: Any) -> bool:

@@ -246,6 +246,13 @@ def test_formulas_are_neutralised_and_their_rows_still_found(tmp_path):
     assert sheet.answers(path, ids)["-5"] is True
 
 
+def test_a_sheet_that_is_no_csv_is_named(tmp_path):
+    path = tmp_path / "audit.csv"
+    path.write_text('id,label_is_right\na,"' + "x" * 200_000)
+    with pytest.raises(StoreError, match=r"audit\.csv: not CSV \(field larger .* save it as CSV"):
+        sheet.answers(path, ["a"])
+
+
 def test_lines_at_fault_are_all_named(tmp_path):
     path = tmp_path / "audit.csv"
     path.write_text(

@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 from nfilter import ModelRef, TokenLoss, TokenSample, TrainingResult
 from nfilter.testing import FakeContext
+from nfilter_hf import lora_checkpoint
 from nfilter_hf.lora import LoraTrainer
 from nfilter_hf.lora_settings import LoraSettings
 from nfilter_losses.dft import Dft, DftConfig
@@ -140,6 +141,7 @@ def test_the_seconds_are_those_of_all_parts(
     from safetensors.torch import save_file
 
     metadata["course"] = json.dumps({**course, "seconds": 5000.0})
+    metadata["seal"] = lora_checkpoint._seal(metadata["of"], metadata["course"], tensors)
     save_file(tensors, file, metadata=metadata)
     assert 5000 < train(tmp_path).seconds < 5060
 

@@ -475,3 +475,20 @@ def test_only_a_server_without_a_list_is_taken_for_one(
         else:
             assert texts(build(server).generate(asked(3))) == expected(3)
         assert sizes(server) == ([3] if known else [3, 3])
+
+
+@pytest.mark.parametrize("what", ["batch_1", "line-1", '"turn": 1'])
+def test_a_record_that_was_edited_is_not_believed(tmp_path: Path, what: str) -> None:
+    Ledger(tmp_path).put(Pending("a", "file-1", "batch_1", 1, ("line-1", "line-2")))
+    (file,) = tmp_path.glob("*.json")
+    text = file.read_text()
+    assert what in text
+    file.write_text(text.replace(what, what.replace("1", "7"), 1))
+    with pytest.raises(StoreError, match=r"a\.json is no record.*remove it to ask its calls anew"):
+        Ledger(tmp_path).take_up(["line-1"])
+
+
+def test_a_record_of_an_earlier_version_is_taken_up(tmp_path: Path) -> None:
+    record = {"version": 1, "made": time.time(), "file": "f", "batch": "batch_1", "turn": 1, "ids": ["x"], "read": []}  # fmt: skip
+    (tmp_path / "a.json").write_text(json.dumps(record))
+    assert Ledger(tmp_path).take_up(["x"]) == [Pending("a", "f", "batch_1", 1, ("x",))]

@@ -5,6 +5,7 @@ Nothing is loaded: no model, no heavy library. All faults are reported at once.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -142,8 +143,19 @@ class _Checker:
             self.fault(
                 use.where,
                 f"this would send data to {host}, which only the recipe names; if you trust it, type: "
-                f"{allow_host(host, str(self.recipe.located.file))}",
+                f"{self._allowing()}",
             )
+
+    def _allowing(self) -> str:
+        """The command that allows all hosts of the recipe that nobody allowed, with the overrides of this call."""
+        located = self.recipe.located
+        hosts = dict.fromkeys(
+            host
+            for use in self.recipe.models.values()
+            for host in strangers(use.item.cls, use.config, self.recipe.allow_hosts)
+        )
+        given = [word for text in located.overridden.values() for word in ("--set", text)]
+        return allow_host(*hosts, recipe=shlex.join([str(located.file), *given]))
 
     def _price(self, use: Use) -> None:
         if use.item.cls.price(use.config) is None:

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import io
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -236,7 +237,10 @@ def check(
     stages = len(loaded.samples) + len(loaded.tokens)
     number = len(report.warnings)
     warned = f", {number} warning{'s' if number != 1 else ''}" if number else ""
-    click.echo(f"{recipe}: no faults{warned}; `nfilter run {recipe}` runs {stages} stages")
+    given = [word for text in assignments for word in ("--set", text)]
+    given += [word for host in allow for word in ("--allow-host", host)]
+    command = shlex.join(["nfilter", "run", str(recipe), *given])
+    click.echo(f"{recipe}: no faults{warned}; `{_plain(command)}` runs {stages} stages")
 
 
 @main.command()

@@ -356,7 +356,9 @@ class RunContext:
         publish: Callable[[str, ModelRef], None] | None = None,
         scores: ScoreBooks | None = None,
         loss: TokenLoss | None = None,
+        place: str = "",
     ) -> None:
+        self._place = place
         self.seed = recipe.seed
         self.stage = stage
         self.base_dir: Path = recipe.base_dir
@@ -383,7 +385,7 @@ class RunContext:
             backend.fingerprint(),
             self._journal,
             self.stage,
-            progress=self.log.reporter.progress,
+            progress=self.progress,
             scores=self._scores,
             drain=self._pool.site.drain,
             cost=self._pool.cost(name),
@@ -398,9 +400,12 @@ class RunContext:
         """A generator of the run's seed, the stage's name (not its number) and ``key``."""
         return random.Random(f"{self.seed}\x1f{self._stream}\x1f{key}")
 
-    def progress(self, total: int | None, text: str) -> AbstractContextManager[Progress]:
-        """A bar on a terminal, nothing elsewhere."""
-        bar: AbstractContextManager[Progress] = self.log.reporter.progress(total, text)
+    def progress(
+        self, total: int | None, text: str, note: Callable[[], str] | None = None
+    ) -> AbstractContextManager[Progress]:
+        """A bar on a terminal, with how far the run is; nothing elsewhere."""
+        where = f"{self._place}: {text}" if self._place else text
+        bar: AbstractContextManager[Progress] = self.log.reporter.progress(total, where, note)
         return bar
 
     def train(self, samples: Iterable[TokenSample], start: ModelRef | None = None) -> ModelRef:

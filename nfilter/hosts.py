@@ -173,9 +173,10 @@ def is_here(host: str) -> bool:
     return bool(mapped.is_loopback or mapped.is_unspecified)
 
 
-def allow_host(host: str, recipe: str = "RECIPE") -> str:
-    """What to type to allow ``host``."""
-    return f"nfilter run {recipe} --allow-host {host}, or export {VARIABLE}={host}"
+def allow_host(*hosts: str, recipe: str = "RECIPE") -> str:
+    """What to type to allow ``hosts``; ``recipe`` is the recipe's file, quoted, with the options that go with it."""
+    options = " ".join(f"--allow-host {host}" for host in hosts)
+    return f"nfilter run {recipe} {options}, or export {VARIABLE}={','.join(hosts)}"
 
 
 def _told(backend: Any, config: Any) -> Iterable[str]:

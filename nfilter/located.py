@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -99,7 +100,7 @@ def read(file: Path) -> Located:
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise RecipeError(
-            f"{file}: cannot be read ({why}); `nfilter init` writes a recipe that runs"
+            f"{file}: cannot be read ({why}); `{_first_recipe(file)}` writes a recipe that runs"
         ) from error
     if len(data) > MAX_BYTES:
         raise RecipeError(
@@ -111,6 +112,11 @@ def read(file: Path) -> Located:
         line = data.count(b"\n", 0, error.start) + 1
         raise RecipeError(f"{file}:{line}: not readable as UTF-8 text: {error}") from error
     return parse(text, file)
+
+
+def _first_recipe(file: Path) -> str:
+    """The command that writes a recipe which needs no data and no model of one's own."""
+    return shlex.join(["nfilter", "init", "--template", "quickstart", "--out", str(file)])
 
 
 def parse(text: str, file: Path, depth: int = 0) -> Located:
@@ -170,7 +176,7 @@ class _Builder:
         self._next(yaml.StreamStartEvent)
         if self.loader.check_event(yaml.StreamEndEvent):
             raise RecipeError(
-                f"{self.file}:1: the file is empty; `nfilter init` writes a recipe that runs"
+                f"{self.file}:1: the file is empty; `{_first_recipe(self.file)} --force` writes a recipe that runs"
             )
         self._next(yaml.DocumentStartEvent)
         self.located.value = self._node((), self.depth)

@@ -13,6 +13,7 @@ from typing import IO, Any, Protocol
 from nfilter.errors import StoreError
 from nfilter.files import unwritten
 from nfilter.stages import Progress
+from nfilter.warned import Warned
 
 _WIDE = 100  # columns that leave room for a bar and a whole note
 
@@ -155,11 +156,18 @@ def _note_column(*, whole: bool) -> Any:
 
 
 class RunLog:
-    """What a run says, also kept in ``run.log`` with the time of each line."""
+    """What a run says, also kept in ``run.log`` with the time of each line; ``warned`` has the warnings.
 
-    def __init__(self, reporter: Reporter, file: Path | None = None) -> None:
+    ``at`` is what is at work, which a warning is counted under.
+    """
+
+    def __init__(
+        self, reporter: Reporter, file: Path | None = None, warned: Warned | None = None
+    ) -> None:
         self.reporter = reporter
         self.file = file
+        self.warned = warned or Warned()
+        self.at = ""
 
     def info(self, text: str) -> None:
         """Say and keep."""
@@ -168,8 +176,13 @@ class RunLog:
 
     def warning(self, text: str) -> None:
         """Say and keep."""
-        self._keep("warning", text)
+        self.keep(text)
+        self.warned.add(self.at, text)
         self.reporter.warning(text)
+
+    def keep(self, text: str) -> None:
+        """Keep a warning in ``run.log`` without saying it."""
+        self._keep("warning", text)
 
     def failed(self, said: BaseException, raised: BaseException | None = None) -> None:
         """Keep what a run ended with, and the traceback of what was ``raised``; saying it is the caller's part."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,8 +75,26 @@ def scaffold(
         said += found.said
     with publishing(out) as file:
         file.write(text)
-    said.append(f"wrote {out}; next: nfilter check {out}, then nfilter run {out}")
+    quoted = shlex.quote(str(out))
+    commands = f"nfilter check {quoted}, then nfilter run {quoted}"
+    missing = _missing_data(out)
+    if missing is None:
+        said.append(f"wrote {out}; next: {commands}")
+    else:
+        said.append(
+            f"wrote {out}, which reads {missing}, and there is no such file; name yours under source: (or begin anew with "
+            f"nfilter init --data FILE --force); then {commands}"
+        )
     return said
+
+
+def _missing_data(out: Path) -> str | None:
+    """The data file that a recipe names and that is not there."""
+    source = parse(out.read_text(encoding="utf-8"), out).value.get("source")
+    path = source.get("path") if isinstance(source, dict) else None
+    if not isinstance(path, str) or (out.resolve().parent / path).exists():
+        return None
+    return path
 
 
 def source_for(plugins: Plugins, data: Path) -> Registered:

@@ -7,7 +7,7 @@ A class is a stage, a backend, a source and so on because it has these members, 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -281,7 +281,11 @@ class Context(Protocol):
         """A generator that depends on the run's seed, the stage and ``key`` alone (a sample's id, say)."""
         ...
 
-    def progress(self, total: int | None, text: str) -> AbstractContextManager[Progress]: ...
+    def progress(
+        self, total: int | None, text: str, note: Callable[[], str] | None = None
+    ) -> AbstractContextManager[Progress]:
+        """A bar for long work; ``note`` is asked whenever it is drawn, for what changes on the way (a loss, say)."""
+        ...
 
     def train(self, samples: Iterable[TokenSample], start: ModelRef | None = None) -> ModelRef:
         """Train with the recipe's trainer, from ``start`` or from the base; for stages that make references."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -28,13 +29,15 @@ from nfilter.engine.lock import answer_prompts, write_lock
 from nfilter.engine.places import prompts_of, site_of
 from nfilter.engine.rows import CLEANED, DROPPED, write_rows
 from nfilter.engine.samples import StageRun, live, run_stage, tell
+from nfilter.engine.source_warnings import lasting, lost, told
 from nfilter.engine.tokenizers import check_tokenizers
 from nfilter.engine.versions import versions
+from nfilter.engine.whereabouts import whereabouts
 from nfilter.errors import NfilterError, NothingLeftError
 from nfilter.events import RunFinished, RunStarted, StageFinished
 from nfilter.files import remove
+from nfilter.foreign_warnings import shown_once
 from nfilter.journal import Journal
-from nfilter.not_carried import warnings_of
 from nfilter.plugins import Plugins
 from nfilter.progress import QuietReporter, Reporter, RunLog
 from nfilter.prompts import Prompts
@@ -54,6 +57,8 @@ from nfilter.store import (
     write_sealed,
 )
 from nfilter.types import ModelRef, Sample, TokenSample
+from nfilter.warned import FILE as WARNINGS
+from nfilter.warned import Warned
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +86,21 @@ class _Run:
     finished: list[StageFinished] = field(default_factory=list)
     fingerprints: dict[str, str] = field(default_factory=dict)
     lints: dict[str, dict[str, Any]] = field(default_factory=dict)
-    at: str = "source"  # what is at work
     scores: ScoreBooks = field(init=False)
     ledger: Ledger = field(init=False)
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.directory.path, self.journal, self.log.warning)
         self.scores = ScoreBooks(self.directory.path / "scores", self.log.warning)
+
+    @property
+    def at(self) -> str:
+        """What is at work."""
+        return self.log.at
+
+    @at.setter
+    def at(self, stage: str) -> None:
+        self.log.at = stage
 
     def context(
         self, stage: str, stream: str | None = None, loss: TokenLoss | None = None
@@ -106,6 +119,7 @@ class _Run:
             publish=self.published.__setitem__,
             scores=self.scores,
             loss=loss,
+            place=whereabouts(self.recipe, stage),
         )
 
     def train_for(
@@ -149,7 +163,8 @@ def run(
     own_pool = pool is None
     models = pool or ModelPool(recipe, site_of(recipe, plugins, out))
     with directory.held():
-        log = RunLog(reporter or QuietReporter(), out / "run.log")
+        log = RunLog(reporter or QuietReporter(), out / "run.log", Warned(out / WARNINGS))
+        log.warned.forget(lambda stage: not lasting(stage))
         journal = open_journal(out, lenders, log.warning)
         state = _Run(
             recipe, plugins, directory, models, journal, prompts_of(recipe, plugins), log, limit
@@ -161,7 +176,10 @@ def run(
                 "nfilter_run_started", RunStarted(recipe.name, out, recipe.seed), log.warning
             )
             with state.ledger.kept():
-                with models.site.drain.installed(log.warning):
+                with (
+                    models.site.drain.installed(log.warning),
+                    shown_once(log.reporter.warning, log.keep),
+                ):
                     metrics = _steps(state)
                 seconds = time.monotonic() - start
                 _publish(state, metrics)
@@ -207,7 +225,7 @@ def _steps(state: _Run) -> dict[str, Any]:
             "read": ingested.read,
             "unreadable": ingested.unreadable,
             **counts,
-            **_lost(ingested),
+            **lost(ingested),
         },
     }
     if cleaned is not None:
@@ -264,6 +282,8 @@ def _publish(state: _Run, metrics: dict[str, Any]) -> None:
     usd = state.journal.usd()
     if usd or state.recipe.budget is not None:
         metrics["usd"] = usd
+    if warned := state.log.warned.told():
+        metrics["warnings"] = warned
     write_json(out / "metrics.json", metrics)
     _manifest(state, state.ledger.note("done"))
     write_report(out, metrics)
@@ -271,26 +291,18 @@ def _publish(state: _Run, metrics: dict[str, Any]) -> None:
 
 def _ingest(state: _Run, source: Artefact) -> Ingested:
     recipe = state.recipe
+    state.at = "source"
+    state.log.warned.restart(state.at)
     parts = source_parts(recipe, state.limit)
     state.fingerprints["source"] = fingerprint_of(parts)
     begun = source.begin(parts)
     tell("source", begun, state.log)
     if begun.status == "reused":
-        return _told(state, summary(source))
+        return told(state.log, state.directory.path, summary(source))
     done = ingest(recipe.source, recipe, source, state.directory.path, state.limit)
     unreadable = f", {done.unreadable} unreadable (quarantine.jsonl)" if done.unreadable else ""
     state.log.info(f"source: {done.read} rows{unreadable}")
-    return _told(state, done)
-
-
-def _told(state: _Run, done: Ingested) -> Ingested:
-    for warning in warnings_of(done.not_carried, done.read):
-        state.log.warning(f"source: {warning}")
-    return done
-
-
-def _lost(ingested: Ingested) -> dict[str, Any]:
-    return {"not_carried": dict(ingested.not_carried)} if ingested.not_carried else {}
+    return told(state.log, state.directory.path, done)
 
 
 def stage_parts(state: _Run, use: Use, before: str) -> dict[str, Any]:
@@ -329,6 +341,7 @@ def _sample_stages(state: _Run, source: Artefact) -> Artefact:
     # What a stage that is gone once asked of models is no cost of this recipe.
     made = [name for name in state.journal.stages() if name[:2].isdigit()]
     state.journal.forget([name for name in made if name.removesuffix(".train") not in labels])
+    state.log.warned.forget(lambda stage: stage[:2].isdigit() and stage not in labels)
     names = [use.name for use in state.recipe.samples]
     for number, use in enumerate(state.recipe.samples, start=1):
         label = f"{number:02d}-{use.name}"
@@ -346,6 +359,7 @@ def _sample_stages(state: _Run, source: Artefact) -> Artefact:
             after.remove()
         if not after.of(fingerprint):
             state.journal.forget([label])
+            state.log.warned.restart(label)
         ctx = state.context(label, stream)
         done = run_stage(StageRun(label, use, before, after), ctx, parts)
         ctx.finish()
@@ -444,7 +458,7 @@ def _nothing_left(state: _Run, arm: Arm, encoded: arms.Encoded) -> str:
     why = "; ".join(lost) or "the source gave none"
     return (
         f"arm {arm}: no sample is left to train on ({why}); dropped.jsonl and `nfilter explain "
-        f"{state.directory.path} ID` say why for each row"
+        f"{shlex.quote(str(state.directory.path))} ID` say why for each row"
     )
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from nfilter.context import ModelPool
 from nfilter.engine.arms import answered
@@ -66,14 +67,32 @@ def run_seeds(
         pool.close()
     if not children:
         raise NothingLeftError(f"no seed has anything left to train on. {' '.join(empty.values())}")
+    ran = [seed for seed in seeds if str(seed) not in empty]
     metrics = group(
-        [child.metrics for child in children],
-        [seed for seed in seeds if str(seed) not in empty],
+        [
+            {key: value for key, value in child.metrics.items() if key != "warnings"}
+            for child in children
+        ],
+        ran,
         [answered(child.directory, child.metrics.get("arms") or {}) for child in children],
     )
+    if warned := _warnings(children, ran):
+        metrics["warnings"] = warned
     if empty:
         metrics["nothing_left"] = empty
     seal = write_json(out / "metrics.json", metrics)
     write_sealed(out / "manifest.json", {"seeds": list(seeds), "files": {"metrics.json": seal}})
     write_report(out, metrics)
     return RunResult(out, metrics, time.monotonic() - start)
+
+
+def _warnings(children: Sequence[RunResult], seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """The warnings of all seeds; one that several have stands once, with their number of times and its seeds."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for child, seed in zip(children, seeds, strict=True):
+        for said in child.metrics.get("warnings", ()):
+            key = (said["stage"], said["text"])
+            mine = found.setdefault(key, {**said, "times": 0, "seeds": []})
+            mine["times"] += said["times"]
+            mine["seeds"].append(seed)
+    return list(found.values())

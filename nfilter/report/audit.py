@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -275,7 +276,7 @@ def render(result: Audit, console: Console) -> None:
                     "fill in",
                     f"the column {sheet.ANSWER}: y where the label is right, n where it is wrong; empty skips",
                 ),
-                ("then", f"nfilter audit {result.run}"),
+                ("then", f"nfilter audit {shlex.quote(result.run)}"),
                 (
                     "drawn from",
                     f"{result.population:,} rows, {result.flagged:,} of them flagged; the sheet does not say which",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from nfilter.report import encoding, figures, rate, runs, text
+from nfilter.report import encoding, figures, rate, reading, runs, text
 from nfilter.report.figures import Figure
 
 _DETECTION = (
@@ -111,13 +112,16 @@ def _wrong(run_dir: Path, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines.append(("in truth", _share(truth)))
     if "detection" in metrics:
         lines.append(("detection", _detection(metrics)))
-    else:
+    elif reading.has_verdicts(run_dir):
+        run = shlex.quote(str(next(iter(reading.children_of(run_dir)), run_dir)))
         lines.append(
             (
                 "detection",
-                "not measured: it needs a stage that flags labels, and the true ones; `nfilter audit` measures it by hand",
+                f"not measured: the true labels are not known; `nfilter audit {run}` measures it by hand",
             )
         )
+    else:
+        lines.append(("detection", "not measured: no stage of the recipe flags labels"))
     return lines
 
 

@@ -50,6 +50,7 @@ def write_report(run_dir: Path, metrics: Mapping[str, Any]) -> Path:
             {"title": text.plain(section.title), "lines": [(text.plain(a), text.plain(b)) for a, b in section.lines]}
             for section in findings(run_dir, metrics)
         ],
+        warned=_warned(metrics),
         child=text.plain(run.name) if run != run_dir else None,
         content=content,
         chart=histogram(content.scores),
@@ -58,6 +59,19 @@ def write_report(run_dir: Path, metrics: Mapping[str, Any]) -> Path:
     with publishing(run_dir / PAGE) as out:
         out.write(page)
     return run_dir / PAGE
+
+
+def _warned(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The warnings of a run: what was at work, and the words, with how often they were said."""
+    found = metrics.get("warnings")
+    return [
+        (
+            text.plain(str(said.get("stage") or "run")),
+            text.plain(str(said.get("text")))
+            + (f" ({said['times']} times)" if said.get("times", 1) > 1 else ""),
+        )
+        for said in (found if isinstance(found, list) else [])
+    ]
 
 
 def _environment() -> Any:

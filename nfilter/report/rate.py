@@ -44,7 +44,7 @@ def words(found: Figure | Range | None) -> str:
         over = f", means of {found.n} seeds" if found.n > 1 else ""
         return (
             f"between {text.percent(found.low)} and {text.percent(found.high)}{over}: no closer, as views may share "
-            "mistakes; `nfilter audit` or trusted labels narrow it"
+            "mistakes; `nfilter audit RUN` or trusted labels narrow it"
         )
     said = f"an estimated {text.percent(found.mean)}"
     if found.sd is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 VERDICT_KEYS = frozenset({"flagged", "noise_score"})
 SOURCE = "source"
 MANIFEST = "manifest.json"
+_LOOKED_AT = 2000
 
 
 def children_of(path: Path) -> list[Path]:
@@ -221,3 +223,19 @@ def ids_of(artefact: Artefact) -> Iterator[str]:
                     yield str(decoder.raw_decode(line, len(start))[0])
                 else:
                     yield str(json.loads(line)["id"])
+
+
+def has_verdicts(run_dir: Path) -> bool:
+    """Whether a stage said of rows whether their label is wrong, so that ``nfilter audit`` has something to check.
+
+    Looks at the first rows of the last finished stage; of a group, at its first child.
+    """
+    from nfilter.store import RunDirectory
+
+    run = next(iter(children_of(run_dir)), run_dir)
+    if not (run / f"00-{SOURCE}").is_dir():
+        return False
+    done = [artefact for artefact in stages(RunDirectory(run)) if finished(artefact)]
+    if not done:
+        return False
+    return any(verdict_of(sample) for sample in itertools.islice(done[-1].samples(), _LOOKED_AT))

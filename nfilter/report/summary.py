@@ -22,11 +22,17 @@ def summarise(run_dir: Path, metrics: Mapping[str, Any], console: Console) -> No
     for section in findings(run_dir, metrics):
         text.heading(console, section.title)
         text.rows(console, section.lines)
-    text.heading(console, "Where to look next")
+    text.heading(console, f"Where to look next{_warnings(metrics)}")
     written = [line for place, names in files(run_dir) for line in (f"{place}", f"   {names}")]
     for line in (*written, *pointers(run_dir)):
         # Paths and commands are printed whole: a wrapped one cannot be copied.
         console.print(f"   {text.plain(line)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _warnings(metrics: Mapping[str, Any]) -> str:
+    found = metrics.get("warnings")
+    number = len(found) if isinstance(found, list) else 0
+    return f" ({number} warning{'s' if number != 1 else ''}: see report.html)" if number else ""
 
 
 def files(run_dir: Path) -> list[tuple[str, str]]:
@@ -52,7 +58,8 @@ def pointers(run_dir: Path) -> list[str]:
     quoted = shlex.quote(str(run))
     for word, sample_id in _examples(run):
         lines.append(f"nfilter explain {quoted} {_argument(sample_id)}    # {word}")
-    lines.append(f"nfilter audit {quoted}    # check flags by hand")
+    if reading.has_verdicts(run):
+        lines.append(f"nfilter audit {quoted}    # check flags by hand")
     return lines
 
 

@@ -215,7 +215,9 @@ class FakeContext:
         return random.Random(f"{self.seed}\x1f{self.stage}\x1f{key}")
 
     @contextmanager
-    def progress(self, total: int | None, text: str) -> Iterator[Progress]:
+    def progress(
+        self, total: int | None, text: str, note: Callable[[], str] | None = None
+    ) -> Iterator[Progress]:
         """A counter that shows nothing."""
         yield _Counter()
 

@@ -15,6 +15,8 @@ from nfilter_hf.lora_crew import Crew
 from nfilter_hf.lora_settings import LoraSettings, lr_factor
 from nfilter_hf.lora_step import StepLoss
 
+_SHOWN = 10  # steps whose mean loss is shown
+
 
 def run_course(
     rows: Sequence[TrainRow],
@@ -54,7 +56,7 @@ def run_course(
     crew.start({**job, "first": done, "steps": steps}, rows)
     wrapped.train()
     try:
-        with ctx.progress(steps, "training") as bar:
+        with ctx.progress(steps, "training", lambda: _latest(course.losses)) as bar:
             bar.advance(done)
             order = step_order(len(rows), config.batch_size, steps, ctx.seed)
             for step, members in islice(enumerate(order), done, None):
@@ -88,6 +90,12 @@ def run_course(
         wrapped.eval()
     course.seconds = before
     return course
+
+
+def _latest(losses: Sequence[float]) -> str:
+    """The mean loss of the last steps, for the progress bar."""
+    last = losses[-_SHOWN:]
+    return f"loss {sum(last) / len(last):.3f}" if last else ""
 
 
 def _go_back(

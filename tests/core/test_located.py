@@ -101,7 +101,7 @@ def test_every_value_has_its_line() -> None:
 @pytest.mark.parametrize(
     ("text", "start", "says"),
     [
-        ("", "r.yaml:1", "the file is empty; `nfilter init`"),
+        ("", "r.yaml:1", "the file is empty; `nfilter init --template quickstart --out r.yaml --force`"),
         ("# only a comment\n", "r.yaml:1", "the file is empty"),
         ("a: 1\nb: 2\na: 3\n", "r.yaml:3", "the key 'a' stands here again, first in line 1"),
         ("a:\n  b: 1\n  'b': 2\n", "r.yaml:3", "the key 'b' stands here again, first in line 2"),

@@ -348,7 +348,13 @@ def test_the_run_says_what_it_did(kit: Any, stage: Stage) -> None:
         {"line": 2, "error": "no 'question => answer' in this line", "raw": "no arrow here"}
     ]
     log = (kit.out / "run.log").read_text(encoding="utf-8").splitlines()
-    assert [line.split(" ", 2)[2] for line in log] == kit.reporter.infos
+    (warning,) = kit.reporter.warnings
+    assert warning == (
+        "source: 1 of 3 rows cannot be read (quarantine.jsonl): 1 because no 'question => answer' in this line (line 2)"
+    )
+    told = [line.split(" ", 2)[1:] for line in log]
+    assert [text for level, text in told if level == "info"] == kit.reporter.infos
+    assert [text for level, text in told if level == "warning"] == [warning]
     manifest = kit.json("manifest.json")
     assert manifest["stages"][0]["stage"] == "01-extra.a"
     assert manifest["versions"]["numpy"] == np.__version__

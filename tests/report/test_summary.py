@@ -91,10 +91,7 @@ def test_without_truth_and_without_arms(world, shown):
     metrics["stages"] = {"02-peers.check": {"not_asked": {"peers": 3}}}
     lazy = " ".join(say(shown, RUN, metrics).split())
     assert "not estimated: not every view was asked about every row" in lazy
-    assert (
-        "detection not measured: it needs a stage that flags labels, and the true ones; `nfilter audit`"
-        in screen
-    )
+    assert f"detection not measured: the true labels are not known; `nfilter audit {RUN}`" in screen
     assert "no arm was examined" in screen
     assert "None" not in screen
 

@@ -57,7 +57,7 @@ class Stopping(FakeContext):
         self.at = at
 
     @contextmanager
-    def progress(self, total: int | None, text: str) -> Any:
+    def progress(self, total: int | None, text: str, note: Any = None) -> Any:
         steps = 0
 
         def advance(n: int = 1) -> None:

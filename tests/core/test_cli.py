@@ -124,7 +124,7 @@ def test_seeds_are_whole_numbers_each_once(
 def test_a_missing_recipe_says_how_to_get_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert entry(["check", "no-such.yaml"]) == 2
     assert capsys.readouterr().err == (
-        "error: no-such.yaml: cannot be read (No such file or directory); `nfilter init` writes a recipe that runs\n"
+        "error: no-such.yaml: cannot be read (No such file or directory); `nfilter init --template quickstart --out no-such.yaml` writes a recipe that runs\n"
     )
 
 

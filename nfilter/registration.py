@@ -41,6 +41,7 @@ CAPABLE: tuple[Method, ...] = (
     Method("generate", ("requests",)), Method("stream", ("requests",)), Method("embed", ("texts",)),
     Method("score", ("samples", "adapter")), Method("encode", ("samples",), ("max_length", "turns")),
     Method("tokenizer_digest"), Method("decode", ("ids",)), Method("lend"), Method("adapted", ("ref",)),
+    Method("prompt_end", ("request",)), Method("take_cut_texts"),
 )  # fmt: skip
 """The methods of a model's capabilities."""
 

@@ -23,7 +23,7 @@ from nfilter.errors import (
 )
 from nfilter.hosts import allow_host, strangers
 from nfilter.located import Where
-from nfilter.not_carried import NotCarried
+from nfilter.not_carried import NotCarried, holdings
 from nfilter.plugins import Plugins
 from nfilter.prompts import Prompts
 from nfilter.readable import Readable, sampled
@@ -298,7 +298,8 @@ class _Checker:
             self.report.warnings.append(f"{place}: {told}")
         else:
             self.report.facts.append(f"{place}: {told}")
-        self.report.warnings += [f"{place}: {text}" for text in NotCarried(rows).warnings()]
+        told_of = [*NotCarried(rows).warnings(), *holdings(rows)]
+        self.report.warnings += [f"{place}: {text}" for text in told_of]
 
     def _data_fault(self, where: Where, text: str) -> None:
         self.fault(where, text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from nfilter.types import Row, Unreadable
+from nfilter.types import Row, Sample, Unreadable
 
 
 class NotCarried:
@@ -30,6 +30,40 @@ class NotCarried:
     def warnings(self) -> list[str]:
         """One sentence for each kind."""
         return list(warnings_of(self.counts(), self._rows))
+
+
+def holdings(rows: Iterable[Row | Unreadable]) -> list[str]:
+    """One sentence for what rows hold that a chat template may have no place for, and for turns out of the loss."""
+    counts: Counter[str] = Counter()
+    total = 0
+    for row in rows:
+        if isinstance(row, Row):
+            total += 1
+            counts.update(set(_held(row.sample)))
+    said = [f"{counts[name]} of {total} rows hold {name}" for name in _ASKED if counts[name]]
+    asked = (
+        [f"{', '.join(said)}: a row leaves where the chat template has no place for it; nfilter lint counts those"]
+        if said
+        else []
+    )  # fmt: skip
+    light = counts[_LIGHT]
+    return [*asked, *([f"{light} of {total} rows hold {_LIGHT}, which are out of the loss"] if light else [])]  # fmt: skip
+
+
+_ASKED = ("tools", "tool calls", "thoughts")
+_LIGHT = "turns of weight 0"
+
+
+def _held(sample: Sample) -> Iterator[str]:
+    if sample.tools:
+        yield "tools"
+    for message in sample.messages:
+        if message.tool_calls:
+            yield "tool calls"
+        if message.reasoning:
+            yield "thoughts"
+        if message.weight == 0:
+            yield _LIGHT
 
 
 def warnings_of(counts: Mapping[str, int], rows: int) -> Iterator[str]:

@@ -151,6 +151,14 @@ def numbered(words: list[str]) -> npt.NDArray[np.int64]:
     return np.fromiter(map(hash, words), np.int64, len(words))
 
 
+def _said(sample: Sample) -> str:
+    """The response with the calls of tools that it makes: a turn that only calls is not empty."""
+    if not sample.calls_tools:
+        return sample.response
+    calls = [f"{call.name}({call.arguments})" for call in sample.messages[-1].tool_calls]
+    return "\n".join(filter(None, (sample.response, *calls)))
+
+
 @dataclass(frozen=True)
 class Text:
     """A response and what was asked for it. Everything else is worked out once, where it is needed."""
@@ -165,7 +173,7 @@ class Text:
         """All turns before the response are its context; the last user's turn is the query."""
         context = "\x1e".join(f"{turn.role}\x1f{turn.content}" for turn in sample.context)
         turns = "\n".join(turn.content for turn in sample.context)
-        return cls(sample.response, sample.query, context, turns)
+        return cls(_said(sample), sample.query, context, turns)
 
     @cached_property
     def plain(self) -> str:

@@ -18,11 +18,13 @@ def system_of(sample: Sample) -> str:
 def unfit(sample: Sample) -> str | None:
     """Why a sample cannot be mixed; None where it can: it has one user's turn and, before it, nothing but system turns.
 
-    The turns of a longer conversation lean on one another, and half of one says little.
+    Tools do not go into a new sample, so that one with tools is none. The turns of a longer conversation lean on one another, and half of one says little.
     """
     turns = [turn for turn in sample.context if turn.role != "system"]
     if not any(character.isalnum() for character in sample.query):
         return "it has no instruction"
+    if sample.tools or sample.calls_tools:
+        return "it has tools, which a new sample would not have"
     if len(turns) > 1:
         return f"it is a conversation of {len(turns)} turns before the response"
     return None

@@ -392,3 +392,16 @@ NOT_EMPTY = {
 @pytest.mark.parametrize("case", NOT_EMPTY)
 def test_answers_that_look_like_none(case: str) -> None:
     assert found(*NOT_EMPTY[case]) == {}
+
+
+def test_a_turn_that_only_calls_a_tool_is_not_empty() -> None:
+    from nfilter import Message, Sample, ToolCall
+    from nfilter_entp.texts import Text
+    from nfilter_entp.turns import unfit
+
+    call = ToolCall("weather", '{"city": "Rome"}')
+    asked = Message("user", "what is the weather in Rome?")
+    sample = Sample("a", (asked, Message("assistant", "", tool_calls=(call,))))
+    assert Text.of(sample).response == 'weather({"city": "Rome"})'
+    assert "tools" in (unfit(sample) or "")
+    assert Text.of(Sample("b", (asked, Message("assistant", "")))).response == ""

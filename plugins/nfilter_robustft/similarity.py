@@ -13,13 +13,15 @@ from nfilter_robustft.index import Index
 
 NEIGHBOURS = (3, 10, 30, 100)
 TEMPERATURES = (0.03, 0.1, 0.3)
+PRIORS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 1.0)  # of a label that neighbours do not foretell
 _TESTED = 2000
 _NATS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """How many neighbours vote, and exp(similarity / temperature) their weight; nll of held-out labels, per label.
+    """How many neighbours vote, and exp(similarity / temperature) their weight; ``nll`` of held-out labels under the votes
+    and, for those that neighbours do not foretell, the frequencies; per label.
 
     ``baseline`` is the nll of the ``tested`` labels under the frequencies of labels.
     """
@@ -42,8 +44,8 @@ def choose(
     """The k and the temperature under which labels are likeliest, each left out in turn.
 
     ``arrays``: an index, ``codes`` int64 [n] of its labels and ``queries`` [n], equal where the query is the same;
-    such rows do not vote for one another. At most 2,000 rows are tested. One vote more, as heavy as the nearest, goes
-    to the frequencies.
+    such rows do not vote for one another. At most 2,000 rows are tested. A label is taken to come from the frequencies
+    with the probability that makes the labels likeliest, else from the votes, since a wrong label is foretold by no one.
     """
     codes, queries = arrays["codes"], arrays["queries"]
     rows = np.sort(rng.permutation(len(codes))[:_TESTED])
@@ -59,12 +61,13 @@ def choose(
         for temperature in TEMPERATURES:
             counted = votes & (place <= limit)
             weight = np.where(counted, np.exp((np.maximum(found, -1) - 1) / temperature), 0.0)
-            extra = weight.max(axis=1)
-            extra = np.where(extra > 0, extra, 1.0)
-            share = ((weight * agree).sum(axis=1) + extra * frequency) / (
-                weight.sum(axis=1) + extra
+            total = weight.sum(axis=1)
+            voted = np.divide(
+                (weight * agree).sum(axis=1), total, out=frequency.copy(), where=total > 0
             )
-            nll = -float(np.log(share).mean())
+            nll = min(
+                -float(np.log((1 - prior) * voted + prior * frequency).mean()) for prior in PRIORS
+            )
             if best is None or nll < best.nll - 1e-9:
                 best = Choice(limit, temperature, nll, baseline, len(rows))
     assert best is not None

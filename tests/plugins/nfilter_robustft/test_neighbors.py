@@ -257,6 +257,19 @@ def test_neighbours_that_foretell_no_better_than_frequencies_give_no_answer():
     assert any("give it another encoder" in text for kind, text in ctx.log.lines)
 
 
+def test_neighbours_answer_where_half_of_the_labels_are_wrong_in_many_ways():
+    # Groups of six; half of the labels are wrong, each in its own way, so that no neighbour foretells them.
+    rng = np.random.default_rng(0)
+    vectors = np.repeat(rng.normal(size=(60, 20)), 6, axis=0) + rng.normal(size=(360, 20)) * 0.05
+    wrong = rng.random(360) < 0.5
+    labels = [f"no {i}" if wrong[i] else f"answer {i // 6}" for i in range(360)]
+    rows = [line(f"s{i}", f"q {i}", label) for i, label in enumerate(labels)]
+    encoder = FakeEncoder(lambda text: vectors[int(text.split()[1])])
+    out, state, _ = run(rows, encoder, answers="exact")
+    assert state.values["informative"]
+    assert np.mean([n["answer"] == f"answer {i // 6}" for i, n in enumerate(notes(out))]) > 0.7
+
+
 # --- frequencies where there is no answer ---------------------------------------------------------------------
 
 

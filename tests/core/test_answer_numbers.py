@@ -58,7 +58,7 @@ UNREADABLE = [
     "\\boxed{(1, 5)}", "2\\sqrt{3}", "\\boxed{3, 4}", "\\boxed{x = 5, y = 3}", "\\boxed{x=5\\text{ or }x=-5}", "\\boxed{x > 5}",
     "\\boxed{2x}", "\\boxed{5!}", "\\boxed{10 - 5}", "\\boxed{[1, 2]}", "\\boxed{\\{1,2\\}}", "\\boxed{5i}", "\\boxed{1010_2}",
     "\\boxed{0.\\overline{3}}", "\\boxed{0.333...}", "\\boxed{72", "\\boxed{\\text{no solution}}\nI tried 5",
-    "\\boxed{12\\text{ apples and }3\\text{ pears}}", "\\boxed{\\frac{1}{2}\\pi}", "1.5\\frac{1}{2}", "x\\frac12", "1.234,56", "3,5",
+    "\\boxed{12\\text{ apples and }3\\text{ pears}}", "\\boxed{\\frac{1}{2}\\pi}", "1.5\\frac{1}{2}", "x\\frac12", "1.234,56", "3,5", "0,125", "012,345",
     "Answer: 3,5", "Answer: 1.234,56 €", "1.234.567", "12,34", "So 4 apples cost 7,5", "Answer: 60 minutes = 1 hour", "答案是5分之3",
     "下午3点30分", "5k", "$5M", "5 billion and 3", "2 hours 30 minutes", "The answer is 2 hours and 30 minutes.", "5 ft 3 in", "5'3\"", "5°30'",
     "The answer is 1:30 pm", "5 and a half", "3 or 4", "3-4", "3–4", "between 3 and 4", "3 to 4", "The answer is 3 or 4", "2021-2022",

@@ -12,7 +12,7 @@ import math
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +22,8 @@ from nfilter.failpoints import reach
 from nfilter.store import digest
 from nfilter.types import Completion, Failure, Message, Request
 
-_SCHEMA = """
+_TABLES: Final = {
+    "calls": """
 CREATE TABLE IF NOT EXISTS calls (
     key TEXT PRIMARY KEY,
     answer TEXT NOT NULL,
@@ -30,14 +31,18 @@ CREATE TABLE IF NOT EXISTS calls (
     completion_tokens INTEGER NOT NULL,
     usd REAL,
     seal TEXT
-) WITHOUT ROWID;
+) WITHOUT ROWID
+""",
+    "lost": """
 CREATE TABLE IF NOT EXISTS lost (
     stage TEXT NOT NULL,
     model TEXT NOT NULL,
     usd REAL NOT NULL,
     at REAL NOT NULL,
     seal TEXT
-);
+)
+""",
+    "uses": """
 CREATE TABLE IF NOT EXISTS uses (
     stage TEXT NOT NULL,
     sample TEXT NOT NULL,
@@ -46,11 +51,17 @@ CREATE TABLE IF NOT EXISTS uses (
     at REAL NOT NULL,
     seal TEXT,
     PRIMARY KEY (stage, sample, key)
-) WITHOUT ROWID;
-"""
+) WITHOUT ROWID
+""",
+}
 
 
-_LOST: Final = "INSERT INTO lost VALUES (?, ?, ?, ?, ?)"
+_UNFOUND: Final = "SELECT DISTINCT stage FROM uses WHERE key NOT IN (SELECT key FROM calls)"
+_INSERT: Final = {
+    "calls": "INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+    "uses": "INSERT INTO uses VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+    "lost": "INSERT INTO lost VALUES (?, ?, ?, ?, ?)",
+}
 _SEALED: Final = {
     "calls": "SELECT key, answer, prompt_tokens, completion_tokens, usd, seal FROM calls",
     "uses": "SELECT stage, sample, key, model, at, seal FROM uses",
@@ -95,10 +106,13 @@ class Journal:
         path: Path,
         lenders: Sequence[Path] = (),
         complain: Callable[[str], None] | None = None,
+        *,
+        mend: bool = True,
     ) -> None:
         """``lenders`` are journals of finished runs, only read: what they answered is not asked again.
 
-        What is not as it was written is taken out, and named to ``complain``; ``touched`` has the stages that used it.
+        What is not as it was written is taken out, and named to ``complain``; ``lacks`` tells the stages that used it. With
+        ``mend`` off nothing is looked at, nor taken out.
 
         Raises:
             StoreError: when ``path`` is no journal, or one that SQLite cannot read any more.
@@ -106,7 +120,8 @@ class Journal:
         self._lock = threading.Lock()
         self._path = path
         self._lenders = tuple(lender for lender in lenders if lender.is_file())
-        self.touched: frozenset[str] = frozenset()
+        self._doubtful: frozenset[str] = frozenset()
+        self._all_doubtful = False
         self.lent = 0  # answers that this process took from lenders
         try:
             self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
@@ -117,7 +132,8 @@ class Journal:
         try:
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=FULL")
-            self._connection.executescript(_SCHEMA)
+            for table in _TABLES.values():
+                self._connection.execute(table)
             for table in _SEALED:
                 columns = {
                     row[1] for row in self._connection.execute(f"PRAGMA table_info({table})")
@@ -126,7 +142,8 @@ class Journal:
                     # A journal from before costs, or damage, were looked for.
                     if name not in columns and (name == "seal" or table == "calls"):
                         self._connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
-            self._look(complain or (lambda _: None))
+            if mend:
+                self._look(complain or (lambda _: None))
         except sqlite3.DatabaseError as error:
             self._connection.close()
             raise _no_journal(path, error) from error
@@ -145,33 +162,35 @@ class Journal:
         }
         if not any(bad.values()):
             return
-        self._connection.execute("BEGIN IMMEDIATE")
-        for key, *_, usd, _ in bad["calls"]:
-            self.touched |= {
-                stage
-                for (stage,) in self._connection.execute(
-                    "SELECT DISTINCT stage FROM uses WHERE key = ?", (key,)
-                )
-            }
-            self._connection.execute("DELETE FROM calls WHERE key = ?", (key,))
-            # It was paid for all the same.
-            if isinstance(usd, float) and 0 < usd < math.inf:
-                self._connection.execute(_LOST, _sealed("damaged", "", usd, time.time()))
-        if bad["uses"]:
-            # Whose it was cannot be told any more.
-            self.touched |= {
-                stage for (stage,) in self._connection.execute("SELECT DISTINCT stage FROM uses")
-            }
-            self._connection.executemany(
-                "DELETE FROM uses WHERE stage = ? AND sample = ? AND key = ?",
-                [row[:3] for row in bad["uses"]],
-            )
-        self._connection.execute("COMMIT")
+        self._rebuild(bad)
         said = ", ".join(f"{len(rows)} of {table}" for table, rows in bad.items() if rows)
         complain(
             f"{self._path}: rows are not as they were written ({said}); the calls among them are made anew where a stage "
             "needs them, and what they cost still counts"
         )
+
+    def _rebuild(self, bad: Mapping[str, Sequence[Sequence[Any]]]) -> None:
+        """Make every table of its whole rows alone: where a damaged key stands, others are not found either."""
+        db = self._connection
+        db.execute("BEGIN IMMEDIATE")
+        for table, query in _SEALED.items():
+            db.execute(f"ALTER TABLE {table} RENAME TO damaged_{table}")
+            db.execute(_TABLES[table])
+            found = db.execute(query.replace(f"FROM {table}", f"FROM damaged_{table}"))
+            db.executemany(_INSERT[table], (row for row in found if whole(row)))
+            db.execute(f"DROP TABLE damaged_{table}")
+        # What was paid was paid, whatever became of the answer.
+        paid = [row[4] for row in bad["calls"]] + [row[2] for row in bad["lost"]]
+        plain = [usd for usd in paid if isinstance(usd, float) and 0 < usd < math.inf]
+        db.executemany(_INSERT["lost"], [_sealed("damaged", "", usd, time.time()) for usd in plain])
+        # Whose a damaged use was cannot be told; a damaged call is one that somebody used and nobody finds.
+        self._doubtful = frozenset(stage for (stage,) in db.execute(_UNFOUND))
+        self._all_doubtful = bool(bad["uses"])
+        db.execute("COMMIT")
+
+    def lacks(self, stage: str) -> bool:
+        """Whether calls that ``stage`` made may be among those that were damaged."""
+        return self._all_doubtful or stage in self._doubtful
 
     def answers(self) -> int:
         """How many calls have an answer."""
@@ -226,7 +245,7 @@ class Journal:
                 self._connection.execute("BEGIN IMMEDIATE")
                 reach("journal.begun")
                 self._connection.executemany(
-                    "INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                    _INSERT["calls"],
                     [
                         _sealed(
                             key,
@@ -240,10 +259,11 @@ class Journal:
                 )
                 reach("journal.answers")
                 self._connection.executemany(
-                    _LOST, [_sealed(stage, model, float(usd), now) for stage, model, usd in lost]
+                    _INSERT["lost"],
+                    [_sealed(stage, model, float(usd), now) for stage, model, usd in lost],
                 )
                 self._connection.executemany(
-                    "INSERT INTO uses VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                    _INSERT["uses"],
                     [_sealed(use.stage, use.sample, use.key, use.model, now) for use in uses],
                 )
                 reach("journal.uses")
@@ -333,7 +353,8 @@ def paid_in(path: Path) -> float:
     """Dollars that the run of the journal ``path`` paid so far; 0 where there is none."""
     if not path.is_file():
         return 0.0
-    journal = Journal(path)
+    # Its own run mends it, and has to know what was damaged.
+    journal = Journal(path, mend=False)
     try:
         return journal.usd()
     finally:

@@ -354,7 +354,7 @@ def _sample_stages(state: _Run, source: Artefact) -> Artefact:
         parts = stage_parts(state, use, fingerprint)
         fingerprint = state.fingerprints[label] = fingerprint_of(parts)
         after = state.directory.stage(number, use.name)
-        if label in state.journal.touched and after.directory.exists():
+        if state.journal.lacks(label) and after.directory.exists():
             state.log.warning(f"{label}: the journal lost some of its calls; it runs again")
             after.remove()
         if not after.of(fingerprint):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +13,18 @@ from typing import Any
 
 import pytest
 
-from nfilter import Completion, ContractError, Drain, Failure, Message, Request, Sampling
+from nfilter import (
+    Completion,
+    ContractError,
+    Drain,
+    Failure,
+    Message,
+    Request,
+    Sampling,
+    StoreError,
+)
 from nfilter.context import Model
-from nfilter.journal import Journal, Use, call_key
+from nfilter.journal import Journal, Use, call_key, paid_in
 
 ASK = Request((Message("user", "1+1?"),), Sampling(temperature=0.7), sample_id="a")
 GREEDY = dataclasses.replace(ASK, sampling=Sampling())
@@ -376,3 +387,58 @@ def test_equal_texts_are_embedded_once() -> None:
     found = Model("encoder", Encoder(), "f", None, "s").embed(["aa", "b", "aa", "ccc"])  # type: ignore[arg-type]
     assert asked == [["aa", "b", "ccc"]]
     np.testing.assert_array_equal(found, [[2], [1], [2], [3]])
+
+
+def test_a_byte_that_is_damaged_anywhere_is_never_believed(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.db"
+    made = Journal(whole)
+    answers = {f"{n:064x}": Completion(f"The answer is {n}", usd=0.25) for n in range(40)}
+    uses = [Use("01-a", f"row-{n}", key, "m") for n, key in enumerate(answers)]
+    made.commit(list(answers.items()), uses, [("01-a", "m", 0.5)])
+    expected = made.find(list(answers)), made.usage(), made.usd()
+    made.close()
+    data = whole.read_bytes()
+    path = tmp_path / "journal.db"
+    ends: Counter[str] = Counter()
+    rng = random.Random(0)
+    for at in [*range(0, 100, 7), *(rng.randrange(len(data)) for _ in range(250))]:
+        for beside in tmp_path.glob("journal.db*"):
+            beside.unlink()
+        path.write_bytes(data[:at] + bytes([data[at] ^ (1 << rng.randrange(8))]) + data[at + 1 :])
+        said: list[str] = []
+        try:
+            journal = Journal(path, complain=said.append)
+        except StoreError:
+            ends["refused"] += 1
+            continue
+        found = journal.find(list(answers)), journal.usage(), journal.usd()
+        journal.close()
+        if said:
+            ends["named"] += 1
+            assert all(expected[0][key] == answer for key, answer in found[0].items())
+            assert journal.lacks("01-a") or found[:2] == expected[:2]
+            assert found[2] == pytest.approx(expected[2]) or "lost" in said[0] or len(found[0]) < 40
+        else:
+            ends["harmless"] += 1
+            assert found == expected, at
+    assert min(ends["refused"], ends["named"]) > 10
+
+
+def test_what_another_run_paid_is_read_and_its_damage_left_for_it_to_see(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    made = Journal(path)
+    made.commit([("k", Completion("The answer is 7", usd=0.25))], [Use("01-a", "r", "k", "m")])
+    made.close()
+    path.write_bytes(path.read_bytes().replace(b"answer is 7", b"answer is 8"))
+    assert paid_in(path) == 0.25
+    said: list[str] = []
+    journal = Journal(path, complain=said.append)
+    assert "1 of calls" in said[0]
+    assert journal.lacks("01-a")
+    assert not journal.lacks("02-b")
+    assert journal.find(["k"]) == {}
+    assert journal.usd() == 0.25
+    journal.close()
+    again = Journal(path, complain=said.append)
+    assert len(said) == 1
+    again.close()

@@ -6,7 +6,7 @@ Nothing is loaded: no model, no heavy library. All faults are reported at once.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -20,6 +20,7 @@ from nfilter.errors import (
     PromptError,
     did_you_mean,
     missing_package,
+    short,
 )
 from nfilter.hosts import allow_host, strangers
 from nfilter.located import Where
@@ -56,13 +57,12 @@ def check(
     checker.contracts()
     if checker.report.faults:
         return checker.report
-    checker.models()
-    checker.notes()
-    checker.prompt_names()
-    checker.sources(rows=data)
-    checker.arms()
-    checker.loss()
-    checker.memory()
+    steps = (
+        checker.models, checker.notes, checker.prompt_names, lambda: checker.sources(rows=data), checker.arms, checker.loss,
+        checker.memory,
+    )  # fmt: skip
+    for step in steps:
+        checker.take(step)
     if data and not checker.report.faults:
         checker.shared_rows()
     return checker.report
@@ -87,6 +87,14 @@ class _Checker:
 
     def fault(self, where: Where, text: str) -> None:
         self.report.faults.append(self.recipe.located.fault(where, text))
+
+    def take(self, step: Callable[[], None]) -> None:
+        """Take one step; a path that the system refuses to look up (a name too long, say) is a fault."""
+        try:
+            step()
+        except OSError as error:
+            name = short(str(error.filename or "a path"), 200)
+            self.fault((), f"{name}: {error.strerror or error}; give another path")
 
     def uses(self) -> Iterator[Use]:
         yield from self.recipe.samples

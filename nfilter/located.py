@@ -99,9 +99,10 @@ def read(file: Path) -> Located:
             data = stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
-        raise RecipeError(
-            f"{file}: cannot be read ({why}); `{_first_recipe(file)}` writes a recipe that runs"
-        ) from error
+        remedy = ""
+        if isinstance(error, FileNotFoundError) and file.parent.is_dir():
+            remedy = f"; `{_first_recipe(file)}` writes a recipe that runs"
+        raise RecipeError(f"{short(str(file), 500)}: cannot be read ({why}){remedy}") from error
     if len(data) > MAX_BYTES:
         raise RecipeError(
             f"{file}:1: more than {MAX_BYTES} bytes; a recipe has at most {MAX_BYTES}"

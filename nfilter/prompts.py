@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from nfilter.errors import PromptError, did_you_mean
+from nfilter.errors import PromptError, did_you_mean, short
 from nfilter.types import Message, Role
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _ROLE_LINE = re.compile(r"^\[(system|user|assistant)\][ \t]*$", re.MULTILINE)
 _LARGEST = 10**6  # characters, items or a number that a product in a template may have
 _WIDE = re.compile(r"%[^%A-Za-z]*(?:\d{4}|\*)")
-_NAME = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)+")
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}(/[A-Za-z0-9_-]{1,100}){1,8}")
 
 
 def shipped_directory() -> Path:
@@ -141,7 +141,7 @@ class Prompts:
 
     def _find(self, name: str) -> FileTemplate:
         if not _NAME.fullmatch(name):
-            raise PromptError(f"prompt {name!r} is not of the form folder/name")
+            raise PromptError(f"prompt {short(repr(name))} is not of the form folder/name")
         path = _file_in(self._own, name) or _file_in(self._brought(name), name)
         if path is not None:
             return FileTemplate(name, path, _text(path))

@@ -25,11 +25,19 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _OWN = "sentence_transformers."
 
 
+def _expanded(model: str) -> Path:
+    """The path with the user's folder in place of ``~``; as it is where there is no such user."""
+    try:
+        return Path(model).expanduser()
+    except RuntimeError:
+        return Path(model)
+
+
 def find(model: str, site: Site) -> Path | None:
     """The folder that ``model`` names: of a model that ships, else relative to the recipe; None where there is none."""
     if model in site.models:
         return Path(site.models[model])
-    folder = site.base_dir / Path(model).expanduser()
+    folder = site.base_dir / _expanded(model)
     return folder if folder.is_dir() else None
 
 

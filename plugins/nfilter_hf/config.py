@@ -68,11 +68,19 @@ class Location:
     problem: str | None = None
 
 
+def _expanded(model: str) -> Path:
+    """The path with the user's folder in place of ``~``; as it is where there is no such user."""
+    try:
+        return Path(model).expanduser()
+    except RuntimeError:
+        return Path(model)
+
+
 def locate(model: str, site: Site) -> Location:
     """Find what ``model`` names: a model that ships, then a folder, then a hub id. Nothing is read."""
     if model in site.models:
         return Location(folder=Path(site.models[model]))
-    folder = site.base_dir / Path(model).expanduser()
+    folder = site.base_dir / _expanded(model)
     if folder.is_dir():
         return Location(folder=folder)
     near = did_you_mean(model, site.models)

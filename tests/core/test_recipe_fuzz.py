@@ -153,3 +153,27 @@ def test_init_writes_any_name_of_a_model_so_that_it_is_read_again(
     assert entry(["init", "--model", model, "--out", str(out)]) == 0
     recipe = load(out, plugins)
     assert recipe.models["student"].config.model == model
+
+
+LONG = "n" * 300
+
+
+@pytest.mark.parametrize(
+    ("assignment", "says"),
+    [
+        (f"source={{use: jsonl, path: {LONG}}}", "File name too long"),
+        (f"source={{use: jsonl, path: {LONG}/x}}", "File name too long"),
+        (f"source={{use: datasets, path: {LONG}}}", "File name too long"),
+        (f"models.student.model={LONG}/x/y", "File name too long"),
+        (f"models.student={{use: sentence-transformers, model: {LONG}/x/y}}", "File name too long"),
+        ("models.student.model='~no-such-user/x'", "there is no folder"),
+        (f"samples=[{{use: robustft.answer, llm: student, into: a, prompt: robustft/{LONG}}}]", "is not of the form folder/name"),
+    ],
+)  # fmt: skip
+def test_paths_that_the_system_refuses(
+    tmp_path: Path, plugins: Plugins, assignment: str, says: str
+) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("models: {student: {use: hf, model: tiny}}\nsource: {use: tiny}\n")
+    _, told = _end_of(file, plugins, (assignment,))
+    assert says in told

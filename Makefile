@@ -105,8 +105,8 @@ test-newest:
 test-oldest:
 	rm -rf $(VENV)-oldest
 	$(PYTHON) -m venv $(VENV)-oldest
-	$(VENV)-oldest/bin/pip install --quiet --upgrade pip
-	$(PYTHON) .ci/oldest.py pyproject.toml > $(VENV)-oldest/oldest.txt
+	$(VENV)-oldest/bin/pip install --quiet --upgrade pip uv
+	$(VENV)-oldest/bin/uv pip compile --quiet --resolution lowest-direct --extra test --output-file $(VENV)-oldest/oldest.txt pyproject.toml
 	$(VENV)-oldest/bin/pip install --quiet --constraint $(VENV)-oldest/oldest.txt --editable '.[test]'
 	OMP_NUM_THREADS=1 $(VENV)-oldest/bin/python $(FAST_TESTS)
 

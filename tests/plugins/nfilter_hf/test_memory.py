@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from nfilter import Site, StageConfig
 from nfilter_hf.config import HFConfig
@@ -85,6 +86,8 @@ def test_the_parts_follow_from_the_counts(tmp_path: Path) -> None:
     assert small["optimizer"] == small["adapter"] == 2 * adapter
     for parts in (small, large):
         assert parts["total"] == sum(v for k, v in parts.items() if k != "total")
+        assert parts["unused"] == pytest.approx(0.15 * (parts["total"] - parts["unused"]))
+    assert not {"process", "unused"} & set(estimate(tmp_path / "m", device="cuda"))
     four = estimate(tmp_path / "m", load_in_4bit=True)["weights"]
     linear = 3 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48)
     assert four == linear * 0.5625 + (count - linear) * 4
@@ -123,6 +126,59 @@ def test_activations_are_near_what_autograd_keeps(
         micro_batch_tokens=rows * length,
     )["activations"]
     assert 0.7 < guess / measured < 1.6
+
+
+TRAINED = """\
+import json, resource, sys
+from pathlib import Path
+from nfilter.cli import entry
+code = entry(["run", sys.argv[1], "--out", sys.argv[2]])
+print(json.dumps([code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux alone")
+def test_the_total_is_what_a_training_takes(tmp_path: Path) -> None:
+    from nfilter.engine.places import site_of
+    from nfilter.plugins import load as load_plugins
+    from nfilter.recipe import load
+
+    wide = {
+        **SIZES,
+        "vocab_size": 8000,
+        "hidden_size": 512,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 12,
+    }
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **wide)).save_pretrained(
+        tmp_path / "m"
+    )
+    plugins = load_plugins()
+    AutoTokenizer.from_pretrained(plugins.models["tiny"]).save_pretrained(tmp_path / "m")
+    rows = [
+        {"prompt": f"What is {n} plus {n}? " * 9, "response": f"It is {n + n}. " * 9}
+        for n in range(48)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "r.yaml").write_text(
+        "name: x\nanswer: exact\nmodels: {student: {use: hf, model: m, device: cpu}}\n"
+        "source: {use: jsonl, path: rows.jsonl}\narms: [raw]\nencode: {model: student, max_length: 512}\n"
+        "train: {use: hf.lora, model: student, rank: 64, alpha: 16, epochs: 1}\n"
+    )
+    recipe = load(tmp_path / "r.yaml", plugins)
+    use = recipe.train
+    assert use is not None
+    total = LoraTrainer.memory(
+        use.config, recipe.models["student"].config, site_of(recipe, plugins)
+    )["total"]
+    done = subprocess.run(
+        [sys.executable, "-c", TRAINED, str(tmp_path / "r.yaml"), str(tmp_path / "out")],
+        capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "2"},
+    )  # fmt: skip
+    code, peak = json.loads(done.stdout.splitlines()[-1])
+    assert code in (0, None), done.stderr
+    assert 0.8 < total / peak < 1.3, (total, peak)
 
 
 def test_checkpointing_and_smaller_passes_need_less(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from nfilter.stages import Calls, Contract, ModelNeed
 from nfilter.types import Completion, FloatArray, Row, Sample, TokenSample, Unreadable
 
 _NAMES = ("reads", "writes", "verdicts", "views", "proposes", "prompts", "sometimes")
-_WRITTEN = ("verdicts", "views", "proposes", "sometimes")
+_WRITTEN = ("verdicts", "views", "sometimes")
 
 
 def contract_of(cls: Any, config: Any) -> Contract:
@@ -40,21 +40,13 @@ def contract_of(cls: Any, config: Any) -> Contract:
 
 
 def _faults(contract: Contract) -> Iterator[str]:
-    wrong = set()
-    for name in _NAMES:
-        value = getattr(contract, name)
-        if not isinstance(value, frozenset | set) or not all(
-            isinstance(each, str) for each in value
-        ):
-            wrong.add(name)
-            yield f"{name} is {value!r:.80}, not a set of names; write {name}=frozenset({{'name'}})"
-    if "writes" not in wrong:
-        for name in _WRITTEN:
-            stray = (
-                sorted(set(getattr(contract, name)) - contract.writes) if name not in wrong else []
-            )
-            if stray:
-                yield f"{stray[0]!r} is among {name} and not among writes; add it to writes"
+    wrong = {
+        name: getattr(contract, name) for name in _NAMES if not _is_names(getattr(contract, name))
+    }
+    for name, value in wrong.items():
+        yield f"{name} is {value!r:.80}, not a set of names; write {name}=frozenset({{'name'}})"
+    if not wrong:
+        yield from _stray(contract)
     for name, kind in (("needs", ModelNeed), ("calls", Calls)):
         value = getattr(contract, name)
         if not isinstance(value, tuple | list) or not all(isinstance(each, kind) for each in value):
@@ -62,6 +54,19 @@ def _faults(contract: Contract) -> Iterator[str]:
     for each in fields(contract):
         if each.type == "bool" and not isinstance(getattr(contract, each.name), bool):
             yield f"{each.name} is {getattr(contract, each.name)!r:.40}, neither True nor False"
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, frozenset | set) and all(isinstance(each, str) for each in value)
+
+
+def _stray(contract: Contract) -> Iterator[str]:
+    """Notes that are named without being among those that are written, or read."""
+    for name in _WRITTEN:
+        for note in sorted(set(getattr(contract, name)) - contract.writes):
+            yield f"{note!r} is among {name} and not among writes; add it to writes"
+    for note in sorted(contract.proposes - contract.writes - contract.reads):
+        yield f"{note!r} is among proposes and neither read nor written; add it to reads, or to writes"
 
 
 def rows_of(source: Any) -> Iterator[Row | Unreadable]:

@@ -121,6 +121,7 @@ FAULTS = [
     (noting(lambda s, n: {"text": "5"}, views=frozenset({"x"})), ContractError, "holds an answer and has the form"),
     (noting(lambda s, n: {"answer": 5}, proposes=frozenset({"x"})), ContractError, "holds an answer"),
     (made(Contract(verdicts=frozenset({"y"}))), ContractError, "'y' is among verdicts and not among writes; add it to writes"),
+    (made(Contract(proposes=frozenset({"y"}))), ContractError, "'y' is among proposes and neither read nor written"),
     (made(Contract(reads="view")), ContractError, "reads is 'view', not a set of names; write reads=frozenset"),  # type: ignore[arg-type]
     (type("Made", (Plain,), {"contract": classmethod(lambda cls, config: None)}), ContractError, "contract returned None; write return Contract"),
     (type("Made", (Plain,), {"contract": classmethod(lambda cls, config: config.missing)}), ContractError, "contract raised AttributeError"),
@@ -141,6 +142,7 @@ GOOD = [
     made(Contract(sometimes=frozenset({"x"}), **WRITES)),
     made(fit=lambda *_: State({"n": 3}, {"x": np.zeros(2)})),
     noting(lambda s, n: 0.1 + 1e-9 * n),
+    made(Contract(reads=frozenset({"y"}), proposes=frozenset({"y"}))),
 ]
 
 

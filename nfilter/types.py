@@ -102,6 +102,12 @@ class Message:
     call_id: str = ""
     weight: float = 1.0
 
+    def shown(self) -> str:
+        """The turn for a person: its thoughts, its content, and a line for each call."""
+        parts = [f"(thought: {self.reasoning})" if self.reasoning else "", self.content]
+        parts += [f"(calls {call.name} {call.arguments})" for call in self.tool_calls]
+        return "\n".join(filter(None, parts))
+
     def texts(self) -> Iterator[str]:
         """Every text of the turn: content, reasoning, names, ids, and the strings of the arguments."""
         yield from filter(None, (self.content, self.reasoning, self.name, self.call_id))

@@ -109,15 +109,15 @@ def explain(
         status=status,
         stage=stage,
         reason=reason,
-        messages=[[message.role, message.content] for message in first.context],
+        messages=[[message.role, message.shown()] for message in first.context],
         # A source's own remarks, and cells whose text is shown as the conversation, are no columns to read.
         columns={
             name: cell
             for name, cell in first.meta.items()
             if cell is not None and not name.startswith("_")
         },
-        label=first.response,
-        label_now=last.response,
+        label=_label(first),
+        label_now=_label(last),
         weight=last.weight,
         pinned=first.pinned,
         parents=first.parents,
@@ -157,6 +157,12 @@ class _Step:
     sample: Sample
     children: tuple[str, ...]
     decisions: Sequence[Mapping[str, Any]]
+
+
+def _label(sample: Sample) -> str:
+    """The response for a person, with what it holds beside its text."""
+    answered = sample.messages[-1:] if sample.response or sample.calls_tools else ()
+    return answered[0].shown() if answered else sample.response
 
 
 def _steps(run: RunDirectory, sample_id: str) -> list[_Step]:

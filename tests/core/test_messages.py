@@ -122,3 +122,8 @@ def test_what_is_not_carried_is_counted_once_a_row() -> None:
     first, second = found.warnings()
     assert first.startswith("2 of 3 readable rows hold images, which")
     assert second.startswith("1 of 3 readable row holds refusal, which")
+
+
+def test_a_person_sees_all_that_a_turn_holds() -> None:
+    assert TALK[1].shown() == '(thought: look it up)\n(calls weather {"city": "Rome"})'
+    assert TALK[2].shown() == "20 C"

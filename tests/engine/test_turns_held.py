@@ -15,6 +15,7 @@ from nfilter.engine.preview import preview
 from nfilter.engine.run import run
 from nfilter.plugins import load as load_plugins
 from nfilter.recipe import load
+from nfilter.report.explain import explain
 from nfilter.tokenstore import read_tokens
 
 ROWS: list[dict[str, Any]] = [
@@ -82,6 +83,8 @@ def test_run_carries_counts_and_names_each_row(recipe: Any, tmp_path: Path) -> N
     assert [(row["id"], row["row"]) for row in dropped] == [("call", ROWS[1]), ("thought", ROWS[2])]
     assert CALLS in dropped[0]["reason"]
     assert THOUGHTS in dropped[1]["reason"]
+    assert explain(tmp_path / "out", "call").label == '(calls w {"city":"Rome"})'
+    assert explain(tmp_path / "out", "thought").label == "(thought: two and two)\n4"
     kept = [
         json.loads(line) for line in (tmp_path / "out" / "cleaned.jsonl").read_text().splitlines()
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -83,11 +84,19 @@ def read(path: Path, seal: Seal, home: Path) -> bytes:
 def damaged(path: Path, what: str, home: Path) -> DamageError:
     """The error for a file of the run ``home`` that is not what was written."""
     return DamageError(
-        f"{path}: {what}; type the command that made it again, `nfilter run RECIPE --out {home}`: it makes anew what is "
-        "damaged, and pays for no call twice",
+        f"{path}: {what}; type the command that made it again, `{_command(home)}`: it makes anew what is damaged, and pays "
+        "for no call twice",
         path,
         what,
     )
+
+
+def _command(home: Path) -> str:
+    """The command that made a run; of one seed of a group, and of a group, that of the group."""
+    if re.fullmatch(r"seed--?\d+", home.name):
+        return f"nfilter run RECIPE --out {home.parent} --seeds ..."
+    group = next(home.glob("seed-*"), None) is not None
+    return f"nfilter run RECIPE --out {home}{' --seeds ...' if group else ''}"
 
 
 def unreadable(path: Path, error: OSError, home: Path) -> DamageError:

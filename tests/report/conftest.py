@@ -99,14 +99,15 @@ class Mend:
 
     @classmethod
     def contract(cls, config: Any) -> Contract:
-        return Contract(reads=frozenset({"view", "verdict"}), proposes=frozenset({"view"}))
+        view = frozenset({"view"})
+        return Contract(reads=frozenset({"view", "verdict"}), writes=view, proposes=view)
 
     def __init__(self, config: Any) -> None:
         pass
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Any) -> list[Sample]:
         return [
-            sample.relabel(
+            sample.note("view", sample.notes["view"]).relabel(
                 sample.notes["view"]["answer"], "the view's answer stands in for a wrong label"
             )
             if sample.notes["verdict"]["flagged"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from nfilter.errors import StoreError
+from nfilter.errors import DamageError, StoreError
 from nfilter.report import compare as subject
 
 RUN, GROUP, OTHER = Path("runs/sums"), Path("runs/group"), Path("runs/other")
@@ -166,3 +166,19 @@ def test_a_run_without_figures_is_an_error_that_says_so(other, compare):
         compare([RUN, OTHER])
     with pytest.raises(StoreError, match="not a run"):
         compare([Path("nowhere")])
+
+
+@pytest.mark.parametrize(
+    ("file", "command"),
+    [
+        (RUN / "metrics.json", "nfilter run RECIPE --out runs/sums`"),
+        (GROUP / "metrics.json", "nfilter run RECIPE --out runs/group --seeds ...`"),
+        (GROUP / "seed-0" / "recipe.lock.yaml", "nfilter run RECIPE --out runs/group --seeds ...`"),
+    ],
+)
+def test_damage_is_named_with_the_command_that_mends_it(world, file, command):
+    file.write_text(file.read_text().replace("1", "2", 1))
+    with pytest.raises(DamageError) as caught:
+        subject.compare([RUN, GROUP])
+    assert str(caught.value).startswith(f"{file}: holds other bytes than were written; ")
+    assert command in str(caught.value)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.purge_junk import answered, edited, planted
+from benchmarks.purge_requests import kinds, restyled
 from nfilter import Message, Sample, hash_of
 from nfilter.testing import FakeContext
 from nfilter_entp.purge import Purge, PurgeConfig
@@ -57,9 +58,31 @@ def purged(samples: Sequence[Sample], config: PurgeConfig) -> dict[str, list[str
     return {s.id: s.dropped.split("; ") for s in out if s.dropped}
 
 
-def quality(samples: list[Sample], share: float, *, show: bool) -> dict[str, Any]:
+def flags(samples: Sequence[Sample]) -> dict[str, Any]:
+    """How many of a dataset's own rows leave, by rule, as they are and as a careful writer would put them."""
+    rng = random.Random("restyled")
+    rules = {"exact_duplicates": None, "near_duplicates": None}
+    named = [name for name in PurgeConfig().rules.model_fields_set if name not in rules]
+    alone = PurgeConfig.model_validate({"rules": named})
+    styled = [restyled(sample, rng) for sample in samples]
+    return {
+        "rows": len(samples),
+        "as_they_are": _by_rule(purged(samples, PurgeConfig())),
+        "restyled": _by_rule(purged(styled, alone)),
+    }
+
+
+def _by_rule(left: dict[str, list[str]]) -> dict[str, int]:
+    names = [{reason.split(":")[0] for reason in reasons} for reasons in left.values()]
+    known = Rules.model_fields
+    return {"all": len(left), **Counter(name for each in names for name in each if name in known)}
+
+
+def quality(
+    samples: list[Sample], share: float, *, show: bool, half: str = "report"
+) -> dict[str, Any]:
     """Precision and recall by kind. A row counts as found by whichever rule; precision is of the rule that names it."""
-    mixed, junk = planted(samples, share)
+    mixed, junk = planted(samples, share, more=kinds(half))
     left = purged(mixed, PurgeConfig())
     base = {name: name.removesuffix("-copy") for name in junk}
     original = {source: name for name, source in base.items() if name != source}
@@ -202,9 +225,11 @@ def main() -> None:
     figures: dict[str, Any] = {}
     for name in ("dolly", "gsm8k"):
         figures[name] = quality(
-            half_of(rows_of(args.data, name), args.half), args.share, show=args.show
+            half_of(rows_of(args.data, name), args.half), args.share, show=args.show, half=args.half
         )
         _table(name, figures[name])
+        figures[f"{name}_flags"] = flags(rows_of(args.data, name))
+        print(f"\n{name}, all rows: {json.dumps(figures[f'{name}_flags'])}")
     if args.rows:
         # In a process of its own: the peak of memory is of this part alone.
         command = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from nfilter import Message, Sample
@@ -140,7 +140,8 @@ def _copied(sample: Sample, rng: random.Random) -> Sample | None:
     return answered(sample, text, sample.id)
 
 
-KINDS: dict[str, Callable[[Sample, random.Random], Sample | None]] = {
+Make = Callable[[Sample, random.Random], Sample | None]
+KINDS: dict[str, Make] = {
     "exact_duplicates": _exact,
     "near_duplicates": _near,
     "empty": _empty,
@@ -157,7 +158,7 @@ KINDS: dict[str, Callable[[Sample, random.Random], Sample | None]] = {
 
 
 def planted(
-    samples: list[Sample], share: float, seed: int = 0
+    samples: list[Sample], share: float, seed: int = 0, more: Mapping[str, Make] | None = None
 ) -> tuple[list[Sample], dict[str, str]]:
     """The rows with ``share`` of them as junk of each kind, and the kind by id; rows that a kind replaces are not in it."""
     rng = random.Random(f"junk {seed}")
@@ -165,7 +166,7 @@ def planted(
     junk: dict[str, str] = {}
     out = list(samples)
     each = max(1, round(share * len(samples)))
-    for kind, make in KINDS.items():
+    for kind, make in {**KINDS, **(more or {})}.items():
         made = 0
         while made < each and order:
             place = order.pop()

@@ -37,7 +37,13 @@ _NONE = (
     ("it refuses", re.compile(
         rf"{_BEGIN}(?:(?:as|being) {_MODEL},? )?(?:i|we)(?: am|'m)? (?:just |only |simply )?(?:can ?not|can't|could not|couldn't|(?:am |'m |are )?(?:unable|not able|incapable|not capable)(?: to| of)?|do not have (?:the )?(?:ability|capability|access)(?: to)?|don't have (?:the )?(?:ability|capability|access)(?: to)?) (?:{_ACTS}|{_GIVEN})\b")),
     ("it refuses", re.compile(
-        rf"{_BEGIN}(?:i'm|i am|this is) (?:just |only |simply )?(?:an? )?{_MODEL}\b[^.!?]{{0,60}}\b(?:not|n't|cannot|unable|no)\b")),
+        rf"{_BEGIN}(?:i'm|i am|this is) (?:just |only |simply )?(?:an? )?{_MODEL}\b[^.!?]{{0,60}}\b(?:not|n't|cannot|can't|unable|never|no)\b")),
+    ("it refuses", re.compile(
+        rf"{_BEGIN}(?:(?:unable|not able) to|cannot|can ?not|can't) (?:be (?:done|completed|answered|generated|executed|performed|processed|fulfil{{1,2}}ed|shown|displayed)|{_ACTS})\b"
+        rf"|{_BEGIN}i (?:do not|don't|did not|didn't) understand (?:the|this|that|your|what)\b")),
+    ("it says that there is no answer", re.compile(
+        rf"{_BEGIN}(?:the |this |an? )?(?:output|response|answer|result)s?(?: (?:for|to|of|in) [^.,;:!?]{{1,40}}?)? (?:(?:is|are|was) )?(?:not|(?:cannot|can ?not|can't|could not) be) (?:available|applicable|required|needed|necessary|provided|given|generated|produced|displayed|shown)\b"
+        r"|\A\W{0,3}invalid (?:input|instruction|request|question|command|prompt|task)\W{0,4}\Z")),
     ("it says that a model cannot do it", re.compile(
         rf"{_BEGIN}[^.!?\n]{{0,60}}\b(?:not (?:something|a task|an instruction)|not possible|not suitable|not feasible|impossible|cannot|can ?not|can't|unable)\b[^.!?\n]{{0,60}}\b(?:gpt[- ]?\d*|(?:ai|gpt|language|text-based) (?:model|assistant|system)s?)\b")),
     ("it says that a model cannot do it", re.compile(rf"{_BEGIN}{_MODEL} {_NOT}\b")),
@@ -56,11 +62,14 @@ _NONE = (
     ("it stands for what a text cannot hold", re.compile(
         rf"\A\W{{0,3}}[\[(<{{*](?:insert |an? |the |see )?(?:attached )?(?:{_MEDIA})\b[^\])>}}*]{{0,80}}[\])>}}*]\W{{0,3}}\Z")),
 )  # fmt: skip
-# A rewritten text, a reply to a customer or a line of a play may say it by right, and so may a label that the query offers.
+# A label that the query offers.
+_LABEL = re.compile(
+    r"\bn/a\b|\bnot applicable\b|\bno (?:output|answer|response)\b|\b(?:unanswerable|placeholder|captions?|alt text|what does|meaning of)\b"
+)
+# A rewritten text, a reply to a customer or a line of a play may say it by right.
 _BY_RIGHT = re.compile(
-    r"\bn/a\b|\bnot applicable\b|\bno (?:output|answer|response)\b|\b(?:unanswerable|placeholder|captions?|alt text)\b"
-    r"|\b(?:rewrite|rephrase|reword|paraphrase|translate|convert|change|transform|correct|edit|proofread|improve|formal\w*|polite\w*|repl(?:y|ies)|respond to|response (?:to|for)|apolog\w+|declin\w+|reject\w*|refus\w+|excuse"
-    r"|customers?|e-?mails?|letters?|messages?|dialog(?:ue)?s?|conversations?|scripts?|chatbots?|plays?|role|pretend|say no|form|survey|error messages?|notifications?|what does|meaning of)\b"
+    r"\b(?:rewrite|rephrase|reword|paraphrase|translate|convert|change|transform|correct|edit|proofread|improve|formal\w*|polite\w*|repl(?:y|ies)|respond to|response (?:to|for)|apolog\w+|declin\w+|reject\w*|refus\w+|excuse"
+    r"|customers?|e-?mails?|letters?|messages?|dialog(?:ue)?s?|conversations?|scripts?|chatbots?|(?:a|the|stage|short|of the) play|role[- ]?play\w*|pretend|say no|(?:order|feedback|application|contact|web) form|survey|error messages?|notifications?)\b"
 )
 
 
@@ -80,6 +89,11 @@ def no_answer(text: Text, rule: NoAnswer) -> str | None:
         return None
     said = " ".join(text.response.casefold().replace("’", "'").split())
     found = next(((name, hit) for name, pattern in _NONE if (hit := pattern.search(said))), None)
-    if found is None or _BY_RIGHT.search(ends_of(text.asked)):
+    if found is None or _LABEL.search(asked := ends_of(text.asked)):
+        return None
+    # An answer may repeat the question, which is a request.
+    if found[1][0].strip() in asked.replace("’", "'"):
+        return None
+    if not found[0].startswith("it says") and _BY_RIGHT.search(asked):
         return None
     return f"{found[0]}: {said[:60]!r}"

@@ -17,11 +17,10 @@ _DANGLING = frozenset([
     "although", "unless", "onto", "which", "including", "as", "when", "while", "among", "where", "who", "very", "such",
     "being",
 ])  # fmt: skip
-# "The house that we live in", "as soon as you can", "never seen before": these end sentences too.
+# "Where they come from": these end sentences too, though rarely. Particles such as "in" and verbs such as "could" do so often.
 _STRANDED = frozenset([
-    "of", "into", "with", "from", "at", "by", "in", "on", "for", "after", "before", "during", "between", "through",
-    "these", "those", "is", "are", "was", "were", "has", "have", "had", "will", "would", "should", "could", "can",
-    "may", "might", "must", "be", "been",
+    "of", "into", "with", "from", "at", "for", "during", "between", "these", "those", "is", "are", "was", "were", "has",
+    "have", "had",
 ])  # fmt: skip
 # The words above say nothing of texts in other languages.
 _ENGLISH = frozenset(["the", "of", "and", "to", "is"])
@@ -55,15 +54,16 @@ class Truncated(StageConfig):
 
     Sure signs count in every response: a code block that is not closed. In one of ``least`` words: an announcement
     ("Here is the list:") with nothing behind it, an open bracket in the last line, a comma, an article or a conjunction at
-    the end, a preposition or a verb such as ``is`` behind two sentences with a stop, a list's number without its item, a
-    last sentence without an end behind ``sentences`` that have one in the same paragraph. Addresses, emoticons, code,
+    the end, a preposition or a verb such as ``is`` behind two sentences with a stop, a list's number without its item.
+    ``sentences``, where it is set: a last sentence without an end, behind so many that have one in the same paragraph; off by
+    default, as a forgotten full stop looks the same. Addresses, emoticons, code,
     tables, signatures and items of a list end as they like. Two signs come from the other rows: in prose, a last word that
     is none and begins one of theirs; and where ``habit`` of the responses have the same first word in their last line
     (``####``), a row without it that ends without a stop.
     """
 
     least: int = Field(default=12, ge=1)
-    sentences: int = Field(default=8, ge=1)
+    sentences: int | None = Field(default=None, ge=1)
     habit: float = Field(default=0.8, gt=0.5, le=1)
 
 
@@ -141,7 +141,9 @@ def _ends_in_word(text: Text, last: str) -> str | None:
 
 def _no_stop(whole: str, last: str, rule: Truncated) -> str | None:
     stopped = _stops(last)
-    if stopped >= rule.sentences and not _ITEM.match(last) and whole[-1].isalnum():
+    if rule.sentences is None or stopped < rule.sentences:
+        return None
+    if not _ITEM.match(last) and whole[-1].isalnum():
         return f"the last sentence has no end, the {stopped} before it have: {last[-40:]!r}"
     return None
 

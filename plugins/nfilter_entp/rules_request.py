@@ -189,8 +189,9 @@ def media(text: Text, rule: Media) -> str | None:  # noqa: ARG001
 
 
 def _drawn(text: Text) -> bool:
-    """A response of signs more than of letters."""
-    return text.characters.letters * 2 < text.characters.visible
+    """A response of signs more than of letters and digits."""
+    seen = text.characters
+    return (seen.letters + seen.digits) * 2 < seen.visible
 
 
 @dataclass(frozen=True, slots=True)

@@ -296,15 +296,18 @@ def copied(text: Text, rule: Copied) -> str | None:
             continue
         if (share := _held(words, text.words)) < rule.overlap:
             continue
-        new = _new(asked, text.words)
+        new = _new(words, text.words)
         if len(new) < rule.new:
             return f"{share:.2f} of the instruction's {len(words)} words are in the response in their order ({rule.overlap:g} or more), and {len(new)} new ones, fewer than {rule.new}"
     return None
 
 
-def _new(asked: list[str], words: list[str]) -> list[str]:
-    """Words of a response that lie in no run of three words of the query and are no filler."""
-    runs = set(zip(asked, asked[1:], asked[2:], strict=False))
+def _new(part: list[str], words: list[str]) -> list[str]:
+    """Words of a response that lie in no run of three words of the instruction and are no filler.
+
+    What it takes from a passage behind the instruction is new.
+    """
+    runs = set(zip(part, part[1:], part[2:], strict=False))
     old = np.zeros(len(words), bool)
     for place, run in enumerate(zip(words, words[1:], words[2:], strict=False)):
         if run in runs:

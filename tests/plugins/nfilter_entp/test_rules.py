@@ -91,6 +91,9 @@ RIGHT = {
     ),
     "the question and its answer": ("What is the longest river in the whole world?", "What is the longest river in the whole world? It is the Nile."),
     "the question and one of its words": ("Which of the two numbers is the larger one, 5 or 7?", "Which of the two numbers is the larger one, 5 or 7? 7."),
+    "the question and words of the passage": (
+        "Who built the bridge in the old town?\n\nThe bridge was built by Anna Berg.", "Who built the bridge in the old town? Anna Berg",
+    ),
     "an opening of the prompt's words": (
         "Describe the main reasons for the fall of the Roman Empire",
         "The main reasons for the fall of the Roman Empire were weak rulers, wars at its borders, and taxes that few could pay.",
@@ -146,6 +149,13 @@ WRONG = {
         ("Name the place in the photo", "GPT-3 cannot look at photos."),
         ("Name the place in the photo", "This type of instruction cannot be done by text alone."),
         ("Name the place in the photo", "The request is not applicable."),
+        ("Name the place in the photo", "Unable to process the photo"),
+        ("Name the place in the photo", "This cannot be answered: the model has no eyes, and a GPT model can't see."),
+        ("Name the place in the photo", "Cannot be done"),
+        ("Name the place in the photo", "I do not understand the question."),
+        ("Name the place in the photo", "The output for this instruction is not available."),
+        ("Name the place in the photo", "Output not required."),
+        ("Name the place in the photo", "Invalid instruction"),
         ("Sum up the text", "Please provide the text."),
         ("Sum up the text", "Could you please share the full text with me?"),
         ("Sum up the text", "There is no text provided."),
@@ -225,7 +235,6 @@ WRONG = {
         ("Tell me of the river", f"{LONG} and—"),
         ("Tell me of the river", f"{LONG} &"),
         ("Tell me of the river", f"{LONG}. Here is a list of the towns that lie on it:"),
-        ("Tell me of the river", " ".join(f"It has town number {n}." for n in range(9)) + " And then it goes to a place"),
     ],
 }  # fmt: skip
 
@@ -311,6 +320,7 @@ ENDS = {
     "a program": "int depth(int day) {\n  int found = days[day] + 3;\n  return found;\n}\n\nint all = depth(1) +",
     "a language": "Of all the languages that were made for programs that have to be fast, the best known is C++",
     "a grade": "The water of the river at the bridge was tested by the board in May and it was given an A+",
+    "a particle": "It is old. It is new. These are things of the house at the river that have no plug and cannot be plugged in",
     "a verb of dying": "Without the river and its water all of the trees in the valley of the north would die",
     "initials": "They are: George W. Bush, John F. Kennedy, Franklin D. Roosevelt, Harry S. Truman, Dwight D. Eisenhower, Richard M. Nixon, Gerald R. Ford, James K. Polk, William H. Taft, Ulysses S. Grant, Joe Biden",
     "a list to fill in": "Write down the names of three towns that lie on the river in the valley:\n1.\n2.\n3.",
@@ -320,6 +330,15 @@ ENDS = {
 @pytest.mark.parametrize("case", ENDS)
 def test_endings_that_are_no_cut(case: str) -> None:
     assert found("Tell me of the river, in any language", ENDS[case]) == {}
+
+
+def test_a_forgotten_full_stop_is_a_sign_where_it_is_set() -> None:
+    said = " ".join(f"It has town number {n}." for n in range(9)) + " And then it goes to a place"
+    assert found("Tell me of the river", said) == {}
+    text = Text.of(Sample("a", (Message("user", "Why?"), Message("assistant", said))))
+    nine, ten = ({"truncated": {"sentences": n}} for n in (9, 10))
+    assert set(broken(text, Rules.model_validate(nine))) == {"truncated"}
+    assert broken(text, Rules.model_validate(ten)) == {}
 
 
 def test_words_that_are_asked_about_end_an_answer() -> None:
@@ -372,9 +391,12 @@ NOT_EMPTY = {
     "a polite text": ("Rewrite it politely: I won't help you", "I am sorry, but I cannot help with this."),
     "a translation": ("Translate: No puedo ver la foto", "I cannot see the photo"),
     "a reply": ("Reply to a customer who has lost a parcel", "Please provide the number of your order, and we look into it."),
+    "the request and its answer": ("Please give me a list of towns", "Please give me a list of towns: Ulm and Bonn"),
     "a line of a play": ("Write a dialogue of a blind man and a boy", "I cannot see the picture, my boy. Tell me what it shows."),
     "no in a sentence": ("Is there an answer?", "No answer is better than a wrong one."),
     "no and a reason": ("Is the sea red?", "No, because it takes its colour from the sky."),
+    "a thing that cannot be": ("Can the ring be found?", "The ring cannot be found."),
+    "what is not known": ("Who wrote it?", "The answer cannot be determined from what is known today."),
     "not enough": ("Does the text say when?", "There is not enough information in the text to tell."),
     "of itself": ("What's your favorite colour?", "As an AI language model, I do not have one."),
     "a phrase before an answer": (

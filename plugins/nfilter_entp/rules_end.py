@@ -15,12 +15,10 @@ _GOES_ON = frozenset(",，、;-–—&/+=<([{（［【「『《")
 _DANGLING = frozenset([
     "the", "an", "and", "or", "my", "your", "their", "its", "our", "because", "if", "than", "whose", "whereas",
     "although", "unless", "onto", "which", "including", "as", "when", "while", "among", "where", "who", "very", "such",
-    "being",
 ])  # fmt: skip
-# "Where they come from": these end sentences too, though rarely. Particles such as "in" and verbs such as "could" do so often.
+# "What it is": these end sentences too, though rarely. Particles such as "in" and verbs such as "could" do so often.
 _STRANDED = frozenset([
-    "of", "into", "with", "from", "at", "for", "during", "between", "these", "those", "is", "are", "was", "were", "has",
-    "have", "had",
+    "of", "into", "during", "between", "these", "those", "is", "are", "was", "were", "has", "have", "had",
 ])  # fmt: skip
 # The words above say nothing of texts in other languages.
 _ENGLISH = frozenset(["the", "of", "and", "to", "is"])

@@ -284,22 +284,29 @@ def copied(text: Text, rule: Copied) -> str | None:
     if len(asked) >= 3 and asked == text.words and not _ECHOES.search(text.asked):
         return f"the response is the query, all {len(asked)} words of it"
     parts = [part for part in re.split(r"\n\s*\n", text.query.strip()) if part.strip()]
-    if not parts:
-        return None
-    for part in dict.fromkeys((parts[0], parts[-1])):
-        folded = plain(part)
-        words = words_of(folded)
-        if len(words) < rule.least or _REWRITES.search(folded) or "```" in part:
-            continue
-        # The last part may be a passage, which answers quote.
-        if part is not parts[0] and not part.rstrip().endswith(("?", "？", "؟")):
-            continue
-        if (share := _held(words, text.words)) < rule.overlap:
-            continue
-        new = _new(words, text.words)
-        if len(new) < rule.new:
-            return f"{share:.2f} of the instruction's {len(words)} words are in the response in their order ({rule.overlap:g} or more), and {len(new)} new ones, fewer than {rule.new}"
+    # The last part may be a passage, which answers quote.
+    last = [part for part in parts[-1:] if part.rstrip().endswith(("?", "？", "؟"))]
+    # An extract from a passage leaves out what is asked of it, an echo does not.
+    whole = [
+        text.query for part in parts[:1] if _held(words_of(plain(part)), text.words) >= rule.overlap
+    ]
+    for part in dict.fromkeys((*parts[:1], *last, *whole)):
+        if found := _echoed(part, text, rule):
+            return found
     return None
+
+
+def _echoed(part: str, text: Text, rule: Copied) -> str | None:
+    folded = plain(part)
+    words = words_of(folded)
+    if len(words) < rule.least or _REWRITES.search(folded) or "```" in part:
+        return None
+    if (share := _held(words, text.words)) < rule.overlap:
+        return None
+    new = _new(words, text.words)
+    if len(new) >= rule.new:
+        return None
+    return f"{share:.2f} of the instruction's {len(words)} words are in the response in their order ({rule.overlap:g} or more), and {len(new)} new ones, fewer than {rule.new}"
 
 
 def _new(part: list[str], words: list[str]) -> list[str]:
@@ -317,7 +324,7 @@ def _new(part: list[str], words: list[str]) -> list[str]:
 
 def _held(part: list[str], whole: list[str]) -> float:
     """The share of runs of three words of ``part`` that ``whole`` has."""
-    if len(whole) < 3:
+    if min(len(part), len(whole)) < 3:
         return 0.0
     runs = set(zip(part, part[1:], part[2:], strict=False))
     return len(runs & set(zip(whole, whole[1:], whole[2:], strict=False))) / len(runs)

@@ -91,6 +91,10 @@ RIGHT = {
     ),
     "the question and its answer": ("What is the longest river in the whole world?", "What is the longest river in the whole world? It is the Nile."),
     "the question and one of its words": ("Which of the two numbers is the larger one, 5 or 7?", "Which of the two numbers is the larger one, 5 or 7? 7."),
+    "all of a long passage": (
+        "Who built the bridge?\n\nThe bridge was built by Anna Berg in the old town, on the left bank of the river, of stone from the hills to the north of it, and of wood from the forest.",
+        "The bridge was built by Anna Berg in the old town, on the left bank of the river, of stone from the hills to the north of it, and of wood from the forest.",
+    ),
     "the question and words of the passage": (
         "Who built the bridge in the old town?\n\nThe bridge was built by Anna Berg.", "Who built the bridge in the old town? Anna Berg",
     ),
@@ -223,6 +227,7 @@ WRONG = {
         ("What is the longest river in the whole world?", "What is the longest river in the whole world?"),
         ("What is the longest river in the whole world?", "Sure! What is the longest river in the whole world? Here is the answer:"),
         ("What is the longest river in the whole world?", "What is the longest river in the whole world? What is the longest river in the whole world?"),
+        ("What is the longest river in the world?\n\nThe Nile has 6650 km.", "Sure! What is the longest river in the world?\n\nThe Nile has 6650 km.\n\nAnswer:"),
         ("Classify each as fish or bird: cod, owl", "classify each as Fish or Bird: Cod, Owl."),
     ],
     "truncated": [
@@ -320,6 +325,7 @@ ENDS = {
     "a program": "int depth(int day) {\n  int found = days[day] + 3;\n  return found;\n}\n\nint all = depth(1) +",
     "a language": "Of all the languages that were made for programs that have to be fast, the best known is C++",
     "a grade": "The water of the river at the bridge was tested by the board in May and it was given an A+",
+    "a being": "It is old. It is new. All of the water that comes from the river in the hills is good for their well-being",
     "a particle": "It is old. It is new. These are things of the house at the river that have no plug and cannot be plugged in",
     "a verb of dying": "Without the river and its water all of the trees in the valley of the north would die",
     "initials": "They are: George W. Bush, John F. Kennedy, Franklin D. Roosevelt, Harry S. Truman, Dwight D. Eisenhower, Richard M. Nixon, Gerald R. Ford, James K. Polk, William H. Taft, Ulysses S. Grant, Joe Biden",

@@ -148,6 +148,7 @@ def _print(item: Registered, console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     for title in ("setting", "type", "default", "needs"):
         table.add_column(title)
+    defaults = config.model_construct()
     for name, info in config.model_fields.items():
         needs = [mark for mark in info.metadata if hasattr(mark, "capability")]
         wanted = ", ".join(
@@ -155,11 +156,7 @@ def _print(item: Registered, console: Console) -> None:
             + (" with logprobs" if mark.logprobs else "")
             for mark in needs
         )
-        default = (
-            "(required)"
-            if info.is_required()
-            else repr(info.get_default(call_default_factory=True))
-        )
+        default = "(required)" if info.is_required() else repr(getattr(defaults, name))
         cells = (
             info.alias or name,
             _type_name(info.annotation),

@@ -68,9 +68,9 @@ class AnswerConfig(StageConfig):
 
     @model_validator(mode="after")
     def _fits_the_kind(self) -> AnswerConfig:
+        plain = type(self).model_construct()
         for name, owner in _OWNERS.items():
-            default = type(self).model_fields[name].get_default(call_default_factory=True)
-            if owner != self.kind and getattr(self, name) != default:
+            if owner != self.kind and getattr(self, name) != getattr(plain, name):
                 raise ValueError(f"{name!r} belongs to kind {owner!r}, not to {self.kind!r}")
         has_comma(self.locale)
         if self.kind == "text" and (self.encoder is None) == (self.judge is None):

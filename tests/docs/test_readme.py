@@ -318,12 +318,26 @@ def test_every_setting_in_the_text_exists(
 
 
 def test_columns_are_named_as_the_text_says(yard: Path, cli: Callable[..., Any]) -> None:
-    (piece,) = [piece for piece in settings() if piece.startswith("source: {use: csv")]
+    (piece,) = [
+        piece
+        for piece in settings()
+        if piece.startswith("source: {use: csv") and "columns" in piece
+    ]
     (yard / "columns.yaml").write_text(f"answer: choice\n{piece}\n")
     result = cli("check", "columns.yaml", cwd=yard)
     assert result.code == 0, result.err
     assert "question = 'q'" in result.out
     assert "answer = 'a'" in result.out
+
+
+def test_classes_are_named_as_the_text_says(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    (piece,) = [piece for piece in settings() if "labels: [negative, positive]" in piece]
+    (tmp_path / "data.csv").write_text("text,label\nfine,1\npoor,0\ngood,1\n")
+    (tmp_path / "labels.yaml").write_text(f"answer: label\n{piece}\n")
+    result = cli("check", "labels.yaml", cwd=tmp_path)
+    assert result.code == 0, result.err
+    assert "classes = 'negative, positive'" in result.out
+    assert "all of 3 rows can be read" in result.out
 
 
 def test_the_stages_named_exist(plugins: Plugins) -> None:

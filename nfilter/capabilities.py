@@ -159,3 +159,16 @@ class Abilities:
 
     capabilities: frozenset[type]
     logprobs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """What a stage ranks samples by: a measure of a view, such as ``nll``.
+
+    ``instead`` is what to write in the stage's place where the view has no such measure, an item of the list each, as YAML on
+    one line; MODEL stands for the model behind the view.
+    """
+
+    view: str
+    measure: str
+    instead: tuple[str, ...]

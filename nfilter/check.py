@@ -24,6 +24,7 @@ from nfilter.errors import (
 )
 from nfilter.hosts import allow_host, strangers
 from nfilter.located import Where
+from nfilter.measures import rewrites
 from nfilter.not_carried import NotCarried, holdings
 from nfilter.plugins import Plugins
 from nfilter.prompts import Prompts
@@ -58,7 +59,7 @@ def check(
     if checker.report.faults:
         return checker.report
     steps = (
-        checker.models, checker.notes, checker.prompt_names, lambda: checker.sources(rows=data), checker.arms, checker.loss,
+        checker.measures, checker.models, checker.notes, checker.prompt_names, lambda: checker.sources(rows=data), checker.arms, checker.loss,
         checker.memory,
     )  # fmt: skip
     for step in steps:
@@ -84,6 +85,7 @@ class _Checker:
         self.site = site
         self.prompts = prompts
         self.report = Report()
+        self.rewritten: set[Where] = set()
 
     def fault(self, where: Where, text: str) -> None:
         self.report.faults.append(self.recipe.located.fault(where, text))
@@ -194,13 +196,18 @@ class _Checker:
                 f"{who} needs a model that {_verb(need.capability)}, and {need.model!r} ({use.name}) cannot "
                 f"(it has: {can}){other}",
             )
-        elif need.logprobs and not abilities.logprobs:
+        elif need.logprobs and not abilities.logprobs and where not in self.rewritten:
             self.fault(
                 place,
                 f"{who} needs log-probabilities of what was generated, and {need.model!r} ({use.name}) gives none; "
-                "use a model that does ({use: hf, ...}, or a server that gives them), or set logprobs: false and rank by "
-                "agreement over several answers (robustft.answer with samples: 5; robustft.select with rank: agreement)",
+                "use a model that does, {use: hf, ...} or a server that gives them",
             )
+
+    def measures(self) -> None:
+        """Every measure that is ranked by is there; what is not is told with all the lines to write."""
+        for each in rewrites(self.recipe):
+            self.rewritten.add(each.where)
+            self.fault(each.where, each.told)
 
     def _able(self, use: Use, need: ModelNeed) -> bool:
         abilities = use.item.cls.abilities(use.config)

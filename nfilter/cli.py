@@ -385,16 +385,17 @@ def plugins_show(name: str, as_json: bool) -> None:
     "--model", help="The model to train: a hub id, a folder, or a model that ships (tiny)."
 )
 @click.option(
+    "--expert", help="A model behind an API that answers and reviews: anthropic/claude-sonnet-4-5."
+)
+@click.option(
     "--out", type=click.Path(path_type=Path), default=Path("recipe.yaml"), show_default=True
 )
 @click.option("--force", is_flag=True, help="Overwrite the recipe if it is there.")
-def init(template: str, data: Path | None, model: str | None, out: Path, force: bool) -> None:
+def init(**given: Any) -> None:
     """Write a recipe that runs, for your data and your model."""
     plugins = _plugins()
     with _attributed(plugins, "init"):
-        made = importlib.import_module("nfilter.scaffold").scaffold(
-            plugins, template, data, model, out, force=force
-        )
+        made = importlib.import_module("nfilter.scaffold").scaffold(plugins, **given)
     for line in made:
         click.echo(line)
 

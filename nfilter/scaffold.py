@@ -12,10 +12,12 @@ import yaml
 from nfilter.contracts import rows_of
 from nfilter.errors import RecipeError, SourceError, did_you_mean, short
 from nfilter.located import parse
+from nfilter.measures import rewrites
 from nfilter.noise import NoiseConfig, inject_file
 from nfilter.not_carried import NotCarried
 from nfilter.plugins import Plugins, Registered
 from nfilter.readable import Readable, sampled
+from nfilter.recipe import load
 from nfilter.store import publishing
 from nfilter.types import Row, Sample
 
@@ -42,9 +44,13 @@ def scaffold(
     model: str | None,
     out: Path,
     *,
+    expert: str | None = None,
     force: bool = False,
 ) -> list[str]:
     """Write a recipe from a shipped one; returns what was guessed and what to type next, line by line.
+
+    ``expert`` is ``provider/name`` of a model behind an API, which answers and reviews. Where it gives no log-probabilities,
+    the recipe ranks by what ``check`` would ask for in their place.
 
     Raises:
         RecipeError: for an unknown template, or when ``out`` is there already.
@@ -60,6 +66,9 @@ def scaffold(
     if model is not None:
         text = _replace_model(text, model)
         said.append(f"model: {model} (the student)")
+    if expert is not None:
+        text = _replace_expert(text, expert)
+        said.append(f"expert: {expert} (who answers, reasons and reviews)")
     if data is not None:
         found = guess(plugins, data)
         source, columns, answer = found.source, found.columns, found.answer
@@ -75,6 +84,8 @@ def scaffold(
         said += found.said
     with publishing(out) as file:
         file.write(text)
+    if expert is not None:
+        said += _rank_by_what_is_there(plugins, out)
     quoted = shlex.quote(str(out))
     commands = f"nfilter check {quoted}, then nfilter run {quoted}"
     missing = _missing_data(out)
@@ -205,6 +216,31 @@ def _replace_model(text: str, model: str) -> str:
             "this template has no model called student; give --model to another template"
         )
     return changed
+
+
+def _replace_expert(text: str, expert: str) -> str:
+    line = re.compile(r"^  expert:.*$", re.MULTILINE)
+    written = f"  expert: {{use: litellm, model: {_quoted(expert)}}}"
+    changed, count = line.subn(lambda _match: written, text, count=1)
+    if not count:
+        raise RecipeError(
+            "this template has no model called expert; give --expert to another template"
+        )
+    return changed
+
+
+def _rank_by_what_is_there(plugins: Plugins, out: Path) -> list[str]:
+    """Write the stages of a recipe again that its models cannot serve; returns what was changed."""
+    recipe = load(out, plugins)
+    lines = out.read_text(encoding="utf-8").splitlines()
+    at = recipe.located.lines
+    said = []
+    for each in sorted(rewrites(recipe), key=lambda one: at[one.where], reverse=True):
+        lines[at[each.where] - 1 : at[each.where]] = [f"  - {item}" for item in each.items]
+        said.append(f"samples: {each.told}; that is done")
+    with publishing(out) as file:
+        file.write("\n".join(lines) + "\n")
+    return said[::-1]
 
 
 def _replace_section(text: str, name: str, line: str) -> str:

@@ -27,7 +27,7 @@ from typing import (
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
-from nfilter.capabilities import Abilities, TokenizerDigest
+from nfilter.capabilities import Abilities, Ranks, TokenizerDigest
 from nfilter.drain import Drain
 from nfilter.money import Budget
 from nfilter.types import (
@@ -174,6 +174,8 @@ class Contract:
     ``prompts`` names templates. ``new_samples`` allows samples with parents to be added.
     ``online_loss``: a trainer that trains with ``ctx.loss`` where the recipe names one. ``trains``: a stage that calls
     ``ctx.train``, and so needs the recipe to name a trainer. ``calls`` says what to expect before any call is made.
+    ``measures``: which a view that is written has, each with the model whose log-probabilities it takes, or None:
+    ``{"base": {"nll": "expert", "agreement": None}}``; ``ranks``: those that the stage ranks by.
     ``packages`` maps each importable name that may not be installed to what pip installs: ``{"faiss": "nfilter[local]"}``.
     """
 
@@ -190,6 +192,8 @@ class Contract:
     trains: bool = False
     calls: tuple[Calls, ...] = ()
     packages: Mapping[str, str] = field(default_factory=dict, hash=False)
+    measures: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict, hash=False)
+    ranks: tuple[Ranks, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,7 @@ class Answer:
             writes=frozenset({config.into}),
             views=frozenset({config.into}),
             sometimes=frozenset({config.into} if reads(config) else ()),
+            measures={config.into: _measures(config)},
             prompts=frozenset({config.prompt}),
             needs=(ModelNeed(config.llm, Generates, field="llm"),),
             calls=(
@@ -110,6 +111,11 @@ class Answer:
         for sample, draws, each, supporters in zip(asked, drawn, answers, votes, strict=True):
             notes[sample.id] = _note(draws, each, supporters)
         return with_notes(chunk, config.into, notes)
+
+
+def _measures(config: AnswerConfig) -> dict[str, str | None]:
+    nll: dict[str, str | None] = {"nll": config.llm} if config.logprobs else {}
+    return {**nll, "agreement": None} if config.samples > 1 else nll
 
 
 def agreeing(answers: Sequence[Sequence[str | None]], ctx: Context) -> list[list[int]]:

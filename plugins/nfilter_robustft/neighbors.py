@@ -105,6 +105,7 @@ class Neighbors:
             packages={"faiss": "nfilter[local]"},
             writes=frozenset({config.into}),
             views=frozenset({config.into}),
+            measures={config.into: {}},
             needs=(ModelNeed(config.encoder, Embeds, field="encoder"),),
         )
 

@@ -103,6 +103,7 @@ class Reason:
             writes=frozenset({config.into}),
             views=frozenset({config.into}),
             sometimes=frozenset({config.into} if reads(config) else ()),
+            measures={config.into: {"nll": config.llm} if config.logprobs else {}},
             prompts=frozenset(prompts),
             needs=(ModelNeed(config.llm, Generates, field="llm"),),
             calls=(_calls(config),),

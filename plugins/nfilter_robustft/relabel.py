@@ -89,6 +89,7 @@ class Relabel:
             writes=frozenset({config.into}),
             sometimes=frozenset({config.into}),
             views=frozenset({config.into}),
+            measures={config.into: {"nll": config.llm} if config.logprobs else {}},
             proposes=frozenset({config.into}),
             prompts=frozenset({config.prompt}),
             needs=(

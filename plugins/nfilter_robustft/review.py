@@ -166,6 +166,7 @@ class Review:
             writes=frozenset({config.into}),
             sometimes=frozenset({config.into}),
             views=frozenset({config.into}),
+            measures={config.into: {"nll": config.llm} if config.logprobs else {}},
             proposes=frozenset({config.into}),
             prompts=frozenset({config.prompt}),
             needs=(ModelNeed(config.llm, Generates, field="llm"),),

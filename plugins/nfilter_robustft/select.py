@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from nfilter import Context, Contract, ContractError, Sample, StageConfig, State
+from nfilter import Context, Contract, ContractError, ModelError, Ranks, Sample, StageConfig, State
 from nfilter_robustft.ranks import rank_of, ranked, share_of
 from nfilter_robustft.views import is_flagged, view_of
 
@@ -62,7 +62,9 @@ class Select:
         reads = {config.check} if config.check else set()
         if config.by != RANDOM:
             reads.add(config.by)
-        return Contract(reads=frozenset(reads))
+        ranked = config.by != RANDOM and config.keep < 1
+        ranks = (Ranks(config.by, config.rank, _instead(config)),) if ranked else ()
+        return Contract(reads=frozenset(reads), ranks=ranks)
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
         """Rank the flagged samples: 16 bytes a sample are kept, the hash of its id and its rank."""
@@ -74,13 +76,14 @@ class Select:
         ]
         if doubted and all(math.isinf(value) for value, _, _ in doubted):
             # Without a clean sample there is no context view; the reviewed answers have an nll all the same.
-            reviewed = any(math.isfinite(instead) for _, instead, _ in doubted)
-            ctx.log.warning(
-                f"no flagged sample has an {self.config.rank} in {by!r}; ranking by {INSTEAD if reviewed else 'id'!r}"
-            )
-            if reviewed:
+            if any(math.isfinite(instead) for _, instead, _ in doubted):
+                ctx.log.warning(
+                    f"no flagged sample has an {self.config.rank} in {by!r}; ranking by {INSTEAD!r}"
+                )
                 by = INSTEAD
                 doubted = [(instead, instead, name) for _, instead, name in doubted]
+            elif 0 < self.config.keep < 1:
+                raise ModelError(_no_rank(self.config, len(doubted)))
         flagged = sorted((value, name) for value, _, name in doubted)
         m = len(flagged)
         kept = self._count([value for value, _ in flagged])
@@ -142,6 +145,26 @@ class Select:
             median = float(np.median(known)) if known else -math.inf
             return sum(value < median for value in known)
         return share_of(self.config.keep, len(values))
+
+
+def _no_rank(config: SelectConfig, m: int) -> str:
+    lines = " and ".join(f"`- {item}`" for item in _instead(config))
+    return (
+        f"robustft.select: none of {m} flagged samples has an {config.rank} in {config.by!r}, and without one any half of them "
+        f"would go. See in the notes of {config.by!r} why (calls that failed?), or write {lines} in its place, with your model "
+        "for MODEL; the same command then goes on, and asks nothing twice"
+    )
+
+
+def _instead(config: SelectConfig) -> tuple[str, str]:
+    """Several drawn answers to the flagged samples, and the share of them that agree."""
+    verdict = f", check: {config.check}" if config.check not in (None, "check") else ""
+    after = f", only: flagged{verdict}" if config.check else ""
+    own = f", check: {config.check or 'null'}" if config.check != "check" else ""
+    return (
+        f"{{use: robustft.answer, llm: MODEL, into: draws{after}, samples: 5, temperature: 0.7, logprobs: false}}",
+        f"{{use: robustft.select, by: draws, keep: {config.keep:g}, rank: agreement{own}}}",
+    )
 
 
 def _measure(by: str, value: float, rank: str) -> str:

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from nfilter import ContractError, Message, Sample
+from nfilter import ContractError, Message, ModelError, Sample
 from nfilter.testing import FakeContext, check_sample_stage, view
 from nfilter_robustft.select import Select, SelectConfig
 
@@ -83,13 +83,15 @@ def test_where_no_sample_has_an_nll_the_reviewed_answers_are_ranked(missing):
     assert any("ranking by 'review'" in text for _, text in ctx.log.lines)
 
 
-def test_where_no_note_has_an_nll_ids_rank():
-    ctx = FakeContext()
+def test_where_no_note_has_an_nll_nothing_is_dropped_by_id():
     rows = [sample(name, None) for name in "dbca"]
-    stage = Select(SelectConfig(keep=0.5))
-    state = stage.fit(rows, ctx)
-    assert kept({s.id: s for s in stage.process(rows, state, ctx)}) == {"a", "b"}
-    assert any("ranking by 'id'" in text for _, text in ctx.log.lines)
+    with pytest.raises(
+        ModelError, match=r"none of 4 flagged samples has an nll in 'context'.*rank: agreement"
+    ):
+        Select(SelectConfig(keep=0.5)).fit(rows, FakeContext())
+    stage = Select(SelectConfig(keep=1))
+    state = stage.fit(rows, FakeContext())
+    assert kept({s.id: s for s in stage.process(rows, state, FakeContext())}) == set("abcd")
 
 
 def test_samples_that_are_not_flagged_are_kept_and_not_counted():

@@ -91,6 +91,7 @@ FIELDS = {
         "failure",
         "cached",
         "usd",
+        "reasoning",
     ),
     ModelRef: ("path", "kind", "base", "digest"),
     Row: ("sample", "truth", "noise", "not_carried"),

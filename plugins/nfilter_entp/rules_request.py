@@ -137,13 +137,18 @@ def _unread(asked: _Request) -> str | None:
     return f"the content of {hit[0][:60]!r} is not in the request"
 
 
-_IMAGE = r"(?:images?|pictures?|photos?|photographs?|drawings?|paintings?|illustrations?|videos?(?: clips?)?|audio(?: clips?| files?| recordings?)?|animations?|gifs?|screenshots?|memes?|collages?|voice recordings?)"
+_IMAGE = r"(?:images?|pictures?|photos?|photographs?|drawings?|paintings?|illustrations?|videos?(?: clips?)?|audio(?: clips?| files?| recordings?)?|animations?|gifs?|screenshots?|memes?|collages?|3d models?|voice recordings?)"
 _BETWEEN = r"(?: (?!of\b|for\b|about\b|that\b|to\b|with\b|on\b|from\b|using\b|in\b|and\b|or\b)[\w'-]+){0,4}?"
 _PLEASE = r"\A(?:please |kindly |can you |could you |i (?:want|need|would like) you to |you (?:need|are asked) to )?"
 _NOT_IMAGE = r"(?! (?:descriptions?|captions?|prompts?|titles?|scripts?|games?|ideas?|concepts?|books?|frames?|classif\w+|recogn\w+|process\w+|data ?sets?|galler\w+|edit(?:or|ing)\w*|essays?|campaigns?|series|tags?|calls?|conferenc\w*|stores?|streaming|platforms?|content|formats?|files? (?:format|name)|caption\w*))"
 _MAKES = re.compile(
     rf"{_PLEASE}(?:generate|create|draw|paint|sketch|make|produce|render|show|take|capture|record|film|photograph|edit|crop|resize|rotate|upload|download|insert|attach|play|design|send|display|find|provide|give|share|select|choose|include)"
     rf"(?: me| us)? (?:an?|the|some|this|that|your|\d+|one|two|three){_BETWEEN} {_IMAGE}\b{_NOT_IMAGE}"
+)
+# What is drawn in words, numbers or signs.
+_DRAWS = re.compile(
+    rf"{_PLEASE}(?:draw|sketch)(?: me)? an? (?!(?:[\w-]+ ){{0,3}}?(?:conclusions?|comparisons?|parallels?|distinctions?|connections?|inferences?|analog(?:y|ies)|contrasts?|links?|lessons?|outlines?|plans?|scenes?|diagrams?|charts?|graphs?"
+    r"|tables?|maps?|trees?|flow ?charts?|timelines?|structures?|models?|plots?|box|line|random|card|sample|name|number)\b)\w"
 )
 _LINKS = re.compile(
     rf"{_PLEASE}(?:find|give|provide|share|send|get|show|include|add|post)(?: me| us)? (?:an?|the|some|\d+|one|two|three){_BETWEEN} (?:links?|urls?|hyperlinks?)\b(?= (?:to|for|of|about|where|with|from)\b|\W*\Z)"
@@ -154,13 +159,22 @@ _BROWSES = re.compile(
 )
 _SEEN = rf"(?:(?:the|this|that|these|those) (?:following |given |provided |attached |uploaded |above |below )|(?:this|these|attached|provided|uploaded) )(?:[\w'-]+ ){{0,2}}?{_IMAGE}\b{_NOT_IMAGE}"
 _LOOKS = re.compile(
-    rf"\b{_SEEN}{_FOLLOWED}|{_PLEASE}(?:describe|identify|analy[sz]e|caption|label|classify|detect|recogni[sz]e|count|interpret|transcribe|look at|listen to|watch|view|examine|observe|explain|tell me about|name|list|find|write|provide|give|generate|create|estimate|what|who|how many|where|which)"
-    rf"(?:\b[^.?!:]{{0,50}}\b(?:in|of|on|about|for|from|at|to|describing))? the {_IMAGE}{_STRICT}"
+    rf"\b{_SEEN}{_FOLLOWED}|{_PLEASE}(?:describe|identify|analy[sz]e|caption|label|classify|detect|recogni[sz]e|count|interpret|transcribe|look at|listen to|watch|view|examine|observe|explain|tell me|name|list|find|write|provide|give|generate|create|estimate|what|who|how many|where|which)"
+    rf"(?:\b[^.?!:]{{0,50}}\b(?:in|of|on|about|for|from|at|to|describing|using|with))? the {_IMAGE}{_STRICT}"
+    rf"|\Agiven (?:an?|the|this) {_IMAGE}\b{_NOT_IMAGE}(?=,| of\b| and\b)"
 )
 # Said in words, drawn in signs or made by a program, and pictures that are a manner of speech.
 _IN_WORDS = re.compile(
     r"\b(?:ascii|emojis?|emoticons?|describ\w+ (?:how|the process|steps)|descriptions?|in words|with words|using words|verbal\w*|sentences?|paragraphs?|vivid|mental|bigger|big picture|clear picture|svg|canvas|matplotlib|opencv|ffmpeg|photoshop|gimp"
     r"|storyboard|script|lesson plan|recipe)\b|\A(?:how|explain how|describe how)\b.{0,20}\b(?:to|do|does|can)\b"
+)
+
+
+_BY_PROGRAM = re.compile(
+    r"\b(?:ascii|svg|canvas|matplotlib|opencv|ffmpeg|photoshop|gimp|storyboard|screenplay)\b|\A(?:how|explain how|describe how)\b.{0,20}\b(?:to|do|does|can)\b"
+)
+_BRACKETED = re.compile(
+    rf"\A[\[(<{{]+\s*(?:insert |an? |the )*{_IMAGE}\b[^\])>}}\n]{{0,80}}[\])>}}]+\Z", re.IGNORECASE
 )
 
 
@@ -175,13 +189,32 @@ class Media(StageConfig):
 def media(text: Text, rule: Media) -> str | None:  # noqa: ARG001
     """What no text can give or see."""
     asked = _Request.of(text)
-    if asked is None or _IN_WORDS.search(asked.folded) or for_code(asked.folded):
+    if asked is None or for_code(asked.folded):
         return None
     if text.fenced or code_marks(text.response) > 1 or _drawn(text):
         return None
-    for said, pattern in (("asks for", _MAKES), ("asks for", _LINKS), ("asks to go to", _BROWSES)):
+    return _asks_for(asked) or _speaks_of(asked)
+
+
+def _asks_for(asked: _Request) -> str | None:
+    if _IN_WORDS.search(asked.folded):
+        return None
+    for said, pattern in (
+        ("for", _MAKES),
+        ("for", _DRAWS),
+        ("for", _LINKS),
+        ("to go to", _BROWSES),
+    ):
         if hit := pattern.search(asked.folded):
-            return f"the request {said} what a text cannot hold: {hit[0].strip()[:60]!r}"
+            return f"the request asks {said} what a text cannot hold: {hit[0].strip()[:60]!r}"
+    return None
+
+
+def _speaks_of(asked: _Request) -> str | None:
+    if _BRACKETED.match(asked.given) and "html" not in asked.folded:
+        return f"{asked.given[:60]!r} stands where an image or a sound belongs"
+    if _BY_PROGRAM.search(asked.folded):
+        return None
     told = asked.told or len(asked.given.split()) > 5
     if not told and (hit := _LOOKS.search(asked.folded)):
         return f"the request speaks of what a text cannot hold: {hit[0].strip()[:60]!r}"

@@ -288,9 +288,8 @@ def test_every_setting_in_the_text_exists(
     ((key, value),) = yaml.safe_load(piece).items()
     recipe = recipes[0]
     if key in recipe:
-        changed = [{**recipe, key: {**recipe[key], **value} if isinstance(value, dict) else value}]
-        if isinstance(value, dict) and "use" in value:
-            changed = [{**recipe, key: value}]
+        part = isinstance(value, dict) and isinstance(recipe[key], dict) and "use" not in value
+        changed = [{**recipe, key: {**recipe[key], **value} if part else value}]
     else:
         changed = [
             {**recipe, "samples": [{**stage, **({key: value} if index == at else {})}
@@ -318,11 +317,7 @@ def test_every_setting_in_the_text_exists(
 
 
 def test_columns_are_named_as_the_text_says(yard: Path, cli: Callable[..., Any]) -> None:
-    (piece,) = [
-        piece
-        for piece in settings()
-        if piece.startswith("source: {use: csv") and "columns" in piece
-    ]
+    (piece,) = [piece for piece in settings() if "columns: {question" in piece]
     (yard / "columns.yaml").write_text(f"answer: choice\n{piece}\n")
     result = cli("check", "columns.yaml", cwd=yard)
     assert result.code == 0, result.err

@@ -30,8 +30,8 @@ VIEW_SETS: Final = (
 LINES: Final[Mapping[str, str]] = {
     "vanilla": "the model as it is, not trained",
     "raw": "trained on all rows with their labels as they are",
-    "official": "the stages of robustft-official.yaml (one reasoning call, strict AND of both views, the reviewer "
-    "always asked, selection strictly under the median) with this model's prompts and lengths, for it follows its own short "
+    "official": "the stages of robustft-official.yaml (temperature 1, one reasoning call, strict AND of both views, the "
+    "reviewer always asked, selection strictly under the median) with this model's prompts and lengths, for it follows its own short "
     "formats alone, in the review too",
     "robustft": "RobustFT, the stages of the base recipe",
     "clean": "clean rows only: flagged rows leave, nothing is relabelled",

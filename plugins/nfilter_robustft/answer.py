@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,7 @@ from nfilter import (
     State,
 )
 from nfilter_robustft.lazy import Settled, divide, reads, share_asked, sound
+from nfilter_robustft.published import as_published
 from nfilter_robustft.views import Asking, read, view, with_notes
 
 
@@ -32,10 +33,14 @@ class AnswerConfig(StageConfig):
     ``settled`` skips samples whose verdict earlier views settle under a vote (any, all), which the check then has to
     take. ``only: flagged`` asks after the ``check`` about flagged samples alone, and not again where ``into`` has been
     asked already.
+
+    ``preset: official`` draws one answer of at most 512 tokens at temperature 1, as the published code does. The prompt
+    and how an answer is read are not the published ones.
     """
 
     llm: Annotated[str, Needs(Generates)]
     into: str = "base"
+    preset: Literal["paper", "official"] = "paper"
     prompt: str = "robustft/answer"
     max_tokens: int = Field(default=256, ge=1)
     temperature: float = Field(default=0.0, ge=0)
@@ -44,6 +49,11 @@ class AnswerConfig(StageConfig):
     settled: Settled | None = None
     only: Literal["flagged"] | None = None
     check: str = "check"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, value: Any) -> Any:
+        return as_published(value)
 
     @model_validator(mode="after")
     def _asks_soundly(self) -> AnswerConfig:

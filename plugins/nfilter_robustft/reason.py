@@ -22,13 +22,15 @@ from nfilter import (
     State,
 )
 from nfilter_robustft.lazy import Settled, divide, reads, share_asked, sound
+from nfilter_robustft.published import as_published
 from nfilter_robustft.views import Asking, read, view, with_notes
 
 
 class ReasonConfig(StageConfig):
     """Up to ``rounds`` of (reflect, reason again) after the first reasoning.
 
-    ``preset: official`` reasons once and never reflects, as the published code does.
+    ``preset: official`` reasons once, in at most 512 tokens at temperature 1, and never reflects, as the published code
+    does. The prompt and how an answer is read are not the published ones.
 
     ``settled`` skips samples whose verdict earlier views settle under a vote (any, all), which the check then has to
     take. ``only: flagged`` asks after the ``check`` about flagged samples alone, and not again where ``into`` has been
@@ -51,9 +53,7 @@ class ReasonConfig(StageConfig):
     @model_validator(mode="before")
     @classmethod
     def _as_published(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("preset") == "official":
-            return {"rounds": 0, **value}
-        return value
+        return as_published(value, rounds=0)
 
     @model_validator(mode="after")
     def _asks_soundly(self) -> ReasonConfig:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nfilter import (
     JSON,
@@ -25,6 +25,8 @@ from nfilter import (
     State,
 )
 from nfilter_robustft.index import THRESHOLD, Index, build
+from nfilter_robustft.keys import text_of
+from nfilter_robustft.published import as_published
 from nfilter_robustft.sure import Sure
 from nfilter_robustft.views import Asking, is_flagged, read, reasoning_of, view, with_notes
 
@@ -33,24 +35,34 @@ _BLOCK = 1024
 
 
 class RelabelConfig(StageConfig):
-    """``k`` neighbours by cosine similarity of their queries.
+    """``k`` neighbours by cosine similarity of their queries, or with ``embed: question`` without the lettered options.
 
     ``check`` is the verdict note; null does without a checker: every sample is answered anew, from any others.
     With ``sure`` a flagged sample that the named view is sure about is not asked: that view's answer stands.
     ``exact_up_to`` clean samples are searched exactly, more through a graph.
+
+    ``preset: official`` answers from 3 neighbours by question, in at most 512 tokens at temperature 1, as the published
+    code does. The prompt, the encoder and how an answer is read are not the published ones.
     """
 
     llm: Annotated[str, Needs(Generates)]
     encoder: Annotated[str, Needs(Embeds)]
     into: str = "context"
+    preset: Literal["paper", "official"] = "paper"
     check: str | None = "check"
     k: int = Field(default=3, ge=1, le=64)
+    embed: Literal["query", "question"] = "query"
     prompt: str = "robustft/relabel"
     max_tokens: int = Field(default=512, ge=1)
     temperature: float = Field(default=0.0, ge=0)
     logprobs: bool = True
     sure: Sure | None = None
     exact_up_to: int = Field(default=THRESHOLD, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, value: Any) -> Any:
+        return as_published(value, k=3, embed="question")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +123,14 @@ class Relabel:
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
         """Index the clean queries, with the texts that prompts will show; nothing where nothing is flagged."""
         clean: list[tuple[str, str, str]] = []
+        asked: list[str] = []
         flagged = 0
         for sample in stream:
             doubted = is_flagged(sample, self.config.check)
             flagged += doubted
             if not doubted or self.config.check is None:
                 clean.append((sample.id, sample.query, sample.response))
+                asked.append(self._asked(sample, ctx))
         values: dict[str, JSON] = {"clean": len(clean), "flagged": flagged}
         if not flagged:
             ctx.log.info("no sample is flagged: nothing to relabel")
@@ -128,7 +142,7 @@ class Relabel:
             return State(values)
         if len(clean) < self.config.k:
             ctx.log.warning(f"{len(clean)} clean samples are fewer than k: {self.config.k}")
-        vectors = self._embed([query for _, query, _ in clean], ctx)
+        vectors = self._embed(asked, ctx)
         texts = PackedTexts.of(text for row in clean for text in row)
         arrays = {**build(vectors, self.config.exact_up_to), **texts.arrays("clean")}
         return State(values, arrays)
@@ -191,7 +205,7 @@ class Relabel:
     ) -> list[list[Neighbor]]:
         """The ``k`` nearest clean samples to each sample, nearest first, itself never among them."""
         k = self.config.k
-        vectors = self._embed([sample.query for sample in samples], ctx)
+        vectors = self._embed([self._asked(sample, ctx) for sample in samples], ctx)
         # One more, for the sample itself, which is in the index where there is no checker.
         similarities, positions = Index.open(state.arrays).search(vectors, k + 1)
         texts = PackedTexts.open(state.arrays, "clean")
@@ -204,6 +218,10 @@ class Relabel:
             ]
             found.append([each for each in near if each.id != sample.id][:k])
         return found
+
+    def _asked(self, sample: Sample, ctx: Context) -> str:
+        """What the encoder sees of a sample."""
+        return text_of(sample, ctx) if self.config.embed == "question" else sample.query
 
     def _embed(self, queries: Sequence[str], ctx: Context) -> FloatArray:
         model = ctx.model(self.config.encoder)

@@ -25,6 +25,7 @@ from nfilter import (
     StageConfig,
     State,
 )
+from nfilter_robustft.published import as_published
 from nfilter_robustft.views import (
     Asking,
     excerpt,
@@ -50,12 +51,14 @@ class ReviewConfig(StageConfig):
     """Who reviews which ``views``, and what is written where the review changes a label.
 
     A view that was skipped or has no answer is no candidate.
-    ``skip_agreed`` adopts without a call what all views with an answer agree on. A reply that cannot be read is
+    ``skip_agreed`` adopts without a call what all views with an answer agree on, the only one of them too. A reply that cannot be read is
     asked again ``retries`` times, at ``retry_temperature`` or the usual one, whichever is higher. ``write``:
     ``answer`` writes the canonical answer, ``text`` the whole reply behind it, ``auto`` the answer where the old
     response was just an answer and the text otherwise. ``check`` is the verdict note; null does without one.
 
-    ``preset: official`` shows the reviewer bare answers in the order of ``views``, and always asks.
+    ``preset: official`` always asks, once, for at most 512 tokens at temperature 1; it shows bare answers with the names
+    of their views, the reasoning first, and writes the answer alone, as the published code does. The prompt and how an
+    answer is read are not the published ones, and what cannot be read is dropped.
     """
 
     llm: Annotated[str, Needs(Generates)]
@@ -76,14 +79,15 @@ class ReviewConfig(StageConfig):
     @model_validator(mode="before")
     @classmethod
     def _as_published(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("preset") == "official":
-            published = {
-                "prompt": "robustft/review_answers",
-                "shuffle": False,
-                "skip_agreed": False,
-            }
-            return {**published, **value}
-        return value
+        return as_published(
+            value,
+            views=("reasoning", "context"),
+            prompt="robustft/review_answers",
+            retries=0,
+            shuffle=False,
+            skip_agreed=False,
+            write="answer",
+        )
 
     @model_validator(mode="after")
     def _views_differ(self) -> ReviewConfig:
@@ -223,9 +227,11 @@ class Review:
         for case in cases:
             if len(self.config.views) == 1:
                 case.adopt(case.candidates[0], "one view and no review", saved=0)
+            elif not self.config.skip_agreed:
+                continue
             elif len(case.candidates) == 1:
                 case.adopt(case.candidates[0], self._alone(case.sample), saved=1)
-            elif self.config.skip_agreed:
+            else:
                 several.append(case)
         pairs = [
             (case.candidates[0].answer, other.answer)
@@ -269,7 +275,10 @@ class Review:
             case.give_up()
 
     def _request(self, case: _Case, asking: Asking, attempt: int, warmth: float | None) -> Request:
-        shown = [{"answer": each.answer, "reasoning": each.reasoning} for each in case.shown]
+        shown = [
+            {"name": each.name, "answer": each.answer, "reasoning": each.reasoning}
+            for each in case.shown
+        ]
         request = asking.request(case.sample, draw=attempt, temperature=warmth, candidates=shown)
         fence = asking.fence(case.sample, candidates=shown)
         asked = fence.asked((message.content for message in request.messages), "Answer")

@@ -24,7 +24,8 @@ class SelectConfig(StageConfig):
     that are the same (``robustft.answer`` with ``samples``), ranks in place of the nll.
 
     ``check`` is the verdict note; null does without a checker: every sample is ranked. ``preset: official`` keeps
-    what is strictly under the median nll, as the published code does, and takes no ``keep``.
+    what is strictly under the median nll, as the published code does, and takes no ``keep``. Not as published: samples
+    that the review dropped are not in the median, and those without an nll are never kept.
     """
 
     by: str = "context"

@@ -37,14 +37,18 @@ CANDIDATES = [
     {"answer": "A", "reasoning": None},
     {"answer": "B", "reasoning": "They need carbon.\nAnswer: B"},
 ]
+REVIEWED = [
+    {"name": name, **candidate}
+    for name, candidate in zip(("reasoning", "context"), CANDIDATES, strict=True)
+]
 FIRST = {"reasoning": None, "reflection": None}
 
 CASES = {
     **{f"answer.{kind}": ("answer", PLAIN, kind, {}) for kind in KINDS},
     **{f"reason.{kind}": ("reason", PLAIN, kind, FIRST) for kind in KINDS},
-    **{f"review.{kind}": ("review", PLAIN, kind, {"candidates": CANDIDATES}) for kind in KINDS},
+    **{f"review.{kind}": ("review", PLAIN, kind, {"candidates": REVIEWED}) for kind in KINDS},
     **{
-        f"review_answers.{kind}": ("review_answers", PLAIN, kind, {"candidates": CANDIDATES})
+        f"review_answers.{kind}": ("review_answers", PLAIN, kind, {"candidates": REVIEWED})
         for kind in KINDS
     },
     "answer.chat": ("answer", CHAT, "choice", {}),
@@ -56,7 +60,7 @@ CASES = {
     "relabel.one": ("relabel", PLAIN, "choice", {"neighbors": NEIGHBORS[:1]}),
     "relabel.none": ("relabel", PLAIN, "choice", {"neighbors": []}),
     "relabel.chat": ("relabel", CHAT, "choice", {"neighbors": NEIGHBORS}),
-    "review.chat": ("review", CHAT, "choice", {"candidates": CANDIDATES}),
+    "review.chat": ("review", CHAT, "choice", {"candidates": REVIEWED}),
     "judge": ("judge", PLAIN, "choice", {"label": "A", "candidates": CANDIDATES}),
     "judge.alone": ("judge", CHAT, "choice", {"label": "A", "candidates": []}),
 }  # fmt: skip

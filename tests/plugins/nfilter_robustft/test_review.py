@@ -136,6 +136,28 @@ def test_a_single_answer_is_adopted_without_a_call(sample, review, first):
     assert out.notes["review"]["saved"] == 1
 
 
+def test_a_single_answer_is_reviewed_where_nothing_is_adopted(sample, review):
+    views = {"context": view(None, text="hm"), "reasoning": "C"}
+    for config in ({"skip_agreed": False}, {"preset": "official"}):
+        model = FakeGenerator(lambda request: "Answer: D")
+        (out,) = review([sample(1, views=views, flagged=True)], model, **config)
+        assert (out.response, len(model.requests)) == ("D", 1)
+    nothing = dict.fromkeys(views, view(None, text="hm"))
+    (out,) = review([sample(1, views=nothing, flagged=True)], preset="official")
+    assert "no view has an answer" in out.dropped
+
+
+def test_the_official_preset_asks_once_and_writes_the_answer_alone(sample, review):
+    model = FakeGenerator(lambda request: "Hm")
+    (out,) = review([sample(1, views=SPLIT, flagged=True)], model, preset="official")
+    assert "in 1 attempts" in out.dropped
+    (request,) = model.requests
+    assert (request.sampling.temperature, request.sampling.max_tokens) == (1, 512)
+    said = sample(1, response="A, as it is the first of them all", views=SPLIT, flagged=True)
+    (out,) = review([said], FakeGenerator(lambda request: "Answer: B"), preset="official")
+    assert out.response == "B"
+
+
 def test_one_view_needs_no_review(sample, review):
     chunk = [
         sample(1, views={"context": "B"}, flagged=True),
@@ -214,7 +236,7 @@ def test_the_order_of_candidates_is_drawn_for_each_sample_and_repeats(sample, re
     assert 8 < sum(first) < 32
     assert first == orders(0) != orders(1)
     assert all(orders(0, shuffle=False))
-    assert all(orders(0, preset="official"))
+    assert not any(orders(0, preset="official"))  # the reasoning view comes first
 
 
 def test_the_official_preset(sample, review):
@@ -227,7 +249,11 @@ def test_the_official_preset(sample, review):
     (text,) = prompts(model)  # it asks although both agree
     assert "Step one." not in text
     assert "because" not in text
-    assert re.search(r"Candidate 1:\nBEGIN \w+\nB\nEND \w+\nCandidate 2:\nBEGIN \w+\nB\nEND", text)
+    assert re.search(
+        r"Candidate 1, the reasoning view:\nBEGIN \w+\nB\nEND \w+\n"
+        r"Candidate 2, the context view:\nBEGIN \w+\nB\nEND",
+        text,
+    )
     assert out.response == "B"
     assert ReviewConfig(llm="m", preset="official", prompt="a/b").prompt == "a/b"
     assert Review.contract(ReviewConfig(llm="m", preset="official")).prompts == {

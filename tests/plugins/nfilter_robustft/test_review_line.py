@@ -66,16 +66,5 @@ def test_a_model_that_never_answers_flags_and_drops_everything():
 
 
 def test_all_stages_are_registered_in_the_order_of_their_use():
-    assert list(STAGES) == [
-        f"robustft.{name}"
-        for name in (
-            "answer",
-            "reason",
-            "neighbors",
-            "check",
-            "relabel",
-            "review",
-            "select",
-            "random",
-        )
-    ]
+    names = ("answer", "reason", "neighbors", "check", "relabel", "review", "select", "random")
+    assert list(STAGES) == [*(f"robustft.{name}" for name in names), "views.column"]

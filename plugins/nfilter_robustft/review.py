@@ -51,7 +51,8 @@ class ReviewConfig(StageConfig):
     """Who reviews which ``views``, and what is written where the review changes a label.
 
     A view that was skipped or has no answer is no candidate.
-    ``skip_agreed`` adopts without a call what all views with an answer agree on, the only one of them too. A reply that cannot be read is
+    ``skip_agreed`` adopts without a call what all views with an answer agree on, the only one of them too, which is
+    adopted in any case where the others were skipped. A reply that cannot be read is
     asked again ``retries`` times, at ``retry_temperature`` or the usual one, whichever is higher. ``write``:
     ``answer`` writes the canonical answer, ``text`` the whole reply behind it, ``auto`` the answer where the old
     response was just an answer and the text otherwise. ``check`` is the verdict note; null does without one.
@@ -227,11 +228,10 @@ class Review:
         for case in cases:
             if len(self.config.views) == 1:
                 case.adopt(case.candidates[0], "one view and no review", saved=0)
-            elif not self.config.skip_agreed:
-                continue
             elif len(case.candidates) == 1:
-                case.adopt(case.candidates[0], self._alone(case.sample), saved=1)
-            else:
+                if self.config.skip_agreed or self._skipped(case.sample):
+                    case.adopt(case.candidates[0], self._alone(case.sample), saved=1)
+            elif self.config.skip_agreed:
                 several.append(case)
         pairs = [
             (case.candidates[0].answer, other.answer)
@@ -243,8 +243,12 @@ class Review:
             if all([next(same) for _ in case.candidates[1:]]):  # noqa: C419  (each takes its turn)
                 case.adopt(case.candidates[0], "all views agree", saved=1)
 
+    def _skipped(self, sample: Sample) -> list[str]:
+        """The views that were not asked, since another one decides."""
+        return [name for name in self.config.views if was_skipped(view_of(sample, name))]
+
     def _alone(self, sample: Sample) -> str:
-        skipped = [name for name in self.config.views if was_skipped(view_of(sample, name))]
+        skipped = self._skipped(sample)
         without = f" ({', '.join(skipped)}: not asked)" if skipped else ""
         return f"only one view has an answer{without}"
 

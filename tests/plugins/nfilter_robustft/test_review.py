@@ -142,6 +142,9 @@ def test_a_single_answer_is_reviewed_where_nothing_is_adopted(sample, review):
         model = FakeGenerator(lambda request: "Answer: D")
         (out,) = review([sample(1, views=views, flagged=True)], model, **config)
         assert (out.response, len(model.requests)) == ("D", 1)
+    sure = {**views, "context": view(None, calls=0, skipped="reasoning is sure of its answer")}
+    (out,) = review([sample(1, views=sure, flagged=True)], skip_agreed=False)
+    assert (out.response, out.notes["review"]["calls"]) == ("C", 0)
     nothing = dict.fromkeys(views, view(None, text="hm"))
     (out,) = review([sample(1, views=nothing, flagged=True)], preset="official")
     assert "no view has an answer" in out.dropped

@@ -224,7 +224,7 @@ class Batches:
 
     def _line(self, line: Mapping[str, Any], key: str, now: float) -> dict[str, Any]:
         asked = line["body"]
-        kind = self._plan.decide(content_of(asked["messages"]), now, key)
+        kind = self._plan.decide(content_of(asked["messages"]), now, key, asked)
         status, body = 200, {"result": "ok"}
         if kind in _BROKEN:
             status, body = error_body("error")

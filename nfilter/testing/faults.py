@@ -27,6 +27,7 @@ LASTING = frozenset(
 PERMANENT = frozenset({"unauthorized", "forbidden", "no_quota", "unknown_model", "redirect"})
 """Faults of the account or the address, which no attempt of any call gets around."""
 
+_LIMITS = ("max_tokens", "max_completion_tokens")
 KINDS = PASSING | LASTING | PERMANENT
 
 
@@ -57,7 +58,8 @@ class Script:
     ``faults`` gives shares in [0, 1]: of conversations for lasting kinds, of attempts for all others. A share of 1 is
     a fault that every attempt meets. More than ``capacity`` calls at a time meet a 429; more than ``slots`` wait in a queue.
     ``key`` is the only key that is let in. Without ``logprobs`` they are left out as by a server that does not know
-    them: silently. ``answer`` gives the text of an answer, or a whole completion with its end, counts and logprobs.
+    them: silently. ``limit_as`` is the only name of the limit on tokens that is taken. With ``thinks`` a model spends so many
+    tokens on thoughts before each answer, an eighth with ``reasoning_effort: low``. ``answer`` gives the text of an answer, or a whole completion with its end, counts and logprobs.
     """
 
     seed: int = 0
@@ -70,6 +72,8 @@ class Script:
     key: str | None = None
     logprobs: bool = True
     answer: Callable[[Sequence[Mapping[str, Any]]], str | Completion] = answer
+    limit_as: str = ""
+    thinks: int = 0
     retry_after: float = 1.0
     hang: float = 3600.0
     drip_bytes: int = 50 * 2**20
@@ -93,13 +97,26 @@ class Plan:
         self.most_in_flight = 0
         self._began: float | None = None
 
-    def decide(self, content: str, now: float, key: str | None = None) -> str:
-        """What the next attempt at a conversation meets: ``ok`` or a fault. ``now`` is any clock, in its seconds."""
+    def decide(
+        self,
+        content: str,
+        now: float,
+        key: str | None = None,
+        asked: Mapping[str, Any] | None = None,
+    ) -> str:
+        """What the next attempt at a conversation meets: ``ok`` or a fault. ``now`` is any clock, in its seconds.
+
+        ``asked`` is the request's body, which may hold a field that is not taken.
+        """
         if self._began is None:
             self._began = now
         kind = self._kind(content, (now - self._began) / self.script.scale)
         if self.script.key is not None and key != self.script.key:
             kind = "unauthorized"
+        taken = self.script.limit_as
+        refused = [name for name in _LIMITS if taken and name != taken and name in (asked or {})]
+        if refused:
+            kind = f"no_{refused[0]}"
         self.served.setdefault(content, []).append(kind)
         self.counts[kind] += 1
         return kind
@@ -173,9 +190,13 @@ def completion(
     if isinstance(limit, int) and len(words) > limit:
         words, finish = words[:limit], "length"
         text = " ".join(words)
+    thinks = script.thinks // 8 if asked.get("reasoning_effort") == "low" else script.thinks
+    if thinks and isinstance(limit, int) and thinks >= limit:
+        words, text, finish, thinks = [], None, "length", limit
     message = {"role": "assistant", "content": text, "refusal": refusal}
-    if made.reasoning is not None:
-        message["reasoning_content"] = made.reasoning
+    reasoning = "so " * thinks if thinks else made.reasoning
+    if reasoning is not None:
+        message["reasoning_content"] = reasoning
     choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": finish}
     if asked.get("logprobs") and script.logprobs and kind != "no_logprobs":
         listed = [_token(word) for word in words]
@@ -183,7 +204,7 @@ def completion(
             listed = [{**_token(""), "logprob": value} for value in made.logprobs]
         choice["logprobs"] = {"content": listed}
     prompt = sum(len(str(message.get("content")).split()) for message in messages)
-    prompt, count = made.prompt_tokens or prompt, made.completion_tokens or len(words)
+    prompt, count = made.prompt_tokens or prompt, made.completion_tokens or thinks + len(words)
     usage = {
         "prompt_tokens": prompt,
         "completion_tokens": count,
@@ -219,11 +240,20 @@ def error_body(kind: str, given_key: str = "") -> tuple[int, dict[str, Any]]:
         "forbidden": (403, _openai("You are not allowed to sample from this model", "invalid_request_error", None)),
         "no_quota": (429, _openai("You exceeded your current quota, please check your plan and billing details.", "insufficient_quota", "insufficient_quota")),
         "unknown_model": (404, _openai("The model `nothing` does not exist or you do not have access to it.", "invalid_request_error", "model_not_found")),
+        "no_max_tokens": (400, _no_field("max_tokens", "max_completion_tokens")),
+        "no_max_completion_tokens": (400, _no_field("max_completion_tokens", "max_tokens")),
         "overflow": (400, _openai("This model's maximum context length is 4097 tokens. However, your messages resulted in 5012 tokens. Please reduce the length of the messages.", "invalid_request_error", "context_length_exceeded", "messages")),
         "overflow_vllm": (400, {"object": "error", "message": "This model's maximum context length is 2048 tokens. However, you requested 2304 tokens (2048 in the messages, 256 in the completion). Please reduce the length of the messages or completion.", "type": "BadRequestError", "param": None, "code": 400}),
         "overflow_llama": (400, {"error": {"code": 400, "message": "request (3003 tokens) exceeds the available context size (1024 tokens), try increasing it", "type": "exceed_context_size_error", "n_prompt_tokens": 3003, "n_ctx": 1024}}),
     }  # fmt: skip
     return bodies["limited" if kind == "limited_after" else kind]
+
+
+def _no_field(name: str, other: str) -> dict[str, Any]:
+    told = (
+        f"Unsupported parameter: '{name}' is not supported with this model. Use '{other}' instead."
+    )
+    return _openai(told, "invalid_request_error", "unsupported_parameter", name)
 
 
 def _openai(message: str, kind: str, code: str | None, param: str | None = None) -> dict[str, Any]:

@@ -161,7 +161,7 @@ class ModelServer:
         if len(self.asked) < 100:
             self.asked.append(asked)
         content = content_of(asked["messages"])
-        kind = self.plan.decide(content, asyncio.get_running_loop().time(), key)
+        kind = self.plan.decide(content, asyncio.get_running_loop().time(), key, asked)
         if kind in _BROKEN:
             await self._latency()
             return await _BROKEN[kind](self, request)
@@ -255,7 +255,7 @@ _BROKEN = {
 _REFUSED = frozenset(
     {
         "limited", "limited_after", "error", "unavailable", "unauthorized", "forbidden", "no_quota", "unknown_model",
-        "overflow", "overflow_vllm", "overflow_llama",
+        "overflow", "overflow_vllm", "overflow_llama", "no_max_tokens", "no_max_completion_tokens",
     }
 )  # fmt: skip
 

@@ -179,12 +179,13 @@ class LiteLLMBackend:
         )
 
     def _in_batches(self, *, logprobs: bool) -> BatchDispatcher:
-        from nfilter_litellm.http import Connection, body
+        from nfilter_litellm.http import Connection, body, limit_for
 
         way, config = self._route, self._config
         till = Till(price_of(config), self._site.budget, config.max_tokens)
         form = Form(
-            lambda request: body(request, way, config, logprobs=logprobs),
+            lambda request, name: body(request, way, config, logprobs=logprobs, limit=name),
+            limit_for(way, config),
             self.fingerprint(),
             logprobs,
             till,

@@ -19,6 +19,7 @@ from nfilter_litellm.batch_lines import Call, Form
 from nfilter_litellm.breaker import Breaker
 from nfilter_litellm.engine import first_of
 from nfilter_litellm.failures import CallError
+from nfilter_litellm.limits import names, remedy
 from nfilter_litellm.pending import Ledger, Pending
 from nfilter_litellm.retry import Retry
 
@@ -54,6 +55,7 @@ class _Reading:
     faults: dict[str, CallError] = field(default_factory=dict)
     paid: float = 0.0
     lines: int = 0
+    silent: list[str] = field(default_factory=list)
 
     def failed(self, name: str, call: Call, fault: CallError) -> None:
         """A call has failed, and its fault says what that cost."""
@@ -204,6 +206,7 @@ class _Work:
             finally:
                 if budget is not None:
                     budget.settle(most, usd)
+            self._home.breaker.heed()
             await self.ask(group, again, pending.turn + 1, tried + 1)
 
     async def _ended(self, pending: Pending, *, new: bool) -> tuple[Pending, Batch]:
@@ -279,6 +282,8 @@ class _Work:
             fault = CallError("server", told, again=True, worked=batch.status == "completed")
             fault.usd = self._calls[name].most if fault.worked else 0.0
             reading.failed(name, self._calls[name], fault)
+        for detail in reading.silent:
+            home.breaker.silent(detail)
         again = self._settled(pending, reading.faults, tried)
         home.ledger.read(pending)
         return reading.paid, again
@@ -287,8 +292,10 @@ class _Work:
         """Raises ModelError for a batch that somebody has ended: the next would end so too."""
         who = self._home.who
         if batch.status == "failed":
+            name = self._home.form.limit.name
+            told = f"{batch.told}; {remedy(name)}" if names(batch.told, name) else batch.told
             raise ModelError(
-                f"{who}: batch {batch.name} failed: {batch.told or 'the server does not say why'}. Once that is "
+                f"{who}: batch {batch.name} failed: {told or 'the server does not say why'}. Once that is "
                 "mended, the same command goes on where it stopped; where a batch is too large, a smaller chunk: makes smaller "
                 "ones"
             )
@@ -331,7 +338,10 @@ class _Work:
                 self._heard()
             return
         reading.paid += answer.usd or 0.0
-        self._heard()
+        if answer.failure is None:
+            self._heard()
+        else:
+            reading.silent.append(answer.failure.detail)
         await self._hand_over(call, answer)
 
     def _heard(self) -> None:

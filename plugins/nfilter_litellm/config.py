@@ -61,7 +61,9 @@ class LiteLLMConfig(StageConfig):
     ``model`` is ``provider/name`` as litellm knows it, or with ``api_base`` the name that the server knows.
     ``api_key_env`` names the environment variable that holds the key. ``concurrency`` fixes how many calls are under
     way at a time, which otherwise finds its own level. ``timeout`` is in seconds, for one attempt; ``attempts`` bounds them.
-    ``max_tokens`` takes the place of what the stages ask for, for models that think before they answer.
+    ``max_tokens`` takes the place of what the stages ask for, for models that think before they answer. ``limit_as`` is the
+    field that carries it; ``auto`` begins with max_tokens (at OpenAI with max_completion_tokens) and takes the other where the
+    server refuses that.
     ``logprobs: false`` is for a server that gives none. ``body`` adds fields to every request, and null takes one out:
     ``{reasoning_effort: low, temperature: null}``. ``price`` stands for litellm's list where that does not have the model. ``revision`` is any word: another one asks everything anew.
     ``batch: true`` hands the calls of a chunk to the server together, as OpenAI's batches: cheaper there, and done within a day.
@@ -92,6 +94,7 @@ class LiteLLMConfig(StageConfig):
     timeout: float = Field(default=120.0, gt=0)
     attempts: int = Field(default=5, ge=1, le=20)
     max_tokens: int | None = Field(default=None, ge=1)
+    limit_as: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto"
     logprobs: bool | None = None
     revision: str | None = None
     price: PriceConfig | None = None
@@ -118,7 +121,7 @@ class LiteLLMConfig(StageConfig):
 def _check_field(name: str, transport: str) -> None:
     if name in _LIMITS:
         raise ValueError(
-            f"body: {name!r} is not set there: what a call may cost depends on it; max_tokens on the model sets the limit"
+            f"body: {name!r} is not set there: what a call may cost depends on it; max_tokens on the model sets the limit, and limit_as the field that carries it"
         )
     if name in _RESERVED:
         raise ValueError(f"body: {name!r} is not set there")

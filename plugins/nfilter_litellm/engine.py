@@ -144,6 +144,7 @@ class Dispatcher:
             if answer is not None:
                 self.calls += 1
                 emit(index, course.charged(answer))
+                self._breaker.heed()
                 return
             ticket = await self._gate.rest(course.delay)
             if self._drained():
@@ -158,7 +159,10 @@ class Dispatcher:
         try:
             answer = await self._transport.call(request)
             self.limiter.answered(ticket, clock() - began, full=self._feeding > 0)
-            self._breaker.answered()
+            if answer.failure is None:
+                self._breaker.answered()
+            else:
+                self._breaker.silent(answer.failure.detail)
             self._forms.works(request)
         except CallError as error:
             course.usd += error.usd

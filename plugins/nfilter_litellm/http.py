@@ -22,7 +22,8 @@ from nfilter_litellm.failures import (
 )
 from nfilter_litellm.held import Hold, HostNotAllowedError
 from nfilter_litellm.keys import Secret
-from nfilter_litellm.protocol import fields, read
+from nfilter_litellm.limits import Limit, Name
+from nfilter_litellm.protocol import fields, limit_of, read
 
 if TYPE_CHECKING:
     import aiohttp
@@ -162,32 +163,40 @@ class HttpTransport:
         self._route = route
         self._logprobs = logprobs
         self._url = URL(route.url)
+        self._limit = limit_for(route, config)
         self._connection = Connection(config.timeout, key, hold)
 
     async def call(self, request: Request) -> Completion:
         """One attempt at a completion. Raises CallError."""
-        asked = body(request, self._route, self._config, logprobs=self._logprobs)
+        return await self._limit.tried(lambda name: self._once(request, name))
+
+    async def _once(self, request: Request, name: Name) -> Completion:
+        asked = body(request, self._route, self._config, logprobs=self._logprobs, limit=name)
         # The surrogates of broken text are no UTF-8: escapes can say them.
         value = await self._connection.post(self._url, json.dumps(asked).encode())
         wanted = self._logprobs and request.logprobs
-        return read(value, logprobs=wanted, stop=request.sampling.stop)
+        most = limit_of(request, self._config)
+        return read(value, logprobs=wanted, stop=request.sampling.stop, limit=most)
 
     async def close(self) -> None:
         """Close all connections."""
         await self._connection.close()
 
 
+def limit_for(route: Route, config: LiteLLMConfig) -> Limit:
+    """OpenAI's own models take the new name alone; the servers of others know the old one best."""
+    usual: Name = "max_completion_tokens" if route.base == OPENAI else "max_tokens"
+    return Limit(usual, None if config.limit_as == "auto" else config.limit_as)
+
+
 def body(
-    request: Request, route: Route, config: LiteLLMConfig, *, logprobs: bool
+    request: Request, route: Route, config: LiteLLMConfig, *, logprobs: bool, limit: Name
 ) -> dict[str, Any]:
     """What is sent for a request: the fields of the protocol, and those that the config adds or takes out."""
     asked: dict[str, Any] = {
         "model": route.name,
-        **fields(request, config, logprobs=logprobs),
+        **fields(request, config, logprobs=logprobs, limit=limit),
     }
-    if route.base == OPENAI:
-        # OpenAI's own models take this name alone; the servers of others know the old one best.
-        asked["max_completion_tokens"] = asked.pop("max_tokens")
     asked.update(config.body)
     return {name: value for name, value in asked.items() if value is not None}
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from nfilter import Completion, Message, Request
+from nfilter import Completion, Failure, Message, Request
 from nfilter_litellm.config import LiteLLMConfig
 from nfilter_litellm.failures import (
     described,
@@ -18,6 +18,7 @@ from nfilter_litellm.failures import (
     unfinished,
     without_logprobs,
 )
+from nfilter_litellm.limits import Name
 
 # Why an answer ended, as servers write it; in another word it has not ended as it should.
 _ENDINGS = {
@@ -36,15 +37,26 @@ _ENDINGS = {
     ),
 }  # fmt: skip
 _SEEDS = 2**31
+_ROOM = 2048  # tokens in which most thoughts and their answers end
 _HUGE = 2**53  # no count and no log-probability is as large
 
 
-def fields(request: Request, config: LiteLLMConfig, *, logprobs: bool) -> dict[str, Any]:
-    """The fields of a request but for the model's name. A greedy request has no seed, as no answer depends on it."""
+def limit_of(request: Request, config: LiteLLMConfig) -> int:
+    """How many tokens a request lets be generated."""
+    return config.max_tokens or request.sampling.max_tokens
+
+
+def fields(
+    request: Request, config: LiteLLMConfig, *, logprobs: bool, limit: Name = "max_tokens"
+) -> dict[str, Any]:
+    """The fields of a request but for the model's name; ``limit`` is the name of the one that bounds the answer.
+
+    A greedy request has no seed, as no answer depends on it.
+    """
     sampling = request.sampling
     asked: dict[str, Any] = {
         "messages": [_sent(turn) for turn in request.messages],
-        "max_tokens": config.max_tokens or sampling.max_tokens,
+        limit: limit_of(request, config),
         "temperature": sampling.temperature,
     }
     if sampling.temperature > 0:
@@ -75,23 +87,24 @@ def _sent(turn: Message) -> dict[str, Any]:
     return sent
 
 
-def read(reply: Any, *, logprobs: bool, stop: Sequence[str] = ()) -> Completion:
+def read(reply: Any, *, logprobs: bool, stop: Sequence[str] = (), limit: int = 0) -> Completion:
     """The completion in a reply with status 200.
 
     The text ends before the first of ``stop``, also where the server leaves it in. Log-probabilities are those that the
-    server lists; whether the end token is among them is the server's habit.
+    server lists; whether the end token is among them is the server's habit. Thoughts without an answer, within ``limit``
+    tokens, are a completion that failed: it has its counts and its thoughts.
 
     Raises:
         CallError: for a refusal, an empty answer, a reply of another form, or one without the logprobs asked for.
     """
     try:
-        return _read(reply, logprobs, stop)
+        return _read(reply, logprobs, stop, limit)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # What a server can make up has no end; it is this call's matter, and not the run's.
         raise off_schema(f"reading it ends in {type(error).__name__}") from None
 
 
-def _read(reply: Any, logprobs: bool, stop: Sequence[str]) -> Completion:
+def _read(reply: Any, logprobs: bool, stop: Sequence[str], limit: int) -> Completion:
     if not isinstance(reply, Mapping):
         raise off_schema("no JSON object")
     choices = reply.get("choices")
@@ -117,12 +130,19 @@ def _read(reply: Any, logprobs: bool, stop: Sequence[str]) -> Completion:
     counts = usage if isinstance(usage, Mapping) else {}
     prompt, made = (_whole(counts.get(key)) for key in ("prompt_tokens", "completion_tokens"))
     ending: Literal["stop", "length"] = "length" if ended == "length" and text == whole else "stop"
+    reasoning = _reasoning(message)
+    thought = reasoning is not None or _thought(counts)
+    if not message.get("tool_calls") and (
+        (thought and not whole.strip()) or (not whole and ending == "length")
+    ):
+        failure = _silent(ended, max(made, limit), thought=thought)
+        return Completion("", "failed", None, prompt, made, failure, reasoning=reasoning)
     if not text and ending == "stop":
         raise empty("the answer is empty")
     values = _logprobs(choice.get("logprobs")) if logprobs else None
     if logprobs and not values and whole:
         raise without_logprobs()
-    return Completion(text, ending, values, prompt, made, reasoning=_reasoning(message))
+    return Completion(text, ending, values, prompt, made, reasoning=reasoning)
 
 
 def _ended(choice: Mapping[str, Any]) -> str:
@@ -162,6 +182,24 @@ def _reasoning(message: Mapping[str, Any]) -> str | None:
     """The thoughts that a server gives in a field of their own, under either of its names."""
     fields = (message.get(name) for name in ("reasoning_content", "reasoning"))
     return next((value for value in fields if isinstance(value, str) and value.strip()), None)
+
+
+def _thought(counts: Mapping[str, Any]) -> bool:
+    """Whether tokens are counted as thoughts that the server does not show."""
+    details = counts.get("completion_tokens_details")
+    return isinstance(details, Mapping) and _whole(details.get("reasoning_tokens")) > 0
+
+
+def _silent(ended: str, used: int, *, thought: bool) -> Failure:
+    """A reply in which no answer stands, though ``used`` tokens were granted or made."""
+    enough = max(_ROOM, 4 * used)
+    cut = ended == "length"
+    what = "thought and gave no answer" if thought else "gave no word of an answer"
+    return Failure(
+        "too_long" if cut else "parse",
+        f"the model {what}{' before it was cut off at max_tokens' if cut else ''}; write models: {{NAME: {{..., "
+        f"max_tokens: {enough}}}}}, or, where the server takes it, body: {{reasoning_effort: low}}",
+    )
 
 
 def _logprobs(value: Any) -> tuple[float, ...] | None:

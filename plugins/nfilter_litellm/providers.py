@@ -23,7 +23,8 @@ from nfilter_litellm.failures import (
 )
 from nfilter_litellm.held import Hold
 from nfilter_litellm.keys import Secret
-from nfilter_litellm.protocol import fields, read
+from nfilter_litellm.limits import Limit, Name
+from nfilter_litellm.protocol import fields, limit_of, read
 
 
 def library() -> Any:
@@ -59,6 +60,17 @@ def gives_logprobs(model: str) -> bool:
     except Exception:  # noqa: BLE001 (litellm raises what it likes for what it does not know)
         return True
     return supported is None or "logprobs" in supported
+
+
+def _limit_of(model: str, config: LiteLLMConfig) -> Limit:
+    """litellm writes the name that a provider has. Where it does not know the new one it drops it, and nothing would bound a call."""
+    try:
+        known = library().get_supported_openai_params(model) or ()
+    except Exception:  # noqa: BLE001 (as above)
+        known = ()
+    if "max_completion_tokens" not in known:
+        return Limit("max_tokens", "max_tokens")
+    return Limit("max_tokens", None if config.limit_as == "auto" else config.limit_as)
 
 
 def provider_of(model: str) -> str:
@@ -121,13 +133,17 @@ class LiteLLMTransport:
                 "none"  # else litellm would send a key that it finds in the environment
             )
         self._fixed = fixed
+        self._limit = _limit_of(route.name, config)
         self._taken_out = frozenset(name for name, value in config.body.items() if value is None)
         self._more = {name: value for name, value in config.body.items() if value is not None}
 
     async def call(self, request: Request) -> Completion:
         """One attempt at a completion. Raises CallError."""
+        return await self._limit.tried(lambda name: self._once(request, name))
+
+    async def _once(self, request: Request, limit: Name) -> Completion:
         wanted = self._logprobs and request.logprobs
-        asked = {**fields(request, self._config, logprobs=self._logprobs), **self._more}
+        asked = fields(request, self._config, logprobs=self._logprobs, limit=limit) | self._more
         for name in self._taken_out:
             asked.pop(name, None)
         try:
@@ -141,7 +157,8 @@ class LiteLLMTransport:
                 raise not_allowed(self._hold.refused) from None
             raise fault_of(error, self._config.timeout, self._key) from None
         value = self._key.redacted_value(reply.model_dump())
-        return read(value, logprobs=wanted, stop=request.sampling.stop)
+        most = limit_of(request, self._config)
+        return read(value, logprobs=wanted, stop=request.sampling.stop, limit=most)
 
     async def close(self) -> None:
         """Close the clients that litellm keeps."""

@@ -73,6 +73,8 @@ def _bytes(text: str) -> int:
 
 def cost_of(answer: Completion, price: Price, most: float) -> float:
     """What an answer did cost; as much as it may have, where the server does not count."""
-    if not answer.prompt_tokens or (answer.text and not answer.completion_tokens):
+    if not answer.prompt_tokens or (
+        (answer.text or answer.failure) and not answer.completion_tokens
+    ):
         return most
     return price.of(answer.prompt_tokens, answer.completion_tokens)

@@ -287,10 +287,12 @@ def test_forms_of_replies(
     assert (done.text, done.logprobs, done.finish) == (text, values, "stop")
 
 
-def test_thinking_up_to_the_limit_is_a_cut_answer_and_no_failure() -> None:
+def test_thinking_up_to_the_limit_is_a_failure_that_keeps_its_counts() -> None:
     choice = {"message": {"content": None}, "finish_reason": "length"}
     done = read({"choices": [choice], "usage": {"completion_tokens": 9}}, logprobs=False)
-    assert (done.text, done.finish, done.failure, done.completion_tokens) == ("", "length", None, 9)
+    assert (done.text, done.finish, done.completion_tokens) == ("", "failed", 9)
+    assert done.failure is not None
+    assert done.failure.kind == "too_long"
 
 
 def test_an_empty_stream_asks_nothing(requests: Callable[..., list[Request]]) -> None:

@@ -6,7 +6,8 @@ import inspect
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 from nfilter.capabilities import (
     Adapts,
@@ -169,11 +170,18 @@ def _print(item: Registered, console: Console) -> None:
 
 
 def _type_name(annotation: Any) -> str:
-    return (
-        str(getattr(annotation, "__name__", annotation))
-        if isinstance(annotation, type)
-        else str(annotation).replace("typing.", "")
-    )
+    """A type as a recipe's author reads it: the values of a Literal, and no bounds or validators."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type_name(parts[0])
+    if origin in {Union, UnionType}:
+        return " | ".join(dict.fromkeys(_type_name(part) for part in parts))
+    if origin is Literal:
+        return " | ".join(repr(part) for part in parts)
+    if origin is not None:
+        return f"{_type_name(origin)}[{', '.join(_type_name(part) for part in parts)}]"
+    names = {NoneType: "None", Ellipsis: "..."}
+    return names.get(annotation) or str(getattr(annotation, "__name__", annotation))
 
 
 def field_notes(config: Any) -> dict[str, str]:

@@ -344,8 +344,8 @@ def _text(data: bytes) -> str:
 
 def _no_journal(path: Path, why: object) -> StoreError:
     return StoreError(
-        f"{path}: not a journal that can be read ({why}); put a whole copy back, or move it away and run again: its calls "
-        "are then made anew"
+        f"{path}: not a journal that can be read ({why}); put a whole copy back, or move {path.parent} away and run "
+        "again: all calls are then made anew"
     )
 
 

@@ -372,6 +372,21 @@ def set_aside(path: Path) -> Path | None:
     return aside
 
 
+def keep_apart(path: Path, *, seeds: bool) -> None:
+    """Keep the run of one seed and a group of ``seeds`` out of each other's directory: one would stand for the other.
+
+    Raises:
+        StoreError: when ``path`` holds the other kind.
+    """
+    held = (path / "00-source").exists() if seeds else any(path.glob("seed-*/00-source"))
+    if held:
+        kinds = ("a run of one seed", "runs with --seeds")
+        there, wanted = kinds if seeds else kinds[::-1]
+        raise StoreError(
+            f"{path}: holds {there}, and {wanted} go elsewhere; choose another --out, or add --fresh, which moves {path} away"
+        )
+
+
 def _holder(lock: IO[str]) -> str:
     # Whoever has just taken the lock writes its number a moment later.
     for _ in range(50):

@@ -53,6 +53,7 @@ from nfilter.store import (
     RunDirectory,
     digest,
     fingerprint_of,
+    keep_apart,
     write_json,
     write_sealed,
 )
@@ -159,6 +160,7 @@ def run(
         NfilterError: typed, with what was wrong and what to do about it.
     """
     start = time.monotonic()
+    keep_apart(out, seeds=False)
     directory = RunDirectory(out)
     own_pool = pool is None
     models = pool or ModelPool(recipe, site_of(recipe, plugins, out))

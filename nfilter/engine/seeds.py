@@ -19,7 +19,7 @@ from nfilter.plugins import Plugins
 from nfilter.progress import Reporter
 from nfilter.recipe import Recipe
 from nfilter.report.html import write_report
-from nfilter.store import write_json, write_sealed
+from nfilter.store import keep_apart, write_json, write_sealed
 
 
 def run_seeds(
@@ -37,8 +37,10 @@ def run_seeds(
 
     Raises:
         NothingLeftError: when nothing is left of any.
+        StoreError: when ``out`` holds the run of one seed.
     """
     start = time.monotonic()
+    keep_apart(out, seeds=True)
     pool = ModelPool(recipe, site_of(recipe, plugins, out))
     children: list[RunResult] = []
     empty: dict[str, str] = {}

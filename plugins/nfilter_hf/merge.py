@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,13 +128,21 @@ def merge_run(
     adapters = run / "adapters"
     arms = sorted(path.parent.name for path in adapters.glob(f"*/{CONFIG_FILE}"))
     if arm not in arms:
-        known = did_you_mean(arm, arms) or "; the run trained none"
-        raise ModelError(f"{run} has no adapter of the arm {arm!r}{known}: choose one with --arm")
+        raise ModelError(f"{run} has no adapter of the arm {arm!r}{_instead(arm, arms)}")
     folder = adapters / arm
     # What training wrote, and nothing else, is folded in.
     check_folder(folder / TRAINED, run)
     base = model or _base_of(folder, lock)
     return merge(folder, base, out or run / "merged" / arm, dtype)
+
+
+def _instead(arm: str, arms: Sequence[str]) -> str:
+    if arms:
+        return f"{did_you_mean(arm, arms)}: choose one with --arm"
+    return (
+        ", nor of another: nothing was trained; write train: {use: hf.lora, model: MODEL} into the recipe, where MODEL is "
+        "a name under models, and run it again"
+    )
 
 
 def _base_of(adapter: Path, lock: Path) -> str:

@@ -307,8 +307,9 @@ def test_a_plugins_verb_is_found_and_a_broken_one_is_named(
 def test_what_a_plugin_needs_of_a_model_is_said_in_words(
     point: Callable[..., Any], module: Callable[..., Any]
 ) -> None:
-    from typing import Annotated
+    from typing import Annotated, Literal
 
+    from pydantic import Field
     from rich.console import Console
 
     from nfilter import CAPABILITIES, Generates, LendsModule, Needs, StageConfig
@@ -318,6 +319,8 @@ def test_what_a_plugin_needs_of_a_model_is_said_in_words(
     class Config(StageConfig):
         lent: Annotated[str, Needs(LendsModule)] = "m"
         asked: Annotated[str, Needs(Generates, logprobs=True)] = "m"
+        share: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] | None = None
+        sizes: tuple[Annotated[int, Field(ge=1)], ...] = ()
 
     from nfilter_example.stages import Lengths
 
@@ -331,4 +334,6 @@ def test_what_a_plugin_needs_of_a_model_is_said_in_words(
     )
     assert "a model that runs here and lends its network" in out.getvalue()
     assert "a model that answers with logprobs" in out.getvalue()
+    assert "float | 'auto' | None  None" in out.getvalue()
+    assert "tuple[int, ...]" in out.getvalue()
     assert set(_ABILITY) == set(CAPABILITIES)

@@ -13,7 +13,7 @@ import pytest
 from nfilter import NothingLeftError, RecipeError, Sample, SourceError, StoreError
 from nfilter.engine.seeds import run_seeds
 from nfilter.recipe import load
-from nfilter.store import read_json, read_jsonl
+from nfilter.store import read_json, read_jsonl, set_aside
 
 Stage = Callable[..., type]
 
@@ -255,6 +255,31 @@ def test_several_seeds_make_child_runs_and_a_group(kit: Any, sums: Callable[...,
     assert result.metrics["arms"]["raw"]["mean"] == 0.6
     assert (result.metrics["arms"]["raw"]["sd"], result.metrics["arms"]["raw"]["n"]) == (0.0, 2)
     assert [text for text in kit.reporter.infos if text.startswith("seed ")] == ["seed 0", "seed 3"]
+
+
+def test_a_run_and_a_group_of_seeds_do_not_share_a_directory(
+    kit: Any, sums: Callable[..., Any]
+) -> None:
+    from nfilter.engine.run import run
+
+    sums()
+    recipe = load(kit.home / "r.yaml", plugins := kit.catalogue())
+    single, group = kit.home / "single", kit.home / "group"
+    run(recipe, plugins, single)
+    run_seeds(recipe, plugins, group, [0])
+    before = [(folder / "metrics.json").read_bytes() for folder in (single, group)]
+    with pytest.raises(
+        StoreError, match=r"single: holds a run of one seed, .* --out, or add --fresh"
+    ):
+        run_seeds(recipe, plugins, single, [0])
+    with pytest.raises(
+        StoreError, match=r"group: holds runs with --seeds, .* --out, or add --fresh"
+    ):
+        run(recipe, plugins, group)
+    assert [(folder / "metrics.json").read_bytes() for folder in (single, group)] == before
+    # What the error names works.
+    assert set_aside(single) == kit.home / "single.old-1"
+    assert run_seeds(recipe, plugins, single, [0]).metrics["seeds"] == [0]
 
 
 # --- the truth -------------------------------------------------------------------------------------------------

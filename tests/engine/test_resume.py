@@ -381,8 +381,11 @@ def test_a_journal_that_is_none_is_named(kit: Any) -> None:
     (kit.out / "journal.db").write_bytes(b"this is no database, whatever its name may say" * 40)
     for name in ("journal.db-wal", "journal.db-shm"):
         (kit.out / name).unlink(missing_ok=True)
-    with pytest.raises(NfilterError, match=r"journal\.db: not a journal"):
+    with pytest.raises(NfilterError, match=r"journal\.db: not a journal") as said:
         kit.run()
+    assert f"move {kit.out} away and run again: all calls are then made anew" in str(said.value)
+    kit.out.rename(kit.home / "away")
+    assert kit.run().metrics["samples"]["read"] == 10
 
 
 @pytest.fixture

@@ -245,8 +245,11 @@ def test_runs_and_arms_that_are_not_there(tmp_path: Path) -> None:
     ):
         merge_run(run, arm="cleand")
     (run / "adapters" / "cleaned" / "adapter_config.json").unlink()
-    with pytest.raises(ModelError, match="the run trained none"):
+    with pytest.raises(
+        ModelError, match=r"nothing was trained; write train: \{use: hf\.lora, model: MODEL\}"
+    ) as none:
         merge_run(run)
+    assert "--arm" not in str(none.value)
 
 
 def test_the_adapter_config_is_the_same_bytes_each_time(tmp_path: Path) -> None:

@@ -106,7 +106,8 @@ def show_one(plugins: Plugins, name: str, console: Console, *, as_json: bool) ->
     """One plugin: its docstring and its settings.
 
     Raises:
-        PluginError: when nothing has that name, and the nearest is named; or two plugins register it.
+        PluginError: when nothing has that name, and the nearest and the plugins that failed are named; or two plugins
+            register it.
     """
     items = [item for item in plugins.registered.values() if item.name == name]
     clashes = [clash for clash in plugins.clashes if f" {name!r} is" in clash]
@@ -116,6 +117,7 @@ def show_one(plugins: Plugins, name: str, console: Console, *, as_json: bool) ->
         known = [item.name for item in plugins.registered.values()]
         raise PluginError(
             f"nothing is called {name!r}{did_you_mean(name, known)}; `nfilter plugins` lists all"
+            f"{plugins.out_of_use()}"
         )
     if as_json:
         console.file.write(json.dumps([_described(item) for item in items]) + "\n")

@@ -156,6 +156,11 @@ class Plugins:
         text += self._called_here(kind, name) or did_you_mean(
             name, [item.name for item in self.of_kind(kind)]
         )
+        return text + self.out_of_use()
+
+    def out_of_use(self) -> str:
+        """A line for each plugin that failed to load or is blocked, to stand after what is said of a missing name."""
+        text = ""
         for failed in self.failed:
             text += f"\n  plugin {failed.plugin!r} of {failed.distribution} did not load: {failed.error}"
         for blocked in self.blocked:

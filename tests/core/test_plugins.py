@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from nfilter import (
     Contract,
@@ -22,6 +23,7 @@ from nfilter import (
     hookspecs,
 )
 from nfilter import plugins as plugins_module
+from nfilter.catalogue import show_one
 from nfilter.plugins import BLOCK_VARIABLE, load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -170,6 +172,9 @@ def test_a_failing_plugin_breaks_nothing_and_is_named_whenever_something_is_miss
         assert f"plugin 'bad' of bad-dist did not load: {type(error).__name__}: {error}" in str(
             caught.value
         )
+    with pytest.raises(PluginError, match="nothing is called 'bad.x'") as shown:
+        show_one(plugins, "bad.x", Console(), as_json=False)
+    assert "plugin 'bad' of bad-dist did not load" in str(shown.value)
 
 
 def test_an_unknown_name_is_answered_with_the_nearest(point: Point, module: Module) -> None:

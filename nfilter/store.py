@@ -383,7 +383,7 @@ def keep_apart(path: Path, *, seeds: bool) -> None:
         kinds = ("a run of one seed", "runs with --seeds")
         there, wanted = kinds if seeds else kinds[::-1]
         raise StoreError(
-            f"{path}: holds {there}, and {wanted} go elsewhere; choose another --out, or add --fresh, which moves {path} away"
+            f"{path}: holds {there}, and {wanted} would write over its figures; choose another --out, or add --fresh, which moves {path} away"
         )
 
 

@@ -172,7 +172,7 @@ def test_a_failing_plugin_breaks_nothing_and_is_named_whenever_something_is_miss
         assert f"plugin 'bad' of bad-dist did not load: {type(error).__name__}: {error}" in str(
             caught.value
         )
-    with pytest.raises(PluginError, match="nothing is called 'bad.x'") as shown:
+    with pytest.raises(PluginError, match=r"nothing is called 'bad\.x'") as shown:
         show_one(plugins, "bad.x", Console(), as_json=False)
     assert "plugin 'bad' of bad-dist did not load" in str(shown.value)
 

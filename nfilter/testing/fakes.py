@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -32,6 +32,8 @@ from nfilter.types import (
 @dataclass
 class FakeGenerator:
     """Answers each request with ``answer(request)``: a text, or a whole completion. Keeps what it was asked."""
+
+    name: ClassVar[str] = "fake"
 
     answer: Callable[[Request], str | Completion]
     logprob: float = -0.5

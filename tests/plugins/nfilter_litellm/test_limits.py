@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nfilter import Budget, Completion, ModelError, Request, Site
+from nfilter import Budget, Completion, ModelError, Price, Request, Site
 from nfilter.testing.batches import BatchScript
 from nfilter.testing.faults import Script
 from nfilter.testing.server import ModelServer
@@ -20,6 +20,8 @@ from nfilter_litellm.batches import Pace
 from nfilter_litellm.config import LiteLLMConfig
 from nfilter_litellm.failures import from_status
 from nfilter_litellm.limits import refuses
+from nfilter_litellm.protocol import read
+from nfilter_litellm.purse import cost_of
 
 NEW, OLD = "max_completion_tokens", "max_tokens"
 TRANSPORTS = ["aiohttp", "litellm"]
@@ -185,8 +187,6 @@ def test_whatever_the_reply_says_why_it_ended(
 
 
 def test_tokens_counted_as_thoughts_that_are_not_shown() -> None:
-    from nfilter_litellm.protocol import read
-
     usage = {"prompt_tokens": 5, "completion_tokens": 900, "completion_tokens_details": {"reasoning_tokens": 900}}  # fmt: skip
     choice = {"message": {"content": None}, "finish_reason": "stop"}
     done = read({"choices": [choice], "usage": usage}, logprobs=False, limit=1000)
@@ -254,3 +254,50 @@ def test_the_lines_work_in_a_recipe(tmp_path: Path, command: Callable[..., Any])
         (tmp_path / "r.yaml").write_text(RECIPE.format(url=server.url, more=more))
         done = command("run", "r.yaml", "--out", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.usefixtures("fast_batches")
+def test_a_call_in_a_batch_is_the_same_under_either_name(
+    backend: Callable[..., Any], asked: Callable[[int], list[Request]]
+) -> None:
+    """One that is out already is found again after the line was written."""
+    with ModelServer(batches=BatchScript()) as server:
+        for name in (OLD, NEW):
+            backend(server.url, batch=True, limit_as=name).generate(asked(3))
+        files = [server.batches.files[batch["input_file_id"]] for batch in server.batches.made]
+        lines = [[json.loads(line) for line in file.splitlines()] for file in files]
+    first, second = ({line["custom_id"] for line in some} for some in lines)
+    assert first == second
+    assert [NEW in some[0]["body"] for some in lines] == [False, True]
+
+
+@pytest.mark.usefixtures("fast_batches")
+def test_nothing_of_a_batch_of_thoughts_is_asked_again(
+    backend: Callable[..., Any], asked: Callable[[int], list[Request]]
+) -> None:
+    with ModelServer(Script(thinks=1000, faults={"error": 0.2}), batches=BatchScript()) as server:
+        with pytest.raises(ModelError, match="calls in a row failed"):
+            backend(server.url, batch=True).generate(asked(20))
+        assert server.plan.counts["error"] > 0
+        assert sum(server.plan.counts.values()) == 20
+
+
+def test_thoughts_that_nobody_counted_cost_what_they_may_have() -> None:
+    price = Price(0.0, 1.0)
+    silent = read({"choices": [{"message": {"content": "", "reasoning": "hm"}}], "usage": {"prompt_tokens": 5}}, logprobs=False)  # fmt: skip
+    assert silent.failure is not None
+    assert cost_of(silent, price, 16.0) == 16.0
+
+
+@pytest.mark.usefixtures("fast_batches")
+def test_a_batch_that_is_refused_as_a_whole_names_the_line(
+    backend: Callable[..., Any], asked: Callable[[int], list[Request]]
+) -> None:
+    told = "Unsupported parameter: 'max_tokens' is not supported with this model."
+    wrong = {"status": "failed", "errors": {"data": [{"code": "invalid_request", "message": told}]}}
+    with (
+        ModelServer(batches=BatchScript(broken={"look": wrong})) as server,
+        pytest.raises(ModelError, match="batch_1 failed") as error,
+    ):
+        backend(server.url, batch=True).generate(asked(2))
+    assert line_of(str(error.value)) == {"limit_as": NEW}

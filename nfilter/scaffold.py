@@ -70,7 +70,7 @@ def scaffold(
         text = _replace_expert(text, expert)
         said.append(f"expert: {expert} (who answers, reasons and reviews)")
     if data is not None:
-        found = guess(plugins, data)
+        found = _guessed(plugins, data, out, _command(template, out, model, expert, force=force))
         source, columns, answer = found.source, found.columns, found.answer
         relative = _relative(data, out)
         text = _replace_section(
@@ -93,10 +93,31 @@ def scaffold(
         said.append(f"wrote {out}; next: {commands}")
     else:
         said.append(
-            f"wrote {out}, which reads {missing}, and there is no such file; name yours under source: (or begin anew with "
-            f"nfilter init --data FILE --force); then {commands}"
+            f"wrote {out}, which reads {missing}, and there is no such file; name yours under source: (or begin anew with `"
+            f"{_command(template, out, model, expert, force=True)} --data FILE`); then {commands}"
         )
     return said
+
+
+def _command(
+    template: str, out: Path, model: str | None, expert: str | None, *, force: bool
+) -> str:
+    """What writes the same recipe, but for its data."""
+    given = {"--template": template, "--model": model, "--expert": expert, "--out": str(out)}
+    words = [word for name, value in given.items() if value is not None for word in (name, value)]
+    return shlex.join(["nfilter", "init", *words, *(["--force"] if force else [])])
+
+
+def _guessed(plugins: Plugins, data: Path, out: Path, command: str) -> Guess:
+    try:
+        return guess(plugins, data)
+    except SourceError as error:
+        if "`" not in str(error):  # it names no setting
+            raise
+        source = f"source: {{use: {source_for(plugins, data).name}, path: {_quoted(_relative(data, out))}, ...}}"
+        raise SourceError(
+            f"{error}\nSettings are typed into a recipe: `{command}` writes one, and there it is {source}"
+        ) from error
 
 
 def _missing_data(out: Path) -> str | None:

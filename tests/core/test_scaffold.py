@@ -74,6 +74,30 @@ def test_a_file_beside_the_recipe_is_named_by_its_name(plugins: Plugins, data: P
     assert text["source"] == {"use": "jsonl", "path": odd.name}
 
 
+def test_what_a_file_needs_is_said_with_where_to_type_it(plugins: Plugins, tmp_path: Path) -> None:
+    data, out = tmp_path / "odd.csv", tmp_path / "r.yaml"
+    data.write_text("q;a\n1+1;2\n")
+    with pytest.raises(SourceError, match=r"type `delimiter: ';'` if that parts them") as caught:
+        scaffold(plugins, "robustft", data, "tiny", out)
+    said = str(caught.value)
+    assert f"`nfilter init --template robustft --model tiny --out {out}` writes one" in said
+    (wrote,) = scaffold(plugins, "robustft", None, None, out)
+    assert f"`nfilter init --template robustft --out {out} --force --data FILE`" in wrote
+    wanted = "source: {use: csv, path: odd.csv, ...}"
+    assert said.endswith(wanted)
+    settings = "delimiter: ';', shape: prompt, columns: {prompt: q, response: a}"
+    text = out.read_text().replace(
+        "source: {use: jsonl, path: data.jsonl}", wanted.replace("...", settings)
+    )
+    assert settings in text
+    out.write_text(text)
+    assert load_recipe(out, plugins).source.use.name == "csv"
+    data.write_bytes(b"\xff\xfeq\x00")  # no setting helps here
+    with pytest.raises(SourceError) as other:
+        scaffold(plugins, "robustft", data, "tiny", tmp_path / "other.yaml")
+    assert "Settings are typed" not in str(other.value)
+
+
 def test_what_is_there_is_not_overwritten_unasked(plugins: Plugins, tmp_path: Path) -> None:
     out = tmp_path / "r.yaml"
     out.write_text("mine")

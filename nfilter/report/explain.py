@@ -112,7 +112,7 @@ def explain(
         messages=[[message.role, message.shown()] for message in first.context],
         # A source's own remarks, and cells whose text is shown as the conversation, are no columns to read.
         columns={
-            name: cell
+            name: without_blanks(cell)
             for name, cell in first.meta.items()
             if cell is not None and not name.startswith("_")
         },
@@ -128,6 +128,15 @@ def explain(
         gaps=gaps,
         response_tokens=tokens if show_tokens else None,
     )
+
+
+def without_blanks(cell: JSON) -> JSON:
+    """A cell without the fields that are null, as those are whose text is shown as the conversation."""
+    if isinstance(cell, Mapping):
+        return {key: without_blanks(value) for key, value in cell.items() if value is not None}
+    if isinstance(cell, list | tuple):
+        return [without_blanks(value) for value in cell]
+    return cell
 
 
 def as_json(explanation: Explanation) -> dict[str, Any]:

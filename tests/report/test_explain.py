@@ -259,3 +259,12 @@ def test_words_for_values():
         == "a none, b yes, c 0.1235, d 1, 2, e x"
     )
     assert text.value(list(range(20))).endswith("[12 more]")
+
+
+def test_text_that_stands_in_the_conversation_is_not_told_as_missing() -> None:
+    from nfilter.report.explain import without_blanks
+
+    turns = [{"role": "user", "content": None}, {"role": "assistant", "content": None, "weight": 0}]
+    assert without_blanks([*turns, "x", 0]) == [
+        {"role": "user"}, {"role": "assistant", "weight": 0}, "x", 0
+    ]  # fmt: skip

@@ -49,7 +49,7 @@ def bound_clients() -> None:
         if made is None:
             raise ModelError(
                 f"this version of litellm has no {owner.__name__}.{name}, so that its redirects and the size of its "
-                "replies cannot be bounded; type: pip install 'litellm<1.107'"
+                "replies cannot be bounded; type: pip install 'litellm<1.111'"
             )
         if not getattr(made, "bounded", False):
             setattr(owner, name, kind(made))

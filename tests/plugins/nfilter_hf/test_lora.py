@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -456,7 +457,7 @@ def test_the_record_of_a_training(tmp_path: Path) -> None:
         == 2 * sum(int(sample(i).response[1:].sum()) for i in range(12))
     )
     assert record["digest"] == result.ref.digest
-    assert record["versions"]["torch"] == torch.__version__
+    assert record["versions"]["torch"] == version("torch")
     assert record["stopped"] is None
     assert any("4 optimiser steps on 12 samples" in text for _, text in ctx.log.lines)
     assert not list(tmp_path.glob("*.partial"))

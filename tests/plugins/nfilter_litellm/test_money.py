@@ -216,10 +216,10 @@ def listening(handle: Callable[[socket.socket], None]) -> Iterator[str]:
 def test_what_was_turned_away_costs_nothing(kind: str) -> None:
     with ModelServer(Script(faults={kind: 1.0})) as server:
         budget = Budget(1.0)
-        # One at a time: what is given up half way when the run ends may be billed.
+        # One call alone: another that is given up half way when the run ends may be billed.
         made = backend(server, budget, attempts=2, concurrency=1)
         with suppress(ModelError):
-            spend(made, requests(5))
+            spend(made, requests(1))
         assert server.plan.counts[kind] > 0
         assert budget.spent == 0
 

@@ -42,7 +42,9 @@ def split(model: Any, texts: Sequence[str], window: Window, prompt: str = "") ->
     size = limit - tokenizer.num_special_tokens_to_add() - begin
     if size < 1:
         return None
-    found = Parts([], [], [], 0, size)
+    parts: list[str] = []
+    owner: list[int] = []
+    counts: list[int] = []
     longer = 0
     for place, text in enumerate(texts):
         # Each by itself: a batch of them would hold the offsets of all.
@@ -55,10 +57,10 @@ def split(model: Any, texts: Sequence[str], window: Window, prompt: str = "") ->
         )["offset_mapping"]
         longer += len(spans) > size
         for part, tokens in _pieces(text, spans, size, window):
-            found.parts.append(prompt + part)
-            found.owner.append(place)
-            found.tokens.append(tokens)
-    return Parts(found.parts, found.owner, found.tokens, longer, size)
+            parts.append(prompt + part)
+            owner.append(place)
+            counts.append(tokens)
+    return Parts(parts, owner, counts, longer, size)
 
 
 def _pieces(

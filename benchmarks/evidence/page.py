@@ -110,7 +110,7 @@ def _work(cells: Sequence[Mapping[str, Any]]) -> str:
         shared = cell["cell"]["kind"] == "train" and cell.get("trained_in") != cell["cell"]["key"]
         by.setdefault("borrowed" if shared else cell["cell"]["kind"], []).append(cell["seconds"])
     means = ", ".join(f"{kind} {sum(s) / len(s):.1f} s" for kind, s in sorted(by.items()))
-    return f"{sum(map(sum, by.values())) / 60:.1f} min of work in all" + (
+    return f"{sum(map(sum, by.values())) / 60:.1f} min of processor time in all" + (
         f" (a cell: {means})" if means else ""
     )
 

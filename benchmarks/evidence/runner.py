@@ -47,7 +47,7 @@ class Runner:
         Raises:
             NfilterError: whatever the engine raises; the cell then has no figures.
         """
-        began = time.monotonic()
+        began = time.process_time()
         out = self.cells.folder(cell.key)
         kept = self._kept(cell)
         value = recipe_of(self.base, cell, kept)
@@ -65,7 +65,7 @@ class Runner:
         figures.update(
             cell=cell.to_json(),
             recipe=recipe_digest(self.base, cell),
-            seconds=time.monotonic() - began,
+            seconds=time.process_time() - began,
             trained_in=twin or (cell.key if cell.kind == "train" else None),
             commit=self.commit,
         )

@@ -65,7 +65,7 @@ def _facts(
         "seeds": ", ".join(map(str, seeds)),
         "levels": ", ".join(f"{percent}%" for percent in percents),
         "rows": f"{rows} to train, {recipe.evaluate.limit if recipe.evaluate else NONE} of the test split",
-        "device": f"{device}; {minutes:.0f} min of work in {len(every)} runs",
+        "device": f"{device}; {minutes:.0f} min of processor time in {len(every)} runs",
         "commits": ", ".join(f"{name} ({n} runs)" for name, n in sorted(commits.items())),
     }
     return table(("what", "value"), list(lines.items()))

@@ -105,7 +105,7 @@ class Runner:
         Raises:
             NfilterError: whatever the engine raises; the cell then has no figures.
         """
-        began = time.monotonic()
+        began = time.process_time()
         out = self.cells.folder(cell.key)
         trusted = (self.cells.folder(reference_key(cell.seed)) / "merged").resolve()
         write_recipe(recipe_of(self.base, cell, trusted), out / "recipe.yaml")
@@ -128,7 +128,7 @@ class Runner:
             figures.update(
                 accuracy=arm["mean"], unanswered=arm["unanswered"], training=arm["training"]
             )
-        figures["seconds"] = time.monotonic() - began
+        figures["seconds"] = time.process_time() - began
         self.cells.put(cell.key, figures)
         for folder in ("tokens", "scores", "models"):
             shutil.rmtree(out / "run" / folder, ignore_errors=True)

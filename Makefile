@@ -17,13 +17,17 @@ demo: $(VENV)/.installed
 	$(BIN)/nfilter run $(DEMO)/quickstart.yaml --out $(DEMO)/run --seeds $(SEEDS)
 
 # An hour on two cores; stop it whenever you like, the same command goes on. The pages are written at the end.
+# Cells of docs/*/cells.jsonl are not run again while recipes, data, weights and prompts are the same: after a change of code that
+# moves figures, remove the file first.
 evidence: $(VENV)/.evidence
-	$(BIN)/python -m benchmarks.evidence --out $(EVIDENCE) --workers $(WORKERS) --results docs/results.md
+	$(BIN)/python -m benchmarks.evidence --out $(EVIDENCE) --workers $(WORKERS) --results docs/results.md --keep docs/results/cells.jsonl
 	$(BIN)/python -m benchmarks.evidence --quick --seeds 0,1,2 --recipe nfilter/recipes/quickstart-text.yaml \
-		--out $(EVIDENCE)/text --workers $(WORKERS) --results docs/results-text.md
+		--out $(EVIDENCE)/text --workers $(WORKERS) --results docs/results-text.md \
+		--keep docs/results-text/cells.jsonl
 
 evidence-tokens: $(VENV)/.evidence
-	$(BIN)/python -m benchmarks.token_evidence --out $(EVIDENCE)/tokens --workers $(WORKERS) --results docs/results-tokens.md
+	$(BIN)/python -m benchmarks.token_evidence --out $(EVIDENCE)/tokens --workers $(WORKERS) --results docs/results-tokens.md \
+		--keep docs/results-tokens/cells.jsonl
 
 evidence-quick: $(VENV)/.evidence
 	$(BIN)/python -m benchmarks.evidence --quick --out $(EVIDENCE) --workers $(WORKERS)

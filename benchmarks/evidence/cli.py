@@ -6,7 +6,6 @@ import argparse
 import shlex
 import signal
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence import provenance
-from benchmarks.evidence.cells import Cells
+from benchmarks.evidence.cells import Cells, Keeper, commits_of, done
 from benchmarks.evidence.figures import Evidence
 from benchmarks.evidence.page import page
 from benchmarks.evidence.plan import Cell, Plan, Scope, plan
@@ -55,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help="the report to write (OUT/results.md); plots go beside it, in results/",
     )
+    add_keep(out)
     out.add_argument(
         "--quick", action="store_true", help="seed 0, 50%% noise, main table and detection"
     )
@@ -93,6 +93,16 @@ def parser() -> argparse.ArgumentParser:
     return out
 
 
+def add_keep(out: argparse.ArgumentParser) -> None:
+    """The option for the file of all figures."""
+    out.add_argument(
+        "--keep",
+        type=Path,
+        metavar="FILE",
+        help="figures of all cells in one file (JSON lines): read first, so that its cells are not run again, and written after every cell",
+    )
+
+
 def scope_of(options: argparse.Namespace) -> Scope:
     """Seeds, levels and kinds of noise as asked for."""
     start = Scope.small() if options.quick else WHOLE
@@ -129,7 +139,9 @@ def prepare(options: argparse.Namespace) -> Setting:
         base_value(RECIPES / "robustft-official.yaml"),
         provenance.prompt_names(recipe, plugins),
     )
-    cells = Cells(options.out, provenance.inputs(base, recipe, plugins))
+    recipes = {cell.key: recipe_digest(base, cell) for cell in made.cells}
+    inputs = provenance.inputs(base, recipe, plugins)
+    cells = Cells.opened(options.out, inputs, recipes, options.keep)
     return Setting(made, cells, base, recipe, plugins)
 
 
@@ -155,33 +167,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     todo = chosen(setting.plan, options.only)
     if options.plan:
+        finished = _done(setting, todo)
         for cell in todo:
-            state = "done" if _is_done(setting, cell) else "to run"
+            state = "done" if cell.key in finished else "to run"
             print(f"{cell.part:10} {state:7} {cell.key}")
         return 0
     code = 0
+    keeper = Keeper(setting.cells)
     if not options.render:
-        code = _run(options, setting, todo)
+        code = _run(options, setting, todo, keeper)
     report = write(options, setting)
     print(report)
     return code
 
 
-def _is_done(setting: Setting, cell: Cell) -> bool:
-    return setting.cells.get(cell.key, recipe_digest(setting.base, cell)) is not None
+def _done(setting: Setting, todo: Sequence[Cell]) -> set[str]:
+    return done(setting.cells, todo, {key for cell in todo for key in cell.lenders})
 
 
-def _run(options: argparse.Namespace, setting: Setting, todo: Sequence[Cell]) -> int:
+def _run(
+    options: argparse.Namespace, setting: Setting, todo: Sequence[Cell], keeper: Keeper
+) -> int:
     make = partial(Runner, setting.cells, setting.base, provenance.commit(ROOT))
     progress = Progress(len(todo), max(1, options.workers))
-    if all(_is_done(setting, cell) for cell in todo):
+    if (said := keeper.says()) is not None:
+        progress.say(said)
+    finished = _done(setting, todo)
+    if len(finished) == len(todo):
         progress.say(f"all {len(todo)} cells are done")
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is a stop too
     crew: Crew = Workers(options.workers, make) if options.workers else Alone(make())
     progress.say(f"{len(todo)} cells on {provenance.device()}, {max(1, options.workers)} at a time")
     try:
-        failed = run_all(todo, partial(_is_done, setting), crew, progress, setting.cells.fail)
+        failed = run_all(
+            todo, lambda cell: cell.key in finished, crew, progress, setting.cells.fail, keeper.done
+        )
     except KeyboardInterrupt:
         progress.say("stopped; the same command goes on")
         return 130
@@ -200,8 +221,7 @@ def write(options: argparse.Namespace, setting: Setting) -> Path:
     except ModuleNotFoundError as error:
         print(f"no plots: {error}; pip install 'nfilter[evidence]'", file=sys.stderr)
         drawn = {}
-    found = [cell for each in setting.plan.cells if (cell := evidence.cell(each.key))]
-    commits = Counter(str(cell.get("commit")) for cell in found)
+    commits = commits_of(cell for c in setting.plan.cells if (cell := evidence.cell(c.key)))
     text = page(
         evidence,
         provenance.facts(setting.recipe, setting.plugins, commits),

@@ -205,10 +205,12 @@ def run_all(
     crew: Crew,
     progress: Progress,
     fail: Callable[[str, str], None],
+    done: Callable[[str], None] | None = None,
 ) -> list[str]:
     """Run what is not done, in the order given; the keys of those that failed.
 
-    A cell waits for those it needs, and fails with them.
+    A cell waits for those it needs, and fails with them. ``fail`` is told key and error, ``done`` the key of each
+    that succeeds.
     """
     finished = {cell.key for cell in cells if is_done(cell)}
     todo = [cell for cell in cells if cell.key not in finished]
@@ -220,6 +222,8 @@ def run_all(
     def end(cell: Cell, seconds: float, error: str | None) -> None:
         if error is None:
             finished.add(cell.key)
+            if done is not None:
+                done(cell.key)
         else:
             failed.append(cell.key)
             fail(cell.key, error)

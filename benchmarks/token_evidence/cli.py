@@ -12,11 +12,20 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.evidence import provenance
-from benchmarks.evidence.cells import Cells
+from benchmarks.evidence.cells import Cells, Keeper, done
+from benchmarks.evidence.cli import add_keep
 from benchmarks.evidence.recipes import base_value
 from benchmarks.evidence.running import Alone, Crew, Progress, Workers, run_all
 from benchmarks.token_evidence.page import page
-from benchmarks.token_evidence.runner import LINES, Runner, TokenCell, key_of, reference_key
+from benchmarks.token_evidence.runner import (
+    LINES,
+    Runner,
+    TokenCell,
+    key_of,
+    recipe_digest,
+    reference_key,
+)
+from nfilter.errors import NfilterError
 from nfilter.plugins import load
 from nfilter.recipe import load as load_recipe
 from nfilter.store import publishing
@@ -52,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(prog="python -m benchmarks.token_evidence", description=__doc__)
     out.add_argument("--out", type=Path, default=Path("runs/token-evidence"))
     out.add_argument("--results", type=Path, help="the report to write (OUT/results.md)")
+    add_keep(out)
     out.add_argument("--render", action="store_true", help="run nothing, write the report")
     out.add_argument("--workers", type=int, default=2, help="processes of one thread each (2)")
     out.add_argument("--seeds", default="0,1,2")
@@ -68,12 +78,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     base = base_value(BASE, options.set)
     plugins = load()
-    recipe = load_recipe(BASE, plugins, options.set)
-    cells = Cells(options.out, provenance.inputs(base, recipe, plugins))
     seeds = [int(part) for part in options.seeds.split(",")]
     percents = [int(part) for part in options.percents.split(",")]
+    try:
+        recipe = load_recipe(BASE, plugins, options.set)
+        inputs = provenance.inputs(base, recipe, plugins)
+        recipes = {cell.key: recipe_digest(base, cell) for cell in plan(seeds, percents)}
+        cells = Cells.opened(options.out, inputs, recipes, options.keep)
+    except NfilterError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
     todo = plan(seeds, percents, options.only)
-    code = 0 if options.render else _run(options, cells, base, todo)
+    keeper = Keeper(cells)
+    code = 0 if options.render else _run(options, cells, base, todo, keeper)
     report: Path = options.results or options.out / "results.md"
     with publishing(report) as out:
         out.write(
@@ -96,18 +113,24 @@ def commands(options: argparse.Namespace) -> list[str]:
 
 
 def _run(
-    options: argparse.Namespace, cells: Cells, base: dict[str, object], todo: list[TokenCell]
+    options: argparse.Namespace,
+    cells: Cells,
+    base: dict[str, object],
+    todo: list[TokenCell],
+    keeper: Keeper,
 ) -> int:
     make = partial(Runner, cells, base, provenance.commit(ROOT))
     progress = Progress(len(todo), max(1, options.workers))
-
-    def is_done(cell: object) -> bool:
-        return isinstance(cell, TokenCell) and cells.get(cell.key) is not None
-
+    if (said := keeper.says()) is not None:
+        progress.say(said)
+    # Lines with trusted scores need the reference's weights.
+    finished = done(cells, todo, {cell.key for cell in todo if cell.kind == "reference"})
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     crew: Crew = Workers(options.workers, make) if options.workers else Alone(make())
     try:
-        failed = run_all(todo, is_done, crew, progress, cells.fail)
+        failed = run_all(
+            todo, lambda cell: cell.key in finished, crew, progress, cells.fail, keeper.done
+        )
     except KeyboardInterrupt:
         progress.say("stopped; the same command goes on")
         return 130

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from benchmarks.evidence.cells import Cells
+from benchmarks.evidence.cells import Cells, commits_of
 from benchmarks.evidence.text import NONE, bullets, interval, mean_sd, table
 from benchmarks.token_evidence.figures import MIXED_RANDOM, RANDOM, Figures, figures, reason
 from benchmarks.token_evidence.lines import ROUNDS, WARMUP, K
@@ -52,12 +51,8 @@ def page(
 def _facts(
     cells: Cells, recipe: Recipe, seeds: Sequence[int], percents: Sequence[int], device: str
 ) -> str:
-    every = [
-        value
-        for path in sorted((cells.out / "figures").glob("*.json"))
-        if not path.name.endswith(".error.json") and (value := cells.get(path.stem))
-    ]
-    commits = Counter(str(value.get("commit")) for value in every)
+    every = [value for _, value in cells.all()]
+    commits = commits_of(every)
     rows = getattr(recipe.source.use.config, "rows", None)
     minutes = sum(value.get("seconds", 0.0) for value in every) / 60
     lines = {

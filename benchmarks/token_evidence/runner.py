@@ -20,7 +20,7 @@ from nfilter.plugins import Plugins, load
 from nfilter.progress import QuietReporter
 from nfilter.recipe import Arm
 from nfilter.recipe import load as load_recipe
-from nfilter.store import read_json
+from nfilter.store import digest, read_json
 
 TRUSTED_ROWS: Final = 200
 LABELS: Final = 0.3
@@ -90,6 +90,11 @@ def recipe_of(
     return value
 
 
+def recipe_digest(base: Mapping[str, Any], cell: TokenCell) -> str:
+    """Identifies what a cell does; a line that changed is run again."""
+    return digest(recipe_of(base, cell))
+
+
 @dataclass
 class Runner:
     """Runs cells one after another in one process."""
@@ -118,6 +123,7 @@ class Runner:
             "tokens": metrics.get("tokens"),
             "samples": metrics["samples"],
             "commit": self.commit,
+            "recipe": recipe_digest(self.base, cell),
         }
         if cell.kind == "reference":
             self._merge(out)

@@ -8,7 +8,7 @@ import statistics
 import pytest
 
 from benchmarks.evidence.calibration import calibration_error
-from benchmarks.evidence.cells import arm_result
+from benchmarks.evidence.cells import Cells, arm_result
 from benchmarks.evidence.figures import Evidence, spread
 from benchmarks.evidence.findings import (
     best_rule,
@@ -170,8 +170,9 @@ def test_the_contrary_is_said_where_it_holds(planned, cells, fakes):
 def test_figures_of_other_inputs_are_not_there(filled, cells):
     key = filled.plan.of["raw", "uniform", 50, 0]
     assert cells.get(key) is not None
-    assert cells.get(key, "another recipe") is None
-    assert type(cells)(cells.out, "other inputs").get(key) is None
+    assert Cells(cells.out, "other inputs").get(key) is None
+    assert Cells(cells.out, cells.inputs, {key: "r"}).get(key) == cells.get(key)
+    assert Cells(cells.out, cells.inputs, {key: "another recipe"}).get(key) is None
 
 
 def test_how_numbers_are_written():

@@ -30,7 +30,7 @@ from nfilter.plugins import Plugins
 from nfilter.prompts import Prompts
 from nfilter.readable import Readable, sampled
 from nfilter.recipe import Recipe, SourceUse, Use, model_needs
-from nfilter.stages import Contract, ModelNeed, Site
+from nfilter.stages import ChoosesSettings, Contract, ModelNeed, Site
 from nfilter.types import Row
 
 SHARED_ROWS_LIMIT = 20_000
@@ -86,6 +86,7 @@ class _Checker:
         self.prompts = prompts
         self.report = Report()
         self.rewritten: set[Where] = set()
+        self.rows: int | None = None
 
     def fault(self, where: Where, text: str) -> None:
         self.report.faults.append(self.recipe.located.fault(where, text))
@@ -304,6 +305,8 @@ class _Checker:
             return
         found = Readable(rows)
         told = found.told(first=more)
+        if source is self.recipe.source and not more:
+            self.rows = found.readable
         if not found.readable:
             text = f"{told}; say which columns hold what with columns:, or convert the file"
             self._data_fault(source.use.where, text if rows else "it holds no rows")
@@ -425,6 +428,11 @@ class _Checker:
             )
             total = sizes.get("total", sum(sizes.values()))
             self.report.facts.append(f"train: about {_bytes(float(total))} of memory ({parts})")
+        if isinstance(use.item.cls, type) and issubclass(use.item.cls, ChoosesSettings):
+            said = use.item.cls.foretold(use.config, model.config, self.site, self.rows)
+            more = "; `nfilter plan` counts the rows and says which" if self.rows is None else ""
+            self.report.facts += [f"train: {said.text}{more}"] if said.text else []
+            self.report.warnings += [f"train: {said.warning}"] if said.warning else []
 
     def shared_rows(self) -> None:
         """How many test questions also stand in the training source, word for word."""

@@ -357,8 +357,10 @@ class RunContext:
         scores: ScoreBooks | None = None,
         loss: TokenLoss | None = None,
         place: str = "",
+        rows: int | None = None,
     ) -> None:
         self._place = place
+        self.rows = rows
         self.seed = recipe.seed
         self.stage = stage
         self.base_dir: Path = recipe.base_dir

@@ -275,6 +275,11 @@ class Context(Protocol):
         """The online loss of ``train: {loss: ...}``, for the trainer of an arm; None everywhere else."""
         ...
 
+    @property
+    def rows(self) -> int | None:
+        """How many rows the run has, for the trainer of an arm, so that all arms are trained alike; else None."""
+        ...
+
     def model(self, name: str) -> Any:
         """The model of that name in the recipe: an object with the capabilities that ``check`` verified."""
         ...
@@ -417,6 +422,7 @@ class TrainingResult:
     """What training ended in: the adapter, and the figures of the way there.
 
     ``resumed_from`` is the step of the checkpoint that training went on from; None where it began at the beginning.
+    ``settings`` are those that say how it went (batch size, epochs, learning rate), with what the trainer chose.
     """
 
     ref: ModelRef
@@ -425,6 +431,7 @@ class TrainingResult:
     losses: tuple[float, ...]
     seconds: float
     resumed_from: int | None = None
+    settings: Mapping[str, JSON] = field(default_factory=dict)
 
 
 class Trainer(Protocol):
@@ -455,6 +462,29 @@ class Trainer(Protocol):
         ctx: Context,
         start: ModelRef | None = None,
     ) -> TrainingResult: ...
+
+
+@runtime_checkable
+class ChoosesSettings(Protocol):
+    """A trainer that chooses what its recipe leaves open, from the rows and the model."""
+
+    @classmethod
+    def fits_rows(cls, config: Any) -> bool:
+        """Whether what it chooses for an arm depends on ``Context.rows``."""
+        ...
+
+    @classmethod
+    def foretold(cls, config: Any, model_config: Any, site: Site, rows: int | None) -> Foretold:
+        """How a training of the run's ``rows`` would go; None: how many is not known yet. Nothing is loaded."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Foretold:
+    """What a trainer would choose, in words, and a warning; each empty where there is nothing to say."""
+
+    text: str = ""
+    warning: str = ""
 
 
 @runtime_checkable

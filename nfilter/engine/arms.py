@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,13 +17,14 @@ from nfilter.engine.ingest import rows
 from nfilter.engine.lint import lint
 from nfilter.engine.tokens import Contexts, run_token_stages
 from nfilter.errors import DamageError, RecipeError, StoreError
+from nfilter.events import StageFinished
 from nfilter.files import check_folder, read_sealed, remove
 from nfilter.prompts import Prompts
 from nfilter.provenance import core_code
 from nfilter.recipe import Arm, Recipe, Use
 from nfilter.report import reading
 from nfilter.seals import sealed
-from nfilter.stages import TrainingResult
+from nfilter.stages import ChoosesSettings, TrainingResult
 from nfilter.store import differing, digest, write_jsonl, write_sealed
 from nfilter.tokenstore import write_tokens
 from nfilter.types import ModelRef, Request, Row, Sample, Sampling, TokenSample
@@ -89,6 +91,29 @@ def prepare(
     return encoded
 
 
+def nothing_left(
+    arm: Arm, encoded: Encoded, finished: Sequence[StageFinished], directory: Path
+) -> str:
+    """Why an arm has nothing to train on: what each of the ``finished`` stages dropped, and what encoding did."""
+    if arm == "truth" and not encoded.dropped:
+        return "arm truth: no row has a known truth; name its column: source: {truth: COLUMN}"
+    lost = []
+    before = 0
+    for done in finished:
+        if done.dropped > before:
+            lost.append(f"{done.stage} dropped {done.dropped - before}")
+        before = done.dropped
+    if encoded.dropped:
+        lost.append(
+            f"encoding dropped {len(encoded.dropped)}, the first because {encoded.dropped[0][1]}"
+        )
+    why = "; ".join(lost) or "the source gave none"
+    return (
+        f"arm {arm}: no sample is left to train on ({why}); dropped.jsonl and `nfilter explain "
+        f"{shlex.quote(str(directory))} ID` say why for each row"
+    )
+
+
 def train(
     recipe: Recipe, arm: Arm, encoded: Sequence[TokenSample], ctx: RunContext, directory: Path
 ) -> Trained:
@@ -125,6 +150,7 @@ def trained(
             "data": tokens_digest(samples),
             "start": start.digest if start is not None else None,
             "loss": _online(use, samples),
+            **_rows(use, ctx),
         }.items()
     }
     kept = _kept(out, made, ctx)
@@ -146,6 +172,7 @@ def trained(
         "first_loss": result.losses[0] if result.losses else None,
         "last_loss": result.losses[-1] if result.losses else None,
         "seconds": result.seconds,
+        **result.settings,
     }
     ref = replace(result.ref, path=str(out))
     begun.unlink(missing_ok=True)
@@ -157,6 +184,13 @@ def trained(
     value = {"made_of": made, "ref": asdict(ref), "figures": figures, "files": files}
     write_sealed(out / MARKER, value)
     return Trained(ref, figures)
+
+
+def _rows(use: Use, ctx: RunContext) -> dict[str, int | None]:
+    # Where the trainer chooses by them: other rows of the run may be another training of the same samples.
+    trainer = use.item.cls
+    able = issubclass(trainer, ChoosesSettings) and trainer.fits_rows(use.config)
+    return {"rows of the run": ctx.rows} if able else {}
 
 
 def _kept(out: Path, made: Mapping[str, str], ctx: RunContext) -> Trained | None:

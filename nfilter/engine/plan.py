@@ -9,12 +9,12 @@ from typing import Any, Final
 
 from nfilter.capabilities import Priced
 from nfilter.engine.ingest import rows
-from nfilter.engine.places import prompts_of
+from nfilter.engine.places import prompts_of, site_of
 from nfilter.errors import SourceError
 from nfilter.money import Price
 from nfilter.plugins import Plugins
 from nfilter.recipe import Recipe
-from nfilter.stages import Calls, Contract
+from nfilter.stages import Calls, ChoosesSettings, Contract, Foretold
 from nfilter.types import Row
 
 # Characters a token: English text has about four; numbers, code and other scripts have fewer.
@@ -48,12 +48,17 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All stages that ask. ``usd`` is their sum, None where a price is not known; ``rows`` are what the source gives."""
+    """All stages that ask. ``usd`` is their sum, None where a price is not known; ``rows`` are what the source gives.
+
+    ``training`` says what the trainer would choose for these rows, and ``warnings`` what is odd about that.
+    """
 
     rows: int
     stages: tuple[Expected, ...]
     usd: Interval | None
     budget: float | None
+    training: str = ""
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -84,12 +89,27 @@ def plan(recipe: Recipe, plugins: Plugins, limit: int | None = None) -> Plan:
             stages.append(
                 _expected(f"{number:02d}-{use.name}", calls, count, template, size, price)
             )
+    training = _training(recipe, plugins, count)
     return Plan(
         count,
         tuple(stages),
         _sum(stage.usd for stage in stages),
         recipe.budget.usd if recipe.budget else None,
+        training.text,
+        (training.warning,) if training.warning else (),
     )
+
+
+def _training(recipe: Recipe, plugins: Plugins, rows: int) -> Foretold:
+    """What the trainer would choose for so many rows, where it chooses anything."""
+    use = recipe.train
+    model = recipe.model(use.config.model) if use is not None else None
+    if use is None or model is None or not issubclass(use.item.cls, ChoosesSettings):
+        return Foretold()
+    found: Foretold = use.item.cls.foretold(
+        use.config, model.config, site_of(recipe, plugins), rows
+    )
+    return found
 
 
 def price_of(recipe: Recipe, model: str) -> Price | None:

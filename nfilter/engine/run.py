@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -87,6 +86,8 @@ class _Run:
     finished: list[StageFinished] = field(default_factory=list)
     fingerprints: dict[str, str] = field(default_factory=dict)
     lints: dict[str, dict[str, Any]] = field(default_factory=dict)
+    trainings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rows: int = 0
     scores: ScoreBooks = field(init=False)
     ledger: Ledger = field(init=False)
 
@@ -104,7 +105,11 @@ class _Run:
         self.log.at = stage
 
     def context(
-        self, stage: str, stream: str | None = None, loss: TokenLoss | None = None
+        self,
+        stage: str,
+        stream: str | None = None,
+        loss: TokenLoss | None = None,
+        rows: int | None = None,
     ) -> RunContext:
         """The context of one stage of this run; ``stream`` names its random numbers, else ``stage`` does."""
         self.at = stage
@@ -121,6 +126,7 @@ class _Run:
             scores=self.scores,
             loss=loss,
             place=whereabouts(self.recipe, stage),
+            rows=rows,
         )
 
     def train_for(
@@ -210,6 +216,7 @@ def _steps(state: _Run) -> dict[str, Any]:
     check_tokenizers(state.recipe, state.pool, state.log.warning)
     source = state.directory.stage(0, "source")
     ingested = _ingest(state, source)
+    state.rows = ingested.read
     last = _sample_stages(state, source)
     truth = truth_of(source)
     # What remains is published before anything is trained on it, so that an arm that fails leaves the record.
@@ -258,6 +265,8 @@ def _steps(state: _Run) -> dict[str, Any]:
         # Why nothing is left is what a person wants to see then.
         _publish(state, metrics)
         raise
+    if state.trainings:
+        metrics["training"] = state.trainings
     if results:
         metrics["arms"] = {name: arm_figures(result) for name, result in results.items()}
         compared = comparisons(results)
@@ -408,13 +417,16 @@ def _arms(
 
 def _trained(state: _Run, arm: Arm, encoded: arms.Encoded) -> arms.Trained:
     if not encoded.samples:
-        raise NothingLeftError(_nothing_left(state, arm, encoded))
+        finished = state.finished if arm == "cleaned" else []
+        raise NothingLeftError(arms.nothing_left(arm, encoded, finished, state.directory.path))
     if state.recipe.adopt is not None and arm == "cleaned":
         return arms.Trained(_adopted(state), {})
     use = state.recipe.train.loss if state.recipe.train else None
     loss: TokenLoss | None = use.item.cls(use.config) if use else None
-    ctx = state.context(f"train.{arm}", loss=loss)
-    return arms.train(state.recipe, arm, encoded.samples, ctx, state.directory.path)
+    ctx = state.context(f"train.{arm}", loss=loss, rows=state.rows)
+    done = arms.train(state.recipe, arm, encoded.samples, ctx, state.directory.path)
+    state.trainings[arm] = done.figures
+    return done
 
 
 def _adopted(state: _Run) -> ModelRef:
@@ -442,26 +454,6 @@ def _arm_samples(arm: Arm, source: Artefact, truth: Mapping[str, str]) -> list[S
         for sample in live(source)
         if sample.id in truth
     ]
-
-
-def _nothing_left(state: _Run, arm: Arm, encoded: arms.Encoded) -> str:
-    if arm == "truth" and not encoded.dropped:
-        return "arm truth: no row has a known truth; name its column: source: {truth: COLUMN}"
-    lost = []
-    before = 0
-    for done in state.finished if arm == "cleaned" else []:
-        if done.dropped > before:
-            lost.append(f"{done.stage} dropped {done.dropped - before}")
-        before = done.dropped
-    if encoded.dropped:
-        lost.append(
-            f"encoding dropped {len(encoded.dropped)}, the first because {encoded.dropped[0][1]}"
-        )
-    why = "; ".join(lost) or "the source gave none"
-    return (
-        f"arm {arm}: no sample is left to train on ({why}); dropped.jsonl and `nfilter explain "
-        f"{shlex.quote(str(state.directory.path))} ID` say why for each row"
-    )
 
 
 def _files(state: _Run) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from nfilter.report import encoding, figures, rate, reading, runs, text
+from nfilter.report import encoding, figures, rate, reading, runs, text, training
 from nfilter.report.figures import Figure
 
 _DETECTION = (
@@ -83,7 +83,7 @@ def _plain(found: Figure) -> str:
 def _wrong(run_dir: Path, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines = [("rows read", _count(figures.figure(metrics, "samples.read")))]
     if len(metrics.get("seeds") or []) > 1:
-        lines.append(("±", "the standard deviation between seeds; counts are means over them"))
+        lines.append(("±", "the standard deviation between seeds; counts are means"))
     lines += [
         (f"seed {seed}", f"no part of the figures: {why}")
         for seed, why in (metrics.get("nothing_left") or {}).items()
@@ -152,6 +152,8 @@ def _done(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     if isinstance(metrics.get("relabel"), Mapping):
         lines.append(("new labels right", _relabel(metrics)))
         lines.append(("all labels right", _labels(metrics)))
+    if (trained := training.closing(metrics)) is not None:
+        lines.append(("trained", trained))
     return lines
 
 
@@ -179,16 +181,24 @@ def _token_noise(metrics: Mapping[str, Any]) -> str:
 
 
 def _relabel(metrics: Mapping[str, Any]) -> str:
-    before, after, kept = (
-        figures.figure(metrics, f"relabel.{key}") for key in ("before", "after", "kept")
+    flagged, before, after, kept = (
+        figures.figure(metrics, f"relabel.{key}") for key in ("flagged", "before", "after", "kept")
     )
-    parts = [
-        f"{_share(before)} before selection" if before else "no new label was proposed",
-        f"{_share(after)} after it" if after else "no flagged row was kept",
-    ]
+    if flagged is not None and not flagged.mean:
+        return "no label was flagged"
+    parts = [f"{_share(before)} before selection" if before else "no new label was proposed"]
+    if kept is not None and not kept.mean:
+        rows = "all flagged rows were" if flagged is None else _were(round(flagged.mean))
+        return ", ".join([*parts, f"{rows} dropped"])
+    if after is not None:
+        parts.append(f"{_share(after)} after it")
     if kept is not None:
         parts.append(f"{_share(kept)} of the flagged rows kept")
     return ", ".join(parts)
+
+
+def _were(flagged: int) -> str:
+    return "the one flagged row was" if flagged == 1 else f"all {flagged:,} flagged rows were"
 
 
 def _labels(metrics: Mapping[str, Any]) -> str:
@@ -204,8 +214,10 @@ def _labels(metrics: Mapping[str, Any]) -> str:
 def _gain_title(metrics: Mapping[str, Any]) -> str:
     rows = [arm.get("rows") for _, arm in figures.arms(metrics)]
     count = next((int(row) for row in rows if text.is_number(row)), None)
+    one = any(arm.get("sd") is None for _, arm in figures.arms(metrics))
+    error = ", ± its standard error" if one else ""
     return (
-        f"What it gained (share of {count:,} test rows answered right)"
+        f"What it gained (share of {count:,} test rows answered right{error})"
         if count
         else "What it gained"
     )
@@ -236,8 +248,8 @@ def _gained(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         if isinstance(compared.get("vanilla_minus_raw"), Mapping):
             lines.append(
                 (
-                    "by not training",
-                    _ratio(metrics, "recovered_vanilla", "of it"),
+                    "no training",
+                    _ratio(metrics, "recovered_vanilla", "of it, by leaving the model as it is"),
                 )
             )
         lines.append(("gain", _ratio(metrics, "gain", "of what the true labels would give")))
@@ -251,7 +263,7 @@ def _arm(arm: Mapping[str, Any]) -> str:
     if arm.get("sd") is not None:
         said = f"{mean:.3f} ± {arm['sd']:.3f}"
     elif text.is_number(arm.get("standard_error")):
-        said = f"{mean:.3f} ± {arm['standard_error']:.3f} (standard error)"
+        said = f"{mean:.3f} ± {arm['standard_error']:.3f}"
     else:
         said = f"{mean:.3f}"
     unanswered = arm.get("unanswered")
@@ -262,10 +274,14 @@ def _arm(arm: Mapping[str, Any]) -> str:
 
 def _ratio(metrics: Mapping[str, Any], key: str, of: str) -> str:
     found = metrics.get(key)
-    if text.is_number(found):
-        return f"{found:.2f}{_ends(figures.figure(metrics, key))} {of}"
     above, below, what = _NEEDS[key]
     compared = metrics.get("comparisons") or {}
+    if text.is_number(found):
+        over = compared.get(above)
+        if found < 0 and isinstance(over, Mapping):
+            arm, other = above.split("_minus_")
+            return f"nothing: {arm} is {-over['mean']:.3f} below {other}"
+        return f"{found:.2f}{_ends(figures.figure(metrics, key))} {of}"
     missing = [name for name in (above, below) if not isinstance(compared.get(name), Mapping)]
     if missing:
         needed = sorted(
@@ -292,7 +308,7 @@ def _ends(found: figures.Figure | None) -> str:
 
 def _cost(run_dir: Path, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     calls = figures.figure(metrics, "calls_per_sample")
-    lines = [("calls a sample", _plain(calls) if calls is not None else "not counted")]
+    lines = [("calls per sample", _calls(calls))]
     usd = figures.figure(metrics, "usd")
     found = runs.spent(run_dir)
     if usd is not None:
@@ -305,6 +321,14 @@ def _cost(run_dir: Path, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
             lines.append(("calls", runs.both(found, lambda spent: f"{spent.calls:,}")))
         lines.append(("time", _time(found)))
     return lines
+
+
+def _calls(found: Figure | None) -> str:
+    if found is None:
+        return "not counted"
+    if not found.mean:
+        return "none: no stage asked a model for an answer"
+    return f"fewer than 0.001 ({found.mean:.1e})" if found.mean < 0.0005 else _plain(found)
 
 
 def _time(found: tuple[runs.Spent, runs.Spent]) -> str:

@@ -16,6 +16,7 @@ def render(plan: Any, console: Console) -> None:
     """Print a plan: what every stage asks, the sum, and what the intervals mean."""
     if not plan.stages:
         console.print(f"{plan.rows:,} rows; no stage asks a model anything", markup=False)
+        _training(plan, console)
         return
     text.heading(console, f"{plan.rows:,} rows: calls, prompt tokens + answer tokens, dollars")
     text.rows(console, [(stage.stage, _asks(stage)) for stage in plan.stages], width=_WIDTH)
@@ -23,6 +24,15 @@ def render(plan: Any, console: Console) -> None:
     text.heading(
         console, "Usual (at least to at most), before any answer that the journal has already"
     )
+    _training(plan, console)
+
+
+def _training(plan: Any, console: Console) -> None:
+    """Print what the trainer would choose for these rows."""
+    if plan.training:
+        text.rows(console, [("training", plan.training)], width=_WIDTH)
+    for warning in plan.warnings:
+        console.print(f"warning: {warning}", markup=False)
 
 
 def _asks(stage: Any) -> str:

@@ -189,7 +189,9 @@ class FakeContext:
         stage: str = "test.stage",
         base_dir: Path = Path(),
         loss: TokenLoss | None = None,
+        rows: int | None = None,
     ) -> None:
+        self.rows = rows
         self.models = dict(models or {})
         self.seed = seed
         self.stage = stage

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from nfilter import (
     Context,
     Contract,
+    Foretold,
     LendsModule,
     ModelError,
     ModelNeed,
@@ -23,10 +24,11 @@ from nfilter import (
     TokenSample,
     TrainingResult,
 )
-from nfilter_hf.batches_train import step_count, training_row
+from nfilter_hf.batches_train import training_row
 from nfilter_hf.lora_adapter import base_path, save_adapter, write_json
 from nfilter_hf.lora_base import seeded
 from nfilter_hf.lora_checkpoint import Checkpoints, course_of
+from nfilter_hf.lora_choice import choose, foretell, hidden_size, told, too_few
 from nfilter_hf.lora_course import run_course
 from nfilter_hf.lora_follow import adapted, fingerprint, follow
 from nfilter_hf.lora_ranks import crew, leading
@@ -68,6 +70,21 @@ class LoraTrainer:
 
         return training_memory(config, model_config, site)
 
+    @classmethod
+    def fits_rows(cls, config: LoraSettings) -> bool:
+        """Whether the batch size is chosen, from the rows of the run."""
+        return config.batch_size == "auto"
+
+    @classmethod
+    def foretold(
+        cls, config: LoraSettings, model_config: Any, site: Site, rows: int | None
+    ) -> Foretold:
+        """What is chosen, and whether that makes too few steps, from the model's config.json alone."""
+        from nfilter_hf.memory import model_settings
+
+        hidden = hidden_size(model_settings(model_config, site) or {})
+        return foretell(config, rows, hidden)
+
     def __init__(self, config: LoraSettings) -> None:
         self._config = config
 
@@ -80,6 +97,8 @@ class LoraTrainer:
         start: ModelRef | None = None,
     ) -> TrainingResult:
         """Train on ``samples`` and write the adapter and ``training.json`` to ``out``.
+
+        What the settings leave open is chosen first (``lora_choice``), and logged; under 20 steps there is a warning.
 
         A checkpoint that an equal training left in ``out`` is gone on from, and removed when training ends. Samples without a weighted token are left out; NothingLeftError where all are. A loss that is not finite
         ends training with the adapter of the last good step and a warning, or in a ModelError where there is none.
@@ -105,11 +124,16 @@ class LoraTrainer:
                     f"adapter of this base, or train without a start"
                 )
             shared = crew()
+            hidden = hidden_size(module.config)
+            choice = choose(config, len(rows), hidden, ctx.rows)
+            if choice.open:
+                ctx.log.info(f"{ctx.stage}: {told(choice, ctx.rows or len(rows), hidden)}")
+            if few := too_few(config, choice, len(rows)):
+                ctx.log.warning(f"{ctx.stage}: {few}")
             with adapted(module, config, start) as wrapped:
-                steps = step_count(len(rows), config.batch_size, config.epochs, config.max_steps)
                 of = course_of(
                     rows, config, ctx, base=base, start=start.digest if start else None,
-                    steps=steps, device=next(module.parameters()).device.type, processes=shared.size,
+                    steps=choice.steps, chosen=choice.settings() if choice.open else {}, device=next(module.parameters()).device.type, processes=shared.size,
                 )  # fmt: skip
                 checkpoints = Checkpoints(out, of, ctx)
                 job = {
@@ -117,9 +141,10 @@ class LoraTrainer:
                     "seed": ctx.seed,
                     "base": base,
                     "online": online is not None,
+                    "batch_size": choice.batch_size,
                 }
                 course = run_course(
-                    rows, module, wrapped, steps, config, ctx, checkpoints, shared, job
+                    rows, module, wrapped, choice, config, ctx, checkpoints, shared, job
                 )
                 digest = save_adapter(wrapped, out, base_path(module))
             device = str(next(module.parameters()).device)
@@ -132,12 +157,14 @@ class LoraTrainer:
             losses=tuple(course.losses),
             seconds=seconds,
             resumed_from=course.resumed_from,
+            settings=choice.settings(),
         )
         write_json(
             out / "training.json",
             {
                 "trainer": self.name,
-                "config": config.model_dump(mode="json"),
+                "config": {**config.model_dump(mode="json"), **choice.settings()},
+                "chosen": list(choice.open),
                 "online_loss": online.name if online is not None else None,
                 "seed": ctx.seed,
                 "base": base,
@@ -146,7 +173,7 @@ class LoraTrainer:
                 "samples": len(rows),
                 "samples_without_weight": len(samples) - len(rows),
                 "steps": result.steps,
-                "steps_planned": steps,
+                "steps_planned": choice.steps,
                 "stopped": course.stopped,
                 "resumed_from": course.resumed_from,
                 "processes": shared.size,

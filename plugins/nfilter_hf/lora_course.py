@@ -11,6 +11,7 @@ from typing import Any
 from nfilter import Context, ModelError
 from nfilter_hf.batches_train import TrainRow, step_order
 from nfilter_hf.lora_checkpoint import Checkpoints, Course, TrainingState
+from nfilter_hf.lora_choice import Choice
 from nfilter_hf.lora_crew import Crew
 from nfilter_hf.lora_settings import LoraSettings, lr_factor
 from nfilter_hf.lora_step import StepLoss
@@ -22,14 +23,14 @@ def run_course(
     rows: Sequence[TrainRow],
     module: Any,
     wrapped: Any,
-    steps: int,
+    choice: Choice,
     config: LoraSettings,
     ctx: Context,
     checkpoints: Checkpoints,
     crew: Crew,
     job: dict[str, Any],
 ) -> Course:
-    """Train the adapter of ``wrapped`` for ``steps`` optimiser steps, or for what a checkpoint left of them.
+    """Train the adapter of ``wrapped`` as ``choice`` says, or do what a checkpoint left of it.
 
     A loss that is not finite ends it with the adapter of the last good step, or in a ModelError where there is none.
     ``job`` is what the crew's other processes are told first.
@@ -37,13 +38,14 @@ def run_course(
     import torch
 
     began = time.perf_counter()
+    steps = choice.steps
     names, parameters = zip(
         *((name, p) for name, p in wrapped.named_parameters() if p.requires_grad), strict=True
     )
     device = parameters[0].device
     optimizer = torch.optim.AdamW(
         parameters,
-        lr=config.lr,
+        lr=choice.lr,
         weight_decay=config.weight_decay,
         fused=device.type in ("cpu", "cuda"),
     )
@@ -58,11 +60,11 @@ def run_course(
     try:
         with ctx.progress(steps, "training", lambda: _latest(course.losses)) as bar:
             bar.advance(done)
-            order = step_order(len(rows), config.batch_size, steps, ctx.seed)
+            order = step_order(len(rows), choice.batch_size, steps, ctx.seed)
             for step, members in islice(enumerate(order), done, None):
                 factor = lr_factor(step, steps, config.warmup, config.schedule)
                 for group in optimizer.param_groups:
-                    group["lr"] = config.lr * factor
+                    group["lr"] = choice.lr * factor
                 optimizer.zero_grad()
                 crew.begin(step, parameters)
                 loss = step_loss([rows[i] for i in members], step)
@@ -85,7 +87,7 @@ def run_course(
         if course.stopped is None and not all(bool(p.isfinite().all()) for p in parameters):
             course.stopped = "the last step left weights that are not finite"
         if course.stopped is not None:
-            _go_back(parameters, good, course, config, ctx)
+            _go_back(parameters, good, course, choice, ctx)
     finally:
         wrapped.eval()
     course.seconds = before
@@ -102,7 +104,7 @@ def _go_back(
     parameters: Sequence[Any],
     good: Sequence[Any],
     course: Course,
-    config: LoraSettings,
+    choice: Choice,
     ctx: Context,
 ) -> None:
     # The update before a bad loss is what broke it: the weights from before that update are the last good ones.
@@ -112,12 +114,12 @@ def _go_back(
     if not course.losses:
         raise ModelError(
             f"training failed: {course.stopped}, and no good step came before it; lower train.lr "
-            f"(now {config.lr:g}), set train.max_grad_norm, or check that the base model's own loss is finite"
+            f"(now {choice.lr:g}), set train.max_grad_norm, or check that the base model's own loss is finite"
         )
     with torch.no_grad():
         for kept, parameter in zip(good, parameters, strict=True):
             parameter.copy_(kept)
     ctx.log.warning(
         f"training stopped early: {course.stopped}; the adapter is that of step {len(course.losses)}. "
-        f"Lower train.lr (now {config.lr:g}) or raise train.warmup"
+        f"Lower train.lr (now {choice.lr:g}) or raise train.warmup"
     )

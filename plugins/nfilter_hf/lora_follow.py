@@ -88,7 +88,7 @@ def _help(
             step_loss = StepLoss(module, config, parameters[0].device, aside, ranks)
             step_loss.check_head(rows[0])
             wrapped.train()
-            order = step_order(len(rows), config.batch_size, job["steps"], job["seed"])
+            order = step_order(len(rows), job["batch_size"], job["steps"], job["seed"])
             for members in islice(order, job["first"], None):
                 step = ranks.next_step(parameters)
                 if step is None:

@@ -13,6 +13,7 @@ from nfilter_hf.batches_train import LossNorm
 from nfilter_hf.lora_adapter import Targets
 
 Schedule = Literal["linear", "cosine", "constant"]
+Auto = Literal["auto"]
 
 
 _ELSEWHERE: Final = {
@@ -51,7 +52,10 @@ _ELSEWHERE: Final = {
 
 
 class LoraSettings(StageConfig):
-    """How the adapter is trained. The defaults are those of the RobustFT and token-cleaning papers."""
+    """How the adapter is trained. What is ``auto`` is chosen from the rows and the model (``lora_choice`` has the rule).
+
+    The other defaults are those of the RobustFT and token-cleaning papers.
+    """
 
     also_known: ClassVar[Mapping[str, str]] = _ELSEWHERE
 
@@ -63,12 +67,20 @@ class LoraSettings(StageConfig):
         default=None,
         description="all-linear, or names of linear layers; by default q, k, v, o, gate, up and down",
     )
-    lr: float = Field(default=1e-4, gt=0, description="peak learning rate of AdamW")
+    lr: Annotated[float, Field(gt=0)] | Auto = Field(
+        default="auto",
+        description="peak learning rate of AdamW; auto: 2e-4 at a hidden size of 2048, more for smaller models",
+    )
     schedule: Schedule = "linear"
     warmup: float = Field(default=0.03, ge=0, le=1, description="share of the steps that warm up")
-    epochs: int = Field(default=2, ge=1)
+    epochs: Annotated[int, Field(ge=1)] | Auto = Field(
+        default="auto", description="auto: 2, or as many as 60 optimiser steps take, at most 10"
+    )
     max_steps: int | None = Field(default=None, ge=1, description="ends training early")
-    batch_size: int = Field(default=48, ge=1, description="samples an optimiser step")
+    batch_size: Annotated[int, Field(ge=1)] | Auto = Field(
+        default="auto",
+        description="samples per optimiser step; auto: 4, 8, 16 or 32, the largest with 50 steps or more an epoch",
+    )
     micro_batch_tokens: int | None = Field(
         default=None,
         ge=1,

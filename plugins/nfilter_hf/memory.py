@@ -161,7 +161,7 @@ def training_memory(config: LoraSettings, model_config: Any, site: Site) -> dict
     ``micro_batch_tokens`` tokens and two copies of the logits of one chunk. On a CPU the memory is the process's own:
     ``process`` is what Python and its libraries hold, ``unused`` what the allocator does.
     """
-    settings = _model_settings(model_config, site)
+    settings = model_settings(model_config, site)
     sizes = sizes_of(settings) if settings is not None else None
     if sizes is None:
         return {}
@@ -224,7 +224,8 @@ def _device(model_config: HFConfig) -> str:
     return model_config.device
 
 
-def _model_settings(model_config: Any, site: Site) -> Mapping[str, Any] | None:
+def model_settings(model_config: Any, site: Site) -> Mapping[str, Any] | None:
+    """What the model's config.json holds; None where it is not on this machine."""
     if not isinstance(model_config, HFConfig):
         return None
     place = locate(model_config.model, site)

@@ -89,7 +89,7 @@ class Select:
         m = len(flagged)
         kept = self._count([value for value, _ in flagged])
         missing = sum(math.isinf(value) for value, _ in flagged)
-        if missing:
+        if missing and (self.config.preset or 0 < self.config.keep < 1):
             ctx.log.warning(
                 f"{missing} of {m} flagged samples have no {self.config.rank} in {by!r}; they rank last"
             )
@@ -98,7 +98,7 @@ class Select:
                 f"all draws of each of {m} flagged samples agree, so that their ids decide alone: raise the temperature, "
                 "or see whether the server draws at all (some answer greedily unless the model's settings say do_sample)"
             )
-        ctx.log.info(f"{kept} of {m} flagged samples are kept")
+        ctx.log.info(_told(self.config, kept, m))
         return State(
             {"m": m, "kept": kept, "missing": missing, "by": by},
             ranked([name for _, name in flagged]),
@@ -118,6 +118,8 @@ class Select:
             raise ContractError(
                 f"{self.name}: sample {sample.id!r} is flagged and was not ranked; verdicts must not change between"
             )
+        if not self.config.preset and self.config.keep == 0:
+            return sample.drop(f"not selected: keep 0 drops each of the {m} flagged samples")
         by = values["by"]
         value = self._value(sample, by, ctx)
         where = f"rank {rank} of M={m} by {_measure(by, value, self.config.rank)}"
@@ -146,6 +148,18 @@ class Select:
             median = float(np.median(known)) if known else -math.inf
             return sum(value < median for value in known)
         return share_of(self.config.keep, len(values))
+
+
+def _told(config: SelectConfig, kept: int, m: int) -> str:
+    """How many flagged samples are kept, in words where it is none."""
+    if not m:
+        return "no sample is flagged, so none has to be selected"
+    if kept:
+        return f"{kept} of {m} flagged samples are kept"
+    why = f"keep {config.keep:g}" if not config.preset else "the median"
+    return (
+        f"none of the {m} flagged samples is kept ({why}): training sees what was not flagged alone"
+    )
 
 
 def _no_rank(config: SelectConfig, m: int) -> str:

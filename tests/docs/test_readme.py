@@ -396,9 +396,14 @@ def test_the_demo_screen_has_the_rows_that_a_run_prints(blocks: list[Any], demo:
     screens = [block for block in blocks if block.kind == "screen"]
     theirs = labels(demo.screen)
     assert {"What was wrong", "What it gained", "What it cost"} <= theirs[0]
-    assert {"rows read", "detection", "kept", "arm raw", "arm cleaned", "calls a sample"} <= theirs[
-        1
-    ]
+    assert {
+        "rows read",
+        "detection",
+        "kept",
+        "arm raw",
+        "arm cleaned",
+        "calls per sample",
+    } <= theirs[1]
     if not screens:
         pytest.skip("no screen is shown")
     (shown,) = screens

@@ -96,6 +96,70 @@ def test_without_truth_and_without_arms(world, shown):
     assert "None" not in screen
 
 
+@pytest.mark.parametrize(
+    ("relabel", "said"),
+    [
+        (
+            {"flagged": 841, "before": None, "after": None, "kept": 0.0},
+            "no new label was proposed, all 841 flagged rows were dropped",
+        ),
+        (
+            {"flagged": 1, "before": 1.0, "after": None, "kept": 0.0},
+            "100.0% before selection, the one flagged row was dropped",
+        ),
+        ({"flagged": 0, "before": None, "after": None, "kept": None}, "no label was flagged"),
+        (
+            {"flagged": 8, "before": 0.5, "after": 0.75, "kept": 0.5},
+            "50.0% before selection, 75.0% after it, 50.0% of the flagged rows kept",
+        ),
+    ],
+)
+def test_what_became_of_flagged_rows_is_said_in_words(relabel, said, world, shown):
+    metrics = read(RUN)
+    metrics["relabel"].update(relabel)
+    assert f"new labels right {said} all labels" in " ".join(say(shown, RUN, metrics).split())
+
+
+@pytest.mark.parametrize(
+    ("calls", "said"),
+    [
+        (0.0, "none: no stage asked a model for an answer"),
+        (0.0001, "fewer than 0.001 (1.0e-04)"),
+        (1.0, "1.000"),
+    ],
+)
+def test_no_call_is_said_in_words(calls, said, world, shown):
+    metrics = {**read(RUN), "calls_per_sample": calls}
+    assert f"calls per sample {said} time" in " ".join(say(shown, RUN, metrics).split())
+
+
+def test_a_share_below_nothing_is_said_in_words(world, shown):
+    metrics = read(RUN)
+    metrics["comparisons"]["cleaned_minus_raw"]["mean"] = -0.012
+    metrics["comparisons"]["cleaned_minus_vanilla"]["mean"] = -0.5
+    metrics.update(recovered=-0.04, recovered_vanilla=0.25, gain=-0.5)
+    screen = " ".join(say(shown, RUN, metrics).split())
+    assert "recovered nothing: cleaned is 0.012 below raw" in screen
+    assert "no training 0.25 [-7.10, -0.94] of it, by leaving the model as it is" in screen
+    assert "gain nothing: cleaned is 0.500 below vanilla" in screen
+
+
+def test_how_the_arms_were_trained_is_told(world, shown):
+    alike = {"batch_size": 16, "epochs": 2, "lr": 5.4e-4}
+    metrics = read(RUN)
+    metrics["training"] = {
+        "cleaned": {"steps": 94, **alike}, "raw": {"steps": 200, **alike},
+    }  # fmt: skip
+    screen = " ".join(say(shown, RUN, metrics).split())
+    assert (
+        "trained optimiser steps: raw 200, cleaned 94; batch_size 16, epochs 2, lr 0.00054"
+        in screen
+    )
+    metrics["training"]["cleaned"].update(steps=60, epochs=6)
+    screen = " ".join(say(shown, RUN, metrics).split())
+    assert "raw 200 (epochs 2), cleaned 60 (epochs 6); batch_size 16, lr 0.00054" in screen
+
+
 def test_what_token_stages_took_out_is_told(world, shown):
     stages = {
         "1-cut.scores": {"masked": 0},

@@ -69,6 +69,7 @@ def train(
         "dropout": 0.0,
         "lr": 1e-2,
         "batch_size": 8,
+        "epochs": 2,
         **config,
     }
     trainer = LoraTrainer(LoraSettings.model_validate(settings))
@@ -353,7 +354,9 @@ def test_a_loss_that_breaks_leaves_the_last_good_adapter(tmp_path: Path) -> None
     assert result.steps == 2
     assert result.losses == good.losses
     assert_same_adapter(tmp_path / "bad", tmp_path / "good", atol=0)
-    (warning,) = (text for kind, text in ctx.log.lines if kind == "warning")
+    (warning,) = (
+        text for kind, text in ctx.log.lines if kind == "warning" and "optimiser step" not in text
+    )
     assert "not finite at step 4" in warning
     assert "Lower train.lr" in warning
     assert json.loads((tmp_path / "bad" / "training.json").read_text())["stopped"] is not None
@@ -391,7 +394,9 @@ def test_out_of_memory_halves_the_forward_pass_and_goes_on(tmp_path: Path) -> No
     train(samples, tmp_path / "small", module, ctx=ctx, max_steps=1, micro_batch_tokens=64)
     assert_same_adapter(tmp_path / "plain", tmp_path / "small", atol=1e-6)
     assert max(sizes[:2]) > 32 >= max(sizes[2:])
-    (warning,) = (text for kind, text in ctx.log.lines if kind == "warning")
+    (warning,) = (
+        text for kind, text in ctx.log.lines if kind == "warning" and "optimiser step" not in text
+    )
     assert warning.endswith("set train.micro_batch_tokens: 32")
 
 
@@ -470,16 +475,11 @@ def test_what_it_needs_is_a_module() -> None:
         LoraSettings(model="student", learning_rate=1)  # type: ignore[call-arg]
 
 
-def test_the_defaults_are_the_papers() -> None:
+def test_the_defaults_are_the_papers_or_left_to_rows_and_model() -> None:
     config = LoraSettings(model="m")
-    assert (config.rank, config.alpha, config.dropout, config.lr) == (64, 16, 0.1, 1e-4)
-    assert (config.schedule, config.warmup, config.epochs, config.batch_size) == (
-        "linear",
-        0.03,
-        2,
-        48,
-    )
-    assert config.loss_norm == "tokens"
+    assert (config.rank, config.alpha, config.dropout) == (64, 16, 0.1)
+    assert (config.schedule, config.warmup, config.loss_norm) == ("linear", 0.03, "tokens")
+    assert (config.lr, config.epochs, config.batch_size) == ("auto", "auto", "auto")
 
 
 @pytest.mark.gpu

@@ -299,7 +299,9 @@ def test_weights_that_are_all_zero_teach_nothing_and_break_nothing(
 
     adapter = load_file(tmp_path / "adapter_model.safetensors")
     assert all(not tensor.any() for name, tensor in adapter.items() if "lora_B" in name)
-    said = [text for kind, text in ctx.log.lines if kind == "warning"]
+    said = [
+        text for kind, text in ctx.log.lines if kind == "warning" and "optimiser step" not in text
+    ]
     assert said == [
         "the online loss 'made' gave weight 0 to every token of step 1: nothing is learnt from it"
     ]

@@ -203,7 +203,7 @@ def test_another_start_or_version_is_another_training(
     stop_again = Stopping(5)
     with pytest.raises(Stopped):
         train(tmp_path / "broken", stop_again, start=first)
-    assert "(changed: start)" in stop_again.log.lines[0][1]
+    assert any("(changed: start)" in text for _, text in stop_again.log.lines)
     monkeypatch.setattr("nfilter_hf.lora_checkpoint.version", lambda name: "0.0")
     assert train(tmp_path / "broken", ctx, start=first).resumed_from is None
     assert any("(changed: versions)" in text for _, text in ctx.log.lines)
@@ -244,7 +244,9 @@ def test_a_checkpoint_that_cannot_be_read_costs_its_steps_and_a_warning(
     )
     ctx = FakeContext()
     assert train(out, ctx).ref.digest == whole.ref.digest
-    (warning,) = (text for kind, text in ctx.log.lines if kind == "warning")
+    (warning,) = (
+        text for kind, text in ctx.log.lines if kind == "warning" and "optimiser step" not in text
+    )
     assert "training.safetensors cannot be read" in warning
     assert "training starts from the beginning" in warning
 
@@ -284,7 +286,9 @@ def test_a_full_disk_costs_a_warning_and_no_training(
     monkeypatch.setattr("nfilter_hf.lora_checkpoint.os.fsync", full)
     ctx = FakeContext()
     assert train(tmp_path / "full", ctx).ref.digest == whole.ref.digest
-    (warning,) = (text for kind, text in ctx.log.lines if kind == "warning")
+    (warning,) = (
+        text for kind, text in ctx.log.lines if kind == "warning" and "optimiser step" not in text
+    )
     assert "no checkpoint can be kept" in warning
     assert "No space left" in warning
 
@@ -293,4 +297,6 @@ def test_a_start_with_dropout_has_the_head_of_its_base(tmp_path: Path) -> None:
     first = train(tmp_path / "first").ref
     ctx = FakeContext()
     train(tmp_path / "second", ctx, start=first, max_steps=1)
-    assert [text for kind, text in ctx.log.lines if kind == "warning"] == []
+    assert [
+        text for kind, text in ctx.log.lines if kind == "warning" and "optimiser step" not in text
+    ] == []

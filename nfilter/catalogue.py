@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 from contextlib import suppress
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -19,7 +18,7 @@ from nfilter.capabilities import (
     Streams,
     Tokenizes,
 )
-from nfilter.errors import PluginError, did_you_mean
+from nfilter.errors import ModelError, PluginError, did_you_mean
 from nfilter.hookspecs import REGISTRATIONS
 from nfilter.plugins import Plugins, Registered
 
@@ -77,7 +76,7 @@ def _listing(plugins: Plugins) -> dict[str, Any]:
             for kind in REGISTRATIONS.values()
             for item in plugins.of_kind(kind)
         ],
-        "models": {name: str(folder) for name, folder in _models(plugins).items()},
+        "models": _models(plugins),
         "clashes": list(plugins.clashes),
         "failed": [
             {"plugin": item.plugin, "distribution": item.distribution, "error": item.error}
@@ -87,12 +86,15 @@ def _listing(plugins: Plugins) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _models(plugins: Plugins) -> dict[str, Path]:
-    """The models that ship, without those whose name two plugins give."""
+def _models(plugins: Plugins) -> dict[str, str]:
+    """Where the models that ship are, or why they are not, without those whose name two plugins give."""
     found = {}
     for name in sorted(plugins.models):
         with suppress(PluginError):
-            found[name] = plugins.models[name]
+            try:
+                found[name] = str(plugins.models[name])
+            except ModelError as error:
+                found[name] = str(error)
     return found
 
 

@@ -382,7 +382,7 @@ def plugins_show(name: str, as_json: bool) -> None:
     help="Your file; its columns are guessed.",
 )
 @click.option(
-    "--model", help="The model to train: a hub id, a folder, or a model that ships (tiny)."
+    "--model", help="The model to train: a hub id, a folder, a GGUF file, or a name: smollm2, tiny."
 )
 @click.option(
     "--expert", help="A model behind an API that answers and reviews: anthropic/claude-sonnet-4-5."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -116,3 +117,17 @@ def missing_package(module: str, requirement: str) -> str:
     ``module`` is the name that Python imports, ``requirement`` what pip installs: ``faiss``, ``nfilter[local]``.
     """
     return f"needs the package {module}, which is not installed: pip install '{requirement}'"
+
+
+@dataclass(frozen=True, slots=True)
+class NotInstalled:
+    """In place of the path of a model that a plugin names: the package that would bring it is not installed.
+
+    ``module`` is the name that Python imports, ``requirement`` what pip installs: ``nfilter[smollm2]``.
+    """
+
+    module: str
+    requirement: str
+
+    def __str__(self) -> str:
+        return missing_package(self.module, self.requirement)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pluggy
 
+from nfilter.errors import NotInstalled
 from nfilter.events import RunFinished, RunStarted, StageFinished
 
 hookspec = pluggy.HookspecMarker("nfilter")
@@ -50,8 +51,11 @@ def nfilter_losses() -> Iterable[type]:  # type: ignore[empty-body]
 
 
 @hookspec
-def nfilter_models() -> Mapping[str, Path]:  # type: ignore[empty-body]
-    """Models that ship with a plugin: a short name to the folder of its weights."""
+def nfilter_models() -> Mapping[str, Path | NotInstalled]:  # type: ignore[empty-body]
+    """Models that ship with a plugin: a short name to the folder of its weights, or to its GGUF file.
+
+    Where the package that brings the weights is not installed, ``NotInstalled`` says what to type.
+    """
 
 
 @hookspec

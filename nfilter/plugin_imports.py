@@ -15,7 +15,7 @@ from typing import Any
 import pluggy
 
 from nfilter import hookspecs
-from nfilter.errors import PluginError, did_you_mean
+from nfilter.errors import NotInstalled, PluginError, did_you_mean
 from nfilter.plugin_files import PluginFiles, files_of, imported_at_top
 from nfilter.provenance import code_of
 from nfilter.registration import class_faults
@@ -62,7 +62,7 @@ class Imported:
     """What a plugin brought; nothing where it ``failed``. ``slow`` says what its import cost, where that is much."""
 
     items: tuple[Registered, ...] = ()
-    models: tuple[tuple[str, Path], ...] = ()
+    models: tuple[tuple[str, Path | NotInstalled], ...] = ()
     prompts: tuple[Path, ...] = ()
     recipes: tuple[Path, ...] = ()
     failed: Failed | None = None
@@ -215,10 +215,11 @@ def _listed(found: Any, hook: str, faults: list[str], what: str) -> list[Any]:
     return list(found)
 
 
-def _models(module: Any) -> Iterator[tuple[str, Path]]:
+def _models(module: Any) -> Iterator[tuple[str, Path | NotInstalled]]:
     found = _call(module, "nfilter_models") or {}
     if not isinstance(found, Mapping) or not all(
-        isinstance(name, str) and isinstance(path, Path) for name, path in found.items()
+        isinstance(name, str) and isinstance(path, Path | NotInstalled)
+        for name, path in found.items()
     ):
         raise PluginError(
             f"nfilter_models: it returns {found!r:.80}; write return {{'name': Path(...)}}, names to folders"

@@ -16,7 +16,14 @@ from pathlib import Path
 import pluggy
 
 from nfilter import hookspecs
-from nfilter.errors import PluginError, also_known, did_you_mean, short
+from nfilter.errors import (
+    ModelError,
+    NotInstalled,
+    PluginError,
+    also_known,
+    did_you_mean,
+    short,
+)
 from nfilter.plugin_imports import (
     Candidate,
     Failed,
@@ -28,6 +35,8 @@ from nfilter.plugin_imports import (
 )
 
 GROUP = "nfilter"
+Shipped = tuple[str, str, Path | NotInstalled]
+"""A model that a plugin names: its name, the plugin, and where it is."""
 COMMAND_GROUP = "nfilter.commands"
 BLOCK_VARIABLE = "NFILTER_BLOCK_PLUGINS"
 _HOOKS = {kind: hook for hook, kind in hookspecs.REGISTRATIONS.items()}
@@ -230,18 +239,19 @@ class Plugins:
     def _unique(self) -> dict[tuple[str, str], Registered]:
         return {key: items[0] for key, items in self._by_name().items() if len(items) == 1}
 
-    def _models(self) -> dict[str, list[tuple[str, str, Path]]]:
-        found: dict[str, list[tuple[str, str, Path]]] = {}
+    def _models(self) -> dict[str, list[Shipped]]:
+        found: dict[str, list[Shipped]] = {}
         for candidate, done in self._done():
             for name, path in done.models:
                 found.setdefault(name, []).append((name, candidate.origin, path))
         return found
 
     def model_folder(self, name: str) -> Path | None:
-        """The folder of a model that ships; None where no plugin has one of that name.
+        """The folder or file of a model that ships; None where no plugin has one of that name.
 
         Raises:
             PluginError: when two plugins have one; both distributions are named.
+            ModelError: when the package that brings it is not installed, with the line that installs it.
         """
         likely = self._mentioning("nfilter_models")
         for candidate in likely:
@@ -253,7 +263,10 @@ class Plugins:
         homes = self._models().get(name, [])
         if len(homes) > 1:
             raise PluginError(_model_clash(homes))
-        return homes[0][2] if homes else None
+        path = homes[0][2] if homes else None
+        if isinstance(path, NotInstalled):
+            raise ModelError(f"model {name!r} {path}")
+        return path
 
     def model_names(self) -> list[str]:
         """The names of all models that ship."""
@@ -278,6 +291,12 @@ class _Models(Mapping[str, Path]):
         if folder is None:
             raise KeyError(name)
         return folder
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            return isinstance(name, str) and self._plugins.model_folder(name) is not None
+        except ModelError:
+            return True  # by name it is there, and what it needs is not
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._plugins.model_names())
@@ -309,7 +328,7 @@ def _clash(items: list[Registered]) -> str:
     )
 
 
-def _model_clash(homes: list[tuple[str, str, Path]]) -> str:
+def _model_clash(homes: list[Shipped]) -> str:
     by = " and by ".join(origin for _, origin, _ in homes)
     return f"model {homes[0][0]!r} is registered twice: by {by}; uninstall one"
 

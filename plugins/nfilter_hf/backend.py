@@ -63,7 +63,7 @@ class Lent:
 
 
 class HFBackend:
-    """Any causal language model of transformers, by hub id or folder. Weights load at first use."""
+    """Any causal language model of transformers, by hub id, folder or GGUF file. Weights load at first use."""
 
     name: ClassVar[str] = "hf"
     also_known: ClassVar[Mapping[str, str]] = dict.fromkeys(
@@ -107,7 +107,7 @@ class HFBackend:
                 source = self._find()
                 device = choose_device(self._config)
                 settings = {
-                    "hub": f"{source.hub_id}@{source.commit}" if source.hub_id else None,
+                    "hub": f"{source.base}@{source.commit}" if source.hub_id else None,
                     "device": device,
                     "dtype": choose_dtype(self._config, device),
                     "4bit": self._config.load_in_4bit,
@@ -118,8 +118,8 @@ class HFBackend:
                 if self._config.embed_window != "head":
                     settings["embed_window"] = self._config.embed_window
                 # A commit is a digest of its files already.
-                folder = None if source.hub_id else source.folder
-                self._fingerprint = fingerprint(folder, settings, default_digests())
+                place = None if source.hub_id else source.place
+                self._fingerprint = fingerprint(place, settings, default_digests())
             return self._fingerprint
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from nfilter import Site, missing_package
-from nfilter_hf.config import HFConfig, locate
+from nfilter import ModelError, Site, missing_package
+from nfilter_hf.config import HFConfig, Location, locate
+from nfilter_hf.gguf_header import Header, read_header
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -24,11 +26,16 @@ def config_problems(config: HFConfig, site: Site) -> Iterator[str]:
     place = locate(config.model, site)
     if place.problem:
         yield place.problem
-    if place.folder is not None:
+    if place.file is not None:
+        yield from _gguf_problems(config, place)
+    elif place.folder is not None:
         yield from folder_problems(place.folder)
-        yield from _length_problems(config, place.folder)
-        if config.revision is not None:
-            yield f"revision {config.revision!r} needs a hub id; {config.model!r} is a folder: remove 'revision'"
+        settings = read_json(place.folder / "config.json") or {}
+        limit = settings.get("max_position_embeddings", settings.get("n_positions"))
+        yield from _length_problems(config, limit)
+    if place.folder is not None and config.revision is not None:
+        what = "folder" if place.file is None else "file here"
+        yield f"revision {config.revision!r} needs a hub id; {config.model!r} is a {what}: remove 'revision'"
     yield from _device_problems(config)
 
 
@@ -96,9 +103,61 @@ def _is_native(model_type: str) -> bool:
     return (Path(spec.origin).parent / "models" / model_type.replace("-", "_").lower()).is_dir()
 
 
-def _length_problems(config: HFConfig, folder: Path) -> Iterator[str]:
-    settings = read_json(folder / "config.json") or {}
-    limit = settings.get("max_position_embeddings", settings.get("n_positions"))
+def _gguf_problems(config: HFConfig, place: Location) -> Iterator[str]:
+    if find_spec("gguf") is None:
+        yield f"a GGUF model {missing_package('gguf', 'nfilter[local]')}"
+    if config.load_in_4bit:
+        yield (
+            f"load_in_4bit takes safetensors weights, and {config.model!r} is a GGUF file, which is unpacked when it is "
+            "read: remove load_in_4bit, or give the model's folder or hub id in full precision"
+        )
+    if place.gguf is not None:
+        try:
+            header = read_header(place.gguf)
+        except ModelError as error:
+            yield str(error)
+            return
+        yield from header_problems(place.gguf, header)
+        yield from _length_problems(config, header.context)
+
+
+def header_problems(path: Path, header: Header) -> Iterator[str]:
+    """Why the whole GGUF file at ``path``, whose header was read, cannot be used."""
+    parts = header.values.get("split.count")
+    if isinstance(parts, int) and parts > 1:
+        yield (
+            f"{path} is one of {parts} parts of a model: join them with 'llama-gguf-split --merge FIRST_PART OUT.gguf' "
+            "(it comes with llama.cpp), and give OUT.gguf"
+        )
+    elif not header.tensors:
+        yield f"{path} holds no weights, only a vocabulary; give the file of the whole model"
+    if not isinstance(header.values.get("tokenizer.ggml.tokens"), int):
+        yield f"{path} holds no tokenizer (tokenizer.ggml.tokens); convert the model again with a current llama.cpp"
+    if not _reads(header.architecture):
+        yield (
+            f"{path} is a model of the architecture {header.architecture!r}, which the installed transformers cannot read "
+            "from GGUF: pip install --upgrade transformers, or give its folder or hub id with *.safetensors"
+        )
+
+
+def _reads(architecture: str) -> bool:
+    # The names are looked for in the source, since importing transformers takes seconds.
+    spec = find_spec("transformers")
+    if spec is None or spec.origin is None:
+        return True
+    place = Path(spec.origin).parent / "integrations"
+    files = [*place.glob("gg*.py"), *place.glob("gguf/*.py")]
+    texts = [file.read_text(encoding="utf-8", errors="replace") for file in files]
+    known = {_bare(name) for text in texts for name in re.findall(r'"([\w.-]+)": ', text)}
+    return not texts or _bare(architecture) in known
+
+
+def _bare(architecture: str) -> str:
+    # llama.cpp and transformers write some names apart: qwen2moe and qwen2_moe.
+    return architecture.replace("-", "").replace("_", "").lower()
+
+
+def _length_problems(config: HFConfig, limit: Any) -> Iterator[str]:
     if config.max_length is not None and isinstance(limit, int) and config.max_length > limit:
         yield f"max_length {config.max_length} is more than the model's context of {limit} tokens: at most {limit}"
 

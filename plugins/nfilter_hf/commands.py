@@ -15,7 +15,10 @@ import click
     type=click.Path(path_type=Path),
     help="Where to write the model.  [default: RUN/merged/ARM]",
 )
-@click.option("--model", help="The base: a folder or a hub id.  [default: what the adapter names]")
+@click.option(
+    "--model",
+    help="The base: a folder, a GGUF file or a hub id.  [default: what the adapter names]",
+)
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16", "float16"]),

@@ -10,16 +10,19 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from nfilter import Site, StageConfig, did_you_mean
+from nfilter import ModelError, Site, StageConfig, did_you_mean
+from nfilter_hf.gguf_header import SUFFIX
 
 _ON_CPU = 4096
+_NAMED = 8  # GGUF files that an error lists
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 class HFConfig(StageConfig):
     """A causal language model that runs here, through transformers.
 
-    ``model`` is the short name of a model that ships, a folder (relative to the recipe's), or a hub id.
+    ``model`` is the short name of a model that ships, a folder (relative to the recipe's), a hub id, or a GGUF file: its path,
+    a folder with one in it, or ``hub-id:file.gguf``. What is quantised in a GGUF file is unpacked.
     ``batch_tokens`` bounds a batch: rows times the longest row, prompt and new tokens together (where it is not set, a
     quarter of it where a CPU scores). ``max_length``
     shortens the context that the model itself allows. ``chat_template: none`` ignores the model's own template and
@@ -61,11 +64,20 @@ def scoring_tokens(config: HFConfig, device: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where a model is: in ``folder``, or on the hub under ``hub_id``; ``problem`` says why it is nowhere."""
+    """Where a model is: in ``folder``, or on the hub under ``hub_id``; ``problem`` says why it is nowhere.
+
+    ``file`` is the name of the GGUF file in there that it is, if it is one.
+    """
 
     folder: Path | None = None
     hub_id: str | None = None
     problem: str | None = None
+    file: str | None = None
+
+    @property
+    def gguf(self) -> Path | None:
+        """The path of a GGUF file that is here."""
+        return self.folder / self.file if self.folder is not None and self.file else None
 
 
 def _expanded(model: str) -> Path:
@@ -77,18 +89,68 @@ def _expanded(model: str) -> Path:
 
 
 def locate(model: str, site: Site) -> Location:
-    """Find what ``model`` names: a model that ships, then a folder, then a hub id. Nothing is read."""
-    if model in site.models:
-        return Location(folder=Path(site.models[model]))
-    folder = site.base_dir / _expanded(model)
-    if folder.is_dir():
-        return Location(folder=folder)
+    """Find what ``model`` names: a model that ships, then a folder or a GGUF file, then a hub id. Nothing is read."""
+    try:
+        shipped = site.models.get(model)
+    except ModelError as error:
+        return Location(problem=str(error))
+    path = Path(shipped) if shipped is not None else site.base_dir / _expanded(model)
+    return _here(path, model) or _elsewhere(path, model, site, ships=shipped is not None)
+
+
+def _here(path: Path, model: str) -> Location | None:
+    """What lies at ``path``; None where nothing does."""
+    if path.is_dir():
+        return _in_folder(path, model)
+    if path.is_file() and path.suffix.lower() == SUFFIX:
+        return Location(folder=path.parent, file=path.name)
+    if path.is_file():
+        return Location(
+            problem=f"model {model!r}: {path} is a file that does not end in {SUFFIX}. Give the folder that it lies in, or a "
+            "GGUF file"
+        )
+    return None
+
+
+def _elsewhere(path: Path, model: str, site: Site, *, ships: bool) -> Location:
+    """The hub, where ``model`` can be an id there, else what is wrong with it."""
     near = did_you_mean(model, site.models)
+    if ships:
+        return Location(
+            problem=f"model {model!r}: there is no {path}; install the package that brings it again"
+        )
+    if model.lower().endswith(SUFFIX):
+        return _on_hub(model) or Location(
+            problem=f"model {model!r}: there is no file {path}. Give its path relative to the recipe, or a file on the hub "
+            "like 'org/name:file.gguf'"
+        )
     if _HUB_ID.fullmatch(model) and not model.endswith(".."):
         if "/" not in model and near.startswith("; did you mean"):
             return Location(problem=f"model {model!r} is not known{near}")
         return Location(hub_id=model)
     return Location(
-        problem=f"model {model!r}: there is no folder {folder}{near}. Give a folder that holds config.json and "
+        problem=f"model {model!r}: there is no folder {path}{near}. Give a folder that holds config.json and "
         "*.safetensors, relative to the recipe, or a hub id like 'org/name'"
+    )
+
+
+def _on_hub(model: str) -> Location | None:
+    """``hub-id:file.gguf``; one letter before the colon is a drive."""
+    hub_id, _, file = model.partition(":")
+    if len(hub_id) < 2 or not _HUB_ID.fullmatch(hub_id) or hub_id.endswith("..") or not file:
+        return None
+    return Location(hub_id=hub_id, file=file)
+
+
+def _in_folder(folder: Path, model: str) -> Location:
+    """The checkpoint in ``folder``: its safetensors weights, where it has some, else its only GGUF file."""
+    files = sorted(path.name for path in folder.glob(f"*{SUFFIX}"))
+    if not files or any(folder.glob("*.safetensors")):
+        return Location(folder=folder)
+    if len(files) == 1:
+        return Location(folder=folder, file=files[0])
+    listed = ", ".join(files[:_NAMED]) + (", ..." if len(files) > _NAMED else "")
+    return Location(
+        problem=f"{folder} holds {len(files)} GGUF files: {listed}. Name one of them, as in model: "
+        f"{(Path(model) / files[0]).as_posix()}"
     )

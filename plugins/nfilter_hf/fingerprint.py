@@ -27,30 +27,46 @@ _PATTERNS = (
 _LARGE = 64 * 2**20
 
 
-def model_files(folder: Path) -> list[Path]:
-    """The files of a checkpoint that decide what it answers, by name."""
+def model_files(place: Path) -> list[Path]:
+    """The files of a checkpoint that decide what it answers, by name: those of a folder, or the one that is all of it."""
+    if place.is_file():
+        return [place]
+    folder = place
     found = {path for pattern in _PATTERNS for path in folder.glob(pattern) if path.is_file()}
     return sorted(found)
 
 
 def fingerprint(
-    folder: Path | None, settings: Mapping[str, JSON], digests: Path | None = None
+    place: Path | None, settings: Mapping[str, JSON], digests: Path | None = None
 ) -> str:
-    """SHA-256 over the checkpoint in ``folder``, if there is one to read, and over ``settings``.
+    """SHA-256 over the checkpoint that ``place`` is or holds, if there is one to read, and over ``settings``.
 
     ``digests`` is a file that remembers the digests of large files by path, size and time of change.
     """
     total = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for path in model_files(folder) if folder is not None else ():
+    for path in model_files(place) if place is not None else ():
+        # A file that is all of a checkpoint may have any name.
+        name = path.name if path != place else path.suffix
         size = path.stat().st_size
-        total.update(f"{path.name}\0{size}\0{_digest(path, digests)}\n".encode())
+        total.update(f"{name}\0{size}\0{_digest(path, digests)}\n".encode())
     return total.hexdigest()
+
+
+def cache_folder() -> Path:
+    """nfilter's own folder among the user's caches."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "nfilter"
 
 
 def default_digests() -> Path:
     """Where digests of large files are remembered between runs."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "nfilter" / "digests.json"
+    return cache_folder() / "digests.json"
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(path: Path, remembered: Path | None) -> str:
@@ -66,8 +82,7 @@ def _digest(path: Path, remembered: Path | None) -> str:
 
 
 def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def _read(path: Path) -> dict[str, str]:

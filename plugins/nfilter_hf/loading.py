@@ -1,4 +1,4 @@
-"""From a configuration to weights on a device: local folders and hub models alike, safetensors only."""
+"""From a configuration to weights on a device: local folders and hub models alike, safetensors or GGUF."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nfilter import MARKS, ModelError, Site, missing_package
+from nfilter_hf import gguf_model
 from nfilter_hf.chat import Chat
-from nfilter_hf.checks import folder_problems
+from nfilter_hf.checks import folder_problems, header_problems
 from nfilter_hf.config import HFConfig, locate
+from nfilter_hf.gguf_header import read_header
 
 if TYPE_CHECKING:
     import torch
@@ -22,21 +24,38 @@ _FROM_HUB = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktok
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A checkpoint's folder, and the hub id and commit that it came from."""
+    """A checkpoint's folder, and the hub id and commit that it came from; ``file`` is its GGUF file, if it is one."""
 
     folder: Path
     hub_id: str | None = None
     commit: str | None = None
+    file: str | None = None
+
+    @property
+    def place(self) -> Path:
+        """The folder, or the file that is the whole checkpoint."""
+        return self.folder / self.file if self.file else self.folder
+
+    @property
+    def base(self) -> str:
+        """What an adapter calls its base: a folder of the hub's cache means nothing elsewhere."""
+        if self.hub_id is None:
+            return str(self.place)
+        return f"{self.hub_id}:{self.file}" if self.file else self.hub_id
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What turns conversations into tokens: no weights. ``vocabulary`` is the number of ids that the model knows."""
+    """What turns conversations into tokens: no weights.
+
+    ``vocabulary`` is the number of ids that the model knows, ``settings`` its configuration.
+    """
 
     tokenizer: Any
     chat: Chat
     context: int
     vocabulary: int
+    settings: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +76,19 @@ class Loaded:
 
 
 def find(config: HFConfig, site: Site) -> Source:
-    """The folder of the checkpoint, fetched from the hub where it is named there. Raises ModelError."""
+    """Where the checkpoint is, fetched from the hub where it is named there. Raises ModelError."""
     place = locate(config.model, site)
     if place.problem:
         raise ModelError(place.problem)
     if place.folder is not None:
-        source = Source(place.folder.resolve())
+        source = Source(place.folder.resolve(), file=place.file)
     else:
         assert place.hub_id is not None
-        source = _fetch(place.hub_id, config.revision)
-    problems = list(folder_problems(source.folder))
+        source = _fetch(place.hub_id, config.revision, place.file)
+    if source.file is not None:
+        problems = list(header_problems(source.place, read_header(source.place)))
+    else:
+        problems = list(folder_problems(source.folder))
     if problems:
         raise ModelError("\n".join(problems))
     return source
@@ -111,15 +133,26 @@ def choose_dtype(config: HFConfig, device: str) -> str:
 def open_text(config: HFConfig, source: Source) -> Text:
     """Load the tokenizer alone, with its chat template. Raises ModelError with the remedy for whatever is wrong."""
     with _quiet():
-        settings = _settings(source)
-        tokenizer = _tokenizer(source)
+        settings, tokenizer = settings_and_tokenizer(source)
     known = getattr(settings.get_text_config(), "vocab_size", None)
     return Text(
         tokenizer=tokenizer,
         chat=Chat(tokenizer, plain=config.chat_template == "none"),
         context=_context(config, settings, tokenizer),
         vocabulary=known if isinstance(known, int) and known > 0 else _UNBOUNDED,
+        settings=settings,
     )
+
+
+def settings_and_tokenizer(source: Source) -> tuple[Any, Any]:
+    """The model's configuration and its tokenizer, as transformers has them. Raises ModelError."""
+    if source.file is not None:
+        settings, tokenizer = gguf_model.settings_and_tokenizer(source.place)
+        _refuse_other_kinds(source, settings)
+        return settings, tokenizer
+    settings = _settings(source)
+    _refuse_other_kinds(source, settings)
+    return settings, _tokenizer(source)
 
 
 def load(config: HFConfig, source: Source, text: Text) -> Loaded:
@@ -128,11 +161,9 @@ def load(config: HFConfig, source: Source, text: Text) -> Loaded:
 
     device = choose_device(config)
     with _quiet():
-        settings = _settings(source)
+        settings = text.settings or _settings(source)
         module = _weights(config, source, settings, device)
-    if source.hub_id is not None:
-        # An adapter names its base by this, and a folder of the hub's cache means nothing elsewhere.
-        module.name_or_path = source.hub_id
+    module.name_or_path = source.base
     module.eval()
     tokenizer = text.tokenizer
     return Loaded(
@@ -153,9 +184,9 @@ def _marks(tokenizer: Any) -> dict[int, str]:
     return {key: token.content for key, token in added if token.special and token.content in known}
 
 
-def _fetch(hub_id: str, revision: str | None) -> Source:
+def _fetch(hub_id: str, revision: str | None, file: str | None = None) -> Source:
     try:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import hf_hub_download, snapshot_download
         from huggingface_hub.errors import (
             HfHubHTTPError,
             HFValidationError,
@@ -164,7 +195,13 @@ def _fetch(hub_id: str, revision: str | None) -> Source:
     except ImportError as error:
         raise ModelError(f"hf {missing_package('huggingface_hub', 'nfilter[local]')}") from error
     what = f"model {hub_id!r}" + (f" at revision {revision!r}" if revision else "")
+    what = f"{file} of {what}" if file else what
     try:
+        if file:
+            path = Path(hf_hub_download(hub_id, file, revision=revision))
+            # In the cache, a commit's folder is above the file's own folders.
+            commit = path.parents[file.count("/")]
+            return Source(commit, hub_id, commit.name, file)
         folder = snapshot_download(
             hub_id,
             revision=revision,
@@ -177,9 +214,11 @@ def _fetch(hub_id: str, revision: str | None) -> Source:
             "accept its terms on its page and run 'hf auth login'"
         ) from error
     except (LocalEntryNotFoundError, OSError, HFValidationError) as error:
+        kind = "file" if file else "folder"
+        words = f"{hub_id} {file}" if file else hub_id
         raise ModelError(
-            f"{what} is no folder here, is not in the local cache, and the hub cannot be reached. Run 'hf download "
-            f"{hub_id}' where there is a network, or give a local folder"
+            f"{what} is no {kind} here, is not in the local cache, and the hub cannot be reached. Run 'hf download "
+            f"{words}' where there is a network, or give a local {kind}"
         ) from error
     path = Path(folder)
     return Source(path, hub_id, path.name)
@@ -188,7 +227,6 @@ def _fetch(hub_id: str, revision: str | None) -> Source:
 def _settings(source: Source) -> Any:
     try:
         from transformers import AutoConfig
-        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     except ImportError as error:
         raise ModelError(
             f"hf {missing_package('transformers', 'nfilter[local]')} ({error})"
@@ -202,12 +240,17 @@ def _settings(source: Source) -> Any:
             f"{source.folder}: transformers cannot use config.json: {error}. If the model is newer than the installed "
             "transformers: pip install --upgrade transformers"
         ) from error
+    return settings
+
+
+def _refuse_other_kinds(source: Source, settings: Any) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
     if settings.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ModelError(
-            f"{source.folder}: a {settings.model_type} model is not a causal language model of transformers; "
+            f"{source.place}: a {settings.model_type} model is not a causal language model of transformers; "
             "give one that generates text"
         )
-    return settings
 
 
 def _tokenizer(source: Source) -> Any:
@@ -230,9 +273,21 @@ def _tokenizer(source: Source) -> Any:
     return tokenizer
 
 
+def open_whole(source: Source) -> tuple[Any, Any]:
+    """The model in float32 on the CPU, and its tokenizer. Raises ModelError."""
+    import torch
+
+    with _quiet():
+        settings, tokenizer = settings_and_tokenizer(source)
+        try:
+            module, _ = _read_weights(source, settings, {"dtype": torch.float32})
+        except Exception as error:
+            raise ModelError(f"{source.place}: the weights cannot be loaded: {error}") from error
+    return module, tokenizer
+
+
 def _weights(config: HFConfig, source: Source, settings: Any, device: str) -> Any:
     import torch
-    from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {"dtype": getattr(torch, choose_dtype(config, device))}
     if config.load_in_4bit:
@@ -241,31 +296,41 @@ def _weights(config: HFConfig, source: Source, settings: Any, device: str) -> An
         # Straight to the device: the host then need not hold the whole model.
         options["device_map"] = {"": 0}
     try:
-        module, info = AutoModelForCausalLM.from_pretrained(
-            str(source.folder),
-            config=settings,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **options,
-        )
+        module, info = _read_weights(source, settings, options)
         if device != "cuda":
             module = module.to(device)
     except torch.OutOfMemoryError as error:
         raise ModelError(
-            f"{source.folder} does not fit on {device}: set load_in_4bit: true, or device: cpu, or use a smaller model"
+            f"{source.place} does not fit on {device}: {'set load_in_4bit: true, or' if source.file is None else 'set'} "
+            "device: cpu, or use a smaller model"
         ) from error
     except Exception as error:
         # Loaders raise every kind of error, all of them about the checkpoint.
-        raise ModelError(f"{source.folder}: the weights cannot be loaded: {error}") from error
+        raise ModelError(f"{source.place}: the weights cannot be loaded: {error}") from error
     missing = sorted(info.get("missing_keys") or ())
     if missing:
         raise ModelError(
-            f"{source.folder}: {len(missing)} weights are missing from the checkpoint, such as {missing[0]}; they "
+            f"{source.place}: {len(missing)} weights are missing from the checkpoint, such as {missing[0]}; they "
             "would be random: copy the checkpoint again"
         )
     return module
+
+
+def _read_weights(source: Source, settings: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM
+
+    common = {"config": settings, "trust_remote_code": False, "output_loading_info": True}
+    if source.file is None:
+        return tuple(
+            AutoModelForCausalLM.from_pretrained(
+                str(source.folder), use_safetensors=True, local_files_only=True, **common, **options
+            )
+        )
+    unpacking = gguf_model.unpacking()
+    with gguf_model.alone(source.place) as (folder, file):
+        return tuple(
+            AutoModelForCausalLM.from_pretrained(folder, **file, **unpacking, **common, **options)
+        )
 
 
 def _four_bit(dtype: Any) -> Any:

@@ -179,8 +179,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def base_path(module: Any, names: Sequence[str | None] = ()) -> str | None:
-    """Where the base came from: a hub id, or the absolute path of a local folder; None where nobody says."""
+    """Where the base came from: a hub id, or the absolute path of what is here; None where nobody says."""
     for name in (*names, getattr(module, "name_or_path", None)):
         if name:
-            return str(Path(name).resolve()) if Path(name).is_dir() else str(name)
+            return str(Path(name).resolve()) if Path(name).exists() else str(name)
     return None

@@ -1,4 +1,4 @@
-"""How much memory a LoRA training needs, from a model's config.json alone: nothing is loaded or downloaded."""
+"""How much memory a LoRA training needs, from a model's config.json or GGUF header alone: nothing is loaded or downloaded."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nfilter import Site
+from nfilter import ModelError, Site
 from nfilter_hf.checks import read_json
 from nfilter_hf.config import HFConfig, locate
+from nfilter_hf.gguf_header import Header, read_header
 from nfilter_hf.lora_adapter import DEFAULT_TARGETS
 from nfilter_hf.lora_settings import pass_tokens
 from nfilter_hf.loss import chunk_size
@@ -52,6 +53,8 @@ _FAMILIES: Mapping[str, _Family] = {
     "gemma3_text": _Family(norms=4, qk_norm=True, tied=True),
     "phi3": _Family(fused=True),
 }
+_MODEL_TYPES: Mapping[str, str] = {"gemma3": "gemma3_text"}
+"""What transformers calls an architecture where llama.cpp calls it otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,11 +232,40 @@ def model_settings(model_config: Any, site: Site) -> Mapping[str, Any] | None:
     if not isinstance(model_config, HFConfig):
         return None
     place = locate(model_config.model, site)
+    name = place.file or "config.json"
     if place.folder is not None:
-        return read_json(place.folder / "config.json")
+        return _read_settings(place.folder / name)
     if place.hub_id is None or find_spec("huggingface_hub") is None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    cached = try_to_load_from_cache(place.hub_id, "config.json", revision=model_config.revision)
-    return read_json(Path(cached)) if isinstance(cached, str) else None
+    cached = try_to_load_from_cache(place.hub_id, name, revision=model_config.revision)
+    return _read_settings(Path(cached)) if isinstance(cached, str) else None
+
+
+def _read_settings(file: Path) -> Mapping[str, Any] | None:
+    if file.name == "config.json":
+        return read_json(file)
+    try:
+        return _like_config(read_header(file))
+    except ModelError:
+        return None
+
+
+def _like_config(header: Header) -> dict[str, Any]:
+    """What config.json would say of the sizes that a GGUF header gives."""
+    architecture = header.architecture
+    vocabulary = header.values.get("tokenizer.ggml.tokens")
+    return {
+        "model_type": _MODEL_TYPES.get(architecture, architecture),
+        "hidden_size": header.of_model("embedding_length"),
+        "intermediate_size": header.of_model("feed_forward_length"),
+        "num_attention_heads": header.of_model("attention.head_count"),
+        "num_key_value_heads": header.of_model("attention.head_count_kv"),
+        "num_hidden_layers": header.of_model("block_count"),
+        "head_dim": header.of_model("attention.key_length"),
+        "vocab_size": header.of_model("vocab_size") or vocabulary,
+        "attention_bias": "blk.0.attn_output.bias" in header.tensors,
+        "mlp_bias": "blk.0.ffn_up.bias" in header.tensors,
+        "tie_word_embeddings": "output.weight" not in header.tensors,
+    }

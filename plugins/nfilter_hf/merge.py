@@ -12,8 +12,10 @@ from typing import Any
 
 import yaml
 
-from nfilter import ModelError, RecipeError, StoreError, check_folder, did_you_mean
+from nfilter import ModelError, RecipeError, Site, StoreError, check_folder, did_you_mean
 from nfilter_hf.checks import TOKENIZER_FILES, read_json
+from nfilter_hf.config import HFConfig, locate
+from nfilter_hf.loading import Source, find, open_whole
 from nfilter_hf.lora_adapter import CONFIG_FILE, WEIGHTS_FILE
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -50,13 +52,12 @@ def merge(adapter: Path, base: str, out: Path, dtype: str | None = None) -> Merg
     """Write base + alpha / rank * B A to ``out`` as safetensors, with the tokenizer where the base has one.
 
     The sum is taken in float32 and saved as ``dtype``: by default as the type of the base while the adapter was trained,
-    which training.json beside it holds, else as the base is stored. ``base`` is a folder or a hub id; ``out`` must not
-    exist, or be empty, and appears whole or not at all. Raises ModelError for an adapter or a base that cannot be
+    which training.json beside it holds, else as the base is stored. ``base`` is a folder, a hub id or a GGUF file (``PATH`` or
+    ``hub-id:FILE``), whose weights are unpacked; ``out`` must not exist, or be empty, and appears whole or not at all. Raises ModelError for an adapter or a base that cannot be
     used, StoreError for ``out``.
     """
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (adapter / name).is_file():
@@ -65,20 +66,14 @@ def merge(adapter: Path, base: str, out: Path, dtype: str | None = None) -> Merg
             )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise StoreError(f"{out} exists and is not an empty folder: give another one with --out")
-    try:
-        module = AutoModelForCausalLM.from_pretrained(
-            base, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-        )
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"the base model {base!r} cannot be loaded ({_first_line(error)}): give its folder or hub id with --model"
-        ) from error
+    packed = _packed(base)
+    module, tokenizer = _open(base) if packed is None else open_whole(packed)
     if getattr(module.config, "quantization_config", None) is not None:
         raise ModelError(
             f"{base} is quantised, and an adapter cannot be folded into quantised weights without loss: give the "
             "base in full precision with --model"
         )
-    saved_as = dtype or _trained_dtype(adapter) or _stored_dtype(base)
+    saved_as = dtype or _trained_dtype(adapter) or ("float32" if packed else _stored_dtype(base))
     try:
         with warnings.catch_warnings():
             # PEFT asks for gradient checkpointing by a name that newer transformers retire.
@@ -100,7 +95,8 @@ def merge(adapter: Path, base: str, out: Path, dtype: str | None = None) -> Merg
     # In float32 again, so that the weights alone are rounded and not the computation.
     _cast(merged, torch.float32)
     logits = float((_probe(merged) - exact).abs().max())
-    _save_tokenizer(base, partial)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(partial)
     if out.exists():
         out.rmdir()
     partial.replace(out)
@@ -150,15 +146,15 @@ def _base_of(adapter: Path, lock: Path) -> str:
     if (
         isinstance(said, str)
         and said
-        and not (Path(said).is_absolute() and not Path(said).is_dir())
+        and not (Path(said).is_absolute() and not Path(said).exists())
     ):
         return said
     named = _trained_model(lock)
-    if named is not None and Path(named).is_dir():
+    if named is not None and Path(named).exists():
         return str(named)
     raise ModelError(
         f"the base of {adapter} is not at {said or 'a place that the adapter names'}, and the recipe's model "
-        f"({named}) is no folder here: give its folder or hub id with --model"
+        f"({named}) is not here: give its folder, GGUF file or hub id with --model"
     )
 
 
@@ -241,12 +237,31 @@ def _probe(module: Any) -> Any:
         return module.eval()(input_ids=ids).logits[0].float()
 
 
-def _save_tokenizer(base: str, out: Path) -> None:
-    from transformers import AutoTokenizer
+def _packed(base: str) -> Source | None:
+    """The GGUF file that ``base`` is, holds, or names on the hub; None for another kind of model."""
+    site = Site(Path())
+    if locate(base, site).file is None:
+        return None
+    return find(HFConfig(model=base), site)
 
+
+def _open(base: str) -> tuple[Any, Any]:
+    """The model of a folder or the hub in float32, and its tokenizer, if it has one."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        module = AutoModelForCausalLM.from_pretrained(
+            base, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"the base model {base!r} cannot be loaded ({_first_line(error)}): give its folder, GGUF file or hub id with "
+            "--model"
+        ) from error
     if Path(base).is_dir() and not any((Path(base) / name).is_file() for name in TOKENIZER_FILES):
-        return
-    AutoTokenizer.from_pretrained(base, trust_remote_code=False).save_pretrained(out)
+        return module, None
+    return module, AutoTokenizer.from_pretrained(base, trust_remote_code=False)
 
 
 def _first_line(error: Exception) -> str:

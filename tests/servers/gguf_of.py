@@ -1,4 +1,4 @@
-"""A checkpoint of the Llama family with a byte-level BPE tokenizer, written as a GGUF file in float32."""
+"""A checkpoint of the Llama family with a byte-level BPE tokenizer, written as a GGUF file."""
 
 from __future__ import annotations
 
@@ -26,9 +26,23 @@ _NAMES = {
 _CONTROL, _NORMAL = 3, 1
 
 
-def write(model: Path, file: Path) -> None:
-    """Write the checkpoint in the folder ``model`` to ``file``; weights, tokenizer and chat template are in it."""
-    from gguf import GGUFWriter, LlamaFileType
+def write(
+    model: Path,
+    file: Path,
+    *,
+    kind: str = "F32",
+    pre: str = "qwen2",
+    more: dict[str, str] | None = None,
+    **ids: int,
+) -> None:
+    """Write the checkpoint in the folder ``model`` to ``file``; weights, tokenizer and chat template are in it.
+
+    Matrices are written as ``kind`` (F32, F16, Q8_0), where their rows are whole blocks of it. ``pre`` says how text is split
+    (it splits a little more coarsely than tiny's own; where no merge crosses a split, that changes no token), ``ids`` are
+    those of ``bos``, ``eos`` and ``pad``, by default config.json's; ``more`` are texts to add as keys.
+    """
+    from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
+    from gguf.quants import quantize
     from safetensors.numpy import load_file
 
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
@@ -45,9 +59,16 @@ def write(model: Path, file: Path) -> None:
     out.add_rope_dimension_count(config["head_dim"])
     out.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
     out.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    _vocabulary(out, model, config)
+    _vocabulary(out, model, config, pre, ids)
+    for key, text in (more or {}).items():
+        out.add_string(key, text)
+    as_written = GGMLQuantizationType[kind]
     for name, values in load_file(model / "model.safetensors").items():
-        out.add_tensor(*_tensor(name, values.astype(np.float32), config))
+        called, plain = _tensor(name, values.astype(np.float32), config)
+        if plain.ndim == 2 and plain.shape[1] % 32 == 0 and kind != "F32":
+            out.add_tensor(called, quantize(plain, as_written), raw_dtype=as_written)
+        else:
+            out.add_tensor(called, plain)
     out.write_header_to_file()
     out.write_kv_data_to_file()
     out.write_tensors_to_file()
@@ -68,20 +89,21 @@ def _tensor(name: str, values: Any, config: dict[str, Any]) -> tuple[str, Any]:
     return f"blk.{layer[1]}.{plain}.weight" if layer else f"{plain}.weight", values
 
 
-def _vocabulary(out: Any, model: Path, config: dict[str, Any]) -> None:
+def _vocabulary(
+    out: Any, model: Path, config: dict[str, Any], pre: str, special: dict[str, int]
+) -> None:
     tokenizer = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
     by_id = {number: token for token, number in tokenizer["model"]["vocab"].items()}
     control = {token["id"]: token["content"] for token in tokenizer["added_tokens"]}
     by_id.update(control)
     ids = range(config["vocab_size"])
     out.add_tokenizer_model("gpt2")
-    # It splits a little more coarsely than tiny's own; where no merge crosses a split, that changes no token.
-    out.add_tokenizer_pre("qwen2")
+    out.add_tokenizer_pre(pre)
     out.add_token_list([by_id[number] for number in ids])
     out.add_token_types([_CONTROL if number in control else _NORMAL for number in ids])
     out.add_token_merges([" ".join(pair) for pair in tokenizer["model"]["merges"]])
     for kind in ("bos", "eos", "pad"):
-        getattr(out, f"add_{kind}_token_id")(config[f"{kind}_token_id"])
+        getattr(out, f"add_{kind}_token_id")(special.get(kind, config[f"{kind}_token_id"]))
     out.add_add_bos_token(False)  # the template writes it
     template = (model / "chat_template.jinja").read_text(encoding="utf-8")
     # These marks say which tokens train, which no server knows or needs.

@@ -1,0 +1,160 @@
+"""A GGUF file as transformers reads it: its configuration, its tokenizer, and its weights, unpacked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from nfilter import ModelError, missing_package
+from nfilter_hf.fingerprint import cache_folder, file_sha256
+from nfilter_hf.gguf_header import read_header
+
+_DIGESTS: Final = "digests.json"
+_LIBRARIES: Final = ("transformers", "tokenizers", "gguf")
+# Vocabularies in which each digit stands alone (llama.cpp, llm_tokenizer_bpe); transformers splits them as GPT-2 does.
+_DIGITS_ALONE: Final = ("codeshell", "command-r", "exaone", "refact", "smollm", "starcoder")
+
+
+def settings_and_tokenizer(file: Path) -> tuple[Any, Any]:
+    """The transformers configuration and the fast tokenizer, with its chat template, that a GGUF file holds.
+
+    Making them takes seconds. They are kept as config.json and tokenizer.json in the user's cache, named by what they were
+    made from: the file's header, the versions of the libraries, and this code; a copy that is damaged is made again.
+
+    Raises ModelError for a file that transformers cannot use.
+    """
+    kept = cache_folder() / "gguf" / _key(file)
+    if _is_whole(kept):
+        return _load(kept)
+    settings, tokenizer = _convert(file)
+    if _keep(settings, tokenizer, kept):
+        return _load(kept)
+    return settings, tokenizer
+
+
+@contextmanager
+def alone(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The arguments by which transformers' ``from_pretrained`` reads ``file`` and no other: what lies beside it may be of
+    another model.
+    """
+    if find_spec("gguf") is None:
+        raise ModelError(f"a GGUF model {missing_package('gguf', 'nfilter[local]')}")
+    with tempfile.TemporaryDirectory(prefix="nfilter-gguf-") as empty, _without_bar():
+        yield empty, {"gguf_file": str(file.absolute()), "local_files_only": True}
+
+
+def unpacking() -> dict[str, Any]:
+    """What tells ``from_pretrained`` that quantised weights become plain ones."""
+    import transformers
+
+    # Older versions know nothing else.
+    config = getattr(transformers, "GgufConfig", None)
+    return {} if config is None else {"quantization_config": config(dequantize=True)}
+
+
+def _convert(file: Path) -> tuple[Any, Any]:
+    from tokenizers import pre_tokenizers
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        with alone(file) as (folder, options):
+            settings = AutoConfig.from_pretrained(folder, **options)
+            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    except ModelError:
+        raise
+    except Exception as error:
+        # Readers of a binary format raise every kind of error, all of them about the file.
+        raise ModelError(
+            f"{file}: transformers cannot read this GGUF file: {error}. Convert the model again with a current llama.cpp, "
+            "or give its folder or hub id with *.safetensors"
+        ) from error
+    if read_header(file).values.get("tokenizer.ggml.pre") in _DIGITS_ALONE:
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
+            ]
+        )
+    return settings, tokenizer
+
+
+def _key(file: Path) -> str:
+    """SHA-256 of all that settings and tokenizer are made from."""
+    with file.open("rb") as data:
+        header = data.read(read_header(file).size)
+    versions = [_version(name) for name in _LIBRARIES]
+    total = hashlib.sha256(json.dumps([versions, file_sha256(Path(__file__))]).encode())
+    total.update(header)
+    return total.hexdigest()
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        digests = json.loads((folder / _DIGESTS).read_text(encoding="utf-8"))
+        return all(file_sha256(folder / name) == digest for name, digest in digests.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _load(folder: Path) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoTokenizer
+
+    settings = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    return settings, AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+
+
+def _keep(settings: Any, tokenizer: Any, folder: Path) -> bool:
+    """Save both whole or not at all; whether they are there."""
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+        settings.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        digests = {path.name: file_sha256(path) for path in sorted(partial.iterdir())}
+        (partial / _DIGESTS).write_text(json.dumps(digests, indent=1), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.replace(folder)
+    except OSError:
+        # A home that cannot be written costs the next run the same seconds, and another process may have been first.
+        shutil.rmtree(partial, ignore_errors=True)
+    return _is_whole(folder)
+
+
+@contextmanager
+def _without_bar() -> Iterator[None]:
+    """Unpacking shows a bar that would be drawn into the run's own, and transformers has no switch for this one."""
+    reading: Any = import_module("transformers.modeling_gguf_pytorch_utils")
+    bar = getattr(reading, "tqdm", None)
+    if bar is None:
+        yield
+        return
+    reading.tqdm = _plain
+    try:
+        yield
+    finally:
+        reading.tqdm = bar
+
+
+def _plain(items: Iterable[Any], **settings: Any) -> Iterable[Any]:
+    del settings
+    return items
+
+
+__all__ = ["alone", "settings_and_tokenizer", "unpacking"]

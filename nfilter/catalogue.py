@@ -6,7 +6,7 @@ import inspect
 import json
 from contextlib import suppress
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 from nfilter.capabilities import (
     Adapts,
@@ -118,7 +118,7 @@ def show_one(plugins: Plugins, name: str, console: Console, *, as_json: bool) ->
     if not items:
         known = [item.name for item in plugins.registered.values()]
         raise PluginError(
-            f"nothing is called {name!r}{did_you_mean(name, known)}; `nfilter plugins` lists all"
+            f"nothing is called {name!r}{did_you_mean(name, known)} (`nfilter plugins` lists all)"
             f"{plugins.out_of_use()}"
         )
     if as_json:
@@ -126,6 +126,14 @@ def show_one(plugins: Plugins, name: str, console: Console, *, as_json: bool) ->
         return
     for item in items:
         _print(item, console)
+
+
+_BESIDE: Final = {
+    "backend": ("thoughts", "[opening mark, closing mark]", "marks around what the model thinks; [] where nothing is to be cut"),
+    "trainer": ("loss", "a loss, or {use: LOSS, ...}", "an online loss: weights for tokens while training goes on"),
+    "source": ("noise", "{ratio: 0.5, ...}", "makes a known share of the labels wrong, to see what is found"),
+}  # fmt: skip
+"""The setting that a recipe takes on every plugin of a kind, beside the plugin's own: name, type, what it is."""
 
 
 def _described(item: Registered) -> dict[str, Any]:
@@ -137,6 +145,9 @@ def _described(item: Registered) -> dict[str, Any]:
         "version": item.version,
         "doc": inspect.getdoc(item.cls) or "",
         "schema": config.model_json_schema() if config is not None else {},
+        "beside": dict(zip(("setting", "type", "what"), _BESIDE[item.kind], strict=True))
+        if item.kind in _BESIDE
+        else None,
     }
 
 
@@ -147,14 +158,15 @@ def _print(item: Registered, console: Console) -> None:
     console.print(f"{item.kind} {item.name}  ({item.origin})", style="bold", markup=False)
     console.print(inspect.getdoc(item.cls) or "", markup=False)
     config = getattr(item.cls, "Config", None)
-    if config is None or not config.model_fields:
+    fields = config.model_fields if config is not None else {}
+    if not fields and item.kind not in _BESIDE:
         return
-    notes = field_notes(config)
+    notes = field_notes(config) if config is not None else {}
     table = Table(box=None, pad_edge=False)
     for title in ("setting", "type", "default", "needs"):
         table.add_column(title)
-    defaults = config.model_construct()
-    for name, info in config.model_fields.items():
+    defaults = config.model_construct() if config is not None else None
+    for name, info in fields.items():
         needs = [mark for mark in info.metadata if hasattr(mark, "capability")]
         wanted = ", ".join(
             f"a model that {_ABILITY.get(mark.capability, mark.capability.__name__)}"
@@ -169,6 +181,9 @@ def _print(item: Registered, console: Console) -> None:
             wanted or notes.get(name, ""),
         )
         table.add_row(*(Text(cell) for cell in cells))
+    if item.kind in _BESIDE:
+        name, kind, what = _BESIDE[item.kind]
+        table.add_row(*(Text(cell) for cell in (name, kind, "None", what)))
     console.print()
     console.print(table)
 

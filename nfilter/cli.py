@@ -182,7 +182,7 @@ def run(
     if said := launches.lonely():
         reporter.warning(said)
     target = out or Path("runs") / loaded.name
-    every = _seeds(seeds) if seeds else None
+    every = _seeds(seeds) if seeds is not None else None
     aside = importlib.import_module("nfilter.store").set_aside(target) if fresh else None
     if aside is not None:
         reporter.info(f"{target}: moved to {aside}, its journal too; the run begins anew")
@@ -438,11 +438,13 @@ def compare(runs: tuple[Path, ...], as_json: bool) -> None:
 
 @main.command()
 @click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--n", "size", default=50, show_default=True, type=click.IntRange(min=2))
-@click.option("--seed", default=0, show_default=True)
+@click.option("--n", "size", type=click.IntRange(min=2), help="How many rows.  [default: 50]")
+@click.option("--seed", type=int, help="Which rows.  [default: 0]")
 @click.option("--open", "unblind", is_flag=True, help="Show what the run did to each row too.")
 @_json
-def audit(run_directory: Path, size: int, seed: int, unblind: bool, as_json: bool) -> None:
+def audit(
+    run_directory: Path, size: int | None, seed: int | None, unblind: bool, as_json: bool
+) -> None:
     """Draw rows to check by hand; called again with the answers, say how good the flags are."""
     report = importlib.import_module("nfilter.report.audit")
     result = report.audit(run_directory, n=size, seed=seed, blind=not unblind)

@@ -41,6 +41,10 @@ class Located:
                 return f"--set {short(self.overridden[where[:end]])}"
             if where[:end] in self.lines:
                 return f"{self.file}:{self.lines[where[:end]]}"
+            # A section that stands in no line is there by an assignment to something in it.
+            made = [text for path, text in self.overridden.items() if path[:end] == where[:end]]
+            if end and made:
+                return f"--set {short(made[0])}"
         return f"{self.file}:1"
 
     def fault(self, where: Where, text: str) -> str:

@@ -70,9 +70,10 @@ class Readable:
         """How many rows can be read, and why not. ``first``: they are the first rows of more."""
         total = self.readable + self.unreadable
         if total == 1:
-            return f"its one row {'cannot' if self.unreadable else 'can'} be read" + (
-                f": {self.why()}" if self.unreadable else ""
-            )
+            if not self.unreadable:
+                return "its one row can be read"
+            (reason,) = self.reasons()
+            return f"its one row cannot be read: {reason.text} (line {reason.lines[0]})"
         rows = f"of the first {total:,} rows" if first else f"of {total:,} rows"
         if not self.unreadable:
             return f"all {rows} can be read"

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from nfilter.engine.samples import live
-from nfilter.errors import RecipeError, StoreError
+from nfilter.errors import NothingLeftError, RecipeError, StoreError
 from nfilter.plugins import Plugins, Registered
 from nfilter.report import reading
 from nfilter.stages import Exported
@@ -28,6 +28,7 @@ def export(
     Raises:
         PluginError: when no exporter is called so, or two are.
         RecipeError: when it does not take the settings.
+        NothingLeftError: when the run kept no row.
         StoreError: when there is no finished run, it has no tokens and the format needs them, or ``out`` is there already.
     """
     item = plugins.get("exporter", name)
@@ -45,6 +46,11 @@ def export(
             f"{run_dir}: the run has not ended; run the same command again and it goes on"
         )
     exported, left_out = _exported(run, item, plugins)
+    if not exported.samples:
+        raise NothingLeftError(
+            f"{run_dir}: nothing is left of its rows, so there is none to export; dropped.jsonl and metrics.json say which "
+            "stage took them: loosen that one and run it again"
+        )
     if out.exists():
         raise StoreError(f"{out}: it is there already; name a folder that is not, or remove it")
     part = out.with_name(f".{out.name}.part")

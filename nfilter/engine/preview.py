@@ -11,7 +11,7 @@ from nfilter.engine.ingest import rows
 from nfilter.engine.lint import lint
 from nfilter.engine.places import site_of
 from nfilter.engine.tokenizers import check_tokenizers
-from nfilter.errors import NothingLeftError, SourceError
+from nfilter.errors import NothingLeftError, RecipeError, SourceError
 from nfilter.not_carried import NotCarried
 from nfilter.plugins import Plugins
 from nfilter.readable import Readable
@@ -35,6 +35,14 @@ def preview(recipe: Recipe, plugins: Plugins, limit: int | None = None) -> Previ
         RecipeError: when the model that is trained has another tokenizer.
         NothingLeftError: when no row has a token in the loss.
     """
+    if recipe.model(recipe.encode.model) is None:
+        raise RecipeError(
+            recipe.located.fault(
+                ("encode", "model"),
+                f"lint encodes rows with {recipe.encode.model!r}, and there is no such model under models; add one, such as "
+                "models: {student: {use: hf, model: NAME}}, or name yours: encode: {model: NAME}",
+            )
+        )
     said: list[str] = []
     found_rows, not_carried = Readable(), NotCarried()
     items: list[Sample] = []

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SHEET = "audit.csv"
 _COLUMNS = ("id", "question", "label")
 _OPEN_COLUMNS = ("new_label", "reason")
+_ROWS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,10 @@ class Audit:
     narrowed: Figure | Range | None = None
 
 
-def audit(run_dir: Path, *, n: int = 50, seed: int = 0, blind: bool = True) -> Audit:
-    """Draw ``n`` rows into RUN/audit.csv, or read the answers that were filled in there.
+def audit(
+    run_dir: Path, *, n: int | None = None, seed: int | None = None, blind: bool = True
+) -> Audit:
+    """Draw ``n`` rows (50) into RUN/audit.csv, or read the answers that were filled in there.
 
     The sheet shows neither flag nor score. With ``blind`` it shows no new label and no reason either, since both
     give the flag away. A sheet with an answer in it is never written again.
@@ -65,8 +68,8 @@ def audit(run_dir: Path, *, n: int = 50, seed: int = 0, blind: bool = True) -> A
     run = reading.open_run(run_dir)
     path = run.path / SHEET
     if path.is_file() and sheet.has_answers(path):
-        return _answered(run, path)
-    record = _draw(run, path, n=n, seed=seed, blind=blind)
+        return _answered(run, path, n, seed)
+    record = _draw(run, path, n=n or _ROWS, seed=seed or 0, blind=blind)
     write_sealed(run.path / RECORD, record)
     return _audit(run, record, {}, [])
 
@@ -119,6 +122,7 @@ def _draw(run: RunDirectory, path: Path, *, n: int, seed: int, blind: bool) -> d
     return {
         "status": "drawn",
         "seed": seed,
+        "n": n,
         "blind": blind,
         "fingerprint": _mark(last),
         "population": len(units),
@@ -162,7 +166,29 @@ def _reasons(run: RunDirectory, wanted: set[str]) -> dict[str, str]:
     return found
 
 
-def _answered(run: RunDirectory, path: Path) -> Audit:
+def _other_draw(
+    record: Mapping[str, Any], path: Path, n: int | None, seed: int | None
+) -> list[str]:
+    """That what was asked for now is not what was drawn, and how to draw it."""
+    drawn = sum(len(stratum["drawn"]) for stratum in record["strata"])
+    asked = [
+        text
+        for text, other in (
+            (f"--n {n}", n not in (None, record.get("n", drawn))),
+            (f"--seed {seed}", seed not in (None, record["seed"])),
+        )
+        if other
+    ]
+    if not asked:
+        return []
+    said = (
+        f"the sheet has answers and stays as it was drawn, {drawn} rows with seed {record['seed']}"
+    )
+    are = "is" if len(asked) == 1 else "are"
+    return [f"{said}: {' and '.join(asked)} {are} not used. Move {path.name} away to draw anew"]
+
+
+def _answered(run: RunDirectory, path: Path, n: int | None, seed: int | None) -> Audit:
     from nfilter.errors import DamageError
     from nfilter.store import read_sealed, write_sealed
 
@@ -181,7 +207,7 @@ def _answered(run: RunDirectory, path: Path) -> Audit:
         ) from error
     strata = [_stratum(value) for value in record["strata"]]
     right = sheet.answers(path, [sample_id for stratum in strata for sample_id in stratum.drawn])
-    notes = []
+    notes = _other_draw(record, path, n, seed)
     if record["fingerprint"] != _mark(reading.last_finished(run)):
         notes.append(
             f"the run has changed since the rows were drawn; the figures are of the flags as they were then. Move "

@@ -67,9 +67,27 @@ def _between(a: _Facts, b: _Facts) -> list[str]:
         notes.append("other test rows, so the arms were examined on different questions")
     elif None not in tests:
         notes += _asking(a.lock.get("evaluate"), b.lock.get("evaluate"))
-    if _trained(a.lock) != _trained(b.lock):
-        notes.append("other models were trained, so the arms start from different ones")
+    if (models := _models(a, b)) is not None:
+        notes.append(models)
     return notes
+
+
+def _models(a: _Facts, b: _Facts) -> str | None:
+    """Why the trained models may not be compared: they differ, or it cannot be told; None where they are one."""
+    untrained = [
+        str(facts.path) for facts in (a, b) if not isinstance(facts.lock.get("train"), Mapping)
+    ]
+    if untrained:
+        return None if len(untrained) == 2 else f"no model was trained in {untrained[0]}"
+    first, second = _trained(a.lock), _trained(b.lock)
+    if first.hash is None or second.hash is None:
+        unknown = a.path if first.hash is None else b.path
+        return f"whether the same model was trained cannot be told: {unknown} does not say which one it was"
+    if first.hash == second.hash:
+        return None
+    if first.model != second.model:
+        return f"other models were trained ({first.model} and {second.model}), so the arms start from different ones"
+    return f"{first.model} has other weights or other settings (number format, device, chat template), which training starts from"
 
 
 def _data(a: _Facts, b: _Facts) -> str | None:
@@ -137,16 +155,24 @@ def _kind(lock: Mapping[str, Any]) -> str:
     return str(answer.get("kind")) if isinstance(answer, Mapping) else "unknown"
 
 
-def _trained(lock: Mapping[str, Any]) -> str | None:
-    train, models = lock.get("train"), lock.get("models")
-    if not isinstance(train, Mapping) or not isinstance(models, Mapping):
-        return None
-    name = train.get("model")
+@dataclass(frozen=True)
+class _Model:
+    """The model that a run trains: how the recipe names it, and the hash that the run has on record of it."""
+
+    model: str
+    hash: str | None
+
+
+def _trained(lock: Mapping[str, Any]) -> _Model:
+    models, locked = lock.get("models"), lock.get("lock")
+    hashes = locked.get("models") if isinstance(locked, Mapping) else None
+    name = lock["train"].get("model")
     seen = set()
-    while isinstance(name, str) and name not in seen:
+    while isinstance(models, Mapping) and isinstance(name, str) and name not in seen:
         seen.add(name)
         value = models.get(name)
-        if not isinstance(value, str):
-            return json.dumps(value, sort_keys=True, default=str)
+        if isinstance(value, Mapping):
+            found = hashes.get(name) if isinstance(hashes, Mapping) else None
+            return _Model(str(value.get("model", name)), found if isinstance(found, str) else None)
         name = value
-    return None
+    return _Model(str(name), None)

@@ -58,7 +58,7 @@ def choose_targets(module: Any, targets: Targets) -> str | list[str]:
         if name.rpartition(".")[2] not in linear:
             raise ModelError(
                 f"train.target_modules: the model has no linear layer named {name!r}"
-                f"{did_you_mean(name, linear)}; or write target_modules: all-linear"
+                f"{did_you_mean(name, linear)} (or write target_modules: all-linear)"
             )
     return list(targets)
 

@@ -118,6 +118,11 @@ def merge_run(
     """
     lock = run / "recipe.lock.yaml"
     if not lock.is_file():
+        seeds = sorted(run.glob("seed-*/recipe.lock.yaml"))
+        if seeds:
+            raise StoreError(
+                f"{run} is a group of runs, one a seed, and each has its own adapter: name one, like {seeds[0].parent}"
+            )
         raise StoreError(
             f"{run} is not a run: it has no recipe.lock.yaml; give a folder that 'nfilter run' wrote"
         )

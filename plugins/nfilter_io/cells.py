@@ -123,8 +123,8 @@ def _clean_text(text: str) -> str:
             code = ord(text[error.start])
             if 0xDC80 <= code <= 0xDCFF:
                 raise RowError(
-                    f"holds the byte 0x{code - 0xDC00:02x}, which is no text in the file's encoding,"
-                    " or a lone surrogate"
+                    f"holds the byte 0x{code - 0xDC00:02x}, which is no text in the file's encoding, or a lone surrogate; "
+                    "type `encoding: latin-1` (or cp1252) under source: where that is how the file was saved"
                 ) from None
             raise RowError(f"holds a lone surrogate, U+{code:04X}") from None
     return text

@@ -171,10 +171,16 @@ def _check_named(counts: Mapping[str, int], config: Settings, *, whole: bool) ->
         if column is not None and column not in counts:
             raise SourceError(
                 f"{config.path}: {where} names the column {shown(column)}, which is not there"
-                f"{did_you_mean(column, counts)}. Columns found: {_listed(counts)}"
+                f"{_near(column, counts)} Columns found: {_listed(counts)}"
             )
     if config.id is not None and config.id == config.truth:
         raise SourceError(f"{config.path}: the column {shown(config.id)} is both id and truth")
+
+
+def _near(column: str, counts: Mapping[str, int]) -> str:
+    """The nearest column as the end of a sentence; all of them are listed behind it."""
+    near = did_you_mean(column, counts)
+    return near if near.endswith("?") else "."
 
 
 def _id_column(counts: Mapping[str, int], config: Settings) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,11 +90,16 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_pairs)
 
 
+def _what(error: json.JSONDecodeError) -> str:
+    """What json says, without the word or colon that its own place would follow."""
+    return error.msg.removesuffix(" at").rstrip(": ")
+
+
 def _problem(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "is nested too deeply"
     if isinstance(error, json.JSONDecodeError):
-        return f"is not JSON: {error.msg} at character {error.pos + 1}"
+        return f"is not JSON: {_what(error)} at character {error.pos + 1}"
     return str(error) if isinstance(error, RowError) else f"is not JSON: {error}"
 
 
@@ -146,9 +152,39 @@ def json_list(path: Path, config: JsonConfig) -> Iterator[Record | Unreadable]:
     del data
     at = _blank(text, 0)
     if not text.startswith("[", at):
-        lines = "; type `use: jsonl` for one object a line" if text.startswith("{", at) else ""
-        raise SourceError(f"{path}: is not a JSON list of objects{lines}")
+        raise SourceError(f"{path}: {_no_list(path, text, at)}")
     yield from _elements(text, at + 1)
+
+
+def _no_list(path: Path, text: str, at: int) -> str:
+    """What a file holds that does not begin with a bracket, and what to do with it."""
+    if at == len(text):
+        return (
+            "is empty: it holds no rows; write a JSON list of objects to it, or name another file"
+        )
+    if not text.startswith("{", at):
+        return "is not a JSON list of objects"
+    try:
+        value, _ = _DECODER.raw_decode(text, at)
+    except (ValueError, RecursionError, RowError):
+        value = {}
+    inside = [
+        key
+        for key, rows in value.items()
+        if isinstance(rows, list) and rows and isinstance(rows[0], dict)
+    ]
+    if not inside:
+        return "is not a JSON list of objects; type `use: jsonl` for one object a line"
+    file, key = (json.dumps(text) for text in (path.name, inside[0]))
+    code = (
+        f'import json; rows = json.load(open({file}, encoding="utf-8"))[{key}]; '
+        'json.dump(rows, open("rows.json", "w"))'
+    )
+    others = f" (or of {', '.join(map(repr, inside[1:4]))})" if len(inside) > 1 else ""
+    return (
+        f"is one JSON object, not a list; to take the rows of its key {inside[0]!r}{others} out, type "
+        f"{shlex.join(['python', '-c', code])} in its folder and name rows.json"
+    )
 
 
 def _blank(text: str, at: int) -> int:
@@ -195,7 +231,7 @@ def _element(text: str, start: int, like: frozenset[str]) -> tuple[Any, str | No
         value, end = _DECODER.raw_decode(text, start)
     except (ValueError, RecursionError, RowError) as error:
         if isinstance(error, json.JSONDecodeError):
-            what = f"the row is not JSON: {error.msg} (line {error.lineno})"
+            what = f"the row is not JSON: {_what(error)} (line {error.lineno})"
         else:
             what = f"the row {_problem(error)}"
         return None, what, _resumed(text, start, _end_of_element(text, start), like)

@@ -57,7 +57,7 @@ class Rows:
                     break
                 fault = fault or record
             if first is None:
-                raise SourceError(f"{self._config.path}: no row can be read{_because(fault)}")
+                raise SourceError(f"{self._config.path}: {_nothing(fault)}")
             head, whole = self._peek(first, stream)
             self._settle(head, whole=whole)
         assert self._layout is not None
@@ -154,12 +154,13 @@ class Rows:
             return None
 
 
-def _because(fault: Unreadable | None) -> str:
+def _nothing(fault: Unreadable | None) -> str:
+    """Why a file has no row, and what to do about it."""
     if fault is None:
-        return ""
+        return "it holds no rows; write some to it, or name another file"
     listed = fault.raw.lstrip().startswith("[") and "use: json" not in fault.error
     hint = "; a file that is one JSON list is read with use: json" if listed else ""
-    return f"; line {fault.line}: {fault.error}{hint}"
+    return f"no row can be read; line {fault.line}: {fault.error}{hint}"
 
 
 def _cleaned(row: Mapping[str, Any], *, nan_is_null: bool) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def test_a_slip_on_the_command_line_is_answered(
     assert shown.out == ""
 
 
-@pytest.mark.parametrize("seeds", ["0,x", "0,0", "-1", ","])
+@pytest.mark.parametrize("seeds", ["0,x", "0,0", "-1", ",", ""])
 def test_seeds_are_whole_numbers_each_once(
     seeds: str,
     folder: Callable[..., Path],
@@ -229,7 +229,7 @@ def test_unknown_names_are_answered_with_the_nearest(
     assert shown.returncode == 3
     assert (
         shown.stderr
-        == "error: nothing is called 'example.aks'; did you mean 'example.ask'?; `nfilter plugins` lists all\n"
+        == "error: nothing is called 'example.aks'; did you mean 'example.ask'? (`nfilter plugins` lists all)\n"
     )
     template = command("init", "--template", "exampel", path=[example_dist], cwd=home)
     assert template.returncode == 2

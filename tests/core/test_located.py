@@ -266,3 +266,11 @@ def test_set_refuses_what_leads_nowhere(assignment: str, says: str) -> None:
     assert caught.value.faults[0].startswith(f"--set {assignment}: ")
     assert says in caught.value.faults[0]
     assert located.value == base().value
+
+
+def test_what_an_assignment_made_is_its_own_and_not_the_files() -> None:
+    located = parse("name: x\nsource: {use: jsonl}\n", Path("r.yaml"))
+    override(located, ["train.rank=8"])
+    assert located.fault(("train", "use"), "missing") == "--set train.rank=8: train.use: missing"
+    assert located.fault(("source", "path"), "missing").startswith("r.yaml:2: ")
+    assert located.fault(("arms",), "wrong").startswith("r.yaml:1: ")

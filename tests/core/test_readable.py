@@ -103,7 +103,7 @@ def test_a_fault_of_the_recipe_beside_one_of_the_data_is_a_fault_of_the_recipe(
     assert entry(["check", "r.yaml"]) == 2
     told = capsys.readouterr().err
     assert "2 faults" in told
-    assert "its one row cannot be read: 1 because the field 'answer' is missing (line 1)" in told
+    assert "its one row cannot be read: the field 'answer' is missing (line 1)" in told
     assert "arm 'cleaned' is trained" in told
 
 

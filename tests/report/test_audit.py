@@ -385,7 +385,13 @@ def test_a_sheet_with_an_answer_is_never_written_again(world):
     result = subject.audit(RUN, n=20, seed=5)
     assert SHEET.read_bytes() == kept
     assert (result.drawn, result.answered) == (12, 1)
-    assert "11 rows have no answer yet" in result.notes[0]
+    assert result.notes[0] == (
+        "the sheet has answers and stays as it was drawn, 12 rows with seed 0: --n 20 and --seed 5 are not used. Move audit.csv "
+        "away to draw anew"
+    )
+    assert "11 rows have no answer yet" in result.notes[1]
+    assert len(subject.audit(RUN, n=12).notes) == len(subject.audit(RUN).notes) == 1
+    assert "--n 13 is not used" in subject.audit(RUN, n=13).notes[0]
     fill({first: "what"})
     kept = SHEET.read_bytes()
     with pytest.raises(StoreError, match="label_is_right is 'what'"):

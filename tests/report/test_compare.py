@@ -147,13 +147,33 @@ def test_other_labels_other_noise(other, compare):
     [
         (lambda v: v["evaluate"].update(max_tokens=4), "evaluate.max_tokens 16 and 4"),
         (lambda v: v["answer"].update(kind="exact"), "answer: number and exact"),
-        (lambda v: v["models"]["student"].update(off_by=2), "other models were trained"),
+        (
+            lambda v: v["lock"]["models"].update(student="0"),
+            "has other weights or other settings (number format, device, chat template)",
+        ),
+        (
+            lambda v: (
+                v["models"]["student"].update(model="b"),
+                v["lock"]["models"].update(student="0"),
+            ),
+            "other models were trained (student and b), so the arms start from different ones",
+        ),
+        (
+            lambda v: v["lock"]["models"].clear(),
+            "whether the same model was trained cannot be told: runs/other does not say which one it was",
+        ),
+        (lambda v: v.pop("train"), "no model was trained in runs/other"),
     ],
 )
 def test_other_ways_of_examining(other, change, said, compare):
     edit(OTHER / "recipe.lock.yaml", change)
     (note,) = compare([RUN, OTHER]).notes
     assert said in note
+
+
+def test_a_model_that_is_named_otherwise_is_the_same_model(other, compare):
+    edit(OTHER / "recipe.lock.yaml", lambda v: v["models"]["student"].update(model="../elsewhere"))
+    assert compare([RUN, OTHER]).notes == []
 
 
 def test_other_test_rows(other, compare):

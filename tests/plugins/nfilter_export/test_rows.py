@@ -82,6 +82,19 @@ def test_a_run_of_rules_alone_is_exported_as_conversations(
         assert [row["weight"] for row in rows] == [1.0, 1.0]
 
 
+@pytest.mark.parametrize("recipe", [RULES, TOKENS])
+def test_a_run_that_kept_nothing_exports_nothing_and_says_so(tmp_path: Path, recipe: str) -> None:
+    (tmp_path / "rows.jsonl").write_text(ROWS.splitlines(keepends=True)[1], encoding="utf-8")
+    text = recipe if recipe == RULES else recipe.replace("k: 0.5", "k: 0")
+    (tmp_path / "r.yaml").write_text(text, encoding="utf-8")
+    run = tmp_path / "run"
+    assert call("run", str(tmp_path / "r.yaml"), "--out", str(run))[0] in (0, 6)
+    code, said, err = call("export", str(run), "--format", "trl", "--out", str(tmp_path / "x"))
+    assert (code, said) == (6, "")
+    assert "nothing is left of its rows, so there is none to export; dropped.jsonl" in err
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_format_that_needs_tokens_says_which_do_not(home: Path, tmp_path: Path) -> None:
     code, _, err = call(
         "export", str(home / "rules"), "--format", "spans", "--out", str(tmp_path / "x")

@@ -237,6 +237,13 @@ def test_a_base_that_moved_is_found_through_the_recipe_or_named(tmp_path: Path) 
 
 
 def test_runs_and_arms_that_are_not_there(tmp_path: Path) -> None:
+    group = tmp_path / "group"
+    for seed in (0, 1):
+        make_run(group / f"seed-{seed}", None)
+    with pytest.raises(
+        StoreError, match=r"a group of runs, one a seed, .*: name one, like .*/group/seed-0$"
+    ):
+        merge_run(group)
     with pytest.raises(StoreError, match=r"is not a run: it has no recipe\.lock\.yaml"):
         merge_run(tmp_path)
     run = make_run(tmp_path / "run", None)

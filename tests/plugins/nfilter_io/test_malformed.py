@@ -325,7 +325,7 @@ BROKEN: list[tuple[str, bytes | None, dict[str, Any], str]] = [
     ("jsonl", GOOD, {"encoding": "utf-99"}, "encoding: utf-8"),
     ("jsonl", GOOD, {"encoding": "utf-16"}, "convert the file to UTF-8"),
     ("jsonl", GOOD, {"encoding": "rot13"}, "encoding: utf-8"),
-    ("json", b"", {}, "not a JSON list"),
+    ("json", b"", {}, "is empty: it holds no rows"),
     ("json", GOOD, {}, "use: jsonl"),
     ("json", b"[" + GOOD + b"]", {"max_bytes": 10}, "use: jsonl"),
     ("csv", b"", {}, "is empty"),

@@ -55,7 +55,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Keys and tensors of a GGUF file, and the bytes that they take.
+    """Keys and tensors of a GGUF file, the bytes that they take, and the byte at which the tensors' data begin.
 
     Of a list of texts, such as the vocabulary, ``values`` has the length alone.
     """
@@ -63,6 +63,7 @@ class Header:
     values: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
     size: int
+    data_start: int
 
     @property
     def architecture(self) -> str:
@@ -112,7 +113,10 @@ class _Reader:
             name = self._text()
             shape = tuple(self._number("<Q") for _ in range(self._bounded("<I", 8)))
             found[name] = Tensor(shape, self._number("<I"), self._number("<Q"))
-        header = Header(values, found, self._at)
+        align = values.get("general.alignment", 32)
+        if not isinstance(align, int) or align <= 0:
+            raise self._fault(f"has the alignment {align!r}")
+        header = Header(values, found, self._at, -(-self._at // align) * align)
         if not header.architecture:
             raise self._fault("names no architecture (general.architecture)")
         self._whole(header)
@@ -145,10 +149,7 @@ class _Reader:
 
     def _whole(self, header: Header) -> None:
         """Refuse a file that ends before its tensors do."""
-        align = header.values.get("general.alignment", 32)
-        if not isinstance(align, int) or align <= 0:
-            raise self._fault(f"has the alignment {align!r}")
-        start = -(-header.size // align) * align
+        start = header.data_start
         ends = [start + each.offset + (each.size or 0) for each in header.tensors.values()]
         needed = max(ends, default=start)
         if needed > self._size:

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from nfilter import ModelError, missing_package
+from nfilter_hf import gguf_corrections
 from nfilter_hf.fingerprint import cache_folder, file_sha256
+from nfilter_hf.gguf_corrections import correct_settings, correct_tokenizer
 from nfilter_hf.gguf_header import read_header
 
 _DIGESTS: Final = "digests.json"
 _LIBRARIES: Final = ("transformers", "tokenizers", "gguf")
-# Vocabularies in which each digit stands alone (llama.cpp, llm_tokenizer_bpe); transformers splits them as GPT-2 does.
-_DIGITS_ALONE: Final = ("codeshell", "command-r", "exaone", "refact", "smollm", "starcoder")
 
 
 def settings_and_tokenizer(file: Path) -> tuple[Any, Any]:
@@ -63,7 +63,6 @@ def unpacking() -> dict[str, Any]:
 
 
 def _convert(file: Path) -> tuple[Any, Any]:
-    from tokenizers import pre_tokenizers
     from transformers import AutoConfig, AutoTokenizer
 
     try:
@@ -78,23 +77,24 @@ def _convert(file: Path) -> tuple[Any, Any]:
             f"{file}: transformers cannot read this GGUF file: {error}. Convert the model again with a current llama.cpp, "
             "or give its folder or hub id with *.safetensors"
         ) from error
-    if read_header(file).values.get("tokenizer.ggml.pre") in _DIGITS_ALONE:
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Digits(individual_digits=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False),
-            ]
-        )
+    header = read_header(file)
+    correct_settings(settings, header, file)
+    correct_tokenizer(tokenizer, header, file)
     return settings, tokenizer
 
 
 def _key(file: Path) -> str:
-    """SHA-256 of all that settings and tokenizer are made from."""
-    with file.open("rb") as data:
-        header = data.read(read_header(file).size)
+    """SHA-256 of all that settings and tokenizer are made from: a small part of the file."""
+    header = read_header(file)
     versions = [_version(name) for name in _LIBRARIES]
-    total = hashlib.sha256(json.dumps([versions, file_sha256(Path(__file__))]).encode())
-    total.update(header)
+    code = [file_sha256(Path(part)) for part in (__file__, gguf_corrections.__file__)]
+    total = hashlib.sha256(json.dumps([versions, code]).encode())
+    with file.open("rb") as data:
+        total.update(data.read(header.size))
+        # Divisors of the frequencies are a part of the settings, and lie among the weights.
+        for name in sorted(name for name in header.tensors if name.startswith("rope_")):
+            data.seek(header.data_start + header.tensors[name].offset)
+            total.update(data.read(header.tensors[name].size or 0))
     return total.hexdigest()
 
 

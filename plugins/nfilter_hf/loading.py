@@ -13,6 +13,7 @@ from nfilter_hf import gguf_model
 from nfilter_hf.chat import Chat
 from nfilter_hf.checks import folder_problems, header_problems
 from nfilter_hf.config import HFConfig, locate
+from nfilter_hf.gguf_corrections import refuse_left_out
 from nfilter_hf.gguf_header import read_header
 
 if TYPE_CHECKING:
@@ -275,14 +276,10 @@ def _tokenizer(source: Source) -> Any:
 
 def open_whole(source: Source) -> tuple[Any, Any]:
     """The model in float32 on the CPU, and its tokenizer. Raises ModelError."""
-    import torch
-
     with _quiet():
         settings, tokenizer = settings_and_tokenizer(source)
-        try:
-            module, _ = _read_weights(source, settings, {"dtype": torch.float32})
-        except Exception as error:
-            raise ModelError(f"{source.place}: the weights cannot be loaded: {error}") from error
+        config = HFConfig(model=source.base, device="cpu", dtype="float32")
+        module = _weights(config, source, settings, "cpu")
     return module, tokenizer
 
 
@@ -313,6 +310,8 @@ def _weights(config: HFConfig, source: Source, settings: Any, device: str) -> An
             f"{source.place}: {len(missing)} weights are missing from the checkpoint, such as {missing[0]}; they "
             "would be random: copy the checkpoint again"
         )
+    if source.file is not None:
+        refuse_left_out(module, read_header(source.place), source.place)
     return module
 
 

@@ -15,6 +15,7 @@ import yaml
 from nfilter import ModelError, RecipeError, Site, StoreError, check_folder, did_you_mean
 from nfilter_hf.checks import TOKENIZER_FILES, read_json
 from nfilter_hf.config import HFConfig, locate
+from nfilter_hf.gguf_header import SUFFIX
 from nfilter_hf.loading import Source, find, open_whole
 from nfilter_hf.lora_adapter import CONFIG_FILE, WEIGHTS_FILE
 
@@ -243,9 +244,12 @@ def _probe(module: Any) -> Any:
 
 
 def _packed(base: str) -> Source | None:
-    """The GGUF file that ``base`` is, holds, or names on the hub; None for another kind of model."""
+    """The GGUF file that ``base`` is, holds, or names on the hub; None for another kind of model. Raises ModelError."""
     site = Site(Path())
-    if locate(base, site).file is None:
+    place = locate(base, site)
+    if place.problem and (base.lower().endswith(SUFFIX) or Path(base).is_dir()):
+        raise ModelError(f"{place.problem}; name the base with --model")
+    if place.file is None:
         return None
     return find(HFConfig(model=base), site)
 

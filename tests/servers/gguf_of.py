@@ -32,14 +32,16 @@ def write(
     *,
     kind: str = "F32",
     pre: str = "qwen2",
-    more: dict[str, str] | None = None,
+    more: dict[str, str | int | float] | None = None,
+    tensors: dict[str, Any] | None = None,
     **ids: int,
 ) -> None:
     """Write the checkpoint in the folder ``model`` to ``file``; weights, tokenizer and chat template are in it.
 
     Matrices are written as ``kind`` (F32, F16, Q8_0), where their rows are whole blocks of it. ``pre`` says how text is split
     (it splits a little more coarsely than tiny's own; where no merge crosses a split, that changes no token), ``ids`` are
-    those of ``bos``, ``eos`` and ``pad``, by default config.json's; ``more`` are texts to add as keys.
+    those of ``bos``, ``eos`` and ``pad``, by default config.json's; ``more`` are keys to add, ``tensors``
+    tensors.
     """
     from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
     from gguf.quants import quantize
@@ -60,8 +62,15 @@ def write(
     out.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
     out.add_layer_norm_rms_eps(config["rms_norm_eps"])
     _vocabulary(out, model, config, pre, ids)
-    for key, text in (more or {}).items():
-        out.add_string(key, text)
+    for key, value in (more or {}).items():
+        if isinstance(value, str):
+            out.add_string(key, value)
+        elif isinstance(value, int):
+            out.add_uint32(key, value)
+        else:
+            out.add_float32(key, value)
+    for name, values in (tensors or {}).items():
+        out.add_tensor(name, values)
     as_written = GGMLQuantizationType[kind]
     for name, values in load_file(model / "model.safetensors").items():
         called, plain = _tensor(name, values.astype(np.float32), config)

@@ -151,6 +151,92 @@ def test_what_lies_beside_a_file_is_not_read(written: Callable[..., Path], check
     assert backend(file).tokenizer_digest() == alone
 
 
+# --- what transformers leaves out ---------------------------------------------------------------------------------
+
+
+def llama3_divisors(count: int, theta: float, factor: float) -> np.ndarray[Any, Any]:
+    """What llama.cpp's converter writes for Llama 3.1 and later (convert_hf_to_gguf.py), value by value."""
+    out = []
+    for place in range(count):
+        length = 2 * np.pi * theta ** (place / count)
+        if length < 8192 / 4:
+            out.append(1.0)
+        elif length > 8192:
+            out.append(factor)
+        else:
+            smooth = (8192 / length - 1) / (4 - 1)
+            out.append(1 / ((1 - smooth) / factor + smooth))
+    return np.array(out, dtype=np.float32)
+
+
+def test_positions_are_stretched_as_the_file_says(
+    written: Callable[..., Path], folder: Path, tmp_path: Path
+) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    theta = 1e6
+    config["rope_parameters"]["rope_theta"] = theta
+    divisors = llama3_divisors(config["head_dim"] // 2, theta, 8.0)
+    assert divisors.min() == 1 < divisors.max() == 8
+    stretched = Path(shutil.copytree(folder, tmp_path / "stretched"))
+    llama3 = {
+        "rope_type": "llama3", "rope_theta": theta, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }  # fmt: skip
+    (stretched / "config.json").write_text(json.dumps({**config, "rope_parameters": llama3}))
+    file = tmp_path / "l.gguf"
+    gguf_of.write(stretched, file, pre="gpt-2", tensors={"rope_freqs.weight": divisors})
+    assert torch.equal(logits(backend(file)), logits(backend(stretched)))
+    gguf_of.write(stretched, file, pre="gpt-2")
+    assert not torch.equal(logits(backend(file)), logits(backend(stretched)))
+    gguf_of.write(
+        stretched, file, pre="gpt-2", tensors={"rope_freqs.weight": divisors[::-1].copy()}
+    )
+    with pytest.raises(
+        ModelError, match=r"stretches positions in a way \(rope_freqs\.weight\) that is not known"
+    ):
+        backend(file).generate([REQUEST])
+    for named, known in (("linear", True), ("yarn", True), ("longrope", False)):
+        keys: dict[str, Any] = {"type": named, "factor": 4.0, "original_context_length": 64}
+        keys = {f"llama.rope.scaling.{key}": value for key, value in keys.items()}
+        model = backend(written(more=keys))
+        if known:
+            rope = model._load().module.config.rope_parameters
+            assert (rope["rope_type"], rope["factor"]) == (named, 4.0)
+        else:
+            with pytest.raises(
+                ModelError, match=r"\(rope\.scaling\.type longrope\) that is not known.*safetensors"
+            ):
+                model._load()
+
+
+def test_text_is_split_as_the_file_says(folder: Path, tmp_path: Path) -> None:
+    """In pieces that no token crosses, which shows as where blanks before digits, and letters, are cut."""
+    text = "it's  12345\n\nX"
+
+    def pieces(pre: str) -> list[str]:
+        file = tmp_path / f"{pre}.gguf"
+        gguf_of.write(folder, file, pre=pre)
+        splitter = backend(file)._open_text().tokenizer.backend_tokenizer.pre_tokenizer
+        return [text[start:end] for _, (start, end) in splitter.pre_tokenize_str(text)]
+
+    assert pieces("gpt-2") == ["it", "'s", " ", " 12345", "\n", "\n", "X"]
+    assert pieces("smollm") == ["it", "'s", "  ", "1", "2", "3", "4", "5", "\n", "\n", "X"]
+    assert pieces("llama-bpe") == ["it", "'s", " ", " ", "123", "45", "\n\n", "X"]
+    assert pieces("qwen2") == ["it", "'s", " ", " ", "1", "2", "3", "4", "5", "\n\n", "X"]
+    with pytest.raises(
+        ModelError, match=r"in the way of 'own-way' \(tokenizer\.ggml\.pre\).*\*\.safetensors"
+    ):
+        pieces("own-way")
+
+
+def test_weights_without_a_place_are_not_dropped(written: Callable[..., Path]) -> None:
+    file = written(tensors={"blk.0.attn_q.bias": np.ones(32, dtype=np.float32)})
+    with pytest.raises(
+        ModelError, match=r"holds [\d,]+ weights, and the llama model of transformers has"
+    ):
+        backend(file)._load()
+
+
 # --- where it is -------------------------------------------------------------------------------------------------
 
 

@@ -49,6 +49,8 @@ from nfilter_hf.loading import (
     load,
     open_text,
 )
+from nfilter_hf.memory import model_settings
+from nfilter_hf.number_format import Choice, cpu_format
 from nfilter_hf.scoring import score
 
 _PROMPT_END = 256  # characters
@@ -56,10 +58,14 @@ _PROMPT_END = 256  # characters
 
 @dataclass(frozen=True, slots=True)
 class Lent:
-    """A module that is lent, with its tokenizer. What is done to its structure is undone when the scope ends."""
+    """A module that is lent, with its tokenizer. What is done to its structure is undone when the scope ends.
+
+    ``format_reason`` says why its weights are in the number format that they are in, where none was named.
+    """
 
     module: Any
     tokenizer: Any
+    format_reason: str | None = None
 
 
 class HFBackend:
@@ -93,6 +99,7 @@ class HFBackend:
         self._base: Snapshot | None = None
         self._fingerprint: str | None = None
         self._digest: TokenizerDigest | None = None
+        self._chosen: Choice | None = None
         # One set of weights: a thread that trains or has an adapter on must be alone with it.
         self._lock = threading.RLock()
         self._generating = Budget(config.batch_tokens)
@@ -109,7 +116,7 @@ class HFBackend:
                 settings = {
                     "hub": f"{source.base}@{source.commit}" if source.hub_id else None,
                     "device": device,
-                    "dtype": choose_dtype(self._config, device),
+                    "dtype": self._format(device).dtype,
                     "4bit": self._config.load_in_4bit,
                     "max_length": self._config.max_length,
                     "chat_template": self._config.chat_template,
@@ -197,7 +204,8 @@ class HFBackend:
         with self._lock:
             loaded = self._load()
             with scoped(loaded.module):
-                yield Lent(loaded.module, loaded.tokenizer)
+                chosen = self._format(loaded.device.type)
+                yield Lent(loaded.module, loaded.tokenizer, chosen.reason or None)
 
     @contextmanager
     def adapted(self, ref: ModelRef) -> Iterator[Adapted]:
@@ -229,9 +237,21 @@ class HFBackend:
             self._text = open_text(self._config, self._find())
         return self._text
 
+    def _format(self, device: str) -> Choice:
+        """The number format of the weights; measured once, where a CPU is to choose."""
+        if self._chosen is None:
+            if self._config.dtype == "auto" and device == "cpu":
+                self._chosen = cpu_format(model_settings(self._config, self._site))
+            else:
+                self._chosen = Choice(choose_dtype(self._config, device), "")
+        return self._chosen
+
     def _load(self) -> Loaded:
         if self._loaded is None:
-            self._loaded = load(self._config, self._find(), self._open_text())
+            source, text = self._find(), self._open_text()
+            dtype = self._format(choose_device(self._config)).dtype
+            config = self._config.model_copy(update={"dtype": dtype})
+            self._loaded = load(config, source, text)
             self._base = Snapshot(self._loaded.module)
         return self._loaded
 

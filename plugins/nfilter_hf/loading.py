@@ -119,7 +119,10 @@ def choose_device(config: HFConfig) -> str:
 
 
 def choose_dtype(config: HFConfig, device: str) -> str:
-    """The number format of the weights: bfloat16 on a GPU that has it, float32 on a CPU, or what is named."""
+    """The number format of the weights: bfloat16 on a GPU that has it, float32 on a CPU, or what is named.
+
+    ``HFBackend`` asks ``cpu_format`` before, where a CPU is to choose.
+    """
     if config.dtype != "auto":
         return config.dtype
     if device == "cpu":

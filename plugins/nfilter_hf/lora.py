@@ -124,6 +124,9 @@ class LoraTrainer:
                     f"adapter of this base, or train without a start"
                 )
             shared = crew()
+            reason = getattr(lent, "format_reason", None)
+            if reason:
+                ctx.log.info(f"{ctx.stage}: the base's weights are in {reason}")
             hidden = hidden_size(module.config)
             choice = choose(config, len(rows), hidden, ctx.rows)
             if choice.open:
@@ -182,6 +185,7 @@ class LoraTrainer:
                 "seconds": round(seconds, 3),
                 "device": device,
                 "dtype": dtype,
+                "dtype_reason": reason,
                 "versions": {
                     "python": platform.python_version(),
                     **{name: version(name) for name in ("torch", "transformers", "peft", "numpy")},

@@ -51,6 +51,7 @@ def run_course(
     )
     step_loss = StepLoss(module, config, device, ctx, crew)
     step_loss.check_head(rows[0])
+    step_loss.check_flat(rows[:4])
     good = [parameter.detach().clone() for parameter in parameters]
     state = TrainingState(parameters, good, optimizer, device)
     course = checkpoints.go_on(names, state)

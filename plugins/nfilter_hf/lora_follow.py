@@ -87,6 +87,7 @@ def _help(
             aside = cast("Context", _Aside(loss if job["online"] else None))
             step_loss = StepLoss(module, config, parameters[0].device, aside, ranks)
             step_loss.check_head(rows[0])
+            step_loss.check_flat(rows[:4])
             wrapped.train()
             order = step_order(len(rows), job["batch_size"], job["steps"], job["seed"])
             for members in islice(order, job["first"], None):

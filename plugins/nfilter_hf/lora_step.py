@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from nfilter import Context, ModelError
 from nfilter_hf.batches_train import MicroBatch, TrainRow, micro_batches, weighed_batches
 from nfilter_hf.batching import is_out_of_memory
 from nfilter_hf.lora_base import rehearsed
 from nfilter_hf.lora_crew import Alone, Crew, Stats
+from nfilter_hf.lora_flat import LONGEST, FlatBatch, can_flatten, flat_attention, flatten
 from nfilter_hf.lora_online import online_weights
 from nfilter_hf.lora_settings import LoraSettings, pass_tokens
 from nfilter_hf.loss import (
@@ -49,6 +53,7 @@ class StepLoss:
         self._chunk = chunk_size(module.get_output_embeddings().weight.shape[0], device.type)
         self._head: Head | None = self._with_amp(output_head(module))
         self._matrix = frozen_matrix(module)
+        self._flat = False
         self._loss = ctx.loss
         self._idle = False
 
@@ -75,6 +80,32 @@ class StepLoss:
             self._ctx.log.warning(
                 f"{type(self._module).__name__} does more behind its output matrix than is known here: the logits "
                 "of whole forward passes are held in memory; set train.micro_batch_tokens lower if it runs out"
+            )
+
+    def check_flat(self, rows: Sequence[TrainRow]) -> None:
+        """Go on without padding where the model allows it and gives, on the first tokens of rows, what it gives with it.
+
+        With checkpoints of activations, or under autocast, passes stay as they are.
+        """
+        import torch
+
+        if (
+            self._head is None
+            or self._amp is not nullcontext
+            or self._config.gradient_checkpointing
+            or not can_flatten(self._module)
+        ):
+            return
+        (batch,) = micro_batches([_head_of(row, 64) for row in rows], 2**30, "tokens")
+        flat = flatten(batch)
+        with torch.no_grad():
+            got = self._flat_states(flat)[flat.positions].float()
+            wanted = self._hidden(torch.from_numpy(batch.inputs)).flatten(0, 1)
+            wanted = wanted[torch.from_numpy(batch.positions)].float()
+        self._flat = bool((got - wanted).norm() <= 0.1 * wanted.norm())
+        if not self._flat and wanted.isfinite().all():
+            self._ctx.log.warning(
+                f"{type(self._module).__name__} connects tokens in a way that is not known here: forward passes are padded"
             )
 
     def __call__(self, rows: Sequence[TrainRow], step: int) -> float:
@@ -185,6 +216,8 @@ class StepLoss:
     def _outputs(self, batch: MicroBatch) -> Tensor:
         import torch
 
+        if self._is_flat(batch):
+            return self._flat_states(flatten(batch))
         inputs = torch.from_numpy(batch.inputs).to(self._device)
         outputs = self._whole(inputs) if self._head is None else self._hidden(inputs)
         return outputs.flatten(0, 1)
@@ -194,10 +227,26 @@ class StepLoss:
 
         if outputs is None:
             outputs = self._outputs(batch)
-        positions, labels = (
-            torch.from_numpy(array).to(self._device) for array in (batch.positions, batch.labels)
+        labels = torch.from_numpy(batch.labels).to(self._device)
+        positions = (
+            flatten(batch).positions
+            if self._is_flat(batch)
+            else torch.from_numpy(batch.positions).to(self._device)
         )
         return outputs[positions], labels
+
+    def _is_flat(self, batch: MicroBatch) -> bool:
+        return self._flat and batch.inputs.shape[1] <= LONGEST
+
+    def _flat_states(self, flat: FlatBatch) -> Tensor:
+        with flat_attention(self._module):
+            states: Tensor = self._body(
+                input_ids=flat.inputs,
+                position_ids=flat.places,
+                nfilter_layout=flat.layout,
+                use_cache=False,
+            ).last_hidden_state
+        return states[0]
 
     def _backward(self, batch: MicroBatch, outputs: Tensor | None = None) -> float:
         import torch
@@ -211,6 +260,13 @@ class StepLoss:
         factors = torch.from_numpy(batch.coefficients).to(self._device)
         head = self._head or _as_it_is
         return float(backward_weighted(head, states, labels, factors, self._chunk, self._matrix))
+
+
+def _head_of(row: TrainRow, tokens: int) -> TrainRow:
+    # Its first tokens, the last of which is a prediction like any other.
+    inputs = row.inputs[:tokens]
+    last = np.asarray([len(inputs) - 1])
+    return replace(row, inputs=inputs, positions=last, labels=last, weights=np.ones(1, np.float32))
 
 
 def _as_it_is(logits: Tensor) -> Tensor:

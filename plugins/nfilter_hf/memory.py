@@ -191,12 +191,13 @@ def training_memory(config: LoraSettings, model_config: Any, site: Site) -> dict
 def _activations(config: LoraSettings, sizes: Sizes, width: int, device: str) -> float:
     # What a block keeps for the way back: the float32 inputs of its norms, queries to attention's output, the three
     # inner states of the MLP, and for each adapted layer the rank's states, its input, and the mask of dropout: a byte
-    # a value where the layer's pass is nfilter's own, in float32 all through, else a number and the dropped input.
+    # a value where the layer's pass is nfilter's own, two in bfloat16, else a number and the dropped input.
     tokens = pass_tokens(config, device)
     dropped = 0
     if config.dropout:
         mixed = config.bf16 is True or (config.bf16 == "auto" and device == "cuda")
-        dropped = 1 if width == 4 and not mixed else 2 * width
+        light = not mixed and (width == 4 or device == "cpu")
+        dropped = (1 if width == 4 else 2) if light else 2 * width
     adapted = sum(
         (linear.inputs * (width + dropped) + width * config.rank)
         for linear in sizes.targets(config.target_modules)

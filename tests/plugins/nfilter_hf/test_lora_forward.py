@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
 
 from nfilter_hf.lora_adapter import attached
-from nfilter_hf.lora_forward import keep_mask, lighten
+from nfilter_hf.lora_forward import keep_mask, kept_values, lighten
 from nfilter_hf.loss import backward_weighted, frozen_matrix, output_head
 
 
@@ -116,20 +116,20 @@ def test_a_mask_keeps_its_share_and_its_mean(share: float) -> None:
     assert abs(float(pairs) - share**2) < 2 * error
 
 
-@pytest.mark.parametrize("why", ["dora", "bfloat16", "autocast", "merged", "disabled"])
+@pytest.mark.parametrize("why", ["dora", "float16", "autocast", "merged", "disabled"])
 def test_what_is_not_the_same_computation_goes_pefts_way(why: str) -> None:
     def made() -> Any:
         wrapped = block(use_dora=why == "dora")
-        if why == "bfloat16":
+        if why == "float16":
             for layer in layers(wrapped):
-                layer.base_layer.to(torch.bfloat16)
+                layer.base_layer.to(torch.float16)
         return wrapped
 
     def run(wrapped: Any) -> Tensor:
         layer = layers(wrapped)[0]
         x = torch.linspace(-1, 1, 12).view(2, 6)
-        if why == "bfloat16":
-            x = x.to(torch.bfloat16)
+        if why == "float16":
+            x = x.to(torch.float16)
         if why == "merged":
             layer.merge()
         if why == "disabled":
@@ -143,6 +143,45 @@ def test_what_is_not_the_same_computation_goes_pefts_way(why: str) -> None:
     wanted, got = run(one), run(other)
     assert got.dtype == wanted.dtype
     assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_an_adapter_in_float32_on_a_base_in_bfloat16_is_pefts_within_rounding(
+    dropout: float,
+) -> None:
+    def run(light: bool) -> tuple[Tensor, list[Tensor]]:
+        wrapped = block(dropout=dropout)
+        layer = layers(wrapped)[0]
+        layer.base_layer.to(torch.bfloat16)
+        if light:
+            lighten(wrapped)
+        x = torch.randn(64, 6, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
+        x.requires_grad_()
+        y = layer(x)
+        trained = [layer.lora_A["default"].weight, layer.lora_B["default"].weight]
+        weights = torch.linspace(-1, 1, y.numel()).view(y.shape)
+        return y.detach(), list(torch.autograd.grad((y * weights).sum(), [x, *trained]))
+
+    got, wanted = run(True), run(False)
+    assert got[0].dtype == got[1][0].dtype == torch.bfloat16
+    assert {g.dtype for g in got[1][1:]} == {torch.float32}
+    if dropout:
+        return
+    for ours, theirs in zip((got[0], *got[1]), (wanted[0], *wanted[1]), strict=True):
+        gap = (ours.float() - theirs.float()).norm()
+        assert float(gap) < 0.02 * float(theirs.float().norm())
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_a_mask_of_bits_keeps_what_one_of_booleans_keeps(share: float) -> None:
+    torch.manual_seed(0)
+    kept, factor = keep_mask((33, 7), share, torch.device("cpu"))
+    torch.manual_seed(0)
+    bits, same = keep_mask((33, 7), share, torch.device("cpu"), bits=True)
+    x = torch.randn(33, 7).to(torch.bfloat16)
+    assert (bits.dtype, same) == (torch.int16, factor)
+    assert torch.equal(kept_values(x, bits), kept_values(x, kept))
+    assert torch.equal(kept_values(x, kept) != 0, kept)
 
 
 def test_an_attached_adapter_has_it_and_leaves_nothing() -> None:

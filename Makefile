@@ -10,7 +10,7 @@ TORCH ?= torch==2.13.0
 EVIDENCE ?= runs/evidence
 WORKERS ?= 2
 
-.PHONY: demo evidence evidence-tokens evidence-quick test test-newest test-oldest slow fuzz lint types imports format lock wheel clean
+.PHONY: demo evidence evidence-real evidence-tokens evidence-quick test test-newest test-oldest slow fuzz lint types imports format lock wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/nfilter init --template quickstart --out $(DEMO)/quickstart.yaml --force
@@ -28,6 +28,12 @@ evidence: $(VENV)/.evidence
 evidence-tokens: $(VENV)/.evidence
 	$(BIN)/python -m benchmarks.token_evidence --out $(EVIDENCE)/tokens --workers $(WORKERS) --results docs/results-tokens.md \
 		--keep docs/results-tokens/cells.jsonl
+
+# Real data: DATA is a folder with data sets of the kind that RobustFT published (docs/benchmarks.md). Three hours on two cores.
+evidence-real: $(VENV)/.evidence-real
+	@test -n "$(DATA)" || { echo "name the folder that holds the data sets: make evidence-real DATA=FOLDER"; exit 2; }
+	$(BIN)/python -m benchmarks.real_evidence --data $(DATA) --out $(EVIDENCE)/real --workers $(WORKERS) --results docs/results-real.md \
+		--keep docs/results-real/cells.jsonl $(REAL_ARGS)
 
 evidence-quick: $(VENV)/.evidence
 	$(BIN)/python -m benchmarks.evidence --quick --out $(EVIDENCE) --workers $(WORKERS)
@@ -47,7 +53,7 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
-	MYPYPATH=. $(BIN)/mypy --namespace-packages --explicit-package-bases --package benchmarks.evidence --package benchmarks.token_evidence
+	MYPYPATH=. $(BIN)/mypy --namespace-packages --explicit-package-bases --package benchmarks.evidence --package benchmarks.token_evidence --package benchmarks.real_evidence
 
 imports: $(VENV)/.dev
 	$(BIN)/lint-imports
@@ -81,6 +87,10 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.evidence: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(INSTALL) --editable '.[evidence]'
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.evidence-real: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) --editable '.[evidence,smollm2]'
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +13,13 @@ from typing import Any
 
 from benchmarks.evidence import provenance
 from benchmarks.evidence.cells import Cells, Keeper, commits_of, done
+from benchmarks.evidence.command import add_keep, go
 from benchmarks.evidence.figures import Evidence
 from benchmarks.evidence.page import page
 from benchmarks.evidence.plan import Cell, Plan, Scope, plan
 from benchmarks.evidence.plots import draw
 from benchmarks.evidence.recipes import base_value, recipe_of, write_recipe
 from benchmarks.evidence.runner import Runner, recipe_digest
-from benchmarks.evidence.running import Alone, Crew, Progress, Workers, run_all
 from nfilter.errors import NfilterError
 from nfilter.plugins import Plugins, load
 from nfilter.recipe import Recipe
@@ -93,16 +92,6 @@ def parser() -> argparse.ArgumentParser:
     return out
 
 
-def add_keep(out: argparse.ArgumentParser) -> None:
-    """The option for the file of all figures."""
-    out.add_argument(
-        "--keep",
-        type=Path,
-        metavar="FILE",
-        help="figures of all cells in one file (JSON lines): read first, so that its cells are not run again, and written after every cell",
-    )
-
-
 def scope_of(options: argparse.Namespace) -> Scope:
     """Seeds, levels and kinds of noise as asked for."""
     start = Scope.small() if options.quick else WHOLE
@@ -167,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     todo = chosen(setting.plan, options.only)
     if options.plan:
-        finished = _done(setting, todo)
+        finished = done(setting.cells, todo, lenders(todo))
         for cell in todo:
             state = "done" if cell.key in finished else "to run"
             print(f"{cell.part:10} {state:7} {cell.key}")
@@ -175,40 +164,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     code = 0
     keeper = Keeper(setting.cells)
     if not options.render:
-        code = _run(options, setting, todo, keeper)
+        make = partial(Runner, setting.cells, setting.base, provenance.commit(ROOT))
+        where = provenance.device()
+        code = go(setting.cells, todo, lenders(todo), make, options.workers, keeper, where)
     report = write(options, setting)
     print(report)
     return code
 
 
-def _done(setting: Setting, todo: Sequence[Cell]) -> set[str]:
-    return done(setting.cells, todo, {key for cell in todo for key in cell.lenders})
-
-
-def _run(
-    options: argparse.Namespace, setting: Setting, todo: Sequence[Cell], keeper: Keeper
-) -> int:
-    make = partial(Runner, setting.cells, setting.base, provenance.commit(ROOT))
-    progress = Progress(len(todo), max(1, options.workers))
-    if (said := keeper.says()) is not None:
-        progress.say(said)
-    finished = _done(setting, todo)
-    if len(finished) == len(todo):
-        progress.say(f"all {len(todo)} cells are done")
-        return 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is a stop too
-    crew: Crew = Workers(options.workers, make) if options.workers else Alone(make())
-    progress.say(f"{len(todo)} cells on {provenance.device()}, {max(1, options.workers)} at a time")
-    try:
-        failed = run_all(
-            todo, lambda cell: cell.key in finished, crew, progress, setting.cells.fail, keeper.done
-        )
-    except KeyboardInterrupt:
-        progress.say("stopped; the same command goes on")
-        return 130
-    finally:
-        crew.close()
-    return int(bool(failed))
+def lenders(cells: Sequence[Cell]) -> set[str]:
+    """The cells whose answers others use."""
+    return {key for cell in cells for key in cell.lenders}
 
 
 def write(options: argparse.Namespace, setting: Setting) -> Path:

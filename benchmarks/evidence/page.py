@@ -83,7 +83,7 @@ def _head(evidence: Evidence, facts: Mapping[str, Any], commands: Sequence[str])
         ["seeds", ", ".join(map(str, evidence.scope.seeds))],
         ["rows", _rows(evidence)],
         ["optimiser steps", _steps(evidence)],
-        ["device", f"{listed(devices)}; {_work(cells)}"],
+        ["device", f"{listed(devices)}; {work(cells)}"],
         [
             "cells",
             f"{len(cells)} of {len(evidence.plan.cells)}; {len(trained)} trainings, each done once",
@@ -100,10 +100,10 @@ def _head(evidence: Evidence, facts: Mapping[str, Any], commands: Sequence[str])
             "World, weights and splits were frozen before any figure here:",
             f"```json\n{shown}\n```",
         ]
-    return out + _not_run(evidence)
+    return out + not_run(evidence)
 
 
-def _work(cells: Sequence[Mapping[str, Any]]) -> str:
+def work(cells: Sequence[Mapping[str, Any]]) -> str:
     """How long it took: in all, and a cell by what it does."""
     by: dict[str, list[float]] = {}
     for cell in cells:
@@ -142,7 +142,7 @@ def _steps(evidence: Evidence) -> str:
     return ", ".join(told) or NOT_RUN
 
 
-def _not_run(evidence: Evidence) -> list[str]:
+def not_run(evidence: Evidence) -> list[str]:
     lost, failed = evidence.missing()
     out = []
     if lost:

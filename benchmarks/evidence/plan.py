@@ -22,7 +22,8 @@ from benchmarks.evidence.lines import (
 )
 from nfilter.store import digest
 
-Noise = Literal["none", "uniform", "own"]
+Noise = str
+"""``none``, ``uniform`` or ``own``; of real data, the name of the data set."""
 Kind = Literal["answers", "vanilla", "train", "detect"]
 Place = tuple[str, str, int, int]
 """Where a figure belongs: line, noise, percent, seed."""
@@ -37,7 +38,10 @@ MIDDLE: Final = 50
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: ``key`` names its folder. ``size_of`` is the cell whose number of kept rows replaces ``kept``."""
+    """One run: ``key`` names its folder. ``size_of`` is the cell whose number of kept rows replaces ``kept``.
+
+    ``changes`` are sections of the recipe that replace the base recipe's.
+    """
 
     key: str
     kind: Kind
@@ -48,6 +52,7 @@ class Cell:
     samples: tuple[Mapping[str, Any], ...]
     size_of: str | None = None
     lenders: tuple[str, ...] = ()
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def after(self) -> tuple[str, ...]:
@@ -88,7 +93,7 @@ class Plan:
     def add(self, cell: Cell) -> str:
         """Add a cell unless one does the same already; the key of the one that stays."""
         same = digest(
-            cell.kind, cell.noise, cell.percent, cell.seed, [dict(s) for s in cell.samples], cell.size_of
+            cell.kind, cell.noise, cell.percent, cell.seed, [dict(s) for s in cell.samples], cell.size_of, cell.changes
         )  # fmt: skip
         if same not in self._same:
             self._same[same] = cell.key

@@ -57,6 +57,7 @@ def recipe_of(base: Mapping[str, Any], cell: Cell, kept: int | None = None) -> d
         value.pop("evaluate", None)
     if not any("llm" in stage or "encoder" in stage for stage in cell.samples):
         value.pop("tokens", None)  # the token stages belong to the method, not to its controls
+    value.update(copy.deepcopy(dict(cell.changes)))
     return value
 
 

@@ -28,7 +28,6 @@ from nfilter.store import Artefact, RunDirectory, digest, read_json, read_jsonl,
 _FROM_METRICS = (
     "samples", "detection", "calibration", "labels", "relabel", "views", "calls",
 )  # fmt: skip
-ARM = {"vanilla": "vanilla", "train": "cleaned"}
 
 
 @dataclass
@@ -40,6 +39,7 @@ class Runner:
     commit: str = "unknown"
     plugins: Plugins = field(default_factory=with_calibration)
     _pool: ModelPool | None = None
+    _loaded: str = ""
 
     def __call__(self, cell: Cell) -> None:
         """Run a cell and publish its figures.
@@ -50,29 +50,42 @@ class Runner:
         began = time.process_time()
         out = self.cells.folder(cell.key)
         kept = self._kept(cell)
-        value = recipe_of(self.base, cell, kept)
-        write_recipe(value, out / "recipe.yaml")
+        write_recipe(self.recipe(cell, kept), out / "recipe.yaml")
         recipe = load_recipe(out / "recipe.yaml", self.plugins)
         lenders = [self.cells.folder(key) / "run" / "journal.db" for key in cell.lenders]
         run_dir = out / "run"
         twin = None
+        cleaned = began
         if cell.kind == "train":
             # Without arms first: what the samples became says whether somebody trained on them already.
-            self._engine(replace(recipe, arms=()), run_dir, lenders)
-            twin = self._borrow(recipe, run_dir, lenders)
+            made = self._engine(replace(recipe, arms=()), run_dir, lenders)
+            cleaned = time.process_time()
+            if made["samples"]["kept"]:
+                twin = self._borrow(recipe, run_dir, lenders)
+            else:  # nothing is left to train on, so that the untrained model is what the line ends in
+                recipe = replace(recipe, arms=("vanilla",))
         metrics = self._engine(recipe, run_dir, lenders)
         figures = self._figures(cell, recipe, metrics, run_dir)
         figures.update(
             cell=cell.to_json(),
-            recipe=recipe_digest(self.base, cell),
+            recipe=self.digest(cell),
             seconds=time.process_time() - began,
-            trained_in=twin or (cell.key if cell.kind == "train" else None),
+            cleaning_seconds=cleaned - began,
+            trained_in=twin or (cell.key if "cleaned" in recipe.arms else None),
             commit=self.commit,
         )
-        if cell.kind == "train" and twin is None:
+        if "cleaned" in recipe.arms and twin is None:
             write_json(self._trained(recipe, run_dir), {"cell": cell.key})
         self.cells.put(cell.key, figures)
         _tidy(run_dir)
+
+    def recipe(self, cell: Cell, kept: int | None) -> dict[str, Any]:
+        """What the engine runs; ``kept`` is the number of rows of the cell that this one is as large as."""
+        return recipe_of(self.base, cell, kept)
+
+    def digest(self, cell: Cell) -> str:
+        """Identifies that recipe, wherever it runs."""
+        return recipe_digest(self.base, cell)
 
     def close(self) -> None:
         """Close the models."""
@@ -94,9 +107,12 @@ class Runner:
         return None if figures is None else int(figures["samples"]["kept"])
 
     def _pool_of(self, recipe: Recipe) -> ModelPool:
-        # All cells have the base recipe's models.
-        if self._pool is None:
-            self._pool = ModelPool(recipe, site_of(recipe, self.plugins))
+        models = digest(recipe.dump()["models"])
+        if (
+            self._pool is None or self._loaded != models
+        ):  # nearly all cells have the base recipe's models
+            self.close()
+            self._pool, self._loaded = ModelPool(recipe, site_of(recipe, self.plugins)), models
         return self._pool
 
     def _trained(self, recipe: Recipe, run_dir: Path) -> Path:
@@ -104,10 +120,9 @@ class Runner:
         settings = recipe.dump()
         same = digest(
             list(read_jsonl(run_dir / "cleaned.jsonl")),
-            [
-                settings.get(part)
-                for part in ("models", "encode", "tokens", "train", "evaluate", "seed")
-            ],
+            [settings.get(part) for part in ("encode", "tokens", "train", "evaluate", "seed")],
+            # What else was asked has no part in the adapter; the engine compares the weights.
+            settings["models"].get(recipe.encode.model),
             self.cells.inputs,
         )
         return self.cells.out / "trained" / f"{same}.json"
@@ -138,8 +153,8 @@ class Runner:
             out[ESTIMATE] = said[1]
         if cell.kind == "detect":
             out["estimates"] = _estimates(recipe, run_dir)
-        arm = ARM.get(cell.kind)
-        if arm is not None:
+        if recipe.arms:
+            (arm,) = recipe.arms
             out["right"] = right_of(run_dir, arm)
             figures = metrics["arms"][arm]
             out.update(accuracy=figures["mean"], unanswered=figures["unanswered"])

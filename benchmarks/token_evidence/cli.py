@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -12,10 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.evidence import provenance
-from benchmarks.evidence.cells import Cells, Keeper, done
-from benchmarks.evidence.cli import add_keep
+from benchmarks.evidence.cells import Cells, Keeper
+from benchmarks.evidence.command import add_keep, go
 from benchmarks.evidence.recipes import base_value
-from benchmarks.evidence.running import Alone, Crew, Progress, Workers, run_all
 from benchmarks.token_evidence.page import page
 from benchmarks.token_evidence.runner import (
     LINES,
@@ -90,7 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     todo = plan(seeds, percents, options.only)
     keeper = Keeper(cells)
-    code = 0 if options.render else _run(options, cells, base, todo, keeper)
+    code = 0
+    if not options.render:
+        make = partial(Runner, cells, base, provenance.commit(ROOT))
+        # Lines with trusted scores need the reference's weights.
+        references = {cell.key for cell in todo if cell.kind == "reference"}
+        code = go(cells, todo, references, make, options.workers, keeper)
     report: Path = options.results or options.out / "results.md"
     with publishing(report) as out:
         out.write(
@@ -110,33 +113,6 @@ def commands(options: argparse.Namespace) -> list[str]:
         for value in getattr(options, name):
             words += [f"--{name}", value]
     return [shlex.join(words)]
-
-
-def _run(
-    options: argparse.Namespace,
-    cells: Cells,
-    base: dict[str, object],
-    todo: list[TokenCell],
-    keeper: Keeper,
-) -> int:
-    make = partial(Runner, cells, base, provenance.commit(ROOT))
-    progress = Progress(len(todo), max(1, options.workers))
-    if (said := keeper.says()) is not None:
-        progress.say(said)
-    # Lines with trusted scores need the reference's weights.
-    finished = done(cells, todo, {cell.key for cell in todo if cell.kind == "reference"})
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    crew: Crew = Workers(options.workers, make) if options.workers else Alone(make())
-    try:
-        failed = run_all(
-            todo, lambda cell: cell.key in finished, crew, progress, cells.fail, keeper.done
-        )
-    except KeyboardInterrupt:
-        progress.say("stopped; the same command goes on")
-        return 130
-    finally:
-        crew.close()
-    return int(bool(failed))
 
 
 if __name__ == "__main__":

@@ -59,3 +59,17 @@ def test_the_command_goes_from_nothing_to_a_page(
     assert main([*options, *only]) == 0
     assert "all 6 cells are done" in capsys.readouterr().err
     assert (tmp_path / "results.md").read_text(encoding="utf-8") == page
+
+
+@pytest.mark.slow
+def test_where_no_row_is_left_the_untrained_model_answers(tmp_path: Path):
+    cells = Cells(tmp_path, "inputs")
+    runner = Runner(cells, base_value(RECIPES / "quickstart.yaml", SMALL))
+    none = ({"use": "robustft.random", "keep": 0},)
+    runner(Cell("vanilla", "vanilla", "shared", "none", 0, 0, ()))
+    runner(Cell("none", "train", "main", "uniform", 50, 0, none))
+    runner.close()
+    vanilla, found = cells.get("vanilla"), cells.get("none")
+    assert found["samples"]["kept"] == 0
+    assert found["right"] == vanilla["right"]
+    assert (found["trained_in"], found["training"]) == (None, None)

@@ -1,0 +1,60 @@
+"""What the commands of all evidence pages share: the file of figures, and cells run to the end or to a stop."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.evidence.cells import Cells, Keeper, done
+from benchmarks.evidence.running import Alone, Cell, Crew, Progress, Run, Workers, run_all
+
+STOPPED = 130
+
+
+def add_keep(out: argparse.ArgumentParser) -> None:
+    """The option for the file of all figures."""
+    out.add_argument(
+        "--keep",
+        type=Path,
+        metavar="FILE",
+        help="figures of all cells in one file (JSON lines): read first, so that its cells are not run again, and written after every cell",
+    )
+
+
+def go(
+    cells: Cells,
+    todo: Sequence[Cell],
+    folders: Collection[str],
+    make: Callable[[], Any],
+    workers: int,
+    keeper: Keeper,
+    where: str = "",
+) -> int:
+    """Run what has no figures yet: 0 when all have some now, 1 when cells failed, 130 when it was stopped.
+
+    ``folders`` are the keys of cells that others build on (``cells.done``); ``make`` makes what runs a cell, in each worker.
+    """
+    progress = Progress(len(todo), max(1, workers))
+    if (said := keeper.says()) is not None:
+        progress.say(said)
+    finished = done(cells, todo, folders)
+    if len(finished) == len(todo):
+        progress.say(f"all {len(todo)} cells are done")
+        return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is a stop too
+    run: Run | None = None if workers else make()
+    crew: Crew = Workers(workers, make) if run is None else Alone(run)
+    progress.say(f"{len(todo)} cells{where and f' on {where}'}, {max(1, workers)} at a time")
+    try:
+        failed = run_all(
+            todo, lambda cell: cell.key in finished, crew, progress, cells.fail, keeper.done
+        )
+    except KeyboardInterrupt:
+        progress.say("stopped; the same command goes on")
+        return STOPPED
+    finally:
+        crew.close()
+    return int(bool(failed))

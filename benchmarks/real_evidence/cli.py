@@ -1,0 +1,225 @@
+"""The command: find data sets, choose settings, run what is missing, write the report."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.evidence import provenance
+from benchmarks.evidence.cells import Cells, Keeper, done
+from benchmarks.evidence.command import STOPPED, add_keep, go
+from benchmarks.evidence.figures import Evidence
+from benchmarks.evidence.plan import Cell, Plan
+from benchmarks.evidence.recipes import base_value
+from benchmarks.real_evidence.data import LEVELS, DataSet, Files, find
+from benchmarks.real_evidence.page import Told, page
+from benchmarks.real_evidence.plan import (
+    Shipped,
+    Wanted,
+    chosen,
+    in_order,
+    plan,
+    quick_sets,
+    tried,
+)
+from benchmarks.real_evidence.runner import Named, RealRunner, encoder, models_of
+from benchmarks.real_evidence.shipped import shipped
+from benchmarks.real_evidence.stage import with_evidence
+from nfilter.engine.versions import versions
+from nfilter.errors import NfilterError
+from nfilter.plugins import Plugins
+from nfilter.store import digest, publishing
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+BASE: Final = Path(__file__).resolve().parent / "base.yaml"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything that a run of this command stands on."""
+
+    wanted: Wanted
+    sets: list[DataSet]
+    others: dict[str, str]
+    base: dict[str, Any]
+    named: Named
+    files: Files
+    plugins: Plugins
+    inputs: str
+    shipped: Shipped
+
+    def settings(self) -> list[Cell]:
+        """The cells that choose settings."""
+        return tried(self.sets, self.base, self.files)
+
+    def plan(self, cells: Cells) -> Plan:
+        """All other cells, with the settings that are chosen."""
+        found = {one.name: chosen(cells, one.name) for one in self.sets}
+        known = {name: value for name, value in found.items() if value is not None}
+        return plan(self.wanted, self.sets, self.base, known, self.shipped, self.files)
+
+    def expecting(self, cells: Cells, planned: Sequence[Cell]) -> Cells:
+        """``cells`` where those planned have to be of their recipe."""
+        recipes = {cell.key: self.named.digest(self.base, cell) for cell in planned}
+        return replace(cells, recipes={**cells.recipes, **recipes})
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    out = argparse.ArgumentParser(prog="python -m benchmarks.real_evidence", description=__doc__)
+    out.add_argument("--data", type=Path, required=True, help="the folder with the data sets")
+    out.add_argument("--out", type=Path, default=Path("runs/real-evidence"))
+    out.add_argument("--results", type=Path, help="the report to write (OUT/results.md)")
+    add_keep(out)
+    out.add_argument(
+        "--quick", action="store_true", help="one data set, 50%% noise, seed 0, the main lines"
+    )
+    out.add_argument("--render", action="store_true", help="run nothing, write the report")
+    out.add_argument("--plan", action="store_true", help="run nothing, list the cells")
+    out.add_argument("--workers", type=int, default=2, help="processes of one thread each (2)")
+    out.add_argument("--model", help="the student (smollm2): a name that ships, a folder, a file")
+    out.add_argument("--encoder", type=Path, help="the folder of the encoder")
+    out.add_argument("--sets", help="these data sets alone, by the names of their folders")
+    out.add_argument("--seeds", help="instead of 0,1,2")
+    out.add_argument("--percents", help=f"instead of {','.join(map(str, LEVELS))}")
+    out.add_argument(
+        "--asked",
+        action="store_true",
+        help="the lines and rules too for which the student answers every row: hours",
+    )
+    out.add_argument(
+        "--only", action="append", default=[], metavar="TEXT", help="cells with TEXT in their key"
+    )
+    out.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change base.yaml")
+    return out
+
+
+def wanted_of(options: argparse.Namespace) -> Wanted:
+    """Seeds and levels as asked for."""
+
+    def numbers(text: str | None, usual: tuple[int, ...]) -> tuple[int, ...]:
+        return usual if text is None else tuple(int(part) for part in text.split(","))
+
+    seeds, levels = ((0,), (50,)) if options.quick else ((0, 1, 2), LEVELS)
+    return Wanted(
+        numbers(options.seeds, seeds),
+        numbers(options.percents, levels),
+        options.quick,
+        options.asked,
+    )
+
+
+def prepare(options: argparse.Namespace) -> Setting:
+    """Read data and base recipe, and ask ``init`` for its recipes.
+
+    Raises:
+        NfilterError: when the data cannot be read, or a model is not there.
+    """
+    wanted = wanted_of(options)
+    found, others = find(options.data, options.sets.split(",") if options.sets else ())
+    sets = quick_sets(found) if options.quick and not options.sets else in_order(found)
+    plugins = with_evidence()
+    base = base_value(BASE, options.set)
+    if options.model is not None:
+        place = Path(options.model)
+        base["models"]["student"]["model"] = str(place.resolve()) if place.exists() else options.model  # fmt: skip
+    base["models"]["encoder"]["model"] = encoder(options.encoder)
+    files = Files(options.out / "data")
+    model = str(base["models"]["student"]["model"])
+    ships = shipped(wanted, sets, model, files)
+    used = [base, *ships.default.values()]
+    models = {name: value for each in used for name, value in models_of(each, plugins).items()}
+    named = Named(models, {one.name: one.digest for one in sets})
+    plain = {name: named.plain(use) for name, use in base["models"].items()}
+    inputs = digest({**base, "models": plain}, "real evidence")
+    return Setting(wanted, sets, others, base, named, files, plugins, inputs, ships)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 when every cell has figures, 1 when some failed, 130 when it was stopped."""
+    options = parser().parse_args(arguments)
+    try:
+        setting = prepare(options)
+        first = setting.settings()
+        cells = setting.expecting(Cells.opened(options.out, setting.inputs, {}, options.keep), first)  # fmt: skip
+    except NfilterError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    code = 0
+    if not (options.render or options.plan):
+        code = _go(options, setting, cells, first)
+        if code == STOPPED:
+            return code
+    made = setting.plan(cells)
+    cells = setting.expecting(cells, made.cells)
+    if options.plan:
+        every = [*first, *made.cells]
+        finished = done(cells, every)
+        for cell in every:
+            print(f"{cell.part:10} {'done' if cell.key in finished else 'to run':7} {cell.key}")
+        return 0
+    if not options.render and not code:
+        code = _go(options, setting, cells, made.cells)
+    else:
+        Keeper(cells)
+    print(write(options, setting, cells, made))
+    return code
+
+
+def _go(
+    options: argparse.Namespace, setting: Setting, cells: Cells, planned: Sequence[Cell]
+) -> int:
+    todo = [cell for cell in planned if not options.only or any(t in cell.key for t in options.only)]  # fmt: skip
+    keys = {cell.key: cell for cell in planned}
+    wanted = {cell.key for cell in todo} | {cell.size_of for cell in todo if cell.size_of}
+    todo = [keys[cell.key] for cell in planned if cell.key in wanted]
+    make = partial(RealRunner, cells, setting.base, provenance.commit(ROOT), named=setting.named)
+    return go(cells, todo, (), make, options.workers, Keeper(cells), provenance.device())
+
+
+def write(options: argparse.Namespace, setting: Setting, cells: Cells, made: Plan) -> Path:
+    """Write the report from the cells that there are."""
+    models = setting.base["models"]
+    student = {key: value for key, value in models["student"].items() if key != "use"}
+    plain = setting.named.plain(models["student"])
+    facts = {
+        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+        "student": ", ".join(f"{k} {Path(str(v)).name}" for k, v in student.items()),
+        "SHA-256 of the student": f"`{plain['model']}`",
+        "SHA-256 of the encoder": f"`{setting.named.plain(models['encoder'])['model']}`",
+    }
+    defaults: dict[str, Any] = {}
+    for (name, _, _), value in setting.shipped.default.items():
+        if value["samples"] not in [each["samples"] for each in defaults.values()]:
+            defaults[name if name not in defaults else f"{name}, another level or seed"] = value
+    told = Told(
+        facts, setting.sets, setting.others, defaults, setting.base["train"], commands(options), setting.wanted.asked,
+    )  # fmt: skip
+    report: Path = options.results or options.out / "results.md"
+    with publishing(report) as out:
+        out.write(page(Evidence(made, cells), cells, told))
+    return report
+
+
+def commands(options: argparse.Namespace) -> list[str]:
+    """What makes this report again: the options that decide figures. The folder of the data has another name elsewhere."""
+    words = ["python", "-m", "benchmarks.real_evidence", "--data", "FOLDER"]
+    for name in ("quick", "asked"):
+        words += [f"--{name}"] if getattr(options, name) else []
+    for name in ("sets", "seeds", "percents"):
+        if getattr(options, name):
+            words += [f"--{name}", getattr(options, name)]
+    for name in ("model", "encoder"):
+        if getattr(options, name):
+            words += [f"--{name}", Path(getattr(options, name)).name]
+    for name in ("only", "set"):
+        for value in getattr(options, name):
+            words += [f"--{name}", value]
+    usual = len(words) == 5
+    return (["make evidence-real DATA=FOLDER"] if usual else []) + [shlex.join(words)]

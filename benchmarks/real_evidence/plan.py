@@ -1,0 +1,237 @@
+"""Data sets into cells: a grid of settings on rows held out of the truth, then lines and detection at every level."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from benchmarks.evidence.cells import Cells, arm_result
+from benchmarks.evidence.figures import Difference
+from benchmarks.evidence.lines import KEPT, Stage
+from benchmarks.evidence.plan import MIDDLE, Cell, Plan, Scope
+from benchmarks.real_evidence.data import DataSet, Files
+from benchmarks.real_evidence.lines import (
+    ASKING,
+    CHECKED,
+    DEFAULT,
+    FEW,
+    LINES,
+    NEIGHBORS,
+    NOISELESS,
+    ROBUSTFT,
+    detection,
+    stages,
+)
+
+GRID: Final[tuple[Mapping[str, Any], ...]] = (
+    {"lr": 3e-4, "max_steps": 40},
+    {"lr": 1e-3, "max_steps": 40},
+    {"lr": 3e-3, "max_steps": 40},
+    {"lr": 1e-3, "max_steps": 80},
+)
+"""The settings that are tried, cheapest first where they cost the same."""
+TRUSTED_AT: Final = 70
+SETTINGS: Final = "settings"
+_ASKED: Final = ("robustft.answer", "robustft.reason")
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """Recipes that nfilter ships or writes: ``default`` by data set, level and seed; the stages of two others."""
+
+    default: Mapping[tuple[str, int, int], Mapping[str, Any]]
+    robustft: Sequence[Stage]
+    official: Sequence[Stage]
+
+    def asking(self, name: str, level: int, seed: int) -> list[str]:
+        """The lines that have the student answer every row: those of RobustFT, and ``default`` where it does so too."""
+        written = self.default.get((name, level, seed), {}).get("samples", [])
+        return [*ASKING, *([DEFAULT] if any(stage["use"] in _ASKED for stage in written) else [])]
+
+    def stages(self, name: str, level: int, seed: int) -> dict[str, Sequence[Stage]]:
+        """The sample stages of each, for a data set at a level."""
+        default = self.default.get((name, level, seed), {})
+        return {DEFAULT: default.get("samples", []), ROBUSTFT: self.robustft, "official": self.official}  # fmt: skip
+
+
+def key_of(setting: Mapping[str, Any], name: str) -> str:
+    """The cell that tries a setting on a data set."""
+    return f"{name}-{SETTINGS}-" + "-".join(f"{key}-{value:g}" for key, value in setting.items())
+
+
+def tried(sets: Sequence[DataSet], base: Mapping[str, Any], files: Files) -> list[Cell]:
+    """The cells that settings are chosen by: the truth without some rows, tested on those."""
+    made = []
+    for one in sets:
+        fit, dev = files.dev(one)
+        for setting in GRID:
+            changes = {
+                "source": _at(base["source"], fit.name),
+                "evaluate": _tested(base, dev.name),
+                "train": {**base["train"], **setting},
+            }
+            made.append(Cell(key_of(setting, one.name), "train", SETTINGS, one.name, 0, 0, (), changes=changes))  # fmt: skip
+    return made
+
+
+def chosen(cells: Cells, name: str) -> Mapping[str, Any] | None:
+    """The setting of a data set: the cheapest of those within one standard error of the best, of equals the best.
+
+    None until every setting was tried.
+    """
+    found = [(setting, cells.get(key_of(setting, name))) for setting in GRID]
+    known = [(setting, arm_result(value, "dev")) for setting, value in found if value is not None]
+    if len(known) < len(GRID):
+        return None
+    best = max(known, key=lambda one: one[1].accuracy)[1]
+    near = []
+    for setting, result in known:
+        gap = Difference.of([(best, result)])
+        if gap.mean <= gap.error * (1 + 1e-9):
+            near.append((setting["max_steps"], -result.accuracy, setting["lr"], setting))
+    return min(near, key=lambda one: one[:3])[3]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the tables are over: ``asked`` has the lines and rules for which the student answers every row."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    levels: tuple[int, ...] = (30, 50, 70)
+    quick: bool = False
+    asked: bool = False
+
+    def of(self, one: DataSet) -> list[int]:
+        """The levels of a data set, the middle one first."""
+        found = [level for level in one.noisy if level in self.levels]
+        return sorted(found, key=lambda level: (level != MIDDLE, level))
+
+
+def quick_sets(sets: Sequence[DataSet]) -> list[DataSet]:
+    """The smallest data set whose rows have the same options, else the smallest."""
+    return [min(sets, key=lambda one: (not one.closed, len(one.truth), one.name))]
+
+
+def in_order(sets: Sequence[DataSet]) -> list[DataSet]:
+    """Those with the same options in all rows first, small ones first."""
+    return sorted(sets, key=lambda one: (not one.closed, len(one.truth), one.name))
+
+
+def lines_of(one: DataSet, level: int, wanted: Wanted, asking: Sequence[str]) -> list[str]:
+    """The lines of a data set at a level that are not ``asking``, those first that others need."""
+    every = [name for name in LINES if name not in asking]
+    names = [name for name in every if one.closed or name in FEW]
+    if level != TRUSTED_AT or wanted.quick:
+        names = [name for name in names if name not in CHECKED]
+    first = {name: place for place, name in enumerate(("vanilla", "raw", "truth", NEIGHBORS, CHECKED[0], "cleanlab", DEFAULT))}  # fmt: skip
+    return sorted(names, key=lambda name: first.get(name, len(first)))
+
+
+def plan(
+    wanted: Wanted,
+    sets: Sequence[DataSet],
+    base: Mapping[str, Any],
+    settings: Mapping[str, Mapping[str, Any]],
+    shipped: Shipped,
+    files: Files,
+) -> Plan:
+    """All cells but those of ``tried``, in the order of their worth: of a data set seed by seed, the middle level first."""
+    percents = tuple(sorted({level for one in sets for level in wanted.of(one)}))
+    scope = Scope(wanted.seeds, percents, tuple(one.name for one in sets), wanted.quick)
+    made = _Planner(Plan(scope), wanted, base, settings, shipped, files)
+    for one in sets:
+        for seed in wanted.seeds:
+            for level in wanted.of(one):
+                asking = shipped.asking(one.name, level, seed)
+                for name in lines_of(one, level, wanted, asking):
+                    made.line(name, one, level, seed)
+                made.detect(one, level, seed)
+    for one in sets if wanted.asked else ():
+        for seed in wanted.seeds:
+            for level in wanted.of(one):
+                for name in shipped.asking(one.name, level, seed):
+                    made.line(name, one, level, seed)
+    return made.plan
+
+
+@dataclass
+class _Planner:
+    plan: Plan
+    wanted: Wanted
+    base: Mapping[str, Any]
+    settings: Mapping[str, Mapping[str, Any]]
+    shipped: Shipped
+    files: Files
+    _sized: dict[str, str] = field(default_factory=dict)
+
+    def line(self, name: str, one: DataSet, level: int, seed: int) -> None:
+        quiet = name in NOISELESS
+        samples = tuple(stages(name, self.shipped.stages(one.name, level, seed)))
+        sized = any(stage.get("keep") == KEPT for stage in samples)
+        cell = Cell(
+            key=self._key(name, one, level, seed, sized=sized),
+            kind="vanilla" if name == "vanilla" else "train",
+            part="main",
+            noise=one.name,
+            percent=0 if quiet or name == "vanilla" else level,
+            seed=0 if name == "vanilla" else seed,
+            samples=samples,
+            size_of=self._size(one, level, seed) if sized else None,
+            changes=self._changes(name, one, level, seed),
+        )
+        self.plan.of[name, one.name, level, seed] = self.plan.add(cell)
+
+    def _size(self, one: DataSet, level: int, seed: int) -> str:
+        """The cell that says how many rows the controls have: where most labels are wrong the view needs checked ones."""
+        found = (self.plan.of.get((name, one.name, level, seed)) for name in (CHECKED[0], NEIGHBORS))  # fmt: skip
+        return next(key for key in found if key is not None)
+
+    def _key(self, name: str, one: DataSet, level: int, seed: int, *, sized: bool) -> str:
+        word = name.replace(", ", "-").replace(" ", "-")
+        if name == "vanilla":
+            return f"{one.name}-{word}"
+        if name in NOISELESS and not sized:
+            return f"{one.name}-s{seed}-{word}"
+        return f"{one.name}-{level}-s{seed}-{word}"
+
+    def _changes(self, name: str, one: DataSet, level: int, seed: int) -> dict[str, Any]:
+        changes = {
+            "source": _at(self.base["source"], self._file(name, one, level, seed)),
+            "evaluate": _tested(self.base, self.files.test(one).name),
+        }
+        if name != "vanilla":
+            changes["train"] = {**self.base["train"], **self.settings.get(one.name, {})}
+        if name == DEFAULT:
+            written = self.shipped.default.get((one.name, level, seed), {})
+            changes |= {part: written[part] for part in ("answer", "tokens") if part in written}
+            # The student is the same in all lines, so that equal rows are trained on once.
+            changes["models"] = {**written.get("models", {}), "student": self.base["models"]["student"]}  # fmt: skip
+        return changes
+
+    def _file(self, name: str, one: DataSet, level: int, seed: int) -> str:
+        if name == "neighbors, trusted":
+            return self.files.checked(one, level, seed).name
+        if name == "trusted alone":
+            return self.files.alone(one, seed).name
+        quiet = name in NOISELESS or name == "vanilla"
+        return self.files.train(one, 0, 0).name if quiet else self.files.train(one, level, seed).name  # fmt: skip
+
+    def detect(self, one: DataSet, level: int, seed: int) -> None:
+        asked = [dict(s) for s in self.shipped.robustft if s["use"] in _ASKED]
+        samples = detection(asked if self.wanted.asked else ())
+        source = _at(self.base["source"], self.files.train(one, level, seed).name)
+        cell = Cell(
+            f"{one.name}-{level}-s{seed}-detection", "detect", "detection", one.name, level, seed, tuple(samples),
+            changes={"source": source},
+        )  # fmt: skip
+        self.plan.detection[one.name, level, seed] = self.plan.add(cell)
+
+
+def _at(source: Mapping[str, Any], name: str) -> dict[str, Any]:
+    # From the folder of a cell to that of the data.
+    return {**source, "path": f"../../data/{name}"}
+
+
+def _tested(base: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {**base["evaluate"], "source": _at(base["evaluate"]["source"], name)}

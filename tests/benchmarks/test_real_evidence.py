@@ -1,0 +1,500 @@
+"""The page of real data: what data sets are, what is planned of them, and what a page says follows from the cells."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.evidence.cells import Cells
+from benchmarks.evidence.figures import Difference, Evidence
+from benchmarks.evidence.plan import Cell, Plan
+from benchmarks.evidence.recipes import base_value, write_recipe
+from benchmarks.real_evidence.cli import BASE, commands, main, parser
+from benchmarks.real_evidence.data import DataSet, Files, Row, find, flipped, held_out, trusted
+from benchmarks.real_evidence.figures import figures, verdict
+from benchmarks.real_evidence.findings import best, learnable, level
+from benchmarks.real_evidence.lines import CHECKED, FEW, LINES, METHODS
+from benchmarks.real_evidence.page import Told, page
+from benchmarks.real_evidence.plan import (
+    GRID,
+    Shipped,
+    Wanted,
+    chosen,
+    in_order,
+    key_of,
+    plan,
+    quick_sets,
+    tried,
+)
+from benchmarks.real_evidence.runner import Named, RealRunner, recipe_of, weights
+from benchmarks.real_evidence.shipped import shipped, written
+from benchmarks.real_evidence.stage import found, with_evidence
+from nfilter.errors import SourceError
+from nfilter.recipe import load as load_recipe
+
+N, QUESTIONS = 40, 40
+OPTIONS = ("bad", "so so", "good")
+WORDS = {"bad": "loss fell", "so so": "met today", "good": "profit rose"}
+
+
+def rows_of(n: int, start: int = 0) -> tuple[Row, ...]:
+    kinds = [OPTIONS[(i + start) % 3] for i in range(n)]
+    return tuple(
+        Row(f"{WORDS[kind]} in year {1900 + i + start}?", OPTIONS, "ABC"[OPTIONS.index(kind)])
+        for i, kind in enumerate(kinds)
+    )
+
+
+def write(file: Path, rows: tuple[Row, ...], labels: tuple[str, ...] | None = None) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.writer(out)
+        writer.writerow(["question", "gt", "options", "answer"])
+        for row, label in zip(rows, labels or [r.answer for r in rows], strict=True):
+            writer.writerow([row.question, "not read", json.dumps(row.options), label])
+
+
+def make(
+    folder: Path, name: str = "news", levels: tuple[int, ...] = (30, 50, 70), n: int = N
+) -> Path:
+    rows = rows_of(n)
+    write(folder / name / "labeled.csv", rows)
+    write(folder / name / "test.csv", rows_of(12, start=n))
+    for percent in levels:
+        write(folder / name / "noisy" / f"noisy{percent}.csv", rows, flipped(rows, percent, 0))
+    return folder
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> DataSet:
+    (made,), _ = find(make(tmp_path / "given"))
+    return made
+
+
+def other(name: str, n: int = 30) -> DataSet:
+    """A data set whose rows have options of their own."""
+    rows = tuple(Row(f"Which of {i}?", (f"{i}", f"{i + 1}", f"{i + 2}"), "A") for i in range(n))
+    return DataSet(name, rows, {50: flipped(rows, 50, 0)}, rows[:5])
+
+
+# --- data ------------------------------------------------------------------------------------------------------
+
+
+def test_labels_are_flipped_by_the_published_rule():
+    rows = rows_of(N)
+    for seed, percent in ((0, 30), (3, 70)):
+        labels = flipped(rows, percent, seed)
+        wrong = [i for i, row in enumerate(rows) if labels[i] != row.answer]
+        assert wrong == sorted(random.Random(seed).sample(range(N), int(N * (percent / 100))))
+        assert set(labels) <= set("ABC")
+    assert flipped(rows, 50, 1) != flipped(rows, 50, 2)
+    assert flipped(rows, 50, 1) == flipped(rows, 50, 1)
+
+
+def test_seed_0_has_the_published_labels_and_others_are_drawn(one: DataSet):
+    swapped = DataSet(one.name, one.truth, {50: tuple("A" * N)}, one.test)
+    assert swapped.labels(50, 0) == tuple("A" * N)
+    assert swapped.labels(50, 1) == flipped(one.truth, 50, 1)
+    assert one.by_rule(50)
+    assert not swapped.by_rule(50)
+
+
+def test_folders_that_are_no_data_set_are_named_with_why(tmp_path: Path):
+    given = make(make(tmp_path), "other", (50,))
+    (given / "dolly").mkdir()
+    (given / "dolly" / "test.csv").write_text("x\n")
+    (given / "README.md").write_text("x")
+    sets, others = find(given)
+    assert [(each.name, sorted(each.noisy)) for each in sets] == [
+        ("news", [30, 50, 70]),
+        ("other", [50]),
+    ]
+    assert others == {"dolly": "it has no labeled.csv, no noisy/noisyNN.csv"}
+    assert [each.name for each in find(given, ["other"])[0]] == ["other"]
+    with pytest.raises(SourceError, match=r"no data set nobody \(dolly: it has no labeled.csv"):
+        find(given, ["nobody"])
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "why"),
+    [
+        ("labeled.csv", "question,answer\nx,A\n", r"labeled.csv:1: no column options"),
+        ("test.csv", 'question,options,answer\nx,"[1, 2]",C\n', r"test.csv:2: the answer 'C' is none of A, B"),
+        ("test.csv", "question,options,answer\nx,a or b,A\n", r"test.csv:2: options 'a or b' are no JSON list"),
+        ("test.csv", "question,options,answer\nx\n", r"test.csv:2: the row has not as many cells"),
+        ("test.csv", "question,options,answer\n", r"test.csv: it holds no rows"),
+        ("noisy/noisy50.csv", 'question,options,answer\nx,"[1, 2]",A\n', r"not those of .*labeled.csv, row by row"),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, file: str, text: str, why: str):
+    given = make(tmp_path)
+    (given / "news" / file).write_text(text)
+    with pytest.raises(SourceError, match=why):
+        find(given)
+
+
+def test_no_folder_is_an_error_that_says_what_to_type(tmp_path: Path):
+    with pytest.raises(SourceError, match=r"no such folder; .*make evidence-real DATA=FOLDER"):
+        find(tmp_path / "none")
+    with pytest.raises(SourceError, match=r"no data set \(it holds no folder\)"):
+        find(tmp_path)
+
+
+def read(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as text:
+        return list(csv.DictReader(text))
+
+
+def test_what_cells_read(one: DataSet, tmp_path: Path):
+    files = Files(tmp_path / "data")
+    noisy = read(files.train(one, 50, 1))
+    assert [row["answer"] for row in noisy] == list(flipped(one.truth, 50, 1))
+    assert [row["truth"] for row in noisy] == [row.answer for row in one.truth]
+    assert "trusted" not in noisy[0]
+    assert len({row["row"] for row in noisy}) == N
+    sure = trusted(N, 1)
+    assert len(sure) == N  # a set of fewer than a hundred rows has them all
+    checked = read(files.checked(one, 50, 1))
+    assert all(row["answer"] == row["truth"] and row["trusted"] == "true" for row in checked)
+    fit, dev = map(read, files.dev(one))
+    ids = {row["row"] for row in fit}, {row["row"] for row in dev}
+    assert ids[0] | ids[1] == {row["row"] for row in noisy}
+    assert not ids[0] & ids[1]
+    assert len(ids[1]) == len(held_out(N)) == 10
+    test = read(files.test(one))
+    assert not {row["question"] for row in test} & {row["question"] for row in noisy}
+    given = files.as_given(one, 50, 0)
+    assert read(given)[0].keys() == {"question", "options", "answer"}  # no truth
+
+
+# --- plan ------------------------------------------------------------------------------------------------------
+
+SHIPPED = Shipped(
+    {}, [{"use": "robustft.answer", "llm": "expert", "into": "base"}, {"use": "robustft.check", "views": ["base"]}],
+    [{"use": "robustft.answer", "llm": "expert"}],
+)  # fmt: skip
+
+
+@pytest.fixture
+def planned(one: DataSet, tmp_path: Path) -> Callable[..., Plan]:
+    def make(*sets: DataSet, settings: Mapping[str, Any] | None = None, **wanted: Any) -> Plan:
+        return plan(
+            Wanted(**wanted), sets or [one], base_value(BASE), settings or {}, SHIPPED, Files(tmp_path / "data")
+        )  # fmt: skip
+
+    return make
+
+
+def test_lines_of_a_data_set(planned: Callable[..., Plan]):
+    made = planned(seeds=(0, 1))
+    names = {(name, percent) for name, _, percent, _ in made.of}
+    assert {name for name, percent in names if percent == 70} == set(LINES) - {
+        "robustft",
+        "official",
+    }
+    assert not {name for name, percent in names if percent == 50} & set(CHECKED)
+    keys = [cell.key for cell in made.cells]
+    assert len(set(keys)) == len(keys)
+    # Without noise there is one run for all levels, and the untrained model has one for all seeds.
+    assert {made.of["truth", "news", p, 0] for p in (30, 50, 70)} == {"news-s0-truth"}
+    assert {made.of["vanilla", "news", p, s] for p in (30, 70) for s in (0, 1)} == {"news-vanilla"}
+    assert made.of["truth", "news", 30, 1] == "news-s1-truth"
+    first = [cell.key for cell in made.cells[:3]]
+    assert first == ["news-vanilla", "news-50-s0-raw", "news-s0-truth"]
+    sized = next(cell for cell in made.cells if cell.key == "news-30-s1-random")
+    assert sized.size_of == "news-30-s1-neighbors"
+    sized = next(cell for cell in made.cells if cell.key == "news-70-s1-truth-size")
+    assert sized.size_of == "news-70-s1-neighbors-trusted"
+
+
+def test_rows_with_options_of_their_own_have_few_lines(planned: Callable[..., Plan]):
+    made = planned(other("quiz"), seeds=(0,))
+    assert {name for name, *_ in made.of} == set(FEW)
+
+
+def test_lines_that_ask_are_run_on_demand(planned: Callable[..., Plan]):
+    made = planned(seeds=(0,), levels=(50,), asked=True)
+    assert [cell.key for cell in made.cells[-2:]] == ["news-50-s0-robustft", "news-50-s0-official"]
+    (detection,) = [cell for cell in made.cells if cell.kind == "detect"]
+    uses = [stage["use"] for stage in detection.samples]
+    assert uses[0] == "robustft.answer"
+    assert any(stage.get("views") == ["base", "neighbors"] for stage in detection.samples)
+
+
+def test_a_default_that_asks_is_run_on_demand_too(one: DataSet, tmp_path: Path):
+    asks = {("news", 50, 0): {"samples": [{"use": "robustft.reason", "llm": "expert"}]}}
+    for asked in (False, True):
+        made = plan(
+            Wanted((0,), (50,), asked=asked), [one], base_value(BASE), {}, Shipped(asks, [], []), Files(tmp_path)
+        )  # fmt: skip
+        assert any(name == "default" for name, *_ in made.of) is asked
+
+
+def test_quick_takes_the_smallest_set_with_one_set_of_options(one: DataSet):
+    assert quick_sets([other("a", 5), one]) == [one]
+    assert [each.name for each in in_order([other("b", 5), other("a", 6), one])] == [
+        "news",
+        "b",
+        "a",
+    ]
+
+
+def test_every_cell_is_a_recipe_that_passes(
+    one: DataSet, planned: Callable[..., Plan], tmp_path: Path
+):
+    base = base_value(BASE, ["models.student.model=tiny"])
+    base["models"]["encoder"] = "student"
+    plugins = with_evidence()
+    made = planned(seeds=(0, 1), settings={"news": {"lr": 0.5, "max_steps": 3}}, asked=True)
+    dev = tried([one], base, Files(tmp_path / "data"))
+    for cell in [*made.cells, *dev]:
+        file = tmp_path / "cells" / cell.key / "recipe.yaml"
+        write_recipe(recipe_of(base, cell, 5), file)
+        recipe = load_recipe(file, plugins)
+        path = (file.parent / recipe.source.use.config.path).resolve()
+        assert path.is_file()
+        if cell.part == "main" and cell.kind == "train":
+            assert recipe.train is not None
+            assert (recipe.train.config.lr, recipe.train.config.max_steps) == (0.5, 3)
+        if cell.kind != "detect":
+            assert recipe.test is not None
+            wanted = "news-dev.csv" if cell.part == "settings" else "news-test.csv"
+            assert Path(recipe.test.use.config.path).name == wanted
+    assert base["train"] == base_value(BASE)["train"]
+
+
+def test_a_digest_says_what_is_read_and_not_where(planned: Callable[..., Plan], tmp_path: Path):
+    base = base_value(BASE)
+    cell = planned(seeds=(0,)).cells[1]
+    here, there = ({**base, "models": {**base["models"], "student": {"use": "hf", "model": name}}} for name in ("/a/w", "/b/w"))  # fmt: skip
+    named = Named({"/a/w": "weights", "/b/w": "weights"}, {"news": "rows"})
+    assert named.digest(here, cell) == named.digest(there, cell)
+    assert Named({"/a/w": "w2"}, {"news": "rows"}).digest(here, cell) != named.digest(here, cell)
+    assert Named(named.models, {"news": "r2"}).digest(here, cell) != named.digest(here, cell)
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "model.safetensors").write_bytes(b"one")
+    first = weights(str(tmp_path / "m"), with_evidence())
+    (tmp_path / "m" / "model.safetensors").write_bytes(b"two")
+    assert first != weights(str(tmp_path / "m"), with_evidence())
+    assert weights("a/hub-id", with_evidence()) is None
+
+
+# --- settings --------------------------------------------------------------------------------------------------
+
+
+def test_the_cheapest_setting_near_the_best_is_taken(cells: Cells):
+    assert chosen(cells, "news") is None
+    # Of 40 rows 30 are right at best; a difference of one row is within an error, one of twelve is not.
+    right = [18, 29, 28, 30]
+    for setting, count in zip(GRID, right, strict=True):
+        answers = {f"q{i:02d}": i < count for i in range(40)}
+        cells.put(
+            key_of(setting, "news"), {"right": answers, "accuracy": count / 40, "unanswered": 0}
+        )
+    assert GRID[3]["max_steps"] == 80
+    assert chosen(cells, "news") == GRID[1]
+    answers = {f"q{i:02d}": i < 12 for i in range(40)}
+    for setting in GRID[1:3]:
+        cells.put(key_of(setting, "news"), {"right": answers, "accuracy": 12 / 40, "unanswered": 0})
+    assert chosen(cells, "news") == GRID[3]
+
+
+# --- the recipe of init ----------------------------------------------------------------------------------------
+
+
+def test_the_default_is_what_init_writes(one: DataSet, tmp_path: Path):
+    files = Files(tmp_path / "data")
+    made = shipped(Wanted((0,), (50,)), [one], "tiny", files)
+    value = made.default["news", 50, 0]
+    assert value == written(files.as_given(one, 50, 0), "tiny")
+    assert value["models"]["student"]["model"] == "tiny"
+    assert value["samples"]
+    assert [stage["use"] for stage in made.robustft][-1] == "robustft.select"
+
+
+# --- cleanlab --------------------------------------------------------------------------------------------------
+
+
+def test_cleanlab_flags_what_the_questions_contradict():
+    pytest.importorskip("cleanlab")
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    codes = np.arange(60) % 2
+    vectors = np.eye(2)[codes] * 4 + rng.normal(0, 0.1, (60, 2))
+    labels = [("no", "yes")[code] for code in codes]
+    labels[7], labels[20] = "no", "yes"
+    flagged, scores = found(vectors, labels)
+    assert sorted(np.flatnonzero(flagged)) == [7, 20]
+    assert min(scores[7], scores[20]) > 0.9 > 0.2 > np.delete(scores, [7, 20]).max()
+
+
+def test_classes_that_cannot_be_foretold_are_not_flagged():
+    pytest.importorskip("cleanlab")
+    import numpy as np
+
+    flagged, scores = found(np.zeros((6, 2)), ["a"] * 5 + ["b"])
+    assert not flagged.any()
+    assert not scores.any()
+
+
+# --- figures, findings, page -----------------------------------------------------------------------------------
+
+RIGHT = {
+    "vanilla": 10, "raw": 16, "neighbors": 30, "neighbors, relabelled": 17, "cleanlab": 24, "random": 15, "truth-size": 33, "truth": 35,
+}  # fmt: skip
+
+
+def measured(cell: Cell, right: int, fakes: Any, shift: int = 0) -> dict[str, Any]:
+    value: dict[str, Any] = fakes.trained(cell, right, shift=shift)
+    value["cleaning_seconds"] = 0.5
+    if cell.samples and "robustft.random" not in {stage["use"] for stage in cell.samples}:
+        value["detection"] = {"precision": 0.8, "recall": 0.9, "f1": 0.85, "roc_auc": 0.95}
+    return value
+
+
+@pytest.fixture
+def evidence(planned: Callable[..., Plan], cells: Cells, fakes: Any) -> Evidence:
+    """Two seeds at 50%, one of them at 70%; the lines with checked labels and 30% have not run."""
+    made = planned(seeds=(0, 1), settings={"news": GRID[0]})
+    by_key = {cell.key: cell for cell in made.cells}
+    for (line, _, percent, seed), key in made.of.items():
+        if line in RIGHT and (percent == 50 or (percent == 70 and seed == 0)):
+            shift = 0 if line == "vanilla" else seed
+            cells.put(key, measured(by_key[key], RIGHT[line], fakes, shift))
+    key = made.detection["news", 50, 0]
+    note = {"precision": 0.8, "recall": 0.9, "f1": 0.85, "roc_auc": 0.95, "flagged": 0.55}
+    by_note = {"all(neighbors)": note, "cleanlab": {**note, "f1": 0.7}}
+    cells.put(
+        key,
+        {
+            "cell": by_key[key].to_json(), "seconds": 1.0, "commit": "abc",
+            "detection": {**note, "noise_rate": 0.5, "flag_all": {"f1": 2 / 3}, "by_note": by_note},
+        },
+    )  # fmt: skip
+    for setting in GRID[:2]:
+        cells.put(key_of(setting, "news"), {"right": {"q": True}, "accuracy": 0.75, "unanswered": 0, "seconds": 60.0})  # fmt: skip
+    return Evidence(made, cells)
+
+
+def told(one: DataSet) -> Told:
+    written = {"samples": [{"use": "robustft.neighbors", "encoder": "encoder"}]}
+    train = base_value(BASE)["train"]
+    return Told({"versions": "python 3.11.0"}, [one], {"dolly": "it has no test.csv"}, {"news": written}, train, ["make evidence-real"], False)  # fmt: skip
+
+
+def test_the_page_is_what_it_was(evidence: Evidence, cells: Cells, one: DataSet, golden: Any):
+    golden("evidence/results-real.md", page(evidence, cells, told(one)))
+
+
+def test_a_page_of_nothing_says_so(planned: Callable[..., Plan], cells: Cells, one: DataSet):
+    made = planned(seeds=(0,))
+    text = page(Evidence(made, cells), cells, told(one))
+    assert f"Not run yet: {len(made.cells)} cells" in text
+    assert "news: not chosen yet, so that no line has run." in text
+    assert "news: the truth arm is not run." in text
+    assert "- news 50%: `neighbors` is not run." in text
+
+
+def test_figures_of_a_line(evidence: Evidence):
+    made = figures(evidence, "neighbors", "news", 50)
+    assert made is not None
+    assert made.line.accuracy.mean == 30 / QUESTIONS
+    assert made.line.accuracy.n == 2
+    assert made.less_cleanlab is not None
+    assert made.less_cleanlab.mean == pytest.approx(6 / 40)
+    assert made.line.recovered == pytest.approx((30 - 16) / (35 - 16))
+    assert made.found["f1"] is not None
+    assert made.found["f1"].mean == 0.85
+    assert figures(evidence, "neighbors", "news", 30) is None
+    alone = figures(evidence, "cleanlab", "news", 50)
+    assert alone is not None
+    assert alone.less_cleanlab is None
+
+
+def test_intervals_judge():
+    gap = Difference(0.1, 0.1, -0.1, 0.3, 2)
+    assert verdict(gap) == "is not shown to differ from"
+    assert verdict(Difference(0.1, 0.01, 0.05, 0.15, 2)) == "beats"
+    assert verdict({"low": -0.2, "high": -0.1}) == "is below"
+
+
+def test_what_is_said_of_methods(evidence: Evidence, cells: Cells):
+    said = level(evidence, "news", 50)
+    assert len([text for text in said if "a control" not in text]) == len([m for m in METHODS if m in {n for n, *_ in evidence.plan.of if n not in CHECKED}])  # fmt: skip
+    (near,) = [text for text in said if text.startswith("news 50%: `neighbors` ")]
+    assert "**beats raw** (+.350" in near
+    assert "**beats random** (+.375" in near
+    assert "recovers .737" in near
+    assert "asked for .800 (not reached)" in near
+    (relabelled,) = [text for text in said if "`neighbors, relabelled`" in text]
+    assert "is not shown to differ from raw" in relabelled
+    assert "**is below cleanlab**" in relabelled
+    assert not [text for text in said if "a control wins" in text]
+    assert best(evidence, "news", 50).startswith("`neighbors`")
+    assert "the student learns the task" in learnable(evidence, "news", 0.4)
+    assert "no method can show anything here" in learnable(evidence, "news", 0.8)
+
+
+def test_a_control_that_wins_is_said(planned: Callable[..., Plan], cells: Cells, fakes: Any):
+    made = planned(seeds=(0,), levels=(50,))
+    by_key = {cell.key: cell for cell in made.cells}
+    for name, right in {**RIGHT, "random": 39, "raw": 20}.items():
+        key = made.of[name, "news", 50, 0]
+        cells.put(key, measured(by_key[key], right, fakes))
+    (text,) = [t for t in level(Evidence(made, cells), "news", 50) if "a control wins" in t]
+    assert text.startswith("news 50%: **a control wins**: `random` beats `neighbors` (+.225")
+
+
+def test_the_command_says_what_makes_the_page_again(tmp_path: Path):
+    options = parser().parse_args(["--data", "secret/place", "--workers", "1"])
+    assert commands(options) == ["make evidence-real DATA=FOLDER", "python -m benchmarks.real_evidence --data FOLDER"]  # fmt: skip
+    options = parser().parse_args(["--data", "x", "--quick", "--set", "train.rank=4", "--model", "/a/b/w"])  # fmt: skip
+    assert commands(options) == ["python -m benchmarks.real_evidence --data FOLDER --quick --model w --set train.rank=4"]  # fmt: skip
+
+
+def test_data_that_cannot_be_read_ends_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["--data", str(tmp_path / "none")]) != 0
+    assert "no such folder" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_goes_from_data_to_a_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    pytest.importorskip("cleanlab")
+    small = ({"lr": 1e-3, "max_steps": 2}, {"lr": 1e-2, "max_steps": 2})
+    for name in ("plan", "page"):
+        monkeypatch.setattr(f"benchmarks.real_evidence.{name}.GRID", small)
+    given = make(tmp_path / "given", levels=(50,), n=150)
+    file = tmp_path / "cells.jsonl"
+    options = [
+        "--data",
+        str(given),
+        "--quick",
+        "--model",
+        "tiny",
+        "--workers",
+        "0",
+        "--keep",
+        str(file),
+    ]
+    first = [*options, "--out", str(tmp_path / "out")]
+    assert main(first) == 0
+    text = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    assert "not run" not in text.split("## What is compared")[0]
+    assert "| neighbors |" in text
+    capsys.readouterr()
+    # Another machine has the file alone.
+    again = [*options, "--out", str(tmp_path / "other"), "--render"]
+    assert main(again) == 0
+    assert (tmp_path / "other" / "results.md").read_text(encoding="utf-8") == text
+    assert RealRunner.__mro__[1].__name__ == "Runner"

@@ -410,7 +410,7 @@ def _arms(
                 recipe, arm, trained, test, ctx, state.prompts, state.directory.path
             )
             state.log.info(
-                f"arm {arm}: {results[arm].accuracy:.3f} of {len(results[arm].right)} right"
+                f"arm {arm}: accuracy {results[arm].accuracy:.3f} on {len(results[arm].right)} test rows"
             )
     return results
 

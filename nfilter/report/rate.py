@@ -10,6 +10,8 @@ from nfilter.report import figures, text
 from nfilter.report.figures import Figure, Range
 
 RECORD = "audit.json"
+_ANY = 0.95
+"""A range of the noise rate that is wider says nothing."""
 
 
 def noise_rate(run_dir: Path, metrics: Mapping[str, Any]) -> Figure | Range | None:
@@ -41,6 +43,10 @@ def words(found: Figure | Range | None) -> str:
     if found is None:
         return "not known"
     if isinstance(found, Range):
+        if found.high - found.low > _ANY:
+            return (
+                "cannot be told: labels and views agree as they might at any rate; `nfilter audit RUN` or trusted labels tell it"
+            )
         over = f", means of {found.n} seeds" if found.n > 1 else ""
         return (
             f"between {text.percent(found.low)} and {text.percent(found.high)}{over}: no closer, as views may share "

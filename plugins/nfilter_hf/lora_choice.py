@@ -115,7 +115,7 @@ def told(choice: Choice, samples: int, hidden: int | None) -> str:
     if "lr" in choice.open:
         fit.append(f"the model's hidden size of {hidden}" if hidden else "a model of unknown size")
     return (
-        f"{_list([words[name] for name in choice.open])} {_were(choice.open)} chosen for {_list(fit)}: "
+        f"{_list([words[name] for name in choice.open])} {_are(choice.open)} chosen for {_list(fit)}: "
         f"{choice.steps:,} optimiser {_steps(choice.steps)}"
     )
 
@@ -124,8 +124,7 @@ def foretell(config: LoraSettings, rows: int | None, hidden: int | None) -> Fore
     """What a run of so many rows would train with: None, where nobody has counted them yet."""
     if rows is None:
         given = open_settings(config)
-        are = "is" if len(given) == 1 else "are"
-        return Foretold(f"{_list(given)} {are} chosen by rows and model" if given else "")
+        return Foretold(f"{_list(given)} {_are(given)} chosen by rows and model" if given else "")
     choice = choose(config, rows, hidden, rows)
     return Foretold(
         told(choice, rows, hidden) if choice.open else "", too_few(config, choice, rows) or ""
@@ -169,8 +168,8 @@ def _steps(number: int) -> str:
     return "step" if number == 1 else "steps"
 
 
-def _were(names: Sequence[str]) -> str:
-    return "was" if len(names) == 1 else "were"
+def _are(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
 
 
 def _list(words: Sequence[str]) -> str:

@@ -63,18 +63,20 @@ class Select:
         reads = {config.check} if config.check else set()
         if config.by != RANDOM:
             reads.add(config.by)
-        ranked = config.by != RANDOM and config.keep < 1
+        # Where all or none of them are kept, nothing ranks.
+        ranked = config.by != RANDOM and (config.preset is not None or 0 < config.keep < 1)
         ranks = (Ranks(config.by, config.rank, _instead(config)),) if ranked else ()
         return Contract(reads=frozenset(reads), ranks=ranks)
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
         """Rank the flagged samples: 16 bytes a sample are kept, the hash of its id and its rank."""
         by = self.config.by
-        doubted = [
-            (self._value(sample, by, ctx), self._value(sample, INSTEAD, ctx), sample.id)
-            for sample in stream
-            if is_flagged(sample, self.config.check)
-        ]
+        doubted = []
+        total = 0
+        for total, sample in enumerate(stream, start=1):  # noqa: B007 (how many there are)
+            if is_flagged(sample, self.config.check):
+                values = (self._value(sample, name, ctx) for name in (by, INSTEAD))
+                doubted.append((*values, sample.id))
         if doubted and all(math.isinf(value) for value, _, _ in doubted):
             # Without a clean sample there is no context view; the reviewed answers have an nll all the same.
             if any(math.isfinite(instead) for _, instead, _ in doubted):
@@ -98,7 +100,7 @@ class Select:
                 f"all draws of each of {m} flagged samples agree, so that their ids decide alone: raise the temperature, "
                 "or see whether the server draws at all (some answer greedily unless the model's settings say do_sample)"
             )
-        ctx.log.info(_told(self.config, kept, m))
+        ctx.log.info(_told(self.config, kept, m, total))
         return State(
             {"m": m, "kept": kept, "missing": missing, "by": by},
             ranked([name for _, name in flagged]),
@@ -150,16 +152,15 @@ class Select:
         return share_of(self.config.keep, len(values))
 
 
-def _told(config: SelectConfig, kept: int, m: int) -> str:
+def _told(config: SelectConfig, kept: int, m: int, total: int) -> str:
     """How many flagged samples are kept, in words where it is none."""
     if not m:
         return "no sample is flagged, so none has to be selected"
     if kept:
         return f"{kept} of {m} flagged samples are kept"
-    why = f"keep {config.keep:g}" if not config.preset else "the median"
-    return (
-        f"none of the {m} flagged samples is kept ({why}): training sees what was not flagged alone"
-    )
+    why = "the median" if config.preset else f"keep {config.keep:g}"
+    left = f"the {total - m} that are not flagged are left" if total > m else "no other is left"
+    return f"none of the {m} flagged samples is kept ({why}); {left}"
 
 
 def _no_rank(config: SelectConfig, m: int) -> str:

@@ -86,12 +86,12 @@ def test_the_hidden_size_of_a_config_json(config: dict[str, Any], size: int | No
 def test_what_was_chosen_is_said_with_what_it_was_chosen_for() -> None:
     every = choose(LoraSettings(), 32, 576, 32)
     assert told(every, 32, 576) == (
-        "batch_size 4, epochs 8 and lr 0.00054 were chosen for 32 rows and the model's hidden size of 576: "
+        "batch_size 4, epochs 8 and lr 0.00054 are chosen for 32 rows and the model's hidden size of 576: "
         "64 optimiser steps"
     )
     one = choose(LoraSettings(batch_size=8, epochs=1), 32, None, 32)
     assert (
-        told(one, 32, None) == "lr 0.0002 was chosen for a model of unknown size: 4 optimiser steps"
+        told(one, 32, None) == "lr 0.0002 is chosen for a model of unknown size: 4 optimiser steps"
     )
 
 
@@ -196,7 +196,7 @@ def test_before_a_run_the_rows_may_be_unknown(tmp_path: Path) -> None:
         "batch_size, epochs and lr are chosen by rows and model"
     )
     known = LoraTrainer.foretold(open_, model, site, 32)
-    assert "lr 0.00054 were chosen for 32 rows and the model's hidden size of 576" in known.text
+    assert "lr 0.00054 are chosen for 32 rows and the model's hidden size of 576" in known.text
     assert known.warning == ""
     assert LoraTrainer.foretold(set_, model, site, None).text == ""
     assert "only 2 optimiser steps" in LoraTrainer.foretold(set_, model, site, 32).warning

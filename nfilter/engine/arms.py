@@ -181,7 +181,13 @@ def trained(
         for path in sorted(out.rglob("*"))
         if path.is_file() and path.name != MARKER
     }
-    value = {"made_of": made, "ref": asdict(ref), "figures": figures, "files": files}
+    value = {
+        "made_of": made,
+        "ref": asdict(ref),
+        "figures": figures,
+        "warnings": result.warnings,
+        "files": files,
+    }
     write_sealed(out / MARKER, value)
     return Trained(ref, figures)
 
@@ -206,6 +212,8 @@ def _kept(out: Path, made: Mapping[str, str], ctx: RunContext) -> Trained | None
         why = differing(value["made_of"], made)
         ctx.log.info(f"{ctx.stage}: training again, as what it is made of changed: {why}")
         return None
+    for warning in value.get("warnings", ()):
+        ctx.log.warning(f"{ctx.stage}: {warning}")
     # Where it lies now: a run's folder may have been moved.
     return Trained(ModelRef(**{**value["ref"], "path": str(out)}), value["figures"])
 

@@ -44,9 +44,7 @@ def words(found: Figure | Range | None) -> str:
         return "not known"
     if isinstance(found, Range):
         if found.high - found.low > _ANY:
-            return (
-                "cannot be told: labels and views agree as they might at any rate; `nfilter audit RUN` or trusted labels tell it"
-            )
+            return "cannot be told: labels and views agree as they might at any rate; `nfilter audit RUN` or trusted labels tell it"
         over = f", means of {found.n} seeds" if found.n > 1 else ""
         return (
             f"between {text.percent(found.low)} and {text.percent(found.high)}{over}: no closer, as views may share "

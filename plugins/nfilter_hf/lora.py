@@ -131,7 +131,8 @@ class LoraTrainer:
             choice = choose(config, len(rows), hidden, ctx.rows)
             if choice.open:
                 ctx.log.info(f"{ctx.stage}: {told(choice, ctx.rows or len(rows), hidden)}")
-            if few := too_few(config, choice, len(rows)):
+            few = too_few(config, choice, len(rows))
+            if few is not None:
                 ctx.log.warning(f"{ctx.stage}: {few}")
             with adapted(module, config, start) as wrapped:
                 of = course_of(
@@ -161,6 +162,7 @@ class LoraTrainer:
             seconds=seconds,
             resumed_from=course.resumed_from,
             settings=choice.settings(),
+            warnings=(few,) if few else (),
         )
         write_json(
             out / "training.json",

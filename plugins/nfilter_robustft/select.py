@@ -71,12 +71,13 @@ class Select:
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
         """Rank the flagged samples: 16 bytes a sample are kept, the hash of its id and its rank."""
         by = self.config.by
-        doubted = []
+        doubted: list[tuple[float, float, str]] = []
         total = 0
-        for total, sample in enumerate(stream, start=1):  # noqa: B007 (how many there are)
+        for sample in stream:
+            total += 1
             if is_flagged(sample, self.config.check):
-                values = (self._value(sample, name, ctx) for name in (by, INSTEAD))
-                doubted.append((*values, sample.id))
+                value, instead = (self._value(sample, name, ctx) for name in (by, INSTEAD))
+                doubted.append((value, instead, sample.id))
         if doubted and all(math.isinf(value) for value, _, _ in doubted):
             # Without a clean sample there is no context view; the reviewed answers have an nll all the same.
             if any(math.isfinite(instead) for _, instead, _ in doubted):
@@ -159,8 +160,13 @@ def _told(config: SelectConfig, kept: int, m: int, total: int) -> str:
     if kept:
         return f"{kept} of {m} flagged samples are kept"
     why = "the median" if config.preset else f"keep {config.keep:g}"
-    left = f"the {total - m} that are not flagged are left" if total > m else "no other is left"
-    return f"none of the {m} flagged samples is kept ({why}); {left}"
+    left = (
+        f"{total - m} not flagged {'stays' if total - m == 1 else 'stay'}"
+        if total > m
+        else "no other is left"
+    )
+    which = "the one flagged sample is not" if m == 1 else f"none of the {m} flagged samples is"
+    return f"{which} kept ({why}); {left}"
 
 
 def _no_rank(config: SelectConfig, m: int) -> str:

@@ -51,6 +51,12 @@ def test_what_a_check_by_hand_leaves(found, checked, expected):
     ("found", "words"),
     [
         (Range(0.1, 0.6), "between 10.0% and 60.0%: no closer, as views may share mistakes"),
+        (
+            Range(0.0, 1.0),
+            "cannot be told: labels and views agree as they might at any rate; `nfilter audit RUN`",
+        ),
+        (Range(0.0, 0.97, 3), "cannot be told: "),
+        (Range(0.0, 0.9), "between 0.0% and 90.0%: no closer"),
         (Range(0.1, 0.6, 3), "between 10.0% and 60.0%, means of 3 seeds: no closer"),
         (Figure(0.3), "an estimated 30.0%"),
         (Figure(0.3, 0.02, 3), "an estimated 30.0% ± 2.0"),

@@ -51,6 +51,38 @@ def test_exactly_the_floor_is_kept(keep, m, expected):
     assert kept(out) == {f"s{i:03}" for i in range(expected)}
 
 
+@pytest.mark.parametrize(
+    ("flagged", "others", "config", "said"),
+    [
+        (3, 2, {"keep": 0}, "none of the 3 flagged samples is kept (keep 0); 2 not flagged stay"),
+        (3, 0, {"keep": 0}, "none of the 3 flagged samples is kept (keep 0); no other is left"),
+        (1, 1, {"keep": 0.5}, "the one flagged sample is not kept (keep 0.5); 1 not flagged stays"),
+        (4, 1, {"keep": 0.5}, "2 of 4 flagged samples are kept"),
+        (0, 4, {"keep": 0.5}, "no sample is flagged, so none has to be selected"),
+    ],
+)  # fmt: skip
+def test_how_many_are_kept_is_said_in_words(flagged, others, config, said):
+    rows = [sample(f"f{i}", 0.1) for i in range(flagged)]
+    rows += [sample(f"o{i}", 0.1, flagged=False) for i in range(others)]
+    ctx = FakeContext()
+    Select(SelectConfig(**config)).fit(rows, ctx)
+    assert ctx.log.lines == [("info", said)]
+
+
+def test_where_none_or_all_are_kept_nothing_ranks_and_no_nll_is_needed():
+    for keep in (0, 1):
+        assert Select.contract(SelectConfig(keep=keep)).ranks == ()
+        ctx = FakeContext()
+        rows = [sample("a", None), sample("b", "absent"), sample("c", 0.5)]
+        stage = Select(SelectConfig(keep=keep))
+        out = stage.process(rows, stage.fit(rows, ctx), ctx)
+        assert [s.dropped is None for s in out] == [bool(keep)] * 3
+        assert [kind for kind, _ in ctx.log.lines] == ["info"]
+        if not keep:
+            assert out[0].dropped == "not selected: keep 0 drops each of the 3 flagged samples"
+    assert Select.contract(SelectConfig(keep=0.5)).ranks
+
+
 def test_ties_go_by_id_whatever_the_order():
     rows = [sample(name, 0.5) for name in ("d", "a", "c", "b")]
     assert kept(run(rows)) == kept(run(rows[::-1])) == {"a", "b"}

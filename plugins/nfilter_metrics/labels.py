@@ -87,7 +87,8 @@ def _answer(judged: Judged, name: str, note: Mapping[str, JSON], data: MetricInp
 class Views:
     """``views``: how often each view's own answer is right, over the samples that it was asked about and a truth.
 
-    Where a view was skipped for some samples, these figures are of the others, which are the harder ones.
+    Where a view was skipped for some samples, these figures are of the others, which are the harder ones. A view that has no
+    vote, as it is no better than chance, has no figures.
 
     ``accuracy`` counts a reply without an answer as not right, ``accuracy_answered`` leaves it out; ``no_answer`` is the
     share of replies without one, over all samples that have the view.
@@ -103,7 +104,8 @@ def _view(data: MetricInput, name: str) -> Mapping[str, JSON] | None:
     notes = [
         (judged, note)
         for judged in data.judged
-        if (note := _note(judged, name)) is not None and not note.get("skipped")
+        if (note := _note(judged, name)) is not None
+        and not (note.get("skipped") or note.get("weak"))
     ]
     if not notes:
         return None

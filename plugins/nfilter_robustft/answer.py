@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -21,8 +21,9 @@ from nfilter import (
     State,
 )
 from nfilter_robustft.lazy import Settled, divide, reads, share_asked, sound
+from nfilter_robustft.pilot import Weak, is_weak, noted_as_weak, notes_of_weak, pilot
 from nfilter_robustft.published import as_published
-from nfilter_robustft.views import Asking, read, view, with_notes
+from nfilter_robustft.views import Asking, answer_in, read, view, with_notes
 
 
 class AnswerConfig(StageConfig):
@@ -33,6 +34,9 @@ class AnswerConfig(StageConfig):
     ``settled`` skips samples whose verdict earlier views settle under a vote (any, all), which the check then has to
     take. ``only: flagged`` asks after the ``check`` about flagged samples alone, and not again where ``into`` has been
     asked already.
+
+    ``weak: skip`` asks about the first rows, and where they show a view that is no better than chance, about no others;
+    ``weak: ask`` asks about every row.
 
     ``preset: official`` draws one answer of at most 512 tokens at temperature 1, as the published code does. The prompt
     and how an answer is read are not the published ones.
@@ -49,11 +53,12 @@ class AnswerConfig(StageConfig):
     settled: Settled | None = None
     only: Literal["flagged"] | None = None
     check: str = "check"
+    weak: Weak = "skip"
 
     @model_validator(mode="before")
     @classmethod
     def _as_published(cls, value: Any) -> Any:
-        return as_published(value)
+        return as_published(value, weak="ask")
 
     @model_validator(mode="after")
     def _asks_soundly(self) -> AnswerConfig:
@@ -103,24 +108,53 @@ class Answer:
             ),
         )
 
+    def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
+        """Find out on the first rows whether the view is worth asking."""
+
+        def ask(samples: Sequence[Sample]) -> list[tuple[str | None, bool]]:
+            drawn = self._drawn(samples, ctx)
+            notes = self._notes(samples, drawn, ctx)
+            return [
+                (answer_in(notes[sample.id]), any(draw.failure is None for draw in draws))
+                for sample, draws in zip(samples, drawn, strict=True)
+            ]
+
+        return pilot(stream, self.config, ctx, ask)
+
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
         """Ask all draws of all samples at once, but for those that need no answer."""
+
+        def ask(samples: Sequence[Sample]) -> dict[str, Mapping[str, JSON]]:
+            return self._notes(samples, self._drawn(samples, ctx), ctx)
+
+        if is_weak(state):
+            weak = notes_of_weak(chunk, state, ask, calls=self.config.samples)
+            return noted_as_weak(chunk, self.config.into, weak)
+        asked, notes = divide(chunk, self.config, ctx, calls=self.config.samples)
+        return with_notes(chunk, self.config.into, {**notes, **ask(asked)})
+
+    def _drawn(self, asked: Sequence[Sample], ctx: Context) -> list[Sequence[Completion]]:
+        """The completions of each sample."""
         config, m = self.config, self.config.samples
         asking = Asking(
             ctx, ctx.prompt(config.prompt), config.max_tokens, config.temperature, config.logprobs
         )
-        asked, notes = divide(chunk, config, ctx, calls=m)
         requests = [asking.request(sample, draw=draw) for sample in asked for draw in range(m)]
         completions = ctx.model(config.llm).generate(requests)
-        drawn = [completions[i * m : (i + 1) * m] for i in range(len(asked))]
+        return [completions[i * m : (i + 1) * m] for i in range(len(asked))]
+
+    def _notes(
+        self, asked: Sequence[Sample], drawn: Sequence[Sequence[Completion]], ctx: Context
+    ) -> dict[str, Mapping[str, JSON]]:
         answers = [
             [read(ctx, sample, completion, reasoned=False) for completion in draws]
             for sample, draws in zip(asked, drawn, strict=True)
         ]
         votes = agreeing([[answer for answer, _ in each] for each in answers], ctx)
-        for sample, draws, each, supporters in zip(asked, drawn, answers, votes, strict=True):
-            notes[sample.id] = _note(draws, each, supporters)
-        return with_notes(chunk, config.into, notes)
+        return {
+            sample.id: _note(draws, each, supporters)
+            for sample, draws, each, supporters in zip(asked, drawn, answers, votes, strict=True)
+        }
 
 
 def _measures(config: AnswerConfig) -> dict[str, str | None]:

@@ -22,7 +22,8 @@ from nfilter import (
     StageConfig,
     State,
 )
-from nfilter_robustft.bounds import Range, rate_range
+from nfilter_robustft.bounds import rate_range
+from nfilter_robustft.check_log import log_cut, log_rate, log_weak
 from nfilter_robustft.cut import Cut, best, cut, share
 from nfilter_robustft.judge import Judgement, ask
 from nfilter_robustft.keys import is_trusted
@@ -37,10 +38,9 @@ from nfilter_robustft.posterior import (
 )
 from nfilter_robustft.ranks import rank_of, ranked, share_of
 from nfilter_robustft.sure import Sure, probability_of
-from nfilter_robustft.views import excerpt, view_of
+from nfilter_robustft.views import excerpt, view_of, was_weak
 
 _BLOCK = 256
-_WIDE = 0.4
 
 
 class CheckConfig(StageConfig):
@@ -129,8 +129,8 @@ class CheckConfig(StageConfig):
 class _Seen:
     """One sample beside what its views say; ``agree`` is None where either side has no answer.
 
-    ``skipped`` names the views that were not asked, as they could not change the verdict, ``voters`` those that
-    have a vote on it, and ``sure`` is the probability that makes one of them vote alone.
+    ``skipped`` names the views that were not asked, as they could not change the verdict, ``weak`` those that are no better
+    than chance, ``voters`` those that have a vote on it, and ``sure`` is the probability that makes one of them vote alone.
     """
 
     sample: Sample
@@ -139,8 +139,14 @@ class _Seen:
     agree: Mapping[str, bool | None]
     pattern: Pattern
     skipped: tuple[str, ...]
+    weak: tuple[str, ...]
     voters: tuple[str, ...]
     sure: float | None
+
+    @property
+    def alone(self) -> bool:
+        """Whether no view is left to judge the label by."""
+        return len(self.weak) == len(self.agree)
 
 
 _Place = tuple[Pattern, tuple[float, float], str]
@@ -150,7 +156,7 @@ class Check:
     """Writes a verdict on every label: ``flagged``, ``noise_score``, ``agree`` by view, and the ``vote``.
 
     A view without an answer agrees with nothing; one that was skipped was not asked, and the verdict is proved not to
-    depend on it. The noise score is P(label wrong | who agrees with whom), under a model fitted to the whole dataset;
+    depend on it; one that is weak has no vote, and where all are, no label is flagged. The noise score is P(label wrong | who agrees with whom), under a model fitted to the whole dataset;
     it is there whatever the vote. The noise rate is reported as a range (``bounds``), with the model's own figure under
     ``if_independent``. Where views were skipped the score ranks labels, but no noise rate is reported: under ``all``
     what is left cannot tell it.
@@ -178,13 +184,15 @@ class Check:
         """Count the patterns of agreement and fit the model to them."""
         counts: Counter[Pattern] = Counter()
         skipped: Counter[str] = Counter()
+        weak: Counter[str] = Counter()
         ranking: list[_Place] = []
         samples = iter(stream)
         while block := list(islice(samples, _BLOCK)):
             rows = self._see(block, ctx)
             counts.update(seen.pattern for seen in rows)
+            weak.update(name for seen in rows for name in seen.weak)
             if self.config.cuts:
-                ranking += [_place(seen, ctx) for seen in rows]
+                ranking += [_place(seen, ctx) for seen in rows if not seen.alone]
             skipped.update(name for seen in rows for name in seen.skipped)
         config = self.config
         fitted = estimate(
@@ -204,7 +212,9 @@ class Check:
             not_asked: dict[str, JSON] = dict(skipped)
             return State({"fit": fitted.to_json(), "report": {"not_asked": not_asked}})
         allowed = rate_range(counts, len(config.views))
-        _log_rate(allowed, fitted, ctx)
+        nobody = log_weak(weak, len(config.views), counts.total(), ctx)
+        if not nobody:
+            log_rate(allowed, fitted, ctx)
         independent: dict[str, JSON] = {
             "estimate": round(fitted.rate, 6),
             "low": round(fitted.low, 6),
@@ -217,7 +227,9 @@ class Check:
             "estimated_noise_rate": {**allowed.to_json(), "if_independent": independent},
             "view_accuracy": accuracy,
         }
-        found, ranks = self._cut(ranking, fitted, allowed.low, ctx)
+        if weak:
+            report["without_a_vote"] = dict(weak)
+        found, ranks = self._cut([] if nobody else ranking, fitted, allowed.low, ctx)
         if found is None:
             return State({"fit": fitted.to_json(), "report": report})
         report["cut"] = found.to_json()
@@ -243,7 +255,7 @@ class Check:
             target=config.target_precision,
             budget=None if budget is None else share_of(budget, len(ranking)),
         )  # fmt: skip
-        _log_cut(found, config.cuts, best(falling, right, low), ctx)
+        log_cut(found, config.cuts, best(falling, right, low), ctx)
         return found, ranked([name for _, _, name in placed])
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
@@ -301,7 +313,8 @@ class Check:
         }
         answers = dict(zip(views, row[1:], strict=True))
         skipped = skipped_views(sample, views)
-        voters, sure = self._voters(sample, skipped)
+        weak = tuple(view for view in views if was_weak(view_of(sample, view)))
+        voters, sure = self._voters(sample, skipped, weak)
         voting = {view: agree[view] for view in voters}
         prove(
             self.name,
@@ -310,14 +323,14 @@ class Check:
             [name for name in skipped if name in voting],
             voting,
         )
-        return _Seen(sample, label, answers, agree, pattern, skipped, voters, sure)
+        return _Seen(sample, label, answers, agree, pattern, skipped, weak, voters, sure)
 
     def _voters(
-        self, sample: Sample, skipped: Sequence[str]
+        self, sample: Sample, skipped: Sequence[str], weak: Sequence[str]
     ) -> tuple[tuple[str, ...], float | None]:
         """Who votes on the label, and how likely its text is to the view that votes alone."""
-        views, sure = self.config.views, self.config.sure
-        if sure is None:
+        views, sure = [v for v in self.config.views if v not in weak], self.config.sure
+        if sure is None or sure.view in weak:
             return tuple(views), None
         if sure.view in skipped:
             raise RecipeError(
@@ -333,7 +346,9 @@ class Check:
         doubted = [
             s.sample
             for s in seen
-            if not all(s.agree.values()) and s.label is not None and not s.pattern.trusted
+            if not all(s.agree[view] for view in s.voters)
+            and s.label is not None
+            and not s.pattern.trusted
         ]
         return ask(
             doubted,
@@ -351,7 +366,7 @@ class Check:
     ) -> Sample:
         config = self.config
         flagged, reason = self._verdict(seen, score, judgement)
-        if rank is not None:
+        if rank is not None and not seen.alone:
             flagged = rank[0] <= rank[1]
             reason = f"place {rank[0]} by noise score, {config.cuts} flags the first {rank[1]} ({self._says(seen)})"
         note: dict[str, JSON] = {
@@ -372,6 +387,8 @@ class Check:
             return False, f"column {self.config.trusted!r} says that the label is right"
         if self.config.vote == "none":
             return False, "vote: none flags nothing"
+        if seen.alone:
+            return False, f"no view is left to judge it by ({self._says(seen)})"
         if seen.label is None:
             return True, f"no answer can be read in the label {excerpt(seen.sample.response)}"
         return self._vote(seen, score, judgement)
@@ -393,7 +410,7 @@ class Check:
     def _says(self, seen: _Seen) -> str:
         """Who agrees with the label and who does not, in words, and who voted where not all did."""
         sure = self.config.sure
-        if sure is None:
+        if sure is None or sure.view in seen.weak:
             return _says(seen)
         if seen.sure is None:
             return f"{_says(seen)}; {sure.view} is not sure and has no vote"
@@ -423,45 +440,6 @@ def _ranks(seen: Sequence[_Seen], state: State) -> dict[str, tuple[int, int]]:
     return {name: (rank, flagged) for name, rank in ranks if rank is not None}
 
 
-def _log_cut(found: Cut, setting: str, highest: float, ctx: Context) -> None:
-    """Log how many labels are flagged, and on what the expected precision rests."""
-    rests = (
-        f"as {found.trusted} trusted rows show"
-        if found.trusted
-        else "if label and views err independently; where they share mistakes it is lower. Trusted rows (trusted: COLUMN) "
-        "calibrate it, nfilter audit RUN measures it"
-    )
-    if found.precision is None:
-        ctx.log.warning(
-            f"{setting}: no label is flagged; the highest precision that any cut is expected to have is {highest:.2f}, {rests}"
-        )
-        return
-    ctx.log.info(
-        f"{setting}: of {found.ranked} labels the {found.flagged} with the highest noise scores are flagged; {found.precision:.0%} "
-        f"of them are expected to be wrong, {rests}"
-    )
-
-
-def _log_rate(allowed: Range, fitted: Estimate, ctx: Context) -> None:
-    """Log the range of the noise rate, and what it would be if views erred independently."""
-    middle = allowed.estimate
-    start = "" if middle is None else f"estimated noise rate {middle:.2f}: "
-    rests = f", with {allowed.trusted} trusted labels" if allowed.trusted else ""
-    ctx.log.info(
-        f"{start}noise rate between {allowed.low:.2f} and {allowed.high:.2f}: the agreement of labels and views allows "
-        f"all of these, as views may share mistakes{rests}; it would be {fitted.rate:.2f} ({fitted.low:.2f}-"
-        f"{fitted.high:.2f}) if label and views erred independently. Mistakes that views share with each other make "
-        "that figure too high, mistakes that they share with the label too low"
-    )
-    if allowed.high - allowed.low > _WIDE:
-        ctx.log.warning(
-            "the views do not tell a wrong label from their own mistakes: give the check trusted labels (trusted: "
-            "COLUMN) or a view of another kind, or check a sample by hand (nfilter audit RUN)"
-        )
-    if not fitted.converged:
-        ctx.log.warning("the fit of the noise scores did not converge; they are rough")
-
-
 def _says(seen: _Seen) -> str:
     """Who agrees with the label and who does not, in words."""
     label = excerpt(seen.label)
@@ -469,6 +447,8 @@ def _says(seen: _Seen) -> str:
     no = [
         f"{view} was not asked"
         if view in seen.skipped
+        else f"{view} is no better than chance and has no vote"
+        if view in seen.weak
         else f"{view} has no answer"
         if agrees is None
         else f"{view} says {excerpt(seen.answers[view])}"

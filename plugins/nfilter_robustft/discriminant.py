@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nfilter import BoolArray, IntArray
+from nfilter_robustft.worth import foretells
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -29,7 +30,6 @@ _ROUNDS = 4
 _RUNS = 3
 _DIMENSIONS = 384
 _TINY = 1e-9
-_NATS = 3.0
 _HALF_CHI2 = 1.9207
 
 
@@ -103,7 +103,7 @@ class Votes:
         They do not where the encoder has no part in the answer, nor where so many labels are wrong that a right
         one is no likelier than any wrong one.
         """
-        return (self.baseline - self.calibration.nll) * self.labelled > _NATS
+        return foretells(self.baseline, self.calibration.nll, self.labelled)
 
 
 def wrong(probabilities: Float64Array, labels: Labels, rate: float) -> Float64Array:

@@ -25,7 +25,11 @@ def options_of(sample: Sample, ctx: Context) -> list[str]:
 
 def label_of(sample: Sample, ctx: Context) -> str | None:
     """The key of the label: the text of the option that it names, else the canonical answer."""
-    answer = ctx.answers.parse(sample.response, sample)
+    return key_of(ctx.answers.parse(sample.response, sample), sample, ctx)
+
+
+def key_of(answer: str | None, sample: Sample, ctx: Context) -> str | None:
+    """The key of a canonical answer: the text of the option that it names, else the answer itself."""
     options = options_of(sample, ctx)
     if answer is None or not options:
         return answer

@@ -14,7 +14,15 @@ from typing import Annotated, Literal, Protocol
 from pydantic import Field, model_validator
 
 from nfilter import JSON, Context, RecipeError, Sample, StageConfig
-from nfilter_robustft.views import excerpt, is_flagged, view, view_of, was_asked, was_skipped
+from nfilter_robustft.views import (
+    excerpt,
+    is_flagged,
+    view,
+    view_of,
+    was_asked,
+    was_skipped,
+    was_weak,
+)
 
 Agree = Mapping[str, bool | None]
 
@@ -86,7 +94,8 @@ def divide(
     """
     if config.only is not None:
         doubted = (sample for sample in chunk if is_flagged(sample, config.check))
-        return [sample for sample in doubted if not was_asked(view_of(sample, config.into))], {}
+        noted = ((sample, view_of(sample, config.into)) for sample in doubted)
+        return [each for each, note in noted if not was_asked(note) and not was_weak(note)], {}
     if config.settled is None:
         return list(chunk), {}
     notes: dict[str, Mapping[str, JSON]] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -22,6 +22,7 @@ from nfilter import (
     State,
 )
 from nfilter_robustft.lazy import Settled, divide, reads, share_asked, sound
+from nfilter_robustft.pilot import Weak, is_weak, noted_as_weak, notes_of_weak, pilot
 from nfilter_robustft.published import as_published
 from nfilter_robustft.views import Asking, read, view, with_notes
 
@@ -35,6 +36,9 @@ class ReasonConfig(StageConfig):
     ``settled`` skips samples whose verdict earlier views settle under a vote (any, all), which the check then has to
     take. ``only: flagged`` asks after the ``check`` about flagged samples alone, and not again where ``into`` has been
     asked already.
+
+    ``weak: skip`` reasons once about the first rows, and where they show a view that is no better than chance, about no
+    others and without rounds; ``weak: ask`` asks about every row.
     """
 
     llm: Annotated[str, Needs(Generates)]
@@ -49,11 +53,12 @@ class ReasonConfig(StageConfig):
     settled: Settled | None = None
     only: Literal["flagged"] | None = None
     check: str = "check"
+    weak: Weak = "skip"
 
     @model_validator(mode="before")
     @classmethod
     def _as_published(cls, value: Any) -> Any:
-        return as_published(value, rounds=0)
+        return as_published(value, rounds=0, weak="ask")
 
     @model_validator(mode="after")
     def _asks_soundly(self) -> ReasonConfig:
@@ -109,21 +114,53 @@ class Reason:
             calls=(_calls(config),),
         )
 
+    def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
+        """Find out on the first rows, by their first reasoning alone, whether the view is worth asking."""
+
+        def ask(samples: Sequence[Sample]) -> list[tuple[str | None, bool]]:
+            courses = self._begun(samples, ctx)
+            return [(course.answers[0], course.stopped is None) for course in courses]
+
+        return pilot(stream, self.config, ctx, ask)
+
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
         """Reason about every sample that needs it, then go round by round with those that have not settled."""
+        config, calls = self.config, 1 + 2 * self.config.rounds
+        if is_weak(state):
+
+            def once(samples: Sequence[Sample]) -> dict[str, Mapping[str, JSON]]:
+                return {each.sample.id: _note(each, 0) for each in self._begun(samples, ctx)}
+
+            weak = notes_of_weak(chunk, state, once, calls)
+            return noted_as_weak(chunk, config.into, weak)
+        asked, notes = divide(chunk, config, ctx, calls=calls)
+        courses = self._begun(asked, ctx)
+        self._rounds(courses, ctx)
+        for course in courses:
+            notes[course.sample.id] = _note(course, config.rounds)
+        return with_notes(chunk, config.into, notes)
+
+    def _asking(self, ctx: Context, prompt: str, logprobs: bool) -> Asking:
+        config = self.config
+        return Asking(ctx, ctx.prompt(prompt), config.max_tokens, config.temperature, logprobs)
+
+    def _begun(self, samples: Sequence[Sample], ctx: Context) -> list[_Course]:
+        """The first reasoning about each sample."""
+        reasoner = self._asking(ctx, self.config.prompt, self.config.logprobs)
+        first = ctx.model(self.config.llm).generate(
+            [
+                reasoner.request(sample, key="0", reasoning=None, reflection=None)
+                for sample in samples
+            ]
+        )
+        return [_begin(sample, done, ctx) for sample, done in zip(samples, first, strict=True)]
+
+    def _rounds(self, courses: Sequence[_Course], ctx: Context) -> None:
+        """Reflect and reason again, all samples together, until each has settled or has had its rounds."""
         config, model = self.config, ctx.model(self.config.llm)
-        reasoner, reflector = (
-            Asking(ctx, ctx.prompt(prompt), config.max_tokens, config.temperature, logprobs)
-            for prompt, logprobs in (
-                (config.prompt, config.logprobs),
-                (config.reflect_prompt if config.rounds else config.prompt, False),
-            )
-        )
-        asked, notes = divide(chunk, config, ctx, calls=1 + 2 * config.rounds)
-        first = model.generate(
-            [reasoner.request(sample, key="0", reasoning=None, reflection=None) for sample in asked]
-        )
-        courses = [_begin(sample, done, ctx) for sample, done in zip(asked, first, strict=True)]
+        reasoner = self._asking(ctx, config.prompt, config.logprobs)
+        if config.rounds:
+            reflector = self._asking(ctx, config.reflect_prompt, logprobs=False)
         for number in range(1, config.rounds + 1):
             going = [course for course in courses if course.stopped is None]
             said = model.generate(
@@ -152,9 +189,6 @@ class Reason:
                 ]
             )
             _reasoned(going, again, ctx)
-        for course in courses:
-            notes[course.sample.id] = _note(course, config.rounds)
-        return with_notes(chunk, config.into, notes)
 
 
 def _begin(sample: Sample, done: Completion, ctx: Context) -> _Course:

@@ -38,6 +38,7 @@ from nfilter_robustft.views import (
     view,
     view_of,
     was_skipped,
+    was_weak,
 )
 
 _PICKED = re.compile(
@@ -364,10 +365,19 @@ class Review:
         agree = verdict.get("agree")
         if not isinstance(agree, Mapping) or not agree:
             return sample.keep("not flagged")
-        by: dict[str, list[str]] = {"agree": [], "differ": [], "no answer": [], "not asked": []}
+        by: dict[str, list[str]] = {
+            "agree": [],
+            "differ": [],
+            "no answer": [],
+            "not asked": [],
+            "no vote": [],
+        }
         for name, agrees in agree.items():
             word = "agree" if agrees is True else "differ" if agrees is False else "no answer"
-            by["not asked" if was_skipped(view_of(sample, name)) else word].append(name)
+            note = view_of(sample, name)
+            by["no vote" if was_weak(note) else "not asked" if was_skipped(note) else word].append(
+                name
+            )
         if len(by["agree"]) == len(agree):
             return sample.keep(f"every view agrees with the label: {', '.join(by['agree'])}")
         said = "; ".join(f"{word}: {', '.join(names)}" for word, names in by.items() if names)

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from nfilter_robustft.index import Index
+from nfilter_robustft.worth import foretells
 
 NEIGHBOURS = (3, 10, 30, 100)
 TEMPERATURES = (0.03, 0.1, 0.3)
 PRIORS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 1.0)  # of a label that neighbours do not foretell
 _TESTED = 2000
-_NATS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Choice:
     @property
     def informative(self) -> bool:
         """Whether the votes foretell held-out labels better than their frequencies do, by 3 nats or more."""
-        return (self.baseline - self.nll) * self.tested > _NATS
+        return foretells(self.baseline, self.nll, self.tested)
 
 
 def choose(

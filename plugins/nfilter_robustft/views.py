@@ -2,7 +2,9 @@
 
 A view is one model's answer to a sample, as a note: ``answer`` (canonical, null where none could be read),
 ``text`` (the raw completion), ``reasoning``, ``nll`` (Eq. 7), ``length`` (of how many tokens the nll is a mean, where
-that is not all of ``tokens``), ``tokens`` (generated), ``calls``, ``rounds`` and ``failure``. Where a view was not asked, since its answer could not change a verdict, ``skipped`` says why.
+that is not all of ``tokens``), ``tokens`` (generated), ``calls``, ``rounds`` and ``failure``. Where a view was not asked, since
+its answer could not change a verdict, ``skipped`` says why. Where it was found to be no better than chance on its first rows,
+``weak`` says so on every sample, its ``answer`` is null, and what it said of those first rows is ``answered``.
 """
 
 from __future__ import annotations
@@ -219,14 +221,25 @@ def view_of(sample: Sample, name: str) -> Mapping[str, Any]:
     return note if isinstance(note, Mapping) else {}
 
 
+def answer_in(note: Mapping[str, Any]) -> str | None:
+    """The answer of a view note; None where it has none."""
+    answer = note.get("answer")
+    return answer if isinstance(answer, str) else None
+
+
 def was_skipped(note: Mapping[str, Any]) -> bool:
     """Whether a view note says that nobody was asked, since the answer could not change the verdict."""
-    return bool(note.get("skipped"))
+    return bool(note.get("skipped")) and not was_weak(note)
+
+
+def was_weak(note: Mapping[str, Any]) -> bool:
+    """Whether a view note says that the view is no better than chance, and so has no vote."""
+    return bool(note.get("weak"))
 
 
 def was_asked(note: Mapping[str, Any]) -> bool:
-    """Whether a view note is there and not skipped; the answer may be null all the same."""
-    return bool(note) and not was_skipped(note)
+    """Whether a view note is there and has a vote, neither skipped nor weak; the answer may be null all the same."""
+    return bool(note) and not was_skipped(note) and not was_weak(note)
 
 
 def excerpt(text: str | None, limit: int = 60) -> str:

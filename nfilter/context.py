@@ -22,7 +22,7 @@ from nfilter.capabilities import (
 from nfilter.contracts import check_completions, check_encoded, check_losses, check_vectors
 from nfilter.controls import neutral
 from nfilter.drain import Drain
-from nfilter.errors import ContractError, ModelError, did_you_mean
+from nfilter.errors import ContractError, ModelError, RecipeError, did_you_mean
 from nfilter.hosts import allow_host, strangers
 from nfilter.journal import Journal, Use, call_key
 from nfilter.progress import QuietReporter, RunLog
@@ -411,10 +411,14 @@ class RunContext:
         return bar
 
     def train(self, samples: Iterable[TokenSample], start: ModelRef | None = None) -> ModelRef:
-        """Train with the recipe's trainer."""
+        """Train with the recipe's trainer.
+
+        Raises:
+            RecipeError: when the recipe has none.
+        """
         if self._trainer is None:
-            raise ModelError(
-                f"{self.stage} wants to train, and the recipe has no trainer; add train: {{use: hf.lora}}"
+            raise RecipeError(
+                f"{self.stage} wants to train, and the recipe has no trainer; add train: {{use: hf.lora, model: student}}"
             )
         return self._trainer(list(samples), start)
 

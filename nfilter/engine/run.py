@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ class _Run:
             self.prompts,
             self.log,
             stream=stream,
-            trainer=lambda samples, start: self.train_for(stage, samples, start),
+            trainer=partial(self.train_for, stage) if self.recipe.train is not None else None,
             publish=self.published.__setitem__,
             scores=self.scores,
             loss=loss,
@@ -133,10 +134,7 @@ class _Run:
         self, stage: str, samples: Sequence[TokenSample], start: ModelRef | None
     ) -> ModelRef:
         """Train a model that a stage asked for, kept under models/."""
-        if self.recipe.train is None:
-            raise NfilterError(
-                f"{stage} wants to train; add train: {{use: hf.lora, model: student}}"
-            )
+        assert self.recipe.train is not None
         # A folder a model: what a stage trains later starts from what it trained before.
         name = digest(arms.tokens_digest(samples), start.digest if start else "")[:16]
         out = self.directory.path / "models" / f"{stage}-{name}"

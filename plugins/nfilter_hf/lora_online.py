@@ -50,7 +50,8 @@ def online_weights(
         )
     if loss.mean_over == "weighed" and (weights < 0).any():
         raise _wrong(
-            loss, "a weight is negative, and no mean over such weights is one; set mean_over"
+            loss,
+            "a weight is negative, and no mean over such weights is one; write mean_over = 'given'",
         )
     return weights
 

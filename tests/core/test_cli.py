@@ -222,6 +222,7 @@ def test_a_run_through_the_command_line(
     assert not (home / "runs" / "bad").exists()
 
 
+@pytest.mark.types("`nfilter plugins` lists all")
 def test_unknown_names_are_answered_with_the_nearest(
     home: Path, example_dist: Path, command: Callable[..., Any]
 ) -> None:
@@ -241,6 +242,9 @@ def test_unknown_names_are_answered_with_the_nearest(
         == 2
     )
     assert (home / "r.yaml").read_text() == GOOD
+    listed = command("plugins", path=[example_dist], cwd=home)
+    assert listed.returncode == 0
+    assert "example.ask" in listed.stdout
 
 
 INTERRUPTED = """\

@@ -223,9 +223,11 @@ def test_no_noise_and_all_noise() -> None:
     assert inject([], NoiseConfig(ratio=0.5), 0, "choice") == []
 
 
+@pytest.mark.types("leave out `truth`, or leave out the noise")
 def test_a_truth_that_is_there_is_an_error() -> None:
     with pytest.raises(SourceError, match="'id1' has a true label already"):
         inject([row(0, "A"), row(1, "B", "C")], NoiseConfig(ratio=0.5), 0, "exact")
+    assert len(list(inject([row(0, "A"), row(1, "B")], NoiseConfig(ratio=0.5), 0, "exact"))) == 2
 
 
 @pytest.mark.parametrize("bad", [{"ratio": -0.1}, {"ratio": 1.1}, {}, {"ratio": 0.5, "rate": 1}])

@@ -214,6 +214,7 @@ def test_every_template_that_ships_parses() -> None:
         prompts.get(name).validate()
 
 
+@pytest.mark.types("put yours into «»")
 def test_a_name_that_two_plugins_bring_is_an_error_that_names_both_when_it_is_used(
     tmp_path: Path, point: Callable[..., Any], module: Callable[..., Any]
 ) -> None:
@@ -250,3 +251,8 @@ def test_a_name_that_two_plugins_bring_is_an_error_that_names_both_when_it_is_us
     (shipped / "answer.jinja").write_text("[user]\nx\n")
     with pytest.raises(PluginError, match="'robustft/answer' is there twice"):
         prompts_of(recipe, plugins).get("robustft/answer")
+    # The folder that is named.
+    own = Path(str(caught.value).split("put yours into ")[1])
+    (own / "ask").mkdir(parents=True)
+    (own / "ask" / "it.jinja").write_text("[user]\nmine\n")
+    assert prompts_of(recipe, plugins).get("ask/it").path == own / "ask" / "it.jinja"

@@ -149,6 +149,12 @@ def test_what_a_hook_returns_is_checked(
     assert says in failed.error
 
 
+@pytest.mark.types(
+    "no method that does its work; write",
+    "it has no name; write",
+    "it has no Config; write",
+    "it has no method «»; write",
+)
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_a_remedy_that_is_typed_mends_the_fault(kind: str) -> None:
     """A class that has what the faults of an empty one say to write, and nothing else, has no fault."""

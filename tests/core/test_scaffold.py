@@ -74,6 +74,7 @@ def test_a_file_beside_the_recipe_is_named_by_its_name(plugins: Plugins, data: P
     assert text["source"] == {"use": "jsonl", "path": odd.name}
 
 
+@pytest.mark.types("Settings are typed into a recipe")
 def test_what_a_file_needs_is_said_with_where_to_type_it(plugins: Plugins, tmp_path: Path) -> None:
     data, out = tmp_path / "odd.csv", tmp_path / "r.yaml"
     data.write_text("q;a\n1+1;2\n")
@@ -98,6 +99,7 @@ def test_what_a_file_needs_is_said_with_where_to_type_it(plugins: Plugins, tmp_p
     assert "Settings are typed" not in str(other.value)
 
 
+@pytest.mark.types("choose another --out, or give --force")
 def test_what_is_there_is_not_overwritten_unasked(plugins: Plugins, tmp_path: Path) -> None:
     out = tmp_path / "r.yaml"
     out.write_text("mine")

@@ -158,6 +158,7 @@ def test_one_holder_at_a_time_in_one_process_too(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.types("not the folder of a run, so it stays as it is")
 def test_a_run_is_moved_aside_whole_and_nothing_else_is(tmp_path: Path) -> None:
     out = tmp_path / "runs" / "x"
     assert set_aside(out) is None
@@ -180,3 +181,5 @@ def test_a_run_is_moved_aside_whole_and_nothing_else_is(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="not the folder of a run, so it stays as it is"):
         set_aside(mine)
     assert (mine / "thesis.txt").exists()
+    with RunDirectory(tmp_path / "another").held():
+        assert (tmp_path / "another").is_dir()

@@ -6,7 +6,7 @@ import time
 import pytest
 from pydantic import ValidationError
 
-from nfilter import Completion, Failure, Message, Request
+from nfilter import Completion, Failure, Message, Request, Sampling
 from nfilter.answers import AnswerConfig, build
 from nfilter.context import Model
 from nfilter.errors import RecipeError
@@ -169,3 +169,24 @@ def test_responses_of_a_dataset_are_read_after_their_thoughts(kind):
     assert answers.parse(f"<think>\nAnswer: {said}") is None
     own = build(AnswerConfig(kind=kind, thoughts=("<a>", "</a>")))
     assert own.parse(f"<a>Answer: 5, or C</a>{said}") == right
+
+
+@pytest.mark.types("the thought before the answer «»; set a higher max_tokens")
+def test_a_higher_limit_lets_the_thought_end(tmp_path):
+    reply = "<think>five, or is it four</think>\n4"
+
+    def said(request):
+        most = request.sampling.max_tokens
+        return Completion(reply[:most], "length" if most < len(reply) else "stop")
+
+    journal = Journal(tmp_path / "journal.db")
+    try:
+        model = Model("m", FakeGenerator(said), "f", journal, "01-stage")
+        turns = (Message("user", "2+2?"),)
+        short, long = (
+            model.generate([Request(turns, Sampling(max_tokens=most))])[0] for most in (9, 99)
+        )
+    finally:
+        journal.close()
+    assert short.failure.detail.endswith("was cut off at max_tokens; set a higher max_tokens")
+    assert (long.text, long.failure) == ("4", None)

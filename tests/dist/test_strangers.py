@@ -97,6 +97,7 @@ def test_a_recipe_that_names_the_slow_stranger_imports_it_once(
     assert (imports(site, "slow"), imports(site, "fast")) == (1, 0)
 
 
+@pytest.mark.types("is registered twice: by «»; uninstall one«»", ", or block it: «»=«»")
 def test_a_clash_of_strangers_ends_only_who_uses_the_name(
     site: Path, command: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -118,6 +118,7 @@ def test_the_environment_says_which_process_this_is(
     assert Launch.of(environment) == launch
 
 
+@pytest.mark.types("or unset both")
 @pytest.mark.parametrize(
     "environment",
     [
@@ -131,6 +132,8 @@ def test_the_environment_says_which_process_this_is(
 def test_an_environment_that_contradicts_itself_is_an_error(environment: dict[str, str]) -> None:
     with pytest.raises(RecipeError, match="start with torchrun --nproc-per-node 2 -m nfilter run"):
         Launch.of(environment)
+    unset = {key: value for key, value in environment.items() if key not in ("RANK", "WORLD_SIZE")}
+    assert Launch.of(unset) == Launch(0, 1)
 
 
 def test_accelerate_on_a_cpu_starts_one_process_and_that_is_said() -> None:
@@ -167,6 +170,7 @@ def test_the_first_process_leads_and_the_others_follow(
     assert isinstance(trainer(seen)(TrainerConfig()), Follows)
 
 
+@pytest.mark.types("type nfilter run «», without torchrun")
 @pytest.mark.parametrize("rank", ["0", "1"])
 @pytest.mark.parametrize(
     ("train", "says"),
@@ -199,3 +203,7 @@ def test_a_recipe_that_cannot_be_shared_is_refused_at_once(
     assert "2 processes were started for this recipe" in err
     assert says in err
     assert not (tmp_path / "out").exists()
+    monkeypatch.delenv("RANK")
+    monkeypatch.delenv("WORLD_SIZE")
+    typed = err.split("type nfilter ")[1].split(", without torchrun")[0].split()
+    assert entry([*typed, "--out", str(tmp_path / "out")]) == 0

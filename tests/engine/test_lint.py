@@ -279,6 +279,7 @@ train: {use: example.memory, model: student}
 """
 
 
+@pytest.mark.types("set encode: {model: «»}")
 def test_another_tokenizer_than_that_of_the_trained_model_is_refused_before_any_stage(
     kit: Any, stage: Any
 ) -> None:
@@ -306,3 +307,5 @@ def test_another_tokenizer_than_that_of_the_trained_model_is_refused_before_any_
     assert kit.reporter.warnings == []
     assert tokenizer_of(kit.out / "tokens") == TokenizerDigest("t1", "c1")
     assert kit.json("metrics.json")["encode"]["cleaned"]["tokenizer"] == {"tokenizer": "t1", "template": "c1"}  # fmt: skip
+    kit.run([watching], rows=ROWS, more=TWO.replace("USE", "b").replace("{model: other}", "{model: student}"), hooks=hooks)  # fmt: skip
+    assert kit.reporter.warnings == []

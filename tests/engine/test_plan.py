@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from nfilter.engine.plan import plan, price_of
 from nfilter.engine.run import run
 from nfilter.money import Price
 from nfilter.plugins import load
 from nfilter.recipe import load as load_recipe
+from nfilter.report.plan import render
 
 RECIPES = Path(__file__).resolve().parents[2] / "nfilter" / "recipes"
 
@@ -34,6 +37,7 @@ def test_a_run_stays_within_its_plan(tmp_path: Path, sets: list[str]) -> None:
         assert tokens <= stage.prompt_tokens.high + stage.completion_tokens.high
 
 
+@pytest.mark.types("needs prices: set price:")
 def test_a_price_makes_dollars(monkeypatch: pytest.MonkeyPatch) -> None:
     plugins = load()
     recipe = load_recipe(RECIPES / "quickstart.yaml", plugins, ["source.rows=10", "budget.usd=2"])
@@ -57,6 +61,19 @@ def test_a_price_makes_dollars(monkeypatch: pytest.MonkeyPatch) -> None:
         assert getattr(priced.usd, name) == pytest.approx(by_hand)
     monkeypatch.setattr(backend.item.cls, "price", classmethod(lambda cls, config: None))
     assert plan(recipe, plugins).usd is None
+
+    def told(found: Any) -> str:
+        console = Console(record=True, width=200, file=StringIO())
+        render(found, console)
+        return console.export_text()
+
+    assert "needs prices: set price: {prompt: 0.15, completion: 0.6} on the model" in told(
+        plan(recipe, plugins)
+    )
+    monkeypatch.setattr(
+        backend.item.cls, "price", classmethod(lambda cls, config: Price(0.15e-6, 0.6e-6))
+    )
+    assert "needs prices" not in told(plan(recipe, plugins))
 
 
 def test_earlier_answers_that_prompts_show_are_in_the_plan(tmp_path: Path) -> None:

@@ -328,6 +328,7 @@ def test_kill_minus_nine_then_the_same_command(kit: Any, tmp_path: Path) -> None
     assert read_json(tmp_path / "out" / "metrics.json")["calls_per_sample"] == 1.0
 
 
+@pytest.mark.types("process «» is running in it; wait for it")
 def test_a_second_process_is_told_who_is_running(
     kit: Any, example_dist: Path, command: Callable[..., Any]
 ) -> None:
@@ -346,12 +347,14 @@ def test_a_second_process_is_told_who_is_running(
     )
 
 
+@pytest.mark.types("cannot be written («»); choose another --out")
 def test_a_run_directory_that_cannot_be_made_is_named(kit: Any) -> None:
     (kit.home / "file").write_text("")
     with pytest.raises(
         NfilterError, match=r"file: cannot be written \(File exists\); choose another --out"
     ):
         kit.run(out=kit.home / "file")
+    assert kit.run(out=kit.home / "another").metrics["samples"]["read"] == 10
 
 
 def test_what_a_kill_leaves_of_a_removal_is_never_taken_for_whole(
@@ -376,6 +379,7 @@ def test_what_a_kill_leaves_of_a_removal_is_never_taken_for_whole(
     assert len(kit.lines("cleaned.jsonl")) == 10
 
 
+@pytest.mark.types("not a journal that can be read")
 def test_a_journal_that_is_none_is_named(kit: Any) -> None:
     kit.run()
     (kit.out / "journal.db").write_bytes(b"this is no database, whatever its name may say" * 40)

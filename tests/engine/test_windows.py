@@ -15,10 +15,11 @@ class Letters:
     """An encoder whose window has five letters."""
 
     name: ClassVar[str] = "extra.letters"
-    read: ClassVar[str] = "head"
 
     class Config(StageConfig):
-        """Nothing to set."""
+        """What it reads of a text that is longer."""
+
+        part: str = "head"
 
     @classmethod
     def abilities(cls, config: Any) -> Abilities:
@@ -29,10 +30,11 @@ class Letters:
         return ()
 
     def __init__(self, config: Any, site: Any) -> None:
+        self.read = config.part
         self.longer = self.texts = 0
 
     def fingerprint(self) -> str:
-        return "letters"
+        return f"letters {self.read}"
 
     def close(self) -> None:
         pass
@@ -53,21 +55,27 @@ def embedding(chunk: Sequence[Sample], state: Any, ctx: Any) -> Sequence[Sample]
     return chunk
 
 
+@pytest.mark.types("or «»: mean for all of it, on models")
 @pytest.mark.parametrize(("read", "lost", "other"), [("head", "end", "tail"), ("tail", "beginning", "head"), ("mean", "", "")])  # fmt: skip
 def test_a_stage_warns_once_of_what_its_encoder_did_not_read(
-    kit: Any, stage: Any, monkeypatch: pytest.MonkeyPatch, read: str, lost: str, other: str
+    kit: Any, stage: Any, read: str, lost: str, other: str
 ) -> None:
-    monkeypatch.setattr(Letters, "read", read)
     rows = "1+1 => 2\n10+10 => 20\n100+100 => 200\n1000+1 => 1001\n7+1 => 8\n"
-    models = (
-        "models: {student: {use: example.adder}, letters: {use: extra.letters}, encoder: letters}\n"
-    )
-    kit.run(
-        [stage("extra.near", embedding), stage("extra.none")],
-        rows=rows, more=models, chunk=2, hooks={"backends": [Letters]},
-    )  # fmt: skip
+    models = "models: {{student: {{use: example.adder}}, letters: {{use: extra.letters, part: {}}}, encoder: letters}}\n"
+    stages = [stage("extra.near", embedding), stage("extra.none")]
+
+    def run(part: str) -> list[str]:
+        kit.run(
+            stages, rows=rows, more=models.format(part), chunk=2, hooks={"backends": [Letters]}, out=kit.home / part,
+        )  # fmt: skip
+        return list(kit.reporter.warnings)
+
     wanted = (
         f"01-extra.near: 2 of 5 texts are longer than the window of letters (5 tokens), which read their {read} alone; where "
         f"the {lost} matters, set part: {other}, or part: mean for all of it, on models: letters"
     )
-    assert kit.reporter.warnings == ([wanted] if lost else [])
+    assert run(read) == ([wanted] if lost else [])
+    if lost:  # the settings that are named
+        (warned,) = run(other)
+        assert f"which read their {other} alone" in warned
+        assert run("mean") == []

@@ -148,6 +148,7 @@ def test_what_is_named_is_a_field_or_a_sentence_with_one_that_works(plugins: Plu
     assert seen > 100
 
 
+@pytest.mark.types("; write «»")
 def test_every_line_that_is_named_for_a_plugin_is_read(read: Any, plugins: Plugins) -> None:
     seen = 0
     for kind, path in SECTION.items():

@@ -47,6 +47,7 @@ def test_the_commands_of_a_run_without_verdicts_work(home: Path, tools: Any) -> 
         assert again.code == 0, (words, again.err)
 
 
+@pytest.mark.types("`«»` runs «» stages", "`nfilter audit «»` measures it by hand")
 def test_the_commands_of_a_run_with_verdicts_work(home: Path, tools: Any) -> None:
     samples = "[{use: robustft.answer, llm: student, into: base, max_tokens: 4}, {use: robustft.check, views: [base]}]"
     sets = tools.sets(f"samples={samples}")
@@ -65,6 +66,7 @@ def test_the_commands_of_a_run_with_verdicts_work(home: Path, tools: Any) -> Non
     assert "nfilter audit 'runs/my recipe'" in drawn.out
 
 
+@pytest.mark.types("`«»` writes a recipe that runs", "`«» --force` writes a recipe")
 @pytest.mark.parametrize("content", [None, "", "# nothing\n"])
 def test_the_command_for_a_recipe_that_is_not_there_writes_one_that_is_sound(
     tmp_path: Path, tools: Any, content: str | None

@@ -106,6 +106,7 @@ LAUNCHERS = {
 }
 
 
+@pytest.mark.types("start them with torchrun")
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_two_processes_of_a_launcher_end_in_the_adapters_of_one(home: Path, launcher: str) -> None:
     figures = finished(command(home, "one"))

@@ -267,11 +267,14 @@ def test_lines_at_fault_are_all_named(tmp_path):
     ]
 
 
+@pytest.mark.types("the column «» is gone; put it back")
 def test_a_lost_column_and_another_encoding_are_errors(tmp_path):
     path = tmp_path / "audit.csv"
     path.write_text("id,question\na,b\n")
     with pytest.raises(StoreError, match="the column 'label_is_right' is gone"):
         sheet.answers(path, ["a"])
+    path.write_text("id,question,label_is_right\na,b,y\n")
+    assert sheet.answers(path, ["a"]) == {"a": True}
     path.write_bytes("id,label_is_right\nä,y\n".encode("latin-1"))
     with pytest.raises(StoreError, match="save it as CSV UTF-8"):
         sheet.answers(path, ["ä"])
@@ -414,6 +417,7 @@ def test_semicolons_of_a_spreadsheet_are_read(world):
     assert subject.audit(RUN).answered == 12
 
 
+@pytest.mark.types("as they were then. Move «» away")
 def test_a_changed_run_is_said_to_have_changed(world):
     subject.audit(RUN, n=12)
     fill(judged())
@@ -423,14 +427,27 @@ def test_a_changed_run_is_said_to_have_changed(world):
         subject.audit(RUN)
     (RUN / "manifest.json").unlink()
     assert "the run has changed since the rows were drawn" in subject.audit(RUN).notes[0]
+    SHEET.rename(RUN / "away.csv")
+    assert subject.audit(RUN, n=12).notes == []
 
 
+@pytest.mark.types(
+    "«»: not there, and without it the answers", "«»: «», and without it the answers"
+)
 def test_answers_without_their_draw_are_an_error(world):
     subject.audit(RUN, n=12)
     fill(judged())
     (RUN / "audit.json").unlink()
     with pytest.raises(StoreError, match=r"without it the answers in .* cannot be weighed"):
         subject.audit(RUN)
+    SHEET.rename(RUN / "away.csv")
+    subject.audit(RUN, n=12)
+    fill(judged())
+    (RUN / "audit.json").write_text((RUN / "audit.json").read_text().replace("1", "2", 1))
+    with pytest.raises(StoreError, match=r"holds other .* or move audit\.csv away to draw anew"):
+        subject.audit(RUN)
+    SHEET.rename(RUN / "away.csv")
+    assert subject.audit(RUN, n=12).drawn == 12
 
 
 def test_no_verdicts_and_groups_are_errors(world, written):

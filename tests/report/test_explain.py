@@ -184,7 +184,12 @@ def test_unknown_ids(world, id_of, written):
         subject.explain(RUN, "line:4")
 
 
-def test_what_is_no_run_is_told_apart_from_a_group(world):
+@pytest.mark.types(
+    "name one that `nfilter run` wrote",
+    "name the directory that `nfilter run` wrote",
+    "name one of them, like",
+)
+def test_what_is_no_run_is_told_apart_from_a_group(world, id_of):
     with pytest.raises(
         StoreError, match=r"a group of runs .*\(seed-0, seed-1\); name one of them, like .*seed-0"
     ):
@@ -194,6 +199,8 @@ def test_what_is_no_run_is_told_apart_from_a_group(world):
     Path("runs/empty").mkdir()
     with pytest.raises(StoreError, match="not the directory of a run"):
         subject.explain(Path("runs/empty"), "x")
+    for named in (Path("runs/group/seed-0"), RUN):
+        assert subject.explain(named, id_of("5+6", named)).id == id_of("5+6", named)
 
 
 def test_near_ids_are_few_however_many_there_are():

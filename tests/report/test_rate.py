@@ -86,6 +86,10 @@ def test_a_range_is_shown_on_screen_page_and_in_comparisons(path, n, world, show
     assert "None" not in screen + said
 
 
+@pytest.mark.types(
+    "`nfilter audit RUN` or trusted labels narrow it",
+    "move it and audit.csv away and check rows anew",
+)
 def test_an_audit_narrows_the_range_everywhere(world, shown, written):
     metrics = ranged(RUN, 0.35, 0.62, written)
     assert rate.noise_rate(RUN, metrics) == Range(0.35, 0.62)
@@ -108,3 +112,7 @@ def test_an_audit_narrows_the_range_everywhere(world, shown, written):
     (RUN / "audit.json").write_text((RUN / "audit.json").read_text().replace("0.5", "0.4", 1))
     with pytest.raises(StoreError, match=r"audit.json: holds other .* move it and audit.csv away"):
         compare.compare([RUN])
+    for name in ("audit.json", "audit.csv"):
+        (RUN / name).rename(RUN / f"away-{name}")
+    compare.compare([RUN])
+    assert audit.audit(RUN, n=50).narrowed is None

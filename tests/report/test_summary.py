@@ -25,6 +25,7 @@ def say(shown: Any, path: Path, metrics: Any) -> str:
     return str(shown(lambda console: summarise(path, metrics, console)))
 
 
+@pytest.mark.types("add --seeds 0,1,2")
 @pytest.mark.parametrize(("name", "path"), [("summary", RUN), ("summary-group", GROUP)])
 def test_screen(name, path, world, shown, golden):
     screen = say(shown, path, read(path))
@@ -32,6 +33,8 @@ def test_screen(name, path, world, shown, golden):
     lines = screen.splitlines()
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 80
+    wider = " ".join(screen.split())
+    assert ("add --seeds 0,1,2" in wider) == (path == RUN)  # the group was run with several
 
 
 def without(metrics: dict[str, Any], *names: str) -> dict[str, Any]:

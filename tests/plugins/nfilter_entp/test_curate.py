@@ -3,6 +3,7 @@
 import json
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,7 @@ def test_a_small_set_that_the_encoder_does_not_see_stays_as_it_is(seed, n):
     assert (report["trusted"], report["changed"]) == (False, 0)
 
 
+@pytest.mark.types("are not of one class: type k: «»")
 @pytest.mark.parametrize("seed", range(3))
 def test_more_neighbours_than_a_group_has_change_nothing_and_fewer_do(seed):
     """24 groups of six: ten neighbours are of several classes, three are not."""
@@ -293,6 +295,7 @@ def doubted(samples, points, **config):
     return warning, report
 
 
+@pytest.mark.types("State how many ratings are wrong (noise: 0.2)")
 def test_too_few_samples_change_nothing():
     points, _, rated = clusters(0, 3, n=110)
     warning, _ = doubted(samples_of(rated), points)
@@ -405,11 +408,17 @@ def test_settings_that_make_no_sense(bad):
         CurateConfig(encoder="e", **bad)
 
 
+@pytest.mark.types("put entp.rate before «», or set by")
 @pytest.mark.parametrize("notes", [{}, {"rating": 3}, {"rating": {"overall": 3}}])
 def test_a_sample_without_the_note_says_what_to_put_before(notes):
     sample = Sample("s0", (Message("user", "Q"), Message("assistant", "0")), notes=notes)
     with pytest.raises(ContractError, match=r"'s0' has no rating in note 'rating'; put entp\.rate"):
         Curate(CurateConfig(encoder="e")).fit([sample], context([[1.0]]))
+    points, _, rated = clusters(0, 3, n=150)
+    whole = samples_of(rated)  # what entp.rate writes
+    assert curated(whole, points, noise=0)[1]["changed"] == 0
+    moved = [replace(each, notes={"mine": each.notes["rating"]}) for each in whole]
+    assert curated(moved, points, noise=0, by="mine")[1]["changed"] == 0
 
 
 @pytest.mark.parametrize("label", [6, -1, 2.5, "3", True])

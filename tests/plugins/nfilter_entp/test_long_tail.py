@@ -144,6 +144,7 @@ def test_neither_order_nor_chunks_change_anything(n, seed, keep, size):
     assert ranks == list(range(1, n + 1))
 
 
+@pytest.mark.types("put entp.curate or entp.rate before")
 def test_the_contract_and_its_errors():
     contract = LongTail.contract(LongTailConfig(encoder="e", by="curated", into="t"))
     assert (contract.reads, contract.writes) == ({"curated"}, {"t"})
@@ -159,3 +160,13 @@ def test_the_contract_and_its_errors():
     state = stage.fit([sample(0)], context([[1.0], [1.0]]))
     with pytest.raises(ContractError, match="'s1' was not there"):
         stage.process([sample(1)], state, context([[1.0], [1.0]]))
+    stage = LongTail(LongTailConfig(encoder="e"))  # without by
+    assert stage.fit([sample(0), sample(1)], context([[1.0], [1.0]])).values
+    for note in (
+        {"label": 3, "score": 0.9},
+        {"label": 3, "overall": 7},
+    ):  # as entp.curate, and as entp.rate, write it
+        stage = LongTail(LongTailConfig(encoder="e", by="curated"))
+        assert stage.fit(
+            [sample(0, curated=note), sample(1, curated=note)], context([[1.0], [1.0]])
+        ).values

@@ -372,6 +372,7 @@ def test_a_new_sample_like_an_earlier_new_one_is_none():
         assert report["failed"] == {"near_duplicate": 1}
 
 
+@pytest.mark.types("write '«» {{ fence }}:' where it says how to reply")
 def test_templates_are_replaced_by_folder_or_by_role(tmp_path):
     config = MixConfig(prompts={"answer": "mine/answer"})
     assert Mix.contract(config).prompts == {
@@ -394,8 +395,13 @@ def test_templates_are_replaced_by_folder_or_by_role(tmp_path):
     file.write_text("[user]\nAnswer: {{ instruction }}")
     with pytest.raises(
         PromptError, match=r"'mine/answer': it does not ask for 'Answer' and the code"
-    ):
+    ) as caught:
         Mix(config).fit(couple(), context(Scripted(), prompts=[tmp_path]))
+    written = str(caught.value).split("write '")[1].split("'")[0]
+    file.write_text(
+        f"[user]\nAnswer an instruction. {{{{ instruction }}}}\nBEGIN {{{{ fence }}}}\n{written} ..."
+    )
+    Mix(config).fit(couple(), context(Scripted(), prompts=[tmp_path]))
 
 
 def test_half_a_character_in_a_reply_breaks_nothing():

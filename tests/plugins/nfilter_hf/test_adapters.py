@@ -153,11 +153,14 @@ def test_an_error_inside_restores_the_base(backend: Any, refs: Any) -> None:
     assert model.generate(REQUESTS) == base
 
 
+@pytest.mark.types("use it inside 'with model.adapted(ref) as adapted:'")
 def test_an_adapted_model_ends_with_its_scope(backend: Any, refs: Any) -> None:
     with backend().adapted(refs[0]) as adapted:
         pass
     with pytest.raises(ModelError, match="is off again"):
         adapted.generate(REQUESTS)
+    with backend().adapted(refs[0]) as adapted:
+        assert adapted.generate(REQUESTS)
 
 
 def test_scores_with_an_adapter(backend: Any, refs: Any) -> None:
@@ -238,6 +241,9 @@ def test_the_callers_random_numbers_are_not_used_up(backend: Any, refs: Any) -> 
     assert torch.equal(torch.rand(3), wanted)
 
 
+@pytest.mark.types(
+    "tensors missing", "name it as a model of its own", "does not fit this model: «»; use the base"
+)
 def test_what_is_no_adapter_is_refused(
     backend: Any, refs: Any, tmp_path: Path, checkpoint: Any
 ) -> None:
@@ -251,7 +257,8 @@ def test_what_is_no_adapter_is_refused(
         assert model.generate(REQUESTS) == base
 
     refuse(tmp_path / "none", r"no adapter_config\.json")
-    refuse(checkpoint(), r"whole weights, not an adapter", "full")
+    refuse(checkpoint(), r"whole weights, not an adapter: name it as a model of its own", "full")
+    assert backend().generate(REQUESTS) == base  # that folder, as a model of its own
     pickled = tmp_path / "pickled"
     shutil.copytree(refs[0].path, pickled)
     (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
@@ -272,6 +279,9 @@ def test_what_is_no_adapter_is_refused(
     config["target_modules"] = [*config["target_modules"], "k_proj"]
     (wider / "adapter_config.json").write_text(json.dumps(config))
     refuse(wider, "does not fit this model")
+    for ref in refs:  # with the base that they were trained on
+        with model.adapted(ref) as adapted:
+            assert adapted.generate(REQUESTS)
 
 
 def test_what_the_trainer_writes_is_what_answers(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nfilter import Message, ModelError, Request, Sample, TokenSample
-from nfilter_hf.chat import TULU_TEMPLATE, Chat
+from nfilter_hf.chat import TULU_TEMPLATE, Chat, ChatError
 from nfilter_hf.generation import prompt_ids
 
 STYLES = [
@@ -274,12 +274,14 @@ def test_the_day_does_not_change_a_prompt(tokenizer_of: Any) -> None:
     assert Chat(tokenizer).prompt(ONE[:1]).text.startswith("26 Jul 2024<|im_start|>")
 
 
+@pytest.mark.types("set chat_template: none for this model, or repair")
 def test_a_template_that_renders_nothing_is_an_error_with_a_remedy(tokenizer_of: Any) -> None:
     tokenizer = tokenizer_of("chatml")
     for template in ("{{ broken", "{{ raise_exception('never') }}", {"rag": "x", "tools": "y"}):
         tokenizer.chat_template = template
         with pytest.raises(ModelError, match="chat_template: none"):
             Chat(tokenizer)
+        assert Chat(tokenizer, plain=True).prompt([Message("user", "x")]).text
 
 
 WORDS = (
@@ -367,3 +369,13 @@ def test_bad_arguments_are_refused(backend: Any) -> None:
         backend().encode([], max_length=9, turns="first")
     with pytest.raises(ValueError, match="at least 1"):
         backend().encode([], max_length=0, turns="all")
+
+
+@pytest.mark.types("or take 'tools' out of the row")
+def test_a_row_without_tools_has_its_place(tokenizer_of: Any) -> None:
+    chat = Chat(tokenizer_of("chatml"))
+    tools = ({"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}},)
+    turns = talk(("user", "1+1"), ("assistant", "2"))
+    with pytest.raises(ChatError, match="take 'tools' out of the row"):
+        chat.prompt(turns[:1], tools)
+    assert chat.prompt(turns[:1]).text

@@ -116,6 +116,7 @@ def test_the_lint_finds_what_a_template_and_a_tokenizer_do_to_responses(backend:
     assert lint(config, samples, encoded, backend("llama", "chatml").decode).figures["decoded_otherwise"] == 1  # fmt: skip
 
 
+@pytest.mark.types("set chat_template: none for the model")
 def test_a_conversation_that_the_template_refuses_says_so(tokenizer_of: Any) -> None:
     from nfilter_hf.chat import Chat
     from nfilter_hf.encoding import encode
@@ -140,3 +141,7 @@ def test_a_conversation_that_the_template_refuses_says_so(tokenizer_of: Any) -> 
     ]
     with pytest.raises(ModelError):
         encode(replace(text, vocabulary=3), samples, max_length=99, turns="all")
+    assert any("set chat_template: none for the model" in said for said in found.warnings)
+    plain = replace(text, chat=Chat(tokenizer, plain=True))
+    again = encode(plain, samples, max_length=99, turns="all")
+    assert lint(EncodeConfig(), samples, again, lambda ids: None).gone == []

@@ -237,6 +237,7 @@ def test_out_of_memory_halves_the_batch(
     assert max(scarce.rows) <= 3, "the smaller batch is remembered"
 
 
+@pytest.mark.types("lower max_tokens or max_length")
 def test_out_of_memory_alone_is_a_failure(
     checkpoint: Any, open_backend: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +253,15 @@ def test_out_of_memory_alone_is_a_failure(
     monkeypatch.setattr(module, "forward", refuse_long)
     got = model.generate([ask("a"), ask("fox " * 40), ask("b")])
     assert [c.failure.kind if c.failure else None for c in got] == [None, "memory", None]
+    assert got[1].failure is not None
+    assert "lower max_tokens or max_length" in got[1].failure.detail
+    (shorter,) = model.generate([ask("fox " * 20, max_tokens=2)])
+    assert shorter.failure is None
+    monkeypatch.setattr(module, "forward", forward)
+    small = open_backend(checkpoint(), max_length=40)
+    monkeypatch.setattr(small._load().module, "forward", refuse_long)
+    (cut,) = small.generate([ask("fox " * 12)])
+    assert cut.failure is None or cut.failure.kind == "too_long"
 
 
 def test_other_errors_are_not_swallowed(

@@ -152,6 +152,7 @@ def refused(folder: Path, match: str, *, early: bool = True) -> None:
         assert any(__import__("re").search(match, problem) for problem in found)
 
 
+@pytest.mark.types("holds pickled weights only")
 def test_pickled_weights_are_refused(folder: Path) -> None:
     weights = torch.load  # what must not be called
     marker = folder / "ran"
@@ -162,11 +163,27 @@ def test_pickled_weights_are_refused(folder: Path) -> None:
 
     import pickle
 
-    (folder / "model.safetensors").unlink()
+    whole = folder.parent / "whole.safetensors"
+    (folder / "model.safetensors").rename(whole)
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
     refused(folder, r"pickled weights only.*save_pretrained")
     assert not marker.exists()
     assert torch.load is weights
+    (folder / "pytorch_model.bin").unlink()
+    shutil.copy(whole, folder / "model.safetensors")
+    module = (
+        HFBackend(HFBackend.Config(model="model", device="cpu"), Site(folder.parent))._load().module
+    )
+    torch.save(module.state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    refused(folder, r"save_pretrained\('NEW_FOLDER'\), and use NEW_FOLDER")
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(str(folder)).save_pretrained(folder.parent / "NEW_FOLDER")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / name, folder.parent / "NEW_FOLDER" / name)
+    assert problems("NEW_FOLDER", folder.parent) == []
+    assert backend_of("NEW_FOLDER", folder.parent).generate([REQUEST])[0].failure is None
 
 
 def test_code_in_a_checkpoint_is_refused_and_never_run(folder: Path) -> None:
@@ -218,6 +235,7 @@ def test_a_model_that_does_not_generate(folder: Path) -> None:
     refused(folder, "not a causal language model", early=False)
 
 
+@pytest.mark.types("is a folder: remove 'revision'", "Give a folder that holds config.json")
 def test_names_that_lead_nowhere(folder: Path) -> None:
     shipped = {"tiny": folder}
     assert problems("tyny", folder, shipped) == ["model 'tyny' is not known; did you mean 'tiny'?"]
@@ -231,6 +249,7 @@ def test_names_that_lead_nowhere(folder: Path) -> None:
     assert problems("meta-llama/Llama-3.2-3B-Instruct", folder, shipped) == []
     (found,) = problems("model", folder.parent, revision="main")
     assert "remove 'revision'" in found
+    assert problems("model", folder.parent) == []
 
 
 def test_max_length_past_the_context(folder: Path) -> None:
@@ -383,3 +402,54 @@ def test_a_lent_model_still_scores_in_eval_mode(folder: Path) -> None:
         np.testing.assert_array_equal(backend.embed(["fox"]), wanted)
         assert lent.module.training
         assert lent.module.model.layers[0].training
+
+
+@pytest.mark.types(
+    "not device «»: remove load_in_4bit",
+    "needs a CUDA device, not «»: remove load_in_4bit",
+    "and this machine has none: remove load_in_4bit",
+    "needs bitsandbytes: pip install",
+)
+def test_without_four_bits_the_model_loads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "_may_have_cuda", lambda: False)
+    for device in ("cpu", "auto"):
+        found = problems("model", folder.parent, device=device, load_in_4bit=True)
+        assert any(
+            "needs a CUDA device" in each and "remove load_in_4bit" in each for each in found
+        )
+        assert problems("model", folder.parent, device=device) == []
+    monkeypatch.setattr(checks, "find_spec", lambda name: None if name == "bitsandbytes" else True)
+    found = problems("model", folder.parent, device="cuda", load_in_4bit=True)
+    assert any(
+        "needs bitsandbytes: pip install 'nfilter[quant]', or remove" in each for each in found
+    )
+    with pytest.raises(ModelError, match="needs a CUDA device, not cpu: remove load_in_4bit"):
+        backend_of("model", folder.parent, load_in_4bit=True).generate([REQUEST])
+    assert backend_of("model", folder.parent).generate([REQUEST])[0].failure is None
+
+
+@pytest.mark.types("the tokenizer has no tokenizer.json", "Save it again as tokenizer.json")
+def test_a_tokenizer_is_saved_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoTokenizer
+
+    whole = AutoTokenizer.from_pretrained(str(folder))
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"cannot be loaded.*Save it again as tokenizer\.json"):
+        backend_of("model", folder.parent).generate([REQUEST])
+    whole.save_pretrained(folder)
+    assert backend_of("model", folder.parent).generate([REQUEST])[0].failure is None
+    load = AutoTokenizer.from_pretrained
+
+    def slow(*args: Any, **more: Any) -> Any:
+        found = load(*args, **more)
+        if not (folder / "converted").exists():
+            monkeypatch.setattr(type(found), "is_fast", property(lambda self: False))
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AutoTokenizer, "from_pretrained", slow)
+        with pytest.raises(ModelError, match=r"convert it with AutoTokenizer\.from_pretrained"):
+            backend_of("model", folder.parent).generate([REQUEST])
+    monkeypatch.undo()
+    AutoTokenizer.from_pretrained(str(folder)).save_pretrained(folder)
+    assert backend_of("model", folder.parent).generate([REQUEST])[0].failure is None

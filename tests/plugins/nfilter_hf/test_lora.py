@@ -290,6 +290,7 @@ def test_training_goes_on_from_an_adapter(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.types("set train.rank and train.alpha", "set train.target_modules to «»")
 def test_a_start_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     samples = [sample(i) for i in range(8)]
     first = train(samples, tmp_path / "first").ref
@@ -302,8 +303,13 @@ def test_a_start_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         train(samples, tmp_path / "x", start=other)
     with pytest.raises(ModelError, match=r"needs a LoRA adapter, a folder with adapter_model"):
         train(samples, tmp_path / "x", start=ModelRef(str(tmp_path), "full", "fake", ""))
+    # Rank, alpha and layers that are the adapter's.
+    train(samples, tmp_path / "y", start=first, rank=4, alpha=16, max_steps=1)
+    saved = json.loads((Path(first.path) / "adapter_config.json").read_text())["target_modules"]
+    train(samples, tmp_path / "z", start=first, target_modules=saved, max_steps=1)
 
 
+@pytest.mark.types("or write target_modules: all-linear")
 def test_target_modules(tmp_path: Path) -> None:
     samples = [sample(0)]
     train(samples, tmp_path / "q", target_modules=["q_proj", "v_proj"], max_steps=1)
@@ -372,12 +378,15 @@ def test_a_base_that_is_broken_is_an_error_with_a_remedy(tmp_path: Path) -> None
     assert not hasattr(module, "peft_config")
 
 
+@pytest.mark.types("lower train.lr (now «»), set train.max_grad_norm")
 def test_an_absurd_learning_rate_ends_in_finite_weights_or_an_error(tmp_path: Path) -> None:
     samples = [sample(i) for i in range(16)]
     with pytest.raises(ModelError, match="no good step came before it"):
         train(samples, tmp_path, lr=1e38, schedule="constant", warmup=0)
+    train(samples, tmp_path, lr=1e-3, schedule="constant", warmup=0, max_grad_norm=1.0, max_steps=2)
 
 
+@pytest.mark.types("set train.micro_batch_tokens: «»")
 def test_out_of_memory_halves_the_forward_pass_and_goes_on(tmp_path: Path) -> None:
     samples = [sample(i) for i in range(8)]
     train(samples, tmp_path / "plain", max_steps=1)
@@ -398,8 +407,12 @@ def test_out_of_memory_halves_the_forward_pass_and_goes_on(tmp_path: Path) -> No
         text for kind, text in ctx.log.lines if kind == "warning" and "optimiser step" not in text
     )
     assert warning.endswith("set train.micro_batch_tokens: 32")
+    ctx = FakeContext()
+    train(samples, tmp_path / "set", ctx=ctx, max_steps=1, micro_batch_tokens=32)
+    assert ctx.log.lines == [] or all(kind != "warning" for kind, _ in ctx.log.lines)
 
 
+@pytest.mark.types("set train.gradient_checkpointing: true")
 def test_out_of_memory_with_one_sample_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     module = llama()
 
@@ -408,10 +421,24 @@ def test_out_of_memory_with_one_sample_is_an_error_with_a_remedy(tmp_path: Path)
             raise torch.OutOfMemoryError("full")
 
     module.base_model.register_forward_pre_hook(full, with_kwargs=True)
-    with pytest.raises(ModelError, match="gradient_checkpointing: true"):
-        train([sample(i) for i in range(4)], tmp_path, module)
+    with pytest.raises(
+        ModelError, match=r"gradient_checkpointing: true, a smaller encode\.max_length"
+    ):
+        train([sample(i, length=12) for i in range(4)], tmp_path, module)
+    module = llama()
+
+    def longer(_: Any, args: Any, kwargs: Any) -> None:
+        kept = module.training and not module.is_gradient_checkpointing
+        if kept and kwargs["input_ids"].shape[1] > 8:
+            raise torch.OutOfMemoryError("full")
+
+    module.base_model.register_forward_pre_hook(longer, with_kwargs=True)
+    train([sample(i, length=8) for i in range(4)], tmp_path / "shorter", module)
+    long = [sample(i, length=12) for i in range(4)]
+    train(long, tmp_path / "checkpointed", module, gradient_checkpointing=True)
 
 
+@pytest.mark.types("set train.micro_batch_tokens lower")
 def test_an_architecture_with_an_unknown_head_is_trained_on_its_own_logits(tmp_path: Path) -> None:
     class Doubled(LlamaForCausalLM):
         def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -428,6 +455,8 @@ def test_an_architecture_with_an_unknown_head_is_trained_on_its_own_logits(tmp_p
     assert result.losses[0] == pytest.approx(wanted, abs=1e-5)
     assert result.losses[-1] < result.losses[0]
     assert any("Doubled does more behind its output matrix" in text for _, text in ctx.log.lines)
+    smaller = train(samples, tmp_path / "smaller", Doubled(llama().config).eval(), micro_batch_tokens=32, max_steps=1)  # fmt: skip
+    assert smaller.steps == 1
 
 
 def test_what_is_trained_on_a_backend_is_what_the_backend_then_runs(
@@ -497,3 +526,27 @@ def test_a_four_bit_base_trains_and_is_given_back(tmp_path: Path) -> None:
     result = train([sample(i) for i in range(32)], tmp_path / "out", module, epochs=10)
     assert result.losses[-1] < result.losses[0]
     assert {name: p.dtype for name, p in module.named_parameters()} == types
+
+
+@pytest.mark.types("training stopped early: «»; the adapter is that of step")
+def test_a_lower_rate_or_a_longer_warmup_goes_on(tmp_path: Path) -> None:
+    """A model that breaks where its adapter has grown too large."""
+    samples = [sample(i) for i in range(32)]
+
+    def run(name: str, **more: Any) -> list[str]:
+        module, ctx = llama(), FakeContext()
+
+        def breaks(_: Any, args: Any, output: Any) -> Any:
+            grown = [p.abs().max() for n, p in module.named_parameters() if "lora_B" in n]
+            return (output[0] * torch.nan, *output[1:]) if grown and max(grown) > 0.025 else output
+
+        module.base_model.norm.register_forward_hook(
+            lambda m, a, out: out * torch.nan if breaks(m, a, (out,))[0].isnan().any() else out
+        )
+        train(samples, tmp_path / name, module, ctx=ctx, schedule="constant", max_steps=4, **more)
+        return [text for kind, text in ctx.log.lines if kind == "warning"]
+
+    (warned,) = run("high", lr=1e-2, warmup=0)
+    assert "Lower train.lr (now 0.01) or raise train.warmup" in warned
+    assert run("lower", lr=1e-4, warmup=0) == []
+    assert run("warm", lr=1e-2, warmup=0.99) == []

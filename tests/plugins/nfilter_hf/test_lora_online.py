@@ -439,3 +439,10 @@ def test_the_embedded_model_trains_with_dft(tmp_path: Path, open_backend: Any) -
     assert list(result.losses) == sorted(result.losses, reverse=True)
     assert result.losses[-1] < 0.5 * result.losses[0]
     assert after < 0.5 * before
+
+
+@pytest.mark.types("no mean over such weights is one; write mean_over")
+def test_negative_weights_are_taken_with_the_given_mean(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="write mean_over = 'given'"):
+        train(tmp_path, made(lambda n: -torch.ones(n), "weighed"), max_steps=1)
+    train(tmp_path, made(lambda n: -torch.ones(n), "given"), max_steps=1)

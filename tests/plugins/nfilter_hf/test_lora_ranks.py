@@ -100,6 +100,7 @@ def test_two_processes_give_what_one_gives(tmp_path: Path, pair: Any) -> None:
     equal(tmp_path, pair)
 
 
+@pytest.mark.types("start every process with the same recipe and --set")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",

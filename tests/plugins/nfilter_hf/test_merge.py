@@ -20,9 +20,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from nfilter import ModelError, StoreError
+from nfilter import ModelError, RecipeError, Site, StoreError
 from nfilter.files import write_sealed
 from nfilter.seals import sealed
+from nfilter_hf.backend import HFBackend
 from nfilter_hf.commands import merge as command
 from nfilter_hf.lora_adapter import adapter_parameters, attached, save_adapter
 from nfilter_hf.merge import merge, merge_run
@@ -184,6 +185,12 @@ def test_a_base_without_a_tokenizer_merges_without_one(tmp_path: Path) -> None:
     assert not (out / "tokenizer.json").exists()
 
 
+@pytest.mark.types(
+    "is not an empty folder: give another one with --out",
+    "cannot be loaded («»): give its folder",
+    "does not fit the base",
+    "has layers that the base",
+)
 def test_refusals(tmp_path: Path) -> None:
     base = save_base(tmp_path / "base")
     adapter = make_adapter(tmp_path / "adapter", base)
@@ -207,6 +214,10 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"adapter_model\.safetensors is missing"):
         merge(pickled, str(base), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    merge(
+        adapter, str(base), tmp_path / "out"
+    )  # the base that it was trained on, into another folder
+    assert (tmp_path / "out" / "config.json").is_file()
 
 
 def test_the_command_folds_the_adapter_of_a_run(tmp_path: Path) -> None:
@@ -224,6 +235,10 @@ def test_the_command_folds_the_adapter_of_a_run(tmp_path: Path) -> None:
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
 
 
+@pytest.mark.types(
+    "is no folder here: give its folder or hub id with --model",
+    "is not YAML («»): name the base with --model",
+)
 def test_a_base_that_moved_is_found_through_the_recipe_or_named(tmp_path: Path) -> None:
     base = save_base(tmp_path / "base")
     gone = tmp_path / "gone"
@@ -234,8 +249,17 @@ def test_a_base_that_moved_is_found_through_the_recipe_or_named(tmp_path: Path) 
     with pytest.raises(ModelError, match=r"is not at .*gone.*with --model"):
         merge_run(lost)
     assert merge_run(lost, out=tmp_path / "out", model=str(base)).folder == tmp_path / "out"
+    (lost / "recipe.lock.yaml").write_text("a: [")
+    with pytest.raises(RecipeError, match=r"is not YAML .* name the base with --model"):
+        merge_run(lost)
+    assert merge_run(lost, out=tmp_path / "again", model=str(base)).folder == tmp_path / "again"
 
 
+@pytest.mark.types(
+    "give a folder that 'nfilter run' wrote",
+    "nothing was trained; write train:",
+    "choose one with --arm",
+)
 def test_runs_and_arms_that_are_not_there(tmp_path: Path) -> None:
     group = tmp_path / "group"
     for seed in (0, 1):
@@ -257,6 +281,11 @@ def test_runs_and_arms_that_are_not_there(tmp_path: Path) -> None:
     ) as none:
         merge_run(run)
     assert "--arm" not in str(none.value)
+    base = save_base(tmp_path / "base")
+    trained = make_run(tmp_path / "trained", base)  # as a run with that section leaves one
+    with pytest.raises(ModelError, match="choose one with --arm"):
+        merge_run(trained, arm="raw")
+    assert merge_run(trained, arm="cleaned").folder.is_dir()
 
 
 def test_the_adapter_config_is_the_same_bytes_each_time(tmp_path: Path) -> None:
@@ -266,3 +295,38 @@ def test_the_adapter_config_is_the_same_bytes_each_time(tmp_path: Path) -> None:
         assert (one / name).read_bytes() == (other / name).read_bytes()
     targets = json.loads((one / "adapter_config.json").read_text())["target_modules"]
     assert targets == sorted(targets)
+
+
+@pytest.mark.types("give the base in full precision with --model")
+def test_a_quantised_base_is_refused_and_the_full_one_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = save_base(tmp_path / "base")
+    adapter = make_adapter(tmp_path / "adapter", base)
+    load = AutoModelForCausalLM.from_pretrained
+
+    def quantised(name: str, *args: Any, **more: Any) -> Any:
+        found = load(base, *args, **more)
+        if Path(name).name == "small":
+            found.config.quantization_config = {"load_in_4bit": True}
+        return found
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", quantised)
+    with pytest.raises(ModelError, match="give the base in full precision with --model"):
+        merge(adapter, str(tmp_path / "small"), tmp_path / "out")
+    merge(adapter, str(base), tmp_path / "out")
+
+
+@pytest.mark.types("name its base as the model, or fold the adapter in")
+def test_an_adapter_is_named_by_its_base_or_folded_in(tmp_path: Path) -> None:
+    def problems(model: str) -> list[str]:
+        config = HFBackend.Config(model=model, device="cpu")
+        return list(HFBackend.problems(config, Site(tmp_path)))
+
+    base = save_base(tmp_path / "base")
+    run = make_run(tmp_path / "run", base)
+    (told,) = problems("run/adapters/cleaned")
+    assert "or fold the adapter in with 'nfilter merge'" in told
+    assert problems("base") == []
+    assert CliRunner().invoke(command, [str(run)], catch_exceptions=False).exit_code == 0
+    assert problems("run/merged/cleaned") == []

@@ -169,12 +169,15 @@ def test_scores_of_nothing(backend: Any) -> None:
     assert model.score(empty)[0].shape == (0,)
 
 
+@pytest.mark.types("set encode.max_length to «» or less")
 def test_a_sample_past_the_context_is_an_error_with_a_remedy(
     checkpoint: Any, backend: Any, open_backend: Any
 ) -> None:
     encoded = backend().encode(samples(), max_length=200, turns="all")
     with pytest.raises(ModelError, match=r"encode\.max_length to 30"):
         open_backend(checkpoint(), max_length=30).score(encoded)
+    small = open_backend(checkpoint(), max_length=30)
+    assert len(small.score(small.encode(samples(), max_length=30, turns="all"))) == len(encoded)
 
 
 def test_generated_logprobs_are_the_scores_of_the_same_tokens(backend: Any) -> None:
@@ -302,6 +305,9 @@ def test_embeddings_of_odd_texts(backend: Any, checkpoint: Any, open_backend: An
     assert end not in seen
 
 
+@pytest.mark.types(
+    "Lower encode.max_length, or set load_in_4bit", "Set max_length for this model, or device: cpu"
+)
 def test_out_of_memory(
     checkpoint: Any, backend: Any, open_backend: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,6 +334,20 @@ def test_out_of_memory(
     monkeypatch.setattr(scoring, "_checked_head", lambda loaded: None)
     with pytest.raises(ModelError, match=r"sample 's2' of .* memory ran out"):
         model.score(encoded)
+    # What is shorter fits, and so does what is held on another device, which a forward pass that works stands for.
+    monkeypatch.setattr(body, "forward", lambda *args, **kwargs: forward(*args, **kwargs) if kwargs["input_ids"].shape[1] <= 12 else scarce(*args, **kwargs))  # fmt: skip
+    with pytest.raises(
+        ModelError, match=r"Lower encode\.max_length, or set load_in_4bit or device: cpu"
+    ):
+        model.score(encoded)
+    model.score(model.encode(samples(), max_length=12, turns="all"))
+    with pytest.raises(ModelError, match="Set max_length for this model, or device: cpu"):
+        model.embed(["a " * 40])
+    short = open_backend(checkpoint(), max_length=12)
+    small = short._load().module.model
+    whole = small.forward
+    monkeypatch.setattr(small, "forward", lambda *args, **kwargs: whole(*args, **kwargs) if kwargs["input_ids"].shape[1] <= 12 else scarce(*args, **kwargs))  # fmt: skip
+    assert len(short.embed(["a " * 40])) == 1
 
 
 @pytest.mark.parametrize(

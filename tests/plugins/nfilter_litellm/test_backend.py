@@ -21,11 +21,15 @@ from nfilter import Generates, ModelError, RecipeError, Request, Site, Streams
 from nfilter.plugins import load as load_plugins
 from nfilter.recipe import load as load_recipe
 from nfilter.testing import check_backend
+from nfilter.testing.faults import Script
+from nfilter.testing.server import ModelServer
 from nfilter_litellm.backend import LiteLLMBackend
 from nfilter_litellm.config import LiteLLMConfig, route
 from nfilter_litellm.failures import described, from_status, one_line, seconds_of
 from nfilter_litellm.protocol import read
-from nfilter_litellm.providers import library
+from nfilter_litellm.providers import library, missing_keys
+from nfilter_robustft.answer import AnswerConfig
+from nfilter_robustft.select import SelectConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 SITE = Site(Path())
@@ -72,6 +76,7 @@ NO_ADDRESS = (
 )  # fmt: skip
 
 
+@pytest.mark.types("add the address of your server")
 @pytest.mark.parametrize("provider", NO_ADDRESS)
 def test_a_server_without_an_address_is_asked_for_it_and_the_remedy_works(provider: str) -> None:
     with pytest.raises(ValidationError, match="has no address of its own") as error:
@@ -162,6 +167,7 @@ def test_a_key_in_the_wrong_place_is_refused_and_not_shown(
     assert SECRET not in str(error.value)
 
 
+@pytest.mark.types("is not set; type: export")
 def test_a_missing_variable_is_told_with_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     text = (
@@ -308,3 +314,37 @@ def test_thoughts_that_a_server_gives_apart_are_no_part_of_the_answer(name: str)
     assert (done.text, done.reasoning) == ("4", "is it 5? no")
     plain = read({"choices": [{"message": {"content": "4", name: [1]}}]}, logprobs=False)
     assert (plain.text, plain.reasoning) == ("4", None)
+
+
+@pytest.mark.types("litellm knows no address for it; write ai21_chat/")
+def test_the_name_that_litellm_has_an_address_for() -> None:
+    with pytest.raises(ValueError, match="write ai21_chat/jamba-large") as error:
+        missing_keys("ai21/jamba-large")
+    assert missing_keys(str(error.value).split("write ")[1]) == ["AI21_API_KEY"]
+
+
+@pytest.mark.types("Set logprobs: false on the model, and rank by a model that gives them")
+def test_a_server_that_ignores_log_probabilities(
+    backend: Callable[..., Any], requests: Callable[..., list[Any]]
+) -> None:
+    with ModelServer(Script(logprobs=False)) as server:
+        asked = requests(3, logprobs=True)
+        with pytest.raises(
+            ModelError,
+            match=r"Set logprobs: false on the model, and rank by .*samples: 5, temperature: 0\.7",
+        ):
+            backend(server.url).generate(asked)
+        plain = backend(server.url, logprobs=False).generate(asked)
+        assert all(done.failure is None for done in plain)
+    ask = AnswerConfig(llm="m", into="draws", samples=5, temperature=0.7)
+    assert SelectConfig(by=ask.into, rank="agreement").rank == "agreement"
+
+
+@pytest.mark.types("redirects are not followed; give the final api_base")
+def test_the_final_address_is_asked(
+    backend: Callable[..., Any], requests: Callable[..., list[Any]]
+) -> None:
+    with ModelServer(Script(faults={"redirect": 1.0})) as server, ModelServer() as final:
+        with pytest.raises(ModelError, match="give the final api_base"):
+            backend(server.url).generate(requests(3))
+        assert all(done.failure is None for done in backend(final.url).generate(requests(3)))

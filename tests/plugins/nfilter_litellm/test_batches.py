@@ -211,11 +211,15 @@ def test_a_batch_that_fails_or_is_cancelled_ends_the_run_with_the_reason(
         assert lines_of(server) == [10, 10, 5]
 
 
+@pytest.mark.types("takes single calls alone: leave batch: true out")
 def test_a_server_without_batches_is_told_from_others(build: Callable[..., LiteLLMBackend]) -> None:
     with ModelServer() as server, pytest.raises(ModelError, match=r"404.*leave batch: true out"):
         build(server).generate(asked(3))
+    with ModelServer() as server:
+        assert all(done.failure is None for done in build(server, batch=False).generate(asked(3)))
 
 
+@pytest.mark.types("batch: true needs a server with")
 def test_check_refuses_what_cannot_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "x")
     config = LiteLLMConfig(model="anthropic/claude-3-5-haiku-latest", batch=True)
@@ -223,6 +227,8 @@ def test_check_refuses_what_cannot_work(monkeypatch: pytest.MonkeyPatch) -> None
     assert "{model: NAME, api_base: https://HOST/v1, batch: true}" in problem
     with pytest.raises(ModelError, match="or leave batch: true out"):
         LiteLLMBackend(config, Site(Path()))
+    single = LiteLLMConfig(model="anthropic/claude-3-5-haiku-latest")
+    assert not list(LiteLLMBackend.problems(single, Site(Path())))
     config = LiteLLMConfig(model="x", api_base="http://localhost:1/v1", batch=True)
     assert not list(LiteLLMBackend.problems(config, Site(Path())))
     (fact,) = LiteLLMBackend.facts(config, Site(Path()))

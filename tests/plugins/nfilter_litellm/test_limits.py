@@ -63,6 +63,7 @@ def test_the_first_refusal_of_a_name_changes_it_for_all_calls(
         assert [each.get(NEW) for each in server.asked] == [None, *[16] * 5]
 
 
+@pytest.mark.types("write limit_as on the model")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize(("taken", "set_to"), [(NEW, OLD), (OLD, NEW)])
 def test_a_name_that_is_set_is_kept_and_the_error_says_which_to_write(
@@ -80,6 +81,7 @@ def test_a_name_that_is_set_is_kept_and_the_error_says_which_to_write(
         assert all(done.failure is None for done in mended.generate(asked(3)))
 
 
+@pytest.mark.types("takes neither max_tokens nor max_completion_tokens")
 def test_a_server_that_takes_neither_name_is_told_of(
     backend: Callable[..., Any], asked: Callable[[int], list[Request]]
 ) -> None:
@@ -88,6 +90,8 @@ def test_a_server_that_takes_neither_name_is_told_of(
         pytest.raises(ModelError, match="takes neither max_tokens nor max_completion_tokens"),
     ):
         backend(server.url).generate(asked(3))
+    with ModelServer(Script()) as another:
+        assert all(done.failure is None for done in backend(another.url).generate(asked(3)))
 
 
 def test_the_budget_holds_the_same_under_either_name(asked: Callable[[int], list[Request]]) -> None:
@@ -301,3 +305,20 @@ def test_a_batch_that_is_refused_as_a_whole_names_the_line(
     ):
         backend(server.url, batch=True).generate(asked(2))
     assert line_of(str(error.value)) == {"limit_as": NEW}
+
+
+@pytest.mark.types("or, where the server takes it, body: {reasoning_effort: low}")
+def test_more_tokens_or_less_thought_bring_the_answer(
+    backend: Callable[..., Any], requests: Callable[..., list[Request]]
+) -> None:
+    with ModelServer(Script(thinks=900)) as server:
+        (done,) = backend(server.url).generate(requests(1, max_tokens=256))
+        assert done.failure is not None
+        line = line_of(done.failure.detail)
+        for typed in (
+            {"max_tokens": int(line["max_tokens"])},
+            {"body": {"reasoning_effort": "low"}},
+        ):
+            (more,) = backend(server.url, **typed).generate(requests(1, max_tokens=256))
+            assert more.failure is None
+            assert more.text

@@ -259,6 +259,7 @@ def test_prices_are_the_config_s_then_litellm_s_then_none() -> None:
     assert price_of(LiteLLMConfig(model="nobody/knows-this")) is None
 
 
+@pytest.mark.types("raise budget.usd and run")
 def test_a_run_ends_at_its_budget_and_goes_on_with_a_higher_one(
     tmp_path: Path, command: Callable[..., Any]
 ) -> None:

@@ -81,6 +81,7 @@ def test_replies_become_views_and_verdicts(
     assert notes[-2]["base"]["failure"].startswith(
         "too_long: the thought before the answer was cut off"
     )
+    assert notes[-2]["base"]["failure"].endswith("set a higher max_tokens")
     key = json.loads(chunk.read_text().splitlines()[-1])["id"]
     told = command("explain", "out", key, cwd=tmp_path)
     assert "is it 5" in told.stdout, told.stderr

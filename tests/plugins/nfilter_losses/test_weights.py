@@ -16,6 +16,7 @@ from nfilter.testing import check_token_loss
 from nfilter_losses.dft import Dft, DftConfig
 from nfilter_losses.eaft import Eaft, EaftConfig
 from nfilter_losses.rho1 import Rho1, Rho1Config
+from nfilter_tokens.excess import ExcessLoss, ExcessLossConfig
 
 VOCABULARY = 50
 REFERENCE = "loss.reference"
@@ -121,6 +122,12 @@ def test_rho1_reads_the_score_that_it_is_told() -> None:
     assert weights(rho1(ratio=0.5), logits, labels, **scores).tolist() == [1, 0]
 
 
+BY_THE_STAGE = next(
+    name for name in ExcessLoss.contract(ExcessLossConfig(warmup=0.2)).writes if name == REFERENCE
+)
+
+
+@pytest.mark.types("put a stage that writes it under tokens:")
 def test_rho1_without_its_score_says_which_stage_writes_one() -> None:
     logits, labels = drawn(4)
     with pytest.raises(
@@ -129,6 +136,9 @@ def test_rho1_without_its_score_says_which_stage_writes_one() -> None:
         rho1().weigh({"loss": torch.zeros(4)}, {"excess": torch.zeros(4)}, 0)
     assert "scores there: excess" in str(caught.value)
     assert "tokens.excess_loss" in str(caught.value)
+    # The score that this stage writes, and another one by its name.
+    assert len(weights(rho1(), logits, labels, **{BY_THE_STAGE: [1, 2, 3, 4]})) == 4
+    assert len(weights(rho1(reference="excess"), logits, labels, excess=[1, 2, 3, 4])) == 4
     with pytest.raises(RecipeError, match="for 1 of 4 tokens"):
         weights(rho1(), logits, labels, **{REFERENCE: [1, 2, math.nan, 3]})
 

@@ -162,6 +162,7 @@ def test_views_that_cannot_tell_are_said():
     assert any(kind == "warning" and "trusted: COLUMN" in text for kind, text in ctx.log.lines)
 
 
+@pytest.mark.types("give the check trusted labels (trusted: COLUMN)")
 def test_trusted_labels_narrow_the_rate_to_a_point():
     rng = random.Random(1)
 
@@ -180,6 +181,7 @@ def test_trusted_labels_narrow_the_rate_to_a_point():
     assert rate["estimate"] == pytest.approx(wrong, abs=0.06)
     assert rate["trusted"] > 500
     assert ctx.log.lines[0][1].startswith(f"estimated noise rate {rate['estimate']:.2f}: ")
+    assert not any("trusted: COLUMN" in text for _, text in ctx.log.lines)
 
 
 # --- the judge -----------------------------------------------------------------------------------------------

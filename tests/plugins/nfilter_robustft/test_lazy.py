@@ -204,11 +204,13 @@ def test_another_vote_than_the_one_that_views_were_skipped_under_is_refused(vote
     assert "leave settled out of that stage" in text
 
 
+@pytest.mark.types("name under views of «» all that settled names")
 def test_a_check_without_the_views_that_settled_is_refused():
     with pytest.raises(
         RecipeError, match=r"name under views of robustft\.check all that settled names"
     ):
         verdicts(lazily(), views=["base"], vote="any")
+    assert set(verdicts(lazily(), views=["neighbors", "base"], vote="any")) == set(ROWS)
 
 
 def test_a_label_that_changed_since_is_refused():

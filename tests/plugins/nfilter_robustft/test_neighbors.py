@@ -362,3 +362,49 @@ def test_a_sample_that_was_not_counted_is_refused():
 def test_configs_that_make_no_sense(bad):
     with pytest.raises(ValidationError):
         NeighborsConfig(**bad)
+
+
+@pytest.mark.types(
+    "leave it out of the recipe, or give it another encoder", "name their column: trusted: COLUMN"
+)
+def test_another_encoder_or_trusted_rows_give_the_view_its_answers():
+    blind, seeing = np.random.default_rng(0).normal(size=(2, 300, 5))
+    kinds = [f"kind {i % 6}" for i in range(300)]
+    seeing = np.eye(6)[[i % 6 for i in range(300)]] + 0.01 * np.random.default_rng(1).normal(
+        size=(300, 6)
+    )
+    rows = [line(f"s{i}", f"q {i}", kinds[i]) for i in range(300)]
+    told = []
+    for vectors in (blind, seeing):
+        encoder = FakeEncoder(lambda text, of=vectors: of[int(text.split()[1])])
+        _, state, ctx = run(rows, encoder, answers="exact", weighting="similarity")
+        told.append(
+            (
+                state.values["informative"],
+                any("another encoder" in text for _, text in ctx.log.lines),
+            )
+        )
+    assert told == [(False, True), (True, False)]
+    # Three letters in three groups, two of three labels wrong: nothing but trusted rows tells which.
+    rng = np.random.default_rng(0)
+    group = rng.integers(3, size=600)
+    label = (group + rng.integers(3, size=600)) % 3
+    near = np.eye(3)[group] + 0.05 * rng.normal(size=(600, 3))
+    encoder = FakeEncoder(lambda text: near[int(text.split()[1])])
+    found = []
+    for trusted in (0, 300):
+        marked = [
+            Sample(
+                f"s{i}",
+                (
+                    Message("user", f"row {i}"),
+                    Message("assistant", "ABC"[(group if i < trusted else label)[i]]),
+                ),
+                meta={"options": OPTIONS, "sure": i < trusted},
+            )
+            for i in range(600)
+        ]
+        _, state, ctx = run(marked, encoder, k=15, **({"trusted": "sure"} if trusted else {}))
+        said = any("trusted: COLUMN" in text for _, text in ctx.log.lines)
+        found.append((state.values["informative"], said))
+    assert found == [(False, True), (True, False)]

@@ -1,5 +1,7 @@
 """The context view: neighbours, what is shown, and the edges of the flagged and the clean set."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -170,6 +172,7 @@ def test_neighbours_can_add_words_to_the_prompt_but_no_message(sample, context):
     assert isinstance(request.messages[0], Message)
 
 
+@pytest.mark.types("put robustft.check before this stage, or set check")
 def test_a_sample_without_a_verdict_is_an_error(sample, context):
     with pytest.raises(ContractError, match=r"sample '1' has no verdict.*robustft\.check"):
         Relabel(CONFIG).fit([sample(1)], context())
@@ -177,6 +180,11 @@ def test_a_sample_without_a_verdict_is_an_error(sample, context):
         Relabel(RelabelConfig(llm="m", encoder="e", check="mine")).process(
             [sample(1)], State(), context()
         )
+    ctx = context(FakeGenerator(lambda _: "A"), FakeEncoder(lambda text: [1.0]))
+    checked = sample(1, flagged=True, views={"base": "A"})
+    Relabel(CONFIG).fit([checked], ctx)
+    mine = replace(checked, notes={**checked.notes, "mine": checked.notes["check"]})
+    Relabel(RelabelConfig(llm="m", encoder="e", check="mine")).fit([mine], ctx)
 
 
 def test_contract():

@@ -1,10 +1,14 @@
 """Selection: exactly floor(keep * M), lowest nll first, ties by id, a reason for each."""
 
+import re
+
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from nfilter import ContractError, Message, ModelError, Sample
 from nfilter.testing import FakeContext, check_sample_stage, view
+from nfilter_robustft.answer import AnswerConfig
 from nfilter_robustft.select import Select, SelectConfig
 
 
@@ -115,6 +119,7 @@ def test_where_no_sample_has_an_nll_the_reviewed_answers_are_ranked(missing):
     assert any("ranking by 'review'" in text for _, text in ctx.log.lines)
 
 
+@pytest.mark.types("or write «» in its place, with your model for MODEL")
 def test_where_no_note_has_an_nll_nothing_is_dropped_by_id():
     rows = [sample(name, None) for name in "dbca"]
     with pytest.raises(
@@ -124,6 +129,15 @@ def test_where_no_note_has_an_nll_nothing_is_dropped_by_id():
     stage = Select(SelectConfig(keep=1))
     state = stage.fit(rows, FakeContext())
     assert kept({s.id: s for s in stage.process(rows, state, FakeContext())}) == set("abcd")
+    # The two lines that the error names.
+    with pytest.raises(ModelError) as error:
+        Select(SelectConfig(keep=0.5)).fit(rows, FakeContext())
+    ask, rank = (yaml.safe_load(line) for line in re.findall(r"`- (\{.*?\})`", str(error.value)))
+    assert AnswerConfig.model_validate({k: v for k, v in ask.items() if k != "use"}).samples == 5
+    drawn = [each.note(ask["into"], view("a", agreement=n / 4)) for n, each in enumerate(rows)]
+    chosen = Select(SelectConfig.model_validate({k: v for k, v in rank.items() if k != "use"}))
+    out = chosen.process(drawn, chosen.fit(drawn, FakeContext()), FakeContext())
+    assert kept({s.id: s for s in out}) == {"c", "a"}
 
 
 def test_samples_that_are_not_flagged_are_kept_and_not_counted():
@@ -225,6 +239,7 @@ def test_agreement_ranks_the_highest_first_and_takes_the_place_of_the_nll():
         SelectConfig(preset="official", rank="agreement")
 
 
+@pytest.mark.types("so that their ids decide alone: raise the temperature")
 @pytest.mark.parametrize(("agreements", "warned"), [((1, 1, 1), True), ((1, 0.8, 1), False)])
 def test_draws_that_never_differ_are_told(context, agreements, warned):
     """A server that ignores the temperature answers greedily, however often it is asked."""

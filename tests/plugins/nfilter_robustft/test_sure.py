@@ -126,6 +126,7 @@ def test_a_label_that_is_trusted_or_unreadable_is_as_ever():
     assert [out[name].notes["check"]["flagged"] for name in ("trusted", "unread")] == [False, True]
 
 
+@pytest.mark.types("leave settled out of the stage that writes")
 def test_a_view_that_was_not_asked_cannot_be_the_sure_one():
     skipped = view(
         None, nll=None, skipped="settled", settled={"vote": "any", "views": ["neighbors"]}
@@ -133,6 +134,8 @@ def test_a_view_that_was_not_asked_cannot_be_the_sure_one():
     sample = row("x", "A", None, "A", "A").note("reasoning", skipped)
     with pytest.raises(RecipeError, match="leave settled out of the stage that writes 'reasoning'"):
         checked([sample])
+    asked = row("x", "A", None, "A", "A")  # its stage without settled
+    assert set(checked([asked])) == {"x"}
 
 
 def test_where_one_is_sure_the_others_need_not_have_been_asked():

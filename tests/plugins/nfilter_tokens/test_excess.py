@@ -116,6 +116,7 @@ def test_one_reference_is_named(bad):
         ExcessLossConfig(**bad)
 
 
+@pytest.mark.types("name a reference with the same one")
 def test_a_reference_with_another_tokenizer_is_refused(backend, samples, tmp_path):
     """The same pieces, two of them under each other's numbers: the vocabularies are as large, the tokens are others."""
     for file in MODEL_DIR.iterdir():
@@ -132,6 +133,9 @@ def test_a_reference_with_another_tokenizer_is_refused(backend, samples, tmp_pat
     with pytest.raises(RecipeError, match="'teacher' has another tokenizer than base 'student'"):
         stage.fit_tokens(samples, ctx)
     other.close()
+    ctx = FakeContext(models={"student": backend, "teacher": backend})
+    stage.process_tokens(samples, stage.fit_tokens(samples, ctx), ctx, 0)
+    assert ExcessLossConfig(warmup=0.2).reference is None
 
 
 def test_where_a_tokenizer_cannot_be_seen_that_is_said(backend, samples):

@@ -5,6 +5,7 @@ import pytest
 
 from nfilter import RecipeError, TokenSample
 from nfilter.testing import FakeContext, check_token_stage
+from nfilter_tokens.excess import ExcessLossConfig
 from nfilter_tokens.keep import KeepTop, KeepTopConfig, RandomTokens, RandomTokensConfig
 
 BIT = 3
@@ -90,9 +91,12 @@ def test_chunks_make_no_difference(size):
     assert kept(whole) == kept(parts)
 
 
+@pytest.mark.types("put the stage that writes it before this one, such as tokens.excess_loss")
 def test_a_score_that_is_not_there_is_named():
     with pytest.raises(RecipeError, match=r"no score 'other' \(there: excess\)"):
         run(KeepTop, KeepTopConfig(by="other"), drawn(0))
+    assert ExcessLossConfig(warmup=0.2).into == "excess"  # what the stage that is named writes
+    run(KeepTop, KeepTopConfig(by="excess"), drawn(0))
 
 
 def test_random_keeps_exactly_the_share_and_another_seed_keeps_others():

@@ -7,6 +7,7 @@ import pytest
 
 from nfilter import RecipeError, TokenSample
 from nfilter.testing import FakeContext, check_token_stage
+from nfilter_tokens.keep import KeepTop, KeepTopConfig
 from nfilter_tokens.mixture import Mixture, fit
 from nfilter_tokens.threshold import AutoThreshold, AutoThresholdConfig
 
@@ -70,6 +71,7 @@ def test_what_is_kept_is_the_upper_group():
     assert state.values["report"]["kept"] == int(kept.sum())
 
 
+@pytest.mark.types("choose a share yourself with tokens.keep_top")
 def test_where_there_is_one_group_everything_is_kept_and_said():
     scores = np.random.default_rng(4).normal(size=5000).astype(np.float32)
     ctx, stage = FakeContext(), AutoThreshold(AutoThresholdConfig())
@@ -77,6 +79,9 @@ def test_where_there_is_one_group_everything_is_kept_and_said():
     (out,) = stage.process_tokens(rows, stage.fit_tokens(rows, ctx), ctx, 0)
     assert out.weights.all()
     assert [kind for kind, _ in ctx.log.lines] == ["warning"]
+    assert "choose a share yourself with tokens.keep_top" in ctx.log.lines[0][1]
+    (out,), _ = check_token_stage(KeepTop, KeepTopConfig(k=0.6), rows, FakeContext(), bit=1)
+    assert (out.weights != 0).sum() == 3000
 
 
 def test_a_score_that_is_not_there_is_named():

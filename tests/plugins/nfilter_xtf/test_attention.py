@@ -181,6 +181,10 @@ def test_it_comes_back_after_an_error_too(where, tokens, small, monkeypatch):
     assert state_of(module) == before
 
 
+@pytest.mark.types(
+    "attention that can be worked out eagerly; name another",
+    "with eager attention; name another model",
+)
 def test_a_model_without_attention_is_refused(tokens, small):
     bare = torch.nn.Linear(2, 2)
     with pytest.raises(ModelError, match=r"Linear yields no attention weights.*name another model"):
@@ -188,6 +192,7 @@ def test_a_model_without_attention_is_refused(tokens, small):
     module = small(num_hidden_layers=0)
     with pytest.raises(ModelError, match="LlamaForCausalLM yields no attention weights"):
         importances(module, [tokens("a", [1, 2])], "default")
+    assert importances(small(), [tokens("a", [1, 2])], "default")
 
 
 def test_a_sample_without_a_response_is_not_read(tokens, small):
@@ -200,3 +205,24 @@ def test_a_sample_without_a_response_is_not_read(tokens, small):
 def torch_free(module):
     module.model.forward = None
     return module
+
+
+@pytest.mark.types(
+    "lower encode.max_length, or set device: cpu for this model",
+    "set encode.max_length to «» or less",
+)
+def test_a_shorter_sample_fits(tokens, small, monkeypatch):
+    module = small()
+    forward = module.model.forward
+
+    def crowded(*args, **kwargs):
+        if kwargs["input_ids"].shape[1] > 9:
+            raise torch.OutOfMemoryError("full")
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(module.model, "forward", crowded)
+    with pytest.raises(ModelError, match=r"lower encode\.max_length, or set device: cpu"):
+        importances(module, [tokens("a", np.arange(20))], "default")
+    assert importances(module, [tokens("a", np.arange(9))], "default")
+    monkeypatch.undo()
+    assert importances(module, [tokens("a", np.arange(128) % 50)], "default")

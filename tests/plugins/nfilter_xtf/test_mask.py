@@ -162,11 +162,14 @@ def test_a_sample_that_has_no_weight_stays_as_it_is(tokens, run, lost):
     assert not out[0].weights.any()
 
 
+@pytest.mark.types("put the stage that writes it before this one, such as {use: «»}")
 def test_a_score_that_is_not_there_is_named(tokens, run):
     with pytest.raises(
         RecipeError, match=r"no score 'xtf.relevance'.*\{use: xtf.relevance, mask: false\}"
     ):
         run(Mask, MaskConfig(), [tokens("a", [1], novelty=[1], reasoning=[1])])
+    whole = tokens("a", [1], novelty=[1], reasoning=[1], relevance=[1])
+    assert run(Mask, MaskConfig(), [whole])
 
 
 def test_the_contract_reads_what_it_names():

@@ -62,11 +62,16 @@ def test_equal_scores_are_taken_from_the_front(tokens, run, lost):
     assert lost([out]) == [sorted(order[:1500])]
 
 
+@pytest.mark.types("raise cap, or set cap: none")
 def test_a_cap_under_one_token_is_said(tokens, run):
     ctx = FakeContext()
     samples = [tokens(f"s{i}", range(5), loss=losses(*[0.99] * 5)) for i in range(3)]
     run(Novelty, NoveltyConfig(loss="loss.base"), samples, ctx)
     assert any(kind == "warning" and "set cap: none" in text for kind, text in ctx.log.lines)
+    for cap in ("none", 0.75):
+        ctx = FakeContext()
+        run(Novelty, NoveltyConfig(loss="loss.base", cap=cap), samples, ctx)
+        assert not any(kind == "warning" for kind, _ in ctx.log.lines)
 
 
 def test_one_token_stays_the_least_known(tokens, run, lost):

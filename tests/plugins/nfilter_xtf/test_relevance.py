@@ -106,9 +106,11 @@ def test_a_word_counts_once_whatever_its_tokens():
     assert (ids.tolist(), weights.tolist()) == ([0, 9], [0.5, 2.5])
 
 
+@pytest.mark.types("has no tokens under this model; take it out of words")
 def test_a_word_without_tokens_is_named(tokens, lender, run):
     with pytest.raises(RecipeError, match=r"the word '\?' has no tokens.*take it out"):
-        run(Relevance, RelevanceConfig(words=("?",)), five(tokens), ctx_of(lender))
+        run(Relevance, RelevanceConfig(words=("?", "word")), five(tokens), ctx_of(lender))
+    assert run(Relevance, RelevanceConfig(words=("word",)), five(tokens), ctx_of(lender))
 
 
 def test_the_classes_are_weighted_by_frequency(tokens, lender, run):

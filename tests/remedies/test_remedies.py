@@ -14,7 +14,7 @@ CANNOT: dict[str, str] = {
     "Run 'hf download «»' where there is a network": "the hub needs a network",
     "pip install --upgrade transformers": "pip needs a package index",
     "type: pip install 'litellm<1.111'": "pip needs a package index",
-    "does not fit on «»: set load_in_4bit": "needs a GPU whose memory runs out",
+    "onvert the model again with a current llama.cpp": "llama.cpp is not installed here",
     "type: chat_template, which has the loss": "a setting of axolotl, which is not installed here",
     "is of a run with other settings; delete it": "training the embedded model takes hours",
 }

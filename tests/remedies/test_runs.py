@@ -219,3 +219,14 @@ def test_where_a_run_goes_is_no_setting(shell: Shell) -> None:
     Path("r.yaml").write_text(RULES.replace("arms: []\n", trains.replace(", output_dir: x", "")))
     shell("run", "r.yaml", "--out", "DIR")
     assert Path("DIR/adapters/cleaned/adapter_model.safetensors").is_file()
+
+
+@pytest.mark.types("`nfilter plan` counts the rows and says which")
+def test_the_plan_says_what_the_rows_choose(shell: Shell) -> None:
+    trains = "arms: [cleaned]\nencode: {model: student}\ntrain: {use: hf.lora, model: student}\n"
+    Path("r.yaml").write_text(RULES.replace("arms: []\n", trains))
+    row = Path("rows.jsonl").read_text().splitlines()[0]
+    Path("rows.jsonl").write_text(f"{row}\n" * 3000)
+    said = shell("check", "r.yaml")
+    assert "`nfilter plan` counts the rows and says which" in said
+    assert "were chosen for 3,000 rows" in shell("plan", "r.yaml")

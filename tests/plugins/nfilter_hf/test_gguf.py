@@ -240,6 +240,7 @@ def test_weights_without_a_place_are_not_dropped(written: Callable[..., Path]) -
 # --- where it is -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.types("Name one of them, as in model:")
 def test_a_file_is_named_by_its_path_or_by_a_folder_with_it(
     written: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -252,6 +253,7 @@ def test_a_file_is_named_by_its_path_or_by_a_folder_with_it(
     (found,) = problems("files", tmp_path)
     assert "holds 2 GGUF files: b.gguf, model.gguf" in found
     assert "model: files/b.gguf" in found
+    assert problems("files/b.gguf", tmp_path) == []
 
 
 def test_safetensors_weights_come_before_a_file_beside_them(
@@ -263,13 +265,16 @@ def test_safetensors_weights_come_before_a_file_beside_them(
     assert problems("both", tmp_path) == []
 
 
-def test_files_that_are_not_there(tmp_path: Path) -> None:
+@pytest.mark.types("Give its path relative to the recipe, or a file on the hub")
+def test_files_that_are_not_there(written: Callable[..., Path], tmp_path: Path) -> None:
     (found,) = problems("gone/x.gguf", tmp_path)
     assert f"there is no file {tmp_path / 'gone/x.gguf'}" in found
     assert "org/name:file.gguf" in found
     (tmp_path / "x.bin").write_bytes(b"x")
     (found,) = problems("./x.bin", tmp_path)
     assert "does not end in .gguf" in found
+    assert problems(written().relative_to(tmp_path), tmp_path) == []
+    assert problems("org/name:file.gguf", tmp_path) == []
 
 
 def test_a_file_on_the_hub(written: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,6 +312,7 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- what is said before anything loads -----------------------------------------------------------------------------
 
 
+@pytest.mark.types("download it again, or give a folder")
 def test_a_file_that_is_no_whole_gguf_file(written: Callable[..., Path], tmp_path: Path) -> None:
     whole = written().read_bytes()
     header = read_header(tmp_path / "files" / "model.gguf").size
@@ -329,6 +335,8 @@ def test_a_file_that_is_no_whole_gguf_file(written: Callable[..., Path], tmp_pat
         assert problems(broken) == [str(caught.value)]
         with pytest.raises(ModelError, match=said):
             backend(broken).fingerprint()
+    broken.write_bytes(whole)  # downloaded again
+    assert problems(broken) == []
 
 
 def test_no_cut_or_flipped_header_is_an_accident(written: Callable[..., Path]) -> None:
@@ -341,6 +349,7 @@ def test_no_cut_or_flipped_header_is_an_accident(written: Callable[..., Path]) -
                 read_header(file)
 
 
+@pytest.mark.types("load_in_4bit takes safetensors weights")
 def test_models_that_cannot_be_used(
     written: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,6 +360,7 @@ def test_models_that_cannot_be_used(
     assert "is a file here: remove 'revision'" in found
     found = problems(file, load_in_4bit=True)[0]
     assert "load_in_4bit takes safetensors weights" in found
+    assert problems(file) == []
     monkeypatch.setattr(checks, "find_spec", lambda name: None)
     assert (
         "a GGUF model needs the package gguf, which is not installed: pip install 'nfilter[local]'"

@@ -235,7 +235,7 @@ def test_a_model_that_does_not_generate(folder: Path) -> None:
     refused(folder, "not a causal language model", early=False)
 
 
-@pytest.mark.types("is a folder: remove 'revision'", "Give a folder that holds config.json")
+@pytest.mark.types("is a «»: remove 'revision'", "Give a folder that holds config.json")
 def test_names_that_lead_nowhere(folder: Path) -> None:
     shipped = {"tiny": folder}
     assert problems("tyny", folder, shipped) == ["model 'tyny' is not known; did you mean 'tiny'?"]

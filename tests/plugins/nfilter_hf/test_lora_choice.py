@@ -133,6 +133,7 @@ def test_too_few_steps_are_said_with_what_to_type(
     )
 
 
+@pytest.mark.types("leave train.max_steps out, or raise it", "leave «» out (batch_size")
 @pytest.mark.parametrize(
     ("settings", "rows", "remedy"),
     [

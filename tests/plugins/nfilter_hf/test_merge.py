@@ -236,7 +236,7 @@ def test_the_command_folds_the_adapter_of_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.types(
-    "is no folder here: give its folder or hub id with --model",
+    "is not here: give its folder, GGUF file or hub id with --model",
     "is not YAML («»): name the base with --model",
 )
 def test_a_base_that_moved_is_found_through_the_recipe_or_named(tmp_path: Path) -> None:

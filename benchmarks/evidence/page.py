@@ -107,7 +107,7 @@ def work(cells: Sequence[Mapping[str, Any]]) -> str:
     """How long it took: in all, and a cell by what it does."""
     by: dict[str, list[float]] = {}
     for cell in cells:
-        shared = cell["cell"]["kind"] == "train" and cell.get("trained_in") != cell["cell"]["key"]
+        shared = cell.get("trained_in") not in (None, cell["cell"]["key"])
         by.setdefault("borrowed" if shared else cell["cell"]["kind"], []).append(cell["seconds"])
     means = ", ".join(f"{kind} {sum(s) / len(s):.1f} s" for kind, s in sorted(by.items()))
     return f"{sum(map(sum, by.values())) / 60:.1f} min of processor time in all" + (

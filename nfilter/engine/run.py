@@ -310,7 +310,7 @@ def _ingest(state: _Run, source: Artefact) -> Ingested:
         return told(state.log, state.directory.path, summary(source))
     done = ingest(recipe.source, recipe, source, state.directory.path, state.limit)
     unreadable = f", {done.unreadable} unreadable (quarantine.jsonl)" if done.unreadable else ""
-    state.log.info(f"source: {done.read} rows{unreadable}")
+    state.log.info(f"source: {done.read} {'row' if done.read == 1 else 'rows'}{unreadable}")
     return told(state.log, state.directory.path, done)
 
 

@@ -23,15 +23,12 @@ _MEANING: Final = {
     "cleaned": ", trained on what was kept",
     "truth": ", trained on the true labels",
 }
-_NEEDS = {
-    "recovered": ("cleaned_minus_raw", "truth_minus_raw", "the true labels over the raw ones"),
-    "recovered_vanilla": (
-        "vanilla_minus_raw",
-        "truth_minus_raw",
-        "the true labels over the raw ones",
-    ),
-    "gain": ("cleaned_minus_vanilla", "truth_minus_vanilla", "the true labels over no training"),
+_NEEDS: Final = {
+    "recovered": ("cleaned_minus_raw", "truth_minus_raw"),
+    "recovered_vanilla": ("vanilla_minus_raw", "truth_minus_raw"),
+    "gain": ("cleaned_minus_vanilla", "truth_minus_vanilla"),
 }
+"""The differences above and below the line of each ratio."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +132,15 @@ def _detection(metrics: Mapping[str, Any]) -> str:
 
 def _done(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines = [
-        ("relabelled", f"{_count(figures.figure(metrics, 'samples.relabelled'))} of the rows kept"),
+        ("relabelled", _some(metrics, "relabelled", "of the rows kept", "of the rows kept")),
         (
             "dropped",
-            f"{_count(figures.figure(metrics, 'samples.dropped'))}, each with its reason in dropped.jsonl",
+            _some(
+                metrics,
+                "dropped",
+                ", with its reason in dropped.jsonl",
+                ", each with its reason in dropped.jsonl",
+            ),
         ),
         ("kept", f"{_count(figures.figure(metrics, 'samples.kept'))}, in cleaned.jsonl"),
     ]
@@ -155,6 +157,15 @@ def _done(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     if (trained := training.closing(metrics)) is not None:
         lines.append(("trained", trained))
     return lines
+
+
+def _some(metrics: Mapping[str, Any], key: str, of_one: str, of_more: str) -> str:
+    """A count of rows and what is to be said of them; ``none`` where there are none."""
+    found = figures.figure(metrics, f"samples.{key}")
+    if found is not None and not found.mean:
+        return "none"
+    said = of_one if found is not None and found.mean == 1 else of_more
+    return f"{_count(found)}{said if said.startswith(',') else f' {said}'}"
 
 
 def _tokens(metrics: Mapping[str, Any]) -> str:
@@ -274,7 +285,7 @@ def _arm(arm: Mapping[str, Any]) -> str:
 
 def _ratio(metrics: Mapping[str, Any], key: str, of: str) -> str:
     found = metrics.get(key)
-    above, below, what = _NEEDS[key]
+    above, below = _NEEDS[key]
     compared = metrics.get("comparisons") or {}
     if text.is_number(found):
         over = compared.get(above)
@@ -290,14 +301,13 @@ def _ratio(metrics: Mapping[str, Any], key: str, of: str) -> str:
         )
         return f"not measured: it needs the arm {' and '.join(needed)}"
     difference = compared[below]
+    best, other = below.split("_minus_")
     if difference["mean"] <= 0:
-        return f"no figure: {what} gained nothing ({difference['mean']:+.3f})"
+        return f"no share: {best} is no better than {other} ({difference['mean']:+.3f})"
+    said = f"no share: {best} is {difference['mean']:.3f} above {other}"
     if difference["standard_error"] is None:
-        return "no figure: one test row has no standard error"
-    return (
-        f"no figure: {what} gained {difference['mean']:+.3f}, under three standard errors "
-        f"({3 * difference['standard_error']:.3f})"
-    )
+        return f"{said}, on one test row"
+    return f"{said}, which may be chance (three standard errors are {3 * difference['standard_error']:.3f})"
 
 
 def _ends(found: figures.Figure | None) -> str:

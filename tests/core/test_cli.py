@@ -213,7 +213,7 @@ def test_a_run_through_the_command_line(
         "run", "r.yaml", "--set", "name=other", "--limit", "1", path=[example_dist], cwd=home
     )
     assert done.returncode == 0
-    assert "source: 1 rows" in done.stderr
+    assert "source: 1 row\n" in done.stderr
     assert "Traceback" not in done.stderr
     assert len((home / "runs" / "other" / "cleaned.jsonl").read_text().splitlines()) == 1
     wrong = command("run", "bad.yaml", path=[example_dist], cwd=home)

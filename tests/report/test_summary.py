@@ -67,9 +67,9 @@ def test_no_null_is_shown_as_such(world, shown):
         (
             0.02,
             0.01,
-            "no figure: the true labels over the raw ones gained +0.020, under three standard errors (0.030)",
+            "no share: truth is 0.020 above raw, which may be chance (three standard errors are 0.030)",
         ),
-        (-0.01, 0.01, "no figure: the true labels over the raw ones gained nothing (-0.010)"),
+        (-0.01, 0.01, "no share: truth is no better than raw (-0.010)"),
     ],
 )
 def test_why_there_is_no_ratio(mean, error, said, world, shown):
@@ -121,6 +121,21 @@ def test_what_became_of_flagged_rows_is_said_in_words(relabel, said, world, show
     metrics = read(RUN)
     metrics["relabel"].update(relabel)
     assert f"new labels right {said} all labels" in " ".join(say(shown, RUN, metrics).split())
+
+
+@pytest.mark.parametrize(
+    ("count", "relabelled", "dropped"),
+    [
+        (0, "none", "none"),
+        (1, "1 of the rows kept", "1, with its reason in dropped.jsonl"),
+        (2000, "2,000 of the rows kept", "2,000, each with its reason in dropped.jsonl"),
+    ],
+)
+def test_counts_of_rows_are_said_in_words(count, relabelled, dropped, world, shown):
+    metrics = read(RUN)
+    metrics["samples"].update(relabelled=count, dropped=count)
+    screen = " ".join(say(shown, RUN, metrics).split())
+    assert f"relabelled {relabelled} dropped {dropped} kept 22" in screen
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,16 @@ The rule, and where each part of it comes from:
 - ``batch_size``: the largest of 4, 8, 16 and 32 with which an epoch over the rows of the run has 50 optimiser steps or
   more; 4 where none has. LoRA loses by large batches, whatever its rank (Schulman et al., LoRA Without Regret, 2025);
   LLaMA-Factory, TRL, axolotl and Unsloth begin with 4 to 16.
-- ``epochs``: 2, as in the RobustFT paper, or as many as 60 steps take, at most 10. (OpenAI's fine-tuning takes more epochs
-  for few rows as well; Unsloth and TRL: 1 to 3 where rows suffice.) It is counted from the rows of the training itself.
+- ``epochs``: 2, as in the RobustFT paper (Unsloth: 1 to 3), or as many as 100 steps over the rows of the run take, at most 10.
+  OpenAI's guide to fine-tuning takes more epochs for few rows as well, until 100 examples are seen, at a batch size of 1 or so.
 - ``lr``: 2e-4 at a hidden size of 2048, the value with which TRL, axolotl and Unsloth begin; ``(2048 / hidden) ** 0.781``
   times that for others, the exponent that LoRA Without Regret fitted to Llama models of 1 to 70 billion parameters (its
   LoRA rate is ten times that of full fine-tuning); from 5e-5 to 1e-3. 8 billion parameters (4096): 1.2e-4; 135 million
   (576): 5.4e-4. It does not depend on the rows, so that all trainings of a run have one.
 
-The arms of a run have the rows of the run in common, so that they have one batch size; an arm that lost rows takes as many
-epochs and fewer steps, until these would be under 60. A training that a stage asks for (a warm-up reference) follows
-the same rule with its own rows.
+The arms of a run have the rows of the run in common, so that batch size and epochs are the same: an arm that lost rows takes fewer
+steps. Where these would be under 60, it takes more epochs, at most 10. A training that a stage asks for (a warm-up reference)
+follows the same rule with its own rows.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from nfilter_hf.lora_settings import LoraSettings
 
 BATCHES: Final = (4, 8, 16, 32)
 EPOCH_STEPS: Final = 50
-LEAST_STEPS: Final = 60
+STEPS: Final = 100
+ARM_STEPS: Final = 60
 EPOCHS: Final = (2, 10)
 FEW: Final = 20
 """Optimiser steps under which an adapter has hardly begun to learn: a warning."""
@@ -67,7 +68,7 @@ def choose(config: LoraSettings, samples: int, hidden: int | None, rows: int | N
     ``hidden`` is the model's hidden size, None where it is not known. What the recipe sets stays as it is.
     """
     batch = choose_batch(rows or samples) if config.batch_size == "auto" else config.batch_size
-    epochs = choose_epochs(samples, batch) if config.epochs == "auto" else config.epochs
+    epochs = choose_epochs(samples, batch, rows) if config.epochs == "auto" else config.epochs
     lr = choose_lr(hidden) if config.lr == "auto" else config.lr
     steps = step_count(samples, batch, epochs, config.max_steps)
     return Choice(batch, epochs, lr, steps, open_settings(config))
@@ -78,11 +79,16 @@ def choose_batch(rows: int) -> int:
     return max((size for size in BATCHES if rows >= EPOCH_STEPS * size), default=BATCHES[0])
 
 
-def choose_epochs(samples: int, batch_size: int) -> int:
-    """Epochs, by the rule above."""
-    each = -(-samples // batch_size)
-    low, high = EPOCHS
-    return min(high, max(low, -(-LEAST_STEPS // max(1, each))))
+def choose_epochs(samples: int, batch_size: int, rows: int | None) -> int:
+    """Epochs, by the rule above; ``rows`` are those of the run for an arm of it."""
+    least, most = EPOCHS
+    of_all = _epochs(rows or samples, batch_size, STEPS)
+    return min(most, max(least, of_all, _epochs(samples, batch_size, ARM_STEPS)))
+
+
+def _epochs(samples: int, batch_size: int, steps: int) -> int:
+    """The epochs that so many steps take."""
+    return -(-steps // max(1, -(-samples // batch_size)))
 
 
 def choose_lr(hidden: int | None) -> float:
@@ -145,7 +151,7 @@ def too_few(config: LoraSettings, choice: Choice, samples: int) -> str | None:
 
 def _remedy(config: LoraSettings, choice: Choice, samples: int) -> str:
     if step_count(samples, choice.batch_size, choice.epochs, None) > choice.steps:
-        return f"leave train.max_steps out, or raise it to {LEAST_STEPS}"
+        return f"leave train.max_steps out, or raise it to {STEPS}"
     given = [name for name in ("batch_size", "epochs") if name not in choice.open]
     left = config.model_copy(update=dict.fromkeys(given, "auto"))
     better = choose(left, samples, None, None)
@@ -154,10 +160,10 @@ def _remedy(config: LoraSettings, choice: Choice, samples: int) -> str:
             f"leave {_list([f'train.{name}' for name in given])} out (batch_size {better.batch_size} and epochs "
             f"{better.epochs} are {better.steps} steps)"
         )
-    each = -(-samples // better.batch_size)
-    epochs = -(-LEAST_STEPS // each)
+    epochs = _epochs(samples, better.batch_size, STEPS)
+    steps = step_count(samples, better.batch_size, epochs, None)
     size = f", with train.batch_size: {better.batch_size}," if "batch_size" in given else ""
-    return f"more rows are better; with these, train.epochs: {epochs}{size} makes {epochs * each} steps"
+    return f"more rows are better; with these, train.epochs: {epochs}{size} makes {steps} steps"
 
 
 def _rows(number: int) -> str:

@@ -74,7 +74,7 @@ class LoraSettings(StageConfig):
     schedule: Schedule = "linear"
     warmup: float = Field(default=0.03, ge=0, le=1, description="share of the steps that warm up")
     epochs: Annotated[int, Field(ge=1)] | Auto = Field(
-        default="auto", description="auto: 2, or as many as 60 optimiser steps take, at most 10"
+        default="auto", description="auto: 2, or as many as 100 optimiser steps take, at most 10"
     )
     max_steps: int | None = Field(default=None, ge=1, description="ends training early")
     batch_size: Annotated[int, Field(ge=1)] | Auto = Field(

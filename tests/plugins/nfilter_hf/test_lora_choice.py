@@ -22,8 +22,8 @@ from nfilter_hf.lora_settings import LoraSettings
     ("rows", "batch_size", "epochs", "steps"),
     [
         (3, 4, 10, 10),  # too few for any choice: there is a warning
-        (32, 4, 8, 64),
-        (160, 4, 2, 80),
+        (32, 4, 10, 80),
+        (160, 4, 3, 120),
         (640, 8, 2, 160),
         (1585, 16, 2, 200),
         (1600, 32, 2, 100),
@@ -86,8 +86,8 @@ def test_the_hidden_size_of_a_config_json(config: dict[str, Any], size: int | No
 def test_what_was_chosen_is_said_with_what_it_was_chosen_for() -> None:
     every = choose(LoraSettings(), 32, 576, 32)
     assert told(every, 32, 576) == (
-        "batch_size 4, epochs 8 and lr 0.00054 are chosen for 32 rows and the model's hidden size of 576: "
-        "64 optimiser steps"
+        "batch_size 4, epochs 10 and lr 0.00054 are chosen for 32 rows and the model's hidden size of 576: "
+        "80 optimiser steps"
     )
     one = choose(LoraSettings(batch_size=8, epochs=1), 32, None, 32)
     assert (
@@ -104,22 +104,22 @@ HARDLY = ": the adapter will hardly differ from the untrained model; "
         (
             {"batch_size": 48, "epochs": 2},
             32,
-            "only 2 optimiser steps on 32 rows (batch_size 48, epochs 2)%sleave train.batch_size and train.epochs out (batch_size 4 and epochs 8 are 64 steps)",
+            "only 2 optimiser steps on 32 rows (batch_size 48, epochs 2)%sleave train.batch_size and train.epochs out (batch_size 4 and epochs 10 are 80 steps)",
         ),
         (
             {"epochs": 1},
             32,
-            "only 8 optimiser steps on 32 rows (batch_size 4, epochs 1)%sleave train.epochs out (batch_size 4 and epochs 8 are 64 steps)",
+            "only 8 optimiser steps on 32 rows (batch_size 4, epochs 1)%sleave train.epochs out (batch_size 4 and epochs 10 are 80 steps)",
         ),
         (
             {"max_steps": 1},
             160,
-            "only 1 optimiser step on 160 rows (batch_size 4, epochs 2, max_steps 1)%sleave train.max_steps out, or raise it to 60",
+            "only 1 optimiser step on 160 rows (batch_size 4, epochs 3, max_steps 1)%sleave train.max_steps out, or raise it to 100",
         ),
         (
             {},
             3,
-            "only 10 optimiser steps on 3 rows (batch_size 4, epochs 10)%smore rows are better; with these, train.epochs: 60 makes 60 steps",
+            "only 10 optimiser steps on 3 rows (batch_size 4, epochs 10)%smore rows are better; with these, train.epochs: 100 makes 100 steps",
         ),
         ({}, 8, None),
     ],

@@ -137,7 +137,9 @@ def _elsewhere(path: Path, model: str, site: Site, *, ships: bool) -> Location:
 def _on_hub(model: str) -> Location | None:
     """``hub-id:file.gguf``; one letter before the colon is a drive."""
     hub_id, _, file = model.partition(":")
-    if len(hub_id) < 2 or not _HUB_ID.fullmatch(hub_id) or hub_id.endswith("..") or not file:
+    if len(hub_id) < 2 or not _HUB_ID.fullmatch(hub_id) or hub_id.endswith(".."):
+        return None
+    if any(part in ("", ".", "..") for part in file.replace("\\", "/").split("/")):
         return None
     return Location(hub_id=hub_id, file=file)
 

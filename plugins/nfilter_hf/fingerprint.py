@@ -48,7 +48,7 @@ def fingerprint(
         # A file that is all of a checkpoint may have any name.
         name = path.name if path != place else path.suffix
         size = path.stat().st_size
-        total.update(f"{name}\0{size}\0{_digest(path, digests)}\n".encode())
+        total.update(f"{name}\0{size}\0{digest_of(path, digests)}\n".encode())
     return total.hexdigest()
 
 
@@ -69,7 +69,8 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _digest(path: Path, remembered: Path | None) -> str:
+def digest_of(path: Path, remembered: Path | None = None) -> str:
+    """SHA-256 of a file; of a large one as ``remembered`` has it, unless its size or time of change is another."""
     stat = path.stat()
     if remembered is None or stat.st_size < _LARGE:
         return _hash(path)

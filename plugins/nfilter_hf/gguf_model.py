@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,8 +18,8 @@ from nfilter_hf import gguf_corrections
 from nfilter_hf.fingerprint import cache_folder, file_sha256
 from nfilter_hf.gguf_corrections import correct_settings, correct_tokenizer
 from nfilter_hf.gguf_header import read_header
+from nfilter_hf.kept import is_whole, keep
 
-_DIGESTS: Final = "digests.json"
 _LIBRARIES: Final = ("transformers", "tokenizers", "gguf")
 
 
@@ -34,12 +32,15 @@ def settings_and_tokenizer(file: Path) -> tuple[Any, Any]:
     Raises ModelError for a file that transformers cannot use.
     """
     kept = cache_folder() / "gguf" / _key(file)
-    if _is_whole(kept):
+    if is_whole(kept):
         return _load(kept)
     settings, tokenizer = _convert(file)
-    if _keep(settings, tokenizer, kept):
-        return _load(kept)
-    return settings, tokenizer
+
+    def write(folder: Path) -> None:
+        settings.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    return _load(kept) if keep(kept, write) else (settings, tokenizer)
 
 
 @contextmanager
@@ -83,12 +84,17 @@ def _convert(file: Path) -> tuple[Any, Any]:
     return settings, tokenizer
 
 
+def made_by() -> str:
+    """SHA-256 of the code that reads a GGUF file: versions of the libraries, and this plugin's part."""
+    versions = [_version(name) for name in _LIBRARIES]
+    code = [file_sha256(Path(part)) for part in (__file__, gguf_corrections.__file__)]
+    return hashlib.sha256(json.dumps([versions, code]).encode()).hexdigest()
+
+
 def _key(file: Path) -> str:
     """SHA-256 of all that settings and tokenizer are made from: a small part of the file."""
     header = read_header(file)
-    versions = [_version(name) for name in _LIBRARIES]
-    code = [file_sha256(Path(part)) for part in (__file__, gguf_corrections.__file__)]
-    total = hashlib.sha256(json.dumps([versions, code]).encode())
+    total = hashlib.sha256(made_by().encode())
     with file.open("rb") as data:
         total.update(data.read(header.size))
         # Divisors of the frequencies are a part of the settings, and lie among the weights.
@@ -105,36 +111,11 @@ def _version(name: str) -> str:
         return ""
 
 
-def _is_whole(folder: Path) -> bool:
-    try:
-        digests = json.loads((folder / _DIGESTS).read_text(encoding="utf-8"))
-        return all(file_sha256(folder / name) == digest for name, digest in digests.items())
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
 def _load(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoTokenizer
 
     settings = AutoConfig.from_pretrained(str(folder), local_files_only=True)
     return settings, AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-
-
-def _keep(settings: Any, tokenizer: Any, folder: Path) -> bool:
-    """Save both whole or not at all; whether they are there."""
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}")
-    try:
-        partial.mkdir(parents=True)
-        settings.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        digests = {path.name: file_sha256(path) for path in sorted(partial.iterdir())}
-        (partial / _DIGESTS).write_text(json.dumps(digests, indent=1), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.replace(folder)
-    except OSError:
-        # A home that cannot be written costs the next run the same seconds, and another process may have been first.
-        shutil.rmtree(partial, ignore_errors=True)
-    return _is_whole(folder)
 
 
 @contextmanager
@@ -157,4 +138,4 @@ def _plain(items: Iterable[Any], **settings: Any) -> Iterable[Any]:
     return items
 
 
-__all__ = ["alone", "settings_and_tokenizer", "unpacking"]
+__all__ = ["alone", "made_by", "settings_and_tokenizer", "unpacking"]

@@ -15,6 +15,7 @@ from nfilter_hf.checks import folder_problems, header_problems
 from nfilter_hf.config import HFConfig, locate
 from nfilter_hf.gguf_corrections import refuse_left_out
 from nfilter_hf.gguf_header import read_header
+from nfilter_hf.gguf_weights import keep_unpacked, unpacked
 
 if TYPE_CHECKING:
     import torch
@@ -319,6 +320,7 @@ def _weights(config: HFConfig, source: Source, settings: Any, device: str) -> An
 
 
 def _read_weights(source: Source, settings: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+    import torch
     from transformers import AutoModelForCausalLM
 
     common = {"config": settings, "trust_remote_code": False, "output_loading_info": True}
@@ -328,11 +330,23 @@ def _read_weights(source: Source, settings: Any, options: dict[str, Any]) -> tup
                 str(source.folder), use_safetensors=True, local_files_only=True, **common, **options
             )
         )
+    # Small models are kept unpacked, in the type that a CPU computes in.
+    plain = options == {"dtype": torch.float32}
+    kept = unpacked(source.place) if plain else None
+    if kept is not None:
+        return tuple(
+            AutoModelForCausalLM.from_pretrained(
+                str(kept), use_safetensors=True, local_files_only=True, **common, **options
+            )
+        )
     unpacking = gguf_model.unpacking()
     with gguf_model.alone(source.place) as (folder, file):
-        return tuple(
-            AutoModelForCausalLM.from_pretrained(folder, **file, **unpacking, **common, **options)
+        module, info = AutoModelForCausalLM.from_pretrained(
+            folder, **file, **unpacking, **common, **options
         )
+    if plain and not info.get("missing_keys"):
+        keep_unpacked(module, source.place)
+    return module, info
 
 
 def _four_bit(dtype: Any) -> Any:

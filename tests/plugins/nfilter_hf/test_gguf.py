@@ -270,6 +270,9 @@ def test_files_that_are_not_there(written: Callable[..., Path], tmp_path: Path) 
     (found,) = problems("gone/x.gguf", tmp_path)
     assert f"there is no file {tmp_path / 'gone/x.gguf'}" in found
     assert "org/name:file.gguf" in found
+    for name in ("org/name:../../x.gguf", "org/name:/x.gguf", "C:/x.gguf", "org/name:a/..\\x.gguf"):
+        (found,) = problems(name, tmp_path)
+        assert "there is no file" in found, name
     (tmp_path / "x.bin").write_bytes(b"x")
     (found,) = problems("./x.bin", tmp_path)
     assert "does not end in .gguf" in found

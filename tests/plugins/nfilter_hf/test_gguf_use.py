@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nfilter import Message, ModelError, Sample, Site
 from nfilter.testing import FakeContext
+from nfilter_hf import gguf_weights, loading
 from nfilter_hf.backend import HFBackend
 from nfilter_hf.lora import LoraTrainer
 from nfilter_hf.memory import training_memory
@@ -40,8 +41,8 @@ def file(folder: Path, tmp_path: Path) -> Path:
     return path
 
 
-def backend(model: Path | str) -> HFBackend:
-    return HFBackend(HFBackend.Config(model=str(model), device="cpu"), Site(Path()))
+def backend(model: Path | str, **config: Any) -> HFBackend:
+    return HFBackend(HFBackend.Config(model=str(model), device="cpu", **config), Site(Path()))
 
 
 def trained(model: HFBackend, out: Path) -> Path:
@@ -97,6 +98,43 @@ def test_a_folder_with_one_file_is_a_base_too(file: Path, tmp_path: Path) -> Non
         ModelError, match=r"there is no file .*model\.gguf.*; name the base with --model"
     ):
         merge(adapter, str(file), tmp_path / "other")
+
+
+def test_small_models_are_kept_unpacked_and_made_again_where_they_are_damaged(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked: list[Path] = []
+    plain = loading.gguf_model.unpacking
+    monkeypatch.setattr(loading.gguf_model, "unpacking", lambda: unpacked.append(file) or plain())
+    first = backend(file)._load().module
+    again = backend(file)._load().module
+    assert unpacked == [file]
+    assert again.state_dict().keys() == first.state_dict().keys()
+    for name, values in first.state_dict().items():
+        assert torch.equal(values, again.state_dict()[name])
+    one, other = (
+        {**each.config.to_dict(), "architectures": None, "_name_or_path": None}
+        for each in (first, again)
+    )
+    assert one == other
+    assert again.generation_config.to_dict() == first.generation_config.to_dict()
+    assert again.name_or_path == first.name_or_path == str(file)
+    (kept,) = (tmp_path / "cache" / "nfilter" / "gguf-weights").glob("*/*")
+    weights = kept / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert torch.equal(logits(backend(file)._load().module), logits(first))
+    assert unpacked == [file, file]
+    # In another type it is unpacked anew, and what other code made of the same file goes.
+    assert backend(file, dtype="bfloat16")._load().module.dtype == torch.bfloat16
+    assert unpacked == [file] * 3
+    monkeypatch.setattr(gguf_weights, "made_by", lambda: "newer")
+    backend(file)._load()
+    assert [path.name for path in kept.parent.iterdir()] == ["newer"]
+    monkeypatch.setattr(gguf_weights, "_LARGEST", 1000)
+    monkeypatch.setattr(gguf_weights, "made_by", lambda: "newest")
+    backend(file)._load()
+    assert [path.name for path in kept.parent.iterdir()] == ["newer"]
 
 
 def test_memory_is_estimated_from_the_header(file: Path, folder: Path) -> None:

@@ -1,0 +1,42 @@
+"""Folders that are made once and kept in the user's cache: whole and as they were made, or made again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from nfilter_hf.fingerprint import default_digests, digest_of
+
+_DIGESTS: Final = "digests.json"
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether ``folder`` is there, and each file in it is what was written."""
+    try:
+        digests = json.loads((folder / _DIGESTS).read_text(encoding="utf-8"))
+        return all(
+            digest_of(folder / name, default_digests()) == digest
+            for name, digest in digests.items()
+        )
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def keep(folder: Path, write: Callable[[Path], None]) -> bool:
+    """Let ``write`` fill a new folder, and put it in the place of ``folder``; whether that is there and whole then."""
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+        write(partial)
+        digests = {path.name: digest_of(path) for path in sorted(partial.iterdir())}
+        (partial / _DIGESTS).write_text(json.dumps(digests, indent=1), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.replace(folder)
+    except OSError:
+        # A home that cannot be written costs the next run the same seconds, and another process may have been first.
+        shutil.rmtree(partial, ignore_errors=True)
+    return is_whole(folder)

@@ -235,12 +235,13 @@ def check(
     for warning in report.warnings:
         click.echo(f"warning: {_plain(warning)}")
     stages = len(loaded.samples) + len(loaded.tokens)
+    noun = "stage" if stages == 1 else "stages"
     number = len(report.warnings)
     warned = f", {number} warning{'s' if number != 1 else ''}" if number else ""
     given = [word for text in assignments for word in ("--set", text)]
     given += [word for host in allow for word in ("--allow-host", host)]
     command = shlex.join(["nfilter", "run", str(recipe), *given])
-    click.echo(f"{recipe}: no faults{warned}; `{_plain(command)}` runs {stages} stages")
+    click.echo(f"{recipe}: no faults{warned}; `{_plain(command)}` runs {stages} {noun}")
 
 
 @main.command()

@@ -20,7 +20,7 @@ follows the same rule with its own rows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from nfilter import JSON, Foretold
@@ -132,9 +132,16 @@ def foretell(config: LoraSettings, rows: int | None, hidden: int | None) -> Fore
         given = open_settings(config)
         return Foretold(f"{_list(given)} {_are(given)} chosen by rows and model" if given else "")
     choice = choose(config, rows, hidden, rows)
-    return Foretold(
-        told(choice, rows, hidden) if choice.open else "", too_few(config, choice, rows) or ""
-    )
+    said = []
+    later = hidden is None and "lr" in choice.open
+    known = tuple(name for name in choice.open if name != "lr" or not later)
+    if known:
+        said.append(told(replace(choice, open=known), rows, hidden))
+    if later:
+        said.append(
+            "lr is chosen by the model's size, which is known once the model is on this machine"
+        )
+    return Foretold("; ".join(said), too_few(config, choice, rows) or "")
 
 
 def too_few(config: LoraSettings, choice: Choice, samples: int) -> str | None:

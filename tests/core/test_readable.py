@@ -134,7 +134,7 @@ def test_nothing_is_warned_of_where_all_rows_can_be_read(
     told = capsys.readouterr().out
     assert "source: all of the first 200 rows can be read\n" in told
     assert "warning" not in told
-    assert "r.yaml: no faults; `nfilter run r.yaml` runs 1 stages" in told
+    assert "r.yaml: no faults; `nfilter run r.yaml` runs 1 stage" in told
 
 
 def test_check_names_what_rows_hold_and_no_sample_carries(

@@ -199,6 +199,11 @@ def test_before_a_run_the_rows_may_be_unknown(tmp_path: Path) -> None:
     known = LoraTrainer.foretold(open_, model, site, 32)
     assert "lr 0.00054 are chosen for 32 rows and the model's hidden size of 576" in known.text
     assert known.warning == ""
+    away = LoraTrainer.foretold(open_, HFConfig(model="some/hub-id"), site, 32)
+    assert away.text == (
+        "batch_size 4 and epochs 10 are chosen for 32 rows: 80 optimiser steps; lr is chosen by the model's size, which is known "
+        "once the model is on this machine"
+    )
     assert LoraTrainer.foretold(set_, model, site, None).text == ""
     assert "only 2 optimiser steps" in LoraTrainer.foretold(set_, model, site, 32).warning
     assert LoraTrainer.fits_rows(open_)

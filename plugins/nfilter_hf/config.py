@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,8 +27,8 @@ class HFConfig(StageConfig):
     quarter of it where a CPU scores). ``max_length``
     shortens the context that the model itself allows. ``chat_template: none`` ignores the model's own template and
     writes Tulu-style roles, as is done for a model that has no template. ``embed_layer`` is the hidden layer whose states
-    make an embedding: 0 the tokens' own vectors, 1 the first layer's output, and so on; the last by default. ``embed_window``
-    says what of a text longer than the context is embedded: its ``head``, its ``tail``, or the ``mean`` over all its parts.
+    make an embedding: 0 the tokens' own vectors, 1 the first layer's output, and so on, or a share
+    of the depth (0.66); the last by default. ``embed_window`` says what of a text longer than the context is embedded: its ``head``, its ``tail``, or the ``mean`` over all its parts.
     """
 
     also_known: ClassVar[Mapping[str, str]] = {
@@ -51,7 +51,7 @@ class HFConfig(StageConfig):
     batch_tokens: int = Field(default=16384, gt=0)
     max_length: int | None = Field(default=None, gt=1)
     chat_template: Literal["auto", "none"] = "auto"
-    embed_layer: int | None = Field(default=None, ge=0)
+    embed_layer: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] | None = None
     embed_window: Literal["head", "tail", "mean"] = "head"
 
 

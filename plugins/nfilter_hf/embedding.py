@@ -28,17 +28,19 @@ def embed(
     loaded: Loaded,
     texts: Sequence[str],
     budget: Budget,
-    layer: int | None = None,
+    layer: int | float | None = None,
     window: Window = "head",
 ) -> Embedded:
     """Hidden states of ``layer``, averaged over each text's tokens; not normalised.
 
-    Layer 0 is the tokens' own vectors, None the last layer. Of a text that is longer than the model's context,
+    Layer 0 is the tokens' own vectors, None the last layer; a share between 0 and 1 is that share of the depth. Of a text that is longer than the model's context,
     ``window`` says what counts: its first tokens, its last, or all of them in parts, as the mean over all tokens.
     A text without tokens is the zero vector. Raises ModelError where the model has no such layer.
     """
     shape = loaded.module.config.get_text_config()
     width = int(shape.hidden_size)
+    if isinstance(layer, float):
+        layer = max(1, round(layer * int(shape.num_hidden_layers)))
     if layer is not None and layer > int(shape.num_hidden_layers):
         raise ModelError(
             f"embed_layer {layer}: the model has layers 0 to {shape.num_hidden_layers}; choose one of them"

@@ -10,6 +10,7 @@ def nfilter_stages() -> list[type]:
     """All stages of the method, in the order in which a recipe uses them; then a control, and views from data."""
     from nfilter_robustft.answer import Answer
     from nfilter_robustft.check import Check
+    from nfilter_robustft.classifier import Classifier
     from nfilter_robustft.column import Column
     from nfilter_robustft.control import Random
     from nfilter_robustft.neighbors import Neighbors
@@ -17,5 +18,18 @@ def nfilter_stages() -> list[type]:
     from nfilter_robustft.relabel import Relabel
     from nfilter_robustft.review import Review
     from nfilter_robustft.select import Select
+    from nfilter_robustft.settle import Settle
 
-    return [Answer, Reason, Neighbors, Check, Relabel, Review, Select, Random, Column]
+    return [
+        Answer,
+        Reason,
+        Neighbors,
+        Classifier,
+        Check,
+        Settle,
+        Relabel,
+        Review,
+        Select,
+        Random,
+        Column,
+    ]

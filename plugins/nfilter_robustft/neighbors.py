@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -28,15 +26,12 @@ from nfilter import (
     place_of,
 )
 from nfilter_robustft import discriminant, similarity
-from nfilter_robustft.frequencies import among, frequencies
+from nfilter_robustft.graded import SHOWN, abstain, note_of, unsure
 from nfilter_robustft.index import Index, build
-from nfilter_robustft.keys import is_trusted, label_of, options_of, text_of
-from nfilter_robustft.views import view
+from nfilter_robustft.keys import text_of
+from nfilter_robustft.rows import Rows, frequencies_of, reference
 
 _BLOCK = 1024
-_CLASSES = 64
-_ROWS_A_CLASS = 10
-_SHOWN = 5  # votes named in a note
 _COPIES = 16  # neighbours asked for beyond k, since copies of the sample's own query do not vote
 _SILENT = "the neighbours' labels say nothing about this dataset's labels"
 
@@ -56,30 +51,6 @@ class NeighborsConfig(StageConfig):
     weighting: Literal["auto", "similarity", "discriminant"] = "auto"
     trusted: str | None = None
     reference: int = Field(default=10_000, ge=20)
-
-
-@dataclass(slots=True)
-class _Rows:
-    """What fit remembers of each sample."""
-
-    ids: list[str] = field(default_factory=list)
-    queries: list[int] = field(default_factory=list)
-    labels: list[str | None] = field(default_factory=list)
-    trusted: list[bool] = field(default_factory=list)
-    vectors: list[FloatArray] = field(default_factory=list)
-    closed: set[frozenset[str]] = field(default_factory=set)
-
-    def classes(self) -> list[str] | None:
-        """The distinct answers where they are few and the same for all samples, else None."""
-        seen = {label for label in self.labels if label is not None}
-        if self.closed:
-            if len(self.closed) > 1:
-                return None
-            seen |= next(iter(self.closed))
-        known = sum(label is not None for label in self.labels)
-        if not 2 <= len(seen) <= _CLASSES or known < _ROWS_A_CLASS * len(seen):
-            return None
-        return sorted(seen)
 
 
 class Neighbors:
@@ -132,18 +103,12 @@ class Neighbors:
             sample.note(self.config.into, note) for sample, note in zip(chunk, notes, strict=True)
         ]
 
-    def _collect(self, stream: Iterable[Sample], ctx: Context) -> _Rows:
-        rows = _Rows()
+    def _collect(self, stream: Iterable[Sample], ctx: Context) -> Rows:
+        rows = Rows()
         block: list[Sample] = []
         with ctx.progress(None, "embedding queries") as progress:
             for sample in stream:
-                options = options_of(sample, ctx)
-                if options:
-                    rows.closed.add(frozenset(options))
-                rows.ids.append(sample.id)
-                rows.queries.append(hash_of(text_of(sample, ctx)))
-                rows.labels.append(label_of(sample, ctx))
-                rows.trusted.append(is_trusted(sample, self.config.trusted))
+                rows.add(sample, ctx, self.config.trusted)
                 block.append(sample)
                 if len(block) == _BLOCK:
                     rows.vectors.append(self._embed(block, ctx))
@@ -162,13 +127,11 @@ class Neighbors:
 
     # --- few answers: learned metric, cleaned voters -----------------------------------------------------------
 
-    def _discriminant(self, rows: _Rows, classes: list[str], ctx: Context) -> State:
+    def _discriminant(self, rows: Rows, classes: list[str], ctx: Context) -> State:
         vectors = np.concatenate(rows.vectors)
-        number = {label: code for code, label in enumerate(classes)}
-        codes = np.array([-1 if x is None else number[x] for x in rows.labels], dtype=np.int64)
-        labels = discriminant.Labels(codes, np.array(rows.trusted) & (codes >= 0), len(classes))
+        labels = rows.coded(classes)
         rng = np.random.default_rng(ctx.rng("folds").getrandbits(64))
-        chosen = _reference(labels, self.config.reference, rng)
+        chosen = reference(labels, self.config.reference, rng)
         queries = np.array(rows.queries, dtype=np.uint64)
         if self.config.trusted and not labels.trusted.any():
             ctx.log.warning(
@@ -222,7 +185,7 @@ class Neighbors:
                 "mode": "discriminant",
                 "classes": classes,
                 "informative": votes.informative,
-                "frequencies": _frequencies(rows),
+                "frequencies": frequencies_of(rows),
                 "report": {"neighbors": figures},
             },
             {"ids": keys[order], "probabilities": probabilities[order]},
@@ -236,14 +199,14 @@ class Neighbors:
                 "a stage between must not change ids"
             )
         if not state.values["informative"]:
-            return _unsure(sample, state, ctx)
+            return unsure(sample, state, ctx, _SILENT)
         classes: Any = state.values["classes"]
         shares = dict(zip(classes, state.arrays["probabilities"][place].tolist(), strict=True))
-        return _note(sample, shares, ctx, calibrated=True)
+        return note_of(sample, shares, ctx, calibrated=True)
 
     # --- any answers: similarity-weighted plurality ------------------------------------------------------------
 
-    def _similarity(self, rows: _Rows, ctx: Context) -> State:
+    def _similarity(self, rows: Rows, ctx: Context) -> State:
         if not rows.ids:
             return State({"mode": "similarity", "rows": 0})
         known = [i for i, label in enumerate(rows.labels) if label is not None]
@@ -287,7 +250,7 @@ class Neighbors:
                 "mode": "similarity",
                 "rows": len(known),
                 "informative": chosen.informative,
-                "frequencies": _frequencies(rows),
+                "frequencies": frequencies_of(rows),
                 "k": chosen.k,
                 "temperature": chosen.temperature,
                 "report": {"neighbors": figures},
@@ -298,9 +261,9 @@ class Neighbors:
     def _voted(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[dict[str, JSON]]:
         values: Any = state.values
         if not values["rows"] or not chunk:
-            return [_abstain("there are no neighbours with a label") for _ in chunk]
+            return [abstain("there are no neighbours with a label") for _ in chunk]
         if not values["informative"]:
-            return [_unsure(sample, state, ctx) for sample in chunk]
+            return [unsure(sample, state, ctx, _SILENT) for sample in chunk]
         if self._index is None or self._index[0] is not state:
             self._index = (state, Index.open(state.arrays))
         k = values["k"]
@@ -319,54 +282,11 @@ class Neighbors:
                 [answers[int(state.arrays["codes"][p])] for _, p in voters],
                 values["temperature"],
             )
-            names = [ids[p] for _, p in voters[:_SHOWN]]
+            names = [ids[p] for _, p in voters[:SHOWN]]
             notes.append(
-                _note(sample, _merged(shares, ctx), ctx, calibrated=False, neighbors=names)
+                note_of(sample, _merged(shares, ctx), ctx, calibrated=False, neighbors=names)
             )
         return notes
-
-
-def _note(
-    sample: Sample, shares: dict[str, float], ctx: Context, *, calibrated: bool, **more: JSON
-) -> dict[str, JSON]:
-    """A view note from shares by answer key; for multiple choice, keys are texts of options."""
-    options = options_of(sample, ctx)
-    label = label_of(sample, ctx)
-    support = 0.0 if label is None else shares.get(label, 0.0)
-    if options:
-        letters = dict(
-            zip(reversed(options), reversed(string.ascii_uppercase[: len(options)]), strict=True)
-        )
-        shares = {letters[key]: share for key, share in shares.items() if key in letters}
-    ranked = sorted(shares.items(), key=lambda item: (-item[1], item[0]))
-    if not ranked:
-        return _abstain("no neighbour's label is an answer to this sample")
-    votes: dict[str, JSON] = {answer: round(share, 6) for answer, share in ranked[:_SHOWN]}
-    note = view(ranked[0][0], text=ranked[0][0], calls=0)
-    graded: dict[str, JSON] = {
-        "support": round(support, 6),
-        "votes": votes,
-        "calibrated": calibrated,
-    }
-    return {**note, **graded, **more}
-
-
-def _frequencies(rows: _Rows) -> dict[str, JSON]:
-    return dict(frequencies(rows.labels, rows.trusted))
-
-
-def _unsure(sample: Sample, state: State, ctx: Context) -> dict[str, JSON]:
-    """The note of a view without an answer that knows how frequent the answers are."""
-    values: Any = state.values
-    shares = among(values["frequencies"], options_of(sample, ctx))
-    if not shares:
-        return _abstain(_SILENT)
-    note = _note(sample, shares, ctx, calibrated=True)
-    return {**note, "answer": None, "text": "", "failure": _SILENT}
-
-
-def _abstain(why: str) -> dict[str, JSON]:
-    return view(None, calls=0, failure=why, support=0.0, votes={}, calibrated=False)
 
 
 def _merged(shares: dict[str, float], ctx: Context) -> dict[str, float]:
@@ -381,14 +301,3 @@ def _merged(shares: dict[str, float], ctx: Context) -> dict[str, float]:
         head = next((a for a in merged if same.get((a, answer))), answer)
         merged[head] = merged.get(head, 0.0) + shares[answer]
     return merged
-
-
-def _reference(
-    labels: discriminant.Labels, size: int, rng: np.random.Generator
-) -> npt.NDArray[np.int64]:
-    """Positions of at most ``size`` rows: trusted ones first, then at random; in order."""
-    if len(labels.codes) <= size:
-        return np.arange(len(labels.codes))
-    order = rng.permutation(len(labels.codes))
-    rank = np.where(labels.trusted[order], 0, np.where(labels.known[order], 1, 2))
-    return np.sort(order[np.argsort(rank, kind="stable")][:size])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
@@ -40,6 +39,7 @@ from nfilter_robustft.views import (
     was_skipped,
     was_weak,
 )
+from nfilter_robustft.wording import in_the_form_of
 
 _PICKED = re.compile(
     r"[\W_]*(?:(?:final\s)?answer\W{0,4}(?:is\s)?)?(?:the\s)?candidate\s(?:number\s)?#?(\d)"
@@ -347,7 +347,7 @@ class Review:
         old, how = case.sample.response, self.config.write
         if how == "auto":
             options = ctx.answers.options(case.sample) if ctx.answers.kind == "choice" else None
-            spelled = _in_the_form_of(old.strip(), label, answer, options or ())
+            spelled = in_the_form_of(old.strip(), label, answer, options or ())
             if spelled is not None:
                 return spelled
             # Canonical open-ended text is the whole answer without the reasoning before it.
@@ -404,17 +404,3 @@ def _picked(text: str, shown: Sequence[_Candidate]) -> _Candidate | None:
     match = _PICKED.fullmatch(lines[-1].strip()) if lines else None
     number = int(match[1]) if match is not None else 0
     return shown[number - 1] if 1 <= number <= len(shown) else None
-
-
-def _in_the_form_of(old: str, label: str | None, answer: str, options: Sequence[str]) -> str | None:
-    """``answer`` spelled out as ``old`` is ("neutral", "B) neutral"); None where ``old`` does not name its option."""
-    if label is None:
-        return None
-    places = [string.ascii_uppercase.find(letter) for letter in (label, answer)]
-    if any(not 0 <= place < len(options) for place in places):
-        return None
-    was, now = (options[place] for place in places)
-    head = old.removesuffix(was)
-    if old == head or len(head) > 4 or (head and label not in head):
-        return None
-    return head.replace(label, answer, 1) + now

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 import nfilter_hf.loss
 from nfilter import CutTexts, Message, ModelError, Request, Sample, Sampling, TokenSample
@@ -230,6 +231,14 @@ def test_embeddings_of_a_layer(checkpoint: Any, open_backend: Any, layer: int) -
     if layer == 0:
         rows = loaded.module.get_input_embeddings().weight[ids[0]]
         np.testing.assert_allclose(vector, rows.mean(0).detach().numpy(), atol=1e-6)
+
+
+def test_a_layer_is_named_by_its_share_of_the_depth(checkpoint: Any, open_backend: Any) -> None:
+    first = open_backend(checkpoint(), embed_layer=1).embed(TEXTS)
+    np.testing.assert_array_equal(open_backend(checkpoint(), embed_layer=0.5).embed(TEXTS), first)
+    np.testing.assert_array_equal(open_backend(checkpoint(), embed_layer=0.1).embed(TEXTS), first)
+    with pytest.raises(ValidationError):
+        open_backend(checkpoint(), embed_layer=1.5)
 
 
 def test_a_layer_that_the_model_has_not_is_refused(checkpoint: Any, open_backend: Any) -> None:

@@ -1,0 +1,59 @@
+"""Notes of views that give shares of votes, one for each answer, in place of an answer alone."""
+
+from __future__ import annotations
+
+import string
+from typing import Any
+
+from nfilter import JSON, Context, Sample, State
+from nfilter_robustft.frequencies import among
+from nfilter_robustft.keys import label_of, options_of
+from nfilter_robustft.views import view
+
+SHOWN = 5  # votes named in a note
+
+
+def note_of(
+    sample: Sample, shares: dict[str, float], ctx: Context, *, calibrated: bool, **more: JSON
+) -> dict[str, JSON]:
+    """A view note from shares by answer key; for multiple choice, keys are texts of options."""
+    label = label_of(sample, ctx)
+    support = 0.0 if label is None else shares.get(label, 0.0)
+    shares = as_answers(sample, shares, ctx)
+    ranked = sorted(shares.items(), key=lambda item: (-item[1], item[0]))
+    if not ranked:
+        return abstain("no neighbour's label is an answer to this sample")
+    votes: dict[str, JSON] = {answer: round(share, 6) for answer, share in ranked[:SHOWN]}
+    note = view(ranked[0][0], text=ranked[0][0], calls=0)
+    graded: dict[str, JSON] = {
+        "support": round(support, 6),
+        "votes": votes,
+        "calibrated": calibrated,
+    }
+    return {**note, **graded, **more}
+
+
+def as_answers(sample: Sample, shares: dict[str, float], ctx: Context) -> dict[str, float]:
+    """``shares`` by the answers that a response to ``sample`` gives: letters, where its options are known by their texts."""
+    options = options_of(sample, ctx)
+    if not options:
+        return shares
+    letters = dict(
+        zip(reversed(options), reversed(string.ascii_uppercase[: len(options)]), strict=True)
+    )
+    return {letters[key]: share for key, share in shares.items() if key in letters}
+
+
+def unsure(sample: Sample, state: State, ctx: Context, why: str) -> dict[str, JSON]:
+    """The note of a view without an answer that knows how frequent the answers are; ``why`` it has none."""
+    values: Any = state.values
+    shares = among(values["frequencies"], options_of(sample, ctx))
+    if not shares:
+        return abstain(why)
+    note = note_of(sample, shares, ctx, calibrated=True)
+    return {**note, "answer": None, "text": "", "failure": why}
+
+
+def abstain(why: str) -> dict[str, JSON]:
+    """The note of a view that knows nothing about a sample, and why."""
+    return view(None, calls=0, failure=why, support=0.0, votes={}, calibrated=False)

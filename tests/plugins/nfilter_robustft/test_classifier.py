@@ -1,0 +1,250 @@
+"""The classifier's view and what is settled by it: notes, relabels, weights, reasons, silence."""
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from nfilter import ContractError, Embeds, Message, ModelNeed, Sample
+from nfilter.testing import FakeContext, FakeEncoder, check_sample_stage
+from nfilter_robustft.classifier import Classifier, ClassifierConfig
+from nfilter_robustft.settle import Settle, SettleConfig
+
+OPTIONS = ["sad", "calm", "glad"]
+CENTRES = np.array([[3.0, 0.0], [-1.5, 2.6], [-1.5, -2.6]])
+
+
+def clusters(n=400, rate=0.4, seed=0, distance=1.0, trusted=0, options=True):
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(3, size=n)
+    vectors = np.concatenate(
+        [distance * CENTRES[truth] + rng.normal(size=(n, 2)), rng.normal(size=(n, 12))], axis=1
+    )
+    label = np.where(rng.random(n) < rate, (truth + rng.integers(1, 3, size=n)) % 3, truth)
+    label = np.where(np.arange(n) < trusted, truth, label)
+    texts = ["A", "B", "C"] if options else OPTIONS
+    rows = [
+        Sample(
+            f"s{i}",
+            (Message("user", f"row {i}"), Message("assistant", texts[label[i]])),
+            meta={"sure": i < trusted, **({"options": OPTIONS} if options else {})},
+        )
+        for i in range(n)
+    ]
+    return rows, truth, label, FakeEncoder(lambda text: vectors[int(text.split()[1])])
+
+
+def view(rows, encoder, answers="choice", **config):
+    ctx = FakeContext(models={"encoder": encoder}, answers=answers, seed=0)
+    stage = Classifier(ClassifierConfig(**config))
+    state = stage.fit(iter(rows), ctx)
+    return stage.process(rows, state, ctx), state, ctx
+
+
+def settle(rows, ctx, **config):
+    stage = Settle(SettleConfig(**config))
+    return stage.process(rows, stage.fit(rows, ctx) if hasattr(stage, "fit") else None, ctx)
+
+
+def codes(samples):
+    return np.array(["ABC".index(s.response) for s in samples])
+
+
+def test_noisy_labels_are_relabelled_and_most_are_right_then():
+    rows, truth, label, encoder = clusters()
+    viewed, state, ctx = view(rows, encoder)
+    figures = state.values["report"]["classifier"]
+    assert figures["informative"]
+    assert figures["noise_rate"] == pytest.approx(np.mean(label != truth), abs=0.06)
+    assert figures["weights"] == {"encoder": pytest.approx(1.0)}
+    out = settle(viewed, ctx)
+    left = np.array([s.dropped is None for s in out])
+    assert left.mean() > 0.9
+    assert np.mean(label == truth) < 0.65
+    assert np.mean(codes(out)[left] == truth[left]) > 0.9
+    wrong = label != truth
+    flagged = np.array([s.notes["check"]["flagged"] for s in out])
+    assert 2 * (flagged & wrong).sum() / (flagged.sum() + wrong.sum()) > 0.9
+
+
+def test_votes_leave_the_own_label_out_and_the_posterior_has_it_in():
+    rows, _, label, encoder = clusters(900, 0.2, distance=0.6)
+    viewed, _, _ = view(rows, encoder)
+    for sample, code in zip(viewed, label, strict=True):
+        note = sample.notes["classifier"]
+        posterior = note["posterior"]
+        assert note["calibrated"] is True
+        assert sum(note["votes"].values()) == pytest.approx(1.0, abs=1e-4)
+        assert note["support"] == pytest.approx(note["votes"]["ABC"[code]], abs=1e-5)
+        assert posterior["label"] >= note["support"] - 1e-5
+        assert posterior["p"] >= posterior["label"] - 1e-6
+        assert posterior["of"] == 3
+    mean = np.mean([s.notes["classifier"]["posterior"]["p"] for s in viewed])
+    hit = np.mean(
+        [
+            s.notes["classifier"]["posterior"]["answer"] == "ABC"[t]
+            for s, t in zip(viewed, clusters(900, 0.2, distance=0.6)[1], strict=True)
+        ]
+    )
+    assert hit == pytest.approx(mean, abs=0.06)
+
+
+def posterior(answer, p, label, of=3):
+    return {
+        "classifier": {
+            "answer": answer,
+            "posterior": {"answer": answer, "p": p, "label": label, "of": of},
+        }
+    }
+
+
+def sample(response="B", pinned=False, weight=1.0, notes=None):
+    return Sample(
+        "x",
+        (Message("user", "q"), Message("assistant", response)),
+        notes=notes or posterior("A", 0.9, 0.04),
+        meta={"options": OPTIONS},
+        pinned=pinned,
+        weight=weight,
+    )
+
+
+def one(given, **config):
+    return settle([given], FakeContext(answers="choice"), **config)[0]
+
+
+def test_a_relabelled_row_weighs_what_its_label_is_worth_and_says_why():
+    out = one(sample(weight=2.0))
+    assert out.response == "A"
+    assert out.weight == pytest.approx(2 * (3 * 0.9 - 1) / 2)
+    assert out.why == (
+        "relabelled: classifier gives 'A' probability 0.90 and the label 'B' 0.04; weight 0.85"
+    )
+    assert out.notes["check"] == {
+        "flagged": True,
+        "noise_score": 0.96,
+        "answer": "A",
+        "worth": 0.85,
+    }
+
+
+def test_a_confirmed_row_keeps_its_label():
+    out = one(sample("A", notes=posterior("A", 0.8, 0.8)))
+    assert (out.response, out.weight) == ("A", pytest.approx(0.7))
+    assert out.notes["check"]["flagged"] is False
+    assert out.why.startswith("confirmed: classifier gives 'A' probability 0.80")
+
+
+def test_the_new_answer_is_spelled_as_the_old_one():
+    assert one(sample("B) calm")).response == "A) sad"
+    assert one(sample("calm")).response == "sad"
+
+
+def test_a_guess_leaves():
+    out = one(sample(notes=posterior("A", 0.4, 0.35)))
+    assert out.dropped == (
+        "as good as a guess: classifier gives 'A' probability 0.40 and the label 'B' 0.35; worth 0.10, least 0.25"
+    )
+    assert one(sample(notes=posterior("A", 0.4, 0.35)), least=0).dropped is None
+
+
+def test_controls_drop_instead_of_relabelling_or_weigh_nothing():
+    assert one(sample(), relabel=False).dropped.startswith("flagged: classifier gives 'A'")
+    hard = one(sample(), weights="none")
+    assert (hard.response, hard.weight) == ("A", 1.0)
+
+
+def test_a_pinned_row_stays_as_it_is():
+    out = one(sample(pinned=True))
+    assert (out.response, out.weight, out.dropped) == ("B", 1.0, None)
+    assert out.notes["check"]["flagged"] is False
+
+
+def test_where_the_view_is_silent_the_label_stays():
+    silent = {
+        "classifier": {
+            "answer": None,
+            "failure": "it knows nothing",
+            "support": 0.3,
+            "votes": {"A": 0.3},
+        }
+    }
+    out = one(sample(notes=silent))
+    assert (out.response, out.weight, out.dropped) == ("B", 1.0, None)
+    assert out.notes["check"] == {"flagged": False, "noise_score": 0.7, "answer": None}
+    assert out.why == "the label stays: classifier has no answer (it knows nothing)"
+
+
+def test_labels_without_information_are_left_alone_with_a_warning():
+    rows, _, label, encoder = clusters(rate=2 / 3)
+    viewed, state, ctx = view(rows, encoder)
+    assert not state.values["informative"]
+    assert any(kind == "warning" and "trusted: COLUMN" in text for kind, text in ctx.log.lines)
+    out = settle(viewed, ctx)
+    assert all(s.dropped is None and s.weight == 1.0 for s in out)
+    assert (codes(out) == label).all()
+
+
+def test_trusted_rows_keep_their_labels_and_tell_the_others():
+    rows, truth, _, encoder = clusters(rate=0.7, trusted=50)
+    viewed, state, ctx = view(rows, encoder, trusted="sure")
+    assert state.values["report"]["classifier"]["trusted"] == 50
+    assert state.values["report"]["classifier"]["noise_rate"] == pytest.approx(0.7, abs=0.06)
+    out = settle(viewed, ctx)
+    assert all(s.dropped is None and s.weight == pytest.approx(1.0) for s in out[:50])
+    left = np.array([s.dropped is None for s in out])
+    assert np.mean(codes(out)[left] == truth[left]) > 0.95
+    _, _, ctx = view(clusters()[0], encoder, trusted="sur")
+    assert any("column 'sur'" in text for _, text in ctx.log.lines)
+
+
+def test_answers_without_options():
+    rows, truth, _, encoder = clusters(options=False)
+    viewed, _, ctx = view(rows, encoder, answers="exact")
+    out = [s for s in settle(viewed, ctx) if s.dropped is None]
+    right = [s.response == OPTIONS[truth[int(s.id[1:])]] for s in out]
+    assert np.mean(right) > 0.9
+
+
+def test_too_many_answers_are_said():
+    rows = [
+        Sample(f"s{i}", (Message("user", f"row {i}"), Message("assistant", str(i))))
+        for i in range(50)
+    ]
+    viewed, state, ctx = view(rows, FakeEncoder(), answers="exact")
+    assert not state.values["informative"]
+    assert "2 to 64 distinct answers" in viewed[0].notes["classifier"]["failure"]
+    assert any("leave robustft.classifier out" in text for _, text in ctx.log.lines)
+
+
+def test_rows_beyond_the_reference_have_a_view_too():
+    rows, truth, _, encoder = clusters(600)
+    viewed, _, _ = view(rows, encoder, reference=300)
+    answers = [s.notes["classifier"]["answer"] for s in viewed]
+    assert np.mean([a == "ABC"[t] for a, t in zip(answers, truth, strict=True)]) > 0.9
+
+
+def test_an_id_that_was_not_there_is_refused():
+    rows, _, _, encoder = clusters(100)
+    stage = Classifier(ClassifierConfig())
+    ctx = FakeContext(models={"encoder": encoder}, answers="choice")
+    state = stage.fit(iter(rows[:90]), ctx)
+    with pytest.raises(ContractError, match="'s95' was not there when the classifier learned"):
+        stage.process(rows[95:96], state, ctx)
+
+
+def test_one_encoder_or_a_list():
+    assert ClassifierConfig(encoder="words").encoder == ["words"]
+    contract = Classifier.contract(ClassifierConfig(encoder=["words", "student"]))
+    assert contract.needs == (
+        ModelNeed("words", Embeds, field="encoder"),
+        ModelNeed("student", Embeds, field="encoder"),
+    )
+    with pytest.raises(ValidationError):
+        ClassifierConfig(encoder=[])
+
+
+def test_both_keep_the_rules_of_stages():
+    rows, _, _, encoder = clusters(120)
+    ctx = FakeContext(models={"encoder": encoder}, answers="choice")
+    viewed = check_sample_stage(Classifier, ClassifierConfig(), rows, ctx)
+    check_sample_stage(Settle, SettleConfig(), viewed, ctx)

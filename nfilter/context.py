@@ -23,6 +23,7 @@ from nfilter.contracts import check_completions, check_encoded, check_losses, ch
 from nfilter.controls import neutral
 from nfilter.drain import Drain
 from nfilter.errors import ContractError, ModelError, RecipeError, did_you_mean
+from nfilter.failed_calls import told
 from nfilter.hosts import allow_host, strangers
 from nfilter.journal import Journal, Use, call_key
 from nfilter.progress import QuietReporter, RunLog
@@ -150,21 +151,27 @@ class Model:
         return self._answered(requests)
 
     def _answered(self, requests: Sequence[Request]) -> list[Completion]:
-        """The completions without their thoughts."""
-        answers = self._generate(requests)
+        """The completions without their thoughts; how each call ended is noted in the journal."""
+        keys = [call_key(self._fingerprint, request) for request in requests]
+        answers = self._generate(requests, keys)
         # The end of a prompt is the template's, the same for all requests, so that one tells.
         starts = bool(requests) and self._begins_thought(requests[0])
-        return [
+        done = [
             self._thoughts.separated(answer, opened=starts and self._begins_thought(request))
             for answer, request in zip(answers, requests, strict=True)
         ]
+        ends = {
+            key: None if each.failure is None else each.failure.kind
+            for key, each in zip(keys, done, strict=True)
+        }
+        self._journal.settle(self.stage, self.name, ends)
+        return done
 
     def _begins_thought(self, request: Request) -> bool:
         able = isinstance(self._backend, EndsPrompts)
         return able and self._thoughts.opens(self._backend.prompt_end(request))
 
-    def _generate(self, requests: Sequence[Request]) -> list[Completion]:
-        keys = [call_key(self._fingerprint, request) for request in requests]
+    def _generate(self, requests: Sequence[Request], keys: Sequence[str]) -> list[Completion]:
         done = self._journal.find(list(dict.fromkeys(keys)))
         places: dict[str, list[int]] = {}
         for place, key in enumerate(keys):
@@ -423,7 +430,12 @@ class RunContext:
         return self._trainer(list(samples), start)
 
     def finish(self) -> None:
-        """Warn of what the models of the stage left unread: texts longer than an encoder's window."""
+        """Warn of what the models of the stage left: calls that failed, texts longer than an encoder's window."""
+        for name, ended in self._journal.outcomes(self.stage).items():
+            if ended["failed"]:
+                self.log.warning(
+                    f"{self.stage}: {told(name, ended)}; `nfilter explain RUN ID` says for a row what was asked and why"
+                )
         for name, backend in self._used.items():
             found = backend.take_cut_texts() if isinstance(backend, CutsTexts) else None
             if found is None or not found.cut or found.read == "mean":

@@ -20,7 +20,7 @@ from typing import Any, Final
 from nfilter.errors import StoreError
 from nfilter.failpoints import reach
 from nfilter.store import digest
-from nfilter.types import Completion, Failure, Message, Request
+from nfilter.types import Completion, Failure, FailureKind, Message, Request
 
 _TABLES: Final = {
     "calls": """
@@ -53,6 +53,16 @@ CREATE TABLE IF NOT EXISTS uses (
     PRIMARY KEY (stage, sample, key)
 ) WITHOUT ROWID
 """,
+    "failed": """
+CREATE TABLE IF NOT EXISTS failed (
+    stage TEXT NOT NULL,
+    key TEXT NOT NULL,
+    model TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    seal TEXT,
+    PRIMARY KEY (stage, key)
+) WITHOUT ROWID
+""",
 }
 
 
@@ -61,12 +71,24 @@ _INSERT: Final = {
     "calls": "INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
     "uses": "INSERT INTO uses VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
     "lost": "INSERT INTO lost VALUES (?, ?, ?, ?, ?)",
+    "failed": "INSERT OR REPLACE INTO failed VALUES (?, ?, ?, ?, ?)",
 }
 _SEALED: Final = {
     "calls": "SELECT key, answer, prompt_tokens, completion_tokens, usd, seal FROM calls",
     "uses": "SELECT stage, sample, key, model, at, seal FROM uses",
     "lost": "SELECT stage, model, usd, at, seal FROM lost",
+    "failed": "SELECT stage, key, model, kind, seal FROM failed",
 }
+
+
+# A call that another attempt may bring is in no use, and one is kept whose thought never ended: either way it failed.
+_OUTCOMES: Final = """
+SELECT model, kind, count(*) FROM (
+    SELECT DISTINCT stage, key, model FROM uses WHERE :stage IN ('', stage) UNION
+    SELECT stage, key, model FROM failed WHERE :stage IN ('', stage)
+) LEFT JOIN (SELECT stage, key, kind FROM failed) USING (stage, key)
+GROUP BY model, kind ORDER BY model, kind
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +302,38 @@ class Journal:
                     ) from error
                 raise
 
+    def settle(self, stage: str, model: str, kinds: Mapping[str, FailureKind | None]) -> None:
+        """Note by key how calls ended: the kind of a failure, None for an answer, which takes an earlier failure back."""
+        with self._lock:
+            known = {
+                key
+                for (key,) in self._connection.execute(
+                    "SELECT key FROM failed WHERE stage = ?", (stage,)
+                )
+            }
+            mended = [(stage, key) for key, kind in kinds.items() if kind is None and key in known]
+            failed = [_sealed(stage, key, model, kind) for key, kind in kinds.items() if kind]
+            if mended or failed:
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._connection.executemany(
+                    "DELETE FROM failed WHERE stage = ? AND key = ?", mended
+                )
+                self._connection.executemany(_INSERT["failed"], failed)
+                self._connection.execute("COMMIT")
+
+    def outcomes(self, stage: str = "") -> dict[str, dict[str, Any]]:
+        """What was asked of each model, of one stage or of all: ``{model: {calls, failed, kinds: {kind: calls}}}``."""
+        with self._lock:
+            rows = self._connection.execute(_OUTCOMES, {"stage": stage}).fetchall()
+        found: dict[str, dict[str, Any]] = {}
+        for model, kind, count in rows:
+            of = found.setdefault(model, {"calls": 0, "failed": 0, "kinds": {}})
+            of["calls"] += count
+            if kind is not None:
+                of["failed"] += count
+                of["kinds"][kind] = count
+        return found
+
     def usd(self) -> float:
         """Dollars that this run paid, for calls without an answer too."""
         with self._lock:
@@ -303,16 +357,18 @@ class Journal:
         """The stages that made calls, by name."""
         with self._lock:
             rows = self._connection.execute(
-                "SELECT DISTINCT stage FROM uses ORDER BY stage"
+                "SELECT stage FROM uses UNION SELECT stage FROM failed ORDER BY stage"
             ).fetchall()
         return [stage for (stage,) in rows]
 
     def forget(self, stages: Sequence[str]) -> None:
         """Forget what ``stages`` used (their answers stay): a changed stage counts its calls anew."""
         with self._lock:
-            self._connection.executemany(
-                "DELETE FROM uses WHERE stage = ?", [(name,) for name in stages]
-            )
+            for statement in (
+                "DELETE FROM uses WHERE stage = ?",
+                "DELETE FROM failed WHERE stage = ?",
+            ):
+                self._connection.executemany(statement, [(name,) for name in stages])
 
     def calls_for(self, sample: str) -> list[dict[str, Any]]:
         """Every call that was made for a sample, in order of time."""

@@ -10,7 +10,7 @@ from nfilter.types import JSON, BoolArray, Sample, TokenSample
 
 SECTIONS: Final = frozenset({
     "name", "seeds", "samples", "stages", "tokens", "calls_per_sample", "encode", "usd", "arms", "comparisons", "recovered",
-    "recovered_vanilla", "gain", "spread", "nothing_left", "warnings", "response", "in_loss",
+    "recovered_vanilla", "gain", "spread", "nothing_left", "warnings", "failed_calls", "response", "in_loss",
 })  # fmt: skip
 """Keys of metrics.json that the engine writes; no metric may be called so."""
 

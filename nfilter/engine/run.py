@@ -291,6 +291,8 @@ def _publish(state: _Run, metrics: dict[str, Any]) -> None:
     usd = state.journal.usd()
     if usd or state.recipe.budget is not None:
         metrics["usd"] = usd
+    if outcomes := state.journal.outcomes():
+        metrics["failed_calls"] = outcomes
     if warned := state.log.warned.told():
         metrics["warnings"] = warned
     write_json(out / "metrics.json", metrics)
@@ -371,7 +373,8 @@ def _sample_stages(state: _Run, source: Artefact) -> Artefact:
             state.log.warned.restart(label)
         ctx = state.context(label, stream)
         done = run_stage(StageRun(label, use, before, after), ctx, parts)
-        ctx.finish()
+        if not done.reused:
+            ctx.finish()
         state.finished.append(done)
         again = " (from an earlier run)" if done.reused else f" in {done.seconds:.1f} s"
         state.log.info(

@@ -72,6 +72,10 @@ def _names(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     names += [f"arms.{name}" for name in (*figures.ARMS, *sorted(found - set(figures.ARMS)))]
     names += [*figures.RATIOS, "calls_per_sample", "samples.read", "samples.unreadable"]
     names += ["samples.kept", "samples.dropped", "samples.relabelled"]
+    for each in metrics:
+        outcomes = each.get("failed_calls")
+        ended = outcomes.items() if isinstance(outcomes, Mapping) else ()
+        names += [f"failed_calls.{model}.failed" for model, of in ended if of.get("failed")]
     return list(dict.fromkeys(names))
 
 

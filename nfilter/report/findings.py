@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from nfilter.failed_calls import told
 from nfilter.report import encoding, figures, rate, reading, runs, text, training
 from nfilter.report.figures import Figure
 
@@ -318,7 +319,7 @@ def _ends(found: figures.Figure | None) -> str:
 
 def _cost(run_dir: Path, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     calls = figures.figure(metrics, "calls_per_sample")
-    lines = [("calls per sample", _calls(calls))]
+    lines = [("calls per sample", _calls(calls)), *_failed(metrics)]
     usd = figures.figure(metrics, "usd")
     found = runs.spent(run_dir)
     if usd is not None:
@@ -331,6 +332,15 @@ def _cost(run_dir: Path, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
             lines.append(("calls", runs.both(found, lambda spent: f"{spent.calls:,}")))
         lines.append(("time", _time(found)))
     return lines
+
+
+def _failed(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Calls that brought no answer, a line a model."""
+    found = metrics.get("failed_calls")
+    outcomes = found.items() if isinstance(found, Mapping) else ()
+    return [
+        ("failed calls", told(model, ended)) for model, ended in outcomes if ended.get("failed")
+    ]
 
 
 def _calls(found: Figure | None) -> str:

@@ -273,18 +273,25 @@ def lint(
 @_set
 @_allow
 @_limit
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="A run whose measured speed tells how long it takes (runs/NAME).",
+)
 @_json
 def plan(
     recipe: Path,
     assignments: tuple[str, ...],
     allow: tuple[str, ...],
     limit: int | None,
+    out: Path | None,
     as_json: bool,
 ) -> None:
-    """Say how many calls, tokens and dollars a run will take, before any call is made."""
+    """Say how many calls, tokens, dollars and hours a run will take, before any call is made."""
     plugins, loaded = _sound(recipe, assignments, allow)
     with _attributed(plugins, "plan"):
-        found = importlib.import_module("nfilter.engine.plan").plan(loaded, plugins, limit)
+        target = out or Path("runs") / loaded.name
+        found = importlib.import_module("nfilter.engine.plan").plan(loaded, plugins, limit, target)
     if as_json:
         click.echo(json.dumps(found.to_json()))
         return

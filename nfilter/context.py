@@ -26,6 +26,7 @@ from nfilter.errors import ContractError, ModelError, RecipeError, did_you_mean
 from nfilter.failed_calls import told
 from nfilter.hosts import allow_host, strangers
 from nfilter.journal import Journal, Use, call_key
+from nfilter.pace import Pace
 from nfilter.progress import QuietReporter, RunLog
 from nfilter.prompts import Prompts
 from nfilter.provenance import code_of
@@ -89,6 +90,11 @@ class ModelPool:
         budget = self.site.budget
         return budget.told if budget is not None and (price.prompt or price.completion) else None
 
+    def is_local(self, name: str) -> bool:
+        """Whether a model runs here, so that its calls cost time and no money."""
+        use = self.recipe.model(name)
+        return use is not None and not isinstance(use.item.cls, Priced)
+
     def close(self) -> None:
         """Close every backend that was built."""
         built, self._built = self._built, {}
@@ -113,8 +119,9 @@ class Model:
         drain: Drain | None = None,
         cost: Callable[[], str] | None = None,
         thoughts: Thoughts | None = None,
+        pace: Pace | None = None,
     ) -> None:
-        """``cost`` says what is spent so far; the bar asks it when it is drawn, not a call when it ends."""
+        """``pace`` is told when answers come. ``cost`` says what is spent so far; the bar asks it when it is drawn, not a call when it ends."""
         self.name = name
         self.stage = stage
         self._backend = backend
@@ -126,6 +133,7 @@ class Model:
         self._drain = drain or Drain()
         self._cost = cost
         self._thoughts = thoughts or Thoughts()
+        self._pace = pace
 
     def fingerprint(self) -> str:
         """What identifies the weights, the adapter in use included."""
@@ -178,6 +186,10 @@ class Model:
             places.setdefault(key, []).append(place)
         self._commit({}, list(done), places, requests)
         todo = {key: requests[where[0]] for key, where in places.items() if key not in done}
+        pace = self._pace
+        if pace is not None:
+            pace.known(self.name, done)
+            pace.begin(self.name)
         with self._progress(len(todo), f"{self.stage}: {self.name} answers", self._cost) as bar:
             fresh: dict[str, Completion] = {}
             last = time.monotonic()
@@ -186,6 +198,8 @@ class Model:
                     if came is not None:
                         fresh[came[0]] = came[1]
                         bar.advance()
+                        if pace is not None:
+                            pace.answered(self.name, *came)
                     late = time.monotonic() - last > _SECONDS
                     if fresh and (came is None or late or len(fresh) >= _GROUP):
                         self._commit(fresh, list(fresh), places, requests)
@@ -195,6 +209,8 @@ class Model:
                 # What arrived before an error, or before a person's Ctrl-C, was paid for.
                 self._commit(fresh, list(fresh), places, requests)
             done.update(fresh)
+        if pace is not None:
+            pace.end(self.name)
         return [done[key] for key in keys]
 
     def _answers(self, todo: Mapping[str, Request]) -> Iterator[tuple[str, Completion] | None]:
@@ -328,6 +344,7 @@ class Model:
                 self._drain,
                 self._cost,
                 self._thoughts,
+                self._pace,
             )
 
 
@@ -365,8 +382,10 @@ class RunContext:
         loss: TokenLoss | None = None,
         place: str = "",
         rows: int | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._place = place
+        self._pace = pace
         self.rows = rows
         self.seed = recipe.seed
         self.stage = stage
@@ -399,6 +418,7 @@ class RunContext:
             drain=self._pool.site.drain,
             cost=self._pool.cost(name),
             thoughts=self._recipe.thoughts(name),
+            pace=self._pace if self._pool.is_local(name) else None,
         )
 
     def prompt(self, name: str) -> Template:
@@ -430,7 +450,9 @@ class RunContext:
         return self._trainer(list(samples), start)
 
     def finish(self) -> None:
-        """Warn of what the models of the stage left: calls that failed, texts longer than an encoder's window."""
+        """Keep how fast models were; warn of what they left: calls that failed, texts longer than an encoder's window."""
+        if self._pace is not None:
+            self._pace.keep()
         for name, ended in self._journal.outcomes(self.stage).items():
             if ended["failed"]:
                 self.log.warning(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 from nfilter.capabilities import Priced
 from nfilter.engine.ingest import rows
 from nfilter.engine.places import prompts_of, site_of
+from nfilter.engine.plan_time import Times, is_local
 from nfilter.errors import SourceError
 from nfilter.money import Price
 from nfilter.plugins import Plugins
@@ -36,7 +38,10 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What one stage asks of one model. ``usd`` is None where the model has no known price, 0 where it is local."""
+    """What one stage asks of one model. ``usd`` is None where the model has no known price, 0 where it is local.
+
+    ``seconds`` is how long a local model takes, at the rate that an earlier run measured; None where none did.
+    """
 
     stage: str
     model: str
@@ -44,6 +49,9 @@ class Expected:
     prompt_tokens: Interval
     completion_tokens: Interval
     usd: Interval | None
+    local: bool = False
+    seconds: Interval | None = None
+    tokens_per_second: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +73,13 @@ class Plan:
         return asdict(self)
 
 
-def plan(recipe: Recipe, plugins: Plugins, limit: int | None = None) -> Plan:
+def plan(
+    recipe: Recipe, plugins: Plugins, limit: int | None = None, run_dir: Path | None = None
+) -> Plan:
     """Read the source, and ask every stage's contract what it will ask. No model is loaded and no call made.
 
     Lengths come from the rows and templates by characters, so the intervals are wide; a stage is taken to see every row.
+    What a run in ``run_dir`` measured of models that run here tells how long they will take.
 
     Raises:
         SourceError: when no row can be read.
@@ -81,14 +92,15 @@ def plan(recipe: Recipe, plugins: Plugins, limit: int | None = None) -> Plan:
     count, size = len(texts), sum(texts) / len(texts)
     prompts = prompts_of(recipe, plugins)
     stages = []
+    times = Times(recipe, run_dir)
     for number, use in enumerate(recipe.samples, start=1):
         contract: Contract = use.item.cls.contract(use.config)
         for calls in contract.calls:
             template = len(_TEMPLATE_CODE.sub("", prompts.get(calls.prompt).source))
             price = price_of(recipe, calls.model)
-            stages.append(
-                _expected(f"{number:02d}-{use.name}", calls, count, template, size, price)
-            )
+            label = f"{number:02d}-{use.name}"
+            asked = _expected(label, calls, count, template, size, price)
+            stages.append(_timed(asked, times) if is_local(recipe, calls.model) else asked)
     training = _training(recipe, plugins, count)
     return Plan(
         count,
@@ -110,6 +122,21 @@ def _training(recipe: Recipe, plugins: Plugins, rows: int) -> Foretold:
         use.config, model.config, site_of(recipe, plugins), rows
     )
     return found
+
+
+def _timed(asked: Expected, times: Times) -> Expected:
+    """What a model on this machine is asked, with how long that takes where it was measured."""
+    found = times.of(asked.stage, asked.model)
+    if found is None:
+        return replace(asked, local=True)
+    # Calls of this very stage tell more than the tokens of others, whose prompts have other lengths.
+    basis, each = (
+        (asked.calls, found.call)
+        if found.call is not None
+        else (asked.completion_tokens, 1 / found.tokens_per_second)
+    )
+    seconds = Interval(*(value * each for value in _three(basis)))
+    return replace(asked, local=True, seconds=seconds, tokens_per_second=found.tokens_per_second)
 
 
 def price_of(recipe: Recipe, model: str) -> Price | None:

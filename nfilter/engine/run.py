@@ -27,6 +27,7 @@ from nfilter.engine.judge_tokens import judge_tokens
 from nfilter.engine.ledger import Ledger, open_journal
 from nfilter.engine.lock import answer_prompts, write_lock
 from nfilter.engine.places import prompts_of, site_of
+from nfilter.engine.plan_time import described
 from nfilter.engine.rows import CLEANED, DROPPED, write_rows
 from nfilter.engine.samples import StageRun, live, run_stage, tell
 from nfilter.engine.source_warnings import lasting, lost, told
@@ -38,6 +39,7 @@ from nfilter.events import RunFinished, RunStarted, StageFinished
 from nfilter.files import remove
 from nfilter.foreign_warnings import shown_once
 from nfilter.journal import Journal
+from nfilter.pace import PACES, Pace
 from nfilter.plugins import Plugins
 from nfilter.progress import QuietReporter, Reporter, RunLog
 from nfilter.prompts import Prompts
@@ -111,6 +113,7 @@ class _Run:
         stream: str | None = None,
         loss: TokenLoss | None = None,
         rows: int | None = None,
+        pace: Pace | None = None,
     ) -> RunContext:
         """The context of one stage of this run; ``stream`` names its random numbers, else ``stage`` does."""
         self.at = stage
@@ -128,6 +131,7 @@ class _Run:
             loss=loss,
             place=whereabouts(self.recipe, stage),
             rows=rows,
+            pace=pace,
         )
 
     def train_for(
@@ -371,7 +375,10 @@ def _sample_stages(state: _Run, source: Artefact) -> Artefact:
         if not after.of(fingerprint):
             state.journal.forget([label])
             state.log.warned.restart(label)
-        ctx = state.context(label, stream)
+        asks = use.item.cls.contract(use.config).calls
+        kept, of = state.directory.path / PACES, partial(described, state.recipe)
+        pace = Pace(label, state.rows, asks, state.log, kept, described=of)
+        ctx = state.context(label, stream, pace=pace)
         done = run_stage(StageRun(label, use, before, after), ctx, parts)
         if not done.reused:
             ctx.finish()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from nfilter.pace import duration, speed
 from nfilter.report import text
 
 if TYPE_CHECKING:
@@ -24,7 +25,31 @@ def render(plan: Any, console: Console) -> None:
     text.heading(
         console, "Usual (at least to at most), before any answer that the journal has already"
     )
+    _times(plan, console)
     _training(plan, console)
+
+
+def _times(plan: Any, console: Console) -> None:
+    """Print how long models of this machine take, or how that is found out."""
+    local = [stage for stage in plan.stages if stage.local]
+    known = [stage for stage in local if stage.seconds is not None]
+    if known:
+        text.rows(console, [(stage.stage, hours(stage)) for stage in known], width=_WIDTH)
+    if len(known) < len(local):
+        console.print(
+            "How long models of this machine take is measured by a run: nfilter run RECIPE --limit 64, then plan again. No answer is "
+            "asked for twice",
+            markup=False,
+        )
+
+
+def hours(stage: Any) -> str:
+    """``about 2 h 10 min (45 min to 5 h 00 min) at 310 tokens/s``."""
+    low, usual, high = (
+        duration(each) for each in (stage.seconds.low, stage.seconds.usual, stage.seconds.high)
+    )
+    spread = "" if low == high else f" ({low} to {high})"
+    return f"{stage.model}: about {usual}{spread}, at {speed(stage.tokens_per_second)}"
 
 
 def _training(plan: Any, console: Console) -> None:

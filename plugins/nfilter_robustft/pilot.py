@@ -47,7 +47,7 @@ class Piloted(Asks, Protocol):
 def pilot(stream: Iterable[Sample], config: Piloted, ctx: Context, ask: Ask) -> State:
     """Ask about the first rows until it is clear what the view is worth; nothing where there is no pilot.
 
-    The state has ``why`` (a sentence) and the ids of the rows that were asked where the view is weak.
+    The state has the ids of the rows that were asked, and where the view is weak, ``why`` (a sentence).
     """
     if config.weak == "ask" or config.only is not None:
         return State()
@@ -85,7 +85,7 @@ def notes_of_weak(
 ) -> dict[str, Mapping[str, JSON]]:
     """By id the notes of a view that is weak; ``asked`` gives those of the rows that were asked, ``calls`` is what one costs."""
     why = str(state.values["why"])
-    first = [sample for sample in chunk if place_of(state.arrays["asked"], sample.id) is not None]
+    first, _ = of_first(chunk, state)
     notes: dict[str, Mapping[str, JSON]] = {
         key: {**note, "answer": None, "answered": note["answer"], "failure": why, "weak": why}
         for key, note in asked(first).items()
@@ -101,6 +101,15 @@ def noted_as_weak(
 ) -> list[Sample]:
     """The samples of ``chunk`` with those notes, each with its reason on record."""
     return [sample.keep(str(notes[sample.id]["weak"])) for sample in with_notes(chunk, into, notes)]
+
+
+def of_first(chunk: Sequence[Sample], state: State | None) -> tuple[list[Sample], list[Sample]]:
+    """The samples of ``chunk`` that the pilot asked about, and the others."""
+    keys = state.arrays.get("asked") if state is not None else None
+    if keys is None:
+        return [], list(chunk)
+    first = {sample.id for sample in chunk if place_of(keys, sample.id) is not None}
+    return [s for s in chunk if s.id in first], [s for s in chunk if s.id not in first]
 
 
 def is_weak(state: State | None) -> bool:
@@ -162,11 +171,12 @@ def _judged(
 def _told(
     found: Worth, asked: Sequence[Sample], total: int, config: Piloted, ctx: Context
 ) -> State:
+    ids = np.sort(np.array([hash_of(sample.id) for sample in asked], dtype=np.uint64))
     figures = f"{_figure(found)} ({found.rows} rows)"
     if found.verdict != "weak":
         clear = "" if found.verdict == "useful" else "; too close to chance to tell, so"
         ctx.log.info(f"{config.into} {figures}{clear}: all {total} rows are asked")
-        return State({"report": {"pilot": {**found.to_json(), "asked": total}}})
+        return State({"report": {"pilot": {**found.to_json(), "asked": total}}}, {"asked": ids})
     biased = (
         "; its answers do tell something of the labels, but by other answers than they name"
         if found.biased
@@ -179,7 +189,6 @@ def _told(
         "(robustft.neighbors, with trusted: COLUMN where some labels are known to be right) can tell; weak: ask asks all "
         "the same"
     )
-    ids = np.sort(np.array([hash_of(sample.id) for sample in asked], dtype=np.uint64))
     return State(
         {"why": why, "report": {"pilot": {**found.to_json(), "asked": len(asked)}}}, {"asked": ids}
     )

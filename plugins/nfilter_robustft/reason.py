@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
@@ -22,9 +23,16 @@ from nfilter import (
     State,
 )
 from nfilter_robustft.lazy import Settled, divide, reads, share_asked, sound
-from nfilter_robustft.pilot import Weak, is_weak, noted_as_weak, notes_of_weak, pilot
+from nfilter_robustft.pilot import Weak, is_weak, noted_as_weak, notes_of_weak, of_first, pilot
 from nfilter_robustft.published import as_published
 from nfilter_robustft.views import Asking, read, view, with_notes
+
+_LEAST_REPLY = 256
+_LEAST_ROW = 2048
+_REPLIES = 4
+_FEW = 16
+_CUTS = 2
+_DONE = ("settled", "cut off", "tokens")  # why rounds are not needed, or not worth their calls
 
 
 class ReasonConfig(StageConfig):
@@ -37,6 +45,11 @@ class ReasonConfig(StageConfig):
     take. ``only: flagged`` asks after the ``check`` about flagged samples alone, and not again where ``into`` has been
     asked already.
 
+    A sample's rounds end when two reasonings in a row have the same answer, when two in a row were cut off before they had
+    one, or when its replies have ``row_tokens`` tokens together. ``auto`` learns from the first rows: no later reply may be
+    longer than twice all but one in twenty of theirs that were complete, 256 at least and ``max_tokens`` at most, and
+    ``row_tokens`` is four such replies, 2,048 at least. A number bounds the sum alone, null nothing.
+
     ``weak: skip`` reasons once about the first rows, and where they show a view that is no better than chance, about no
     others and without rounds; ``weak: ask`` asks about every row.
     """
@@ -48,6 +61,7 @@ class ReasonConfig(StageConfig):
     prompt: str = "robustft/reason"
     reflect_prompt: str = "robustft/reflect"
     max_tokens: int = Field(default=1024, ge=1)
+    row_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] | None = "auto"
     temperature: float = Field(default=0.0, ge=0)
     logprobs: bool = True
     settled: Settled | None = None
@@ -58,7 +72,7 @@ class ReasonConfig(StageConfig):
     @model_validator(mode="before")
     @classmethod
     def _as_published(cls, value: Any) -> Any:
-        return as_published(value, rounds=0, weak="ask")
+        return as_published(value, rounds=0, weak="ask", row_tokens=None)
 
     @model_validator(mode="after")
     def _asks_soundly(self) -> ReasonConfig:
@@ -68,7 +82,10 @@ class ReasonConfig(StageConfig):
 
 @dataclass(slots=True)
 class _Course:
-    """How far one sample has come. ``answers`` has one entry a reasoning; ``last`` is the newest completion."""
+    """How far one sample has come. ``answers`` has one entry a reasoning; ``last`` is the newest completion.
+
+    ``cut`` counts the newest reasonings in a row that were cut off before they had an answer.
+    """
 
     sample: Sample
     last: Completion
@@ -77,6 +94,7 @@ class _Course:
     calls: int = 1
     tokens: int = 0
     stopped: str | None = None
+    cut: int = 0
     reflection: str = field(default="")
 
     @property
@@ -88,8 +106,8 @@ class _Course:
 class Reason:
     """Writes the answer that step-by-step reasoning settles on.
 
-    A sample stops as soon as two reasonings in a row agree, the first one included. All samples of a chunk go
-    round by round together. A call that fails after the first reasoning ends the loop there: the last complete
+    A sample stops as soon as two reasonings in a row agree, the first one included; also where two in a row were cut off
+    before they had an answer, or its tokens are used up. All samples of a chunk go round by round together. A call that fails after the first reasoning ends the loop there: the last complete
     reasoning stands, and ``stopped`` says why.
     """
 
@@ -115,13 +133,27 @@ class Reason:
         )
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
-        """Find out on the first rows, by their first reasoning alone, whether the view is worth asking."""
+        """Find out on the first rows, by their first reasoning alone, whether the view is worth asking, and how long replies are."""
+        lengths: list[int] = []
 
         def ask(samples: Sequence[Sample]) -> list[tuple[str | None, bool]]:
             courses = self._begun(samples, ctx)
+            lengths.extend(course.tokens for course in courses if course.last.finish == "stop")
             return [(course.answers[0], course.stopped is None) for course in courses]
 
-        return pilot(stream, self.config, ctx, ask)
+        state = pilot(stream, self.config, ctx, ask)
+        return state if is_weak(state) else self._bounded(state, lengths, ctx)
+
+    def _bounded(self, state: State, lengths: Sequence[int], ctx: Context) -> State:
+        """``state`` with how long later replies may be, where the first rows tell."""
+        limit = reply_limit(lengths, self.config.max_tokens)
+        if self.config.row_tokens != "auto" or limit is None:
+            return state
+        ctx.log.info(
+            f"{self.config.into}: replies have at most {limit} tokens from here on, twice what {len(lengths)} of the first rows needed "
+            f"(row_tokens: null leaves max_tokens: {self.config.max_tokens} alone)"
+        )
+        return State({**state.values, "reply_tokens": limit}, state.arrays)
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
         """Reason about every sample that needs it, then go round by round with those that have not settled."""
@@ -134,19 +166,27 @@ class Reason:
             weak = notes_of_weak(chunk, state, once, calls)
             return noted_as_weak(chunk, config.into, weak)
         asked, notes = divide(chunk, config, ctx, calls=calls)
-        courses = self._begun(asked, ctx)
-        self._rounds(courses, ctx)
+        first, later = of_first(asked, state)
+        limit = _limit(state, config.max_tokens)
+        begun = {each.sample.id: each for each in self._begun(first, ctx)}
+        begun |= {each.sample.id: each for each in self._begun(later, ctx, limit)}
+        courses = [begun[sample.id] for sample in asked]
+        self._rounds(courses, limit, ctx)
         for course in courses:
             notes[course.sample.id] = _note(course, config.rounds)
         return with_notes(chunk, config.into, notes)
 
-    def _asking(self, ctx: Context, prompt: str, logprobs: bool) -> Asking:
-        config = self.config
-        return Asking(ctx, ctx.prompt(prompt), config.max_tokens, config.temperature, logprobs)
+    def _asking(self, ctx: Context, prompt: str, logprobs: bool, limit: int) -> Asking:
+        return Asking(ctx, ctx.prompt(prompt), limit, self.config.temperature, logprobs)
 
-    def _begun(self, samples: Sequence[Sample], ctx: Context) -> list[_Course]:
-        """The first reasoning about each sample."""
-        reasoner = self._asking(ctx, self.config.prompt, self.config.logprobs)
+    def _begun(
+        self, samples: Sequence[Sample], ctx: Context, limit: int | None = None
+    ) -> list[_Course]:
+        """The first reasoning about each sample, of at most ``limit`` tokens, ``max_tokens`` where it is None."""
+        if not samples:
+            return []
+        most = self.config.max_tokens if limit is None else limit
+        reasoner = self._asking(ctx, self.config.prompt, self.config.logprobs, most)
         first = ctx.model(self.config.llm).generate(
             [
                 reasoner.request(sample, key="0", reasoning=None, reflection=None)
@@ -155,13 +195,18 @@ class Reason:
         )
         return [_begin(sample, done, ctx) for sample, done in zip(samples, first, strict=True)]
 
-    def _rounds(self, courses: Sequence[_Course], ctx: Context) -> None:
+    def _rounds(self, courses: Sequence[_Course], limit: int, ctx: Context) -> None:
         """Reflect and reason again, all samples together, until each has settled or has had its rounds."""
         config, model = self.config, ctx.model(self.config.llm)
-        reasoner = self._asking(ctx, config.prompt, config.logprobs)
+        reasoner = self._asking(ctx, config.prompt, config.logprobs, limit)
         if config.rounds:
-            reflector = self._asking(ctx, config.reflect_prompt, logprobs=False)
+            reflector = self._asking(ctx, config.reflect_prompt, logprobs=False, limit=limit)
+        most = (
+            max(_LEAST_ROW, _REPLIES * limit) if config.row_tokens == "auto" else config.row_tokens
+        )
         for number in range(1, config.rounds + 1):
+            for course in courses:
+                _spent(course, most)
             going = [course for course in courses if course.stopped is None]
             said = model.generate(
                 [
@@ -194,9 +239,35 @@ class Reason:
 def _begin(sample: Sample, done: Completion, ctx: Context) -> _Course:
     answer, failure = read(ctx, sample, done, reasoned=True)
     course = _Course(sample, done, [answer], failure, tokens=done.completion_tokens)
+    course.cut = int(_was_cut(done, answer))
     if done.failure is not None:
         course.stopped = "failed"
     return course
+
+
+def _was_cut(done: Completion, answer: str | None) -> bool:
+    return done.finish == "length" and answer is None
+
+
+def _spent(course: _Course, most: int | None) -> None:
+    """End the rounds of a sample whose replies have ``most`` tokens together."""
+    if course.stopped is None and most is not None and course.tokens >= most:
+        course.stopped = "tokens"
+
+
+def _limit(state: State | None, most: int) -> int:
+    """How many tokens a reply may have, as the first rows told, else ``most``."""
+    found = state.values.get("reply_tokens") if state is not None else None
+    return found if isinstance(found, int) else most
+
+
+def reply_limit(lengths: Sequence[int], most: int) -> int | None:
+    """How many tokens a reply may have, given the ``lengths`` of complete ones; None where they tell nothing under ``most``."""
+    if len(lengths) < _FEW:
+        return None
+    usual = sorted(lengths)[math.ceil(0.95 * len(lengths)) - 1]
+    limit = max(_LEAST_REPLY, 2 * usual)
+    return limit if limit < most else None
 
 
 def _reflected(course: _Course, done: Completion) -> None:
@@ -219,6 +290,9 @@ def _reasoned(courses: Sequence[_Course], again: Sequence[Completion], ctx: Cont
             continue
         course.last, course.failure = done, failure
         course.answers.append(answer)
+        course.cut = course.cut + 1 if _was_cut(done, answer) else 0
+        if course.cut == _CUTS:
+            course.stopped = "cut off"
         complete.append(course)
     settled = ctx.answers.agree([(course.answers[-2], course.answers[-1]) for course in complete])
     for course, same in zip(complete, settled, strict=True):
@@ -253,5 +327,5 @@ def _note(course: _Course, rounds: int) -> dict[str, JSON]:
         failure=course.failure,
         answers=list(course.answers),
         stopped=course.stopped or "rounds",
-        saved=1 + 2 * rounds - course.calls if course.stopped == "settled" else 0,
+        saved=1 + 2 * rounds - course.calls if course.stopped in _DONE else 0,
     )

@@ -10,11 +10,14 @@ import pytest
 from rich.console import Console
 
 from nfilter.engine.plan import plan, price_of
+from nfilter.engine.plan_time import described
 from nfilter.engine.run import run
 from nfilter.money import Price
+from nfilter.pace import PACES
 from nfilter.plugins import load
 from nfilter.recipe import load as load_recipe
-from nfilter.report.plan import render
+from nfilter.report.plan import hours, render
+from nfilter.store import write_sealed
 
 RECIPES = Path(__file__).resolve().parents[2] / "nfilter" / "recipes"
 
@@ -98,3 +101,50 @@ def test_earlier_answers_that_prompts_show_are_in_the_plan(tmp_path: Path) -> No
     assert slopes == [0, 1, 1, 1, 2, 2]
     slopes = [round((after - before) / 100, 9) for before, after in zip(first, checks, strict=True)]
     assert slopes == [0, 0, 1, 0, 0, 1]
+
+
+def test_hours_come_from_what_a_run_of_the_same_model_measured(tmp_path: Path) -> None:
+    plugins = load()
+    recipe = load_recipe(RECIPES / "quickstart.yaml", plugins, ["source.rows=100"])
+    unknown = plan(recipe, plugins, None, tmp_path).stages
+    assert all(stage.local and stage.seconds is None for stage in unknown)
+
+    record = {"calls": 10, "prompt_tokens": 500, "completion_tokens": 200, "seconds": 20.0}
+    of = described(recipe, "expert")
+    write_sealed(
+        tmp_path / PACES, {"stages": {"02-robustft.reason": {"expert": {**record, "of": of}}}}
+    )
+    stages = {stage.stage: stage for stage in plan(recipe, plugins, None, tmp_path).stages}
+    own, other = stages["02-robustft.reason"], stages["04-robustft.relabel"]
+    assert own.seconds is not None
+    assert other.seconds is not None
+    # Two seconds a call of this very stage; another one goes by its tokens, at ten a second.
+    assert own.seconds.usual == pytest.approx(2 * own.calls.usual)
+    assert other.seconds.usual == pytest.approx(other.completion_tokens.usual / 10)
+    assert own.tokens_per_second == other.tokens_per_second == 10
+    assert hours(own) == "expert: about 3 min, at 10 tokens/s"
+
+    slower = load_recipe(
+        RECIPES / "quickstart.yaml", plugins, ["source.rows=100", "models.student.dtype=float32"]
+    )
+    assert all(stage.seconds is None for stage in plan(slower, plugins, None, tmp_path).stages)
+
+
+def test_a_plan_says_hours_or_how_they_are_found_out(tmp_path: Path) -> None:
+    plugins = load()
+    recipe = load_recipe(RECIPES / "quickstart.yaml", plugins, ["source.rows=100"])
+
+    def told() -> str:
+        console = Console(file=StringIO(), width=200)
+        render(plan(recipe, plugins, None, tmp_path), console)
+        assert isinstance(console.file, StringIO)
+        return console.file.getvalue()
+
+    assert "is measured by a run: nfilter run RECIPE --limit 64, then plan again" in told()
+    record = {"calls": 10, "prompt_tokens": 500, "completion_tokens": 200, "seconds": 2000.0}
+    of = described(recipe, "expert")
+    write_sealed(
+        tmp_path / PACES, {"stages": {"02-robustft.reason": {"expert": {**record, "of": of}}}}
+    )
+    assert "expert: about 5 h 33 min, at 0.1 tokens/s" in told()
+    assert "--limit 64" not in told()

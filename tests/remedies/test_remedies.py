@@ -25,7 +25,6 @@ OPEN = (
     "and there is no such model under models; add one, such as", "«» not used. Move «» away to draw anew",
     "`nfilter audit RUN` or trusted labels tell it", "«»; name the base with --model", "each has its own adapter: name one, like",
     "type `encoding: latin-1` (or cp1252) under source", "type «» in its folder and name rows.json",
-    "give the check a view of another kind (robustft.neighbors) or",
     "this view gives no answer; leave «» out of the recipe",
 )  # fmt: skip
 

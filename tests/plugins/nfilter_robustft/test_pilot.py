@@ -220,6 +220,7 @@ def test_a_sure_view_that_is_weak_decides_nothing_alone():
     assert all(each.notes["check"]["flagged"] == (each.query[6] != each.response) for each in out)
 
 
+@pytest.mark.types("give the check a view of another kind (robustft.neighbors) or")
 def test_neighbours_still_vote():
     samples, _, _, _ = run(Answer, AnswerConfig(llm="m"), rows(), says_a)
     encoder = FakeEncoder(lambda text: [float(text[6] == letter) for letter in LETTERS])

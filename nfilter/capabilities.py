@@ -76,6 +76,25 @@ class CutTexts:
     setting: str
 
 
+class CutCounter:
+    """Counts them for a backend: ``read`` and ``setting`` are those of ``CutTexts``. Several threads may add."""
+
+    def __init__(self, read: str, setting: str) -> None:
+        self._read = read
+        self._setting = setting
+        self._added: list[tuple[int, int, int]] = []
+
+    def add(self, cut: int, texts: int, window: int) -> None:
+        """Count ``texts`` texts that were embedded, ``cut`` of them longer than ``window`` tokens."""
+        self._added.append((cut, texts, window))
+
+    def take(self) -> CutTexts | None:
+        """What was added since this was last called; None where nothing was."""
+        taken, self._added = self._added, []
+        cut, texts = (sum(each[place] for each in taken) for place in (0, 1))
+        return CutTexts(cut, texts, taken[-1][2], self._read, self._setting) if texts else None
+
+
 @runtime_checkable
 class CutsTexts(Protocol):
     """A backend that embeds and tells what did not fit its window; the engine warns of it at the end of a stage."""

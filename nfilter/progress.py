@@ -168,6 +168,7 @@ class RunLog:
         self.file = file
         self.warned = warned or Warned()
         self.at = ""
+        self._listeners: list[list[str]] = []
 
     def info(self, text: str) -> None:
         """Say and keep."""
@@ -176,9 +177,21 @@ class RunLog:
 
     def warning(self, text: str) -> None:
         """Say and keep."""
+        for heard in self._listeners:
+            heard.append(text)
         self.keep(text)
         self.warned.add(self.at, text)
         self.reporter.warning(text)
+
+    @contextmanager
+    def heard(self) -> Iterator[list[str]]:
+        """The warnings that are said within, as they come."""
+        found: list[str] = []
+        self._listeners.append(found)
+        try:
+            yield found
+        finally:
+            self._listeners.remove(found)
 
     def keep(self, text: str) -> None:
         """Keep a warning in ``run.log`` without saying it."""

@@ -423,7 +423,6 @@ class TrainingResult:
 
     ``resumed_from`` is the step of the checkpoint that training went on from; None where it began at the beginning.
     ``settings`` are those that say how it went (batch size, epochs, learning rate), with what the trainer chose.
-    ``warnings`` were logged, and are logged again by a later run that uses the adapter as it is.
     """
 
     ref: ModelRef
@@ -433,7 +432,6 @@ class TrainingResult:
     seconds: float
     resumed_from: int | None = None
     settings: Mapping[str, JSON] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
 
 
 class Trainer(Protocol):

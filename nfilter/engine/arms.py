@@ -164,7 +164,8 @@ def trained(
             )
         remove(out)
         write_sealed(begun, made)
-    result: TrainingResult = use.item.cls(use.config).train(samples, model, out, ctx, start)
+    with ctx.log.heard() as said:
+        result: TrainingResult = use.item.cls(use.config).train(samples, model, out, ctx, start)
     figures = {
         "samples": len(samples),
         "tokens": result.tokens,
@@ -185,7 +186,7 @@ def trained(
         "made_of": made,
         "ref": asdict(ref),
         "figures": figures,
-        "warnings": result.warnings,
+        "warnings": list(dict.fromkeys(said)),
         "files": files,
     }
     write_sealed(out / MARKER, value)
@@ -213,7 +214,7 @@ def _kept(out: Path, made: Mapping[str, str], ctx: RunContext) -> Trained | None
         ctx.log.info(f"{ctx.stage}: training again, as what it is made of changed: {why}")
         return None
     for warning in value.get("warnings", ()):
-        ctx.log.warning(f"{ctx.stage}: {warning}")
+        ctx.log.warning(warning)
     # Where it lies now: a run's folder may have been moved.
     return Trained(ModelRef(**{**value["ref"], "path": str(out)}), value["figures"])
 

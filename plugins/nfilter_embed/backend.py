@@ -14,6 +14,7 @@ from pydantic import Field
 
 from nfilter import (
     Abilities,
+    CutCounter,
     CutTexts,
     Embeds,
     FloatArray,
@@ -60,7 +61,7 @@ class SentenceTransformers:
         self.config = config
         self.site = site
         self._model: Any = None
-        self._longer = self._texts = self._size = 0
+        self._cut = CutCounter(config.window, "window")
 
     @classmethod
     def abilities(cls, config: SentenceTransformersConfig) -> Abilities:  # noqa: ARG003
@@ -109,8 +110,7 @@ class SentenceTransformers:
         parts = split(model, clean, config.window, _clean(config.prompt))
         if parts is None:
             return self._encoded(model, [_clean(config.prompt + text) for text in texts])
-        self._longer, self._texts = self._longer + parts.longer, self._texts + len(texts)
-        self._size = parts.size
+        self._cut.add(parts.longer, len(texts), parts.size)
         vectors = self._encoded(model, parts.parts)
         if config.window == "mean" and parts.longer:
             vectors = together(vectors, parts, len(texts))
@@ -121,9 +121,7 @@ class SentenceTransformers:
 
     def take_cut_texts(self) -> CutTexts | None:
         """How many texts were longer than the window since this was last asked."""
-        found = CutTexts(self._longer, self._texts, self._size, self.config.window, "window")
-        self._longer = self._texts = 0
-        return found if found.texts else None
+        return self._cut.take()
 
     def _encoded(self, model: Any, texts: list[str]) -> FloatArray:
         vectors = model.encode(

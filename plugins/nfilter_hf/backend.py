@@ -12,6 +12,7 @@ from nfilter import (
     Abilities,
     Adapts,
     Completion,
+    CutCounter,
     CutTexts,
     Embeds,
     Encodes,
@@ -105,7 +106,7 @@ class HFBackend:
         self._generating = Budget(config.batch_tokens)
         self._embedding = Budget(config.batch_tokens)
         self._scoring: Budget | None = None
-        self._embedded: list[tuple[int, int, int]] = []
+        self._cut = CutCounter(config.embed_window, "embed_window")
 
     def fingerprint(self) -> str:
         """SHA-256 of weights, tokenizer, template and settings; of the commit for a hub model."""
@@ -156,16 +157,12 @@ class HFBackend:
         with self._ready() as loaded:
             config = self._config
             found = embed(loaded, texts, self._embedding, config.embed_layer, config.embed_window)
-            self._embedded.append((found.longer, len(texts), loaded.context))
+            self._cut.add(found.longer, len(texts), loaded.context)
             return found.vectors
 
     def take_cut_texts(self) -> CutTexts | None:
         """How many embedded texts were longer than the context since this was last asked."""
-        taken, self._embedded = self._embedded, []
-        if not taken:
-            return None
-        longer, texts = (sum(each[place] for each in taken) for place in (0, 1))
-        return CutTexts(longer, texts, taken[-1][2], self._config.embed_window, "embed_window")
+        return self._cut.take()
 
     def encode(
         self, samples: Sequence[Sample], *, max_length: int, turns: str

@@ -40,6 +40,10 @@ class HFConfig(StageConfig):
         **dict.fromkeys(("load_in_8bit", "quantization", "quantize"), "load_in_4bit"),
         **dict.fromkeys(("max_seq_length", "max_seq_len", "max_model_len", "model_max_length", "context_length"), "max_length"),
         **dict.fromkeys(("batch_size", "max_batch_size"), "batch_tokens bounds the tokens of a batch: batch_tokens: 16384"),
+        **dict.fromkeys(
+            ("max_tokens", "max_new_tokens", "max_completion_tokens"),
+            "it is set where the model is asked: max_tokens: 256 on the stage, or under evaluate",
+        ),
         "trust_remote_code": "code from a model's own folder is never run; leave the line out",
     }  # fmt: skip
 

@@ -162,7 +162,6 @@ class LoraTrainer:
             seconds=seconds,
             resumed_from=course.resumed_from,
             settings=choice.settings(),
-            warnings=(few,) if few else (),
         )
         write_json(
             out / "training.json",

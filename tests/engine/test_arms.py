@@ -386,3 +386,26 @@ def test_scrambling_the_truth_of_a_real_source(kit: Any, tmp_path: Path) -> None
     assert len(list(read_jsonl(tmp_path / "out0" / "cleaned.jsonl"))) == 6
     assert outputs[0][1] == 1.0
     assert outputs[1][1] < 1.0
+
+
+def test_what_a_trainer_warned_of_stays_with_its_adapter(
+    kit: Any, sums: Callable[..., Any]
+) -> None:
+    from nfilter_example.model import Memory
+
+    class Worried(Memory):
+        """Warns of the training that it does."""
+
+        name = "extra.worried"
+
+        def train(self, samples: Any, model: Any, out: Path, ctx: Any, start: Any = None) -> Any:
+            ctx.log.warning("training stopped early")
+            return super().train(samples, model, out, ctx, start)
+
+    text = RECIPE.replace("example.memory", "extra.worried").replace(
+        "arms: [vanilla, raw, cleaned, truth]", "arms: [raw]"
+    )
+    for _ in range(2):  # the second run takes the adapter of the first
+        metrics = sums(text, hooks={"trainers": [Worried]}).metrics
+        assert kit.reporter.warnings.count("training stopped early") == 1
+        assert "training stopped early" in [said["text"] for said in metrics["warnings"]]

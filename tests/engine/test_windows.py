@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from nfilter import Abilities, CutTexts, Embeds, Sample, StageConfig
+from nfilter import Abilities, CutCounter, CutTexts, Embeds, Sample, StageConfig
 
 
 class Letters:
@@ -79,3 +79,12 @@ def test_a_stage_warns_once_of_what_its_encoder_did_not_read(
         (warned,) = run(other)
         assert f"which read their {other} alone" in warned
         assert run("mean") == []
+
+
+def test_texts_are_counted_until_they_are_taken() -> None:
+    counter = CutCounter("head", "part")
+    assert counter.take() is None
+    counter.add(1, 3, 5)
+    counter.add(0, 2, 6)
+    assert counter.take() == CutTexts(1, 5, 6, "head", "part")
+    assert counter.take() is None

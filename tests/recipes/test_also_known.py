@@ -168,3 +168,14 @@ def test_every_line_that_is_named_for_a_section_is_read(read: Any, key: str) -> 
     fault = _fault(read, {key: {}})
     line = fault.split("; write ", 1)[1].split(" (", 1)[0]
     assert read(yaml.safe_load(line)) is not None
+
+
+@pytest.mark.parametrize("key", ["max_tokens", "max_new_tokens"])
+def test_how_much_a_local_model_writes_is_set_where_it_is_asked(read: Any, key: str) -> None:
+    student = {"use": "hf", "model": "tiny"}
+    fault = _fault(read, {"models": {"student": {**student, key: 99}}})
+    assert "max_tokens: 256 on the stage, or under evaluate" in fault
+    assert "batch_tokens" not in fault
+    asks = [{"use": "robustft.answer", "llm": "student", "into": "base", "max_tokens": 256}]
+    tests = {**GOOD["evaluate"], "max_tokens": 256}
+    assert read({"samples": asks, "evaluate": tests}).evaluate.max_tokens == 256

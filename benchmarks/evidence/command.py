@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence.cells import Cells, Keeper, done
-from benchmarks.evidence.running import Alone, Cell, Crew, Progress, Run, Workers, run_all
+from benchmarks.evidence.running import (
+    Alone,
+    Cell,
+    Crew,
+    LostWorkerError,
+    Progress,
+    Run,
+    Workers,
+    run_all,
+)
 
 STOPPED = 130
 
@@ -55,6 +64,9 @@ def go(
     except KeyboardInterrupt:
         progress.say("stopped; the same command goes on")
         return STOPPED
+    except LostWorkerError as error:
+        progress.say(str(error))
+        return 1
     finally:
         crew.close()
     return int(bool(failed))

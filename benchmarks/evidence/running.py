@@ -89,6 +89,10 @@ def attempt(run: Run, cell: Cell) -> tuple[float, str | None]:
     return time.monotonic() - began, None
 
 
+class LostWorkerError(RuntimeError):
+    """A process that ran cells has ended in the middle of one."""
+
+
 class Workers:
     """Processes of one thread each; every one keeps its models loaded."""
 
@@ -122,15 +126,15 @@ class Workers:
         """Wait for a cell.
 
         Raises:
-            RuntimeError: when a process ended in the middle of one.
+            LostWorkerError: when a process ended in the middle of one.
         """
         ready: Any = wait(list(self._busy))[0]
         cell = self._busy.pop(ready)
         try:
             seconds, error = ready.recv()
         except EOFError as error:
-            raise RuntimeError(
-                f"the process that ran {cell.key} ended; run the same command again"
+            raise LostWorkerError(
+                f"the process that ran {cell.key} ended, perhaps for want of memory; run the same command again (--workers 1 takes half of it)"
             ) from error
         self._idle.append(ready)
         return cell, seconds, error

@@ -13,6 +13,7 @@ DEFAULT: Final = "default"
 ROBUSTFT: Final = "robustft"
 OFFICIAL: Final = "official"
 NEIGHBORS: Final = "neighbors"
+CLASSIFIER: Final = "classifier"
 
 LINES: Final[Mapping[str, str]] = {
     "vanilla": "the model as it is, not trained",
@@ -20,6 +21,8 @@ LINES: Final[Mapping[str, str]] = {
     NEIGHBORS: "the neighbour view flags by noise score (`vote: probability`); flagged rows are dropped",
     "neighbors, relabelled": "the same flags; flagged rows take the answer of the neighbours",
     "neighbors, trusted": f"the neighbour view with {TRUSTED} checked labels, which are right and marked; flagged rows are dropped",
+    CLASSIFIER: "the view of a classifier over the encoder settles every row: relabelled, weighed or dropped (`robustft.settle`)",
+    "classifier, trusted": f"the same with {TRUSTED} checked labels, which are right and marked",
     CLEANLAB: "cleanlab's flags (`find_label_issues`) from a logistic regression over the same encoder; flagged rows are dropped",
     DEFAULT: "the stages of the recipe that `nfilter init --data` writes for the file, trained as all lines are",
     ROBUSTFT: "the stages of robustft.yaml, the student as its own expert",
@@ -30,10 +33,10 @@ LINES: Final[Mapping[str, str]] = {
     "truth": "trained on all rows with their true labels",
 }
 METHODS: Final = (
-    NEIGHBORS, "neighbors, relabelled", "neighbors, trusted", CLEANLAB, DEFAULT, ROBUSTFT, OFFICIAL,
+    NEIGHBORS, "neighbors, relabelled", "neighbors, trusted", CLASSIFIER, "classifier, trusted", CLEANLAB, DEFAULT, ROBUSTFT, OFFICIAL,
 )  # fmt: skip
 CONTROLS: Final = ("random", "trusted alone", "vanilla")
-CHECKED: Final = ("neighbors, trusted", "trusted alone")
+CHECKED: Final = ("neighbors, trusted", "classifier, trusted", "trusted alone")
 NOISELESS: Final = ("truth", "truth-size", "trusted alone")
 FEW: Final = ("vanilla", "raw", NEIGHBORS, CLEANLAB, DEFAULT, "truth")
 """The lines of a data set whose rows have options of their own: no answer is one of few classes there."""
@@ -53,20 +56,24 @@ def stages(name: str, shipped: Mapping[str, Sequence[Stage]]) -> Stages:
     checked = {"trusted": "trusted"} if name in CHECKED else {}
     check: Stage = {"use": "robustft.check", "views": ["neighbors"], "vote": "probability", **checked}  # fmt: skip
     leave: Stage = {"use": "robustft.select", "by": "random", "keep": 0.0}
-    match name:
-        case "vanilla" | "raw" | "truth" | "trusted alone":
-            return []
-        case "random" | "truth-size":
-            return [{"use": "robustft.random", "keep": KEPT}]
-        case "neighbors" | "neighbors, trusted":
-            return [{**_NEIGHBORS, **checked}, check, leave]
-        case "neighbors, relabelled":
-            review = {"use": "robustft.review", "llm": "expert", "views": ["neighbors"]}
-            return [_NEIGHBORS, check, review]
-        case "cleanlab":
-            return [_CLEANLAB, {**leave, "check": CLEANLAB}]
-        case "default" | "robustft" | "official":
-            return [dict(stage) for stage in shipped[name]]
+    asks: Stage = {"use": "robustft.review", "llm": "expert", "views": ["neighbors"]}
+    learns: Stage = {"use": "robustft.classifier", "encoder": ["encoder"], **checked}
+    made: dict[str, Stages] = {
+        **{key: [] for key in ("vanilla", "raw", "truth", "trusted alone")},
+        **{key: [{"use": "robustft.random", "keep": KEPT}] for key in ("random", "truth-size")},
+        **{
+            key: [{**_NEIGHBORS, **checked}, check, leave]
+            for key in (NEIGHBORS, "neighbors, trusted")
+        },
+        "neighbors, relabelled": [_NEIGHBORS, check, asks],
+        **{
+            key: [learns, {"use": "robustft.settle"}] for key in (CLASSIFIER, "classifier, trusted")
+        },
+        CLEANLAB: [_CLEANLAB, {**leave, "check": CLEANLAB}],
+        **{line: [dict(stage) for stage in given] for line, given in shipped.items()},
+    }
+    if name in made:
+        return made[name]
     raise LookupError(f"no line is called {name!r}")
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import operator
+import os
 from functools import partial
 
 import pytest
 
+from benchmarks.evidence.cells import Keeper
+from benchmarks.evidence.command import go
 from benchmarks.evidence.plan import Cell
 from benchmarks.evidence.running import Alone, Progress, Workers, run_all
 
@@ -113,3 +116,19 @@ def test_workers_bring_back_what_happened_in_another_process(cells):
             crew.close()
         assert sorted(failed) == ([] if error is None else ["answers", "raw"])
         assert error is None or error in cells.error("raw")
+
+
+class Dies:
+    """Ends its process in the middle of a cell, as the kernel does where memory is short."""
+
+    def __call__(self, one):
+        os._exit(9)
+
+
+def test_a_process_that_ends_is_said_in_a_line(cells, capsys):
+    assert go(cells, CELLS[:1], (), Dies, 1, Keeper(cells)) == 1
+    said = capsys.readouterr().err
+    assert (
+        "the process that ran answers ended, perhaps for want of memory; run the same command again"
+        in said
+    )

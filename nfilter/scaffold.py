@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from nfilter.contracts import rows_of
-from nfilter.errors import RecipeError, SourceError, did_you_mean, short
+from nfilter.errors import ModelError, RecipeError, SourceError, did_you_mean, short
 from nfilter.located import parse
 from nfilter.measures import rewrites
 from nfilter.noise import NoiseConfig, inject_file
@@ -64,8 +64,8 @@ def scaffold(
     text = known[template].read_text(encoding="utf-8")
     said = []
     if model is not None:
-        text = _replace_model(text, model)
-        said.append(f"model: {model} (the student)")
+        text = _replace_model(text, _model_from(out, model, plugins))
+        said += [f"model: {model} (the student)", *_not_installed(plugins, model)]
     if expert is not None:
         text = _replace_expert(text, expert)
         said.append(f"expert: {expert} (who answers, reasons and reviews)")
@@ -227,6 +227,22 @@ def _quoted(text: str) -> str:
         return "'" + text.replace("'", "''") + "'"
     quoted: str = yaml.safe_dump(text, default_style='"', width=float("inf"))
     return quoted.strip()
+
+
+def _model_from(out: Path, model: str, plugins: Plugins) -> str:
+    """The model as the recipe names it: a path here is one relative to the recipe there."""
+    path = Path(model)
+    if path.is_absolute() or model in plugins.models or not path.exists():
+        return model
+    return _relative(path, out)
+
+
+def _not_installed(plugins: Plugins, model: str) -> list[str]:
+    try:
+        plugins.model_folder(model)
+    except ModelError as error:
+        return [f"warning: {error}"]
+    return []
 
 
 def _replace_model(text: str, model: str) -> str:

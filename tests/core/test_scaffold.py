@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nfilter import RecipeError, SourceError
+from nfilter import ModelError, RecipeError, SourceError
 from nfilter.plugins import Plugins, load
 from nfilter.recipe import load as load_recipe
 from nfilter.scaffold import scaffold, templates
@@ -122,3 +122,43 @@ def test_what_cannot_be_used_is_named_with_what_can(plugins: Plugins, tmp_path: 
     ):
         scaffold(plugins, "robustft", odd, None, tmp_path / "r.yaml")
     assert not (tmp_path / "r.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "out", "written"),
+    [
+        ("files/m.gguf", "recipe.yaml", "files/m.gguf"),
+        ("./files/m.gguf", "recipe.yaml", "files/m.gguf"),
+        ("files", "files/recipe.yaml", "."),
+        ("files/m.gguf", "made/recipe.yaml", "HERE/files/m.gguf"),
+        ("org/name:m.gguf", "recipe.yaml", "org/name:m.gguf"),
+        ("tiny", "recipe.yaml", "tiny"),
+    ],
+)
+def test_a_model_that_is_here_is_found_from_where_the_recipe_is(
+    plugins: Plugins,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    out: str,
+    written: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("files", "tiny"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "files" / "m.gguf").write_bytes(b"GGUF")
+    scaffold(plugins, "robustft", None, model, Path(out))
+    wanted = written.replace("HERE", str(tmp_path))
+    assert load_recipe(tmp_path / out, plugins).models["student"].config.model == wanted
+
+
+def test_a_model_whose_package_is_not_installed_is_named_at_once(
+    plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> Path:
+        raise ModelError(f"model {name!r} needs the package x: pip install 'x'")
+
+    monkeypatch.setattr(plugins, "model_folder", missing)
+    said = scaffold(plugins, "robustft", None, "smollm2", tmp_path / "recipe.yaml")
+    assert said[1] == "warning: model 'smollm2' needs the package x: pip install 'x'"
+    assert "model: smollm2" in (tmp_path / "recipe.yaml").read_text()

@@ -261,9 +261,16 @@ def _refuse_other_kinds(source: Source, settings: Any) -> None:
 def _tokenizer(source: Source) -> Any:
     from transformers import AutoTokenizer
 
+    # Said here, it is this file whatever tokenizer_config.json names; transformers 5.10 would read that one.
+    own = source.folder / "tokenizer.json"
+    named = {"tokenizer_file": str(own)} if own.is_file() else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            str(source.folder), local_files_only=True, trust_remote_code=False, use_fast=True
+            str(source.folder),
+            local_files_only=True,
+            trust_remote_code=False,
+            use_fast=True,
+            **named,
         )
     except (ValueError, OSError, KeyError, TypeError, ImportError, AttributeError) as error:
         raise ModelError(

@@ -5,11 +5,14 @@ transformers takes about ten seconds of processor time to unpack 135 million wei
 
 from __future__ import annotations
 
+import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 from nfilter_hf.fingerprint import cache_folder, default_digests, digest_of
+from nfilter_hf.gguf_header import read_header
 from nfilter_hf.gguf_model import made_by
 from nfilter_hf.kept import is_whole, keep
 
@@ -17,23 +20,24 @@ _LARGEST: Final = 2**30  # bytes
 _ROOM: Final = 8  # times its size that has to be free
 
 
-def unpacked(file: Path) -> Path | None:
-    """The folder with what ``file`` holds in float32, as safetensors; None where it is not kept."""
-    folder = _place(file)
-    return folder if is_whole(folder) else None
+def unpacked(file: Path, load: Callable[[], Any]) -> Path | None:
+    """The folder with what ``file`` holds in float32, as safetensors; None where it is large, or there is no room.
 
-
-def keep_unpacked(module: Any, file: Path) -> None:
-    """Keep the weights of ``module``, float32 and as ``file`` holds them, if they are small and there is room.
-
-    What earlier versions made of the same file is removed.
+    ``load`` gives the model of ``file`` in float32, or None where it is not whole; it is called where nothing is kept yet.
+    What earlier versions made of the same file is removed then.
     """
     folder = _place(file)
-    size = 4 * sum(parameter.numel() for parameter in module.parameters())
+    if is_whole(folder):
+        return folder
+    tensors = read_header(file).tensors.values()
+    size = 4 * sum(math.prod(tensor.shape) for tensor in tensors)
     if size > _LARGEST or _free(folder) < _ROOM * size:
-        return
+        return None
+    module = load()
+    if module is None:
+        return None
     shutil.rmtree(folder.parent, ignore_errors=True)
-    keep(folder, module.save_pretrained)
+    return folder if keep(folder, module.save_pretrained) else None
 
 
 def _place(file: Path) -> Path:

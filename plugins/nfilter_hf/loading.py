@@ -15,7 +15,7 @@ from nfilter_hf.checks import folder_problems, header_problems
 from nfilter_hf.config import HFConfig, locate
 from nfilter_hf.gguf_corrections import refuse_left_out
 from nfilter_hf.gguf_header import read_header
-from nfilter_hf.gguf_weights import keep_unpacked, unpacked
+from nfilter_hf.gguf_weights import unpacked
 
 if TYPE_CHECKING:
     import torch
@@ -337,23 +337,27 @@ def _read_weights(source: Source, settings: Any, options: dict[str, Any]) -> tup
                 str(source.folder), use_safetensors=True, local_files_only=True, **common, **options
             )
         )
-    # Small models are kept unpacked, in the type that a CPU computes in.
-    plain = options == {"dtype": torch.float32}
-    kept = unpacked(source.place) if plain else None
-    if kept is not None:
-        return tuple(
-            AutoModelForCausalLM.from_pretrained(
-                str(kept), use_safetensors=True, local_files_only=True, **common, **options
-            )
+
+    def exact() -> Any:
+        module, info = _unpack(source, common | {"dtype": torch.float32})
+        return None if info.get("missing_keys") else module
+
+    kept = unpacked(source.place, exact)
+    if kept is None:
+        return _unpack(source, common | options)
+    return tuple(
+        AutoModelForCausalLM.from_pretrained(
+            str(kept), use_safetensors=True, local_files_only=True, **common, **options
         )
+    )
+
+
+def _unpack(source: Source, options: dict[str, Any]) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM
+
     unpacking = gguf_model.unpacking()
     with gguf_model.alone(source.place) as (folder, file):
-        module, info = AutoModelForCausalLM.from_pretrained(
-            folder, **file, **unpacking, **common, **options
-        )
-    if plain and not info.get("missing_keys"):
-        keep_unpacked(module, source.place)
-    return module, info
+        return tuple(AutoModelForCausalLM.from_pretrained(folder, **file, **unpacking, **options))
 
 
 def _four_bit(dtype: Any) -> Any:

@@ -5,17 +5,26 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from nfilter import Completion, Failure, Request, Sampling
 from nfilter_hf.batching import Budget
 from nfilter_hf.chat import ChatError
 from nfilter_hf.loading import Loaded
+from nfilter_hf.lora_flat import can_flatten, shared_beginning
+from nfilter_hf.roomy import roomy_cache, step_attention
 from nfilter_hf.sampling import choose, uniforms
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+_WORTH = 8
+"""Tokens that prompts must share for it to be worth a pass of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +113,12 @@ def _decode(loaded: Loaded, jobs: Sequence[Job]) -> dict[int, Completion]:
 
     rows = [_Row(job, uniforms(job.request.sampling, job.request.draw)) for job in jobs]
     active = list(rows)
-    ids, mask = _left_padded(loaded, [job.ids for job in jobs])
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    cache: Any = None
     cache_name = _cache_name(loaded.module)
-    with torch.no_grad():
+    kept = roomy_cache(loaded.module) if can_flatten(loaded.module) else None
+    with torch.no_grad(), step_attention(loaded.module) if kept is not None else nullcontext():
+        ids, mask = _begun(loaded, [job.ids for job in jobs], {cache_name: kept})
+        cache: Any = kept
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         while active:
             out = loaded.module(
                 input_ids=ids,
@@ -135,6 +145,26 @@ def _decode(loaded: Loaded, jobs: Sequence[Job]) -> dict[int, Completion]:
     return {row.job.index: _completion(loaded, row) for row in rows}
 
 
+def _begun(
+    loaded: Loaded, prompts: Sequence[list[int]], kept: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """What is still to be read of a batch's prompts, padded on the left, and the mask of all of them.
+
+    Where ``kept`` has a cache, what all prompts begin with is read once, for all of them.
+    """
+    import torch
+
+    (cache,) = kept.values()
+    prefix = shared_beginning([np.asarray(prompt) for prompt in prompts])
+    if cache is None or prefix < _WORTH:
+        return _left_padded(loaded, prompts)
+    first = torch.tensor([prompts[0][:prefix]], device=loaded.device)
+    loaded.module.base_model(input_ids=first, use_cache=True, **kept)
+    cache.batch_repeat_interleave(len(prompts))
+    ids, mask = _left_padded(loaded, [prompt[prefix:] for prompt in prompts])
+    return ids, torch.cat([mask.new_ones(len(prompts), prefix), mask], 1)
+
+
 def _advance(loaded: Loaded, rows: Sequence[_Row], logits: Tensor) -> Tensor:
     """Add one token to each row that is not finished; logits are float32 [n, vocabulary]."""
     samplings = [row.job.request.sampling for row in rows]
@@ -142,9 +172,11 @@ def _advance(loaded: Loaded, rows: Sequence[_Row], logits: Tensor) -> Tensor:
         next(row.numbers) if s.temperature > 0 else 0.0
         for row, s in zip(rows, samplings, strict=True)
     ]
-    total = logits.logsumexp(-1)
     tokens = choose(logits, samplings, numbers)
-    chances = logits.gather(1, tokens.unsqueeze(1)).squeeze(1) - total
+    chances = logits.gather(1, tokens.unsqueeze(1)).squeeze(1)
+    # The largest logit tells by itself whether all are finite enough to choose from.
+    if any(r.job.request.logprobs or r.job.request.sampling.temperature > 0 for r in rows):
+        chances = chances - logits.logsumexp(-1)
     for row, token, chance in zip(rows, tokens.tolist(), chances.tolist(), strict=True):
         if row.finish is not None:
             continue

@@ -249,12 +249,13 @@ def _shares(q: Tensor, k: Tensor, longest: int) -> Tensor:
     """softmax(q k') [B, G * L, T] of q [B, G * L, d] and k [B, T, d]: the last L of T are the queries' own places."""
     import torch
 
-    scores = torch.bmm(q, k.transpose(1, 2))
+    # In float32: what the exponential gets is what rounding would hurt most, and this product is a small one.
+    scores = torch.bmm(q.float(), k.float().transpose(1, 2))
     # A token sees all that is shared, and its row's own tokens up to itself.
     later = torch.ones(longest, longest, dtype=torch.bool).triu_(1)
     own = scores.view(-1, longest, k.shape[1])[:, :, -longest:]
     own.masked_fill_(later, -torch.inf)
-    return scores.softmax(-1)
+    return scores.softmax(-1).to(q.dtype)
 
 
 def _three(

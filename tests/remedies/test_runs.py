@@ -229,4 +229,4 @@ def test_the_plan_says_what_the_rows_choose(shell: Shell) -> None:
     Path("rows.jsonl").write_text(f"{row}\n" * 3000)
     said = shell("check", "r.yaml")
     assert "`nfilter plan` counts the rows and says which" in said
-    assert "were chosen for 3,000 rows" in shell("plan", "r.yaml")
+    assert "are chosen for 3,000 rows" in shell("plan", "r.yaml")

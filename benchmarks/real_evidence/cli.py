@@ -20,6 +20,7 @@ from benchmarks.evidence.recipes import base_value
 from benchmarks.real_evidence.data import LEVELS, DataSet, Files, find
 from benchmarks.real_evidence.page import Told, page
 from benchmarks.real_evidence.plan import (
+    SETTINGS,
     Shipped,
     Wanted,
     chosen,
@@ -152,8 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     code = 0
-    if not (options.render or options.plan):
-        code = _go(options, setting, cells, first)
+    for one in () if options.render or options.plan else setting.sets:
+        code = max(code, _run(options, setting, cells, one.name))
         if code == STOPPED:
             return code
     made = setting.plan(cells)
@@ -164,23 +165,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for cell in every:
             print(f"{cell.part:10} {'done' if cell.key in finished else 'to run':7} {cell.key}")
         return 0
-    if not options.render and not code:
-        code = _go(options, setting, cells, made.cells)
-    else:
-        Keeper(cells)
+    Keeper(cells)
     print(write(options, setting, cells, made))
     return code
+
+
+def _run(options: argparse.Namespace, setting: Setting, cells: Cells, name: str) -> int:
+    """Choose the settings of a data set, then run its lines."""
+    code = _go(options, setting, cells, [c for c in setting.settings() if c.noise == name])
+    if code:
+        return code
+    own = [cell for cell in setting.plan(cells).cells if cell.noise == name]
+    return _go(options, setting, setting.expecting(cells, own), own)
 
 
 def _go(
     options: argparse.Namespace, setting: Setting, cells: Cells, planned: Sequence[Cell]
 ) -> int:
-    todo = [cell for cell in planned if not options.only or any(t in cell.key for t in options.only)]  # fmt: skip
-    keys = {cell.key: cell for cell in planned}
-    wanted = {cell.key for cell in todo} | {cell.size_of for cell in todo if cell.size_of}
-    todo = [keys[cell.key] for cell in planned if cell.key in wanted]
+    # Settings are chosen whatever lines are asked for.
+    todo = {
+        c.key
+        for c in planned
+        if c.part == SETTINGS or not options.only or any(text in c.key for text in options.only)
+    }
+    todo |= {c.size_of for c in planned if c.key in todo and c.size_of}
     make = partial(RealRunner, cells, setting.base, provenance.commit(ROOT), named=setting.named)
-    return go(cells, todo, (), make, options.workers, Keeper(cells), provenance.device())
+    wanted = [cell for cell in planned if cell.key in todo]
+    return go(cells, wanted, (), make, options.workers, Keeper(cells), provenance.device())
 
 
 def write(options: argparse.Namespace, setting: Setting, cells: Cells, made: Plan) -> Path:

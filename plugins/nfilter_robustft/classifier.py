@@ -99,11 +99,11 @@ class Classifier:
                 rows.add(sample, ctx, self.config.trusted)
                 block.append(sample)
                 if len(block) == _BLOCK:
-                    self._embed(block, vectors, ctx)
+                    self._embed(block, vectors, rows, ctx)
                     block = []
                 progress.advance()
             if block:
-                self._embed(block, vectors, ctx)
+                self._embed(block, vectors, rows, ctx)
         classes = rows.classes()
         if classes is None:
             ctx.log.warning(
@@ -123,7 +123,11 @@ class Classifier:
         """Write the view of each sample of the chunk."""
         return [sample.note(self.config.into, self._note(sample, state, ctx)) for sample in chunk]
 
-    def _embed(self, samples: Sequence[Sample], into: Sequence[_Blocks], ctx: Context) -> None:
+    def _embed(
+        self, samples: Sequence[Sample], into: Sequence[_Blocks], rows: Rows, ctx: Context
+    ) -> None:
+        if rows.are_open():  # no classifier will learn from these rows: nothing is spent on them
+            return
         texts = [text_of(sample, ctx) for sample in samples]
         for name, blocks in zip(self.config.encoder, into, strict=True):
             blocks.parts.append(np.asarray(ctx.model(name).embed(texts), dtype=np.float32))

@@ -44,6 +44,10 @@ class Rows:
         codes = np.array([-1 if x is None else number[x] for x in self.labels], dtype=np.int64)
         return Labels(codes, np.array(self.trusted, dtype=bool) & (codes >= 0), len(classes))
 
+    def are_open(self) -> bool:
+        """Whether there are too many answers already for ``classes``, whatever rows follow."""
+        return len(self.closed) > 1 or len(set(self.labels) - {None}) > CLASSES
+
     def classes(self) -> list[str] | None:
         """The distinct answers where they are few and the same for all samples, else None."""
         seen = {label for label in self.labels if label is not None}

@@ -216,6 +216,24 @@ def test_too_many_answers_are_said():
     assert any("leave robustft.classifier out" in text for _, text in ctx.log.lines)
 
 
+def test_nothing_is_embedded_where_every_row_has_options_of_its_own():
+    rows = [
+        Sample(
+            f"s{i}",
+            (Message("user", f"row {i}"), Message("assistant", "AB"[i % 2])),
+            meta={"options": [f"one {i}", f"other {i}"]},
+        )
+        for i in range(50)
+    ]
+
+    def refuse(text):
+        raise AssertionError(f"{text!r} was embedded")
+
+    viewed, state, ctx = view(rows, FakeEncoder(refuse))
+    assert not state.values["informative"]
+    assert [s.response for s in settle(viewed, ctx)] == [s.response for s in rows]
+
+
 def test_rows_beyond_the_reference_have_a_view_too():
     rows, truth, _, encoder = clusters(600)
     viewed, _, _ = view(rows, encoder, reference=300)

@@ -45,13 +45,14 @@ def as_answers(sample: Sample, shares: dict[str, float], ctx: Context) -> dict[s
 
 
 def unsure(sample: Sample, state: State, ctx: Context, why: str) -> dict[str, JSON]:
-    """The note of a view without an answer that knows how frequent the answers are; ``why`` it has none."""
+    """The note of a view that is no better than chance and knows how frequent the answers are; ``why`` it has none.
+
+    It has no vote, as ``weak`` says: a label is not wrong because such a view does not name it.
+    """
     values: Any = state.values
     shares = among(values["frequencies"], options_of(sample, ctx))
-    if not shares:
-        return abstain(why)
-    note = note_of(sample, shares, ctx, calibrated=True)
-    return {**note, "answer": None, "text": "", "failure": why}
+    note = note_of(sample, shares, ctx, calibrated=True) if shares else abstain(why)
+    return {**note, "answer": None, "text": "", "failure": why, "weak": True}
 
 
 def abstain(why: str) -> dict[str, JSON]:

@@ -117,6 +117,18 @@ def test_labels_without_information_give_no_answer_and_a_warning():
     assert any(kind == "warning" and "trusted: COLUMN" in text for kind, text in ctx.log.lines)
 
 
+@pytest.mark.parametrize("vote", ["all", "any", "probability"])
+def test_neighbours_that_know_nothing_flag_nothing(vote):
+    rows, _, _, encoder = blobs(300, 2 / 3)
+    out, _, _ = run(rows, encoder, k=30)
+    ctx = FakeContext(answers="choice")
+    check = Check(CheckConfig(views=["neighbors"], vote=vote))
+    out = check.process(out, check.fit(iter(out), ctx), ctx)
+    assert not any(s.notes["check"]["flagged"] or s.dropped for s in out)
+    assert "neighbors is no better than chance and has no vote" in out[0].why
+    assert any("No label can be flagged" in text for _, text in ctx.log.lines)
+
+
 def test_trusted_labels_help_where_most_labels_are_wrong():
     rows, truth, _, encoder = blobs(600, 0.7, trusted=90)
     rest = np.arange(90, 600)

@@ -66,5 +66,16 @@ def test_a_model_that_never_answers_flags_and_drops_everything():
 
 
 def test_all_stages_are_registered_in_the_order_of_their_use():
-    names = ("answer", "reason", "neighbors", "check", "relabel", "review", "select", "random")
+    names = (
+        "answer",
+        "reason",
+        "neighbors",
+        "classifier",
+        "check",
+        "settle",
+        "relabel",
+        "review",
+        "select",
+        "random",
+    )
     assert list(STAGES) == [*(f"robustft.{name}" for name in names), "views.column"]

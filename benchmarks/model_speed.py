@@ -22,7 +22,6 @@ Generation (greedy, ``--new`` tokens a row at most):
 - nfilter: ``generate`` of the backend ``hf``.
 - transformers: ``generate`` over one batch, padded on the left.
 - continuous: the library's continuous batching, ``generate_batch``; only where it is asked for with ``--ways``.
-- llama.cpp: the weights of ``--gguf`` in their own format through ``llama_cpp_py_sync``, one row after another.
 """
 
 from __future__ import annotations
@@ -54,10 +53,7 @@ from nfilter_hf.lora import LoraTrainer
 from nfilter_hf.lora_settings import LoraSettings
 
 RANK = 16
-TRAIN = ("nfilter", "nfilter-float32", "peft", "trl")
-SCORE = ("nfilter", "nfilter-float32", "plain")
-GENERATE = ("nfilter", "nfilter-float32", "transformers", "continuous", "llama.cpp")
-USUAL = ("nfilter", "nfilter-float32", "peft", "trl", "plain", "transformers", "llama.cpp")
+USUAL = ("nfilter", "nfilter-float32", "peft", "trl", "plain", "transformers")
 Way = Callable[[], int]
 """It does the work once and returns how many tokens that was."""
 
@@ -315,23 +311,6 @@ def continuous_generation(
     return run
 
 
-def llama_generation(asked: Sequence[str], args: argparse.Namespace) -> Way:
-    """llama.cpp on a GGUF file, in its own number format, a row at a time: its Python package has no batches."""
-    from llama_cpp_py_sync import Llama
-
-    model = Llama(str(args.gguf), n_ctx=2048, n_threads=args.threads, n_gpu_layers=0, verbose=False)
-    tokenizer = opened(args, "float32")._open_text().tokenizer  # noqa: SLF001
-
-    def run() -> int:
-        made = 0
-        for text in asked:
-            out = model.generate(shown(tokenizer, text), max_tokens=args.new, temperature=0.0)
-            made += min(args.new, len(model.tokenize(out, add_special=False)) + 1)
-        return made
-
-    return run
-
-
 def there(name: str) -> bool:
     """Whether a package is installed."""
     try:
@@ -420,8 +399,6 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
             "transformers": lambda: transformers_generation(ours, asked, args),
             "continuous": lambda: continuous_generation(ours, asked, args),
         }
-        if args.gguf and there("llama-cpp-py-sync"):
-            told["llama.cpp"] = lambda: llama_generation(asked, args)
         figures["generation"] = measured(
             {n: f() for n, f in told.items() if n in wanted}, args.rounds
         )
@@ -441,7 +418,6 @@ def main() -> None:
     )
     options.add_argument("--train", type=Path, help="rows to train on and score")
     options.add_argument("--generate", type=Path, help="questions to answer")
-    options.add_argument("--gguf", type=Path, help="the same weights for llama.cpp")
     options.add_argument(
         "--what",
         nargs="+",
@@ -462,7 +438,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     warnings.simplefilter("ignore")
     figures = compare(args)
-    names = ("torch", "transformers", "peft", "trl", "llama-cpp-py-sync")
+    names = ("torch", "transformers", "peft", "trl")
     about = SimpleNamespace(
         dtype=args.dtype, threads=args.threads, rows=args.rows, batch=args.batch, load=os.getloadavg()[0],
         machine=platform.machine(), **{name.replace("-", "_"): version(name) for name in names if there(name)},

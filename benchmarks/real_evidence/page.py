@@ -242,7 +242,7 @@ def _settings(cells: Cells, told: Told) -> str:
     fixed = ", ".join(f"{key} {value}" for key, value in told.train.items() if key not in ("use", "model", "epochs", *names))  # fmt: skip
     return (
         f"Chosen before any line was trained, on {DEV_ROWS} rows (a quarter of a small set) held out of the truth, by a student that trained on "
-        "the rest of it: of the settings within one standard error of the best the one with the fewest steps, of equals the best. No test row has a part in it. "
+        "the rest of it: of the settings within one standard error of the best the one that sees the fewest rows, of equals the best. No test row has a part in it. "
         f"Fixed beforehand: {fixed}.\n\n"
         + table(("data set", *names, "accuracy on the rows held out", "seconds", ""), rows)
         + ("\n\n" + bullets(said) if said else "")

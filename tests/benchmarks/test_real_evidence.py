@@ -291,7 +291,7 @@ def test_a_digest_says_what_is_read_and_not_where(planned: Callable[..., Plan], 
 def test_the_cheapest_setting_near_the_best_is_taken(cells: Cells):
     assert chosen(cells, "news") is None
     # Of 40 rows 30 are right at best; a difference of one row is within an error, one of twelve is not.
-    right = [29, 30, 18]
+    right = [29, 30, 18, 12, 10]
     for setting, count in zip(GRID, right, strict=True):
         answers = {f"q{i:02d}": i < count for i in range(40)}
         cells.put(
@@ -301,7 +301,7 @@ def test_the_cheapest_setting_near_the_best_is_taken(cells: Cells):
 
 
 def test_fewer_steps_are_taken_where_they_do_as_well(cells: Cells, monkeypatch: pytest.MonkeyPatch):
-    grid = ({"lr": 1e-3, "max_steps": 40}, {"lr": 1e-3, "max_steps": 80})
+    grid = tuple({"lr": 1e-3, "max_steps": steps, "batch_size": 8} for steps in (40, 80))
     monkeypatch.setattr("benchmarks.real_evidence.plan.GRID", grid)
     for near, taken in ((29, grid[0]), (18, grid[1])):
         for setting, count in zip(grid, (near, 30), strict=True):
@@ -478,7 +478,7 @@ def test_the_command_goes_from_data_to_a_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     pytest.importorskip("cleanlab")
-    small = ({"lr": 1e-3, "max_steps": 2}, {"lr": 1e-2, "max_steps": 2})
+    small = tuple({"lr": lr, "max_steps": 2, "batch_size": 8} for lr in (1e-3, 1e-2))
     for name in ("plan", "page"):
         monkeypatch.setattr(f"benchmarks.real_evidence.{name}.GRID", small)
     given = make(tmp_path / "given", levels=(50,), n=150)

@@ -382,7 +382,8 @@ def plugins_show(name: str, as_json: bool) -> None:
 
 @main.command()
 @click.option(
-    "--template", default="robustft", show_default=True, help="Which shipped recipe to start from."
+    "--template",
+    help="Which shipped recipe to start from [classes for data of few answers, else robustft].",
 )
 @click.option(
     "--data",
@@ -391,6 +392,11 @@ def plugins_show(name: str, as_json: bool) -> None:
 )
 @click.option(
     "--model", help="The model to train: a hub id, a folder, a GGUF file, or a name: smollm2, tiny."
+)
+@click.option(
+    "--test",
+    type=click.Path(path_type=Path, exists=True),
+    help="Rows to test on: arms are compared on them.",
 )
 @click.option(
     "--expert", help="A model behind an API that answers and reviews: anthropic/claude-sonnet-4-5."

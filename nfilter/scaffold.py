@@ -22,6 +22,12 @@ from nfilter.store import publishing
 from nfilter.types import Row, Sample
 
 SHIPPED = Path(__file__).resolve().parent / "recipes"
+USUAL = "robustft"
+"""The template where nothing is known of the data."""
+CLASSES = "classes"
+"""The template for data of few answers."""
+_MOST_CLASSES = 20
+_ROWS_PER_CLASS = 10
 
 
 def templates(plugins: Plugins) -> dict[str, Path]:
@@ -39,49 +45,52 @@ def templates(plugins: Plugins) -> dict[str, Path]:
 
 def scaffold(
     plugins: Plugins,
-    template: str,
+    template: str | None,
     data: Path | None,
     model: str | None,
     out: Path,
     *,
     expert: str | None = None,
+    test: Path | None = None,
     force: bool = False,
 ) -> list[str]:
     """Write a recipe from a shipped one; returns what was guessed and what to type next, line by line.
 
-    ``expert`` is ``provider/name`` of a model behind an API, which answers and reviews. Where it gives no log-probabilities,
-    the recipe ranks by what ``check`` would ask for in their place.
+    Without a ``template`` the data decide: few answers that are the same for all rows need no model that answers. ``expert``
+    is ``provider/name`` of a model behind an API, which answers and reviews. Where it gives no log-probabilities, the recipe
+    ranks by what ``check`` would ask for in their place. With ``test``, rows to test on, arms are compared.
 
     Raises:
-        RecipeError: for an unknown template, or when ``out`` is there already.
+        RecipeError: for an unknown template, when ``out`` is there already, or for ``test`` without ``data``.
         SourceError: when the data cannot be read.
     """
-    known = templates(plugins)
-    if template not in known:
-        raise RecipeError(f"no template {template!r}{did_you_mean(template, known)}")
     if out.exists() and not force:
         raise RecipeError(f"{out} is there already; choose another --out, or give --force")
+    if test is not None and data is None:
+        raise RecipeError(
+            "--test names rows to test on, and none to train on are named; give --data"
+        )
+    known = templates(plugins)
+    if template is not None and template not in known:
+        raise RecipeError(f"no template {template!r}{did_you_mean(template, known)}")
+    found = None
+    if data is not None:
+        again = _command(template or USUAL, out, model, expert, force=force)
+        found = _guessed(plugins, data, out, again)
+    template, said = _chosen(template, found, expert)
     text = known[template].read_text(encoding="utf-8")
-    said = []
     if model is not None:
         text = _replace_model(text, _model_from(out, model, plugins))
         said += [f"model: {model} (the student)", *_not_installed(plugins, model)]
+    text, without = _with_what_is_there(text, plugins)
+    said += without
     if expert is not None:
         text = _replace_expert(text, expert)
         said.append(f"expert: {expert} (who answers, reasons and reviews)")
-    if data is not None:
-        found = _guessed(plugins, data, out, _command(template, out, model, expert, force=force))
-        source, columns, answer = found.source, found.columns, found.answer
-        relative = _relative(data, out)
-        text = _replace_section(
-            text, "source", f"source: {{use: {source.name}, path: {_quoted(relative)}}}"
-        )
-        text = _replace_section(text, "answer", f"answer: {answer}")
-        text = _without_truth(text)
-        named = ", ".join(f"{role} = {column!r}" for role, column in columns.items())
-        said.append(f"data: {data} read as {source.name}; guessed columns: {named}")
-        said.append(f"answer kind: {answer} (guessed; change `answer:` if it is another)")
-        said += found.said
+    if found is not None and data is not None:
+        tested = None if test is None else (test, guess(plugins, test))
+        text = _on_data(text, data, found, tested, out)
+        said += _told(data, found)
     with publishing(out) as file:
         file.write(text)
     if expert is not None:
@@ -97,6 +106,58 @@ def scaffold(
             f"{_command(template, out, model, expert, force=True)} --data FILE`); then {commands}"
         )
     return said
+
+
+def _on_data(
+    text: str, data: Path, found: Guess, tested: tuple[Path, Guess] | None, out: Path
+) -> str:
+    """The recipe with a person's own rows, and with their own test where they have one."""
+    path = _quoted(_relative(data, out))
+    text = _replace_section(text, "source", f"source: {{use: {found.source.name}, path: {path}}}")
+    text = _without_truth(_replace_section(text, "answer", f"answer: {found.answer}"))
+    if tested is None:
+        return text
+    test, rows = tested
+    path = _quoted(_relative(test, out))
+    text = _replace_section(text, "arms", "arms: [vanilla, raw, cleaned]")
+    line = f"evaluate: {{source: {{use: {rows.source.name}, path: {path}}}}}"
+    return _replace_section(text, "evaluate", line)
+
+
+def _told(data: Path, found: Guess) -> list[str]:
+    named = ", ".join(f"{role} = {column!r}" for role, column in found.columns.items())
+    return [
+        f"data: {data} read as {found.source.name}; guessed columns: {named}",
+        f"answer kind: {found.answer} (guessed; change `answer:` if it is another)",
+        *found.said,
+    ]
+
+
+def _chosen(template: str | None, found: Guess | None, expert: str | None) -> tuple[str, list[str]]:
+    """The template, and why it was chosen, where nobody named one."""
+    if template is not None or expert is not None or found is None or not found.classes:
+        return template or USUAL, []
+    why = (
+        f"template: {CLASSES}, as the rows have the same {found.classes} answers: a classifier finds and mends wrong labels there "
+        f"without asking a model; --template {USUAL} has the model answer, reason and review instead"
+    )
+    return CLASSES, [why]
+
+
+def _with_what_is_there(text: str, plugins: Plugins) -> tuple[str, list[str]]:
+    """The recipe without models that are one of several in a list and are not installed, and what was left out."""
+    said = []
+    named = re.findall(r"^  (\w+): *\{[^}\n]*?model: *([\w-]+)[,}]", text, re.MULTILINE)
+    for name, model in named:
+        missing = _not_installed(plugins, model)
+        listed = re.compile(rf"(\[|, ){name}(?:, |(?=\]))")
+        if missing and re.search(rf"encoder: \[(?:{name}, \w+|\w+, {name})", text):
+            text = re.sub(rf"^  {name}:.*\n", "", text, flags=re.MULTILINE)
+            text = listed.sub(
+                lambda match: match.group(1) if match.group().endswith(", ") else "", text
+            )
+            said.append(f"left out: {name}; {missing[0].removeprefix('warning: ')}")
+    return text, said
 
 
 def _command(
@@ -155,12 +216,14 @@ def source_for(plugins: Plugins, data: Path) -> Registered:
 class Guess:
     """What a file looks like: the source that reads it, its columns by role, the likeliest kind of answer.
 
-    ``said`` is what a person should know of its rows.
+    ``classes`` is how many answers there are, where they are few and the same for all rows, else 0. ``said`` is what a
+    person should know of its rows.
     """
 
     source: Registered
     columns: dict[str, str]
     answer: str
+    classes: int
     said: list[str]
 
 
@@ -179,7 +242,20 @@ def guess(plugins: Plugins, data: Path) -> Guess:
     if not samples:
         raise SourceError(f"{data}: {told if rows else 'it holds no rows'}")
     said = [f"data: {told}", *(f"warning: {text}" for text in NotCarried(rows).warnings())]
-    return Guess(item, columns, _answer_kind(samples), said)
+    kind = _answer_kind(samples)
+    return Guess(item, columns, kind, _classes(samples, kind), said)
+
+
+def _classes(samples: list[Sample], kind: str) -> int:
+    """How many answers there are, where they are few, the same for all rows, and each stands for enough rows; else 0."""
+    if kind not in ("label", "choice", "exact"):
+        return 0
+    listed = {
+        tuple(each) if isinstance(each := s.meta.get("options"), list) else None for s in samples
+    }
+    answers = next(iter(listed)) if len(listed) == 1 else ()
+    count = len({s.response.strip() for s in samples} if answers is None else answers)
+    return count if 2 <= count <= _MOST_CLASSES and len(samples) >= _ROWS_PER_CLASS * count else 0
 
 
 def _answer_kind(samples: list[Sample]) -> str:

@@ -14,7 +14,7 @@ from nfilter.recipe import load as load_recipe
 from nfilter.scaffold import scaffold, templates
 
 TEMPLATES = (
-    "chained", "entp", "quickstart", "quickstart-text", "quickstart-tokens", "robustft", "robustft-official",
+    "chained", "classes", "entp", "quickstart", "quickstart-text", "quickstart-tokens", "robustft", "robustft-official",
 )  # fmt: skip
 
 
@@ -162,3 +162,99 @@ def test_a_model_whose_package_is_not_installed_is_named_at_once(
     said = scaffold(plugins, "robustft", None, "smollm2", tmp_path / "recipe.yaml")
     assert said[1] == "warning: model 'smollm2' needs the package x: pip install 'x'"
     assert "model: smollm2" in (tmp_path / "recipe.yaml").read_text()
+
+
+def labelled(path: Path, answers: tuple[str, ...], n: int, options: bool = True) -> Path:
+    """A file of ``n`` texts, each with one of the answers, and the list of them where there are ``options``."""
+    rows = [
+        {
+            "question": f"text {i}",
+            "answer": answers[i % len(answers)],
+            **({"options": list(answers)} if options else {}),
+        }
+        for i in range(n)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("options", [True, False])
+def test_few_answers_need_no_model_that_answers(
+    plugins: Plugins, tmp_path: Path, options: bool
+) -> None:
+    data = labelled(tmp_path / "d.jsonl", ("sad", "calm", "glad"), 60, options)
+    out = tmp_path / "r.yaml"
+    said = scaffold(plugins, None, data, "tiny", out)
+    recipe = load_recipe(out, plugins)
+    assert [use.name for use in recipe.samples] == ["robustft.classifier", "robustft.settle"]
+    assert recipe.answer.kind == ("choice" if options else "exact")
+    assert said[0].startswith("template: classes, as the rows have the same 3 answers: ")
+
+
+@pytest.mark.parametrize(
+    ("answers", "n"),
+    [(("sad", "calm", "glad"), 20), (tuple(f"a{i}" for i in range(21)), 200), (("1", "2"), 60)],
+    ids=["too few rows", "too many answers", "numbers"],
+)
+def test_other_data_get_the_usual_recipe(
+    plugins: Plugins, tmp_path: Path, answers: tuple[str, ...], n: int
+) -> None:
+    data = labelled(tmp_path / "d.jsonl", answers, n, options=False)
+    scaffold(plugins, None, data, "tiny", tmp_path / "r.yaml")
+    assert load_recipe(tmp_path / "r.yaml", plugins).name == "robustft"
+
+
+def test_options_of_their_own_get_the_usual_recipe(plugins: Plugins, tmp_path: Path) -> None:
+    rows = [
+        {"question": f"{i}?", "options": [f"{i}", f"{i + 1}"], "answer": "A"} for i in range(60)
+    ]
+    data = tmp_path / "d.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scaffold(plugins, None, data, "tiny", tmp_path / "r.yaml")
+    assert load_recipe(tmp_path / "r.yaml", plugins).name == "robustft"
+
+
+def test_a_person_may_choose_otherwise(plugins: Plugins, tmp_path: Path) -> None:
+    data = labelled(tmp_path / "d.jsonl", ("sad", "glad"), 60)
+    scaffold(plugins, "robustft", data, "tiny", tmp_path / "r.yaml")
+    assert load_recipe(tmp_path / "r.yaml", plugins).name == "robustft"
+    scaffold(plugins, None, data, "tiny", tmp_path / "e.yaml", expert="openai/gpt-4o")
+    assert load_recipe(tmp_path / "e.yaml", plugins).name == "robustft"
+
+
+def test_rows_to_test_on_bring_the_arms_that_compare(plugins: Plugins, tmp_path: Path) -> None:
+    data = labelled(tmp_path / "d.jsonl", ("sad", "glad"), 60)
+    test = labelled(tmp_path / "t.jsonl", ("sad", "glad"), 10)
+    scaffold(plugins, None, data, "tiny", tmp_path / "r.yaml", test=test)
+    recipe = load_recipe(tmp_path / "r.yaml", plugins)
+    assert recipe.arms == ("vanilla", "raw", "cleaned")
+    assert recipe.test is not None
+    assert recipe.test.use.config.path == "t.jsonl"
+
+
+@pytest.mark.types("give --data")
+def test_rows_to_test_on_alone_are_refused(plugins: Plugins, tmp_path: Path) -> None:
+    test = labelled(tmp_path / "t.jsonl", ("sad", "glad"), 60)
+    with pytest.raises(RecipeError, match="none to train on are named; give --data"):
+        scaffold(plugins, None, None, "tiny", tmp_path / "r.yaml", test=test)
+    scaffold(plugins, None, test, "tiny", tmp_path / "r.yaml", test=test)
+
+
+@pytest.mark.parametrize("listed", ["[words, student]", "[student, words]"])
+def test_an_encoder_that_is_not_installed_is_left_out_of_several(
+    plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: str
+) -> None:
+    monkeypatch.setattr("nfilter.scaffold._not_installed", absent)
+    shipped = templates(plugins)["classes"].read_text()
+    other = tmp_path / "classes.yaml"
+    other.write_text(shipped.replace("[words, student]", listed))
+    monkeypatch.setattr("nfilter.scaffold.templates", lambda _: {"classes": other})
+    said = scaffold(plugins, "classes", None, "tiny", tmp_path / "r.yaml")
+    recipe = load_recipe(tmp_path / "r.yaml", plugins)
+    assert set(recipe.models) == {"student"}
+    assert recipe.samples[0].config.encoder == ["student"]
+    assert any(line == "left out: words; pip install it" for line in said)
+
+
+def absent(plugins: Plugins, model: str) -> list[str]:
+    return ["warning: pip install it"] if model == "minilm" else []

@@ -54,7 +54,7 @@ def additions(seed: int, n: int) -> list[tuple[str, int]]:
 
 @pytest.fixture(scope="session")
 def yard(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that the README names: train.jsonl (every third label wrong), test.jsonl and data.csv.
+    """The files that the README names: train.jsonl (every third label wrong), test.jsonl, reviews of two kinds and data.csv.
 
     ``prompts/robustft`` beside the recipe holds the templates of ``prompts/tiny``: a recipe's own folder is looked
     into first, so that the recipe itself stays as it is shown.
@@ -68,6 +68,10 @@ def yard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     test = [{"prompt": question, "response": str(answer)} for question, answer in additions(3, 6)]
     for name, lines in (("train.jsonl", rows), ("test.jsonl", test)):
         (path / name).write_text("".join(json.dumps(row) + "\n" for row in lines))
+    reviews = [f"{word} {n}" for n in range(30) for word in ("good", "bad")]
+    for name, texts in (("reviews.csv", reviews), ("reviews-test.csv", reviews[:6])):
+        lines = "".join(f"{text},{text.split()[0]}\n" for text in texts)
+        (path / name).write_text("question,answer\n" + lines)
     (path / "data.csv").write_text(
         'q,options,a\n1+1?,"[""2"", ""3""]",A\n2+1?,"[""2"", ""3""]",B\n'
     )

@@ -59,7 +59,7 @@ def done(
 ) -> dict[str, Any]:
     """What each of the README's ``nfilter`` lines ended in.
 
-    They are typed as they stand, but for three names: the hub's model becomes ``tiny``, ``ID`` a row that is there,
+    They are typed as they stand, but for three names: models become ``tiny``, ``ID`` a row that is there,
     and the two runs that are compared are copies of the one that was made. Recipes that the text names are files.
     """
     results = {}
@@ -77,7 +77,7 @@ def done(
         for name in ("runs/a", "runs/b"):
             if name in words:
                 shutil.copytree(yard / RUN, yard / name)
-        words = ["tiny" if word == HUB_MODEL else word for word in words]
+        words = ["tiny" if word in (HUB_MODEL, "smollm2") else word for word in words]
         results[line] = cli(*words[1:], cwd=yard)
     return results
 
@@ -109,6 +109,16 @@ def test_init_writes_the_recipe_that_is_shown(
     assert "guessed columns: shape = 'prompt', prompt = 'prompt', response = 'response'" in said
     text = (yard / "recipe.yaml").read_text().replace("model: tiny", f"model: {HUB_MODEL}")
     assert yaml.safe_load(text) == recipes[0]
+
+
+def test_few_answers_are_mended_by_a_classifier(done: dict[str, Any], yard: Path) -> None:
+    said = done[
+        "nfilter init --data reviews.csv --test reviews-test.csv --model smollm2 --out reviews.yaml"
+    ].out
+    assert "the rows have the same 2 answers" in said
+    metrics = json.loads((yard / "runs" / "classes" / "metrics.json").read_text())
+    assert set(metrics["arms"]) == {"vanilla", "raw", "cleaned"}
+    assert metrics["samples"]["read"] == 60
 
 
 def test_check_tells_the_columns_and_the_memory(done: dict[str, Any]) -> None:

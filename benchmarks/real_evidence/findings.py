@@ -25,7 +25,7 @@ def level(evidence: Evidence, one: str, percent: int) -> list[str]:
     """What each method that has run shows at a level, then where a control beats one."""
     out = []
     for name in METHODS:
-        if not any((name, one, percent, seed) in evidence.plan.of for seed in evidence.scope.seeds):
+        if figures(evidence, name, one, percent) is None:  # the table says what has not run
             continue
         said = _method(evidence, name, one, percent)
         out.append(f"{one} {percent}%: `{name}` {said}.")

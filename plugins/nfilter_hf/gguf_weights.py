@@ -14,7 +14,7 @@ from typing import Any, Final
 from nfilter_hf.fingerprint import cache_folder, default_digests, digest_of
 from nfilter_hf.gguf_header import read_header
 from nfilter_hf.gguf_model import made_by
-from nfilter_hf.kept import is_whole, keep
+from nfilter_hf.kept import forget_others, is_whole, keep
 
 _LARGEST: Final = 2**30  # bytes
 _ROOM: Final = 8  # times its size that has to be free
@@ -36,7 +36,7 @@ def unpacked(file: Path, load: Callable[[], Any]) -> Path | None:
     module = load()
     if module is None:
         return None
-    shutil.rmtree(folder.parent, ignore_errors=True)
+    forget_others(folder)
     return folder if keep(folder, module.save_pretrained) else None
 
 

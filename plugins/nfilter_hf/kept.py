@@ -27,16 +27,28 @@ def is_whole(folder: Path) -> bool:
 
 
 def keep(folder: Path, write: Callable[[Path], None]) -> bool:
-    """Let ``write`` fill a new folder, and put it in the place of ``folder``; whether that is there and whole then."""
+    """Let ``write`` fill a new folder, and put it in the place of ``folder``; whether that is there and whole then.
+
+    A folder that is whole is left as it is: another process may have made it in the meantime, and reads it.
+    """
     partial = folder.with_name(f"{folder.name}.{os.getpid()}")
     try:
         partial.mkdir(parents=True)
         write(partial)
         digests = {path.name: digest_of(path) for path in sorted(partial.iterdir())}
         (partial / _DIGESTS).write_text(json.dumps(digests, indent=1), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.replace(folder)
+        if not is_whole(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.replace(folder)
     except OSError:
         # A home that cannot be written costs the next run the same seconds, and another process may have been first.
-        shutil.rmtree(partial, ignore_errors=True)
+        pass
+    shutil.rmtree(partial, ignore_errors=True)
     return is_whole(folder)
+
+
+def forget_others(folder: Path) -> None:
+    """Remove what stands beside ``folder``, but for what processes are filling for it: it is of earlier versions."""
+    for other in folder.parent.iterdir() if folder.parent.is_dir() else ():
+        if other != folder and not other.name.startswith(f"{folder.name}."):
+            shutil.rmtree(other, ignore_errors=True)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from nfilter.durations import duration, speed
 from nfilter.errors import DamageError, StoreError
 from nfilter.stages import Calls, Log
 from nfilter.store import read_sealed, write_sealed
@@ -167,19 +168,6 @@ def told(seconds: float, rate: Rate, model: str) -> str:
         f"({rate.seconds / rate.calls:.2g} s per call, measured on {rate.calls:,}). Stop it (Ctrl-C; no answer is lost) and try fewer "
         "rows (--limit N), fewer rounds:, a smaller max_tokens:, or a faster model"
     )
-
-
-def speed(tokens: float) -> str:
-    """``310 tokens/s``, or ``0.4 tokens/s`` where they are few."""
-    return f"{tokens:,.0f} tokens/s" if tokens >= 10 else f"{tokens:.1f} tokens/s"
-
-
-def duration(seconds: float) -> str:
-    """``45 s``, ``12 min`` or ``2 h 10 min``."""
-    if seconds < 120:
-        return f"{round(seconds)} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def paces(file: Path) -> dict[str, Any]:

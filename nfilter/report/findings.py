@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from nfilter.durations import duration
 from nfilter.failed_calls import told
 from nfilter.report import encoding, figures, rate, reading, runs, text, training
 from nfilter.report.figures import Figure
@@ -352,14 +353,6 @@ def _calls(found: Figure | None) -> str:
 
 
 def _time(found: tuple[runs.Spent, runs.Spent]) -> str:
-    said = runs.both(found, lambda spent: duration(spent.seconds))
+    said = runs.both(found, lambda spent: duration(spent.seconds, 1))
     untimed = found[1].untimed
     return f"{said}, without {untimed} whose length is not known" if untimed else said
-
-
-def duration(seconds: float) -> str:
-    """Seconds, or minutes and hours where there are many."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"

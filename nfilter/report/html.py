@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nfilter.durations import duration
 from nfilter.report import reading, text
-from nfilter.report.findings import duration, findings, headline
+from nfilter.report.findings import findings, headline
 from nfilter.report.histogram import histogram
 from nfilter.report.token_page import token_page
 
@@ -140,7 +141,7 @@ def _stages(run: RunDirectory) -> list[dict[str, Any]]:
                 "kept": text.number(done.get("kept", done.get("read", 0))),
                 "dropped": text.number(done.get("dropped", 0)),
                 "relabelled": text.number(done.get("changed", 0)),
-                "seconds": duration(float(seconds)) if text.is_number(seconds) else "",
+                "seconds": duration(float(seconds), 1) if text.is_number(seconds) else "",
             }
         )
     return rows

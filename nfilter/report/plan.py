@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nfilter.pace import duration, speed
+from nfilter.durations import duration, speed
 from nfilter.report import text
 
 if TYPE_CHECKING:

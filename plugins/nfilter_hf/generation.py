@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -115,7 +115,8 @@ def _decode(loaded: Loaded, jobs: Sequence[Job]) -> dict[int, Completion]:
     active = list(rows)
     cache_name = _cache_name(loaded.module)
     kept = roomy_cache(loaded.module) if can_flatten(loaded.module) else None
-    with torch.no_grad(), step_attention(loaded.module) if kept is not None else nullcontext():
+    attention = step_attention(loaded.module) if kept is not None else nullcontext()
+    with torch.no_grad(), attention, _whole_states(loaded.module):
         ids, mask = _begun(loaded, [job.ids for job in jobs], {cache_name: kept})
         cache: Any = kept
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
@@ -143,6 +144,24 @@ def _decode(loaded: Loaded, jobs: Sequence[Job]) -> dict[int, Completion]:
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             positions = positions[:, -1:] + 1
     return {row.job.index: _completion(loaded, row) for row in rows}
+
+
+@contextmanager
+def _whole_states(module: Any) -> Iterator[None]:
+    """Inside, the head reads the states of the last tokens as one block.
+
+    Of a slice with gaps between rows torch makes a product of matrices for each row, and for that as many copies of the
+    head's weights, where these are frozen: gigabytes for a batch.
+    """
+    head = module.get_output_embeddings()
+    if head is None:
+        yield
+        return
+    handle = head.register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _begun(

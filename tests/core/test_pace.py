@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from nfilter import Completion
-from nfilter.pace import PACES, Pace, Rate, duration, paces, told
+from nfilter.durations import duration
+from nfilter.pace import PACES, Pace, Rate, paces, told
 from nfilter.stages import Calls
 
 

@@ -291,6 +291,22 @@ def test_finished_rows_leave_the_batch(
     assert scarce.rows == [sum(n > step for n in lengths) for step in range(6)]
 
 
+def test_the_head_reads_one_block_and_not_slices_with_gaps(
+    checkpoint: Any, open_backend: Any
+) -> None:
+    """Of a batch of slices torch copies the head's weights once for each row, where they are frozen."""
+    model = open_backend(checkpoint())
+    with model.lend() as lent:
+        head = lent.module.get_output_embeddings()
+        head.weight.requires_grad_(False)
+        seen: list[bool] = []
+        head.register_forward_hook(lambda _, args, out: seen.append(args[0].is_contiguous()))
+        model.generate([ask(text, max_tokens=3) for text in ("one", "two and more", "3")])
+        assert seen
+        assert all(seen)
+        assert not head._forward_pre_hooks
+
+
 def test_output_that_is_not_finite_is_a_failure(
     checkpoint: Any, open_backend: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

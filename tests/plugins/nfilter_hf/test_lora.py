@@ -409,7 +409,9 @@ def test_out_of_memory_halves_the_forward_pass_and_goes_on(tmp_path: Path) -> No
     assert warning.endswith("set train.micro_batch_tokens: 32")
     ctx = FakeContext()
     train(samples, tmp_path / "set", ctx=ctx, max_steps=1, micro_batch_tokens=32)
-    assert ctx.log.lines == [] or all(kind != "warning" for kind, _ in ctx.log.lines)
+    assert not [
+        text for kind, text in ctx.log.lines if kind == "warning" and "optimiser step" not in text
+    ]
 
 
 @pytest.mark.types("set train.gradient_checkpointing: true")
@@ -544,7 +546,8 @@ def test_a_lower_rate_or_a_longer_warmup_goes_on(tmp_path: Path) -> None:
             lambda m, a, out: out * torch.nan if breaks(m, a, (out,))[0].isnan().any() else out
         )
         train(samples, tmp_path / name, module, ctx=ctx, schedule="constant", max_steps=4, **more)
-        return [text for kind, text in ctx.log.lines if kind == "warning"]
+        warned = [text for kind, text in ctx.log.lines if kind == "warning"]
+        return [text for text in warned if "only 4 optimiser steps" not in text]
 
     (warned,) = run("high", lr=1e-2, warmup=0)
     assert "Lower train.lr (now 0.01) or raise train.warmup" in warned

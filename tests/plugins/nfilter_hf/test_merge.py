@@ -302,6 +302,7 @@ def test_a_quantised_base_is_refused_and_the_full_one_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = save_base(tmp_path / "base")
+    save_base(tmp_path / "small")
     adapter = make_adapter(tmp_path / "adapter", base)
     load = AutoModelForCausalLM.from_pretrained
 

@@ -1,0 +1,16 @@
+"""Times and speeds in words."""
+
+from __future__ import annotations
+
+
+def duration(seconds: float, digits: int = 0) -> str:
+    """``45 s``, ``12 min`` or ``2 h 10 min``; ``digits`` after the point where it is seconds."""
+    if seconds < 120:
+        return f"{seconds:.{digits}f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def speed(tokens: float) -> str:
+    """Tokens per second: ``310 tokens/s``, or ``0.4 tokens/s`` where they are few."""
+    return f"{tokens:,.0f} tokens/s" if tokens >= 10 else f"{tokens:.1f} tokens/s"

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nfilter import JSON
+from nfilter_hf.remembered import recall, remember
 
 _PATTERNS = (
     "config.json",
@@ -73,33 +74,10 @@ def digest_of(path: Path, remembered: Path | None = None) -> str:
     """SHA-256 of a file; of a large one as ``remembered`` has it, unless its size or time of change is another."""
     stat = path.stat()
     if remembered is None or stat.st_size < _LARGE:
-        return _hash(path)
+        return file_sha256(path)
     key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-    known = _read(remembered)
+    known = {name: str(digest) for name, digest in recall(remembered).items()}
     if key not in known:
-        known[key] = _hash(path)
-        _write(remembered, known)
+        known[key] = file_sha256(path)
+        remember(remembered, known)
     return known[key]
-
-
-def _hash(path: Path) -> str:
-    return file_sha256(path)
-
-
-def _read(path: Path) -> dict[str, str]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return {str(k): str(v) for k, v in value.items()} if isinstance(value, dict) else {}
-
-
-def _write(path: Path, known: Mapping[str, str]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}")
-        partial.write_text(json.dumps(known, indent=1), encoding="utf-8")
-        partial.replace(path)
-    except OSError:
-        # A home that cannot be written costs the next run the time to hash again, no more.
-        return

@@ -119,9 +119,16 @@ def flat_attention(module: Any) -> Iterator[None]:
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, _attention())
+    with attention_named(module, NAME):
+        yield
+
+
+@contextmanager
+def attention_named(module: Any, name: str) -> Iterator[None]:
+    """Inside, the model computes attention with the function that transformers knows by this name."""
     config = module.config
     before = getattr(config, _IMPLEMENTATION)
-    setattr(config, _IMPLEMENTATION, NAME)
+    setattr(config, _IMPLEMENTATION, name)
     try:
         yield
     finally:

@@ -7,8 +7,6 @@ beside the digests of files, so that a run that goes on finds the format that it
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +16,7 @@ from typing import Any
 
 from nfilter_hf.fingerprint import default_digests
 from nfilter_hf.memory import Sizes, sizes_of
+from nfilter_hf.remembered import recall, remember
 
 SMALLEST = 20_000_000
 """Parameters under which a model stays in float32: there is little to gain, and small models feel the rounding."""
@@ -101,10 +100,11 @@ def _times(sizes: Sizes, measure: Measure, file: Path) -> float:
     import torch
 
     key = f"{_processor()}|torch {torch.__version__}|{sizes.hidden}x{sizes.inner}"
-    known = _read(file)
+    found = recall(file).items()
+    known = {name: float(value) for name, value in found if isinstance(value, int | float)}
     if key not in known:
         known = {**known, key: round(measure(sizes.hidden, sizes.inner), 2)}
-        _write(file, known)
+        remember(file, known)
     return known[key]
 
 
@@ -130,23 +130,3 @@ def _native() -> bool:
     except OSError:
         return False
     return bool({"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"} & set(words))
-
-
-def _read(file: Path) -> dict[str, float]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    found = value if isinstance(value, dict) else {}
-    return {str(k): float(v) for k, v in found.items() if isinstance(v, int | float)}
-
-
-def _write(file: Path, known: Mapping[str, float]) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f"{file.name}.{os.getpid()}")
-        partial.write_text(json.dumps(known, indent=1), encoding="utf-8")
-        partial.replace(file)
-    except OSError:
-        # A home that cannot be written costs the next run a measurement, no more.
-        return

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from nfilter_hf.lora_flat import attention_named
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -21,7 +23,6 @@ _ROOM = 64
 
 NAME = "nfilter_step"
 """Under this name transformers finds the attention of this file."""
-_IMPLEMENTATION = "_attn_implementation"
 
 
 @contextmanager
@@ -32,13 +33,8 @@ def step_attention(module: Any) -> Iterator[None]:
 
     AttentionInterface.register(NAME, _attend)
     AttentionMaskInterface.register(NAME, _mask)
-    config = module.config
-    before = getattr(config, _IMPLEMENTATION)
-    setattr(config, _IMPLEMENTATION, NAME)
-    try:
+    with attention_named(module, NAME):
         yield
-    finally:
-        setattr(config, _IMPLEMENTATION, before)
 
 
 def _mask(*args: Any, **kwargs: Any) -> Any:

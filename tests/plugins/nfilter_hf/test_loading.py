@@ -354,8 +354,10 @@ def test_digests_of_large_files_are_remembered(
 ) -> None:
     monkeypatch.setattr(fingerprint, "_LARGE", 1)
     hashed: list[str] = []
-    plain = fingerprint._hash
-    monkeypatch.setattr(fingerprint, "_hash", lambda path: hashed.append(path.name) or plain(path))
+    plain = fingerprint.file_sha256
+    monkeypatch.setattr(
+        fingerprint, "file_sha256", lambda path: hashed.append(path.name) or plain(path)
+    )
     store = folder.parent / "cache" / "digests.json"
     first = fingerprint.fingerprint(folder, {}, store)
     assert "model.safetensors" in hashed

@@ -173,8 +173,7 @@ def test_an_outage_in_real_time(
         done = backend(server.url).generate(requests(1000))
         assert all(one.failure is None for one in done)
         assert server.plan.counts["ok"] == 1000
-        # On a slow machine more calls fall into the outage; in no case is one turned away twice on average.
-        assert server.plan.counts["limited_after"] < 1000
+        assert server.plan.counts["limited_after"] < 300
 
 
 def test_a_fixed_concurrency_is_never_passed(

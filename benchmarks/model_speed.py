@@ -49,8 +49,8 @@ from nfilter import Message, Request, Sample, Sampling, Site, TokenSample
 from nfilter.testing import FakeContext
 from nfilter_hf.backend import HFBackend
 from nfilter_hf.config import HFConfig
-from nfilter_hf.lora import LoraTrainer
-from nfilter_hf.lora_settings import LoraSettings
+from nfilter_hf.lora.settings import LoraSettings
+from nfilter_hf.lora.trainer import LoraTrainer
 
 RANK = 16
 USUAL = ("nfilter", "nfilter-float32", "peft", "trl", "plain", "transformers")

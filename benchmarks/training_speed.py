@@ -49,11 +49,11 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from nfilter import Message, Sample, Site, TokenSample
 from nfilter.testing import FakeContext
 from nfilter_hf.backend import HFBackend
-from nfilter_hf.batches_train import TrainRow, micro_batches, step_order, training_row
 from nfilter_hf.config import HFConfig
-from nfilter_hf.lora import LoraTrainer
-from nfilter_hf.lora_adapter import attached
-from nfilter_hf.lora_settings import LoraSettings, pass_tokens
+from nfilter_hf.lora.adapter import attached
+from nfilter_hf.lora.data import TrainRow, micro_batches, step_order, training_row
+from nfilter_hf.lora.settings import LoraSettings, pass_tokens
+from nfilter_hf.lora.trainer import LoraTrainer
 
 SEED = 0
 KEPT = 0.6

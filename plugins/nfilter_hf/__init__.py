@@ -19,6 +19,6 @@ def nfilter_backends() -> tuple[type, ...]:
 @hookimpl
 def nfilter_trainers() -> tuple[type, ...]:
     """The trainer ``hf.lora``."""
-    from nfilter_hf.lora import LoraTrainer
+    from nfilter_hf.lora.trainer import LoraTrainer
 
     return (LoraTrainer,)

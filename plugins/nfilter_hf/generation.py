@@ -14,8 +14,8 @@ import numpy as np
 from nfilter import Completion, Failure, Request, Sampling
 from nfilter_hf.batching import Budget
 from nfilter_hf.chat import ChatError
+from nfilter_hf.flat import can_flatten, shared_beginning
 from nfilter_hf.loading import Loaded
-from nfilter_hf.lora_flat import can_flatten, shared_beginning
 from nfilter_hf.roomy import roomy_cache, step_attention
 from nfilter_hf.sampling import choose, uniforms
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from nfilter import FloatArray
-from nfilter_hf.batches_train import LossNorm, MicroBatch, TrainRow
+from nfilter_hf.lora.data import LossNorm, MicroBatch, TrainRow
 
 Stats: TypeAlias = "Mapping[str, Any]"
 """An online loss's statistics by name, each a tensor [n] in the order of the batches that they are of."""

@@ -2,46 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, cast
 
-from nfilter import Context, ModelError, ModelRef, TokenLoss
-from nfilter_hf.batches_train import step_order
-from nfilter_hf.lora_adapter import adapter_parameters, attached, load_adapter
-from nfilter_hf.lora_base import checkpointing, quantised_ready, seeded
+from nfilter import Context, ModelError, TokenLoss
+from nfilter_hf.lora.adapter import adapted, adapter_parameters, fingerprint, seeded
+from nfilter_hf.lora.data import step_order
+from nfilter_hf.lora.settings import LoraSettings
+from nfilter_hf.lora.step import StepLoss
 from nfilter_hf.lora_ranks import Ranks
-from nfilter_hf.lora_settings import LoraSettings
-from nfilter_hf.lora_step import StepLoss
-
-
-@contextmanager
-def adapted(module: Any, config: LoraSettings, start: ModelRef | None = None) -> Iterator[Any]:
-    """Yield ``module`` with a new adapter on, or with the weights of ``start``, ready to be trained."""
-    with (
-        quantised_ready(module),
-        attached(
-            module,
-            rank=config.rank,
-            alpha=config.alpha,
-            dropout=config.dropout,
-            targets=config.target_modules,
-        ) as wrapped,
-        checkpointing(module, on=config.gradient_checkpointing),
-    ):
-        if start is not None:
-            load_adapter(wrapped, start, rank=config.rank, alpha=config.alpha)
-            # PEFT makes its dropout ready to train; what is compared before training would differ by it.
-            wrapped.eval()
-        yield wrapped
-
-
-def fingerprint(model: Any, module: Any) -> str:
-    """What identifies a base. A wrapper around a backend may hide everything but the capabilities."""
-    get = getattr(model, "fingerprint", None)
-    return str(get()) if callable(get) else str(getattr(module, "name_or_path", "") or "unknown")
 
 
 def follow(config: LoraSettings, model: Any, loss: TokenLoss | None) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nfilter_hf.batches_train import TrainRow
+from nfilter_hf.lora.data import TrainRow
 from nfilter_hf.lora_crew import Stats
 
 if TYPE_CHECKING:

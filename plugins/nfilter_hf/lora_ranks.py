@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nfilter import FloatArray, ModelError
-from nfilter_hf.batches_train import LossNorm, MicroBatch, TrainRow
 from nfilter_hf.batching import is_out_of_memory
+from nfilter_hf.lora.data import LossNorm, MicroBatch, TrainRow
 from nfilter_hf.lora_crew import Alone, Crew, Stats
 from nfilter_hf.lora_parcels import blank, cut, in_order, packed, share_out, unpacked
 

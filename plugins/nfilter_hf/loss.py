@@ -1,4 +1,4 @@
-"""The training loss: weighted negative log-likelihoods, from logits that exist a chunk at a time.
+"""Output heads and token losses:  negative log-likelihoods, from logits that exist a chunk at a time.
 
 A vocabulary of 128 k makes the logits of one long batch larger than the model. The output head therefore runs
 only where a prediction counts, and over at most ``chunk`` predictions at once, forward and backward.
@@ -155,58 +155,3 @@ def logit_chunks(
     for start in range(0, len(labels), chunk):
         where = slice(start, start + chunk)
         yield where, head(hidden[where]), labels[where]
-
-
-def backward_weighted(
-    head: Head,
-    hidden: Tensor,
-    labels: Tensor,
-    coefficients: Tensor,
-    chunk: int,
-    matrix: Tensor | None = None,
-) -> Tensor:
-    """Add the gradient of ``sum(coefficients * losses)`` to all parameters behind ``hidden``; return that sum.
-
-    ``hidden`` [n, d] are the states that predict ``labels`` [n]. Every chunk goes back to the hidden states before
-    the next chunk's logits are made, and the body is walked back once. The sum returned is float32, detached.
-    ``matrix`` is the head's, where ``frozen_matrix`` gave one: the states' gradient is then written down directly,
-    in fewer passes over the logits than autograd makes.
-    """
-    import torch
-
-    if matrix is not None:
-        total, gradient = _direct(head, hidden.detach(), labels, coefficients, chunk, matrix)
-        hidden.backward(gradient)  # type: ignore[no-untyped-call]
-        return total
-    leaf = hidden.detach().requires_grad_()
-    total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-    for where, logits, wanted in logit_chunks(head, leaf, labels, chunk):
-        part = (token_losses(logits, wanted) * coefficients[where]).sum()
-        part.backward()  # type: ignore[no-untyped-call]
-        total += part.detach()
-    hidden.backward(leaf.grad)  # type: ignore[no-untyped-call]
-    return total
-
-
-def _direct(
-    head: Head, hidden: Tensor, labels: Tensor, coefficients: Tensor, chunk: int, matrix: Tensor
-) -> tuple[Tensor, Tensor]:
-    # The gradient of a loss is (p - the label's one-hot) @ matrix, with p = e / sum(e) and e = exp(logits - largest).
-    # Its division by the sum and its coefficient are left to the rows of the product, which are far shorter.
-    import torch
-
-    total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-    gradient = torch.empty_like(hidden)
-    with torch.no_grad():
-        for where, logits, wanted in logit_chunks(head, hidden, labels, chunk):
-            at, factors = wanted[:, None], coefficients[where]
-            dtype, powers = logits.dtype, logits.float()
-            target = powers.gather(1, at)
-            largest = powers.amax(-1, keepdim=True)
-            powers.sub_(largest).exp_()
-            sums = powers.sum(-1, keepdim=True)
-            total += ((sums.log() + largest - target)[:, 0] * factors).sum()
-            powers.scatter_add_(1, at, -sums)
-            rows = powers.to(dtype) @ matrix.to(dtype)
-            gradient[where] = (rows * (factors[:, None] / sums)).to(gradient.dtype)
-    return total, gradient

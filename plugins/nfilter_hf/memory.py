@@ -12,12 +12,12 @@ from nfilter import ModelError, Site
 from nfilter_hf.checks import read_json
 from nfilter_hf.config import HFConfig, locate
 from nfilter_hf.gguf_header import Header, read_header
-from nfilter_hf.lora_adapter import DEFAULT_TARGETS
-from nfilter_hf.lora_settings import pass_tokens
+from nfilter_hf.lora.adapter import DEFAULT_TARGETS
+from nfilter_hf.lora.settings import pass_tokens
 from nfilter_hf.loss import chunk_size
 
 if TYPE_CHECKING:
-    from nfilter_hf.lora_settings import LoraSettings
+    from nfilter_hf.lora.settings import LoraSettings
 
 _FOUR_BIT = 0.5 + 4 / 64
 """Bytes a parameter in 4 bits: half a byte, and a float32 scale for every block of 64."""

@@ -17,7 +17,7 @@ from nfilter_hf.checks import TOKENIZER_FILES, read_json
 from nfilter_hf.config import HFConfig, locate
 from nfilter_hf.gguf_header import SUFFIX
 from nfilter_hf.loading import Source, find, open_whole
-from nfilter_hf.lora_adapter import CONFIG_FILE, WEIGHTS_FILE
+from nfilter_hf.lora.adapter import CONFIG_FILE, WEIGHTS_FILE
 
 DTYPES = ("float32", "bfloat16", "float16")
 TRAINED = "nfilter.json"
@@ -186,7 +186,7 @@ def _check_fits(wrapped: Any, adapter: Path, base: str) -> None:
     # PEFT only warns of an adapter's weights that it finds no place for.
     from safetensors import safe_open
 
-    from nfilter_hf.lora_adapter import adapter_tensors
+    from nfilter_hf.lora.adapter import adapter_tensors
 
     with safe_open(adapter / WEIGHTS_FILE, framework="np") as file:
         names = set(file.keys())

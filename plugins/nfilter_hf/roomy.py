@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from nfilter_hf.lora_flat import attention_named
+from nfilter_hf.flat import attention_named
 
 if TYPE_CHECKING:
     from torch import Tensor

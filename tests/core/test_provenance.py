@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-import nfilter_hf.lora
+import nfilter_hf.lora.trainer
 from nfilter import provenance
 from nfilter.plugins import load
 from nfilter.provenance import code_of, core_code
@@ -102,7 +102,7 @@ def test_plugins_that_ship_have_digests_of_their_own() -> None:
     plugins = load()
     codes = {item.plugin: item.code for item in plugins.registered.values()}
     assert len(set(codes.values())) == len(codes) > 8
-    assert codes["nfilter_hf"] == code_of(nfilter_hf.lora.LoraTrainer)
+    assert codes["nfilter_hf"] == code_of(nfilter_hf.lora.trainer.LoraTrainer)
 
 
 def test_pages_and_screens_are_no_part_of_the_core_that_makes_results(

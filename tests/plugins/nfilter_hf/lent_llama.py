@@ -1,4 +1,4 @@
-"""A small random Llama, and a model that lends it to a trainer."""
+"""A small random Llama, a model that lends it to a trainer, and samples to train it on."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
+
+from nfilter import TokenSample
 
 VOCABULARY = 50
 
@@ -38,3 +41,20 @@ class Lender:
     def fingerprint(self) -> str:
         """Its name."""
         return self.name
+
+
+def sample(index: int, *, length: int | None = None, weight: float = 1.0) -> TokenSample:
+    """A random prompt and a response that counts on from it, all of one weight."""
+    rng = np.random.default_rng(index)
+    length = length or int(rng.integers(6, 20))
+    response = np.arange(length) >= length // 2
+    ids = rng.integers(0, VOCABULARY, length)
+    ids[length // 2 :] = (ids[: length - length // 2] + 1) % VOCABULARY
+    return TokenSample(
+        id=str(index),
+        ids=ids.astype(np.int64),
+        response=response,
+        turn=np.zeros(length, dtype=np.int16),
+        spans=np.zeros((length, 2), dtype=np.int32),
+        weights=(response * weight).astype(np.float32),
+    )

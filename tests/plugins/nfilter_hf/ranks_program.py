@@ -16,8 +16,8 @@ from lent_llama import VOCABULARY, Lender, llama
 
 from nfilter import NfilterError, TokenSample
 from nfilter.testing import FakeContext
-from nfilter_hf.lora import LoraTrainer
-from nfilter_hf.lora_settings import LoraSettings
+from nfilter_hf.lora.settings import LoraSettings
+from nfilter_hf.lora.trainer import LoraTrainer
 from nfilter_losses.dft import Dft, DftConfig
 from nfilter_losses.rho1 import Rho1, Rho1Config
 

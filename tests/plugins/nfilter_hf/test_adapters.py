@@ -288,7 +288,7 @@ def test_what_the_trainer_writes_is_what_answers(
     checkpoint: Any, open_backend: Any, tmp_path: Path
 ) -> None:
     from nfilter.testing import FakeContext
-    from nfilter_hf.lora import LoraTrainer
+    from nfilter_hf.lora.trainer import LoraTrainer
 
     model = open_backend(checkpoint())
     before = state(model._load().module)

@@ -16,7 +16,7 @@ from nfilter import Message, ModelError, Sample, Site
 from nfilter.testing import FakeContext
 from nfilter_hf import gguf_weights, loading
 from nfilter_hf.backend import HFBackend
-from nfilter_hf.lora import LoraTrainer
+from nfilter_hf.lora.trainer import LoraTrainer
 from nfilter_hf.memory import training_memory
 from nfilter_hf.merge import merge
 

@@ -15,9 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from nfilter import Site, StageConfig
 from nfilter_hf.config import HFConfig
-from nfilter_hf.lora import LoraTrainer
-from nfilter_hf.lora_adapter import adapter_parameters, attached
-from nfilter_hf.lora_settings import LoraSettings
+from nfilter_hf.lora.adapter import adapter_parameters, attached
+from nfilter_hf.lora.settings import LoraSettings
+from nfilter_hf.lora.trainer import LoraTrainer
 from nfilter_hf.memory import sizes_of, training_memory
 
 SIZES: dict[str, Any] = {
@@ -230,7 +230,7 @@ def test_the_estimate_needs_no_torch(tmp_path: Path) -> None:
     model("llama", tmp_path / "m")
     code = (
         "import sys; from pathlib import Path; from nfilter import Site; from nfilter_hf.config import HFConfig;"
-        "from nfilter_hf.lora import LoraTrainer; from nfilter_hf.lora_settings import LoraSettings;"
+        "from nfilter_hf.lora.trainer import LoraTrainer; from nfilter_hf.lora.settings import LoraSettings;"
         f"parts = LoraTrainer.memory(LoraSettings(model='m'), HFConfig(model='m'), Site(Path({str(tmp_path)!r})));"
         "assert parts['total'] > 0; assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
     )

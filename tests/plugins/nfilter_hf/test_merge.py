@@ -25,7 +25,7 @@ from nfilter.files import write_sealed
 from nfilter.seals import sealed
 from nfilter_hf.backend import HFBackend
 from nfilter_hf.commands import merge as command
-from nfilter_hf.lora_adapter import adapter_parameters, attached, save_adapter
+from nfilter_hf.lora.adapter import adapter_parameters, attached, save_adapter
 from nfilter_hf.merge import merge, merge_run
 
 # PEFT asks for gradient checkpointing by a name that newer transformers retire.

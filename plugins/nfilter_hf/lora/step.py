@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nfilter import Context, ModelError
-from nfilter_hf.batches_train import MicroBatch, TrainRow, micro_batches, weighed_batches
 from nfilter_hf.batching import is_out_of_memory
-from nfilter_hf.lora_base import rehearsed
+from nfilter_hf.flat import LONGEST, FlatBatch, can_flatten, flat_attention, flatten
+from nfilter_hf.lora.adapter import rehearsed
+from nfilter_hf.lora.data import MicroBatch, TrainRow, micro_batches, weighed_batches
+from nfilter_hf.lora.loss import backward_weighted, online_weights
+from nfilter_hf.lora.settings import LoraSettings, pass_tokens
 from nfilter_hf.lora_crew import Alone, Crew, Stats
-from nfilter_hf.lora_flat import LONGEST, FlatBatch, can_flatten, flat_attention, flatten
-from nfilter_hf.lora_online import online_weights
-from nfilter_hf.lora_settings import LoraSettings, pass_tokens
 from nfilter_hf.loss import (
     Head,
-    backward_weighted,
     chunk_size,
     frozen_matrix,
     logit_chunks,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nfilter_hf.lora_course import _latest
+from nfilter_hf.lora.loop import _latest
 
 
 @pytest.mark.parametrize(

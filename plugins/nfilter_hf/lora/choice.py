@@ -24,8 +24,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from nfilter import JSON, Foretold
-from nfilter_hf.batches_train import step_count
-from nfilter_hf.lora_settings import LoraSettings
+from nfilter_hf.lora.data import step_count
+from nfilter_hf.lora.settings import LoraSettings
 
 BATCHES: Final = (4, 8, 16, 32)
 EPOCH_STEPS: Final = 50

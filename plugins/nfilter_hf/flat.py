@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nfilter import IntArray
-from nfilter_hf.batches_train import MicroBatch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from nfilter_hf.lora.data import MicroBatch
 
 NAME = "nfilter_flat"
 """Under this name transformers finds the attention of this file."""

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nfilter import Context, StageConfig
-from nfilter_hf.batches_train import TrainRow
-from nfilter_hf.lora_settings import LoraSettings
+from nfilter_hf.lora.data import TrainRow
+from nfilter_hf.lora.settings import LoraSettings
 
 if TYPE_CHECKING:
     from torch import Tensor

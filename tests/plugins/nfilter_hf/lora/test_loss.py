@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
 
 from nfilter import TokenSample
-from nfilter_hf.batches_train import (
+from nfilter_hf.lora.data import (
     coefficients,
     micro_batches,
     split_rows,
@@ -21,8 +21,9 @@ from nfilter_hf.batches_train import (
     step_order,
     training_row,
 )
-from nfilter_hf.lora_settings import lr_factor
-from nfilter_hf.loss import backward_weighted, chunk_size, output_head, token_losses
+from nfilter_hf.lora.loss import backward_weighted
+from nfilter_hf.lora.settings import lr_factor
+from nfilter_hf.loss import chunk_size, output_head, token_losses
 
 
 def sample(ids: list[int], weights: list[float]) -> TokenSample:

@@ -11,9 +11,10 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
 
-from nfilter_hf.lora_adapter import attached
-from nfilter_hf.lora_forward import keep_mask, kept_values, lighten
-from nfilter_hf.loss import backward_weighted, frozen_matrix, output_head
+from nfilter_hf.lora.adapter import attached
+from nfilter_hf.lora.forward import keep_mask, kept_values, lighten
+from nfilter_hf.lora.loss import backward_weighted
+from nfilter_hf.loss import frozen_matrix, output_head
 
 
 class Block(nn.Module):

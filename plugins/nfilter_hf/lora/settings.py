@@ -9,11 +9,11 @@ from typing import Annotated, ClassVar, Final, Literal
 from pydantic import Field
 
 from nfilter import LendsModule, Needs, StageConfig
-from nfilter_hf.batches_train import LossNorm
-from nfilter_hf.lora_adapter import Targets
+from nfilter_hf.lora.data import LossNorm
 
 Schedule = Literal["linear", "cosine", "constant"]
 Auto = Literal["auto"]
+Targets = Literal["all-linear"] | tuple[str, ...] | None
 
 
 _ELSEWHERE: Final = {
@@ -52,7 +52,7 @@ _ELSEWHERE: Final = {
 
 
 class LoraSettings(StageConfig):
-    """How the adapter is trained. What is ``auto`` is chosen from the rows and the model (``lora_choice`` has the rule).
+    """How the adapter is trained. What is ``auto`` is chosen from the rows and the model (``choice.py`` has the rule).
 
     The other defaults are those of the RobustFT and token-cleaning papers.
     """

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lent_llama import Lender, llama, sample
 from pydantic import ValidationError
-from test_lora import Lender, llama, sample
 
 from nfilter import Site
 from nfilter.testing import FakeContext
 from nfilter_hf.config import HFConfig
-from nfilter_hf.lora import LoraTrainer
-from nfilter_hf.lora_choice import choose, choose_lr, hidden_size, told, too_few
-from nfilter_hf.lora_settings import LoraSettings
+from nfilter_hf.lora.choice import choose, choose_lr, hidden_size, told, too_few
+from nfilter_hf.lora.settings import LoraSettings
+from nfilter_hf.lora.trainer import LoraTrainer
 
 
 @pytest.mark.parametrize(

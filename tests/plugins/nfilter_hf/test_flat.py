@@ -25,12 +25,12 @@ from transformers import (
 
 from nfilter import TokenSample
 from nfilter.testing import FakeContext
-from nfilter_hf.batches_train import MicroBatch, TrainRow, micro_batches
-from nfilter_hf.lora import LoraTrainer
-from nfilter_hf.lora_adapter import attached
-from nfilter_hf.lora_flat import can_flatten, flat_attention, flatten, shared_beginning
-from nfilter_hf.lora_settings import LoraSettings
-from nfilter_hf.lora_step import StepLoss
+from nfilter_hf.flat import can_flatten, flat_attention, flatten, shared_beginning
+from nfilter_hf.lora.adapter import attached
+from nfilter_hf.lora.data import MicroBatch, TrainRow, micro_batches
+from nfilter_hf.lora.settings import LoraSettings
+from nfilter_hf.lora.step import StepLoss
+from nfilter_hf.lora.trainer import LoraTrainer
 
 LENGTHS = (7, 12, 9, 12)
 

@@ -13,10 +13,10 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from nfilter.testing import FakeContext
-from nfilter_hf.batches_train import MicroBatch, TrainRow, micro_batches
-from nfilter_hf.lora_adapter import attached
-from nfilter_hf.lora_settings import LoraSettings, pass_tokens
-from nfilter_hf.lora_step import StepLoss
+from nfilter_hf.lora.adapter import attached
+from nfilter_hf.lora.data import MicroBatch, TrainRow, micro_batches
+from nfilter_hf.lora.settings import LoraSettings, pass_tokens
+from nfilter_hf.lora.step import StepLoss
 
 VOCABULARY = 50
 DEVICE = torch.device("cpu")
@@ -138,7 +138,7 @@ def test_a_pass_that_runs_out_of_memory_on_its_way_back_leaves_no_trace(
     loss, gradient = gradient_of_a_step("llama", micro_batch_tokens=64)
     calls: list[int] = []
 
-    from nfilter_hf import lora_step
+    from nfilter_hf.lora import step as lora_step
 
     real = lora_step.backward_weighted
 
@@ -160,7 +160,7 @@ def test_another_error_is_no_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> 
     def broken(*args: Any) -> Any:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr("nfilter_hf.lora_step.backward_weighted", broken)
+    monkeypatch.setattr("nfilter_hf.lora.step.backward_weighted", broken)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         gradient_of_a_step("llama")
 

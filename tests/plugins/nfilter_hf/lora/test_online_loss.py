@@ -15,7 +15,8 @@ from lent_llama import VOCABULARY, Lender, llama
 
 from nfilter import Message, ModelError, RecipeError, Sample, TokenSample, TrainingResult
 from nfilter.testing import FakeContext
-from nfilter_hf.batches_train import (
+from nfilter_hf.lora.adapter import attached
+from nfilter_hf.lora.data import (
     cached_scores,
     coefficients,
     micro_batches,
@@ -23,9 +24,8 @@ from nfilter_hf.batches_train import (
     training_row,
     weighed_batches,
 )
-from nfilter_hf.lora import LoraTrainer
-from nfilter_hf.lora_adapter import attached
-from nfilter_hf.lora_settings import LoraSettings
+from nfilter_hf.lora.settings import LoraSettings
+from nfilter_hf.lora.trainer import LoraTrainer
 from nfilter_losses.dft import Dft, DftConfig
 from nfilter_losses.eaft import Eaft, EaftConfig
 from nfilter_losses.rho1 import Rho1, Rho1Config
@@ -199,7 +199,7 @@ def test_chunks_of_logits_change_nothing_and_are_never_the_whole_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(tmp_path / "whole", LOSSES["dft"](), max_steps=1)
-    monkeypatch.setattr("nfilter_hf.lora_step.chunk_size", lambda *_: 3)
+    monkeypatch.setattr("nfilter_hf.lora.step.chunk_size", lambda *_: 3)
     loss, sizes = LOSSES["dft"](), []
 
     def stats(logits: Any, labels: Any) -> Any:

@@ -8,10 +8,11 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from nfilter import ModelError, ModelRef, did_you_mean
-from nfilter_hf.lora_forward import lighten
+from nfilter_hf.lora.forward import lighten
+from nfilter_hf.lora.settings import LoraSettings, Targets
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -27,8 +28,6 @@ DEFAULT_TARGETS = (
     "gate_up_proj",
 )
 """The linear layers of a Llama block, by their names; the last two are what Phi-3 fuses."""
-
-Targets = Literal["all-linear"] | tuple[str, ...] | None
 
 
 def file_digest(path: Path) -> str:
@@ -184,3 +183,95 @@ def base_path(module: Any, names: Sequence[str | None] = ()) -> str | None:
         if name:
             return str(Path(name).resolve()) if Path(name).exists() else str(name)
     return None
+
+
+@contextmanager
+def seeded(module: Any, seed: int) -> Iterator[None]:
+    """Seed torch's global generators, which the adapter's first values and dropout come from; restored on exit."""
+    import torch
+
+    device = next(module.parameters()).device
+    cuda = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def rehearsed(module: Any) -> Iterator[None]:
+    """What runs inside draws the random numbers that what follows will draw again: the same dropout."""
+    import torch
+
+    device = next(module.parameters()).device
+    cuda = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        yield
+
+
+@contextmanager
+def quantised_ready(module: Any) -> Iterator[None]:
+    """Make a 4- or 8-bit base fit to train on, and give it back as it was; other bases are left alone."""
+    if not (
+        getattr(module, "is_loaded_in_4bit", False) or getattr(module, "is_loaded_in_8bit", False)
+    ):
+        yield
+        return
+    from peft import prepare_model_for_kbit_training
+
+    # Preparing raises norms, embeddings and head to float32 and freezes everything.
+    before = [(p, p.dtype, p.requires_grad) for p in module.parameters()]
+    prepare_model_for_kbit_training(module, use_gradient_checkpointing=False)
+    try:
+        yield
+    finally:
+        for parameter, dtype, trainable in before:
+            if parameter.dtype != dtype:
+                parameter.data = parameter.data.to(dtype)
+            parameter.requires_grad_(trainable)
+
+
+@contextmanager
+def checkpointing(module: Any, *, on: bool) -> Iterator[None]:
+    """Keep the activations of layer boundaries only, and compute the others again on the way back."""
+    if not on:
+        yield
+        return
+    # transformers 5 renames these methods in mid-series.
+    enable = getattr(module, "activation_checkpointing_enable", None)
+    if enable is not None:
+        enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        disable = module.activation_checkpointing_disable
+    else:
+        module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        disable = module.gradient_checkpointing_disable
+    try:
+        yield
+    finally:
+        disable()
+
+
+@contextmanager
+def adapted(module: Any, config: LoraSettings, start: ModelRef | None = None) -> Iterator[Any]:
+    """Yield ``module`` with a new adapter on, or with the weights of ``start``, ready to be trained."""
+    with (
+        quantised_ready(module),
+        attached(
+            module,
+            rank=config.rank,
+            alpha=config.alpha,
+            dropout=config.dropout,
+            targets=config.target_modules,
+        ) as wrapped,
+        checkpointing(module, on=config.gradient_checkpointing),
+    ):
+        if start is not None:
+            load_adapter(wrapped, start, rank=config.rank, alpha=config.alpha)
+            # PEFT makes its dropout ready to train; what is compared before training would differ by it.
+            wrapped.eval()
+        yield wrapped
+
+
+def fingerprint(model: Any, module: Any) -> str:
+    """What identifies a base. A wrapper around a backend may hide everything but the capabilities."""
+    get = getattr(model, "fingerprint", None)
+    return str(get()) if callable(get) else str(getattr(module, "name_or_path", "") or "unknown")

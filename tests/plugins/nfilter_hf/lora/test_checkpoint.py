@@ -16,9 +16,9 @@ from safetensors import safe_open
 
 from nfilter import ModelRef, TokenLoss, TokenSample, TrainingResult
 from nfilter.testing import FakeContext
-from nfilter_hf import lora_checkpoint
-from nfilter_hf.lora import LoraTrainer
-from nfilter_hf.lora_settings import LoraSettings
+from nfilter_hf.lora import checkpoint
+from nfilter_hf.lora.settings import LoraSettings
+from nfilter_hf.lora.trainer import LoraTrainer
 from nfilter_losses.dft import Dft, DftConfig
 from nfilter_losses.rho1 import Rho1, Rho1Config
 
@@ -141,7 +141,7 @@ def test_the_seconds_are_those_of_all_parts(
     from safetensors.torch import save_file
 
     metadata["course"] = json.dumps({**course, "seconds": 5000.0})
-    metadata["seal"] = lora_checkpoint._seal(metadata["of"], metadata["course"], tensors)
+    metadata["seal"] = checkpoint._seal(metadata["of"], metadata["course"], tensors)
     save_file(tensors, file, metadata=metadata)
     assert 5000 < train(tmp_path).seconds < 5060
 
@@ -204,7 +204,7 @@ def test_another_start_or_version_is_another_training(
     with pytest.raises(Stopped):
         train(tmp_path / "broken", stop_again, start=first)
     assert any("(changed: start)" in text for _, text in stop_again.log.lines)
-    monkeypatch.setattr("nfilter_hf.lora_checkpoint.version", lambda name: "0.0")
+    monkeypatch.setattr("nfilter_hf.lora.checkpoint.version", lambda name: "0.0")
     assert train(tmp_path / "broken", ctx, start=first).resumed_from is None
     assert any("(changed: versions)" in text for _, text in ctx.log.lines)
 
@@ -283,7 +283,7 @@ def test_a_full_disk_costs_a_warning_and_no_training(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("nfilter_hf.lora_checkpoint.os.fsync", full)
+    monkeypatch.setattr("nfilter_hf.lora.checkpoint.os.fsync", full)
     ctx = FakeContext()
     assert train(tmp_path / "full", ctx).ref.digest == whole.ref.digest
     (warning,) = (

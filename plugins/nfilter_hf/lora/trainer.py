@@ -24,15 +24,21 @@ from nfilter import (
     TokenSample,
     TrainingResult,
 )
-from nfilter_hf.batches_train import training_row
-from nfilter_hf.lora_adapter import base_path, save_adapter, write_json
-from nfilter_hf.lora_base import seeded
-from nfilter_hf.lora_checkpoint import Checkpoints, course_of
-from nfilter_hf.lora_choice import choose, foretell, hidden_size, told, too_few
-from nfilter_hf.lora_course import run_course
-from nfilter_hf.lora_follow import adapted, fingerprint, follow
+from nfilter_hf.lora.adapter import (
+    adapted,
+    base_path,
+    fingerprint,
+    save_adapter,
+    seeded,
+    write_json,
+)
+from nfilter_hf.lora.checkpoint import Checkpoints, course_of
+from nfilter_hf.lora.choice import choose, foretell, hidden_size, told, too_few
+from nfilter_hf.lora.data import training_row
+from nfilter_hf.lora.loop import run_course
+from nfilter_hf.lora.settings import LoraSettings
+from nfilter_hf.lora_follow import follow
 from nfilter_hf.lora_ranks import crew, leading
-from nfilter_hf.lora_settings import LoraSettings
 
 
 class LoraTrainer:
@@ -98,7 +104,7 @@ class LoraTrainer:
     ) -> TrainingResult:
         """Train on ``samples`` and write the adapter and ``training.json`` to ``out``.
 
-        What the settings leave open is chosen first (``lora_choice``), and logged; under 20 steps there is a warning.
+        What the settings leave open is chosen first (``choice.py``), and logged; under 20 steps there is a warning.
 
         A checkpoint that an equal training left in ``out`` is gone on from, and removed when training ends. Samples without a weighted token are left out; NothingLeftError where all are. A loss that is not finite
         ends training with the adapter of the last good step and a warning, or in a ModelError where there is none.

@@ -11,34 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lent_llama import VOCABULARY, Lender, llama
+from lent_llama import VOCABULARY, Lender, llama, sample
 from peft import PeftModel
 from pydantic import ValidationError
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from nfilter import LendsModule, ModelError, ModelRef, NothingLeftError, TokenSample, TrainingResult
 from nfilter.testing import FakeContext
-from nfilter_hf.lora import LoraTrainer
-from nfilter_hf.lora_adapter import attached, file_digest
-from nfilter_hf.lora_settings import LoraSettings
+from nfilter_hf.lora.adapter import attached, file_digest
+from nfilter_hf.lora.settings import LoraSettings
+from nfilter_hf.lora.trainer import LoraTrainer
 
 LINEARS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-
-
-def sample(index: int, *, length: int | None = None, weight: float = 1.0) -> TokenSample:
-    rng = np.random.default_rng(index)
-    length = length or int(rng.integers(6, 20))
-    response = np.arange(length) >= length // 2
-    ids = rng.integers(0, VOCABULARY, length)
-    ids[length // 2 :] = (ids[: length - length // 2] + 1) % VOCABULARY
-    return TokenSample(
-        id=str(index),
-        ids=ids.astype(np.int64),
-        response=response,
-        turn=np.zeros(length, dtype=np.int16),
-        spans=np.zeros((length, 2), dtype=np.int32),
-        weights=(response * weight).astype(np.float32),
-    )
 
 
 def soft(index: int) -> TokenSample:

@@ -9,12 +9,12 @@ from itertools import islice
 from typing import Any
 
 from nfilter import Context, ModelError
-from nfilter_hf.batches_train import TrainRow, step_order
-from nfilter_hf.lora_checkpoint import Checkpoints, Course, TrainingState
-from nfilter_hf.lora_choice import Choice
+from nfilter_hf.lora.checkpoint import Checkpoints, Course, TrainingState
+from nfilter_hf.lora.choice import Choice
+from nfilter_hf.lora.data import TrainRow, step_order
+from nfilter_hf.lora.settings import LoraSettings, lr_factor
+from nfilter_hf.lora.step import StepLoss
 from nfilter_hf.lora_crew import Crew
-from nfilter_hf.lora_settings import LoraSettings, lr_factor
-from nfilter_hf.lora_step import StepLoss
 
 _SHOWN = 10  # steps whose mean loss is shown
 

@@ -153,7 +153,7 @@ def test_a_pass_that_runs_out_of_memory_on_its_way_back_leaves_no_trace(
     monkeypatch.setattr(lora_step, "backward_weighted", crowded)
     again, same = gradient_of_a_step("llama", micro_batch_tokens=64)
     assert again == pytest.approx(loss, abs=1e-6)
-    torch.testing.assert_close(same, gradient, rtol=0, atol=1e-6)
+    torch.testing.assert_close(same, gradient, rtol=0, atol=2e-6)
     assert sum(calls) > sum(len(r.labels) for r in ROWS)
 
 

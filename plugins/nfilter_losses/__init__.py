@@ -1,4 +1,4 @@
-"""Online token losses: weights that follow the model as it trains, ``train: {use: hf.lora, loss: dft}``."""
+"""Online token losses: weights computed from the current model at each step, ``train: {use: hf.lora, loss: dft}``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from nfilter import hookimpl
 
 @hookimpl
 def nfilter_losses() -> list[type]:
-    """Rho-1, DFT and EAFT."""
+    """Return DFT, EAFT and Rho-1."""
     from nfilter_losses.dft import Dft
     from nfilter_losses.eaft import Eaft
     from nfilter_losses.rho1 import Rho1

@@ -1,4 +1,4 @@
-"""``dft``: Dynamic Fine-Tuning (Wu et al., arXiv 2508.05629)."""
+"""Loss ``dft``: Dynamic Fine-Tuning (Wu et al., arXiv 2508.05629)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from nfilter import Contract, StageConfig
 
 
 class DftConfig(StageConfig):
-    """There is nothing to set."""
+    """No settings."""
 
 
 class Dft:
-    """Weighs every token by the model's own probability of it: what the model finds unlikely counts little.
+    """Token loss weighted by the model's probability of the label: unlikely labels count little.
 
-    w = sg(p(label)), so that the loss of a token is -sg(p) log p and its gradient that of -p. As in the paper the
-    mean is over all tokens: where the model is unsure of everything, a step is small.
+    w = sg(p(label)): the loss of a token is -sg(p) log p, and its gradient equals that of -p. As in the paper, the
+    mean is over all tokens, so a step is small when all probabilities are small.
     """
 
     name: ClassVar[str] = "dft"
@@ -28,14 +28,14 @@ class Dft:
 
     @classmethod
     def contract(cls, config: DftConfig) -> Contract:  # noqa: ARG003
-        """Reads no score."""
+        """Read no score."""
         return Contract()
 
     def stats(self, logits_chunk: Any, labels: Any) -> Mapping[str, Any]:
-        """``p`` [m]: the probability of the label, float32."""
+        """Return ``p`` [m], float32: the probability of each label."""
         logs = logits_chunk.float().log_softmax(-1)
         return {"p": logs.gather(-1, labels.unsqueeze(-1)).squeeze(-1).exp()}
 
     def weigh(self, stats: Mapping[str, Any], cached: Mapping[str, Any], step: int) -> Any:
-        """The probabilities themselves, [n], in [0, 1]."""
+        """Return the probabilities, [n], in [0, 1]."""
         return stats["p"]

@@ -1,4 +1,4 @@
-"""``rho1``: selective language modelling (Lin et al., arXiv 2404.07965)."""
+"""Loss ``rho1``: selective language modelling (Lin et al., arXiv 2404.07965)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from nfilter import Contract, RecipeError, StageConfig
 
 
 class Rho1Config(StageConfig):
-    """``ratio``: the share of a step's tokens that is learnt from. ``reference``: the score with the other loss."""
+    """``ratio``: share of a step's tokens that is trained on. ``reference``: score with the reference model's loss."""
 
-    ratio: float = Field(default=0.6, gt=0, le=1, description="share of a step's tokens that stay")
-    reference: str = Field(default="loss.reference", description="score: the reference's loss")
+    ratio: float = Field(default=0.6, gt=0, le=1, description="share of a step's tokens to keep")
+    reference: str = Field(default="loss.reference", description="score: loss of the reference")
 
 
 class Rho1:
-    """Learns, in each step, from the tokens that a reference predicts best beside the model as it is by then.
+    """Token loss over the tokens with the highest excess loss of each step: weight 1, the others 0.
 
-    Excess loss: the model's loss less the reference's. The highest ``int(n * ratio)`` of a step's n tokens, one at
-    least, have weight 1, the others 0; ties go to the token that comes first. The mean is over the tokens kept.
+    Excess loss is the current model's loss minus the reference's. ``int(n * ratio)`` of a step's n tokens are kept,
+    at least one; ties go to the earlier token. The mean is over the kept tokens.
     """
 
     name: ClassVar[str] = "rho1"
@@ -33,22 +33,22 @@ class Rho1:
 
     @classmethod
     def contract(cls, config: Rho1Config) -> Contract:
-        """Reads the reference's loss."""
+        """Read the reference's loss."""
         return Contract(reads=frozenset({config.reference}))
 
     def stats(self, logits_chunk: Any, labels: Any) -> Mapping[str, Any]:
-        """``loss`` [m]: -log p(label), float32."""
+        """Return ``loss`` [m], float32: -log p(label)."""
         logs = logits_chunk.float().log_softmax(-1)
         return {"loss": -logs.gather(-1, labels.unsqueeze(-1)).squeeze(-1)}
 
     def weigh(self, stats: Mapping[str, Any], cached: Mapping[str, Any], step: int) -> Any:
-        """0 and 1, [n]. Raises RecipeError where the reference's loss is missing, of all tokens or of some."""
+        """Return weights of 0 and 1, [n]; raise RecipeError if the reference's loss is missing for any token."""
         name, losses = self.config.reference, stats["loss"]
-        lost = int(cached[name].isnan().sum()) if name in cached else len(losses)
-        if lost:
-            there = ", ".join(sorted(cached)) or "none"
+        missing = int(cached[name].isnan().sum()) if name in cached else len(losses)
+        if missing:
+            available = ", ".join(sorted(cached)) or "none"
             raise RecipeError(
-                f"rho1: no score {name!r} for {lost} of {len(losses)} tokens (scores there: {there}); put a stage that "
+                f"rho1: no score {name!r} for {missing} of {len(losses)} tokens (available: {available}); put a stage that "
                 "writes it under tokens:, such as tokens.excess_loss, or set train.loss.reference to its name"
             )
         order = (losses - cached[name]).sort(descending=True, stable=True).indices

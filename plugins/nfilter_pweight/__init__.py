@@ -1,4 +1,4 @@
-"""Soft weights: a response token counts by the probability that the base model gives it."""
+"""Soft weights: a response token is weighted by its probability under the base model."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from nfilter import (
 
 
 class WeighConfig(StageConfig):
-    """A token's weight is multiplied by p ** ``power``, and by ``least`` where that is more.
+    """A token's weight is multiplied by p ** ``power``, clipped to [``least``, ``most``].
 
-    A ``power`` below 0 counts what the model does not expect, up to ``most``.
+    A negative ``power`` raises the weight of unlikely tokens.
     """
 
     model: Annotated[str, Needs(Scores)] = "student"
@@ -34,7 +34,7 @@ class WeighConfig(StageConfig):
 
 
 class Weigh:
-    """Weighs response tokens by their probability; one that is not predicted keeps its weight."""
+    """Stage that weights response tokens by their probability; a token without a prediction keeps its weight."""
 
     name: ClassVar[str] = "pweight.weigh"
     Config: ClassVar[type[StageConfig]] = WeighConfig
@@ -44,13 +44,13 @@ class Weigh:
 
     @classmethod
     def contract(cls, config: WeighConfig) -> Contract:
-        """Writes a score."""
+        """Write a score."""
         return Contract(writes=frozenset({config.into}))
 
     def process_tokens(
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
-        """Score, then weigh."""
+        """Score the chunk and multiply its weights."""
         del state
         out = []
         losses = ctx.model(self.config.model).score(chunk)
@@ -65,5 +65,5 @@ class Weigh:
 
 @hookimpl
 def nfilter_stages() -> list[type]:
-    """One stage."""
+    """Return the stage."""
     return [Weigh]

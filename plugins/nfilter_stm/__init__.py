@@ -1,6 +1,6 @@
-"""Selective token masking: tokens that surprise the base model leave the loss.
+"""Selective token masking: tokens that the base model finds unlikely are removed from the loss.
 
-A response token stays where its perplexity under the base model, 1 / p, is at most a threshold; 2.5 is the usual one.
+A response token is kept if its perplexity under the base model, 1 / p, is at largest a threshold; 2.5 is usual.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nfilter import (
 
 
 class MaskConfig(StageConfig):
-    """``above``: the largest perplexity that stays. ``into``: the score, a token's perplexity under ``model``."""
+    """``above``: largest perplexity that is kept. ``into``: score name of a token's perplexity under ``model``."""
 
     model: Annotated[str, Needs(Scores)] = "student"
     above: float = Field(default=2.5, ge=1)
@@ -33,7 +33,7 @@ class MaskConfig(StageConfig):
 
 
 class Mask:
-    """Masks response tokens whose perplexity is over the threshold; one that is not predicted stays."""
+    """Stage that masks response tokens with a perplexity above the threshold; a token without a prediction is kept."""
 
     name: ClassVar[str] = "stm.mask"
     Config: ClassVar[type[StageConfig]] = MaskConfig
@@ -43,24 +43,24 @@ class Mask:
 
     @classmethod
     def contract(cls, config: MaskConfig) -> Contract:
-        """Writes a score."""
+        """Write a score."""
         return Contract(writes=frozenset({config.into}))
 
     def process_tokens(
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
-        """Score and mask; the comparison is of losses, as a large one has no finite perplexity."""
+        """Score and mask; losses are compared, because the perplexity of a large loss overflows."""
         del state
         losses = ctx.model(self.config.model).score(chunk)
-        most = math.log(self.config.above)
+        largest = math.log(self.config.above)
         with np.errstate(over="ignore"):
             return [
-                sample.score(self.config.into, np.exp(loss)).mask(loss.astype(float) > most, bit)
+                sample.score(self.config.into, np.exp(loss)).mask(loss.astype(float) > largest, bit)
                 for sample, loss in zip(chunk, losses, strict=True)
             ]
 
 
 @hookimpl
 def nfilter_stages() -> list[type]:
-    """One stage."""
+    """Return the stage."""
     return [Mask]

@@ -1,7 +1,7 @@
-"""T-SHIRT (arXiv 2506.01317), its token-selective half: samples are chosen by the tokens that the instruction changes.
+"""T-SHIRT (arXiv 2506.01317), token-selective half: sample selection by the tokens that depend on the instruction.
 
-Delta is a token's loss less its loss in the response alone, behind the conversation's first token; S-IFD is exp of the mean
-delta over a sample's tokens that are in the top share of all by |delta|. Neighbours (noise on embeddings) are left out.
+Delta is a token's loss minus its loss when only the conversation's first token and the response are read. S-IFD is exp of
+a sample's mean delta over tokens in the top share of all by |delta|. Neighbours (noise on embeddings) are not implemented.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import nfilter as nf
 
 
 class SelectConfig(nf.StageConfig):
-    """``ratio``: the share of tokens that counts; ``keep``: of samples that stay; ``random`` draws as many, the control."""
+    """``ratio``: share of tokens used; ``keep``: share of samples kept; ``random``: keep as many random samples (control)."""
 
     model: Annotated[str, nf.Needs(nf.Scores)] = "student"
     ratio: float = Field(default=0.5, gt=0, le=1)
@@ -25,7 +25,7 @@ class SelectConfig(nf.StageConfig):
 
 
 class Select:
-    """Keeps the samples of highest S-IFD, ties by lot; what the instruction does not help with (IFD >= 1) never stays."""
+    """Stage that keeps the samples with the highest S-IFD, ties broken at random; samples with IFD >= 1 are masked."""
 
     name: ClassVar[str] = "tshirt.select"
     Config: ClassVar[type[nf.StageConfig]] = SelectConfig
@@ -50,17 +50,17 @@ class Select:
     def process_tokens(
         self, chunk: Sequence[nf.TokenSample], state: nf.State, ctx: nf.Context, bit: int
     ) -> list[nf.TokenSample]:
-        out, found = [], dict[str, Any](state.values)
+        out, fitted = [], dict[str, Any](state.values)
         for sample, delta in zip(chunk, self._deltas(chunk, ctx), strict=True):
-            rank = _rank(delta, found["least"], ctx.rng(sample.id).random())
-            stays = rank[2 * self.config.random :] >= list(found["last"])
+            rank = _rank(delta, fitted["least"], ctx.rng(sample.id).random())
+            keep = rank[2 * self.config.random :] >= list(fitted["last"])
             scored = sample.score("delta", delta).score("s_ifd", np.exp(rank[1] + 0 * delta))
-            out.append(scored if stays else scored.mask(sample.weights != 0, bit))
+            out.append(scored if keep else scored.mask(sample.weights != 0, bit))
         return out
 
     def _deltas(self, samples: Sequence[nf.TokenSample], ctx: nf.Context) -> list[nf.FloatArray]:
-        parts = [np.concatenate([[0], np.flatnonzero(s.predicted)]) for s in samples]
-        alone = [nf.TokenSample(s.id, s.ids[p], p > 0, s.turn[p], s.spans[p], np.zeros(len(p), np.float32)) for s, p in zip(samples, parts, strict=True)]  # fmt: skip
+        positions = [np.concatenate([[0], np.flatnonzero(s.predicted)]) for s in samples]
+        alone = [nf.TokenSample(s.id, s.ids[p], p > 0, s.turn[p], s.spans[p], np.zeros(len(p), np.float32)) for s, p in zip(samples, positions, strict=True)]  # fmt: skip
         score = ctx.model(self.config.model).score
         deltas = [losses.copy() for losses in score(samples)]
         for sample, delta, losses in zip(samples, deltas, score(alone), strict=True):
@@ -68,10 +68,10 @@ class Select:
         return deltas
 
 
-def _rank(delta: nf.FloatArray, least: float, lot: float) -> list[float]:
+def _rank(delta: nf.FloatArray, least: float, draw: float) -> list[float]:
     counted = delta[np.abs(delta, dtype=float) >= least].astype(float)
     helps = len(counted) > 0 and np.nanmean(delta, dtype=float) < 0
-    return [int(helps), float(counted.sum()) / max(1, len(counted)), lot]
+    return [int(helps), float(counted.sum()) / max(1, len(counted)), draw]
 
 
 @nf.hookimpl

@@ -1,4 +1,4 @@
-"""The weights of every loss against numpy in float64, and against answers that are known beforehand."""
+"""The weights of every loss against numpy in float64 and against known answers."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def weights(loss: Any, logits: np.ndarray, labels: np.ndarray, **cached: Any) -> np.ndarray:
-    given = torch.from_numpy(np.asarray(logits)).float()
+    tensor = torch.from_numpy(np.asarray(logits)).float()
     scores = {name: torch.tensor(values, dtype=torch.float32) for name, values in cached.items()}
-    done = check_token_loss(type(loss), loss.config, given, torch.from_numpy(labels), scores)
+    done = check_token_loss(type(loss), loss.config, tensor, torch.from_numpy(labels), scores)
     return np.asarray(done, dtype=np.float64)
 
 
@@ -81,7 +81,7 @@ def test_eaft_of_uniform_certain_and_forbidden_logits() -> None:
     assert got == pytest.approx([1.0, 0.0, math.log(2) / math.log(20), 0.0], abs=1e-6)
 
 
-def test_eaft_does_not_look_at_the_label() -> None:
+def test_eaft_ignores_the_label() -> None:
     logits, labels = drawn()
     eaft = Eaft(EaftConfig())
     assert (weights(eaft, logits, labels) == weights(eaft, logits, labels * 0)).all()
@@ -98,12 +98,12 @@ def test_rho1_keeps_the_highest_excess_loss(ratio: float) -> None:
     wanted = np.zeros(len(labels))
     wanted[np.argsort(-excess)[:keep]] = 1.0
     assert got.tolist() == wanted.tolist()
-    # Neither loss alone chooses the same.
+    # Neither loss alone selects the same tokens.
     if ratio < 1:
         assert got.tolist() != (losses >= -np.sort(-losses)[keep - 1]).astype(float).tolist()
 
 
-def test_rho1_breaks_ties_by_position_and_keeps_one_at_least() -> None:
+def test_rho1_breaks_ties_by_position_and_keeps_at_least_one() -> None:
     logits, labels = np.zeros((64, VOCABULARY)), np.zeros(64, dtype=np.int64)
     same = {REFERENCE: np.full(64, 0.5)}
     assert weights(rho1(ratio=0.25), logits, labels, **same).tolist() == [1.0] * 16 + [0.0] * 48
@@ -113,7 +113,7 @@ def test_rho1_breaks_ties_by_position_and_keeps_one_at_least() -> None:
     assert np.flatnonzero(weights(rho1(ratio=0.01), logits, labels, **same)).tolist() == [40]
 
 
-def test_rho1_reads_the_score_that_it_is_told() -> None:
+def test_rho1_reads_the_configured_score() -> None:
     assert Rho1.contract(Rho1Config(reference="mine")).reads == {"mine"}
     assert Rho1.contract(Rho1Config()).reads == {REFERENCE}
     logits, labels = np.zeros((2, VOCABULARY)), np.zeros(2, dtype=np.int64)
@@ -122,22 +122,22 @@ def test_rho1_reads_the_score_that_it_is_told() -> None:
     assert weights(rho1(ratio=0.5), logits, labels, **scores).tolist() == [1, 0]
 
 
-BY_THE_STAGE = next(
+WRITTEN_BY_STAGE = next(
     name for name in ExcessLoss.contract(ExcessLossConfig(warmup=0.2)).writes if name == REFERENCE
 )
 
 
 @pytest.mark.types("put a stage that writes it under tokens:")
-def test_rho1_without_its_score_says_which_stage_writes_one() -> None:
+def test_rho1_without_its_score_names_the_stage_that_writes_it() -> None:
     logits, labels = drawn(4)
     with pytest.raises(
         RecipeError, match=r"no score 'loss\.reference' for 4 of 4 tokens"
     ) as caught:
         rho1().weigh({"loss": torch.zeros(4)}, {"excess": torch.zeros(4)}, 0)
-    assert "scores there: excess" in str(caught.value)
+    assert "available: excess" in str(caught.value)
     assert "tokens.excess_loss" in str(caught.value)
-    # The score that this stage writes, and another one by its name.
-    assert len(weights(rho1(), logits, labels, **{BY_THE_STAGE: [1, 2, 3, 4]})) == 4
+    # The score that the stage writes, and a score under another name.
+    assert len(weights(rho1(), logits, labels, **{WRITTEN_BY_STAGE: [1, 2, 3, 4]})) == 4
     assert len(weights(rho1(reference="excess"), logits, labels, excess=[1, 2, 3, 4])) == 4
     with pytest.raises(RecipeError, match="for 1 of 4 tokens"):
         weights(rho1(), logits, labels, **{REFERENCE: [1, 2, math.nan, 3]})
@@ -163,7 +163,7 @@ def test_settings_out_of_range_are_refused(config: Any, settings: dict[str, Any]
         config.model_validate(settings)
 
 
-def test_they_are_listed_as_losses(point: Any) -> None:
+def test_losses_are_registered(point: Any) -> None:
     import nfilter_losses
 
     plugins = load([point("nfilter_losses", nfilter_losses)], ())

@@ -1,4 +1,4 @@
-"""Weights by probability: powers, bounds, and a weight of 0 that has its reason."""
+"""Weights by probability: powers, bounds, and the reason recorded for a weight of 0."""
 
 from types import SimpleNamespace
 

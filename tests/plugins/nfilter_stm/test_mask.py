@@ -1,4 +1,4 @@
-"""Which tokens surprise: known probabilities, the threshold itself, tokens that nothing predicts."""
+"""Masking by perplexity: known probabilities, the exact threshold, tokens without a prediction."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ from nfilter.testing import FakeContext, check_token_stage
 from nfilter_stm import Mask, MaskConfig
 
 
-def test_tokens_over_the_perplexity_leave():
+def test_tokens_above_the_perplexity_are_masked():
     p = np.array([np.nan, 1.0, 0.41, 0.4, 0.39, 1e-60, 0.1])
     response = np.array([True, True, True, True, True, True, False])
     n = len(p)
@@ -18,7 +18,7 @@ def test_tokens_over_the_perplexity_leave():
         weights=np.where(response, 0.5, 0).astype(np.float32),
     )  # fmt: skip
     losses = np.where(response, -np.log(p), np.nan)
-    losses[3] = np.log(2.5)  # exactly on it
+    losses[3] = np.log(2.5)  # exactly at the threshold
     config = MaskConfig()
     model = SimpleNamespace(score=lambda chunk: [losses for _ in chunk])
     ctx = FakeContext(models={"student": model})

@@ -1,4 +1,4 @@
-"""Samples chosen by the tokens that the instruction changes: figures worked out by hand, the control, the wire."""
+"""Selection by S-IFD: values computed by hand, the random control, the ids sent to the model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nfilter import TokenSample
 from nfilter.testing import FakeContext, check_token_stage
 from nfilter_tshirt import Select, SelectConfig
 
-# By sample, (loss in the conversation, loss in the response alone) of each response token.
+# Per sample: (loss in the conversation, loss in the response alone) of each response token.
 LOSSES = {
     #      deltas -2, 0, +.5: IFD exp(-.5); over 1 in size: exp(-2)
     "far": [(1.0, 3.0), (1.0, 1.0), (1.0, 0.5)],
@@ -23,7 +23,7 @@ LOSSES = {
 
 
 class Table:
-    """A model whose losses are looked up; a whole conversation has a 7 behind its start."""
+    """A model with a table of losses; a whole conversation has token 7 at position 1."""
 
     def __init__(self) -> None:
         self.alone: list[TokenSample] = []
@@ -41,7 +41,7 @@ class Table:
 
 
 def sample(name: str) -> TokenSample:
-    """A start token, two of a prompt, then the response: tokens 100, 101, ..."""
+    """Return a start token, two prompt tokens and the response tokens 100, 101, ..."""
     count = len(LOSSES[name])
     ids = np.array([1, 7, 8, *range(100, 100 + count)])
     response = ids >= 100
@@ -56,13 +56,13 @@ def selected(samples=None, seed=0, **config):
     model = Table()
     ctx = FakeContext(models={"student": model}, seed=seed)
     samples = [sample(name) for name in LOSSES] if samples is None else samples
-    # A sample at a time: what stays must not depend on the chunk.
+    # One sample per chunk: the selection must not depend on the chunk.
     done, state = check_token_stage(Select, SelectConfig(**config), samples, ctx, bit=3, chunk=1)
     kept = [out.id for out in done if out.weights.any()]
     return kept, done, state.values["report"], model
 
 
-def test_what_counts_is_the_top_share_of_all_deltas_by_size():
+def test_s_ifd_uses_the_top_share_of_all_deltas_by_size():
     # |delta|: 0 .25 .5 1 1 1.5 2 2; the quantile at one half is 1.
     kept, done, report, _ = selected(keep=0.25)
     assert kept == ["near"]
@@ -74,7 +74,7 @@ def test_what_counts_is_the_top_share_of_all_deltas_by_size():
     assert [list(out.reasons) for out in done[:2]] == [[0, 0, 0, 8, 8, 8], [0] * 5]
 
 
-def test_with_all_tokens_it_is_the_ifd():
+def test_s_ifd_over_all_tokens_is_the_ifd():
     kept, done, report, _ = selected(keep=0.5, ratio=1)
     assert [out.scores["s_ifd"][-1] for out in done] == pytest.approx(
         np.exp([-0.5, -1.25, 0.5, -0.25])
@@ -83,7 +83,7 @@ def test_with_all_tokens_it_is_the_ifd():
     assert report == {"helped": 3, "kept": 2}
 
 
-def test_what_the_instruction_does_not_help_with_never_stays():
+def test_samples_with_an_ifd_of_at_least_one_are_never_kept():
     kept, *_ = selected(keep=1)
     assert kept == ["far", "near"]  # "worse" has an IFD over 1, "same" no token that counts
     kept, _, report, _ = selected([sample("worse")], keep=1)
@@ -97,7 +97,7 @@ def test_the_response_alone_follows_the_first_token():
     assert list(model.alone[0].response) == [False, True, True, True]
 
 
-def test_the_control_draws_as_many_of_all():
+def test_the_control_draws_the_same_number_from_all_samples():
     drawn = {tuple(selected(keep=0.5, random=True, seed=seed)[0]) for seed in range(40)}
     assert {len(names) for names in drawn} == {2}
     assert {name for names in drawn for name in names} == set(LOSSES)
@@ -106,7 +106,7 @@ def test_the_control_draws_as_many_of_all():
     assert again == selected(keep=0.5, random=True, seed=3)[0]
 
 
-def test_equal_scores_are_decided_by_lot_and_exactly_as_many_stay(monkeypatch):
+def test_ties_are_broken_at_random_and_the_count_is_exact(monkeypatch):
     names = [f"twin-{number}" for number in range(10)]
     for name in names:
         monkeypatch.setitem(LOSSES, name, [(1.0, 2.0)])
@@ -117,9 +117,9 @@ def test_equal_scores_are_decided_by_lot_and_exactly_as_many_stay(monkeypatch):
     assert len({tuple(selected(twins, keep=0.3, seed=seed)[0]) for seed in range(9)}) > 1
 
 
-def test_samples_without_a_weight_are_no_part_of_it():
-    spent = sample("near").mask(np.ones(5, bool), 0)
-    kept, done, report, _ = selected([sample("far"), spent], keep=1)
+def test_samples_without_a_weight_are_ignored():
+    masked = sample("near").mask(np.ones(5, bool), 0)
+    kept, done, report, _ = selected([sample("far"), masked], keep=1)
     assert kept == ["far"]
     assert report == {"helped": 1, "kept": 1}
     assert not done[1].weights.any()

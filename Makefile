@@ -10,7 +10,7 @@ TORCH ?= torch==2.13.0
 EVIDENCE ?= runs/evidence
 WORKERS ?= 2
 
-.PHONY: demo evidence evidence-real evidence-tokens evidence-quick test test-newest test-oldest slow fuzz lint types imports format lock wheel clean
+.PHONY: demo evidence evidence-real evidence-real-tokens evidence-tokens evidence-quick test test-newest test-oldest slow fuzz lint types imports format lock wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/nfilter init --template quickstart --out $(DEMO)/quickstart.yaml --force
@@ -35,6 +35,12 @@ evidence-real: $(VENV)/.evidence-real
 	$(BIN)/python -m benchmarks.real_evidence --data $(DATA) --out $(EVIDENCE)/real --workers $(WORKERS) --results docs/results-real.md \
 		--keep docs/results-real/cells.jsonl $(REAL_ARGS)
 
+# Noise inside responses of real texts: DATA is a folder with data sets of questions and long answers (docs/benchmarks.md).
+evidence-real-tokens: $(VENV)/.evidence-real
+	@test -n "$(DATA)" || { echo "name the folder that holds the data sets: make evidence-real-tokens DATA=FOLDER"; exit 2; }
+	$(BIN)/python -m benchmarks.real_tokens --data $(DATA) --out $(EVIDENCE)/real-tokens --workers $(WORKERS) \
+		--results docs/results-real-tokens.md --keep docs/results-real-tokens/cells.jsonl $(REAL_ARGS)
+
 evidence-quick: $(VENV)/.evidence
 	$(BIN)/python -m benchmarks.evidence --quick --out $(EVIDENCE) --workers $(WORKERS)
 
@@ -53,7 +59,7 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
-	MYPYPATH=. $(BIN)/mypy --namespace-packages --explicit-package-bases --package benchmarks.evidence --package benchmarks.token_evidence --package benchmarks.real_evidence
+	MYPYPATH=. $(BIN)/mypy --namespace-packages --explicit-package-bases --package benchmarks.evidence --package benchmarks.token_evidence --package benchmarks.real_evidence --package benchmarks.real_tokens
 
 imports: $(VENV)/.dev
 	$(BIN)/lint-imports

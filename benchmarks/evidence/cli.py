@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence import provenance
-from benchmarks.evidence.cells import Cells, Keeper, commits_of, done
-from benchmarks.evidence.command import add_keep, go
+from benchmarks.evidence.cells import Cells, Keeper, commits_of
+from benchmarks.evidence.command import add_keep, go, numbers, show_plan
 from benchmarks.evidence.figures import Evidence
 from benchmarks.evidence.page import page
 from benchmarks.evidence.plan import Cell, Plan, Scope, plan
@@ -95,10 +95,6 @@ def parser() -> argparse.ArgumentParser:
 def scope_of(options: argparse.Namespace) -> Scope:
     """Seeds, levels and kinds of noise as asked for."""
     start = Scope.small() if options.quick else WHOLE
-
-    def numbers(text: str | None, usual: tuple[int, ...]) -> tuple[int, ...]:
-        return usual if text is None else tuple(int(part) for part in text.split(","))
-
     noises: Any = start.noises if options.noises is None else tuple(options.noises.split(","))
     if not set(noises) <= set(WHOLE.noises):
         raise SystemExit(f"--noises {options.noises}: one or more of {','.join(WHOLE.noises)}")
@@ -156,10 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     todo = chosen(setting.plan, options.only)
     if options.plan:
-        finished = done(setting.cells, todo, lenders(todo))
-        for cell in todo:
-            state = "done" if cell.key in finished else "to run"
-            print(f"{cell.part:10} {state:7} {cell.key}")
+        show_plan(setting.cells, todo, lenders(todo))
         return 0
     code = 0
     keeper = Keeper(setting.cells)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence.cells import Cells, Keeper, done
+from benchmarks.evidence.plan import Cell as Planned
 from benchmarks.evidence.running import (
     Alone,
     Cell,
@@ -31,6 +32,25 @@ def add_keep(out: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="figures of all cells in one file (JSON lines): read first, so that its cells are not run again, and written after every cell",
     )
+
+
+def numbers(text: str | None, usual: tuple[int, ...]) -> tuple[int, ...]:
+    """The numbers of an option such as ``0,1,2``; ``usual`` where it was not given."""
+    return usual if text is None else tuple(int(part) for part in text.split(","))
+
+
+def picked(planned: Sequence[Planned], only: Sequence[str]) -> list[Planned]:
+    """The cells with one of the texts of ``--only`` in their key, and those whose size they take; all without a text."""
+    keys = {c.key for c in planned if not only or any(text in c.key for text in only)}
+    keys |= {c.size_of for c in planned if c.key in keys and c.size_of}
+    return [cell for cell in planned if cell.key in keys]
+
+
+def show_plan(cells: Cells, planned: Sequence[Planned], folders: Collection[str] = ()) -> None:
+    """Print every cell, and whether it need not run; ``folders`` as in ``go``."""
+    finished = done(cells, planned, folders)
+    for cell in planned:
+        print(f"{cell.part:10} {'done' if cell.key in finished else 'to run':7} {cell.key}")
 
 
 def go(

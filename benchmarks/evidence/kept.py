@@ -1,7 +1,8 @@
 """Figures of finished cells in one file that is small enough to commit: JSON lines, one cell each, sorted by key.
 
 A page is made anew from it alone (other formulas for intervals, say), and a run goes on from it on another machine. Which
-test rows were answered right is a string of bits in hex; the ids of the rows stand once, in a line of their own.
+test rows were answered right is a string of bits in hex, and other figures by test row are a list; the ids of the rows stand
+once, in a line of their own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from nfilter.errors import StoreError
 from nfilter.store import digest, publishing
 
 DIGITS: Final = 7
-_ROWS, _HEX, _IDS = "rows", "hex", "ids"
+_ROWS, _HEX, _IDS, _LIST = "rows", "hex", "ids", "list"
+BY_ROW: Final = ("losses", "likely")
+"""Figures of a cell that are numbers by test row."""
 
 
 def rounded(value: Any) -> Any:
@@ -55,15 +58,23 @@ def save(file: Path, cells: Mapping[str, Mapping[str, Any]]) -> None:
             packed["cell"].pop("samples", None)
         right = value.get("right")
         if right:
-            name = digest(list(right))[:12]
-            rows[name] = list(right)
-            packed["right"] = {_ROWS: name, _HEX: bits([bool(each) for each in right.values()])}
+            packed["right"] = {_ROWS: _named(right, rows), _HEX: bits([bool(each) for each in right.values()])}  # fmt: skip
+        for part in BY_ROW:
+            if value.get(part):
+                packed[part] = {_ROWS: _named(value[part], rows), _LIST: list(packed[part].values())}  # fmt: skip
         lines.append({"key": key, **packed})
     with publishing(file) as out:
         for name, ids in sorted(rows.items()):
             out.write(_line({_ROWS: name, _IDS: ids}))
         for line in lines:
             out.write(_line(line))
+
+
+def _named(by_row: Mapping[str, Any], rows: dict[str, list[str]]) -> str:
+    """The name of the rows' ids, which ``rows`` gets."""
+    name = digest(list(by_row))[:12]
+    rows[name] = list(by_row)
+    return name
 
 
 def _line(value: Mapping[str, Any]) -> str:
@@ -90,6 +101,9 @@ def load(file: Path) -> dict[str, dict[str, Any]]:
             if right:
                 ids = rows[right[_ROWS]]
                 value["right"] = dict(zip(ids, flags(right[_HEX], len(ids)), strict=True))
+            for part in BY_ROW:
+                if value.get(part):
+                    value[part] = dict(zip(rows[value[part][_ROWS]], value[part][_LIST], strict=True))  # fmt: skip
             cells[value.pop("key")] = value
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise StoreError(

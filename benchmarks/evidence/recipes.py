@@ -38,8 +38,10 @@ def source_of(base: Mapping[str, Any], noise: str, percent: int) -> dict[str, An
     return {**source, WRONG: noise, "noise": {"ratio": percent / 100, "wrong": WRONG}}
 
 
-def recipe_of(base: Mapping[str, Any], cell: Cell, kept: int | None = None) -> dict[str, Any]:
-    """The recipe of a cell. ``kept`` replaces the number of rows that another cell kept.
+def recipe_of(
+    base: Mapping[str, Any], cell: Cell, kept: int | float | None = None
+) -> dict[str, Any]:
+    """The recipe of a cell. ``kept`` replaces the number of rows, or the share of tokens, that another cell kept.
 
     Every trained line is trained as the arm ``cleaned``; raw and truth are that arm without stages, the latter
     also without noise. All arms of the engine are trained alike.
@@ -58,15 +60,26 @@ def recipe_of(base: Mapping[str, Any], cell: Cell, kept: int | None = None) -> d
     if not any("llm" in stage or "encoder" in stage for stage in cell.samples):
         value.pop("tokens", None)  # the token stages belong to the method, not to its controls
     value.update(copy.deepcopy(dict(cell.changes)))
+    if "tokens" in cell.changes:
+        value["tokens"] = [_sized(stage, kept) for stage in value["tokens"]]
     return value
 
 
-def _sized(stage: Mapping[str, Any], kept: int | None) -> dict[str, Any]:
-    if stage.get("keep") != KEPT:
-        return dict(stage)
-    if kept is None:
-        raise LookupError("how many rows RobustFT keeps is not known yet")
-    return {**stage, "keep": kept}
+def _sized(stage: Mapping[str, Any], kept: int | float | None) -> dict[str, Any]:
+    open_fields = [name for name, given in stage.items() if given == KEPT]
+    if open_fields and kept is None:
+        raise LookupError(f"how much {stage['use']} keeps is not known yet: its cell has not run")
+    return {**stage, **dict.fromkeys(open_fields, kept)}
+
+
+def in_data(source: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The source of a file in the run's folder ``data``, as a recipe in the folder of a cell names it."""
+    return {**source, "path": f"../../data/{name}"}
+
+
+def tested_on(base: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The section ``evaluate`` of the base recipe over another file of that folder."""
+    return {**base["evaluate"], "source": in_data(base["evaluate"]["source"], name)}
 
 
 def write_recipe(value: Mapping[str, Any], file: Path) -> None:

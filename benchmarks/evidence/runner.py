@@ -13,10 +13,9 @@ from typing import Any
 from benchmarks.evidence.calibration import with_calibration
 from benchmarks.evidence.cells import Cells
 from benchmarks.evidence.plan import Cell
+from benchmarks.evidence.pools import Pools
 from benchmarks.evidence.recipes import recipe_of, write_recipe
-from nfilter.context import ModelPool
 from nfilter.engine.arms import MARKER, right_of
-from nfilter.engine.places import site_of
 from nfilter.engine.run import run
 from nfilter.plugins import Plugins
 from nfilter.progress import QuietReporter
@@ -38,8 +37,7 @@ class Runner:
     base: Mapping[str, Any]
     commit: str = "unknown"
     plugins: Plugins = field(default_factory=with_calibration)
-    _pool: ModelPool | None = None
-    _loaded: str = ""
+    _pools: Pools | None = None
 
     def __call__(self, cell: Cell) -> None:
         """Run a cell and publish its figures.
@@ -89,13 +87,15 @@ class Runner:
 
     def close(self) -> None:
         """Close the models."""
-        if self._pool is not None:
-            self._pool.close()
+        if self._pools is not None:
+            self._pools.close()
 
     def _engine(self, recipe: Recipe, run_dir: Path, lenders: list[Path]) -> dict[str, Any]:
         # Warnings stand in run.log; of dozens of runs side by side nobody could tell whose they are.
         silent = QuietReporter(io.StringIO())
-        pool = self._pool_of(recipe)
+        if self._pools is None:
+            self._pools = Pools(self.plugins)
+        pool = self._pools.of(recipe)
         return run(
             recipe, self.plugins, run_dir, pool=pool, lenders=lenders, reporter=silent
         ).metrics
@@ -105,15 +105,6 @@ class Runner:
             return None
         figures = self.cells.get(cell.size_of)
         return None if figures is None else int(figures["samples"]["kept"])
-
-    def _pool_of(self, recipe: Recipe) -> ModelPool:
-        models = digest(recipe.dump()["models"])
-        if (
-            self._pool is None or self._loaded != models
-        ):  # nearly all cells have the base recipe's models
-            self.close()
-            self._pool, self._loaded = ModelPool(recipe, site_of(recipe, self.plugins)), models
-        return self._pool
 
     def _trained(self, recipe: Recipe, run_dir: Path) -> Path:
         """Where it stands who trained on these very samples with these settings."""

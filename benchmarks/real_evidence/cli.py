@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.evidence import provenance
-from benchmarks.evidence.cells import Cells, Keeper, done
-from benchmarks.evidence.command import STOPPED, add_keep, go
+from benchmarks.evidence.cells import Cells, Keeper
+from benchmarks.evidence.command import STOPPED, add_keep, go, numbers, picked, show_plan
 from benchmarks.evidence.figures import Evidence
 from benchmarks.evidence.plan import Cell, Plan
 from benchmarks.evidence.recipes import base_value
@@ -103,10 +103,6 @@ def parser() -> argparse.ArgumentParser:
 
 def wanted_of(options: argparse.Namespace) -> Wanted:
     """Seeds and levels as asked for."""
-
-    def numbers(text: str | None, usual: tuple[int, ...]) -> tuple[int, ...]:
-        return usual if text is None else tuple(int(part) for part in text.split(","))
-
     seeds, levels = ((0,), (50,)) if options.quick else ((0, 1, 2), LEVELS)
     return Wanted(
         numbers(options.seeds, seeds),
@@ -160,10 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made = setting.plan(cells)
     cells = setting.expecting(cells, made.cells)
     if options.plan:
-        every = [*first, *made.cells]
-        finished = done(cells, every)
-        for cell in every:
-            print(f"{cell.part:10} {'done' if cell.key in finished else 'to run':7} {cell.key}")
+        show_plan(cells, [*first, *made.cells])
         return 0
     Keeper(cells)
     print(write(options, setting, cells, made))
@@ -183,14 +176,9 @@ def _go(
     options: argparse.Namespace, setting: Setting, cells: Cells, planned: Sequence[Cell]
 ) -> int:
     # Settings are chosen whatever lines are asked for.
-    todo = {
-        c.key
-        for c in planned
-        if c.part == SETTINGS or not options.only or any(text in c.key for text in options.only)
-    }
-    todo |= {c.size_of for c in planned if c.key in todo and c.size_of}
+    wanted = [cell for cell in planned if cell.part == SETTINGS]
+    wanted += picked([cell for cell in planned if cell.part != SETTINGS], options.only)
     make = partial(RealRunner, cells, setting.base, provenance.commit(ROOT), named=setting.named)
-    wanted = [cell for cell in planned if cell.key in todo]
     return go(cells, wanted, (), make, options.workers, Keeper(cells), provenance.device())
 
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from benchmarks.evidence.files import write_once
 from nfilter.errors import SourceError
-from nfilter.store import digest, publishing
+from nfilter.store import digest
 
 TRUTH: Final = "labeled.csv"
 TEST: Final = "test.csv"
@@ -245,8 +246,4 @@ class Files:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(head)
         writer.writerows(rows)
-        file = self.folder / name
-        if not file.is_file() or file.read_text(encoding="utf-8") != text.getvalue():
-            with publishing(file) as out:
-                out.write(text.getvalue())
-        return file
+        return write_once(self.folder / name, text.getvalue())

@@ -10,6 +10,7 @@ from benchmarks.evidence.cells import Cells, arm_result
 from benchmarks.evidence.figures import Difference
 from benchmarks.evidence.lines import KEPT, Stage
 from benchmarks.evidence.plan import MIDDLE, Cell, Plan, Scope
+from benchmarks.evidence.recipes import in_data, tested_on
 from benchmarks.real_evidence.data import DataSet, Files
 from benchmarks.real_evidence.lines import (
     ASKING,
@@ -70,8 +71,8 @@ def tried(sets: Sequence[DataSet], base: Mapping[str, Any], files: Files) -> lis
         fit, dev = files.dev(one)
         for setting in GRID:
             changes = {
-                "source": _at(base["source"], fit.name),
-                "evaluate": _tested(base, dev.name),
+                "source": in_data(base["source"], fit.name),
+                "evaluate": tested_on(base, dev.name),
                 "train": {**base["train"], **setting},
             }
             made.append(Cell(key_of(setting, one.name), "train", SETTINGS, one.name, 0, 0, (), changes=changes))  # fmt: skip
@@ -201,8 +202,8 @@ class _Planner:
 
     def _changes(self, name: str, one: DataSet, level: int, seed: int) -> dict[str, Any]:
         changes = {
-            "source": _at(self.base["source"], self._file(name, one, level, seed)),
-            "evaluate": _tested(self.base, self.files.test(one).name),
+            "source": in_data(self.base["source"], self._file(name, one, level, seed)),
+            "evaluate": tested_on(self.base, self.files.test(one).name),
         }
         if name != "vanilla":
             changes["train"] = {**self.base["train"], **self.settings.get(one.name, {})}
@@ -224,18 +225,9 @@ class _Planner:
     def detect(self, one: DataSet, level: int, seed: int) -> None:
         asked = [dict(s) for s in self.shipped.robustft if s["use"] in _ASKED]
         samples = detection(asked if self.wanted.asked else ())
-        source = _at(self.base["source"], self.files.train(one, level, seed).name)
+        source = in_data(self.base["source"], self.files.train(one, level, seed).name)
         cell = Cell(
             f"{one.name}-{level}-s{seed}-detection", "detect", "detection", one.name, level, seed, tuple(samples),
             changes={"source": source},
         )  # fmt: skip
         self.plan.detection[one.name, level, seed] = self.plan.add(cell)
-
-
-def _at(source: Mapping[str, Any], name: str) -> dict[str, Any]:
-    # From the folder of a cell to that of the data.
-    return {**source, "path": f"../../data/{name}"}
-
-
-def _tested(base: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {**base["evaluate"], "source": _at(base["evaluate"]["source"], name)}

@@ -15,15 +15,14 @@ RANDOM: Final = "random"
 MIXED_RANDOM: Final = "mixed, random"
 _CHANCE: Final = 0.55  # an AUC under it tells noise from signal no better than a coin
 _MUCH: Final = 0.25
+_HIGH_IS_NOISE: Final = ("perplexity",)
+"""Scores of which a method takes the high ones for noise."""
 
 
 @dataclass(frozen=True)
-class Figures:
-    """One line at one level. Shares are of the tokens whose truth is known; ``auc`` has one a score."""
+class Mask:
+    """What a line's mask does, over seeds. Shares are of the tokens whose truth is known; ``auc`` has one a score."""
 
-    line: Line
-    accuracy: Spread
-    less_random: Difference | None
     noise: Spread | None
     noise_kept: Spread | None
     signal_dropped: Spread | None
@@ -32,6 +31,16 @@ class Figures:
     f1: Spread | None
     recalls: Mapping[str, Spread | None]
     auc: Mapping[str, Spread | None]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One line at one level."""
+
+    line: Line
+    accuracy: Spread
+    less_random: Difference | None
+    mask: Mask
 
     @property
     def beats_random(self) -> bool:
@@ -44,7 +53,15 @@ def figures(cells: Cells, line: Line, percent: int, seeds: Sequence[int]) -> Fig
     found = {seed: v for seed in seeds if (v := cells.get(key_of(line, percent, seed)))}
     if not found:
         return None
-    noise = [(v.get("tokens") or {}).get("token_noise") or {} for v in found.values()]
+    accuracy = spread([v["accuracy"] for v in found.values()])
+    assert accuracy is not None
+    gap = less(cells, line, control_of(line), percent, seeds)
+    return Figures(line, accuracy, gap, mask_of(list(found.values())))
+
+
+def mask_of(values: Sequence[Mapping[str, Any]]) -> Mask:
+    """The mask of a line, from its cells (one a seed)."""
+    noise = [(v.get("tokens") or {}).get("token_noise") or {} for v in values]
 
     def mean(key: str) -> Spread | None:
         return spread([each.get(key) for each in noise])
@@ -55,11 +72,8 @@ def figures(cells: Cells, line: Line, percent: int, seeds: Sequence[int]) -> Fig
             name: spread([_at(each.get(part), name, *then) for each in noise]) for name in names
         }
 
-    accuracy = spread([v["accuracy"] for v in found.values()])
-    assert accuracy is not None
-    return Figures(
-        line, accuracy, less(cells, line, control_of(line), percent, seeds), mean("noise"),
-        mean("noise_kept"), mean("signal_dropped"), mean("precision"), mean("recall"), mean("f1"),
+    return Mask(
+        mean("noise"), mean("noise_kept"), mean("signal_dropped"), mean("precision"), mean("recall"), mean("f1"),
         by("by_kind", "recall"), by("roc_auc"),
     )  # fmt: skip
 
@@ -86,28 +100,37 @@ def less(
 
 def reason(found: Figures, random: Figures) -> str:
     """Why a line does not beat the random mask, read off its figures alone."""
-    said = []
-    main = {name: value for name, value in found.auc.items() if not name.startswith("loss.")}
-    for name, value in main.items():
-        if value is not None and value.mean < 1 - _CHANCE:
-            said.append(f"`{name}` ranks noise above signal (ROC-AUC {value.mean:.2f})")
-        elif value is not None and value.mean < _CHANCE:
-            said.append(f"`{name}` does not tell noise from signal (ROC-AUC {value.mean:.2f})")
-    if found.noise_kept is not None and found.noise_kept.mean > 0.5:
-        kinds = [f"{kind} {1 - value.mean:.0%}" for kind, value in found.recalls.items() if value]
-        said.append(
-            f"{found.noise_kept.mean:.0%} of the noise stays in the loss ({', '.join(kinds)})"
-        )
-    if found.signal_dropped is not None and found.signal_dropped.mean > _MUCH:
-        said.append(f"{found.signal_dropped.mean:.0%} of the signal is lost")
-    if not said and found.noise_kept is None:
-        said.append("it masks nothing, and its weights do not stop the noise")
+    told = faults(found.mask)
+    if not told and found.mask.noise_kept is None:
+        told.append("it masks nothing, and its weights do not stop the noise")
     if found.less_random is not None and found.less_random.high >= 0:
-        said.append("the difference is within the error of these seeds")
-    return "; ".join(said) or (
-        f"its mask is better than random's (noise kept {_percent(found.noise_kept)} against "
-        f"{_percent(random.noise_kept)}), and training does not profit from it here"
+        told.append("the difference is within the error of these seeds")
+    return "; ".join(told) or (
+        f"its mask is better than random's (noise kept {_percent(found.mask.noise_kept)} against "
+        f"{_percent(random.mask.noise_kept)}), and training does not profit from it here"
     )
+
+
+def faults(mask: Mask) -> list[str]:
+    """What is wrong with a mask: scores that do not tell noise from signal, noise that stays, signal that is lost."""
+    told = []
+    main = {name: value for name, value in mask.auc.items() if not name.startswith("loss.")}
+    for name, value in main.items():
+        if value is None:
+            continue
+        auc = 1 - value.mean if name in _HIGH_IS_NOISE else value.mean
+        if auc < 1 - _CHANCE:
+            told.append(f"`{name}` takes signal for noise (ROC-AUC {value.mean:.2f})")
+        elif auc < _CHANCE:
+            told.append(f"`{name}` does not tell noise from signal (ROC-AUC {value.mean:.2f})")
+    if mask.noise_kept is not None and mask.noise_kept.mean > 0.5:
+        kinds = [f"{kind} {1 - value.mean:.0%}" for kind, value in mask.recalls.items() if value]
+        told.append(
+            f"{mask.noise_kept.mean:.0%} of the noise stays in the loss ({', '.join(kinds)})"
+        )
+    if mask.signal_dropped is not None and mask.signal_dropped.mean > _MUCH:
+        told.append(f"{mask.signal_dropped.mean:.0%} of the signal is lost")
+    return told
 
 
 def _percent(value: Spread | None) -> str:

@@ -38,18 +38,21 @@ class Line:
     trained: bool = True
 
 
-def _excess(*, trusted: bool) -> Stage:
+def excess(*, trusted: bool) -> Stage:
+    """Scores by excess loss: the reference learnt from clean rows, or from a share of the noisy ones."""
     reference: Stage = {"reference": TRUSTED} if trusted else {"warmup": WARMUP}
     return {"use": "tokens.excess_loss", **reference}
 
 
-def _keep(scope: str) -> Stage:
+def keep(scope: str) -> Stage:
+    """The best share of all tokens (``global``) or of each sample's (``sample``)."""
     return {"use": "tokens.keep_top", "k": K, "scope": scope}
 
 
-def _xtf(
+def xtf(
     names: Sequence[str], *, random: bool = False, preset: str = "default"
 ) -> tuple[Stage, ...]:
+    """XTF's attributes, then the union of what they mask, or as many tokens of each sample at random."""
     stages = tuple({"use": f"xtf.{name}", "preset": preset, "mask": False} for name in names)
     control = {"random": True} if random else {}
     return (*stages, {"use": "xtf.mask", "attributes": list(names), "preset": preset, **control})
@@ -63,13 +66,13 @@ def lines() -> tuple[Line, ...]:
         Line("full", "every token", everywhere=True),
         Line("random", f"{K:.0%} of the tokens at random", ({"use": "tokens.random", "k": K},), everywhere=True),
         Line("fixed, warm-up", f"excess loss, reference from {WARMUP:.0%} of the noisy rows, best {K:.0%} of all",
-             (_excess(trusted=False), _keep("global")), everywhere=True),
-        Line("RHO, warm-up", f"the same scores, best {K:.0%} of each sample", (_excess(trusted=False), _keep("sample"))),
+             (excess(trusted=False), keep("global")), everywhere=True),
+        Line("RHO, warm-up", f"the same scores, best {K:.0%} of each sample", (excess(trusted=False), keep("sample"))),
         Line("fixed, trusted", f"excess loss, reference from clean rows, best {K:.0%} of all",
-             (_excess(trusted=True), _keep("global")), trusted=True, everywhere=True),
-        Line("RHO, trusted", f"the same scores, best {K:.0%} of each sample", (_excess(trusted=True), _keep("sample")), trusted=True),
-        Line("auto, trusted", "the same scores, cut by two groups", (_excess(trusted=True), {"use": "tokens.auto_threshold"}), trusted=True),
-        Line("auto, warm-up", "warm-up scores, cut by two groups", (_excess(trusted=False), {"use": "tokens.auto_threshold"})),
+             (excess(trusted=True), keep("global")), trusted=True, everywhere=True),
+        Line("RHO, trusted", f"the same scores, best {K:.0%} of each sample", (excess(trusted=True), keep("sample")), trusted=True),
+        Line("auto, trusted", "the same scores, cut by two groups", (excess(trusted=True), {"use": "tokens.auto_threshold"}), trusted=True),
+        Line("auto, warm-up", "warm-up scores, cut by two groups", (excess(trusted=False), {"use": "tokens.auto_threshold"})),
         Line("self-evolving", f"Algorithm 1, base fixed, {ROUNDS} rounds, {K:.0%}, its own last model",
              ({"use": "tokens.self_evolve", "k": K, "rounds": ROUNDS},), adopt="tokens.self_evolve", everywhere=True),
     ]  # fmt: skip
@@ -78,10 +81,10 @@ def lines() -> tuple[Line, ...]:
         for names in combinations(ATTRIBUTES, size):
             union = size == len(ATTRIBUTES)
             label = "XTF" if union else f"XTF {' + '.join(names)}"
-            out.append(Line(label, "preset default", _xtf(names), everywhere=union))
+            out.append(Line(label, "preset default", xtf(names), everywhere=union))
     out += [
-        Line("XTF, random", "as many tokens a sample as XTF masks, at random", _xtf(ATTRIBUTES, random=True), everywhere=True),
-        Line("XTF, paper", "the three attributes, preset paper: no caps", _xtf(ATTRIBUTES, preset="paper")),
+        Line("XTF, random", "as many tokens a sample as XTF masks, at random", xtf(ATTRIBUTES, random=True), everywhere=True),
+        Line("XTF, paper", "the three attributes, preset paper: no caps", xtf(ATTRIBUTES, preset="paper")),
         Line("STM", "base perplexity over 2.5 masked", ({"use": "stm.mask"},), everywhere=True),
         Line("base probability", "every token weighed by its probability under the base", ({"use": "pweight.weigh"},)),
         Line("DFT", "weighed by its probability as training goes", loss="dft", everywhere=True),
@@ -93,8 +96,8 @@ def lines() -> tuple[Line, ...]:
 def _mixed() -> tuple[Line, ...]:
     """The lines over data with wrong labels and noise inside the responses."""
     stm: tuple[Stage, ...] = ({"use": "stm.mask"},)
-    excess: tuple[Stage, ...] = (_excess(trusted=False), _keep("global"))
-    xtf = _xtf(ATTRIBUTES)
+    best: tuple[Stage, ...] = (excess(trusted=False), keep("global"))
+    union = xtf(ATTRIBUTES)
     random: tuple[Stage, ...] = ({"use": "tokens.random", "k": K},)
     return (
         Line("mixed, full", "every token of every row", mixed=True),
@@ -102,7 +105,7 @@ def _mixed() -> tuple[Line, ...]:
         Line("mixed, STM", "no row repaired, STM", stm, mixed=True),
         Line("RobustFT", "rows repaired, every token", mixed=True, repaired=True),
         Line("RobustFT, random", f"rows repaired, {K:.0%} of the tokens at random", random, mixed=True, repaired=True),
-        Line("RobustFT, excess, XTF", "the recipe `chained`: rows repaired, excess loss, XTF", (*excess, *xtf), mixed=True, repaired=True),
-        Line("RobustFT, XTF", "rows repaired, XTF", xtf, mixed=True, repaired=True),
+        Line("RobustFT, excess, XTF", "the recipe `chained`: rows repaired, excess loss, XTF", (*best, *union), mixed=True, repaired=True),
+        Line("RobustFT, XTF", "rows repaired, XTF", union, mixed=True, repaired=True),
         Line("RobustFT, STM", "rows repaired, STM", stm, mixed=True, repaired=True),
     )  # fmt: skip

@@ -99,8 +99,8 @@ def _table(found: Sequence[Figures]) -> str:
         head,
         [
             (
-                f.line.name, f.line.says, mean_sd(f.noise_kept), mean_sd(f.signal_dropped), mean_sd(f.precision),
-                mean_sd(f.recall), mean_sd(f.f1), mean_sd(f.accuracy), interval(_plain(f)),
+                f.line.name, f.line.says, mean_sd(f.mask.noise_kept), mean_sd(f.mask.signal_dropped), mean_sd(f.mask.precision),
+                mean_sd(f.mask.recall), mean_sd(f.mask.f1), mean_sd(f.accuracy), interval(_plain(f)),
             )
             for f in found
         ],
@@ -134,7 +134,7 @@ def _aucs(cells: Cells, seeds: Sequence[int], percents: Sequence[int]) -> str:
     """By score and level: that a signal token has a higher score than a noise token."""
     rows = []
     for line in LINES.values():
-        by_level = {p: f.auc for p in percents if (f := figures(cells, line, p, seeds))}
+        by_level = {p: f.mask.auc for p in percents if (f := figures(cells, line, p, seeds))}
         names = sorted({name for auc in by_level.values() for name in auc})
         for name in names:
             if name.startswith("loss.") and "fixed" not in line.name:

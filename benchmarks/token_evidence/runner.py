@@ -47,8 +47,13 @@ def reference_key(seed: int) -> str:
 
 def key_of(line: Line, percent: int, seed: int) -> str:
     """The cell of a line. Without noise a line has no level."""
-    name = "".join(c if c.isalnum() else "-" for c in line.name.lower()).replace("--", "-")
+    name = slug(line.name)
     return f"{name}-s{seed}" if line.noiseless else f"{name}-{percent}-s{seed}"
+
+
+def slug(name: str) -> str:
+    """The name of a line in the key of a cell."""
+    return "".join(c if c.isalnum() else "-" for c in name.lower()).replace("--", "-")
 
 
 def arm_of(line: Line) -> Arm:
@@ -82,12 +87,15 @@ def recipe_of(
         value["samples"] = chained["samples"]
     if line.trusted:
         value["models"][TRUSTED] = {"use": "hf", "model": str(trusted)}
-    value["tokens"] = [dict(stage) for stage in line.tokens]
-    if line.loss is not None:
-        value["train"]["loss"] = line.loss
+    return {**value, **token_sections(line, value["train"])}
+
+
+def token_sections(line: Line, train: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections ``tokens`` and ``train`` of a line, where ``train`` is that of all lines."""
+    trainer: dict[str, Any] = {**train, **({} if line.loss is None else {"loss": line.loss})}
     if line.adopt is not None:
-        value["train"] = {"use": "adopt", "from": line.adopt, "with": value["train"]}
-    return value
+        trainer = {"use": "adopt", "from": line.adopt, "with": trainer}
+    return {"tokens": [dict(stage) for stage in line.tokens], "train": trainer}
 
 
 def recipe_digest(base: Mapping[str, Any], cell: TokenCell) -> str:

@@ -92,7 +92,7 @@ def test_means_differences_and_reasons_by_hand(cells: Cells) -> None:
     assert not bad.beats_random
     assert random.less_random is None
     said = reason(bad, random)
-    assert "`excess` ranks noise above signal (ROC-AUC 0.30)" in said
+    assert "`excess` takes signal for noise (ROC-AUC 0.30)" in said
     assert "80% of the noise stays in the loss (wrong 80%)" in said
     assert "50% of the signal is lost" in said
 

@@ -131,6 +131,7 @@ WRITTEN = (
     "docs/results-text.md",
     "docs/results-tokens.md",
     "docs/results-real.md",
+    "docs/results-real-tokens.md",
 )
 """Pages that a program writes: tests/benchmarks holds them to a golden page."""
 

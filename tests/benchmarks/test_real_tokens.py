@@ -33,7 +33,7 @@ from nfilter.recipe import load as load_recipe
 from nfilter.stages import EMPTY_STATE
 from nfilter.testing import FakeContext
 from nfilter.types import Message, NoiseSpan, Row, Sample, TokenSample
-from nfilter_hf.lora import LoraTrainer
+from nfilter_hf.lora.trainer import LoraTrainer
 
 SIZES = Sizes(train=8, dev=3, test=4)
 WORDS = [

@@ -1,4 +1,4 @@
-"""Metrics of a run on data of which the truth is known: detection, relabelling, views, tokens, and what was spent."""
+"""Metrics for runs with known truth: detection, relabelling, view accuracy, model calls and token noise."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from nfilter import hookimpl
 
 @hookimpl
 def nfilter_metrics() -> Iterable[type]:
-    """The metrics of this plugin."""
+    """Return the metrics of this plugin."""
     from nfilter_metrics.detection import Detection
-    from nfilter_metrics.labels import Relabel, Views
-    from nfilter_metrics.spending import Calls
+    from nfilter_metrics.label_accuracy import Relabel, Views
+    from nfilter_metrics.model_calls import Calls
     from nfilter_metrics.tokens import TokenNoise
 
     return (Detection, Relabel, Views, Calls, TokenNoise)

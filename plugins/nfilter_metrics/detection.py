@@ -1,4 +1,4 @@
-"""How well the verdicts find the wrong labels."""
+"""Metric ``detection``: verdicts compared with the true labels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nfilter import JSON, MetricInput
-from nfilter_metrics.figures import (
+from nfilter_metrics.statistics import (
     Counts,
     average_precision,
     brier,
@@ -29,12 +29,12 @@ class _Verdict:
 
 
 class Detection:
-    """``detection``: each verdict note against the truth; wrong labels are the positives.
+    """Binary classification metrics of each verdict note; a wrong label is a positive.
 
-    The figures stand flat for the last verdict, named by ``note``, and under ``by_note`` where there are several.
-    ``n`` counts samples with a verdict, ``n_truth`` those of them whose truth is known, which all figures but
-    ``flagged`` are over. ``bound`` is None but for ``vote: all``; in it ``f1`` follows from the view's accuracy over
-    all samples (RobustFT's direct accuracy), ``f1_where_right`` from that over right labels, which no run can beat.
+    The top-level figures are those of the last verdict note (``note``); with several notes, ``by_note`` lists all.
+    ``n`` counts samples with a verdict and ``n_truth`` those with known truth; every figure except ``flagged`` uses
+    ``n_truth``. ``bound`` is None unless ``vote: all``. Its ``f1`` uses the view's accuracy over all samples
+    (RobustFT's direct accuracy); ``f1_where_right`` uses its accuracy over right labels and is a strict upper bound.
     """
 
     name: ClassVar[str] = "detection"
@@ -44,7 +44,7 @@ class Detection:
         for note in data.verdicts:
             verdicts = _verdicts(data, note)
             if verdicts:
-                by_note[note] = _figures(data, note, verdicts)
+                by_note[note] = _metrics(data, note, verdicts)
         if not by_note:
             return {}
         last = list(by_note.values())[-1]
@@ -78,7 +78,7 @@ def _finite(value: JSON) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _figures(data: MetricInput, note: str, verdicts: Sequence[_Verdict]) -> dict[str, JSON]:
+def _metrics(data: MetricInput, note: str, verdicts: Sequence[_Verdict]) -> dict[str, JSON]:
     known = [(v, v.wrong) for v in verdicts if v.wrong is not None]
     wrong = [w for _, w in known]
     counts = Counts.of(wrong, [v.flagged for v, _ in known])
@@ -119,7 +119,7 @@ def _bound(
     if view is None:
         return None
     answers = data.answer_is_right.get(view, {})
-    # no answer agrees with nothing: to the rule it is as good as a wrong one
+    # A missing answer agrees with no label, so the rule treats it as a wrong answer.
     hits = [(v.wrong, answers.get(v.id) is True) for v in verdicts if v.wrong is not None]
     clean = [hit for wrong, hit in hits if not wrong]
     accuracy = ratio(sum(hit for _, hit in hits), len(hits))

@@ -1,4 +1,4 @@
-"""How well token stages tell noise from signal, where it is known which tokens are noise."""
+"""Metric ``token_noise``: masked tokens compared with known noise tokens."""
 
 from __future__ import annotations
 
@@ -8,26 +8,25 @@ from typing import ClassVar
 import numpy as np
 
 from nfilter import JSON, BoolArray, FloatArray, JudgedTokens, TokenMetricInput
-from nfilter_metrics.figures import Counts, ratio, roc_auc
+from nfilter_metrics.statistics import Counts, ratio, roc_auc
 
 
 class TokenNoise:
-    """Masked against noise, over the tokens that are known to be one or the other.
+    """Classification metrics of the token mask; a noise token is a positive, a token with weight 0 is flagged.
 
-    ``noise_kept`` is the share of noise tokens that still have a weight, ``signal_dropped`` the share of signal tokens that
-    have none: the two errors of a mask. ``precision``, ``recall`` and ``f1`` are those of the masked tokens as a guess
-    of what is noise; a soft weight above 0 counts as kept. ``roc_auc`` is by score: that a noise token has a lower
-    score than a signal token, with no threshold in it, over the tokens that have that score.
+    Only tokens known to be noise or signal count; a weight above 0 counts as kept. ``noise_kept``: share of noise
+    tokens that are kept. ``signal_dropped``: share of signal tokens that are masked. ``roc_auc``: per score, the
+    probability that a noise token scores below a signal token, over tokens that have the score.
     """
 
     name: ClassVar[str] = "token_noise"
 
     def compute_tokens(self, data: TokenMetricInput) -> Mapping[str, JSON]:
-        """The figures named above; ``by_kind`` has the recall of every kind of noise."""
+        """Return the figures; ``by_kind`` contains the recall per kind of noise."""
         if not data.judged:
             return {}
-        noise = _joined([_noise(item) for item in data.judged])
-        masked = _joined([item.sample.weights[item.known] == 0 for item in data.judged])
+        noise = _concatenate([_noise_mask(item) for item in data.judged])
+        masked = _concatenate([item.sample.weights[item.known] == 0 for item in data.judged])
         counts = Counts(
             tp=int((noise & masked).sum()),
             fp=int((~noise & masked).sum()),
@@ -45,27 +44,27 @@ class TokenNoise:
             "f1": counts.f1,
             "noise_kept": ratio(counts.fn, counts.tp + counts.fn),
             "signal_dropped": ratio(counts.fp, counts.fp + counts.tn),
-            "by_kind": {kind: _recall(data.judged, kind) for kind in kinds},
+            "by_kind": {kind: _recall_of_kind(data.judged, kind) for kind in kinds},
             "roc_auc": {
                 name: roc_auc((~noise).tolist(), scores)
-                for name, (noise, scores) in _scored(data.judged).items()
+                for name, (noise, scores) in _noise_and_scores(data.judged).items()
             },
         }
 
 
-def _noise(item: JudgedTokens) -> BoolArray:
+def _noise_mask(item: JudgedTokens) -> BoolArray:
     out = np.zeros_like(item.known)
     for hits in item.noise.values():
         out |= hits
     return out[item.known]
 
 
-def _joined(parts: Sequence[BoolArray]) -> BoolArray:
+def _concatenate(parts: Sequence[BoolArray]) -> BoolArray:
     joined: BoolArray = np.concatenate(parts)
     return joined
 
 
-def _recall(judged: Sequence[JudgedTokens], kind: str) -> JSON:
+def _recall_of_kind(judged: Sequence[JudgedTokens], kind: str) -> JSON:
     masked = total = 0
     for item in judged:
         hits = item.noise.get(kind)
@@ -75,15 +74,15 @@ def _recall(judged: Sequence[JudgedTokens], kind: str) -> JSON:
     return {"tokens": total, "recall": ratio(masked, total)}
 
 
-def _scored(judged: Sequence[JudgedTokens]) -> dict[str, tuple[BoolArray, list[float]]]:
+def _noise_and_scores(judged: Sequence[JudgedTokens]) -> dict[str, tuple[BoolArray, list[float]]]:
     names = sorted({name for item in judged for name in item.sample.scores})
     out: dict[str, tuple[BoolArray, list[float]]] = {}
     for name in names:
-        having = [item for item in judged if name in item.sample.scores]
-        noise = _joined([_noise(item) for item in having])
+        scored = [item for item in judged if name in item.sample.scores]
+        noise = _concatenate([_noise_mask(item) for item in scored])
         scores: FloatArray = np.concatenate(
-            [item.sample.scores[name][item.known] for item in having]
+            [item.sample.scores[name][item.known] for item in scored]
         )
-        there = np.isfinite(scores)
-        out[name] = noise[there], scores[there].tolist()
+        finite = np.isfinite(scores)
+        out[name] = noise[finite], scores[finite].tolist()
     return out

@@ -17,9 +17,9 @@ def judged(
     final: str | None = None,
     dropped: str | None = None,
 ) -> Judged:
-    """One sample with a label, its truth, what stages noted, and what became of it."""
+    """Build a sample with its label, truth, stage notes and final state."""
     original = Sample(name, (Message("user", "q"), Message("assistant", label)))
-    ending = Sample(
+    final_sample = Sample(
         name,
         (Message("user", "q"), Message("assistant", final or label)),
         notes=notes or {},
@@ -28,14 +28,14 @@ def judged(
     known = truth is not None
     return Judged(
         original,
-        ending,
+        final_sample,
         truth,
         label == truth if known else None,
         (final or label) == truth if known else None,
     )
 
 
-def given(
+def metric_input(
     rows: Sequence[Judged],
     *,
     verdicts: Sequence[str] = (),
@@ -44,7 +44,7 @@ def given(
     calls: Mapping[str, int] | None = None,
     tokens: Mapping[str, int] | None = None,
 ) -> MetricInput:
-    """A metric's input, with ``answer_is_right`` worked out by plain equality."""
+    """Build a metric's input; ``answer_is_right`` compares by equality."""
     right: dict[str, dict[str, bool | None]] = {}
     for note in (*views, *proposes):
         right[note] = {}
@@ -72,6 +72,6 @@ def judged_fixture() -> Callable[..., Judged]:
     return judged
 
 
-@pytest.fixture(name="given")
-def given_fixture() -> Callable[..., MetricInput]:
-    return given
+@pytest.fixture(name="metric_input")
+def metric_input_fixture() -> Callable[..., MetricInput]:
+    return metric_input

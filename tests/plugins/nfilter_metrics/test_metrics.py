@@ -1,4 +1,4 @@
-"""The metrics over runs small enough to count by hand."""
+"""Metrics of small runs compared with figures computed by hand."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from nfilter import Metric
 from nfilter_metrics import nfilter_metrics
 from nfilter_metrics.detection import Detection
-from nfilter_metrics.labels import Relabel, Views
-from nfilter_metrics.spending import Calls
+from nfilter_metrics.label_accuracy import Relabel, Views
+from nfilter_metrics.model_calls import Calls
 
 EVERY = pytest.mark.parametrize(
     "metric",
@@ -52,8 +52,8 @@ def run(judged: Any) -> list[Any]:
     ]  # fmt: skip
 
 
-def test_detection_by_hand(run: list[Any], given: Any) -> None:
-    figures = Detection().compute(given(run, verdicts=["check"], views=["base", "other"]))
+def test_detection_by_hand(run: list[Any], metric_input: Any) -> None:
+    figures = Detection().compute(metric_input(run, verdicts=["check"], views=["base", "other"]))
     # flagged 2 3 4 6 of those with a truth; wrong 3 6
     assert figures["note"] == "check"
     assert (figures["n"], figures["n_truth"], figures["n_scored"]) == (7, 6, 6)
@@ -80,13 +80,13 @@ def test_detection_by_hand(run: list[Any], given: Any) -> None:
     assert "by_note" not in figures
 
 
-def test_several_verdicts(judged: Any, given: Any) -> None:
+def test_several_verdicts(judged: Any, metric_input: Any) -> None:
     rows = [
         judged("1", "A", "A", {"first": verdict(True, 0.9), "second": verdict(False, 0.1)}),
         judged("2", "A", "B", {"first": verdict(True, 0.9), "second": verdict(True, 0.9)}),
         judged("3", "A", "B", {"first": verdict(True, 0.9)}, dropped="early"),
     ]
-    figures = Detection().compute(given(rows, verdicts=["first", "second", "never"]))
+    figures = Detection().compute(metric_input(rows, verdicts=["first", "second", "never"]))
     assert set(figures["by_note"]) == {"first", "second"}
     assert figures["by_note"]["first"]["precision"] == pytest.approx(2 / 3)
     assert figures["by_note"]["first"]["n"] == 3
@@ -95,11 +95,13 @@ def test_several_verdicts(judged: Any, given: Any) -> None:
     assert (flat["n"], flat["precision"], flat["recall"]) == (2, 1.0, 1.0)
 
 
-def test_the_bound_is_for_vote_all_alone(run: list[Any], given: Any, judged: Any) -> None:
-    assert Detection().compute(given(run, verdicts=["check"]))["bound"] is None
+def test_bound_is_none_unless_vote_all(run: list[Any], metric_input: Any, judged: Any) -> None:
+    assert Detection().compute(metric_input(run, verdicts=["check"]))["bound"] is None
     rows = [judged("1", "A", "B", {"check": verdict(True, 1, vote="any"), "base": view("B")})]
-    assert Detection().compute(given(rows, verdicts=["check"], views=["base"]))["bound"] is None
-    # a view that the checker did not use bounds nothing
+    assert (
+        Detection().compute(metric_input(rows, verdicts=["check"], views=["base"]))["bound"] is None
+    )
+    # the bound ignores views that the check did not use
     rows = [
         judged(
             "1",
@@ -112,17 +114,17 @@ def test_the_bound_is_for_vote_all_alone(run: list[Any], given: Any, judged: Any
             },
         )
     ]
-    figures = Detection().compute(given(rows, verdicts=["check"], views=["near", "base"]))
+    figures = Detection().compute(metric_input(rows, verdicts=["check"], views=["near", "base"]))
     assert figures["bound"]["view"] == "base"
     assert figures["bound"]["f1_where_right"] is None
 
 
-def test_without_truth_only_the_flagged_share_is_known(judged: Any, given: Any) -> None:
+def test_without_truth_only_the_flagged_share_is_computed(judged: Any, metric_input: Any) -> None:
     rows = [
         judged(str(n), "A", None, {"check": verdict(n == 0, 0.5), "base": view("A")})
         for n in range(4)
     ]
-    data = given(rows, verdicts=["check"], views=["base"], proposes=["review"])
+    data = metric_input(rows, verdicts=["check"], views=["base"], proposes=["review"])
     figures = Detection().compute(data)
     assert (figures["n"], figures["n_truth"], figures["flagged"]) == (4, 0, 0.25)
     rest = figures.keys() - {"note", "n", "n_truth", "n_scored", "flagged", "flag_all"}
@@ -136,18 +138,20 @@ def test_without_truth_only_the_flagged_share_is_known(judged: Any, given: Any) 
     json.dumps([figures, relabel, views], allow_nan=False)
 
 
-def test_scores_that_are_none_or_not_finite_are_left_out(judged: Any, given: Any) -> None:
+def test_missing_and_non_finite_scores_are_ignored(judged: Any, metric_input: Any) -> None:
     scores = [0.9, None, float("nan"), True, "0.3", 0.2]
     rows = [
         judged(str(n), "A", "B" if n == 0 else "A", {"check": verdict(n == 0, score)})  # type: ignore[arg-type]
         for n, score in enumerate(scores)
     ]
-    figures = Detection().compute(given(rows, verdicts=["check"]))
+    figures = Detection().compute(metric_input(rows, verdicts=["check"]))
     assert (figures["n_truth"], figures["n_scored"], figures["roc_auc"]) == (6, 2, 1.0)
 
 
-def test_relabel_by_hand(run: list[Any], given: Any) -> None:
-    figures = Relabel().compute(given(run, verdicts=["check"], proposes=["context", "review"]))
+def test_relabel_by_hand(run: list[Any], metric_input: Any) -> None:
+    figures = Relabel().compute(
+        metric_input(run, verdicts=["check"], proposes=["context", "review"])
+    )
     # flagged 2 3 4 6 7; proposals right on 2 3, wrong on 6, none on 4 (counts as not right), no truth on 7
     assert figures["flagged"] == 5
     assert figures["before"] == 0.5
@@ -165,26 +169,26 @@ def test_relabel_by_hand(run: list[Any], given: Any) -> None:
     assert all(part["value"] == figures[name] for name, part in of.items())
 
 
-def test_the_last_proposal_counts(judged: Any, given: Any) -> None:
+def test_last_proposal_wins(judged: Any, metric_input: Any) -> None:
     notes = {"check": verdict(True), "context": view("B"), "review": view("A")}
-    data = given(
+    data = metric_input(
         [judged("1", "C", "A", notes, final="A")],
         verdicts=["check"],
         proposes=["context", "review"],
     )
     assert Relabel().compute(data)["before"] == 1.0
-    swapped = given(data.judged, verdicts=["check"], proposes=["review", "context"])
+    swapped = metric_input(data.judged, verdicts=["check"], proposes=["review", "context"])
     assert Relabel().compute(swapped)["before"] == 0.0
 
 
-def test_a_later_verdict_overrules(judged: Any, given: Any) -> None:
+def test_later_verdict_overrides_earlier(judged: Any, metric_input: Any) -> None:
     notes = {"first": verdict(True), "second": verdict(False)}
     rows = [judged("1", "A", "A", notes), judged("2", "A", "A", {"first": verdict(True)})]
-    assert Relabel().compute(given(rows, verdicts=["first", "second"]))["flagged"] == 1
+    assert Relabel().compute(metric_input(rows, verdicts=["first", "second"]))["flagged"] == 1
 
 
-def test_views_by_hand(run: list[Any], given: Any) -> None:
-    figures = Views().compute(given(run, views=["base", "review", "absent"]))
+def test_views_by_hand(run: list[Any], metric_input: Any) -> None:
+    figures = Views().compute(metric_input(run, views=["base", "review", "absent"]))
     assert set(figures) == {"base", "review"}
     base = figures["base"]
     # right on 1 3 5 6 of six with a truth, no answer on 4; seven have the view
@@ -196,14 +200,14 @@ def test_views_by_hand(run: list[Any], given: Any) -> None:
     assert (figures["review"]["n"], figures["review"]["accuracy"]) == (4, 0.5)
 
 
-def test_an_answer_that_cannot_be_compared_is_left_out(judged: Any, given: Any) -> None:
-    data = given([judged("1", "A", "A", {"base": view("A")})], views=["base"])
+def test_answers_that_cannot_be_compared_are_excluded(judged: Any, metric_input: Any) -> None:
+    data = metric_input([judged("1", "A", "A", {"base": view("A")})], views=["base"])
     data.answer_is_right["base"]["1"] = None
     assert Views().compute(data)["base"]["n"] == 0
 
 
-def test_calls_by_hand(run: list[Any], given: Any) -> None:
-    data = given(
+def test_calls_by_hand(run: list[Any], metric_input: Any) -> None:
+    data = metric_input(
         run, calls={"answer": 7, "reason": 28}, tokens={"answer": 70, "reason": 700, "relabel": 7}
     )
     figures = Calls().compute(data)
@@ -216,7 +220,7 @@ def test_calls_by_hand(run: list[Any], given: Any) -> None:
     }  # fmt: skip
 
 
-def test_calls_saved_by_hand(judged: Any, given: Any) -> None:
+def test_calls_saved_by_hand(judged: Any, metric_input: Any) -> None:
     skipped = {"answer": None, "calls": 0, "skipped": "settled"}
     rows = [
         judged("1", "A", "A", {"base": {"answer": "A", "calls": 1}, "reasoning": {**skipped, "saved": 9}}),
@@ -224,37 +228,38 @@ def test_calls_saved_by_hand(judged: Any, given: Any) -> None:
         judged("3", "A", "B", {"reasoning": {"calls": 9, "saved": 0}, "review": {"calls": 0, "saved": 1}}, dropped="x"),
         judged("4", "A", "B", {"reasoning": {"calls": 5, "saved": 4}, "review": {"calls": 2}, "other": {"saved": 50}}),
     ]  # fmt: skip
-    figures = Calls().compute(given(rows, views=["base", "reasoning", "review"]))["saved"]
+    figures = Calls().compute(metric_input(rows, views=["base", "reasoning", "review"]))["saved"]
     assert figures == {
         "n": 4, "calls": 21, "calls_per_sample": 5.25, "skipped": 10, "stopped": 10, "adopted": 1,
         "by_note": {"base": 1, "reasoning": 19, "review": 1},
     }  # fmt: skip
-    assert Calls().compute(given([], views=["base"]))["saved"] is None
+    assert Calls().compute(metric_input([], views=["base"]))["saved"] is None
 
 
 @EVERY
-def test_nothing_at_all_is_no_error(metric: Any, given: Any) -> None:
-    json.dumps(metric.compute(given([])), allow_nan=False)
+def test_empty_input_raises_nothing(metric: Any, metric_input: Any) -> None:
+    json.dumps(metric.compute(metric_input([])), allow_nan=False)
     json.dumps(
-        metric.compute(given([], verdicts=["c"], views=["v"], proposes=["p"])), allow_nan=False
+        metric.compute(metric_input([], verdicts=["c"], views=["v"], proposes=["p"])),
+        allow_nan=False,
     )
 
 
 @EVERY
-def test_notes_of_another_kind_are_no_error(metric: Any, given: Any, judged: Any) -> None:
+def test_malformed_notes_raise_nothing(metric: Any, metric_input: Any, judged: Any) -> None:
     odd: list[Any] = [None, 1, "x", [], {}, {"flagged": 1}, {"flagged": None, "answer": 3}]
     rows = [judged(str(n), "A", "A", {"c": value, "v": value}) for n, value in enumerate(odd)]
-    out = metric.compute(given(rows, verdicts=["c"], views=["v"], proposes=["v"]))
+    out = metric.compute(metric_input(rows, verdicts=["c"], views=["v"], proposes=["v"]))
     json.dumps(out, allow_nan=False)
 
 
-def test_the_order_of_samples_changes_no_figure(run: list[Any], given: Any) -> None:
+def test_sample_order_does_not_change_figures(run: list[Any], metric_input: Any) -> None:
     for metric in (Detection(), Relabel(), Views()):
         seen = set()
         for seed in range(5):
             rows = list(run)
             random.Random(seed).shuffle(rows)
-            data = given(rows, verdicts=["check"], views=["base"], proposes=["review"])
+            data = metric_input(rows, verdicts=["check"], views=["base"], proposes=["review"])
             seen.add(json.dumps(rounded(metric.compute(data)), sort_keys=True))
         assert len(seen) == 1
 
@@ -265,7 +270,7 @@ def rounded(value: Any) -> Any:
     return round(value, 12) if isinstance(value, float) else value
 
 
-def test_names_are_those_of_metrics_json() -> None:
+def test_metric_names() -> None:
     assert [cls.name for cls in nfilter_metrics()] == [
         "detection",
         "relabel",

@@ -1,4 +1,4 @@
-"""The two errors of a mask, counted by hand."""
+"""Metric ``token_noise`` compared with counts made by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def judged(
     scores: dict[str, list[float]],
     known: int = 0,
 ) -> JudgedTokens:
-    """Token 0 is the prompt's; ``known`` is the first position of which anything is known."""
+    """Build tokens; token 0 is the prompt, ``known`` the first position known to be noise or signal."""
     n = len(weights)
     response = np.arange(n) > 0
     sample = TokenSample(
@@ -58,7 +58,7 @@ def test_by_hand() -> None:
     assert found["roc_auc"] == {"x": 0.5}
 
 
-def test_what_has_no_score_is_not_ranked() -> None:
+def test_tokens_without_a_score_are_not_ranked() -> None:
     found = figures(judged([0, 1, 1, 1], {"wrong": [1]}, {"x": [NAN, 0, 1, NAN]}))
     assert found["roc_auc"] == {"x": 1.0}
 

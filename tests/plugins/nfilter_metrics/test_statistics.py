@@ -1,4 +1,4 @@
-"""Each statistic against sklearn or scipy on random data with ties, and against cases done by hand."""
+"""Statistics compared with sklearn on random data with ties, and with cases computed by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from nfilter_metrics.figures import (
+from nfilter_metrics.statistics import (
     Counts,
     average_precision,
     brier,
@@ -18,7 +18,7 @@ from nfilter_metrics.figures import (
 )
 
 
-def draws(seed: int) -> tuple[list[bool], list[float]]:
+def random_classification(seed: int) -> tuple[list[bool], list[float]]:
     rng = np.random.default_rng(seed)
     n = int(rng.integers(5, 300))
     positive = rng.random(n) < rng.uniform(0.1, 0.9)
@@ -32,7 +32,7 @@ def draws(seed: int) -> tuple[list[bool], list[float]]:
 def test_against_sklearn(seed: int) -> None:
     from sklearn import metrics
 
-    positive, scores = draws(seed)
+    positive, scores = random_classification(seed)
     flagged = [score >= 0.5 for score in scores]
     counts = Counts.of(positive, flagged)
     assert roc_auc(positive, scores) == pytest.approx(metrics.roc_auc_score(positive, scores))
@@ -62,13 +62,13 @@ def test_roc_auc_by_hand() -> None:
 def test_average_precision_by_hand() -> None:
     # hits at ranks 1 and 3: (1 + 2/3) / 2
     assert average_precision([True, False, True], [0.9, 0.8, 0.7]) == pytest.approx(5 / 6)
-    # one step for all: the precision of flagging everything
+    # equal scores are one threshold: the precision of flagging everything
     assert average_precision([True, False, False, False], [1.0] * 4) == 0.25
     assert average_precision([False], [0.5]) is None
     assert average_precision([], []) is None
 
 
-def test_a_table_by_hand() -> None:
+def test_counts_by_hand() -> None:
     counts = Counts(tp=6, fp=2, fn=1, tn=3)
     assert counts.precision == 0.75
     assert counts.recall == 6 / 7
@@ -100,7 +100,7 @@ def test_brier_and_ratio_by_hand() -> None:
     assert ratio(0, 0) is None
 
 
-def test_sequences_of_two_lengths_are_refused() -> None:
+def test_sequences_of_different_lengths_raise() -> None:
     for function in (roc_auc, average_precision, brier):
         with pytest.raises(ValueError, match="argument 2 is"):
             function([True, False], [0.5])
@@ -108,7 +108,7 @@ def test_sequences_of_two_lengths_are_refused() -> None:
         Counts.of([True], [])
 
 
-def test_the_bound_of_vote_all() -> None:
+def test_vote_all_bound() -> None:
     assert vote_all_bound(0.5, 1.0) == 1.0
     assert vote_all_bound(0.5, 0.0) == pytest.approx(2 / 3)  # as good as flagging all
     assert vote_all_bound(0.3, 0.6) == pytest.approx(0.6 / (0.6 + 0.7 * 0.4))
@@ -116,13 +116,13 @@ def test_the_bound_of_vote_all() -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_no_run_beats_the_bound(seed: int) -> None:
+def test_f1_never_exceeds_the_vote_all_bound(seed: int) -> None:
     rng = np.random.default_rng(seed)
     n = 400
     wrong = rng.random(n) < rng.uniform(0.05, 0.95)
     right_view = rng.random(n) < rng.uniform(0, 1)
     wrong[0], wrong[1] = True, False
-    # a wrong label passes only where every view errs to that very label; here as kindly as can be: none passes
+    # Best case: every wrong label is flagged.
     flagged = wrong | ~right_view | (rng.random(n) < 0.1)
     accuracy = float(right_view[~wrong].mean())
     bound = vote_all_bound(float(wrong.mean()), accuracy)

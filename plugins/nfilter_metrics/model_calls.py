@@ -1,4 +1,4 @@
-"""What a run asked of its models."""
+"""Metric ``calls``: model calls and tokens of a run."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from nfilter import JSON, MetricInput
-from nfilter_metrics.figures import ratio
+from nfilter_metrics.statistics import ratio
 
 
 class Calls:
-    """``calls``: model calls and tokens, a sample read and by stage, and the calls that were saved.
+    """Model calls and tokens, per sample and by stage, and the number of calls saved.
 
-    ``saved`` is over the ``n`` samples whose truth is known, as only their notes are seen, and None without any. It is
-    what every view would have cost with all its rounds, less what it did: ``skipped`` for views that were not
-    asked, ``stopped`` for rounds that were not needed, ``adopted`` for answers taken over without a call.
+    ``saved`` covers the ``n`` samples with known truth, the only ones whose notes a metric receives; None without any.
+    It is the number of calls of every view with all its rounds, minus the calls made: ``skipped`` for views not asked,
+    ``stopped`` for rounds not needed, ``adopted`` for answers adopted without a call.
     """
 
     name: ClassVar[str] = "calls"
@@ -23,14 +23,14 @@ class Calls:
         n = data.samples
         stages = list(dict.fromkeys((*data.calls, *data.tokens)))
         by_stage: dict[str, JSON] = {
-            stage: _figures(data.calls.get(stage, 0), data.tokens.get(stage, 0), n)
+            stage: _metrics(data.calls.get(stage, 0), data.tokens.get(stage, 0), n)
             for stage in stages
         }
-        total = _figures(sum(data.calls.values()), sum(data.tokens.values()), n)
+        total = _metrics(sum(data.calls.values()), sum(data.tokens.values()), n)
         return {"n": n, **total, "by_stage": by_stage, "saved": _saved(data)}
 
 
-def _figures(calls: int, tokens: int, n: int) -> dict[str, JSON]:
+def _metrics(calls: int, tokens: int, n: int) -> dict[str, JSON]:
     return {
         "calls": calls,
         "tokens": tokens,
@@ -47,9 +47,9 @@ def _saved(data: MetricInput) -> Mapping[str, JSON] | None:
     for name in data.views:
         notes = (judged.final.notes.get(name) for judged in data.judged)
         for note in notes:
-            if isinstance(note, Mapping) and (saved := _calls(note, "saved")):
-                asked = "stopped" if _calls(note, "calls") else "adopted"
-                kinds["skipped" if note.get("skipped") else asked] += saved
+            if isinstance(note, Mapping) and (saved := _count(note, "saved")):
+                kind = "stopped" if _count(note, "calls") else "adopted"
+                kinds["skipped" if note.get("skipped") else kind] += saved
                 by_note[name] = by_note.get(name, 0) + saved
     total, n = sum(kinds.values()), len(data.judged)
     return {
@@ -61,7 +61,7 @@ def _saved(data: MetricInput) -> Mapping[str, JSON] | None:
     }
 
 
-def _calls(note: Mapping[str, JSON], key: str) -> int:
-    """A count of calls in a note; 0 where there is none."""
+def _count(note: Mapping[str, JSON], key: str) -> int:
+    """Return the number of calls under ``key`` in a note, 0 if absent."""
     value = note.get(key)
     return value if isinstance(value, int) and not isinstance(value, bool) else 0

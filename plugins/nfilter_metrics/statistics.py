@@ -1,4 +1,4 @@
-"""Statistics of yes-or-no data. What is undefined is None, never NaN and never a number of convention."""
+"""Statistics of binary classification. Undefined values are None, never NaN or a conventional number."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 
 def ratio(k: float, n: float) -> float | None:
-    """``k / n``, or None where n is 0."""
+    """Return ``k / n``, or None if ``n`` is 0."""
     return k / n if n else None
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """A 2x2 table: what was flagged against what was wrong."""
+    """Confusion matrix of flags against wrong labels."""
 
     tp: int
     fp: int
@@ -23,7 +23,7 @@ class Counts:
 
     @classmethod
     def of(cls, positive: Sequence[bool], flagged: Sequence[bool]) -> Counts:
-        """The table of two sequences of one length."""
+        """Count two sequences of equal length."""
         pairs = list(zip(positive, flagged, strict=True))
         return cls(
             tp=sum(p and f for p, f in pairs),
@@ -34,38 +34,38 @@ class Counts:
 
     @property
     def precision(self) -> float | None:
-        """Share of the flagged that is wrong; None where nothing was flagged."""
+        """Share of flagged labels that are wrong; None if nothing is flagged."""
         return ratio(self.tp, self.tp + self.fp)
 
     @property
     def recall(self) -> float | None:
-        """Share of the wrong that was flagged; None where nothing is wrong."""
+        """Share of wrong labels that are flagged; None if no label is wrong."""
         return ratio(self.tp, self.tp + self.fn)
 
     @property
     def f1(self) -> float | None:
-        """The harmonic mean of both; None where nothing is wrong, 0 where something is and none of it flagged."""
+        """Harmonic mean of precision and recall; None if no label is wrong."""
         if not self.tp + self.fn:
             return None
         return 2 * self.tp / (2 * self.tp + self.fp + self.fn)
 
     @property
     def mcc(self) -> float | None:
-        """Matthews' correlation coefficient; None where a row or a column of the table is empty."""
+        """Matthews correlation coefficient; None if a row or column is empty."""
         return mcc(self)
 
 
 def mcc(counts: Counts) -> float | None:
-    """Matthews' correlation coefficient of a table; None where a row or a column of it is empty."""
+    """Return the Matthews correlation coefficient, or None if a row or column is empty."""
     tp, fp, fn, tn = counts.tp, counts.fp, counts.fn, counts.tn
     square = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
     return (tp * tn - fp * fn) / math.sqrt(square) if square else None
 
 
 def roc_auc(positive: Sequence[bool], scores: Sequence[float]) -> float | None:
-    """The chance that a wrong one scores above a right one, ties counting half; None without both.
+    """Return the area under the ROC curve by ranks (Mann and Whitney), or None without both classes.
 
-    By ranks (Mann and Whitney); ties share their mean rank.
+    Tied scores share their mean rank.
     """
     pairs = sorted(zip(scores, positive, strict=True))
     n = len(pairs)
@@ -85,7 +85,7 @@ def roc_auc(positive: Sequence[bool], scores: Sequence[float]) -> float | None:
 
 
 def average_precision(positive: Sequence[bool], scores: Sequence[float]) -> float | None:
-    """The mean of the precision over the steps of recall, equal scores being one step; None without positives."""
+    """Return the average precision with equal scores as one threshold, or None without positives."""
     pairs = sorted(zip(scores, positive, strict=True), key=lambda pair: -pair[0])
     wrong = sum(p for _, p in pairs)
     if not wrong:
@@ -102,7 +102,7 @@ def average_precision(positive: Sequence[bool], scores: Sequence[float]) -> floa
 
 
 def brier(positive: Sequence[bool], scores: Sequence[float]) -> float | None:
-    """The mean squared difference of score and outcome; None of nothing. Brier (1950)."""
+    """Return the mean squared error of scores as probabilities (Brier 1950), or None without scores."""
     if not scores:
         return None
     pairs = zip(positive, scores, strict=True)
@@ -110,11 +110,11 @@ def brier(positive: Sequence[bool], scores: Sequence[float]) -> float | None:
 
 
 def vote_all_bound(noise_rate: float, accuracy: float) -> float | None:
-    """The most that F1 can be under ``vote: all``: 2 rho / (2 rho + (1 - rho)(1 - a)).
+    """Return the upper bound of F1 under ``vote: all``: 2 rho / (2 rho + (1 - rho)(1 - a)).
 
-    ``noise_rate`` is rho. A right label is flagged wherever the view is wrong about it, whatever other views say,
-    so that at least (1 - rho)(1 - a) of all are flagged for nothing; ``accuracy`` is a, strictly that over the
-    samples whose label is right. None where nothing is wrong.
+    ``vote: all`` flags a right label whenever the view is wrong, so at least (1 - rho)(1 - a) of all samples are
+    false positives. ``noise_rate`` is rho (None is returned for 0); ``accuracy`` is a, strictly the view's accuracy
+    over samples whose label is right.
     """
     if noise_rate <= 0:
         return None

@@ -1,0 +1,126 @@
+"""Metrics ``relabel`` and ``views``: accuracy of proposed labels, kept labels and view answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
+
+from nfilter import JSON, Judged, MetricInput, wilson
+from nfilter_metrics.statistics import ratio
+
+
+def _share(outcomes: Iterable[bool]) -> dict[str, JSON]:
+    """Return a share (``value``), its sample size ``n``, and its 95% Wilson interval (``low``, ``high``)."""
+    hits = list(outcomes)
+    k, n = sum(hits), len(hits)
+    bounds = wilson(k, n)
+    low, high = bounds if bounds is not None else (None, None)
+    return {"value": ratio(k, n), "n": n, "low": low, "high": high}
+
+
+def _note_of(judged: Judged, name: str) -> Mapping[str, JSON] | None:
+    value = judged.final.notes.get(name)
+    return value if isinstance(value, Mapping) else None
+
+
+class Relabel:
+    """Accuracy of the labels of samples that the last verdict flagged.
+
+    ``before``: share of right proposals among flagged samples with a proposal, before selection; a proposal without
+    an answer counts as wrong. ``after``: share of right labels among flagged samples that were kept. ``kept``: share
+    of flagged samples that were kept. ``labels_before``, ``labels_after``: share of right labels in the source and
+    among all kept samples. ``of`` adds n and interval. All except ``kept`` use samples with known truth only.
+    """
+
+    name: ClassVar[str] = "relabel"
+
+    def compute(self, data: MetricInput) -> Mapping[str, JSON]:
+        if not data.verdicts or not data.judged:
+            return {}
+        flagged = [judged for judged in data.judged if _flagged(judged, data)]
+        kept = [judged for judged in flagged if judged.final.dropped is None]
+        parts = {
+            "before": _share(_not_none(_proposal_is_right(judged, data) for judged in flagged)),
+            "after": _share(_not_none(judged.label_is_right for judged in kept)),
+            "kept": _share(judged.final.dropped is None for judged in flagged),
+            "labels_before": _share(_not_none(judged.label_was_right for judged in data.judged)),
+            "labels_after": _share(
+                _not_none(j.label_is_right for j in data.judged if j.final.dropped is None)
+            ),
+        }
+        values: dict[str, JSON] = {name: part["value"] for name, part in parts.items()}
+        return {"flagged": len(flagged), **values, "of": parts}
+
+
+def _not_none(outcomes: Iterable[bool | None]) -> Iterable[bool]:
+    return (outcome for outcome in outcomes if outcome is not None)
+
+
+def _flagged(judged: Judged, data: MetricInput) -> bool:
+    """Return whether the sample's last verdict flags it; later checks override earlier ones."""
+    for name in reversed(data.verdicts):
+        note = _note_of(judged, name)
+        if note is not None and isinstance(note.get("flagged"), bool):
+            return note["flagged"] is True
+    return False
+
+
+def _proposal_is_right(judged: Judged, data: MetricInput) -> bool | None:
+    """Return whether the last proposed label is right; None without a proposal or a known truth."""
+    for name in reversed(data.proposes):
+        note = _note_of(judged, name)
+        if note is not None:
+            return _is_right(judged, name, note, data)
+    return None
+
+
+def _is_right(
+    judged: Judged, name: str, note: Mapping[str, JSON], data: MetricInput
+) -> bool | None:
+    """Return whether the note's answer is right; a missing answer is wrong. None without a known truth."""
+    if judged.truth is None:
+        return None
+    if note.get("answer") is None:
+        return False
+    return data.answer_is_right.get(name, {}).get(judged.final.id)
+
+
+class Views:
+    """Accuracy of each view's answers, over samples with known truth.
+
+    Skipped samples are excluded, which leaves the harder ones. A view without a vote (no better than chance) is
+    omitted. ``accuracy`` counts a missing answer as wrong, ``accuracy_answered`` excludes it; ``no_answer`` is the
+    share of missing answers over all samples with the view.
+    """
+
+    name: ClassVar[str] = "views"
+
+    def compute(self, data: MetricInput) -> Mapping[str, JSON]:
+        return {
+            name: figures
+            for name in data.views
+            if (figures := _view_accuracy(data, name)) is not None
+        }
+
+
+def _view_accuracy(data: MetricInput, name: str) -> Mapping[str, JSON] | None:
+    notes = [
+        (judged, note)
+        for judged in data.judged
+        if (note := _note_of(judged, name)) is not None
+        and not (note.get("skipped") or note.get("weak"))
+    ]
+    if not notes:
+        return None
+    outcomes = ((note, _is_right(judged, name, note, data)) for judged, note in notes)
+    known = [(note.get("answer") is not None, hit) for note, hit in outcomes if hit is not None]
+    share = _share(hit for _, hit in known)
+    return {
+        "accuracy": share["value"],
+        "n": share["n"],
+        "low": share["low"],
+        "high": share["high"],
+        "accuracy_answered": _share(hit for answered, hit in known if answered)["value"],
+        "no_answer": ratio(sum(note.get("answer") is None for _, note in notes), len(notes)),
+        "n_seen": len(notes),
+    }

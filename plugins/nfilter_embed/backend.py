@@ -1,4 +1,4 @@
-"""The backend ``sentence-transformers``: texts in, one vector a text out."""
+"""The backend ``sentence-transformers``: one embedding vector per text."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from nfilter import (
     StageConfig,
     missing_package,
 )
-from nfilter_embed.folder import FILES, find, is_hub_id, model_files, problems
-from nfilter_embed.windows import Window, split, together
+from nfilter_embed.checkpoint import FILES, find_folder, is_hub_id, model_files, problems
+from nfilter_embed.windows import Window, mean_of_parts, split
 
 _INSTALL = f"sentence-transformers {missing_package('sentence_transformers', 'nfilter[local]')}"
 
 
 class SentenceTransformersConfig(StageConfig):
-    """``model`` is a folder (relative to the recipe's) or a hub id. ``prompt`` is put before every text, as some
-    encoders want it ("query: "). ``normalise`` gives vectors of length 1. Of a text that is longer than the encoder's
-    window, ``window: head`` reads the beginning, ``tail`` the end, and ``mean`` all of it: the mean of the vectors of
-    its parts, weighted by their tokens.
+    """``model`` is a folder (relative to the recipe) or a hub id. ``prompt`` is prepended to every text ("query: ").
+
+    ``normalise`` scales vectors to length 1. For a text longer than the encoder's window, ``window: head`` embeds the
+    beginning, ``tail`` the end, and ``mean`` averages the vectors of all parts, weighted by their token counts.
     """
 
     model: str = Field(min_length=1)
@@ -47,9 +47,7 @@ class SentenceTransformersConfig(StageConfig):
 
 
 class SentenceTransformers:
-    """An encoder of whole sentences. It loads when it is first used, from safetensors alone, and runs no code of
-    the model's.
-    """
+    """Sentence encoder. Loads on first use, from safetensors only, and never runs code from the checkpoint."""
 
     name: ClassVar[str] = "sentence-transformers"
     also_known: ClassVar[Mapping[str, str]] = dict.fromkeys(
@@ -62,19 +60,19 @@ class SentenceTransformers:
         self.config = config
         self.site = site
         self._model: Any = None
-        self._cut = CutCounter(config.window, "window")
+        self._cut_counter = CutCounter(config.window, "window")
 
     @classmethod
     def abilities(cls, config: SentenceTransformersConfig) -> Abilities:  # noqa: ARG003
-        """It embeds, and does nothing else."""
+        """Return the single ability, ``Embeds``."""
         return Abilities(frozenset({Embeds}))
 
     @classmethod
     def problems(cls, config: SentenceTransformersConfig, site: Site) -> Iterable[str]:
-        """A missing package, a missing folder, a checkpoint that would need pickles or code of its own."""
+        """Yield a missing package, a missing folder, or a checkpoint that needs pickles or its own code."""
         if find_spec("sentence_transformers") is None:
             yield _INSTALL
-        folder = find(config.model, site)
+        folder = find_folder(config.model, site)
         if folder is not None:
             yield from problems(folder)
             if config.revision is not None:
@@ -86,11 +84,14 @@ class SentenceTransformers:
             )
 
     def fingerprint(self) -> str:
-        """SHA-256 over the checkpoint's files and what else decides a vector; a hub model is fetched for it."""
+        """Return the SHA-256 of the checkpoint's files and of every setting that changes a vector.
+
+        Downloads a hub model first.
+        """
         config = self.config
         settings = json.dumps([config.model, config.revision, config.normalise, config.prompt])
         folder = self._folder()
-        if find(config.model, self.site) is not None:
+        if find_folder(config.model, self.site) is not None:
             settings = json.dumps([config.normalise, config.prompt])
         if config.window != "head":
             settings += config.window
@@ -102,29 +103,31 @@ class SentenceTransformers:
         return total.hexdigest()
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
-        """float32 [n, d]; of a text longer than the encoder's window, the part that ``window`` says."""
-        model = self._loaded()
+        """Return the vectors of ``texts`` as float32 [n, d]; ``window`` selects the part of a text that is too long."""
+        model = self._load_model()
         if not texts:
             return np.zeros((0, int(model.get_embedding_dimension())), dtype=np.float32)
         config = self.config
-        clean = [_clean(text) for text in texts]
-        parts = split(model, clean, config.window, _clean(config.prompt))
+        clean = [_replace_surrogates(text) for text in texts]
+        parts = split(model, clean, config.window, _replace_surrogates(config.prompt))
         if parts is None:
-            return self._encoded(model, [_clean(config.prompt + text) for text in texts])
-        self._cut.add(parts.longer, len(texts), parts.size)
-        vectors = self._encoded(model, parts.parts)
+            return self._encode(
+                model, [_replace_surrogates(config.prompt + text) for text in texts]
+            )
+        self._cut_counter.add(parts.longer, len(texts), parts.size)
+        vectors = self._encode(model, parts.parts)
         if config.window == "mean" and parts.longer:
-            vectors = together(vectors, parts, len(texts))
+            vectors = mean_of_parts(vectors, parts, len(texts))
             if config.normalise:
                 lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
                 vectors = np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)
         return vectors
 
     def take_cut_texts(self) -> CutTexts | None:
-        """How many texts were longer than the window since this was last asked."""
-        return self._cut.take()
+        """Return the number of texts longer than the window since the last call, or None without texts."""
+        return self._cut_counter.take()
 
-    def _encoded(self, model: Any, texts: list[str]) -> FloatArray:
+    def _encode(self, model: Any, texts: list[str]) -> FloatArray:
         vectors = model.encode(
             texts,
             prompt="",
@@ -136,13 +139,13 @@ class SentenceTransformers:
         return np.asarray(vectors, dtype=np.float32)
 
     def close(self) -> None:
-        """Forget the model."""
+        """Release the model."""
         self._model = None
 
     def _folder(self) -> Path:
-        """The folder of the checkpoint; that of a hub model is fetched first, without pickles."""
+        """Return the checkpoint's folder; download a hub model first, without pickles."""
         config = self.config
-        folder = find(config.model, self.site)
+        folder = find_folder(config.model, self.site)
         if folder is not None:
             return folder
         if not is_hub_id(config.model):
@@ -159,11 +162,11 @@ class SentenceTransformers:
             )
         except (OSError, ValueError) as error:
             raise ModelError(
-                f"sentence-transformers: {config.model!r} could not be fetched from the hub: {error}. Check the id and "
+                f"sentence-transformers: {config.model!r} could not be downloaded from the hub: {error}. Check the id and "
                 "the network, or give a local folder"
             ) from error
 
-    def _loaded(self) -> Any:
+    def _load_model(self) -> Any:
         if self._model is None:
             folder = self._folder()
             faults = list(problems(folder))
@@ -174,7 +177,7 @@ class SentenceTransformers:
             except ImportError as error:
                 raise ModelError(_INSTALL) from error
             try:
-                with _quiet():
+                with _no_loading_bar():
                     self._model = SentenceTransformer(
                         str(folder),
                         device=None if self.config.device == "auto" else self.config.device,
@@ -185,19 +188,19 @@ class SentenceTransformers:
             except (OSError, ValueError, RuntimeError, KeyError) as error:
                 raise ModelError(
                     f"sentence-transformers: {folder} could not be loaded: {error}. Give a checkpoint that "
-                    "sentence-transformers saved, and a device that is there"
+                    "sentence-transformers saved, and an available device"
                 ) from error
         return self._model
 
 
-def _clean(text: str) -> str:
-    """``text`` with "?" for every lone surrogate, which no tokenizer takes."""
+def _replace_surrogates(text: str) -> str:
+    """Replace lone surrogates, which no tokenizer accepts, by "?"."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Inside, transformers draws no bar of loading, which would run into the run's own."""
+def _no_loading_bar() -> Iterator[None]:
+    """Disable the loading bar of transformers, which would overwrite the run's own progress bar."""
     from transformers.utils import logging
 
     if not logging.is_progress_bar_enabled():

@@ -1,4 +1,4 @@
-"""Texts that are longer than an encoder's window: which part of them it reads."""
+"""Splitting of texts that are longer than an encoder's window."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ Window = Literal["head", "tail", "mean"]
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts of texts that are embedded.
+    """Text parts to embed, with the index of each part's text (``owner``) and its number of ``tokens``.
 
-    ``parts`` holds them, ``owner`` the place of the text that each is of, ``tokens`` how many tokens each has.
-    ``longer`` counts the texts that did not fit, and ``size`` is the window in tokens.
+    ``longer`` is the number of texts longer than the window, ``size`` the window in tokens.
     """
 
     parts: list[str]
@@ -29,25 +28,25 @@ class Parts:
 
 
 def split(model: Any, texts: Sequence[str], window: Window, prompt: str = "") -> Parts | None:
-    """The parts of ``texts`` that an encoder is shown, each with ``prompt`` before it; None where it tells no limit.
+    """Split ``texts`` into parts that fit the encoder's window, each with ``prompt`` prepended.
 
-    A text is cut between tokens, and a part is text again: where the encoder makes more tokens of it than it had in the
-    whole text, its last one or two are not read.
+    Returns None if the encoder reports no limit. A part is tokenized again by the encoder: if it then has more tokens
+    than within the whole text, its last one or two are truncated.
     """
     tokenizer: Any = getattr(model, "tokenizer", None)
     limit = getattr(model, "max_seq_length", None)
     if not getattr(tokenizer, "is_fast", False) or not isinstance(limit, int):
         return None
-    begin = len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) if prompt else 0
-    size = limit - tokenizer.num_special_tokens_to_add() - begin
+    prompt_tokens = len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) if prompt else 0
+    size = limit - tokenizer.num_special_tokens_to_add() - prompt_tokens
     if size < 1:
         return None
     parts: list[str] = []
     owner: list[int] = []
     counts: list[int] = []
     longer = 0
-    for place, text in enumerate(texts):
-        # Each by itself: a batch of them would hold the offsets of all.
+    for index, text in enumerate(texts):
+        # One text per call: a batch would keep the offsets of all texts in memory.
         spans = tokenizer(
             text,
             add_special_tokens=False,
@@ -56,14 +55,14 @@ def split(model: Any, texts: Sequence[str], window: Window, prompt: str = "") ->
             verbose=False,
         )["offset_mapping"]
         longer += len(spans) > size
-        for part, tokens in _pieces(text, spans, size, window):
+        for part, tokens in _split_one(text, spans, size, window):
             parts.append(prompt + part)
-            owner.append(place)
+            owner.append(index)
             counts.append(tokens)
     return Parts(parts, owner, counts, longer, size)
 
 
-def _pieces(
+def _split_one(
     text: str, spans: Sequence[tuple[int, int]], size: int, window: Window
 ) -> list[tuple[str, int]]:
     if len(spans) <= size:
@@ -78,8 +77,8 @@ def _pieces(
     return pieces
 
 
-def together(vectors: FloatArray, parts: Parts, count: int) -> FloatArray:
-    """float32 [count, d]: the mean of each text's parts, weighted by their tokens; ``vectors`` are [parts, d]."""
+def mean_of_parts(vectors: FloatArray, parts: Parts, count: int) -> FloatArray:
+    """Average the ``vectors`` [parts, d] of each text's parts, weighted by token count, to float32 [count, d]."""
     weights = np.asarray(parts.tokens, dtype=np.float64)
     owner = np.asarray(parts.owner, dtype=np.int64)
     sums = np.zeros((count, vectors.shape[1]))

@@ -1,4 +1,4 @@
-"""What remains of a run, for other trainers: TRL, axolotl, LLaMA-Factory, and token spans for anything else."""
+"""Exporters of a run's cleaned data: messages, TRL, axolotl, LLaMA-Factory and token spans."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from nfilter import hookimpl
 
 @hookimpl
 def nfilter_exporters() -> list[type]:
-    """All formats."""
-    from nfilter_export.labels import Axolotl, Spans, Trl
-    from nfilter_export.messages import LlamaFactory, Messages
+    """Return the exporters of this plugin."""
+    from nfilter_export.conversation_formats import LlamaFactory, Messages
+    from nfilter_export.token_formats import Axolotl, Spans, Trl
 
     return [Messages, Trl, Axolotl, LlamaFactory, Spans]

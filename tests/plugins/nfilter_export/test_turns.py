@@ -1,4 +1,4 @@
-"""Tools, calls, results, thoughts and weights of turns in other trainers' formats."""
+"""Tools, tool calls, tool results, reasoning and turn weights in the formats of other trainers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from typing import Any
 import pytest
 
 from nfilter import Exported, Message, Sample, ToolCall
-from nfilter_export.labels import Axolotl, Trl
-from nfilter_export.messages import LlamaFactory, LlamaFactoryConfig, Messages, NoSettings
+from nfilter_export.conversation_formats import (
+    LlamaFactory,
+    LlamaFactoryConfig,
+    Messages,
+    NoSettings,
+)
+from nfilter_export.token_formats import Axolotl, Trl
 
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 CALL = ToolCall("add", '{"a" :1}', "c1")
@@ -31,38 +36,38 @@ TURNS = [
 
 
 def export(exporter: Any, tmp_path: Path, *samples: Sample) -> tuple[list[Any], list[str]]:
-    said = exporter.export(Exported(list(samples), [], (), encoded=False), tmp_path)
+    message = exporter.export(Exported(list(samples), [], (), encoded=False), tmp_path)
     lines = (tmp_path / "train.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines], said
+    return [json.loads(line) for line in lines], message
 
 
 def with_more(*more: dict[str, Any]) -> list[dict[str, Any]]:
     return [{**turn, **each} for turn, each in zip(TURNS, more, strict=True)]
 
 
-def test_messages_hold_all(tmp_path: Path) -> None:
-    rows, said = export(Messages(NoSettings()), tmp_path, Sample("a", TALK, tools=(TOOL,)))
+def test_messages_contain_all_fields(tmp_path: Path) -> None:
+    rows, message = export(Messages(NoSettings()), tmp_path, Sample("a", TALK, tools=(TOOL,)))
     turns = with_more({}, {}, {"weight": 0.0}, {}, {"weight": 0.5})
     assert rows == [{"id": "a", "messages": turns, "tools": [TOOL], "weight": 1.0}]
-    assert said == ["train.jsonl: 1 conversations"]
+    assert message == ["train.jsonl: 1 conversations"]
 
 
-def test_trl_has_messages_and_tools_and_says_what_it_loses(tmp_path: Path) -> None:
-    rows, said = export(Trl(NoSettings()), tmp_path, Sample("a", TALK, tools=(TOOL,)))
+def test_trl_exports_messages_and_tools_and_reports_lost_weights(tmp_path: Path) -> None:
+    rows, message = export(Trl(NoSettings()), tmp_path, Sample("a", TALK, tools=(TOOL,)))
     assert rows[0]["tools"] == [TOOL]
     assert [turn["content"] for turn in rows[0]["messages"]] == [turn["content"] for turn in TURNS]
-    assert "2 turns of an assistant have a weight other than 1, which" in said[1]
+    assert "2 assistant turns have a weight other than 1, which" in message[1]
 
 
-def test_axolotl_has_a_flag_for_each_turn(tmp_path: Path) -> None:
-    rows, said = export(Axolotl(NoSettings()), tmp_path, Sample("a", TALK, tools=(TOOL,)))
+def test_axolotl_exports_a_train_flag_per_turn(tmp_path: Path) -> None:
+    rows, message = export(Axolotl(NoSettings()), tmp_path, Sample("a", TALK, tools=(TOOL,)))
     turns = with_more({}, {}, {"train": False}, {}, {"train": True})
     assert rows == [{"messages": turns, "tools": [TOOL]}]
-    assert "1 turns of an assistant have a weight other than 0 and 1" in said[1]
-    assert "message_field_training: train" in said[-1]
+    assert "1 assistant turns have a weight other than 0 and 1" in message[1]
+    assert "message_field_training: train" in message[-1]
 
 
-def test_llama_factory_has_calls_and_results_in_roles_of_their_own(tmp_path: Path) -> None:
+def test_llama_factory_exports_tool_calls_and_results_as_turns(tmp_path: Path) -> None:
     exporter = LlamaFactory(LlamaFactoryConfig())
     rows, _ = export(exporter, tmp_path, Sample("a", TALK, tools=(TOOL,)))
     assert rows == [
@@ -86,16 +91,16 @@ def test_llama_factory_has_calls_and_results_in_roles_of_their_own(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("turns", "why"),
+    ("turns", "reason"),
     [
-        ((*TALK[1:3], TALK[3], TALK[3], TALK[4]), "two turns of one side in a row"),
-        ((TALK[1], Message("assistant", "let me see", tool_calls=(CALL,))), "a text beside a tool call"),
+        ((*TALK[1:3], TALK[3], TALK[3], TALK[4]), "two consecutive turns of the same side"),
+        ((TALK[1], Message("assistant", "let me see", tool_calls=(CALL,))), "a turn with both text and a tool call"),
     ],
 )  # fmt: skip
-def test_llama_factory_leaves_out_what_it_has_no_place_for_and_says_so(
-    tmp_path: Path, turns: tuple[Message, ...], why: str
+def test_llama_factory_skips_unsupported_rows_and_reports_them(
+    tmp_path: Path, turns: tuple[Message, ...], reason: str
 ) -> None:
     exporter = LlamaFactory(LlamaFactoryConfig())
-    rows, said = export(exporter, tmp_path, Sample("a", turns), Sample("b", TALK))
+    rows, message = export(exporter, tmp_path, Sample("a", turns), Sample("b", TALK))
     assert len(rows) == 1
-    assert any("1 rows are left out: they hold " + why in line for line in said)
+    assert any("1 rows are skipped: they contain " + reason in line for line in message)

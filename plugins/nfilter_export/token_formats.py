@@ -1,4 +1,4 @@
-"""Formats that say of every token whether it is in the loss."""
+"""Export formats with a loss mask per token."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nfilter import JSON, Exported, StageConfig, TokenSample
-from nfilter_export.messages import FILE, NoSettings, write_conversations
+from nfilter_export.conversation_formats import FILE, NoSettings, write_conversations
 
 TOKENIZER = "tokenizer_digest.json"
-"""What made the ids: SHA-256 of the tokenizer and of the chat template, each null where it is not known."""
+"""File with the SHA-256 of the tokenizer and of the chat template that produced the ids; null if unknown."""
 
 
 class Trl:
-    """For TRL's SFTTrainer: rows of ``input_ids`` and ``labels``, which is -100 where a token is out of the loss.
+    """Format for TRL's SFTTrainer: rows of ``input_ids`` and ``labels``; -100 excludes a token from the loss.
 
-    Load it with ``datasets.load_dataset("json", data_files=".../train.jsonl")``; the trainer takes such rows as they
-    are. Labels hold no weights other than 0 and 1. Of a run without tokens, the rows are ``messages``, which the trainer
-    tokenises with its own model's template.
+    Load it with ``datasets.load_dataset("json", data_files=".../train.jsonl")``. Token weights become 0 or 1. Without
+    tokens, the rows are ``messages``, which the trainer tokenizes with the chat template of its model.
     """
 
     name: ClassVar[str] = "trl"
@@ -33,27 +32,31 @@ class Trl:
         del config
 
     def export(self, run: Exported, out: Path) -> list[str]:
-        """Write train.jsonl and, where there are tokens, tokenizer_digest.json."""
+        """Write train.jsonl and, if the run has tokens, tokenizer_digest.json."""
         if not run.encoded:
             return [
                 *write_conversations(run, out),
-                "no tokens: with SFTConfig(assistant_only_loss=True) the loss is over the assistant's turns alone",
+                "no tokens: with SFTConfig(assistant_only_loss=True) the loss is computed on assistant turns only",
             ]
-        soft = _Soft()
+        soft = _SoftWeights()
         rows = (
             {"input_ids": sample.ids.tolist(), "labels": _labels(sample)}
-            for sample in soft.seen(run.tokens)
+            for sample in soft.count(run.tokens)
         )
         count = _write(out / FILE, rows)
-        return [f"{FILE}: {count} rows of input_ids and labels", _tokenizer(run, out), *soft.said()]
+        return [
+            f"{FILE}: {count} rows of input_ids and labels",
+            _write_tokenizer_digest(run, out),
+            *soft.warnings(),
+        ]
 
 
 class Axolotl:
-    """For axolotl, ``type: input_output``: rows of ``segments``, texts that are in the loss (``label``) or not.
+    """Format for axolotl's ``type: input_output``: rows of text ``segments``; ``label`` includes one in the loss.
 
-    axolotl tokenises the segments itself, and may do so differently where a segment ends inside of a word. Set
-    ``train_on_inputs: false`` and no chat template: the segments hold its markers. Of a run without tokens, the rows are
-    ``messages``, for ``type: chat_template``.
+    axolotl tokenizes each segment separately, so ids can differ where a segment ends within a word. Set
+    ``train_on_inputs: false`` and no chat template: the segments include its control tokens. Without tokens, the rows
+    are ``messages``, for ``type: chat_template``.
     """
 
     name: ClassVar[str] = "axolotl"
@@ -70,19 +73,19 @@ class Axolotl:
             field = "message_field_training: train, and " if flags else ""
             return [
                 *write_conversations(run, out, flags=flags),
-                f"no tokens: set {field}type: chat_template, which has the loss over the assistant's turns",
+                f"no tokens: set {field}type: chat_template, which computes the loss on assistant turns",
             ]
-        soft = _Soft()
-        rows = ({"segments": _segments(sample)} for sample in soft.seen(run.tokens))
+        soft = _SoftWeights()
+        rows = ({"segments": _segments(sample)} for sample in soft.count(run.tokens))
         count = _write(out / FILE, rows)
-        return [f"{FILE}: {count} rows of segments", *soft.said()]
+        return [f"{FILE}: {count} rows of segments", *soft.warnings()]
 
 
 class Spans:
-    """For any program: rendered text, and for each response token its characters, id, weight, scores and reasons.
+    """Generic format: the rendered text, and the span, id, weight, scores and reasons of each response token.
 
-    A row is {id, text, tokens: [{start, end, id, weight, scores, reasons}]}; ``start`` and ``end`` count characters of
-    ``text``. Undefined scores are left out, reasons are the names of stages.
+    A row is {id, text, tokens: [{start, end, id, weight, scores, reasons}]}; ``start`` and ``end`` are character
+    offsets into ``text``. Undefined scores are omitted; reasons are stage names.
     """
 
     name: ClassVar[str] = "spans"
@@ -99,25 +102,25 @@ class Spans:
             for s in run.tokens
         )  # fmt: skip
         count = _write(out / FILE, rows)
-        return [f"{FILE}: {count} rows of text and token spans", _tokenizer(run, out)]
+        return [f"{FILE}: {count} rows of text and token spans", _write_tokenizer_digest(run, out)]
 
 
-class _Soft:
-    """Counts the weights that labels cannot hold."""
+class _SoftWeights:
+    """Counter of token weights other than 0 and 1, which a label mask cannot represent."""
 
     def __init__(self) -> None:
         self._tokens = 0
 
-    def seen(self, samples: Iterable[TokenSample]) -> Iterator[TokenSample]:
+    def count(self, samples: Iterable[TokenSample]) -> Iterator[TokenSample]:
         for sample in samples:
             self._tokens += int(((sample.weights != 0) & (sample.weights != 1)).sum())
             yield sample
 
-    def said(self) -> list[str]:
+    def warnings(self) -> list[str]:
         if not self._tokens:
             return []
         return [
-            f"{self._tokens} tokens have a weight other than 0 and 1, which this format cannot hold: they count in full"
+            f"{self._tokens} tokens have a weight other than 0 and 1, which this format cannot represent: they count as 1"
         ]
 
 
@@ -127,18 +130,18 @@ def _labels(sample: TokenSample) -> list[int]:
 
 
 def _segments(sample: TokenSample) -> list[JSON]:
-    """The text in pieces, a new one wherever the loss begins or ends; every character is in one of them."""
+    """Split the whole text where the loss mask changes."""
     pieces: list[tuple[bool, str]] = []
-    done = 0
+    position = 0
     for (start, end), weight in zip(sample.spans.tolist(), sample.weights.tolist(), strict=True):
-        if start > done:  # characters that no token stands for
-            pieces.append((bool(pieces) and pieces[-1][0], sample.text[done:start]))
-        pieces.append((weight != 0, sample.text[max(start, done) : end]))
-        done = max(done, end)
+        if start > position:  # characters outside every token's span
+            pieces.append((bool(pieces) and pieces[-1][0], sample.text[position:start]))
+        pieces.append((weight != 0, sample.text[max(start, position) : end]))
+        position = max(position, end)
     return [
-        {"label": label, "text": whole}
+        {"label": label, "text": text}
         for label, group in groupby(pieces, key=lambda piece: piece[0])
-        if (whole := "".join(piece for _, piece in group))
+        if (text := "".join(piece for _, piece in group))
     ]
 
 
@@ -157,15 +160,13 @@ def _token(sample: TokenSample, t: int, names: Any) -> dict[str, JSON]:
     }
 
 
-def _tokenizer(run: Exported, out: Path) -> str:
-    made = run.tokenizer
-    value = {"tokenizer": made and made.tokenizer, "template": made and made.template}
+def _write_tokenizer_digest(run: Exported, out: Path) -> str:
+    digest = run.tokenizer
+    value = {"tokenizer": digest and digest.tokenizer, "template": digest and digest.template}
     (out / TOKENIZER).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    if made is None:
-        return (
-            f"{TOKENIZER}: null, as the model's backend does not tell which tokenizer made the ids"
-        )
-    return f"{TOKENIZER}: SHA-256 of the tokenizer that made the ids, and of its chat template"
+    if digest is None:
+        return f"{TOKENIZER}: null, because the model's backend reports no tokenizer digest"
+    return f"{TOKENIZER}: SHA-256 of the tokenizer that produced the ids, and of its chat template"
 
 
 def _write(file: Path, rows: Iterable[Any]) -> int:

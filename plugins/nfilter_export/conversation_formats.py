@@ -1,4 +1,4 @@
-"""Formats of whole conversations, in which no token can be left out."""
+"""Export formats of whole conversations, without a loss mask per token."""
 
 from __future__ import annotations
 
@@ -17,45 +17,47 @@ FILE = "train.jsonl"
 
 
 def write_conversations(run: Exported, out: Path, *, flags: bool = False) -> list[str]:
-    """Write train.jsonl with a conversation per row; what it holds, and what it cannot hold."""
+    """Write train.jsonl with one conversation per row; return its summary and what the format loses."""
     with (out / FILE).open("w", encoding="utf-8") as file:
         for sample in run.samples:
             file.write(json.dumps(conversation(sample, flags=flags), ensure_ascii=False) + "\n")
     return [
         f"{FILE}: {len(run.samples)} conversations",
-        *masks_lost(run),
-        *weights_lost(run, flags=flags),
+        *lost_masks(run),
+        *lost_weights(run, flags=flags),
     ]
 
 
-def masks_lost(run: Exported) -> list[str]:
-    """What a format without token masks does not say of this run."""
+def lost_masks(run: Exported) -> list[str]:
+    """Return a warning if the run masks tokens, for a format without a token mask."""
     masked = sum(int((s.response & (s.weights == 0)).sum()) for s in run.tokens)
     if not masked:
         return []
     return [
-        f"{masked} response tokens are out of the loss in this run, and this format cannot say so: they are in it"
+        f"{masked} response tokens are masked in this run; this format has no token mask, so they are in the loss"
     ]
 
 
-def weights_lost(run: Exported, *, flags: bool = False) -> list[str]:
-    """What a format without weights does not say of this run; ``flags``: it says which turns count."""
-    weighed = sum(not np.isclose(sample.weight, 1.0) for sample in run.samples)
-    held = (0.0, 1.0) if flags else (1.0,)
+def lost_weights(run: Exported, *, flags: bool = False) -> list[str]:
+    """Return warnings about weights that the format loses; ``flags``: it has a 0/1 flag per turn."""
+    weighted = sum(not np.isclose(sample.weight, 1.0) for sample in run.samples)
+    supported = (0.0, 1.0) if flags else (1.0,)
     turns = sum(
-        message.role == "assistant" and message.weight not in held
+        message.role == "assistant" and message.weight not in supported
         for sample in run.samples
         for message in sample.messages
     )
-    said = []
-    if weighed:
-        said.append(f"{weighed} rows have a weight other than 1, which this format cannot hold")
-    if turns:
-        said.append(
-            f"{turns} turns of an assistant have a weight other than {' and '.join(f'{w:g}' for w in held)}, which this "
-            "format cannot hold: they count in full"
+    warnings = []
+    if weighted:
+        warnings.append(
+            f"{weighted} rows have a weight other than 1, which this format cannot represent"
         )
-    return said
+    if turns:
+        warnings.append(
+            f"{turns} assistant turns have a weight other than {' and '.join(f'{w:g}' for w in supported)}, which this "
+            "format cannot represent: they count as 1"
+        )
+    return warnings
 
 
 class NoSettings(StageConfig):
@@ -63,10 +65,10 @@ class NoSettings(StageConfig):
 
 
 class Messages:
-    """For any program: train.jsonl with ``id``, ``messages``, ``tools`` where there are any, and ``weight``, a row per sample.
+    """Generic format: train.jsonl with ``id``, ``messages``, optional ``tools``, and ``weight``, one row per sample.
 
-    A turn has ``role`` and ``content``, and where it holds them ``reasoning_content``, ``tool_calls``, ``name``,
-    ``tool_call_id`` and a ``weight`` of its own. Needs no tokens and no tokenizer. Its rows carry no token masks: what is out of the loss here is in it there.
+    A turn has ``role`` and ``content``, and optionally ``reasoning_content``, ``tool_calls``, ``name``,
+    ``tool_call_id`` and ``weight``. Needs no tokenizer. The token mask of the run is lost.
     """
 
     name: ClassVar[str] = "messages"
@@ -82,19 +84,19 @@ class Messages:
             for sample in run.samples:
                 row = {"id": sample.id, **conversation(sample), "weight": sample.weight}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        return [f"{FILE}: {len(run.samples)} conversations", *masks_lost(run)]
+        return [f"{FILE}: {len(run.samples)} conversations", *lost_masks(run)]
 
 
 class LlamaFactoryConfig(StageConfig):
-    """``dataset``: the name under which dataset_info.json lists the rows."""
+    """``dataset``: name of the dataset in dataset_info.json."""
 
     dataset: str = Field(default="nfilter", min_length=1)
 
 
 class LlamaFactory:
-    """For LLaMA-Factory: train.jsonl with ``messages``, and the dataset_info.json that describes it.
+    """Format for LLaMA-Factory: train.jsonl with ``messages``, and dataset_info.json.
 
-    Point ``dataset_dir`` at the folder. Its rows carry no token masks: what is out of the loss here is in it there.
+    Set ``dataset_dir`` to the folder. The token mask of the run is lost.
     """
 
     name: ClassVar[str] = "llamafactory"
@@ -106,17 +108,17 @@ class LlamaFactory:
 
     def export(self, run: Exported, out: Path) -> list[str]:
         """Write train.jsonl and dataset_info.json."""
-        lost: Counter[str] = Counter()
+        unsupported: Counter[str] = Counter()
         count = 0
         with (out / FILE).open("w", encoding="utf-8") as file:
             for sample in run.samples:
                 row = sharegpt(sample)
                 if isinstance(row, str):
-                    lost[row] += 1
+                    unsupported[row] += 1
                     continue
                 count += 1
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        described = {
+        description = {
             self.config.dataset: {
                 "file_name": FILE,
                 "formatting": "sharegpt",
@@ -127,11 +129,11 @@ class LlamaFactory:
                 },
             }
         }  # fmt: skip
-        info = json.dumps(described, indent=2, ensure_ascii=False)
+        info = json.dumps(description, indent=2, ensure_ascii=False)
         (out / "dataset_info.json").write_text(info + "\n", encoding="utf-8")
-        said = [f"{FILE}: {count} conversations", "dataset_info.json"]
-        said += [
-            f"{number} rows are left out: they hold {what}, for which this format has no place"
-            for what, number in lost.items()
+        summary = [f"{FILE}: {count} conversations", "dataset_info.json"]
+        summary += [
+            f"{number} rows are skipped: they contain {reason}, which this format does not support"
+            for reason, number in unsupported.items()
         ]
-        return [*said, *masks_lost(run), *weights_lost(run)]
+        return [*summary, *lost_masks(run), *lost_weights(run)]

@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from nfilter_tokens.cut import find_cut
+from nfilter_tokens.top_scores import find_cut
 
 
 def peak() -> int:

@@ -1,4 +1,4 @@
-"""``tokens.excess_loss``: what a reference model has learnt to predict and the base has not (Token Cleaning, Eqs. 2-3)."""
+"""``tokens.excess_loss``: base loss minus reference loss of each token (Token Cleaning, Eqs. 2-3)."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _PROBES = 16
 
 
 class ExcessLossConfig(StageConfig):
-    """``base``: the model before training. One reference, of three kinds:
+    """``base``: the model before training. Set exactly one reference:
 
-    ``reference`` names another model of the recipe, which must have the base's tokenizer; ``warmup`` trains one, an
-    adapter on the base, on this share of the samples, drawn with the run's seed, by the recipe's own trainer.
-    ``into`` is the score's name; the two losses are kept beside it, as ``loss.base`` and ``loss.reference``.
+    ``reference`` names another model of the recipe with the base's tokenizer. ``warmup`` trains an adapter on the base
+    with the recipe's trainer, on this share of the samples, drawn with the run's seed. ``into`` is the score's name;
+    the two losses are stored as ``loss.base`` and ``loss.reference``.
     """
 
     base: Annotated[str, Needs(Scores)] = "student"
@@ -44,16 +44,16 @@ class ExcessLossConfig(StageConfig):
     def _one_reference(self) -> ExcessLossConfig:
         if (self.reference is None) == (self.warmup is None):
             raise ValueError(
-                "name one reference: either reference: MODEL (of models:) or warmup: 0.2, the share that it learns from"
+                "name one reference: either reference: MODEL (of models:) or warmup: 0.2, the share of samples to train it on"
             )
         return self
 
 
 class ExcessLoss:
-    """Writes loss under the base less loss under the reference, float32, for every response token.
+    """Stage that writes base loss minus reference loss, float32, for every response token.
 
-    High: the reference predicts the token much better, so there is something to learn from it. Every sample is
-    scored, those that a warm-up learnt from too.
+    A high score means that the reference predicts the token much better. All samples are scored, including those
+    that a warm-up trained on.
     """
 
     name: ClassVar[str] = "tokens.excess_loss"
@@ -64,7 +64,7 @@ class ExcessLoss:
 
     @classmethod
     def contract(cls, config: ExcessLossConfig) -> Contract:
-        """Writes three scores; a warm-up trains."""
+        """Write three scores; train if ``warmup`` is set."""
         needs = (
             (ModelNeed(config.reference, Scores, field="reference"),) if config.reference else ()
         )
@@ -75,56 +75,56 @@ class ExcessLoss:
         )
 
     def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State:
-        """Train the reference where it is a warm-up; compare tokenizers where it is another model."""
+        """Train the reference (``warmup``), or compare its tokenizer with the base's (``reference``)."""
         samples = list(stream)
         if self.config.warmup is None:
-            self._same_tokens(samples, ctx)
+            self._check_tokenizers(samples, ctx)
             return State({})
-        # What an earlier stage emptied teaches nothing.
+        # A sample that an earlier stage masked completely has no token to train on.
         full = [sample for sample in samples if sample.weights.any()]
         order = sorted(range(len(full)), key=lambda i: ctx.rng(full[i].id).random())
         part = [full[i] for i in sorted(order[: max(1, int(len(full) * self.config.warmup))])]
-        ctx.log.info(f"warm-up: the reference learns from {len(part)} of {len(full)} samples")
+        ctx.log.info(f"warm-up: training the reference on {len(part)} of {len(full)} samples")
         ref = ctx.train(part)
         ctx.publish_model(ref)
         return State({"reference": asdict(ref), "report": {"warmup_samples": len(part)}})
 
-    def _same_tokens(self, samples: Sequence[TokenSample], ctx: Context) -> None:
-        """Refuse a reference that cuts text into other tokens: their losses cannot be compared one by one."""
+    def _check_tokenizers(self, samples: Sequence[TokenSample], ctx: Context) -> None:
+        """Raise RecipeError if the reference's tokenizer differs: losses are compared token by token."""
         base, reference = self.config.base, str(self.config.reference)
         texts = [sample.text for sample in samples[:_PROBES]]
-        found = [_cut(ctx.model(name), texts) for name in (base, reference)]
-        if None in found:
+        tokenizations = [_tokenization(ctx.model(name), texts) for name in (base, reference)]
+        if None in tokenizations:
             ctx.log.warning(
-                f"{self.name}: whether {reference!r} has the tokenizer of {base!r} cannot be seen, as one of them is not a "
-                "local model; with another one every score is wrong"
+                f"{self.name}: cannot compare the tokenizers of {reference!r} and {base!r}, because one is not a local model; "
+                "if they differ, every score is wrong"
             )
-        elif found[0] != found[1]:
+        elif tokenizations[0] != tokenizations[1]:
             raise RecipeError(
-                f"{self.name}: reference {reference!r} has another tokenizer than base {base!r}, and losses of other "
-                "tokens cannot be compared; name a reference with the same one, or let the stage train one: warmup: 0.2"
+                f"{self.name}: reference {reference!r} and base {base!r} have different tokenizers, so their losses cannot "
+                "be compared; name a reference with the same tokenizer, or let the stage train one: warmup: 0.2"
             )
 
     def process_tokens(
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
-        """Score the chunk twice; nothing is masked here."""
+        """Score the chunk with the base and the reference; mask nothing."""
         del bit
         base = ctx.model(self.config.base)
-        before: list[FloatArray] = base.score(chunk)
+        base_losses: list[FloatArray] = base.score(chunk)
         if self.config.reference is not None:
-            after = ctx.model(self.config.reference).score(chunk)
+            reference_losses = ctx.model(self.config.reference).score(chunk)
         else:
             ref: Any = state.values["reference"]
-            after = base.score(chunk, ModelRef(**ref))
+            reference_losses = base.score(chunk, ModelRef(**ref))
         return [
             sample.score(BASE, b).score(REFERENCE, r).score(self.config.into, b - r)
-            for sample, b, r in zip(chunk, before, after, strict=True)
+            for sample, b, r in zip(chunk, base_losses, reference_losses, strict=True)
         ]
 
 
-def _cut(model: Any, texts: Sequence[str]) -> list[Any] | None:
-    """A local model's vocabulary and how it cuts ``texts``; None where its tokenizer is out of reach."""
+def _tokenization(model: Any, texts: Sequence[str]) -> list[Any] | None:
+    """Return a local model's vocabulary and its token ids for ``texts``; None if it exposes no tokenizer."""
     try:
         lending = model.lend()
     except AttributeError:

@@ -1,4 +1,4 @@
-"""``tokens.keep_top`` and ``tokens.random``: a share of the tokens stays in the loss (Token Cleaning, Eq. 4)."""
+"""``tokens.keep_top`` and ``tokens.random``: keep a share of the tokens in the loss (Token Cleaning, Eq. 4)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from nfilter import (
     State,
     TokenSample,
 )
-from nfilter_tokens.pool import GlobalCut, Scored, keeps_in_sample, pool_of, score_of
+from nfilter_tokens.pool import GlobalCut, ScoreFunction, keeps_in_sample, pool_of, score_of
 
 
 class KeepTopConfig(StageConfig):
-    """``by``: the score that ranks. ``k``: the share kept, ``int(n * k)`` tokens of n.
+    """``by``: score to rank by. ``k``: share kept, ``int(n * k)`` of n tokens.
 
-    ``scope: global`` ranks all tokens of all samples together, and a sample may lose every token; ``sample`` ranks
-    those of each sample (the local ranking of RHO).
+    ``scope: global`` ranks the tokens of all samples together, so a sample may lose every token; ``sample`` ranks
+    the tokens within each sample (the local ranking of RHO).
     """
 
     by: str = "excess"
@@ -34,10 +34,10 @@ class KeepTopConfig(StageConfig):
 
 
 class KeepTop:
-    """Keeps the tokens with the highest score and takes the others out of the loss.
+    """Stage that keeps the tokens with the highest score and masks the others.
 
-    The pool is every response token that still has a weight. Its order is score descending, sample, position, so
-    that ties are decided the same way everywhere; a token without a score (NaN) comes last.
+    The pool is every response token with a non-zero weight. The order is score descending, sample, position, so ties
+    are broken the same way everywhere; a token without a score (NaN) comes last.
     """
 
     name: ClassVar[str] = "tokens.keep_top"
@@ -48,19 +48,19 @@ class KeepTop:
 
     @classmethod
     def contract(cls, config: KeepTopConfig) -> Contract:
-        """Reads a score."""
+        """Read a score."""
         return Contract(reads=frozenset({config.by}))
 
     def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State:
-        """Find the cut through all tokens; nothing where each sample is ranked alone."""
+        """Find the cut through all tokens; return an empty state if ``scope`` is ``sample``."""
         if self.config.scope == "sample":
             return State({})
-        return _fitted(stream, self._scores, self.config.k, ctx)
+        return _fit(stream, self._scores, self.config.k, ctx)
 
     def process_tokens(
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
-        """Mask what is under the cut."""
+        """Mask the tokens below the cut."""
         del ctx
         if self.config.scope == "sample":
             return [
@@ -75,13 +75,13 @@ class KeepTop:
 
 
 class RandomTokensConfig(StageConfig):
-    """``k``: the share of all response tokens that is kept, ``int(n * k)`` of n, drawn with the run's seed."""
+    """``k``: share of all response tokens kept, ``int(n * k)`` of n, drawn with the run's seed."""
 
     k: float = Field(default=0.6, ge=0, le=1)
 
 
 class RandomTokens:
-    """Keeps tokens drawn at random: the control beside every choice of tokens."""
+    """Stage that keeps randomly drawn tokens: the control for every token selection."""
 
     name: ClassVar[str] = "tokens.random"
     Config: ClassVar[type[StageConfig]] = RandomTokensConfig
@@ -91,24 +91,24 @@ class RandomTokens:
 
     @classmethod
     def contract(cls, config: RandomTokensConfig) -> Contract:  # noqa: ARG003
-        """Reads and writes no scores."""
+        """Read and write no scores."""
         return Contract()
 
     def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State:
-        """Draw a number for every token of the pool and find the cut through them."""
-        return _fitted(stream, _Draw(ctx), self.config.k, ctx)
+        """Draw a random score per token of the pool and find the cut through them."""
+        return _fit(stream, _RandomScore(ctx), self.config.k, ctx)
 
     def process_tokens(
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
-        """Mask what was not drawn."""
+        """Mask the tokens that were not drawn."""
         cut = GlobalCut.of(state)
-        return [_masked(sample, cut.keeps(sample, _Draw(ctx)), bit) for sample in chunk]
+        return [_masked(sample, cut.keeps(sample, _RandomScore(ctx)), bit) for sample in chunk]
 
 
 @dataclass(frozen=True, slots=True)
-class _Draw:
-    """A random number a token, which depends on the run's seed, the stage and the sample's id alone."""
+class _RandomScore:
+    """Random score per token ([T]) that depends only on the run's seed, the stage and the sample's id."""
 
     ctx: Context
 
@@ -117,12 +117,12 @@ class _Draw:
         return np.random.default_rng(seed).random(len(sample.ids), dtype=np.float32)
 
 
-def _fitted(stream: Iterable[TokenSample], scored: Scored, k: float, ctx: Context) -> State:
+def _fit(stream: Iterable[TokenSample], scored: ScoreFunction, k: float, ctx: Context) -> State:
     cut = GlobalCut.through(stream, scored, k)
-    ctx.log.info(f"{cut.kept} of {cut.n} response tokens are kept")
+    ctx.log.info(f"kept {cut.kept} of {cut.n} response tokens")
     return cut.to_state(report={"pool": cut.n, "kept": cut.kept})
 
 
 def _masked(sample: TokenSample, kept: BoolArray, bit: int) -> TokenSample:
-    lost = pool_of(sample) & ~kept
-    return sample.mask(lost, bit) if lost.any() else sample
+    dropped = pool_of(sample) & ~kept
+    return sample.mask(dropped, bit) if dropped.any() else sample

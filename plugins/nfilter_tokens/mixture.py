@@ -1,4 +1,4 @@
-"""Two groups of scores: a mixture of two normal distributions, fitted by expectation and maximisation over bins."""
+"""Mixture of two normal distributions over scores, fitted by expectation-maximisation on a histogram."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from nfilter import FloatArray
 Doubles: TypeAlias = npt.NDArray[np.float64]
 
 _BINS = 2048
-_ROUNDS = 500
+_MAX_ITERATIONS = 500
 _TAIL = 0.001
 _BLOCK = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """The upper group has ``share`` of the scores; means and deviations are (lower, upper).
+    """Two-component mixture: ``share`` is the upper component's share; means and deviations are (lower, upper).
 
-    ``better`` is how much the Bayesian information criterion prefers two groups to one; under 0 there is one.
+    ``better`` is the gain in the Bayesian information criterion over one normal distribution; if it is negative, one
+    distribution fits better.
     """
 
     share: float
@@ -33,9 +34,9 @@ class Mixture:
     better: float
 
     def upper(self, scores: Any) -> Doubles:
-        """P(upper group | score) for each of ``scores``, 1 above the upper mean and 0 below the lower.
+        """Return P(upper component | score) for each score ([n]); 1 above the upper mean, 0 below the lower mean.
 
-        Beyond the means the wider distribution would win on both sides, and an order of scores would be lost.
+        Beyond the means the wider component would dominate on both sides, so the posterior would not be monotonic.
         """
         x = np.asarray(scores, dtype=np.float64)
         logs = [
@@ -51,21 +52,22 @@ class Mixture:
 
 
 def fit(parts: Sequence[FloatArray]) -> Mixture | None:
-    """The mixture behind the scores in ``parts``; None where there are fewer than two different finite ones.
+    """Fit the mixture to the scores in ``parts``; return None for fewer than two distinct finite scores.
 
-    Scores are counted in bins between their 0.1% and 99.9% quantile, those beyond in the outermost.
+    Scores are binned between their 0.1% and 99.9% quantiles; scores outside are counted in the outermost bins.
     """
-    counted = _histogram(parts)
-    if counted is None:
+    histogram = _histogram(parts)
+    if histogram is None:
         return None
-    centres, counts = counted
+    centres, counts = histogram
     n = float(counts.sum())
     mean = float(centres @ counts / n)
     floor = float(centres[1] - centres[0]) ** 2 / 12  # the variance within a bin
     variance = float(((centres - mean) ** 2) @ counts / n) + floor
-    alone = float(_log_normal(centres, mean, math.sqrt(variance)) @ counts)
+    single = float(_log_normal(centres, mean, math.sqrt(variance)) @ counts)
     best = max(
-        (_climb(centres, counts, cut, floor) for cut in (0.25, 0.5, 0.75, 0.9)), key=lambda f: f[0]
+        (_maximise(centres, counts, cut, floor) for cut in (0.25, 0.5, 0.75, 0.9)),
+        key=lambda f: f[0],
     )
     likelihood, share, means, variances = best
     low, high = (0, 1) if means[0] <= means[1] else (1, 0)
@@ -73,20 +75,20 @@ def fit(parts: Sequence[FloatArray]) -> Mixture | None:
         share=share if high == 1 else 1 - share,
         means=(means[low], means[high]),
         deviations=(math.sqrt(variances[low]), math.sqrt(variances[high])),
-        better=2 * (likelihood - alone) - 3 * math.log(n),
+        better=2 * (likelihood - single) - 3 * math.log(n),
     )
 
 
-def _climb(
+def _maximise(
     x: Doubles, counts: Doubles, cut: float, floor: float
 ) -> tuple[float, float, list[float], list[float]]:
-    """From a first division at a quantile: (log-likelihood, share of the second, means, variances)."""
+    """Run EM from a split at quantile ``cut``; return (log-likelihood, share of the second, means, variances)."""
     n = float(counts.sum())
-    place = int(np.searchsorted(np.cumsum(counts), cut * n))
-    second = (np.arange(len(x)) > place).astype(np.float64)
-    before = -math.inf
+    split = int(np.searchsorted(np.cumsum(counts), cut * n))
+    second = (np.arange(len(x)) > split).astype(np.float64)
+    previous = -math.inf
     share, means, variances = 0.5, [0.0, 0.0], [1.0, 1.0]
-    for _ in range(_ROUNDS):
+    for _ in range(_MAX_ITERATIONS):
         for i, weight in enumerate(((1 - second) * counts, second * counts)):
             total = max(float(weight.sum()), 1e-12)
             means[i] = float(x @ weight / total)
@@ -96,12 +98,12 @@ def _climb(
             math.log(max(w, 1e-300)) + _log_normal(x, m, math.sqrt(v))
             for w, m, v in zip((1 - share, share), means, variances, strict=True)
         ]
-        both = np.logaddexp(*logs)
-        second = np.exp(logs[1] - both)
-        likelihood = float(both @ counts)
-        if likelihood - before < 1e-9 * n:
+        joint = np.logaddexp(*logs)
+        second = np.exp(logs[1] - joint)
+        likelihood = float(joint @ counts)
+        if likelihood - previous < 1e-9 * n:
             break
-        before = likelihood
+        previous = likelihood
     return likelihood, share, means, variances
 
 
@@ -111,12 +113,12 @@ def _log_normal(x: Doubles, mean: float, deviation: float) -> Doubles:
 
 
 def _histogram(parts: Sequence[FloatArray]) -> tuple[Doubles, Doubles] | None:
-    drawn = _thinned(parts)
-    if len(drawn) < 2 or drawn.min() == drawn.max():
+    subsample = _subsample(parts)
+    if len(subsample) < 2 or subsample.min() == subsample.max():
         return None
-    low, high = (float(q) for q in np.quantile(drawn, (_TAIL, 1 - _TAIL)))
+    low, high = (float(q) for q in np.quantile(subsample, (_TAIL, 1 - _TAIL)))
     if low == high:
-        low, high = float(drawn.min()), float(drawn.max())
+        low, high = float(subsample.min()), float(subsample.max())
     edges = np.linspace(low, high, _BINS + 1)
     counts = np.zeros(_BINS)
     for part in parts:
@@ -127,9 +129,11 @@ def _histogram(parts: Sequence[FloatArray]) -> tuple[Doubles, Doubles] | None:
     return (edges[:-1] + edges[1:]) / 2, counts
 
 
-def _thinned(parts: Sequence[FloatArray]) -> FloatArray:
-    """Every so many of the finite scores, a million at most: enough for where the bins begin and end."""
+def _subsample(parts: Sequence[FloatArray]) -> FloatArray:
+    """Return at most about a million finite scores at a constant stride, enough to place the outer bin edges."""
     step = max(1, sum(map(len, parts)) // _BLOCK)
-    drawn = np.concatenate([part[::step] for part in parts]) if parts else np.zeros(0, np.float32)
-    finite: FloatArray = drawn[np.isfinite(drawn)]
+    subsample = (
+        np.concatenate([part[::step] for part in parts]) if parts else np.zeros(0, np.float32)
+    )
+    finite: FloatArray = subsample[np.isfinite(subsample)]
     return finite

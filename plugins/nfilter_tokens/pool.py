@@ -1,4 +1,4 @@
-"""The tokens that a token stage chooses among, and a cut through them that each sample can be judged by alone."""
+"""Tokens that a stage selects from, and a global cut that can be applied to each sample separately."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from typing import Any, Literal
 import numpy as np
 
 from nfilter import BoolArray, FloatArray, RecipeError, State, TokenSample, hash_of, place_of
-from nfilter_tokens.cut import Cut, find_cut, highest
+from nfilter_tokens.top_scores import Cut, find_cut, highest
 
 Scope = Literal["global", "sample"]
-Scored = Callable[[TokenSample], FloatArray]
+ScoreFunction = Callable[[TokenSample], FloatArray]
 
 
 def pool_of(sample: TokenSample) -> BoolArray:
-    """The positions of a sample that are still in the loss: a response token with a weight."""
+    """Return the mask ([T]) of positions still in the loss: response tokens with a non-zero weight."""
     pool: BoolArray = sample.response & (sample.weights != 0)
     return pool
 
 
 @dataclass(frozen=True, slots=True)
 class GlobalCut:
-    """``int(n * k)`` of the pool of all samples, in the order score descending, sample, position.
+    """Cut that keeps ``int(n * k)`` of the n tokens of all samples, in the order score descending, sample, position.
 
-    Samples before the cut keep their ties, those after it lose them; ``within`` is how many the sample ``on`` keeps.
+    Among scores equal to the cut, samples before the sample ``on`` keep them all, ``on`` keeps ``within`` of them, and
+    samples after it (hashes in ``after``) keep none.
     """
 
     n: int
@@ -36,8 +37,8 @@ class GlobalCut:
     after: Any
 
     @classmethod
-    def through(cls, stream: Iterable[TokenSample], scored: Scored, k: float) -> GlobalCut:
-        """Find the cut; one float32 a token of the pool is held, and 8 bytes a sample that ties with it."""
+    def through(cls, stream: Iterable[TokenSample], scored: ScoreFunction, k: float) -> GlobalCut:
+        """Find the cut; uses one float32 per token of the pool and 8 bytes per sample after the cut that ties with it."""
         ids: list[str] = []
         parts: list[FloatArray] = []
         for sample in stream:
@@ -58,8 +59,8 @@ class GlobalCut:
                 after.append(hash_of(name))
         return cls(n, kept, cut, on, within, np.sort(np.array(after, dtype=np.uint64)))
 
-    def keeps(self, sample: TokenSample, scored: Scored) -> BoolArray:
-        """Which positions of ``sample`` ([T]) are kept; False outside the pool."""
+    def keeps(self, sample: TokenSample, scored: ScoreFunction) -> BoolArray:
+        """Return the mask ([T]) of positions that are kept; False outside the pool."""
         pool = pool_of(sample)
         scores = np.asarray(scored(sample)[pool], dtype=np.float32)
         ties = self.cut.at(scores)
@@ -73,16 +74,16 @@ class GlobalCut:
         return out
 
     def to_state(self, **values: Any) -> State:
-        """As the state of a stage."""
-        mine = {
+        """Return the cut as the state of a stage, with ``values`` added."""
+        fields = {
             "n": self.n, "kept": self.kept, "key": self.cut.key, "ties": self.cut.ties, "on": self.on,
             "within": self.within,
         }  # fmt: skip
-        return State({**mine, **values}, {"after": self.after})
+        return State({**fields, **values}, {"after": self.after})
 
     @classmethod
     def of(cls, state: State) -> GlobalCut:
-        """What ``to_state`` wrote."""
+        """Restore the cut from the state that ``to_state`` returned."""
         v: Any = state.values
         return cls(
             v["n"], v["kept"], Cut(v["key"], v["ties"]), v["on"], v["within"], state.arrays["after"]
@@ -92,8 +93,8 @@ class GlobalCut:
         return place_of(self.after, name) is not None
 
 
-def keeps_in_sample(sample: TokenSample, scored: Scored, k: float) -> BoolArray:
-    """Which positions of ``sample`` ([T]) are among its own ``int(n * k)`` highest; False outside the pool."""
+def keeps_in_sample(sample: TokenSample, scored: ScoreFunction, k: float) -> BoolArray:
+    """Return the mask ([T]) of the ``int(n * k)`` highest-scored of the sample's n pool tokens."""
     pool = pool_of(sample)
     scores = np.asarray(scored(sample)[pool], dtype=np.float32)
     out = np.zeros(len(pool), dtype=np.bool_)
@@ -102,16 +103,16 @@ def keeps_in_sample(sample: TokenSample, scored: Scored, k: float) -> BoolArray:
 
 
 def score_of(sample: TokenSample, by: str, stage: str) -> FloatArray:
-    """The score ``by`` of a sample, [T].
+    """Return the score ``by`` of a sample, [T].
 
     Raises:
-        RecipeError: where no stage wrote it, with those that are there.
+        RecipeError: no earlier stage wrote it.
     """
-    found = sample.scores.get(by)
-    if found is None:
-        there = ", ".join(sorted(sample.scores)) or "none"
+    scores = sample.scores.get(by)
+    if scores is None:
+        available = ", ".join(sorted(sample.scores)) or "none"
         raise RecipeError(
-            f"{stage}: no score {by!r} (there: {there}); put the stage that writes it before this one, such as "
+            f"{stage}: no score {by!r} (available: {available}); put the stage that writes it before this one, such as "
             "tokens.excess_loss, or set by to its name"
         )
-    return found
+    return scores

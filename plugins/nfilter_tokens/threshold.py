@@ -1,4 +1,4 @@
-"""``tokens.auto_threshold``: how many tokens to keep, told by the scores themselves."""
+"""``tokens.auto_threshold``: derive the share of tokens to keep from the distribution of the scores."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from nfilter_tokens.pool import pool_of, score_of
 
 
 class AutoThresholdConfig(StageConfig):
-    """``by``: the score. A token is kept where it belongs to the upper group with ``posterior`` or more."""
+    """``by``: score. A token is kept if its posterior of the upper group is at least ``posterior``."""
 
     by: str = "excess"
     posterior: float = Field(default=0.5, gt=0, lt=1)
 
 
 class AutoThreshold:
-    """Keeps the tokens of the upper of two groups of scores.
+    """Stage that keeps the tokens in the upper of two groups of scores.
 
-    The paper knows no feasible way to estimate the share of noise among tokens (Token Cleaning), and
-    takes a fixed share. This fits two normal distributions to all scores. Where one fits as well (by the Bayesian
-    information criterion), everything is kept, and that is said; a token without a score is taken out.
+    Token Cleaning keeps a fixed share, as it knows no feasible estimate of the share of noise. This stage fits two
+    normal distributions to all scores. If one fits as well (Bayesian information criterion), all tokens are kept with
+    a warning; otherwise tokens without a score are masked.
     """
 
     name: ClassVar[str] = "tokens.auto_threshold"
@@ -36,46 +36,47 @@ class AutoThreshold:
 
     @classmethod
     def contract(cls, config: AutoThresholdConfig) -> Contract:
-        """Reads a score."""
+        """Read a score."""
         return Contract(reads=frozenset({config.by}))
 
     def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State:
         """Fit the two groups to the scores of all tokens in the loss."""
         parts = [score_of(sample, self.config.by, self.name)[pool_of(sample)] for sample in stream]
-        found = fit(parts)
-        if found is None or found.better <= 0:
+        mixture = fit(parts)
+        if mixture is None or mixture.better <= 0:
             ctx.log.warning(
-                f"the scores {self.config.by!r} do not fall into two groups: every token is kept; choose a share "
-                "yourself with tokens.keep_top"
+                f"{self.name}: the scores {self.config.by!r} do not form two groups, so every token is kept; to keep a "
+                "fixed share, use tokens.keep_top"
             )
             return State({"groups": None})
-        kept = sum(int(self._keeps(part, found).sum()) for part in parts)
+        kept = sum(int(self._keeps(part, mixture).sum()) for part in parts)
         total = sum(map(len, parts))
         ctx.log.info(
-            f"{kept} of {total} response tokens are kept: the upper group has {found.share:.0%} of the tokens, mean "
-            f"{found.means[1]:.3g} against {found.means[0]:.3g}"
+            f"kept {kept} of {total} response tokens: the upper group has {mixture.share:.0%} of the tokens, mean "
+            f"{mixture.means[1]:.3g}, the lower group mean {mixture.means[0]:.3g}"
         )
         report: dict[str, Any] = {"pool": total, "kept": kept}
-        return State({"groups": asdict(found), "report": report})
+        return State({"groups": asdict(mixture), "report": report})
 
     def process_tokens(
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
-        """Mask what belongs to the lower group."""
+        """Mask the tokens of the lower group."""
         del ctx
         groups: Any = state.values["groups"]
         if groups is None:
             return list(chunk)
         means, deviations = tuple(groups["means"]), tuple(groups["deviations"])
-        found = Mixture(**{**groups, "means": means, "deviations": deviations})
+        mixture = Mixture(**{**groups, "means": means, "deviations": deviations})
         return [
             sample.mask(
-                pool_of(sample) & ~self._keeps(score_of(sample, self.config.by, self.name), found),
+                pool_of(sample)
+                & ~self._keeps(score_of(sample, self.config.by, self.name), mixture),
                 bit,
             )
             for sample in chunk
         ]
 
-    def _keeps(self, scores: Any, found: Mixture) -> Any:
-        # A score that is NaN compares as False.
-        return found.upper(scores) >= self.config.posterior
+    def _keeps(self, scores: Any, mixture: Mixture) -> Any:
+        # NaN compares as False.
+        return mixture.upper(scores) >= self.config.posterior

@@ -1,4 +1,4 @@
-"""XTF (arXiv 2602.14536): three attributes of response tokens, and masks of those that are noise by any of them."""
+"""XTF (arXiv 2602.14536): three attributes of response tokens, and a mask of the tokens that are noise by any of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from nfilter import hookimpl
 
 @hookimpl
 def nfilter_stages() -> list[type]:
-    """The three attributes, and their union over scores that are there, which is also the random control."""
+    """Return the three attribute stages and the union stage, which is also the random control."""
     from nfilter_xtf.mask import Mask
     from nfilter_xtf.novelty import Novelty
     from nfilter_xtf.reasoning import Reasoning

@@ -1,7 +1,7 @@
-"""How much attention each token draws, added up layer by layer while the model runs.
+"""Attention that each token receives, accumulated layer by layer during the forward pass.
 
-No layer's weights outlive that layer: a hook reduces them to one number a token at once. Samples go through one at a
-time, so that neither padding nor the other samples of a batch can change a score.
+A hook reduces each layer's weights to one number per token at once, so only one layer's weights are in memory.
+Samples are scored one at a time, so neither padding nor other samples of a batch can change a score.
 """
 
 from __future__ import annotations
@@ -27,40 +27,42 @@ def importances(
     preset: Preset,
     advance: Callable[[int], None] | None = None,
 ) -> list[FloatArray]:
-    """One float32 [T] a sample, NaN outside the response; ``module`` is a causal model of transformers.
+    """Return float32 [T] per sample, NaN outside the response; ``module`` is a causal model of transformers.
 
-    With A the attention of query i to key j, averaged over layers and heads, and positions from 0:
+    With A_ij the attention of query i to key j, averaged over layers and heads, and positions from 0:
 
-    - ``default``: the mean over i > j of (i + 1) A_ij, which is 1 where attention is uniform; NaN at the last token;
+    - ``default``: the mean over i > j of (i + 1) A_ij, which is 1 for uniform attention; NaN at the last token;
     - ``paper``: the mean over i of A_ij (the score of Eq. 5);
-    - ``official``: the mean over *keys*, as published: 1 / T but for rounding.
+    - ``official``: the mean over *keys*, as in the published code: 1 / T up to rounding.
 
-    ``advance`` is told how many tokens were read. The module is given back as it was, also on errors.
+    ``advance`` is called with each sample's number of tokens. The module's state is restored, also on errors.
 
     Raises:
-        ModelError: where the model yields no attention weights, or a sample does not fit it.
+        ModelError: the model yields no attention weights, or a sample exceeds its context or memory.
     """
-    reduce = {"default": _drawn_later, "paper": _drawn, "official": _over_keys}[preset]
+    reduce = {"default": _mean_from_later, "paper": _mean_received, "official": _mean_over_keys}[
+        preset
+    ]
     out = []
-    with _eager(module):
+    with _eager_attention(module):
         for sample in samples:
             scores = np.full(len(sample.ids), np.nan, dtype=np.float32)
             if sample.response.any():
-                scores[sample.response] = _one(module, sample, reduce)[sample.response]
+                scores[sample.response] = _score_sample(module, sample, reduce)[sample.response]
             out.append(scores)
             if advance is not None:
                 advance(len(sample.ids))
     return out
 
 
-def _one(module: Any, sample: TokenSample, reduce: Reduce) -> Any:
+def _score_sample(module: Any, sample: TokenSample, reduce: Reduce) -> Any:
     import torch
 
     _check_length(module, sample)
     device = next(module.parameters()).device
     ids = torch.from_numpy(np.array(sample.ids, dtype=np.int64))[None].to(device)
     total: list[Any] = []
-    with _listening(module, ids.shape[1], lambda weights: total.append(reduce(weights))):
+    with _attention_hooks(module, ids.shape[1], lambda weights: total.append(reduce(weights))):
         try:
             with torch.no_grad():
                 module.base_model(input_ids=ids, use_cache=False)
@@ -70,12 +72,12 @@ def _one(module: Any, sample: TokenSample, reduce: Reduce) -> Any:
                 "encode.max_length, or set device: cpu for this model"
             ) from error
     if not total:
-        raise ModelError(_none_given(module))
+        raise ModelError(_no_weights_message(module))
     return np.mean([part.cpu().double().numpy() for part in total], axis=0)
 
 
-def _drawn_later(weights: Tensor) -> Tensor:
-    """[H, T, T] to [T]: the mean over later queries i of (i + 1) A_ij; NaN at the last, which has none."""
+def _mean_from_later(weights: Tensor) -> Tensor:
+    """Reduce [H, T, T] to [T]: the mean over later queries i of (i + 1) A_ij; NaN at the last token."""
     import torch
 
     size = weights.shape[-1]
@@ -86,27 +88,29 @@ def _drawn_later(weights: Tensor) -> Tensor:
     return sums / (size - rank)
 
 
-def _drawn(weights: Tensor) -> Tensor:
+def _mean_received(weights: Tensor) -> Tensor:
     return weights.float().mean(0).mean(0)
 
 
-def _over_keys(weights: Tensor) -> Tensor:
+def _mean_over_keys(weights: Tensor) -> Tensor:
     return weights.float().mean(0).mean(1)
 
 
 @contextmanager
-def _listening(module: Any, size: int, hear: Callable[[Tensor], None]) -> Iterator[None]:
-    """Give ``hear`` the weights [H, T, T] of each attention module that runs, as soon as it has run."""
+def _attention_hooks(
+    module: Any, size: int, on_weights: Callable[[Tensor], None]
+) -> Iterator[None]:
+    """Call ``on_weights`` with the weights [H, T, T] of each attention module right after it runs."""
 
     def hook(part: Any, inputs: Any, output: Any) -> None:
         del inputs
-        found = [x for x in output if _is_weights(x, size)] if isinstance(output, tuple) else []
-        if not found:
+        weights = [x for x in output if _is_weights(x, size)] if isinstance(output, tuple) else []
+        if not weights:
             raise ModelError(
                 f"{type(part).__name__} yields no attention weights with eager attention; name another model for "
                 "xtf.reasoning, such as a Llama, Qwen or GPT-2 kind, or leave the stage out"
             )
-        hear(found[0][0])
+        on_weights(weights[0][0])
 
     handles = [part.register_forward_hook(hook) for part in _attention_modules(module)]
     try:
@@ -122,7 +126,7 @@ def _is_weights(x: Any, size: int) -> bool:
 
 
 def _attention_modules(module: Any) -> list[Any]:
-    """The innermost modules that are called attention: some architectures wrap one in another."""
+    """Return the innermost modules named ``*Attention``: some architectures nest them."""
     named = [part for part in module.modules() if type(part).__name__.endswith("Attention")]
     inner = {id(part) for part in named}
     return [
@@ -131,10 +135,10 @@ def _attention_modules(module: Any) -> list[Any]:
 
 
 @contextmanager
-def _eager(module: Any) -> Iterator[None]:
-    """Attention that is worked out in the open, for as long as the scope is open; other kinds keep no weights."""
+def _eager_attention(module: Any) -> Iterator[None]:
+    """Use eager attention within the scope, as other implementations return no weights; restore the module afterwards."""
     if not hasattr(module, "set_attn_implementation"):
-        raise ModelError(_none_given(module))
+        raise ModelError(_no_weights_message(module))
     configs = {id(part.config): part.config for part in module.modules() if hasattr(part, "config")}
     saved = [(config, dict(vars(config))) for config in configs.values()]
     training = [part for part in module.modules() if part.training]
@@ -143,7 +147,7 @@ def _eager(module: Any) -> Iterator[None]:
         try:
             module.set_attn_implementation("eager")
         except (ValueError, ImportError) as error:
-            raise ModelError(_none_given(module)) from error
+            raise ModelError(_no_weights_message(module)) from error
         yield
     finally:
         for config, values in saved:
@@ -162,8 +166,8 @@ def _check_length(module: Any, sample: TokenSample) -> None:
         )
 
 
-def _none_given(module: Any) -> str:
+def _no_weights_message(module: Any) -> str:
     return (
-        f"{type(module).__name__} yields no attention weights: it has no attention that can be worked out eagerly; name "
+        f"{type(module).__name__} yields no attention weights: it has no eager attention implementation; name "
         "another model for xtf.reasoning, such as a Llama, Qwen or GPT-2 kind, or leave the stage out"
     )

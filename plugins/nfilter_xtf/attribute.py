@@ -1,4 +1,4 @@
-"""What the three attribute stages share: from scores to a mask, and the figures for the report."""
+"""Shared by the three attribute stages: scores to a mask, and the report's counts."""
 
 from __future__ import annotations
 
@@ -6,46 +6,48 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nfilter import JSON, BoolArray, Context, FloatArray, TokenSample
-from nfilter_xtf.choose import Rule, capped, pool_of, spare_one, under
 from nfilter_xtf.presets import Attribute, Preset, cap_of, keeps_one, score_name
+from nfilter_xtf.rules import Rule, lowest_within_cap, noise_mask, pool_of, spare_best
 
 
 @dataclass(frozen=True, slots=True)
-class Attributed:
-    """One attribute with its settings: what is written, and what is masked."""
+class AttributeMasking:
+    """Settings of one attribute's mask: preset, cap, and whether to mask at all."""
 
     attribute: Attribute
     preset: Preset
     cap: float | Literal["auto", "none"]
     mask: bool
 
-    def within(self, sample: TokenSample, scores: FloatArray, rule: Rule) -> BoolArray:
-        """The positions ([T]) that are noise by this attribute, as many as the cap allows."""
-        hits = under(sample, scores, rule)
-        return capped(sample, scores, hits, cap_of(self.attribute, self.preset, self.cap))
+    def capped_mask(self, sample: TokenSample, scores: FloatArray, rule: Rule) -> BoolArray:
+        """Return the positions ([T]) that are noise by this attribute, limited by the cap."""
+        hits = noise_mask(sample, scores, rule)
+        cap = cap_of(self.attribute, self.preset, self.cap)
+        return lowest_within_cap(sample, scores, hits, cap)
 
-    def lost(self, sample: TokenSample, scores: FloatArray, rule: Rule) -> BoolArray:
-        """The positions ([T]) that leave the loss by this attribute alone."""
-        lost = self.within(sample, scores, rule)
-        return spare_one(sample, scores, lost) if keeps_one(self.preset) else lost
+    def masked(self, sample: TokenSample, scores: FloatArray, rule: Rule) -> BoolArray:
+        """Return the positions ([T]) that this attribute alone masks."""
+        masked = self.capped_mask(sample, scores, rule)
+        return spare_best(sample, scores, masked) if keeps_one(self.preset) else masked
 
-    def counted(self, sample: TokenSample, scores: FloatArray, rule: Rule) -> tuple[int, int, int]:
-        """Tokens in the loss, those that are noise by the rule, and those of them that are masked."""
-        lost = self.lost(sample, scores, rule).sum() if self.mask else 0
-        return int(pool_of(sample).sum()), int(under(sample, scores, rule).sum()), int(lost)
+    def counts(self, sample: TokenSample, scores: FloatArray, rule: Rule) -> tuple[int, int, int]:
+        """Count tokens in the loss, those that are noise by the rule, and those that are masked."""
+        masked = self.masked(sample, scores, rule).sum() if self.mask else 0
+        noise = noise_mask(sample, scores, rule).sum()
+        return int(pool_of(sample).sum()), int(noise), int(masked)
 
-    def applied(self, sample: TokenSample, scores: FloatArray, rule: Rule, bit: int) -> TokenSample:
-        """The sample with its score, and with the mask unless only scores are wanted."""
+    def apply(self, sample: TokenSample, scores: FloatArray, rule: Rule, bit: int) -> TokenSample:
+        """Return the sample with its score, masked unless ``mask`` is false."""
         scored = sample.score(score_name(self.attribute), scores)
         if not self.mask:
             return scored
-        lost = self.lost(sample, scores, rule)
-        return scored.mask(lost, bit) if lost.any() else scored
+        masked = self.masked(sample, scores, rule)
+        return scored.mask(masked, bit) if masked.any() else scored
 
 
 @dataclass(slots=True)
 class Tally:
-    """Sums over samples of what ``Attributed.counted`` gives."""
+    """Sums of ``AttributeMasking.counts`` over samples."""
 
     tokens: int = 0
     noise: int = 0
@@ -53,7 +55,7 @@ class Tally:
     emptied: int = 0
 
     def add(self, tokens: int, noise: int, masked: int) -> None:
-        """Count one sample."""
+        """Add the counts of one sample."""
         self.tokens += tokens
         self.noise += noise
         self.masked += masked
@@ -61,11 +63,11 @@ class Tally:
 
     @property
     def rate(self) -> float:
-        """The share of tokens that is masked."""
+        """Return the share of tokens that is masked."""
         return self.masked / self.tokens if self.tokens else 0.0
 
     def figures(self) -> dict[str, JSON]:
-        """The sums, under the names that reports give them."""
+        """Return the sums under their names in reports."""
         return {
             "tokens": self.tokens,
             "under_threshold": self.noise,
@@ -74,23 +76,23 @@ class Tally:
             "samples_emptied": self.emptied,
         }
 
-    def report(self, rest: Attributed, ctx: Context) -> dict[str, JSON]:
-        """The figures, which are also said in a sentence."""
-        name = score_name(rest.attribute)
-        done = f"{self.masked} of them ({self.rate:.1%} of all) are taken out of the loss"
+    def report(self, masking: AttributeMasking, ctx: Context) -> dict[str, JSON]:
+        """Return the figures and log them; warn if the cap lets no token be masked."""
+        name = score_name(masking.attribute)
+        action = f"masked {self.masked} of them ({self.rate:.1%} of all)"
         ctx.log.info(
             f"{name}: {self.noise} of {self.tokens} response tokens are noise by their scores, and "
-            + (done if rest.mask else "none is masked here")
+            + (action if masking.mask else "this stage masks none")
         )
-        if rest.mask:
-            say_of_cap(name, self.noise, self.masked, ctx)
-        return {"preset": rest.preset, **self.figures()}
+        if masking.mask:
+            warn_of_cap(name, self.noise, self.masked, ctx)
+        return {"preset": masking.preset, **self.figures()}
 
 
-def say_of_cap(stage: str, noise: int, masked: int, ctx: Context) -> None:
-    """Warn where there is noise and the cap lets none of it be masked."""
+def warn_of_cap(stage: str, noise: int, masked: int, ctx: Context) -> None:
+    """Warn if tokens are noise and the cap allows masking none of them."""
     if noise and not masked:
         ctx.log.warning(
-            f"{stage}: {noise} tokens are noise and none is masked, as the cap is under one token of each response; "
+            f"{stage}: {noise} tokens are noise and none is masked, because the cap is below one token per response; "
             "raise cap, or set cap: none"
         )

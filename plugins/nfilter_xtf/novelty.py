@@ -1,4 +1,4 @@
-"""``xtf.novelty``: what the base model predicts anyway teaches it nothing (XTF, Eq. 6)."""
+"""``xtf.novelty``: mask tokens that the base model already predicts (XTF, Eq. 6)."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from nfilter import (
     State,
     TokenSample,
 )
-from nfilter_xtf.attribute import Attributed, Tally
-from nfilter_xtf.choose import KNOWN, Known, scores_of
+from nfilter_xtf.attribute import AttributeMasking, Tally
 from nfilter_xtf.presets import Cap, Preset
+from nfilter_xtf.rules import KNOWN, Known, scores_of
 
 _BLOCK = 256
 
 
 class NoveltyConfig(StageConfig):
-    """Masks tokens with 1 - p < .05 under ``model``, the base before training.
+    """Mask tokens with 1 - p < .05 under ``model``, the base before training.
 
-    ``loss`` names a token score that holds -log p already, such as ``loss.base``; nothing is computed then. ``cap``
-    bounds the share of a sample's response tokens that is masked, the lowest first: ``auto`` is the preset's (10%; none
-    with ``paper``), ``none`` no bound. ``mask: false`` only scores. Novel is not right: a wrong token is *highly* novel,
-    and this never removes it.
+    ``loss`` names an existing token score with -log p, such as ``loss.base``, to use in place of the model. ``cap``
+    bounds the share of a sample's response tokens that is masked, lowest scores first: ``auto`` is the preset's (10%;
+    none with ``paper``), ``none`` no bound. ``mask: false`` only scores. A wrong token is *highly* novel, so this stage
+    never removes it.
     """
 
     model: str = "student"
@@ -42,40 +42,40 @@ class NoveltyConfig(StageConfig):
 
 
 class Novelty:
-    """Writes ``xtf.novelty``, 1 - p(token | tokens before it), [T]; NaN where nothing predicts the token."""
+    """Stage that writes ``xtf.novelty``, 1 - p(token | previous tokens), [T]; NaN for a token without a prediction."""
 
     name: ClassVar[str] = "xtf.novelty"
     Config: ClassVar[type[StageConfig]] = NoveltyConfig
 
     def __init__(self, config: NoveltyConfig) -> None:
         self.config = config
-        self._rest = Attributed("novelty", config.preset, config.cap, config.mask)
+        self._masking = AttributeMasking("novelty", config.preset, config.cap, config.mask)
 
     @classmethod
     def contract(cls, config: NoveltyConfig) -> Contract:
-        """Writes a score; reads the losses or needs a model that has them."""
+        """Write a score; read the losses or require a model that computes them."""
         writes = frozenset({cls.name})
         if config.loss is not None:
             return Contract(reads=frozenset({config.loss}), writes=writes)
         return Contract(writes=writes, needs=(ModelNeed(config.model, Scores, field="model"),))
 
     def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State:
-        """Count what will be masked. The model's losses are kept by the run, and computed once."""
+        """Count the tokens to mask; the run caches the model's losses, so they are computed once."""
         tally = Tally()
         samples = iter(stream)
         while block := list(islice(samples, _BLOCK)):
             for sample, scores in zip(block, self._scores(block, ctx), strict=True):
-                tally.add(*self._rest.counted(sample, scores, Known()))
-        report = tally.report(self._rest, ctx)
+                tally.add(*self._masking.counts(sample, scores, Known()))
+        report = tally.report(self._masking, ctx)
         return State({"report": {**report, "threshold": KNOWN}})
 
     def process_tokens(
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
-        """Score the chunk, and mask what is known."""
+        """Score the chunk, and mask the known tokens."""
         del state
         return [
-            self._rest.applied(sample, scores, Known(), bit)
+            self._masking.apply(sample, scores, Known(), bit)
             for sample, scores in zip(chunk, self._scores(chunk, ctx), strict=True)
         ]
 
@@ -94,6 +94,6 @@ class Novelty:
 
 
 def novelty(losses: Any, response: Any) -> FloatArray:
-    """float32 [T]: 1 - exp(-loss), worked out in float64; NaN outside the response."""
+    """Return 1 - exp(-loss) as float32 [T], computed in float64; NaN outside the response."""
     scores = -np.expm1(-np.asarray(losses, dtype=np.float64))
     return np.where(response, scores, np.nan).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What the three presets set: ``default`` is ours, ``paper`` the equations, ``official`` the published code."""
+"""Values of the three presets: ``default`` is nfilter's, ``paper`` the equations, ``official`` the published code."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _CAPS: Mapping[Attribute, float] = MappingProxyType(
 
 
 def score_name(attribute: Attribute) -> str:
-    """The token score that an attribute's stage writes."""
+    """Return the name of the token score that an attribute's stage writes."""
     return f"xtf.{attribute}"
 
 
 def cap_of(
     attribute: Attribute, preset: Preset, cap: float | Literal["auto", "none"]
 ) -> float | None:
-    """The largest share of a sample's response tokens that ``attribute`` may mask; None where there is no bound."""
+    """Return the largest share of a sample's response tokens that ``attribute`` may mask; None for no bound."""
     if cap == "none" or (cap == "auto" and preset == "paper"):
         return None
     return _CAPS[attribute] if cap == "auto" else float(cap)
 
 
 def keeps_one(preset: Preset) -> bool:
-    """Whether a sample always keeps a token; in the equations and in the published code it may lose all."""
+    """Return whether a sample always keeps one token; the equations and the published code may mask all."""
     return preset == "default"

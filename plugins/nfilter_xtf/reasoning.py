@@ -1,4 +1,4 @@
-"""``xtf.reasoning``: tokens that later tokens hardly attend to (XTF, Eq. 5)."""
+"""``xtf.reasoning``: mask tokens that later tokens hardly attend to (XTF, Eq. 5)."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from nfilter import (
     TokenSample,
 )
 from nfilter_xtf.attention import importances
-from nfilter_xtf.attribute import Attributed, Tally
-from nfilter_xtf.choose import LowTail
+from nfilter_xtf.attribute import AttributeMasking, Tally
 from nfilter_xtf.presets import Cap, Preset
+from nfilter_xtf.rules import LowTail
 
 
 class ReasoningConfig(StageConfig):
-    """Masks tokens that draw little attention under ``model``, a local one: S < Q1 - (Q3 - Q1) within the sample.
+    """Mask tokens that receive little attention under ``model``, a local model: S < Q1 - (Q3 - Q1) within the sample.
 
-    ``cap`` bounds the share of a sample's response tokens that is masked, the lowest first: ``auto`` is the preset's
-    (5%, so nothing in a response of fewer than 20 tokens; none with ``paper``), ``none`` no bound. ``mask: false``
-    only scores. ``preset: paper`` is the equation as written, ``official`` the published code, whose score is 1 / T.
+    ``cap`` bounds the share of a sample's response tokens that is masked, lowest scores first: ``auto`` is the preset's
+    (5%, so no token of a response under 20 tokens; none with ``paper``), ``none`` no bound. ``mask: false`` only
+    scores. ``preset: paper`` is the equation as written, ``official`` the published code, whose score is 1 / T.
     """
 
     model: Annotated[str, Needs(LendsModule)] = "student"
@@ -40,9 +40,9 @@ class ReasoningConfig(StageConfig):
 
 
 class Reasoning:
-    """Writes ``xtf.reasoning``, [T]: attention drawn, 1 being what uniform attention gives (see ``importances``).
+    """Stage that writes ``xtf.reasoning``, [T]: attention received, 1 for uniform attention (see ``importances``).
 
-    The last token has no later one to attend to it: it has no score, and stays.
+    No token follows the last one, so it has no score and is kept.
     """
 
     name: ClassVar[str] = "xtf.reasoning"
@@ -50,45 +50,45 @@ class Reasoning:
 
     def __init__(self, config: ReasoningConfig) -> None:
         self.config = config
-        self._rest = Attributed("reasoning", config.preset, config.cap, config.mask)
+        self._masking = AttributeMasking("reasoning", config.preset, config.cap, config.mask)
 
     @classmethod
     def contract(cls, config: ReasoningConfig) -> Contract:  # noqa: ARG003 (the protocol's signature)
-        """Writes a score."""
+        """Write a score."""
         return Contract(writes=frozenset({cls.name}))
 
     def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State:
-        """Score all samples, one run of the model each; equal ones once."""
+        """Score all samples, one forward pass each; duplicates are scored once."""
         rule, tally = LowTail(self.config.preset), Tally()
         samples = list(stream)
         unique = {_key(sample): sample for sample in samples}
-        found = self._scored(list(unique.values()), ctx)
-        scores = dict(zip(unique, found, strict=True))
+        results = self._score(list(unique.values()), ctx)
+        scores = dict(zip(unique, results, strict=True))
         for sample in samples:
-            tally.add(*self._rest.counted(sample, scores[_key(sample)], rule))
+            tally.add(*self._masking.counts(sample, scores[_key(sample)], rule))
         cuts = [rule.cut(scores[key][sample.response]) for key, sample in unique.items()]
         known = [cut for cut in cuts if not np.isnan(cut)]
         report = {
-            **tally.report(self._rest, ctx),
+            **tally.report(self._masking, ctx),
             "threshold_median": round(float(np.median(known)), 6) if known else None,
         }
         parts = {key: scores[key][sample.response] for key, sample in unique.items()}
-        return State({"report": report}, _arrays(parts))
+        return State({"report": report}, _pack(parts))
 
     def process_tokens(
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
-        """Write the scores, and mask what is under each sample's own threshold."""
+        """Write the scores, and mask the tokens below each sample's own threshold."""
         rule = LowTail(self.config.preset)
-        found = [_find(sample, state) for sample in chunk]
-        todo = [sample for sample, scores in zip(chunk, found, strict=True) if scores is None]
-        fresh = iter(self._scored(todo, ctx))
+        stored = [_stored_scores(sample, state) for sample in chunk]
+        missing = [sample for sample, scores in zip(chunk, stored, strict=True) if scores is None]
+        computed = iter(self._score(missing, ctx))
         return [
-            self._rest.applied(sample, next(fresh) if scores is None else scores, rule, bit)
-            for sample, scores in zip(chunk, found, strict=True)
+            self._masking.apply(sample, next(computed) if scores is None else scores, rule, bit)
+            for sample, scores in zip(chunk, stored, strict=True)
         ]
 
-    def _scored(self, samples: Sequence[TokenSample], ctx: Context) -> list[FloatArray]:
+    def _score(self, samples: Sequence[TokenSample], ctx: Context) -> list[FloatArray]:
         if not samples:
             return []
         size = sum(len(sample.ids) for sample in samples)
@@ -100,14 +100,14 @@ class Reasoning:
 
 
 def _key(sample: TokenSample) -> int:
-    """What a score depends on: the ids, and which of them are the response's."""
+    """Return a 64-bit hash of a score's inputs: the ids and the response mask."""
     hasher = hashlib.blake2b(np.ascontiguousarray(sample.ids, dtype="<i8").tobytes(), digest_size=8)
     hasher.update(np.packbits(sample.response).tobytes())
     return int.from_bytes(hasher.digest(), "big")
 
 
-def _arrays(parts: Mapping[int, FloatArray]) -> dict[str, npt.NDArray[Any]]:
-    """Keys in order, and where the scores of each begin in one flat array."""
+def _pack(parts: Mapping[int, FloatArray]) -> dict[str, npt.NDArray[Any]]:
+    """Return sorted keys and, per key, the start of its scores in one flat array."""
     keys = sorted(parts)
     sizes = [len(parts[key]) for key in keys]
     return {
@@ -117,14 +117,14 @@ def _arrays(parts: Mapping[int, FloatArray]) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def _find(sample: TokenSample, state: State) -> FloatArray | None:
+def _stored_scores(sample: TokenSample, state: State) -> FloatArray | None:
     keys, key = state.arrays.get("keys"), np.uint64(_key(sample))
     if keys is None:
         return None
-    place = int(np.searchsorted(keys, key))
-    if place == len(keys) or keys[place] != key:
+    index = int(np.searchsorted(keys, key))
+    if index == len(keys) or keys[index] != key:
         return None
-    start = int(state.arrays["starts"][place])
+    start = int(state.arrays["starts"][index])
     scores = np.full(len(sample.ids), np.nan, dtype=np.float32)
     scores[sample.response] = state.arrays["scores"][start : start + int(sample.response.sum())]
     return scores

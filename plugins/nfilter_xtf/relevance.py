@@ -1,4 +1,4 @@
-"""``xtf.relevance``: tokens whose meaning is far from the task's (XTF, Eqs. 4 and 7)."""
+"""``xtf.relevance``: mask tokens whose vectors are far from the task's (XTF, Eqs. 4 and 7)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from nfilter import (
     State,
     TokenSample,
 )
-from nfilter_xtf.attribute import Attributed, Tally
-from nfilter_xtf.choose import Band, classes_of
+from nfilter_xtf.attribute import AttributeMasking, Tally
 from nfilter_xtf.otsu import CLASSES
 from nfilter_xtf.presets import Cap, Preset
+from nfilter_xtf.rules import Band, relevance_cuts
 from nfilter_xtf.vectors import (
     control_ids,
     cosines,
@@ -36,17 +36,17 @@ from nfilter_xtf.vectors import (
     word_ids,
 )
 
-FEW = 2000
+MIN_DISTINCT = 2000
 
 
 class RelevanceConfig(StageConfig):
-    """Masks the tokens of the class that is furthest from the task, of five that multi-Otsu finds over all tokens.
+    """Mask the tokens of the class furthest from the task, out of five multi-Otsu classes over all tokens.
 
-    The task is the mean vector of ``words``, as the tokenizer of ``model`` reads them (write ' word' where it has a
-    piece with the space), else the mean of all response tokens. White space and control tokens are exempt, but for
-    ``preset: paper``, which masks the second-lowest class of all tokens, and ``official``, the lowest of all. ``cap``
-    bounds the share of a sample's response tokens that is masked, the lowest first: ``auto`` is the preset's (5%, so
-    nothing in a response of fewer than 20 tokens; none with ``paper``), ``none`` no bound. ``mask: false`` only scores.
+    The task is the mean vector of ``words``, as the tokenizer of ``model`` encodes them (write ' word' if its pieces
+    include the space), by default the mean of all response tokens. White space and control tokens are exempt, except
+    with ``preset: paper``, which masks the second-lowest class of all tokens, and ``official``, the lowest. ``cap``
+    bounds the share of a sample's response tokens that is masked, lowest scores first: ``auto`` is the preset's (5%, so
+    no token of a response under 20 tokens; none with ``paper``), ``none`` no bound. ``mask: false`` only scores.
     """
 
     model: Annotated[str, Needs(LendsModule)] = "student"
@@ -57,9 +57,9 @@ class RelevanceConfig(StageConfig):
 
 
 class Relevance:
-    """Writes ``xtf.relevance``, [T]: 1 less the distance (1 - cosine) of a token's vector and the task's; NaN where exempt.
+    """Stage that writes ``xtf.relevance``, [T]: the cosine of a token's vector and the task's; NaN for exempt tokens.
 
-    One vector a vocabulary id: the last hidden state of the token alone. Every occurrence has the same score.
+    The vector of a vocabulary id is the last hidden state of the token alone. Every occurrence has the same score.
     """
 
     name: ClassVar[str] = "xtf.relevance"
@@ -67,38 +67,38 @@ class Relevance:
 
     def __init__(self, config: RelevanceConfig) -> None:
         self.config = config
-        self._rest = Attributed("relevance", config.preset, config.cap, config.mask)
+        self._masking = AttributeMasking("relevance", config.preset, config.cap, config.mask)
 
     @classmethod
     def contract(cls, config: RelevanceConfig) -> Contract:  # noqa: ARG003 (the protocol's signature)
-        """Writes a score."""
+        """Write a score."""
         return Contract(writes=frozenset({cls.name}))
 
     def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State:
         """Score every id that occurs in a response, and find the classes."""
         samples = list(stream)
-        ids, counts = counted(samples)
+        ids, counts = count_ids(samples)
         if not len(ids):
             return State({"cuts": None}, {"ids": ids, "scores": np.zeros(0, dtype=np.float32)})
-        scores = self._by_id(ids, counts, ctx)
-        cuts = classes_of(scores, counts)
+        scores = self._score_ids(ids, counts, ctx)
+        cuts = relevance_cuts(scores, counts)
         distinct = int((~np.isnan(scores)).sum())
         if cuts is None:
             ctx.log.warning(
-                f"{self.name}: the scores of {distinct} distinct tokens do not part into {CLASSES} classes, so nothing "
-                "is masked; leave the stage out, or give it more data"
+                f"{self.name}: the scores of {distinct} distinct tokens do not form {CLASSES} classes, so nothing is masked; "
+                "leave the stage out, or give it more data"
             )
-        elif distinct < FEW:
+        elif distinct < MIN_DISTINCT:
             ctx.log.warning(
-                f"{self.name}: only {distinct} distinct tokens occur; under some thousand, {CLASSES} classes mean little"
+                f"{self.name}: only {distinct} distinct tokens occur; below {MIN_DISTINCT}, {CLASSES} classes are unreliable"
             )
         arrays: dict[str, npt.NDArray[Any]] = {"ids": ids, "scores": scores}
-        bare = State({"cuts": cuts}, arrays)
-        rule, tally = self._rule(bare), Tally()
+        partial = State({"cuts": cuts}, arrays)
+        rule, tally = self._rule(partial), Tally()
         for sample in samples:
-            tally.add(*self._rest.counted(sample, looked_up(sample, bare), rule))
+            tally.add(*self._masking.counts(sample, lookup_scores(sample, partial), rule))
         report: dict[str, JSON] = {
-            **tally.report(self._rest, ctx),
+            **tally.report(self._masking, ctx),
             "thresholds": None if cuts is None else [round(cut, 6) for cut in cuts],
             "distinct_tokens": distinct,
             "exempt_tokens": len(ids) - distinct,
@@ -108,51 +108,55 @@ class Relevance:
     def process_tokens(
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
-        """Look every token up, and mask those of the class."""
+        """Look up the score of every token, and mask the tokens of the class."""
         del ctx
         rule = self._rule(state)
-        return [self._rest.applied(sample, looked_up(sample, state), rule, bit) for sample in chunk]
+        return [
+            self._masking.apply(sample, lookup_scores(sample, state), rule, bit) for sample in chunk
+        ]
 
     def _rule(self, state: State) -> Band:
         cuts: Any = state.values["cuts"]
         return Band.of(cuts, self.config.preset)
 
-    def _by_id(self, ids: IntArray, counts: IntArray, ctx: Context) -> FloatArray:
-        """The scores of ``ids`` ([n], float32); NaN where exempt."""
+    def _score_ids(self, ids: IntArray, counts: IntArray, ctx: Context) -> FloatArray:
+        """Return the scores of ``ids`` ([n], float32); NaN for exempt ids."""
         with ctx.model(self.config.model).lend() as lent:
             tokenizer = tokenizer_of(lent, self.config.model)
             lent.module.eval()
             texts = texts_of(tokenizer, ids)
-            asked = _same_text(ids, texts) if self.config.preset == "official" else ids
+            scored_ids = (
+                _first_with_same_text(ids, texts) if self.config.preset == "official" else ids
+            )
             if self.config.words:
-                centre = mean_vector(lent.module, *word_ids(tokenizer, self.config.words))
+                task = mean_vector(lent.module, *word_ids(tokenizer, self.config.words))
             else:
-                centre = mean_vector(lent.module, asked, counts.astype(np.float64))
-            scores = cosines(lent.module, asked, centre)
+                task = mean_vector(lent.module, scored_ids, counts.astype(np.float64))
+            scores = cosines(lent.module, scored_ids, task)
             if self.config.preset == "default":
                 scores[_exempt(ids, texts, control_ids(tokenizer))] = np.nan
         return scores.astype(np.float32)
 
 
-def counted(samples: Iterable[TokenSample]) -> tuple[IntArray, IntArray]:
-    """The ids that occur in responses ([n], ascending), and how often each does."""
+def count_ids(samples: Iterable[TokenSample]) -> tuple[IntArray, IntArray]:
+    """Return the ids that occur in responses ([n], ascending) and the number of occurrences of each ([n])."""
     total: Counter[int] = Counter()
     for sample in samples:
-        found, times = np.unique(sample.ids[sample.response], return_counts=True)
-        total.update(dict(zip(found.tolist(), times.tolist(), strict=True)))
+        present, times = np.unique(sample.ids[sample.response], return_counts=True)
+        total.update(dict(zip(present.tolist(), times.tolist(), strict=True)))
     ids = np.array(sorted(total), dtype=np.int64)
     return ids, np.array([total[number] for number in ids.tolist()], dtype=np.int64)
 
 
-def looked_up(sample: TokenSample, state: State) -> FloatArray:
-    """The scores of a sample's tokens ([T], float32); NaN outside the response and for an id not seen before."""
+def lookup_scores(sample: TokenSample, state: State) -> FloatArray:
+    """Return the scores of a sample's tokens ([T], float32); NaN outside the response and for ids without a score."""
     ids, scores = state.arrays["ids"], state.arrays["scores"]
     out = np.full(len(sample.ids), np.nan, dtype=np.float32)
     if not len(ids):
         return out
-    place = np.minimum(np.searchsorted(ids, sample.ids), len(ids) - 1)
-    known = sample.response & (ids[place] == sample.ids)
-    out[known] = scores[place[known]]
+    index = np.minimum(np.searchsorted(ids, sample.ids), len(ids) - 1)
+    known = sample.response & (ids[index] == sample.ids)
+    out[known] = scores[index[known]]
     return out
 
 
@@ -161,8 +165,8 @@ def _exempt(ids: IntArray, texts: Sequence[str], control: frozenset[int]) -> Boo
     return np.array([number in control or not text.strip() for number, text in pairs])
 
 
-def _same_text(ids: IntArray, texts: Sequence[str]) -> IntArray:
-    """For each id the first whose text is the same but for white space: the published code keeps one vector a text."""
+def _first_with_same_text(ids: IntArray, texts: Sequence[str]) -> IntArray:
+    """Map each id to the first id with the same stripped text: the published code has one vector per text."""
     first: dict[str, int] = {}
     pairs = zip(ids.tolist(), texts, strict=True)
     return np.array([first.setdefault(text.strip(), number) for number, text in pairs], np.int64)

@@ -1,4 +1,4 @@
-"""What single tokens mean to a model: the last hidden state of each, alone."""
+"""Vectors of single tokens: the last hidden state of each token alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BATCH = 512
 
 
 def vectors(module: Any, ids: IntArray) -> Iterator[tuple[slice, Doubles]]:
-    """The last hidden states of ``ids`` ([n], one token a row), in portions: places in ``ids`` and float64 [b, d]."""
+    """Yield (slice of ``ids``, float64 [b, d]): the last hidden states of ``ids`` ([n]), one token per row, in batches."""
     import torch
 
     device = next(module.parameters()).device
@@ -29,48 +29,48 @@ def vectors(module: Any, ids: IntArray) -> Iterator[tuple[slice, Doubles]]:
 
 
 def mean_vector(module: Any, ids: IntArray, weights: Doubles) -> Doubles:
-    """The mean of the vectors of ``ids``, with ``weights`` ([n]): float64 [d]."""
+    """Return the mean of the vectors of ``ids``, weighted by ``weights`` ([n]): float64 [d]."""
     total: Any = 0.0
-    for place, states in vectors(module, ids):
-        total = total + weights[place] @ states
+    for rows, states in vectors(module, ids):
+        total = total + weights[rows] @ states
     return np.asarray(total / weights.sum(), dtype=np.float64)
 
 
 def cosines(module: Any, ids: IntArray, centre: Doubles) -> Doubles:
-    """The cosine of each id's vector with ``centre`` ([d]): float64 [n]; NaN for a vector of length 0."""
-    found = np.full(len(ids), np.nan)
-    for place, states in vectors(module, ids):
+    """Return the cosine of each id's vector with ``centre`` ([d]): float64 [n]; NaN for a zero vector."""
+    result = np.full(len(ids), np.nan)
+    for rows, states in vectors(module, ids):
         lengths = np.linalg.norm(states, axis=1) * np.linalg.norm(centre)
-        ok = lengths > 0
-        found[place] = np.divide(
-            states @ centre, lengths, out=np.full(len(states), np.nan), where=ok
+        nonzero = lengths > 0
+        result[rows] = np.divide(
+            states @ centre, lengths, out=np.full(len(states), np.nan), where=nonzero
         )
-    return found
+    return result
 
 
 def texts_of(tokenizer: Any, ids: Iterable[int]) -> list[str]:
-    """The text of each id alone."""
+    """Return the decoded text of each id alone."""
     return [str(tokenizer.decode([int(number)])) for number in ids]
 
 
 def control_ids(tokenizer: Any) -> frozenset[int]:
-    """The ids that are no text: end of turn, padding and their like."""
+    """Return the ids of special tokens: end of turn, padding and the like."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
     special = {int(number) for number, token in added.items() if getattr(token, "special", False)}
     return frozenset(special | {int(number) for number in tokenizer.all_special_ids})
 
 
 def word_ids(tokenizer: Any, words: Sequence[str]) -> tuple[IntArray, Doubles]:
-    """The distinct ids of the words' tokens ([n], ascending) and the weight of each: every word counts 1.
+    """Return the distinct ids of the words' tokens ([n], ascending) and their weights; each word has total weight 1.
 
-    Raises RecipeError for a word that has no token.
+    Raises RecipeError for a word without tokens.
     """
     weight: dict[int, float] = {}
     for word in words:
         ids = [int(number) for number in tokenizer(word, add_special_tokens=False)["input_ids"]]
         if not ids:
             raise RecipeError(
-                f"xtf.relevance: the word {word!r} has no tokens under this model; take it out of words"
+                f"xtf.relevance: a word has no tokens under this model; remove {word!r} from words"
             )
         for number in ids:
             weight[number] = weight.get(number, 0.0) + 1 / len(ids)
@@ -79,11 +79,11 @@ def word_ids(tokenizer: Any, words: Sequence[str]) -> tuple[IntArray, Doubles]:
 
 
 def tokenizer_of(lent: Any, model: str) -> Any:
-    """The tokenizer that comes with a lent module. Raises ModelError where there is none."""
+    """Return the tokenizer of a lent module; raise ModelError if it has none."""
     tokenizer = getattr(lent, "tokenizer", None)
     if tokenizer is None:
         raise ModelError(
-            f"model {model!r} lends no tokenizer, and xtf.relevance has to read the text of its tokens; use a local "
+            f"model {model!r} provides no tokenizer, which xtf.relevance needs to read the text of tokens; use a local "
             "model, {use: hf, model: ...}"
         )
     return tokenizer

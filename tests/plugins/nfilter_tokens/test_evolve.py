@@ -1,4 +1,4 @@
-"""Algorithm 1 followed by hand: who is trained on what, from where, and scored against whom."""
+"""Algorithm 1 by hand: the data, start and base of every training and scoring call."""
 
 import numpy as np
 import pytest
@@ -20,14 +20,14 @@ def sample(i):
 
 
 def loss(sample, ref):
-    """Any function of tokens and model: here one of the ids and of the number in the adapter's digest."""
+    """Return an arbitrary function of the token ids and of the number in the adapter's digest."""
     number = int(ref.digest) if ref else 0
     values = ((sample.ids * (number + 3) * 37) % 101).astype(np.float32)
     return np.where(sample.response, values, np.nan).astype(np.float32)
 
 
 class Ctx(FakeContext):
-    """Trainings are numbered; each is kept with what it began from and what it saw."""
+    """A context that numbers trainings and records the start and the weights of each."""
 
     def __init__(self, seed=0):
         super().__init__(models={"student": self}, seed=seed)
@@ -62,12 +62,12 @@ def test_it_is_algorithm_1(base):
     assert sorted(name for part in parts for name in part) == sorted(by_id)
     assert [len(part) for part in parts] == [6, 6, 6, 5]
     assert [start for start, _ in ctx.trained] == [None, "1", "2", "3"]
-    # Each part is scored with the base, then with the reference of its round.
+    # Each part is scored with the base, then with its round's reference.
     bases = [None, None, None] if base == "fixed" else [None, "1", "2"]
     assert ctx.scored == [
-        (who, part)
+        (ref, part)
         for part, first, second in zip(parts[1:], bases, ["1", "2", "3"], strict=True)
-        for who, part in ((first, part), (second, part))
+        for ref, part in ((first, part), (second, part))
     ]
     kept = {s.id: s.weights != 0 for s in out}
     assert all(kept[name][1:].all() for name in parts[0])
@@ -78,18 +78,20 @@ def test_it_is_algorithm_1(base):
             else None
         )
         high = ModelRef("x", "adapter", "base", str(number))
-        places = [(name, t) for name in part for t in range(1, len(by_id[name].ids))]
+        positions = [(name, t) for name in part for t in range(1, len(by_id[name].ids))]
         excess = np.array(
-            [loss(by_id[n], low)[t] - loss(by_id[n], high)[t] for n, t in places], np.float32
+            [loss(by_id[n], low)[t] - loss(by_id[n], high)[t] for n, t in positions], np.float32
         )
-        first = np.argsort(-excess, kind="stable")[: int(len(places) * 0.4)]
-        assert {places[i] for i in first} == {(n, t) for n in part for t in np.flatnonzero(kept[n])}
+        first = np.argsort(-excess, kind="stable")[: int(len(positions) * 0.4)]
+        assert {positions[i] for i in first} == {
+            (n, t) for n in part for t in np.flatnonzero(kept[n])
+        }
         for name in part:
             np.testing.assert_array_equal(ctx.trained[number][1][name] != 0, kept[name])
     assert ctx.published == ["4"]
 
 
-def test_scores_are_kept_and_the_first_part_has_none():
+def test_scores_are_written_except_for_the_first_part():
     samples, out, ctx = run(SelfEvolveConfig(rounds=2, into="gap"))
     first = set(ctx.trained[0][1])
     for before, after in zip(samples, out, strict=True):
@@ -112,20 +114,20 @@ def test_fewer_samples_than_parts(n, trained):
     assert all(s.weights[1:].all() for s in out)
 
 
-def test_where_nothing_is_kept_the_reference_stays():
+def test_a_round_that_keeps_no_token_does_not_train():
     _, _, ctx = run(SelfEvolveConfig(rounds=2, k=0.0))
     assert len(ctx.trained) == 1
     assert ctx.published == ["1"]
 
 
-def test_what_is_empty_already_is_in_no_part():
+def test_masked_samples_are_in_no_part():
     full = [sample(i) for i in range(9)]
     samples = [s.mask(s.response, 5) if number % 3 == 0 else s for number, s in enumerate(full)]
     ctx = Ctx()
     out, _ = check_token_stage(SelfEvolve, SelfEvolveConfig(rounds=2), samples, ctx, bit=BIT)
     empty = {s.id for s in samples if not s.weights.any()}
     assert len(empty) == 3
-    learnt = [set(weights) for _, weights in ctx.trained]
-    assert sum(map(len, learnt)) == 6
-    assert not set().union(*learnt) & empty
+    trained = [set(weights) for _, weights in ctx.trained]
+    assert sum(map(len, trained)) == 6
+    assert not set().union(*trained) & empty
     assert {s.id for s in out if not s.weights.any()} == empty

@@ -1,4 +1,4 @@
-"""Excess loss on the embedded model: against losses worked out one sample at a time in float64, and a warm-up."""
+"""Excess loss on the embedded model against losses computed one sample at a time in float64, and a warm-up."""
 
 import json
 from types import SimpleNamespace
@@ -40,7 +40,7 @@ def samples(backend):
 
 
 def one_by_one(sample, change=None):
-    """The definition: log-softmax of whole logits, a sample alone, in float64."""
+    """Compute the losses by definition: log-softmax of the full logits of one sample in float64."""
     model = AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float64).eval()
     if change:
         change(model)
@@ -116,9 +116,9 @@ def test_one_reference_is_named(bad):
         ExcessLossConfig(**bad)
 
 
-@pytest.mark.types("name a reference with the same one")
+@pytest.mark.types("name a reference with the same tokenizer")
 def test_a_reference_with_another_tokenizer_is_refused(backend, samples, tmp_path):
-    """The same pieces, two of them under each other's numbers: the vocabularies are as large, the tokens are others."""
+    """Two pieces swap their ids: the vocabularies have the same size and pieces, but the token ids differ."""
     for file in MODEL_DIR.iterdir():
         if file.is_file():
             (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -130,7 +130,7 @@ def test_a_reference_with_another_tokenizer_is_refused(backend, samples, tmp_pat
     other = HFBackend(HFConfig(model=str(tmp_path)), Site(tmp_path))
     ctx = FakeContext(models={"student": backend, "teacher": other})
     stage = ExcessLoss(ExcessLossConfig(reference="teacher"))
-    with pytest.raises(RecipeError, match="'teacher' has another tokenizer than base 'student'"):
+    with pytest.raises(RecipeError, match="'teacher' and base 'student' have different tokenizers"):
         stage.fit_tokens(samples, ctx)
     other.close()
     ctx = FakeContext(models={"student": backend, "teacher": backend})
@@ -138,16 +138,16 @@ def test_a_reference_with_another_tokenizer_is_refused(backend, samples, tmp_pat
     assert ExcessLossConfig(warmup=0.2).reference is None
 
 
-def test_where_a_tokenizer_cannot_be_seen_that_is_said(backend, samples):
+def test_a_tokenizer_that_cannot_be_compared_is_warned_of(backend, samples):
     remote = SimpleNamespace(score=lambda chunk: [np.zeros(len(s.ids), np.float32) for s in chunk])
     ctx = FakeContext(models={"student": backend, "teacher": remote})
     ExcessLoss(ExcessLossConfig(reference="teacher")).fit_tokens(samples, ctx)
     ((kind, text),) = ctx.log.lines
     assert kind == "warning"
-    assert "cannot be seen" in text
+    assert "cannot compare the tokenizers" in text
 
 
-def test_a_warm_up_does_not_draw_what_has_no_weight_left(samples):
+def test_a_warm_up_does_not_draw_samples_without_a_weight(samples):
     trained = []
 
     class Ctx(FakeContext):

@@ -1,4 +1,4 @@
-"""Which tokens stay: against a stable sort over the whole pool, in chunks, with weights and prompts in between."""
+"""Token selection against a stable sort over the whole pool, in chunks, with weights and prompt tokens mixed in."""
 
 import numpy as np
 import pytest
@@ -14,10 +14,10 @@ BIT = 3
 def tokens(name, scores, response, weights=None):
     n = len(scores)
     response = np.asarray(response, dtype=bool)
-    given = np.ones(n) if weights is None else np.asarray(weights)
+    weight = np.ones(n) if weights is None else np.asarray(weights)
     return TokenSample(
         id=name, ids=np.arange(n), response=response, turn=np.zeros(n, np.int16), spans=np.zeros((n, 2), np.int32),
-        weights=np.where(response, given, 0).astype(np.float32),
+        weights=np.where(response, weight, 0).astype(np.float32),
         scores={"excess": np.asarray(scores, np.float32)},
     )  # fmt: skip
 
@@ -34,7 +34,7 @@ def drawn(seed, samples=12, values=5):
 
 
 def run(stage, config, samples, ctx=None, size=5):
-    """As the engine does: fit on all, then chunk by chunk, each checked."""
+    """Run a stage as the engine does: fit on all samples, then process and check each chunk."""
     ctx = ctx or FakeContext()
     return check_token_stage(stage, config, samples, ctx, bit=BIT, chunk=size)[0]
 
@@ -51,11 +51,11 @@ def kept(samples):
 @pytest.mark.parametrize("seed", range(8))
 def test_global_is_the_stable_sort_over_all_tokens(seed, k):
     samples = drawn(seed)
-    places = pool(samples)
-    scores = np.array([samples[i].scores["excess"][t] for i, t in places], np.float32)
-    first = np.argsort(-scores, kind="stable")[: int(len(places) * k)]
+    positions = pool(samples)
+    scores = np.array([samples[i].scores["excess"][t] for i, t in positions], np.float32)
+    first = np.argsort(-scores, kind="stable")[: int(len(positions) * k)]
     out = run(KeepTop, KeepTopConfig(k=k), samples)
-    assert kept(out) == sorted(places[i] for i in first)
+    assert kept(out) == sorted(positions[i] for i in first)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -69,7 +69,7 @@ def test_sample_scope_ranks_each_sample_alone(seed):
         assert sorted(where[first]) == list(np.flatnonzero(after.weights))
 
 
-def test_what_is_lost_has_the_reason_and_what_stays_its_weight():
+def test_masked_tokens_have_the_reason_and_kept_tokens_their_weight():
     samples = [tokens("a", [3, 1, 2, 9], [0, 1, 1, 1], [1, 1, 0.25, 0])]
     (out,) = run(KeepTop, KeepTopConfig(k=0.5), samples)
     assert list(out.weights) == [0, 0, 0.25, 0]  # 9 had no weight: it is not in the pool
@@ -92,10 +92,12 @@ def test_chunks_make_no_difference(size):
 
 
 @pytest.mark.types("put the stage that writes it before this one, such as tokens.excess_loss")
-def test_a_score_that_is_not_there_is_named():
-    with pytest.raises(RecipeError, match=r"no score 'other' \(there: excess\)"):
+def test_a_missing_score_is_named():
+    with pytest.raises(RecipeError, match=r"no score 'other' \(available: excess\)"):
         run(KeepTop, KeepTopConfig(by="other"), drawn(0))
-    assert ExcessLossConfig(warmup=0.2).into == "excess"  # what the stage that is named writes
+    assert (
+        ExcessLossConfig(warmup=0.2).into == "excess"
+    )  # the score of the stage that the message names
     run(KeepTop, KeepTopConfig(by="excess"), drawn(0))
 
 
@@ -113,7 +115,7 @@ def test_random_keeps_exactly_the_share_and_another_seed_keeps_others():
 
 
 def test_random_draws_do_not_depend_on_the_other_samples():
-    """Half of what is drawn among many is about half among few: the numbers are the same, only the cut moves."""
+    """The random scores of a sample do not depend on the other samples; only the cut moves."""
     samples = drawn(7, samples=40)
     few = samples[:20]
     many = {

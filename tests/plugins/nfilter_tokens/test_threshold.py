@@ -1,4 +1,4 @@
-"""Two groups of scores: drawn with known shares, and what is kept of them."""
+"""Mixtures drawn with known shares: the fit, and the tokens that are kept."""
 
 import math
 
@@ -30,16 +30,16 @@ def sample(name, scores):
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
 @pytest.mark.parametrize("parts", [1, 7])
-def test_the_groups_that_were_drawn_are_found(share, parts):
+def test_the_fit_recovers_the_drawn_groups(share, parts):
     scores, _ = two_groups(share)
-    found = fit(np.array_split(scores, parts))
-    assert found.share == pytest.approx(share, abs=0.01)
-    assert found.means == pytest.approx((0, 4), abs=0.03)
-    assert found.deviations == pytest.approx((0.5, 1), abs=0.05)
-    assert found.better > 1000
+    mixture = fit(np.array_split(scores, parts))
+    assert mixture.share == pytest.approx(share, abs=0.01)
+    assert mixture.means == pytest.approx((0, 4), abs=0.03)
+    assert mixture.deviations == pytest.approx((0.5, 1), abs=0.05)
+    assert mixture.better > 1000
 
 
-def test_one_group_is_not_taken_for_two():
+def test_one_group_is_not_split():
     rng = np.random.default_rng(3)
     assert fit([rng.normal(size=20_000).astype(np.float32)]).better <= 0
 
@@ -50,7 +50,7 @@ def test_the_posterior_is_bayes_rule_between_the_means():
         lower = 0.7 * math.exp(-(x**2) / 2)
         upper = 0.3 / 2 * math.exp(-((x - 2) ** 2) / 8)
         assert groups.upper([x])[0] == pytest.approx(upper / (upper + lower))
-    # The wide group would claim the low tail too, and the narrow one nothing above.
+    # Without the clamp the wide component would dominate the low tail too.
     assert list(groups.upper([-50.0, 50.0])) == [0.0, 1.0]
 
 
@@ -59,7 +59,7 @@ def test_too_little_to_fit(scores):
     assert fit([np.array(scores, np.float32)]) is None
 
 
-def test_what_is_kept_is_the_upper_group():
+def test_the_upper_group_is_kept():
     scores, upper = two_groups(0.4)
     samples = [sample(f"s{i}", part) for i, part in enumerate(np.array_split(scores, 50))]
     samples.append(sample("unscored", np.full(3, np.nan, np.float32)))
@@ -71,21 +71,21 @@ def test_what_is_kept_is_the_upper_group():
     assert state.values["report"]["kept"] == int(kept.sum())
 
 
-@pytest.mark.types("choose a share yourself with tokens.keep_top")
-def test_where_there_is_one_group_everything_is_kept_and_said():
+@pytest.mark.types("use tokens.keep_top")
+def test_one_group_keeps_every_token_with_a_warning():
     scores = np.random.default_rng(4).normal(size=5000).astype(np.float32)
     ctx, stage = FakeContext(), AutoThreshold(AutoThresholdConfig())
     rows = [sample("x", scores)]
     (out,) = stage.process_tokens(rows, stage.fit_tokens(rows, ctx), ctx, 0)
     assert out.weights.all()
     assert [kind for kind, _ in ctx.log.lines] == ["warning"]
-    assert "choose a share yourself with tokens.keep_top" in ctx.log.lines[0][1]
+    assert "use tokens.keep_top" in ctx.log.lines[0][1]
     (out,), _ = check_token_stage(KeepTop, KeepTopConfig(k=0.6), rows, FakeContext(), bit=1)
     assert (out.weights != 0).sum() == 3000
 
 
-def test_a_score_that_is_not_there_is_named():
-    with pytest.raises(RecipeError, match=r"no score 'other' \(there: excess\)"):
+def test_a_missing_score_is_named():
+    with pytest.raises(RecipeError, match=r"no score 'other' \(available: excess\)"):
         AutoThreshold(AutoThresholdConfig(by="other")).fit_tokens(
             [sample("x", np.zeros(2, np.float32))], FakeContext()
         )

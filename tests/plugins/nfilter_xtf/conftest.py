@@ -1,4 +1,4 @@
-"""Token samples made by hand, small models with random weights, and a stage run as the engine runs it."""
+"""Fixtures: hand-made token samples, small models with random weights, and a runner that behaves like the engine."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,14 +19,14 @@ BIT = 4
 def make(
     name: str, ids: Any, response: Any = None, weights: Any = None, **scores: Any
 ) -> TokenSample:
-    """A sample; ``reasoning=[...]`` becomes the score ``xtf.reasoning``, ``loss=[...]`` the score ``loss.base``."""
+    """Make a sample; ``reasoning=[...]`` becomes the score ``xtf.reasoning``, ``loss=[...]`` the score ``loss.base``."""
     ids = np.asarray(ids, dtype=np.int64)
     n = len(ids)
     response = np.ones(n, bool) if response is None else np.asarray(response, dtype=bool)
-    given = np.ones(n) if weights is None else np.asarray(weights)
+    weight = np.ones(n) if weights is None else np.asarray(weights)
     return TokenSample(
         id=name, ids=ids, response=response, turn=np.zeros(n, np.int16), spans=np.zeros((n, 2), np.int32),
-        weights=np.where(response, given, 0).astype(np.float32),
+        weights=np.where(response, weight, 0).astype(np.float32),
         scores={
             "loss.base" if key == "loss" else f"xtf.{key}": np.asarray(values, np.float32)
             for key, values in scores.items()
@@ -35,27 +35,27 @@ def make(
 
 
 class Lender:
-    """A model that lends ``module``, and counts how often."""
+    """A model that lends ``module`` and counts the loans."""
 
     def __init__(self, module: Any, tokenizer: Any = None) -> None:
         self.lent = SimpleNamespace(module=module, tokenizer=tokenizer)
-        self.times = 0
+        self.loans = 0
 
     @contextmanager
     def lend(self) -> Iterator[Any]:
-        self.times += 1
+        self.loans += 1
         yield self.lent
 
 
 def run_stage(stage: Any, config: Any, samples: Any, ctx: Any = None, size: int = 3) -> Any:
-    """Fit on all, then chunk by chunk, each checked as the engine does; returns samples and report."""
+    """Fit on all samples, process and check each chunk as the engine does; return samples and report."""
     ctx = ctx or FakeContext()
     out, state = check_token_stage(stage, config, samples, ctx, bit=BIT, chunk=size)
     return out, state.values.get("report")
 
 
 def llama(seed: int = 0, **more: Any) -> Any:
-    """A Llama of two layers with random weights; ``more`` replaces settings."""
+    """Return a two-layer Llama with random weights; ``more`` overrides settings."""
     settings = {
         "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "max_position_embeddings": 128, "initializer_range": 0.3,
@@ -84,11 +84,11 @@ def small() -> Callable[..., Any]:
     return llama
 
 
-def lost_of(samples: Any) -> list[list[int]]:
+def masked_positions(samples: Any) -> list[list[int]]:
     return [np.flatnonzero(s.reasons & np.uint32(1 << BIT)).tolist() for s in samples]
 
 
 @pytest.fixture
 def lost() -> Callable[..., list[list[int]]]:
-    """Of each sample, the positions that the stage under test took out."""
-    return lost_of
+    """Return a function from samples to the positions that the stage under test masked in each."""
+    return masked_positions

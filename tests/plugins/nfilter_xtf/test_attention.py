@@ -1,4 +1,4 @@
-"""Attention drawn: against all weights at once, models whose attention is known, and a module given back whole."""
+"""Attention received, against the full weights and models with known attention; the module is restored."""
 
 import weakref
 
@@ -21,7 +21,7 @@ def drawn(rng, tokens, lengths=(1, 2, 9, 30)):
 
 
 def all_weights(module, ids):
-    """[T, T]: the mean over layers and heads of what the model says when it is asked for all of it."""
+    """Return the model's own attention output [T, T], averaged over layers and heads."""
     module.set_attn_implementation("eager")
     with torch.no_grad():
         out = module(torch.from_numpy(ids)[None], output_attentions=True)
@@ -29,7 +29,7 @@ def all_weights(module, ids):
 
 
 @pytest.mark.parametrize("preset", ["default", "paper", "official"])
-def test_it_is_what_all_weights_at_once_give(preset, tokens, small):
+def test_scores_equal_a_reduction_of_the_full_weights(preset, tokens, small):
     samples = drawn(np.random.default_rng(0), tokens)
     for sample, got in zip(samples, importances(small(), samples, preset), strict=True):
         a = all_weights(small(), sample.ids)
@@ -48,7 +48,7 @@ def test_it_is_what_all_weights_at_once_give(preset, tokens, small):
 
 KINDS = {
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
-    # One attention module inside another, and a window.
+    # Nested attention modules, and a window.
     "gpt_neo": {
         "hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]],
         "window_size": 8, "max_position_embeddings": 64, "intermediate_size": 48,
@@ -76,7 +76,7 @@ def test_other_architectures(kind, tokens):
     np.testing.assert_allclose(got[:-1], wanted, rtol=1e-5)
 
 
-def test_zeroed_queries_and_keys_give_one_but_for_the_last(tokens, small):
+def test_uniform_attention_scores_one_except_for_the_last_token(tokens, small):
     module = small()
     with torch.no_grad():
         for layer in module.model.layers:
@@ -89,11 +89,11 @@ def test_zeroed_queries_and_keys_give_one_but_for_the_last(tokens, small):
 
 @pytest.mark.parametrize("j", [0, 3, 17])
 def test_a_planted_head_makes_its_token_the_maximum(j, tokens, small):
-    """Every query points along one axis, the key of token 7 alone does: it draws all attention from j on."""
+    """Every query points along one axis, and only token 7's key does, so it receives all attention from position j on."""
     module = small(
         num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, rope_theta=1e15
     )
-    still = 32 // 2 - 1  # the axis that hardly turns with position
+    slow = 32 // 2 - 1  # the axis with the lowest rotary frequency
     with torch.no_grad():
         module.model.embed_tokens.weight.zero_()
         module.model.embed_tokens.weight[:, 0] = 1
@@ -101,12 +101,12 @@ def test_a_planted_head_makes_its_token_the_maximum(j, tokens, small):
         for name, axis in (("q_proj", 0), ("k_proj", 1)):
             weight = getattr(module.model.layers[0].self_attn, name).weight
             weight.zero_()
-            weight[still, axis] = 30
+            weight[slow, axis] = 30
     ids = np.full(20, 3)
     ids[j] = 7
     (got,) = importances(module, [tokens("a", ids)], "default")
     assert int(np.nanargmax(got)) == j
-    # The mean over i > j of i + 1, all attention being drawn.
+    # The mean over i > j of i + 1, as the token receives all attention.
     assert got[j] == pytest.approx(np.mean(np.arange(j + 1, 20) + 1.0), rel=1e-4)
 
 
@@ -127,22 +127,22 @@ def test_neither_other_samples_nor_order_change_a_score(tokens, small):
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_no_layers_weights_outlive_it(kept, tokens, small, monkeypatch):
-    """When a layer's weights are reduced, those of the layers before it are gone, unless somebody keeps them."""
-    living, seen, hoard = [], [], []
-    reduce = attention._drawn_later
+def test_attention_weights_are_freed_layer_by_layer(kept, tokens, small, monkeypatch):
+    """When a layer's weights are reduced, those of earlier layers are freed, unless the test keeps references."""
+    refs, alive, hoard = [], [], []
+    reduce = attention._mean_from_later
 
     def watched(weights):
-        seen.append(sum(ref() is not None for ref in living))
+        alive.append(sum(ref() is not None for ref in refs))
         assert weights._base.shape == (1, 4, 20, 20)
-        living.append(weakref.ref(weights._base))
+        refs.append(weakref.ref(weights._base))
         if kept:
             hoard.append(weights)
         return reduce(weights)
 
-    monkeypatch.setattr(attention, "_drawn_later", watched)
+    monkeypatch.setattr(attention, "_mean_from_later", watched)
     importances(small(num_hidden_layers=4), [tokens("a", np.arange(20))], "default")
-    assert seen == ([0, 1, 2, 3] if kept else [0, 0, 0, 0])
+    assert alive == ([0, 1, 2, 3] if kept else [0, 0, 0, 0])
 
 
 def state_of(module):
@@ -150,7 +150,7 @@ def state_of(module):
     return module.config._attn_implementation, hooks, [part.training for part in module.modules()]
 
 
-def test_the_module_comes_back_as_it_was(tokens, small):
+def test_the_module_is_restored(tokens, small):
     module = small()
     module.set_attn_implementation("sdpa")
     module.train()
@@ -160,7 +160,7 @@ def test_the_module_comes_back_as_it_was(tokens, small):
 
 
 @pytest.mark.parametrize("where", ["forward", "length", "weights"])
-def test_it_comes_back_after_an_error_too(where, tokens, small, monkeypatch):
+def test_the_module_is_restored_after_an_error(where, tokens, small, monkeypatch):
     module = small()
     module.set_attn_implementation("sdpa")
     before = state_of(module)
@@ -182,7 +182,7 @@ def test_it_comes_back_after_an_error_too(where, tokens, small, monkeypatch):
 
 
 @pytest.mark.types(
-    "attention that can be worked out eagerly; name another",
+    "it has no eager attention implementation; name another",
     "with eager attention; name another model",
 )
 def test_a_model_without_attention_is_refused(tokens, small):
@@ -196,13 +196,15 @@ def test_a_model_without_attention_is_refused(tokens, small):
 
 
 def test_a_sample_without_a_response_is_not_read(tokens, small):
-    told = []
-    (got,) = importances(torch_free(small()), [tokens("a", [1, 2], [0, 0])], "default", told.append)
+    advanced = []
+    (got,) = importances(
+        without_forward(small()), [tokens("a", [1, 2], [0, 0])], "default", advanced.append
+    )
     assert np.isnan(got).all()
-    assert told == [2]
+    assert advanced == [2]
 
 
-def torch_free(module):
+def without_forward(module):
     module.model.forward = None
     return module
 

@@ -1,4 +1,4 @@
-"""The stages on the embedded model, through the local backend: against plain computations, and as the engine runs them."""
+"""The stages on the embedded model through the local backend, against direct computations in float64."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def ctx(backend):
     return FakeContext(models={"student": backend})
 
 
-def test_reasoning_is_what_all_weights_give_in_float64(backend, samples, double, ctx, run):
+def test_reasoning_equals_the_full_weights_in_float64(backend, samples, double, ctx, run):
     out, _ = run(Reasoning, ReasoningConfig(), samples, ctx)
     for sample in out:
         with torch.no_grad():
@@ -69,7 +69,7 @@ def test_reasoning_is_what_all_weights_give_in_float64(backend, samples, double,
         assert not any(part._forward_hooks for part in lent.module.modules())
 
 
-def test_novelty_is_one_less_the_probability_in_float64(samples, double, ctx, run):
+def test_novelty_is_one_minus_the_probability_in_float64(samples, double, ctx, run):
     out, _ = run(Novelty, NoveltyConfig(), samples, ctx)
     for sample in out:
         with torch.no_grad():
@@ -106,8 +106,8 @@ def test_relevance_is_the_cosine_in_float64(backend, samples, double, ctx, run):
 
 
 @pytest.mark.parametrize("preset", ["default", "paper", "official"])
-def test_a_chain_and_the_union_of_scores(preset, samples, ctx, run, lost):
-    """Each stage by itself, then the union: without caps it is all that the three find, each on the whole response."""
+def test_the_union_equals_the_stages_run_separately(preset, samples, ctx, run, lost):
+    """Without caps, the union equals the union of the three stages' own masks."""
     config = {"preset": preset, "cap": "none"}
     stages = [(Reasoning, ReasoningConfig), (Novelty, NoveltyConfig), (Relevance, RelevanceConfig)]
     scored, alone = samples, []
@@ -124,6 +124,6 @@ def test_a_chain_and_the_union_of_scores(preset, samples, ctx, run, lost):
     assert report["masked"] == sum(map(len, wanted)) > 0
 
 
-def test_the_engine_finds_the_stages():
+def test_the_stages_are_registered():
     names = [stage.name for stage in nfilter_xtf.nfilter_stages()]
     assert names == ["xtf.reasoning", "xtf.novelty", "xtf.relevance", "xtf.mask"]

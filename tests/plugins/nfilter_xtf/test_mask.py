@@ -1,4 +1,4 @@
-"""xtf.mask: the union of the three, against each alone; and the control, which masks as many of each sample."""
+"""xtf.mask: the union against an independent computation, and the control with equal counts per sample."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,9 @@ from pydantic import ValidationError
 
 from nfilter import RecipeError
 from nfilter.testing import FakeContext
-from nfilter_xtf.choose import LowTail, classes_of
 from nfilter_xtf.mask import Mask, MaskConfig
 from nfilter_xtf.novelty import Novelty, NoveltyConfig
+from nfilter_xtf.rules import LowTail, relevance_cuts
 
 
 def drawn(seed, tokens, count=8, longest=60):
@@ -30,9 +30,9 @@ def drawn(seed, tokens, count=8, longest=60):
 
 
 def by_hand(samples, caps):
-    """The union as the equations say it, a token at a time."""
-    seen = np.concatenate([s.scores["xtf.relevance"][s.response] for s in samples])
-    cuts = classes_of(seen, np.ones(len(seen)))
+    """Compute the union by the equations, one token at a time."""
+    scores = np.concatenate([s.scores["xtf.relevance"][s.response] for s in samples])
+    cuts = relevance_cuts(scores, np.ones(len(scores)))
     out = []
     for s in samples:
         masked = set()
@@ -58,7 +58,7 @@ def by_hand(samples, caps):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_it_is_the_union(seed, tokens, run, lost):
+def test_the_mask_is_the_union(seed, tokens, run, lost):
     samples = drawn(seed, tokens)
     out, _ = run(Mask, MaskConfig(), samples)
     assert lost(out) == by_hand(samples, {"reasoning": 0.05, "novelty": 0.1, "relevance": 0.05})
@@ -69,7 +69,7 @@ def test_it_is_the_union(seed, tokens, run, lost):
 
 @pytest.mark.parametrize("preset", ["default", "paper", "official"])
 @pytest.mark.parametrize("seed", range(10))
-def test_the_control_masks_as_many_of_each_sample(seed, preset, tokens, run, lost):
+def test_the_control_masks_as_many_tokens_per_sample(seed, preset, tokens, run, lost):
     samples = drawn(seed, tokens, longest=25)
     config = {"preset": preset, "cap": "none"}
     union, first = run(Mask, MaskConfig(**config), samples)
@@ -80,7 +80,7 @@ def test_the_control_masks_as_many_of_each_sample(seed, preset, tokens, run, los
         assert before.weights[where].all()
 
 
-def test_the_control_goes_by_the_seed_and_the_sample_alone(tokens, run, lost):
+def test_the_control_depends_on_the_seed_and_the_sample_alone(tokens, run, lost):
     samples = drawn(1, tokens, 20)
     config = MaskConfig(random=True, cap=0.3)
     one, _ = run(Mask, config, samples, FakeContext(seed=1), 3)
@@ -91,7 +91,7 @@ def test_the_control_goes_by_the_seed_and_the_sample_alone(tokens, run, lost):
     assert lost(one) != lost(union)
 
 
-def test_one_attribute_is_what_its_own_stage_masks(tokens, run, lost):
+def test_one_attribute_equals_its_own_stage(tokens, run, lost):
     rng = np.random.default_rng(5)
     samples = [tokens(f"s{i}", range(30), loss=rng.exponential(0.2, 30)) for i in range(5)]
     own, _ = run(Novelty, NoveltyConfig(loss="loss.base"), samples)
@@ -119,7 +119,7 @@ def test_the_report_counts_by_attribute_and_by_pair(tokens, run):
     assert report["relevance_thresholds"] == pytest.approx([0.2, 0.4, 0.6, 0.8], abs=1e-6)
 
 
-def test_a_cap_under_one_token_is_said(tokens, run):
+def test_a_cap_below_one_token_is_warned_of(tokens, run):
     ctx = FakeContext()
     samples = [tokens(f"s{i}", range(5), novelty=[0.01] * 5) for i in range(3)]
     _, report = run(Mask, MaskConfig(attributes=("novelty",)), samples, ctx)
@@ -127,25 +127,25 @@ def test_a_cap_under_one_token_is_said(tokens, run):
     assert any(kind == "warning" and "set cap: none" in text for kind, text in ctx.log.lines)
 
 
-def test_the_union_leaves_one_token_where_the_attributes_share_them_out(tokens, run, lost):
+def test_the_union_keeps_one_token_when_attributes_cover_all_together(tokens, run, lost):
     sample = tokens("a", [1, 2, 3], novelty=[0.01, 0.02, 0.5], relevance=[0.5, np.nan, 0.1])
     rest = tokens("b", range(4), novelty=[1] * 4, relevance=[0.3, 0.5, 0.7, 0.9])
     config = {"attributes": ("novelty", "relevance"), "cap": "none"}
     out, _ = run(Mask, MaskConfig(**config), [sample, rest])
-    assert lost(out) == [[0, 1], []]  # token 2 is the newest
+    assert lost(out) == [[0, 1], []]  # token 2 has the highest novelty
     out, report = run(Mask, MaskConfig(**config, preset="official"), [sample, rest])
     assert lost(out) == [[0, 1, 2], []]
     assert report["samples_emptied"] == 1
 
 
-def test_who_stays_goes_by_the_first_attribute(tokens, run, lost):
-    """All are known, and the newest of them would stay by novelty alone; the most relevant does."""
+def test_the_kept_token_is_the_best_by_the_first_attribute(tokens, run, lost):
+    """All tokens are known; the most relevant is kept, not the most novel."""
     sample = tokens("a", [1, 2, 3], novelty=[0.01, 0.02, 0.03], relevance=[0.9, 0.8, 0.7])
     out, _ = run(Mask, MaskConfig(attributes=("relevance", "novelty"), cap="none"), [sample])
     assert lost(out) == [[1, 2]]
 
 
-def test_equal_samples_are_drawn_apart(tokens, run, lost):
+def test_equal_samples_have_independent_draws(tokens, run, lost):
     novelty = [0.01] * 10 + [0.5] * 20
     samples = [tokens(f"s{i}", range(30), novelty=novelty) for i in range(4)]
     config = MaskConfig(attributes=("novelty",), cap="none", random=True)
@@ -155,7 +155,7 @@ def test_equal_samples_are_drawn_apart(tokens, run, lost):
     assert lost(alone) == lost(out)[2:3]
 
 
-def test_a_sample_that_has_no_weight_stays_as_it_is(tokens, run, lost):
+def test_a_sample_without_a_weight_is_unchanged(tokens, run, lost):
     sample = tokens("a", [1, 2], [1, 1], [0, 0], novelty=[0, 0])
     out, _ = run(Mask, MaskConfig(attributes=("novelty",), random=True), [sample])
     assert lost(out) == [[]]
@@ -163,7 +163,7 @@ def test_a_sample_that_has_no_weight_stays_as_it_is(tokens, run, lost):
 
 
 @pytest.mark.types("put the stage that writes it before this one, such as {use: «»}")
-def test_a_score_that_is_not_there_is_named(tokens, run):
+def test_a_missing_score_is_named(tokens, run):
     with pytest.raises(
         RecipeError, match=r"no score 'xtf.relevance'.*\{use: xtf.relevance, mask: false\}"
     ):
@@ -172,12 +172,12 @@ def test_a_score_that_is_not_there_is_named(tokens, run):
     assert run(Mask, MaskConfig(), [whole])
 
 
-def test_the_contract_reads_what_it_names():
+def test_the_contract_reads_the_attributes_scores():
     assert Mask.contract(MaskConfig()).reads == {"xtf.reasoning", "xtf.novelty", "xtf.relevance"}
     assert Mask.contract(MaskConfig(attributes=("novelty",))).reads == {"xtf.novelty"}
 
 
 @pytest.mark.parametrize("bad", [(), ("novelty", "novelty"), ("style",)])
-def test_attributes_that_make_no_sense(bad):
+def test_invalid_attributes_are_refused(bad):
     with pytest.raises(ValidationError, match="attributes"):
         MaskConfig(attributes=bad)

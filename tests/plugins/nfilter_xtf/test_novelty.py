@@ -1,4 +1,4 @@
-"""xtf.novelty: 1 - p against .05, caps by rank, what a sample keeps, and a model that need not be asked."""
+"""xtf.novelty: 1 - p against .05, caps by rank, the token that is kept, and existing losses in place of a model."""
 
 from types import SimpleNamespace
 
@@ -17,7 +17,7 @@ def losses(*p):
     return -np.log(np.asarray(p, dtype=np.float64))
 
 
-def test_only_what_is_more_likely_than_95_percent_is_masked(tokens, run, lost):
+def test_tokens_above_95_percent_are_masked(tokens, run, lost):
     sample = tokens("a", [1, 2, 3], loss=losses(0.951, 0.95, 0.949))
     (out,), report = run(Novelty, FREE, [sample])
     assert lost([out]) == [[0]]
@@ -28,7 +28,7 @@ def test_only_what_is_more_likely_than_95_percent_is_masked(tokens, run, lost):
     }  # fmt: skip
 
 
-def test_prompts_weightless_and_unscored_tokens_are_left_alone(tokens, run, lost):
+def test_prompt_weightless_and_unscored_tokens_are_unchanged(tokens, run, lost):
     p = [0.99, 0.99, 0.99, np.nan, 0.99, 0.1]
     sample = tokens("a", range(6), [0, 1, 1, 1, 1, 1], [1, 0, 0.5, 1, 1, 1], loss=losses(*p))
     (out,), report = run(Novelty, FREE, [sample])
@@ -50,7 +50,7 @@ def test_the_cap_takes_the_lowest_and_ties_by_position(cap, n, most, tokens, run
     assert lost([out]) == [sorted(set(order[: most + len(kept)]) - kept)]
 
 
-def test_equal_scores_are_taken_from_the_front(tokens, run, lost):
+def test_ties_are_masked_in_order_of_position(tokens, run, lost):
     rng = np.random.default_rng(0)
     p = rng.choice([0.97, 0.98], 2000)
     (out,), _ = run(
@@ -63,7 +63,7 @@ def test_equal_scores_are_taken_from_the_front(tokens, run, lost):
 
 
 @pytest.mark.types("raise cap, or set cap: none")
-def test_a_cap_under_one_token_is_said(tokens, run):
+def test_a_cap_below_one_token_is_warned_of(tokens, run):
     ctx = FakeContext()
     samples = [tokens(f"s{i}", range(5), loss=losses(*[0.99] * 5)) for i in range(3)]
     run(Novelty, NoveltyConfig(loss="loss.base"), samples, ctx)
@@ -74,14 +74,14 @@ def test_a_cap_under_one_token_is_said(tokens, run):
         assert not any(kind == "warning" for kind, _ in ctx.log.lines)
 
 
-def test_one_token_stays_the_least_known(tokens, run, lost):
+def test_the_most_novel_token_is_kept(tokens, run, lost):
     sample = tokens("a", range(5), [0, 1, 1, 1, 1], loss=losses(0.1, 0.99, 0.96, 0.97, 0.96))
     (out,), _ = run(Novelty, FREE, [sample])
     assert lost([out]) == [[1, 3, 4]]
 
 
 @pytest.mark.parametrize("preset", ["paper", "official"])
-def test_with_the_paper_a_sample_may_lose_everything(preset, tokens, run):
+def test_with_the_papers_presets_all_tokens_may_be_masked(preset, tokens, run):
     sample = tokens("a", range(4), loss=losses(0.99, 0.96, 0.97, 0.96))
     config = NoveltyConfig(loss="loss.base", preset=preset, cap="none")
     (out,), report = run(Novelty, config, [sample])
@@ -89,14 +89,14 @@ def test_with_the_paper_a_sample_may_lose_everything(preset, tokens, run):
     assert report["samples_emptied"] == 1
 
 
-def test_the_paper_has_no_cap_and_the_code_has_one(tokens, run, lost):
+def test_the_paper_has_no_cap_and_the_published_code_has_one(tokens, run, lost):
     sample = tokens("a", range(20), loss=losses(*[0.99] * 10, *[0.5] * 10))
     for preset, count in (("paper", 10), ("official", 2), ("default", 2)):
         (out,), _ = run(Novelty, NoveltyConfig(loss="loss.base", preset=preset), [sample])
         assert len(lost([out])[0]) == count
 
 
-def test_the_model_is_asked_where_no_score_is_named(tokens, run, lost):
+def test_the_model_is_used_without_a_configured_loss(tokens, run, lost):
     sample = tokens("a", [3, 4, 5], [0, 1, 1])
     model = SimpleNamespace(
         score=lambda chunk: [np.array([np.nan, 0.01, 2], np.float32) for _ in chunk]
@@ -110,23 +110,23 @@ def test_the_model_is_asked_where_no_score_is_named(tokens, run, lost):
 
 
 def test_the_contract_needs_a_model_or_a_score():
-    asks = Novelty.contract(NoveltyConfig(model="base"))
-    assert [(need.model, need.capability, need.field) for need in asks.needs] == [
+    needs = Novelty.contract(NoveltyConfig(model="base"))
+    assert [(need.model, need.capability, need.field) for need in needs.needs] == [
         ("base", Scores, "model")
     ]
-    assert asks.reads == frozenset()
+    assert needs.reads == frozenset()
     reads = Novelty.contract(FREE)
     assert (reads.reads, reads.needs, reads.writes) == ({"loss.base"}, (), {"xtf.novelty"})
 
 
-def test_a_score_that_is_not_there_is_named(tokens, run):
+def test_a_missing_score_is_named(tokens, run):
     with pytest.raises(
-        RecipeError, match=r"'a' has no score 'loss.base' \(there: none\).*excess_loss"
+        RecipeError, match=r"'a' has no score 'loss.base' \(available: none\).*excess_loss"
     ):
         run(Novelty, FREE, [tokens("a", [1])])
 
 
 @pytest.mark.parametrize("cap", [0, -0.1, 1.5, True, "all"])
-def test_caps_that_make_no_sense(cap):
+def test_invalid_caps_are_refused(cap):
     with pytest.raises(ValidationError, match="cap"):
         NoveltyConfig(cap=cap)

@@ -1,4 +1,4 @@
-"""Multi-Otsu: five clusters by hand, brute force over all cuts, weights as repetition."""
+"""Multi-Otsu: five clusters by hand, brute force over all cuts, weights as repetitions."""
 
 from itertools import combinations
 
@@ -11,17 +11,17 @@ from nfilter_xtf.otsu import multi_otsu
 
 
 def variance(values, weights, cuts, bins):
-    """Between classes, of the bins' numbers, from the definition."""
+    """Compute the variance of bin indices between classes by definition."""
     values, weights = np.asarray(values, float), np.asarray(weights, float)
     span = values.max() - values.min()
-    place = np.minimum(((values - values.min()) / span * bins).astype(int), bins - 1)
+    index = np.minimum(((values - values.min()) / span * bins).astype(int), bins - 1)
     group = np.searchsorted(cuts, values)
-    mean = (weights * place).sum() / weights.sum()
+    mean = (weights * index).sum() / weights.sum()
     total = 0.0
     for k in set(group.tolist()):
         inside = group == k
         share = weights[inside].sum() / weights.sum()
-        total += share * ((weights * place)[inside].sum() / weights[inside].sum() - mean) ** 2
+        total += share * ((weights * index)[inside].sum() / weights[inside].sum() - mean) ** 2
     return total
 
 
@@ -33,7 +33,7 @@ def test_five_separated_clusters_give_the_exact_cuts():
 
 
 def test_the_cuts_follow_the_weights():
-    """Six clusters: the two that are merged are those that weigh least."""
+    """Of six clusters, the two with the lowest weight are merged."""
     values = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     light = multi_otsu(values, [100, 100, 100, 100, 1, 1])
     assert light == pytest.approx([0.1, 0.3, 0.5, 0.7])
@@ -47,12 +47,12 @@ def test_the_cuts_follow_the_weights():
     seed=st.integers(0, 1000),
     classes=st.sampled_from([2, 3, 5]),
 )
-def test_the_programme_equals_brute_force_at_16_bins(values, seed, classes):
+def test_the_dynamic_programme_equals_brute_force_at_16_bins(values, seed, classes):
     x = np.sort(np.array(values)) / 7
     w = np.random.default_rng(seed).integers(1, 9, len(x))
     span = x[-1] - x[0]
-    place = np.minimum(((x - x[0]) / span * 16).astype(int), 15)
-    borders = [(x[i] + x[i + 1]) / 2 for i in range(len(x) - 1) if place[i] != place[i + 1]]
+    index = np.minimum(((x - x[0]) / span * 16).astype(int), 15)
+    borders = [(x[i] + x[i + 1]) / 2 for i in range(len(x) - 1) if index[i] != index[i + 1]]
     cuts = multi_otsu(x, w, classes, 16)
     if len(borders) < classes - 1:
         assert cuts is None

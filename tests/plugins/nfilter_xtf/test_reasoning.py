@@ -1,12 +1,12 @@
-"""xtf.reasoning: whose score is low within its sample, by quartiles worked out here."""
+"""xtf.reasoning: tokens with low scores within their sample, by independently computed quartiles."""
 
 import numpy as np
 import pytest
 import torch
 
 from nfilter.testing import FakeContext
-from nfilter_xtf.choose import LowTail
 from nfilter_xtf.reasoning import Reasoning, ReasoningConfig
+from nfilter_xtf.rules import LowTail
 
 
 def drawn(seed, tokens, count=7):
@@ -41,20 +41,20 @@ def test_the_cut_is_by_the_quartiles_of_the_sample(preset, times):
 
 
 def test_the_cut_is_on_the_logarithm():
-    """Skewed scores: the low one is under the cut of the logarithms, and the cut of the scores is under 0."""
+    """Skewed scores: the lowest is below the cut of the logarithms; the cut of the raw scores is negative."""
     scores = np.array([0.01, 1, 1.2, 1.5, 2, 3, 4, 5], np.float32)
     assert LowTail("default").hits(scores).tolist() == [True] + [False] * 7
     assert not LowTail("paper").hits(scores).any()
 
 
-def test_rounding_is_no_noise_but_in_the_published_code():
+def test_rounding_is_noise_only_in_the_published_code():
     scores = (1 + np.array([0, 1, 0, 1, -4, 0, 0, 1]) * 2e-8).astype(np.float32)
     scores[4] = np.float32(1 - 6e-8)
     assert not LowTail("default").hits(scores).any()
     assert LowTail("official").hits(scores).any()
 
 
-def test_a_score_of_nothing_is_under_the_cut_and_nan_is_not():
+def test_a_zero_score_is_below_the_cut_and_nan_is_not():
     scores = np.array([0, 1, 1.1, 1.2, 0.9, np.nan], np.float32)
     assert LowTail("default").hits(scores).tolist() == [True] + [False] * 5
     assert not LowTail("default").hits(np.full(3, np.nan, np.float32)).any()
@@ -93,18 +93,18 @@ def test_it_masks_the_lowest_up_to_the_cap(tokens, small, lender, run, lost):
 
 
 @pytest.mark.parametrize("size", [1, 4, 100])
-def test_chunks_make_no_difference_and_the_model_reads_once(size, tokens, small, lender, run):
+def test_chunks_make_no_difference_and_the_model_is_lent_once(size, tokens, small, lender, run):
     samples = drawn(2, tokens)
     wanted, _ = run(Reasoning, ReasoningConfig(cap=0.2), samples, ctx_of(lender(small())), 3)
     model = lender(small())
     got, _ = run(Reasoning, ReasoningConfig(cap=0.2), samples, ctx_of(model), size)
-    assert model.times == 1
+    assert model.loans == 1
     for a, b in zip(wanted, got, strict=True):
         assert np.array_equal(a.weights, b.weights)
         assert np.array_equal(a.scores["xtf.reasoning"], b.scores["xtf.reasoning"], equal_nan=True)
 
 
-def test_what_was_not_fitted_is_read_when_it_comes(tokens, small, lender):
+def test_samples_that_were_not_fitted_are_scored_in_process(tokens, small, lender):
     first, second, third = drawn(3, tokens, 3)
     ctx = ctx_of(lender(small()))
     stage = Reasoning(ReasoningConfig())
@@ -115,16 +115,16 @@ def test_what_was_not_fitted_is_read_when_it_comes(tokens, small, lender):
         assert np.array_equal(a.scores["xtf.reasoning"], b.scores["xtf.reasoning"], equal_nan=True)
 
 
-def test_equal_ids_with_another_response_are_another_sample(tokens, small, lender, run):
+def test_equal_ids_with_a_different_response_are_scored_separately(tokens, small, lender, run):
     ids = np.arange(12)
     samples = [tokens("a", ids, ids > 3), tokens("b", ids, ids > 6), tokens("c", ids, ids > 3)]
     out, _ = run(Reasoning, ReasoningConfig(), samples, ctx_of(lender(small())))
     for sample in out:
-        seen = ~np.isnan(sample.scores["xtf.reasoning"])
-        assert seen.tolist() == (sample.response & (ids < 11)).tolist()
+        scored = ~np.isnan(sample.scores["xtf.reasoning"])
+        assert scored.tolist() == (sample.response & (ids < 11)).tolist()
 
 
-def test_scores_alone(tokens, small, lender, run, lost):
+def test_mask_false_only_scores(tokens, small, lender, run, lost):
     samples = drawn(4, tokens, 20)
     config = ReasoningConfig(mask=False, cap="none")
     out, report = run(Reasoning, config, samples, ctx_of(lender(small())))

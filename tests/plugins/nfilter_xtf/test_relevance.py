@@ -1,4 +1,4 @@
-"""xtf.relevance: vectors that are known, classes by hand, what is exempt, and what the presets mask instead."""
+"""xtf.relevance: known vectors, classes by hand, exempt tokens, and the masks of the other presets."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,7 @@ import torch
 
 from nfilter import ModelError, RecipeError
 from nfilter.testing import FakeContext
-from nfilter_xtf import vectors as one_by_one
+from nfilter_xtf import vectors
 from nfilter_xtf.relevance import Relevance, RelevanceConfig
 
 ANGLES = {0: 0.0, 1: 0.1, 2: 0.5, 3: 0.6, 4: 0.9, 5: 1.2, 6: 1.5, 7: 1.55, 8: 1.57, 9: 0.05}
@@ -17,7 +17,7 @@ FREE = {"cap": "none", "words": ("word",)}
 
 
 class Compass(torch.nn.Module):
-    """The last hidden state of token t is a vector of length t + 1 at an angle; token 9 is where words point."""
+    """A model whose last hidden state of token t has length t + 1 and a given angle; token 9 encodes 'word'."""
 
     def __init__(self, angles):
         super().__init__()
@@ -37,7 +37,7 @@ class Compass(torch.nn.Module):
 
 
 class Words:
-    """Token 7 is a space, 8 ends a turn, and 'word' is token 9."""
+    """A tokenizer: token 7 is a space, 8 ends a turn, and 'word' is token 9."""
 
     all_special_ids = (8,)
 
@@ -56,7 +56,7 @@ def ctx_of(lender, angles=ANGLES, tokenizer=None):
 
 
 def five(tokens, times=3):
-    """Tokens 0 to 8, in five classes: {0, 1} {2, 3} {4} {5} {6, 7, 8} by angle from token 9."""
+    """Return samples of tokens 0 to 8, in five classes by angle from token 9: {0, 1} {2, 3} {4} {5} {6, 7, 8}."""
     return [tokens(f"s{i}", [0, *range(9)], [0, *[1] * 9]) for i in range(times)]
 
 
@@ -72,13 +72,13 @@ def test_the_lowest_of_five_classes_is_masked_and_the_cuts_are_between_them(
     tokens, lender, run, lost
 ):
     out, report = run(Relevance, RelevanceConfig(**FREE), five(tokens), ctx_of(lender))
-    assert lost(out) == [[7]] * 3  # token 6 alone: 7 and 8 are exempt
+    assert lost(out) == [[7]] * 3  # only token 6: 7 and 8 are exempt
     c = {t: np.cos(ANGLES[t] - 0.05) for t in range(9)}
     borders = [(c[6] + c[5]) / 2, (c[5] + c[4]) / 2, (c[4] + c[3]) / 2, (c[2] + c[1]) / 2]
     assert report["thresholds"] == pytest.approx(borders, abs=1e-6)
 
 
-def test_official_masks_the_lowest_class_of_all_and_paper_the_one_above(tokens, lender, run, lost):
+def test_official_masks_the_lowest_class_and_paper_the_second_lowest(tokens, lender, run, lost):
     official = RelevanceConfig(**FREE, preset="official")
     out, _ = run(Relevance, official, five(tokens), ctx_of(lender))
     assert lost(out) == [[7, 8, 9]] * 3
@@ -101,20 +101,20 @@ def test_without_words_the_task_is_the_mean_over_all_response_tokens(tokens, len
                 assert got == pytest.approx(cos, abs=1e-6)
 
 
-def test_a_word_counts_once_whatever_its_tokens():
-    ids, weights = one_by_one.word_ids(Words(), ["word", "two", "word"])
+def test_a_word_counts_once_for_any_number_of_tokens():
+    ids, weights = vectors.word_ids(Words(), ["word", "two", "word"])
     assert (ids.tolist(), weights.tolist()) == ([0, 9], [0.5, 2.5])
 
 
-@pytest.mark.types("has no tokens under this model; take it out of words")
+@pytest.mark.types("a word has no tokens under this model; remove «» from words")
 def test_a_word_without_tokens_is_named(tokens, lender, run):
-    with pytest.raises(RecipeError, match=r"the word '\?' has no tokens.*take it out"):
+    with pytest.raises(RecipeError, match=r"no tokens.*remove '\?' from words"):
         run(Relevance, RelevanceConfig(words=("?", "word")), five(tokens), ctx_of(lender))
     assert run(Relevance, RelevanceConfig(words=("word",)), five(tokens), ctx_of(lender))
 
 
 def test_the_classes_are_weighted_by_frequency(tokens, lender, run):
-    """Six distances: the two that are merged are the rare ones."""
+    """Of six distances, the two rare ones are merged."""
     c = np.linspace(1, 0, 6)
     angles = dict.fromkeys(range(10), 0.0) | dict(enumerate(np.arccos(c).tolist()))
     rare_near = [tokens("a", [*[2, 3, 4, 5] * 50, 0, 1])]
@@ -124,7 +124,7 @@ def test_the_classes_are_weighted_by_frequency(tokens, lender, run):
         assert report["thresholds"][0] == pytest.approx(border, abs=1e-6)
 
 
-def test_official_has_one_vector_a_text(tokens, lender, run):
+def test_official_has_one_vector_per_text(tokens, lender, run):
     class Spaced(Words):
         def decode(self, ids):
             return {3: " t1", 1: "t1"}.get(ids[0], super().decode(ids))
@@ -139,7 +139,7 @@ def test_official_has_one_vector_a_text(tokens, lender, run):
 @pytest.mark.parametrize("size", [1, 100])
 def test_batches_and_chunks_make_no_difference(batch, size, tokens, lender, run, monkeypatch):
     wanted, first = run(Relevance, RelevanceConfig(cap=0.2), five(tokens), ctx_of(lender))
-    monkeypatch.setattr(one_by_one, "BATCH", batch)
+    monkeypatch.setattr(vectors, "BATCH", batch)
     ctx = ctx_of(lender)
     got, second = run(Relevance, RelevanceConfig(cap=0.2), five(tokens), ctx, size)
     assert max(ctx.models["student"].lent.module.rows) == batch
@@ -152,10 +152,10 @@ def test_batches_and_chunks_make_no_difference(batch, size, tokens, lender, run,
 def test_the_cap_takes_the_least_relevant(tokens, lender, run, lost):
     sample = tokens("a", [*range(6), *[6] * 14, *[0] * 20])
     out, _ = run(Relevance, RelevanceConfig(words=("word",)), [sample], ctx_of(lender))
-    assert lost(out) == [[6, 7]]  # 5% of 40; ties go by position
+    assert lost(out) == [[6, 7]]  # 5% of 40; ties are broken by position
 
 
-def test_few_pieces_are_warned_of_and_too_few_mask_nothing(tokens, lender, run, lost):
+def test_few_distinct_tokens_are_warned_of_and_too_few_mask_nothing(tokens, lender, run, lost):
     ctx = ctx_of(lender)
     run(Relevance, RelevanceConfig(**FREE), five(tokens), ctx)
     assert any(
@@ -163,7 +163,7 @@ def test_few_pieces_are_warned_of_and_too_few_mask_nothing(tokens, lender, run, 
     )
     ctx = ctx_of(lender)
     out, report = run(Relevance, RelevanceConfig(**FREE), [tokens("a", [0, 2, 4, 6])], ctx)
-    assert any("do not part into 5 classes" in text for _, text in ctx.log.lines)
+    assert any("do not form 5 classes" in text for _, text in ctx.log.lines)
     assert (lost(out), report["thresholds"], report["masked"]) == ([[]], None, 0)
 
 
@@ -175,5 +175,5 @@ def test_nothing_to_score(tokens, lender, run):
 
 def test_a_model_without_a_tokenizer_is_refused(tokens, lender, run):
     ctx = FakeContext(models={"student": lender(Compass(ANGLES))})
-    with pytest.raises(ModelError, match="'student' lends no tokenizer"):
+    with pytest.raises(ModelError, match="'student' provides no tokenizer"):
         run(Relevance, RelevanceConfig(), five(tokens), ctx)

@@ -1,4 +1,4 @@
-"""The cut through scores equals a stable sort, whatever the ties, and needs little memory."""
+"""Selection of the highest scores equals a stable sort for any ties, and uses little memory."""
 
 import tracemalloc
 
@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nfilter_tokens.cut import find_cut, highest, keys_of
+from nfilter_tokens.top_scores import find_cut, highest, keys_of
 
 ODD = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, -1e-45, 3.4e38, -3.4e38], np.float32)
 
 
 def by_sorting(scores, keep):
-    """What the definition says: the first ``keep`` of a stable sort, score descending, NaN last."""
+    """Select by definition: the first ``keep`` of a stable sort, score descending, NaN last."""
     kept = np.zeros(len(scores), dtype=bool)
     kept[np.argsort(-scores, kind="stable")[:keep]] = True
     return kept
@@ -32,7 +32,7 @@ def test_ten_thousand_random_cases_with_ties():
 
 @settings(max_examples=300, deadline=None)
 @given(scores=arrays(np.float32, st.integers(0, 40)), share=st.floats(0, 1))
-def test_any_floats_at_all(scores, share):
+def test_arbitrary_floats(scores, share):
     keep = int(len(scores) * share)
     np.testing.assert_array_equal(highest(scores, keep), by_sorting(scores, keep))
 
@@ -53,12 +53,12 @@ def test_the_cut_does_not_depend_on_how_scores_are_split(split):
     assert find_cut(np.array_split(scores, split), 1234) == find_cut([scores], 1234)
 
 
-def test_memory_is_a_few_blocks_whatever_the_size():
-    """Sixteen million scores, all equal: the worst case for what lies on the cut."""
+def test_memory_is_a_few_blocks_at_any_size():
+    """Sixteen million equal scores: the worst case for ties at the cut."""
     scores = np.zeros(2**24, dtype=np.float32)
     tracemalloc.start()
     cut = find_cut([scores], 2**23)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert cut.ties == 2**23
-    assert peak < scores.nbytes  # beside the scores themselves
+    assert peak < scores.nbytes  # in addition to the scores

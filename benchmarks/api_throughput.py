@@ -84,8 +84,8 @@ def ours(transport: str) -> Callable[[str, int, int], int]:
 
 def journaled(url: str, calls: int, level: int) -> int:
     """``ctx.model(name).generate``, with the journal."""
-    from nfilter.context import Model
-    from nfilter.journal import Journal
+    from nfilter.models.proxy import Model
+    from nfilter.store.journal import Journal
 
     model = backend(url, "aiohttp", level or None)
     asked = requests(calls)

@@ -120,8 +120,8 @@ arms: []
 def one(rows: int, chunk: int | None) -> dict[str, Any]:
     """One run in this process: its figures."""
     from nfilter.engine.run import run
-    from nfilter.plugins import load as load_plugins
-    from nfilter.recipe import load
+    from nfilter.recipe.model import load
+    from nfilter.registry.loading import load as load_plugins
 
     marks: list[tuple[str, float]] = []
     module = ModuleType("bench")

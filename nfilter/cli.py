@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from nfilter.errors import NfilterError
+from nfilter.api.errors import NfilterError
 
 EPILOG = """\b
 Exit codes: 0 done; 1 another failure; 2 a fault in the recipe, a prompt or the command line;
@@ -35,7 +35,7 @@ class _Commands(click.Group):
         points = _plugin_commands().get(cmd_name)
         if points is None:
             return None
-        from nfilter.errors import PluginError
+        from nfilter.api.errors import PluginError
 
         point = points[0]
         if len(points) > 1:
@@ -55,7 +55,7 @@ class _Commands(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            from nfilter.errors import did_you_mean
+            from nfilter.api.errors import did_you_mean
 
             near = did_you_mean(args[0], self.list_commands(ctx))
             raise click.UsageError(f"{error.message.rstrip('.')}{near}", ctx) from error
@@ -183,7 +183,9 @@ def run(
         reporter.warning(said)
     target = out or Path("runs") / loaded.name
     every = _seeds(seeds) if seeds is not None else None
-    aside = importlib.import_module("nfilter.store").set_aside(target) if fresh else None
+    aside = (
+        importlib.import_module("nfilter.store.run_directory").set_aside(target) if fresh else None
+    )
     if aside is not None:
         reporter.info(f"{target}: moved to {aside}, its journal too; the run begins anew")
     with launches.leading(loaded, launch):
@@ -303,12 +305,12 @@ def _checked(
 ) -> tuple[Any, Any, Any]:
     plugins = _plugins()
     with _attributed(plugins, "check"):
-        loaded = importlib.import_module("nfilter.recipe").load(recipe, plugins, assignments)
+        loaded = importlib.import_module("nfilter.recipe.model").load(recipe, plugins, assignments)
         if allow:
-            hosts = importlib.import_module("nfilter.hosts").granted(allow)
+            hosts = importlib.import_module("nfilter.recipe.hosts").granted(allow)
             loaded = dataclasses.replace(loaded, allow_hosts=hosts)
-        engine = importlib.import_module("nfilter.engine.places")
-        report = importlib.import_module("nfilter.check").check(
+        engine = importlib.import_module("nfilter.engine.lookup")
+        report = importlib.import_module("nfilter.recipe.check").check(
             loaded,
             plugins,
             engine.site_of(loaded, plugins),
@@ -328,7 +330,7 @@ def _sound(recipe: Path, assignments: Sequence[str], allow: Sequence[str]) -> tu
 
 def _faults(report: Any) -> None:
     """Raise all faults of a check; SourceError where they are all in the data."""
-    from nfilter.errors import RecipeError, SourceError
+    from nfilter.api.errors import RecipeError, SourceError
 
     if report.data_faults == report.faults:
         raise SourceError("\n".join(report.faults))
@@ -339,12 +341,12 @@ def _plugins() -> Any:
     def say(text: str) -> None:
         click.echo(f"note: {text}", err=True)
 
-    return importlib.import_module("nfilter.plugins").load(say=say)
+    return importlib.import_module("nfilter.registry.loading").load(say=say)
 
 
 def _attributed(plugins: Any, what: str) -> Any:
     """Around what calls plugins without a run: an exception of theirs is an error that names the plugin."""
-    return importlib.import_module("nfilter.engine.blame").attributed(plugins, what)
+    return importlib.import_module("nfilter.engine.error_attribution").attributed(plugins, what)
 
 
 def _console() -> Any:
@@ -359,7 +361,7 @@ def _console() -> Any:
 def plugins_group(ctx: click.Context, as_json: bool) -> None:
     """List what is installed; `plugins show NAME` tells what one takes."""
     if ctx.invoked_subcommand is None:
-        catalogue = importlib.import_module("nfilter.catalogue")
+        catalogue = importlib.import_module("nfilter.registry.catalogue")
         catalogue.show_all(_plugins(), _console(), as_json=as_json)
 
 
@@ -367,7 +369,9 @@ def plugins_group(ctx: click.Context, as_json: bool) -> None:
 @_json
 def plugins_list(as_json: bool) -> None:
     """Everything that is registered, and where it comes from."""
-    importlib.import_module("nfilter.catalogue").show_all(_plugins(), _console(), as_json=as_json)
+    importlib.import_module("nfilter.registry.catalogue").show_all(
+        _plugins(), _console(), as_json=as_json
+    )
 
 
 @plugins_group.command(name="show")
@@ -375,7 +379,7 @@ def plugins_list(as_json: bool) -> None:
 @_json
 def plugins_show(name: str, as_json: bool) -> None:
     """One plugin: what it does, and its settings with types and defaults."""
-    importlib.import_module("nfilter.catalogue").show_one(
+    importlib.import_module("nfilter.registry.catalogue").show_one(
         _plugins(), name, _console(), as_json=as_json
     )
 
@@ -409,7 +413,7 @@ def init(**given: Any) -> None:
     """Write a recipe that runs, for your data and your model."""
     plugins = _plugins()
     with _attributed(plugins, "init"):
-        made = importlib.import_module("nfilter.scaffold").scaffold(plugins, **given)
+        made = importlib.import_module("nfilter.recipe.init").scaffold(plugins, **given)
     for line in made:
         click.echo(line)
 
@@ -512,7 +516,7 @@ def inject_noise(
     data: Path, out: Path, ratio: float, seed: int, kind: str, wrong: str | None, as_json: bool
 ) -> None:
     """Make a known share of the answers wrong; the true ones go into the column `truth`."""
-    counts = importlib.import_module("nfilter.scaffold").inject(
+    counts = importlib.import_module("nfilter.recipe.init").inject(
         _plugins(), data, out, ratio, seed, kind, wrong
     )
     if as_json:

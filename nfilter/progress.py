@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from nfilter.errors import StoreError
-from nfilter.files import unwritten
-from nfilter.stages import Progress
-from nfilter.warned import Warned
+from nfilter.api.errors import StoreError
+from nfilter.api.stages import Progress
+from nfilter.store.files import unwritten
+from nfilter.store.warnings import Warned
 
 _WIDE = 100  # columns that leave room for a bar and a whole note
 

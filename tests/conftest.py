@@ -78,7 +78,7 @@ def module() -> Callable[..., ModuleType]:
 @pytest.fixture
 def catalogue() -> Callable[..., Any]:
     """``catalogue(stages=[...], ...)``: the example plugin, and one made of what is given."""
-    from nfilter.plugins import load
+    from nfilter.registry.loading import load
 
     def build(**hooks: Any) -> Any:
         points = [

@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, Final
 
 from nfilter import JSON, MetricInput, hookimpl
-from nfilter.plugins import GROUP, Plugins, load
+from nfilter.registry.loading import GROUP, Plugins, load
 
 BINS: Final = 10
 

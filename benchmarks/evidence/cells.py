@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.evidence import kept
-from nfilter.engine.figures import ArmResult
-from nfilter.store import read_json, write_json
+from nfilter.metrics.arms import ArmResult
+from nfilter.store.run_directory import read_json, write_json
 
 
 @dataclass(frozen=True)

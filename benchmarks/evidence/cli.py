@@ -20,11 +20,11 @@ from benchmarks.evidence.plan import Cell, Plan, Scope, plan
 from benchmarks.evidence.plots import draw
 from benchmarks.evidence.recipes import base_value, recipe_of, write_recipe
 from benchmarks.evidence.runner import Runner, recipe_digest
-from nfilter.errors import NfilterError
-from nfilter.plugins import Plugins, load
-from nfilter.recipe import Recipe
-from nfilter.recipe import load as load_recipe
-from nfilter.store import publishing
+from nfilter.api.errors import NfilterError
+from nfilter.recipe.model import Recipe
+from nfilter.recipe.model import load as load_recipe
+from nfilter.registry.loading import Plugins, load
+from nfilter.store.run_directory import publishing
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "nfilter" / "recipes"

@@ -11,7 +11,7 @@ from typing import Any, Final
 from benchmarks.evidence.cells import Cells, arm_result
 from benchmarks.evidence.lines import rule, rules
 from benchmarks.evidence.plan import Plan
-from nfilter.engine.figures import ArmResult, compared, difference
+from nfilter.metrics.arms import ArmResult, compared, difference
 
 DETECTION: Final = ("precision", "recall", "f1", "mcc", "average_precision", "roc_auc")
 ASKING: Final = ("base", "reasoning")

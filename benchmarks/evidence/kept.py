@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from nfilter.errors import StoreError
-from nfilter.store import digest, publishing
+from nfilter.api.errors import StoreError
+from nfilter.store.run_directory import digest, publishing
 
 DIGITS: Final = 7
 _ROWS, _HEX, _IDS, _LIST = "rows", "hex", "ids", "list"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from nfilter.context import ModelPool
-from nfilter.engine.places import site_of
-from nfilter.plugins import Plugins
-from nfilter.recipe import Recipe
-from nfilter.store import digest
+from nfilter.engine.lookup import site_of
+from nfilter.models.pool import ModelPool
+from nfilter.recipe.model import Recipe
+from nfilter.registry.loading import Plugins
+from nfilter.store.run_directory import digest
 
 
 class Pools:

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nfilter.api.types import Row
 from nfilter.engine.ingest import rows
-from nfilter.engine.places import prompts_of
+from nfilter.engine.lookup import prompts_of
 from nfilter.engine.versions import versions
-from nfilter.plugins import Plugins
-from nfilter.recipe import Recipe
-from nfilter.store import digest, read_json
-from nfilter.types import Row
+from nfilter.recipe.model import Recipe
+from nfilter.registry.loading import Plugins
+from nfilter.store.run_directory import digest, read_json
 
 Families = Mapping[str, str]
 

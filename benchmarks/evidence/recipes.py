@@ -11,8 +11,8 @@ import yaml
 
 from benchmarks.evidence.lines import KEPT
 from benchmarks.evidence.plan import Cell
-from nfilter.located import override, read
-from nfilter.store import publishing
+from nfilter.recipe.yaml_lines import override, read
+from nfilter.store.run_directory import publishing
 
 WRONG = "wrong"
 

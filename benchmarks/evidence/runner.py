@@ -17,12 +17,19 @@ from benchmarks.evidence.pools import Pools
 from benchmarks.evidence.recipes import recipe_of, write_recipe
 from nfilter.engine.arms import MARKER, right_of
 from nfilter.engine.run import run
-from nfilter.plugins import Plugins
 from nfilter.progress import QuietReporter
-from nfilter.recipe import Recipe
-from nfilter.recipe import load as load_recipe
+from nfilter.recipe.model import Recipe
+from nfilter.recipe.model import load as load_recipe
+from nfilter.registry.loading import Plugins
 from nfilter.report.figures import ESTIMATE, reported
-from nfilter.store import Artefact, RunDirectory, digest, read_json, read_jsonl, write_json
+from nfilter.store.run_directory import (
+    Artefact,
+    RunDirectory,
+    digest,
+    read_json,
+    read_jsonl,
+    write_json,
+)
 
 _FROM_METRICS = (
     "samples", "detection", "calibration", "labels", "relabel", "views", "calls",

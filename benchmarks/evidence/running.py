@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
-from nfilter.errors import NfilterError
+from nfilter.api.errors import NfilterError
 
 
 class Cell(Protocol):

@@ -32,10 +32,10 @@ from benchmarks.real_evidence.plan import (
 from benchmarks.real_evidence.runner import Named, RealRunner, encoder, models_of
 from benchmarks.real_evidence.shipped import shipped
 from benchmarks.real_evidence.stage import with_evidence
+from nfilter.api.errors import NfilterError
 from nfilter.engine.versions import versions
-from nfilter.errors import NfilterError
-from nfilter.plugins import Plugins
-from nfilter.store import digest, publishing
+from nfilter.registry.loading import Plugins
+from nfilter.store.run_directory import digest, publishing
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 BASE: Final = Path(__file__).resolve().parent / "base.yaml"

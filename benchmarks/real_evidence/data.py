@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.evidence.files import write_once
-from nfilter.errors import SourceError
-from nfilter.store import digest
+from nfilter.api.errors import SourceError
+from nfilter.store.run_directory import digest
 
 TRUTH: Final = "labeled.csv"
 TEST: Final = "test.csv"

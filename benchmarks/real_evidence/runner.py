@@ -12,8 +12,8 @@ from benchmarks.evidence.provenance import file_digest
 from benchmarks.evidence.recipes import recipe_of
 from benchmarks.evidence.runner import Runner
 from benchmarks.real_evidence.stage import with_evidence
-from nfilter.plugins import Plugins
-from nfilter.store import digest
+from nfilter.registry.loading import Plugins
+from nfilter.store.run_directory import digest
 
 _WEIGHTS: Final = (".safetensors", ".gguf", ".jinja")
 _LOADED: Final = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "modules.json")  # fmt: skip

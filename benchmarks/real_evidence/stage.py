@@ -25,7 +25,7 @@ from nfilter import (
     hookimpl,
     place_of,
 )
-from nfilter.plugins import GROUP, Plugins, load
+from nfilter.registry.loading import GROUP, Plugins, load
 from nfilter_robustft.keys import label_of, text_of
 
 FOLDS: Final = 5

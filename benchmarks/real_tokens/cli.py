@@ -23,9 +23,9 @@ from benchmarks.real_tokens.page import Told, page
 from benchmarks.real_tokens.plan import LEVELS, MAIN, MIDDLE, SETTINGS, Wanted, chosen, plan, tried
 from benchmarks.real_tokens.runner import TokenRunner
 from benchmarks.real_tokens.stage import with_truth
+from nfilter.api.errors import NfilterError
 from nfilter.engine.versions import versions
-from nfilter.errors import NfilterError
-from nfilter.store import digest, publishing
+from nfilter.store.run_directory import digest, publishing
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 BASE: Final = Path(__file__).resolve().parent / "base.yaml"

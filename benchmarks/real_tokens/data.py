@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.evidence.files import write_once
-from nfilter.errors import SourceError
-from nfilter.store import digest
+from nfilter.api.errors import SourceError
+from nfilter.store.run_directory import digest
 
 LONGEST: Final = 400
 SHORTEST: Final = 100

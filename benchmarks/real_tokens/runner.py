@@ -20,16 +20,16 @@ from benchmarks.real_evidence.runner import Named
 from benchmarks.real_tokens.lines import LENDERS, TRUTH_FILE
 from benchmarks.real_tokens.plan import key_of
 from benchmarks.real_tokens.stage import NAME, with_truth, write_truth
+from nfilter.api.types import ModelRef, Row, TokenSample
 from nfilter.engine.arms import MARKER, read_test
 from nfilter.engine.ingest import rows
 from nfilter.engine.run import run
-from nfilter.files import read_sealed
-from nfilter.plugins import Plugins
 from nfilter.progress import QuietReporter
-from nfilter.recipe import Recipe
-from nfilter.recipe import load as load_recipe
-from nfilter.store import read_json
-from nfilter.types import ModelRef, Row, TokenSample
+from nfilter.recipe.model import Recipe
+from nfilter.recipe.model import load as load_recipe
+from nfilter.registry.loading import Plugins
+from nfilter.store.files import read_sealed
+from nfilter.store.run_directory import read_json
 
 DIGITS: Final = 4
 _HALF: Final = np.log(2.0)

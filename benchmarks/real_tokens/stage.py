@@ -14,10 +14,10 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from nfilter import Context, Contract, StageConfig, State, TokenSample, hookimpl
-from nfilter.engine.judge_tokens import judge_sample
-from nfilter.plugins import GROUP, Plugins, load
-from nfilter.store import publishing, sample_from_json, sample_to_json
-from nfilter.types import NoiseSpan, Row
+from nfilter.api.types import NoiseSpan, Row
+from nfilter.metrics.tokens import judge_sample
+from nfilter.registry.loading import GROUP, Plugins, load
+from nfilter.store.run_directory import publishing, sample_from_json, sample_to_json
 
 NAME: Final = "evidence.truth_mask"
 

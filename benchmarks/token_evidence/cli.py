@@ -23,10 +23,10 @@ from benchmarks.token_evidence.runner import (
     recipe_digest,
     reference_key,
 )
-from nfilter.errors import NfilterError
-from nfilter.plugins import load
-from nfilter.recipe import load as load_recipe
-from nfilter.store import publishing
+from nfilter.api.errors import NfilterError
+from nfilter.recipe.model import load as load_recipe
+from nfilter.registry.loading import load
+from nfilter.store.run_directory import publishing
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 BASE: Final = ROOT / "nfilter" / "recipes" / "quickstart-tokens.yaml"

@@ -12,7 +12,7 @@ from benchmarks.token_evidence.figures import MIXED_RANDOM, RANDOM, Figures, fig
 from benchmarks.token_evidence.lines import ROUNDS, WARMUP, K
 from benchmarks.token_evidence.runner import LABELS, LINES, TRUSTED_ROWS
 from nfilter.engine.versions import versions
-from nfilter.recipe import Recipe
+from nfilter.recipe.model import Recipe
 
 _MIXED: Final = (
     "What is known of tokens here is known of the rows whose label was right and that no stage replaced; the random mask is the one "

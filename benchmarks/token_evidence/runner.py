@@ -16,11 +16,11 @@ from benchmarks.evidence.recipes import base_value, write_recipe
 from benchmarks.token_evidence.lines import TRUSTED, Line, lines
 from nfilter.engine.arms import right_of
 from nfilter.engine.run import run
-from nfilter.plugins import Plugins, load
 from nfilter.progress import QuietReporter
-from nfilter.recipe import Arm
-from nfilter.recipe import load as load_recipe
-from nfilter.store import digest, read_json
+from nfilter.recipe.model import Arm
+from nfilter.recipe.model import load as load_recipe
+from nfilter.registry.loading import Plugins, load
+from nfilter.store.run_directory import digest, read_json
 
 TRUSTED_ROWS: Final = 200
 LABELS: Final = 0.3

@@ -14,10 +14,10 @@ from nfilter.answers.judge import judged_by
 from nfilter.answers.label import Label
 from nfilter.answers.number import Number
 from nfilter.answers.thinking import AfterThoughts
+from nfilter.answers.thoughts import Thoughts
 from nfilter.answers.words import Exact, Spans, Text
-from nfilter.stages import AnswerKind
-from nfilter.thoughts import Thoughts
-from nfilter.types import FloatArray
+from nfilter.api.stages import AnswerKind
+from nfilter.api.types import FloatArray
 
 __all__ = ["AnswerConfig", "build", "judged_by"]
 

@@ -11,7 +11,7 @@ from nfilter.answers.judged import judged_right, lists_all
 from nfilter.answers.markers import revised
 from nfilter.answers.reading import clean, fold, line_at, normal
 from nfilter.answers.scripts import apart
-from nfilter.types import Sample
+from nfilter.api.types import Sample
 
 _NO_WORD = r"(?![\w'’+#%°-])"
 _FILLER = (

@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from nfilter.answers.locales import has_comma
-from nfilter.capabilities import Embeds, Generates, Needs
-from nfilter.stages import StageConfig
-from nfilter.thoughts import Marks
+from nfilter.answers.thoughts import Marks
+from nfilter.api.capabilities import Embeds, Generates, Needs
+from nfilter.api.stages import StageConfig
 
 _OWNERS = {
     "tolerance": "number",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from nfilter.answers.choice import options_of
 from nfilter.answers.markers import revised
 from nfilter.answers.reading import clean, fold, line_at
-from nfilter.types import Sample
+from nfilter.api.types import Sample
 
 _EDGE = "".join(set(string.punctuation) - set("+#-%$")) + string.whitespace + "“”‘’…。"
 _BULLET = re.compile(r"^[-*•–]\s+")

@@ -16,7 +16,7 @@ from nfilter.answers.quantity import NUMBER, canonical, value
 from nfilter.answers.reading import TAIL, clean, line_at
 from nfilter.answers.scripts import apart, western_digits
 from nfilter.answers.surroundings import behind, is_exponent, is_tied, sized, worked_out
-from nfilter.types import Sample
+from nfilter.api.types import Sample
 
 _BOX = "\ue000"  # before what stood in a box
 _WHOLE = 200  # characters of a text that may be one number with its unit

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from nfilter.stages import AnswerKind
-from nfilter.thoughts import Thoughts
-from nfilter.types import Sample
+from nfilter.answers.thoughts import Thoughts
+from nfilter.api.stages import AnswerKind
+from nfilter.api.types import Sample
 
 
 @dataclass(slots=True)

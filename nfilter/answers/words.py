@@ -16,7 +16,7 @@ from nfilter.answers.choice import options_of
 from nfilter.answers.markers import statements
 from nfilter.answers.quantity import canonical, value
 from nfilter.answers.reading import clean, fold, line_at
-from nfilter.types import FloatArray, Sample
+from nfilter.api.types import FloatArray, Sample
 
 MAX_SPANS = 64
 

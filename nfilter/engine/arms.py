@@ -11,23 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from nfilter.context import RunContext
-from nfilter.engine.figures import ArmResult
+from nfilter.api.errors import DamageError, RecipeError, StoreError
+from nfilter.api.events import StageFinished
+from nfilter.api.stages import ChoosesSettings, TrainingResult
+from nfilter.api.types import ModelRef, Request, Row, Sample, Sampling, TokenSample
 from nfilter.engine.ingest import rows
 from nfilter.engine.lint import lint
 from nfilter.engine.tokens import Contexts, run_token_stages
-from nfilter.errors import DamageError, RecipeError, StoreError
-from nfilter.events import StageFinished
-from nfilter.files import check_folder, read_sealed, remove
-from nfilter.prompts import Prompts
-from nfilter.provenance import core_code
-from nfilter.recipe import Arm, Recipe, Use
+from nfilter.metrics.arms import ArmResult
+from nfilter.models.context import RunContext
+from nfilter.recipe.model import Arm, Recipe, Use
+from nfilter.recipe.prompts import Prompts
+from nfilter.registry.provenance import core_code
 from nfilter.report import reading
-from nfilter.seals import sealed
-from nfilter.stages import ChoosesSettings, TrainingResult
-from nfilter.store import differing, digest, write_jsonl, write_sealed
-from nfilter.tokenstore import write_tokens
-from nfilter.types import ModelRef, Request, Row, Sample, Sampling, TokenSample
+from nfilter.store.files import check_folder, read_sealed, remove
+from nfilter.store.run_directory import differing, digest, write_jsonl, write_sealed
+from nfilter.store.seals import sealed
+from nfilter.store.tokens import write_tokens
 
 MARKER = "nfilter.json"
 BEGUN = "begun"

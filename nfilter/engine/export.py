@@ -9,13 +9,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from nfilter.api.errors import NothingLeftError, RecipeError, StoreError
+from nfilter.api.stages import Exported
 from nfilter.engine.samples import live
-from nfilter.errors import NothingLeftError, RecipeError, StoreError
-from nfilter.plugins import Plugins, Registered
+from nfilter.registry.loading import Plugins, Registered
 from nfilter.report import reading
-from nfilter.stages import Exported
-from nfilter.store import RunDirectory
-from nfilter.tokenstore import read_tokens, tokenizer_of
+from nfilter.store.run_directory import RunDirectory
+from nfilter.store.tokens import read_tokens, tokenizer_of
 
 
 def export(

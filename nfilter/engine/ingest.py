@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from nfilter.answers import build as build_answers
-from nfilter.contracts import rows_of
-from nfilter.errors import ContractError, SourceError
-from nfilter.ids import SeenTexts
-from nfilter.noise import inject
-from nfilter.not_carried import NotCarried
-from nfilter.provenance import core_code
-from nfilter.recipe import Recipe, SourceUse
-from nfilter.store import Artefact, digest, write_jsonl
-from nfilter.types import JSON, NoiseSpan, Row, Sample, Unreadable
+from nfilter.api.errors import ContractError, SourceError
+from nfilter.api.ids import SeenTexts
+from nfilter.api.types import JSON, Row, Sample, Unreadable
+from nfilter.noise.labels import inject
+from nfilter.recipe.model import Recipe, SourceUse
+from nfilter.recipe.not_carried import NotCarried
+from nfilter.registry.contracts import rows_of
+from nfilter.registry.provenance import core_code
+from nfilter.store.run_directory import Artefact, digest, write_jsonl
+from nfilter.store.truth import TRUTH, truth_row
 
-TRUTH = "truth.jsonl"
 QUARANTINE = "quarantine.jsonl"
 
 
@@ -135,7 +135,7 @@ def ingest(
                 )
             lost.add(row)
             if row.truth is not None or row.noise is not None:
-                truths.append(_truth_row(row))
+                truths.append(truth_row(row))
             yield row.sample
 
     stream = samples()
@@ -167,32 +167,6 @@ def _nothing_readable(source: SourceUse, recipe: Recipe, unreadable: list[Unread
         f"{place}: none of the {len(unreadable)} rows of {path} can be read; the first faults:\n{first}\n"
         "  say which columns hold what with `columns:`, or convert the file"
     )
-
-
-def truth_of(source: Artefact) -> dict[str, str]:
-    """The true labels by id; for metrics and the truth arm alone."""
-    return {row["id"]: row["truth"] for row in _known(source, "truth")}
-
-
-def noise_of(source: Artefact) -> dict[str, tuple[NoiseSpan, ...]]:
-    """By id, which parts of a response are noise, of the samples of which that is known; for metrics alone."""
-    return {
-        row["id"]: tuple(NoiseSpan(start, end, kind) for start, end, kind in row["noise"])
-        for row in _known(source, "noise")
-    }
-
-
-def _known(source: Artefact, what: str) -> Iterator[dict[str, Any]]:
-    return (row for row in source.rows_beside(TRUTH) if what in row)
-
-
-def _truth_row(row: Row) -> dict[str, JSON]:
-    out: dict[str, JSON] = {"id": row.sample.id}
-    if row.truth is not None:
-        out["truth"] = row.truth
-    if row.noise is not None:
-        out["noise"] = [[span.start, span.end, span.kind] for span in row.noise]
-    return out
 
 
 def summary(artefact: Artefact) -> Ingested:

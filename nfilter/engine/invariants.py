@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from nfilter.errors import ContractError
-from nfilter.stages import Contract, State
-from nfilter.types import Sample, TokenSample
+from nfilter.api.errors import ContractError
+from nfilter.api.stages import Contract, State
+from nfilter.api.types import Sample, TokenSample
 
 _Value = TypeVar("_Value")
 
@@ -90,24 +90,6 @@ def unwritten(contract: Contract, samples: Iterable[Sample | TokenSample]) -> se
             break
         missing -= set(sample.notes if isinstance(sample, Sample) else sample.scores)
     return missing
-
-
-def check_figures(metric: str, returned: object) -> dict[str, Any]:
-    """The figures of a metric, checked to be what metrics.json can hold.
-
-    Raises:
-        ContractError: when they are not a mapping of names to JSON values.
-    """
-    remedy = "return a mapping of names to JSON values: numbers that are finite, None where there is none"
-    if not isinstance(returned, Mapping) or not all(isinstance(key, str) for key in returned):
-        raise ContractError(f"metric {metric!r} returned {_named(returned)}; {remedy}")
-    try:
-        json.dumps(dict(returned), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ContractError(
-            f"metric {metric!r} returned what is no JSON: {error}; {remedy}"
-        ) from error
-    return dict(returned)
 
 
 def check_samples(

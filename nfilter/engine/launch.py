@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nfilter.context import ModelPool, RunContext
-from nfilter.engine.places import prompts_of, site_of
-from nfilter.errors import RecipeError
-from nfilter.journal import Journal
-from nfilter.plugins import Plugins
+from nfilter.api.errors import RecipeError
+from nfilter.api.stages import Follows
+from nfilter.engine.lookup import prompts_of, site_of
+from nfilter.models.context import RunContext
+from nfilter.models.pool import ModelPool
 from nfilter.progress import QuietReporter, RunLog
-from nfilter.recipe import Recipe
-from nfilter.stages import Follows
+from nfilter.recipe.model import Recipe
+from nfilter.registry.loading import Plugins
+from nfilter.store.journal import Journal
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from nfilter.recipe import EncodeConfig
-from nfilter.types import IntArray, Sample, TokenSample
+from nfilter.api.types import IntArray, Sample, TokenSample
+from nfilter.recipe.model import EncodeConfig
 
 Decode = Callable[[Sequence[IntArray]], list[str] | None]
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import yaml
 
-from nfilter.context import ModelPool
 from nfilter.engine.ingest import data_digest
 from nfilter.engine.versions import versions
-from nfilter.prompts import Prompts
-from nfilter.provenance import core_code
-from nfilter.recipe import Recipe, Use, model_needs
-from nfilter.store import publishing
+from nfilter.models.pool import ModelPool
+from nfilter.recipe.model import Recipe, Use, model_needs
+from nfilter.recipe.prompts import Prompts
+from nfilter.registry.provenance import core_code
+from nfilter.store.run_directory import publishing
 
 
 def write_lock(path: Path, recipe: Recipe, prompts: Prompts, pool: ModelPool) -> None:

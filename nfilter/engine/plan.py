@@ -8,16 +8,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from nfilter.capabilities import Priced
+from nfilter.api.budget import Price
+from nfilter.api.capabilities import Priced
+from nfilter.api.errors import SourceError
+from nfilter.api.stages import Calls, ChoosesSettings, Contract, Foretold
+from nfilter.api.types import Row
 from nfilter.engine.ingest import rows
-from nfilter.engine.places import prompts_of, site_of
+from nfilter.engine.lookup import prompts_of, site_of
 from nfilter.engine.plan_time import Times, is_local
-from nfilter.errors import SourceError
-from nfilter.money import Price
-from nfilter.plugins import Plugins
-from nfilter.recipe import Recipe
-from nfilter.stages import Calls, ChoosesSettings, Contract, Foretold
-from nfilter.types import Row
+from nfilter.recipe.model import Recipe
+from nfilter.registry.loading import Plugins
 
 # Characters a token: English text has about four; numbers, code and other scripts have fewer.
 _CHARACTERS: Final = (5.0, 4.0, 2.0)

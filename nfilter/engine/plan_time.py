@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nfilter.capabilities import Priced
-from nfilter.pace import PACES, paces
-from nfilter.recipe import Recipe
-from nfilter.store import digest
+from nfilter.api.capabilities import Priced
+from nfilter.models.pace import PACES, paces
+from nfilter.recipe.model import Recipe
+from nfilter.store.run_directory import digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nfilter.capabilities import Tokenizes
-from nfilter.context import ModelPool
+from nfilter.api.capabilities import Tokenizes
+from nfilter.api.errors import NothingLeftError, RecipeError, SourceError
+from nfilter.api.types import Row, Sample
 from nfilter.engine.ingest import rows
 from nfilter.engine.lint import lint
-from nfilter.engine.places import site_of
+from nfilter.engine.lookup import site_of
 from nfilter.engine.tokenizers import check_tokenizers
-from nfilter.errors import NothingLeftError, RecipeError, SourceError
-from nfilter.not_carried import NotCarried
-from nfilter.plugins import Plugins
-from nfilter.readable import Readable
-from nfilter.recipe import Recipe
-from nfilter.types import Row, Sample
+from nfilter.models.pool import ModelPool
+from nfilter.recipe.model import Recipe
+from nfilter.recipe.not_carried import NotCarried
+from nfilter.recipe.readable import Readable
+from nfilter.registry.loading import Plugins
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from nfilter.recipe import Recipe
-from nfilter.store import Artefact, RunDirectory, publishing
+from nfilter.recipe.model import Recipe
+from nfilter.store.run_directory import Artefact, RunDirectory, publishing
 
 CLEANED = "cleaned.jsonl"
 DROPPED = "dropped.jsonl"

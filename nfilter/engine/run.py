@@ -10,23 +10,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nfilter.check import model_facts
-from nfilter.context import ModelPool, RunContext
+from nfilter.api.errors import NfilterError, NothingLeftError
+from nfilter.api.events import RunFinished, RunStarted, StageFinished
+from nfilter.api.stages import Contract, TokenLoss
+from nfilter.api.types import ModelRef, Sample, TokenSample
 from nfilter.engine import arms
-from nfilter.engine.blame import blame
-from nfilter.engine.figures import ArmResult, arm_figures, comparisons
+from nfilter.engine.error_attribution import blame
+from nfilter.engine.foreign_warnings import shown_once
 from nfilter.engine.ingest import (
     Ingested,
     ingest,
     source_parts,
     summary,
-    truth_of,
 )
-from nfilter.engine.judge import judge
-from nfilter.engine.judge_tokens import judge_tokens
 from nfilter.engine.ledger import Ledger, open_journal
 from nfilter.engine.lock import answer_prompts, write_lock
-from nfilter.engine.places import prompts_of, site_of
+from nfilter.engine.lookup import prompts_of, site_of
 from nfilter.engine.plan_time import described
 from nfilter.engine.rows import CLEANED, DROPPED, write_rows
 from nfilter.engine.samples import StageRun, live, run_stage, tell
@@ -34,23 +33,24 @@ from nfilter.engine.source_warnings import lasting, lost, told
 from nfilter.engine.tokenizers import check_tokenizers
 from nfilter.engine.versions import versions
 from nfilter.engine.whereabouts import whereabouts
-from nfilter.errors import NfilterError, NothingLeftError
-from nfilter.events import RunFinished, RunStarted, StageFinished
-from nfilter.files import remove
-from nfilter.foreign_warnings import shown_once
-from nfilter.journal import Journal
-from nfilter.pace import PACES, Pace
-from nfilter.plugins import Plugins
+from nfilter.metrics.arms import ArmResult, arm_figures, comparisons
+from nfilter.metrics.samples import judge
+from nfilter.metrics.tokens import judge_tokens
+from nfilter.models.context import RunContext
+from nfilter.models.pace import PACES, Pace
+from nfilter.models.pool import ModelPool
 from nfilter.progress import QuietReporter, Reporter, RunLog
-from nfilter.prompts import Prompts
-from nfilter.provenance import code_of, core_code
-from nfilter.recipe import Arm, Recipe, Use, model_needs
+from nfilter.recipe.check import model_facts
+from nfilter.recipe.model import Arm, Recipe, Use, model_needs
+from nfilter.recipe.prompts import Prompts
+from nfilter.registry.loading import Plugins
+from nfilter.registry.provenance import code_of, core_code
 from nfilter.report.html import write_report
 from nfilter.report.reading import MANIFEST
-from nfilter.scorebook import ScoreBooks
-from nfilter.seals import sealed
-from nfilter.stages import Contract, TokenLoss
-from nfilter.store import (
+from nfilter.store.files import remove
+from nfilter.store.journal import Journal
+from nfilter.store.losses import ScoreBooks
+from nfilter.store.run_directory import (
     Artefact,
     RunDirectory,
     digest,
@@ -59,9 +59,10 @@ from nfilter.store import (
     write_json,
     write_sealed,
 )
-from nfilter.types import ModelRef, Sample, TokenSample
-from nfilter.warned import FILE as WARNINGS
-from nfilter.warned import Warned
+from nfilter.store.seals import sealed
+from nfilter.store.truth import truth_of
+from nfilter.store.warnings import FILE as WARNINGS
+from nfilter.store.warnings import Warned
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nfilter.context import RunContext
-from nfilter.contracts import contract_of
+from nfilter.api.errors import NfilterError
+from nfilter.api.events import StageFinished
+from nfilter.api.stages import EMPTY_STATE, Contract, Fits, State
+from nfilter.api.types import Sample
 from nfilter.engine.invariants import (
     check_samples,
     check_state,
@@ -20,13 +22,11 @@ from nfilter.engine.invariants import (
     unwritten,
     values_of,
 )
-from nfilter.errors import NfilterError
-from nfilter.events import StageFinished
+from nfilter.models.context import RunContext
 from nfilter.progress import RunLog
-from nfilter.recipe import Use
-from nfilter.stages import EMPTY_STATE, Contract, Fits, State
-from nfilter.store import Artefact, Begun
-from nfilter.types import Sample
+from nfilter.recipe.model import Use
+from nfilter.registry.contracts import contract_of
+from nfilter.store.run_directory import Artefact, Begun
 
 _COUNTED = {"relabel": "changed", "weigh": "weighed"}
 

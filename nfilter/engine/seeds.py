@@ -8,18 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nfilter.context import ModelPool
+from nfilter.api.errors import NothingLeftError
 from nfilter.engine.arms import answered
-from nfilter.engine.figures import group
-from nfilter.engine.places import site_of
+from nfilter.engine.lookup import site_of
 from nfilter.engine.run import RunResult, run
-from nfilter.errors import NothingLeftError
-from nfilter.journal import paid_in
-from nfilter.plugins import Plugins
+from nfilter.metrics.arms import group
+from nfilter.models.pool import ModelPool
 from nfilter.progress import Reporter
-from nfilter.recipe import Recipe
+from nfilter.recipe.model import Recipe
+from nfilter.registry.loading import Plugins
 from nfilter.report.html import write_report
-from nfilter.store import keep_apart, write_json, write_sealed
+from nfilter.store.journal import paid_in
+from nfilter.store.run_directory import keep_apart, write_json, write_sealed
 
 
 def run_seeds(

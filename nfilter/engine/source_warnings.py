@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from nfilter.api.types import Unreadable
 from nfilter.engine.ingest import QUARANTINE, Ingested
-from nfilter.not_carried import warnings_of
 from nfilter.progress import RunLog
-from nfilter.readable import Readable
-from nfilter.store import read_jsonl
-from nfilter.types import Unreadable
+from nfilter.recipe.not_carried import warnings_of
+from nfilter.recipe.readable import Readable
+from nfilter.store.run_directory import read_jsonl
 
 
 def told(log: RunLog, directory: Path, done: Ingested) -> Ingested:

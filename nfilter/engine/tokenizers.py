@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nfilter.capabilities import Tokenizes
-from nfilter.context import ModelPool
-from nfilter.errors import RecipeError
-from nfilter.recipe import Recipe
+from nfilter.api.capabilities import Tokenizes
+from nfilter.api.errors import RecipeError
+from nfilter.models.pool import ModelPool
+from nfilter.recipe.model import Recipe
 
 
 def check_tokenizers(recipe: Recipe, pool: ModelPool, warn: Callable[[str], None]) -> None:

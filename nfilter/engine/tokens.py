@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from nfilter.context import RunContext
-from nfilter.contracts import contract_of
+from nfilter.api.stages import EMPTY_STATE, FitsTokens, State
+from nfilter.api.types import TokenSample
 from nfilter.engine.invariants import (
     check_state,
     check_tokens,
@@ -17,9 +17,9 @@ from nfilter.engine.invariants import (
     unwritten,
     values_of,
 )
-from nfilter.recipe import Recipe
-from nfilter.stages import EMPTY_STATE, FitsTokens, State
-from nfilter.types import TokenSample
+from nfilter.models.context import RunContext
+from nfilter.recipe.model import Recipe
+from nfilter.registry.contracts import contract_of
 
 Gone = list[tuple[str, str]]
 Contexts = Callable[[str, str], RunContext]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nfilter.recipe import Recipe
+from nfilter.recipe.model import Recipe
 
 
 def whereabouts(recipe: Recipe, label: str) -> str:

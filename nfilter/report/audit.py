@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nfilter.errors import StoreError
+from nfilter.api.errors import StoreError
 from nfilter.report import reading, sheet, text
 from nfilter.report.drawing import Stratum, Unit, draw
 from nfilter.report.estimate import METHOD, Checked, Estimate, Estimates, estimate
@@ -20,7 +20,7 @@ from nfilter.report.rate import RECORD, words
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from nfilter.store import Artefact, RunDirectory
+    from nfilter.store.run_directory import Artefact, RunDirectory
 
 SHEET = "audit.csv"
 _COLUMNS = ("id", "question", "label")
@@ -63,7 +63,7 @@ def audit(
     Raises:
         StoreError: when no stage flagged anything, or the sheet holds what is no answer (with line numbers).
     """
-    from nfilter.store import write_sealed
+    from nfilter.store.run_directory import write_sealed
 
     run = reading.open_run(run_dir)
     path = run.path / SHEET
@@ -189,8 +189,8 @@ def _other_draw(
 
 
 def _answered(run: RunDirectory, path: Path, n: int | None, seed: int | None) -> Audit:
-    from nfilter.errors import DamageError
-    from nfilter.store import read_sealed, write_sealed
+    from nfilter.api.errors import DamageError
+    from nfilter.store.run_directory import read_sealed, write_sealed
 
     record_path = run.path / RECORD
     if not record_path.is_file():

@@ -44,7 +44,7 @@ class Calls:
 
 def calls_for(journal: Path, sample_id: str) -> Calls:
     """Every call that was made for a sample. The journal is opened read only and may be absent."""
-    from nfilter.journal import whole
+    from nfilter.store.journal import whole
 
     if not journal.is_file():
         return Calls([], "journal.db is not there, so no calls are listed")

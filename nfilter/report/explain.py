@@ -7,69 +7,23 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from nfilter.errors import StoreError, did_you_mean
+from nfilter.api.errors import StoreError, did_you_mean
 from nfilter.report import reading
 from nfilter.report.calls import Call, calls_for
-from nfilter.report.tokens import Token, cut_off, summary, tokens_of
+from nfilter.report.explanation import Event, Explanation, Status
 from nfilter.report.tokens import as_json as tokens_as_json
+from nfilter.report.tokens import cut_off, summary, tokens_of
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from nfilter.store import Artefact, RunDirectory
-    from nfilter.types import JSON, Sample
+    from nfilter.api.types import JSON, Sample
+    from nfilter.store.run_directory import Artefact, RunDirectory
 
 _NEAR = 400
 _LINE = "line:"
-
-Status = Literal["kept", "dropped", "undecided", "unreadable"]
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What one stage did to a row: the notes it wrote, what it changed, its decisions, the calls it made."""
-
-    stage: str
-    notes: Mapping[str, JSON]
-    replaced: Mapping[str, JSON]
-    label_before: str | None
-    label_after: str | None
-    weight_before: float | None
-    weight_after: float | None
-    decisions: Sequence[Mapping[str, JSON]]
-    calls: Sequence[Call]
-    children: Sequence[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """A row's story. ``label`` is as given, ``label_now`` as it ended; ``truth`` is None unless asked for and known.
-
-    ``status`` is ``undecided`` while the run has not ended. ``tokens`` says how much of the response training saw.
-    ``gaps`` names what could not be read.
-    """
-
-    id: str
-    run: str
-    status: Status
-    stage: str | None
-    reason: str | None
-    messages: Sequence[Sequence[str]]
-    columns: Mapping[str, JSON]
-    label: str | None
-    label_now: str | None
-    weight: float
-    pinned: bool
-    parents: Sequence[str]
-    children: Sequence[str]
-    events: Sequence[Event]
-    tokens: Mapping[str, JSON] | None = None
-    truth: str | None = None
-    raw: str | None = None
-    gaps: Sequence[str] = ()
-    response_tokens: Sequence[Token] | None = None
 
 
 def explain(
@@ -189,7 +143,7 @@ def _steps(run: RunDirectory, sample_id: str) -> list[_Step]:
 
 
 def _step(artefact: Artefact, chunk: str, beside: str, sample_id: str) -> _Step | None:
-    from nfilter.store import sample_from_json
+    from nfilter.store.run_directory import sample_from_json
 
     sample: Sample | None = None
     children = []

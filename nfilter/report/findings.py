@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from nfilter.durations import duration
-from nfilter.failed_calls import told
+from nfilter.api.durations import duration
 from nfilter.report import encoding, figures, rate, reading, runs, text, training
 from nfilter.report.figures import Figure
+from nfilter.store.failed_calls import told
 
 _DETECTION = (
     ("precision", "precision", "undefined, no label was flagged"),

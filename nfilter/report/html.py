@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nfilter.durations import duration
+from nfilter.api.durations import duration
 from nfilter.report import reading, text
 from nfilter.report.findings import findings, headline
 from nfilter.report.histogram import histogram
 from nfilter.report.token_page import token_page
 
 if TYPE_CHECKING:
-    from nfilter.store import RunDirectory
+    from nfilter.store.run_directory import RunDirectory
 
 PAGE = "report.html"
 TEMPLATE = "report.html.jinja"
@@ -41,7 +41,7 @@ def write_report(run_dir: Path, metrics: Mapping[str, Any]) -> Path:
 
     All text of the data and of models is escaped; control characters are made visible.
     """
-    from nfilter.store import RunDirectory, publishing
+    from nfilter.store.run_directory import RunDirectory, publishing
 
     run = next(iter(reading.children_of(run_dir)), run_dir)
     content = _content(RunDirectory(run)) if (run / f"00-{reading.SOURCE}").is_dir() else _Content()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nfilter.durations import duration, speed
+from nfilter.api.durations import duration, speed
 from nfilter.report import text
 
 if TYPE_CHECKING:

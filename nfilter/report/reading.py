@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nfilter.errors import StoreError
+from nfilter.api.errors import StoreError
 
 if TYPE_CHECKING:
-    from nfilter.store import Artefact, RunDirectory
-    from nfilter.types import Sample
+    from nfilter.api.types import Sample
+    from nfilter.store.run_directory import Artefact, RunDirectory
 
 VERDICT_KEYS = frozenset({"flagged", "noise_score"})
 SOURCE = "source"
@@ -36,7 +36,7 @@ def open_run(path: Path) -> RunDirectory:
     Raises:
         StoreError: when there is no run; a group of runs is told apart, and one of its children is named.
     """
-    from nfilter.store import RunDirectory
+    from nfilter.store.run_directory import RunDirectory
 
     run = RunDirectory(path)
     if not path.is_dir():
@@ -69,7 +69,7 @@ def stages(run: RunDirectory) -> list[Artefact]:
 
 def finished(artefact: Artefact) -> bool:
     """Whether the stage published all of its chunks."""
-    from nfilter import store
+    from nfilter.store import run_directory as store
 
     return store.finished(artefact)
 
@@ -92,7 +92,7 @@ def last_finished(run: RunDirectory) -> Artefact:
 
 
 def _other_stages(run: RunDirectory) -> StoreError:
-    from nfilter.seals import damaged
+    from nfilter.store.seals import damaged
 
     now = _fingerprints(run)
     known = manifest(run.path).get("fingerprints", {})
@@ -107,7 +107,7 @@ def manifest(path: Path) -> dict[str, Any]:
     Raises:
         DamageError: when it is gone or is not what was written.
     """
-    from nfilter.store import read_sealed
+    from nfilter.store.run_directory import read_sealed
 
     return read_sealed(path / MANIFEST, path)
 
@@ -134,8 +134,8 @@ def published(path: Path, name: str) -> Path | None:
     Raises:
         DamageError: when it is gone or is not what was written.
     """
-    from nfilter.seals import check
-    from nfilter.store import seals_of
+    from nfilter.store.run_directory import seals_of
+    from nfilter.store.seals import check
 
     seal = seals_of(manifest(path).get("files")).get(name)
     if seal is None:
@@ -146,7 +146,7 @@ def published(path: Path, name: str) -> Path | None:
 
 def rows(path: Path, name: str) -> Iterator[dict[str, Any]]:
     """The rows of a JSON Lines file that the run ``path`` ended with, if it has ended. Raises DamageError."""
-    from nfilter.store import read_jsonl
+    from nfilter.store.run_directory import read_jsonl
 
     file = published(path, name) if (path / MANIFEST).exists() else None
     return iter(()) if file is None else read_jsonl(file)
@@ -154,7 +154,7 @@ def rows(path: Path, name: str) -> Iterator[dict[str, Any]]:
 
 def tokens(run: RunDirectory) -> Path | None:
     """Where the tokens of a run are; None where it has none. Raises DamageError where they are gone."""
-    from nfilter.tokenstore import has_tokens
+    from nfilter.store.tokens import has_tokens
 
     folder = run.path / "tokens"
     if ended(run):
@@ -175,8 +175,8 @@ def metrics_of(path: Path) -> dict[str, Any]:
         StoreError: when it is not there.
         DamageError: when it is not what was written.
     """
-    from nfilter.seals import damaged
-    from nfilter.store import read_json
+    from nfilter.store.run_directory import read_json
+    from nfilter.store.seals import damaged
 
     file = path / "metrics.json"
     if not file.exists() and not (path / MANIFEST).exists():
@@ -230,7 +230,7 @@ def has_verdicts(run_dir: Path) -> bool:
 
     Looks at the first rows of the last finished stage; of a group, at its first child.
     """
-    from nfilter.store import RunDirectory
+    from nfilter.store.run_directory import RunDirectory
 
     run = next(iter(children_of(run_dir)), run_dir)
     if not (run / f"00-{SOURCE}").is_dir():

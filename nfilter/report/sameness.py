@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nfilter.report import reading
 
 if TYPE_CHECKING:
-    from nfilter.store import Artefact
+    from nfilter.store.run_directory import Artefact
 
 _EVALUATE = ("metric", "max_tokens", "prompt", "limit")
 
@@ -92,7 +92,7 @@ def _models(a: _Facts, b: _Facts) -> str | None:
 
 def _data(a: _Facts, b: _Facts) -> str | None:
     """Seeds enter the fingerprint of a source (they place injected noise), so the questions themselves decide."""
-    from nfilter.store import RunDirectory
+    from nfilter.store.run_directory import RunDirectory
 
     source = [RunDirectory(facts.run).stage(0, reading.SOURCE) for facts in (a, b)]
     if not all(reading.finished(artefact) for artefact in source):
@@ -114,7 +114,7 @@ def _noise(lock: Mapping[str, Any]) -> str:
 
 
 def _questions(artefact: Artefact) -> str:
-    from nfilter.store import digest
+    from nfilter.store.run_directory import digest
 
     hasher = hashlib.sha256()
     for sample in artefact.samples():
@@ -124,7 +124,7 @@ def _questions(artefact: Artefact) -> str:
 
 
 def _labels(artefact: Artefact) -> str:
-    from nfilter.store import digest
+    from nfilter.store.run_directory import digest
 
     hasher = hashlib.sha256()
     for sample in artefact.samples():
@@ -133,7 +133,7 @@ def _labels(artefact: Artefact) -> str:
 
 
 def _test_rows(run: Path) -> str | None:
-    from nfilter.store import digest
+    from nfilter.store.run_directory import digest
 
     names = sorted(reading.manifest(run).get("files", {}))
     for name in names:

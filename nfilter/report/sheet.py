@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from nfilter.errors import StoreError, did_you_mean
+from nfilter.api.errors import StoreError, did_you_mean
 
 ANSWER = "label_is_right"
 YES = frozenset({"y", "yes", "true", "1"})
@@ -27,7 +27,7 @@ def unguard(cell: str) -> str:
 
 def write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Publish a sheet, UTF-8 with the mark by which spreadsheets know it."""
-    from nfilter.store import publishing
+    from nfilter.store.run_directory import publishing
 
     with publishing(path) as out:
         out.write("\ufeff")

@@ -10,7 +10,7 @@ from nfilter.report import text, tokens
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from nfilter.report.explain import Event, Explanation
+    from nfilter.report.explanation import Event, Explanation
 
 _WORDS = {
     "keep": "kept",

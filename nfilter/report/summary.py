@@ -69,7 +69,7 @@ def _argument(sample_id: str) -> str:
 
 
 def _examples(run: Path) -> list[tuple[str, str]]:
-    from nfilter.store import RunDirectory
+    from nfilter.store.run_directory import RunDirectory
 
     if not (run / f"00-{reading.SOURCE}").is_dir():
         return []

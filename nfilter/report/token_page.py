@@ -14,8 +14,8 @@ from nfilter.report.tokens import Token, response_of
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from nfilter.store import RunDirectory
-    from nfilter.types import TokenSample
+    from nfilter.api.types import TokenSample
+    from nfilter.store.run_directory import RunDirectory
 
 ROWS = 12
 LONGEST = 400
@@ -93,7 +93,7 @@ class _Counts:
 
 def token_page(run: RunDirectory) -> TokenPage | None:
     """What there is to say of a run's tokens; None where no stage looked at them."""
-    from nfilter.tokenstore import read_tokens
+    from nfilter.store.tokens import read_tokens
 
     directory = reading.tokens(run)
     if directory is None:

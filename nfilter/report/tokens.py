@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from nfilter.store import RunDirectory
-    from nfilter.types import JSON, TokenSample
+    from nfilter.api.types import JSON, TokenSample
+    from nfilter.store.run_directory import RunDirectory
 
 _COLOURS = ("red", "magenta", "yellow", "cyan", "blue", "bright_black")
 
@@ -35,7 +35,7 @@ class Token:
 
 def tokens_of(run: RunDirectory, sample_id: str) -> list[Token] | None:
     """The response tokens of a row in order; None where the run encoded no such row."""
-    from nfilter.tokenstore import read_one
+    from nfilter.store.tokens import read_one
 
     folder = reading.tokens(run)
     found = read_one(folder, sample_id) if folder is not None else None
@@ -46,7 +46,7 @@ def tokens_of(run: RunDirectory, sample_id: str) -> list[Token] | None:
 
 def cut_off(run: RunDirectory, sample_id: str) -> int:
     """How many tokens of a row's responses max_length left out."""
-    from nfilter.tokenstore import read_one
+    from nfilter.store.tokens import read_one
 
     folder = reading.tokens(run)
     found = read_one(folder, sample_id) if folder is not None else None

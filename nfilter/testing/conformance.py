@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from nfilter.contracts import contract_of
+from nfilter.api.stages import EMPTY_STATE, Context, Contract, Fits, FitsTokens, State
+from nfilter.api.types import Sample, TokenSample
 from nfilter.engine.invariants import (
     check_samples,
     check_state,
@@ -18,10 +19,9 @@ from nfilter.engine.invariants import (
     unwritten,
     values_of,
 )
-from nfilter.registration import class_faults
-from nfilter.stages import EMPTY_STATE, Context, Contract, Fits, FitsTokens, State
+from nfilter.registry.contracts import contract_of
+from nfilter.registry.registration import class_faults
 from nfilter.testing.replay import Recording, with_own_randomness
-from nfilter.types import Sample, TokenSample
 
 _PARTS = (1, 3)
 """Sizes of chunks that a stage is also run with."""

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nfilter.engine.invariants import check_figures
-from nfilter.metrics import MetricInput, TokenMetricInput
-from nfilter.stages import Exported
+from nfilter.api.metrics import MetricInput, TokenMetricInput
+from nfilter.api.stages import Exported
+from nfilter.api.types import JSON, Row, Sample, Unreadable
+from nfilter.registry.contracts import check_figures
 from nfilter.testing.conformance import check_class
 from nfilter.testing.replay import with_own_randomness
-from nfilter.types import JSON, Row, Sample, Unreadable
 
 
 def check_source(source: type[Any], config: Any, base_dir: Path) -> list[Row | Unreadable]:

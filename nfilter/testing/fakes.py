@@ -13,10 +13,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nfilter.capabilities import TokenizerDigest
-from nfilter.prompts import Prompts, shipped_directory
-from nfilter.stages import AnswerKind, Progress, Template, TokenLoss
-from nfilter.types import (
+from nfilter.api.capabilities import TokenizerDigest
+from nfilter.api.stages import AnswerKind, Progress, Template, TokenLoss
+from nfilter.api.types import (
     JSON,
     Completion,
     FloatArray,
@@ -27,6 +26,7 @@ from nfilter.types import (
     Sample,
     TokenSample,
 )
+from nfilter.recipe.prompts import Prompts, shipped_directory
 
 
 @dataclass

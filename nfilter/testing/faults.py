@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nfilter.types import Completion
+from nfilter.api.types import Completion
 
 PASSING = frozenset(
     {

@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from nfilter.capabilities import CAPABILITIES, Abilities
-from nfilter.contracts import (
+from nfilter.api.capabilities import CAPABILITIES, Abilities
+from nfilter.api.stages import Context, Site, TrainingResult
+from nfilter.api.types import Request, Sample, TokenSample
+from nfilter.registry.contracts import (
     check_completions,
     check_encoded,
     check_losses,
     check_vectors,
     contract_of,
 )
-from nfilter.stages import Context, Site, TrainingResult
 from nfilter.testing.conformance import check_class
 from nfilter.testing.replay import with_own_randomness
-from nfilter.types import Request, Sample, TokenSample
 
 
 def check_backend(

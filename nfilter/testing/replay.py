@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from nfilter.types import Completion, FloatArray, ModelRef, Request, TokenSample
+from nfilter.api.types import Completion, FloatArray, ModelRef, Request, TokenSample
 
 _Result = TypeVar("_Result")
 

@@ -18,7 +18,7 @@ from benchmarks.evidence.findings import (
     official_rule,
 )
 from benchmarks.evidence.text import interval, mean_sd, ratio, share, table
-from nfilter.engine.figures import compared
+from nfilter.metrics.arms import compared
 
 RIGHT = {
     "vanilla": 20,

@@ -13,7 +13,7 @@ from benchmarks.evidence.figures import Evidence
 from benchmarks.evidence.page import page
 from benchmarks.evidence.plan import Cell
 from benchmarks.evidence.running import Alone, Progress, run_all
-from nfilter.errors import StoreError
+from nfilter.api.errors import StoreError
 
 FACTS = {"versions": {}, "data": {}, "weights": {}, "frozen": None, "profile": None, "commits": {}}
 

@@ -12,10 +12,10 @@ from benchmarks.evidence.cli import RECIPES
 from benchmarks.evidence.lines import LINES, detection, direct, fewer, line, rules, stages_of
 from benchmarks.evidence.plan import Scope, plan
 from benchmarks.evidence.recipes import WRONG, base_value, recipe_of, source_of, write_recipe
-from nfilter.check import check
-from nfilter.engine.places import prompts_of, site_of
-from nfilter.plugins import load
-from nfilter.recipe import load as load_recipe
+from nfilter.engine.lookup import prompts_of, site_of
+from nfilter.recipe.check import check
+from nfilter.recipe.model import load as load_recipe
+from nfilter.registry.loading import load
 
 QUICKSTART = RECIPES / "quickstart.yaml"
 OFFICIAL = RECIPES / "robustft-official.yaml"

@@ -35,8 +35,8 @@ from benchmarks.real_evidence.plan import (
 from benchmarks.real_evidence.runner import Named, RealRunner, recipe_of, weights
 from benchmarks.real_evidence.shipped import shipped, written
 from benchmarks.real_evidence.stage import found, with_evidence
-from nfilter.errors import SourceError
-from nfilter.recipe import load as load_recipe
+from nfilter.api.errors import SourceError
+from nfilter.recipe.model import load as load_recipe
 
 N, QUESTIONS = 40, 40
 OPTIONS = ("bad", "so so", "good")

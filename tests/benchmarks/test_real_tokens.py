@@ -28,11 +28,11 @@ from benchmarks.real_tokens.page import Told, page
 from benchmarks.real_tokens.plan import GRID, Wanted, chosen, plan, setting_key, tried
 from benchmarks.real_tokens.runner import TokenRunner, share_kept
 from benchmarks.real_tokens.stage import TruthMask, TruthMaskConfig, with_truth, write_truth
-from nfilter.errors import SourceError
-from nfilter.recipe import load as load_recipe
-from nfilter.stages import EMPTY_STATE
+from nfilter.api.errors import SourceError
+from nfilter.api.stages import EMPTY_STATE
+from nfilter.api.types import Message, NoiseSpan, Row, Sample, TokenSample
+from nfilter.recipe.model import load as load_recipe
 from nfilter.testing import FakeContext
-from nfilter.types import Message, NoiseSpan, Row, Sample, TokenSample
 from nfilter_hf.lora.trainer import LoraTrainer
 
 SIZES = Sizes(train=8, dev=3, test=4)

@@ -15,8 +15,8 @@ from benchmarks.token_evidence.cli import BASE, plan
 from benchmarks.token_evidence.figures import figures, reason
 from benchmarks.token_evidence.page import page
 from benchmarks.token_evidence.runner import LINES, TokenCell, key_of, recipe_of
-from nfilter.plugins import load
-from nfilter.recipe import load as load_recipe
+from nfilter.recipe.model import load as load_recipe
+from nfilter.registry.loading import load
 
 
 def test_every_cell_is_a_recipe_that_passes(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from nfilter import errors
+from nfilter.api import errors
 from nfilter.cli import entry, main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -317,8 +317,8 @@ def test_what_a_plugin_needs_of_a_model_is_said_in_words(
     from rich.console import Console
 
     from nfilter import CAPABILITIES, Generates, LendsModule, Needs, StageConfig
-    from nfilter.catalogue import _ABILITY, show_one
-    from nfilter.plugins import load
+    from nfilter.registry.catalogue import _ABILITY, show_one
+    from nfilter.registry.loading import load
 
     class Config(StageConfig):
         lent: Annotated[str, Needs(LendsModule)] = "m"

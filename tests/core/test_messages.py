@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 
 from nfilter import ContractError, Message, Request, Row, Sample, ToolCall, Unreadable
-from nfilter.controls import neutral
+from nfilter.api.stages import Contract
 from nfilter.engine.invariants import check_samples, decide
-from nfilter.journal import call_key
-from nfilter.not_carried import NotCarried
-from nfilter.stages import Contract
-from nfilter.store import sample_from_json, sample_to_json
+from nfilter.models.control_tokens import neutral
+from nfilter.recipe.not_carried import NotCarried
+from nfilter.store.journal import call_key
+from nfilter.store.run_directory import sample_from_json, sample_to_json
 
 CALL = ToolCall("weather", '{"city": "Rome"}', "c1")
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}

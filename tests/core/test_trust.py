@@ -10,7 +10,7 @@ import pytest
 
 from nfilter import Message, Sample
 from nfilter.answers import AnswerConfig, build
-from nfilter.store import RunDirectory
+from nfilter.store.run_directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = [

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from nfilter.foreign_warnings import shown_once
+from nfilter.engine.foreign_warnings import shown_once
 from nfilter.progress import QuietReporter, RunLog
-from nfilter.warned import Warned
+from nfilter.store.warnings import Warned
 
 
 def test_warnings_are_counted_by_stage_and_outlive_the_process(tmp_path: Path) -> None:

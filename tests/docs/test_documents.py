@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from nfilter.recipe import SECTIONS
+from nfilter.api.types import Message, Sample
+from nfilter.recipe.model import SECTIONS
 from nfilter.testing import FakeContext, check_sample_stage
-from nfilter.types import Message, Sample
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -92,9 +92,27 @@ def test_the_rooms_are_all_there_and_all_named() -> None:
     }
     methods = {f"plugins/{path.name}" for path in (ROOT / "plugins").iterdir() if path.is_dir()}
     small = {
-        f"nfilter/{name}" for name in ("__init__.py", "__main__.py", "progress.py", "__pycache__")
+        f"nfilter/{name}"
+        for name in ("__init__.py", "__main__.py", "cli.py", "progress.py", "__pycache__")
     }
     assert (core | methods) - small - named == set()
+
+
+def test_every_file_of_the_core_has_a_line_in_its_room() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    files = text.split("### Files of the core")[1].split("\n## ")[0]
+    told: dict[str, list[str]] = {}
+    for room, name in re.findall(r"^`(nfilter/\S*)`$|^- `(\w+\.py)`: \S", files, re.MULTILINE):
+        if room:
+            told[room] = names = []
+        else:
+            names.append(name)
+    there: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "nfilter").rglob("*.py")):
+        if not path.name.startswith("__"):
+            room = f"{path.parent.relative_to(ROOT).as_posix()}/"
+            there.setdefault(room, []).append(path.name)
+    assert {room: sorted(names) for room, names in told.items()} == there
 
 
 @pytest.fixture

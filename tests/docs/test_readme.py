@@ -14,10 +14,10 @@ import click
 import pytest
 import yaml
 
-from nfilter import errors
+from nfilter.api import errors
 from nfilter.cli import main
-from nfilter.plugins import Plugins, load
-from nfilter.recipe import load as load_recipe
+from nfilter.recipe.model import load as load_recipe
+from nfilter.registry.loading import Plugins, load
 from nfilter.report.figures import reported
 
 ROOT = Path(__file__).resolve().parents[2]

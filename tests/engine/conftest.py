@@ -11,9 +11,9 @@ import pytest
 
 from nfilter import Contract, Sample, StageConfig
 from nfilter.engine.run import RunResult, run
-from nfilter.plugins import Plugins
-from nfilter.recipe import load
-from nfilter.store import Artefact, read_json, read_jsonl
+from nfilter.recipe.model import load
+from nfilter.registry.loading import Plugins
+from nfilter.store.run_directory import Artefact, read_json, read_jsonl
 
 ROWS = "".join(f"{n}+1 => {n + 1}\n" for n in range(10))
 

@@ -12,8 +12,8 @@ import pytest
 
 from nfilter import NothingLeftError, RecipeError, Sample, SourceError, StoreError
 from nfilter.engine.seeds import run_seeds
-from nfilter.recipe import load
-from nfilter.store import read_json, read_jsonl, set_aside
+from nfilter.recipe.model import load
+from nfilter.store.run_directory import read_json, read_jsonl, set_aside
 
 Stage = Callable[..., type]
 
@@ -350,7 +350,7 @@ def test_scrambling_the_truth_of_a_real_source(kit: Any, tmp_path: Path) -> None
     import sys
 
     from nfilter.engine.run import run
-    from nfilter.plugins import load as load_plugins
+    from nfilter.registry.loading import load as load_plugins
 
     conftest = next(
         module

@@ -12,9 +12,9 @@ from nfilter_example.tokens import First
 from nfilter_example.words import Words
 
 from nfilter import Contract, ContractError, RecipeError
-from nfilter.check import check
-from nfilter.engine.places import prompts_of, site_of
-from nfilter.recipe import load
+from nfilter.engine.lookup import prompts_of, site_of
+from nfilter.recipe.check import check
+from nfilter.recipe.model import load
 
 X = frozenset({"x"})
 Stage = Callable[..., type]

@@ -27,16 +27,16 @@ from nfilter import (
     State,
     StoreError,
     hookimpl,
-    seals,
 )
 from nfilter.engine.export import export
 from nfilter.engine.run import run
-from nfilter.plugins import Plugins
-from nfilter.plugins import load as load_plugins
-from nfilter.recipe import load
+from nfilter.recipe.model import load
+from nfilter.registry.loading import Plugins
+from nfilter.registry.loading import load as load_plugins
 from nfilter.report.audit import audit
 from nfilter.report.compare import compare
 from nfilter.report.explain import explain
+from nfilter.store import seals
 
 ROWS = "no sum\n" + "".join(f"{n}+1 => {n + (6 if n < 4 else 1)} | {n + 1}\n" for n in range(10))
 TEST = "".join(f"{n}+1 => {n + 1}\n" for n in range(6))

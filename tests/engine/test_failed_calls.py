@@ -12,10 +12,10 @@ import pytest
 from nfilter_example.model import Adder
 
 from nfilter import Completion, Failure, Request
-from nfilter.journal import Journal
 from nfilter.report.compare import compare
 from nfilter.report.explain import explain
 from nfilter.report.findings import findings
+from nfilter.store.journal import Journal
 
 ENDS = {"0+1": "too_long", "1+1": "too_long", "2+1": "refused", "3+1": "server"}
 WARNED = (

@@ -15,8 +15,8 @@ import yaml
 from nfilter import ContractError, ModelError, NothingLeftError, PluginError, Request
 from nfilter.engine import run as engine
 from nfilter.engine.seeds import run_seeds
-from nfilter.recipe import load
-from nfilter.store import read_json
+from nfilter.recipe.model import load
+from nfilter.store.run_directory import read_json
 
 Stage = Callable[..., type]
 
@@ -77,10 +77,10 @@ def test_what_no_plugin_raised_stays_what_it_is(
 
 
 def test_a_full_disk_is_not_the_plugins_fault(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nfilter.journal import Journal
+    from nfilter.store.journal import Journal
 
     code = "def full(self, *args): raise sqlite3.OperationalError('database or disk is full')"
-    core: dict[str, Any] = {"__name__": "nfilter.journal", "sqlite3": sqlite3}
+    core: dict[str, Any] = {"__name__": "nfilter.store.journal", "sqlite3": sqlite3}
     exec(code, core)
     monkeypatch.setattr(Journal, "commit", core["full"])
     text = kit.recipe_text([]) + "samples:\n  - {use: example.ask, llm: student, into: view}\n"

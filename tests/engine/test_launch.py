@@ -13,7 +13,7 @@ from nfilter import Contract, Follows, RecipeError, StageConfig, TrainingResult
 from nfilter.cli import entry
 from nfilter.engine.arms import BEGUN, MARKER
 from nfilter.engine.launch import Launch, follow, leading, lonely
-from nfilter.recipe import load
+from nfilter.recipe.model import load
 
 RECIPE = """\
 name: sums
@@ -194,7 +194,7 @@ def test_a_recipe_that_cannot_be_shared_is_refused_at_once(
     (tmp_path / "rows.qa").write_text("1+1 => 2\n")
     (tmp_path / "r.yaml").write_text(text)
     plugins = catalogue()
-    monkeypatch.setattr("nfilter.plugins.load", lambda **_: plugins)
+    monkeypatch.setattr("nfilter.registry.loading.load", lambda **_: plugins)
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert entry(["run", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "out")]) == 2

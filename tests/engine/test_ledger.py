@@ -12,10 +12,10 @@ from rich.console import Console
 
 from nfilter import Completion, Contract, Generates, ModelNeed, Request, Sample, StoreError
 from nfilter.engine.seeds import run_seeds
-from nfilter.recipe import load
+from nfilter.recipe.model import load
 from nfilter.report.runs import spent
 from nfilter.report.summary import summarise
-from nfilter.store import read_sealed, write_sealed
+from nfilter.store.run_directory import read_sealed, write_sealed
 
 Stage = Callable[..., type]
 ASKS = Contract(writes=frozenset({"view"}), needs=(ModelNeed("student", Generates),))

@@ -20,8 +20,8 @@ from nfilter import (
     TokenSample,
 )
 from nfilter.engine.lint import lint
-from nfilter.recipe import EncodeConfig
-from nfilter.tokenstore import tokenizer_of
+from nfilter.recipe.model import EncodeConfig
+from nfilter.store.tokens import tokenizer_of
 
 
 def row(name: str, *said: str, roles: str = "ua", weight: float = 1.0) -> Sample:

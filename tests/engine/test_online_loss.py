@@ -21,10 +21,10 @@ from nfilter import (
     TokenSample,
     TrainingResult,
 )
-from nfilter.check import check
-from nfilter.engine.places import prompts_of, site_of
-from nfilter.plugins import Plugins
-from nfilter.recipe import Recipe, load
+from nfilter.engine.lookup import prompts_of, site_of
+from nfilter.recipe.check import check
+from nfilter.recipe.model import Recipe, load
+from nfilter.registry.loading import Plugins
 from nfilter_losses.dft import Dft
 from nfilter_losses.rho1 import Rho1
 
@@ -297,7 +297,7 @@ def test_losses_are_listed_and_shown_as_other_kinds_are(
 
     from rich.console import Console
 
-    from nfilter.catalogue import show_all, show_one
+    from nfilter.registry.catalogue import show_all, show_one
 
     plugins = catalogue(losses=nfilter_losses.nfilter_losses())
     out = io.StringIO()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nfilter import pace
+from nfilter.models import pace
 from nfilter_robustft.answer import Answer
 
 ROWS = "".join(f"{n}+0 => {n}\n" for n in range(200))
@@ -40,7 +40,7 @@ def test_a_run_says_how_long_a_stage_takes_and_keeps_what_it_measured(kit: Any) 
 def test_a_model_behind_an_api_is_not_measured(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from nfilter_example.model import Adder
 
-    from nfilter.money import Price
+    from nfilter.api.budget import Price
 
     monkeypatch.setattr(
         Adder, "price", classmethod(lambda cls, config: Price(0.0, 0.0)), raising=False

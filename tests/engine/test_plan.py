@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from nfilter.api.budget import Price
 from nfilter.engine.plan import plan, price_of
 from nfilter.engine.plan_time import described
 from nfilter.engine.run import run
-from nfilter.money import Price
-from nfilter.pace import PACES
-from nfilter.plugins import load
-from nfilter.recipe import load as load_recipe
+from nfilter.models.pace import PACES
+from nfilter.recipe.model import load as load_recipe
+from nfilter.registry.loading import load
 from nfilter.report.plan import hours, render
-from nfilter.store import write_sealed
+from nfilter.store.run_directory import write_sealed
 
 RECIPES = Path(__file__).resolve().parents[2] / "nfilter" / "recipes"
 

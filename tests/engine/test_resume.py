@@ -12,18 +12,9 @@ from typing import Any
 
 import pytest
 
-from nfilter import (
-    Contract,
-    Generates,
-    ModelNeed,
-    NfilterError,
-    Request,
-    Sample,
-    State,
-    StoreError,
-    provenance,
-)
-from nfilter.store import RunDirectory, read_json
+from nfilter import Contract, Generates, ModelNeed, NfilterError, Request, Sample, State, StoreError
+from nfilter.registry import provenance
+from nfilter.store.run_directory import RunDirectory, read_json
 
 Stage = Callable[..., type]
 ROOT = Path(__file__).resolve().parents[2]
@@ -242,7 +233,7 @@ def test_a_chunk_counts_only_with_its_decisions(kit: Any, stage: Stage) -> None:
 def test_a_failure_in_the_middle_of_a_chunk_leaves_no_torn_file(
     kit: Any, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nfilter import store
+    from nfilter.store import run_directory as store
 
     plain = store.sample_to_json
     count = 0
@@ -270,8 +261,8 @@ from types import ModuleType, SimpleNamespace
 import nfilter_example
 from nfilter import Contract, Generates, ModelNeed, Request, StageConfig, hookimpl
 from nfilter.engine.run import run
-from nfilter.plugins import load
-from nfilter.recipe import load as load_recipe
+from nfilter.registry.loading import load
+from nfilter.recipe.model import load as load_recipe
 
 kill_at, home = sys.argv[1], Path(sys.argv[2])
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nfilter.check import check
-from nfilter.engine.places import prompts_of, site_of
+from nfilter.engine.lookup import prompts_of, site_of
 from nfilter.engine.preview import preview
 from nfilter.engine.run import run
-from nfilter.plugins import load as load_plugins
-from nfilter.recipe import load
+from nfilter.recipe.check import check
+from nfilter.recipe.model import load
+from nfilter.registry.loading import load as load_plugins
 from nfilter.report.explain import explain
-from nfilter.tokenstore import read_tokens
+from nfilter.store.tokens import read_tokens
 
 ROWS: list[dict[str, Any]] = [
     {"id": "light", "messages": [{"role": "user", "content": "What is 1 plus 1?"}, {"role": "assistant", "content": "99", "weight": 0},

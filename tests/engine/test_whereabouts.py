@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from nfilter.engine.whereabouts import whereabouts
-from nfilter.plugins import load as load_plugins
-from nfilter.recipe import load
+from nfilter.recipe.model import load
+from nfilter.registry.loading import load as load_plugins
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from nfilter.failpoints import PLACES
+from nfilter.store.failpoints import PLACES
 
 # A build in which committed answers are never found, and one in which a file is written where it will stand.
 NO_KEY = """
-import uuid, nfilter.context
-nfilter.context.call_key = lambda *_: uuid.uuid4().hex
+import uuid, nfilter.models.proxy
+nfilter.models.proxy.call_key = lambda *_: uuid.uuid4().hex
 """
 TORN = """
 import json
-import nfilter.files as files, nfilter.store as store
+import nfilter.store.files as files, nfilter.store.run_directory as store
 from contextlib import contextmanager
 @contextmanager
 def publishing(path):

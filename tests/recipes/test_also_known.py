@@ -12,9 +12,9 @@ import yaml
 
 from nfilter import RecipeError
 from nfilter.answers import AnswerConfig
-from nfilter.plugins import Plugins
-from nfilter.plugins import load as load_plugins
-from nfilter.recipe import EncodeConfig, EvaluateConfig, Recipe, load
+from nfilter.recipe.model import EncodeConfig, EvaluateConfig, Recipe, load
+from nfilter.registry.loading import Plugins
+from nfilter.registry.loading import load as load_plugins
 
 GOOD: dict[str, Any] = {
     "answer": "exact",

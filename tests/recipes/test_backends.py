@@ -10,9 +10,9 @@ import pytest
 
 from nfilter import Completion, Message, Request, Sampling, Site
 from nfilter.engine.run import run
-from nfilter.plugins import load
-from nfilter.recipe import load as load_recipe
-from nfilter.store import Artefact
+from nfilter.recipe.model import load as load_recipe
+from nfilter.registry.loading import load
+from nfilter.store.run_directory import Artefact
 from nfilter.testing.faults import Script
 from nfilter.testing.server import ModelServer
 

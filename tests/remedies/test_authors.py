@@ -33,9 +33,9 @@ from nfilter import (
     Unreadable,
     hookimpl,
 )
-from nfilter.contracts import contract_of, rows_of
-from nfilter.plugins import load
-from nfilter.registration import class_faults
+from nfilter.registry.contracts import contract_of, rows_of
+from nfilter.registry.loading import load
+from nfilter.registry.registration import class_faults
 from nfilter.testing import (
     FakeContext,
     check_backend,

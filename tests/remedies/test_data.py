@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from nfilter import Row, SourceError, Unreadable
-from nfilter.plugins import Plugins
-from nfilter.plugins import load as load_plugins
+from nfilter.registry.loading import Plugins
+from nfilter.registry.loading import load as load_plugins
 
 ROW = {"question": "1+1", "answer": "2"}
 LINES = "".join(json.dumps({**ROW, "question": f"{n}+1"}) + "\n" for n in range(4))

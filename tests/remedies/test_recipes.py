@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from nfilter import RecipeError
-from nfilter.check import check
-from nfilter.engine.places import prompts_of, site_of
-from nfilter.plugins import Plugins
-from nfilter.plugins import load as load_plugins
-from nfilter.recipe import load
+from nfilter.engine.lookup import prompts_of, site_of
+from nfilter.recipe.check import check
+from nfilter.recipe.model import load
+from nfilter.registry.loading import Plugins
+from nfilter.registry.loading import load as load_plugins
 
 API = "expert: {use: litellm, model: x, api_base: 'http://localhost:1/v1', logprobs: false}"
 MODELS = "models:\n  student: {use: hf, model: tiny}\n"
@@ -256,7 +256,7 @@ def test_the_form_of_an_override_is_the_one_that_is_shown(
 
 @pytest.mark.types("write it as llm.example.org or 10.0.0.5")
 def test_the_hosts_that_are_shown_can_be_allowed() -> None:
-    from nfilter.hosts import granted
+    from nfilter.recipe.hosts import granted
 
     with pytest.raises(RecipeError) as error:
         granted(["https://llm.example.org:8000/v1"], {})

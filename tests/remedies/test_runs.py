@@ -114,7 +114,7 @@ def test_another_template_takes_the_model(
 @pytest.fixture
 def plugin_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A template without models, as a plugin may bring one."""
-    from nfilter import scaffold
+    from nfilter.recipe import init as scaffold
 
     folder = tmp_path / "brought"
     folder.mkdir()
@@ -149,7 +149,7 @@ def test_another_kind_of_noise(shell: Shell) -> None:
 def adds(catalogue: Callable[..., Any], tmp_path: Path) -> Callable[[str], Any]:
     """``adds(TEXT)``: a run of the recipe with the example plugin."""
     from nfilter.engine.run import run
-    from nfilter.recipe import load
+    from nfilter.recipe.model import load
 
     (tmp_path / "rows.qa").write_text("1+1 => 2\n2+3 => 6\n")
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from nfilter import StageConfig
 from nfilter.answers.config import AnswerConfig
-from nfilter.noise import NoiseConfig
+from nfilter.noise.labels import NoiseConfig
 from nfilter_entp.pair import PairConfig
 from nfilter_entp.perplexity import Perplexity
 from nfilter_entp.rate import RateConfig

@@ -186,7 +186,7 @@ def catalogue() -> Any:
     import nfilter_example
 
     import nfilter_metrics
-    from nfilter.plugins import load
+    from nfilter.registry.loading import load
 
     story = ModuleType("story")
     story.nfilter_stages = _hook([Check, Mend, Twin, Select])  # type: ignore[attr-defined]
@@ -227,7 +227,7 @@ def write_world(folder: Path, recipe: str = RECIPE) -> Path:
 
 def settle(run: Path) -> None:
     """Times differ from run to run, and golden files must not."""
-    from nfilter.store import read_sealed, write_sealed
+    from nfilter.store.run_directory import read_sealed, write_sealed
 
     path = run / "runs.json"
     (only,) = read_sealed(path, run)["runs"]
@@ -236,8 +236,8 @@ def settle(run: Path) -> None:
 
 def reseal(run: Path) -> None:
     """Take what a test wrote into a run's files for what the run wrote."""
-    from nfilter.seals import sealed
-    from nfilter.store import write_sealed
+    from nfilter.store.run_directory import write_sealed
+    from nfilter.store.seals import sealed
 
     def again(record: Path, files: Any) -> None:
         for name in [*files]:
@@ -266,7 +266,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``runs/sums`` and, of two seeds, ``runs/group``."""
     from nfilter.engine.run import run
     from nfilter.engine.seeds import run_seeds
-    from nfilter.recipe import load
+    from nfilter.recipe.model import load
     from nfilter.report.html import write_report
 
     folder = tmp_path_factory.mktemp("made")

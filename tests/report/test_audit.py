@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfilter.errors import DamageError, StoreError
+from nfilter.api.errors import DamageError, StoreError
 from nfilter.report import audit as subject
 from nfilter.report import sheet
 from nfilter.report.drawing import Unit, draw
 from nfilter.report.estimate import Checked, estimate
-from nfilter.store import Artefact, write_sealed
+from nfilter.store.run_directory import Artefact, write_sealed
 
 RUN = Path("runs/sums")
 SHEET = RUN / "audit.csv"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from nfilter.errors import DamageError, StoreError
+from nfilter.api.errors import DamageError, StoreError
 from nfilter.report import compare as subject
 
 RUN, GROUP, OTHER = Path("runs/sums"), Path("runs/group"), Path("runs/other")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from nfilter.errors import StoreError
+from nfilter.api.errors import StoreError
 from nfilter.report import explain as subject
 from nfilter.report import text
-from nfilter.store import write_sealed
+from nfilter.store.run_directory import write_sealed
 
 RUN = Path("runs/sums")
 LONG = "+".join(["0"] * 40) + "+7"

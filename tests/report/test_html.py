@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nfilter.api.types import TokenSample
 from nfilter.report import html as subject
 from nfilter.report.histogram import HEIGHT, histogram
 from nfilter.report.token_page import LONGEST, ROWS
-from nfilter.tokenstore import write_tokens
-from nfilter.types import TokenSample
+from nfilter.store.tokens import write_tokens
 
 RUN, GROUP = Path("runs/sums"), Path("runs/group")
 _VOID = {"meta", "rect"}

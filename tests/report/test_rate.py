@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nfilter.errors import StoreError
+from nfilter.api.errors import StoreError
 from nfilter.report import audit, compare, rate
 from nfilter.report.figures import Figure, Range, estimate, narrowed
 from nfilter.report.html import write_report

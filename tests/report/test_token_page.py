@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nfilter.api.types import TokenSample
 from nfilter.report import token_page
 from nfilter.report.token_page import LONGEST, ROWS
-from nfilter.store import RunDirectory
-from nfilter.tokenstore import write_tokens
-from nfilter.types import TokenSample
+from nfilter.store.run_directory import RunDirectory
+from nfilter.store.tokens import write_tokens
 
 
 def sample(name: str, words: list[str], weight: float = 1.0, prompt: str = "ask:") -> TokenSample:

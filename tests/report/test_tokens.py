@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from nfilter.api.types import TokenSample
 from nfilter.report.tokens import as_json, render, summary, tokens_of
-from nfilter.store import RunDirectory, write_jsonl
-from nfilter.tokenstore import write_tokens
-from nfilter.types import TokenSample
+from nfilter.store.run_directory import RunDirectory, write_jsonl
+from nfilter.store.tokens import write_tokens
 
 TEXT = "ask: hé\x1b[2J no"
 SPANS = [(0, 4), (4, 6), (6, 7), (6, 7), (7, 11), (11, 14), (14, 14)]

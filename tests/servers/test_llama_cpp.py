@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nfilter import Request, Site
-from nfilter.plugins import load
+from nfilter.registry.loading import load
 
 ROWS = 100
 RECIPE = f"""\

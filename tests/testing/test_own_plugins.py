@@ -21,7 +21,7 @@ from nfilter import (
     Site,
     TokenMetricInput,
 )
-from nfilter.plugins import Plugins, load
+from nfilter.registry.loading import Plugins, load
 from nfilter.testing import (
     FakeTokenizer,
     check_backend,

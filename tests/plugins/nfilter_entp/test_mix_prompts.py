@@ -6,7 +6,7 @@
 import pytest
 
 from nfilter import Fence
-from nfilter.prompts import Prompts, shipped_directory
+from nfilter.recipe.prompts import Prompts, shipped_directory
 from nfilter_entp.cycle import ANSWER, INSTRUCTION, ROLES, Case, Parent
 
 ONE = Parent("How many apples does Anna carry from Berlin?", "Three, I think.")

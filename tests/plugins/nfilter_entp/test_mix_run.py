@@ -11,7 +11,7 @@ from rich.console import Console
 
 from nfilter import Abilities, Embeds, Generates, StageConfig
 from nfilter.engine.run import run
-from nfilter.recipe import load
+from nfilter.recipe.model import load
 from nfilter.report import explain
 from nfilter.testing import FakeEncoder
 from nfilter_entp.cycle import ROLES

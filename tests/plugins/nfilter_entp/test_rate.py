@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from nfilter import Completion, Failure, Fence, Generates, Message, Sample
-from nfilter.prompts import Prompts, shipped_directory
+from nfilter.recipe.prompts import Prompts, shipped_directory
 from nfilter.testing import FakeContext, FakeGenerator, check_sample_stage
 from nfilter_entp.rate import ASPECTS, Rate, RateConfig, label_of, read, shown
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from nfilter.cli import entry
-from nfilter.tokenstore import read_tokens
+from nfilter.store.tokens import read_tokens
 
 RECIPE = """
 name: exported

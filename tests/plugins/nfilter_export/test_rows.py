@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from nfilter.cli import entry
-from nfilter.tokenstore import read_tokens
+from nfilter.store.tokens import read_tokens
 
 ROWS = "".join(
     json.dumps({"question": question, "answer": answer}) + "\n"

@@ -140,9 +140,9 @@ print(json.dumps([code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 102
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux alone")
 def test_the_total_is_what_a_training_takes(tmp_path: Path) -> None:
-    from nfilter.engine.places import site_of
-    from nfilter.plugins import load as load_plugins
-    from nfilter.recipe import load
+    from nfilter.engine.lookup import site_of
+    from nfilter.recipe.model import load
+    from nfilter.registry.loading import load as load_plugins
 
     wide = {
         **SIZES,

@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from nfilter import ModelError, RecipeError, Site, StoreError
-from nfilter.files import write_sealed
-from nfilter.seals import sealed
+from nfilter.store.files import write_sealed
+from nfilter.store.seals import sealed
 from nfilter_hf.backend import HFBackend
 from nfilter_hf.commands import merge as command
 from nfilter_hf.lora.adapter import adapter_parameters, attached, save_adapter

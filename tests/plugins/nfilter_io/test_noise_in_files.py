@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nfilter import Row
-from nfilter.noise import NoiseConfig, flipped, inject, inject_file
+from nfilter.noise.labels import NoiseConfig, flipped, inject, inject_file
 
 OPTIONS = ["iron", "copper", "gold", "tin"]
 N = 60

@@ -18,8 +18,8 @@ import yaml
 from pydantic import ValidationError
 
 from nfilter import Generates, ModelError, RecipeError, Request, Site, Streams
-from nfilter.plugins import load as load_plugins
-from nfilter.recipe import load as load_recipe
+from nfilter.recipe.model import load as load_recipe
+from nfilter.registry.loading import load as load_plugins
 from nfilter.testing import check_backend
 from nfilter.testing.faults import Script
 from nfilter.testing.server import ModelServer

@@ -22,7 +22,7 @@ import pytest
 from pydantic import ValidationError
 
 from nfilter import AllowedHosts, Message, ModelError, Request, Sampling, Site
-from nfilter.hosts import strangers
+from nfilter.recipe.hosts import strangers
 from nfilter_litellm import config as config_module
 from nfilter_litellm.backend import LiteLLMBackend
 from nfilter_litellm.config import LiteLLMConfig, route

@@ -26,8 +26,8 @@ from nfilter import (
     Site,
 )
 from nfilter.engine.run import run
-from nfilter.plugins import load as load_plugins
-from nfilter.recipe import load as load_recipe
+from nfilter.recipe.model import load as load_recipe
+from nfilter.registry.loading import load as load_plugins
 from nfilter.testing.faults import Script, completion
 from nfilter.testing.server import ModelServer
 from nfilter_litellm.backend import LiteLLMBackend

@@ -15,9 +15,9 @@ import pytest
 
 from nfilter import Completion, Message, ModelError, Request, Sampling, Site
 from nfilter.engine.run import run
-from nfilter.plugins import load as load_plugins
-from nfilter.recipe import load as load_recipe
-from nfilter.store import Artefact
+from nfilter.recipe.model import load as load_recipe
+from nfilter.registry.loading import load as load_plugins
+from nfilter.store.run_directory import Artefact
 from nfilter_litellm.backend import LiteLLMBackend
 from nfilter_litellm.config import LiteLLMConfig
 from nfilter_litellm.failures import from_status

@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from nfilter import RecipeError
-from nfilter.plugins import load
+from nfilter.registry.loading import load
 from nfilter.testing import check_token_loss
 from nfilter_losses.dft import Dft, DftConfig
 from nfilter_losses.eaft import Eaft, EaftConfig

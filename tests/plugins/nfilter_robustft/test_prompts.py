@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nfilter import Message, Sample
-from nfilter.prompts import Prompts, shipped_directory
+from nfilter.recipe.prompts import Prompts, shipped_directory
 from nfilter_robustft.views import Asking, variables_of
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "prompts" / "robustft"

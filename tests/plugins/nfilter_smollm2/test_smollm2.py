@@ -11,7 +11,7 @@ import pytest
 
 import nfilter_smollm2
 from nfilter import Message, ModelError, NotInstalled, Request, Sample, Sampling, Site
-from nfilter.plugins import load
+from nfilter.registry.loading import load
 from nfilter_hf.backend import HFBackend
 
 FILE = nfilter_smollm2.nfilter_models()["smollm2"]

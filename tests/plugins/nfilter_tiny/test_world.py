@@ -243,7 +243,7 @@ def test_importing_the_package_loads_no_torch() -> None:
 
 def test_training_renders_as_the_core_does() -> None:
     """Training renders with its own few lines; they must give what a run gives, to the character."""
-    prompts = pytest.importorskip("nfilter.prompts").Prompts([PROMPTS.parent])
+    prompts = pytest.importorskip("nfilter.recipe.prompts").Prompts([PROMPTS.parent])
     common = {"system": None, "history": [], "options": None, "kind": "exact", "query": "mip 37"}
     cases: list[tuple[str, dict[str, Any]]] = [
         ("answer", {}),

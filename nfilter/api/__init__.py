@@ -1,0 +1,1 @@
+"""What plugins are written against: values, protocols, capabilities, hooks and errors."""

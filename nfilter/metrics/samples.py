@@ -1,0 +1,130 @@
+"""Joins the truth by id, for metrics alone: the only place beside the truth arm where it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nfilter.api.errors import ContractError
+from nfilter.api.metrics import Judged, Metric, MetricInput
+from nfilter.api.stages import Contract
+from nfilter.api.types import Sample
+from nfilter.models.context import RunContext
+from nfilter.recipe.model import Recipe
+from nfilter.registry.contracts import check_figures
+from nfilter.registry.loading import Plugins
+from nfilter.store.journal import Journal
+from nfilter.store.run_directory import Artefact
+
+
+def judge(
+    recipe: Recipe,
+    plugins: Plugins,
+    ctx: RunContext,
+    source: Artefact,
+    last: Artefact,
+    truth: Mapping[str, str],
+    journal: Journal,
+) -> dict[str, Any]:
+    """Every registered metric's figures, by name, and ``calls_per_sample``.
+
+    Without a known truth no sample is loaded: metrics then see counts alone.
+    """
+    contracts: list[Contract] = [use.item.cls.contract(use.config) for use in recipe.samples]
+    usage = journal.usage()
+    # What sample stages asked: not the evaluation's questions, nor those of a judge of answers in the metrics.
+    stages = {label: figures for label, figures in usage.items() if label[:2].isdigit()}
+    judged: list[Judged] = []
+    right: dict[str, dict[str, bool | None]] = {}
+    views = list(dict.fromkeys(name for contract in contracts for name in sorted(contract.views)))
+    proposes = list(
+        dict.fromkeys(name for contract in contracts for name in sorted(contract.proposes))
+    )
+    if truth:
+        judged = _judged(ctx, source, last, truth)
+        for name in dict.fromkeys((*views, *proposes)):
+            right[name] = _note_is_right(ctx, name, judged)
+    data = MetricInput(
+        judged=judged,
+        samples=int(source.summary()["read"]),
+        verdicts=list(
+            dict.fromkeys(name for contract in contracts for name in sorted(contract.verdicts))
+        ),
+        views=views,
+        proposes=proposes,
+        answer_is_right=right,
+        calls={label: figures["calls"] for label, figures in stages.items()},
+        tokens={
+            label: figures["prompt_tokens"] + figures["completion_tokens"]
+            for label, figures in stages.items()
+        },
+        seed=recipe.seed,
+    )
+    out = figures_of(plugins, Metric, "compute", data, ctx.log.warning)
+    out["calls_per_sample"] = sum(data.calls.values()) / data.samples
+    return out
+
+
+def figures_of(
+    plugins: Plugins, kind: type, method: str, data: object, warn: Callable[[str], None]
+) -> dict[str, Any]:
+    """The figures of every registered metric of a kind, by name; one that fails is named and left out.
+
+    No recipe names a metric, so one that fails must not end a run.
+    """
+    out: dict[str, Any] = {}
+    for item in plugins.of_kind("metric"):
+        try:
+            metric = item.cls()
+            figures = (
+                check_figures(item.name, getattr(metric, method)(data))
+                if isinstance(metric, kind)
+                else {}
+            )
+        except Exception as error:  # noqa: BLE001 - a stranger's metric must not end a run
+            said = str(error) if isinstance(error, ContractError) else repr(error)
+            warn(
+                f"metric {item.name!r} of plugin {item.plugin!r} ({item.origin}) is left out of metrics.json: {said}"
+            )
+            continue
+        if figures:
+            out[item.name] = figures
+    return out
+
+
+def _judged(
+    ctx: RunContext, source: Artefact, last: Artefact, truth: Mapping[str, str]
+) -> list[Judged]:
+    originals = {sample.id: sample for sample in source.samples() if sample.id in truth}
+    finals = {sample.id: sample for sample in last.samples() if sample.id in truth}
+    ids = [key for key in originals if key in finals]
+    true = {key: ctx.answers.parse(truth[key], originals[key]) for key in ids}
+
+    def label(sample: Sample) -> str | None:
+        return ctx.answers.parse(sample.response, sample)
+
+    was = ctx.answers.agree([(label(originals[key]), true[key]) for key in ids])
+    now = ctx.answers.agree([(label(finals[key]), true[key]) for key in ids])
+    return [
+        Judged(
+            originals[key],
+            finals[key],
+            true[key],
+            before if true[key] is not None else None,
+            after if true[key] is not None else None,
+        )
+        for key, before, after in zip(ids, was, now, strict=True)
+    ]
+
+
+def _note_is_right(ctx: RunContext, name: str, judged: list[Judged]) -> dict[str, bool | None]:
+    pairs: list[tuple[str | None, str | None]] = []
+    for item in judged:
+        note = item.final.notes.get(name)
+        answer = note.get("answer") if isinstance(note, Mapping) else None
+        pairs.append((answer if isinstance(answer, str) else None, item.truth))
+    agree = ctx.answers.agree(pairs)
+    return {
+        item.final.id: ok if pair[0] is not None and pair[1] is not None else None
+        for item, pair, ok in zip(judged, pairs, agree, strict=True)
+    }

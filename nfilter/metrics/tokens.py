@@ -1,0 +1,68 @@
+"""Joins what is known of the tokens of responses by id, for metrics alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nfilter.api.metrics import JudgedTokens, TokenMetric, TokenMetricInput
+from nfilter.api.types import BoolArray, NoiseSpan, Sample, TokenSample
+from nfilter.metrics.samples import figures_of
+from nfilter.registry.loading import Plugins
+from nfilter.store.run_directory import Artefact
+from nfilter.store.tokens import read_tokens
+from nfilter.store.truth import noise_of
+
+
+def judge_tokens(
+    plugins: Plugins,
+    directory: Path,
+    source: Artefact,
+    last: Artefact,
+    seed: int,
+    warn: Callable[[str], None],
+) -> dict[str, Any]:
+    """The figures of every metric over a run's tokens, by name; empty where nothing is known of any token."""
+    noise = noise_of(source)
+    if not noise:
+        return {}
+    tokens, reasons = read_tokens(directory / "tokens")
+    final = {sample.id: sample for sample in last.samples() if sample.id in noise}
+    same = {
+        sample.id: final[sample.id]
+        for sample in source.samples()
+        if sample.id in final and final[sample.id].response == sample.response
+    }
+    judged = [
+        judge_sample(sample, same[sample.id], noise[sample.id])
+        for sample in tokens
+        if sample.id in same
+    ]
+    data = TokenMetricInput([item for item in judged if item.known.any()], reasons, seed)
+    return figures_of(plugins, TokenMetric, "compute_tokens", data, warn)
+
+
+def judge_sample(tokens: TokenSample, sample: Sample, noise: Sequence[NoiseSpan]) -> JudgedTokens:
+    """Which tokens of the last response are noise: those with more than half of their characters in a noise span.
+
+    Where the response does not stand in the rendered text as it is, nothing is known of its tokens.
+    """
+    last = len(sample.messages) - 1
+    own = tokens.response & (tokens.turn == last)
+    at = -1
+    if own.any():
+        at = tokens.text.find(sample.response, int(tokens.spans[own][0, 0]))
+    if at < 0:
+        return JudgedTokens(tokens, np.zeros_like(own), {})
+    found: dict[str, BoolArray] = {}
+    sizes = np.maximum(tokens.spans[:, 1] - tokens.spans[:, 0], 1)
+    for span in noise:
+        shared = np.minimum(tokens.spans[:, 1], at + span.end) - np.maximum(
+            tokens.spans[:, 0], at + span.start
+        )
+        hit = own & (2 * shared > sizes)
+        found[span.kind] = found.get(span.kind, np.zeros_like(own)) | hit
+    return JudgedTokens(tokens, own, found)

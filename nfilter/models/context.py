@@ -1,0 +1,150 @@
+"""What a stage may reach: models (journaled and cached), prompts, seeded generators, progress, log."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from nfilter.answers import build as build_answers
+from nfilter.answers import judged_by
+from nfilter.api.capabilities import CutsTexts
+from nfilter.api.errors import RecipeError
+from nfilter.api.stages import AnswerKind, Progress, Template, TokenLoss
+from nfilter.api.types import FloatArray, ModelRef, TokenSample
+from nfilter.models.pace import Pace
+from nfilter.models.pool import ModelPool
+from nfilter.models.proxy import Model
+from nfilter.progress import RunLog
+from nfilter.recipe.model import Recipe
+from nfilter.recipe.prompts import Prompts
+from nfilter.store.failed_calls import told
+from nfilter.store.journal import Journal
+from nfilter.store.losses import ScoreBooks
+
+
+class RunContext:
+    """The context that the engine gives to one stage of one run."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        stage: str,
+        pool: ModelPool,
+        journal: Journal,
+        prompts: Prompts,
+        log: RunLog,
+        *,
+        stream: str | None = None,
+        trainer: Callable[[Sequence[TokenSample], ModelRef | None], ModelRef] | None = None,
+        publish: Callable[[str, ModelRef], None] | None = None,
+        scores: ScoreBooks | None = None,
+        loss: TokenLoss | None = None,
+        place: str = "",
+        rows: int | None = None,
+        pace: Pace | None = None,
+    ) -> None:
+        self._place = place
+        self._pace = pace
+        self.rows = rows
+        self.seed = recipe.seed
+        self.stage = stage
+        self.base_dir: Path = recipe.base_dir
+        self.log = log
+        self.loss = loss
+        self._stream = stream or stage
+        self._recipe = recipe
+        self._pool = pool
+        self._journal = journal
+        self._prompts = prompts
+        self._trainer = trainer
+        self._publish = publish
+        self._scores = scores
+        self._used: dict[str, Any] = {}
+        self.answers: AnswerKind = answers_of(recipe, self)
+
+    def model(self, name: str) -> Model:
+        """The model of that name, as this stage may use it."""
+        backend = self._pool.backend(name)
+        self._used[self._recipe.aliases.get(name, name)] = backend
+        return Model(
+            name,
+            backend,
+            backend.fingerprint(),
+            self._journal,
+            self.stage,
+            progress=self.progress,
+            scores=self._scores,
+            drain=self._pool.site.drain,
+            cost=self._pool.cost(name),
+            thoughts=self._recipe.thoughts(name),
+            pace=self._pace if self._pool.is_local(name) else None,
+        )
+
+    def prompt(self, name: str) -> Template:
+        """The template of that name."""
+        return self._prompts.get(name)
+
+    def rng(self, key: str) -> random.Random:
+        """A generator of the run's seed, the stage's name (not its number) and ``key``."""
+        return random.Random(f"{self.seed}\x1f{self._stream}\x1f{key}")
+
+    def progress(
+        self, total: int | None, text: str, note: Callable[[], str] | None = None
+    ) -> AbstractContextManager[Progress]:
+        """A bar on a terminal, with how far the run is; nothing elsewhere."""
+        where = f"{self._place}: {text}" if self._place else text
+        bar: AbstractContextManager[Progress] = self.log.reporter.progress(total, where, note)
+        return bar
+
+    def train(self, samples: Iterable[TokenSample], start: ModelRef | None = None) -> ModelRef:
+        """Train with the recipe's trainer.
+
+        Raises:
+            RecipeError: when the recipe has none.
+        """
+        if self._trainer is None:
+            raise RecipeError(
+                f"{self.stage} wants to train, and the recipe has no trainer; add train: {{use: hf.lora, model: student}}"
+            )
+        return self._trainer(list(samples), start)
+
+    def finish(self) -> None:
+        """Keep how fast models were; warn of what they left: calls that failed, texts longer than an encoder's window."""
+        if self._pace is not None:
+            self._pace.keep()
+        for name, ended in self._journal.outcomes(self.stage).items():
+            if ended["failed"]:
+                self.log.warning(
+                    f"{self.stage}: {told(name, ended)}; `nfilter explain RUN ID` says for a row what was asked and why"
+                )
+        for name, backend in self._used.items():
+            found = backend.take_cut_texts() if isinstance(backend, CutsTexts) else None
+            if found is None or not found.cut or found.read == "mean":
+                continue
+            end, other = ("end", "tail") if found.read == "head" else ("beginning", "head")
+            self.log.warning(
+                f"{self.stage}: {found.cut} of {found.texts} texts are longer than the window of {name} ({found.window} "
+                f"tokens), which read their {found.read} alone; where the {end} matters, set {found.setting}: {other}, "
+                f"or {found.setting}: mean for all of it, on models: {name}"
+            )
+
+    def publish_model(self, ref: ModelRef) -> None:
+        """Offer a model to ``train: {use: adopt}``."""
+        if self._publish is not None:
+            self._publish(self.stage, ref)
+
+
+def answers_of(recipe: Recipe, ctx: RunContext) -> AnswerKind:
+    """The recipe's answer kind; its encoder or judge, where it names one, is a model of the recipe."""
+    config = recipe.answer
+
+    def embed(texts: Sequence[str]) -> FloatArray:
+        return ctx.model(str(config.encoder)).embed(texts)
+
+    def judge(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        return judged_by(ctx.model(str(config.judge)), ctx.prompt(config.prompt))(pairs)
+
+    return build_answers(config, embed=embed, judge=judge)

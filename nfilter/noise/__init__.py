@@ -1,0 +1,1 @@
+"""Noise at known places: wrong labels, and filler inside responses."""

@@ -1,0 +1,1 @@
+"""A recipe from YAML to checked settings, and what can be known without running it."""

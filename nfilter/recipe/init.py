@@ -1,0 +1,390 @@
+"""``nfilter init`` and ``nfilter inject-noise``: from a person's file to a recipe that runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from nfilter.api.errors import ModelError, RecipeError, SourceError, did_you_mean, short
+from nfilter.api.types import Row, Sample
+from nfilter.noise.labels import NoiseConfig, inject_file
+from nfilter.recipe.measures import rewrites
+from nfilter.recipe.model import load
+from nfilter.recipe.not_carried import NotCarried
+from nfilter.recipe.readable import Readable, sampled
+from nfilter.recipe.yaml_lines import parse
+from nfilter.registry.contracts import rows_of
+from nfilter.registry.loading import Plugins, Registered
+from nfilter.store.run_directory import publishing
+
+SHIPPED = Path(__file__).resolve().parents[1] / "recipes"
+USUAL = "robustft"
+"""The template where nothing is known of the data."""
+CLASSES = "classes"
+"""The template for data of few answers."""
+_MOST_CLASSES = 20
+_ROWS_PER_CLASS = 10
+
+
+def templates(plugins: Plugins) -> dict[str, Path]:
+    """The recipes that ship, by name: nfilter's own and those of plugins. A name that clashes has its folder before it."""
+    homes: dict[str, list[Path]] = {}
+    for directory in dict.fromkeys((*plugins.recipe_directories, SHIPPED)):
+        for path in sorted(directory.glob("*.yaml")):
+            homes.setdefault(path.stem, []).append(path)
+    return {
+        name if path is paths[0] and len(paths) == 1 else f"{path.parent.parent.name}/{name}": path
+        for name, paths in homes.items()
+        for path in paths
+    }
+
+
+def scaffold(
+    plugins: Plugins,
+    template: str | None,
+    data: Path | None,
+    model: str | None,
+    out: Path,
+    *,
+    expert: str | None = None,
+    test: Path | None = None,
+    force: bool = False,
+) -> list[str]:
+    """Write a recipe from a shipped one; returns what was guessed and what to type next, line by line.
+
+    Without a ``template`` the data decide: few answers that are the same for all rows need no model that answers. ``expert``
+    is ``provider/name`` of a model behind an API, which answers and reviews. Where it gives no log-probabilities, the recipe
+    ranks by what ``check`` would ask for in their place. With ``test``, rows to test on, arms are compared.
+
+    Raises:
+        RecipeError: for an unknown template, when ``out`` is there already, or for ``test`` without ``data``.
+        SourceError: when the data cannot be read.
+    """
+    if out.exists() and not force:
+        raise RecipeError(f"{out} is there already; choose another --out, or give --force")
+    if test is not None and data is None:
+        raise RecipeError(
+            "--test names rows to test on, and none to train on are named; give --data"
+        )
+    known = templates(plugins)
+    if template is not None and template not in known:
+        raise RecipeError(f"no template {template!r}{did_you_mean(template, known)}")
+    found = None
+    if data is not None:
+        again = _command(template or USUAL, out, model, expert, force=force)
+        found = _guessed(plugins, data, out, again)
+    template, said = _chosen(template, found, expert)
+    text = known[template].read_text(encoding="utf-8")
+    if model is not None:
+        text = _replace_model(text, _model_from(out, model, plugins))
+        said += [f"model: {model} (the student)", *_not_installed(plugins, model)]
+    text, without = _with_what_is_there(text, plugins)
+    said += without
+    if expert is not None:
+        text = _replace_expert(text, expert)
+        said.append(f"expert: {expert} (who answers, reasons and reviews)")
+    if found is not None and data is not None:
+        tested = None if test is None else (test, guess(plugins, test))
+        text = _on_data(text, data, found, tested, out)
+        said += _told(data, found)
+    with publishing(out) as file:
+        file.write(text)
+    if expert is not None:
+        said += _rank_by_what_is_there(plugins, out)
+    quoted = shlex.quote(str(out))
+    commands = f"nfilter check {quoted}, then nfilter run {quoted}"
+    missing = _missing_data(out)
+    if missing is None:
+        said.append(f"wrote {out}; next: {commands}")
+    else:
+        said.append(
+            f"wrote {out}, which reads {missing}, and there is no such file; name yours under source: (or begin anew with `"
+            f"{_command(template, out, model, expert, force=True)} --data FILE`); then {commands}"
+        )
+    return said
+
+
+def _on_data(
+    text: str, data: Path, found: Guess, tested: tuple[Path, Guess] | None, out: Path
+) -> str:
+    """The recipe with a person's own rows, and with their own test where they have one."""
+    path = _quoted(_relative(data, out))
+    text = _replace_section(text, "source", f"source: {{use: {found.source.name}, path: {path}}}")
+    text = _without_truth(_replace_section(text, "answer", f"answer: {found.answer}"))
+    if tested is None:
+        return text
+    test, rows = tested
+    path = _quoted(_relative(test, out))
+    text = _replace_section(text, "arms", "arms: [vanilla, raw, cleaned]")
+    line = f"evaluate: {{source: {{use: {rows.source.name}, path: {path}}}}}"
+    return _replace_section(text, "evaluate", line)
+
+
+def _told(data: Path, found: Guess) -> list[str]:
+    named = ", ".join(f"{role} = {column!r}" for role, column in found.columns.items())
+    return [
+        f"data: {data} read as {found.source.name}; guessed columns: {named}",
+        f"answer kind: {found.answer} (guessed; change `answer:` if it is another)",
+        *found.said,
+    ]
+
+
+def _chosen(template: str | None, found: Guess | None, expert: str | None) -> tuple[str, list[str]]:
+    """The template, and why it was chosen, where nobody named one."""
+    if template is not None or expert is not None or found is None or not found.classes:
+        return template or USUAL, []
+    why = (
+        f"template: {CLASSES}, as the rows have the same {found.classes} answers: a classifier finds and mends wrong labels there "
+        f"without asking a model; --template {USUAL} has the model answer, reason and review instead"
+    )
+    return CLASSES, [why]
+
+
+def _with_what_is_there(text: str, plugins: Plugins) -> tuple[str, list[str]]:
+    """The recipe without models that are one of several in a list and are not installed, and what was left out."""
+    said = []
+    named = re.findall(r"^  (\w+): *\{[^}\n]*?model: *([\w-]+)[,}]", text, re.MULTILINE)
+    for name, model in named:
+        missing = _not_installed(plugins, model)
+        listed = re.compile(rf"(\[|, ){name}(?:, |(?=\]))")
+        if missing and re.search(rf"encoder: \[(?:{name}, \w+|\w+, {name})", text):
+            text = re.sub(rf"^  {name}:.*\n", "", text, flags=re.MULTILINE)
+            text = listed.sub(
+                lambda match: match.group(1) if match.group().endswith(", ") else "", text
+            )
+            said.append(f"left out: {name}; {missing[0].removeprefix('warning: ')}")
+    return text, said
+
+
+def _command(
+    template: str, out: Path, model: str | None, expert: str | None, *, force: bool
+) -> str:
+    """What writes the same recipe, but for its data."""
+    given = {"--template": template, "--model": model, "--expert": expert, "--out": str(out)}
+    words = [word for name, value in given.items() if value is not None for word in (name, value)]
+    return shlex.join(["nfilter", "init", *words, *(["--force"] if force else [])])
+
+
+def _guessed(plugins: Plugins, data: Path, out: Path, command: str) -> Guess:
+    try:
+        return guess(plugins, data)
+    except SourceError as error:
+        if "`" not in str(error):  # it names no setting
+            raise
+        source = f"source: {{use: {source_for(plugins, data).name}, path: {_quoted(_relative(data, out))}, ...}}"
+        raise SourceError(
+            f"{error}\nSettings are typed into a recipe: `{command}` writes one, and there it is {source}"
+        ) from error
+
+
+def _missing_data(out: Path) -> str | None:
+    """The data file that a recipe names and that is not there."""
+    source = parse(out.read_text(encoding="utf-8"), out).value.get("source")
+    path = source.get("path") if isinstance(source, dict) else None
+    if not isinstance(path, str) or (out.resolve().parent / path).exists():
+        return None
+    return path
+
+
+def source_for(plugins: Plugins, data: Path) -> Registered:
+    """The source that reads files like this one.
+
+    Raises:
+        SourceError: when none does; the known endings are named.
+    """
+    endings: dict[str, Registered] = {}
+    for item in plugins.of_kind("source"):
+        for suffix in getattr(item.cls, "suffixes", ()):
+            endings.setdefault(suffix, item)
+    if data.is_dir():
+        for item in plugins.of_kind("source"):
+            if "/" in getattr(item.cls, "suffixes", ()):
+                return item
+    item = endings.get(data.suffix.lower())  # type: ignore[assignment]
+    if item is None:
+        raise SourceError(
+            f"{data}: no source reads files that end in {data.suffix!r}; known: {', '.join(endings)}"
+        )
+    return item
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """What a file looks like: the source that reads it, its columns by role, the likeliest kind of answer.
+
+    ``classes`` is how many answers there are, where they are few and the same for all rows, else 0. ``said`` is what a
+    person should know of its rows.
+    """
+
+    source: Registered
+    columns: dict[str, str]
+    answer: str
+    classes: int
+    said: list[str]
+
+
+def guess(plugins: Plugins, data: Path) -> Guess:
+    """Look at the first rows of a file.
+
+    Raises:
+        SourceError: when no source reads such files, or none of its rows can be read; with the reasons.
+    """
+    item = source_for(plugins, data)
+    config = item.cls.Config.model_validate({"path": str(data.resolve())})
+    columns = dict(item.cls.columns(config, data.resolve().parent))
+    rows, more = sampled(rows_of(item.cls(config, data.resolve().parent)))
+    samples = [row.sample for row in rows if isinstance(row, Row)]
+    told = Readable(rows).told(first=more)
+    if not samples:
+        raise SourceError(f"{data}: {told if rows else 'it holds no rows'}")
+    said = [f"data: {told}", *(f"warning: {text}" for text in NotCarried(rows).warnings())]
+    kind = _answer_kind(samples)
+    return Guess(item, columns, kind, _classes(samples, kind), said)
+
+
+def _classes(samples: list[Sample], kind: str) -> int:
+    """How many answers there are, where they are few, the same for all rows, and each stands for enough rows; else 0."""
+    if kind not in ("label", "choice", "exact"):
+        return 0
+    listed = {
+        tuple(each) if isinstance(each := s.meta.get("options"), list) else None for s in samples
+    }
+    answers = next(iter(listed)) if len(listed) == 1 else ()
+    count = len({s.response.strip() for s in samples} if answers is None else answers)
+    return count if 2 <= count <= _MOST_CLASSES and len(samples) >= _ROWS_PER_CLASS * count else 0
+
+
+def _answer_kind(samples: list[Sample]) -> str:
+    if all("options" in sample.meta for sample in samples):
+        return "label" if _of_one_set(samples) else "choice"
+    responses = [sample.response.strip() for sample in samples]
+    numbers = sum(
+        bool(
+            re.fullmatch(r"[-+$€£]?[\d.,/ ]+%?", text)
+            or re.search(r"####\s*[-+$]?[\d.,]+\s*$", text)
+        )
+        for text in responses
+    )
+    if numbers >= 0.9 * len(responses):
+        return "number"
+    if sum(len(text.split()) <= 4 for text in responses) >= 0.9 * len(responses):
+        return "exact"
+    return "{kind: text, encoder: encoder}"
+
+
+def _of_one_set(samples: list[Sample]) -> bool:
+    """Whether all samples have the same options, and each response is one of them and not its letter."""
+    options = [sample.meta["options"] for sample in samples]
+    return all(
+        listed == options[0] and isinstance(listed, list) and sample.response in listed
+        for sample, listed in zip(samples, options, strict=True)
+    )
+
+
+def _relative(data: Path, out: Path) -> str:
+    target, base = data.resolve(), out.resolve().parent
+    return target.relative_to(base).as_posix() if target.is_relative_to(base) else str(target)
+
+
+def _quoted(text: str) -> str:
+    if re.fullmatch(r"[\w/][\w./-]*", text, re.ASCII) and parse(text, Path()).value == text:
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RecipeError(
+            f"{short(text)!r} is not UTF-8, and a recipe is; give the file another name"
+        ) from error
+    if text.isprintable():
+        return "'" + text.replace("'", "''") + "'"
+    quoted: str = yaml.safe_dump(text, default_style='"', width=float("inf"))
+    return quoted.strip()
+
+
+def _model_from(out: Path, model: str, plugins: Plugins) -> str:
+    """The model as the recipe names it: a path here is one relative to the recipe there."""
+    path = Path(model)
+    if path.is_absolute() or model in plugins.models or not path.exists():
+        return model
+    return _relative(path, out)
+
+
+def _not_installed(plugins: Plugins, model: str) -> list[str]:
+    try:
+        plugins.model_folder(model)
+    except ModelError as error:
+        return [f"warning: {error}"]
+    return []
+
+
+def _replace_model(text: str, model: str) -> str:
+    line = re.compile(r"^(  student: *\{[^}\n]*?model: *)([^,}\n]+)", re.MULTILINE)
+    changed, count = line.subn(lambda match: match.group(1) + _quoted(model), text, count=1)
+    if not count:
+        raise RecipeError(
+            "this template has no model called student; give --model to another template"
+        )
+    return changed
+
+
+def _replace_expert(text: str, expert: str) -> str:
+    line = re.compile(r"^  expert:.*$", re.MULTILINE)
+    written = f"  expert: {{use: litellm, model: {_quoted(expert)}}}"
+    changed, count = line.subn(lambda _match: written, text, count=1)
+    if not count:
+        raise RecipeError(
+            "this template has no model called expert; give --expert to another template"
+        )
+    return changed
+
+
+def _rank_by_what_is_there(plugins: Plugins, out: Path) -> list[str]:
+    """Write the stages of a recipe again that its models cannot serve; returns what was changed."""
+    recipe = load(out, plugins)
+    lines = out.read_text(encoding="utf-8").splitlines()
+    at = recipe.located.lines
+    said = []
+    for each in sorted(rewrites(recipe), key=lambda one: at[one.where], reverse=True):
+        lines[at[each.where] - 1 : at[each.where]] = [f"  - {item}" for item in each.items]
+        said.append(f"samples: {each.told}; that is done")
+    with publishing(out) as file:
+        file.write("\n".join(lines) + "\n")
+    return said[::-1]
+
+
+def _replace_section(text: str, name: str, line: str) -> str:
+    section = re.compile(rf"^{name}:.*\n(?:[ \t]+.*\n|#.*\n(?=[ \t]))*", re.MULTILINE)
+    changed, count = section.subn(lambda _match: line + "\n", text, count=1)
+    return changed if count else text.rstrip("\n") + "\n" + line + "\n"
+
+
+def _without_truth(text: str) -> str:
+    # A person's own file has no test set and no known truth until they say so.
+    text = re.sub(r"^evaluate:.*\n(?:[ \t]+.*\n)*", "", text, flags=re.MULTILINE)
+    return _replace_section(
+        text,
+        "arms",
+        "arms: [cleaned]                # add raw and vanilla, with evaluate:, to compare",
+    )
+
+
+def inject(
+    plugins: Plugins,
+    data: Path,
+    out: Path,
+    ratio: float,
+    seed: int,
+    kind: str,
+    wrong: str | None = None,
+) -> dict[str, int]:
+    """Make a known share of a file's answers wrong; returns counts."""
+    item = source_for(plugins, data)
+    config = item.cls.Config.model_validate({"path": str(data.resolve())})
+    source = item.cls(config, data.resolve().parent)
+    noise = NoiseConfig(ratio=ratio, wrong=wrong)
+    done = inject_file(source, out, noise, seed=seed, kind=kind)  # type: ignore[arg-type]
+    return {"rows": done.rows, "flipped": done.flipped, "unreadable": done.unreadable}

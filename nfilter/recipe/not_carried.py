@@ -1,0 +1,76 @@
+"""What rows hold that changes their meaning and that no sample says: counted, and named to a person."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+
+from nfilter.api.types import Row, Sample, Unreadable
+
+
+class NotCarried:
+    """Counts rows by what of them is not carried (``Row.not_carried``)."""
+
+    def __init__(self, rows: Iterable[Row | Unreadable] = ()) -> None:
+        self._rows = 0
+        self._counts: Counter[str] = Counter()
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: Row | Unreadable) -> None:
+        """Count one row; a row that could not be read counts nowhere."""
+        if isinstance(row, Row):
+            self._rows += 1
+            self._counts.update(set(row.not_carried))
+
+    def counts(self) -> dict[str, int]:
+        """Rows by what is not carried, the most frequent first."""
+        return dict(self._counts.most_common())
+
+    def warnings(self) -> list[str]:
+        """One sentence for each kind."""
+        return list(warnings_of(self.counts(), self._rows))
+
+
+def holdings(rows: Iterable[Row | Unreadable]) -> list[str]:
+    """One sentence for what rows hold that a chat template may have no place for, and for turns out of the loss."""
+    counts: Counter[str] = Counter()
+    total = 0
+    for row in rows:
+        if isinstance(row, Row):
+            total += 1
+            counts.update(set(_held(row.sample)))
+    said = [f"{counts[name]} of {total} rows hold {name}" for name in _ASKED if counts[name]]
+    asked = (
+        [f"{', '.join(said)}: a row leaves where the chat template has no place for it; nfilter lint counts those"]
+        if said
+        else []
+    )  # fmt: skip
+    light = counts[_LIGHT]
+    return [*asked, *([f"{light} of {total} rows hold {_LIGHT}, which are out of the loss"] if light else [])]  # fmt: skip
+
+
+_ASKED = ("tools", "tool calls", "thoughts")
+_LIGHT = "turns of weight 0"
+
+
+def _held(sample: Sample) -> Iterator[str]:
+    if sample.tools:
+        yield "tools"
+    for message in sample.messages:
+        if message.tool_calls:
+            yield "tool calls"
+        if message.reasoning:
+            yield "thoughts"
+        if message.weight == 0:
+            yield _LIGHT
+
+
+def warnings_of(counts: Mapping[str, int], rows: int) -> Iterator[str]:
+    """One sentence for each kind of ``counts``, of ``rows`` readable rows."""
+    for name, count in counts.items():
+        have = "row holds" if count == 1 else "rows hold"
+        yield (
+            f"{count} of {rows} readable {have} {name}, which no model is shown and training does not use; "
+            "take such rows out of the data, or remove the field where it does not matter"
+        )

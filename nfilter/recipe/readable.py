@@ -1,0 +1,93 @@
+"""How many rows of a source can be read, and why the others cannot: counted by reason, with the first lines."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from nfilter.api.types import Row, Unreadable
+
+SAMPLE = 200
+"""Rows that ``init`` and ``check`` read."""
+
+_LINES = 3  # line numbers and reasons that are told
+_VALUE = re.compile(r"""(?<!field )(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\d+)""")
+
+
+@dataclass(slots=True)
+class Reason:
+    """Why rows cannot be read: the words for the first of them, how many there are, and their first lines."""
+
+    text: str
+    count: int = 0
+    lines: list[int] = field(default_factory=list)
+
+    def told(self) -> str:
+        """The reason with its count and lines."""
+        more = ", ..." if self.count > len(self.lines) else ""
+        noun = "line" if self.count == 1 else "lines"
+        return (
+            f"{self.count:,} because {self.text} ({noun} {', '.join(map(str, self.lines))}{more})"
+        )
+
+
+class Readable:
+    """Counts rows as they pass, readable and not."""
+
+    def __init__(self, rows: Iterable[Row | Unreadable] = ()) -> None:
+        self.readable = 0
+        self.unreadable = 0
+        self._reasons: dict[str, Reason] = {}
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: Row | Unreadable) -> None:
+        """Count one row."""
+        if isinstance(row, Row):
+            self.readable += 1
+            return
+        self.unreadable += 1
+        # Values and numbers differ from row to row; what is wrong does not.
+        reason = self._reasons.setdefault(_VALUE.sub("?", row.error), Reason(row.error))
+        reason.count += 1
+        if len(reason.lines) < _LINES:
+            reason.lines.append(row.line)
+
+    def reasons(self) -> list[Reason]:
+        """The reasons, the most frequent first."""
+        return sorted(self._reasons.values(), key=lambda reason: -reason.count)
+
+    def why(self) -> str:
+        """The most frequent reasons in one sentence part; how many others there are."""
+        found = self.reasons()
+        rest = sum(reason.count for reason in found[_LINES:])
+        told = [reason.told() for reason in found[:_LINES]]
+        return "; ".join([*told, f"{rest:,} for other reasons"] if rest else told)
+
+    def told(self, *, first: bool) -> str:
+        """How many rows can be read, and why not. ``first``: they are the first rows of more."""
+        total = self.readable + self.unreadable
+        if total == 1:
+            if not self.unreadable:
+                return "its one row can be read"
+            (reason,) = self.reasons()
+            return f"its one row cannot be read: {reason.text} (line {reason.lines[0]})"
+        rows = f"of the first {total:,} rows" if first else f"of {total:,} rows"
+        if not self.unreadable:
+            return f"all {rows} can be read"
+        if not self.readable:
+            return f"none {rows} can be read: {self.why()}"
+        return f"{self.readable:,} {rows} can be read, {self.unreadable:,} cannot: {self.why()}"
+
+    def warnings(self, *, first: bool) -> list[str]:
+        """One sentence where rows cannot be read."""
+        return [self.told(first=first)] if self.unreadable else []
+
+
+def sampled(rows: Iterable[Row | Unreadable]) -> tuple[list[Row | Unreadable], bool]:
+    """The first ``SAMPLE`` rows, and whether there are more."""
+    stream: Iterator[Row | Unreadable] = iter(rows)
+    found = list(itertools.islice(stream, SAMPLE))
+    return found, next(stream, None) is not None

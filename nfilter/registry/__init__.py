@@ -1,0 +1,1 @@
+"""Which plugins are installed, what they register, and by which code."""

@@ -1,0 +1,208 @@
+"""What is installed, for people and for programs: the list of plugins, and one plugin's settings."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from contextlib import suppress
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_args, get_origin
+
+from nfilter.api.capabilities import (
+    Adapts,
+    Embeds,
+    Encodes,
+    Generates,
+    LendsModule,
+    Scores,
+    Streams,
+    Tokenizes,
+)
+from nfilter.api.errors import ModelError, PluginError, did_you_mean
+from nfilter.api.hookspecs import REGISTRATIONS
+from nfilter.registry.loading import Plugins, Registered
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+_ABILITY = {
+    Generates: "answers",
+    Streams: "answers as a stream",
+    Embeds: "embeds texts",
+    Scores: "scores tokens",
+    Encodes: "encodes conversations",
+    LendsModule: "runs here and lends its network",
+    Adapts: "takes a trained adapter",
+    Tokenizes: "tells its tokenizer",
+}
+
+
+def show_all(plugins: Plugins, console: Console, *, as_json: bool) -> None:
+    """Everything that is registered by kind, then what failed to load and what is blocked."""
+    if as_json:
+        console.file.write(json.dumps(_listing(plugins)) + "\n")
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("kind", "name", "from", "what it does"):
+        table.add_column(title, no_wrap=title != "what it does")
+    for kind in REGISTRATIONS.values():
+        for item in plugins.of_kind(kind):
+            table.add_row(
+                *(Text(cell) for cell in (kind, item.name, item.origin, summary(item.cls)))
+            )
+    console.print(table)
+    for name, folder in _models(plugins).items():
+        console.print(f"model that ships: {name} ({folder})", markup=False, soft_wrap=True)
+    for clash in plugins.clashes:
+        console.print(f"clash: {clash}", markup=False, soft_wrap=True)
+    for failed in plugins.failed:
+        text = f"failed: {failed.plugin} of {failed.distribution}: {failed.error}"
+        console.print(text, markup=False, soft_wrap=True)
+    for blocked in plugins.blocked:
+        console.print(f"blocked: {blocked}", markup=False)
+
+
+def _listing(plugins: Plugins) -> dict[str, Any]:
+    return {
+        "plugins": [
+            {
+                "kind": item.kind, "name": item.name, "plugin": item.plugin,
+                "distribution": item.distribution, "version": item.version, "summary": summary(item.cls),
+            }
+            for kind in REGISTRATIONS.values()
+            for item in plugins.of_kind(kind)
+        ],
+        "models": _models(plugins),
+        "clashes": list(plugins.clashes),
+        "failed": [
+            {"plugin": item.plugin, "distribution": item.distribution, "error": item.error}
+            for item in plugins.failed
+        ],
+        "blocked": list(plugins.blocked),
+    }  # fmt: skip
+
+
+def _models(plugins: Plugins) -> dict[str, str]:
+    """Where the models that ship are, or why they are not, without those whose name two plugins give."""
+    found = {}
+    for name in sorted(plugins.models):
+        with suppress(PluginError):
+            try:
+                found[name] = str(plugins.models[name])
+            except ModelError as error:
+                found[name] = str(error)
+    return found
+
+
+def summary(cls: Any) -> str:
+    """The first sentence of a class's docstring."""
+    text = inspect.getdoc(cls) or ""
+    return " ".join(text.split("\n\n", 1)[0].split())
+
+
+def show_one(plugins: Plugins, name: str, console: Console, *, as_json: bool) -> None:
+    """One plugin: its docstring and its settings.
+
+    Raises:
+        PluginError: when nothing has that name, and the nearest and the plugins that failed are named; or two plugins
+            register it.
+    """
+    items = [item for item in plugins.registered.values() if item.name == name]
+    clashes = [clash for clash in plugins.clashes if f" {name!r} is" in clash]
+    if clashes:
+        raise PluginError("\n".join(clashes))
+    if not items:
+        known = [item.name for item in plugins.registered.values()]
+        raise PluginError(
+            f"nothing is called {name!r}{did_you_mean(name, known)} (`nfilter plugins` lists all)"
+            f"{plugins.out_of_use()}"
+        )
+    if as_json:
+        console.file.write(json.dumps([_described(item) for item in items]) + "\n")
+        return
+    for item in items:
+        _print(item, console)
+
+
+_BESIDE: Final = {
+    "backend": ("thoughts", "[opening mark, closing mark]", "marks around what the model thinks; [] where nothing is to be cut"),
+    "trainer": ("loss", "a loss, or {use: LOSS, ...}", "an online loss: weights for tokens while training goes on"),
+    "source": ("noise", "{ratio: 0.5, ...}", "makes a known share of the labels wrong, to see what is found"),
+}  # fmt: skip
+"""The setting that a recipe takes on every plugin of a kind, beside the plugin's own: name, type, what it is."""
+
+
+def _described(item: Registered) -> dict[str, Any]:
+    config = getattr(item.cls, "Config", None)
+    return {
+        "kind": item.kind,
+        "name": item.name,
+        "distribution": item.distribution,
+        "version": item.version,
+        "doc": inspect.getdoc(item.cls) or "",
+        "schema": config.model_json_schema() if config is not None else {},
+        "beside": dict(zip(("setting", "type", "what"), _BESIDE[item.kind], strict=True))
+        if item.kind in _BESIDE
+        else None,
+    }
+
+
+def _print(item: Registered, console: Console) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    console.print(f"{item.kind} {item.name}  ({item.origin})", style="bold", markup=False)
+    console.print(inspect.getdoc(item.cls) or "", markup=False)
+    config = getattr(item.cls, "Config", None)
+    fields = config.model_fields if config is not None else {}
+    if not fields and item.kind not in _BESIDE:
+        return
+    notes = field_notes(config) if config is not None else {}
+    table = Table(box=None, pad_edge=False)
+    for title in ("setting", "type", "default", "needs"):
+        table.add_column(title)
+    defaults = config.model_construct() if config is not None else None
+    for name, info in fields.items():
+        needs = [mark for mark in info.metadata if hasattr(mark, "capability")]
+        wanted = ", ".join(
+            f"a model that {_ABILITY.get(mark.capability, mark.capability.__name__)}"
+            + (" with logprobs" if mark.logprobs else "")
+            for mark in needs
+        )
+        default = "(required)" if info.is_required() else repr(getattr(defaults, name))
+        cells = (
+            info.alias or name,
+            _type_name(info.annotation),
+            default,
+            wanted or notes.get(name, ""),
+        )
+        table.add_row(*(Text(cell) for cell in cells))
+    if item.kind in _BESIDE:
+        name, kind, what = _BESIDE[item.kind]
+        table.add_row(*(Text(cell) for cell in (name, kind, "None", what)))
+    console.print()
+    console.print(table)
+
+
+def _type_name(annotation: Any) -> str:
+    """A type as a recipe's author reads it: the values of a Literal, and no bounds or validators."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type_name(parts[0])
+    if origin in {Union, UnionType}:
+        return " | ".join(dict.fromkeys(_type_name(part) for part in parts))
+    if origin is Literal:
+        return " | ".join(repr(part) for part in parts)
+    if origin is not None:
+        return f"{_type_name(origin)}[{', '.join(_type_name(part) for part in parts)}]"
+    names = {NoneType: "None", Ellipsis: "..."}
+    return names.get(annotation) or str(getattr(annotation, "__name__", annotation))
+
+
+def field_notes(config: Any) -> dict[str, str]:
+    """The descriptions that a config gives its fields."""
+    return {name: info.description or "" for name, info in config.model_fields.items()}

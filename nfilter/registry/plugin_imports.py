@@ -1,0 +1,257 @@
+"""The import of one plugin: what it registers, or why it cannot be used, and what its import cost."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+from nfilter.api import hookspecs
+from nfilter.api.errors import NotInstalled, PluginError, did_you_mean
+from nfilter.registry.plugin_files import PluginFiles, files_of, imported_at_top
+from nfilter.registry.provenance import code_of
+from nfilter.registry.registration import class_faults
+
+SLOW = 1.0
+"""Seconds of an import from which on the plugin is named, where it imports another distribution at top level."""
+UNEXPLAINED = 3 * SLOW
+"""The same where it does not: a busy machine alone can make a fast import take a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A class that a plugin registered, and where it comes from."""
+
+    kind: str
+    name: str
+    cls: Any
+    plugin: str
+    distribution: str
+    version: str
+
+    @property
+    def origin(self) -> str:
+        """Distribution and version, as shown to people and kept in fingerprints."""
+        return f"{self.distribution} {self.version}"
+
+    @property
+    def code(self) -> str:
+        """SHA-256 of the files of the package that it comes from: an edited plugin is another one."""
+        return code_of(self.cls)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A plugin that could not be loaded, with what it raised."""
+
+    plugin: str
+    distribution: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What a plugin brought; nothing where it ``failed``. ``slow`` says what its import cost, where that is much."""
+
+    items: tuple[Registered, ...] = ()
+    models: tuple[tuple[str, Path | NotInstalled], ...] = ()
+    prompts: tuple[Path, ...] = ()
+    recipes: tuple[Path, ...] = ()
+    failed: Failed | None = None
+    slow: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """An installed plugin, imported or not. ``number`` is its place in the order of loading."""
+
+    point: EntryPoint
+    number: int
+
+    @property
+    def name(self) -> str:
+        """The name of its entry point."""
+        return self.point.name
+
+    @property
+    def distribution(self) -> str:
+        """The distribution that it is a part of."""
+        return distribution_of(self.point)[0]
+
+    @property
+    def key(self) -> str:
+        """What tells it from every other plugin."""
+        return f"{self.number}:{self.name}"
+
+    @property
+    def origin(self) -> str:
+        """The plugin, its distribution and version, as shown to people."""
+        distribution, version = distribution_of(self.point)
+        return f"{self.name!r} of {distribution} {version}"
+
+    @cached_property
+    def files(self) -> PluginFiles:
+        """What its source says, read without importing it."""
+        return files_of(self.point.value.partition(":")[0])
+
+
+def seconds_now() -> float:
+    """The clock that imports are timed by."""
+    return time.perf_counter()
+
+
+def distribution_of(point: EntryPoint) -> tuple[str, str]:
+    """Name and version of the distribution that an entry point is a part of."""
+    return (point.dist.name, point.dist.version) if point.dist else ("unknown", "0")
+
+
+def import_plugin(
+    candidate: Candidate,
+    manager: pluggy.PluginManager,
+    clock: Callable[[], float],
+) -> Imported:
+    """Import a plugin, call what registers and check what it registered. What it raises is kept, not raised."""
+    before = set(sys.modules)
+    start = clock()
+    try:
+        imported, module = _import(candidate)
+        # Last, so that a plugin that failed listens to nothing. One module in two distributions listens once.
+        if module not in manager.get_plugins():
+            manager.register(module, name=candidate.key)
+    except PluginError as error:
+        imported = _failed(candidate, str(error))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a broken plugin must not break the others
+        imported = _failed(candidate, f"{type(error).__name__}: {error}")
+    return replace(imported, slow=_slow(candidate, clock() - start, before))
+
+
+def _failed(candidate: Candidate, error: str) -> Imported:
+    return Imported(failed=Failed(candidate.name, candidate.distribution, error))
+
+
+def _slow(candidate: Candidate, seconds: float, before: Iterable[str]) -> str | None:
+    if seconds < SLOW:
+        return None
+    top = candidate.point.value.partition(":")[0].partition(".")[0]
+    own = {
+        name: module
+        for name, module in list(sys.modules.items())
+        if module is not None and name.partition(".")[0] == top
+    }
+    heavy = imported_at_top(own, before)
+    text = f"plugin {candidate.name!r} of {candidate.distribution} took {seconds:.1f} s to import"
+    if not heavy and seconds < UNEXPLAINED:
+        return None
+    if not heavy:
+        return f"{text}; what takes that long belongs inside the functions that need it"
+    first = heavy[0].partition(" ")[0]
+    return (
+        f"{text}: at top level it imports {', '.join(heavy)}; with `import {first}` inside the functions that need it, "
+        "it is fast to list"
+    )
+
+
+def _import(candidate: Candidate) -> tuple[Imported, Any]:
+    module = candidate.point.load()
+    _refuse_unknown_hooks(module)
+    items = tuple(_items(module, candidate))
+    return (
+        Imported(
+            items,
+            tuple(_models(module)),
+            tuple(_folders(module, "nfilter_prompts")),
+            tuple(_folders(module, "nfilter_recipes")),
+        ),
+        module,
+    )
+
+
+def _items(module: Any, candidate: Candidate) -> list[Registered]:
+    distribution, version = distribution_of(candidate.point)
+    items: list[Registered] = []
+    faults: list[str] = []
+    for hook, kind in hookspecs.REGISTRATIONS.items():
+        for cls in _classes(module, hook, faults):
+            wrong = class_faults(kind, cls, candidate.name)
+            faults += [f"{hook}: {text}" for text in wrong]
+            if not wrong:
+                items.append(Registered(kind, cls.name, cls, candidate.name, distribution, version))
+    counts = Counter((item.kind, item.name) for item in items)
+    faults += [
+        f"{kind} {name!r} is registered twice by this plugin itself; each class needs a name of its own"
+        for (kind, name), count in counts.items()
+        if count > 1
+    ]
+    if faults:
+        raise PluginError("\n    ".join(("its classes cannot be used:", *faults)))
+    return items
+
+
+def _classes(module: Any, hook: str, faults: list[str]) -> list[Any]:
+    found = _call(module, hook)
+    if isinstance(found, type):
+        faults.append(
+            f"{hook}: it returns the class {found.__name__}; write return ({found.__name__},)"
+        )
+        return []
+    return _listed(found, hook, faults, "classes")
+
+
+def _listed(found: Any, hook: str, faults: list[str], what: str) -> list[Any]:
+    if isinstance(found, str | bytes | Path) or not isinstance(found, Iterable):
+        shown = "None" if found is None else f"{found!r:.60}"
+        faults.append(
+            f"{hook}: it returns {shown}, not {what}; write return (..., ) with all of them"
+        )
+        return []
+    return list(found)
+
+
+def _models(module: Any) -> Iterator[tuple[str, Path | NotInstalled]]:
+    found = _call(module, "nfilter_models") or {}
+    if not isinstance(found, Mapping) or not all(
+        isinstance(name, str) and isinstance(path, Path | NotInstalled)
+        for name, path in found.items()
+    ):
+        raise PluginError(
+            f"nfilter_models: it returns {found!r:.80}; write return {{'name': Path(...)}}, names to folders"
+        )
+    yield from found.items()
+
+
+def _folders(module: Any, hook: str) -> list[Path]:
+    faults: list[str] = []
+    folders = _listed(_call(module, hook), hook, faults, "folders")
+    faults += [
+        f"{hook}: {folder!r:.80} is no pathlib.Path; write Path({str(folder)!r:.80})"
+        for folder in folders
+        if not isinstance(folder, Path)
+    ]
+    if faults:
+        raise PluginError("\n    ".join(faults))
+    return folders
+
+
+def _call(module: Any, hook: str) -> Any:
+    function = getattr(module, hook, None)
+    return function() if function is not None else ()
+
+
+def _refuse_unknown_hooks(module: Any) -> None:
+    known = {name for name in vars(hookspecs) if name.startswith("nfilter_")}
+    for name in vars(module):
+        marked = getattr(getattr(module, name), "nfilter_impl", None) is not None
+        if (marked or name.startswith("nfilter_")) and name not in known:
+            if not marked and not callable(getattr(module, name)):
+                continue
+            raise PluginError(f"no hook is called {name!r}{did_you_mean(name, known)}")
+        if name in known and not marked:
+            raise PluginError(f"{name} is not marked; write @nfilter.hookimpl above it")

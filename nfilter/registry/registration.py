@@ -1,0 +1,236 @@
+"""What a class must have to be registered: members, their signatures, a name, settings. All faults at once."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nfilter.api.metrics import SECTIONS
+from nfilter.api.stages import StageConfig
+
+_STAGE_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
+_NAME = re.compile(r"[A-Za-z0-9_./-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method as nfilter calls it: its arguments by position, then those by keyword; ``on_class`` without an object."""
+
+    name: str
+    arguments: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()
+    on_class: bool = False
+
+    def shown(self) -> str:
+        """The method as a plugin writes it."""
+        first = ("cls" if self.on_class else "self",)
+        stars = ("*", *self.keywords) if self.keywords else ()
+        mark = "@classmethod " if self.on_class else ""
+        return f"{mark}def {self.name}({', '.join((*first, *self.arguments, *stars))})"
+
+
+def _on_class(name: str, *arguments: str) -> Method:
+    return Method(name, arguments, on_class=True)
+
+
+CONTRACT = _on_class("contract", "config")
+CAPABLE: tuple[Method, ...] = (
+    Method("generate", ("requests",)), Method("stream", ("requests",)), Method("embed", ("texts",)),
+    Method("score", ("samples", "adapter")), Method("encode", ("samples",), ("max_length", "turns")),
+    Method("tokenizer_digest"), Method("decode", ("ids",)), Method("lend"), Method("adapted", ("ref",)),
+    Method("prompt_end", ("request",)), Method("take_cut_texts"),
+)  # fmt: skip
+"""The methods of a model's capabilities."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a class of one kind has: how it is built, what it must have, what one of it must have, what it may have.
+
+    ``taken`` are keys of a recipe's entry that are no settings of the plugin.
+    """
+
+    built: tuple[str, ...]
+    required: tuple[Method, ...] = ()
+    one_of: tuple[Method, ...] = ()
+    optional: tuple[Method, ...] = ()
+    taken: tuple[str, ...] = ("use",)
+    config: bool = True
+
+
+KINDS: Mapping[str, Kind] = {
+    "stage": Kind(
+        ("config",),
+        (CONTRACT,),
+        (
+            Method("process", ("chunk", "state", "ctx")),
+            Method("process_tokens", ("chunk", "state", "ctx", "bit")),
+        ),
+        (Method("fit", ("stream", "ctx")), Method("fit_tokens", ("stream", "ctx"))),
+        ("use", "skip"),
+    ),
+    "backend": Kind(
+        ("config", "site"),
+        (
+            _on_class("abilities", "config"),
+            _on_class("problems", "config", "site"),
+            Method("fingerprint"),
+            Method("close"),
+        ),
+        optional=(
+            *CAPABLE,
+            _on_class("price", "config"),
+            _on_class("facts", "config", "site"),
+            _on_class("hosts", "config"),
+        ),
+    ),
+    "trainer": Kind(
+        ("config",),
+        (
+            CONTRACT,
+            _on_class("memory", "config", "model_config", "site"),
+            Method("train", ("samples", "model", "out", "ctx", "start")),
+        ),
+        optional=(Method("lead"), Method("follow", ("model", "ctx"))),
+        taken=("use", "loss"),
+    ),
+    "source": Kind(
+        ("config", "base_dir"),
+        (
+            _on_class("problems", "config", "base_dir"),
+            _on_class("columns", "config", "base_dir"),
+            Method("read"),
+            Method("restore", ("sample",)),
+        ),
+        taken=("use", "noise"),
+    ),
+    "exporter": Kind(("config",), (Method("export", ("run", "out")),), taken=()),
+    "metric": Kind(
+        (),
+        one_of=(Method("compute", ("data",)), Method("compute_tokens", ("data",))),
+        config=False,
+    ),
+    "loss": Kind(
+        ("config",),
+        (
+            CONTRACT,
+            Method("stats", ("logits_chunk", "labels")),
+            Method("weigh", ("stats", "cached", "step")),
+        ),
+    ),
+}
+
+
+def class_faults(kind: str, cls: Any, plugin: str) -> list[str]:
+    """Everything that keeps ``cls`` from being a ``kind``, each with what to write instead; empty where nothing does."""
+    if not isinstance(cls, type):
+        name = type(cls).__name__
+        if type(cls).__module__ == "builtins":
+            return [f"{cls!r:.80} is no class; return classes, like (MyStage,)"]
+        fault = f"an object of {name} is no class; return the class itself, {name}, not {name}(...)"
+        return [fault, *class_faults(kind, type(cls), plugin)]
+    rules = KINDS[kind]
+    faults = [*_name_faults(kind, cls, plugin)]
+    if rules.config:
+        faults += _config_faults(rules, cls)
+    faults += _built_faults(rules, cls)
+    faults += [text for method in rules.required for text in method_faults(cls, method)]
+    present = [method for method in rules.one_of if hasattr(cls, method.name)]
+    if rules.one_of and not present:
+        shown = " or ".join(method.shown() for method in rules.one_of)
+        faults.append(f"it has no method that does its work; write {shown}")
+    for method in (*present, *(each for each in rules.optional if hasattr(cls, each.name))):
+        faults += method_faults(cls, method)
+    if kind == "loss" and getattr(cls, "mean_over", None) not in ("given", "weighed"):
+        mean = getattr(cls, "mean_over", None)
+        faults.append(f"its mean_over is {mean!r:.40}; write mean_over = 'given', or 'weighed'")
+    return [f"{cls.__module__}.{cls.__qualname__}: {text}" for text in faults]
+
+
+def _name_faults(kind: str, cls: type, plugin: str) -> Iterator[str]:
+    name = getattr(cls, "name", None)
+    own = re.sub(r"[^a-z0-9]+", "_", cls.__name__.lower()).strip("_") or "thing"
+    like = f"{plugin.removeprefix('nfilter_')}.{own}" if kind == "stage" else own
+    if name is None or isinstance(name, property):
+        yield f"it has no name; write name = {like!r} in the class"
+    elif not isinstance(name, str):
+        yield f"its name is {name!r:.60}, which is no text; write name = {like!r}"
+    elif kind == "stage" and not _STAGE_NAME.fullmatch(name):
+        yield f"the name of a stage has the form plugin.stage, and {name!r:.60} has not; write name = {like!r}"
+    elif not _NAME.fullmatch(name):
+        yield f"its name {name!r:.60} has characters that a recipe cannot name it by; write name = {like!r}"
+    elif kind == "metric" and name in SECTIONS:
+        yield (
+            f"metrics.json has figures of the engine's own under {name!r}; call the metric otherwise, like "
+            f"{plugin}_{name}"
+        )
+
+
+def _config_faults(rules: Kind, cls: type) -> Iterator[str]:
+    config = getattr(cls, "Config", None)
+    if config is None:
+        yield (
+            "it has no Config; write class MyConfig(nfilter.StageConfig) with its settings, and Config = MyConfig"
+        )
+    elif not isinstance(config, type):
+        yield f"its Config is {config!r:.60}, which is no class; write Config = {type(config).__name__}"
+    elif not issubclass(config, StageConfig):
+        yield f"its Config, {config.__name__}, is no StageConfig; write class {config.__name__}(nfilter.StageConfig)"
+    else:
+        for name, info in config.model_fields.items():
+            key = info.alias or name
+            if key in rules.taken:
+                yield f"its Config has a setting {key!r}, a key that recipes use for something else; call it otherwise"
+
+
+def _built_faults(rules: Kind, cls: type) -> Iterator[str]:
+    given = ", ".join(rules.built)
+    try:
+        signature = inspect.signature(cls)
+        signature.bind(*rules.built)
+    except TypeError:
+        yield (
+            f"nfilter builds it as {cls.__name__}({given}), and it does not take that; write "
+            f"{Method('__init__', rules.built).shown()}"
+        )
+    except ValueError:
+        return
+
+
+def method_faults(cls: type, method: Method) -> Iterator[str]:
+    """What keeps a method of a class from being called as nfilter calls it."""
+    member = getattr(cls, method.name, None)
+    if member is None:
+        yield f"it has no method {method.name}; write {method.shown()}"
+        return
+    if not callable(member):
+        yield f"its {method.name} is {type(member).__name__}, not a method; write {method.shown()}"
+        return
+    if inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member):
+        yield f"its {method.name} is async, and nfilter calls plain functions; write {method.shown()}"
+        return
+    plain = inspect.isfunction(inspect.getattr_static(cls, method.name))
+    first = ("self",) if plain and not method.on_class else ()
+    if _takes(member, (*first, *method.arguments), method.keywords):
+        return
+    try:
+        has = f"{method.name}{inspect.signature(member)}"
+    except ValueError:
+        has = method.name
+    if method.on_class and plain and _takes(member, ("cls", *method.arguments), method.keywords):
+        yield f"{has} is called on the class; write @classmethod above it"
+    else:
+        yield f"it has {has:.200}, and nfilter calls {method.shown()}"
+
+
+def _takes(function: Callable[..., Any], arguments: Iterable[str], keywords: Iterable[str]) -> bool:
+    try:
+        inspect.signature(function).bind(*arguments, **dict.fromkeys(keywords))
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True

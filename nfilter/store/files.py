@@ -1,0 +1,229 @@
+"""Files that appear whole or not at all, and JSON that tells whether it is still what was written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from nfilter.api.errors import StoreError
+from nfilter.store.failpoints import reach
+from nfilter.store.seals import Seal, Tally, check, damaged, remember, unreadable
+
+SEAL = "seal"
+
+
+def canonical(value: Any) -> str:
+    """Canonical JSON: sorted keys, no white space, no NaN."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256, in hex, of the canonical JSON of ``parts``."""
+    return hashlib.sha256(canonical(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@contextmanager
+def publishing(path: Path) -> Iterator[IO[str]]:
+    """A text file that appears at ``path`` only when the block ends well: written beside, synced, renamed.
+
+    Raises:
+        StoreError: when it cannot be written, as on a full disk; what stood at ``path`` before still stands.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        raise unwritten(path, error) from error
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            reach("publish.opened")
+            yield out
+            reach("publish.written")
+            out.flush()
+            os.fsync(out.fileno())
+        reach("publish.synced")
+        refuse_folder(path)
+        Path(name).replace(path)
+        _sync(path.parent)
+        reach("publish.renamed")
+    except BaseException as error:
+        Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            raise unwritten(path, error) from error
+        raise
+
+
+def refuse_folder(path: Path) -> None:
+    """Raises StoreError where a folder stands at ``path``, which is to be a file."""
+    if path.is_dir():
+        raise StoreError(
+            f"{path}: a folder stands where a file is to be written; move it away, and the same command goes on"
+        )
+
+
+def unwritten(path: Path, error: OSError) -> StoreError:
+    """What to raise where ``path`` cannot be written."""
+    return StoreError(
+        f"{path}: cannot be written ({error.strerror or error}); what was published before is whole: make room there, "
+        "and the same command goes on"
+    )
+
+
+def _sync(directory: Path) -> None:
+    # A rename is on the disk only when its folder is.
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class Sealing:
+    """A text file on its way to its place; ``seal`` says what was written."""
+
+    def __init__(self, out: IO[str]) -> None:
+        self._out = out
+        self._tally = Tally()
+
+    def write(self, text: str) -> None:
+        """Write the text, and count its bytes."""
+        self._out.write(text)
+        self._tally.add(text.encode())
+
+    def row(self, value: Any) -> None:
+        """Write one line of JSON Lines."""
+        self.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def seal(self) -> Seal:
+        """Of all that was written so far."""
+        return self._tally.seal()
+
+
+@contextmanager
+def sealing(path: Path) -> Iterator[Sealing]:
+    """A text file as of ``publishing``, of which is known what was written. Raises StoreError as that does."""
+    with publishing(path) as out:
+        written = Sealing(out)
+        yield written
+    remember(path, written.seal())
+
+
+def write_json(path: Path, value: Any) -> Seal:
+    """Publish a JSON file, indented for people."""
+    with sealing(path) as out:
+        out.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return out.seal()
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> Seal:
+    """Publish a JSON Lines file."""
+    with sealing(path) as out:
+        for row in rows:
+            out.row(row)
+    return out.seal()
+
+
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """Publish a JSON object that holds a digest of its file's name and of its own values under ``seal``."""
+    # As it will be read: what JSON makes of a key or a tuple is part of the digest.
+    plain = json.loads(json.dumps(value, allow_nan=False))
+    write_json(path, {**plain, SEAL: digest(path.name, plain)})
+
+
+def read_sealed(path: Path, home: Path) -> dict[str, Any]:
+    """What ``write_sealed`` was given.
+
+    Raises:
+        DamageError: when the file is gone or holds anything else; it names the command that mends the run ``home``.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise unreadable(path, error, home) from error
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"is not JSON ({error})", home) from error
+    if not isinstance(value, dict):
+        raise damaged(path, "is not a JSON object", home)
+    seal = value.pop(SEAL, None)
+    if seal is None:
+        raise damaged(path, "has no seal, so it cannot be told whether it is whole", home)
+    try:
+        whole = seal == digest(path.name, value)
+    except (ValueError, RecursionError):
+        whole = False
+    if not whole:
+        raise damaged(path, "holds other values than were written", home)
+    return value
+
+
+def check_folder(record: Path, home: Path) -> dict[str, Any]:
+    """What a sealed ``record`` says of the files beside it, after a look at each that it lists under ``files``.
+
+    Raises:
+        DamageError: when one is gone or is not what was written; it names the command that mends the run ``home``.
+    """
+    value = read_sealed(record, home)
+    for name, seal in seals_of(value.get("files")).items():
+        check(record.parent / name, seal, home)
+    return value
+
+
+def seals_of(value: Any) -> dict[str, Seal]:
+    """The seals by name, as a sealed file holds them."""
+    return {str(name): Seal(*seal) for name, seal in dict(value or {}).items()}
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
+
+
+def read_jsonl(path: Path) -> Iterator[Any]:
+    """The rows of a JSON Lines file that nfilter wrote."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file that nfilter wrote.
+
+    Raises:
+        StoreError: when it is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"{path}: not there; is {path.parent} the directory of a finished run?"
+        ) from error
+    except ValueError as error:
+        raise StoreError(f"{path}:1: not JSON ({error}); remove it and run again") from error
+
+
+def save_array(out: IO[bytes], values: Any) -> Seal:
+    """Write an array in numpy's format, without pickle; what was written."""
+    tally = Tally()
+
+    class Writing:
+        def write(self, data: bytes) -> int:
+            tally.add(data)
+            return out.write(data)
+
+    np.save(Writing(), np.asarray(values), allow_pickle=False)
+    return tally.seal()

@@ -1,0 +1,180 @@
+"""The tokens that a run trained on, on disk: flat memory-mappable arrays with offsets, and the texts beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+
+from nfilter.api.capabilities import TokenizerDigest
+from nfilter.api.errors import StoreError
+from nfilter.api.types import TokenSample
+from nfilter.store.files import (
+    check_folder,
+    read_jsonl,
+    read_sealed,
+    remove,
+    save_array,
+    write_jsonl,
+    write_sealed,
+)
+from nfilter.store.seals import remember
+
+_INDEX = "index.json"
+_TEXTS = "texts.jsonl"
+_ARRAYS = ("ids", "response", "turn", "spans", "weights", "reasons")
+
+
+def write_tokens(
+    directory: Path,
+    samples: Sequence[TokenSample],
+    reasons: Sequence[str],
+    *,
+    tokenizer: Mapping[str, str] | None = None,
+) -> None:
+    """Publish ids, weights, response mask, spans, reasons and scores as flat arrays; ``offsets`` cuts them by sample.
+
+    ``cut`` has its own, ``cut_offsets``. ``texts.jsonl`` has the rendered conversations, in the same order. ``tokenizer`` is what made the ids: the fields
+    of a ``TokenizerDigest``; None where the model's backend does not tell.
+    """
+    part = directory.with_name(f".{directory.name}.part")
+    remove(part)
+    part.mkdir(parents=True)
+    lengths = [len(sample.ids) for sample in samples]
+    arrays = {
+        "offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        "ids": _flat([sample.ids for sample in samples], np.int64),
+        "response": _flat([sample.response for sample in samples], np.bool_),
+        "turn": _flat([sample.turn for sample in samples], np.int16),
+        "spans": _flat([sample.spans for sample in samples], np.int32),
+        "weights": _flat([sample.weights for sample in samples], np.float32),
+        "reasons": _flat([sample.reasons for sample in samples], np.uint32),
+    }
+    cuts = [len(sample.cut) for sample in samples]
+    arrays["cut"] = _flat([sample.cut for sample in samples], np.bool_)
+    arrays["cut_offsets"] = np.concatenate([[0], np.cumsum(cuts)]).astype(np.int64)
+    names = sorted({name for sample in samples for name in sample.scores})
+    for name in names:
+        parts = [
+            sample.scores.get(name, np.full(len(sample.ids), np.nan, np.float32))
+            for sample in samples
+        ]
+        arrays[_file_of(name)] = _flat(parts, np.float32)
+    files = {}
+    for name, values in arrays.items():
+        with (part / f"{name}.npy").open("wb") as out:
+            files[f"{name}.npy"] = save_array(out, values)
+    files[_TEXTS] = write_jsonl(part / _TEXTS, ({"id": s.id, "text": s.text} for s in samples))
+    write_sealed(
+        part / _INDEX,
+        {
+            "files": files,
+            "samples": [sample.id for sample in samples],
+            "reasons": list(reasons),
+            "scores": names,
+            "tokenizer": dict(tokenizer) if tokenizer is not None else None,
+        },
+    )
+    # Renamed only when it is whole, so that no array of an earlier run stands among these.
+    remove(directory)
+    part.rename(directory)
+    for name, seal in files.items():
+        remember(directory / name, seal)
+
+
+def read_tokens(directory: Path) -> tuple[list[TokenSample], list[str]]:
+    """What ``write_tokens`` published: samples over memory-mapped arrays, and the names of the reason bits.
+
+    Raises:
+        DamageError: when a file is not what was written.
+    """
+    index, arrays = _opened(directory)
+    texts = _texts(directory)
+    samples = [_at(index, arrays, place, text) for place, text in enumerate(texts)]
+    return samples, list(index["reasons"])
+
+
+def read_one(directory: Path, name: str) -> tuple[TokenSample, list[str]] | None:
+    """One sample by its id, and the names of the reason bits; None where there are no tokens of it."""
+    if not has_tokens(directory):
+        return None
+    index, arrays = _opened(directory)
+    if name not in index["samples"]:
+        return None
+    place = index["samples"].index(name)
+    (text,) = islice(_texts(directory), place, place + 1)
+    return _at(index, arrays, place, text), list(index["reasons"])
+
+
+def has_tokens(directory: Path) -> bool:
+    """Whether ``write_tokens`` published anything here."""
+    return (directory / _INDEX).exists()
+
+
+def tokenizer_of(directory: Path) -> TokenizerDigest | None:
+    """What made the ids that were published here; None where it is not known."""
+    value = read_sealed(directory / _INDEX, directory.parent).get("tokenizer")
+    return TokenizerDigest(**value) if value else None
+
+
+def refuse_other(directory: Path, tokenizer: TokenizerDigest) -> None:
+    """Nothing where ``tokenizer`` reads the ids published here as the text that they were made of.
+
+    Raises:
+        StoreError: when another tokenizer made them, or it is not known which one did.
+    """
+    made = tokenizer_of(directory)
+    if made is None:
+        raise StoreError(
+            f"{directory}: it is not known which tokenizer made these tokens, as the model's backend does not tell; "
+            "encode the rows again"
+        )
+    if made.tokenizer != tokenizer.tokenizer:
+        raise StoreError(
+            f"{directory}: these tokens were made by another tokenizer ({made.tokenizer[:12]}, not "
+            f"{tokenizer.tokenizer[:12]}): take the model of the run's section encode, or encode the rows again"
+        )
+
+
+def _file_of(score: str) -> str:
+    # A recipe names scores, and a name may hold what a path is made of.
+    return f"score-{quote(score, safe='')}"
+
+
+def _opened(directory: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    """The index, and every array memory-mapped; each file is compared with what was written."""
+    index = check_folder(directory / _INDEX, directory.parent)
+    names = ("offsets", *_ARRAYS, *map(_file_of, index["scores"]), "cut", "cut_offsets")
+    return index, {
+        name: np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        for name in names
+    }
+
+
+def _texts(directory: Path) -> Iterator[str]:
+    """The rendered conversations in order."""
+    return (row["text"] for row in read_jsonl(directory / _TEXTS))
+
+
+def _at(
+    index: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]], place: int, text: str
+) -> TokenSample:
+    start, end = arrays["offsets"][place : place + 2]
+    first, last = arrays["cut_offsets"][place : place + 2]
+    parts: dict[str, Any] = {name: arrays[name][start:end] for name in _ARRAYS}
+    return TokenSample(
+        id=index["samples"][place],
+        **parts,
+        scores={name: arrays[_file_of(name)][start:end] for name in index["scores"]},
+        text=text,
+        cut=arrays["cut"][first:last],
+    )
+
+
+def _flat(parts: Sequence[npt.NDArray[Any]], kind: type) -> npt.NDArray[Any]:
+    return np.concatenate(parts).astype(kind) if parts else np.zeros(0, dtype=kind)

@@ -1,0 +1,444 @@
+"""Calls and their costs: what a key depends on, what is committed together, what is never asked again."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nfilter import (
+    Completion,
+    ContractError,
+    Drain,
+    Failure,
+    Message,
+    Request,
+    Sampling,
+    StoreError,
+)
+from nfilter.models.proxy import Model
+from nfilter.store.journal import Journal, Use, call_key, paid_in
+
+ASK = Request((Message("user", "1+1?"),), Sampling(temperature=0.7), sample_id="a")
+GREEDY = dataclasses.replace(ASK, sampling=Sampling())
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Any:
+    made = Journal(tmp_path / "journal.db")
+    yield made
+    made.close()
+
+
+class Backend:
+    """Answers with the question and how many it has answered; fails where it is told to."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.failures: dict[str, Failure] = {}
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        out = []
+        for request in requests:
+            text = request.messages[-1].content
+            self.asked.append(text)
+            failure = self.failures.get(text)
+            out.append(
+                Completion("", "failed", failure=failure)
+                if failure
+                else Completion(
+                    f"{text}={len(self.asked)}",
+                    logprobs=(-0.5,),
+                    prompt_tokens=3,
+                    completion_tokens=2,
+                )
+            )
+        return out
+
+    def adapted(self, ref: Any) -> Any:
+        from contextlib import nullcontext
+
+        return nullcontext(self)
+
+
+@pytest.fixture
+def backend() -> Backend:
+    return Backend()
+
+
+def model(backend: Backend, journal: Journal, stage: str = "01-a", fingerprint: str = "f") -> Model:
+    return Model("expert", backend, fingerprint, journal, stage)
+
+
+def ask(text: str, sample_id: str = "a", **sampling: Any) -> Request:
+    return Request((Message("user", text),), Sampling(**sampling), sample_id=sample_id)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"messages": (Message("user", "1+2?"),)},
+        {"messages": (Message("system", "1+1?"),)},
+        {"messages": (Message("user", "1+"), Message("user", "1?"))},
+        {"logprobs": True},
+        {"draw": 1},
+        *({"sampling": dataclasses.replace(ASK.sampling, **{name: value})} for name, value in
+          {"max_tokens": 9, "temperature": 0.8, "top_p": 0.9, "seed": 1, "stop": ("x",)}.items()),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_can_change_an_answer_changes_its_key(change: dict[str, Any]) -> None:
+    assert call_key("f", dataclasses.replace(ASK, **change)) != call_key("f", ASK)
+
+
+def test_the_model_changes_the_key_and_the_sample_does_not() -> None:
+    assert call_key("g", ASK) != call_key("f", ASK)
+    assert call_key("f", dataclasses.replace(ASK, sample_id="b")) == call_key("f", ASK)
+
+
+def test_a_greedy_answer_depends_on_neither_seed_nor_draw() -> None:
+    for change in ({"sampling": Sampling(seed=5)}, {"draw": 3}):
+        assert call_key("f", dataclasses.replace(GREEDY, **change)) == call_key("f", GREEDY)
+    assert call_key("f", GREEDY) != call_key("f", ASK)
+
+
+def test_an_answer_comes_back_as_it_went_in_and_says_that_it_is_cached(journal: Journal) -> None:
+    done = Completion("text é", "length", (-0.5, -1e-9), 3, 2)
+    failed = Completion("", "failed", failure=Failure("refused", "will not"))
+    journal.commit([("k", done), ("f", failed)], [])
+    found = journal.find(["k", "f", "missing"])
+    assert found == {
+        "k": dataclasses.replace(done, cached=True),
+        "f": dataclasses.replace(failed, cached=True),
+    }
+
+
+def test_many_keys_are_found_at_once(journal: Journal) -> None:
+    journal.commit([(str(index), Completion(str(index))) for index in range(1203)], [])
+    assert len(journal.find([str(index) for index in range(1300)])) == 1203
+
+
+def test_the_first_committed_answer_stays(journal: Journal) -> None:
+    journal.commit([("k", Completion("first"))], [])
+    journal.commit([("k", Completion("second"))], [])
+    assert journal.find(["k"])["k"].text == "first"
+
+
+def test_answers_and_their_costs_are_committed_together_or_not_at_all(
+    journal: Journal, tmp_path: Path
+) -> None:
+    broken: Any = Use("s", "a", "k", None)  # type: ignore[arg-type] # model is NOT NULL
+    with pytest.raises(sqlite3.IntegrityError):
+        journal.commit([("k", Completion("x", completion_tokens=7))], [broken])
+    assert journal.find(["k"]) == {}
+    assert journal.usage() == {}
+    journal.commit(
+        [("k", Completion("x", prompt_tokens=3, completion_tokens=7))], [Use("s", "a", "k", "m")]
+    )
+    other = sqlite3.connect(tmp_path / "journal.db")
+    assert other.execute("SELECT count(*) FROM calls").fetchone() == (1,)
+    other.close()
+    assert journal.usage() == {"s": {"calls": 1, "prompt_tokens": 3, "completion_tokens": 7}}
+
+
+def test_a_call_is_counted_for_every_sample_and_stage_that_used_it(journal: Journal) -> None:
+    journal.commit(
+        [
+            ("k", Completion("x", prompt_tokens=3, completion_tokens=7)),
+            ("l", Completion("y", prompt_tokens=1)),
+        ],
+        [],
+    )
+    uses = [
+        Use("s", "a", "k", "m"),
+        Use("s", "b", "k", "m"),
+        Use("s", "a", "l", "m"),
+        Use("t", "a", "k", "m"),
+    ]
+    for _ in range(2):  # a resumed stage says the same again
+        journal.commit([], uses)
+    assert journal.usage() == {
+        "s": {"calls": 3, "prompt_tokens": 7, "completion_tokens": 14},
+        "t": {"calls": 1, "prompt_tokens": 3, "completion_tokens": 7},
+    }
+    assert journal.stages() == ["s", "t"]
+    journal.forget(["s"])
+    assert list(journal.usage()) == ["t"]
+    assert set(journal.find(["k", "l"])) == {"k", "l"}
+    assert [(call["stage"], call["text"]) for call in journal.calls_for("a")] == [("t", "x")]
+
+
+def test_what_was_answered_is_not_asked_again(
+    journal: Journal, backend: Backend, tmp_path: Path
+) -> None:
+    first = model(backend, journal).generate([ask("x"), ask("y")])
+    again = model(backend, journal, "02-b").generate([ask("y"), ask("z")])
+    assert sorted(backend.asked) == ["x", "y", "z"]
+    assert [done.cached for done in first + again] == [False, False, True, False]
+    assert again[0].text == first[1].text
+    journal.close()
+    reopened = Journal(tmp_path / "journal.db")
+    assert model(backend, reopened).generate([ask("z")])[0].cached
+    reopened.close()
+    assert len(backend.asked) == 3
+
+
+def test_equal_requests_of_one_batch_are_asked_once_and_counted_for_each_sample(
+    journal: Journal, backend: Backend
+) -> None:
+    done = model(backend, journal).generate(
+        [ask("x", "a"), ask("y", "b"), ask("x", "c"), ask("x", "a", seed=9)]
+    )
+    assert sorted(backend.asked) == ["x", "y"]
+    assert done[0] == done[2] == done[3]
+    assert journal.usage()["01-a"]["calls"] == 3
+
+
+def test_answers_come_back_in_the_order_of_the_requests(journal: Journal, backend: Backend) -> None:
+    texts = [f"{'long ' * (index % 7)}{index}" for index in range(600)]
+    done = model(backend, journal).generate([ask(text) for text in texts])
+    assert [answer.text.split("=")[0] for answer in done] == texts
+    assert backend.asked != texts  # long ones go first
+
+
+class Streaming(Backend):
+    """Gives its answers in the reverse order, one at a time; dies after ``dies_after`` of them."""
+
+    dies_after = 10**9
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+        for count, index in enumerate(reversed(range(len(requests)))):
+            if count == self.dies_after:
+                raise KeyboardInterrupt
+            yield index, self.generate([requests[index]])[0]
+
+
+class Bar:
+    """Counts what it is told."""
+
+    def __init__(self) -> None:
+        self.totals: list[int | None] = []
+        self.count = 0
+
+    @contextmanager
+    def __call__(self, total: int | None, text: str, note: object = None) -> Iterator[Bar]:
+        self.totals.append(total)
+        yield self
+
+    def advance(self, n: int = 1) -> None:
+        self.count += n
+
+
+def test_a_stream_is_put_in_order_and_counted(journal: Journal) -> None:
+    backend, bar = Streaming(), Bar()
+    requests = [ask("x"), *(ask(str(index % 300)) for index in range(700))]
+    asking = Model("expert", backend, "f", journal, "s", progress=bar)
+    answers = asking.generate(requests)
+    questions = [request.messages[-1].content for request in requests]
+    assert [answer.text.partition("=")[0] for answer in answers] == questions
+    assert bar.totals == [301]
+    assert bar.count == 301
+    assert len(backend.asked) == 301
+
+
+def test_a_stream_that_dies_loses_one_commit_at_most(journal: Journal) -> None:
+    backend = Streaming()
+    backend.dies_after = 200
+    requests = [ask(str(index)) for index in range(300)]
+    with pytest.raises(KeyboardInterrupt):
+        model(backend, journal).generate(requests)
+    backend.dies_after = 10**9
+    model(backend, journal).generate(requests)
+    assert 0 <= len(backend.asked) - 300 < 64
+
+
+def test_what_came_is_kept_where_nothing_more_is_there_yet(journal: Journal) -> None:
+    kept: list[int] = []
+
+    class Pausing(Backend):
+        def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
+            for index in range(len(requests)):
+                yield index, Completion(str(index))
+                if index in {2, 3}:
+                    yield None
+                    kept.extend(figures["calls"] for figures in journal.usage().values())
+
+    answers = model(Pausing(), journal).generate([ask(str(index)) for index in range(9)])
+    assert sorted(answer.text for answer in answers) == [str(index) for index in range(9)]
+    assert kept == [3, 4]
+
+
+def test_a_run_that_is_asked_to_end_goes_no_further_though_all_is_answered(
+    journal: Journal,
+) -> None:
+    drain = Drain()
+
+    class Last(Backend):
+        def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+            for index in range(len(requests)):
+                yield index, Completion(str(index))
+            drain._asked.set()
+
+    asked = [ask(str(index)) for index in range(3)]
+    with pytest.raises(KeyboardInterrupt):
+        Model("expert", Last(), "f", journal, "s", drain=drain).generate(asked)
+    assert journal.usage()["s"]["calls"] == 3
+
+
+@pytest.mark.parametrize("indices", [[0, 0], [0], [0, 1, 2]])
+def test_a_stream_that_miscounts_is_refused(journal: Journal, indices: list[int]) -> None:
+    class Wrong(Backend):
+        def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+            for index in indices:
+                yield index, Completion("a")
+
+    with pytest.raises(ContractError, match="expert"):
+        model(Wrong(), journal).generate([ask("a"), ask("b")])
+
+
+def test_what_a_finished_run_answered_is_lent(tmp_path: Path) -> None:
+    first, second = Backend(), Backend()
+    lender = Journal(tmp_path / "first.db")
+    model(first, lender).generate([ask("a"), ask("b")])
+    lender.close()
+    borrower = Journal(tmp_path / "second.db", [tmp_path / "first.db", tmp_path / "absent.db"])
+    answers = model(second, borrower).generate([ask("a"), ask("c")])
+    assert [answer.text for answer in answers] == ["a=1", "c=1"]
+    assert second.asked == ["c"]
+    assert borrower.usage()["01-a"]["calls"] == 2
+    borrower.close()
+
+
+@pytest.mark.parametrize("kind", ["timeout", "server", "memory"])
+def test_a_passing_failure_is_asked_again(journal: Journal, backend: Backend, kind: Any) -> None:
+    backend.failures["x"] = Failure(kind, "for now")
+    assert model(backend, journal).generate([ask("x")])[0].failure == Failure(kind, "for now")
+    assert journal.usage() == {}
+    backend.failures.clear()
+    assert model(backend, journal).generate([ask("x")])[0].failure is None
+
+
+@pytest.mark.parametrize("kind", ["refused", "too_long", "parse"])
+def test_a_lasting_failure_is_kept(journal: Journal, backend: Backend, kind: Any) -> None:
+    backend.failures["x"] = Failure(kind, "always")
+    for _ in range(2):
+        assert model(backend, journal).generate([ask("x")])[0].failure == Failure(kind, "always")
+    assert backend.asked == ["x"]
+
+
+def test_a_kill_between_slices_loses_one_slice_at_most(journal: Journal, backend: Backend) -> None:
+    generate = backend.generate
+
+    def killed(requests: Sequence[Request]) -> list[Completion]:
+        if len(backend.asked) >= 512:
+            raise KeyboardInterrupt
+        return generate(requests)
+
+    backend.generate = killed  # type: ignore[method-assign]
+    requests = [ask(str(index)) for index in range(700)]
+    with pytest.raises(KeyboardInterrupt):
+        model(backend, journal).generate(requests)
+    backend.generate = generate  # type: ignore[method-assign]
+    model(backend, journal).generate(requests)
+    assert len(backend.asked) == 700
+
+
+def test_a_backend_that_loses_a_completion_is_named(journal: Journal, backend: Backend) -> None:
+    backend.generate = lambda requests: [Completion("one")]  # type: ignore[method-assign]
+    with pytest.raises(
+        ContractError, match=r"model 'expert' \(fake\): 1 completions came back for 2 requests"
+    ):
+        model(backend, journal).generate([ask("x"), ask("y")])
+    assert journal.usage() == {}
+
+
+def test_an_adapter_has_answers_of_its_own(journal: Journal, backend: Backend) -> None:
+    from nfilter import ModelRef
+
+    plain = model(backend, journal)
+    plain.generate([ask("x")])
+    for digest in ("one", "two", "one"):
+        with plain.adapted(ModelRef("p", "adapter", "b", digest)) as adapted:
+            adapted.generate([ask("x")])
+    assert backend.asked == ["x"] * 3
+
+
+def test_equal_texts_are_embedded_once() -> None:
+    import numpy as np
+
+    asked: list[list[str]] = []
+
+    class Encoder:
+        name = "fake"
+
+        def embed(self, texts: list[str]) -> Any:
+            asked.append(texts)
+            return np.array([[len(text)] for text in texts], dtype=np.float32)
+
+    found = Model("encoder", Encoder(), "f", None, "s").embed(["aa", "b", "aa", "ccc"])  # type: ignore[arg-type]
+    assert asked == [["aa", "b", "ccc"]]
+    np.testing.assert_array_equal(found, [[2], [1], [2], [3]])
+
+
+def test_a_byte_that_is_damaged_anywhere_is_never_believed(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.db"
+    made = Journal(whole)
+    answers = {f"{n:064x}": Completion(f"The answer is {n}", usd=0.25) for n in range(40)}
+    uses = [Use("01-a", f"row-{n}", key, "m") for n, key in enumerate(answers)]
+    made.commit(list(answers.items()), uses, [("01-a", "m", 0.5)])
+    expected = made.find(list(answers)), made.usage(), made.usd()
+    made.close()
+    data = whole.read_bytes()
+    path = tmp_path / "journal.db"
+    ends: Counter[str] = Counter()
+    rng = random.Random(0)
+    for at in [*range(0, 100, 7), *(rng.randrange(len(data)) for _ in range(250))]:
+        for beside in tmp_path.glob("journal.db*"):
+            beside.unlink()
+        path.write_bytes(data[:at] + bytes([data[at] ^ (1 << rng.randrange(8))]) + data[at + 1 :])
+        said: list[str] = []
+        try:
+            journal = Journal(path, complain=said.append)
+        except StoreError:
+            ends["refused"] += 1
+            continue
+        found = journal.find(list(answers)), journal.usage(), journal.usd()
+        journal.close()
+        if said:
+            ends["named"] += 1
+            assert all(expected[0][key] == answer for key, answer in found[0].items())
+            assert journal.lacks("01-a") or found[:2] == expected[:2]
+            assert found[2] == pytest.approx(expected[2]) or "lost" in said[0] or len(found[0]) < 40
+        else:
+            ends["harmless"] += 1
+            assert found == expected, at
+    assert min(ends["refused"], ends["named"]) > 10
+
+
+def test_what_another_run_paid_is_read_and_its_damage_left_for_it_to_see(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    made = Journal(path)
+    made.commit([("k", Completion("The answer is 7", usd=0.25))], [Use("01-a", "r", "k", "m")])
+    made.close()
+    path.write_bytes(path.read_bytes().replace(b"answer is 7", b"answer is 8"))
+    assert paid_in(path) == 0.25
+    said: list[str] = []
+    journal = Journal(path, complain=said.append)
+    assert "1 of calls" in said[0]
+    assert journal.lacks("01-a")
+    assert not journal.lacks("02-b")
+    assert journal.find(["k"]) == {}
+    assert journal.usd() == 0.25
+    journal.close()
+    again = Journal(path, complain=said.append)
+    assert len(said) == 1
+    again.close()

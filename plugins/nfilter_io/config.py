@@ -40,6 +40,7 @@ ELSEWHERE: Final = {
     **dict.fromkeys(_ROLES, "the columns are named under columns: columns: {prompt: COLUMN, response: COLUMN}"),
     **dict.fromkeys(("classes", "class_names", "label_names", "categories", "names"), "labels"),
     **dict.fromkeys(("id_column", "id_field", "uid"), "id"),
+    **dict.fromkeys(("sample_weight", "loss_weight", "weight_column", "weights"), "weight"),
     **dict.fromkeys(("true_label", "gold", "ground_truth", "truth_column", "clean_label"), "truth"),
     **dict.fromkeys(("max_samples", "num_samples", "limit", "n"), "leave the line out, and type nfilter run RECIPE --limit 100"),
 }  # fmt: skip
@@ -55,7 +56,8 @@ class Settings(Protocol):
 
     ``columns`` maps a role of the shape (``question``) to a column of the data (``q``), or, for ``options``
     alone, to several columns. ``id`` None means the column ``id`` where there is one. ``truth`` is the column
-    of the true labels, which no sample ever holds. ``index_base`` says where answers that are indices of options
+    of the true labels, which no sample ever holds. ``weight`` is the column of the row's weight in the training loss, a
+    finite number from 0 up; an empty cell is 1. ``index_base`` says where answers that are indices of options
     start; None guesses it from the first rows. ``labels`` names the classes of the shape ``label``, in the order of
     their indices; None takes those that the data's schema names, or that stand in the column.
     """
@@ -70,6 +72,8 @@ class Settings(Protocol):
     def id(self) -> str | None: ...
     @property
     def truth(self) -> str | None: ...
+    @property
+    def weight(self) -> str | None: ...
     @property
     def index_base(self) -> Literal[0, 1] | None: ...
     @property
@@ -86,6 +90,7 @@ class JsonLinesConfig(StageConfig):
     columns: Columns = Field(default_factory=dict)
     id: str | None = None
     truth: str | None = None
+    weight: str | None = None
     index_base: Literal[0, 1] | None = None
     labels: Labels | None = None
     encoding: str = "utf-8"
@@ -102,6 +107,7 @@ class JsonConfig(StageConfig):
     columns: Columns = Field(default_factory=dict)
     id: str | None = None
     truth: str | None = None
+    weight: str | None = None
     index_base: Literal[0, 1] | None = None
     labels: Labels | None = None
     encoding: str = "utf-8"
@@ -124,6 +130,7 @@ class CsvConfig(StageConfig):
     columns: Columns = Field(default_factory=dict)
     id: str | None = None
     truth: str | None = None
+    weight: str | None = None
     index_base: Literal[0, 1] | None = None
     labels: Labels | None = None
     encoding: str = "utf-8"
@@ -141,6 +148,7 @@ class ParquetConfig(StageConfig):
     columns: Columns = Field(default_factory=dict)
     id: str | None = None
     truth: str | None = None
+    weight: str | None = None
     index_base: Literal[0, 1] | None = None
     labels: Labels | None = None
 
@@ -155,6 +163,7 @@ class DatasetsConfig(StageConfig):
     columns: Columns = Field(default_factory=dict)
     id: str | None = None
     truth: str | None = None
+    weight: str | None = None
     index_base: Literal[0, 1] | None = None
     labels: Labels | None = None
     split: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any, Final
 
 from nfilter import SourceError, did_you_mean
@@ -95,6 +96,7 @@ class Layout:
     roles: Mapping[str, Column]
     id: str | None = None
     truth: str | None = None
+    weight: str | None = None
     answer_form: AnswerForm = field(default_factory=AnswerForm)
     truth_form: AnswerForm = field(default_factory=AnswerForm)
     classes: Classes = field(default_factory=Classes)
@@ -128,6 +130,8 @@ class Layout:
             told["id"] = self.id
         if self.truth is not None:
             told["truth"] = self.truth
+        if self.weight is not None:
+            told["weight"] = self.weight
         if self.shape == "choice":
             told["answer_form"] = str(self.answer_form)
         if self.shape == "label":
@@ -143,22 +147,23 @@ def guess(rows: Sequence[Mapping[str, Any]], config: Settings, *, whole: bool) -
     """
     counts = Counter(name for row in rows for name in row if isinstance(name, str))
     _check_named(counts, config, whole=whole)
-    usual = [name for name, n in counts.items() if 2 * n >= len(rows) and name != config.truth]
-    every = [name for name in counts if name != config.truth]
+    aside = (config.truth, config.weight)
+    usual = [name for name, n in counts.items() if 2 * n >= len(rows) and name not in aside]
+    every = [name for name in counts if name not in aside]
     found, unclear = _fitting(usual, rows, config)
     if not found and not unclear:
         found, unclear = _fitting(every, rows, config)
     if len(found) != 1 or unclear:
         raise SourceError(_question(config, every, found, unclear, rows))
     shape, roles = next(iter(found.items()))
-    layout = Layout(shape, roles, _id_column(counts, config), config.truth)
+    layout = Layout(shape, roles, _id_column(counts, config), config.truth, config.weight)
     return _with_forms(layout, rows, config.index_base) if shape == "choice" else layout
 
 
 def _check_named(counts: Mapping[str, int], config: Settings, *, whole: bool) -> None:
     named = [("id", config.id)]
-    if whole:  # true labels may be known for a few rows far down
-        named.append(("truth", config.truth))
+    if whole:  # true labels and weights may stand in a few rows far down
+        named += [("truth", config.truth), ("weight", config.weight)]
     for role, columns in config.columns.items():
         several = (columns,) if isinstance(columns, str) else columns
         named.extend((f"columns.{role}", column) for column in several)
@@ -167,14 +172,23 @@ def _check_named(counts: Mapping[str, int], config: Settings, *, whole: bool) ->
                 f"{config.path}: the column {shown(config.truth)} is both the truth and columns.{role};"
                 " the true labels need a column of their own"
             )
+        if config.weight in several:
+            raise SourceError(
+                f"{config.path}: the column {shown(config.weight)} is both the weight and columns.{role};"
+                " the weights need a column of their own"
+            )
     for where, column in named:
         if column is not None and column not in counts:
             raise SourceError(
                 f"{config.path}: {where} names the column {shown(column)}, which is not there"
                 f"{_near(column, counts)} Columns found: {_listed(counts)}"
             )
-    if config.id is not None and config.id == config.truth:
-        raise SourceError(f"{config.path}: the column {shown(config.id)} is both id and truth")
+    once = [name for name in ("id", "truth", "weight") if getattr(config, name) is not None]
+    for one, other in combinations(once, 2):
+        if (column := getattr(config, one)) == getattr(config, other):
+            raise SourceError(
+                f"{config.path}: the column {shown(column)} is both {one} and {other}"
+            )
 
 
 def _near(column: str, counts: Mapping[str, int]) -> str:
@@ -362,6 +376,7 @@ def _with_forms(layout: Layout, rows: Sequence[Mapping[str, Any]], base: int | N
         layout.roles,
         layout.id,
         layout.truth,
+        layout.weight,
         guess_form(answers, base),
         guess_form(truths, base),
     )

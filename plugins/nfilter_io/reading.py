@@ -77,9 +77,9 @@ class Rows:
             yield from (self._row(item, known) for item in chain(head, stream))
 
     def restore(self, sample: Sample) -> dict[str, JSON]:
-        """The sample in the columns that it came in, and its id."""
+        """The sample in the columns that it came in, its id, and its weight where that is not 1."""
         layout = self.layout
-        row = shapes.restore(sample, layout)
+        row = shapes.with_weight(shapes.restore(sample, layout), sample.weight, layout)
         column = layout.id or "id"
         if row.get(column) in (None, ""):
             row = {column: sample.id} | {k: v for k, v in row.items() if k != column}
@@ -139,12 +139,13 @@ class Rows:
         row = {name: value for name, value in record.value.items() if name != layout.truth}
         row = _cleaned(row, nan_is_null=self._nan_is_null)
         parsed = shapes.parse(row, layout)
+        weight = shapes.row_weight(row, layout)
         name = known.id_of(row, layout)
         truth = None
         if layout.truth is not None:
             truth = self._truth(record.value.get(layout.truth), row, layout)
         meta = MappingProxyType(dict(parsed.meta))
-        sample = Sample(name, parsed.messages, meta=meta, tools=parsed.tools)
+        sample = Sample(name, parsed.messages, meta=meta, tools=parsed.tools, weight=weight)
         return Row(sample, truth, not_carried=parsed.lost)
 
     def _truth(self, value: Any, row: Mapping[str, Any], layout: Layout) -> str | None:

@@ -7,6 +7,7 @@ a sample that was relabelled. ``meta[KEEP]`` holds what is needed to write a row
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -40,7 +41,7 @@ _MEANING: Final = (
     "image", "images", "video", "videos", "audio", "audios", "documents", "history", "response_format", "tool_choice",
     "chat_template_kwargs", "sample_weight", "loss_weight", "weight", *_TOOLS,
 )  # fmt: skip
-_WEIGHTS: Final = frozenset({"sample_weight", "loss_weight", "weight"})
+_WEIGHTS: Final = ("weight", "sample_weight", "loss_weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +73,44 @@ def parse(row: Mapping[str, Any], layout: Layout) -> Parsed:
 
 
 def _not_read(row: Mapping[str, Any], layout: Layout, *, tools: bool) -> Iterator[str]:
-    read = {layout.id, *layout.used(), *(_TOOLS if tools else ())}
+    read = {layout.id, layout.weight, *layout.used(), *(_TOOLS if tools else ())}
     for name in _MEANING:
         value = row.get(name)
         if name in read or not filled(value) or (name in _WEIGHTS and value == 1):
             continue
         if name not in _WEIGHTS or is_number(value):
-            yield f"the column {shown(name)}"
+            remedy = f" (`weight: {name}` in the source reads it)" if name in _WEIGHTS else ""
+            yield f"the column {shown(name)}{remedy}"
+
+
+def row_weight(row: Mapping[str, Any], layout: Layout) -> float:
+    """The row's weight in the training loss; 1 where the source names no column for it, or the cell is empty.
+
+    Raises RowError for what is no finite number from 0 up.
+    """
+    value = row.get(layout.weight) if layout.weight is not None else None
+    if value is None or value == "":
+        return 1.0
+    try:
+        number = float(value) if isinstance(value, str) or is_number(value) else math.nan
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise RowError(
+            f"the field {shown(str(layout.weight))} is {shown(value)}; a weight is a number from 0 up"
+        )
+    return number
+
+
+def with_weight(row: dict[str, JSON], weight: float, layout: Layout) -> dict[str, JSON]:
+    """A restored row with the sample's weight in its column: the source's, else the first free of the usual names."""
+    if layout.weight is not None:
+        given = row.get(layout.weight)
+        return row if weight == 1.0 and given in (None, "") else {**row, layout.weight: weight}
+    if weight == 1.0:
+        return row
+    name = next((name for name in _WEIGHTS if name not in row), "nfilter_weight")
+    return {**row, name: weight}
 
 
 def restore(sample: Sample, layout: Layout) -> dict[str, JSON]:

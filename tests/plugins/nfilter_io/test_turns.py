@@ -229,7 +229,7 @@ def test_tools_of_another_form_set_the_row_aside(make: Any, tools: Any) -> None:
         ({"messages": [ASK, assistant(id="x", timestamp=5, model="m", refusal=None, audio="")]}, []),
         ({"messages": [ASK, assistant()], "images": ["a.png"]}, ["the column 'images'"]),
         ({"messages": [ASK, assistant()], "images": [], "documents": None}, []),
-        ({"messages": [ASK, assistant()], "weight": 0.5}, ["the column 'weight'"]),
+        ({"messages": [ASK, assistant()], "weight": 0.5}, ["the column 'weight' (`weight: weight` in the source reads it)"]),
         ({"messages": [ASK, assistant()], "weight": 1}, []),
         ({"messages": [{"role": "system", "content": "a"}, ASK, assistant()], "system": "b"}, ["the column 'system' beside a system turn"]),
         ({"instruction": "a", "output": "b", "history": [["c", "d"]]}, ["the column 'history'"]),

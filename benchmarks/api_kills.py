@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.peers import running
 from benchmarks.peers.asking import questions
-from nfilter.testing.server import ModelProcess
+from tests.model_server.server import ModelProcess
 
 Command = Callable[[str, Path], list[str]]
 """The command line for a server's base URL, with all that is kept under a folder."""

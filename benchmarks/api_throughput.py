@@ -32,7 +32,7 @@ from benchmarks import api_adaptive, api_kills
 from benchmarks.peers import running
 from benchmarks.peers.asking import pin, questions
 from nfilter import Message, Request, Sampling, Site
-from nfilter.testing.server import ModelProcess
+from tests.model_server.server import ModelProcess
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVER_CORE = {0} if (os.cpu_count() or 1) > 1 else None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.peers.asking import questions
-from nfilter.testing.faults import answer
+from tests.model_server.faults import answer
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

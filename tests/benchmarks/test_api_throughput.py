@@ -11,8 +11,8 @@ import pytest
 from benchmarks import api_adaptive, api_kills, api_throughput
 from benchmarks.peers import running
 from benchmarks.peers.asking import questions
-from nfilter.testing.faults import Script, answer
-from nfilter.testing.server import ModelServer
+from tests.model_server.faults import Script, answer
+from tests.model_server.server import ModelServer
 
 
 def ask(url: str, text: str | None) -> str:

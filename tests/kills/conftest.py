@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from nfilter.testing.faults import Script
-from nfilter.testing.server import ModelServer
+from tests.model_server.faults import Script
+from tests.model_server.server import ModelServer
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 64  # answers that came and are not committed yet: half of them wait to be read, half to be written

@@ -18,8 +18,8 @@ from nfilter.recipe.check import check
 from nfilter.recipe.measures import rewrites
 from nfilter.recipe.model import load
 from nfilter.registry import loading as plugins
-from nfilter.testing.faults import Script
-from nfilter.testing.server import ModelServer
+from tests.model_server.faults import Script
+from tests.model_server.server import ModelServer
 
 EXPERT = "anthropic/claude-sonnet-4-5"
 MODELS = "models:\n  student: {use: hf, model: tiny}\n  expert: {use: litellm, model: EXPERT}\n  encoder: student\n"

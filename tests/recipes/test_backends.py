@@ -13,8 +13,8 @@ from nfilter.engine.run import run
 from nfilter.recipe.model import load as load_recipe
 from nfilter.registry.loading import load
 from nfilter.store.run_directory import Artefact
-from nfilter.testing.faults import Script
-from nfilter.testing.server import ModelServer
+from tests.model_server.faults import Script
+from tests.model_server.server import ModelServer
 
 RECIPE = """\
 name: backends

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from nfilter.testing.faults import Script
-from nfilter.testing.server import ModelServer
+from tests.model_server.faults import Script
+from tests.model_server.server import ModelServer
 
 ROOT = Path(__file__).resolve().parents[2]
 FORMATS = ("jsonl", "csv", "parquet")

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from nfilter import Completion, Message, ModelError, Request, Sampling, Site
-from nfilter.testing.faults import Plan, Script, completion, content_of, error_body
 from nfilter_litellm.backend import LiteLLMBackend
 from nfilter_litellm.breaker import Breaker
 from nfilter_litellm.config import LiteLLMConfig
@@ -21,6 +20,7 @@ from nfilter_litellm.failures import broken, from_status, off_schema, timed_out
 from nfilter_litellm.limiter import Limiter
 from nfilter_litellm.protocol import read
 from nfilter_litellm.retry import Retry
+from tests.model_server.faults import Plan, Script, completion, content_of, error_body
 
 
 class _Instant:

@@ -21,8 +21,6 @@ from nfilter import Generates, ModelError, RecipeError, Request, Site, Streams
 from nfilter.recipe.model import load as load_recipe
 from nfilter.registry.loading import load as load_plugins
 from nfilter.testing import check_backend
-from nfilter.testing.faults import Script
-from nfilter.testing.server import ModelServer
 from nfilter_litellm.backend import LiteLLMBackend
 from nfilter_litellm.config import LiteLLMConfig, route
 from nfilter_litellm.failures import described, from_status, one_line, seconds_of
@@ -30,6 +28,8 @@ from nfilter_litellm.protocol import read
 from nfilter_litellm.providers import library, missing_keys
 from nfilter_robustft.answer import AnswerConfig
 from nfilter_robustft.select import SelectConfig
+from tests.model_server.faults import Script
+from tests.model_server.server import ModelServer
 
 ROOT = Path(__file__).resolve().parents[3]
 SITE = Site(Path())

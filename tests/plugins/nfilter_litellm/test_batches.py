@@ -25,9 +25,6 @@ from nfilter import (
     Sampling,
     Site,
 )
-from nfilter.testing.batches import BatchScript
-from nfilter.testing.faults import Script, answer
-from nfilter.testing.server import ModelServer
 from nfilter_litellm import backend as backends
 from nfilter_litellm.backend import LiteLLMBackend
 from nfilter_litellm.batch_api import BatchApi
@@ -35,6 +32,9 @@ from nfilter_litellm.batches import Pace
 from nfilter_litellm.config import LiteLLMConfig
 from nfilter_litellm.prices import price_of
 from nfilter_litellm.retry import Retry
+from tests.model_server.batches import BatchScript
+from tests.model_server.faults import Script, answer
+from tests.model_server.server import ModelServer
 
 FAST = Pace(first=0.001, most=0.01)
 NEVER = BatchScript(looks=10**9)

@@ -22,9 +22,6 @@ from nfilter import (
     Site,
     StoreError,
 )
-from nfilter.testing.batches import BatchScript
-from nfilter.testing.faults import Script, answer
-from nfilter.testing.server import ModelServer
 from nfilter_litellm import backend as backends
 from nfilter_litellm import batch_api, batch_lines, http
 from nfilter_litellm.backend import LiteLLMBackend
@@ -34,6 +31,9 @@ from nfilter_litellm.config import LiteLLMConfig
 from nfilter_litellm.pending import Ledger, Pending
 from nfilter_litellm.protocol import read
 from nfilter_litellm.retry import Retry
+from tests.model_server.batches import BatchScript
+from tests.model_server.faults import Script, answer
+from tests.model_server.server import ModelServer
 
 NEVER = BatchScript(looks=10**9)
 NOTHING = {"output_file_id": None, "error_file_id": None}

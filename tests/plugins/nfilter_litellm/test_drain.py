@@ -10,8 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-from nfilter.testing.faults import Script
-from nfilter.testing.server import ModelServer
+from tests.model_server.faults import Script
+from tests.model_server.server import ModelServer
 
 RECIPE = """\
 name: drain

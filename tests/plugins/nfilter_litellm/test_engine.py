@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from nfilter import Completion, ModelError, Request
-from nfilter.testing.faults import Phase, Script, answer
 from nfilter_litellm.breaker import Breaker
 from nfilter_litellm.engine import Dispatcher, Engine
 from nfilter_litellm.failures import CallError, from_status
 from nfilter_litellm.limiter import Limiter
 from nfilter_litellm.retry import Retry
+from tests.model_server.faults import Phase, Script, answer
 
 MIX = {
     "limited": 0.01, "limited_after": 0.005, "error": 0.03, "unavailable": 0.01, "hang": 0.005, "reset": 0.02,

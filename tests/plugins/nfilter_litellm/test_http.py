@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from nfilter import Completion, Message, ModelError, Request, Sampling
-from nfilter.testing.faults import Phase, Script, answer, logprob
-from nfilter.testing.server import ModelServer
+from tests.model_server.faults import Phase, Script, answer, logprob
+from tests.model_server.server import ModelServer
 
 CANARY = "sk-canary-4f1d9a77c2e84b"
 ONE = [{"role": "user", "content": "question 0"}]

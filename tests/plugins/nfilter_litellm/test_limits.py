@@ -11,9 +11,6 @@ from typing import Any
 import pytest
 
 from nfilter import Budget, Completion, ModelError, Price, Request, Site
-from nfilter.testing.batches import BatchScript
-from nfilter.testing.faults import Script
-from nfilter.testing.server import ModelServer
 from nfilter_litellm import backend as backends
 from nfilter_litellm.backend import LiteLLMBackend
 from nfilter_litellm.batches import Pace
@@ -22,6 +19,9 @@ from nfilter_litellm.failures import from_status
 from nfilter_litellm.limits import refuses
 from nfilter_litellm.protocol import read
 from nfilter_litellm.purse import cost_of
+from tests.model_server.batches import BatchScript
+from tests.model_server.faults import Script
+from tests.model_server.server import ModelServer
 
 NEW, OLD = "max_completion_tokens", "max_tokens"
 TRANSPORTS = ["aiohttp", "litellm"]

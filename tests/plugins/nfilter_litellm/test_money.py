@@ -28,13 +28,13 @@ from nfilter import (
 from nfilter.engine.run import run
 from nfilter.recipe.model import load as load_recipe
 from nfilter.registry.loading import load as load_plugins
-from nfilter.testing.faults import Script, completion
-from nfilter.testing.server import ModelServer
 from nfilter_litellm.backend import LiteLLMBackend
 from nfilter_litellm.bounds import OutOfBoundsError, bound_clients, sent_once
 from nfilter_litellm.config import LiteLLMConfig
 from nfilter_litellm.failures import from_status
 from nfilter_litellm.prices import price_of
+from tests.model_server.faults import Script, completion
+from tests.model_server.server import ModelServer
 
 PER_MILLION = {"prompt": 1000.0, "completion": 10000.0}
 PRICE = Price(0.001, 0.01)

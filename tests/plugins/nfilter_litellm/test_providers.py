@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from nfilter import ModelError, Request
-from nfilter.testing.faults import Script
-from nfilter.testing.server import ModelServer
 from nfilter_litellm.bounds import bound_clients
+from tests.model_server.faults import Script
+from tests.model_server.server import ModelServer
 
 ROOT = Path(__file__).resolve().parents[3]
 CANARY = "sk-canary-4f1d9a77c2e84b"

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from nfilter.testing.faults import Phase, Script
-from nfilter.testing.server import ModelServer
+from tests.model_server.faults import Phase, Script
+from tests.model_server.server import ModelServer
 
 CANARY = "sk-canary-4f1d9a77c2e84b"
 ROWS = 60

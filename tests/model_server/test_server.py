@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from nfilter.testing.faults import KINDS, Phase, Plan, Script, answer
-from nfilter.testing.server import ModelProcess, ModelServer
+from tests.model_server.faults import KINDS, Phase, Plan, Script, answer
+from tests.model_server.server import ModelProcess, ModelServer
 
 MIX = {"error": 0.2, "limited": 0.1, "refusal": 0.1, "overflow": 0.05}
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from nfilter.testing.faults import Plan, completion, content_of, error_body
+from tests.model_server.faults import Plan, completion, content_of, error_body
 
 if TYPE_CHECKING:
     from aiohttp import web

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from nfilter.testing.batches import BatchScript
-from nfilter.testing.faults import Script, answer
-from nfilter.testing.server import ModelServer
+from tests.model_server.batches import BatchScript
+from tests.model_server.faults import Script, answer
+from tests.model_server.server import ModelServer
 
 LINES = [
     {"custom_id": f"c{n}", "method": "POST", "url": "/v1/chat/completions",

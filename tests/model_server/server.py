@@ -17,15 +17,17 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from nfilter.testing.batches import Batches, BatchScript
-from nfilter.testing.faults import Plan, Script, completion, content_of, error_body
+from tests.model_server.batches import Batches, BatchScript
+from tests.model_server.faults import Plan, Script, completion, content_of, error_body
 
 if TYPE_CHECKING:
     from aiohttp import web
 
+ROOT = Path(__file__).parents[2]
 _PIECE = 2**16
 
 
@@ -277,8 +279,8 @@ class ModelProcess:
         return f"http://127.0.0.1:{self.port}/v1"
 
     def __enter__(self) -> ModelProcess:
-        command = [sys.executable, "-m", "nfilter.testing.server", json.dumps(self._settings)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 (our own module)
+        command = [sys.executable, "-m", "tests.model_server.server", json.dumps(self._settings)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:

@@ -1,4 +1,4 @@
-"""What is installed, for people and for programs: the list of plugins, and one plugin's settings."""
+"""`nfilter plugins`: list the installed plugins, and show the settings of one, as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _ABILITY = {
     Encodes: "encodes conversations",
     LendsModule: "runs here and lends its network",
     Adapts: "takes a trained adapter",
-    Tokenizes: "tells its tokenizer",
+    Tokenizes: "identifies its tokenizer",
 }
 
 
 def show_all(plugins: Plugins, console: Console, *, as_json: bool) -> None:
-    """Everything that is registered by kind, then what failed to load and what is blocked."""
+    """Print all registered classes by kind, then clashes, failed plugins and blocked plugins."""
     if as_json:
         console.file.write(json.dumps(_listing(plugins)) + "\n")
         return
@@ -87,15 +87,15 @@ def _listing(plugins: Plugins) -> dict[str, Any]:
 
 
 def _models(plugins: Plugins) -> dict[str, str]:
-    """Where the models that ship are, or why they are not, without those whose name two plugins give."""
-    found = {}
+    """The path of each shipped model, or why it is unavailable; without names that clash."""
+    paths = {}
     for name in sorted(plugins.models):
         with suppress(PluginError):
             try:
-                found[name] = str(plugins.models[name])
+                paths[name] = str(plugins.models[name])
             except ModelError as error:
-                found[name] = str(error)
-    return found
+                paths[name] = str(error)
+    return paths
 
 
 def summary(cls: Any) -> str:
@@ -105,11 +105,10 @@ def summary(cls: Any) -> str:
 
 
 def show_one(plugins: Plugins, name: str, console: Console, *, as_json: bool) -> None:
-    """One plugin: its docstring and its settings.
+    """Print the docstring and settings of the classes called ``name``.
 
     Raises:
-        PluginError: when nothing has that name, and the nearest and the plugins that failed are named; or two plugins
-            register it.
+        PluginError: if there is none (the message has the closest name and the failed plugins), or if the name clashes.
     """
     items = [item for item in plugins.registered.values() if item.name == name]
     clashes = [clash for clash in plugins.clashes if f" {name!r} is" in clash]
@@ -119,7 +118,7 @@ def show_one(plugins: Plugins, name: str, console: Console, *, as_json: bool) ->
         known = [item.name for item in plugins.registered.values()]
         raise PluginError(
             f"nothing is called {name!r}{did_you_mean(name, known)} (`nfilter plugins` lists all)"
-            f"{plugins.out_of_use()}"
+            f"{plugins.unavailable()}"
         )
     if as_json:
         console.file.write(json.dumps([_described(item) for item in items]) + "\n")
@@ -129,11 +128,11 @@ def show_one(plugins: Plugins, name: str, console: Console, *, as_json: bool) ->
 
 
 _BESIDE: Final = {
-    "backend": ("thoughts", "[opening mark, closing mark]", "marks around what the model thinks; [] where nothing is to be cut"),
-    "trainer": ("loss", "a loss, or {use: LOSS, ...}", "an online loss: weights for tokens while training goes on"),
-    "source": ("noise", "{ratio: 0.5, ...}", "makes a known share of the labels wrong, to see what is found"),
+    "backend": ("thoughts", "[opening mark, closing mark]", "the marks around the model's reasoning; [] to cut nothing"),
+    "trainer": ("loss", "a loss, or {use: LOSS, ...}", "an online loss: token weights computed during training"),
+    "source": ("noise", "{ratio: 0.5, ...}", "makes a known share of the labels wrong, to measure detection"),
 }  # fmt: skip
-"""The setting that a recipe takes on every plugin of a kind, beside the plugin's own: name, type, what it is."""
+"""The setting that a recipe accepts for every plugin of a kind, in addition to its own: name, type, description."""
 
 
 def _described(item: Registered) -> dict[str, Any]:
@@ -189,7 +188,7 @@ def _print(item: Registered, console: Console) -> None:
 
 
 def _type_name(annotation: Any) -> str:
-    """A type as a recipe's author reads it: the values of a Literal, and no bounds or validators."""
+    """A type as shown to recipe authors: the values of a Literal, without bounds and validators."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _type_name(parts[0])
@@ -204,5 +203,5 @@ def _type_name(annotation: Any) -> str:
 
 
 def field_notes(config: Any) -> dict[str, str]:
-    """The descriptions that a config gives its fields."""
+    """The descriptions of a config's fields."""
     return {name: info.description or "" for name, info in config.model_fields.items()}

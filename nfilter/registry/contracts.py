@@ -1,4 +1,4 @@
-"""What a plugin's contract may say, and what models and metrics return: checked where they are used, and by ``nfilter.testing``."""
+"""Validate contracts and the return values of sources, models and metrics. The engine and ``nfilter.testing`` use it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _WRITTEN = ("verdicts", "views", "sometimes")
 
 
 def contract_of(cls: Any, config: Any) -> Contract:
-    """The contract of a class for its config.
+    """Return the contract of ``cls`` for ``config``.
 
     Raises:
-        ContractError: when it is no contract, or one that contradicts itself; all faults at once.
+        ContractError: if it is not a valid Contract; the message lists all faults.
     """
     try:
         contract = cls.contract(config)
@@ -47,7 +47,7 @@ def _faults(contract: Contract) -> Iterator[str]:
     for name, value in wrong.items():
         yield f"{name} is {value!r:.80}, not a set of names; write {name}=frozenset({{'name'}})"
     if not wrong:
-        yield from _stray(contract)
+        yield from _undeclared(contract)
     for name, kind in (("needs", ModelNeed), ("calls", Calls)):
         value = getattr(contract, name)
         if not isinstance(value, tuple | list) or not all(isinstance(each, kind) for each in value):
@@ -61,8 +61,8 @@ def _is_names(value: object) -> bool:
     return isinstance(value, frozenset | set) and all(isinstance(each, str) for each in value)
 
 
-def _stray(contract: Contract) -> Iterator[str]:
-    """Notes that are named without being among those that are written, or read."""
+def _undeclared(contract: Contract) -> Iterator[str]:
+    """Notes that a set names but that ``writes`` or ``reads`` lacks."""
     for name in _WRITTEN:
         for note in sorted(set(getattr(contract, name)) - contract.writes):
             yield f"{note!r} is among {name} and not among writes; add it to writes"
@@ -71,17 +71,17 @@ def _stray(contract: Contract) -> Iterator[str]:
 
 
 def rows_of(source: Any) -> Iterator[Row | Unreadable]:
-    """The rows that a source reads, as they come.
+    """Yield the rows of a source.
 
     Raises:
-        ContractError: when one is neither a Row nor an Unreadable.
+        ContractError: if an item is neither a Row nor an Unreadable.
     """
-    found = source.read()
-    if not isinstance(found, Iterable):
+    rows = source.read()
+    if not isinstance(rows, Iterable):
         raise ContractError(
-            f"source {source.name!r}: read returned {type(found).__name__}; write yield Row(sample) for each row"
+            f"source {source.name!r}: read returned {type(rows).__name__}; write yield Row(sample) for each row"
         )
-    for number, row in enumerate(found, start=1):
+    for number, row in enumerate(rows, start=1):
         if not isinstance(row, Row | Unreadable) or (
             isinstance(row, Row) and not isinstance(row.sample, Sample)
         ):
@@ -93,10 +93,10 @@ def rows_of(source: Any) -> Iterator[Row | Unreadable]:
 
 
 def check_completions(who: str, answers: object, count: int) -> list[Completion]:
-    """The completions that came back for ``count`` requests.
+    """Return ``answers`` as the completions of ``count`` requests.
 
     Raises:
-        ContractError: when they are not one for each request.
+        ContractError: if they are not one Completion per request.
     """
     what = None
     if not isinstance(answers, Sequence) or isinstance(answers, str | bytes):
@@ -110,15 +110,15 @@ def check_completions(who: str, answers: object, count: int) -> list[Completion]
         else:
             return list(answers)
     raise ContractError(
-        f"{who}: {what}; a backend returns one a request, in order, failures included"
+        f"{who}: {what}; a backend returns one per request, in order, failures included"
     )
 
 
 def check_vectors(who: str, vectors: object, count: int) -> FloatArray:
-    """The vectors of ``count`` texts, [count, d].
+    """Return ``vectors``, [count, d], of ``count`` texts.
 
     Raises:
-        ContractError: when they have another shape or are not finite.
+        ContractError: if the shape differs or a value is not a finite float.
     """
     if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or len(vectors) != count:
         shape = getattr(vectors, "shape", type(vectors).__name__)
@@ -131,12 +131,12 @@ def check_vectors(who: str, vectors: object, count: int) -> FloatArray:
 
 
 def check_losses(who: str, losses: object, samples: Sequence[TokenSample]) -> list[FloatArray]:
-    """The losses of ``samples``, [T] each.
+    """Return the losses of ``samples``, one [T] array per sample.
 
     Raises:
-        ContractError: when they are not one array for each sample, of its length.
+        ContractError: if the number or the lengths of the arrays differ.
     """
-    remedy = "return one float array [T] a sample, NaN where nothing is predicted"
+    remedy = "return one float array [T] per sample, NaN where no token is predicted"
     if not isinstance(losses, Iterable):
         raise ContractError(f"{who}: score returned {type(losses).__name__}; {remedy}")
     values = list(losses)
@@ -154,12 +154,12 @@ def check_losses(who: str, losses: object, samples: Sequence[TokenSample]) -> li
 
 
 def check_encoded(who: str, encoded: object, samples: Sequence[Sample]) -> list[TokenSample]:
-    """The token samples that ``samples`` became.
+    """Return the encoded ``samples``.
 
     Raises:
-        ContractError: when they are not one for each sample, in order.
+        ContractError: if they are not one TokenSample per sample, in order.
     """
-    remedy = "encode returns one TokenSample a sample, in order, without tokens where the template does not take it"
+    remedy = "encode returns one TokenSample per sample, in order, without tokens if the template rejects the sample"
     values = list(encoded) if isinstance(encoded, Iterable) else None
     if values is None or not all(isinstance(each, TokenSample) for each in values):
         raise ContractError(f"{who}: encode returned something else than TokenSamples; {remedy}")
@@ -171,12 +171,14 @@ def check_encoded(who: str, encoded: object, samples: Sequence[Sample]) -> list[
 
 
 def check_figures(metric: str, returned: object) -> dict[str, Any]:
-    """The figures of a metric, checked to be what metrics.json can hold.
+    """Return the figures of a metric as metrics.json stores them.
 
     Raises:
-        ContractError: when they are not a mapping of names to JSON values.
+        ContractError: if they are not a mapping of names to JSON values.
     """
-    remedy = "return a mapping of names to JSON values: numbers that are finite, None where there is none"
+    remedy = (
+        "return a mapping of names to JSON values: finite numbers, or None for an undefined figure"
+    )
     if not isinstance(returned, Mapping) or not all(isinstance(key, str) for key in returned):
         shown = "None" if returned is None else f"a {type(returned).__name__}"
         raise ContractError(f"metric {metric!r} returned {shown}; {remedy}")
@@ -184,6 +186,6 @@ def check_figures(metric: str, returned: object) -> dict[str, Any]:
         json.dumps(dict(returned), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ContractError(
-            f"metric {metric!r} returned what is no JSON: {error}; {remedy}"
+            f"metric {metric!r} returned values that are not JSON: {error}; {remedy}"
         ) from error
     return dict(returned)

@@ -1,8 +1,8 @@
-"""The catalogue of plugins: entry points in, classes with their provenance out.
+"""Discover plugins through entry points and look up the classes that they register.
 
-A plugin is imported when its contents are needed: the one that names what a recipe uses, all of them for a listing, and all
-before a name is called unknown. Built-in methods come through the same entry-point group as a stranger's. A plugin that
-fails to import breaks nothing else; it is named whenever something is asked for that nobody has.
+A plugin is imported only when its contents are needed: the plugin that contains a requested name, or all plugins for a
+listing and before a name is reported as unknown. Built-in methods use the same entry-point group as third-party plugins.
+A plugin that fails to import does not affect the others; errors about unknown names list it.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from nfilter.registry.plugin_imports import (
 
 GROUP = "nfilter"
 Shipped = tuple[str, str, Path | NotInstalled]
-"""A model that a plugin names: its name, the plugin, and where it is."""
+"""A model that ships with a plugin: name, origin of the plugin, path of the model."""
 COMMAND_GROUP = "nfilter.commands"
 BLOCK_VARIABLE = "NFILTER_BLOCK_PLUGINS"
 _HOOKS = {kind: hook for hook, kind in hookspecs.REGISTRATIONS.items()}
 
 
 class Plugins:
-    """What is installed. Whatever is asked of it imports the plugins that it takes to answer, and no other."""
+    """The installed plugins. Each query imports only the plugins needed to answer it."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Plugins:
         say: Callable[[str], None] | None = None,
         clock: Callable[[], float] = seconds_now,
     ) -> None:
-        """``say`` is told of each plugin whose import is slow, when it is imported; ``clock`` counts seconds."""
+        """``say`` receives one message per plugin whose import is slow; ``clock`` returns seconds."""
         ordered = sorted(points, key=lambda point: (distribution_of(point)[0], point.name))
         shut = {name.strip() for name in blocked}
         self.blocked = tuple(point.name for point in ordered if point.name in shut)
@@ -67,81 +67,81 @@ class Plugins:
         self.manager = pluggy.PluginManager("nfilter")
         self.manager.add_hookspecs(hookspecs)
 
-    # --- what is there -----------------------------------------------------------------------------------------
+    # --- queries -----------------------------------------------------------------------------------------------
 
     @property
     def registered(self) -> Mapping[tuple[str, str], Registered]:
-        """All classes by kind and name; a name that two plugins register is nobody's, and among the ``clashes``."""
+        """All classes by kind and name, without the names that more than one plugin registers (see ``clashes``)."""
         self._import_all()
         return self._unique()
 
     @property
     def failed(self) -> tuple[Failed, ...]:
-        """All plugins that cannot be used."""
+        """The plugins that failed to load."""
         self._import_all()
         return self._failed()
 
     @property
     def clashes(self) -> tuple[str, ...]:
-        """All names that more than one plugin registers, in a sentence each."""
+        """One message per name that more than one plugin registers."""
         self._import_all()
-        twice = [items for items in self._by_name().values() if len(items) > 1]
-        homes = [homes for homes in self._models().values() if len(homes) > 1]
-        return (*map(_clash, twice), *map(_model_clash, homes))
+        classes = [items for items in self._by_name().values() if len(items) > 1]
+        models = [shipped for shipped in self._models().values() if len(shipped) > 1]
+        return (*map(_clash, classes), *map(_model_clash, models))
 
     @property
     def imported(self) -> tuple[Registered, ...]:
-        """The classes of all plugins that have been imported so far."""
+        """The classes of the plugins imported so far."""
         return tuple(item for items in self._by_name().values() for item in items)
 
     @property
     def imported_plugins(self) -> tuple[str, ...]:
-        """The names of the plugins that have been imported so far, in the order of loading."""
+        """The names of the plugins imported so far, in loading order."""
         return tuple(
             candidate.name for candidate in self._candidates if candidate in self._imported
         )
 
     @cached_property
     def models(self) -> Mapping[str, Path]:
-        """The models that ship with plugins: a short name to a folder. A name that two plugins give is an error when used."""
+        """Models that ship with plugins, by name. Looking up a name that two plugins register raises PluginError."""
         return _Models(self)
 
     @property
     def prompt_directories(self) -> tuple[Path, ...]:
-        """All directories of templates."""
+        """All prompt template directories."""
         return self._folders("nfilter_prompts", lambda imported: imported.prompts)
 
     @property
     def recipe_directories(self) -> tuple[Path, ...]:
-        """All directories of recipes."""
+        """All recipe directories."""
         return self._folders("nfilter_recipes", lambda imported: imported.recipes)
 
     def prompt_directories_with(self, template: str) -> tuple[Path, ...]:
-        """The directories in which a template of this name may be; files are looked at before a plugin is imported."""
+        """The directories that may contain ``template``. Only plugins that have a file of that name are imported."""
         likely = [
             each for each in self._mentioning("nfilter_prompts") if each.files.may_hold(template)
         ]
         return tuple(folder for each in likely for folder in self._import(each).prompts)
 
     def of_kind(self, kind: str) -> list[Registered]:
-        """All of one kind, by name; names that clash are left out."""
+        """All classes of one kind, sorted by name, without names that clash."""
         for candidate in self._mentioning(_HOOKS[kind]):
             self._import(candidate)
         items = [item for item in self._unique().values() if item.kind == kind]
         return sorted(items, key=lambda item: item.name)
 
     def find(self, kind: str, name: str) -> Registered | None:
-        """What is registered under that name; None where nothing is.
+        """Return the class registered under ``name``, or None.
 
         Raises:
-            PluginError: when two plugins register it; both distributions are named.
+            PluginError: if two plugins register it; the message names both distributions.
         """
         for candidate in self._mentioning(_HOOKS[kind]):
             if candidate.files.may_name(name):
                 self._import(candidate)
         items = self._by_name().get((kind, name), [])
         if not items:
-            # A name may be put together from parts, which no file shows.
+            # The name may be composed at run time, so it need not occur in any source file.
             self._import_all()
             items = self._by_name().get((kind, name), [])
         if len(items) > 1:
@@ -149,10 +149,11 @@ class Plugins:
         return items[0] if items else None
 
     def get(self, kind: str, name: str) -> Registered:
-        """What is registered under that name.
+        """Return the class registered under ``name``.
 
         Raises:
-            PluginError: names the nearest, and every plugin that failed to load or is blocked; or the clash.
+            PluginError: if there is none or more than one. The message has the closest name and the plugins that failed
+                to load or are blocked.
         """
         item = self.find(kind, name)
         if item is None:
@@ -160,15 +161,15 @@ class Plugins:
         return item
 
     def unknown(self, kind: str, name: str) -> str:
-        """The sentence for a name that nobody registered."""
+        """The error message for a name that no plugin registers."""
         text = f"unknown {kind} {short(repr(name))}"
-        text += self._called_here(kind, name) or did_you_mean(
+        text += self._synonym(kind, name) or did_you_mean(
             name, [item.name for item in self.of_kind(kind)]
         )
-        return text + self.out_of_use()
+        return text + self.unavailable()
 
-    def out_of_use(self) -> str:
-        """A line for each plugin that failed to load or is blocked, to stand after what is said of a missing name."""
+    def unavailable(self) -> str:
+        """One line per plugin that failed to load or is blocked; appended to errors about unknown names."""
         text = ""
         for failed in self.failed:
             text += f"\n  plugin {failed.plugin!r} of {failed.distribution} did not load: {failed.error}"
@@ -176,8 +177,8 @@ class Plugins:
             text += f"\n  plugin {blocked!r} is blocked by {BLOCK_VARIABLE}"
         return text
 
-    def _called_here(self, kind: str, name: str) -> str:
-        """What to write for a name that other tools use."""
+    def _synonym(self, kind: str, name: str) -> str:
+        """The suggestion for a name that other tools use."""
         for item in self.of_kind(kind):
             known = also_known(getattr(item.cls, "also_known", {}), name)
             if known is not None:
@@ -185,17 +186,17 @@ class Plugins:
         return ""
 
     def announce(self, hook: str, event: object, complain: Callable[[str], None]) -> None:
-        """Tell every listener of an event. What one of them raises is passed to ``complain``, never on."""
-        listening = {candidate.key: candidate for candidate in self._mentioning(hook)}
-        for candidate in listening.values():
+        """Send ``event`` to every listener of ``hook``. Exceptions of a listener go to ``complain`` and are not raised."""
+        listeners = {candidate.key: candidate for candidate in self._mentioning(hook)}
+        for candidate in listeners.values():
             self._import(candidate)
-        heard = {
+        implementations = {
             each.plugin_name: each for each in getattr(self.manager.hook, hook).get_hookimpls()
         }
-        for key, candidate in listening.items():
-            if key not in heard:
+        for key, candidate in listeners.items():
+            if key not in implementations:
                 continue
-            implementation = heard[key]
+            implementation = implementations[key]
             try:
                 implementation.function(*[event for _ in implementation.argnames])
             except Exception as error:  # noqa: BLE001 - a listener must not end a run
@@ -219,7 +220,7 @@ class Plugins:
         return [each for each in self._candidates if each.files.mentions(hook)]
 
     def _done(self) -> Iterator[tuple[Candidate, Imported]]:
-        """What has been imported, in the order of loading."""
+        """The imported plugins in loading order."""
         return (
             (candidate, self._imported[candidate])
             for candidate in self._candidates
@@ -230,28 +231,28 @@ class Plugins:
         return tuple(done.failed for _, done in self._done() if done.failed is not None)
 
     def _by_name(self) -> dict[tuple[str, str], list[Registered]]:
-        found: dict[tuple[str, str], list[Registered]] = {}
+        by_name: dict[tuple[str, str], list[Registered]] = {}
         for _, done in self._done():
             for item in done.items:
-                found.setdefault((item.kind, item.name), []).append(item)
-        return found
+                by_name.setdefault((item.kind, item.name), []).append(item)
+        return by_name
 
     def _unique(self) -> dict[tuple[str, str], Registered]:
         return {key: items[0] for key, items in self._by_name().items() if len(items) == 1}
 
     def _models(self) -> dict[str, list[Shipped]]:
-        found: dict[str, list[Shipped]] = {}
+        models: dict[str, list[Shipped]] = {}
         for candidate, done in self._done():
             for name, path in done.models:
-                found.setdefault(name, []).append((name, candidate.origin, path))
-        return found
+                models.setdefault(name, []).append((name, candidate.origin, path))
+        return models
 
     def model_folder(self, name: str) -> Path | None:
-        """The folder or file of a model that ships; None where no plugin has one of that name.
+        """The path of a model that ships with a plugin, or None if no plugin has one of that name.
 
         Raises:
-            PluginError: when two plugins have one; both distributions are named.
-            ModelError: when the package that brings it is not installed, with the line that installs it.
+            PluginError: if two plugins have one; the message names both distributions.
+            ModelError: if the package that contains it is not installed; the message has the pip command.
         """
         likely = self._mentioning("nfilter_models")
         for candidate in likely:
@@ -260,16 +261,16 @@ class Plugins:
         if name not in self._models():
             for candidate in likely:
                 self._import(candidate)
-        homes = self._models().get(name, [])
-        if len(homes) > 1:
-            raise PluginError(_model_clash(homes))
-        path = homes[0][2] if homes else None
+        shipped = self._models().get(name, [])
+        if len(shipped) > 1:
+            raise PluginError(_model_clash(shipped))
+        path = shipped[0][2] if shipped else None
         if isinstance(path, NotInstalled):
             raise ModelError(f"model {name!r} {path}")
         return path
 
     def model_names(self) -> list[str]:
-        """The names of all models that ship."""
+        """The names of all models that ship with plugins."""
         for candidate in self._mentioning("nfilter_models"):
             self._import(candidate)
         return list(self._models())
@@ -281,7 +282,7 @@ class Plugins:
 
 
 class _Models(Mapping[str, Path]):
-    """The models that ship, looked up when one is asked for."""
+    """A lazy mapping from the names of shipped models to their paths."""
 
     def __init__(self, plugins: Plugins) -> None:
         self._plugins = plugins
@@ -296,7 +297,7 @@ class _Models(Mapping[str, Path]):
         try:
             return isinstance(name, str) and self._plugins.model_folder(name) is not None
         except ModelError:
-            return True  # by name it is there, and what it needs is not
+            return True  # the name is registered, but its package is not installed
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._plugins.model_names())
@@ -312,7 +313,7 @@ def load(
     say: Callable[[str], None] | None = None,
     clock: Callable[[], float] = seconds_now,
 ) -> Plugins:
-    """The catalogue of all plugins of the group, sorted by distribution and name. None is imported yet."""
+    """Return all plugins of the entry-point group, sorted by distribution and name, without importing any."""
     if points is None:
         points = entry_points(group=GROUP)
     if block is None:
@@ -328,13 +329,13 @@ def _clash(items: list[Registered]) -> str:
     )
 
 
-def _model_clash(homes: list[Shipped]) -> str:
-    by = " and by ".join(origin for _, origin, _ in homes)
-    return f"model {homes[0][0]!r} is registered twice: by {by}; uninstall one"
+def _model_clash(shipped: list[Shipped]) -> str:
+    by = " and by ".join(origin for _, origin, _ in shipped)
+    return f"model {shipped[0][0]!r} is registered twice: by {by}; uninstall one"
 
 
 def _or_block(plugins: list[str]) -> str:
-    """The remedy that needs no uninstalling; none where both plugins have one name, which would block both."""
+    """The remedy without uninstalling; empty if both plugins have the same name, because blocking it blocks both."""
     if len(set(plugins)) < len(plugins):
         return ""
     return f", or block it: {BLOCK_VARIABLE}={plugins[-1]}"

@@ -1,6 +1,6 @@
-"""What a plugin's files say, read without importing it: who may offer a name, and what is imported at top level.
+"""Inspect the source files of a plugin without importing it: the names it may register and its top-level imports.
 
-A plugin whose files cannot be read (compiled, zipped, made on the fly) may offer anything, so that nothing is missed.
+A plugin without readable source (compiled, zipped, generated) is assumed to match every query.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ _COMPILED = frozenset({".so", ".pyd", ".pyx"})
 
 @dataclass(frozen=True)
 class PluginFiles:
-    """The source text of a plugin's package and the paths of its templates; ``text`` is None where it cannot be read."""
+    """The source text of a plugin's package and the paths of its templates; ``text`` is None if it is not readable."""
 
     text: bytes | None
     templates: frozenset[str] = frozenset()
 
     def mentions(self, word: str) -> bool:
-        """Whether ``word``, such as a hook's name, occurs in the source."""
+        """Whether ``word``, e.g. the name of a hook, occurs in the source."""
         return self.text is None or word.encode() in self.text
 
     def may_name(self, name: str) -> bool:
-        """Whether the source has ``name`` as a quoted text."""
+        """Whether the source contains ``name`` as a string literal."""
         if self.text is None:
             return True
         return any(f"{mark}{name}{mark}".encode() in self.text for mark in "\"'")
 
     def may_hold(self, template: str) -> bool:
-        """Whether the package has a file that a prompt of this name can be: ``folder/name`` in a ``.jinja`` file."""
+        """Whether the package contains ``template`` (``folder/name``) as a ``.jinja`` file."""
         if self.text is None:
             return True
         path = f"/{template}.jinja"
@@ -44,7 +44,7 @@ class PluginFiles:
 
 
 def files_of(module: str) -> PluginFiles:
-    """The files of the top-level package, or the single file, in which ``module`` is; nothing of it is imported."""
+    """Read the top-level package, or the single file, that contains ``module``, without importing it."""
     try:
         spec = importlib.util.find_spec(module.partition(".")[0])
     except (ImportError, ValueError, AttributeError):
@@ -78,22 +78,22 @@ def _package(folders: Iterable[Path]) -> PluginFiles:
 
 
 def _single(file: Path) -> Iterator[bytes]:
-    """The text of a module of one file, and of the files beside it that it imports."""
-    left, seen = [file], {file}
-    while left:
-        text = left.pop().read_bytes()
+    """Yield the text of a single-file module and of the files in its folder that it imports."""
+    pending, seen = [file], {file}
+    while pending:
+        text = pending.pop().read_bytes()
         yield text
         for name in _IMPORTS.findall(text):
             beside = file.with_name(f"{name.decode()}.py")
             if beside not in seen and beside.is_file():
                 seen.add(beside)
-                left.append(beside)
+                pending.append(beside)
 
 
 def imported_at_top(modules: Mapping[str, ModuleType], before: Iterable[str]) -> list[str]:
-    """What ``modules``, by name, import at top level of other distributions, as ``torch (my_plugin/stages.py:3)``.
+    """The third-party packages that ``modules`` (by name) import at top level, e.g. ``torch (my_plugin/stages.py:3)``.
 
-    ``before`` names what was imported already. The standard library is left out.
+    ``before`` are the names of modules that were imported earlier. The standard library is excluded.
     """
     old = {name.partition(".")[0] for name in before}
     own = {name.partition(".")[0] for name in modules}
@@ -110,7 +110,7 @@ def imported_at_top(modules: Mapping[str, ModuleType], before: Iterable[str]) ->
 
 
 def _top_level(path: Path) -> Iterator[tuple[str, int]]:
-    """The packages that a file imports when it is imported itself, each with its line."""
+    """Yield the packages that a file imports at top level, each with its line number."""
     try:
         left: list[ast.stmt] = list(ast.parse(path.read_bytes()).body)
     except (OSError, SyntaxError, ValueError):

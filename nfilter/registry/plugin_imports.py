@@ -1,4 +1,4 @@
-"""The import of one plugin: what it registers, or why it cannot be used, and what its import cost."""
+"""Import one plugin: collect the classes it registers, or the reason it cannot be used, and the import time."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from nfilter.registry.provenance import code_of
 from nfilter.registry.registration import class_faults
 
 SLOW = 1.0
-"""Seconds of an import from which on the plugin is named, where it imports another distribution at top level."""
+"""Seconds. An import this slow is reported if the plugin imports another distribution at top level."""
 UNEXPLAINED = 3 * SLOW
-"""The same where it does not: a busy machine alone can make a fast import take a second."""
+"""Seconds. The limit for a plugin that does not: on a busy machine a fast import can take a second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """A class that a plugin registered, and where it comes from."""
+    """A class that a plugin registered, with its origin."""
 
     kind: str
     name: str
@@ -39,18 +39,18 @@ class Registered:
 
     @property
     def origin(self) -> str:
-        """Distribution and version, as shown to people and kept in fingerprints."""
+        """Distribution and version, as displayed and as used in fingerprints."""
         return f"{self.distribution} {self.version}"
 
     @property
     def code(self) -> str:
-        """SHA-256 of the files of the package that it comes from: an edited plugin is another one."""
+        """SHA-256 over the files of its package, so that an edited plugin counts as another one."""
         return code_of(self.cls)
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A plugin that could not be loaded, with what it raised."""
+    """A plugin that failed to load, with the error."""
 
     plugin: str
     distribution: str
@@ -118,12 +118,12 @@ def import_plugin(
     manager: pluggy.PluginManager,
     clock: Callable[[], float],
 ) -> Imported:
-    """Import a plugin, call what registers and check what it registered. What it raises is kept, not raised."""
+    """Import a plugin, call its registration hooks and validate the classes. Exceptions are recorded, not raised."""
     before = set(sys.modules)
     start = clock()
     try:
         imported, module = _import(candidate)
-        # Last, so that a plugin that failed listens to nothing. One module in two distributions listens once.
+        # Registered last, so a plugin that failed receives no events. A module in two distributions is registered once.
         if module not in manager.get_plugins():
             manager.register(module, name=candidate.key)
     except PluginError as error:
@@ -151,7 +151,7 @@ def _slow(candidate: Candidate, seconds: float, before: Iterable[str]) -> str | 
     if not heavy and seconds < UNEXPLAINED:
         return None
     if not heavy:
-        return f"{text}; what takes that long belongs inside the functions that need it"
+        return f"{text}; move the slow imports into the functions that need them"
     first = heavy[0].partition(" ")[0]
     return (
         f"{text}: at top level it imports {', '.join(heavy)}; with `import {first}` inside the functions that need it, "

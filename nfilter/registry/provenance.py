@@ -1,4 +1,4 @@
-"""By which code a result was made: one SHA-256 of a package's files."""
+"""The code that made a result, as one SHA-256 over the files of a package."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Final
 
 _LARGEST: Final = 4 * 2**20
-"""Bytes of a file up to which its content counts; of a larger one, weights as a rule, the name and the size do."""
-# What shows results, and makes none.
-_SHOWS: Final = frozenset({
+"""Bytes. The content of files up to this size is hashed; of larger ones, usually weights, only name and size."""
+# Code that displays results and does not compute them.
+_DISPLAYS: Final = frozenset({
     "report", "testing", "recipes", "cli.py", "__main__.py", "progress.py", "registry/catalogue.py", "recipe/init.py",
     "recipe/check.py",
 })  # fmt: skip
 
 
 def code_of(cls: type) -> str:
-    """SHA-256 over the files of the package that ``cls`` is defined in; of a module without a package, of its file.
+    """SHA-256 over the files of the package that defines ``cls``, or over the module file if there is no package.
 
-    The package is the outermost one that has code of its own. It is read once a process. A class that was made without a
-    file has the digest of nothing.
+    The package is the outermost one with an ``__init__.py``. It is read once per process. A class without a source file
+    has the digest of no files.
     """
     module = sys.modules.get(getattr(cls, "__module__", ""))
     file = getattr(module, "__file__", None)
@@ -42,14 +42,14 @@ def code_of(cls: type) -> str:
 
 @cache
 def core_code() -> str:
-    """SHA-256 over nfilter's own files, without those that only show what there is."""
+    """SHA-256 over nfilter's own files, without those that only display results."""
     root = Path(__file__).parents[1]
     named = ((path.relative_to(root), path) for path in _files(root))
-    return _digest((name.as_posix(), path) for name, path in named if not _shows(name))
+    return _digest((name.as_posix(), path) for name, path in named if not _displays(name))
 
 
-def _shows(name: Path) -> bool:
-    return any(part.as_posix() in _SHOWS for part in (name, *name.parents))
+def _displays(name: Path) -> bool:
+    return any(part.as_posix() in _DISPLAYS for part in (name, *name.parents))
 
 
 @cache
@@ -60,10 +60,10 @@ def _tree(root: Path) -> str:
 
 
 def _files(root: Path) -> list[Path]:
-    found = (path for path in root.rglob("*") if path.is_file())
+    every = (path for path in root.rglob("*") if path.is_file())
     return sorted(
         path
-        for path in found
+        for path in every
         if path.suffix != ".pyc"
         and not any(
             part.startswith(".") or part == "__pycache__" for part in path.relative_to(root).parts

@@ -1,4 +1,4 @@
-"""What a class must have to be registered: members, their signatures, a name, settings. All faults at once."""
+"""Validate a class that a plugin registers: name, Config, constructor, methods and their signatures. Lists all faults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NAME = re.compile(r"[A-Za-z0-9_./-]+")
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method as nfilter calls it: its arguments by position, then those by keyword; ``on_class`` without an object."""
+    """How nfilter calls a method: positional arguments, keyword arguments, and ``on_class`` for a classmethod."""
 
     name: str
     arguments: tuple[str, ...] = ()
@@ -25,7 +25,7 @@ class Method:
     on_class: bool = False
 
     def shown(self) -> str:
-        """The method as a plugin writes it."""
+        """The ``def`` line that a plugin has to write."""
         first = ("cls" if self.on_class else "self",)
         stars = ("*", *self.keywords) if self.keywords else ()
         mark = "@classmethod " if self.on_class else ""
@@ -48,9 +48,10 @@ CAPABLE: tuple[Method, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a class of one kind has: how it is built, what it must have, what one of it must have, what it may have.
+    """The requirements on classes of one kind.
 
-    ``taken`` are keys of a recipe's entry that are no settings of the plugin.
+    ``built``: arguments of the constructor. ``required``: methods that must exist. ``one_of``: at least one of these must
+    exist. ``optional``: methods that are checked if they exist. ``taken``: recipe keys that a Config must not use.
     """
 
     built: tuple[str, ...]
@@ -125,7 +126,7 @@ KINDS: Mapping[str, Kind] = {
 
 
 def class_faults(kind: str, cls: Any, plugin: str) -> list[str]:
-    """Everything that keeps ``cls`` from being a ``kind``, each with what to write instead; empty where nothing does."""
+    """All reasons why ``cls`` is not a valid ``kind``, each with the code to write instead; empty if it is valid."""
     if not isinstance(cls, type):
         name = type(cls).__name__
         if type(cls).__module__ == "builtins":
@@ -201,7 +202,7 @@ def _built_faults(rules: Kind, cls: type) -> Iterator[str]:
 
 
 def method_faults(cls: type, method: Method) -> Iterator[str]:
-    """What keeps a method of a class from being called as nfilter calls it."""
+    """Yield the reasons why nfilter cannot call ``method`` on ``cls``."""
     member = getattr(cls, method.name, None)
     if member is None:
         yield f"it has no method {method.name}; write {method.shown()}"

@@ -100,7 +100,7 @@ def test_a_score_that_is_promised_and_never_written_is_refused(kit: Any) -> None
 @pytest.mark.parametrize(
     ("figures", "says"),
     [
-        (lambda self, data: {"x": float("inf")}, "returned what is no JSON"),
+        (lambda self, data: {"x": float("inf")}, "returned values that are not JSON"),
         (lambda self, data: ["x"], "returned a list; return a mapping"),
         (lambda self, data: 1 / 0, "ZeroDivisionError"),
     ],

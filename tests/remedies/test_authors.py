@@ -334,7 +334,7 @@ def test_a_metric() -> None:
 
     for wrong in (3, {"x": float("nan")}, {"x": object()}):
         with pytest.raises(
-            ContractError, match=r"numbers that are finite, None where there is none"
+            ContractError, match=r"finite numbers, or None for an undefined figure"
         ):
             check_metric(metric(wrong), data)
     assert check_metric(metric({"share": 0.5, "rate": None}), data) == {"share": 0.5, "rate": None}

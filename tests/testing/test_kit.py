@@ -337,7 +337,7 @@ def test_metrics_are_checked() -> None:
     assert check_metric(Words, data) == {"before": 1.0, "after": 1.0}
     for compute, error, says in (
         (lambda s, d: None, ContractError, "metric 'example_words' returned None"),
-        (lambda s, d: {"x": float("nan")}, ContractError, "what is no JSON"),
+        (lambda s, d: {"x": float("nan")}, ContractError, "values that are not JSON"),
         (lambda s, d: {1: 2}, ContractError, "returned a dict"),
         (lambda s, d: {"x": random.random()}, AssertionError, "global generator of random"),
     ):

@@ -1,4 +1,4 @@
-"""Answers: how one is found in a text, brought into canonical form, and compared. One kind a recipe.
+"""Find the answer in a text, convert it to a canonical form, and compare answers. One kind per recipe.
 
 Agreement between a label and a model's reply is decided here and nowhere else. A reply in which no answer can
 be read has none (None), which is a state of its own: it agrees with nothing, itself included.
@@ -28,7 +28,7 @@ def build(
     embed: Callable[[Sequence[str]], FloatArray] | None = None,
     judge: Callable[[Sequence[tuple[str, str]]], list[bool]] | None = None,
 ) -> AnswerKind:
-    """The kind of answer that ``config`` asks for.
+    """Build the answer kind that ``config`` describes.
 
     ``embed`` turns n texts into vectors, float32 [n, d]; ``judge`` says of each pair of texts whether they say
     the same. ``text`` compares with the one that the config names a model for; without it texts can be read, but

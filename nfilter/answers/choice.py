@@ -52,12 +52,12 @@ _EDGE = _EDGE_BUT_SIGNS + "+-%$"
 
 
 class _Unclear(Exception):  # noqa: N818  (no error: it ends the reading of one text)
-    """A stated answer that names no option, or two."""
+    """A stated answer that names no option or more than one."""
 
 
 @dataclass(slots=True)
 class Choice:
-    """The letter of an option, checked against the options where the sample has them (``meta["options"]``).
+    """The letter of an option, validated against the options of the sample if it has them (``meta["options"]``).
 
     What is stated ("Answer: B", "C is correct") counts before a letter that merely stands by itself; the last
     one counts. The text of exactly one option stands for its letter.
@@ -66,7 +66,7 @@ class Choice:
     kind: str = field(default="choice", init=False)
 
     def parse(self, text: str, sample: Sample | None = None) -> str | None:
-        """The capital letter, or None: no letter, one that is no option, or several where one was stated."""
+        """Return the capital letter, or None if there is no letter, no such option, or more than one letter."""
         options = self.options(sample) if sample is not None else None
         reader = _Reader(apart(clean(text)), options)
         try:
@@ -84,7 +84,7 @@ class Choice:
 
 
 def options_of(sample: Sample) -> tuple[str, ...] | None:
-    """The options of ``sample``, or None where ``meta["options"]`` is no list of two or more plain values."""
+    """The options of ``sample``, or None if ``meta["options"]`` is no list of two or more plain values."""
     options = sample.meta.get("options")
     if isinstance(options, str) or not isinstance(options, Sequence) or len(options) < 2:
         return None
@@ -94,7 +94,7 @@ def options_of(sample: Sample) -> tuple[str, ...] | None:
 
 
 class _Reader:
-    """One text and the options that it may name."""
+    """A text and the options it may name."""
 
     def __init__(self, text: str, options: Sequence[str] | None) -> None:
         self.text = text
@@ -104,14 +104,14 @@ class _Reader:
         self.spelled = [_trimmed(option) for option in options or ()][: len(self.letters)]
 
     def whole(self) -> str | None:
-        """The text is one letter, or the text of one option, and nothing else."""
+        """Read a text that consists of one letter or of the text of one option."""
         lone = _LONE.fullmatch(self.text)
         if lone:
             return self._valid(lone["letter"]) or self._by_text(self.text)
         return self._by_text(self.text)
 
     def stated(self) -> str | None:
-        """The last answer that the text states, unless it is taken back and nothing put in its place."""
+        """The last stated answer, or None if the text retracts it without a replacement."""
         places = [(each.position, each) for each in revised(self.text)]
         verdicts = [(match.start(), None) for match in _VERDICT.finditer(self.text)]
         taken_back = False
@@ -125,7 +125,7 @@ class _Reader:
         return None
 
     def standing(self) -> str | None:
-        """A letter that stands by itself: on a line, before an option's text, in brackets, or at the end."""
+        """An isolated letter: alone on a line, before the text of an option, in brackets, or at the end."""
         lines = [line.strip() for line in self.text.split("\n")]
         right = judged_right(lines, self.letters, self.texts)
         if right or lists_all(lines[-1], self.letters):
@@ -172,7 +172,7 @@ class _Reader:
         return letter.upper()
 
     def _has_second(self, letter: str, after: str) -> bool:
-        """Whether other letters follow: "A or B", "A, B and C"; "A, B" only at the end of the line."""
+        """Whether more letters follow: "A or B", "A, B and C"; "A, B" only at the end of the line."""
         seen, strong = set(), False
         while more := _MORE.match(after):
             other = more["letter"]
@@ -186,7 +186,7 @@ class _Reader:
         return bool(seen - {letter}) and (strong or _ENOUGH.match(after) is not None)
 
     def _is_letter(self, letter: str, close: str, rest: str) -> bool:
-        """Whether it names an option, or is a word of prose ("a cat", "I think")."""
+        """Whether the letter names an option, as opposed to a word ("a cat", "I think")."""
         if rest[:1].isalnum() or rest[:1] == "/" or _DENIED.match(rest):
             return False  # "U.S.", "A/C"
         if close and (letter != "I" or close[0] != ","):
@@ -204,7 +204,7 @@ class _Reader:
         return letter.upper() if letter.upper() in self.letters else None
 
     def _by_text(self, text: str) -> str | None:
-        """The letter of the one option with that text; capitals tell options apart only where they must (Rr, RR)."""
+        """The letter of the only option with that text; case is ignored unless options differ only by case (Rr, RR)."""
         wanted = _bare(text)
         if not wanted:
             return None

@@ -26,7 +26,7 @@ _OWNERS = {
 
 
 class AnswerConfig(StageConfig):
-    """What an answer is in this dataset: ``answer: choice``, or ``answer: {kind: number, tolerance: 0.01}``.
+    """The form of the answers in this dataset: ``answer: choice``, or ``answer: {kind: number, tolerance: 0.01}``.
 
     ``choice``: the letter of an option, checked against the sample's options. ``label``: the name of a class, one of
     those that the sample lists. ``number``: equal within

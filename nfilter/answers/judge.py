@@ -1,4 +1,4 @@
-"""A language model that says whether two texts say the same."""
+"""A language model that decides whether two texts have the same meaning."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _SAID = re.compile(r"(?<![\w'’])(yes|no|same|different)(?![\w'’])", re.IGNOR
 def judged_by(
     model: Generates, template: Template, *, max_tokens: int = 64
 ) -> Callable[[Sequence[tuple[str, str]]], list[bool]]:
-    """The judge for ``build``: one greedy request a pair, ``template`` rendered with ``first``, ``second``, ``fence``.
+    """The judge for ``build``: one greedy request per pair, ``template`` rendered with ``first``, ``second``, ``fence``.
 
     Where the template asks for "Verdict CODE: yes", a reply agrees with that as its last line alone; elsewhere its last
-    yes or no counts. A reply that failed, was cut off or cannot be read is no agreement.
+    yes or no counts. A failed, truncated or unreadable reply counts as disagreement.
     """
 
     def judge(pairs: Sequence[tuple[str, str]]) -> list[bool]:

@@ -1,4 +1,4 @@
-"""Texts that go through all options: one judged right among wrong ones, or a mere list of them."""
+"""Read texts that discuss every option: one marked right among wrong ones, or only a list of options."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LABEL = re.compile(r"(?:^|(?<=[\s(\[,;/|]))[(\[]?(?P<letter>[A-Z])[)\].:]")
 
 
 def judged_right(lines: Sequence[str], letters: str, texts: Sequence[str]) -> str | None:
-    """The one letter whose line says that it is right, where the lines of others say that they are wrong.
+    """The letter of the only line marked as right, if the lines of other options are marked as wrong.
 
     ``texts`` are the options, folded: what repeats an option's text judges nothing.
     """
@@ -47,6 +47,6 @@ def judged_right(lines: Sequence[str], letters: str, texts: Sequence[str]) -> st
 
 
 def lists_all(line: str, letters: str) -> bool:
-    """Whether ``line`` has the label of every one of three or more options: "A) red B) green C) blue"."""
+    """Whether ``line`` contains the labels of all of three or more options: "A) red B) green C) blue"."""
     labels = {match["letter"] for match in _LABEL.finditer(line)}
     return 3 <= len(letters) < 26 and labels >= set(letters)

@@ -1,4 +1,4 @@
-"""A label set: the answer is the name of one class."""
+"""Classification: the answer is the name of one class."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Label:
     kind: str = field(default="label", init=False)
 
     def parse(self, text: str, sample: Sample | None = None) -> str | None:
-        """The class's name as it is listed, or None: no class, another one, or several."""
+        """Return the name of the class as listed, or None if the text names no listed class or more than one."""
         names = options_of(sample) if sample is not None else None
         if names is not None and names.count(text.strip()) == 1:
             return text.strip()
@@ -54,12 +54,12 @@ class Label:
         return [left is not None and left == right for left, right in pairs]
 
     def options(self, sample: Sample) -> tuple[str, ...] | None:
-        """None: classes have no letters."""
+        """Return None: classes have no letters."""
         return None
 
 
 def _said(text: str, cleaned: str) -> Iterator[str]:
-    """What may be a class: the whole reply, the last line that states an answer, the value of a JSON object."""
+    """Candidates for a class name: the whole reply, the last stated answer, the value of a JSON object."""
     whole = text.strip()
     if whole.startswith("{"):
         yield from _in_json(whole)
@@ -84,7 +84,7 @@ def _in_json(text: str) -> Iterator[str]:
 
 
 def _named(text: str, names: Sequence[str]) -> str | None:
-    """The one of ``names`` that ``text`` is; capitals and joints tell classes apart only where they must."""
+    """The entry of ``names`` equal to ``text``; case and separators are ignored unless classes differ only by them."""
     bare = _BULLET.sub("", " ".join(text.split()))
     for form in (str, _plain):
         forms = [form(name) for name in names]

@@ -1,4 +1,4 @@
-"""LaTeX of numbers as plain text: fractions, signs in braces, thin spaces, and the names of operators."""
+"""Convert LaTeX numbers to plain text: fractions, signs in braces, thin spaces, and operator names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FRACTION = re.compile(
 
 
 def plain_math(text: str) -> str:
-    """``text`` with its LaTeX numbers in plain characters. Commands that are not known stay as they are."""
+    """Return ``text`` with LaTeX numbers in plain characters. Unknown commands are kept."""
     if "\\" not in text and "{" not in text:
         return text
     text = (

@@ -1,4 +1,4 @@
-"""Whether a point or a comma begins the decimals, by the language of the answers."""
+"""The decimal separator, point or comma, by the language of the answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COMMA = frozenset(
 POINT = frozenset(
     {"ar", "bn", "en", "fa", "fil", "gu", "he", "hi", "ja", "kn", "ko", "ml", "mr", "ms", "pa", "sw", "ta", "te", "th", "ur", "zh"}
 )  # fmt: skip
-"""Languages that write 1,234.56; Arabic and Persian have marks of their own beside."""
+"""Languages that write 1,234.56; Arabic and Persian also have their own separators."""
 _REGIONS = {
     "de-ch": False,
     "de-li": False,
@@ -26,9 +26,9 @@ _REGIONS = {
 }
 
 UNREADABLE = "\ue002"
-"""Stands for digits and separators that are no number here."""
+"""Replaces digits and separators that form no valid number."""
 
-# Every digit group is tied to the one before it, so that a list without blanks is one token too.
+# Each digit group is joined to the previous one, so a list without spaces is a single token.
 _TOKEN = re.compile(r"(?<![\d.])\d++(?:[.,'’_]\d++)++")
 _POINTED = re.compile(
     r"(?:[1-9]\d{0,2}(?P<mark>[,'’_])\d{3}(?:(?P=mark)\d{3})*|[1-9]\d?(?:,\d{2})+,\d{3}|\d+)(?:\.\d+)?"
@@ -37,7 +37,7 @@ _COMMAED = re.compile(r"(?:[1-9]\d{0,2}(?P<mark>[.'’_])\d{3}(?:(?P=mark)\d{3})
 
 
 def has_comma(locale: str | None) -> bool:
-    """Whether numbers of ``locale`` (``de``, ``de-CH``, ``pt_BR``) have a decimal comma.
+    """Return whether numbers of ``locale`` (``de``, ``de-CH``, ``pt_BR``) have a decimal comma.
 
     Raises:
         ValueError: when the language is not known.
@@ -56,7 +56,7 @@ def has_comma(locale: str | None) -> bool:
 
 
 def one_form(text: str, *, comma: bool) -> str:
-    """``text`` with plain numbers: digits alone and a decimal point. What fits no rule of the locale is unreadable."""
+    """Return ``text`` with plain numbers (digits and a decimal point). Numbers that violate the locale become unreadable."""
     return _TOKEN.sub(_plain_comma if comma else _plain_point, text)
 
 

@@ -1,4 +1,4 @@
-"""Where a text states its answer: "Answer: 72", "la respuesta es 72", "答案是72", and "wait, actually 72"."""
+"""Find the markers that introduce an answer: "Answer: 72", "la respuesta es 72", "答案是72", and "wait, actually 72"."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from unicodedata import normalize
 
 _LAST = 64  # markers looked at, from the end
 
-# Latin, Greek, Cyrillic, Arabic and Indic scripts part words by spaces.
+# Latin, Greek, Cyrillic, Arabic and Indic scripts separate words by spaces.
 _WORDS = (
     "respuestas?|r[ée]ponse|antwort(?:en)?|antwoord|risposta|resposta|svar|cevap|yanıt|jawaban(?:nya)?|đáp[ ]án|"
     "câu[ ]trả[ ]lời|odpowiedź|odpověď|răspuns(?:ul)?|απάντηση|ответ|відповідь|"
@@ -23,12 +23,12 @@ _IS = (
     "es|é|est|ist|lautet|is|è|är|er|равен|равна|равно|это|هو|هي|هى|برابر|است|है|हैं|হল|হলো|হচ্ছে|adalah|ialah|là|"
     "jest|to|este|είναι|será|sera|serait|sería|wäre"
 )
-# Scripts that part no words.
+# Scripts without spaces between words.
 _RUN_ON = "答案|解答|回答|答え|正解|答|こたえ|正确选项|正確選項|正しい選択肢|정답|해답|답|คำตอบ(?:ที่ถูกต้อง)?|ຄຳຕອບ|ចម្លើយ|အဖြေ"
 _RUN_ON_IS = "应该是|應該是|应该为|应为|應為|应是|應是|就是|是|为|為|即|等于|等於|は|が|은|는|이|คือ|เท่ากับ|แม่น|គឺ|မှာ"
 _MARK = r"\s?(?:[:：]|=>|->|→|=)|\s?[-–—](?=\s)|[ ]?(?=\n)"
 
-# Texts are compared in compatibility form, in which some letters are two characters.
+# Texts are compared in Unicode compatibility form, in which some letters have two characters.
 _STATES = re.compile(
     normalize(
         "NFKC",
@@ -68,7 +68,7 @@ class Statement:
 
 
 def statements(text: str) -> list[Statement]:
-    """Where cleaned ``text`` states an answer: the last markers, in order."""
+    """The last answer markers of the cleaned ``text``, in order."""
     found = [
         Statement(match.end(), "heading" if match.lastgroup is None else "verb")
         for match in _STATES.finditer(text)
@@ -77,7 +77,7 @@ def statements(text: str) -> list[Statement]:
 
 
 def revised(text: str) -> list[Statement]:
-    """The same with revisions among them."""
+    """Like ``statements``, including revisions of an earlier answer."""
     more = [
         Statement(match.end(), "revision", _FIRM.search(match[0]) is not None)
         for match in _REVISES.finditer(text)

@@ -1,4 +1,4 @@
-"""Thoughts: what a model writes between two marks before its answer. They are cut here and nowhere else."""
+"""Separate the reasoning that a model writes between two marks from its answer. The only place where it is cut."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MARKS: tuple[tuple[str, str], ...] = (
     ("[THINK]", "[/THINK]"),
     ("◁think▷", "◁/think▷"),
 )
-"""Pairs of an opening and a closing mark that are known without a setting."""
+"""The pairs of opening and closing marks that are recognised by default."""
 
 _MOST = 64  # characters of a mark
 
@@ -36,12 +36,12 @@ def _pair(value: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Marks = Annotated[tuple[Annotated[str, Strict()], ...], AfterValidator(_pair)]
-"""A setting ``thoughts``: an opening and a closing mark, or nothing at all."""
+"""The setting ``thoughts``: an opening and a closing mark, or an empty list."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A text without its thoughts. ``thoughts`` is None where there are none; ``open``: the last one never ends."""
+    """A text without its reasoning. ``thoughts`` is the reasoning or None; ``open`` is True if the last block has no end."""
 
     text: str
     thoughts: str | None = None
@@ -50,19 +50,19 @@ class Cut:
 
 @dataclass(frozen=True)
 class Thoughts:
-    """How thoughts are marked: by ``marks`` of a setting, an empty one for no cut, or else by any of ``MARKS``."""
+    """The marks around reasoning: those of the setting ``marks`` (empty: cut nothing), by default any of ``MARKS``."""
 
     marks: tuple[str, ...] | None = None
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
-        """The pairs of marks that count."""
+        """The active pairs of marks."""
         if self.marks is None:
             return MARKS
         return ((self.marks[0], self.marks[1]),) if self.marks else ()
 
     def cut(self, text: str, *, opened: bool = False) -> Cut:
-        """Take thoughts off ``text``: all before the last closing mark, whether or not an opening mark is there.
+        """Cut the reasoning from ``text``: everything before the last closing mark, with or without an opening mark.
 
         A line that begins with an opening mark after that begins a thought that never ends. ``opened`` says that the
         prompt ended with an opening mark, so that the text begins within a thought.
@@ -82,12 +82,12 @@ class Thoughts:
         return Cut(left.strip(), said or None, open=opening is not None)
 
     def opens(self, prompt: str) -> bool:
-        """Whether ``prompt`` ends with an opening mark: the template begins the thought."""
+        """Whether ``prompt`` ends with an opening mark, i.e. the template starts the reasoning."""
         tail = prompt[-4 * _MOST :].rstrip().casefold()
         return any(tail.endswith(opening.casefold()) for opening, _ in self.pairs)
 
     def separated(self, done: Completion, *, opened: bool = False) -> Completion:
-        """``done`` with its thoughts in ``reasoning``; a thought that never ends makes it a failure, too_long.
+        """Return ``done`` with its reasoning in ``reasoning``; reasoning without an end becomes the failure too_long.
 
         Where the marks come from a setting, the model is one that thinks: a reply cut off at max_tokens before any
         closing mark is a thought that never ended, although its opening mark stood in the prompt.

@@ -1,1 +1,1 @@
-"""Noise at known places: wrong labels, and filler inside responses."""
+"""Inject noise with known truth: wrong labels, and noise inside responses."""

@@ -1,4 +1,4 @@
-"""A wrong value in place of a right one: another option, a number missed by a little, another row's answer."""
+"""Corrupt a label: replace it by another option, a slightly different number, or the answer of another row."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LONG: Final = 300  # digits beyond which a number is only slipped, never counte
 
 
 def answer_pool(labels: Iterable[str]) -> tuple[str, ...]:
-    """The answers that a wrong one may be taken from: each once, in an order that is not the rows'."""
+    """The distinct answers to draw wrong values from, in an order independent of the row order."""
     return tuple(sorted({label for label in labels if label.strip()}))
 
 
@@ -32,7 +32,7 @@ def wrong_value(
     options: Sequence[str] | None = None,
     pool: Sequence[str] = (),
 ) -> str:
-    """A wrong value in place of ``label``, a function of the arguments alone (``key`` being the sample's id).
+    """Return a wrong value for ``label``, a function of the arguments alone (``key`` is the sample id).
 
     ``choice``: another letter, each as likely. ``number``: the last number in the label missed by a little or
     with a digit slipped, its sign, separators and decimals as they were; a label without a number takes another
@@ -74,12 +74,12 @@ def _other_answer(label: str, pool: Sequence[str], key: str, rng: random.Random)
 
 
 def plain(text: str) -> str:
-    """Case-folded words with one space between them: two labels that are equal so are the same."""
+    """Normalise to case-folded words separated by single spaces; labels with equal results count as the same."""
     return " ".join(text.casefold().split())
 
 
 def missed(number: str, rng: random.Random) -> str:
-    """``number``, wrong: off by 1, 2, 3 or 10 in its last place, one digit replaced, or two exchanged."""
+    """Corrupt ``number``: add or subtract 1, 2, 3 or 10 in the last place, replace one digit, or exchange two."""
     whole, _, fraction = number.replace(",", "").partition(".")
     digits = whole + fraction
     way = rng.choice(("near", "slip", "swap"))

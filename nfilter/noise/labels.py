@@ -28,7 +28,7 @@ OptionsOf = Callable[[Sample], Sequence[str] | None]
 
 
 class NoiseConfig(StageConfig):
-    """How many of the labels to make wrong, and which: a seed of None is the run's.
+    """The share of labels to corrupt, and how. ``seed`` None uses the seed of the run.
 
     ``wrong`` names a column that holds a wrong answer of each row, or a list of them, to put in place of a made-up one:
     the answers of a weaker annotator, or a model's own mistakes. The column is taken off every row. ``tokens`` is
@@ -54,7 +54,7 @@ class NoiseConfig(StageConfig):
 
 @dataclass(frozen=True, slots=True)
 class Injected:
-    """What ``inject_file`` did: rows written, those of them made wrong, and rows that could not be read."""
+    """Counts of ``inject_file``: rows written, rows corrupted, and unreadable rows."""
 
     rows: int
     flipped: int
@@ -62,16 +62,16 @@ class Injected:
 
 
 def flipped(n: int, ratio: float, seed: int) -> frozenset[int]:
-    """Which of ``n`` rows get a wrong label: ``random.Random(seed).sample(range(n), int(n * ratio))``.
+    """Indices of the rows that get a wrong label: ``random.Random(seed).sample(range(n), int(n * ratio))``.
 
-    This is RobustFT's rule to the letter, so anyone can name the rows in one line. Levels of a third and more nest.
+    This is exactly RobustFT's rule, so the rows can be reproduced in one line. Levels of 1/3 and above are nested.
     Below that ``sample`` may draw by another method, and the level is then a draw of its own.
     """
     return frozenset(random.Random(seed).sample(range(n), int(n * ratio)))
 
 
 def listed_options(sample: Sample) -> Sequence[str] | None:
-    """The options that a source listed in ``meta["options"]``, else None."""
+    """The options in ``meta["options"]``, or None."""
     options = sample.meta.get("options")
     if isinstance(options, Sequence) and not isinstance(options, str):
         return [str(option) for option in options]
@@ -85,7 +85,7 @@ def inject(
     kind: LabelKind,
     options_of: OptionsOf = listed_options,
 ) -> list[Row]:
-    """The rows with ``config.ratio`` of their responses wrong, and each row's own response as its truth.
+    """Corrupt ``config.ratio`` of the responses and keep each original response as the truth of its row.
 
     Noise inside responses comes on top (``config.tokens``); where it stands is known for the rows with a right label.
 
@@ -115,21 +115,21 @@ def inject(
                 options=options_of(sample),
                 pool=pool,
             )
-            # not `relabel`: no stage decided this, and no record of it may reach one
+            # not `relabel`: injected noise must not appear in the records that stages can read
             sample = sample.relabel(response, "planted")
             sample = replace(sample, why=row.sample.why)
         done.append(replace(row, sample=sample, truth=row.sample.response))
     if not config.tokens:
         return done
     planted = plant(done, config.tokens, config.kinds, seed)
-    # In a wrong label no part is known to be right.
+    # In a wrong label no part is known to be correct.
     return [replace(row, noise=None) if at in wrong else row for at, row in enumerate(planted)]
 
 
 def _given(
     rows: Sequence[Row], column: str | None
 ) -> tuple[Sequence[Row], Sequence[Sequence[str]]]:
-    """The rows without ``column``, and what each had in it: a stage that saw it would know what is not true."""
+    """Remove ``column`` from the rows and return its values; a stage that reads it would know which answers are wrong."""
     if column is None:
         return rows, [()] * len(rows)
     if rows and not any(column in row.sample.meta for row in rows):

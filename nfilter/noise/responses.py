@@ -1,4 +1,4 @@
-"""Noise inside responses: filler, asides and wrong words at known places, so that a token method can be measured.
+"""Inject noise inside responses: filler, asides and wrong words at known positions, to measure token methods.
 
 What is put in is marked by the characters that it takes (``Row.noise``), which no stage sees. The amount is exact on
 average: the last piece of a row goes in with the probability that makes it so.
@@ -33,7 +33,7 @@ _LONGEST_ASIDE: Final = 6  # words
 
 @dataclass(frozen=True, slots=True)
 class _Edit:
-    """``text`` in place of characters [start, end) of the response; of it, [low, high) is noise."""
+    """Replace the characters [start, end) of the response by ``text``, of which [low, high) is noise."""
 
     start: int
     end: int
@@ -50,7 +50,7 @@ def plant(
     seed: int,
     phrases: Sequence[str] = PHRASES,
 ) -> list[Row]:
-    """The rows with noise in their responses, ``ratio`` of all characters on average, each kind with an equal part.
+    """Return the rows with noise in their responses: ``ratio`` of all characters on average, in equal parts per kind.
 
     ``boilerplate`` puts a phrase of ``phrases`` before a word or at the end, ``aside`` up to six words in a row of
     another row's response; ``wrong`` replaces a word by another of the data, or misses a number. A row's noise depends on the seed,
@@ -70,7 +70,7 @@ def plant(
     done = []
     for at, row in enumerate(rows):
         text = texts[at]
-        # What is put in makes the response longer, and its share smaller: r = m / (n + added * m).
+        # Inserted text makes the response longer, so its share is smaller: r = m / (n + added * m).
         budget = ratio * len(text) / (1 - added * ratio) / len(kinds)
         edits: list[_Edit] = []
         for kind in kinds:
@@ -86,7 +86,7 @@ def plant(
 
 
 def _wanted(budget: float, size: int, rng: random.Random) -> bool:
-    """Whether a piece of ``size`` goes in where ``budget`` is left, so that the mean over rows is the budget."""
+    """Decide at random whether a piece of ``size`` is inserted, so that the mean over rows equals ``budget``."""
     return size <= budget or rng.random() < budget / size
 
 
@@ -132,7 +132,7 @@ def _wrong(text: str, budget: float, words: Sequence[str], rng: random.Random) -
             if not others:
                 continue
             new = others[0]
-        # Of a number, what is wrong is the digits that changed.
+        # In a wrong number, only the changed digits are noise.
         low, high = _changed(old, new) if old.isdigit() else (0, len(new))
         if _wanted(budget, high - low, rng):
             edits.append(_Edit(unit.start(), unit.end(), new, low, high, "wrong"))
@@ -141,7 +141,7 @@ def _wrong(text: str, budget: float, words: Sequence[str], rng: random.Random) -
 
 
 def _changed(old: str, new: str) -> tuple[int, int]:
-    """The part of ``new`` behind what it begins with as ``old`` does, and before what it ends with; never empty."""
+    """The span of ``new`` without the prefix and suffix it shares with ``old``; never empty."""
     shorter = min(len(old), len(new))
     low = next((i for i in range(shorter) if old[i] != new[i]), shorter)
     same = next((i for i in range(shorter - low) if old[-1 - i] != new[-1 - i]), shorter - low)
@@ -153,7 +153,7 @@ def _edited(row: Row, text: str, edits: Sequence[_Edit]) -> Row:
     parts: list[str] = []
     spans: list[NoiseSpan] = []
     size, reached = 0, 0
-    # What is put in before a word comes before the word that replaces it.
+    # An insertion before a word precedes the replacement of that word.
     for edit in sorted(edits, key=lambda edit: (edit.start, edit.end)):
         before = text[reached : edit.start]
         size += len(before)

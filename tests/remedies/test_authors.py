@@ -333,9 +333,7 @@ def test_a_metric() -> None:
         return type("Metric", (), {"name": "mine", "compute": lambda self, data: figures})
 
     for wrong in (3, {"x": float("nan")}, {"x": object()}):
-        with pytest.raises(
-            ContractError, match=r"finite numbers, or None for an undefined figure"
-        ):
+        with pytest.raises(ContractError, match=r"finite numbers, or None for an undefined figure"):
             check_metric(metric(wrong), data)
     assert check_metric(metric({"share": 0.5, "rate": None}), data) == {"share": 0.5, "rate": None}
 

@@ -1,4 +1,4 @@
-"""Models behind an API: any OpenAI-compatible server, and every provider that litellm knows. Importing loads neither."""
+"""API models: any OpenAI-compatible server and every provider that litellm supports. Imports neither aiohttp nor litellm."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from nfilter import hookimpl
 
 @hookimpl
 def nfilter_backends() -> tuple[type, ...]:
-    """The backend ``litellm``."""
+    """Return the backend ``litellm``."""
     from nfilter_litellm.backend import LiteLLMBackend
 
     return (LiteLLMBackend,)

@@ -1,4 +1,4 @@
-"""The backend ``litellm``: a model behind an API, with every call tried, limited and accounted for by one engine."""
+"""The backend ``litellm``: an API model; one engine retries, rate-limits and accounts for every call."""
 
 from __future__ import annotations
 
@@ -21,183 +21,187 @@ from nfilter import (
     missing_package,
 )
 from nfilter_litellm.batch_api import BatchApi
-from nfilter_litellm.batch_lines import Form, Till
-from nfilter_litellm.batches import BatchDispatcher, Pace
+from nfilter_litellm.batch_ledger import Ledger
+from nfilter_litellm.batch_lines import BatchFormat, BatchPricing
+from nfilter_litellm.batches import BatchDispatcher, BatchSettings
 from nfilter_litellm.breaker import Breaker
-from nfilter_litellm.config import LiteLLMConfig, Route, route
-from nfilter_litellm.destinations import allowed_of
+from nfilter_litellm.budgeted_transport import BudgetedTransport
+from nfilter_litellm.config import LiteLLMConfig, Route, route_of
 from nfilter_litellm.engine import Dispatcher, Dispatches, Engine, Tally, Transport
-from nfilter_litellm.held import Hold
-from nfilter_litellm.keys import from_environment, is_set, missing, whatever_is_found
+from nfilter_litellm.host_guard import HostGuard
+from nfilter_litellm.keys import found_by_litellm, from_environment, is_set, missing_message
 from nfilter_litellm.limiter import Limiter
-from nfilter_litellm.pending import Ledger
 from nfilter_litellm.prices import price_of
-from nfilter_litellm.purse import Paid
+from nfilter_litellm.provider_hosts import allowed_hosts_of
 from nfilter_litellm.retry import Retry
-from nfilter_litellm.servers import ELSEWHERE
+from nfilter_litellm.servers import ALSO_KNOWN
 
-_BATCH_STAYS = "the batch stays with the server, and the same command takes it up; press Ctrl-C again to end at once"
+_BATCH_INTERRUPTED = "the batch stays on the server, and the same command resumes it; press Ctrl-C again to exit at once"
 
 
 class LiteLLMBackend:
-    """Any model that an OpenAI-compatible server serves or that litellm knows. Nothing connects before the first call."""
+    """Backend for OpenAI-compatible servers and litellm's providers; connects at the first call."""
 
     name: ClassVar[str] = "litellm"
-    also_known: ClassVar[Mapping[str, str]] = ELSEWHERE
+    also_known: ClassVar[Mapping[str, str]] = ALSO_KNOWN
     Config: ClassVar[type[LiteLLMConfig]] = LiteLLMConfig
     own_hosts: ClassVar[frozenset[str]] = frozenset({"api.openai.com"})
 
     @classmethod
     def abilities(cls, config: LiteLLMConfig) -> Abilities:
-        """It generates; with log-probabilities unless ``logprobs: false`` or litellm's tables say otherwise."""
+        """Return the capabilities: generation, with log-probabilities unless the config or litellm's tables exclude them."""
         return Abilities(frozenset({Generates, Streams}), logprobs=_logprobs(config))
 
     @classmethod
     def price(cls, config: LiteLLMConfig) -> Price | None:
-        """Dollars a token: the config's, else litellm's; None where neither tells."""
+        """Return the price in dollars per token, from the config or litellm's list; None if unknown."""
         return price_of(config)
 
     @classmethod
     def problems(cls, config: LiteLLMConfig, site: Site) -> Iterable[str]:  # noqa: ARG003 (the protocol's)
-        """A package that is not installed, a key that is not in the environment, a provider that litellm does not know."""
-        way = route(config)
-        if find_spec(way.transport) is None:
-            yield f"{cls.name} {missing_package(way.transport, 'nfilter[api]')}"
+        """Yield configuration problems: a missing package, a missing key, an unknown provider."""
+        route = route_of(config)
+        if find_spec(route.transport) is None:
+            yield f"{cls.name} {missing_package(route.transport, 'nfilter[api]')}"
             return
-        if config.batch and way.transport != "aiohttp":
-            yield _no_batches(config)
-        if way.key_env is not None:
-            if not is_set(way.key_env):
-                yield missing(way.key_env)
-        elif way.transport == "litellm" and way.base is None:
+        if config.batch and route.transport != "aiohttp":
+            yield _no_batch_message(config)
+        if route.key_env is not None:
+            if not is_set(route.key_env):
+                yield missing_message(route.key_env)
+        elif route.transport == "litellm" and route.base is None:
             from nfilter_litellm.providers import missing_keys
 
             try:
-                yield from (missing(name) for name in missing_keys(way.name))
+                yield from (missing_message(name) for name in missing_keys(route.name))
             except ValueError as error:
                 yield f"model {config.model!r}: {error}"
 
     @classmethod
     def facts(cls, config: LiteLLMConfig, site: Site) -> Iterable[str]:  # noqa: ARG003 (the protocol's)
-        """How the model is reached, for ``nfilter check`` and run.log."""
-        way = route(config)
-        key = f"key from {way.key_env}" if way.key_env else "no key of its own"
+        """Yield a description of the connection, for ``nfilter check`` and run.log."""
+        route = route_of(config)
+        key = f"key from {route.key_env}" if route.key_env else "no key configured"
         level = f"concurrency {config.concurrency or 'adaptive'}"
-        given = "logprobs" if _logprobs(config) else "no logprobs"
-        name = f"{way.name} in batches" if config.batch else way.name
+        logprobs = "logprobs" if _logprobs(config) else "no logprobs"
+        name = f"{route.name} in batches" if config.batch else route.name
         if config.batch:
-            level = "a batch a chunk of the recipe, so chunk: 50000 makes few of them"
-        yield f"{name} over {way.transport} ({way.why}) at {way.place}; {key}, {level}, {given}"
+            level = "one batch per chunk of the recipe; a larger chunk, such as chunk: 50000, makes fewer"
+        yield f"{name} over {route.transport} ({route.reason}) at {route.destination}; {key}, {level}, {logprobs}"
 
     def __init__(self, config: LiteLLMConfig, site: Site) -> None:
         self._config = config
         self._site = site
-        self._route = route(config)
-        finds_its_own = self._route.transport == "litellm" and self._route.key_env is None
-        self._key = whatever_is_found() if finds_its_own else from_environment(self._route.key_env)
+        self._route = route_of(config)
+        litellm_finds_key = self._route.transport == "litellm" and self._route.key_env is None
+        self._key = (
+            found_by_litellm() if litellm_finds_key else from_environment(self._route.key_env)
+        )
         self._transport: Transport | BatchApi | None = None
         if config.batch and self._route.transport != "aiohttp":
-            raise ModelError(_no_batches(config))
+            raise ModelError(_no_batch_message(config))
         folder = site.state_dir / "batches" if site.state_dir is not None else None
         self._ledger = Ledger(folder)
-        self._unended = 0
-        self._hold = Hold(allowed_of(self._route, site.allow_hosts, self.own_hosts))
-        self._engine = Engine(self._connect, self._disconnect, self._hold)
+        self._open_streams = 0
+        self._guard = HostGuard(allowed_hosts_of(self._route, site.allow_hosts, self.own_hosts))
+        self._engine = Engine(self._connect, self._disconnect, self._guard)
 
     def fingerprint(self) -> str:
-        """SHA-256 of what decides an answer: name, address, revision, and the fields added to requests.
+        """Return a SHA-256 of the settings that determine an answer: name, address, revision, added request fields.
 
-        Keys, timeouts and concurrency are not in it. What weights the server holds cannot be seen from here.
+        Keys, timeouts and concurrency are excluded. The weights on the server are unknown here.
         """
-        config, way = self._config, self._route
-        said = [
-            way.name, way.base, config.revision, config.max_tokens, dict(config.body), _logprobs(config),
+        config, route = self._config, self._route
+        parts = [
+            route.name, route.base, config.revision, config.max_tokens, dict(config.body), _logprobs(config),
         ]  # fmt: skip
-        text = json.dumps(["litellm", *said], sort_keys=True, default=str)
+        text = json.dumps(["litellm", *parts], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """One completion a request, in order."""
+        """Return one completion per request, in order."""
         answers = dict(filter(None, self.stream(requests)))
         return [answers[index] for index in range(len(requests))]
 
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
-        """The same completions as they come; None where nothing more is there yet.
+        """Yield (index, completion) pairs in order of arrival; None whenever no further answer has arrived yet.
 
         Raises:
-            ModelError: when three calls in a row fail for a reason that the others share: key, quota, model, address.
+            ModelError: three consecutive calls failed for a shared reason: key, quota, model or address.
         """
         if not self._config.batch:
             with self._site.drain.calls():
                 yield from self._engine.stream(requests)
             return
-        # A stream that is left may not be told so before close() comes: only its end counts it off.
-        self._unended += 1
-        with self._site.drain.calls(_BATCH_STAYS):
+        # An abandoned generator may not be closed before close() is called: only a completed one is subtracted.
+        self._open_streams += 1
+        with self._site.drain.calls(_BATCH_INTERRUPTED):
             yield from self._engine.stream(requests)
-        # Whoever comes back for more has kept all that came.
+        # A caller that asks for the next item has stored all previous ones.
         yield None
-        self._unended -= 1
+        self._open_streams -= 1
 
     def tally(self) -> Tally:
-        """Calls, attempts and the level of concurrency so far."""
+        """Return the number of calls and attempts so far, and the concurrency level."""
         return self._engine.tally()
 
     def close(self) -> None:
-        """Close the connections and end the thread; a later call opens them again."""
+        """Close the connections and stop the thread; a later call reopens them."""
         self._engine.close()
-        # Where a stream was left, some of its answers may have got lost on the way to the journal.
-        if not self._unended:
+        # Answers of an abandoned stream may not have reached the journal.
+        if not self._open_streams:
             self._ledger.close()
 
     def _connect(self) -> Dispatches:
-        way, config = self._route, self._config
+        route, config = self._route, self._config
         logprobs = _logprobs(config)
         if config.batch:
-            return self._in_batches(logprobs=logprobs)
-        if way.transport == "aiohttp":
+            return self._batch_dispatcher(logprobs=logprobs)
+        if route.transport == "aiohttp":
             from nfilter_litellm.http import HttpTransport
 
             transport: Transport = HttpTransport(
-                way, config, self._key, self._hold, logprobs=logprobs
+                route, config, self._key, self._guard, logprobs=logprobs
             )
         else:
             from nfilter_litellm.providers import LiteLLMTransport
 
-            transport = LiteLLMTransport(way, config, self._key, self._hold, logprobs=logprobs)
+            transport = LiteLLMTransport(route, config, self._key, self._guard, logprobs=logprobs)
         price = price_of(config)
         if price is not None:
             budget = self._site.budget
-            transport = Paid(transport, price, budget, config.max_tokens)
+            transport = BudgetedTransport(transport, price, budget, config.max_tokens)
         self._transport = transport
         return Dispatcher(
             transport,
             Limiter(config.concurrency),
             Retry(config.attempts),
-            Breaker(f"model {config.model!r} at {way.place}"),
+            Breaker(f"model {config.model!r} at {route.destination}"),
             lambda: self._site.drain.asked,
         )
 
-    def _in_batches(self, *, logprobs: bool) -> BatchDispatcher:
-        from nfilter_litellm.http import Connection, body, limit_for
+    def _batch_dispatcher(self, *, logprobs: bool) -> BatchDispatcher:
+        from nfilter_litellm.http import Connection, limit_for, request_body
 
-        way, config = self._route, self._config
-        till = Till(price_of(config), self._site.budget, config.max_tokens)
-        form = Form(
-            lambda request, name: body(request, way, config, logprobs=logprobs, limit=name),
-            limit_for(way, config),
+        route, config = self._route, self._config
+        pricing = BatchPricing(price_of(config), self._site.budget, config.max_tokens)
+        batch_format = BatchFormat(
+            lambda request, name: request_body(
+                request, route, config, logprobs=logprobs, limit=name
+            ),
+            limit_for(route, config),
             self.fingerprint(),
             logprobs,
-            till,
+            pricing,
         )
-        self._transport = BatchApi(way, Connection(config.timeout, self._key, self._hold))
+        self._transport = BatchApi(route, Connection(config.timeout, self._key, self._guard))
         return BatchDispatcher(
             self._transport,
-            form,
+            batch_format,
             self._ledger,
-            f"model {config.model!r} at {way.place}",
+            f"model {config.model!r} at {route.destination}",
             Retry(config.attempts),
-            Pace(),
+            BatchSettings(),
             lambda: self._site.drain.asked,
         )
 
@@ -207,25 +211,25 @@ class LiteLLMBackend:
             await transport.close()
 
 
-def _no_batches(config: LiteLLMConfig) -> str:
+def _no_batch_message(config: LiteLLMConfig) -> str:
     return (
-        f"batch: true needs a server with OpenAI's /files and /batches, and {config.model!r} is reached through litellm; "
-        "name such a server, {model: NAME, api_base: https://HOST/v1, batch: true}, or leave batch: true out"
+        f"batch: true needs a server with OpenAI's /files and /batches endpoints, but {config.model!r} is reached through litellm; "
+        "name such a server, {model: NAME, api_base: https://HOST/v1, batch: true}, or remove batch: true"
     )
 
 
 def _logprobs(config: LiteLLMConfig) -> bool:
     if config.logprobs is not None:
         return config.logprobs
-    way: Route = route(config)
-    if way.transport == "aiohttp" or find_spec("litellm") is None:
-        # Without litellm its tables tell nothing; that it is missing is among the problems.
+    route: Route = route_of(config)
+    if route.transport == "aiohttp" or find_spec("litellm") is None:
+        # Without litellm its tables are unavailable; problems() reports the missing package.
         return True
-    return _known_logprobs(way.name)
+    return _listed_logprobs(route.name)
 
 
 @lru_cache(maxsize=64)
-def _known_logprobs(model: str) -> bool:
-    from nfilter_litellm.providers import gives_logprobs
+def _listed_logprobs(model: str) -> bool:
+    from nfilter_litellm.providers import supports_logprobs
 
-    return gives_logprobs(model)
+    return supports_logprobs(model)

@@ -1,4 +1,4 @@
-"""A call as a line of a batch's file, and the answer in a line of its results."""
+"""Calls as lines of a batch's input file, and answers from lines of its results."""
 
 from __future__ import annotations
 
@@ -10,116 +10,116 @@ from typing import Any
 
 from nfilter import Budget, Completion, FailureKind, Price, Request
 from nfilter_litellm.batch_api import ENDPOINT
+from nfilter_litellm.budgeted_transport import cost_bound, cost_of
 from nfilter_litellm.failures import CallError, from_status, off_schema, one_line
-from nfilter_litellm.limits import Limit, Name, neither, other_than
+from nfilter_litellm.limit_field import LimitField, LimitName, neither_accepted, other_name
 from nfilter_litellm.protocol import read
-from nfilter_litellm.purse import cost_of, most_of
 
 
 @dataclass(frozen=True, slots=True)
-class Till:
-    """What calls cost in batches: a price, the budget they are paid from, and ``max_tokens`` of the config."""
+class BatchPricing:
+    """Price of calls in batches, the budget that pays for them, and ``max_tokens`` of the config."""
 
     price: Price | None
     budget: Budget | None
     max_tokens: int | None
 
-    def most(self, request: Request) -> float:
-        """An upper bound in dollars."""
-        return most_of(request, self.price, self.max_tokens) if self.price is not None else 0.0
+    def cost_bound(self, request: Request) -> float:
+        """Return an upper bound in dollars."""
+        return cost_bound(request, self.price, self.max_tokens) if self.price is not None else 0.0
 
 
 @dataclass(slots=True)
 class Call:
-    """One call: where its answer goes, what is sent, what it costs at most, and what its failed attempts cost.
+    """One call: indices of its requests, its line, its cost bound, and ``usd``, the cost of its failed attempts.
 
-    ``limit`` is the name under which its line has the limit; ``turned``: it was changed already.
+    ``limit`` is the name of the limit field in its line; ``renamed``: the name was already changed.
     """
 
-    places: list[int]
+    indices: list[int]
     request: Request
     line: bytes
-    most: float
-    limit: Name
-    turned: bool = False
+    max_usd: float
+    limit: LimitName
+    renamed: bool = False
     usd: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """How calls are written and read. ``body`` is what is sent for a request; ``fingerprint`` is the model's."""
+class BatchFormat:
+    """Writer and parser of batch lines. ``body`` builds a request's body; ``fingerprint`` is the model's."""
 
-    body: Callable[[Request, Name], Mapping[str, Any]]
-    limit: Limit
+    body: Callable[[Request, LimitName], Mapping[str, Any]]
+    limit: LimitField
     fingerprint: str
     logprobs: bool
-    till: Till
+    pricing: BatchPricing
 
     def calls(self, requests: Sequence[Request]) -> dict[str, Call]:
-        """Calls by the ids of their lines. Requests that say the same are one call, other than draws."""
-        found: dict[str, Call] = {}
-        for place, request in enumerate(requests):
-            # Under whichever name the limit goes out, it is the same call: one that is out already is found again.
-            body = self.body(request, self.limit.usual)
+        """Return calls by line id. Equal requests share a call, except sampled draws."""
+        calls: dict[str, Call] = {}
+        for index, request in enumerate(requests):
+            # The id does not depend on the limit's name, so a submitted call is recognised under either name.
+            body = self.body(request, self.limit.default)
             sampling = request.sampling
             drawn = (sampling.seed, request.draw) if sampling.temperature > 0 else ()
-            said = json.dumps([self.fingerprint, body, drawn, request.logprobs], sort_keys=True)
-            name = hashlib.sha256(said.encode()).hexdigest()[:40]
-            if name in found:
-                found[name].places.append(place)
+            key = json.dumps([self.fingerprint, body, drawn, request.logprobs], sort_keys=True)
+            name = hashlib.sha256(key.encode()).hexdigest()[:40]
+            if name in calls:
+                calls[name].indices.append(index)
                 continue
             limit = self.limit.name
             line = self._line(name, request, limit)
-            found[name] = Call([place], request, line, self.till.most(request), limit)
-        return found
+            calls[name] = Call([index], request, line, self.pricing.cost_bound(request), limit)
+        return calls
 
-    def _line(self, name: str, request: Request, limit: Name) -> bytes:
+    def _line(self, name: str, request: Request, limit: LimitName) -> bytes:
         body = self.body(request, limit)
         line = {"custom_id": name, "method": "POST", "url": ENDPOINT, "body": body}
         return json.dumps(line).encode() + b"\n"
 
     def answer(self, call: Call, line: Mapping[str, Any]) -> Completion:
-        """The completion in a line of results, with its cost.
+        """Return the completion in a line of results, with its cost.
 
         Raises:
-            CallError: as for a reply to a single call, with what the attempt may have cost.
+            CallError: as for a reply to a single call, with the attempt's cost bound.
         """
-        price = self.till.price
+        price = self.pricing.price
         try:
             done = self._read(call.request, line)
-            return done if price is None else replace(done, usd=cost_of(done, price, call.most))
+            return done if price is None else replace(done, usd=cost_of(done, price, call.max_usd))
         except CallError as error:
-            fault = self._turned(call, error, str(line.get("custom_id")))
-        except Exception as error:  # noqa: BLE001 (one line of a server's must not end the run)
-            fault = off_schema(f"reading it ended in a {type(error).__name__}")
-        fault.usd = call.most if fault.worked else 0.0
+            fault = self._retry_renamed(call, error, str(line.get("custom_id")))
+        except Exception as error:  # noqa: BLE001 (an invalid line must not end the run)
+            fault = off_schema(f"parsing it raises {type(error).__name__}")
+        fault.usd = call.max_usd if fault.may_be_billed else 0.0
         raise fault
 
-    def _turned(self, call: Call, fault: CallError, name: str) -> CallError:
-        """The fault; where it refuses the limit's name, the call's line is written anew with the other, once."""
-        judged = self.limit.judged(fault, call.limit)
-        if judged is fault:
+    def _retry_renamed(self, call: Call, fault: CallError, name: str) -> CallError:
+        """Return the fault; if it rejects the limit's name, rewrite the call's line with the other name, once."""
+        error = self.limit.with_remedy(fault, call.limit)
+        if error is fault:
             return fault
-        if call.turned:
-            return neither(fault)
-        if judged.again:
-            call.limit, call.turned = other_than(call.limit), True
+        if call.renamed:
+            return neither_accepted(fault)
+        if error.retry:
+            call.limit, call.renamed = other_name(call.limit), True
             call.line = self._line(name, call.request, call.limit)
             self.limit.name = call.limit
-        return judged
+        return error
 
     def _read(self, request: Request, line: Mapping[str, Any]) -> Completion:
         reply, error = line.get("response"), line.get("error")
         if isinstance(reply, Mapping):
             status, body = reply.get("status_code"), reply.get("body")
             if status == 200:
-                wanted = self.logprobs and request.logprobs
-                most = self.till.max_tokens or request.sampling.max_tokens
-                return read(body, logprobs=wanted, stop=request.sampling.stop, limit=most)
+                logprobs = self.logprobs and request.logprobs
+                limit = self.pricing.max_tokens or request.sampling.max_tokens
+                return read(body, logprobs=logprobs, stop=request.sampling.stop, limit=limit)
             number = status if isinstance(status, int) else 500
             raise from_status(number, json.dumps(body, default=str))
         if isinstance(error, Mapping):
-            told = one_line(f"{error.get('code') or ''}: {error.get('message') or ''}")
-            kind: FailureKind = "timeout" if "expired" in told else "server"
-            raise CallError(kind, told, again=True, worked=False)
+            detail = one_line(f"{error.get('code') or ''}: {error.get('message') or ''}")
+            kind: FailureKind = "timeout" if "expired" in detail else "server"
+            raise CallError(kind, detail, retry=True, may_be_billed=False)
         raise off_schema("the line has neither a response nor an error")

@@ -1,7 +1,7 @@
-"""Calls in batches: handed to the server together, looked at until they are done, and paid once whatever happens.
+"""Calls in batches: submitted together, polled until they end, and paid once even if the run is killed.
 
-A batch goes through four steps, each on record before the next begins: its file is brought, the batch is asked for, its name
-is known, its lines are read. A run that was killed between any two of them takes the batch up at the next one.
+A batch has four steps, each recorded before the next: upload the file, create the batch, record its id, read the
+results. A run that was killed in between resumes the batch at the next step.
 """
 
 from __future__ import annotations
@@ -14,387 +14,390 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from nfilter import Completion, Failure, ModelError, Request
-from nfilter_litellm.batch_api import ENDED, MOST_LINES, Batch, BatchApi
-from nfilter_litellm.batch_lines import Call, Form
+from nfilter_litellm.batch_api import FINAL_STATUSES, MAX_LINES, Batch, BatchApi
+from nfilter_litellm.batch_ledger import Ledger, Pending
+from nfilter_litellm.batch_lines import BatchFormat, Call
 from nfilter_litellm.breaker import Breaker
-from nfilter_litellm.engine import first_of
+from nfilter_litellm.engine import root_error
 from nfilter_litellm.failures import CallError
-from nfilter_litellm.limits import names, remedy
-from nfilter_litellm.pending import Ledger, Pending
+from nfilter_litellm.limit_field import remedy, text_rejects
 from nfilter_litellm.retry import Retry
 
-_BLINK = 0.2  # seconds between two looks at Ctrl-C and at the budget
-_FEW = 8  # calls of a batch that may all get lost by chance
+_POLL_SECONDS = 0.2  # between two checks of Ctrl-C and the budget
+_MAX_LOST = 8  # calls of a batch that may all lack a line by chance
 
 T = TypeVar("T")
 Emit = Callable[[int, Completion], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """How large a batch may be, in lines and bytes, how often it is looked at, and for how long.
+class BatchSettings:
+    """Maximum size of a batch, polling delays in seconds, and the time limit ``window``: the batch's day plus two hours."""
 
-    All times are seconds; those between two looks grow from ``first`` to ``most``. The ``window`` is the day that a batch
-    is given to end in, and two hours more.
-    """
-
-    lines: int = MOST_LINES
-    size: int = 200_000_000
-    first: float = 2.0
+    max_lines: int = MAX_LINES
+    max_bytes: int = 200_000_000
+    first_delay: float = 2.0
     growth: float = 1.5
-    most: float = 60.0
+    max_delay: float = 60.0
     window: float = 26 * 3600.0
 
 
 @dataclass(slots=True)
 class _Reading:
-    """How far the results of a batch are read: calls without a line yet, what failed, what it cost, lines of ``ours``."""
+    """Progress in a batch's results: ``left`` has no line yet; ``lines`` counts the lines of ``all_ids``."""
 
-    ours: frozenset[str]
+    all_ids: frozenset[str]
     left: set[str]
     faults: dict[str, CallError] = field(default_factory=dict)
     paid: float = 0.0
     lines: int = 0
-    silent: list[str] = field(default_factory=list)
+    unanswered: list[str] = field(default_factory=list)
 
     def failed(self, name: str, call: Call, fault: CallError) -> None:
-        """A call has failed, and its fault says what that cost."""
+        """Record the fault of a call and its cost."""
         self.faults[name] = fault
         self.paid += fault.usd
         call.usd += fault.usd
 
 
-class _LeftError(Exception):
-    """A person ends the run: what is out stays with the server."""
+class _StoppedError(Exception):
+    """The user stopped the run: submitted batches stay on the server."""
 
 
 class BatchDispatcher:
-    """Makes calls in batches, in the event loop of an engine."""
+    """Dispatcher that makes calls in batches, in the event loop of an engine."""
 
     def __init__(
         self,
         api: BatchApi,
-        form: Form,
+        batch_format: BatchFormat,
         ledger: Ledger,
-        who: str,
+        label: str,
         retry: Retry,
-        pace: Pace,
-        drained: Callable[[], bool],
+        settings: BatchSettings,
+        stopping: Callable[[], bool],
     ) -> None:
-        """``who`` names the model and where it is, for errors.
+        """``label`` names the model and its address in errors.
 
-        Once ``drained`` is true, no batch begins any more and none is waited for.
+        Once ``stopping`` returns True, no batch is created or waited for.
         """
         self.attempts = 0
         self.calls = 0
-        self.level = pace.lines
+        self.level = settings.max_lines
         self.api = api
-        self.form = form
+        self.format = batch_format
         self.ledger = ledger
-        self.who = who
+        self.label = label
         self.retry = retry
-        self.pace = pace
-        self.drained = drained
-        self.breaker = Breaker(who)
-        self.heard = False
+        self.settings = settings
+        self.stopping = stopping
+        self.breaker = Breaker(label)
+        self.answered = False
 
     async def run(
         self, requests: Sequence[Request], emit: Emit, room: Callable[[], Awaitable[None]]
     ) -> None:
-        """Make all calls, those first that an earlier run has left in batches.
+        """Make all calls, first those in unfinished batches of an earlier run.
 
         Raises:
-            ModelError: when a batch fails as a whole, or every call in it; what others answered was handed over.
-            BudgetError: when what is left covers no call.
+            ModelError: a batch failed as a whole, or all its calls; answers of others were delivered.
+            BudgetError: the remaining budget covers no call.
         """
-        calls = self.form.calls(requests)
-        work = _Work(self, calls, emit, room)
-        left = self.ledger.take_up(calls)
-        known = {each for pending in left for each in pending.ids}
+        calls = self.format.calls(requests)
+        work = _BatchRun(self, calls, emit, room)
+        resumed = self.ledger.resume(calls)
+        known = {each for pending in resumed for each in pending.ids}
         try:
             async with asyncio.TaskGroup() as group:
-                for pending in left:
-                    most = sum(calls[each].most for each in pending.ids)
-                    if self.form.till.budget is not None:
-                        self.form.till.budget.owe(most)
-                    group.create_task(work.follow(group, pending, most, 0))
-                await work.ask(group, [each for each in calls if each not in known], 1, 1)
+                for pending in resumed:
+                    bound = sum(calls[each].max_usd for each in pending.ids)
+                    if self.format.pricing.budget is not None:
+                        self.format.pricing.budget.owe(bound)
+                    group.create_task(work.follow(group, pending, bound, 0))
+                await work.submit(group, [each for each in calls if each not in known], 1, 1)
         except BaseExceptionGroup as errors:
-            raise first_of(errors) from None
-        if not self.drained():
+            raise root_error(errors) from None
+        if not self.stopping():
             self.breaker.finished()
 
 
-class _Work:
-    """One set of calls on its way through batches."""
+class _BatchRun:
+    """Execution of one set of calls in batches."""
 
     def __init__(
         self,
-        home: BatchDispatcher,
+        dispatcher: BatchDispatcher,
         calls: Mapping[str, Call],
         emit: Emit,
         room: Callable[[], Awaitable[None]],
     ) -> None:
-        self._home = home
+        self._dispatcher = dispatcher
         self._calls = calls
         self._emit = emit
         self._room = room
-        self._budget = home.form.till.budget
+        self._budget = dispatcher.format.pricing.budget
 
-    async def ask(self, group: asyncio.TaskGroup, ids: list[str], turn: int, tried: int) -> None:
-        """Make batches of calls, each when there is money for all of it.
+    async def submit(self, group: asyncio.TaskGroup, ids: list[str], turn: int, tried: int) -> None:
+        """Create batches of calls, each when the budget covers all of it.
 
-        ``turn`` says how often they were asked in all, ``tried`` how often by this run; 0 is an earlier one's batch.
+        ``turn`` counts the submissions of the calls in all runs, ``tried`` those in this run; 0 is an earlier run's batch.
         """
-        home = self._home
+        dispatcher = self._dispatcher
         budget = self._budget
-        with suppress(_LeftError):
-            while ids and not home.drained():
-                part, most = self._part(ids)
-                if budget is not None and not budget.hold(most):
-                    await self._rest(_BLINK)
+        with suppress(_StoppedError):
+            while ids and not dispatcher.stopping():
+                part, bound = self._next_part(ids)
+                if budget is not None and not budget.hold(bound):
+                    await self._wait(_POLL_SECONDS)
                     continue
                 ids = ids[len(part) :]
-                home.attempts += len(part)
+                dispatcher.attempts += len(part)
                 try:
-                    pending = await self._brought(part, turn)
+                    pending = await self._upload(part, turn)
                 except BaseException:
                     if budget is not None:
-                        budget.settle(most, 0.0)
+                        budget.settle(bound, 0.0)
                     raise
-                group.create_task(self.follow(group, pending, most, tried))
+                group.create_task(self.follow(group, pending, bound, tried))
 
-    def _part(self, ids: Sequence[str]) -> tuple[list[str], float]:
-        """The first of ``ids`` that make one file and are covered by what is left, and what they cost at most."""
-        pace, budget = self._home.pace, self._budget
+    def _next_part(self, ids: Sequence[str]) -> tuple[list[str], float]:
+        """Return the first of ``ids`` that fit into one file and the remaining budget, and their cost bound."""
+        settings, budget = self._dispatcher.settings, self._budget
         part: list[str] = []
-        most, size = 0.0, 0
-        for each in ids[: pace.lines]:
+        bound, size = 0.0, 0
+        for each in ids[: settings.max_lines]:
             call = self._calls[each]
-            over = size + len(call.line) > pace.size
-            if part and (over or (budget is not None and most + call.most > budget.left)):
+            too_large = size + len(call.line) > settings.max_bytes
+            if part and (too_large or (budget is not None and bound + call.max_usd > budget.left)):
                 break
             part.append(each)
-            most += call.most
+            bound += call.max_usd
             size += len(call.line)
-        return part, most
+        return part, bound
 
-    async def _brought(self, ids: Sequence[str], turn: int) -> Pending:
+    async def _upload(self, ids: Sequence[str], turn: int) -> Pending:
         lines = b"".join(self._calls[each].line for each in ids)
-        file = await self._tried(
-            "the file of a batch cannot be brought",
-            lambda: self._home.api.upload(lines),
-            hint="; a server without /files and /batches takes single calls alone: leave batch: true out for it",
+        file = await self._with_retries(
+            "the file of a batch cannot be uploaded",
+            lambda: self._dispatcher.api.upload(lines),
+            hint="; a server without /files and /batches supports only single calls: remove batch: true",
         )
         name = hashlib.sha256("\x1f".join((file, str(turn), *ids)).encode()).hexdigest()[:32]
         pending = Pending(name, file, None, turn, tuple(ids))
-        self._home.ledger.put(pending)
+        self._dispatcher.ledger.record(pending)
         return pending
 
     async def follow(
-        self, group: asyncio.TaskGroup, pending: Pending, most: float, tried: int
+        self, group: asyncio.TaskGroup, pending: Pending, bound: float, tried: int
     ) -> None:
-        """See a batch through, and ask again what has to be."""
+        """Wait for a batch, read its results, and submit the calls to retry."""
         budget = self._budget
-        # What is left to the server may be billed in full; what is not begun any more is not billed.
-        usd = 0.0 if tried and self._home.drained() else most
-        again: list[str] = []
-        with suppress(_LeftError):
+        # A batch that stays on the server may be billed in full; one that is not created is not billed.
+        usd = 0.0 if tried and self._dispatcher.stopping() else bound
+        retries: list[str] = []
+        with suppress(_StoppedError):
             try:
-                pending, batch = await self._ended(pending, new=tried > 0)
-                usd, again = await self._read(pending, batch, tried)
+                pending, batch = await self._wait_until_ended(pending, new=tried > 0)
+                usd, retries = await self._read(pending, batch, tried)
             finally:
                 if budget is not None:
-                    budget.settle(most, usd)
-            self._home.breaker.heed()
-            await self.ask(group, again, pending.turn + 1, tried + 1)
+                    budget.settle(bound, usd)
+            self._dispatcher.breaker.check_unanswered()
+            await self.submit(group, retries, pending.turn + 1, tried + 1)
 
-    async def _ended(self, pending: Pending, *, new: bool) -> tuple[Pending, Batch]:
-        """Wait until a batch has ended; it is asked for where it was not yet."""
-        home = self._home
+    async def _wait_until_ended(self, pending: Pending, *, new: bool) -> tuple[Pending, Batch]:
+        """Create the batch if necessary, and wait until it has ended."""
+        dispatcher = self._dispatcher
         if pending.batch is None:
-            # Ctrl-C may have come while the file was on its way.
-            await self._rest(0.0)
-            pending = replace(pending, batch=await self._begun(pending, new=new))
-            home.ledger.put(pending)
+            # Ctrl-C may have been pressed during the upload.
+            await self._wait(0.0)
+            pending = replace(pending, batch=await self._create_once(pending, new=new))
+            dispatcher.ledger.record(pending)
         name = pending.batch or ""
-        pause = home.pace.first
+        delay = dispatcher.settings.first_delay
         clock = asyncio.get_running_loop().time
-        until = clock() + home.pace.window
+        until = clock() + dispatcher.settings.window
         while True:
-            batch = await self._tried(
-                f"batch {name} cannot be looked at{self._anew(pending)}",
-                lambda: home.api.look(name),
+            batch = await self._with_retries(
+                f"the status of batch {name} cannot be read{self._restart_hint(pending)}",
+                lambda: dispatcher.api.retrieve(name),
                 patient=True,
             )
-            if batch.status in ENDED:
+            if batch.status in FINAL_STATUSES:
                 return pending, batch
             if clock() >= until:
                 raise ModelError(
-                    f"{home.who}: batch {name} has not ended within {home.pace.window / 3600:.2g} hours; its status is "
-                    f"{batch.status!r}. The same command looks again{self._anew(pending)}"
+                    f"{dispatcher.label}: batch {name} has not ended within {dispatcher.settings.window / 3600:.2g} hours; "
+                    f"its status is {batch.status!r}. The same command checks it again{self._restart_hint(pending)}"
                 )
-            await self._rest(pause)
-            pause = min(pause * home.pace.growth, home.pace.most)
+            await self._wait(delay)
+            delay = min(delay * dispatcher.settings.growth, dispatcher.settings.max_delay)
 
-    def _anew(self, pending: Pending) -> str:
-        """What is to be done where the server does not know a batch, or its files, any more."""
-        place = self._home.ledger.place(pending)
-        return f" ({place} has it on record: remove that file to ask its calls anew)"
+    def _restart_hint(self, pending: Pending) -> str:
+        """Return the remedy for a batch or file that the server no longer has."""
+        location = self._dispatcher.ledger.location(pending)
+        return f" (its record is {location}: remove that file to repeat its calls)"
 
-    async def _begun(self, pending: Pending, *, new: bool) -> str:
-        """The name of the batch of a file: made once, though the reply that says so may have been lost, here or in an earlier run."""
-        api = self._home.api
+    async def _create_once(self, pending: Pending, *, new: bool) -> str:
+        """Return the id of a file's batch; create it once, even if an earlier reply with its id was lost."""
+        api = self._dispatcher.api
 
-        async def once() -> str:
+        async def find_or_create() -> str:
             nonlocal new
-            found = None if new else await api.find(pending.file)
+            existing = None if new else await api.find_by_file(pending.file)
             new = False
-            return found or await api.create(pending.file)
+            return existing or await api.create(pending.file)
 
-        return await self._tried("a batch cannot be begun", once)
+        return await self._with_retries("a batch cannot be created", find_or_create)
 
     async def _read(self, pending: Pending, batch: Batch, tried: int) -> tuple[float, list[str]]:
-        """Hand over what a batch answered. Returns what it cost, and the calls that are to be asked again.
+        """Deliver a batch's answers; return its cost and the calls to retry.
 
         Raises:
-            ModelError: when it failed as a whole, was cancelled, or when no call in it had an answer.
+            ModelError: the batch failed as a whole, was cancelled, or answered no call.
         """
-        home = self._home
-        reading = _Reading(home.ledger.of(pending), set(pending.ids))
+        dispatcher = self._dispatcher
+        reading = _Reading(dispatcher.ledger.all_ids(pending), set(pending.ids))
         for file in batch.files:
-            await self._tried(
-                f"the results of batch {batch.name} cannot be read{self._anew(pending)}",
+            await self._with_retries(
+                f"the results of batch {batch.name} cannot be read{self._restart_hint(pending)}",
                 lambda file=file: self._lines(file, reading),  # type: ignore[misc]
                 patient=True,
             )
-        # That of an earlier run was told by it: its calls are asked anew.
+        # An earlier run reported its own batch: its calls are repeated.
         if tried:
             self._raise_for(batch)
-        if batch.status == "completed" and not reading.lines and len(reading.ours) > _FEW:
+        if batch.status == "completed" and not reading.lines and len(reading.all_ids) > _MAX_LOST:
             raise ModelError(
-                f"{home.who}: batch {batch.name} is completed, and its results have no line for any of its "
-                f"{len(reading.ours)} calls. They may be billed, so they are not asked again by themselves: the same command "
-                f"looks again{self._anew(pending)}"
+                f"{dispatcher.label}: batch {batch.name} is completed, but its results have no line for any of its "
+                f"{len(reading.all_ids)} calls. They may be billed, so they are not repeated automatically: the same command "
+                f"reads the results again{self._restart_hint(pending)}"
             )
         for name in reading.left:
-            told = f"batch {batch.name} ({batch.status}) has no line for this call"
-            fault = CallError("server", told, again=True, worked=batch.status == "completed")
-            fault.usd = self._calls[name].most if fault.worked else 0.0
+            detail = f"batch {batch.name} ({batch.status}) has no line for this call"
+            billed = batch.status == "completed"
+            fault = CallError("server", detail, retry=True, may_be_billed=billed)
+            fault.usd = self._calls[name].max_usd if fault.may_be_billed else 0.0
             reading.failed(name, self._calls[name], fault)
-        for detail in reading.silent:
-            home.breaker.silent(detail)
-        again = self._settled(pending, reading.faults, tried)
-        home.ledger.read(pending)
-        return reading.paid, again
+        for detail in reading.unanswered:
+            dispatcher.breaker.unanswered(detail)
+        retries = self._record_failures(pending, reading.faults, tried)
+        dispatcher.ledger.mark_read(pending)
+        return reading.paid, retries
 
     def _raise_for(self, batch: Batch) -> None:
-        """Raises ModelError for a batch that somebody has ended: the next would end so too."""
-        who = self._home.who
+        """Raise ModelError for a failed or cancelled batch: the next one would end equally."""
+        label = self._dispatcher.label
         if batch.status == "failed":
-            name = self._home.form.limit.name
-            told = f"{batch.told}; {remedy(name)}" if names(batch.told, name) else batch.told
+            name = self._dispatcher.format.limit.name
+            rejected = text_rejects(batch.errors, name)
+            errors = f"{batch.errors}; {remedy(name)}" if rejected else batch.errors
             raise ModelError(
-                f"{who}: batch {batch.name} failed: {told or 'the server does not say why'}. Once that is "
-                "mended, the same command goes on where it stopped; where a batch is too large, a smaller chunk: makes smaller "
-                "ones"
+                f"{label}: batch {batch.name} failed: {errors or 'the server gives no reason'}. Once the cause is fixed, the "
+                "same command continues where it stopped; if a batch is too large, a smaller chunk: makes smaller batches"
             )
         if batch.status == "cancelled":
             raise ModelError(
-                f"{who}: batch {batch.name} was cancelled at the server. What it answered is kept; the same command "
-                "asks for the rest"
+                f"{label}: batch {batch.name} was cancelled on the server. Its answers are stored; the same command repeats "
+                "the other calls"
             )
 
     async def _lines(self, file: str, reading: _Reading) -> None:
-        """Read one file, until nothing is left to find. What was read before the connection broke is not handed over twice.
+        """Read one file until all calls have a line; lines read before a lost connection are not delivered twice.
 
         Raises:
-            _LeftError: when a person ends the run.
+            _StoppedError: the user stopped the run.
         """
         if not reading.left:
             return
-        async with aclosing(self._home.api.lines(file)) as lines:
+        async with aclosing(self._dispatcher.api.lines(file)) as lines:
             async for line in lines:
-                if self._home.drained():
-                    raise _LeftError
+                if self._dispatcher.stopping():
+                    raise _StoppedError
                 name = line.get("custom_id")
                 if not isinstance(name, str):
                     continue
-                reading.lines += name in reading.ours
+                reading.lines += name in reading.all_ids
                 if name in reading.left:
                     reading.left.remove(name)
-                    await self._answered(name, line, reading)
+                    await self._process_line(name, line, reading)
                     if not reading.left:
                         return
 
-    async def _answered(self, name: str, line: Mapping[str, Any], reading: _Reading) -> None:
-        """Hand over what a line says; a fault waits until all lines are read."""
+    async def _process_line(self, name: str, line: Mapping[str, Any], reading: _Reading) -> None:
+        """Deliver the answer in a line; record a fault until all lines are read."""
         call = self._calls[name]
         try:
-            answer = self._home.form.answer(call, line)
+            answer = self._dispatcher.format.answer(call, line)
         except CallError as fault:
             reading.failed(name, call, fault)
-            if fault.spoken:
-                self._heard()
+            if fault.is_answer:
+                self._mark_answered()
             return
         reading.paid += answer.usd or 0.0
         if answer.failure is None:
-            self._heard()
+            self._mark_answered()
         else:
-            reading.silent.append(answer.failure.detail)
-        await self._hand_over(call, answer)
+            reading.unanswered.append(answer.failure.detail)
+        await self._deliver(call, answer)
 
-    def _heard(self) -> None:
-        self._home.heard = True
-        self._home.breaker.answered()
+    def _mark_answered(self) -> None:
+        self._dispatcher.answered = True
+        self._dispatcher.breaker.answered()
 
-    def _settled(self, pending: Pending, faults: Mapping[str, CallError], tried: int) -> list[str]:
-        """Put on record what failed for good. Returns what is to be asked again."""
-        home = self._home
-        again: list[str] = []
-        lost: list[CallError] = []
+    def _record_failures(
+        self, pending: Pending, faults: Mapping[str, CallError], tried: int
+    ) -> list[str]:
+        """Emit final failures; return the ids of the calls to retry."""
+        dispatcher = self._dispatcher
+        retries: list[str] = []
+        final: list[CallError] = []
         for name, fault in faults.items():
-            # What failed in an earlier run's batch is asked anew, as a single call of that run would be.
-            if (fault.again and tried < home.retry.attempts) if tried else not fault.spoken:
-                again.append(name)
+            # Failures in an earlier run's batch are retried, as failures of its single calls would be.
+            if (
+                (fault.retry and tried < dispatcher.retry.attempts)
+                if tried
+                else not fault.is_answer
+            ):
+                retries.append(name)
                 continue
-            lost.append(fault)
-            often = f" (asked {tried} times)" if fault.again else ""
-            failure = Failure(fault.kind, f"{fault.detail}{often}")
+            final.append(fault)
+            attempts = f" (attempt {tried})" if fault.retry else ""
+            failure = Failure(fault.kind, f"{fault.detail}{attempts}")
             self._emit_all(self._calls[name], Completion("", "failed", failure=failure))
-        # Lines have no order in time, and those that are asked again are those that fail: what ends a run is a batch without
-        # an answer, for a reason that others share, or where the model never answered.
+        # Lines are not in order of time, so consecutive failures mean nothing. The run ends at a batch without any answer,
+        # if the reason is shared or the model has never answered.
         if len(faults) == len(pending.ids):
-            for fault in lost:
-                if (fault.stops and not fault.own) or not home.heard:
-                    home.breaker.failed(fault)
-        return again
+            for fault in final:
+                if (fault.shared and not fault.maybe_prompt) or not dispatcher.answered:
+                    dispatcher.breaker.failed(fault)
+        return retries
 
-    async def _hand_over(self, call: Call, answer: Completion) -> None:
+    async def _deliver(self, call: Call, answer: Completion) -> None:
         await self._room()
         self._emit_all(call, answer)
 
     def _emit_all(self, call: Call, answer: Completion) -> None:
         usd = (answer.usd or 0.0) + call.usd
         first = replace(answer, usd=usd) if usd or answer.usd is not None else answer
-        for number, place in enumerate(call.places):
-            self._home.calls += 1
-            self._emit(place, first if number == 0 else replace(answer, usd=0.0))
+        for number, index in enumerate(call.indices):
+            self._dispatcher.calls += 1
+            self._emit(index, first if number == 0 else replace(answer, usd=0.0))
 
-    async def _tried(
+    async def _with_retries(
         self,
-        what: str,
+        failure: str,
         step: Callable[[], Awaitable[T]],
         *,
         patient: bool = False,
         hint: str = "",
     ) -> T:
-        """A step, tried again as calls are; a ``patient`` one as long as a call that is turned away may wait.
+        """Run a step with the retries of calls; a ``patient`` one is retried as long as a call after a 429.
 
         Raises:
-            ModelError: saying ``what`` could not be done, and why.
+            ModelError: with ``failure`` and the reason.
         """
-        retry = self._home.retry
+        retry = self._dispatcher.retry
         clock = asyncio.get_running_loop().time
         number, until = 0, clock() + retry.patience
         while True:
@@ -402,27 +405,28 @@ class _Work:
                 return await step()
             except CallError as fault:
                 number += 1
-                over = number >= retry.attempts
-                # What is not of the protocol is so at every look.
+                exhausted = number >= retry.attempts
+                # An invalid reply does not become valid with time.
                 if fault.effect == "limited" or (patient and fault.kind != "parse"):
-                    over = clock() >= until
-                told = fault.detail if fault.again else f"{fault.detail}{hint}"
-                if fault.after is not None and fault.after > retry.patience:
-                    over, told = True, f"{told}; the server asks to wait {fault.after:.0f} s"
-                if not fault.again or over:
+                    exhausted = clock() >= until
+                detail = fault.detail if fault.retry else f"{fault.detail}{hint}"
+                if fault.retry_after is not None and fault.retry_after > retry.patience:
+                    exhausted = True
+                    detail = f"{detail}; the server asks to wait {fault.retry_after:.0f} s"
+                if not fault.retry or exhausted:
                     raise ModelError(
-                        f"{self._home.who}: {what}: {told}. The same command goes on where it stopped"
+                        f"{self._dispatcher.label}: {failure}: {detail}. The same command continues where it stopped"
                     ) from None
-                await self._rest(retry.delay(what, number, fault.after))
+                await self._wait(retry.delay(failure, number, fault.retry_after))
 
-    async def _rest(self, seconds: float) -> None:
-        """Wait, but for no longer than until a person ends the run."""
+    async def _wait(self, seconds: float) -> None:
+        """Wait; raise _StoppedError as soon as the user stops the run."""
         clock = asyncio.get_running_loop().time
         until = clock() + seconds
         while True:
-            if self._home.drained():
-                raise _LeftError
-            rest = until - clock()
-            if rest <= 0:
+            if self._dispatcher.stopping():
+                raise _StoppedError
+            remaining = until - clock()
+            if remaining <= 0:
                 return
-            await asyncio.sleep(min(rest, _BLINK))
+            await asyncio.sleep(min(remaining, _POLL_SECONDS))

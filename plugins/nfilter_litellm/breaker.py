@@ -1,78 +1,78 @@
-"""When a run had better end: calls that fail for a reason that all the others share."""
+"""Circuit breaker: ends the run when calls fail for a shared reason."""
 
 from __future__ import annotations
 
 from nfilter import ModelError
 from nfilter_litellm.failures import CallError
 
-_SHARED = 3
-_DOWN = 20
-_SILENT = 8
+_MAX_SHARED = 3
+_MAX_CONSECUTIVE = 20
+_MAX_UNANSWERED = 8
 
 
 class Breaker:
-    """Ends the run at the third call in a row that fails for a shared reason: a key, a quota, an unknown model.
+    """Ends the run at the third consecutive call that fails for a shared reason: a key, a quota, an unknown model.
 
-    As long as the model has never answered, any failure counts: an address where nobody listens, a page that is no
-    API. Later twenty in a row of any kind do: a server that went down. Replies with thoughts and no answer end it while there
-    was no answer at all: eight of them, or all when there are three or more. ``who`` names the model and where it is, for
-    the error.
+    Before the first answer any failure counts: a wrong address, a page that is not an API. Later twenty consecutive
+    failures of any kind end it: the server is down. Replies with reasoning but no answer end it before the first answer:
+    eight of them, or all if there are at least three. ``label`` names the model and its address in errors.
     """
 
-    def __init__(self, who: str) -> None:
-        self._who = who
-        self._row = 0
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._consecutive = 0
         self._shared = 0
         self._answered = False
-        self._silent = 0
+        self._unanswered_count = 0
         self._last = ""
 
     def answered(self) -> None:
-        """A call had an answer, or a failure that is an answer: a refusal, a prompt that is too long."""
+        """Record an answer, or a failure that is an answer: a refusal, a prompt that is too long."""
         self._answered = True
-        self._row = self._shared = 0
+        self._consecutive = self._shared = 0
 
-    def silent(self, detail: str) -> None:
-        """A call had a whole reply, which was paid for, and no answer in it."""
-        self._row = self._shared = 0
-        self._silent += 1
+    def unanswered(self, detail: str) -> None:
+        """Record a complete, billed reply without an answer."""
+        self._consecutive = self._shared = 0
+        self._unanswered_count += 1
         self._last = detail
 
-    def heed(self) -> None:
-        """The last call's completion was handed over.
+    def check_unanswered(self) -> None:
+        """Check the replies without an answer, after the last completion was delivered.
 
         Raises:
-            ModelError: when there were many replies, and no answer in any.
+            ModelError: there were many replies and no answer.
         """
-        if not self._answered and self._silent >= _SILENT:
-            raise self._error(f"{self._silent} calls in a row")
+        if not self._answered and self._unanswered_count >= _MAX_UNANSWERED:
+            raise self._error(f"{self._unanswered_count} consecutive calls")
 
     def failed(self, fault: CallError) -> None:
-        """A call has failed for good.
+        """Record the final failure of a call.
 
         Raises:
-            ModelError: with the reason, when there were too many in a row.
+            ModelError: too many consecutive calls failed.
         """
-        if fault.spoken:
+        if fault.is_answer:
             self.answered()
             return
-        self._row += 1
-        self._shared += fault.stops
+        self._consecutive += 1
+        self._shared += fault.shared
         self._last = fault.detail
-        if self._shared >= _SHARED or self._row >= (_DOWN if self._answered else _SHARED):
-            raise self._error(f"{self._row} calls in a row")
+        limit = _MAX_CONSECUTIVE if self._answered else _MAX_SHARED
+        if self._shared >= _MAX_SHARED or self._consecutive >= limit:
+            raise self._error(f"{self._consecutive} consecutive calls")
 
     def finished(self) -> None:
-        """All calls that were asked for have ended.
+        """Check the result of a set of calls after the last one.
 
         Raises:
-            ModelError: when all of them failed, and they were too few for three in a row.
+            ModelError: all of them failed, and they were too few for the other limits.
         """
-        if not self._answered and (self._row or self._silent >= _SHARED):
+        if not self._answered and (self._consecutive or self._unanswered_count >= _MAX_SHARED):
             raise self._error("every call")
 
     def _error(self, calls: str) -> ModelError:
         return ModelError(
-            f"{self._who}: {calls} failed, the last with: {self._last}. The run has ended; once that is mended, the same "
-            "command goes on where it stopped"
+            f"{self._label}: {calls} failed, the last with: {self._last}. The run has ended; once the cause is fixed, the "
+            "same command continues where it stopped"
         )

@@ -1,4 +1,4 @@
-"""The configuration of an API model, and the one rule that says how it is reached."""
+"""Configuration of an API model, and the rule that selects its transport and address."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ OWN_PROTOCOL = frozenset(
         "triton", "vertex_ai", "watsonx",
     }
 )  # fmt: skip
-"""Providers that speak another protocol than OpenAI's, also where an ``api_base`` is given."""
+"""Providers with a protocol other than OpenAI's, even with an ``api_base``."""
 
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# Through litellm a name becomes a part of an address.
+# litellm inserts a model's name into addresses.
 _MODEL = re.compile(r"(?!.*(?:^|/)\.{1,2}(?:/|$))[A-Za-z0-9_.@:+-]+(?:/[A-Za-z0-9_.@:+-]+)*")
 _RESERVED = frozenset(
     {
@@ -31,15 +31,15 @@ _RESERVED = frozenset(
         "extra_body", "callbacks", "mock_response",
     }
 )  # fmt: skip
-# What an attempt may cost is held before it is made, so nothing else may say how much is generated, or at which price.
-_LIMITS = frozenset(
+# The budget reserves the cost bound of each attempt, so no other field may set the length or the price.
+_COST_FIELDS = frozenset(
     {
         "max_tokens", "max_completion_tokens", "max_new_tokens", "max_output_tokens", "num_predict", "n_predict", "best_of",
         "service_tier",
     }
 )  # fmt: skip
-# litellm takes hundreds of fields as its own, among them other models, addresses, keys and loggers.
-_THROUGH_LITELLM = frozenset(
+# litellm interprets hundreds of other fields itself, including models, addresses, keys and loggers.
+_LITELLM_FIELDS = frozenset(
     {
         "chat_template_kwargs", "enable_thinking", "frequency_penalty", "keep_alive", "logit_bias", "min_p", "num_ctx",
         "presence_penalty", "reasoning_effort", "repetition_penalty", "response_format", "safety_settings", "seed", "stop",
@@ -49,24 +49,24 @@ _THROUGH_LITELLM = frozenset(
 
 
 class PriceConfig(StageConfig):
-    """Dollars for a million tokens of a prompt, and for a million that are generated."""
+    """Price in dollars per million prompt tokens and per million generated tokens."""
 
     prompt: float = Field(ge=0, allow_inf_nan=False)
     completion: float = Field(ge=0, allow_inf_nan=False)
 
 
 class LiteLLMConfig(StageConfig):
-    """A model behind an API.
+    """Settings of an API model.
 
-    ``model`` is ``provider/name`` as litellm knows it, or with ``api_base`` the name that the server knows.
-    ``api_key_env`` names the environment variable that holds the key. ``concurrency`` fixes how many calls are under
-    way at a time, which otherwise finds its own level. ``timeout`` is in seconds, for one attempt; ``attempts`` bounds them.
-    ``max_tokens`` takes the place of what the stages ask for, for models that think before they answer. ``limit_as`` is the
-    field that carries it; ``auto`` begins with max_tokens (at OpenAI with max_completion_tokens) and takes the other where the
-    server refuses that.
-    ``logprobs: false`` is for a server that gives none. ``body`` adds fields to every request, and null takes one out:
-    ``{reasoning_effort: low, temperature: null}``. ``price`` stands for litellm's list where that does not have the model. ``revision`` is any word: another one asks everything anew.
-    ``batch: true`` hands the calls of a chunk to the server together, as OpenAI's batches: cheaper there, and done within a day.
+    ``model`` is litellm's ``provider/name``, or with ``api_base`` the server's name of the model. ``api_key_env`` names
+    the environment variable with the key. ``concurrency`` fixes the number of parallel calls, which is otherwise adaptive.
+    ``timeout`` is in seconds per attempt; ``attempts`` is the maximum number of attempts per call. ``max_tokens`` overrides
+    the limit of the stages, for reasoning models. ``limit_as`` is the request field of that limit; ``auto`` starts with
+    max_tokens (at OpenAI with max_completion_tokens) and switches if the server rejects it. ``logprobs: false`` is for a
+    server without log-probabilities. ``body`` adds fields to every request; null removes one:
+    ``{reasoning_effort: low, temperature: null}``. ``price`` is for models that litellm's list lacks. ``revision`` is any
+    text: changing it repeats all calls. ``batch: true`` submits the calls of a chunk as one OpenAI batch: cheaper there,
+    and completed within a day.
     """
 
     also_known: ClassVar[Mapping[str, str]] = {
@@ -74,7 +74,7 @@ class LiteLLMConfig(StageConfig):
         **dict.fromkeys(("base_url", "url", "endpoint", "host", "server", "openai_api_base", "api_url"), "api_base"),
         **dict.fromkeys(
             ("api_key", "key", "token", "openai_api_key"),
-            "a key is never written down: api_key_env: OPENAI_API_KEY names the environment variable that holds it",
+            "a recipe contains no keys; api_key_env: OPENAI_API_KEY names the environment variable with the key",
         ),
         **dict.fromkeys(("max_concurrency", "workers", "num_workers", "parallel", "batch_size", "max_workers"), "concurrency"),
         **dict.fromkeys(("retries", "max_retries", "num_retries"), "attempts"),
@@ -82,7 +82,7 @@ class LiteLLMConfig(StageConfig):
         **dict.fromkeys(("max_new_tokens", "max_completion_tokens", "max_output_tokens"), "max_tokens"),
         **dict.fromkeys(
             ("temperature", "top_p", "top_k", "reasoning_effort", "extra_body", "stop"),
-            "fields of a request stand under body: body: {temperature: 0.7}",
+            "request fields go under body: body: {temperature: 0.7}",
         ),
     }  # fmt: skip
 
@@ -102,34 +102,35 @@ class LiteLLMConfig(StageConfig):
     body: Mapping[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _no_secret_is_written_down(self) -> LiteLLMConfig:
-        # Checked here and not in the field, so that an error never shows what was written.
+    def _check_all(self) -> LiteLLMConfig:
+        # Not a field validator: its error would show the value, which may be a key.
         if self.api_key_env is not None and not _ENVIRONMENT_NAME.fullmatch(self.api_key_env):
             raise ValueError(
-                "api_key_env is the name of an environment variable, such as OPENAI_API_KEY, and never the key itself"
+                "api_key_env is the name of an environment variable, such as OPENAI_API_KEY, not the key itself"
             )
         if self.api_base is not None:
             _check_address(self.api_base)
-        _check_model(self.model, route(self).transport)
+        _check_model(self.model, route_of(self).transport)
         if self.api_base is None and (needed := address_needed(self.model)):
             raise ValueError(needed)
         for name in sorted(self.body):
-            _check_field(name, route(self).transport)
+            _check_field(name, route_of(self).transport)
         return self
 
 
 def _check_field(name: str, transport: str) -> None:
-    if name in _LIMITS:
+    if name in _COST_FIELDS:
         raise ValueError(
-            f"body: {name!r} is not set there: what a call may cost depends on it; max_tokens on the model sets the limit, and limit_as the field that carries it"
+            f"body: {name!r} cannot be set here, because it determines the cost of a call; set the limit with max_tokens on the "
+            "model and its request field with limit_as"
         )
     if name in _RESERVED:
-        raise ValueError(f"body: {name!r} is not set there")
-    if transport == "litellm" and name not in _THROUGH_LITELLM:
-        allowed = ", ".join(sorted(_THROUGH_LITELLM))
+        raise ValueError(f"body: {name!r} cannot be set here")
+    if transport == "litellm" and name not in _LITELLM_FIELDS:
+        allowed = ", ".join(sorted(_LITELLM_FIELDS))
         raise ValueError(
-            f"body: {name!r} is none of the fields that go through litellm, which takes others for its own: {allowed}; "
-            "a server that speaks OpenAI's protocol is reached without it, with api_base or transport: aiohttp"
+            f"body: {name!r} is not a field that can be sent through litellm, which interprets others itself: {allowed}; "
+            "an OpenAI-compatible server is reached without litellm, with api_base or transport: aiohttp"
         )
 
 
@@ -138,36 +139,36 @@ def _check_address(text: str) -> None:
         parse_address(text)
     except ValueError as error:
         raise ValueError(
-            f"api_base is an address such as http://localhost:8000/v1, with host, port and path alone, and {error}; a key "
-            "goes into an environment variable that api_key_env names"
+            f"api_base is an address such as http://localhost:8000/v1 with only host, port and path, and {error}; put a key "
+            "into the environment variable that api_key_env names"
         ) from None
 
 
 def _check_model(text: str, transport: str) -> None:
-    """A name goes into addresses, headers and logs: what could be read as more than a name there is refused."""
+    """Refuse a name that addresses, headers or logs could interpret as more than a name."""
     odd = next((c for c in text if not "!" <= c <= "~" or c == "\\"), None)
     if odd is not None:
         raise ValueError(
-            f"model is a name in plain ASCII without blanks and backslashes, and it holds {odd_name(odd)}; type the name as "
+            f"model is a name in ASCII without blanks and backslashes, but it contains {odd_name(odd)}; type the name as "
             "the server lists it"
         )
     if transport == "litellm" and not _MODEL.fullmatch(text):
         raise ValueError(
             "model is provider/name of letters, digits and . _ - : + @ with single slashes between its parts, none of which is "
-            ". or ..; a server of your own is named with api_base"
+            ". or ..; your own server is named with api_base"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How a model is reached: over which transport and why, at which address, under which name and key.
+    """Transport (and the reason for it), address, model name and key variable of a model.
 
-    ``url`` is where an aiohttp request goes; ``base`` is the ``api_base`` in full, None for the provider's own.
-    ``provider`` is the first part of the model's name, empty where it has none.
+    ``base`` is the complete ``api_base``, None for the provider's own address. ``provider`` is the first part of the
+    model's name, or empty.
     """
 
     transport: Literal["aiohttp", "litellm"]
-    why: str
+    reason: str
     name: str
     base: str | None
     key_env: str | None
@@ -175,51 +176,53 @@ class Route:
 
     @property
     def url(self) -> str:
-        """The address of chat completions."""
+        """Return the address of the chat completions endpoint (aiohttp)."""
         return f"{self.base}/chat/completions"
 
     @property
-    def place(self) -> str:
-        """The address, or the provider, for people."""
+    def destination(self) -> str:
+        """Return the address or the provider, for messages."""
         return self.base or f"the provider of {self.name}"
 
 
-def route(config: LiteLLMConfig) -> Route:
-    """The rule: an ``api_base`` or ``openai/`` goes over aiohttp, every other provider through litellm.
+def route_of(config: LiteLLMConfig) -> Route:
+    """Return the route: an ``api_base`` or ``openai/`` uses aiohttp, every other provider litellm.
 
-    Providers with a protocol of their own go through litellm in any case, and ``transport`` may say otherwise.
+    Providers with their own protocol always use litellm. The setting ``transport`` overrides the rule.
     """
     provider = config.model.split("/", 1)[0] if "/" in config.model else ""
-    base = _in_full(config.api_base) if config.api_base is not None else None
+    base = _with_path(config.api_base) if config.api_base is not None else None
     if config.transport != "auto":
-        transport, why = config.transport, f"transport: {config.transport}"
+        transport, reason = config.transport, f"transport: {config.transport}"
     elif provider in OWN_PROTOCOL:
-        transport, why = "litellm", f"{provider} has a protocol of its own"
+        transport, reason = "litellm", f"{provider} has its own protocol"
     elif base is not None:
-        transport, why = "aiohttp", "api_base is given"
+        transport, reason = "aiohttp", "api_base is set"
     elif provider == "openai":
-        transport, why = "aiohttp", "the provider is openai"
+        transport, reason = "aiohttp", "the provider is openai"
     else:
-        transport, why = (
+        transport, reason = (
             "litellm",
-            f"the provider is {provider or 'none'}, and no api_base is given",
+            f"the provider is {provider or 'none'}, and api_base is not set",
         )
     if transport == "aiohttp":
         key = config.api_key_env or (None if base is not None else "OPENAI_API_KEY")
-        return Route("aiohttp", why, _known_there(config.model), base or OPENAI, key, provider)
+        return Route(
+            "aiohttp", reason, _server_model_name(config.model), base or OPENAI, key, provider
+        )
     name = config.model
     if base is not None and provider not in {*OWN_PROTOCOL, "hosted_vllm"}:
-        name = f"openai/{_known_there(name)}"
-    return Route("litellm", why, name, base, config.api_key_env, provider)
+        name = f"openai/{_server_model_name(name)}"
+    return Route("litellm", reason, name, base, config.api_key_env, provider)
 
 
-def _known_there(model: str) -> str:
-    """The name that the server at an ``api_base`` knows: without the one prefix that tells litellm where to look."""
+def _server_model_name(model: str) -> str:
+    """Return the model's name on the server: without the prefix that selects litellm's provider."""
     prefix = next((prefix for prefix in PREFIXES if model.startswith(prefix)), "")
     return model.removeprefix(prefix)
 
 
-def _in_full(base: str) -> str:
-    """``http://host`` means ``http://host/v1``, as the servers have it; a path that is given stays."""
+def _with_path(base: str) -> str:
+    """Return the address without /chat/completions, with /v1 added if it has no path."""
     trimmed = base.rstrip("/").removesuffix("/chat/completions")
     return trimmed if "/" in trimmed.partition("://")[2] else f"{trimmed}/v1"

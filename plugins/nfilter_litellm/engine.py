@@ -1,7 +1,7 @@
-"""The call engine: requests in, completions out as they come; every call ends in an answer or in a failure on record.
+"""The call engine: sends requests concurrently and yields completions; every call ends in an answer or a recorded failure.
 
-One event loop runs in a thread of its own for as long as the engine lives. What it shares between calls (level,
-connections, breaker) is touched in that thread alone.
+One event loop runs in its own thread for the engine's lifetime. State shared between calls (level, connections,
+breaker) is used in that thread only.
 """
 
 from __future__ import annotations
@@ -17,45 +17,43 @@ from typing import Any, Protocol
 from nfilter import BudgetError, Completion, Failure, ModelError, Request
 from nfilter_litellm.breaker import Breaker
 from nfilter_litellm.failures import CallError
-from nfilter_litellm.forms import Forms
 from nfilter_litellm.gate import Gate
-from nfilter_litellm.held import Hold, hold_thread, holding, new_loop
+from nfilter_litellm.host_guard import HostGuard, guard_thread, guarded, new_loop
 from nfilter_litellm.limiter import Limiter
+from nfilter_litellm.request_shapes import RequestShapes
 from nfilter_litellm.retry import Retry
 
-_FLUSH = 0.05  # seconds for which answers are gathered before they are handed over
-_HANDFUL = 16  # answers that are handed over at once
-_AHEAD = (
-    32  # answers that nobody has read yet: with more, no call begins, as a kill would lose them
-)
-_TIMEOUTS = 3  # attempts that may time out: each of them was long already
+_FLUSH_SECONDS = 0.05  # longest time for which answers are collected before delivery
+_MAX_COLLECTED = 16  # answers that are delivered at once
+_MAX_UNREAD = 32  # unread answers at which no call starts, because a kill would lose them
+_MAX_TIMEOUTS = 3  # attempts that may time out: each takes long
 
 Answered = tuple[int, Completion]
 
 
-async def _always() -> None:
-    """There is room."""
+async def _no_wait() -> None:
+    """Return at once."""
 
 
 class Transport(Protocol):
-    """How one request is made, once."""
+    """Sender of single attempts."""
 
     async def call(self, request: Request) -> Completion:
-        """The completion. Raises CallError."""
+        """Return the completion; raise CallError."""
         ...
 
     async def close(self) -> None: ...
 
 
 class Dispatches(Protocol):
-    """What makes many calls, in the event loop of an engine."""
+    """Dispatcher of many calls in an engine's event loop."""
 
     attempts: int
     calls: int
 
     @property
     def level(self) -> int:
-        """How many calls may be out."""
+        """Return the maximum number of concurrent calls."""
         ...
 
     async def run(
@@ -68,7 +66,7 @@ class Dispatches(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What an engine has done so far: calls that ended, attempts they took, and the level it has found."""
+    """Counts of an engine: completed calls, their attempts, and the current concurrency level."""
 
     calls: int
     attempts: int
@@ -76,7 +74,7 @@ class Tally:
 
 
 class Dispatcher:
-    """The asynchronous half: many calls at a time, each tried until it ends."""
+    """Asynchronous dispatcher: runs calls concurrently and retries each until it ends."""
 
     def __init__(
         self,
@@ -84,38 +82,38 @@ class Dispatcher:
         limiter: Limiter,
         retry: Retry,
         breaker: Breaker,
-        drained: Callable[[], bool] = lambda: False,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Once ``drained`` is true no attempt begins any more; calls that are out end as they do."""
+        """Once ``stopping`` returns True, no attempt starts; running calls complete."""
         self.limiter = limiter
         self._transport = transport
         self._retry = retry
         self._breaker = breaker
-        self._drained = drained
-        # The server says when it takes calls again: it is worth asking every 8 s.
-        self._pause = replace(retry, most=16 * retry.base)
+        self._stopping = stopping
+        # After a 429 the server recovers by itself: try at least every 8 s.
+        self._pause = replace(retry, max_delay=16 * retry.base)
         self._gate = Gate(limiter)
-        self._forms = Forms(transport)
-        # Sets of calls that are not all begun: as long as there is one, the level is what holds them back.
+        self._shapes = RequestShapes(transport)
+        # Number of run() calls with unstarted requests; while positive, the level is the bottleneck.
         self._feeding = 0
         self.attempts = 0
         self.calls = 0
 
     @property
     def level(self) -> int:
-        """How many calls may be out now."""
+        """Return the current maximum number of concurrent calls."""
         return self.limiter.level
 
     async def run(
         self,
         requests: Sequence[Request],
         emit: Callable[[int, Completion], None],
-        room: Callable[[], Awaitable[None]] = _always,
+        room: Callable[[], Awaitable[None]] = _no_wait,
     ) -> None:
-        """Make all calls; ``emit`` has each as it ends, and none begins before ``room`` is over.
+        """Make all calls; pass each completion to ``emit``; await ``room`` before each start.
 
         Raises:
-            ModelError: when the breaker ends the run; the calls that are out are given up.
+            ModelError: the breaker ended the run; running calls are cancelled.
         """
         self.limiter.begin()
         try:
@@ -125,81 +123,81 @@ class Dispatcher:
                     for index, request in enumerate(requests):
                         await room()
                         ticket = await self._gate.enter()
-                        if self._drained():
+                        if self._stopping():
                             self._gate.leave()
                             break
-                        group.create_task(self._one(index, request, ticket, emit))
+                        group.create_task(self._call(index, request, ticket, emit))
                 finally:
                     self._feeding -= 1
         except BaseExceptionGroup as errors:
-            raise first_of(errors) from None
+            raise root_error(errors) from None
         self._breaker.finished()
 
-    async def _one(
+    async def _call(
         self, index: int, request: Request, ticket: int, emit: Callable[[int, Completion], None]
     ) -> None:
-        course = _Course(self._retry, self._pause, f"{request.sample_id}\x1f{index}")
+        state = _CallState(self._retry, self._pause, f"{request.sample_id}\x1f{index}")
         while True:
-            answer = await self._attempt(request, ticket, course)
+            answer = await self._attempt(request, ticket, state)
             if answer is not None:
                 self.calls += 1
-                emit(index, course.charged(answer))
-                self._breaker.heed()
+                emit(index, state.with_cost(answer))
+                self._breaker.check_unanswered()
                 return
-            ticket = await self._gate.rest(course.delay)
-            if self._drained():
+            ticket = await self._gate.wait_and_reenter(state.delay)
+            if self._stopping():
                 self._gate.leave()
                 return
 
-    async def _attempt(self, request: Request, ticket: int, course: _Course) -> Completion | None:
-        """The end of a call, or None where it is to be tried again after ``course.delay``."""
+    async def _attempt(self, request: Request, ticket: int, state: _CallState) -> Completion | None:
+        """Return the call's completion, or None if it is to be retried after ``state.delay``."""
         clock = asyncio.get_running_loop().time
-        began = clock()
+        started = clock()
         self.attempts += 1
         try:
             answer = await self._transport.call(request)
-            self.limiter.answered(ticket, clock() - began, full=self._feeding > 0)
+            self.limiter.answered(ticket, clock() - started, full=self._feeding > 0)
             if answer.failure is None:
                 self._breaker.answered()
             else:
-                self._breaker.silent(answer.failure.detail)
-            self._forms.works(request)
+                self._breaker.unanswered(answer.failure.detail)
+            self._shapes.accept(request)
         except CallError as error:
-            course.usd += error.usd
-            fault = self._in_time(error)
-            if fault.spoken:
-                self._forms.works(request)
-            self._weigh(fault, ticket, clock() - began)
-            if course.goes_on(fault, clock()):
+            state.usd += error.usd
+            fault = self._final_if_too_late(error)
+            if fault.is_answer:
+                self._shapes.accept(request)
+            self._update_limiter(fault, ticket, clock() - started)
+            if state.should_retry(fault, clock()):
                 return None
-            if not fault.own or await self._forms.at_fault(request, course.pays):
+            if not fault.maybe_prompt or await self._shapes.is_rejected(request, state.add_cost):
                 self._breaker.failed(fault)
-            return Completion("", "failed", failure=Failure(fault.kind, course.told(fault)))
+            return Completion("", "failed", failure=Failure(fault.kind, state.describe(fault)))
         else:
             return answer
         finally:
             self._gate.leave()
 
-    def _in_time(self, fault: CallError) -> CallError:
-        """The fault, or one that is final where the server asks for more time than a call has."""
-        if fault.after is None or fault.after <= self._retry.patience:
+    def _final_if_too_late(self, fault: CallError) -> CallError:
+        """Return the fault; a final one if the server asks to wait longer than the patience."""
+        if fault.retry_after is None or fault.retry_after <= self._retry.patience:
             return fault
-        detail = f"{fault.detail}; the server asks to wait {fault.after:.0f} s"
-        return CallError(fault.kind, detail, stops=True)
+        detail = f"{fault.detail}; the server asks to wait {fault.retry_after:.0f} s"
+        return CallError(fault.kind, detail, shared=True)
 
-    def _weigh(self, fault: CallError, ticket: int, seconds: float) -> None:
+    def _update_limiter(self, fault: CallError, ticket: int, seconds: float) -> None:
         if fault.effect == "limited":
             outage = self.limiter.limited(ticket)
             if outage:
-                self._gate.shut(self._pause.delay("outage", outage, fault.after))
+                self._gate.close_for(self._pause.delay("outage", outage, fault.retry_after))
         elif fault.effect == "strained":
             self.limiter.strained()
         else:
             self.limiter.answered(ticket, seconds, full=self._feeding > 0)
 
 
-class _Course:
-    """How far one call has come. ``usd`` is what its failed attempts cost."""
+class _CallState:
+    """Retry state of one call; ``usd`` is the cost of its failed attempts."""
 
     def __init__(self, retry: Retry, pause: Retry, key: str) -> None:
         self.delay = 0.0
@@ -209,109 +207,109 @@ class _Course:
         self._key = key
         self._failed = 0
         self._timeouts = 0
-        self._turned_away = 0
+        self._rejections = 0
         self._until: float | None = None
 
-    def pays(self, usd: float) -> None:
-        """Count what was spent for this call beside its attempts."""
+    def add_cost(self, usd: float) -> None:
+        """Add a cost incurred for this call besides its attempts."""
         self.usd += usd
 
-    def charged(self, answer: Completion) -> Completion:
-        """The answer with the cost of all attempts; without a price nothing is known of it."""
+    def with_cost(self, answer: Completion) -> Completion:
+        """Return the answer with the cost of all attempts added."""
         if not self.usd:
             return answer
         return replace(answer, usd=self.usd + (answer.usd or 0.0))
 
-    def goes_on(self, fault: CallError, now: float) -> bool:
-        """Whether another attempt is due; ``delay`` then says after how many seconds."""
-        if not fault.again:
+    def should_retry(self, fault: CallError, now: float) -> bool:
+        """Return whether to retry, after ``delay`` seconds."""
+        if not fault.retry:
             return False
         if fault.effect == "limited":
-            return self._waits(fault, now)
+            return self._should_wait(fault, now)
         self._failed += 1
         self._timeouts += fault.kind == "timeout"
-        self.delay = self._retry.delay(self._key, self._failed, fault.after)
-        return self._failed < self._retry.attempts and self._timeouts < _TIMEOUTS
+        self.delay = self._retry.delay(self._key, self._failed, fault.retry_after)
+        return self._failed < self._retry.attempts and self._timeouts < _MAX_TIMEOUTS
 
-    def _waits(self, fault: CallError, now: float) -> bool:
-        self._turned_away += 1
+    def _should_wait(self, fault: CallError, now: float) -> bool:
+        self._rejections += 1
         if self._until is None:
             self._until = now + self._retry.patience
-        self.delay = self._pause.delay(self._key, self._turned_away, fault.after)
-        goes_on = now + self.delay <= self._until
-        # Nobody is let in for so long: that is the account's matter, not this call's.
-        fault.stops = not goes_on
-        return goes_on
+        self.delay = self._pause.delay(self._key, self._rejections, fault.retry_after)
+        retry = now + self.delay <= self._until
+        # Rejections for this long concern the account, not this call.
+        fault.shared = not retry
+        return retry
 
-    def told(self, fault: CallError) -> str:
-        """What goes on record: the last fault, and how often the call was tried."""
-        if not fault.again:
+    def describe(self, fault: CallError) -> str:
+        """Return the failure's text: the last fault and the number of attempts."""
+        if not fault.retry:
             return fault.detail
         if fault.effect == "limited":
-            return f"{fault.detail} (turned away {self._turned_away} times)"
+            return f"{fault.detail} (rejected {self._rejections} times)"
         return f"{fault.detail} (attempt {self._failed})"
 
 
-def first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that a group is told by: the run's own, where there is one."""
+def root_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the error to raise for a group: a ModelError or BudgetError if it contains one, else the first."""
     error: BaseException = errors
     while isinstance(error, BaseExceptionGroup):
-        named = [one for one in error.exceptions if isinstance(one, ModelError | BudgetError)]
-        error = named[0] if named else error.exceptions[0]
+        own = [one for one in error.exceptions if isinstance(one, ModelError | BudgetError)]
+        error = own[0] if own else error.exceptions[0]
     return error
 
 
 class _Unread:
-    """How many answers wait to be read, so that calls do not run ahead of what is kept. For one event loop."""
+    """Number of unread answers, to bound the answers that a kill would lose. For one event loop."""
 
     def __init__(self) -> None:
         self._count = 0
         self._read = asyncio.Event()
 
-    def more(self) -> None:
-        """One came."""
+    def add(self) -> None:
+        """Count one answer as unread."""
         self._count += 1
 
-    def less(self, count: int) -> None:
-        """So many were read."""
+    def subtract(self, count: int) -> None:
+        """Count answers as read."""
         self._count -= count
         self._read.set()
 
-    async def room(self) -> None:
-        """Wait until few are left."""
-        while self._count >= _AHEAD:
+    async def wait(self) -> None:
+        """Wait until fewer than the maximum are unread."""
+        while self._count >= _MAX_UNREAD:
             self._read.clear()
             await self._read.wait()
 
 
 class Engine:
-    """The synchronous half: a stage's thread asks, the loop's thread works."""
+    """Synchronous interface: a stage's thread submits requests, the loop's thread processes them."""
 
     def __init__(
         self,
         build: Callable[[], Dispatches],
         close: Callable[[], Coroutine[Any, Any, None]],
-        hold: Hold | None = None,
+        guard: HostGuard | None = None,
     ) -> None:
-        """``build`` makes the dispatcher, ``close`` ends its transport; both are called in the loop's thread.
+        """``build`` creates the dispatcher and ``close`` closes its transport, both in the loop's thread.
 
-        ``hold`` is what that thread may connect to.
+        ``guard`` restricts the connections of that thread.
         """
         self._build = build
         self._close = close
-        self._hold = hold
+        self._guard = guard
         self._dispatcher: Dispatches | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
     def stream(self, requests: Sequence[Request]) -> Iterator[Answered | None]:
-        """Completions as they come, each with its request's index; None where all that came was handed over.
+        """Yield (index, completion) in order of arrival; None whenever all answers so far were delivered.
 
-        What was answered before the run is ended by an error is handed over first. Leaving early gives up what is out.
+        Answers that precede an error are delivered before it is raised. Closing the generator cancels running calls.
 
         Raises:
-            ModelError: when calls fail for a reason that the others share.
+            ModelError: calls failed for a shared reason.
         """
         if not requests:
             return
@@ -320,37 +318,37 @@ class Engine:
         loop = self._running()
         unread = _Unread()
 
-        def begin() -> None:
+        def start() -> None:
             task = loop.create_task(self._produce(list(requests), out.put, unread))
             task.add_done_callback(lambda _: out.put(None))
             tasks.append(task)
 
-        loop.call_soon_threadsafe(begin)
-        ended = False
+        loop.call_soon_threadsafe(start)
+        completed = False
         try:
             while (batch := out.get()) is not None:
                 yield from batch
-                loop.call_soon_threadsafe(unread.less, len(batch))
+                loop.call_soon_threadsafe(unread.subtract, len(batch))
                 if out.empty():
                     yield None
-            ended = True
+            completed = True
         finally:
-            if not ended:
-                # In a lambda: the task may not have been made yet.
+            if not completed:
+                # A lambda, because the task may not exist yet.
                 loop.call_soon_threadsafe(lambda: tasks[0].cancel())  # noqa: PLW0108
                 while out.get() is not None:
                     pass
         tasks[0].result()
 
     def tally(self) -> Tally:
-        """What was done so far."""
-        made = self._dispatcher
-        if made is None:
+        """Return the counts so far."""
+        dispatcher = self._dispatcher
+        if dispatcher is None:
             return Tally(0, 0, 0)
-        return Tally(made.calls, made.attempts, made.level)
+        return Tally(dispatcher.calls, dispatcher.attempts, dispatcher.level)
 
     def close(self) -> None:
-        """End the loop and its thread; a later call starts anew."""
+        """Stop the loop and its thread; a later call restarts them."""
         with self._lock:
             loop, thread = self._loop, self._thread
             if loop is None or thread is None:
@@ -363,36 +361,36 @@ class Engine:
     async def _produce(
         self,
         requests: Sequence[Request],
-        hand_over: Callable[[list[Answered]], None],
+        deliver: Callable[[list[Answered]], None],
         unread: _Unread,
     ) -> None:
-        gathered: list[Answered] = []
+        collected: list[Answered] = []
         loop = asyncio.get_running_loop()
         timer: asyncio.TimerHandle | None = None
 
         def flush() -> None:
-            nonlocal gathered, timer
+            nonlocal collected, timer
             timer = None
-            if gathered:
-                hand_over(gathered)
-                gathered = []
+            if collected:
+                deliver(collected)
+                collected = []
 
         def emit(index: int, answer: Completion) -> None:
             nonlocal timer
-            gathered.append((index, answer))
-            unread.more()
-            if len(gathered) >= _HANDFUL:
+            collected.append((index, answer))
+            unread.add()
+            if len(collected) >= _MAX_COLLECTED:
                 if timer is not None:
                     timer.cancel()
                 flush()
             elif timer is None:
-                timer = loop.call_later(_FLUSH, flush)
+                timer = loop.call_later(_FLUSH_SECONDS, flush)
 
         try:
-            with holding(self._hold):
+            with guarded(self._guard):
                 if self._dispatcher is None:
                     self._dispatcher = self._build()
-                await self._dispatcher.run(requests, emit, unread.room)
+                await self._dispatcher.run(requests, emit, unread.wait)
         finally:
             if timer is not None:
                 timer.cancel()
@@ -408,21 +406,21 @@ class Engine:
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                self._loop = new_loop(self._hold)
+                self._loop = new_loop(self._guard)
                 self._thread = threading.Thread(
-                    target=_serve, args=(self._loop, self._hold), name="nfilter-calls", daemon=True
+                    target=_serve, args=(self._loop, self._guard), name="nfilter-calls", daemon=True
                 )
                 self._thread.start()
             return self._loop
 
 
-def _serve(loop: asyncio.AbstractEventLoop, hold: Hold | None) -> None:
-    hold_thread(hold)
+def _serve(loop: asyncio.AbstractEventLoop, guard: HostGuard | None) -> None:
+    guard_thread(guard)
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
     finally:
         with suppress(RuntimeError):
             loop.run_until_complete(loop.shutdown_asyncgens())
-        # A look-up that hangs must not hold up the end.
+        # A hanging lookup must not delay the exit.
         loop.close()

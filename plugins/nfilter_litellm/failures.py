@@ -1,4 +1,4 @@
-"""What went wrong with a call, and what follows from it: another attempt, a failure on record, or the end of the run."""
+"""Classification of failed attempts: whether a retry, a recorded failure or the end of the run follows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from nfilter import FailureKind, allow_host
 from nfilter_litellm.overflow import is_overflow
 
-_SHOWN = 300
+_MAX_SHOWN = 300
 _REFUSED = re.compile(
     r"content[_ ]?(filter|policy|management)|responsible ?ai|safety", re.IGNORECASE
 )
@@ -20,21 +20,25 @@ _NO_QUOTA = re.compile(
     r"insufficient[_ ](quota|balance|funds|credit)|exceeded your current quota|billing|credit balance", re.IGNORECASE
 )  # fmt: skip
 
-# A status that says that no model began: turned away, overloaded, or not reached by the gateway that says so.
-_NOT_BEGUN = frozenset({501, 503, 505, 511, 521, 522, 523, 525, 526, 529, 530})
+# Statuses sent before a model starts: refused, overloaded, or not reached by the gateway.
+_NOT_STARTED = frozenset({501, 503, 505, 511, 521, 522, 523, 525, 526, 529, 530})
 
 Effect = Literal["none", "limited", "strained"]
 
 
 class CallError(Exception):
-    """One attempt that brought no answer.
+    """An attempt without an answer.
 
-    ``kind`` and ``detail`` go on record where no further attempt is made. ``again`` allows another attempt, after
-    ``after`` seconds where the server said so. ``stops`` means that other calls will meet it too: the account, the
-    address or the request's form; ``own`` that it may as well be this prompt's alone, which another prompt can show. ``spoken``: the model's side did answer, in the protocol, and this is its answer.
-    ``effect`` is what it says about the server's load: ``limited`` for a 429, ``strained`` for 5xx and timeouts.
-    ``worked``: the model may have worked on it, so that it may be billed; ``usd`` is what that may have cost.
-    ``status`` is the reply's, where it was another than 200.
+    Attributes:
+        kind, detail: recorded as the call's failure if there is no further attempt.
+        retry: whether another attempt may succeed.
+        retry_after: seconds that the server asks to wait before it.
+        shared: other calls fail equally, because of the account, the address or the shape of requests.
+        maybe_prompt: if ``shared``, the cause may be this prompt alone; another prompt can tell.
+        is_answer: the model did answer, and the failure is its answer (a refusal, a prompt that is too long).
+        effect: what it says about the server's load: ``limited`` for 429, ``strained`` for 5xx and timeouts.
+        may_be_billed: the model may have processed the attempt; ``usd`` is the bound of its cost.
+        status: the reply's status if it is not 200.
     """
 
     def __init__(
@@ -42,128 +46,126 @@ class CallError(Exception):
         kind: FailureKind,
         detail: str,
         *,
-        again: bool = False,
-        stops: bool = False,
-        own: bool = False,
-        spoken: bool = False,
-        after: float | None = None,
+        retry: bool = False,
+        shared: bool = False,
+        maybe_prompt: bool = False,
+        is_answer: bool = False,
+        retry_after: float | None = None,
         effect: Effect = "none",
-        worked: bool = True,
+        may_be_billed: bool = True,
     ) -> None:
         super().__init__(detail)
         self.kind: FailureKind = kind
         self.detail = detail
-        self.again = again
-        self.stops = stops
-        self.own = own
-        self.spoken = spoken
-        self.after = after
+        self.retry = retry
+        self.shared = shared
+        self.maybe_prompt = maybe_prompt
+        self.is_answer = is_answer
+        self.retry_after = retry_after
         self.effect: Effect = effect
-        self.worked = worked
+        self.may_be_billed = may_be_billed
         self.usd = 0.0
         self.status: int | None = None
 
 
 def timed_out(seconds: float) -> CallError:
-    """No whole reply within the time that a call has."""
-    return CallError("timeout", f"no reply within {seconds:g} s", again=True, effect="strained")
+    """Return the error for an attempt without a complete reply within ``seconds``."""
+    return CallError("timeout", f"no reply within {seconds:g} s", retry=True, effect="strained")
 
 
-def broken(what: str, *, worked: bool = True) -> CallError:
-    """A reply that is none: the connection ended, or what came is not of the protocol."""
-    return CallError("server", what, again=True, effect="strained", worked=worked)
+def broken(detail: str, *, may_be_billed: bool = True) -> CallError:
+    """Return the error for a lost connection, or a reply that is not of the protocol."""
+    return CallError("server", detail, retry=True, effect="strained", may_be_billed=may_be_billed)
 
 
 def not_allowed(host: str) -> CallError:
-    """A host that nobody allowed: nothing was sent, and nothing will be."""
+    """Return the error for a connection to a host that is not allowed: nothing was sent."""
     shown = one_line(host)
     return CallError(
         "server",
-        f"this model leads to the host {shown!r}, which nobody allowed, and no connection was made; if you trust it, type: "
+        f"this model connects to the host {shown!r}, which is not allowed, so no connection was made; if you trust it, type: "
         f"{allow_host(shown)}",
-        stops=True,
-        worked=False,
+        shared=True,
+        may_be_billed=False,
     )
 
 
-def empty(what: str) -> CallError:
-    """A whole reply, in which the model said nothing."""
-    return CallError("parse", what, spoken=True)
+def empty(detail: str) -> CallError:
+    """Return the error for a complete reply with an empty answer."""
+    return CallError("parse", detail, is_answer=True)
 
 
-def off_schema(what: str) -> CallError:
-    """A whole reply that is JSON and no chat completion."""
-    return CallError("parse", f"the reply is no chat completion: {what}", again=True)
+def off_schema(detail: str) -> CallError:
+    """Return the error for a complete JSON reply that is not a chat completion."""
+    return CallError("parse", f"the reply is not a chat completion: {detail}", retry=True)
 
 
-def unfinished(what: str) -> CallError:
-    """A whole reply in which the server says that the answer has not come to its end."""
+def unfinished(detail: str) -> CallError:
+    """Return the error for a complete reply with an incomplete answer, as stated by the server."""
     return CallError(
-        "server", f"the answer was not finished: {what}", again=True, effect="strained"
+        "server", f"the answer was not finished: {detail}", retry=True, effect="strained"
     )
 
 
-def refused(what: str) -> CallError:
-    """The model or its provider would not answer."""
-    return CallError("refused", what, spoken=True)
+def refused(detail: str) -> CallError:
+    """Return the error for a refusal by the model or its provider."""
+    return CallError("refused", detail, is_answer=True)
 
 
 def without_logprobs() -> CallError:
-    """Log-probabilities were asked for, and the reply is whole but for them."""
+    """Return the error for a complete reply without the requested log-probabilities."""
     return CallError(
         "server",
-        "the reply has none of the log-probabilities that were asked for: this server ignores logprobs. Set "
-        "logprobs: false on the model, and rank by a model that gives them ({use: hf, ...}) or by self-consistency "
+        "the reply has no log-probabilities, though they were requested: this server ignores logprobs. Set "
+        "logprobs: false on the model, and rank by a model that returns them ({use: hf, ...}) or by self-consistency "
         "(robustft.answer with samples: 5, temperature: 0.7, and robustft.select with rank: agreement)",
-        stops=True,
+        shared=True,
     )
 
 
 def from_status(status: int, body: str, after: float | None = None) -> CallError:
-    """A reply with another status than 200; ``body`` is its text, ``after`` the seconds of its Retry-After."""
+    """Return the error for a status other than 200; ``body`` is the reply's text, ``after`` its Retry-After in seconds."""
     error = _of_status(status, body, after)
-    error.worked = may_be_billed(status)
+    error.may_be_billed = status_may_be_billed(status)
     error.status = status
     return error
 
 
-def may_be_billed(status: int) -> bool:
-    """Whether a model may have worked before a reply with that status: a gateway gave up waiting, or the server broke."""
-    return status in (408, 499) or (status >= 500 and status not in _NOT_BEGUN)
+def status_may_be_billed(status: int) -> bool:
+    """Return whether a model may have run before a reply with that status, as after a gateway timeout."""
+    return status in (408, 499) or (status >= 500 and status not in _NOT_STARTED)
 
 
 def _of_status(status: int, body: str, after: float | None) -> CallError:
-    message, code = described(body)
-    told = f"{status} {code}".strip() + (f": {message}" if message else "")
+    message, code = parse_error_body(body)
+    detail = f"{status} {code}".strip() + (f": {message}" if message else "")
     text = f"{code} {message}"
     if status == 429 and _NO_QUOTA.search(text):
-        return CallError("server", f"no quota is left ({told})", stops=True)
+        return CallError("server", f"no quota is left ({detail})", shared=True)
     if is_overflow(status, text):
-        return CallError("too_long", told, spoken=True)
+        return CallError("too_long", detail, is_answer=True)
     if status == 429:
-        return CallError("server", told, again=True, after=after, effect="limited")
+        return CallError("server", detail, retry=True, retry_after=after, effect="limited")
     if status >= 500 or status in (408, 409, 425):
         kind: FailureKind = "timeout" if status in (408, 504, 524) else "server"
-        return CallError(kind, told, again=True, after=after, effect="strained")
-    return _of_the_request(status, told, text)
+        return CallError(kind, detail, retry=True, retry_after=after, effect="strained")
+    return _rejected(status, detail, text)
 
 
-def _of_the_request(status: int, told: str, text: str) -> CallError:
-    """A reply that another attempt would bring again."""
+def _rejected(status: int, detail: str, text: str) -> CallError:
+    """Return the error for a reply that another attempt would repeat."""
     if status in (400, 403, 422) and _REFUSED.search(text):
-        return refused(told)
+        return refused(detail)
     if 300 <= status < 400:
-        told += (
-            ": the server sends elsewhere, and redirects are not followed; give the final api_base"
-        )
+        detail += ": the server redirects, and redirects are not followed; set api_base to the final address"
     elif status == 404:
-        told += "; check model and api_base"
-    # What is left is the account's, the address's, a parameter that the server does not take, or something of the prompt.
-    return CallError("server", told, stops=True, own=status in (400, 422))
+        detail += "; check model and api_base"
+    # The remaining causes: the account, the address, an unsupported parameter, or (400, 422) the prompt.
+    return CallError("server", detail, shared=True, maybe_prompt=status in (400, 422))
 
 
-def described(body: str) -> tuple[str, str]:
-    """Message and code of an error's body, in the forms of OpenAI, vLLM, FastAPI and llama.cpp; else its beginning."""
+def parse_error_body(body: str) -> tuple[str, str]:
+    """Return (message, code) of an error in the formats of OpenAI, vLLM, FastAPI or llama.cpp; else the body's start."""
     try:
         value: Any = json.loads(body)
     except (ValueError, RecursionError):
@@ -179,24 +181,24 @@ def described(body: str) -> tuple[str, str]:
 
 
 def one_line(text: str) -> str:
-    """The beginning of ``text`` on one line, without control characters."""
-    flat = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * _SHOWN]).split())
-    return flat if len(flat) <= _SHOWN else flat[: _SHOWN - 3] + "..."
+    """Return the start of ``text`` on one line, without control characters."""
+    flat = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * _MAX_SHOWN]).split())
+    return flat if len(flat) <= _MAX_SHOWN else flat[: _MAX_SHOWN - 3] + "..."
 
 
-def seconds_of(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """What Retry-After says, in seconds from ``now``: a number, a date, or OpenAI's retry-after-ms; None without one."""
-    precise = _number(headers.get("retry-after-ms"))
-    if precise is not None:
-        return precise / 1000
-    given = headers.get("Retry-After") or headers.get("retry-after")
-    if given is None:
+def retry_after_of(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
+    """Return Retry-After in seconds from ``now``: a number, a date, or OpenAI's retry-after-ms; None without one."""
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    value = headers.get("Retry-After") or headers.get("retry-after")
+    if value is None:
         return None
-    number = _number(given)
+    number = _number(value)
     if number is not None:
         return number
     try:
-        until = parsedate_to_datetime(given)
+        until = parsedate_to_datetime(value)
     except (OverflowError, TypeError, ValueError):
         return None
     if until.tzinfo is None:

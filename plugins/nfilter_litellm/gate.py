@@ -1,4 +1,4 @@
-"""Where calls wait for their turn: as many go through as the limiter allows, those that come back before new ones."""
+"""Queue of calls that wait for a slot; retries enter before new calls."""
 
 from __future__ import annotations
 
@@ -9,73 +9,73 @@ from nfilter_litellm.limiter import Limiter
 
 
 class Gate:
-    """A semaphore whose size is the limiter's, and which can be shut for a while. For one event loop."""
+    """Semaphore with the limiter's capacity that can be closed temporarily. For one event loop."""
 
     def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter
-        self._out = 0
-        self._resting = 0
-        self._shut_until = 0.0
-        self._fresh: deque[asyncio.Future[int]] = deque()
-        self._again: deque[asyncio.Future[int]] = deque()
+        self._running = 0
+        self._waiting_to_retry = 0
+        self._closed_until = 0.0
+        self._new: deque[asyncio.Future[int]] = deque()
+        self._retries: deque[asyncio.Future[int]] = deque()
         self._opener: asyncio.TimerHandle | None = None
 
-    async def enter(self, *, again: bool = False) -> int:
-        """Wait for a turn. Returns the call's ticket; ``leave`` gives the turn back."""
-        line = self._again if again else self._again or self._fresh
-        if not line and self._opener is None and self._has_room(again):
-            self._out += 1
-            return self._limiter.starts()
-        turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        (self._again if again else self._fresh).append(turn)
+    async def enter(self, *, retry: bool = False) -> int:
+        """Wait for a slot and return the call's ticket; ``leave`` releases the slot."""
+        queue = self._retries if retry else self._retries or self._new
+        if not queue and self._opener is None and self._has_slot(retry):
+            self._running += 1
+            return self._limiter.start()
+        slot: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        (self._retries if retry else self._new).append(slot)
         try:
-            return await turn
+            return await slot
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if slot.done() and not slot.cancelled():
                 self.leave()
             raise
 
     def leave(self) -> None:
-        """A call has ended."""
-        self._out -= 1
+        """Release a slot."""
+        self._running -= 1
         self.admit()
 
     def admit(self) -> None:
-        """Let in whom there is room for."""
+        """Admit waiting calls while a slot is free."""
         if self._opener is not None:
             return
         while True:
-            line = self._again or self._fresh
-            if not line or not self._has_room(line is self._again):
+            queue = self._retries or self._new
+            if not queue or not self._has_slot(queue is self._retries):
                 return
-            turn = line.popleft()
-            if not turn.done():
-                self._out += 1
-                turn.set_result(self._limiter.starts())
+            slot = queue.popleft()
+            if not slot.done():
+                self._running += 1
+                slot.set_result(self._limiter.start())
 
-    def _has_room(self, again: bool) -> bool:
-        if self._out >= self._limiter.room:
+    def _has_slot(self, retry: bool) -> bool:
+        if self._running >= self._limiter.capacity:
             return False
-        # New calls wait while as many rest as may be out: a server that is down is not asked about every one of them.
-        return again or self._resting < self._limiter.level or self._limiter.probing
+        # New calls wait while as many calls as the level wait to retry: an unavailable server gets no new ones.
+        return retry or self._waiting_to_retry < self._limiter.level or self._limiter.probing
 
-    async def rest(self, seconds: float) -> int:
-        """Wait before another attempt, holding no turn, and then for a turn. Returns the new ticket."""
-        self._resting += 1
+    async def wait_and_reenter(self, seconds: float) -> int:
+        """Wait without a slot before another attempt, then for a slot; return the new ticket."""
+        self._waiting_to_retry += 1
         try:
             await asyncio.sleep(seconds)
-            return await self.enter(again=True)
+            return await self.enter(retry=True)
         finally:
-            self._resting -= 1
+            self._waiting_to_retry -= 1
             self.admit()
 
-    def shut(self, seconds: float) -> None:
-        """Let nobody in for so long; a later end stands."""
+    def close_for(self, seconds: float) -> None:
+        """Admit no call for ``seconds``; of two closures the later end applies."""
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
-        if until <= self._shut_until and self._opener is not None:
+        if until <= self._closed_until and self._opener is not None:
             return
-        self._shut_until = until
+        self._closed_until = until
         if self._opener is not None:
             self._opener.cancel()
         self._opener = loop.call_at(until, self._open)

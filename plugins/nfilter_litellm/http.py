@@ -1,4 +1,4 @@
-"""The fast path: one pooled aiohttp session to an OpenAI-compatible server."""
+"""The aiohttp transport: one pooled session to an OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -10,56 +10,56 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from nfilter import Completion, Request
-from nfilter_litellm.bounds import MOST_BYTES
+from nfilter_litellm.client_guards import MAX_REPLY_BYTES
 from nfilter_litellm.config import OPENAI, LiteLLMConfig, Route
 from nfilter_litellm.failures import (
     broken,
     from_status,
     not_allowed,
     one_line,
-    seconds_of,
+    retry_after_of,
     timed_out,
 )
-from nfilter_litellm.held import Hold, HostNotAllowedError
+from nfilter_litellm.host_guard import HostGuard, HostNotAllowedError
 from nfilter_litellm.keys import Secret
-from nfilter_litellm.limits import Limit, Name
+from nfilter_litellm.limit_field import LimitField, LimitName
 from nfilter_litellm.protocol import fields, limit_of, read
 
 if TYPE_CHECKING:
     import aiohttp
     from yarl import URL
 
-_ERROR_BYTES = 2**16
-_FILE = 3600.0  # seconds that a file may take
-_FINE = (200, 201)
-_JSON = {"Content-Type": "application/json"}
+_MAX_ERROR_BYTES = 2**16
+_FILE_TIMEOUT = 3600.0  # seconds per file transfer
+_SUCCESS = (200, 201)
+_JSON_HEADERS = {"Content-Type": "application/json"}
 
 
 class Connection:
-    """A pooled session with one server, and with no other: redirects are not followed, the environment's proxies and
-    netrc not read, and the key is taken out of all that is read. A reply may have ``MOST_BYTES`` and take ``timeout``
-    seconds. A host that ``hold`` does not allow is neither looked up nor connected to.
+    """Pooled session with one server; create it in the event loop that uses it.
 
-    It is built in the event loop that uses it.
+    Redirects are not followed, proxies and netrc of the environment are ignored, and the key is redacted from replies. A
+    reply has at most ``MAX_REPLY_BYTES`` and takes at most ``timeout`` seconds. Hosts that ``guard`` does not allow are
+    neither looked up nor connected to.
     """
 
-    def __init__(self, timeout: float, key: Secret, hold: Hold) -> None:
+    def __init__(self, timeout: float, key: Secret, guard: HostGuard) -> None:
         import aiohttp
 
         self._timeout = timeout
         self._key = key
-        self._hold = hold
-        self._unconnected = aiohttp.ConnectionTimeoutError
-        self._refused: type[aiohttp.ClientConnectorError] = aiohttp.ClientConnectorError
+        self._guard = guard
+        self._connect_timeout = aiohttp.ConnectionTimeoutError
+        self._connect_error: type[aiohttp.ClientConnectorError] = aiohttp.ClientConnectorError
         self._errors: tuple[type[Exception], ...] = (aiohttp.ClientError, OSError, ValueError)
-        # Files are large: they have an hour, as long as something comes.
-        self._patient = aiohttp.ClientTimeout(total=_FILE, sock_connect=min(20, timeout), sock_read=timeout)  # fmt: skip
+        # Files are large: an hour in total, with ``timeout`` between two reads.
+        self._file_timeout = aiohttp.ClientTimeout(total=_FILE_TIMEOUT, sock_connect=min(20, timeout), sock_read=timeout)  # fmt: skip
         headers = {"Accept-Encoding": "identity"}
         if key.value is not None:
             headers["Authorization"] = f"Bearer {key.value}"
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=0, ttl_dns_cache=300, keepalive_timeout=30, resolver=_resolver(hold)
+                limit=0, ttl_dns_cache=300, keepalive_timeout=30, resolver=_resolver(guard)
             ),
             trust_env=False,
             timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(20, timeout)),
@@ -69,34 +69,34 @@ class Connection:
         )  # fmt: skip
 
     async def get(self, url: URL) -> Any:
-        """The JSON at an address. Raises CallError."""
-        with self._faults(url):
+        """Return the JSON at an address; raise CallError."""
+        with self._convert_errors(url):
             async with self._session.get(url, allow_redirects=False) as reply:
                 return await self._read(reply)
 
     async def post(self, url: URL, data: bytes) -> Any:
-        """The JSON in reply to a JSON body. Raises CallError."""
-        with self._faults(url):
+        """Return the JSON reply to a JSON body; raise CallError."""
+        with self._convert_errors(url):
             async with self._session.post(
-                url, data=data, headers=_JSON, allow_redirects=False
+                url, data=data, headers=_JSON_HEADERS, allow_redirects=False
             ) as reply:
                 return await self._read(reply)
 
     async def send(self, url: URL, form: aiohttp.FormData) -> Any:
-        """The JSON in reply to a form with a file. Raises CallError."""
-        with self._faults(url):
+        """Return the JSON reply to a form with a file; raise CallError."""
+        with self._convert_errors(url):
             async with self._session.post(
-                url, data=form, allow_redirects=False, timeout=self._patient
+                url, data=form, allow_redirects=False, timeout=self._file_timeout
             ) as reply:
                 return await self._read(reply)
 
     async def lines(self, url: URL) -> AsyncGenerator[bytes, None]:
-        """The lines of a file as they come, each of ``MOST_BYTES`` at most. Raises CallError."""
-        with self._faults(url):
+        """Yield the lines of a file, each of at most ``MAX_REPLY_BYTES``; raise CallError."""
+        with self._convert_errors(url):
             async with self._session.get(
-                url, allow_redirects=False, timeout=self._patient
+                url, allow_redirects=False, timeout=self._file_timeout
             ) as reply:
-                if reply.status not in _FINE:
+                if reply.status not in _SUCCESS:
                     await self._read(reply)
                 rest = bytearray()
                 async for part in reply.content.iter_any():
@@ -106,56 +106,58 @@ class Connection:
                         yield self._key.redacted_bytes(bytes(rest))
                         rest.clear()
                     rest += last
-                    if len(rest) > MOST_BYTES:
-                        raise broken(f"a line of the file has more than {MOST_BYTES // 2**20} MiB")
+                    if len(rest) > MAX_REPLY_BYTES:
+                        raise broken(
+                            f"a line of the file has more than {MAX_REPLY_BYTES // 2**20} MiB"
+                        )
                 yield self._key.redacted_bytes(bytes(rest))
 
     async def close(self) -> None:
         """Close all connections."""
         await self._session.close()
-        # aiohttp closes TLS connections in the next turn of the loop.
+        # aiohttp closes TLS connections in the next iteration of the loop.
         await asyncio.sleep(0)
 
     async def _read(self, reply: aiohttp.ClientResponse) -> Any:
-        fine = reply.status in _FINE
-        body = await _body_of(reply, MOST_BYTES if fine else _ERROR_BYTES)
+        success = reply.status in _SUCCESS
+        body = await _body_of(reply, MAX_REPLY_BYTES if success else _MAX_ERROR_BYTES)
         body = self._key.redacted_bytes(body)
-        if not fine:
+        if not success:
             raise from_status(
-                reply.status, body.decode("utf-8", "replace"), seconds_of(reply.headers)
+                reply.status, body.decode("utf-8", "replace"), retry_after_of(reply.headers)
             )
         try:
             return json.loads(body)
         except (ValueError, RecursionError):
             start = one_line(body[:200].decode("utf-8", "replace"))
             what = f"begins with {start[:60]!r}" if start else "is empty"
-            raise broken(f"the reply has status 200 and is no JSON; it {what}") from None
+            raise broken(f"the reply has status 200 and is not JSON; it {what}") from None
 
     @contextmanager
-    def _faults(self, url: URL) -> Iterator[None]:
+    def _convert_errors(self, url: URL) -> Iterator[None]:
         try:
-            # The connector looks up names alone: an address in numbers is judged here.
-            self._hold.judge_name(url.raw_host or "")
+            # The resolver checks names only; a numeric address is checked here.
+            self._guard.check_name(url.raw_host or "")
             yield
         except HostNotAllowedError as error:
             raise not_allowed(error.host) from None
-        except self._unconnected:
-            raise broken("no connection could be made in time", worked=False) from None
-        except self._refused as error:
+        except self._connect_timeout:
+            raise broken("the connection timed out", may_be_billed=False) from None
+        except self._connect_error as error:
             if isinstance(error.os_error, HostNotAllowedError):
                 raise not_allowed(error.os_error.host) from None
-            raise broken(_worded(error, self._key), worked=False) from None
+            raise broken(_message_of(error, self._key), may_be_billed=False) from None
         except TimeoutError:
             raise timed_out(self._timeout) from None
         except self._errors as error:
-            raise broken(_worded(error, self._key)) from None
+            raise broken(_message_of(error, self._key)) from None
 
 
 class HttpTransport:
-    """Completions of one server, a request each. It is built in the event loop that uses it."""
+    """Transport with one HTTP request per completion; create it in the event loop that uses it."""
 
     def __init__(
-        self, route: Route, config: LiteLLMConfig, key: Secret, hold: Hold, *, logprobs: bool
+        self, route: Route, config: LiteLLMConfig, key: Secret, guard: HostGuard, *, logprobs: bool
     ) -> None:
         from yarl import URL
 
@@ -163,85 +165,85 @@ class HttpTransport:
         self._route = route
         self._logprobs = logprobs
         self._url = URL(route.url)
-        self._limit = limit_for(route, config)
-        self._connection = Connection(config.timeout, key, hold)
+        self._limit_field = limit_for(route, config)
+        self._connection = Connection(config.timeout, key, guard)
 
     async def call(self, request: Request) -> Completion:
-        """One attempt at a completion. Raises CallError."""
-        return await self._limit.tried(lambda name: self._once(request, name))
+        """Make one attempt at a completion; raise CallError."""
+        return await self._limit_field.call(lambda name: self._attempt(request, name))
 
-    async def _once(self, request: Request, name: Name) -> Completion:
-        asked = body(request, self._route, self._config, logprobs=self._logprobs, limit=name)
-        # The surrogates of broken text are no UTF-8: escapes can say them.
-        value = await self._connection.post(self._url, json.dumps(asked).encode())
-        wanted = self._logprobs and request.logprobs
-        most = limit_of(request, self._config)
-        return read(value, logprobs=wanted, stop=request.sampling.stop, limit=most)
+    async def _attempt(self, request: Request, name: LimitName) -> Completion:
+        body = request_body(request, self._route, self._config, logprobs=self._logprobs, limit=name)
+        # JSON escapes encode the surrogates of invalid text, which UTF-8 cannot.
+        value = await self._connection.post(self._url, json.dumps(body).encode())
+        logprobs = self._logprobs and request.logprobs
+        limit = limit_of(request, self._config)
+        return read(value, logprobs=logprobs, stop=request.sampling.stop, limit=limit)
 
     async def close(self) -> None:
         """Close all connections."""
         await self._connection.close()
 
 
-def limit_for(route: Route, config: LiteLLMConfig) -> Limit:
-    """OpenAI's own models take the new name alone; the servers of others know the old one best."""
-    usual: Name = "max_completion_tokens" if route.base == OPENAI else "max_tokens"
-    return Limit(usual, None if config.limit_as == "auto" else config.limit_as)
+def limit_for(route: Route, config: LiteLLMConfig) -> LimitField:
+    """Return the limit field: max_completion_tokens at OpenAI, which requires it for newer models, else max_tokens."""
+    default: LimitName = "max_completion_tokens" if route.base == OPENAI else "max_tokens"
+    return LimitField(default, None if config.limit_as == "auto" else config.limit_as)
 
 
-def body(
-    request: Request, route: Route, config: LiteLLMConfig, *, logprobs: bool, limit: Name
+def request_body(
+    request: Request, route: Route, config: LiteLLMConfig, *, logprobs: bool, limit: LimitName
 ) -> dict[str, Any]:
-    """What is sent for a request: the fields of the protocol, and those that the config adds or takes out."""
-    asked: dict[str, Any] = {
+    """Return the body of a request: the protocol's fields with the config's additions and removals."""
+    body: dict[str, Any] = {
         "model": route.name,
         **fields(request, config, logprobs=logprobs, limit=limit),
     }
-    asked.update(config.body)
-    return {name: value for name, value in asked.items() if value is not None}
+    body.update(config.body)
+    return {name: value for name, value in body.items() if value is not None}
 
 
-def _resolver(hold: Hold) -> Any:
-    """Names in, addresses out, for allowed hosts alone; with the system's own look-up, which ``held`` watches too."""
+def _resolver(guard: HostGuard) -> Any:
+    """Return an aiohttp resolver for allowed hosts that uses the system's lookup."""
     from aiohttp.abc import AbstractResolver, ResolveResult
     from aiohttp.resolver import ThreadedResolver
 
-    class Held(AbstractResolver):
+    class GuardedResolver(AbstractResolver):
         def __init__(self) -> None:
             self._resolver = ThreadedResolver()
 
         async def resolve(
             self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
         ) -> list[ResolveResult]:
-            hold.judge_name(host)
+            guard.check_name(host)
             return await self._resolver.resolve(host, port, family)
 
         async def close(self) -> None:
             await self._resolver.close()
 
-    return Held()
+    return GuardedResolver()
 
 
-async def _body_of(reply: aiohttp.ClientResponse, most: int) -> bytes:
-    """The body, up to ``most`` bytes of an error; more than that of an answer is a fault."""
-    whole = reply.status in _FINE
+async def _body_of(reply: aiohttp.ClientResponse, limit: int) -> bytes:
+    """Return the body; truncate an error to ``limit`` bytes, and raise CallError for a longer answer."""
+    success = reply.status in _SUCCESS
     length = reply.content_length
-    if length is not None and length <= most:
+    if length is not None and length <= limit:
         return await reply.read()
     parts: list[bytes] = []
     size = 0
     async for part in reply.content.iter_any():
         parts.append(part)
         size += len(part)
-        if size > most:
+        if size > limit:
             reply.close()
-            if whole:
-                raise broken(f"the reply has more than {most // 2**20} MiB")
+            if success:
+                raise broken(f"the reply has more than {limit // 2**20} MiB")
             break
-    return b"".join(parts)[:most]
+    return b"".join(parts)[:limit]
 
 
-def _worded(error: Exception, key: Secret) -> str:
-    """An error of the connection, for people: its kind is part of it, since some say nothing else."""
-    said = one_line(key.redacted(str(error)))
-    return f"the connection failed: {type(error).__name__}: {said}".rstrip(": ")
+def _message_of(error: Exception, key: Secret) -> str:
+    """Return the message of a connection error with its type, since some have no other text."""
+    text = one_line(key.redacted(str(error)))
+    return f"the connection failed: {type(error).__name__}: {text}".rstrip(": ")

@@ -1,4 +1,4 @@
-"""Keys come from the environment, and appear nowhere else."""
+"""API keys: read from the environment, and redacted from all texts."""
 
 from __future__ import annotations
 
@@ -9,44 +9,46 @@ from typing import Any
 
 from nfilter import ModelError
 
-_LEAST = 8
+_MIN_SECRET_LENGTH = 8
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
-HIDDEN = "***"
-# A JSON string may spell any letter as an escape; these two are what writers of JSON use for printable ones.
-_ESCAPED = re.compile(rb"\\[/u\"\\]")
+REDACTED = "***"
+# A JSON string may escape any character; JSON writers use these escapes for printable ones.
+_JSON_ESCAPE = re.compile(rb"\\[/u\"\\]")
 
 
 class Secret:
-    """A key, and what takes it out of a text, and ``others`` with it. It shows itself to nobody."""
+    """A key that can redact itself and ``others`` from texts; its repr shows nothing."""
 
-    __slots__ = ("_hidden", "_value")
+    __slots__ = ("_secrets", "_value")
 
     def __init__(self, value: str | None, others: tuple[str, ...] = ()) -> None:
         self._value = value
-        # A placeholder of a few letters, such as EMPTY, is no secret, and may stand in any answer.
-        every = (value, *others)
-        self._hidden = tuple(text for text in every if text is not None and len(text) >= _LEAST)
+        # A short placeholder such as EMPTY is no secret and may occur in any answer.
+        secrets = (value, *others)
+        self._secrets = tuple(
+            text for text in secrets if text is not None and len(text) >= _MIN_SECRET_LENGTH
+        )
 
     def __repr__(self) -> str:
         return "Secret()"
 
     @property
     def value(self) -> str | None:
-        """The key, for the one place that sends it."""
+        """Return the key, for sending it."""
         return self._value
 
     def redacted(self, text: str) -> str:
-        """``text`` without the keys."""
-        for hidden in self._hidden:
-            text = text.replace(hidden, HIDDEN)
+        """Return ``text`` with all keys replaced."""
+        for secret in self._secrets:
+            text = text.replace(secret, REDACTED)
         return text
 
     def redacted_bytes(self, body: bytes) -> bytes:
-        """The same for a reply's bytes; where they are JSON, for the texts that its escapes spell too."""
-        for hidden in self._hidden:
-            for spelt in (hidden, hidden.replace("/", "\\/")):
-                body = body.replace(spelt.encode(), HIDDEN.encode())
-        if not self._hidden or not _ESCAPED.search(body):
+        """Redact a reply's bytes; in JSON, also keys written with escapes."""
+        for secret in self._secrets:
+            for spelling in (secret, secret.replace("/", "\\/")):
+                body = body.replace(spelling.encode(), REDACTED.encode())
+        if not self._secrets or not _JSON_ESCAPE.search(body):
             return body
         try:
             value = json.loads(body)
@@ -56,7 +58,7 @@ class Secret:
         return body if clean == value else json.dumps(clean).encode()
 
     def redacted_value(self, value: Any) -> Any:
-        """The same for every text in a JSON value, names of fields among them."""
+        """Redact every text in a JSON value, including field names."""
         if isinstance(value, str):
             return self.redacted(value)
         if isinstance(value, dict):
@@ -69,32 +71,32 @@ class Secret:
 
 
 def from_environment(name: str | None) -> Secret:
-    """The key that the variable ``name`` holds; none without a name.
+    """Return the key in the environment variable ``name``; an empty secret if ``name`` is None.
 
     Raises:
-        ModelError: when the variable is not set, or holds what no header can.
+        ModelError: the variable is not set, or contains characters that a header cannot.
     """
     if name is None:
         return Secret(None)
     value = os.environ.get(name, "").strip()
     if not value:
-        raise ModelError(missing(name))
+        raise ModelError(missing_message(name))
     if not value.isascii() or not value.isprintable():
-        raise ModelError(f"the environment variable {name} holds characters that no key has; set it again")  # fmt: skip
+        raise ModelError(f"the environment variable {name} contains characters that a key cannot contain; set it again")  # fmt: skip
     return Secret(value)
 
 
-def whatever_is_found() -> Secret:
-    """No key of ours: the library finds its own. All that the environment calls a key is kept out of texts."""
+def found_by_litellm() -> Secret:
+    """Return a secret for a key that litellm finds itself; it redacts all environment variables named like keys."""
     named = (value.strip() for name, value in os.environ.items() if _SECRET_NAME.search(name))
     return Secret(None, tuple(value for value in named if " " not in value))
 
 
 def is_set(name: str) -> bool:
-    """Whether the environment has a variable of that name that holds something."""
+    """Return whether the environment variable is set and not blank."""
     return bool(os.environ.get(name, "").strip())
 
 
-def missing(name: str) -> str:
-    """What is said of a variable that is not set."""
+def missing_message(name: str) -> str:
+    """Return the error for an environment variable that is not set."""
     return f"the environment variable {name} is not set; type: export {name}=YOUR-KEY"

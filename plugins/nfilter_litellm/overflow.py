@@ -1,11 +1,11 @@
-"""A prompt that is longer than the model takes, in the words of the servers that say so."""
+"""Detection of prompts that exceed a model's context, by the error messages of each server."""
 
 from __future__ import annotations
 
 import re
 
-# Each line names who writes so. Numbers and names in between are theirs.
-_WORDS = (
+# The comment of each line names the servers that write it.
+_PATTERNS = (
     r"context[_ ]length[_ ]exceeded|exceed_context_size|request_too_large",  # codes of OpenAI, Groq, llama.cpp, Anthropic
     r"maximum (context|prompt|input|sequence) (length|size|window)|max(imum)?[_ ](model|context|seq|sequence|input)[_ ]?len(gth)?\b",  # OpenAI, vLLM, xAI, DeepSeek, Mistral, OpenRouter
     r"(exceed(s|ed|ing)?|over(flow)?s?|longer than|too (large|long) for|larger than|beyond|fit(s)? in(to)?) [^.]{0,60}\bcontext\b",  # OpenAI, llama.cpp, Ollama, LM Studio, SGLang, Mistral
@@ -23,22 +23,22 @@ _WORDS = (
     r"(reduce|shorten) the length of (the |your )?(messages|prompt|input)|(use|using|try) a shorter (prompt|input)",  # OpenAI, Groq, Cohere
     r"range of input length should be|prompt exceeds max length|exceeded model token limit",  # DashScope, Zhipu, Moonshot
 )
-_OVERFLOW = re.compile("|".join(_WORDS), re.IGNORECASE)
-# Of the answer alone, or of another field: every call meets it, whatever its prompt.
-_OTHER = re.compile(
+_OVERFLOW = re.compile("|".join(_PATTERNS), re.IGNORECASE)
+# These concern the answer's limit or another field: every call fails equally, whatever its prompt.
+_NOT_THE_PROMPT = re.compile(
     r"supports at most \d+ (completion|output) tokens|maximum (allowed )?number of (output|completion) tokens|'user'|user_id|metadata|tools?\[",
     re.IGNORECASE,
 )
-_TOO_MUCH_AT_ONCE = re.compile(r"request too large", re.IGNORECASE)
+_REQUEST_TOO_LARGE = re.compile(r"request too large", re.IGNORECASE)
 _TOO_LARGE_TO_PROCESS = re.compile(r"input is too large to process", re.IGNORECASE)
 
 
 def is_overflow(status: int, text: str) -> bool:
-    """Whether an error with that status says that the prompt is too long for the model, or for one request."""
+    """Return whether an error says that the prompt is too long for the model or for one request."""
     if status == 413:
         return True
     if status in (400, 422):
-        return bool(_OVERFLOW.search(text)) and not _OTHER.search(text)
-    if status == 429:  # no waiting helps: the one request is larger than a minute's tokens
-        return bool(_TOO_MUCH_AT_ONCE.search(text))
+        return bool(_OVERFLOW.search(text)) and not _NOT_THE_PROMPT.search(text)
+    if status == 429:  # waiting does not help: one request exceeds the tokens per minute
+        return bool(_REQUEST_TOO_LARGE.search(text))
     return status == 500 and bool(_TOO_LARGE_TO_PROCESS.search(text))

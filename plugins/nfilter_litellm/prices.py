@@ -1,4 +1,4 @@
-"""What a model's tokens cost: as its config says, else as litellm's price list has it."""
+"""Price per token of a model: from its config, else from litellm's price list."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from pathlib import Path
 from typing import Any
 
 from nfilter import Price
-from nfilter_litellm.config import LiteLLMConfig, route
+from nfilter_litellm.config import LiteLLMConfig, route_of
 
 _LIST = "model_prices_and_context_window_backup.json"
 
 
 def price_of(config: LiteLLMConfig) -> Price | None:
-    """Dollars a token; None where neither the config nor the list tells. litellm itself is not imported for it.
+    """Return the price in dollars per token; None if unknown. Does not import litellm.
 
-    What a model costs in batches is the list's to say: the full price where it has no other.
+    The batch price is taken from the list; a model without one has the full price.
     """
     if config.price is not None:
         return Price(config.price.prompt / 1e6, config.price.completion / 1e6)
-    listed = _listed()
-    for name in dict.fromkeys((config.model, route(config).name)):
-        entry = listed.get(name)
+    price_list = _price_list()
+    for name in dict.fromkeys((config.model, route_of(config).name)):
+        entry = price_list.get(name)
         if isinstance(entry, Mapping):
             for suffix in ("_batches", "") if config.batch else ("",):
-                prompt, made = (
+                prompt, completion = (
                     entry.get(f"{part}_cost_per_token{suffix}") for part in ("input", "output")
                 )
-                if isinstance(prompt, int | float) and isinstance(made, int | float):
-                    return Price(float(prompt), float(made))
+                if isinstance(prompt, int | float) and isinstance(completion, int | float):
+                    return Price(float(prompt), float(completion))
     return None
 
 
 @lru_cache(maxsize=1)
-def _listed() -> Mapping[str, Any]:
+def _price_list() -> Mapping[str, Any]:
     spec = find_spec("litellm")
     file = Path(spec.origin).with_name(_LIST) if spec is not None and spec.origin else None
     if file is None or not file.is_file():
         return {}
     value: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    # Regions and sizes that cost more are not told apart: an entry that names one has its own name in the list.
+    # More expensive regions and sizes have their own entries in the list.
     return value

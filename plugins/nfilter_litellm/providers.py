@@ -1,4 +1,4 @@
-"""The broad path: every provider that litellm knows, through its ``acompletion``."""
+"""The litellm transport: every provider that litellm supports, through ``acompletion``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nfilter import Completion, Request
-from nfilter_litellm.bounds import bound_clients, never_sent, out_of_bounds, sent_once
+from nfilter_litellm.client_guards import guard_clients, never_sent, refused_reply, sent_once
 from nfilter_litellm.config import LiteLLMConfig, Route
 from nfilter_litellm.failures import (
     CallError,
@@ -18,32 +18,32 @@ from nfilter_litellm.failures import (
     not_allowed,
     one_line,
     refused,
-    seconds_of,
+    retry_after_of,
     timed_out,
 )
-from nfilter_litellm.held import Hold
+from nfilter_litellm.host_guard import HostGuard
 from nfilter_litellm.keys import Secret
-from nfilter_litellm.limits import Limit, Name
+from nfilter_litellm.limit_field import LimitField, LimitName
 from nfilter_litellm.protocol import fields, limit_of, read
 
 
 def library() -> Any:
-    """litellm, kept from what it does unasked: a price list from the network, ``.env`` files, telemetry, logging."""
+    """Import litellm without its side effects: price list download, ``.env`` files, telemetry, logging."""
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-    mode = os.environ.get("LITELLM_MODE")
+    previous = os.environ.get("LITELLM_MODE")
     os.environ["LITELLM_MODE"] = "PRODUCTION"  # in DEV, the default, it loads .env
     try:
         import litellm
     finally:
-        if mode is None:
+        if previous is None:
             del os.environ["LITELLM_MODE"]
         else:
-            os.environ["LITELLM_MODE"] = mode
+            os.environ["LITELLM_MODE"] = previous
     litellm.telemetry = False
     litellm.suppress_debug_info = True
     litellm.drop_params = True
     litellm.num_retries = 0
-    # One kind of client, with Python's sockets, can be held: neither aiohttp's resolvers nor code that is not Python.
+    # Only clients with Python's sockets can be guarded: neither aiohttp's resolvers nor native code.
     litellm.disable_aiohttp_transport = True
     os.environ["LITELLM_RUST"] = "False"
     for name in ("callbacks", "success_callback", "failure_callback", "input_callback"):
@@ -53,28 +53,28 @@ def library() -> Any:
     return litellm
 
 
-def gives_logprobs(model: str) -> bool:
-    """Whether litellm's tables say that the model's provider takes ``logprobs``; True where they do not know it."""
+def supports_logprobs(model: str) -> bool:
+    """Return whether litellm's tables list ``logprobs`` for the model; True for an unknown model."""
     try:
         supported = library().get_supported_openai_params(model)
-    except Exception:  # noqa: BLE001 (litellm raises what it likes for what it does not know)
+    except Exception:  # noqa: BLE001 (litellm raises arbitrary exceptions for unknown models)
         return True
     return supported is None or "logprobs" in supported
 
 
-def _limit_of(model: str, config: LiteLLMConfig) -> Limit:
-    """litellm writes the name that a provider has. Where it does not know the new one it drops it, and nothing would bound a call."""
+def _limit_field_of(model: str, config: LiteLLMConfig) -> LimitField:
+    """Return the limit field: litellm drops max_completion_tokens where it is unknown, which would leave calls unlimited."""
     try:
-        known = library().get_supported_openai_params(model) or ()
+        supported = library().get_supported_openai_params(model) or ()
     except Exception:  # noqa: BLE001 (as above)
-        known = ()
-    if "max_completion_tokens" not in known:
-        return Limit("max_tokens", "max_tokens")
-    return Limit("max_tokens", None if config.limit_as == "auto" else config.limit_as)
+        supported = ()
+    if "max_completion_tokens" not in supported:
+        return LimitField("max_tokens", "max_tokens")
+    return LimitField("max_tokens", None if config.limit_as == "auto" else config.limit_as)
 
 
 def provider_of(model: str) -> str:
-    """The provider that litellm takes a name to be of; empty where it knows none."""
+    """Return litellm's provider for a model name; empty if unknown."""
     try:
         return str(library().get_llm_provider(model)[1])
     except Exception:  # noqa: BLE001 (as above)
@@ -82,10 +82,10 @@ def provider_of(model: str) -> str:
 
 
 def missing_keys(model: str) -> list[str]:
-    """The environment variables that litellm misses for ``model``.
+    """Return the environment variables that litellm needs for ``model`` and that are not set.
 
     Raises:
-        ValueError: when litellm knows no such provider.
+        ValueError: litellm does not know the provider or its address.
     """
     litellm = library()
     try:
@@ -93,26 +93,27 @@ def missing_keys(model: str) -> list[str]:
     except Exception as error:  # noqa: BLE001 (as above)
         raise ValueError(one_line(str(getattr(error, "message", error)))) from None
     if provider == "ai21" and address is None:
-        # litellm would send it to api.openai.com.
+        # litellm would send requests to api.openai.com.
         name = model.removeprefix("ai21/")
-        raise ValueError(f"litellm knows no address for it; write ai21_chat/{name}")
-    found = litellm.validate_environment(model)
-    return [] if found.get("keys_in_environment") else list(found.get("missing_keys", ()))
+        raise ValueError(f"litellm has no address for it; write ai21_chat/{name}")
+    environment = litellm.validate_environment(model)
+    return (
+        [] if environment.get("keys_in_environment") else list(environment.get("missing_keys", ()))
+    )
 
 
 class LiteLLMTransport:
-    """Requests through litellm, with its retries, callbacks and caches off. It is built in the loop that uses it.
+    """Transport through litellm, without its retries, callbacks and caches; create it in the loop that uses it.
 
-    Its clients follow no redirect and read no reply without an end, see ``bounds``; what it connects to is held below all of
-    them, see ``held``.
+    ``client_guards`` limits its clients' redirects and replies; ``host_guard`` limits its connections.
     """
 
     def __init__(
-        self, route: Route, config: LiteLLMConfig, key: Secret, hold: Hold, *, logprobs: bool
+        self, route: Route, config: LiteLLMConfig, key: Secret, guard: HostGuard, *, logprobs: bool
     ) -> None:
         self._litellm = library()
-        bound_clients()
-        self._hold = hold
+        guard_clients()
+        self._guard = guard
         self._config = config
         self._key = key
         self._logprobs = logprobs
@@ -129,39 +130,38 @@ class LiteLLMTransport:
         if key.value is not None:
             fixed["api_key"] = key.value
         elif route.base is not None:
-            fixed["api_key"] = (
-                "none"  # else litellm would send a key that it finds in the environment
-            )
+            # Without a value litellm would send a key from the environment.
+            fixed["api_key"] = "none"
         self._fixed = fixed
-        self._limit = _limit_of(route.name, config)
-        self._taken_out = frozenset(name for name, value in config.body.items() if value is None)
-        self._more = {name: value for name, value in config.body.items() if value is not None}
+        self._limit_field = _limit_field_of(route.name, config)
+        self._removed = frozenset(name for name, value in config.body.items() if value is None)
+        self._added = {name: value for name, value in config.body.items() if value is not None}
 
     async def call(self, request: Request) -> Completion:
-        """One attempt at a completion. Raises CallError."""
-        return await self._limit.tried(lambda name: self._once(request, name))
+        """Make one attempt at a completion; raise CallError."""
+        return await self._limit_field.call(lambda name: self._attempt(request, name))
 
-    async def _once(self, request: Request, limit: Name) -> Completion:
-        wanted = self._logprobs and request.logprobs
-        asked = fields(request, self._config, logprobs=self._logprobs, limit=limit) | self._more
-        for name in self._taken_out:
-            asked.pop(name, None)
+    async def _attempt(self, request: Request, name: LimitName) -> Completion:
+        logprobs = self._logprobs and request.logprobs
+        body = fields(request, self._config, logprobs=self._logprobs, limit=name) | self._added
+        for removed in self._removed:
+            body.pop(removed, None)
         try:
-            # litellm's own timeout is one between two pieces of a reply.
+            # litellm's own timeout applies between two parts of a reply.
             with sent_once():
                 async with asyncio.timeout(self._config.timeout):
-                    reply = await self._litellm.acompletion(**asked, **self._fixed)
-        except Exception as error:  # noqa: BLE001 (every provider brings its own; each becomes a fault)
-            # Whatever the libraries in between made of it.
-            if self._hold.refused is not None:
-                raise not_allowed(self._hold.refused) from None
+                    reply = await self._litellm.acompletion(**body, **self._fixed)
+        except Exception as error:  # noqa: BLE001 (each provider has its own exceptions; each becomes a fault)
+            # However the libraries wrapped it.
+            if self._guard.refused is not None:
+                raise not_allowed(self._guard.refused) from None
             raise fault_of(error, self._config.timeout, self._key) from None
         value = self._key.redacted_value(reply.model_dump())
-        most = limit_of(request, self._config)
-        return read(value, logprobs=wanted, stop=request.sampling.stop, limit=most)
+        limit = limit_of(request, self._config)
+        return read(value, logprobs=logprobs, stop=request.sampling.stop, limit=limit)
 
     async def close(self) -> None:
-        """Close the clients that litellm keeps."""
+        """Close litellm's cached clients."""
         from litellm.llms.custom_httpx.async_client_cleanup import close_litellm_async_clients
 
         await close_litellm_async_clients()
@@ -169,23 +169,23 @@ class LiteLLMTransport:
 
 
 def fault_of(error: Exception, timeout: float, key: Secret) -> CallError:
-    """What an exception of litellm's means; its message goes through the same reading as a server's own."""
-    bounded = out_of_bounds(error)
-    if bounded is not None:
-        return bounded
+    """Convert an exception of litellm to a CallError, classified like a server's own error."""
+    refusal = refused_reply(error)
+    if refusal is not None:
+        return refusal
     names = {kind.__name__ for kind in type(error).__mro__}
-    # Before it is cut: a part of a key would not be found.
+    # Redact before truncating: a part of a key would not match.
     message = one_line(key.redacted(str(getattr(error, "message", "") or error)))
-    told = message.removeprefix("litellm.")
+    detail = message.removeprefix("litellm.")
     if "Timeout" in names or isinstance(error, TimeoutError) or never_sent(error):
-        return broken(told, worked=False) if never_sent(error) else timed_out(timeout)
+        return broken(detail, may_be_billed=False) if never_sent(error) else timed_out(timeout)
     if "ContextWindowExceededError" in names:
-        return CallError("too_long", told, spoken=True)
+        return CallError("too_long", detail, is_answer=True)
     if "ContentPolicyViolationError" in names:
-        return refused(told)
+        return refused(detail)
     status = getattr(error, "status_code", None)
     if "APIConnectionError" in names or not isinstance(status, int):
-        return broken(told)
+        return broken(detail)
     headers = getattr(getattr(error, "response", None), "headers", None)
-    after = seconds_of(headers) if isinstance(headers, Mapping) else None
-    return from_status(status, told, after)
+    after = retry_after_of(headers) if isinstance(headers, Mapping) else None
+    return from_status(status, detail, after)

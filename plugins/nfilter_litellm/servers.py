@@ -1,13 +1,13 @@
-"""Servers that a person runs: they have no address of their own, so ``api_base`` must say where they are.
+"""Self-hosted servers: they have no fixed address, so ``api_base`` is required.
 
-litellm sends what it has no address for to api.openai.com.
+litellm sends requests without an address to api.openai.com.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-_USUAL: Final = {
+_DEFAULT_ADDRESS: Final = {
     "lm_studio": "http://localhost:1234/v1",
     "xinference": "http://localhost:9997/v1",
     "hosted_vllm": "http://localhost:8000/v1",
@@ -20,26 +20,28 @@ _USUAL: Final = {
     "custom": "http://localhost:8000/v1",
     "triton": "http://localhost:8000/v2",
 }
-"""Providers that need an ``api_base``, each with the address that its server usually has."""
+"""Providers that need an ``api_base``, with the default address of their server."""
 
-_DEFAULTED: Final = ("llamafile", "lemonade", "docker_model_runner")
-"""Providers for which litellm looks on this machine where no ``api_base`` is given."""
+_LOCAL_BY_DEFAULT: Final = ("llamafile", "lemonade", "docker_model_runner")
+"""Providers for which litellm uses this machine without an ``api_base``."""
 
-PREFIXES: Final = tuple(f"{name}/" for name in ("openai", *_USUAL, *_DEFAULTED) if name != "triton")
-"""Prefixes that the server at an ``api_base`` does not know as a part of a model's name."""
+PREFIXES: Final = tuple(
+    f"{name}/" for name in ("openai", *_DEFAULT_ADDRESS, *_LOCAL_BY_DEFAULT) if name != "triton"
+)
+"""Provider prefixes that are not part of the model's name on the server."""
 
 
 def address_needed(model: str) -> str | None:
-    """What to write for a ``model`` without ``api_base`` that has no address of its own; None where it needs none."""
+    """Return the error for a ``model`` that needs an ``api_base``; None if it has an address."""
     provider = model.split("/", 1)[0] if "/" in model else ""
-    usual = _USUAL.get(provider)
-    if usual is None:
+    default = _DEFAULT_ADDRESS.get(provider)
+    if default is None:
         return None
-    return f"model {model!r} has no address of its own; add the address of your server, for example api_base: {usual}"
+    return f"model {model!r} has no default address; add the address of your server, for example api_base: {default}"
 
 
-_OWN: Final = '{{use: litellm, model: NAME, api_base: "{}"}}'
-ELSEWHERE: Final = {
+_SERVER: Final = '{{use: litellm, model: NAME, api_base: "{}"}}'
+ALSO_KNOWN: Final = {
     **dict.fromkeys(("openai", "gpt", "chatgpt", "api"), "{use: litellm, model: openai/NAME}"),
     **{
         name: f"{{use: litellm, model: {name}/NAME}}"
@@ -48,9 +50,9 @@ ELSEWHERE: Final = {
     },
     "claude": "{use: litellm, model: anthropic/NAME}", "google": "{use: litellm, model: gemini/NAME}",
     "together": "{use: litellm, model: together_ai/NAME}",
-    **dict.fromkeys(("vllm", "hosted_vllm", "sglang", "tgi", "server", "openai_compatible", "local_server"), _OWN.format(_USUAL["vllm"])),
-    **dict.fromkeys(("llama_cpp", "llamacpp", "llama.cpp", "llamafile"), _OWN.format("http://localhost:8080/v1")),
+    **dict.fromkeys(("vllm", "hosted_vllm", "sglang", "tgi", "server", "openai_compatible", "local_server"), _SERVER.format(_DEFAULT_ADDRESS["vllm"])),
+    **dict.fromkeys(("llama_cpp", "llamacpp", "llama.cpp", "llamafile"), _SERVER.format("http://localhost:8080/v1")),
     "ollama": '{use: litellm, model: openai/NAME, api_base: "http://localhost:11434/v1"}',
-    **{name: _OWN.format(_USUAL[name]) for name in ("lm_studio", "xinference", "litellm_proxy", "oobabooga")},
+    **{name: _SERVER.format(_DEFAULT_ADDRESS[name]) for name in ("lm_studio", "xinference", "litellm_proxy", "oobabooga")},
 }  # fmt: skip
-"""What other tools call a model behind an API, and what to write here."""
+"""Names of API backends in other tools, with the setting to write here."""

@@ -1,4 +1,4 @@
-"""Time that passes at once, a server's script without a socket, and backends against a real one."""
+"""Fixtures: virtual time, a scripted transport without a socket, and backends against a real server."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tests.model_server.faults import Plan, Script, completion, content_of, erro
 
 
 class _Instant:
-    """A selector that waits for nothing: the clock jumps to the next timer instead."""
+    """A selector that never waits: the clock jumps to the next timer."""
 
     def __init__(self) -> None:
         self.real = selectors.DefaultSelector()
         self.now = 0.0
 
     def select(self, timeout: float | None = None) -> list[Any]:
-        assert timeout is not None, "every task waits, and for nothing"
+        assert timeout is not None, "every task waits, but no timer is set"
         self.now += max(timeout, 0)
         return self.real.select(0)
 
@@ -40,7 +40,7 @@ class _Instant:
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose seconds take no time."""
+    """An event loop in virtual time."""
 
     def __init__(self) -> None:
         self._instant = _Instant()
@@ -51,7 +51,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class Scripted:
-    """A transport that meets what a script says, in the loop's own time."""
+    """A transport that follows a script of replies, in the loop's time."""
 
     def __init__(self, script: Script, timeout: float = 30.0) -> None:
         self.plan = Plan(script)
@@ -114,11 +114,11 @@ class Scripted:
 
 
 class Simulation:
-    """A dispatcher against a script, in virtual time."""
+    """A dispatcher with a scripted transport, in virtual time."""
 
     def __init__(self, script: Script, concurrency: int | None = None, **more: Any) -> None:
         self.loop = VirtualLoop()
-        self.drained_at = math.inf
+        self.stopped_at = math.inf
         self.transport = Scripted(script, more.pop("timeout", 30.0))
         self.limiter = Limiter(concurrency)
         self.dispatcher = Dispatcher(
@@ -126,7 +126,7 @@ class Simulation:
             self.limiter,
             Retry(**more),
             Breaker("model 'm' at nowhere"),
-            lambda: self.loop.time() >= self.drained_at,
+            lambda: self.loop.time() >= self.stopped_at,
         )
         self.answers: dict[int, Completion] = {}
         self.ended: list[float] = []
@@ -137,8 +137,8 @@ class Simulation:
         return self.transport.plan
 
     def run(self, requests: Sequence[Request]) -> float:
-        """Make all calls; returns the seconds they took."""
-        began = self.loop.time()
+        """Make all calls; return the seconds they took."""
+        started = self.loop.time()
 
         def emit(index: int, answer: Completion) -> None:
             assert index not in self.answers
@@ -149,7 +149,7 @@ class Simulation:
             self.loop.run_until_complete(self.dispatcher.run(requests, emit))
         except ModelError as error:
             self.error = error
-        return self.loop.time() - began
+        return self.loop.time() - started
 
     def within(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(work)
@@ -169,7 +169,7 @@ def simulate() -> Iterator[Callable[..., Simulation]]:
 
 
 def make_requests(n: int, *, logprobs: bool = False, **sampling: Any) -> list[Request]:
-    """Different questions, one a sample."""
+    """Return different questions, one per sample."""
     return [
         Request((Message("user", f"question {i}"),), Sampling(**sampling), logprobs, f"s{i}")
         for i in range(n)
@@ -183,7 +183,7 @@ def requests() -> Callable[..., list[Request]]:
 
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., LiteLLMBackend]]:
-    """``backend(server.url, timeout=1)``: a backend that waits briefly between attempts, closed at the end."""
+    """Return a factory of backends, ``backend(server.url, timeout=1)``, with short retry delays; closed after the test."""
     made: list[LiteLLMBackend] = []
     monkeypatch.setattr(
         "nfilter_litellm.backend.Retry", lambda attempts: Retry(attempts, patience=2.0, base=0.002)

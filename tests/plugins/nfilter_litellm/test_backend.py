@@ -1,4 +1,4 @@
-"""What a recipe may say of an API model, the rule that picks the transport, and what check finds without a call."""
+"""Settings of an API model, the choice of the transport, and problems that check finds without a call."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from nfilter.recipe.model import load as load_recipe
 from nfilter.registry.loading import load as load_plugins
 from nfilter.testing import check_backend
 from nfilter_litellm.backend import LiteLLMBackend
-from nfilter_litellm.config import LiteLLMConfig, route
-from nfilter_litellm.failures import described, from_status, one_line, seconds_of
+from nfilter_litellm.config import LiteLLMConfig, route_of
+from nfilter_litellm.failures import from_status, one_line, parse_error_body, retry_after_of
 from nfilter_litellm.protocol import read
 from nfilter_litellm.providers import library, missing_keys
 from nfilter_robustft.answer import AnswerConfig
@@ -60,11 +60,11 @@ def config(**settings: Any) -> LiteLLMConfig:
         ({"model": "groq/x"}, "litellm", "groq/x", None, None),
     ],
 )  # fmt: skip
-def test_the_rule(
+def test_the_transport_name_address_and_key_follow_from_the_config(
     settings: dict[str, Any], transport: str, name: str, base: str | None, key: str | None
 ) -> None:
-    way = route(config(**settings))
-    assert (way.transport, way.name, way.base, way.key_env) == (transport, name, base, key)
+    route = route_of(config(**settings))
+    assert (route.transport, route.name, route.base, route.key_env) == (transport, name, base, key)
     (fact,) = LiteLLMBackend.facts(config(**settings, logprobs=True), SITE)
     assert f"{name} over {transport} (" in fact
     assert base is None or base in fact
@@ -78,14 +78,14 @@ NO_ADDRESS = (
 
 @pytest.mark.types("add the address of your server")
 @pytest.mark.parametrize("provider", NO_ADDRESS)
-def test_a_server_without_an_address_is_asked_for_it_and_the_remedy_works(provider: str) -> None:
-    with pytest.raises(ValidationError, match="has no address of its own") as error:
+def test_a_self_hosted_server_needs_an_address_and_the_remedy_works(provider: str) -> None:
+    with pytest.raises(ValidationError, match="has no default address") as error:
         config(model=f"{provider}/x")
-    found = re.search(r"api_base: (http://localhost:\d+/v\d)", str(error.value))
-    assert found is not None
-    way = route(config(model=f"{provider}/x", api_base=found[1]))
-    assert way.base == found[1]
-    assert way.name == ("triton/x" if provider == "triton" else "x")
+    suggested = re.search(r"api_base: (http://localhost:\d+/v\d)", str(error.value))
+    assert suggested is not None
+    route = route_of(config(model=f"{provider}/x", api_base=suggested[1]))
+    assert route.base == suggested[1]
+    assert route.name == ("triton/x" if provider == "triton" else "x")
 
 
 def test_no_provider_falls_back_to_openai(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,18 +105,18 @@ def test_no_provider_falls_back_to_openai(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(asyncio.base_events.BaseEventLoop, "getaddrinfo", no_address)
     monkeypatch.setattr(socket, "getaddrinfo", no_address_at_once)
     litellm = library()
-    names = _asked_without_an_address(litellm)
+    names = _accepted_without_an_address(litellm)
     ends = asyncio.run(_ask_all(litellm, names))
     assert len(ends) == len(names) > 1
     assert lookups
     assert "api.openai.com" not in lookups
 
 
-def _asked_without_an_address(litellm: Any) -> list[str]:
-    """Providers of litellm's OpenAI client that it has no address for, and that nothing here refuses."""
-    # Two open a browser to log in.
+def _accepted_without_an_address(litellm: Any) -> list[str]:
+    """Return the providers of litellm's OpenAI client without an address that the config accepts."""
+    # Two of them open a browser to log in.
     names = {*litellm.openai_compatible_providers, *NO_ADDRESS, "ai21"} - {"chatgpt", "github_copilot", "ragflow"}  # fmt: skip
-    left = []
+    accepted = []
     for name in sorted(names):
         try:
             made = config(model=f"{name}/x")
@@ -124,8 +124,8 @@ def _asked_without_an_address(litellm: Any) -> list[str]:
             continue
         unknown = any(text.startswith("model ") for text in LiteLLMBackend.problems(made, SITE))
         if not unknown and litellm.get_llm_provider(made.model)[3] is None:
-            left.append(name)
-    return left
+            accepted.append(name)
+    return accepted
 
 
 async def _ask_all(litellm: Any, names: Sequence[str]) -> list[BaseException]:
@@ -142,15 +142,16 @@ async def _ask_all(litellm: Any, names: Sequence[str]) -> list[BaseException]:
 SECRET = "sk-canary-4f1d9a77c2e84b"
 
 
+@pytest.mark.types("put a key into the environment variable that api_key_env names")
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"api_key_env": SECRET}, "the name of an environment variable"),
-        ({"api_base": f"http://user:{SECRET}@host/v1"}, "a key goes into an environment variable"),
-        ({"api_base": f"http://host/v1?key={SECRET}"}, "a key goes into an environment variable"),
+        ({"api_base": f"http://user:{SECRET}@host/v1"}, "put a key into the environment variable"),
+        ({"api_base": f"http://host/v1?key={SECRET}"}, "put a key into the environment variable"),
         ({"api_base": f"file:///{SECRET}"}, "an address such as"),
         ({"api_base": f"http://[{SECRET}"}, "an address such as"),
-        ({"body": {"api_key": SECRET}}, "is not set there"),
+        ({"body": {"api_key": SECRET}}, "cannot be set here"),
     ],
 )
 def test_a_key_in_the_wrong_place_is_refused_and_not_shown(
@@ -165,10 +166,13 @@ def test_a_key_in_the_wrong_place_is_refused_and_not_shown(
     with pytest.raises(RecipeError, match=words) as error:
         load_recipe(tmp_path / "r.yaml", load_plugins(block=()), ())
     assert SECRET not in str(error.value)
+    assert config(model="x", api_base=LOCAL, api_key_env="MY_KEY").api_key_env == "MY_KEY"
 
 
 @pytest.mark.types("is not set; type: export")
-def test_a_missing_variable_is_told_with_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_variable_is_reported_with_the_command_to_type(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     text = (
         "the environment variable OPENAI_API_KEY is not set; type: export OPENAI_API_KEY=YOUR-KEY"
@@ -177,7 +181,7 @@ def test_a_missing_variable_is_told_with_what_to_type(monkeypatch: pytest.Monkey
     with pytest.raises(ModelError, match="OPENAI_API_KEY is not set"):
         LiteLLMBackend(config(model="openai/x"), SITE)
     monkeypatch.setenv("OPENAI_API_KEY", "line\nbreak")
-    with pytest.raises(ModelError, match="holds characters that no key has"):
+    with pytest.raises(ModelError, match="contains characters that a key cannot contain"):
         LiteLLMBackend(config(model="openai/x"), SITE)
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     assert list(LiteLLMBackend.problems(config(model="openai/x"), SITE)) == []
@@ -193,11 +197,11 @@ def test_abilities_are_known_without_a_connection() -> None:
     assert able.capabilities == {Generates, Streams}
     assert able.logprobs
     assert not LiteLLMBackend.abilities(config(model="x", api_base=LOCAL, logprobs=False)).logprobs
-    # Of other providers litellm's tables tell.
+    # litellm's tables decide for other providers.
     assert not LiteLLMBackend.abilities(config(model="anthropic/claude-3-5-haiku-latest")).logprobs
 
 
-def test_the_fingerprint_is_of_what_decides_an_answer() -> None:
+def test_the_fingerprint_covers_the_settings_that_determine_an_answer() -> None:
     def of(**settings: Any) -> str:
         return LiteLLMBackend(config(**{"model": "x", "api_base": LOCAL, **settings}), SITE).fingerprint()  # fmt: skip
 
@@ -233,19 +237,19 @@ def test_nothing_heavy_is_imported_and_nothing_is_started() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_retry_after_in_all_its_forms() -> None:
+def test_retry_after_formats() -> None:
     now = datetime(2025, 1, 1, 12, 0, 0, tzinfo=UTC)
-    assert seconds_of({"Retry-After": "7"}) == 7
-    assert seconds_of({"Retry-After": "Wed, 01 Jan 2025 12:00:30 GMT"}, now) == 30
-    assert seconds_of({"Retry-After": "Wed, 01 Jan 2025 11:00:00 GMT"}, now) == 0
-    assert seconds_of({"Retry-After": "30", "retry-after-ms": "250"}) == 0.25
+    assert retry_after_of({"Retry-After": "7"}) == 7
+    assert retry_after_of({"Retry-After": "Wed, 01 Jan 2025 12:00:30 GMT"}, now) == 30
+    assert retry_after_of({"Retry-After": "Wed, 01 Jan 2025 11:00:00 GMT"}, now) == 0
+    assert retry_after_of({"Retry-After": "30", "retry-after-ms": "250"}) == 0.25
     for text in ("soon", "-5", "nan", "inf", "1e99", ""):
-        assert seconds_of({"Retry-After": text}) is None
-    assert seconds_of({}) is None
+        assert retry_after_of({"Retry-After": text}) is None
+    assert retry_after_of({}) is None
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "kind", "again", "stops"),
+    ("status", "body", "kind", "retry", "shared"),
     [
         (400, '{"error": {"code": 400, "message": "the request exceeds the available context size", "type": "exceed_context_size_error"}}', "too_long", False, False),
         (400, '{"type": "error", "error": {"type": "invalid_request_error", "message": "prompt is too long: 210000 tokens > 200000 maximum"}}', "too_long", False, False),
@@ -262,16 +266,16 @@ def test_retry_after_in_all_its_forms() -> None:
     ],
 )  # fmt: skip
 def test_statuses_and_bodies_of_other_servers(
-    status: int, body: str, kind: str, again: bool, stops: bool
+    status: int, body: str, kind: str, retry: bool, shared: bool
 ) -> None:
     fault = from_status(status, body)
-    assert (fault.kind, fault.again, fault.stops) == (kind, again, stops)
+    assert (fault.kind, fault.retry, fault.shared) == (kind, retry, shared)
     assert str(status) in fault.detail
 
 
 def test_an_error_is_shown_on_one_line_of_bounded_length() -> None:
-    assert described("[" * 100_000)[0].startswith("[[[")
-    message, code = described(
+    assert parse_error_body("[" * 100_000)[0].startswith("[[[")
+    message, code = parse_error_body(
         '{"error": {"message": "a\\n\\u001b[31mb", "code": null, "type": "t"}}'
     )
     assert (message, code) == ("a [31mb", "t")
@@ -285,15 +289,13 @@ def test_an_error_is_shown_on_one_line_of_bounded_length() -> None:
         ("42", {"tokens": ["4", "2"], "token_logprobs": [-0.5, 1e-9]}, "42", (-0.5, 0.0)),
     ],
 )  # fmt: skip
-def test_forms_of_replies(
-    content: Any, logprobs: Any, text: str, values: tuple[float, ...]
-) -> None:
+def test_reply_formats(content: Any, logprobs: Any, text: str, values: tuple[float, ...]) -> None:
     choice = {"message": {"content": content}, "logprobs": logprobs, "finish_reason": "eos"}
     done = read({"choices": [choice], "usage": None}, logprobs=True)
     assert (done.text, done.logprobs, done.finish) == (text, values, "stop")
 
 
-def test_thinking_up_to_the_limit_is_a_failure_that_keeps_its_counts() -> None:
+def test_reasoning_up_to_the_limit_is_a_failure_with_its_counts() -> None:
     choice = {"message": {"content": None}, "finish_reason": "length"}
     done = read({"choices": [choice], "usage": {"completion_tokens": 9}}, logprobs=False)
     assert (done.text, done.finish, done.completion_tokens) == ("", "failed", 9)
@@ -301,14 +303,14 @@ def test_thinking_up_to_the_limit_is_a_failure_that_keeps_its_counts() -> None:
     assert done.failure.kind == "too_long"
 
 
-def test_an_empty_stream_asks_nothing(requests: Callable[..., list[Request]]) -> None:
+def test_an_empty_list_of_requests_makes_no_call(requests: Callable[..., list[Request]]) -> None:
     model = LiteLLMBackend(config(model="x", api_base=LOCAL), SITE)
     assert model.generate(requests(0)) == []
     model.close()
 
 
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
-def test_thoughts_that_a_server_gives_apart_are_no_part_of_the_answer(name: str) -> None:
+def test_separate_reasoning_is_not_part_of_the_answer(name: str) -> None:
     message = {"content": "4", name: "is it 5? no"}
     done = read({"choices": [{"message": message, "finish_reason": "stop"}]}, logprobs=False)
     assert (done.text, done.reasoning) == ("4", "is it 5? no")
@@ -316,15 +318,15 @@ def test_thoughts_that_a_server_gives_apart_are_no_part_of_the_answer(name: str)
     assert (plain.text, plain.reasoning) == ("4", None)
 
 
-@pytest.mark.types("litellm knows no address for it; write ai21_chat/")
-def test_the_name_that_litellm_has_an_address_for() -> None:
+@pytest.mark.types("litellm has no address for it; write ai21_chat/")
+def test_a_provider_without_an_address_names_the_one_to_write() -> None:
     with pytest.raises(ValueError, match="write ai21_chat/jamba-large") as error:
         missing_keys("ai21/jamba-large")
     assert missing_keys(str(error.value).split("write ")[1]) == ["AI21_API_KEY"]
 
 
-@pytest.mark.types("Set logprobs: false on the model, and rank by a model that gives them")
-def test_a_server_that_ignores_log_probabilities(
+@pytest.mark.types("Set logprobs: false on the model, and rank by a model that returns them")
+def test_a_server_that_ignores_logprobs_is_reported_with_remedies(
     backend: Callable[..., Any], requests: Callable[..., list[Any]]
 ) -> None:
     with ModelServer(Script(logprobs=False)) as server:
@@ -340,11 +342,11 @@ def test_a_server_that_ignores_log_probabilities(
     assert SelectConfig(by=ask.into, rank="agreement").rank == "agreement"
 
 
-@pytest.mark.types("redirects are not followed; give the final api_base")
-def test_the_final_address_is_asked(
+@pytest.mark.types("redirects are not followed; set api_base to the final address")
+def test_a_redirect_is_refused_and_the_final_address_works(
     backend: Callable[..., Any], requests: Callable[..., list[Any]]
 ) -> None:
     with ModelServer(Script(faults={"redirect": 1.0})) as server, ModelServer() as final:
-        with pytest.raises(ModelError, match="give the final api_base"):
+        with pytest.raises(ModelError, match="set api_base to the final address"):
             backend(server.url).generate(requests(3))
         assert all(done.failure is None for done in backend(final.url).generate(requests(3)))

@@ -1,4 +1,4 @@
-"""Calls in batches: the same answers as single calls, each paid once, whatever the server or a kill does in between."""
+"""Calls in batches: the same answers as single calls, each paid once, despite server faults and kills."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from nfilter import (
 from nfilter_litellm import backend as backends
 from nfilter_litellm.backend import LiteLLMBackend
 from nfilter_litellm.batch_api import BatchApi
-from nfilter_litellm.batches import Pace
+from nfilter_litellm.batches import BatchSettings
 from nfilter_litellm.config import LiteLLMConfig
 from nfilter_litellm.prices import price_of
 from nfilter_litellm.retry import Retry
@@ -36,7 +36,7 @@ from tests.model_server.batches import BatchScript
 from tests.model_server.faults import Script, answer
 from tests.model_server.server import ModelServer
 
-FAST = Pace(first=0.001, most=0.01)
+FAST = BatchSettings(first_delay=0.001, max_delay=0.01)
 NEVER = BatchScript(looks=10**9)
 PRICE = {"prompt": 1000.0, "completion": 10000.0}
 
@@ -52,7 +52,7 @@ def asked(n: int, *, logprobs: bool = False, **sampling: Any) -> list[Request]:
 @pytest.fixture
 def build(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., LiteLLMBackend]]:
     made: list[LiteLLMBackend] = []
-    monkeypatch.setattr(backends, "Pace", lambda: FAST)
+    monkeypatch.setattr(backends, "BatchSettings", lambda: FAST)
     monkeypatch.setattr(backends, "Retry", lambda attempts: Retry(attempts, patience=1.0, base=0.002))  # fmt: skip
 
     def new(server: ModelServer, site: Site | None = None, **settings: Any) -> LiteLLMBackend:
@@ -74,12 +74,12 @@ def expected(n: int) -> list[str]:
 
 
 def lines_of(server: ModelServer) -> list[int]:
-    """How many calls each batch has."""
+    """Return the number of calls in each batch."""
     return [batch["request_counts"]["total"] for batch in server.batches.made]
 
 
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 0.7, "seed": 5}])
-def test_answers_are_those_of_single_calls(
+def test_answers_equal_those_of_single_calls(
     build: Callable[..., LiteLLMBackend], sampling: dict[str, Any]
 ) -> None:
     script = BatchScript(looks=3, shuffled=True)
@@ -100,15 +100,19 @@ def test_answers_are_those_of_single_calls(
         assert batched.fingerprint() == single.fingerprint()
 
 
-def test_files_are_as_large_as_the_server_takes_them(
+def test_files_are_split_at_the_maximum_size(
     build: Callable[..., LiteLLMBackend], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ModelServer(batches=BatchScript()) as server:
-        monkeypatch.setattr(backends, "Pace", lambda: Pace(lines=20, first=0.001))
+        monkeypatch.setattr(
+            backends, "BatchSettings", lambda: BatchSettings(max_lines=20, first_delay=0.001)
+        )
         assert texts(build(server).generate(asked(50))) == expected(50)
         assert sorted(lines_of(server)) == [10, 20, 20]
         size = len(server.batches.files["file-1"]) // 20
-        monkeypatch.setattr(backends, "Pace", lambda: Pace(size=15 * size, first=0.001))
+        monkeypatch.setattr(
+            backends, "BatchSettings", lambda: BatchSettings(max_bytes=15 * size, first_delay=0.001)
+        )
         build(server, revision="b").generate(asked(50))
         inputs = [server.batches.files[batch["input_file_id"]] for batch in server.batches.made[3:]]
         assert sum(lines_of(server)[3:]) == 50
@@ -126,13 +130,13 @@ def test_a_file_of_many_megabytes(build: Callable[..., LiteLLMBackend]) -> None:
     assert texts(done) == [answer([{"role": "user", "content": f"{n} {long}"}]) for n in range(8)]
 
 
-def test_calls_that_say_the_same_are_one_line_but_draws_are_their_own(
+def test_equal_calls_share_a_line_but_draws_do_not(
     build: Callable[..., LiteLLMBackend],
 ) -> None:
     (one,) = asked(1)
     drawn = [Request(one.messages, Sampling(max_tokens=8, temperature=1.0), draw=n) for n in (0, 1)]
     with ModelServer(batches=BatchScript()) as server:
-        # Without a seed the draws say the same to the server.
+        # Without a seed the draws have equal bodies.
         model = build(server, body={"seed": None}, price=PRICE)
         done = model.generate([one, one, *drawn])
         assert texts(done) == expected(1) * 4
@@ -147,7 +151,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("kind", ENDS)
-def test_a_line_that_failed_is_what_a_single_call_would_be(
+def test_a_failed_line_equals_a_failed_single_call(
     build: Callable[..., LiteLLMBackend], kind: str
 ) -> None:
     with ModelServer(Script(faults={kind: 0.4}, seed=2), batches=BatchScript()) as server:
@@ -160,21 +164,21 @@ def test_a_line_that_failed_is_what_a_single_call_would_be(
     assert all(one.failure or one.text == right[n] for n, one in enumerate(done))
     if kind in ("off_schema", "error", "limited"):
         assert max(often) == 2
-        assert all("(asked 2 times)" in fault.detail for fault in failed)
+        assert all("(attempt 2)" in fault.detail for fault in failed)
     else:
         assert max(often) == 1
 
 
-def test_lines_that_are_missing_are_asked_again(build: Callable[..., LiteLLMBackend]) -> None:
+def test_missing_lines_are_retried(build: Callable[..., LiteLLMBackend]) -> None:
     with ModelServer(batches=BatchScript(lost=0.3, shuffled=True)) as server:
         assert texts(build(server, attempts=12).generate(asked(100))) == expected(100)
-        first, *more = lines_of(server)
-        assert first == 100
+        first_delay, *more = lines_of(server)
+        assert first_delay == 100
         assert more == sorted(more, reverse=True)
         assert 10 < more[0] < 50
 
 
-def test_what_an_expired_batch_left_is_asked_again_and_not_for_ever(
+def test_calls_of_an_expired_batch_are_retried_a_limited_number_of_times(
     build: Callable[..., LiteLLMBackend],
 ) -> None:
     with ModelServer(batches=BatchScript(ends=["expired", "expired"])) as server:
@@ -190,42 +194,44 @@ def test_what_an_expired_batch_left_is_asked_again_and_not_for_ever(
         assert "batch_expired" in failed[0].detail
     with (
         ModelServer(Script(faults={"unauthorized": 1.0}), batches=BatchScript()) as server,
-        pytest.raises(ModelError, match="3 calls in a row failed, the last with: 401"),
+        pytest.raises(ModelError, match="3 consecutive calls failed, the last with: 401"),
     ):
         build(server).generate(asked(10))
 
 
-def test_a_batch_that_fails_or_is_cancelled_ends_the_run_with_the_reason(
+def test_a_failed_or_cancelled_batch_ends_the_run_with_the_reason(
     build: Callable[..., LiteLLMBackend], tmp_path: Path
 ) -> None:
     with ModelServer(batches=BatchScript(ends=["failed", "cancelled"])) as server:
         site = Site(tmp_path, state_dir=tmp_path / "state")
         with pytest.raises(ModelError, match="batch_1 failed: token_limit_exceeded: Enqueued"):
             build(server, site).generate(asked(10))
-        found: list[int] = []
+        indices: list[int] = []
         stream = build(server, site).stream(asked(10))
-        with pytest.raises(ModelError, match="batch_2 was cancelled at the server"):
-            found.extend(index for index, _ in filter(None, stream))
-        # The next run keeps what was answered, and does not meet the same end again.
+        with pytest.raises(ModelError, match="batch_2 was cancelled on the server"):
+            indices.extend(index for index, _ in filter(None, stream))
+        # The next run keeps the answers and does not end the same way.
         assert texts(build(server, site).generate(asked(10))) == expected(10)
         assert lines_of(server) == [10, 10, 5]
 
 
-@pytest.mark.types("takes single calls alone: leave batch: true out")
-def test_a_server_without_batches_is_told_from_others(build: Callable[..., LiteLLMBackend]) -> None:
-    with ModelServer() as server, pytest.raises(ModelError, match=r"404.*leave batch: true out"):
+@pytest.mark.types("supports only single calls: remove batch: true")
+def test_a_server_without_batches_is_reported_with_the_remedy(
+    build: Callable[..., LiteLLMBackend],
+) -> None:
+    with ModelServer() as server, pytest.raises(ModelError, match=r"404.*remove batch: true"):
         build(server).generate(asked(3))
     with ModelServer() as server:
         assert all(done.failure is None for done in build(server, batch=False).generate(asked(3)))
 
 
 @pytest.mark.types("batch: true needs a server with")
-def test_check_refuses_what_cannot_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_refuses_batches_through_litellm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "x")
     config = LiteLLMConfig(model="anthropic/claude-3-5-haiku-latest", batch=True)
     (problem,) = LiteLLMBackend.problems(config, Site(Path()))
     assert "{model: NAME, api_base: https://HOST/v1, batch: true}" in problem
-    with pytest.raises(ModelError, match="or leave batch: true out"):
+    with pytest.raises(ModelError, match="or remove batch: true"):
         LiteLLMBackend(config, Site(Path()))
     single = LiteLLMConfig(model="anthropic/claude-3-5-haiku-latest")
     assert not list(LiteLLMBackend.problems(single, Site(Path())))
@@ -235,10 +241,10 @@ def test_check_refuses_what_cannot_work(monkeypatch: pytest.MonkeyPatch) -> None
     assert fact.startswith("x in batches over aiohttp")
 
 
-# --- money ---------------------------------------------------------------------------------------------------
+# --- costs ---------------------------------------------------------------------------------------------------
 
 
-def test_the_price_is_the_list_s_for_batches() -> None:
+def test_the_batch_price_is_taken_from_the_list() -> None:
     whole, half = (price_of(LiteLLMConfig(model="openai/gpt-4o-mini", batch=b)) for b in (False, True))  # fmt: skip
     assert whole is not None
     assert half is not None
@@ -250,11 +256,11 @@ def test_the_price_is_the_list_s_for_batches() -> None:
     assert price_of(no_discount) == price_of(no_discount.model_copy(update={"batch": True}))
 
 
-def test_a_batch_is_held_in_full_before_it_is_made_and_settled_after(
+def test_a_batch_is_reserved_in_full_before_it_is_created_and_settled_after(
     build: Callable[..., LiteLLMBackend],
 ) -> None:
     # A prompt of at most 10 + 64 tokens, an answer of at most 8.
-    most = 20 * (0.074 + 0.08)
+    max_delay = 20 * (0.074 + 0.08)
     with ModelServer(batches=NEVER) as server:
         budget, drain = Budget(100.0), Drain()
         model = build(server, Site(Path(), budget=budget, drain=drain), price=PRICE)
@@ -267,14 +273,14 @@ def test_a_batch_is_held_in_full_before_it_is_made_and_settled_after(
 
         wait(lambda: server.batches.looked > 2, ends)
         done = dict(filter(None, stream))
-        assert held == [pytest.approx(most, rel=0.1)]
+        assert held == [pytest.approx(max_delay, rel=0.1)]
         assert budget.held == 0
         assert budget.spent == pytest.approx(sum(one.usd or 0 for one in done.values()))
         assert budget.spent == pytest.approx(20 * 0.042)
 
 
 def wait(until: Callable[[], bool], then: Callable[[], None]) -> None:
-    """In a thread of its own: once something is so, do something."""
+    """Call ``then`` in another thread once ``until`` returns True."""
     import threading
 
     def work() -> None:
@@ -285,17 +291,17 @@ def wait(until: Callable[[], bool], then: Callable[[], None]) -> None:
     threading.Thread(target=work, daemon=True).start()
 
 
-def test_batches_are_as_large_as_the_money_that_is_left(
+def test_batches_are_as_large_as_the_remaining_budget(
     build: Callable[..., LiteLLMBackend],
 ) -> None:
     with ModelServer(batches=BatchScript()) as server:
         budget = Budget(1.6)
         model = build(server, Site(Path(), budget=budget), price=PRICE)
-        found: dict[int, Completion] = {}
+        indices: dict[int, Completion] = {}
         with pytest.raises(BudgetError, match="is used up"):
-            found.update(filter(None, model.stream(asked(100))))
+            indices.update(filter(None, model.stream(asked(100))))
         paid = 0.042 * sum(lines_of(server))
-        # Each is covered in full when it is made, so that no batch exceeds the cap.
+        # Each batch is covered in full when it is created, so none exceeds the cap.
         assert lines_of(server)[0] == 10
         assert len(lines_of(server)) > 2
         assert budget.spent == pytest.approx(paid)
@@ -305,30 +311,30 @@ def test_batches_are_as_large_as_the_money_that_is_left(
 # --- a kill, a lost reply, Ctrl-C ----------------------------------------------------------------------------
 
 
-def given_up(model: LiteLLMBackend, server: ModelServer, questions: list[Request], drain: Drain) -> None:  # fmt: skip
-    """Ask, and end as Ctrl-C does once a batch is out."""
+def interrupt_after_submission(model: LiteLLMBackend, server: ModelServer, questions: list[Request], drain: Drain) -> None:  # fmt: skip
+    """Submit, and stop like Ctrl-C once a batch is on the server."""
     wait(lambda: server.batches.looked > 0, drain._asked.set)
     assert list(filter(None, model.stream(questions))) == []
     model.close()
 
 
-def test_a_batch_that_is_out_is_taken_up_and_paid_once(
+def test_a_submitted_batch_is_resumed_and_paid_once(
     build: Callable[..., LiteLLMBackend], tmp_path: Path
 ) -> None:
     with ModelServer(batches=NEVER) as server:
         site = Site(tmp_path, state_dir=tmp_path / "state", drain=Drain())
-        given_up(build(server, site), server, asked(30), site.drain)
+        interrupt_after_submission(build(server, site), server, asked(30), site.drain)
         (record,) = (tmp_path / "state" / "batches").glob("*.json")
         server.batches.script = BatchScript()
-        budget = Budget(0.001)  # less than it may cost: it is paid for already
+        budget = Budget(0.001)  # below its cost bound: it is already paid for
         site = Site(tmp_path, state_dir=tmp_path / "state", budget=budget)
         model = build(server, site, price=PRICE)
-        # Others are asked for too, and some of the batch's are on record by now.
+        # The second run requests a part of the batch's calls.
         done = model.generate(asked(30)[5:])
         assert texts(done) == expected(30)[5:]
         assert lines_of(server) == [30]
         assert budget.spent == pytest.approx(25 * 0.042)
-        # In another order and other sets.
+        # The remaining part.
         assert texts(model.generate(asked(30)[:5])) == expected(30)[:5]
         assert lines_of(server) == [30]
         assert record.exists()
@@ -337,12 +343,12 @@ def test_a_batch_that_is_out_is_taken_up_and_paid_once(
 
 
 @pytest.mark.parametrize("gone", ["batch", "file"])
-def test_a_batch_that_the_server_forgot_is_told_with_the_way_out(
+def test_a_batch_that_the_server_lost_is_reported_with_the_remedy(
     build: Callable[..., LiteLLMBackend], tmp_path: Path, gone: str
 ) -> None:
     with ModelServer(batches=NEVER) as server:
         site = Site(tmp_path, state_dir=tmp_path / "state", drain=Drain())
-        given_up(build(server, site), server, asked(5), site.drain)
+        interrupt_after_submission(build(server, site), server, asked(5), site.drain)
         server.batches.script = BatchScript()
         site = Site(tmp_path, state_dir=tmp_path / "state")
         if gone == "batch":
@@ -352,13 +358,13 @@ def test_a_batch_that_the_server_forgot_is_told_with_the_way_out(
         with pytest.raises(ModelError, match="404") as error:
             build(server, site).generate(asked(5))
         (record,) = (tmp_path / "state" / "batches").glob("*.json")
-        assert f"{record} has it on record: remove that file" in str(error.value)
+        assert f"its record is {record}: remove that file" in str(error.value)
         record.unlink()
         assert texts(build(server, site).generate(asked(5))) == expected(5)
 
 
 @pytest.mark.parametrize("moment", ["before", "after", "unlisted"])
-def test_a_kill_while_the_batch_is_asked_for(
+def test_a_kill_while_the_batch_is_created(
     build: Callable[..., LiteLLMBackend], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:  # fmt: skip
     create = BatchApi.create
@@ -374,15 +380,15 @@ def test_a_kill_while_the_batch_is_asked_for(
             patch.setattr(BatchApi, "create", killed)
             with pytest.raises(MemoryError):
                 build(server, site).generate(asked(10))
-        # Many batches of others came after it.
+        # Many batches of other users follow.
         server.batches.made += [{"id": f"other_{n}", "status": "completed", "input_file_id": f"x{n}"} for n in range(45)]  # fmt: skip
         assert texts(build(server, site).generate(asked(10))) == expected(10)
         ours = [batch for batch in server.batches.made if batch["id"].startswith("batch_")]
-        assert len(ours) == (2 if moment == "unlisted" else 1)  # who cannot look cannot know
+        assert len(ours) == (2 if moment == "unlisted" else 1)  # without a list it cannot be found
         assert all(len(kinds) == 1 for kinds in server.plan.served.values())
 
 
-def test_a_failure_in_an_earlier_run_s_batch_is_asked_anew(
+def test_failed_calls_of_an_earlier_run_s_batch_are_retried(
     build: Callable[..., LiteLLMBackend], tmp_path: Path
 ) -> None:
     with ModelServer(Script(faults={"no_quota": 1.0}), batches=BatchScript()) as server:
@@ -407,7 +413,7 @@ samples:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_run_that_ends_while_its_batch_is_out_goes_on_with_it(
+def test_a_run_that_ends_during_its_batch_resumes_it(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     rows = [{"id": str(n), "prompt": f"what is {n}", "response": str(n)} for n in range(40)]
@@ -424,7 +430,7 @@ def test_a_run_that_ends_while_its_batch_is_out_goes_on_with_it(
         error = process.communicate()[1].decode()
         if number == signal.SIGINT:
             assert process.returncode == 130, error
-            assert "interrupted: the batch stays with the server, and the same command takes it up" in error  # fmt: skip
+            assert "interrupted: the batch stays on the server, and the same command resumes it" in error  # fmt: skip
         server.batches.script = BatchScript()
         again = subprocess.run(line, cwd=tmp_path, check=False, capture_output=True)
         assert again.returncode == 0, again.stderr

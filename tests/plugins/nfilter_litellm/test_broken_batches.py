@@ -1,4 +1,4 @@
-"""Batches of a server that says what it should not: each ends in a failure or an error that names it, and no call is paid twice."""
+"""Batches of a faulty server: each fault ends in a failure or an error that names it, and no call is paid twice."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from nfilter_litellm import backend as backends
 from nfilter_litellm import batch_api, batch_lines, http
 from nfilter_litellm.backend import LiteLLMBackend
 from nfilter_litellm.batch_api import BatchApi
-from nfilter_litellm.batches import Pace
+from nfilter_litellm.batch_ledger import Ledger, Pending
+from nfilter_litellm.batches import BatchSettings
 from nfilter_litellm.config import LiteLLMConfig
-from nfilter_litellm.pending import Ledger, Pending
 from nfilter_litellm.protocol import read
 from nfilter_litellm.retry import Retry
 from tests.model_server.batches import BatchScript
@@ -58,16 +58,16 @@ def texts(done: list[Completion]) -> list[str]:
 
 
 def sizes(server: ModelServer) -> list[int]:
-    """How many calls each batch has."""
+    """Return the number of calls in each batch."""
     return [batch["request_counts"]["total"] for batch in server.batches.made]
 
 
 @pytest.fixture
 def build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Build]:
-    """A backend in a run's directory, which all that a test builds share."""
+    """Return a factory of backends that share one run directory."""
     made: list[LiteLLMBackend] = []
-    pace = Pace(first=0.001, most=0.01)
-    monkeypatch.setattr(backends, "Pace", lambda: pace)
+    settings = BatchSettings(first_delay=0.001, max_delay=0.01)
+    monkeypatch.setattr(backends, "BatchSettings", lambda: settings)
     monkeypatch.setattr(backends, "Retry", lambda attempts: Retry(attempts, patience=0.05, base=0.002))  # fmt: skip
 
     def new(
@@ -87,8 +87,8 @@ def records(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "state" / "batches").glob("*.json"))
 
 
-def soon(until: Callable[[], bool], then: Callable[[], None]) -> None:
-    """In a thread of its own: once something is so, do something."""
+def when(until: Callable[[], bool], then: Callable[[], None]) -> None:
+    """Call ``then`` in another thread once ``until`` returns True."""
 
     def work() -> None:
         while not until():
@@ -98,48 +98,48 @@ def soon(until: Callable[[], bool], then: Callable[[], None]) -> None:
     threading.Thread(target=work, daemon=True).start()
 
 
-def left_out(build: Build, server: ModelServer, n: int) -> None:
-    """A run that ends while its batch is out, which the server ends afterwards."""
+def interrupt_after_submission(build: Build, server: ModelServer, n: int) -> None:
+    """Run and stop while the batch is on the server, which completes it afterwards."""
     drain = Drain()
     model = build(server, drain=drain)
-    soon(lambda: server.batches.looked > 0, drain._asked.set)
+    when(lambda: server.batches.looked > 0, drain._asked.set)
     assert list(filter(None, model.stream(asked(n)))) == []
     model.close()
     server.batches.script = BatchScript()
 
 
-def nameless(build: Build, server: ModelServer, n: int) -> None:
-    """A run that ends when the reply that names its batch is lost."""
+def lose_batch_id(build: Build, server: ModelServer, n: int) -> None:
+    """Run until the reply with the batch's id is lost."""
     server.batches.script = BatchScript(broken={"create": 503})
-    with pytest.raises(ModelError, match="a batch cannot be begun: 503"):
+    with pytest.raises(ModelError, match="a batch cannot be created: 503"):
         build(server).generate(asked(n))
     assert sizes(server) == [n]
 
 
-# --- results that are not there ------------------------------------------------------------------------------
+# --- missing results ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "broken", [{"look": NOTHING}, {"content": "html"}, {"content": "foreign"}], ids=str
 )
-def test_a_completed_batch_without_any_line_is_not_made_again(
+def test_a_completed_batch_without_any_line_is_not_repeated(
     build: Build, tmp_path: Path, broken: dict[str, Any]
 ) -> None:
     with ModelServer(batches=BatchScript(broken=broken)) as server:
         budget = Budget(100.0)
         model = build(server, budget, price=PRICE)
-        with pytest.raises(ModelError, match=r"no line for any of its 9 calls.*the same command looks again") as error:  # fmt: skip
+        with pytest.raises(ModelError, match=r"no line for any of its 9 calls.*the same command reads the results again") as error:  # fmt: skip
             model.generate(asked(9))
         model.close()
         (record,) = records(tmp_path)
-        assert f"{record} has it on record: remove that file" in str(error.value)
+        assert f"its record is {record}: remove that file" in str(error.value)
         assert budget.spent == pytest.approx(9 * MOST)
         server.batches.script = BatchScript()
         assert texts(build(server).generate(asked(9))) == expected(9)
         assert sizes(server) == [9]
 
 
-def test_a_few_calls_without_a_line_are_asked_again_and_charged(build: Build) -> None:
+def test_a_few_calls_without_a_line_are_retried_and_charged(build: Build) -> None:
     with ModelServer(batches=BatchScript(broken={"look": NOTHING})) as server:
         budget = Budget(100.0)
         with pytest.raises(ModelError, match="has no line for this call"):
@@ -148,7 +148,7 @@ def test_a_few_calls_without_a_line_are_asked_again_and_charged(build: Build) ->
         assert budget.spent == pytest.approx(12 * MOST)
 
 
-def test_lines_that_are_missing_among_others_may_have_been_billed(build: Build) -> None:
+def test_missing_lines_are_charged_with_their_cost_bound(build: Build) -> None:
     with ModelServer(batches=BatchScript(lost=0.3)) as server:
         budget = Budget(100.0)
         done = build(server, budget, attempts=12, price=PRICE).generate(asked(60))
@@ -163,7 +163,7 @@ def test_lines_that_are_missing_among_others_may_have_been_billed(build: Build) 
         assert sum(one.usd or 0.0 for one in done) == pytest.approx(60 * PAID + missing)
 
 
-def test_an_answer_that_nobody_foresaw_is_one_call_s_failure(
+def test_an_unforeseen_exception_fails_one_call(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
@@ -183,10 +183,10 @@ def test_an_answer_that_nobody_foresaw_is_one_call_s_failure(
     assert [one.usd for one in done] == [pytest.approx(each) for each in (PAID, MOST, PAID)]
 
 
-# --- what is on record ---------------------------------------------------------------------------------------
+# --- records ---------------------------------------------------------------------------------------
 
 
-def test_a_record_stays_until_the_last_answers_are_kept(
+def test_a_record_remains_until_the_last_answers_are_stored(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ModelServer(batches=BatchScript()) as server:
@@ -195,7 +195,7 @@ def test_a_record_stays_until_the_last_answers_are_kept(
         monkeypatch.setattr(model._engine, "stream", lambda _: iter(came))
         stream = model.stream(asked(3))
         assert [next(stream) for _ in range(3)] == came
-        # Here the answers are kept, and that may fail: a full disk, a kill.
+        # The caller stores the answers here, which may fail: a full disk, a kill.
         assert next(stream) is None
         model.close()
         assert len(records(tmp_path)) == 1
@@ -204,11 +204,9 @@ def test_a_record_stays_until_the_last_answers_are_kept(
         assert records(tmp_path) == []
 
 
-def test_calls_that_nobody_asked_for_yet_keep_their_batch_on_record(
-    build: Build, tmp_path: Path
-) -> None:
+def test_a_record_remains_while_calls_are_unread(build: Build, tmp_path: Path) -> None:
     with ModelServer(batches=NEVER) as server:
-        left_out(build, server, 30)
+        interrupt_after_submission(build, server, 30)
         (record,) = records(tmp_path)
         made = json.loads(record.read_text())["made"]
         for start in (0, 10):
@@ -217,7 +215,7 @@ def test_calls_that_nobody_asked_for_yet_keep_their_batch_on_record(
             model.close()
             assert records(tmp_path) == [record]
             assert json.loads(record.read_text())["made"] == made
-        # What was read in an earlier run is asked anew, as it is not in the journal.
+        # Calls that an earlier run read are repeated, as they are not in this journal.
         assert texts(build(server).generate(asked(5))) == expected(5)
         assert sizes(server) == [30, 5]
         model = build(server)
@@ -227,76 +225,76 @@ def test_calls_that_nobody_asked_for_yet_keep_their_batch_on_record(
         assert sizes(server) == [30, 5]
 
 
-def test_a_record_whose_calls_were_all_asked_again_goes(tmp_path: Path) -> None:
+def test_a_record_is_removed_once_all_its_calls_are_repeated_or_read(tmp_path: Path) -> None:
     first = Ledger(tmp_path)
     for name, turn, ids in (("a", 1, "xy"), ("c", 1, "xw"), ("b", 2, "xyz")):
-        first.put(Pending(name, f"file-{name}", None, turn, tuple(ids)))
+        first.record(Pending(name, f"file-{name}", None, turn, tuple(ids)))
     second = Ledger(tmp_path)
-    found = second.take_up(["w", "x", "y", "v"])
+    found = second.resume(["w", "x", "y", "v"])
     assert [(each.name, each.ids) for each in found] == [("c", ("w",)), ("b", ("x", "y"))]
     assert sorted(path.stem for path in tmp_path.glob("*.json")) == ["b", "c"]
     for each in found:
-        second.read(each)
+        second.mark_read(each)
     second.close()
-    # Of b nobody has asked for z; what c says of x is outdated.
+    # Call z of b is unread; x in c is superseded by b.
     assert [path.stem for path in tmp_path.glob("*.json")] == ["b"]
-    (left,) = Ledger(tmp_path).take_up("xyz")
+    (left,) = Ledger(tmp_path).resume("xyz")
     assert left.ids == ("z",)
-    assert Ledger(tmp_path).of(left) == {"z"}
+    assert Ledger(tmp_path).all_ids(left) == {"z"}
 
 
 @pytest.mark.parametrize("closed", [True, False])
-def test_what_is_asked_anew_after_it_was_read_is_not_taken_for_old(
+def test_a_call_repeated_after_it_was_read_belongs_to_the_new_batch(
     tmp_path: Path, closed: bool
 ) -> None:
     first = Ledger(tmp_path)
-    first.put(Pending("old", "file-1", "batch_1", 2, ("x", "y")))
+    first.record(Pending("old", "file-1", "batch_1", 2, ("x", "y")))
     second = Ledger(tmp_path)
-    second.read(second.take_up("x")[0])
+    second.mark_read(second.resume("x")[0])
     if closed:
         second.close()
-    second.put(Pending("new", "file-2", "batch_2", 1, ("x",)))
-    found = Ledger(tmp_path).take_up("yx")
+    second.record(Pending("new", "file-2", "batch_2", 1, ("x",)))
+    found = Ledger(tmp_path).resume("yx")
     assert [(each.name, each.ids) for each in found] == [("old", ("y",)), ("new", ("x",))]
 
 
-def test_what_was_read_last_is_not_read_again_in_an_older_batch(tmp_path: Path) -> None:
+def test_a_call_read_last_is_not_read_from_an_older_batch(tmp_path: Path) -> None:
     first = Ledger(tmp_path)
-    first.put(Pending("a", "file-1", "batch_1", 1, ("x", "y")))
-    first.put(Pending("b", "file-2", "batch_2", 2, ("x", "z")))
+    first.record(Pending("a", "file-1", "batch_1", 1, ("x", "y")))
+    first.record(Pending("b", "file-2", "batch_2", 2, ("x", "z")))
     second = Ledger(tmp_path)
-    second.read(second.take_up("x")[0])
+    second.mark_read(second.resume("x")[0])
     second.close()
     assert len(list(tmp_path.glob("*.json"))) == 2
-    assert [(each.name, each.ids) for each in Ledger(tmp_path).take_up("xyz")] == [("a", ("y",)), ("b", ("z",))]  # fmt: skip
+    assert [(each.name, each.ids) for each in Ledger(tmp_path).resume("xyz")] == [("a", ("y",)), ("b", ("z",))]  # fmt: skip
 
 
-def test_records_go_when_servers_have_their_files_no_more(
+def test_records_are_removed_when_servers_no_longer_keep_the_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Ledger(tmp_path).put(Pending("a", "file-1", "batch_1", 1, ("x",)))
+    Ledger(tmp_path).record(Pending("a", "file-1", "batch_1", 1, ("x",)))
     now = time.time()
     for days, left in ((29, 1), (31, 0)):
         monkeypatch.setattr(time, "time", lambda days=days: now + days * 86400)
-        assert len(Ledger(tmp_path).take_up("x")) == left
+        assert len(Ledger(tmp_path).resume("x")) == left
         assert len(list(tmp_path.glob("*.json"))) == left
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"file": "f", "batch": null, "turn": 1, "ids": ["a"]}', '{"version": 1, "file": 5}']
 )  # fmt: skip
-def test_a_record_that_cannot_be_read_is_named(build: Build, tmp_path: Path, text: str) -> None:
+def test_an_unreadable_record_is_named(build: Build, tmp_path: Path, text: str) -> None:
     folder = tmp_path / "state" / "batches"
     folder.mkdir(parents=True)
     (folder / "x.json").write_text(text)
     with ModelServer(batches=BatchScript()) as server:
-        with pytest.raises(StoreError, match=r"x\.json is no record.*remove it to ask its calls anew"):  # fmt: skip
+        with pytest.raises(StoreError, match=r"x\.json is not a batch record.*remove it to repeat its calls"):  # fmt: skip
             build(server).generate(asked(2))
         (folder / "x.json").unlink()
         assert texts(build(server).generate(asked(2))) == expected(2)
 
 
-def test_a_batch_that_failed_stays_on_record_until_its_lines_are_kept(
+def test_the_record_of_a_failed_batch_remains_until_its_lines_are_stored(
     build: Build, tmp_path: Path
 ) -> None:
     with ModelServer(batches=BatchScript(ends=["failed"])) as server:
@@ -312,7 +310,7 @@ def test_a_batch_that_failed_stays_on_record_until_its_lines_are_kept(
         assert records(tmp_path) == []
 
 
-def test_ctrl_c_while_the_file_is_on_its_way_begins_no_batch(
+def test_ctrl_c_during_the_upload_creates_no_batch(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upload, drain, budget = BatchApi.upload, Drain(), Budget(100.0)
@@ -336,17 +334,21 @@ def test_ctrl_c_while_the_file_is_on_its_way_begins_no_batch(
         assert server.batches.made[0]["input_file_id"] == "file-1"
 
 
-# --- what has no end -----------------------------------------------------------------------------------------
+# --- endless batches and results -----------------------------------------------------------------------------------------
 
 
-def test_a_batch_that_never_ends_is_left_after_its_day(
+def test_a_batch_that_never_ends_is_abandoned_after_its_window(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert Pace().window == 26 * 3600
+    assert BatchSettings().window == 26 * 3600
     with ModelServer(batches=NEVER) as server:
         with monkeypatch.context() as patch:
-            patch.setattr(backends, "Pace", lambda: Pace(first=0.001, most=0.01, window=0.01))
-            with pytest.raises(ModelError, match=r"batch_1 has not ended.*'in_progress'\. The same command looks again"):  # fmt: skip
+            patch.setattr(
+                backends,
+                "BatchSettings",
+                lambda: BatchSettings(first_delay=0.001, max_delay=0.01, window=0.01),
+            )
+            with pytest.raises(ModelError, match=r"batch_1 has not ended.*'in_progress'\. The same command checks it again"):  # fmt: skip
                 build(server).generate(asked(3))
         server.batches.script = BatchScript()
         assert texts(build(server).generate(asked(3))) == expected(3)
@@ -354,7 +356,7 @@ def test_a_batch_that_never_ends_is_left_after_its_day(
 
 
 @pytest.mark.parametrize("place", ["look", "upload"])
-def test_a_server_that_asks_for_a_day_is_not_waited_for(build: Build, place: str) -> None:
+def test_a_server_that_asks_to_wait_a_day_is_an_error(build: Build, place: str) -> None:
     script = Script(retry_after=86400.0)
     with (
         ModelServer(script, batches=BatchScript(broken={place: 503})) as server,
@@ -363,7 +365,7 @@ def test_a_server_that_asks_for_a_day_is_not_waited_for(build: Build, place: str
         build(server).generate(asked(3))
 
 
-def test_results_without_an_end_are_read_as_far_as_they_say_something(build: Build) -> None:
+def test_endless_results_are_read_until_all_calls_have_a_line(build: Build) -> None:
     with ModelServer(batches=BatchScript(broken={"content": "endless"})) as server:
         assert texts(build(server).generate(asked(20))) == expected(20)
     script = BatchScript(lost=0.3, broken={"content": "endless"})
@@ -373,10 +375,8 @@ def test_results_without_an_end_are_read_as_far_as_they_say_something(build: Bui
         assert sizes(server) == [20]
 
 
-def test_ctrl_c_is_heard_while_results_are_read(
-    build: Build, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batch_api, "MOST_LINES", 10**12)
+def test_ctrl_c_stops_reading_results(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_api, "MAX_LINES", 10**12)
     script = BatchScript(lost=0.3, broken={"content": "endless"})
     with ModelServer(batches=script) as server:
         drain = Drain()
@@ -384,15 +384,15 @@ def test_ctrl_c_is_heard_while_results_are_read(
         for one in build(server, drain=drain).stream(asked(20)):
             if one is not None:
                 came[one[0]] = one[1]
-                drain._asked.set()  # in the middle of results, whatever the machine is doing besides
+                drain._asked.set()  # in the middle of the results, independent of timing
         assert 0 < len(came) < 20
         server.batches.script = BatchScript()
         assert texts(build(server).generate(asked(20))) == expected(20)
 
 
-def test_a_file_that_drips_has_its_time(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert http._FILE == 3600.0
-    monkeypatch.setattr(http, "_FILE", 0.1)
+def test_a_slow_file_times_out(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert http._FILE_TIMEOUT == 3600.0
+    monkeypatch.setattr(http, "_FILE_TIMEOUT", 0.1)
     with (
         ModelServer(batches=BatchScript(broken={"content": "drip"})) as server,
         pytest.raises(ModelError, match=r"the results of batch batch_1 cannot be read.*no reply within"),
@@ -400,22 +400,22 @@ def test_a_file_that_drips_has_its_time(build: Build, monkeypatch: pytest.Monkey
         build(server).generate(asked(3))
 
 
-def test_lines_of_results_may_be_long(build: Build) -> None:
+def test_result_lines_may_be_long(build: Build) -> None:
     long = "word " * 60_000
     requests = [
         Request((Message("user", f"question {n}"),), Sampling(max_tokens=10**6)) for n in range(6)
     ]
-    said = Script(answer=lambda messages: f"{long}{messages[0]['content']}")
-    with ModelServer(said, batches=BatchScript(shuffled=True)) as server:
+    script = Script(answer=lambda messages: f"{long}{messages[0]['content']}")
+    with ModelServer(script, batches=BatchScript(shuffled=True)) as server:
         done = build(server).generate(requests)
     assert texts(done) == [f"{long}question {n}" for n in range(6)]
 
 
-# --- what is not of the protocol -----------------------------------------------------------------------------
+# --- invalid replies -----------------------------------------------------------------------------
 
-ODD = {
-    "a status that nobody knows": ({"status": "On_Hold"}, "the status of batch batch_1 is 'on_hold'"),
-    "another batch": ({"id": "batch_9"}, "it is of batch batch_9, and batch_1 was asked for"),
+INVALID = {
+    "an unknown status": ({"status": "On_Hold"}, "the status of batch batch_1 is 'on_hold'"),
+    "another batch": ({"id": "batch_9"}, "it describes batch batch_9 in place of batch_1"),
     "errors of another type": ({**NOTHING, "status": "failed", "errors": {"data": {"code": "odd"}}}, "batch_1 failed.*odd"),
     "errors as a text": ({**NOTHING, "status": "failed", "errors": "too many"}, "batch_1 failed.*too many"),
     "no error at all": ({**NOTHING, "status": "failed", "errors": {"data": 5}}, "batch_1 failed"),
@@ -427,14 +427,12 @@ ODD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ODD)
-def test_a_look_that_shows_something_else_is_an_error_of_its_own(
-    build: Build, tmp_path: Path, name: str
-) -> None:
-    fields, told = ODD[name]
+@pytest.mark.parametrize("name", INVALID)
+def test_an_invalid_status_reply_is_an_error(build: Build, tmp_path: Path, name: str) -> None:
+    fields, message = INVALID[name]
     with ModelServer(batches=BatchScript(broken={"look": fields})) as server:
         model = build(server)
-        with pytest.raises(ModelError, match=told):
+        with pytest.raises(ModelError, match=message):
             model.generate(asked(3))
         model.close()
         assert len(records(tmp_path)) == 1
@@ -443,7 +441,7 @@ def test_a_look_that_shows_something_else_is_an_error_of_its_own(
 
 @pytest.mark.parametrize("bad", ["../batches", "..", ".", "a//b", "/x", "a/"])
 @pytest.mark.parametrize("place", ["upload", "create"])
-def test_no_name_that_a_server_gives_leads_elsewhere(build: Build, place: str, bad: str) -> None:
+def test_no_id_from_a_server_leads_to_another_address(build: Build, place: str, bad: str) -> None:
     broken: dict[str, Any] = {place: {"id": bad}, "list": {"data": None}}
     with ModelServer(batches=BatchScript(broken=broken)) as server:
         with pytest.raises(ModelError, match="its id is"):
@@ -452,11 +450,11 @@ def test_no_name_that_a_server_gives_leads_elsewhere(build: Build, place: str, b
 
 
 @pytest.mark.parametrize("listed", [{"data": 5}, {"data": {"id": "x"}}, ["x"]], ids=str)
-def test_a_list_of_another_type_is_no_empty_list(build: Build, listed: Any) -> None:
+def test_an_invalid_list_is_an_error(build: Build, listed: Any) -> None:
     with ModelServer(batches=BatchScript()) as server:
-        nameless(build, server, 3)
+        lose_batch_id(build, server, 3)
         server.batches.script = BatchScript(broken={"list": listed})
-        with pytest.raises(ModelError, match=r"a batch cannot be begun.*no list of batches"):
+        with pytest.raises(ModelError, match=r"a batch cannot be created.*no list of batches"):
             build(server).generate(asked(3))
         server.batches.script = BatchScript()
         assert texts(build(server).generate(asked(3))) == expected(3)
@@ -466,14 +464,14 @@ def test_a_list_of_another_type_is_no_empty_list(build: Build, listed: Any) -> N
 @pytest.mark.parametrize(
     ("status", "known"), [(404, False), (405, False), (501, False), (400, True), (403, True), (500, True)]
 )  # fmt: skip
-def test_only_a_server_without_a_list_is_taken_for_one(
+def test_only_some_statuses_mean_that_the_server_has_no_list(
     build: Build, status: int, known: bool
 ) -> None:
     with ModelServer(batches=BatchScript()) as server:
-        nameless(build, server, 3)
+        lose_batch_id(build, server, 3)
         server.batches.script = BatchScript(broken={"list": status})
         if known:
-            with pytest.raises(ModelError, match=f"a batch cannot be begun: {status}"):
+            with pytest.raises(ModelError, match=f"a batch cannot be created: {status}"):
                 build(server).generate(asked(3))
         else:
             assert texts(build(server).generate(asked(3))) == expected(3)
@@ -481,17 +479,19 @@ def test_only_a_server_without_a_list_is_taken_for_one(
 
 
 @pytest.mark.parametrize("what", ["batch_1", "line-1", '"turn": 1'])
-def test_a_record_that_was_edited_is_not_believed(tmp_path: Path, what: str) -> None:
-    Ledger(tmp_path).put(Pending("a", "file-1", "batch_1", 1, ("line-1", "line-2")))
+def test_an_edited_record_is_refused(tmp_path: Path, what: str) -> None:
+    Ledger(tmp_path).record(Pending("a", "file-1", "batch_1", 1, ("line-1", "line-2")))
     (file,) = tmp_path.glob("*.json")
     text = file.read_text()
     assert what in text
     file.write_text(text.replace(what, what.replace("1", "7"), 1))
-    with pytest.raises(StoreError, match=r"a\.json is no record.*remove it to ask its calls anew"):
-        Ledger(tmp_path).take_up(["line-1"])
+    with pytest.raises(
+        StoreError, match=r"a\.json is not a batch record.*remove it to repeat its calls"
+    ):
+        Ledger(tmp_path).resume(["line-1"])
 
 
-def test_a_record_of_an_earlier_version_is_taken_up(tmp_path: Path) -> None:
+def test_a_record_of_an_earlier_version_is_resumed(tmp_path: Path) -> None:
     record = {"version": 1, "made": time.time(), "file": "f", "batch": "batch_1", "turn": 1, "ids": ["x"], "read": []}  # fmt: skip
     (tmp_path / "a.json").write_text(json.dumps(record))
-    assert Ledger(tmp_path).take_up(["x"]) == [Pending("a", "f", "batch_1", 1, ("x",))]
+    assert Ledger(tmp_path).resume(["x"]) == [Pending("a", "f", "batch_1", 1, ("x",))]

@@ -1,4 +1,4 @@
-"""Many calls against a script of faults, in virtual time: how they end, how often they are tried, and when."""
+"""Many calls against a script of faults in virtual time: outcomes, numbers of attempts, and times."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ ENDS = {
     "overflow": "too_long", "overflow_vllm": "too_long", "hang": "timeout", "limited": "server",
     "limited_after": "server", **dict.fromkeys(("error", "unavailable", "reset", "truncated", "empty_body", "html", "drip"), "server"),
 }  # fmt: skip
-"""What a call that met this last is on record as."""
+"""The recorded failure of a call whose last reply is of this kind."""
 
 
 @pytest.mark.parametrize("calls", [1500, pytest.param(20_000, marks=pytest.mark.slow)])
-def test_in_a_mix_of_faults_every_call_ends_rightly_with_few_attempts(
+def test_in_a_mix_of_faults_every_call_ends_correctly_with_few_attempts(
     simulate: Callable[..., Any], requests: Callable[..., list[Request]], calls: int
 ) -> None:
     sim = simulate(Script(seed=calls, latency=0.2, faults=MIX))
@@ -62,7 +62,7 @@ def test_in_a_mix_of_faults_every_call_ends_rightly_with_few_attempts(
 def test_a_fault_at_every_attempt_is_terminal_and_classified(
     simulate: Callable[..., Any], requests: Callable[..., list[Request]], kind: str
 ) -> None:
-    """After one call that went well, so that the address is known to be good."""
+    """One successful call comes first, so the address is known to work."""
     sim = simulate(Script(latency=0.1), attempts=4, patience=120.0)
     sim.run(requests(1))
     sim.transport.plan.script = Script(latency=0.1, faults={} if kind == "ok" else {kind: 1.0})
@@ -75,12 +75,12 @@ def test_a_fault_at_every_attempt_is_terminal_and_classified(
     once = {"ok", "empty", "refusal", "filtered", "overflow", "overflow_vllm"}
     if kind.startswith("limited"):
         assert 5 <= tries <= 60
-        assert "turned away" in done.failure.detail
+        assert "rejected" in done.failure.detail
     else:
         assert tries == (1 if kind in once else 3 if kind == "hang" else 4)
 
 
-def test_backoff_grows_is_jittered_and_the_same_again(
+def test_backoff_grows_with_reproducible_jitter(
     simulate: Callable[..., Any], requests: Callable[..., list[Request]]
 ) -> None:
     waits = []
@@ -96,7 +96,7 @@ def test_backoff_grows_is_jittered_and_the_same_again(
     assert len({retry.delay(f"call {n}", 1) for n in range(50)}) == 50
 
 
-def test_retry_after_is_honoured(
+def test_retry_after_is_respected(
     simulate: Callable[..., Any], requests: Callable[..., list[Request]]
 ) -> None:
     script = Script(phases=[Phase(0, 5, "limited_after")], retry_after=7.0)
@@ -106,7 +106,7 @@ def test_retry_after_is_honoured(
     assert 7.0 <= sim.transport.starts[1] <= 7.7
 
 
-def test_sixty_seconds_of_429_lose_no_call_and_the_pace_is_back_soon(
+def test_sixty_seconds_of_429_lose_no_call_and_the_rate_recovers(
     simulate: Callable[..., Any], requests: Callable[..., list[Request]]
 ) -> None:
     script = Script(latency=1.0, capacity=100, phases=[Phase(30, 90, "limited")])
@@ -115,20 +115,20 @@ def test_sixty_seconds_of_429_lose_no_call_and_the_pace_is_back_soon(
     assert sim.error is None
     assert all(done.failure is None for done in sim.answers.values())
 
-    def pace(start: float, end: float) -> float:
+    def rate(start: float, end: float) -> float:
         return sum(start <= at < end for at in sim.ended) / (end - start)
 
-    before = pace(20, 30)
+    before = rate(20, 30)
     assert before > 60
-    assert pace(32, 90) == 0
-    # From 60 s after the end of the outage on, and in truth long before.
-    assert pace(100, 150) >= 0.8 * before
+    assert rate(32, 90) == 0
+    # At the latest 60 s after the end of the outage.
+    assert rate(100, 150) >= 0.8 * before
     assert sim.dispatcher.attempts <= 1.3 * 9000
 
 
 @pytest.mark.parametrize("calls", [4000, pytest.param(20_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("script", [Script(latency=1.0, capacity=200), Script(latency=1.0, slots=150)], ids=["429", "queue"])  # fmt: skip
-def test_the_level_found_is_nearly_as_good_as_the_best_fixed_one(
+def test_the_adaptive_level_is_nearly_as_good_as_the_best_fixed_one(
     simulate: Callable[..., Any],
     requests: Callable[..., list[Request]],
     script: Script,
@@ -137,8 +137,8 @@ def test_the_level_found_is_nearly_as_good_as_the_best_fixed_one(
     asked = requests(calls)
     fixed = simulate(script, script.capacity or script.slots).run(asked)
     assert fixed == pytest.approx(math.ceil(calls / (script.capacity or script.slots)), abs=0.1)
-    found = simulate(script).run(asked)
-    assert found <= (1.15 if calls >= 20_000 else 1.4) * fixed, found / fixed
+    adaptive = simulate(script).run(asked)
+    assert adaptive <= (1.15 if calls >= 20_000 else 1.4) * fixed, adaptive / fixed
 
 
 def test_a_server_of_few_slots_is_not_flooded(
@@ -151,7 +151,7 @@ def test_a_server_of_few_slots_is_not_flooded(
 
 
 @pytest.mark.parametrize("kind", ["unauthorized", "forbidden", "no_quota", "unknown_model"])
-def test_a_permanent_fault_ends_the_run_within_three_calls_and_those_under_way(
+def test_a_permanent_fault_ends_the_run_within_three_calls_and_the_running_ones(
     simulate: Callable[..., Any], requests: Callable[..., list[Request]], kind: str
 ) -> None:
     script = Script(latency=0.2, phases=[Phase(1.0, math.inf, kind)])
@@ -159,21 +159,21 @@ def test_a_permanent_fault_ends_the_run_within_three_calls_and_those_under_way(
     sim.run(requests(500))
     assert sim.error is not None
     assert sim.error.exit_code == 5
-    assert "3 calls in a row failed" in str(sim.error)
+    assert "3 consecutive calls failed" in str(sim.error)
     status = {"unauthorized": "401", "forbidden": "403", "no_quota": "quota", "unknown_model": "404"}  # fmt: skip
     assert status[kind] in str(sim.error)
     assert sim.plan.counts[kind] <= 3 + 16
     assert sum(done.failure is None for done in sim.answers.values()) == sim.plan.counts["ok"]
 
 
-def test_two_in_a_row_end_nothing(
+def test_two_consecutive_failures_do_not_end_the_run(
     simulate: Callable[..., Any], requests: Callable[..., list[Request]]
 ) -> None:
     sim = simulate(Script(seed=1, faults={"unauthorized": 0.2}), 1)
     sim.run(requests(60))
     assert sim.error is None
     failed = [done.failure.kind for done in sim.answers.values() if done.failure]
-    assert len(failed) >= 10  # twice two in a row among them
+    assert len(failed) >= 10  # two consecutive ones twice
     assert set(failed) == {"server"}
 
 
@@ -185,12 +185,12 @@ def test_fewer_than_three_calls_that_all_fail_end_the_run_too(
     assert "every call failed, the last with: 401" in str(sim.error)
 
 
-def test_where_nothing_ever_answers_the_run_ends_but_an_answer_shows_that_the_address_is_good(
+def test_without_any_answer_the_run_ends_and_after_one_it_tolerates_more_failures(
     simulate: Callable[..., Any], requests: Callable[..., list[Request]]
 ) -> None:
     sim = simulate(Script(faults={"html": 1.0}), attempts=2)
     sim.run(requests(100))
-    assert "3 calls in a row failed" in str(sim.error)
+    assert "3 consecutive calls failed" in str(sim.error)
     assert sum(sim.plan.counts.values()) <= 2 * (20 + 3)
     good = simulate(Script(phases=[Phase(0.5, math.inf, "html")], latency=0.2), 5, attempts=2)
     good.run(requests(34))
@@ -198,10 +198,10 @@ def test_where_nothing_ever_answers_the_run_ends_but_an_answer_shows_that_the_ad
     assert 15 < sum(done.failure is not None for done in good.answers.values()) < 20
     down = simulate(Script(phases=[Phase(0.5, math.inf, "html")], latency=0.2), 5, attempts=2)
     down.run(requests(400))
-    assert "20 calls in a row failed" in str(down.error)
+    assert "20 consecutive calls failed" in str(down.error)
 
 
-def test_nobody_waits_a_day_because_a_server_says_so(
+def test_a_server_that_asks_to_wait_a_day_is_an_error(
     simulate: Callable[..., Any], requests: Callable[..., list[Request]]
 ) -> None:
     sim = simulate(Script(faults={"limited_after": 1.0}, retry_after=86400.0))
@@ -209,7 +209,7 @@ def test_nobody_waits_a_day_because_a_server_says_so(
     assert "the server asks to wait 86400 s" in str(sim.error)
 
 
-def test_a_server_that_lets_nobody_in_ends_the_run_when_patience_ends(
+def test_a_server_that_always_rejects_ends_the_run_when_patience_ends(
     simulate: Callable[..., Any], requests: Callable[..., list[Request]]
 ) -> None:
     sim = simulate(Script(latency=0.2, phases=[Phase(3.0, math.inf, "limited")]), patience=300.0)
@@ -219,11 +219,11 @@ def test_a_server_that_lets_nobody_in_ends_the_run_when_patience_ends(
     assert sim.plan.counts["limited"] < 1500
 
 
-def test_once_drained_no_attempt_begins_and_those_that_are_out_end(
+def test_once_stopped_no_attempt_starts_and_running_ones_complete(
     simulate: Callable[..., Any], requests: Callable[..., list[Request]]
 ) -> None:
     sim = simulate(Script(latency=1.0, faults={"error": 0.3}), 10)
-    sim.drained_at = 5.5
+    sim.stopped_at = 5.5
     assert sim.run(requests(500)) < 40
     assert max(sim.transport.starts) < 5.5
     answered = sum(done.failure is None for done in sim.answers.values())
@@ -231,11 +231,11 @@ def test_once_drained_no_attempt_begins_and_those_that_are_out_end(
     assert sim.plan.in_flight == 0
 
 
-class _Waiting:
-    """A transport that answers when it is told to."""
+class _Blocking:
+    """A transport that answers once the test releases it."""
 
     def __init__(self) -> None:
-        self.begun = threading.Semaphore(0)
+        self.started = threading.Semaphore(0)
         self.cancelled = 0
         self.closed = False
         self.hold = True
@@ -243,7 +243,7 @@ class _Waiting:
     async def call(self, request: Request) -> Completion:
         import asyncio
 
-        self.begun.release()
+        self.started.release()
         try:
             if self.hold and request.sample_id != "s0":
                 await asyncio.sleep(3600)
@@ -258,37 +258,37 @@ class _Waiting:
         self.closed = True
 
 
-def test_the_engine_streams_gives_up_early_and_goes_on(
+def test_the_engine_streams_cancels_and_restarts(
     requests: Callable[..., list[Request]],
 ) -> None:
-    waiting = _Waiting()
+    blocking = _Blocking()
     before = threading.active_count()
-    engine = Engine(lambda: Dispatcher(waiting, Limiter(5), Retry(), Breaker("m")), waiting.close)
+    engine = Engine(lambda: Dispatcher(blocking, Limiter(5), Retry(), Breaker("m")), blocking.close)
     stream = engine.stream(requests(9))
     first = next(stream)
     assert first is not None
     assert first[1].text == "s0"
     for _ in range(6):
-        waiting.begun.acquire(timeout=10)
+        blocking.started.acquire(timeout=10)
     stream.close()  # type: ignore[attr-defined]
-    assert waiting.cancelled == 5
-    waiting.hold = False
+    assert blocking.cancelled == 5
+    blocking.hold = False
     answers = dict(filter(None, engine.stream(requests(9))))
     assert [answers[n].text for n in range(9)] == [f"s{n}" if n != 7 else "" for n in range(9)]
     assert answers[7].failure is not None
     assert engine.tally().calls == 10
     assert threading.active_count() == before + 1
     engine.close()
-    assert waiting.closed
+    assert blocking.closed
     assert threading.active_count() == before
     assert len(list(filter(None, engine.stream(requests(2))))) == 2
     engine.close()
 
 
-def test_what_was_answered_before_the_end_is_handed_over(
+def test_answers_before_an_error_are_delivered(
     requests: Callable[..., list[Request]],
 ) -> None:
-    class Locked(_Waiting):
+    class Locked(_Blocking):
         async def call(self, request: Request) -> Completion:
             if request.sample_id == "s0":
                 return Completion("kept")
@@ -297,9 +297,9 @@ def test_what_was_answered_before_the_end_is_handed_over(
     locked = Locked()
     engine = Engine(lambda: Dispatcher(locked, Limiter(1), Retry(), Breaker("m")), locked.close)
     got = []
-    with pytest.raises(ModelError, match="m: 3 calls in a row failed, the last with: 401 bad_key: no"):  # fmt: skip
+    with pytest.raises(ModelError, match="m: 3 consecutive calls failed, the last with: 401 bad_key: no"):  # fmt: skip
         got.extend(filter(None, engine.stream(requests(30))))
-    # extend keeps what came before the error
+    # extend keeps the items before the error
     assert [done.text for _, done in got][:1] == ["kept"]
     assert len(got) == 3
     engine.close()

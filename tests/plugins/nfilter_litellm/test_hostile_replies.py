@@ -1,4 +1,4 @@
-"""Replies that a server made up: no key comes through, nothing ends untyped, and no field sends a call elsewhere."""
+"""Hostile replies: no key is exposed, every failure is typed, and no field redirects a call."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 from pydantic import ValidationError
 
 from nfilter import Completion, Price
+from nfilter_litellm.budgeted_transport import cost_of
 from nfilter_litellm.config import LiteLLMConfig
-from nfilter_litellm.failures import CallError, seconds_of
-from nfilter_litellm.keys import HIDDEN, Secret
+from nfilter_litellm.failures import CallError, retry_after_of
+from nfilter_litellm.keys import REDACTED, Secret
 from nfilter_litellm.protocol import read
 from nfilter_litellm.providers import fault_of
-from nfilter_litellm.purse import cost_of
 
 KEY = "aB3/xyz+Q9/kkLm=="
 PRICE = Price(prompt=1.0, completion=10.0)
@@ -26,20 +26,20 @@ def reply(**more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "spelt",
+    "spelling",
     [KEY, KEY.replace("/", "\\/"), KEY.replace("+", "\\u002B"), KEY.replace("/", "\\u002f").replace("=", "\\u003D")],
 )  # fmt: skip
 @pytest.mark.parametrize(
     "shape", ['{"error": {"message": "no such key: %s"}}', '{"%s": [1, {"a": "x%sy"}]}']
 )
-def test_a_key_is_found_however_json_spells_it(shape: str, spelt: str) -> None:
-    body = (shape % ((spelt,) * shape.count("%s"))).encode()
+def test_a_key_is_redacted_in_every_json_spelling(shape: str, spelling: str) -> None:
+    body = (shape % ((spelling,) * shape.count("%s"))).encode()
     clean = Secret(KEY).redacted_bytes(body)
     assert KEY not in json.dumps(json.loads(clean))
-    assert HIDDEN in clean.decode()
+    assert REDACTED in clean.decode()
 
 
-def test_a_reply_without_the_key_stays_as_it_is() -> None:
+def test_a_reply_without_the_key_is_unchanged() -> None:
     body = b'{"text": "a\\/b \\u00e9 \\" \\\\", "n": [1.50, null]}'
     assert Secret(KEY).redacted_bytes(body) is body
     page = b"<p>it\\/is " + KEY.replace("/", "\\/").encode() + b"</p>"
@@ -47,7 +47,7 @@ def test_a_reply_without_the_key_stays_as_it_is() -> None:
     assert Secret(None).redacted_bytes(body) is body
 
 
-def test_a_key_across_the_place_where_a_message_is_cut_is_found() -> None:
+def test_a_key_across_the_truncation_of_a_message_is_redacted() -> None:
     for before in range(200, 320):
         error = ValueError("x" * before + " " + KEY * 3)
         assert "aB3/x" not in fault_of(error, 1.0, Secret(KEY * 3)).detail
@@ -67,7 +67,7 @@ HUGE = [
 
 
 @pytest.mark.parametrize(("more", "logprobs"), HUGE)
-def test_numbers_and_types_that_no_server_means_end_in_a_typed_failure(
+def test_absurd_numbers_and_types_end_in_a_typed_failure(
     more: dict[str, Any], logprobs: bool
 ) -> None:
     try:
@@ -79,21 +79,21 @@ def test_numbers_and_types_that_no_server_means_end_in_a_typed_failure(
         assert done.completion_tokens < 2**53
 
 
-def test_what_reading_cannot_foresee_is_this_calls_failure() -> None:
+def test_an_unforeseen_exception_is_the_calls_failure() -> None:
     class Odd(dict[str, Any]):
         def get(self, key: str, default: Any = None) -> Any:
             raise OverflowError(key)
 
-    with pytest.raises(CallError, match="reading it ends in OverflowError"):
+    with pytest.raises(CallError, match="parsing it raises OverflowError"):
         read(Odd(choices=1), logprobs=False)
 
 
-def test_a_date_beyond_all_calendars_is_no_time_to_wait() -> None:
+def test_an_impossible_date_in_retry_after_is_ignored() -> None:
     far = {"Retry-After": "Fri, 31 Dec 1999 23:59:59 +99999999999999999999"}
-    assert seconds_of(far) is None
+    assert retry_after_of(far) is None
 
 
-def test_an_answer_that_is_not_counted_whole_costs_the_most_that_it_may() -> None:
+def test_an_answer_with_incomplete_counts_costs_the_bound() -> None:
     assert cost_of(Completion("yes", "stop", None, 3, 1), PRICE, 50.0) == PRICE.of(3, 1)
     assert cost_of(Completion("yes", "stop", None, 3, 0), PRICE, 50.0) == 50.0
     assert cost_of(Completion("yes", "stop", None, 0, 4), PRICE, 50.0) == 50.0
@@ -106,10 +106,12 @@ def test_an_answer_that_is_not_counted_whole_costs_the_most_that_it_may() -> Non
         {"num_predict": 5},
     ],
 )  # fmt: skip
+@pytest.mark.types("set the limit with max_tokens on the model and its request field with limit_as")
 @pytest.mark.parametrize("model", ["openai/x", "groq/x"])
-def test_no_field_says_how_much_a_call_may_cost(model: str, body: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="max_tokens on the model sets the limit"):
+def test_no_body_field_sets_the_cost_of_a_call(model: str, body: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="set the limit with max_tokens on the model"):
         LiteLLMConfig(model=model, body=body)
+    assert LiteLLMConfig(model=model, max_tokens=8000, limit_as="max_tokens").max_tokens == 8000
 
 
 @pytest.mark.parametrize(
@@ -120,9 +122,9 @@ def test_no_field_says_how_much_a_call_may_cost(model: str, body: dict[str, Any]
         {"whatever": 1},
     ],
 )  # fmt: skip
-def test_litellm_gets_no_field_that_it_takes_for_its_own(body: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="none of the fields that go through litellm"):
+def test_litellm_gets_no_field_that_it_interprets_itself(body: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="not a field that can be sent through litellm"):
         LiteLLMConfig(model="groq/x", body=body)
-    # Another server gets it as a field of its request, and nothing more.
+    # Another server receives it as a plain field of its request.
     LiteLLMConfig(model="openai/x", body=body)
     LiteLLMConfig(model="groq/x", body={"top_k": 1, "temperature": None, "thinking": {}})

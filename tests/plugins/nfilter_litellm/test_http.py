@@ -1,4 +1,4 @@
-"""The aiohttp path against a real socket: what is sent, how each fault ends, and what is not done."""
+"""The aiohttp transport against a real socket: request bodies, the outcome of each fault, and secrecy of the key."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_answers_logprobs_and_token_counts_come_back_in_order(
     assert server.plan.counts == {"ok": 100}
 
 
-def test_what_is_asked(backend: Callable[..., Any]) -> None:
+def test_request_bodies(backend: Callable[..., Any]) -> None:
     asked = Request(
         (Message("system", "Be brief."), Message("user", "1+1?")),
         Sampling(max_tokens=7, temperature=0.5, top_p=0.9, seed=11, stop=("\n",)),
@@ -57,21 +57,21 @@ def test_what_is_asked(backend: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("transport", ["aiohttp", "litellm"])
-def test_a_text_ends_before_its_stop_strings_whatever_the_server_does(
+def test_a_text_ends_before_its_stop_strings_on_every_server(
     backend: Callable[..., Any], transport: str
 ) -> None:
-    """OpenAI's servers leave them out; `transformers serve` ends with them, and some do not know them at all."""
-    said = Completion("steps: 3\nanswer: 7\nmore", "length", (-0.5, -0.25, -0.125))
+    """OpenAI's servers omit them, `transformers serve` includes them, and some servers ignore them."""
+    reply = Completion("steps: 3\nanswer: 7\nmore", "length", (-0.5, -0.25, -0.125))
     asked = [
         Request((Message("user", f"{n}"),), Sampling(max_tokens=9, stop=stop), logprobs=True)
         for n, stop in enumerate([(), ("nothing", ""), ("answer", "\n"), ("more",)])
     ]
-    with ModelServer(Script(answer=lambda _: said)) as server:
+    with ModelServer(Script(answer=lambda _: reply)) as server:
         done = backend(server.url, transport=transport).generate(asked)
     assert [(one.text, one.finish) for one in done] == [
-        (said.text, "length"), (said.text, "length"), ("steps: 3", "stop"), ("steps: 3\nanswer: 7\n", "stop"),
+        (reply.text, "length"), (reply.text, "length"), ("steps: 3", "stop"), ("steps: 3\nanswer: 7\n", "stop"),
     ]  # fmt: skip
-    assert {one.logprobs for one in done} == {said.logprobs}
+    assert {one.logprobs for one in done} == {reply.logprobs}
 
 
 TERMINAL = {
@@ -81,17 +81,17 @@ TERMINAL = {
     "overflow_llama": ("too_long", "400 exceed_context_size_error: request (3003 tokens)", 1),
     "hang": ("timeout", "no reply within 0.3 s", 3), "error": ("server", "500 server_error", 3),
     "unavailable": ("server", "503", 3), "reset": ("server", "the connection failed", 3),
-    "truncated": ("server", "status 200 and is no JSON", 3), "empty_body": ("server", "it is empty", 3),
+    "truncated": ("server", "status 200 and is not JSON", 3), "empty_body": ("server", "it is empty", 3),
     "html": ("server", "begins with '<html>", 3), "drip": ("server", "more than 16 MiB", 3),
     "no_logprobs": ("server", "ignores logprobs", 1), "limited": ("server", "429 rate_limit_exceeded", None),
-    "limited_after": ("server", "turned away", None), "redirect": ("server", "redirects are not followed", 1),
+    "limited_after": ("server", "rejected", None), "redirect": ("server", "redirects are not followed", 1),
     "unauthorized": ("server", "401 invalid_api_key", 1), "no_quota": ("server", "no quota is left", 1),
     "unknown_model": ("server", "404 model_not_found", 1), "forbidden": ("server", "403", 1),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", TERMINAL)
-def test_each_fault_ends_as_what_it_is(
+def test_each_fault_has_its_failure(
     backend: Callable[..., Any], requests: Callable[..., list[Request]], kind: str
 ) -> None:
     failure, words, tries = TERMINAL[kind]
@@ -105,15 +105,15 @@ def test_each_fault_ends_as_what_it_is(
         assert done.failure is not None
         assert done.failure.kind == failure
         assert words in done.failure.detail
-        met = server.plan.served["question 1"]
-        assert set(met) == {kind}
-        assert len(met) == tries if tries else len(met) > 3
+        replies = server.plan.served["question 1"]
+        assert set(replies) == {kind}
+        assert len(replies) == tries if tries else len(replies) > 3
         assert "/taken" not in server.paths
     if kind == "drip":
-        assert server.dripped < 3 * (16 + 16) * 2**20  # what the sockets hold comes on top
+        assert server.dripped < 3 * (16 + 16) * 2**20  # plus the sockets' buffers
 
 
-def test_the_key_goes_to_the_one_server_and_into_no_text(
+def test_the_key_is_sent_to_its_server_and_appears_in_no_text(
     backend: Callable[..., Any],
     requests: Callable[..., list[Request]],
     monkeypatch: pytest.MonkeyPatch,
@@ -140,16 +140,16 @@ def test_the_key_goes_to_the_one_server_and_into_no_text(
     assert CANARY not in caplog.text
 
 
-def test_nobody_listens(
+def test_an_address_without_a_server(
     backend: Callable[..., Any], requests: Callable[..., list[Request]]
 ) -> None:
     with ModelServer() as server:
         url = server.url
-    with pytest.raises(ModelError, match=rf"model 'test' at {url}: 3 calls in a row failed, .*the connection failed"):  # fmt: skip
+    with pytest.raises(ModelError, match=rf"model 'test' at {url}: 3 consecutive calls failed, .*the connection failed"):  # fmt: skip
         backend(url, attempts=2).generate(requests(200))
 
 
-def test_a_permanent_401_ends_the_run_within_three_calls_and_those_under_way(
+def test_a_permanent_401_ends_the_run_within_three_calls_and_the_running_ones(
     backend: Callable[..., Any], requests: Callable[..., list[Request]]
 ) -> None:
     script = Script(latency=0.01, phases=[Phase(0.1, math.inf, "unauthorized")])
@@ -159,7 +159,7 @@ def test_a_permanent_401_ends_the_run_within_three_calls_and_those_under_way(
         with pytest.raises(ModelError, match="401"):
             answered.extend(filter(None, model.stream(requests(2000))))
         assert server.plan.counts["unauthorized"] <= 3 + 12
-        # Those under way at the end are given up; all that was answered before is here.
+        # Running calls are cancelled at the end; all previous answers were delivered.
         good = [done for _, done in answered if done.failure is None]
         assert server.plan.counts["ok"] - 12 <= len(good) <= server.plan.counts["ok"]
         assert len(good) > 12
@@ -176,7 +176,7 @@ def test_an_outage_in_real_time(
         assert server.plan.counts["limited_after"] < 300
 
 
-def test_a_fixed_concurrency_is_never_passed(
+def test_a_fixed_concurrency_is_never_exceeded(
     backend: Callable[..., Any], requests: Callable[..., list[Request]]
 ) -> None:
     with ModelServer(Script(latency=0.01)) as server:

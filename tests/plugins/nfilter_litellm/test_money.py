@@ -1,4 +1,4 @@
-"""What calls cost, and a cap that no race exceeds: counted at the server, whatever the client believes."""
+"""Costs of calls and the budget's cap, counted independently at the server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from nfilter.engine.run import run
 from nfilter.recipe.model import load as load_recipe
 from nfilter.registry.loading import load as load_plugins
 from nfilter_litellm.backend import LiteLLMBackend
-from nfilter_litellm.bounds import OutOfBoundsError, bound_clients, sent_once
+from nfilter_litellm.client_guards import RefusedReplyError, guard_clients, sent_once
 from nfilter_litellm.config import LiteLLMConfig
 from nfilter_litellm.failures import from_status
 from nfilter_litellm.prices import price_of
@@ -39,8 +39,8 @@ from tests.model_server.server import ModelServer
 PER_MILLION = {"prompt": 1000.0, "completion": 10000.0}
 PRICE = Price(0.001, 0.01)
 BILLED = ("ok", "truncated", "empty", "refusal", "filtered", "off_schema", "no_logprobs")
-# The model may have done the work, and only the reply did not come.
-MAY_BE = ("error", "gateway", "reset", "hang", "html", "empty_body")
+# The model may have run, though no valid reply arrived.
+MAY_BE_BILLED = ("error", "gateway", "reset", "hang", "html", "empty_body")
 RECIPE = """\
 name: money
 answer: exact
@@ -61,7 +61,7 @@ def requests(n: int) -> list[Request]:
 
 
 def billed(server: ModelServer, kinds_billed: tuple[str, ...] = BILLED) -> float:
-    """What a provider would bill for all that the server answered with status 200, or with other kinds of replies too."""
+    """Return the dollars that a provider would bill for replies of the given kinds, by default those with status 200."""
     total = 0.0
     for content, kinds in server.plan.served.items():
         for kind in kinds:
@@ -78,7 +78,7 @@ def backend(server: ModelServer, budget: Budget | None, **more: Any) -> LiteLLMB
 
 
 def spend(made: LiteLLMBackend, asked: list[Request]) -> tuple[list[Completion], bool]:
-    """The answers that came, and whether the budget ended it."""
+    """Return the answers, and whether the budget ended the calls."""
     answers = []
     try:
         for _, answer in filter(None, made.stream(asked)):
@@ -91,7 +91,7 @@ def spend(made: LiteLLMBackend, asked: list[Request]) -> tuple[list[Completion],
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_what_is_billed_stays_within_the_cap(seed: int) -> None:
+def test_billed_costs_stay_within_the_cap(seed: int) -> None:
     faults = {"error": 0.1, "truncated": 0.05, "empty": 0.05, "refusal": 0.05, "limited": 0.05}
     with ModelServer(Script(faults=faults, seed=seed, latency=0.002)) as server:
         budget = Budget(1.0 + seed / 4)
@@ -99,11 +99,11 @@ def test_what_is_billed_stays_within_the_cap(seed: int) -> None:
         assert ended
         assert answers
         assert billed(server) <= budget.spent + 1e-9 <= budget.cap + 2e-9
-        # Little is left lying about: less than what one call may cost at most.
+        # The unused rest is less than the cost bound of one call.
         assert budget.cap - budget.spent < PRICE.of(100 + 64, 8)
 
 
-def test_an_answer_has_its_cost_and_that_of_the_attempts_before_it() -> None:
+def test_an_answer_contains_its_cost_and_that_of_earlier_attempts() -> None:
     with ModelServer(Script(faults={"truncated": 0.3}, seed=1)) as server:
         answers, _ = spend(backend(server, None), requests(40))
         paid = sum(answer.usd or 0.0 for answer in answers)
@@ -117,20 +117,20 @@ def test_an_answer_has_its_cost_and_that_of_the_attempts_before_it() -> None:
 
 
 @pytest.mark.parametrize("transport", ["aiohttp", "litellm"])
-def test_what_may_have_been_billed_counts_as_billed(transport: str) -> None:
-    """A gateway that gives up, a server that breaks, a connection that ends, a reply that does not come."""
+def test_attempts_that_may_be_billed_count_as_billed(transport: str) -> None:
+    """Gateway timeouts, server errors, lost connections, missing replies."""
     faults = dict.fromkeys(("gateway", "error", "reset", "html", "empty_body"), 0.08)
     hang, timeout = (0.04, 1.0) if transport == "aiohttp" else (0.0, 30.0)
     with ModelServer(Script(faults={**faults, "hang": hang}, seed=2, hang=9.0)) as server:
         made = backend(server, None, transport=transport, timeout=timeout, attempts=2)
         answers, _ = spend(made, requests(60))
-        assert sum(server.plan.counts[kind] for kind in MAY_BE) > 15
+        assert sum(server.plan.counts[kind] for kind in MAY_BE_BILLED) > 15
         paid = sum(answer.usd or 0.0 for answer in answers)
-        assert billed(server, BILLED + MAY_BE) <= paid
+        assert billed(server, BILLED + MAY_BE_BILLED) <= paid
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_cap_holds_where_a_gateway_gives_up_after_the_work(seed: int) -> None:
+def test_the_cap_holds_for_gateway_timeouts(seed: int) -> None:
     with ModelServer(Script(faults={"gateway": 0.5}, seed=seed)) as server:
         budget = Budget(2.0)
         _, ended = spend(backend(server, budget, concurrency=16, attempts=2), requests(300))
@@ -140,8 +140,8 @@ def test_the_cap_holds_where_a_gateway_gives_up_after_the_work(seed: int) -> Non
 
 
 @pytest.mark.parametrize("transport", ["aiohttp", "litellm"])
-def test_a_connection_that_is_lost_through_litellm_is_one_request(transport: str) -> None:
-    """litellm's own client would send it again, and nothing would count it."""
+def test_a_lost_connection_is_one_request(transport: str) -> None:
+    """litellm's own client would resend it without counting it."""
     model = "anthropic/claude-3-5-haiku-latest" if transport == "litellm" else "test"
     connections = []
 
@@ -160,39 +160,39 @@ def test_a_connection_that_is_lost_through_litellm_is_one_request(transport: str
     assert budget.spent > 0
 
 
-def test_a_client_of_litellm_s_sends_once_in_an_attempt() -> None:
-    """Its handlers have tried again after a lost connection in some versions, and after a failed one in others."""
+def test_litellm_s_clients_send_once_per_attempt() -> None:
+    """Some versions of its handlers retry after a lost connection, others after a failed one."""
     import httpx
 
     from nfilter_litellm.providers import library
 
     library()
-    bound_clients()
+    guard_clients()
     from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 
     connections = []
 
     async def twice(url: str) -> list[type[Exception]]:
         client = AsyncHTTPHandler().client
-        met = []
+        raised = []
         with sent_once():
             for _ in range(2):
                 try:
                     await client.post(url, json={})
-                except (httpx.HTTPError, OutOfBoundsError) as error:
-                    met.append(type(error))
+                except (httpx.HTTPError, RefusedReplyError) as error:
+                    raised.append(type(error))
         await client.aclose()
-        return met
+        return raised
 
     with listening(lambda one: connections.append(one.recv(2**16))) as url:
-        assert asyncio.run(twice(url)) == [httpx.RemoteProtocolError, OutOfBoundsError]
+        assert asyncio.run(twice(url)) == [httpx.RemoteProtocolError, RefusedReplyError]
     assert len(connections) == 1
     assert asyncio.run(twice(url)) == [httpx.ConnectError, httpx.ConnectError]
 
 
 @contextmanager
 def listening(handle: Callable[[socket.socket], None]) -> Iterator[str]:
-    """A server that reads what comes and closes; its address."""
+    """Run a server that passes each connection to ``handle`` and closes it; yield its address."""
     server = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -213,10 +213,10 @@ def listening(handle: Callable[[socket.socket], None]) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("kind", ["unavailable", "unauthorized", "overflow"])
-def test_what_was_turned_away_costs_nothing(kind: str) -> None:
+def test_rejected_attempts_cost_nothing(kind: str) -> None:
     with ModelServer(Script(faults={kind: 1.0})) as server:
         budget = Budget(1.0)
-        # One call alone: another that is given up half way when the run ends may be billed.
+        # A single call: one that is cancelled when the run ends may be billed.
         made = backend(server, budget, attempts=2, concurrency=1)
         with suppress(ModelError):
             spend(made, requests(1))
@@ -224,7 +224,7 @@ def test_what_was_turned_away_costs_nothing(kind: str) -> None:
         assert budget.spent == 0
 
 
-def test_a_server_that_nobody_runs_costs_nothing() -> None:
+def test_an_unreachable_server_costs_nothing() -> None:
     with ModelServer() as server:
         url = server.url
     for model, transport in (("x", "aiohttp"), ("x", "litellm"), ("anthropic/y", "litellm")):
@@ -247,11 +247,11 @@ def test_a_server_that_nobody_runs_costs_nothing() -> None:
     [(400, False), (401, False), (404, False), (408, True), (413, False), (429, False), (499, True), (500, True), (501, False),
      (502, True), (503, False), (504, True), (520, True), (522, False), (524, True), (529, False)],
 )  # fmt: skip
-def test_which_status_may_be_billed(status: int, may: bool) -> None:
-    assert from_status(status, "").worked == may
+def test_statuses_that_may_be_billed(status: int, may: bool) -> None:
+    assert from_status(status, "").may_be_billed == may
 
 
-def test_prices_are_the_config_s_then_litellm_s_then_none() -> None:
+def test_prices_come_from_the_config_then_litellm_s_list() -> None:
     assert price_of(LiteLLMConfig(model="x", price=PER_MILLION)) == PRICE  # type: ignore[arg-type]
     listed = price_of(LiteLLMConfig(model="openai/gpt-4o-mini"))
     assert listed is not None
@@ -260,7 +260,7 @@ def test_prices_are_the_config_s_then_litellm_s_then_none() -> None:
 
 
 @pytest.mark.types("raise budget.usd and run")
-def test_a_run_ends_at_its_budget_and_goes_on_with_a_higher_one(
+def test_a_run_ends_at_its_budget_and_continues_with_a_higher_one(
     tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     rows = [{"id": str(n), "prompt": f"what is {n}", "response": str(n)} for n in range(60)]
@@ -274,7 +274,7 @@ def test_a_run_ends_at_its_budget_and_goes_on_with_a_higher_one(
         assert 0 < first < 60
         done = command("run", "r.yaml", "--out", "out", "--set", "budget.usd=50", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert server.plan.report()["attempts"] == 60  # nothing was asked twice
+        assert server.plan.report()["attempts"] == 60  # no call was repeated
         assert "dollars" in done.stdout
         usd = json.loads((tmp_path / "out" / "metrics.json").read_text())["usd"]
         assert usd == pytest.approx(billed(server))
@@ -286,10 +286,10 @@ def test_a_run_ends_at_its_budget_and_goes_on_with_a_higher_one(
 
 
 class _Notes:
-    """A terminal without one: what each bar would say of money, asked at every answer."""
+    """A reporter that records the cost note of each progress bar at every answer."""
 
     def __init__(self) -> None:
-        self.said: list[str | None] = []
+        self.texts: list[str | None] = []
 
     def info(self, text: str) -> None: ...
 
@@ -304,7 +304,7 @@ class _Notes:
         self.advance()
 
     def advance(self, n: int = 1) -> None:
-        self.said.append(self._note() if self._note is not None else None)
+        self.texts.append(self._note() if self._note is not None else None)
 
 
 def notes(home: Path, text: str, *sets: str) -> list[str | None]:
@@ -313,24 +313,24 @@ def notes(home: Path, text: str, *sets: str) -> list[str | None]:
     reporter = _Notes()
     with suppress(BudgetError):
         run(load_recipe(home / "r.yaml", plugins, sets), plugins, home / "out", reporter=reporter)
-    return reporter.said
+    return reporter.texts
 
 
-def test_the_bar_says_what_is_spent_of_how_much_resumed_runs_included(tmp_path: Path) -> None:
+def test_the_bar_shows_the_spent_budget_including_resumed_runs(tmp_path: Path) -> None:
     rows = [{"id": str(n), "prompt": f"what is {n}", "response": str(n)} for n in range(60)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with ModelServer(Script()) as server:
         text = RECIPE.format(url=server.url, cap=1.5)
         first = notes(tmp_path, text)
         assert first[0] is not None
-        # What is held depends on how many calls are out just then.
+        # The reserved amount depends on the number of running calls.
         assert re.fullmatch(r"\$[01]\.\d\d of \$1\.50(, \$\d\.\d\d held)?", first[0])
         paid = billed(server)
         second = notes(tmp_path, text, "budget.usd=50")
         shown = [
             float(re.match(r"\$(\d+\.\d\d) of \$50\.00", said or "").group(1)) for said in second
         ]  # type: ignore[union-attr]
-        # What the first run paid is in it from the first answer on, and the last one says it all.
+        # The first answer's note includes the first run's cost, and the last note the total.
         assert shown[0] >= round(paid, 2)
         assert shown == sorted(shown)
         assert shown[-1] == pytest.approx(billed(server), abs=0.006)

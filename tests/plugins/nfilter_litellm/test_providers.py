@@ -1,4 +1,4 @@
-"""The path through litellm: the same answers and failures, and nothing of what litellm does unasked."""
+"""The litellm transport: the same answers and failures as aiohttp, without litellm's side effects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from nfilter import ModelError, Request
-from nfilter_litellm.bounds import bound_clients
+from nfilter_litellm.client_guards import guard_clients
 from tests.model_server.faults import Script
 from tests.model_server.server import ModelServer
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[3]
 CANARY = "sk-canary-4f1d9a77c2e84b"
 
 
-def test_both_transports_give_the_same(
+def test_both_transports_return_the_same(
     backend: Callable[..., Any], requests: Callable[..., list[Request]]
 ) -> None:
     with ModelServer(Script(key=CANARY)) as server:
@@ -51,7 +51,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("kind", ENDS)
-def test_each_fault_ends_as_what_it_is(
+def test_each_fault_has_its_failure(
     backend: Callable[..., Any], requests: Callable[..., list[Request]], kind: str
 ) -> None:
     with ModelServer() as server:
@@ -69,11 +69,11 @@ def test_each_fault_ends_as_what_it_is(
         assert done.failure.kind == ENDS[kind], done.failure
         tried = {"error": 2, "unavailable": 2, "reset": 2, "truncated": 2, "html": 2}
         if kind != "limited":
-            # litellm itself tries nothing again.
+            # litellm itself retries nothing.
             assert server.plan.counts[kind] == tried.get(kind, 1)
 
 
-def test_a_key_in_an_error_or_an_answer_is_hidden(
+def test_a_key_in_an_error_or_an_answer_is_redacted(
     backend: Callable[..., Any],
     requests: Callable[..., list[Request]],
     monkeypatch: pytest.MonkeyPatch,
@@ -95,15 +95,15 @@ def test_a_key_in_an_error_or_an_answer_is_hidden(
 
 PROGRAM = """
 import os, sys
-from nfilter_litellm.providers import library, gives_logprobs, missing_keys
+from nfilter_litellm.providers import library, supports_logprobs, missing_keys
 import socket
-def refuse(*a, **k): raise AssertionError("the network was asked")
+def refuse(*a, **k): raise AssertionError("the network was used")
 socket.socket.connect = refuse
 litellm = library()
 assert "FROM_DOTENV" not in os.environ, "litellm read .env"
 assert "LITELLM_MODE" not in os.environ
 assert litellm.telemetry is False and litellm.success_callback == []
-assert gives_logprobs("openai/gpt-4o-mini") and not gives_logprobs("anthropic/claude-3-5-haiku-latest")
+assert supports_logprobs("openai/gpt-4o-mini") and not supports_logprobs("anthropic/claude-3-5-haiku-latest")
 assert missing_keys("anthropic/claude-3-5-haiku-latest") == ["ANTHROPIC_API_KEY"]
 try:
     missing_keys("nowhere/model")
@@ -114,7 +114,7 @@ else:
 """
 
 
-def test_litellm_is_kept_from_what_it_does_unasked(tmp_path: Path) -> None:
+def test_litellm_s_side_effects_are_disabled(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("FROM_DOTENV=1\nANTHROPIC_API_KEY=x\n")
     unset = ("LITELLM_MODE", "ANTHROPIC_API_KEY", "LITELLM_LOCAL_MODEL_COST_MAP")
     env = {name: value for name, value in os.environ.items() if name not in unset}
@@ -127,7 +127,7 @@ def test_litellm_is_kept_from_what_it_does_unasked(tmp_path: Path) -> None:
 
 @contextmanager
 def answering(reply: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
-    """A server that answers every call, at any path, with ``reply``; its address."""
+    """Run a server that handles every POST with ``reply``; yield its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -145,7 +145,7 @@ def answering(reply: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
         server.server_close()
 
 
-# One client of each of the two kinds that litellm makes: through OpenAI's library, and its own.
+# One model per kind of litellm's clients: OpenAI's library, and its own.
 BOTH = pytest.mark.parametrize("model", ["test", "anthropic/claude-3-5-haiku-latest"])
 
 
@@ -176,7 +176,7 @@ def test_no_redirect_is_followed(
 
 
 @BOTH
-def test_a_reply_without_an_end_is_not_read(
+def test_an_endless_reply_is_not_read(
     backend: Callable[..., Any], requests: Callable[..., list[Request]], model: str
 ) -> None:
     sent = [0]
@@ -194,14 +194,14 @@ def test_a_reply_without_an_end_is_not_read(
         made = backend(url, model, transport="litellm", attempts=1)
         with pytest.raises(ModelError, match="the reply has more than 16 MiB"):
             made.generate(requests(1))
-    assert 16 * 2**20 < sent[0] < 64 * 2**20  # what the sockets hold comes on top
+    assert 16 * 2**20 < sent[0] < 64 * 2**20  # plus the sockets' buffers
 
 
-def test_a_litellm_that_makes_its_clients_elsewhere_is_refused(
+def test_a_litellm_that_creates_its_clients_elsewhere_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from litellm.llms.openai.common_utils import BaseOpenAILLM
 
     monkeypatch.delattr(BaseOpenAILLM, "_get_async_http_client")
-    with pytest.raises(ModelError, match="cannot be bounded; type: pip install"):
-        bound_clients()
+    with pytest.raises(ModelError, match="cannot be limited; type: pip install"):
+        guard_clients()

@@ -1,4 +1,4 @@
-"""A recipe from the command line with an API model as its expert: cleaned rows, what is said, and no key anywhere."""
+"""A recipe run from the command line with an API model as its expert: cleaned rows, output, and no key anywhere."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ samples:
 
 
 def add(messages: Sequence[Mapping[str, Any]]) -> str:
-    """What a model answers that can add."""
+    """Answer as a model that can add."""
     left, right = re.findall(r"(\d+)\+(\d+)", str(messages[-1]["content"]))[-1]
     return f"The answer is {int(left) + int(right)}"
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Sums, every third label wrong."""
+    """Write a dataset of sums in which every third label is wrong."""
     rows = [
         {"prompt": f"{10 + n}+{n}", "response": str(10 + 2 * n + (n % 3 == 0))} for n in range(ROWS)
     ]
@@ -48,7 +48,7 @@ def everything(folder: Path) -> bytes:
     return b"\n".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
 
 
-def test_a_recipe_runs_against_a_faulty_server_and_again_without_a_call(
+def test_a_recipe_runs_against_a_faulty_server_and_reruns_without_a_call(
     home: Path, command: Callable[..., Any]
 ) -> None:
     script = Script(
@@ -58,10 +58,10 @@ def test_a_recipe_runs_against_a_faulty_server_and_again_without_a_call(
         (home / "r.yaml").write_text(RECIPE.format(url=server.url, more=""))
         done = command("run", "r.yaml", "--out", "out", cwd=home, CANARY_KEY=CANARY)
         assert done.returncode == 0, done.stderr
-        said = f"model expert: test/sums over aiohttp (api_base is given) at {server.url}; key from CANARY_KEY"
-        assert said in (home / "out" / "run.log").read_text()
+        fact = f"model expert: test/sums over aiohttp (api_base is set) at {server.url}; key from CANARY_KEY"
+        assert fact in (home / "out" / "run.log").read_text()
         check = command("check", "r.yaml", cwd=home, CANARY_KEY=CANARY)
-        assert said in check.stdout
+        assert fact in check.stdout
         cleaned = [json.loads(line) for line in (home / "out" / "cleaned.jsonl").read_text().splitlines()]  # fmt: skip
         served = server.plan.report()
         again = command("run", "r.yaml", "--out", "out", cwd=home, CANARY_KEY=CANARY)
@@ -71,7 +71,7 @@ def test_a_recipe_runs_against_a_faulty_server_and_again_without_a_call(
     refused = {content for content, kinds in server.plan.served.items() if "refusal" in kinds}
     assert refused
     wrong = sum(eval(row["prompt"]) != int(row["response"]) for row in cleaned)
-    # Flagged are the wrong labels, and the questions that were refused: never kept as if they had been looked at.
+    # The wrong labels and the refused questions are flagged: a refused question is not kept as if it had been checked.
     flagged = {n for n in range(ROWS) if n % 3 == 0} | {
         n for n in range(ROWS) if any(f"{10 + n}+{n}" in content for content in refused)
     }
@@ -83,7 +83,7 @@ def test_a_recipe_runs_against_a_faulty_server_and_again_without_a_call(
     assert b"CANARY_KEY" in (home / "out" / "recipe.lock.yaml").read_bytes()
 
 
-def test_a_key_that_is_not_let_in_ends_the_run_and_is_written_nowhere(
+def test_a_rejected_key_ends_the_run_and_is_written_nowhere(
     home: Path, command: Callable[..., Any]
 ) -> None:
     with ModelServer(Script(answer=add, key="another")) as server:
@@ -91,14 +91,14 @@ def test_a_key_that_is_not_let_in_ends_the_run_and_is_written_nowhere(
         done = command("run", "r.yaml", "--out", "out", cwd=home, CANARY_KEY=CANARY)
         assert sum(server.plan.counts.values()) <= 3 + 20
     assert done.returncode == 5
-    assert "3 calls in a row failed, the last with: 401 invalid_api_key" in done.stderr
+    assert "3 consecutive calls failed, the last with: 401 invalid_api_key" in done.stderr
     assert "Traceback" not in done.stderr
     for text in (everything(home), done.stdout.encode(), done.stderr.encode()):
         assert CANARY.encode() not in text
     assert not (home / "out" / "cleaned.jsonl").exists()
 
 
-def test_check_tells_what_is_missing_and_the_two_ways_out(
+def test_check_reports_missing_requirements_and_both_remedies(
     home: Path, command: Callable[..., Any]
 ) -> None:
     text = RECIPE.format(url="http://localhost:1/v1", more=", logprobs: false")
@@ -113,7 +113,7 @@ def test_check_tells_what_is_missing_and_the_two_ways_out(
 
 
 def test_without_logprobs_agreement_ranks(home: Path, command: Callable[..., Any]) -> None:
-    """The second way out, on a server that has none: five answers a question."""
+    """The second remedy on a server without logprobs: five answers per question."""
     text = RECIPE.format(url="URL", more=", logprobs: false")
     text = text.replace("into: base}}", "into: base}").replace("into: base}", "into: base, samples: 5, temperature: 0.7}")  # fmt: skip
     text = text.replace("keep: 0.5}", "keep: 0.5, rank: agreement}")
@@ -127,10 +127,8 @@ def test_without_logprobs_agreement_ranks(home: Path, command: Callable[..., Any
     assert all("by base agreement 1;" in row["reason"] for row in dropped)
 
 
-def test_what_was_answered_before_the_end_is_not_asked_again(
-    home: Path, command: Callable[..., Any]
-) -> None:
-    """The key stops working in the midst of a chunk; with a good one the same command goes on."""
+def test_answers_before_an_error_are_not_repeated(home: Path, command: Callable[..., Any]) -> None:
+    """The key becomes invalid in the middle of a chunk; with a valid one the same command continues."""
     with ModelServer(Script(answer=add, latency=0.02)) as server:
         (home / "r.yaml").write_text(RECIPE.format(url=server.url, more=", concurrency: 2"))
         shut = Phase(0.15, 1e9, "unauthorized")
@@ -142,7 +140,7 @@ def test_what_was_answered_before_the_end_is_not_asked_again(
         server.plan.script = Script(answer=add)
         again = command("run", "r.yaml", "--out", "out", cwd=home, CANARY_KEY=CANARY)
         assert again.returncode == 0, again.stderr
-        # Those that were out when the run ended, two at most, were given up.
+        # At most two running calls were cancelled when the run ended.
         repeated = [text for text in answered if len(server.plan.served[text]) > 1]
         assert len(repeated) <= 2
     assert len((home / "out" / "cleaned.jsonl").read_text().splitlines()) == 40 + 10

@@ -1,4 +1,4 @@
-"""What a server replies as views and verdicts: thoughts, letters, numbers and labels, from the command line."""
+"""Replies become views and verdicts: reasoning, letters, numbers and labels, from the command line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ samples:
 arms: []
 """
 OPTIONS = ["red", "green", "blue", "yellow"]
-# A reply, the label, what the view's answer is, whether the label is flagged.
+# The reply, the label, the view's answer, whether the label is flagged.
 NUMBERS = [
     ("\\boxed{\\frac{3}{4}}", "The result is $\\boxed{-\\frac{3}{4}}$", "0.75", True),
     ("\\boxed{-\\dfrac{1}{2}}", "-0.5", "-0.5", False),
@@ -83,5 +83,5 @@ def test_replies_become_views_and_verdicts(
     )
     assert notes[-2]["base"]["failure"].endswith("set a higher max_tokens")
     key = json.loads(chunk.read_text().splitlines()[-1])["id"]
-    told = command("explain", "out", key, cwd=tmp_path)
-    assert "is it 5" in told.stdout, told.stderr
+    explained = command("explain", "out", key, cwd=tmp_path)
+    assert "is it 5" in explained.stdout, explained.stderr

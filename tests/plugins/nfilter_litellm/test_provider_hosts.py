@@ -1,7 +1,7 @@
-"""Hostile addresses and model names: nothing reaches a host that nobody allowed, whatever a parser makes of them.
+"""Hostile addresses and model names: nothing reaches a host that is not allowed, however a parser reads them.
 
-Every name that is looked up leads to one listener on this machine, whatever its port, and so does every address that is
-connected to. The names of providers and of this machine lead nowhere. What the listener receives has got out.
+Every lookup and every connection leads to one listener on this machine, whatever the port. The names of providers and of
+this machine resolve to nothing. Anything that the listener receives has escaped.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from nfilter import AllowedHosts, Message, ModelError, Request, Sampling, Site
 from nfilter.recipe.hosts import strangers
 from nfilter_litellm import config as config_module
 from nfilter_litellm.backend import LiteLLMBackend
-from nfilter_litellm.config import LiteLLMConfig, route
-from nfilter_litellm.destinations import allowed_of
+from nfilter_litellm.config import LiteLLMConfig, route_of
 from nfilter_litellm.engine import Transport
 from nfilter_litellm.failures import CallError
-from nfilter_litellm.held import Hold, current, hold_thread, holding, new_loop
+from nfilter_litellm.host_guard import HostGuard, current_guard, guard_thread, guarded, new_loop
 from nfilter_litellm.http import HttpTransport
 from nfilter_litellm.keys import Secret
+from nfilter_litellm.provider_hosts import allowed_hosts_of
 from nfilter_litellm.providers import LiteLLMTransport, library
 
 KEY = "sk-canary-7e0c41d2b59a"
@@ -48,7 +48,7 @@ ODD = (
 
 
 def addresses() -> list[str]:
-    """What may be written as an ``api_base`` to get to EVIL."""
+    """Return values of ``api_base`` that try to reach EVIL."""
     made = [
         form.format(c=c, evil=EVIL)
         for c in ODD
@@ -77,7 +77,7 @@ def addresses() -> list[str]:
     return list(dict.fromkeys(made))
 
 
-# Those that make an address of a model's name, and a form or two for each of the others.
+# Providers that build an address from a model's name are tried with all forms, the others with three.
 PATHS = ("huggingface", "sagemaker", "replicate", "bedrock", "ollama")
 OTHERS = (
     "anthropic", "gemini", "cohere", "cohere_chat", "groq", "mistral", "openrouter", "together_ai", "sagemaker_chat", "ollama_chat",
@@ -86,7 +86,7 @@ OTHERS = (
 
 
 def models() -> list[str]:
-    """Model names that carry a host or a path, for providers that put them into an address."""
+    """Return model names that contain a host or a path, for providers that insert them into an address."""
     forms = (
         "http://{evil}/x", "//{evil}/x", "x#@{evil}/", "https://{evil}", "../../{evil}", "..", "x?@{evil}/", "{evil}#", "\t//{evil}/x",
         "x\r\nHost: {evil}", "%2e%2e/%2f{evil}", "\\\\{evil}\\x", ":80@{evil}/x",
@@ -113,7 +113,7 @@ def models() -> list[str]:
 
 
 class Listener:
-    """Counts what arrives, and keeps it."""
+    """A server that counts connections and stores what it receives."""
 
     def __init__(self) -> None:
         self.received = b""
@@ -149,11 +149,11 @@ def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
     def lookup(host: Any, port: Any, *args: Any, **kwargs: Any) -> list[Any]:
         name = host.decode() if isinstance(host, bytes) else host
         if name is None or OWN.fullmatch(name):
-            raise socket.gaierror(socket.EAI_NONAME, "a provider's own, or this machine")
+            raise socket.gaierror(socket.EAI_NONAME, "a provider's host, or this machine")
         return real("127.77.77.77", made.port, *args, **kwargs)
 
     def connect(self: socket.socket, address: Any) -> None:
-        # The redirection is the test's: what is watched is where the caller wanted to go.
+        # The test redirects the connection; the audit hook must see the original address.
         sys.audit("socket.connect", self, address)
         if address[0] in ("127.0.0.1", "::1", "0.0.0.0"):
             raise ConnectionRefusedError("this machine")
@@ -178,26 +178,28 @@ def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
     made.close()
 
 
-ASKED = Request((Message("user", "a row that nobody else may see"),), Sampling(max_tokens=4))
-Build = Callable[[LiteLLMConfig, Hold], Transport]
+ASKED = Request((Message("user", "a confidential row"),), Sampling(max_tokens=4))
+Build = Callable[[LiteLLMConfig, HostGuard], Transport]
 
 
-def aiohttp_way(config: LiteLLMConfig, hold: Hold) -> Transport:
-    return HttpTransport(route(config), config, Secret(KEY), hold, logprobs=False)
+def aiohttp_transport(config: LiteLLMConfig, guard: HostGuard) -> Transport:
+    return HttpTransport(route_of(config), config, Secret(KEY), guard, logprobs=False)
 
 
-def litellm_way(config: LiteLLMConfig, hold: Hold) -> Transport:
-    return LiteLLMTransport(route(config), config, Secret(KEY), hold, logprobs=False)
+def litellm_transport(config: LiteLLMConfig, guard: HostGuard) -> Transport:
+    return LiteLLMTransport(route_of(config), config, Secret(KEY), guard, logprobs=False)
 
 
-def tried(configs: list[LiteLLMConfig], build: Build, named: frozenset[str] = frozenset()) -> int:
-    """Ask every model once, in loops that are held as an engine holds them. Returns how many were asked."""
-    asked = 0
+def call_all(
+    configs: list[LiteLLMConfig], build: Build, named: frozenset[str] = frozenset()
+) -> int:
+    """Call every model once, in loops guarded like an engine's; return the number of calls."""
+    called = 0
 
-    async def one(config: LiteLLMConfig, hold: Hold) -> None:
-        with holding(hold):
+    async def one(config: LiteLLMConfig, guard: HostGuard) -> None:
+        with guarded(guard):
             try:
-                made = build(config, hold)
+                made = build(config, guard)
             except ValueError:  # no address for yarl
                 return
             try:
@@ -210,24 +212,24 @@ def tried(configs: list[LiteLLMConfig], build: Build, named: frozenset[str] = fr
 
     for config in configs:
         try:
-            hold = Hold(allowed_of(route(config), named, LiteLLMBackend.own_hosts))
+            guard = HostGuard(allowed_hosts_of(route_of(config), named, LiteLLMBackend.own_hosts))
         except ValueError:
-            hold = Hold(AllowedHosts(named))
-        loop = new_loop(hold)
-        hold_thread(hold)
+            guard = HostGuard(AllowedHosts(named))
+        loop = new_loop(guard)
+        guard_thread(guard)
         try:
-            loop.run_until_complete(one(config, hold))
-            asked += 1
+            loop.run_until_complete(one(config, guard))
+            called += 1
         finally:
-            hold_thread(None)
+            guard_thread(None)
             loop.run_until_complete(loop.shutdown_default_executor())
             loop.close()
-    return asked
+    return called
 
 
 @pytest.fixture
-def blind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing that is written is checked: what holds is what is below."""
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disable the checks of the config, so only the socket level protects."""
     for name in ("_check_address", "_check_model"):
         monkeypatch.setattr(config_module, name, lambda *_: None)
 
@@ -239,37 +241,37 @@ def configured(fields: dict[str, Any]) -> LiteLLMConfig | None:
         return None
 
 
-def test_addresses_are_read_by_one_grammar_or_refused() -> None:
+def test_ambiguous_addresses_are_refused() -> None:
     made = {text: configured({"model": "x", "api_base": text}) for text in addresses()}
     passed = {text: config for text, config in made.items() if config is not None}
     assert len(made) > 350
     assert 10 < len(passed) < 20
-    # Those that pass name their host so that no parser can read another one.
+    # Accepted addresses name their host unambiguously for every parser.
     plain = re.compile(r"https?://([a-zA-Z0-9.-]+|\[[0-9a-f.:]+\])(:80)?(/v1|/v1/)?")
     assert all(plain.fullmatch(text) for text in passed)
-    # And each of them is a host that has to be allowed.
+    # And each host must be allowed.
     assert all(strangers(LiteLLMBackend, config, ()) for config in passed.values())
 
 
-def test_nothing_arrives_over_aiohttp(listener: Listener, blind: None) -> None:
+def test_nothing_escapes_through_aiohttp(listener: Listener, unchecked: None) -> None:
     configs = [configured({"model": "x", "api_base": text}) for text in addresses()]
     every = [each for each in configs if each is not None]
-    assert tried(every, aiohttp_way) == len(every) > 350
+    assert call_all(every, aiohttp_transport) == len(every) > 350
     assert (listener.connections, listener.received) == (0, b"")
 
 
-def test_names_that_carry_an_address_are_refused() -> None:
+def test_names_that_contain_an_address_are_refused() -> None:
     made = {name: configured({"model": name, "transport": "litellm"}) for name in models()}
     passed = {name for name, config in made.items() if config is not None}
-    # What passes is a name between single slashes, and what it leads to is held below.
+    # Accepted names have single slashes; their connections are guarded at the socket level.
     assert all(re.fullmatch(r"[a-z_]+(/[A-Za-z0-9.:@-]+)+", name) for name in passed)
     assert not [name for name in passed if ".." in name.split("/")]
     assert len(passed) < len(made) / 5
 
 
 @pytest.fixture
-def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """litellm without the report that it makes of every failure, which takes longer than the call."""
+def no_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disable litellm's failure reports, which take longer than the calls."""
     library()
     from litellm.litellm_core_utils.litellm_logging import Logging
 
@@ -279,39 +281,43 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Logging, "async_failure_handler", nothing)
 
 
-def test_nothing_arrives_through_litellm(listener: Listener, blind: None, brief: None) -> None:
+def test_nothing_escapes_through_litellm(
+    listener: Listener, unchecked: None, no_reports: None
+) -> None:
     plain = [text for text in addresses() if text.isascii() and text.isprintable()]
     written = [{"model": name} for name in models()]
     written += [{"model": "anthropic/claude-3-5-haiku-latest", "api_base": text} for text in plain]
     made = [configured({**fields, "transport": "litellm"}) for fields in written]
     every = [each for each in made if each is not None]
-    assert tried(every, litellm_way) == len(every) > 200
+    assert call_all(every, litellm_transport) == len(every) > 200
     assert (listener.connections, listener.received) == (0, b"")
 
 
-@pytest.mark.parametrize("build", [aiohttp_way, litellm_way])
+@pytest.mark.parametrize("build", [aiohttp_transport, litellm_transport])
 @pytest.mark.parametrize("model", ["x", "anthropic/claude-3-5-haiku-latest"])
-def test_what_a_person_allows_is_reached(listener: Listener, build: Build, model: str) -> None:
-    """So that the tests above can fail: the same way, and one word more."""
-    transport = "aiohttp" if build is aiohttp_way else "litellm"
+def test_an_allowed_host_is_reached(listener: Listener, build: Build, model: str) -> None:
+    """The control for the tests above: the same calls with one allowed host."""
+    transport = "aiohttp" if build is aiohttp_transport else "litellm"
     fields = {"model": model, "api_base": f"http://{EVIL}/v1", "transport": transport}
     config = LiteLLMConfig.model_validate({**fields, "attempts": 1, "timeout": 5})
-    tried([config], build)
+    call_all([config], build)
     assert listener.connections == 0
-    tried([config], build, frozenset({EVIL}))
+    call_all([config], build, frozenset({EVIL}))
     assert listener.connections > 0
     assert KEY.encode() in listener.received
 
 
 @pytest.mark.parametrize("transport", ["aiohttp", "litellm"])
-def test_a_backend_says_what_to_type_and_that_helps(listener: Listener, transport: str) -> None:
+def test_a_backend_names_the_option_that_allows_the_host(
+    listener: Listener, transport: str
+) -> None:
     fields = {"model": "x", "api_base": f"http://{EVIL}/v1", "transport": transport, "attempts": 1}
     config = LiteLLMConfig.model_validate({**fields, "api_key_env": "MY_KEY"})
     refused = LiteLLMBackend(config, Site(Path()))
     with pytest.raises(ModelError) as error:
         refused.generate([ASKED])
     refused.close()
-    assert f"leads to the host '{EVIL}', which nobody allowed" in str(error.value)
+    assert f"connects to the host '{EVIL}', which is not allowed" in str(error.value)
     assert f"nfilter run RECIPE --allow-host {EVIL}" in str(error.value)
     assert listener.connections == 0
     granted = LiteLLMBackend(config, Site(Path(), allow_hosts=frozenset({EVIL})))
@@ -321,17 +327,17 @@ def test_a_backend_says_what_to_type_and_that_helps(listener: Listener, transpor
     assert KEY.encode() in listener.received
 
 
-def test_other_libraries_are_held_in_the_threads_of_a_call_and_free_elsewhere(
+def test_other_libraries_are_guarded_in_the_threads_of_a_call_only(
     listener: Listener,
 ) -> None:
-    hold = Hold(AllowedHosts(frozenset({"fine.example"})))
-    loop = new_loop(hold)
+    guard = HostGuard(AllowedHosts(frozenset({"fine.example"})))
+    loop = new_loop(guard)
 
     async def in_thread(url: str) -> bytes:
         return await asyncio.get_running_loop().run_in_executor(None, fetched, url)
 
     async def in_context(url: str) -> bytes:
-        with holding(hold):
+        with guarded(guard):
             return await asyncio.to_thread(fetched, url)
 
     def fetched(url: str) -> bytes:
@@ -349,14 +355,14 @@ def test_other_libraries_are_held_in_the_threads_of_a_call_and_free_elsewhere(
     assert b"GET /" in listener.received
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
-    assert current() is None
+    assert current_guard() is None
     with pytest.raises((OSError, http.client.HTTPException)):
         fetched(f"http://{EVIL}/")
     assert listener.connections == 2
 
 
 @pytest.mark.parametrize(
-    ("model", "host", "there"),
+    ("model", "host", "allowed"),
     [
         ("anthropic/claude-sonnet-4-5", "api.anthropic.com", True),
         ("claude-sonnet-4-5", "api.anthropic.com", True),
@@ -373,6 +379,6 @@ def test_other_libraries_are_held_in_the_threads_of_a_call_and_free_elsewhere(
         ("ollama/x", "evil.example", False),
     ],
 )
-def test_a_provider_has_its_own_hosts(model: str, host: str, there: bool) -> None:
-    allowed = allowed_of(route(LiteLLMConfig(model=model)), (), LiteLLMBackend.own_hosts)
-    assert (host in allowed) == there
+def test_each_provider_has_its_own_hosts(model: str, host: str, allowed: bool) -> None:
+    hosts = allowed_hosts_of(route_of(LiteLLMConfig(model=model)), (), LiteLLMBackend.own_hosts)
+    assert (host in hosts) == allowed

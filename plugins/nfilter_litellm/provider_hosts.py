@@ -1,4 +1,4 @@
-"""The hosts that belong to each provider: where its models may be reached without anybody's leave."""
+"""Hosts of each provider, which its models may connect to without permission."""
 
 from __future__ import annotations
 
@@ -63,11 +63,10 @@ _REGIONAL: dict[str, tuple[str, ...]] = {
 }
 
 
-def allowed_of(route: Route, named: Iterable[str], own: Iterable[str]) -> AllowedHosts:
-    """Where a model may connect to: this machine, the hosts that a person ``named`` for this run or in the environment,
-    and its provider's own.
+def allowed_hosts_of(route: Route, named: Iterable[str], own: Iterable[str]) -> AllowedHosts:
+    """Return the hosts that a model may connect to: this machine, the hosts ``named`` by the user, the provider's hosts.
 
-    An ``api_base`` at one of ``own``, the hosts that a recipe may always name, counts as its provider's.
+    An ``api_base`` at one of ``own``, the hosts that every recipe may name, counts as a provider's host.
     """
     hosts = {*named, *granted(())}
     if route.base is not None:
@@ -76,13 +75,13 @@ def allowed_of(route: Route, named: Iterable[str], own: Iterable[str]) -> Allowe
     if route.base is not None and provider not in OWN_PROTOCOL:
         return AllowedHosts(frozenset(hosts))
     if provider not in _OWN and provider not in _REGIONAL:
-        provider = _found_by_litellm(route.name)
+        provider = _provider_of(route.name)
     patterns = tuple(re.compile(each) for each in _REGIONAL.get(provider, ()))
     return AllowedHosts(frozenset({*hosts, *_OWN.get(provider, ())}), patterns)
 
 
-def _found_by_litellm(model: str) -> str:
-    """The provider that litellm finds for a name without one, such as claude-sonnet-4-5; empty where it finds none."""
+def _provider_of(model: str) -> str:
+    """Return litellm's provider of a name without prefix, such as claude-sonnet-4-5; empty if unknown."""
     from nfilter_litellm.providers import provider_of
 
     return provider_of(model)

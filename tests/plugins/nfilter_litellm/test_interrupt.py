@@ -1,4 +1,4 @@
-"""The first Ctrl-C waits for the calls that are out and keeps their answers."""
+"""The first Ctrl-C waits for running calls and stores their answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ samples:
 """
 
 
-def test_what_is_out_is_answered_and_kept_and_no_call_begins(tmp_path: Path) -> None:
+def test_running_calls_complete_and_no_call_starts(tmp_path: Path) -> None:
     rows = [{"id": str(n), "prompt": f"what is {n}", "response": str(n)} for n in range(40)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with ModelServer(Script(latency=0.5)) as server:
@@ -42,6 +42,6 @@ def test_what_is_out_is_answered_and_kept_and_no_call_begins(tmp_path: Path) -> 
         before = dict(server.plan.served)
         assert 4 <= len(before) < 40
         assert subprocess.run(line, cwd=tmp_path, check=False, capture_output=True).returncode == 0
-        # Every call that was out is on record: each conversation was served once.
+        # Every running call was recorded: each conversation was served once.
         assert all(len(kinds) == 1 for kinds in server.plan.served.values())
         assert len(server.plan.served) == 40

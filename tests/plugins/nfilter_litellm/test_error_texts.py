@@ -1,4 +1,4 @@
-"""What servers say in their own words: prompts that are too long, answers that broke off, parameters that they do not take."""
+"""Error texts of servers: prompts that are too long, incomplete answers, unsupported parameters."""
 
 from __future__ import annotations
 
@@ -83,9 +83,9 @@ OTHERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("who", OVERFLOWS)
-def test_too_long_in_every_server_s_words(who: str) -> None:
-    status, words = OVERFLOWS[who]
+@pytest.mark.parametrize("name", OVERFLOWS)
+def test_every_server_s_text_for_a_prompt_that_is_too_long(name: str) -> None:
+    status, words = OVERFLOWS[name]
     for body in (
         {"error": {"message": words}},
         {"error": words},
@@ -93,19 +93,19 @@ def test_too_long_in_every_server_s_words(who: str) -> None:
         {"detail": words},
     ):
         fault = from_status(status, json.dumps(body))
-        assert (fault.kind, fault.spoken, fault.again, fault.stops) == ("too_long", True, False, False)  # fmt: skip
+        assert (fault.kind, fault.is_answer, fault.retry, fault.shared) == ("too_long", True, False, False)  # fmt: skip
 
 
-@pytest.mark.parametrize("who", OTHERS)
-def test_what_every_call_would_meet_is_not_too_long(who: str) -> None:
-    status, words = OTHERS[who]
+@pytest.mark.parametrize("name", OTHERS)
+def test_texts_about_other_limits_are_not_too_long(name: str) -> None:
+    status, words = OTHERS[name]
     fault = from_status(status, json.dumps({"error": {"message": words}}))
     assert fault.kind == "server"
-    assert not fault.spoken
-    assert fault.own == (status in (400, 422))
+    assert not fault.is_answer
+    assert fault.maybe_prompt == (status in (400, 422))
 
 
-def said(text: str | None, finish: str | None = "stop", **more: Any) -> Reply:
+def reply(text: str | None, finish: str | None = "stop", **more: Any) -> Reply:
     message = {"role": "assistant", "content": text, **more.pop("message", {})}
     choice = {"index": 0, "message": message, "finish_reason": finish, **more}
     usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
@@ -118,7 +118,7 @@ def refuses(words: str, status: int = 400) -> Reply:
 
 @contextmanager
 def server(answer: Callable[[Asked], Reply]) -> Iterator[tuple[str, list[Asked]]]:
-    """A server whose replies are those of ``answer``; its address, and all that it was asked."""
+    """Run a server that replies with ``answer``; yield its address and the list of request bodies."""
     asked: list[Asked] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -158,39 +158,39 @@ def ask(url: str, texts: list[str], **more: Any) -> list[Completion]:
 
 
 @pytest.mark.parametrize("transport", ["aiohttp", "litellm"])
-def test_a_400_on_some_prompts_alone_ends_no_run(transport: str) -> None:
-    """However many of them there are, and though they come first."""
+def test_a_400_on_some_prompts_does_not_end_the_run(transport: str) -> None:
+    """Any number of them, even as the first calls."""
 
     def answer(asked: Asked) -> Reply:
-        return refuses("unusual words") if prompt(asked).startswith("bad") else said("4")
+        return refuses("unusual words") if prompt(asked).startswith("bad") else reply("4")
 
     texts = [*(f"bad {n}" for n in range(30)), "good 0", *(f"bad {n}" for n in range(30)), "good 1"]
     with server(answer) as (url, asked):
         done = ask(url, texts, transport=transport)
     assert [one.text for one in done if one.failure is None] == ["4", "4"]
     assert {one.failure.kind for one in done if one.failure is not None} == {"server"}
-    assert len(asked) == len(texts) + 1  # one more with a short prompt, to know whose fault it is
+    assert len(asked) == len(texts) + 1  # plus one probe with a short prompt
 
 
 @pytest.mark.parametrize("transport", ["aiohttp", "litellm"])
 def test_a_400_on_every_prompt_ends_the_run_at_once(transport: str) -> None:
     with (
         server(lambda _: refuses("unusual words")) as (url, asked),
-        pytest.raises(ModelError, match=r"3 calls in a row failed, the last with: 400.*unusual words"),
+        pytest.raises(ModelError, match=r"3 consecutive calls failed, the last with: 400.*unusual words"),
     ):  # fmt: skip
         ask(url, [f"q {n}" for n in range(50)], transport=transport)
     assert len(asked) == 4
 
 
-def test_a_form_that_is_refused_later_ends_the_run_too() -> None:
+def test_a_request_shape_that_is_rejected_later_ends_the_run() -> None:
     def answer(asked: Asked) -> Reply:
-        return refuses("unusual words") if "stop" in asked else said("4")
+        return refuses("unusual words") if "stop" in asked else reply("4")
 
     with server(answer) as (url, _):
         config = LiteLLMConfig(model="x", api_base=url, logprobs=False, concurrency=1)
         made = LiteLLMBackend(config, Site(Path()))
         assert made.generate([Request((Message("user", "1"),), Sampling())])[0].text == "4"
-        with pytest.raises(ModelError, match="3 calls in a row"):
+        with pytest.raises(ModelError, match="3 consecutive calls"):
             made.generate([Request((Message("user", f"{n}"),), Sampling(stop=("\n",))) for n in range(9)])  # fmt: skip
         made.close()
 
@@ -203,9 +203,9 @@ ENDED = [
 
 
 @pytest.mark.parametrize(("reason", "end"), ENDED)
-def test_what_a_finish_reason_means(reason: Any, end: str) -> None:
+def test_finish_reasons(reason: Any, end: str) -> None:
     with server(
-        lambda asked: said("5 because", "stop" if "first" in prompt(asked) else reason)
+        lambda asked: reply("5 because", "stop" if "first" in prompt(asked) else reason)
     ) as (url, asked):
         _, done = ask(url, ["first", "second"], attempts=2)
     if done.failure is None:
@@ -222,19 +222,19 @@ DIED = {"code": 502, "message": "upstream died"}
 @pytest.mark.parametrize(
     ("broken", "transport"),
     [
-        *((said("5 because", "error", error=DIED), way) for way in ("aiohttp", "litellm")),
-        *((said("5 because", "error"), way) for way in ("aiohttp", "litellm")),
-        *((said("5 because", "abort"), way) for way in ("aiohttp", "litellm")),
-        # litellm leaves out an error that the reason does not tell of.
-        (said("5 because", "stop", error=DIED), "aiohttp"),
+        *((reply("5 because", "error", error=DIED), way) for way in ("aiohttp", "litellm")),
+        *((reply("5 because", "error"), way) for way in ("aiohttp", "litellm")),
+        *((reply("5 because", "abort"), way) for way in ("aiohttp", "litellm")),
+        # litellm drops an error if the reason does not indicate it.
+        (reply("5 because", "stop", error=DIED), "aiohttp"),
     ],
 )
-def test_an_answer_that_broke_off_is_asked_again(broken: Reply, transport: str) -> None:
+def test_an_incomplete_answer_is_retried(broken: Reply, transport: str) -> None:
     seen: list[str] = []
 
     def answer(asked: Asked) -> Reply:
         seen.append(prompt(asked))
-        return broken if seen.count("q") == 1 else said("Answer: 4")
+        return broken if seen.count("q") == 1 else reply("Answer: 4")
 
     with server(answer) as (url, _):
         (done,) = ask(url, ["q"], transport=transport)
@@ -253,8 +253,8 @@ arms: []
 """
 
 
-def test_a_run_goes_on_past_prompts_that_are_too_long_or_refused(tmp_path: Path) -> None:
-    """Five good rows, three that servers call too long in their own words, three that one refuses in words of its own."""
+def test_a_run_continues_after_prompts_that_are_too_long_or_rejected(tmp_path: Path) -> None:
+    """Rows with good replies, with three servers' texts for a prompt that is too long, and with an unknown error."""
     refusals = {"long 0": OVERFLOWS["openai reasoning"], "long 1": OVERFLOWS["vllm rest"], "long 2": OVERFLOWS["anthropic both"],
                 **{f"odd {n}": (400, f"tensor size mismatch {n}") for n in range(6)}}  # fmt: skip
     broken: list[str] = []
@@ -266,8 +266,8 @@ def test_a_run_goes_on_past_prompts_that_are_too_long_or_refused(tmp_path: Path)
                 return refuses(words, status)
         if "breaks" in text and not broken:
             broken.append(text)
-            return said("The answer is 5 because", "error", error=DIED)
-        return said("Answer: 4")
+            return reply("The answer is 5 because", "error", error=DIED)
+        return reply("Answer: 4")
 
     prompts = [*refusals, *(f"item {n}" for n in range(4)), "it breaks"]
     rows = [{"id": text, "prompt": text, "response": "4"} for text in prompts]

@@ -1,0 +1,80 @@
+"""Budgeted calls: reserve the cost bound of an attempt before it, and settle the actual cost after it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+
+from nfilter import Budget, Completion, Price, Request
+from nfilter_litellm.engine import Transport
+from nfilter_litellm.failures import CallError
+
+_TEMPLATE_TOKENS = 64  # tokens that a template may add per message
+_POLL_SECONDS = 0.02  # between two checks of the budget
+
+
+class BudgetedTransport:
+    """Transport that charges a budget; answers, and failures that may be billed, contain their cost."""
+
+    def __init__(
+        self, transport: Transport, price: Price, budget: Budget | None, max_tokens: int | None
+    ) -> None:
+        """``max_tokens`` overrides a request's own, as in the config."""
+        self._transport = transport
+        self._price = price
+        self._budget = budget
+        self._max_tokens = max_tokens
+
+    async def call(self, request: Request) -> Completion:
+        """Make one attempt.
+
+        Raises:
+            CallError: with ``usd``, the cost or the cost bound of the attempt.
+            BudgetError: the budget does not cover the attempt.
+        """
+        bound = cost_bound(request, self._price, self._max_tokens)
+        budget = self._budget
+        # Threads with their own loops share the budget, so an event of one loop cannot notify the others.
+        while budget is not None and not budget.hold(bound):  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_SECONDS)
+        # A cancelled attempt may be billed in full.
+        usd = bound
+        try:
+            answer = await self._transport.call(request)
+            usd = cost_of(answer, self._price, bound)
+            return replace(answer, usd=usd)
+        except CallError as error:
+            usd = error.usd = bound if error.may_be_billed else 0.0
+            raise
+        finally:
+            if budget is not None:
+                budget.settle(bound, usd)
+
+    async def close(self) -> None:
+        """Close the underlying transport."""
+        await self._transport.close()
+
+
+def cost_bound(request: Request, price: Price, max_tokens: int | None) -> float:
+    """Return an upper bound in dollars: a text has at most as many tokens as bytes."""
+    prompt = sum(_bytes(message.content) + _TEMPLATE_TOKENS for message in request.messages)
+    # The other fields of a message are sent as JSON.
+    extras = [turn.packed()[2:] for turn in request.messages]
+    prompt += sum(_bytes(json.dumps(each)) for each in extras if each)
+    if request.tools:
+        prompt += _bytes(json.dumps(list(request.tools)))
+    return price.of(prompt, max_tokens or request.sampling.max_tokens)
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def cost_of(answer: Completion, price: Price, bound: float) -> float:
+    """Return the cost of an answer in dollars; ``bound`` if the server reports no token counts."""
+    if not answer.prompt_tokens or (
+        (answer.text or answer.failure) and not answer.completion_tokens
+    ):
+        return bound
+    return price.of(answer.prompt_tokens, answer.completion_tokens)

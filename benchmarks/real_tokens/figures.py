@@ -30,6 +30,7 @@ class Figures:
     bounds: tuple[float, float] | None
     kept: Spread | None
     mask: Mask
+    noise_share: Spread | None
     steps: Spread | None
     seconds: Spread | None
 
@@ -46,9 +47,19 @@ def figures(evidence: Evidence, name: str, one: str, level: int) -> Figures | No
     controls = {control: saved(evidence, name, control, one, level) for control in (FULL, RANDOM, own_control(name))}  # fmt: skip
     return Figures(
         name, loss, likely, controls, saved(evidence, FULL, name, one, level, "likely") if name != FULL else None, *_recovered(evidence, name, one, level),
-        spread([share_kept(c) for c in cells if c.get("training")]), mask_of(cells),
+        spread([share_kept(c) for c in cells if c.get("training")]), mask_of(cells), spread([noise_share(c) for c in cells]),
         spread([c["training"]["steps"] for c in cells if c.get("training")]), spread([c["seconds"] for c in cells]),
     )  # fmt: skip
+
+
+def noise_share(value: Mapping[str, Any]) -> float | None:
+    """The share of noise among the tokens that a cell has in the loss; None where none was planted."""
+    found = (value.get("tokens") or {}).get("token_noise") or {}
+    if found.get("noise_kept") is None or found.get("signal_dropped") is None:
+        return None
+    noise = found["noise"] * found["noise_kept"]
+    signal = (1 - found["noise"]) * (1 - found["signal_dropped"])
+    return float(noise / (noise + signal)) if noise + signal else None
 
 
 def cells_of(evidence: Evidence, name: str, one: str, level: int) -> list[dict[str, Any]]:

@@ -114,7 +114,9 @@ def _why(found: Figures) -> str:
     """Why a method does not beat its control, read off its figures alone."""
     wrong = faults(found.mask)
     if wrong:
-        return f"does not beat its control: {'; '.join(wrong)}"
+        share = found.noise_share
+        left = "" if share is None else f"; {share.mean:.0%} of the tokens in the loss are noise"
+        return f"does not beat its control: {'; '.join(wrong)}{left}"
     if found.mask.noise_kept is not None and found.mask.noise_kept.mean == 1:
         return "does not beat its control: it masks nothing, and its weights do not stop the noise"
     return "does not beat its control, though its mask has no such fault"

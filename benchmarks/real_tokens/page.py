@@ -39,7 +39,7 @@ from benchmarks.token_evidence.runner import LABELS
 
 HEAD: Final = (
     "line", "loss (sd)", "n", "saves over full [95%]", "saves over random [95%]", "saves over as many at random [95%]", "recovered [95%]",
-    "p > .5", "more than full [95%]", "kept", "noise kept", "signal lost", "F1", "steps", "seconds",
+    "p > .5", "more than full [95%]", "kept", "noise in the loss", "noise kept", "signal lost", "F1", "steps", "seconds",
 )  # fmt: skip
 
 _SAME_SCORES: Final = ("RHO", "Rho-1", "auto", *MIXED)
@@ -84,7 +84,7 @@ def page(evidence: Evidence, cells: Cells, told: Told) -> str:
             title = f"## {one.name}, {MIXED_AT}% of the text is noise, and {LABELS:.0%} of the answers are wrong"
             parts += [title, _lines(evidence, one, MIXED_AT, MIXED)]
     parts += ["## What the scores know", _aucs(evidence, told)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _levels(evidence: Evidence, told: Told) -> list[tuple[DataSet, int]]:
@@ -154,6 +154,7 @@ def _row(name: str, found: Figures | None) -> list[str]:
         mean_sd(found.likely),
         interval(plain(found.more_likely)),
         mean_sd(found.kept),
+        mean_sd(found.noise_share),
         mean_sd(found.mask.noise_kept),
         mean_sd(found.mask.signal_dropped),
         mean_sd(found.mask.f1),
@@ -211,7 +212,7 @@ def _legend(told: Told) -> str:
         "and new test rows (crossed random effects, t quantiles; of one seed for new rows alone). *recovered* = (full - line) / (full - truth), a dash where the true mask "
         "is not shown to save anything. *p > .5*: the share of test tokens with a probability over one half. It is blind to how unlikely the rest are, "
         "where *loss* is not: a line that leaves unlikely tokens out is not meant to make them likely. *kept*: the share of the answers' tokens in the loss. "
-        "*noise kept* and *signal lost*: the two errors of a mask, *F1* that of what it masks as noise; a soft weight above 0 is kept. *seconds*: processor time of a cell.\n\n"
+        "*noise in the loss*: the share of noise among them. *noise kept* and *signal lost*: the two errors of a mask, *F1* that of what it masks as noise; a soft weight above 0 is kept. *seconds*: processor time of a cell.\n\n"
         "What a seed varies: which rows are trained on, their order, where the noise is, the draws of stages and the initialisation of the adapter."
     )  # fmt: skip
 

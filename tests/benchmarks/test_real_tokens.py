@@ -387,6 +387,9 @@ def test_figures_of_a_line(evidence: Evidence):
     assert made.bounds is not None
     assert made.bounds[0] < 0.5 < made.bounds[1]
     assert made.saves["random as STM"] is not None
+    # .4 of the tokens are noise, of which .2 stay, beside .9 of the others.
+    assert made.noise_share is not None
+    assert made.noise_share.mean == pytest.approx(0.08 / (0.08 + 0.54))
     none = figures(evidence, "DFT", "sums", 40)
     assert none is None
     untrained = figures(evidence, "untrained", "sums", 40)

@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--sets", help="these data sets alone, by the names of their folders")
     out.add_argument("--seeds", help="instead of 0,1,2")
     out.add_argument("--percents", help=f"instead of {','.join(map(str, LEVELS))}")
-    out.add_argument("--rows", metavar="TRAIN,DEV,TEST", help="rows of a cell, instead of 96,32,64")
+    out.add_argument("--rows", metavar="TRAIN,DEV,TEST", help="rows of a cell, instead of 48,24,48")
     out.add_argument(
         "--only", action="append", default=[], metavar="TEXT", help="cells with TEXT in their key"
     )
@@ -95,7 +95,7 @@ def sizes_of(options: argparse.Namespace) -> Sizes:
     try:
         return Sizes() if options.rows is None else Sizes.read(options.rows)
     except ValueError:
-        raise SystemExit(f"--rows {options.rows}: three numbers above 0, as in --rows 96,32,64") from None  # fmt: skip
+        raise SystemExit(f"--rows {options.rows}: three numbers above 0, as in --rows 48,24,48") from None  # fmt: skip
 
 
 def prepare(options: argparse.Namespace) -> Setting:

@@ -16,7 +16,7 @@ from benchmarks.evidence.files import write_once
 from nfilter.api.errors import SourceError
 from nfilter.store.run_directory import digest
 
-LONGEST: Final = 400
+LONGEST: Final = 300
 SHORTEST: Final = 100
 SPLIT: Final = ("train.jsonl", "test.jsonl")
 _WORKED: Final = ("question", "answer")
@@ -41,9 +41,9 @@ class Pair:
 class Sizes:
     """How many rows a cell trains on, settings are chosen on, and all lines are tested on."""
 
-    train: int = 96
-    dev: int = 32
-    test: int = 64
+    train: int = 48
+    dev: int = 24
+    test: int = 48
 
     @classmethod
     def read(cls, text: str) -> Sizes:

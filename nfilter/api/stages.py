@@ -495,13 +495,13 @@ class Follows(Protocol):
     """
 
     def lead(self) -> AbstractContextManager[None]:
-        """In the first process, around the whole run: its trainings are shared, and at its end all others return."""
+        """In the first process, around the whole run: its work is shared, and at its end all others return."""
         ...
 
-    def follow(self, model: Any, ctx: Context) -> None:
-        """In every other process: help with each training until the first process's run is over, well or not.
+    def follow(self, site: Site, loss: TokenLoss | None) -> None:
+        """In every other process: take part in the work until the first process's run is over, well or not.
 
-        No process may wait for one that is gone. ``ctx.loss`` is the recipe's online loss.
+        No process may wait for one that is gone. ``site`` is where models are looked for, ``loss`` the recipe's online loss.
         """
         ...
 

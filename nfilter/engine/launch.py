@@ -1,4 +1,4 @@
-"""One run in several processes: the first does the run, the others help its trainer and touch nothing else."""
+"""One run in several processes: the first does the run, the others work for its trainer and touch nothing else."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from nfilter.api.errors import RecipeError
 from nfilter.api.stages import Follows
-from nfilter.engine.lookup import prompts_of, site_of
-from nfilter.models.context import RunContext
-from nfilter.models.pool import ModelPool
-from nfilter.progress import QuietReporter, RunLog
+from nfilter.engine.lookup import site_of
 from nfilter.recipe.model import Recipe
 from nfilter.registry.loading import Plugins
-from nfilter.store.journal import Journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,28 +61,12 @@ def leading(recipe: Recipe, launch: Launch) -> AbstractContextManager[None]:
 
 
 def follow(recipe: Recipe, plugins: Plugins, launch: Launch) -> None:
-    """Help the first process's trainer until its run is over."""
+    """Work for the first process's trainer until its run is over."""
     trainer = _trainer(recipe, launch)
     use = recipe.train
     assert use is not None
     loss = use.loss.item.cls(use.loss.config) if use.loss else None
-    pool = ModelPool(recipe, site_of(recipe, plugins))
-    # A journal of its own, in memory: the run directory is the first process's.
-    journal = Journal(Path(":memory:"))
-    try:
-        ctx = RunContext(
-            recipe,
-            f"process {launch.rank}",
-            pool,
-            journal,
-            prompts_of(recipe, plugins),
-            RunLog(QuietReporter()),
-            loss=loss,
-        )
-        trainer.follow(ctx.model(use.config.model), ctx)
-    finally:
-        journal.close()
-        pool.close()
+    trainer.follow(site_of(recipe, plugins), loss)
 
 
 def _trainer(recipe: Recipe, launch: Launch) -> Any:

@@ -95,7 +95,7 @@ KINDS: Mapping[str, Kind] = {
             _on_class("memory", "config", "model_config", "site"),
             Method("train", ("samples", "model", "out", "ctx", "start")),
         ),
-        optional=(Method("lead"), Method("follow", ("model", "ctx"))),
+        optional=(Method("lead"), Method("follow", ("site", "loss"))),
         taken=("use", "loss"),
     ),
     "source": Kind(

@@ -50,9 +50,11 @@ from nfilter_hf.loading import (
     load,
     open_text,
 )
+from nfilter_hf.lora.distributed import current
 from nfilter_hf.memory import model_settings
 from nfilter_hf.number_format import Choice, cpu_format
 from nfilter_hf.scoring import score
+from nfilter_hf.spread import adapted_everywhere, score_spread, stream_spread
 
 _PROMPT_END = 256  # characters
 
@@ -61,12 +63,13 @@ _PROMPT_END = 256  # characters
 class Lent:
     """A module that is lent, with its tokenizer. What is done to its structure is undone when the scope ends.
 
-    ``format_reason`` says why its weights are in the number format that they are in, where none was named.
+    ``format_reason`` says why its weights are in the number format that they are in, where none was named. ``told`` is what another process of a launch makes the same model from.
     """
 
     module: Any
     tokenizer: Any
     format_reason: str | None = None
+    told: Mapping[str, Any] | None = None
 
 
 class HFBackend:
@@ -131,12 +134,23 @@ class HFBackend:
             return self._fingerprint
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """One completion a request, in order; see ``generation.generate``."""
+        """One completion per request, in order; see ``generation.generate``. All processes of a launch take part."""
+        if current().size == 1:
+            return self.generate_here(requests)
+        answers = dict(self.stream(requests))
+        return [answers[index] for index in range(len(requests))]
+
+    def generate_here(self, requests: Sequence[Request]) -> list[Completion]:
+        """The same completions by this process alone."""
         with self._ready() as loaded:
             return generate(loaded, requests, self._generating)
 
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
         """The same completions as they come; see ``generation.stream``."""
+        launch = current()
+        if launch.size > 1:
+            yield from stream_spread(launch, self._told(), requests, self.generate_here)
+            return
         with self._ready() as loaded:
             yield from stream(loaded, requests, self._generating)
 
@@ -186,10 +200,20 @@ class HFBackend:
     def score(
         self, samples: Sequence[TokenSample], adapter: ModelRef | None = None
     ) -> list[FloatArray]:
-        """Per-token losses, of the model as it is or with ``adapter`` on; see ``scoring.score``."""
+        """Per-token losses, of the model as it is or with ``adapter`` on; see ``scoring.score``.
+
+        All processes of a launch take part.
+        """
         if adapter is not None:
             with self.adapted(adapter) as model:
                 return model.score(samples)
+        launch = current()
+        if launch.size > 1:
+            return score_spread(launch, self._told(), samples, self.score_here)
+        return self.score_here(samples)
+
+    def score_here(self, samples: Sequence[TokenSample]) -> list[FloatArray]:
+        """The same losses by this process alone."""
         with self._ready() as loaded:
             if self._scoring is None:
                 self._scoring = Budget(scoring_tokens(self._config, loaded.device.type))
@@ -202,11 +226,26 @@ class HFBackend:
             loaded = self._load()
             with scoped(loaded.module):
                 chosen = self._format(loaded.device.type)
-                yield Lent(loaded.module, loaded.tokenizer, chosen.reason or None)
+                told = self._told() if current().size > 1 else None
+                yield Lent(loaded.module, loaded.tokenizer, chosen.reason or None, told)
 
     @contextmanager
     def adapted(self, ref: ModelRef) -> Iterator[Adapted]:
-        """The same weights with the adapter ``ref`` on, alone, for as long as the scope is open."""
+        """The same weights with the adapter ``ref`` on, alone, for as long as the scope is open.
+
+        It is on in all processes of a launch.
+        """
+        launch = current()
+        with self.adapted_here(ref) as model:
+            if launch.size == 1:
+                yield model
+                return
+            with adapted_everywhere(launch, self._told(), ref):
+                yield model
+
+    @contextmanager
+    def adapted_here(self, ref: ModelRef) -> Iterator[Adapted]:
+        """The same in this process alone."""
         with self._lock:
             loaded = self._load()
             with scoped(loaded.module, self._base):
@@ -223,6 +262,12 @@ class HFBackend:
             if self._loaded is not None:
                 self._loaded = self._base = None
                 release()
+
+    def _told(self) -> dict[str, Any]:
+        """What another process of a launch makes the same model from: the settings, with the number format chosen."""
+        dtype = self._format(choose_device(self._config)).dtype
+        config = self._config.model_copy(update={"dtype": dtype})
+        return {"config": config.model_dump(mode="json"), "fingerprint": self.fingerprint()}
 
     def _find(self) -> Source:
         if self._source is None:

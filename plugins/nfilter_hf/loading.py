@@ -302,7 +302,7 @@ def _weights(config: HFConfig, source: Source, settings: Any, device: str) -> An
         options["quantization_config"] = _four_bit(options["dtype"])
     if device == "cuda":
         # Straight to the device: the host then need not hold the whole model.
-        options["device_map"] = {"": 0}
+        options["device_map"] = {"": torch.cuda.current_device()}
     try:
         module, info = _read_weights(source, settings, options)
         if device != "cuda":

@@ -68,8 +68,8 @@ def trainer(seen: list[Any], fails: list[bool] | None = None) -> type:
             finally:
                 seen.append("sends home")
 
-        def follow(self, model: Any, ctx: Any) -> None:
-            seen.append(("follows", model.name, ctx.seed, ctx.loss))
+        def follow(self, site: Any, loss: Any) -> None:
+            seen.append(("follows", site.base_dir, loss))
 
     return Extra
 
@@ -156,7 +156,7 @@ def test_the_first_process_leads_and_the_others_follow(
 ) -> None:
     seen: list[Any] = []
     plugins = catalogue(trainers=[trainer(seen)])
-    recipe = loaded(tmp_path, plugins, RECIPE.replace("name: sums", "name: sums\nseed: 7"))
+    recipe = loaded(tmp_path, plugins)
     with leading(recipe, Launch(0, 2)):
         seen.append("runs")
     assert seen == ["leads", "runs", "sends home"]
@@ -165,7 +165,7 @@ def test_the_first_process_leads_and_the_others_follow(
         assert seen == []
     before = sorted(path.name for path in tmp_path.iterdir())
     follow(recipe, plugins, Launch(1, 2))
-    assert seen == [("follows", "student", 7, None)]
+    assert seen == [("follows", recipe.base_dir, None)]
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     assert isinstance(trainer(seen)(TrainerConfig()), Follows)
 

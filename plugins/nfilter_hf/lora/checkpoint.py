@@ -21,7 +21,9 @@ import numpy as np
 
 from nfilter import Context, StageConfig
 from nfilter_hf.lora.data import TrainRow
+from nfilter_hf.lora.distributed import Launch
 from nfilter_hf.lora.settings import LoraSettings
+from nfilter_hf.lora.update import TrainingState
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +51,7 @@ def course_of(
     rows: Sequence[TrainRow], config: LoraSettings, ctx: Context, **more: Any
 ) -> dict[str, str]:
     """What decides a training's course, by a name for people; ``more`` are the base, the start and the like."""
-    settings = config.model_dump(mode="json", exclude={"checkpoint_every"})
+    settings = config.model_dump(mode="json", exclude={"checkpoint_every", "trackers"})
     loss = ctx.loss
     if loss is not None:
         own = getattr(loss, "config", None)
@@ -91,7 +93,7 @@ class Checkpoints:
         self._ctx = ctx
         self._warned = False
 
-    def keep(self, course: Course, names: Sequence[str], state: TrainingState) -> None:
+    def keep(self, course: Course, state: TrainingState) -> None:
         """Replace the checkpoint. A disk that is full costs a warning, not the training."""
         from safetensors.torch import save_file
 
@@ -100,7 +102,7 @@ class Checkpoints:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             metadata = {"of": json.dumps(self._of), "course": json.dumps(done, allow_nan=False)}
-            tensors = state.tensors(names)
+            tensors = state.tensors()
             seal = _seal(metadata["of"], metadata["course"], tensors)
             save_file(tensors, part, metadata={**metadata, "seal": seal})
             with part.open("rb+") as file:
@@ -115,7 +117,7 @@ class Checkpoints:
                     "kill would cost what is not kept"
                 )
 
-    def go_on(self, names: Sequence[str], state: TrainingState) -> Course:
+    def go_on(self, state: TrainingState) -> Course:
         """Put the checkpoint's values into ``state`` and say how far it came; a new course where none fits."""
         from safetensors import SafetensorError, safe_open
 
@@ -139,7 +141,7 @@ class Checkpoints:
                 tensors = {name: found.get_tensor(name) for name in found.keys()}  # noqa: SIM118 (no mapping)
                 if metadata["seal"] != _seal(metadata["of"], metadata["course"], tensors):
                     raise ValueError("it holds other values than were written")
-            state.restore(names, tensors)
+            state.restore(tensors)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             self._ctx.log.warning(
                 f"{self._ctx.stage}: {file} cannot be read ({error}); training starts from the beginning"
@@ -154,6 +156,17 @@ class Checkpoints:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def shared(course: Course, state: TrainingState, launch: Launch) -> Course:
+    """Give rank 0's course and state, new or from a checkpoint, to the other processes of a launch."""
+    if launch.size == 1:
+        return course
+    values, tensors = launch.share(lambda: (asdict(course), state.tensors()))
+    if launch.leads:
+        return course
+    state.restore(tensors, generators=False)
+    return Course(**values)
+
+
 def _seal(of: str, course: str, tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over all that a checkpoint holds."""
     import torch
@@ -164,54 +177,3 @@ def _seal(of: str, course: str, tensors: Mapping[str, Tensor]) -> str:
         hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         hasher.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return hasher.hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingState:
-    """What changes as training goes on: adapter, the adapter before the last step, optimiser, random generators."""
-
-    parameters: Sequence[Any]
-    good: Sequence[Any]
-    optimizer: Any
-    device: Any
-
-    def tensors(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """All of it under unique names, on the CPU."""
-        import torch
-
-        kept = {"generator cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            kept["generator cuda"] = torch.cuda.get_rng_state(self.device)
-        moments = self.optimizer.state_dict()["state"]
-        for place, name in enumerate(names):
-            kept[f"adapter {name}"] = self.parameters[place]
-            kept[f"before {name}"] = self.good[place]
-            kept.update({f"{key} {name}": value for key, value in moments[place].items()})
-        return {name: value.detach().to("cpu").contiguous() for name, value in kept.items()}
-
-    def restore(self, names: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
-        """Put everything back. Raises KeyError or ValueError, before anything changes, where it does not fit."""
-        import torch
-
-        moments: dict[int, dict[str, Tensor]] = {}
-        for place, name in enumerate(names):
-            shape = self.parameters[place].shape
-            if (
-                tensors[f"adapter {name}"].shape != shape
-                or tensors[f"before {name}"].shape != shape
-            ):
-                raise ValueError(f"{name} has another shape")
-            moments[place] = {
-                key: tensors[f"{key} {name}"] for key in ("step", "exp_avg", "exp_avg_sq")
-            }
-        generator = tensors["generator cpu"]
-        cuda = tensors["generator cuda"] if self.device.type == "cuda" else None
-        with torch.no_grad():
-            for place, name in enumerate(names):
-                self.parameters[place].copy_(tensors[f"adapter {name}"])
-                self.good[place].copy_(tensors[f"before {name}"])
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        torch.set_rng_state(generator)
-        if cuda is not None:
-            torch.cuda.set_rng_state(cuda, self.device)

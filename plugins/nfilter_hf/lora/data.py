@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -109,6 +109,27 @@ def split_rows(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
             groups.append([row])
             longest = lengths[row]
     return groups
+
+
+def pass_budget(rows: Sequence[TrainRow], budget: int, norm: LossNorm, processes: int) -> int:
+    """Tokens of one forward pass: ``budget``, or fewer, so that each process has about one of a step's passes.
+
+    With a mean over passes (``microbatch``), which their number changes, it stays ``budget``.
+    """
+    if processes == 1 or norm == "microbatch":
+        return budget
+    lengths = [len(row.inputs) for row in rows]
+    return min(budget, max(*lengths, -(-sum(lengths) // processes), 1))
+
+
+def share_out(sizes: Sequence[int], processes: int) -> list[int]:
+    """The process of each forward pass of so many tokens: the largest goes first, each to who has least."""
+    loads = [0] * processes
+    owners = [0] * len(sizes)
+    for place in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        owners[place] = min(range(processes), key=loads.__getitem__)
+        loads[owners[place]] += sizes[place]
+    return owners
 
 
 def coefficients(
@@ -216,3 +237,48 @@ def _pad(rows: Sequence[TrainRow], factors: Sequence[FloatArray]) -> MicroBatch:
         coefficients=np.concatenate(list(factors)),
         rows=tuple(rows),
     )
+
+
+_COLUMNS: Final = {"inputs": np.int64, "positions": np.int64, "labels": np.int64, "weights": np.float32}  # fmt: skip
+
+
+def rows_to_arrays(rows: Sequence[TrainRow]) -> dict[str, Any]:
+    """Rows as flat arrays: ``lengths`` int64 [rows, 2] of inputs and predictions, then each column end to end.
+
+    Scores are the columns ``score NAME``, NaN where a row has none of that name.
+    """
+    names = sorted({name for row in rows for name in row.scores})
+    blank = [np.full(len(row.labels), np.nan, dtype=np.float32) for row in rows]
+    pairs = list(zip(rows, blank, strict=True))
+    return {
+        "lengths": np.array([(len(row.inputs), len(row.labels)) for row in rows], dtype=np.int64),
+        **{
+            name: np.concatenate([np.asarray(getattr(row, name), dtype=kind) for row in rows])
+            for name, kind in _COLUMNS.items()
+        },
+        **{
+            f"score {name}": np.concatenate([row.scores.get(name, empty) for row, empty in pairs])
+            for name in names
+        },
+    }
+
+
+def rows_from_arrays(arrays: Mapping[str, Any]) -> list[TrainRow]:
+    """The inverse of ``rows_to_arrays``."""
+    lengths = arrays["lengths"]
+    ends = lengths.cumsum(0)[:-1]
+    parts = {
+        name: np.split(column, ends[:, 0 if name == "inputs" else 1])
+        for name, column in arrays.items()
+        if name != "lengths"
+    }
+    scores = {
+        name.removeprefix("score "): parts.pop(name) for name in [*parts] if name not in _COLUMNS
+    }
+    return [
+        TrainRow(
+            **{name: column[place] for name, column in parts.items()},
+            scores={name: column[place] for name, column in scores.items()},
+        )
+        for place in range(len(lengths))
+    ]

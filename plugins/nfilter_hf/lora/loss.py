@@ -15,29 +15,32 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def checked_stats(loss: TokenLoss, stats: Mapping[str, Any], n: int) -> None:
+    """Raises ModelError where a statistic of ``n`` predictions is not [n]."""
+    for name, values in stats.items():
+        if tuple(values.shape) != (n,):
+            raise _wrong(loss, f"its statistic {name!r} has shape {list(values.shape)}, not [{n}]")
+
+
 def online_weights(
     loss: TokenLoss,
-    parts: Sequence[Mapping[str, Any]],
+    stats: Mapping[str, Any],
     batches: Sequence[MicroBatch],
     device: Any,
     step: int,
 ) -> FloatArray:
-    """Statistics by chunk to weights [n] for all predictions of ``batches``, in their order.
+    """Statistics [n] by name to weights [n] for all predictions of ``batches``, in their order.
 
     Statistics and cached scores reach the loss as torch tensors on ``device``, which is all that is held: a few
-    numbers a token.
+    numbers per token.
 
     Raises:
-        ModelError: where a statistic or the weights have another shape, a weight is not finite, or one is negative
-            and the mean is over the weights themselves.
+        ModelError: where the weights have another shape, one is not finite, or one is negative and the mean is over
+            the weights themselves.
     """
     import torch
 
     n = sum(len(batch.labels) for batch in batches)
-    stats = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    for name, values in stats.items():
-        if tuple(values.shape) != (n,):
-            raise _wrong(loss, f"its statistic {name!r} has shape {list(values.shape)}, not [{n}]")
     cached = {
         name: torch.from_numpy(values).to(device) for name, values in cached_scores(batches).items()
     }

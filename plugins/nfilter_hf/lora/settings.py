@@ -10,6 +10,7 @@ from pydantic import Field
 
 from nfilter import LendsModule, Needs, StageConfig
 from nfilter_hf.lora.data import LossNorm
+from nfilter_hf.lora.trackers import Tracker
 
 Schedule = Literal["linear", "cosine", "constant"]
 Auto = Literal["auto"]
@@ -36,6 +37,7 @@ _ELSEWHERE: Final = {
     **dict.fromkeys(("warmup_steps", "num_warmup_steps"), "warmup is the share of the steps that warm up: warmup: 0.03"),
     **dict.fromkeys(("max_norm", "gradient_clipping", "clip_grad_norm", "gradient_clip_val"), "max_grad_norm"),
     **dict.fromkeys(("save_steps", "save_every", "checkpoint_steps"), "checkpoint_every"),
+    **dict.fromkeys(("report_to", "log_with", "loggers", "logger"), "trackers"),
     **dict.fromkeys(("base_model", "model_name", "model_name_or_path"), "model"),
     **dict.fromkeys(
         ("max_length", "max_seq_length", "max_seq_len", "cutoff_len", "sequence_len"),
@@ -97,6 +99,13 @@ class LoraSettings(StageConfig):
     bf16: bool | Literal["auto"] = Field(default="auto", description="auto: on a GPU that has it")
     checkpoint_every: int | None = Field(
         default=50, ge=1, description="optimiser steps between checkpoints; null: none"
+    )
+    shard: bool = Field(
+        default=False,
+        description="spread the base over the GPUs of several processes (FSDP2); device: cpu for its model",
+    )
+    trackers: tuple[Tracker, ...] = Field(
+        default=(), description="where loss, learning rate and gradient of each step also go"
     )
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -14,10 +13,17 @@ from nfilter import Context, ModelError
 from nfilter_hf.batching import is_out_of_memory
 from nfilter_hf.flat import LONGEST, FlatBatch, can_flatten, flat_attention, flatten
 from nfilter_hf.lora.adapter import rehearsed
-from nfilter_hf.lora.data import MicroBatch, TrainRow, micro_batches, weighed_batches
-from nfilter_hf.lora.loss import backward_weighted, online_weights
+from nfilter_hf.lora.data import (
+    MicroBatch,
+    TrainRow,
+    micro_batches,
+    pass_budget,
+    share_out,
+    weighed_batches,
+)
+from nfilter_hf.lora.distributed import Launch, Parcel
+from nfilter_hf.lora.loss import backward_weighted, checked_stats, online_weights
 from nfilter_hf.lora.settings import LoraSettings, pass_tokens
-from nfilter_hf.lora_crew import Alone, Crew, Stats
 from nfilter_hf.loss import (
     Head,
     chunk_size,
@@ -29,6 +35,9 @@ from nfilter_hf.loss import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+Stats: TypeAlias = "Mapping[str, Tensor]"
+"""An online loss's statistics by name, each [n], in the order of the passes that they are of."""
+
 
 class StepLoss:
     """The loss of one optimiser step, forward and backward; it shrinks its forward passes when memory runs out.
@@ -39,9 +48,16 @@ class StepLoss:
     """
 
     def __init__(
-        self, module: Any, config: LoraSettings, device: Any, ctx: Context, crew: Crew | None = None
+        self,
+        module: Any,
+        config: LoraSettings,
+        device: Any,
+        ctx: Context,
+        launch: Launch | None = None,
     ) -> None:
-        self._crew: Crew = crew or Alone()
+        import torch
+
+        self._launch = launch or Launch()
         self._module = module
         self._body = module.base_model
         self._config = config
@@ -50,8 +66,11 @@ class StepLoss:
         self._budget = pass_tokens(config, device.type)
         self._amp = _autocast(config, device)
         self._chunk = chunk_size(module.get_output_embeddings().weight.shape[0], device.type)
-        self._head: Head | None = self._with_amp(output_head(module))
-        self._matrix = frozen_matrix(module)
+        # A sharded base computes as a whole model alone.
+        self._head: Head | None = None if config.shard else self._with_amp(output_head(module))
+        # In float16 the sums of that product overflow, where a vocabulary is large.
+        plain = not config.shard and module.dtype != torch.float16
+        self._matrix = frozen_matrix(module) if plain else None
         self._flat = False
         self._loss = ctx.loss
         self._idle = False
@@ -64,9 +83,10 @@ class StepLoss:
         """
         import torch
 
-        inputs = torch.from_numpy(row.inputs[None, :16]).to(self._device)
         head = self._head
-        assert head is not None
+        if head is None:
+            return
+        inputs = torch.from_numpy(row.inputs[None, :16]).to(self._device)
         with torch.no_grad():
             logits = head(self._hidden(inputs))
             wanted = self._whole(inputs)
@@ -107,23 +127,22 @@ class StepLoss:
                 f"{type(self._module).__name__} connects tokens in a way that is not known here: forward passes are padded"
             )
 
-    def __call__(self, rows: Sequence[TrainRow], step: int) -> float:
-        """Add the gradient of the step's loss to the parameters and return that loss; steps count from 0.
+    def __call__(self, rows: Sequence[TrainRow], step: int, scale: float = 1.0) -> float:
+        """Add the gradient of this process's passes, times ``scale``, to the parameters; return the whole step's loss.
 
-        The loss that is returned has the online loss's weights in it.
+        Steps count from 0. The loss has the online loss's weights in it, and no scale.
+
+        Raises:
+            ModelError: where memory runs out on a single sample.
         """
         while True:
-            loss: float | None = None
+            budget = pass_budget(rows, self._budget, self._config.loss_norm, self._launch.size)
             try:
-                budget = self._crew.budget(rows, self._budget, self._config.loss_norm)
-                loss = self._passes(rows, budget, step)
+                return self._passes(rows, budget, step, scale)
             except (RuntimeError, MemoryError) as error:
                 # The error holds on to the frames of the pass, and they to its memory: nothing keeps it.
                 if not is_out_of_memory(error):
                     raise
-            total = self._crew.settle(loss)
-            if total is not None:
-                return total
             longest = max(len(row.inputs) for row in rows)
             if budget <= longest:
                 raise ModelError(
@@ -132,15 +151,38 @@ class StepLoss:
                 )
             self._shrink(longest, budget)
 
-    def _passes(self, rows: Sequence[TrainRow], budget: int, step: int) -> float:
+    def _passes(self, rows: Sequence[TrainRow], budget: int, step: int, scale: float) -> float:
         batches = micro_batches(rows, budget, self._config.loss_norm)
         outputs: Tensor | None = None
         if self._loss is not None:
             # The graph of a step's only pass serves its statistics and its gradient.
-            if len(batches) == self._crew.size == 1:
+            if len(batches) == self._launch.size == 1:
                 outputs = self._outputs(batches[0])
             batches = self._weighed(batches, step, outputs)
-        return float(sum(self._backward(batch, outputs) for batch in self._crew.share(batches)))
+
+        def backward() -> Parcel:
+            here = self._own(batches)
+            losses = [self._backward(batch, outputs, scale) for batch in here]
+            for batch in self._idle_passes(batches, len(here)):
+                self._backward(batch, None, scale)
+            return {"loss": float(sum(losses))}, {}
+
+        return float(sum(values["loss"] for values, _ in self._launch.together(backward)))
+
+    def _own(self, batches: Sequence[MicroBatch]) -> list[MicroBatch]:
+        """The forward passes of this process, in their order."""
+        owners = share_out([batch.inputs.size for batch in batches], self._launch.size)
+        rank = self._launch.rank
+        return [batch for batch, owner in zip(batches, owners, strict=True) if owner == rank]
+
+    def _idle_passes(self, batches: Sequence[MicroBatch], here: int) -> list[MicroBatch]:
+        """Passes that change nothing, so that this process runs as many as any: a sharded base asks for that."""
+        if not self._config.shard:
+            return []
+        owners = share_out([batch.inputs.size for batch in batches], self._launch.size)
+        most = max(owners.count(rank) for rank in range(self._launch.size))
+        smallest = min(batches, key=lambda batch: batch.inputs.size)
+        return [_without_loss(smallest)] * (most - here)
 
     def _shrink(self, longest: int, budget: int) -> None:
         import torch
@@ -180,14 +222,11 @@ class StepLoss:
         loss, norm = self._loss, self._config.loss_norm
         assert loss is not None
         with torch.no_grad(), rehearsed(self._module):
-            stats = self._crew.statistics(partial(self._statistics, outputs=outputs), batches)
+            stats = self._statistics(batches, outputs)
             # A model that is broken has no statistics; its loss will say so.
             if stats is None:
                 return batches
-            weights = self._crew.weights(
-                lambda: online_weights(loss, [stats], batches, self._device, step),
-                sum(len(batch.labels) for batch in batches),
-            )
+            weights = online_weights(loss, stats, batches, self._device, step)
         if not self._idle and not weights.any():
             self._idle = True
             self._ctx.log.warning(
@@ -195,20 +234,60 @@ class StepLoss:
             )
         return weighed_batches(batches, weights, norm, loss.mean_over)
 
-    def _statistics(
-        self, batches: Sequence[MicroBatch], outputs: Tensor | None = None
-    ) -> Stats | None:
+    def _statistics(self, batches: Sequence[MicroBatch], outputs: Tensor | None) -> Stats | None:
+        """The online loss's statistics [n] of all passes of the step; None where states are not finite."""
+        loss = self._loss
+        assert loss is not None
+
+        def own() -> Parcel:
+            batches_here = self._own(batches)
+            idle = self._idle_passes(batches, len(batches_here))
+            stats = self._own_statistics(batches_here, outputs, idle)
+            checked_stats(loss, stats or {}, sum(len(batch.labels) for batch in batches_here))
+            return {"finite": stats is not None}, stats or {}
+
+        found = self._launch.together(own)
+        if not all(values["finite"] for values, _ in found):
+            return None
+        if len(found) == 1:
+            return found[0][1]
+        return self._in_order(batches, [stats for _, stats in found])
+
+    def _in_order(self, batches: Sequence[MicroBatch], found: Sequence[Stats]) -> Stats:
+        """Statistics by process, each of its own passes, as those of all passes in their order."""
+        import torch
+
+        owners = share_out([batch.inputs.size for batch in batches], self._launch.size)
+        taken = [0] * self._launch.size
+        parts: list[Stats] = []
+        for batch, owner in zip(batches, owners, strict=True):
+            where = slice(taken[owner], taken[owner] + len(batch.labels))
+            taken[owner] = where.stop
+            parts.append({name: values[where] for name, values in found[owner].items()})
+        return {
+            name: torch.cat([part[name] for part in parts]).to(self._device) for name in parts[0]
+        }
+
+    def _own_statistics(
+        self, batches: Sequence[MicroBatch], outputs: Tensor | None, idle: Sequence[MicroBatch]
+    ) -> dict[str, Tensor] | None:
         import torch
 
         loss = self._loss
         assert loss is not None
         parts: list[Stats] = []
+        finite = True
         for batch in batches:
             states, labels = self._states(batch, outputs)
-            if not torch.isfinite(states).all():
-                return None
+            finite = finite and bool(torch.isfinite(states).all())
+            if not finite:
+                continue
             chunks = logit_chunks(self._head or _as_it_is, states, labels, self._chunk)
             parts += [loss.stats(logits, wanted) for _, logits, wanted in chunks]
+        for batch in idle:
+            self._states(batch, None)
+        if not finite:
+            return None
         names = parts[0] if parts else ()
         return {name: torch.cat([part[name] for part in parts]) for name in names}
 
@@ -247,18 +326,21 @@ class StepLoss:
             ).last_hidden_state
         return states[0]
 
-    def _backward(self, batch: MicroBatch, outputs: Tensor | None = None) -> float:
+    def _backward(self, batch: MicroBatch, outputs: Tensor | None, scale: float) -> float:
         import torch
 
+        if not len(batch.labels) and self._config.shard:
+            batch = _without_loss(batch)
         if not len(batch.labels):
             # Read all the same, so that the passes behind it have the dropout that they had in rehearsal.
             with torch.no_grad():
                 self._states(batch, outputs)
             return 0.0
         states, labels = self._states(batch, outputs)
-        factors = torch.from_numpy(batch.coefficients).to(self._device)
+        factors = torch.from_numpy(batch.coefficients).to(self._device) * scale
         head = self._head or _as_it_is
-        return float(backward_weighted(head, states, labels, factors, self._chunk, self._matrix))
+        loss = backward_weighted(head, states, labels, factors, self._chunk, self._matrix)
+        return float(loss) / scale
 
 
 def _head_of(row: TrainRow, tokens: int) -> TrainRow:
@@ -266,6 +348,14 @@ def _head_of(row: TrainRow, tokens: int) -> TrainRow:
     inputs = row.inputs[:tokens]
     last = np.asarray([len(inputs) - 1])
     return replace(row, inputs=inputs, positions=last, labels=last, weights=np.ones(1, np.float32))
+
+
+def _without_loss(batch: MicroBatch) -> MicroBatch:
+    # One prediction that counts for nothing, so that the pass has a way back.
+    nothing = np.zeros(1, dtype=np.int64)
+    return replace(
+        batch, positions=nothing, labels=nothing, coefficients=np.zeros(1, dtype=np.float32)
+    )
 
 
 def _as_it_is(logits: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""``hf.lora`` in two processes: what one process would give, and no process that waits for one that is gone."""
+"""Two processes of a launch: what one process would give, and no process that waits for one that is gone."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from nfilter_hf.lora_follow import stream
-from nfilter_hf.lora_parcels import share_out
+from nfilter_hf.lora.data import share_out
+from nfilter_hf.lora.loop import stream
 
-ROOT = Path(__file__).resolve().parents[3]
-PROGRAM = Path(__file__).with_name("ranks_program.py")
-SECONDS = 60
+ROOT = Path(__file__).resolve().parents[4]
+PROGRAM = Path(__file__).with_name("process_program.py")
+SECONDS = 120
 """What a process may take to notice, on a busy machine; nothing waits that long by design."""
+LIMIT = 900
+"""What a process may take in all: it imports for ten seconds of processor time, and the machine may be shared."""
 
 
 def started(out: Path, options: dict[str, Any], **environment: str) -> subprocess.Popen[str]:
@@ -43,7 +45,7 @@ class Pair:
         shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         self.both = [started(out, options, RANK=str(rank), **shared) for rank in (0, 1)]
 
-    def ends(self, rank: int, seconds: float = 300) -> tuple[int, str, str]:
+    def ends(self, rank: int, seconds: float = LIMIT) -> tuple[int, str, str]:
         """Exit code, output and errors of a process."""
         process = self.both[rank]
         out, err = process.communicate(timeout=seconds)
@@ -51,11 +53,11 @@ class Pair:
 
 
 @pytest.fixture
-def pair() -> Iterator[Any]:
+def pair(checkpoint: Any) -> Iterator[Any]:
     made: list[Pair] = []
 
     def start(out: Path, **options: Any) -> Pair:
-        made.append(Pair(out, options))
+        made.append(Pair(out, {"model": str(checkpoint()), **options}))
         return made[-1]
 
     yield start
@@ -65,10 +67,15 @@ def pair() -> Iterator[Any]:
             process.communicate()
 
 
-def alone(out: Path, **options: Any) -> list[list[float]]:
-    out_text, err = (process := started(out, options)).communicate(timeout=300)
-    assert process.returncode == 0, err
-    return [json.loads(line) for line in out_text.splitlines()]
+@pytest.fixture
+def alone(checkpoint: Any) -> Any:
+    def run(out: Path, **options: Any) -> list[Any]:
+        process = started(out, {"model": str(checkpoint()), **options})
+        text, err = process.communicate(timeout=LIMIT)
+        assert process.returncode == 0, err
+        return [json.loads(line) for line in text.splitlines()]
+
+    return run
 
 
 def assert_same(one: Path, other: Path, atol: float) -> None:
@@ -79,10 +86,13 @@ def assert_same(one: Path, other: Path, atol: float) -> None:
     assert max(float(tensor.abs().max()) for tensor in left.values()) > 0.01
 
 
-def equal(tmp_path: Path, pair: Any, **options: Any) -> str:
-    """Train alone and in two processes; return what the two said."""
+def equal(tmp_path: Path, pair: Any, alone: Any, **options: Any) -> None:
+    """Train alone and in two processes, these with the settings ``shared`` too."""
+    shared = options.pop("shared", {})
     expected = alone(tmp_path / "one", **options)
-    both = pair(tmp_path / "two", **options)
+    both = pair(
+        tmp_path / "two", **{**options, "settings": {**options.get("settings", {}), **shared}}
+    )
     code, out, err = both.ends(0)
     assert (code, both.ends(1)[0]) == (0, 0), err
     found = [json.loads(line) for line in out.splitlines()]
@@ -93,11 +103,10 @@ def equal(tmp_path: Path, pair: Any, **options: Any) -> str:
         assert_same(tmp_path / "one" / name, tmp_path / "two" / name, atol=1e-5)
         record = json.loads((tmp_path / "two" / name / "training.json").read_text())
         assert record["processes"] == 2
-    return str(err)
 
 
-def test_two_processes_give_what_one_gives(tmp_path: Path, pair: Any) -> None:
-    equal(tmp_path, pair)
+def test_two_processes_give_what_one_gives(tmp_path: Path, pair: Any, alone: Any) -> None:
+    equal(tmp_path, pair, alone)
 
 
 @pytest.mark.types("start every process with the same recipe and --set")
@@ -113,17 +122,21 @@ def test_two_processes_give_what_one_gives(tmp_path: Path, pair: Any) -> None:
         {"samples": 1, "loss": "dft"},
         {"loss": "dft", "settings": {"loss_norm": "samples"}},
         {"loss": "rho1", "settings": {"micro_batch_tokens": 40}},
+        {"shared": {"shard": True}},
+        {"samples": 1, "loss": "rho1", "shared": {"shard": True}},
     ],
     ids=str,
 )
-def test_whatever_a_step_is_made_of(tmp_path: Path, pair: Any, options: dict[str, Any]) -> None:
-    equal(tmp_path, pair, **options)
+def test_whatever_a_step_is_made_of(
+    tmp_path: Path, pair: Any, alone: Any, options: dict[str, Any]
+) -> None:
+    equal(tmp_path, pair, alone, **options)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", [None, "rho1"])
 def test_memory_that_runs_out_in_one_process_shrinks_the_passes_of_both(
-    tmp_path: Path, pair: Any, loss: str | None
+    tmp_path: Path, pair: Any, alone: Any, loss: str | None
 ) -> None:
     expected = alone(tmp_path / "one", loss=loss)
     both = pair(tmp_path / "two", loss=loss, poison=[1, 5, "memory"])
@@ -204,7 +217,7 @@ def test_processes_that_do_not_fit_are_refused(
 
 @pytest.mark.slow
 def test_two_processes_go_on_from_a_checkpoint_with_the_same_dropout(
-    tmp_path: Path, pair: Any
+    tmp_path: Path, pair: Any, alone: Any
 ) -> None:
     settings = {"dropout": 0.3, "checkpoint_every": 2}
     whole = pair(tmp_path / "whole", settings=settings)
@@ -221,6 +234,25 @@ def test_two_processes_go_on_from_a_checkpoint_with_the_same_dropout(
     assert_same(tmp_path / "whole" / "one", tmp_path / "broken" / "one", atol=0)
     one = alone(tmp_path / "one", settings=settings)
     assert one[0] != pytest.approx(json.loads(out), abs=1e-3)  # the other half drew its own dropout
+
+
+def test_two_processes_answer_and_score_as_one(tmp_path: Path, pair: Any, alone: Any) -> None:
+    options = {"answers": True, "settings": {"max_steps": 2}}
+    expected = alone(tmp_path / "one", **options)
+    both = pair(tmp_path / "two", **options)
+    code, out, err = both.ends(0)
+    assert (code, both.ends(1)) == (0, (0, "", "")), err
+    found = [json.loads(line) for line in out.splitlines()]
+    base, adapted, again = found[1:]
+    assert base == again
+    assert base[0] != adapted[0]
+    for one, other in zip(expected[1:], found[1:], strict=True):
+        for left, right in zip(one[0], other[0], strict=True):
+            assert left.pop("logprobs") == pytest.approx(right.pop("logprobs"), abs=1e-4)
+            assert left == right
+        for left, right in zip(one[1], other[1], strict=True):
+            assert left == pytest.approx(right, abs=1e-4)
+    assert base[0][-1]["failure"]["kind"] == "too_long"
 
 
 def test_batches_are_shared_out_by_their_tokens() -> None:

@@ -24,6 +24,7 @@ from .api.errors import BudgetError as BudgetError
 from .api.errors import ContractError as ContractError
 from .api.errors import ModelError as ModelError
 from .api.errors import NfilterError as NfilterError
+from .api.errors import NoteError as NoteError
 from .api.errors import NothingLeftError as NothingLeftError
 from .api.errors import NotInstalled as NotInstalled
 from .api.errors import PluginError as PluginError
@@ -49,6 +50,9 @@ from .api.metrics import Metric as Metric
 from .api.metrics import MetricInput as MetricInput
 from .api.metrics import TokenMetric as TokenMetric
 from .api.metrics import TokenMetricInput as TokenMetricInput
+from .api.notes import Proposal as Proposal
+from .api.notes import Verdict as Verdict
+from .api.notes import View as View
 from .api.packed_texts import PackedTexts as PackedTexts
 from .api.stages import EMPTY_STATE as EMPTY_STATE
 from .api.stages import AnswerKind as AnswerKind

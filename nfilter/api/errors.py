@@ -36,6 +36,10 @@ class ContractError(NfilterError):
     exit_code = 3
 
 
+class NoteError(ContractError):
+    """A note that does not have the form of the type it is read as; the message names sample, note and field."""
+
+
 class SourceError(NfilterError):
     """A source that cannot be read at all, or in which no row can be read."""
 

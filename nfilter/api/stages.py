@@ -166,10 +166,9 @@ class Calls:
 class Contract:
     """What a stage does to samples, as a function of its config.
 
-    ``reads`` and ``writes`` name notes. ``verdicts`` names those of the notes written that say whether a label is
-    wrong: ``{"flagged": bool, "noise_score": float in [0, 1]}``; metrics compare them with the truth.
-    ``views`` names those that hold a model's own answer. ``proposes`` names the notes that hold a new label for
-    a flagged sample; the notes of both have an ``answer``, a text or None. ``sometimes`` names those of the notes
+    ``reads`` and ``writes`` name notes. ``verdicts`` names those of the notes written that are a ``Verdict``; metrics
+    compare them with the truth. ``views`` names those that are a ``View``. ``proposes`` names the notes that are a
+    ``Proposal``, a new label for a flagged sample. ``sometimes`` names those of the notes
     written that only some data calls for: every other one stands on at least one sample.
     ``prompts`` names templates. ``new_samples`` allows samples with parents to be added.
     ``online_loss``: a trainer that trains with ``ctx.loss`` where the recipe names one. ``trains``: a stage that calls

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from nfilter.api.errors import NfilterError, PluginError, StoreError
+from nfilter.api.errors import ContractError, NfilterError, NoteError, PluginError, StoreError
 from nfilter.registry.loading import Plugins, Registered
 from nfilter.store.run_directory import unwritten
 
@@ -19,12 +19,14 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 def blame(
     error: Exception, plugins: Plugins, stage: str, directory: Path | None
-) -> PluginError | StoreError | None:
+) -> PluginError | ContractError | StoreError | None:
     """The plugin whose code raised ``error``, at work for ``stage``, in one sentence; None where no plugin's did.
 
     It is the innermost one on the way to where ``error`` was raised: a backend that fails inside a stage is to blame,
     not the stage. ``directory`` is the run's; None outside of a run, where the sentence itself tells the line.
     """
+    if isinstance(error, NoteError):
+        return ContractError(f"{stage}: {error}")
     # A disk that is full is nobody's fault, whoever asked for the file.
     if isinstance(error, OSError) and error.errno in _FULL:
         return unwritten(Path(error.filename or directory or "."), error)

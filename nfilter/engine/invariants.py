@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nfilter.api.errors import ContractError
+from nfilter.api.notes import Proposal, Verdict, View
 from nfilter.api.stages import Contract, State
 from nfilter.api.types import Sample, TokenSample
 
@@ -214,24 +215,21 @@ def _check_turns(where: str, was: Sample, now: Sample) -> None:
 
 def _check_forms(where: str, contract: Contract, sample: Sample, touched: set[str]) -> None:
     """Verdicts and answers have the form that metrics and reports read."""
-    for name in sorted(touched & contract.verdicts):
-        note = sample.notes[name]
-        flagged, score = (
-            (note.get("flagged"), note.get("noise_score")) if isinstance(note, Mapping) else (0, 0)
-        )
-        number = isinstance(score, int | float) and not isinstance(score, bool)
-        if not isinstance(flagged, bool) or not number or not 0.0 <= float(str(score)) <= 1.0:
-            raise ContractError(
-                f"{where}: note {name!r} is a verdict and has the form {note!r:.120}; write "
-                "{'flagged': True or False, 'noise_score': a number from 0 to 1}"
-            )
-    for name in sorted(touched & (contract.views | contract.proposes)):
-        note = sample.notes[name]
-        if not isinstance(note, Mapping) or not isinstance(note.get("answer", 0), str | None):
-            raise ContractError(
-                f"{where}: note {name!r} holds an answer and has the form {note!r:.120}; write "
-                "{'answer': a text, or None where there is none}"
-            )
+    verdict = "write {'flagged': True or False, 'noise_score': a number from 0 to 1}"
+    answer = "write {'answer': a text, or None where there is none}"
+    for names, what, from_json, remedy in (
+        (contract.verdicts, "is a verdict", Verdict.from_json, verdict),
+        (contract.views, "holds an answer", View.from_json, answer),
+        (contract.proposes, "holds an answer", Proposal.from_json, answer),
+    ):
+        for name in sorted(touched & names):
+            note = sample.notes[name]
+            try:
+                from_json(note)
+            except ValueError as error:
+                raise ContractError(
+                    f"{where}: note {name!r} {what} and has the form {note!r:.120}: {error}; {remedy}"
+                ) from error
 
 
 def _check_weight(where: str, sample: Sample) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nfilter.api.errors import NfilterError, NothingLeftError
+from nfilter.api.errors import NfilterError, NoteError, NothingLeftError
 from nfilter.api.events import RunFinished, RunStarted, StageFinished
 from nfilter.api.stages import Contract, TokenLoss
 from nfilter.api.types import ModelRef, Sample, TokenSample
@@ -198,9 +198,8 @@ def run(
                 "nfilter_run_finished", RunFinished(recipe.name, out, metrics), log.warning
             )
         except Exception as error:
-            fault = (
-                error if isinstance(error, NfilterError) else blame(error, plugins, state.at, out)
-            )
+            whole = isinstance(error, NfilterError) and not isinstance(error, NoteError)
+            fault = error if whole else blame(error, plugins, state.at, out)
             log.failed(fault or error, error if fault is not error else None)
             if fault is None or fault is error:
                 raise

@@ -7,6 +7,7 @@ from typing import Any
 
 from nfilter.api.errors import ContractError
 from nfilter.api.metrics import Judged, Metric, MetricInput
+from nfilter.api.notes import Proposal
 from nfilter.api.stages import Contract
 from nfilter.api.types import Sample
 from nfilter.models.context import RunContext
@@ -120,9 +121,8 @@ def _judged(
 def _note_is_right(ctx: RunContext, name: str, judged: list[Judged]) -> dict[str, bool | None]:
     pairs: list[tuple[str | None, str | None]] = []
     for item in judged:
-        note = item.final.notes.get(name)
-        answer = note.get("answer") if isinstance(note, Mapping) else None
-        pairs.append((answer if isinstance(answer, str) else None, item.truth))
+        found = Proposal.of(item.final, name)  # a view has an answer too
+        pairs.append((None if found is None else found.answer, item.truth))
     agree = ctx.answers.agree(pairs)
     return {
         item.final.id: ok if pair[0] is not None and pair[1] is not None else None

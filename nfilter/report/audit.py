@@ -80,25 +80,21 @@ def as_json(result: Audit) -> dict[str, Any]:
 
 
 def _population(run: RunDirectory, last: Artefact) -> list[Unit]:
+    from nfilter.api.notes import Verdict
+
     originals = set(reading.ids_of(run.stage(0, reading.SOURCE)))
     units = []
     verdicts = 0
     for sample in last.samples():
         if sample.id not in originals:
             continue
-        found = reading.verdict_of(sample)
+        found = Verdict.last_of(sample)
         if found is None:
             units.append(Unit(sample.id, flagged=False, score=None))
             continue
         verdicts += 1
-        score = found[1]["noise_score"]
-        units.append(
-            Unit(
-                sample.id,
-                flagged=bool(found[1]["flagged"]),
-                score=float(score) if text.is_number(score) else None,
-            )
-        )
+        _, verdict = found
+        units.append(Unit(sample.id, flagged=verdict.flagged, score=float(verdict.noise_score)))
     if not verdicts:
         raise StoreError(
             f"{run.path}: no stage wrote a verdict (a note with `flagged` and `noise_score`), so there is nothing to "

@@ -172,19 +172,20 @@ def _sampled(
 
 def _look(run: RunDirectory, ids: set[str], content: _Content) -> dict[str, dict[str, str]]:
     """Question, label and noise score of the examples; all scores are collected on the way."""
+    from nfilter.api.notes import Verdict
+
     done = [artefact for artefact in reading.stages(run) if reading.finished(artefact)]
     found: dict[str, dict[str, str]] = {}
     if not done:
         return found
     for sample in done[-1].samples():
-        verdict = reading.verdict_of(sample)
-        score = verdict[1]["noise_score"] if verdict else None
-        if verdict is not None and text.is_number(score):
-            content.scores.append((float(score), bool(verdict[1]["flagged"])))
+        last = Verdict.last_of(sample)
+        if last is not None:
+            content.scores.append((float(last[1].noise_score), last[1].flagged))
         if sample.id in ids:
             found[sample.id] = {
                 "question": text.cut(sample.query, most=_CELL),
                 "label": text.cut(sample.response, most=_CELL),
-                "score": f"{score:.2f}" if text.is_number(score) else "",
+                "score": "" if last is None else f"{last[1].noise_score:.2f}",
             }
     return found

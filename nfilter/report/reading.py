@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nfilter.api.errors import StoreError
 
 if TYPE_CHECKING:
-    from nfilter.api.types import Sample
     from nfilter.store.run_directory import Artefact, RunDirectory
 
-VERDICT_KEYS = frozenset({"flagged", "noise_score"})
 SOURCE = "source"
 MANIFEST = "manifest.json"
 _LOOKED_AT = 2000
@@ -193,15 +191,6 @@ def metrics_of(path: Path) -> dict[str, Any]:
     return value
 
 
-def verdict_of(sample: Sample) -> tuple[str, Mapping[str, Any]] | None:
-    """The name and value of the last note that says whether the label is wrong; None where no stage wrote one."""
-    for name in reversed(list(sample.notes)):
-        note = sample.notes[name]
-        if isinstance(note, Mapping) and note.keys() >= VERDICT_KEYS:
-            return name, note
-    return None
-
-
 def lines_about(path: Path, sample_id: str) -> Iterator[dict[str, Any]]:
     """The rows of a JSON Lines file in which ``sample_id`` occurs somewhere; the rest are not even decoded."""
     needle = json.dumps(sample_id, ensure_ascii=False)
@@ -230,6 +219,7 @@ def has_verdicts(run_dir: Path) -> bool:
 
     Looks at the first rows of the last finished stage; of a group, at its first child.
     """
+    from nfilter.api.notes import Verdict
     from nfilter.store.run_directory import RunDirectory
 
     run = next(iter(children_of(run_dir)), run_dir)
@@ -238,4 +228,6 @@ def has_verdicts(run_dir: Path) -> bool:
     done = [artefact for artefact in stages(RunDirectory(run)) if finished(artefact)]
     if not done:
         return False
-    return any(verdict_of(sample) for sample in itertools.islice(done[-1].samples(), _LOOKED_AT))
+    return any(
+        Verdict.last_of(sample) for sample in itertools.islice(done[-1].samples(), _LOOKED_AT)
+    )

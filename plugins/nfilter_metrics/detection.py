@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nfilter import JSON, MetricInput
+from nfilter import JSON, MetricInput, Verdict
 from nfilter_metrics.statistics import (
     Counts,
     average_precision,
@@ -19,12 +18,9 @@ from nfilter_metrics.statistics import (
 
 
 @dataclass(frozen=True, slots=True)
-class _Verdict:
+class _Judged:
     id: str
-    flagged: bool
-    score: float | None
-    vote: str | None
-    views: tuple[str, ...]
+    verdict: Verdict
     wrong: bool | None
 
 
@@ -51,55 +47,37 @@ class Detection:
         return last if len(by_note) == 1 else {**last, "by_note": by_note}
 
 
-def _verdicts(data: MetricInput, note: str) -> list[_Verdict]:
+def _verdicts(data: MetricInput, note: str) -> list[_Judged]:
     found = []
     for judged in data.judged:
-        value = judged.final.notes.get(note)
-        if not isinstance(value, Mapping) or not isinstance(value.get("flagged"), bool):
-            continue
-        score, vote, agree = value.get("noise_score"), value.get("vote"), value.get("agree")
-        right = judged.label_was_right
-        found.append(
-            _Verdict(
-                judged.final.id,
-                bool(value["flagged"]),
-                _finite(score),
-                vote if isinstance(vote, str) else None,
-                tuple(agree) if isinstance(agree, Mapping) else (),
-                None if right is None else not right,
-            )
-        )
+        verdict = Verdict.of(judged.final, note)
+        if verdict is not None:
+            right = judged.label_was_right
+            found.append(_Judged(judged.final.id, verdict, None if right is None else not right))
     return found
 
 
-def _finite(value: JSON) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) else None
-
-
-def _metrics(data: MetricInput, note: str, verdicts: Sequence[_Verdict]) -> dict[str, JSON]:
-    known = [(v, v.wrong) for v in verdicts if v.wrong is not None]
+def _metrics(data: MetricInput, note: str, verdicts: Sequence[_Judged]) -> dict[str, JSON]:
+    known = [(each.verdict, each.wrong) for each in verdicts if each.wrong is not None]
     wrong = [w for _, w in known]
-    counts = Counts.of(wrong, [v.flagged for v, _ in known])
+    counts = Counts.of(wrong, [verdict.flagged for verdict, _ in known])
     everything = Counts.of(wrong, [True] * len(wrong))
-    scored = [(w, v.score) for v, w in known if v.score is not None]
-    positive, scores = [w for w, _ in scored], [s for _, s in scored]
+    scores = [float(verdict.noise_score) for verdict, _ in known]
     noise_rate = ratio(sum(wrong), len(wrong))
     return {
         "note": note,
         "n": len(verdicts),
         "n_truth": len(known),
-        "n_scored": len(scored),
+        "n_scored": len(scores),
         "noise_rate": noise_rate,
-        "flagged": ratio(sum(v.flagged for v in verdicts), len(verdicts)),
+        "flagged": ratio(sum(each.verdict.flagged for each in verdicts), len(verdicts)),
         "precision": counts.precision,
         "recall": counts.recall,
         "f1": counts.f1,
         "mcc": counts.mcc,
-        "roc_auc": roc_auc(positive, scores),
-        "average_precision": average_precision(positive, scores),
-        "brier": brier(positive, scores),
+        "roc_auc": roc_auc(wrong, scores),
+        "average_precision": average_precision(wrong, scores),
+        "brier": brier(wrong, scores),
         "flag_all": {
             "precision": everything.precision,
             "recall": everything.recall,
@@ -110,11 +88,11 @@ def _metrics(data: MetricInput, note: str, verdicts: Sequence[_Verdict]) -> dict
 
 
 def _bound(
-    data: MetricInput, verdicts: Sequence[_Verdict], noise_rate: float | None
+    data: MetricInput, verdicts: Sequence[_Judged], noise_rate: float | None
 ) -> Mapping[str, JSON] | None:
-    if noise_rate is None or any(v.vote != "all" for v in verdicts):
+    if noise_rate is None or any(each.verdict.vote != "all" for each in verdicts):
         return None
-    used = set(verdicts[0].views)
+    used = set(verdicts[0].verdict.agree or ())
     view = next((name for name in data.views if not used or name in used), None)
     if view is None:
         return None

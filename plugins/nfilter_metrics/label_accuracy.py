@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
-from nfilter import JSON, Judged, MetricInput, wilson
+from nfilter import JSON, Judged, MetricInput, Proposal, Verdict, View, wilson
 from nfilter_metrics.statistics import ratio
 
 
@@ -16,11 +16,6 @@ def _share(outcomes: Iterable[bool]) -> dict[str, JSON]:
     bounds = wilson(k, n)
     low, high = bounds if bounds is not None else (None, None)
     return {"value": ratio(k, n), "n": n, "low": low, "high": high}
-
-
-def _note_of(judged: Judged, name: str) -> Mapping[str, JSON] | None:
-    value = judged.final.notes.get(name)
-    return value if isinstance(value, Mapping) else None
 
 
 class Relabel:
@@ -59,28 +54,26 @@ def _not_none(outcomes: Iterable[bool | None]) -> Iterable[bool]:
 def _flagged(judged: Judged, data: MetricInput) -> bool:
     """Return whether the sample's last verdict flags it; later checks override earlier ones."""
     for name in reversed(data.verdicts):
-        note = _note_of(judged, name)
-        if note is not None and isinstance(note.get("flagged"), bool):
-            return note["flagged"] is True
+        verdict = Verdict.of(judged.final, name)
+        if verdict is not None:
+            return verdict.flagged
     return False
 
 
 def _proposal_is_right(judged: Judged, data: MetricInput) -> bool | None:
     """Return whether the last proposed label is right; None without a proposal or a known truth."""
     for name in reversed(data.proposes):
-        note = _note_of(judged, name)
-        if note is not None:
-            return _is_right(judged, name, note, data)
+        proposal = Proposal.of(judged.final, name)
+        if proposal is not None:
+            return _is_right(judged, name, proposal.answer, data)
     return None
 
 
-def _is_right(
-    judged: Judged, name: str, note: Mapping[str, JSON], data: MetricInput
-) -> bool | None:
-    """Return whether the note's answer is right; a missing answer is wrong. None without a known truth."""
+def _is_right(judged: Judged, name: str, answer: str | None, data: MetricInput) -> bool | None:
+    """Return whether ``answer``, of the note ``name``, is right; a missing answer is wrong. None without a known truth."""
     if judged.truth is None:
         return None
-    if note.get("answer") is None:
+    if answer is None:
         return False
     return data.answer_is_right.get(name, {}).get(judged.final.id)
 
@@ -104,16 +97,15 @@ class Views:
 
 
 def _view_accuracy(data: MetricInput, name: str) -> Mapping[str, JSON] | None:
-    notes = [
-        (judged, note)
+    answers = [
+        (judged, view.answer)
         for judged in data.judged
-        if (note := _note_of(judged, name)) is not None
-        and not (note.get("skipped") or note.get("weak"))
+        if (view := View.of(judged.final, name)) is not None and view.asked
     ]
-    if not notes:
+    if not answers:
         return None
-    outcomes = ((note, _is_right(judged, name, note, data)) for judged, note in notes)
-    known = [(note.get("answer") is not None, hit) for note, hit in outcomes if hit is not None]
+    outcomes = ((answer, _is_right(judged, name, answer, data)) for judged, answer in answers)
+    known = [(answer is not None, hit) for answer, hit in outcomes if hit is not None]
     share = _share(hit for _, hit in known)
     return {
         "accuracy": share["value"],
@@ -121,6 +113,6 @@ def _view_accuracy(data: MetricInput, name: str) -> Mapping[str, JSON] | None:
         "low": share["low"],
         "high": share["high"],
         "accuracy_answered": _share(hit for answered, hit in known if answered)["value"],
-        "no_answer": ratio(sum(note.get("answer") is None for _, note in notes), len(notes)),
-        "n_seen": len(notes),
+        "no_answer": ratio(sum(answer is None for _, answer in answers), len(answers)),
+        "n_seen": len(answers),
     }

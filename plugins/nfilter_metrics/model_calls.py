@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from nfilter import JSON, MetricInput
+from nfilter import JSON, MetricInput, View
 from nfilter_metrics.statistics import ratio
 
 
@@ -45,12 +45,12 @@ def _saved(data: MetricInput) -> Mapping[str, JSON] | None:
     kinds = dict.fromkeys(("skipped", "stopped", "adopted"), 0)
     by_note: dict[str, int] = {}
     for name in data.views:
-        notes = (judged.final.notes.get(name) for judged in data.judged)
-        for note in notes:
-            if isinstance(note, Mapping) and (saved := _count(note, "saved")):
-                kind = "stopped" if _count(note, "calls") else "adopted"
-                kinds["skipped" if note.get("skipped") else kind] += saved
-                by_note[name] = by_note.get(name, 0) + saved
+        for judged in data.judged:
+            view = View.of(judged.final, name)
+            if view is not None and view.saved:
+                kind = "stopped" if view.calls else "adopted"
+                kinds["skipped" if view.skipped else kind] += view.saved
+                by_note[name] = by_note.get(name, 0) + view.saved
     total, n = sum(kinds.values()), len(data.judged)
     return {
         "n": n,
@@ -59,9 +59,3 @@ def _saved(data: MetricInput) -> Mapping[str, JSON] | None:
         **kinds,
         "by_note": by_note,
     }
-
-
-def _count(note: Mapping[str, JSON], key: str) -> int:
-    """Return the number of calls under ``key`` in a note, 0 if absent."""
-    value = note.get(key)
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0

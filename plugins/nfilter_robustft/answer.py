@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -19,11 +19,12 @@ from nfilter import (
     Sample,
     StageConfig,
     State,
+    View,
 )
 from nfilter_robustft.lazy import Settled, divide, reads, share_asked, sound
 from nfilter_robustft.pilot import Weak, is_weak, noted_as_weak, notes_of_weak, pilot
 from nfilter_robustft.published import as_published
-from nfilter_robustft.views import Asking, answer_in, read, view, with_notes
+from nfilter_robustft.views import Asking, read, with_notes
 
 
 class AnswerConfig(StageConfig):
@@ -115,7 +116,7 @@ class Answer:
             drawn = self._drawn(samples, ctx)
             notes = self._notes(samples, drawn, ctx)
             return [
-                (answer_in(notes[sample.id]), any(draw.failure is None for draw in draws))
+                (notes[sample.id].answer, any(draw.failure is None for draw in draws))
                 for sample, draws in zip(samples, drawn, strict=True)
             ]
 
@@ -124,7 +125,7 @@ class Answer:
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
         """Ask all draws of all samples at once, but for those that need no answer."""
 
-        def ask(samples: Sequence[Sample]) -> dict[str, Mapping[str, JSON]]:
+        def ask(samples: Sequence[Sample]) -> dict[str, View]:
             return self._notes(samples, self._drawn(samples, ctx), ctx)
 
         if is_weak(state):
@@ -145,7 +146,7 @@ class Answer:
 
     def _notes(
         self, asked: Sequence[Sample], drawn: Sequence[Sequence[Completion]], ctx: Context
-    ) -> dict[str, Mapping[str, JSON]]:
+    ) -> dict[str, View]:
         answers = [
             [read(ctx, sample, completion, reasoned=False) for completion in draws]
             for sample, draws in zip(asked, drawn, strict=True)
@@ -185,19 +186,18 @@ def _note(
     draws: Sequence[Completion],
     answers: Sequence[tuple[str | None, str | None]],
     supporters: Sequence[int],
-) -> dict[str, JSON]:
+) -> View:
     chosen = supporters[0] if supporters else 0
-    more: dict[str, JSON] = {}
+    more: dict[str, JSON] = {"length": len(draws[chosen].logprobs or ())}
     if len(draws) > 1:
-        more = {"agreement": len(supporters) / len(draws), "samples": len(draws)}
-    note = view(
+        more |= {"agreement": len(supporters) / len(draws), "samples": len(draws)}
+    return View(
         answers[chosen][0],
         text=draws[chosen].text,
         reasoning=draws[chosen].reasoning,
         nll=draws[chosen].nll,
-        length=len(draws[chosen].logprobs or ()),
         tokens=sum(draw.completion_tokens for draw in draws),
         calls=len(draws),
         failure=answers[chosen][1],
+        more=more,
     )
-    return {**note, **more}

@@ -21,6 +21,8 @@ from nfilter import (
     Sample,
     StageConfig,
     State,
+    Verdict,
+    View,
 )
 from nfilter_robustft.bounds import rate_range
 from nfilter_robustft.check_log import log_cut, log_rate, log_weak
@@ -38,7 +40,7 @@ from nfilter_robustft.posterior import (
 )
 from nfilter_robustft.ranks import rank_of, ranked, share_of
 from nfilter_robustft.sure import Sure, probability_of
-from nfilter_robustft.views import excerpt, view_of, was_weak
+from nfilter_robustft.views import answer_in, excerpt, was_weak
 
 _BLOCK = 256
 
@@ -274,7 +276,7 @@ class Check:
     def _see(self, samples: Sequence[Sample], ctx: Context) -> list[_Seen]:
         views = self.config.views
         labels = [ctx.answers.parse(sample.response, sample) for sample in samples]
-        answers = [[view_of(sample, view).get("answer") for view in views] for sample in samples]
+        answers = [[answer_in(sample, view) for view in views] for sample in samples]
         rows = [[label, *row] for label, row in zip(labels, answers, strict=True)]
         # Equal answers agree by themselves; the others are compared in one call.
         pairs = dict.fromkeys(
@@ -303,7 +305,7 @@ class Check:
         label, views = row[0], self.config.views
         options = ctx.answers.options(sample)
         trusted = is_trusted(sample, self.config.trusted)
-        grades = tuple(_grades(view_of(sample, view)) for view in views)
+        grades = tuple(_grades(View.of(sample, view)) for view in views)
         pattern = Pattern(partition(row, same), len(options or ()), grades, trusted)
         agree = {
             view: None
@@ -313,7 +315,7 @@ class Check:
         }
         answers = dict(zip(views, row[1:], strict=True))
         skipped = skipped_views(sample, views)
-        weak = tuple(view for view in views if was_weak(view_of(sample, view)))
+        weak = tuple(view for view in views if was_weak(View.of(sample, view)))
         voters, sure = self._voters(sample, skipped, weak)
         voting = {view: agree[view] for view in voters}
         prove(
@@ -369,16 +371,12 @@ class Check:
         if rank is not None and not seen.alone:
             flagged = rank[0] <= rank[1]
             reason = f"place {rank[0]} by noise score, {config.cuts} flags the first {rank[1]} ({self._says(seen)})"
-        note: dict[str, JSON] = {
-            "flagged": flagged,
-            "noise_score": round(score, 6),
-            "agree": dict(seen.agree),
-            "vote": config.vote,
-        }
+        judge: dict[str, JSON] = {}
         if config.vote == "judge":
-            note["judge"] = None if judgement is None else judgement.to_json()
+            judge = {"judge": None if judgement is None else judgement.to_json()}
+        verdict = Verdict(flagged, round(score, 6), seen.agree, config.vote, more=judge)
         start = "flagged" if flagged else "reliable"
-        return seen.sample.note(config.into, note).keep(
+        return seen.sample.note(config.into, verdict.to_json()).keep(
             f"{start}: {reason}; noise score {score:.3f}"
         )
 
@@ -419,11 +417,8 @@ class Check:
 
 def _place(seen: _Seen, ctx: Context) -> _Place:
     """Where a label stands among those of its noise score: first the ones that likelier answers contradict."""
-    against = [
-        probability_of(view_of(seen.sample, view)) or 0.0
-        for view, agrees in seen.agree.items()
-        if not agrees
-    ]
+    doubting = (View.of(seen.sample, name) for name, agrees in seen.agree.items() if not agrees)
+    against = [probability_of(view) or 0.0 for view in doubting if view is not None]
     return (
         seen.pattern,
         (-max(against, default=0.0), ctx.rng(seen.sample.id).random()),
@@ -459,17 +454,18 @@ def _says(seen: _Seen) -> str:
     return f"label {label}: " + ", ".join(parts + no)
 
 
-def _grades(note: Mapping[str, Any]) -> tuple[int, int] | None:
+def _grades(view: View | None) -> tuple[int, int] | None:
     """A calibrated view's shares for the label and for its own answer, as grades; None for any other view.
 
     A view that has no answer, but knows how frequent the answers are, has a share for the label alone.
     """
-    votes = note.get("votes")
-    if note.get("calibrated") is not True or not isinstance(votes, Mapping) or not votes:
+    if view is None or view.more.get("calibrated") is not True:
         return None
-    answer, support = note.get("answer"), note.get("support")
-    if not isinstance(support, int | float):
+    votes: Any = view.more.get("votes")
+    support = view.more.get("support")
+    if not votes or not isinstance(support, int | float):
         return None
-    if answer is None:
+    if view.answer is None:
         return grade(float(support)), 0
-    return (grade(float(support)), grade(float(votes[answer]))) if answer in votes else None
+    share = votes.get(view.answer)
+    return None if share is None else (grade(float(support)), grade(float(share)))

@@ -21,6 +21,7 @@ from nfilter import (
     Sample,
     StageConfig,
     State,
+    View,
     hash_of,
     place_of,
 )
@@ -28,6 +29,7 @@ from nfilter_robustft import linear
 from nfilter_robustft.graded import as_answers, note_of, unsure
 from nfilter_robustft.keys import label_of, text_of
 from nfilter_robustft.rows import Rows, frequencies_of, reference
+from nfilter_robustft.views import with_notes
 
 _BLOCK = 1024
 _SILENT = "the vectors say nothing about this dataset's labels"
@@ -121,7 +123,8 @@ class Classifier:
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
         """Write the view of each sample of the chunk."""
-        return [sample.note(self.config.into, self._note(sample, state, ctx)) for sample in chunk]
+        notes = {sample.id: self._note(sample, state, ctx) for sample in chunk}
+        return with_notes(chunk, self.config.into, notes)
 
     def _embed(
         self, samples: Sequence[Sample], into: Sequence[_Blocks], rows: Rows, ctx: Context
@@ -199,7 +202,7 @@ class Classifier:
             "weights": {name: round(weight, 4) for name, weight in weights.items()},
         }
 
-    def _note(self, sample: Sample, state: State, ctx: Context) -> dict[str, JSON]:
+    def _note(self, sample: Sample, state: State, ctx: Context) -> View:
         values: Any = state.values
         if not values["informative"]:
             return unsure(sample, state, ctx, values["why"])
@@ -223,4 +226,4 @@ class Classifier:
             "label": 0.0 if label is None else round(after.get(label, 0.0), 6),
             "of": len(classes),
         }
-        return {**note_of(sample, before, ctx, calibrated=True), "posterior": posterior}
+        return note_of(sample, before, ctx, calibrated=True, posterior=posterior)

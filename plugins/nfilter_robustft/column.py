@@ -8,9 +8,19 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from nfilter import JSON, Context, Contract, RecipeError, Sample, StageConfig, State, did_you_mean
+from nfilter import (
+    JSON,
+    Context,
+    Contract,
+    RecipeError,
+    Sample,
+    StageConfig,
+    State,
+    View,
+    did_you_mean,
+)
 from nfilter_robustft.answer import agreeing
-from nfilter_robustft.views import excerpt, view, with_notes
+from nfilter_robustft.views import excerpt, with_notes
 
 
 class ColumnConfig(StageConfig):
@@ -108,7 +118,7 @@ class Column:
         texts: Sequence[str | None],
         answers: Sequence[str | None],
         supporters: Sequence[int],
-    ) -> dict[str, JSON]:
+    ) -> View:
         config = self.config
         chosen = supporters[0] if supporters else 0
         value = sample.meta.get(config.column)
@@ -125,8 +135,7 @@ class Column:
         length = self._number(sample, config.length, chosen, len(texts))
         if length is not None and length >= 1 and length.is_integer():
             more["length"] = int(length)
-        note = view(answers[chosen], text=text or "", nll=nll, calls=0, failure=failure)
-        return {**note, **more}
+        return View(answers[chosen], text=text or "", nll=nll, calls=0, failure=failure, more=more)
 
     @staticmethod
     def _number(sample: Sample, column: str | None, draw: int, draws: int) -> float | None:

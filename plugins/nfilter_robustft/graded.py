@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import string
+from dataclasses import replace
 from typing import Any
 
-from nfilter import JSON, Context, Sample, State
+from nfilter import JSON, Context, Sample, State, View
 from nfilter_robustft.frequencies import among
 from nfilter_robustft.keys import label_of, options_of
-from nfilter_robustft.views import view
 
 SHOWN = 5  # votes named in a note
 
 
 def note_of(
     sample: Sample, shares: dict[str, float], ctx: Context, *, calibrated: bool, **more: JSON
-) -> dict[str, JSON]:
+) -> View:
     """A view note from shares by answer key; for multiple choice, keys are texts of options."""
     label = label_of(sample, ctx)
     support = 0.0 if label is None else shares.get(label, 0.0)
@@ -24,13 +24,8 @@ def note_of(
     if not ranked:
         return abstain("no neighbour's label is an answer to this sample")
     votes: dict[str, JSON] = {answer: round(share, 6) for answer, share in ranked[:SHOWN]}
-    note = view(ranked[0][0], text=ranked[0][0], calls=0)
-    graded: dict[str, JSON] = {
-        "support": round(support, 6),
-        "votes": votes,
-        "calibrated": calibrated,
-    }
-    return {**note, **graded, **more}
+    graded = {"support": round(support, 6), "votes": votes, "calibrated": calibrated, **more}
+    return View(ranked[0][0], text=ranked[0][0], calls=0, more=graded)
 
 
 def as_answers(sample: Sample, shares: dict[str, float], ctx: Context) -> dict[str, float]:
@@ -44,7 +39,7 @@ def as_answers(sample: Sample, shares: dict[str, float], ctx: Context) -> dict[s
     return {letters[key]: share for key, share in shares.items() if key in letters}
 
 
-def unsure(sample: Sample, state: State, ctx: Context, why: str) -> dict[str, JSON]:
+def unsure(sample: Sample, state: State, ctx: Context, why: str) -> View:
     """The note of a view that is no better than chance and knows how frequent the answers are; ``why`` it has none.
 
     It has no vote, as ``weak`` says: a label is not wrong because such a view does not name it.
@@ -52,9 +47,10 @@ def unsure(sample: Sample, state: State, ctx: Context, why: str) -> dict[str, JS
     values: Any = state.values
     shares = among(values["frequencies"], options_of(sample, ctx))
     note = note_of(sample, shares, ctx, calibrated=True) if shares else abstain(why)
-    return {**note, "answer": None, "text": "", "failure": why, "weak": True}
+    return replace(note, answer=None, text="", failure=why).with_more(weak=True)
 
 
-def abstain(why: str) -> dict[str, JSON]:
+def abstain(why: str) -> View:
     """The note of a view that knows nothing about a sample, and why."""
-    return view(None, calls=0, failure=why, support=0.0, votes={}, calibrated=False)
+    graded: dict[str, JSON] = {"support": 0.0, "votes": {}, "calibrated": False}
+    return View(None, calls=0, failure=why, more=graded)

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nfilter import JSON, Completion, Context, Fence, Request, Sample
-from nfilter_robustft.views import Asking, excerpt, view_of
+from nfilter import JSON, Completion, Context, Fence, Request, Sample, View
+from nfilter_robustft.views import Asking, excerpt
 
 _VERDICT = re.compile(r"verdict\W{0,8}(?P<word>correct|wrong)\b", re.IGNORECASE)
 _LONE = re.compile(r"\W*(?P<word>correct|wrong)\W*", re.IGNORECASE)
@@ -122,5 +122,5 @@ def _read(done: Completion, fence: Fence | None) -> tuple[bool | None, str | Non
 
 
 def _candidates(sample: Sample, views: Sequence[str]) -> list[dict[str, JSON]]:
-    notes = [view_of(sample, view) for view in views]
-    return [{"answer": note.get("answer"), "reasoning": note.get("reasoning")} for note in notes]
+    found = [View.of(sample, name) or View(None) for name in views]
+    return [{"answer": view.answer, "reasoning": view.reasoning} for view in found]

@@ -13,16 +13,8 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import Field, model_validator
 
-from nfilter import JSON, Context, RecipeError, Sample, StageConfig
-from nfilter_robustft.views import (
-    excerpt,
-    is_flagged,
-    view,
-    view_of,
-    was_asked,
-    was_skipped,
-    was_weak,
-)
+from nfilter import JSON, Context, RecipeError, Sample, StageConfig, View
+from nfilter_robustft.views import excerpt, is_flagged, was_skipped
 
 Agree = Mapping[str, bool | None]
 
@@ -87,23 +79,24 @@ def reads(config: Asks) -> frozenset[str]:
 
 def divide(
     chunk: Sequence[Sample], config: Asks, ctx: Context, calls: int
-) -> tuple[list[Sample], dict[str, Mapping[str, JSON]]]:
+) -> tuple[list[Sample], dict[str, View]]:
     """Whom to ask, and by id the notes on those who are skipped; ``calls`` is what asking takes at most.
 
     With ``only: flagged``, flagged samples that have not been asked yet; the others get no note.
     """
     if config.only is not None:
         doubted = (sample for sample in chunk if is_flagged(sample, config.check))
-        noted = ((sample, view_of(sample, config.into)) for sample in doubted)
-        return [each for each, note in noted if not was_asked(note) and not was_weak(note)], {}
+        noted = ((sample, View.of(sample, config.into)) for sample in doubted)
+        return [each for each, view in noted if view is None or was_skipped(view)], {}
     if config.settled is None:
         return list(chunk), {}
-    notes: dict[str, Mapping[str, JSON]] = {}
+    notes: dict[str, View] = {}
     why = _reasons(chunk, config.settled, ctx)
     for sample, reason in zip(chunk, why, strict=True):
         if reason is not None:
             settled = config.settled.model_dump(mode="json")
-            notes[sample.id] = view(None, calls=0, skipped=reason, settled=settled, saved=calls)
+            more: dict[str, JSON] = {"skipped": reason, "settled": settled, "saved": calls}
+            notes[sample.id] = View(None, calls=0, more=more)
     return [sample for sample in chunk if sample.id not in notes], notes
 
 
@@ -112,9 +105,9 @@ def _reasons(samples: Sequence[Sample], settled: Settled, ctx: Context) -> list[
     labels = [ctx.answers.parse(sample.response, sample) for sample in samples]
     asked = [
         [
-            (name, note.get("answer"))
+            (name, view.answer)
             for name in settled.views
-            if was_asked(note := view_of(s, name))
+            if (view := View.of(s, name)) is not None and view.asked
         ]
         for s in samples
     ]
@@ -149,7 +142,7 @@ def _says(name: str, answer: str | None, label: str | None, *, agrees: bool) -> 
 
 def skipped_views(sample: Sample, views: Sequence[str]) -> tuple[str, ...]:
     """Those of ``views`` that were not asked about ``sample``, as they could not change its verdict."""
-    return tuple(name for name in views if was_skipped(view_of(sample, name)))
+    return tuple(name for name in views if was_skipped(View.of(sample, name)))
 
 
 def prove(stage: str, sample: Sample, vote: str, skipped: Sequence[str], agree: Agree) -> None:
@@ -160,8 +153,9 @@ def prove(stage: str, sample: Sample, vote: str, skipped: Sequence[str], agree: 
     """
     if not skipped:
         return
-    notes = {name: view_of(sample, name).get("settled") for name in skipped}
-    under = {name: Settled.model_validate(note) for name, note in notes.items() if note}
+    views = {name: View.of(sample, name) for name in skipped}
+    found = {name: view.more.get("settled") for name, view in views.items() if view is not None}
+    under = {name: Settled.model_validate(value) for name, value in found.items() if value}
     name = next((name for name, each in under.items() if each.vote != vote), skipped[0])
     start = (
         f"{stage}: {name!r} was not asked about sample {sample.id!r}: its stage has settled: "

@@ -22,6 +22,7 @@ from nfilter import (
     Sample,
     StageConfig,
     State,
+    View,
     hash_of,
     place_of,
 )
@@ -100,7 +101,8 @@ class Neighbors:
         else:
             notes = self._voted(chunk, state, ctx)
         return [
-            sample.note(self.config.into, note) for sample, note in zip(chunk, notes, strict=True)
+            sample.note(self.config.into, note.to_json())
+            for sample, note in zip(chunk, notes, strict=True)
         ]
 
     def _collect(self, stream: Iterable[Sample], ctx: Context) -> Rows:
@@ -191,7 +193,7 @@ class Neighbors:
             {"ids": keys[order], "probabilities": probabilities[order]},
         )
 
-    def _looked_up(self, sample: Sample, state: State, ctx: Context) -> dict[str, JSON]:
+    def _looked_up(self, sample: Sample, state: State, ctx: Context) -> View:
         place = place_of(state.arrays["ids"], sample.id)
         if place is None:
             raise ContractError(
@@ -258,7 +260,7 @@ class Neighbors:
             arrays,
         )
 
-    def _voted(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[dict[str, JSON]]:
+    def _voted(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[View]:
         values: Any = state.values
         if not values["rows"] or not chunk:
             return [abstain("there are no neighbours with a label") for _ in chunk]

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, Literal, Protocol
 
 import numpy as np
 
-from nfilter import JSON, Context, Sample, State, hash_of, place_of
+from nfilter import JSON, Context, Sample, State, View, hash_of, place_of
 from nfilter_robustft.keys import key_of, options_of
 from nfilter_robustft.lazy import Asks, divide
-from nfilter_robustft.views import view, with_notes
+from nfilter_robustft.views import with_notes
 from nfilter_robustft.worth import Worth, worth
 
 STEP: Final = 64
@@ -80,27 +81,27 @@ def pilot(stream: Iterable[Sample], config: Piloted, ctx: Context, ask: Ask) -> 
 def notes_of_weak(
     chunk: Sequence[Sample],
     state: State,
-    asked: Callable[[Sequence[Sample]], Mapping[str, Mapping[str, JSON]]],
+    asked: Callable[[Sequence[Sample]], Mapping[str, View]],
     calls: int,
-) -> dict[str, Mapping[str, JSON]]:
+) -> dict[str, View]:
     """By id the notes of a view that is weak; ``asked`` gives those of the rows that were asked, ``calls`` is what one costs."""
     why = str(state.values["why"])
     first, _ = of_first(chunk, state)
-    notes: dict[str, Mapping[str, JSON]] = {
-        key: {**note, "answer": None, "answered": note["answer"], "failure": why, "weak": why}
-        for key, note in asked(first).items()
+    notes = {
+        key: replace(view, answer=None, failure=why).with_more(answered=view.answer, weak=why)
+        for key, view in asked(first).items()
     }
     for sample in chunk:
         if sample.id not in notes:
-            notes[sample.id] = view(None, calls=0, skipped=why, weak=why, saved=calls)
+            more: dict[str, JSON] = {"skipped": why, "weak": why, "saved": calls}
+            notes[sample.id] = View(None, calls=0, more=more)
     return notes
 
 
-def noted_as_weak(
-    chunk: Sequence[Sample], into: str, notes: Mapping[str, Mapping[str, JSON]]
-) -> list[Sample]:
+def noted_as_weak(chunk: Sequence[Sample], into: str, notes: Mapping[str, View]) -> list[Sample]:
     """The samples of ``chunk`` with those notes, each with its reason on record."""
-    return [sample.keep(str(notes[sample.id]["weak"])) for sample in with_notes(chunk, into, notes)]
+    noted = with_notes(chunk, into, notes)
+    return [sample.keep(str(notes[sample.id].more["weak"])) for sample in noted]
 
 
 def of_first(chunk: Sequence[Sample], state: State | None) -> tuple[list[Sample], list[Sample]]:

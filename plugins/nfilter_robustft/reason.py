@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -21,11 +21,12 @@ from nfilter import (
     Sample,
     StageConfig,
     State,
+    View,
 )
 from nfilter_robustft.lazy import Settled, divide, reads, share_asked, sound
 from nfilter_robustft.pilot import Weak, is_weak, noted_as_weak, notes_of_weak, of_first, pilot
 from nfilter_robustft.published import as_published
-from nfilter_robustft.views import Asking, read, view, with_notes
+from nfilter_robustft.views import Asking, read, with_notes
 
 _LEAST_REPLY = 256
 _LEAST_ROW = 2048
@@ -160,7 +161,7 @@ class Reason:
         config, calls = self.config, 1 + 2 * self.config.rounds
         if is_weak(state):
 
-            def once(samples: Sequence[Sample]) -> dict[str, Mapping[str, JSON]]:
+            def once(samples: Sequence[Sample]) -> dict[str, View]:
                 return {each.sample.id: _note(each, 0) for each in self._begun(samples, ctx)}
 
             weak = notes_of_weak(chunk, state, once, calls)
@@ -314,18 +315,21 @@ def _calls(config: ReasonConfig) -> Calls:
     )
 
 
-def _note(course: _Course, rounds: int) -> dict[str, JSON]:
-    return view(
+def _note(course: _Course, rounds: int) -> View:
+    more: dict[str, JSON] = {
+        "length": len(course.last.logprobs or ()),
+        "answers": list(course.answers),
+        "stopped": course.stopped or "rounds",
+        "saved": 1 + 2 * rounds - course.calls if course.stopped in _DONE else 0,
+    }
+    return View(
         course.answers[-1],
         text=course.last.text,
         reasoning=_steps(course.last) or None,
         nll=course.last.nll,
-        length=len(course.last.logprobs or ()),
         tokens=course.tokens,
         calls=course.calls,
         rounds=course.rounds,
         failure=course.failure,
-        answers=list(course.answers),
-        stopped=course.stopped or "rounds",
-        saved=1 + 2 * rounds - course.calls if course.stopped in _DONE else 0,
+        more=more,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -23,12 +23,13 @@ from nfilter import (
     Sample,
     StageConfig,
     State,
+    View,
 )
 from nfilter_robustft.index import THRESHOLD, Index, build
 from nfilter_robustft.keys import text_of
 from nfilter_robustft.published import as_published
 from nfilter_robustft.sure import Sure
-from nfilter_robustft.views import Asking, is_flagged, read, reasoning_of, view, with_notes
+from nfilter_robustft.views import Asking, is_flagged, read, reasoning_of, with_notes
 
 NO_CLEAN = "no clean sample to take context from"
 _BLOCK = 1024
@@ -154,7 +155,8 @@ class Relabel:
         if not flagged:
             return with_notes(chunk, config.into, decided)
         if not state.values.get("clean"):
-            note = view(None, calls=0, failure=NO_CLEAN, neighbors=[], similarities=[])
+            more: dict[str, JSON] = {"neighbors": [], "similarities": []}
+            note = View(None, calls=0, failure=NO_CLEAN, more=more)
             nothing = {sample.id: note for sample in flagged}
             return with_notes(chunk, config.into, {**decided, **nothing})
         near = self.neighbors(flagged, state, ctx)
@@ -172,32 +174,32 @@ class Relabel:
         completions = ctx.model(config.llm).generate(requests)
         for sample, found, done in zip(flagged, near, completions, strict=True):
             answer, failure = read(ctx, sample, done, reasoned=False)
-            notes[sample.id] = view(
+            notes[sample.id] = View(
                 answer,
                 text=done.text,
                 reasoning=reasoning_of(done.text, answer, done.reasoning),
                 nll=done.nll,
                 tokens=done.completion_tokens,
                 failure=failure,
-                neighbors=[each.id for each in found],
-                similarities=[round(each.similarity, 6) for each in found],
+                more={
+                    "neighbors": [each.id for each in found],
+                    "similarities": [round(each.similarity, 6) for each in found],
+                },
             )
         return with_notes(chunk, config.into, {**decided, **notes})
 
-    def _divide(
-        self, chunk: Sequence[Sample]
-    ) -> tuple[list[Sample], dict[str, Mapping[str, JSON]]]:
+    def _divide(self, chunk: Sequence[Sample]) -> tuple[list[Sample], dict[str, View]]:
         """Whom to ask, and by id the notes on flagged samples that another view decides."""
         flagged = [sample for sample in chunk if is_flagged(sample, self.config.check)]
         sure = self.config.sure
         if sure is None:
             return flagged, {}
-        notes: dict[str, Mapping[str, JSON]] = {}
+        notes: dict[str, View] = {}
         for sample in flagged:
             p = sure.of(sample)
             if p is not None:
                 why = f"{sure.view} is sure of its answer (p {p:.2f})"
-                notes[sample.id] = view(None, calls=0, skipped=why, saved=1)
+                notes[sample.id] = View(None, calls=0, more={"skipped": why, "saved": 1})
         return [sample for sample in flagged if sample.id not in notes], notes
 
     def neighbors(

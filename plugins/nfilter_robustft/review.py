@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -23,6 +23,7 @@ from nfilter import (
     Sample,
     StageConfig,
     State,
+    View,
 )
 from nfilter_robustft.published import as_published
 from nfilter_robustft.views import (
@@ -34,8 +35,6 @@ from nfilter_robustft.views import (
     read_behind,
     reasoning_of,
     verdict_of,
-    view,
-    view_of,
     was_skipped,
     was_weak,
 )
@@ -124,35 +123,36 @@ class _Case:
     tokens: int = 0
     last: str = ""
     failure: str | None = None
-    note: dict[str, JSON] | None = None
+    note: View | None = None
     because: str = ""
 
     def adopt(self, chosen: _Candidate, because: str, saved: int) -> None:
         """Settle on a view without a call."""
         self.because = f"{because}, the {chosen.name} view"
-        self.note = view(
+        self.note = View(
             chosen.answer,
             text=chosen.text,
             reasoning=chosen.reasoning,
             nll=chosen.nll,
             calls=0,
-            choice=chosen.name,
-            attempts=0,
-            saved=saved,
+            more={"choice": chosen.name, "attempts": 0, "saved": saved},
         )
 
     def give_up(self) -> None:
         """No attempt could be read."""
-        self.note = view(
+        self.note = View(
             None,
             text=self.last,
             tokens=self.tokens,
             calls=self.attempts,
             failure=self.failure or "no answer could be read",
-            choice="none",
-            attempts=self.attempts,
-            order=[candidate.name for candidate in self.shown],
+            more=self.review("none"),
         )
+
+    def review(self, choice: str) -> dict[str, JSON]:
+        """What the note says of the review itself."""
+        order = [candidate.name for candidate in self.shown]
+        return {"choice": choice, "attempts": self.attempts, "order": order}
 
 
 class Review:
@@ -202,7 +202,7 @@ class Review:
         labels = [ctx.answers.parse(case.sample.response, case.sample) for case in cases.values()]
         confirmed = ctx.answers.agree(
             [
-                (label, _answer(case.note))
+                (label, None if case.note is None else case.note.answer)
                 for label, case in zip(labels, cases.values(), strict=True)
             ]
         )
@@ -215,12 +215,11 @@ class Review:
     def _candidates(self, sample: Sample) -> list[_Candidate]:
         found = []
         for name in self.config.views:
-            note = view_of(sample, name)
-            answer = note.get("answer")
-            if isinstance(answer, str):
-                text = str(note.get("text") or answer)
-                reasoning = note.get("reasoning") or reasoning_of(text, answer)
-                found.append(_Candidate(name, answer, text, reasoning, note.get("nll")))
+            view = View.of(sample, name)
+            if view is not None and view.answer is not None:
+                text = view.text or view.answer
+                reasoning = view.reasoning or reasoning_of(text, view.answer)
+                found.append(_Candidate(name, view.answer, text, reasoning, view.nll))
         return found
 
     def _adopt(self, cases: Sequence[_Case], ctx: Context) -> None:
@@ -246,7 +245,7 @@ class Review:
 
     def _skipped(self, sample: Sample) -> list[str]:
         """The views that were not asked, since another one decides."""
-        return [name for name in self.config.views if was_skipped(view_of(sample, name))]
+        return [name for name in self.config.views if was_skipped(View.of(sample, name))]
 
     def _alone(self, sample: Sample) -> str:
         skipped = self._skipped(sample)
@@ -311,25 +310,23 @@ class Review:
         if answer is None:
             return
         case.because = f"the review chose the {chosen.name} view" if chosen else "the review's own"
-        case.note = view(
+        case.note = View(
             chosen.answer if chosen else answer,
             text=text,
             reasoning=reasoning_of(text, answer, reply.reasoning),
             nll=reply.nll,
             tokens=case.tokens,
             calls=case.attempts,
-            choice=chosen.name if chosen else "own",
-            attempts=case.attempts,
-            order=[candidate.name for candidate in case.shown],
+            more=case.review(chosen.name if chosen else "own"),
         )
 
     def _decide(self, case: _Case, label: str | None, confirmed: bool, ctx: Context) -> Sample:
         sample, note = case.sample, case.note
         if note is None:
-            why = "; ".join(_lack(name, view_of(sample, name)) for name in self.config.views)
+            why = "; ".join(_lack(name, View.of(sample, name)) for name in self.config.views)
             return sample.drop(f"flagged, and no view has an answer: {why}")
-        noted = sample.note(self.config.into, note)
-        answer = _answer(note)
+        noted = sample.note(self.config.into, note.to_json())
+        answer = note.answer
         if answer is None:
             what = case.failure or f"no answer in {excerpt(case.last)}"
             return noted.drop(
@@ -354,17 +351,18 @@ class Review:
             how = "answer" if ctx.answers.kind == "text" or is_bare(old, label) else "text"
         if how == "answer":
             return answer
-        note = case.note or {}
-        chosen = next((each for each in case.candidates if each.name == note.get("choice")), None)
-        return chosen.text if chosen is not None else str(note.get("text") or answer)
+        note = case.note or View(answer)
+        choice = note.more.get("choice")
+        chosen = next((each for each in case.candidates if each.name == choice), None)
+        return chosen.text if chosen is not None else note.text or answer
 
     def _trust(self, sample: Sample) -> Sample:
         if sample.pinned:
             return sample.keep("pinned by a person: not reviewed")
-        verdict = verdict_of(sample, self.config.check)
-        agree = verdict.get("agree")
-        if not isinstance(agree, Mapping) or not agree:
+        verdict = None if self.config.check is None else verdict_of(sample, self.config.check)
+        if verdict is None or not verdict.agree:
             return sample.keep("not flagged")
+        agree = verdict.agree
         by: dict[str, list[str]] = {
             "agree": [],
             "differ": [],
@@ -374,28 +372,23 @@ class Review:
         }
         for name, agrees in agree.items():
             word = "agree" if agrees is True else "differ" if agrees is False else "no answer"
-            note = view_of(sample, name)
-            by["no vote" if was_weak(note) else "not asked" if was_skipped(note) else word].append(
+            view = View.of(sample, name)
+            by["no vote" if was_weak(view) else "not asked" if was_skipped(view) else word].append(
                 name
             )
         if len(by["agree"]) == len(agree):
             return sample.keep(f"every view agrees with the label: {', '.join(by['agree'])}")
         said = "; ".join(f"{word}: {', '.join(names)}" for word, names in by.items() if names)
-        vote = f" (vote {verdict['vote']})" if "vote" in verdict else ""
+        vote = "" if verdict.vote is None else f" (vote {verdict.vote})"
         return sample.keep(f"not flagged{vote}: {said}")
 
 
-def _answer(note: Mapping[str, JSON] | None) -> str | None:
-    answer = note.get("answer") if note is not None else None
-    return answer if isinstance(answer, str) else None
-
-
-def _lack(name: str, note: Mapping[str, Any]) -> str:
-    if not note:
+def _lack(name: str, view: View | None) -> str:
+    if view is None:
         return f"{name} was not written"
-    if was_skipped(note):
-        return f"{name} was not asked: {note['skipped']}"
-    return f"{name}: {note.get('failure') or 'no answer in ' + excerpt(str(note.get('text', '')))}"
+    if was_skipped(view):
+        return f"{name} was not asked: {view.skipped}"
+    return f"{name}: {view.failure or 'no answer in ' + excerpt(view.text)}"
 
 
 def _picked(text: str, shown: Sequence[_Candidate]) -> _Candidate | None:

@@ -9,9 +9,19 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from nfilter import Context, Contract, ContractError, ModelError, Ranks, Sample, StageConfig, State
+from nfilter import (
+    Context,
+    Contract,
+    ContractError,
+    ModelError,
+    Ranks,
+    Sample,
+    StageConfig,
+    State,
+    View,
+)
 from nfilter_robustft.ranks import rank_of, ranked, share_of
-from nfilter_robustft.views import is_flagged, view_of
+from nfilter_robustft.views import is_flagged
 
 RANDOM = "random"
 INSTEAD = "review"
@@ -135,14 +145,12 @@ class Select:
         """What ranks the sample, the lowest first; infinity where it is missing."""
         if by == RANDOM:
             return ctx.rng(sample.id).random()
-        value = view_of(sample, by).get(self.config.rank)
-        if (
-            not isinstance(value, int | float)
-            or isinstance(value, bool)
-            or not math.isfinite(value)
-        ):
+        view = View.of(sample, by)
+        nll = self.config.rank == "nll"
+        value = None if view is None else view.nll if nll else view.agreement
+        if value is None or not math.isfinite(value):
             return math.inf
-        return float(value) if self.config.rank == "nll" else -float(value)
+        return float(value) if nll else -float(value)
 
     def _count(self, values: Sequence[float]) -> int:
         """How many of the sorted ``values`` are kept."""

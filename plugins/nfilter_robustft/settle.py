@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from nfilter import JSON, Context, Contract, Sample, StageConfig, State
-from nfilter_robustft.views import excerpt, view_of
+from nfilter import Context, Contract, Sample, StageConfig, State, Verdict, View
+from nfilter_robustft.views import excerpt
 from nfilter_robustft.wording import in_the_form_of
 
 
@@ -38,8 +38,8 @@ class _Posterior:
     of: int
 
     @classmethod
-    def read(cls, note: Mapping[str, Any]) -> _Posterior | None:
-        value = note.get("posterior")
+    def read(cls, view: View | None) -> _Posterior | None:
+        value: Any = None if view is None else view.more.get("posterior")
         if not isinstance(value, Mapping):
             return None
         return cls(str(value["answer"]), float(value["p"]), float(value["label"]), int(value["of"]))
@@ -72,7 +72,7 @@ class Settle:
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
         """Decide each sample of the chunk."""
         labels = [ctx.answers.parse(sample.response, sample) for sample in chunk]
-        found = [_Posterior.read(view_of(sample, self.config.view)) for sample in chunk]
+        found = [_Posterior.read(View.of(sample, self.config.view)) for sample in chunk]
         same = ctx.answers.agree(
             [
                 (label, None if each is None else each.answer)
@@ -85,18 +85,16 @@ class Settle:
         ]
 
     def _silent(self, sample: Sample) -> Sample:
-        note = view_of(sample, self.config.view)
-        support = note.get("support")
-        score = (
-            1 - float(support) if isinstance(support, int | float) and note.get("votes") else 0.5
+        view = View.of(sample, self.config.view) or View(None)
+        support = view.more.get("support") if view.more.get("votes") else None
+        score = 1 - float(support) if isinstance(support, int | float) else 0.5
+        verdict = Verdict(
+            flagged=False,
+            noise_score=round(min(1.0, max(0.0, score)), 6),
+            more={"answer": None},
         )
-        verdict: dict[str, JSON] = {
-            "flagged": False,
-            "noise_score": round(min(1.0, max(0.0, score)), 6),
-            "answer": None,
-        }
-        why = note.get("failure") or "it gives no posterior"
-        return sample.note(self.config.into, verdict).keep(
+        why = view.failure or "it gives no posterior"
+        return sample.note(self.config.into, verdict.to_json()).keep(
             f"the label stays: {self.config.view} has no answer ({why})"
         )
 
@@ -104,13 +102,12 @@ class Settle:
         self, sample: Sample, label: str | None, agrees: bool, found: _Posterior, ctx: Context
     ) -> Sample:
         config = self.config
-        verdict: dict[str, JSON] = {
-            "flagged": not agrees and not sample.pinned,
-            "noise_score": round(1 - found.label, 6),
-            "answer": found.answer,
-            "worth": round(found.worth, 6),
-        }
-        noted = sample.note(config.into, verdict)
+        verdict = Verdict(
+            flagged=not agrees and not sample.pinned,
+            noise_score=round(1 - found.label, 6),
+            more={"answer": found.answer, "worth": round(found.worth, 6)},
+        )
+        noted = sample.note(config.into, verdict.to_json())
         if sample.pinned:
             return noted.keep("pinned by a person: nothing is changed")
         says = f"{config.view} gives {excerpt(found.answer)} probability {found.p:.2f}"

@@ -7,13 +7,10 @@ Here it also says who votes on a label and whom to ask.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from pydantic import Field
 
-from nfilter import Sample, StageConfig
-from nfilter_robustft.views import view_of
+from nfilter import Sample, StageConfig, View
 
 
 class Sure(StageConfig):
@@ -28,15 +25,14 @@ class Sure(StageConfig):
 
     def of(self, sample: Sample) -> float | None:
         """The probability of the view's text where that makes it sure, else None."""
-        note = view_of(sample, self.view)
-        if note.get("answer") is None or (p := probability_of(note)) is None:
+        view = View.of(sample, self.view)
+        if view is None or view.answer is None or (p := probability_of(view)) is None:
             return None
         return p if p >= self.probability else None
 
 
-def probability_of(note: Mapping[str, Any]) -> float | None:
+def probability_of(view: View) -> float | None:
     """The probability of a view's whole text, exp(-nll * length), as the nll is a mean (Eq. 7); None where unknown."""
-    nll, length = note.get("nll"), note.get("length", note.get("tokens"))
-    if isinstance(nll, bool) or not isinstance(nll, int | float) or not isinstance(length, int):
+    if view.nll is None or not math.isfinite(view.nll) or view.length == 0:
         return None
-    return math.exp(-float(nll) * length) if length > 0 and math.isfinite(nll) else None
+    return math.exp(-float(view.nll) * view.length)

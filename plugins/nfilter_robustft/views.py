@@ -1,10 +1,6 @@
-"""What the stages that ask a model share: a request for a sample, and the note on what came back.
+"""What the stages that ask a model share: a request for a sample, and what is read from its completion and from views.
 
-A view is one model's answer to a sample, as a note: ``answer`` (canonical, null where none could be read),
-``text`` (the raw completion), ``reasoning``, ``nll`` (Eq. 7), ``length`` (of how many tokens the nll is a mean, where
-that is not all of ``tokens``), ``tokens`` (generated), ``calls``, ``rounds`` and ``failure``. Where a view was not asked, since
-its answer could not change a verdict, ``skipped`` says why. Where it was found to be no better than chance on its first rows,
-``weak`` says so on every sample, its ``answer`` is null, and what it said of those first rows is ``answered``.
+A view (``nfilter.View``) has the nll of Eq. 7. ``answered`` holds the answers of a weak view to its first rows.
 """
 
 from __future__ import annotations
@@ -15,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from nfilter import (
-    JSON,
     Completion,
     Context,
     ContractError,
@@ -24,6 +19,8 @@ from nfilter import (
     Sample,
     Sampling,
     Template,
+    Verdict,
+    View,
 )
 
 _STATED = re.compile(
@@ -93,32 +90,6 @@ def variables_of(sample: Sample, ctx: Context) -> dict[str, Any]:
         "history": history,
         "options": None if options is None else list(options),
         "kind": ctx.answers.kind,
-    }
-
-
-def view(
-    answer: str | None,
-    *,
-    text: str = "",
-    reasoning: str | None = None,
-    nll: float | None = None,
-    tokens: int = 0,
-    calls: int = 1,
-    rounds: int = 0,
-    failure: str | None = None,
-    **more: JSON,
-) -> dict[str, JSON]:
-    """A view note; ``more`` adds keys."""
-    return {
-        "answer": answer,
-        "text": text,
-        "reasoning": reasoning,
-        "nll": nll,
-        "tokens": tokens,
-        "calls": calls,
-        "rounds": rounds,
-        "failure": failure,
-        **more,
     }
 
 
@@ -193,16 +164,14 @@ def reasoning_of(text: str, answer: str | None, thoughts: str | None = None) -> 
     return "\n\n".join(part for part in (thoughts, said) if part) or None
 
 
-def verdict_of(sample: Sample, check: str | None) -> Mapping[str, Any]:
-    """The verdict note on ``sample``; without a checker (``check`` None) every sample counts as flagged.
+def verdict_of(sample: Sample, check: str) -> Verdict:
+    """The verdict note on ``sample``.
 
     Raises:
         ContractError: when the note is missing or is no verdict.
     """
-    if check is None:
-        return {"flagged": True}
-    verdict = sample.notes.get(check)
-    if not isinstance(verdict, Mapping) or not isinstance(verdict.get("flagged"), bool):
+    verdict = Verdict.of(sample, check)
+    if verdict is None:
         raise ContractError(
             f"sample {sample.id!r} has no verdict in note {check!r}; "
             "put robustft.check before this stage, or set check to the name under which it writes"
@@ -211,35 +180,27 @@ def verdict_of(sample: Sample, check: str | None) -> Mapping[str, Any]:
 
 
 def is_flagged(sample: Sample, check: str | None) -> bool:
-    """Whether the checker doubts the label; a pinned sample is never doubted, a person decided it."""
-    return not sample.pinned and bool(verdict_of(sample, check)["flagged"])
+    """Whether the checker doubts the label; a pinned sample is never doubted, a person decided it.
+
+    Without a checker (``check`` None) every sample counts as flagged.
+    """
+    return not sample.pinned and (check is None or verdict_of(sample, check).flagged)
 
 
-def view_of(sample: Sample, name: str) -> Mapping[str, Any]:
-    """The view note ``name`` of ``sample``; empty where the stage wrote none for this sample."""
-    note = sample.notes.get(name)
-    return note if isinstance(note, Mapping) else {}
+def answer_in(sample: Sample, name: str) -> str | None:
+    """The answer of the view ``name``; None where it has none, or the stage wrote none for this sample."""
+    view = View.of(sample, name)
+    return None if view is None else view.answer
 
 
-def answer_in(note: Mapping[str, Any]) -> str | None:
-    """The answer of a view note; None where it has none."""
-    answer = note.get("answer")
-    return answer if isinstance(answer, str) else None
+def was_skipped(view: View | None) -> bool:
+    """Whether a view says that nobody was asked, since the answer could not change the verdict."""
+    return view is not None and view.skipped is not None and not view.weak
 
 
-def was_skipped(note: Mapping[str, Any]) -> bool:
-    """Whether a view note says that nobody was asked, since the answer could not change the verdict."""
-    return bool(note.get("skipped")) and not was_weak(note)
-
-
-def was_weak(note: Mapping[str, Any]) -> bool:
-    """Whether a view note says that the view is no better than chance, and so has no vote."""
-    return bool(note.get("weak"))
-
-
-def was_asked(note: Mapping[str, Any]) -> bool:
-    """Whether a view note is there and has a vote, neither skipped nor weak; the answer may be null all the same."""
-    return bool(note) and not was_skipped(note) and not was_weak(note)
+def was_weak(view: View | None) -> bool:
+    """Whether a view says that it is no better than chance, and so has no vote."""
+    return view is not None and view.weak
 
 
 def excerpt(text: str | None, limit: int = 60) -> str:
@@ -250,11 +211,9 @@ def excerpt(text: str | None, limit: int = 60) -> str:
     return repr(flat if len(flat) <= limit else flat[: limit - 3] + "...")
 
 
-def with_notes(
-    chunk: Sequence[Sample], into: str, notes: Mapping[str, Mapping[str, JSON]]
-) -> list[Sample]:
+def with_notes(chunk: Sequence[Sample], into: str, notes: Mapping[str, View]) -> list[Sample]:
     """The samples of ``chunk``, those with an id in ``notes`` with their note under ``into``."""
     return [
-        sample.note(into, dict(notes[sample.id])) if sample.id in notes else sample
+        sample.note(into, notes[sample.id].to_json()) if sample.id in notes else sample
         for sample in chunk
     ]

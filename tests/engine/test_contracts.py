@@ -11,7 +11,7 @@ from nfilter_example.model import Adder
 from nfilter_example.tokens import First
 from nfilter_example.words import Words
 
-from nfilter import Contract, ContractError, RecipeError
+from nfilter import Contract, ContractError, RecipeError, View
 from nfilter.engine.lookup import prompts_of, site_of
 from nfilter.recipe.check import check
 from nfilter.recipe.model import load
@@ -70,6 +70,47 @@ def test_a_verdict_of_another_form_is_refused(kit: Any, stage: Stage, verdict: A
     )
     with pytest.raises(ContractError, match=r"01-extra\.stage: sample '.*': note 'x' is a verdict"):
         kit.run([wrong])
+
+
+@pytest.mark.parametrize(
+    ("kind", "note", "says"),
+    [
+        ("views", {"answer": "A", "nll": "low"}, "nll is 'low', not a number or None; write"),
+        ("views", {"answer": "A", "calls": -1}, "calls is -1, not a whole number of at least 0; write"),
+        ("proposes", {"answer": 3}, "answer is 3, not a text or None; write"),
+        ("verdicts", {"flagged": True, "noise_score": 2}, "noise_score is 2, not a number from 0 to 1; write"),
+    ],
+)  # fmt: skip
+def test_the_field_of_a_note_that_has_another_form_is_named(
+    kit: Any, stage: Stage, kind: str, note: Any, says: str
+) -> None:
+    wrong = stage(
+        process=lambda chunk, *_: [sample.note("x", note) for sample in chunk],
+        contract=Contract(writes=X, **{kind: X}),
+    )
+    with pytest.raises(ContractError) as error:
+        kit.run([wrong])
+    assert str(error.value).startswith("01-extra.stage: sample ")
+    assert "note 'x'" in str(error.value)
+    assert says in str(error.value)
+
+
+def test_the_stage_that_reads_a_note_of_another_form_is_named(kit: Any, stage: Stage) -> None:
+    """A note that its writer did not declare as a view is first looked at by the stage that reads it as one."""
+    writer = stage(
+        "extra.writer",
+        lambda chunk, *_: [sample.note("x", {"answer": 3}) for sample in chunk],
+        contract=Contract(writes=X),
+    )
+
+    def read(chunk: Any, *_: Any) -> Any:
+        return [sample.keep(f"says {View.of(sample, 'x')}") for sample in chunk]
+
+    reader = stage("extra.reader", read, contract=Contract(reads=X))
+    with pytest.raises(ContractError) as error:
+        kit.run([writer, reader])
+    assert str(error.value).startswith("02-extra.reader: sample ")
+    assert str(error.value).endswith("note 'x' is not a view: answer is 3, not a text or None")
 
 
 def test_a_score_that_is_promised_and_never_written_is_refused(kit: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nfilter import Metric
+from nfilter import Metric, NoteError
 from nfilter_metrics import nfilter_metrics
 from nfilter_metrics.detection import Detection
 from nfilter_metrics.label_accuracy import Relabel, Views
@@ -21,7 +21,7 @@ EVERY = pytest.mark.parametrize(
 )
 
 
-def verdict(flagged: bool, score: float | None = None, **more: Any) -> dict[str, Any]:
+def verdict(flagged: bool, score: float = 0.5, **more: Any) -> dict[str, Any]:
     return {"flagged": flagged, "noise_score": score, "vote": "all", "agree": {}, **more}
 
 
@@ -138,14 +138,16 @@ def test_without_truth_only_the_flagged_share_is_computed(judged: Any, metric_in
     json.dumps([figures, relabel, views], allow_nan=False)
 
 
-def test_missing_and_non_finite_scores_are_ignored(judged: Any, metric_input: Any) -> None:
-    scores = [0.9, None, float("nan"), True, "0.3", 0.2]
+@pytest.mark.parametrize("score", [None, float("nan"), True, "0.3", 1.5])
+def test_a_malformed_score_raises_with_sample_and_field(
+    judged: Any, metric_input: Any, score: Any
+) -> None:
     rows = [
-        judged(str(n), "A", "B" if n == 0 else "A", {"check": verdict(n == 0, score)})  # type: ignore[arg-type]
-        for n, score in enumerate(scores)
+        judged("good", "A", "A", {"check": verdict(False, 0.2)}),
+        judged("odd", "A", "A", {"check": verdict(False, score)}),
     ]
-    figures = Detection().compute(metric_input(rows, verdicts=["check"]))
-    assert (figures["n_truth"], figures["n_scored"], figures["roc_auc"]) == (6, 2, 1.0)
+    with pytest.raises(NoteError, match="sample 'odd': note 'check' is not a verdict: noise_score"):
+        Detection().compute(metric_input(rows, verdicts=["check"]))
 
 
 def test_relabel_by_hand(run: list[Any], metric_input: Any) -> None:
@@ -224,9 +226,9 @@ def test_calls_saved_by_hand(judged: Any, metric_input: Any) -> None:
     skipped = {"answer": None, "calls": 0, "skipped": "settled"}
     rows = [
         judged("1", "A", "A", {"base": {"answer": "A", "calls": 1}, "reasoning": {**skipped, "saved": 9}}),
-        judged("2", "A", "A", {"base": {**skipped, "saved": 1}, "reasoning": {"calls": 3, "saved": 6}}),
-        judged("3", "A", "B", {"reasoning": {"calls": 9, "saved": 0}, "review": {"calls": 0, "saved": 1}}, dropped="x"),
-        judged("4", "A", "B", {"reasoning": {"calls": 5, "saved": 4}, "review": {"calls": 2}, "other": {"saved": 50}}),
+        judged("2", "A", "A", {"base": {**skipped, "saved": 1}, "reasoning": {"answer": "A", "calls": 3, "saved": 6}}),
+        judged("3", "A", "B", {"reasoning": {"answer": "A", "calls": 9, "saved": 0}, "review": {"answer": "B", "calls": 0, "saved": 1}}, dropped="x"),
+        judged("4", "A", "B", {"reasoning": {"answer": "B", "calls": 5, "saved": 4}, "review": {"answer": "B", "calls": 2}, "other": {"saved": 50}}),
     ]  # fmt: skip
     figures = Calls().compute(metric_input(rows, views=["base", "reasoning", "review"]))["saved"]
     assert figures == {
@@ -245,12 +247,25 @@ def test_empty_input_raises_nothing(metric: Any, metric_input: Any) -> None:
     )
 
 
-@EVERY
-def test_malformed_notes_raise_nothing(metric: Any, metric_input: Any, judged: Any) -> None:
-    odd: list[Any] = [None, 1, "x", [], {}, {"flagged": 1}, {"flagged": None, "answer": 3}]
-    rows = [judged(str(n), "A", "A", {"c": value, "v": value}) for n, value in enumerate(odd)]
-    out = metric.compute(metric_input(rows, verdicts=["c"], views=["v"], proposes=["v"]))
-    json.dumps(out, allow_nan=False)
+@pytest.mark.parametrize(
+    "odd", [None, 1, "x", [], {}, {"flagged": 1}, {"flagged": None, "answer": 3}]
+)
+@pytest.mark.parametrize(
+    ("metric", "names", "kind"),
+    [
+        (Detection(), {"verdicts": ["n"]}, "verdict"),
+        (Relabel(), {"verdicts": ["n"]}, "verdict"),
+        (Relabel(), {"verdicts": ["c"], "proposes": ["n"]}, "proposal"),
+        (Views(), {"views": ["n"]}, "view"),
+        (Calls(), {"views": ["n"]}, "view"),
+    ],
+)  # fmt: skip
+def test_a_malformed_note_raises_with_its_name(
+    metric: Any, names: Any, kind: str, odd: Any, metric_input: Any, judged: Any
+) -> None:
+    rows = [judged("s", "A", "A", {"c": verdict(True, 0.5), "n": odd})]
+    with pytest.raises(NoteError, match=f"sample 's': note 'n' is not a {kind}: "):
+        metric.compute(metric_input(rows, **names))
 
 
 def test_sample_order_does_not_change_figures(run: list[Any], metric_input: Any) -> None:

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from nfilter import Message, RecipeError, Sample
+from nfilter import Message, RecipeError, Sample, View
 from nfilter.testing import FakeContext, check_sample_stage
 from nfilter_robustft.check import Check, CheckConfig
 from nfilter_robustft.column import Column, ColumnConfig
@@ -63,7 +63,7 @@ def test_draws_vote_and_the_chosen_one_brings_its_nll():
     note = note_of(sample, nll="nll", length="n")
     assert (note["answer"], note["text"], note["nll"], note["length"]) == ("5", "5", 0.2, 2)
     assert (note["agreement"], note["samples"]) == (pytest.approx(2 / 3), 3)
-    assert probability_of(note) == pytest.approx(0.670320, abs=1e-6)
+    assert probability_of(View.from_json(note)) == pytest.approx(0.670320, abs=1e-6)
 
 
 @pytest.mark.parametrize(

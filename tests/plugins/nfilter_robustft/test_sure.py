@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nfilter import Completion, Message, RecipeError, Sample
+from nfilter import Completion, Message, RecipeError, Sample, View
 from nfilter.testing import FakeContext, FakeEncoder, FakeGenerator, check_sample_stage, view
 from nfilter_robustft.answer import Answer, AnswerConfig
 from nfilter_robustft.check import Check, CheckConfig
@@ -44,16 +44,16 @@ def checked(rows, **more):
 @given(logprobs=st.lists(st.floats(-8, 0), min_size=1, max_size=30))
 def test_the_probability_is_the_product_of_the_tokens(logprobs):
     done = Completion("A", logprobs=tuple(logprobs), completion_tokens=len(logprobs))
-    note = view("A", nll=done.nll, tokens=done.completion_tokens)
-    assert probability_of(note) == pytest.approx(math.prod(math.exp(x) for x in logprobs))
+    found = View("A", nll=done.nll, tokens=done.completion_tokens)
+    assert probability_of(found) == pytest.approx(math.prod(math.exp(x) for x in logprobs))
 
 
 @pytest.mark.parametrize(
-    "note",
-    [{}, view("A", nll=None), view("A", nll=True), view("A", nll=math.nan), view("A", nll=0.1, tokens=0)],
+    "found",
+    [View("A"), View("A", nll=None, tokens=3), View("A", nll=math.nan, tokens=3), View("A", nll=0.1, tokens=0)],
 )  # fmt: skip
-def test_without_an_nll_it_is_unknown(note):
-    assert probability_of(note) is None
+def test_without_an_nll_it_is_unknown(found):
+    assert probability_of(found) is None
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_it_is_that_of_one_text_where_several_were_asked_for(stage, config):
     rows = [Sample("x", (Message("user", "q"), Message("assistant", "A")))]
     (out,) = check_sample_stage(stage, config, rows, ctx)
     assert out.notes["it"]["tokens"] == 6
-    assert probability_of(out.notes["it"]) == pytest.approx(math.exp(-0.5))
+    assert probability_of(View.of(out, "it")) == pytest.approx(math.exp(-0.5))
 
 
 def test_a_view_without_an_answer_is_sure_of_nothing():

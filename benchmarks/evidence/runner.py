@@ -10,8 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nfilter.report.figures import ESTIMATE, reported
-
 from benchmarks.evidence.calibration import with_calibration
 from benchmarks.evidence.cells import Cells
 from benchmarks.evidence.plan import Cell
@@ -23,6 +21,7 @@ from nfilter.progress import QuietReporter
 from nfilter.recipe.model import Recipe
 from nfilter.recipe.model import load as load_recipe
 from nfilter.registry.loading import Plugins
+from nfilter.report.figures import ESTIMATE, reported
 from nfilter.store.run_directory import (
     Artefact,
     RunDirectory,

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nfilter.api.intervals import Crossed
-
 from benchmarks.evidence.figures import Difference, Evidence, Spread, spread
 from benchmarks.real_tokens.lines import FULL, RANDOM, TRUTH
 from benchmarks.real_tokens.plan import own_control
 from benchmarks.real_tokens.runner import share_kept
 from benchmarks.token_evidence.figures import Mask, mask_of
+from nfilter.api.intervals import Crossed
 
 Cells = Sequence[Mapping[str, Any]]
 

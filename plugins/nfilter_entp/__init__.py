@@ -1,4 +1,4 @@
-"""ENTP (arXiv 2510.23160): low-quality samples purged by rules, rated and curated, paired, and mixed into new ones."""
+"""ENTP (arXiv 2510.23160): purge low-quality samples by rules, rate and curate them, pair them, and mix the pairs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from nfilter import hookimpl
 
 @hookimpl
 def nfilter_stages() -> list[type]:
-    """All stages of the method, in the order in which a recipe uses them."""
+    """Return the stages in the order in which a recipe uses them."""
     from nfilter_entp.curate import Curate
     from nfilter_entp.long_tail import LongTail
     from nfilter_entp.mix import Mix

@@ -1,4 +1,4 @@
-"""``entp.curate``: ratings corrected by a score transition matrix and by neighbours, then split (ENTP; DS2, arXiv 2410.10877)."""
+"""``entp.curate``: correct ratings with a score transition matrix and neighbours, then split (ENTP; DS2, arXiv 2410.10877)."""
 
 from __future__ import annotations
 
@@ -27,21 +27,20 @@ from nfilter_entp.neighbours import EXACT_UP_TO, Collector, Texts, nearest
 from nfilter_entp.rate import CLASSES
 from nfilter_entp.transition import Array, Transition
 
-_NONE = -1  # a label that is not there
-_SUSPECT = 0.5  # a rating with a lower posterior is more probably wrong than right
-_SURE = {"posterior": 0.9, "tail": 0.5}
+_NO_LABEL = -1  # no label
+_SUSPECT = 0.5  # a rating with a lower posterior is more likely wrong than right
+_DEFAULT_CONFIDENCE = {"posterior": 0.9, "tail": 0.5}
 
 
 class CurateConfig(StageConfig):
-    """``by``: the note with the ratings' labels, 0 to 5. ``k`` neighbours vote, by the cosine of query and response.
+    """``by``: note with the ratings' labels, 0 to 5. The ``k`` nearest samples vote, by cosine similarity of query and response.
 
-    ``method: posterior`` takes the most probable class, given T and p, the rating, and its neighbours' ratings;
-    ``tail`` is DS2's rule: of each class as many as its noise rate says, those whose neighbours agree least, get the
-    neighbours' class. Either way where its probability, or its share of the votes, is at least ``confidence``: 0.9, or 0.5
-    for ``tail``. ``noise: auto`` estimates T; a share states how many ratings are wrong, each wrong class as likely; 0
-    leaves the ratings as they are.
+    ``method: posterior`` takes the most probable class, given T and p, the rating, and the neighbours' ratings. ``tail`` is DS2's rule:
+    of each class, the share that its noise rate names, with the least agreeing neighbours, gets the neighbours' class. Both change a
+    rating only if the class's probability, or its share of votes, is at least ``confidence``: default 0.9, for ``tail`` 0.5.
+    ``noise: auto`` estimates T; a number states the share of wrong ratings, with all wrong classes equally likely; 0 changes nothing.
 
-    ``keep: low`` drops labels from ``split`` on, ``high`` those below it; both drop what has no rating.
+    ``keep: low`` drops labels from ``split`` on, ``high`` those below it; both drop samples without a rating.
     """
 
     encoder: Annotated[str, Needs(Embeds)]
@@ -57,12 +56,12 @@ class CurateConfig(StageConfig):
 
 
 class Curate:
-    """Corrects ratings and keeps all samples, or the half of low or of high quality.
+    """Corrects ratings, and keeps all samples or those of low or high quality.
 
-    Writes ``{"given", "label", "confidence", "score", "suspect", "changed"}``: the label before and after, how sure the
-    label after is, how well the one before agrees with the neighbours, both in [0, 1], and whether that is below 0.5,
-    so that a rating can be found wrong without being sure enough of another. Without a rating all are null.
-    Where T cannot be trusted, no rating changes, and a warning says what to type.
+    Writes ``{"given", "label", "confidence", "score", "suspect", "changed"}``: the label before and after correction, the confidence in
+    the corrected label, the agreement of the original one with the neighbours (both in [0, 1]), and whether this is below 0.5: a
+    rating may be suspect without a confident alternative. All are null without a rating. If T cannot be trusted, no rating
+    changes, and a warning names the settings to type.
     """
 
     name: ClassVar[str] = "entp.curate"
@@ -73,7 +72,7 @@ class Curate:
 
     @classmethod
     def contract(cls, config: CurateConfig) -> Contract:
-        """Reads the ratings, writes the curated labels."""
+        """Return the contract: reads the ratings, writes the curated labels."""
         return Contract(
             packages={"faiss": "nfilter[local]"},
             reads=frozenset({config.by}),
@@ -84,43 +83,42 @@ class Curate:
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
         """Embed all texts, estimate T and p, and correct the ratings.
 
-        In memory at most 12 bytes a dimension and distinct text, and some 700 bytes a row at k = 10; 18 bytes a row
-        are kept.
+        Memory: at most 12 bytes per dimension and distinct text, and about 700 bytes per row at k = 10. State: 18 bytes per row.
         """
         rows = Collector(ctx, self.config.encoder)
         labels: list[int] = []
         failure = ""
         with ctx.progress(None, "embedding samples") as progress:
             for sample in stream:
-                label = self._given(sample)
-                labels.append(_NONE if label is None else label)
+                label = self._given_label(sample)
+                labels.append(_NO_LABEL if label is None else label)
                 if label is None and not failure:
-                    failure = str(self._rating(sample).get("failure"))
+                    failure = str(self._rating_note(sample).get("failure"))
                 rows.add(sample)
                 progress.advance()
         given = np.array(labels, dtype=np.int64)
-        if len(given) and (given == _NONE).all():
+        if len(given) and (given == _NO_LABEL).all():
             raise ContractError(
-                f"{self.name}: none of {len(given)} samples has a rating in note {self.config.by!r}; the first says: {failure}"
+                f"{self.name}: none of {len(given)} samples has a rating in note {self.config.by!r}; the first failure: {failure}"
             )
-        values, arrays = self._curated(rows.texts(), given, ctx)
+        values, arrays = self._curate_ratings(rows.texts(), given, ctx)
         return State(values, arrays)
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
         """Write the labels of the chunk, and keep or drop each sample."""
         return [self._decide(sample, state) for sample in chunk]
 
-    def _rating(self, sample: Sample) -> Mapping[str, JSON]:
+    def _rating_note(self, sample: Sample) -> Mapping[str, JSON]:
         note = sample.notes.get(self.config.by)
         if not isinstance(note, Mapping) or "label" not in note:
             raise ContractError(
                 f"sample {sample.id!r} has no rating in note {self.config.by!r}; put entp.rate before"
-                f" {self.name}, or set by to the name under which it writes"
+                f" {self.name}, or set by to the note that it writes"
             )
         return note
 
-    def _given(self, sample: Sample) -> int | None:
-        label = self._rating(sample)["label"]
+    def _given_label(self, sample: Sample) -> int | None:
+        label = self._rating_note(sample)["label"]
         if label is None:
             return None
         if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < CLASSES:
@@ -129,28 +127,30 @@ class Curate:
             )
         return label
 
-    def _curated(
+    def _curate_ratings(
         self, texts: Texts, given: npt.NDArray[np.int64], ctx: Context
     ) -> tuple[dict[str, JSON], dict[str, npt.NDArray[Any]]]:
         config = self.config
-        rated = np.flatnonzero(given != _NONE)
+        rated = np.flatnonzero(given != _NO_LABEL)
         present = np.unique(given[rated])
-        number = np.full(CLASSES, _NONE)
+        number = np.full(CLASSES, _NO_LABEL)
         number[present] = np.arange(len(present))
         classes = len(present)
         codes = number[given[rated]]
         row_text = texts.row_text[rated]
-        voices = estimate.voices(codes, row_text, texts.n, classes)
+        majority = estimate.majority_classes(codes, row_text, texts.n, classes)
         with ctx.progress(None, "searching neighbours"):
-            similarity, near = nearest(texts.vectors, config.k, voices >= 0, config.exact_up_to)
-        found = estimate.estimate(voices, near, similarity, classes, config.noise)
-        self._say(found, present, ctx)
+            similarity, near = nearest(texts.vectors, config.k, majority >= 0, config.exact_up_to)
+        estimated = estimate.estimate(majority, near, similarity, classes, config.noise)
+        self._log_estimate(estimated, present, ctx)
         label, score, confidence = codes, *np.full((2, len(rated)), np.nan)
-        if found.fit is not None and not found.doubts:
-            voted = votes.counted(similarity, near, voices, classes)[row_text]
+        if estimated.fit is not None and not estimated.doubts:
+            voted = votes.count_votes(similarity, near, majority, classes)[row_text]
             ids = texts.ids[rated]
-            label, score, confidence = _corrected(voted, codes, found.fit, found.n, ids, config)
-        new = np.full(len(given), _NONE)
+            label, score, confidence = _corrected(
+                voted, codes, estimated.fit, estimated.n, ids, config
+            )
+        new = np.full(len(given), _NO_LABEL)
         new[rated] = present[label]
         figures_of_rows = np.full((2, len(given)), np.nan, dtype=np.float32)
         figures_of_rows[:, rated] = score, confidence
@@ -163,7 +163,7 @@ class Curate:
             "confidence": figures_of_rows[1, order],
         }
         changed = int((new != given).sum())
-        ctx.log.info(f"{changed} of {len(rated)} ratings are changed")
+        ctx.log.info(f"{changed} of {len(rated)} ratings changed")
         counts = {
             "before": np.bincount(given[rated], minlength=CLASSES).tolist(),
             "after": np.bincount(new[rated], minlength=CLASSES).tolist(),
@@ -174,35 +174,39 @@ class Curate:
             "texts": texts.n,
             "changed": changed,
             **counts,
-            **found.figures(present),
+            **estimated.figures(present),
         }
-        return {"doubts": list(found.doubts), "report": {"curate": figures}}, arrays
+        return {"doubts": list(estimated.doubts), "report": {"curate": figures}}, arrays
 
-    def _say(self, found: estimate.Estimate, present: npt.NDArray[np.int64], ctx: Context) -> None:
+    def _log_estimate(
+        self, estimated: estimate.Estimate, present: npt.NDArray[np.int64], ctx: Context
+    ) -> None:
         absent = sorted(set(range(CLASSES)) - set(present.tolist()))
         if absent:
             ctx.log.info(
-                f"no sample is rated {_listed(absent)}: T and p are estimated for the others"
+                f"no sample has rating {_comma_separated(absent)}: T and p are estimated for the others"
             )
-        if found.doubts:
+        if estimated.doubts:
             ctx.log.warning(
-                f"no rating is changed, since the score transition matrix cannot be trusted: {'; '.join(found.doubts)}."
-                " State how many ratings are wrong (noise: 0.2), leave them as they are (noise: 0), or name an encoder"
-                " that sees what the ratings are about (encoder: NAME)"
+                f"no rating changes, since the score transition matrix is not trusted: {'; '.join(estimated.doubts)}."
+                " State the share of wrong ratings (noise: 0.2), leave ratings unchanged (noise: 0), or name an encoder"
+                " that captures what is rated (encoder: NAME)"
             )
-        elif found.fit is not None:
-            ctx.log.info(f"about {found.rate:.0%} of the ratings are estimated to be wrong")
+        elif estimated.fit is not None:
+            ctx.log.info(f"estimated share of wrong ratings: {estimated.rate:.0%}")
 
     def _decide(self, sample: Sample, state: State) -> Sample:
-        place = place_of(state.arrays["ids"], sample.id)
-        if place is None:
+        index = place_of(state.arrays["ids"], sample.id)
+        if index is None:
             raise ContractError(
-                f"{self.name}: sample {sample.id!r} was not there when the ratings were curated; a stage between must"
+                f"{self.name}: sample {sample.id!r} was absent when the ratings were curated; a stage between must"
                 " not change ids"
             )
         arrays = state.arrays
-        given, label = (_label(arrays[name][place]) for name in ("given", "label"))
-        score, confidence = (_number(arrays[name][place]) for name in ("score", "confidence"))
+        given, label = (_label_or_none(arrays[name][index]) for name in ("given", "label"))
+        score, confidence = (
+            _rounded_or_none(arrays[name][index]) for name in ("score", "confidence")
+        )
         noted = sample.note(
             self.config.into,
             {
@@ -214,20 +218,20 @@ class Curate:
                 "changed": given != label,
             },
         )
-        return self._kept(noted, _told(given, label, confidence, state), label)
+        return self._keep_or_drop(noted, _describe(given, label, confidence, state), label)
 
-    def _kept(self, sample: Sample, told: str, label: int | None) -> Sample:
+    def _keep_or_drop(self, sample: Sample, description: str, label: int | None) -> Sample:
         keep, split = self.config.keep, self.config.split
         if keep == "all":
-            return sample.keep(f"curate: {told}")
-        half = "labels below" if keep == "low" else "labels from"
-        rule = f"keep: {keep} keeps {half} {split}"
-        stays = label is not None and (label < split) == (keep == "low")
-        if stays:
-            return sample.keep(f"curate: {told}; {rule}")
+            return sample.keep(f"curate: {description}")
+        kept_labels = "labels below" if keep == "low" else "labels from"
+        rule = f"keep: {keep} keeps {kept_labels} {split}"
+        matches = label is not None and (label < split) == (keep == "low")
+        if matches:
+            return sample.keep(f"curate: {description}; {rule}")
         if sample.pinned:
-            return sample.keep(f"pinned by a person; curate: {told}, and {rule}")
-        return sample.drop(f"curate: {told}; {rule}")
+            return sample.keep(f"pinned; curate: {description}, and {rule}")
+        return sample.drop(f"curate: {description}; {rule}")
 
 
 def _corrected(
@@ -238,35 +242,35 @@ def _corrected(
     ids: npt.NDArray[np.uint64],
     config: CurateConfig,
 ) -> tuple[npt.NDArray[np.int64], Array, Array]:
-    """Labels, scores and confidences of rated rows; T was estimated from ``n`` texts, or stated where that is 0."""
+    """Return labels, scores and confidences of rated rows; ``n`` is the number of texts T was estimated from, 0 if it was stated."""
     at = np.arange(len(codes))
     if config.method == "posterior":
-        shares = votes.probabilities(voted, codes, fit, n)
-        score = shares[at, codes]
-        doubted = np.ones(len(codes), dtype=np.bool_)
+        probabilities = votes.probabilities(voted, codes, fit, n)
+        score = probabilities[at, codes]
+        candidates = np.ones(len(codes), dtype=np.bool_)
     else:
         total = voted.sum(axis=1, keepdims=True)
-        shares = voted / np.where(total > 0, total, 1.0)
+        probabilities = voted / np.where(total > 0, total, 1.0)
         score = votes.agreement(voted, codes)
-        doubted = votes.tail(score, codes, fit.noise_rates(), ids)
-    # Of equally probable classes the rating's own stands.
-    best = shares.argmax(axis=1)
-    best = np.where(shares[at, codes] >= shares[at, best], codes, best)
-    least = _SURE[config.method] if config.confidence is None else config.confidence
-    sure = shares[at, best] >= least
-    label = np.where(doubted & sure, best, codes)
-    return label, score, shares[at, label]
+        candidates = votes.lowest_scores(score, codes, fit.noise_rates(), ids)
+    # On ties the original rating stays.
+    top = probabilities.argmax(axis=1)
+    top = np.where(probabilities[at, codes] >= probabilities[at, top], codes, top)
+    least = _DEFAULT_CONFIDENCE[config.method] if config.confidence is None else config.confidence
+    confident = probabilities[at, top] >= least
+    label = np.where(candidates & confident, top, codes)
+    return label, score, probabilities[at, label]
 
 
-def _label(value: Any) -> int | None:
-    return None if int(value) == _NONE else int(value)
+def _label_or_none(value: Any) -> int | None:
+    return None if int(value) == _NO_LABEL else int(value)
 
 
-def _number(value: Any) -> float | None:
+def _rounded_or_none(value: Any) -> float | None:
     return None if np.isnan(value) else round(float(value), 6)
 
 
-def _told(given: int | None, label: int | None, confidence: float | None, state: State) -> str:
+def _describe(given: int | None, label: int | None, confidence: float | None, state: State) -> str:
     if given is None:
         return "no rating"
     if confidence is None:
@@ -280,5 +284,5 @@ def _told(given: int | None, label: int | None, confidence: float | None, state:
     return f"label {label} as rated (confidence {confidence:.2f})"
 
 
-def _listed(labels: Sequence[int]) -> str:
+def _comma_separated(labels: Sequence[int]) -> str:
     return ", ".join(map(str, labels))

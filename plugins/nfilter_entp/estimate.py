@@ -1,4 +1,4 @@
-"""The score transition matrix of a dataset, and reasons not to trust it."""
+"""Estimate a dataset's score transition matrix, with reasons to distrust it."""
 
 from __future__ import annotations
 
@@ -12,24 +12,21 @@ import numpy.typing as npt
 from nfilter import JSON, FloatArray, IntArray
 from nfilter_entp.transition import Array, Moments, Transition, fit
 
-_ENOUGH = 20  # distinct texts a class
-_SURELY = 3.0  # standard errors by which neighbours agree more often than by chance
-_MOST = 0.5  # a higher noise rate says that the encoder does not see what the ratings are about
-_MISFIT = 0.05  # total variation that no one need explain, however many samples there are
-_FADES = (
-    1 / 3
-)  # of what neighbours agree beyond chance, how much may be lost from the nearest third to the farthest
-_PRIOR = 0.01  # a class that is rarer than this need not dominate its row
+_MIN_TEXTS = 20  # distinct texts per class
+_MIN_SIGMA = 3.0  # standard errors above chance agreement
+_MAX_NOISE = 0.5  # a higher noise rate means the encoder does not capture what is rated
+_MAX_MISFIT = 0.05  # total variation that is acceptable at any sample size
+_MAX_FADE = 1 / 3  # largest loss of agreement beyond chance, from the nearest third to the farthest
+_MIN_PRIOR = 0.01  # a rarer class need not dominate its row
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A fit, why it is not to be trusted, and how well it describes the consensus of ``n`` texts.
+    """A fit, doubts about it, and how well it describes the consensus of ``n`` texts.
 
-    ``agreement``: how often a text and its neighbour have the same class, ``chance``: how often by chance;
-    ``sampling``: the total variation of c3 to be expected of chance alone; ``by_distance``: the agreement of the third of
-    texts whose two neighbours are nearest, and of the third whose are farthest; ``by_rank``: with the two nearest
-    neighbours, and with the farther half of all.
+    ``agreement``: share of texts with the class of their neighbour; ``chance``: the share expected by chance; ``sampling``: total
+    variation of c3 expected from sampling; ``by_distance``: agreement of the third of texts with the nearest neighbours, and of the
+    third with the farthest; ``by_rank``: agreement with the two nearest neighbours, and with the farther half.
     """
 
     fit: Transition | None
@@ -45,17 +42,17 @@ class Estimate:
     by_rank: tuple[float, float] | None = None
 
     def figures(self, present: npt.NDArray[np.int64]) -> dict[str, JSON]:
-        """For metrics.json; rows and columns of T are the classes ``present``."""
+        """Return the figures for metrics.json; rows and columns of T are the classes ``present``."""
         names = [str(label) for label in present.tolist()]
         known = self.fit is not None
         p = self.fit.p if self.fit is not None else np.zeros(0)
         t = self.fit.t if self.fit is not None else np.zeros((0, 0))
         return {
             "classes": [int(label) for label in present],
-            "prior": _named(names, p) if known else None,
+            "prior": _by_class(names, p) if known else None,
             "transition": np.round(t, 4).tolist() if known else None,
             "noise_rate": round(self.rate, 4) if known else None,
-            "noise_rate_by_class": _named(names, self.rates) if known else None,
+            "noise_rate_by_class": _by_class(names, self.rates) if known else None,
             "trusted": not self.doubts,
             "doubts": list(self.doubts),
             "consensus": {
@@ -74,10 +71,10 @@ class Estimate:
         }
 
 
-def voices(
+def majority_classes(
     codes: npt.NDArray[np.int64], row_text: IntArray, texts: int, classes: int
 ) -> npt.NDArray[np.int64]:
-    """The class [texts] that each text votes with: its rows' most frequent, the lowest of equals; -1 without any."""
+    """Return the class [texts] of each text: the most frequent among its rows, the lowest on ties; -1 without a rating."""
     counts = np.bincount(row_text * classes + codes, minlength=texts * classes)
     table = counts.reshape(texts, classes) if classes else np.zeros((texts, 1), dtype=np.int64)
     return np.where(table.sum(axis=1) > 0, table.argmax(axis=1), -1)
@@ -90,49 +87,52 @@ def estimate(
     classes: int,
     noise: float | Literal["auto"],
 ) -> Estimate:
-    """T and p from the ``labels`` [n] of texts (-1: none) and their two nearest of ``near`` [n, k] (-1: none).
+    """Estimate T and p from the ``labels`` [n] of texts (-1: none) and their two nearest of ``near`` [n, k] (-1: none).
 
-    With a ``noise`` rate below 0.5 nothing is fitted: T has 1 - noise on its diagonal and the same everywhere else; at 0
-    there is no T.
+    With a ``noise`` rate below 0.5 nothing is fitted: T has 1 - noise on its diagonal and equal values elsewhere; at 0 there is no T.
     """
     known = labels >= 0
     shares = np.bincount(labels[known], minlength=classes) / max(1, int(known.sum()))
     if noise != "auto":
-        return _stated(shares, noise)
+        return _from_stated_noise(shares, noise)
     used = known & (near[:, :2] >= 0).all(axis=1)
     n = int(used.sum())
     if classes < 2:
         text = "all ratings are the same" if classes else "there are no ratings"
         return Estimate(None, (text,), np.zeros(classes), 0.0, n)
     if not n:
-        return Estimate(None, (f"{_few(int(known.sum()), classes)}",), np.zeros(classes), 0.0, n)
+        return Estimate(
+            None, (f"{_too_few(int(known.sum()), classes)}",), np.zeros(classes), 0.0, n
+        )
     moments = Moments.of(labels[used], labels[near[used, :2]], classes)
-    found = fit(moments)
-    rates = found.noise_rates()
+    fitted = fit(moments)
+    rates = fitted.noise_rates()
     rate = float(rates @ moments.c1)
-    thirds = _thirds(labels[used], labels[near[used, :2]], similarity[used, :2])
-    ranks = _ranks(labels, near, known)
+    thirds = _agreement_by_distance(labels[used], labels[near[used, :2]], similarity[used, :2])
+    ranks = _agreement_by_rank(labels, near, known)
     agreement, chance = float(np.trace(moments.c2)), float((moments.c1**2).sum())
-    misfit = found.misfit(moments)
-    # Mean absolute deviation of a multinomial, each of three orders a draw.
+    misfit = fitted.misfit(moments)
+    # Mean absolute deviation of a multinomial; each draw counts in three orders.
     sampling = float(0.5 * np.sqrt(2 / math.pi * moments.c3 / (3 * n)).sum())
-    doubts = [_few(n, classes)] if n < _ENOUGH * classes else []
-    unlike = _unlike(agreement, chance, n, rate, thirds, ranks, near.shape[1])
-    doubts += [] if unlike is None else [unlike]
-    weak = np.flatnonzero((found.t.argmax(axis=1) != np.arange(classes)) & (found.p > _PRIOR))
-    if len(weak):
-        doubts.append("in some class another rating than the right one is the most frequent")
-    if misfit > max(_MISFIT, 2 * sampling):
+    doubts = [_too_few(n, classes)] if n < _MIN_TEXTS * classes else []
+    doubt = _neighbour_doubt(agreement, chance, n, rate, thirds, ranks, near.shape[1])
+    doubts += [] if doubt is None else [doubt]
+    not_dominant = np.flatnonzero(
+        (fitted.t.argmax(axis=1) != np.arange(classes)) & (fitted.p > _MIN_PRIOR)
+    )
+    if len(not_dominant):
+        doubts.append("in some class the most frequent rating is a wrong one")
+    if misfit > max(_MAX_MISFIT, 2 * sampling):
         doubts.append(
-            f"the fit misses the consensus by {misfit:.2f} (chance explains {sampling:.2f})"
+            f"the fit differs from the consensus by {misfit:.2f} (sampling explains {sampling:.2f})"
         )
     by_rank = None if ranks is None else ranks[:2]
     return Estimate(
-        found, tuple(doubts), rates, rate, n, agreement, chance, misfit, sampling, thirds, by_rank
+        fitted, tuple(doubts), rates, rate, n, agreement, chance, misfit, sampling, thirds, by_rank
     )
 
 
-def _unlike(
+def _neighbour_doubt(
     agreement: float,
     chance: float,
     n: int,
@@ -141,45 +141,47 @@ def _unlike(
     ranks: tuple[float, float, float] | None,
     k: int,
 ) -> str | None:
-    """Why neighbours cannot be taken to have one class; the first reason is enough."""
-    if agreement - chance < _SURELY * math.sqrt(chance * (1 - chance) / n):
-        return f"neighbours are rated the same in {agreement:.1%} of cases, by chance it would be {chance:.1%}"
-    if rate > _MOST:
-        return f"{rate:.0%} of the ratings would be wrong"
-    if _fade(thirds, chance, n):
+    """Return the first reason that neighbours may not share a class."""
+    if agreement - chance < _MIN_SIGMA * math.sqrt(chance * (1 - chance) / n):
         return (
-            f"of near neighbours {thirds[0]:.0%} are rated the same, of those farther off {thirds[1]:.0%}, so that"
-            " classes overlap and ratings would count as wrong that are not"
+            f"neighbours have the same rating in {agreement:.1%} of cases, {chance:.1%} by chance"
         )
-    if ranks is not None and _lost(*ranks, chance):
+    if rate > _MAX_NOISE:
+        return f"{rate:.0%} of the ratings would be wrong"
+    if _fades_with_distance(thirds, chance, n):
         return (
-            f"of the two nearest neighbours {ranks[0]:.0%} are rated the same, of the farther half of k: {k} only"
-            f" {ranks[1]:.0%}, so that k neighbours are not of one class: type k: {max(2, k // 3)}, say"
+            f"{thirds[0]:.0%} of near neighbours have the same rating, and {thirds[1]:.0%} of distant ones: classes"
+            " overlap, and correct ratings would count as wrong"
+        )
+    if ranks is not None and _fades_with_rank(*ranks, chance):
+        return (
+            f"{ranks[0]:.0%} of the two nearest neighbours have the same rating, and {ranks[1]:.0%} of the farther half of"
+            f" k: {k}, so k neighbours are not of one class: type for example k: {max(2, k // 3)}"
         )
     return None
 
 
-def _thirds(
+def _agreement_by_distance(
     labels: npt.NDArray[np.int64], near: npt.NDArray[np.int64], similarity: FloatArray
 ) -> tuple[float, float]:
-    """How often the third of texts with the nearest neighbours agrees with them, and the third with the farthest."""
+    """Return the agreement of the third of texts with the nearest neighbours, and of the third with the farthest."""
     order = np.argsort(-similarity.sum(axis=1), kind="stable")
     agree = (near == labels[:, None]).mean(axis=1)[order]
     size = -(-len(order) // 3)
     return float(agree[:size].mean()), float(agree[-size:].mean())
 
 
-def _fade(thirds: tuple[float, float], chance: float, n: int) -> bool:
-    """Whether agreement fades with distance: where near samples have one class, it does not."""
+def _fades_with_distance(thirds: tuple[float, float], chance: float, n: int) -> bool:
+    """Return whether agreement falls with distance; it does not if near samples share a class."""
     near, far = thirds
     error = math.sqrt((near * (1 - near) + far * (1 - far)) / (n / 3))
-    return near - far > max(_FADES * (near - chance), _SURELY * error)
+    return near - far > max(_MAX_FADE * (near - chance), _MIN_SIGMA * error)
 
 
-def _ranks(
+def _agreement_by_rank(
     labels: npt.NDArray[np.int64], near: IntArray, known: npt.NDArray[np.bool_]
 ) -> tuple[float, float, float] | None:
-    """How often texts agree with their two nearest, with the farther half of all, and the standard error of the difference."""
+    """Return the agreement with the two nearest and with the farther half of neighbours, and the difference's standard error."""
     half = max(2, near.shape[1] // 2)
     used = known & (near >= 0).all(axis=1)
     if half >= near.shape[1] or not used.any():
@@ -190,30 +192,30 @@ def _ranks(
     return float(first.mean()), float(rest.mean()), error
 
 
-def _lost(first: float, rest: float, error: float, chance: float) -> bool:
-    """Whether agreement fades from the nearest neighbours to the last that vote."""
-    return first - rest > max(_FADES * (first - chance), _SURELY * error)
+def _fades_with_rank(first: float, rest: float, error: float, chance: float) -> bool:
+    """Return whether agreement falls from the nearest neighbours to the last that vote."""
+    return first - rest > max(_MAX_FADE * (first - chance), _MIN_SIGMA * error)
 
 
-def _stated(shares: Array, noise: float) -> Estimate:
+def _from_stated_noise(shares: Array, noise: float) -> Estimate:
     k = len(shares)
     if k < 2 or not noise:
         return Estimate(None, (), np.zeros(k), 0.0)
     other = noise / (k - 1)
     t = np.full((k, k), other)
     np.fill_diagonal(t, 1 - noise)
-    # shares = p T, solved for p; what is rated more seldom than by mistake is not there.
+    # Solve shares = p T for p; a class rated less often than by mistake gets 0.
     p = np.maximum((shares - other) / (1 - noise - other), 0.0)
     fitted = Transition(p / p.sum(), t, 0.0, 0, converged=True)
     rates = fitted.noise_rates()
     return Estimate(fitted, (), rates, float(rates @ shares))
 
 
-def _few(n: int, classes: int) -> str:
-    return f"{n} distinct rated texts are too few for {classes} classes, which need {_ENOUGH * classes}"
+def _too_few(n: int, classes: int) -> str:
+    return f"{n} distinct rated texts are too few for {classes} classes, which need {_MIN_TEXTS * classes}"
 
 
-def _named(names: list[str], values: Array) -> dict[str, JSON]:
+def _by_class(names: list[str], values: Array) -> dict[str, JSON]:
     return {name: round(float(value), 4) for name, value in zip(names, values, strict=True)}
 
 

@@ -1,4 +1,4 @@
-"""Gates that no model passes by its word: key terms, repetition, likeness to the parents, near duplicates, rules (ENTP)."""
+"""Gates on new samples, without a model: key terms, repetition, similarity to the parents, near duplicates, rules (ENTP)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Rule = Literal["empty", "template", "refusal"]
 
 _BUCKETS = 2**20
 _GRAM = 4
-# English alone: in other languages rare words win by their rarity.
+# English only; in other languages rarity alone selects key terms.
 _STOP = """
 a about above after again all also an and any are as at be because been before below between both but by can could
 did do does doing down during each few following for from further give given had has have having he her here hers
@@ -31,8 +31,8 @@ other our out over own please same she should so some such than that the their t
 through to too under until up us use using very was we were what when where which while who whom why will with would
 write you your
 """
-_STOPPED = frozenset(_STOP.split())
-_SHORT = 200  # characters of a refusal
+_STOP_WORDS = frozenset(_STOP.split())
+_SHORT = 200  # maximum characters of a refusal
 _REFUSAL = re.compile(
     r"\W{0,3}(?:(?:(?:i'm|i am|we're|we are) )?(?:very |so |really )?(?:sorry|afraid)|i apologi[sz]e|my apologies|unfortunately)?[,.!:;]? ?"
     r"(?:but |that )?(?:as an? [a-z -]{1,40}, )?(?:(?:i|we) (?:can't|cannot|can not)|(?:i'm|i am|we're|we are) (?:unable|not able) to)"
@@ -42,10 +42,10 @@ _REFUSAL = re.compile(
 
 
 class Gates(StageConfig):
-    """The limits. ``key_terms``: the least share of each parent's key terms in the new instruction. ``repetition``: how often a
-    run of four words may be there, in the instruction or in the answer. ``likeness``: the least cosine similarity of the new
-    instruction to each parent's. ``near_duplicate``: the most to a parent's, and to those of other new samples. ``rules``
-    look at the new sample as a row: ``empty`` and ``template`` of ``entp.purge``, and ``refusal``, an answer that is one.
+    """Limits. ``key_terms``: minimum share of each parent's key terms in the new instruction. ``repetition``: maximum number of occurrences
+    of a four-word run, in instruction or answer. ``likeness``: minimum cosine similarity of the new instruction to each parent's.
+    ``near_duplicate``: maximum similarity to a parent's instruction and to those of other new samples. ``rules``: rules on the new
+    sample: ``empty`` and ``template`` of ``entp.purge``, and ``refusal`` (the answer refuses).
     """
 
     key_terms: float = Field(default=0.8, ge=0, le=1)
@@ -57,7 +57,7 @@ class Gates(StageConfig):
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One gate's ``value``, its ``limit``, and whether it ``passed``. A rule has 1 where it fires, and says ``why``."""
+    """One gate's ``value``, its ``limit``, and whether it ``passed``. A rule has value 1 if it fires, with the reason in ``why``."""
 
     value: float
     limit: float
@@ -65,13 +65,13 @@ class Gate:
     why: str | None = None
 
     def to_json(self) -> JSON:
-        """As a note has it."""
-        known: dict[str, JSON] = {} if self.why is None else {"why": self.why}
-        return {"value": self.value, "limit": self.limit, "passed": self.passed, **known}
+        """Return the note's form."""
+        details: dict[str, JSON] = {} if self.why is None else {"why": self.why}
+        return {"value": self.value, "limit": self.limit, "passed": self.passed, **details}
 
 
 class Rarity:
-    """In how many texts a word occurs, by a hash of 20 bits: 4 MiB however many texts there are."""
+    """Number of texts per word, by a 20-bit hash: 4 MiB for any number of texts."""
 
     def __init__(self) -> None:
         self.counts = np.zeros(_BUCKETS, dtype=np.int32)
@@ -81,25 +81,27 @@ class Rarity:
         self.counts[list({_bucket(word) for word in _words(text)})] += 1
 
     def key_terms(self, text: str, most: int) -> list[str]:
-        """The ``most`` rarest words of ``text`` that are no stop words, in the order of the text, ties by place."""
-        words = [word for word in dict.fromkeys(_words(text)) if word not in _STOPPED]
-        rarest = sorted(range(len(words)), key=lambda at: (self.counts[_bucket(words[at])], at))
-        return [words[at] for at in sorted(rarest[:most])]
+        """Return the ``most`` rarest words of ``text`` without stop words, in text order; ties by position."""
+        words = [word for word in dict.fromkeys(_words(text)) if word not in _STOP_WORDS]
+        rarest = sorted(
+            range(len(words)), key=lambda index: (self.counts[_bucket(words[index])], index)
+        )
+        return [words[index] for index in sorted(rarest[:most])]
 
 
-def missing(terms: Sequence[str], text: str) -> list[str]:
-    """Those of ``terms`` that ``text`` lacks; "cats" stands for "cat" and the other way round."""
-    there = {_stem(word) for word in _words(text)}
-    return [term for term in terms if _stem(term) not in there]
+def missing_terms(terms: Sequence[str], text: str) -> list[str]:
+    """Return the ``terms`` that ``text`` lacks; plural and singular are equal."""
+    present = {_stem(word) for word in _words(text)}
+    return [term for term in terms if _stem(term) not in present]
 
 
 def recall(terms: Sequence[str], text: str) -> float:
-    """The share of ``terms`` in ``text``; 1 where there are none."""
-    return 1.0 - len(missing(terms, text)) / len(terms) if terms else 1.0
+    """Return the share of ``terms`` in ``text``; 1 without terms."""
+    return 1.0 - len(missing_terms(terms, text)) / len(terms) if terms else 1.0
 
 
 def most_repeated(text: str) -> int:
-    """How often the most frequent run of four words occurs in ``text``; 0 where there is none."""
+    """Return the count of the most frequent four-word run in ``text``; 0 without one."""
     words = _words(text)
     grams = Counter(zip(*(words[start:] for start in range(_GRAM)), strict=False))
     return max(grams.values(), default=0)
@@ -114,35 +116,38 @@ def judge(
     vector: npt.NDArray[np.float32],
     other: float,
 ) -> dict[str, Gate]:
-    """The gates of one new sample.
+    """Apply the gates to one new sample.
 
-    ``terms`` are the key terms of each parent, ``parents`` [p, d] their instructions' unit vectors, ``vector`` [d] the new
-    one's; ``other`` is the highest similarity to a new sample that was accepted before.
+    Args:
+        terms: key terms of each parent.
+        parents: [p, d]; unit vectors of the parents' instructions.
+        vector: [d]; unit vector of the new instruction.
+        other: highest similarity to a new sample accepted earlier.
     """
-    kept = min((recall(each, instruction) for each in terms), default=1.0)
+    kept_terms = min((recall(each, instruction) for each in terms), default=1.0)
     repeated = max(most_repeated(instruction), most_repeated(answer))
-    alike = parents.astype(np.float64) @ vector.astype(np.float64)
-    nearest = max(float(alike.max()), other)
+    similarity = parents.astype(np.float64) @ vector.astype(np.float64)
+    nearest = max(float(similarity.max()), other)
     return {
-        "key_terms": _least(kept, limits.key_terms),
-        "repetition": _most(repeated, limits.repetition),
-        "likeness": _least(float(alike.min()), limits.likeness),
-        "near_duplicate": _most(nearest, limits.near_duplicate),
-        **_ruled(limits, instruction, answer),
+        "key_terms": _at_least(kept_terms, limits.key_terms),
+        "repetition": _at_most(repeated, limits.repetition),
+        "likeness": _at_least(float(similarity.min()), limits.likeness),
+        "near_duplicate": _at_most(nearest, limits.near_duplicate),
+        **_apply_rules(limits, instruction, answer),
     }
 
 
-def _ruled(limits: Gates, instruction: str, answer: str) -> dict[str, Gate]:
-    """What the rules say of the new sample as a row."""
+def _apply_rules(limits: Gates, instruction: str, answer: str) -> dict[str, Gate]:
+    """Apply the rules to the new sample as a row."""
     text = Text(answer, instruction, instruction, instruction)
-    found = {name: _RULES[name](text) for name in limits.rules}
+    reasons = {name: _RULES[name](text) for name in limits.rules}
     return {
-        name: Gate(float(why is not None), 0.0, why is None, why) for name, why in found.items()
+        name: Gate(float(why is not None), 0.0, why is None, why) for name, why in reasons.items()
     }
 
 
-def reason(gates: Mapping[str, Gate]) -> str | None:
-    """The gates that did not pass, each with its numbers or what it found; None where all did."""
+def failure_reason(gates: Mapping[str, Gate]) -> str | None:
+    """Return the gates that failed, each with its numbers or reason; None if all passed."""
     failed = [
         f"{name}: {gate.why}"
         if gate.why is not None
@@ -153,26 +158,26 @@ def reason(gates: Mapping[str, Gate]) -> str | None:
     return "; ".join(failed) or None
 
 
-def _refused(text: Text) -> str | None:
-    """A short answer that only says that there is none; a longer one may say what it cannot do, and do the rest."""
-    said = " ".join(text.response.replace("’", "'").split())
-    found = _REFUSAL.match(said) if len(said) <= _SHORT else None
-    return f"the answer is a refusal: {said[:60]!r}" if found else None
+def _refusal(text: Text) -> str | None:
+    """Return the reason if a short answer is a refusal; a longer answer may refuse one part and do the rest."""
+    response = " ".join(text.response.replace("’", "'").split())
+    match = _REFUSAL.match(response) if len(response) <= _SHORT else None
+    return f"the answer is a refusal: {response[:60]!r}" if match else None
 
 
 _RULES: Mapping[str, Callable[[Text], str | None]] = {
     "empty": lambda text: empty(text, Empty()),
     "template": lambda text: template(text, Template()),
-    "refusal": _refused,
+    "refusal": _refusal,
 }
 
 
-def _least(value: float, limit: float) -> Gate:
+def _at_least(value: float, limit: float) -> Gate:
     value = round(value, 6)
     return Gate(value, limit, value >= limit)
 
 
-def _most(value: float, limit: float) -> Gate:
+def _at_most(value: float, limit: float) -> Gate:
     value = round(value, 6)
     return Gate(value, limit, value <= limit)
 
@@ -186,7 +191,7 @@ def _bucket(word: str) -> int:
 
 
 def _stem(word: str) -> str:
-    """A word without its plural and its last e, so that "make" and "makes" are one."""
+    """Strip the plural and a final e, so that "make" and "makes" are equal."""
     if word.endswith("es") and len(word) >= 5:
         word = word[:-2]
     elif word.endswith("s") and not word.endswith("ss") and len(word) >= 4:

@@ -1,4 +1,4 @@
-"""``entp.long_tail``: keeps what is far from everything else, as rare samples widen a set (DS2, arXiv 2410.10877)."""
+"""``entp.long_tail``: keep samples far from all others, since rare samples widen a dataset (DS2, arXiv 2410.10877)."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from nfilter import (
 )
 from nfilter_entp.neighbours import EXACT_UP_TO, Collector, Texts, nearest
 
-_FARTHEST = 2.0  # cosine distance of opposite vectors: what stands alone is as far as can be
+_FARTHEST = 2.0  # cosine distance of opposite vectors, assigned to a text without neighbours
 
 
 class LongTailConfig(StageConfig):
-    """``keep``: how many samples stay: a number of them (100), or a share in [0, 1] with a point (0.5, 1.0).
+    """``keep``: number of samples to keep (an integer: 100) or their share (a float: 0.5, 1.0).
 
-    With ``by``, a note with labels (``curated``, ``rating``), higher labels come first, and the long-tail score ranks
-    those of one label. ``k`` neighbours by the cosine of query and response.
+    With ``by``, a note with labels (``curated``, ``rating``), higher labels come first, and the long-tail score ranks samples
+    within a label. Distances are to the ``k`` nearest samples, by cosine similarity of query and response.
     """
 
     encoder: Annotated[str, Needs(Embeds)]
@@ -45,20 +45,19 @@ class LongTailConfig(StageConfig):
     exact_up_to: int = Field(default=EXACT_UP_TO, ge=1)
 
     @model_validator(mode="after")
-    def _a_number_or_a_share(self) -> LongTailConfig:
+    def _check_keep(self) -> LongTailConfig:
         if self.keep < 0 or (isinstance(self.keep, float) and self.keep > 1):
             raise ValueError(
-                f"keep: {self.keep} is neither a number of samples (100) nor a share from 0.0 to 1.0"
+                f"keep: {self.keep} is neither a number of samples (100) nor a share (0.0 to 1.0)"
             )
         return self
 
 
 class LongTail:
-    """Keeps the samples of highest long-tail score, 2 / (1 + exp(-d)) - 1 with d the mean distance of k neighbours.
+    """Keeps the samples with the highest long-tail score, 2 / (1 + exp(-d)) - 1 with d the mean distance to k neighbours.
 
-    Of several copies of a text the first, by a hash of the id, has the text's score; each other one is no rarity, and
-    its score is 0. Ties go by that hash too. What a person pinned stays, and counts. Writes ``{"score", "distance",
-    "rank", "copy"}``.
+    Of several copies of a text, the first by a hash of the id has the text's score; the others score 0. Ties go by that hash too.
+    Pinned samples stay, and count. Writes ``{"score", "distance", "rank", "copy"}``.
     """
 
     name: ClassVar[str] = "entp.long_tail"
@@ -69,7 +68,7 @@ class LongTail:
 
     @classmethod
     def contract(cls, config: LongTailConfig) -> Contract:
-        """Reads the labels where it ranks by them; writes the score."""
+        """Return the contract: reads the labels if ``by`` is set, writes the score."""
         return Contract(
             packages={"faiss": "nfilter[local]"},
             reads=frozenset({config.by} if config.by is not None else ()),
@@ -80,8 +79,7 @@ class LongTail:
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
         """Embed all texts and rank the samples.
 
-        In memory at most 8 bytes a dimension and distinct text, and some 500 bytes a row at k = 10; 21 bytes a row are
-        kept.
+        Memory: at most 8 bytes per dimension and distinct text, and about 500 bytes per row at k = 10. State: 21 bytes per row.
         """
         rows = Collector(ctx, self.config.encoder)
         labels: list[int] = []
@@ -93,8 +91,8 @@ class LongTail:
                 rows.add(sample)
                 progress.advance()
         texts = rows.texts()
-        n, stay = len(texts.ids), sum(pinned)
-        kept = self._count(n, stay, ctx)
+        n, pinned_count = len(texts.ids), sum(pinned)
+        kept = self._number_to_keep(n, pinned_count, ctx)
         with ctx.progress(None, "searching neighbours"):
             similarity, near = nearest(
                 texts.vectors, self.config.k, exact_up_to=self.config.exact_up_to
@@ -109,10 +107,10 @@ class LongTail:
             "texts": texts.n,
             "copies": int(copies.sum()),
             "kept": kept,
-            "score": _spread(distances),
-            "score_of_kept": _spread(distances[ranks <= kept]),
+            "score": _score_quartiles(distances),
+            "score_of_kept": _score_quartiles(distances[ranks <= kept]),
         }
-        ctx.log.info(f"{kept} of {n} samples are kept")
+        ctx.log.info(f"{kept} of {n} samples kept")
         return State(
             {"n": n, "kept": kept, "report": {"long_tail": figures}},
             {
@@ -129,15 +127,15 @@ class LongTail:
 
     def _decide(self, sample: Sample, state: State) -> Sample:
         values: Any = state.values
-        place = place_of(state.arrays["ids"], sample.id)
-        if place is None:
+        index = place_of(state.arrays["ids"], sample.id)
+        if index is None:
             raise ContractError(
-                f"{self.name}: sample {sample.id!r} was not there when the samples were ranked; a stage between must"
+                f"{self.name}: sample {sample.id!r} was absent when the samples were ranked; a stage between must"
                 " not change ids"
             )
-        rank, copy = int(state.arrays["ranks"][place]), bool(state.arrays["copies"][place])
-        distance = float(state.arrays["distances"][place])
-        score = score_of(distance)
+        rank, copy = int(state.arrays["ranks"][index]), bool(state.arrays["copies"][index])
+        distance = float(state.arrays["distances"][index])
+        score = long_tail_score(distance)
         note: Mapping[str, JSON] = {
             "score": round(score, 6),
             "distance": round(distance, 6),
@@ -145,17 +143,17 @@ class LongTail:
             "copy": copy,
         }
         by = f"label {self._label(sample)} in {self.config.by!r}, then " if self.config.by else ""
-        what = "a copy of another sample" if copy else f"long-tail score {score:.3f}"
+        description = "a copy of another sample" if copy else f"long-tail score {score:.3f}"
         kept = values["kept"]
         rule = f"keep: {self.config.keep} keeps the first {kept}"
-        where = f"long tail: rank {rank} of {values['n']} by {by}{what}; {rule}"
+        reason = f"long tail: rank {rank} of {values['n']} by {by}{description}; {rule}"
         noted = sample.note(self.config.into, note)
         if sample.pinned:
-            return noted.keep(f"pinned by a person; {where}")
-        return noted.keep(where) if rank <= kept else noted.drop(where)
+            return noted.keep(f"pinned; {reason}")
+        return noted.keep(reason) if rank <= kept else noted.drop(reason)
 
     def _label(self, sample: Sample) -> int:
-        """The label that ranks; -1, which is last, where there is none."""
+        """Return the label to rank by; -1, which ranks last, if it is null."""
         if self.config.by is None:
             return 0
         note = sample.notes.get(self.config.by)
@@ -167,42 +165,40 @@ class LongTail:
         label = note["label"]
         return label if isinstance(label, int) else -1
 
-    def _count(self, n: int, pinned: int, ctx: Context) -> int:
+    def _number_to_keep(self, n: int, pinned: int, ctx: Context) -> int:
         keep = self.config.keep
-        # In decimal, as the recipe has it: 0.29 * 100 is 28.999999999999996 in binary.
+        # Decimal, as written in the recipe: in binary 0.29 * 100 is 28.999999999999996.
         kept = keep if isinstance(keep, int) else math.floor(Decimal(str(keep)) * n)
         if kept > n:
-            ctx.log.warning(f"keep: {keep} of {n} samples keeps them all, and they are fewer")
+            ctx.log.warning(f"keep: {keep} exceeds the {n} samples, so all are kept")
         if pinned > kept:
-            ctx.log.warning(
-                f"{pinned} samples are pinned and stay, more than keep: {keep} asks for"
-            )
+            ctx.log.warning(f"{pinned} pinned samples stay, more than keep: {keep} allows")
         return max(min(kept, n), pinned)
 
 
-def score_of(distance: float) -> float:
-    """The long-tail score of a mean distance d >= 0: 2 / (1 + exp(-d)) - 1, in [0, 1)."""
+def long_tail_score(distance: float) -> float:
+    """Return the long-tail score of a mean distance d >= 0: 2 / (1 + exp(-d)) - 1, in [0, 1)."""
     return 2.0 / (1.0 + math.exp(-distance)) - 1.0
 
 
 def _distances(
     texts: Texts, similarity: FloatArray, near: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """The mean cosine distance [rows] to the neighbours, 0 for copies, and which rows are copies."""
-    there = near >= 0
-    apart = np.where(there, 1.0 - np.where(there, similarity, 0.0).astype(np.float64), 0.0)
-    count = there.sum(axis=1)
-    mean = np.where(count > 0, apart.sum(axis=1) / np.maximum(count, 1), _FARTHEST)
+    """Return the mean cosine distance to the neighbours [rows], 0 for copies, and the mask of copies [rows]."""
+    present = near >= 0
+    distance = np.where(present, 1.0 - np.where(present, similarity, 0.0).astype(np.float64), 0.0)
+    count = present.sum(axis=1)
+    mean = np.where(count > 0, distance.sum(axis=1) / np.maximum(count, 1), _FARTHEST)
     order = np.lexsort((texts.ids, texts.row_text))
     copies = np.zeros(len(texts.ids), dtype=np.bool_)
     copies[order[1:]] = texts.row_text[order[1:]] == texts.row_text[order[:-1]]
     return np.where(copies, 0.0, np.clip(mean[texts.row_text], 0.0, _FARTHEST)), copies
 
 
-def _spread(distances: npt.NDArray[np.float64]) -> dict[str, JSON] | None:
-    """Quartiles of the scores."""
+def _score_quartiles(distances: npt.NDArray[np.float64]) -> dict[str, JSON] | None:
+    """Return the quartiles of the scores."""
     if not len(distances):
         return None
     quartiles = np.quantile(distances, [0.0, 0.25, 0.5, 0.75, 1.0]).tolist()
     names = ("min", "q1", "median", "q3", "max")
-    return {name: round(score_of(d), 4) for name, d in zip(names, quartiles, strict=True)}
+    return {name: round(long_tail_score(d), 4) for name, d in zip(names, quartiles, strict=True)}

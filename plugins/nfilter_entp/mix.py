@@ -1,4 +1,4 @@
-"""``entp.mix``: two samples become one: an instruction, then its answer, each drafted, checked and repaired (ENTP)."""
+"""``entp.mix``: merge two samples into one: an instruction, then its answer, each drafted, checked and repaired (ENTP)."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from nfilter import (
     hash_of,
     place_of,
 )
-from nfilter_entp import cycle
-from nfilter_entp.cycle import ANSWER, INSTRUCTION, ROLES, Asking, Case, Parent
-from nfilter_entp.gates import Gate, Gates, Rarity, judge, reason
-from nfilter_entp.gates import missing as lacking
-from nfilter_entp.neighbours import embedded
-from nfilter_entp.turns import instruction_of, system_of, unfit
+from nfilter_entp import repair_cycle
+from nfilter_entp.gates import Gate, Gates, Rarity, failure_reason, judge
+from nfilter_entp.gates import missing_terms as missing_in
+from nfilter_entp.neighbours import embed_unit
+from nfilter_entp.repair_cycle import ANSWER, INSTRUCTION, ROLES, Case, ModelCalls, Parent
+from nfilter_entp.single_turn import instruction_of, system_of, unfit
 
-_FIELDS = 4  # texts a parent: id, system prompt, instruction, response
+_FIELDS = 4  # texts per parent: id, system prompt, instruction, response
 _FOLDER = "entp"
-_OTHER, _UNFIT, _LEADS = range(3)  # why a partner that is there is none
+_OTHER, _UNFIT, _LEADS = range(3)  # reasons a listed partner cannot be used
 
 Change = Literal["drop", "keep"]
 
@@ -48,11 +48,11 @@ Change = Literal["drop", "keep"]
 class MixConfig(StageConfig):
     """``llm`` drafts, checks and answers; ``pair`` names the note of ``entp.pair``.
 
-    ``mode: single`` is a control: each leading sample is rewritten alone, at as many calls. ``parents``, ``failed`` and
-    ``unpaired`` say what becomes of samples that were mixed, whose pair failed, and that have no partner.
-    ``prompts`` is a folder that has all templates, or names templates by role; other roles keep the shipped ones.
-    Each cycle has ``retries`` drafts after the first, drawn at ``retry_temperature`` or at ``temperature``, whichever is
-    higher. ``terms`` key terms of each parent count, its rarest words. ``block`` pairs are asked about together.
+    ``mode: single`` is a control: each leading sample is rewritten alone, with the same number of calls. ``parents``, ``failed`` and
+    ``unpaired``: whether to drop or keep mixed samples, samples of a failed pair, and samples without a partner. ``prompts``: a folder
+    with all templates, or a mapping from role to template; other roles keep the shipped ones. Each cycle makes up to ``retries``
+    further drafts, at the higher of ``retry_temperature`` and ``temperature``. ``terms``: number of key terms per parent, its rarest
+    words. ``block``: number of pairs processed together.
     """
 
     llm: Annotated[str, Needs(Generates)] = "expert"
@@ -75,52 +75,48 @@ class MixConfig(StageConfig):
 
     @field_validator("prompts")
     @classmethod
-    def _roles(cls, value: str | dict[str, str]) -> str | dict[str, str]:
+    def _check_roles(cls, value: str | dict[str, str]) -> str | dict[str, str]:
         wrong = [role for role in value if role not in ROLES] if isinstance(value, dict) else []
         if wrong:
-            raise ValueError(
-                f"no template has the role {wrong[0]!r}{did_you_mean(wrong[0], ROLES)}"
-            )
+            raise ValueError(f"unknown template role {wrong[0]!r}{did_you_mean(wrong[0], ROLES)}")
         return value
 
     def prompt(self, role: str) -> str:
-        """The name of the template of that role."""
+        """Return the template name of a role."""
         if isinstance(self.prompts, dict):
             return self.prompts.get(role, f"{_FOLDER}/{role}")
         return f"{self.prompts}/{role}"
 
 
 @dataclass(slots=True)
-class _Mate:
-    """What fit reads of a sample's note, and where its texts are, counted in samples."""
+class _PairNote:
+    """A sample's pair note, and the index of its texts, in samples."""
 
     other: str
     lead: bool
-    place: int
+    index: int
 
 
 @dataclass(slots=True)
-class _Made:
-    """What came of all pairs, each one's own part behind the one before."""
+class _Outcomes:
+    """Results of all pairs, appended pair by pair."""
 
     failed: list[bool] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)  # six a pair, see _done
-    vectors: list[FloatArray] = field(default_factory=list)  # of those accepted
+    texts: list[str] = field(default_factory=list)  # six per pair, see _pair_texts
+    vectors: list[FloatArray] = field(default_factory=list)  # accepted samples only
     calls: int = 0
     templates: Counter[str] = field(default_factory=Counter)
-    why: Counter[str] = field(default_factory=Counter)
+    failure_counts: Counter[str] = field(default_factory=Counter)
 
 
 class Mix:
-    """Makes one new sample of each pair, or says why not, and decides about the parents.
+    """Makes one new sample of each pair, or records why not, and drops or keeps the parents.
 
-    The gates have the last word, whatever a model says of its own work. A new sample has a user's and an assistant's turn, and the
-    parents' system prompt before them where both have the same; where theirs differ, each is shown with its parent's
-    instruction and the new sample has none.
+    The gates decide last, whatever a model says about its own work. A new sample has a user and an assistant turn, and the parents'
+    system prompt if they share one; otherwise prompts show each with its parent, and the new sample has none.
 
-    All calls are made in ``fit``: a partner may be in any chunk, before or behind its lead's, and its own chunk has to know
-    what came of the pair. Each call is in the journal, so a run that was stopped asks nothing twice; ``process``
-    publishes what the state holds.
+    All calls are made in ``fit``: partners may be in different chunks, and each chunk needs the pair's outcome. The journal
+    stores each call, so an interrupted run repeats none; ``process`` publishes what the state contains.
     """
 
     name: ClassVar[str] = "entp.mix"
@@ -131,10 +127,10 @@ class Mix:
 
     @classmethod
     def contract(cls, config: MixConfig) -> Contract:
-        """Reads the pairs, makes new samples, and makes at most 4 * (1 + retries) calls a pair, of which a row is half."""
+        """Return the contract: reads the pairs, makes new samples, at most 4 * (1 + retries) calls per pair, half of that per row."""
         rounds = 1 + config.retries
         draft, check, repairs = config.max_tokens, config.check_tokens, 0.5 * config.retries
-        # The last column: the drafts and the checklist that a prompt shows again.
+        # Last column: tokens of earlier drafts and checklists that the prompt shows.
         calls = [
             Calls(config.llm, config.prompt(role), tokens, 0, min(usual, most), most, rows, shows)
             for role, tokens, usual, most, rows, shows in (
@@ -161,18 +157,18 @@ class Mix:
         )
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
-        """Mix all pairs, a block at a time.
+        """Mix all pairs, one block at a time.
 
-        The texts of paired samples are held, 8 bytes a sample, and 4 a new sample and dimension; the state has the new texts.
+        Memory: the texts of paired samples, 8 bytes per sample, 4 per new sample and dimension. The state contains the new texts.
         """
-        mates, texts, rarity, there = self._read(stream)
+        pair_notes, texts, rarity, present_ids = self._read(stream)
         pairs = sorted(
-            (name, mate.other)
-            for name, mate in mates.items()
-            if mate.lead and mate.other in mates and mates[mate.other].other == name
-            and not mates[mate.other].lead
+            (name, note.other)
+            for name, note in pair_notes.items()
+            if note.lead and note.other in pair_notes and pair_notes[note.other].other == name
+            and not pair_notes[note.other].lead
         )  # fmt: skip
-        asking = Asking(
+        llm = ModelCalls(
             ctx,
             self.config.llm,
             {role: ctx.prompt(self.config.prompt(role)) for role in ROLES},
@@ -181,54 +177,58 @@ class Mix:
             self.config.temperature,
             self.config.retry_temperature,
         )
-        made = _Made()
+        outcomes = _Outcomes()
         with ctx.progress(len(pairs), f"{ctx.stage}: pairs") as progress:
             for start in range(0, len(pairs), self.config.block):
                 block = pairs[start : start + self.config.block]
-                cases = [self._case(pair, mates, texts, rarity) for pair in block]
-                self._mix(block, cases, asking, made)
+                cases = [self._build_case(pair, pair_notes, texts, rarity) for pair in block]
+                self._mix(block, cases, llm, outcomes)
                 progress.advance(len(block))
-        mixed = made.failed.count(False)
+        mixed = outcomes.failed.count(False)
         report: dict[str, JSON] = {
             "pairs": len(pairs),
             "mixed": mixed,
-            "failed": dict(made.why.most_common()),
-            "calls": made.calls,
-            "calls_a_pair": round(made.calls / len(pairs), 2) if pairs else None,
-            "templates": {role: made.templates[role] for role in ROLES if made.templates[role]},
+            "failed": dict(outcomes.failure_counts.most_common()),
+            "calls": outcomes.calls,
+            "calls_a_pair": round(outcomes.calls / len(pairs), 2) if pairs else None,
+            "templates": {
+                role: outcomes.templates[role] for role in ROLES if outcomes.templates[role]
+            },
         }
-        ctx.log.info(f"{mixed} of {len(pairs)} pairs became a new sample, with {made.calls} calls")
-        return self._state(pairs, made, report, _strays(mates, pairs, there))
+        ctx.log.info(f"{mixed} of {len(pairs)} pairs mixed, {outcomes.calls} calls")
+        return self._state(pairs, outcomes, report, _unmatched(pair_notes, pairs, present_ids))
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
-        """Publish the chunk's share: each lead's new sample, behind the chunk, and what becomes of both parents."""
+        """Publish each lead's new sample after the chunk, and drop or keep the parents."""
         results = _Results.open(state)
         out, new = [], []
         for sample in chunk:
             pair = results.pair_of(sample.id)
             if pair is None:
-                out.append(self._unpaired(sample, state))
+                out.append(self._decide_unpaired(sample, state))
                 continue
-            out.append(self._parent(sample, pair, ctx))
+            out.append(self._decide_parent(sample, pair, ctx))
             if sample.id == pair.lead and pair.why is None:
-                new.append(self._new(pair, ctx))
+                new.append(self._new_sample(pair, ctx))
         return [*out, *new]
 
     def _read(
         self, stream: Iterable[Sample]
-    ) -> tuple[dict[str, _Mate], PackedTexts, Rarity, array[int]]:
-        """Whom the notes pair, the texts of these samples, in how many of them each word is, and hashes of all ids."""
-        mates: dict[str, _Mate] = {}
+    ) -> tuple[dict[str, _PairNote], PackedTexts, Rarity, array[int]]:
+        """Return the pair notes, the texts of these samples, word rarities, and hashes of all ids."""
+        pair_notes: dict[str, _PairNote] = {}
         rarity = Rarity()
-        there = array("Q")
+        present_ids = array("Q")
 
         def texts() -> Iterator[str]:
             for sample in stream:
-                there.append(hash_of(sample.id))
+                present_ids.append(hash_of(sample.id))
                 note = sample.notes.get(self.config.pair)
                 other = note.get("with") if isinstance(note, Mapping) else None
                 if isinstance(note, Mapping) and isinstance(other, str) and unfit(sample) is None:
-                    mates[sample.id] = _Mate(other, note.get("lead") is True, len(mates))
+                    pair_notes[sample.id] = _PairNote(
+                        other, note.get("lead") is True, len(pair_notes)
+                    )
                     rarity.add(instruction_of(sample))
                     yield from (
                         sample.id,
@@ -238,100 +238,102 @@ class Mix:
                     )
 
         packed = PackedTexts.of(texts())
-        return mates, packed, rarity, there
+        return pair_notes, packed, rarity, present_ids
 
-    def _case(
+    def _build_case(
         self,
         pair: tuple[str, str],
-        mates: Mapping[str, _Mate],
+        pair_notes: Mapping[str, _PairNote],
         texts: PackedTexts,
         rarity: Rarity,
     ) -> Case:
         shown = pair if self.config.mode == "pairs" else pair[:1]
-        places = [_FIELDS * mates[name].place for name in shown]
-        systems = [texts[place + 1] for place in places]
+        offsets = [_FIELDS * pair_notes[name].index for name in shown]
+        systems = [texts[offset + 1] for offset in offsets]
         same = len(set(systems)) == 1
-        asked = [texts[place + 2] for place in places]
+        instructions = [texts[offset + 2] for offset in offsets]
         return Case(
             pair[0],
             tuple(
-                Parent(text, texts[place + 3], "" if same else system)
-                for place, system, text in zip(places, systems, asked, strict=True)
+                Parent(text, texts[offset + 3], "" if same else system)
+                for offset, system, text in zip(offsets, systems, instructions, strict=True)
             ),
             systems[0] if same else "",
-            tuple(rarity.key_terms(text, self.config.terms) for text in asked),
+            tuple(rarity.key_terms(text, self.config.terms) for text in instructions),
         )
 
     def _mix(
-        self, pairs: Sequence[tuple[str, str]], cases: Sequence[Case], asking: Asking, made: _Made
+        self,
+        pairs: Sequence[tuple[str, str]],
+        cases: Sequence[Case],
+        llm: ModelCalls,
+        outcomes: _Outcomes,
     ) -> None:
-        """Both cycles and the gates over a block of pairs."""
+        """Run both cycles and the gates over a block of pairs."""
         retries = self.config.retries
-        cycle.run(INSTRUCTION, cases, asking, retries, _missing)
-        cycle.run(
-            ANSWER, [case for case in cases if case.failure is None], asking, retries, _missing
+        repair_cycle.run(INSTRUCTION, cases, llm, retries, _missing_terms)
+        repair_cycle.run(
+            ANSWER, [case for case in cases if case.failure is None], llm, retries, _missing_terms
         )
-        judged = self._judge([case for case in cases if case.failure is None], asking.ctx, made)
+        judged = self._judge([case for case in cases if case.failure is None], llm.ctx, outcomes)
         for (lead, other), case in zip(pairs, cases, strict=True):
-            found = judged.get(case.key, {})
-            failed = case.failure or reason(found)
-            by = "mixed"
+            gates = judged.get(case.key, {})
+            failed = case.failure or failure_reason(gates)
             if failed is not None:
-                by = _named(case, found)
-                made.why[by] += 1
-            made.failed.append(failed is not None)
-            made.calls += case.calls
-            made.templates.update(case.templates)
+                outcomes.failure_counts[_failure_name(case, gates)] += 1
+            outcomes.failed.append(failed is not None)
+            outcomes.calls += case.calls
+            outcomes.templates.update(case.templates)
             log = {
                 "parents": [lead] if self.config.mode == "single" else [lead, other],
                 "calls": case.calls,
                 "templates": case.templates,
                 "checks": case.checks,
-                "gates": {name: gate.to_json() for name, gate in found.items()},
+                "gates": {name: gate.to_json() for name, gate in gates.items()},
                 "outcome": "mixed" if failed is None else f"failed: {failed}",
             }
-            made.texts += _done(lead, other, case, log, failed)
+            outcomes.texts += _pair_texts(lead, other, case, log, failed)
 
     def _judge(
-        self, cases: Sequence[Case], ctx: Context, made: _Made
+        self, cases: Sequence[Case], ctx: Context, outcomes: _Outcomes
     ) -> dict[str, dict[str, Gate]]:
-        """The gates of each case, in order: a new sample is compared with those that were accepted before it."""
+        """Apply the gates to each case in order; a new sample is compared with those accepted before it."""
         if not cases:
             return {}
-        # Each new instruction, then those of its parents.
-        wanted = [
+        # Each new instruction, followed by its parents'.
+        texts_by_case = [
             [case.texts["instruction"], *(p.instruction for p in case.parents)] for case in cases
         ]
-        flat = [text for texts in wanted for text in texts]
-        vectors = embedded(ctx, self.config.encoder, flat)
-        starts = np.cumsum([0, *(len(texts) for texts in wanted[:-1])]).tolist()
-        before = _before(vectors[starts], made.vectors)
-        found: dict[str, dict[str, Gate]] = {}
+        flat = [text for texts in texts_by_case for text in texts]
+        vectors = embed_unit(ctx, self.config.encoder, flat)
+        starts = np.cumsum([0, *(len(texts) for texts in texts_by_case[:-1])]).tolist()
+        highest_before = _highest_similarity(vectors[starts], outcomes.vectors)
+        gates: dict[str, dict[str, Gate]] = {}
         accepted: list[int] = []
-        for case, start, other in zip(cases, starts, before, strict=True):
+        for case, start, highest in zip(cases, starts, highest_before, strict=True):
             vector = vectors[start]
-            found[case.key] = judge(
+            gates[case.key] = judge(
                 self.config.gates,
                 case.terms,
                 case.texts["instruction"],
                 case.texts["answer"],
                 vectors[start + 1 : start + 1 + len(case.parents)],
                 vector,
-                max([other, *(float(vector @ vectors[at]) for at in accepted)]),
+                max([highest, *(float(vector @ vectors[at]) for at in accepted)]),
             )
-            if reason(found[case.key]) is None:
+            if failure_reason(gates[case.key]) is None:
                 accepted.append(start)
-        made.vectors.append(vectors[accepted])
-        return found
+        outcomes.vectors.append(vectors[accepted])
+        return gates
 
     def _state(
         self,
         pairs: Sequence[tuple[str, str]],
-        made: _Made,
+        outcomes: _Outcomes,
         report: Mapping[str, JSON],
-        strays: Mapping[int, int],
+        unmatched: Mapping[int, int],
     ) -> State:
-        """The pairs by the hashes of their samples' ids, six texts a pair; why other partners that are there are none."""
+        """Return the state: pairs by id hash, six texts per pair, and the reasons that listed partners cannot be used."""
         hashes = np.array([hash_of(name) for pair in pairs for name in pair], dtype=np.uint64)
         order = np.argsort(hashes)
         return State(
@@ -339,44 +341,48 @@ class Mix:
             {
                 "row": hashes[order],
                 "pair": (order // 2).astype(np.int64),
-                "stray": np.array(sorted(strays), dtype=np.uint64),
-                "stray_why": np.array([strays[key] for key in sorted(strays)], dtype=np.uint8),
-                **PackedTexts.of(made.texts).arrays("text"),
+                "stray": np.array(sorted(unmatched), dtype=np.uint64),
+                "stray_why": np.array(
+                    [unmatched[key] for key in sorted(unmatched)], dtype=np.uint8
+                ),
+                **PackedTexts.of(outcomes.texts).arrays("text"),
             },
         )
 
-    def _unpaired(self, sample: Sample, state: State) -> Sample:
+    def _decide_unpaired(self, sample: Sample, state: State) -> Sample:
         note = sample.notes.get(self.config.pair)
         why = unfit(sample)
         if why is None and isinstance(note, Mapping) and isinstance(note.get("with"), str):
-            why = _left(sample, str(note["with"]), state)
+            why = _unmatched_reason(sample, str(note["with"]), state)
         elif why is None:
             why = str(note["why"]) if isinstance(note, Mapping) and note.get("why") else "no pair"
         return self._decide(sample, self.config.unpaired, f"not mixed: {why}")
 
-    def _parent(self, sample: Sample, pair: _Pair, ctx: Context) -> Sample:
+    def _decide_parent(self, sample: Sample, pair: _Pair, ctx: Context) -> Sample:
         if pair.why is None:
-            made = self._new(pair, ctx).id
-            noted = sample.note(self.config.into, {"outcome": "mixed", "into": made})
+            new_id = self._new_sample(pair, ctx).id
+            noted = sample.note(self.config.into, {"outcome": "mixed", "into": new_id})
             other = pair.other if sample.id == pair.lead else pair.lead
-            how = f"mixed into {made} with {other}"
+            change = f"mixed into {new_id} with {other}"
             if self.config.mode == "single":
-                how = f"rewritten as {made}"
+                change = f"rewritten as {new_id}"
                 if sample.id != pair.lead:
-                    how = f"its pair's lead {pair.lead} was {how}"
-            return self._decide(noted, self.config.parents, how)
+                    change = f"its pair's lead {pair.lead} was {change}"
+            return self._decide(noted, self.config.parents, change)
         log = pair.log if sample.id == pair.lead else {"outcome": f"failed, see {pair.lead}"}
-        what = "mixed" if self.config.mode == "pairs" else "rewritten"
+        verb = "mixed" if self.config.mode == "pairs" else "rewritten"
         return self._decide(
-            sample.note(self.config.into, log), self.config.failed, f"not {what}: {pair.why}"
+            sample.note(self.config.into, log),
+            self.config.failed,
+            f"not {verb}: {pair.why}",
         )
 
     def _decide(self, sample: Sample, change: Change, why: str) -> Sample:
         if change == "drop" and sample.pinned:
-            return sample.keep(f"pinned by a person: stays, though {why}")
+            return sample.keep(f"pinned: stays, although {why}")
         return sample.drop(why) if change == "drop" else sample.keep(why)
 
-    def _new(self, pair: _Pair, ctx: Context) -> Sample:
+    def _new_sample(self, pair: _Pair, ctx: Context) -> Sample:
         parents = [pair.lead] if self.config.mode == "single" else [pair.lead, pair.other]
         turns = [Message("system", pair.system)] if pair.system else []
         turns += [Message("user", pair.instruction), Message("assistant", pair.answer)]
@@ -387,7 +393,7 @@ class Mix:
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """What came of one pair; ``why`` it failed, else None."""
+    """Outcome of one pair; ``why``: the failure, or None."""
 
     lead: str
     other: str
@@ -400,7 +406,7 @@ class _Pair:
 
 @dataclass(frozen=True, slots=True)
 class _Results:
-    """The state, opened."""
+    """The opened state."""
 
     rows: Any
     pairs: Any
@@ -413,7 +419,7 @@ class _Results:
         )
 
     def pair_of(self, name: str) -> _Pair | None:
-        """The pair that has the sample ``name``."""
+        """Return the pair that contains the sample ``name``, or None."""
         row = place_of(self.rows, name)
         if row is None:
             return None
@@ -425,58 +431,60 @@ class _Results:
         return _Pair(lead, other, system, instruction, answer, value["log"], value["why"])
 
 
-def _strays(
-    mates: Mapping[str, _Mate], pairs: Sequence[tuple[str, str]], there: array[int]
+def _unmatched(
+    pair_notes: Mapping[str, _PairNote], pairs: Sequence[tuple[str, str]], present_ids: array[int]
 ) -> dict[int, int]:
-    """By the hash of its id why a sample is in no pair though its partner is there; where the partner left it is not in here."""
+    """Map the id hash of each unpaired sample whose partner is present to the reason; absent partners are not included."""
     paired = {name for pair in pairs for name in pair}
-    names = [name for name in mates if name not in paired]
-    found: dict[int, int] = {}
+    names = [name for name in pair_notes if name not in paired]
+    reasons: dict[int, int] = {}
     if not names:
-        return found
-    others = np.array([hash_of(mates[name].other) for name in names], dtype=np.uint64)
-    known = np.isin(others, np.frombuffer(there, dtype=np.uint64))
-    for name, is_there in zip(names, known.tolist(), strict=True):
-        other = mates.get(mates[name].other)
-        if is_there:
+        return reasons
+    others = np.array([hash_of(pair_notes[name].other) for name in names], dtype=np.uint64)
+    known = np.isin(others, np.frombuffer(present_ids, dtype=np.uint64))
+    for name, is_present in zip(names, known.tolist(), strict=True):
+        other = pair_notes.get(pair_notes[name].other)
+        if is_present:
             why = _UNFIT if other is None else _OTHER if other.other != name else _LEADS
-            found[hash_of(name)] = why
-    return found
+            reasons[hash_of(name)] = why
+    return reasons
 
 
-def _left(sample: Sample, other: str, state: State) -> str:
-    """Why a sample whose note names a partner is in no pair."""
+def _unmatched_reason(sample: Sample, other: str, state: State) -> str:
+    """Return the reason a sample whose note names a partner is in no pair."""
     at = place_of(state.arrays["stray"], sample.id)
     if at is None:
-        return f"its partner {other} left before the two were mixed"
+        return f"its partner {other} was dropped before mixing"
     return {
-        _OTHER: f"its partner {other} is there, and is paired with another sample",
-        _UNFIT: f"its partner {other} is there, and is paired with none or cannot be mixed",
-        _LEADS: f"of it and its partner {other} not just one leads",
+        _OTHER: f"its partner {other} is paired with another sample",
+        _UNFIT: f"its partner {other} is not paired or cannot be mixed",
+        _LEADS: f"it and its partner {other} do not have exactly one lead",
     }[int(state.arrays["stray_why"][at])]
 
 
-def _done(lead: str, other: str, case: Case, log: Mapping[str, Any], why: str | None) -> list[str]:
-    """Six texts of a pair: its ids, the new sample's turns, and the log as JSON."""
+def _pair_texts(
+    lead: str, other: str, case: Case, log: Mapping[str, Any], why: str | None
+) -> list[str]:
+    """Return the six texts of a pair: its ids, the new sample's turns, and the log as JSON."""
     turns = [case.system, case.texts.get("instruction", ""), case.texts.get("answer", "")]
     return [lead, other, *turns, json.dumps({"log": log, "why": why})]
 
 
-def _missing(case: Case) -> list[str]:
-    """The key terms of all parents that the drafted instruction lacks."""
+def _missing_terms(case: Case) -> list[str]:
+    """Return the parents' key terms that the drafted instruction lacks."""
     terms = list(dict.fromkeys(term for each in case.terms for term in each))
-    return lacking(terms, case.texts.get("instruction", ""))
+    return missing_in(terms, case.texts.get("instruction", ""))
 
 
-def _named(case: Case, found: Mapping[str, Gate]) -> str:
-    """What a failure is counted under: the cycle that ended without a text, or the first gate that was not passed."""
+def _failure_name(case: Case, gates: Mapping[str, Gate]) -> str:
+    """Return the name a failure is counted under: the cycle that failed, or the first gate."""
     if case.failure is not None:
         return "instruction" if "answer" not in case.templates else "answer"
-    return next(name for name, gate in found.items() if not gate.passed)
+    return next(name for name, gate in gates.items() if not gate.passed)
 
 
-def _before(vectors: FloatArray, accepted: Sequence[FloatArray]) -> list[float]:
-    """The highest similarity of each of ``vectors`` [n, d] to any of those accepted in the blocks before; -1 without any."""
+def _highest_similarity(vectors: FloatArray, accepted: Sequence[FloatArray]) -> list[float]:
+    """Return the highest similarity of each of ``vectors`` [n, d] to vectors accepted in earlier blocks; -1 if none."""
     best = np.full(len(vectors), -1.0, dtype=np.float32)
     for block in accepted:
         if len(block):

@@ -1,7 +1,7 @@
-"""Texts as vectors, copies as one, and the nearest others of each by cosine similarity.
+"""Embed distinct texts and find the nearest others of each by cosine similarity.
 
-A text is kept once, however often it occurs: no copy is its own neighbour, and none votes twice. Texts are put in the order
-of their hashes, so that nothing depends on the order of the rows.
+Each distinct text is embedded once, so that copies neither neighbour nor vote for each other. Texts are ordered by
+hash; results do not depend on the order of rows.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from nfilter import Context, FloatArray, IntArray, ModelError, Sample, hash_of
 EXACT_UP_TO = 50_000
 
 _BLOCK = 1024
-_PROBES = 32  # cells that a search past EXACT_UP_TO looks into
+_PROBES = 32  # cells probed by an approximate search
 
 
 @dataclass
 class Texts:
-    """Rows and their distinct texts: ``row_text`` [rows] is the place of each row's text in ``vectors`` [n, d]."""
+    """Rows and their distinct texts: ``row_text`` [rows] indexes ``vectors`` [n, d]."""
 
     ids: npt.NDArray[np.uint64]
     row_text: IntArray
@@ -37,42 +37,42 @@ class Texts:
 
 @dataclass
 class Collector:
-    """Embeds samples as they stream by, each distinct ``text`` once, ``_BLOCK`` texts at a time."""
+    """Embeds streamed samples, each distinct ``text`` once, in blocks of ``_BLOCK`` texts."""
 
     ctx: Context
     encoder: str
-    text: Callable[[Sample], str] = field(default_factory=lambda: text_of)
+    text: Callable[[Sample], str] = field(default_factory=lambda: embedded_text)
     ids: list[int] = field(default_factory=list)
     keys: list[int] = field(default_factory=list)
-    _places: dict[int, int] = field(default_factory=dict)
-    _chosen: list[int] = field(default_factory=list)
-    _waiting: list[tuple[int, str]] = field(default_factory=list)
+    _index_of: dict[int, int] = field(default_factory=dict)
+    _variant_hash: list[int] = field(default_factory=list)
+    _pending: list[tuple[int, str]] = field(default_factory=list)
     _blocks: list[tuple[list[int], FloatArray]] = field(default_factory=list)
 
     def add(self, sample: Sample) -> None:
-        """Take in a sample; its text is embedded where it is new."""
+        """Add a sample; embed its text if it is new."""
         text = self.text(sample)
-        # What differs in case or blanks alone is a copy.
+        # Texts that differ only in case or white space are copies.
         key = hash_of(" ".join(text.casefold().split()))
         self.ids.append(hash_of(sample.id))
         self.keys.append(key)
-        place = self._places.setdefault(key, len(self._places))
+        index = self._index_of.setdefault(key, len(self._index_of))
         exact = hash_of(text)
-        if place == len(self._chosen):
-            self._chosen.append(exact)
-        elif exact < self._chosen[place]:
-            # Of several ways to write a text the one of lowest hash stands for it, whichever came first.
-            self._chosen[place] = exact
+        if index == len(self._variant_hash):
+            self._variant_hash.append(exact)
+        elif exact < self._variant_hash[index]:
+            # The variant with the lowest hash represents the text, whatever the order of rows.
+            self._variant_hash[index] = exact
         else:
             return
-        self._waiting.append((place, text))
-        if len(self._waiting) == _BLOCK:
-            self._embed()
+        self._pending.append((index, text))
+        if len(self._pending) == _BLOCK:
+            self._embed_pending()
 
     def texts(self) -> Texts:
-        """All that was added. The vectors are unit vectors, or zero."""
-        self._embed()
-        keys = np.fromiter(self._places, dtype=np.uint64, count=len(self._places))
+        """Return all rows and texts added. Vectors have length 1, or 0."""
+        self._embed_pending()
+        keys = np.fromiter(self._index_of, dtype=np.uint64, count=len(self._index_of))
         order = np.argsort(keys)
         target = np.empty_like(order)
         target[order] = np.arange(len(order))
@@ -84,32 +84,32 @@ class Collector:
         rows = np.searchsorted(keys[order], np.array(self.keys, dtype=np.uint64))
         return Texts(np.array(self.ids, dtype=np.uint64), rows.astype(np.int64), vectors)
 
-    def _embed(self) -> None:
-        if not self._waiting:
+    def _embed_pending(self) -> None:
+        if not self._pending:
             return
-        unit = embedded(self.ctx, self.encoder, [text for _, text in self._waiting])
-        self._blocks.append(([place for place, _ in self._waiting], unit))
-        self._waiting = []
+        unit = embed_unit(self.ctx, self.encoder, [text for _, text in self._pending])
+        self._blocks.append(([index for index, _ in self._pending], unit))
+        self._pending = []
 
 
-def embedded(ctx: Context, encoder: str, texts: Sequence[str]) -> FloatArray:
-    """Unit vectors, float32 [n, d], of ``texts``; a vector of zeros stays one.
+def embed_unit(ctx: Context, encoder: str, texts: Sequence[str]) -> FloatArray:
+    """Return unit vectors of ``texts``, float32 [n, d]; zero vectors stay zero.
 
     Raises:
-        ModelError: when a vector holds NaN or infinity.
+        ModelError: if a vector contains NaN or infinity.
     """
-    found = np.asarray(ctx.model(encoder).embed(texts), dtype=np.float64)
-    if not np.isfinite(found).all():
-        bad = texts[int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])]
+    vectors = np.asarray(ctx.model(encoder).embed(texts), dtype=np.float64)
+    if not np.isfinite(vectors).all():
+        bad = texts[int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])]
         raise ModelError(
-            f"model {encoder!r}: the vector of {bad[:60]!r} holds NaN or infinity; name another encoder"
+            f"model {encoder!r}: the vector of {bad[:60]!r} contains NaN or infinity; name another encoder"
         )
-    lengths = np.linalg.norm(found, axis=1, keepdims=True)
-    return np.ascontiguousarray(found / np.where(lengths > 0, lengths, 1.0), dtype=np.float32)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.ascontiguousarray(vectors / np.where(lengths > 0, lengths, 1.0), dtype=np.float32)
 
 
-def text_of(sample: Sample) -> str:
-    """What is embedded of a sample: its query and its response."""
+def embedded_text(sample: Sample) -> str:
+    """Return the text that is embedded by default: query and response."""
     return f"{sample.query}\n{sample.response}"
 
 
@@ -119,11 +119,14 @@ def nearest(
     voters: npt.NDArray[np.bool_] | None = None,
     exact_up_to: int = EXACT_UP_TO,
 ) -> tuple[FloatArray, IntArray]:
-    """The ``k`` most similar other rows of ``vectors`` [n, d] to each: similarities [n, k] and places [n, k].
+    """Find the ``k`` most similar other rows of ``vectors`` [n, d] for each row.
 
-    Where ``voters`` [n] are given, only those are found. Nearest first; -inf and -1 where there are too few. Up to
-    ``exact_up_to`` voters are compared with each other one by one; more are cut into cells, of which a search sees
-    the 32 nearest, so that some neighbours are not the very nearest.
+    Args:
+        voters: [n]; rows that may be neighbours, all by default.
+        exact_up_to: up to this number of voters the search is exact; above it an IVF index probes the 32 nearest cells.
+
+    Returns:
+        Similarities [n, k] and row indices [n, k], nearest first; -inf and -1 if there are fewer than ``k``.
     """
     import faiss
 
@@ -131,23 +134,25 @@ def nearest(
     places = np.arange(n) if voters is None else np.flatnonzero(voters)
     similarity = np.full((n, k), -np.inf, dtype=np.float32)
     near = np.full((n, k), -1, dtype=np.int64)
-    m = min(k + 1, len(places))  # one more: a row finds itself
+    m = min(k + 1, len(places))  # + 1: the search returns the row itself
     if not m:
         return similarity, near
     base = vectors if len(places) == n else np.ascontiguousarray(vectors[places])
     search = _search(faiss, base, exact_up_to)
     for start in range(0, n, _BLOCK):
         rows = slice(start, start + _BLOCK)
-        found, at = search(vectors[rows], m)
-        owner = np.where(at >= 0, places[at], -1)
+        scores, indices = search(vectors[rows], m)
+        owner = np.where(indices >= 0, places[indices], -1)
         own = np.arange(n)[rows, None] == owner
-        # Itself last, wherever among its equals it was found.
+        # Move the row itself behind its neighbours.
         order = np.argsort(own | (owner < 0), axis=1, kind="stable")[:, :k]
-        taken = np.take_along_axis(owner, order, axis=1)
-        gone = np.take_along_axis(own, order, axis=1) | (taken < 0)
-        width = taken.shape[1]
-        near[rows, :width] = np.where(gone, -1, taken)
-        similarity[rows, :width] = np.where(gone, -np.inf, np.take_along_axis(found, order, axis=1))
+        neighbours = np.take_along_axis(owner, order, axis=1)
+        excluded = np.take_along_axis(own, order, axis=1) | (neighbours < 0)
+        width = neighbours.shape[1]
+        near[rows, :width] = np.where(excluded, -1, neighbours)
+        similarity[rows, :width] = np.where(
+            excluded, -np.inf, np.take_along_axis(scores, order, axis=1)
+        )
     return similarity, near
 
 
@@ -156,7 +161,7 @@ def _search(faiss: Any, base: FloatArray, exact_up_to: int) -> Any:
         return lambda rows, m: faiss.knn(rows, base, m, metric=faiss.METRIC_INNER_PRODUCT)
     cells = max(1, min(round(4 * math.sqrt(len(base))), len(base) // 40))
     index = faiss.index_factory(base.shape[1], f"IVF{cells},Flat", faiss.METRIC_INNER_PRODUCT)
-    # A fixed part, always the same, is enough to find the cells with.
+    # A fixed subsample is enough to train the cells.
     index.train(base[:: max(1, len(base) // (40 * cells))])
     index.add(base)
     index.nprobe = min(_PROBES, cells)

@@ -1,4 +1,4 @@
-"""The one rule that needs a model: responses that it finds far too easy or far too hard."""
+"""The only rule that needs a model: responses whose perplexity is outside a band."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ BATCH = 64
 
 
 class Perplexity(StageConfig):
-    """exp of the mean loss of the response's tokens under ``model``, outside a band from ``low`` to ``high``.
+    """The perplexity of the response (exp of its tokens' mean loss) under ``model`` is outside the band from ``low`` to ``high``.
 
-    ``unit: quantile`` takes both as shares of the rows (0.01 and 0.99), ``unit: absolute`` as perplexities. A row is scored up to
+    ``unit: quantile`` reads both as shares of the rows (0.01 and 0.99), ``unit: absolute`` as perplexities. A row is scored up to
     ``max_length`` tokens; one without a scored token passes.
     """
 
@@ -30,7 +30,7 @@ class Perplexity(StageConfig):
     max_length: int = Field(default=2048, ge=2)
 
     @model_validator(mode="after")
-    def _a_band(self) -> Perplexity:
+    def _check_band(self) -> Perplexity:
         if self.low is None and self.high is None:
             raise ValueError("perplexity needs low, high or both, such as low: 0.01, high: 0.99")
         if self.low is not None and self.high is not None and self.low >= self.high:
@@ -40,88 +40,88 @@ class Perplexity(StageConfig):
         return self
 
     def needs(self) -> tuple[ModelNeed, ...]:
-        """The model, and what is asked of it."""
+        """Return the model with the capabilities it needs."""
         return tuple(ModelNeed(self.model, need, field="rules") for need in (Encodes, Scores))
 
 
 @dataclass
-class Scored:
-    """The mean loss of each row, 12 bytes a row; rows are scored in batches."""
+class LossCollector:
+    """Scores rows in batches and stores the mean loss of each, 12 bytes per row."""
 
     rule: Perplexity
     ctx: Context
-    waiting: list[Sample] = field(default_factory=list)
+    pending: list[Sample] = field(default_factory=list)
     ids: bytearray = field(default_factory=bytearray)
     means: bytearray = field(default_factory=bytearray)
 
     def add(self, sample: Sample) -> None:
-        """Take a row in."""
-        self.waiting.append(sample)
-        if len(self.waiting) == BATCH:
-            self._score()
+        """Add a row."""
+        self.pending.append(sample)
+        if len(self.pending) == BATCH:
+            self._score_pending()
 
-    def _score(self) -> None:
+    def _score_pending(self) -> None:
         for sample, mean in zip(
-            self.waiting, mean_losses(self.waiting, self.rule, self.ctx), strict=True
+            self.pending, mean_losses(self.pending, self.rule, self.ctx), strict=True
         ):
             self.ids += hash_of(sample.id).to_bytes(8, "little")
             self.means += np.float32(mean).tobytes()
-        self.waiting.clear()
+        self.pending.clear()
 
-    def settle(self) -> tuple[dict[str, npt.NDArray[Any]], list[float | None]]:
-        """Arrays for a state, sorted by id, and the band in mean losses; a side that is open is None."""
-        if self.waiting:
-            self._score()
+    def result(self) -> tuple[dict[str, npt.NDArray[Any]], list[float | None]]:
+        """Return the state arrays, sorted by id, and the band as mean losses; None for an open side."""
+        if self.pending:
+            self._score_pending()
         ids, means = np.frombuffer(self.ids, "<u8"), np.frombuffer(self.means, "<f4")
         order = np.argsort(ids, kind="stable")
-        known = means[np.isfinite(means)].astype(float)
+        finite = means[np.isfinite(means)].astype(float)
         band: list[float | None] = []
         for side in (self.rule.low, self.rule.high):
-            if side is None or (self.rule.unit == "quantile" and not len(known)):
+            if side is None or (self.rule.unit == "quantile" and not len(finite)):
                 band.append(None)
             elif self.rule.unit == "quantile":
-                band.append(float(np.quantile(known, side)))
+                band.append(float(np.quantile(finite, side)))
             else:
                 band.append(math.log(side) if side > 0 else None)
         return {"scored": ids[order].astype(np.uint64), "means": means[order].copy()}, band
 
 
 def mean_losses(samples: Sequence[Sample], rule: Perplexity, ctx: Context) -> list[float]:
-    """The mean loss of each response; NaN where no token has one."""
+    """Return the mean loss of each response; NaN if no token has a loss."""
     model = ctx.model(rule.model)
     encoded = model.encode(samples, max_length=rule.max_length, turns="last")
     losses = model.score(encoded)
     means = []
-    for each in losses:
-        known = np.asarray(each, float)
-        known = known[np.isfinite(known)]
-        means.append(float(known.mean()) if len(known) else math.nan)
+    for token_losses in losses:
+        finite = np.asarray(token_losses, float)
+        finite = finite[np.isfinite(finite)]
+        means.append(float(finite.mean()) if len(finite) else math.nan)
     return means
 
 
-def outsiders(
+def outside_band(
     arrays: Mapping[str, npt.NDArray[Any]], band: Sequence[float | None]
 ) -> npt.NDArray[np.uint64]:
-    """The numbers of the ids of rows outside the band, sorted."""
+    """Return the id hashes of rows outside the band, sorted."""
     low, high = (-np.inf if band[0] is None else band[0]), (np.inf if band[1] is None else band[1])
     means = arrays["means"]
     return np.asarray(arrays["scored"][(means < low) | (means > high)])
 
 
-def perplexed(
+def outside_band_reason(
     name: str, arrays: Mapping[str, npt.NDArray[Any]], band: Sequence[float | None]
 ) -> str | None:
-    """Why the row is outside the band."""
-    place = place_of(arrays["scored"], name)
-    if place is None:
+    """Return the reason if the row is outside the band."""
+    index = place_of(arrays["scored"], name)
+    if index is None:
         return None
-    mean, (low, high) = float(arrays["means"][place]), band
+    mean, (low, high) = float(arrays["means"][index]), band
     if low is not None and mean < low:
-        return f"{_shown(mean)}, under {_shown(low)}"
+        return f"{_as_perplexity(mean)}, under {_as_perplexity(low)}"
     if high is not None and mean > high:
-        return f"{_shown(mean)}, over {_shown(high)}"
+        return f"{_as_perplexity(mean)}, over {_as_perplexity(high)}"
     return None
 
 
-def _shown(mean: float) -> str:
+def _as_perplexity(mean: float) -> str:
     return f"{math.exp(mean):.4g}" if mean < 700 else f"exp({mean:.4g})"

@@ -1,4 +1,4 @@
-"""``entp.purge``: samples that a rule knows for junk leave, without a model (the rules are our own choice)."""
+"""``entp.purge``: drop samples that break a rule; needs no model (the rules are our own choice, not the paper's)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 from pydantic import Field
 
 from nfilter import Context, Contract, Sample, StageConfig, State, hash_of, place_of
-from nfilter_entp.duplicates import RULES, Collected, copy_of, said_of
-from nfilter_entp.endings import Ending, Endings, unusual
-from nfilter_entp.perplexity import Scored, outsiders, perplexed
-from nfilter_entp.rules import DEFAULT, Rules, broken
+from nfilter_entp.duplicates import RULES, DuplicateCollector, duplicate_of, reason_of
+from nfilter_entp.ending_statistics import Ending, EndingStatistics, unusual_reason
+from nfilter_entp.perplexity import LossCollector, outside_band, outside_band_reason
+from nfilter_entp.rules import DEFAULT, Rules, broken_rules
 from nfilter_entp.texts import Text
 
 NOTE = "purge"
-_COLUMNS = np.dtype([("id", "<u8"), ("start", "<u4"), ("word", "<u4"), ("found", "u1")])
+_COLUMNS = np.dtype([("id", "<u8"), ("start", "<u4"), ("word", "<u4"), ("broken", "u1")])
 _ROW = struct.Struct("<QIIB")
 
 
 class PurgeConfig(StageConfig):
-    """``rules``: names, or a mapping of names to settings; those that are named run, by default all that need no model.
+    """``rules``: names, or a mapping of names to settings; only these run. Default: all rules that need no model.
 
     ``action: note`` drops nothing and writes note ``purge``, ``{"rules": [name], "reasons": [text]}``, on every sample.
     """
@@ -34,9 +34,9 @@ class PurgeConfig(StageConfig):
 
 
 class Purge:
-    """Drops samples that break a rule, each with all rules that it breaks and the numbers that decided.
+    """Drops samples that break a rule. The reason lists all rules that a sample breaks, with the deciding numbers.
 
-    What a person pinned stays. Of duplicates one stays: pinned, else one that breaks no other rule, else the longest response.
+    Pinned samples stay. Of duplicates one stays: a pinned one, else one that breaks no other rule, else the longest response.
     """
 
     name: ClassVar[str] = "entp.purge"
@@ -47,7 +47,7 @@ class Purge:
 
     @classmethod
     def contract(cls, config: PurgeConfig) -> Contract:
-        """Reads no note; writes one where nothing is dropped. Only ``perplexity`` needs a model."""
+        """Return the contract: no note read; one written with ``action: note``. Only ``perplexity`` needs a model."""
         perplexity = config.rules.perplexity
         return Contract(
             writes=(noted := frozenset({NOTE} if config.action == "note" else ())),
@@ -56,59 +56,61 @@ class Purge:
         )
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
-        """Look at every row once: some 160 bytes a row are kept, its text in a temporary file until all are seen."""
+        """Read every row once: stores about 160 bytes per row, and the texts in a temporary file until all are read."""
         rules = self.config.rules
-        with Collected(
+        with DuplicateCollector(
             rules.exact_duplicates, rules.near_duplicates, rules.same_response
-        ) as copies:
-            return self._learn(stream, copies, ctx)
+        ) as duplicates:
+            return self._collect(stream, duplicates, ctx)
 
-    def _learn(self, stream: Iterable[Sample], copies: Collected, ctx: Context) -> State:
+    def _collect(
+        self, stream: Iterable[Sample], duplicates: DuplicateCollector, ctx: Context
+    ) -> State:
         rules = self.config.rules
         names = [name for name in type(rules).model_fields if getattr(rules, name) is not None]
         counts = dict.fromkeys(names, 0)
-        endings = Endings(rules.truncated) if rules.truncated else None
-        scored = Scored(rules.perplexity, ctx) if rules.perplexity else None
+        endings = EndingStatistics(rules.truncated) if rules.truncated else None
+        losses = LossCollector(rules.perplexity, ctx) if rules.perplexity else None
         rows = bytearray()
         with ctx.progress(None, f"{self.name}: rows") as bar:
             for sample in stream:
                 text = Text.of(sample)
-                found = broken(text, rules)
-                for name in found:
+                broken = broken_rules(text, rules)
+                for name in broken:
                     counts[name] += 1
-                judged = not _open_to_endings(found)
-                ending = endings.add(text, judged=judged) if endings else Ending()
-                rows += _ROW.pack(hash_of(sample.id), ending.start, ending.word, bool(found))
-                if copies.wanted:
-                    copies.add(sample.id, text, pinned=sample.pinned)
-                if scored:
-                    scored.add(sample)
+                rejected = not _end_undecided(broken)
+                ending = endings.add(text, rejected=rejected) if endings else Ending()
+                rows += _ROW.pack(hash_of(sample.id), ending.start, ending.word, bool(broken))
+                if duplicates.enabled:
+                    duplicates.add(sample.id, text, pinned=sample.pinned)
+                if losses:
+                    losses.add(sample)
                 bar.advance()
-        seen = np.frombuffer(rows, _COLUMNS)
-        flagged, habit, arrays = seen["found"].astype(bool), 0, dict[str, Any]()
+        rows_seen = np.frombuffer(rows, _COLUMNS)
+        flagged, habit, arrays = rows_seen["broken"].astype(bool), 0, dict[str, Any]()
         if endings:
-            habit, arrays["cut_words"] = endings.settle()
-            late = np.isin(seen["word"], arrays["cut_words"])
+            habit, arrays["cut_words"] = endings.result()
+            unusual = np.isin(rows_seen["word"], arrays["cut_words"])
             if habit:
-                late |= (seen["start"] != 0) & (seen["start"] != habit)
-            counts["truncated"] += int(late.sum())
-            flagged |= late
-        arrays["flagged"] = np.sort(seen["id"][flagged]).astype(np.uint64)
+                unusual |= (rows_seen["start"] != 0) & (rows_seen["start"] != habit)
+            counts["truncated"] += int(unusual.sum())
+            flagged |= unusual
+        arrays["flagged"] = np.sort(rows_seen["id"][flagged]).astype(np.uint64)
         band: list[float | None] = []
-        if scored:
-            more, band = scored.settle()
-            arrays |= more
-            far = outsiders(more, band)
-            counts["perplexity"] = len(far)
-            flagged = flagged | np.isin(seen["id"], far)
-        # Last, as no row leaves for one that leaves itself.
-        if copies.wanted:
-            settled = copies.settle(flagged)
-            arrays |= settled.arrays
-            counts |= {name: settled.counts[name] for name in RULES if name in counts}
-        said = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
-        ctx.log.info(f"rows that break a rule: {said or 'none'}")
-        report: dict[str, Any] = {"rows": len(seen), "broken": counts}
+        if losses:
+            loss_arrays, band = losses.result()
+            arrays |= loss_arrays
+            outside = outside_band(loss_arrays, band)
+            counts["perplexity"] = len(outside)
+            flagged = flagged | np.isin(rows_seen["id"], outside)
+        # Last, so that no row is dropped in favour of one that is dropped itself.
+        if duplicates.enabled:
+            resolved = duplicates.resolve(flagged)
+            arrays |= resolved.arrays
+            counts |= {name: resolved.counts[name] for name in RULES if name in counts}
+        summary = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+        ctx.log.info(f"rows that break a rule: {summary or 'none'}")
+        report: dict[str, Any] = {"rows": len(rows_seen), "broken": counts}
         return State({"habit": habit, "band": band, "report": report}, arrays)
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
@@ -116,34 +118,34 @@ class Purge:
         return [self._decide(sample, state) for sample in chunk]
 
     def _decide(self, sample: Sample, state: State) -> Sample:
-        found = self._found(sample, state)
-        reasons = [f"{name}: {why}" for name, why in found.items()]
+        broken = self._reasons(sample, state)
+        reasons = [f"{name}: {reason}" for name, reason in broken.items()]
         if self.config.action == "note":
-            return sample.note(NOTE, {"rules": list(found), "reasons": reasons})
-        if not found:
+            return sample.note(NOTE, {"rules": list(broken), "reasons": reasons})
+        if not broken:
             return sample.keep("breaks no rule")
         if sample.pinned:
-            return sample.keep(f"pinned, though {'; '.join(reasons)}")
+            return sample.keep(f"pinned: stays, although {'; '.join(reasons)}")
         return sample.drop("; ".join(reasons))
 
-    def _found(self, sample: Sample, state: State) -> dict[str, str]:
+    def _reasons(self, sample: Sample, state: State) -> dict[str, str]:
         rules, values, arrays = self.config.rules, state.values, state.arrays
-        found: dict[str, str] = {}
-        if (copy := copy_of(sample.id, arrays)) is not None:
-            name, why = said_of(*copy, rules.near_duplicates)
-            found[name] = why
+        reasons: dict[str, str] = {}
+        if (duplicate := duplicate_of(sample.id, arrays)) is not None:
+            name, reason = reason_of(*duplicate, rules.near_duplicates)
+            reasons[name] = reason
         if place_of(arrays["flagged"], sample.id) is not None:
             text = Text.of(sample)
-            found |= broken(text, rules)
-            if rules.truncated and _open_to_endings(found):
-                late = unusual(text, rules.truncated, values["habit"], arrays)
-                found |= {"truncated": late} if late else {}
+            reasons |= broken_rules(text, rules)
+            if rules.truncated and _end_undecided(reasons):
+                ending = unusual_reason(text, rules.truncated, values["habit"], arrays)
+                reasons |= {"truncated": ending} if ending else {}
         band: Any = values["band"]
-        if rules.perplexity and (far := perplexed(sample.id, arrays, band)):
-            found["perplexity"] = far
-        return found
+        if rules.perplexity and (outside := outside_band_reason(sample.id, arrays, band)):
+            reasons["perplexity"] = outside
+        return reasons
 
 
-def _open_to_endings(found: Mapping[str, str]) -> bool:
-    """Whether the row's end is still to be judged."""
-    return "truncated" not in found and "empty" not in found
+def _end_undecided(broken: Mapping[str, str]) -> bool:
+    """Return whether the row's end still needs to be judged."""
+    return "truncated" not in broken and "empty" not in broken

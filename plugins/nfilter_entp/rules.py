@@ -1,4 +1,4 @@
-"""The rules by name: their settings, and which of them look at a row by itself."""
+"""All rules by name: their settings, and the functions of those that judge each row alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from nfilter import StageConfig, did_you_mean
 from nfilter_entp.duplicates import Exact, Near, Same
 from nfilter_entp.perplexity import Perplexity
 from nfilter_entp.rules_answer import NoAnswer, no_answer
-from nfilter_entp.rules_end import Truncated, truncated
 from nfilter_entp.rules_form import (
     CharactersRule,
     Empty,
@@ -23,6 +22,7 @@ from nfilter_entp.rules_form import (
     script,
 )
 from nfilter_entp.rules_request import Media, MissingInput, media, missing_input
+from nfilter_entp.rules_truncated import Truncated, truncated
 from nfilter_entp.rules_words import Copied, Repeats, Template, copied, repeats, template
 from nfilter_entp.texts import Text
 
@@ -39,14 +39,14 @@ ROW_RULES: dict[str, Callable[[Text, Any], str | None]] = {
     "copied": copied,
     "truncated": truncated,
 }
-"""Why a row breaks the rule, or None; each takes time linear in the text."""
+"""Functions that return the reason a row breaks the rule, or None; each takes time linear in the text."""
 
 DEFAULT = ("exact_duplicates", "near_duplicates", *ROW_RULES)
-"""The rules that run where a recipe names none."""
+"""The rules that run if a recipe names none."""
 
 
 class Rules(StageConfig):
-    """The settings of each rule that runs; None for one that does not."""
+    """Settings of each rule that runs; None for the others."""
 
     exact_duplicates: Exact | None = None
     near_duplicates: Near | None = None
@@ -66,13 +66,13 @@ class Rules(StageConfig):
 
     @model_validator(mode="before")
     @classmethod
-    def _named(cls, value: Any) -> Any:
-        """A list names rules with their own settings; in a mapping ``{}`` or null stands for those."""
+    def _expand(cls, value: Any) -> Any:
+        """Accept a list of rule names; in a mapping ``{}`` or null stands for default settings."""
         if isinstance(value, list | tuple):
             if any(not isinstance(name, str) for name in value):
-                raise ValueError("rules is a list of names, or a mapping of names to settings")
-            if twice := {name for name in value if value.count(name) > 1}:
-                raise ValueError(f"rule {min(twice)!r} is named twice")
+                raise ValueError("rules must be a list of names, or a mapping of names to settings")
+            if repeated := {name for name in value if value.count(name) > 1}:
+                raise ValueError(f"rule {min(repeated)!r} is named twice")
             value = dict.fromkeys(value)
         if not isinstance(value, dict):
             return value
@@ -87,20 +87,20 @@ class Rules(StageConfig):
             )
         return {name: {} if settings is None else settings for name, settings in value.items()}
 
-    def of_rows(self) -> Iterator[tuple[str, StageConfig]]:
-        """Name and settings of the rules that look at a row by itself, in their order."""
+    def row_rules(self) -> Iterator[tuple[str, StageConfig]]:
+        """Yield name and settings of the rules that judge each row alone, in order."""
         for name in ROW_RULES:
             if (settings := getattr(self, name)) is not None:
                 yield name, settings
 
 
-def broken(text: Text, rules: Rules) -> dict[str, str]:
-    """The rules that a row breaks by itself, each with the numbers. An empty response breaks no other."""
-    found: dict[str, str] = {}
-    for name, settings in rules.of_rows():
-        why = ROW_RULES[name](text, settings)
-        if why is not None:
-            found[name] = why
+def broken_rules(text: Text, rules: Rules) -> dict[str, str]:
+    """Return the rules that a row alone breaks, with reasons. An empty response breaks only ``empty``."""
+    reasons: dict[str, str] = {}
+    for name, settings in rules.row_rules():
+        reason = ROW_RULES[name](text, settings)
+        if reason is not None:
+            reasons[name] = reason
             if name == "empty":
                 break
-    return found
+    return reasons

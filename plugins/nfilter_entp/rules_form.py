@@ -1,4 +1,4 @@
-"""Rules on a response's outer form: empty, length, characters, script."""
+"""Rules on a response's form: empty, length, characters, script."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 from pydantic import Field
 
 from nfilter import StageConfig
-from nfilter_entp.asks import for_code, for_prose, for_signs
-from nfilter_entp.rules_end import code_marks
+from nfilter_entp.query_kinds import requests_code, requests_prose, requests_symbols
+from nfilter_entp.rules_truncated import code_marks
 from nfilter_entp.texts import Text, scripts_of
 
 _BRACKETS = re.compile(r"[()\[\]{}<>/\\&|^$+=]")
@@ -16,34 +16,34 @@ _MORSE = re.compile(r"[.·•\-–—−_/|\s]+")
 
 
 class Empty(StageConfig):
-    """The response has no letter, digit or symbol, or is a code block with nothing in it.
+    """The response has no letter, digit or symbol, or is an empty code block.
 
-    Morse code, a piece of code such as ``[]``, and signs that the query asks for are answers. No settings.
+    Morse code, code such as ``[]``, and symbols that the query asks for are answers. No settings.
     """
 
 
 def empty(text: Text, rule: Empty) -> str | None:  # noqa: ARG001
-    """Nothing, white space, or punctuation alone."""
+    """Return the reason if the response is blank or punctuation only."""
     whole = text.response.strip()
     if not whole:
         return "the response is empty"
-    if _BLOCK.fullmatch(whole):
-        return f"the response is a code block with nothing in it: {whole[:20]!r}"
-    seen = text.characters
-    if seen.content + seen.replacements == 0 or (
-        seen.letters + seen.digits == 0 and seen.symbols < 1
+    if _EMPTY_BLOCK.fullmatch(whole):
+        return f"the response is an empty code block: {whole[:20]!r}"
+    counts = text.characters
+    if counts.content + counts.replacements == 0 or (
+        counts.letters + counts.digits == 0 and counts.symbols < 1
     ):
-        if _signs_answer(whole) or for_signs(text.asked):
+        if _symbols_are_answer(whole) or requests_symbols(text.plain_query):
             return None
         return f"the response has no letter, digit or symbol: {whole[:20]!r}"
     return None
 
 
-_BLOCK = re.compile(r"(?:```|~~~)[\w+-]{0,20}\s*(?:```|~~~)?")
+_EMPTY_BLOCK = re.compile(r"(?:```|~~~)[\w+-]{0,20}\s*(?:```|~~~)?")
 
 
-def _signs_answer(whole: str) -> bool:
-    """A piece of code of some signs, or Morse code: groups of dots and dashes."""
+def _symbols_are_answer(whole: str) -> bool:
+    """Return whether the text is a short piece of code, or Morse code: groups of dots and dashes."""
     if len(whole) <= 4 and _BRACKETS.search(whole):
         return True
     dots, dashes = set(".·•") & set(whole), set("-–—−_") & set(whole)
@@ -51,9 +51,9 @@ def _signs_answer(whole: str) -> bool:
 
 
 class Length(StageConfig):
-    """Words of the response: under ``least`` or over ``most``.
+    """The response has fewer than ``least`` or more than ``most`` words.
 
-    ``least_asked`` holds where the query asks for prose in so many words (explain, describe, write a story, ...).
+    ``least_asked`` replaces ``least`` if the query explicitly asks for prose (explain, describe, write a story, ...).
     """
 
     least: int = Field(default=1, ge=0)
@@ -62,11 +62,11 @@ class Length(StageConfig):
 
 
 def length(text: Text, rule: Length) -> str | None:
-    """Too short or too long, in words."""
+    """Return the reason if the word count is out of range."""
     count = len(text.words)
     if count > rule.most:
         return f"{count} words, more than {rule.most}"
-    # A formula or an emoji has no words and is an answer.
+    # A formula or an emoji has no words but is an answer.
     if text.characters.content == 0:
         return None
     if count < rule.least and text.characters.symbols == 0:
@@ -77,19 +77,18 @@ def length(text: Text, rule: Length) -> str | None:
         or text.fenced
     ):
         return None
-    if found := for_prose(text.query):
-        return f"{count} words, fewer than {rule.least_asked}, where {found[:40]!r} is asked"
+    if prose := requests_prose(text.query):
+        return f"{count} words, fewer than {rule.least_asked}; the query asks for {prose[:40]!r}"
     return None
 
 
 class CharactersRule(StageConfig):
-    """What the visible characters are, in texts of ``least`` and more.
+    """Characters that form no text, in responses of at least ``least`` visible characters.
 
-    ``content``: the smallest share of letters, marks, digits and symbols. ``broken``: the largest share of replacement
-    characters (U+FFFD), control characters, and UTF-8 that was read as another code (``Ã©``). ``mashed``: the
-    largest share of Latin words that nobody can say (six consonants in a row, or none of a dozen letters a vowel). Two escapes
-    of a program (``\\n``, ``\\u2019``) in a text that is none are too many. What the query asks of signs, ciphers or code is
-    left alone.
+    ``content``: smallest share of letters, marks, digits and symbols. ``broken``: largest share of replacement characters (U+FFFD),
+    control characters and UTF-8 decoded with another encoding (``Ã©``). ``mashed``: largest share of unpronounceable Latin words (six
+    consonants in a row). At most one escape sequence (``\\n``, ``\\u2019``) is allowed outside code. Symbols, ciphers and code that
+    the query asks for are exempt.
     """
 
     least: int = Field(default=12, ge=1)
@@ -102,71 +101,77 @@ _MISREAD = re.compile(
     "[\u00c2\u00c3][\u0080-\u00bf\u20ac\u201a\u0192\u201e\u2026\u2020\u2021\u02c6\u2030\u0160\u2039\u0152\u017d]"
     "|\u00e2(?:\u20ac|\u0080).|\u00f0\u0178.."
 )
-_MASHED = re.compile(r"[^\W\d_aeiouyáàâäãåæéèêëíìîïóòôöõøúùûüýœ]{6}")
+_UNPRONOUNCEABLE = re.compile(r"[^\W\d_aeiouyáàâäãåæéèêëíìîïóòôöõøúùûüýœ]{6}")
 _ESCAPES = re.compile(r"\\(?:u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|r\\n|[nt](?![a-z])|\")")
-# Formulas.
-_COMMAND = re.compile(r"\$|\\[\[(\\]|\\(?![nt][A-Z])[a-zA-Z]{3}")
+# LaTeX commands.
+_LATEX = re.compile(r"\$|\\[\[(\\]|\\(?![nt][A-Z])[a-zA-Z]{3}")
 _LATIN = re.compile(r"[a-z\u00df-\u024f]+")
 
 
 def characters(text: Text, rule: CharactersRule) -> str | None:
-    """Too much of what is no text in any script."""
+    """Return the reason if too many characters form no text in any script."""
     if not text.characters.visible:
         return None
-    if found := _broken(text, rule):
-        return found
-    # Programs, patterns, drawings and ciphers are made of signs, and of letters that nobody can say.
-    if text.fenced or code_marks(text.response) > 1 or for_signs(text.asked):
+    if reason := _broken_characters(text, rule):
+        return reason
+    # Code, patterns, drawings and ciphers consist of symbols and unpronounceable letters.
+    if text.fenced or code_marks(text.response) > 1 or requests_symbols(text.plain_query):
         return None
-    return _escaped(text) or _of_signs(text, rule) or _mashed(text, rule)
+    return _escaped(text) or _too_many_symbols(text, rule) or _unpronounceable(text, rule)
 
 
-def _broken(text: Text, rule: CharactersRule) -> str | None:
-    seen = text.characters
-    visible = seen.visible
-    broken = seen.replacements + seen.controls
+def _broken_characters(text: Text, rule: CharactersRule) -> str | None:
+    counts = text.characters
+    visible = counts.visible
+    broken = counts.replacements + counts.controls
     if broken and broken / visible > rule.broken:
         return f"{broken} of {visible} characters are replacement or control characters, more than {rule.broken:g}"
     misread = len(_MISREAD.findall(text.response))
     if misread > 1 and misread / visible > rule.broken / 2:
-        return f"{misread} characters of UTF-8 read as another code, in {visible}"
+        return f"{misread} of {visible} characters are UTF-8 decoded with another encoding"
     return None
 
 
-def _of_signs(text: Text, rule: CharactersRule) -> str | None:
-    seen = text.characters
-    share = seen.content / seen.visible
-    if seen.visible < rule.least or share >= rule.content or _signs_answer(text.response.strip()):
+def _too_many_symbols(text: Text, rule: CharactersRule) -> str | None:
+    counts = text.characters
+    share = counts.content / counts.visible
+    if (
+        counts.visible < rule.least
+        or share >= rule.content
+        or _symbols_are_answer(text.response.strip())
+    ):
         return None
-    return f"{share:.2f} of {seen.visible} characters are letters, digits or symbols, less than {rule.content:g}"
+    return f"{share:.2f} of {counts.visible} characters are letters, digits or symbols, less than {rule.content:g}"
 
 
 def _escaped(text: Text) -> str | None:
-    """What a program writes for a line feed or a quote, in a text that is none."""
-    if "\\" not in text.response or for_code(text.asked) or _COMMAND.search(text.response):
+    """Return the reason if text that is not code contains escape sequences."""
+    if "\\" not in text.response or requests_code(text.plain_query) or _LATEX.search(text.response):
         return None
-    found = _ESCAPES.findall(text.response)
+    escapes = _ESCAPES.findall(text.response)
     return (
-        f"{len(found)} escapes such as {found[0]!r} stand in the text" if len(found) > 1 else None
+        f"the text contains {len(escapes)} escape sequences such as {escapes[0]!r}"
+        if len(escapes) > 1
+        else None
     )
 
 
-def _mashed(text: Text, rule: CharactersRule) -> str | None:
-    if len(_MASHED.findall(text.plain)) < 3:
+def _unpronounceable(text: Text, rule: CharactersRule) -> str | None:
+    if len(_UNPRONOUNCEABLE.findall(text.plain)) < 3:
         return None
     words = [word for word in text.words if len(word) >= 4 and _LATIN.fullmatch(word)]
-    mashed = [word for word in words if _MASHED.search(word)]
-    if len(mashed) >= 3 and len(mashed) / len(words) > rule.mashed:
-        share = len(mashed) / len(words)
-        return f"{share:.2f} of {len(words)} words are no words ({mashed[0][:20]!r}), more than {rule.mashed:g}"
+    unpronounceable = [word for word in words if _UNPRONOUNCEABLE.search(word)]
+    if len(unpronounceable) >= 3 and len(unpronounceable) / len(words) > rule.mashed:
+        share = len(unpronounceable) / len(words)
+        return f"{share:.2f} of {len(words)} words are unpronounceable ({unpronounceable[0][:20]!r}), more than {rule.mashed:g}"
     return None
 
 
 class Script(StageConfig):
-    """The response is in a script that the prompt hardly has, and nothing asks for it.
+    """The response uses a script that is rare in the prompt and was not requested.
 
-    It fires where ``most`` of at least ``letters`` letters are of one script, of which the prompt's letters have less
-    than ``hardly``. A query that names a language or speaks of translating is left alone.
+    The rule fires if a share of at least ``most`` of the response's letters (at least ``letters`` letters) is in one script that makes up
+    at most ``hardly`` of the prompt's letters. A query that names a language or mentions translation is exempt.
     """
 
     letters: int = Field(default=20, ge=1)
@@ -184,21 +189,21 @@ _LANGUAGES = re.compile(
 
 
 def script(text: Text, rule: Script) -> str | None:
-    """A response that leaves the prompt's script."""
+    """Return the reason if the response leaves the prompt's script."""
     if text.response.isascii() and text.turns.isascii():
         return None
-    answer, asked = scripts_of(text.response), scripts_of(text.turns)
-    total, total_asked = sum(answer.values()), sum(asked.values())
-    if total < rule.letters or total_asked < rule.letters // 2 or text.fenced:
+    response_scripts, prompt_scripts = scripts_of(text.response), scripts_of(text.turns)
+    total, prompt_total = sum(response_scripts.values()), sum(prompt_scripts.values())
+    if total < rule.letters or prompt_total < rule.letters // 2 or text.fenced:
         return None
-    name = max(answer, key=lambda key: answer[key])
-    share, there = answer[name] / total, asked.get(name, 0) / total_asked
-    if name == "other" or share < rule.most or there > rule.hardly:
+    name = max(response_scripts, key=lambda key: response_scripts[key])
+    share, prompt_share = response_scripts[name] / total, prompt_scripts.get(name, 0) / prompt_total
+    if name == "other" or share < rule.most or prompt_share > rule.hardly:
         return None
-    main = max(asked, key=lambda key: asked[key])
+    main = max(prompt_scripts, key=lambda key: prompt_scripts[key])
     if main == "other" or _LANGUAGES.search(text.turns.casefold()):
         return None
-    # English names, formulas and code answer questions in any script; a text in sentences is another thing.
+    # English names, formulas and code answer questions in any script; whole sentences do not.
     if name == "Latin" and (len(text.words) < 12 or code_marks(text.response) > 1):
         return None
-    return f"{share:.2f} of the response's letters are {name}, {there:.2f} of the prompt's; that is {main}"
+    return f"{share:.2f} of the response's letters are {name}, {prompt_share:.2f} of the prompt's, which is mainly {main}"

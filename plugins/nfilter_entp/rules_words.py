@@ -1,4 +1,4 @@
-"""Rules on a response's words: repeats, template junk, instruction copied."""
+"""Rules on a response's words: repetition, template leftovers, copied instructions."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy.typing as npt
 from pydantic import Field
 
 from nfilter import StageConfig
-from nfilter_entp.asks import for_recurrence, for_signs, for_verse
-from nfilter_entp.texts import Text, numbered, plain, words_of
+from nfilter_entp.query_kinds import allows_repetition, requests_symbols, requests_verse
+from nfilter_entp.texts import Text, plain, word_hashes, words_of
 
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Repeats(StageConfig):
-    """Words that come again and again.
+    """Words that repeat.
 
-    ``times``: a block repeated so often without a break, of ``least`` words in all and ``run`` of the response. ``cover``: the
-    share of ``least_covered`` words or more that lies in runs of eight words which are there ``often`` times. ``letters``:
-    one letter, or a few, that fill so many characters. Verse that is asked, code, tables and sequences repeat by right:
-    in these a loop has to come ``by_right`` times, and to be most of the response.
+    ``times``: consecutive repeats of a block that has at least ``least`` words in all and makes up a share ``run`` of the response.
+    ``cover``: largest share of words, in responses of at least ``least_covered``, inside runs of eight words that occur at least
+    ``often`` times. ``letters``: number of characters filled by one repeated group of one to four letters. Requested verse, code,
+    tables and sequences repeat legitimately: there a loop needs ``by_right`` repeats and most of the response.
     """
 
     times: int = Field(default=4, ge=2)
@@ -35,55 +35,60 @@ class Repeats(StageConfig):
 
 
 def _grams(ids: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.uint64]:
-    """A hash of every run of ``n`` words, uint64 [len(ids) - n + 1]."""
+    """Return a hash of every run of ``n`` words, uint64 [len(ids) - n + 1]."""
     total = np.zeros(len(ids) - n + 1, np.uint64)
-    for place in range(n):
+    for start in range(n):
         total = (
-            total + ids[place : len(ids) - n + 1 + place].astype(np.uint64) + np.uint64(1)
+            total + ids[start : len(ids) - n + 1 + start].astype(np.uint64) + np.uint64(1)
         ) * _PRIME
         total ^= total >> np.uint64(29)
     return total
 
 
 def repeats(text: Text, rule: Repeats) -> str | None:
-    """Loops, and phrases that return."""
-    by_right = _repeats_by_right(text)
-    if not by_right and (found := _looped(text, rule)):
-        return found
+    """Return the reason if words loop or phrases recur too often."""
+    legitimate = _may_repeat(text)
+    if not legitimate and (reason := _letter_loop(text, rule)):
+        return reason
     words = text.words
     if len(words) < rule.least:
         return None
-    ids = numbered(words)
-    # Most texts have no three words four times over, and are done here.
+    ids = word_hashes(words)
+    # Shortcut: most texts have no three-word run that occurs often enough.
     grams = np.sort(_grams(ids, min(3, len(ids))))
-    some = min(rule.times, rule.often) - 1
-    if not (grams[some - 1 :] == grams[: len(grams) - some + 1]).any():
+    fewest = min(rule.times, rule.often) - 1
+    if not (grams[fewest - 1 :] == grams[: len(grams) - fewest + 1]).any():
         return None
     worded = np.array([any(c.isalpha() for c in word) for word in words])
-    if by_right:
-        most = rule.model_copy(update={"times": max(rule.times, rule.by_right), "run": max(rule.run, 0.6)})  # fmt: skip
-        return _block(words, ids, worded, most) if len(ids) >= most.times else None
-    return _block(words, ids, worded, rule) or _covered(words, ids, worded, rule)
+    if legitimate:
+        strict = rule.model_copy(update={"times": max(rule.times, rule.by_right), "run": max(rule.run, 0.6)})  # fmt: skip
+        return _word_loop(words, ids, worded, strict) if len(ids) >= strict.times else None
+    return _word_loop(words, ids, worded, rule) or _recurring_runs(words, ids, worded, rule)
 
 
-def _repeats_by_right(text: Text) -> bool:
-    """Verse or a sequence that is asked; code, with or without a fence; a table."""
-    if text.fenced or for_verse(text.asked) or for_recurrence(text.asked) or for_signs(text.asked):
+def _may_repeat(text: Text) -> bool:
+    """Return whether repetition is legitimate: requested verse or a sequence, code, a table."""
+    if (
+        text.fenced
+        or requests_verse(text.plain_query)
+        or allows_repetition(text.plain_query)
+        or requests_symbols(text.plain_query)
+    ):
         return True
     lines = [line for line in text.response[:20_000].splitlines() if line.strip()]
     coded = sum(_CODED.search(line[:400]) is not None for line in lines)
     return coded > 0 and 2 * coded >= len(lines)
 
 
-def _looped(text: Text, rule: Repeats) -> str | None:
+def _letter_loop(text: Text, rule: Repeats) -> str | None:
     long = max(text.plain.split(), key=len, default="")
-    return _letters(text.plain, rule) if len(long) >= rule.letters else None
+    return _repeated_letters(text.plain, rule) if len(long) >= rule.letters else None
 
 
-def _covered(
+def _recurring_runs(
     words: list[str], ids: npt.NDArray[np.int64], worded: npt.NDArray[np.bool_], rule: Repeats
 ) -> str | None:
-    # Lists repeat a frame of a few words around their items. In some scripts a character is a word, and says less.
+    # Lists repeat a few words around their items. In scripts without spaces a character is a word and carries less.
     n = 8 if sum(map(len, words)) > 2 * len(words) else 16
     if len(words) < max(rule.least_covered, n):
         return None
@@ -94,7 +99,7 @@ def _covered(
     covered &= worded
     share = float(covered.sum()) / len(ids)
     if share > rule.cover:
-        return f"{share:.2f} of {len(ids)} words lie in runs of {n} words that are there {rule.often} times or more, more than {rule.cover:g}"
+        return f"{share:.2f} of {len(ids)} words are in runs of {n} words that occur {rule.often} times or more, more than {rule.cover:g}"
     return None
 
 
@@ -106,10 +111,10 @@ _CODED = re.compile(
 )
 
 
-def _block(
+def _word_loop(
     words: list[str], ids: npt.NDArray[np.int64], worded: npt.NDArray[np.bool_], rule: Repeats
 ) -> str | None:
-    """The longest stretch that a period of up to 100 words explains."""
+    """Return the reason for the longest stretch with a period of up to 100 words."""
     for period in range(1, min(100, len(ids) // rule.times) + 1):
         same = np.concatenate([[False], ids[period:] == ids[:-period], [False]])
         edges = np.flatnonzero(same[1:] != same[:-1])
@@ -120,16 +125,16 @@ def _block(
         start, size = int(starts[best]), int(ends[best] - starts[best]) + period
         if size // period < rule.times or size < max(rule.least, rule.run * len(ids)):
             continue
-        # Rows of numbers repeat and are data.
+        # Repeated rows of numbers are data.
         if worded[start : start + period].mean() < 0.25:
             continue
-        shown = " ".join(words[start : start + min(period, 6)])[:60]
-        return f"{shown!r} comes {size // period} times in a row, {size} of {len(ids)} words"
+        block = " ".join(words[start : start + min(period, 6)])[:60]
+        return f"{block!r} occurs {size // period} times in a row, {size} of {len(ids)} words"
     return None
 
 
-def _letters(text: str, rule: Repeats) -> str | None:
-    """A word made of one to four letters over and over."""
+def _repeated_letters(text: str, rule: Repeats) -> str | None:
+    """Return the reason if one to four letters repeat over many characters."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     for period in range(1, 5):
         same = np.concatenate([[False], codes[period:] == codes[:-period], [False]])
@@ -146,10 +151,10 @@ def _letters(text: str, rule: Repeats) -> str | None:
 
 
 class Template(StageConfig):
-    """What a template, a web page or a refusing assistant left in the response.
+    """Leftovers of a template, a web page or a refusing assistant.
 
-    ``tags``: so many HTML tags or entities. ``goes_on``: an assistant's stock phrase before so many other words is let be, and so
-    are places to fill in, in a letter or the like.
+    ``tags``: number of HTML tags or entities that is too many. ``goes_on``: number of further words that excuses an assistant's stock
+    phrase, or a placeholder in a letter or similar text.
     """
 
     tags: int = Field(default=2, ge=1)
@@ -168,7 +173,7 @@ _PHRASES = (
         r"[\[<{](?:please )?(?:insert|enter|fill in|placeholder|to ?do|tbd)\b[^\]>}\n\[<{]{0,60}[\]>}](?!\()"
         r"|[\[<{](?:your|the) (?:answer|response|text|output|content|solution|explanation)\b[^\]>}\n\[<{]{0,40}[\]>}](?!\()"
         r"|\[[^\[\]\n]{1,50} here\](?!\()|\binsert [a-z ]{1,30} here\b")),
-    # One letter in two braces is mathematics, and so is more beside a backslash or a dollar.
+    # A single letter in double braces is mathematics, and so are longer names beside a backslash or a dollar sign.
     ("a placeholder", re.compile(r"\{\{ ?[a-z][\w .-]{1,38}\}\}")),
     ("another task", re.compile(r"^(?:\d+[.)]\s*)?\W{0,3}instruction ?\d*:", re.MULTILINE)),
     ("a mark of a chat format", re.compile(
@@ -177,7 +182,7 @@ _PHRASES = (
 _ECHOES = re.compile(
     r"\b(?:repeat|copy|proofread|correct|fix|punctuat\w*|spell\w*|capitali[sz]e|(?:upper|lower) ?case|grammar|quote|echo|say|translate|format)\b"
 )
-# These are all of a short response: a longer one is not searched, as runs of punctuation would be gone over again and again.
+# These match whole, short responses; long ones are skipped to avoid backtracking over punctuation.
 _WHOLE = (
     ("a mark for nothing", re.compile(
         r"\A\W*(?:no[ _](?:input|output|response|answer provided|content)(?: (?:needed|required|provided|given|available))?|noinput|nooutput|n/a|not applicable|tbd|todo|idk"
@@ -191,12 +196,12 @@ _CODES = re.compile(r"\b(?:https?|status|errors?|exceptions?|codes?|[45]\d\d)\b"
 _ROOM = re.compile(
     r"\b(?:templates?|placeholders?|fill|blanks?|lorem|filler|html|xml|jinja|mustache|handlebars|vue|format)\b"
 )
-# Texts to be sent or spoken, which leave room for a name.
+# Texts to be sent or spoken, which may have a placeholder for a name.
 _FILLED_IN = re.compile(
     r"\b(?:letters?|e-?mails?|messages?|texts?|notes?|invit\w+|speech(?:es)?|toast|contracts?|agreements?|resumes?|cv|applications?|announce\w*|introduc\w+|bios?|greetings?|cards?|scripts?|posts?|tweets?"
     r"|ads?|advertis\w*|statements?|memos?|proposals?|surveys?|questionnaires?|forms?|repl(?:y|ies)|thank\w*|dialog(?:ue)?s?|conversations?|press release|voicemail|pitch|prompts?|welcome|draft|write|compose)\b"
 )
-# What an assistant says of itself answers such a question.
+# Questions that an assistant's statements about itself answer.
 _TO_ASSISTANT = re.compile(
     r"\b(?:are|do|did|have|can|could|would|were|will) you\b|\byour (?!own)|\byourself\b|\bif you were\b|\byou (?:feel|think|like|prefer|are|have)\b"
 )
@@ -213,28 +218,31 @@ _INLINE = re.compile(r"(?ms)^[ \t]{0,3}(```|~~~).*?^[ \t]{0,3}\1|`[^`\n]{1,300}`
 
 
 def template(text: Text, rule: Template) -> str | None:
-    """Junk that a pattern knows, where the query does not speak of it."""
-    said = text.response.casefold().replace("’", "'").strip()
+    """Return the reason if a leftover matches and the query does not mention it."""
+    response = text.response.casefold().replace("’", "'").strip()
     asked = text.query.casefold().replace("’", "'")
-    for name, pattern in (*_PHRASES, *(_WHOLE if len(said) <= _SHORT else ())):
-        found = pattern.search(said)
-        if not found or (shown := found[0].strip()) in asked:
+    for name, pattern in (*_PHRASES, *(_WHOLE if len(response) <= _SHORT else ())):
+        match = pattern.search(response)
+        if not match or (phrase := match[0].strip()) in asked:
             continue
-        if shown.startswith("{{") and ("\\" in said or "$" in said):
+        if phrase.startswith("{{") and ("\\" in response or "$" in response):
             continue
-        if name == "an assistant's stock phrase" and len(_after(said, found.end())) >= rule.goes_on:
+        if (
+            name == "an assistant's stock phrase"
+            and len(_words_after(response, match.end())) >= rule.goes_on
+        ):
             continue
         if not _excused(name, asked, text, rule):
-            return f"{name}: {shown[:60]!r}"
-    if ("<" in said or "&" in said) and not _WEB.search(asked):
-        tags = _TAG.findall(_INLINE.sub(" ", said) if "`" in said else said)
+            return f"{name}: {phrase[:60]!r}"
+    if ("<" in response or "&" in response) and not _WEB.search(asked):
+        tags = _TAG.findall(_INLINE.sub(" ", response) if "`" in response else response)
         if len(tags) >= rule.tags:
-            return f"{len(tags)} HTML tags or entities, the first {tags[0][:30]!r}; {rule.tags} are too many"
+            return f"{len(tags)} HTML tags or entities, the first {tags[0][:30]!r}, at least {rule.tags}"
     return None
 
 
 def _excused(name: str, asked: str, text: Text, rule: Template) -> bool:
-    """Whether the query speaks of such a thing, or asks for a text in which it has its place."""
+    """Return whether the query mentions this leftover or asks for a text that contains it legitimately."""
     if name == "an assistant's stock phrase":
         return _TO_ASSISTANT.search(asked) is not None
     if name == "a service's error":
@@ -247,19 +255,18 @@ def _excused(name: str, asked: str, text: Text, rule: Template) -> bool:
     return name in marks and (text.fenced or _WEB.search(asked) is not None)
 
 
-def _after(said: str, place: int) -> set[str]:
-    """Different words behind the sentence in which a phrase stands."""
-    stop = re.search(r"[.!?\n]", said[place:])
-    return set(words_of(plain(said[place + stop.end() :]))) if stop else set()
+def _words_after(response: str, position: int) -> set[str]:
+    """Return the distinct words after the sentence that contains a phrase."""
+    stop = re.search(r"[.!?\n]", response[position:])
+    return set(words_of(plain(response[position + stop.end() :]))) if stop else set()
 
 
 class Copied(StageConfig):
-    """The response is the instruction again, and says nothing of its own.
+    """The response repeats the instruction and adds nothing.
 
-    ``overlap``: the share of the instruction's runs of three words that the response has. The instruction is the first or last
-    paragraph of the query, so that answers which quote a passage are left alone; it has ``least`` words. ``new``: so many words
-    outside those runs make an answer, for one that opens with the question and goes on is none the worse; words such as
-    "here is the answer" do not count.
+    ``overlap``: smallest share of the instruction's three-word runs that the response contains. The instruction is the first or last
+    paragraph of the query, so that answers that quote a passage are exempt; it has at least ``least`` words. ``new``: number of words
+    outside those runs that makes the response an answer; fillers such as "here is the answer" do not count.
     """
 
     overlap: float = Field(default=0.9, gt=0, le=1)
@@ -279,51 +286,53 @@ _REWRITES = re.compile(
 
 
 def copied(text: Text, rule: Copied) -> str | None:
-    """Echoes of the query, and of its instruction with next to nothing added."""
-    asked = text.asked_words
-    if len(asked) >= 3 and asked == text.words and not _ECHOES.search(text.asked):
+    """Return the reason if the response echoes the query or its instruction."""
+    asked = text.query_words
+    if len(asked) >= 3 and asked == text.words and not _ECHOES.search(text.plain_query):
         return f"the response is the query, all {len(asked)} words of it"
     parts = [part for part in re.split(r"\n\s*\n", text.query.strip()) if part.strip()]
-    # The last part may be a passage, which answers quote.
+    # The last part may be a passage that answers quote.
     last = [part for part in parts[-1:] if part.rstrip().endswith(("?", "？", "؟"))]
-    # An extract from a passage leaves out what is asked of it, an echo does not.
+    # An extract from a passage lacks the instruction; an echo of the whole query contains it.
     whole = [
-        text.query for part in parts[:1] if _held(words_of(plain(part)), text.words) >= rule.overlap
+        text.query
+        for part in parts[:1]
+        if _overlap(words_of(plain(part)), text.words) >= rule.overlap
     ]
     for part in dict.fromkeys((*parts[:1], *last, *whole)):
-        if found := _echoed(part, text, rule):
-            return found
+        if reason := _echo_of(part, text, rule):
+            return reason
     return None
 
 
-def _echoed(part: str, text: Text, rule: Copied) -> str | None:
+def _echo_of(part: str, text: Text, rule: Copied) -> str | None:
     folded = plain(part)
     words = words_of(folded)
     if len(words) < rule.least or _REWRITES.search(folded) or "```" in part:
         return None
-    if (share := _held(words, text.words)) < rule.overlap:
+    if (share := _overlap(words, text.words)) < rule.overlap:
         return None
-    new = _new(words, text.words)
-    if len(new) >= rule.new:
+    new_words = _new_words(words, text.words)
+    if len(new_words) >= rule.new:
         return None
-    return f"{share:.2f} of the instruction's {len(words)} words are in the response in their order ({rule.overlap:g} or more), and {len(new)} new ones, fewer than {rule.new}"
+    return f"{share:.2f} of the instruction's {len(words)} words are in the response in order ({rule.overlap:g} or more), with {len(new_words)} new words, fewer than {rule.new}"
 
 
-def _new(part: list[str], words: list[str]) -> list[str]:
-    """Words of a response that lie in no run of three words of the instruction and are no filler.
+def _new_words(part: list[str], words: list[str]) -> list[str]:
+    """Return the words of a response outside the instruction's three-word runs, without fillers.
 
-    What it takes from a passage behind the instruction is new.
+    Words copied from a passage after the instruction are new.
     """
     runs = set(zip(part, part[1:], part[2:], strict=False))
-    old = np.zeros(len(words), bool)
-    for place, run in enumerate(zip(words, words[1:], words[2:], strict=False)):
+    copied = np.zeros(len(words), bool)
+    for index, run in enumerate(zip(words, words[1:], words[2:], strict=False)):
         if run in runs:
-            old[place : place + 3] = True
-    return [w for w, known in zip(words, old, strict=True) if not known and w not in _FILLERS]
+            copied[index : index + 3] = True
+    return [w for w, known in zip(words, copied, strict=True) if not known and w not in _FILLERS]
 
 
-def _held(part: list[str], whole: list[str]) -> float:
-    """The share of runs of three words of ``part`` that ``whole`` has."""
+def _overlap(part: list[str], whole: list[str]) -> float:
+    """Return the share of three-word runs of ``part`` that ``whole`` contains."""
     if min(len(part), len(whole)) < 3:
         return 0.0
     runs = set(zip(part, part[1:], part[2:], strict=False))

@@ -1,4 +1,4 @@
-"""What rules look at: a response and what was asked, their words, and the classes of their characters."""
+"""Text features that rules use: words, character classes and scripts of a response and its query."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import numpy.typing as npt
 from nfilter import Sample
 
 FENCE = re.compile(r"^[ \t]{0,3}(```|~~~)(?![^\n]*\1)", re.MULTILINE)
-"""The mark of a code block; code between two marks in one line is no block."""
+"""Code fence; one that is closed on its own line opens no block."""
 
-# Scripts that write no spaces: a character counts as a word.
-_SINGLE = (
+# Scripts without spaces: each character counts as a word.
+_UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff"
     "\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
@@ -46,7 +46,7 @@ _SCRIPTS = (
     ("Hangul", ((0x1100, 0x11FF), (0x3130, 0x318F), (0xA960, 0xA97F), (0xAC00, 0xD7FF))),
     ("Ethiopic", ((0x1200, 0x139F),)),
     ("Khmer", ((0x1780, 0x17FF),)),
-    # Japanese writes both, so they are one here.
+    # Japanese mixes both, so they form one class.
     ("Han and Kana", ((0x2E80, 0x2FDF), (0x3005, 0x3007), (0x3040, 0x30FF), (0x31F0, 0x31FF), (0x3400, 0x4DBF),
                       (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0xFF66, 0xFF9D), (0x20000, 0x3FFFF))),
 )  # fmt: skip
@@ -54,8 +54,8 @@ SCRIPTS = ("other", *(name for name, _ in _SCRIPTS))
 
 
 @cache
-def _word() -> re.Pattern[str]:
-    """Words with their marks and inner apostrophes; the engine's ``\\w`` leaves out marks, which would cut Hindi."""
+def _word_pattern() -> re.Pattern[str]:
+    """Return the pattern of a word, with combining marks and inner apostrophes; ``\\w`` excludes marks, which would split Hindi words."""
     marks = [c for c in range(0x300, 0x10000) if unicodedata.category(chr(c)) in {"Mn", "Mc"}]
     runs: list[list[int]] = []
     for code in marks:
@@ -64,19 +64,19 @@ def _word() -> re.Pattern[str]:
         else:
             runs.append([code, code])
     inner = "".join(f"{chr(low)}-{chr(high)}" for low, high in runs)
-    letter = f"[^\\W_{_SINGLE}]"
-    return re.compile(f"[{_SINGLE}]|{letter}(?:{letter}|['’](?={letter})|[{inner}])*")
+    letter = f"[^\\W_{_UNSPACED}]"
+    return re.compile(f"[{_UNSPACED}]|{letter}(?:{letter}|['’](?={letter})|[{inner}])*")
 
 
 @cache
-def _classes() -> npt.NDArray[np.uint8]:
-    """The class of every code point: 0 space, 1 letter, 2 mark, 3 digit, 4 symbol, 5 punctuation, 6 control, 7 U+FFFD."""
+def _class_table() -> npt.NDArray[np.uint8]:
+    """Return the class of every code point: 0 space, 1 letter, 2 mark, 3 digit, 4 symbol, 5 punctuation, 6 control, 7 U+FFFD."""
     order = {"Z": 0, "L": 1, "M": 2, "N": 3, "S": 4, "P": 5, "C": 6}
     table = np.fromiter(
         (order[unicodedata.category(chr(c))[0]] for c in range(0x110000)), np.uint8, 0x110000
     )
     table[[9, 10, 11, 12, 13, 0x85]] = 0
-    # Joiners, direction marks, soft hyphens and variation selectors belong to their script or to emoji.
+    # Joiners, direction marks, soft hyphens and variation selectors count as marks: they belong to a script or an emoji.
     table[
         [0xAD, 0xFEFF, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A)]
     ] = 2
@@ -86,7 +86,7 @@ def _classes() -> npt.NDArray[np.uint8]:
 
 
 @cache
-def _scripts() -> npt.NDArray[np.uint8]:
+def _script_table() -> npt.NDArray[np.uint8]:
     table = np.zeros(0x110000, np.uint8)
     for number, (_, ranges) in enumerate(_SCRIPTS, start=1):
         for low, high in ranges:
@@ -96,7 +96,7 @@ def _scripts() -> npt.NDArray[np.uint8]:
 
 @dataclass(frozen=True, slots=True)
 class Characters:
-    """How many characters of each class a text has."""
+    """Number of characters of each class in a text."""
 
     letters: int
     marks: int
@@ -108,51 +108,51 @@ class Characters:
 
     @property
     def visible(self) -> int:
-        """All but spaces."""
+        """All characters except spaces."""
         return sum((self.letters, self.marks, self.digits, self.symbols, self.punctuation, self.controls, self.replacements))  # fmt: skip
 
     @property
     def content(self) -> int:
-        """Letters with their marks, digits and symbols: 42, ∞ and an emoji are answers."""
+        """Letters, marks, digits and symbols: 42, ∞ and an emoji are answers."""
         return self.letters + self.marks + self.digits + self.symbols
 
 
 def codes_of(text: str) -> npt.NDArray[np.uint32]:
-    """Code points of a text, uint32 [n]."""
+    """Return the code points of a text, uint32 [n]."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
 def characters_of(text: str) -> Characters:
-    """Count the classes."""
-    counts = np.bincount(_classes()[codes_of(text)], minlength=8)[1:]
+    """Count the character classes of a text."""
+    counts = np.bincount(_class_table()[codes_of(text)], minlength=8)[1:]
     return Characters(*(int(count) for count in counts))
 
 
 def scripts_of(text: str) -> dict[str, int]:
-    """How many letters of each script a text has."""
+    """Return the number of letters of each script in a text."""
     codes = codes_of(text)
-    letters = codes[_classes()[codes] == 1]
-    counts = np.bincount(_scripts()[letters], minlength=len(SCRIPTS))
-    return {SCRIPTS[place]: int(counts[place]) for place in np.flatnonzero(counts)}
+    letters = codes[_class_table()[codes] == 1]
+    counts = np.bincount(_script_table()[letters], minlength=len(SCRIPTS))
+    return {SCRIPTS[index]: int(counts[index]) for index in np.flatnonzero(counts)}
 
 
 def plain(text: str) -> str:
-    """For comparison only: NFKC, casefolded, white space as one space."""
+    """Normalise a text for comparison: NFKC, casefold, single spaces."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def words_of(text: str) -> list[str]:
-    """Words of a plain text; a character of a script without spaces is one."""
-    return _word().findall(text)
+    """Return the words of a normalised text; in scripts without spaces each character is one."""
+    return _word_pattern().findall(text)
 
 
-def numbered(words: list[str]) -> npt.NDArray[np.int64]:
-    """Words as numbers, equal where the words are, within one process; int64 [n]."""
+def word_hashes(words: list[str]) -> npt.NDArray[np.int64]:
+    """Return word hashes, int64 [n]; equal words have equal hashes within one process."""
     return np.fromiter(map(hash, words), np.int64, len(words))
 
 
-def _said(sample: Sample) -> str:
-    """The response with the calls of tools that it makes: a turn that only calls is not empty."""
+def _response_text(sample: Sample) -> str:
+    """Return the response with its tool calls, so that a turn with calls alone is not empty."""
     if not sample.calls_tools:
         return sample.response
     calls = [f"{call.name}({call.arguments})" for call in sample.messages[-1].tool_calls]
@@ -161,7 +161,7 @@ def _said(sample: Sample) -> str:
 
 @dataclass(frozen=True)
 class Text:
-    """A response and what was asked for it. Everything else is worked out once, where it is needed."""
+    """A response and its query. Derived features are computed on first use."""
 
     response: str
     query: str
@@ -170,24 +170,24 @@ class Text:
 
     @classmethod
     def of(cls, sample: Sample) -> Text:
-        """All turns before the response are its context; the last user's turn is the query."""
+        """Build from a sample: ``context`` is all turns before the response, ``query`` the last user turn."""
         context = "\x1e".join(f"{turn.role}\x1f{turn.content}" for turn in sample.context)
         turns = "\n".join(turn.content for turn in sample.context)
-        return cls(_said(sample), sample.query, context, turns)
+        return cls(_response_text(sample), sample.query, context, turns)
 
     @cached_property
     def plain(self) -> str:
-        """The response for comparison."""
+        """The normalised response."""
         return plain(self.response)
 
     @cached_property
     def plain_context(self) -> str:
-        """All turns before the response for comparison."""
+        """All turns before the response, normalised."""
         return plain(self.context)
 
     @cached_property
-    def asked(self) -> str:
-        """The query for comparison."""
+    def plain_query(self) -> str:
+        """The normalised query."""
         return plain(self.query)
 
     @cached_property
@@ -196,16 +196,16 @@ class Text:
         return words_of(self.plain)
 
     @cached_property
-    def asked_words(self) -> list[str]:
+    def query_words(self) -> list[str]:
         """Words of the query."""
-        return words_of(self.asked)
+        return words_of(self.plain_query)
 
     @cached_property
     def characters(self) -> Characters:
-        """Classes of the response's characters."""
+        """Character classes of the response."""
         return characters_of(self.response)
 
     @cached_property
     def fenced(self) -> bool:
-        """Whether the response has a code block."""
+        """Whether the response contains a code block."""
         return FENCE.search(self.response) is not None

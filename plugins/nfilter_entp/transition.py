@@ -1,12 +1,12 @@
-"""How often raters err, from ratings alone: the score transition matrix T and the true prior p (HOC, DS2).
+"""Estimate rating noise from ratings alone: the score transition matrix T and the true prior p (HOC, DS2).
 
-Near samples are taken to have the same true class (clusterability; arXiv 2102.05291). Then the ratings of a sample and
-of its two nearest neighbours are three draws from the same row of T, and their joint frequencies, the consensus, are
+Clusterability (arXiv 2102.05291) assumes that near samples have the same true class. The ratings of a sample and of its
+two nearest neighbours are then three draws from one row of T, with joint frequencies (the consensus)
 
     c1_i = sum_y p_y T_yi        c2_ij = sum_y p_y T_yi T_yj        c3_ijk = sum_y p_y T_yi T_yj T_yk
 
-T (row softmax) and p (softmax) are fitted to them by Adam, from T0 = 5I - 1 and a uniform p, once; Levenberg's and
-Marquardt's steps go on from there, since Adam comes near the least loss and is slow to reach it.
+T (row softmax) and p (softmax) are fitted by Adam from T0 = 5I - 1 and a uniform p; Levenberg-Marquardt steps then
+finish, since Adam approaches the minimum slowly.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-STEPS = 20_000  # at most; exact moments need some thousands
-_RATE = 0.1  # Adam's learning rate at the beginning; it is halved where the loss no longer falls
-_LEAST_RATE = 1e-5
+STEPS = 20_000  # maximum; exact moments need some thousands
+_LEARNING_RATE = 0.1  # Adam's initial learning rate; halved when the loss stops falling
+_MIN_LEARNING_RATE = 1e-5
 _PATIENCE = 100
 _BETA = (0.9, 0.999)
-_EPSILON = 1e-12  # small, since gradients of squared frequencies are
-_DONE = 1e-12  # a squared error far below what chance makes in any dataset
-_POLISH = 200  # steps at the end, at most; some ten are usual
-_EXACT = 1e-24  # squared error of exact moments, as far as floats go
-_STILL = 1e-9  # a relative gain so small ends them
-_LEAP = 1.0  # of a logit in a step, at most
-_DAMPING = (1e-9, 1e-3, 1e9)  # least, first, most
+_EPSILON = 1e-12  # small, since gradients of squared frequencies are small
+_TOLERANCE = 1e-12  # squared error far below sampling noise
+_POLISH_STEPS = 200  # maximum number of final steps; about ten are usual
+_EXACT_TOLERANCE = 1e-24  # squared error of exact moments in floating point
+_MIN_GAIN = 1e-9  # relative gain that ends them
+_MAX_STEP = 1.0  # maximum change of a logit per step
+_DAMPING = (1e-9, 1e-3, 1e9)  # minimum, initial, maximum
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Consensus frequencies of K classes: ``c1`` [K], ``c2`` [K, K], ``c3`` [K, K, K], each with the sum 1."""
+    """Consensus frequencies of K classes: ``c1`` [K], ``c2`` [K, K], ``c3`` [K, K, K], each summing to 1."""
 
     c1: Array
     c2: Array
@@ -44,10 +44,9 @@ class Moments:
 
     @classmethod
     def of(cls, labels: npt.NDArray[Any], near: npt.NDArray[Any], classes: int) -> Moments:
-        """The consensus of n samples: ``labels`` [n] and those of their two nearest, ``near`` [n, 2], in 0..K-1.
+        """Return the consensus of n samples: ``labels`` [n] and those of their two nearest, ``near`` [n, 2], in 0..K-1.
 
-        The model does not tell the three places apart, so c3 is the mean over their orders, and c1 and c2 are its
-        margins: every label then counts in all three.
+        The model is symmetric in the three positions: c3 is the mean over their orders, and c1 and c2 are its marginals.
         """
         code = (labels.astype(np.int64) * classes + near[:, 0]) * classes + near[:, 1]
         counts = np.bincount(code, minlength=classes**3).reshape((classes,) * 3)
@@ -57,14 +56,14 @@ class Moments:
 
     @classmethod
     def implied(cls, p: Array, t: Array) -> Moments:
-        """What a prior ``p`` [K] and a transition matrix ``t`` [K, K] lead to."""
+        """Return the moments implied by a prior ``p`` [K] and a transition matrix ``t`` [K, K]."""
         c2 = np.einsum("y,yi,yj->ij", p, t, t)
         return cls(p @ t, c2, np.einsum("y,yi,yj,yk->ijk", p, t, t, t, optimize=True))
 
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """The fit: ``p`` [K], ``t`` [K, K] with t[y, i] = P(rated i | truly y), the loss, the steps, and if it converged."""
+    """The fit: ``p`` [K], ``t`` [K, K] with t[y, i] = P(rated i | truly y), the loss, the number of steps, and whether it converged."""
 
     p: Array
     t: Array
@@ -73,52 +72,52 @@ class Transition:
     converged: bool
 
     def posterior(self) -> Array:
-        """P(truly y | rated i) as [i, y], by Bayes."""
+        """Return P(truly y | rated i) as [i, y], by Bayes' rule."""
         joint = (self.p[:, None] * self.t).T
         total = joint.sum(axis=1, keepdims=True)
         return np.asarray(np.divide(joint, total, out=np.zeros_like(joint), where=total > 0))
 
     def noise_rates(self) -> Array:
-        """The share of wrong ratings among those of each class: 1 - P(truly i | rated i), [K]."""
+        """Return the share of wrong ratings per rated class, 1 - P(truly i | rated i), [K]."""
         return np.asarray(1.0 - np.diag(self.posterior()))
 
     def misfit(self, moments: Moments) -> float:
-        """Total variation distance between c3 and what the fit implies, in [0, 1]."""
+        """Return the total variation distance between c3 and the c3 implied by the fit, in [0, 1]."""
         return float(0.5 * np.abs(moments.c3 - Moments.implied(self.p, self.t).c3).sum())
 
 
 def fit(moments: Moments, steps: int = STEPS) -> Transition:
-    """Fit p and T by Adam until the loss no longer falls at the smallest learning rate, ``steps`` at most; then polish."""
+    """Fit p and T by Adam, for at most ``steps`` steps, then by Levenberg-Marquardt."""
     k = len(moments.c1)
     theta = np.concatenate([np.zeros(k), (5.0 * np.eye(k) - 1.0).ravel()])
     first, second = np.zeros_like(theta), np.zeros_like(theta)
-    best, best_theta, since, rate, step = np.inf, theta, 0, _RATE, 0
+    best, best_theta, since, rate, step = np.inf, theta, 0, _LEARNING_RATE, 0
     for step in range(1, steps + 1):
         loss, gradient = loss_and_gradient(theta, moments)
         if loss < best * (1 - 1e-4):
             since = 0
         if loss < best:
             best, best_theta = loss, theta
-        if best < _DONE:
+        if best < _TOLERANCE:
             break
         since += 1
         if since > _PATIENCE:
             rate, since, theta = rate / 2, 0, best_theta
-            if rate < _LEAST_RATE:
+            if rate < _MIN_LEARNING_RATE:
                 break
             continue
         first = _BETA[0] * first + (1 - _BETA[0]) * gradient
         second = _BETA[1] * second + (1 - _BETA[1]) * gradient**2
         size = np.sqrt(second / (1 - _BETA[1] ** step)) + _EPSILON
         theta = theta - rate * first / (1 - _BETA[0] ** step) / size
-    theta, best, more, converged = _polished(best_theta, moments)
+    theta, best, polish_steps, converged = _polish(best_theta, moments)
     p, t = _unpack(theta, k)
-    order = _named(t)
-    return Transition(p[order], t[order], best, step + more, converged)
+    order = _class_order(t)
+    return Transition(p[order], t[order], best, step + polish_steps, converged)
 
 
 def loss_and_gradient(theta: Array, moments: Moments) -> tuple[float, Array]:
-    """Squared error of the three consensus frequencies, and its gradient; ``theta`` holds K + K * K logits."""
+    """Return the squared error of the three consensus frequencies and its gradient; ``theta`` has K + K * K logits."""
     k = len(moments.c1)
     p, t = _unpack(theta, k)
     pt = p[:, None] * t
@@ -127,56 +126,56 @@ def loss_and_gradient(theta: Array, moments: Moments) -> tuple[float, Array]:
     r2 = pt.T @ t - moments.c2
     r3 = (pt.T @ pairs).reshape(k, k, k) - moments.c3
     loss = float((r1**2).sum() + (r2**2).sum() + (r3**2).sum())
-    # dL/dT_ya takes a sum over the places at which T_ya stands; dL/dp_y is the same sum, T_ya counted once.
+    # dL/dT_ya sums over the positions of T_ya; dL/dp_y is the same sum with T_ya counted once.
     by_first = pairs @ r3.reshape(k, k * k).T
     by_second = pairs @ r3.transpose(1, 0, 2).reshape(k, k * k).T
     by_third = pairs @ r3.transpose(2, 0, 1).reshape(k, k * k).T
     d_t = 2 * p[:, None] * (r1 + t @ (r2 + r2.T) + by_first + by_second + by_third)
     d_p = 2 * (t @ r1 + ((t @ r2) * t).sum(axis=1) + (by_first * t).sum(axis=1))
-    # Back through the two softmaxes.
+    # Chain rule through the two softmaxes.
     g_p = p * (d_p - p @ d_p)
     g_t = t * (d_t - (d_t * t).sum(axis=1, keepdims=True))
     return loss, np.concatenate([g_p, g_t.ravel()])
 
 
-def _polished(theta: Array, moments: Moments) -> tuple[Array, float, int, bool]:
-    """Levenberg-Marquardt from ``theta``: where it ends, the loss, the steps, and whether it came to rest."""
+def _polish(theta: Array, moments: Moments) -> tuple[Array, float, int, bool]:
+    """Run Levenberg-Marquardt from ``theta``; return the final theta, the loss, the number of steps and whether it converged."""
     residuals, jacobian = residuals_and_jacobian(theta, moments)
     loss, (least, damping, most) = float(residuals @ residuals), _DAMPING
-    for step in range(_POLISH):
-        if loss < _EXACT:
+    for step in range(_POLISH_STEPS):
+        if loss < _EXACT_TOLERANCE:
             return theta, loss, step, True
         normal, gradient = jacobian.T @ jacobian, jacobian.T @ residuals
-        # Logits may be shifted without any change, so that no diagonal may be quite zero.
+        # Shifting logits changes nothing, so add a small value to keep the diagonal above zero.
         scale = normal.diagonal() + 1e-9 * normal.diagonal().max()
         while damping < most:
             move = np.linalg.solve(normal + np.diag(damping * scale), gradient)
-            # A logit that leaps far down would have no gradient left to come back by.
-            tried = theta - move * _LEAP / max(_LEAP, float(np.abs(move).max()))
-            new_residuals, new_jacobian = residuals_and_jacobian(tried, moments)
+            # Limit the step: a very low logit has no gradient to return by.
+            candidate = theta - move * _MAX_STEP / max(_MAX_STEP, float(np.abs(move).max()))
+            new_residuals, new_jacobian = residuals_and_jacobian(candidate, moments)
             new = float(new_residuals @ new_residuals)
             if new < loss:
                 break
             damping *= 4.0
         else:
             return theta, loss, step, True
-        still = loss - new < _STILL * loss
-        theta, loss, residuals, jacobian = tried, new, new_residuals, new_jacobian
+        stalled = loss - new < _MIN_GAIN * loss
+        theta, loss, residuals, jacobian = candidate, new, new_residuals, new_jacobian
         damping = max(damping / 9.0, least)
-        if still:
+        if stalled:
             return theta, loss, step + 1, True
-    return theta, loss, _POLISH, False
+    return theta, loss, _POLISH_STEPS, False
 
 
 def residuals_and_jacobian(theta: Array, moments: Moments) -> tuple[Array, Array]:
-    """What is implied less the consensus, [m] with m = K + K**2 + K**3, and its derivatives by ``theta``, [m, K + K**2]."""
+    """Return implied minus observed consensus, [m] with m = K + K**2 + K**3, and its Jacobian by ``theta``, [m, K + K**2]."""
     k = len(moments.c1)
     p, t = _unpack(theta, k)
     implied = Moments.implied(p, t)
     residuals = np.concatenate(
         [
-            (mine - theirs).ravel()
-            for mine, theirs in (
+            (predicted - observed).ravel()
+            for predicted, observed in (
                 (implied.c1, moments.c1),
                 (implied.c2, moments.c2),
                 (implied.c3, moments.c3),
@@ -188,7 +187,7 @@ def residuals_and_jacobian(theta: Array, moments: Moments) -> tuple[Array, Array
         [t, pairs.reshape(k, -1), (pairs[:, :, :, None] * t[:, None, None, :]).reshape(k, -1)],
         axis=1,
     ).T
-    # d/dT_ya takes each place at which T_ya may stand: [y, i, (j, (m,)) a].
+    # d/dT_ya sums over the positions of T_ya: [y, i, (j, (m,)) a].
     one = np.eye(k)
     scaled = p[:, None, None] * np.broadcast_to(one, (k, k, k))
     second = np.einsum("ia,yj->yija", one, t) + np.einsum("ja,yi->yija", one, t)
@@ -205,7 +204,7 @@ def residuals_and_jacobian(theta: Array, moments: Moments) -> tuple[Array, Array
         ],
         axis=1,
     )
-    # Through the two softmaxes.
+    # Chain rule through the two softmaxes.
     d_p = by_p * p - np.outer(by_p @ p, p)
     d_t = by_t * t[:, None, :] - (by_t @ t[:, :, None]) * t[:, None, :]
     return residuals, np.concatenate(
@@ -213,13 +212,13 @@ def residuals_and_jacobian(theta: Array, moments: Moments) -> tuple[Array, Array
     )
 
 
-def _named(t: Array) -> npt.NDArray[np.int64]:
-    """The order of rows that puts most on the diagonal: which row is which class does not change the consensus.
+def _class_order(t: Array) -> npt.NDArray[np.int64]:
+    """Return the row order with the largest diagonal; the consensus does not determine which row is which class.
 
-    Where a rating is most often right, in every class, this order is the true one.
+    If in every class the correct rating is the most frequent, this order is the true one.
     """
-    places = range(len(t))
-    best = max(permutations(places), key=lambda order: sum(t[y, i] for i, y in enumerate(order)))
+    indices = range(len(t))
+    best = max(permutations(indices), key=lambda order: sum(t[y, i] for i, y in enumerate(order)))
     return np.array(best, dtype=np.int64)
 
 
@@ -228,5 +227,5 @@ def _unpack(theta: Array, k: int) -> tuple[Array, Array]:
 
 
 def _softmax(logits: Array) -> Array:
-    raised = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=-1, keepdims=True))
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))

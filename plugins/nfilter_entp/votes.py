@@ -1,4 +1,4 @@
-"""What a rating's neighbours say of it: votes, the probability of each class, and which ratings to change."""
+"""Neighbours' votes on a rating: vote counts, class probabilities, and the ratings to change."""
 
 from __future__ import annotations
 
@@ -8,56 +8,56 @@ import numpy.typing as npt
 from nfilter import BoolArray, FloatArray, IntArray
 from nfilter_entp.transition import Array, Transition
 
-_ADDED = 0.5
-_FLOOR = 1e-3  # no fitted transition is impossible: one odd neighbour must not decide alone
+_PSEUDO_COUNT = 0.5
+_MIN_PROBABILITY = 1e-3  # lower bound of probabilities: one odd neighbour must not decide alone
 
 
-def counted(
+def count_votes(
     similarity: FloatArray, near: IntArray, labels: npt.NDArray[np.int64], classes: int
 ) -> Array:
-    """Votes [n, K] of the neighbours ``near`` [n, k] (-1: none), by similarity, with the sum of their number.
+    """Return the votes [n, K] of the neighbours ``near`` [n, k] (-1: none), weighted by similarity, scaled to sum to their number.
 
-    ``labels`` [n] are theirs, in 0..K-1. A neighbour that points the other way has no vote.
+    ``labels`` [n] are the classes of all rows, in 0..K-1. A neighbour with negative similarity has no vote.
     """
     n = len(near)
-    there = near >= 0
-    weights = np.where(there, np.maximum(similarity, 0.0), 0.0).astype(np.float64)
-    code = np.arange(n)[:, None] * classes + np.where(there, labels[near], 0)
+    present = near >= 0
+    weights = np.where(present, np.maximum(similarity, 0.0), 0.0).astype(np.float64)
+    code = np.arange(n)[:, None] * classes + np.where(present, labels[near], 0)
     votes = np.bincount(code.ravel(), weights.ravel(), minlength=n * classes).reshape(n, classes)
     total = votes.sum(axis=1, keepdims=True)
-    scale = there.sum(axis=1, keepdims=True) / np.where(total > 0, total, 1.0)
+    scale = present.sum(axis=1, keepdims=True) / np.where(total > 0, total, 1.0)
     return np.asarray(votes * scale)
 
 
 def probabilities(
     votes: Array, given: npt.NDArray[np.int64], fit: Transition, texts: int = 0
 ) -> Array:
-    """P(true class | rating, neighbours' ratings) as [n, K], all of them drawn from one row of T.
+    """Return P(true class | rating, neighbours' ratings), [n, K], all ratings drawn from one row of T.
 
     log P(y | ...) = log p_y + log T_{y, given} + sum_i votes_i log T_{y, i} + constant
 
-    ``texts``: from how many T was estimated, 0 where it was stated. Half a rating is added to each of its cells (Jeffreys'
-    prior), as what a few texts never showed is not impossible.
+    ``texts``: number of texts T was estimated from, 0 if it was stated. Half a rating is added to each of its cells (Jeffreys'
+    prior), since an event that a few texts never showed is not impossible.
     """
-    seen = texts * fit.p[:, None]
-    t = (seen * fit.t + _ADDED) / (seen + _ADDED * len(fit.p)) if texts else fit.t
-    log_t = np.log(np.maximum(t, _FLOOR))
-    scores = np.log(np.maximum(fit.p, _FLOOR)) + log_t[:, given].T + votes @ log_t.T
-    raised = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=1, keepdims=True))
+    counts = texts * fit.p[:, None]
+    t = (counts * fit.t + _PSEUDO_COUNT) / (counts + _PSEUDO_COUNT * len(fit.p)) if texts else fit.t
+    log_t = np.log(np.maximum(t, _MIN_PROBABILITY))
+    scores = np.log(np.maximum(fit.p, _MIN_PROBABILITY)) + log_t[:, given].T + votes @ log_t.T
+    exponentials = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
 
 def agreement(votes: Array, given: npt.NDArray[np.int64]) -> Array:
-    """DS2's kNN score [n]: the cosine of the votes [n, K] and the rating as a one-hot vector; 0 without votes."""
+    """Return DS2's kNN score [n]: cosine of the votes [n, K] and the one-hot rating; 0 without votes."""
     lengths = np.linalg.norm(votes, axis=1)
     own = votes[np.arange(len(votes)), given]
     return np.asarray(np.divide(own, lengths, out=np.zeros_like(own), where=lengths > 0))
 
 
-def tail(
+def lowest_scores(
     scores: Array, given: npt.NDArray[np.int64], rates: Array, ids: npt.NDArray[np.uint64]
 ) -> BoolArray:
-    """Of each class the share ``rates`` [K] with the lowest scores [n], ties by id."""
+    """Return the mask [n] of the lowest scores [n]: a share ``rates`` [K] of each class, ties by id."""
     worst: BoolArray = np.zeros(len(scores), dtype=np.bool_)
     for label, rate in enumerate(rates):
         rows = np.flatnonzero(given == label)

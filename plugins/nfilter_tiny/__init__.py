@@ -1,4 +1,4 @@
-"""The embedded default: a small trained model, its task world and its data sets.
+"""The embedded default: a small trained model, its task world and its datasets.
 
 Importing this package loads neither torch nor transformers.
 """
@@ -19,7 +19,7 @@ __all__ = ["MODEL_DIR", "rows"]
 
 @hookimpl
 def nfilter_sources() -> list[type]:
-    """The task world's splits."""
+    """Return the source of the task world."""
     from nfilter_tiny.source import TinySource
 
     return [TinySource]
@@ -27,5 +27,5 @@ def nfilter_sources() -> list[type]:
 
 @hookimpl
 def nfilter_models() -> Mapping[str, Path]:
-    """``tiny``, by its folder."""
+    """Return the folder of ``tiny``."""
     return {"tiny": MODEL_DIR}

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run, as safetensors: weights, optimiser state and the step."""
+"""Checkpoints of a training run in safetensors: weights, optimizer state and step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def save_checkpoint(
     optimizers: Sequence[torch.optim.Optimizer],
     meta: Mapping[str, str],
 ) -> None:
-    """Write everything that a later process needs to go on, in one atomic replacement."""
+    """Write all state needed to resume, by an atomic replacement."""
     import torch
     from safetensors.torch import save_file
 
@@ -34,7 +34,7 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
 ) -> dict[str, str]:
-    """Restore what ``save_checkpoint`` wrote and return its ``meta``."""
+    """Restore the state from ``save_checkpoint`` and return its ``meta``."""
     import torch
     from safetensors import safe_open
 
@@ -42,9 +42,9 @@ def load_checkpoint(
     states = [optimizer.state_dict() for optimizer in optimizers]
     with safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 (safe_open is not iterable)
-            room, _, rest = name.partition("/")
+            section, _, rest = name.partition("/")
             tensor = file.get_tensor(name)
-            if room == "model":
+            if section == "model":
                 with torch.no_grad():
                     parameters[rest].copy_(tensor)
             else:

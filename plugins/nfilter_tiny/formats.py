@@ -1,6 +1,6 @@
-"""Every text that ``tiny`` is trained on: prompts from the shipped templates, and replies to them.
+"""All texts that ``tiny`` is trained on: prompts from the shipped templates, and replies to them.
 
-Prompts are rendered from the very files in ``prompts/tiny``, so training and use cannot drift apart.
+Prompts are rendered from the files in ``prompts/tiny``, so that training and use have the same format.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from jinja2.sandbox import SandboxedEnvironment
 from nfilter_tiny.world import FAMILIES, Kind, Problem, Split, draw
 from nfilter_tiny.world.numbers import column_differences, column_sums
 
-_PLACES: Final = (
+_PROMPT_FOLDERS: Final = (
     Path(__file__).resolve().parents[2] / "prompts",  # the repository
     Path(__file__).resolve().parents[1] / "nfilter" / "prompt_files",  # an installed wheel
 )
-PROMPTS: Final = next((p for p in _PLACES if p.is_dir()), _PLACES[0]) / "tiny"
+PROMPTS: Final = next((p for p in _PROMPT_FOLDERS if p.is_dir()), _PROMPT_FOLDERS[0]) / "tiny"
 Skill = Literal["answer", "reason", "reflect", "rereason", "relabel", "review"]
 Turn = tuple[str, str]
 
 _ROLE: Final = re.compile(r"^\[(system|user|assistant)\]$", re.MULTILINE)
-_SHOWN: Final[tuple[Kind, ...]] = ("known", "reasoned")  # facts that worked steps may show
-# How often a family is drawn, for direct answers and for everything else.
+_SHOWN_KINDS: Final[tuple[Kind, ...]] = ("known", "reasoned")  # facts that worked steps may show
+# Weights of families, for direct answers and for all other skills.
 _DIRECT: Final = {"add": 10, "shift": 8, "hue": 5, "date": 9, "order": 8, "hop": 8, "say": 4}
 _WORKED: Final = {"add": 3, "shift": 7, "hue": 4, "date": 5, "order": 4, "hop": 3, "say": 4}
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One training conversation: the prompt's turns and the reply that is learned."""
+    """One training conversation: the prompt turns, and the reply to learn."""
 
     skill: Skill
     problem: Problem
@@ -61,7 +61,7 @@ def _blocks(path: Path) -> tuple[tuple[str, Template], ...]:
 
 
 def prompt(name: str, query: str, **variables: Any) -> tuple[Turn, ...]:
-    """The turns of template ``name`` for ``query``."""
+    """Return the turns of template ``name`` for ``query``."""
     values: Mapping[str, Any] = {
         "query": query, "system": None, "history": [], "options": None, "kind": "exact",
         "reflection": None, "reasoning": None, **variables,
@@ -72,17 +72,17 @@ def prompt(name: str, query: str, **variables: Any) -> tuple[Turn, ...]:
 
 
 def worked(steps: str, answer: str) -> str:
-    """Steps and the answer that they lead to, in every format that works steps."""
+    """Return steps followed by their answer, in the form that all formats with steps share."""
     return f"{steps}\nanswer: {answer}"
 
 
 def reason_reply(problem: Problem) -> str:
-    """The reply to ``reason`` and ``review``."""
+    """Return the reply to ``reason`` and ``review``."""
     return worked(problem.steps, problem.answer)
 
 
 def context_steps(problem: Problem, neighbors: Sequence[Problem]) -> str:
-    """Steps that read the fact off the neighbors with the same word; where there is none, the problem's own."""
+    """Return steps that read the fact from a neighbor with the same word; without one, the problem's own steps."""
     same = next((n for n in neighbors if problem.group and n.group == problem.group), None)
     if same is None:
         return problem.steps
@@ -94,7 +94,7 @@ def context_steps(problem: Problem, neighbors: Sequence[Problem]) -> str:
 
 
 def neighbor_turns(problem: Problem, shown: Sequence[tuple[str, str]]) -> tuple[Turn, ...]:
-    """The ``relabel`` prompt with neighbors' questions and answers."""
+    """Return the ``relabel`` prompt with neighbors' questions and answers."""
     return prompt(
         "relabel",
         problem.question,
@@ -103,7 +103,7 @@ def neighbor_turns(problem: Problem, shown: Sequence[tuple[str, str]]) -> tuple[
 
 
 def review_turns(problem: Problem, candidates: Sequence[Mapping[str, str]]) -> tuple[Turn, ...]:
-    """The ``review`` prompt with two candidates."""
+    """Return the ``review`` prompt with two candidates."""
     return prompt("review", problem.question, candidates=list(candidates))
 
 
@@ -112,18 +112,18 @@ def _family(rng: random.Random, shares: Mapping[str, int]) -> str:
 
 
 def _worked(rng: random.Random) -> Problem:
-    return draw(rng, _family(rng, _WORKED), _SHOWN, "pretrain")
+    return draw(rng, _family(rng, _WORKED), _SHOWN_KINDS, "pretrain")
 
 
 def neighbors_of(
     rng: random.Random, problem: Problem, split: Split | None, alike: float = 1.0
 ) -> list[Problem]:
-    """Three other questions of the same family from ``split``; a share ``alike`` needs the same fact."""
+    """Return three other questions of the family from ``split``; a share ``alike`` of them needs the same fact."""
     family = FAMILIES[problem.family]
     out: list[Problem] = []
     while len(out) < 3:
-        alone = not problem.group or rng.random() < alike
-        other = family.like(rng, problem) if alone else family.draw(rng, _SHOWN)
+        same_fact = not problem.group or rng.random() < alike
+        other = family.like(rng, problem) if same_fact else family.draw(rng, _SHOWN_KINDS)
         taken = {problem.key, *(each.key for each in out)}
         if split in (None, other.split) and other.key not in taken:
             out.append(other)
@@ -143,10 +143,10 @@ def _relabel(rng: random.Random) -> Example:
         neighbors_of(rng, problem, None) if novel else neighbors_of(rng, problem, "pretrain", 0.8)
     )
     shown = [(n.question, n.answer) for n in neighbors]
-    # What a checker lets through is not always right; where the other two agree, the answer is theirs.
+    # A checker also passes wrong rows; if the other two neighbors agree, the answer is theirs.
     if problem.family in ("hue", "say") and rng.random() < 0.2:
-        at = rng.randrange(3)
-        shown[at] = (shown[at][0], FAMILIES[problem.family].wrong(rng, neighbors[at]))
+        index = rng.randrange(3)
+        shown[index] = (shown[index][0], FAMILIES[problem.family].wrong(rng, neighbors[index]))
     reply = worked(context_steps(problem, neighbors), problem.answer)
     return Example("relabel", problem, neighbor_turns(problem, shown), reply)
 
@@ -154,13 +154,13 @@ def _relabel(rng: random.Random) -> Example:
 def _candidate(rng: random.Random, problem: Problem, true: bool) -> dict[str, str]:
     family = FAMILIES[problem.family]
     steps, answer = (problem.steps, problem.answer) if true else family.slip(rng, problem)
-    look = rng.random()
-    if look < 0.25:
-        steps = ""  # a view that answered directly has no reasoning to show
+    style = rng.random()
+    if style < 0.25:
+        steps = ""  # direct answers have no reasoning
         answer = answer if true else family.wrong(rng, problem)
-    elif look < 0.55 and true:
+    elif style < 0.55 and true:
         steps = context_steps(problem, neighbors_of(rng, problem, None))
-    elif look < 0.55 and problem.family != "shift":
+    elif style < 0.55 and problem.family != "shift":
         steps = steps.replace(" is ", " as shown ", 1)
     return {"answer": answer, "reasoning": steps}
 
@@ -176,7 +176,7 @@ def _review(rng: random.Random) -> Example:
 
 
 def _review_novel(rng: random.Random) -> Example:
-    """Only one candidate shows where it read the fact, which memory cannot tell: that one is right."""
+    """Only the right candidate shows where it read the fact, which the model cannot know."""
     problem = _novel(rng)
     shown = context_steps(problem, neighbors_of(rng, problem, None))
     steps, answer = FAMILIES[problem.family].slip(rng, problem)
@@ -197,16 +197,16 @@ def _reflect(rng: random.Random, again: bool) -> Example:
         (problem.steps, problem.answer) if right else FAMILIES[problem.family].slip(rng, problem)
     )
     verdict = "same" if answer == problem.answer else "differs"
-    said = f"{problem.steps}\nso {problem.answer}, {verdict}"
+    checked = f"{problem.steps}\nso {problem.answer}, {verdict}"
     if again:
-        turns = prompt("reason", problem.question, reasoning=steps, reflection=said)
+        turns = prompt("reason", problem.question, reasoning=steps, reflection=checked)
         return Example("rereason", problem, turns, reason_reply(problem))
     turns = prompt("reflect", problem.question, reasoning=steps, answer=answer)
-    return Example("reflect", problem, turns, said)
+    return Example("reflect", problem, turns, checked)
 
 
 def draw_example(rng: random.Random) -> Example:
-    """One random pretraining example, from the pretrain split alone."""
+    """Draw one random pretraining example, from the pretrain split only."""
     kind = rng.random()
     if kind < 0.55:
         problem = draw(rng, _family(rng, _DIRECT), ("known",), "pretrain")

@@ -1,7 +1,7 @@
-"""What the figures rest on, by hash: ``python -m nfilter_tiny.freeze`` writes ``model/frozen.json``.
+"""Hashes of everything that published figures depend on: ``python -m nfilter_tiny.freeze`` writes ``model/frozen.json``.
 
-It is committed before the first figure is reported. A change to the world, the weights, the splits or the drawn noise
-is a new version, and the figures start anew.
+The file is committed before the first figure. Changing the world, weights, splits or drawn noise needs a new version and new
+figures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PATH: Final = MODEL / "frozen.json"
 
 
 def hashes() -> dict[str, str | int]:
-    """SHA-256 of the world (facts, questions, answers and steps), the splits (ids in order), weights, formats and noise."""
+    """Return SHA-256 hashes of the world (facts, questions, answers, steps), the splits (ids in order), weights, formats and noise."""
     world, splits = hashlib.sha256(), hashlib.sha256()
     world.update(json.dumps([OFFSETS, HUES, PLACE_OF]).encode())
     for split in SPLITS[1:]:
@@ -31,18 +31,18 @@ def hashes() -> dict[str, str | int]:
                     f"{p.family}\t{p.kind}\t{p.question}\t{p.answer}\t{p.steps}\n".encode()
                 )
                 splits.update(f"{split}\t{domain}\t{id_of(p)}\n".encode())
-    weights = _of_files(sorted((*MODEL.glob("*.safetensors"), *MODEL.glob("tokenizer*.json"))))
+    weights = _hash_of_files(sorted((*MODEL.glob("*.safetensors"), *MODEL.glob("tokenizer*.json"))))
     return {
         "version": VERSION,
         "world": world.hexdigest(),
         "splits": splits.hexdigest(),
         "weights": weights,
-        "formats": _of_files(sorted(PROMPTS.glob("*.jinja"))),
-        "own_wrong": _of_files([MODEL / "own_wrong.json"]),
+        "formats": _hash_of_files(sorted(PROMPTS.glob("*.jinja"))),
+        "own_wrong": _hash_of_files([MODEL / "own_wrong.json"]),
     }
 
 
-def _of_files(paths: list[Path]) -> str:
+def _hash_of_files(paths: list[Path]) -> str:
     hasher = hashlib.sha256()
     for path in paths:
         hasher.update(path.name.encode() + b"\0" + path.read_bytes())

@@ -1,8 +1,8 @@
 """The model's own wrong answers, the hard kind of label noise: ``python -m nfilter_tiny.own_wrong``.
 
-Every training question is asked directly, and answers are drawn at temperature 1, then 1.5, until one is wrong. Where the
-model is too sure for that, it is the answer that the model finds likeliest among plausible wrong ones. What is drawn is
-kept beside the weights, so that a data set with this noise is the same everywhere.
+Each training question is answered directly, sampled at temperature 1, then 1.5, until an answer is wrong. If none is, the
+plausible wrong answer with the lowest loss is taken. The draws are stored beside the weights, so that the noise is the same
+everywhere.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from nfilter_tiny.profile import Replier
 
 PATH: Final = Path(__file__).resolve().parent / "model" / "own_wrong.json"
-ROWS: Final = 1200  # of each domain's training split
-DRAWS: Final = 8  # at each temperature
+ROWS: Final = 1200  # per domain's training split
+DRAWS: Final = 8  # per temperature
 KEPT: Final = 4
 _BATCH: Final = 512
 TEMPERATURES: Final = (1.0, 1.5)
@@ -38,7 +38,7 @@ _DATE: Final = re.compile(rf"\d{{1,2}} ({'|'.join(MONTHS)})")
 
 
 def well_formed(problem: Problem, answer: str) -> bool:
-    """Whether an answer is at least of the right kind: a number, a color, a date, a name, a sentence."""
+    """Return whether an answer has the right form: a number, a color, a date, a name, a sentence."""
     if problem.family == "hue":
         return answer in COLORS
     if problem.family == "date":
@@ -52,13 +52,13 @@ def well_formed(problem: Problem, answer: str) -> bool:
 
 @cache
 def own_wrong(path: Path = PATH) -> Mapping[str, tuple[str, ...]]:
-    """The shipped draws: id of a training row to wrong answers, as often as they were drawn; at most ``KEPT``."""
-    found: Mapping[str, Sequence[str]] = json.loads(path.read_text(encoding="utf-8"))["drawn"]
-    return {key: tuple(answers) for key, answers in found.items()}
+    """Map the id of a training row to its shipped wrong answers, with repeats, at most ``KEPT``."""
+    stored: Mapping[str, Sequence[str]] = json.loads(path.read_text(encoding="utf-8"))["drawn"]
+    return {key: tuple(answers) for key, answers in stored.items()}
 
 
 def draw_own_wrong(folder: Path, seed: int = 0) -> dict[str, Any]:
-    """Draw them from the model in ``folder``; ``needed`` counts the rows by what it took to get a wrong answer."""
+    """Draw wrong answers from the model in ``folder``; ``needed`` counts rows by the method that succeeded."""
     import torch
 
     from nfilter_tiny.formats import prompt
@@ -66,12 +66,12 @@ def draw_own_wrong(folder: Path, seed: int = 0) -> dict[str, Any]:
 
     reply = Replier(folder)
     torch.manual_seed(seed)
-    asked = [p for domain in DOMAINS for p in problems("train", domain)[:ROWS]]
+    questions = [p for domain in DOMAINS for p in problems("train", domain)[:ROWS]]
     drawn: dict[str, list[str]] = {}
     needed: dict[str, int] = {}
     for temperature in TEMPERATURES:
-        left = [p for p in asked if id_of(p) not in drawn]
-        repeated = [p for p in left for _ in range(DRAWS)]
+        remaining = [p for p in questions if id_of(p) not in drawn]
+        repeated = [p for p in remaining for _ in range(DRAWS)]
         texts = reply(
             [prompt("answer", p.question) for p in repeated],
             max_new=32, batch=400, temperature=temperature,
@@ -82,25 +82,30 @@ def draw_own_wrong(folder: Path, seed: int = 0) -> dict[str, Any]:
                 answers = drawn.setdefault(id_of(p), [])
                 if len(answers) < KEPT:
                     answers.append(answer)
-        needed[str(temperature)] = len(left) - sum(id_of(p) not in drawn for p in left)
-    left = [p for p in asked if id_of(p) not in drawn]
-    drawn |= {id_of(p): [answer] for p, answer in zip(left, _likeliest(reply, left), strict=True)}
-    needed["likeliest"] = len(left)
+        needed[str(temperature)] = len(remaining) - sum(id_of(p) not in drawn for p in remaining)
+    remaining = [p for p in questions if id_of(p) not in drawn]
+    drawn |= {
+        id_of(p): [answer]
+        for p, answer in zip(remaining, _likeliest(reply, remaining), strict=True)
+    }
+    needed["likeliest"] = len(remaining)
     return {"seed": seed, "needed": needed, "drawn": drawn}
 
 
-def _likeliest(reply: Replier, asked: Sequence[Problem]) -> list[str]:
-    """For each problem the plausible wrong answer of the least loss under the model."""
+def _likeliest(reply: Replier, questions: Sequence[Problem]) -> list[str]:
+    """Return for each problem the plausible wrong answer with the lowest loss under the model."""
     import torch
 
     from nfilter_tiny.formats import prompt
     from nfilter_tiny.train import collate, encode_pairs
 
     rng = random.Random("nfilter-tiny own wrong 2")
-    offered = [sorted({FAMILIES[p.family].wrong(rng, p) for _ in range(PLAUSIBLE)}) for p in asked]
+    candidates = [
+        sorted({FAMILIES[p.family].wrong(rng, p) for _ in range(PLAUSIBLE)}) for p in questions
+    ]
     pairs = [
         (prompt("answer", p.question), answer)
-        for p, answers in zip(asked, offered, strict=True)
+        for p, answers in zip(questions, candidates, strict=True)
         for answer in answers
     ]
     encoded = encode_pairs(reply.tokenizer, pairs)
@@ -111,19 +116,19 @@ def _likeliest(reply: Replier, asked: Sequence[Problem]) -> list[str]:
         ids, labels, _ = collate([encoded[i] for i in part], int(reply.tokenizer.pad_token_id))
         with torch.inference_mode():
             logits = reply.model(input_ids=ids, use_cache=False).logits
-        each = torch.nn.functional.cross_entropy(
+        token_losses = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), labels.flatten(), reduction="none"
         )
-        for i, loss in zip(part, each.view(labels.shape).sum(1).tolist(), strict=True):
+        for i, loss in zip(part, token_losses.view(labels.shape).sum(1).tolist(), strict=True):
             losses[i] = loss
-    found = iter(losses)
-    return [min((next(found), answer) for answer in answers)[1] for answers in offered]
+    loss_iter = iter(losses)
+    return [min((next(loss_iter), answer) for answer in answers)[1] for answers in candidates]
 
 
 def main() -> None:
     """Draw from the shipped weights and write the file beside them."""
-    found = draw_own_wrong(PATH.parent)
-    PATH.write_text(json.dumps(found, indent=0) + "\n", encoding="utf-8")
+    result = draw_own_wrong(PATH.parent)
+    PATH.write_text(json.dumps(result, indent=0) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

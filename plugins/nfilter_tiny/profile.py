@@ -1,11 +1,10 @@
-"""The skill profile of a trained ``tiny``: what it gets right on questions that it was never trained on."""
+"""Skill profile of a trained ``tiny``: accuracy on held-out questions."""
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,29 +20,20 @@ _SEED = "nfilter-tiny profile 2"
 _MARK = "answer:"
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One measured question: what is measured, what is asked and about which problem."""
-
-    skill: str
-    turns: tuple[Turn, ...]
-    problem: Problem
-
-
 def final_answer(reply: str) -> str:
-    """What stands after the last "answer:" of a reply, or all of it."""
+    """Return the text after the last "answer:" of a reply, or the whole reply."""
     return reply.rsplit(_MARK, 1)[-1].strip()
 
 
 def is_right(problem: Problem, answer: str) -> bool:
-    """Whether ``answer`` is true; a sentence is right with the right words in either wording."""
+    """Return whether ``answer`` is correct; a sentence is correct with the right words in either wording."""
     if problem.family == "say":
         return sorted(answer.rstrip(".").split()) == sorted(problem.answer.rstrip(".").split())
     return answer == problem.answer
 
 
 class Replier:
-    """Greedy replies of a model folder, batched by length."""
+    """Generates replies with a model folder, batched by length."""
 
     def __init__(self, folder: Path, model: Any = None) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
@@ -57,7 +47,7 @@ class Replier:
         batch: int = 200,
         temperature: float = 0.0,
     ) -> list[str]:
-        """One reply a prompt, in order; greedy, or drawn at ``temperature``."""
+        """Return one reply per prompt, in order; greedy, or sampled at ``temperature``."""
         texts = [
             self.tokenizer.apply_chat_template(
                 [{"role": role, "content": content} for role, content in turns],
@@ -97,11 +87,11 @@ class Replier:
 def measure(
     folder: Path, *, limit: int = 400, model: Any = None, split: Split = "dev"
 ) -> dict[str, Any]:
-    """The share of right answers by skill and family, with n and the Wilson 95% interval.
+    """Return accuracy by skill and family, with n and the Wilson 95% interval.
 
-    Families with facts also count apart by what pretraining showed of them; ``tasks`` is the whole fine-tuning domain
-    in its own mixture. ``neighbors`` come from a split of their own. ``review`` has one true and one slipped
-    candidate; ``own review`` takes two of the model's own answers where they differ and one is right.
+    Families with facts are also split by what pretraining showed of them; ``tasks`` is the fine-tuning domain in its own mixture.
+    ``neighbors`` come from a separate split. ``review`` shows one true and one faulty candidate; ``own review`` shows two of the
+    model's own answers that differ, one of them correct.
     """
     reply = Replier(folder, model)
     hops = (p for p in FAMILIES["hop"].candidates() if p.split == split)
@@ -115,19 +105,19 @@ def measure(
         "reason": _ask(reply, [prompt("reason", p.question) for p in chosen]),
         "neighbors": _ask(reply, _with_neighbors(chosen)),
     }
-    rights = {
+    correct = {
         skill: [is_right(p, final_answer(text)) for p, text in zip(chosen, texts, strict=True)]
         for skill, texts in answers.items()
     }
-    table = {skill: _by_family(chosen, right) for skill, right in rights.items()}
+    table = {skill: _by_family(chosen, right) for skill, right in correct.items()}
     table["review"] = _by_family(chosen, _slipped_review(reply, chosen))
     for one, other in (("direct", "reason"), ("neighbors", "reason")):
-        at = [i for i in range(len(chosen)) if rights[one][i] != rights[other][i]]
+        at = [i for i in range(len(chosen)) if correct[one][i] != correct[other][i]]
         pairs = [_pair(answers[one][i], answers[other][i]) for i in at]
-        asked = [review_turns(chosen[i], pair) for i, pair in zip(at, pairs, strict=True)]
+        prompts = [review_turns(chosen[i], pair) for i, pair in zip(at, pairs, strict=True)]
         picked = [
             is_right(chosen[i], final_answer(text))
-            for i, text in zip(at, _ask(reply, asked), strict=True)
+            for i, text in zip(at, _ask(reply, prompts), strict=True)
         ]
         table[f"own review, {one} or {other}"] = _by_family([chosen[i] for i in at], picked)
     return table
@@ -147,7 +137,7 @@ def _with_neighbors(chosen: Sequence[Problem]) -> list[tuple[Turn, ...]]:
 
 def _slipped_review(reply: Replier, chosen: Sequence[Problem]) -> list[bool]:
     rng = random.Random(_SEED)
-    asked = []
+    prompts = []
     for p in chosen:
         steps, answer = FAMILIES[p.family].slip(rng, p)
         pair = [
@@ -155,8 +145,8 @@ def _slipped_review(reply: Replier, chosen: Sequence[Problem]) -> list[bool]:
             {"answer": answer, "reasoning": steps},
         ]
         rng.shuffle(pair)
-        asked.append(review_turns(p, pair))
-    texts = _ask(reply, asked)
+        prompts.append(review_turns(p, pair))
+    texts = _ask(reply, prompts)
     return [is_right(p, final_answer(text)) for p, text in zip(chosen, texts, strict=True)]
 
 
@@ -168,23 +158,23 @@ def _pair(*replies: str) -> list[dict[str, str]]:
 
 
 def _by_family(
-    chosen: Sequence[Problem], rights: Sequence[bool]
+    chosen: Sequence[Problem], correct: Sequence[bool]
 ) -> dict[str, dict[str, float | int]]:
-    found: dict[str, list[bool]] = defaultdict(list)
-    for p, right in zip(chosen, rights, strict=True):
+    results: dict[str, list[bool]] = defaultdict(list)
+    for p, is_correct in zip(chosen, correct, strict=True):
         if p.family not in ("say", "hop"):
-            found["tasks"].append(right)
-        found[p.family].append(right)
+            results["tasks"].append(is_correct)
+        results[p.family].append(is_correct)
         if p.kind != "plain":
-            found[f"{p.family} {p.kind}"].append(right)
-    return {name: _figure(values) for name, values in sorted(found.items())}
+            results[f"{p.family} {p.kind}"].append(is_correct)
+    return {name: _accuracy(values) for name, values in sorted(results.items())}
 
 
-def _figure(rights: Sequence[bool]) -> dict[str, float | int]:
-    low, high = wilson(sum(rights), len(rights)) or (0.0, 1.0)
+def _accuracy(correct: Sequence[bool]) -> dict[str, float | int]:
+    low, high = wilson(sum(correct), len(correct)) or (0.0, 1.0)
     return {
-        "right": round(sum(rights) / len(rights), 4),
+        "right": round(sum(correct) / len(correct), 4),
         "low": round(low, 4),
         "high": round(high, 4),
-        "n": len(rights),
+        "n": len(correct),
     }

@@ -14,15 +14,15 @@ from nfilter_tiny.formats import worked
 from nfilter_tiny.own_wrong import ROWS, own_wrong
 from nfilter_tiny.world import FAMILIES, Problem, id_of, problems
 
-_UNIFORM: Final = 8  # wrong answers drawn for each row; the noise takes one
+_UNIFORM: Final = 8  # wrong answers drawn per row, of which the noise takes one
 
 
 class TinySourceConfig(StageConfig):
-    """Which split of which domain, and how many of its rows (all by default).
+    """Split, domain and number of rows (default: all).
 
-    ``steps`` has the worked steps before the answer, as ``tiny/reason`` asks for them: responses long enough to clean by
-    token. ``wrong`` adds a column of that name with wrong answers, for ``noise: {ratio: 0.5, wrong: wrong}``: ``uniform`` ones,
-    each plausible one as likely (with a fault in the steps that leads to it), or the model's ``own``, which are direct.
+    ``steps`` puts the worked steps before the answer, as ``tiny/reason`` requests: responses long enough for token-level cleaning.
+    ``wrong`` adds a column ``wrong`` with wrong answers, for ``noise: {ratio: 0.5, wrong: wrong}``: ``uniform`` ones, equally likely among
+    plausible ones (with steps: a fault that leads to them), or the model's ``own``, which are direct answers.
     """
 
     split: Literal["train", "neighbors", "dev", "test"] = "train"
@@ -40,13 +40,13 @@ class TinySource:
 
     @classmethod
     def problems(cls, config: TinySourceConfig, base_dir: Path) -> Iterable[str]:
-        """There is nothing that could be missing."""
+        """Return no problems; the data is part of the package."""
         del config, base_dir
         return ()
 
     @classmethod
     def columns(cls, config: TinySourceConfig, base_dir: Path) -> Mapping[str, str]:
-        """The columns of the world's rows."""
+        """Return the columns of the world's rows."""
         del config, base_dir
         return {"prompt": "question", "response": "answer", "id": "id"}
 
@@ -55,14 +55,14 @@ class TinySource:
         self.config = config
 
     def read(self) -> Iterator[Row | Unreadable]:
-        """The rows of the split, always the same and in the same order."""
+        """Yield the rows of the split, always in the same order."""
         config = self.config
-        found = problems(config.split, config.domain)
-        if config.rows is not None and config.rows > len(found):
+        available = problems(config.split, config.domain)
+        if config.rows is not None and config.rows > len(available):
             raise SourceError(
-                f"split {config.split!r} of {config.domain!r} has {len(found)} rows; ask for no more than that"
+                f"split {config.split!r} of {config.domain!r} has {len(available)} rows; set rows to at most that"
             )
-        for problem in found[: config.rows]:
+        for problem in available[: config.rows]:
             answer = worked(problem.steps, problem.answer) if config.steps else problem.answer
             messages = (Message("user", problem.question), Message("assistant", answer))
             meta: dict[str, JSON] = {"family": problem.family}
@@ -71,17 +71,17 @@ class TinySource:
             yield Row(Sample(id=id_of(problem), messages=messages, meta=meta))
 
     def restore(self, sample: Sample) -> Mapping[str, JSON]:
-        """Back in the columns ``id``, ``question`` and ``answer``."""
+        """Return the row with columns ``id``, ``question`` and ``answer``."""
         return {"id": sample.id, "question": sample.query, "answer": sample.response}
 
 
 def wrong_answers(
     problem: Problem, kind: Literal["uniform", "own"], *, steps: bool = False
 ) -> list[JSON]:
-    """Wrong answers to choose one from: always the same for a problem.
+    """Return wrong answers to choose from, always the same for a problem.
 
     Raises:
-        SourceError: the model's own were not drawn for this row, or have no steps.
+        SourceError: if the model's own answers were not drawn for this row, or are requested with steps.
     """
     if kind == "uniform":
         rng = random.Random(f"nfilter-tiny wrong 2 {problem.key}")
@@ -89,11 +89,13 @@ def wrong_answers(
             return [worked(*FAMILIES[problem.family].slip(rng, problem)) for _ in range(_UNIFORM)]
         return [FAMILIES[problem.family].wrong(rng, problem) for _ in range(_UNIFORM)]
     if steps:
-        raise SourceError("the model's own wrong answers are direct: use wrong: uniform with steps")
+        raise SourceError(
+            "the model's own wrong answers have no steps: use wrong: uniform with steps"
+        )
     drawn = own_wrong()
     if id_of(problem) not in drawn:
         raise SourceError(
-            f"the model's own wrong answers were drawn for the first {ROWS} rows of split 'train' alone: "
-            "ask for no more rows, or use wrong: uniform"
+            f"the model's own wrong answers exist only for the first {ROWS} rows of split 'train': "
+            "set rows to at most that, or use wrong: uniform"
         )
     return list(drawn[id_of(problem)])

@@ -1,4 +1,4 @@
-"""The tokenizer of ``tiny``: single digits, the world's words, and every byte, so any UTF-8 text round-trips."""
+"""Tokenizer of ``tiny``: single digits, the world's words, and all bytes, so that any UTF-8 text round-trips."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHAT_TEMPLATE: Final = (
     "{% else %}{{ m['content'] }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-# Frequent English, so that text from outside the world is not spelt byte by byte.
+# Frequent English words, so that other text is not encoded byte by byte.
 ENGLISH: Final = Path(__file__).with_name("english.txt")
 
 

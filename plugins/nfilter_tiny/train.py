@@ -1,7 +1,7 @@
-"""Train ``tiny`` from nothing: ``python -m nfilter_tiny.train``.
+"""Train ``tiny`` from scratch: ``python -m nfilter_tiny.train``.
 
-Writes the model folder, ``training_log.json`` and, from held-out dev questions, ``profile.json``. The stream of
-examples is a function of seed and step, so an interrupted run goes on from its checkpoint as if it had not stopped.
+Writes the model folder, ``training_log.json`` and ``profile.json`` (measured on held-out dev questions). Examples are a function of
+seed and step, so an interrupted run resumes from its checkpoint with the same results.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ IGNORED: Final = -100
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The hyperparameters of a run; the defaults are those of the shipped model."""
+    """Hyperparameters; the defaults are those of the shipped model."""
 
     seed: int = 0
     steps: int = 4000
@@ -53,13 +53,13 @@ class Settings:
 
 
 def render(turns: Sequence[Turn]) -> str:
-    """The chat template's text up to the reply, without its slow general machinery; a test compares the two."""
+    """Return the chat template's text up to the reply, without the template engine; a test compares the two."""
     return "<s>" + "".join(f"<|{role}|>{content}" for role, content in turns) + "<|assistant|>"
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids, how many of them belong to the prompt, and the weight of the reply's tokens."""
+    """Token ids, the number of prompt tokens, and the weight of the reply's tokens."""
 
     ids: list[int]
     prompt: int
@@ -71,7 +71,7 @@ def encode_pairs(
     pairs: Sequence[tuple[Sequence[Turn], str]],
     weights: Sequence[float] | None = None,
 ) -> list[Encoded]:
-    """Encode prompts and replies apart, so that the border between them is a token border as in generation."""
+    """Encode prompts and replies separately, so that their border is a token border as in generation."""
     backend = tokenizer.backend_tokenizer
     prompts = backend.encode_batch([render(turns) for turns, _ in pairs], add_special_tokens=False)
     replies = backend.encode_batch([reply + "</s>" for _, reply in pairs], add_special_tokens=False)
@@ -84,13 +84,13 @@ def encode_pairs(
 def encode(
     tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example], settings: Settings
 ) -> list[Encoded]:
-    """Encode training examples; direct answers have a weight of their own."""
+    """Encode training examples; direct answers have their own weight."""
     weights = [settings.direct_weight if e.skill == "answer" else 1.0 for e in examples]
     return encode_pairs(tokenizer, [(e.turns, e.reply) for e in examples], weights)
 
 
 def collate(encoded: Sequence[Encoded], pad: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Right-padded ids, next-token labels and weights. Causal attention never looks at the padding."""
+    """Return right-padded ids, next-token labels and weights, each [batch, width]. Causal attention ignores the padding."""
     width = max(len(e.ids) for e in encoded)
     ids = torch.full((len(encoded), width), pad)
     labels = torch.full((len(encoded), width), IGNORED)
@@ -104,7 +104,7 @@ def collate(encoded: Sequence[Encoded], pad: int) -> tuple[Tensor, Tensor, Tenso
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, settings: Settings) -> LlamaForCausalLM:
-    """A plain Llama of about a million parameters."""
+    """Build a Llama with about one million parameters."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=settings.hidden,
@@ -122,7 +122,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, settings: Settings) -> Llama
 
 
 def build_optimizers(model: nn.Module, settings: Settings) -> list[Optimizer]:
-    """Muon for the hidden matrices, AdamW for embeddings and norms."""
+    """Return Muon for the hidden matrices and AdamW for embeddings and norms."""
     hidden = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     return [
@@ -132,7 +132,7 @@ def build_optimizers(model: nn.Module, settings: Settings) -> list[Optimizer]:
 
 
 def rate(step: int, settings: Settings) -> float:
-    """The learning rate as a share of its peak: a short warm-up, down to half by three quarters, then to zero."""
+    """Return the learning rate as a share of its peak: warm-up, decay to one half at three quarters of the steps, then to zero."""
     turn = 3 * settings.steps // 4
     decay = (
         1 - step / (2 * turn)
@@ -148,12 +148,12 @@ Batch = tuple[Tensor, Tensor, Tensor]
 def gradients(
     model: LlamaForCausalLM, batch: Batch, norm: float
 ) -> tuple[float, tuple[Tensor, ...]]:
-    """The loss of one length bucket and its gradients, leaving the parameters' own untouched."""
+    """Return the loss of one length bucket and its gradients; the parameters' ``grad`` is unchanged."""
     ids, labels, weights = batch
-    wanted = labels != IGNORED
-    states = model.model(input_ids=ids, use_cache=False).last_hidden_state[wanted]
-    losses = functional.cross_entropy(model.lm_head(states), labels[wanted], reduction="none")
-    loss = (losses * weights[wanted]).sum() / norm
+    target_mask = labels != IGNORED
+    states = model.model(input_ids=ids, use_cache=False).last_hidden_state[target_mask]
+    losses = functional.cross_entropy(model.lm_head(states), labels[target_mask], reduction="none")
+    loss = (losses * weights[target_mask]).sum() / norm
     return loss.item(), torch.autograd.grad(loss, list(model.parameters()))
 
 
@@ -163,14 +163,14 @@ def train_step(
     batches: Sequence[Batch],
     workers: Executor,
 ) -> float:
-    """One update from all of ``batches``; returns their mean loss.
+    """Update once from all ``batches``; return their mean loss.
 
-    The buckets are shared out among ``workers``, each with one thread, which loses far less on a busy machine than
-    threads that wait for each other inside every operation. Gradients are added in the order of the buckets.
+    Buckets are distributed over single-threaded ``workers``, which is faster on a busy machine than threads that synchronize within
+    each operation. Gradients are added in bucket order.
     """
     norm = sum(float(weights.sum()) for _, _, weights in batches)
     total = 0.0
-    # The longest bucket first, so that no worker is left with it at the end.
+    # Longest bucket first, to balance the workers.
     for loss, parts in workers.map(lambda b: gradients(model, b, norm), reversed(batches)):
         total += loss
         for parameter, part in zip(model.parameters(), parts, strict=True):
@@ -183,7 +183,7 @@ def train_step(
 
 
 def draw_batches(tokenizer: PreTrainedTokenizerFast, step: int, settings: Settings) -> list[Batch]:
-    """The examples of ``step``, sorted into buckets of like length."""
+    """Return the examples of ``step``, in buckets of similar length."""
     rng = random.Random(f"nfilter-tiny 2 {settings.seed} {step}")
     examples = [draw_example(rng) for _ in range(settings.batch)]
     encoded = sorted(encode(tokenizer, examples, settings), key=lambda e: len(e.ids))
@@ -195,7 +195,7 @@ def draw_batches(tokenizer: PreTrainedTokenizerFast, step: int, settings: Settin
 def run(
     settings: Settings, out: Path, *, workers: int = 2, limit_profile: int = 400
 ) -> dict[str, Any]:
-    """Train, save and measure; returns the log."""
+    """Train, save and measure; return the log."""
     torch.set_num_threads(1)
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     torch.manual_seed(settings.seed)
@@ -211,7 +211,7 @@ def run(
         meta = load_checkpoint(checkpoint, model, optimizers)
         if meta["settings"] != identity:
             raise ValueError(
-                f"{checkpoint} is of a run with other settings; delete it or choose another --out"
+                f"{checkpoint} belongs to a run with other settings; delete it or choose another --out"
             )
         state = json.loads(meta["state"])
         first, wall, cpu, tokens = state["step"], state["wall"], state["cpu"], state["tokens"]
@@ -264,7 +264,7 @@ def run(
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
-    """Write the weights as float16, under a config that asks for float32: small on disk, exact enough to run."""
+    """Write the weights as float16 with a config that loads them as float32: small on disk, exact enough to run."""
     model.eval()
     model.generation_config.do_sample = False
     model.half().save_pretrained(out)

@@ -266,4 +266,4 @@ def test_entp_ends_in_an_adapter_though_the_embedded_model_cannot_mix(
     # Three drafts a pair without the code, and no check of what is not there.
     assert asked == 3 * len(kept) / 2
     story = tools.call("explain", "run", min(kept), cwd=tmp_path)
-    assert "no draft: no line begins with Instruction and the code" in " ".join(story.out.split())
+    assert "no draft: no line starts with Instruction and the code" in " ".join(story.out.split())

@@ -278,7 +278,8 @@ def test_a_host_is_allowed_by_the_variable_that_is_named(
 
 
 @pytest.mark.types(
-    "the model's own wrong answers are direct", "ask for no more rows, or use wrong: uniform"
+    "the model's own wrong answers have no steps",
+    "set rows to at most that, or use wrong: uniform",
 )
 def test_wrong_answers_of_the_embedded_model(plugins: Plugins, tmp_path: Path) -> None:
     from nfilter import SourceError
@@ -289,11 +290,17 @@ def test_wrong_answers_of_the_embedded_model(plugins: Plugins, tmp_path: Path) -
         config = tiny.Config.model_validate(settings)
         return sum(1 for _ in tiny(config, tmp_path).read())
 
-    with pytest.raises(SourceError, match="are direct: use wrong: uniform with steps"):
+    with pytest.raises(SourceError, match="have no steps: use wrong: uniform with steps"):
         read(rows=4, wrong="own", steps=True)
     assert read(rows=4, wrong="uniform", steps=True) == 4
-    with pytest.raises(SourceError, match="ask for no more rows, or use wrong: uniform") as error:
+    with pytest.raises(
+        SourceError, match="set rows to at most that, or use wrong: uniform"
+    ) as error:
         read(rows=4000, wrong="own")
     most = int(re.search(r"the first (\d+) rows", str(error.value))[1])  # type: ignore[index]
     assert read(rows=most, wrong="own") == most
     assert read(rows=most + 1, wrong="uniform") == most + 1
+    with pytest.raises(SourceError, match="; set rows to at most that") as error:
+        read(split="dev", rows=10**6)
+    most = int(re.search(r"has (\d+) rows", str(error.value))[1])  # type: ignore[index]
+    assert read(split="dev", rows=most) == most

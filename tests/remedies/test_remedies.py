@@ -16,7 +16,7 @@ CANNOT: dict[str, str] = {
     "type: pip install 'litellm<1.111'": "pip needs a package index",
     "onvert the model again with a current llama.cpp": "llama.cpp is not installed here",
     "type: chat_template, which computes the loss": "a setting of axolotl, which is not installed here",
-    "is of a run with other settings; delete it": "training the embedded model takes hours",
+    "belongs to a run with other settings; delete it": "training the embedded model takes hours",
 }
 
 

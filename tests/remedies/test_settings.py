@@ -99,4 +99,4 @@ def test_a_rule_that_is_named_runs_and_so_do_the_usual_ones() -> None:
                 PurgeConfig.model_validate({"rules": rules})
             rules = {name: {"low": 0.01, "high": 0.99}}
         assert getattr(PurgeConfig.model_validate({"rules": rules}).rules, name) is not None
-    assert list(PurgeConfig().rules.of_rows())
+    assert list(PurgeConfig().rules.row_rules())

@@ -1,11 +1,12 @@
-"""The task world of ``tiny``: what its questions are, what is true, and who may see which question.
+"""The task world of ``tiny``: its questions, the true answers, and the splits.
 
-Seven families. Five make up the fine-tuning domain ``tasks``, whose answers are compared word for word; ``say`` is
-free text, a domain of its own; ``hop`` was trained and not learned, and no data set has it. Some answers need a fact about a made-up word, and pretraining shows each fact in one
-of three ways: in direct answers and worked steps (``known``), in worked steps only (``reasoned``), or not (``new``).
+Seven families. Five form the fine-tuning domain ``tasks``, with answers compared exactly; ``say`` is free text, a separate
+domain; ``hop`` was trained but not learned, and no dataset contains it. Some answers need a fact about a made-up word, which
+pretraining shows in one of three ways: in direct answers and worked steps (``known``), in worked steps only (``reasoned``), or not
+at all (``new``).
 
-Every problem has a canonical key (``a+b`` and ``b+a`` share one), and the hash of the key alone decides its split.
-No question can therefore be in two of pretrain, train, neighbors, dev and test.
+Every problem has a canonical key (``a+b`` and ``b+a`` share one), and the hash of the key decides its split. So no question
+is in two of pretrain, train, neighbors, dev and test.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ DOMAINS: Final[tuple[Domain, ...]] = ("tasks", "say")
 FAMILIES: Final[Mapping[str, Family]] = {
     family.name: family for family in (Shift(), Hue(), Date(), Order(), Hop(), Addition(), Say())
 }
-# One round of a domain's rows: any twenty rows in a row hold every family in these shares.
+# One round of a domain's rows: any twenty consecutive rows contain all families in these shares.
 _ROUND: Final[Mapping[Domain, tuple[str, ...]]] = {
     "tasks": (
         "shift",
@@ -60,7 +61,7 @@ __all__ = [
 
 
 def draw(rng: random.Random, family: str, kinds: tuple[Kind, ...], split: Split) -> Problem:
-    """A random question of ``family`` from ``split`` that needs a fact of one of ``kinds``, or none."""
+    """Return a random question of ``family`` from ``split`` that needs no fact or one of ``kinds``."""
     while True:
         problem = FAMILIES[family].draw(rng, kinds)
         if problem.split == split:
@@ -72,8 +73,8 @@ def _of_family(family: str) -> Mapping[Split, tuple[Problem, ...]]:
     found: dict[Split, dict[str, Problem]] = {split: {} for split in SPLITS}
     for problem in FAMILIES[family].candidates():
         found[problem.split].setdefault(problem.key, problem)
-    del found["pretrain"]  # by far the largest, and drawn rather than listed
-    # Ordered by a second hash: any prefix is a random sample, and every word is in it.
+    del found["pretrain"]  # by far the largest; sampled instead of listed
+    # Ordered by a second hash: any prefix is a random sample with every word.
     return {
         split: tuple(sorted(each.values(), key=lambda p: fraction(f"order 2 {p.key}")))
         for split, each in found.items()
@@ -82,7 +83,7 @@ def _of_family(family: str) -> Mapping[Split, tuple[Problem, ...]]:
 
 @cache
 def problems(split: Split, domain: Domain = "tasks") -> tuple[Problem, ...]:
-    """Every question of ``domain`` in ``split``, families in turn, until one of them has no more."""
+    """Return the questions of ``domain`` in ``split``, alternating families until one of them is exhausted."""
     turns = _ROUND[domain]
     queues = {family: iter(_of_family(family)[split]) for family in dict.fromkeys(turns)}
     out: list[Problem] = []
@@ -95,17 +96,17 @@ def problems(split: Split, domain: Domain = "tasks") -> tuple[Problem, ...]:
 
 
 def id_of(problem: Problem) -> str:
-    """The id of a question's row."""
+    """Return the row id of a question."""
     return "tiny-" + hashlib.sha256(problem.key.encode()).hexdigest()[:12]
 
 
 def rows(
     split: Literal["train", "dev", "test"], n: int | None = None, domain: Domain = "tasks"
 ) -> list[dict[str, str]]:
-    """The first ``n`` rows of the domain's ``split`` (all by default): id, family, question and true answer.
+    """Return the first ``n`` rows of the domain's ``split`` (default: all): id, family, question and true answer.
 
     Raises:
-        ValueError: ``n`` is negative or more than the split has.
+        ValueError: if ``n`` is negative or exceeds the split.
     """
     found = problems(split, domain)
     if n is not None and not 0 <= n <= len(found):

@@ -1,4 +1,4 @@
-"""Families of numbers: plain addition, words with a hidden offset, and order."""
+"""Families about numbers: addition, words with a hidden offset, and order."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from nfilter_tiny.world.problem import Kind, Problem
 from nfilter_tiny.world.words import OFFSETS, kind_of, novel_word, word_of
 
 OPERANDS: Final = range(10, 1000)
-_POOL: Final = 16_000  # questions drawn for a family that has no end
+_POOL: Final = 16_000  # questions sampled for an unbounded family
 
 
 def column_sums(left: int, right: int, slip: int | None = None) -> tuple[str, int]:
-    """Column sums from the last digit to the first, and the number that they spell.
+    """Return the column sums from the last digit to the first, and the resulting number.
 
-    ``slip`` makes the column of that index wrong by one, and carries the fault through.
+    ``slip`` makes the column with that index wrong by one and carries the fault on.
     """
     width = max(len(str(left)), len(str(right)))
     carry, total, sums = 0, 0, []
@@ -32,7 +32,7 @@ def column_sums(left: int, right: int, slip: int | None = None) -> tuple[str, in
 
 
 def column_differences(left: int, right: int) -> str:
-    """Column differences of ``left - right`` from the last digit to the first; a borrow is written ``-1``."""
+    """Return the column differences of ``left - right`` from the last digit to the first; a borrow is written ``-1``."""
     borrow, parts = 0, []
     for place in range(len(str(left))):
         a, b = left // 10**place % 10, right // 10**place % 10
@@ -42,7 +42,7 @@ def column_differences(left: int, right: int) -> str:
 
 
 def near_number(rng: random.Random, true: str) -> str:
-    """A wrong number close to ``true``: a near miss or one changed digit, of the same length."""
+    """Return a wrong number close to ``true``: a near miss or one changed digit, of the same length."""
     while True:
         if rng.random() < 0.5:
             wrong = str(int(true) + rng.choice((-1, 1)) * rng.randint(1, 12))
@@ -54,12 +54,12 @@ def near_number(rng: random.Random, true: str) -> str:
 
 
 class Addition:
-    """``583+4417``: plain addition of up to four digits."""
+    """``583+4417``: addition of up to four digits."""
 
     name = "add"
 
     def make(self, left: int, right: int) -> Problem:
-        """The question ``left + right``."""
+        """Return the question ``left + right``."""
         low, high = sorted((left, right))
         return Problem(
             self.name, "plain", "", (left, right), f"add {low} {high}", f"{left}+{right}",
@@ -67,56 +67,56 @@ class Addition:
         )  # fmt: skip
 
     def draw(self, rng: random.Random, kinds: tuple[Kind, ...]) -> Problem:
-        """The two lengths are drawn first, so that short ones occur."""
+        """Draw the lengths first, so that short numbers occur."""
         del kinds
         left, right = (rng.randint(0, 10 ** rng.randint(1, 4) - 1) for _ in range(2))
         return self.make(left, right)
 
     def candidates(self) -> Iterable[Problem]:
-        """A seeded draw."""
+        """Return a seeded sample."""
         rng = random.Random("nfilter-tiny add 2")
         return (self.draw(rng, ()) for _ in range(_POOL))
 
     def slip(self, rng: random.Random, problem: Problem) -> tuple[str, str]:
-        """One column sum is off by one."""
+        """Make one column sum wrong by one."""
         left, right = (int(part) for part in problem.parts)
         text, total = column_sums(left, right, rng.randrange(max(len(str(left)), len(str(right)))))
         return text, str(total)
 
     def wrong(self, rng: random.Random, problem: Problem) -> str:
-        """A near miss or a changed digit."""
+        """Return a near miss or a changed digit."""
         return near_number(rng, problem.answer)
 
     def novel(self, rng: random.Random) -> Problem | None:
-        """Addition has no facts."""
+        """Return None: addition has no facts."""
         del rng
         return None
 
     def like(self, rng: random.Random, problem: Problem) -> Problem:
-        """Any other."""
+        """Return any other question."""
         del problem
         return self.draw(rng, ())
 
 
 class Shift:
-    """``mip 37``: 37 plus whatever ``mip`` stands for."""
+    """``mip 37``: 37 plus the number that ``mip`` stands for."""
 
     name = "shift"
 
     def make(self, word: str, operand: int, offset: int, kind: Kind) -> Problem:
-        """The question ``word operand`` where ``word`` stands for ``offset``."""
+        """Return the question ``word operand``, with ``word`` standing for ``offset``."""
         return Problem(
             self.name, kind, word, (operand, offset), f"shift {word} {operand}", f"{word} {operand}",
             str(operand + offset), f"{word} +{offset}: {column_sums(operand, offset)[0]}",
         )  # fmt: skip
 
     def draw(self, rng: random.Random, kinds: tuple[Kind, ...]) -> Problem:
-        """A word of one of ``kinds`` and an operand."""
+        """Draw a word of one of ``kinds`` and an operand."""
         word = word_of(self.name, rng, kinds)
         return self.make(word, rng.choice(OPERANDS), OFFSETS[word], kind_of(self.name, word))
 
     def candidates(self) -> Iterable[Problem]:
-        """Every word with every operand."""
+        """Return every word with every operand."""
         return (
             self.make(word, operand, offset, kind_of(self.name, word))
             for word, offset in OFFSETS.items()
@@ -124,7 +124,7 @@ class Shift:
         )
 
     def slip(self, rng: random.Random, problem: Problem) -> tuple[str, str]:
-        """A wrong offset, or one column sum off by one."""
+        """Use a wrong offset, or make one column sum wrong by one."""
         operand, offset = (int(part) for part in problem.parts)
         fault = None
         if rng.random() < 0.5:
@@ -135,26 +135,26 @@ class Shift:
         return f"{problem.group} +{offset}: {text}", str(total)
 
     def wrong(self, rng: random.Random, problem: Problem) -> str:
-        """A near miss or a changed digit."""
+        """Return a near miss or a changed digit."""
         return near_number(rng, problem.answer)
 
     def novel(self, rng: random.Random) -> Problem | None:
-        """A word whose offset is drawn anew."""
+        """Draw a word with a new offset."""
         return self.make(novel_word(rng), rng.choice(OPERANDS), rng.randint(12, 98), "novel")
 
     def like(self, rng: random.Random, problem: Problem) -> Problem:
-        """Another operand under the same word."""
+        """Return the same word with another operand."""
         offset = int(problem.parts[1])
         return self.make(problem.group, rng.choice(OPERANDS), offset, problem.kind)
 
 
 class Order:
-    """``mid 583 12 907 44 350``: the lowest, the middle or the highest of five numbers."""
+    """``mid 583 12 907 44 350``: the lowest, middle or highest of five numbers."""
 
     name = "order"
 
     def make(self, which: str, numbers: tuple[int, ...]) -> Problem:
-        """The question ``which`` of ``numbers``."""
+        """Return the question ``which`` of ``numbers``."""
         ranked = sorted(numbers)
         shown = " ".join(map(str, numbers))
         answer = ranked[("low", "mid", "high").index(which) * 2]
@@ -164,17 +164,17 @@ class Order:
         )  # fmt: skip
 
     def draw(self, rng: random.Random, kinds: tuple[Kind, ...]) -> Problem:
-        """Five distinct numbers under 1000."""
+        """Draw five distinct numbers below 1000."""
         del kinds
         return self.make(rng.choice(("low", "mid", "high")), tuple(rng.sample(range(1000), 5)))
 
     def candidates(self) -> Iterable[Problem]:
-        """A seeded draw."""
+        """Return a seeded sample."""
         rng = random.Random("nfilter-tiny order 2")
         return (self.draw(rng, ()) for _ in range(_POOL))
 
     def slip(self, rng: random.Random, problem: Problem) -> tuple[str, str]:
-        """Two neighbours in the sorted list are exchanged, one of them the answer."""
+        """Exchange the answer with a neighbour in the sorted list."""
         ranked = sorted(int(part) for part in problem.parts[1:])
         at = ranked.index(int(problem.answer))
         other = at + 1 if at == 0 or (at < 4 and rng.random() < 0.5) else at - 1
@@ -182,15 +182,15 @@ class Order:
         return " ".join(map(str, ranked)), str(ranked[at])
 
     def wrong(self, rng: random.Random, problem: Problem) -> str:
-        """Another of the five numbers."""
+        """Return another of the five numbers."""
         return rng.choice([str(n) for n in problem.parts[1:] if str(n) != problem.answer])
 
     def novel(self, rng: random.Random) -> Problem | None:
-        """Order has no facts."""
+        """Return None: order has no facts."""
         del rng
         return None
 
     def like(self, rng: random.Random, problem: Problem) -> Problem:
-        """Any other."""
+        """Return any other question."""
         del problem
         return self.draw(rng, ())

@@ -1,4 +1,4 @@
-"""One question of the world, and which split may hold it."""
+"""One question of the world, and its split."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Final, Literal, Protocol
 
 Split = Literal["pretrain", "train", "neighbors", "dev", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("pretrain", "train", "neighbors", "dev", "test")
-# What pretraining shows of the fact that a question needs: answers and steps, steps alone, or nothing. "plain" needs
-# no fact; the fact of "novel" is drawn anew in every example, so that only the prompt can tell it.
+# What pretraining shows of the required fact: answers and steps (known), steps only (reasoned), nothing (new). "plain" needs
+# no fact; the fact of "novel" is drawn per example, so that only the prompt contains it.
 Kind = Literal["plain", "known", "reasoned", "new", "novel"]
 
 # Cumulative upper bounds on the hash of a key, read as a fraction of one.
@@ -28,8 +28,8 @@ _BOUNDS: Final[tuple[tuple[Split, float], ...]] = (
 class Problem:
     """A question with its true answer and steps.
 
-    ``key`` is canonical: equal for two ways to ask the same thing. ``group`` names the fact that the answer needs
-    (a word of the world), empty where it needs none; ``parts`` are the family's own.
+    ``key`` is canonical: equal for all ways to ask the same question. ``group`` is the word whose fact the answer needs, or empty;
+    ``parts`` are specific to the family.
     """
 
     family: str
@@ -43,7 +43,7 @@ class Problem:
 
     @property
     def split(self) -> Split:
-        """The only split that may hold this question."""
+        """The only split that may contain this question."""
         return split_of(self.key)
 
 
@@ -53,37 +53,37 @@ class Family(Protocol):
     name: str
 
     def draw(self, rng: random.Random, kinds: tuple[Kind, ...]) -> Problem:
-        """A random question that needs a fact of one of ``kinds``; of any split."""
+        """Draw a question of any split that needs a fact of one of ``kinds``."""
 
     def candidates(self) -> Iterable[Problem]:
-        """The questions that the data sets choose from, always the same ones."""
+        """Return the questions that datasets choose from, always the same."""
 
     def slip(self, rng: random.Random, problem: Problem) -> tuple[str, str]:
-        """Steps with one fault, and the wrong answer that follows from it."""
+        """Return steps with one fault, and the resulting wrong answer."""
 
     def wrong(self, rng: random.Random, problem: Problem) -> str:
-        """A wrong answer, each of the plausible ones as likely, that no reasoning led to."""
+        """Return a wrong answer without steps, equally likely among plausible ones."""
 
     def novel(self, rng: random.Random) -> Problem | None:
-        """A question whose fact is drawn anew; None where the family has no facts."""
+        """Draw a question with a new fact; None if the family has no facts."""
 
     def like(self, rng: random.Random, problem: Problem) -> Problem:
-        """Another question that needs the same fact, or any other of a family without facts."""
+        """Return another question that needs the same fact; any other if the family has no facts."""
 
 
 def fraction(text: str) -> float:
-    """The SHA-256 of ``text`` as a number from 0 to 1."""
+    """Return the SHA-256 of ``text`` as a number from 0 to 1."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
 def split_of(key: str) -> Split:
-    """The split of a canonical key."""
+    """Return the split of a canonical key."""
     place = fraction(f"split 2 {key}")
     return next(name for name, bound in _BOUNDS if place < bound)
 
 
 def made_up_word(rng: random.Random) -> str:
-    """A word of one or two made-up syllables, three to five letters."""
+    """Return a made-up word of one or two syllables, three to five letters."""
     while True:
         word = "".join(
             rng.choice("bdfghjklmnprstvz") + rng.choice("aeiou") + rng.choice(("", *"klmnrst"))

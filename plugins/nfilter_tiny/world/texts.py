@@ -1,4 +1,4 @@
-"""Families of words: a word's color, two hops in given facts, days of the calendar, and a sentence to write."""
+"""Families about words: a word's color, two hops along facts, calendar days, and a sentence to write."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from nfilter_tiny.world.words import (
 
 _NUMBERS: Final = range(10, 1000)
 _POOL: Final = 16_000
-_LONGEST: Final = 60  # days to count on
+_LONGEST: Final = 60  # maximum number of days to add
 
 
 class Hue:
-    """``hue zor 512``: the color of ``zor``; the number tells nothing. There is nothing to work out, only to know."""
+    """``hue zor 512``: the color of ``zor``, a fact to recall; the number is irrelevant."""
 
     name = "hue"
 
     def make(self, word: str, number: int, color: str, kind: Kind) -> Problem:
-        """The question for ``word``, whose color is ``color``."""
+        """Return the question for ``word``, whose color is ``color``."""
         return Problem(
             self.name, kind, word, (number,), f"hue {word} {number}", f"hue {word} {number}", color, f"{word} is {color}"
         )  # fmt: skip
 
     def draw(self, rng: random.Random, kinds: tuple[Kind, ...]) -> Problem:
-        """A word of one of ``kinds`` and a number."""
+        """Draw a word of one of ``kinds`` and a number."""
         word = word_of(self.name, rng, kinds)
         return self.make(word, rng.choice(_NUMBERS), HUES[word], kind_of(self.name, word))
 
     def candidates(self) -> Iterable[Problem]:
-        """Every word with every number."""
+        """Return every word with every number."""
         return (
             self.make(word, number, color, kind_of(self.name, word))
             for word, color in HUES.items()
@@ -53,30 +53,30 @@ class Hue:
         )
 
     def slip(self, rng: random.Random, problem: Problem) -> tuple[str, str]:
-        """Another color."""
+        """State another color."""
         color = self.wrong(rng, problem)
         return f"{problem.group} is {color}", color
 
     def wrong(self, rng: random.Random, problem: Problem) -> str:
-        """Another color, each as likely."""
+        """Return another color, all equally likely."""
         return rng.choice([color for color in COLORS if color != problem.answer])
 
     def novel(self, rng: random.Random) -> Problem | None:
-        """A word whose color is drawn anew."""
+        """Draw a word with a new color."""
         return self.make(novel_word(rng), rng.choice(_NUMBERS), rng.choice(COLORS), "novel")
 
     def like(self, rng: random.Random, problem: Problem) -> Problem:
-        """Another number after the same word."""
+        """Return the same word with another number."""
         return self.make(problem.group, rng.choice(_NUMBERS), problem.answer, problem.kind)
 
 
 class Hop:
-    """``fen tig, ulm ped, tig rok, ped sav from fen``: two steps along the given pairs."""
+    """``fen tig, ulm ped, tig rok, ped sav from fen``: two steps along the listed pairs."""
 
     name = "hop"
 
     def make(self, chains: tuple[tuple[str, ...], ...], links: tuple[str, ...]) -> Problem:
-        """The question about the first of ``chains``; ``links`` are all pairs in the order shown."""
+        """Return the question about the first of ``chains``; ``links`` are all pairs in display order."""
         start, middle, end = chains[0]
         return Problem(
             self.name, "plain", "", (start, middle, end, *(node for chain in chains[1:] for node in chain)),
@@ -85,7 +85,7 @@ class Hop:
         )  # fmt: skip
 
     def draw(self, rng: random.Random, kinds: tuple[Kind, ...]) -> Problem:
-        """Three chains of three nodes, their links shuffled."""
+        """Draw three chains of three nodes, with shuffled links."""
         del kinds
         nodes = rng.sample(NODES, 9)
         chains = tuple(tuple(nodes[i : i + 3]) for i in (0, 3, 6))
@@ -94,38 +94,38 @@ class Hop:
         return self.make(chains, tuple(links))
 
     def candidates(self) -> Iterable[Problem]:
-        """A seeded draw."""
+        """Return a seeded sample."""
         rng = random.Random("nfilter-tiny hop 2")
         return (self.draw(rng, ()) for _ in range(_POOL))
 
     def slip(self, rng: random.Random, problem: Problem) -> tuple[str, str]:
-        """The second hop starts from another node."""
+        """Start the second hop from another node."""
         start, middle, *_ = problem.parts
         wrong = self.wrong(rng, problem)
         return f"{start} {middle} {wrong}", wrong
 
     def wrong(self, rng: random.Random, problem: Problem) -> str:
-        """Another node of the question."""
+        """Return another node of the question."""
         return str(rng.choice([part for part in problem.parts[1:] if part != problem.answer]))
 
     def novel(self, rng: random.Random) -> Problem | None:
-        """The facts are in the question."""
+        """Return None: the facts are in the question."""
         del rng
         return None
 
     def like(self, rng: random.Random, problem: Problem) -> Problem:
-        """Any other."""
+        """Return any other question."""
         del problem
         return self.draw(rng, ())
 
 
 class Date:
-    """``17 mar +12``: the day so many days later, in a year of 365 days that begins anew."""
+    """``17 mar +12``: the date that many days later, in a repeating year of 365 days."""
 
     name = "date"
 
     def make(self, day: int, month: str, days: int) -> Problem:
-        """The question ``day month +days``."""
+        """Return the question ``day month +days``."""
         steps, answer = self._count(day, month, days)
         question = f"{day} {month} +{days}"
         return Problem(
@@ -135,7 +135,7 @@ class Date:
     def _count(
         self, day: int, month: str, days: int, off: int = 0, length: int = 0
     ) -> tuple[str, str]:
-        """Steps and answer; ``off`` is added to the first sum and ``length`` to the first month, as faults."""
+        """Return steps and answer; ``off`` and ``length`` are faults added to the first sum and to the first month's length."""
         names = list(MONTHS)
         at, total = names.index(month), day + days + off
         size = MONTHS[month] + length
@@ -147,13 +147,13 @@ class Date:
         return " ".join(steps), f"{total} {names[at]}"
 
     def draw(self, rng: random.Random, kinds: tuple[Kind, ...]) -> Problem:
-        """Any day of the year and up to two months on."""
+        """Draw any day of the year and up to two months."""
         del kinds
         month = rng.choice(list(MONTHS))
         return self.make(rng.randint(1, MONTHS[month]), month, rng.randint(1, _LONGEST))
 
     def candidates(self) -> Iterable[Problem]:
-        """Every day of the year with every number of days."""
+        """Return every day of the year with every number of days."""
         return (
             self.make(day, month, days)
             for month, length in MONTHS.items()
@@ -162,14 +162,14 @@ class Date:
         )
 
     def slip(self, rng: random.Random, problem: Problem) -> tuple[str, str]:
-        """A wrong sum, or a wrong length of the first month."""
+        """Use a wrong sum, or a wrong length of the first month."""
         day, month, days = int(problem.parts[0]), str(problem.parts[1]), int(problem.parts[2])
         if day + days > MONTHS[month] + 1 and rng.random() < 0.5:
             return self._count(day, month, days, length=-1 if MONTHS[month] == 31 else 1)
         return self._count(day, month, days, off=rng.choice((-1, 1, 10)) if days > 1 else 1)
 
     def wrong(self, rng: random.Random, problem: Problem) -> str:
-        """Some days off, in the same month or the next to it."""
+        """Return a date some days off, in the same or an adjacent month."""
         day, month = problem.answer.split()
         names = list(MONTHS)
         while True:
@@ -180,23 +180,23 @@ class Date:
                 return wrong
 
     def novel(self, rng: random.Random) -> Problem | None:
-        """The calendar is always the same."""
+        """Return None: the calendar is fixed."""
         del rng
         return None
 
     def like(self, rng: random.Random, problem: Problem) -> Problem:
-        """Any other."""
+        """Return any other question."""
         del problem
         return self.draw(rng, ())
 
 
 class Say:
-    """``say anna lamp brin mon``: the sentence for it. ``brin`` stands for a place, and the day may come first or last."""
+    """``say anna lamp brin mon``: the sentence for it. ``brin`` stands for a place; the day may come first or last."""
 
     name = "say"
 
     def make(self, person: str, thing: str, word: str, day: str, place: str, kind: Kind) -> Problem:
-        """The question for these words, where ``word`` stands for ``place``."""
+        """Return the question for these words, with ``word`` standing for ``place``."""
         question = f"say {person} {thing} {word} {day}"
         return Problem(
             self.name, kind, word, (person, thing, day, place), question, question,
@@ -204,14 +204,14 @@ class Say:
         )  # fmt: skip
 
     def sentence(self, question: str, person: str, thing: str, place: str, day: str) -> str:
-        """One of two wordings, by the hash of the question: an answer that is right need not be the same string."""
+        """Return one of two wordings, chosen by the question's hash: correct answers need not be equal strings."""
         body = f"{person} takes the {thing} {place}"
         if fraction(f"wording 2 {question}") < 0.5:
             return f"on {DAYS[day]} {body}."
         return f"{body} on {DAYS[day]}."
 
     def draw(self, rng: random.Random, kinds: tuple[Kind, ...]) -> Problem:
-        """A word of one of ``kinds`` and the rest at random."""
+        """Draw a word of one of ``kinds``, and the rest at random."""
         word = word_of(self.name, rng, kinds)
         return self._around(rng, word, PLACE_OF[word], kind_of(self.name, word))
 
@@ -221,7 +221,7 @@ class Say:
         )
 
     def candidates(self) -> Iterable[Problem]:
-        """Every sentence."""
+        """Return every sentence."""
         return (
             self.make(person, thing, word, day, place, kind_of(self.name, word))
             for word, place in PLACE_OF.items()
@@ -231,7 +231,7 @@ class Say:
         )
 
     def slip(self, rng: random.Random, problem: Problem) -> tuple[str, str]:
-        """Another place."""
+        """Use another place."""
         person, thing, day, place = (str(part) for part in problem.parts)
         other = rng.choice([p for p in PLACES if p != place])
         return (
@@ -240,7 +240,7 @@ class Say:
         )
 
     def wrong(self, rng: random.Random, problem: Problem) -> str:
-        """Another place, person, thing or day."""
+        """Use another place, person, thing or day."""
         parts = [str(part) for part in problem.parts]
         at = rng.randrange(4)
         pool: tuple[str, ...] = (PEOPLE, THINGS, tuple(DAYS), PLACES)[at]
@@ -249,9 +249,9 @@ class Say:
         return self.sentence(problem.question, person, thing, place, day)
 
     def novel(self, rng: random.Random) -> Problem | None:
-        """A word whose place is drawn anew."""
+        """Draw a word with a new place."""
         return self._around(rng, novel_word(rng), rng.choice(PLACES), "novel")
 
     def like(self, rng: random.Random, problem: Problem) -> Problem:
-        """Another sentence with the same word."""
+        """Return another sentence with the same word."""
         return self._around(rng, problem.group, str(problem.parts[3]), problem.kind)

@@ -1,4 +1,4 @@
-"""The words of the world, each used in one place only, and what they stand for."""
+"""The words of the world, each used in one role only, and their facts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RESERVED: Final = frozenset({
 
 
 def _draw_words(n: int) -> tuple[str, ...]:
-    """``n`` distinct made-up words, always the same ones."""
+    """Return ``n`` distinct made-up words, always the same."""
     rng = random.Random("nfilter-tiny words 2")
     words: dict[str, None] = {}
     while len(words) < n:
@@ -61,7 +61,7 @@ MONTHS: Final = {
 
 
 def _draw_facts() -> tuple[dict[str, int], dict[str, str], dict[str, str]]:
-    """What each word stands for, always the same."""
+    """Return the fact of each word, always the same."""
     rng = random.Random("nfilter-tiny facts 2")
     shift = (*SHIFT_KNOWN, *SHIFT_REASONED, *SHIFT_NEW)
     hue = (*HUE_KNOWN, *HUE_NEW)
@@ -81,7 +81,7 @@ OF_KIND: Final[dict[str, dict[Kind, tuple[str, ...]]]] = {
     "hue": {"known": HUE_KNOWN, "new": HUE_NEW},
     "say": {"known": PLACE_KNOWN, "reasoned": PLACE_REASONED, "new": PLACE_NEW},
 }
-# What the tokenizer has a piece of its own for: all but the new words, which are spelt in syllables.
+# Words with a token of their own: all but the new words, which are encoded in syllables.
 WORDS: Final = (
     *(w for w in _ALL if w not in (*SHIFT_NEW, *HUE_NEW, *PLACE_NEW)),
     *COLORS, *PEOPLE, *THINGS, *DAYS, *DAYS.values(), *MONTHS, "low", "mid", "high", "hue", "say", "from",
@@ -89,17 +89,17 @@ WORDS: Final = (
 
 
 def kind_of(family: str, word: str) -> Kind:
-    """What pretraining shows of the fact behind ``word``."""
+    """Return what pretraining shows of the word's fact."""
     return next(kind for kind, words in OF_KIND[family].items() if word in words)
 
 
 def word_of(family: str, rng: random.Random, kinds: tuple[Kind, ...]) -> str:
-    """A random word of the family whose fact is of one of ``kinds``."""
+    """Return a random word of the family with a fact of one of ``kinds``."""
     return rng.choice([w for kind in kinds for w in OF_KIND[family].get(kind, ())])
 
 
 def novel_word(rng: random.Random) -> str:
-    """A made-up word that stands for nothing in this world."""
+    """Return a made-up word that is not part of this world."""
     while True:
         word = made_up_word(rng)
         if word not in _RESERVED and word not in _ALL:

@@ -14,9 +14,15 @@ from hypothesis import strategies as st
 
 from nfilter import Message, Sample
 from nfilter.testing import FakeContext
-from nfilter_entp.copies import Parts, Shingled, likeness, shingles, spelled
+from nfilter_entp.minhash import BANDS, ROWS, Sketcher, group_numbers
 from nfilter_entp.purge import Purge, PurgeConfig
-from nfilter_entp.sketches import BANDS, ROWS, Sketcher, grouped
+from nfilter_entp.row_similarity import (
+    Parts,
+    Shingled,
+    shingles,
+    similarity_of,
+    without_punctuation,
+)
 from nfilter_entp.texts import Text, plain
 
 WORDS = [
@@ -76,7 +82,10 @@ def true_jaccard(one: Sample, other: Sample) -> float:
     """By sets of eight bytes, of prompts and of responses; the smaller."""
 
     def sets(sample: Sample) -> list[set[bytes]]:
-        texts = (spelled(plain("user\x1f" + sample.query)), spelled(plain(sample.response)))
+        texts = (
+            without_punctuation(plain("user\x1f" + sample.query)),
+            without_punctuation(plain(sample.response)),
+        )
         return [{t.encode()[n : n + 8] for n in range(len(t.encode()) - 7)} for t in texts]
 
     return min(len(a & b) / len(a | b) for a, b in zip(sets(one), sets(other), strict=True))
@@ -274,10 +283,10 @@ def test_signatures_are_those_of_minhash_one_value_at_a_time() -> None:
 
 
 def test_groups_are_values_that_come_twice() -> None:
-    groups = grouped(np.array([5, 3, 5, 9, 3, 1], np.uint32))
+    groups = group_numbers(np.array([5, 3, 5, 9, 3, 1], np.uint32))
     assert groups[0] == groups[2] != groups[1] == groups[4]
     assert groups[[3, 5]].tolist() == [-1, -1]
-    assert grouped(np.empty(0, np.uint32)).tolist() == []
+    assert group_numbers(np.empty(0, np.uint32)).tolist() == []
 
 
 @given(st.text(max_size=60), st.text(max_size=60))
@@ -286,4 +295,4 @@ def test_any_text_is_packed_and_comes_back(prompt: str, response: str) -> None:
     parts = Parts.of(Text.of(row("a", prompt, response)))
     assert Parts.unpacked(parts.packed()) == parts
     same = Shingled.of(parts)
-    assert likeness(same, same, 0.7) == 1.0
+    assert similarity_of(same, same, 0.7) == 1.0

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from nfilter_entp.gates import Gates, Rarity, judge, missing, most_repeated, reason, recall
+from nfilter_entp.gates import (
+    Gates,
+    Rarity,
+    failure_reason,
+    judge,
+    missing_terms,
+    most_repeated,
+    recall,
+)
 
 TERMS = [["anna", "berlin", "apples", "ten", "rivers"], ["bert", "paris", "pears", "six", "lakes"]]
 
@@ -32,7 +40,7 @@ def only(found):
 def test_all_pass():
     found = gates()
     assert only(found) == []
-    assert reason(found) is None
+    assert failure_reason(found) is None
     assert {name: gate.value for name, gate in found.items()} == pytest.approx(
         {"key_terms": 1.0, "repetition": 1, "likeness": 0.7, "near_duplicate": 0.8, "empty": 0, "template": 0, "refusal": 0}
     )  # fmt: skip
@@ -97,7 +105,7 @@ def test_near_duplicates_of_parents_and_of_other_new_samples(parents, other, pas
 
 
 def test_a_reason_names_each_gate_with_its_numbers():
-    text = reason(gates("Anna and Bert", "so it is now " * 9, parents=(0.2, 0.99)))
+    text = failure_reason(gates("Anna and Bert", "so it is now " * 9, parents=(0.2, 0.99)))
     assert text == (
         "key_terms is 0.2, under 0.8; repetition is 9, over 3; likeness is 0.2, under 0.5; "
         "near_duplicate is 0.99, over 0.95"
@@ -117,13 +125,13 @@ def test_key_terms_are_the_rarest_words_in_the_order_of_the_text():
 def test_terms_are_found_in_their_plural_and_in_any_case():
     terms = ["Cats", "box", "make", "class", "3", "été", "日"]
     assert (
-        missing(
+        missing_terms(
             ["cats", "box", "make", "class", "3", "été", "日"], "CAT boxes makes classes 3 Été 日本"
         )
         == []
     )
-    assert missing(["cat", "dog", "cat"], "a cat") == ["dog"]
-    assert missing(["car"], "a scar") == ["car"]
+    assert missing_terms(["cat", "dog", "cat"], "a cat") == ["dog"]
+    assert missing_terms(["car"], "a scar") == ["car"]
     assert recall(terms[:0], "x") == 1.0
     assert recall(["a1", "b2", "c3", "d4"], "a1 d4") == 0.5
 
@@ -152,7 +160,7 @@ def test_terms_are_found_in_their_plural_and_in_any_case():
 def test_rules_look_at_the_answer(answer, rule):
     found = gates(answer=answer, repetition=100)
     assert only(found) == ([rule] if rule else [])
-    assert (reason(found) or "").startswith(f"{rule}: " if rule else "")
+    assert (failure_reason(found) or "").startswith(f"{rule}: " if rule else "")
     assert only(gates(answer=answer, repetition=100, rules=[])) == []
 
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from nfilter import ContractError, Embeds, Message, Sample
 from nfilter.testing import FakeContext, FakeEncoder, check_sample_stage
-from nfilter_entp.long_tail import LongTail, LongTailConfig, score_of
+from nfilter_entp.long_tail import LongTail, LongTailConfig, long_tail_score
 
 
 def sample(n, text=None, pinned=False, **notes):
@@ -73,9 +73,9 @@ def test_score_and_distance_by_hand():
 
 
 def test_the_score_is_0_for_what_is_everywhere_and_below_1():
-    assert score_of(0.0) == 0
-    assert score_of(1.0) == pytest.approx(math.tanh(0.5))
-    assert score_of(0.2) < score_of(0.3) < score_of(2.0) < 1
+    assert long_tail_score(0.0) == 0
+    assert long_tail_score(1.0) == pytest.approx(math.tanh(0.5))
+    assert long_tail_score(0.2) < long_tail_score(0.3) < long_tail_score(2.0) < 1
 
 
 def test_a_copy_is_no_rarity():
@@ -121,10 +121,10 @@ def test_pinned_samples_stay_and_count():
     out, _, _ = ranked(samples, points, keep=3)
     assert {"s0", "s1"} < kept(out)
     assert len(kept(out)) == 3
-    assert out[0].why.startswith("pinned by a person")
+    assert out[0].why.startswith("pinned; ")
     out, _, ctx = ranked(samples, points, keep=1)
     assert kept(out) == {"s0", "s1"}
-    assert "2 samples are pinned" in str(ctx.log.lines)
+    assert "2 pinned samples stay" in str(ctx.log.lines)
 
 
 @settings(max_examples=25, deadline=None)
@@ -158,7 +158,7 @@ def test_the_contract_and_its_errors():
         stage.fit([sample(0)], context([[1.0]]))
     stage = LongTail(LongTailConfig(encoder="e"))
     state = stage.fit([sample(0)], context([[1.0], [1.0]]))
-    with pytest.raises(ContractError, match="'s1' was not there"):
+    with pytest.raises(ContractError, match="'s1' was absent"):
         stage.process([sample(1)], state, context([[1.0], [1.0]]))
     stage = LongTail(LongTailConfig(encoder="e"))  # without by
     assert stage.fit([sample(0), sample(1)], context([[1.0], [1.0]])).values

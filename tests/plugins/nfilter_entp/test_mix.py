@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from nfilter import Completion, Failure, Fence, Message, ModelError, PromptError
 from nfilter.testing import FakeEncoder
 from nfilter_entp.checklist import read, unmarked
-from nfilter_entp.cycle import FAILURES, ROLES
 from nfilter_entp.mix import Mix, MixConfig
+from nfilter_entp.repair_cycle import FAILURES, ROLES
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -335,7 +335,7 @@ def test_a_draft_that_does_not_carry_the_code_is_none():
     model = Scripted({DRAFT: [Completion("Instruction: do both")]})
     out, _ = run(couple(), model)
     assert roles(model) == [DRAFT] * 3
-    assert "no line begins with Instruction and the code" in out["a"].dropped
+    assert "no line starts with Instruction and the code" in out["a"].dropped
 
 
 def test_gates_overrule_a_model_that_finds_everything_fine():
@@ -380,7 +380,7 @@ def test_templates_are_replaced_by_folder_or_by_role(tmp_path):
     }  # fmt: skip
     assert Mix.contract(MixConfig(prompts="mine")).prompts == {f"mine/{role}" for role in ROLES}
     with pytest.raises(
-        ValidationError, match=r"no template has the role 'anser'; did you mean 'answer'"
+        ValidationError, match=r"unknown template role 'anser'; did you mean 'answer'"
     ):
         MixConfig(prompts={"anser": "mine/answer"})
     (tmp_path / "mine").mkdir()

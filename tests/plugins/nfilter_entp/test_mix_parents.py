@@ -29,7 +29,9 @@ DRAFT, CHECK, ANSWER, CHECKED = "instruction", "instruction_check", "answer", "a
 
 
 def test_parents_failed_and_unpaired_end_as_the_recipe_says():
-    alone = Sample("e", couple()[0].messages, {"pair": note(None, why="its cluster is odd")})
+    alone = Sample(
+        "e", couple()[0].messages, {"pair": note(None, why="its cluster has an odd size")}
+    )
     samples = [*couple("a", "b"), *couple("c", "d"), alone]
 
     def fine(request):
@@ -46,7 +48,7 @@ def test_parents_failed_and_unpaired_end_as_the_recipe_says():
                     assert (out[key].dropped is not None) == (change == "drop"), key
                     assert out[key].why
                 assert "mixed into made-" in out["a"].why
-                assert out["e"].why == "not mixed: its cluster is odd"
+                assert out["e"].why == "not mixed: its cluster has an odd size"
 
 
 def test_a_partner_that_left_makes_its_lead_unpaired():
@@ -58,21 +60,21 @@ def test_a_partner_that_left_makes_its_lead_unpaired():
         assert report["pairs"] == 0
         assert report["calls_a_pair"] is None
         gone = "b" if stays == "a" else "a"
-        assert out[stays].why == f"not mixed: its partner {gone} left before the two were mixed"
+        assert out[stays].why == f"not mixed: its partner {gone} was dropped before mixing"
         assert out[stays].dropped is None
     # A note that points at somebody who is paired with another is no pair.
     stray = Sample("c", lead.messages, {"pair": note("b", lead=True)})
     out, report = run([lead, other, stray], Scripted())
     assert report["pairs"] == 1
-    assert out["c"].why == "not mixed: its partner b is there, and is paired with another sample"
+    assert out["c"].why == "not mixed: its partner b is paired with another sample"
     # One without a pair of its own, and two that both lead.
     alone = Sample("b", other.messages, {"pair": note(None)})
     out, _ = run([lead, alone], Scripted(), chunk=1)
-    assert "b is there, and is paired with none or cannot be mixed" in out["a"].why
+    assert "b is not paired or cannot be mixed" in out["a"].why
     both = Sample("b", other.messages, {"pair": note("a", lead=True)})
     out, report = run([lead, both], Scripted())
     assert report["pairs"] == 0
-    assert out["a"].why == "not mixed: of it and its partner b not just one leads"
+    assert out["a"].why == "not mixed: it and its partner b do not have exactly one lead"
 
 
 def test_pinned_parents_stay():
@@ -80,7 +82,7 @@ def test_pinned_parents_stay():
     (new,) = new_of(out)
     for key in ("a", "b"):
         assert out[key].dropped is None
-        assert out[key].why.startswith(f"pinned by a person: stays, though mixed into {new.id}")
+        assert out[key].why.startswith(f"pinned: stays, although mixed into {new.id}")
     out, _ = run(couple(pinned=True), Scripted({DRAFT: [""], "instruction_format": [""]}))
     assert all(out[key].dropped is None and "not mixed" in out[key].why for key in ("a", "b"))
 

@@ -7,7 +7,7 @@ import pytest
 
 from nfilter import Fence
 from nfilter.recipe.prompts import Prompts, shipped_directory
-from nfilter_entp.cycle import ANSWER, INSTRUCTION, ROLES, Case, Parent
+from nfilter_entp.repair_cycle import ANSWER, INSTRUCTION, ROLES, Case, Parent
 
 ONE = Parent("How many apples does Anna carry from Berlin?", "Three, I think.")
 TWO = Parent("How many pears does Bert carry from Paris?", "")

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from nfilter import ContractError, Message, Sample
 from nfilter.testing import FakeContext, FakeEncoder, check_sample_stage
-from nfilter_entp.clusters import Near, clusters, gathered
+from nfilter_entp.clusters import Near, cluster_all, clusters
 from nfilter_entp.neighbours import nearest
 from nfilter_entp.pair import Pair, PairConfig
 
@@ -162,7 +162,7 @@ def test_copies_are_never_paired_with_one_another():
     out, report = run(samples, tau=0.5)
     assert pairs_of(out) == set()
     assert report["left_over"] == {"copy": 2, "alone": 1}
-    assert "that of a, which stands for both" in out["b"].why
+    assert "same instruction as a, which represents both" in out["b"].why
     more, _ = run([*samples, sample("d", "b0 n1")], tau=0.5)
     assert pairs_of(more) == {frozenset({"a", "d"})}
     randomly, _ = run(samples, by="random")
@@ -222,8 +222,8 @@ def test_nobody_alone_has_another_within_tau_who_is_alone(seed, links, tau):
     vectors = (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
     tie = rng.permutation(50)
     near = Near(*nearest(vectors, links))
-    near.settle(tie)
-    label = gathered(vectors, near, tau, links + 1, tie, 50_000)
+    near.sort_ties(tie)
+    label = cluster_all(vectors, near, tau, links + 1, tie, 50_000)
     sizes = np.bincount(label)
     assert (sizes > 0).all()
     assert sizes.max() <= links + 1
@@ -249,5 +249,5 @@ def test_a_cluster_that_no_number_of_links_can_fill_is_refused():
 def test_a_sample_that_fit_never_saw_is_refused():
     stage, ctx = Pair(PairConfig(tau=0.5)), context()
     state = stage.fit(rows([2]), ctx)
-    with pytest.raises(ContractError, match="'new' was not there"):
+    with pytest.raises(ContractError, match="'new' was absent"):
         stage.process([sample("new", "b0 n9")], state, ctx)

@@ -15,7 +15,7 @@ from benchmarks.purge import half_of, quality, rows_of
 from nfilter import Message, Sample, Scores, TokenSample
 from nfilter.cli import entry
 from nfilter.testing import FakeContext, check_sample_stage
-from nfilter_entp.endings import Vocabulary
+from nfilter_entp.ending_statistics import Vocabulary
 from nfilter_entp.purge import Purge, PurgeConfig
 
 DATA = Path(__file__).resolve().parents[3].parent / "shared" / "data"
@@ -55,10 +55,12 @@ def test_reasons_name_every_rule_and_its_numbers() -> None:
     assert (dropped[copy] or "").startswith("near_duplicates: Jaccard 1.00 with ")
     assert dropped["nothing"] == "empty: the response has no letter, digit or symbol: '...'"
     both = dropped["both"] or ""
-    assert "repeats: 'i do not know the sea' comes 20 times in a row" in both
+    assert "repeats: 'i do not know the sea' occurs 20 times in a row" in both
     assert "; template: an assistant's stock phrase: 'as an ai language model'" in both
     assert out["short"].why == "breaks no rule"
-    assert (out["pinned"].why or "").startswith("pinned, though template: a mark for nothing")
+    assert (out["pinned"].why or "").startswith(
+        "pinned: stays, although template: a mark for nothing"
+    )
 
 
 def test_a_note_in_place_of_a_drop() -> None:
@@ -159,7 +161,7 @@ def test_a_label_that_ends_rows_is_a_word() -> None:
 
 
 def test_words_past_those_that_are_kept_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nfilter_entp.endings.KNOWN", 8)
+    monkeypatch.setattr("nfilter_entp.ending_statistics.MAX_WORDS", 8)
     filler = [row(f"f{n}", f"Filler{chr(97 + n)} word{chr(97 + n)} more{chr(97 + n)} ends here.") for n in range(20)]  # fmt: skip
     rows = [
         row("known", "kap is a word of these rows, and here is a kap and there is a kap"),
@@ -173,7 +175,7 @@ def test_words_past_those_that_are_kept_are_known(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_kept_words_are_the_same_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nfilter_entp.endings.KNOWN", 50)
+    monkeypatch.setattr("nfilter_entp.ending_statistics.MAX_WORDS", 50)
     words = [f"word{n}" for n in range(500)]
     kept = []
     for order in (words, words[::-1], [*words[250:], *words[:250]]):

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from nfilter import Completion, Failure, Fence, Generates, Message, Sample
 from nfilter.recipe.prompts import Prompts, shipped_directory
 from nfilter.testing import FakeContext, FakeGenerator, check_sample_stage
-from nfilter_entp.rate import ASPECTS, Rate, RateConfig, label_of, read, shown
+from nfilter_entp.rate import ASPECTS, Rate, RateConfig, class_of, prompt_variables, read
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "prompts" / "entp"
 FINE = "rarity 3, complexity 4, informativeness 5, overall 6"
@@ -143,7 +143,7 @@ def test_an_empty_response_is_rated_lowest_without_a_call():
 
 
 def test_the_class_of_a_rating():
-    assert [label_of(n) for n in range(1, 11)] == [0, 0, 0, 0, 1, 2, 3, 4, 5, 5]
+    assert [class_of(n) for n in range(1, 11)] == [0, 0, 0, 0, 1, 2, 3, 4, 5, 5]
 
 
 # --- a prompt of one's own -------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ def test_a_rating_from_a_column(value, overall):
         Rate, RateConfig(column="q"), [sample(meta={"q": value})], FakeContext()
     )
     note = out[0].notes["rating"]
-    assert (note["overall"], note["label"], note["by"]) == (overall, label_of(overall), "column")
+    assert (note["overall"], note["label"], note["by"]) == (overall, class_of(overall), "column")
     assert note["failure"] is None
     assert note["rarity"] is None
 
@@ -204,12 +204,12 @@ def test_a_cell_that_is_no_rating_is_a_failure(value):
     (out,) = Rate(RateConfig(column="q")).process([sample(meta={"q": value})], None, FakeContext())
     note = out.notes["rating"]
     assert (note["overall"], note["label"]) == (None, None)
-    assert "column 'q' holds" in note["failure"]
-    assert "whole number from 1 to 10" in note["failure"]
+    assert "column 'q' contains" in note["failure"]
+    assert "an integer from 1 to 10" in note["failure"]
 
 
 @pytest.mark.parametrize(
-    ("meta", "said"), [({}, "is not there"), ({"q": None}, "is empty"), ({"q": "  "}, "is empty")]
+    ("meta", "said"), [({}, "is missing"), ({"q": None}, "is empty"), ({"q": "  "}, "is empty")]
 )
 def test_a_missing_cell_is_a_failure(meta, said):
     (out,) = Rate(RateConfig(column="q")).process([sample(meta=meta)], None, FakeContext())
@@ -300,7 +300,7 @@ CHAT = Sample(
 @pytest.mark.parametrize(("name", "case"), [("rate", sample()), ("rate.chat", CHAT)])
 def test_prompt(name, case):
     template = Prompts([shipped_directory()]).get("entp/rate")
-    values = shown(case)
+    values = prompt_variables(case)
     messages = template.render(**values, fence=Fence.around(case.id, values).code)
     text = "\n".join(f"[{message.role}]\n{message.content}" for message in messages) + "\n"
     file = GOLDEN / f"{name}.txt"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nfilter import Message, Sample
-from nfilter_entp.rules import Rules, broken
+from nfilter_entp.rules import Rules, broken_rules
 from nfilter_entp.texts import Text
 
 RULES = Rules.model_validate(["missing_input", "media"])
@@ -14,7 +14,7 @@ SAID = "Here it is, as far as one can say so in a few words."
 
 def found(prompt: str, response: str = SAID, before: tuple[Message, ...] = ()) -> dict[str, str]:
     messages = (*before, Message("user", prompt), Message("assistant", response))
-    return broken(Text.of(Sample("a", messages)), RULES)
+    return broken_rules(Text.of(Sample("a", messages)), RULES)
 
 
 MISSING = [
@@ -223,10 +223,10 @@ def test_reasons_show_what_is_missing() -> None:
         "missing_input": f"the content of '{page}' is not in the request"
     }
     assert found("Edit the letter\n\n[Text of the letter]") == {
-        "missing_input": "'[Text of the letter]' stands where the input belongs"
+        "missing_input": "'[Text of the letter]' is a placeholder for the input"
     }
     assert found("Draw a picture of a cat") == {
-        "media": "the request asks for what a text cannot hold: 'draw a picture'"
+        "media": "the request asks for media, which a text cannot provide: 'draw a picture'"
     }
 
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from nfilter import Message, Sample
-from nfilter_entp.rules import DEFAULT, ROW_RULES, Rules, broken
+from nfilter_entp.rules import DEFAULT, ROW_RULES, Rules, broken_rules
 from nfilter_entp.texts import Text, characters_of, plain, scripts_of, words_of
 
 ALL = Rules.model_validate(DEFAULT)
@@ -25,7 +25,7 @@ POEM = (
 
 def found(prompt: str, response: str) -> dict[str, str]:
     messages = (Message("user", prompt), Message("assistant", response))
-    return broken(Text.of(Sample("a", messages)), ALL)
+    return broken_rules(Text.of(Sample("a", messages)), ALL)
 
 
 RIGHT = {
@@ -261,15 +261,15 @@ def test_only_the_response_is_judged() -> None:
         Message("user", "Hi"), Message("assistant", "As an AI language model, I greet you."),
         Message("user", "What is the capital of France?"), Message("assistant", "Paris"),
     )  # fmt: skip
-    assert broken(Text.of(Sample("a", messages)), ALL) == {}
+    assert broken_rules(Text.of(Sample("a", messages)), ALL) == {}
 
 
 def test_thresholds_are_settings() -> None:
     text = Text.of(Sample("a", (Message("user", "Why?"), Message("assistant", "It is so"))))
-    assert broken(text, Rules.model_validate({"length": {"least": 4}})) == {
+    assert broken_rules(text, Rules.model_validate({"length": {"least": 4}})) == {
         "length": "3 words, fewer than 4"
     }
-    assert broken(text, Rules.model_validate({"length": {"least": 3}})) == {}
+    assert broken_rules(text, Rules.model_validate({"length": {"least": 3}})) == {}
 
 
 def test_words_and_characters_are_those_of_the_script() -> None:
@@ -343,8 +343,8 @@ def test_a_forgotten_full_stop_is_a_sign_where_it_is_set() -> None:
     assert found("Tell me of the river", said) == {}
     text = Text.of(Sample("a", (Message("user", "Why?"), Message("assistant", said))))
     nine, ten = ({"truncated": {"sentences": n}} for n in (9, 10))
-    assert set(broken(text, Rules.model_validate(nine))) == {"truncated"}
-    assert broken(text, Rules.model_validate(ten)) == {}
+    assert set(broken_rules(text, Rules.model_validate(nine))) == {"truncated"}
+    assert broken_rules(text, Rules.model_validate(ten)) == {}
 
 
 def test_words_that_are_asked_about_end_an_answer() -> None:
@@ -424,8 +424,8 @@ def test_answers_that_look_like_none(case: str) -> None:
 
 def test_a_turn_that_only_calls_a_tool_is_not_empty() -> None:
     from nfilter import Message, Sample, ToolCall
+    from nfilter_entp.single_turn import unfit
     from nfilter_entp.texts import Text
-    from nfilter_entp.turns import unfit
 
     call = ToolCall("weather", '{"city": "Rome"}')
     asked = Message("user", "what is the weather in Rome?")

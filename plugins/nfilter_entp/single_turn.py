@@ -1,4 +1,4 @@
-"""What of a conversation can be paired and mixed: one instruction, its system prompt, its response."""
+"""Single-turn samples, the only ones that can be paired and mixed: one instruction, a system prompt, a response."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from nfilter import Sample
 
 
 def instruction_of(sample: Sample) -> str:
-    """What is asked: the content of the last user's turn."""
+    """Return the instruction: the last user turn."""
     return sample.query
 
 
 def system_of(sample: Sample) -> str:
-    """The system prompt; several system turns are one, with a blank line between them."""
+    """Return the system prompt; several system turns are joined by blank lines."""
     return "\n\n".join(turn.content for turn in sample.context if turn.role == "system")
 
 
 def unfit(sample: Sample) -> str | None:
-    """Why a sample cannot be mixed; None where it can: it has one user's turn and, before it, nothing but system turns.
+    """Return the reason a sample cannot be mixed, or None. Only system turns may precede the user turn.
 
-    Tools do not go into a new sample, so that one with tools is none. The turns of a longer conversation lean on one another, and half of one says little.
+    A new sample would lose tools, and turns of a longer conversation depend on each other.
     """
     turns = [turn for turn in sample.context if turn.role != "system"]
     if not any(character.isalnum() for character in sample.query):
         return "it has no instruction"
     if sample.tools or sample.calls_tools:
-        return "it has tools, which a new sample would not have"
+        return "it has tools, which a new sample would lose"
     if len(turns) > 1:
         return f"it is a conversation of {len(turns)} turns before the response"
     return None

@@ -1,4 +1,4 @@
-"""MinHash signatures in bands, packed: how near copies find one another without comparing all pairs."""
+"""Banded MinHash signatures, packed: find near duplicates without comparing all pairs."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ import numpy as np
 import numpy.typing as npt
 
 BANDS, ROWS = 25, 5
-"""Two rows of Jaccard s share a band with the chance 1 - (1 - s^5)^25: .990 at .7, .72 at .55, .006 at .3 (.0000025 x 25 at .1)."""
+"""Rows of Jaccard similarity s share a band with probability 1 - (1 - s^5)^25: .990 at .7, .72 at .55, .06 at .3."""
 
 _BLOCK = 2**14
 
 
-def _itself(value: Any) -> Any:
+def _identity(value: Any) -> Any:
     return value
 
 
 class Sketcher:
-    """Signatures by datasketch's MinHash, as ``BANDS`` hashes of four bytes a row."""
+    """Signatures from datasketch's MinHash, reduced to ``BANDS`` 4-byte hashes per row."""
 
     def __init__(self) -> None:
         from datasketch import MinHash
 
-        # Shingles are hashed already. A whole array is given as one value, so that nothing runs over its items in Python.
-        self._sketch = MinHash(num_perm=BANDS * ROWS, seed=1, hashfunc=_itself)
+        # Shingles are already hashed; passing a whole array as one value avoids a Python loop over its items.
+        self._sketch = MinHash(num_perm=BANDS * ROWS, seed=1, hashfunc=_identity)
 
     def signature(self, hashes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-        """MinHash of 32-bit hashes, uint32 [BANDS * ROWS]."""
+        """Return the MinHash of 32-bit hashes, uint32 [BANDS * ROWS]."""
         self._sketch.clear()
         if len(hashes) > _BLOCK:
-            hashes = np.unique(hashes)  # a long text repeats itself, and a minimum needs each once
+            hashes = np.unique(hashes)  # long texts repeat shingles; the minimum needs each once
         for start in range(0, len(hashes), _BLOCK):
             self._sketch.update_batch([hashes[start : start + _BLOCK]])
         return np.asarray(self._sketch.hashvalues).astype(np.uint32)
 
     def bands(self, hashes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-        """A hash of each band of the signature, uint32 [BANDS]."""
+        """Return one hash per band of the signature, uint32 [BANDS]."""
         values = self.signature(hashes).reshape(BANDS, ROWS).astype(np.uint64)
         mixed = np.zeros(BANDS, np.uint64)
         for row in range(ROWS):
@@ -48,13 +48,13 @@ class Sketcher:
 
 
 def digest(*texts: str) -> bytes:
-    """128 bits of the texts, for what is exactly the same."""
+    """Return a 128-bit hash of the texts."""
     joined = "\x1d".join(texts).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(joined, digest_size=16).digest()
 
 
-def grouped(column: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
-    """A number for each value that is there twice or more, counted from 0 in no order; -1 for the others."""
+def group_numbers(column: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+    """Number the values that occur at least twice, from 0 in no fixed order, int32 [n]; -1 for unique values."""
     order = np.argsort(column, kind="stable")
     ordered = column[order]
     new = (
@@ -62,15 +62,15 @@ def grouped(column: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
     )
     starts = np.flatnonzero(new)
     sizes = np.diff(np.append(starts, len(column)))
-    several = sizes > 1
-    numbers = np.where(several, np.cumsum(several) - 1, -1).astype(np.int32)
+    repeated = sizes > 1
+    numbers = np.where(repeated, np.cumsum(repeated) - 1, -1).astype(np.int32)
     out = np.empty(len(column), np.int32)
     out[order] = np.repeat(numbers, sizes)
     return out
 
 
 class Leaders:
-    """Rows that stay, by the groups that they are in: lists in flat arrays, a few bytes an entry."""
+    """Rows that stay, by group: linked lists in flat arrays."""
 
     def __init__(self, groups: int) -> None:
         self._head = np.full(groups, -1, np.int32)
@@ -79,7 +79,7 @@ class Leaders:
         self._used = 0
 
     def add(self, row: int, groups: Iterable[int]) -> None:
-        """Put a row into its groups."""
+        """Add a row to its groups."""
         for group in groups:
             if self._used == len(self._rows):
                 self._rows = np.concatenate([self._rows, np.empty_like(self._rows)])
@@ -89,8 +89,8 @@ class Leaders:
             self._used += 1
 
     def of(self, group: int, most: int) -> Iterator[int]:
-        """Rows of a group, the newest first, ``most`` at most."""
-        place = int(self._head[group])
-        while place >= 0 and most:
-            yield int(self._rows[place])
-            place, most = int(self._next[place]), most - 1
+        """Yield at most ``most`` rows of a group, the newest first."""
+        position = int(self._head[group])
+        while position >= 0 and most:
+            yield int(self._rows[position])
+            position, most = int(self._next[position]), most - 1

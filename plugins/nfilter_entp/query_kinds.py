@@ -1,11 +1,11 @@
-"""What a query asks for, where that decides what a right response looks like: prose, signs, verse, repetition."""
+"""What a query asks for, if that determines the form of a correct response: prose, symbols, verse, repetition, code."""
 
 from __future__ import annotations
 
 import re
 
-_ENDS = 300
-_SIGNS = re.compile(
+_PART_LENGTH = 300
+_SYMBOLS = re.compile(
     r"\b(?:morse|braille|punctuat\w*|symbols?|signs?|(?:question|exclamation|quotation) marks?|emoticons?|emojis?|smiley|ascii|regex(?:es|p)?|regular expressions?|patterns?"
     r"|operators?|characters?|brackets?|parenthes[ei]s|asterisks?|dots?|dash(?:es)?|hyphens?|underscores?|draw\w*|sketch|shapes?|triangle|pyramid|diamond|grid|maze"
     r"|encod\w*|decod\w*|encrypt\w*|decrypt\w*|cipher|ciphertext|passwords?|barcode|brainf\w*|delimiters?)\b"
@@ -13,7 +13,7 @@ _SIGNS = re.compile(
 _VERSE = re.compile(
     r"\b(?:poems?|poetry|verses?|song|songs|lyrics?|chorus|refrain|rap|rhymes?|haiku|limerick|sonnet|ballad|ode|villanelle|pantoum|sestina|lullaby|nursery|chants?|mantra|hymn|anthem|carol|jingle|prayer|litany|psalm|anaphora)\b"
 )
-_RECURS = re.compile(
+_REPETITIVE = re.compile(
     r"\b(?:strings?|sequences?|characters?|letters?|digits?|dna|rna|genome|repeat\w*|times over|\d+ times|matrix|matrices|tables?|grid|multiplication|schedule|calendar|roster"
     r"|timetable|conjugat\w*|declension|pattern|drum|chords?|onomatopoeia|laugh\w*|echo)\b"
 )
@@ -24,8 +24,8 @@ _PROSE = re.compile(
     r"(?:essay|story|stories|poem|paragraphs?|article|blog post|letter|email|e-mail|speech|summary|scene|review|guide|tutorial|explanation)"
     r"(?=[.!?:;,\n]|\Z| (?:about|on|of|for|to|that|which|with|describing|explaining|using|in|from|by|arguing|based|where|how|discussing|expressing|between|detailing)\b)"
 )
-# An article's title, a story's name and a letter of the alphabet are no prose.
-_PARTS = re.compile(
+# A title, a name or a letter of the alphabet is no prose.
+_FRAGMENTS = re.compile(
     r"\b(?:titles?|names?|headlines?|slogans?|taglines?|subject lines?|keywords?|hashtags?|topics?|themes?|synonyms?|antonyms?|words?|rhymes?|capital letters?|first letter|last letter|letters? (?:words?|in|that|of the))\b"
 )
 _BRIEF = re.compile(
@@ -34,40 +34,44 @@ _BRIEF = re.compile(
 )
 
 
-_ESCAPED = re.compile(
+_CODE = re.compile(
     r"\b(?:escap\w*|strings?|code|coding|program\w*|scripts?|function|class|regex\w*|json|csv|xml|latex|print|paths?|files?|python|java|javascript|sql|bash|shell|c\+\+|unicode|encod\w*|newlines?|backslash\w*)\b"
 )
 
 
-def ends_of(asked: str) -> str:
-    """First and last part of a query, which say what is asked; what lies between is given."""
-    return asked if len(asked) <= 2 * _ENDS else f"{asked[:_ENDS]}\n{asked[-_ENDS:]}"
+def head_and_tail(plain_query: str) -> str:
+    """Return the first and last part of a query, where the request is; the middle is input."""
+    return (
+        plain_query
+        if len(plain_query) <= 2 * _PART_LENGTH
+        else f"{plain_query[:_PART_LENGTH]}\n{plain_query[-_PART_LENGTH:]}"
+    )
 
 
-def for_prose(query: str) -> str | None:
-    """The words of a query that ask for whole sentences, or None."""
-    asked = ends_of(query.casefold())
-    found = _PROSE.search(asked)
-    if not found or _BRIEF.search(asked) or _PARTS.search(found[0]):
+def requests_prose(query: str) -> str | None:
+    """Return the words of a query that request whole sentences, or None."""
+    plain_query = head_and_tail(query.casefold())
+    match = _PROSE.search(plain_query)
+    if not match or _BRIEF.search(plain_query) or _FRAGMENTS.search(match[0]):
         return None
-    return found[0].strip(".!?: \n")
+    return match[0].strip(".!?: \n")
 
 
-def for_signs(asked: str) -> bool:
-    """Whether signs without a letter may be the answer: Morse, patterns, drawings, punctuation."""
-    return _SIGNS.search(ends_of(asked)) is not None
+def requests_symbols(plain_query: str) -> bool:
+    """Return whether the answer may be symbols without letters: Morse, patterns, drawings, punctuation."""
+    return _SYMBOLS.search(head_and_tail(plain_query)) is not None
 
 
-def for_verse(asked: str) -> bool:
-    """Whether a text with a refrain is asked."""
-    return _VERSE.search(ends_of(asked)) is not None
+def requests_verse(plain_query: str) -> bool:
+    """Return whether the query requests a text with a refrain."""
+    return _VERSE.search(head_and_tail(plain_query)) is not None
 
 
-def for_recurrence(asked: str) -> bool:
-    """Whether the answer may be one thing again and again, such as letters of a string or rows of a table."""
-    return _RECURS.search(ends_of(asked)) is not None
+def allows_repetition(plain_query: str) -> bool:
+    """Return whether the answer may repeat one element, such as letters of a string or rows of a table."""
+    return _REPETITIVE.search(head_and_tail(plain_query)) is not None
 
 
-def for_code(asked: str) -> bool:
-    """Whether a program, or text as a program holds it, is asked."""
-    return _ESCAPED.search(ends_of(asked)) is not None
+def requests_code(plain_query: str) -> bool:
+    """Return whether the query requests a program or text with escapes."""
+    return _CODE.search(head_and_tail(plain_query)) is not None

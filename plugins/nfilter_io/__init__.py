@@ -1,4 +1,4 @@
-"""Sources: rows of JSON Lines, JSON, CSV, Parquet and local ``datasets`` folders, in and out again."""
+"""Sources: read and write rows of JSON Lines, JSON, CSV, Parquet and local ``datasets`` folders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nfilter import hookimpl
 
 @hookimpl
 def nfilter_sources() -> Iterable[type]:
-    """The five sources of this plugin."""
+    """Return the five sources of this plugin."""
     from nfilter_io.sources import Csv, Datasets, Json, JsonLines, Parquet
 
     return (JsonLines, Json, Csv, Parquet, Datasets)

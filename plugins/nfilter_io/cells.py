@@ -1,4 +1,4 @@
-"""Single values of a row: what may pass as JSON, what passes as text, and how bad input is shown."""
+"""Cells of a row: conversion to JSON values and text, and safe excerpts of invalid input."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ EXCERPT = 500
 
 
 class RowError(Exception):
-    """One row that cannot be read; the message becomes the quarantine's ``error``."""
+    """A row that cannot be read; the message becomes the quarantine's ``error``."""
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
-    """Stands for a cell that its container could not decode."""
+class Undecodable:
+    """Placeholder for a cell that its container could not decode."""
 
     error: str
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One row as its container gives it.
+    """One row as read from its container.
 
-    ``raw`` is the start of its text, or None where the container has no text; ``size`` counts its characters.
+    ``raw`` is the start of its text, or None for a container without text; ``size`` is its number of characters.
     """
 
     line: int
@@ -40,9 +40,9 @@ class Record:
 
 
 def excerpt(text: str, limit: int = EXCERPT) -> str:
-    """``text`` cut to ``limit`` characters, with everything escaped that is not printable.
+    """Return ``text`` truncated to ``limit`` characters, with unprintable characters escaped.
 
-    Controls, line separators, direction marks and surrogates never reach a terminal or a page.
+    Control characters, line separators, direction marks and surrogates never reach a terminal or a page.
     """
     safe = text[:limit]
     if not safe.isprintable():
@@ -54,20 +54,20 @@ def excerpt(text: str, limit: int = EXCERPT) -> str:
 
 def _escaped(char: str) -> str:
     code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that did not decode
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that could not be decoded
         return f"\\x{code - 0xDC00:02x}"
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def shown(name: object) -> str:
-    """A column's name or a short value as it stands in an error message."""
+def quoted(name: object) -> str:
+    """Return a column's name or a short value for an error message."""
     return excerpt(repr(name), 80)
 
 
-def raw_text(record: Record) -> str:
-    """An excerpt of the record for the quarantine."""
+def record_excerpt(record: Record) -> str:
+    """Return an excerpt of the record for the quarantine."""
     if record.raw is not None:
         return excerpt(record.raw)
     try:
@@ -77,14 +77,16 @@ def raw_text(record: Record) -> str:
 
 
 def _fallback(value: object) -> str:
-    return "<cannot be read>" if isinstance(value, Broken) else excerpt(str(value), 80)
+    return "<cannot be read>" if isinstance(value, Undecodable) else excerpt(str(value), 80)
 
 
 def clean(value: Any, *, nan_is_null: bool = False) -> Any:
-    """``value`` as JSON that survives disk.
+    """Convert ``value`` to a valid JSON value.
 
-    Dates become ISO text, bytes base64, decimals text. With ``nan_is_null`` a NaN becomes None, as data frames
-    mean it. Raises RowError for NaN and infinities, NUL characters, lone surrogates and too deep nesting.
+    Dates become ISO text, bytes base64, decimals text. With ``nan_is_null`` a NaN becomes None, as in data frames.
+
+    Raises:
+        RowError: NaN, an infinity, a NUL character, a lone surrogate, or nesting deeper than ``MAX_DEPTH``.
     """
     return _clean(value, 0, nan_is_null)
 
@@ -109,13 +111,13 @@ def _clean(value: Any, depth: int, nan_is_null: bool) -> Any:
 
 def _clean_key(key: object) -> str:
     if not isinstance(key, str):
-        raise RowError(f"has a key that is not text: {shown(key)}")
+        raise RowError(f"has a key that is not text: {quoted(key)}")
     return _clean_text(key)
 
 
 def _clean_text(text: str) -> str:
     if "\0" in text:
-        raise RowError("holds a NUL character")
+        raise RowError("contains a NUL character")
     if not text.isascii():
         try:
             text.encode("utf-8")
@@ -123,10 +125,10 @@ def _clean_text(text: str) -> str:
             code = ord(text[error.start])
             if 0xDC80 <= code <= 0xDCFF:
                 raise RowError(
-                    f"holds the byte 0x{code - 0xDC00:02x}, which is no text in the file's encoding, or a lone surrogate; "
-                    "type `encoding: latin-1` (or cp1252) under source: where that is how the file was saved"
+                    f"contains the byte 0x{code - 0xDC00:02x}, which is invalid in the file's encoding, or a lone surrogate; "
+                    "type `encoding: latin-1` (or cp1252) under source: if the file was saved with it"
                 ) from None
-            raise RowError(f"holds a lone surrogate, U+{code:04X}") from None
+            raise RowError(f"contains a lone surrogate, U+{code:04X}") from None
     return text
 
 
@@ -135,11 +137,11 @@ def _clean_float(value: float, nan_is_null: bool) -> float | None:
         return value
     if math.isnan(value) and nan_is_null:
         return None
-    raise RowError("holds NaN or an infinity, which are not JSON")
+    raise RowError("contains NaN or an infinity, which JSON cannot represent")
 
 
 def _clean_other(value: Any) -> Any:
-    if isinstance(value, Broken):
+    if isinstance(value, Undecodable):
         raise RowError(value.error)
     if isinstance(value, dt.datetime | dt.date | dt.time):
         return value.isoformat()
@@ -149,39 +151,39 @@ def _clean_other(value: Any) -> Any:
         return str(value)
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
-    raise RowError(f"holds a {type(value).__name__}, which JSON cannot hold")
+    raise RowError(f"contains a {type(value).__name__}, which JSON cannot represent")
 
 
 def is_number(value: object) -> bool:
-    """Whether ``value`` is an int or a float; True and False are not numbers here."""
+    """Return whether ``value`` is an int or a float; booleans are not numbers."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def as_text(value: Any, name: str) -> str:
-    """The text of a cell; a number is written as JSON writes it. Raises RowError for all else."""
+    """Return the text of a cell, or a number as JSON text; raise RowError for other types."""
     if isinstance(value, str):
         return value
     if is_number(value):
         return repr(value)
     if value is None:
-        raise RowError(f"the field {shown(name)} is missing")
-    raise RowError(f"the field {shown(name)} is {kind_of(value)}, not text")
+        raise RowError(f"the field {quoted(name)} is missing")
+    raise RowError(f"the field {quoted(name)} is {json_type(value)}, not text")
 
 
-def filled_text(value: Any, name: str) -> str:
-    """The text of a cell that must say something."""
+def nonempty_text(value: Any, name: str) -> str:
+    """Return the text of a cell; raise RowError if it is empty."""
     text = as_text(value, name)
     if not text.strip():
-        raise RowError(f"the field {shown(name)} is empty")
+        raise RowError(f"the field {quoted(name)} is empty")
     return text
 
 
-def kind_of(value: object) -> str:
-    """The JSON name of a value's type, with its article."""
+def json_type(value: object) -> str:
+    """Return the JSON name of a value's type with its article."""
     if value is None:
         return "null"
     if isinstance(value, bool):
-        return "a truth value"
+        return "a boolean"
     if isinstance(value, str):
         return "a string"
     if isinstance(value, int | float):
@@ -189,19 +191,19 @@ def kind_of(value: object) -> str:
     return "an object" if isinstance(value, Mapping) else "a list"
 
 
-def number_form(value: Any) -> str | None:
-    """``int`` or ``float`` where a cell held a number, None where it held text."""
+def number_type(value: Any) -> str | None:
+    """Return ``int`` or ``float`` for a number, None for text."""
     if isinstance(value, str):
         return None
     return "int" if isinstance(value, int) else "float"
 
 
-def in_form(text: str, form: object) -> str | int | float:
-    """``text`` as the number that the cell held before, where it still is one."""
+def as_number_type(text: str, form: object) -> str | int | float:
+    """Convert ``text`` to the cell's original number type; return the text if it is not such a number."""
     try:
         if form == "int":
-            number = int(text)
-            return number if repr(number) == text else text
+            style = int(text)
+            return style if repr(style) == text else text
         if form == "float":
             real = float(text)
             return real if math.isfinite(real) else text
@@ -210,7 +212,7 @@ def in_form(text: str, form: object) -> str | int | float:
     return text
 
 
-# How the common writers space a JSON text: a cell that held JSON is written back as it was.
+# JSON styles (ASCII only, separators) of common writers, to write a JSON cell in its original style.
 _STYLES: tuple[tuple[bool, tuple[str, str]], ...] = (
     (False, (", ", ": ")),
     (True, (", ", ": ")),
@@ -220,25 +222,25 @@ _STYLES: tuple[tuple[bool, tuple[str, str]], ...] = (
 
 
 def load_cell(text: str, name: str) -> Any:
-    """The value of a cell that holds JSON as text. Raises RowError."""
+    """Parse a cell with JSON text; raise RowError."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         raise RowError(
-            f"the field {shown(name)} is text that is not JSON: {shown(text[:60])}"
+            f"the field {quoted(name)} is text that is not JSON: {quoted(text[:60])}"
         ) from None
     return clean(value)
 
 
 def json_style(text: str, value: Any) -> int:
-    """The number of the style in which ``text`` was written; 0 where none fits."""
-    for number in range(len(_STYLES)):
-        if dump_cell(value, number) == text:
-            return number
+    """Return the index of the style of ``text``; 0 if none matches."""
+    for style in range(len(_STYLES)):
+        if dump_cell(value, style) == text:
+            return style
     return 0
 
 
 def dump_cell(value: Any, style: int) -> str:
-    """``value`` as JSON text in a style of ``json_style``."""
+    """Return ``value`` as JSON text in the given style of ``json_style``."""
     ascii_only, separators = _STYLES[style]
     return json.dumps(value, ensure_ascii=ascii_only, separators=separators)

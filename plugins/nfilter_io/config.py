@@ -1,4 +1,4 @@
-"""The configurations of the sources, and the part that they share as a protocol."""
+"""Configurations of the sources, and the protocol of their shared settings."""
 
 from __future__ import annotations
 
@@ -34,32 +34,32 @@ _ROLES = (
     "answer_column", "messages_column", "field", "fields", "field_instruction", "field_output", "field_messages", "column",
     "column_mapping", "prompt", "response", "instruction", "question", "answer", "messages", "text", "label",
 )  # fmt: skip
-ELSEWHERE: Final = {
+ALSO_KNOWN: Final = {
     **dict.fromkeys(_PATH, "path"),
     **dict.fromkeys(("format", "type", "template", "formatting", "ds_type"), "shape"),
-    **dict.fromkeys(_ROLES, "the columns are named under columns: columns: {prompt: COLUMN, response: COLUMN}"),
+    **dict.fromkeys(_ROLES, "columns are named under columns: columns: {prompt: COLUMN, response: COLUMN}"),
     **dict.fromkeys(("classes", "class_names", "label_names", "categories", "names"), "labels"),
     **dict.fromkeys(("id_column", "id_field", "uid"), "id"),
     **dict.fromkeys(("sample_weight", "loss_weight", "weight_column", "weights"), "weight"),
     **dict.fromkeys(("true_label", "gold", "ground_truth", "truth_column", "clean_label"), "truth"),
-    **dict.fromkeys(("max_samples", "num_samples", "limit", "n"), "leave the line out, and type nfilter run RECIPE --limit 100"),
+    **dict.fromkeys(("max_samples", "num_samples", "limit", "n"), "remove the line, and type nfilter run RECIPE --limit 100"),
 }  # fmt: skip
-"""What other tools call the settings of all sources, and what to write here."""
-_OF_FILES: Final = {
-    **ELSEWHERE,
-    "split": "a file holds one split: write it to a file of its own, or name a folder of save_to_disk with use: datasets",
+"""Names of the sources' settings in other tools, with the setting to write here."""
+_ALSO_KNOWN_FILES: Final = {
+    **ALSO_KNOWN,
+    "split": "a file contains one split: write each split to its own file, or name a folder of save_to_disk with use: datasets",
 }
 
 
 class Settings(Protocol):
-    """What every source's configuration says.
+    """Settings of every source.
 
-    ``columns`` maps a role of the shape (``question``) to a column of the data (``q``), or, for ``options``
-    alone, to several columns. ``id`` None means the column ``id`` where there is one. ``truth`` is the column
-    of the true labels, which no sample ever holds. ``weight`` is the column of the row's weight in the training loss, a
-    finite number from 0 up; an empty cell is 1. ``index_base`` says where answers that are indices of options
-    start; None guesses it from the first rows. ``labels`` names the classes of the shape ``label``, in the order of
-    their indices; None takes those that the data's schema names, or that stand in the column.
+    ``columns`` maps a role of the shape (``question``) to a column of the data (``q``), or ``options`` to several
+    columns. ``id`` is the column of the ids, by default ``id`` if it exists. ``truth`` is the column of the true labels,
+    which samples never contain. ``weight`` is the column of the row's weight in the training loss, a finite number of at
+    least 0; an empty cell means 1. ``index_base`` is the first index of answers that are option indices, by default guessed
+    from the first rows. ``labels`` names the classes of the shape ``label`` in the order of their indices, by default
+    those of the schema or of the column.
     """
 
     @property
@@ -81,9 +81,9 @@ class Settings(Protocol):
 
 
 class JsonLinesConfig(StageConfig):
-    """A file with one JSON object a line; ``max_line_bytes`` bounds what one row may take in memory."""
+    """Settings of a file with one JSON object per line; ``max_line_bytes`` is the maximum size of a row."""
 
-    also_known: ClassVar[Mapping[str, str]] = _OF_FILES
+    also_known: ClassVar[Mapping[str, str]] = _ALSO_KNOWN_FILES
 
     path: str
     shape: ShapeName = "auto"
@@ -98,9 +98,9 @@ class JsonLinesConfig(StageConfig):
 
 
 class JsonConfig(StageConfig):
-    """A file that is one JSON list of objects, of at most ``max_bytes``."""
+    """Settings of a file with one JSON list of objects, of at most ``max_bytes``."""
 
-    also_known: ClassVar[Mapping[str, str]] = _OF_FILES
+    also_known: ClassVar[Mapping[str, str]] = _ALSO_KNOWN_FILES
 
     path: str
     shape: ShapeName = "auto"
@@ -115,13 +115,13 @@ class JsonConfig(StageConfig):
 
 
 class CsvConfig(StageConfig):
-    """A table with a header line. ``delimiter`` None is a tab for ``.tsv`` and a comma else.
+    """Settings of a table with a header line. ``delimiter`` is by default a tab for ``.tsv``, else a comma.
 
-    ``max_line_bytes`` bounds one record, which may span lines inside quotes.
+    ``max_line_bytes`` is the maximum size of a record, which may span several lines inside quotes.
     """
 
     also_known: ClassVar[Mapping[str, str]] = {
-        **_OF_FILES,
+        **_ALSO_KNOWN_FILES,
         **dict.fromkeys(("sep", "separator"), "delimiter"),
     }
 
@@ -139,9 +139,9 @@ class CsvConfig(StageConfig):
 
 
 class ParquetConfig(StageConfig):
-    """A Parquet file."""
+    """Settings of a Parquet file."""
 
-    also_known: ClassVar[Mapping[str, str]] = _OF_FILES
+    also_known: ClassVar[Mapping[str, str]] = _ALSO_KNOWN_FILES
 
     path: str
     shape: ShapeName = "auto"
@@ -154,9 +154,9 @@ class ParquetConfig(StageConfig):
 
 
 class DatasetsConfig(StageConfig):
-    """A folder that ``datasets.save_to_disk`` wrote; ``split`` names one where it holds several."""
+    """Settings of a folder written by ``datasets.save_to_disk``; ``split`` selects one of several splits."""
 
-    also_known: ClassVar[Mapping[str, str]] = ELSEWHERE
+    also_known: ClassVar[Mapping[str, str]] = ALSO_KNOWN
 
     path: str
     shape: ShapeName = "auto"

@@ -1,4 +1,4 @@
-"""Which shape the rows of a file have, and which column plays which role: as told, or guessed and stated."""
+"""Layout of a file: the shape of its rows and the column of each role, configured or guessed."""
 
 from __future__ import annotations
 
@@ -9,18 +9,25 @@ from itertools import combinations
 from typing import Any, Final
 
 from nfilter import SourceError, did_you_mean
-from nfilter_io.cells import RowError, load_cell, shown
-from nfilter_io.choices import LETTERS, AnswerForm, Options, guess_form, options_in, options_of
-from nfilter_io.classes import Classes, looks_like_classes
+from nfilter_io.cells import RowError, load_cell, quoted
 from nfilter_io.config import Settings
-from nfilter_io.purposes import other_purpose
+from nfilter_io.dataset_purpose import other_purpose
+from nfilter_io.label_sets import Classes, looks_like_classes
+from nfilter_io.multiple_choice import (
+    LETTERS,
+    AnswerForm,
+    Options,
+    guess_form,
+    options_in_cell,
+    options_in_columns,
+)
 
 PEEK: Final = 200
-"""How many rows a guess is made from."""
+"""Number of rows that a guess is based on."""
 
 Column = str | tuple[str, ...]
 
-# The most telling shape first: a shape that shares a column with an earlier one that fits is not meant.
+# The most specific shape first: a shape that shares a column with an earlier match is ignored.
 ROLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "messages": {
         "messages": ("messages", "conversations", "conversation"),
@@ -75,7 +82,7 @@ ROLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     },
 }
 _OPTIONAL: Final = frozenset({"system", "input", "tools"})
-_ASIDE: Final = frozenset({"system", "tools"})
+_SHARED: Final = frozenset({"system", "tools"})
 _EXAMPLES: Final = {
     "messages": "{messages: COLUMN}",
     "sharegpt": "{conversations: COLUMN}",
@@ -90,7 +97,7 @@ _SPEAKER_KEY: Final = {"messages": "role", "sharegpt": "from"}
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How rows are read: the shape, its columns by role, and the forms of multiple-choice answers."""
+    """Shape of the rows, its columns by role, and the forms of multiple-choice answers."""
 
     shape: str
     roles: Mapping[str, Column]
@@ -102,99 +109,99 @@ class Layout:
     classes: Classes = field(default_factory=Classes)
 
     def column(self, role: str) -> str:
-        """The one column of a role that the shape must have."""
+        """Return the column of a required role."""
         name = self.roles[role]
         return name if isinstance(name, str) else name[0]
 
-    def optional(self, role: str) -> str | None:
-        """The column of a role that may be absent."""
+    def optional_column(self, role: str) -> str | None:
+        """Return the column of an optional role, or None."""
         return self.column(role) if role in self.roles else None
 
-    def used(self) -> set[str]:
-        """Every column that plays a role."""
-        return {name for column in self.roles.values() for name in _several(column)}
+    def used_columns(self) -> set[str]:
+        """Return all columns with a role."""
+        return {name for column in self.roles.values() for name in _as_tuple(column)}
 
     def options(self, row: Mapping[str, Any]) -> Options:
-        """The options of a multiple-choice row. Raises RowError."""
+        """Return the options of a multiple-choice row; raise RowError."""
         name = self.roles["options"]
         if isinstance(name, str):
-            return options_of(row.get(name), name)
-        return options_in(row, name)
+            return options_in_cell(row.get(name), name)
+        return options_in_columns(row, name)
 
-    def stated(self) -> dict[str, str]:
-        """The layout in words: ``shape``, a column for each role, and how answers are given."""
-        told = {"shape": self.shape}
+    def describe(self) -> dict[str, str]:
+        """Return the layout for display: ``shape``, the column of each role, and the form of answers."""
+        out = {"shape": self.shape}
         for role, name in self.roles.items():
-            told[role] = name if isinstance(name, str) else ", ".join(name)
+            out[role] = name if isinstance(name, str) else ", ".join(name)
         if self.id is not None:
-            told["id"] = self.id
+            out["id"] = self.id
         if self.truth is not None:
-            told["truth"] = self.truth
+            out["truth"] = self.truth
         if self.weight is not None:
-            told["weight"] = self.weight
+            out["weight"] = self.weight
         if self.shape == "choice":
-            told["answer_form"] = str(self.answer_form)
+            out["answer_form"] = str(self.answer_form)
         if self.shape == "label":
-            told["classes"] = str(self.classes)
-        return told
+            out["classes"] = str(self.classes)
+        return out
 
 
-def guess(rows: Sequence[Mapping[str, Any]], config: Settings, *, whole: bool) -> Layout:
-    """The layout of a file whose first rows are ``rows``; ``whole`` says that there are no others.
+def guess_layout(rows: Sequence[Mapping[str, Any]], config: Settings, *, whole: bool) -> Layout:
+    """Return the layout of a file with the first rows ``rows``; ``whole``: these are all rows.
 
-    Raises SourceError, listing the columns found and what to type, where no shape or more than one fits, or
-    where the config names a column that is not there.
+    Raises:
+        SourceError: no shape fits, several fit, or a configured column does not exist; lists the columns and what to type.
     """
     counts = Counter(name for row in rows for name in row if isinstance(name, str))
     _check_named(counts, config, whole=whole)
-    aside = (config.truth, config.weight)
-    usual = [name for name, n in counts.items() if 2 * n >= len(rows) and name not in aside]
-    every = [name for name in counts if name not in aside]
-    found, unclear = _fitting(usual, rows, config)
-    if not found and not unclear:
-        found, unclear = _fitting(every, rows, config)
-    if len(found) != 1 or unclear:
-        raise SourceError(_question(config, every, found, unclear, rows))
-    shape, roles = next(iter(found.items()))
+    excluded = (config.truth, config.weight)
+    usual = [name for name, n in counts.items() if 2 * n >= len(rows) and name not in excluded]
+    every = [name for name in counts if name not in excluded]
+    matches, unclear = _matching_shapes(usual, rows, config)
+    if not matches and not unclear:
+        matches, unclear = _matching_shapes(every, rows, config)
+    if len(matches) != 1 or unclear:
+        raise SourceError(_layout_error(config, every, matches, unclear, rows))
+    shape, roles = next(iter(matches.items()))
     layout = Layout(shape, roles, _id_column(counts, config), config.truth, config.weight)
     return _with_forms(layout, rows, config.index_base) if shape == "choice" else layout
 
 
 def _check_named(counts: Mapping[str, int], config: Settings, *, whole: bool) -> None:
     named = [("id", config.id)]
-    if whole:  # true labels and weights may stand in a few rows far down
+    if whole:  # only a few late rows may have true labels or weights
         named += [("truth", config.truth), ("weight", config.weight)]
     for role, columns in config.columns.items():
         several = (columns,) if isinstance(columns, str) else columns
         named.extend((f"columns.{role}", column) for column in several)
         if config.truth in several:
             raise SourceError(
-                f"{config.path}: the column {shown(config.truth)} is both the truth and columns.{role};"
-                " the true labels need a column of their own"
+                f"{config.path}: the column {quoted(config.truth)} is both the truth and columns.{role};"
+                " the true labels need their own column"
             )
         if config.weight in several:
             raise SourceError(
-                f"{config.path}: the column {shown(config.weight)} is both the weight and columns.{role};"
-                " the weights need a column of their own"
+                f"{config.path}: the column {quoted(config.weight)} is both the weight and columns.{role};"
+                " the weights need their own column"
             )
     for where, column in named:
         if column is not None and column not in counts:
             raise SourceError(
-                f"{config.path}: {where} names the column {shown(column)}, which is not there"
-                f"{_near(column, counts)} Columns found: {_listed(counts)}"
+                f"{config.path}: {where} names the column {quoted(column)}, which does not exist"
+                f"{_suggestion(column, counts)} Columns found: {_listed(counts)}"
             )
-    once = [name for name in ("id", "truth", "weight") if getattr(config, name) is not None]
-    for one, other in combinations(once, 2):
+    configured = [name for name in ("id", "truth", "weight") if getattr(config, name) is not None]
+    for one, other in combinations(configured, 2):
         if (column := getattr(config, one)) == getattr(config, other):
             raise SourceError(
-                f"{config.path}: the column {shown(column)} is both {one} and {other}"
+                f"{config.path}: the column {quoted(column)} is both {one} and {other}"
             )
 
 
-def _near(column: str, counts: Mapping[str, int]) -> str:
-    """The nearest column as the end of a sentence; all of them are listed behind it."""
-    near = did_you_mean(column, counts)
-    return near if near.endswith("?") else "."
+def _suggestion(column: str, counts: Mapping[str, int]) -> str:
+    """Return the nearest column as the end of a sentence, or a full stop."""
+    suggestion = did_you_mean(column, counts)
+    return suggestion if suggestion.endswith("?") else "."
 
 
 def _id_column(counts: Mapping[str, int], config: Settings) -> str | None:
@@ -203,44 +210,44 @@ def _id_column(counts: Mapping[str, int], config: Settings) -> str | None:
     return "id" if "id" in counts and config.truth != "id" else None
 
 
-def _fitting(
+def _matching_shapes(
     names: Sequence[str], rows: Sequence[Mapping[str, Any]], config: Settings
 ) -> tuple[dict[str, dict[str, Column]], dict[str, str]]:
-    """The shapes that fit, with their columns; and those that would, were it clear which column is meant."""
-    told = _told_roles(config)
+    """Return the shapes that fit, with their columns, and those that fit with an ambiguous column."""
+    configured = _configured_columns(config)
     shapes = [config.shape] if config.shape != "auto" else list(ROLES)
-    found: dict[str, dict[str, Column]] = {}
+    matches: dict[str, dict[str, Column]] = {}
     unclear: dict[str, str] = {}
     taken: set[str] = set()
     for shape in shapes:
-        if not told.keys() <= _known_roles(shape):
+        if not configured.keys() <= _known_roles(shape):
             continue
         candidates = _candidates(
-            shape, names, rows, _canonical(shape, told), meant=config.shape == shape
+            shape, names, rows, _by_role(shape, configured), named=config.shape == shape
         )
         if not all(candidates[role] for role in ROLES[shape] if role not in _OPTIONAL):
             continue
-        # a system prompt and tools are no sign of a shape, so that sharing their columns means nothing
+        # System prompt and tools do not indicate a shape, so their columns may be shared.
         used = {
             name
             for role, columns in candidates.items()
             for column in columns
-            for name in _several(column)
-            if role not in _ASIDE
+            for name in _as_tuple(column)
+            if role not in _SHARED
         }
         if used & taken:
             continue
         taken |= used
-        several = [role for role, columns in candidates.items() if len(columns) > 1]
-        if several:
-            listed = _listed([str(column) for column in candidates[several[0]]])
-            unclear[shape] = f"{several[0]} could be {listed}"
+        ambiguous = [role for role, columns in candidates.items() if len(columns) > 1]
+        if ambiguous:
+            listed = _listed([str(column) for column in candidates[ambiguous[0]]])
+            unclear[shape] = f"{ambiguous[0]} could be {listed}"
         else:
-            found[shape] = {role: columns[0] for role, columns in candidates.items() if columns}
-    return found, unclear
+            matches[shape] = {role: columns[0] for role, columns in candidates.items() if columns}
+    return matches, unclear
 
 
-def _several(column: Column) -> tuple[str, ...]:
+def _as_tuple(column: Column) -> tuple[str, ...]:
     return (column,) if isinstance(column, str) else column
 
 
@@ -248,7 +255,7 @@ def _known_roles(shape: str) -> set[str]:
     return set(ROLES[shape]) | {alias for names in ROLES[shape].values() for alias in names}
 
 
-def _told_roles(config: Settings) -> dict[str, Column]:
+def _configured_columns(config: Settings) -> dict[str, Column]:
     known = (
         set().union(*(_known_roles(shape) for shape in ROLES))
         if config.shape == "auto"
@@ -257,7 +264,7 @@ def _told_roles(config: Settings) -> dict[str, Column]:
     for role, column in config.columns.items():
         if role not in known:
             raise SourceError(
-                f"{config.path}: columns.{role}: no role of the shape {config.shape} has that name"
+                f"{config.path}: columns.{role}: the shape {config.shape} has no role with that name"
                 f"{did_you_mean(role, known)}"
             )
         if isinstance(column, tuple) and role not in ROLES["choice"]["options"]:
@@ -267,10 +274,10 @@ def _told_roles(config: Settings) -> dict[str, Column]:
     return dict(config.columns)
 
 
-def _canonical(shape: str, told: Mapping[str, Column]) -> dict[str, Column]:
-    """The told columns under the shape's own role names: ``question`` of the shape prompt is its prompt."""
+def _by_role(shape: str, configured: Mapping[str, Column]) -> dict[str, Column]:
+    """Return the configured columns by the shape's own role names: ``question`` of the shape prompt is its prompt."""
     named: dict[str, Column] = {}
-    for alias, column in told.items():
+    for alias, column in configured.items():
         role = (
             alias
             if alias in ROLES[shape]
@@ -284,35 +291,35 @@ def _candidates(
     shape: str,
     names: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
-    told: Mapping[str, Column],
+    configured: Mapping[str, Column],
     *,
-    meant: bool,
+    named: bool,
 ) -> dict[str, list[Column]]:
-    """For each role of the shape, the columns that could play it: those told, else those of a known name.
+    """Return the candidate columns of each role of the shape: the configured one, else those with a known name.
 
-    ``meant`` says that the config names the shape, so that nothing has to look like it.
+    ``named``: the config names the shape, so the values of a label column are not checked.
     """
-    claimed = {name for column in told.values() for name in _several(column)}
+    claimed = {name for column in configured.values() for name in _as_tuple(column)}
     free = [name for name in names if name not in claimed]
     candidates: dict[str, list[Column]] = {}
     for role, known in ROLES[shape].items():
-        if role in told:
-            candidates[role] = [told[role]]
+        if role in configured:
+            candidates[role] = [configured[role]]
             continue
         columns = _find(free, known)
         if role in _TURN_ROLES:
-            columns = [name for name in columns if _holds_turns(name, rows, shape)]
+            columns = [name for name in columns if _contains_turns(name, rows, shape)]
         if role == "options":
-            columns = [name for name in columns if _holds_options(name, rows)]
-        if role == "label" and not meant:
+            columns = [name for name in columns if _contains_options(name, rows)]
+        if role == "label" and not named:
             columns = [
                 name
                 for name in columns
                 if looks_like_classes([row.get(name) for row in rows], name)
             ]
         own = role in columns and role in ("output", "label", "text")
-        if own or role in _ASIDE:
-            columns = columns[:1]  # a shape's own name wins over the namesake of another shape
+        if own or role in _SHARED:
+            columns = columns[:1]  # the role's own name has priority over its aliases
         candidates[role] = [*columns]
         if role == "options" and not columns and _letter_columns(free):
             candidates[role] = [_letter_columns(free)]
@@ -320,12 +327,12 @@ def _candidates(
 
 
 def _find(names: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The columns that bear one of the known names; an exact match hides those that differ in case."""
-    found = []
+    """Return the columns with one of the known names; an exact match hides matches that differ in case."""
+    matches = []
     for name in known:
         exact = [name] if name in names else [n for n in names if n.lower() == name.lower()]
-        found.extend(exact)
-    return found
+        matches.extend(exact)
+    return matches
 
 
 def _letter_columns(names: Sequence[str]) -> tuple[str, ...]:
@@ -337,7 +344,7 @@ def _letter_columns(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(columns) if len(columns) >= 2 else ()
 
 
-def _holds_turns(name: str, rows: Sequence[Mapping[str, Any]], shape: str) -> bool:
+def _contains_turns(name: str, rows: Sequence[Mapping[str, Any]], shape: str) -> bool:
     key = _SPEAKER_KEY[shape]
     for row in rows:
         value = row.get(name)
@@ -351,10 +358,10 @@ def _holds_turns(name: str, rows: Sequence[Mapping[str, Any]], shape: str) -> bo
     return False
 
 
-def _holds_options(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+def _contains_options(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
     for row in rows:
         try:
-            options_of(row.get(name), name)
+            options_in_cell(row.get(name), name)
         except RowError:
             continue
         return True
@@ -383,36 +390,36 @@ def _with_forms(layout: Layout, rows: Sequence[Mapping[str, Any]], base: int | N
 
 
 def _listed(names: Sequence[str] | Mapping[str, int]) -> str:
-    some = [shown(name) for name in list(names)[:30]]
+    some = [quoted(name) for name in list(names)[:30]]
     return ", ".join(some) + (", …" if len(names) > 30 else "") if some else "none"
 
 
-def _question(
+def _layout_error(
     config: Settings,
     names: Sequence[str],
-    found: Mapping[str, Mapping[str, Column]],
+    matches: Mapping[str, Mapping[str, Column]],
     unclear: Mapping[str, str],
     rows: Sequence[Mapping[str, Any]],
 ) -> str:
     listed = f"Columns found: {_listed(names)}."
-    if len(found) + len(unclear) > 1:
-        say = " or ".join(f"`shape: {shape}`" for shape in (*found, *unclear))
-        return f"{config.path}: the rows could be of several shapes. {listed} Type {say}."
+    if len(matches) + len(unclear) > 1:
+        shapes = " or ".join(f"`shape: {shape}`" for shape in (*matches, *unclear))
+        return f"{config.path}: the rows fit several shapes. {listed} Type {shapes}."
     if unclear:
-        shape, why = next(iter(unclear.items()))
+        shape, reason = next(iter(unclear.items()))
         return (
-            f"{config.path}: it is not clear which column is which: {why}. {listed}"
+            f"{config.path}: the roles of the columns are ambiguous: {reason}. {listed}"
             f" Type `shape: {shape}` and `columns: {_EXAMPLES[shape]}`."
         )
-    if meant := other_purpose(names, rows):
-        return f"{config.path}: {meant}"
+    if advice := other_purpose(names, rows):
+        return f"{config.path}: {advice}"
     if config.shape != "auto":
         return (
             f"{config.path}: the rows do not have the columns of the shape {config.shape}. {listed}"
             f" Type `columns: {_EXAMPLES[config.shape]}`."
         )
-    ways = ", or ".join(
+    choices = ", or ".join(
         f"`shape: {shape}` with `columns: {_EXAMPLES[shape]}`"
         for shape in ("prompt", "choice", "label")
     )
-    return f"{config.path}: the shape of the rows is not known. {listed} Type {ways}."
+    return f"{config.path}: the shape of the rows is unknown. {listed} Type {choices}."

@@ -1,4 +1,4 @@
-"""The sources: one class a container, the same rows behind each."""
+"""The sources: one class per container format."""
 
 from __future__ import annotations
 
@@ -7,17 +7,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from nfilter import JSON, Row, Sample, SourceError, StageConfig, Unreadable
-from nfilter_io.config import (
-    CsvConfig,
-    DatasetsConfig,
-    JsonConfig,
-    JsonLinesConfig,
-    ParquetConfig,
-)
-from nfilter_io.lines import encoding_problem, json_lines, json_list
-from nfilter_io.reading import Rows, at
+from nfilter_io.config import CsvConfig, DatasetsConfig, JsonConfig, JsonLinesConfig, ParquetConfig
+from nfilter_io.csv_rows import csv_rows
+from nfilter_io.rows import Rows
 from nfilter_io.tables import dataset_classes, dataset_rows, parquet_classes, parquet_rows
-from nfilter_io.tabular_text import csv_rows
+from nfilter_io.text_files import encoding_problem, json_lines, json_list
 
 
 def _file_problems(path: Path, *, folder: bool = False) -> list[str]:
@@ -30,14 +24,14 @@ def _file_problems(path: Path, *, folder: bool = False) -> list[str]:
 
 def _layout_problems(rows: Rows) -> list[str]:
     try:
-        rows.layout  # noqa: B018 - settling it is the check
+        rows.layout  # noqa: B018 (determining the layout is the check)
     except SourceError as error:
         return [str(error)]
     return []
 
 
 class JsonLines:
-    """JSON Lines: one object a line, read at constant memory."""
+    """JSON Lines: one object per line, read at constant memory."""
 
     name: ClassVar[str] = "jsonl"
     also_known: ClassVar[Mapping[str, str]] = dict.fromkeys(
@@ -49,15 +43,15 @@ class JsonLines:
     @classmethod
     def problems(cls, config: JsonLinesConfig, base_dir: Path) -> Iterable[str]:
         encoding = encoding_problem(config.encoding)
-        found = _file_problems(at(base_dir, config.path)) + ([encoding] if encoding else [])
-        return found or _layout_problems(cls(config, base_dir).rows)
+        problems = _file_problems(base_dir / config.path) + ([encoding] if encoding else [])
+        return problems or _layout_problems(cls(config, base_dir).rows)
 
     @classmethod
     def columns(cls, config: JsonLinesConfig, base_dir: Path) -> Mapping[str, str]:
-        return cls(config, base_dir).rows.layout.stated()
+        return cls(config, base_dir).rows.layout.describe()
 
     def __init__(self, config: JsonLinesConfig, base_dir: Path) -> None:
-        path = at(base_dir, config.path)
+        path = base_dir / config.path
         self.rows = Rows(config, lambda: json_lines(path, config))
 
     def read(self) -> Iterator[Row | Unreadable]:
@@ -68,7 +62,7 @@ class JsonLines:
 
 
 class Json:
-    """One JSON list of objects, loaded at once."""
+    """One JSON list of objects, loaded completely."""
 
     name: ClassVar[str] = "json"
     Config: ClassVar[type[StageConfig]] = JsonConfig
@@ -77,15 +71,15 @@ class Json:
     @classmethod
     def problems(cls, config: JsonConfig, base_dir: Path) -> Iterable[str]:
         encoding = encoding_problem(config.encoding)
-        found = _file_problems(at(base_dir, config.path)) + ([encoding] if encoding else [])
-        return found or _layout_problems(cls(config, base_dir).rows)
+        problems = _file_problems(base_dir / config.path) + ([encoding] if encoding else [])
+        return problems or _layout_problems(cls(config, base_dir).rows)
 
     @classmethod
     def columns(cls, config: JsonConfig, base_dir: Path) -> Mapping[str, str]:
-        return cls(config, base_dir).rows.layout.stated()
+        return cls(config, base_dir).rows.layout.describe()
 
     def __init__(self, config: JsonConfig, base_dir: Path) -> None:
-        path = at(base_dir, config.path)
+        path = base_dir / config.path
         self.rows = Rows(config, lambda: json_list(path, config))
 
     def read(self) -> Iterator[Row | Unreadable]:
@@ -108,15 +102,15 @@ class Csv:
     @classmethod
     def problems(cls, config: CsvConfig, base_dir: Path) -> Iterable[str]:
         encoding = encoding_problem(config.encoding)
-        found = _file_problems(at(base_dir, config.path)) + ([encoding] if encoding else [])
-        return found or _layout_problems(cls(config, base_dir).rows)
+        problems = _file_problems(base_dir / config.path) + ([encoding] if encoding else [])
+        return problems or _layout_problems(cls(config, base_dir).rows)
 
     @classmethod
     def columns(cls, config: CsvConfig, base_dir: Path) -> Mapping[str, str]:
-        return cls(config, base_dir).rows.layout.stated()
+        return cls(config, base_dir).rows.layout.describe()
 
     def __init__(self, config: CsvConfig, base_dir: Path) -> None:
-        path = at(base_dir, config.path)
+        path = base_dir / config.path
         self.rows = Rows(config, lambda: csv_rows(path, config))
 
     def read(self) -> Iterator[Row | Unreadable]:
@@ -127,7 +121,7 @@ class Csv:
 
 
 class Parquet:
-    """A Parquet file, read by batches. NaN is null, as data frames write it."""
+    """A Parquet file, read in batches. NaN is null, as in data frames."""
 
     name: ClassVar[str] = "parquet"
     Config: ClassVar[type[StageConfig]] = ParquetConfig
@@ -135,20 +129,20 @@ class Parquet:
 
     @classmethod
     def problems(cls, config: ParquetConfig, base_dir: Path) -> Iterable[str]:
-        found = _file_problems(at(base_dir, config.path))
-        return found or _layout_problems(cls(config, base_dir).rows)
+        problems = _file_problems(base_dir / config.path)
+        return problems or _layout_problems(cls(config, base_dir).rows)
 
     @classmethod
     def columns(cls, config: ParquetConfig, base_dir: Path) -> Mapping[str, str]:
-        return cls(config, base_dir).rows.layout.stated()
+        return cls(config, base_dir).rows.layout.describe()
 
     def __init__(self, config: ParquetConfig, base_dir: Path) -> None:
-        path = at(base_dir, config.path)
+        path = base_dir / config.path
         self.rows = Rows(
             config,
             lambda: parquet_rows(path, config),
             nan_is_null=True,
-            names=lambda column: parquet_classes(path, column),
+            schema_classes=lambda column: parquet_classes(path, column),
         )
 
     def read(self) -> Iterator[Row | Unreadable]:
@@ -159,36 +153,36 @@ class Parquet:
 
 
 class Datasets:
-    """A local folder that ``datasets.save_to_disk`` wrote; ``/`` among ``suffixes`` stands for a folder."""
+    """A local folder written by ``datasets.save_to_disk``; the suffix ``/`` means a folder."""
 
     name: ClassVar[str] = "datasets"
     also_known: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("hf", "huggingface", "hub", "dataset", "load_dataset", "arrow"),
-        "{use: datasets, path: FOLDER}, where FOLDER is what datasets.load_dataset(NAME)['train'].save_to_disk(FOLDER) wrote",
+        "{use: datasets, path: FOLDER}, where FOLDER was written by datasets.load_dataset(NAME)['train'].save_to_disk(FOLDER)",
     )
     Config: ClassVar[type[StageConfig]] = DatasetsConfig
     suffixes: ClassVar[tuple[str, ...]] = ("/",)
 
     @classmethod
     def problems(cls, config: DatasetsConfig, base_dir: Path) -> Iterable[str]:
-        path = at(base_dir, config.path)
-        found = _file_problems(path, folder=True)
+        path = base_dir / config.path
+        problems = _file_problems(path, folder=True)
         marks = ("dataset_info.json", "dataset_dict.json")
-        if not found and not any((path / mark).is_file() for mark in marks):
-            found = [f"{path}: is no folder of datasets.save_to_disk: it has no {marks[0]}"]
-        return found
+        if not problems and not any((path / mark).is_file() for mark in marks):
+            problems = [f"{path}: is not a folder of datasets.save_to_disk: it has no {marks[0]}"]
+        return problems
 
     @classmethod
     def columns(cls, config: DatasetsConfig, base_dir: Path) -> Mapping[str, str]:
-        return cls(config, base_dir).rows.layout.stated()
+        return cls(config, base_dir).rows.layout.describe()
 
     def __init__(self, config: DatasetsConfig, base_dir: Path) -> None:
-        path = at(base_dir, config.path)
+        path = base_dir / config.path
         self.rows = Rows(
             config,
             lambda: dataset_rows(path, config),
             nan_is_null=True,
-            names=lambda column: dataset_classes(path, config, column),
+            schema_classes=lambda column: dataset_classes(path, config, column),
         )
 
     def read(self) -> Iterator[Row | Unreadable]:

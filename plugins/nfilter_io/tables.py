@@ -1,4 +1,4 @@
-"""Parquet files and ``datasets`` folders as records, a batch at a time."""
+"""Parquet files and ``datasets`` folders as records, read in batches."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from nfilter import SourceError, missing_package
-from nfilter_io.cells import Broken, Record, shown
+from nfilter_io.cells import Record, Undecodable, quoted
 from nfilter_io.config import DatasetsConfig, ParquetConfig
 
 _BATCH: Final = 256
 
 
 def parquet_rows(path: Path, config: ParquetConfig) -> Iterator[Record]:  # noqa: ARG001
-    """The rows of a Parquet file. Raises SourceError where the file is no Parquet or breaks off."""
+    """Yield the rows of a Parquet file; raise SourceError if the file is invalid or truncated."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -28,22 +28,23 @@ def parquet_rows(path: Path, config: ParquetConfig) -> Iterator[Record]:  # noqa
     except (OSError, ValueError, pa.ArrowException) as error:
         raise SourceError(f"{path}: cannot be opened as Parquet: {_first_line(error)}") from error
     with file:
-        _names_once(path, file.schema_arrow.names)
+        _check_unique_names(path, file.schema_arrow.names)
         yield from _rows(path, file.iter_batches(batch_size=_BATCH))
 
 
 def dataset_rows(path: Path, config: DatasetsConfig) -> Iterator[Record]:
-    """The rows of a folder of ``datasets.save_to_disk``, in the dataset's own order.
+    """Yield the rows of a folder of ``datasets.save_to_disk`` in the dataset's order.
 
-    Raises SourceError where the package or the folder is missing, or where the split is not told.
+    Raises:
+        SourceError: the package, the folder or the split is missing.
     """
-    data = _opened(path, config)
-    _names_once(path, data.column_names)
-    # the arrow format hands out tables as stored: no image or sound is decoded
+    data = _load(path, config)
+    _check_unique_names(path, data.column_names)
+    # The arrow format returns tables as stored: no image or sound is decoded.
     yield from _rows(path, data.with_format("arrow").iter(batch_size=_BATCH))
 
 
-def _opened(path: Path, config: DatasetsConfig) -> Any:
+def _load(path: Path, config: DatasetsConfig) -> Any:
     try:
         import datasets
     except ImportError as error:
@@ -52,7 +53,7 @@ def _opened(path: Path, config: DatasetsConfig) -> Any:
         ) from error
     if not path.is_dir():
         raise SourceError(
-            f"{path}: is not a folder; give the folder that datasets.save_to_disk wrote"
+            f"{path}: is not a folder; name the folder that datasets.save_to_disk wrote"
         )
     try:
         data = datasets.load_from_disk(str(path))
@@ -63,18 +64,18 @@ def _opened(path: Path, config: DatasetsConfig) -> Any:
     if isinstance(data, datasets.DatasetDict):
         data = data[_split(path, list(data), config.split)]
     elif config.split is not None:
-        raise SourceError(f"{path}: has no splits; leave `split` out")
+        raise SourceError(f"{path}: has no splits; remove `split`")
     return data
 
 
 def dataset_classes(path: Path, config: DatasetsConfig, column: str) -> list[str] | None:
-    """The class names that a dataset's features give a column (``ClassLabel``); None where they give none."""
-    names = getattr(_opened(path, config).features.get(column), "names", None)
+    """Return the class names of a column in a dataset's features (``ClassLabel``), or None."""
+    names = getattr(_load(path, config).features.get(column), "names", None)
     return [str(name) for name in names] if names else None
 
 
 def parquet_classes(path: Path, column: str) -> list[str] | None:
-    """The class names that ``datasets`` wrote into a Parquet file's schema for a column; None where there are none."""
+    """Return the class names of a column that ``datasets`` stored in a Parquet file's schema, or None."""
     import pyarrow.parquet as pq
 
     metadata = pq.read_schema(path).metadata or {}
@@ -88,46 +89,46 @@ def parquet_classes(path: Path, column: str) -> list[str] | None:
     return [str(name) for name in names]
 
 
-def _split(path: Path, names: list[str], told: str | None) -> str:
-    if told is None and len(names) == 1:
+def _split(path: Path, names: list[str], split: str | None) -> str:
+    if split is None and len(names) == 1:
         return names[0]
-    if told in names:
-        return str(told)
-    listed = ", ".join(shown(name) for name in names) or "none"
-    what = "has several splits" if told is None else f"has no split {shown(told)}"
+    if split in names:
+        return str(split)
+    listed = ", ".join(quoted(name) for name in names) or "none"
+    problem = "has several splits" if split is None else f"has no split {quoted(split)}"
     hint = f"; type `split: {names[0]}`" if names else ""
-    raise SourceError(f"{path}: {what}. Splits found: {listed}{hint}")
+    raise SourceError(f"{path}: {problem}. Splits found: {listed}{hint}")
 
 
 def _errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
-    """Arrow's own errors, which are only loaded here, and others."""
+    """Return Arrow's exception class, imported lazily, and ``others``."""
     import pyarrow as pa
 
     return (pa.ArrowException, *others)
 
 
-def _names_once(path: Path, names: Iterable[str]) -> None:
+def _check_unique_names(path: Path, names: Iterable[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise SourceError(f"{path}: two columns have the name {shown(name)}; rename one")
+            raise SourceError(f"{path}: two columns have the name {quoted(name)}; rename one")
         seen.add(name)
 
 
 def _rows(path: Path, batches: Iterable[Any]) -> Iterator[Record]:
     number = 0
-    turns = iter(batches)
+    iterator = iter(batches)
     while True:
         try:
-            batch = next(turns, None)
+            batch = next(iterator, None)
         except _errors(OSError, ValueError) as error:
             raise SourceError(
-                f"{path}: breaks off after row {number}: {_first_line(error)}"
+                f"{path}: cannot be read after row {number}: {_first_line(error)}"
             ) from error
         if batch is None:
             return
         names = list(batch.schema.names)
-        columns = [_cells(batch.column(at)) for at in range(len(names))]
+        columns = [_cells(batch.column(index)) for index in range(len(names))]
         for row in range(batch.num_rows):
             number += 1
             cells = (column[row] for column in columns)
@@ -135,7 +136,7 @@ def _rows(path: Path, batches: Iterable[Any]) -> Iterator[Record]:
 
 
 def _cells(column: Any) -> list[Any]:
-    """The values of a column; one that cannot be decoded becomes Broken and costs its row alone."""
+    """Return the values of a column; an undecodable one becomes Undecodable and affects only its row."""
     try:
         return list(column.to_pylist())
     except _errors(ValueError, ArithmeticError, TypeError, LookupError):
@@ -146,7 +147,7 @@ def _cell(value: Any) -> Any:
     try:
         return value.as_py()
     except _errors(ValueError, ArithmeticError, TypeError, LookupError) as error:
-        return Broken(f"holds a value that cannot be decoded: {_first_line(error)}")
+        return Undecodable(f"contains a value that cannot be decoded: {_first_line(error)}")
 
 
 def _first_line(error: Exception) -> str:

@@ -1,7 +1,7 @@
-"""One turn of a conversation: from a row's object to a message, and back into the object as it came.
+"""Conversion of one turn of a conversation to a message and back.
 
-Read are OpenAI's chat format, ShareGPT, and the flags by which trainers leave a turn out of the loss. A field that is
-known to no reader here is named, so that nothing that may change the meaning of a turn is lost in silence.
+Supports OpenAI's chat format, ShareGPT, and the flags that exclude a turn from the loss in common trainers. Unknown fields
+are reported, so a change of a turn's meaning is never silent.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from nfilter_io.cells import (
     dump_cell,
     is_number,
     json_style,
-    kind_of,
+    json_type,
     load_cell,
-    shown,
+    quoted,
 )
 
 SPEAKERS: Final[Mapping[str, Mapping[str, Role]]] = {
@@ -58,9 +58,9 @@ SPEAKERS: Final[Mapping[str, Mapping[str, Role]]] = {
         "tool_call": "assistant",
     },
 }
-"""The role of each speaker, by the key that names it."""
+"""Role of each speaker name, by the key of the speaker."""
 
-_WRITTEN: Final = {
+_SPEAKER_NAMES: Final = {
     "role": {"system": "system", "user": "user", "assistant": "assistant", "tool": "tool"},
     "from": {"system": "system", "user": "human", "assistant": "gpt", "tool": "tool"},
 }
@@ -70,8 +70,8 @@ _WEIGHTS: Final = ("weight", "loss_weight")
 _FLAGS: Final = ("train", "training", "trainable", "loss")
 _MASKS: Final = ("masked",)
 _IDS: Final = ("tool_call_id", "call_id")
-# What says when, where and by whom a turn was written, and no more.
-_REMARKS: Final = frozenset(
+# Metadata that does not change the meaning of a turn.
+_METADATA: Final = frozenset(
     {
         "id", "uuid", "message_id", "parent_id", "index", "turn", "position", "timestamp", "created", "created_at", "date",
         "time", "model", "lang", "language", "hash", "source", "tokens", "token_count", "num_tokens", "length", "cost",
@@ -82,166 +82,170 @@ _REMARKS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A turn, read. ``bare`` is its object without what the message says, ``form`` how that was written.
+    """A parsed turn. ``template`` is its object without the message's contents, ``form`` their original format.
 
-    ``lost`` names what it holds and the message does not.
+    ``not_carried`` names fields that are not in the message.
     """
 
     message: Message
-    bare: Mapping[str, Any]
+    template: Mapping[str, Any]
     form: Mapping[str, Any] = field(default_factory=dict)
-    lost: tuple[str, ...] = ()
+    not_carried: tuple[str, ...] = ()
 
 
-def read_turn(turn: Any, at: int, who: str, what: str) -> Turn:
-    """Turn number ``at``, whose speaker stands under ``who`` and whose text under ``what``. Raises RowError."""
+def read_turn(turn: Any, at: int, role_key: str, key: str) -> Turn:
+    """Parse turn number ``at`` with its speaker under ``role_key`` and its text under ``key``; raise RowError."""
     if not isinstance(turn, Mapping):
-        raise RowError(f"turn {at} is {kind_of(turn)}, not an object")
-    speaker = turn.get(who)
-    role = SPEAKERS[who].get(speaker) if isinstance(speaker, str) else None
+        raise RowError(f"turn {at} is {json_type(turn)}, not an object")
+    speaker = turn.get(role_key)
+    role = SPEAKERS[role_key].get(speaker) if isinstance(speaker, str) else None
     if role is None:
         raise RowError(
-            f"turn {at} has the unknown {who} {shown(speaker)}; known: {', '.join(SPEAKERS[who])}"
+            f"turn {at} has the unknown {role_key} {quoted(speaker)}; known: {', '.join(SPEAKERS[role_key])}"
         )
     try:
-        return _read(turn, role, who, what)
+        return _read(turn, role, role_key, key)
     except RowError as error:
         raise RowError(f"turn {at}: {error}") from None
 
 
-def _read(turn: Mapping[str, Any], role: Role, who: str, what: str) -> Turn:
-    bare: dict[str, Any] = dict(turn)
+def _read(turn: Mapping[str, Any], role: Role, role_key: str, key: str) -> Turn:
+    template: dict[str, Any] = dict(turn)
     form: dict[str, Any] = {}
-    lost: list[str] = []
+    not_carried: list[str] = []
     calls: tuple[ToolCall, ...] = ()
-    if turn[who] in _CALLERS:
-        calls, form["said"] = _said_calls(turn.get(what), what)
-        bare[what], content = None, ""
+    if turn[role_key] in _CALLERS:
+        calls, form["said"] = _calls_in_text(turn.get(key), key)
+        template[key], content = None, ""
     else:
-        calls = _held_calls(turn, bare, form)
-        content = _content(turn, what, bare, calls=bool(calls))
-    thoughts = _thoughts(turn, bare, form)
+        calls = _calls_in_fields(turn, template, form)
+        content = _content(turn, key, template, calls=bool(calls))
+    thoughts = _thoughts(turn, template, form)
     weight = _weight(turn)
     if role != "assistant":
         if calls:
             raise RowError(f"a {role}'s turn calls a tool, which only an assistant does")
-        lost += _idle(turn, thoughts)
+        not_carried += _assistant_only_fields(turn, thoughts)
         thoughts, weight = "", 1.0
-    lost += [f"the field {shown(name)} in messages" for name in _unknown(turn, who, what)]
+    not_carried += [
+        f"the field {quoted(name)} in messages" for name in _unknown(turn, role_key, key)
+    ]
     message = Message(
         role,
         content,
         reasoning=thoughts,
         tool_calls=calls,
-        name=_short(turn, ("name",)),
-        call_id=_short(turn, _IDS),
+        name=_first_text(turn, ("name",)),
+        call_id=_first_text(turn, _IDS),
         weight=weight,
     )
-    return Turn(message, bare, form, tuple(lost))
+    return Turn(message, template, form, tuple(not_carried))
 
 
-def _unknown(turn: Mapping[str, Any], who: str, what: str) -> Iterator[str]:
+def _unknown(turn: Mapping[str, Any], role_key: str, key: str) -> Iterator[str]:
     known = {
-        who, what, "name", "tool_calls", "function_call", *_THOUGHTS, *_WEIGHTS, *_FLAGS, *_MASKS, *_IDS, *_REMARKS,
+        role_key, key, "name", "tool_calls", "function_call", *_THOUGHTS, *_WEIGHTS, *_FLAGS, *_MASKS, *_IDS, *_METADATA,
     }  # fmt: skip
-    return (name for name, value in turn.items() if name not in known and filled(value))
+    return (name for name, value in turn.items() if name not in known and has_value(value))
 
 
-def filled(value: Any) -> bool:
-    """Whether a cell holds anything: no null, no empty text, list or object, and not false."""
+def has_value(value: Any) -> bool:
+    """Return whether a cell has a value: not null, not false, no empty text, list or object."""
     return value is not None and value is not False and value not in ("", [], {})
 
 
-def _short(turn: Mapping[str, Any], names: Sequence[str]) -> str:
+def _first_text(turn: Mapping[str, Any], names: Sequence[str]) -> str:
     value = next((turn[name] for name in names if turn.get(name) not in (None, "")), None)
     return "" if value is None else as_text(value, names[0])
 
 
-def _idle(turn: Mapping[str, Any], thoughts: str) -> Iterator[str]:
-    """What only an assistant's turn can have."""
+def _assistant_only_fields(turn: Mapping[str, Any], thoughts: str) -> Iterator[str]:
+    """Yield the fields of the turn that only an assistant's turn may have."""
     if thoughts:
         yield "reasoning of a turn that is not an assistant's"
     for name in _FLAGS:
         if turn.get(name):
-            yield f"{shown(name)} in a turn that is not an assistant's"
+            yield f"{quoted(name)} in a turn that is not an assistant's"
 
 
 # --- text and thoughts -------------------------------------------------------------------------------------------
 
 
-def _content(turn: Mapping[str, Any], what: str, bare: dict[str, Any], *, calls: bool) -> str:
-    value = turn.get(what)
+def _content(turn: Mapping[str, Any], key: str, template: dict[str, Any], *, calls: bool) -> str:
+    value = turn.get(key)
     if value is None and calls:
         return ""
     if isinstance(value, list):
-        part = _only_part(value, what)
-        bare[what] = [{**value[0], "text": None}]
+        part = _only_part(value, key)
+        template[key] = [{**value[0], "text": None}]
         return part
-    text = as_text(value, what)
+    text = as_text(value, key)
     if text and isinstance(value, str):
-        bare[what] = None
+        template[key] = None
     return text
 
 
-def _only_part(parts: Sequence[Any], what: str) -> str:
-    kinds = [part.get("type") if isinstance(part, Mapping) else kind_of(part) for part in parts]
+def _only_part(parts: Sequence[Any], key: str) -> str:
+    kinds = [part.get("type") if isinstance(part, Mapping) else json_type(part) for part in parts]
     if kinds != ["text"]:
         named = ", ".join(map(str, kinds)) or "nothing"
         raise RowError(
-            f"the field {shown(what)} is a list of parts ({named}); only text is read: one part of the type text, or a string"
+            f"the field {quoted(key)} is a list of parts ({named}); only text is read: one part of the type text, or a string"
         )
     return as_text(parts[0].get("text"), "text")
 
 
-def _thoughts(turn: Mapping[str, Any], bare: dict[str, Any], form: dict[str, Any]) -> str:
-    held = [name for name in _THOUGHTS if turn.get(name) not in (None, "")]
-    texts = {as_text(turn[name], name) for name in held}
+def _thoughts(turn: Mapping[str, Any], template: dict[str, Any], form: dict[str, Any]) -> str:
+    present = [name for name in _THOUGHTS if turn.get(name) not in (None, "")]
+    texts = {as_text(turn[name], name) for name in present}
     if len(texts) > 1:
-        raise RowError(f"the fields {' and '.join(map(shown, held))} hold different thoughts")
-    if held:
-        form["thoughts"] = held
-        bare.update(dict.fromkeys(held))
+        raise RowError(
+            f"the fields {' and '.join(map(quoted, present))} contain different reasoning"
+        )
+    if present:
+        form["thoughts"] = present
+        template.update(dict.fromkeys(present))
     return next(iter(texts), "")
 
 
 # --- tool calls --------------------------------------------------------------------------------------------------
 
 
-def _held_calls(
-    turn: Mapping[str, Any], bare: dict[str, Any], form: dict[str, Any]
+def _calls_in_fields(
+    turn: Mapping[str, Any], template: dict[str, Any], form: dict[str, Any]
 ) -> tuple[ToolCall, ...]:
-    given = turn.get("tool_calls")
-    old = turn.get("function_call")
-    if filled(given) and filled(old):
+    cell = turn.get("tool_calls")
+    legacy = turn.get("function_call")
+    if has_value(cell) and has_value(legacy):
         raise RowError("it has both tool_calls and function_call")
-    if filled(old):
-        call, bare["function_call"] = _call(old, "function_call")
+    if has_value(legacy):
+        call, template["function_call"] = _call(legacy, "function_call")
         return (call,)
-    if not filled(given):
+    if not has_value(cell):
         return ()
-    value = load_cell(given, "tool_calls") if isinstance(given, str) else given
+    value = load_cell(cell, "tool_calls") if isinstance(cell, str) else cell
     if not isinstance(value, list):
-        raise RowError(f"the field 'tool_calls' is {kind_of(value)}, not a list")
+        raise RowError(f"the field 'tool_calls' is {json_type(value)}, not a list")
     read = [_call(each, "tool_calls") for each in value]
-    bare["tool_calls"] = [skeleton for _, skeleton in read]
-    if isinstance(given, str):
-        form["calls"] = json_style(given, value)
+    template["tool_calls"] = [skeleton for _, skeleton in read]
+    if isinstance(cell, str):
+        form["calls"] = json_style(cell, value)
     return tuple(call for call, _ in read)
 
 
 def _call(value: Any, where: str) -> tuple[ToolCall, dict[str, Any]]:
-    """A call, and its object without what the call says: arguments that are text are None there, others ``{}``."""
+    """Return a call and its object without the call's contents: text arguments become None, others ``{}``."""
     if not isinstance(value, Mapping):
-        raise RowError(f"the field {shown(where)} holds {kind_of(value)}, not a call")
+        raise RowError(f"the field {quoted(where)} contains {json_type(value)}, not a call")
     if value.get("type") not in (None, "function"):
         raise RowError(
-            f"the field {shown(where)} holds a call of the type {shown(value['type'])}; known: function"
+            f"the field {quoted(where)} contains a call of the type {quoted(value['type'])}; known: function"
         )
     inner = value.get("function")
     body = inner if isinstance(inner, Mapping) else value
     name, arguments = body.get("name"), body.get("arguments")
     if not isinstance(name, str) or not name:
-        raise RowError(f"the field {shown(where)} holds a call without a name")
+        raise RowError(f"the field {quoted(where)} contains a call without a name")
     text = _arguments(arguments, name)
     empty = {**body, "name": None}
     if arguments is not None:
@@ -263,20 +267,20 @@ def _arguments(value: Any, name: str) -> str:
     except (ValueError, RecursionError):
         pass
     raise RowError(
-        f"the arguments of the call of {shown(name)} are not a JSON object: {shown(text[:60])}"
+        f"the arguments of the call of {quoted(name)} are not a JSON object: {quoted(text[:60])}"
     )
 
 
-def _said_calls(value: Any, what: str) -> tuple[tuple[ToolCall, ...], dict[str, Any]]:
-    """The calls that stand as JSON in the text of a turn: an object, or a list of them."""
-    given = load_cell(value, what) if isinstance(value, str) else value
-    several = isinstance(given, list)
-    read = [_call(each, what) for each in (given if several else [given])]
+def _calls_in_text(value: Any, key: str) -> tuple[tuple[ToolCall, ...], dict[str, Any]]:
+    """Return the calls in a turn whose text is JSON: an object or a list of objects."""
+    parsed = load_cell(value, key) if isinstance(value, str) else value
+    several = isinstance(parsed, list)
+    read = [_call(each, key) for each in (parsed if several else [parsed])]
     if not read:
-        raise RowError(f"the field {shown(what)} holds no call")
+        raise RowError(f"the field {quoted(key)} contains no call")
     form: dict[str, Any] = {"calls": [skeleton for _, skeleton in read], "several": several}
     if isinstance(value, str):
-        form["style"] = json_style(value, given)
+        form["style"] = json_style(value, parsed)
     return tuple(call for call, _ in read), form
 
 
@@ -284,8 +288,8 @@ def _said_calls(value: Any, what: str) -> tuple[tuple[ToolCall, ...], dict[str, 
 
 
 def _weight(turn: Mapping[str, Any]) -> float:
-    """The weight of a turn in the loss; 1 where nothing says so. Raises RowError where two fields differ."""
-    found: dict[str, float] = {}
+    """Return the weight of a turn in the loss, by default 1; raise RowError if two fields differ."""
+    weights: dict[str, float] = {}
     for name in (*_WEIGHTS, *_FLAGS, *_MASKS):
         value = turn.get(name)
         if value is None:
@@ -293,28 +297,28 @@ def _weight(turn: Mapping[str, Any]) -> float:
         number = float(value) if isinstance(value, bool) or is_number(value) else math.nan
         if not 0 <= number < math.inf:
             raise RowError(
-                f"the field {shown(name)} is {shown(value)}; give true, false or a number from 0 up"
+                f"the field {quoted(name)} is {quoted(value)}; give true, false or a number from 0 up"
             )
-        found[name] = float(number == 0) if name in _MASKS else number
-    if len(set(found.values())) > 1:
-        raise RowError(f"the fields {' and '.join(map(shown, found))} give different weights")
-    return next(iter(found.values()), 1.0)
+        weights[name] = float(number == 0) if name in _MASKS else number
+    if len(set(weights.values())) > 1:
+        raise RowError(f"the fields {' and '.join(map(quoted, weights))} have different weights")
+    return next(iter(weights.values()), 1.0)
 
 
 # --- and back ----------------------------------------------------------------------------------------------------
 
 
 def fill_turn(
-    bare: Mapping[str, Any], message: Message, who: str, what: str, form: Mapping[str, Any]
+    template: Mapping[str, Any], message: Message, role_key: str, key: str, form: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The turn as it came, with the message in place; of what the message has no longer, the field is gone."""
-    turn = dict(bare)
+    """Return the original turn with the message's contents; remove fields that the message no longer has."""
+    turn = dict(template)
     if "said" in form:
-        turn[what] = _say_calls(message, form["said"])
+        turn[key] = _calls_to_text(message, form["said"])
         if not message.tool_calls:
-            turn[who] = _WRITTEN[who]["assistant"]
+            turn[role_key] = _SPEAKER_NAMES[role_key]["assistant"]
     else:
-        _fill_content(turn, message, what)
+        _fill_content(turn, message, key)
         _fill_calls(turn, message, form)
     for name in form.get("thoughts", ()):
         if message.reasoning:
@@ -324,31 +328,31 @@ def fill_turn(
     return turn
 
 
-def _fill_content(turn: dict[str, Any], message: Message, what: str) -> None:
-    value = turn.get(what)
+def _fill_content(turn: dict[str, Any], message: Message, key: str) -> None:
+    value = turn.get(key)
     if isinstance(value, list):
-        turn[what] = [{**value[0], "text": message.content}]
+        turn[key] = [{**value[0], "text": message.content}]
         return
     if not message.content and (value is not None or message.tool_calls):
         return
-    if value is None or as_text(value, what) != message.content:
-        turn[what] = message.content
+    if value is None or as_text(value, key) != message.content:
+        turn[key] = message.content
 
 
 def _fill_calls(turn: dict[str, Any], message: Message, form: Mapping[str, Any]) -> None:
     if not message.tool_calls:
         for name in ("tool_calls", "function_call"):
-            if filled(turn.get(name)):
+            if has_value(turn.get(name)):
                 del turn[name]
         return
-    if filled(turn.get("function_call")):
+    if has_value(turn.get("function_call")):
         turn["function_call"] = _filled_call(turn["function_call"], message.tool_calls[0])
         return
     calls = _filled_calls(turn["tool_calls"], message.tool_calls)
     turn["tool_calls"] = dump_cell(calls, form["calls"]) if "calls" in form else calls
 
 
-def _say_calls(message: Message, form: Mapping[str, Any]) -> Any:
+def _calls_to_text(message: Message, form: Mapping[str, Any]) -> Any:
     if not message.tool_calls:
         return message.content
     calls = _filled_calls(form["calls"], message.tool_calls)
@@ -375,9 +379,9 @@ def _filled_call(skeleton: Mapping[str, Any], call: ToolCall) -> dict[str, Any]:
     return whole
 
 
-def new_turn(message: Message, who: str, what: str) -> dict[str, Any]:
-    """A turn for a message that came from no row."""
-    turn: dict[str, Any] = {who: _WRITTEN[who][message.role], what: message.content}
+def new_turn(message: Message, role_key: str, key: str) -> dict[str, Any]:
+    """Return a turn for a message that was not read from a row."""
+    turn: dict[str, Any] = {role_key: _SPEAKER_NAMES[role_key][message.role], key: message.content}
     if message.reasoning:
         turn["reasoning_content"] = message.reasoning
     if message.tool_calls:
@@ -402,16 +406,17 @@ def new_turn(message: Message, who: str, what: str) -> dict[str, Any]:
 
 
 def read_tools(value: Any, name: str) -> tuple[Mapping[str, Any], ...]:
-    """The tools of a row, each as ``{"type": "function", "function": {...}}``; the cell may hold JSON as text.
+    """Return the tools of a row as ``{"type": "function", "function": {...}}``; the cell may be JSON text.
 
-    Raises RowError where they are something else.
+    Raises:
+        RowError: the cell contains anything else.
     """
     if isinstance(value, str):
         value = load_cell(value, name) if value.strip() else []
-    if not filled(value):
+    if not has_value(value):
         return ()
     if not isinstance(value, list):
-        raise RowError(f"the field {shown(name)} is {kind_of(value)}, not a list of tools")
+        raise RowError(f"the field {quoted(name)} is {json_type(value)}, not a list of tools")
     return tuple(_tool(each, name) for each in value)
 
 
@@ -421,5 +426,5 @@ def _tool(value: Any, name: str) -> Mapping[str, Any]:
     inner = value.get("function") if isinstance(value, Mapping) else None
     body = inner if isinstance(inner, Mapping) else value
     if not isinstance(body, Mapping) or not isinstance(body.get("name"), str):
-        raise RowError(f"the field {shown(name)} holds a tool without a name")
+        raise RowError(f"the field {quoted(name)} contains a tool without a name")
     return value if body is inner else {"type": "function", "function": dict(body)}

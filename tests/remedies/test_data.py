@@ -68,10 +68,10 @@ def _jsonl(*rows: dict[str, Any]) -> str:
 
 
 CASES: list[tuple[str, str, dict[str, Any], str, list[str]]] = [
-    ("rows.json", LINES, {"use": "json"}, "type `use: jsonl` for one object a line", []),
+    ("rows.json", LINES, {"use": "json"}, "type `use: jsonl` for one object per line", []),
     ("rows.jsonl", f"[{', '.join(LINES.splitlines())}]", {"use": "jsonl"}, "type `use: json` for one list of rows", []),
     ("rows.jsonl", LINES, {"use": "jsonl", "encoding": "utf-88"}, "type `encoding: utf-8`", []),
-    ("rows.csv", "question;answer\n1+1;2\n", {"use": "csv"}, "type `delimiter: ';'` if that parts them", []),
+    ("rows.csv", "question;answer\n1+1;2\n", {"use": "csv"}, "type `delimiter: ';'` if that separates the columns", []),
     ("rows.jsonl", _jsonl({"prompt": "a", "question": "b", "answer": "c"}), {"use": "jsonl"}, "Type `shape: prompt` and `columns: {prompt: COLUMN, response: COLUMN}`", ["question", "answer"]),
     ("rows.jsonl", _jsonl({"left": "1+1", "right": "2"}), {"use": "jsonl"}, "Type `shape: prompt` with `columns: {prompt: COLUMN, response: COLUMN}`", ["left", "right"]),
     ("rows.jsonl", _jsonl({"task": "add", "what": "1+1", "sum": "2"}), {"use": "jsonl", "shape": "alpaca"}, "Type `columns: {instruction: COLUMN, input: COLUMN, output: COLUMN}`", ["task", "what", "sum"]),
@@ -86,7 +86,7 @@ CASES: list[tuple[str, str, dict[str, Any], str, list[str]]] = [
 @pytest.mark.types(
     "type `use: jsonl` for one object", "type `use: json` for one list", "type `encoding: utf-8`", "type `delimiter:", "Type «».",
     "Type `shape: «»` and `columns: «»`", "have the columns of the shape «». «» Type", "name the column of a label",
-    "type `shape: prompt` and `columns: {prompt: «», response: chosen}`", "type `shape: messages` and", "which is no label set; type `shape: prompt`",
+    "type `shape: prompt` and `columns: {prompt: «», response: chosen}`", "type `shape: messages` and", "too many for a label set; type `shape: prompt`",
 )  # fmt: skip
 @pytest.mark.parametrize(
     ("file", "data", "given", "told", "names"), CASES, ids=[f"{n}-{case[0]}" for n, case in enumerate(CASES)]
@@ -115,19 +115,19 @@ def test_a_parquet_file_under_another_name(sources: Sources) -> None:
     sources.typed({"use": "jsonl", "path": "rows.jsonl"}, said)
 
 
-@pytest.mark.types("write it as JSON Lines, one object a line")
+@pytest.mark.types("write it as JSON Lines, one object per line")
 def test_a_list_that_is_too_large_is_written_as_lines(sources: Sources) -> None:
     rows = json.loads(f"[{', '.join(LINES.split(chr(10))[:-1])}]")
     (sources.folder / "rows.json").write_text(json.dumps(rows))
     settings = {"use": "json", "path": "rows.json", "max_bytes": 40}
     said = sources.refused(settings)
-    assert "write it as JSON Lines, one object a line" in said
+    assert "write it as JSON Lines, one object per line" in said
     (sources.folder / "rows.json").write_text(_jsonl(*rows))
     sources.typed({"use": "json", "path": "rows.json"}, said)
 
 
 @pytest.mark.types(
-    "type `split: «»`", "has no splits; leave `split` out", "give the folder that datasets.save_to_disk wrote"
+    "type `split: «»`", "has no splits; remove `split`", "name the folder that datasets.save_to_disk wrote"
 )  # fmt: skip
 def test_the_splits_of_a_folder_of_datasets(sources: Sources) -> None:
     from datasets import Dataset, DatasetDict
@@ -138,11 +138,11 @@ def test_the_splits_of_a_folder_of_datasets(sources: Sources) -> None:
     said = sources.refused({"use": "datasets", "path": "two"})
     sources.typed({"use": "datasets", "path": "two"}, said)
     settings = {"use": "datasets", "path": "one", "split": "train"}
-    assert "leave `split` out" in sources.refused(settings)
+    assert "remove `split`" in sources.refused(settings)
     assert len(sources.read({"use": "datasets", "path": "one"})) == 2
     (sources.folder / "rows.jsonl").write_text(LINES)
     said = sources.refused({"use": "datasets", "path": "rows.jsonl"})
-    assert "give the folder that datasets.save_to_disk wrote" in said
+    assert "name the folder that datasets.save_to_disk wrote" in said
 
 
 @pytest.mark.types("the field «» is «», which «»; give one of «»")
@@ -162,7 +162,7 @@ def test_each_answer_that_is_shown_is_one(sources: Sources) -> None:
 
 
 @pytest.mark.types(
-    "leave the line out, and type nfilter run RECIPE --limit 100", "a file holds one split"
+    "remove the line, and type nfilter run RECIPE --limit 100", "a file contains one split"
 )
 def test_what_other_tools_call_limit_and_split(
     sources: Sources, capsys: pytest.CaptureFixture[str]

@@ -15,7 +15,7 @@ Make = Callable[..., Any]
 
 
 def write_rows(path: Path, kind: str, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """The rows as a file of that kind; what CSV cannot hold goes in as JSON text."""
+    """Write the rows as a file of the given kind; cells that CSV cannot represent are written as JSON text."""
     if kind == "jsonl":
         path = path / "data.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -43,7 +43,7 @@ def write_rows(path: Path, kind: str, rows: Sequence[Mapping[str, Any]]) -> Path
 
 
 def as_csv(row: Mapping[str, Any]) -> dict[str, str]:
-    """The row as CSV holds it: text alone."""
+    """Return the row as CSV represents it: text cells only."""
     return {
         key: value
         if isinstance(value, str)
@@ -56,7 +56,7 @@ def as_csv(row: Mapping[str, Any]) -> dict[str, str]:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """A source over rows: ``make("jsonl", rows, shape="auto", ...)``."""
+    """Return a factory of sources over rows: ``make("jsonl", rows, shape="auto", ...)``."""
 
     def build(kind: str, rows: Sequence[Mapping[str, Any]], **config: Any) -> Any:
         path = write_rows(tmp_path, kind, rows)
@@ -72,7 +72,7 @@ def opened(kind: str, path: Path, **config: Any) -> Any:
 
 @pytest.fixture
 def over(tmp_path: Path) -> Make:
-    """A source over bytes: ``over("jsonl", b"...")``."""
+    """Return a factory of sources over bytes: ``over("jsonl", b"...")``."""
 
     def build(kind: str, data: bytes, **config: Any) -> Any:
         path = tmp_path / f"data{SOURCES[kind].suffixes[0]}"

@@ -1,4 +1,4 @@
-"""Label sets: recognised, listed in the prompt, read strictly, and written back as they came."""
+"""Label sets: recognised, listed in the prompt, read strictly, and written in their original form."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nfilter import Row, SourceError, Unreadable
-from nfilter_io.classes import Classes, class_text, read_class, write_class
+from nfilter_io.label_sets import Classes, class_text, read_class, write_class
 from nfilter_io.sources import Csv, Datasets, JsonLines, Parquet
 
 WORDS = [{"text": f"text {n}", "label": ("spam", "ham")[n % 2]} for n in range(6)]
@@ -30,11 +30,11 @@ def read(made: Any) -> tuple[list[Row], list[Unreadable]]:
     ]
 
 
-def test_words_are_classes_and_every_prompt_lists_them(tmp_path: Path) -> None:
+def test_every_prompt_lists_the_classes(tmp_path: Path) -> None:
     made = source(tmp_path, WORDS)
-    rows, gone = read(made)
-    assert not gone
-    assert made.rows.layout.stated() == {
+    rows, unreadable = read(made)
+    assert not unreadable
+    assert made.rows.layout.describe() == {
         "shape": "label",
         "text": "text",
         "label": "label",
@@ -51,59 +51,59 @@ def test_words_are_classes_and_every_prompt_lists_them(tmp_path: Path) -> None:
         assert restored == before
 
 
-def test_numbers_get_the_names_that_are_given(tmp_path: Path) -> None:
+def test_numbers_are_indices_of_configured_names(tmp_path: Path) -> None:
     made = source(tmp_path, NUMBERS, labels=["bad", "so so", "good"])
     rows, _ = read(made)
     assert [row.sample.response for row in rows[:3]] == ["bad", "so so", "good"]
     other = rows[0].sample.relabel("good", "a test")
     assert made.restore(other)["label"] == 2
     assert made.restore(rows[1].sample)["label"] == 1
-    # Without names the numbers are the classes, and a hint says how to name them.
+    # Without names the numbers are the classes, with a hint how to name them.
     made = source(tmp_path, NUMBERS)
     rows, _ = read(made)
     assert [row.sample.response for row in rows[:3]] == ["0", "1", "2"]
-    assert "labels: [NAME, ...]" in made.rows.layout.stated()["classes"]
+    assert "labels: [NAME, ...]" in made.rows.layout.describe()["classes"]
     assert made.restore(rows[0].sample.relabel("2", "a test"))["label"] == 2
 
 
 @pytest.mark.parametrize(
-    ("cell", "says"),
+    ("cell", "expected"),
     [
-        ("eggs", "is 'eggs', which is none of the classes: ham, spam"),
-        ("Spam", "is 'Spam', which is none of the classes"),
+        ("eggs", "is 'eggs', which is not one of the classes: ham, spam"),
+        ("Spam", "is 'Spam', which is not one of the classes"),
         (None, "is missing"),
         ("", "is missing"),
-        (2, "is 2, which is none of the classes"),
-        (-1, "is -1, which is none of the classes"),
-        (0.5, "is 0.5, which is none of the classes"),
-        (True, "is True, which is none of the classes"),
-        ("1" * 5000, "which is no name of a class"),
+        (2, "is 2, which is not one of the classes"),
+        (-1, "is -1, which is not one of the classes"),
+        (0.5, "is 0.5, which is not one of the classes"),
+        (True, "is True, which is not one of the classes"),
+        ("1" * 5000, "which is not a valid class name"),
         (["spam"], "is a list, not text"),
     ],
 )
-def test_what_is_none_of_the_named_classes_is_unreadable(
-    tmp_path: Path, cell: Any, says: str
+def test_a_cell_that_is_not_one_of_the_classes_is_unreadable(
+    tmp_path: Path, cell: Any, expected: str
 ) -> None:
-    rows, gone = read(
+    rows, unreadable = read(
         source(
             tmp_path, [*WORDS, {"text": "x", "label": cell}], shape="label", labels=["ham", "spam"]
         )
     )
     assert len(rows) == len(WORDS)
-    assert says in gone[0].error
+    assert expected in unreadable[0].error
 
 
-def test_a_class_that_comes_late_is_a_class_of_every_row(tmp_path: Path) -> None:
+def test_a_late_class_is_listed_for_every_row(tmp_path: Path) -> None:
     late = [
         *[{"text": f"t{n}", "label": "ab"[n % 2]} for n in range(300)],
         {"text": "z", "label": "c"},
     ]
-    rows, gone = read(source(tmp_path, late))
-    assert (len(rows), gone) == (301, [])
+    rows, unreadable = read(source(tmp_path, late))
+    assert (len(rows), unreadable) == (301, [])
     assert {tuple(row.sample.meta["options"]) for row in rows} == {("a", "b", "c")}
 
 
-def test_the_truth_decides_nothing(tmp_path: Path) -> None:
+def test_the_truth_does_not_affect_the_classes(tmp_path: Path) -> None:
     noisy = [{**row, "gold": "other" if n == 0 else row["label"]} for n, row in enumerate(WORDS)]
     rows, _ = read(source(tmp_path, noisy, truth="gold"))
     assert rows[0].truth is None
@@ -114,7 +114,7 @@ def test_the_truth_decides_nothing(tmp_path: Path) -> None:
     assert {row.truth for row in rows} == {"a"}
 
 
-def test_columns_of_other_names_and_a_system_column(tmp_path: Path) -> None:
+def test_other_column_names_and_a_system_column(tmp_path: Path) -> None:
     rows = [
         {"system": "Be fair.", "review": f"r{n}", "sentiment": "+-"[n % 2], "options": n}
         for n in range(6)
@@ -128,7 +128,7 @@ def test_columns_of_other_names_and_a_system_column(tmp_path: Path) -> None:
         assert restored == before
 
 
-def test_truth_values_are_classes(tmp_path: Path) -> None:
+def test_booleans_are_classes(tmp_path: Path) -> None:
     made = source(tmp_path, [{"text": f"t{n}", "label": bool(n % 2)} for n in range(6)])
     rows, _ = read(made)
     assert [row.sample.response for row in rows[:2]] == ["false", "true"]
@@ -156,18 +156,18 @@ def test_class_names_come_from_the_schema_of_datasets(tmp_path: Path) -> None:
     data.to_parquet(tmp_path / "d.parquet")
     for cls, path in ((Datasets, "folder"), (Parquet, "d.parquet")):
         made = cls(cls.Config.model_validate({"path": path}), tmp_path)
-        rows, gone = read(made)
+        rows, unreadable = read(made)
         assert [row.sample.response for row in rows] == ["pos", "neg"]
-        assert "is -1, which is none of the classes: neg, pos" in gone[0].error
+        assert "is -1, which is not one of the classes: neg, pos" in unreadable[0].error
         assert made.restore(rows[0].sample.relabel("neg", "a test"))["label"] == 0
 
 
-def test_free_text_is_no_label_set(tmp_path: Path) -> None:
+def test_free_text_is_not_a_label_set(tmp_path: Path) -> None:
     rows = [{"text": f"text {n}", "label": f"a label of its own, number {n}"} for n in range(30)]
-    with pytest.raises(SourceError, match="the shape of the rows is not known"):
+    with pytest.raises(SourceError, match="the shape of the rows is unknown"):
         source(tmp_path, rows).rows.layout  # noqa: B018
     many = [{"text": "t", "label": f"l{n}"} for n in range(1100)]
-    with pytest.raises(SourceError, match=r"more than 1,000 different values.*shape: prompt"):
+    with pytest.raises(SourceError, match=r"more than 1,000 distinct values.*shape: prompt"):
         source(tmp_path, many, shape="label").rows.layout  # noqa: B018
 
 
@@ -184,7 +184,7 @@ def test_free_text_is_no_label_set(tmp_path: Path) -> None:
 def test_any_class_survives_reading_and_writing(names: list[str], data: st.DataObject) -> None:
     try:
         classes = Classes(tuple(class_text(name, "x") for name in names), named=True)
-    except Exception:  # noqa: BLE001 (a name with a line break is no name)
+    except Exception:  # noqa: BLE001 (a name with a line break is invalid)
         return
     cell: Any = data.draw(st.sampled_from([*classes.names, *range(len(names))]))
     name, form = read_class(cell, classes, "x")
@@ -207,24 +207,24 @@ TURNS = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "goo
         ({"chosen": TURNS, "rejected": TURNS}, {"columns": {"messages": "chosen"}, "shape": "messages"}),
     ],
 )  # fmt: skip
-def test_preference_pairs_are_told_what_can_be_cleaned_and_it_works(
+def test_preference_pairs_are_reported_with_a_remedy_that_works(
     tmp_path: Path, row: dict[str, Any], config: dict[str, Any]
 ) -> None:
     with pytest.raises(SourceError, match="preference pairs") as error:
         source(tmp_path, [row]).rows.layout  # noqa: B018
-    told = str(error.value)
-    assert f"shape: {config['shape']}" in told
+    message = str(error.value)
+    assert f"shape: {config['shape']}" in message
     listed = ", ".join(f"{role}: {column}" for role, column in config["columns"].items())
-    assert f"columns: {{{listed}}}" in told
+    assert f"columns: {{{listed}}}" in message
     made = source(tmp_path, [row], **config)
-    rows, gone = read(made)
-    assert not gone
+    rows, unreadable = read(made)
+    assert not unreadable
     assert rows[0].sample.response == "good"
     assert made.restore(rows[0].sample)["rejected"] == row["rejected"]
 
 
 @pytest.mark.parametrize("row", [{"text": "words"}, {"id": "1", "content": "words", "url": "x"}])
-def test_plain_text_is_told_what_can_be_done(tmp_path: Path, row: dict[str, str]) -> None:
-    with pytest.raises(SourceError, match=r"plain text .* holds no answers") as error:
+def test_plain_text_is_reported_with_a_remedy(tmp_path: Path, row: dict[str, str]) -> None:
+    with pytest.raises(SourceError, match=r"plain text .* contains no answers") as error:
         source(tmp_path, [row]).rows.layout  # noqa: B018
     assert "shape: label" in str(error.value)

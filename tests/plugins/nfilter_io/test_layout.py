@@ -1,4 +1,4 @@
-"""Which shape a file has: guessed where it is clear, asked for where it is not."""
+"""The shape of a file: guessed if it is unambiguous, else an error asks for it."""
 
 from __future__ import annotations
 
@@ -92,13 +92,13 @@ SHARED = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
             {"shape": "messages", "columns": {"messages": "dialog"}},
             {"shape": "messages", "messages": "dialog"},
         ),
-        # an `options` column that holds no options is an extra column
+        # an `options` column without options is an extra column
         (
             {"question": "a", "options": "-v", "answer": "b"},
             {},
             {"shape": "prompt", "prompt": "question", "response": "answer"},
         ),
-        # a gold answer beside the model's is no rival once it is the truth
+        # the truth column is no candidate for the response
         (
             {"prompt": "a", "response": "b", "answer": "c"},
             {"truth": "answer"},
@@ -106,7 +106,7 @@ SHARED = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
         ),
     ],
 )
-def test_clear_shapes_are_guessed_and_stated(
+def test_unambiguous_shapes_are_guessed_and_described(
     row: dict[str, Any], config: dict[str, Any], stated: dict[str, str], make: Any
 ) -> None:
     source = make("jsonl", [row], **config)
@@ -121,12 +121,12 @@ def source_dir(source: Any) -> Any:
 @pytest.mark.parametrize(
     ("row", "config", "words"),
     [
-        ({"foo": "a", "bar": "b"}, {}, ["'foo'", "'bar'", "shape: prompt", "not known"]),
+        ({"foo": "a", "bar": "b"}, {}, ["'foo'", "'bar'", "shape: prompt", "unknown"]),
         ({"prompt": "a"}, {}, ["'prompt'", "columns: {prompt: COLUMN, response: COLUMN}"]),
         (
             {"prompt": "a", "response": "b", "answer": "c"},
             {},
-            ["'response', 'answer'", "not clear"],
+            ["'response', 'answer'", "ambiguous"],
         ),
         ({"prompt": "a", "question": "b", "answer": "c"}, {}, ["prompt could be 'prompt', 'quest"]),
         ({"messages": CHAT, "prompt": "a", "response": "b"}, {}, ["several shapes"]),
@@ -149,14 +149,14 @@ def source_dir(source: Any) -> Any:
         (
             {"prompt": "x", "response": "y", "z": "1"},
             {"columns": {"response": "z"}, "truth": "z"},
-            ["a column of their own"],
+            ["their own column"],
         ),
-        ({"prompt": "x", "response": "y"}, {"truth": "response"}, ["not known"]),
+        ({"prompt": "x", "response": "y"}, {"truth": "response"}, ["unknown"]),
         ({"prompt": "x", "response": "y"}, {"shape": "alpaca"}, ["instruction: COLUMN"]),
         ({"x\x1b[31m": "x"}, {}, ["x\\x1b[31m"]),
     ],
 )
-def test_what_is_not_clear_is_asked_for(
+def test_an_ambiguous_layout_is_an_error_with_a_remedy(
     row: dict[str, Any], config: dict[str, Any], words: list[str], make: Any
 ) -> None:
     source = make("jsonl", [row], **config)
@@ -170,7 +170,7 @@ def test_what_is_not_clear_is_asked_for(
     ]
 
 
-def test_one_odd_row_in_front_does_not_decide(make: Any) -> None:
+def test_one_unusual_first_row_does_not_decide(make: Any) -> None:
     rows = [{"foo": 1}, {"messages": "x"}, *({"prompt": "a", "response": "b"} for _ in range(5))]
     items = list(make("jsonl", rows).read())
     assert [hasattr(item, "sample") for item in items] == [False, False, *[True] * 5]
@@ -183,7 +183,7 @@ def test_one_row_of_another_shape_does_not_decide(make: Any) -> None:
     assert [hasattr(item, "sample") for item in items] == [True, True, False, True, True, True]
 
 
-def test_a_truth_that_only_later_rows_have_is_no_error(make: Any) -> None:
+def test_a_truth_that_only_late_rows_have_is_accepted(make: Any) -> None:
     rows: list[dict[str, Any]] = [{"prompt": f"{n}", "response": "b"} for n in range(300)]
     rows[-1]["gold"] = "c"
     items = list(make("jsonl", rows, truth="gold").read())
@@ -191,7 +191,7 @@ def test_a_truth_that_only_later_rows_have_is_no_error(make: Any) -> None:
 
 
 def test_reading_and_columns_agree_on_a_long_file(make: Any) -> None:
-    # the rows beyond the first 200 must change nothing
+    # rows after the first 200 must not change the layout
     rows = [{"question": "q", "options": ["x", "y", "z"], "answer": 1} for _ in range(200)]
     rows += [{"question": "q", "options": ["x", "y", "z"], "answer": 3} for _ in range(300)]
     source = make("jsonl", rows)
@@ -201,7 +201,7 @@ def test_reading_and_columns_agree_on_a_long_file(make: Any) -> None:
     assert [hasattr(item, "sample") for item in read] == [True] * 200 + [False] * 300
 
 
-def test_where_an_index_starts_can_be_told(make: Any) -> None:
+def test_the_first_index_can_be_configured(make: Any) -> None:
     rows = [{"question": "q", "options": ["x", "y", "z"], "answer": 1}]
     assert next(make("jsonl", rows).read()).sample.response == "B"
     assert next(make("jsonl", rows, index_base=1).read()).sample.response == "A"
@@ -213,9 +213,9 @@ def test_problems_before_reading(kind: str, make: Any, tmp_path: Any) -> None:
     cls = type(source)
     assert list(cls.problems(source.rows._config, tmp_path)) == []
     missing = cls.Config(path="missing")
-    found = list(cls.problems(missing, tmp_path))
-    assert len(found) == 1
-    assert "there is no such" in found[0]
+    problems = list(cls.problems(missing, tmp_path))
+    assert len(problems) == 1
+    assert "there is no such" in problems[0]
     (tmp_path / "dir").mkdir()
     (tmp_path / "file").write_text("")
     assert list(cls.problems(cls.Config(path="file" if kind == "datasets" else "dir"), tmp_path))
@@ -241,7 +241,7 @@ def test_splits_of_a_dataset(tmp_path: Any) -> None:
     for path, split, words in (
         ("both", None, "split: train"),
         ("both", "dev", "'train', 'test'"),
-        ("plain", "train", "leave `split` out"),
+        ("plain", "train", "remove `split`"),
     ):
         with pytest.raises(SourceError, match=words):
             read(path, split)
@@ -270,7 +270,7 @@ def test_unknown_settings_are_refused() -> None:
             Csv.Config(path="x", delimiter=delimiter)
 
 
-def test_tabs_and_other_delimiters(over: Any, tmp_path: Any) -> None:
+def test_delimiters(over: Any, tmp_path: Any) -> None:
     from nfilter_io.sources import Csv
 
     data = b"prompt;response\na,1;b\n"

@@ -1,4 +1,4 @@
-"""Rows that cannot be read: each set aside with its line and a reason, and reading goes on."""
+"""Unreadable rows: each is reported with its line and a reason, and reading continues."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nfilter import NfilterError, Row, SourceError, Unreadable
 GOOD = b'{"prompt": "a", "response": "b"}\n'
 DEEP = b"[" * 5000 + b"]" * 5000
 
-# one line of a JSON Lines file of prompts and responses, and a word of the reason
+# a line of a JSON Lines file of prompts and responses, and a part of the reason
 BAD_LINES: list[tuple[bytes, str]] = [
     (b"{", "not JSON"),
     (b"nonsense", "not JSON"),
@@ -27,7 +27,7 @@ BAD_LINES: list[tuple[bytes, str]] = [
     (b'"text"', "a string, not an object"),
     (b"17", "a number, not an object"),
     (b"null", "null, not an object"),
-    (b"true", "a truth value, not an object"),
+    (b"true", "a boolean, not an object"),
     (b'[{"prompt": "a", "response": "b"}]', "use: json"),
     (b"{}", "'prompt' is missing"),
     (b'{"prompt": "a"}', "'response' is missing"),
@@ -38,7 +38,7 @@ BAD_LINES: list[tuple[bytes, str]] = [
     (b'{"prompt": " \\n", "response": "b"}', "'prompt' is empty"),
     (b'{"prompt": ["a"], "response": "b"}', "a list, not text"),
     (b'{"prompt": "a", "response": {"x": 1}}', "an object, not text"),
-    (b'{"prompt": "a", "response": true}', "a truth value, not text"),
+    (b'{"prompt": "a", "response": true}', "a boolean, not text"),
     (b'{"prompt": "a", "response": NaN}', "NaN or an infinity"),
     (b'{"prompt": "a", "response": "b", "x": [Infinity]}', "NaN or an infinity"),
     (b'{"prompt": "a", "response": "b", "x": -Infinity}', "NaN or an infinity"),
@@ -59,11 +59,11 @@ BAD_LINES: list[tuple[bytes, str]] = [
     (b'{"prompt": "a", "prompt": "b", "response": "c"}', "same key twice"),
     (b'{"prompt": "a", "response": "b", "_nfilter": 1}', "reserved"),
     (b'{"prompt": "a", "response": "' + b"b" * 5000 + b'"}', "longer than 4096 bytes"),
-    (b'{"id": "one", "prompt": "a", "response": "b"}', "id 'one' is that of an earlier row"),
-    (b'{"id": " ", "prompt": "a", "response": "b"}', "no id"),
-    (b'{"id": "' + b"i" * 300 + b'", "prompt": "a", "response": "b"}', "no id"),
+    (b'{"id": "one", "prompt": "a", "response": "b"}', "id 'one' was used by an earlier row"),
+    (b'{"id": " ", "prompt": "a", "response": "b"}', "not a valid id"),
+    (b'{"id": "' + b"i" * 300 + b'", "prompt": "a", "response": "b"}', "not a valid id"),
     (b'{"id": [1], "prompt": "a", "response": "b"}', "'id' is a list, not text"),
-    (b'{"id": true, "prompt": "a", "response": "b"}', "'id' is a truth value"),
+    (b'{"id": true, "prompt": "a", "response": "b"}', "'id' is a boolean"),
 ]
 
 TURNS = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
@@ -117,7 +117,7 @@ BAD_SHAPES: list[tuple[bytes, bytes, str]] = [
 ]  # fmt: skip
 
 
-def parted(source: Any) -> tuple[list[Row], list[Unreadable]]:
+def split(source: Any) -> tuple[list[Row], list[Unreadable]]:
     rows, bad = [], []
     for item in source.read():
         (rows if isinstance(item, Row) else bad).append(item)
@@ -133,22 +133,22 @@ def parted(source: Any) -> tuple[list[Row], list[Unreadable]]:
 
 
 @pytest.mark.parametrize(("line", "reason"), BAD_LINES)
-def test_a_bad_line_is_set_aside_alone(line: bytes, reason: str, over: Any) -> None:
+def test_a_bad_line_affects_no_other(line: bytes, reason: str, over: Any) -> None:
     first = b'{"id": "one", "prompt": "a", "response": "b"}\n'
     source = over("jsonl", first + line + b"\n\n" + GOOD, max_line_bytes=4096 * 4)
     if "4096" in reason:
         source = over("jsonl", first + line + b"\n\n" + GOOD, max_line_bytes=4096)
-    rows, bad = parted(source)
+    rows, bad = split(source)
     assert [row.sample.response for row in rows] == ["b", "b"]
     assert [item.line for item in bad] == [2]
     assert reason in bad[0].error
 
 
 @pytest.mark.parametrize(("good", "line", "reason"), BAD_SHAPES)
-def test_a_row_of_the_wrong_shape_is_set_aside_alone(
+def test_a_row_of_the_wrong_shape_affects_no_other(
     good: bytes, line: bytes, reason: str, over: Any
 ) -> None:
-    rows, bad = parted(over("jsonl", good + line + b"\n" + good))
+    rows, bad = split(over("jsonl", good + line + b"\n" + good))
     assert len(rows) == 2
     assert [item.line for item in bad] == [2]
     assert reason in bad[0].error
@@ -156,13 +156,13 @@ def test_a_row_of_the_wrong_shape_is_set_aside_alone(
 
 @pytest.mark.parametrize(("good", "line", "reason"), BAD_SHAPES)
 def test_the_same_in_one_json_list(good: bytes, line: bytes, reason: str, over: Any) -> None:
-    rows, bad = parted(over("json", b"[\n" + good + b",\n" + line + b",\n" + good + b"]"))
+    rows, bad = split(over("json", b"[\n" + good + b",\n" + line + b",\n" + good + b"]"))
     assert len(rows) == 2
     assert [item.line for item in bad] == [4]
     assert reason in bad[0].error
 
 
-# those that have an end of their own, so that the next element can be found
+# lines with balanced brackets, so the next element can be found
 BAD_ELEMENTS = [
     case for case in BAD_LINES if case[0].count(b"{") == case[0].count(b"}") and len(case[0]) > 1
 ]
@@ -171,7 +171,7 @@ BAD_ELEMENTS = [
 @pytest.mark.parametrize(("line", "reason"), BAD_ELEMENTS)
 def test_a_bad_element_of_a_json_list(line: bytes, reason: str, over: Any) -> None:
     first = b'[{"id": "one", "prompt": "a", "response": "b"},\n'
-    rows, bad = parted(over("json", first + line + b",\n" + GOOD + b"]"))
+    rows, bad = split(over("json", first + line + b",\n" + GOOD + b"]"))
     if "4096" in reason:
         assert len(rows) == 3
         return
@@ -190,7 +190,7 @@ def test_a_bad_element_of_a_json_list(line: bytes, reason: str, over: Any) -> No
     ],
 )
 def test_rows_after_an_element_without_an_end_are_read(line: bytes, over: Any) -> None:
-    rows, bad = parted(
+    rows, bad = split(
         over("json", b"[" + GOOD + b",\n" + line + b",\n" + GOOD + b",\n" + GOOD + b"]")
     )
     assert len(rows) == 3
@@ -212,8 +212,8 @@ def test_rows_after_an_element_without_an_end_are_read(line: bytes, over: Any) -
     ],
 )
 def test_a_json_list_that_ends_badly(end: bytes, rows: int, reason: str, over: Any) -> None:
-    found, bad = parted(over("json", b"[" + GOOD + b"," + GOOD + end))
-    assert len(found) == rows
+    rows_read, bad = split(over("json", b"[" + GOOD + b"," + GOOD + end))
+    assert len(rows_read) == rows
     assert any(reason in item.error for item in bad)
 
 
@@ -243,7 +243,7 @@ def test_bad_csv(
     data: bytes, responses: list[str], reasons: list[tuple[int, str]], over: Any
 ) -> None:
     before = csv.field_size_limit()
-    rows, bad = parted(over("csv", b"prompt,response\n" + data, max_line_bytes=2048))
+    rows, bad = split(over("csv", b"prompt,response\n" + data, max_line_bytes=2048))
     assert [row.sample.response for row in rows] == responses
     for (line, reason), item in zip(reasons, bad, strict=False):
         assert item.line == line
@@ -252,8 +252,8 @@ def test_bad_csv(
     assert csv.field_size_limit() == before
 
 
-def test_a_csv_cell_may_be_larger_than_the_csv_module_likes(over: Any) -> None:
-    rows, bad = parted(over("csv", b"prompt,response\na," + b"b" * 300_000 + b"\n"))
+def test_a_csv_cell_may_exceed_the_csv_module_s_limit(over: Any) -> None:
+    rows, bad = split(over("csv", b"prompt,response\na," + b"b" * 300_000 + b"\n"))
     assert len(rows[0].sample.response) == 300_000
     assert not bad
 
@@ -276,7 +276,7 @@ def test_bad_cells_of_a_parquet_file(tmp_path: Any) -> None:
         }
     )
     pq.write_table(table, tmp_path / "data.parquet")
-    rows, bad = parted(Parquet(Parquet.Config(path="data.parquet"), tmp_path))
+    rows, bad = split(Parquet(Parquet.Config(path="data.parquet"), tmp_path))
     assert [row.sample.response for row in rows] == ["x"]
     assert rows[0].sample.meta["score"] is None
     assert rows[0].sample.meta["blob"] == "/w=="
@@ -289,26 +289,26 @@ def test_bad_cells_of_a_parquet_file(tmp_path: Any) -> None:
 
 def test_infinity_in_a_parquet_file(make: Any) -> None:
     source = make("parquet", [{"prompt": "a", "response": "b", "x": float("inf")}])
-    rows, bad = parted(source)
+    rows, bad = split(source)
     assert not rows
     assert "infinity" in bad[0].error
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
-def test_a_byte_order_mark_is_no_part_of_the_text(kind: str, over: Any) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_text(kind: str, over: Any) -> None:
     body = {"jsonl": GOOD, "json": b"[" + GOOD + b"]", "csv": b"prompt,response\na,b\n"}[kind]
-    rows, bad = parted(over(kind, b"\xef\xbb\xbf" + body))
+    rows, bad = split(over(kind, b"\xef\xbb\xbf" + body))
     assert len(rows) == 1
     assert not bad
     assert "prompt" in rows[0].sample.meta
 
 
 def test_another_encoding(over: Any) -> None:
-    rows, _ = parted(over("csv", "prompt,response\na,café\n".encode("cp1252"), encoding="cp1252"))
+    rows, _ = split(over("csv", "prompt,response\na,café\n".encode("cp1252"), encoding="cp1252"))
     assert rows[0].sample.response == "café"
 
 
-# the container itself: a file that is no such file
+# invalid containers
 BROKEN: list[tuple[str, bytes | None, dict[str, Any], str]] = [
     ("jsonl", None, {}, "cannot be opened"),
     ("json", None, {}, "cannot be opened"),
@@ -325,7 +325,7 @@ BROKEN: list[tuple[str, bytes | None, dict[str, Any], str]] = [
     ("jsonl", GOOD, {"encoding": "utf-99"}, "encoding: utf-8"),
     ("jsonl", GOOD, {"encoding": "utf-16"}, "convert the file to UTF-8"),
     ("jsonl", GOOD, {"encoding": "rot13"}, "encoding: utf-8"),
-    ("json", b"", {}, "is empty: it holds no rows"),
+    ("json", b"", {}, "is empty: it has no rows"),
     ("json", GOOD, {}, "use: jsonl"),
     ("json", b"[" + GOOD + b"]", {"max_bytes": 10}, "use: jsonl"),
     ("csv", b"", {}, "is empty"),
@@ -363,7 +363,7 @@ def test_a_folder_in_place_of_a_file(over: Any, tmp_path: Any) -> None:
         path.rmdir()
 
 
-def test_a_dataset_folder_that_is_none(tmp_path: Any) -> None:
+def test_an_invalid_dataset_folder(tmp_path: Any) -> None:
     from nfilter_io.sources import Datasets
 
     (tmp_path / "folder").mkdir()
@@ -376,7 +376,7 @@ def test_a_dataset_folder_that_is_none(tmp_path: Any) -> None:
         list(source.read())
 
 
-def test_a_parquet_file_cut_short_in_the_middle(make: Any, tmp_path: Any) -> None:
+def test_a_parquet_file_with_corrupt_data(make: Any, tmp_path: Any) -> None:
     rows = [{"prompt": "p" * 50 + str(n), "response": "r"} for n in range(2000)]
     source = make("parquet", rows)
     path = tmp_path / "data.parquet"
@@ -387,8 +387,8 @@ def test_a_parquet_file_cut_short_in_the_middle(make: Any, tmp_path: Any) -> Non
         list(source.read())
 
 
-def test_no_readable_row_leaves_the_verdict_to_the_caller(over: Any) -> None:
-    rows, bad = parted(over("jsonl", b"{\n[\n"))
+def test_without_a_readable_row_only_the_layout_raises(over: Any) -> None:
+    rows, bad = split(over("jsonl", b"{\n[\n"))
     assert not rows
     assert [item.line for item in bad] == [1, 2]
     with pytest.raises(SourceError, match="no row can be read"):
@@ -396,14 +396,14 @@ def test_no_readable_row_leaves_the_verdict_to_the_caller(over: Any) -> None:
 
 
 @pytest.mark.parametrize("data", [b'[\n {\n  "prompt": "q"\n }\n]\n', b'[{"prompt": "q"}]\n'])
-def test_one_json_list_that_is_read_line_by_line_is_told(over: Any, data: bytes) -> None:
-    with pytest.raises(SourceError, match=r"no row can be read; line 1: .*use: json") as told:
+def test_a_json_list_read_as_json_lines_is_reported_with_the_remedy(over: Any, data: bytes) -> None:
+    with pytest.raises(SourceError, match=r"no row can be read; line 1: .*use: json") as caught:
         _ = over("jsonl", data).rows.layout
-    assert str(told.value).count("use: json") == 1
+    assert str(caught.value).count("use: json") == 1
 
 
 def test_an_empty_file_has_no_rows(over: Any) -> None:
-    assert parted(over("jsonl", b"")) == ([], [])
-    assert parted(over("jsonl", b"\n \n")) == ([], [])
-    assert parted(over("json", b"[]")) == ([], [])
-    assert parted(over("csv", b"prompt,response\n")) == ([], [])
+    assert split(over("jsonl", b"")) == ([], [])
+    assert split(over("jsonl", b"\n \n")) == ([], [])
+    assert split(over("json", b"[]")) == ([], [])
+    assert split(over("csv", b"prompt,response\n")) == ([], [])

@@ -1,6 +1,6 @@
-"""Sixty spoilt files in each of four formats: rows, rows set aside, or one error of nfilter's own, and little memory.
+"""Sixty corrupted files in each of four formats: rows, unreadable rows or one NfilterError, with little memory.
 
-``python test_mutated.py FOLDER`` reads all of them in a process of its own and prints what came of it.
+``python test_mutated.py FOLDER`` reads all of them in a separate process and prints the counts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Mutation = Callable[[bytes, random.Random], bytes]
 
 
 def base(kind: str, rows: list[dict[str, Any]] = ROWS) -> bytes:
-    """The rows in a format, well formed."""
+    """Return the rows as a valid file."""
     if kind == "jsonl":
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(
             "utf-8", "surrogatepass"
@@ -66,10 +66,10 @@ def _put(data: bytes, piece: bytes, rng: random.Random) -> bytes:
 
 
 def _flip(data: bytes, rng: random.Random) -> bytes:
-    spoilt = bytearray(data)
+    corrupted = bytearray(data)
     for _ in range(rng.choice([1, 4, 40])):
-        spoilt[rng.randrange(len(spoilt))] ^= 1 << rng.randrange(8)
-    return bytes(spoilt)
+        corrupted[rng.randrange(len(corrupted))] ^= 1 << rng.randrange(8)
+    return bytes(corrupted)
 
 
 def _swap(data: bytes, rng: random.Random) -> bytes:
@@ -146,7 +146,7 @@ TEXT: list[Mutation] = [
 
 
 def _table(data: bytes, rng: random.Random) -> bytes:
-    """A Parquet file that is well formed and holds what no row should."""
+    """Return a valid Parquet file with unsuitable values."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -173,8 +173,8 @@ def _table(data: bytes, rng: random.Random) -> bytes:
     return sink.getvalue()
 
 
-def spoilt(kind: str, number: int) -> bytes:
-    """Case ``number`` of a format: every mutation in turn, some of them on top of another."""
+def corrupted(kind: str, number: int) -> bytes:
+    """Return case ``number`` of a format: the mutations in turn, sometimes two of them."""
     rng = random.Random(f"{kind} {number}")
     mutations = [*ANY, *[_table] * 12] if kind == "parquet" else TEXT
     data = mutations[number % len(mutations)](base(kind), rng)
@@ -186,67 +186,67 @@ def spoilt(kind: str, number: int) -> bytes:
 
 
 def outcome(kind: str, number: int, folder: Path) -> Counter[str]:
-    """What a check and a run would see: samples, rows set aside, or an error that nfilter means to give."""
+    """Count the results of a check and a run: samples, unreadable rows, or an NfilterError."""
     cls = FORMATS[kind]
     path = folder / f"{number}{cls.suffixes[0]}"
-    path.write_bytes(spoilt(kind, number))
-    seen: Counter[str] = Counter()
+    path.write_bytes(corrupted(kind, number))
+    counts: Counter[str] = Counter()
     try:
         config = cls.Config(path=path.name)
         problems = list(cls.problems(config, folder))
         assert all(isinstance(problem, str) and problem for problem in problems)
-        seen["error"] += bool(problems)
+        counts["error"] += bool(problems)
         if not problems:
             cls.columns(config, folder)
         for item in cls(config, folder).read():
-            seen["samples" if isinstance(item, Row) else "quarantine"] += 1
+            counts["samples" if isinstance(item, Row) else "quarantine"] += 1
             if isinstance(item, Row):
-                # What goes on into a run can be written down.
+                # A sample must be serialisable.
                 " ".join(turn.content for turn in item.sample.messages).encode()
                 json.dumps(dict(item.sample.meta), allow_nan=False)
             else:
                 assert isinstance(item, Unreadable)
                 assert item.error
     except NfilterError as error:
-        seen["error"] += len(str(error)) > 0
+        counts["error"] += len(str(error)) > 0
     finally:
         path.unlink()
-    assert seen.total(), "nothing was said of it"
-    return seen
+    assert counts.total(), "no result"
+    return counts
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_sample_of_the_spoilt_files(kind: str, tmp_path: Path) -> None:
+def test_some_corrupted_files(kind: str, tmp_path: Path) -> None:
     for number in range(0, CASES, 7):
         outcome(kind, number, tmp_path)
 
 
-def test_the_files_are_the_same_each_time_and_differ() -> None:
+def test_the_files_are_reproducible_and_distinct() -> None:
     for kind in ("jsonl", "csv"):
-        once = [spoilt(kind, number) for number in range(20, 35)]
-        assert once == [spoilt(kind, number) for number in range(20, 35)]
+        once = [corrupted(kind, number) for number in range(20, 35)]
+        assert once == [corrupted(kind, number) for number in range(20, 35)]
         assert len(set(once)) > 12
         assert base(kind) not in once
 
 
 @pytest.mark.slow
-def test_all_spoilt_files_end_well_in_less_than_a_gigabyte(tmp_path: Path) -> None:
+def test_all_corrupted_files_in_less_than_a_gigabyte(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, __file__, str(tmp_path)],
         env=dict(os.environ), capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    said = json.loads(done.stdout)
-    assert said["files"] == CASES * len(FORMATS)
-    assert said["bytes"] < 2**30
+    report = json.loads(done.stdout)
+    assert report["files"] == CASES * len(FORMATS)
+    assert report["bytes"] < 2**30
     for kind in FORMATS:
-        assert min(said[kind][what] for what in ("samples", "error")) > 0, said
-    assert sum(said[kind].get("quarantine", 0) for kind in FORMATS) > 50
+        assert min(report[kind][what] for what in ("samples", "error")) > 0, report
+    assert sum(report[kind].get("quarantine", 0) for kind in FORMATS) > 50
 
 
 def main(folder: Path) -> None:
-    """Read every file; any error that is not nfilter's own ends this with a traceback."""
-    said: dict[str, Any] = {"files": 0}
+    """Read every file; any error other than NfilterError is raised."""
+    report: dict[str, Any] = {"files": 0}
     for kind in FORMATS:
         total: Counter[str] = Counter()
         for number in range(CASES):
@@ -254,10 +254,10 @@ def main(folder: Path) -> None:
                 total += outcome(kind, number, folder)
             except Exception as error:
                 raise RuntimeError(f"{kind} {number}") from error
-            said["files"] += 1
-        said[kind] = total
-    said["bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps(said))
+            report["files"] += 1
+        report[kind] = total
+    report["bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Noise put into real files: the right label is in the truth column and nowhere else."""
+"""Noise injected into files: the right label is in the truth column and nowhere else."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ SHAPES: dict[str, tuple[str, list[dict[str, Any]]]] = {
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_no_sample_tells_its_right_label(name: str, make: Any) -> None:
+def test_no_sample_contains_its_right_label(name: str, make: Any) -> None:
     kind, rows = SHAPES[name]
     noisy = inject(list(make("jsonl", rows).read()), NoiseConfig(ratio=0.5), 0, kind)  # type: ignore[arg-type]
     wrong = [row for row in noisy if row.sample.response != row.truth]
     assert len(wrong) == N // 2
     for row in wrong:
-        if kind != "choice":  # a letter is anywhere
+        if kind != "choice":  # a single letter occurs anywhere
             assert str(row.truth) not in repr(row.sample)
         assert all(row.sample.meta.get(column) is None for column in ("answer", "response"))
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
 @pytest.mark.parametrize("name", SHAPES)
-def test_a_noisy_file_reads_back_with_its_truth(
+def test_a_noisy_file_is_read_with_its_truth(
     name: str, suffix: str, make: Any, tmp_path: Path
 ) -> None:
     kind, rows = SHAPES[name]

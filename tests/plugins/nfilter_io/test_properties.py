@@ -1,4 +1,4 @@
-"""Whatever the bytes are, reading gives rows, rows set aside, or one typed error."""
+"""Reading any bytes yields rows, unreadable rows, or one typed error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 
 from nfilter import Row, SourceError, Unreadable
 from nfilter_io.cells import excerpt
-from nfilter_io.choices import LETTERS, AnswerForm, Options, guess_form, read_answer, write_answer
+from nfilter_io.multiple_choice import (
+    LETTERS,
+    AnswerForm,
+    Options,
+    guess_form,
+    read_answer,
+    write_answer,
+)
 from nfilter_io.sources import Csv, Json, JsonLines, Parquet
 
 KINDS = {"jsonl": JsonLines, "json": Json, "csv": Csv, "parquet": Parquet}
@@ -131,7 +138,7 @@ def test_json_lines_round_trip(rows: list[dict[str, Any]], ascii_only: bool) -> 
         min_size=1,
         max_size=6,
     ),
-    # between "\n" and no quotes a lone "\r" is written bare, which is no cell's text any more
+    # without quotes, a lone "\r" inside a cell would end the record
     style=st.sampled_from(
         [(csv.QUOTE_MINIMAL, "\r\n"), (csv.QUOTE_ALL, "\n"), (csv.QUOTE_ALL, "\r\n")]
     ),
@@ -154,7 +161,7 @@ def test_csv_round_trip(rows: list[dict[str, str]], style: tuple[Any, str]) -> N
         [b'"x,y', b'"x"y,z', b"x", b"x,y,z", b'x,"y"z"', b',"', b'"""x,y', b"\xff,y"]
     ),
 )
-def test_one_broken_csv_line_costs_no_other_row(good: list[int], at: int, broken: bytes) -> None:
+def test_one_broken_csv_line_affects_no_other_row(good: list[int], at: int, broken: bytes) -> None:
     lines = [f"p{n},r{n}".encode() for n in good]
     lines.insert(min(at, len(lines)), broken)
     _, items = read("csv", b"prompt,response\n" + b"\n".join(lines) + b"\n")
@@ -178,8 +185,8 @@ def test_an_answer_is_written_in_the_form_it_was_read_in(
 ) -> None:
     labels = tuple(f"L{n}" for n in range(len(texts))) if form == "label" else None
     options = Options(tuple(texts), labels)
-    places = st.integers(0, len(texts) - 1)
-    first, second = data.draw(places), data.draw(places)
+    indices = st.integers(0, len(texts) - 1)
+    first, second = data.draw(indices), data.draw(indices)
     base = data.draw(st.sampled_from([0, 1]))
     cells = {
         "letter": [f"({letter})" for letter in LETTERS],
@@ -215,7 +222,7 @@ def test_an_excerpt_is_short_and_printable(value: str) -> None:
     assert cut.isprintable()
 
 
-def test_what_an_excerpt_escapes() -> None:
+def test_characters_that_an_excerpt_escapes() -> None:
     assert excerpt("a\x1b[31m\n\udcff\ud800\u202e\U000e0001é") == (
         "a\\x1b[31m\\x0a\\xff\\ud800\\u202e\\U000e0001é"
     )

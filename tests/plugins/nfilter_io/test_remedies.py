@@ -1,4 +1,4 @@
-"""What errors about a file tell to type, typed."""
+"""Remedies in errors about files: each is typed and works."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("key", ["data", "it's"])
-def test_the_rows_of_an_object_are_taken_out(key: str) -> None:
+def test_the_rows_of_an_object_can_be_extracted(key: str) -> None:
     rows = [{"prompt": f"What is {i} + 1?", "response": str(i + 1)} for i in range(3)]
     Path("d.json").write_text(json.dumps({"version": 1, key: rows, "more": rows[:1]}))
     code, _, err = call("init", "--data", "d.json", "--out", "r.yaml")
     assert code == 4
     assert (
-        f"d.json: is one JSON object, not a list; to take the rows of its key {key!r} (or of 'more') out"
+        f"d.json: is one JSON object, not a list; to extract the rows of its key {key!r} (or of 'more')"
         in err
     )
     command = shlex.split(err.split(", type ")[1].split(" in its folder")[0])
@@ -45,31 +45,31 @@ def test_the_rows_of_an_object_are_taken_out(key: str) -> None:
     assert json.loads(Path("rows.json").read_text()) == rows
 
 
-def test_lines_of_objects_under_the_wrong_ending_are_read_as_told() -> None:
+def test_json_lines_with_the_wrong_suffix_can_be_read() -> None:
     Path("d.json").write_text('{"prompt": "a", "response": "b"}\n' * 2)
     code, _, err = call("init", "--data", "d.json", "--out", "r.yaml")
     assert code == 4
-    assert "d.json: is not a JSON list of objects; type `use: jsonl` for one object a line" in err
+    assert "d.json: is not a JSON list of objects; type `use: jsonl` for one object per line" in err
     Path("r.yaml").write_text("source: {use: jsonl, path: d.json}\nsamples: [{use: entp.purge}]\n")
     assert call("check", "r.yaml")[0] == 0
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "expected"),
     [
-        ("empty.jsonl", "empty.jsonl: it holds no rows; write some to it, or name another file"),
+        ("empty.jsonl", "empty.jsonl: it has no rows; write some to it, or name another file"),
         (
             "empty.json",
-            "empty.json: is empty: it holds no rows; write a JSON list of objects to it",
+            "empty.json: is empty: it has no rows; write a JSON list of objects to it",
         ),
         ("empty.csv", "empty.csv: is empty; a CSV file starts with a line of column names"),
     ],
 )
-def test_an_empty_file_is_said_to_be_empty(name: str, says: str) -> None:
+def test_an_empty_file_is_reported(name: str, expected: str) -> None:
     Path(name).write_bytes(b"\n" if name == "empty.jsonl" else b"")
     code, _, err = call("init", "--data", name, "--out", "r.yaml")
     assert code == 4
-    assert says in err
+    assert expected in err
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_an_empty_file_is_said_to_be_empty(name: str, says: str) -> None:
         ("d.jsonl", '{"prompt": "d\u00e9j\u00e0", "response": "vu"}\n'),
     ],
 )
-def test_a_file_in_another_encoding_is_read_with_what_is_told(name: str, text: str) -> None:
+def test_a_file_in_another_encoding_can_be_read(name: str, text: str) -> None:
     Path(name).write_bytes(text.encode("latin-1"))
     code, _, err = call("init", "--data", name, "--out", "r.yaml")
     assert code == 4
@@ -96,7 +96,7 @@ def test_a_file_in_another_encoding_is_read_with_what_is_told(name: str, text: s
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("line", "expected"),
     [
         (b'{"prompt": "a\tb"}', "the line is not JSON: Invalid control character at character 14"),
         (b'{"prompt": "a', "the line is not JSON: Unterminated string starting at character 12"),
@@ -104,21 +104,27 @@ def test_a_file_in_another_encoding_is_read_with_what_is_told(name: str, text: s
         (b'{"prompt" "a"}', "the line is not JSON: Expecting ':' delimiter at character 11"),
     ],
 )
-def test_a_place_in_a_line_is_said_once(line: bytes, says: str) -> None:
+def test_a_position_in_a_line_is_reported_once(line: bytes, expected: str) -> None:
     Path("d.jsonl").write_bytes(line)
-    assert says in call("init", "--data", "d.jsonl", "--out", "r.yaml")[2]
+    assert expected in call("init", "--data", "d.jsonl", "--out", "r.yaml")[2]
 
 
-def test_a_column_that_is_not_there_is_one_sentence_and_a_list() -> None:
+def test_a_missing_column_is_reported_with_a_suggestion_and_the_columns() -> None:
     Path("d.jsonl").write_text('{"question": "a", "answer": "b"}\n')
-    for name, says in (
-        ("answr", "which is not there; did you mean 'answer'? Columns found: 'answer', 'question'"),
-        ("xyz", "which is not there. Columns found: 'answer', 'question'"),
+    for name, expected in (
+        (
+            "answr",
+            "which does not exist; did you mean 'answer'? Columns found: 'answer', 'question'",
+        ),
+        ("xyz", "which does not exist. Columns found: 'answer', 'question'"),
     ):
         recipe = f"source: {{use: jsonl, path: d.jsonl, columns: {{response: {name}}}}}\nsamples: [{{use: entp.purge}}]\n"
         Path("r.yaml").write_text(recipe)
         err = call("check", "r.yaml")[2]
-        assert says in err or says.replace("'answer', 'question'", "'question', 'answer'") in err
+        assert (
+            expected in err
+            or expected.replace("'answer', 'question'", "'question', 'answer'") in err
+        )
 
 
 def test_lint_without_a_model_says_what_to_write() -> None:

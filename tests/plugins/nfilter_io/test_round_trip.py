@@ -1,4 +1,4 @@
-"""Every shape in every container: read, then written again as it came, but for the response that changed."""
+"""Every shape in every container: rows are read and restored unchanged, except for a new response."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHARED = [
     {"from": "gpt", "value": "two"},
 ]
 
-# name: rows, the first row's messages, a new response, the column and cell that it ends in
+# name: rows, the first row's messages, a new response, and the column and cell that it is written to
 SHAPES: dict[str, tuple[list[dict[str, Any]], list[tuple[str, str]], str, str, Any]] = {
     "prompt": (
         [{"prompt": "a", "response": "b", "n": 3}, {"prompt": "c\nd", "response": "", "n": 4}],
@@ -207,7 +207,7 @@ def read_all(source: Any) -> list[Row]:
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_read_then_restore_is_the_row(shape: str, kind: str, make: Any, csv_cells: Any) -> None:
+def test_restore_returns_the_row(shape: str, kind: str, make: Any, csv_cells: Any) -> None:
     rows, messages, new, column, cell = SHAPES[shape]
     source = make(kind, rows)
     samples = [row.sample for row in read_all(source)]
@@ -227,10 +227,10 @@ def test_read_then_restore_is_the_row(shape: str, kind: str, make: Any, csv_cell
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_nothing_but_the_messages_holds_the_response(shape: str, kind: str, make: Any) -> None:
+def test_only_the_messages_contain_the_response(shape: str, kind: str, make: Any) -> None:
     rows, _, _, column, _ = SHAPES[shape]
     source = make(kind, rows)
-    # a value that occurs nowhere else, in the place of every response
+    # the response's cell is empty in meta
     for row in read_all(source):
         meta = dict(row.sample.meta)
         if shape in ("messages", "sharegpt", "sharegpt-system"):
@@ -253,7 +253,7 @@ def test_options_are_listed_in_meta(shape: str, make: Any) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_sample_that_was_made_is_written_too(shape: str, make: Any) -> None:
+def test_a_generated_sample_is_written(shape: str, make: Any) -> None:
     source = make("jsonl", SHAPES[shape][0])
     made = Sample("made", (Message("user", "why?"), Message("assistant", "so")), parents=("a", "b"))
     restored = source.restore(made)
@@ -275,7 +275,7 @@ def test_a_rewritten_question_is_written(make: Any) -> None:
     ("cell", "new", "written"),
     [(5, "6", 6), (2.5, "3.5", 3.5), (5, "six", "six"), (5, "06", "06"), (2.5, "nan", "nan")],
 )
-def test_numbers_come_back_as_numbers(cell: Any, new: str, written: Any, make: Any) -> None:
+def test_numbers_are_restored_as_numbers(cell: Any, new: str, written: Any, make: Any) -> None:
     source = make("jsonl", [{"prompt": 1, "response": cell}])
     sample = read_all(source)[0].sample
     assert sample.response == str(cell)
@@ -284,7 +284,7 @@ def test_numbers_come_back_as_numbers(cell: Any, new: str, written: Any, make: A
     assert source.restore(sample.relabel(new, "r"))["response"] == written
 
 
-def test_what_was_written_reads_as_the_same_samples(make: Any) -> None:
+def test_written_rows_are_read_as_the_same_samples(make: Any) -> None:
     for shape, (rows, *_) in SHAPES.items():
         source = make("jsonl", rows)
         before = [row.sample for row in read_all(source)]
@@ -294,7 +294,7 @@ def test_what_was_written_reads_as_the_same_samples(make: Any) -> None:
         assert [s.messages for s in after] == [s.messages for s in before], shape
 
 
-def test_an_id_of_another_name_stays_where_it_is(make: Any) -> None:
+def test_an_id_column_of_another_name_keeps_its_position(make: Any) -> None:
     source = make("jsonl", [{"prompt": "a", "uid": 7, "response": "b"}], id="uid")
     sample = read_all(source)[0].sample
     assert sample.id == "7"

@@ -1,4 +1,4 @@
-"""The weight of a row in the training loss: read from the column that the source names, and written back."""
+"""The weight of a row in the training loss: read from the configured column, and written back."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def test_an_empty_weight_is_one(make: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [-0.5, "much", True, "nan", "inf", [1]])
-def test_what_is_no_weight_sets_the_row_aside(make: Any, value: Any) -> None:
+def test_a_row_with_an_invalid_weight_is_unreadable(make: Any, value: Any) -> None:
     good, bad, again = make("jsonl", [pair(0), pair(1, id="x", share=value), pair(2, id="x")], weight="share").read()  # fmt: skip
     assert isinstance(good, Row)
     assert isinstance(bad, Unreadable)
     assert bad.error.startswith("the field 'share' is ")
     assert bad.error.endswith("a weight is a number from 0 up")
-    assert isinstance(again, Row), "the id of a row that cannot be read is free"
+    assert isinstance(again, Row), "an unreadable row does not use its id"
 
 
 @pytest.mark.parametrize(
@@ -51,14 +51,14 @@ def test_what_is_no_weight_sets_the_row_aside(make: Any, value: Any) -> None:
         (pair(0, id="a", share=0.9), {"weight": "share"}, {"share": 0.5}),
     ],
 )
-def test_a_changed_weight_stands_in_the_row(make: Any, row: dict[str, Any], settings: Any, expected: Any) -> None:  # fmt: skip
+def test_a_changed_weight_is_written_to_the_row(make: Any, row: dict[str, Any], settings: Any, expected: Any) -> None:  # fmt: skip
     source = make("jsonl", [row], **settings)
     (read,) = source.read()
     back = dict(source.restore(read.sample.weigh(0.5, "doubtful")))
     assert back == {**row, **expected}
 
 
-def test_rows_of_weight_one_come_back_as_they_were(make: Any) -> None:
+def test_rows_of_weight_one_are_restored_unchanged(make: Any) -> None:
     rows = [pair(0, id="a", share=None), pair(1, id="b", share=1), pair(2, id="c", share="0.5")]
     source = make("jsonl", rows, weight="share")
     back = [dict(source.restore(row.sample)) for row in source.read()]
@@ -68,12 +68,12 @@ def test_rows_of_weight_one_come_back_as_they_were(make: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "error"),
     [
-        ({"weight": "shares"}, "weight names the column 'shares', which is not there; did you mean 'share'?"),
+        ({"weight": "shares"}, "weight names the column 'shares', which does not exist; did you mean 'share'?"),
         ({"weight": "response"}, "the column 'response' is both the weight and columns.response"),
         ({"weight": "share", "truth": "share"}, "the column 'share' is both truth and weight"),
     ],
 )  # fmt: skip
-def test_a_column_that_cannot_be_the_weight(make: Any, settings: dict[str, Any], error: str) -> None:  # fmt: skip
+def test_an_invalid_weight_column_is_an_error(make: Any, settings: dict[str, Any], error: str) -> None:  # fmt: skip
     columns = {"prompt": "prompt", "response": "response"}
     with pytest.raises(SourceError) as caught:
         list(make("jsonl", [pair(0, share=1.0)], columns=columns, **settings).read())

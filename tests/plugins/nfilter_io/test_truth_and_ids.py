@@ -1,4 +1,4 @@
-"""The truth is apart from the samples, and ids are those of the rows, never of their places."""
+"""The truth is separate from the samples, and ids depend on rows, never on their positions."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ def test_other_truths_are_text(make: Any) -> None:
 
 
 def everything(source: Any) -> str:
-    """All that a run could see of a source but the truth."""
-    seen = []
+    """Return everything that a run can read from a source except the truth."""
+    contents = []
     for item in source.read():
         if isinstance(item, Unreadable):
-            seen.append(item.error)
+            contents.append(item.error)
         else:
             sample = item.sample
             messages = [(m.role, m.content) for m in sample.messages]
-            seen.append((sample.id, messages, dict(sample.meta), source.restore(sample)))
-    return json.dumps(seen)
+            contents.append((sample.id, messages, dict(sample.meta), source.restore(sample)))
+    return json.dumps(contents)
 
 
-# no value of a truth, however bad, may show in anything but the truth
+# no value of a truth may affect anything but the truth
 TRUTHS: list[Any] = ["A", 1, None, "", "\ud800", "\0", {"a": [1]}, float("nan"), True, "x" * 3000]
 
 
@@ -75,7 +75,7 @@ def test_scrambling_the_truth_changes_nothing_else(kind: str, make: Any) -> None
     assert everything(make(kind, [{**row, "gold": None} for row in rows], truth="gold")) == before
 
 
-def test_the_truth_is_nowhere_in_a_sample(make: Any) -> None:
+def test_no_sample_contains_the_truth(make: Any) -> None:
     rows = [{"id": f"i{n}", "prompt": "a", "response": "b", "gold": "TRUTH"} for n in range(3)]
     for kind in ("jsonl", "json", "csv", "parquet", "datasets"):
         source = make(kind, rows, truth="gold")
@@ -94,11 +94,11 @@ def test_ids_do_not_depend_on_order_and_identical_rows_differ(make: Any) -> None
     assert all(len(name) == 20 and int(name, 16) >= 0 for name in ids)
     turned = [row.sample.id for row in make("jsonl", rows[::-1]).read()]
     assert sorted(turned) == sorted(ids)
-    # the order of the columns and the container are no part of a row
+    # ids do not depend on the order of columns or the container
     flipped = [{"response": "r", "prompt": row["prompt"]} for row in rows]
     for kind in ("jsonl", "json", "csv", "parquet", "datasets"):
         assert [row.sample.id for row in make(kind, flipped).read()] == ids
-    # dropping one row changes the id of no other
+    # removing a row changes no other id
     fewer = [row.sample.id for row in make("jsonl", rows[1:4]).read()]
     assert fewer == [ids[1], ids[2], ids[0]]
 
@@ -118,13 +118,13 @@ def test_ids_of_the_source(make: Any) -> None:
     assert len(items[3].sample.id) == len(items[4].sample.id) == 20
 
 
-def test_an_unreadable_row_does_not_take_the_id(over: Any) -> None:
+def test_an_unreadable_row_does_not_use_its_id(over: Any) -> None:
     lines = b'{"id": 1, "prompt": "a"}\n{"id": 1, "prompt": "a", "response": "b"}\n'
     items = list(over("jsonl", lines * 1 + b'{"id": 2, "prompt": "a", "response": "b"}\n').read())
     assert [isinstance(item, Row) for item in items] == [False, True, True]
 
 
-def test_reading_twice_gives_the_same(make: Any) -> None:
+def test_reading_twice_yields_the_same_rows(make: Any) -> None:
     source = make("jsonl", [{"prompt": "a", "response": "b"}] * 3)
     assert list(source.read()) == list(source.read())
 
@@ -168,11 +168,11 @@ def test_memory_does_not_grow_with_the_rows(kind: str, tmp_path: Path) -> None:
         return cls(cls.Config(path=path.name), tmp_path)
 
     small, large = peak(file(1000)), peak(file(4000))
-    # 12 MB more of text; what is kept of a row is its digest
+    # 12 MB more text; only a digest per row is stored
     assert large - small < 3000 * 200
 
 
-def test_a_broken_quote_at_the_start_of_a_large_file_costs_one_row(tmp_path: Path) -> None:
+def test_a_broken_quote_at_the_start_of_a_large_file_affects_one_row(tmp_path: Path) -> None:
     path = tmp_path / "data.csv"
     with path.open("w") as out:
         out.write('prompt,response\n"broken,r\n')

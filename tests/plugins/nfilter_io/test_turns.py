@@ -1,4 +1,4 @@
-"""Tool calls, results, thoughts and weights of turns: read, named where they are not read, and written as they came."""
+"""Tool calls, results, reasoning and weights of turns: read, reported if unsupported, and restored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def assistant(**more: Any) -> dict[str, Any]:
     return {"role": "assistant", "content": "ok", **more}
 
 
-# name: the turns as a file has them, and the messages that they are
+# name: the turns in a file, and their messages
 TALKS: dict[str, tuple[list[dict[str, Any]], list[Message]]] = {
     "openai": (
         [
@@ -103,35 +103,35 @@ def only(source: Any) -> Row:
 
 @pytest.mark.parametrize("name", TALKS)
 @pytest.mark.parametrize("kind", ["jsonl", "json"])
-def test_turns_are_read_and_written_as_they_came(make: Any, name: str, kind: str) -> None:
-    turns, want = TALKS[name]
+def test_turns_are_read_and_restored(make: Any, name: str, kind: str) -> None:
+    turns, expected = TALKS[name]
     row = {"id": "a", "messages": turns, "tools": [TOOL]}
     source = make(kind, [row])
     read = only(source)
-    assert read.sample.messages == tuple(want)
+    assert read.sample.messages == tuple(expected)
     assert read.sample.tools == (TOOL,)
     assert read.not_carried == ()
     assert source.restore(read.sample) == row
 
 
 @pytest.mark.parametrize("name", TALKS)
-def test_what_the_columns_hold_does_not_tell_the_response(make: Any, name: str) -> None:
-    turns, want = TALKS[name]
+def test_meta_does_not_contain_the_response(make: Any, name: str) -> None:
+    turns, expected = TALKS[name]
     sample = only(make("jsonl", [{"messages": turns}])).sample
-    last = json.dumps(sample.meta["messages"][len(want) - 1])
-    answer = want[-1]
+    last = json.dumps(sample.meta["messages"][len(expected) - 1])
+    answer = expected[-1]
     for text in (answer.content, answer.reasoning, *(call.name for call in answer.tool_calls)):
         assert not text or text not in last
 
 
 @pytest.mark.parametrize("name", TALKS)
-def test_another_text_leaves_no_thought_and_no_call_behind(make: Any, name: str) -> None:
-    turns, want = TALKS[name]
+def test_a_new_response_removes_reasoning_and_calls(make: Any, name: str) -> None:
+    turns, expected = TALKS[name]
     source = make("jsonl", [{"id": "a", "messages": turns}])
     sample = only(source).sample.relabel("fresh", "better")
     (again,) = make("jsonl", [source.restore(sample)]).read()
-    answer = Message("assistant", "fresh", weight=want[-1].weight)
-    assert again.sample.messages == (*want[:-1], answer)
+    answer = Message("assistant", "fresh", weight=expected[-1].weight)
+    assert again.sample.messages == (*expected[:-1], answer)
 
 
 def test_sharegpt_calls_and_results(make: Any) -> None:
@@ -154,7 +154,7 @@ def test_sharegpt_calls_and_results(make: Any) -> None:
     assert source.restore(read.sample) == row
 
 
-def test_tools_and_a_system_text_that_come_late_are_read(make: Any) -> None:
+def test_tools_and_a_system_prompt_of_late_rows_are_read(make: Any) -> None:
     plain = {"messages": [ASK, assistant()]}
     late = {"messages": [ASK, assistant()], "functions": [TOOL["function"]], "system": "be brief"}
     source = make("jsonl", [*[{**plain, "id": str(n)} for n in range(250)], {**late, "id": "z"}])
@@ -165,22 +165,22 @@ def test_tools_and_a_system_text_that_come_late_are_read(make: Any) -> None:
     assert source.restore(sample) == {**late, "id": "z"}
 
 
-def test_a_sample_of_no_row_is_written_with_all_that_it_holds(make: Any) -> None:
+def test_a_generated_sample_is_written_completely(make: Any) -> None:
     source = make("jsonl", [{"id": "a", "messages": [ASK, assistant()], "tools": [TOOL]}])
     sample = only(source).sample
-    want = TALKS["openai"][1]
-    made = type(sample)("made", tuple(want), tools=sample.tools)
+    expected = TALKS["openai"][1]
+    made = type(sample)("made", tuple(expected), tools=sample.tools)
     again = only(make("jsonl", [source.restore(made)])).sample
     assert (again.messages, again.tools) == (made.messages, made.tools)
 
 
 @pytest.mark.parametrize(
-    ("turn", "why"),
+    ("turn", "reason"),
     [
         (assistant(weight="no"), "'weight' is 'no'; give true, false or a number from 0 up"),
         (assistant(weight=-1), "'weight' is -1"),
-        (assistant(weight=0, train=True), "'weight' and 'train' give different weights"),
-        (assistant(reasoning="a", thinking="b"), "'reasoning' and 'thinking' hold different thoughts"),
+        (assistant(weight=0, train=True), "'weight' and 'train' have different weights"),
+        (assistant(reasoning="a", thinking="b"), "'reasoning' and 'thinking' contain different reasoning"),
         (assistant(reasoning=["a"]), "'reasoning' is a list, not text"),
         (assistant(tool_calls=[{"function": {"name": "f", "arguments": "{'a': 1}"}}]), "arguments of the call of 'f' are not a JSON object"),
         (assistant(tool_calls=[{"function": {"name": "f", "arguments": "[1]"}}]), "not a JSON object"),
@@ -196,21 +196,21 @@ def test_a_sample_of_no_row_is_written_with_all_that_it_holds(make: Any) -> None
         ({"role": "narrator", "content": "x"}, "unknown role 'narrator'"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_right_is_set_aside(make: Any, turn: dict[str, Any], why: str) -> None:
+def test_unsupported_turns_are_unreadable(make: Any, turn: dict[str, Any], reason: str) -> None:
     good, bad = make("jsonl", [{"messages": [ASK, assistant()]}, {"messages": [ASK, turn]}]).read()
     assert isinstance(good, Row)
     assert isinstance(bad, Unreadable)
     assert bad.error.startswith("turn 2")
-    assert why in bad.error
+    assert reason in bad.error
 
 
-def test_a_user_calls_no_tool(make: Any) -> None:
+def test_a_user_cannot_call_a_tool(make: Any) -> None:
     rows = make("jsonl", [{"messages": [ASK, assistant()]}, {"messages": [{**ASK, "tool_calls": [CALL]}, assistant()]}]).read()  # fmt: skip
     assert "which only an assistant does" in list(rows)[1].error
 
 
 @pytest.mark.parametrize("tools", ["x", [5], [{"type": "function"}], {"name": "f"}])
-def test_tools_of_another_form_set_the_row_aside(make: Any, tools: Any) -> None:
+def test_rows_with_invalid_tools_are_unreadable(make: Any, tools: Any) -> None:
     good = {"messages": [ASK, assistant()], "tools": [TOOL]}
     first, second = make("jsonl", [good, {**good, "tools": tools}]).read()
     assert isinstance(first, Row)
@@ -218,7 +218,7 @@ def test_tools_of_another_form_set_the_row_aside(make: Any, tools: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "lost"),
+    ("row", "not_carried"),
     [
         ({"messages": [ASK, assistant(refusal="no")]}, ["the field 'refusal' in messages"]),
         ({"messages": [{**ASK, "images": ["a.png"]}, assistant()]}, ["the field 'images' in messages"]),
@@ -237,5 +237,7 @@ def test_tools_of_another_form_set_the_row_aside(make: Any, tools: Any) -> None:
         ({"question": "a", "answer": "b", "weight": "70 kg"}, []),
     ],
 )  # fmt: skip
-def test_what_is_not_carried_is_named(make: Any, row: dict[str, Any], lost: list[str]) -> None:
-    assert list(only(make("jsonl", [row])).not_carried) == lost
+def test_parts_that_are_not_carried_are_reported(
+    make: Any, row: dict[str, Any], not_carried: list[str]
+) -> None:
+    assert list(only(make("jsonl", [row])).not_carried) == not_carried

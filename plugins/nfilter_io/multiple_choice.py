@@ -1,4 +1,4 @@
-"""Options and answers of multiple-choice rows, in the forms that data sets give them."""
+"""Options and answers of multiple-choice rows, in the formats of common datasets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from nfilter_io.cells import RowError, as_text, is_number, kind_of, load_cell, shown
+from nfilter_io.cells import RowError, as_text, is_number, json_type, load_cell, quoted
 
 LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -18,20 +18,20 @@ _LETTER = re.compile(r"([\s(\[]*)([A-Za-z])([\s)\].:]*)")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options of one row. ``labels`` are the data's own names of them, where it has any (ARC, MedQA)."""
+    """Options of one row. ``labels`` are the dataset's own names of the options, if any (ARC, MedQA)."""
 
     texts: tuple[str, ...]
     labels: tuple[str, ...] | None = None
 
     @property
     def letters(self) -> str:
-        """The letters that stand for the options here."""
+        """Return nfilter's letters of the options."""
         return LETTERS[: len(self.texts)]
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerForm:
-    """How a column gives its answers, guessed from many rows: the usual form, and where an index starts."""
+    """Format of a column's answers, guessed from many rows: the usual form, and the first index."""
 
     usual: FormName = "letter"
     base: int = 0
@@ -42,7 +42,7 @@ class AnswerForm:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer: which option it is, and how the cell said so (JSON; None for a plain capital letter)."""
+    """One answer: the index of the option, and the cell's format (JSON; None for a plain capital letter)."""
 
     index: int
     form: Mapping[str, Any] | None = None
@@ -52,31 +52,32 @@ class Answer:
         return LETTERS[self.index]
 
 
-def options_of(value: Any, name: str) -> Options:
-    """The options in one cell: a list, a list as JSON text, ``{"text": [...], "label": [...]}`` or ``{"A": ...}``.
+def options_in_cell(value: Any, name: str) -> Options:
+    """Return the options in one cell: a list, JSON text, ``{"text": [...], "label": [...]}`` or ``{"A": ...}``.
 
-    Raises RowError where they are none of these, fewer than 2 or more than 26.
+    Raises:
+        RowError: another format, fewer than 2 options, or more than 26.
     """
     if isinstance(value, str):
         value = load_cell(value, name)
     if value is None:
-        raise RowError(f"the field {shown(name)} is missing")
+        raise RowError(f"the field {quoted(name)} is missing")
     labels: tuple[str, ...] | None = None
     if isinstance(value, Mapping):
         if isinstance(value.get("text"), list):
-            value, given = value["text"], value.get("label")
-            if isinstance(given, list):
-                labels = tuple(as_text(label, "label") for label in given)
+            value, names = value["text"], value.get("label")
+            if isinstance(names, list):
+                labels = tuple(as_text(label, "label") for label in names)
         else:
             labels, value = tuple(value), list(value.values())
     if not isinstance(value, list):
-        raise RowError(f"the field {shown(name)} is {kind_of(value)}, not a list of options")
+        raise RowError(f"the field {quoted(name)} is {json_type(value)}, not a list of options")
     texts = tuple(as_text(text, name) for text in value)
     return _checked(Options(texts, labels))
 
 
-def options_in(row: Mapping[str, Any], columns: Sequence[str]) -> Options:
-    """The options spread over ``columns``; empty ones at the end are none. Raises RowError."""
+def options_in_columns(row: Mapping[str, Any], columns: Sequence[str]) -> Options:
+    """Return the options in several ``columns``, without empty ones at the end; raise RowError."""
     cells = [row.get(column) for column in columns]
     while cells and (cells[-1] is None or cells[-1] == ""):
         cells.pop()
@@ -94,7 +95,7 @@ def _checked(options: Options) -> Options:
 
 
 def render(question: str, texts: Sequence[str]) -> str:
-    """The user's message: the question, then a line for each option."""
+    """Return the user's message: the question, followed by one line per option."""
     lines = (f"{letter}. {text}" for letter, text in zip(LETTERS, texts, strict=False))
     return "\n".join((question, *lines))
 
@@ -136,13 +137,13 @@ def _as_text(value: Any, options: Options) -> Answer | None:
 
 
 def _as_index(value: Any, options: Options, base: int) -> Answer | None:
-    number = _whole(value)
+    number = _as_int(value)
     if number is None or not 0 <= number - base < len(options.texts):
         return None
     return Answer(number - base, {"as": "index", "base": base, "type": _type_of(value)})
 
 
-def _whole(value: Any) -> int | None:
+def _as_int(value: Any) -> int | None:
     if isinstance(value, float):
         return int(value) if value.is_integer() else None
     if is_number(value):
@@ -156,28 +157,30 @@ def _type_of(value: Any) -> str:
     return type(value).__name__
 
 
-def _readings(value: Any, options: Options, base: int) -> dict[FormName, Answer]:
-    found: dict[FormName, Answer | None] = {
+def _interpretations(value: Any, options: Options, base: int) -> dict[FormName, Answer]:
+    answers: dict[FormName, Answer | None] = {
         "letter": _as_letter(value, options),
         "label": _as_label(value, options),
         "text": _as_text(value, options),
         "index": _as_index(value, options, base),
     }
-    return {name: answer for name, answer in found.items() if answer is not None}
+    return {name: answer for name, answer in answers.items() if answer is not None}
 
 
 def guess_form(cells: Iterable[tuple[Any, Options]], base: int | None = None) -> AnswerForm:
-    """The form that reads most of the cells; between equals a letter, the data's label, a text, an index.
+    """Return the form that fits most cells; ties prefer letter, label, text, index in this order.
 
-    An index starts at ``base``; where that is None, at 1 if some cell equals the number of options and none
-    is 0, else at 0.
+    An index starts at ``base``. If that is None, it starts at 1 if a cell equals the number of options and none is 0,
+    else at 0.
     """
-    seen = list(cells)
+    pairs = list(cells)
     if base is None:
-        numbers = [(_whole(value), len(options.texts)) for value, options in seen]
+        numbers = [(_as_int(value), len(options.texts)) for value, options in pairs]
         has_zero = any(number == 0 for number, _ in numbers)
         base = int(not has_zero and any(number == n for number, n in numbers))
-    fits = Counter(name for value, options in seen for name in _readings(value, options, base))
+    fits = Counter(
+        name for value, options in pairs for name in _interpretations(value, options, base)
+    )
     if not fits:
         return AnswerForm(base=base)
     order: tuple[FormName, ...] = ("letter", "label", "text", "index")
@@ -185,22 +188,24 @@ def guess_form(cells: Iterable[tuple[Any, Options]], base: int | None = None) ->
 
 
 def read_answer(value: Any, options: Options, form: AnswerForm, name: str) -> Answer:
-    """The option that a cell names: in the column's usual form, else in the only other one that fits.
+    """Return the option that a cell names, in the column's usual form or the only other form that fits.
 
-    An index among answers of another form is never read: where it would start from cannot be known. Raises
-    RowError where the cell is missing, names no option, or could name several.
+    An index in a column of another form is never read, because its first index is unknown.
+
+    Raises:
+        RowError: the cell is missing, names no option, or is ambiguous.
     """
     if value is None or value == "":
-        raise RowError(f"the field {shown(name)} is missing")
-    readings = _readings(value, options, form.base)
-    if form.usual in readings:
-        return readings[form.usual]
-    sure = [answer for name, answer in readings.items() if name != "index"]
-    if sure and len({answer.index for answer in readings.values()}) == 1:
-        return sure[0]
-    what = "could name several options" if sure else "names none of the options"
+        raise RowError(f"the field {quoted(name)} is missing")
+    interpretations = _interpretations(value, options, form.base)
+    if form.usual in interpretations:
+        return interpretations[form.usual]
+    candidates = [answer for name, answer in interpretations.items() if name != "index"]
+    if candidates and len({answer.index for answer in interpretations.values()}) == 1:
+        return candidates[0]
+    problem = "could name several options" if candidates else "names none of the options"
     raise RowError(
-        f"the field {shown(name)} is {shown(value)}, which {what};"
+        f"the field {quoted(name)} is {quoted(value)}, which {problem};"
         f" give one of {', '.join(options.letters)}"
     )
 
@@ -208,7 +213,7 @@ def read_answer(value: Any, options: Options, form: AnswerForm, name: str) -> An
 def write_answer(
     letter: str, options: Options, form: Mapping[str, Any] | None
 ) -> str | int | float:
-    """The option of that letter in the form of the cell that it came from; other text stays as it is."""
+    """Return the option of ``letter`` in the original cell's form; return other text unchanged."""
     index = LETTERS.find(letter) if len(letter) == 1 else -1
     if form is None or not 0 <= index < len(options.texts):
         return letter

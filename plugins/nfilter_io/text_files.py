@@ -1,4 +1,4 @@
-"""Text files as records: JSON Lines, one JSON list, CSV. Bytes that do not decode stay visible as surrogates."""
+"""Text files as records: JSON Lines and JSON lists. Bytes that cannot be decoded become surrogates."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from nfilter import SourceError, Unreadable
-from nfilter_io.cells import EXCERPT, Record, RowError, excerpt, kind_of, shown
+from nfilter_io.cells import EXCERPT, Record, RowError, excerpt, json_type, quoted
 from nfilter_io.config import JsonConfig, JsonLinesConfig
 
 _BOM: Final = codecs.BOM_UTF8
 _CHUNK: Final = 1 << 20
-_FOREIGN: Final = (
+_OTHER_FORMATS: Final = (
     (b"PAR1", "is a Parquet file; type `use: parquet`"),
     (b"\x1f\x8b", "is compressed; unpack it first (gunzip)"),
     (b"PK\x03\x04", "is a zip archive; unpack it first"),
@@ -27,19 +27,19 @@ _FOREIGN: Final = (
 
 
 def encoding_problem(encoding: str) -> str | None:
-    """Why a file in this encoding cannot be read line by line, or None."""
+    """Return why a file in this encoding cannot be read line by line, or None."""
     try:
         newline = "\n".encode(encoding)
     except (LookupError, ValueError, TypeError):
-        return f"the encoding {shown(encoding)} is not known; type `encoding: utf-8`"
+        return f"the encoding {quoted(encoding)} is unknown; type `encoding: utf-8`"
     if newline != b"\n":
-        return f"the encoding {shown(encoding)} is not read here; convert the file to UTF-8"
+        return f"the encoding {quoted(encoding)} is not supported; convert the file to UTF-8"
     return None
 
 
 @contextmanager
-def opened(path: Path, encoding: str) -> Iterator[IO[bytes]]:
-    """The file behind its byte order mark. Raises SourceError where it cannot be opened or is no text."""
+def open_file(path: Path, encoding: str) -> Iterator[IO[bytes]]:
+    """Open the file after its byte order mark; raise SourceError if it cannot be opened or is not text."""
     problem = encoding_problem(encoding)
     if problem is not None:
         raise SourceError(f"{path}: {problem}")
@@ -51,7 +51,7 @@ def opened(path: Path, encoding: str) -> Iterator[IO[bytes]]:
     with file:
         try:
             start = file.read(4)
-            for magic, what in _FOREIGN:
+            for magic, what in _OTHER_FORMATS:
                 if start.startswith(magic):
                     raise SourceError(f"{path}: {what}")
             file.seek(len(_BOM) if start.startswith(_BOM) else 0)
@@ -60,8 +60,8 @@ def opened(path: Path, encoding: str) -> Iterator[IO[bytes]]:
             raise SourceError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def bounded_line(file: IO[bytes], limit: int) -> tuple[bytes, bool]:
-    """The next line and whether it is whole; of a line over ``limit`` bytes only the start is ever held."""
+def read_bounded_line(file: IO[bytes], limit: int) -> tuple[bytes, bool]:
+    """Return (line, complete); a line over ``limit`` bytes is skipped, and only its start is returned."""
     line = file.readline(limit + 1)
     if len(line) <= limit or line.endswith(b"\n"):
         return line, True
@@ -72,8 +72,8 @@ def bounded_line(file: IO[bytes], limit: int) -> tuple[bytes, bool]:
     return start, False
 
 
-def decoded(data: bytes, encoding: str) -> str:
-    """The text of ``data``; bytes that are none become lone surrogates, so that only their row is lost."""
+def decode(data: bytes, encoding: str) -> str:
+    """Decode ``data``; invalid bytes become lone surrogates, so only their row is lost."""
     try:
         return data.decode(encoding, "surrogateescape")
     except (UnicodeError, NotImplementedError):
@@ -81,17 +81,17 @@ def decoded(data: bytes, encoding: str) -> str:
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    whole = dict(pairs)
-    if len(whole) != len(pairs):
+    complete = dict(pairs)
+    if len(complete) != len(pairs):
         raise RowError("an object has the same key twice")
-    return whole
+    return complete
 
 
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_pairs)
 
 
-def _what(error: json.JSONDecodeError) -> str:
-    """What json says, without the word or colon that its own place would follow."""
+def _json_message(error: json.JSONDecodeError) -> str:
+    """Return json's message without the word or colon before its position."""
     return error.msg.removesuffix(" at").rstrip(": ")
 
 
@@ -99,23 +99,23 @@ def _problem(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "is nested too deeply"
     if isinstance(error, json.JSONDecodeError):
-        return f"is not JSON: {_what(error)} at character {error.pos + 1}"
+        return f"is not JSON: {_json_message(error)} at character {error.pos + 1}"
     return str(error) if isinstance(error, RowError) else f"is not JSON: {error}"
 
 
 def json_lines(path: Path, config: JsonLinesConfig) -> Iterator[Record | Unreadable]:
-    """The objects of a JSON Lines file, at the memory of one line. Blank lines are none."""
-    with opened(path, config.encoding) as file:
+    """Yield the objects of a JSON Lines file with the memory of one line; blank lines are skipped."""
+    with open_file(path, config.encoding) as file:
         number = 0
         while True:
-            data, whole = bounded_line(file, config.max_line_bytes)
+            data, complete = read_bounded_line(file, config.max_line_bytes)
             if not data:
                 return
             number += 1
-            text = decoded(data, config.encoding)
-            if not whole:
-                why = f"the line is longer than {config.max_line_bytes} bytes (max_line_bytes)"
-                yield Unreadable(number, why, excerpt(text))
+            text = decode(data, config.encoding)
+            if not complete:
+                reason = f"the line is longer than {config.max_line_bytes} bytes (max_line_bytes)"
+                yield Unreadable(number, reason, excerpt(text))
                 continue
             if not text.strip():
                 continue
@@ -129,123 +129,121 @@ def json_lines(path: Path, config: JsonLinesConfig) -> Iterator[Record | Unreada
                 yield Record(number, value, raw, len(text))
             else:
                 hint = "; type `use: json` for one list of rows" if isinstance(value, list) else ""
-                why = f"the line is {kind_of(value)}, not an object{hint}"
-                yield Unreadable(number, why, excerpt(raw))
+                reason = f"the line is {json_type(value)}, not an object{hint}"
+                yield Unreadable(number, reason, excerpt(raw))
 
 
 _BLANK: Final = re.compile(r"[ \t\r\n]*")
 _COMMA: Final = re.compile(r",[ \t\r\n]*(?=\{)")
-_TRIES: Final = 10_000
-_MARK: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{},]', re.DOTALL)
+_MAX_TRIES: Final = 10_000
+_STRING_OR_MARK: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{},]', re.DOTALL)
 
 
 def json_list(path: Path, config: JsonConfig) -> Iterator[Record | Unreadable]:
-    """The objects of a file that is one JSON list; an element that cannot be read is left out alone."""
-    with opened(path, config.encoding) as file:
+    """Yield the objects of a file with one JSON list; an invalid element affects no other."""
+    with open_file(path, config.encoding) as file:
         data = file.read(config.max_bytes + 1)
     if len(data) > config.max_bytes:
         raise SourceError(
             f"{path}: is larger than {config.max_bytes} bytes (max_bytes); write it as JSON Lines, one"
-            " object a line, which is read at constant memory, and type `use: jsonl`"
+            " object per line, which is read at constant memory, and type `use: jsonl`"
         )
-    text = decoded(data, config.encoding)
+    text = decode(data, config.encoding)
     del data
-    at = _blank(text, 0)
+    at = _skip_blank(text, 0)
     if not text.startswith("[", at):
-        raise SourceError(f"{path}: {_no_list(path, text, at)}")
+        raise SourceError(f"{path}: {_not_a_list(path, text, at)}")
     yield from _elements(text, at + 1)
 
 
-def _no_list(path: Path, text: str, at: int) -> str:
-    """What a file holds that does not begin with a bracket, and what to do with it."""
+def _not_a_list(path: Path, text: str, at: int) -> str:
+    """Return the error and remedy for a file that does not start with a bracket."""
     if at == len(text):
-        return (
-            "is empty: it holds no rows; write a JSON list of objects to it, or name another file"
-        )
+        return "is empty: it has no rows; write a JSON list of objects to it, or name another file"
     if not text.startswith("{", at):
         return "is not a JSON list of objects"
     try:
         value, _ = _DECODER.raw_decode(text, at)
     except (ValueError, RecursionError, RowError):
         value = {}
-    inside = [
+    list_keys = [
         key
         for key, rows in value.items()
         if isinstance(rows, list) and rows and isinstance(rows[0], dict)
     ]
-    if not inside:
-        return "is not a JSON list of objects; type `use: jsonl` for one object a line"
-    file, key = (json.dumps(text) for text in (path.name, inside[0]))
+    if not list_keys:
+        return "is not a JSON list of objects; type `use: jsonl` for one object per line"
+    file, key = (json.dumps(text) for text in (path.name, list_keys[0]))
     code = (
         f'import json; rows = json.load(open({file}, encoding="utf-8"))[{key}]; '
         'json.dump(rows, open("rows.json", "w"))'
     )
-    others = f" (or of {', '.join(map(repr, inside[1:4]))})" if len(inside) > 1 else ""
+    others = f" (or of {', '.join(map(repr, list_keys[1:4]))})" if len(list_keys) > 1 else ""
     return (
-        f"is one JSON object, not a list; to take the rows of its key {inside[0]!r}{others} out, type "
+        f"is one JSON object, not a list; to extract the rows of its key {list_keys[0]!r}{others}, type "
         f"{shlex.join(['python', '-c', code])} in its folder and name rows.json"
     )
 
 
-def _blank(text: str, at: int) -> int:
+def _skip_blank(text: str, at: int) -> int:
     match = _BLANK.match(text, at)
     return match.end() if match else at
 
 
 def _elements(text: str, at: int) -> Iterator[Record | Unreadable]:
     line, counted = 1, 0
-    like: frozenset[str] = frozenset()
-    at = _blank(text, at)
+    keys: frozenset[str] = frozenset()
+    at = _skip_blank(text, at)
     closed = text.startswith("]", at)
     if closed:
         at += 1
     while not closed:
         line, counted = line + text.count("\n", counted, at), at
         start = at
-        value, error, at = _element(text, start, like)
+        value, error, at = _element(text, start, keys)
         raw = text[start : min(at, start + 2 * EXCERPT)]
         if error is not None:
             yield Unreadable(line, error, excerpt(raw))
         elif not isinstance(value, dict):
-            yield Unreadable(line, f"the row is {kind_of(value)}, not an object", excerpt(raw))
+            yield Unreadable(line, f"the row is {json_type(value)}, not an object", excerpt(raw))
         else:
-            like = frozenset(value)
+            keys = frozenset(value)
             yield Record(line, value, raw, at - start)
         if at >= len(text):
             line += text.count("\n", counted, at)
             yield Unreadable(line, "the list does not end: the file is cut short", "")
             return
         closed = text[at] == "]"
-        at = _blank(text, at + 1)
-    if _blank(text, at) < len(text):
+        at = _skip_blank(text, at + 1)
+    if _skip_blank(text, at) < len(text):
         line += text.count("\n", counted, at)
         yield Unreadable(line, "there is text after the end of the list", excerpt(text[at:][:1000]))
 
 
-def _element(text: str, start: int, like: frozenset[str]) -> tuple[Any, str | None, int]:
-    """One element: its value, what is wrong with it, and where the comma or bracket after it stands.
+def _element(text: str, start: int, keys: frozenset[str]) -> tuple[Any, str | None, int]:
+    """Parse one element; return its value, its error and the position of the comma or bracket after it.
 
-    ``like`` are the keys of the last whole row.
+    ``keys`` are the keys of the last complete row.
     """
     try:
         value, end = _DECODER.raw_decode(text, start)
     except (ValueError, RecursionError, RowError) as error:
         if isinstance(error, json.JSONDecodeError):
-            what = f"the row is not JSON: {_what(error)} (line {error.lineno})"
+            problem = f"the row is not JSON: {_json_message(error)} (line {error.lineno})"
         else:
-            what = f"the row {_problem(error)}"
-        return None, what, _resumed(text, start, _end_of_element(text, start), like)
-    end = _blank(text, end)
+            problem = f"the row {_problem(error)}"
+        return None, problem, _resume_position(text, start, _end_of_element(text, start), keys)
+    end = _skip_blank(text, end)
     if end < len(text) and text[end] not in ",]":
-        what = "the row is followed by neither a comma nor ]"
-        return None, what, _resumed(text, end, _end_of_element(text, end), like)
+        problem = "the row is followed by neither a comma nor ]"
+        return None, problem, _resume_position(text, end, _end_of_element(text, end), keys)
     return value, None, end
 
 
 def _end_of_element(text: str, at: int) -> int:
-    """Where the element that holds ``at`` ends, by its brackets alone."""
+    """Return the end of the element at ``at``, by its brackets only."""
     depth = 0
-    for match in _MARK.finditer(text, at):
+    for match in _STRING_OR_MARK.finditer(text, at):
         mark = match.group()
         if mark in "[{":
             depth += 1
@@ -256,22 +254,22 @@ def _end_of_element(text: str, at: int) -> int:
     return len(text)
 
 
-def _resumed(text: str, at: int, end: int, like: frozenset[str]) -> int:
-    """The first comma before ``end`` that stands before a whole object with the keys ``like``, else ``end``.
+def _resume_position(text: str, at: int, end: int, keys: frozenset[str]) -> int:
+    """Return the position of the first comma before ``end`` that precedes a complete object with ``keys``, else ``end``.
 
-    Where a quote is missing, brackets and quotes pair wrongly from there on, and the end found by them may be far
-    past rows that are whole. Until a row was read (``like`` is empty) any object will do, past all brackets alone.
+    After a missing quote, brackets and quotes pair wrongly, so ``end`` may lie after several complete rows. Before the
+    first row (``keys`` is empty) any object is accepted, and only if the end of the element was not found.
     """
-    if not like and end < len(text):
+    if not keys and end < len(text):
         return end
     for count, match in enumerate(_COMMA.finditer(text, at, end)):
-        if count == _TRIES:
+        if count == _MAX_TRIES:
             break
         try:
             value, after = _DECODER.raw_decode(text, match.end())
         except (ValueError, RecursionError, RowError):
             continue
-        after = _blank(text, after)
-        if (after == len(text) or text[after] in ",]") and (not like or value.keys() == like):
+        after = _skip_blank(text, after)
+        if (after == len(text) or text[after] in ",]") and (not keys or value.keys() == keys):
             return match.start()
     return end

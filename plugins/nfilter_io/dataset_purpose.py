@@ -1,4 +1,4 @@
-"""Data that is made for something else than answers to questions: what can be done with it."""
+"""Detection of datasets for other purposes (preference pairs, plain text), with advice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _TEXTS: Final = ("text", "content", "document")
 
 
 def other_purpose(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """A sentence on preference pairs and on plain text, by their columns; None for other data."""
+    """Return advice on preference pairs or plain text, recognised by their columns; None for other data."""
     if "chosen" in names and "rejected" in names:
         return _pairs(names, rows)
     texts = [name for name in _TEXTS if name in names]
@@ -26,7 +26,7 @@ def other_purpose(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> st
         "title",
     }:
         return (
-            f"plain text (the column {texts[0]!r}) holds no answers that could be right or wrong, and training here is on answers: "
+            f"plain text (the column {texts[0]!r}) contains no answers to check, and nfilter trains on answers: "
             "split it into the columns prompt and response, or name the column of a label: `shape: label` with "
             f"`columns: {{text: {texts[0]}, label: COLUMN}}`"
         )
@@ -35,19 +35,19 @@ def other_purpose(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> st
 
 def _pairs(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
     return (
-        "preference pairs (DPO) have two answers to a prompt, and each row here has one. The chosen answers can be cleaned, "
-        f"and the rejected ones stay beside them: {_way(names, rows)}"
+        "preference pairs (DPO) have two answers per prompt, but nfilter reads one per row. The chosen answers can be cleaned, "
+        f"and the rejected ones are kept unchanged: {_advice(names, rows)}"
     )
 
 
-def _way(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    asked = next((name for name in _PROMPTS if name in names), None)
+def _advice(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    prompt = next((name for name in _PROMPTS if name in names), None)
     chosen = next((row["chosen"] for row in rows if row.get("chosen")), None)
     if isinstance(chosen, list):
-        turns = [turn.get("role") for turn in chosen if isinstance(turn, Mapping)]
-        if "user" in turns:
+        roles = [turn.get("role") for turn in chosen if isinstance(turn, Mapping)]
+        if "user" in roles:
             return "type `shape: messages` and `columns: {messages: chosen}`"
         return "join the turns of prompt and chosen into one column `messages`"
-    if asked is None:
+    if prompt is None:
         return "split prompt and answer into the columns prompt and response"
-    return f"type `shape: prompt` and `columns: {{prompt: {asked}, response: chosen}}`"
+    return f"type `shape: prompt` and `columns: {{prompt: {prompt}, response: chosen}}`"

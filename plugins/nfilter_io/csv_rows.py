@@ -45,14 +45,14 @@ class _LineFeed:
         return self
 
     def __next__(self) -> str:
-        line = self._replayed.popleft() if self._replayed else self._next()
+        line = self._replayed.popleft() if self._replayed else self._read_line()
         self.lines.append(line)
         self.size += len(line.text)
         if not line.complete or self.size > self._config.max_line_bytes:
             raise _TooLongError
         return line.text
 
-    def _next(self) -> _Line:
+    def _read_line(self) -> _Line:
         data, complete = read_bounded_line(self._file, self._config.max_line_bytes)
         if not data:
             raise StopIteration
@@ -95,11 +95,11 @@ def csv_rows(path: Path, config: CsvConfig) -> Iterator[Record | Unreadable]:
     with open_file(path, config.encoding) as file:
         feed = _LineFeed(file, config)
         reader = csv.reader(feed, delimiter=delimiter, strict=True)
-        header = _header(path, feed, reader, config, delimiter)
-        yield from _rows(feed, reader, header, config, delimiter)
+        header = _read_header(path, feed, reader, config, delimiter)
+        yield from _read_rows(feed, reader, header, config, delimiter)
 
 
-def _header(
+def _read_header(
     path: Path, feed: _LineFeed, reader: Any, config: CsvConfig, delimiter: str
 ) -> list[str]:
     header: list[str] = []
@@ -127,7 +127,7 @@ def _header(
     return names
 
 
-def _rows(
+def _read_rows(
     feed: _LineFeed, reader: Any, header: list[str], config: CsvConfig, delimiter: str
 ) -> Iterator[Record | Unreadable]:
     plain = _plain_record(delimiter)

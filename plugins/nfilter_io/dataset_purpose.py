@@ -12,7 +12,7 @@ _TEXTS: Final = ("text", "content", "document")
 def other_purpose(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str | None:
     """Return advice on preference pairs or plain text, recognised by their columns; None for other data."""
     if "chosen" in names and "rejected" in names:
-        return _pairs(names, rows)
+        return _preference_advice(names, rows)
     texts = [name for name in _TEXTS if name in names]
     if texts and set(names) <= {
         *_TEXTS,
@@ -33,14 +33,14 @@ def other_purpose(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> st
     return None
 
 
-def _pairs(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+def _preference_advice(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
     return (
         "preference pairs (DPO) have two answers per prompt, but nfilter reads one per row. The chosen answers can be cleaned, "
-        f"and the rejected ones are kept unchanged: {_advice(names, rows)}"
+        f"and the rejected ones are kept unchanged: {_preference_remedy(names, rows)}"
     )
 
 
-def _advice(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+def _preference_remedy(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
     prompt = next((name for name in _PROMPTS if name in names), None)
     chosen = next((row["chosen"] for row in rows if row.get("chosen")), None)
     if isinstance(chosen, list):

@@ -76,7 +76,7 @@ def read_class(value: Any, classes: Classes, name: str) -> tuple[str, Mapping[st
     if text in classes.names:
         plain = isinstance(value, str) and value == text
         return text, None if plain else {"as": "name", "cell": value}
-    index = _index(value)
+    index = _as_index(value)
     if classes.named and index is not None and 0 <= index - classes.base < len(classes.names):
         form = {"as": "index", "base": classes.base, "type": type(value).__name__}
         return classes.names[index - classes.base], form
@@ -100,7 +100,7 @@ def write_class(name: str, classes: Classes, form: Mapping[str, Any] | None) -> 
     return int(name) if is_number(cell) and _INTEGER.fullmatch(name) else name
 
 
-def _index(value: Any) -> int | None:
+def _as_index(value: Any) -> int | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, float):

@@ -73,7 +73,7 @@ def options_in_cell(value: Any, name: str) -> Options:
     if not isinstance(value, list):
         raise RowError(f"the field {quoted(name)} is {json_type(value)}, not a list of options")
     texts = tuple(as_text(text, name) for text in value)
-    return _checked(Options(texts, labels))
+    return _check_options(Options(texts, labels))
 
 
 def options_in_columns(row: Mapping[str, Any], columns: Sequence[str]) -> Options:
@@ -82,10 +82,10 @@ def options_in_columns(row: Mapping[str, Any], columns: Sequence[str]) -> Option
     while cells and (cells[-1] is None or cells[-1] == ""):
         cells.pop()
     texts = tuple(as_text(cell, column) for cell, column in zip(cells, columns, strict=False))
-    return _checked(Options(texts))
+    return _check_options(Options(texts))
 
 
-def _checked(options: Options) -> Options:
+def _check_options(options: Options) -> Options:
     n = len(options.texts)
     if not 2 <= n <= len(LETTERS):
         raise RowError(f"has {n} options; multiple choice needs 2 to {len(LETTERS)}")
@@ -220,13 +220,13 @@ def write_answer(
     if form["as"] == "letter":
         return f"{form['before']}{letter.lower() if form['lower'] else letter}{form['after']}"
     if form["as"] == "text":
-        return _typed(options.texts[index], form["type"])
+        return _to_type(options.texts[index], form["type"])
     if form["as"] == "label":
-        return _typed(options.labels[index] if options.labels else letter, form["type"])
-    return _typed(str(index + form["base"]), form["type"])
+        return _to_type(options.labels[index] if options.labels else letter, form["type"])
+    return _to_type(str(index + form["base"]), form["type"])
 
 
-def _typed(text: str, name: str) -> str | int | float:
+def _to_type(text: str, name: str) -> str | int | float:
     try:
         if name == "int":
             return int(text)

@@ -75,7 +75,7 @@ class Rows:
             head, whole = self._peek(record, stream)
             if self._layout is None:
                 self._set_layout(head, whole=whole)
-            yield from (self._row(item, registry) for item in chain(head, stream))
+            yield from (self._read_record(item, registry) for item in chain(head, stream))
 
     def restore(self, sample: Sample) -> dict[str, JSON]:
         """Return the sample in its original columns, with its id, and its weight if that is not 1."""
@@ -126,30 +126,30 @@ class Rows:
             )
         return Classes(classes, base=base)
 
-    def _row(self, record: Record | Unreadable, registry: _IdRegistry) -> Row | Unreadable:
+    def _read_record(self, record: Record | Unreadable, registry: _IdRegistry) -> Row | Unreadable:
         if isinstance(record, Unreadable):
             return record
         try:
-            return self._sample(record, registry)
+            return self._to_row(record, registry)
         except RowError as error:
             return Unreadable(record.line, str(error), record_excerpt(record))
 
-    def _sample(self, record: Record, registry: _IdRegistry) -> Row:
+    def _to_row(self, record: Record, registry: _IdRegistry) -> Row:
         layout = self.layout
         # The truth is removed first: neither checks, nor the id, nor the sample may depend on it.
         row = {name: value for name, value in record.value.items() if name != layout.truth}
-        row = _cleaned(row, nan_is_null=self._nan_is_null)
+        row = _clean_row(row, nan_is_null=self._nan_is_null)
         parsed = shapes.parse(row, layout)
         weight = shapes.row_weight(row, layout)
         name = registry.id_of(row, layout)
         truth = None
         if layout.truth is not None:
-            truth = self._truth(record.value.get(layout.truth), row, layout)
+            truth = self._read_truth(record.value.get(layout.truth), row, layout)
         meta = MappingProxyType(dict(parsed.meta))
         sample = Sample(name, parsed.messages, meta=meta, tools=parsed.tools, weight=weight)
         return Row(sample, truth, not_carried=parsed.not_carried)
 
-    def _truth(self, value: Any, row: Mapping[str, Any], layout: Layout) -> str | None:
+    def _read_truth(self, value: Any, row: Mapping[str, Any], layout: Layout) -> str | None:
         try:
             return shapes.truth_text(clean(value, nan_is_null=self._nan_is_null), row, layout)
         except RowError:
@@ -165,7 +165,7 @@ def _no_rows(fault: Unreadable | None) -> str:
     return f"no row can be read; line {fault.line}: {fault.error}{hint}"
 
 
-def _cleaned(row: Mapping[str, Any], *, nan_is_null: bool) -> dict[str, Any]:
+def _clean_row(row: Mapping[str, Any], *, nan_is_null: bool) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name, value in row.items():
         try:
@@ -187,10 +187,10 @@ class _IdRegistry:
         """Return the row's id in the source, else a hash of its content; raise RowError for a duplicate id."""
         value = row.get(layout.id) if layout.id is not None else None
         if layout.id is not None and value not in (None, ""):
-            return self._checked(as_text(value, layout.id), layout.id)
-        return self._hashed(row)
+            return self._check_id(as_text(value, layout.id), layout.id)
+        return self._content_id(row)
 
-    def _checked(self, name: str, column: str) -> str:
+    def _check_id(self, name: str, column: str) -> str:
         if not name.strip() or len(name) > MAX_ID:
             raise RowError(
                 f"the field {quoted(column)} is not a valid id: an id has 1 to {MAX_ID} characters"
@@ -199,7 +199,7 @@ class _IdRegistry:
             raise RowError(f"the id {quoted(name)} was used by an earlier row")
         return name
 
-    def _hashed(self, row: Mapping[str, Any]) -> str:
+    def _content_id(self, row: Mapping[str, Any]) -> str:
         text = json.dumps(row, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
         occurrence = 0
         if not self._rows.first(text):

@@ -159,7 +159,7 @@ def _parse_pair(row: Mapping[str, Any], layout: Layout) -> Parsed:
     query = nonempty_text(row.get(query_column), query_column)
     extra = layout.optional_column("input")
     if extra is not None and row.get(extra) not in (None, ""):
-        query = _joined(query, as_text(row[extra], extra))
+        query = _join_input(query, as_text(row[extra], extra))
     elif isinstance(row[query_column], str):
         meta[query_column] = None
     response = as_text(row.get(answer_column), answer_column)
@@ -167,18 +167,22 @@ def _parse_pair(row: Mapping[str, Any], layout: Layout) -> Parsed:
     meta[answer_column] = None
     if form is not None:
         meta[KEEP] = {"form": form}
-    return Parsed((*_system(row, layout, meta), *_exchange(query, response)), meta)
+    return Parsed(
+        (*_system_message(row, layout, meta), *_user_and_assistant(query, response)), meta
+    )
 
 
-def _joined(instruction: str, context: str) -> str:
+def _join_input(instruction: str, context: str) -> str:
     return f"{instruction}\n\n{context}" if context.strip() else instruction
 
 
-def _exchange(query: str, response: str) -> tuple[Message, Message]:
+def _user_and_assistant(query: str, response: str) -> tuple[Message, Message]:
     return Message("user", query), Message("assistant", response)
 
 
-def _system(row: Mapping[str, Any], layout: Layout, meta: dict[str, Any]) -> tuple[Message, ...]:
+def _system_message(
+    row: Mapping[str, Any], layout: Layout, meta: dict[str, Any]
+) -> tuple[Message, ...]:
     column = _filled_column(row, layout, "system", _SYSTEM)
     if column is None:
         return ()
@@ -211,7 +215,7 @@ def _restore_pair(
     context = meta.get(extra) if extra is not None else None
     query = str(meta.get(query_column)) if meta.get(query_column) is not None else None
     if query is not None and context not in (None, ""):
-        query = _joined(query, str(context))
+        query = _join_input(query, str(context))
     if query != sample.query:
         meta[query_column] = sample.query
         if extra is not None and context not in (None, ""):
@@ -255,7 +259,9 @@ def _parse_choice(row: Mapping[str, Any], layout: Layout) -> Parsed:
     if keep:
         meta[KEEP] = keep
     query = render(question, options.texts)
-    return Parsed((*_system(row, layout, meta), *_exchange(query, answer.letter)), meta)
+    return Parsed(
+        (*_system_message(row, layout, meta), *_user_and_assistant(query, answer.letter)), meta
+    )
 
 
 def _restore_choice(
@@ -301,10 +307,10 @@ def _parse_label(row: Mapping[str, Any], layout: Layout) -> Parsed:
     if form is not None:
         keep["form"] = dict(form)
     meta["options"], meta[KEEP] = list(layout.classes.names), keep
-    before = [message.content for message in _system(row, layout, {})]
+    before = [message.content for message in _system_message(row, layout, {})]
     configured = "\n".join((_CLASSIFY, *(f"- {name}" for name in layout.classes.names)))
     system = Message("system", "\n\n".join((*before, configured)))
-    return Parsed((system, *_exchange(text, label)), meta)
+    return Parsed((system, *_user_and_assistant(text, label)), meta)
 
 
 _CLASSIFY: Final = (
@@ -339,7 +345,7 @@ def _parse_turns(row: Mapping[str, Any], layout: Layout) -> Parsed:
     role, role_key, key = _TURNS[layout.shape]
     column = layout.column(role)
     cell = row.get(column)
-    raw_turns = _turns(cell, column)
+    raw_turns = _load_turns(cell, column)
     turns = [read_turn(turn, at, role_key, key) for at, turn in enumerate(raw_turns, 1)]
     messages = [turn.message for turn in turns]
     last = max((at for at, m in enumerate(messages) if m.role == "assistant"), default=None)
@@ -360,14 +366,16 @@ def _parse_turns(row: Mapping[str, Any], layout: Layout) -> Parsed:
     meta = dict(row)
     system: tuple[Message, ...] = ()
     if read[0].role != "system":
-        system = _system(row, layout, meta)
+        system = _system_message(row, layout, meta)
     elif (other := _filled_column(row, layout, "system", _SYSTEM)) and row[other] != read[
         0
     ].content:
         not_carried.append(f"the column {quoted(other)} beside a system turn")
     if system:
         keep["system"] = True
-    meta[column] = [_emptied(turn, turns[at], key, at, last) for at, turn in enumerate(raw_turns)]
+    meta[column] = [
+        _without_text(turn, turns[at], key, at, last) for at, turn in enumerate(raw_turns)
+    ]
     if keep:
         meta[KEEP] = keep
     tools_column = _filled_column(row, layout, "tools", _TOOLS)
@@ -375,7 +383,7 @@ def _parse_turns(row: Mapping[str, Any], layout: Layout) -> Parsed:
     return Parsed((*system, *read), meta, tools, tuple(not_carried))
 
 
-def _turns(cell: Any, column: str) -> list[Any]:
+def _load_turns(cell: Any, column: str) -> list[Any]:
     turns = load_cell(cell, column) if isinstance(cell, str) else cell
     if turns is None:
         raise RowError(f"the field {quoted(column)} is missing")
@@ -386,7 +394,9 @@ def _turns(cell: Any, column: str) -> list[Any]:
     return turns
 
 
-def _emptied(turn: Mapping[str, Any], read: Turn, key: str, at: int, last: int) -> dict[str, Any]:
+def _without_text(
+    turn: Mapping[str, Any], read: Turn, key: str, at: int, last: int
+) -> dict[str, Any]:
     """Return the turn without the text that is in the messages; turns after the response are complete."""
     if at == last:
         number = {key: None} if is_number(turn.get(key)) else {}
@@ -408,7 +418,7 @@ def _restore_turns(
         messages = messages[1:]
     last = max((at for at, m in enumerate(messages) if m.role == "assistant"), default=-1)
     form = keep.get("turn", {})
-    turns = _filled(before, messages, role_key, key, form) if isinstance(before, list) else None
+    turns = _fill_turns(before, messages, role_key, key, form) if isinstance(before, list) else None
     if turns is None:
         turns = [new_turn(message, role_key, key) for message in messages]
         if sample.tools and _filled_column(meta, layout, "tools", _TOOLS) is None:
@@ -421,7 +431,7 @@ def _restore_turns(
     return meta
 
 
-def _filled(
+def _fill_turns(
     before: Sequence[Any],
     messages: Sequence[Message],
     role_key: str,

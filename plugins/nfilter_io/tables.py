@@ -29,7 +29,7 @@ def parquet_rows(path: Path, config: ParquetConfig) -> Iterator[Record]:  # noqa
         raise SourceError(f"{path}: cannot be opened as Parquet: {_first_line(error)}") from error
     with file:
         _check_unique_names(path, file.schema_arrow.names)
-        yield from _rows(path, file.iter_batches(batch_size=_BATCH))
+        yield from _records(path, file.iter_batches(batch_size=_BATCH))
 
 
 def dataset_rows(path: Path, config: DatasetsConfig) -> Iterator[Record]:
@@ -41,7 +41,7 @@ def dataset_rows(path: Path, config: DatasetsConfig) -> Iterator[Record]:
     data = _load(path, config)
     _check_unique_names(path, data.column_names)
     # The arrow format returns tables as stored: no image or sound is decoded.
-    yield from _rows(path, data.with_format("arrow").iter(batch_size=_BATCH))
+    yield from _records(path, data.with_format("arrow").iter(batch_size=_BATCH))
 
 
 def _load(path: Path, config: DatasetsConfig) -> Any:
@@ -62,7 +62,7 @@ def _load(path: Path, config: DatasetsConfig) -> Any:
             f"{path}: cannot be opened as a datasets folder: {_first_line(error)}"
         ) from error
     if isinstance(data, datasets.DatasetDict):
-        data = data[_split(path, list(data), config.split)]
+        data = data[_choose_split(path, list(data), config.split)]
     elif config.split is not None:
         raise SourceError(f"{path}: has no splits; remove `split`")
     return data
@@ -89,7 +89,7 @@ def parquet_classes(path: Path, column: str) -> list[str] | None:
     return [str(name) for name in names]
 
 
-def _split(path: Path, names: list[str], split: str | None) -> str:
+def _choose_split(path: Path, names: list[str], split: str | None) -> str:
     if split is None and len(names) == 1:
         return names[0]
     if split in names:
@@ -115,7 +115,7 @@ def _check_unique_names(path: Path, names: Iterable[str]) -> None:
         seen.add(name)
 
 
-def _rows(path: Path, batches: Iterable[Any]) -> Iterator[Record]:
+def _records(path: Path, batches: Iterable[Any]) -> Iterator[Record]:
     number = 0
     iterator = iter(batches)
     while True:
@@ -128,22 +128,22 @@ def _rows(path: Path, batches: Iterable[Any]) -> Iterator[Record]:
         if batch is None:
             return
         names = list(batch.schema.names)
-        columns = [_cells(batch.column(index)) for index in range(len(names))]
+        columns = [_decode_column(batch.column(index)) for index in range(len(names))]
         for row in range(batch.num_rows):
             number += 1
             cells = (column[row] for column in columns)
             yield Record(number, dict(zip(names, cells, strict=True)))
 
 
-def _cells(column: Any) -> list[Any]:
+def _decode_column(column: Any) -> list[Any]:
     """Return the values of a column; an undecodable one becomes Undecodable and affects only its row."""
     try:
         return list(column.to_pylist())
     except _errors(ValueError, ArithmeticError, TypeError, LookupError):
-        return [_cell(value) for value in column]
+        return [_decode_cell(value) for value in column]
 
 
-def _cell(value: Any) -> Any:
+def _decode_cell(value: Any) -> Any:
     try:
         return value.as_py()
     except _errors(ValueError, ArithmeticError, TypeError, LookupError) as error:

@@ -80,14 +80,14 @@ def decode(data: bytes, encoding: str) -> str:
         return data.decode("ascii", "surrogateescape")
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     complete = dict(pairs)
     if len(complete) != len(pairs):
         raise RowError("an object has the same key twice")
     return complete
 
 
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_pairs)
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_reject_duplicate_keys)
 
 
 def _json_message(error: json.JSONDecodeError) -> str:
@@ -95,7 +95,7 @@ def _json_message(error: json.JSONDecodeError) -> str:
     return error.msg.removesuffix(" at").rstrip(": ")
 
 
-def _problem(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "is nested too deeply"
     if isinstance(error, json.JSONDecodeError):
@@ -121,9 +121,9 @@ def json_lines(path: Path, config: JsonLinesConfig) -> Iterator[Record | Unreada
                 continue
             raw = text[: 2 * EXCERPT]
             try:
-                value = json.loads(text, object_pairs_hook=_pairs)
+                value = json.loads(text, object_pairs_hook=_reject_duplicate_keys)
             except (ValueError, RecursionError, RowError) as error:
-                yield Unreadable(number, f"the line {_problem(error)}", excerpt(raw))
+                yield Unreadable(number, f"the line {_error_text(error)}", excerpt(raw))
                 continue
             if isinstance(value, dict):
                 yield Record(number, value, raw, len(text))
@@ -153,7 +153,7 @@ def json_list(path: Path, config: JsonConfig) -> Iterator[Record | Unreadable]:
     at = _skip_blank(text, 0)
     if not text.startswith("[", at):
         raise SourceError(f"{path}: {_not_a_list(path, text, at)}")
-    yield from _elements(text, at + 1)
+    yield from _parse_elements(text, at + 1)
 
 
 def _not_a_list(path: Path, text: str, at: int) -> str:
@@ -190,7 +190,7 @@ def _skip_blank(text: str, at: int) -> int:
     return match.end() if match else at
 
 
-def _elements(text: str, at: int) -> Iterator[Record | Unreadable]:
+def _parse_elements(text: str, at: int) -> Iterator[Record | Unreadable]:
     line, counted = 1, 0
     keys: frozenset[str] = frozenset()
     at = _skip_blank(text, at)
@@ -200,7 +200,7 @@ def _elements(text: str, at: int) -> Iterator[Record | Unreadable]:
     while not closed:
         line, counted = line + text.count("\n", counted, at), at
         start = at
-        value, error, at = _element(text, start, keys)
+        value, error, at = _parse_element(text, start, keys)
         raw = text[start : min(at, start + 2 * EXCERPT)]
         if error is not None:
             yield Unreadable(line, error, excerpt(raw))
@@ -220,7 +220,7 @@ def _elements(text: str, at: int) -> Iterator[Record | Unreadable]:
         yield Unreadable(line, "there is text after the end of the list", excerpt(text[at:][:1000]))
 
 
-def _element(text: str, start: int, keys: frozenset[str]) -> tuple[Any, str | None, int]:
+def _parse_element(text: str, start: int, keys: frozenset[str]) -> tuple[Any, str | None, int]:
     """Parse one element; return its value, its error and the position of the comma or bracket after it.
 
     ``keys`` are the keys of the last complete row.
@@ -231,7 +231,7 @@ def _element(text: str, start: int, keys: frozenset[str]) -> tuple[Any, str | No
         if isinstance(error, json.JSONDecodeError):
             problem = f"the row is not JSON: {_json_message(error)} (line {error.lineno})"
         else:
-            problem = f"the row {_problem(error)}"
+            problem = f"the row {_error_text(error)}"
         return None, problem, _resume_position(text, start, _end_of_element(text, start), keys)
     end = _skip_blank(text, end)
     if end < len(text) and text[end] not in ",]":

@@ -104,12 +104,12 @@ def read_turn(turn: Any, at: int, role_key: str, key: str) -> Turn:
             f"turn {at} has the unknown {role_key} {quoted(speaker)}; known: {', '.join(SPEAKERS[role_key])}"
         )
     try:
-        return _read(turn, role, role_key, key)
+        return _parse_turn(turn, role, role_key, key)
     except RowError as error:
         raise RowError(f"turn {at}: {error}") from None
 
 
-def _read(turn: Mapping[str, Any], role: Role, role_key: str, key: str) -> Turn:
+def _parse_turn(turn: Mapping[str, Any], role: Role, role_key: str, key: str) -> Turn:
     template: dict[str, Any] = dict(turn)
     form: dict[str, Any] = {}
     not_carried: list[str] = []
@@ -119,16 +119,16 @@ def _read(turn: Mapping[str, Any], role: Role, role_key: str, key: str) -> Turn:
         template[key], content = None, ""
     else:
         calls = _calls_in_fields(turn, template, form)
-        content = _content(turn, key, template, calls=bool(calls))
-    thoughts = _thoughts(turn, template, form)
-    weight = _weight(turn)
+        content = _read_content(turn, key, template, calls=bool(calls))
+    thoughts = _read_reasoning(turn, template, form)
+    weight = _read_weight(turn)
     if role != "assistant":
         if calls:
             raise RowError(f"a {role}'s turn calls a tool, which only an assistant does")
         not_carried += _assistant_only_fields(turn, thoughts)
         thoughts, weight = "", 1.0
     not_carried += [
-        f"the field {quoted(name)} in messages" for name in _unknown(turn, role_key, key)
+        f"the field {quoted(name)} in messages" for name in _unknown_fields(turn, role_key, key)
     ]
     message = Message(
         role,
@@ -142,7 +142,7 @@ def _read(turn: Mapping[str, Any], role: Role, role_key: str, key: str) -> Turn:
     return Turn(message, template, form, tuple(not_carried))
 
 
-def _unknown(turn: Mapping[str, Any], role_key: str, key: str) -> Iterator[str]:
+def _unknown_fields(turn: Mapping[str, Any], role_key: str, key: str) -> Iterator[str]:
     known = {
         role_key, key, "name", "tool_calls", "function_call", *_THOUGHTS, *_WEIGHTS, *_FLAGS, *_MASKS, *_IDS, *_METADATA,
     }  # fmt: skip
@@ -171,7 +171,9 @@ def _assistant_only_fields(turn: Mapping[str, Any], thoughts: str) -> Iterator[s
 # --- text and thoughts -------------------------------------------------------------------------------------------
 
 
-def _content(turn: Mapping[str, Any], key: str, template: dict[str, Any], *, calls: bool) -> str:
+def _read_content(
+    turn: Mapping[str, Any], key: str, template: dict[str, Any], *, calls: bool
+) -> str:
     value = turn.get(key)
     if value is None and calls:
         return ""
@@ -195,7 +197,7 @@ def _only_part(parts: Sequence[Any], key: str) -> str:
     return as_text(parts[0].get("text"), "text")
 
 
-def _thoughts(turn: Mapping[str, Any], template: dict[str, Any], form: dict[str, Any]) -> str:
+def _read_reasoning(turn: Mapping[str, Any], template: dict[str, Any], form: dict[str, Any]) -> str:
     present = [name for name in _THOUGHTS if turn.get(name) not in (None, "")]
     texts = {as_text(turn[name], name) for name in present}
     if len(texts) > 1:
@@ -219,21 +221,21 @@ def _calls_in_fields(
     if has_value(cell) and has_value(legacy):
         raise RowError("it has both tool_calls and function_call")
     if has_value(legacy):
-        call, template["function_call"] = _call(legacy, "function_call")
+        call, template["function_call"] = _parse_call(legacy, "function_call")
         return (call,)
     if not has_value(cell):
         return ()
     value = load_cell(cell, "tool_calls") if isinstance(cell, str) else cell
     if not isinstance(value, list):
         raise RowError(f"the field 'tool_calls' is {json_type(value)}, not a list")
-    read = [_call(each, "tool_calls") for each in value]
+    read = [_parse_call(each, "tool_calls") for each in value]
     template["tool_calls"] = [skeleton for _, skeleton in read]
     if isinstance(cell, str):
         form["calls"] = json_style(cell, value)
     return tuple(call for call, _ in read)
 
 
-def _call(value: Any, where: str) -> tuple[ToolCall, dict[str, Any]]:
+def _parse_call(value: Any, where: str) -> tuple[ToolCall, dict[str, Any]]:
     """Return a call and its object without the call's contents: text arguments become None, others ``{}``."""
     if not isinstance(value, Mapping):
         raise RowError(f"the field {quoted(where)} contains {json_type(value)}, not a call")
@@ -246,7 +248,7 @@ def _call(value: Any, where: str) -> tuple[ToolCall, dict[str, Any]]:
     name, arguments = body.get("name"), body.get("arguments")
     if not isinstance(name, str) or not name:
         raise RowError(f"the field {quoted(where)} contains a call without a name")
-    text = _arguments(arguments, name)
+    text = _arguments_text(arguments, name)
     empty = {**body, "name": None}
     if arguments is not None:
         empty["arguments"] = None if isinstance(arguments, str) else {}
@@ -257,7 +259,7 @@ def _call(value: Any, where: str) -> tuple[ToolCall, dict[str, Any]]:
     return ToolCall(name, text, "" if number is None else as_text(number, "id")), skeleton
 
 
-def _arguments(value: Any, name: str) -> str:
+def _arguments_text(value: Any, name: str) -> str:
     if value is None:
         return "{}"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -275,7 +277,7 @@ def _calls_in_text(value: Any, key: str) -> tuple[tuple[ToolCall, ...], dict[str
     """Return the calls in a turn whose text is JSON: an object or a list of objects."""
     parsed = load_cell(value, key) if isinstance(value, str) else value
     several = isinstance(parsed, list)
-    read = [_call(each, key) for each in (parsed if several else [parsed])]
+    read = [_parse_call(each, key) for each in (parsed if several else [parsed])]
     if not read:
         raise RowError(f"the field {quoted(key)} contains no call")
     form: dict[str, Any] = {"calls": [skeleton for _, skeleton in read], "several": several}
@@ -287,7 +289,7 @@ def _calls_in_text(value: Any, key: str) -> tuple[tuple[ToolCall, ...], dict[str
 # --- weights -----------------------------------------------------------------------------------------------------
 
 
-def _weight(turn: Mapping[str, Any]) -> float:
+def _read_weight(turn: Mapping[str, Any]) -> float:
     """Return the weight of a turn in the loss, by default 1; raise RowError if two fields differ."""
     weights: dict[str, float] = {}
     for name in (*_WEIGHTS, *_FLAGS, *_MASKS):
@@ -346,27 +348,27 @@ def _fill_calls(turn: dict[str, Any], message: Message, form: Mapping[str, Any])
                 del turn[name]
         return
     if has_value(turn.get("function_call")):
-        turn["function_call"] = _filled_call(turn["function_call"], message.tool_calls[0])
+        turn["function_call"] = _restore_call(turn["function_call"], message.tool_calls[0])
         return
-    calls = _filled_calls(turn["tool_calls"], message.tool_calls)
+    calls = _restore_calls(turn["tool_calls"], message.tool_calls)
     turn["tool_calls"] = dump_cell(calls, form["calls"]) if "calls" in form else calls
 
 
 def _calls_to_text(message: Message, form: Mapping[str, Any]) -> Any:
     if not message.tool_calls:
         return message.content
-    calls = _filled_calls(form["calls"], message.tool_calls)
+    calls = _restore_calls(form["calls"], message.tool_calls)
     value = calls if form["several"] else calls[0]
     return dump_cell(value, form["style"]) if "style" in form else value
 
 
-def _filled_calls(
+def _restore_calls(
     skeletons: Sequence[Mapping[str, Any]], calls: Sequence[ToolCall]
 ) -> list[dict[str, Any]]:
-    return [_filled_call(empty, call) for empty, call in zip(skeletons, calls, strict=True)]
+    return [_restore_call(empty, call) for empty, call in zip(skeletons, calls, strict=True)]
 
 
-def _filled_call(skeleton: Mapping[str, Any], call: ToolCall) -> dict[str, Any]:
+def _restore_call(skeleton: Mapping[str, Any], call: ToolCall) -> dict[str, Any]:
     inner = skeleton.get("function")
     nested = isinstance(inner, Mapping)
     body = dict(inner if isinstance(inner, Mapping) else skeleton)
@@ -417,10 +419,10 @@ def read_tools(value: Any, name: str) -> tuple[Mapping[str, Any], ...]:
         return ()
     if not isinstance(value, list):
         raise RowError(f"the field {quoted(name)} is {json_type(value)}, not a list of tools")
-    return tuple(_tool(each, name) for each in value)
+    return tuple(_parse_tool(each, name) for each in value)
 
 
-def _tool(value: Any, name: str) -> Mapping[str, Any]:
+def _parse_tool(value: Any, name: str) -> Mapping[str, Any]:
     if isinstance(value, str):
         value = load_cell(value, name)
     inner = value.get("function") if isinstance(value, Mapping) else None

@@ -61,7 +61,7 @@ class BatchApi:
 
     async def retrieve(self, name: str) -> Batch:
         """Return the state of a batch."""
-        batch = _batch(await self._connection.get(self._batches / name))
+        batch = _parse_batch(await self._connection.get(self._batches / name))
         if batch.name != name:
             raise _invalid(f"it describes batch {batch.name} in place of {name}")
         return batch
@@ -107,7 +107,7 @@ class BatchApi:
         await self._connection.close()
 
 
-def _batch(value: Any) -> Batch:
+def _parse_batch(value: Any) -> Batch:
     name, status = _text_field(value, "id"), _text_field(value, "status").lower()
     if status not in FINAL_STATUSES | _RUNNING_STATUSES:
         raise _invalid(f"the status of batch {name} is {status!r}")

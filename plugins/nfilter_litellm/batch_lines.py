@@ -86,7 +86,7 @@ class BatchFormat:
         """
         price = self.pricing.price
         try:
-            done = self._read(call.request, line)
+            done = self._parse(call.request, line)
             return done if price is None else replace(done, usd=cost_of(done, price, call.max_usd))
         except CallError as error:
             fault = self._retry_renamed(call, error, str(line.get("custom_id")))
@@ -108,7 +108,7 @@ class BatchFormat:
             self.limit.name = call.limit
         return error
 
-    def _read(self, request: Request, line: Mapping[str, Any]) -> Completion:
+    def _parse(self, request: Request, line: Mapping[str, Any]) -> Completion:
         reply, error = line.get("response"), line.get("error")
         if isinstance(reply, Mapping):
             status, body = reply.get("status_code"), reply.get("body")

@@ -315,7 +315,7 @@ class Engine:
             return
         out: queue.SimpleQueue[list[Answered] | None] = queue.SimpleQueue()
         tasks: list[asyncio.Task[None]] = []
-        loop = self._running()
+        loop = self._running_loop()
         unread = _Unread()
 
         def start() -> None:
@@ -353,7 +353,7 @@ class Engine:
             loop, thread = self._loop, self._thread
             if loop is None or thread is None:
                 return
-            asyncio.run_coroutine_threadsafe(self._end(), loop).result()
+            asyncio.run_coroutine_threadsafe(self._shut_down(), loop).result()
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             self._loop = self._thread = self._dispatcher = None
@@ -396,14 +396,14 @@ class Engine:
                 timer.cancel()
             flush()
 
-    async def _end(self) -> None:
+    async def _shut_down(self) -> None:
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         await self._close()
 
-    def _running(self) -> asyncio.AbstractEventLoop:
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
                 self._loop = new_loop(self._guard)

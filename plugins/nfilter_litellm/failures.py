@@ -125,7 +125,7 @@ def without_logprobs() -> CallError:
 
 def from_status(status: int, body: str, after: float | None = None) -> CallError:
     """Return the error for a status other than 200; ``body`` is the reply's text, ``after`` its Retry-After in seconds."""
-    error = _of_status(status, body, after)
+    error = _classify(status, body, after)
     error.may_be_billed = status_may_be_billed(status)
     error.status = status
     return error
@@ -136,7 +136,7 @@ def status_may_be_billed(status: int) -> bool:
     return status in (408, 499) or (status >= 500 and status not in _NOT_STARTED)
 
 
-def _of_status(status: int, body: str, after: float | None) -> CallError:
+def _classify(status: int, body: str, after: float | None) -> CallError:
     message, code = parse_error_body(body)
     detail = f"{status} {code}".strip() + (f": {message}" if message else "")
     text = f"{code} {message}"
@@ -188,13 +188,13 @@ def one_line(text: str) -> str:
 
 def retry_after_of(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
     """Return Retry-After in seconds from ``now``: a number, a date, or OpenAI's retry-after-ms; None without one."""
-    milliseconds = _number(headers.get("retry-after-ms"))
+    milliseconds = _parse_number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000
     value = headers.get("Retry-After") or headers.get("retry-after")
     if value is None:
         return None
-    number = _number(value)
+    number = _parse_number(value)
     if number is not None:
         return number
     try:
@@ -206,7 +206,7 @@ def retry_after_of(headers: Mapping[str, str], now: datetime | None = None) -> f
     return max(0.0, (until - (now or datetime.now(UTC))).total_seconds())
 
 
-def _number(text: str | None) -> float | None:
+def _parse_number(text: str | None) -> float | None:
     try:
         number = float(text) if text is not None else None
     except ValueError:

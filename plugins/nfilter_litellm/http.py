@@ -72,7 +72,7 @@ class Connection:
         """Return the JSON at an address; raise CallError."""
         with self._convert_errors(url):
             async with self._session.get(url, allow_redirects=False) as reply:
-                return await self._read(reply)
+                return await self._parse_reply(reply)
 
     async def post(self, url: URL, data: bytes) -> Any:
         """Return the JSON reply to a JSON body; raise CallError."""
@@ -80,7 +80,7 @@ class Connection:
             async with self._session.post(
                 url, data=data, headers=_JSON_HEADERS, allow_redirects=False
             ) as reply:
-                return await self._read(reply)
+                return await self._parse_reply(reply)
 
     async def send(self, url: URL, form: aiohttp.FormData) -> Any:
         """Return the JSON reply to a form with a file; raise CallError."""
@@ -88,7 +88,7 @@ class Connection:
             async with self._session.post(
                 url, data=form, allow_redirects=False, timeout=self._file_timeout
             ) as reply:
-                return await self._read(reply)
+                return await self._parse_reply(reply)
 
     async def lines(self, url: URL) -> AsyncGenerator[bytes, None]:
         """Yield the lines of a file, each of at most ``MAX_REPLY_BYTES``; raise CallError."""
@@ -97,7 +97,7 @@ class Connection:
                 url, allow_redirects=False, timeout=self._file_timeout
             ) as reply:
                 if reply.status not in _SUCCESS:
-                    await self._read(reply)
+                    await self._parse_reply(reply)
                 rest = bytearray()
                 async for part in reply.content.iter_any():
                     *whole, last = part.split(b"\n")
@@ -118,7 +118,7 @@ class Connection:
         # aiohttp closes TLS connections in the next iteration of the loop.
         await asyncio.sleep(0)
 
-    async def _read(self, reply: aiohttp.ClientResponse) -> Any:
+    async def _parse_reply(self, reply: aiohttp.ClientResponse) -> Any:
         success = reply.status in _SUCCESS
         body = await _body_of(reply, MAX_REPLY_BYTES if success else _MAX_ERROR_BYTES)
         body = self._key.redacted_bytes(body)

@@ -61,7 +61,7 @@ class LimitField:
         """Return ``fault``; if it rejects ``name``, an error with the setting to write, and ``retry`` if the name may change."""
         if not rejects(fault, name):
             return fault
-        return _unbilled(f"{fault.detail}; {remedy(name)}", retry=not self._fixed)
+        return _rejection(f"{fault.detail}; {remedy(name)}", retry=not self._fixed)
 
 
 def remedy(name: LimitName) -> str:
@@ -87,14 +87,14 @@ def text_rejects(text: str, name: LimitName) -> bool:
 
 def neither_accepted(fault: CallError) -> CallError:
     """Return the error for a server that accepts neither name, so no call to it can be limited."""
-    return _unbilled(
+    return _rejection(
         "the server accepts neither max_tokens nor max_completion_tokens, and calls are not made without a limit; choose "
         f"another server or model: {fault.detail}",
         retry=False,
     )
 
 
-def _unbilled(detail: str, *, retry: bool) -> CallError:
+def _rejection(detail: str, *, retry: bool) -> CallError:
     fault = CallError("server", detail, retry=retry, shared=True, may_be_billed=False)
     fault.status = 400
     return fault

@@ -98,13 +98,13 @@ def read(reply: Any, *, logprobs: bool, stop: Sequence[str] = (), limit: int = 0
         CallError: a refusal, an empty answer, an invalid reply, or one without the requested log-probabilities.
     """
     try:
-        return _read(reply, logprobs, stop, limit)
+        return _parse(reply, logprobs, stop, limit)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # A server can send anything; an invalid reply fails this call, not the run.
         raise off_schema(f"parsing it raises {type(error).__name__}") from None
 
 
-def _read(reply: Any, logprobs: bool, stop: Sequence[str], limit: int) -> Completion:
+def _parse(reply: Any, logprobs: bool, stop: Sequence[str], limit: int) -> Completion:
     if not isinstance(reply, Mapping):
         raise off_schema("it is not a JSON object")
     choices = reply.get("choices")

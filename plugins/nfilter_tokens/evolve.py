@@ -87,7 +87,7 @@ class SelfEvolve:
         reference = ctx.train(parts[0])
         kept = pool = 0
         for number, part in enumerate(parts[1:], start=1):
-            scored = self._scored(part, previous, reference, ctx)
+            scored = self._score_part(part, previous, reference, ctx)
             cut = GlobalCut.through(scored, lambda s: s.scores[self.config.into], self.config.k)
             cleaned = []
             for sample in scored:
@@ -122,7 +122,7 @@ class SelfEvolve:
         groups = np.array_split(np.asarray(order, dtype=np.int64), self.config.rounds + 1)
         return [[samples[i] for i in sorted(group.tolist())] for group in groups]
 
-    def _scored(
+    def _score_part(
         self,
         part: Sequence[TokenSample],
         previous: ModelRef | None,

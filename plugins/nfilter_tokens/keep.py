@@ -64,11 +64,11 @@ class KeepTop:
         del ctx
         if self.config.scope == "sample":
             return [
-                _masked(sample, keeps_in_sample(sample, self._scores, self.config.k), bit)
+                _mask_dropped(sample, keeps_in_sample(sample, self._scores, self.config.k), bit)
                 for sample in chunk
             ]
         cut = GlobalCut.of(state)
-        return [_masked(sample, cut.keeps(sample, self._scores), bit) for sample in chunk]
+        return [_mask_dropped(sample, cut.keeps(sample, self._scores), bit) for sample in chunk]
 
     def _scores(self, sample: TokenSample) -> FloatArray:
         return score_of(sample, self.config.by, self.name)
@@ -103,7 +103,9 @@ class RandomTokens:
     ) -> list[TokenSample]:
         """Mask the tokens that were not drawn."""
         cut = GlobalCut.of(state)
-        return [_masked(sample, cut.keeps(sample, _RandomScore(ctx)), bit) for sample in chunk]
+        return [
+            _mask_dropped(sample, cut.keeps(sample, _RandomScore(ctx)), bit) for sample in chunk
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,6 @@ def _fit(stream: Iterable[TokenSample], scored: ScoreFunction, k: float, ctx: Co
     return cut.to_state(report={"pool": cut.n, "kept": cut.kept})
 
 
-def _masked(sample: TokenSample, kept: BoolArray, bit: int) -> TokenSample:
+def _mask_dropped(sample: TokenSample, kept: BoolArray, bit: int) -> TokenSample:
     dropped = pool_of(sample) & ~kept
     return sample.mask(dropped, bit) if dropped.any() else sample

@@ -55,10 +55,10 @@ def find_cut(parts: Sequence[FloatArray], keep: int) -> Cut:
     total = sum(len(part) for part in parts)
     if keep >= total:
         return Cut(-1, 0)
-    high_counts = _counted(keys >> np.uint32(16) for keys in _blocks(parts))
+    high_counts = _count_bins(keys >> np.uint32(16) for keys in _key_blocks(parts))
     high_bin, above = _bin_of(high_counts, keep)
-    low_counts = _counted(
-        keys[keys >> np.uint32(16) == high_bin] & np.uint32(0xFFFF) for keys in _blocks(parts)
+    low_counts = _count_bins(
+        keys[keys >> np.uint32(16) == high_bin] & np.uint32(0xFFFF) for keys in _key_blocks(parts)
     )
     low_bin, above_inside = _bin_of(low_counts, keep - above)
     return Cut(int(high_bin) * _BINS + low_bin, keep - above - above_inside)
@@ -72,13 +72,13 @@ def highest(scores: FloatArray, keep: int) -> BoolArray:
     return kept
 
 
-def _blocks(parts: Iterable[FloatArray]) -> Iterator[Keys]:
+def _key_blocks(parts: Iterable[FloatArray]) -> Iterator[Keys]:
     for part in parts:
         for start in range(0, len(part), _BLOCK):
             yield keys_of(part[start : start + _BLOCK])
 
 
-def _counted(blocks: Iterable[Keys]) -> npt.NDArray[np.int64]:
+def _count_bins(blocks: Iterable[Keys]) -> npt.NDArray[np.int64]:
     counts = np.zeros(_BINS, dtype=np.int64)
     buffered: list[Keys] = []
     size = 0

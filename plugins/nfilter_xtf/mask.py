@@ -51,7 +51,7 @@ class MaskConfig(StageConfig):
 
     @field_validator("attributes")
     @classmethod
-    def _once(cls, value: tuple[Attribute, ...]) -> tuple[Attribute, ...]:
+    def _check_unique(cls, value: tuple[Attribute, ...]) -> tuple[Attribute, ...]:
         if len(set(value)) != len(value):
             raise ValueError(
                 f"attributes: {list(value)} contains a duplicate; name each attribute once"

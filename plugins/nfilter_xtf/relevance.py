@@ -134,7 +134,7 @@ class Relevance:
                 task = mean_vector(lent.module, scored_ids, counts.astype(np.float64))
             scores = cosines(lent.module, scored_ids, task)
             if self.config.preset == "default":
-                scores[_exempt(ids, texts, control_ids(tokenizer))] = np.nan
+                scores[_is_exempt(ids, texts, control_ids(tokenizer))] = np.nan
         return scores.astype(np.float32)
 
 
@@ -160,7 +160,7 @@ def lookup_scores(sample: TokenSample, state: State) -> FloatArray:
     return out
 
 
-def _exempt(ids: IntArray, texts: Sequence[str], control: frozenset[int]) -> BoolArray:
+def _is_exempt(ids: IntArray, texts: Sequence[str], control: frozenset[int]) -> BoolArray:
     pairs = zip(ids.tolist(), texts, strict=True)
     return np.array([number in control or not text.strip() for number, text in pairs])
 

@@ -29,6 +29,8 @@ tokens:
 train: {use: hf.lora, rank: 4, epochs: 3, batch_size: 4, dropout: 0.0, loss: dft, checkpoint_every: 1}
 evaluate: {metric: accuracy, source: {use: jsonl, path: train.jsonl}, limit: 4}
 """
+LIMIT = 900
+"""Seconds that a whole run may take on a machine that is shared."""
 ADAPTERS = ("models/*", "adapters/cleaned")
 pytestmark = pytest.mark.slow
 
@@ -53,7 +55,7 @@ def command(home: Path, out: str, *launcher: str, **options: Any) -> subprocess.
 
 
 def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, err
     figures: dict[str, Any] = json.loads(out)
     return figures
@@ -66,7 +68,7 @@ def only(home: Path, run: str, pattern: str) -> Path:
 
 def kill_at_checkpoint(process: subprocess.Popen[str], home: Path, run: str, pattern: str) -> None:
     """Kill the process, and nothing of it is asked, when a training under ``pattern`` has a checkpoint."""
-    end = time.monotonic() + 300
+    end = time.monotonic() + LIMIT
     while not list((home / run).glob(f"{pattern}/checkpoint/training.safetensors")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
@@ -126,7 +128,7 @@ def test_two_processes_of_a_launcher_end_in_the_adapters_of_one(home: Path, laun
 def test_a_run_that_fails_under_a_launcher_ends_both_processes(home: Path) -> None:
     (home / "train.jsonl").write_text("nothing that can be read\n")
     process = command(home, "failed", *LAUNCHERS["torchrun"])
-    _, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=LIMIT)
     assert process.returncode != 0
     assert "train.jsonl: no row can be read" in err
     assert not (home / "failed").exists()

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from nfilter import ModelError
 from nfilter_hf.lora.data import share_out
+from nfilter_hf.lora.distributed import Launch
 from nfilter_hf.lora.loop import stream
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -253,6 +255,27 @@ def test_two_processes_answer_and_score_as_one(tmp_path: Path, pair: Any, alone:
         for left, right in zip(one[1], other[1], strict=True):
             assert left == pytest.approx(right, abs=1e-4)
     assert base[0][-1]["failure"]["kind"] == "too_long"
+
+
+@pytest.mark.types("GPUs: start one for each with torchrun --nproc-per-node")
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(
+        ModelError, match=r"3 processes were started .* it has 2 GPUs: start one for"
+    ):
+        Launch.join()
+
+    def alone(**_: Any) -> None:
+        raise ValueError("nobody is there\nat all")
+
+    monkeypatch.setattr("accelerate.PartialState", alone)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(
+        ModelError, match=r"do not meet \(nobody is there\): start them with torchrun"
+    ):
+        Launch.join()
 
 
 def test_batches_are_shared_out_by_their_tokens() -> None:

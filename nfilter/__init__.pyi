@@ -110,8 +110,10 @@ from .recipe.hosts import granted as granted
 from .recipe.hosts import odd_name as odd_name
 from .recipe.hosts import parse_address as parse_address
 from .store.files import check_folder as check_folder
+from .store.files import publishing as publishing
+from .store.files import publishing_file as publishing_file
+from .store.files import publishing_folder as publishing_folder
 from .store.files import read_sealed as read_sealed
 from .store.files import write_sealed as write_sealed
-from .store.run_directory import publishing as publishing
 
 __version__: str

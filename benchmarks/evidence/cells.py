@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from benchmarks.evidence import kept
 from nfilter.metrics.arms import ArmResult
-from nfilter.store.run_directory import read_json, write_json
+from nfilter.store.files import read_json, write_json
 
 
 @dataclass(frozen=True)

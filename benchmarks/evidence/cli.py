@@ -24,7 +24,7 @@ from nfilter.api.errors import NfilterError
 from nfilter.recipe.model import Recipe
 from nfilter.recipe.model import load as load_recipe
 from nfilter.registry.loading import Plugins, load
-from nfilter.store.run_directory import publishing
+from nfilter.store.files import publishing
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "nfilter" / "recipes"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nfilter.store.run_directory import publishing
+from nfilter.store.files import publishing
 
 
 def write_once(file: Path, text: str) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from nfilter.api.errors import StoreError
-from nfilter.store.run_directory import digest, publishing
+from nfilter.store.files import digest, publishing
 
 DIGITS: Final = 7
 _ROWS, _HEX, _IDS, _LIST = "rows", "hex", "ids", "list"

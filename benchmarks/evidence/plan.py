@@ -20,7 +20,7 @@ from benchmarks.evidence.lines import (
     stages_of,
     views,
 )
-from nfilter.store.run_directory import digest
+from nfilter.store.files import digest
 
 Noise = str
 """``none``, ``uniform`` or ``own``; of real data, the name of the data set."""

@@ -6,7 +6,7 @@ from nfilter.engine.lookup import site_of
 from nfilter.models.pool import ModelPool
 from nfilter.recipe.model import Recipe
 from nfilter.registry.loading import Plugins
-from nfilter.store.run_directory import digest
+from nfilter.store.files import digest
 
 
 class Pools:

@@ -15,7 +15,7 @@ from nfilter.engine.lookup import prompts_of
 from nfilter.engine.versions import versions
 from nfilter.recipe.model import Recipe
 from nfilter.registry.loading import Plugins
-from nfilter.store.run_directory import digest, read_json
+from nfilter.store.files import digest, read_json
 
 Families = Mapping[str, str]
 

@@ -12,7 +12,7 @@ import yaml
 from benchmarks.evidence.lines import KEPT
 from benchmarks.evidence.plan import Cell
 from nfilter.recipe.yaml_lines import override, read
-from nfilter.store.run_directory import publishing
+from nfilter.store.files import publishing
 
 WRONG = "wrong"
 

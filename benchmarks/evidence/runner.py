@@ -22,14 +22,9 @@ from nfilter.recipe.model import Recipe
 from nfilter.recipe.model import load as load_recipe
 from nfilter.registry.loading import Plugins
 from nfilter.report.figures import ESTIMATE, reported
-from nfilter.store.run_directory import (
-    Artefact,
-    RunDirectory,
-    digest,
-    read_json,
-    read_jsonl,
-    write_json,
-)
+from nfilter.store.artefacts import discard
+from nfilter.store.files import digest, read_json, read_jsonl, write_json
+from nfilter.store.run_directory import RunDirectory
 
 _FROM_METRICS = (
     "samples", "detection", "calibration", "labels", "relabel", "views", "calls",
@@ -182,5 +177,5 @@ def _estimates(recipe: Recipe, run_dir: Path) -> dict[str, Any]:
 def _tidy(run_dir: Path) -> None:
     """Remove what only a run that goes on needs; journal, adapter, decisions' outcome and figures stay."""
     for folder in [*run_dir.glob("[0-9][0-9]-*")]:
-        Artefact(folder).remove()
+        discard(folder)
     shutil.rmtree(run_dir / "tokens", ignore_errors=True)

@@ -35,7 +35,7 @@ from benchmarks.real_evidence.stage import with_evidence
 from nfilter.api.errors import NfilterError
 from nfilter.engine.versions import versions
 from nfilter.registry.loading import Plugins
-from nfilter.store.run_directory import digest, publishing
+from nfilter.store.files import digest, publishing
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 BASE: Final = Path(__file__).resolve().parent / "base.yaml"

@@ -17,7 +17,7 @@ from typing import Final
 
 from benchmarks.evidence.files import write_once
 from nfilter.api.errors import SourceError
-from nfilter.store.run_directory import digest
+from nfilter.store.files import digest
 
 TRUTH: Final = "labeled.csv"
 TEST: Final = "test.csv"

@@ -13,7 +13,7 @@ from benchmarks.evidence.recipes import recipe_of
 from benchmarks.evidence.runner import Runner
 from benchmarks.real_evidence.stage import with_evidence
 from nfilter.registry.loading import Plugins
-from nfilter.store.run_directory import digest
+from nfilter.store.files import digest
 
 _WEIGHTS: Final = (".safetensors", ".gguf", ".jinja")
 _LOADED: Final = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "modules.json")  # fmt: skip

@@ -25,7 +25,7 @@ from benchmarks.real_tokens.runner import TokenRunner
 from benchmarks.real_tokens.stage import with_truth
 from nfilter.api.errors import NfilterError
 from nfilter.engine.versions import versions
-from nfilter.store.run_directory import digest, publishing
+from nfilter.store.files import digest, publishing
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 BASE: Final = Path(__file__).resolve().parent / "base.yaml"

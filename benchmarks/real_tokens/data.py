@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from benchmarks.evidence.files import write_once
 from nfilter.api.errors import SourceError
-from nfilter.store.run_directory import digest
+from nfilter.store.files import digest
 
 LONGEST: Final = 300
 SHORTEST: Final = 100

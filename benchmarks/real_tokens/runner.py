@@ -28,8 +28,7 @@ from nfilter.progress import QuietReporter
 from nfilter.recipe.model import Recipe
 from nfilter.recipe.model import load as load_recipe
 from nfilter.registry.loading import Plugins
-from nfilter.store.files import read_sealed
-from nfilter.store.run_directory import read_json
+from nfilter.store.files import read_json, read_sealed
 
 DIGITS: Final = 4
 _HALF: Final = np.log(2.0)

@@ -17,7 +17,8 @@ from nfilter import Context, Contract, StageConfig, State, TokenSample, hookimpl
 from nfilter.api.types import NoiseSpan, Row
 from nfilter.metrics.tokens import judge_sample
 from nfilter.registry.loading import GROUP, Plugins, load
-from nfilter.store.run_directory import publishing, sample_from_json, sample_to_json
+from nfilter.store.files import publishing
+from nfilter.store.samples import sample_from_json, sample_to_json
 
 NAME: Final = "evidence.truth_mask"
 

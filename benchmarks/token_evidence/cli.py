@@ -26,7 +26,7 @@ from benchmarks.token_evidence.runner import (
 from nfilter.api.errors import NfilterError
 from nfilter.recipe.model import load as load_recipe
 from nfilter.registry.loading import load
-from nfilter.store.run_directory import publishing
+from nfilter.store.files import publishing
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 BASE: Final = ROOT / "nfilter" / "recipes" / "quickstart-tokens.yaml"

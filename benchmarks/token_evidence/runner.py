@@ -20,7 +20,7 @@ from nfilter.progress import QuietReporter
 from nfilter.recipe.model import Arm
 from nfilter.recipe.model import load as load_recipe
 from nfilter.registry.loading import Plugins, load
-from nfilter.store.run_directory import digest, read_json
+from nfilter.store.files import digest, read_json
 
 TRUSTED_ROWS: Final = 200
 LABELS: Final = 0.3

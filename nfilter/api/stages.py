@@ -32,6 +32,7 @@ from nfilter.api.capabilities import Abilities, Ranks, TokenizerDigest
 from nfilter.api.interrupt import Drain
 from nfilter.api.types import (
     JSON,
+    FloatArray,
     Message,
     ModelRef,
     Row,
@@ -301,6 +302,24 @@ class Context(Protocol):
 
     def publish_model(self, ref: ModelRef) -> None:
         """Offer a model to ``train: {use: adopt, from: STAGE}``."""
+        ...
+
+    def token_scores(
+        self,
+        model: str,
+        what: str,
+        samples: Sequence[TokenSample],
+        compute: Callable[[Sequence[TokenSample]], Iterator[FloatArray]],
+    ) -> list[FloatArray]:
+        """Return a score per response token, float32 [T] per sample, NaN elsewhere; what was computed before is read.
+
+        Args:
+            model: The name of the model that ``compute`` reads the samples with.
+            what: Names the score and all settings that decide it.
+            samples: Equal ones (ids and response mask) are computed once.
+            compute: Yields the scores, [T] each, of the samples that it receives, in order. They are stored as they
+                come, so that a run that is killed goes on behind them.
+        """
         ...
 
 

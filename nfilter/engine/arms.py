@@ -17,17 +17,23 @@ from nfilter.api.stages import ChoosesSettings, TrainingResult
 from nfilter.api.types import ModelRef, Request, Row, Sample, Sampling, TokenSample
 from nfilter.engine.ingest import rows
 from nfilter.engine.lint import lint
-from nfilter.engine.tokens import Contexts, run_token_stages
 from nfilter.metrics.arms import ArmResult
 from nfilter.models.context import RunContext
 from nfilter.recipe.model import Arm, Recipe, Use
 from nfilter.recipe.prompts import Prompts
 from nfilter.registry.provenance import core_code
 from nfilter.report import reading
-from nfilter.store.files import check_folder, read_sealed, remove
-from nfilter.store.run_directory import differing, digest, write_jsonl, write_sealed
+from nfilter.store.artefacts import differing
+from nfilter.store.files import (
+    check_folder,
+    digest,
+    read_sealed,
+    remove,
+    sync_folder,
+    write_jsonl,
+    write_sealed,
+)
 from nfilter.store.seals import sealed
-from nfilter.store.tokens import write_tokens
 
 MARKER = "nfilter.json"
 BEGUN = "begun"
@@ -68,27 +74,6 @@ def encode(recipe: Recipe, samples: Iterable[Sample], ctx: RunContext, arm: str)
     tokenizer = model.tokenizer_digest()
     figures = {**found.figures, "tokenizer": asdict(tokenizer) if tokenizer else None}
     return Encoded(found.kept, found.gone, figures)
-
-
-def prepare(
-    recipe: Recipe,
-    arm: Arm,
-    samples: Sequence[Sample],
-    ctx: RunContext,
-    contexts: Contexts,
-    directory: Path,
-) -> Encoded:
-    """Encode one arm; the cleaned arm alone also goes through the token stages, and its tokens are published."""
-    encoded = encode(recipe, samples, ctx, f"arm {arm}")
-    if arm == "cleaned":
-        done = run_token_stages(recipe, encoded.samples, contexts)
-        encoded.lint["all_masked"]["stages"] = len(done.gone)
-        dropped = [*encoded.dropped, *done.gone]
-        write_tokens(
-            directory / "tokens", done.every, done.reasons, tokenizer=encoded.lint["tokenizer"]
-        )
-        encoded = Encoded(done.samples, dropped, encoded.lint, done.figures)
-    return encoded
 
 
 def nothing_left(
@@ -177,6 +162,8 @@ def trained(
     }
     ref = replace(result.ref, path=str(out))
     begun.unlink(missing_ok=True)
+    # The record vouches for what is on the disk.
+    sync_folder(out)
     files = {
         path.relative_to(out).as_posix(): sealed(path)
         for path in sorted(out.rglob("*"))

@@ -12,7 +12,7 @@ from types import TracebackType
 
 from nfilter.api.errors import ContractError, NfilterError, NoteError, PluginError, StoreError
 from nfilter.registry.loading import Plugins, Registered
-from nfilter.store.run_directory import unwritten
+from nfilter.store.files import unwritten
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 

@@ -18,7 +18,8 @@ from nfilter.recipe.model import Recipe, SourceUse
 from nfilter.recipe.not_carried import NotCarried
 from nfilter.registry.contracts import rows_of
 from nfilter.registry.provenance import core_code
-from nfilter.store.run_directory import Artefact, digest, write_jsonl
+from nfilter.store.artefacts import Artefact
+from nfilter.store.files import digest, write_jsonl
 from nfilter.store.truth import TRUTH, truth_row
 
 QUARANTINE = "quarantine.jsonl"
@@ -108,7 +109,11 @@ def _limited(stream: Iterable[Row | Unreadable], limit: int | None) -> Iterator[
 
 
 def ingest(
-    source: SourceUse, recipe: Recipe, artefact: Artefact, directory: Path, limit: int | None
+    source: SourceUse,
+    recipe: Recipe,
+    artefact: Artefact[Sample],
+    directory: Path,
+    limit: int | None,
 ) -> Ingested:
     """Read a source into ``artefact``; write quarantine.jsonl and truth.jsonl into ``directory``.
 
@@ -169,7 +174,7 @@ def _nothing_readable(source: SourceUse, recipe: Recipe, unreadable: list[Unread
     )
 
 
-def summary(artefact: Artefact) -> Ingested:
+def summary(artefact: Artefact[Sample]) -> Ingested:
     """What an earlier run ingested."""
     value: dict[str, Any] = artefact.summary()
     return Ingested(

@@ -11,8 +11,8 @@ from typing import Any
 from nfilter.api.errors import DamageError, StoreError
 from nfilter.report.reading import MANIFEST
 from nfilter.report.runs import RUNS
+from nfilter.store.files import read_sealed, write_sealed
 from nfilter.store.journal import Journal
-from nfilter.store.run_directory import read_sealed, write_sealed
 
 Complain = Callable[[str], None]
 

@@ -14,7 +14,7 @@ from nfilter.models.pool import ModelPool
 from nfilter.recipe.model import Recipe, Use, model_needs
 from nfilter.recipe.prompts import Prompts
 from nfilter.registry.provenance import core_code
-from nfilter.store.run_directory import publishing
+from nfilter.store.files import publishing
 
 
 def write_lock(path: Path, recipe: Recipe, prompts: Prompts, pool: ModelPool) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from nfilter.api.capabilities import Priced
 from nfilter.models.pace import PACES, paces
 from nfilter.recipe.model import Recipe
-from nfilter.store.run_directory import digest
+from nfilter.store.files import digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+from nfilter.api.types import Sample
 from nfilter.recipe.model import Recipe
-from nfilter.store.run_directory import Artefact, RunDirectory, publishing
+from nfilter.store.artefacts import Artefact
+from nfilter.store.files import publishing
+from nfilter.store.run_directory import RunDirectory
 
 CLEANED = "cleaned.jsonl"
 DROPPED = "dropped.jsonl"
@@ -22,7 +25,7 @@ class _Fates:
     relabelled: set[str] = field(default_factory=set)
 
     @classmethod
-    def of(cls, artefacts: Sequence[Artefact], index: int) -> _Fates:
+    def of(cls, artefacts: Sequence[Artefact[Sample]], index: int) -> _Fates:
         fates = cls()
         for artefact in artefacts:
             for decision in artefact.decisions_of(index):
@@ -34,7 +37,7 @@ class _Fates:
 
 
 def write_rows(
-    directory: RunDirectory, recipe: Recipe, last: Artefact, at_encoding: Mapping[str, str]
+    directory: RunDirectory, recipe: Recipe, last: Artefact[Sample], at_encoding: Mapping[str, str]
 ) -> dict[str, int]:
     """Publish both files, one chunk in memory at a time, and count what is in them.
 

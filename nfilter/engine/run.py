@@ -5,16 +5,16 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nfilter.api.errors import NfilterError, NoteError, NothingLeftError
 from nfilter.api.events import RunFinished, RunStarted, StageFinished
-from nfilter.api.stages import Contract, TokenLoss
-from nfilter.api.types import ModelRef, Sample, TokenSample
+from nfilter.api.stages import TokenLoss
+from nfilter.api.types import ModelRef, Sample
 from nfilter.engine import arms
+from nfilter.engine.encoding import cleaned_arm
 from nfilter.engine.error_attribution import blame
 from nfilter.engine.foreign_warnings import shown_once
 from nfilter.engine.ingest import (
@@ -23,42 +23,31 @@ from nfilter.engine.ingest import (
     source_parts,
     summary,
 )
-from nfilter.engine.ledger import Ledger, open_journal
-from nfilter.engine.lock import answer_prompts, write_lock
+from nfilter.engine.ledger import open_journal
+from nfilter.engine.lock import write_lock
 from nfilter.engine.lookup import prompts_of, site_of
-from nfilter.engine.plan_time import described
+from nfilter.engine.pipeline import discard_others, sample_stages
 from nfilter.engine.rows import CLEANED, DROPPED, write_rows
-from nfilter.engine.samples import StageRun, live, run_stage, tell
+from nfilter.engine.samples import live
 from nfilter.engine.source_warnings import lasting, lost, told
+from nfilter.engine.stages import tell
+from nfilter.engine.state import RunState
 from nfilter.engine.tokenizers import check_tokenizers
 from nfilter.engine.versions import versions
-from nfilter.engine.whereabouts import whereabouts
 from nfilter.metrics.arms import ArmResult, arm_figures, comparisons
 from nfilter.metrics.samples import judge
 from nfilter.metrics.tokens import judge_tokens
-from nfilter.models.context import RunContext
-from nfilter.models.pace import PACES, Pace
 from nfilter.models.pool import ModelPool
 from nfilter.progress import QuietReporter, Reporter, RunLog
 from nfilter.recipe.check import model_facts
-from nfilter.recipe.model import Arm, Recipe, Use, model_needs
-from nfilter.recipe.prompts import Prompts
+from nfilter.recipe.model import Arm, Recipe
 from nfilter.registry.loading import Plugins
-from nfilter.registry.provenance import code_of, core_code
 from nfilter.report.html import write_report
 from nfilter.report.reading import MANIFEST
-from nfilter.store.files import remove
-from nfilter.store.journal import Journal
-from nfilter.store.losses import ScoreBooks
-from nfilter.store.run_directory import (
-    Artefact,
-    RunDirectory,
-    digest,
-    fingerprint_of,
-    keep_apart,
-    write_json,
-    write_sealed,
-)
+from nfilter.store.artefacts import Artefact, fingerprint_of
+from nfilter.store.files import publishing_folder, remove, write_json, write_sealed
+from nfilter.store.run_directory import RunDirectory, keep_apart
+from nfilter.store.samples import open_samples
 from nfilter.store.seals import sealed
 from nfilter.store.truth import truth_of
 from nfilter.store.warnings import FILE as WARNINGS
@@ -72,83 +61,6 @@ class RunResult:
     directory: Path
     metrics: dict[str, Any]
     seconds: float
-
-
-@dataclass
-class _Run:
-    """The parts of one run that its steps share."""
-
-    recipe: Recipe
-    plugins: Plugins
-    directory: RunDirectory
-    pool: ModelPool
-    journal: Journal
-    prompts: Prompts
-    log: RunLog
-    limit: int | None
-    published: dict[str, ModelRef] = field(default_factory=dict)
-    finished: list[StageFinished] = field(default_factory=list)
-    fingerprints: dict[str, str] = field(default_factory=dict)
-    lints: dict[str, dict[str, Any]] = field(default_factory=dict)
-    trainings: dict[str, dict[str, Any]] = field(default_factory=dict)
-    rows: int = 0
-    scores: ScoreBooks = field(init=False)
-    ledger: Ledger = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.ledger = Ledger(self.directory.path, self.journal, self.log.warning)
-        self.scores = ScoreBooks(self.directory.path / "scores", self.log.warning)
-
-    @property
-    def at(self) -> str:
-        """What is at work."""
-        return self.log.at
-
-    @at.setter
-    def at(self, stage: str) -> None:
-        self.log.at = stage
-
-    def context(
-        self,
-        stage: str,
-        stream: str | None = None,
-        loss: TokenLoss | None = None,
-        rows: int | None = None,
-        pace: Pace | None = None,
-    ) -> RunContext:
-        """The context of one stage of this run; ``stream`` names its random numbers, else ``stage`` does."""
-        self.at = stage
-        return RunContext(
-            self.recipe,
-            stage,
-            self.pool,
-            self.journal,
-            self.prompts,
-            self.log,
-            stream=stream,
-            trainer=partial(self.train_for, stage) if self.recipe.train is not None else None,
-            publish=self.published.__setitem__,
-            scores=self.scores,
-            loss=loss,
-            place=whereabouts(self.recipe, stage),
-            rows=rows,
-            pace=pace,
-        )
-
-    def train_for(
-        self, stage: str, samples: Sequence[TokenSample], start: ModelRef | None
-    ) -> ModelRef:
-        """Train a model that a stage asked for, kept under models/."""
-        assert self.recipe.train is not None
-        # A folder a model: what a stage trains later starts from what it trained before.
-        name = digest(arms.tokens_digest(samples), start.digest if start else "")[:16]
-        out = self.directory.path / "models" / f"{stage}-{name}"
-        # A reference learns with the plain loss: an online one may read the scores that it is trained for.
-        use = replace(self.recipe.train, loss=None)
-        done = arms.trained(use, samples, self.context(f"{stage}.train"), out, start)
-        self.at = stage
-        assert done.ref is not None
-        return done.ref
 
 
 def run(
@@ -177,7 +89,7 @@ def run(
         log = RunLog(reporter or QuietReporter(), out / "run.log", Warned(out / WARNINGS))
         log.warned.forget(lambda stage: not lasting(stage))
         journal = open_journal(out, lenders, log.warning)
-        state = _Run(
+        state = RunState(
             recipe, plugins, directory, models, journal, prompts_of(recipe, plugins), log, limit
         )
         if own_pool:
@@ -211,7 +123,7 @@ def run(
     return RunResult(out, metrics, seconds)
 
 
-def _steps(state: _Run) -> dict[str, Any]:
+def _steps(state: RunState) -> dict[str, Any]:
     write_lock(state.directory.path / "recipe.lock.yaml", state.recipe, state.prompts, state.pool)
     for fact in model_facts(state.recipe, state.pool.site):
         state.log.info(fact)
@@ -219,13 +131,16 @@ def _steps(state: _Run) -> dict[str, Any]:
     source = state.directory.stage(0, "source")
     ingested = _ingest(state, source)
     state.rows = ingested.read
-    last = _sample_stages(state, source)
+    discard_others(state)
+    last = sample_stages(state, source)
     truth = truth_of(source)
     # What remains is published before anything is trained on it, so that an arm that fails leaves the record.
-    cleaned = _encoded(state, "cleaned", list(live(last))) if state.recipe.encodes else None
+    cleaned = cleaned_arm(state, last) if state.recipe.encodes else None
     if cleaned is None:
         # Those of an earlier recipe here are of other rows.
         remove(state.directory.path / "tokens")
+    else:
+        state.lints["cleaned"] = cleaned.lint
     counts = write_rows(
         state.directory, state.recipe, last, dict(cleaned.dropped) if cleaned else {}
     )
@@ -277,7 +192,7 @@ def _steps(state: _Run) -> dict[str, Any]:
     return metrics
 
 
-def _reports(state: _Run) -> dict[str, Any]:
+def _reports(state: RunState) -> dict[str, Any]:
     """What each sample stage found out about the whole dataset, under its number and name."""
     found = {}
     for number, use in enumerate(state.recipe.samples, start=1):
@@ -288,7 +203,7 @@ def _reports(state: _Run) -> dict[str, Any]:
     return found
 
 
-def _publish(state: _Run, metrics: dict[str, Any]) -> None:
+def _publish(state: RunState, metrics: dict[str, Any]) -> None:
     out = state.directory.path
     if state.lints:
         metrics["encode"] = state.lints
@@ -304,7 +219,7 @@ def _publish(state: _Run, metrics: dict[str, Any]) -> None:
     write_report(out, metrics)
 
 
-def _ingest(state: _Run, source: Artefact) -> Ingested:
+def _ingest(state: RunState, source: Artefact[Sample]) -> Ingested:
     recipe = state.recipe
     state.at = "source"
     state.log.warned.restart(state.at)
@@ -320,87 +235,17 @@ def _ingest(state: _Run, source: Artefact) -> Ingested:
     return told(state.log, state.directory.path, done)
 
 
-def stage_parts(state: _Run, use: Use, before: str) -> dict[str, Any]:
-    """What decides what a stage publishes, by name; ``before`` is the fingerprint of its input."""
-    contract: Contract = use.item.cls.contract(use.config)
-    needs = (*model_needs(use.config), *contract.needs, *model_needs(state.recipe.answer))
-    names = {need.model for need in needs}
-    models = {f"model {name}": _model(state.pool.backend(name)) for name in sorted(names)}
-    named = {*contract.prompts, *answer_prompts(state.recipe)}
-    prompts = {f"prompt {name}": state.prompts.get(name).digest for name in sorted(named)}
-    return {
-        "input": before,
-        "config": use.dump(),
-        "plugin": use.item.origin,
-        "plugin code": use.item.code,
-        "nfilter's code": core_code(),
-        **prompts,
-        **models,
-        "seed": state.recipe.seed,
-        "answer": state.recipe.answer.model_dump(mode="json"),
-        "thoughts": {name: state.recipe.thoughts(name).marks for name in sorted(names)},
-    }
-
-
-def _model(backend: Any) -> list[str]:
-    return [backend.fingerprint(), code_of(type(backend))]
-
-
-def _sample_stages(state: _Run, source: Artefact) -> Artefact:
-    before, fingerprint = source, state.fingerprints["source"]
-    for gone in state.directory.discard_after(len(state.recipe.samples)):
-        state.log.info(f"{gone}: no longer in the recipe; removed")
-    labels = {
-        f"{number:02d}-{use.name}" for number, use in enumerate(state.recipe.samples, start=1)
-    }
-    # What a stage that is gone once asked of models is no cost of this recipe.
-    made = [name for name in state.journal.stages() if name[:2].isdigit()]
-    state.journal.forget([name for name in made if name.removesuffix(".train") not in labels])
-    state.log.warned.forget(lambda stage: stage[:2].isdigit() and stage not in labels)
-    names = [use.name for use in state.recipe.samples]
-    for number, use in enumerate(state.recipe.samples, start=1):
-        label = f"{number:02d}-{use.name}"
-        # Random numbers go by name, so that a stage put in before this one does not redraw it.
-        stream = f"{use.name}#{names[: number - 1].count(use.name)}"
-        for stale in state.directory.path.glob(f"{number:02d}-*"):
-            if stale.name != label:
-                state.log.info(f"{stale.name}: no longer in the recipe; removed")
-                Artefact(stale).remove()
-        parts = stage_parts(state, use, fingerprint)
-        fingerprint = state.fingerprints[label] = fingerprint_of(parts)
-        after = state.directory.stage(number, use.name)
-        if state.journal.lacks(label) and after.directory.exists():
-            state.log.warning(f"{label}: the journal lost some of its calls; it runs again")
-            after.remove()
-        if not after.of(fingerprint):
-            state.journal.forget([label])
-            state.log.warned.restart(label)
-        asks = use.item.cls.contract(use.config).calls
-        kept, of = state.directory.path / PACES, partial(described, state.recipe)
-        pace = Pace(label, state.rows, asks, state.log, kept, described=of)
-        ctx = state.context(label, stream, pace=pace)
-        done = run_stage(StageRun(label, use, before, after), ctx, parts)
-        if not done.reused:
-            ctx.finish()
-        state.finished.append(done)
-        again = " (from an earlier run)" if done.reused else f" in {done.seconds:.1f} s"
-        state.log.info(
-            f"{label}: {done.kept} kept, {done.dropped} dropped so far, {done.changed} relabelled{again}"
-        )
-        state.plugins.announce("nfilter_stage_finished", done, state.log.warning)
-        before = after
-    return before
-
-
-def _encoded(state: _Run, arm: Arm, samples: list[Sample]) -> arms.Encoded:
-    ctx = state.context(f"train.{arm}")
-    encoded = arms.prepare(state.recipe, arm, samples, ctx, state.context, state.directory.path)
+def _encoded(state: RunState, arm: Arm, samples: list[Sample]) -> arms.Encoded:
+    encoded = arms.encode(state.recipe, samples, state.context(f"train.{arm}"), f"arm {arm}")
     state.lints[arm] = encoded.lint
     return encoded
 
 
 def _arms(
-    state: _Run, source: Artefact, cleaned: arms.Encoded | None, truth: Mapping[str, str]
+    state: RunState,
+    source: Artefact[Sample],
+    cleaned: arms.Encoded | None,
+    truth: Mapping[str, str],
 ) -> dict[str, ArmResult]:
     recipe = state.recipe
     results: dict[str, ArmResult] = {}
@@ -423,7 +268,7 @@ def _arms(
     return results
 
 
-def _trained(state: _Run, arm: Arm, encoded: arms.Encoded) -> arms.Trained:
+def _trained(state: RunState, arm: Arm, encoded: arms.Encoded) -> arms.Trained:
     if not encoded.samples:
         finished = state.finished if arm == "cleaned" else []
         raise NothingLeftError(arms.nothing_left(arm, encoded, finished, state.directory.path))
@@ -437,7 +282,7 @@ def _trained(state: _Run, arm: Arm, encoded: arms.Encoded) -> arms.Trained:
     return done
 
 
-def _adopted(state: _Run) -> ModelRef:
+def _adopted(state: RunState) -> ModelRef:
     stage = state.recipe.adopt.stage if state.recipe.adopt else ""
     ref = state.published.get(stage)
     if ref is None:
@@ -446,15 +291,12 @@ def _adopted(state: _Run) -> ModelRef:
         )
     # Where the arm's adapter always is, whoever trained it.
     out = state.directory.path / "adapters" / "cleaned"
-    part = out.with_name(".cleaned.part")
-    for folder in (part, out):
-        remove(folder)
-    shutil.copytree(ref.path, part)
-    part.rename(out)
+    with publishing_folder(out) as part:
+        shutil.copytree(ref.path, part, dirs_exist_ok=True)
     return replace(ref, path=str(out))
 
 
-def _arm_samples(arm: Arm, source: Artefact, truth: Mapping[str, str]) -> list[Sample]:
+def _arm_samples(arm: Arm, source: Artefact[Sample], truth: Mapping[str, str]) -> list[Sample]:
     if arm == "raw":
         return list(live(source))
     return [
@@ -464,14 +306,14 @@ def _arm_samples(arm: Arm, source: Artefact, truth: Mapping[str, str]) -> list[S
     ]
 
 
-def _files(state: _Run) -> list[str]:
+def _files(state: RunState) -> list[str]:
     """The files in the run's own folder that are read again."""
     evaluated = [f"evaluation/{arm}.jsonl" for arm in state.recipe.arms if state.recipe.evaluate]
     tokens = ["tokens/index.json"] if state.recipe.encodes else []
     return ["recipe.lock.yaml", CLEANED, DROPPED, "metrics.json", *evaluated, *tokens]
 
 
-def _manifest(state: _Run, runs: Sequence[Mapping[str, Any]]) -> None:
+def _manifest(state: RunState, runs: Sequence[Mapping[str, Any]]) -> None:
     out = state.directory.path
     write_sealed(
         out / MANIFEST,
@@ -485,12 +327,18 @@ def _manifest(state: _Run, runs: Sequence[Mapping[str, Any]]) -> None:
             "fingerprints": state.fingerprints,
             "calls": state.journal.usage(),
             "stages": [
-                {
-                    "stage": done.stage, "kept": done.kept, "dropped": done.dropped,
-                    "relabelled": done.changed, "seconds": done.seconds, "reused": done.reused,
-                    "made_in_seconds": Artefact(out / done.stage).summary()["seconds"],
-                }
-                for done in state.finished
+                {**_stage(state, done), "relabelled": done.changed} for done in state.finished
+            ],
+            "token_stages": [
+                {**_stage(state, done), "changed": done.changed} for done in state.tokens_finished
             ],
         },
-    )  # fmt: skip
+    )
+
+
+def _stage(state: RunState, done: StageFinished) -> dict[str, Any]:
+    made = open_samples(state.directory.path / done.stage).summary()
+    return {
+        "stage": done.stage, "kept": done.kept, "dropped": done.dropped, "seconds": done.seconds,
+        "reused": done.reused, "made_in_seconds": made["seconds"],
+    }  # fmt: skip

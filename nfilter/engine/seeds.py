@@ -18,8 +18,9 @@ from nfilter.progress import Reporter
 from nfilter.recipe.model import Recipe
 from nfilter.registry.loading import Plugins
 from nfilter.report.html import write_report
+from nfilter.store.files import write_json, write_sealed
 from nfilter.store.journal import paid_in
-from nfilter.store.run_directory import keep_apart, write_json, write_sealed
+from nfilter.store.run_directory import keep_apart
 
 
 def run_seeds(

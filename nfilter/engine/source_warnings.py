@@ -10,7 +10,7 @@ from nfilter.engine.ingest import QUARANTINE, Ingested
 from nfilter.progress import RunLog
 from nfilter.recipe.not_carried import warnings_of
 from nfilter.recipe.readable import Readable
-from nfilter.store.run_directory import read_jsonl
+from nfilter.store.files import read_jsonl
 
 
 def told(log: RunLog, directory: Path, done: Ingested) -> Ingested:

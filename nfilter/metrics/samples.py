@@ -14,16 +14,16 @@ from nfilter.models.context import RunContext
 from nfilter.recipe.model import Recipe
 from nfilter.registry.contracts import check_figures
 from nfilter.registry.loading import Plugins
+from nfilter.store.artefacts import Artefact
 from nfilter.store.journal import Journal
-from nfilter.store.run_directory import Artefact
 
 
 def judge(
     recipe: Recipe,
     plugins: Plugins,
     ctx: RunContext,
-    source: Artefact,
-    last: Artefact,
+    source: Artefact[Sample],
+    last: Artefact[Sample],
     truth: Mapping[str, str],
     journal: Journal,
 ) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def figures_of(
 
 
 def _judged(
-    ctx: RunContext, source: Artefact, last: Artefact, truth: Mapping[str, str]
+    ctx: RunContext, source: Artefact[Sample], last: Artefact[Sample], truth: Mapping[str, str]
 ) -> list[Judged]:
     originals = {sample.id: sample for sample in source.samples() if sample.id in truth}
     finals = {sample.id: sample for sample in last.samples() if sample.id in truth}

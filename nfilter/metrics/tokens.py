@@ -12,7 +12,7 @@ from nfilter.api.metrics import JudgedTokens, TokenMetric, TokenMetricInput
 from nfilter.api.types import BoolArray, NoiseSpan, Sample, TokenSample
 from nfilter.metrics.samples import figures_of
 from nfilter.registry.loading import Plugins
-from nfilter.store.run_directory import Artefact
+from nfilter.store.artefacts import Artefact
 from nfilter.store.tokens import read_tokens
 from nfilter.store.truth import noise_of
 
@@ -20,8 +20,8 @@ from nfilter.store.truth import noise_of
 def judge_tokens(
     plugins: Plugins,
     directory: Path,
-    source: Artefact,
-    last: Artefact,
+    source: Artefact[Sample],
+    last: Artefact[Sample],
     seed: int,
     warn: Callable[[str], None],
 ) -> dict[str, Any]:

@@ -17,12 +17,15 @@ from nfilter.api.types import FloatArray, ModelRef, TokenSample
 from nfilter.models.pace import Pace
 from nfilter.models.pool import ModelPool
 from nfilter.models.proxy import Model
+from nfilter.models.token_scores import Compute, streamed
 from nfilter.progress import RunLog
 from nfilter.recipe.model import Recipe
 from nfilter.recipe.prompts import Prompts
+from nfilter.registry.provenance import code_of
 from nfilter.store.failed_calls import told
+from nfilter.store.files import digest
 from nfilter.store.journal import Journal
-from nfilter.store.losses import ScoreBooks
+from nfilter.store.losses import ScoreBooks, response
 
 
 class RunContext:
@@ -39,13 +42,16 @@ class RunContext:
         *,
         stream: str | None = None,
         trainer: Callable[[Sequence[TokenSample], ModelRef | None], ModelRef] | None = None,
-        publish: Callable[[str, ModelRef], None] | None = None,
+        publish: Callable[[ModelRef], None] | None = None,
         scores: ScoreBooks | None = None,
         loss: TokenLoss | None = None,
         place: str = "",
         rows: int | None = None,
         pace: Pace | None = None,
+        code: str = "",
     ) -> None:
+        """``code`` is the digest of the stage's plugin: scores that other code computed are not read."""
+        self._code = code
         self._place = place
         self._pace = pace
         self.rows = rows
@@ -134,7 +140,17 @@ class RunContext:
     def publish_model(self, ref: ModelRef) -> None:
         """Offer a model to ``train: {use: adopt}``."""
         if self._publish is not None:
-            self._publish(self.stage, ref)
+            self._publish(ref)
+
+    def token_scores(
+        self, model: str, what: str, samples: Sequence[TokenSample], compute: Compute
+    ) -> list[FloatArray]:
+        """Scores of response tokens, float32 [T] per sample, NaN elsewhere; see the protocol ``Context``."""
+        backend, code = self._pool.backend(model), self._code
+        name = digest(backend.fingerprint(), code_of(type(backend)), code, what)
+        if self._scores is None:
+            return list(compute(samples))
+        return streamed(self._scores.of(name, response), samples, compute, self.stage)
 
 
 def answers_of(recipe: Recipe, ctx: RunContext) -> AnswerKind:

@@ -18,7 +18,7 @@ from nfilter.api.durations import duration, speed
 from nfilter.api.errors import DamageError, StoreError
 from nfilter.api.stages import Calls, Log
 from nfilter.api.types import Completion
-from nfilter.store.run_directory import read_sealed, write_sealed
+from nfilter.store.files import read_sealed, write_sealed
 
 PACES: Final = "pace.json"
 _BURST: Final = 0.05  # seconds between answers of one burst, at most

@@ -26,9 +26,9 @@ from nfilter.models.pace import Pace
 from nfilter.progress import QuietReporter
 from nfilter.registry.contracts import check_completions, check_encoded, check_losses, check_vectors
 from nfilter.registry.provenance import code_of
+from nfilter.store.files import digest
 from nfilter.store.journal import Journal, Use, call_key
 from nfilter.store.losses import ScoreBooks
-from nfilter.store.run_directory import digest
 
 _TRANSIENT = frozenset({"timeout", "server", "memory"})
 _SLICE = 256  # requests at a time, of a backend that does not stream

@@ -19,7 +19,7 @@ from nfilter.recipe.readable import Readable, sampled
 from nfilter.recipe.yaml_lines import parse
 from nfilter.registry.contracts import rows_of
 from nfilter.registry.loading import Plugins, Registered
-from nfilter.store.run_directory import publishing
+from nfilter.store.files import publishing
 
 SHIPPED = Path(__file__).resolve().parents[1] / "recipes"
 USUAL = "robustft"

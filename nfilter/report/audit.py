@@ -20,7 +20,9 @@ from nfilter.report.rate import RECORD, words
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from nfilter.store.run_directory import Artefact, RunDirectory
+    from nfilter.api.types import Sample
+    from nfilter.store.artefacts import Artefact
+    from nfilter.store.run_directory import RunDirectory
 
 SHEET = "audit.csv"
 _COLUMNS = ("id", "question", "label")
@@ -63,7 +65,7 @@ def audit(
     Raises:
         StoreError: when no stage flagged anything, or the sheet holds what is no answer (with line numbers).
     """
-    from nfilter.store.run_directory import write_sealed
+    from nfilter.store.files import write_sealed
 
     run = reading.open_run(run_dir)
     path = run.path / SHEET
@@ -79,7 +81,7 @@ def as_json(result: Audit) -> dict[str, Any]:
     return asdict(result)
 
 
-def _population(run: RunDirectory, last: Artefact) -> list[Unit]:
+def _population(run: RunDirectory, last: Artefact[Sample]) -> list[Unit]:
     from nfilter.api.notes import Verdict
 
     originals = set(reading.ids_of(run.stage(0, reading.SOURCE)))
@@ -103,7 +105,7 @@ def _population(run: RunDirectory, last: Artefact) -> list[Unit]:
     return units
 
 
-def _mark(artefact: Artefact) -> str:
+def _mark(artefact: Artefact[Sample]) -> str:
     return artefact.fingerprint() or ""
 
 
@@ -128,7 +130,7 @@ def _draw(run: RunDirectory, path: Path, *, n: int, seed: int, blind: bool) -> d
 
 
 def _write_sheet(
-    run: RunDirectory, last: Artefact, path: Path, order: Sequence[str], *, blind: bool
+    run: RunDirectory, last: Artefact[Sample], path: Path, order: Sequence[str], *, blind: bool
 ) -> None:
     wanted = set(order)
     rows = {
@@ -186,7 +188,7 @@ def _other_draw(
 
 def _answered(run: RunDirectory, path: Path, n: int | None, seed: int | None) -> Audit:
     from nfilter.api.errors import DamageError
-    from nfilter.store.run_directory import read_sealed, write_sealed
+    from nfilter.store.files import read_sealed, write_sealed
 
     record_path = run.path / RECORD
     if not record_path.is_file():

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from nfilter.api.types import JSON, Sample
-    from nfilter.store.run_directory import Artefact, RunDirectory
+    from nfilter.store.artefacts import Artefact
+    from nfilter.store.run_directory import RunDirectory
 
 _NEAR = 400
 _LINE = "line:"
@@ -116,7 +117,7 @@ def render(explanation: Explanation, console: Console, *, full: bool = False) ->
 class _Step:
     """The row as one stage published it, with the samples that the stage made from it."""
 
-    artefact: Artefact
+    artefact: Artefact[Sample]
     sample: Sample
     children: tuple[str, ...]
     decisions: Sequence[Mapping[str, Any]]
@@ -142,8 +143,8 @@ def _steps(run: RunDirectory, sample_id: str) -> list[_Step]:
     return steps
 
 
-def _step(artefact: Artefact, chunk: str, beside: str, sample_id: str) -> _Step | None:
-    from nfilter.store.run_directory import sample_from_json
+def _step(artefact: Artefact[Sample], chunk: str, beside: str, sample_id: str) -> _Step | None:
+    from nfilter.store.samples import sample_from_json
 
     sample: Sample | None = None
     children = []

@@ -41,7 +41,8 @@ def write_report(run_dir: Path, metrics: Mapping[str, Any]) -> Path:
 
     All text of the data and of models is escaped; control characters are made visible.
     """
-    from nfilter.store.run_directory import RunDirectory, publishing
+    from nfilter.store.files import publishing
+    from nfilter.store.run_directory import RunDirectory
 
     run = next(iter(reading.children_of(run_dir)), run_dir)
     content = _content(RunDirectory(run)) if (run / f"00-{reading.SOURCE}").is_dir() else _Content()

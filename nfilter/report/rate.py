@@ -22,7 +22,7 @@ def noise_rate(run_dir: Path, metrics: Mapping[str, Any]) -> Figure | Range | No
 def audited(run_dir: Path) -> Figure | None:
     """The noise rate that the run's answered audit found, with its 95% interval; None where there is none."""
     from nfilter.api.errors import DamageError, StoreError
-    from nfilter.store.run_directory import read_sealed
+    from nfilter.store.files import read_sealed
 
     path = run_dir / RECORD
     try:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from nfilter.api.errors import StoreError
 
 if TYPE_CHECKING:
-    from nfilter.store.run_directory import Artefact, RunDirectory
+    from nfilter.api.types import Sample
+    from nfilter.store.artefacts import Artefact
+    from nfilter.store.run_directory import RunDirectory
 
 SOURCE = "source"
 MANIFEST = "manifest.json"
@@ -54,25 +56,25 @@ def open_run(path: Path) -> RunDirectory:
     )
 
 
-def label(artefact: Artefact) -> str:
+def label(artefact: Artefact[Any]) -> str:
     """The name of a stage in its run: number and stage, as the decisions and the journal have it."""
     name = artefact.directory.name
     return SOURCE if name == f"00-{SOURCE}" else name
 
 
-def stages(run: RunDirectory) -> list[Artefact]:
+def stages(run: RunDirectory) -> list[Artefact[Sample]]:
     """All artefacts in order, the source first; the last may be unfinished."""
     return [artefact for _, artefact in run.stages()]
 
 
-def finished(artefact: Artefact) -> bool:
+def finished(artefact: Artefact[Any]) -> bool:
     """Whether the stage published all of its chunks."""
-    from nfilter.store import run_directory as store
+    from nfilter.store import artefacts
 
-    return store.finished(artefact)
+    return artefacts.finished(artefact)
 
 
-def last_finished(run: RunDirectory) -> Artefact:
+def last_finished(run: RunDirectory) -> Artefact[Sample]:
     """The artefact of the last finished stage.
 
     Raises:
@@ -105,7 +107,7 @@ def manifest(path: Path) -> dict[str, Any]:
     Raises:
         DamageError: when it is gone or is not what was written.
     """
-    from nfilter.store.run_directory import read_sealed
+    from nfilter.store.files import read_sealed
 
     return read_sealed(path / MANIFEST, path)
 
@@ -120,9 +122,10 @@ def ended(run: RunDirectory) -> bool:
 
 def _fingerprints(run: RunDirectory) -> dict[str, str | None]:
     """By stage, what its artefact is of; None where it is not finished."""
+    every: list[Artefact[Any]] = [*stages(run), *(artefact for _, artefact in run.token_stages())]
     return {
         label(artefact): artefact.fingerprint() if finished(artefact) else None
-        for artefact in stages(run)
+        for artefact in every
     }
 
 
@@ -132,7 +135,7 @@ def published(path: Path, name: str) -> Path | None:
     Raises:
         DamageError: when it is gone or is not what was written.
     """
-    from nfilter.store.run_directory import seals_of
+    from nfilter.store.files import seals_of
     from nfilter.store.seals import check
 
     seal = seals_of(manifest(path).get("files")).get(name)
@@ -144,7 +147,7 @@ def published(path: Path, name: str) -> Path | None:
 
 def rows(path: Path, name: str) -> Iterator[dict[str, Any]]:
     """The rows of a JSON Lines file that the run ``path`` ended with, if it has ended. Raises DamageError."""
-    from nfilter.store.run_directory import read_jsonl
+    from nfilter.store.files import read_jsonl
 
     file = published(path, name) if (path / MANIFEST).exists() else None
     return iter(()) if file is None else read_jsonl(file)
@@ -173,7 +176,7 @@ def metrics_of(path: Path) -> dict[str, Any]:
         StoreError: when it is not there.
         DamageError: when it is not what was written.
     """
-    from nfilter.store.run_directory import read_json
+    from nfilter.store.files import read_json
     from nfilter.store.seals import damaged
 
     file = path / "metrics.json"
@@ -200,7 +203,7 @@ def lines_about(path: Path, sample_id: str) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
-def ids_of(artefact: Artefact) -> Iterator[str]:
+def ids_of(artefact: Artefact[Sample]) -> Iterator[str]:
     """All ids of an artefact in order."""
     decoder = json.JSONDecoder()
     start = '{"id": '

@@ -29,7 +29,7 @@ def spent(run_dir: Path) -> tuple[Spent, Spent] | None:
     Raises:
         DamageError: when the record is not what was written.
     """
-    from nfilter.store.run_directory import read_sealed
+    from nfilter.store.files import read_sealed
 
     files = [path / RUNS for path in reading.children_of(run_dir) or [run_dir]]
     every = [read_sealed(file, run_dir)["runs"] for file in files if file.exists()]

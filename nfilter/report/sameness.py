@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from nfilter.report import reading
 
 if TYPE_CHECKING:
-    from nfilter.store.run_directory import Artefact
+    from nfilter.api.types import Sample
+    from nfilter.store.artefacts import Artefact
 
 _EVALUATE = ("metric", "max_tokens", "prompt", "limit")
 
@@ -113,8 +114,8 @@ def _noise(lock: Mapping[str, Any]) -> str:
     return json.dumps(noise, sort_keys=True) if noise is not None else "none"
 
 
-def _questions(artefact: Artefact) -> str:
-    from nfilter.store.run_directory import digest
+def _questions(artefact: Artefact[Sample]) -> str:
+    from nfilter.store.files import digest
 
     hasher = hashlib.sha256()
     for sample in artefact.samples():
@@ -123,8 +124,8 @@ def _questions(artefact: Artefact) -> str:
     return hasher.hexdigest()
 
 
-def _labels(artefact: Artefact) -> str:
-    from nfilter.store.run_directory import digest
+def _labels(artefact: Artefact[Sample]) -> str:
+    from nfilter.store.files import digest
 
     hasher = hashlib.sha256()
     for sample in artefact.samples():
@@ -133,7 +134,7 @@ def _labels(artefact: Artefact) -> str:
 
 
 def _test_rows(run: Path) -> str | None:
-    from nfilter.store.run_directory import digest
+    from nfilter.store.files import digest
 
     names = sorted(reading.manifest(run).get("files", {}))
     for name in names:

@@ -27,7 +27,7 @@ def unguard(cell: str) -> str:
 
 def write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Publish a sheet, UTF-8 with the mark by which spreadsheets know it."""
-    from nfilter.store.run_directory import publishing
+    from nfilter.store.files import publishing
 
     with publishing(path) as out:
         out.write("\ufeff")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import secrets
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +20,7 @@ from nfilter.store.failpoints import reach
 from nfilter.store.seals import Seal, Tally, check, damaged, remember, unreadable
 
 SEAL = "seal"
+PART = ".part"
 
 
 def canonical(value: Any) -> str:
@@ -35,33 +37,81 @@ def digest(*parts: Any) -> str:
 
 @contextmanager
 def publishing(path: Path) -> Iterator[IO[str]]:
-    """A text file that appears at ``path`` only when the block ends well: written beside, synced, renamed.
+    """Open a text file that appears at ``path`` only when the block ends well. Raises StoreError as ``publishing_file``."""
+    with publishing_file(path) as part, part.open("w", encoding="utf-8", newline="") as out:
+        yield out
+
+
+@contextmanager
+def publishing_file(path: Path) -> Iterator[Path]:
+    """Yield an empty file beside ``path`` to write; when the block ends well it is synced and renamed to ``path``.
 
     Raises:
-        StoreError: when it cannot be written, as on a full disk; what stood at ``path`` before still stands.
+        StoreError: when it cannot be written, as on a full disk; what was at ``path`` before is still there.
     """
+    with _beside(path, secrets.token_hex(4), lambda part: part.touch(exist_ok=False)) as part:
+        reach("publish.opened")
+        yield part
+        reach("publish.written")
+        _sync(part)
+        reach("publish.synced")
+        refuse_folder(path)
+        _rename(part, path)
+
+
+@contextmanager
+def publishing_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside ``path`` to fill; when the block ends well it is synced and takes the place of ``path``.
+
+    A file or folder at ``path`` is removed just before the rename, so that a kill leaves the new one, the old one or none.
+
+    Raises:
+        StoreError: when it cannot be written.
+    """
+    with _beside(path, str(os.getpid()), _emptied) as part:
+        yield part
+        reach("publish.written")
+        sync_folder(part)
+        reach("publish.synced")
+        remove(path)
+        _rename(part, path)
+
+
+def _emptied(folder: Path) -> None:
+    remove(folder)
+    folder.mkdir()
+
+
+@contextmanager
+def _beside(path: Path, mark: str, make: Callable[[Path], object]) -> Iterator[Path]:
+    """Yield what ``make`` makes in the folder of ``path``; it is removed when the block fails."""
+    part = path.with_name(f".{path.name}.{mark}{PART}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        make(part)
     except OSError as error:
         raise unwritten(path, error) from error
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            reach("publish.opened")
-            yield out
-            reach("publish.written")
-            out.flush()
-            os.fsync(out.fileno())
-        reach("publish.synced")
-        refuse_folder(path)
-        Path(name).replace(path)
-        _sync(path.parent)
-        reach("publish.renamed")
+        yield part
     except BaseException as error:
-        Path(name).unlink(missing_ok=True)
+        remove(part)
         if isinstance(error, OSError) and error.filename is None:
             raise unwritten(path, error) from error
         raise
+
+
+def _rename(part: Path, path: Path) -> None:
+    part.replace(path)
+    _sync(path.parent)
+    reach("publish.renamed")
+
+
+def sync_folder(path: Path) -> None:
+    """Write every file under ``path``, and the folders, to the disk."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            _sync(Path(folder, name))
+        _sync(Path(folder))
 
 
 def refuse_folder(path: Path) -> None:
@@ -80,9 +130,9 @@ def unwritten(path: Path, error: OSError) -> StoreError:
     )
 
 
-def _sync(directory: Path) -> None:
-    # A rename is on the disk only when its folder is.
-    handle = os.open(directory, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    # A file or a folder; a rename is on the disk only when its folder is.
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -216,14 +266,22 @@ def read_json(path: Path) -> Any:
         raise StoreError(f"{path}:1: not JSON ({error}); remove it and run again") from error
 
 
-def save_array(out: IO[bytes], values: Any) -> Seal:
-    """Write an array in numpy's format, without pickle; what was written."""
-    tally = Tally()
+def write_array(path: Path, values: Any) -> Seal:
+    """Publish an array in numpy's format, without pickle."""
+    return _write_bytes(path, lambda out: np.save(out, np.asarray(values), allow_pickle=False))
 
-    class Writing:
-        def write(self, data: bytes) -> int:
-            tally.add(data)
-            return out.write(data)
 
-    np.save(Writing(), np.asarray(values), allow_pickle=False)
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> Seal:
+    """Publish arrays of numbers by name as an ``.npz`` file, uncompressed."""
+    return _write_bytes(path, lambda out: np.savez(out, **arrays))
+
+
+def _write_bytes(path: Path, write: Callable[[IO[bytes]], None]) -> Seal:
+    buffer = io.BytesIO()
+    write(buffer)
+    data, tally = buffer.getvalue(), Tally()
+    tally.add(data)
+    with publishing_file(path) as part:
+        part.write_bytes(data)
+    remember(path, tally.seal())
     return tally.seal()

@@ -20,7 +20,7 @@ from typing import Any, Final
 from nfilter.api.errors import StoreError
 from nfilter.api.types import Completion, Failure, FailureKind, Message, Request
 from nfilter.store.failpoints import reach
-from nfilter.store.run_directory import digest
+from nfilter.store.files import digest
 
 _TABLES: Final = {
     "calls": """

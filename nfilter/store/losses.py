@@ -1,29 +1,40 @@
-"""Losses that were computed once: flat float32 files that every stage reads and a killed run goes on from.
+"""Losses and other token scores that were computed once: flat float32 files that every stage reads and a killed run goes on from.
 
-One file a model (or model and adapter) holds the losses of response tokens, a sample after another; an index beside
-it says whose they are. Both only grow. An index entry is written after its losses are on disk, so what it names is
-whole.
+One file per model (or model and adapter, or model and kind of score) has the numbers of response tokens, one sample after
+another; an index beside it names the samples. Both only grow. An index entry is written after its losses are on disk, so
+what it names is whole.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from nfilter.api.types import FloatArray, TokenSample
-from nfilter.store.files import refuse_folder, unwritten
+from nfilter.api.types import BoolArray, FloatArray, TokenSample
+from nfilter.store.files import publishing_file, refuse_folder, unwritten
 
 _ENTRY: Final = np.dtype(
     [("key", "V16"), ("start", "<i8"), ("size", "<i8"), ("losses", "V8"), ("seal", "V8")]
 )
 _OWN: Final = _ENTRY.itemsize - 8  # bytes of an entry that its seal is of
 Complain = Callable[[str], None]
+Positions = Callable[[TokenSample], BoolArray]
+
+
+def predicted(sample: TokenSample) -> BoolArray:
+    """Return the positions ([T]) that have a loss."""
+    return sample.predicted
+
+
+def response(sample: TokenSample) -> BoolArray:
+    """Return the positions ([T]) of the response."""
+    return sample.response
 
 
 class ScoreBooks:
@@ -35,17 +46,24 @@ class ScoreBooks:
         self._complain = complain
         self._open: dict[str, ScoreBook] = {}
 
-    def of(self, model: str) -> ScoreBook:
-        """The book of the model with that fingerprint."""
+    def of(self, model: str, positions: Positions = predicted) -> ScoreBook:
+        """Return the book of the model with that fingerprint; ``positions`` are those that have a number."""
         if model not in self._open:
-            self._open[model] = ScoreBook(self._folder, model, self._complain)
+            self._open[model] = ScoreBook(self._folder, model, self._complain, positions)
         return self._open[model]
 
 
 class ScoreBook:
     """The losses under one model, by what was scored: token ids and response mask, never a sample's name."""
 
-    def __init__(self, folder: Path, model: str, complain: Complain | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        model: str,
+        complain: Complain | None = None,
+        positions: Positions = predicted,
+    ) -> None:
+        self._positions = positions
         name = hashlib.sha256(model.encode()).hexdigest()[:24]
         self._values = folder / f"{name}.f32"
         self._index = folder / f"{name}.index"
@@ -60,6 +78,11 @@ class ScoreBook:
         for file in (self._values, self._index):
             refuse_folder(file)
         self._read()
+
+    def lacking(self, samples: Iterable[TokenSample]) -> list[TokenSample]:
+        """Return the samples that are not in the book; of those with equal ids and response masks, the last."""
+        keyed = {_key(sample): sample for sample in samples}
+        return [sample for key, sample in keyed.items() if key not in self._places]
 
     def find(self, samples: Sequence[TokenSample]) -> list[FloatArray | None]:
         """float32 [T] a sample, NaN where nothing is predicted; None for what was not scored yet."""
@@ -78,7 +101,7 @@ class ScoreBook:
                 out.append(None)
                 continue
             losses = np.full(len(sample.ids), np.nan, dtype=np.float32)
-            losses[sample.predicted] = kept
+            losses[self._positions(sample)] = kept
             out.append(losses)
         return out
 
@@ -107,7 +130,7 @@ class ScoreBook:
             key = _key(sample)
             if key in self._places:
                 continue
-            part = np.asarray(values, dtype="<f4")[sample.predicted]
+            part = np.asarray(values, dtype="<f4")[self._positions(sample)]
             place = (self._end, len(part), _digest(key, part.tobytes()))
             entries.append(_entry(key, *place))
             parts.append(part)
@@ -142,9 +165,8 @@ class ScoreBook:
                 f"{self._index} holds other entries than were written; what is damaged is computed again"
             )
         if len(raw) != len(taken) * _ENTRY.itemsize:
-            part = self._index.with_suffix(".part")
-            part.write_bytes(b"".join(taken))
-            part.replace(self._index)
+            with publishing_file(self._index) as part:
+                part.write_bytes(b"".join(taken))
         if there > self._end * 4:
             os.truncate(self._values, self._end * 4)
 

@@ -6,24 +6,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
 
 from nfilter.api.capabilities import TokenizerDigest
-from nfilter.api.errors import StoreError
+from nfilter.api.errors import DamageError, StoreError
 from nfilter.api.types import TokenSample
 from nfilter.store.files import (
     check_folder,
+    publishing_folder,
     read_jsonl,
     read_sealed,
-    remove,
-    save_array,
+    write_array,
     write_jsonl,
     write_sealed,
 )
-from nfilter.store.seals import remember
+from nfilter.store.token_chunks import file_of, flat
 
 _INDEX = "index.json"
 _TEXTS = "texts.jsonl"
@@ -36,27 +35,32 @@ def write_tokens(
     reasons: Sequence[str],
     *,
     tokenizer: Mapping[str, str] | None = None,
+    made_of: str | None = None,
 ) -> None:
     """Publish ids, weights, response mask, spans, reasons and scores as flat arrays; ``offsets`` cuts them by sample.
 
-    ``cut`` has its own, ``cut_offsets``. ``texts.jsonl`` has the rendered conversations, in the same order. ``tokenizer`` is what made the ids: the fields
-    of a ``TokenizerDigest``; None where the model's backend does not tell.
+    ``cut`` has its own, ``cut_offsets``. ``texts.jsonl`` has the rendered conversations, in the same order. 27 bytes per token,
+    4 per score, and the text.
+
+    Args:
+        directory: Appears whole, in the place of what an earlier run left.
+        samples: The samples in order.
+        reasons: The names of the reason bits.
+        tokenizer: The fields of a ``TokenizerDigest``; None where the model's backend does not tell.
+        made_of: The fingerprint of the artefact that has the samples.
     """
-    part = directory.with_name(f".{directory.name}.part")
-    remove(part)
-    part.mkdir(parents=True)
     lengths = [len(sample.ids) for sample in samples]
     arrays = {
         "offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        "ids": _flat([sample.ids for sample in samples], np.int64),
-        "response": _flat([sample.response for sample in samples], np.bool_),
-        "turn": _flat([sample.turn for sample in samples], np.int16),
-        "spans": _flat([sample.spans for sample in samples], np.int32),
-        "weights": _flat([sample.weights for sample in samples], np.float32),
-        "reasons": _flat([sample.reasons for sample in samples], np.uint32),
+        "ids": flat([sample.ids for sample in samples], np.int64),
+        "response": flat([sample.response for sample in samples], np.bool_),
+        "turn": flat([sample.turn for sample in samples], np.int16),
+        "spans": flat([sample.spans for sample in samples], np.int32),
+        "weights": flat([sample.weights for sample in samples], np.float32),
+        "reasons": flat([sample.reasons for sample in samples], np.uint32),
     }
     cuts = [len(sample.cut) for sample in samples]
-    arrays["cut"] = _flat([sample.cut for sample in samples], np.bool_)
+    arrays["cut"] = flat([sample.cut for sample in samples], np.bool_)
     arrays["cut_offsets"] = np.concatenate([[0], np.cumsum(cuts)]).astype(np.int64)
     names = sorted({name for sample in samples for name in sample.scores})
     for name in names:
@@ -64,27 +68,32 @@ def write_tokens(
             sample.scores.get(name, np.full(len(sample.ids), np.nan, np.float32))
             for sample in samples
         ]
-        arrays[_file_of(name)] = _flat(parts, np.float32)
-    files = {}
-    for name, values in arrays.items():
-        with (part / f"{name}.npy").open("wb") as out:
-            files[f"{name}.npy"] = save_array(out, values)
-    files[_TEXTS] = write_jsonl(part / _TEXTS, ({"id": s.id, "text": s.text} for s in samples))
-    write_sealed(
-        part / _INDEX,
-        {
-            "files": files,
-            "samples": [sample.id for sample in samples],
-            "reasons": list(reasons),
-            "scores": names,
-            "tokenizer": dict(tokenizer) if tokenizer is not None else None,
-        },
-    )
-    # Renamed only when it is whole, so that no array of an earlier run stands among these.
-    remove(directory)
-    part.rename(directory)
-    for name, seal in files.items():
-        remember(directory / name, seal)
+        arrays[file_of(name)] = flat(parts, np.float32)
+    with publishing_folder(directory) as part:
+        files = {
+            f"{name}.npy": write_array(part / f"{name}.npy", values)
+            for name, values in arrays.items()
+        }
+        files[_TEXTS] = write_jsonl(part / _TEXTS, ({"id": s.id, "text": s.text} for s in samples))
+        write_sealed(
+            part / _INDEX,
+            {
+                "files": files,
+                "samples": [sample.id for sample in samples],
+                "reasons": list(reasons),
+                "scores": names,
+                "tokenizer": dict(tokenizer) if tokenizer is not None else None,
+                "made_of": made_of,
+            },
+        )
+
+
+def is_made_of(directory: Path, fingerprint: str) -> bool:
+    """Whether the tokens published here are whole and of the artefact with that fingerprint."""
+    try:
+        return bool(check_folder(directory / _INDEX, directory.parent)["made_of"] == fingerprint)
+    except (DamageError, KeyError):
+        return False
 
 
 def read_tokens(directory: Path) -> tuple[list[TokenSample], list[str]]:
@@ -141,15 +150,10 @@ def refuse_other(directory: Path, tokenizer: TokenizerDigest) -> None:
         )
 
 
-def _file_of(score: str) -> str:
-    # A recipe names scores, and a name may hold what a path is made of.
-    return f"score-{quote(score, safe='')}"
-
-
 def _opened(directory: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """The index, and every array memory-mapped; each file is compared with what was written."""
     index = check_folder(directory / _INDEX, directory.parent)
-    names = ("offsets", *_ARRAYS, *map(_file_of, index["scores"]), "cut", "cut_offsets")
+    names = ("offsets", *_ARRAYS, *map(file_of, index["scores"]), "cut", "cut_offsets")
     return index, {
         name: np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         for name in names
@@ -170,11 +174,7 @@ def _at(
     return TokenSample(
         id=index["samples"][place],
         **parts,
-        scores={name: arrays[_file_of(name)][start:end] for name in index["scores"]},
+        scores={name: arrays[file_of(name)][start:end] for name in index["scores"]},
         text=text,
         cut=arrays["cut"][first:last],
     )
-
-
-def _flat(parts: Sequence[npt.NDArray[Any]], kind: type) -> npt.NDArray[Any]:
-    return np.concatenate(parts).astype(kind) if parts else np.zeros(0, dtype=kind)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from nfilter.api.types import JSON, NoiseSpan, Row
-from nfilter.store.run_directory import Artefact
+from nfilter.api.types import JSON, NoiseSpan, Row, Sample
+from nfilter.store.artefacts import Artefact
 
 TRUTH = "truth.jsonl"
 
@@ -21,12 +21,12 @@ def truth_row(row: Row) -> dict[str, JSON]:
     return out
 
 
-def truth_of(source: Artefact) -> dict[str, str]:
+def truth_of(source: Artefact[Sample]) -> dict[str, str]:
     """The true labels by id; for metrics and the truth arm alone."""
     return {row["id"]: row["truth"] for row in _known(source, "truth")}
 
 
-def noise_of(source: Artefact) -> dict[str, tuple[NoiseSpan, ...]]:
+def noise_of(source: Artefact[Sample]) -> dict[str, tuple[NoiseSpan, ...]]:
     """By id, which parts of a response are noise, of the samples of which that is known; for metrics alone."""
     return {
         row["id"]: tuple(NoiseSpan(start, end, kind) for start, end, kind in row["noise"])
@@ -34,5 +34,5 @@ def noise_of(source: Artefact) -> dict[str, tuple[NoiseSpan, ...]]:
     }
 
 
-def _known(source: Artefact, what: str) -> Iterator[dict[str, Any]]:
+def _known(source: Artefact[Sample], what: str) -> Iterator[dict[str, Any]]:
     return (row for row in source.rows_beside(TRUTH) if what in row)

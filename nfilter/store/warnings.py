@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from nfilter.store.run_directory import publishing
+from nfilter.store.files import publishing
 
 FILE = "warnings.json"
 

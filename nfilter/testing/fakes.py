@@ -199,6 +199,7 @@ class FakeContext:
         self.loss = loss
         self.log = _Log()
         self.published: list[ModelRef] = []
+        self._scores: dict[tuple[str, str, bytes, bytes], FloatArray] = {}
         self._prompts = Prompts((*prompts, shipped_directory()))
         if isinstance(answers, str):
             from nfilter.answers import AnswerConfig, build
@@ -232,6 +233,20 @@ class FakeContext:
     def publish_model(self, ref: ModelRef) -> None:
         """Kept in ``published``."""
         self.published.append(ref)
+
+    def token_scores(
+        self,
+        model: str,
+        what: str,
+        samples: Sequence[TokenSample],
+        compute: Callable[[Sequence[TokenSample]], Iterator[FloatArray]],
+    ) -> list[FloatArray]:
+        """What ``compute`` yields; kept for as long as the context is."""
+        keys = [(model, what, s.ids.tobytes(), s.response.tobytes()) for s in samples]
+        todo = {key: s for key, s in zip(keys, samples, strict=True) if key not in self._scores}
+        if todo:
+            self._scores.update(zip(todo, compute(list(todo.values())), strict=True))
+        return [self._scores[key] for key in keys]
 
 
 def view(answer: str | None, **more: JSON) -> dict[str, JSON]:

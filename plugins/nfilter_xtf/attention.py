@@ -26,8 +26,8 @@ def importances(
     samples: Sequence[TokenSample],
     preset: Preset,
     advance: Callable[[int], None] | None = None,
-) -> list[FloatArray]:
-    """Return float32 [T] per sample, NaN outside the response; ``module`` is a causal model of transformers.
+) -> Iterator[FloatArray]:
+    """Yield float32 [T] per sample, NaN outside the response; ``module`` is a causal model of transformers.
 
     With A_ij the attention of query i to key j, averaged over layers and heads, and positions from 0:
 
@@ -43,16 +43,14 @@ def importances(
     reduce = {"default": _mean_from_later, "paper": _mean_received, "official": _mean_over_keys}[
         preset
     ]
-    out = []
     with _eager_attention(module):
         for sample in samples:
             scores = np.full(len(sample.ids), np.nan, dtype=np.float32)
             if sample.response.any():
                 scores[sample.response] = _score_sample(module, sample, reduce)[sample.response]
-            out.append(scores)
             if advance is not None:
                 advance(len(sample.ids))
-    return out
+            yield scores
 
 
 def _score_sample(module: Any, sample: TokenSample, reduce: Reduce) -> Any:

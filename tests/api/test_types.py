@@ -24,7 +24,7 @@ from nfilter import (
     Unreadable,
     hash_of,
 )
-from nfilter.store.run_directory import sample_from_json, sample_to_json
+from nfilter.store.samples import sample_from_json, sample_to_json
 
 CONVERSATION = (
     Message("system", "be brief"),

@@ -11,7 +11,7 @@ from benchmarks.evidence.cli import RECIPES, main
 from benchmarks.evidence.plan import Cell
 from benchmarks.evidence.recipes import base_value
 from benchmarks.evidence.runner import Runner
-from nfilter.store.run_directory import read_json
+from nfilter.store.files import read_json
 
 SMALL = ("source.rows=24", "evaluate.limit=20", "train.epochs=1", "train.batch_size=8")
 

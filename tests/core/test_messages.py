@@ -13,7 +13,7 @@ from nfilter.engine.invariants import check_samples, decide
 from nfilter.models.control_tokens import neutral
 from nfilter.recipe.not_carried import NotCarried
 from nfilter.store.journal import call_key
-from nfilter.store.run_directory import sample_from_json, sample_to_json
+from nfilter.store.samples import sample_from_json, sample_to_json
 
 CALL = ToolCall("weather", '{"city": "Rome"}', "c1")
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
-from nfilter import Contract, Sample, StageConfig
+from nfilter import Contract, Sample, StageConfig, TokenSample
 from nfilter.engine.run import RunResult, run
 from nfilter.recipe.model import load
 from nfilter.registry.loading import Plugins
-from nfilter.store.run_directory import Artefact, read_json, read_jsonl
+from nfilter.store.artefacts import Artefact
+from nfilter.store.files import read_json, read_jsonl
+from nfilter.store.run_directory import RunDirectory
+from nfilter.store.samples import open_samples
 
 ROWS = "".join(f"{n}+1 => {n + 1}\n" for n in range(10))
 
@@ -114,8 +117,13 @@ class Kit:
         recipe = load(self.home / "r.yaml", plugins, assignments)
         return run(recipe, plugins, out or self.out, reporter=self.reporter)
 
-    def artefact(self, name: str) -> Artefact:
-        return Artefact(self.out / name)
+    def artefact(self, name: str) -> Artefact[Sample]:
+        return open_samples(self.out / name)
+
+    def tokens(self, name: str) -> Artefact[TokenSample]:
+        """The artefact of encoding or of a token stage, by its folder."""
+        found = RunDirectory(self.out).token_stages()
+        return next(artefact for _, artefact in found if artefact.directory.name == name)
 
     def decisions(self, name: str) -> list[dict[str, Any]]:
         return list(self.artefact(name).decisions())

@@ -13,7 +13,8 @@ import pytest
 from nfilter import NothingLeftError, RecipeError, Sample, SourceError, StoreError
 from nfilter.engine.seeds import run_seeds
 from nfilter.recipe.model import load
-from nfilter.store.run_directory import read_json, read_jsonl, set_aside
+from nfilter.store.files import read_json, read_jsonl
+from nfilter.store.run_directory import set_aside
 
 Stage = Callable[..., type]
 

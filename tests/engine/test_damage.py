@@ -159,7 +159,7 @@ def left(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = {
         str(path.relative_to(out)): path.read_bytes()
         for path in sorted(out.rglob("*"))
-        if path.suffix in (".jsonl", ".npy") or path.name == "memory.json"
+        if path.suffix in (".jsonl", ".npy", ".npz") or path.name == "memory.json"
     }
     for name in ("metrics.json", "recipe.lock.yaml"):
         found[name] = untimed((out / name).read_text(encoding="utf-8"))
@@ -243,7 +243,8 @@ FILES = (
     "01-example.ask/chunk-000001.jsonl", "01-example.ask/decisions-000000.jsonl", "01-example.ask/done.json",
     "02-extra.fit/state/state.json", "02-extra.fit/state/size.npy", "02-extra.fit/chunk-000002.jsonl",
     "03-extra.judge/fingerprint", "04-example.agree/chunk-000000.jsonl", "04-example.agree/decisions-000001.jsonl",
-    "04-example.agree/done.json", "truth.jsonl", "quarantine.jsonl", "cleaned.jsonl", "dropped.jsonl", "metrics.json",
+    "04-example.agree/done.json", "05-encode/chunk-000001.npz", "05-encode/decisions-000000.jsonl", "05-encode/done.json",
+    "06-example.first/chunk-000000.npz", "06-example.first/decisions-000001.jsonl", "06-example.first/fingerprint", "truth.jsonl", "quarantine.jsonl", "cleaned.jsonl", "dropped.jsonl", "metrics.json",
     "manifest.json", "runs.json", "recipe.lock.yaml", "tokens/index.json", "tokens/ids.npy", "tokens/weights.npy", "tokens/texts.jsonl",
     "tokens/offsets.npy", "adapters/raw/memory.json", "adapters/raw/nfilter.json", "evaluation/raw.jsonl",
     "evaluation/vanilla.jsonl", "journal.db", "report.html", "run.log",
@@ -255,6 +256,9 @@ PAIRS = (
     ("02-extra.fit/fingerprint", "03-extra.judge/fingerprint"),
     ("04-example.agree/decisions-000000.jsonl", "04-example.agree/decisions-000001.jsonl"),
     ("02-extra.fit", "03-extra.judge"),
+    ("05-encode/chunk-000000.npz", "05-encode/chunk-000001.npz"),
+    ("05-encode/chunk-000001.npz", "06-example.first/chunk-000001.npz"),
+    ("05-encode", "06-example.first"),
     ("tokens/ids.npy", "tokens/offsets.npy"),
     ("tokens/index.json", "manifest.json"),
     ("adapters/raw/memory.json", "adapters/cleaned/memory.json"),
@@ -264,7 +268,8 @@ PAIRS = (
     ("truth.jsonl", "quarantine.jsonl"),
 )
 FOLDERS = (
-    "00-source", "01-example.ask", "02-extra.fit/state", "04-example.agree", "tokens", "adapters", "adapters/raw", "evaluation",
+    "00-source", "01-example.ask", "02-extra.fit/state", "04-example.agree", "05-encode", "06-example.first", "tokens", "adapters",
+    "adapters/raw", "evaluation",
 )  # fmt: skip
 
 
@@ -306,6 +311,7 @@ DAMAGES: Mapping[str, Damage] = {
     **{f"gone {name}": gone(name) for name in FOLDERS},
     **{f"a file {name}": a_file(name) for name in FOLDERS},
     "a chunk more": one_more("01-example.ask/chunk-000002.jsonl", "01-example.ask/chunk-000003.jsonl"),
+    "a chunk of tokens more": one_more("06-example.first/chunk-000000.npz", "06-example.first/chunk-000009.npz"),
     "a chunk more of the last": one_more("04-example.agree/chunk-000000.jsonl", "04-example.agree/chunk-000003.jsonl"),
 }  # fmt: skip
 # Every kind of file, and every way, in a tenth of the time.

@@ -16,7 +16,7 @@ from nfilter import ContractError, ModelError, NothingLeftError, PluginError, Re
 from nfilter.engine import run as engine
 from nfilter.engine.seeds import run_seeds
 from nfilter.recipe.model import load
-from nfilter.store.run_directory import read_json
+from nfilter.store.files import read_json
 
 Stage = Callable[..., type]
 

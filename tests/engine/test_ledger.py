@@ -15,7 +15,7 @@ from nfilter.engine.seeds import run_seeds
 from nfilter.recipe.model import load
 from nfilter.report.runs import spent
 from nfilter.report.summary import summarise
-from nfilter.store.run_directory import read_sealed, write_sealed
+from nfilter.store.files import read_sealed, write_sealed
 
 Stage = Callable[..., type]
 ASKS = Contract(writes=frozenset({"view"}), needs=(ModelNeed("student", Generates),))

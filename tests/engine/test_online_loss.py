@@ -249,7 +249,7 @@ def test_the_trainer_of_an_arm_is_given_the_loss_and_that_of_a_reference_is_not(
     stages = given.pop("stages")
     kit.run(stages, text=RHO1.replace("evaluate:", "#"), hooks=given)
     (reference, arm) = given["trainers"][0].seen
-    assert reference == ("extra.reference.train", None)
+    assert reference == ("02-extra.reference.train", None)
     assert arm[0] == "train.cleaned"
     assert isinstance(arm[1], Rho1)
     assert arm[1].config.ratio == 0.6

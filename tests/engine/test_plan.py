@@ -17,7 +17,7 @@ from nfilter.models.pace import PACES
 from nfilter.recipe.model import load as load_recipe
 from nfilter.registry.loading import load
 from nfilter.report.plan import hours, render
-from nfilter.store.run_directory import write_sealed
+from nfilter.store.files import write_sealed
 
 RECIPES = Path(__file__).resolve().parents[2] / "nfilter" / "recipes"
 

@@ -14,7 +14,8 @@ import pytest
 
 from nfilter import Contract, Generates, ModelNeed, NfilterError, Request, Sample, State, StoreError
 from nfilter.registry import provenance
-from nfilter.store.run_directory import RunDirectory, read_json
+from nfilter.store.files import read_json
+from nfilter.store.run_directory import RunDirectory
 
 Stage = Callable[..., type]
 ROOT = Path(__file__).resolve().parents[2]
@@ -201,7 +202,7 @@ def test_stages_that_are_gone_leave_nothing_behind(kit: Any, stage: Stage) -> No
     removed = [
         text for text in kit.reporter.infos if text.endswith("no longer in the recipe; removed")
     ]
-    assert [text.split(":")[0] for text in removed] == ["03-extra.ask", "04-extra.c", "02-extra.b"]
+    assert [text.split(":")[0] for text in removed] == ["02-extra.b", "03-extra.ask", "04-extra.c"]
     assert result.metrics["calls_per_sample"] == 0.0
     assert set(kit.json("manifest.json")["calls"]) == set()
 
@@ -233,7 +234,7 @@ def test_a_chunk_counts_only_with_its_decisions(kit: Any, stage: Stage) -> None:
 def test_a_failure_in_the_middle_of_a_chunk_leaves_no_torn_file(
     kit: Any, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nfilter.store import run_directory as store
+    from nfilter.store import samples as store
 
     plain = store.sample_to_json
     count = 0
@@ -451,7 +452,7 @@ def test_other_code_of_the_engine_runs_everything_again(
     kit: Any, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kit.run([stage("extra.a")])
-    for module in ("ingest", "run"):
+    for module in ("ingest", "pipeline"):
         monkeypatch.setattr(f"nfilter.engine.{module}.core_code", lambda: "another")
     kit.run([stage("extra.a")])
     assert "source: running again, as what it is made of changed: nfilter's code" in kit.reporter.infos  # fmt: skip

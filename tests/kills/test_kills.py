@@ -17,7 +17,7 @@ nfilter.models.proxy.call_key = lambda *_: uuid.uuid4().hex
 """
 TORN = """
 import json
-import nfilter.store.files as files, nfilter.store.run_directory as store
+import nfilter.store.files as files, nfilter.store.artefacts as store
 from contextlib import contextmanager
 @contextmanager
 def publishing(path):

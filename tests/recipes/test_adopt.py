@@ -39,8 +39,8 @@ def test_the_last_reference_is_the_cleaned_arm(tools: Any, tmp_path: Path) -> No
         said["text"].split(" (")[0] for said in metrics["warnings"] if "optimiser" in said["text"]
     }
     assert few == {
-        "tokens.self_evolve.train: only 1 optimiser step on 8 rows",
-        "tokens.self_evolve.train: only 1 optimiser step on 7 rows",
+        "02-tokens.self_evolve.train: only 1 optimiser step on 8 rows",
+        "02-tokens.self_evolve.train: only 1 optimiser step on 7 rows",
         "train.raw: only 3 optimiser steps on 24 rows",
     }
     models = sorted((tmp_path / "run" / "models").iterdir())

@@ -12,7 +12,7 @@ from nfilter import Completion, Message, Request, Sampling, Site
 from nfilter.engine.run import run
 from nfilter.recipe.model import load as load_recipe
 from nfilter.registry.loading import load
-from nfilter.store.run_directory import Artefact
+from nfilter.store.samples import open_samples
 from tests.model_server.faults import Script
 from tests.model_server.server import ModelServer
 
@@ -38,14 +38,14 @@ def answers(out: Path) -> dict[str, Any]:
             sample.notes["reasoning"]["answer"],  # type: ignore[index, call-overload]
             sample.notes["check"]["flagged"],  # type: ignore[index, call-overload]
         )
-        for sample in Artefact(last).samples()
+        for sample in open_samples(last).samples()
     }
 
 
 def likelihoods(out: Path) -> dict[str, float]:
     """By sample, the nll of the reasoning."""
     (last,) = out.glob("03-robustft.check")
-    return {s.id: s.notes["reasoning"]["nll"] for s in Artefact(last).samples()}  # type: ignore[index, call-overload]
+    return {s.id: s.notes["reasoning"]["nll"] for s in open_samples(last).samples()}  # type: ignore[index, call-overload]
 
 
 @pytest.mark.slow

@@ -227,7 +227,7 @@ def write_world(folder: Path, recipe: str = RECIPE) -> Path:
 
 def settle(run: Path) -> None:
     """Times differ from run to run, and golden files must not."""
-    from nfilter.store.run_directory import read_sealed, write_sealed
+    from nfilter.store.files import read_sealed, write_sealed
 
     path = run / "runs.json"
     (only,) = read_sealed(path, run)["runs"]
@@ -236,7 +236,7 @@ def settle(run: Path) -> None:
 
 def reseal(run: Path) -> None:
     """Take what a test wrote into a run's files for what the run wrote."""
-    from nfilter.store.run_directory import write_sealed
+    from nfilter.store.files import write_sealed
     from nfilter.store.seals import sealed
 
     def again(record: Path, files: Any) -> None:

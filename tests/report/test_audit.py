@@ -18,7 +18,8 @@ from nfilter.report import audit as subject
 from nfilter.report import sheet
 from nfilter.report.drawing import Unit, draw
 from nfilter.report.estimate import Checked, estimate
-from nfilter.store.run_directory import Artefact, write_sealed
+from nfilter.store.files import write_sealed
+from nfilter.store.samples import open_samples
 
 RUN = Path("runs/sums")
 SHEET = RUN / "audit.csv"
@@ -421,7 +422,7 @@ def test_semicolons_of_a_spreadsheet_are_read(world):
 def test_a_changed_run_is_said_to_have_changed(world):
     subject.audit(RUN, n=12)
     fill(judged())
-    artefact = Artefact(RUN / "05-story.select")
+    artefact = open_samples(RUN / "05-story.select")
     write_sealed(artefact.directory / "fingerprint", {"of": "another"})
     with pytest.raises(DamageError, match=r"05-story\.select: is not what the run ended with"):
         subject.audit(RUN)

@@ -12,7 +12,7 @@ import pytest
 from nfilter.api.errors import StoreError
 from nfilter.report import explain as subject
 from nfilter.report import text
-from nfilter.store.run_directory import write_sealed
+from nfilter.store.files import write_sealed
 
 RUN = Path("runs/sums")
 LONG = "+".join(["0"] * 40) + "+7"

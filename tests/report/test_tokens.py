@@ -13,7 +13,8 @@ from rich.console import Console
 
 from nfilter.api.types import TokenSample
 from nfilter.report.tokens import as_json, render, summary, tokens_of
-from nfilter.store.run_directory import RunDirectory, write_jsonl
+from nfilter.store.files import write_jsonl
+from nfilter.store.run_directory import RunDirectory
 from nfilter.store.tokens import write_tokens
 
 TEXT = "ask: hé\x1b[2J no"

@@ -28,7 +28,7 @@ from nfilter import Completion, Message, Request, Sampling, Site
 from nfilter.engine.run import run
 from nfilter.recipe.model import load as load_recipe
 from nfilter.registry.loading import load
-from nfilter.store.run_directory import Artefact
+from nfilter.store.samples import open_samples
 from nfilter_litellm.backend import LiteLLMBackend
 from nfilter_litellm.config import LiteLLMConfig
 
@@ -199,7 +199,7 @@ def notes_of(
             *_, last = sorted(home.glob("out/[0-9][0-9]-*"))
             made[recipe, model] = {
                 s.id: {**s.notes, "label": s.response, "kept": s.dropped is None}
-                for s in Artefact(last).samples()
+                for s in open_samples(last).samples()
             }
         return made[recipe, model]
 

@@ -13,19 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfilter import Sample, StoreError
-from nfilter.store.run_directory import (
-    Artefact,
-    RunDirectory,
+from nfilter.store.artefacts import fingerprint_of
+from nfilter.store.files import (
     canonical,
     digest,
-    fingerprint_of,
     publishing,
     read_json,
     read_jsonl,
-    set_aside,
     write_json,
     write_jsonl,
 )
+from nfilter.store.run_directory import RunDirectory, set_aside
+from nfilter.store.samples import open_samples
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -112,16 +111,16 @@ def test_files_that_are_missing_or_broken_are_named(tmp_path: Path) -> None:
 
 
 def test_the_life_of_an_artefact(tmp_path: Path) -> None:
-    artefact = Artefact(tmp_path / "01-a")
+    artefact = open_samples(tmp_path / "01-a")
     one = {"input": "x", "config": {"k": 1}}
     assert artefact.begin(one) == ("new", "")
     artefact.write_chunk(0, [Sample("a", ())], [{"id": "a"}])
-    assert Artefact(tmp_path / "01-a").begin(one) == ("resumed", "")
+    assert open_samples(tmp_path / "01-a").begin(one) == ("resumed", "")
     assert artefact.has_chunk(0)
     assert not artefact.has_chunk(1)
     artefact.write_chunk(1, [], [])
     artefact.finish({"kept": 1})
-    again = Artefact(tmp_path / "01-a")
+    again = open_samples(tmp_path / "01-a")
     assert again.begin(one) == ("reused", "")
     assert again.summary() == {"kept": 1}
     assert [sample.id for sample in again.samples()] == ["a"]
@@ -134,13 +133,13 @@ def test_the_life_of_an_artefact(tmp_path: Path) -> None:
     artefact.remove()
 
 
-def test_stages_beyond_the_last_are_discarded(tmp_path: Path) -> None:
+def test_stages_that_a_recipe_does_not_have_are_discarded(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     for number, name in enumerate(("source", "a", "b", "c")):
         run.stage(number, name).begin({"of": "f"})
     (tmp_path / "tokens").mkdir()
     assert [name for name, _ in run.stages()] == ["source", "a", "b", "c"]
-    assert run.discard_after(1) == ["02-b", "03-c"]
+    assert run.discard_except({"00-source", "01-a"}) == ["02-b", "03-c"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00-source", "01-a", "tokens"]
 
 

@@ -17,7 +17,7 @@ from nfilter import Completion, Message, ModelError, Request, Sampling, Site
 from nfilter.engine.run import run
 from nfilter.recipe.model import load as load_recipe
 from nfilter.registry.loading import load as load_plugins
-from nfilter.store.run_directory import Artefact
+from nfilter.store.samples import open_samples
 from nfilter_litellm.backend import LiteLLMBackend
 from nfilter_litellm.config import LiteLLMConfig
 from nfilter_litellm.failures import from_status
@@ -276,7 +276,7 @@ def test_a_run_continues_after_prompts_that_are_too_long_or_rejected(tmp_path: P
         (tmp_path / "recipe.yaml").write_text(RECIPE.format(url=url))
         plugins = load_plugins()
         run(load_recipe(tmp_path / "recipe.yaml", plugins), plugins, tmp_path / "out")
-    samples = {s.id: s for s in Artefact(tmp_path / "out" / "02-robustft.check").samples()}
+    samples = {s.id: s for s in open_samples(tmp_path / "out" / "02-robustft.check").samples()}
     for text in prompts:
         base: Any = samples[text].notes["base"]
         if text in refusals:

@@ -1,6 +1,7 @@
 """Attention received, against the full weights and models with known attention; the module is restored."""
 
 import weakref
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -9,7 +10,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from nfilter import ModelError
 from nfilter_xtf import attention
-from nfilter_xtf.attention import importances
+
+
+def importances(*arguments):
+    """The scores of all samples."""
+    return list(attention.importances(*arguments))
 
 
 def drawn(rng, tokens, lengths=(1, 2, 9, 30)):
@@ -156,6 +161,17 @@ def test_the_module_is_restored(tokens, small):
     module.train()
     before = state_of(module)
     importances(module, [tokens("a", np.arange(5))], "default")
+    assert state_of(module) == before
+
+
+def test_the_module_is_restored_where_only_some_scores_are_read(tokens, small):
+    module = small()
+    module.set_attn_implementation("sdpa")
+    before = state_of(module)
+    samples = [tokens(name, np.arange(5)) for name in "ab"]
+    with closing(attention.importances(module, samples, "default")) as scores:
+        next(scores)
+        assert state_of(module) != before
     assert state_of(module) == before
 
 

@@ -1,0 +1,211 @@
+"""The stages of a recipe in order: what each is made of, where it publishes, and what is logged of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nfilter.api.errors import DamageError
+from nfilter.api.events import StageFinished
+from nfilter.api.stages import Contract
+from nfilter.api.types import ModelRef, Sample, TokenSample
+from nfilter.engine.arms import MARKER
+from nfilter.engine.lock import answer_prompts
+from nfilter.engine.plan_time import described
+from nfilter.engine.samples import SampleKind
+from nfilter.engine.stages import StageKind, StageRun, T, run_stage
+from nfilter.engine.state import RunState
+from nfilter.engine.tokens import TokenKind
+from nfilter.models.pace import PACES, Pace
+from nfilter.recipe.model import Use, model_needs
+from nfilter.registry.provenance import code_of, core_code
+from nfilter.store.artefacts import Artefact, fingerprint_of, finished
+from nfilter.store.files import check_folder
+from nfilter.store.run_directory import ENCODE, stage_folder
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A stage in its place: its number in the run, its recipe entry and the name of its random numbers."""
+
+    number: int
+    use: Use
+    stream: str
+
+    @property
+    def label(self) -> str:
+        """The name of the stage in its run and of its folder."""
+        return stage_folder(self.number, self.use.name)
+
+
+def placed(uses: Sequence[Use], first: int) -> Iterator[Placed]:
+    """Number the stages from ``first``. Random numbers go by name: a stage put in before another does not redraw it."""
+    names = [use.name for use in uses]
+    for place, use in enumerate(uses):
+        yield Placed(first + place, use, f"{use.name}#{names[:place].count(use.name)}")
+
+
+def discard_others(state: RunState) -> None:
+    """Remove what stages published and counted that the recipe no longer has."""
+    recipe = state.recipe
+    first = len(recipe.samples) + 1
+    labels = {stage_folder(0, "source"), *(each.label for each in placed(recipe.samples, 1))}
+    if recipe.tokens:
+        labels |= {stage_folder(first, ENCODE)}
+        labels |= {each.label for each in placed(recipe.tokens, first + 1)}
+    for gone in state.directory.discard_except(labels):
+        state.log.info(f"{gone}: no longer in the recipe; removed")
+
+    def is_other(stage: str) -> bool:
+        return stage[:2].isdigit() and stage.removesuffix(".train") not in labels
+
+    # What a stage that is gone once asked of models is no cost of this recipe.
+    state.journal.forget([name for name in state.journal.stages() if is_other(name)])
+    state.log.warned.forget(is_other)
+
+
+def sample_stages(state: RunState, source: Artefact[Sample]) -> Artefact[Sample]:
+    """Run the recipe's sample stages in order; return the artefact of the last one. Raises ContractError."""
+    before, fingerprint = source, state.fingerprints["source"]
+    for each in placed(state.recipe.samples, 1):
+        after = state.directory.stage(each.number, each.use.name)
+        run = StageRun(each.label, each.use, before, after)
+        done = _run(state, each, run, SampleKind, stage_parts(state, each, fingerprint))
+        state.finished.append(done)
+        _announce(
+            state,
+            done,
+            f"{done.kept} kept, {done.dropped} dropped so far, {done.changed} relabelled",
+        )
+        before, fingerprint = after, state.fingerprints[each.label]
+    return before
+
+
+def token_stages(state: RunState, encoded: Artefact[TokenSample]) -> list[Artefact[TokenSample]]:
+    """Run the recipe's token stages in order; return the artefact of each. Raises ContractError."""
+    before, fingerprint = encoded, state.fingerprints[encoded.directory.name]
+    out = []
+    for bit, each in enumerate(placed(state.recipe.tokens, len(state.recipe.samples) + 2)):
+        after = state.directory.token_stage(each.number, each.use.name, before)
+        run = StageRun(each.label, each.use, before, after)
+        parts = {**stage_parts(state, each, fingerprint), "reason bit": bit}
+        done = _run(state, each, run, partial(TokenKind, bit=bit), parts)
+        state.tokens_finished.append(done)
+        rows = f"{done.dropped} of {done.kept + done.dropped} samples"
+        masked = f"{after.summary()['masked']} tokens masked"
+        _announce(state, done, f"{masked}, {rows} without a token in the loss so far")
+        out.append(after)
+        before, fingerprint = after, state.fingerprints[each.label]
+    return out
+
+
+def stage_parts(state: RunState, each: Placed, before: str) -> dict[str, Any]:
+    """Return what decides what a stage publishes, by name; ``before`` is the fingerprint of its input."""
+    use, recipe = each.use, state.recipe
+    contract: Contract = use.item.cls.contract(use.config)
+    needs = (*model_needs(use.config), *contract.needs, *model_needs(recipe.answer))
+    names = {need.model for need in needs}
+    models = {f"model {name}": model_part(state, name) for name in sorted(names)}
+    named = {*contract.prompts, *answer_prompts(recipe)}
+    prompts = {f"prompt {name}": state.prompts.get(name).digest for name in sorted(named)}
+    return {
+        "input": before,
+        "config": use.dump(),
+        "plugin": use.item.origin,
+        "plugin code": use.item.code,
+        "nfilter's code": core_code(),
+        **prompts,
+        **models,
+        "seed": recipe.seed,
+        "random numbers": each.stream,
+        "answer": recipe.answer.model_dump(mode="json"),
+        "thoughts": {name: recipe.thoughts(name).marks for name in sorted(names)},
+        **_trainer(state, contract),
+    }
+
+
+def model_part(state: RunState, name: str) -> list[str]:
+    """Return what identifies a model and its backend's code."""
+    backend = state.pool.backend(name)
+    return [backend.fingerprint(), code_of(type(backend))]
+
+
+def _trainer(state: RunState, contract: Contract) -> dict[str, Any]:
+    """The trainer of a stage that trains, without the online loss: a reference learns with the plain one."""
+    if not contract.trains or state.recipe.train is None:
+        return {}
+    use = replace(state.recipe.train, loss=None)
+    model = model_part(state, use.config.model)
+    return {"trainer": [use.dump(), use.item.origin, use.item.code, *model]}
+
+
+def _run(
+    state: RunState,
+    each: Placed,
+    run: StageRun[T],
+    kind_of: Callable[[StageRun[T], Contract], StageKind[T]],
+    parts: Mapping[str, Any],
+) -> StageFinished:
+    label, after = each.label, run.after
+    fingerprint = state.fingerprints[label] = fingerprint_of(parts)
+    if state.journal.lacks(label) and after.directory.exists():
+        state.log.warning(f"{label}: the journal lost some of its calls; it runs again")
+        after.remove()
+    if after.of(fingerprint):
+        _offer_again(state, each, after)
+    if not after.of(fingerprint):
+        state.journal.forget([label])
+        state.log.warned.forget(lambda stage: stage.removesuffix(".train") == label)
+    asks = each.use.item.cls.contract(each.use.config).calls
+    kept, of = state.directory.path / PACES, partial(described, state.recipe)
+    ctx = state.context(
+        label,
+        each.stream,
+        pace=Pace(label, state.rows, asks, state.log, kept, described=of),
+        publish=partial(_offer, state, each, after),
+        code=each.use.item.code,
+    )
+    done = run_stage(run, kind_of, ctx, parts)
+    if not done.reused:
+        ctx.finish()
+    return done
+
+
+def _announce(state: RunState, done: StageFinished, what: str) -> None:
+    again = " (from an earlier run)" if done.reused else f" in {done.seconds:.1f} s"
+    state.log.info(f"{done.stage}: {what}{again}")
+    state.plugins.announce("nfilter_stage_finished", done, state.log.warning)
+
+
+def _offer(state: RunState, each: Placed, after: Artefact[T], ref: ModelRef) -> None:
+    """Offer the model of a stage, and keep the record beside what the stage publishes."""
+    state.published[each.use.name] = ref
+    place = Path(os.path.relpath(ref.path, after.home)).as_posix()
+    after.write_model({"ref": asdict(ref), "place": place})
+
+
+def _offer_again(state: RunState, each: Placed, after: Artefact[T]) -> None:
+    """Offer again the model that the stage offered in an earlier run; where that is not whole, the stage runs again."""
+    try:
+        record = after.read_model()
+        if record is None:
+            return
+        ref = ModelRef(**{**record["ref"], "path": str(after.home / record["place"])})
+        if record["place"].startswith("models/"):
+            check_folder(Path(ref.path) / MARKER, after.home)
+    except DamageError as error:
+        state.log.warning(f"{each.label}: {error.path} {error.what}; it runs again")
+        after.remove()
+        return
+    if not finished(after) and Path(record["ref"]["path"]).resolve() != Path(ref.path).resolve():
+        # What it learned names the model by its old place.
+        state.log.info(
+            f"{each.label}: the folder of the run was moved before it ended; it runs again"
+        )
+        after.remove()
+        return
+    state.published[each.use.name] = ref

@@ -1,0 +1,161 @@
+"""The loop over stages: fit, chunk, call, verify, record, publish. It knows no stage by name and no kind of sample."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+from nfilter.api.errors import NfilterError
+from nfilter.api.events import StageFinished
+from nfilter.api.stages import EMPTY_STATE, Contract, State
+from nfilter.api.types import Sample, TokenSample
+from nfilter.engine.invariants import check_state, check_written, unwritten
+from nfilter.models.context import RunContext
+from nfilter.progress import RunLog
+from nfilter.recipe.model import Use
+from nfilter.registry.contracts import contract_of
+from nfilter.store.artefacts import Artefact, Begun
+
+T = TypeVar("T", Sample, TokenSample)
+Fit: TypeAlias = Callable[[Iterator[T], RunContext], State]
+
+
+@dataclass(frozen=True, slots=True)
+class StageRun(Generic[T]):
+    """One stage at work: its name in this run, its recipe entry, the artefacts that it reads and publishes."""
+
+    label: str
+    use: Use
+    before: Artefact[T]
+    after: Artefact[T]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk(Generic[T]):
+    """What a stage made of one chunk, and the decisions about its samples."""
+
+    samples: Sequence[T] = ()
+    decisions: Sequence[Mapping[str, Any]] = ()
+
+
+class StageKind(Protocol[T]):
+    """What differs between sample stages and token stages; one object per stage."""
+
+    def fit(self, stage: Any) -> Fit[T] | None:
+        """Return the method of ``stage`` that learns from all samples; None where it has none."""
+        ...
+
+    def shown(self, samples: Iterable[T]) -> Iterator[T]:
+        """Yield the samples that the stage receives."""
+        ...
+
+    def process(self, stage: Any, chunk: Sequence[T], state: State, ctx: RunContext) -> Chunk[T]:
+        """Call ``stage`` with one chunk, check what it returns, and make the decisions.
+
+        Raises:
+            ContractError: when the stage breaks an invariant.
+        """
+        ...
+
+    def count(self, before: Sequence[T], after: Chunk[T]) -> dict[str, int]:
+        """Count what became of a chunk: ``kept``, ``dropped``, ``changed`` and others of this kind."""
+        ...
+
+
+def run_stage(
+    run: StageRun[T],
+    kind_of: Callable[[StageRun[T], Contract], StageKind[T]],
+    ctx: RunContext,
+    parts: Mapping[str, Any],
+) -> StageFinished:
+    """Run one stage, or take what an earlier run published of the same ``parts`` and that is still whole.
+
+    Raises:
+        ContractError: when the stage breaks an invariant; nothing of the chunk at fault is published.
+    """
+    start = time.monotonic()
+    begun = run.after.begin(parts)
+    tell(run.label, begun, ctx.log)
+    if begun.status == "reused":
+        return _finished(run.label, run.after.summary(), 0.0, reused=True)
+    stage = run.use.item.cls(run.use.config)
+    contract = contract_of(run.use.item.cls, run.use.config)
+    kind = kind_of(run, contract)
+    state = _state(run, kind, stage, ctx)
+    counts = _chunks(run, kind, contract, lambda chunk: kind.process(stage, chunk, state, ctx), ctx)
+    seconds = time.monotonic() - start
+    run.after.finish(
+        {
+            **counts,
+            "samples": counts["kept"] + counts["dropped"],
+            "seconds": seconds,
+            "report": dict(state.values).get("report"),
+            "plugin": run.use.item.origin,
+        }
+    )
+    return _finished(run.label, counts, seconds, reused=False)
+
+
+def tell(label: str, begun: Begun, log: RunLog) -> None:
+    """Log why what an earlier run published is not used."""
+    if begun.status == "changed":
+        log.info(f"{label}: running again, as what it is made of changed: {begun.why}")
+    elif begun.status == "damaged":
+        log.warning(
+            f"{label}: {begun.why}; it runs again, and no call in the journal is asked again"
+        )
+
+
+def _finished(
+    label: str, counts: Mapping[str, Any], seconds: float, *, reused: bool
+) -> StageFinished:
+    return StageFinished(
+        label, counts["kept"], counts["dropped"], counts["changed"], seconds, reused
+    )
+
+
+def _state(run: StageRun[T], kind: StageKind[T], stage: Any, ctx: RunContext) -> State:
+    fit = kind.fit(stage)
+    if fit is None:
+        return EMPTY_STATE
+    state = run.after.read_state()
+    if state is None:
+        learned = fit(kind.shown(run.before.samples()), ctx)
+        run.after.write_state(check_state(run.label, fit.__name__, learned))
+        state = run.after.read_state()
+    if state is None:
+        raise NfilterError(f"{run.label}: its state was not published")
+    return state
+
+
+def _chunks(
+    run: StageRun[T],
+    kind: StageKind[T],
+    contract: Contract,
+    process: Callable[[Sequence[T]], Chunk[T]],
+    ctx: RunContext,
+) -> Mapping[str, int]:
+    """Publish every chunk that is not published yet, and count what became of all."""
+    counts = Counter(kind.count((), Chunk()))
+    missing, received = set(contract.writes), 0
+    summary = run.before.summary()
+    with ctx.progress(summary.get("samples") or summary.get("read"), run.label) as bar:
+        for index, before in enumerate(run.before.chunks()):
+            if run.after.has_chunk(index):
+                done = Chunk(run.after.chunk(index), list(run.after.decisions_of(index)))
+            else:
+                done = process(before)
+                run.after.write_chunk(index, done.samples, done.decisions)
+            shown = {sample.id for sample in kind.shown(before)}
+            left_out = {sample.id for sample in before} - shown
+            missing &= unwritten(
+                contract, (sample for sample in done.samples if sample.id not in left_out)
+            )
+            received += len(shown)
+            counts.update(kind.count(before, done))
+            bar.advance(len(before))
+    check_written(run.label, contract, missing, received)
+    return counts

@@ -1,0 +1,115 @@
+"""The parts of one run that its steps share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from nfilter.api.events import StageFinished
+from nfilter.api.stages import TokenLoss
+from nfilter.api.types import ModelRef, TokenSample
+from nfilter.engine import arms
+from nfilter.engine.ledger import Ledger
+from nfilter.engine.whereabouts import whereabouts
+from nfilter.models.context import RunContext
+from nfilter.models.pace import Pace
+from nfilter.models.pool import ModelPool
+from nfilter.progress import RunLog
+from nfilter.recipe.model import Recipe
+from nfilter.recipe.prompts import Prompts
+from nfilter.registry.loading import Plugins
+from nfilter.store.files import digest
+from nfilter.store.journal import Journal
+from nfilter.store.losses import ScoreBooks
+from nfilter.store.run_directory import RunDirectory
+
+
+@dataclass
+class RunState:
+    """One run at work.
+
+    ``finished`` and ``tokens_finished`` have the sample stages and the token stages that are done, ``published`` the models
+    that stages offer, by the stage's name in the recipe.
+    """
+
+    recipe: Recipe
+    plugins: Plugins
+    directory: RunDirectory
+    pool: ModelPool
+    journal: Journal
+    prompts: Prompts
+    log: RunLog
+    limit: int | None
+    published: dict[str, ModelRef] = field(default_factory=dict)
+    finished: list[StageFinished] = field(default_factory=list)
+    tokens_finished: list[StageFinished] = field(default_factory=list)
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    lints: dict[str, dict[str, Any]] = field(default_factory=dict)
+    trainings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rows: int = 0
+    scores: ScoreBooks = field(init=False)
+    ledger: Ledger = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.directory.path, self.journal, self.log.warning)
+        self.scores = ScoreBooks(self.directory.path / "scores", self.log.warning)
+
+    @property
+    def at(self) -> str:
+        """What is at work."""
+        return self.log.at
+
+    @at.setter
+    def at(self, stage: str) -> None:
+        self.log.at = stage
+
+    def context(
+        self,
+        stage: str,
+        stream: str | None = None,
+        loss: TokenLoss | None = None,
+        rows: int | None = None,
+        pace: Pace | None = None,
+        publish: Callable[[ModelRef], None] | None = None,
+        code: str = "",
+    ) -> RunContext:
+        """Return the context of one stage of this run.
+
+        ``stream`` names its random numbers, else ``stage`` does; ``code`` is the digest of its plugin's code.
+        """
+        self.at = stage
+        return RunContext(
+            self.recipe,
+            stage,
+            self.pool,
+            self.journal,
+            self.prompts,
+            self.log,
+            stream=stream,
+            trainer=partial(self.train_for, stage) if self.recipe.train is not None else None,
+            publish=publish,
+            scores=self.scores,
+            loss=loss,
+            place=whereabouts(self.recipe, stage),
+            rows=rows,
+            pace=pace,
+            code=code,
+        )
+
+    def train_for(
+        self, stage: str, samples: Sequence[TokenSample], start: ModelRef | None
+    ) -> ModelRef:
+        """Train a model that a stage asked for, kept under models/."""
+        assert self.recipe.train is not None
+        # A folder per model: what a stage trains later starts from what it trained before. Without the stage's number,
+        # which another recipe changes.
+        name = digest(arms.tokens_digest(samples), start.digest if start else "")[:16]
+        out = self.directory.path / "models" / f"{stage.partition('-')[2]}-{name}"
+        # A reference learns with the plain loss: an online one may read the scores that it is trained for.
+        use = replace(self.recipe.train, loss=None)
+        done = arms.trained(use, samples, self.context(f"{stage}.train"), out, start)
+        self.at = stage
+        assert done.ref is not None
+        return done.ref

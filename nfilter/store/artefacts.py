@@ -1,0 +1,314 @@
+"""Artefacts: what a stage publishes, chunk by chunk, and the fingerprint that identifies what it is made of."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from nfilter.api.errors import DamageError
+from nfilter.api.stages import State
+from nfilter.store.failpoints import reach
+from nfilter.store.files import (
+    digest,
+    read_sealed,
+    remove,
+    seals_of,
+    write_array,
+    write_json,
+    write_jsonl,
+    write_sealed,
+)
+from nfilter.store.seals import Seal, check, damaged, read, unreadable
+
+T = TypeVar("T")
+
+FINGERPRINT = "fingerprint"
+DONE = "done.json"
+_PARTS = "parts.jsonl"
+_STATE = "state/state.json"
+_MODEL = "model.json"
+_OWN = "artefact"
+_BESIDE = "../"
+
+
+class Chunks(Protocol[T]):
+    """How the samples of one chunk are stored in one file."""
+
+    @property
+    def suffix(self) -> str:
+        """The ending of the file's name, with the dot."""
+        ...
+
+    def write(self, path: Path, index: int, samples: Iterable[T]) -> Seal:
+        """Publish the samples of chunk ``index`` at ``path``."""
+        ...
+
+    def read(self, data: bytes, index: int) -> list[T]:
+        """Return the samples of chunk ``index`` from the bytes of its file."""
+        ...
+
+
+class Begun(NamedTuple):
+    """The status of an artefact when its stage begins, and the reason to report."""
+
+    status: Literal["new", "changed", "damaged", "resumed", "reused"]
+    why: str = ""
+
+
+def fingerprint_of(parts: Mapping[str, Any]) -> str:
+    """Return one SHA-256 of the named ``parts``: what an artefact is made of."""
+    return digest(_hashed(parts))
+
+
+def _hashed(parts: Mapping[str, Any]) -> dict[str, str]:
+    return {name: digest(part) for name, part in parts.items()}
+
+
+def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Return the names of the parts that differ, as text."""
+    return ", ".join(name for name in {**old, **new} if old.get(name) != new.get(name))
+
+
+class Artefact(Generic[T]):
+    """What one stage published: numbered chunks of samples with the decisions about them, and its state.
+
+    A chunk is published before its decisions are, and counts only when both are present. ``done.json`` has the size and
+    SHA-256 of every file; until it is written, ``parts.jsonl`` has them. Every read is compared with them.
+    """
+
+    def __init__(self, directory: Path, chunks: Chunks[T]) -> None:
+        self.directory = directory
+        self.home = directory.parent
+        self._chunks = chunks
+        self._files: dict[str, Seal] | None = None
+
+    def begin(self, parts: Mapping[str, Any]) -> Begun:
+        """Prepare the directory for what ``parts`` describe; its content is kept if it has the same parts and is whole."""
+        made = _hashed(parts)
+        try:
+            old = self._parts()
+            if old == made:
+                self._verify(digest(made))
+                return Begun("reused" if finished(self) else "resumed")
+            begun = Begun("changed", differing(old, made)) if old is not None else Begun("new")
+        except DamageError as error:
+            begun = Begun("damaged", f"{error.path} {error.what}")
+        self.remove()
+        write_sealed(self.directory / FINGERPRINT, made)
+        reach("stage.begun")
+        return begun
+
+    def of(self, fingerprint: str) -> bool:
+        """Whether the artefact has that fingerprint."""
+        try:
+            return self.fingerprint() == fingerprint
+        except DamageError:
+            return False
+
+    def fingerprint(self) -> str | None:
+        """Return the fingerprint; None where no stage began. Raises DamageError."""
+        parts = self._parts()
+        return None if parts is None else digest(parts)
+
+    def remove(self) -> None:
+        """Remove the directory."""
+        self._files = None
+        discard(self.directory)
+
+    def finish(self, summary: Mapping[str, Any], beside: Mapping[str, Seal] | None = None) -> None:
+        """Publish the summary; the artefact is complete from here on.
+
+        ``beside`` are files of the artefact in the run's own folder.
+        """
+        self._known().update({_BESIDE + name: seal for name, seal in (beside or {}).items()})
+        write_sealed(
+            self.directory / DONE,
+            {**summary, _OWN: {"fingerprint": self.fingerprint(), "files": self._known()}},
+        )
+        reach("stage.finished")
+        remove(self.directory / _PARTS)
+
+    def summary(self) -> dict[str, Any]:
+        """Return what ``finish`` was given. Raises DamageError."""
+        value = read_sealed(self.directory / DONE, self.home)
+        value.pop(_OWN, None)
+        return value
+
+    def has_chunk(self, index: int) -> bool:
+        """Whether chunk ``index`` is published with its decisions."""
+        return self._chunk(index) in self._known() and _decisions(index) in self._known()
+
+    def write_chunk(
+        self, index: int, samples: Iterable[T], decisions: Iterable[Mapping[str, Any]]
+    ) -> None:
+        """Publish one chunk and the decisions about its samples."""
+        chunk, beside = self.directory / self._chunk(index), self.directory / _decisions(index)
+        first = self._chunks.write(chunk, index, samples)
+        reach("chunk.samples")
+        second = write_jsonl(beside, decisions)
+        reach("chunk.decisions")
+        self._add({chunk.name: first, beside.name: second})
+
+    def chunk(self, index: int) -> list[T]:
+        """Return the samples of one chunk. Raises DamageError."""
+        return self._chunks.read(self._read(self._chunk(index)), index)
+
+    def chunks(self) -> Iterator[list[T]]:
+        """Yield all chunks in order, one in memory at a time."""
+        index = 0
+        while self._chunk(index) in self._known():
+            yield self.chunk(index)
+            index += 1
+
+    def samples(self) -> Iterator[T]:
+        """Yield all samples in order, dropped ones included."""
+        for chunk in self.chunks():
+            yield from chunk
+
+    def decisions_of(self, index: int) -> Iterator[dict[str, Any]]:
+        """Yield the decisions about the samples of chunk ``index``."""
+        return self._rows(_decisions(index))
+
+    def decisions(self) -> Iterator[dict[str, Any]]:
+        """Yield all decisions in order."""
+        index = 0
+        while self.has_chunk(index):
+            yield from self.decisions_of(index)
+            index += 1
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Return the file names of every whole chunk and of its decisions, in order."""
+        whole = itertools.takewhile(self.has_chunk, itertools.count())
+        return [(self._chunk(index), _decisions(index)) for index in whole]
+
+    def path(self, name: str) -> Path:
+        """Return the path of the published file ``name``. Raises DamageError where it was changed or is gone."""
+        path = self._place(name)
+        check(path, self._seal(name), self.home)
+        return path
+
+    def rows_beside(self, name: str) -> Iterator[Any]:
+        """Yield the rows of a file in the run's own folder that was given to ``finish``. Raises DamageError."""
+        return self._rows(_BESIDE + name)
+
+    def write_state(self, state: State) -> None:
+        """Publish a fitted state: JSON values, and one ``.npy`` per array."""
+        seals = {
+            f"state/{name}.npy": write_array(self.directory / "state" / f"{name}.npy", values)
+            for name, values in state.arrays.items()
+        }
+        value = {"values": state.values, "arrays": sorted(state.arrays)}
+        seals[_STATE] = write_json(self.directory / _STATE, value)
+        self._add(seals)
+
+    def read_state(self) -> State | None:
+        """Return the published state, arrays memory-mapped; None where none is complete."""
+        if _STATE not in self._known():
+            return None
+        value = json.loads(self._read(_STATE))
+        arrays = {
+            name: np.load(self.path(f"state/{name}.npy"), mmap_mode="r", allow_pickle=False)
+            for name in value["arrays"]
+        }
+        return State(value["values"], arrays)
+
+    def write_model(self, record: Mapping[str, Any]) -> None:
+        """Publish the record of the model that the stage offers."""
+        self._add({_MODEL: write_json(self.directory / _MODEL, record)})
+
+    def read_model(self) -> dict[str, Any] | None:
+        """Return what ``write_model`` was given last; None where the stage offered no model. Raises DamageError."""
+        if _MODEL not in self._known():
+            return None
+        value: dict[str, Any] = json.loads(self._read(_MODEL))
+        return value
+
+    def _chunk(self, index: int) -> str:
+        return f"chunk-{index:06d}{self._chunks.suffix}"
+
+    def _read(self, name: str) -> bytes:
+        return read(self._place(name), self._seal(name), self.home)
+
+    def _rows(self, name: str) -> Iterator[Any]:
+        return (json.loads(line) for line in self._read(name).decode().split("\n") if line)
+
+    def _parts(self) -> dict[str, Any] | None:
+        if not self.directory.exists():
+            return None
+        return read_sealed(self.directory / FINGERPRINT, self.home)
+
+    def _verify(self, fingerprint: str) -> None:
+        if finished(self):
+            own = read_sealed(self.directory / DONE, self.home).get(_OWN, {})
+            if own.get("fingerprint") != fingerprint:
+                raise damaged(self.directory / DONE, "is of another stage", self.home)
+            for ending in (".jsonl", self._chunks.suffix):
+                for path in self.directory.glob(f"*-*{ending}"):
+                    self._seal(path.name)
+        for name in self._known():
+            self.path(name)
+
+    def _place(self, name: str) -> Path:
+        return (
+            self.home / name[len(_BESIDE) :] if name.startswith(_BESIDE) else self.directory / name
+        )
+
+    def _seal(self, name: str) -> Seal:
+        seal = self._known().get(name)
+        if seal is None:
+            raise damaged(
+                self._place(name), "is not among the files that the stage published", self.home
+            )
+        return seal
+
+    def _add(self, seals: Mapping[str, Seal]) -> None:
+        self._known().update(seals)
+        # Not synced: what a power cut takes from here is made again.
+        with (self.directory / _PARTS).open("a", encoding="utf-8") as out:
+            out.write(json.dumps(seals) + "\n")
+
+    def _known(self) -> dict[str, Seal]:
+        """The published files, by name."""
+        if self._files is None:
+            if finished(self):
+                own = read_sealed(self.directory / DONE, self.home).get(_OWN, {})
+                self._files = seals_of(own.get("files"))
+            else:
+                self._files = self._unfinished()
+        return self._files
+
+    def _unfinished(self) -> dict[str, Seal]:
+        path = self.directory / _PARTS
+        if not path.exists():
+            return {}
+        known: dict[str, Seal] = {}
+        try:
+            # A line without an end is one that a kill cut off.
+            for line in path.read_bytes().decode().split("\n")[:-1]:
+                known.update(seals_of(json.loads(line)))
+        except OSError as error:
+            raise unreadable(path, error, self.home) from error
+        except (ValueError, TypeError, RecursionError) as error:
+            raise damaged(path, f"cannot be read ({error})", self.home) from error
+        return known
+
+
+def finished(artefact: Artefact[Any]) -> bool:
+    """Whether the stage published all of its chunks."""
+    return (artefact.directory / DONE).exists()
+
+
+def discard(directory: Path) -> None:
+    """Remove an artefact, its fingerprint first: what a kill leaves of it is then never taken for whole."""
+    if directory.is_dir():
+        remove(directory / FINGERPRINT)
+    remove(directory)
+
+
+def _decisions(index: int) -> str:
+    return f"decisions-{index:06d}.jsonl"

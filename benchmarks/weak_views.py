@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nfilter_robustft.pilot import MOST, STEP
-from nfilter_robustft.worth import worth
+from nfilter_robustft.chance_test import compare_with_chance
+from nfilter_robustft.pilot import MAX_ROWS, STEP
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ CASES = (
 
 def drawn(case: Case, rng: np.random.Generator) -> tuple[list[str], list[str], list[bool]]:
     """Noisy labels, answers, and where they agree, of 1,024 rows."""
-    n, k = MOST, case.options or 10**9
+    n, k = MAX_ROWS, case.options or 10**9
     truth = rng.integers(k, size=n)
     labels = np.where(rng.random(n) < case.noise, (truth + rng.integers(1, k, size=n)) % k, truth)
     if case.accuracy is None:
@@ -70,8 +70,8 @@ def drawn(case: Case, rng: np.random.Generator) -> tuple[list[str], list[str], l
 
 def course(labels: Sequence[str], answers: Sequence[str], agree: Sequence[bool]) -> tuple[str, int]:
     """The verdict of a pilot, and after how many rows it came."""
-    for n in range(STEP, MOST + 1, STEP):
-        found = worth(labels[:n], answers[:n], agree[:n])
+    for n in range(STEP, MAX_ROWS + 1, STEP):
+        found = compare_with_chance(labels[:n], answers[:n], agree[:n])
         if found.verdict != "open":
             break
     return found.verdict, n

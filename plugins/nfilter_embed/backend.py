@@ -64,7 +64,6 @@ class SentenceTransformers:
 
     @classmethod
     def abilities(cls, config: SentenceTransformersConfig) -> Abilities:  # noqa: ARG003
-        """Return the single ability, ``Embeds``."""
         return Abilities(frozenset({Embeds}))
 
     @classmethod
@@ -139,7 +138,6 @@ class SentenceTransformers:
         return np.asarray(vectors, dtype=np.float32)
 
     def close(self) -> None:
-        """Release the model."""
         self._model = None
 
     def _folder(self) -> Path:

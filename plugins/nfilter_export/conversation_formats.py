@@ -79,7 +79,6 @@ class Messages:
         del config
 
     def export(self, run: Exported, out: Path) -> list[str]:
-        """Write train.jsonl."""
         with (out / FILE).open("w", encoding="utf-8") as file:
             for sample in run.samples:
                 row = {"id": sample.id, **conversation(sample), "weight": sample.weight}
@@ -107,7 +106,6 @@ class LlamaFactory:
         self.config = config
 
     def export(self, run: Exported, out: Path) -> list[str]:
-        """Write train.jsonl and dataset_info.json."""
         unsupported: Counter[str] = Counter()
         count = 0
         with (out / FILE).open("w", encoding="utf-8") as file:

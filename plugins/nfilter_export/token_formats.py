@@ -43,7 +43,7 @@ class Trl:
             {"input_ids": sample.ids.tolist(), "labels": _labels(sample)}
             for sample in soft.count(run.tokens)
         )
-        count = _write(out / FILE, rows)
+        count = _write_rows(out / FILE, rows)
         return [
             f"{FILE}: {count} rows of input_ids and labels",
             _write_tokenizer_digest(run, out),
@@ -67,7 +67,6 @@ class Axolotl:
         del config
 
     def export(self, run: Exported, out: Path) -> list[str]:
-        """Write train.jsonl."""
         if not run.encoded:
             flags = any(m.weight != 1 for sample in run.samples for m in sample.messages)
             field = "message_field_training: train, and " if flags else ""
@@ -77,7 +76,7 @@ class Axolotl:
             ]
         soft = _SoftWeights()
         rows = ({"segments": _segments(sample)} for sample in soft.count(run.tokens))
-        count = _write(out / FILE, rows)
+        count = _write_rows(out / FILE, rows)
         return [f"{FILE}: {count} rows of segments", *soft.warnings()]
 
 
@@ -98,10 +97,10 @@ class Spans:
         """Write train.jsonl and tokenizer_digest.json."""
         reasons = run.reasons
         rows = (
-            {"id": s.id, "text": s.text, "tokens": [_token(s, int(t), reasons) for t in np.flatnonzero(s.response)]}
+            {"id": s.id, "text": s.text, "tokens": [_token_row(s, int(t), reasons) for t in np.flatnonzero(s.response)]}
             for s in run.tokens
         )  # fmt: skip
-        count = _write(out / FILE, rows)
+        count = _write_rows(out / FILE, rows)
         return [f"{FILE}: {count} rows of text and token spans", _write_tokenizer_digest(run, out)]
 
 
@@ -145,7 +144,7 @@ def _segments(sample: TokenSample) -> list[JSON]:
     ]
 
 
-def _token(sample: TokenSample, t: int, names: Any) -> dict[str, JSON]:
+def _token_row(sample: TokenSample, t: int, names: Any) -> dict[str, JSON]:
     bits = int(sample.reasons[t])
     scores: dict[str, JSON] = {
         name: float(values[t]) for name, values in sample.scores.items() if not np.isnan(values[t])
@@ -169,7 +168,7 @@ def _write_tokenizer_digest(run: Exported, out: Path) -> str:
     return f"{TOKENIZER}: SHA-256 of the tokenizer that produced the ids, and of its chat template"
 
 
-def _write(file: Path, rows: Iterable[Any]) -> int:
+def _write_rows(file: Path, rows: Iterable[Any]) -> int:
     count = 0
     with file.open("w", encoding="utf-8") as out:
         for row in rows:

@@ -83,11 +83,11 @@ def _metrics(data: MetricInput, note: str, verdicts: Sequence[_Judged]) -> dict[
             "recall": everything.recall,
             "f1": everything.f1,
         },
-        "bound": _bound(data, verdicts, noise_rate),
+        "bound": _vote_all_bound(data, verdicts, noise_rate),
     }
 
 
-def _bound(
+def _vote_all_bound(
     data: MetricInput, verdicts: Sequence[_Judged], noise_rate: float | None
 ) -> Mapping[str, JSON] | None:
     if noise_rate is None or any(each.verdict.vote != "all" for each in verdicts):

@@ -27,7 +27,7 @@ class Calls:
             for stage in stages
         }
         total = _metrics(sum(data.calls.values()), sum(data.tokens.values()), n)
-        return {"n": n, **total, "by_stage": by_stage, "saved": _saved(data)}
+        return {"n": n, **total, "by_stage": by_stage, "saved": _saved_calls(data)}
 
 
 def _metrics(calls: int, tokens: int, n: int) -> dict[str, JSON]:
@@ -39,7 +39,7 @@ def _metrics(calls: int, tokens: int, n: int) -> dict[str, JSON]:
     }
 
 
-def _saved(data: MetricInput) -> Mapping[str, JSON] | None:
+def _saved_calls(data: MetricInput) -> Mapping[str, JSON] | None:
     if not data.judged:
         return None
     kinds = dict.fromkeys(("skipped", "stopped", "adopted"), 0)

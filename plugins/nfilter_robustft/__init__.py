@@ -1,4 +1,4 @@
-"""RobustFT (arXiv 2412.14922): views, checker, context relabelling, review agent, selection, a random control."""
+"""RobustFT (arXiv 2412.14922): views, check, context relabelling, review, selection, and a random control."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from nfilter import hookimpl
 
 @hookimpl
 def nfilter_stages() -> list[type]:
-    """All stages of the method, in the order in which a recipe uses them; then a control, and views from data."""
+    """Return the stages in recipe order, then the random control and views from columns."""
     from nfilter_robustft.answer import Answer
     from nfilter_robustft.check import Check
     from nfilter_robustft.classifier import Classifier

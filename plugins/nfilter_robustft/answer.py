@@ -1,4 +1,4 @@
-"""The base view: the model's own answer to the query (RobustFT, Eq. 1)."""
+"""``robustft.answer``: the base view, the model's own answer to the query (RobustFT, Eq. 1)."""
 
 from __future__ import annotations
 
@@ -21,26 +21,25 @@ from nfilter import (
     State,
     View,
 )
-from nfilter_robustft.lazy import Settled, divide, reads, share_asked, sound
-from nfilter_robustft.pilot import Weak, is_weak, noted_as_weak, notes_of_weak, pilot
-from nfilter_robustft.published import as_published
-from nfilter_robustft.views import Asking, read, with_notes
+from nfilter_robustft.official_preset import apply_official_preset
+from nfilter_robustft.pilot import WeakPolicy, add_weak_notes, is_weak, pilot, weak_view_notes
+from nfilter_robustft.skipping import Settled, asked_share, notes_read, split_asked, validate
+from nfilter_robustft.views import RequestBuilder, add_notes, read_answer
 
 
 class AnswerConfig(StageConfig):
-    """``samples`` draws a query, at a ``temperature`` above 0 where they are several.
+    """``samples`` is the number of draws per query; more than one needs a ``temperature`` above 0.
 
-    ``logprobs`` asks for token probabilities, which ``nll`` comes from; a model without them leaves it null.
+    ``logprobs`` requests token log-probabilities for the ``nll``, which is null without them.
 
-    ``settled`` skips samples whose verdict earlier views settle under a vote (any, all), which the check then has to
-    take. ``only: flagged`` asks after the ``check`` about flagged samples alone, and not again where ``into`` has been
-    asked already.
+    ``settled`` skips samples whose verdict is settled by earlier views under a vote (any, all); the check must use the
+    same vote. ``only: flagged`` runs after the ``check`` and asks about flagged samples not asked yet.
 
-    ``weak: skip`` asks about the first rows, and where they show a view that is no better than chance, about no others;
+    ``weak: skip`` asks about pilot rows first and skips the others if the view is no better than chance there;
     ``weak: ask`` asks about every row.
 
-    ``preset: official`` draws one answer of at most 512 tokens at temperature 1, as the published code does. The prompt
-    and how an answer is read are not the published ones.
+    ``preset: official`` draws one answer of at most 512 tokens at temperature 1, like the published code. The prompt
+    and the parsing of answers are not those of the published code.
     """
 
     llm: Annotated[str, Needs(Generates)]
@@ -54,30 +53,30 @@ class AnswerConfig(StageConfig):
     settled: Settled | None = None
     only: Literal["flagged"] | None = None
     check: str = "check"
-    weak: Weak = "skip"
+    weak: WeakPolicy = "skip"
 
     @model_validator(mode="before")
     @classmethod
-    def _as_published(cls, value: Any) -> Any:
-        return as_published(value, weak="ask")
+    def _apply_preset(cls, value: Any) -> Any:
+        return apply_official_preset(value, weak="ask")
 
     @model_validator(mode="after")
-    def _asks_soundly(self) -> AnswerConfig:
-        sound(self)
+    def _settings_are_consistent(self) -> AnswerConfig:
+        validate(self)
         return self
 
     @model_validator(mode="after")
     def _draws_differ(self) -> AnswerConfig:
         if self.samples > 1 and self.temperature == 0:
             raise ValueError(
-                f"samples: {self.samples} would be the same answer {self.samples} times at temperature 0; "
+                f"samples: {self.samples} draws the same answer {self.samples} times at temperature 0; "
                 "set temperature: 0.7, or samples: 1"
             )
         return self
 
 
 class Answer:
-    """Writes the model's direct answer as a view; of several draws, the one that most of them agree with."""
+    """Stage that writes the model's direct answer as a view; with several draws, the majority answer."""
 
     name: ClassVar[str] = "robustft.answer"
     Config: ClassVar[type[StageConfig]] = AnswerConfig
@@ -87,13 +86,12 @@ class Answer:
 
     @classmethod
     def contract(cls, config: AnswerConfig) -> Contract:
-        """One view, one prompt, one model; reads what decides whom to ask."""
-        least, usual = share_asked(config)
+        least, usual = asked_share(config)
         return Contract(
-            reads=reads(config),
+            reads=notes_read(config),
             writes=frozenset({config.into}),
             views=frozenset({config.into}),
-            sometimes=frozenset({config.into} if reads(config) else ()),
+            sometimes=frozenset({config.into} if notes_read(config) else ()),
             measures={config.into: _measures(config)},
             prompts=frozenset({config.prompt}),
             needs=(ModelNeed(config.llm, Generates, field="llm"),),
@@ -110,51 +108,52 @@ class Answer:
         )
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
-        """Find out on the first rows whether the view is worth asking."""
 
         def ask(samples: Sequence[Sample]) -> list[tuple[str | None, bool]]:
-            drawn = self._drawn(samples, ctx)
-            notes = self._notes(samples, drawn, ctx)
+            completions = self._draw(samples, ctx)
+            notes = self._notes(samples, completions, ctx)
             return [
                 (notes[sample.id].answer, any(draw.failure is None for draw in draws))
-                for sample, draws in zip(samples, drawn, strict=True)
+                for sample, draws in zip(samples, completions, strict=True)
             ]
 
         return pilot(stream, self.config, ctx, ask)
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
-        """Ask all draws of all samples at once, but for those that need no answer."""
+        """Request all draws of all samples that are not skipped in one batch."""
 
         def ask(samples: Sequence[Sample]) -> dict[str, View]:
-            return self._notes(samples, self._drawn(samples, ctx), ctx)
+            return self._notes(samples, self._draw(samples, ctx), ctx)
 
         if is_weak(state):
-            weak = notes_of_weak(chunk, state, ask, calls=self.config.samples)
-            return noted_as_weak(chunk, self.config.into, weak)
-        asked, notes = divide(chunk, self.config, ctx, calls=self.config.samples)
-        return with_notes(chunk, self.config.into, {**notes, **ask(asked)})
+            weak = weak_view_notes(chunk, state, ask, calls=self.config.samples)
+            return add_weak_notes(chunk, self.config.into, weak)
+        asked, notes = split_asked(chunk, self.config, ctx, calls=self.config.samples)
+        return add_notes(chunk, self.config.into, {**notes, **ask(asked)})
 
-    def _drawn(self, asked: Sequence[Sample], ctx: Context) -> list[Sequence[Completion]]:
-        """The completions of each sample."""
+    def _draw(self, samples: Sequence[Sample], ctx: Context) -> list[Sequence[Completion]]:
+        """Return the completions of each sample."""
         config, m = self.config, self.config.samples
-        asking = Asking(
+        builder = RequestBuilder(
             ctx, ctx.prompt(config.prompt), config.max_tokens, config.temperature, config.logprobs
         )
-        requests = [asking.request(sample, draw=draw) for sample in asked for draw in range(m)]
+        requests = [builder.request(sample, draw=draw) for sample in samples for draw in range(m)]
         completions = ctx.model(config.llm).generate(requests)
-        return [completions[i * m : (i + 1) * m] for i in range(len(asked))]
+        return [completions[i * m : (i + 1) * m] for i in range(len(samples))]
 
     def _notes(
-        self, asked: Sequence[Sample], drawn: Sequence[Sequence[Completion]], ctx: Context
+        self, samples: Sequence[Sample], completions: Sequence[Sequence[Completion]], ctx: Context
     ) -> dict[str, View]:
         answers = [
-            [read(ctx, sample, completion, reasoned=False) for completion in draws]
-            for sample, draws in zip(asked, drawn, strict=True)
+            [read_answer(ctx, sample, completion, reasoned=False) for completion in draws]
+            for sample, draws in zip(samples, completions, strict=True)
         ]
-        votes = agreeing([[answer for answer, _ in each] for each in answers], ctx)
+        majorities = majority_draws([[answer for answer, _ in each] for each in answers], ctx)
         return {
-            sample.id: _note(draws, each, supporters)
-            for sample, draws, each, supporters in zip(asked, drawn, answers, votes, strict=True)
+            sample.id: _note(draws, each, majority)
+            for sample, draws, each, majority in zip(
+                samples, completions, answers, majorities, strict=True
+            )
         }
 
 
@@ -163,34 +162,33 @@ def _measures(config: AnswerConfig) -> dict[str, str | None]:
     return {**nll, "agreement": None} if config.samples > 1 else nll
 
 
-def agreeing(answers: Sequence[Sequence[str | None]], ctx: Context) -> list[list[int]]:
-    """For each sample the draws behind its majority answer, the first of them first; none where none answered."""
+def majority_draws(answers: Sequence[Sequence[str | None]], ctx: Context) -> list[list[int]]:
+    """Return, per sample, the indices of the draws with its majority answer; empty without any answer."""
     pairs = [
         (left, right) for each in answers for i, left in enumerate(each) for right in each[i + 1 :]
     ]
     same = iter(ctx.answers.agree(pairs))
-    votes = []
+    majorities = []
     for each in answers:
-        behind = [[i] if answer is not None else [] for i, answer in enumerate(each)]
+        supporters = [[i] if answer is not None else [] for i, answer in enumerate(each)]
         for i in range(len(each)):
             for j in range(i + 1, len(each)):
                 if next(same):
-                    behind[i].append(j)
-                    behind[j].append(i)
-        best = max(behind, key=len)  # of equals the first draw
-        votes.append(best)
-    return votes
+                    supporters[i].append(j)
+                    supporters[j].append(i)
+        majorities.append(max(supporters, key=len))  # ties: the first draw
+    return majorities
 
 
 def _note(
     draws: Sequence[Completion],
     answers: Sequence[tuple[str | None, str | None]],
-    supporters: Sequence[int],
+    majority: Sequence[int],
 ) -> View:
-    chosen = supporters[0] if supporters else 0
+    chosen = majority[0] if majority else 0
     more: dict[str, JSON] = {"length": len(draws[chosen].logprobs or ())}
     if len(draws) > 1:
-        more |= {"agreement": len(supporters) / len(draws), "samples": len(draws)}
+        more |= {"agreement": len(majority) / len(draws), "samples": len(draws)}
     return View(
         answers[chosen][0],
         text=draws[chosen].text,

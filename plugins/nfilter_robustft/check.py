@@ -1,4 +1,4 @@
-"""``robustft.check``: is the label reliable, given the views (RobustFT, Eq. 3), and how likely is it wrong?"""
+"""``robustft.check``: flags unreliable labels from the votes of views (RobustFT, Eq. 3) and scores every label."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from nfilter import (
     View,
 )
 from nfilter_robustft.bounds import rate_range
-from nfilter_robustft.check_log import log_cut, log_rate, log_weak
-from nfilter_robustft.cut import Cut, best, cut, share
-from nfilter_robustft.judge import Judgement, ask
+from nfilter_robustft.check_log import log_cutoff, log_rate, log_weak
+from nfilter_robustft.confidence import Sure, probability_of
+from nfilter_robustft.cutoff import Cutoff, best_precision, choose_cutoff, parse_share
+from nfilter_robustft.judge import Judgement, judge_labels
 from nfilter_robustft.keys import is_trusted
-from nfilter_robustft.lazy import prove, skipped_views
 from nfilter_robustft.posterior import (
     Estimate,
     Pattern,
@@ -38,25 +38,26 @@ from nfilter_robustft.posterior import (
     noise_score,
     partition,
 )
-from nfilter_robustft.ranks import rank_of, ranked, share_of
-from nfilter_robustft.sure import Sure, probability_of
-from nfilter_robustft.views import answer_in, excerpt, was_weak
+from nfilter_robustft.ranks import floor_share, rank_arrays, rank_of
+from nfilter_robustft.skipping import skipped_views, verify_skips
+from nfilter_robustft.views import answer_of, excerpt, was_weak
 
 _BLOCK = 256
 
 
 class CheckConfig(StageConfig):
-    """``vote``: a label is reliable where every view agrees with it (``all``), at least one does (``any``), a model
-    says so where not every view agrees (``judge``), or where some view has an answer and the label is wrong with
-    probability ``threshold`` at most (``probability``); ``none`` flags nothing and only scores.
+    """``vote``: a label is reliable if every view agrees with it (``all``), or at least one does (``any``).
 
-    At low noise, rank and review: ``budget_of_flags`` (0.05 or "5%") flags at most that share of the labels, those with the
-    highest noise scores; ``target_precision`` flags as many as are expected to be wrong with that precision, as trusted
-    rows show it, else the noise scores. Either sets ``vote: probability``.
+    ``vote: judge`` asks a model about labels that not every view agrees with. ``vote: probability`` calls a label
+    reliable if its noise score is at most ``threshold`` and some view has an answer. ``vote: none`` flags nothing.
 
-    With ``sure`` one view votes alone where it is sure of its answer; where it is not, the others vote without it.
-    ``collision`` is the chance that two wrong open answers agree, or ``auto``. ``trusted`` names a column that is
-    true where a label is known to be right. ``preset: official`` is the published rule: all.
+    For low noise rates: ``budget_of_flags`` (0.05 or "5%") flags at most that share of the labels, by descending noise
+    score; ``target_precision`` flags as many labels as keep that expected precision, estimated from trusted rows or
+    else from the noise scores. Either sets ``vote: probability``.
+
+    With ``sure``, one view votes alone on samples on which it is confident; on the others it has no vote.
+    ``collision`` is the probability that two wrong open answers agree, or ``auto``. ``trusted`` names a column that
+    marks labels known to be right. ``preset: official`` is the published rule, ``vote: all``.
     """
 
     views: Annotated[list[str], Field(min_length=1)]
@@ -64,7 +65,7 @@ class CheckConfig(StageConfig):
     vote: Literal["all", "any", "judge", "probability", "none"] = "all"
     threshold: float = Field(default=0.5, ge=0, le=1)
     target_precision: float | None = Field(default=None, gt=0, lt=1)
-    budget_of_flags: Annotated[float, Field(gt=0, le=1), BeforeValidator(share)] | None = None
+    budget_of_flags: Annotated[float, Field(gt=0, le=1), BeforeValidator(parse_share)] | None = None
     llm: str | None = None
     prompt: str = "robustft/judge"
     max_tokens: int = Field(default=512, ge=1)
@@ -77,16 +78,15 @@ class CheckConfig(StageConfig):
 
     @model_validator(mode="before")
     @classmethod
-    def _ranks(cls, values: Any) -> Any:
-        """A cut of the ranking is a vote by probability."""
-        cuts = ("target_precision", "budget_of_flags")
-        if isinstance(values, Mapping) and any(values.get(name) is not None for name in cuts):
+    def _cutoff_sets_vote(cls, values: Any) -> Any:
+        cutoffs = ("target_precision", "budget_of_flags")
+        if isinstance(values, Mapping) and any(values.get(name) is not None for name in cutoffs):
             return {"vote": "probability", **values}
         return values
 
     @property
-    def cuts(self) -> str | None:
-        """The setting that cuts the ranking by noise score, as a recipe has it; None where a vote decides."""
+    def cutoff(self) -> str | None:
+        """Setting that chooses the cutoff of the ranking, in recipe syntax; None if a vote decides."""
         if self.target_precision is not None:
             return f"target_precision: {self.target_precision:g}"
         return (
@@ -94,18 +94,18 @@ class CheckConfig(StageConfig):
         )
 
     @model_validator(mode="after")
-    def _sound(self) -> CheckConfig:
+    def _settings_are_consistent(self) -> CheckConfig:
         if self.target_precision is not None and self.budget_of_flags is not None:
             raise ValueError(
                 "target_precision and budget_of_flags both choose how many labels are flagged; leave out one of the two"
             )
-        if self.cuts and (self.vote != "probability" or self.threshold != 0.5):
+        if self.cutoff and (self.vote != "probability" or self.threshold != 0.5):
             other = f"vote: {self.vote}" if self.vote != "probability" else "threshold"
             raise ValueError(
-                f"{self.cuts} chooses which labels are flagged, and so does {other}; leave out one of the two"
+                f"{self.cutoff} chooses which labels are flagged, and so does {other}; leave out one of the two"
             )
         if len(set(self.views)) != len(self.views):
-            raise ValueError(f"views: {list(self.views)} names a view twice")
+            raise ValueError(f"views: {list(self.views)} contains a view twice")
         if self.vote == "judge" and self.llm is None:
             raise ValueError("vote: judge needs a model; name it: llm: expert")
         if self.preset == "official" and self.vote != "all":
@@ -113,26 +113,24 @@ class CheckConfig(StageConfig):
                 f"preset: official votes all, not {self.vote}; leave out one of the two"
             )
         if self.sure is not None:
-            self._who_is_sure(self.sure)
+            self._validate_sure(self.sure)
         return self
 
-    def _who_is_sure(self, sure: Sure) -> None:
+    def _validate_sure(self, sure: Sure) -> None:
         if self.vote not in ("any", "all"):
-            raise ValueError(
-                f"sure says who votes any or all, and vote is {self.vote}; leave it out"
-            )
+            raise ValueError(f"sure needs vote: any or all, and vote is {self.vote}; leave it out")
         if sure.view not in self.views or len(self.views) == 1:
             raise ValueError(
-                f"sure: {sure.view!r} has to be one of several views, and views is {list(self.views)}"
+                f"sure: {sure.view!r} must be one of several views, and views is {list(self.views)}"
             )
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """One sample beside what its views say; ``agree`` is None where either side has no answer.
+class _Row:
+    """A sample with the answers of its views; ``agree`` is None without an answer or a readable label.
 
-    ``skipped`` names the views that were not asked, as they could not change the verdict, ``weak`` those that are no better
-    than chance, ``voters`` those that have a vote on it, and ``sure`` is the probability that makes one of them vote alone.
+    ``skipped`` are views not asked because they cannot change the verdict, ``weak`` views no better than chance,
+    ``voters`` views with a vote; ``confidence`` is the probability that makes a confident view vote alone.
     """
 
     sample: Sample
@@ -143,25 +141,24 @@ class _Seen:
     skipped: tuple[str, ...]
     weak: tuple[str, ...]
     voters: tuple[str, ...]
-    sure: float | None
+    confidence: float | None
 
     @property
-    def alone(self) -> bool:
-        """Whether no view is left to judge the label by."""
+    def all_weak(self) -> bool:
         return len(self.weak) == len(self.agree)
 
 
-_Place = tuple[Pattern, tuple[float, float], str]
+_Ranked = tuple[Pattern, tuple[float, float], str]  # pattern, order within equal scores, id
 
 
 class Check:
-    """Writes a verdict on every label: ``flagged``, ``noise_score``, ``agree`` by view, and the ``vote``.
+    """Stage that writes a verdict on every label: ``flagged``, ``noise_score``, ``agree`` per view, and ``vote``.
 
-    A view without an answer agrees with nothing; one that was skipped was not asked, and the verdict is proved not to
-    depend on it; one that is weak has no vote, and where all are, no label is flagged. The noise score is P(label wrong | who agrees with whom), under a model fitted to the whole dataset;
-    it is there whatever the vote. The noise rate is reported as a range (``bounds``), with the model's own figure under
-    ``if_independent``. Where views were skipped the score ranks labels, but no noise rate is reported: under ``all``
-    what is left cannot tell it.
+    A view without an answer agrees with no label. The verdict is verified not to depend on skipped views. Weak views
+    have no vote; if all views are weak, no label is flagged. The noise score is P(label wrong | agreement pattern),
+    under a model fitted to the whole dataset, for every ``vote``. The noise rate is reported as a range (``bounds``),
+    with the model's estimate under ``if_independent``. With skipped views, no noise rate is reported, because it is
+    not identifiable from the remaining answers under ``all``; the scores still rank labels.
     """
 
     name: ClassVar[str] = "robustft.check"
@@ -172,7 +169,7 @@ class Check:
 
     @classmethod
     def contract(cls, config: CheckConfig) -> Contract:
-        """Reads the views, writes one verdict; asks a model under ``vote: judge`` alone."""
+        """Return the contract: reads the views, writes one verdict; needs a model only for ``vote: judge``."""
         judged = config.vote == "judge" and config.llm is not None
         return Contract(
             reads=frozenset(config.views),
@@ -183,40 +180,40 @@ class Check:
         )
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
-        """Count the patterns of agreement and fit the model to them."""
+        """Count the agreement patterns and fit the model to them."""
         counts: Counter[Pattern] = Counter()
         skipped: Counter[str] = Counter()
         weak: Counter[str] = Counter()
-        ranking: list[_Place] = []
+        ranking: list[_Ranked] = []
         samples = iter(stream)
         while block := list(islice(samples, _BLOCK)):
-            rows = self._see(block, ctx)
-            counts.update(seen.pattern for seen in rows)
-            weak.update(name for seen in rows for name in seen.weak)
-            if self.config.cuts:
-                ranking += [_place(seen, ctx) for seen in rows if not seen.alone]
-            skipped.update(name for seen in rows for name in seen.skipped)
+            rows = self._read_rows(block, ctx)
+            counts.update(row.pattern for row in rows)
+            weak.update(name for row in rows for name in row.weak)
+            if self.config.cutoff:
+                ranking += [_ranked(row, ctx) for row in rows if not row.all_weak]
+            skipped.update(name for row in rows for name in row.skipped)
         config = self.config
         fitted = estimate(
             counts, config.views, None if config.collision == "auto" else config.collision
         )
         if not fitted.n:
-            ctx.log.warning("no label has an answer that can be read: no noise rate is estimated")
-            found, ranks = self._cut(ranking, fitted, 0.0, ctx)
-            return State({"fit": fitted.to_json(), "flagged": found.flagged if found else 0}, ranks)
+            ctx.log.warning("no label has a readable answer: no noise rate is estimated")
+            cutoff, ranks = self._choose_cutoff(ranking, fitted, 0.0, ctx)
+            flagged = cutoff.flagged if cutoff else 0
+            return State({"fit": fitted.to_json(), "flagged": flagged}, ranks)
         if skipped:
-            total = sum(counts.values())
-            said = ", ".join(f"{name} about {n}" for name, n in skipped.items())
+            views = ", ".join(f"{name} for {n} samples" for name, n in skipped.items())
             ctx.log.info(
-                f"of {total} samples, views were not asked where the others settle the verdict: {said}; what is "
-                "left cannot tell the noise rate, so no estimate is given"
+                f"views skipped because other views settle the verdict, of {counts.total()} samples: {views}; the "
+                "remaining answers do not identify the noise rate, so no estimate is reported"
             )
             not_asked: dict[str, JSON] = dict(skipped)
             return State({"fit": fitted.to_json(), "report": {"not_asked": not_asked}})
-        allowed = rate_range(counts, len(config.views))
-        nobody = log_weak(weak, len(config.views), counts.total(), ctx)
-        if not nobody:
-            log_rate(allowed, fitted, ctx)
+        rates = rate_range(counts, len(config.views))
+        all_weak = log_weak(weak, len(config.views), counts.total(), ctx)
+        if not all_weak:
+            log_rate(rates, fitted, ctx)
         independent: dict[str, JSON] = {
             "estimate": round(fitted.rate, 6),
             "low": round(fitted.low, 6),
@@ -226,134 +223,138 @@ class Check:
             view: None if a is None else round(a, 6) for view, a in fitted.accuracy.items()
         }
         report: dict[str, JSON] = {
-            "estimated_noise_rate": {**allowed.to_json(), "if_independent": independent},
+            "estimated_noise_rate": {**rates.to_json(), "if_independent": independent},
             "view_accuracy": accuracy,
         }
         if weak:
             report["without_a_vote"] = dict(weak)
-        found, ranks = self._cut([] if nobody else ranking, fitted, allowed.low, ctx)
-        if found is None:
+        cutoff, ranks = self._choose_cutoff([] if all_weak else ranking, fitted, rates.low, ctx)
+        if cutoff is None:
             return State({"fit": fitted.to_json(), "report": report})
-        report["cut"] = found.to_json()
-        return State({"fit": fitted.to_json(), "flagged": found.flagged, "report": report}, ranks)
+        report["cut"] = cutoff.to_json()
+        return State({"fit": fitted.to_json(), "flagged": cutoff.flagged, "report": report}, ranks)
 
-    def _cut(
-        self, ranking: Sequence[_Place], fitted: Estimate, low: float, ctx: Context
-    ) -> tuple[Cut | None, Mapping[str, npt.NDArray[Any]]]:
-        """How many of the labels with the highest noise scores are flagged, and the rank of each."""
+    def _choose_cutoff(
+        self, ranking: Sequence[_Ranked], fitted: Estimate, low: float, ctx: Context
+    ) -> tuple[Cutoff | None, Mapping[str, npt.NDArray[Any]]]:
+        """Rank the labels by noise score and choose how many to flag; ``low`` is the lowest noise rate."""
         config = self.config
-        if config.cuts is None:
+        if config.cutoff is None:
             return None, {}
         scores = {
             pattern: noise_score(replace(pattern, trusted=False), fitted)
             for pattern in {pattern for pattern, _, _ in ranking}
         }
-        placed = sorted((-scores[p], tie, name) for p, tie, name in ranking if not p.trusted)
-        falling = [-score for score, _, _ in placed]
+        order = sorted((-scores[p], tie, name) for p, tie, name in ranking if not p.trusted)
+        descending = [-score for score, _, _ in order]
         right = [scores[pattern] for pattern, _, _ in ranking if pattern.trusted]
         budget = config.budget_of_flags
-        found = cut(
-            falling, right, low,
+        cutoff = choose_cutoff(
+            descending, right, low,
             target=config.target_precision,
-            budget=None if budget is None else share_of(budget, len(ranking)),
+            budget=None if budget is None else floor_share(budget, len(ranking)),
         )  # fmt: skip
-        log_cut(found, config.cuts, best(falling, right, low), ctx)
-        return found, ranked([name for _, _, name in placed])
+        log_cutoff(cutoff, config.cutoff, best_precision(descending, right, low), ctx)
+        return cutoff, rank_arrays([name for _, _, name in order])
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
-        """Judge the labels of the chunk."""
         values: Any = state.values
         fitted = Estimate.from_json(values["fit"])
-        seen = self._see(chunk, ctx)
-        scores = {pattern: noise_score(pattern, fitted) for pattern in {s.pattern for s in seen}}
-        judgements = self._judgements(seen, ctx) if self.config.vote == "judge" else {}
-        first = {} if self.config.cuts is None else _ranks(seen, state)
+        rows = self._read_rows(chunk, ctx)
+        scores = {pattern: noise_score(pattern, fitted) for pattern in {r.pattern for r in rows}}
+        judgements = self._judgements(rows, ctx) if self.config.vote == "judge" else {}
+        ranks = {} if self.config.cutoff is None else _ranks(rows, state)
         return [
-            self._decide(s, scores[s.pattern], judgements.get(s.sample.id), first.get(s.sample.id))
-            for s in seen
+            self._decide(r, scores[r.pattern], judgements.get(r.sample.id), ranks.get(r.sample.id))
+            for r in rows
         ]
 
-    def _see(self, samples: Sequence[Sample], ctx: Context) -> list[_Seen]:
+    def _read_rows(self, samples: Sequence[Sample], ctx: Context) -> list[_Row]:
         views = self.config.views
         labels = [ctx.answers.parse(sample.response, sample) for sample in samples]
-        answers = [[answer_in(sample, view) for view in views] for sample in samples]
-        rows = [[label, *row] for label, row in zip(labels, answers, strict=True)]
-        # Equal answers agree by themselves; the others are compared in one call.
+        # The answers of label and views per sample.
+        answers = [
+            [label, *(answer_of(sample, view) for view in views)]
+            for label, sample in zip(labels, samples, strict=True)
+        ]
+        # Equal answers agree without a comparison; the others are compared in one call.
         pairs = dict.fromkeys(
             (i, a, b)
-            for i, row in enumerate(rows)
+            for i, row in enumerate(answers)
             for j, b in enumerate(row)
             for a in row[:j]
             if a is not None and b is not None and a != b
         )
-        found = ctx.answers.agree([(a, b) for _, a, b in pairs]) if pairs else []
-        same: list[dict[tuple[str, str], bool]] = [{} for _ in rows]
-        for (i, a, b), agrees in zip(pairs, found, strict=True):
+        agree = ctx.answers.agree([(a, b) for _, a, b in pairs]) if pairs else []
+        same: list[dict[tuple[str, str], bool]] = [{} for _ in answers]
+        for (i, a, b), agrees in zip(pairs, agree, strict=True):
             same[i][a, b] = agrees
         return [
-            self._pattern(sample, row, agreeing, ctx)
-            for sample, row, agreeing in zip(samples, rows, same, strict=True)
+            self._row(sample, row, matches, ctx)
+            for sample, row, matches in zip(samples, answers, same, strict=True)
         ]
 
-    def _pattern(
+    def _row(
         self,
         sample: Sample,
-        row: Sequence[str | None],
+        answers: Sequence[str | None],
         same: Mapping[tuple[str, str], bool],
         ctx: Context,
-    ) -> _Seen:
-        label, views = row[0], self.config.views
+    ) -> _Row:
+        """Build a row from the ``answers`` of label and views; ``same`` tells which unequal answers agree."""
+        label, views = answers[0], self.config.views
         options = ctx.answers.options(sample)
         trusted = is_trusted(sample, self.config.trusted)
         grades = tuple(_grades(View.of(sample, view)) for view in views)
-        pattern = Pattern(partition(row, same), len(options or ()), grades, trusted)
+        pattern = Pattern(partition(answers, same), len(options or ()), grades, trusted)
+        by_view = dict(zip(views, answers[1:], strict=True))
         agree = {
             view: None
             if label is None or answer is None
             else label == answer or same.get((label, answer), False)
-            for view, answer in zip(views, row[1:], strict=True)
+            for view, answer in by_view.items()
         }
-        answers = dict(zip(views, row[1:], strict=True))
         skipped = skipped_views(sample, views)
         weak = tuple(view for view in views if was_weak(View.of(sample, view)))
-        voters, sure = self._voters(sample, skipped, weak)
+        voters, confidence = self._voters(sample, skipped, weak)
         voting = {view: agree[view] for view in voters}
-        prove(
+        verify_skips(
             self.name,
             sample,
             self.config.vote,
             [name for name in skipped if name in voting],
             voting,
         )
-        return _Seen(sample, label, answers, agree, pattern, skipped, weak, voters, sure)
+        return _Row(sample, label, by_view, agree, pattern, skipped, weak, voters, confidence)
 
     def _voters(
         self, sample: Sample, skipped: Sequence[str], weak: Sequence[str]
     ) -> tuple[tuple[str, ...], float | None]:
-        """Who votes on the label, and how likely its text is to the view that votes alone."""
+        """Return the views that vote, and the confidence of a view that votes alone."""
         views, sure = [v for v in self.config.views if v not in weak], self.config.sure
         if sure is None or sure.view in weak:
             return tuple(views), None
         if sure.view in skipped:
             raise RecipeError(
-                f"{self.name}: sure: {sure.view!r} was not asked about sample {sample.id!r}, and nobody knows whether "
-                f"it would be sure; leave settled out of the stage that writes {sure.view!r}"
+                f"{self.name}: sure: {sure.view!r} was not asked about sample {sample.id!r}, so its confidence is "
+                f"unknown; leave settled out of the stage that writes {sure.view!r}"
             )
-        p = sure.of(sample)
-        alone = (sure.view,) if p is not None else tuple(v for v in views if v != sure.view)
-        return alone, p
+        confidence = sure.of(sample)
+        if confidence is not None:
+            return (sure.view,), confidence
+        return tuple(v for v in views if v != sure.view), None
 
-    def _judgements(self, seen: Sequence[_Seen], ctx: Context) -> dict[str, Judgement]:
+    def _judgements(self, rows: Sequence[_Row], ctx: Context) -> dict[str, Judgement]:
         config = self.config
-        doubted = [
-            s.sample
-            for s in seen
-            if not all(s.agree[view] for view in s.voters)
-            and s.label is not None
-            and not s.pattern.trusted
+        disputed = [
+            row.sample
+            for row in rows
+            if not all(row.agree[view] for view in row.voters)
+            and row.label is not None
+            and not row.pattern.trusted
         ]
-        return ask(
-            doubted,
+        return judge_labels(
+            disputed,
             ctx,
             llm=str(config.llm),
             prompt=config.prompt,
@@ -364,90 +365,90 @@ class Check:
         )
 
     def _decide(
-        self, seen: _Seen, score: float, judgement: Judgement | None, rank: tuple[int, int] | None
+        self, row: _Row, score: float, judgement: Judgement | None, rank: tuple[int, int] | None
     ) -> Sample:
         config = self.config
-        flagged, reason = self._verdict(seen, score, judgement)
-        if rank is not None and not seen.alone:
+        flagged, reason = self._verdict(row, score, judgement)
+        if rank is not None and not row.all_weak:
             flagged = rank[0] <= rank[1]
-            reason = f"place {rank[0]} by noise score, {config.cuts} flags the first {rank[1]} ({self._says(seen)})"
+            reason = f"rank {rank[0]} by noise score, {config.cutoff} flags the first {rank[1]} ({self._describe(row)})"
         judge: dict[str, JSON] = {}
         if config.vote == "judge":
             judge = {"judge": None if judgement is None else judgement.to_json()}
-        verdict = Verdict(flagged, round(score, 6), seen.agree, config.vote, more=judge)
+        verdict = Verdict(flagged, round(score, 6), row.agree, config.vote, more=judge)
         start = "flagged" if flagged else "reliable"
-        return seen.sample.note(config.into, verdict.to_json()).keep(
+        return row.sample.note(config.into, verdict.to_json()).keep(
             f"{start}: {reason}; noise score {score:.3f}"
         )
 
-    def _verdict(self, seen: _Seen, score: float, judgement: Judgement | None) -> tuple[bool, str]:
-        if seen.pattern.trusted:
-            return False, f"column {self.config.trusted!r} says that the label is right"
+    def _verdict(self, row: _Row, score: float, judgement: Judgement | None) -> tuple[bool, str]:
+        if row.pattern.trusted:
+            return False, f"column {self.config.trusted!r} marks the label as right"
         if self.config.vote == "none":
             return False, "vote: none flags nothing"
-        if seen.alone:
-            return False, f"no view is left to judge it by ({self._says(seen)})"
-        if seen.label is None:
-            return True, f"no answer can be read in the label {excerpt(seen.sample.response)}"
-        return self._vote(seen, score, judgement)
+        if row.all_weak:
+            return False, f"no view has a vote ({self._describe(row)})"
+        if row.label is None:
+            return True, f"no answer can be read in the label {excerpt(row.sample.response)}"
+        return self._vote(row, score, judgement)
 
-    def _vote(self, seen: _Seen, score: float, judgement: Judgement | None) -> tuple[bool, str]:
-        vote, says = self.config.vote, self._says(seen)
-        agreeing = sum(bool(seen.agree[view]) for view in seen.voters)
-        if vote == "probability" and all(answer is None for answer in seen.answers.values()):
-            return True, f"nothing speaks for it ({says})"
+    def _vote(self, row: _Row, score: float, judgement: Judgement | None) -> tuple[bool, str]:
+        vote, votes = self.config.vote, self._describe(row)
+        agreeing = sum(bool(row.agree[view]) for view in row.voters)
+        if vote == "probability" and all(answer is None for answer in row.answers.values()):
+            return True, f"no view has an answer ({votes})"
         if vote == "probability":
             side = "over" if score > self.config.threshold else "at most"
-            return score > self.config.threshold, f"{side} {self.config.threshold:g} ({says})"
-        if vote == "judge" and agreeing < len(seen.voters):
+            return score > self.config.threshold, f"{side} {self.config.threshold:g} ({votes})"
+        if vote == "judge" and agreeing < len(row.voters):
             if judgement is None:
-                return True, f"the judge was not asked ({says})"
-            return judgement.wrong, f"{judgement.reason} ({says})"
-        return agreeing < (1 if vote == "any" else len(seen.voters)), says
+                return True, f"the judge was not asked ({votes})"
+            return judgement.wrong, f"{judgement.reason} ({votes})"
+        return agreeing < (1 if vote == "any" else len(row.voters)), votes
 
-    def _says(self, seen: _Seen) -> str:
-        """Who agrees with the label and who does not, in words, and who voted where not all did."""
+    def _describe(self, row: _Row) -> str:
+        """Describe the votes, and whether the view of ``sure`` votes alone."""
         sure = self.config.sure
-        if sure is None or sure.view in seen.weak:
-            return _says(seen)
-        if seen.sure is None:
-            return f"{_says(seen)}; {sure.view} is not sure and has no vote"
-        return f"{_says(seen)}; {sure.view} is sure (p {seen.sure:.2f}) and votes alone"
+        if sure is None or sure.view in row.weak:
+            return _describe_votes(row)
+        if row.confidence is None:
+            return f"{_describe_votes(row)}; {sure.view} is not sure and has no vote"
+        return (
+            f"{_describe_votes(row)}; {sure.view} is sure (p {row.confidence:.2f}) and votes alone"
+        )
 
 
-def _place(seen: _Seen, ctx: Context) -> _Place:
-    """Where a label stands among those of its noise score: first the ones that likelier answers contradict."""
-    doubting = (View.of(seen.sample, name) for name, agrees in seen.agree.items() if not agrees)
-    against = [probability_of(view) or 0.0 for view in doubting if view is not None]
-    return (
-        seen.pattern,
-        (-max(against, default=0.0), ctx.rng(seen.sample.id).random()),
-        seen.sample.id,
-    )
+def _ranked(row: _Row, ctx: Context) -> _Ranked:
+    """Return the sort key of a label; equal noise scores sort by the highest probability of a contradicting answer."""
+    contradicting = (View.of(row.sample, name) for name, agrees in row.agree.items() if not agrees)
+    confidences = [probability_of(view) or 0.0 for view in contradicting if view is not None]
+    tie = (-max(confidences, default=0.0), ctx.rng(row.sample.id).random())
+    return row.pattern, tie, row.sample.id
 
 
-def _ranks(seen: Sequence[_Seen], state: State) -> dict[str, tuple[int, int]]:
-    """By id the rank of each label that may be flagged, and how many are flagged."""
+def _ranks(rows: Sequence[_Row], state: State) -> dict[str, tuple[int, int]]:
+    """Return, by id, the rank of each untrusted label and the number of flagged labels."""
     flagged: Any = state.values.get("flagged", 0)
     ranks = (
-        (s.sample.id, rank_of(s.sample.id, state.arrays)) for s in seen if not s.pattern.trusted
+        (row.sample.id, rank_of(row.sample.id, state.arrays))
+        for row in rows
+        if not row.pattern.trusted
     )
     return {name: (rank, flagged) for name, rank in ranks if rank is not None}
 
 
-def _says(seen: _Seen) -> str:
-    """Who agrees with the label and who does not, in words."""
-    label = excerpt(seen.label)
-    yes = [view for view, agrees in seen.agree.items() if agrees]
+def _describe_votes(row: _Row) -> str:
+    label = excerpt(row.label)
+    yes = [view for view, agrees in row.agree.items() if agrees]
     no = [
         f"{view} was not asked"
-        if view in seen.skipped
+        if view in row.skipped
         else f"{view} is no better than chance and has no vote"
-        if view in seen.weak
+        if view in row.weak
         else f"{view} has no answer"
         if agrees is None
-        else f"{view} says {excerpt(seen.answers[view])}"
-        for view, agrees in seen.agree.items()
+        else f"{view} answers {excerpt(row.answers[view])}"
+        for view, agrees in row.agree.items()
         if not agrees
     ]
     parts = [f"{' and '.join(yes)} {'agree' if len(yes) > 1 else 'agrees'}"] if yes else []
@@ -455,9 +456,9 @@ def _says(seen: _Seen) -> str:
 
 
 def _grades(view: View | None) -> tuple[int, int] | None:
-    """A calibrated view's shares for the label and for its own answer, as grades; None for any other view.
+    """Return a calibrated view's shares of the label and of its own answer as grades; None for any other view.
 
-    A view that has no answer, but knows how frequent the answers are, has a share for the label alone.
+    A calibrated view without an answer has a share for the label only: its frequency.
     """
     if view is None or view.more.get("calibrated") is not True:
         return None

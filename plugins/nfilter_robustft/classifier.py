@@ -1,4 +1,4 @@
-"""``robustft.classifier``: one more view, from a classifier that learns from all labels at once, wrong ones among them."""
+"""``robustft.classifier``: a view from a classifier that is trained on all noisy labels."""
 
 from __future__ import annotations
 
@@ -26,29 +26,28 @@ from nfilter import (
     place_of,
 )
 from nfilter_robustft import linear
-from nfilter_robustft.graded import as_answers, note_of, unsure
 from nfilter_robustft.keys import label_of, text_of
-from nfilter_robustft.rows import Rows, frequencies_of, reference
-from nfilter_robustft.views import with_notes
+from nfilter_robustft.labelled_rows import LabelledRows, choose_reference, frequencies_of
+from nfilter_robustft.views import add_notes
+from nfilter_robustft.vote_notes import shares_by_answer, vote_note, weak_note
 
 _BLOCK = 1024
-_SILENT = "the vectors say nothing about this dataset's labels"
-_MANY = "a classifier needs 2 to 64 distinct answers, the same options for all samples, and ten samples per answer"
+_UNINFORMATIVE = "the vectors do not predict this dataset's labels"
+_TOO_MANY = "a classifier needs 2 to 64 distinct answers, the same options for all samples, and ten samples per answer"
 
 
-def _listed(value: Any) -> Any:
+def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
 class ClassifierConfig(StageConfig):
-    """``encoder``: one model that embeds, or a list of them; how much each counts is learned from the labels.
+    """``encoder``: an embedding model, or a list of them, whose weights are learned from the labels.
 
-    ``trusted`` names a column that is true where a label is known to be right. The classifier learns from
-    ``reference`` samples at most.
+    ``trusted`` names a column that marks labels known to be right. At most ``reference`` samples are used for training.
     """
 
     encoder: Annotated[
-        list[str], Needs(Embeds), BeforeValidator(_listed), Field(min_length=1, max_length=8)
+        list[str], Needs(Embeds), BeforeValidator(_as_list), Field(min_length=1, max_length=8)
     ] = Field(default=["encoder"])
     into: str = "classifier"
     trusted: str | None = None
@@ -57,22 +56,21 @@ class ClassifierConfig(StageConfig):
 
 @dataclass(slots=True)
 class _Blocks:
-    """Vectors of one encoder, block by block."""
+    """Vectors of one encoder in blocks."""
 
     parts: list[FloatArray] = field(default_factory=list)
 
-    def joined(self) -> FloatArray:
+    def concatenate(self) -> FloatArray:
         return np.concatenate(self.parts)
 
 
 class Classifier:
-    """A view without a call to any model but the encoders. A sample's own label has no part in its votes.
+    """Stage that writes a view without calling any model but the encoders; a sample's own label has no vote.
 
-    ``votes`` are calibrated probabilities of the true answer from the text alone, ``support`` that of the label;
-    ``posterior`` takes the label itself into account: the likeliest ``answer`` and its probability ``p``, that of the
-    label (``label``), and of how many answers (``of``). ``robustft.settle`` acts on it. Where the vectors foretell
-    held-out labels no better than frequencies do, or where there are too many answers for a classifier, the answer is
-    null and there is no posterior.
+    ``votes`` are calibrated probabilities of the true answer from the text alone, ``support`` that of the label.
+    ``posterior`` also uses the label: the most likely ``answer`` and its probability ``p``, the probability of the
+    label (``label``), and the number of answers (``of``), for ``robustft.settle``. If the vectors predict held-out
+    labels no better than frequencies, or there are too many answers, the answer is null and there is no posterior.
     """
 
     name: ClassVar[str] = "robustft.classifier"
@@ -83,7 +81,6 @@ class Classifier:
 
     @classmethod
     def contract(cls, config: ClassifierConfig) -> Contract:
-        """Writes one view."""
         return Contract(
             writes=frozenset({config.into}),
             views=frozenset({config.into}),
@@ -92,8 +89,8 @@ class Classifier:
         )
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
-        """Embed all queries, then learn."""
-        rows = Rows()
+        """Embed all queries and train the classifier."""
+        rows = LabelledRows()
         vectors = [_Blocks() for _ in self.config.encoder]
         block: list[Sample] = []
         with ctx.progress(None, "embedding queries") as progress:
@@ -109,121 +106,118 @@ class Classifier:
         classes = rows.classes()
         if classes is None:
             ctx.log.warning(
-                f"{_MANY}: this view gives no answer; leave {self.name} out of the recipe"
+                f"{_TOO_MANY}: this view gives no answer; leave {self.name} out of the recipe"
             )
             return State(
                 {
-                    "why": _MANY,
+                    "why": _TOO_MANY,
                     "informative": False,
                     "frequencies": frequencies_of(rows),
                     "report": {"classifier": {"informative": False, "rows": len(rows.ids)}},
                 }
             )
-        return self._learn(rows, [each.joined() for each in vectors], classes, ctx)
+        return self._train(rows, [each.concatenate() for each in vectors], classes, ctx)
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
-        """Write the view of each sample of the chunk."""
         notes = {sample.id: self._note(sample, state, ctx) for sample in chunk}
-        return with_notes(chunk, self.config.into, notes)
+        return add_notes(chunk, self.config.into, notes)
 
     def _embed(
-        self, samples: Sequence[Sample], into: Sequence[_Blocks], rows: Rows, ctx: Context
+        self, samples: Sequence[Sample], into: Sequence[_Blocks], rows: LabelledRows, ctx: Context
     ) -> None:
-        if rows.are_open():  # no classifier will learn from these rows: nothing is spent on them
+        if rows.are_open():  # no classifier is trained on these rows
             return
         texts = [text_of(sample, ctx) for sample in samples]
         for name, blocks in zip(self.config.encoder, into, strict=True):
             blocks.parts.append(np.asarray(ctx.model(name).embed(texts), dtype=np.float32))
 
-    def _learn(
-        self, rows: Rows, vectors: Sequence[FloatArray], classes: list[str], ctx: Context
+    def _train(
+        self, rows: LabelledRows, vectors: Sequence[FloatArray], classes: list[str], ctx: Context
     ) -> State:
-        labels = rows.coded(classes)
+        labels = rows.encode(classes)
         if self.config.trusted and not labels.trusted.any():
-            ctx.log.warning(
-                f"trusted: no sample is marked as right in column {self.config.trusted!r}"
-            )
+            ctx.log.warning(f"trusted: column {self.config.trusted!r} marks no label as right")
         rng = np.random.default_rng(ctx.rng("reference").getrandbits(64))
-        chosen = reference(labels, self.config.reference, rng)
+        chosen = choose_reference(labels, self.config.reference, rng)
         groups = np.array(rows.queries, dtype=np.uint64)
         with ctx.progress(None, "learning from the labels") as progress:
-            found = linear.fit(
+            fitted = linear.fit(
                 [x[chosen] for x in vectors], labels.take(chosen), groups[chosen], progress.advance
             )
         before = np.empty((len(rows.ids), len(classes)), dtype=np.float32)
         after = np.empty_like(before)
-        before[chosen], after[chosen] = found.held_out()
+        before[chosen], after[chosen] = fitted.held_out()
         others = np.setdiff1d(np.arange(len(rows.ids)), chosen)
         for start in range(0, len(others), _BLOCK):
             block = others[start : start + _BLOCK]
-            before[block], after[block] = found.others(
+            before[block], after[block] = fitted.others(
                 [x[block] for x in vectors], labels.take(block)
             )
-        figures = self._figures(found)
-        if found.informative:
-            low, high = found.bounds
+        figures = self._figures(fitted)
+        if fitted.informative:
+            low, high = fitted.bounds
             ctx.log.info(
-                f"the classifier puts the noise rate at {found.rate:.2f} (95% interval {low:.2f}-{high:.2f}), and its answers "
-                f"are right with probability {float(before.max(axis=1).mean()):.2f} on average"
+                f"the classifier estimates a noise rate of {fitted.rate:.2f} (95% interval {low:.2f}-{high:.2f}); its mean "
+                f"confidence is {float(before.max(axis=1).mean()):.2f}"
             )
         else:
             ctx.log.warning(
-                f"{_SILENT} (held-out nll {found.nll:.3f}, that of their frequencies {found.baseline:.3f}): the view gives "
-                "no answer. Either the encoder has no part in the answer, or about as many labels are wrong as chance "
-                "would have it; then mark a hundred right ones and name their column: trusted: COLUMN"
+                f"{_UNINFORMATIVE} (held-out nll {fitted.nll:.3f}, {fitted.baseline:.3f} for frequencies): the view gives "
+                "no answer. Either the encoder does not capture the answer, or the noise rate is close to chance; for the "
+                "latter, mark a hundred right ones and name their column: trusted: COLUMN"
             )
         keys = np.array([hash_of(name) for name in rows.ids], dtype=np.uint64)
         order = np.argsort(keys, kind="stable")
         return State(
             {
                 "classes": classes,
-                "why": _SILENT,
-                "informative": found.informative,
+                "why": _UNINFORMATIVE,
+                "informative": fitted.informative,
                 "frequencies": frequencies_of(rows),
                 "report": {"classifier": figures},
             },
             {"ids": keys[order], "before": before[order], "after": after[order]},
         )
 
-    def _figures(self, found: linear.Classifier) -> dict[str, JSON]:
-        low, high = found.bounds
+    def _figures(self, fitted: linear.Classifier) -> dict[str, JSON]:
+        low, high = fitted.bounds
         weights: dict[str, float] = {}
-        for member in found.members:
+        for member in fitted.members:
             name = " + ".join(self.config.encoder[i] for i in member.encoders)
             weights[name] = weights.get(name, 0.0) + member.weight
         return {
-            "noise_rate": round(found.rate, 4),
+            "noise_rate": round(fitted.rate, 4),
             "noise_rate_low": round(low, 4),
             "noise_rate_high": round(high, 4),
-            "nll": found.nll,
-            "nll_of_frequencies": found.baseline,
-            "informative": found.informative,
-            "trusted": int(found.labels.trusted.sum()),
+            "nll": fitted.nll,
+            "nll_of_frequencies": fitted.baseline,
+            "informative": fitted.informative,
+            "trusted": int(fitted.labels.trusted.sum()),
             "weights": {name: round(weight, 4) for name, weight in weights.items()},
         }
 
     def _note(self, sample: Sample, state: State, ctx: Context) -> View:
         values: Any = state.values
         if not values["informative"]:
-            return unsure(sample, state, ctx, values["why"])
-        place = place_of(state.arrays["ids"], sample.id)
-        if place is None:
+            return weak_note(sample, state, ctx, values["why"])
+        index = place_of(state.arrays["ids"], sample.id)
+        if index is None:
             raise ContractError(
-                f"{self.name}: sample {sample.id!r} was not there when the classifier learned; "
-                "a stage between must not change ids"
+                f"{self.name}: sample {sample.id!r} was missing when the classifier was trained; "
+                "a stage in between must not change ids"
             )
         classes = values["classes"]
         before, after = (
-            dict(zip(classes, state.arrays[name][place].tolist(), strict=True))
+            dict(zip(classes, state.arrays[name][index].tolist(), strict=True))
             for name in ("before", "after")
         )
         label = label_of(sample, ctx)
-        named = as_answers(sample, after, ctx)
-        answer = min(named, key=lambda name: (-named[name], name))
+        probabilities = shares_by_answer(sample, after, ctx)
+        answer = min(probabilities, key=lambda name: (-probabilities[name], name))
         posterior: dict[str, JSON] = {
             "answer": answer,
-            "p": round(named[answer], 6),
+            "p": round(probabilities[answer], 6),
             "label": 0.0 if label is None else round(after.get(label, 0.0), 6),
             "of": len(classes),
         }
-        return note_of(sample, before, ctx, calibrated=True, posterior=posterior)
+        return vote_note(sample, before, ctx, calibrated=True, posterior=posterior)

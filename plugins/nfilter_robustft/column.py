@@ -1,4 +1,4 @@
-"""``views.column``: a view from answers that the dataset already holds, such as what another model said before."""
+"""``views.column``: a view from a dataset column, such as another model's answers."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ from nfilter import (
     View,
     did_you_mean,
 )
-from nfilter_robustft.answer import agreeing
-from nfilter_robustft.views import excerpt, with_notes
+from nfilter_robustft.answer import majority_draws
+from nfilter_robustft.views import add_notes, excerpt
 
 
 class ColumnConfig(StageConfig):
-    """``column`` holds the answer of each row: a text, a number, or a list of them (several draws of one model).
+    """``column`` contains the answer of each row: a string, a number, or a list of them (several draws of one model).
 
-    ``nll`` names a column with the mean negative log-likelihood of an answer's tokens, in nats, and ``length`` one with
-    how many tokens those were; both hold a list where the answers are a list. An empty cell is a view without an
-    answer.
+    ``nll`` names a column with the mean negative log-likelihood of the answer's tokens, in nats, and ``length`` one
+    with the number of these tokens; both contain lists if the answers are lists. An empty cell is a missing answer.
     """
 
     column: str = Field(min_length=1)
@@ -38,24 +37,22 @@ class ColumnConfig(StageConfig):
 
     @model_validator(mode="before")
     @classmethod
-    def _named_after_its_column(cls, values: Any) -> Any:
+    def _into_defaults_to_column(cls, values: Any) -> Any:
         if isinstance(values, Mapping) and isinstance(values.get("column"), str):
             return {"into": values["column"], **values}
         return values
 
     @model_validator(mode="after")
-    def _length_of_an_nll(self) -> ColumnConfig:
+    def _length_needs_nll(self) -> ColumnConfig:
         if self.length is not None and self.nll is None:
-            raise ValueError(
-                "length says of how many tokens nll is the mean; name its column: nll: COLUMN"
-            )
+            raise ValueError("length is the number of tokens of nll; name its column: nll: COLUMN")
         return self
 
 
 class Column:
-    """Writes the answers of a column as a view; of several draws, the one that most of them agree with.
+    """Stage that writes a column's answers as a view; with several draws, the majority answer.
 
-    The answer is read from the text as from a model's reply. No model is called.
+    Answers are parsed like a model's replies. No model is called.
     """
 
     name: ClassVar[str] = "views.column"
@@ -66,71 +63,66 @@ class Column:
 
     @classmethod
     def contract(cls, config: ColumnConfig) -> Contract:
-        """Writes one view."""
         return Contract(writes=frozenset({config.into}), views=frozenset({config.into}))
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
-        """Count the rows that have each column.
+        """Count the rows with an answer.
 
         Raises:
-            RecipeError: where no row has one of them.
+            RecipeError: If no row has one of the configured columns.
         """
-        wanted = {
-            "column": self.config.column, "nll": self.config.nll, "length": self.config.length
-        }  # fmt: skip
-        named = {field: name for field, name in wanted.items() if name is not None}
-        filled = dict.fromkeys(named, 0)
-        seen: dict[str, None] = {}
-        rows = 0
+        config = self.config
+        columns = {"column": config.column, "nll": config.nll, "length": config.length}
+        present: dict[str, None] = {}
+        rows = answered = 0
         for sample in stream:
             rows += 1
-            seen.update(dict.fromkeys(sample.meta))
-            for field, name in named.items():
-                filled[field] += not _is_empty(sample.meta.get(name))
-        for field, name in named.items():
-            if rows and name not in seen:
+            present.update(dict.fromkeys(sample.meta))
+            answered += not _is_empty(sample.meta.get(config.column))
+        for field, name in columns.items():
+            if rows and name is not None and name not in present:
                 raise RecipeError(
-                    f"{self.name}: {field}: no row has a column {name!r}{did_you_mean(name, seen)}"
+                    f"{self.name}: {field}: no row has a column {name!r}{did_you_mean(name, present)}"
                 )
-        answered = filled["column"]
-        say = ctx.log.info if answered else ctx.log.warning
-        say(f"{answered} of {rows} rows have an answer in column {self.config.column!r}")
+        log = ctx.log.info if answered else ctx.log.warning
+        log(f"{answered} of {rows} rows have an answer in column {config.column!r}")
         counts: dict[str, JSON] = {"rows": rows, "with_a_value": answered}
         return State({"report": {"view_column": counts}})
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
-        """Write the view of each sample of the chunk."""
         texts = [_texts(sample.meta.get(self.config.column)) for sample in chunk]
         answers = [
             [None if text is None else ctx.answers.parse(text, sample) for text in draws]
             for sample, draws in zip(chunk, texts, strict=True)
         ]
-        votes = agreeing(answers, ctx)
+        majorities = majority_draws(answers, ctx)
         notes = {
-            sample.id: self._note(sample, draws, each, supporters)
-            for sample, draws, each, supporters in zip(chunk, texts, answers, votes, strict=True)
+            sample.id: self._note(sample, draws, each, majority)
+            for sample, draws, each, majority in zip(chunk, texts, answers, majorities, strict=True)
         }
-        return with_notes(chunk, self.config.into, notes)
+        return add_notes(chunk, self.config.into, notes)
 
     def _note(
         self,
         sample: Sample,
         texts: Sequence[str | None],
         answers: Sequence[str | None],
-        supporters: Sequence[int],
+        majority: Sequence[int],
     ) -> View:
         config = self.config
-        chosen = supporters[0] if supporters else 0
+        chosen = majority[0] if majority else 0
         value = sample.meta.get(config.column)
         text = texts[chosen]
         failure = None
         if _is_empty(value):
             failure = f"column {config.column!r} is empty in this row"
         elif text is None:
-            failure = f"column {config.column!r} holds no text or number: {excerpt(str(value))}"
+            failure = (
+                f"column {config.column!r} contains no string or number: {excerpt(str(value))}"
+            )
         more: dict[str, JSON] = {}
         if len(texts) > 1:
-            more = {"agreement": len(supporters) / len(texts), "samples": len(texts)}
+            more = {"agreement": len(majority) / len(texts), "samples": len(texts)}
         nll = self._number(sample, config.nll, chosen, len(texts))
         length = self._number(sample, config.length, chosen, len(texts))
         if length is not None and length >= 1 and length.is_integer():
@@ -139,7 +131,7 @@ class Column:
 
     @staticmethod
     def _number(sample: Sample, column: str | None, draw: int, draws: int) -> float | None:
-        """The number of one draw; None where there is none, or not one for each draw."""
+        """Return the number of one draw, or None if it is missing or the cell has not one per draw."""
         value = None if column is None else sample.meta.get(column)
         if isinstance(value, list):
             value = value[draw] if len(value) == draws else None
@@ -159,7 +151,7 @@ def _is_empty(value: object) -> bool:
 
 
 def _texts(value: object) -> list[str | None]:
-    """The texts in a cell, one per draw; None for what is neither text nor number."""
+    """Return the texts in a cell, one per draw; None for a value that is neither string nor number."""
     values = value if isinstance(value, list) and value else [value]
     return [_text(each) for each in values]
 

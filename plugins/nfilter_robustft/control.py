@@ -1,4 +1,4 @@
-"""``robustft.random``: as many samples as another run kept, drawn by chance; the control of every cleaning."""
+"""``robustft.random``: a random subset of samples, the control for a cleaned dataset of the same size."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any, ClassVar
 from pydantic import model_validator
 
 from nfilter import Context, Contract, ContractError, Sample, StageConfig, State
-from nfilter_robustft.ranks import rank_of, ranked, share_of
+from nfilter_robustft.ranks import floor_share, rank_arrays, rank_of
 
 
 class RandomConfig(StageConfig):
-    """``keep``: how many samples stay: a number of them (100), or a share in [0, 1] with a point (0.5, 1.0)."""
+    """``keep``: an integer is the number of samples to keep (100), a float the share in [0, 1] (0.5, 1.0)."""
 
     keep: int | float
 
     @model_validator(mode="after")
-    def _a_number_or_a_share(self) -> RandomConfig:
+    def _number_or_share(self) -> RandomConfig:
         if self.keep < 0 or (isinstance(self.keep, float) and self.keep > 1):
             raise ValueError(
                 f"keep: {self.keep} is neither a number of samples (100) nor a share from 0.0 to 1.0"
@@ -26,10 +26,10 @@ class RandomConfig(StageConfig):
 
 
 class Random:
-    """Keeps a random subset of all samples, of exactly ``keep``, or floor(keep * n) for a share; drops the others.
+    """Stage that keeps a random subset of exactly ``keep`` samples, or floor(keep * n) for a share.
 
-    The draw depends on the run's seed, the stage and the sample's id, so a smaller subset lies in a larger one.
-    What a person pinned stays, and counts.
+    The draw depends on the run's seed, the stage and the sample's id, so a larger subset contains every smaller one.
+    Pinned samples are always kept, and count.
     """
 
     name: ClassVar[str] = "robustft.random"
@@ -40,29 +40,25 @@ class Random:
 
     @classmethod
     def contract(cls, config: RandomConfig) -> Contract:  # noqa: ARG003
-        """Reads and writes no notes."""
         return Contract()
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
-        """Draw a number for every sample and rank them by it: 16 bytes a sample are kept."""
-        drawn = sorted(
+        """Rank all samples at random; the state takes 16 bytes per sample."""
+        order = sorted(
             (not sample.pinned, ctx.rng(sample.id).random(), sample.id) for sample in stream
         )
-        n, keep = len(drawn), self.config.keep
-        kept = keep if isinstance(keep, int) else share_of(keep, n)
-        pinned = sum(not free for free, _, _ in drawn)
+        n, keep = len(order), self.config.keep
+        kept = keep if isinstance(keep, int) else floor_share(keep, n)
+        pinned = sum(not unpinned for unpinned, _, _ in order)
         if kept > n:
-            ctx.log.warning(f"keep: {keep} of {n} samples keeps them all, and they are fewer")
+            ctx.log.warning(f"keep: {keep} exceeds the {n} samples, all of which are kept")
         if pinned > kept:
-            ctx.log.warning(
-                f"{pinned} samples are pinned and stay, more than keep: {keep} asks for"
-            )
+            ctx.log.warning(f"{pinned} samples are pinned and kept, more than keep: {keep}")
         kept = max(min(kept, n), pinned)
         ctx.log.info(f"{kept} of {n} samples are kept, drawn at random")
-        return State({"n": n, "kept": kept}, ranked([name for _, _, name in drawn]))
+        return State({"n": n, "kept": kept}, rank_arrays([name for _, _, name in order]))
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
-        """Keep or drop each sample of the chunk."""
         return [self._decide(sample, state) for sample in chunk]
 
     def _decide(self, sample: Sample, state: State) -> Sample:
@@ -70,11 +66,11 @@ class Random:
         rank = rank_of(sample.id, state.arrays)
         if rank is None:
             raise ContractError(
-                f"{self.name}: sample {sample.id!r} was not there when the samples were drawn"
+                f"{self.name}: sample {sample.id!r} was missing when the samples were drawn"
             )
-        where = f"place {rank} of {values['n']} at random; keep {self.config.keep} keeps the first {values['kept']}"
+        reason = f"random rank {rank} of {values['n']}; keep {self.config.keep} keeps the first {values['kept']}"
         return (
-            sample.keep(f"drawn: {where}")
+            sample.keep(f"drawn: {reason}")
             if rank <= values["kept"]
-            else sample.drop(f"not drawn: {where}")
+            else sample.drop(f"not drawn: {reason}")
         )

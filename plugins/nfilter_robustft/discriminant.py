@@ -1,10 +1,10 @@
-"""Votes of neighbours whose own labels are noisy, in a metric that tells the labels apart.
+"""Votes of nearest neighbours with noisy labels, in a metric that separates the labels.
 
-Plain nearest neighbours in an encoder's space mostly share a subject, and their labels are as wrong as any. So
-three things are learned from the noisy labels alone: the discriminant metric (neighbours by Mahalanobis distance
-within a class, Hastie & Tibshirani 1996), the probable true labels of the voters (expectation maximisation, a label
-being wrong at rate rho and then any other with equal chance), and how far to trust a share of votes. What is learned
-is judged by the likelihood of held-out labels: no truth is needed, and a row's own label never votes for it.
+Nearest neighbours in an encoder's space mostly share a subject, and their labels are noisy too. So three things are
+learned from the noisy labels: a discriminant metric (Mahalanobis distance within classes, Hastie & Tibshirani 1996),
+the probable true labels of the voters (expectation maximisation under uniform noise at rate rho), and the calibration
+of vote shares. All are chosen by the likelihood of held-out labels: no truth is needed, and a row's own label never
+votes for it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nfilter import BoolArray, IntArray
-from nfilter_robustft.worth import foretells
+from nfilter_robustft.chance_test import beats_frequencies
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -35,10 +35,10 @@ _HALF_CHI2 = 1.9207
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How votes are taken. ``ridge`` None keeps the encoder's metric, else shrinks the discriminant one.
+    """Settings of the vote. ``ridge`` regularises the discriminant metric; None uses the encoder's metric.
 
-    ``rate`` is the noise rate assumed while the voters' labels are cleaned; ``trust`` the weight of a row whose
-    label may be wrong, where a trusted row weighs 1.
+    ``rate`` is the noise rate assumed when cleaning the voters' labels; ``trust`` is the weight of an untrusted row,
+    relative to 1 for a trusted one.
     """
 
     k: int = 50
@@ -49,7 +49,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Noisy labels: ``codes`` int64 [n] below ``classes`` (-1: none), ``trusted`` bool [n]."""
+    """Noisy labels: ``codes`` int64 [n] below ``classes`` (-1: no label), ``trusted`` bool [n]."""
 
     codes: IntArray
     trusted: BoolArray
@@ -65,10 +65,9 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Shares are raised to ``power``; ``rate`` is the noise rate; ``nll`` that of the held-out labels, a label.
+    """Calibration of vote shares by a ``power``, with the noise ``rate`` and the ``nll`` per held-out label.
 
-    ``low`` and ``high`` bound the rate at 95% by profile likelihood, whatever the power. They take the voters as
-    they are.
+    ``low`` and ``high`` are the 95% profile likelihood interval of the rate over all powers, for fixed voters.
     """
 
     power: float
@@ -78,16 +77,16 @@ class Calibration:
     high: float = 1.0
 
     def apply(self, shares: Float64Array) -> Float64Array:
-        """Shares [n, c] to probabilities [n, c] of the true label."""
+        """Convert shares [n, c] to probabilities [n, c] of the true label."""
         raised = np.maximum(shares, _TINY) ** self.power
         return np.asarray(raised / raised.sum(axis=1, keepdims=True))
 
 
 @dataclass(frozen=True, slots=True)
 class Votes:
-    """Held-out probabilities [n, c] of the true label, with what was chosen to make them.
+    """Held-out probabilities [n, c] of the true label, with the chosen setting and calibration.
 
-    ``baseline`` is the nll of the labels under their frequencies.
+    ``baseline`` is the nll per label under label frequencies.
     """
 
     probabilities: Float64Array
@@ -98,19 +97,18 @@ class Votes:
 
     @property
     def informative(self) -> bool:
-        """Whether the votes foretell held-out labels better than their frequencies do, by 3 nats or more.
+        """Whether the votes predict held-out labels better than frequencies, by 3 nats or more.
 
-        They do not where the encoder has no part in the answer, nor where so many labels are wrong that a right
-        one is no likelier than any wrong one.
+        False if the encoder does not capture the answer, or if the noise rate is close to chance.
         """
-        return foretells(self.baseline, self.calibration.nll, self.labelled)
+        return beats_frequencies(self.baseline, self.calibration.nll, self.labelled)
 
 
-def wrong(probabilities: Float64Array, labels: Labels, rate: float) -> Float64Array:
-    """P(label wrong) [n] given the votes and the label; 0 for trusted rows, 1 where there is no label."""
+def wrong_probability(probabilities: Float64Array, labels: Labels, rate: float) -> Float64Array:
+    """Return P(label wrong | votes, label) [n]; 0 for trusted rows, 1 without a label."""
     own = probabilities[np.arange(len(labels.codes)), np.maximum(labels.codes, 0)]
-    right, slip = (1 - rate) * own, rate / (labels.classes - 1) * (1 - own)
-    score = slip / np.maximum(right + slip, _TINY)
+    right, wrong = (1 - rate) * own, rate / (labels.classes - 1) * (1 - own)
+    score = wrong / np.maximum(right + wrong, _TINY)
     return np.where(labels.known, np.where(labels.trusted, 0.0, score), 1.0)
 
 
@@ -122,15 +120,15 @@ def fit(
     k: int | None = None,
     advance: Callable[[], object] = lambda: None,
 ) -> Votes:
-    """Votes for every row of ``vectors`` [n, d], each from rows of other ``groups`` [n] alone.
+    """Fit the vote and return votes for every row, from rows of other groups only.
 
-    Rows that ask the same thing share a group: copies must not vote for one another. The setting is chosen one
-    part after another, five folds each, by the likelihood of held-out labels; the votes come from ten folds.
-    ``k`` fixes the number of neighbours. ``advance`` is called after each setting tried.
+    ``vectors`` are [n, d]. Rows with the same query share a group in ``groups`` [n] and do not vote for one another.
+    Each part of the setting is chosen in turn by the held-out likelihood in five folds; the votes use ten folds.
+    ``k`` fixes the number of neighbours; ``advance`` is called after each setting tried.
     """
     x = Reduction.of(vectors).apply(vectors)
-    _, number = np.unique(groups, return_inverse=True)
-    folds = rng.permutation(int(number.max()) + 1)[number]
+    _, group = np.unique(groups, return_inverse=True)
+    folds = rng.permutation(int(group.max()) + 1)[group]
     best: tuple[float, Setting] | None = None
 
     def attempt(setting: Setting) -> None:
@@ -141,33 +139,37 @@ def fit(
             best = (nll, setting)
 
     trust = TRUSTS[1] if labels.trusted.any() else 1.0
-    start = Setting(k=k or _allowed(NEIGHBOURS, len(x))[-1], rate=RATES[0], trust=trust)
+    start = Setting(k=k or _feasible_k(NEIGHBOURS, len(x))[-1], rate=RATES[0], trust=trust)
     for ridge in RIDGES:
         attempt(replace(start, ridge=ridge))
-    for part, values in _parts(labels, k, len(x)):
+    for part, values in _candidates(labels, k, len(x)):
         assert best is not None
         for value in values:
             if getattr(best[1], part) != value:
-                attempt(_with(best[1], part, value))
+                attempt(_replace_field(best[1], part, value))
     assert best is not None
-    runs = [folds] + [rng.permutation(int(number.max()) + 1)[number] for _ in range(_RUNS - 1)]
+    runs = [folds] + [rng.permutation(int(group.max()) + 1)[group] for _ in range(_RUNS - 1)]
     shares = np.mean([_cross(x, labels, best[1], run % 10) for run in runs], axis=0)
     calibration = calibrate(shares, labels)
     return Votes(
-        calibration.apply(shares), best[1], calibration, _baseline(labels), int(labels.known.sum())
+        calibration.apply(shares),
+        best[1],
+        calibration,
+        _frequency_nll(labels),
+        int(labels.known.sum()),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Reduction:
-    """Rows of length 1, centred; at most 384 principal directions, which bounds the cost of the metric."""
+    """Map to centred rows of at most 384 principal directions, which limits the cost of the metric."""
 
     mean: Float64Array
     directions: Float64Array | None
 
     @classmethod
     def of(cls, vectors: npt.ArrayLike) -> Reduction:
-        x = _unit(vectors)
+        x = _unit_rows(vectors)
         mean = x.mean(axis=0)
         if x.shape[1] <= _DIMENSIONS:
             return cls(mean, None)
@@ -175,14 +177,14 @@ class Reduction:
         return cls(mean, directions[:, -_DIMENSIONS:])
 
     def apply(self, vectors: npt.ArrayLike) -> Float64Array:
-        x = _unit(vectors) - self.mean
+        x = _unit_rows(vectors) - self.mean
         return x if self.directions is None else np.asarray(x @ self.directions)
 
 
-def voter(
+def predictor(
     vectors: npt.ArrayLike, labels: Labels, votes: Votes
 ) -> Callable[[npt.ArrayLike], Float64Array]:
-    """Probabilities [m, c] for rows [m, d] that are not among ``vectors`` [n, d], from ``votes``' choices."""
+    """Return a function from other rows [m, d] to probabilities [m, c], with the settings of ``votes``."""
     reduction = Reduction.of(vectors)
     known = labels.known
     model = _model(reduction.apply(vectors)[known], labels.take(known), votes.setting)
@@ -190,9 +192,9 @@ def voter(
 
 
 def calibrate(shares: Float64Array, labels: Labels) -> Calibration:
-    """The power and the noise rate under which held-out labels are likeliest, given shares [n, c] of votes.
+    """Return the maximum likelihood power and noise rate for held-out labels, given vote shares [n, c].
 
-    Without trusted rows the rate stays under chance: beyond it, the wrong labels would take the right ones' place.
+    Without trusted rows the rate stays below chance, because above it right and wrong labels would be swapped.
     """
     known = labels.known
     codes, trusted, c = labels.codes[known], labels.trusted[known], labels.classes
@@ -202,10 +204,10 @@ def calibrate(shares: Float64Array, labels: Labels) -> Calibration:
     for i, power in enumerate(_POWERS):
         probabilities = Calibration(power, 0.0, 0.0).apply(shares[known])
         own = probabilities[np.arange(len(codes)), codes]
-        noisy, sure = own[~trusted], own[trusted]
-        seen = (1 - rates) * noisy[:, None] + rates / (c - 1) * (1 - noisy[:, None])
-        total[i] = np.log(np.maximum(seen, _TINY)).sum(axis=0)
-        total[i] += np.log(np.maximum(sure, _TINY)).sum()
+        noisy, right = own[~trusted], own[trusted]
+        observed = (1 - rates) * noisy[:, None] + rates / (c - 1) * (1 - noisy[:, None])
+        total[i] = np.log(np.maximum(observed, _TINY)).sum(axis=0)
+        total[i] += np.log(np.maximum(right, _TINY)).sum()
     power_at, rate_at = np.unravel_index(int(np.argmax(total)), total.shape)
     inside = rates[total.max(axis=0) >= total.max() - _HALF_CHI2]
     nll = -float(total.max()) / max(1, len(codes))
@@ -214,38 +216,39 @@ def calibrate(shares: Float64Array, labels: Labels) -> Calibration:
     )
 
 
-def _parts(labels: Labels, k: int | None, n: int) -> Sequence[tuple[str, Sequence[float]]]:
-    parts: list[tuple[str, Sequence[float]]] = []
+def _candidates(labels: Labels, k: int | None, n: int) -> Sequence[tuple[str, Sequence[float]]]:
+    """Return the fields of ``Setting`` to choose in turn, with their candidate values."""
+    candidates: list[tuple[str, Sequence[float]]] = []
     if labels.trusted.any():
-        parts += [("trust", TRUSTS), ("rate", (*RATES, 0.7))]
+        candidates += [("trust", TRUSTS), ("rate", (*RATES, 0.7))]
     else:
-        parts.append(("rate", RATES))
+        candidates.append(("rate", RATES))
     if k is None:
-        parts.append(("k", _allowed(NEIGHBOURS, n)))
-    return parts
+        candidates.append(("k", _feasible_k(NEIGHBOURS, n)))
+    return candidates
 
 
-def _with(setting: Setting, part: str, value: Any) -> Setting:
+def _replace_field(setting: Setting, part: str, value: Any) -> Setting:
     return replace(setting, **{part: value})
 
 
-def _allowed(values: Sequence[int], n: int) -> list[int]:
+def _feasible_k(values: Sequence[int], n: int) -> list[int]:
     return [value for value in values if value <= n // 8] or [max(1, min(values[0], n // 4))]
 
 
-def _baseline(labels: Labels) -> float:
+def _frequency_nll(labels: Labels) -> float:
     counts = np.bincount(labels.codes[labels.known], minlength=labels.classes)
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())
 
 
-def _unit(vectors: npt.ArrayLike) -> Float64Array:
+def _unit_rows(vectors: npt.ArrayLike) -> Float64Array:
     x = np.asarray(vectors, dtype=np.float64)
     return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), _TINY))
 
 
 def _cross(x: Float64Array, labels: Labels, setting: Setting, fold: IntArray) -> Float64Array:
-    """Shares [n, c]: every fold's from a model of the others."""
+    """Return cross-validated vote shares [n, c]."""
     shares = np.full((len(x), labels.classes), 1.0 / labels.classes)
     for f in range(int(fold.max()) + 1):
         train = (fold != f) & labels.known
@@ -257,7 +260,7 @@ def _cross(x: Float64Array, labels: Labels, setting: Setting, fold: IntArray) ->
 def _model(
     x: Float64Array, labels: Labels, setting: Setting
 ) -> Callable[[Float64Array], Float64Array]:
-    """Clean the labels of the voters ``x`` [n, d] by expectation maximisation; then shares for any rows [m, d]."""
+    """Clean the labels of the voters ``x`` [n, d] by expectation maximisation; return the vote for rows [m, d]."""
     n, c = len(x), labels.classes
     observed = np.eye(c)[labels.codes]
     evidence = np.where(observed > 0, 1 - setting.rate, setting.rate / (c - 1))
@@ -283,7 +286,7 @@ def _project(
     mean: Float64Array,
     ridge: float | None,
 ) -> Callable[[Float64Array], Float64Array]:
-    """The map into the space in which distance counts only what tells classes apart ([., d] to [., c-1])."""
+    """Return the map from [., d] to the discriminant space [., c-1], which separates the classes."""
     if ridge is None:
         return lambda rows: rows
     size = truth.sum(axis=0)
@@ -293,8 +296,8 @@ def _project(
     within[np.diag_indices_from(within)] += ridge * max(np.trace(scatter), _TINY) / len(within)
     directions = np.linalg.solve(within, offsets.T)
     values, vectors = np.linalg.eigh(offsets @ directions)
-    kept = values > 1e-10 * max(float(values[-1]), _TINY)
-    matrix = directions @ (vectors[:, kept] / np.sqrt(values[kept]))
+    nonzero = values > 1e-10 * max(float(values[-1]), _TINY)
+    matrix = directions @ (vectors[:, nonzero] / np.sqrt(values[nonzero]))
     return lambda rows: np.asarray((rows - mean) @ matrix)
 
 
@@ -306,7 +309,10 @@ def _vote(
     k: int,
     own: bool,
 ) -> Float64Array:
-    """Shares [m, c] of the votes of the ``k`` nearest, one more vote going to the classes' frequencies."""
+    """Return vote shares [m, c] of the ``k`` nearest voters, with one additional vote for the class frequencies.
+
+    ``own``: the rows are the voters themselves, which do not vote for themselves.
+    """
     import faiss
 
     k = min(k, len(voters) - own)
@@ -319,11 +325,11 @@ def _vote(
         np.ascontiguousarray(voters, dtype=np.float32),
         k + own,
     )
-    counted = weight[near]
-    if own:  # a row does not vote for itself; among many equal ones it may not be listed
+    vote = weight[near]
+    if own:  # with many equal vectors, the row itself may not be among the nearest
         itself = near == np.arange(len(rows))[:, None]
         itself[~itself.any(axis=1), -1] = True
-        counted = np.where(itself, 0.0, counted)
-    votes = np.einsum("mk,mkc->mc", counted, truth[near])
+        vote = np.where(itself, 0.0, vote)
+    votes = np.einsum("mk,mkc->mc", vote, truth[near])
     extra = float(weight.mean())
-    return np.asarray((votes + extra * prior) / (counted.sum(axis=1, keepdims=True) + extra))
+    return np.asarray((votes + extra * prior) / (vote.sum(axis=1, keepdims=True) + extra))

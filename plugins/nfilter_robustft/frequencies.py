@@ -1,37 +1,38 @@
-"""How frequent each answer is: what is left to say of a label where a view has no answer."""
+"""Answer frequencies: the evidence about a label if a view has no answer."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-_SHOWN = 64
-_PRIOR = 10.0  # the observed labels count as so many trusted rows
+_MAX_ANSWERS = 64
+_PRIOR = 10.0  # weight of all labels, in trusted rows
 
 
 def frequencies(labels: Sequence[str | None], trusted: Sequence[bool]) -> dict[str, float]:
-    """The shares of the 64 most frequent answers: those of trusted rows where there are any, smoothed by all labels'.
+    """Return the shares of the 64 most frequent answers among trusted rows, smoothed by those of all labels.
 
-    Wrong labels spread over the answers, so a label whose answer is rare is likelier wrong than a frequent one, even
-    where all that is known are the noisy labels themselves.
+    Wrong labels are spread over the answers, so a label with a rare answer is more likely wrong than a frequent one,
+    even if only noisy labels are known.
     """
-    every = Counter(label for label in labels if label is not None)
-    right = Counter(
-        label for label, sure in zip(labels, trusted, strict=True) if sure and label is not None
+    counts = Counter(label for label in labels if label is not None)
+    trusted_counts = Counter(
+        label for label, right in zip(labels, trusted, strict=True) if right and label is not None
     )
-    total, known = every.total(), right.total()
+    total, known = counts.total(), trusted_counts.total()
     if not total:
         return {}
     shares = {
-        label: (right[label] + _PRIOR * n / total) / (known + _PRIOR) for label, n in every.items()
+        label: (trusted_counts[label] + _PRIOR * n / total) / (known + _PRIOR)
+        for label, n in counts.items()
     }
-    return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0]))[:_SHOWN])
+    return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0]))[:_MAX_ANSWERS])
 
 
-def among(shares: Mapping[str, float], options: Sequence[str]) -> dict[str, float]:
-    """``shares`` of the ``options`` of one sample alone, as shares of 1; all of them where it has no options."""
+def restrict_to_options(shares: Mapping[str, float], options: Sequence[str]) -> dict[str, float]:
+    """Return the normalised ``shares`` of a sample's ``options``; all shares without options."""
     if not options:
         return dict(shares)
-    found = {option: shares[option] for option in options if option in shares}
-    total = sum(found.values())
-    return {option: share / total for option, share in found.items()} if len(found) > 1 else {}
+    present = {option: shares[option] for option in options if option in shares}
+    total = sum(present.values())
+    return {option: share / total for option, share in present.items()} if len(present) > 1 else {}

@@ -1,4 +1,4 @@
-"""The checker as a judge: a model is shown a label and the views, and says whether the label is right."""
+"""``vote: judge`` of the check: a model decides whether a label is right, given the label and the views."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nfilter import JSON, Completion, Context, Fence, Request, Sample, View
-from nfilter_robustft.views import Asking, excerpt
+from nfilter_robustft.views import RequestBuilder, excerpt
 
 _VERDICT = re.compile(r"verdict\W{0,8}(?P<word>correct|wrong)\b", re.IGNORECASE)
-_LONE = re.compile(r"\W*(?P<word>correct|wrong)\W*", re.IGNORECASE)
+_ONE_WORD = re.compile(r"\W*(?P<word>correct|wrong)\W*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the judge said of one label: ``wrong``, why, after how many calls and generated tokens."""
+    """The judge's decision about one label, with its reason, calls and generated tokens."""
 
     wrong: bool
     reason: str
@@ -25,7 +25,7 @@ class Judgement:
     failure: str | None = None
 
     def to_json(self) -> dict[str, JSON]:
-        """The part of a verdict note that tells of the judge."""
+        """Return the value of ``judge`` in a verdict note."""
         return {
             "text": self.text,
             "calls": self.calls,
@@ -34,23 +34,23 @@ class Judgement:
         }
 
 
-def read(text: str, fence: Fence | None = None) -> bool | None:
-    """Whether the reply says that the label is wrong; None where it says neither.
+def read_verdict(text: str, fence: Fence | None = None) -> bool | None:
+    """Return whether the reply calls the label wrong, or None without a verdict.
 
-    With a ``fence``, which the prompt asked for, the last line counts alone, and only where it carries the code: what
-    the data says of verdicts is none. Without one the last "Verdict: ..." counts.
+    With a ``fence`` (if the prompt asks for it), only a last line with its code counts, so that a verdict quoted from
+    the data is ignored. Without one, the last "Verdict: ..." counts.
     """
     if fence is not None:
-        said = fence.verdict(text, "Verdict", ("correct", "wrong"))
-        return None if said is None else said == "wrong"
-    stated = [match["word"] for match in _VERDICT.finditer(text)]
-    if not stated:
-        lone = _LONE.fullmatch(text)
-        stated = [lone["word"]] if lone else []
-    return stated[-1].lower() == "wrong" if stated else None
+        verdict = fence.verdict(text, "Verdict", ("correct", "wrong"))
+        return None if verdict is None else verdict == "wrong"
+    verdicts = [match["word"] for match in _VERDICT.finditer(text)]
+    if not verdicts:
+        match = _ONE_WORD.fullmatch(text)
+        verdicts = [match["word"]] if match else []
+    return verdicts[-1].lower() == "wrong" if verdicts else None
 
 
-def ask(
+def judge_labels(
     samples: Sequence[Sample],
     ctx: Context,
     *,
@@ -61,66 +61,67 @@ def ask(
     retries: int,
     retry_temperature: float,
 ) -> dict[str, Judgement]:
-    """A judgement for each sample, by id. The judge sees the views' answers and reasoning.
+    """Return the judgements by id. The judge sees the views' answers and reasoning.
 
-    A reply without a verdict is asked for again, warmer, up to ``retries`` times; then, as after a failed call,
-    the label counts as wrong, with that reason.
+    A reply without a verdict is requested again at ``retry_temperature`` up to ``retries`` times. After that, or after
+    a failed call, the label counts as wrong, with that reason.
     """
-    asking = Asking(ctx, ctx.prompt(prompt), max_tokens, 0.0, logprobs=False)
-    judged: dict[str, Judgement] = {}
+    builder = RequestBuilder(ctx, ctx.prompt(prompt), max_tokens, 0.0, logprobs=False)
+    judgements: dict[str, Judgement] = {}
     tokens = {sample.id: 0 for sample in samples}
-    open_samples = list(samples)
+    pending = list(samples)
     for attempt in range(retries + 1):
-        if not open_samples:
+        if not pending:
             break
         requests, fences = [], []
-        for sample in open_samples:
-            shown = {"label": sample.response, "candidates": _candidates(sample, views)}
-            request = asking.request(
+        for sample in pending:
+            variables = {"label": sample.response, "candidates": _candidates(sample, views)}
+            request = builder.request(
                 sample,
                 draw=attempt,
                 key="judge",
                 temperature=retry_temperature if attempt else 0.0,
-                **shown,
+                **variables,
             )
             requests.append(request)
-            fences.append(_asked(asking.fence(sample, **shown), request))
-        unread = []
-        replies = ctx.model(llm).generate(requests)
-        for sample, fence, done in zip(open_samples, fences, replies, strict=True):
-            tokens[sample.id] += done.completion_tokens
-            wrong, failure = _read(done, fence)
+            fences.append(_requested_fence(builder.fence(sample, **variables), request))
+        unreadable = []
+        completions = ctx.model(llm).generate(requests)
+        for sample, fence, completion in zip(pending, fences, completions, strict=True):
+            tokens[sample.id] += completion.completion_tokens
+            wrong, failure = _read_completion(completion, fence)
             if wrong is not None:
                 reason = f"the judge calls the label {'wrong' if wrong else 'correct'}"
-            elif done.failure is not None:
+            elif completion.failure is not None:
                 reason = f"the judge failed ({failure})"
             else:
-                reason = f"{failure} in the judge's reply {excerpt(done.text)}"
-                unread.append(sample)
-            text = fence.without(done.text) if fence else done.text
-            judged[sample.id] = Judgement(
+                reason = f"{failure} in the judge's reply {excerpt(completion.text)}"
+                unreadable.append(sample)
+            text = fence.without(completion.text) if fence else completion.text
+            judgements[sample.id] = Judgement(
                 wrong is not False, reason, text, attempt + 1, tokens[sample.id], failure
             )
-        open_samples = unread
-    return judged
+        pending = unreadable
+    return judgements
 
 
-def _asked(fence: Fence, request: Request) -> Fence | None:
+def _requested_fence(fence: Fence, request: Request) -> Fence | None:
+    """Return ``fence`` if the prompt asks for its code in the verdict."""
     prompt = (message.content for message in request.messages)
     return fence if fence.asked(prompt, "Verdict") else None
 
 
-def _read(done: Completion, fence: Fence | None) -> tuple[bool | None, str | None]:
-    """Whether the label is wrong, or why that is not known."""
-    if done.failure is not None:
-        return None, f"{done.failure.kind}: {done.failure.detail}"
-    # A verdict in a reply that was cut off may be one that the model still argued about.
-    wrong = read(done.text, fence) if done.finish != "length" else None
-    if wrong is None and done.finish == "length":
+def _read_completion(completion: Completion, fence: Fence | None) -> tuple[bool | None, str | None]:
+    """Return whether the label is wrong and the failure, one of which is None."""
+    if completion.failure is not None:
+        return None, f"{completion.failure.kind}: {completion.failure.detail}"
+    # A verdict in a truncated reply may not be final.
+    if completion.finish == "length":
         return None, "cut off at max_tokens: no verdict could be read"
+    wrong = read_verdict(completion.text, fence)
     return wrong, None if wrong is not None else "no verdict could be read"
 
 
 def _candidates(sample: Sample, views: Sequence[str]) -> list[dict[str, JSON]]:
-    found = [View.of(sample, name) or View(None) for name in views]
-    return [{"answer": view.answer, "reasoning": view.reasoning} for view in found]
+    candidates = [View.of(sample, name) or View(None) for name in views]
+    return [{"answer": view.answer, "reasoning": view.reasoning} for view in candidates]

@@ -1,4 +1,4 @@
-"""What a sample asks, what its label says, and whether the label is trusted, as keys that can be compared."""
+"""Comparable keys of a sample: query text, options, label, and whether the label is trusted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nfilter import Context, Sample
 
 
 def is_trusted(sample: Sample, column: str | None) -> bool:
-    """Whether the source marks the label as right: true, 1, or one of the words true, yes, 1."""
+    """Return whether ``column`` marks the label as right: true, 1, or the string "true", "yes" or "1"."""
     if column is None:
         return False
     value = sample.meta.get(column)
@@ -18,27 +18,27 @@ def is_trusted(sample: Sample, column: str | None) -> bool:
 
 
 def options_of(sample: Sample, ctx: Context) -> list[str]:
-    """The keys of the sample's options; none where it has none."""
+    """Return the keys of the sample's options; empty without options."""
     options = ctx.answers.options(sample) or ()
     return [" ".join(option.split()) for option in options][: len(string.ascii_uppercase)]
 
 
 def label_of(sample: Sample, ctx: Context) -> str | None:
-    """The key of the label: the text of the option that it names, else the canonical answer."""
+    """Return the key of the label: the text of its option, else the canonical answer."""
     return key_of(ctx.answers.parse(sample.response, sample), sample, ctx)
 
 
 def key_of(answer: str | None, sample: Sample, ctx: Context) -> str | None:
-    """The key of a canonical answer: the text of the option that it names, else the answer itself."""
+    """Return the key of a canonical answer: the text of its option, else the answer itself."""
     options = options_of(sample, ctx)
     if answer is None or not options:
         return answer
-    place = string.ascii_uppercase.find(answer) if len(answer) == 1 else -1
-    return options[place] if 0 <= place < len(options) else None
+    index = string.ascii_uppercase.find(answer) if len(answer) == 1 else -1
+    return options[index] if 0 <= index < len(options) else None
 
 
 def text_of(sample: Sample, ctx: Context) -> str:
-    """The query as it is embedded: without the lines of lettered options at its end."""
+    """Return the text to embed: the query without trailing lines of lettered options."""
     options = ctx.answers.options(sample)
     if not options:
         return sample.query

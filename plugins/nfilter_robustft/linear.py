@@ -1,9 +1,9 @@
-"""A linear classifier that learns from noisy labels: ridge regression on the vectors of one or several encoders.
+"""Linear classifier for noisy labels: ridge regression on the vectors of one or several encoders.
 
-Least squares is linear in the labels, so that uniform noise shrinks its scores and adds variance, and does not move
-the boundary between classes; what the noise took is put back by ``noise_model``. Every row is scored by a model that
-has not seen its label, nor that of any row with the same query, in closed form. The penalty is the one with the
-least squared error of these scores. Subsets of the encoders are averaged by how likely they make the noisy labels.
+Least squares is linear in the labels, so uniform noise shrinks its scores and adds variance, but does not move the
+boundary between classes; ``noise_model`` corrects the shrinkage. Each row is scored, in closed form, by a model fitted
+without its label and the labels of rows with the same query. The penalty minimises the squared error of these scores.
+Subsets of the encoders are averaged by the likelihood of the noisy labels.
 """
 
 from __future__ import annotations
@@ -24,19 +24,16 @@ Float64Array = npt.NDArray[np.float64]
 POWERS = (1.0, 2.0)
 PENALTIES = np.geomspace(0.1, 1000.0, 17)
 _DIMENSIONS = 512
-_ALL_SUBSETS = 3  # of so many encoders every subset is tried; of more, each alone and all together
+_ALL_SUBSETS = 3  # largest number of encoders of which all subsets are fitted
 _ROUNDS = 2
 _NATS = 4.0
-_COUNTS = 0.05
+_MIN_WEIGHT = 0.05
 _TINY = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """How vectors of one encoder become features: centred, each dimension of variance 1, reduced, of length 1.
-
-    At most 512 principal directions are kept.
-    """
+    """Map from one encoder's vectors to features: standardised, reduced to 512 principal directions, of length 1."""
 
     mean: Float64Array
     scale: Float64Array
@@ -45,7 +42,7 @@ class Space:
     @classmethod
     def of(cls, vectors: npt.ArrayLike) -> Space:
         """Learn the map from vectors [n, d]."""
-        x = _unit(np.asarray(vectors, dtype=np.float64))
+        x = _unit_rows(np.asarray(vectors, dtype=np.float64))
         mean = x.mean(axis=0)
         deviation = (x - mean).std(axis=0)
         scale = 1 / np.maximum(deviation, 1e-6 * max(float(deviation.max()), _TINY))
@@ -56,14 +53,14 @@ class Space:
         return cls(mean, scale, directions)
 
     def apply(self, vectors: npt.ArrayLike) -> Float64Array:
-        """Features [n, at most 512]."""
-        x = (_unit(np.asarray(vectors, dtype=np.float64)) - self.mean) * self.scale
-        return _unit(x if self.directions is None else x @ self.directions)
+        """Return features [n, at most 512]."""
+        x = (_unit_rows(np.asarray(vectors, dtype=np.float64)) - self.mean) * self.scale
+        return _unit_rows(x if self.directions is None else x @ self.directions)
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A classifier on the vectors of the ``encoders`` at these positions, and its posterior ``weight`` among all.
+    """Classifier on a subset of ``encoders`` (indices), with its posterior ``weight``.
 
     ``scores`` [n, c] are held out; ``predict`` maps features of other rows [m, d] to scores [m, c].
     """
@@ -78,9 +75,9 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Classifier:
-    """The mean of ``members``, weighted by how likely they make the noisy labels.
+    """Average of ``members``, weighted by the likelihood of the noisy labels.
 
-    ``baseline`` is the nll of the ``labelled`` noisy labels under their frequencies, ``nll`` that of the likeliest member.
+    ``nll`` is that of the ``labelled`` noisy labels under the most likely member, ``baseline`` that under frequencies.
     """
 
     members: tuple[Member, ...]
@@ -95,42 +92,42 @@ class Classifier:
 
     @property
     def informative(self) -> bool:
-        """Whether the scores foretell held-out labels better than their frequencies do, by 4 nats or more."""
+        """Whether the scores predict held-out labels better than frequencies, by 4 nats or more."""
         return (self.baseline - self.nll) * self.labelled > _NATS
 
     @property
     def rate(self) -> float:
-        """The share of wrong labels."""
+        """Estimated share of wrong labels."""
         return sum(member.weight * member.model.rate for member in self.members)
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """What holds the rate at 95% for every member that counts."""
-        counted = [member.model for member in self.members if member.weight > _COUNTS]
-        return min(model.low for model in counted), max(model.high for model in counted)
+        """Union of the 95% intervals of the rate, over members with a weight above 0.05."""
+        models = [member.model for member in self.members if member.weight > _MIN_WEIGHT]
+        return min(model.low for model in models), max(model.high for model in models)
 
     def held_out(self) -> tuple[Float64Array, Float64Array]:
-        """P(true label) of each fitted row [n, c] without its own label, and given it."""
-        return self._mean([member.scores for member in self.members], self.labels)
+        """Return P(true label) [n, c] of the fitted rows, without and with their own noisy label."""
+        return self._weighted_mean([member.scores for member in self.members], self.labels)
 
     def others(
         self, vectors: Sequence[npt.ArrayLike], labels: Labels
     ) -> tuple[Float64Array, Float64Array]:
-        """The same for rows that were not fitted, from their vectors for each encoder [m, d_e]."""
+        """Return the same for other rows, from their vectors [m, d_e] per encoder."""
         features = [space.apply(x) for space, x in zip(self.spaces, vectors, strict=True)]
         scores = [
             member.predict(np.concatenate([features[i] for i in member.encoders], axis=1))
             for member in self.members
         ]
-        return self._mean(scores, labels)
+        return self._weighted_mean(scores, labels)
 
-    def _mean(
+    def _weighted_mean(
         self, scores: Sequence[Float64Array], labels: Labels
     ) -> tuple[Float64Array, Float64Array]:
         before, after = np.zeros_like(scores[0]), np.zeros_like(scores[0])
         for member, each in zip(self.members, scores, strict=True):
             before += member.weight * member.model.probabilities(each)
-            after += member.weight * member.model.given(each, labels)
+            after += member.weight * member.model.posterior(each, labels)
         return before, after
 
 
@@ -140,12 +137,12 @@ def fit(
     groups: npt.NDArray[np.uint64],
     advance: Callable[[], object] = lambda: None,
 ) -> Classifier:
-    """Fit a classifier to each subset of the encoders.
+    """Fit a classifier on each subset of the encoders.
 
     Args:
-        vectors: for each encoder [n, d_e].
-        labels: noisy labels, -1 for rows without one, which are scored all the same.
-        groups: rows that ask the same thing share a number [n].
+        vectors: vectors [n, d_e] per encoder.
+        labels: noisy labels; rows without a label are scored too.
+        groups: group number of each row [n]; rows with the same query share a group.
         advance: called after each subset.
     """
     spaces = tuple(Space.of(x) for x in vectors)
@@ -159,8 +156,8 @@ def fit(
     weights = np.exp(evidence - evidence.max())
     weights /= weights.sum()
     members = tuple(
-        Member(chosen, float(weight), found.penalty, found.scores, model, found.predict)
-        for weight, (chosen, found, model) in zip(weights, fitted, strict=True)
+        Member(chosen, float(weight), ridge.penalty, ridge.scores, model, ridge.predict)
+        for weight, (chosen, ridge, model) in zip(weights, fitted, strict=True)
     )
     counts = np.bincount(labels.codes[labels.known], minlength=labels.classes)
     shares = counts[counts > 0] / max(1, counts.sum())
@@ -169,7 +166,7 @@ def fit(
 
 
 def subsets(n: int) -> Iterator[tuple[int, ...]]:
-    """Which of ``n`` encoders are tried together: every subset of up to three; of more, each alone and all."""
+    """Yield the subsets of ``n`` encoders to fit: all of up to three encoders, else each alone and all together."""
     sizes = range(1, n + 1) if n <= _ALL_SUBSETS else (1, n)
     for size in sizes:
         yield from combinations(range(n), size)
@@ -177,7 +174,7 @@ def subsets(n: int) -> Iterator[tuple[int, ...]]:
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """Held-out scores [n, c] of standard deviation 1, and the map from features [m, d] to scores [m, c]."""
+    """Ridge fit: held-out scores [n, c] of standard deviation 1, and the map from features [m, d] to scores [m, c]."""
 
     scores: Float64Array
     penalty: float
@@ -187,57 +184,57 @@ class _Fit:
 def _robust(
     features: Float64Array, labels: Labels, groups: npt.NDArray[np.uint64], power: float
 ) -> tuple[_Fit, NoiseModel]:
-    """Where some rows are trusted, the others weigh what a label is worth at their noise rate, found in rounds."""
+    """Fit ridge and noise model; with some trusted rows, reweight the others by the estimated noise rate and refit."""
     mixed = labels.trusted.any() and not labels.trusted[labels.known].all()
-    found = _ridge(features, labels, groups, 0.0 if mixed else 1.0, power)
-    model = noise_model.fit(found.scores, labels)
+    ridge = _ridge(features, labels, groups, 0.0 if mixed else 1.0, power)
+    model = noise_model.fit(ridge.scores, labels)
     for _ in range(_ROUNDS if mixed else 0):
-        worth = 1 - model.rate * labels.classes / (labels.classes - 1)
-        again = _ridge(features, labels, groups, worth, power)
-        fitted = noise_model.fit(again.scores, labels)
-        if fitted.nll < model.nll:
-            found, model = again, fitted
-    return found, model
+        slope = 1 - model.rate * labels.classes / (labels.classes - 1)
+        refitted = _ridge(features, labels, groups, slope, power)
+        refitted_model = noise_model.fit(refitted.scores, labels)
+        if refitted_model.nll < model.nll:
+            ridge, model = refitted, refitted_model
+    return ridge, model
 
 
 def _ridge(
     features: Float64Array,
     labels: Labels,
     groups: npt.NDArray[np.uint64],
-    worth: float,
+    slope: float,
     power: float,
 ) -> _Fit:
-    """Weighted ridge regression on the labels, each row scored without its group.
+    """Fit weighted ridge regression on the labels; each row is scored without its group.
 
-    ``worth`` is the slope of a noisy label in the true one, 1 - rho c / (c - 1): its target is (label - rho / (c - 1)) /
-    worth with weight worth squared, that of a trusted row the label with weight 1.
+    ``slope`` is that of a noisy label in the true one, 1 - rho c / (c - 1). The target of a noisy label is
+    (label - rho / (c - 1)) / slope with weight slope^2; that of a trusted row is its label with weight 1.
     """
     c = labels.classes
     known = labels.known
-    slip = (1 - worth) / c
-    weight = np.where(known, np.where(labels.trusted, 1.0, worth**2), 0.0)
+    offset = (1 - slope) / c
+    weight = np.where(known, np.where(labels.trusted, 1.0, slope**2), 0.0)
     own = np.eye(c)[np.maximum(labels.codes, 0)]
-    # The product of weight and target, which stays finite where worth is 0.
-    pull = np.where(labels.trusted[:, None], own, worth * (own - slip)) * known[:, None]
+    # The product of weight and target is finite even if slope is 0.
+    weighted = np.where(labels.trusted[:, None], own, slope * (own - offset)) * known[:, None]
     total = weight.sum()
     mean = weight @ features / total
-    middle = pull.sum(axis=0) / total
+    intercept = weighted.sum(axis=0) / total
     x = features - mean
     values, vectors = np.linalg.eigh((x * weight[:, None]).T @ x)
     values = np.maximum(values, _TINY * max(float(values[-1]), _TINY))
-    # A prior variance of each principal direction that grows with what the data vary in it, for power over 1.
-    bent = values**power * (values.sum() / (values**power).sum())
-    vectors = vectors * np.sqrt(bent / values)
-    values, turned = bent, x @ vectors
-    moment = turned.T @ (pull - weight[:, None] * middle)
-    shared = _shared(groups)
+    # For power > 1, the prior variance of a principal direction grows with the variance of the data in it.
+    scaled = values**power * (values.sum() / (values**power).sum())
+    vectors = vectors * np.sqrt(scaled / values)
+    values, rotated = scaled, x @ vectors
+    moment = rotated.T @ (weighted - weight[:, None] * intercept)
+    shared = _shared_groups(groups)
     best: tuple[float, float, Float64Array] | None = None
     used = weight > 0
     for penalty in PENALTIES * total / len(known):
-        shrunk = 1 / (values + penalty)
-        scores = _held_out(turned, shrunk, moment, middle, weight, pull, total, shared)
-        # w (t - f)^2 without t, which is pull / w: up to a constant w f^2 - 2 pull f.
-        error = float((weight[:, None] * scores**2 - 2 * pull * scores)[used].sum())
+        shrinkage = 1 / (values + penalty)
+        scores = _held_out(rotated, shrinkage, moment, intercept, weight, weighted, total, shared)
+        # w (t - f)^2 with t = weighted / w is w f^2 - 2 weighted f, up to a constant.
+        error = float((weight[:, None] * scores**2 - 2 * weighted * scores)[used].sum())
         if best is None or error < best[0]:
             best = (error, float(penalty), scores)
     assert best is not None
@@ -246,39 +243,39 @@ def _ridge(
     coefficients = vectors @ (moment / (values + penalty)[:, None])
 
     def predict(rows: Float64Array) -> Float64Array:
-        return np.asarray(((rows - mean) @ coefficients + middle - centre) / spread)
+        return np.asarray(((rows - mean) @ coefficients + intercept - centre) / spread)
 
     return _Fit((scores - centre) / spread, penalty, predict)
 
 
 def _held_out(
-    turned: Float64Array,
-    shrunk: Float64Array,
+    rotated: Float64Array,
+    shrinkage: Float64Array,
     moment: Float64Array,
-    middle: Float64Array,
+    intercept: Float64Array,
     weight: Float64Array,
-    pull: Float64Array,
+    weighted: Float64Array,
     total: float,
     shared: Sequence[npt.NDArray[np.int64]],
 ) -> Float64Array:
-    """Scores [n, c], each from a fit without the row's group, by the formula of left-out rows."""
-    fitted = turned @ (shrunk[:, None] * moment) + middle
-    leverage = (turned**2) @ shrunk + 1 / total
-    left = 1 - weight * leverage
-    scores = (fitted - leverage[:, None] * pull) / np.maximum(left, _TINY)[:, None]
+    """Return scores [n, c], each from a fit without the row's group, by the leave-one-out formula."""
+    fitted = rotated @ (shrinkage[:, None] * moment) + intercept
+    leverage = (rotated**2) @ shrinkage + 1 / total
+    remaining = 1 - weight * leverage
+    scores = (fitted - leverage[:, None] * weighted) / np.maximum(remaining, _TINY)[:, None]
     for rows in shared:
-        gram = (turned[rows] * shrunk) @ turned[rows].T + 1 / total
-        inside = np.eye(len(rows)) - gram * weight[rows]
-        scores[rows] = np.linalg.solve(inside, fitted[rows] - gram @ pull[rows])
+        gram = (rotated[rows] * shrinkage) @ rotated[rows].T + 1 / total
+        matrix = np.eye(len(rows)) - gram * weight[rows]
+        scores[rows] = np.linalg.solve(matrix, fitted[rows] - gram @ weighted[rows])
     return np.asarray(scores)
 
 
-def _shared(groups: npt.NDArray[np.uint64]) -> list[npt.NDArray[np.int64]]:
-    """The rows of each group that has several."""
+def _shared_groups(groups: npt.NDArray[np.uint64]) -> list[npt.NDArray[np.int64]]:
+    """Return the rows of each group with more than one row."""
     order = np.argsort(groups, kind="stable")
     starts = np.flatnonzero(np.diff(groups[order])) + 1
     return [rows for rows in np.split(order, starts) if len(rows) > 1]
 
 
-def _unit(x: Float64Array) -> Float64Array:
+def _unit_rows(x: Float64Array) -> Float64Array:
     return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), _TINY))

@@ -1,4 +1,4 @@
-"""``robustft.neighbors``: one more view of each sample, voted from the labels of its nearest neighbours."""
+"""``robustft.neighbors``: a view voted by the labels of each sample's nearest neighbours."""
 
 from __future__ import annotations
 
@@ -27,23 +27,22 @@ from nfilter import (
     place_of,
 )
 from nfilter_robustft import discriminant, similarity
-from nfilter_robustft.graded import SHOWN, abstain, note_of, unsure
 from nfilter_robustft.index import Index, build
 from nfilter_robustft.keys import text_of
-from nfilter_robustft.rows import Rows, frequencies_of, reference
+from nfilter_robustft.labelled_rows import LabelledRows, choose_reference, frequencies_of
+from nfilter_robustft.vote_notes import MAX_VOTES, no_answer_note, vote_note, weak_note
 
 _BLOCK = 1024
-_COPIES = 16  # neighbours asked for beyond k, since copies of the sample's own query do not vote
-_SILENT = "the neighbours' labels say nothing about this dataset's labels"
+_COPIES = 16  # neighbours beyond k, because samples with the same query do not vote
+_UNINFORMATIVE = "the neighbours' labels do not predict this dataset's labels"
 
 
 class NeighborsConfig(StageConfig):
-    """``k`` neighbours, or chosen by how well they foretell labels that are held out; no truth is used.
+    """``k``: number of voters; ``auto`` chooses it by the likelihood of held-out noisy labels.
 
-    ``weighting``: ``similarity`` weighs plain neighbours; ``discriminant`` learns a metric from the labels and
-    cleans the voters' labels, which needs few distinct answers; ``auto`` takes the latter where it can.
-    ``trusted`` names a column that is true where a label is known to be right. The metric is learned from
-    ``reference`` samples at most.
+    ``weighting: similarity`` weights votes by similarity; ``discriminant`` learns a metric and cleans the voters'
+    labels, which needs few distinct answers; ``auto`` uses the latter if possible. ``trusted`` names a column that
+    marks labels known to be right. The metric is learned from at most ``reference`` samples.
     """
 
     encoder: Annotated[str, Needs(Embeds)] = "encoder"
@@ -55,12 +54,12 @@ class NeighborsConfig(StageConfig):
 
 
 class Neighbors:
-    """A view without a call to any model but the encoder. A sample never votes on itself.
+    """Stage that writes a view without calling any model but the encoder; a sample has no vote on itself.
 
-    In discriminant mode ``votes`` are calibrated probabilities of the true answer (``calibrated`` true), in
-    similarity mode shares; ``support`` is the label's own. An option is known by its text, not by its letter.
-    Where the votes foretell held-out labels no better than frequencies do, every sample's answer is null, in both modes;
-    ``votes`` and ``support`` then are the frequencies of the answers, those of trusted rows where there are any.
+    In discriminant mode ``votes`` are calibrated probabilities of the true answer (``calibrated`` true), in similarity
+    mode shares of votes; ``support`` is that of the label. Options are identified by text, not by letter. If the votes
+    predict held-out labels no better than frequencies, every answer is null, and ``votes`` and ``support`` are answer
+    frequencies (of trusted rows, if any).
     """
 
     name: ClassVar[str] = "robustft.neighbors"
@@ -72,7 +71,6 @@ class Neighbors:
 
     @classmethod
     def contract(cls, config: NeighborsConfig) -> Contract:
-        """Writes one view."""
         return Contract(
             packages={"faiss": "nfilter[local]"},
             writes=frozenset({config.into}),
@@ -82,31 +80,30 @@ class Neighbors:
         )
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
-        """Embed all queries, then choose how neighbours vote."""
+        """Embed all queries and choose the settings of the vote."""
         rows = self._collect(stream, ctx)
         classes = rows.classes() if self.config.weighting != "similarity" else None
         if classes is not None:
-            return self._discriminant(rows, classes, ctx)
+            return self._fit_discriminant(rows, classes, ctx)
         if self.config.weighting == "discriminant":
             ctx.log.warning(
                 "weighting: discriminant needs 2 to 64 distinct answers, the same options for all samples and ten"
-                " samples an answer; neighbours vote by similarity instead"
+                " samples per answer; neighbours vote by similarity instead"
             )
-        return self._similarity(rows, ctx)
+        return self._fit_similarity(rows, ctx)
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
-        """Write the view of each sample of the chunk."""
         if state.values.get("mode") == "discriminant":
-            notes = [self._looked_up(sample, state, ctx) for sample in chunk]
+            notes = [self._discriminant_note(sample, state, ctx) for sample in chunk]
         else:
-            notes = self._voted(chunk, state, ctx)
+            notes = self._similarity_notes(chunk, state, ctx)
         return [
             sample.note(self.config.into, note.to_json())
             for sample, note in zip(chunk, notes, strict=True)
         ]
 
-    def _collect(self, stream: Iterable[Sample], ctx: Context) -> Rows:
-        rows = Rows()
+    def _collect(self, stream: Iterable[Sample], ctx: Context) -> LabelledRows:
+        rows = LabelledRows()
         block: list[Sample] = []
         with ctx.progress(None, "embedding queries") as progress:
             for sample in stream:
@@ -127,18 +124,16 @@ class Neighbors:
     def _fixed_k(self) -> int | None:
         return None if self.config.k == "auto" else self.config.k
 
-    # --- few answers: learned metric, cleaned voters -----------------------------------------------------------
+    # --- discriminant mode -------------------------------------------------------------------------------------
 
-    def _discriminant(self, rows: Rows, classes: list[str], ctx: Context) -> State:
+    def _fit_discriminant(self, rows: LabelledRows, classes: list[str], ctx: Context) -> State:
         vectors = np.concatenate(rows.vectors)
-        labels = rows.coded(classes)
+        labels = rows.encode(classes)
         rng = np.random.default_rng(ctx.rng("folds").getrandbits(64))
-        chosen = reference(labels, self.config.reference, rng)
+        chosen = choose_reference(labels, self.config.reference, rng)
         queries = np.array(rows.queries, dtype=np.uint64)
         if self.config.trusted and not labels.trusted.any():
-            ctx.log.warning(
-                f"trusted: no sample is marked as right in column {self.config.trusted!r}"
-            )
+            ctx.log.warning(f"trusted: column {self.config.trusted!r} marks no label as right")
         with ctx.progress(None, "choosing neighbours") as progress:
             votes = discriminant.fit(
                 vectors[chosen],
@@ -152,7 +147,7 @@ class Neighbors:
         probabilities[chosen] = votes.probabilities
         others = np.setdiff1d(np.arange(len(vectors)), chosen)
         if len(others):
-            predict = discriminant.voter(vectors[chosen], labels.take(chosen), votes)
+            predict = discriminant.predictor(vectors[chosen], labels.take(chosen), votes)
             for start in range(0, len(others), _BLOCK):
                 block = others[start : start + _BLOCK]
                 probabilities[block] = predict(vectors[block])
@@ -171,13 +166,13 @@ class Neighbors:
         }
         if votes.informative:
             ctx.log.info(
-                f"{setting.k} neighbours vote in the {figures['metric']} metric; they put the noise rate at "
+                f"{setting.k} neighbours vote in the {figures['metric']} metric; estimated noise rate "
                 f"{calibration.rate:.2f} (95% interval {calibration.low:.2f}-{calibration.high:.2f})"
             )
         else:
             ctx.log.warning(
-                f"{_SILENT}: the view gives no answer. Either the encoder has no part in the answer, or about as many"
-                " labels are wrong as chance would have it; then mark a few hundred right ones and name their column:"
+                f"{_UNINFORMATIVE}: the view gives no answer. Either the encoder does not capture the answer, or the noise"
+                " rate is close to chance; for the latter, mark a few hundred right ones and name their column:"
                 " trusted: COLUMN"
             )
         keys = np.array([hash_of(name) for name in rows.ids], dtype=np.uint64)
@@ -193,22 +188,22 @@ class Neighbors:
             {"ids": keys[order], "probabilities": probabilities[order]},
         )
 
-    def _looked_up(self, sample: Sample, state: State, ctx: Context) -> View:
-        place = place_of(state.arrays["ids"], sample.id)
-        if place is None:
+    def _discriminant_note(self, sample: Sample, state: State, ctx: Context) -> View:
+        index = place_of(state.arrays["ids"], sample.id)
+        if index is None:
             raise ContractError(
-                f"{self.name}: sample {sample.id!r} was not there when the neighbours were counted; "
-                "a stage between must not change ids"
+                f"{self.name}: sample {sample.id!r} was missing when the neighbours were counted; "
+                "a stage in between must not change ids"
             )
         if not state.values["informative"]:
-            return unsure(sample, state, ctx, _SILENT)
+            return weak_note(sample, state, ctx, _UNINFORMATIVE)
         classes: Any = state.values["classes"]
-        shares = dict(zip(classes, state.arrays["probabilities"][place].tolist(), strict=True))
-        return note_of(sample, shares, ctx, calibrated=True)
+        shares = dict(zip(classes, state.arrays["probabilities"][index].tolist(), strict=True))
+        return vote_note(sample, shares, ctx, calibrated=True)
 
-    # --- any answers: similarity-weighted plurality ------------------------------------------------------------
+    # --- similarity mode ---------------------------------------------------------------------------------------
 
-    def _similarity(self, rows: Rows, ctx: Context) -> State:
+    def _fit_similarity(self, rows: LabelledRows, ctx: Context) -> State:
         if not rows.ids:
             return State({"mode": "similarity", "rows": 0})
         known = [i for i, label in enumerate(rows.labels) if label is not None]
@@ -224,19 +219,17 @@ class Neighbors:
             **PackedTexts.of(rows.ids[i] for i in known).arrays("id"),
         }
         if not known:
-            ctx.log.warning(
-                "no label has an answer that can be read: the neighbours have nothing to vote with"
-            )
+            ctx.log.warning("no label has a readable answer: the neighbours have no votes")
             return State({"mode": "similarity", "rows": 0})
         rng = np.random.default_rng(ctx.rng("choice").getrandbits(64))
-        chosen = similarity.choose(arrays, rng, self._fixed_k())
+        chosen = similarity.choose_voters(arrays, rng, self._fixed_k())
         if chosen.informative:
             ctx.log.info(
                 f"{chosen.k} neighbours vote by similarity at temperature {chosen.temperature:g}"
             )
         else:
             ctx.log.warning(
-                f"{_SILENT} (held-out nll {chosen.nll:.3f}, that of their frequencies {chosen.baseline:.3f}): the view "
+                f"{_UNINFORMATIVE} (held-out nll {chosen.nll:.3f}, {chosen.baseline:.3f} for frequencies): the view "
                 "gives no answer; leave it out of the recipe, or give it another encoder"
             )
         figures: dict[str, JSON] = {
@@ -260,39 +253,39 @@ class Neighbors:
             arrays,
         )
 
-    def _voted(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[View]:
+    def _similarity_notes(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[View]:
         values: Any = state.values
         if not values["rows"] or not chunk:
-            return [abstain("there are no neighbours with a label") for _ in chunk]
+            return [no_answer_note("there are no neighbours with a label") for _ in chunk]
         if not values["informative"]:
-            return [unsure(sample, state, ctx, _SILENT) for sample in chunk]
+            return [weak_note(sample, state, ctx, _UNINFORMATIVE) for sample in chunk]
         if self._index is None or self._index[0] is not state:
             self._index = (state, Index.open(state.arrays))
         k = values["k"]
         answers, ids = (PackedTexts.open(state.arrays, name) for name in ("answer", "id"))
-        found, near = self._index[1].search(self._embed(chunk, ctx), k + _COPIES)
+        similarities, near = self._index[1].search(self._embed(chunk, ctx), k + _COPIES)
         notes = []
-        for sample, similarities, places in zip(chunk, found, near, strict=True):
-            own = hash_of(text_of(sample, ctx))
+        for sample, row_similarities, row_near in zip(chunk, similarities, near, strict=True):
+            query = hash_of(text_of(sample, ctx))
             voters = [
-                (float(s), int(p))
-                for s, p in zip(similarities, places, strict=True)
-                if p >= 0 and int(state.arrays["queries"][p]) != own
+                (float(s), int(i))
+                for s, i in zip(row_similarities, row_near, strict=True)
+                if i >= 0 and int(state.arrays["queries"][i]) != query
             ][:k]
-            shares = similarity.shares(
+            shares = similarity.vote_shares(
                 [s for s, _ in voters],
-                [answers[int(state.arrays["codes"][p])] for _, p in voters],
+                [answers[int(state.arrays["codes"][i])] for _, i in voters],
                 values["temperature"],
             )
-            names = [ids[p] for _, p in voters[:SHOWN]]
+            names = [ids[i] for _, i in voters[:MAX_VOTES]]
             notes.append(
-                note_of(sample, _merged(shares, ctx), ctx, calibrated=False, neighbors=names)
+                vote_note(sample, _merge_equal(shares, ctx), ctx, calibrated=False, neighbors=names)
             )
         return notes
 
 
-def _merged(shares: dict[str, float], ctx: Context) -> dict[str, float]:
-    """Answers that agree vote together, under the one with most votes. Open texts are told apart by equality."""
+def _merge_equal(shares: dict[str, float], ctx: Context) -> dict[str, float]:
+    """Sum the shares of answers that agree, under the one with the largest share; texts agree only if equal."""
     if ctx.answers.kind in ("choice", "text") or len(shares) < 2:
         return shares
     ranked = sorted(shares, key=lambda answer: (-shares[answer], answer))

@@ -1,13 +1,12 @@
-"""Scores of a classifier that learned from noisy labels, turned into probabilities of the true label.
+"""Noise model that converts scores of a classifier trained on noisy labels into probabilities of the true label.
 
-The true label y of a row has probability softmax(s F + b), for scores F, a sharpness s and a bias b per class. The
-noisy label is y with probability 1 - rho, and any other class with equal chance (uniform noise). rho, s and b are
-fitted to the noisy labels, which must not have been used for their own row's scores; trusted rows have rho = 0.
+The true label y of a row has probability softmax(s F + b), with scores F, a sharpness s and a bias b per class. The
+noisy label is y with probability 1 - rho, and each other class with equal probability (uniform noise). rho, s and b are
+fitted to the noisy labels, which must be held out from their own row's scores; trusted rows have rho = 0.
 
-From noisy labels alone rho and s are told apart by the rows with the most extreme scores only, so that at half of
-the labels wrong very different pairs are about equally likely. Two things make the answer useful all the same: it
-is averaged over a grid of pairs by their posterior probability, and the mean confidence of the classifier has a
-weak prior, with .9 in the middle (1.96 standard deviations reach from .77 to .96).
+Noisy labels alone identify rho and s only through the rows with the most extreme scores; with half of the labels wrong,
+very different pairs are about equally likely. Therefore the result is averaged over a grid of pairs by their posterior
+probability, and the classifier's mean confidence has a weak prior with median 0.9 (95% within 0.77 to 0.96).
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Float64Array = npt.NDArray[np.float64]
 
 _SHARPNESS = np.geomspace(0.25, 24.0, 16)
 _RATES = 20
-_TOP = 0.97  # with trusted rows; without, the rate stays under chance
+_TOP = 0.97  # with trusted rows; without, the rate stays below chance
 _MARGIN = 0.02
 _CONFIDENCE = (2.2, 0.5)  # mean and standard deviation of the logit of the mean confidence
 _BIAS = 3.0  # standard deviation of the bias's prior
@@ -34,7 +33,7 @@ _TINY = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One pair of the grid: its posterior ``weight``, the noise ``rate``, ``sharpness`` and ``bias`` [c]."""
+    """One grid point: posterior ``weight``, noise ``rate``, ``sharpness`` and ``bias`` [c]."""
 
     weight: float
     rate: float
@@ -42,16 +41,16 @@ class Part:
     bias: Float64Array
 
     def probabilities(self, scores: Float64Array) -> Float64Array:
-        """P(true label) [n, c] before the noisy label is seen, from scores [n, c]."""
+        """Return P(true label | scores) [n, c] from scores [n, c]."""
         return softmax(self.sharpness * scores + self.bias)
 
 
 @dataclass(frozen=True, slots=True)
 class NoiseModel:
-    """The fitted model; ``low`` and ``high`` bound ``rate`` at 95% of the posterior.
+    """Fitted noise model; ``low`` and ``high`` are the 95% posterior interval of ``rate``.
 
-    ``nll`` is that of the noisy labels, in nats per label, under the likeliest pair; ``evidence`` is the log of
-    the likelihood of all noisy labels, averaged over the grid.
+    ``nll`` is that of the noisy labels, in nats per label, at the most likely grid point; ``evidence`` is the log
+    likelihood of all noisy labels, averaged over the grid.
     """
 
     parts: tuple[Part, ...]
@@ -62,80 +61,80 @@ class NoiseModel:
     evidence: float
 
     def probabilities(self, scores: Float64Array) -> Float64Array:
-        """P(true label | scores) [n, c]; the row's own label plays no part."""
+        """Return P(true label | scores) [n, c], without the row's own label."""
         return np.asarray(sum(part.weight * part.probabilities(scores) for part in self.parts))
 
-    def given(self, scores: Float64Array, labels: Labels) -> Float64Array:
-        """P(true label | scores and the row's own noisy label) [n, c]; 1 for the label of a trusted row."""
+    def posterior(self, scores: Float64Array, labels: Labels) -> Float64Array:
+        """Return P(true label | scores, noisy label) [n, c]; 1 for the label of a trusted row."""
         total = np.zeros_like(scores)
         for part in self.parts:
-            joint = part.probabilities(scores) * _evidence(labels, part.rate)
+            joint = part.probabilities(scores) * _label_likelihood(labels, part.rate)
             total += part.weight * joint / np.maximum(joint.sum(axis=1, keepdims=True), _TINY)
         return total
 
 
 def softmax(logits: Float64Array) -> Float64Array:
-    """Rows [n, c] of probabilities."""
+    """Return the softmax of each row of ``logits`` [n, c]."""
     raised = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(raised / raised.sum(axis=1, keepdims=True))
 
 
 def fit(scores: Float64Array, labels: Labels) -> NoiseModel:
-    """Fit the model to held-out ``scores`` [n, c] of rows with noisy ``labels``; rows without a label are left out.
+    """Fit the model to held-out ``scores`` [n, c] and noisy ``labels``; rows without a label are ignored.
 
-    ``scores`` should have a standard deviation of about 1: the grid of sharpness is 0.25 to 24.
+    ``scores`` should have a standard deviation of about 1, because the grid of sharpness is 0.25 to 24.
     """
     known = labels.known
     scores, codes, trusted = scores[known], labels.codes[known], labels.trusted[known]
     c, n = labels.classes, len(codes)
     top = _TOP if trusted.any() else (c - 1) / c - _MARGIN
     rates = np.linspace(0.0, top, _RATES)
-    found: list[Part] = []
+    grid: list[Part] = []
     values, likelihoods = [], []
     for rate in rates:
         bias = np.zeros(c)
         for sharpness in _SHARPNESS:
             bias, likelihood = _fit_bias(sharpness * scores, codes, trusted, float(rate), bias)
             part = Part(0.0, float(rate), float(sharpness), bias)
-            found.append(part)
+            grid.append(part)
             likelihoods.append(likelihood)
-            values.append(likelihood + _prior(part.probabilities(scores), bias))
+            values.append(likelihood + _log_prior(part.probabilities(scores), bias))
     posterior = np.exp(np.array(values) - max(values))
     evidence = max(values) + float(np.log(posterior.mean()))
     posterior /= posterior.sum()
-    kept = posterior > _NEGLIGIBLE
-    posterior = np.where(kept, posterior, 0.0) / posterior[kept].sum()
+    relevant = posterior > _NEGLIGIBLE
+    posterior = np.where(relevant, posterior, 0.0) / posterior[relevant].sum()
     by_rate = posterior.reshape(len(rates), -1).sum(axis=1)
-    reached = np.cumsum(by_rate)
+    cumulative = np.cumsum(by_rate)
     parts = tuple(
         Part(float(weight), part.rate, part.sharpness, part.bias)
-        for weight, part in zip(posterior, found, strict=True)
+        for weight, part in zip(posterior, grid, strict=True)
         if weight > 0
     )
     return NoiseModel(
         parts,
         float(by_rate @ rates),
-        float(rates[np.searchsorted(reached, 0.025)]),
-        float(rates[min(int(np.searchsorted(reached, 0.975)), len(rates) - 1)]),
+        float(rates[np.searchsorted(cumulative, 0.025)]),
+        float(rates[min(int(np.searchsorted(cumulative, 0.975)), len(rates) - 1)]),
         -float(max(likelihoods)) / max(1, n),
         evidence,
     )
 
 
-def _evidence(labels: Labels, rate: float) -> Float64Array:
-    """P(noisy label | true label) [n, c]; 1 throughout where a row has no label."""
+def _label_likelihood(labels: Labels, rate: float) -> Float64Array:
+    """Return P(noisy label | true label) [n, c]; rows of ones without a label."""
     own = np.eye(labels.classes)[np.maximum(labels.codes, 0)]
     noisy = np.where(own > 0, 1 - rate, rate / (labels.classes - 1))
-    likely = np.where(labels.trusted[:, None], own, noisy)
-    return np.where(labels.known[:, None], likely, 1.0)
+    likelihood = np.where(labels.trusted[:, None], own, noisy)
+    return np.where(labels.known[:, None], likelihood, 1.0)
 
 
-def _prior(probabilities: Float64Array, bias: Float64Array) -> float:
-    """Log prior of the mean confidence and the bias, up to a constant."""
-    mean = float(np.clip(probabilities.max(axis=1).mean(), _TINY, 1 - 1e-9))
-    middle, deviation = _CONFIDENCE
-    away = (np.log(mean / (1 - mean)) - middle) / deviation
-    return float(-0.5 * away**2 - 0.5 * (bias @ bias) / _BIAS**2)
+def _log_prior(probabilities: Float64Array, bias: Float64Array) -> float:
+    """Return the log prior of the mean confidence and the bias, up to a constant."""
+    confidence = float(np.clip(probabilities.max(axis=1).mean(), _TINY, 1 - 1e-9))
+    mean, deviation = _CONFIDENCE
+    z = (np.log(confidence / (1 - confidence)) - mean) / deviation
+    return float(-0.5 * z**2 - 0.5 * (bias @ bias) / _BIAS**2)
 
 
 def _fit_bias(
@@ -145,7 +144,7 @@ def _fit_bias(
     rate: float,
     bias: Float64Array,
 ) -> tuple[Float64Array, float]:
-    """The bias [c] under which the labels are likeliest (Fisher scoring), and their log-likelihood."""
+    """Return the maximum a posteriori bias [c] (by Fisher scoring), and the log-likelihood of the labels."""
     n, c = logits.shape
     rows, observed = np.arange(n), np.eye(c)[codes]
     slope = np.where(trusted, 1.0, 1 - rate - rate / (c - 1))
@@ -153,15 +152,15 @@ def _fit_bias(
 
     def value(b: Float64Array) -> tuple[float, float, Float64Array]:
         p = softmax(logits + b)
-        seen = slope * p[rows, codes] + floor
-        likelihood = float(np.log(np.maximum(seen, _TINY)).sum())
+        observed_label = slope * p[rows, codes] + floor
+        likelihood = float(np.log(np.maximum(observed_label, _TINY)).sum())
         return likelihood - 0.5 * float(b @ b) / _BIAS**2, likelihood, p
 
     penalised, likelihood, p = value(bias)
     for _ in range(_STEPS):
         own = slope * p[rows, codes]
-        pull = own / np.maximum(own + floor, _TINY)
-        gradient = ((observed - p) * pull[:, None]).sum(axis=0) - bias / _BIAS**2
+        share = own / np.maximum(own + floor, _TINY)
+        gradient = ((observed - p) * share[:, None]).sum(axis=0) - bias / _BIAS**2
         noisy = np.maximum(slope[:, None] * p + floor[:, None], _TINY)
         squared = p**2 * slope[:, None] ** 2 / noisy
         cross = squared.T @ p
@@ -175,8 +174,8 @@ def _fit_bias(
             trial = value(bias + step)
         if trial[0] < penalised:
             break
-        gained = trial[0] - penalised
+        gain = trial[0] - penalised
         bias, (penalised, likelihood, p) = bias + step, trial
-        if gained < 1e-3:
+        if gain < 1e-3:
             break
     return bias, likelihood

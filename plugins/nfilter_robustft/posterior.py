@@ -1,14 +1,14 @@
-"""How likely a label is wrong, given who agrees with whom (Dawid & Skene 1979, one parameter an annotator).
+"""Posterior probability that a label is wrong, from agreement patterns (Dawid & Skene 1979, one parameter per view).
 
-Each sample has a hidden true answer. The label is right with probability 1 - rho, view v with probability a_v, each
-by itself; a wrong answer falls on any given other wrong one with chance c (1/(K-1) for K options). A view that
-gives calibrated shares of votes (neighbours) has no parameter: its shares are the prior of the true answer. Only
-patterns of agreement matter, so a dataset of any size is a short table of counts.
+Each sample has a hidden true answer. The label is right with probability 1 - rho and view v with probability a_v,
+independently; two wrong answers are equal with probability c (1/(K-1) for K options). A view with calibrated shares of
+votes (neighbours) has no parameter: its shares are the prior of the true answer. Only the pattern of agreement matters,
+so a dataset of any size reduces to a short table of counts.
 
-Real views share mistakes. Where they share them with each other, the model takes that for agreement on the truth and
-rho is too high; where they share them with the label, it takes that for right labels and rho is too low (both are
-measured in the tests). Its interval knows neither. So rho of this model serves to rank labels; the noise rate that is
-reported is the range of ``bounds``, which does not need independence.
+Real views share mistakes. The model mistakes shared mistakes of views for agreement on the truth, and overestimates
+rho; it mistakes mistakes shared with the label for right labels, and underestimates rho (the tests measure both). Its
+interval accounts for neither. So this rho only serves to rank labels; the reported noise rate is the range from
+``bounds``, which does not assume independence.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Float64Array = npt.NDArray[np.float64]
 
 GRADES = 100
 _COLLISIONS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-_OPEN = 0.01  # collision chance of open answers where it cannot be estimated
+_OPEN = 0.01  # collision probability of open answers if it cannot be estimated
 _STARTS = tuple((rate, accuracy) for rate in (0.1, 0.4, 0.7) for accuracy in (0.55, 0.9))
 _TOP = 0.99
 _FLAT = 0.2
@@ -37,12 +37,12 @@ _TINY = 1e-300
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """Who agrees with whom in one sample.
+    """Agreement pattern of one sample.
 
-    ``groups`` numbers the distinct answers of (label, view 1, view 2, ...) in order of appearance, so the label's
-    is 0; -1 is no answer. ``options`` is K, or 0 for open answers. ``grades`` holds, a view, None or the shares
-    that a graded view gives to the label's answer and to its own, in steps of 1/100; where it has no answer, the first is
-    how frequent the label's answer is, and counts in the noise score alone. ``trusted``: the label is known to be right.
+    ``groups`` numbers the distinct answers of (label, view 1, view 2, ...) in order of appearance, so the label has 0;
+    -1 is a missing answer. ``options`` is K, or 0 for open answers. ``grades`` contains, per view, None or a graded
+    view's shares of the label's answer and of its own answer, in steps of 1/100; without an own answer, the first is
+    the frequency of the label's answer and only affects the noise score. ``trusted``: the label is known to be right.
     """
 
     groups: tuple[int, ...]
@@ -53,9 +53,9 @@ class Pattern:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The fitted model. ``low`` and ``high`` bound rho at 95% by profile likelihood; ``n`` labels were counted.
+    """The model fitted to ``n`` labels; ``low`` and ``high`` are the 95% profile likelihood interval of rho.
 
-    The interval takes the shares of graded views as they are; how sure those are is for their own stage to say.
+    The interval ignores the uncertainty of graded views' shares.
     """
 
     rate: float
@@ -67,7 +67,7 @@ class Estimate:
     converged: bool
 
     def to_json(self) -> dict[str, JSON]:
-        """Plain values for a stage's state."""
+        """Return JSON values for a stage's state."""
         return {
             "rate": self.rate,
             "low": self.low,
@@ -80,21 +80,21 @@ class Estimate:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Estimate:
-        """The inverse of ``to_json``."""
+        """Return the estimate from ``to_json``'s values."""
         return cls(**values)
 
 
 def grade(share: float) -> int:
-    """A share in [0, 1] in steps of 1/100, never 0 or 1: votes are not certainty."""
+    """Round a share to steps of 1/100, within [1, 99], because votes are never certain."""
     return min(GRADES - 1, max(1, round(share * GRADES)))
 
 
 def partition(
     answers: Sequence[str | None], same: Mapping[tuple[str, str], bool]
 ) -> tuple[int, ...]:
-    """Group numbers of ``answers``: each joins the first group whose first answer it agrees with; None is -1.
+    """Return group numbers of ``answers``: each joins the first group whose first answer agrees with it; None is -1.
 
-    ``same`` says of pairs of different answers, the earlier first, whether they agree; equal ones do.
+    ``same`` maps pairs of unequal answers, the earlier first, to whether they agree; equal answers always agree.
     """
     heads: list[str] = []
     groups = []
@@ -117,9 +117,9 @@ def estimate(
 ) -> Estimate:
     """Fit rho and the views' accuracies to ``counts`` by expectation maximisation from several starts.
 
-    ``collision`` fixes the chance c for open answers; None estimates it where two views or more allow it.
-    Patterns without a label's answer are left out. With one ungraded view rho cannot be told from the view's own
-    mistakes: the interval is then wide.
+    ``collision`` fixes the probability c of open answers; None estimates it if there are at least two views.
+    Patterns without a readable label are ignored. With one ungraded view, rho and the view's accuracy are not
+    identifiable, and the interval is wide.
     """
     used: Counter[Pattern] = Counter()
     for pattern, count in counts.items():
@@ -146,7 +146,7 @@ def estimate(
     fit, table = best
     low = _bound(table, weight, fit, 0.0)
     high = _bound(table, weight, fit, _TOP)
-    # Where the likelihood is flat, any rate between explains the data as well; the middle errs least.
+    # If the likelihood is flat between the bounds, the midpoint has the smallest maximum error.
     middle = _maximise(table, weight, (low + high) / 2, fit.accuracy, fixed=True)
     if high - low > _FLAT and middle.loss < fit.loss + 0.05:
         fit = middle
@@ -159,7 +159,7 @@ def estimate(
 
 
 def _without_frequencies(pattern: Pattern) -> Pattern:
-    """``pattern`` for the fit: frequencies come from the labels themselves, and would explain any of them as right."""
+    """Remove frequencies from ``pattern`` for the fit: they are those of the labels and would call any label right."""
     grades = tuple(
         None if group < 0 else graded
         for graded, group in zip(pattern.grades, pattern.groups[1:], strict=bool(pattern.grades))
@@ -170,7 +170,7 @@ def _without_frequencies(pattern: Pattern) -> Pattern:
 def _graded_accuracy(
     patterns: Sequence[Pattern], weight: Float64Array, joint: Float64Array
 ) -> dict[int, float]:
-    """By number, the graded views' expected accuracy; it is no parameter, but follows from the posterior."""
+    """Return the graded views' expected accuracy under the posterior, by view number."""
     hits: defaultdict[int, float] = defaultdict(float)
     total: defaultdict[int, float] = defaultdict(float)
     posterior = joint / np.maximum(joint.sum(axis=1, keepdims=True), _TINY)
@@ -183,7 +183,7 @@ def _graded_accuracy(
 
 
 def noise_score(pattern: Pattern, fitted: Estimate) -> float:
-    """P(label wrong | pattern): 1 where the label has no answer, 0 where it is trusted."""
+    """Return P(label wrong | pattern): 1 without a readable label, 0 for a trusted one."""
     if pattern.trusted:
         return 0.0
     if pattern.groups[0] != 0:
@@ -204,11 +204,11 @@ class _Fit:
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """P patterns against H hypotheses (the true answer is group h, or, last, none of those seen).
+    """P patterns and H hypotheses: the true answer is group h, or, for the last h, none of the pattern's answers.
 
     ``base`` [P, H]: prior of the hypothesis times graded evidence. ``match`` [P, H, S] and ``answered`` [P, S]
-    for S annotators, the label first. ``wrong`` [P]: chance of one given wrong answer. ``floor`` [S-1] keeps
-    a view's accuracy at or above guessing, without which all could be right or wrong together.
+    for S annotators, the label first. ``wrong`` [P]: probability of one specific wrong answer. ``floor`` [S-1]: a
+    view's minimum accuracy, that of guessing; without it, swapping right and wrong would be equally likely.
     """
 
     base: Float64Array
@@ -228,17 +228,17 @@ class _Table:
         answered = np.zeros((size, annotators), dtype=bool)
         wrong = np.empty(size)
         for i, pattern in enumerate(patterns):
-            seen = max(pattern.groups) + 1
+            distinct = max(pattern.groups) + 1
             k = float(pattern.options) if pattern.options > 1 else 1.0 + 1.0 / chance
             wrong[i] = 1.0 / (k - 1.0)
-            # A pattern stands for every choice of K answers for its groups; it counts when c is estimated.
-            ways = np.prod([max(k - j, 1e-3) for j in range(seen)]) / k
-            base[i, :seen] = ways
-            base[i, -1] = ways * max(k - seen, 0.0)
+            # The number of assignments of K answers to the groups; it matters when c is estimated.
+            ways = np.prod([max(k - j, 1e-3) for j in range(distinct)]) / k
+            base[i, :distinct] = ways
+            base[i, -1] = ways * max(k - distinct, 0.0)
             for s, group in enumerate(pattern.groups):
                 graded = pattern.grades[s - 1] if s and pattern.grades else None
                 if graded is not None:
-                    base[i] *= _prior(graded, group, seen, k, hypotheses)
+                    base[i] *= _prior(graded, group, distinct, k, hypotheses)
                 elif group >= 0 and not (s == 0 and pattern.trusted):
                     answered[i, s] = True
                     match[i, group, s] = True
@@ -250,7 +250,7 @@ class _Table:
         return cls(base, match, answered, wrong, trusted, floor, chance)
 
     def joint(self, rate: float, accuracy: Float64Array) -> Float64Array:
-        """P(pattern, hypothesis) [P, H], up to a factor a pattern."""
+        """Return P(pattern, hypothesis) [P, H], up to a factor per pattern."""
         right = np.concatenate([[1.0 - rate], accuracy])
         missed = (1.0 - right)[None, :] * self.wrong[:, None]
         factor = np.where(self.match, right, missed[:, None, :])
@@ -259,9 +259,9 @@ class _Table:
 
 
 def _prior(
-    graded: tuple[int, int], group: int, seen: int, k: float, hypotheses: int
+    graded: tuple[int, int], group: int, distinct: int, k: float, hypotheses: int
 ) -> Float64Array:
-    """Prior of each hypothesis, times K so that it replaces a flat one, from a graded view's shares; ``group`` is its own."""
+    """Return K times the prior of each hypothesis [H] from the shares of a graded view whose answer is ``group``."""
     of_label, of_own = graded[0] / GRADES, graded[1] / GRADES
     named = 1 if group <= 0 else 2
     rest = max(1.0 - of_label - (of_own if group > 0 else 0.0), 0.01)
@@ -269,7 +269,7 @@ def _prior(
     prior[0] = of_label
     if group >= 0:
         prior[group] = of_own
-    prior[seen : hypotheses - 1] = 0.0
+    prior[distinct : hypotheses - 1] = 0.0
     return prior * k
 
 
@@ -282,9 +282,8 @@ def _maximise(
     steps: int = 2000,
     tolerance: float = 1e-8,
 ) -> _Fit:
-    """Expectation maximisation; ``fixed`` holds the rate. One pseudo-sample keeps accuracies off 0 and 1."""
-    asked = table.answered * weight[:, None]
-    total = asked.sum(axis=0)
+    """Run expectation maximisation; ``fixed`` keeps the rate. A pseudo-sample keeps accuracies away from 0 and 1."""
+    total = (table.answered * weight[:, None]).sum(axis=0)
     previous = np.inf
     for _ in range(steps):
         joint = table.joint(rate, accuracy)
@@ -303,8 +302,7 @@ def _maximise(
 
 
 def _bound(table: _Table, weight: Float64Array, fit: _Fit, end: float) -> float:
-    """Where, from the estimate towards ``end``, the profile likelihood of rho leaves its 95% region."""
-
+    """Return the boundary, towards ``end``, of the 95% profile likelihood region of rho."""
     starts = [fit.accuracy]
     if table.answered[:, 1:].any():
         starts += [np.full_like(fit.accuracy, 0.9), np.full_like(fit.accuracy, 0.55)]

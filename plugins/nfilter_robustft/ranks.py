@@ -1,4 +1,4 @@
-"""A ranking of samples as a state: 16 bytes a sample, the hash of its id and its rank."""
+"""A ranking of samples as state arrays: the hash of the id and the rank, 16 bytes per sample."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import numpy.typing as npt
 from nfilter import hash_of, place_of
 
 
-def ranked(ids: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-    """Arrays of a ranking in which the first of ``ids`` has rank 1."""
+def rank_arrays(ids: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of a ranking in which the first of ``ids`` has rank 1."""
     keys = np.array([hash_of(name) for name in ids], dtype=np.uint64)
     order = np.argsort(keys, kind="stable")
     return {"ids": keys[order], "ranks": (order + 1).astype(np.int64)}
 
 
 def rank_of(name: str, arrays: Mapping[str, npt.NDArray[Any]]) -> int | None:
-    """The rank of the sample with id ``name``; None where it was not ranked."""
-    place = place_of(arrays["ids"], name)
-    return None if place is None else int(arrays["ranks"][place])
+    """Return the rank of the sample with id ``name``, or None if it was not ranked."""
+    index = place_of(arrays["ids"], name)
+    return None if index is None else int(arrays["ranks"][index])
 
 
-def share_of(share: float, n: int) -> int:
-    """floor(share * n), in decimal as the recipe has it: 0.29 * 100 is 28.999999999999996 in binary."""
+def floor_share(share: float, n: int) -> int:
+    """Return floor(share * n) in decimal arithmetic; 0.29 * 100 is 28.999999999999996 in binary."""
     return math.floor(Decimal(str(share)) * n)

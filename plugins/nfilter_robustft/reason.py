@@ -1,4 +1,4 @@
-"""The reasoning view: reason, reflect on it, reason again (RobustFT, Eq. 2)."""
+"""``robustft.reason``: the reasoning view, by alternating reasoning and reflection (RobustFT, Eq. 2)."""
 
 from __future__ import annotations
 
@@ -23,36 +23,42 @@ from nfilter import (
     State,
     View,
 )
-from nfilter_robustft.lazy import Settled, divide, reads, share_asked, sound
-from nfilter_robustft.pilot import Weak, is_weak, noted_as_weak, notes_of_weak, of_first, pilot
-from nfilter_robustft.published import as_published
-from nfilter_robustft.views import Asking, read, with_notes
+from nfilter_robustft.official_preset import apply_official_preset
+from nfilter_robustft.pilot import (
+    WeakPolicy,
+    add_weak_notes,
+    is_weak,
+    pilot,
+    split_piloted,
+    weak_view_notes,
+)
+from nfilter_robustft.skipping import Settled, asked_share, notes_read, split_asked, validate
+from nfilter_robustft.views import RequestBuilder, add_notes, read_answer
 
-_LEAST_REPLY = 256
-_LEAST_ROW = 2048
-_REPLIES = 4
-_FEW = 16
-_CUTS = 2
-_DONE = ("settled", "cut off", "tokens")  # why rounds are not needed, or not worth their calls
+_MIN_REPLY_TOKENS = 256
+_MIN_ROW_TOKENS = 2048
+_REPLIES = 4  # per row
+_MIN_LENGTHS = 16
+_MAX_TRUNCATED = 2
+_SAVING = ("settled", "cut off", "tokens")  # reasons to stop that save the remaining rounds
 
 
 class ReasonConfig(StageConfig):
-    """Up to ``rounds`` of (reflect, reason again) after the first reasoning.
+    """``rounds`` is the maximum number of rounds (reflect, reason again) after the first reasoning.
 
-    ``preset: official`` reasons once, in at most 512 tokens at temperature 1, and never reflects, as the published code
-    does. The prompt and how an answer is read are not the published ones.
+    ``preset: official`` reasons once, in at most 512 tokens at temperature 1, without reflection, like the published
+    code. The prompt and the parsing of answers are not those of the published code.
 
-    ``settled`` skips samples whose verdict earlier views settle under a vote (any, all), which the check then has to
-    take. ``only: flagged`` asks after the ``check`` about flagged samples alone, and not again where ``into`` has been
-    asked already.
+    ``settled`` skips samples whose verdict is settled by earlier views under a vote (any, all); the check must use the
+    same vote. ``only: flagged`` runs after the ``check`` and asks about flagged samples not asked yet.
 
-    A sample's rounds end when two reasonings in a row have the same answer, when two in a row were cut off before they had
-    one, or when its replies have ``row_tokens`` tokens together. ``auto`` learns from the first rows: no later reply may be
-    longer than twice all but one in twenty of theirs that were complete, 256 at least and ``max_tokens`` at most, and
-    ``row_tokens`` is four such replies, 2,048 at least. A number bounds the sum alone, null nothing.
+    A sample's rounds end when two consecutive reasonings have the same answer, when two consecutive ones are truncated
+    before an answer, or when its replies reach ``row_tokens`` tokens in total. With ``auto``, the limit of later
+    replies is twice the 95th percentile of the pilot's complete replies, between 256 and ``max_tokens``, and
+    ``row_tokens`` is four such replies, at least 2,048. A number limits the total only; null sets no limit.
 
-    ``weak: skip`` reasons once about the first rows, and where they show a view that is no better than chance, about no
-    others and without rounds; ``weak: ask`` asks about every row.
+    ``weak: skip`` reasons once about pilot rows and skips the other rows and all rounds if the view is no better than
+    chance there; ``weak: ask`` asks about every row.
     """
 
     llm: Annotated[str, Needs(Generates)]
@@ -68,24 +74,24 @@ class ReasonConfig(StageConfig):
     settled: Settled | None = None
     only: Literal["flagged"] | None = None
     check: str = "check"
-    weak: Weak = "skip"
+    weak: WeakPolicy = "skip"
 
     @model_validator(mode="before")
     @classmethod
-    def _as_published(cls, value: Any) -> Any:
-        return as_published(value, rounds=0, weak="ask", row_tokens=None)
+    def _apply_preset(cls, value: Any) -> Any:
+        return apply_official_preset(value, rounds=0, weak="ask", row_tokens=None)
 
     @model_validator(mode="after")
-    def _asks_soundly(self) -> ReasonConfig:
-        sound(self)
+    def _settings_are_consistent(self) -> ReasonConfig:
+        validate(self)
         return self
 
 
 @dataclass(slots=True)
-class _Course:
-    """How far one sample has come. ``answers`` has one entry a reasoning; ``last`` is the newest completion.
+class _Progress:
+    """Progress of one sample: one of ``answers`` per reasoning; ``last`` is the latest complete reasoning.
 
-    ``cut`` counts the newest reasonings in a row that were cut off before they had an answer.
+    ``truncated`` counts the latest consecutive reasonings that were truncated before an answer.
     """
 
     sample: Sample
@@ -95,21 +101,21 @@ class _Course:
     calls: int = 1
     tokens: int = 0
     stopped: str | None = None
-    cut: int = 0
+    truncated: int = 0
     reflection: str = field(default="")
 
     @property
     def rounds(self) -> int:
-        """Rounds that were completed."""
+        """Number of completed rounds."""
         return len(self.answers) - 1
 
 
 class Reason:
-    """Writes the answer that step-by-step reasoning settles on.
+    """Stage that writes the answer of step-by-step reasoning with reflection as a view.
 
-    A sample stops as soon as two reasonings in a row agree, the first one included; also where two in a row were cut off
-    before they had an answer, or its tokens are used up. All samples of a chunk go round by round together. A call that fails after the first reasoning ends the loop there: the last complete
-    reasoning stands, and ``stopped`` says why.
+    A sample stops when two consecutive reasonings agree, when two consecutive ones are truncated before an answer, or
+    at its token limit. Each round runs for all samples of a chunk together. If a call fails after the first reasoning,
+    the last complete reasoning is used, and ``stopped`` is the reason.
     """
 
     name: ClassVar[str] = "robustft.reason"
@@ -120,13 +126,13 @@ class Reason:
 
     @classmethod
     def contract(cls, config: ReasonConfig) -> Contract:
-        """One view; the prompt of the reflection only where there is one."""
+        """Return the contract: one view from one model; the reflection prompt only with rounds."""
         prompts = {config.prompt, config.reflect_prompt} if config.rounds else {config.prompt}
         return Contract(
-            reads=reads(config),
+            reads=notes_read(config),
             writes=frozenset({config.into}),
             views=frozenset({config.into}),
-            sometimes=frozenset({config.into} if reads(config) else ()),
+            sometimes=frozenset({config.into} if notes_read(config) else ()),
             measures={config.into: {"nll": config.llm} if config.logprobs else {}},
             prompts=frozenset(prompts),
             needs=(ModelNeed(config.llm, Generates, field="llm"),),
@@ -134,202 +140,202 @@ class Reason:
         )
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
-        """Find out on the first rows, by their first reasoning alone, whether the view is worth asking, and how long replies are."""
+        """Run the pilot with the first reasoning only, and derive the limit of later replies from its lengths."""
         lengths: list[int] = []
 
         def ask(samples: Sequence[Sample]) -> list[tuple[str | None, bool]]:
-            courses = self._begun(samples, ctx)
-            lengths.extend(course.tokens for course in courses if course.last.finish == "stop")
-            return [(course.answers[0], course.stopped is None) for course in courses]
+            rows = self._first_reasoning(samples, ctx)
+            lengths.extend(row.tokens for row in rows if row.last.finish == "stop")
+            return [(row.answers[0], row.stopped is None) for row in rows]
 
         state = pilot(stream, self.config, ctx, ask)
-        return state if is_weak(state) else self._bounded(state, lengths, ctx)
+        return state if is_weak(state) else self._with_reply_limit(state, lengths, ctx)
 
-    def _bounded(self, state: State, lengths: Sequence[int], ctx: Context) -> State:
-        """``state`` with how long later replies may be, where the first rows tell."""
+    def _with_reply_limit(self, state: State, lengths: Sequence[int], ctx: Context) -> State:
         limit = reply_limit(lengths, self.config.max_tokens)
         if self.config.row_tokens != "auto" or limit is None:
             return state
         ctx.log.info(
-            f"{self.config.into}: replies have at most {limit} tokens from here on, twice what {len(lengths)} of the first rows needed "
-            f"(row_tokens: null leaves max_tokens: {self.config.max_tokens} alone)"
+            f"{self.config.into}: later replies are limited to {limit} tokens, from the lengths of {len(lengths)} pilot replies "
+            f"(row_tokens: null keeps max_tokens: {self.config.max_tokens} as the only limit)"
         )
         return State({**state.values, "reply_tokens": limit}, state.arrays)
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
-        """Reason about every sample that needs it, then go round by round with those that have not settled."""
+        """Reason about every sample that is not skipped, then run rounds for those that have not stopped."""
         config, calls = self.config, 1 + 2 * self.config.rounds
         if is_weak(state):
 
             def once(samples: Sequence[Sample]) -> dict[str, View]:
-                return {each.sample.id: _note(each, 0) for each in self._begun(samples, ctx)}
+                return {row.sample.id: _note(row, 0) for row in self._first_reasoning(samples, ctx)}
 
-            weak = notes_of_weak(chunk, state, once, calls)
-            return noted_as_weak(chunk, config.into, weak)
-        asked, notes = divide(chunk, config, ctx, calls=calls)
-        first, later = of_first(asked, state)
-        limit = _limit(state, config.max_tokens)
-        begun = {each.sample.id: each for each in self._begun(first, ctx)}
-        begun |= {each.sample.id: each for each in self._begun(later, ctx, limit)}
-        courses = [begun[sample.id] for sample in asked]
-        self._rounds(courses, limit, ctx)
-        for course in courses:
-            notes[course.sample.id] = _note(course, config.rounds)
-        return with_notes(chunk, config.into, notes)
+            weak = weak_view_notes(chunk, state, once, calls)
+            return add_weak_notes(chunk, config.into, weak)
+        asked, notes = split_asked(chunk, config, ctx, calls=calls)
+        piloted, others = split_piloted(asked, state)
+        limit = _reply_limit_of(state, config.max_tokens)
+        rows = {row.sample.id: row for row in self._first_reasoning(piloted, ctx)}
+        rows |= {row.sample.id: row for row in self._first_reasoning(others, ctx, limit)}
+        self._run_rounds([rows[sample.id] for sample in asked], limit, ctx)
+        notes |= {name: _note(row, config.rounds) for name, row in rows.items()}
+        return add_notes(chunk, config.into, notes)
 
-    def _asking(self, ctx: Context, prompt: str, logprobs: bool, limit: int) -> Asking:
-        return Asking(ctx, ctx.prompt(prompt), limit, self.config.temperature, logprobs)
+    def _builder(self, ctx: Context, prompt: str, logprobs: bool, limit: int) -> RequestBuilder:
+        return RequestBuilder(ctx, ctx.prompt(prompt), limit, self.config.temperature, logprobs)
 
-    def _begun(
+    def _first_reasoning(
         self, samples: Sequence[Sample], ctx: Context, limit: int | None = None
-    ) -> list[_Course]:
-        """The first reasoning about each sample, of at most ``limit`` tokens, ``max_tokens`` where it is None."""
+    ) -> list[_Progress]:
+        """Reason once about each sample, in at most ``limit`` tokens (None: ``max_tokens``)."""
         if not samples:
             return []
-        most = self.config.max_tokens if limit is None else limit
-        reasoner = self._asking(ctx, self.config.prompt, self.config.logprobs, most)
-        first = ctx.model(self.config.llm).generate(
+        max_tokens = self.config.max_tokens if limit is None else limit
+        reasoner = self._builder(ctx, self.config.prompt, self.config.logprobs, max_tokens)
+        completions = ctx.model(self.config.llm).generate(
             [
                 reasoner.request(sample, key="0", reasoning=None, reflection=None)
                 for sample in samples
             ]
         )
-        return [_begin(sample, done, ctx) for sample, done in zip(samples, first, strict=True)]
+        return [
+            _start(sample, completion, ctx)
+            for sample, completion in zip(samples, completions, strict=True)
+        ]
 
-    def _rounds(self, courses: Sequence[_Course], limit: int, ctx: Context) -> None:
-        """Reflect and reason again, all samples together, until each has settled or has had its rounds."""
+    def _run_rounds(self, rows: Sequence[_Progress], limit: int, ctx: Context) -> None:
+        """Reflect and reason again, all samples together, until each has stopped or used its rounds."""
         config, model = self.config, ctx.model(self.config.llm)
-        reasoner = self._asking(ctx, config.prompt, config.logprobs, limit)
+        reasoner = self._builder(ctx, config.prompt, config.logprobs, limit)
         if config.rounds:
-            reflector = self._asking(ctx, config.reflect_prompt, logprobs=False, limit=limit)
-        most = (
-            max(_LEAST_ROW, _REPLIES * limit) if config.row_tokens == "auto" else config.row_tokens
-        )
+            reflector = self._builder(ctx, config.reflect_prompt, logprobs=False, limit=limit)
+        row_limit = config.row_tokens
+        if row_limit == "auto":
+            row_limit = max(_MIN_ROW_TOKENS, _REPLIES * limit)
         for number in range(1, config.rounds + 1):
-            for course in courses:
-                _spent(course, most)
-            going = [course for course in courses if course.stopped is None]
-            said = model.generate(
+            for row in rows:
+                _stop_at_limit(row, row_limit)
+            active = [row for row in rows if row.stopped is None]
+            reflections = model.generate(
                 [
                     reflector.request(
-                        course.sample,
+                        row.sample,
                         key=f"reflect {number}",
-                        reasoning=_steps(course.last),
-                        answer=course.answers[-1],
+                        reasoning=_steps(row.last),
+                        answer=row.answers[-1],
                     )
-                    for course in going
+                    for row in active
                 ]
             )
-            for course, done in zip(going, said, strict=True):
-                _reflected(course, done)
-            going = [course for course in going if course.stopped is None]
-            again = model.generate(
+            for row, reflection in zip(active, reflections, strict=True):
+                _add_reflection(row, reflection)
+            active = [row for row in active if row.stopped is None]
+            completions = model.generate(
                 [
                     reasoner.request(
-                        course.sample,
+                        row.sample,
                         key=str(number),
-                        reasoning=_steps(course.last),
-                        reflection=course.reflection,
+                        reasoning=_steps(row.last),
+                        reflection=row.reflection,
                     )
-                    for course in going
+                    for row in active
                 ]
             )
-            _reasoned(going, again, ctx)
+            _add_reasonings(active, completions, ctx)
 
 
-def _begin(sample: Sample, done: Completion, ctx: Context) -> _Course:
-    answer, failure = read(ctx, sample, done, reasoned=True)
-    course = _Course(sample, done, [answer], failure, tokens=done.completion_tokens)
-    course.cut = int(_was_cut(done, answer))
-    if done.failure is not None:
-        course.stopped = "failed"
-    return course
+def _start(sample: Sample, completion: Completion, ctx: Context) -> _Progress:
+    answer, failure = read_answer(ctx, sample, completion, reasoned=True)
+    row = _Progress(sample, completion, [answer], failure, tokens=completion.completion_tokens)
+    row.truncated = int(_is_truncated(completion, answer))
+    if completion.failure is not None:
+        row.stopped = "failed"
+    return row
 
 
-def _was_cut(done: Completion, answer: str | None) -> bool:
-    return done.finish == "length" and answer is None
+def _is_truncated(completion: Completion, answer: str | None) -> bool:
+    return completion.finish == "length" and answer is None
 
 
-def _spent(course: _Course, most: int | None) -> None:
-    """End the rounds of a sample whose replies have ``most`` tokens together."""
-    if course.stopped is None and most is not None and course.tokens >= most:
-        course.stopped = "tokens"
+def _stop_at_limit(row: _Progress, limit: int | None) -> None:
+    """Stop a sample whose replies have ``limit`` tokens in total."""
+    if row.stopped is None and limit is not None and row.tokens >= limit:
+        row.stopped = "tokens"
 
 
-def _limit(state: State | None, most: int) -> int:
-    """How many tokens a reply may have, as the first rows told, else ``most``."""
-    found = state.values.get("reply_tokens") if state is not None else None
-    return found if isinstance(found, int) else most
+def _reply_limit_of(state: State | None, max_tokens: int) -> int:
+    limit = state.values.get("reply_tokens") if state is not None else None
+    return limit if isinstance(limit, int) else max_tokens
 
 
-def reply_limit(lengths: Sequence[int], most: int) -> int | None:
-    """How many tokens a reply may have, given the ``lengths`` of complete ones; None where they tell nothing under ``most``."""
-    if len(lengths) < _FEW:
+def reply_limit(lengths: Sequence[int], max_tokens: int) -> int | None:
+    """Return the token limit of a reply from the ``lengths`` of complete ones; None unless below ``max_tokens``."""
+    if len(lengths) < _MIN_LENGTHS:
         return None
-    usual = sorted(lengths)[math.ceil(0.95 * len(lengths)) - 1]
-    limit = max(_LEAST_REPLY, 2 * usual)
-    return limit if limit < most else None
+    percentile = sorted(lengths)[math.ceil(0.95 * len(lengths)) - 1]
+    limit = max(_MIN_REPLY_TOKENS, 2 * percentile)
+    return limit if limit < max_tokens else None
 
 
-def _reflected(course: _Course, done: Completion) -> None:
-    course.calls += 1
-    course.tokens += done.completion_tokens
-    course.reflection = done.text
-    if done.failure is not None:
-        course.stopped = f"reflection failed: {done.failure.kind}: {done.failure.detail}"
+def _add_reflection(row: _Progress, completion: Completion) -> None:
+    row.calls += 1
+    row.tokens += completion.completion_tokens
+    row.reflection = completion.text
+    failure = completion.failure
+    if failure is not None:
+        row.stopped = f"reflection failed: {failure.kind}: {failure.detail}"
 
 
-def _reasoned(courses: Sequence[_Course], again: Sequence[Completion], ctx: Context) -> None:
-    """Take the new reasonings; those whose answer is that of the round before have settled."""
+def _add_reasonings(rows: Sequence[_Progress], new: Sequence[Completion], ctx: Context) -> None:
+    """Add the new reasonings; stop the rows whose answer agrees with the previous one."""
     complete = []
-    for course, done in zip(courses, again, strict=True):
-        course.calls += 1
-        course.tokens += done.completion_tokens
-        answer, failure = read(ctx, course.sample, done, reasoned=True)
-        if done.failure is not None:
-            course.stopped = f"reasoning failed: {failure}"
+    for row, completion in zip(rows, new, strict=True):
+        row.calls += 1
+        row.tokens += completion.completion_tokens
+        answer, failure = read_answer(ctx, row.sample, completion, reasoned=True)
+        if completion.failure is not None:
+            row.stopped = f"reasoning failed: {failure}"
             continue
-        course.last, course.failure = done, failure
-        course.answers.append(answer)
-        course.cut = course.cut + 1 if _was_cut(done, answer) else 0
-        if course.cut == _CUTS:
-            course.stopped = "cut off"
-        complete.append(course)
-    settled = ctx.answers.agree([(course.answers[-2], course.answers[-1]) for course in complete])
-    for course, same in zip(complete, settled, strict=True):
+        row.last, row.failure = completion, failure
+        row.answers.append(answer)
+        row.truncated = row.truncated + 1 if _is_truncated(completion, answer) else 0
+        if row.truncated == _MAX_TRUNCATED:
+            row.stopped = "cut off"
+        complete.append(row)
+    settled = ctx.answers.agree([(row.answers[-2], row.answers[-1]) for row in complete])
+    for row, same in zip(complete, settled, strict=True):
         if same:
-            course.stopped = "settled"
+            row.stopped = "settled"
 
 
-def _steps(done: Completion) -> str:
-    """The reasoning in a completion: its thoughts, then its text."""
-    return "\n\n".join(part for part in (done.reasoning, done.text) if part)
+def _steps(completion: Completion) -> str:
+    """Return the reasoning in a completion: its thoughts, then its text."""
+    return "\n\n".join(part for part in (completion.reasoning, completion.text) if part)
 
 
 def _calls(config: ReasonConfig) -> Calls:
-    # Reasoning and one look at it; a round more asks twice.
-    least, usual = share_asked(config)
+    # A usual sample reasons once and reflects once; each further round makes two calls.
+    least, usual = asked_share(config)
     first = 2 if config.rounds else 1
     return Calls(
         config.llm, config.prompt, config.max_tokens, least, usual * first, 1 + 2 * config.rounds
     )
 
 
-def _note(course: _Course, rounds: int) -> View:
+def _note(row: _Progress, rounds: int) -> View:
     more: dict[str, JSON] = {
-        "length": len(course.last.logprobs or ()),
-        "answers": list(course.answers),
-        "stopped": course.stopped or "rounds",
-        "saved": 1 + 2 * rounds - course.calls if course.stopped in _DONE else 0,
+        "length": len(row.last.logprobs or ()),
+        "answers": list(row.answers),
+        "stopped": row.stopped or "rounds",
+        "saved": 1 + 2 * rounds - row.calls if row.stopped in _SAVING else 0,
     }
     return View(
-        course.answers[-1],
-        text=course.last.text,
-        reasoning=_steps(course.last) or None,
-        nll=course.last.nll,
-        tokens=course.tokens,
-        calls=course.calls,
-        rounds=course.rounds,
-        failure=course.failure,
+        row.answers[-1],
+        text=row.last.text,
+        reasoning=_steps(row.last) or None,
+        nll=row.last.nll,
+        tokens=row.tokens,
+        calls=row.calls,
+        rounds=row.rounds,
+        failure=row.failure,
         more=more,
     )

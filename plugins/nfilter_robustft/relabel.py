@@ -1,4 +1,4 @@
-"""The context view: flagged samples answered from their nearest clean neighbours (RobustFT, Eqs. 4 and 5)."""
+"""``robustft.relabel``: the context view, an answer from the nearest clean neighbours (RobustFT, Eqs. 4 and 5)."""
 
 from __future__ import annotations
 
@@ -25,25 +25,31 @@ from nfilter import (
     State,
     View,
 )
+from nfilter_robustft.confidence import Sure
 from nfilter_robustft.index import THRESHOLD, Index, build
 from nfilter_robustft.keys import text_of
-from nfilter_robustft.published import as_published
-from nfilter_robustft.sure import Sure
-from nfilter_robustft.views import Asking, is_flagged, read, reasoning_of, with_notes
+from nfilter_robustft.official_preset import apply_official_preset
+from nfilter_robustft.views import (
+    RequestBuilder,
+    add_notes,
+    is_flagged,
+    read_answer,
+    reasoning_of,
+)
 
-NO_CLEAN = "no clean sample to take context from"
+NO_CLEAN = "no clean sample to use as context"
 _BLOCK = 1024
 
 
 class RelabelConfig(StageConfig):
-    """``k`` neighbours by cosine similarity of their queries, or with ``embed: question`` without the lettered options.
+    """``k``: number of neighbours by cosine similarity of queries; ``embed: question`` excludes lettered options.
 
-    ``check`` is the verdict note; null does without a checker: every sample is answered anew, from any others.
-    With ``sure`` a flagged sample that the named view is sure about is not asked: that view's answer stands.
-    ``exact_up_to`` clean samples are searched exactly, more through a graph.
+    ``check`` is the verdict note; with null, every sample is relabelled from any others. With ``sure``, flagged samples
+    on which that view is sure are skipped, and its answer is used. Up to ``exact_up_to`` clean samples are searched
+    exactly, more through an HNSW graph.
 
-    ``preset: official`` answers from 3 neighbours by question, in at most 512 tokens at temperature 1, as the published
-    code does. The prompt, the encoder and how an answer is read are not the published ones.
+    ``preset: official`` uses 3 neighbours by question, at most 512 tokens and temperature 1, like the published code.
+    The prompt, the encoder and the parsing of answers are not those of the published code.
     """
 
     llm: Annotated[str, Needs(Generates)]
@@ -62,13 +68,13 @@ class RelabelConfig(StageConfig):
 
     @model_validator(mode="before")
     @classmethod
-    def _as_published(cls, value: Any) -> Any:
-        return as_published(value, k=3, embed="question")
+    def _apply_preset(cls, value: Any) -> Any:
+        return apply_official_preset(value, k=3, embed="question")
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbor:
-    """A clean sample near a flagged one, as the prompt shows it."""
+    """A clean neighbour of a flagged sample, as shown in the prompt."""
 
     id: str
     query: str
@@ -77,10 +83,10 @@ class Neighbor:
 
 
 class Relabel:
-    """Writes the model's answer to each flagged sample, given its nearest clean ones; the label is not shown.
+    """Stage that writes the model's answer to each flagged sample given its nearest clean samples, without the label.
 
-    It proposes and does not change the response: ``robustft.review`` decides. Without any clean sample there is
-    no context and so no answer, which the view says.
+    The view proposes a label but does not change the response; ``robustft.review`` decides. Without any clean sample
+    the view has no answer.
     """
 
     name: ClassVar[str] = "robustft.relabel"
@@ -91,7 +97,7 @@ class Relabel:
 
     @classmethod
     def contract(cls, config: RelabelConfig) -> Contract:
-        """Reads the verdict, writes a view that proposes a label; its ``nll`` is what selection ranks by."""
+        """Return the contract: reads the verdict, writes a view (with ``nll``) that proposes a label."""
         return Contract(
             packages={"faiss": "nfilter[local]"},
             reads=frozenset(
@@ -122,74 +128,73 @@ class Relabel:
         )
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
-        """Index the clean queries, with the texts that prompts will show; nothing where nothing is flagged."""
+        """Index the queries of clean samples and store their texts for the prompts, if any sample is flagged."""
         clean: list[tuple[str, str, str]] = []
-        asked: list[str] = []
+        texts: list[str] = []
         flagged = 0
         for sample in stream:
-            doubted = is_flagged(sample, self.config.check)
-            flagged += doubted
-            if not doubted or self.config.check is None:
+            is_doubted = is_flagged(sample, self.config.check)
+            flagged += is_doubted
+            if not is_doubted or self.config.check is None:
                 clean.append((sample.id, sample.query, sample.response))
-                asked.append(self._asked(sample, ctx))
+                texts.append(self._text(sample, ctx))
         values: dict[str, JSON] = {"clean": len(clean), "flagged": flagged}
         if not flagged:
             ctx.log.info("no sample is flagged: nothing to relabel")
             return State(values)
         if not clean:
             ctx.log.warning(
-                f"all {flagged} samples are flagged: {NO_CLEAN}; the review has the other views alone"
+                f"all {flagged} samples are flagged: {NO_CLEAN}; the review uses the other views only"
             )
             return State(values)
         if len(clean) < self.config.k:
             ctx.log.warning(f"{len(clean)} clean samples are fewer than k: {self.config.k}")
-        vectors = self._embed(asked, ctx)
-        texts = PackedTexts.of(text for row in clean for text in row)
-        arrays = {**build(vectors, self.config.exact_up_to), **texts.arrays("clean")}
+        vectors = self._embed(texts, ctx)
+        packed = PackedTexts.of(text for row in clean for text in row)
+        arrays = {**build(vectors, self.config.exact_up_to), **packed.arrays("clean")}
         return State(values, arrays)
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
-        """Answer the flagged samples of the chunk from their neighbours."""
         config = self.config
-        flagged, decided = self._divide(chunk)
+        flagged, decided = self._split_asked(chunk)
         if not flagged:
-            return with_notes(chunk, config.into, decided)
+            return add_notes(chunk, config.into, decided)
         if not state.values.get("clean"):
             more: dict[str, JSON] = {"neighbors": [], "similarities": []}
             note = View(None, calls=0, failure=NO_CLEAN, more=more)
-            nothing = {sample.id: note for sample in flagged}
-            return with_notes(chunk, config.into, {**decided, **nothing})
-        near = self.neighbors(flagged, state, ctx)
-        asking = Asking(
+            without_context = {sample.id: note for sample in flagged}
+            return add_notes(chunk, config.into, {**decided, **without_context})
+        neighbors = self.neighbors(flagged, state, ctx)
+        builder = RequestBuilder(
             ctx, ctx.prompt(config.prompt), config.max_tokens, config.temperature, config.logprobs
         )
         requests = [
-            asking.request(
+            builder.request(
                 sample,
-                neighbors=[{"query": each.query, "response": each.response} for each in found],
+                neighbors=[{"query": each.query, "response": each.response} for each in near],
             )
-            for sample, found in zip(flagged, near, strict=True)
+            for sample, near in zip(flagged, neighbors, strict=True)
         ]
         notes = {}
         completions = ctx.model(config.llm).generate(requests)
-        for sample, found, done in zip(flagged, near, completions, strict=True):
-            answer, failure = read(ctx, sample, done, reasoned=False)
+        for sample, near, completion in zip(flagged, neighbors, completions, strict=True):
+            answer, failure = read_answer(ctx, sample, completion, reasoned=False)
             notes[sample.id] = View(
                 answer,
-                text=done.text,
-                reasoning=reasoning_of(done.text, answer, done.reasoning),
-                nll=done.nll,
-                tokens=done.completion_tokens,
+                text=completion.text,
+                reasoning=reasoning_of(completion.text, answer, completion.reasoning),
+                nll=completion.nll,
+                tokens=completion.completion_tokens,
                 failure=failure,
                 more={
-                    "neighbors": [each.id for each in found],
-                    "similarities": [round(each.similarity, 6) for each in found],
+                    "neighbors": [each.id for each in near],
+                    "similarities": [round(each.similarity, 6) for each in near],
                 },
             )
-        return with_notes(chunk, config.into, {**decided, **notes})
+        return add_notes(chunk, config.into, {**decided, **notes})
 
-    def _divide(self, chunk: Sequence[Sample]) -> tuple[list[Sample], dict[str, View]]:
-        """Whom to ask, and by id the notes on flagged samples that another view decides."""
+    def _split_asked(self, chunk: Sequence[Sample]) -> tuple[list[Sample], dict[str, View]]:
+        """Return the flagged samples to ask about, and by id the notes on those that a sure view decides."""
         flagged = [sample for sample in chunk if is_flagged(sample, self.config.check)]
         sure = self.config.sure
         if sure is None:
@@ -198,31 +203,31 @@ class Relabel:
         for sample in flagged:
             p = sure.of(sample)
             if p is not None:
-                why = f"{sure.view} is sure of its answer (p {p:.2f})"
-                notes[sample.id] = View(None, calls=0, more={"skipped": why, "saved": 1})
+                reason = f"{sure.view} is sure of its answer (p {p:.2f})"
+                notes[sample.id] = View(None, calls=0, more={"skipped": reason, "saved": 1})
         return [sample for sample in flagged if sample.id not in notes], notes
 
     def neighbors(
         self, samples: Sequence[Sample], state: State, ctx: Context
     ) -> list[list[Neighbor]]:
-        """The ``k`` nearest clean samples to each sample, nearest first, itself never among them."""
+        """Return the ``k`` nearest other clean samples of each sample, nearest first."""
         k = self.config.k
-        vectors = self._embed([self._asked(sample, ctx) for sample in samples], ctx)
-        # One more, for the sample itself, which is in the index where there is no checker.
+        vectors = self._embed([self._text(sample, ctx) for sample in samples], ctx)
+        # One more than k: without a check, the index contains the sample itself.
         similarities, positions = Index.open(state.arrays).search(vectors, k + 1)
         texts = PackedTexts.open(state.arrays, "clean")
-        found = []
-        for sample, row, places in zip(samples, similarities, positions, strict=True):
+        neighbors = []
+        for sample, row, indices in zip(samples, similarities, positions, strict=True):
             near = [
-                _neighbor(texts, int(place), float(similarity))
-                for similarity, place in zip(row, places, strict=True)
-                if place >= 0
+                _neighbor(texts, int(index), float(similarity))
+                for similarity, index in zip(row, indices, strict=True)
+                if index >= 0
             ]
-            found.append([each for each in near if each.id != sample.id][:k])
-        return found
+            neighbors.append([each for each in near if each.id != sample.id][:k])
+        return neighbors
 
-    def _asked(self, sample: Sample, ctx: Context) -> str:
-        """What the encoder sees of a sample."""
+    def _text(self, sample: Sample, ctx: Context) -> str:
+        """Return the text of a sample to embed."""
         return text_of(sample, ctx) if self.config.embed == "question" else sample.query
 
     def _embed(self, queries: Sequence[str], ctx: Context) -> FloatArray:
@@ -236,6 +241,6 @@ class Relabel:
         return np.concatenate(blocks)
 
 
-def _neighbor(texts: PackedTexts, place: int, similarity: float) -> Neighbor:
-    first = 3 * place
+def _neighbor(texts: PackedTexts, index: int, similarity: float) -> Neighbor:
+    first = 3 * index
     return Neighbor(texts[first], texts[first + 1], texts[first + 2], similarity)

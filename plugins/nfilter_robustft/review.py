@@ -1,4 +1,4 @@
-"""The review agent: one answer for each flagged sample, from several views of it (RobustFT, Eq. 6)."""
+"""``robustft.review``: the review agent, which decides each flagged sample from several views (RobustFT, Eq. 6)."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from nfilter import (
     State,
     View,
 )
-from nfilter_robustft.published import as_published
+from nfilter_robustft.answer_format import format_like
+from nfilter_robustft.official_preset import apply_official_preset
 from nfilter_robustft.views import (
-    Asking,
+    RequestBuilder,
     excerpt,
-    is_bare,
+    is_bare_answer,
     is_flagged,
-    read,
-    read_behind,
+    read_answer,
+    read_fenced_answer,
     reasoning_of,
     verdict_of,
     was_skipped,
     was_weak,
 )
-from nfilter_robustft.wording import in_the_form_of
 
-_PICKED = re.compile(
+_CANDIDATE_CHOICE = re.compile(
     r"[\W_]*(?:(?:final\s)?answer\W{0,4}(?:is\s)?)?(?:the\s)?candidate\s(?:number\s)?#?(\d)"
     r"(?:'s)?(?:\sis\s(?:the\s)?(?:correct|right|better|best)(?:\s\w+)?|\sanswer)?[\W_]*",
     re.IGNORECASE,
@@ -48,18 +48,17 @@ _PICKED = re.compile(
 
 
 class ReviewConfig(StageConfig):
-    """Who reviews which ``views``, and what is written where the review changes a label.
+    """``views``: the candidates; a view that was skipped or has no answer is not a candidate.
 
-    A view that was skipped or has no answer is no candidate.
-    ``skip_agreed`` adopts without a call what all views with an answer agree on, the only one of them too, which is
-    adopted in any case where the others were skipped. A reply that cannot be read is
-    asked again ``retries`` times, at ``retry_temperature`` or the usual one, whichever is higher. ``write``:
-    ``answer`` writes the canonical answer, ``text`` the whole reply behind it, ``auto`` the answer where the old
-    response was just an answer and the text otherwise. ``check`` is the verdict note; null does without one.
+    ``skip_agreed`` adopts, without a call, an answer on which all candidates agree, or the only candidate. The only
+    candidate is always adopted if the other views were skipped. Unreadable replies are requested again up to
+    ``retries`` times, at the higher of both temperatures. ``write: answer`` writes the canonical answer,
+    ``text`` the whole reply, ``auto`` the answer if the old response was a bare answer and the text otherwise.
+    ``check`` is the verdict note; with null, every sample is reviewed.
 
-    ``preset: official`` always asks, once, for at most 512 tokens at temperature 1; it shows bare answers with the names
-    of their views, the reasoning first, and writes the answer alone, as the published code does. The prompt and how an
-    answer is read are not the published ones, and what cannot be read is dropped.
+    ``preset: official`` always makes one call of at most 512 tokens at temperature 1, shows bare answers with the names
+    of their views, the reasoning first, and writes the bare answer, like the published code. The prompt and the parsing
+    of answers are not those of the published code, and samples with an unreadable reply are dropped.
     """
 
     llm: Annotated[str, Needs(Generates)]
@@ -79,8 +78,8 @@ class ReviewConfig(StageConfig):
 
     @model_validator(mode="before")
     @classmethod
-    def _as_published(cls, value: Any) -> Any:
-        return as_published(
+    def _apply_preset(cls, value: Any) -> Any:
+        return apply_official_preset(
             value,
             views=("reasoning", "context"),
             prompt="robustft/review_answers",
@@ -93,13 +92,13 @@ class ReviewConfig(StageConfig):
     @model_validator(mode="after")
     def _views_differ(self) -> ReviewConfig:
         if len(set(self.views)) != len(self.views):
-            raise ValueError(f"views: {list(self.views)} names a view twice")
+            raise ValueError(f"views: {list(self.views)} contains a view twice")
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A view that has an answer."""
+    """A view with an answer."""
 
     name: str
     answer: str
@@ -110,9 +109,9 @@ class _Candidate:
 
 @dataclass(slots=True)
 class _Case:
-    """One flagged sample under review; ``candidates`` are in the order of the config's views.
+    """A flagged sample under review; ``candidates`` are in the order of the config's views, ``shown`` in prompt order.
 
-    ``fence`` is the code that its answer has to carry, where the prompt asks for it.
+    ``fence`` contains the code required in the answer, if the prompt asks for it.
     """
 
     sample: Sample
@@ -124,11 +123,11 @@ class _Case:
     last: str = ""
     failure: str | None = None
     note: View | None = None
-    because: str = ""
+    reason: str = ""
 
-    def adopt(self, chosen: _Candidate, because: str, saved: int) -> None:
-        """Settle on a view without a call."""
-        self.because = f"{because}, the {chosen.name} view"
+    def adopt(self, chosen: _Candidate, reason: str, saved: int) -> None:
+        """Adopt a view without a call."""
+        self.reason = f"{reason}, the {chosen.name} view"
         self.note = View(
             chosen.answer,
             text=chosen.text,
@@ -139,24 +138,24 @@ class _Case:
         )
 
     def give_up(self) -> None:
-        """No attempt could be read."""
+        """Write the note of a sample without a readable attempt."""
         self.note = View(
             None,
             text=self.last,
             tokens=self.tokens,
             calls=self.attempts,
             failure=self.failure or "no answer could be read",
-            more=self.review("none"),
+            more=self.details("none"),
         )
 
-    def review(self, choice: str) -> dict[str, JSON]:
-        """What the note says of the review itself."""
+    def details(self, choice: str) -> dict[str, JSON]:
+        """Return the keys of the note that describe the review itself."""
         order = [candidate.name for candidate in self.shown]
         return {"choice": choice, "attempts": self.attempts, "order": order}
 
 
 class Review:
-    """Decides each flagged sample: relabels it, confirms its label, or drops it, always with the reason."""
+    """Stage that relabels, confirms or drops each flagged sample, with a reason."""
 
     name: ClassVar[str] = "robustft.review"
     Config: ClassVar[type[StageConfig]] = ReviewConfig
@@ -166,7 +165,7 @@ class Review:
 
     @classmethod
     def contract(cls, config: ReviewConfig) -> Contract:
-        """Reads the verdict and the views; its note is a view that proposes the label it sets."""
+        """Return the contract: reads the verdict and the views, writes a view that proposes the label it sets."""
         return Contract(
             reads=frozenset({*config.views, *((config.check,) if config.check else ())}),
             writes=frozenset({config.into}),
@@ -190,15 +189,14 @@ class Review:
         )
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
-        """Adopt what needs no review, ask about the rest together, then write what came out."""
+        """Adopt answers that need no review, ask about the other samples in one batch, and apply the decisions."""
         cases = {
             sample.id: _Case(sample, self._candidates(sample))
             for sample in chunk
             if is_flagged(sample, self.config.check)
         }
         self._adopt([case for case in cases.values() if case.candidates], ctx)
-        open_cases = [case for case in cases.values() if case.candidates and case.note is None]
-        self._ask(open_cases, ctx)
+        self._ask([case for case in cases.values() if case.candidates and case.note is None], ctx)
         labels = [ctx.answers.parse(case.sample.response, case.sample) for case in cases.values()]
         confirmed = ctx.answers.agree(
             [
@@ -210,27 +208,27 @@ class Review:
             case.sample.id: self._decide(case, label, same, ctx)
             for case, label, same in zip(cases.values(), labels, confirmed, strict=True)
         }
-        return [decided.get(sample.id) or self._trust(sample) for sample in chunk]
+        return [decided.get(sample.id) or self._keep(sample) for sample in chunk]
 
     def _candidates(self, sample: Sample) -> list[_Candidate]:
-        found = []
+        candidates = []
         for name in self.config.views:
             view = View.of(sample, name)
             if view is not None and view.answer is not None:
                 text = view.text or view.answer
                 reasoning = view.reasoning or reasoning_of(text, view.answer)
-                found.append(_Candidate(name, view.answer, text, reasoning, view.nll))
-        return found
+                candidates.append(_Candidate(name, view.answer, text, reasoning, view.nll))
+        return candidates
 
     def _adopt(self, cases: Sequence[_Case], ctx: Context) -> None:
-        """Settle the cases in which there is nothing to choose between."""
+        """Decide the cases whose candidates leave no choice."""
         several = []
         for case in cases:
             if len(self.config.views) == 1:
                 case.adopt(case.candidates[0], "one view and no review", saved=0)
             elif len(case.candidates) == 1:
                 if self.config.skip_agreed or self._skipped(case.sample):
-                    case.adopt(case.candidates[0], self._alone(case.sample), saved=1)
+                    case.adopt(case.candidates[0], self._single_reason(case.sample), saved=1)
             elif self.config.skip_agreed:
                 several.append(case)
         pairs = [
@@ -240,24 +238,24 @@ class Review:
         ]
         same = iter(ctx.answers.agree(pairs))
         for case in several:
-            if all([next(same) for _ in case.candidates[1:]]):  # noqa: C419  (each takes its turn)
+            if all([next(same) for _ in case.candidates[1:]]):  # noqa: C419  (consume every pair)
                 case.adopt(case.candidates[0], "all views agree", saved=1)
 
     def _skipped(self, sample: Sample) -> list[str]:
-        """The views that were not asked, since another one decides."""
+        """Return the views that skipped ``sample``."""
         return [name for name in self.config.views if was_skipped(View.of(sample, name))]
 
-    def _alone(self, sample: Sample) -> str:
+    def _single_reason(self, sample: Sample) -> str:
         skipped = self._skipped(sample)
         without = f" ({', '.join(skipped)}: not asked)" if skipped else ""
         return f"only one view has an answer{without}"
 
     def _ask(self, cases: Sequence[_Case], ctx: Context) -> None:
-        """Ask about all open cases, then again about those whose reply could not be read."""
+        """Ask about all cases, then again about those with an unreadable reply."""
         config = self.config
         if not cases:
             return
-        asking = Asking(
+        builder = RequestBuilder(
             ctx, ctx.prompt(config.prompt), config.max_tokens, config.temperature, config.logprobs
         )
         model = ctx.model(config.llm)
@@ -265,41 +263,46 @@ class Review:
             case.shown = list(case.candidates)
             if config.shuffle:
                 ctx.rng(f"{case.sample.id}\x1forder").shuffle(case.shown)
-        going = list(cases)
+        pending = list(cases)
         for attempt in range(config.retries + 1):
-            if not going:
+            if not pending:
                 break
-            warmth = max(config.temperature, config.retry_temperature) if attempt else None
-            requests = [self._request(case, asking, attempt, warmth) for case in going]
+            temperature = max(config.temperature, config.retry_temperature) if attempt else None
+            requests = [self._request(case, builder, attempt, temperature) for case in pending]
             replies = model.generate(requests)
-            for case, reply in zip(going, replies, strict=True):
+            for case, reply in zip(pending, replies, strict=True):
                 self._read(case, reply, ctx)
-            going = [case for case in going if case.note is None]
-        for case in going:
+            pending = [case for case in pending if case.note is None]
+        for case in pending:
             case.give_up()
 
-    def _request(self, case: _Case, asking: Asking, attempt: int, warmth: float | None) -> Request:
-        shown = [
+    def _request(
+        self, case: _Case, builder: RequestBuilder, attempt: int, temperature: float | None
+    ) -> Request:
+        candidates = [
             {"name": each.name, "answer": each.answer, "reasoning": each.reasoning}
             for each in case.shown
         ]
-        request = asking.request(case.sample, draw=attempt, temperature=warmth, candidates=shown)
-        fence = asking.fence(case.sample, candidates=shown)
+        request = builder.request(
+            case.sample, draw=attempt, temperature=temperature, candidates=candidates
+        )
+        fence = builder.fence(case.sample, candidates=candidates)
         asked = fence.asked((message.content for message in request.messages), "Answer")
         case.fence = fence if asked else None
         return request
 
     def _read(self, case: _Case, reply: Completion, ctx: Context) -> None:
+        """Read a reply; leave the case without a note if it has no answer."""
         case.attempts += 1
         case.tokens += reply.completion_tokens
         text = case.fence.without(reply.text) if case.fence else reply.text
         case.last = text
         if case.fence:
-            said, answer, case.failure = read_behind(case.fence, ctx, case.sample, reply)
+            line, answer, case.failure = read_fenced_answer(case.fence, ctx, case.sample, reply)
         else:
-            said = text
-            answer, case.failure = read(ctx, case.sample, reply, reasoned=True)
-        chosen = _picked(said, case.shown) if case.failure is None else None
+            line = text
+            answer, case.failure = read_answer(ctx, case.sample, reply, reasoned=True)
+        chosen = _chosen_candidate(line, case.shown) if case.failure is None else None
         if chosen is not None:
             answer = chosen.answer
         elif answer is not None:
@@ -309,7 +312,9 @@ class Review:
             )
         if answer is None:
             return
-        case.because = f"the review chose the {chosen.name} view" if chosen else "the review's own"
+        case.reason = (
+            f"the review chose the {chosen.name} view" if chosen else "the review's own answer"
+        )
         case.note = View(
             chosen.answer if chosen else answer,
             text=text,
@@ -317,73 +322,75 @@ class Review:
             nll=reply.nll,
             tokens=case.tokens,
             calls=case.attempts,
-            more=case.review(chosen.name if chosen else "own"),
+            more=case.details(chosen.name if chosen else "own"),
         )
 
     def _decide(self, case: _Case, label: str | None, confirmed: bool, ctx: Context) -> Sample:
         sample, note = case.sample, case.note
         if note is None:
-            why = "; ".join(_lack(name, View.of(sample, name)) for name in self.config.views)
-            return sample.drop(f"flagged, and no view has an answer: {why}")
+            reasons = (_missing_reason(name, View.of(sample, name)) for name in self.config.views)
+            return sample.drop(f"flagged, and no view has an answer: {'; '.join(reasons)}")
         noted = sample.note(self.config.into, note.to_json())
         answer = note.answer
         if answer is None:
-            what = case.failure or f"no answer in {excerpt(case.last)}"
+            failure = case.failure or f"no answer in {excerpt(case.last)}"
             return noted.drop(
-                f"flagged, and the review could not be read in {case.attempts} attempts: {what}"
+                f"flagged, and the review is unreadable after {case.attempts} attempts: {failure}"
             )
-        again = "" if case.attempts < 2 else f", at attempt {case.attempts}"
+        retry = "" if case.attempts < 2 else f", at attempt {case.attempts}"
         if confirmed and self.config.write == "auto":
-            return noted.keep(f"flagged, and confirmed as {excerpt(answer)}: {case.because}{again}")
-        how = "confirmed" if confirmed else f"relabelled from {excerpt(label)} to {excerpt(answer)}"
-        text = self._text(case, label, answer, ctx)
-        return noted.relabel(text, f"flagged, and {how}: {case.because}{again}")
+            return noted.keep(f"flagged, and confirmed as {excerpt(answer)}: {case.reason}{retry}")
+        change = f"relabelled from {excerpt(label)} to {excerpt(answer)}"
+        action = "confirmed" if confirmed else change
+        text = self._new_response(case, label, answer, ctx)
+        return noted.relabel(text, f"flagged, and {action}: {case.reason}{retry}")
 
-    def _text(self, case: _Case, label: str | None, answer: str, ctx: Context) -> str:
-        """What to write as the response: ``auto`` keeps to the form that the old response had."""
-        old, how = case.sample.response, self.config.write
-        if how == "auto":
+    def _new_response(self, case: _Case, label: str | None, answer: str, ctx: Context) -> str:
+        """Return the response to write; ``auto`` keeps the format of the old response."""
+        old, write = case.sample.response, self.config.write
+        if write == "auto":
             options = ctx.answers.options(case.sample) if ctx.answers.kind == "choice" else None
-            spelled = in_the_form_of(old.strip(), label, answer, options or ())
-            if spelled is not None:
-                return spelled
-            # Canonical open-ended text is the whole answer without the reasoning before it.
-            how = "answer" if ctx.answers.kind == "text" or is_bare(old, label) else "text"
-        if how == "answer":
+            formatted = format_like(old.strip(), label, answer, options or ())
+            if formatted is not None:
+                return formatted
+            # A canonical open-ended text is the whole answer without the reasoning before it.
+            bare = ctx.answers.kind == "text" or is_bare_answer(old, label)
+            write = "answer" if bare else "text"
+        if write == "answer":
             return answer
         note = case.note or View(answer)
         choice = note.more.get("choice")
         chosen = next((each for each in case.candidates if each.name == choice), None)
         return chosen.text if chosen is not None else note.text or answer
 
-    def _trust(self, sample: Sample) -> Sample:
+    def _keep(self, sample: Sample) -> Sample:
+        """Keep a sample that is not reviewed, with the votes as the reason."""
         if sample.pinned:
-            return sample.keep("pinned by a person: not reviewed")
+            return sample.keep("pinned by a user: not reviewed")
         verdict = None if self.config.check is None else verdict_of(sample, self.config.check)
         if verdict is None or not verdict.agree:
             return sample.keep("not flagged")
-        agree = verdict.agree
-        by: dict[str, list[str]] = {
-            "agree": [],
-            "differ": [],
-            "no answer": [],
-            "not asked": [],
-            "no vote": [],
-        }
-        for name, agrees in agree.items():
-            word = "agree" if agrees is True else "differ" if agrees is False else "no answer"
+        votes = ("agree", "differ", "no answer", "not asked", "no vote")
+        views: dict[str, list[str]] = {vote: [] for vote in votes}
+        for name, agrees in verdict.agree.items():
             view = View.of(sample, name)
-            by["no vote" if was_weak(view) else "not asked" if was_skipped(view) else word].append(
-                name
-            )
-        if len(by["agree"]) == len(agree):
-            return sample.keep(f"every view agrees with the label: {', '.join(by['agree'])}")
-        said = "; ".join(f"{word}: {', '.join(names)}" for word, names in by.items() if names)
-        vote = "" if verdict.vote is None else f" (vote {verdict.vote})"
-        return sample.keep(f"not flagged{vote}: {said}")
+            if was_weak(view):
+                views["no vote"].append(name)
+            elif was_skipped(view):
+                views["not asked"].append(name)
+            elif agrees is None:
+                views["no answer"].append(name)
+            else:
+                views["agree" if agrees else "differ"].append(name)
+        if len(views["agree"]) == len(verdict.agree):
+            return sample.keep(f"every view agrees with the label: {', '.join(views['agree'])}")
+        listed = "; ".join(f"{vote}: {', '.join(names)}" for vote, names in views.items() if names)
+        rule = "" if verdict.vote is None else f" (vote {verdict.vote})"
+        return sample.keep(f"not flagged{rule}: {listed}")
 
 
-def _lack(name: str, view: View | None) -> str:
+def _missing_reason(name: str, view: View | None) -> str:
+    """Return the reason that a view has no answer."""
     if view is None:
         return f"{name} was not written"
     if was_skipped(view):
@@ -391,9 +398,9 @@ def _lack(name: str, view: View | None) -> str:
     return f"{name}: {view.failure or 'no answer in ' + excerpt(view.text)}"
 
 
-def _picked(text: str, shown: Sequence[_Candidate]) -> _Candidate | None:
-    """The candidate that a reply names by its number alone on its last line ("Candidate 2 is correct.")."""
+def _chosen_candidate(text: str, shown: Sequence[_Candidate]) -> _Candidate | None:
+    """Return the candidate whose number the last line states ("Candidate 2 is correct."), or None."""
     lines = text.strip()[-500:].splitlines()
-    match = _PICKED.fullmatch(lines[-1].strip()) if lines else None
+    match = _CANDIDATE_CHOICE.fullmatch(lines[-1].strip()) if lines else None
     number = int(match[1]) if match is not None else 0
     return shown[number - 1] if 1 <= number <= len(shown) else None

@@ -1,4 +1,4 @@
-"""``robustft.select``: of the relabelled samples, those that the model was surest of (RobustFT, Eqs. 7 and 8)."""
+"""``robustft.select``: keeps the flagged samples with the most confident answers (RobustFT, Eqs. 7 and 8)."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from nfilter import (
     State,
     View,
 )
-from nfilter_robustft.ranks import rank_of, ranked, share_of
+from nfilter_robustft.ranks import floor_share, rank_arrays, rank_of
 from nfilter_robustft.views import is_flagged
 
 RANDOM = "random"
-INSTEAD = "review"
+FALLBACK = "review"
 
 
 class SelectConfig(StageConfig):
-    """``by``: the view whose nll ranks, or ``random`` for the control. ``keep``: the share of flagged samples kept.
+    """``by``: the view whose nll ranks samples, or ``random`` as a control. ``keep``: share of flagged samples to keep.
 
-    ``rank: agreement`` is for a model without log-probabilities: self-consistency, the share of several drawn answers
-    that are the same (``robustft.answer`` with ``samples``), ranks in place of the nll.
+    ``rank: agreement`` is for models without log-probabilities: it ranks by self-consistency, the share of drawn
+    answers that agree (``robustft.answer`` with ``samples``), instead of the nll.
 
-    ``check`` is the verdict note; null does without a checker: every sample is ranked. ``preset: official`` keeps
-    what is strictly under the median nll, as the published code does, and takes no ``keep``. Not as published: samples
-    that the review dropped are not in the median, and those without an nll are never kept.
+    ``check`` is the verdict note; with null, every sample is ranked. ``preset: official`` keeps samples strictly below
+    the median nll, like the published code, and takes no ``keep``. Unlike the published code, samples dropped by the
+    review do not count in the median, and samples without an nll are never kept.
     """
 
     by: str = "context"
@@ -45,20 +45,20 @@ class SelectConfig(StageConfig):
     rank: Literal["nll", "agreement"] = "nll"
 
     @model_validator(mode="after")
-    def _official(self) -> SelectConfig:
+    def _preset_excludes_other_settings(self) -> SelectConfig:
         other = self.by == RANDOM or self.rank != "nll" or "keep" in self.model_fields_set
         if self.preset == "official" and other:
             raise ValueError(
-                "preset: official keeps what is under the median nll of a view; leave out keep, rank and by: random"
+                "preset: official keeps samples below the median nll of a view; leave out keep, rank and by: random"
             )
         return self
 
 
 class Select:
-    """Keeps the share of flagged samples with the lowest nll and drops the others, each with rank, M and nll.
+    """Stage that keeps the share of flagged samples with the lowest nll and drops the others.
 
-    M flagged samples are left; floor(keep * M) are kept, ties by id. A missing nll ranks last; where none has one,
-    the nll of ``review`` ranks instead. Before ``robustft.review`` it saves the reviews of what it drops.
+    Of M flagged samples, floor(keep * M) are kept; ties are ordered by id. A missing nll ranks last; if all are
+    missing, the nll of ``review`` is used. Placed before ``robustft.review``, it saves the reviews of dropped samples.
     """
 
     name: ClassVar[str] = "robustft.select"
@@ -69,56 +69,54 @@ class Select:
 
     @classmethod
     def contract(cls, config: SelectConfig) -> Contract:
-        """Reads the verdict and the ranking view; writes nothing."""
         reads = {config.check} if config.check else set()
         if config.by != RANDOM:
             reads.add(config.by)
-        # Where all or none of them are kept, nothing ranks.
-        ranked = config.by != RANDOM and (config.preset is not None or 0 < config.keep < 1)
-        ranks = (Ranks(config.by, config.rank, _instead(config)),) if ranked else ()
+        # A ranking is needed unless all or none are kept.
+        needed = config.by != RANDOM and (config.preset is not None or 0 < config.keep < 1)
+        ranks = (Ranks(config.by, config.rank, _alternative_stages(config)),) if needed else ()
         return Contract(reads=frozenset(reads), ranks=ranks)
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
-        """Rank the flagged samples: 16 bytes a sample are kept, the hash of its id and its rank."""
+        """Rank the flagged samples; the state takes 16 bytes per sample."""
         by = self.config.by
-        doubted: list[tuple[float, float, str]] = []
+        flagged: list[tuple[float, float, str]] = []
         total = 0
         for sample in stream:
             total += 1
             if is_flagged(sample, self.config.check):
-                value, instead = (self._value(sample, name, ctx) for name in (by, INSTEAD))
-                doubted.append((value, instead, sample.id))
-        if doubted and all(math.isinf(value) for value, _, _ in doubted):
-            # Without a clean sample there is no context view; the reviewed answers have an nll all the same.
-            if any(math.isfinite(instead) for _, instead, _ in doubted):
+                value, fallback = (self._value(sample, name, ctx) for name in (by, FALLBACK))
+                flagged.append((value, fallback, sample.id))
+        if flagged and all(math.isinf(value) for value, _, _ in flagged):
+            # Without clean samples there is no context view, but reviewed answers have an nll.
+            if any(math.isfinite(fallback) for _, fallback, _ in flagged):
                 ctx.log.warning(
-                    f"no flagged sample has an {self.config.rank} in {by!r}; ranking by {INSTEAD!r}"
+                    f"no flagged sample has an {self.config.rank} in {by!r}; ranking by {FALLBACK!r}"
                 )
-                by = INSTEAD
-                doubted = [(instead, instead, name) for _, instead, name in doubted]
+                by = FALLBACK
+                flagged = [(fallback, fallback, name) for _, fallback, name in flagged]
             elif 0 < self.config.keep < 1:
-                raise ModelError(_no_rank(self.config, len(doubted)))
-        flagged = sorted((value, name) for value, _, name in doubted)
-        m = len(flagged)
-        kept = self._count([value for value, _ in flagged])
-        missing = sum(math.isinf(value) for value, _ in flagged)
+                raise ModelError(_no_rank_message(self.config, len(flagged)))
+        ranking = sorted((value, name) for value, _, name in flagged)
+        m = len(ranking)
+        kept = self._count([value for value, _ in ranking])
+        missing = sum(math.isinf(value) for value, _ in ranking)
         if missing and (self.config.preset or 0 < self.config.keep < 1):
             ctx.log.warning(
                 f"{missing} of {m} flagged samples have no {self.config.rank} in {by!r}; they rank last"
             )
-        if self.config.rank == "agreement" and m > 1 and flagged[-1][0] == -1:
+        if self.config.rank == "agreement" and m > 1 and ranking[-1][0] == -1:
             ctx.log.warning(
-                f"all draws of each of {m} flagged samples agree, so that their ids decide alone: raise the temperature, "
-                "or see whether the server draws at all (some answer greedily unless the model's settings say do_sample)"
+                f"all draws of each of {m} flagged samples agree, so the ranking is by id only: raise the temperature, "
+                "or check that the server samples (some decode greedily unless the model's settings have do_sample)"
             )
-        ctx.log.info(_told(self.config, kept, m, total))
+        ctx.log.info(_summary(self.config, kept, m, total))
         return State(
             {"m": m, "kept": kept, "missing": missing, "by": by},
-            ranked([name for _, name in flagged]),
+            rank_arrays([name for _, name in ranking]),
         )
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
-        """Keep or drop each sample of the chunk."""
         return [self._decide(sample, state, ctx) for sample in chunk]
 
     def _decide(self, sample: Sample, state: State, ctx: Context) -> Sample:
@@ -129,20 +127,20 @@ class Select:
         rank = rank_of(sample.id, state.arrays)
         if rank is None:
             raise ContractError(
-                f"{self.name}: sample {sample.id!r} is flagged and was not ranked; verdicts must not change between"
+                f"{self.name}: sample {sample.id!r} is flagged but was not ranked; verdicts must not change in between"
             )
         if not self.config.preset and self.config.keep == 0:
             return sample.drop(f"not selected: keep 0 drops each of the {m} flagged samples")
         by = values["by"]
         value = self._value(sample, by, ctx)
-        where = f"rank {rank} of M={m} by {_measure(by, value, self.config.rank)}"
-        rule = "strictly under the median" if self.config.preset else f"keep {self.config.keep:g}"
+        position = f"rank {rank} of M={m} by {_measure(by, value, self.config.rank)}"
+        rule = "strictly below the median" if self.config.preset else f"keep {self.config.keep:g}"
         if rank <= kept:
-            return sample.keep(f"selected: {where}; {rule} keeps ranks up to {kept}")
-        return sample.drop(f"not selected: {where}; {rule} keeps ranks up to {kept}")
+            return sample.keep(f"selected: {position}; {rule} keeps ranks up to {kept}")
+        return sample.drop(f"not selected: {position}; {rule} keeps ranks up to {kept}")
 
     def _value(self, sample: Sample, by: str, ctx: Context) -> float:
-        """What ranks the sample, the lowest first; infinity where it is missing."""
+        """Return the sort key of the sample; infinity if it is missing."""
         if by == RANDOM:
             return ctx.rng(sample.id).random()
         view = View.of(sample, by)
@@ -153,41 +151,34 @@ class Select:
         return float(value) if nll else -float(value)
 
     def _count(self, values: Sequence[float]) -> int:
-        """How many of the sorted ``values`` are kept."""
+        """Return the number of the sorted ``values`` to keep."""
         if self.config.preset == "official":
             known = [value for value in values if math.isfinite(value)]
             median = float(np.median(known)) if known else -math.inf
             return sum(value < median for value in known)
-        return share_of(self.config.keep, len(values))
+        return floor_share(self.config.keep, len(values))
 
 
-def _told(config: SelectConfig, kept: int, m: int, total: int) -> str:
-    """How many flagged samples are kept, in words where it is none."""
+def _summary(config: SelectConfig, kept: int, m: int, total: int) -> str:
     if not m:
-        return "no sample is flagged, so none has to be selected"
+        return "no sample is flagged: nothing to select"
     if kept:
         return f"{kept} of {m} flagged samples are kept"
-    why = "the median" if config.preset else f"keep {config.keep:g}"
-    left = (
-        f"{total - m} not flagged {'stays' if total - m == 1 else 'stay'}"
-        if total > m
-        else "no other is left"
-    )
-    which = "the one flagged sample is not" if m == 1 else f"none of the {m} flagged samples is"
-    return f"{which} kept ({why}); {left}"
+    rule = "the median" if config.preset else f"keep {config.keep:g}"
+    return f"0 of {m} flagged samples are kept ({rule}); {total - m} samples are not flagged"
 
 
-def _no_rank(config: SelectConfig, m: int) -> str:
-    lines = " and ".join(f"`- {item}`" for item in _instead(config))
+def _no_rank_message(config: SelectConfig, m: int) -> str:
+    lines = " and ".join(f"`- {item}`" for item in _alternative_stages(config))
     return (
-        f"robustft.select: none of {m} flagged samples has an {config.rank} in {config.by!r}, and without one any half of them "
-        f"would go. See in the notes of {config.by!r} why (calls that failed?), or write {lines} in its place, with your model "
-        "for MODEL; the same command then goes on, and asks nothing twice"
+        f"robustft.select: none of {m} flagged samples has an {config.rank} in {config.by!r}, so the selection would be "
+        f"arbitrary. See in the notes of {config.by!r} why (failed calls?), or write {lines} in its place, with your model "
+        "for MODEL; the same command then resumes, without repeating calls"
     )
 
 
-def _instead(config: SelectConfig) -> tuple[str, str]:
-    """Several drawn answers to the flagged samples, and the share of them that agree."""
+def _alternative_stages(config: SelectConfig) -> tuple[str, str]:
+    """Return recipe lines that rank by the agreement of several drawn answers to the flagged samples."""
     verdict = f", check: {config.check}" if config.check not in (None, "check") else ""
     after = f", only: flagged{verdict}" if config.check else ""
     own = f", check: {config.check or 'null'}" if config.check != "check" else ""

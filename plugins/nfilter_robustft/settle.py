@@ -1,4 +1,4 @@
-"""``robustft.settle``: what to train on, where a view knows how likely each answer is: no model is asked."""
+"""``robustft.settle``: relabels, weights and drops samples by a view's posterior, without a model call."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from nfilter import Context, Contract, Sample, StageConfig, State, Verdict, View
+from nfilter_robustft.answer_format import format_like
 from nfilter_robustft.views import excerpt
-from nfilter_robustft.wording import in_the_form_of
 
 
 class SettleConfig(StageConfig):
-    """``view`` has to give a posterior, as ``robustft.classifier`` does.
+    """``view`` must have a posterior, like that of ``robustft.classifier``.
 
-    A label of which the likeliest answer has probability p out of c answers is worth (c p - 1) / (c - 1) of one that is
-    surely right: 0 at chance. With ``weights: soft`` that is the sample's weight in training; samples that are worth
-    less than ``least`` leave. ``relabel: false`` drops those whose label is not the likeliest answer.
+    If the most likely of c answers has probability p, the sample has the value (c p - 1) / (c - 1): 0 at chance, 1 for
+    a certain label. ``weights: soft`` multiplies the sample's training weight by it; samples below ``least`` are
+    dropped. ``relabel: false`` drops samples whose label is not the most likely answer.
     """
 
     view: str = "classifier"
@@ -30,7 +30,7 @@ class SettleConfig(StageConfig):
 
 @dataclass(frozen=True, slots=True)
 class _Posterior:
-    """The likeliest ``answer``, its probability, that of the label, and of how many answers."""
+    """The most likely ``answer``, its probability, that of the label, and the number of answers."""
 
     answer: str
     p: float
@@ -46,15 +46,15 @@ class _Posterior:
 
     @property
     def worth(self) -> float:
-        """What the likeliest answer is worth as a label, from 0 at chance to 1."""
+        """Value of the most likely answer as a label, from 0 at chance to 1."""
         return max(0.0, (self.of * self.p - 1) / (self.of - 1))
 
 
 class Settle:
-    """Relabels each sample to the likeliest answer, weighs it by how sure that is, and drops what is as good as a guess.
+    """Stage that relabels each sample to its most likely answer, weights it by confidence, and drops uncertain samples.
 
-    It writes the verdict, with the proposed answer: a label is flagged where it is not the likeliest answer. Where the
-    view says nothing, the label stays as it is.
+    It writes a verdict with the proposed answer; a label is flagged if it is not the most likely answer. Without a
+    posterior, the label is kept.
     """
 
     name: ClassVar[str] = "robustft.settle"
@@ -65,26 +65,25 @@ class Settle:
 
     @classmethod
     def contract(cls, config: SettleConfig) -> Contract:
-        """Reads a view; its note is a verdict that proposes a label."""
         own = frozenset({config.into})
         return Contract(reads=frozenset({config.view}), writes=own, verdicts=own, proposes=own)
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
-        """Decide each sample of the chunk."""
         labels = [ctx.answers.parse(sample.response, sample) for sample in chunk]
-        found = [_Posterior.read(View.of(sample, self.config.view)) for sample in chunk]
+        posteriors = [_Posterior.read(View.of(sample, self.config.view)) for sample in chunk]
         same = ctx.answers.agree(
             [
                 (label, None if each is None else each.answer)
-                for label, each in zip(labels, found, strict=True)
+                for label, each in zip(labels, posteriors, strict=True)
             ]
         )
         return [
-            self._silent(sample) if each is None else self._decide(sample, label, agrees, each, ctx)
-            for sample, label, agrees, each in zip(chunk, labels, same, found, strict=True)
+            self._keep(sample) if each is None else self._decide(sample, label, agrees, each, ctx)
+            for sample, label, agrees, each in zip(chunk, labels, same, posteriors, strict=True)
         ]
 
-    def _silent(self, sample: Sample) -> Sample:
+    def _keep(self, sample: Sample) -> Sample:
+        """Keep a sample without a posterior."""
         view = View.of(sample, self.config.view) or View(None)
         support = view.more.get("support") if view.more.get("votes") else None
         score = 1 - float(support) if isinstance(support, int | float) else 0.5
@@ -93,42 +92,44 @@ class Settle:
             noise_score=round(min(1.0, max(0.0, score)), 6),
             more={"answer": None},
         )
-        why = view.failure or "it gives no posterior"
+        reason = view.failure or "it has no posterior"
         return sample.note(self.config.into, verdict.to_json()).keep(
-            f"the label stays: {self.config.view} has no answer ({why})"
+            f"label kept: {self.config.view} has no answer ({reason})"
         )
 
     def _decide(
-        self, sample: Sample, label: str | None, agrees: bool, found: _Posterior, ctx: Context
+        self, sample: Sample, label: str | None, agrees: bool, posterior: _Posterior, ctx: Context
     ) -> Sample:
         config = self.config
         verdict = Verdict(
             flagged=not agrees and not sample.pinned,
-            noise_score=round(1 - found.label, 6),
-            more={"answer": found.answer, "worth": round(found.worth, 6)},
+            noise_score=round(1 - posterior.label, 6),
+            more={"answer": posterior.answer, "worth": round(posterior.worth, 6)},
         )
         noted = sample.note(config.into, verdict.to_json())
         if sample.pinned:
-            return noted.keep("pinned by a person: nothing is changed")
-        says = f"{config.view} gives {excerpt(found.answer)} probability {found.p:.2f}"
+            return noted.keep("pinned by a user: not changed")
+        evidence = f"{config.view} gives {excerpt(posterior.answer)} probability {posterior.p:.2f}"
         if not agrees:
-            says += f" and the label {excerpt(label)} {found.label:.2f}"
-        if found.worth < config.least:
+            evidence += f" and the label {excerpt(label)} {posterior.label:.2f}"
+        if posterior.worth < config.least:
             return noted.drop(
-                f"as good as a guess: {says}; worth {found.worth:.2f}, least {config.least:g}"
+                f"too uncertain: {evidence}; worth {posterior.worth:.2f}, least {config.least:g}"
             )
         if not agrees and not config.relabel:
-            return noted.drop(f"flagged: {says}")
-        how = f"confirmed: {says}"
+            return noted.drop(f"flagged: {evidence}")
+        reason = f"confirmed: {evidence}"
         if not agrees:
-            how = f"relabelled: {says}"
-            noted = noted.relabel(_worded(sample, label, found.answer, ctx), how)
+            reason = f"relabelled: {evidence}"
+            noted = noted.relabel(_new_response(sample, label, posterior.answer, ctx), reason)
         if config.weights == "none":
-            return noted if not agrees else noted.keep(how)
-        return noted.weigh(sample.weight * found.worth, f"{how}; weight {found.worth:.2f}")
+            return noted if not agrees else noted.keep(reason)
+        return noted.weigh(
+            sample.weight * posterior.worth, f"{reason}; weight {posterior.worth:.2f}"
+        )
 
 
-def _worded(sample: Sample, label: str | None, answer: str, ctx: Context) -> str:
-    """The new response: the answer, spelled as the old response spelled its own where that can be seen."""
+def _new_response(sample: Sample, label: str | None, answer: str, ctx: Context) -> str:
+    """Return the answer in the format of the old response, if that can be determined."""
     options = ctx.answers.options(sample) if ctx.answers.kind == "choice" else None
-    return in_the_form_of(sample.response.strip(), label, answer, options or ()) or answer
+    return format_like(sample.response.strip(), label, answer, options or ()) or answer

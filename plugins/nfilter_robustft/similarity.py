@@ -1,4 +1,4 @@
-"""Plain neighbours: shares of votes weighted by similarity, and the choice of k without truth."""
+"""Neighbour votes weighted by similarity, and the choice of k from noisy labels."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nfilter_robustft.chance_test import beats_frequencies
 from nfilter_robustft.index import Index
-from nfilter_robustft.worth import foretells
 
 NEIGHBOURS = (3, 10, 30, 100)
 TEMPERATURES = (0.03, 0.1, 0.3)
-PRIORS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 1.0)  # of a label that neighbours do not foretell
-_TESTED = 2000
+PRIORS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 1.0)  # P(label independent of its neighbours)
+_MAX_TESTED = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """How many neighbours vote, and exp(similarity / temperature) their weight; ``nll`` of held-out labels under the votes
-    and, for those that neighbours do not foretell, the frequencies; per label.
+    """Number ``k`` of voters and the ``temperature`` of their weights exp(similarity / temperature).
 
-    ``baseline`` is the nll of the ``tested`` labels under the frequencies of labels.
+    ``nll`` is that of the ``tested`` held-out labels under a mixture of votes and label frequencies, ``baseline`` that
+    under label frequencies alone; both in nats per label.
     """
 
     k: int
@@ -34,50 +34,50 @@ class Choice:
 
     @property
     def informative(self) -> bool:
-        """Whether the votes foretell held-out labels better than their frequencies do, by 3 nats or more."""
-        return foretells(self.baseline, self.nll, self.tested)
+        """Whether the votes predict held-out labels better than frequencies, by 3 nats or more."""
+        return beats_frequencies(self.baseline, self.nll, self.tested)
 
 
-def choose(
+def choose_voters(
     arrays: Mapping[str, npt.NDArray[Any]], rng: np.random.Generator, k: int | None
 ) -> Choice:
-    """The k and the temperature under which labels are likeliest, each left out in turn.
+    """Choose k (unless fixed) and the temperature by the leave-one-out likelihood of at most 2,000 labels.
 
-    ``arrays``: an index, ``codes`` int64 [n] of its labels and ``queries`` [n], equal where the query is the same;
-    such rows do not vote for one another. At most 2,000 rows are tested. A label is taken to come from the frequencies
-    with the probability that makes the labels likeliest, else from the votes, since a wrong label is foretold by no one.
+    ``arrays``: an index, with ``codes`` int64 [n] of the labels and ``queries`` [n]; rows with equal queries do not
+    vote for one another. A wrong label is independent of its neighbours, so a label is modelled as drawn from the
+    label frequencies with a fitted probability, and from the votes otherwise.
     """
     codes, queries = arrays["codes"], arrays["queries"]
-    rows = np.sort(rng.permutation(len(codes))[:_TESTED])
-    limits = (k,) if k else NEIGHBOURS
-    found, near = Index.open(arrays).search(arrays["vectors"][rows], max(limits) + 16)
+    rows = np.sort(rng.permutation(len(codes))[:_MAX_TESTED])
+    candidates = (k,) if k else NEIGHBOURS
+    similarities, near = Index.open(arrays).search(arrays["vectors"][rows], max(candidates) + 16)
     votes = (near >= 0) & (queries[near] != queries[rows][:, None])
-    place = np.cumsum(votes, axis=1)
+    rank = np.cumsum(votes, axis=1)
     agree = codes[near] == codes[rows][:, None]
     frequency = np.bincount(codes)[codes[rows]] / len(codes)
     baseline = -float(np.log(frequency).mean())
     best: Choice | None = None
-    for limit in limits:
+    for candidate in candidates:
         for temperature in TEMPERATURES:
-            counted = votes & (place <= limit)
-            weight = np.where(counted, np.exp((np.maximum(found, -1) - 1) / temperature), 0.0)
+            voters = votes & (rank <= candidate)
+            weight = np.where(voters, np.exp((np.maximum(similarities, -1) - 1) / temperature), 0.0)
             total = weight.sum(axis=1)
-            voted = np.divide(
+            share = np.divide(
                 (weight * agree).sum(axis=1), total, out=frequency.copy(), where=total > 0
             )
             nll = min(
-                -float(np.log((1 - prior) * voted + prior * frequency).mean()) for prior in PRIORS
+                -float(np.log((1 - prior) * share + prior * frequency).mean()) for prior in PRIORS
             )
             if best is None or nll < best.nll - 1e-9:
-                best = Choice(limit, temperature, nll, baseline, len(rows))
+                best = Choice(candidate, temperature, nll, baseline, len(rows))
     assert best is not None
     return best
 
 
-def shares(
+def vote_shares(
     similarities: Sequence[float], answers: Sequence[str], temperature: float
 ) -> dict[str, float]:
-    """Each answer's share of exp(similarity / temperature)."""
+    """Return each answer's share of the weights exp(similarity / temperature)."""
     if not answers:
         return {}
     weights = np.exp((np.asarray(similarities) - max(similarities)) / temperature)

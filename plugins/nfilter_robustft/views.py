@@ -1,6 +1,6 @@
-"""What the stages that ask a model share: a request for a sample, and what is read from its completion and from views.
+"""Requests for a sample, and reading of completions and notes, shared by the stages that call a model.
 
-A view (``nfilter.View``) has the nll of Eq. 7. ``answered`` holds the answers of a weak view to its first rows.
+The nll of a view (``nfilter.View``) is that of Eq. 7. A weak view keeps its answer to a pilot row as ``answered``.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _SIGN = re.compile(r"[^\W_]")
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
-    """How one stage asks one model: a template, and how completions are drawn."""
+class RequestBuilder:
+    """Builder of one stage's requests to one model: a template and sampling settings."""
 
     ctx: Context
     template: Template
@@ -48,33 +48,35 @@ class Asking:
         temperature: float | None = None,
         **variables: Any,
     ) -> Request:
-        """A request for ``sample``; ``variables`` join those that every template has, ``fence`` among them.
+        """Return a request for ``sample``; ``variables`` extend the variables of every template.
 
-        Its seed depends on the run, the stage, the sample, ``key`` and ``draw``; it is 0 where nothing is drawn.
+        The seed depends on the run, the stage, the sample, ``key`` and ``draw``; it is 0 at temperature 0.
         """
-        warmth = self.temperature if temperature is None else temperature
-        seed = self.ctx.rng(f"{sample.id}\x1f{key}\x1f{draw}").getrandbits(31) if warmth > 0 else 0
+        temperature = self.temperature if temperature is None else temperature
+        seed = 0
+        if temperature > 0:
+            seed = self.ctx.rng(f"{sample.id}\x1f{key}\x1f{draw}").getrandbits(31)
         return Request(
             messages=self.template.render(
-                **variables_of(sample, self.ctx),
+                **template_variables(sample, self.ctx),
                 **variables,
                 fence=self.fence(sample, **variables).code,
             ),
-            sampling=Sampling(max_tokens=self.max_tokens, temperature=warmth, seed=seed),
+            sampling=Sampling(max_tokens=self.max_tokens, temperature=temperature, seed=seed),
             logprobs=self.logprobs,
             sample_id=sample.id,
             draw=draw,
         )
 
     def fence(self, sample: Sample, **variables: Any) -> Fence:
-        """The code that the request for ``sample`` with these ``variables`` has beside its data."""
-        return Fence.around(sample.id, [variables_of(sample, self.ctx), variables])
+        """Return the fence around untrusted data in the request for ``sample`` with these ``variables``."""
+        return Fence.around(sample.id, [template_variables(sample, self.ctx), variables])
 
 
-def variables_of(sample: Sample, ctx: Context) -> dict[str, Any]:
-    """What every template may name: ``query``, ``system``, ``history``, ``options`` and ``kind``.
+def template_variables(sample: Sample, ctx: Context) -> dict[str, Any]:
+    """Return the variables of every template: ``query``, ``system``, ``history``, ``options`` and ``kind``.
 
-    The response is not among them: a model that is asked for its own answer never sees the label.
+    The response is excluded, so a model asked for its own answer never sees the label.
     """
     turns = list(sample.context)
     last = max((i for i, turn in enumerate(turns) if turn.role == "user"), default=None)
@@ -93,14 +95,14 @@ def variables_of(sample: Sample, ctx: Context) -> dict[str, Any]:
     }
 
 
-def read(
+def read_answer(
     ctx: Context, sample: Sample, completion: Completion, *, reasoned: bool
 ) -> tuple[str | None, str | None]:
-    """The answer in a completion and why there is none: (answer or None, failure or None).
+    """Return the answer in a completion and the failure, either of which may be None.
 
-    A reply that was cut off before it stated an answer, or within it, has none: the last number of half a calculation is not
-    what the model answers, and half an open-ended text is no answer either. A letter that comes first and is
-    then explained at length is one, unless the model was asked to reason (``reasoned``) before it answers.
+    A reply truncated before or within its answer has no answer: the last number of an unfinished calculation is not the
+    answer. Exception: a choice that the reply states first and then explains, unless the model was asked to reason
+    before it answers (``reasoned``).
     """
     if completion.failure is not None:
         return None, f"{completion.failure.kind}: {completion.failure.detail}"
@@ -109,11 +111,11 @@ def read(
         kind == "text" or ((reasoned or kind != "choice") and not _is_stated(completion.text, kind))
     ):
         return None, "cut off at max_tokens"
-    return _parsed(ctx, sample, completion.text)
+    return _parse(ctx, sample, completion.text)
 
 
 def _is_stated(text: str, kind: str) -> bool:
-    """Whether a text that was cut off states an answer in full: "Answer: 12" may be the beginning of 1200."""
+    """Return whether a truncated text states a complete answer; "Answer: 12" may be the start of 1200."""
     end = None
     for match in _STATED.finditer(text):
         end = match.end()
@@ -125,94 +127,91 @@ def _is_stated(text: str, kind: str) -> bool:
     return kind == "number" and re.search(r"\d\W*\s\W*[^\W\d]|\d[,.;)]\s", rest) is not None
 
 
-def read_behind(
+def read_fenced_answer(
     fence: Fence, ctx: Context, sample: Sample, completion: Completion
 ) -> tuple[str, str | None, str | None]:
-    """What a completion says behind the code that the prompt asked for: (its words, answer or None, failure or None).
+    """Return (text, answer, failure) of the line behind the code that the prompt asked for.
 
-    Whatever else the reply says, an echo of the data for one, is no answer, nor is a reply that was cut off.
+    Other text in the reply, such as an echo of the data, is ignored. A truncated reply has no answer.
     """
     if completion.failure is not None:
         return "", None, f"{completion.failure.kind}: {completion.failure.detail}"
     if completion.finish == "length":
         return "", None, "cut off at max_tokens"
-    said = fence.behind(completion.text, "Answer")
-    if said is None:
+    text = fence.behind(completion.text, "Answer")
+    if text is None:
         return "", None, None
     if ctx.answers.kind != "text":
-        said = said.strip().split("\n", 1)[0]
-    said = f"Answer: {said}"
-    return (said, *_parsed(ctx, sample, said))
+        text = text.strip().split("\n", 1)[0]
+    text = f"Answer: {text}"
+    return (text, *_parse(ctx, sample, text))
 
 
-def _parsed(ctx: Context, sample: Sample, text: str) -> tuple[str | None, str | None]:
+def _parse(ctx: Context, sample: Sample, text: str) -> tuple[str | None, str | None]:
     answer = ctx.answers.parse(text, sample)
     if answer is None and not _SIGN.search(text):
-        return None, "the reply is punctuation alone" if text.strip() else "the reply is empty"
+        return None, "the reply is punctuation only" if text.strip() else "the reply is empty"
     return answer, None
 
 
-def is_bare(text: str, answer: str | None) -> bool:
-    """Whether ``text`` is just an answer: one line, with at most two words more than the answer itself."""
+def is_bare_answer(text: str, answer: str | None) -> bool:
+    """Return whether ``text`` is one line with at most two words more than ``answer``."""
     stripped = text.strip()
     return "\n" not in stripped and len(stripped.split()) <= len((answer or "").split()) + 2
 
 
 def reasoning_of(text: str, answer: str | None, thoughts: str | None = None) -> str | None:
-    """What led to the answer: the ``thoughts`` before the text, then ``text`` where it says more than the answer."""
-    said = None if is_bare(text, answer) else text
-    return "\n\n".join(part for part in (thoughts, said) if part) or None
+    """Join the ``thoughts`` before the text and ``text`` itself, unless it is a bare answer."""
+    explanation = None if is_bare_answer(text, answer) else text
+    return "\n\n".join(part for part in (thoughts, explanation) if part) or None
 
 
 def verdict_of(sample: Sample, check: str) -> Verdict:
-    """The verdict note on ``sample``.
+    """Return the verdict of ``sample`` in the note ``check``.
 
     Raises:
-        ContractError: when the note is missing or is no verdict.
+        ContractError: If the note is missing or is not a verdict.
     """
     verdict = Verdict.of(sample, check)
     if verdict is None:
         raise ContractError(
             f"sample {sample.id!r} has no verdict in note {check!r}; "
-            "put robustft.check before this stage, or set check to the name under which it writes"
+            "put robustft.check before this stage, or set check to the name of its note"
         )
     return verdict
 
 
 def is_flagged(sample: Sample, check: str | None) -> bool:
-    """Whether the checker doubts the label; a pinned sample is never doubted, a person decided it.
-
-    Without a checker (``check`` None) every sample counts as flagged.
-    """
+    """Return whether the check flags the label; pinned samples are never flagged. ``check`` None flags every sample."""
     return not sample.pinned and (check is None or verdict_of(sample, check).flagged)
 
 
-def answer_in(sample: Sample, name: str) -> str | None:
-    """The answer of the view ``name``; None where it has none, or the stage wrote none for this sample."""
+def answer_of(sample: Sample, name: str) -> str | None:
+    """Return the answer of the view ``name``, or None without an answer or view."""
     view = View.of(sample, name)
     return None if view is None else view.answer
 
 
 def was_skipped(view: View | None) -> bool:
-    """Whether a view says that nobody was asked, since the answer could not change the verdict."""
+    """Return whether the model was not asked because its answer cannot change the verdict."""
     return view is not None and view.skipped is not None and not view.weak
 
 
 def was_weak(view: View | None) -> bool:
-    """Whether a view says that it is no better than chance, and so has no vote."""
+    """Return whether the view is no better than chance and therefore has no vote."""
     return view is not None and view.weak
 
 
 def excerpt(text: str | None, limit: int = 60) -> str:
-    """``text`` on one line, quoted and cut, for a reason that people read."""
+    """Return ``text`` on one line, quoted and truncated, for use in a reason."""
     if text is None:
         return "no answer"
     flat = " ".join(text.split())
     return repr(flat if len(flat) <= limit else flat[: limit - 3] + "...")
 
 
-def with_notes(chunk: Sequence[Sample], into: str, notes: Mapping[str, View]) -> list[Sample]:
-    """The samples of ``chunk``, those with an id in ``notes`` with their note under ``into``."""
+def add_notes(chunk: Sequence[Sample], into: str, notes: Mapping[str, View]) -> list[Sample]:
+    """Return the samples of ``chunk`` with the notes of their ids added under ``into``."""
     return [
         sample.note(into, notes[sample.id].to_json()) if sample.id in notes else sample
         for sample in chunk

@@ -47,7 +47,7 @@ CASES: list[tuple[type[StageConfig], str, list[str]]] = [
 @pytest.mark.types(
     "encoder: MODEL", "type links:", "unit: absolute", "name one: llm: NAME", "leave out llm:",
     "set temperature: 0.7", "only: flagged after it; leave out", "name it: llm: expert", "leave out one of the two",
-    "sure says who votes any or all", "is more than all labels; write", "name its column: nll: COLUMN",
+    "sure needs vote: any or all", "is more than all labels; write", "name its column: nll: COLUMN",
     "leave out keep, rank and by: random", "reference: MODEL",
 )  # fmt: skip
 @pytest.mark.parametrize(("config", "given", "told"), CASES, ids=range(len(CASES)))
@@ -75,10 +75,10 @@ def _assert_named(remedy: str, said: str) -> None:
     assert remedy in said or (setting in said and value in said), (remedy, said)
 
 
-@pytest.mark.types("a view cannot settle itself; take")
-def test_a_view_is_taken_out_of_those_that_settle_it() -> None:
+@pytest.mark.types("a view cannot settle itself; remove")
+def test_view_that_settles_itself_is_removed() -> None:
     settled = {"vote": "any", "views": ["base", "mine"]}
-    with pytest.raises(ValidationError, match="take 'mine' out of its views"):
+    with pytest.raises(ValidationError, match="remove 'mine' from its views"):
         AskConfig(llm="m", into="mine", settled=settled)
     settled["views"] = ["base"]
     assert AskConfig(llm="m", into="mine", settled=settled).settled is not None

@@ -1,4 +1,4 @@
-"""Samples and scripted models for the stages that ask for answers."""
+"""Fixtures: samples and scripted models."""
 
 import re
 from collections import defaultdict
@@ -12,7 +12,7 @@ from nfilter.testing import FakeContext, FakeGenerator, view
 
 @pytest.fixture
 def sample():
-    """Builds a sample; ``views`` are note names to answers (or whole notes), ``flagged`` adds a verdict."""
+    """Builder of samples; ``views`` maps note names to answers or whole notes, ``flagged`` adds a verdict."""
 
     def build(key, query="What is it?", response="A", *, views=None, flagged=None, **more):
         notes = {
@@ -31,14 +31,14 @@ def sample():
 
 @pytest.fixture
 def scripted():
-    """A model that gives each sample its replies in turn: ``{id: [text or Completion, ...]}``."""
+    """Builder of a model with scripted replies per sample: ``{id: [text or Completion, ...]}``."""
 
     def build(replies):
-        asked = defaultdict(int)
+        calls = defaultdict(int)
 
         def answer(request):
-            turn = asked[request.sample_id]
-            asked[request.sample_id] += 1
+            turn = calls[request.sample_id]
+            calls[request.sample_id] += 1
             return replies[request.sample_id][turn]
 
         return FakeGenerator(answer)
@@ -48,40 +48,40 @@ def scripted():
 
 @pytest.fixture
 def code_of():
-    """The code that a prompt has beside its data; "" where its template has none."""
+    """Function that returns the fence code of a request's prompt, or ""."""
 
     def find(request):
-        found = re.search(r"^BEGIN ([0-9a-f]{8,64})$", request.messages[-1].content, re.MULTILINE)
-        return found[1] if found else ""
+        match = re.search(r"^BEGIN ([0-9a-f]{8,64})$", request.messages[-1].content, re.MULTILINE)
+        return match[1] if match else ""
 
     return find
 
 
 @pytest.fixture
 def obedient(code_of):
-    """A model that writes the call's code where the prompt asks for it: "Answer: B" becomes "Answer CODE: B"."""
+    """Wrapper of a model that adds the code that the prompt asks for: "Answer: B" becomes "Answer CODE: B"."""
 
-    def coded(model):
+    def with_code(model):
         answer = model.answer
 
         def reply(request):
-            said = answer(request)
-            text = said.text if isinstance(said, Completion) else said
+            completion = answer(request)
+            text = completion.text if isinstance(completion, Completion) else completion
             code = code_of(request)
             for word in ("Answer", "Verdict"):
                 if code and f"{word} {code}" in request.messages[-1].content:
                     text = re.sub(rf"(?im)^(\W*){word}:", rf"\1{word} {code}:", text)
-            return replace(said, text=text) if isinstance(said, Completion) else text
+            return replace(completion, text=text) if isinstance(completion, Completion) else text
 
         model.answer = reply
         return model
 
-    return coded
+    return with_code
 
 
 @pytest.fixture
 def context():
-    """A context with the model ``m``, and an encoder ``e`` where one is given."""
+    """Builder of a context with the model ``m`` and the encoder ``e``."""
 
     def build(model=None, encoder=None, *, answers="choice", seed=0, prompts=()):
         models = {"m": model, "e": encoder}

@@ -1,4 +1,4 @@
-"""The base view."""
+"""``robustft.answer``."""
 
 import pytest
 from pydantic import ValidationError
@@ -10,7 +10,7 @@ from nfilter_robustft.answer import Answer, AnswerConfig
 VIEW = {"answer", "text", "reasoning", "nll", "tokens", "calls", "rounds", "failure"}
 
 
-def test_one_answer_a_sample_in_order(sample, context):
+def test_one_answer_per_sample_in_order(sample, context):
     model = FakeGenerator(lambda request: f"Answer: {request.sample_id}", logprob=-0.25)
     chunk = [sample(key) for key in "CAB"]
     out = check_sample_stage(Answer, AnswerConfig(llm="m"), chunk, context(model))
@@ -22,7 +22,7 @@ def test_one_answer_a_sample_in_order(sample, context):
     assert len(model.requests) == 3
 
 
-def test_the_label_is_not_shown_and_the_conversation_is(context):
+def test_prompt_contains_the_conversation_but_not_the_label(context):
     turns = [
         Message("system", "Be terse."), Message("user", "first question"), Message("assistant", "first reply"),
         Message("user", "second question"), Message("assistant", "SECRET"),
@@ -40,7 +40,7 @@ def test_the_label_is_not_shown_and_the_conversation_is(context):
     [
         ("Based on the text I cannot say", None, None),
         ("", None, "the reply is empty"),
-        (" ...", None, "the reply is punctuation alone"),
+        (" ...", None, "the reply is punctuation only"),
         (
             Completion("", "failed", failure=Failure("too_long", "9000 tokens")),
             None,
@@ -50,7 +50,7 @@ def test_the_label_is_not_shown_and_the_conversation_is(context):
         (Completion("B. because of", "length"), "B", None),
     ],
 )
-def test_a_reply_without_an_answer_is_no_answer(sample, context, reply, answer, failure):
+def test_replies_without_an_answer(sample, context, reply, answer, failure):
     model = FakeGenerator(lambda request: reply)
     (out,) = check_sample_stage(Answer, AnswerConfig(llm="m"), [sample(1)], context(model))
     assert (out.notes["base"]["answer"], out.notes["base"]["failure"]) == (answer, failure)
@@ -72,7 +72,7 @@ def test_a_reply_without_an_answer_is_no_answer(sample, context, reply, answer, 
         ("exact", "It may be", None),
     ],
 )
-def test_half_a_reply_is_no_answer_unless_it_states_one(sample, context, kind, text, answer):
+def test_truncated_reply_needs_a_complete_answer(sample, context, kind, text, answer):
     model = FakeGenerator(lambda request: Completion(text, "length"))
     (out,) = Answer(AnswerConfig(llm="m")).process([sample(1)], None, context(model, answers=kind))
     assert out.notes["base"]["answer"] == answer
@@ -83,14 +83,12 @@ def test_half_a_reply_is_no_answer_unless_it_states_one(sample, context, kind, t
     ("draws", "answer", "text", "agreement"),
     [
         (["A", "B", "Answer: B", "C", "B!"], "B", "B", 0.6),
-        (["A", "B", "B", "A"], "A", "A", 0.5),  # of equals the first
+        (["A", "B", "B", "A"], "A", "A", 0.5),  # ties: the first
         (["none", "no", "C", "none"], "C", "C", 0.25),
         (["none", "no"], None, "none", 0.0),
     ],
 )
-def test_of_several_draws_the_majority_answers(
-    sample, context, scripted, draws, answer, text, agreement
-):
+def test_majority_of_draws_is_the_answer(sample, context, scripted, draws, answer, text, agreement):
     model = scripted({"1": draws, "2": ["C"] * len(draws)})
     config = AnswerConfig(llm="m", samples=len(draws), temperature=0.7)
     one, two = check_sample_stage(Answer, config, [sample(1), sample(2)], context(model))
@@ -100,7 +98,7 @@ def test_of_several_draws_the_majority_answers(
     assert (two.notes["base"]["answer"], two.notes["base"]["agreement"]) == ("C", 1.0)
 
 
-def test_draws_have_seeds_of_their_own_that_a_run_repeats(sample, context):
+def test_draws_have_distinct_reproducible_seeds(sample, context):
     def seeds(seed):
         model = FakeGenerator(lambda request: "A")
         config = AnswerConfig(llm="m", samples=3, temperature=1.0)
@@ -119,7 +117,7 @@ def test_greedy_requests_do_not_depend_on_the_seed(sample, context):
     assert models[0].requests == models[1].requests
 
 
-def test_several_greedy_draws_are_refused():
+def test_several_greedy_draws_raise():
     with pytest.raises(ValidationError, match=r"temperature: 0\.7"):
         AnswerConfig(llm="m", samples=5)
 
@@ -131,13 +129,13 @@ def test_contract():
     assert [(need.model, need.capability) for need in contract.needs] == [("x", Generates)]
 
 
-def test_an_empty_chunk_asks_nothing(context):
+def test_empty_chunk_makes_no_request(context):
     model = FakeGenerator(lambda request: "A")
     assert Answer(AnswerConfig(llm="m")).process([], None, context(model)) == []
     assert model.requests == []
 
 
-def test_thoughts_are_the_views_reasoning(sample, context):
+def test_thoughts_become_the_reasoning(sample, context):
     model = FakeGenerator(lambda request: Completion("B", reasoning="is it A? no"))
     (out,) = Answer(AnswerConfig(llm="m")).process([sample(1)], None, context(model))
     note = out.notes["base"]

@@ -1,4 +1,4 @@
-"""The checker: each vote against known answers, the estimate that it logs, and the judge."""
+"""``robustft.check``: votes, noise scores, the reported noise rate, and the judge."""
 
 import random
 
@@ -57,12 +57,12 @@ def test_votes(vote, expected):
         assert s.dropped is None
 
 
-def test_the_note_says_who_agrees_and_the_reason_says_who_does_not():
+def test_note_and_reason_list_the_votes():
     out = run(ROWS)
     assert out["one"].notes["check"]["agree"] == {"base": True, "reasoning": False}
     assert out["silent"].notes["check"]["agree"] == {"base": True, "reasoning": None}
     assert out["unread"].notes["check"]["agree"] == {"base": None, "reasoning": None}
-    assert "base agrees, reasoning says 'B'" in out["one"].why
+    assert "base agrees, reasoning answers 'B'" in out["one"].why
     assert "reasoning has no answer" in out["silent"].why
     assert "no answer can be read in the label 'no idea'" in out["unread"].why
     assert out["unread"].notes["check"]["noise_score"] == 1.0
@@ -83,7 +83,7 @@ def simulated(n, rho, seed=0):
     return rows, wrong
 
 
-def test_the_rate_is_estimated_logged_and_reported():
+def test_noise_rate_is_estimated_logged_and_reported():
     rows, _ = simulated(1500, 0.3)
     ctx = FakeContext(answers="choice")
     state = Check(CheckConfig(views=VIEWS)).fit(iter(rows), ctx)
@@ -96,15 +96,15 @@ def test_the_rate_is_estimated_logged_and_reported():
     assert independent["estimate"] == pytest.approx(0.3, abs=0.04)
     accuracy = state.values["report"]["view_accuracy"]
     assert accuracy == pytest.approx({"base": 0.75, "reasoning": 0.85}, abs=0.04)
-    said = ctx.log.lines[0][1]
-    assert said.startswith(f"noise rate between {rate['low']:.2f} and {rate['high']:.2f}: ")
-    assert f"it would be {independent['estimate']:.2f} (" in said
-    assert "with each other make that figure too high" in said
-    assert "with the label too low" in said
+    message = ctx.log.lines[0][1]
+    assert message.startswith(f"noise rate between {rate['low']:.2f} and {rate['high']:.2f}: ")
+    assert f"it would be {independent['estimate']:.2f} (" in message
+    assert "with each other make this estimate too high" in message
+    assert "with the label too low" in message
     assert not state.arrays
 
 
-def test_probability_flags_over_the_threshold_and_is_calibrated():
+def test_vote_probability_flags_over_the_threshold_and_is_calibrated():
     rows, wrong = simulated(3000, 0.3)
     out = run(rows, vote="probability", threshold=0.5)
     scores = {name: s.notes["check"]["noise_score"] for name, s in out.items()}
@@ -119,13 +119,13 @@ def test_probability_flags_over_the_threshold_and_is_calibrated():
         assert sum(hits) / len(hits) == pytest.approx(score, abs=0.09)
 
 
-def test_probability_where_no_view_speaks_flags():
+def test_vote_probability_flags_labels_without_any_view_answer():
     out = run([ROWS[4], *simulated(200, 0.1)[0]], vote="probability")
     assert "dumb" in flagged(out)
-    assert "nothing speaks for it" in out["dumb"].why
+    assert "no view has an answer" in out["dumb"].why
 
 
-def test_chunks_make_no_difference():
+def test_result_does_not_depend_on_chunks():
     rows, _ = simulated(40, 0.3)
     ctx, stage = FakeContext(answers="choice"), Check(CheckConfig(views=VIEWS))
     state = stage.fit(rows, ctx)
@@ -133,14 +133,14 @@ def test_chunks_make_no_difference():
     assert parts == stage.process(rows, state, ctx)
 
 
-def test_answers_that_differ_in_writing_agree():
+def test_equal_numbers_in_different_notation_agree():
     messages = (Message("user", "?"), Message("assistant", "1,000"))
     s = Sample("n", messages, notes={"base": view("1000"), "reasoning": view("1000.0")})
     out = run([s], FakeContext(answers="number"))
     assert out["n"].notes["check"]["agree"] == {"base": True, "reasoning": True}
 
 
-def test_a_trusted_label_is_never_flagged():
+def test_trusted_label_is_never_flagged():
     rows = [*ROWS, sample("sure", "A", "B", "B", checked="yes")]
     for vote in ("all", "probability"):
         out = run(rows, vote=vote, trusted="checked")
@@ -155,7 +155,7 @@ def test_few_or_no_answers(rows):
     assert len(run(rows)) == len(rows)
 
 
-def test_views_that_cannot_tell_are_said():
+def test_wide_range_logs_a_warning():
     ctx = FakeContext(answers="choice")
     rows = simulated(300, 0.3)[0]
     Check(CheckConfig(views=["base"])).fit(rows, ctx)
@@ -169,9 +169,9 @@ def test_trusted_labels_narrow_the_rate_to_a_point():
     def row(i):
         truth = rng.choice("ABCD")
         label = truth if rng.random() < 0.7 else rng.choice("ABCD".replace(truth, ""))
-        seen = [truth if rng.random() < 0.95 else "D" for _ in VIEWS]
+        answers = [truth if rng.random() < 0.95 else "D" for _ in VIEWS]
         marked = {"sure": 1} if label == truth and rng.random() < 0.3 else {}
-        return sample(f"s{i}", label, *seen, **marked)
+        return sample(f"s{i}", label, *answers, **marked)
 
     ctx = FakeContext(answers="choice")
     state = Check(CheckConfig(views=VIEWS, trusted="sure")).fit([row(i) for i in range(3000)], ctx)
@@ -189,7 +189,7 @@ def test_trusted_labels_narrow_the_rate_to_a_point():
 
 @pytest.fixture
 def judged(obedient):
-    """Each sample's replies in turn; the model is asked again only where it must be."""
+    """Runner of ``vote: judge`` with scripted replies per sample; it fails on a superfluous call."""
 
     def ask(replies, rows=ROWS, **config):
         left = {name: list(texts) for name, texts in replies.items()}
@@ -208,7 +208,7 @@ REPLIES = {
 }
 
 
-def test_the_judge_decides_where_not_every_view_agrees(judged):
+def test_judge_decides_unless_every_view_agrees(judged):
     out, model = judged(REPLIES)
     assert flagged(out) == {"neither", "dumb", "unread"}
     asked = [request.sample_id for request in model.requests]
@@ -228,7 +228,7 @@ def test_the_judge_decides_where_not_every_view_agrees(judged):
     assert out["both"].notes["check"]["judge"] is None
 
 
-def test_the_judge_sees_question_label_views_and_reasoning(judged):
+def test_judge_prompt_contains_question_label_views_and_reasoning(judged):
     _, model = judged(REPLIES)
     text = next(r for r in model.requests if r.sample_id == "one").messages[-1].content
     for part in (
@@ -240,7 +240,7 @@ def test_the_judge_sees_question_label_views_and_reasoning(judged):
         assert part in text
 
 
-def test_a_second_attempt_is_drawn_anew(judged):
+def test_retries_are_sampled_with_new_seeds(judged):
     _, model = judged(REPLIES)
     silent = [request for request in model.requests if request.sample_id == "silent"]
     assert [request.draw for request in silent] == [0, 1, 2]
@@ -248,7 +248,7 @@ def test_a_second_attempt_is_drawn_anew(judged):
     assert len({request.sampling.seed for request in silent[1:]}) == 2
 
 
-def test_a_failed_call_flags_and_is_not_repeated(judged):
+def test_failed_judge_call_flags_without_retry(judged):
     refused = Completion("", "failed", failure=Failure("refused", "policy"))
     out, model = judged({**REPLIES, "one": [refused]})
     assert "one" in flagged(out)
@@ -263,7 +263,7 @@ def test_a_failed_call_flags_and_is_not_repeated(judged):
         "It has Verdict: correct", Completion("Verdict: correct", "length"),
     ],
 )  # fmt: skip
-def test_replies_without_a_verdict_are_not_read(reply, judged):
+def test_replies_without_a_verdict(reply, judged):
     out, _ = judged({**REPLIES, "one": [reply] * 3})
     assert "one" in flagged(out)
     assert out["one"].notes["check"]["judge"]["failure"]
@@ -292,6 +292,6 @@ def test_contract():
         ({"views": ["a"], "vote": "any", "preset": "official"}, "votes all"),
     ],
 )
-def test_configs_that_make_no_sense(bad, words):
+def test_invalid_configs_raise(bad, words):
     with pytest.raises(ValidationError, match=words):
         CheckConfig(**bad)

@@ -1,4 +1,4 @@
-"""The classifier's view and what is settled by it: notes, relabels, weights, reasons, silence."""
+"""``robustft.classifier`` and ``robustft.settle``."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def codes(samples):
     return np.array(["ABC".index(s.response) for s in samples])
 
 
-def test_noisy_labels_are_relabelled_and_most_are_right_then():
+def test_relabelling_corrects_most_noisy_labels():
     rows, truth, label, encoder = clusters()
     viewed, state, ctx = view(rows, encoder)
     figures = state.values["report"]["classifier"]
@@ -66,7 +66,7 @@ def test_noisy_labels_are_relabelled_and_most_are_right_then():
     assert 2 * (flagged & wrong).sum() / (flagged.sum() + wrong.sum()) > 0.9
 
 
-def test_votes_leave_the_own_label_out_and_the_posterior_has_it_in():
+def test_votes_exclude_and_posterior_includes_the_own_label():
     rows, _, label, encoder = clusters(900, 0.2, distance=0.6)
     viewed, _, _ = view(rows, encoder)
     for sample, code in zip(viewed, label, strict=True):
@@ -108,11 +108,11 @@ def sample(response="B", pinned=False, weight=1.0, notes=None):
     )
 
 
-def one(given, **config):
-    return settle([given], FakeContext(answers="choice"), **config)[0]
+def one(sample, **config):
+    return settle([sample], FakeContext(answers="choice"), **config)[0]
 
 
-def test_a_relabelled_row_weighs_what_its_label_is_worth_and_says_why():
+def test_relabelled_sample_has_weight_and_reason():
     out = one(sample(weight=2.0))
     assert out.response == "A"
     assert out.weight == pytest.approx(2 * (3 * 0.9 - 1) / 2)
@@ -127,39 +127,39 @@ def test_a_relabelled_row_weighs_what_its_label_is_worth_and_says_why():
     }
 
 
-def test_a_confirmed_row_keeps_its_label():
+def test_confirmed_sample_keeps_its_label():
     out = one(sample("A", notes=posterior("A", 0.8, 0.8)))
     assert (out.response, out.weight) == ("A", pytest.approx(0.7))
     assert out.notes["check"]["flagged"] is False
     assert out.why.startswith("confirmed: classifier gives 'A' probability 0.80")
 
 
-def test_the_new_answer_is_spelled_as_the_old_one():
+def test_new_answer_keeps_the_format_of_the_old_one():
     assert one(sample("B) calm")).response == "A) sad"
     assert one(sample("calm")).response == "sad"
 
 
-def test_a_guess_leaves():
+def test_uncertain_sample_is_dropped():
     out = one(sample(notes=posterior("A", 0.4, 0.35)))
     assert out.dropped == (
-        "as good as a guess: classifier gives 'A' probability 0.40 and the label 'B' 0.35; worth 0.10, least 0.25"
+        "too uncertain: classifier gives 'A' probability 0.40 and the label 'B' 0.35; worth 0.10, least 0.25"
     )
     assert one(sample(notes=posterior("A", 0.4, 0.35)), least=0).dropped is None
 
 
-def test_controls_drop_instead_of_relabelling_or_weigh_nothing():
+def test_relabel_false_and_weights_none():
     assert one(sample(), relabel=False).dropped.startswith("flagged: classifier gives 'A'")
     hard = one(sample(), weights="none")
     assert (hard.response, hard.weight) == ("A", 1.0)
 
 
-def test_a_pinned_row_stays_as_it_is():
+def test_pinned_sample_is_not_changed():
     out = one(sample(pinned=True))
     assert (out.response, out.weight, out.dropped) == ("B", 1.0, None)
     assert out.notes["check"]["flagged"] is False
 
 
-def test_where_the_view_is_silent_the_label_stays():
+def test_label_is_kept_without_a_posterior():
     silent = {
         "classifier": {
             "answer": None,
@@ -171,10 +171,10 @@ def test_where_the_view_is_silent_the_label_stays():
     out = one(sample(notes=silent))
     assert (out.response, out.weight, out.dropped) == ("B", 1.0, None)
     assert out.notes["check"] == {"flagged": False, "noise_score": 0.7, "answer": None}
-    assert out.why == "the label stays: classifier has no answer (it knows nothing)"
+    assert out.why == "label kept: classifier has no answer (it knows nothing)"
 
 
-def test_labels_without_information_are_left_alone_with_a_warning():
+def test_uninformative_vectors_keep_labels_and_warn():
     rows, _, label, encoder = clusters(rate=2 / 3)
     viewed, state, ctx = view(rows, encoder)
     assert not state.values["informative"]
@@ -184,7 +184,7 @@ def test_labels_without_information_are_left_alone_with_a_warning():
     assert (codes(out) == label).all()
 
 
-def test_trusted_rows_keep_their_labels_and_tell_the_others():
+def test_trusted_rows_identify_a_high_noise_rate():
     rows, truth, _, encoder = clusters(rate=0.7, trusted=50)
     viewed, state, ctx = view(rows, encoder, trusted="sure")
     assert state.values["report"]["classifier"]["trusted"] == 50
@@ -205,7 +205,7 @@ def test_answers_without_options():
     assert np.mean(right) > 0.9
 
 
-def test_too_many_answers_are_said():
+def test_too_many_answers_log_a_warning():
     rows = [
         Sample(f"s{i}", (Message("user", f"row {i}"), Message("assistant", str(i))))
         for i in range(50)
@@ -216,7 +216,7 @@ def test_too_many_answers_are_said():
     assert any("leave robustft.classifier out" in text for _, text in ctx.log.lines)
 
 
-def test_nothing_is_embedded_where_every_row_has_options_of_its_own():
+def test_nothing_is_embedded_if_options_differ_per_row():
     rows = [
         Sample(
             f"s{i}",
@@ -234,19 +234,19 @@ def test_nothing_is_embedded_where_every_row_has_options_of_its_own():
     assert [s.response for s in settle(viewed, ctx)] == [s.response for s in rows]
 
 
-def test_rows_beyond_the_reference_have_a_view_too():
+def test_rows_beyond_the_reference_have_a_view():
     rows, truth, _, encoder = clusters(600)
     viewed, _, _ = view(rows, encoder, reference=300)
     answers = [s.notes["classifier"]["answer"] for s in viewed]
     assert np.mean([a == "ABC"[t] for a, t in zip(answers, truth, strict=True)]) > 0.9
 
 
-def test_an_id_that_was_not_there_is_refused():
+def test_unknown_id_raises():
     rows, _, _, encoder = clusters(100)
     stage = Classifier(ClassifierConfig())
     ctx = FakeContext(models={"encoder": encoder}, answers="choice")
     state = stage.fit(iter(rows[:90]), ctx)
-    with pytest.raises(ContractError, match="'s95' was not there when the classifier learned"):
+    with pytest.raises(ContractError, match="'s95' was missing when the classifier was trained"):
         stage.process(rows[95:96], state, ctx)
 
 
@@ -261,7 +261,7 @@ def test_one_encoder_or_a_list():
         ClassifierConfig(encoder=[])
 
 
-def test_both_keep_the_rules_of_stages():
+def test_classifier_and_settle_conform():
     rows, _, _, encoder = clusters(120)
     ctx = FakeContext(models={"encoder": encoder}, answers="choice")
     viewed = check_sample_stage(Classifier, ClassifierConfig(), rows, ctx)

@@ -1,4 +1,4 @@
-"""Views from columns: single answers, lists of draws, numbers, and cells that hold no answer."""
+"""``views.column``: single answers, lists of draws, numbers, and cells without an answer."""
 
 import pytest
 from pydantic import ValidationError
@@ -7,7 +7,7 @@ from nfilter import Message, RecipeError, Sample, View
 from nfilter.testing import FakeContext, check_sample_stage
 from nfilter_robustft.check import Check, CheckConfig
 from nfilter_robustft.column import Column, ColumnConfig
-from nfilter_robustft.sure import probability_of
+from nfilter_robustft.confidence import probability_of
 
 
 def row(name="a", label="4", **meta):
@@ -31,11 +31,11 @@ def note_of(sample, answers="number", **config):
         (["5"], "5"),
         (["4", "5", "5.0"], "5"),
         (["no idea", "5", None], "5"),
-        ([4, 5], "4"),  # of equals the first draw
+        ([4, 5], "4"),  # ties: the first draw
         ("no idea", None),
     ],
 )
-def test_the_answer_of_a_cell(cell, answer):
+def test_answer_of_a_cell(cell, answer):
     note = note_of(row(gpt4=cell))
     assert note["answer"] == answer
     assert note["failure"] is None
@@ -43,22 +43,22 @@ def test_the_answer_of_a_cell(cell, answer):
 
 
 @pytest.mark.parametrize(
-    ("cell", "why"),
+    ("cell", "failure"),
     [
         (None, "column 'gpt4' is empty in this row"),
         ("  ", "column 'gpt4' is empty in this row"),
         ([], "column 'gpt4' is empty in this row"),
-        (True, "column 'gpt4' holds no text or number: 'True'"),
-        ({"a": "5"}, "column 'gpt4' holds no text or number"),
+        (True, "column 'gpt4' contains no string or number: 'True'"),
+        ({"a": "5"}, "column 'gpt4' contains no string or number"),
     ],
 )
-def test_a_cell_without_an_answer_says_why(cell, why):
+def test_cell_without_an_answer_has_a_failure(cell, failure):
     note = note_of(row(gpt4=cell))
     assert note["answer"] is None
-    assert note["failure"].startswith(why)
+    assert note["failure"].startswith(failure)
 
 
-def test_draws_vote_and_the_chosen_one_brings_its_nll():
+def test_majority_draw_determines_nll_and_length():
     sample = row(gpt4=["4", "5", "the answer is 5"], nll=[0.1, 0.2, 0.3], n=[1, 2, 3])
     note = note_of(sample, nll="nll", length="n")
     assert (note["answer"], note["text"], note["nll"], note["length"]) == ("5", "5", 0.2, 2)
@@ -82,11 +82,11 @@ def test_draws_vote_and_the_chosen_one_brings_its_nll():
         (["5", "5"], [0.25], None),
     ],
 )
-def test_what_counts_as_an_nll(cell, nll, expected):
+def test_valid_and_invalid_nll(cell, nll, expected):
     assert note_of(row(gpt4=cell, nll=nll), nll="nll")["nll"] == expected
 
 
-def test_an_option_is_read_as_from_a_model():
+def test_option_is_parsed_like_a_reply():
     sample = Sample(
         "a", (Message("user", "?"), Message("assistant", "A")),
         meta={"options": ["red", "green"], "gpt4": "I think it is B."},
@@ -94,7 +94,7 @@ def test_an_option_is_read_as_from_a_model():
     assert note_of(sample, "choice")["answer"] == "B"
 
 
-def test_columns_are_views_for_the_check():
+def test_check_uses_columns_as_views():
     rows = [row(f"s{i}", gpt4="5" if i % 4 == 0 else "4", qwen=["4", "4"]) for i in range(40)]
     ctx = FakeContext(answers="number")
     for name in ("gpt4", "qwen"):
@@ -103,7 +103,7 @@ def test_columns_are_views_for_the_check():
     assert [s.notes["check"]["flagged"] for s in out] == [i % 4 == 0 for i in range(40)]
 
 
-def test_a_column_that_no_row_has_is_named_with_the_nearest():
+def test_missing_column_raises_with_suggestion():
     stage = Column(ColumnConfig(column="gpt-4"))
     with pytest.raises(
         RecipeError, match="column: no row has a column 'gpt-4'; did you mean 'gpt4'"

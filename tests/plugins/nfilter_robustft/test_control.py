@@ -1,4 +1,4 @@
-"""The random control: exactly as many as were asked for, by seed, with a reason for each."""
+"""``robustft.random``: exact size, dependence on the seed, and reasons."""
 
 import pytest
 from pydantic import ValidationError
@@ -25,46 +25,46 @@ def kept(keep, samples=None, seed=0, ctx=None):
     ("keep", "n", "expected"),
     [(7, 40, 7), (0, 40, 0), (1, 40, 1), (1.0, 40, 40), (0.0, 40, 0), (0.5, 41, 20), (0.29, 100, 29), (0.7, 10, 7)],
 )  # fmt: skip
-def test_exactly_as_many_as_asked_for(keep, n, expected):
+def test_number_of_kept_samples_is_exact(keep, n, expected):
     assert len(kept(keep, rows(n))) == expected
 
 
-def test_the_seed_alone_decides():
+def test_subset_depends_on_the_seed_only():
     assert kept(12) == kept(12)
     assert kept(12) != kept(12, seed=1)
     assert kept(12) == kept(12, rows()[::-1])
     assert kept(12) not in ({each.id for each in rows()[:12]}, {each.id for each in rows()[-12:]})
 
 
-def test_a_smaller_subset_lies_in_a_larger_one():
+def test_larger_subset_contains_the_smaller():
     assert kept(5) < kept(12) < kept(0.5)
 
 
-def test_each_sample_is_drawn_as_often_as_any_other():
+def test_samples_are_drawn_uniformly():
     hits = dict.fromkeys((each.id for each in rows(10)), 0)
     for seed in range(400):
         for name in kept(5, rows(10), seed=seed):
             hits[name] += 1
-    # Binomial(400, .5): beyond 4 standard deviations with a chance under 1e-4, ten times over.
+    # Binomial(400, .5): ten counts, each beyond 4 standard deviations with a probability below 1e-4.
     assert all(160 < count < 240 for count in hits.values())
 
 
 def test_every_decision_has_a_reason():
     out = check_sample_stage(Random, RandomConfig(keep=2), rows(5), FakeContext())
-    ranks = sorted(int(each.why.split("place ")[1].split(" of 5")[0]) for each in out)
+    ranks = sorted(int(each.why.split("rank ")[1].split(" of 5")[0]) for each in out)
     assert ranks == [1, 2, 3, 4, 5]
     for each in out:
         assert each.why.startswith("drawn" if each.dropped is None else "not drawn")
         assert each.why.endswith("keep 2 keeps the first 2")
 
 
-def test_more_than_there_are_keeps_all_and_says_so():
+def test_keep_above_the_number_of_samples_warns():
     ctx = FakeContext()
     assert len(kept(50, ctx=ctx)) == 40
-    assert ("warning", "keep: 50 of 40 samples keeps them all, and they are fewer") in ctx.log.lines
+    assert ("warning", "keep: 50 exceeds the 40 samples, all of which are kept") in ctx.log.lines
 
 
-def test_pinned_samples_stay_and_count():
+def test_pinned_samples_are_kept_and_count():
     held = {"s03", "s31"}
     assert all(held <= kept(10, rows(pinned=held), seed=seed) for seed in range(5))
     assert len(kept(10, rows(pinned=held))) == 10
@@ -73,7 +73,7 @@ def test_pinned_samples_stay_and_count():
     assert any("2 samples are pinned" in text for _, text in ctx.log.lines)
 
 
-def test_chunks_make_no_difference_and_nothing_is_no_error():
+def test_result_does_not_depend_on_chunks():
     ctx, stage = FakeContext(), Random(RandomConfig(keep=0.35))
     state = stage.fit(iter(rows()), ctx)
     parts = [each for i in range(0, 40, 7) for each in stage.process(rows()[i : i + 7], state, ctx)]
@@ -82,9 +82,9 @@ def test_chunks_make_no_difference_and_nothing_is_no_error():
     assert kept(3, []) == set()
 
 
-def test_a_sample_that_was_not_there_is_refused():
+def test_unknown_sample_raises():
     ctx, stage = FakeContext(), Random(RandomConfig(keep=1))
-    with pytest.raises(ContractError, match="'s00' was not there"):
+    with pytest.raises(ContractError, match="'s00' was missing when"):
         stage.process(rows(1), stage.fit([], ctx), ctx)
 
 

@@ -1,10 +1,10 @@
-"""Neighbours with noisy labels: calibration, trusted voters, groups, against known answers."""
+"""Discriminant neighbour votes: calibration, trusted voters and groups."""
 
 import numpy as np
 import pytest
 
 from nfilter_robustft import discriminant
-from nfilter_robustft.discriminant import Calibration, Labels, Setting, calibrate, wrong
+from nfilter_robustft.discriminant import Calibration, Labels, Setting, calibrate, wrong_probability
 
 
 def labels(codes, classes, trusted=None):
@@ -14,14 +14,14 @@ def labels(codes, classes, trusted=None):
 
 
 def drawn(rng, n, rho):
-    """Shares of votes, labels drawn from them, then flipped at rate rho among three classes."""
+    """Draw vote shares, and labels from them, flipped at rate rho among three classes."""
     shares = rng.dirichlet([0.5, 0.5, 0.5], size=n)
     truth = np.array([rng.choice(3, p=row) for row in shares])
     flip = rng.random(n) < rho
     return shares, np.where(flip, (truth + rng.integers(1, 3, size=n)) % 3, truth), truth
 
 
-def test_calibration_finds_the_rate_and_the_power():
+def test_calibration_recovers_rate_and_power():
     shares, codes, _ = drawn(np.random.default_rng(0), 6000, 0.35)
     found = calibrate(shares, labels(codes, 3))
     assert found.rate == pytest.approx(0.35, abs=0.04)
@@ -32,7 +32,7 @@ def test_calibration_finds_the_rate_and_the_power():
     assert blunt.nll == pytest.approx(found.nll, abs=0.002)
 
 
-def test_past_chance_only_trusted_labels_allow_the_rate():
+def test_rate_above_chance_needs_trusted_labels():
     shares, codes, truth = drawn(np.random.default_rng(1), 4000, 0.85)
     assert calibrate(shares, labels(codes, 3)).rate < 2 / 3
     sure = np.arange(4000) < 400
@@ -40,30 +40,30 @@ def test_past_chance_only_trusted_labels_allow_the_rate():
     assert calibrate(shares, mixed).rate == pytest.approx(0.85, abs=0.04)
 
 
-def test_wrong_is_bayes_rule():
+def test_wrong_probability_is_bayes_rule():
     probabilities = np.array([[0.7, 0.2, 0.1]] * 5)
     given = labels([0, 1, 2, -1, 2], 3, [False, False, False, False, True])
     right = np.array([0.6 * p for p in (0.7, 0.2, 0.1)])
     slip = np.array([0.2 * (1 - p) for p in (0.7, 0.2, 0.1)])
     expected = [*(slip / (right + slip)), 1.0, 0.0]
-    np.testing.assert_allclose(wrong(probabilities, given, 0.4), expected, atol=1e-12)
+    np.testing.assert_allclose(wrong_probability(probabilities, given, 0.4), expected, atol=1e-12)
 
 
 def test_trusted_voters_keep_their_label():
-    # 40 doubtful rows say 0 and 4 trusted ones 1, all in one place: by weight 40 * 0.1 against 4.
+    # 40 untrusted rows have label 0 and 4 trusted rows label 1, at one point: weights 40 * 0.1 and 4.
     codes = [0] * 40 + [1] * 4
     given = labels(codes, 2, [False] * 40 + [True] * 4)
     x = np.random.default_rng(0).normal(size=(44, 3)) * 1e-3
     setting = Setting(k=44, ridge=None, rate=1e-6, trust=0.1)
     share = discriminant._model(x, given, setting)(np.zeros((1, 3)))[0]
     assert share == pytest.approx([0.5, 0.5], abs=0.01)
-    # At a higher assumed rate the doubtful ones give way, the trusted ones do not.
+    # At a higher assumed rate, the votes of untrusted rows are spread; those of trusted rows are not.
     doubted = discriminant._model(x, given, Setting(k=44, ridge=None, rate=0.5, trust=0.1))
     assert doubted(np.zeros((1, 3)))[0][1] > 0.6
 
 
-def test_copies_in_one_group_do_not_vote_for_one_another():
-    # Random labels, each row twice: a vote of one's own copy would look like knowledge.
+def test_rows_of_one_group_do_not_vote_for_one_another():
+    # Random labels, each row twice: votes of copies would predict the labels.
     rng = np.random.default_rng(0)
     x = np.repeat(rng.normal(size=(120, 6)), 2, axis=0)
     codes = np.repeat(rng.integers(2, size=120), 2)

@@ -1,4 +1,4 @@
-"""The index against brute force: order, ties, batches, sizes, and what is stored."""
+"""The index compared with brute force: order, ties, batches, sizes and storage."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from nfilter_robustft.index import Index, build, normalise, search
 
 
 def brute(vectors, queries, k):
-    """Positions by (similarity descending, position ascending), from float64 cosine similarities."""
+    """Return similarities and positions by (similarity descending, position ascending), in float64."""
     a, b = (np.asarray(m, dtype=np.float64) for m in (normalise(queries), normalise(vectors)))
     similarity = np.float32((a[:, None, :] * b[None, :, :]).sum(-1))
     rows = [sorted(range(len(b)), key=lambda j: (-row[j], j))[:k] for row in similarity]
@@ -26,8 +26,8 @@ def test_flat_search_is_brute_force():
 
 
 @pytest.mark.parametrize("copies", [3, 40, 200])
-def test_equal_similarity_goes_to_the_lower_position(copies):
-    # Duplicates scattered among others, more of them than candidates asked for at first.
+def test_ties_are_ordered_by_position(copies):
+    # More duplicates than candidates of the first search, scattered among other vectors.
     rng = np.random.default_rng(1)
     vectors = rng.normal(size=(400, 24)).astype(np.float32)
     query = rng.normal(size=(1, 24))
@@ -39,8 +39,8 @@ def test_equal_similarity_goes_to_the_lower_position(copies):
     assert np.all(found[0, : len(expected)] == found[0, 0])
 
 
-def test_ties_that_were_not_proposed_at_first_are_found(monkeypatch):
-    # A search that proposes the last of equal rows first: the cut then lies among them.
+def test_ties_beyond_the_first_candidates_are_searched(monkeypatch):
+    # A search that proposes the last of equal rows first, so that ties continue beyond its candidates.
     def last_first(self, queries, m):
         similarity = np.asarray(queries @ self.vectors.T, dtype=np.float32)
         positions = np.broadcast_to(np.arange(len(self.vectors)), similarity.shape)
@@ -52,7 +52,7 @@ def test_ties_that_were_not_proposed_at_first_are_found(monkeypatch):
     assert search(build(vectors), vectors[:2], 3)[1].tolist() == [[0, 4, 8], [1, 5, 9]]
 
 
-def test_a_result_does_not_depend_on_the_batch():
+def test_result_does_not_depend_on_the_batch():
     rng = np.random.default_rng(2)
     vectors, queries = rng.normal(size=(500, 48)), rng.normal(size=(64, 48))
     arrays = build(vectors)
@@ -69,26 +69,26 @@ def test_fewer_rows_than_k():
     np.testing.assert_array_equal(found, np.float32([[1, 0, -np.inf, -np.inf]]))
 
 
-def test_nothing_to_search_and_nothing_asked():
+def test_empty_index_and_empty_queries():
     found, positions = search(build(np.zeros((0, 3))), [[1.0, 0, 0]], 2)
     assert positions.tolist() == [[-1, -1]]
     assert np.isneginf(found).all()
     assert search(build([[1.0, 0.0]]), np.zeros((0, 2)), 2)[1].shape == (0, 2)
 
 
-def test_a_zero_vector_is_similar_to_nothing():
+def test_zero_vector_has_similarity_zero():
     found, positions = search(build([[0.0, 0.0], [3.0, 4.0]]), [[3.0, 4.0]], 2)
     assert positions.tolist() == [[1, 0]]
     np.testing.assert_allclose(found, [[1.0, 0.0]], atol=1e-6)
 
 
-def test_the_graph_finds_the_neighbours_and_is_built_alike_twice():
+def test_graph_has_high_recall_and_is_reproducible():
     rng = np.random.default_rng(3)
     vectors, queries = rng.normal(size=(2000, 16)), rng.normal(size=(50, 16))
     arrays = build(vectors, threshold=1999)
     assert arrays["graph"].dtype == np.uint8
     np.testing.assert_array_equal(arrays["graph"], build(vectors, threshold=1999)["graph"])
-    # The vectors are stored once: the graph alone is smaller than graph and vectors.
+
     assert "graph" not in build(vectors, threshold=2000)
     index = Index.open(arrays)
     found, positions = index.search(queries, 5)
@@ -100,7 +100,7 @@ def test_the_graph_finds_the_neighbours_and_is_built_alike_twice():
         np.testing.assert_allclose(found[i], expected[i], atol=1e-6)
 
 
-def test_the_graph_survives_disk_as_plain_arrays(tmp_path):
+def test_graph_round_trip_through_files(tmp_path):
     rng = np.random.default_rng(4)
     vectors = rng.normal(size=(300, 8))
     arrays = build(vectors, threshold=10)
@@ -112,7 +112,7 @@ def test_the_graph_survives_disk_as_plain_arrays(tmp_path):
     assert index.search(vectors[:20], 1)[1][:, 0].tolist() == list(range(20))
 
 
-def test_the_number_of_threads_is_put_back():
+def test_number_of_threads_is_restored():
     faiss = pytest.importorskip("faiss")
     before = faiss.omp_get_max_threads()
     build(np.random.default_rng(0).normal(size=(50, 4)), threshold=10)
@@ -121,16 +121,16 @@ def test_the_number_of_threads_is_put_back():
 
 @pytest.mark.parametrize(
     ("vectors", "words"),
-    [([1.0, 2.0], "shape"), ([[1.0, float("nan")]], "vector 0 holds NaN")],
+    [([1.0, 2.0], "shape"), ([[1.0, float("nan")]], "vector 0 contains NaN")],
 )
-def test_vectors_that_cannot_be_indexed(vectors, words):
+def test_invalid_vectors_raise(vectors, words):
     with pytest.raises(ValueError, match=words):
         build(vectors)
 
 
-def test_queries_that_cannot_be_searched():
+def test_invalid_queries_raise():
     arrays = build([[1.0, 0.0]])
     with pytest.raises(ValueError, match="3 dimensions, the index 2"):
         search(arrays, [[1.0, 0, 0]], 1)
-    with pytest.raises(ValueError, match="k is at least 1"):
+    with pytest.raises(ValueError, match="k must be at least 1"):
         search(arrays, [[1.0, 0]], 0)

@@ -1,4 +1,4 @@
-"""Data that tells a judge or a reviewer what to say: whatever a model repeats of it, only its own word counts."""
+"""Prompt injection: text in the data that imitates verdicts or answers never counts as the model's own."""
 
 import re
 
@@ -59,14 +59,14 @@ def echoed(request):
 
 
 def data_of(request, code_of):
-    """What stands between the marks alone, as a model would quote it."""
+    """Return the text between the fences, as a model would quote it."""
     code = code_of(request)
     return "\n".join(re.findall(rf"^BEGIN {code}$\n(.*?)\n^END {code}$", echoed(request), re.MULTILINE | re.DOTALL))  # fmt: skip
 
 
 @pytest.fixture
 def speaker(code_of):
-    """Models that repeat what they are shown, in one of several ways, before their own ``last`` line, if any."""
+    """Builder of models that echo their prompt in one of several ways, before their own ``last`` line, if any."""
 
     def build_one(way, last=""):
         def answer(request):
@@ -98,14 +98,14 @@ def reviewed(model, **config):
     return stage.process(SAMPLES, None, context(model))
 
 
-def test_there_are_two_hundred():
+def test_number_of_attacks():
     assert len(SAMPLES) == 200
     assert len(set(ATTACKS)) == 50
 
 
 @pytest.mark.parametrize("way", ["all", "data", "flat"])
 @pytest.mark.parametrize("verdict", ["wrong", "correct"])
-def test_a_judge_that_repeats_everything_is_heard_for_itself(way, verdict, speaker):
+def test_judge_that_echoes_data_is_read_by_its_own_verdict(way, verdict, speaker):
     notes = judged(speaker(way, f"Verdict CODE: {verdict}"))
     asked = [note for note in notes if note["judge"] is not None]
     assert len(asked) == 200
@@ -116,7 +116,7 @@ def test_a_judge_that_repeats_everything_is_heard_for_itself(way, verdict, speak
 @pytest.mark.parametrize(
     ("way", "last"), [("all", ""), ("data", ""), ("flat", ""), ("cut", "Verdict CODE: correct")]
 )
-def test_a_judge_that_says_nothing_itself_has_given_no_verdict(way, last, speaker):
+def test_judge_that_only_echoes_data_has_no_verdict(way, last, speaker):
     notes = judged(speaker(way, last))
     assert all(note["flagged"] for note in notes)
     assert all("no verdict could be read" in note["judge"]["failure"] for note in notes)
@@ -124,7 +124,7 @@ def test_a_judge_that_says_nothing_itself_has_given_no_verdict(way, last, speake
 
 @pytest.mark.parametrize("preset", ["paper", "official"])
 @pytest.mark.parametrize("way", ["all", "data", "flat"])
-def test_a_reviewer_that_repeats_everything_is_heard_for_itself(way, preset, speaker):
+def test_reviewer_that_echoes_data_is_read_by_its_own_answer(way, preset, speaker):
     out = reviewed(speaker(way, "Answer CODE: It is E."), preset=preset)
     assert [each.response for each in out] == ["It is E."] * 200
     code = re.compile(r"^BEGIN [0-9a-f]{8}$", re.MULTILINE)
@@ -134,14 +134,14 @@ def test_a_reviewer_that_repeats_everything_is_heard_for_itself(way, preset, spe
 @pytest.mark.parametrize(
     ("way", "last"), [("all", ""), ("data", ""), ("flat", ""), ("cut", "Answer CODE: It is E.")]
 )
-def test_a_reviewer_that_says_nothing_itself_has_given_no_answer(way, last, speaker):
+def test_reviewer_that_only_echoes_data_has_no_answer(way, last, speaker):
     out = reviewed(speaker(way, last))
     assert all(each.dropped for each in out)
     assert [each.response for each in out] == [each.response for each in SAMPLES]
     assert all(each.notes["review"]["answer"] is None for each in out)
 
 
-def test_no_attack_closes_its_marks_or_becomes_a_message(speaker, code_of):
+def test_no_attack_escapes_its_fence(speaker, code_of):
     for run in (judged, reviewed):
         model = speaker("data")
         run(model)

@@ -1,4 +1,4 @@
-"""The classifier behind the view, and its noise model: known leave-out fits, planted posteriors, rates, silence."""
+"""The linear classifier and its noise model, compared with refits and planted posteriors."""
 
 import numpy as np
 import pytest
@@ -19,14 +19,14 @@ def flipped(truth, rate, rng, classes=3):
 
 
 def planted(n, rate, seed=0, distance=2.0, classes=3, noise=20):
-    """Spherical clusters in a plane, whose posterior is known, under dimensions that say nothing."""
+    """Spherical clusters in a plane with a known posterior, and ``noise`` uninformative dimensions."""
     rng = np.random.default_rng(seed)
     truth = rng.integers(classes, size=n)
     angle = 2 * np.pi * np.arange(classes) / classes
     centres = distance * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     plane = centres[truth] + rng.normal(size=(n, 2))
-    away = ((plane[:, None] - centres) ** 2).sum(axis=2)
-    posterior = noise_model.softmax(-away / 2)
+    distances = ((plane[:, None] - centres) ** 2).sum(axis=2)
+    posterior = noise_model.softmax(-distances / 2)
     vectors = np.concatenate([plane, rng.normal(size=(n, noise))], axis=1)
     return vectors, truth, flipped(truth, rate, rng), posterior
 
@@ -35,7 +35,7 @@ def unique(n):
     return np.arange(n, dtype=np.uint64)
 
 
-def test_scores_are_those_of_a_fit_without_the_row_and_its_copies():
+def test_held_out_scores_equal_a_refit_without_the_group():
     rng = np.random.default_rng(3)
     x, codes = rng.normal(size=(40, 6)), rng.integers(3, size=40)
     groups = np.arange(40, dtype=np.uint64)
@@ -49,7 +49,7 @@ def test_scores_are_those_of_a_fit_without_the_row_and_its_copies():
     centred, middle = x - mean, weight @ target / weight.sum()
 
     def held_out(rows):
-        # Ridge with a free constant, on what is left, with the constant of the whole as its starting point.
+        # Ridge on the other rows with an unpenalised intercept, relative to the intercept of all rows.
         left = np.setdiff1d(np.arange(40), rows)
         a = np.concatenate([centred[left], np.ones((len(left), 1))], axis=1)
         penalty = np.diag([found.penalty] * 6 + [0.0])
@@ -65,7 +65,7 @@ def test_scores_are_those_of_a_fit_without_the_row_and_its_copies():
     assert found.scores == pytest.approx(expected, abs=1e-8)
 
 
-def test_a_fit_predicts_new_rows_as_the_whole_fit_does():
+def test_predictions_of_new_rows():
     vectors, truth, codes, _ = planted(900, 0.3, distance=3.0)
     found = linear.fit([vectors[:600]], labels_of(codes[:600]), unique(600))
     before, after = found.others([vectors[600:]], labels_of(codes[600:]))
@@ -74,9 +74,9 @@ def test_a_fit_predicts_new_rows_as_the_whole_fit_does():
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.3, 0.5])
-def test_the_noise_model_finds_the_rate_and_the_planted_posterior(rate):
+def test_noise_model_recovers_rate_and_posterior(rate):
     _, _, codes, posterior = planted(3000, rate)
-    # Scores with the classes' constants taken away: they are the bias's to find.
+    # Scores shifted by a constant per class, which the bias must recover.
     scores = np.log(posterior + 1e-9) + np.array([0.5, -0.5, 0.0])
     spread = scores.std()
     model = noise_model.fit(scores / spread, labels_of(codes))
@@ -85,12 +85,12 @@ def test_the_noise_model_finds_the_rate_and_the_planted_posterior(rate):
     assert model.low - step <= rate <= model.high + step
     assert np.abs(model.probabilities(scores / spread) - posterior).mean() < 0.03
     evidence = np.where(np.eye(3)[codes] > 0, 1 - rate, rate / 2)
-    given = posterior * evidence / (posterior * evidence).sum(axis=1, keepdims=True)
-    assert np.abs(model.given(scores / spread, labels_of(codes)) - given).mean() < 0.03
+    expected = posterior * evidence / (posterior * evidence).sum(axis=1, keepdims=True)
+    assert np.abs(model.posterior(scores / spread, labels_of(codes)) - expected).mean() < 0.03
 
 
 @pytest.mark.parametrize(("rate", "right"), [(0.0, 0.99), (0.1, 0.97), (0.3, 0.95), (0.5, 0.88)])
-def test_the_rate_is_found_and_labels_are_mended_through_the_vectors(rate, right):
+def test_fit_recovers_the_rate_and_corrects_labels(rate, right):
     vectors, truth, codes, _ = planted(1500, rate, distance=2.5, noise=8)
     found = linear.fit([vectors], labels_of(codes), unique(1500))
     assert found.informative
@@ -101,7 +101,7 @@ def test_the_rate_is_found_and_labels_are_mended_through_the_vectors(rate, right
     assert np.mean(after.argmax(axis=1) == truth) > right
 
 
-def test_probabilities_are_calibrated_where_clusters_overlap():
+def test_probabilities_are_calibrated_for_overlapping_clusters():
     vectors, truth, codes, _ = planted(2000, 0.3, distance=1.2)
     _, after = linear.fit([vectors], labels_of(codes), unique(2000)).held_out()
     top, hit = after.max(axis=1), after.argmax(axis=1) == truth
@@ -110,7 +110,7 @@ def test_probabilities_are_calibrated_where_clusters_overlap():
         assert hit[inside].mean() == pytest.approx(top[inside].mean(), abs=0.07)
 
 
-def test_vectors_that_say_nothing_are_found_to():
+def test_random_vectors_are_not_informative():
     rng = np.random.default_rng(0)
     for seed in range(5):
         codes = np.random.default_rng(seed).choice(3, p=[0.6, 0.3, 0.1], size=400)
@@ -120,7 +120,7 @@ def test_vectors_that_say_nothing_are_found_to():
         assert not found.informative
 
 
-def test_labels_at_chance_say_nothing_and_trusted_ones_mend_that():
+def test_labels_at_chance_need_trusted_rows():
     vectors, truth, codes, _ = planted(900, 2 / 3, distance=3.0)
     assert not linear.fit([vectors], labels_of(codes), unique(900)).informative
     trusted = np.arange(900) < 60
@@ -134,7 +134,7 @@ def test_labels_at_chance_say_nothing_and_trusted_ones_mend_that():
     assert after[:60].max(axis=1) == pytest.approx(1.0)
 
 
-def test_most_labels_may_be_wrong_where_some_are_trusted():
+def test_trusted_rows_allow_most_labels_to_be_wrong():
     vectors, truth, codes, _ = planted(900, 0.85, distance=3.0)
     trusted = np.arange(900) < 60
     found = linear.fit(
@@ -144,7 +144,7 @@ def test_most_labels_may_be_wrong_where_some_are_trusted():
     assert np.mean(found.held_out()[0].argmax(axis=1) == truth) > 0.9
 
 
-def test_the_encoder_that_knows_has_the_weight():
+def test_informative_encoder_gets_the_weight():
     vectors, _, codes, _ = planted(600, 0.3, distance=3.0)
     noise = np.random.default_rng(9).normal(size=(600, 22))
     found = linear.fit([noise, vectors], labels_of(codes), unique(600))
@@ -161,7 +161,7 @@ def test_subsets_of_encoders():
     assert list(linear.subsets(4)) == [(0,), (1,), (2,), (3,), (0, 1, 2, 3)]
 
 
-def test_the_gradient_of_the_bias_vanishes_where_it_is_fitted():
+def test_fitted_bias_has_zero_gradient():
     rng = np.random.default_rng(1)
     logits, codes = rng.normal(size=(300, 4)) * 2, rng.integers(4, size=300)
     trusted = np.arange(300) < 20

@@ -1,4 +1,4 @@
-"""The neighbour view: votes, calibration, trusted labels, silence where there is nothing to say."""
+"""``robustft.neighbors``: votes, calibration, trusted labels, and uninformative neighbours."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ OPTIONS = ["sad", "calm", "glad"]
 
 
 def blobs(n, rho, seed=0, spread=1.0, trusted=0):
-    """Three classes in 40 dimensions whose differences lie in a plane that other directions drown."""
+    """Three classes in 40 dimensions that differ in a plane of low variance."""
     rng = np.random.default_rng(seed)
     truth = rng.integers(3, size=n)
     vectors = rng.normal(size=(n, 40)) * np.linspace(2, 1, 40)
@@ -52,7 +52,7 @@ def right(samples, truth):
     )
 
 
-def test_the_learned_metric_beats_plain_neighbours_and_finds_the_rate():
+def test_learned_metric_beats_similarity_and_recovers_the_rate():
     rows, truth, label, encoder = blobs(600, 0.4, spread=0.7)
     learned, state, _ = run(rows, encoder, k=50)
     plain, _, _ = run(rows, encoder, weighting="similarity")
@@ -65,7 +65,7 @@ def test_the_learned_metric_beats_plain_neighbours_and_finds_the_rate():
     assert right(learned, truth) > right(plain, truth) + 0.02
 
 
-def test_votes_are_calibrated_and_support_is_the_labels_share():
+def test_votes_are_calibrated():
     rows, truth, label, encoder = blobs(600, 0.2, spread=1.6)
     out, _, _ = run(rows, encoder, k=50)
     for note, code in zip(notes(out), label, strict=True):
@@ -78,7 +78,7 @@ def test_votes_are_calibrated_and_support_is_the_labels_share():
     assert hit.mean() == pytest.approx(top.mean(), abs=0.08)
 
 
-def test_the_checker_turns_the_view_into_a_verdict():
+def test_check_uses_the_view():
     rows, truth, label, encoder = blobs(600, 0.5, spread=0.7)
     out, fitted, ctx = run(rows, encoder, k=50)
     stage = Check(CheckConfig(views=["neighbors"], vote="probability"))
@@ -94,8 +94,8 @@ def test_the_checker_turns_the_view_into_a_verdict():
     assert f1 > 0.85
 
 
-def test_a_label_never_votes_for_itself():
-    # Flipping one row's label changes what others see, and leaves its own votes as they were but for the fit.
+def test_label_has_no_vote_for_itself():
+    # Flipping one row's label changes its own votes only through the fit.
     rows, _, label, encoder = blobs(300, 0.2)
     other = "ABC"[(label[7] + 1) % 3]
     flipped = [
@@ -108,17 +108,17 @@ def test_a_label_never_votes_for_itself():
     assert max(abs(votes[x] - after.get(x, 0)) for x in votes) < 0.1
 
 
-def test_labels_without_information_give_no_answer_and_a_warning():
+def test_uninformative_labels_give_no_answer_and_warn():
     rows, _, _, encoder = blobs(300, 2 / 3)
     out, state, ctx = run(rows, encoder, k=30)
     assert not state.values["informative"]
     assert {note["answer"] for note in notes(out)} == {None}
-    assert "say nothing" in notes(out)[0]["failure"]
+    assert "do not predict" in notes(out)[0]["failure"]
     assert any(kind == "warning" and "trusted: COLUMN" in text for kind, text in ctx.log.lines)
 
 
 @pytest.mark.parametrize("vote", ["all", "any", "probability"])
-def test_neighbours_that_know_nothing_flag_nothing(vote):
+def test_uninformative_neighbours_flag_nothing(vote):
     rows, _, _, encoder = blobs(300, 2 / 3)
     out, _, _ = run(rows, encoder, k=30)
     ctx = FakeContext(answers="choice")
@@ -129,7 +129,7 @@ def test_neighbours_that_know_nothing_flag_nothing(vote):
     assert any("No label can be flagged" in text for _, text in ctx.log.lines)
 
 
-def test_trusted_labels_help_where_most_labels_are_wrong():
+def test_trusted_labels_allow_most_labels_to_be_wrong():
     rows, truth, _, encoder = blobs(600, 0.7, trusted=90)
     rest = np.arange(90, 600)
     out, state, _ = run(rows, encoder, trusted="sure", k=50)
@@ -139,20 +139,20 @@ def test_trusted_labels_help_where_most_labels_are_wrong():
     assert np.mean(answers[rest] == np.array(list("ABC"))[truth[rest]]) > 0.8
 
 
-def test_a_column_that_marks_nothing_is_said():
+def test_trusted_column_without_marks_warns():
     rows, _, _, encoder = blobs(300, 0.2)
     _, _, ctx = run(rows, encoder, trusted="sure")
-    assert any("no sample is marked as right in column 'sure'" in text for _, text in ctx.log.lines)
+    assert any("column 'sure' marks no label as right" in text for _, text in ctx.log.lines)
 
 
-def test_more_samples_than_the_reference_are_all_answered():
+def test_samples_beyond_the_reference_have_answers():
     rows, truth, _, encoder = blobs(600, 0.3)
     out, state, _ = run(rows, encoder, reference=300, k=30)
     assert len(state.arrays["probabilities"]) == 600
     assert right(out, truth) > 0.85
 
 
-def test_same_seed_same_votes_and_chunks_make_no_difference():
+def test_votes_depend_on_the_seed_only():
     rows, _, _, encoder = blobs(200, 0.3)
     for config in ({}, {"weighting": "similarity"}):
         out, state, ctx = run(rows, encoder, **config)
@@ -163,7 +163,7 @@ def test_same_seed_same_votes_and_chunks_make_no_difference():
         assert parts == out
 
 
-def test_an_option_is_known_by_its_text_not_by_its_letter():
+def test_options_are_identified_by_text():
     rows, truth, _, encoder = blobs(300, 0.2)
     turned = []
     for i, s in enumerate(rows):
@@ -173,8 +173,8 @@ def test_an_option_is_known_by_its_text_not_by_its_letter():
         messages = (s.messages[0], Message("assistant", letter))
         turned.append(Sample(s.id, messages, meta={"options": options}))
     out, _, _ = run(turned, encoder, k=30)
-    said = [s.meta["options"]["ABC".index(s.notes["neighbors"]["answer"])] for s in out]
-    assert np.mean([a == OPTIONS[t] for a, t in zip(said, truth, strict=True)]) > 0.85
+    answers = [s.meta["options"]["ABC".index(s.notes["neighbors"]["answer"])] for s in out]
+    assert np.mean([a == OPTIONS[t] for a, t in zip(answers, truth, strict=True)]) > 0.85
 
 
 # --- similarity ----------------------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ PLACES = {
     **{f"{i} of {axis}": place(0, i / 10, axis) for axis in range(10) for i in range(4)},
 }  # fmt: skip
 OPEN = [line(k, k, v) for k, v in zip(PLACES, ["x", "y", "y", "x", "z"], strict=False)]
-# Four rows in each of ten other directions, alike in their answer: neighbours' labels say much here.
+# Four rows with the same answer in each of ten other directions: neighbours' labels are informative.
 ALIKE = [line(key, key, f"10{key.split()[-1]}") for key in PLACES if " of " in key]
 
 
@@ -215,21 +215,21 @@ def test_similarity_votes_are_a_weighted_plurality():
     assert first["calibrated"] is False
 
 
-def test_copies_of_the_same_query_do_not_vote():
+def test_samples_with_the_same_query_do_not_vote():
     rows = [line("a", "p0", "x"), line("copy", "p0", "x"), *OPEN[1:3], *ALIKE]
     out, _, _ = run(rows, FakeEncoder(PLACES.get), answers="exact", k=2)
     assert notes(out)[0]["neighbors"] == ["p1", "p2"]
     assert notes(out)[0]["support"] == 0.0
 
 
-def test_numbers_that_agree_vote_together():
+def test_votes_of_equal_numbers_are_summed():
     rows = [line(k, k, v) for k, v in zip(PLACES, ["3", "1000", "1,000.0", "7", "9"], strict=False)]
     out, _, _ = run([*rows, *ALIKE], FakeEncoder(PLACES.get), answers="number", k=3)
     assert notes(out)[0]["answer"] == "1000"
 
 
-def test_k_is_chosen_by_the_labels_that_it_foretells():
-    # Pairs of near twins in many directions: only the nearest neighbour knows.
+def test_k_is_chosen_by_held_out_likelihood():
+    # Groups of four near copies in many directions: only the three nearest neighbours are informative.
     rng = np.random.default_rng(0)
     base = rng.normal(size=(150, 20))
     vectors = np.repeat(base, 4, axis=0) + rng.normal(size=(600, 20)) * 0.05
@@ -250,13 +250,13 @@ def test_few_rows(rows):
         assert notes(out)[0]["answer"] in (None, "x")
 
 
-def test_discriminant_asked_for_where_it_cannot_be():
+def test_discriminant_falls_back_to_similarity():
     _, state, ctx = run(OPEN, FakeEncoder(PLACES.get), answers="exact", weighting="discriminant")
     assert state.values["mode"] == "similarity"
     assert any("vote by similarity instead" in text for _, text in ctx.log.lines)
 
 
-def test_neighbours_that_foretell_no_better_than_frequencies_give_no_answer():
+def test_neighbours_no_better_than_frequencies_give_no_answer():
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(300, 5))
     rows = [line(f"s{i}", f"q {i}", str(rng.integers(40))) for i in range(300)]
@@ -269,8 +269,8 @@ def test_neighbours_that_foretell_no_better_than_frequencies_give_no_answer():
     assert any("give it another encoder" in text for kind, text in ctx.log.lines)
 
 
-def test_neighbours_answer_where_half_of_the_labels_are_wrong_in_many_ways():
-    # Groups of six; half of the labels are wrong, each in its own way, so that no neighbour foretells them.
+def test_neighbours_answer_at_half_noise_with_many_answers():
+    # Groups of six; half of the labels are wrong, each differently, so that neighbours do not predict them.
     rng = np.random.default_rng(0)
     vectors = np.repeat(rng.normal(size=(60, 20)), 6, axis=0) + rng.normal(size=(360, 20)) * 0.05
     wrong = rng.random(360) < 0.5
@@ -282,11 +282,11 @@ def test_neighbours_answer_where_half_of_the_labels_are_wrong_in_many_ways():
     assert np.mean([n["answer"] == f"answer {i // 6}" for i, n in enumerate(notes(out))]) > 0.7
 
 
-# --- frequencies where there is no answer ---------------------------------------------------------------------
+# --- frequencies without answers ------------------------------------------------------------------------------
 
 
 def uneven(n, rho, trusted=0):
-    """Classes of 70, 20 and 10%, and an encoder that has no part in the answer."""
+    """Classes of 70, 20 and 10%, and an uninformative encoder."""
     rng = np.random.default_rng(0)
     truth = rng.choice(3, size=n, p=[0.7, 0.2, 0.1])
     label = np.where(rng.random(n) < rho, (truth + rng.integers(1, 3, size=n)) % 3, truth)
@@ -309,7 +309,7 @@ def auc(score, wrong):
 
 
 @pytest.mark.parametrize("trusted", [0, 200])
-def test_a_view_without_an_answer_leaves_the_frequencies_to_rank_labels(trusted):
+def test_frequencies_rank_labels_without_view_answers(trusted):
     rows, wrong, encoder = uneven(600, 0.3, trusted)
     config = {"trusted": "sure"} if trusted else {}
     out, state, _ = run(rows, encoder, k=15, **config)
@@ -320,15 +320,15 @@ def test_a_view_without_an_answer_leaves_the_frequencies_to_rank_labels(trusted)
         right_ones = [s.response for s in rows[:trusted]]
         expected = {letter: right_ones.count(letter) / trusted for letter in "ABC"}
         assert shares == pytest.approx(expected, abs=0.02)
-    else:  # of the labels, which are noisy
+    else:  # frequencies of the noisy labels
         assert shares["A"] == pytest.approx(0.7 * 0.7 + 0.15 * 0.3, abs=0.04)
     stage = Check(CheckConfig(views=["neighbors"], vote="none", **config))
     fitted = stage.fit(out, ctx := FakeContext(answers="choice"))
     verdicts = [s.notes["check"] for s in stage.process(out, fitted, ctx)]
     score = np.array([verdict["noise_score"] for verdict in verdicts])
     rest = np.arange(trusted, 600)
-    assert auc(score[rest], wrong[rest]) > 0.7  # 0.5 before: all scores were alike
-    # Frequencies tell nothing of the rate: they would explain every label as right.
+    assert auc(score[rest], wrong[rest]) > 0.7  # 0.5 without frequencies
+    # Frequencies do not identify the rate: they would explain every label as right.
     rate = fitted.values["report"]["estimated_noise_rate"]
     assert (rate["low"], rate["high"]) == (0.0, 1.0)
 
@@ -348,30 +348,30 @@ def test_conformance_and_contract():
     assert contract.needs == (ModelNeed("encoder", Embeds, field="encoder"),)
 
 
-def test_the_options_at_the_end_of_a_query_are_not_embedded():
-    seen = []
+def test_lettered_options_are_not_embedded():
+    embedded = []
 
     def vector(text):
-        seen.append(text)
+        embedded.append(text)
         return [1.0, float(len(text))]
 
     lines = "\nA. sad\nB. calm\nC. glad"
     messages = (Message("user", "How is it?" + lines), Message("assistant", "A"))
     run([Sample("a", messages, meta={"options": OPTIONS})], FakeEncoder(vector))
-    assert set(seen) == {"How is it?"}
+    assert set(embedded) == {"How is it?"}
 
 
-def test_a_sample_that_was_not_counted_is_refused():
+def test_unknown_sample_raises():
     rows, _, _, encoder = blobs(120, 0.2)
     _, state, ctx = run(rows, encoder)
-    with pytest.raises(ContractError, match="'new' was not there"):
+    with pytest.raises(ContractError, match="'new' was missing when"):
         Neighbors(NeighborsConfig()).process([line("new", "row 3", "A")], state, ctx)
 
 
 @pytest.mark.parametrize(
     "bad", [{"k": 0}, {"k": "many"}, {"weighting": "best"}, {"reference": 3}, {"ks": 1}]
 )
-def test_configs_that_make_no_sense(bad):
+def test_invalid_configs_raise(bad):
     with pytest.raises(ValidationError):
         NeighborsConfig(**bad)
 
@@ -379,31 +379,27 @@ def test_configs_that_make_no_sense(bad):
 @pytest.mark.types(
     "leave it out of the recipe, or give it another encoder", "name their column: trusted: COLUMN"
 )
-def test_another_encoder_or_trusted_rows_give_the_view_its_answers():
-    blind, seeing = np.random.default_rng(0).normal(size=(2, 300, 5))
+def test_other_encoder_or_trusted_rows_give_answers():
+    random = np.random.default_rng(0).normal(size=(300, 5))
     kinds = [f"kind {i % 6}" for i in range(300)]
-    seeing = np.eye(6)[[i % 6 for i in range(300)]] + 0.01 * np.random.default_rng(1).normal(
+    informative = np.eye(6)[[i % 6 for i in range(300)]] + 0.01 * np.random.default_rng(1).normal(
         size=(300, 6)
     )
     rows = [line(f"s{i}", f"q {i}", kinds[i]) for i in range(300)]
-    told = []
-    for vectors in (blind, seeing):
+    results = []
+    for vectors in (random, informative):
         encoder = FakeEncoder(lambda text, of=vectors: of[int(text.split()[1])])
         _, state, ctx = run(rows, encoder, answers="exact", weighting="similarity")
-        told.append(
-            (
-                state.values["informative"],
-                any("another encoder" in text for _, text in ctx.log.lines),
-            )
-        )
-    assert told == [(False, True), (True, False)]
-    # Three letters in three groups, two of three labels wrong: nothing but trusted rows tells which.
+        warned = any("another encoder" in text for _, text in ctx.log.lines)
+        results.append((state.values["informative"], warned))
+    assert results == [(False, True), (True, False)]
+    # Three letters in three groups, two thirds of the labels wrong: only trusted rows identify the answers.
     rng = np.random.default_rng(0)
     group = rng.integers(3, size=600)
     label = (group + rng.integers(3, size=600)) % 3
     near = np.eye(3)[group] + 0.05 * rng.normal(size=(600, 3))
     encoder = FakeEncoder(lambda text: near[int(text.split()[1])])
-    found = []
+    results = []
     for trusted in (0, 300):
         marked = [
             Sample(
@@ -417,6 +413,6 @@ def test_another_encoder_or_trusted_rows_give_the_view_its_answers():
             for i in range(600)
         ]
         _, state, ctx = run(marked, encoder, k=15, **({"trusted": "sure"} if trusted else {}))
-        said = any("trusted: COLUMN" in text for _, text in ctx.log.lines)
-        found.append((state.values["informative"], said))
-    assert found == [(False, True), (True, False)]
+        warned = any("trusted: COLUMN" in text for _, text in ctx.log.lines)
+        results.append((state.values["informative"], warned))
+    assert results == [(False, True), (True, False)]

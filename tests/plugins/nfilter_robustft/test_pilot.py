@@ -1,4 +1,4 @@
-"""Views that are no better than chance on their first rows: whom they are asked about, what is said, who votes then."""
+"""Pilots: rows that are asked about, messages, and the votes of weak views."""
 
 import random
 
@@ -17,7 +17,7 @@ DOWN = Completion("", "failed", failure=Failure("server", "down"))
 
 
 def rows(n=600, wrong=0.5):
-    """Samples whose true letter is in their query, of which a share of labels is wrong."""
+    """Samples with the true letter in the query and a share ``wrong`` of wrong labels."""
     rng = random.Random(0)
     out = []
     for number in range(n):
@@ -29,12 +29,12 @@ def rows(n=600, wrong=0.5):
 
 
 def knows(request):
-    """A model that reads the answer off the query."""
+    """Answer with the true letter from the query."""
     return f"So it is. Answer: {request.messages[-1].content.partition('it is ')[2][0]}"
 
 
 def guesses(request):
-    """A model whose answer has no part in the query, the same for the same request."""
+    """Answer with a random letter, reproducible per request."""
     return f"I guess. Answer: {random.Random(repr(request.messages)).choice(LETTERS)}"
 
 
@@ -43,7 +43,7 @@ def says_a(request):
 
 
 def run(stage, config, samples, answer, **models):
-    """The samples as the stage left them, its context, and the model."""
+    """Return the stage's samples, its context, the number of requests of ``fit``, and the state."""
     model = FakeGenerator(answer)
     ctx = FakeContext(models={"m": model, **models}, answers="choice")
     built = stage(config)
@@ -57,7 +57,7 @@ STAGES = [(Answer, AnswerConfig(llm="m")), (Reason, ReasonConfig(llm="m"))]
 
 
 @pytest.mark.parametrize(("stage", "config"), STAGES)
-def test_a_view_that_says_one_thing_is_asked_about_its_first_rows_and_no_others(stage, config):
+def test_constant_view_is_asked_about_pilot_rows_only(stage, config):
     samples = rows()
     model = FakeGenerator(says_a)
     ctx = FakeContext(models={"m": model}, answers="choice")
@@ -72,15 +72,15 @@ def test_a_view_that_says_one_thing_is_asked_about_its_first_rows_and_no_others(
     whole = 1 if stage is Answer else 9
     assert sum(note.get("saved", 0) for note in notes) == (600 - 128) * whole
     assert all(each.why is None or "no better than chance" in each.why for each in out)
-    (said,) = [text for level, text in ctx.log.lines if level == "warning"]
-    assert said.startswith(
-        f"{config.into} is no better than chance: it answers as the label does in "
+    (message,) = [text for level, text in ctx.log.lines if level == "warning"]
+    assert message.startswith(
+        f"{config.into} is no better than chance: it agrees with the label on "
     )
-    assert "The other 472 rows are not asked" in said
-    assert "weak: ask asks all the same" in said
+    assert "The other 472 rows are not asked" in message
+    assert "weak: ask asks about all rows" in message
 
 
-def test_the_figures_are_those_of_the_first_rows():
+def test_figures_are_those_of_the_pilot():
     samples = rows()
     _, _, _, state = run(Answer, AnswerConfig(llm="m"), samples, says_a)
     found = state.values["report"]["pilot"]
@@ -92,9 +92,7 @@ def test_the_figures_are_those_of_the_first_rows():
 
 
 @pytest.mark.parametrize(("stage", "config"), STAGES)
-def test_a_view_that_knows_is_asked_about_every_row_and_each_call_is_made_in_process_again(
-    stage, config
-):
+def test_useful_view_is_asked_about_every_row(stage, config):
     samples = rows()
     model = FakeGenerator(knows)
     ctx = FakeContext(models={"m": model}, answers="choice")
@@ -103,7 +101,7 @@ def test_a_view_that_knows_is_asked_about_every_row_and_each_call_is_made_in_pro
     first = list(model.requests)
     out = built.process(samples, state, ctx)
     assert 64 <= len(first) <= 192
-    # What fit asked is what process asks: in a run the journal answers it.
+    # process repeats the requests of fit, which the journal answers in a run.
     later = model.requests[len(first) :]
     assert all(request in later for request in first)
     assert all(each.notes[config.into]["answer"] == each.query[6] for each in out)
@@ -111,7 +109,7 @@ def test_a_view_that_knows_is_asked_about_every_row_and_each_call_is_made_in_pro
     assert not any("weak" in each.notes[config.into] for each in out)
 
 
-def test_a_view_that_guesses_is_found_and_the_order_of_rows_has_no_part_in_it():
+def test_guessing_view_is_weak_for_any_row_order():
     samples = rows(1500)
     _, _, asked, state = run(Answer, AnswerConfig(llm="m"), samples, guesses)
     assert state.values["report"]["pilot"]["verdict"] == "weak"
@@ -129,7 +127,7 @@ def test_a_view_that_guesses_is_found_and_the_order_of_rows_has_no_part_in_it():
         (AnswerConfig(llm="m"), 63),
     ],
 )
-def test_all_rows_are_asked_where_that_is_wanted_or_they_are_few(config, n):
+def test_no_pilot_with_weak_ask_or_few_rows(config, n):
     samples = rows(n)
     out, _, in_fit, state = run(Answer, config, samples, says_a)
     assert in_fit == 0
@@ -137,7 +135,7 @@ def test_all_rows_are_asked_where_that_is_wanted_or_they_are_few(config, n):
     assert all(each.notes["base"]["answer"] == "A" for each in out)
 
 
-def test_rows_that_earlier_views_settle_are_no_measure_of_a_view():
+def test_no_pilot_with_settled_rows():
     samples = [each.note("other", view(each.response)) for each in rows()]
     samples[1] = samples[1].note("other", view("A" if samples[1].response == "B" else "B"))
     config = AnswerConfig(llm="m", settled={"vote": "any", "views": ["other"]})
@@ -146,7 +144,7 @@ def test_rows_that_earlier_views_settle_are_no_measure_of_a_view():
     assert sum(bool(each.notes["base"].get("skipped")) for each in out) == 599
 
 
-def test_a_view_after_one_that_is_weak_is_judged_and_asked_about_all():
+def test_view_after_a_weak_view_has_its_own_pilot():
     weak, _, _, _ = run(Answer, AnswerConfig(llm="m"), rows(), says_a)
     config = ReasonConfig(llm="m", rounds=0, settled={"vote": "all", "views": ["base"]})
     out, _, in_fit, _ = run(Reason, config, weak, knows)
@@ -154,13 +152,13 @@ def test_a_view_after_one_that_is_weak_is_judged_and_asked_about_all():
     assert all(each.notes["reasoning"]["answer"] == each.query[6] for each in out)
 
 
-def test_calls_that_fail_say_nothing_of_a_view():
+def test_failed_calls_are_no_evidence():
     out, _, _, state = run(Answer, AnswerConfig(llm="m"), rows(), lambda request: DOWN)
     assert not state.values
     assert all(each.notes["base"]["failure"] == "server: down" for each in out)
 
 
-def test_flagged_rows_are_not_asked_later_what_a_weak_view_was_not():
+def test_only_flagged_skips_a_weak_view():
     weak, _, _, _ = run(Answer, AnswerConfig(llm="m"), rows(), says_a)
     flagged = [each.note("check", {"flagged": True, "noise_score": 0.9}) for each in weak]
     model = FakeGenerator(knows)
@@ -179,14 +177,14 @@ def checked(samples, **config):
 
 
 @pytest.mark.parametrize("vote", ["all", "any", "probability"])
-def test_without_a_view_that_is_left_nothing_is_flagged_and_that_is_said(vote):
+def test_weak_views_only_flag_nothing_and_warn(vote):
     samples, _, _, _ = run(Answer, AnswerConfig(llm="m"), rows(), says_a)
     samples, _, _, _ = run(Reason, ReasonConfig(llm="m"), samples, says_a)
-    out, said = checked(samples, views=["base", "reasoning"], vote=vote)
+    out, messages = checked(samples, views=["base", "reasoning"], vote=vote)
     assert not any(each.notes["check"]["flagged"] for each in out)
-    assert "no view is left to judge it by" in out[0].why
+    assert "no view has a vote" in out[0].why
     assert any(
-        text.startswith("no view is left: base and reasoning are no better") for text in said
+        text.startswith("no view has a vote: base and reasoning are no better") for text in messages
     )
     kept, _, _, _ = run(Review, ReviewConfig(llm="m", views=("base",)), out, knows)
     assert all(each.dropped is None for each in kept)
@@ -194,26 +192,26 @@ def test_without_a_view_that_is_left_nothing_is_flagged_and_that_is_said(vote):
 
 
 @pytest.mark.parametrize("cut", [{"budget_of_flags": 0.1}, {"target_precision": 0.5}])
-def test_a_ranking_without_a_view_flags_nothing(cut):
+def test_cutoff_without_votes_flags_nothing(cut):
     samples, _, _, _ = run(Answer, AnswerConfig(llm="m"), rows(), says_a)
     out, _ = checked(samples, views=["base"], **cut)
     assert not any(each.notes["check"]["flagged"] for each in out)
 
 
 @pytest.mark.parametrize("vote", ["all", "any"])
-def test_the_verdict_is_that_of_the_views_that_are_left(vote):
+def test_verdict_uses_the_remaining_views(vote):
     samples, _, _, _ = run(Reason, ReasonConfig(llm="m", rounds=0), rows(), knows)
     alone, _ = checked(samples, views=["reasoning"], vote=vote)
     samples, _, _, _ = run(Answer, AnswerConfig(llm="m"), samples, says_a)
-    both, said = checked(samples, views=["base", "reasoning"], vote=vote)
+    both, messages = checked(samples, views=["base", "reasoning"], vote=vote)
     flags = [each.notes["check"]["flagged"] for each in both]
     assert flags == [each.notes["check"]["flagged"] for each in alone]
     assert sum(flags) > 250
     assert "base is no better than chance and has no vote" in both[0].why
-    assert any("base has no vote" in text for text in said)
+    assert any("base has no vote" in text for text in messages)
 
 
-def test_a_sure_view_that_is_weak_decides_nothing_alone():
+def test_weak_view_is_never_sure():
     samples, _, _, _ = run(Reason, ReasonConfig(llm="m", rounds=0), rows(), says_a)
     samples, _, _, _ = run(Answer, AnswerConfig(llm="m"), samples, knows)
     out, _ = checked(samples, views=["base", "reasoning"], vote="any", sure={"view": "reasoning"})

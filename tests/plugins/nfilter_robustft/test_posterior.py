@@ -1,4 +1,4 @@
-"""The posterior of a wrong label against data drawn from its own model, and against Bayes' rule by hand."""
+"""The posterior model compared with simulated data and with Bayes' rule by hand."""
 
 from collections import Counter
 from itertools import product
@@ -18,8 +18,8 @@ from nfilter_robustft.posterior import (
 )
 
 
-def drawn(rng, n, options, rho, accuracies, abstain=0.0, collision=None):
-    """Patterns of n samples: truth hidden, label right at 1 - rho, wrong answers uniform over the others."""
+def simulate(rng, n, options, rho, accuracies, missing=0.0, collision=None):
+    """Draw the patterns of n samples; labels are right with probability 1 - rho, wrong answers are uniform."""
     k = options or round(1 + 1 / collision)
     truth = rng.integers(k, size=n)
 
@@ -29,18 +29,18 @@ def drawn(rng, n, options, rho, accuracies, abstain=0.0, collision=None):
     columns = [annotate(1 - rho), *(annotate(a) for a in accuracies)]
     counts = Counter()
     for row in zip(*columns, strict=True):
-        answers = [str(a) if s == 0 or rng.random() >= abstain else None for s, a in enumerate(row)]
+        answers = [str(a) if s == 0 or rng.random() >= missing else None for s, a in enumerate(row)]
         counts[Pattern(partition(answers, {}), options)] += 1
     return counts
 
 
-def given(rate, accuracies, collision=0.01):
+def fixed_estimate(rate, accuracies, collision=0.01):
     names = {f"v{i}": a for i, a in enumerate(accuracies)}
     return Estimate(rate, 0.0, 1.0, 1, names, collision, converged=True)
 
 
 @pytest.mark.parametrize(
-    ("options", "rho", "accuracies", "abstain"),
+    ("options", "rho", "accuracies", "missing"),
     [
         (4, 0.3, (0.7, 0.85), 0.0),
         (4, 0.1, (0.9, 0.6), 0.0),
@@ -48,12 +48,12 @@ def given(rate, accuracies, collision=0.01):
         (4, 0.4, (0.7, 0.8, 0.6), 0.2),
         (4, 0.7, (0.8, 0.9), 0.0),
         (2, 0.2, (0.8, 0.9), 0.0),
-        # All three could as well be wrong where they are right; views are held at guessing or better.
+        # Swapping right and wrong explains the data as well; views are at least as good as guessing.
         (2, 0.8, (0.7, 0.75), 0.0),
     ],
 )
-def test_parameters_are_recovered(options, rho, accuracies, abstain):
-    counts = drawn(np.random.default_rng(5), 8000, options, rho, accuracies, abstain)
+def test_parameters_are_recovered(options, rho, accuracies, missing):
+    counts = simulate(np.random.default_rng(5), 8000, options, rho, accuracies, missing)
     fitted = estimate(counts, [f"v{i}" for i in range(len(accuracies))])
     assert fitted.converged
     assert fitted.n == 8000
@@ -63,37 +63,39 @@ def test_parameters_are_recovered(options, rho, accuracies, abstain):
     assert fitted.high - fitted.low < 0.12
 
 
-def test_parameters_of_open_answers_are_recovered_with_their_collision():
-    counts = drawn(np.random.default_rng(3), 8000, 0, 0.35, (0.6, 0.75), collision=0.1)
+def test_parameters_and_collision_of_open_answers_are_recovered():
+    counts = simulate(np.random.default_rng(3), 8000, 0, 0.35, (0.6, 0.75), collision=0.1)
     fitted = estimate(counts, ["v0", "v1"])
     assert fitted.collision == 0.1
     assert fitted.rate == pytest.approx(0.35, abs=0.03)
     assert list(fitted.accuracy.values()) == pytest.approx((0.6, 0.75), abs=0.03)
 
 
-def test_the_interval_covers_the_rate_nineteen_times_in_twenty():
+def test_interval_has_95_percent_coverage():
     hits = 0
     for seed in range(100):
-        fitted = estimate(drawn(np.random.default_rng(seed), 200, 4, 0.3, (0.75, 0.85)), ["a", "b"])
+        fitted = estimate(
+            simulate(np.random.default_rng(seed), 200, 4, 0.3, (0.75, 0.85)), ["a", "b"]
+        )
         hits += fitted.low <= 0.3 <= fitted.high
-    # Binomial(100, .95): fewer than 89 has a chance under 1%.
+    # Binomial(100, .95): fewer than 89 has a probability below 1%.
     assert hits >= 89
 
 
-def test_a_wide_interval_where_one_view_cannot_tell():
-    counts = drawn(np.random.default_rng(0), 2000, 4, 0.3, (0.7,))
+def test_one_view_gives_a_wide_interval():
+    counts = simulate(np.random.default_rng(0), 2000, 4, 0.3, (0.7,))
     disagreement = sum(n for p, n in counts.items() if p.groups == (0, 1)) / 2000
     fitted = estimate(counts, ["v0"])
-    # From no wrong label (the view errs) to as many as there are disagreements (the view is always right).
+    # From 0 (the view is wrong in each disagreement) to the share of disagreements (the view is always right).
     assert fitted.low == 0.0
     assert fitted.high == pytest.approx(disagreement, abs=0.06)
     assert fitted.low < fitted.rate < fitted.high
 
 
-def test_the_score_is_bayes_rule():
-    # Three options, label and two views; the truth enumerated by hand.
+def test_noise_score_is_bayes_rule():
+    # Three options, label and two views, enumerated by hand over the truth.
     rho, a, b = 0.4, 0.7, 0.6
-    fitted = given(rho, (a, b))
+    fitted = fixed_estimate(rho, (a, b))
 
     def chance(right, hit):
         return right if hit else (1 - right) / 2
@@ -108,41 +110,41 @@ def test_the_score_is_bayes_rule():
         assert noise_score(pattern, fitted) == pytest.approx(expected, abs=1e-12)
 
 
-def test_more_agreement_is_less_noise():
-    fitted = given(0.3, (0.7, 0.7, 0.7))
+def test_more_agreement_lowers_the_score():
+    fitted = fixed_estimate(0.3, (0.7, 0.7, 0.7))
     by_agreeing = [(0, 0, 0, 0), (0, 0, 0, 1), (0, 0, 1, 2), (0, 1, 2, 3)]
     scores = [noise_score(Pattern(groups, 5), fitted) for groups in by_agreeing]
     assert scores == sorted(scores)
     assert scores[0] < 0.05 < 0.5 < scores[-1]
-    # Two views that agree with one another against the label weigh more than two that all differ.
-    united = noise_score(Pattern((0, 1, 1), 5), given(0.3, (0.7, 0.7)))
-    split = noise_score(Pattern((0, 1, 2), 5), given(0.3, (0.7, 0.7)))
+    # Two views that agree with one another are stronger evidence against the label than two that differ.
+    united = noise_score(Pattern((0, 1, 1), 5), fixed_estimate(0.3, (0.7, 0.7)))
+    split = noise_score(Pattern((0, 1, 2), 5), fixed_estimate(0.3, (0.7, 0.7)))
     assert united > split
 
 
-def test_an_abstaining_view_says_nothing():
-    fitted = given(0.25, (0.8, 0.9))
+def test_missing_answer_is_no_evidence():
+    fitted = fixed_estimate(0.25, (0.8, 0.9))
     assert noise_score(Pattern((0, -1, -1), 4), fitted) == pytest.approx(0.25)
     with_one = noise_score(Pattern((0, 0, -1), 4), fitted)
-    assert with_one == pytest.approx(noise_score(Pattern((0, 0), 4), given(0.25, (0.8,))))
+    assert with_one == pytest.approx(noise_score(Pattern((0, 0), 4), fixed_estimate(0.25, (0.8,))))
 
 
 def test_graded_shares_are_the_prior():
     # Shares .6 for the label's answer, .3 for the view's own: P(right) = .7*.6 / (.7*.6 + .15*.4), K = 3.
-    fitted = given(0.3, (0.5,))
+    fitted = fixed_estimate(0.3, (0.5,))
     pattern = Pattern((0, 1), 3, ((grade(0.6), grade(0.3)),))
     assert noise_score(pattern, fitted) == pytest.approx(1 - 0.42 / (0.42 + 0.15 * 0.4), abs=0.005)
     sure = Pattern((0, 0), 3, ((grade(0.9), grade(0.9)),))
-    unsure = Pattern((0, 0), 3, ((grade(0.4), grade(0.4)),))
-    assert noise_score(sure, fitted) < noise_score(unsure, fitted)
+    unconfident = Pattern((0, 0), 3, ((grade(0.4), grade(0.4)),))
+    assert noise_score(sure, fitted) < noise_score(unconfident, fitted)
 
 
-def test_frequencies_of_a_view_without_an_answer_are_a_prior():
+def test_frequencies_are_the_prior_without_an_answer():
     # Share .6 for the label's answer and K = 3: P(right) = .7*.6 / (.7*.6 + .15*.4).
-    fitted = given(0.3, (0.5,))
+    fitted = fixed_estimate(0.3, (0.5,))
     known = Pattern((0, -1), 3, ((grade(0.6), 0),))
     assert noise_score(known, fitted) == pytest.approx(1 - 0.42 / (0.42 + 0.15 * 0.4), abs=1e-9)
-    # Without them all answers are as frequent, and the score is the rate.
+    # Without frequencies all answers are equally likely, and the score is the rate.
     assert noise_score(Pattern((0, -1), 3, (None,)), fitted) == pytest.approx(0.3)
     counts = {Pattern((0, -1), 3, ((grade(share), 0),)): 50 for share in (0.1, 0.9)}
     assert estimate(counts, ["v"]) == estimate({Pattern((0, -1), 3, (None,)): 100}, ["v"])
@@ -164,9 +166,9 @@ def test_a_graded_view_alone_identifies_the_rate():
     assert fitted.accuracy["neighbors"] == pytest.approx(0.725, abs=0.03)
 
 
-def test_trusted_labels_teach_the_views_accuracy():
+def test_trusted_labels_determine_the_views_accuracy():
     rng = np.random.default_rng(2)
-    counts = drawn(rng, 3000, 4, 0.6, (0.7,))
+    counts = simulate(rng, 3000, 4, 0.6, (0.7,))
     alone = estimate(counts, ["v0"])
     for right in rng.random(400) < 0.7:
         counts[Pattern((0, 0) if right else (0, 1), 4, trusted=True)] += 1
@@ -198,7 +200,7 @@ def test_degenerate_counts_give_finite_figures(counts):
 
 
 def shared(of):
-    """Patterns of 4,000 labels and two views; the second view repeats 60% of the mistakes of ``of``."""
+    """Draw the patterns of 4,000 labels and two views; the second view repeats 60% of the mistakes of ``of``."""
     rng = np.random.default_rng(0)
     truth = rng.integers(4, size=4000)
 
@@ -212,8 +214,8 @@ def shared(of):
     return Counter(Pattern(partition([str(a) for a in row], {}), 4) for row in rows)
 
 
-def test_shared_mistakes_mislead_the_independent_model_in_both_directions():
-    # What the module says; the range of the bounds holds the rate, 0.2, both times.
+def test_shared_mistakes_bias_the_independent_model_in_both_directions():
+    # As documented in the module; the range of ``bounds`` contains the rate, 0.2, in both cases.
     high, low = (estimate(shared(of), ["one", "two"]) for of in ("view", "label"))
     assert high.low > 0.25
     assert low.high < 0.15
@@ -224,7 +226,7 @@ def test_shared_mistakes_mislead_the_independent_model_in_both_directions():
 
 @pytest.mark.parametrize("options", [2, 4])
 def test_a_view_is_never_worse_than_guessing(options):
-    # Nine in ten disagree: that is read as noise, not as a view that is right by being wrong.
+    # 97% disagreement is noise, not a view that is systematically wrong.
     fitted = estimate({Pattern((0, 0), options): 30, Pattern((0, 1), options): 970}, ["v0"])
     assert fitted.accuracy["v0"] >= 1 / options - 1e-9
     assert fitted.rate > 0.5
@@ -236,27 +238,27 @@ def test_zero_views():
     assert fitted.high == 1.0
 
 
-def test_a_label_without_an_answer_is_noise():
-    assert noise_score(Pattern((-1, 0), 4), given(0.1, (0.9,))) == 1.0
+def test_unreadable_label_has_score_one():
+    assert noise_score(Pattern((-1, 0), 4), fixed_estimate(0.1, (0.9,))) == 1.0
 
 
-def test_all_agreeing_leaves_little_noise():
+def test_full_agreement_gives_a_low_rate():
     fitted = estimate({Pattern((0, 0, 0), 4): 500}, ["a", "b"])
     assert fitted.rate < 0.01
     assert fitted.high < 0.02
 
 
-def test_an_estimate_survives_json():
+def test_estimate_json_round_trip():
     fitted = estimate({Pattern((0, 0, -1), 4): 30, Pattern((0, 1, -1), 4): 4}, ["a", "b"])
     assert Estimate.from_json(fitted.to_json()) == fitted
     assert fitted.accuracy["b"] is None
 
 
-def test_partition_joins_first_answers_that_agree():
+def test_partition_joins_the_first_agreeing_group():
     same = {("1/2", "0.5"): True, ("1/2", "2"): False}
     assert partition(["1/2", "0.5", "2", None, "2"], same) == (0, 0, 1, -1, 1)
     assert partition([None, "a", "a"], {}) == (-1, 0, 0)
 
 
-def test_grades_stay_off_certainty():
+def test_grades_are_never_0_or_100():
     assert (grade(0.0), grade(1.0), grade(0.5)) == (1, GRADES - 1, GRADES // 2)

@@ -1,6 +1,6 @@
-"""The shipped templates, rendered and compared with files that people have read.
+"""The shipped templates, rendered and compared with reviewed golden files.
 
-``NFILTER_UPDATE_GOLDEN=1 pytest ...`` writes the files anew.
+``NFILTER_UPDATE_GOLDEN=1 pytest ...`` rewrites the files.
 """
 
 import os
@@ -10,7 +10,7 @@ import pytest
 
 from nfilter import Message, Sample
 from nfilter.recipe.prompts import Prompts, shipped_directory
-from nfilter_robustft.views import Asking, variables_of
+from nfilter_robustft.views import RequestBuilder, template_variables
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "prompts" / "robustft"
 KINDS = ("choice", "number", "exact", "spans", "text")
@@ -81,7 +81,7 @@ class Ctx:
 
 def rendered(name, sample, kind, more):
     template = Prompts([shipped_directory()]).get(f"robustft/{name}")
-    request = Asking(Ctx(kind), template, 16, 0.0, logprobs=False).request(sample, **more)
+    request = RequestBuilder(Ctx(kind), template, 16, 0.0, logprobs=False).request(sample, **more)
     messages = request.messages
     return "\n".join(f"[{message.role}]\n{message.content}" for message in messages) + "\n"
 
@@ -107,7 +107,7 @@ def test_every_template_has_a_golden_file():
     assert {file.stem for file in GOLDEN.glob("*.txt")} == set(CASES)
 
 
-def test_the_label_is_in_no_prompt_but_the_judges():
+def test_only_judge_prompts_contain_the_label():
     secret = Sample("s", (Message("user", QUERY), Message("assistant", "SECRET")))
     for name, _, kind, more in CASES.values():
         if name != "judge":
@@ -115,7 +115,7 @@ def test_the_label_is_in_no_prompt_but_the_judges():
 
 
 def test_variables():
-    variables = variables_of(CHAT, Ctx("choice"))
+    variables = template_variables(CHAT, Ctx("choice"))
     assert variables == {
         "query": QUERY,
         "system": "You teach biology.",
@@ -126,4 +126,4 @@ def test_variables():
         "options": None,
         "kind": "choice",
     }
-    assert variables_of(PLAIN, Ctx("choice"))["options"] == ["oxygen", "carbon dioxide"]
+    assert template_variables(PLAIN, Ctx("choice"))["options"] == ["oxygen", "carbon dioxide"]

@@ -1,4 +1,4 @@
-"""The reasoning view: rounds, when they stop, and what they cost."""
+"""``robustft.reason``: rounds, stopping, and calls."""
 
 import pytest
 
@@ -15,8 +15,8 @@ def run(context, model, chunk, **config):
     return [each.notes["reasoning"] for each in out]
 
 
-def course(*answers):
-    """Replies of one sample: a reasoning, then reflection and reasoning in turn."""
+def replies_with(*answers):
+    """Return the replies of one sample: a reasoning, then alternating reflections and reasonings."""
     replies = [f"So. Answer: {answers[0]}"]
     for number, answer in enumerate(answers[1:], 1):
         replies += [f"reflection {number}", f"Again {number}. Answer: {answer}"]
@@ -32,10 +32,10 @@ def course(*answers):
         ("ABABA", 4, 9, 0, "rounds"),
     ],
 )
-def test_a_sample_stops_when_two_answers_in_a_row_are_equal(
+def test_sample_stops_after_two_equal_answers(
     sample, context, scripted, answers, rounds, calls, saved, stopped
 ):
-    model = scripted({"1": course(*answers)})
+    model = scripted({"1": replies_with(*answers)})
     (note,) = run(context, model, [sample(1)])
     assert note["answer"] == answers[-1]
     assert note["answers"] == list(answers)
@@ -45,9 +45,11 @@ def test_a_sample_stops_when_two_answers_in_a_row_are_equal(
     assert len(model.requests) == calls
 
 
-def test_samples_go_in_lockstep_and_only_the_unsettled_go_on(sample, context, scripted):
+def test_rounds_are_batched_over_unsettled_samples(sample, context, scripted):
     sizes = []
-    model = scripted({"1": course("A", "A"), "2": course("A", "B", "B"), "3": course("C", "C")})
+    model = scripted(
+        {"1": replies_with("A", "A"), "2": replies_with("A", "B", "B"), "3": replies_with("C", "C")}
+    )
     generate = model.generate
 
     def counted(requests):
@@ -63,16 +65,16 @@ def test_samples_go_in_lockstep_and_only_the_unsettled_go_on(sample, context, sc
 
 
 def test_unreadable_answers_never_settle(sample, context, scripted):
-    model = scripted({"1": course("?", "?", "A", "A")})
+    model = scripted({"1": replies_with("?", "?", "A", "A")})
     (note,) = run(context, model, [sample(1)])
     assert note["answers"] == [None, None, "A", "A"]
     assert (note["answer"], note["rounds"]) == ("A", 3)
-    (note,) = run(context, scripted({"1": course("?", "?")}), [sample(1)], rounds=1)
+    (note,) = run(context, scripted({"1": replies_with("?", "?")}), [sample(1)], rounds=1)
     assert (note["answer"], note["failure"], note["stopped"]) == (None, None, "rounds")
 
 
-def test_reflection_sees_the_reasoning_and_the_next_reasoning_sees_both(sample, context, scripted):
-    model = scripted({"1": course("A", "B", "B")})
+def test_prompts_contain_reasoning_and_reflection(sample, context, scripted):
+    model = scripted({"1": replies_with("A", "B", "B")})
     run(context, model, [sample(1, "the query", "SECRET")])
     first, reflect, second, reflect_2, third = (r.messages[-1].content for r in model.requests)
     assert "before" not in first
@@ -87,8 +89,8 @@ def test_reflection_sees_the_reasoning_and_the_next_reasoning_sees_both(sample, 
     assert not any("SECRET" in r.messages[-1].content for r in model.requests)
 
 
-def test_the_view_is_that_of_the_last_reasoning(sample, context, scripted):
-    replies = course("A", "B", "B")
+def test_view_contains_the_last_reasoning(sample, context, scripted):
+    replies = replies_with("A", "B", "B")
     replies[-1] = Completion(replies[-1], logprobs=(-1.0, -3.0), completion_tokens=7)
     (note,) = run(context, scripted({"1": replies}), [sample(1)])
     assert note["text"] == note["reasoning"] == "Again 2. Answer: B"
@@ -96,8 +98,8 @@ def test_the_view_is_that_of_the_last_reasoning(sample, context, scripted):
     assert note["tokens"] == 3 + 2 + 4 + 2 + 7
 
 
-def test_a_failed_first_reasoning_is_a_failed_view(sample, context, scripted):
-    model = scripted({"1": [DOWN], "2": course("A", "A")})
+def test_failed_first_reasoning_is_a_failed_view(sample, context, scripted):
+    model = scripted({"1": [DOWN], "2": replies_with("A", "A")})
     failed, other = run(context, model, [sample(1), sample(2)])
     assert (failed["answer"], failed["failure"], failed["calls"]) == (None, "server: down", 1)
     assert (failed["reasoning"], failed["stopped"], failed["saved"]) == (None, "failed", 0)
@@ -111,7 +113,7 @@ def test_a_failed_first_reasoning_is_a_failed_view(sample, context, scripted):
         (["Answer: A", "hm", DOWN], "reasoning failed: server: down", 3),
     ],
 )
-def test_a_later_failure_leaves_the_last_complete_reasoning(
+def test_later_failure_keeps_the_last_complete_reasoning(
     sample, context, scripted, replies, stopped, calls
 ):
     (note,) = run(context, scripted({"1": replies}), [sample(1)])
@@ -119,7 +121,7 @@ def test_a_later_failure_leaves_the_last_complete_reasoning(
     assert (note["rounds"], note["saved"]) == (0, 0)
 
 
-def test_reasoning_cut_off_before_its_answer_has_none(sample, context):
+def test_truncated_reasoning_has_no_answer(sample, context):
     cut = FakeGenerator(lambda request: Completion("It could be (B) if", "length"))
     (note,) = run(context, cut, [sample(1)], rounds=0)
     assert (note["answer"], note["failure"]) == (None, "cut off at max_tokens")
@@ -128,22 +130,22 @@ def test_reasoning_cut_off_before_its_answer_has_none(sample, context):
     assert (note["answer"], note["failure"]) == ("B", None)
 
 
-def test_the_official_preset_reasons_once(sample, context, scripted):
-    model = scripted({"1": course("A")})
+def test_official_preset_reasons_once(sample, context, scripted):
+    model = scripted({"1": replies_with("A")})
     (note,) = run(context, model, [sample(1)], preset="official")
     assert (note["answer"], note["calls"], note["rounds"], note["saved"]) == ("A", 1, 0, 0)
     assert ReasonConfig(llm="m", preset="official", rounds=2).rounds == 2
     assert ReasonConfig(llm="m").rounds == 4
 
 
-def test_contract_names_the_reflection_only_where_there_is_one():
+def test_contract_names_the_reflection_prompt_only_with_rounds():
     both = Reason.contract(ReasonConfig(llm="m"))
     assert both.prompts == {"robustft/reason", "robustft/reflect"}
     assert both.writes == both.views == {"reasoning"}
     assert Reason.contract(ReasonConfig(llm="m", rounds=0)).prompts == {"robustft/reason"}
 
 
-def test_thoughts_are_part_of_the_reasoning_and_of_what_is_reflected_on(sample, context):
+def test_thoughts_are_part_of_the_reasoning_and_reflection_prompt(sample, context):
     model = FakeGenerator(lambda request: Completion("Answer: B", reasoning="is it A? no"))
     (out,) = Reason(ReasonConfig(llm="m", rounds=1)).process([sample(1)], None, context(model))
     note = out.notes["reasoning"]

@@ -1,4 +1,4 @@
-"""What ends a row's rounds beside agreement: replies that are cut off, and tokens that are used up."""
+"""Limits of ``robustft.reason``: truncated replies and token limits."""
 
 import random
 
@@ -12,9 +12,9 @@ CUT = Completion("It could be", "length", completion_tokens=64)
 
 
 def run(replies, **config):
-    """The note of one sample that gets these replies in turn, and how many calls were made."""
-    left = iter(replies)
-    model = FakeGenerator(lambda request: next(left))
+    """Return the note of one sample with scripted replies, and the number of calls."""
+    remaining = iter(replies)
+    model = FakeGenerator(lambda request: next(remaining))
     rows = [Sample("1", (Message("user", "which?"), Message("assistant", "A")))]
     ctx = FakeContext(models={"m": model}, answers="choice")
     (out,) = Reason(ReasonConfig(llm="m", **config)).process(rows, None, ctx)
@@ -25,7 +25,7 @@ def long(answer, tokens):
     return Completion(f"Answer: {answer}", completion_tokens=tokens)
 
 
-def test_two_reasonings_in_a_row_that_were_cut_off_end_the_rounds():
+def test_two_consecutive_truncated_reasonings_end_the_rounds():
     note, calls = run([CUT, "hm", CUT, "hm", long("A", 5)])
     assert (note["stopped"], note["rounds"], calls, note["calls"], note["saved"]) == (
         "cut off", 1, 3, 3, 6,
@@ -33,7 +33,7 @@ def test_two_reasonings_in_a_row_that_were_cut_off_end_the_rounds():
     assert (note["answer"], note["failure"]) == (None, "cut off at max_tokens")
 
 
-def test_one_that_was_cut_off_between_answers_ends_nothing():
+def test_single_truncated_reasoning_does_not_end_the_rounds():
     note, calls = run([CUT, "hm", long("A", 5), "hm", CUT, "hm", long("A", 5), "hm", long("A", 5)])
     assert (note["stopped"], calls) == ("settled", 9)
 
@@ -47,7 +47,7 @@ def test_one_that_was_cut_off_between_answers_ends_nothing():
         ("auto", 9, "rounds", "A"),
     ],
 )
-def test_rounds_end_when_the_tokens_of_a_row_are_used_up(row_tokens, calls, stopped, answer):
+def test_rounds_end_at_row_tokens(row_tokens, calls, stopped, answer):
     replies = [long("A", 100), "hm"] + [
         long(a, 150) if a != "hm" else a for a in ("B", "hm", "A", "hm", "B", "hm", "A")
     ]
@@ -55,7 +55,7 @@ def test_rounds_end_when_the_tokens_of_a_row_are_used_up(row_tokens, calls, stop
     assert (asked, note["stopped"], note["answer"]) == (calls, stopped, answer)
 
 
-def test_auto_bounds_a_row_at_four_replies_or_2048_tokens():
+def test_auto_limits_a_row_to_four_replies_or_2048_tokens():
     replies = [long("AB"[number // 2 % 2], 500) if number % 2 == 0 else "hm" for number in range(9)]
     note, calls = run(replies, max_tokens=500)
     assert (calls, note["stopped"]) == (9, "rounds")  # the fifth reasoning is the last
@@ -66,7 +66,7 @@ def test_auto_bounds_a_row_at_four_replies_or_2048_tokens():
     assert run(replies, max_tokens=256, row_tokens=None)[1] == 9
 
 
-def test_the_published_settings_bound_nothing_but_the_reply():
+def test_official_preset_limits_the_reply_only():
     config = ReasonConfig(llm="m", preset="official")
     assert (config.row_tokens, config.max_tokens, config.rounds) == (None, 512, 0)
 
@@ -82,11 +82,11 @@ def test_the_published_settings_bound_nothing_but_the_reply():
         ([40] * 64, 80, None),
     ],
 )
-def test_the_limit_is_twice_what_19_of_20_complete_replies_need(lengths, most, limit):
+def test_reply_limit_is_twice_the_95th_percentile(lengths, most, limit):
     assert reply_limit(lengths, most) == limit
 
 
-def test_later_replies_are_bounded_by_those_of_the_first_rows():
+def test_later_replies_are_limited_by_pilot_replies():
     rng = random.Random(1)
     rows = [
         Sample(f"s{n}", (Message("user", f"it is {letter}"), Message("assistant", letter)))
@@ -112,10 +112,10 @@ def test_later_replies_are_bounded_by_those_of_the_first_rows():
     later = model.requests[64:]
     assert all(request in later for request in first)
     assert {r.sampling.max_tokens for r in later if r not in first} == {400}
-    (said,) = (text for _, text in ctx.log.lines if "tokens from here on" in text)
-    assert said == (
-        "reasoning: replies have at most 400 tokens from here on, twice what 64 of the first rows needed (row_tokens: null "
-        "leaves max_tokens: 1024 alone)"
+    (message,) = (text for _, text in ctx.log.lines if "later replies are limited" in text)
+    assert message == (
+        "reasoning: later replies are limited to 400 tokens, from the lengths of 64 pilot replies (row_tokens: null "
+        "keeps max_tokens: 1024 as the only limit)"
     )
     check_sample_stage(Reason, config, rows, FakeContext(models={"m": model}, answers="choice"))
     free = Reason(ReasonConfig(llm="m", rounds=1, row_tokens=None)).fit(iter(rows), ctx)

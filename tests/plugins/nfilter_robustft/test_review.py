@@ -1,4 +1,4 @@
-"""The review agent: who is asked, what is read from the reply, and what becomes of the sample."""
+"""``robustft.review``: calls, reading of replies, and decisions."""
 
 import re
 
@@ -16,7 +16,7 @@ SPLIT = {"context": "B", "reasoning": "C"}
 
 @pytest.fixture
 def review(context, obedient):
-    """Reviews samples with the replies of ``model``; a model of None must not be asked."""
+    """Runner of the review with ``model``; None: a call raises."""
 
     def run(chunk, model=None, *, answers="choice", seed=0, **config):
         ctx = context(obedient(model) if model else None, answers=answers, seed=seed)
@@ -29,7 +29,7 @@ def prompts(model):
     return ["\n".join(message.content for message in r.messages) for r in model.requests]
 
 
-def test_the_reviewer_chooses(sample, review):
+def test_review_chooses_a_candidate(sample, review):
     model = FakeGenerator(lambda request: "C fits better.\nAnswer: C", logprob=-2.0)
     (out,) = review([sample(1, views=SPLIT, flagged=True)], model)
     note = out.notes["review"]
@@ -46,14 +46,14 @@ def test_the_reviewer_chooses(sample, review):
     assert len(model.requests) == 1
 
 
-def test_the_reviewer_answers_for_itself(sample, review):
+def test_review_gives_its_own_answer(sample, review):
     model = FakeGenerator(lambda request: "Neither.\nAnswer: D")
     (out,) = review([sample(1, views=SPLIT, flagged=True)], model)
     assert (out.response, out.notes["review"]["choice"]) == ("D", "own")
-    assert out.why == "flagged, and relabelled from 'A' to 'D': the review's own"
+    assert out.why == "flagged, and relabelled from 'A' to 'D': the review's own answer"
 
 
-def test_a_label_that_the_reviewer_returns_to_is_confirmed(sample, review):
+def test_review_confirms_the_label(sample, review):
     model = FakeGenerator(lambda request: "Answer: A")
     (out,) = review(
         [sample(1, response="(A)", views={"context": "B", "reasoning": "A"}, flagged=True)], model
@@ -63,7 +63,7 @@ def test_a_label_that_the_reviewer_returns_to_is_confirmed(sample, review):
     assert out.notes["review"]["answer"] == "A"
 
 
-def test_unreadable_twice_then_readable(sample, review, scripted):
+def test_unreadable_replies_are_retried(sample, review, scripted):
     model = scripted({"1": ["Hard to say", DOWN, "Answer: B"], "2": ["Answer: C"]})
     chunk = [sample(key, views=SPLIT, flagged=True) for key in (1, 2)]
     one, two = review(chunk, model, retry_temperature=0.5)
@@ -85,25 +85,25 @@ def test_unreadable_twice_then_readable(sample, review, scripted):
 
 
 @pytest.mark.parametrize(
-    ("replies", "said"),
+    ("replies", "failure"),
     [
         (["Hm", "Well", "A or B, who knows"], "no answer in 'A or B, who knows'"),
         (["Hm", "Well", DOWN], "server: down"),
     ],
 )
-def test_never_readable_is_dropped_with_the_reason(sample, review, scripted, replies, said):
+def test_unreadable_review_drops_the_sample(sample, review, scripted, replies, failure):
     model = scripted({"1": replies})
     (out,) = review([sample(1, views=SPLIT, flagged=True)], model)
-    assert out.dropped == f"flagged, and the review could not be read in 3 attempts: {said}"
+    assert out.dropped == f"flagged, and the review is unreadable after 3 attempts: {failure}"
     assert out.response == "A"
     note = out.notes["review"]
     assert (note["answer"], note["attempts"], note["choice"]) == (None, 3, "none")
     assert note["failure"]
     (out,) = review([sample(1, views=SPLIT, flagged=True)], scripted({"1": ["Hm"]}), retries=0)
-    assert "in 1 attempts" in out.dropped
+    assert "after 1 attempts" in out.dropped
 
 
-def test_views_that_agree_are_adopted_without_a_call(sample, review):
+def test_agreed_answer_is_adopted_without_a_call(sample, review):
     views = {"context": view("B", nll=0.125, text="B."), "reasoning": "B"}
     (out,) = review([sample(1, views=views, flagged=True)])
     note = out.notes["review"]
@@ -115,7 +115,7 @@ def test_views_that_agree_are_adopted_without_a_call(sample, review):
     assert (out.response, len(model.requests)) == ("D", 1)
 
 
-def test_all_views_have_to_agree(sample, review):
+def test_disagreeing_views_are_reviewed(sample, review):
     names = ("x", "y", "z")
     model = FakeGenerator(lambda request: "Answer: C")
     chunk = [
@@ -129,14 +129,14 @@ def test_all_views_have_to_agree(sample, review):
 
 
 @pytest.mark.parametrize("first", [view(None, failure="no clean sample"), view(None, text="hm")])
-def test_a_single_answer_is_adopted_without_a_call(sample, review, first):
+def test_single_candidate_is_adopted_without_a_call(sample, review, first):
     (out,) = review([sample(1, views={"context": first, "reasoning": "C"}, flagged=True)])
     assert out.response == "C"
     assert out.why.endswith("only one view has an answer, the reasoning view")
     assert out.notes["review"]["saved"] == 1
 
 
-def test_a_single_answer_is_reviewed_where_nothing_is_adopted(sample, review):
+def test_single_candidate_is_reviewed_without_skip_agreed(sample, review):
     views = {"context": view(None, text="hm"), "reasoning": "C"}
     for config in ({"skip_agreed": False}, {"preset": "official"}):
         model = FakeGenerator(lambda request: "Answer: D")
@@ -150,14 +150,14 @@ def test_a_single_answer_is_reviewed_where_nothing_is_adopted(sample, review):
     assert "no view has an answer" in out.dropped
 
 
-def test_the_official_preset_asks_once_and_writes_the_answer_alone(sample, review):
+def test_official_preset_makes_one_call_and_writes_the_bare_answer(sample, review):
     model = FakeGenerator(lambda request: "Hm")
     (out,) = review([sample(1, views=SPLIT, flagged=True)], model, preset="official")
-    assert "in 1 attempts" in out.dropped
+    assert "after 1 attempts" in out.dropped
     (request,) = model.requests
     assert (request.sampling.temperature, request.sampling.max_tokens) == (1, 512)
-    said = sample(1, response="A, as it is the first of them all", views=SPLIT, flagged=True)
-    (out,) = review([said], FakeGenerator(lambda request: "Answer: B"), preset="official")
+    one = sample(1, response="A, as it is the first of them all", views=SPLIT, flagged=True)
+    (out,) = review([one], FakeGenerator(lambda request: "Answer: B"), preset="official")
     assert out.response == "B"
 
 
@@ -172,7 +172,7 @@ def test_one_view_needs_no_review(sample, review):
     assert two.dropped is not None
 
 
-def test_without_any_answer_the_sample_is_dropped(sample, review):
+def test_sample_without_candidates_is_dropped(sample, review):
     views = {
         "context": view(None, failure="no clean sample"),
         "reasoning": view(None, text="hm hm"),
@@ -186,7 +186,7 @@ def test_without_any_answer_the_sample_is_dropped(sample, review):
     assert "review" not in one.notes
 
 
-def test_what_is_not_flagged_is_kept_with_the_verdict_as_reason(sample, review):
+def test_unflagged_sample_is_kept_with_the_votes_as_reason(sample, review):
     chunk = [sample(key, views=SPLIT, flagged=False) for key in range(3)]
     agree = [
         {"base": True, "reasoning": True},
@@ -206,12 +206,12 @@ def test_what_is_not_flagged_is_kept_with_the_verdict_as_reason(sample, review):
     assert all("review" not in each.notes and each.response == "A" for each in out)
 
 
-def test_a_pinned_sample_is_not_reviewed(sample, review):
+def test_pinned_sample_is_not_reviewed(sample, review):
     (out,) = review([sample(1, views=SPLIT, flagged=True, pinned=True)])
-    assert (out.response, out.why) == ("A", "pinned by a person: not reviewed")
+    assert (out.response, out.why) == ("A", "pinned by a user: not reviewed")
 
 
-def test_the_reviewer_sees_both_candidates_with_their_reasoning_and_not_the_label(sample, review):
+def test_prompt_contains_the_candidates_but_not_the_label(sample, review):
     views = {
         "context": view("B", text="Like the others.\nAnswer: B"),
         "reasoning": view("C", reasoning="Step one."),
@@ -224,7 +224,7 @@ def test_the_reviewer_sees_both_candidates_with_their_reasoning_and_not_the_labe
     assert "SECRET" not in text
 
 
-def test_the_order_of_candidates_is_drawn_for_each_sample_and_repeats(sample, review):
+def test_candidate_order_is_random_and_reproducible(sample, review):
     def orders(seed, **config):
         model = FakeGenerator(lambda request: "Answer: C")
         out = review(
@@ -275,7 +275,7 @@ def test_the_official_preset(sample, review):
         ("Answer: 2", "own", "2"),
     ],
 )
-def test_a_candidate_can_be_named_by_its_number(sample, review, reply, choice, answer):
+def test_candidate_can_be_chosen_by_number(sample, review, reply, choice, answer):
     model = FakeGenerator(lambda request: reply)
     one = sample(1, response="5", views={"first": "72", "second": "85"}, flagged=True)
     (out,) = review([one], model, answers="number", views=("first", "second"), shuffle=False)
@@ -295,7 +295,7 @@ FULL = "48 / 2 = 24, and 48 + 24 = 72.\n#### 72"
         ("text", "71", FULL),
     ],
 )
-def test_what_is_written(sample, review, write, old, new):
+def test_write_modes(sample, review, write, old, new):
     views = {"context": view("72", text=FULL), "reasoning": view("72", text="Answer: 72")}
     (out,) = review(
         [sample(1, response=old, views=views, flagged=True)], answers="number", write=write
@@ -303,7 +303,7 @@ def test_what_is_written(sample, review, write, old, new):
     assert out.response == new
 
 
-def test_the_text_of_the_view_that_the_reviewer_chose_is_written(sample, review):
+def test_text_of_the_chosen_view_is_written(sample, review):
     model = FakeGenerator(lambda request: "The first adds up.\nAnswer: 72")
     old = "A long and winding calculation that ends in\n#### 71"
     views = {"context": view("72", text=FULL), "reasoning": "73"}
@@ -312,7 +312,7 @@ def test_the_text_of_the_view_that_the_reviewer_chose_is_written(sample, review)
     assert out.notes["review"]["text"] == "The first adds up.\nAnswer: 72"
 
 
-def test_the_reviewers_own_text_is_written_where_it_is_its_own_answer(sample, review):
+def test_text_of_the_reviews_own_answer_is_written(sample, review):
     model = FakeGenerator(lambda request: "It is 60 + 13.\nAnswer: 73")
     old = "A long and winding calculation that ends in\n#### 71"
     one = sample(1, response=old, views={"context": "70", "reasoning": "72"}, flagged=True)
@@ -324,7 +324,7 @@ def test_the_reviewers_own_text_is_written_where_it_is_its_own_answer(sample, re
     ("old", "new"),
     [("A", "B"), ("(A)", "B"), ("very bad", "quite good"), ("A. very bad", "B. quite good"), ("(A) very bad", "(B) quite good")],
 )  # fmt: skip
-def test_a_choice_keeps_the_form_of_the_old_response(review, old, new):
+def test_choice_keeps_the_format_of_the_old_response(review, old, new):
     notes = {
         "check": {"flagged": True, "noise_score": 1.0, "agree": {}, "vote": "all"},
         "context": view("B", text="B is right, for many reasons"),
@@ -336,7 +336,7 @@ def test_a_choice_keeps_the_form_of_the_old_response(review, old, new):
     assert out.response == new
 
 
-def test_open_ended_text_is_written_without_the_reasoning_before_it(sample, review):
+def test_open_text_is_written_without_its_reasoning(sample, review):
     text = build(AnswerConfig(kind="text", judge="j"), judge=lambda pairs: [False] * len(pairs))
     model = FakeGenerator(lambda request: "Both miss it.\nAnswer:\nIt rains.\nA lot.")
     views = {"context": "It snows.", "reasoning": "It hails."}
@@ -346,7 +346,7 @@ def test_open_ended_text_is_written_without_the_reasoning_before_it(sample, revi
     assert out.response == "It rains.\nA lot."
 
 
-def test_a_confirmed_label_is_rewritten_only_where_the_config_says_how(sample, review):
+def test_confirmed_label_is_rewritten_unless_write_auto(sample, review):
     views = {"context": view("72", text="It is 72"), "reasoning": "72"}
     chunk = [sample(1, response="72.0 apples", views=views, flagged=True)]
     written = {
@@ -356,7 +356,7 @@ def test_a_confirmed_label_is_rewritten_only_where_the_config_says_how(sample, r
     assert written == {"auto": "72.0 apples", "answer": "72", "text": "It is 72"}
 
 
-def test_without_a_checker_every_sample_is_reviewed(sample, review):
+def test_check_null_reviews_every_sample(sample, review):
     out = review(
         [sample(i, views={"context": "B", "reasoning": "B"}) for i in range(3)], check=None
     )

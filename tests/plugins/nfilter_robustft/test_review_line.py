@@ -1,4 +1,4 @@
-"""The whole line of stages on a small world with known truth, every model scripted."""
+"""The whole pipeline on a small dataset with known truth and scripted models."""
 
 import pytest
 
@@ -11,7 +11,7 @@ STAGES = {stage.name: stage for stage in nfilter_stages()}
 
 
 def dataset(n=40):
-    """Sample i asks for ``LETTERS[i % 4]``; every fourth label, in turn, is the next letter instead."""
+    """Sample i has the truth ``LETTERS[i % 4]``; a quarter of the labels is the next letter instead."""
     samples, truth = [], {}
     for i in range(n):
         true = LETTERS[i % 4]
@@ -45,7 +45,7 @@ def line(**preset):
 
 
 @pytest.mark.parametrize("preset", [{}, {"preset": "official"}])
-def test_wrong_labels_are_found_mended_and_half_of_them_kept(preset, obedient):
+def test_pipeline_corrects_wrong_labels_and_keeps_half(preset, obedient):
     samples, truth = dataset()
     wrong = {sample.id for sample in samples if sample.response != truth[sample.id]}
     model = obedient(FakeGenerator(lambda request: f"Answer: {truth[request.sample_id]}"))
@@ -55,17 +55,17 @@ def test_wrong_labels_are_found_mended_and_half_of_them_kept(preset, obedient):
     assert all(sample.response == truth[sample.id] for sample in out)
     assert {s.id for s in out if "context" in s.notes} < wrong
     reasoning = 1 if preset else 3
-    reviews = 10 if preset else 0  # otherwise both views agree, and nobody needs to be asked
+    reviews = 10 if preset else 0  # otherwise both views agree, and no call is needed
     assert len(model.requests) == 40 + 40 * reasoning + 10 + reviews
 
 
-def test_a_model_that_never_answers_flags_and_drops_everything():
+def test_pipeline_with_a_silent_model_drops_everything():
     samples, _ = dataset(8)
     model = FakeGenerator(lambda request: "I cannot say")
     assert run(line(), samples, {"m": model, "e": FakeEncoder()}) == []
 
 
-def test_all_stages_are_registered_in_the_order_of_their_use():
+def test_stages_are_registered_in_recipe_order():
     names = (
         "answer",
         "reason",

@@ -1,4 +1,4 @@
-"""Selection: exactly floor(keep * M), lowest nll first, ties by id, a reason for each."""
+"""``robustft.select``: exact size, order by nll, ties, and reasons."""
 
 import re
 
@@ -29,7 +29,7 @@ def kept(out):
     return {name for name, s in out.items() if s.dropped is None}
 
 
-def test_the_lowest_half_is_kept_and_every_reason_names_rank_m_and_nll():
+def test_lowest_nll_is_kept_and_reasons_name_rank_m_and_nll():
     values = {"a": 0.9, "b": 0.1, "c": 0.5, "d": 0.3, "e": 0.7}
     out = run([sample(k, v) for k, v in values.items()])
     assert kept(out) == {"b", "d"}
@@ -50,30 +50,30 @@ def test_the_lowest_half_is_kept_and_every_reason_names_rank_m_and_nll():
         (1 / 3, 3, 0),
     ],
 )
-def test_exactly_the_floor_is_kept(keep, m, expected):
+def test_number_of_kept_samples_is_the_floor(keep, m, expected):
     out = run([sample(f"s{i:03}", i / 10) for i in range(m)], keep=keep)
     assert kept(out) == {f"s{i:03}" for i in range(expected)}
 
 
 @pytest.mark.parametrize(
-    ("flagged", "others", "config", "said"),
+    ("flagged", "others", "config", "message"),
     [
-        (3, 2, {"keep": 0}, "none of the 3 flagged samples is kept (keep 0); 2 not flagged stay"),
-        (3, 0, {"keep": 0}, "none of the 3 flagged samples is kept (keep 0); no other is left"),
-        (1, 1, {"keep": 0.5}, "the one flagged sample is not kept (keep 0.5); 1 not flagged stays"),
+        (3, 2, {"keep": 0}, "0 of 3 flagged samples are kept (keep 0); 2 samples are not flagged"),
+        (3, 0, {"keep": 0}, "0 of 3 flagged samples are kept (keep 0); 0 samples are not flagged"),
+        (1, 1, {"keep": 0.5}, "0 of 1 flagged samples are kept (keep 0.5); 1 samples are not flagged"),
         (4, 1, {"keep": 0.5}, "2 of 4 flagged samples are kept"),
-        (0, 4, {"keep": 0.5}, "no sample is flagged, so none has to be selected"),
+        (0, 4, {"keep": 0.5}, "no sample is flagged: nothing to select"),
     ],
 )  # fmt: skip
-def test_how_many_are_kept_is_said_in_words(flagged, others, config, said):
+def test_summary_is_logged(flagged, others, config, message):
     rows = [sample(f"f{i}", 0.1) for i in range(flagged)]
     rows += [sample(f"o{i}", 0.1, flagged=False) for i in range(others)]
     ctx = FakeContext()
     Select(SelectConfig(**config)).fit(rows, ctx)
-    assert ctx.log.lines == [("info", said)]
+    assert ctx.log.lines == [("info", message)]
 
 
-def test_where_none_or_all_are_kept_nothing_ranks_and_no_nll_is_needed():
+def test_keep_0_and_1_need_no_nll():
     for keep in (0, 1):
         assert Select.contract(SelectConfig(keep=keep)).ranks == ()
         ctx = FakeContext()
@@ -87,13 +87,13 @@ def test_where_none_or_all_are_kept_nothing_ranks_and_no_nll_is_needed():
     assert Select.contract(SelectConfig(keep=0.5)).ranks
 
 
-def test_ties_go_by_id_whatever_the_order():
+def test_ties_are_ordered_by_id():
     rows = [sample(name, 0.5) for name in ("d", "a", "c", "b")]
     assert kept(run(rows)) == kept(run(rows[::-1])) == {"a", "b"}
 
 
 @pytest.mark.parametrize("missing", [None, "absent", float("nan"), float("inf")])
-def test_a_missing_nll_ranks_last_and_is_said(missing):
+def test_missing_nll_ranks_last_and_warns(missing):
     ctx = FakeContext()
     rows = [sample("a", missing), sample("b", 9.0), sample("c", 8.0)]
     stage = Select(SelectConfig(keep=0.7))
@@ -105,7 +105,7 @@ def test_a_missing_nll_ranks_last_and_is_said(missing):
 
 
 @pytest.mark.parametrize("missing", [None, "absent"])
-def test_where_no_sample_has_an_nll_the_reviewed_answers_are_ranked(missing):
+def test_review_nll_is_the_fallback(missing):
     ctx = FakeContext()
     rows = [
         sample(name, missing).note("review", view("a", nll=nll))
@@ -120,7 +120,7 @@ def test_where_no_sample_has_an_nll_the_reviewed_answers_are_ranked(missing):
 
 
 @pytest.mark.types("or write «» in its place, with your model for MODEL")
-def test_where_no_note_has_an_nll_nothing_is_dropped_by_id():
+def test_no_nll_at_all_raises():
     rows = [sample(name, None) for name in "dbca"]
     with pytest.raises(
         ModelError, match=r"none of 4 flagged samples has an nll in 'context'.*rank: agreement"
@@ -140,7 +140,7 @@ def test_where_no_note_has_an_nll_nothing_is_dropped_by_id():
     assert kept({s.id: s for s in out}) == {"c", "a"}
 
 
-def test_samples_that_are_not_flagged_are_kept_and_not_counted():
+def test_unflagged_samples_are_kept_and_not_counted():
     rows = [sample("clean", 99.0, flagged=False), sample("a", 0.2), sample("b", 0.4)]
     out = run(rows)
     assert kept(out) == {"clean", "a"}
@@ -155,7 +155,7 @@ def test_pinned_samples_are_not_ranked():
     }
 
 
-def test_without_a_checker_every_sample_is_ranked():
+def test_check_null_ranks_every_sample():
     rows = [sample("a", 0.3, flagged=False), sample("b", 0.1, flagged=False)]
     assert kept(run(rows, check=None)) == {"b"}
     assert Select.contract(SelectConfig(check=None)).reads == {"context"}
@@ -175,12 +175,12 @@ def test_nothing_flagged():
         ((None, 0.1, 0.2), {"s1"}),
     ],
 )
-def test_official_keeps_what_is_strictly_under_the_median(values, expected):
+def test_official_preset_keeps_samples_below_the_median(values, expected):
     rows = [sample(f"s{i}", v) for i, v in enumerate(values)]
     assert kept(run(rows, preset="official")) == expected
 
 
-def test_random_keeps_as_many_by_seed_alone():
+def test_by_random_depends_on_the_seed_only():
     rows = [sample(f"s{i}", i) for i in range(40)]
 
     def picked(seed):
@@ -195,7 +195,7 @@ def test_random_keeps_as_many_by_seed_alone():
     assert Select.contract(SelectConfig(by="random")).reads == {"check"}
 
 
-def test_chunks_make_no_difference_and_the_state_is_small():
+def test_result_does_not_depend_on_chunks():
     rows = [sample(f"s{i:02}", (7 * i) % 20) for i in range(20)]
     ctx, stage = FakeContext(), Select(SelectConfig(keep=0.35))
     state = stage.fit(iter(rows), ctx)
@@ -205,10 +205,10 @@ def test_chunks_make_no_difference_and_the_state_is_small():
     assert sum(values.nbytes for values in state.arrays.values()) == 16 * 20
 
 
-def test_a_flagged_sample_that_was_not_ranked_is_refused():
+def test_unranked_flagged_sample_raises():
     ctx, stage = FakeContext(), Select(SelectConfig())
     state = stage.fit([sample("a", 0.1)], ctx)
-    with pytest.raises(ContractError, match="'b' is flagged and was not ranked"):
+    with pytest.raises(ContractError, match="'b' is flagged but was not ranked"):
         stage.process([sample("b", 0.1)], state, ctx)
 
 
@@ -221,12 +221,12 @@ def test_a_flagged_sample_that_was_not_ranked_is_refused():
         {"top": 1},
     ],
 )
-def test_configs_that_make_no_sense(bad):
+def test_invalid_configs_raise(bad):
     with pytest.raises(ValidationError):
         SelectConfig(**bad)
 
 
-def test_agreement_ranks_the_highest_first_and_takes_the_place_of_the_nll():
+def test_rank_agreement_keeps_the_highest():
     rows = [
         sample(name, 0.1).note("context", view("a", nll=nll, agreement=agreement))
         for name, nll, agreement in (("a", 0.1, 0.2), ("b", 0.9, 1.0), ("c", 0.5, 0.6))
@@ -239,10 +239,10 @@ def test_agreement_ranks_the_highest_first_and_takes_the_place_of_the_nll():
         SelectConfig(preset="official", rank="agreement")
 
 
-@pytest.mark.types("so that their ids decide alone: raise the temperature")
+@pytest.mark.types("so the ranking is by id only: raise the temperature")
 @pytest.mark.parametrize(("agreements", "warned"), [((1, 1, 1), True), ((1, 0.8, 1), False)])
-def test_draws_that_never_differ_are_told(context, agreements, warned):
-    """A server that ignores the temperature answers greedily, however often it is asked."""
+def test_identical_draws_warn(context, agreements, warned):
+    """A server that ignores the temperature decodes every draw greedily."""
     rows = [
         sample(f"s{n}", 0.1).note("context", view("a", agreement=agreement))
         for n, agreement in enumerate(agreements)
@@ -250,4 +250,4 @@ def test_draws_that_never_differ_are_told(context, agreements, warned):
     ctx = context()
     Select(SelectConfig(rank="agreement")).fit(rows, ctx)
     lines = [text for kind, text in ctx.log.lines if kind == "warning"]
-    assert any("whether the server draws at all" in text for text in lines) == warned
+    assert any("check that the server samples" in text for text in lines) == warned

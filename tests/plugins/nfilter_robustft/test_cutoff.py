@@ -1,4 +1,4 @@
-"""Cutting the ranking by noise score: budgets, and precisions that trusted rows calibrate."""
+"""Cutoffs of the ranking by noise score: budgets, target precisions, and calibration by trusted rows."""
 
 import random
 
@@ -9,54 +9,54 @@ from pydantic import ValidationError
 from nfilter import Message, Sample
 from nfilter.testing import FakeContext, check_sample_stage, view
 from nfilter_robustft.check import Check, CheckConfig
-from nfilter_robustft.cut import Cut, best, cut
+from nfilter_robustft.cutoff import Cutoff, best_precision, choose_cutoff
 
 VIEWS = ["one", "two"]
 OPTIONS = ["red", "green", "blue", "black"]
 
 
-def test_a_budget_is_filled_and_its_precision_is_the_mean_score():
-    assert cut([0.9, 0.5, 0.1], [], 0.0, budget=2) == Cut(2, 3, pytest.approx(0.7))
-    assert cut([0.9, 0.5], [], 0.0, budget=9).flagged == 2
-    assert cut([0.9, 0.5], [], 0.0, budget=0) == Cut(0, 2, None)
-    assert cut([], [], 0.0, target=0.8) == Cut(0, 0, None)
+def test_budget_is_filled_with_mean_score_as_precision():
+    assert choose_cutoff([0.9, 0.5, 0.1], [], 0.0, budget=2) == Cutoff(2, 3, pytest.approx(0.7))
+    assert choose_cutoff([0.9, 0.5], [], 0.0, budget=9).flagged == 2
+    assert choose_cutoff([0.9, 0.5], [], 0.0, budget=0) == Cutoff(0, 2, None)
+    assert choose_cutoff([], [], 0.0, target=0.8) == Cutoff(0, 0, None)
 
 
 @pytest.mark.parametrize(
     ("target", "flagged"), [(0.95, 0), (0.9, 1), (0.7, 2), (0.69, 2), (0.5, 3), (0.1, 3)]
 )
-def test_a_precision_takes_the_largest_cut_that_reaches_it(target, flagged):
-    assert cut([0.9, 0.5, 0.1], [], 0.0, target=target).flagged == flagged
-    assert best([0.9, 0.5, 0.1], [], 0.0) == pytest.approx(0.9)
+def test_target_chooses_the_largest_cutoff(target, flagged):
+    assert choose_cutoff([0.9, 0.5, 0.1], [], 0.0, target=target).flagged == flagged
+    assert best_precision([0.9, 0.5, 0.1], [], 0.0) == pytest.approx(0.9)
 
 
-def test_trusted_rows_show_how_many_right_labels_a_cut_holds():
-    # 98 right labels that are trusted, 9 of them with the high score: of 1,000 labels, at a rate of 0.1 or more,
-    # 900 * (9 + 1) / (98 + 2) = 90 right ones are among the 200 that score as high.
+def test_trusted_rows_calibrate_the_precision():
+    # 98 trusted labels, 9 of them with the high score: of 1,000 labels at a rate of at least 0.1,
+    # 900 * (9 + 1) / (98 + 2) = 90 right ones are among the 200 with the high score.
     scores, right = [0.99] * 200 + [0.1] * 800, [0.99] * 9 + [0.1] * 89
-    found = cut(scores, right, 0.1, budget=200)
+    found = choose_cutoff(scores, right, 0.1, budget=200)
     assert found.precision == pytest.approx(1 - 90 / 200)
     assert found.trusted == 98
-    # Labels of one score are in no order, so half of them hold half of the right ones.
-    assert cut(scores, right, 0.1, budget=100).precision == pytest.approx(1 - 90 / 200)
-    assert cut(scores, right, 0.1, target=0.5).flagged == pytest.approx(216, abs=3)
-    assert cut(scores, right, 0.1, target=0.6).flagged == 0
+    # Labels with equal scores are unordered, so half of them contain half of the right ones.
+    assert choose_cutoff(scores, right, 0.1, budget=100).precision == pytest.approx(1 - 90 / 200)
+    assert choose_cutoff(scores, right, 0.1, target=0.5).flagged == pytest.approx(216, abs=3)
+    assert choose_cutoff(scores, right, 0.1, target=0.6).flagged == 0
 
 
 def rows_of(n, rho, trusted=0.0, shared=0.0, seed=0):
-    """Labels and two views that err on 10%, in the share ``shared`` of the rows together and alike."""
+    """Labels and two views that err on 10%; in a share ``shared`` of the rows, both have the same answer."""
     rng = random.Random(seed)
     rows, wrong = [], {}
     for i in range(n):
         truth = rng.choice("ABCD")
         others = [x for x in "ABCD" if x != truth]
         label = truth if rng.random() < 1 - rho else rng.choice(others)
-        said = [truth if rng.random() < 0.9 else rng.choice(others) for _ in VIEWS]
+        answers = [truth if rng.random() < 0.9 else rng.choice(others) for _ in VIEWS]
         if rng.random() < shared:
-            said = [said[0], said[0]]
+            answers = [answers[0], answers[0]]
         sure = label == truth and rng.random() < trusted
         messages = (Message("user", f"question {i}"), Message("assistant", label))
-        notes = {name: view(answer) for name, answer in zip(VIEWS, said, strict=True)}
+        notes = {name: view(answer) for name, answer in zip(VIEWS, answers, strict=True)}
         meta = {"options": OPTIONS, "sure": sure}
         rows.append(Sample(f"s{i}", messages, notes=notes, meta=meta))
         wrong[f"s{i}"] = label != truth
@@ -72,7 +72,7 @@ def run(rows, **config):
 
 
 @pytest.mark.parametrize(("budget", "flagged"), [("5%", 50), (0.05, 50), ("0.5%", 5), (1.0, 1000)])
-def test_a_budget_flags_the_first_of_the_ranking(budget, flagged):
+def test_budget_flags_the_top_of_the_ranking(budget, flagged):
     rows, wrong = rows_of(1000, 0.04)
     out, state, _, chosen = run(rows, budget_of_flags=budget)
     assert len(chosen) == flagged
@@ -87,7 +87,7 @@ def test_a_budget_flags_the_first_of_the_ranking(budget, flagged):
     assert f"flags the first {flagged}" in first.why
 
 
-def test_votes_flag_far_more_than_a_cut_at_low_noise():
+def test_cutoff_is_more_precise_than_votes_at_low_noise():
     rows, wrong = rows_of(2000, 0.04)
     *_, voted = run(rows, vote="all")
     *_, chosen = run(rows, target_precision=0.8)
@@ -98,32 +98,36 @@ def test_votes_flag_far_more_than_a_cut_at_low_noise():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_trusted_rows_keep_the_target_where_views_share_mistakes(seed):
+def test_trusted_rows_keep_the_target_if_views_share_mistakes(seed):
     rows, wrong = rows_of(3000, 0.1, trusted=0.3, shared=0.4, seed=seed)
-    blind = [Sample(s.id, s.messages, notes=s.notes, meta={**s.meta, "sure": False}) for s in rows]
+    untrusted = [
+        Sample(s.id, s.messages, notes=s.notes, meta={**s.meta, "sure": False}) for s in rows
+    ]
     _, state, ctx, chosen = run(rows, target_precision=0.6, trusted="sure")
     report = state.values["report"]["cut"]
     assert report["trusted"] > 500
     assert chosen
     assert np.mean([wrong[name] for name in chosen]) > 0.55
-    assert any("trusted rows show" in text for _, text in ctx.log.lines)
+    assert any("calibrated on" in text for _, text in ctx.log.lines)
     assert not any(s.meta["sure"] for s in rows if s.id in chosen)
-    # Without them the scores promise more than they keep, and the log says what they rest on.
-    _, state, ctx, flagged = run(blind, target_precision=0.6)
-    promised = state.values["report"]["cut"]["expected_precision"]
-    assert promised > np.mean([wrong[name] for name in flagged])
+    # Without trusted rows, the expected precision is too high, and the log names its assumption.
+    _, state, ctx, flagged = run(untrusted, target_precision=0.6)
+    expected = state.values["report"]["cut"]["expected_precision"]
+    assert expected > np.mean([wrong[name] for name in flagged])
     assert any("if label and views err independently" in text for _, text in ctx.log.lines)
 
 
-def test_a_precision_that_no_cut_reaches_flags_nothing_and_says_so():
+def test_unreachable_precision_flags_nothing_and_warns():
     rows, _ = rows_of(300, 0.02)
     _, state, ctx, chosen = run(rows, target_precision=0.999999)
     assert not chosen
     assert state.values["report"]["cut"]["expected_precision"] is None
-    assert any("no label is flagged; the highest precision" in text for _, text in ctx.log.lines)
+    assert any(
+        "no label is flagged; the highest expected precision" in text for _, text in ctx.log.lines
+    )
 
 
-def test_sure_views_that_contradict_come_first_among_equal_scores():
+def test_confident_contradictions_rank_first_among_equal_scores():
     rows = []
     for i in range(20):
         messages = (Message("user", f"q {i}"), Message("assistant", "A"))
@@ -133,7 +137,7 @@ def test_sure_views_that_contradict_come_first_among_equal_scores():
     assert chosen == {f"s{i}" for i in range(5)}
 
 
-def test_the_stage_conforms_and_labels_without_an_answer_come_first():
+def test_stage_conforms_and_unreadable_labels_rank_first():
     rows, _ = rows_of(100, 0.1)
     unread = Sample(
         "odd", (rows[0].messages[0], Message("assistant", "no idea")), notes=rows[0].notes
@@ -161,13 +165,13 @@ def test_the_stage_conforms_and_labels_without_an_answer_come_first():
         ({"target_precision": 0.8, "vote": "probability", "threshold": 0.7}, "so does threshold"),
     ],
 )
-def test_settings_that_contradict(bad, words):
+def test_contradicting_settings_raise(bad, words):
     with pytest.raises(ValidationError, match=words):
         CheckConfig(views=VIEWS, **bad)
 
 
-def test_a_config_survives_its_own_dump():
-    for given in ({"budget_of_flags": "5%"}, {"target_precision": 0.8}, {}):
-        config = CheckConfig(views=VIEWS, **given)
+def test_config_round_trip():
+    for values in ({"budget_of_flags": "5%"}, {"target_precision": 0.8}, {}):
+        config = CheckConfig(views=VIEWS, **values)
         assert CheckConfig.model_validate(config.model_dump(mode="json")) == config
     assert CheckConfig(views=VIEWS, budget_of_flags="5%").budget_of_flags == 0.05

@@ -1,4 +1,4 @@
-"""What the views that learn from all labels at once remember of each sample."""
+"""Labels, queries and vectors collected for views that learn from all labels."""
 
 from __future__ import annotations
 
@@ -13,61 +13,61 @@ from nfilter_robustft.discriminant import Labels
 from nfilter_robustft.frequencies import frequencies
 from nfilter_robustft.keys import is_trusted, label_of, options_of, text_of
 
-CLASSES = 64
+MAX_CLASSES = 64
 ROWS_PER_CLASS = 10
 
 
 @dataclass(slots=True)
-class Rows:
-    """What fit remembers of each sample."""
+class LabelledRows:
+    """Data of all samples, collected by ``fit``; ``option_sets`` are the distinct sets of options."""
 
     ids: list[str] = field(default_factory=list)
     queries: list[int] = field(default_factory=list)
     labels: list[str | None] = field(default_factory=list)
     trusted: list[bool] = field(default_factory=list)
     vectors: list[FloatArray] = field(default_factory=list)
-    closed: set[frozenset[str]] = field(default_factory=set)
+    option_sets: set[frozenset[str]] = field(default_factory=set)
 
     def add(self, sample: Sample, ctx: Context, trusted: str | None) -> None:
-        """Remember all of ``sample`` but its vector; ``trusted`` names the column that marks right labels."""
+        """Add ``sample`` without its vector; ``trusted`` names the column that marks right labels."""
         options = options_of(sample, ctx)
         if options:
-            self.closed.add(frozenset(options))
+            self.option_sets.add(frozenset(options))
         self.ids.append(sample.id)
         self.queries.append(hash_of(text_of(sample, ctx)))
         self.labels.append(label_of(sample, ctx))
         self.trusted.append(is_trusted(sample, trusted))
 
-    def coded(self, classes: Sequence[str]) -> Labels:
-        """The labels as positions in ``classes``; -1 where there is none."""
+    def encode(self, classes: Sequence[str]) -> Labels:
+        """Return the labels as indices into ``classes``; -1 without a label."""
         number = {label: code for code, label in enumerate(classes)}
         codes = np.array([-1 if x is None else number[x] for x in self.labels], dtype=np.int64)
         return Labels(codes, np.array(self.trusted, dtype=bool) & (codes >= 0), len(classes))
 
     def are_open(self) -> bool:
-        """Whether there are too many answers already for ``classes``, whatever rows follow."""
-        return len(self.closed) > 1 or len(set(self.labels) - {None}) > CLASSES
+        """Return whether ``classes`` is None for any further rows."""
+        return len(self.option_sets) > 1 or len(set(self.labels) - {None}) > MAX_CLASSES
 
     def classes(self) -> list[str] | None:
-        """The distinct answers where they are few and the same for all samples, else None."""
-        seen = {label for label in self.labels if label is not None}
-        if self.closed:
-            if len(self.closed) > 1:
+        """Return the distinct answers if they are few and shared by all samples, else None."""
+        answers = {label for label in self.labels if label is not None}
+        if self.option_sets:
+            if len(self.option_sets) > 1:
                 return None
-            seen |= next(iter(self.closed))
+            answers |= next(iter(self.option_sets))
         known = sum(label is not None for label in self.labels)
-        if not 2 <= len(seen) <= CLASSES or known < ROWS_PER_CLASS * len(seen):
+        if not 2 <= len(answers) <= MAX_CLASSES or known < ROWS_PER_CLASS * len(answers):
             return None
-        return sorted(seen)
+        return sorted(answers)
 
 
-def frequencies_of(rows: Rows) -> dict[str, JSON]:
-    """The shares of the answers, for a state."""
+def frequencies_of(rows: LabelledRows) -> dict[str, JSON]:
+    """Return the answer frequencies for a stage's state."""
     return dict(frequencies(rows.labels, rows.trusted))
 
 
-def reference(labels: Labels, size: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Positions of at most ``size`` rows: trusted ones first, then at random; in order."""
+def choose_reference(labels: Labels, size: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Return sorted indices of at most ``size`` rows: trusted ones, then a random sample of labelled ones."""
     if len(labels.codes) <= size:
         return np.arange(len(labels.codes))
     order = rng.permutation(len(labels.codes))

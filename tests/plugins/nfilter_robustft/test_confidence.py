@@ -1,4 +1,4 @@
-"""One view decides where the model is sure: who votes, who is asked, against probabilities worked out by hand."""
+"""The setting ``sure``: probabilities, votes, and calls that a confident view saves."""
 
 import math
 
@@ -11,17 +11,17 @@ from nfilter import Completion, Message, RecipeError, Sample, View
 from nfilter.testing import FakeContext, FakeEncoder, FakeGenerator, check_sample_stage, view
 from nfilter_robustft.answer import Answer, AnswerConfig
 from nfilter_robustft.check import Check, CheckConfig
+from nfilter_robustft.confidence import Sure, probability_of
 from nfilter_robustft.reason import Reason, ReasonConfig
 from nfilter_robustft.relabel import NO_CLEAN, Relabel, RelabelConfig
 from nfilter_robustft.review import Review, ReviewConfig
-from nfilter_robustft.sure import Sure, probability_of
 
 VIEWS = ["reasoning", "neighbors", "base"]
 SURE = {"view": "reasoning"}
 
 
 def row(name, label, reasoning, neighbors, base, p=None, **more):
-    """A sample whose reasoning had probability ``p``, over ten tokens; None has no nll."""
+    """A sample whose reasoning has probability ``p`` over ten tokens; None: no nll."""
     nll = None if p is None else -math.log(p) / 10
     notes = {
         "reasoning": view(reasoning, nll=nll, tokens=10),
@@ -38,22 +38,22 @@ def checked(rows, **more):
     return {s.id: s for s in check_sample_stage(Check, config, rows, FakeContext(answers="choice"))}
 
 
-# --- how sure ------------------------------------------------------------------------------------------------
+# --- probability ---------------------------------------------------------------------------------------------
 
 
 @given(logprobs=st.lists(st.floats(-8, 0), min_size=1, max_size=30))
-def test_the_probability_is_the_product_of_the_tokens(logprobs):
+def test_probability_is_the_product_of_token_probabilities(logprobs):
     done = Completion("A", logprobs=tuple(logprobs), completion_tokens=len(logprobs))
-    found = View("A", nll=done.nll, tokens=done.completion_tokens)
-    assert probability_of(found) == pytest.approx(math.prod(math.exp(x) for x in logprobs))
+    answer = View("A", nll=done.nll, tokens=done.completion_tokens)
+    assert probability_of(answer) == pytest.approx(math.prod(math.exp(x) for x in logprobs))
 
 
 @pytest.mark.parametrize(
-    "found",
+    "answer",
     [View("A"), View("A", nll=None, tokens=3), View("A", nll=math.nan, tokens=3), View("A", nll=0.1, tokens=0)],
 )  # fmt: skip
-def test_without_an_nll_it_is_unknown(found):
-    assert probability_of(found) is None
+def test_probability_is_unknown_without_nll(answer):
+    assert probability_of(answer) is None
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,8 @@ def test_without_an_nll_it_is_unknown(found):
         (Reason, ReasonConfig(llm="m", into="it", rounds=2)),
     ],
 )
-def test_it_is_that_of_one_text_where_several_were_asked_for(stage, config):
-    """Three draws, or reason, reflect, reason: the note's tokens are those of all, its nll is that of one."""
+def test_probability_is_that_of_the_chosen_draw(stage, config):
+    """The note's tokens count three draws, or reason, reflect, reason; its nll is that of one."""
     model = FakeGenerator(
         lambda request: Completion("Answer: A", logprobs=(-0.2, -0.3), completion_tokens=2)
     )
@@ -75,7 +75,7 @@ def test_it_is_that_of_one_text_where_several_were_asked_for(stage, config):
     assert probability_of(View.of(out, "it")) == pytest.approx(math.exp(-0.5))
 
 
-def test_a_view_without_an_answer_is_sure_of_nothing():
+def test_view_without_an_answer_is_never_sure():
     sure = Sure(view="reasoning")
     assert sure.of(row("x", "A", None, "A", "A", p=1.0)) is None
     assert sure.of(row("x", "A", "B", "A", "A", p=0.49)) is None
@@ -84,7 +84,7 @@ def test_a_view_without_an_answer_is_sure_of_nothing():
     assert sure.of(Sample("x", (Message("user", "q"), Message("assistant", "A")))) is None
 
 
-# --- who votes -----------------------------------------------------------------------------------------------
+# --- votes ---------------------------------------------------------------------------------------------------
 
 ANSWER = st.sampled_from(["A", "B", None])
 ROW = st.tuples(
@@ -94,20 +94,20 @@ ROW = st.tuples(
 
 @settings(max_examples=60, deadline=None)  # each example fits the noise rate
 @given(rows=st.lists(ROW, min_size=1, max_size=6), vote=st.sampled_from(["any", "all"]))
-def test_the_sure_view_votes_alone_and_elsewhere_the_others_do(rows, vote):
+def test_sure_view_votes_alone_else_the_others_vote(rows, vote):
     samples = [row(f"s{i}", *values) for i, values in enumerate(rows)]
     out = checked(samples, vote=vote)
     for i, (label, reasoning, neighbors, base, p) in enumerate(rows):
         sure = reasoning is not None and p == 0.9
-        heard = [reasoning] if sure else [neighbors, base]
-        agree = [answer == label for answer in heard]
+        voting = [reasoning] if sure else [neighbors, base]
+        agree = [answer == label for answer in voting]
         reliable = any(agree) if vote == "any" else all(agree)
         note = out[f"s{i}"].notes["check"]
         assert note["flagged"] is not reliable
         assert note["agree"]["reasoning"] == (None if reasoning is None else reasoning == label)
 
 
-def test_the_reason_says_who_voted():
+def test_reason_names_the_voters():
     out = checked(
         [row("sure", "A", "B", "A", "A", p=0.8), row("unsure", "A", "B", "A", "B", p=0.3)]
     )
@@ -117,7 +117,7 @@ def test_the_reason_says_who_voted():
     assert out["unsure"].why.startswith("reliable")
 
 
-def test_a_label_that_is_trusted_or_unreadable_is_as_ever():
+def test_trusted_and_unreadable_labels_ignore_sure():
     rows = [
         row("trusted", "A", "B", "B", "B", p=1.0, meta={"ok": True}),
         row("unread", "who knows", "A", "A", "A", p=1.0),
@@ -127,7 +127,7 @@ def test_a_label_that_is_trusted_or_unreadable_is_as_ever():
 
 
 @pytest.mark.types("leave settled out of the stage that writes")
-def test_a_view_that_was_not_asked_cannot_be_the_sure_one():
+def test_skipped_sure_view_raises():
     skipped = view(
         None, nll=None, skipped="settled", settled={"vote": "any", "views": ["neighbors"]}
     )
@@ -138,7 +138,7 @@ def test_a_view_that_was_not_asked_cannot_be_the_sure_one():
     assert set(checked([asked])) == {"x"}
 
 
-def test_where_one_is_sure_the_others_need_not_have_been_asked():
+def test_other_views_may_be_skipped_if_one_is_sure():
     skipped = view(None, nll=None, calls=0, skipped="reasoning is sure of its answer (p 0.90)")
     samples = [row("x", "A", "B", "A", None, p=0.9).note("base", skipped)]
     assert checked(samples)["x"].notes["check"]["flagged"]
@@ -147,18 +147,18 @@ def test_where_one_is_sure_the_others_need_not_have_been_asked():
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
-        ({"vote": "probability"}, "who votes any or all, and vote is probability"),
+        ({"vote": "probability"}, "needs vote: any or all, and vote is probability"),
         ({"sure": {"view": "context"}}, "one of several views"),
         ({"views": ["reasoning"]}, "one of several views"),
         ({"sure": {"view": "reasoning", "probability": 0}}, "greater than 0"),
     ],
 )
-def test_configs_that_make_no_sense(bad, words):
+def test_invalid_configs_raise(bad, words):
     with pytest.raises(ValidationError, match=words):
         CheckConfig(**{"views": VIEWS, "vote": "any", "sure": SURE, **bad})
 
 
-# --- who is asked --------------------------------------------------------------------------------------------
+# --- calls ---------------------------------------------------------------------------------------------------
 
 RELABEL = RelabelConfig(llm="m", encoder="e", sure=Sure(view="reasoning"))
 
@@ -180,7 +180,7 @@ def relabelled(rows, reply="C"):
     return out, [request.sample_id for request in model.requests]
 
 
-def test_context_is_asked_only_where_the_view_is_not_sure():
+def test_relabel_skips_samples_of_a_sure_view():
     out, asked = relabelled(doubted())
     assert set(asked) == {"unsure"}
     note = out["sure"].notes["context"]
@@ -190,14 +190,14 @@ def test_context_is_asked_only_where_the_view_is_not_sure():
     assert "context" not in out["fine"].notes
 
 
-def test_without_a_clean_sample_the_two_have_different_reasons():
+def test_skipped_and_without_context_have_different_reasons():
     out, asked = relabelled(doubted(clean=False))
     assert asked == []
     assert "is sure" in out["sure"].notes["context"]["skipped"]
     assert out["unsure"].notes["context"]["failure"] == NO_CLEAN
 
 
-def test_the_review_takes_the_sure_answer_without_a_call(obedient):
+def test_review_adopts_the_sure_answer_without_a_call(obedient):
     out, _ = relabelled(doubted())
     model = obedient(FakeGenerator(lambda request: "Answer: C"))
     ctx = FakeContext(models={"m": model}, answers="choice")
@@ -209,7 +209,7 @@ def test_the_review_takes_the_sure_answer_without_a_call(obedient):
     assert "only one view has an answer (context: not asked)" in reviewed["sure"].why
 
 
-def test_the_contracts_read_the_view():
+def test_contracts_read_the_sure_view():
     assert Relabel.contract(RELABEL).reads == {"check", "reasoning"}
     bare = RelabelConfig(llm="m", encoder="e", check=None)
     assert Relabel.contract(bare).reads == frozenset()

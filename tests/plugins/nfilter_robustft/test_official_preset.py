@@ -1,4 +1,4 @@
-"""``preset: official`` beside the published code of RobustFT (github.com/luo-junyu/RobustFT, robustft.py)."""
+"""``preset: official`` compared with the published code of RobustFT (github.com/luo-junyu/RobustFT, robustft.py)."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import yaml
 import nfilter_robustft
 from nfilter import Completion
 from nfilter.testing import FakeEncoder, FakeGenerator, check_sample_stage
-from nfilter_robustft.published import as_published
+from nfilter_robustft.official_preset import apply_official_preset
 
 RECIPE = Path(__file__).resolve().parents[3] / "nfilter" / "recipes" / "robustft-official.yaml"
 STAGES = {stage.name: stage for stage in nfilter_robustft.nfilter_stages()}
@@ -20,7 +20,7 @@ NEEDED = {
     "robustft.review": {"llm": "expert"},
     "robustft.select": {},
 }
-"""What a stage has no default for."""
+"""Settings without a default."""
 
 QUERY, META = "Is it?\nA. yes\nB. no", {"options": ["yes", "no"]}
 
@@ -51,14 +51,14 @@ def differences(config, published):
     }
 
 
-def test_the_preset_alone_is_the_published_settings():
+def test_preset_sets_the_published_settings():
     assert set(NEEDED) == set(PUBLISHED)
     for name, published in PUBLISHED.items():
         config = STAGES[name].Config(**NEEDED[name], preset="official")
         assert differences(config, published) == {}, name
 
 
-def test_the_recipe_is_the_published_settings():
+def test_shipped_recipe_has_the_published_settings():
     stages = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))["samples"]
     assert [stage["use"] for stage in stages] == list(PUBLISHED)
     for stage in stages:
@@ -69,7 +69,7 @@ def test_the_recipe_is_the_published_settings():
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if "temperature" in PUBLISHED[name]])
-def test_what_a_recipe_says_itself_stands_above_the_preset(name):
+def test_explicit_settings_override_the_preset(name):
     own = {"temperature": 0.25, "max_tokens": 64, "logprobs": False}
     config = STAGES[name].Config(**NEEDED[name], preset="official", **own)
     assert {key: getattr(config, key) for key in own} == own
@@ -77,28 +77,28 @@ def test_what_a_recipe_says_itself_stands_above_the_preset(name):
     assert STAGES[name].Config(**NEEDED[name], preset="paper").temperature == 0
 
 
-def test_what_is_no_mapping_is_left_to_the_check_of_settings():
-    assert as_published(["preset", "official"]) == ["preset", "official"]
-    assert as_published({"preset": "paper"}, rounds=0) == {"preset": "paper"}
+def test_non_mapping_is_returned_unchanged():
+    assert apply_official_preset(["preset", "official"]) == ["preset", "official"]
+    assert apply_official_preset({"preset": "paper"}, rounds=0) == {"preset": "paper"}
 
 
-def test_options_are_embedded_but_for_the_preset(sample, context):
+def test_options_are_embedded_without_the_preset(sample, context):
     chunk = [sample(1, QUERY, meta=META, flagged=True), sample(2, QUERY, meta=META, flagged=False)]
     for preset, expected in (("paper", QUERY), ("official", "Is it?")):
-        seen = set()
+        embedded = set()
 
-        def vector(text, seen=seen):
-            seen.add(text)
+        def vector(text, embedded=embedded):
+            embedded.add(text)
             return [1.0]
 
         ctx = context(FakeGenerator(lambda request: "A"), FakeEncoder(vector))
         config = STAGES["robustft.relabel"].Config(llm="m", encoder="e", preset=preset)
         check_sample_stage(STAGES["robustft.relabel"], config, chunk, ctx)
-        assert seen == {expected}
+        assert embedded == {expected}
 
 
 def rows(sample):
-    """Six questions with options, of which the model answers two as labelled: those that end in 1 and 2."""
+    """Six questions with options; the model's answer agrees with the label of the first two."""
     labels = {"1": "A", "2": "A", "3": "B", "4": "B", "5": "B", "6": "B"}
     return [
         sample(key, f"Question {key}?\nA. yes\nB. no", label, meta={"options": ["yes", "no"]})
@@ -106,17 +106,17 @@ def rows(sample):
     ]
 
 
-def test_a_line_of_stages_makes_the_published_calls(sample, context, obedient):
-    """2N + 2M calls for N samples and M flagged ones, all drawn alike, with a seed of their own each."""
+def test_pipeline_makes_the_published_calls(sample, context, obedient):
+    """2N + 2M calls for N samples and M flagged ones, with equal settings and distinct seeds."""
 
     def surer_of_lower_ids(request):
         return Completion("Answer: A", logprobs=(-float(request.sample_id),))
 
     model = obedient(FakeGenerator(surer_of_lower_ids))
-    seen = []
+    embedded = []
 
     def vector(text):
-        seen.append(text)
+        embedded.append(text)
         return [1.0, float(text.split()[1][0])]
 
     ctx = context(model, FakeEncoder(vector))
@@ -129,6 +129,6 @@ def test_a_line_of_stages_makes_the_published_calls(sample, context, obedient):
     assert len(drawn) == 2 * 6 + 2 * 4
     assert {(each.temperature, each.max_tokens) for each in drawn} == {(1.0, 512)}
     assert len({each.seed for each in drawn}) == len(drawn)
-    assert set(seen) == {f"Question {i}?" for i in range(1, 7)}
+    assert set(embedded) == {f"Question {i}?" for i in range(1, 7)}
     assert {each.response for each in chunk} == {"A"}
     assert [each.id for each in chunk if each.dropped] == ["5", "6"]

@@ -1,4 +1,4 @@
-"""Skipping views: the verdict is that of asking everybody, whatever the answers; where it might not be, an error."""
+"""Skipping of views: verdicts are those without skipping, for any answers, or an error is raised."""
 
 import pytest
 from hypothesis import given, settings
@@ -10,9 +10,9 @@ from nfilter.testing import FakeContext, FakeEncoder, FakeGenerator, check_sampl
 from nfilter_robustft import nfilter_stages
 from nfilter_robustft.answer import Answer, AnswerConfig
 from nfilter_robustft.check import Check, CheckConfig
-from nfilter_robustft.lazy import Settled
 from nfilter_robustft.posterior import Estimate
 from nfilter_robustft.reason import Reason, ReasonConfig
+from nfilter_robustft.skipping import Settled
 
 STAGES = {stage.name: stage for stage in nfilter_stages()}
 VIEWS = ("neighbors", "reasoning", "base")
@@ -24,7 +24,7 @@ def sample(name, label, **more):
 
 
 def ask(stage, rows, answers, **config):
-    """One view of ``rows``, whose answers are given by id; the samples with it, and who was asked."""
+    """Write one view with ``answers`` by id; return the samples and the ids that were asked about."""
     model = FakeGenerator(lambda request: f"Answer: {answers[request.sample_id] or '?'}")
     more = {"rounds": 0} if stage is Reason else {}
     config = stage.Config(llm="m", **{**more, **config})
@@ -35,7 +35,7 @@ def ask(stage, rows, answers, **config):
 
 
 def verdicts(samples, **config):
-    """By id; the estimate is given, as it takes long and no verdict under ``any`` or ``all`` depends on it."""
+    """Return verdicts by id, with a fixed estimate, on which no verdict under ``any`` or ``all`` depends."""
     config = CheckConfig(**config)
     fitted = Estimate(0.3, 0.1, 0.5, 9, dict.fromkeys(config.views, 0.7), 0.1, converged=True)
     ctx = FakeContext(answers="choice")
@@ -43,7 +43,7 @@ def verdicts(samples, **config):
     return {each.id: each.notes["check"] for each in out}
 
 
-# --- the same verdicts ---------------------------------------------------------------------------------------
+# --- equal verdicts ------------------------------------------------------------------------------------------
 
 ANSWER = st.sampled_from(["A", "B", "C", None])
 ROW = st.fixed_dictionaries(
@@ -53,14 +53,14 @@ ROW = st.fixed_dictionaries(
 
 @st.composite
 def lines(draw):
-    """Views in some order; each but the first may name earlier ones that settle its samples."""
+    """Draw an order of the views; all except the first may be settled by earlier ones."""
     order = draw(st.permutations(VIEWS))
     earlier = [draw(st.sets(st.sampled_from(order[:i]))) if i else set() for i in range(len(order))]
     return [(name, sorted(names)) for name, names in zip(order, earlier, strict=True)]
 
 
-def viewed(rows, line, vote):
-    """The samples with all their views, and who was asked for which; ``vote`` None asks everybody."""
+def with_views(rows, line, vote):
+    """Return the samples with all views, and the ids asked about per view; ``vote`` None skips nothing."""
     samples = [
         sample(f"s{i}", row["label"], meta={"sure": row["sure"]}) for i, row in enumerate(rows)
     ]
@@ -84,37 +84,37 @@ def viewed(rows, line, vote):
     vote=st.sampled_from(["any", "all"]),
     trusted=st.sampled_from([None, "sure"]),
 )
-def test_the_verdicts_are_those_of_asking_everybody(rows, line, listed, vote, trusted):
+def test_skipping_does_not_change_verdicts(rows, line, listed, vote, trusted):
     check = {"views": listed, "vote": vote, "trusted": trusted}
-    eager, _ = viewed(rows, line, None)
-    lazy, calls = viewed(rows, line, vote)
-    full, short = verdicts(eager, **check), verdicts(lazy, **check)
-    assert {name: note["flagged"] for name, note in short.items()} == {
-        name: note["flagged"] for name, note in full.items()
+    all_asked, _ = with_views(rows, line, None)
+    some_asked, calls = with_views(rows, line, vote)
+    expected, actual = verdicts(all_asked, **check), verdicts(some_asked, **check)
+    assert {name: note["flagged"] for name, note in actual.items()} == {
+        name: note["flagged"] for name, note in expected.items()
     }
-    for each in lazy:
+    for each in some_asked:
         for name in VIEWS:
             skipped = "skipped" in each.notes[name]
-            assert short[each.id]["agree"][name] == (
-                None if skipped else full[each.id]["agree"][name]
+            assert actual[each.id]["agree"][name] == (
+                None if skipped else expected[each.id]["agree"][name]
             )
             if skipped:
                 note = each.notes[name]
                 assert (note["answer"], note["calls"], note["failure"]) == (None, 0, None)
             if name in calls:
                 assert skipped == (each.id not in calls[name])
-        if vote == "any" and short[each.id]["flagged"]:
+        if vote == "any" and actual[each.id]["flagged"]:
             assert trusted or not any("skipped" in each.notes[name] for name in VIEWS)
 
 
-# --- who is asked, by hand -----------------------------------------------------------------------------------
+# --- skipped samples, by hand --------------------------------------------------------------------------------
 
 ROWS = {
     "yes": ("A", "A"), "no": ("A", "B"), "silent": ("A", None), "unread": ("who knows", "A"), "absent": ("A", "absent"),
 }  # fmt: skip
 
 
-def seen(**more):
+def with_neighbors(**more):
     return [
         sample(name, label, notes={} if n == "absent" else {"neighbors": view(n, **more)})
         for name, (label, n) in ROWS.items()
@@ -125,15 +125,15 @@ def seen(**more):
     ("vote", "asked", "reason"),
     [
         ("any", ["no", "silent", "unread", "absent"],
-         "neighbors says 'A' and agrees with the label 'A': that settles vote: any"),
-        ("all", ["yes", "absent"], "neighbors says 'B' and disagrees with the label 'A': that settles vote: all"),
+         "neighbors answers 'A' and agrees with the label 'A': that settles vote: any"),
+        ("all", ["yes", "absent"], "neighbors answers 'B' and disagrees with the label 'A': that settles vote: all"),
     ],
 )  # fmt: skip
-def test_settled_samples_get_no_call_and_a_note_that_says_why(vote, asked, reason):
+def test_settled_samples_are_skipped_with_a_reason(vote, asked, reason):
     settled = {"vote": vote, "views": ["neighbors"]}
     answers = dict.fromkeys(ROWS, "A")
     for stage, most in ((Answer, {"samples": 3, "temperature": 0.7}), (Reason, {"rounds": 1})):
-        out, who = ask(stage, seen(), answers, into="mine", settled=settled, **most)
+        out, who = ask(stage, with_neighbors(), answers, into="mine", settled=settled, **most)
         assert set(who) == set(asked)
         notes = {each.id: each.notes["mine"] for each in out}
         assert {name for name, note in notes.items() if "skipped" not in note} == set(asked)
@@ -143,9 +143,12 @@ def test_settled_samples_get_no_call_and_a_note_that_says_why(vote, asked, reaso
         assert note["settled"] == settled
 
 
-def test_why_a_view_without_an_answer_settles_vote_all():
+def test_view_without_an_answer_settles_vote_all():
     out, _ = ask(
-        Answer, seen(), dict.fromkeys(ROWS, "A"), settled={"vote": "all", "views": ["neighbors"]}
+        Answer,
+        with_neighbors(),
+        dict.fromkeys(ROWS, "A"),
+        settled={"vote": "all", "views": ["neighbors"]},
     )
     why = {each.id: each.notes["base"].get("skipped") for each in out}
     assert (
@@ -177,14 +180,14 @@ def test_answers_are_compared_by_kind():
     assert "1000.0" in out.notes["base"]["skipped"]
 
 
-# --- where skipping is not safe ------------------------------------------------------------------------------
+# --- unsafe skips --------------------------------------------------------------------------------------------
 
 
-def lazily(vote="any", **config):
-    """``yes`` (or under all ``no``, ``silent`` and ``unread``) without a base view."""
+def with_skips(vote="any", **config):
+    """Write a base view that skips ``yes`` (under all: ``no``, ``silent`` and ``unread``)."""
     return ask(
         Answer,
-        seen(),
+        with_neighbors(),
         dict.fromkeys(ROWS, "B"),
         settled={"vote": vote, "views": ["neighbors"]},
         **config,
@@ -192,11 +195,11 @@ def lazily(vote="any", **config):
 
 
 @pytest.mark.parametrize("vote", ["all", "probability", "judge", "none"])
-def test_another_vote_than_the_one_that_views_were_skipped_under_is_refused(vote):
+def test_check_with_another_vote_raises(vote):
     more = {"llm": "m"} if vote == "judge" else {}
     stage = Check(CheckConfig(views=["neighbors", "base"], vote=vote, **more))
     with pytest.raises(RecipeError) as error:
-        stage.fit(lazily(), FakeContext(answers="choice"))
+        stage.fit(with_skips(), FakeContext(answers="choice"))
     text = str(error.value)
     assert "'base' was not asked about sample 'yes'" in text
     assert "settled: {vote: any, views: [neighbors]}" in text
@@ -204,23 +207,21 @@ def test_another_vote_than_the_one_that_views_were_skipped_under_is_refused(vote
     assert "leave settled out of that stage" in text
 
 
-@pytest.mark.types("name under views of «» all that settled names")
-def test_a_check_without_the_views_that_settled_is_refused():
-    with pytest.raises(
-        RecipeError, match=r"name under views of robustft\.check all that settled names"
-    ):
-        verdicts(lazily(), views=["base"], vote="any")
-    assert set(verdicts(lazily(), views=["neighbors", "base"], vote="any")) == set(ROWS)
+@pytest.mark.types("add to views of «» every view of settled")
+def test_check_without_the_settling_views_raises():
+    with pytest.raises(RecipeError, match=r"add to views of robustft\.check every view of settled"):
+        verdicts(with_skips(), views=["base"], vote="any")
+    assert set(verdicts(with_skips(), views=["neighbors", "base"], vote="any")) == set(ROWS)
 
 
-def test_a_label_that_changed_since_is_refused():
-    rows = [each.relabel("B", "made anew") if each.id == "yes" else each for each in lazily()]
+def test_changed_label_raises():
+    rows = [each.relabel("B", "made anew") if each.id == "yes" else each for each in with_skips()]
     with pytest.raises(RecipeError, match="let no stage between the two change labels"):
         verdicts(rows, views=["neighbors", "base"], vote="any")
 
 
 @pytest.mark.parametrize(("near", "vote"), [("A", "any"), ("B", "all")])
-def test_skipped_views_without_settings_of_their_own_are_proved_all_the_same(near, vote):
+def test_skips_without_settings_are_verified(near, vote):
     notes = {"near": view(near), "base": view(None, skipped="for reasons")}
     one = sample("s", "A", notes=notes)
     views = ["near", "base"]
@@ -230,15 +231,15 @@ def test_skipped_views_without_settings_of_their_own_are_proved_all_the_same(nea
             verdicts([one], views=views, vote=other)
 
 
-def test_what_was_not_asked_is_said_and_no_rate_is_estimated():
-    rows = lazily("all")
+def test_skipped_views_are_reported_and_no_rate_is_estimated():
+    rows = with_skips("all")
     ctx, stage = (
         FakeContext(answers="choice"),
         Check(CheckConfig(views=["neighbors", "base"], vote="all")),
     )
     state = stage.fit(rows, ctx)
     assert state.values["report"] == {"not_asked": {"base": 3}}
-    assert any("base about 3" in text and "no estimate" in text for _, text in ctx.log.lines)
+    assert any("base for 3" in text and "no estimate" in text for _, text in ctx.log.lines)
     out = {each.id: each for each in stage.process(rows, state, ctx)}
     assert "base was not asked" in out["no"].why
     assert all(0 <= each.notes["check"]["noise_score"] <= 1 for each in out.values())
@@ -249,7 +250,7 @@ def test_what_was_not_asked_is_said_and_no_rate_is_estimated():
 # --- only flagged --------------------------------------------------------------------------------------------
 
 
-def test_only_flagged_samples_that_were_not_asked_are_asked_after_the_check():
+def test_only_flagged_asks_about_unasked_flagged_samples():
     def judged(name, *, flagged, **more):
         return sample(
             name,
@@ -275,11 +276,11 @@ def test_only_flagged_samples_that_were_not_asked_are_asked_after_the_check():
     assert "skipped" not in out[1].notes["reasoning"]
 
 
-# --- whole lines ---------------------------------------------------------------------------------------------
+# --- pipelines -----------------------------------------------------------------------------------------------
 
 
 def world(n=24):
-    """Sample i is labelled A; the models' answers by stage, so that every combination is there."""
+    """Build samples with label A, and the answers of both views in every combination."""
     samples = [sample(f"s{i}", "A", meta={"options": ["w", "x", "y", "z"]}) for i in range(n)]
     base = {f"s{i}": "AB"[i % 2] for i in range(n)}
     reasoning = {f"s{i}": "ABC"[i % 3] for i in range(n)}
@@ -292,32 +293,32 @@ def run(obedient):
 
 
 def _run(obedient, line, n):
-    """Runs a line; what came out, dropped ones too, and the calls by the stage's place."""
+    """Run a pipeline; return kept and dropped samples by id, and the number of calls per stage."""
     samples, base, reasoning = world(n)
-    gone, calls = [], []
+    dropped, calls = [], []
     for name, config in line:
         stage = STAGES[name]
-        said = {"robustft.answer": base, "robustft.reason": reasoning}.get(name)
+        answers = {"robustft.answer": base, "robustft.reason": reasoning}.get(name)
         model = FakeGenerator(
-            lambda request, said=said: f"Answer: {said[request.sample_id] if said else 'D'}"
+            lambda request, by_id=answers: f"Answer: {by_id[request.sample_id] if by_id else 'D'}"
         )
         model = obedient(model)
         logprob = {f"s{i}": -float(i + 1) for i in range(n)}
         if name == "robustft.relabel":
-            model.generate = _sure(model, logprob)
+            model.generate = _with_logprobs(model, logprob)
         built = stage(
             stage.Config(**({"llm": "m"} if "llm" in stage.Config.model_fields else {}), **config)
         )
         ctx = FakeContext(models={"m": model, "e": FakeEncoder()}, answers="choice", stage=name)
         state = built.fit(samples, ctx) if hasattr(built, "fit") else EMPTY_STATE
         samples = built.process(samples, state, ctx) if samples else []
-        gone += [each for each in samples if each.dropped is not None]
+        dropped += [each for each in samples if each.dropped is not None]
         samples = [each for each in samples if each.dropped is None]
         calls.append(len(model.requests))
-    return {each.id: each for each in samples}, {each.id: each for each in gone}, calls
+    return {each.id: each for each in samples}, {each.id: each for each in dropped}, calls
 
 
-def _sure(model, logprob):
+def _with_logprobs(model, logprob):
     generate = model.generate
 
     def each(requests):
@@ -341,7 +342,7 @@ def reason(**config):
     return ("robustft.reason", {"rounds": 0, **config})
 
 
-def test_selection_before_review_keeps_the_same_and_asks_less(run):
+def test_selection_before_review_saves_calls(run):
     after = [BASE, reason(), ALL, RELABEL, REVIEW, SELECT]
     before = [BASE, reason(), ALL, RELABEL, SELECT, REVIEW]
     kept, dropped, calls = run(after)
@@ -360,35 +361,38 @@ def test_selection_before_review_keeps_the_same_and_asks_less(run):
     assert all("not selected: rank" in each.dropped for each in dropped_before.values())
 
 
-def test_under_all_reasoning_is_asked_where_base_agrees_and_then_for_what_selection_kept(run):
+def test_vote_all_pipeline_with_skips_and_only_flagged(run):
     settled = {"vote": "all", "views": ["base"]}
-    eager = [BASE, reason(), ALL, RELABEL, SELECT, REVIEW]
-    lazy = [BASE, reason(settled=settled), ALL, RELABEL, SELECT, reason(only="flagged"), REVIEW]
-    (kept, dropped, calls), (short, out, few) = run(eager), run(lazy)
+    full = [BASE, reason(), ALL, RELABEL, SELECT, REVIEW]
+    skipping = [BASE, reason(settled=settled), ALL, RELABEL, SELECT, reason(only="flagged"), REVIEW]
+    (kept, dropped, calls), (kept_skipping, dropped_skipping, fewer_calls) = (
+        run(full),
+        run(skipping),
+    )
     assert {name: each.response for name, each in kept.items()} == {
-        name: each.response for name, each in short.items()
+        name: each.response for name, each in kept_skipping.items()
     }
-    assert set(dropped) == set(out)
+    assert set(dropped) == set(dropped_skipping)
     assert calls == [24, 24, 0, 20, 0, 10]
-    assert few == [24, 12, 0, 20, 0, 6, 10]
-    assert any("skipped" in each.notes["reasoning"] for each in out.values())
+    assert fewer_calls == [24, 12, 0, 20, 0, 6, 10]
+    assert any("skipped" in each.notes["reasoning"] for each in dropped_skipping.values())
 
 
-def test_without_reasoning_for_the_flagged_the_review_says_that_it_was_not_asked(run):
+def test_review_reports_skipped_reasoning(run):
     line = [BASE, reason(settled={"vote": "all", "views": ["base"]}), ALL, RELABEL]
     kept, _, calls = run([*line, REVIEW])
-    alone = [each for each in kept.values() if "only one view" in each.why]
-    assert alone
-    assert all(each.why.endswith("(reasoning: not asked), the context view") for each in alone)
-    assert calls[-1] == 20 - len(alone)
+    single = [each for each in kept.values() if "only one view" in each.why]
+    assert single
+    assert all(each.why.endswith("(reasoning: not asked), the context view") for each in single)
+    assert calls[-1] == 20 - len(single)
     _, dropped, _ = run([*line, ("robustft.review", {"views": ["reasoning"]})])
     assert all(
-        "reasoning was not asked: base says 'B'" in each.dropped for each in dropped.values()
+        "reasoning was not asked: base answers 'B'" in each.dropped for each in dropped.values()
     )
     assert dropped
 
 
-def test_under_any_the_review_has_every_view_of_what_is_flagged(run):
+def test_vote_any_pipeline_asks_every_view_of_flagged_samples(run):
     line = [
         BASE, reason(settled={"vote": "any", "views": ["base"]}),
         ("robustft.check", {"views": ["base", "reasoning"], "vote": "any"}), RELABEL, REVIEW,
@@ -427,6 +431,6 @@ def test_contract_and_settings(stage, config):
             config(llm="m", **bad)
 
 
-def test_the_world_of_these_tests_has_every_combination():
+def test_world_has_every_combination():
     _, base, reasoning = world()
     assert {(base[name], reasoning[name]) for name in base} == {(a, b) for a in "AB" for b in "ABC"}

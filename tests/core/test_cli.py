@@ -20,8 +20,8 @@ from nfilter.cli import entry, main
 
 ROOT = Path(__file__).resolve().parents[2]
 EXIT_CODES = {
-    "NfilterError": 1, "RecipeError": 2, "PromptError": 2, "PluginError": 3, "ContractError": 3, "SourceError": 4,
-    "ModelError": 5, "NothingLeftError": 6, "StoreError": 7, "DamageError": 7, "BudgetError": 8,
+    "NfilterError": 1, "RecipeError": 2, "PromptError": 2, "PluginError": 3, "ContractError": 3, "NoteError": 3,
+    "SourceError": 4, "ModelError": 5, "NothingLeftError": 6, "StoreError": 7, "DamageError": 7, "BudgetError": 8,
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from nfilter.api.intervals import Crossed
+from nfilter.metrics.intervals import Crossed
 
 Floats = npt.NDArray[np.float64]
 CHANCES: Final = (0.1, 0.5, 0.9)

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nfilter import Message, Sample, Site
-from nfilter.api.intervals import percentiles
+from nfilter.metrics.intervals import percentiles
 from nfilter.testing import FakeContext
 from nfilter_embed.backend import SentenceTransformers, SentenceTransformersConfig
 from nfilter_robustft.check import Check, CheckConfig

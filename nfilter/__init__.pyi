@@ -43,7 +43,6 @@ from .api.ids import SeenTexts as SeenTexts
 from .api.ids import hash_of as hash_of
 from .api.ids import place_of as place_of
 from .api.interrupt import Drain as Drain
-from .api.intervals import wilson as wilson
 from .api.metrics import Judged as Judged
 from .api.metrics import JudgedTokens as JudgedTokens
 from .api.metrics import Metric as Metric
@@ -103,6 +102,7 @@ from .api.types import UInt32Array as UInt32Array
 from .api.types import Unreadable as Unreadable
 from .api.types import map_strings as map_strings
 from .api.types import strings_in as strings_in
+from .metrics.intervals import wilson as wilson
 from .recipe.hosts import Address as Address
 from .recipe.hosts import AllowedHosts as AllowedHosts
 from .recipe.hosts import allow_host as allow_host

@@ -17,11 +17,11 @@ from benchmarks.evidence.pools import Pools
 from benchmarks.evidence.recipes import recipe_of, write_recipe
 from nfilter.engine.arms import MARKER, right_of
 from nfilter.engine.run import run
+from nfilter.metrics.figures import ESTIMATE, reported
 from nfilter.progress import QuietReporter
 from nfilter.recipe.model import Recipe
 from nfilter.recipe.model import load as load_recipe
 from nfilter.registry.loading import Plugins
-from nfilter.report.figures import ESTIMATE, reported
 from nfilter.store.artefacts import discard
 from nfilter.store.files import digest, read_json, read_jsonl, write_json
 from nfilter.store.run_directory import RunDirectory

@@ -12,7 +12,7 @@ from benchmarks.real_tokens.lines import FULL, RANDOM, TRUTH
 from benchmarks.real_tokens.plan import own_control
 from benchmarks.real_tokens.runner import share_kept
 from benchmarks.token_evidence.figures import Mask, mask_of
-from nfilter.api.intervals import Crossed
+from nfilter.metrics.intervals import Crossed
 
 Cells = Sequence[Mapping[str, Any]]
 

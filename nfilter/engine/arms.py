@@ -18,6 +18,7 @@ from nfilter.api.types import ModelRef, Request, Row, Sample, Sampling, TokenSam
 from nfilter.engine.ingest import rows
 from nfilter.engine.lint import lint
 from nfilter.metrics.arms import ArmResult
+from nfilter.metrics.evaluation import arm_result, judge_answers
 from nfilter.models.context import RunContext
 from nfilter.recipe.model import Arm, Recipe, Use
 from nfilter.recipe.prompts import Prompts
@@ -288,47 +289,16 @@ def evaluate(
     else:
         with model.adapted(trained.ref) as adapted:
             completions = adapted.generate(requests)
-    references = [ctx.answers.parse(sample.response, sample) for sample in test]
-    given = [
-        ctx.answers.parse(done.text, sample) for done, sample in zip(completions, test, strict=True)
-    ]
-    right = ctx.answers.agree(list(zip(references, given, strict=True)))
-    write_jsonl(
-        directory / "evaluation" / f"{arm}.jsonl",
-        (
-            {
-                "id": sample.id,
-                "text": done.text,
-                "answer": answer,
-                "reference": reference,
-                "right": ok,
-            }
-            for sample, done, answer, reference, ok in zip(
-                test, completions, given, references, right, strict=True
-            )
-        ),
-    )
-    scored = {
-        sample.id: ok
-        for sample, ok, reference in zip(test, right, references, strict=True)
-        if reference is not None
-    }
-    if not scored:
+    judged = judge_answers(test, [done.text for done in completions], ctx.answers)
+    write_jsonl(directory / "evaluation" / f"{arm}.jsonl", (row.to_json() for row in judged))
+    result = arm_result(arm, judged, trained.figures if trained is not None else None)
+    if not result.right:
         place = recipe.located.place(("answer",))
         raise RecipeError(
             f"{place}: answer kind {recipe.answer.kind!r} finds no answer in any response of the test source; "
             "choose the kind that fits"
         )
-    return ArmResult(
-        arm,
-        scored,
-        sum(
-            answer is None
-            for sample, answer in zip(test, given, strict=True)
-            if sample.id in scored
-        ),
-        trained.figures if trained is not None else None,
-    )
+    return result
 
 
 def right_of(directory: Path, arm: str) -> dict[str, bool]:

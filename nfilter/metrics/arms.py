@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from nfilter.api.intervals import Crossed
 from nfilter.api.types import JSON
+from nfilter.metrics.intervals import Crossed
 
 RATIOS: Final = (
     ("recovered", "cleaned_minus_raw", "truth_minus_raw"),
@@ -114,7 +114,7 @@ def paired(a: ArmResult, b: ArmResult) -> dict[str, JSON]:
 def difference(pairs: Sequence[tuple[ArmResult, ArmResult]]) -> dict[str, JSON]:
     """The mean of a - b over seeds (a pair each) and the rows of all: standard error, 95% interval, and ``over`` what.
 
-    Seeds and rows are crossed random effects (see ``nfilter.api.intervals``); of one seed the interval covers rows alone.
+    Seeds and rows are crossed random effects (see ``nfilter.metrics.intervals``); of one seed the interval covers rows alone.
     """
     return _table([[a for a, _ in pairs], [b for _, b in pairs]]).difference(1.0, -1.0)
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nfilter.api.errors import StoreError
+from nfilter.metrics.figures import Figure, Range, narrowed
+from nfilter.metrics.figures import estimate as estimate_of
+from nfilter.metrics.stratified import METHOD, Checked, Estimate, Estimates, estimate
 from nfilter.report import reading, sheet, text
 from nfilter.report.drawing import Stratum, Unit, draw
-from nfilter.report.estimate import METHOD, Checked, Estimate, Estimates, estimate
-from nfilter.report.figures import Figure, Range, narrowed
-from nfilter.report.figures import estimate as estimate_of
 from nfilter.report.rate import RECORD, words
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nfilter.report import figures, reading, text
-from nfilter.report.figures import Figure, Range
+from nfilter.metrics import figures
+from nfilter.metrics.figures import Figure, Range
+from nfilter.report import reading, text
 from nfilter.report.rate import noise_rate
 from nfilter.report.sameness import differences
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nfilter.report import figures, text
+from nfilter.metrics import figures
+from nfilter.report import text
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from nfilter.api.durations import duration
-from nfilter.report import encoding, figures, rate, reading, runs, text, training
-from nfilter.report.figures import Figure
+from nfilter.metrics import figures
+from nfilter.metrics.figures import Figure
+from nfilter.report import encoding, rate, reading, runs, text, training
 from nfilter.store.failed_calls import told
 
 _DETECTION = (
@@ -226,7 +227,7 @@ def _labels(metrics: Mapping[str, Any]) -> str:
 
 def _gain_title(metrics: Mapping[str, Any]) -> str:
     rows = [arm.get("rows") for _, arm in figures.arms(metrics)]
-    count = next((int(row) for row in rows if text.is_number(row)), None)
+    count = next((int(row) for row in rows if figures.is_number(row)), None)
     one = any(arm.get("sd") is None for _, arm in figures.arms(metrics))
     error = ", ± its standard error" if one else ""
     return (
@@ -275,12 +276,12 @@ def _arm(arm: Mapping[str, Any]) -> str:
     mean = arm["mean"]
     if arm.get("sd") is not None:
         said = f"{mean:.3f} ± {arm['sd']:.3f}"
-    elif text.is_number(arm.get("standard_error")):
+    elif figures.is_number(arm.get("standard_error")):
         said = f"{mean:.3f} ± {arm['standard_error']:.3f}"
     else:
         said = f"{mean:.3f}"
     unanswered = arm.get("unanswered")
-    if text.is_number(unanswered) and unanswered:
+    if figures.is_number(unanswered) and unanswered:
         said += f", {text.percent(unanswered)} without an answer"
     return said
 
@@ -289,7 +290,7 @@ def _ratio(metrics: Mapping[str, Any], key: str, of: str) -> str:
     found = metrics.get(key)
     above, below = _NEEDS[key]
     compared = metrics.get("comparisons") or {}
-    if text.is_number(found):
+    if figures.is_number(found):
         over = compared.get(above)
         if found < 0 and isinstance(over, Mapping):
             arm, other = above.split("_minus_")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nfilter.api.durations import duration
+from nfilter.metrics.figures import is_number
 from nfilter.report import reading, text
 from nfilter.report.findings import findings, headline
 from nfilter.report.histogram import histogram
@@ -142,7 +143,7 @@ def _stages(run: RunDirectory) -> list[dict[str, Any]]:
                 "kept": text.number(done.get("kept", done.get("read", 0))),
                 "dropped": text.number(done.get("dropped", 0)),
                 "relabelled": text.number(done.get("changed", 0)),
-                "seconds": duration(float(seconds), 1) if text.is_number(seconds) else "",
+                "seconds": duration(float(seconds), 1) if is_number(seconds) else "",
             }
         )
     return rows

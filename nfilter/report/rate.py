@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nfilter.report import figures, text
-from nfilter.report.figures import Figure, Range
+from nfilter.metrics import figures
+from nfilter.metrics.figures import Figure, Range
+from nfilter.report import text
 
 RECORD = "audit.json"
 _ANY = 0.95
@@ -33,7 +34,7 @@ def audited(run_dir: Path) -> Figure | None:
         ) from error
     found = figures.lookup(record, "estimates.noise_rate") or {}
     mean, low, high = (found.get(key) for key in ("value", "low", "high"))
-    if not (text.is_number(mean) and text.is_number(low) and text.is_number(high)):
+    if not (figures.is_number(mean) and figures.is_number(low) and figures.is_number(high)):
         return None
     return Figure(float(mean), None, 1, float(low), float(high))
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nfilter.report import reading, text
+from nfilter.metrics.figures import is_number
+from nfilter.report import reading
 
 RUNS = "runs.json"
 
@@ -40,7 +41,7 @@ def spent(run_dir: Path) -> tuple[Spent, Spent] | None:
 
 
 def _sum(runs: Sequence[Any], count: int) -> Spent:
-    timed = [run["seconds"] for run in runs if text.is_number(run["seconds"])]
+    timed = [run["seconds"] for run in runs if is_number(run["seconds"])]
     return Spent(
         sum(timed),
         sum(run["usd"] for run in runs),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
+
+from nfilter.metrics.figures import is_number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,11 +56,6 @@ def number(value: float, digits: int = 3) -> str:
 def percent(value: float) -> str:
     """A share as a percentage with one decimal."""
     return f"{100 * value:.1f}%"
-
-
-def is_number(value: Any) -> TypeGuard[int | float]:
-    """Whether ``value`` is a number, and not a truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def value(thing: Any, *, full: bool = False) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from nfilter.report import figures, text
+from nfilter.metrics import figures
+from nfilter.report import text
 
 _SETTINGS: Final = ("batch_size", "epochs", "lr")
 

@@ -16,9 +16,9 @@ import yaml
 
 from nfilter.api import errors
 from nfilter.cli import main
+from nfilter.metrics.figures import reported
 from nfilter.recipe.model import load as load_recipe
 from nfilter.registry.loading import Plugins, load
-from nfilter.report.figures import reported
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nfilter import Contract, ContractError, Sample, State
-from nfilter.report.figures import reported
+from nfilter.metrics.figures import reported
 
 Stage = Callable[..., type]
 

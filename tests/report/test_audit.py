@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfilter.api.errors import DamageError, StoreError
+from nfilter.metrics.stratified import Checked, estimate
 from nfilter.report import audit as subject
 from nfilter.report import sheet
 from nfilter.report.drawing import Unit, draw
-from nfilter.report.estimate import Checked, estimate
 from nfilter.store.files import write_sealed
 from nfilter.store.samples import open_samples
 

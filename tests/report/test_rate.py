@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from nfilter.api.errors import StoreError
+from nfilter.metrics.figures import Figure, Range, estimate, narrowed
 from nfilter.report import audit, compare, rate
-from nfilter.report.figures import Figure, Range, estimate, narrowed
 from nfilter.report.html import write_report
 from nfilter.report.summary import summarise
 

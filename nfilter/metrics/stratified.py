@@ -140,7 +140,7 @@ def _totals(strata: Sequence[Checked], seed: int, stream: int) -> Draws:
 
 
 def _interval(value: float, draws: Draws) -> Estimate:
-    from nfilter.api.intervals import percentiles
+    from nfilter.metrics.intervals import percentiles
 
     low, high = percentiles(draws)
     return Estimate(value, min(value, low), max(value, high))

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from nfilter.api.intervals import Crossed, percentiles, t_quantile, wilson
+from nfilter.metrics.intervals import Crossed, percentiles, t_quantile, wilson
 
 
 @pytest.mark.parametrize("seed", range(20))

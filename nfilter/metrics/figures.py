@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from nfilter.report.text import is_number
+from typing import Any, TypeGuard
 
 ARMS = ("vanilla", "raw", "cleaned", "truth")
 RATIOS = ("recovered", "recovered_vanilla", "gain")
@@ -34,6 +32,11 @@ class Range:
     low: float
     high: float
     n: int = 1
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Whether ``value`` is a number, and not a truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def lookup(metrics: Mapping[str, Any], dotted: str, *names: str) -> Any:

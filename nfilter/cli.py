@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import io
 import json
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from nfilter.api.errors import NfilterError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from rich.console import Console
+
+    from nfilter.recipe.check import Report
+    from nfilter.recipe.model import Recipe
+    from nfilter.registry.loading import Plugins
 
 EPILOG = """\b
 Exit codes: 0 done; 1 another failure; 2 a fault in the recipe, a prompt or the command line;
@@ -171,11 +179,16 @@ def run(
     as_json: bool,
 ) -> None:
     """Run a recipe from its source to an evaluated adapter; go on where an earlier run stopped."""
-    engine = importlib.import_module("nfilter.engine.run")
-    launches = importlib.import_module("nfilter.engine.launch")
+    from nfilter.engine import launch as launches
+    from nfilter.engine import run as engine
+    from nfilter.engine.seeds import run_seeds
+    from nfilter.progress import reporter_for
+    from nfilter.report.summary import summarise
+    from nfilter.store.run_directory import set_aside
+
     launch = launches.Launch.of()
     plugins, loaded = _sound(recipe, assignments, allow)
-    reporter = importlib.import_module("nfilter.progress").reporter_for(quiet=quiet or as_json)
+    reporter = reporter_for(quiet=quiet or as_json)
     if launch.rank:
         launches.follow(loaded, plugins, launch)
         return
@@ -183,23 +196,18 @@ def run(
         reporter.warning(said)
     target = out or Path("runs") / loaded.name
     every = _seeds(seeds) if seeds is not None else None
-    aside = (
-        importlib.import_module("nfilter.store.run_directory").set_aside(target) if fresh else None
-    )
+    aside = set_aside(target) if fresh else None
     if aside is not None:
         reporter.info(f"{target}: moved to {aside}, its journal too; the run begins anew")
     with launches.leading(loaded, launch):
         if every is not None:
-            result = importlib.import_module("nfilter.engine.seeds").run_seeds(
-                loaded, plugins, target, every, limit=limit, reporter=reporter
-            )
+            result = run_seeds(loaded, plugins, target, every, limit=limit, reporter=reporter)
         else:
             result = engine.run(loaded, plugins, target, limit=limit, reporter=reporter)
     if as_json:
         click.echo(json.dumps({"directory": str(result.directory), **result.metrics}))
         return
-    summary = importlib.import_module("nfilter.report.summary")
-    summary.summarise(result.directory, result.metrics, _console())
+    summarise(result.directory, result.metrics, _console())
 
 
 def _seeds(text: str) -> list[int]:
@@ -260,14 +268,16 @@ def lint(
     as_json: bool,
 ) -> None:
     """Encode the source as it is: lengths, what is cut, masks, tokenizers. No stage runs, nothing is trained."""
+    from nfilter.engine.preview import preview
+    from nfilter.report.encoding import render
+
     plugins, loaded = _sound(recipe, assignments, allow)
     with _attributed(plugins, "lint"):
-        found = importlib.import_module("nfilter.engine.preview").preview(loaded, plugins, limit)
+        found = preview(loaded, plugins, limit)
     if as_json:
         click.echo(json.dumps({"figures": found.figures, "warnings": found.warnings}))
         return
-    words = importlib.import_module("nfilter.report.encoding")
-    words.render(found.figures, found.warnings, _console())
+    render(found.figures, found.warnings, _console())
 
 
 @main.command()
@@ -290,37 +300,41 @@ def plan(
     as_json: bool,
 ) -> None:
     """Say how many calls, tokens, dollars and hours a run will take, before any call is made."""
+    from nfilter.engine import plan as engine
+    from nfilter.report.plan import render
+
     plugins, loaded = _sound(recipe, assignments, allow)
     with _attributed(plugins, "plan"):
         target = out or Path("runs") / loaded.name
-        found = importlib.import_module("nfilter.engine.plan").plan(loaded, plugins, limit, target)
+        found = engine.plan(loaded, plugins, limit, target)
     if as_json:
         click.echo(json.dumps(found.to_json()))
         return
-    importlib.import_module("nfilter.report.plan").render(found, _console())
+    render(found, _console())
 
 
 def _checked(
     recipe: Path, assignments: Sequence[str], allow: Sequence[str], *, data: bool
-) -> tuple[Any, Any, Any]:
+) -> tuple[Plugins, Recipe, Report]:
+    from nfilter.engine.lookup import prompts_of, site_of
+    from nfilter.recipe import check as checks
+    from nfilter.recipe.hosts import granted
+    from nfilter.recipe.model import load
+
     plugins = _plugins()
     with _attributed(plugins, "check"):
-        loaded = importlib.import_module("nfilter.recipe.model").load(recipe, plugins, assignments)
+        loaded = load(recipe, plugins, assignments)
         if allow:
-            hosts = importlib.import_module("nfilter.recipe.hosts").granted(allow)
-            loaded = dataclasses.replace(loaded, allow_hosts=hosts)
-        engine = importlib.import_module("nfilter.engine.lookup")
-        report = importlib.import_module("nfilter.recipe.check").check(
-            loaded,
-            plugins,
-            engine.site_of(loaded, plugins),
-            engine.prompts_of(loaded, plugins),
-            data=data,
+            loaded = dataclasses.replace(loaded, allow_hosts=granted(allow))
+        report = checks.check(
+            loaded, plugins, site_of(loaded, plugins), prompts_of(loaded, plugins), data=data
         )
     return plugins, loaded, report
 
 
-def _sound(recipe: Path, assignments: Sequence[str], allow: Sequence[str]) -> tuple[Any, Any]:
+def _sound(
+    recipe: Path, assignments: Sequence[str], allow: Sequence[str]
+) -> tuple[Plugins, Recipe]:
     """Plugins and recipe for a verb that works on one; RecipeError with every fault that it has."""
     plugins, loaded, report = _checked(recipe, assignments, allow, data=False)
     if report.faults:
@@ -328,7 +342,7 @@ def _sound(recipe: Path, assignments: Sequence[str], allow: Sequence[str]) -> tu
     return plugins, loaded
 
 
-def _faults(report: Any) -> None:
+def _faults(report: Report) -> NoReturn:
     """Raise all faults of a check; SourceError where they are all in the data."""
     from nfilter.api.errors import RecipeError, SourceError
 
@@ -337,19 +351,23 @@ def _faults(report: Any) -> None:
     raise RecipeError(report.faults)
 
 
-def _plugins() -> Any:
+def _plugins() -> Plugins:
+    from nfilter.registry.loading import load
+
     def say(text: str) -> None:
         click.echo(f"note: {text}", err=True)
 
-    return importlib.import_module("nfilter.registry.loading").load(say=say)
+    return load(say=say)
 
 
-def _attributed(plugins: Any, what: str) -> Any:
+def _attributed(plugins: Plugins, what: str) -> AbstractContextManager[None]:
     """Around what calls plugins without a run: an exception of theirs is an error that names the plugin."""
-    return importlib.import_module("nfilter.engine.error_attribution").attributed(plugins, what)
+    from nfilter.engine.error_attribution import attributed
+
+    return attributed(plugins, what)
 
 
-def _console() -> Any:
+def _console() -> Console:
     from rich.console import Console
 
     return Console(file=sys.stdout, highlight=False)
@@ -361,17 +379,18 @@ def _console() -> Any:
 def plugins_group(ctx: click.Context, as_json: bool) -> None:
     """List what is installed; `plugins show NAME` tells what one takes."""
     if ctx.invoked_subcommand is None:
-        catalogue = importlib.import_module("nfilter.registry.catalogue")
-        catalogue.show_all(_plugins(), _console(), as_json=as_json)
+        from nfilter.registry.catalogue import show_all
+
+        show_all(_plugins(), _console(), as_json=as_json)
 
 
 @plugins_group.command(name="list")
 @_json
 def plugins_list(as_json: bool) -> None:
     """Everything that is registered, and where it comes from."""
-    importlib.import_module("nfilter.registry.catalogue").show_all(
-        _plugins(), _console(), as_json=as_json
-    )
+    from nfilter.registry.catalogue import show_all
+
+    show_all(_plugins(), _console(), as_json=as_json)
 
 
 @plugins_group.command(name="show")
@@ -379,9 +398,9 @@ def plugins_list(as_json: bool) -> None:
 @_json
 def plugins_show(name: str, as_json: bool) -> None:
     """One plugin: what it does, and its settings with types and defaults."""
-    importlib.import_module("nfilter.registry.catalogue").show_one(
-        _plugins(), name, _console(), as_json=as_json
-    )
+    from nfilter.registry.catalogue import show_one
+
+    show_one(_plugins(), name, _console(), as_json=as_json)
 
 
 @main.command()
@@ -411,9 +430,11 @@ def plugins_show(name: str, as_json: bool) -> None:
 @click.option("--force", is_flag=True, help="Overwrite the recipe if it is there.")
 def init(**given: Any) -> None:
     """Write a recipe that runs, for your data and your model."""
+    from nfilter.recipe.init import scaffold
+
     plugins = _plugins()
     with _attributed(plugins, "init"):
-        made = importlib.import_module("nfilter.recipe.init").scaffold(plugins, **given)
+        made = scaffold(plugins, **given)
     for line in made:
         click.echo(line)
 
@@ -433,7 +454,8 @@ def explain(
     run_directory: Path, sample_id: str, full: bool, truth: bool, tokens: bool, as_json: bool
 ) -> None:
     """Everything that happened to one row, kept or dropped. Unreadable rows: line:N."""
-    report = importlib.import_module("nfilter.report.explain")
+    from nfilter.report import explain as report
+
     found = report.explain(run_directory, sample_id, show_truth=truth, show_tokens=tokens)
     if as_json:
         click.echo(json.dumps(report.as_json(found), ensure_ascii=False))
@@ -446,7 +468,8 @@ def explain(
 @_json
 def compare(runs: tuple[Path, ...], as_json: bool) -> None:
     """The figures of several runs side by side."""
-    report = importlib.import_module("nfilter.report.compare")
+    from nfilter.report import compare as report
+
     table = report.compare(list(runs))
     if as_json:
         click.echo(json.dumps(report.as_json(table), ensure_ascii=False))
@@ -464,7 +487,8 @@ def audit(
     run_directory: Path, size: int | None, seed: int | None, unblind: bool, as_json: bool
 ) -> None:
     """Draw rows to check by hand; called again with the answers, say how good the flags are."""
-    report = importlib.import_module("nfilter.report.audit")
+    from nfilter.report import audit as report
+
     result = report.audit(run_directory, n=size, seed=seed, blind=not unblind)
     if as_json:
         click.echo(json.dumps(report.as_json(result), ensure_ascii=False))
@@ -486,12 +510,12 @@ def audit(
 )
 def export(run_directory: Path, name: str, out: Path, settings: tuple[str, ...]) -> None:
     """Write what a run kept for another trainer, with its token masks where it has tokens."""
+    from nfilter.engine import export as engine
+
     pairs = dict(text.partition("=")[::2] for text in settings)
     plugins = _plugins()
     with _attributed(plugins, "export"):
-        done = importlib.import_module("nfilter.engine.export").export(
-            run_directory, plugins, name, out, pairs
-        )
+        done = engine.export(run_directory, plugins, name, out, pairs)
     click.echo(f"{out}:")
     for line in done:
         click.echo(f"  {line}")
@@ -516,9 +540,9 @@ def inject_noise(
     data: Path, out: Path, ratio: float, seed: int, kind: str, wrong: str | None, as_json: bool
 ) -> None:
     """Make a known share of the answers wrong; the true ones go into the column `truth`."""
-    counts = importlib.import_module("nfilter.recipe.init").inject(
-        _plugins(), data, out, ratio, seed, kind, wrong
-    )
+    from nfilter.recipe.init import inject
+
+    counts = inject(_plugins(), data, out, ratio, seed, kind, wrong)
     if as_json:
         click.echo(json.dumps(counts))
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, Protocol, runtime_checkable
 
@@ -13,6 +13,9 @@ SECTIONS: Final = frozenset({
     "recovered_vanilla", "gain", "spread", "nothing_left", "warnings", "failed_calls", "response", "in_loss",
 })  # fmt: skip
 """Keys of metrics.json that the engine writes; no metric may be called so."""
+
+
+def _silent(text: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,8 @@ class MetricInput:
 
     ``verdicts``, ``views`` and ``proposes`` name the notes that the recipe's stages declared in their contracts.
     ``answer_is_right`` says, by note and sample id, whether the note's ``answer`` is the true one (None: no answer
-    there, or no truth known). ``samples`` counts the rows read; ``judged`` is empty where no truth is known.
+    there, or no truth known). ``samples`` counts the rows read; ``judged`` is empty where no truth is known. ``warn``
+    takes a sentence on figures that cannot be computed.
     """
 
     judged: Sequence[Judged]
@@ -44,6 +48,7 @@ class MetricInput:
     calls: Mapping[str, int]
     tokens: Mapping[str, int]
     seed: int
+    warn: Callable[[str], None] = _silent
 
 
 @runtime_checkable
@@ -70,11 +75,15 @@ class JudgedTokens:
 
 @dataclass(frozen=True, slots=True)
 class TokenMetricInput:
-    """What a metric over tokens may see. ``reasons`` name the bits of ``TokenSample.reasons``; ``seed`` is the run's."""
+    """What a metric over tokens may see. ``reasons`` name the bits of ``TokenSample.reasons``; ``seed`` is the run's.
+
+    ``warn`` takes a sentence on figures that cannot be computed.
+    """
 
     judged: Sequence[JudgedTokens]
     reasons: Sequence[str]
     seed: int
+    warn: Callable[[str], None] = _silent
 
 
 @runtime_checkable

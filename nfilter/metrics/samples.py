@@ -60,6 +60,7 @@ def judge(
             for label, figures in stages.items()
         },
         seed=recipe.seed,
+        warn=ctx.log.warning,
     )
     out = figures_of(plugins, Metric, "compute", data, ctx.log.warning)
     out["calls_per_sample"] = sum(data.calls.values()) / data.samples

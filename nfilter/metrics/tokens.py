@@ -41,7 +41,7 @@ def judge_tokens(
         for sample in tokens
         if sample.id in same
     ]
-    data = TokenMetricInput([item for item in judged if item.known.any()], reasons, seed)
+    data = TokenMetricInput([item for item in judged if item.known.any()], reasons, seed, warn)
     return figures_of(plugins, TokenMetric, "compute_tokens", data, warn)
 
 

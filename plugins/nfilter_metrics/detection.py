@@ -8,11 +8,13 @@ from typing import ClassVar
 
 from nfilter import JSON, MetricInput, Verdict
 from nfilter_metrics.statistics import (
+    MISSING,
     Counts,
     average_precision,
     brier,
     ratio,
     roc_auc,
+    scikit_learn,
     vote_all_bound,
 )
 
@@ -36,6 +38,7 @@ class Detection:
     name: ClassVar[str] = "detection"
 
     def compute(self, data: MetricInput) -> Mapping[str, JSON]:
+        """Return the figures; those of scikit-learn are None, with a warning, where it is not installed."""
         by_note: dict[str, dict[str, JSON]] = {}
         for note in data.verdicts:
             verdicts = _verdicts(data, note)
@@ -43,6 +46,10 @@ class Detection:
                 by_note[note] = _metrics(data, note, verdicts)
         if not by_note:
             return {}
+        if scikit_learn() is None:
+            data.warn(
+                f"mcc, roc_auc, average_precision and brier are not computed: detection {MISSING}"
+            )
         last = list(by_note.values())[-1]
         return last if len(by_note) == 1 else {**last, "by_note": by_note}
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from nfilter import missing_package
 
 
 def ratio(k: float, n: float) -> float | None:
@@ -55,58 +57,51 @@ class Counts:
         return mcc(self)
 
 
+def scikit_learn() -> Any:
+    """Return ``sklearn.metrics``, or None if scikit-learn is not installed: its figures are then None."""
+    try:
+        from sklearn import metrics
+    except ImportError:
+        return None
+    return metrics
+
+
+MISSING = missing_package("sklearn", "scikit-learn")
+
+
 def mcc(counts: Counts) -> float | None:
     """Return the Matthews correlation coefficient, or None if a row or column is empty."""
-    tp, fp, fn, tn = counts.tp, counts.fp, counts.fn, counts.tn
-    square = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
-    return (tp * tn - fp * fn) / math.sqrt(square) if square else None
+    table = (counts.tp, counts.fp, counts.fn, counts.tn)
+    tp, fp, fn, tn = table
+    metrics = scikit_learn()
+    if metrics is None or not (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn):
+        return None
+    labels, flags = (True, False, True, False), (True, True, False, False)
+    return float(metrics.matthews_corrcoef(labels, flags, sample_weight=table))
 
 
 def roc_auc(positive: Sequence[bool], scores: Sequence[float]) -> float | None:
-    """Return the area under the ROC curve by ranks (Mann and Whitney), or None without both classes.
-
-    Tied scores share their mean rank.
-    """
-    pairs = sorted(zip(scores, positive, strict=True))
-    n = len(pairs)
-    wrong = sum(p for _, p in pairs)
-    if wrong in (0, n):
+    """Return the area under the ROC curve, tied scores counting half, or None without both classes."""
+    metrics = scikit_learn()
+    if metrics is None or len(set(positive)) < 2:
         return None
-    ranks = 0.0
-    start = 0
-    while start < n:
-        end = start
-        while end < n and pairs[end][0] == pairs[start][0]:
-            end += 1
-        mean_rank = (start + 1 + end) / 2
-        ranks += mean_rank * sum(p for _, p in pairs[start:end])
-        start = end
-    return (ranks - wrong * (wrong + 1) / 2) / (wrong * (n - wrong))
+    return float(metrics.roc_auc_score(positive, scores))
 
 
 def average_precision(positive: Sequence[bool], scores: Sequence[float]) -> float | None:
     """Return the average precision with equal scores as one threshold, or None without positives."""
-    pairs = sorted(zip(scores, positive, strict=True), key=lambda pair: -pair[0])
-    wrong = sum(p for _, p in pairs)
-    if not wrong:
+    metrics = scikit_learn()
+    if metrics is None or not any(positive):
         return None
-    total, hits, start = 0.0, 0, 0
-    while start < len(pairs):
-        end, before = start, hits
-        while end < len(pairs) and pairs[end][0] == pairs[start][0]:
-            hits += pairs[end][1]
-            end += 1
-        total += (hits - before) / wrong * (hits / end)
-        start = end
-    return total
+    return float(metrics.average_precision_score(positive, scores))
 
 
 def brier(positive: Sequence[bool], scores: Sequence[float]) -> float | None:
     """Return the mean squared error of scores as probabilities (Brier 1950), or None without scores."""
-    if not scores:
+    metrics = scikit_learn()
+    if metrics is None or not len(scores):
         return None
-    pairs = zip(positive, scores, strict=True)
-    return sum((score - p) ** 2 for p, score in pairs) / len(scores)
+    return float(metrics.brier_score_loss(positive, scores, pos_label=True))
 
 
 def vote_all_bound(noise_rate: float, accuracy: float) -> float | None:

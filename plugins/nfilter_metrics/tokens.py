@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from nfilter import JSON, BoolArray, FloatArray, JudgedTokens, TokenMetricInput
-from nfilter_metrics.statistics import Counts, ratio, roc_auc
+from nfilter_metrics.statistics import MISSING, Counts, ratio, roc_auc, scikit_learn
 
 
 class TokenNoise:
@@ -33,6 +33,8 @@ class TokenNoise:
             fn=int((noise & ~masked).sum()),
             tn=int((~noise & ~masked).sum()),
         )
+        if scikit_learn() is None:
+            data.warn(f"roc_auc is not computed: token_noise {MISSING}")
         kinds = sorted({kind for item in data.judged for kind in item.noise})
         return {
             "tokens": len(noise),

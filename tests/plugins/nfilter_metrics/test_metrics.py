@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -148,6 +150,27 @@ def test_a_malformed_score_raises_with_sample_and_field(
     ]
     with pytest.raises(NoteError, match="sample 'odd': note 'check' is not a verdict: noise_score"):
         Detection().compute(metric_input(rows, verdicts=["check"]))
+
+
+def test_without_scikit_learn_its_figures_are_none_and_a_warning_names_the_package(
+    run: list[Any], metric_input: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    data = replace(metric_input(run, verdicts=["check"], views=["base"]), warn=said.append)
+    full = Detection().compute(data)
+    assert said == []
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    figures = Detection().compute(data)
+    missing = {"mcc", "roc_auc", "average_precision", "brier"}
+    assert all(figures[key] is None and full[key] is not None for key in missing)
+    assert {key: value for key, value in figures.items() if key not in missing} == {
+        key: value for key, value in full.items() if key not in missing
+    }
+    (text,) = said
+    assert text == (
+        "mcc, roc_auc, average_precision and brier are not computed: detection needs the package sklearn, which is not "
+        "installed: pip install 'scikit-learn'"
+    )
 
 
 def test_relabel_by_hand(run: list[Any], metric_input: Any) -> None:

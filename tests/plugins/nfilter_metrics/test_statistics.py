@@ -1,4 +1,4 @@
-"""Statistics compared with sklearn on random data with ties, and with cases computed by hand."""
+"""Statistics compared with their definitions on random data with ties, with sklearn, and with cases computed by hand."""
 
 from __future__ import annotations
 
@@ -28,20 +28,43 @@ def random_classification(seed: int) -> tuple[list[bool], list[float]]:
     return positive.tolist(), np.round(scores, int(rng.integers(0, 5))).tolist()
 
 
+def auc_by_pairs(positive: list[bool], scores: list[float]) -> float:
+    """The share of pairs in which the positive has the higher score, ties counting half."""
+    good, bad = (
+        np.array([s for s, p in zip(scores, positive, strict=True) if p is kind])
+        for kind in (True, False)
+    )
+    wins = (good[:, None] > bad).sum() + (good[:, None] == bad).sum() / 2
+    return float(wins / (len(good) * len(bad)))
+
+
+def precision_by_thresholds(positive: list[bool], scores: list[float]) -> float:
+    """The sum of precision times the step of recall over all thresholds, from the highest."""
+    total, before = 0.0, 0
+    for threshold in sorted(set(scores), reverse=True):
+        flagged = [p for p, s in zip(positive, scores, strict=True) if s >= threshold]
+        total += (sum(flagged) - before) / sum(positive) * sum(flagged) / len(flagged)
+        before = sum(flagged)
+    return total
+
+
 @pytest.mark.parametrize("seed", range(60))
-def test_against_sklearn(seed: int) -> None:
+def test_against_definitions_and_sklearn(seed: int) -> None:
     from sklearn import metrics
 
     positive, scores = random_classification(seed)
     flagged = [score >= 0.5 for score in scores]
     counts = Counts.of(positive, flagged)
-    assert roc_auc(positive, scores) == pytest.approx(metrics.roc_auc_score(positive, scores))
+    close = {"rel": 1e-12, "abs": 1e-12}
+    assert roc_auc(positive, scores) == pytest.approx(auc_by_pairs(positive, scores), **close)
     assert average_precision(positive, scores) == pytest.approx(
-        metrics.average_precision_score(positive, scores)
+        precision_by_thresholds(positive, scores), **close
     )
-    assert brier(positive, scores) == pytest.approx(metrics.brier_score_loss(positive, scores))
+    squares = (np.array(scores) - np.array(positive)) ** 2
+    assert brier(positive, scores) == pytest.approx(squares.mean(), **close)
     if counts.mcc is not None:
-        assert counts.mcc == pytest.approx(metrics.matthews_corrcoef(positive, flagged))
+        correlation = np.corrcoef(positive, flagged)[0, 1]
+        assert counts.mcc == pytest.approx(correlation, **close)
         assert counts.precision == pytest.approx(metrics.precision_score(positive, flagged))
     assert counts.recall == pytest.approx(metrics.recall_score(positive, flagged))
     assert counts.f1 == pytest.approx(metrics.f1_score(positive, flagged, zero_division=0))
@@ -102,7 +125,7 @@ def test_brier_and_ratio_by_hand() -> None:
 
 def test_sequences_of_different_lengths_raise() -> None:
     for function in (roc_auc, average_precision, brier):
-        with pytest.raises(ValueError, match="argument 2 is"):
+        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
             function([True, False], [0.5])
     with pytest.raises(ValueError, match="argument 2 is"):
         Counts.of([True], [])

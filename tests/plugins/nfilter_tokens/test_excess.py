@@ -75,9 +75,10 @@ def test_it_is_the_difference_of_two_losses(backend, samples, tmp_path):
     for before, after in zip(samples, out, strict=True):
         base = one_by_one(before)
         ref = one_by_one(before, lambda model: model.load_state_dict(saved))
-        np.testing.assert_allclose(after.scores["loss.base"], base, atol=1e-5)
-        np.testing.assert_allclose(after.scores["loss.reference"], ref, atol=1e-5)
-        np.testing.assert_allclose(after.scores["excess"], base - ref, atol=2e-5)
+        # float32 against float64: the error grows with the loss, and differs between processors
+        np.testing.assert_allclose(after.scores["loss.base"], base, rtol=5e-6, atol=1e-5)
+        np.testing.assert_allclose(after.scores["loss.reference"], ref, rtol=5e-6, atol=1e-5)
+        np.testing.assert_allclose(after.scores["excess"], base - ref, rtol=5e-6, atol=4e-5)
         assert np.array_equal(after.weights, before.weights)
 
 

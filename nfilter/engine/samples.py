@@ -20,6 +20,8 @@ _COUNTED = {"relabel": "changed", "weigh": "weighed"}
 class SampleKind:
     """Calls a sample stage. It receives no sample that an earlier stage dropped; each change is a decision."""
 
+    fit_name = "fit"
+
     def __init__(self, run: StageRun[Sample], contract: Contract) -> None:
         self._label = run.label
         self._contract = contract

@@ -44,6 +44,9 @@ class Chunk(Generic[T]):
 class StageKind(Protocol[T]):
     """What differs between sample stages and token stages; one object per stage."""
 
+    fit_name: str
+    """The name of the method that learns from all samples."""
+
     def fit(self, stage: Any) -> Fit[T] | None:
         """Return the method of ``stage`` that learns from all samples; None where it has none."""
         ...
@@ -124,7 +127,7 @@ def _state(run: StageRun[T], kind: StageKind[T], stage: Any, ctx: RunContext) ->
     state = run.after.read_state()
     if state is None:
         learned = fit(kind.shown(run.before.samples()), ctx)
-        run.after.write_state(check_state(run.label, fit.__name__, learned))
+        run.after.write_state(check_state(run.label, kind.fit_name, learned))
         state = run.after.read_state()
     if state is None:
         raise NfilterError(f"{run.label}: its state was not published")

@@ -18,6 +18,8 @@ from nfilter.models.context import RunContext
 class TokenKind:
     """Calls a token stage with the number of its reason bit. Every sample stays; one without a weight left is recorded."""
 
+    fit_name = "fit_tokens"
+
     def __init__(self, run: StageRun[TokenSample], contract: Contract, bit: int) -> None:
         self._label = run.label
         self._contract = contract

@@ -175,4 +175,4 @@ def test_no_text_takes_long(answers, text):
     start = time.process_time()
     read = answers.parse(text, FOUR)
     answers.agree([(read, "1"), ("1", read)])
-    assert time.process_time() - start < 1.5
+    assert time.process_time() - start < 5

@@ -305,8 +305,8 @@ def test_losses_are_listed_and_shown_as_other_kinds_are(
     show_all(plugins, console, as_json=False)
     line = next(line for line in out.getvalue().splitlines() if " rho1 " in line)
     assert line.split()[:2] == ["loss", "rho1"]
-    assert "Learns, in each step, from the tokens" in line
+    assert "Token loss over the tokens with the highest excess loss of each step" in line
     show_one(plugins, "rho1", console, as_json=False)
     shown = out.getvalue()
     assert "loss rho1" in shown
-    assert "share of a step's tokens that stay" in shown
+    assert "share of a step's tokens to keep" in shown

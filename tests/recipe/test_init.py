@@ -78,7 +78,9 @@ def test_a_file_beside_the_recipe_is_named_by_its_name(plugins: Plugins, data: P
 def test_what_a_file_needs_is_said_with_where_to_type_it(plugins: Plugins, tmp_path: Path) -> None:
     data, out = tmp_path / "odd.csv", tmp_path / "r.yaml"
     data.write_text("q;a\n1+1;2\n")
-    with pytest.raises(SourceError, match=r"type `delimiter: ';'` if that parts them") as caught:
+    with pytest.raises(
+        SourceError, match=r"type `delimiter: ';'` if that separates the columns"
+    ) as caught:
         scaffold(plugins, "robustft", data, "tiny", out)
     said = str(caught.value)
     assert f"`nfilter init --template robustft --model tiny --out {out}` writes one" in said

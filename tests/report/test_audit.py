@@ -454,7 +454,7 @@ def test_answers_without_their_draw_are_an_error(world):
 def test_no_verdicts_and_groups_are_errors(world, written):
     with pytest.raises(StoreError, match="a group of runs"):
         subject.audit(Path("runs/group"))
-    for path in RUN.glob("*/chunk-*"):
+    for path in RUN.glob("*/chunk-*.jsonl"):
         path.write_text(path.read_text().replace('"noise_score"', '"other"'))
     written(RUN)
     with pytest.raises(StoreError, match="no stage wrote a verdict"):

@@ -294,7 +294,7 @@ def test_a_megabyte_of_one_thing_takes_no_time(text: str) -> None:
     began = time.process_time()
     found("Explain this.", long)
     found(long, "An answer")
-    assert time.process_time() - began < 2
+    assert time.process_time() - began < 6
 
 
 ENDS = {

@@ -353,7 +353,7 @@ def test_rho1_without_a_reference_is_an_error_that_names_the_stage(tmp_path: Pat
     bare = [sample(i, scored=False) for i in range(8)]
     with pytest.raises(RecipeError, match=r"rho1: no score 'loss\.reference'.*tokens\.excess_loss"):
         train(tmp_path, LOSSES["rho1"](), samples=bare)
-    with pytest.raises(RecipeError, match=r"scores there: loss\.reference"):
+    with pytest.raises(RecipeError, match=r"available: loss\.reference"):
         train(tmp_path, LOSSES["rho1"](), samples=[*SAMPLES[:7], bare[7]])
 
 

@@ -83,7 +83,9 @@ def losses_of_a_row(
     """The sum of one row's losses and its gradient, from the passes that the whole step makes."""
     for parameter in parameters:
         parameter.grad = None
-    total = sum(step._backward(only(b, kept)) for b in micro_batches(rows, budget, "tokens"))
+    total = sum(
+        step._backward(only(b, kept), None, 1.0) for b in micro_batches(rows, budget, "tokens")
+    )
     return total, [parameter.grad.clone() for parameter in parameters]
 
 

@@ -143,6 +143,9 @@ Stage.restore = lambda self, sample: {}
         f"{file}:{len(source.splitlines()) - 4} (check). The fault is in the plugin" in done.stderr
     )
     file.write_text(source.replace("base_dir: 1 // 0", "base_dir: ()"))
+    (tmp_path / "rules.yaml").write_text(
+        "source: {use: raises}\nmodels: {student: {use: hf, model: tiny}}\n"
+    )
     for verb in ("check", "run", "lint", "plan"):
         done = command(verb, "rules.yaml", path=[site], cwd=tmp_path)
         assert done.returncode == 3, done.stderr

@@ -431,7 +431,10 @@ class Exporter(Protocol):
     def __init__(self, config: Any) -> None: ...
 
     def export(self, run: Exported, out: Path) -> Iterable[str]:
-        """Write files into the folder ``out``; a line on each, and on what the format cannot hold."""
+        """Write files into the empty folder ``out``; a line on each, and on what the format cannot hold.
+
+        The engine publishes the folder as a whole when this returns, so that the files are written in the plain way.
+        """
         ...
 
 

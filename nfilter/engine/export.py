@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from nfilter.api.stages import Exported
 from nfilter.engine.samples import live
 from nfilter.registry.loading import Plugins, Registered
 from nfilter.report import reading
+from nfilter.store.files import publishing_folder
 from nfilter.store.run_directory import RunDirectory
 from nfilter.store.tokens import read_tokens, tokenizer_of
 
@@ -29,7 +29,8 @@ def export(
         PluginError: when no exporter is called so, or two are.
         RecipeError: when it does not take the settings.
         NothingLeftError: when the run kept no row.
-        StoreError: when there is no finished run, it has no tokens and the format needs them, or ``out`` is there already.
+        StoreError: when there is no finished run, it has no tokens and the format needs them, ``out`` is there already or cannot
+            be written.
     """
     item = plugins.get("exporter", name)
     try:
@@ -53,11 +54,8 @@ def export(
         )
     if out.exists():
         raise StoreError(f"{out}: it is there already; name a folder that is not, or remove it")
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    said = list(item.cls(config).export(exported, part))
-    part.rename(out)
+    with publishing_folder(out) as part:
+        said = list(item.cls(config).export(exported, part))
     return [*said, *([f"{left_out} rows of weight 0 are left out"] if left_out else [])]
 
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Annotated, Any, Final
@@ -23,6 +21,7 @@ from nfilter.api.stages import Source, StageConfig
 from nfilter.api.types import JSON, Row, Sample
 from nfilter.noise.label_corruption import LabelKind, answer_pool, plain, wrong_value
 from nfilter.noise.responses import KINDS, TokenNoiseKind, plant
+from nfilter.store.files import publishing
 
 OptionsOf = Callable[[Sample], Sequence[str] | None]
 
@@ -164,8 +163,12 @@ def inject_file(
 ) -> Injected:
     """Write the source's rows with noise to ``out`` (``.jsonl`` or ``.csv``), the truth in ``column``.
 
-    The file appears whole or not at all. Rows that cannot be read are left out and counted. Raises SourceError
-    where no row can be read, where ``column`` is taken, or where ``out`` is of another kind.
+    The file appears whole or not at all, and its folder is made if it is missing. Rows that cannot be read are left out and
+    counted.
+
+    Raises:
+        SourceError: no row can be read, ``column`` is taken, or ``out`` is of another kind.
+        StoreError: ``out`` cannot be written.
     """
     write = _WRITERS.get(out.suffix.lower())
     if write is None:
@@ -180,26 +183,11 @@ def inject_file(
         columns |= dict.fromkeys(source.restore(row.sample))
     if column in columns:
         raise SourceError(f"the rows have a column {column!r} already; name another for the truth")
-    with _published(out) as file:
+    with publishing(out) as file:
         records = ({**source.restore(row.sample), column: row.truth} for row in noisy)
         write(file, records, [*columns, column])
     changed = sum(row.sample.response != row.truth for row in noisy)
     return Injected(len(noisy), changed, len(items) - len(rows))
-
-
-@contextmanager
-def _published(out: Path) -> Iterator[IO[str]]:
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(out)
-    except OSError as error:
-        raise SourceError(f"{out}: cannot be written: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _write_json_lines(

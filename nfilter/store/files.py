@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import io
 import json
@@ -21,6 +23,7 @@ from nfilter.store.seals import Seal, Tally, check, damaged, remember, unreadabl
 
 SEAL = "seal"
 PART = ".part"
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def canonical(value: Any) -> str:
@@ -50,9 +53,12 @@ def publishing_file(path: Path) -> Iterator[Path]:
         StoreError: when it cannot be written, as on a full disk; what was at ``path`` before is still there.
     """
     with _beside(path, secrets.token_hex(4), lambda part: part.touch(exist_ok=False)) as part:
+        mode = part.stat().st_mode
         reach("publish.opened")
         yield part
         reach("publish.written")
+        # safetensors renames a file of its own over the one that it is given, with mode 0600.
+        part.chmod(mode)
         _sync(part)
         reach("publish.synced")
         refuse_folder(path)
@@ -64,17 +70,39 @@ def publishing_folder(path: Path) -> Iterator[Path]:
     """Yield a new folder beside ``path`` to fill; when the block ends well it is synced and takes the place of ``path``.
 
     A file or folder at ``path`` is removed just before the rename, so that a kill leaves the new one, the old one or none.
+    What killed processes of this machine began for the same ``path`` is removed first.
 
     Raises:
         StoreError: when it cannot be written.
     """
-    with _beside(path, str(os.getpid()), _emptied) as part:
+    mark = f"{os.uname().nodename}-"
+    _remove_abandoned(path, mark)
+    with _beside(path, f"{mark}{os.getpid()}", _emptied) as part:
         yield part
         reach("publish.written")
         sync_folder(part)
         reach("publish.synced")
         remove(path)
         _rename(part, path)
+
+
+def _remove_abandoned(path: Path, mark: str) -> None:
+    start = f".{path.name}.{mark}"
+    for part in path.parent.glob(f"{glob.escape(start)}*{PART}"):
+        process = part.name[len(start) : -len(PART)]
+        if process.isdigit() and not _is_running(int(process)):
+            with suppress(OSError):
+                remove(part)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # a process of another user
+        return True
+    return True
 
 
 def _emptied(folder: Path) -> None:
@@ -95,9 +123,15 @@ def _beside(path: Path, mark: str, make: Callable[[Path], object]) -> Iterator[P
         yield part
     except BaseException as error:
         remove(part)
-        if isinstance(error, OSError) and error.filename is None:
+        if isinstance(error, OSError) and _is_of(part, error):
             raise unwritten(path, error) from error
         raise
+
+
+def _is_of(part: Path, error: OSError) -> bool:
+    # An error that names another file is about that file.
+    name = error.filename
+    return not isinstance(name, str | os.PathLike) or Path(name).is_relative_to(part)
 
 
 def _rename(part: Path, path: Path) -> None:
@@ -124,8 +158,9 @@ def refuse_folder(path: Path) -> None:
 
 def unwritten(path: Path, error: OSError) -> StoreError:
     """What to raise where ``path`` cannot be written."""
+    remedy = "make room there" if error.errno in _FULL else "make that place writable"
     return StoreError(
-        f"{path}: cannot be written ({error.strerror or error}); what was published before is whole: make room there, "
+        f"{path}: cannot be written ({error.strerror or error}); what was published before is whole: {remedy}, "
         "and the same command goes on"
     )
 

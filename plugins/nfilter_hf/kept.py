@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from nfilter import StoreError, publishing_folder
 from nfilter_hf.fingerprint import default_digests, digest_of
 
 _DIGESTS: Final = "digests.json"
@@ -31,24 +32,22 @@ def keep(folder: Path, write: Callable[[Path], None]) -> bool:
 
     A folder that is whole is left as it is: another process may have made it in the meantime, and reads it.
     """
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}")
-    try:
-        partial.mkdir(parents=True)
-        write(partial)
-        digests = {path.name: digest_of(path) for path in sorted(partial.iterdir())}
-        (partial / _DIGESTS).write_text(json.dumps(digests, indent=1), encoding="utf-8")
-        if not is_whole(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.replace(folder)
-    except OSError:
-        # A home that cannot be written costs the next run the same seconds, and another process may have been first.
-        pass
-    shutil.rmtree(partial, ignore_errors=True)
+    # A home that cannot be written costs the next run the same seconds, and another process may have been first.
+    with suppress(OSError, StoreError, _MadeMeanwhileError), publishing_folder(folder) as part:
+        write(part)
+        digests = {path.name: digest_of(path) for path in sorted(part.iterdir())}
+        (part / _DIGESTS).write_text(json.dumps(digests, indent=1), encoding="utf-8")
+        if is_whole(folder):
+            raise _MadeMeanwhileError
     return is_whole(folder)
+
+
+class _MadeMeanwhileError(Exception):
+    """Another process has made the folder; what this one wrote is discarded."""
 
 
 def forget_others(folder: Path) -> None:
     """Remove what stands beside ``folder``, but for what processes are filling for it: it is of earlier versions."""
     for other in folder.parent.iterdir() if folder.parent.is_dir() else ():
-        if other != folder and not other.name.startswith(f"{folder.name}."):
+        if other != folder and not other.name.startswith(f".{folder.name}."):
             shutil.rmtree(other, ignore_errors=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +11,21 @@ from typing import Any
 
 import yaml
 
-from nfilter import ModelError, RecipeError, Site, StoreError, check_folder, did_you_mean
+from nfilter import (
+    ModelError,
+    RecipeError,
+    Site,
+    StoreError,
+    check_folder,
+    did_you_mean,
+    publishing_folder,
+)
 from nfilter_hf.checks import TOKENIZER_FILES, read_json
 from nfilter_hf.config import HFConfig, locate
 from nfilter_hf.gguf_header import SUFFIX
 from nfilter_hf.loading import Source, find, open_whole
 from nfilter_hf.lora.adapter import CONFIG_FILE, WEIGHTS_FILE
+from nfilter_hf.tensor_files import writing_tensors
 
 DTYPES = ("float32", "bfloat16", "float16")
 TRAINED = "nfilter.json"
@@ -88,19 +96,15 @@ def merge(adapter: Path, base: str, out: Path, dtype: str | None = None) -> Merg
             f"the adapter {adapter} does not fit the base {base!r} ({_first_line(error)}): give the base that it was "
             "trained on with --model"
         ) from error
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     exact = _probe(merged)
     _cast(merged, getattr(torch, saved_as))
-    merged.save_pretrained(partial)
+    with publishing_folder(out) as part, writing_tensors():
+        merged.save_pretrained(part)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(part)
     # In float32 again, so that the weights alone are rounded and not the computation.
     _cast(merged, torch.float32)
     logits = float((_probe(merged) - exact).abs().max())
-    if tokenizer is not None:
-        tokenizer.save_pretrained(partial)
-    if out.exists():
-        out.rmdir()
-    partial.replace(out)
     return Merged(out, saved_as, lost, logits)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from nfilter import StoreError, publishing
 
 
 def recall(file: Path) -> dict[str, Any]:
@@ -20,10 +22,5 @@ def recall(file: Path) -> dict[str, Any]:
 
 def remember(file: Path, known: Mapping[str, Any]) -> None:
     """Replace what ``file`` holds. A home that cannot be written costs the next run the same work, no more."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f"{file.name}.{os.getpid()}")
-        partial.write_text(json.dumps(known, indent=1), encoding="utf-8")
-        partial.replace(file)
-    except OSError:
-        return
+    with suppress(OSError, StoreError), publishing(file) as out:
+        out.write(json.dumps(known, indent=1))

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nfilter import publishing_file
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -26,9 +28,8 @@ def save_checkpoint(
         for j, state in optimizer.state_dict()["state"].items():
             for key, value in state.items():
                 tensors[f"optimizer/{i}/{j}/{key}"] = torch.as_tensor(value)
-    partial = path.with_suffix(".partial")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=dict(meta))
-    partial.replace(path)
+    with publishing_file(path) as part:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata=dict(meta))
 
 
 def load_checkpoint(

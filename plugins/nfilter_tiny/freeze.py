@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Final
 
+from nfilter import publishing
 from nfilter_tiny.formats import PROMPTS
 from nfilter_tiny.world import DOMAINS, SPLITS, id_of, problems
 from nfilter_tiny.world.words import HUES, OFFSETS, PLACE_OF
@@ -51,7 +52,8 @@ def _hash_of_files(paths: list[Path]) -> str:
 
 def main() -> None:
     """Write the hashes."""
-    PATH.write_text(json.dumps(hashes(), indent=1) + "\n", encoding="utf-8")
+    with publishing(PATH) as out:
+        out.write(json.dumps(hashes(), indent=1) + "\n")
 
 
 if __name__ == "__main__":

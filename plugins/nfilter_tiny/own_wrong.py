@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from nfilter import publishing
 from nfilter_tiny.world import DOMAINS, FAMILIES, Problem, id_of, problems
 from nfilter_tiny.world.words import COLORS, DAYS, MONTHS, PEOPLE, PLACES, THINGS
 
@@ -128,7 +129,8 @@ def _likeliest(reply: Replier, questions: Sequence[Problem]) -> list[str]:
 def main() -> None:
     """Draw from the shipped weights and write the file beside them."""
     result = draw_own_wrong(PATH.parent)
-    PATH.write_text(json.dumps(result, indent=0) + "\n", encoding="utf-8")
+    with publishing(PATH) as out:
+        out.write(json.dumps(result, indent=0) + "\n")
 
 
 if __name__ == "__main__":

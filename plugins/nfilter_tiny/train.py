@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from nfilter import publishing
 from nfilter_tiny import MODEL_DIR
 from nfilter_tiny.checkpoint import load_checkpoint, save_checkpoint
 from nfilter_tiny.formats import Example, Turn, draw_example
@@ -256,9 +257,11 @@ def run(
         "losses": losses,
     }
     save(model, tokenizer, out)
-    (out / "training_log.json").write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
+    with publishing(out / "training_log.json") as file:
+        file.write(json.dumps(log, indent=1) + "\n")
     profile = measure(out, limit=limit_profile)
-    (out / "profile.json").write_text(json.dumps(profile, indent=1) + "\n", encoding="utf-8")
+    with publishing(out / "profile.json") as file:
+        file.write(json.dumps(profile, indent=1) + "\n")
     checkpoint.unlink(missing_ok=True)
     return log
 
@@ -272,7 +275,8 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path)
     path = out / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["dtype"] = "float32"
-    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    with publishing(path) as file:
+        file.write(json.dumps(config, indent=2) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nfilter import Message, Row, Sample, SourceError, Unreadable
+from nfilter import Message, Row, Sample, SourceError, StoreError, Unreadable
 from nfilter.noise.label_corruption import answer_pool, wrong_value
 from nfilter.noise.labels import NoiseConfig, flipped, inject, inject_file, listed_options
 
@@ -284,7 +284,6 @@ def test_a_noisy_file(suffix: str, tmp_path: Path) -> None:
         ([Unreadable(1, "bad", "raw")], "o.jsonl", "truth", "no row"),
         (choices(3), "o.parquet", "truth", ".jsonl or .csv"),
         (choices(3), "o.jsonl", "q", "column 'q' already"),
-        (choices(3), "none/o.jsonl", "truth", "cannot be written"),
         ([row(0, "A", "B")], "o.jsonl", "truth", "true label already"),
     ],
 )
@@ -296,6 +295,23 @@ def test_a_noisy_file_that_cannot_be(
             Memory(items), tmp_path / name, NoiseConfig(ratio=0.5), kind="choice", column=column
         )  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_folder_of_a_noisy_file_is_made(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "deep" / "o.jsonl"
+    inject_file(Memory(choices(3)), out, NoiseConfig(ratio=0.5), kind="choice")  # type: ignore[arg-type]
+    assert len(out.read_text(encoding="utf-8").splitlines()) == 3
+    assert [path.name for path in out.parent.iterdir()] == ["o.jsonl"]
+
+
+def test_a_noisy_file_in_a_place_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    out = tmp_path / "file" / "o.jsonl"
+    with pytest.raises(
+        StoreError, match=r"o\.jsonl: cannot be written \(.*make that place writable"
+    ):
+        inject_file(Memory(choices(3)), out, NoiseConfig(ratio=0.5), kind="choice")  # type: ignore[arg-type]
+    assert (tmp_path / "file").read_text() == "kept"
 
 
 def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:

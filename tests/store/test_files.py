@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +79,36 @@ def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path: Path, publis
         failing(KeyboardInterrupt())
     with pytest.raises(StoreError, match=r"x: cannot be written \(no space"):
         failing(OSError("no space left on device"))
+    with (
+        pytest.raises(
+            StoreError,
+            match=r"x: cannot be written \(Permission denied\).*make that place writable",
+        ),
+        publish(path) as part,
+    ):
+        raise PermissionError(errno.EACCES, "Permission denied", str(part))
+    with pytest.raises(
+        StoreError, match=r"\(No space left\).*make room there, and the same command"
+    ):
+        failing(OSError(errno.ENOSPC, "No space left"))
     # One that names a file is of another file.
     with pytest.raises(FileNotFoundError):
         failing(FileNotFoundError(2, "missing", "other"))
     assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("x", "old")]
+
+
+def test_what_a_killed_process_began_is_removed_and_what_a_running_one_writes_is_not(
+    tmp_path: Path,
+) -> None:
+    code = f"import os, signal, nfilter as n; from pathlib import Path\nwith n.publishing_folder(Path({str(tmp_path / 'x')!r})): os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", code], check=False)
+    (killed,) = tmp_path.iterdir()
+    host = os.uname().nodename
+    (running := tmp_path / f".x.{host}-{os.getppid()}.part").mkdir()
+    (elsewhere := tmp_path / f".x.other{host}-{2**22 + 1}.part").mkdir()
+    with publishing_folder(tmp_path / "x") as part:
+        assert set(tmp_path.iterdir()) == {running, elsewhere, part}
+    assert killed.name.startswith(f".x.{host}-")
 
 
 def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nfilter import ModelError, ModelRef, did_you_mean
+from nfilter import ModelError, ModelRef, did_you_mean, publishing
 from nfilter_hf.lora.forward import lighten
 from nfilter_hf.lora.settings import LoraSettings, Targets
+from nfilter_hf.tensor_files import save_tensors
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -146,22 +148,18 @@ def save_adapter(wrapped: Any, out: Path, base: str | None) -> str:
 
     The same weights give the same bytes, in both files. ``base`` is a hub id or the absolute path of a folder.
     """
-    from safetensors.torch import save_file
-
-    out.mkdir(parents=True, exist_ok=True)
     tensors = {
         name: tensor.detach().to("cpu").contiguous()
         for name, tensor in adapter_tensors(wrapped).items()
     }
-    partial = out / (WEIGHTS_FILE + ".partial")
-    save_file(tensors, partial, metadata={"format": "pt"})
-    partial.replace(out / WEIGHTS_FILE)
+    save_tensors(tensors, out / WEIGHTS_FILE, {"format": "pt"})
     config = wrapped.peft_config["default"]
     config.base_model_name_or_path = base
     config.inference_mode = True
-    config.save_pretrained(str(out))
     # PEFT keeps the names in a set, whose order is another one in every process.
-    written = json.loads((out / CONFIG_FILE).read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory(prefix="nfilter-adapter-") as folder:
+        config.save_pretrained(folder)
+        written = json.loads(Path(folder, CONFIG_FILE).read_text(encoding="utf-8"))
     for key, value in written.items():
         if isinstance(value, list) and isinstance(getattr(config, key, None), set):
             written[key] = sorted(value)
@@ -170,11 +168,15 @@ def save_adapter(wrapped: Any, out: Path, base: str | None) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON in one atomic replacement; NaN and infinities are a ValueError."""
-    partial = path.with_name(path.name + ".partial")
+    """Write ``value`` as indented JSON, synced and atomically.
+
+    Raises:
+        ValueError: ``value`` contains NaN or an infinity.
+        StoreError: ``path`` cannot be written.
+    """
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
+    with publishing(path) as out:
+        out.write(text + "\n")
 
 
 def base_path(module: Any, names: Sequence[str | None] = ()) -> str | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nfilter import Context, StageConfig
+from nfilter import Context, StageConfig, StoreError
 from nfilter_hf.lora.data import TrainRow
 from nfilter_hf.lora.distributed import Launch
 from nfilter_hf.lora.settings import LoraSettings
 from nfilter_hf.lora.update import TrainingState
+from nfilter_hf.tensor_files import save_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,25 +95,17 @@ class Checkpoints:
 
     def keep(self, course: Course, state: TrainingState) -> None:
         """Replace the checkpoint. A disk that is full costs a warning, not the training."""
-        from safetensors.torch import save_file
-
         done = {key: value for key, value in asdict(course).items() if key != "stopped"}
-        part = self._folder / (FILE + ".part")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
             metadata = {"of": json.dumps(self._of), "course": json.dumps(done, allow_nan=False)}
             tensors = state.tensors()
             seal = _seal(metadata["of"], metadata["course"], tensors)
-            save_file(tensors, part, metadata={**metadata, "seal": seal})
-            with part.open("rb+") as file:
-                os.fsync(file.fileno())
-            part.replace(self._folder / FILE)
-        except OSError as error:
-            part.unlink(missing_ok=True)
+            save_tensors(tensors, self._folder / FILE, {**metadata, "seal": seal})
+        except (OSError, StoreError) as error:
             if not self._warned:
                 self._warned = True
                 self._ctx.log.warning(
-                    f"{self._ctx.stage}: no checkpoint can be kept in {self._folder} ({error}); training goes on, and a "
+                    f"{self._ctx.stage}: no checkpoint can be kept in {self._folder} ({error.__cause__ or error}); training goes on, and a "
                     "kill would cost what is not kept"
                 )
 

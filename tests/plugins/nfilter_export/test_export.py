@@ -6,7 +6,11 @@ import contextlib
 import io
 import itertools
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +195,28 @@ def test_invalid_export_arguments_are_reported(
     assert code != 0
     assert expected in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_export_leaves_no_folder_and_the_same_command_makes_it(
+    run: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "deep" / "kept"
+    command = [sys.executable, "-m", "nfilter", "export", str(run), "--format", "trl", "--out", str(out)]  # fmt: skip
+    armed = {**os.environ, "NFILTER_FAILPOINT": "publish.synced:1"}
+    ended = subprocess.run(command, env=armed, capture_output=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert not out.exists()
+    assert cli(*command[3:])[0] == 0
+    assert [each.name for each in out.parent.iterdir()] == ["kept"]
+    assert sorted(each.name for each in out.iterdir()) == ["tokenizer_digest.json", "train.jsonl"]
+
+
+def test_an_export_to_a_place_that_cannot_be_written_says_so(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    code, _, err = cli("export", str(run), "--format", "trl", "--out", str(tmp_path / "file" / "x"))
+    assert code == 7
+    assert "x: cannot be written (" in err
+    assert "make that place writable, and the same command goes on" in err
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,8 @@ def test_what_is_damaged_is_made_again(tmp_path: Path) -> None:
 
 
 def test_earlier_versions_are_removed_and_work_of_others_is_not(tmp_path: Path) -> None:
-    for name in ("old", "now", "now.123"):
+    for name in ("old", "now", ".now.here-123.part"):
         (tmp_path / name).mkdir()
     forget_others(tmp_path / "now")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["now", "now.123"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".now.here-123.part", "now"]
     forget_others(tmp_path / "none" / "now")

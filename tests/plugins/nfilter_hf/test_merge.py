@@ -11,6 +11,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 from peft import PeftModel
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -175,6 +176,26 @@ def test_what_rounding_costs_is_told(tmp_path: Path) -> None:
     assert cast.logits == pytest.approx(float(difference), rel=1e-3)
     assert cast.logits > 1e-3
     assert f"{cast.lost:.1%}" in cast.message
+
+
+def test_a_full_disk_leaves_no_merged_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = save_base(tmp_path / "base")
+    adapter = make_adapter(tmp_path / "adapter", base)
+
+    def full(self: Any, folder: Path, **_: Any) -> None:
+        (Path(folder) / "config.json").write_text("{}")
+        raise SafetensorError("I/O error: No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(LlamaForCausalLM, "save_pretrained", full)
+        with pytest.raises(
+            StoreError, match=r"merged: cannot be written \(I/O error: No space left"
+        ):
+            merge(adapter, str(base), tmp_path / "merged")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base"]
+    assert merge(adapter, str(base), tmp_path / "merged").folder.is_dir()
 
 
 def test_a_base_without_a_tokenizer_merges_without_one(tmp_path: Path) -> None:

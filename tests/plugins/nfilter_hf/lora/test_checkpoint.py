@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from lent_llama import VOCABULARY, Lender, llama
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from nfilter import ModelRef, TokenLoss, TokenSample, TrainingResult
 from nfilter.testing import FakeContext
@@ -254,8 +255,6 @@ def test_a_checkpoint_that_cannot_be_read_costs_its_steps_and_a_warning(
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import safetensors.torch
-
     whole = train(tmp_path / "whole")
     save, calls = safetensors.torch.save_file, []
 
@@ -280,10 +279,14 @@ def test_a_full_disk_costs_a_warning_and_no_training(
 ) -> None:
     whole = train(tmp_path / "whole")
 
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
+    save = safetensors.torch.save_file
 
-    monkeypatch.setattr("nfilter_hf.lora.checkpoint.os.fsync", full)
+    def full(tensors: Any, file: Path, metadata: Any = None) -> None:
+        if file.parent.name == checkpoint.FOLDER:
+            raise SafetensorError("I/O error: No space left on device")
+        save(tensors, file, metadata=metadata)
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
     ctx = FakeContext()
     assert train(tmp_path / "full", ctx).ref.digest == whole.ref.digest
     (warning,) = (

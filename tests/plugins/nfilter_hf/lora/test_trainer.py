@@ -480,7 +480,7 @@ def test_the_record_of_a_training(tmp_path: Path) -> None:
     assert record["versions"]["torch"] == version("torch")
     assert record["stopped"] is None
     assert any("4 optimiser steps on 12 samples" in text for _, text in ctx.log.lines)
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_what_it_needs_is_a_module() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import shlex
@@ -323,9 +322,7 @@ def _checked(
 
     plugins = _plugins()
     with _attributed(plugins, "check"):
-        loaded = load(recipe, plugins, assignments)
-        if allow:
-            loaded = dataclasses.replace(loaded, allow_hosts=granted(allow))
+        loaded = load(recipe, plugins, assignments, granted(allow) if allow else frozenset())
         report = checks.check(
             loaded, plugins, site_of(loaded, plugins), prompts_of(loaded, plugins), data=data
         )

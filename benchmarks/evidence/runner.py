@@ -6,7 +6,7 @@ import io
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +58,12 @@ class Runner:
         cleaned = began
         if cell.kind == "train":
             # Without arms first: what the samples became says whether somebody trained on them already.
-            made = self._engine(replace(recipe, arms=()), run_dir, lenders)
+            made = self._engine(recipe.model_copy(update={"arms": ()}), run_dir, lenders)
             cleaned = time.process_time()
             if made["samples"]["kept"]:
                 twin = self._borrow(recipe, run_dir, lenders)
             else:  # nothing is left to train on, so that the untrained model is what the line ends in
-                recipe = replace(recipe, arms=("vanilla",))
+                recipe = recipe.model_copy(update={"arms": ("vanilla",)})
         metrics = self._engine(recipe, run_dir, lenders)
         figures = self._figures(cell, recipe, metrics, run_dir)
         figures.update(

@@ -6,7 +6,7 @@ import io
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -111,7 +111,7 @@ class TokenRunner:
         write_truth((row for row in read if isinstance(row, Row)), out / TRUTH_FILE)
         # Without evaluate: its answers are of no use here, and writing them would take longer than training.
         metrics = run(
-            replace(recipe, evaluate=None), self.plugins, out / "run", pool=self._pool(recipe), reporter=QuietReporter(io.StringIO()),
+            recipe.model_copy(update={"evaluate": None}), self.plugins, out / "run", pool=self._pool(recipe), reporter=QuietReporter(io.StringIO()),
         ).metrics  # fmt: skip
         training = read_json(out / "run" / "adapters" / "cleaned" / "training.json")
         return {

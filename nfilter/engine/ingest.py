@@ -14,8 +14,9 @@ from nfilter.api.errors import ContractError, SourceError
 from nfilter.api.ids import SeenTexts
 from nfilter.api.types import JSON, Row, Sample, Unreadable
 from nfilter.noise.labels import inject
-from nfilter.recipe.model import Recipe, SourceUse
+from nfilter.recipe.model import Recipe
 from nfilter.recipe.not_carried import NotCarried
+from nfilter.recipe.uses import SourceUse
 from nfilter.registry.contracts import rows_of
 from nfilter.registry.provenance import core_code
 from nfilter.store.artefacts import Artefact

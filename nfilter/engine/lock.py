@@ -11,8 +11,9 @@ import yaml
 from nfilter.engine.ingest import data_digest
 from nfilter.engine.versions import versions
 from nfilter.models.pool import ModelPool
-from nfilter.recipe.model import Recipe, Use, model_needs
+from nfilter.recipe.model import Recipe
 from nfilter.recipe.prompts import Prompts
+from nfilter.recipe.uses import Use, model_needs
 from nfilter.registry.provenance import core_code
 from nfilter.store.files import publishing
 

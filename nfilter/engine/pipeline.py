@@ -21,7 +21,7 @@ from nfilter.engine.stages import StageKind, StageRun, T, run_stage
 from nfilter.engine.state import RunState
 from nfilter.engine.tokens import TokenKind
 from nfilter.models.pace import PACES, Pace
-from nfilter.recipe.model import Use, model_needs
+from nfilter.recipe.uses import Use, model_needs
 from nfilter.registry.provenance import code_of, core_code
 from nfilter.store.artefacts import Artefact, fingerprint_of, finished
 from nfilter.store.files import check_folder

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ def run_seeds(
                 reporter.info(f"seed {seed}")
             try:
                 child = run(
-                    replace(recipe, seed=seed),
+                    recipe.model_copy(update={"seed": seed}),
                     plugins,
                     out / f"seed-{seed}",
                     limit=limit,

@@ -15,7 +15,7 @@ from nfilter.api.types import Sample, TokenSample
 from nfilter.engine.invariants import check_state, check_written, unwritten
 from nfilter.models.context import RunContext
 from nfilter.progress import RunLog
-from nfilter.recipe.model import Use
+from nfilter.recipe.uses import Use
 from nfilter.registry.contracts import contract_of
 from nfilter.store.artefacts import Artefact, Begun
 

@@ -25,10 +25,11 @@ from nfilter.api.stages import ChoosesSettings, Contract, ModelNeed, Site
 from nfilter.api.types import Row
 from nfilter.recipe.hosts import allow_host, strangers
 from nfilter.recipe.measures import rewrites
-from nfilter.recipe.model import Recipe, SourceUse, Use, model_needs
+from nfilter.recipe.model import Recipe
 from nfilter.recipe.not_carried import NotCarried, holdings
 from nfilter.recipe.prompts import Prompts
 from nfilter.recipe.readable import Readable, sampled
+from nfilter.recipe.uses import SourceUse, Use, model_needs
 from nfilter.recipe.yaml_lines import Where
 from nfilter.registry.contracts import contract_of, rows_of
 from nfilter.registry.loading import Plugins

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from nfilter.recipe.model import Recipe, Use
+from nfilter.recipe.model import Recipe
+from nfilter.recipe.uses import Use
 from nfilter.recipe.yaml_lines import Where
 
 

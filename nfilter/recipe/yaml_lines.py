@@ -1,7 +1,6 @@
-"""YAML into plain values, with the line of every value; strict about what a recipe may hold.
+"""Read YAML into plain values with the line of every value.
 
-No aliases, no duplicate keys, no tags, at most 256 KiB and 32 levels, integers of 64 bits: a recipe is a page that a
-person reads.
+A recipe is a page that a person reads: no aliases, no duplicate keys, no tags, at most 256 KiB and 32 levels, integers of 64 bits.
 """
 
 from __future__ import annotations
@@ -9,8 +8,9 @@ from __future__ import annotations
 import math
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeAlias
 
 import yaml
@@ -27,7 +27,10 @@ Where: TypeAlias = tuple[str | int, ...]
 
 @dataclass
 class Located:
-    """Plain values and, for every path into them, the line where it stands."""
+    """Plain values and the line of every path into them.
+
+    ``file`` names them in errors. Values without lines did not come from a file.
+    """
 
     file: Path
     value: Any
@@ -35,27 +38,33 @@ class Located:
     overridden: dict[Where, str] = field(default_factory=dict)
 
     def place(self, where: Where) -> str:
-        """``file:line`` of the nearest known path, or the ``--set`` that put it there."""
+        """Return ``file:line`` of the nearest known path, or the ``--set`` that put it there."""
         for end in range(len(where), -1, -1):
             if where[:end] in self.overridden:
                 return f"--set {short(self.overridden[where[:end]])}"
             if where[:end] in self.lines:
                 return f"{self.file}:{self.lines[where[:end]]}"
-            # A section that stands in no line is there by an assignment to something in it.
+            # A section without a line was made by an assignment to something in it.
             made = [text for path, text in self.overridden.items() if path[:end] == where[:end]]
             if end and made:
                 return f"--set {short(made[0])}"
-        return f"{self.file}:1"
+        return f"{self.file}:1" if self.lines else str(self.file)
+
+    def line(self, where: Where) -> int:
+        """Return the line of the nearest known path; 0 for one that ``--set`` put there."""
+        ends = (where[:end] for end in range(len(where), -1, -1))
+        known = next((end for end in ends if end in self.overridden or end in self.lines), ())
+        return 0 if known in self.overridden else self.lines.get(known, 1)
 
     def fault(self, where: Where, text: str) -> str:
-        """A fault at a path, as one line."""
+        """Return a fault at a path, as one line."""
         name = dotted(where)
         text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
         return f"{self.place(where)}: {name}: {text}" if name else f"{self.place(where)}: {text}"
 
 
 def dotted(where: Where) -> str:
-    """``samples[2].k`` for a path."""
+    """Return a path as text: ``samples[2].k``."""
     text = ""
     for part in where:
         name = part if isinstance(part, int) else short(part, 60)
@@ -66,7 +75,7 @@ def dotted(where: Where) -> str:
 _INT = "tag:yaml.org,2002:int"
 _FLOAT = "tag:yaml.org,2002:float"
 _REPLACED = {_INT, _FLOAT, "tag:yaml.org,2002:timestamp"}
-_DIGITS = 32  # characters of an integer that is converted at all: 64 bits take 19, or 16 after 0x
+_DIGITS = 32  # characters of the longest integer that is converted: 64 bits take 19, or 16 after 0x
 
 
 class _Loader(yaml.SafeLoader):
@@ -96,7 +105,7 @@ def read(file: Path) -> Located:
     """Read a recipe file.
 
     Raises:
-        RecipeError: with file and line, for whatever is wrong with it.
+        RecipeError: with file and line, where it cannot be read, is not UTF-8, is not YAML or holds what a recipe may not.
     """
     try:
         with file.open("rb") as stream:
@@ -120,15 +129,20 @@ def read(file: Path) -> Located:
 
 
 def _first_recipe(file: Path) -> str:
-    """The command that writes a recipe which needs no data and no model of one's own."""
+    """Return the command that writes a recipe which needs neither data nor a model."""
     return shlex.join(["nfilter", "init", "--template", "quickstart", "--out", str(file)])
 
 
 def parse(text: str, file: Path, depth: int = 0) -> Located:
-    """Parse the text of a recipe; ``file`` is only named in errors, ``depth`` is that of the place where it will stand.
+    """Parse the text of a recipe.
+
+    Args:
+        text: YAML.
+        file: The name in errors.
+        depth: The level at which the value will stand.
 
     Raises:
-        RecipeError: with the line, and a mark below the character where reading stopped.
+        RecipeError: with the line, and a caret below the character where reading stopped.
     """
     try:
         loader = _Loader(text)
@@ -158,18 +172,18 @@ def parse(text: str, file: Path, depth: int = 0) -> Located:
 
 
 def _shown(mark: Any, text: str) -> str:
-    """The line of a mark with a caret below its character, as two more lines; nothing where there is no mark."""
+    """Return the line of a mark and a caret below its character, as two more lines; nothing without a mark."""
     if mark is None:
         return ""
     whole = yaml.Mark("", mark.index, mark.line, mark.column, text + "\0", mark.index)
     snippet: str = whole.get_snippet(indent=4, max_length=100) or ""
-    # A line of a stranger's file may steer a terminal.
+    # The file is untrusted: its control characters could change the terminal.
     safe = "".join(char if char.isprintable() or char == "\n" else "?" for char in snippet)
     return f"\n{safe}"
 
 
 class _Builder:
-    """Builds values straight from events: an alias is refused when it is met, so none is ever expanded."""
+    """Builds values from parser events: an alias is refused when it is read, so none is expanded."""
 
     def __init__(self, loader: Any, file: Path, depth: int) -> None:
         self.loader = loader
@@ -253,7 +267,7 @@ class _Builder:
                 f"{text[:40]!r} could be decimal or octal; write it without the leading 0, or in quotes if it is text",
             )
         base = {"0x": 16, "0b": 2}.get(digits[:2], 10)
-        # Bits in binary are as many as 64; what is longer is not converted, as that takes long.
+        # Longer integers are not converted: that takes time quadratic in their length.
         value = None
         if len(digits) <= (_DIGITS if base != 2 else 2 * _DIGITS + 2):
             try:
@@ -291,6 +305,12 @@ class _Builder:
             key = event.value
             mark: Any = event.start_mark
             line = mark.line + 1
+            try:
+                key.encode()
+            except UnicodeEncodeError as error:
+                raise self._fault(
+                    event, f"the key {short(key, 60)!r} is not UTF-8; write another name"
+                ) from error
             if key in values:
                 first = self.located.lines[*where, key]
                 raise self._fault(
@@ -307,55 +327,70 @@ def override(located: Located, assignments: list[str]) -> None:
     """Apply ``a.b=c`` assignments in place; list items go by number (``samples.0.k=5``), values are YAML.
 
     Raises:
-        RecipeError: for an assignment without ``=``, or a path that leads through a value that has no parts.
+        RecipeError: for an assignment without ``=``, and for a path through a value that has no parts.
     """
     faults = []
     for text in assignments:
         path, found, raw = text.partition("=")
-        if not found or not _steps(path):
-            faults.append(
-                f"--set {short(text)}: write it as path=value, for example train.epochs=1"
-            )
-            continue
-        if len(_steps(path)) > MAX_DEPTH:
-            faults.append(f"--set {short(text)}: the path has more than {MAX_DEPTH} steps")
-            continue
+        steps = _steps(path)
         try:
-            value = parse(raw, Path("--set"), len(_steps(path))).value if raw.strip() else None
-            _assign(located, _steps(path), value, text)
+            if not found or not steps:
+                raise RecipeError("write it as path=value, for example train.epochs=1")
+            if len(steps) > MAX_DEPTH:
+                raise RecipeError(f"the path has more than {MAX_DEPTH} steps")
+            value = parse(raw, Path("--set"), len(steps)).value if raw.strip() else None
+            _assign(located, steps, value, text)
         except RecipeError as error:
             why = "; ".join(error.faults).removeprefix("--set:1: ")
             faults.append(f"--set {short(text)}: {why}")
-        except (KeyError, IndexError, TypeError, ValueError):
-            faults.append(
-                f"--set {short(text)}: nothing stands at {short(path)!r} that could take it"
-            )
     if faults:
         raise RecipeError(faults)
 
 
+def assign(located: Located, path: str, value: Any) -> None:
+    """Put ``value`` at ``path`` in place, as ``--set`` does.
+
+    Raises:
+        RecipeError: for a path through a value that has no parts.
+    """
+    _assign(located, _steps(path), plain_values(value), f"{path}={value!r}")
+
+
+def plain_values(value: Any) -> Any:
+    """Return ``value`` with dicts for all mappings, lists for tuples and texts for paths."""
+    if isinstance(value, Mapping):
+        return {str(key): plain_values(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_values(item) for item in value]
+    return str(value) if isinstance(value, PurePath) else value
+
+
 def _steps(path: str) -> list[str]:
+    path = path.encode(errors="replace").decode()  # pydantic takes only UTF-8 as a key
     return [step for step in path.strip().replace("[", ".").replace("]", "").split(".") if step]
-
-
-def _number_of(step: str) -> int:
-    if not (step.isascii() and step.isdigit()):
-        raise ValueError(f"{step!r} is not the number of a list item")
-    return int(step)
 
 
 def _assign(located: Located, steps: list[str], value: Any, text: str) -> None:
     here = located.value
     where: Where = ()
-    for index, step in enumerate(steps):
-        key: str | int = _number_of(step) if isinstance(here, list) else step
-        where = (*where, key)
-        if index == len(steps) - 1:
-            here[key] = value
-            for known in [path for path in located.lines if path[: len(where)] == where]:
-                del located.lines[known]
-            located.overridden[where] = text
-        else:
-            if isinstance(here, dict) and key not in here:
-                here[key] = {}
-            here = here[key]
+    try:
+        for index, step in enumerate(steps):
+            key = _key(here, step)
+            where = (*where, key)
+            if index < len(steps) - 1:
+                here = here.setdefault(key, {}) if isinstance(here, dict) else here[key]
+        here[key] = value
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        path = ".".join(steps)
+        raise RecipeError(f"nothing stands at {short(path)!r} that could take it") from error
+    for known in [path for path in located.lines if path[: len(where)] == where]:
+        del located.lines[known]
+    located.overridden[where] = text
+
+
+def _key(here: Any, step: str) -> str | int:
+    if not isinstance(here, list):
+        return step
+    if not (step.isascii() and step.isdigit()):
+        raise ValueError(f"{step!r} is not the number of a list item")
+    return int(step)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from nfilter import Contract, Embeds, Generates, Needs, RecipeError, StageConfig
-from nfilter.recipe.model import Recipe, load, model_needs
+from nfilter.recipe.model import Recipe, load
+from nfilter.recipe.uses import model_needs
 from nfilter.registry.loading import Plugins
 
 GOOD = """\
@@ -270,6 +271,55 @@ def test_what_fits_is_taken_as_it_stands(
     )
     got = getattr(recipe.samples[0].config, setting)
     assert (got, type(got)) == (value, type(value))
+
+
+class Inner(StageConfig):
+    """Settings inside a setting."""
+
+    depth: int = 1
+    width: int
+
+
+class NestingConfig(StageConfig):
+    """Nested settings."""
+
+    inner: Inner | None = None
+
+
+class Nesting(Odd):
+    """Takes nested settings."""
+
+    name = "odd.nesting"
+    Config = NestingConfig  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ("{width: 1, dept: 2}", "inner.dept: unknown key 'dept'; did you mean 'depth'?"),
+        ("{depth: 1}", "inner.width: missing; Inner needs it"),
+        ("{width: x}", "inner.width: a whole number is needed, not 'x'"),
+        ("7", "inner: a mapping with depth, width, not the number 7"),
+    ],
+)
+def test_a_fault_in_a_nested_setting_names_its_keys(
+    folder: Callable[..., Path], catalogue: Callable[..., Plugins], given: str, fault: str
+) -> None:
+    stage = f"source: {{use: example.qa, path: x}}\nsamples:\n  - use: odd.nesting\n    inner: {given}\n"
+    file = folder({"r.yaml": stage}) / "r.yaml"
+    with pytest.raises(RecipeError) as caught:
+        load(file, catalogue(stages=[Nesting]))
+    assert caught.value.faults == (f"{file}:4: samples[0].{fault}",)
+
+
+def test_a_key_that_is_no_text_is_a_fault_with_its_line(faults: Callable[..., list[str]]) -> None:
+    (fault,) = faults('seed: 1\n"\\ud800": 2\n')
+    assert fault.startswith("r.yaml:2: the key '?' is not UTF-8; write another name")
+
+
+def test_faults_stand_in_the_order_of_their_lines(faults: Callable[..., list[str]]) -> None:
+    found = faults("samples: 1\nseed: x\nname: ..\nextra: 1\nsource: 3\n")
+    assert [fault.split(": ")[0] for fault in found] == [f"r.yaml:{line}" for line in range(1, 6)]
 
 
 def test_names_that_go_in_a_circle_are_all_named(faults: Callable[..., list[str]]) -> None:

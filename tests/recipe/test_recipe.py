@@ -481,3 +481,30 @@ def test_no_mapping_of_sections_raises_anything_but_a_recipe_error(
         reading(text)
     except RecipeError as error:
         assert error.faults  # noqa: PT017
+
+
+@pytest.mark.types("a recipe needs plugins; use Recipe.load or Recipe.from_dict")
+def test_a_recipe_that_is_validated_without_plugins_says_what_to_call(
+    plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sections = {"source": {"use": "example.qa", "path": "x.qa"}, "samples": ({"use": "odd.stage"},)}
+    with pytest.raises(TypeError, match=r"use Recipe\.load or Recipe\.from_dict"):
+        Recipe.model_validate(sections)
+    monkeypatch.chdir(tmp_path)
+    recipe = Recipe.from_dict(sections, plugins)
+    assert (recipe.base_dir, recipe.name, len(recipe.samples)) == (tmp_path, "recipe", 1)
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_dict({**sections, "sede": 1}, plugins)
+    assert caught.value.faults == ("recipe: sede: unknown section; did you mean 'seed'?",)
+
+
+def test_another_value_makes_another_recipe(reading: Callable[..., Recipe]) -> None:
+    recipe = reading(GOOD)
+    other = recipe.override("samples.1.view", "other").override("encode", {"max_length": 32})
+    assert (other.samples[1].config.view, other.encode.max_length) == ("other", 32)
+    assert (recipe.samples[1].config.view, recipe.encode.max_length) == ("view", 64)
+    with pytest.raises(RecipeError) as caught:
+        recipe.override("samples.1.veiw", "x")
+    assert "did you mean 'view'?" in caught.value.faults[0]
+    with pytest.raises(RecipeError, match=r"nothing stands at 'seed\.x' that could take it"):
+        recipe.override("seed.x", 1)

@@ -13,6 +13,7 @@ from .api.capabilities import Encodes as Encodes
 from .api.capabilities import EndsPrompts as EndsPrompts
 from .api.capabilities import Generates as Generates
 from .api.capabilities import LendsModule as LendsModule
+from .api.capabilities import Lent as Lent
 from .api.capabilities import Needs as Needs
 from .api.capabilities import Priced as Priced
 from .api.capabilities import Ranks as Ranks
@@ -49,6 +50,7 @@ from .api.metrics import Metric as Metric
 from .api.metrics import MetricInput as MetricInput
 from .api.metrics import TokenMetric as TokenMetric
 from .api.metrics import TokenMetricInput as TokenMetricInput
+from .api.model import Model as Model
 from .api.notes import Proposal as Proposal
 from .api.notes import Verdict as Verdict
 from .api.notes import View as View

@@ -1,16 +1,17 @@
-"""What a model can do, as protocols, and how a config or a backend names them. Nothing here is inherited from.
+"""What a model can do, as protocols, and how a config or a backend names them. Nothing is inherited from these classes.
 
-``Backend`` in ``nfilter.api.stages`` says which of these it has; a config field marked ``Needs`` says which it wants.
+``Backend.abilities`` returns the capabilities of a backend; ``Needs`` on a config field names the required one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from nfilter.api.budget import Price
+from nfilter.api.errors import ModelError
 from nfilter.api.types import (
     Completion,
     FloatArray,
@@ -24,17 +25,17 @@ from nfilter.api.types import (
 
 @runtime_checkable
 class Generates(Protocol):
-    """Answers requests. One completion a request, in the same order; a failure is a completion too."""
+    """Generates text: one completion per request, in the same order; a failure is a completion too."""
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]: ...
 
 
 @runtime_checkable
 class Streams(Protocol):
-    """Gives answers as they come: a request's index and its completion, each index once, in any order.
+    """Generates text and yields each completion when it is complete, with the index of its request.
 
-    A backend that generates may also stream; progress is then seen, and answers are kept, while others are made. It may
-    give None where nothing more is there yet: what came is then kept at once, and otherwise in groups.
+    Each index comes once, in any order, so that progress is visible and answers are stored early. None may be yielded while
+    no answer is complete: the answers before it are then stored immediately instead of in groups.
     """
 
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]: ...
@@ -42,14 +43,14 @@ class Streams(Protocol):
 
 @runtime_checkable
 class EndsPrompts(Protocol):
-    """Tells how the text ends that a request is rendered to: a template may begin a thought there."""
+    """Returns the end of the rendered prompt of a request: a template may open a reasoning block there."""
 
     def prompt_end(self, request: Request) -> str: ...
 
 
 @runtime_checkable
 class Priced(Protocol):
-    """A backend class whose calls cost money: dollars a token with a given config, None where that is not known."""
+    """A backend class whose calls cost money. ``price`` returns dollars per token for a config; None if unknown."""
 
     @classmethod
     def price(cls, config: Any) -> Price | None: ...
@@ -57,16 +58,21 @@ class Priced(Protocol):
 
 @runtime_checkable
 class Embeds(Protocol):
-    """Turns texts into vectors: float32 [n, d], not normalised."""
+    """Embeds texts: float32 [n, d], not normalised."""
 
     def embed(self, texts: Sequence[str]) -> FloatArray: ...
 
 
 @dataclass(frozen=True, slots=True)
 class CutTexts:
-    """How many of ``texts`` texts were longer than an encoder's window of ``window`` tokens, and what it read of those.
+    """Count of texts longer than the window of an encoder.
 
-    ``read`` is ``head``, ``tail`` or ``mean``; ``setting`` is the field of the backend's config that chooses it.
+    Attributes:
+        cut: Number of texts longer than the window.
+        texts: Number of embedded texts.
+        window: Window of the encoder in tokens.
+        read: Which part of a longer text is embedded: ``head``, ``tail`` or ``mean`` (all parts, averaged).
+        setting: The field of the backend's config that selects this.
     """
 
     cut: int
@@ -77,7 +83,7 @@ class CutTexts:
 
 
 class CutCounter:
-    """Counts them for a backend: ``read`` and ``setting`` are those of ``CutTexts``. Several threads may add."""
+    """Counter of ``CutTexts`` for a backend; ``read`` and ``setting`` are its fields. Several threads may add."""
 
     def __init__(self, read: str, setting: str) -> None:
         self._read = read
@@ -85,11 +91,11 @@ class CutCounter:
         self._added: list[tuple[int, int, int]] = []
 
     def add(self, cut: int, texts: int, window: int) -> None:
-        """Count ``texts`` texts that were embedded, ``cut`` of them longer than ``window`` tokens."""
+        """Count ``texts`` embedded texts, of which ``cut`` are longer than ``window`` tokens."""
         self._added.append((cut, texts, window))
 
     def take(self) -> CutTexts | None:
-        """What was added since this was last called; None where nothing was."""
+        """Return the counts since the last call; None if there are none."""
         taken, self._added = self._added, []
         cut, texts = (sum(each[place] for each in taken) for place in (0, 1))
         return CutTexts(cut, texts, taken[-1][2], self._read, self._setting) if texts else None
@@ -97,16 +103,16 @@ class CutCounter:
 
 @runtime_checkable
 class CutsTexts(Protocol):
-    """A backend that embeds and tells what did not fit its window; the engine warns of it at the end of a stage."""
+    """An embedding backend that counts the texts longer than its window. The engine warns at the end of a stage."""
 
     def take_cut_texts(self) -> CutTexts | None:
-        """What was embedded since this was last asked; None where nothing was, or where the limit is not known."""
+        """Return the counts since the last call; None if nothing was embedded, or the window is unknown."""
         ...
 
 
 @runtime_checkable
 class Scores(Protocol):
-    """Per-token losses of given tokens: one float32 [T] a sample, NaN at position 0 and outside the response."""
+    """Computes per-token losses of given tokens: float32 [T] per sample, NaN at position 0 and outside the response."""
 
     def score(
         self, samples: Sequence[TokenSample], adapter: ModelRef | None = None
@@ -115,12 +121,11 @@ class Scores(Protocol):
 
 @runtime_checkable
 class Encodes(Protocol):
-    """Turns conversations into tokens with the model's own tokenizer and chat template.
+    """Encodes conversations with the tokenizer and the chat template of the model.
 
-    ``turns`` is ``all`` (every assistant turn is response) or ``last``. What does not fit in ``max_length`` is left out
-    on the right, and ``cut`` says what it was. A sample whose response would be cut to nothing comes back with
-    ``response`` all False, one that the template does not take without any token; the engine drops both with the
-    reason.
+    ``turns`` is ``all`` (every assistant turn is a response) or ``last``. Tokens after ``max_length`` are removed, and
+    ``TokenSample.cut`` has their response mask. If no token of the response remains, ``response`` is all False; if the
+    template rejects the sample, it has no tokens. The engine drops both with the reason.
     """
 
     def encode(
@@ -130,7 +135,7 @@ class Encodes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TokenizerDigest:
-    """SHA-256 of what makes ids of a conversation: the tokenizer, and the chat template with the tokens it names."""
+    """SHA-256 digests of the tokenizer, and of the chat template with the tokens that it names."""
 
     tokenizer: str
     template: str
@@ -138,23 +143,32 @@ class TokenizerDigest:
 
 @runtime_checkable
 class Tokenizes(Protocol):
-    """Tells which tokenizer encodes, and what ids say. Ids mean the same under every model of an equal digest."""
+    """Identifies the tokenizer and decodes ids. With equal digests, equal ids have the same meaning."""
 
     def tokenizer_digest(self) -> TokenizerDigest: ...
 
     def decode(self, ids: Sequence[IntArray]) -> list[str]: ...
 
 
+class Lent(Protocol):
+    """A torch module on loan."""
+
+    @property
+    def module(self) -> Any:
+        """The ``torch.nn.Module``, in eval mode. The core does not import torch, so the type is Any."""
+        ...
+
+
 @runtime_checkable
 class LendsModule(Protocol):
-    """Lends the local torch module, scoped; eval mode and the active adapter are restored on exit."""
+    """Lends the local torch module within a scope. At its end, eval mode and the active adapter are restored."""
 
-    def lend(self) -> AbstractContextManager[Any]: ...
+    def lend(self) -> AbstractContextManager[Lent]: ...
 
 
 @runtime_checkable
 class Adapts(Protocol):
-    """Generates with a trained adapter over the same weights, for as long as the scope is open."""
+    """Generates with a trained adapter on the same weights, within a scope."""
 
     def adapted(self, ref: ModelRef) -> AbstractContextManager[Generates]: ...
 
@@ -164,9 +178,31 @@ CAPABILITIES: tuple[type, ...] = (
 )  # fmt: skip
 
 
+def methods_of(capability: type) -> list[str]:
+    """Return the names of the methods that a backend with the capability has."""
+    names = {name for base in capability.__mro__ for name in vars(base) if name[0] != "_"}
+    return sorted(name for name in names if callable(getattr(capability, name)))
+
+
+def lacks(who: str, capability: type, present: Iterable[type]) -> ModelError:
+    """Return the error for a call to a model without the capability.
+
+    Args:
+        who: The caller and the model.
+        capability: The capability that the method belongs to.
+        present: The capabilities of the model.
+    """
+    name = capability.__name__
+    listed = ", ".join(sorted(each.__name__ for each in present)) or "none"
+    return ModelError(
+        f"{who} does not have the capability {name} (it has: {listed}); name another model in the recipe. The author of the "
+        f"stage can annotate the setting with Needs({name}), and `nfilter check` reports it before the run"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """A mark on a config field that names a model: ``llm: Annotated[str, Needs(Generates, logprobs=True)]``."""
+    """Annotation of a config field that names a model: ``llm: Annotated[str, Needs(Generates, logprobs=True)]``."""
 
     capability: type
     logprobs: bool = False
@@ -174,7 +210,7 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Abilities:
-    """What a backend can do with a given config, known before anything loads."""
+    """The capabilities of a backend with a given config, known before anything loads."""
 
     capabilities: frozenset[type]
     logprobs: bool = False
@@ -182,10 +218,10 @@ class Abilities:
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """What a stage ranks samples by: a measure of a view, such as ``nll``.
+    """A measure of a view, such as ``nll``, by which a stage ranks samples.
 
-    ``instead`` is what to write in the stage's place where the view has no such measure, an item of the list each, as YAML on
-    one line; MODEL stands for the model behind the view.
+    ``instead``: the list items to write instead of the stage if the view lacks the measure, each as YAML on one line. MODEL stands
+    for the model of the view.
     """
 
     view: str

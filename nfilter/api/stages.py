@@ -30,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 from nfilter.api.budget import Budget
 from nfilter.api.capabilities import Abilities, Ranks, TokenizerDigest
 from nfilter.api.interrupt import Drain
+from nfilter.api.model import Model
 from nfilter.api.types import (
     JSON,
     FloatArray,
@@ -280,8 +281,8 @@ class Context(Protocol):
         """How many rows the run has, for the trainer of an arm, so that all arms are trained alike; else None."""
         ...
 
-    def model(self, name: str) -> Any:
-        """The model of that name in the recipe: an object with the capabilities that ``check`` verified."""
+    def model(self, name: str) -> Model:
+        """Return the model with that name in the recipe."""
         ...
 
     def prompt(self, name: str) -> Template: ...
@@ -478,7 +479,7 @@ class Trainer(Protocol):
     def train(
         self,
         samples: Sequence[TokenSample],
-        model: Any,
+        model: Model,
         out: Path,
         ctx: Context,
         start: ModelRef | None = None,

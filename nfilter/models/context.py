@@ -1,4 +1,4 @@
-"""What a stage may reach: models (journaled and cached), prompts, seeded generators, progress, log."""
+"""What a stage has access to: models (journaled), prompts, seeded generators, progress, log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nfilter.api.stages import AnswerKind, Progress, Template, TokenLoss
 from nfilter.api.types import FloatArray, ModelRef, TokenSample
 from nfilter.models.pace import Pace
 from nfilter.models.pool import ModelPool
-from nfilter.models.proxy import Model
+from nfilter.models.proxy import JournaledModel
 from nfilter.models.token_scores import Compute, streamed
 from nfilter.progress import RunLog
 from nfilter.recipe.model import Recipe
@@ -29,7 +29,7 @@ from nfilter.store.losses import ScoreBooks, response
 
 
 class RunContext:
-    """The context that the engine gives to one stage of one run."""
+    """The context of one stage in one run."""
 
     def __init__(
         self,
@@ -50,7 +50,25 @@ class RunContext:
         pace: Pace | None = None,
         code: str = "",
     ) -> None:
-        """``code`` is the digest of the stage's plugin: scores that other code computed are not read."""
+        """Create the context of ``stage``.
+
+        Args:
+            recipe: The recipe of the run.
+            stage: The number and name of the stage.
+            pool: Builds the models.
+            journal: Stores the completions.
+            prompts: Loads the templates.
+            log: Writes run.log and warnings.
+            stream: Seeds ``rng`` instead of ``stage``: the name without its number.
+            trainer: Trains for ``train``; None if the recipe has no trainer.
+            publish: Receives the model of ``publish_model``.
+            scores: Stores losses and other token scores.
+            loss: The online loss of an arm.
+            place: Progress of the run, shown before the text of a progress bar.
+            rows: Number of rows of the run, for the trainer of an arm.
+            pace: Measures local models.
+            code: The digest of the stage's plugin: scores that other code computed are not read.
+        """
         self._code = code
         self._place = place
         self._pace = pace
@@ -71,11 +89,15 @@ class RunContext:
         self._used: dict[str, Any] = {}
         self.answers: AnswerKind = answers_of(recipe, self)
 
-    def model(self, name: str) -> Model:
-        """The model of that name, as this stage may use it."""
+    def model(self, name: str) -> JournaledModel:
+        """Return the model with that name in the recipe.
+
+        Raises:
+            ModelError: if there is none, it cannot be built, or its host is not allowed.
+        """
         backend = self._pool.backend(name)
         self._used[self._recipe.aliases.get(name, name)] = backend
-        return Model(
+        return JournaledModel(
             name,
             backend,
             backend.fingerprint(),
@@ -87,38 +109,39 @@ class RunContext:
             cost=self._pool.cost(name),
             thoughts=self._recipe.thoughts(name),
             pace=self._pace if self._pool.is_local(name) else None,
+            capabilities=self._pool.capabilities(name),
         )
 
     def prompt(self, name: str) -> Template:
-        """The template of that name."""
+        """Return the template with that name."""
         return self._prompts.get(name)
 
     def rng(self, key: str) -> random.Random:
-        """A generator of the run's seed, the stage's name (not its number) and ``key``."""
+        """Return a generator seeded by the run's seed, the stage's name without its number, and ``key``."""
         return random.Random(f"{self.seed}\x1f{self._stream}\x1f{key}")
 
     def progress(
         self, total: int | None, text: str, note: Callable[[], str] | None = None
     ) -> AbstractContextManager[Progress]:
-        """A bar on a terminal, with how far the run is; nothing elsewhere."""
+        """Return a progress bar for a terminal, with the progress of the run; elsewhere it shows nothing."""
         where = f"{self._place}: {text}" if self._place else text
         bar: AbstractContextManager[Progress] = self.log.reporter.progress(total, where, note)
         return bar
 
     def train(self, samples: Iterable[TokenSample], start: ModelRef | None = None) -> ModelRef:
-        """Train with the recipe's trainer.
+        """Train with the trainer of the recipe.
 
         Raises:
-            RecipeError: when the recipe has none.
+            RecipeError: if the recipe has none.
         """
         if self._trainer is None:
             raise RecipeError(
-                f"{self.stage} wants to train, and the recipe has no trainer; add train: {{use: hf.lora, model: student}}"
+                f"{self.stage} trains a model, and the recipe has no trainer; add train: {{use: hf.lora, model: student}}"
             )
         return self._trainer(list(samples), start)
 
     def finish(self) -> None:
-        """Keep how fast models were; warn of what they left: calls that failed, texts longer than an encoder's window."""
+        """Store the speed of local models; warn about failed calls and about texts longer than an encoder's window."""
         if self._pace is not None:
             self._pace.keep()
         for name, ended in self._journal.outcomes(self.stage).items():
@@ -138,14 +161,14 @@ class RunContext:
             )
 
     def publish_model(self, ref: ModelRef) -> None:
-        """Offer a model to ``train: {use: adopt}``."""
+        """Publish a model for ``train: {use: adopt}``."""
         if self._publish is not None:
             self._publish(ref)
 
     def token_scores(
         self, model: str, what: str, samples: Sequence[TokenSample], compute: Compute
     ) -> list[FloatArray]:
-        """Scores of response tokens, float32 [T] per sample, NaN elsewhere; see the protocol ``Context``."""
+        """Return scores of response tokens, float32 [T] per sample, NaN elsewhere; see the protocol ``Context``."""
         backend, code = self._pool.backend(model), self._code
         name = digest(backend.fingerprint(), code_of(type(backend)), code, what)
         if self._scores is None:
@@ -154,7 +177,7 @@ class RunContext:
 
 
 def answers_of(recipe: Recipe, ctx: RunContext) -> AnswerKind:
-    """The recipe's answer kind; its encoder or judge, where it names one, is a model of the recipe."""
+    """Return the answer kind of the recipe. Its encoder or judge, if any, is a model of the recipe."""
     config = recipe.answer
 
     def embed(texts: Sequence[str]) -> FloatArray:

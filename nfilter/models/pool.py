@@ -59,6 +59,11 @@ class ModelPool:
         budget = self.site.budget
         return budget.told if budget is not None and (price.prompt or price.completion) else None
 
+    def capabilities(self, name: str) -> frozenset[type]:
+        """Return the capabilities that a model's backend declares for its config."""
+        use = self.recipe.model(name)
+        return frozenset() if use is None else use.item.cls.abilities(use.config).capabilities
+
     def is_local(self, name: str) -> bool:
         """Whether a model runs here, so that its calls cost time and no money."""
         use = self.recipe.model(name)

@@ -1,4 +1,4 @@
-"""A model as a stage sees it: generations are journaled and cached, losses are kept."""
+"""The model that a stage receives: a backend whose completions are journaled and whose losses are stored."""
 
 from __future__ import annotations
 
@@ -8,7 +8,22 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from nfilter.answers.thoughts import Thoughts
-from nfilter.api.capabilities import EndsPrompts, Streams, TokenizerDigest, Tokenizes
+from nfilter.api.capabilities import (
+    CAPABILITIES,
+    Adapts,
+    Embeds,
+    Encodes,
+    EndsPrompts,
+    Generates,
+    LendsModule,
+    Lent,
+    Scores,
+    Streams,
+    TokenizerDigest,
+    Tokenizes,
+    lacks,
+    methods_of,
+)
 from nfilter.api.errors import ContractError
 from nfilter.api.interrupt import Drain
 from nfilter.api.stages import Progress
@@ -31,14 +46,15 @@ from nfilter.store.journal import Journal, Use, call_key
 from nfilter.store.losses import ScoreBooks
 
 _TRANSIENT = frozenset({"timeout", "server", "memory"})
-_SLICE = 256  # requests at a time, of a backend that does not stream
-_GROUP = 32  # answers a commit
+_SLICE = 256  # requests per call of a backend that does not stream
+_GROUP = 32  # answers per commit
 _SECONDS = 1.0  # between commits, at most
 _PORTION = 2**18  # tokens scored between writes
+_OF_BACKEND = frozenset({LendsModule, Adapts})  # asked of the backend, also within ``adapted``
 
 
-class Model:
-    """A backend as one stage sees it: the same capabilities, with every generation journaled and cached."""
+class JournaledModel:
+    """A backend as one stage uses it (``nfilter.Model``): every completion is journaled, every loss stored."""
 
     def __init__(
         self,
@@ -54,8 +70,25 @@ class Model:
         cost: Callable[[], str] | None = None,
         thoughts: Thoughts | None = None,
         pace: Pace | None = None,
+        capabilities: frozenset[type] | None = None,
     ) -> None:
-        """``pace`` is told when answers come. ``cost`` says what is spent so far; the bar asks it when it is drawn, not a call when it ends."""
+        """Wrap ``backend`` for ``stage``.
+
+        Args:
+            name: The name of the model in the recipe.
+            backend: The backend; it renders prompts, lends its module and takes adapters.
+            fingerprint: Identifies the weights, including an active adapter.
+            journal: Stores the completions.
+            stage: The name of the stage.
+            capable: What generates, embeds and scores, if it is not the backend: the same weights with an adapter.
+            progress: Opens a progress bar.
+            scores: Stores the losses; None computes them on every call.
+            drain: Tells whether the run is being interrupted.
+            cost: Returns the cost so far; called when the progress bar is drawn.
+            thoughts: Separates reasoning from answers.
+            pace: Receives the time of every answer.
+            capabilities: What the backend declares for its config; None: the capabilities whose methods exist.
+        """
         self.name = name
         self.stage = stage
         self._backend = backend
@@ -68,24 +101,41 @@ class Model:
         self._cost = cost
         self._thoughts = thoughts or Thoughts()
         self._pace = pace
+        self._capabilities = capabilities
 
     def fingerprint(self) -> str:
-        """What identifies the weights, the adapter in use included."""
+        """Return what identifies the weights, including an active adapter."""
         return self._fingerprint
 
     def code(self) -> str:
-        """SHA-256 of the files of the package that the backend comes from."""
+        """Return the SHA-256 of the files of the backend's package."""
         return code_of(type(self._backend))
 
+    def has(self, capability: type) -> bool:
+        """Return whether the backend declares the capability and has its methods."""
+        if self._capabilities is not None and capability not in self._capabilities:
+            return False
+        owner = self._backend if capability in _OF_BACKEND else self._capable
+        return all(hasattr(owner, name) for name in methods_of(capability))
+
+    def _require(self, capability: type) -> None:
+        if not self.has(capability):
+            present = [each for each in CAPABILITIES if self.has(each)]
+            raise lacks(f"{self.stage}: {self._who()}", capability, present)
+
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """One completion a request, in order. What was answered before is not asked again.
+        """Return one completion per request, in order. Requests that the journal answers are not sent again.
 
-        Answers are committed as they come, so that a run that is killed asks little again. No message reaches a backend
-        with a control token in it, unless the backend keeps such tokens plain text by itself (``shields``).
+        Answers are committed when they arrive, so that a killed run repeats few calls. Control tokens in messages are broken
+        before the call, unless the backend keeps them plain text itself (``shields``).
 
-        A completion's thoughts are in its ``reasoning``, whatever the backend; what its text holds is the answer. The
-        journal keeps what the backend gave.
+        Reasoning is moved from the text of a completion to its ``reasoning``. The journal stores what the backend returned.
+
+        Raises:
+            ModelError: if the backend lacks ``Generates``.
+            ContractError: if it does not return one completion per request.
         """
+        self._require(Generates)
         if not getattr(self._backend, "shields", False):
             safe = [neutral(request) for request in requests]
             answers = self._answered([each.request for each in safe])
@@ -93,10 +143,10 @@ class Model:
         return self._answered(requests)
 
     def _answered(self, requests: Sequence[Request]) -> list[Completion]:
-        """The completions without their thoughts; how each call ended is noted in the journal."""
+        """Return the completions without reasoning, and record in the journal how each call ended."""
         keys = [call_key(self._fingerprint, request) for request in requests]
         answers = self._generate(requests, keys)
-        # The end of a prompt is the template's, the same for all requests, so that one tells.
+        # The template ends all prompts in the same way, so one request is enough.
         starts = bool(requests) and self._begins_thought(requests[0])
         done = [
             self._thoughts.separated(answer, opened=starts and self._begins_thought(request))
@@ -140,7 +190,7 @@ class Model:
                         done.update(fresh)
                         fresh, last = {}, time.monotonic()
             finally:
-                # What arrived before an error, or before a person's Ctrl-C, was paid for.
+                # Answers that arrived before an error or an interrupt were paid for.
                 self._commit(fresh, list(fresh), places, requests)
             done.update(fresh)
         if pace is not None:
@@ -148,7 +198,7 @@ class Model:
         return [done[key] for key in keys]
 
     def _answers(self, todo: Mapping[str, Request]) -> Iterator[tuple[str, Completion] | None]:
-        # Long prompts first, as backends like them.
+        # Long prompts first: batches are then of similar lengths, and running out of memory shows early.
         order = sorted(todo, key=lambda key: -sum(len(m.content) for m in todo[key].messages))
         if isinstance(self._capable, Streams):
             left = set(range(len(order)))
@@ -160,7 +210,7 @@ class Model:
                 check_completions(self._who(), [answer], 1)
                 if index not in left:
                     raise self._miscounted(
-                        f"request {index} of {len(order)} was answered twice, or never asked"
+                        f"request {index} of {len(order)} was answered twice, or does not exist"
                     )
                 left.remove(index)
                 yield order[index], answer
@@ -177,7 +227,7 @@ class Model:
 
     def _miscounted(self, what: str) -> ContractError:
         return ContractError(
-            f"{self._who()}: {what}; a backend returns one a request, in order, failures included"
+            f"{self._who()}: {what}; a backend returns one per request, in order, failures included"
         )
 
     def _who(self) -> str:
@@ -201,7 +251,7 @@ class Model:
             if key in kept or key not in answers
             for place in places[key]
         ]
-        # A failure that is not kept is asked about again, and was paid for all the same.
+        # A transient failure is not stored and requested again, but it was paid for.
         lost = [
             (self.stage, self.name, answer.usd)
             for key, answer in answers.items()
@@ -211,7 +261,13 @@ class Model:
             self._journal.commit(list(kept.items()), uses, lost)
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
-        """float32 [n, d]; equal texts are embedded once."""
+        """Return float32 [n, d]; equal texts are embedded once.
+
+        Raises:
+            ModelError: if the backend lacks ``Embeds``.
+            ContractError: if it does not return one vector per text.
+        """
+        self._require(Embeds)
         unique = list(dict.fromkeys(texts))
         vectors = check_vectors(self._who(), self._capable.embed(unique), len(unique))
         if len(unique) == len(texts):
@@ -222,10 +278,16 @@ class Model:
     def score(
         self, samples: Sequence[TokenSample], adapter: ModelRef | None = None
     ) -> list[FloatArray]:
-        """Per-token losses, float32 [T] a sample. What this run scored before is read, not computed again."""
+        """Return per-token losses, float32 [T] per sample. Losses that this run has computed are read from disk.
+
+        Raises:
+            ModelError: if the backend lacks ``Scores``.
+            ContractError: if it does not return one array per sample.
+        """
+        self._require(Scores)
         if self._scores is None:
             return check_losses(self._who(), self._capable.score(samples, adapter), samples)
-        # Losses cost time and no money, so that those of other code are not read.
+        # Losses cost time and no money: those of other code are computed again.
         name = digest(self._fingerprint, self.code(), adapter.digest if adapter else None)
         book = self._scores.of(name)
         found = book.find(samples)
@@ -244,29 +306,45 @@ class Model:
     def encode(
         self, samples: Sequence[Sample], *, max_length: int, turns: str
     ) -> list[TokenSample]:
-        """Samples as tokens of this model."""
+        """Return one token sample per sample.
+
+        Raises:
+            ModelError: if the backend lacks ``Encodes``.
+            ContractError: if it does not return one token sample per sample.
+        """
+        self._require(Encodes)
         encoded = self._capable.encode(samples, max_length=max_length, turns=turns)
         return check_encoded(self._who(), encoded, samples)
 
     def tokenizer_digest(self) -> TokenizerDigest | None:
-        """What identifies the tokenizer; None where the backend does not tell."""
+        """Return the digest of the tokenizer; None if the backend lacks ``Tokenizes``."""
         able = isinstance(self._capable, Tokenizes)
         return self._capable.tokenizer_digest() if able else None
 
     def decode(self, ids: Sequence[IntArray]) -> list[str] | None:
-        """The text of each list of ids; None where the backend does not tell."""
+        """Return the text of each array of ids; None if the backend lacks ``Tokenizes``."""
         return self._capable.decode(ids) if isinstance(self._capable, Tokenizes) else None
 
-    def lend(self) -> AbstractContextManager[Any]:
-        """The local torch module, scoped."""
-        lent: AbstractContextManager[Any] = self._backend.lend()
+    def lend(self) -> AbstractContextManager[Lent]:
+        """Return a scope with the local torch module.
+
+        Raises:
+            ModelError: if the backend lacks ``LendsModule``.
+        """
+        self._require(LendsModule)
+        lent: AbstractContextManager[Lent] = self._backend.lend()
         return lent
 
     @contextmanager
-    def adapted(self, ref: ModelRef) -> Iterator[Model]:
-        """The same model with an adapter, journaled under a fingerprint of its own."""
+    def adapted(self, ref: ModelRef) -> Iterator[JournaledModel]:
+        """Return a scope with the same model and an adapter, journaled under its own fingerprint.
+
+        Raises:
+            ModelError: if the backend lacks ``Adapts``.
+        """
+        self._require(Adapts)
         with self._backend.adapted(ref) as capable:
-            yield Model(
+            yield JournaledModel(
                 self.name,
                 self._backend,
                 digest(self._fingerprint, ref.digest),
@@ -279,11 +357,12 @@ class Model:
                 self._cost,
                 self._thoughts,
                 self._pace,
+                self._capabilities,
             )
 
 
 def _portions(places: Sequence[int], samples: Sequence[TokenSample]) -> Iterator[list[int]]:
-    """Places, longest sample first, in portions that are kept one by one: what a kill costs at most."""
+    """Yield places, longest sample first, in portions that are stored one by one: a kill loses at most one."""
     order = sorted(places, key=lambda place: -len(samples[place].ids))
     part: list[int] = []
     size = 0

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nfilter.api.capabilities import TokenizerDigest
+from nfilter.api.model import Model
 from nfilter.api.stages import AnswerKind, Progress, Template, TokenLoss
 from nfilter.api.types import (
     JSON,
@@ -27,6 +28,7 @@ from nfilter.api.types import (
     TokenSample,
 )
 from nfilter.recipe.prompts import Prompts, shipped_directory
+from nfilter.testing.stage_model import StageModel
 
 
 @dataclass
@@ -207,9 +209,9 @@ class FakeContext:
             answers = build(AnswerConfig.model_validate({"kind": answers}))
         self.answers: AnswerKind = answers
 
-    def model(self, name: str) -> Any:
-        """The model given under that name."""
-        return self.models[name]
+    def model(self, name: str) -> Model:
+        """Return the model given under that name; ``models`` has the object itself."""
+        return StageModel(name, self.models[name])
 
     def prompt(self, name: str) -> Template:
         """A template from the given directories or the shipped ones."""

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from nfilter.api.capabilities import CAPABILITIES, Abilities
+from nfilter.api.capabilities import CAPABILITIES, Abilities, methods_of
+from nfilter.api.model import Model
 from nfilter.api.stages import Context, Site, TrainingResult
 from nfilter.api.types import Request, Sample, TokenSample
 from nfilter.registry.contracts import (
@@ -48,7 +49,7 @@ def check_backend(
     )
     for capability in abilities.capabilities:
         assert capability in CAPABILITIES, f"{capability!r} is not a capability that nfilter knows"
-        for member in getattr(capability, "__protocol_attrs__", _members(capability)):
+        for member in methods_of(capability):
             assert hasattr(backend, member), f"{backend.__name__} lacks {member}, which it promises"
     if site is not None:
         problems = list(backend.problems(config, site))
@@ -61,10 +62,6 @@ def check_backend(
         finally:
             built.close()
     return abilities
-
-
-def _members(capability: type) -> list[str]:
-    return [name for name in vars(capability) if not name.startswith("_")]
 
 
 def _ask(
@@ -130,7 +127,7 @@ def check_trainer(
     trainer: type[Any],
     config: Any,
     samples: Sequence[TokenSample],
-    model: Any,
+    model: Model,
     out: Path,
     ctx: Context,
     site: Site | None = None,

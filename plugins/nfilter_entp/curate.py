@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -24,6 +24,7 @@ from nfilter import (
 )
 from nfilter_entp import estimate, votes
 from nfilter_entp.neighbours import EXACT_UP_TO, Collector, Texts, nearest
+from nfilter_entp.notes import RatingNote
 from nfilter_entp.rate import CLASSES
 from nfilter_entp.transition import Array, Transition
 
@@ -93,7 +94,7 @@ class Curate:
                 label = self._given_label(sample)
                 labels.append(_NO_LABEL if label is None else label)
                 if label is None and not failure:
-                    failure = str(self._rating_note(sample).get("failure"))
+                    failure = str(self._rating_note(sample).failure)
                 rows.add(sample)
                 progress.advance()
         given = np.array(labels, dtype=np.int64)
@@ -108,9 +109,9 @@ class Curate:
         """Write the labels of the chunk, and keep or drop each sample."""
         return [self._decide(sample, state) for sample in chunk]
 
-    def _rating_note(self, sample: Sample) -> Mapping[str, JSON]:
-        note = sample.notes.get(self.config.by)
-        if not isinstance(note, Mapping) or "label" not in note:
+    def _rating_note(self, sample: Sample) -> RatingNote:
+        note = RatingNote.of(sample, self.config.by)
+        if note is None:
             raise ContractError(
                 f"sample {sample.id!r} has no rating in note {self.config.by!r}; put entp.rate before"
                 f" {self.name}, or set by to the note that it writes"
@@ -118,7 +119,7 @@ class Curate:
         return note
 
     def _given_label(self, sample: Sample) -> int | None:
-        label = self._rating_note(sample)["label"]
+        label = self._rating_note(sample).label
         if label is None:
             return None
         if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < CLASSES:

@@ -26,6 +26,7 @@ from nfilter import (
     place_of,
 )
 from nfilter_entp.neighbours import EXACT_UP_TO, Collector, Texts, nearest
+from nfilter_entp.notes import RatingNote
 
 _FARTHEST = 2.0  # cosine distance of opposite vectors, assigned to a text without neighbours
 
@@ -156,14 +157,13 @@ class LongTail:
         """Return the label to rank by; -1, which ranks last, if it is null."""
         if self.config.by is None:
             return 0
-        note = sample.notes.get(self.config.by)
-        if not isinstance(note, Mapping) or "label" not in note:
+        note = RatingNote.of(sample, self.config.by)
+        if note is None:
             raise ContractError(
                 f"sample {sample.id!r} has no label in note {self.config.by!r}; put entp.curate or entp.rate before"
                 f" {self.name}, or leave out by"
             )
-        label = note["label"]
-        return label if isinstance(label, int) else -1
+        return note.label if isinstance(note.label, int) else -1
 
     def _number_to_keep(self, n: int, pinned: int, ctx: Context) -> int:
         keep = self.config.keep

@@ -35,6 +35,7 @@ from nfilter_entp import repair_cycle
 from nfilter_entp.gates import Gate, Gates, Rarity, failure_reason, judge
 from nfilter_entp.gates import missing_terms as missing_in
 from nfilter_entp.neighbours import embed_unit
+from nfilter_entp.notes import PairNote
 from nfilter_entp.repair_cycle import ANSWER, INSTRUCTION, ROLES, Case, ModelCalls, Parent
 from nfilter_entp.single_turn import instruction_of, system_of, unfit
 
@@ -223,12 +224,9 @@ class Mix:
         def texts() -> Iterator[str]:
             for sample in stream:
                 present_ids.append(hash_of(sample.id))
-                note = sample.notes.get(self.config.pair)
-                other = note.get("with") if isinstance(note, Mapping) else None
-                if isinstance(note, Mapping) and isinstance(other, str) and unfit(sample) is None:
-                    pair_notes[sample.id] = _PairNote(
-                        other, note.get("lead") is True, len(pair_notes)
-                    )
+                note = PairNote.of(sample, self.config.pair)
+                if note.partner is not None and unfit(sample) is None:
+                    pair_notes[sample.id] = _PairNote(note.partner, note.lead, len(pair_notes))
                     rarity.add(instruction_of(sample))
                     yield from (
                         sample.id,
@@ -350,12 +348,12 @@ class Mix:
         )
 
     def _decide_unpaired(self, sample: Sample, state: State) -> Sample:
-        note = sample.notes.get(self.config.pair)
+        note = PairNote.of(sample, self.config.pair)
         why = unfit(sample)
-        if why is None and isinstance(note, Mapping) and isinstance(note.get("with"), str):
-            why = _unmatched_reason(sample, str(note["with"]), state)
+        if why is None and note.partner is not None:
+            why = _unmatched_reason(sample, note.partner, state)
         elif why is None:
-            why = str(note["why"]) if isinstance(note, Mapping) and note.get("why") else "no pair"
+            why = note.why
         return self._decide(sample, self.config.unpaired, f"not mixed: {why}")
 
     def _decide_parent(self, sample: Sample, pair: _Pair, ctx: Context) -> Sample:

@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 from nfilter import (
     Context,
     Contract,
-    FloatArray,
+    LendsModule,
+    Model,
     ModelNeed,
     ModelRef,
     Needs,
@@ -111,7 +112,7 @@ class ExcessLoss:
         """Score the chunk with the base and the reference; mask nothing."""
         del bit
         base = ctx.model(self.config.base)
-        base_losses: list[FloatArray] = base.score(chunk)
+        base_losses = base.score(chunk)
         if self.config.reference is not None:
             reference_losses = ctx.model(self.config.reference).score(chunk)
         else:
@@ -123,13 +124,11 @@ class ExcessLoss:
         ]
 
 
-def _tokenization(model: Any, texts: Sequence[str]) -> list[Any] | None:
+def _tokenization(model: Model, texts: Sequence[str]) -> list[Any] | None:
     """Return a local model's vocabulary and its token ids for ``texts``; None if it exposes no tokenizer."""
-    try:
-        lending = model.lend()
-    except AttributeError:
+    if not model.has(LendsModule):
         return None
-    with lending as lent:
+    with model.lend() as lent:
         tokenizer = getattr(lent, "tokenizer", None)
         if tokenizer is None:
             return None

@@ -10,7 +10,7 @@ from nfilter import Completion, Failure, Message, Request, Sampling
 from nfilter.answers import AnswerConfig, build
 from nfilter.answers.thoughts import Cut, Thoughts
 from nfilter.api.errors import RecipeError
-from nfilter.models.proxy import Model
+from nfilter.models.proxy import JournaledModel
 from nfilter.recipe.model import load
 from nfilter.registry.loading import load as load_plugins
 from nfilter.store.journal import Journal
@@ -64,7 +64,7 @@ class Opening(FakeGenerator):
 def ask(tmp_path, backend, *, marks=None):
     journal = Journal(tmp_path / "journal.db")
     try:
-        model = Model("m", backend, "f", journal, "01-stage", thoughts=Thoughts(marks))
+        model = JournaledModel("m", backend, "f", journal, "01-stage", thoughts=Thoughts(marks))
         return model.generate([Request((Message("user", "2+2?"),))])[0]
     finally:
         journal.close()
@@ -181,7 +181,7 @@ def test_a_higher_limit_lets_the_thought_end(tmp_path):
 
     journal = Journal(tmp_path / "journal.db")
     try:
-        model = Model("m", FakeGenerator(said), "f", journal, "01-stage")
+        model = JournaledModel("m", FakeGenerator(said), "f", journal, "01-stage")
         turns = (Message("user", "2+2?"),)
         short, long = (
             model.generate([Request(turns, Sampling(max_tokens=most))])[0] for most in (9, 99)

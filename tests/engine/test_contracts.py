@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nfilter_example.model import Adder
+from nfilter_example.model import Adder, AdderConfig
 from nfilter_example.tokens import First
 from nfilter_example.words import Words
 
-from nfilter import Contract, ContractError, RecipeError, View
+from nfilter import Abilities, Contract, ContractError, Embeds, RecipeError, View
 from nfilter.engine.lookup import prompts_of, site_of
 from nfilter.recipe.check import check
 from nfilter.recipe.model import load
@@ -205,7 +205,9 @@ def test_what_a_model_returns_is_counted(
         ctx.model("m").generate([Request(sample.messages) for sample in chunk])
         return chunk
 
-    backend = type("Made", (Adder,), {"name": "extra.made", **members})
+    able = Adder.abilities(AdderConfig()).capabilities | ({Embeds} if "embed" in members else set())
+    abilities = classmethod(lambda cls, config: Abilities(able))
+    backend = type("Made", (Adder,), {"name": "extra.made", "abilities": abilities, **members})
     stages = [] if "encode" in members else [stage(process=ask)]
     more = "models: {m: {use: extra.made}, student: m}\n" + (
         "tokens:\n  - {use: example.first}\n" if "encode" in members else ""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nfilter import Completion, Message, Request
 from nfilter.models.control_tokens import broken, neutral, tokens_in
-from nfilter.models.proxy import Model
+from nfilter.models.proxy import JournaledModel
 from nfilter.store.journal import Journal
 
 TOKENS = [
@@ -123,14 +123,14 @@ def test_no_control_token_leaves_and_the_answer_has_it_as_the_data_does() -> Non
     journal = Journal(Path(":memory:"))
     try:
         server = Server()
-        model = Model("expert", server, "f", journal, "stage")
+        model = JournaledModel("expert", server, "f", journal, "stage")
         assert [done.text for done in model.generate(asked)] == texts
         assert sorted(server.sent) == sorted([broken(texts[0]), texts[1]])
         # What is kept is what the server said, under what it was sent; a second run reads it and mends it again.
         assert [done.text for done in model.generate(asked)] == texts
         assert len(server.sent) == 2
         local = Server(shields=True)
-        Model("student", local, "g", journal, "stage").generate(asked)
+        JournaledModel("student", local, "g", journal, "stage").generate(asked)
         assert sorted(local.sent) == sorted(texts)
     finally:
         journal.close()

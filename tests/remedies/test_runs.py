@@ -184,7 +184,7 @@ def test_a_journal_that_is_empty(adds: Callable[..., Any], tmp_path: Path, away:
     assert adds().metrics["samples"]["read"] == 2
 
 
-@pytest.mark.types("wants to train, and the recipe has no trainer", "needs training; add train:")
+@pytest.mark.types("trains a model, and the recipe has no trainer", "needs training; add train:")
 def test_a_trainer_is_added(adds: Callable[..., Any]) -> None:
     from nfilter_example.tokens import First
 

@@ -23,7 +23,7 @@ from nfilter import (
     Sampling,
     StoreError,
 )
-from nfilter.models.proxy import Model
+from nfilter.models.proxy import JournaledModel
 from nfilter.store.journal import Journal, Use, call_key, paid_in
 
 ASK = Request((Message("user", "1+1?"),), Sampling(temperature=0.7), sample_id="a")
@@ -75,8 +75,10 @@ def backend() -> Backend:
     return Backend()
 
 
-def model(backend: Backend, journal: Journal, stage: str = "01-a", fingerprint: str = "f") -> Model:
-    return Model("expert", backend, fingerprint, journal, stage)
+def model(
+    backend: Backend, journal: Journal, stage: str = "01-a", fingerprint: str = "f"
+) -> JournaledModel:
+    return JournaledModel("expert", backend, fingerprint, journal, stage)
 
 
 def ask(text: str, sample_id: str = "a", **sampling: Any) -> Request:
@@ -241,7 +243,7 @@ class Bar:
 def test_a_stream_is_put_in_order_and_counted(journal: Journal) -> None:
     backend, bar = Streaming(), Bar()
     requests = [ask("x"), *(ask(str(index % 300)) for index in range(700))]
-    asking = Model("expert", backend, "f", journal, "s", progress=bar)
+    asking = JournaledModel("expert", backend, "f", journal, "s", progress=bar)
     answers = asking.generate(requests)
     questions = [request.messages[-1].content for request in requests]
     assert [answer.text.partition("=")[0] for answer in answers] == questions
@@ -290,7 +292,7 @@ def test_a_run_that_is_asked_to_end_goes_no_further_though_all_is_answered(
 
     asked = [ask(str(index)) for index in range(3)]
     with pytest.raises(KeyboardInterrupt):
-        Model("expert", Last(), "f", journal, "s", drain=drain).generate(asked)
+        JournaledModel("expert", Last(), "f", journal, "s", drain=drain).generate(asked)
     assert journal.usage()["s"]["calls"] == 3
 
 
@@ -384,7 +386,7 @@ def test_equal_texts_are_embedded_once() -> None:
             asked.append(texts)
             return np.array([[len(text)] for text in texts], dtype=np.float32)
 
-    found = Model("encoder", Encoder(), "f", None, "s").embed(["aa", "b", "aa", "ccc"])  # type: ignore[arg-type]
+    found = JournaledModel("encoder", Encoder(), "f", None, "s").embed(["aa", "b", "aa", "ccc"])  # type: ignore[arg-type]
     assert asked == [["aa", "b", "ccc"]]
     np.testing.assert_array_equal(found, [[2], [1], [2], [3]])
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nfilter.api.types import ModelRef, TokenSample
-from nfilter.models.proxy import Model
+from nfilter.models.proxy import JournaledModel
 from nfilter.store.losses import ScoreBook, ScoreBooks
 
 
@@ -129,8 +129,8 @@ def test_a_model_scores_a_sample_once_for_all_stages(tmp_path: Path) -> None:
     backend = Counting()
     books = ScoreBooks(tmp_path)
 
-    def model(stage: str, fingerprint: str = "f") -> Model:
-        return Model("student", backend, fingerprint, None, stage, scores=books)  # type: ignore[arg-type]
+    def model(stage: str, fingerprint: str = "f") -> JournaledModel:
+        return JournaledModel("student", backend, fingerprint, None, stage, scores=books)  # type: ignore[arg-type]
 
     first = model("one").score(SAMPLES[:2])
     both = model("two").score(SAMPLES)

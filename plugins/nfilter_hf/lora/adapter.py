@@ -274,6 +274,6 @@ def adapted(module: Any, config: LoraSettings, start: ModelRef | None = None) ->
 
 
 def fingerprint(model: Any, module: Any) -> str:
-    """What identifies a base. A wrapper around a backend may hide everything but the capabilities."""
+    """Return what identifies a base: a backend or a model of a recipe; of any other lender, the path of its module."""
     get = getattr(model, "fingerprint", None)
     return str(get()) if callable(get) else str(getattr(module, "name_or_path", "") or "unknown")

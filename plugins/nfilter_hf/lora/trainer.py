@@ -16,6 +16,7 @@ from nfilter import (
     Contract,
     Foretold,
     LendsModule,
+    Model,
     ModelError,
     ModelNeed,
     ModelRef,
@@ -101,7 +102,7 @@ class LoraTrainer:
     def train(
         self,
         samples: Sequence[TokenSample],
-        model: Any,
+        model: Model,
         out: Path,
         ctx: Context,
         start: ModelRef | None = None,

@@ -1,0 +1,82 @@
+"""The type of ``ctx.model(NAME)``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from nfilter.api.capabilities import Lent, TokenizerDigest
+from nfilter.api.types import (
+    Completion,
+    FloatArray,
+    IntArray,
+    ModelRef,
+    Request,
+    Sample,
+    TokenSample,
+)
+
+
+class Model(Protocol):
+    """A model of the recipe, as a stage or a trainer uses it.
+
+    Each method belongs to a capability and raises ModelError if the backend lacks it. A stage annotates the setting that
+    names the model with ``Needs(CAPABILITY)``, so that ``nfilter check`` reports such a recipe before the run.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name of the model in the recipe."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Return what identifies the weights, including an active adapter."""
+        ...
+
+    def has(self, capability: type) -> bool:
+        """Return whether the model has the capability."""
+        ...
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Return one completion per request, in order (``Generates``).
+
+        Answers in the journal are not requested again. A failure is a completion with ``failure`` set. Reasoning is in
+        ``Completion.reasoning``, not in its text.
+        """
+        ...
+
+    def embed(self, texts: Sequence[str]) -> FloatArray:
+        """Return one vector per text, float32 [n, d], not normalised (``Embeds``). Equal texts are embedded once."""
+        ...
+
+    def score(
+        self, samples: Sequence[TokenSample], adapter: ModelRef | None = None
+    ) -> list[FloatArray]:
+        """Return per-token losses, float32 [T] per sample, NaN at position 0 and outside the response (``Scores``).
+
+        Losses that this run has computed are read from disk.
+        """
+        ...
+
+    def encode(
+        self, samples: Sequence[Sample], *, max_length: int, turns: str
+    ) -> list[TokenSample]:
+        """Return one token sample per sample, in order (``Encodes``)."""
+        ...
+
+    def tokenizer_digest(self) -> TokenizerDigest | None:
+        """Return the digest of the tokenizer; None if the model lacks ``Tokenizes``."""
+        ...
+
+    def decode(self, ids: Sequence[IntArray]) -> list[str] | None:
+        """Return the text of each array of ids, [T] each; None if the model lacks ``Tokenizes``."""
+        ...
+
+    def lend(self) -> AbstractContextManager[Lent]:
+        """Return a scope with the local torch module (``LendsModule``)."""
+        ...
+
+    def adapted(self, ref: ModelRef) -> AbstractContextManager[Model]:
+        """Return a scope with the same model and the adapter ``ref`` (``Adapts``)."""
+        ...

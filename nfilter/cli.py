@@ -401,6 +401,21 @@ def plugins_show(name: str, as_json: bool) -> None:
 
 
 @main.command()
+@click.option("--out", type=click.Path(path_type=Path), help="Write the schema to this file.")
+def schema(out: Path | None) -> None:
+    """Print the JSON Schema of a recipe, with the settings of the installed plugins, for editors and other programs."""
+    from nfilter.recipe.schema import schema_of, write_schema
+
+    plugins = _plugins()
+    with _attributed(plugins, "schema"):
+        if out is None:
+            click.echo(json.dumps(schema_of(plugins), indent=1))
+            return
+        line = write_schema(plugins, out)
+    click.echo(f"wrote {_plain(str(out))}; recipes in its folder begin with: {_plain(line)}")
+
+
+@main.command()
 @click.option(
     "--template",
     help="Which shipped recipe to start from [classes for data of few answers, else robustft].",

@@ -16,6 +16,8 @@ from nfilter.recipe.measures import rewrites
 from nfilter.recipe.model import load
 from nfilter.recipe.not_carried import NotCarried
 from nfilter.recipe.readable import Readable, sampled
+from nfilter.recipe.schema import FILE as SCHEMA_FILE
+from nfilter.recipe.schema import editor_line, write_schema
 from nfilter.recipe.yaml_lines import parse
 from nfilter.registry.contracts import rows_of
 from nfilter.registry.loading import Plugins, Registered
@@ -92,7 +94,12 @@ def scaffold(
         text = _on_data(text, data, found, tested, out)
         said += _told(data, found)
     with publishing(out) as file:
-        file.write(text)
+        file.write(f"{editor_line()}\n{text}")
+    write_schema(plugins, out.parent / SCHEMA_FILE)
+    said.append(
+        f"schema: {SCHEMA_FILE} beside it tells an editor the settings, also offline; after an install, `nfilter schema --out "
+        f"{shlex.quote(str(out.parent / SCHEMA_FILE))}` writes it again"
+    )
     if expert is not None:
         said += _rank_by_what_is_there(plugins, out)
     quoted = shlex.quote(str(out))

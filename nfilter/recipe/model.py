@@ -18,6 +18,7 @@ from pydantic import (
     PrivateAttr,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -53,14 +54,26 @@ from nfilter.registry.loading import load as load_plugins
 Arm = Literal["vanilla", "raw", "cleaned", "truth"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
 ADOPT = "adopt"
+PART = "part"
+
+
+def _part(kind: str) -> Any:
+    """Mark a value that names a plugin; ``nfilter.recipe.schema`` puts the definition of the kind in its place."""
+    return Annotated[Any, WithJsonSchema({PART: kind})]
 
 
 def _source(where: Where) -> PlainValidator:
-    return PlainValidator(lambda value, info: read_source(value, reading_of(info), where))
+    return PlainValidator(
+        lambda value, info: read_source(value, reading_of(info), where),
+        json_schema_input_type=_part("source"),
+    )
 
 
-def _stages(section: str, member: str) -> PlainValidator:
-    return PlainValidator(lambda value, info: read_stages(value, reading_of(info), section, member))
+def _stages(section: str, member: str, kind: str) -> PlainValidator:
+    return PlainValidator(
+        lambda value, info: read_stages(value, reading_of(info), section, member),
+        json_schema_input_type=list[_part(kind)],  # type: ignore[misc]
+    )
 
 
 class BudgetConfig(StageConfig):
@@ -121,7 +134,8 @@ class AdoptConfig(StageConfig):
     trainer: Annotated[
         Use | None,
         PlainValidator(
-            lambda value, info: read_trainer(value, reading_of(info), ("train", "with"))
+            lambda value, info: read_trainer(value, reading_of(info), ("train", "with")),
+            json_schema_input_type=_part("trainer"),
         ),
     ] = Field(
         default=None,
@@ -167,6 +181,10 @@ def _train(value: Any, info: ValidationInfo) -> Use | AdoptConfig | None:
     return None if value is None else read_trainer(value, reading_of(info), ("train",))
 
 
+_TRAIN = PlainValidator(_train, json_schema_input_type=_part("train"))
+_MODELS = PlainValidator(read_models, json_schema_input_type=dict[str, _part("model")])  # type: ignore[misc]
+
+
 class Recipe(BaseModel):
     """A recipe: every plugin looked up, every setting validated. It is frozen; ``override`` returns another one."""
 
@@ -192,13 +210,13 @@ class Recipe(BaseModel):
     budget: BudgetConfig | None = Field(
         default=None, description="What the run may cost; null for no limit."
     )
-    entries: Annotated[dict[str, Use | str], PlainValidator(read_models)] = Field(
+    entries: Annotated[dict[str, Use | str], _MODELS] = Field(
         default={},
         alias="models",
         description="The models by name: {use: BACKEND, ...}, or the name of another model.",
     )
     source: Annotated[SourceUse, _source(("source",))] = Field(description="The rows to clean.")
-    samples: Annotated[tuple[Use, ...], _stages("samples", "process")] = Field(
+    samples: Annotated[tuple[Use, ...], _stages("samples", "process", "sample_stage")] = Field(
         default=(), description="The stages that see samples, in order."
     )
     arms: Annotated[tuple[Arm, ...], BeforeValidator(_arms)] = Field(
@@ -208,10 +226,10 @@ class Recipe(BaseModel):
     encode: EncodeConfig = Field(
         default_factory=EncodeConfig, description="How conversations become tokens."
     )
-    tokens: Annotated[tuple[Use, ...], _stages("tokens", "process_tokens")] = Field(
+    tokens: Annotated[tuple[Use, ...], _stages("tokens", "process_tokens", "token_stage")] = Field(
         default=(), description="The stages that see tokens, in order."
     )
-    training: Annotated[Use | AdoptConfig | None, PlainValidator(_train)] = Field(
+    training: Annotated[Use | AdoptConfig | None, _TRAIN] = Field(
         default=None, alias="train", description="The trainer, or the stage whose model is adopted."
     )
     evaluate: EvaluateConfig | None = Field(

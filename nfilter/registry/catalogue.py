@@ -127,7 +127,7 @@ def show_one(plugins: Plugins, name: str, console: Console, *, as_json: bool) ->
         _print(item, console)
 
 
-_BESIDE: Final = {
+BESIDE: Final = {
     "backend": ("thoughts", "[opening mark, closing mark]", "the marks around the model's reasoning; [] to cut nothing"),
     "trainer": ("loss", "a loss, or {use: LOSS, ...}", "an online loss: token weights computed during training"),
     "source": ("noise", "{ratio: 0.5, ...}", "makes a known share of the labels wrong, to measure detection"),
@@ -144,8 +144,8 @@ def _described(item: Registered) -> dict[str, Any]:
         "version": item.version,
         "doc": inspect.getdoc(item.cls) or "",
         "schema": config.model_json_schema() if config is not None else {},
-        "beside": dict(zip(("setting", "type", "what"), _BESIDE[item.kind], strict=True))
-        if item.kind in _BESIDE
+        "beside": dict(zip(("setting", "type", "what"), BESIDE[item.kind], strict=True))
+        if item.kind in BESIDE
         else None,
     }
 
@@ -158,7 +158,7 @@ def _print(item: Registered, console: Console) -> None:
     console.print(inspect.getdoc(item.cls) or "", markup=False)
     config = getattr(item.cls, "Config", None)
     fields = config.model_fields if config is not None else {}
-    if not fields and item.kind not in _BESIDE:
+    if not fields and item.kind not in BESIDE:
         return
     notes = field_notes(config) if config is not None else {}
     table = Table(box=None, pad_edge=False)
@@ -180,8 +180,8 @@ def _print(item: Registered, console: Console) -> None:
             wanted or notes.get(name, ""),
         )
         table.add_row(*(Text(cell) for cell in cells))
-    if item.kind in _BESIDE:
-        name, kind, what = _BESIDE[item.kind]
+    if item.kind in BESIDE:
+        name, kind, what = BESIDE[item.kind]
         table.add_row(*(Text(cell) for cell in (name, kind, "None", what)))
     console.print()
     console.print(table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import ConfigDict, model_validator
 
 from nfilter import StageConfig, did_you_mean
 from nfilter_entp.duplicates import Exact, Near, Same
@@ -45,8 +45,18 @@ DEFAULT = ("exact_duplicates", "near_duplicates", *ROW_RULES)
 """The rules that run if a recipe names none."""
 
 
+def _or_names(schema: dict[str, Any]) -> None:
+    """Let the JSON Schema of the rules accept a list of names in place of a mapping."""
+    names = {"type": "array", "minItems": 1, "items": {"enum": list(schema["properties"])}}
+    rules = dict(schema)
+    schema.clear()
+    schema["anyOf"] = [names, rules]
+
+
 class Rules(StageConfig):
     """Settings of each rule that runs; None for the others."""
+
+    model_config = ConfigDict(json_schema_extra=_or_names)
 
     exact_duplicates: Exact | None = None
     near_duplicates: Near | None = None

@@ -43,6 +43,12 @@ from nfilter_robustft.skipping import skipped_views, verify_skips
 from nfilter_robustft.views import answer_of, excerpt, was_weak
 
 _BLOCK = 256
+_Percent = Annotated[str, Field(pattern=r"^[0-9.]+%$")]
+_Share = Annotated[
+    float,
+    Field(gt=0, le=1),
+    BeforeValidator(parse_share, json_schema_input_type=float | _Percent),
+]
 
 
 class CheckConfig(StageConfig):
@@ -65,7 +71,7 @@ class CheckConfig(StageConfig):
     vote: Literal["all", "any", "judge", "probability", "none"] = "all"
     threshold: float = Field(default=0.5, ge=0, le=1)
     target_precision: float | None = Field(default=None, gt=0, lt=1)
-    budget_of_flags: Annotated[float, Field(gt=0, le=1), BeforeValidator(parse_share)] | None = None
+    budget_of_flags: _Share | None = None
     llm: str | None = None
     prompt: str = "robustft/judge"
     max_tokens: int = Field(default=512, ge=1)

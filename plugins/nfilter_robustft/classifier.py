@@ -47,7 +47,10 @@ class ClassifierConfig(StageConfig):
     """
 
     encoder: Annotated[
-        list[str], Needs(Embeds), BeforeValidator(_as_list), Field(min_length=1, max_length=8)
+        list[str],
+        Needs(Embeds),
+        BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
+        Field(min_length=1, max_length=8),
     ] = Field(default=["encoder"])
     into: str = "classifier"
     trusted: str | None = None

@@ -84,7 +84,7 @@ def test_what_a_file_needs_is_said_with_where_to_type_it(plugins: Plugins, tmp_p
         scaffold(plugins, "robustft", data, "tiny", out)
     said = str(caught.value)
     assert f"`nfilter init --template robustft --model tiny --out {out}` writes one" in said
-    (wrote,) = scaffold(plugins, "robustft", None, None, out)
+    *_, wrote = scaffold(plugins, "robustft", None, None, out)
     assert f"`nfilter init --template robustft --out {out} --force --data FILE`" in wrote
     wanted = "source: {use: csv, path: odd.csv, ...}"
     assert said.endswith(wanted)

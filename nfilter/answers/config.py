@@ -47,19 +47,55 @@ class AnswerConfig(StageConfig):
         **dict.fromkeys(("llm", "grader"), "judge"),
     }
 
-    kind: Literal["choice", "label", "number", "exact", "spans", "text"] = "exact"
-    tolerance: float = Field(default=1e-6, ge=0, lt=1)
-    absolute: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    units: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
-        default_factory=dict
+    kind: Literal["choice", "label", "number", "exact", "spans", "text"] = Field(
+        default="exact",
+        description="What answers are: the letter of an option, a class, a number, the same words, a set of strings, or open-ended text.",
     )
-    locale: str | None = None
-    f1: float = Field(default=0.8, gt=0, le=1)
-    encoder: Annotated[str | None, Needs(Embeds)] = None
-    similarity: float = Field(default=0.8, gt=-1, le=1)
-    judge: Annotated[str | None, Needs(Generates)] = None
-    prompt: str = "answers/same"
-    thoughts: Marks | None = None
+    tolerance: float = Field(
+        default=1e-6,
+        ge=0,
+        lt=1,
+        description="number: relative difference up to which two are equal, 0 to below 1.",
+    )
+    absolute: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="number: absolute difference up to which two are equal.",
+    )
+    units: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict,
+        description="number: units and their factors, such as {km: 1000}; other units are ignored.",
+    )
+    locale: str | None = Field(
+        default=None,
+        description="number: the language of the numbers, such as de; null is English.",
+    )
+    f1: float = Field(
+        default=0.8,
+        gt=0,
+        le=1,
+        description="spans: token F1 from which two strings are the same, above 0, at most 1.",
+    )
+    encoder: Annotated[str | None, Needs(Embeds)] = Field(
+        default=None, description="text: the model whose embeddings are compared."
+    )
+    similarity: float = Field(
+        default=0.8,
+        gt=-1,
+        le=1,
+        description="text: cosine similarity from which two texts say the same, -1 to 1.",
+    )
+    judge: Annotated[str | None, Needs(Generates)] = Field(
+        default=None, description="text: the model that is asked whether two texts say the same."
+    )
+    prompt: str = Field(
+        default="answers/same", description="text: the template of the judge, folder/name."
+    )
+    thoughts: Marks | None = Field(
+        default=None,
+        description="The marks around reasoning in the dataset's responses: [opening, closing]; [] cuts nothing, null takes the usual ones.",
+    )
 
     @model_validator(mode="before")
     @classmethod

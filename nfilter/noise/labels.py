@@ -34,11 +34,22 @@ class NoiseConfig(StageConfig):
     the share of the responses' characters that is noise of these ``kinds`` (``nfilter.noise.responses``), right labels and wrong.
     """
 
-    ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
-    seed: int | None = None
-    wrong: str | None = None
-    tokens: Annotated[float, Field(ge=0, le=0.9)] = 0.0
-    kinds: Annotated[tuple[TokenNoiseKind, ...], Field(min_length=1)] = KINDS
+    ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0, description="Share of the labels that is made wrong, 0 to 1."
+    )
+    seed: int | None = Field(
+        default=None, description="Seed of the noise; null takes that of the run."
+    )
+    wrong: str | None = Field(
+        default=None,
+        description="A column with a wrong answer, or a list of them, for each row; null makes wrong answers up.",
+    )
+    tokens: Annotated[float, Field(ge=0, le=0.9)] = Field(
+        default=0.0, description="Share of the responses' characters that is noise, 0 to 0.9."
+    )
+    kinds: Annotated[tuple[TokenNoiseKind, ...], Field(min_length=1)] = Field(
+        default=KINDS, description="The kinds of noise in responses."
+    )
 
     @model_validator(mode="after")
     def _says_how_much(self) -> NoiseConfig:

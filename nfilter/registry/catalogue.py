@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Iterator
 from contextlib import suppress
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_args, get_origin
@@ -160,31 +161,50 @@ def _print(item: Registered, console: Console) -> None:
     fields = config.model_fields if config is not None else {}
     if not fields and item.kind not in BESIDE:
         return
-    notes = field_notes(config) if config is not None else {}
     table = Table(box=None, pad_edge=False)
-    for title in ("setting", "type", "default", "needs"):
+    for title in ("setting", "type", "default", "what it is"):
         table.add_column(title)
-    defaults = config.model_construct() if config is not None else None
-    for name, info in fields.items():
-        needs = [mark for mark in info.metadata if hasattr(mark, "capability")]
-        wanted = ", ".join(
-            f"a model that {_ABILITY.get(mark.capability, mark.capability.__name__)}"
-            + (" with logprobs" if mark.logprobs else "")
-            for mark in needs
-        )
-        default = "(required)" if info.is_required() else repr(getattr(defaults, name))
-        cells = (
-            info.alias or name,
-            _type_name(info.annotation),
-            default,
-            wanted or notes.get(name, ""),
-        )
-        table.add_row(*(Text(cell) for cell in cells))
+    rows = list(_settings(config)) if config is not None else []
     if item.kind in BESIDE:
         name, kind, what = BESIDE[item.kind]
-        table.add_row(*(Text(cell) for cell in (name, kind, "None", what)))
+        rows.append((name, kind, "None", what))
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
     console.print()
     console.print(table)
+
+
+def _settings(config: Any, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Yield name, type, default and description of every setting, each before the settings inside it (``sure.view``)."""
+    defaults = config.model_construct()
+    for name, info in config.model_fields.items():
+        key = f"{prefix}{info.alias or name}"
+        nested = list(_models_in(info.annotation))
+        value = None if info.is_required() else getattr(defaults, name)
+        default = "(required)" if info.is_required() else repr(value)
+        if nested and value is not None:
+            default = "as below"
+        yield key, _type_name(info.annotation), default, _what(info)
+        for model in nested:
+            yield from _settings(model, f"{key}.")
+
+
+def _what(info: Any) -> str:
+    """The description of a setting, and what it needs of the model that it names."""
+    marks = [mark for mark in info.metadata if hasattr(mark, "capability")]
+    needs = ", ".join(
+        f"a model that {_ABILITY.get(mark.capability, mark.capability.__name__)}"
+        + (" with logprobs" if mark.logprobs else "")
+        for mark in marks
+    )
+    return f"{info.description or ''} (Needs {needs}.)" if needs else info.description or ""
+
+
+def _models_in(annotation: Any) -> Iterator[Any]:
+    if hasattr(annotation, "model_fields"):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)
 
 
 def _type_name(annotation: Any) -> str:
@@ -200,8 +220,3 @@ def _type_name(annotation: Any) -> str:
         return f"{_type_name(origin)}[{', '.join(_type_name(part) for part in parts)}]"
     names = {NoneType: "None", Ellipsis: "..."}
     return names.get(annotation) or str(getattr(annotation, "__name__", annotation))
-
-
-def field_notes(config: Any) -> dict[str, str]:
-    """The descriptions of a config's fields."""
-    return {name: info.description or "" for name, info in config.model_fields.items()}

@@ -37,13 +37,24 @@ class SentenceTransformersConfig(StageConfig):
     beginning, ``tail`` the end, and ``mean`` averages the vectors of all parts, weighted by their token counts.
     """
 
-    model: str = Field(min_length=1)
-    revision: str | None = None
-    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
-    batch_size: int = Field(default=64, ge=1)
-    normalise: bool = False
-    prompt: str = ""
-    window: Window = "head"
+    model: str = Field(
+        min_length=1, description="A folder (relative paths start at the recipe) or a hub id."
+    )
+    revision: str | None = Field(
+        default=None, description="The revision on the hub: a branch, a tag or a commit."
+    )
+    device: Literal["auto", "cuda", "mps", "cpu"] = Field(
+        default="auto", description="Where the model runs; auto takes a GPU if there is one."
+    )
+    batch_size: int = Field(default=64, ge=1, description="Texts per batch.")
+    normalise: bool = Field(default=False, description="Scale vectors to length 1.")
+    prompt: str = Field(
+        default="", description="Text before every embedded text, such as 'query: '."
+    )
+    window: Window = Field(
+        default="head",
+        description="The part of a text longer than the encoder's window that is embedded: its head, its tail, or the mean of all parts.",
+    )
 
 
 class SentenceTransformers:

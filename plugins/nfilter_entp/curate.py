@@ -44,16 +44,35 @@ class CurateConfig(StageConfig):
     ``keep: low`` drops labels from ``split`` on, ``high`` those below it; both drop samples without a rating.
     """
 
-    encoder: Annotated[str, Needs(Embeds)]
-    by: str = "rating"
-    into: str = "curated"
-    k: int = Field(default=10, ge=2, le=256)
-    method: Literal["posterior", "tail"] = "posterior"
-    noise: Annotated[float, Field(ge=0, lt=0.5)] | Literal["auto"] = "auto"
-    confidence: Annotated[float, Field(ge=0, le=1)] | None = None
-    keep: Literal["all", "low", "high"] = "all"
-    split: int = Field(default=4, ge=1, le=CLASSES - 1)
-    exact_up_to: int = Field(default=EXACT_UP_TO, ge=1)
+    encoder: Annotated[str, Needs(Embeds)] = Field(
+        description="The model whose embeddings are compared."
+    )
+    by: str = Field(default="rating", description="The note with the ratings, 0 to 5.")
+    into: str = Field(default="curated", description="The note with the curated rating.")
+    k: int = Field(default=10, ge=2, le=256, description="Nearest samples that vote, 2 to 256.")
+    method: Literal["posterior", "tail"] = Field(
+        default="posterior",
+        description="posterior: the most probable class; tail: the rule of DS2.",
+    )
+    noise: Annotated[float, Field(ge=0, lt=0.5)] | Literal["auto"] = Field(
+        default="auto",
+        description="Share of wrong ratings, 0 to below 0.5; auto estimates it, 0 changes nothing.",
+    )
+    confidence: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None,
+        description="Probability or share of votes, 0 to 1, from which a rating changes; by default 0.9, for tail 0.5.",
+    )
+    keep: Literal["all", "low", "high"] = Field(
+        default="all", description="Which samples stay: all, those rated low, or those rated high."
+    )
+    split: int = Field(
+        default=4, ge=1, le=CLASSES - 1, description="The first rating that counts as high, 1 to 5."
+    )
+    exact_up_to: int = Field(
+        default=EXACT_UP_TO,
+        ge=1,
+        description="Up to this number of vectors the search is exact, above it approximate (HNSW).",
+    )
 
 
 class Curate:

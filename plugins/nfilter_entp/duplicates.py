@@ -39,14 +39,23 @@ class Near(StageConfig):
     are runs of eight bytes. ``compared``: maximum number of candidates per LSH band for a row.
     """
 
-    least: float = Field(default=0.7, ge=0.5, le=1)
-    compared: int = Field(default=32, ge=1)
+    least: float = Field(
+        default=0.7,
+        ge=0.5,
+        le=1,
+        description="Jaccard similarity of prompt and of response, at least, 0.5 to 1.",
+    )
+    compared: int = Field(
+        default=32, ge=1, description="Candidates per band that a row is compared with, at most."
+    )
 
 
 class Same(StageConfig):
     """The response, of at least ``words`` words, equals another row's, whatever the prompt. Off by default: refusals repeat rightly."""
 
-    words: int = Field(default=20, ge=1)
+    words: int = Field(
+        default=20, ge=1, description="Words of a response that is compared, at least."
+    )
 
 
 @dataclass

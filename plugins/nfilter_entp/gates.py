@@ -48,11 +48,32 @@ class Gates(StageConfig):
     sample: ``empty`` and ``template`` of ``entp.purge``, and ``refusal`` (the answer refuses).
     """
 
-    key_terms: float = Field(default=0.8, ge=0, le=1)
-    repetition: int = Field(default=3, ge=1)
-    likeness: float = Field(default=0.5, ge=-1, le=1)
-    near_duplicate: float = Field(default=0.95, ge=-1, le=1)
-    rules: tuple[Rule, ...] = ("empty", "template", "refusal")
+    key_terms: float = Field(
+        default=0.8,
+        ge=0,
+        le=1,
+        description="Share of each parent's key terms in the new instruction, at least, 0 to 1.",
+    )
+    repetition: int = Field(
+        default=3,
+        ge=1,
+        description="Occurrences of a run of four words in instruction or answer, at most.",
+    )
+    likeness: float = Field(
+        default=0.5,
+        ge=-1,
+        le=1,
+        description="Cosine similarity of the new instruction to each parent's, at least, -1 to 1.",
+    )
+    near_duplicate: float = Field(
+        default=0.95,
+        ge=-1,
+        le=1,
+        description="Cosine similarity to a parent's instruction and to other new ones, at most, -1 to 1.",
+    )
+    rules: tuple[Rule, ...] = Field(
+        default=("empty", "template", "refusal"), description="Rules that the new sample must pass."
+    )
 
 
 @dataclass(frozen=True, slots=True)

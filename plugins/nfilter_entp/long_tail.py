@@ -38,12 +38,24 @@ class LongTailConfig(StageConfig):
     within a label. Distances are to the ``k`` nearest samples, by cosine similarity of query and response.
     """
 
-    encoder: Annotated[str, Needs(Embeds)]
-    keep: int | float = 0.5
-    by: str | None = None
-    into: str = "long_tail"
-    k: int = Field(default=10, ge=1, le=256)
-    exact_up_to: int = Field(default=EXACT_UP_TO, ge=1)
+    encoder: Annotated[str, Needs(Embeds)] = Field(
+        description="The model whose embeddings are compared."
+    )
+    keep: int | float = Field(
+        default=0.5,
+        description="What is kept: an integer is a number of samples (100), a float a share (0.5).",
+    )
+    by: str | None = Field(
+        default=None,
+        description="A note with ratings that rank before the long-tail score; null for none.",
+    )
+    into: str = Field(default="long_tail", description="The note with the score.")
+    k: int = Field(default=10, ge=1, le=256, description="Nearest samples in the score, 1 to 256.")
+    exact_up_to: int = Field(
+        default=EXACT_UP_TO,
+        ge=1,
+        description="Up to this number of vectors the search is exact, above it approximate (HNSW).",
+    )
 
     @model_validator(mode="after")
     def _check_keep(self) -> LongTailConfig:

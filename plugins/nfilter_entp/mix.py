@@ -56,23 +56,47 @@ class MixConfig(StageConfig):
     words. ``block``: number of pairs processed together.
     """
 
-    llm: Annotated[str, Needs(Generates)] = "expert"
-    encoder: Annotated[str, Needs(Embeds)] = "encoder"
-    pair: str = "pair"
-    into: str = "mix"
-    mode: Literal["pairs", "single"] = "pairs"
-    parents: Change = "drop"
-    failed: Change = "drop"
-    unpaired: Change = "keep"
-    prompts: str | dict[str, str] = _FOLDER
-    max_tokens: int = Field(default=1024, ge=1)
-    check_tokens: int = Field(default=512, ge=1)
-    temperature: float = Field(default=0.0, ge=0)
-    retries: int = Field(default=2, ge=0, le=8)
-    retry_temperature: float = Field(default=0.7, gt=0)
-    terms: int = Field(default=12, ge=1, le=1000)
-    block: int = Field(default=256, ge=1)
-    gates: Gates = Gates()
+    llm: Annotated[str, Needs(Generates)] = Field(
+        default="expert", description="The model that drafts, checks and answers."
+    )
+    encoder: Annotated[str, Needs(Embeds)] = Field(
+        default="encoder", description="The model whose embeddings the gates compare."
+    )
+    pair: str = Field(default="pair", description="The note of entp.pair.")
+    into: str = Field(default="mix", description="The note with the record of the mix.")
+    mode: Literal["pairs", "single"] = Field(
+        default="pairs",
+        description="pairs: mix two samples; single: rewrite one alone, as a control.",
+    )
+    parents: Change = Field(
+        default="drop", description="What happens to the samples that were mixed."
+    )
+    failed: Change = Field(default="drop", description="What happens to samples whose mix failed.")
+    unpaired: Change = Field(
+        default="keep", description="What happens to samples without a partner."
+    )
+    prompts: str | dict[str, str] = Field(
+        default=_FOLDER,
+        description="A folder with all templates, or a mapping of roles to templates.",
+    )
+    max_tokens: int = Field(default=1024, ge=1, description="Tokens per draft or answer, at most.")
+    check_tokens: int = Field(default=512, ge=1, description="Tokens per check, at most.")
+    temperature: float = Field(
+        default=0.0, ge=0, description="Sampling temperature; 0 is greedy decoding."
+    )
+    retries: int = Field(
+        default=2, ge=0, le=8, description="Further drafts per cycle, at most, 0 to 8."
+    )
+    retry_temperature: float = Field(
+        default=0.7,
+        gt=0,
+        description="Sampling temperature of further drafts; the higher of the two temperatures is used.",
+    )
+    terms: int = Field(
+        default=12, ge=1, le=1000, description="Key terms per parent, 1 to 1000: its rarest words."
+    )
+    block: int = Field(default=256, ge=1, description="Pairs that are processed together.")
+    gates: Gates = Field(default=Gates(), description="Limits that a mixed sample must meet.")
 
     @field_validator("prompts")
     @classmethod

@@ -52,16 +52,46 @@ class PairConfig(StageConfig):
     instructions are searched exactly, more approximately.
     """
 
-    encoder: Annotated[str, Needs(Embeds)] = "encoder"
-    into: str = "pair"
-    by: Literal["like", "random"] = "like"
-    tau: Annotated[float, Field(gt=-1, lt=1)] | Literal["auto"] = "auto"
-    size: int = Field(default=25, ge=2, le=1000)
-    mmr: float = Field(default=0.7, ge=0, le=1)
-    max_pairs: int | None = Field(default=None, ge=0)
-    sample: int = Field(default=2000, ge=10, le=20_000)
-    links: int = Field(default=32, ge=1, le=1000)
-    exact_up_to: int = Field(default=EXACT_UP_TO, ge=1)
+    encoder: Annotated[str, Needs(Embeds)] = Field(
+        default="encoder", description="The model whose embeddings are compared."
+    )
+    into: str = Field(default="pair", description="The note with the partner.")
+    by: Literal["like", "random"] = Field(
+        default="like", description="like: pairs within clusters; random: any two, as a control."
+    )
+    tau: Annotated[float, Field(gt=-1, lt=1)] | Literal["auto"] = Field(
+        default="auto",
+        description="Cosine similarity, -1 to 1, from which two instructions are neighbours; auto chooses it by the silhouette.",
+    )
+    size: int = Field(
+        default=25, ge=2, le=1000, description="Instructions per cluster, at most, 2 to 1000."
+    )
+    mmr: float = Field(
+        default=0.7,
+        ge=0,
+        le=1,
+        description="Weight of similarity to the cluster against novelty, 0 to 1.",
+    )
+    max_pairs: int | None = Field(
+        default=None, ge=0, description="Pairs, at most; null for no limit."
+    )
+    sample: int = Field(
+        default=2000,
+        ge=10,
+        le=20_000,
+        description="Instructions on which auto chooses tau, 10 to 20000.",
+    )
+    links: int = Field(
+        default=32,
+        ge=1,
+        le=1000,
+        description="Nearest instructions that each is linked to, at most, 1 to 1000.",
+    )
+    exact_up_to: int = Field(
+        default=EXACT_UP_TO,
+        ge=1,
+        description="Up to this number of vectors the search is exact, above it approximate (HNSW).",
+    )
 
     @model_validator(mode="after")
     def _check_links(self) -> PairConfig:

@@ -23,11 +23,20 @@ class Perplexity(StageConfig):
     ``max_length`` tokens; one without a scored token passes.
     """
 
-    model: str = "student"
-    low: float | None = Field(default=None, ge=0)
-    high: float | None = Field(default=None, ge=0)
-    unit: Literal["quantile", "absolute"] = "quantile"
-    max_length: int = Field(default=2048, ge=2)
+    model: str = Field(default="student", description="The model that scores the response.")
+    low: float | None = Field(
+        default=None, ge=0, description="The lower end of the band; null for none."
+    )
+    high: float | None = Field(
+        default=None, ge=0, description="The upper end of the band; null for none."
+    )
+    unit: Literal["quantile", "absolute"] = Field(
+        default="quantile",
+        description="quantile: the ends are shares of the rows, 0 to 1; absolute: perplexities.",
+    )
+    max_length: int = Field(
+        default=2048, ge=2, description="Tokens per row that are scored, at most, at least 2."
+    )
 
     @model_validator(mode="after")
     def _check_band(self) -> Perplexity:

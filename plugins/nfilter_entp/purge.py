@@ -28,9 +28,14 @@ class PurgeConfig(StageConfig):
     """
 
     rules: Rules = Field(
-        default_factory=lambda: Rules.model_validate(DEFAULT), validate_default=True
+        default_factory=lambda: Rules.model_validate(DEFAULT),
+        validate_default=True,
+        description="The rules that run: a list of names, or a mapping of names to settings; by default all that need no model.",
     )
-    action: Literal["drop", "note"] = "drop"
+    action: Literal["drop", "note"] = Field(
+        default="drop",
+        description="drop: drop the samples; note: drop none, and write the note purge on every sample.",
+    )
 
 
 class Purge:

@@ -48,13 +48,24 @@ class RateConfig(StageConfig):
     After a reply without a rating the call is repeated at ``retry_temperature``, up to ``retries`` times.
     """
 
-    llm: Annotated[str | None, Needs(Generates)] = None
-    column: str | None = None
-    into: str = "rating"
-    prompt: str = "entp/rate"
-    max_tokens: int = Field(default=256, ge=1)
-    retries: int = Field(default=1, ge=0, le=16)
-    retry_temperature: float = Field(default=0.7, gt=0)
+    llm: Annotated[str | None, Needs(Generates)] = Field(
+        default=None, description="The model that rates; null with column."
+    )
+    column: str | None = Field(
+        default=None, description="A column with ratings, in place of a model."
+    )
+    into: str = Field(default="rating", description="The note with the rating.")
+    prompt: str = Field(default="entp/rate", description="The template, folder/name.")
+    max_tokens: int = Field(default=256, ge=1, description="Tokens per reply, at most.")
+    retries: int = Field(
+        default=1,
+        ge=0,
+        le=16,
+        description="Times that an unreadable reply is requested again, 0 to 16.",
+    )
+    retry_temperature: float = Field(
+        default=0.7, gt=0, description="Sampling temperature of repeated requests."
+    )
 
     @model_validator(mode="after")
     def _check_origin(self) -> RateConfig:

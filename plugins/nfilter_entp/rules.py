@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from nfilter import StageConfig, did_you_mean
 from nfilter_entp.duplicates import Exact, Near, Same
@@ -58,21 +58,61 @@ class Rules(StageConfig):
 
     model_config = ConfigDict(json_schema_extra=_or_names)
 
-    exact_duplicates: Exact | None = None
-    near_duplicates: Near | None = None
-    same_response: Same | None = None
-    empty: Empty | None = None
-    no_answer: NoAnswer | None = None
-    missing_input: MissingInput | None = None
-    media: Media | None = None
-    length: Length | None = None
-    characters: CharactersRule | None = None
-    script: Script | None = None
-    repeats: Repeats | None = None
-    template: Template | None = None
-    copied: Copied | None = None
-    truncated: Truncated | None = None
-    perplexity: Perplexity | None = None
+    exact_duplicates: Exact | None = Field(
+        default=None, description="Drop rows that equal another one. Null leaves the rule out."
+    )
+    near_duplicates: Near | None = Field(
+        default=None,
+        description="Drop rows that are nearly equal to another one. Null leaves the rule out.",
+    )
+    same_response: Same | None = Field(
+        default=None,
+        description="Drop rows with the response of another one. Null leaves the rule out.",
+    )
+    empty: Empty | None = Field(
+        default=None, description="Drop empty responses. Null leaves the rule out."
+    )
+    no_answer: NoAnswer | None = Field(
+        default=None,
+        description="Drop responses without an answer (N/A). Null leaves the rule out.",
+    )
+    missing_input: MissingInput | None = Field(
+        default=None, description="Drop requests that lack their input. Null leaves the rule out."
+    )
+    media: Media | None = Field(
+        default=None,
+        description="Drop requests for images, sound or links. Null leaves the rule out.",
+    )
+    length: Length | None = Field(
+        default=None,
+        description="Drop responses that are too short or too long. Null leaves the rule out.",
+    )
+    characters: CharactersRule | None = Field(
+        default=None,
+        description="Drop responses of characters that form no text. Null leaves the rule out.",
+    )
+    script: Script | None = Field(
+        default=None,
+        description="Drop responses in a script that was not requested. Null leaves the rule out.",
+    )
+    repeats: Repeats | None = Field(
+        default=None, description="Drop responses that repeat. Null leaves the rule out."
+    )
+    template: Template | None = Field(
+        default=None,
+        description="Drop leftovers of templates, web pages and refusals. Null leaves the rule out.",
+    )
+    copied: Copied | None = Field(
+        default=None,
+        description="Drop responses that copy the instruction. Null leaves the rule out.",
+    )
+    truncated: Truncated | None = Field(
+        default=None, description="Drop responses that are cut off. Null leaves the rule out."
+    )
+    perplexity: Perplexity | None = Field(
+        default=None,
+        description="Drop responses outside a band of perplexity. Null leaves the rule out.",
+    )
 
     @model_validator(mode="before")
     @classmethod

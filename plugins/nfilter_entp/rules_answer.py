@@ -80,7 +80,7 @@ class NoAnswer(StageConfig):
     The response must begin with such words, and the query must not ask for them. English only.
     """
 
-    most: int = Field(default=60, ge=1)
+    most: int = Field(default=60, ge=1, description="Words of a response that is judged, at most.")
 
 
 def no_answer(text: Text, rule: NoAnswer) -> str | None:

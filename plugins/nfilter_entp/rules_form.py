@@ -56,9 +56,13 @@ class Length(StageConfig):
     ``least_asked`` replaces ``least`` if the query explicitly asks for prose (explain, describe, write a story, ...).
     """
 
-    least: int = Field(default=1, ge=0)
-    least_asked: int = Field(default=3, ge=0)
-    most: int = Field(default=4000, ge=1)
+    least: int = Field(default=1, ge=0, description="Words of a response, at least.")
+    least_asked: int = Field(
+        default=3,
+        ge=0,
+        description="Words of a response, at least, where the query asks for prose.",
+    )
+    most: int = Field(default=4000, ge=1, description="Words of a response, at most.")
 
 
 def length(text: Text, rule: Length) -> str | None:
@@ -91,10 +95,24 @@ class CharactersRule(StageConfig):
     the query asks for are exempt.
     """
 
-    least: int = Field(default=12, ge=1)
-    content: float = Field(default=0.3, ge=0, le=1)
-    broken: float = Field(default=0.01, ge=0, le=1)
-    mashed: float = Field(default=0.3, ge=0, le=1)
+    least: int = Field(
+        default=12, ge=1, description="Visible characters of a response that is judged, at least."
+    )
+    content: float = Field(
+        default=0.3,
+        ge=0,
+        le=1,
+        description="Share of letters, marks, digits and symbols, at least, 0 to 1.",
+    )
+    broken: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Share of replacement and control characters and wrongly decoded text, at most, 0 to 1.",
+    )
+    mashed: float = Field(
+        default=0.3, ge=0, le=1, description="Share of unpronounceable words, at most, 0 to 1."
+    )
 
 
 _MISREAD = re.compile(
@@ -174,9 +192,21 @@ class Script(StageConfig):
     at most ``hardly`` of the prompt's letters. A query that names a language or mentions translation is exempt.
     """
 
-    letters: int = Field(default=20, ge=1)
-    most: float = Field(default=0.8, gt=0, le=1)
-    hardly: float = Field(default=0.02, ge=0, le=1)
+    letters: int = Field(
+        default=20, ge=1, description="Letters of a response that is judged, at least."
+    )
+    most: float = Field(
+        default=0.8,
+        gt=0,
+        le=1,
+        description="Share of the response's letters in the other script from which it is dropped, above 0, at most 1.",
+    )
+    hardly: float = Field(
+        default=0.02,
+        ge=0,
+        le=1,
+        description="Share of the prompt's letters in that script, at most, 0 to 1.",
+    )
 
 
 _LANGUAGES = re.compile(

@@ -59,9 +59,20 @@ class Truncated(StageConfig):
     the same word (``####``), a response without it that ends without a full stop.
     """
 
-    least: int = Field(default=12, ge=1)
-    sentences: int | None = Field(default=None, ge=1)
-    habit: float = Field(default=0.8, gt=0.5, le=1)
+    least: int = Field(
+        default=12, ge=1, description="Words of a response from which its end is judged."
+    )
+    sentences: int | None = Field(
+        default=None,
+        ge=1,
+        description="Complete sentences in a paragraph after which one without a full stop is cut off; null: never.",
+    )
+    habit: float = Field(
+        default=0.8,
+        gt=0.5,
+        le=1,
+        description="Share of the responses that start their last line alike, from which the others count as cut off, above 0.5, at most 1.",
+    )
 
 
 def truncated(text: Text, rule: Truncated) -> str | None:

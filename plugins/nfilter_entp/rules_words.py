@@ -24,14 +24,44 @@ class Repeats(StageConfig):
     tables and sequences repeat legitimately: there a loop needs ``by_right`` repeats and most of the response.
     """
 
-    times: int = Field(default=4, ge=2)
-    least: int = Field(default=12, ge=2)
-    run: float = Field(default=0.25, gt=0, le=1)
-    often: int = Field(default=5, ge=2)
-    cover: float = Field(default=0.5, gt=0, le=1)
-    least_covered: int = Field(default=40, ge=1)
-    letters: int = Field(default=40, ge=2)
-    by_right: int = Field(default=16, ge=2)
+    times: int = Field(
+        default=4,
+        ge=2,
+        description="Consecutive repeats of a block of words that are too many, at least 2.",
+    )
+    least: int = Field(
+        default=12, ge=2, description="Words that these repeats have together, at least."
+    )
+    run: float = Field(
+        default=0.25,
+        gt=0,
+        le=1,
+        description="Share of the response that these repeats make up, at least, above 0, at most 1.",
+    )
+    often: int = Field(
+        default=5,
+        ge=2,
+        description="Occurrences of a run of eight words that are too many, at least 2.",
+    )
+    cover: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Share of the words inside such runs, at most, above 0, at most 1.",
+    )
+    least_covered: int = Field(
+        default=40, ge=1, description="Words of a response to which cover applies, at least."
+    )
+    letters: int = Field(
+        default=40,
+        ge=2,
+        description="Characters that one repeated group of one to four letters fills, too many from here on.",
+    )
+    by_right: int = Field(
+        default=16,
+        ge=2,
+        description="Repeats that are too many in verse, code, tables and sequences.",
+    )
 
 
 def _grams(ids: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.uint64]:
@@ -157,8 +187,10 @@ class Template(StageConfig):
     phrase, or a placeholder in a letter or similar text.
     """
 
-    tags: int = Field(default=2, ge=1)
-    goes_on: int = Field(default=20, ge=1)
+    tags: int = Field(default=2, ge=1, description="HTML tags or entities that are too many.")
+    goes_on: int = Field(
+        default=20, ge=1, description="Further words that excuse a stock phrase or a placeholder."
+    )
 
 
 _PHRASES = (
@@ -269,9 +301,18 @@ class Copied(StageConfig):
     outside those runs that makes the response an answer; fillers such as "here is the answer" do not count.
     """
 
-    overlap: float = Field(default=0.9, gt=0, le=1)
-    least: int = Field(default=6, ge=3)
-    new: int = Field(default=1, ge=1)
+    overlap: float = Field(
+        default=0.9,
+        gt=0,
+        le=1,
+        description="Share of the instruction's runs of three words in the response, at least, above 0, at most 1.",
+    )
+    least: int = Field(
+        default=6, ge=3, description="Words of an instruction that is compared, at least 3."
+    )
+    new: int = Field(
+        default=1, ge=1, description="Words outside these runs that make the response an answer."
+    )
 
 
 _FILLERS = frozenset([

@@ -89,7 +89,9 @@ class Messages:
 class LlamaFactoryConfig(StageConfig):
     """``dataset``: name of the dataset in dataset_info.json."""
 
-    dataset: str = Field(default="nfilter", min_length=1)
+    dataset: str = Field(
+        default="nfilter", min_length=1, description="The name of the dataset in dataset_info.json."
+    )
 
 
 class LlamaFactory:

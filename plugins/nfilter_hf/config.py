@@ -47,16 +47,44 @@ class HFConfig(StageConfig):
         "trust_remote_code": "code from a model's own folder is never run; leave the line out",
     }  # fmt: skip
 
-    model: str = Field(min_length=1)
-    revision: str | None = None
-    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    load_in_4bit: bool = False
-    batch_tokens: int = Field(default=16384, gt=0)
-    max_length: int | None = Field(default=None, gt=1)
-    chat_template: Literal["auto", "none"] = "auto"
-    embed_layer: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] | None = None
-    embed_window: Literal["head", "tail", "mean"] = "head"
+    model: str = Field(
+        min_length=1,
+        description="A model that ships (tiny), a folder (relative paths start at the recipe), a hub id, or a GGUF file (path, or hub-id:file.gguf).",
+    )
+    revision: str | None = Field(
+        default=None, description="The revision on the hub: a branch, a tag or a commit."
+    )
+    device: Literal["auto", "cuda", "mps", "cpu"] = Field(
+        default="auto", description="Where the model runs; auto takes a GPU if there is one."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description="The type of the weights; auto: bfloat16 or float16 on a GPU, float32 on most CPUs.",
+    )
+    load_in_4bit: bool = Field(
+        default=False, description="Quantise the weights to 4 bits while loading (bitsandbytes)."
+    )
+    batch_tokens: int = Field(
+        default=16384,
+        gt=0,
+        description="Tokens per batch, at most: rows times the longest row, prompt and new tokens together.",
+    )
+    max_length: int | None = Field(
+        default=None,
+        gt=1,
+        description="Tokens of the context, if fewer than the model allows; null takes the model's.",
+    )
+    chat_template: Literal["auto", "none"] = Field(
+        default="auto", description="auto: the model's own template; none: Tulu-style roles."
+    )
+    embed_layer: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None,
+        description="The hidden layer that gives embeddings: 0 the token vectors, 1 the first layer, or a share of the depth (0.66); null the last.",
+    )
+    embed_window: Literal["head", "tail", "mean"] = Field(
+        default="head",
+        description="The part of a text longer than the context that is embedded: its head, its tail, or the mean of all parts.",
+    )
 
 
 def scoring_tokens(config: HFConfig, device: str) -> int:

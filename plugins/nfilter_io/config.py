@@ -13,6 +13,40 @@ ShapeName = Literal["auto", "prompt", "alpaca", "messages", "sharegpt", "choice"
 Labels = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=2)]
 Columns = dict[str, str | tuple[str, ...]]
 
+# The settings that all sources have, with their descriptions.
+_Path = Annotated[
+    str, Field(description="The file or folder; relative paths start at the recipe's folder.")
+]
+_Shape = Annotated[
+    ShapeName, Field(description="What the columns are; auto finds it out from the first rows.")
+]
+_Columns = Annotated[
+    Columns,
+    Field(description="The column of each role of the shape, such as {prompt: q, response: a}."),
+]
+_Id = Annotated[
+    str | None, Field(description="The column of the ids; null takes id, if it exists.")
+]
+_Truth = Annotated[
+    str | None, Field(description="The column of the true labels; no stage sees it, metrics do.")
+]
+_Weight = Annotated[
+    str | None,
+    Field(
+        description="The column of the row's weight in the loss, at least 0; an empty cell is 1."
+    ),
+]
+_IndexBase = Annotated[
+    Literal[0, 1] | None,
+    Field(description="The first index of answers that are indices of options; null guesses it."),
+]
+_Labels = Annotated[
+    Labels | None,
+    Field(description="The classes of the shape label, in the order of their indices."),
+]
+_Encoding = Annotated[str, Field(description="The encoding of the text, by Python's name.")]
+_LineLimit = Annotated[int, Field(ge=1, description="Bytes of a row, at most.")]
+
 LINE_LIMIT = 16 * 1024 * 1024
 FILE_LIMIT = 512 * 1024 * 1024
 
@@ -85,16 +119,16 @@ class JsonLinesConfig(StageConfig):
 
     also_known: ClassVar[Mapping[str, str]] = _ALSO_KNOWN_FILES
 
-    path: str
-    shape: ShapeName = "auto"
-    columns: Columns = Field(default_factory=dict)
-    id: str | None = None
-    truth: str | None = None
-    weight: str | None = None
-    index_base: Literal[0, 1] | None = None
-    labels: Labels | None = None
-    encoding: str = "utf-8"
-    max_line_bytes: Annotated[int, Field(ge=1)] = LINE_LIMIT
+    path: _Path
+    shape: _Shape = "auto"
+    columns: _Columns = Field(default_factory=dict)
+    id: _Id = None
+    truth: _Truth = None
+    weight: _Weight = None
+    index_base: _IndexBase = None
+    labels: _Labels = None
+    encoding: _Encoding = "utf-8"
+    max_line_bytes: _LineLimit = LINE_LIMIT
 
 
 class JsonConfig(StageConfig):
@@ -102,16 +136,16 @@ class JsonConfig(StageConfig):
 
     also_known: ClassVar[Mapping[str, str]] = _ALSO_KNOWN_FILES
 
-    path: str
-    shape: ShapeName = "auto"
-    columns: Columns = Field(default_factory=dict)
-    id: str | None = None
-    truth: str | None = None
-    weight: str | None = None
-    index_base: Literal[0, 1] | None = None
-    labels: Labels | None = None
-    encoding: str = "utf-8"
-    max_bytes: Annotated[int, Field(ge=1)] = FILE_LIMIT
+    path: _Path
+    shape: _Shape = "auto"
+    columns: _Columns = Field(default_factory=dict)
+    id: _Id = None
+    truth: _Truth = None
+    weight: _Weight = None
+    index_base: _IndexBase = None
+    labels: _Labels = None
+    encoding: _Encoding = "utf-8"
+    max_bytes: int = Field(default=FILE_LIMIT, ge=1, description="Bytes of the file, at most.")
 
 
 class CsvConfig(StageConfig):
@@ -125,17 +159,20 @@ class CsvConfig(StageConfig):
         **dict.fromkeys(("sep", "separator"), "delimiter"),
     }
 
-    path: str
-    shape: ShapeName = "auto"
-    columns: Columns = Field(default_factory=dict)
-    id: str | None = None
-    truth: str | None = None
-    weight: str | None = None
-    index_base: Literal[0, 1] | None = None
-    labels: Labels | None = None
-    encoding: str = "utf-8"
-    max_line_bytes: Annotated[int, Field(ge=1)] = LINE_LIMIT
-    delimiter: Annotated[str, Field(pattern=r'^[^"\r\n]$')] | None = None
+    path: _Path
+    shape: _Shape = "auto"
+    columns: _Columns = Field(default_factory=dict)
+    id: _Id = None
+    truth: _Truth = None
+    weight: _Weight = None
+    index_base: _IndexBase = None
+    labels: _Labels = None
+    encoding: _Encoding = "utf-8"
+    max_line_bytes: _LineLimit = LINE_LIMIT
+    delimiter: Annotated[str, Field(pattern=r'^[^"\r\n]$')] | None = Field(
+        default=None,
+        description="The character between columns; null: a tab in .tsv, else a comma.",
+    )
 
 
 class ParquetConfig(StageConfig):
@@ -143,14 +180,14 @@ class ParquetConfig(StageConfig):
 
     also_known: ClassVar[Mapping[str, str]] = _ALSO_KNOWN_FILES
 
-    path: str
-    shape: ShapeName = "auto"
-    columns: Columns = Field(default_factory=dict)
-    id: str | None = None
-    truth: str | None = None
-    weight: str | None = None
-    index_base: Literal[0, 1] | None = None
-    labels: Labels | None = None
+    path: _Path
+    shape: _Shape = "auto"
+    columns: _Columns = Field(default_factory=dict)
+    id: _Id = None
+    truth: _Truth = None
+    weight: _Weight = None
+    index_base: _IndexBase = None
+    labels: _Labels = None
 
 
 class DatasetsConfig(StageConfig):
@@ -158,12 +195,12 @@ class DatasetsConfig(StageConfig):
 
     also_known: ClassVar[Mapping[str, str]] = ALSO_KNOWN
 
-    path: str
-    shape: ShapeName = "auto"
-    columns: Columns = Field(default_factory=dict)
-    id: str | None = None
-    truth: str | None = None
-    weight: str | None = None
-    index_base: Literal[0, 1] | None = None
-    labels: Labels | None = None
-    split: str | None = None
+    path: _Path
+    shape: _Shape = "auto"
+    columns: _Columns = Field(default_factory=dict)
+    id: _Id = None
+    truth: _Truth = None
+    weight: _Weight = None
+    index_base: _IndexBase = None
+    labels: _Labels = None
+    split: str | None = Field(default=None, description="The split, where the folder has several.")

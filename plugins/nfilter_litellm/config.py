@@ -51,8 +51,12 @@ _LITELLM_FIELDS = frozenset(
 class PriceConfig(StageConfig):
     """Price in dollars per million prompt tokens and per million generated tokens."""
 
-    prompt: float = Field(ge=0, allow_inf_nan=False)
-    completion: float = Field(ge=0, allow_inf_nan=False)
+    prompt: float = Field(
+        ge=0, allow_inf_nan=False, description="US dollars per million prompt tokens."
+    )
+    completion: float = Field(
+        ge=0, allow_inf_nan=False, description="US dollars per million generated tokens."
+    )
 
 
 class LiteLLMConfig(StageConfig):
@@ -86,20 +90,56 @@ class LiteLLMConfig(StageConfig):
         ),
     }  # fmt: skip
 
-    model: str = Field(min_length=1)
-    api_base: str | None = None
-    api_key_env: str | None = None
-    transport: Literal["auto", "aiohttp", "litellm"] = "auto"
-    concurrency: int | None = Field(default=None, ge=1, le=4096)
-    timeout: float = Field(default=120.0, gt=0)
-    attempts: int = Field(default=5, ge=1, le=20)
-    max_tokens: int | None = Field(default=None, ge=1)
-    limit_as: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto"
-    logprobs: bool | None = None
-    revision: str | None = None
-    price: PriceConfig | None = None
-    batch: bool = False
-    body: Mapping[str, Any] = Field(default_factory=dict)
+    model: str = Field(
+        min_length=1,
+        description="provider/name, as in litellm; with api_base, the server's name of the model.",
+    )
+    api_base: str | None = Field(
+        default=None, description="The address of a server: http://localhost:8000/v1."
+    )
+    api_key_env: str | None = Field(
+        default=None, description="The environment variable with the key."
+    )
+    transport: Literal["auto", "aiohttp", "litellm"] = Field(
+        default="auto",
+        description="What sends the calls: nfilter's own aiohttp session or litellm; auto chooses by provider.",
+    )
+    concurrency: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="Parallel calls, 1 to 4096; null adapts the number.",
+    )
+    timeout: float = Field(default=120.0, gt=0, description="Seconds per attempt.")
+    attempts: int = Field(
+        default=5, ge=1, le=20, description="Attempts per call, at most, 1 to 20."
+    )
+    max_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="Tokens per reply, at most, in place of the stages' limits; null keeps these.",
+    )
+    limit_as: Literal["auto", "max_tokens", "max_completion_tokens"] = Field(
+        default="auto",
+        description="The field of the request that has the limit; auto changes it if the server rejects it.",
+    )
+    logprobs: bool | None = Field(
+        default=None,
+        description="Whether the server gives log-probabilities; null looks it up in litellm's tables.",
+    )
+    revision: str | None = Field(
+        default=None, description="Any text; another one repeats all calls."
+    )
+    price: PriceConfig | None = Field(
+        default=None, description="The price, for models that litellm does not know."
+    )
+    batch: bool = Field(
+        default=False,
+        description="Submit the calls of a chunk as one OpenAI batch: cheaper, done within a day.",
+    )
+    body: Mapping[str, Any] = Field(
+        default_factory=dict, description="Further fields of every request; null removes a field."
+    )
 
     @model_validator(mode="after")
     def _check_all(self) -> LiteLLMConfig:

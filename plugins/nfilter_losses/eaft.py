@@ -14,7 +14,11 @@ from nfilter import Contract, StageConfig
 class EaftConfig(StageConfig):
     """``top``: number of most likely tokens that the entropy is computed over (K of the paper, 20)."""
 
-    top: int = Field(default=20, ge=2, description="most likely tokens in the entropy (K)")
+    top: int = Field(
+        default=20,
+        ge=2,
+        description="Most likely tokens over which the entropy is computed, at least 2.",
+    )
 
 
 class Eaft:

@@ -13,8 +13,15 @@ from nfilter import Contract, RecipeError, StageConfig
 class Rho1Config(StageConfig):
     """``ratio``: share of a step's tokens that is trained on. ``reference``: score with the reference model's loss."""
 
-    ratio: float = Field(default=0.6, gt=0, le=1, description="share of a step's tokens to keep")
-    reference: str = Field(default="loss.reference", description="score: loss of the reference")
+    ratio: float = Field(
+        default=0.6,
+        gt=0,
+        le=1,
+        description="Share of the tokens of a step that is trained on, above 0, at most 1.",
+    )
+    reference: str = Field(
+        default="loss.reference", description="The score with the loss of the reference model."
+    )
 
 
 class Rho1:

@@ -26,11 +26,18 @@ class WeighConfig(StageConfig):
     A negative ``power`` raises the weight of unlikely tokens.
     """
 
-    model: Annotated[str, Needs(Scores)] = "student"
-    power: float = Field(default=1.0, ge=-8, le=8)
-    least: float = Field(default=0.0, ge=0)
-    most: float = Field(default=100.0, gt=0)
-    into: str = "p"
+    model: Annotated[str, Needs(Scores)] = Field(
+        default="student", description="The model whose token probabilities are read."
+    )
+    power: float = Field(
+        default=1.0,
+        ge=-8,
+        le=8,
+        description="Exponent of the token's probability, -8 to 8; below 0 unlikely tokens weigh more.",
+    )
+    least: float = Field(default=0.0, ge=0, description="The smallest factor, at least 0.")
+    most: float = Field(default=100.0, gt=0, description="The largest factor.")
+    into: str = Field(default="p", description="The score with the token's probability.")
 
 
 class Weigh:

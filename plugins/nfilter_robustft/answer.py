@@ -42,18 +42,40 @@ class AnswerConfig(StageConfig):
     and the parsing of answers are not those of the published code.
     """
 
-    llm: Annotated[str, Needs(Generates)]
-    into: str = "base"
-    preset: Literal["paper", "official"] = "paper"
-    prompt: str = "robustft/answer"
-    max_tokens: int = Field(default=256, ge=1)
-    temperature: float = Field(default=0.0, ge=0)
-    samples: int = Field(default=1, ge=1, le=256)
-    logprobs: bool = True
-    settled: Settled | None = None
-    only: Literal["flagged"] | None = None
-    check: str = "check"
-    weak: WeakPolicy = "skip"
+    llm: Annotated[str, Needs(Generates)] = Field(description="The model that is asked.")
+    into: str = Field(default="base", description="The note with the view.")
+    preset: Literal["paper", "official"] = Field(
+        default="paper",
+        description="paper: as the paper describes it; official: the settings of the published code.",
+    )
+    prompt: str = Field(default="robustft/answer", description="The template, folder/name.")
+    max_tokens: int = Field(default=256, ge=1, description="Tokens per reply, at most.")
+    temperature: float = Field(
+        default=0.0, ge=0, description="Sampling temperature; 0 is greedy decoding."
+    )
+    samples: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="Answers drawn per query, 1 to 256; more than 1 needs a temperature above 0.",
+    )
+    logprobs: bool = Field(
+        default=True,
+        description="Request token log-probabilities, for the nll of the view; false for a model that gives none.",
+    )
+    settled: Settled | None = Field(
+        default=None,
+        description="Skip samples whose verdict earlier views have settled; null asks about all.",
+    )
+    only: Literal["flagged"] | None = Field(
+        default=None,
+        description="flagged: ask only about samples that the check flagged and that were not asked before; null: about all.",
+    )
+    check: str = Field(default="check", description="The verdict note that only: flagged reads.")
+    weak: WeakPolicy = Field(
+        default="skip",
+        description="skip: after a pilot, skip the other rows if the view is no better than chance; ask: ask about every row.",
+    )
 
     @model_validator(mode="before")
     @classmethod

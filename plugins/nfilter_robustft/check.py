@@ -66,21 +66,59 @@ class CheckConfig(StageConfig):
     marks labels known to be right. ``preset: official`` is the published rule, ``vote: all``.
     """
 
-    views: Annotated[list[str], Field(min_length=1)]
-    into: str = "check"
-    vote: Literal["all", "any", "judge", "probability", "none"] = "all"
-    threshold: float = Field(default=0.5, ge=0, le=1)
-    target_precision: float | None = Field(default=None, gt=0, lt=1)
-    budget_of_flags: _Share | None = None
-    llm: str | None = None
-    prompt: str = "robustft/judge"
-    max_tokens: int = Field(default=512, ge=1)
-    retries: int = Field(default=2, ge=0, le=16)
-    retry_temperature: float = Field(default=0.7, gt=0)
-    collision: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = "auto"
-    trusted: str | None = None
-    sure: Sure | None = None
-    preset: Literal["official"] | None = None
+    views: Annotated[list[str], Field(min_length=1)] = Field(
+        description="The views that vote on each label."
+    )
+    into: str = Field(default="check", description="The note with the verdict.")
+    vote: Literal["all", "any", "judge", "probability", "none"] = Field(
+        default="all",
+        description="A label is reliable if all views agree with it, if any does, if a judge says so, or by its noise score (probability); none flags nothing.",
+    )
+    threshold: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Noise score, 0 to 1, up to which vote: probability calls a label reliable.",
+    )
+    target_precision: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Flag as many labels as keep this expected precision, between 0 and 1; sets vote: probability.",
+    )
+    budget_of_flags: _Share | None = Field(
+        default=None,
+        description="Share of the labels that is flagged, at most, by descending noise score: 0.05 or 5%; sets vote: probability.",
+    )
+    llm: str | None = Field(default=None, description="The model that vote: judge asks.")
+    prompt: str = Field(
+        default="robustft/judge", description="The template of the judge, folder/name."
+    )
+    max_tokens: int = Field(
+        default=512, ge=1, description="Tokens per reply of the judge, at most."
+    )
+    retries: int = Field(
+        default=2,
+        ge=0,
+        le=16,
+        description="Times that an unreadable reply is requested again, 0 to 16.",
+    )
+    retry_temperature: float = Field(
+        default=0.7, gt=0, description="Sampling temperature of repeated requests."
+    )
+    collision: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = Field(
+        default="auto",
+        description="Probability that two wrong open answers agree, between 0 and 1; auto estimates it.",
+    )
+    trusted: str | None = Field(
+        default=None, description="A column that marks labels known to be right (true, yes or 1)."
+    )
+    sure: Sure | None = Field(
+        default=None, description="The view that votes alone on samples on which it is confident."
+    )
+    preset: Literal["official"] | None = Field(
+        default=None, description="official: the rule of the published code, vote: all."
+    )
 
     @model_validator(mode="before")
     @classmethod

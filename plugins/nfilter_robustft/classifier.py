@@ -51,10 +51,17 @@ class ClassifierConfig(StageConfig):
         Needs(Embeds),
         BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
         Field(min_length=1, max_length=8),
-    ] = Field(default=["encoder"])
-    into: str = "classifier"
-    trusted: str | None = None
-    reference: int = Field(default=10_000, ge=20)
+    ] = Field(
+        default=["encoder"],
+        description="The model, or a list of up to 8, whose embeddings are classified; their weights are learned.",
+    )
+    into: str = Field(default="classifier", description="The note with the view.")
+    trusted: str | None = Field(
+        default=None, description="A column that marks labels known to be right (true, yes or 1)."
+    )
+    reference: int = Field(
+        default=10_000, ge=20, description="Samples that are learned from, at most; at least 20."
+    )
 
 
 @dataclass(slots=True)

@@ -30,10 +30,19 @@ class ColumnConfig(StageConfig):
     with the number of these tokens; both contain lists if the answers are lists. An empty cell is a missing answer.
     """
 
-    column: str = Field(min_length=1)
-    into: str
-    nll: str | None = None
-    length: str | None = None
+    column: str = Field(
+        min_length=1, description="The column with each row's answer, or its list of answers."
+    )
+    into: str = Field(
+        default="", description="The note with the view; by default the column's name."
+    )
+    nll: str | None = Field(
+        default=None,
+        description="The column with the mean negative log-likelihood of the answer's tokens, in nats.",
+    )
+    length: str | None = Field(
+        default=None, description="The column with the number of these tokens."
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -19,8 +19,13 @@ class Sure(StageConfig):
     At the default of one half, no other text can be more likely. A view without an nll or an answer is never sure.
     """
 
-    view: str
-    probability: float = Field(default=0.5, gt=0, le=1)
+    view: str = Field(description="The view that decides alone where it is confident.")
+    probability: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Probability of the view's text from which it is confident, above 0, at most 1.",
+    )
 
     def of(self, sample: Sample) -> float | None:
         """Return the probability of the view's text if it is sure, else None."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from nfilter import Context, Contract, ContractError, Sample, StageConfig, State
 from nfilter_robustft.ranks import floor_share, rank_arrays, rank_of
@@ -14,7 +14,9 @@ from nfilter_robustft.ranks import floor_share, rank_arrays, rank_of
 class RandomConfig(StageConfig):
     """``keep``: an integer is the number of samples to keep (100), a float the share in [0, 1] (0.5, 1.0)."""
 
-    keep: int | float
+    keep: int | float = Field(
+        description="What is kept: an integer is a number of samples (100), a float a share from 0.0 to 1.0."
+    )
 
     @model_validator(mode="after")
     def _number_or_share(self) -> RandomConfig:

@@ -45,12 +45,24 @@ class NeighborsConfig(StageConfig):
     marks labels known to be right. The metric is learned from at most ``reference`` samples.
     """
 
-    encoder: Annotated[str, Needs(Embeds)] = "encoder"
-    k: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = "auto"
-    into: str = "neighbors"
-    weighting: Literal["auto", "similarity", "discriminant"] = "auto"
-    trusted: str | None = None
-    reference: int = Field(default=10_000, ge=20)
+    encoder: Annotated[str, Needs(Embeds)] = Field(
+        default="encoder", description="The model whose embeddings are compared."
+    )
+    k: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = Field(
+        default="auto",
+        description="Neighbours that vote, 1 to 1000; auto chooses the number by the likelihood of held-out labels.",
+    )
+    into: str = Field(default="neighbors", description="The note with the view.")
+    weighting: Literal["auto", "similarity", "discriminant"] = Field(
+        default="auto",
+        description="similarity: votes count by cosine similarity; discriminant: by a metric learned from the labels; auto: discriminant where possible.",
+    )
+    trusted: str | None = Field(
+        default=None, description="A column that marks labels known to be right (true, yes or 1)."
+    )
+    reference: int = Field(
+        default=10_000, ge=20, description="Samples that are learned from, at most; at least 20."
+    )
 
 
 class Neighbors:

@@ -61,20 +61,47 @@ class ReasonConfig(StageConfig):
     chance there; ``weak: ask`` asks about every row.
     """
 
-    llm: Annotated[str, Needs(Generates)]
-    into: str = "reasoning"
-    preset: Literal["paper", "official"] = "paper"
-    rounds: int = Field(default=4, ge=0, le=64)
-    prompt: str = "robustft/reason"
-    reflect_prompt: str = "robustft/reflect"
-    max_tokens: int = Field(default=1024, ge=1)
-    row_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] | None = "auto"
-    temperature: float = Field(default=0.0, ge=0)
-    logprobs: bool = True
-    settled: Settled | None = None
-    only: Literal["flagged"] | None = None
-    check: str = "check"
-    weak: WeakPolicy = "skip"
+    llm: Annotated[str, Needs(Generates)] = Field(description="The model that is asked.")
+    into: str = Field(default="reasoning", description="The note with the view.")
+    preset: Literal["paper", "official"] = Field(
+        default="paper",
+        description="paper: as the paper describes it; official: the settings of the published code.",
+    )
+    rounds: int = Field(
+        default=4,
+        ge=0,
+        le=64,
+        description="Rounds of reflection and new reasoning after the first, at most, 0 to 64.",
+    )
+    prompt: str = Field(default="robustft/reason", description="The template, folder/name.")
+    reflect_prompt: str = Field(
+        default="robustft/reflect", description="The template of the reflection, folder/name."
+    )
+    max_tokens: int = Field(default=1024, ge=1, description="Tokens per reply, at most.")
+    row_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+        default="auto",
+        description="Tokens of all replies about one sample, at most; auto sets the limit after a pilot, null sets none.",
+    )
+    temperature: float = Field(
+        default=0.0, ge=0, description="Sampling temperature; 0 is greedy decoding."
+    )
+    logprobs: bool = Field(
+        default=True,
+        description="Request token log-probabilities, for the nll of the view; false for a model that gives none.",
+    )
+    settled: Settled | None = Field(
+        default=None,
+        description="Skip samples whose verdict earlier views have settled; null asks about all.",
+    )
+    only: Literal["flagged"] | None = Field(
+        default=None,
+        description="flagged: ask only about samples that the check flagged and that were not asked before; null: about all.",
+    )
+    check: str = Field(default="check", description="The verdict note that only: flagged reads.")
+    weak: WeakPolicy = Field(
+        default="skip",
+        description="skip: after a pilot, skip the other rows and all rounds if the view is no better than chance; ask: ask about every row.",
+    )
 
     @model_validator(mode="before")
     @classmethod

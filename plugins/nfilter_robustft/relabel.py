@@ -52,19 +52,44 @@ class RelabelConfig(StageConfig):
     The prompt, the encoder and the parsing of answers are not those of the published code.
     """
 
-    llm: Annotated[str, Needs(Generates)]
-    encoder: Annotated[str, Needs(Embeds)]
-    into: str = "context"
-    preset: Literal["paper", "official"] = "paper"
-    check: str | None = "check"
-    k: int = Field(default=3, ge=1, le=64)
-    embed: Literal["query", "question"] = "query"
-    prompt: str = "robustft/relabel"
-    max_tokens: int = Field(default=512, ge=1)
-    temperature: float = Field(default=0.0, ge=0)
-    logprobs: bool = True
-    sure: Sure | None = None
-    exact_up_to: int = Field(default=THRESHOLD, ge=1)
+    llm: Annotated[str, Needs(Generates)] = Field(description="The model that is asked.")
+    encoder: Annotated[str, Needs(Embeds)] = Field(
+        description="The model whose embeddings find the neighbours."
+    )
+    into: str = Field(default="context", description="The note with the view.")
+    preset: Literal["paper", "official"] = Field(
+        default="paper",
+        description="paper: as the paper describes it; official: the settings of the published code.",
+    )
+    check: str | None = Field(
+        default="check",
+        description="The verdict note that is read; null relabels every sample from any others.",
+    )
+    k: int = Field(
+        default=3, ge=1, le=64, description="Clean neighbours that the prompt shows, 1 to 64."
+    )
+    embed: Literal["query", "question"] = Field(
+        default="query",
+        description="What is embedded: the whole query, or the question without lettered options.",
+    )
+    prompt: str = Field(default="robustft/relabel", description="The template, folder/name.")
+    max_tokens: int = Field(default=512, ge=1, description="Tokens per reply, at most.")
+    temperature: float = Field(
+        default=0.0, ge=0, description="Sampling temperature; 0 is greedy decoding."
+    )
+    logprobs: bool = Field(
+        default=True,
+        description="Request token log-probabilities, for the nll of the view; false for a model that gives none.",
+    )
+    sure: Sure | None = Field(
+        default=None,
+        description="Take the answer of this view where it is confident, without a call.",
+    )
+    exact_up_to: int = Field(
+        default=THRESHOLD,
+        ge=1,
+        description="Up to this number of vectors the search is exact, above it approximate (HNSW).",
+    )
 
     @model_validator(mode="before")
     @classmethod

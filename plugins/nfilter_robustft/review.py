@@ -61,20 +61,49 @@ class ReviewConfig(StageConfig):
     of answers are not those of the published code, and samples with an unreadable reply are dropped.
     """
 
-    llm: Annotated[str, Needs(Generates)]
-    into: str = "review"
-    views: tuple[str, ...] = Field(default=("context", "reasoning"), min_length=1)
-    check: str | None = "check"
-    preset: Literal["paper", "official"] = "paper"
-    prompt: str = "robustft/review"
-    max_tokens: int = Field(default=1024, ge=1)
-    temperature: float = Field(default=0.0, ge=0)
-    retries: int = Field(default=2, ge=0, le=16)
-    retry_temperature: float = Field(default=0.7, gt=0)
-    shuffle: bool = True
-    skip_agreed: bool = True
-    write: Literal["auto", "answer", "text"] = "auto"
-    logprobs: bool = True
+    llm: Annotated[str, Needs(Generates)] = Field(description="The model that is asked.")
+    into: str = Field(default="review", description="The note with the decision.")
+    views: tuple[str, ...] = Field(
+        default=("context", "reasoning"),
+        min_length=1,
+        description="The views whose answers are the candidates, in the order of the prompt.",
+    )
+    check: str | None = Field(
+        default="check", description="The verdict note that is read; null reviews every sample."
+    )
+    preset: Literal["paper", "official"] = Field(
+        default="paper",
+        description="paper: as the paper describes it; official: the settings of the published code.",
+    )
+    prompt: str = Field(default="robustft/review", description="The template, folder/name.")
+    max_tokens: int = Field(default=1024, ge=1, description="Tokens per reply, at most.")
+    temperature: float = Field(
+        default=0.0, ge=0, description="Sampling temperature; 0 is greedy decoding."
+    )
+    retries: int = Field(
+        default=2,
+        ge=0,
+        le=16,
+        description="Times that an unreadable reply is requested again, 0 to 16.",
+    )
+    retry_temperature: float = Field(
+        default=0.7,
+        gt=0,
+        description="Sampling temperature of repeated requests; the higher of the two temperatures is used.",
+    )
+    shuffle: bool = Field(default=True, description="Show the candidates in random order.")
+    skip_agreed: bool = Field(
+        default=True,
+        description="Adopt an answer on which all candidates agree, or the only one, without a call.",
+    )
+    write: Literal["auto", "answer", "text"] = Field(
+        default="auto",
+        description="What becomes the response: the canonical answer, the text of the reply, or by the form of the old response (auto).",
+    )
+    logprobs: bool = Field(
+        default=True,
+        description="Request token log-probabilities, for the nll of the view; false for a model that gives none.",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -38,11 +38,24 @@ class SelectConfig(StageConfig):
     review do not count in the median, and samples without an nll are never kept.
     """
 
-    by: str = "context"
-    keep: float = Field(default=0.5, ge=0, le=1)
-    check: str | None = "check"
-    preset: Literal["official"] | None = None
-    rank: Literal["nll", "agreement"] = "nll"
+    by: str = Field(
+        default="context",
+        description="The view whose nll ranks the flagged samples; random is a control.",
+    )
+    keep: float = Field(
+        default=0.5, ge=0, le=1, description="Share of the flagged samples that is kept, 0 to 1."
+    )
+    check: str | None = Field(
+        default="check", description="The verdict note that is read; null ranks every sample."
+    )
+    preset: Literal["official"] | None = Field(
+        default=None,
+        description="official: keep samples below the median nll, as the published code does.",
+    )
+    rank: Literal["nll", "agreement"] = Field(
+        default="nll",
+        description="nll: the lowest mean negative log-likelihood first; agreement: the largest share of agreeing drawn answers first.",
+    )
 
     @model_validator(mode="after")
     def _preset_excludes_other_settings(self) -> SelectConfig:

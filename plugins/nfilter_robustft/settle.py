@@ -21,11 +21,25 @@ class SettleConfig(StageConfig):
     dropped. ``relabel: false`` drops samples whose label is not the most likely answer.
     """
 
-    view: str = "classifier"
-    into: str = "check"
-    relabel: bool = True
-    weights: Literal["soft", "none"] = "soft"
-    least: float = Field(default=0.25, ge=0, lt=1)
+    view: str = Field(
+        default="classifier",
+        description="The view with the probabilities of all answers, such as that of robustft.classifier.",
+    )
+    into: str = Field(default="check", description="The note with the verdict.")
+    relabel: bool = Field(
+        default=True,
+        description="Replace labels by the most probable answer; false drops these samples.",
+    )
+    weights: Literal["soft", "none"] = Field(
+        default="soft",
+        description="soft: multiply the training weight by the certainty of the label; none: leave it.",
+    )
+    least: float = Field(
+        default=0.25,
+        ge=0,
+        lt=1,
+        description="Certainty of the label, 0 (chance) to 1, below which a sample is dropped.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,10 @@ Agree = Mapping[str, bool | None]
 class Settled(StageConfig):
     """Earlier ``views`` that may settle a verdict, and the ``vote`` that the check must use."""
 
-    vote: Literal["any", "all"]
-    views: Annotated[tuple[str, ...], Field(min_length=1)]
+    vote: Literal["any", "all"] = Field(description="The vote of the check: any or all.")
+    views: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        description="The earlier views that may settle a verdict."
+    )
 
     @model_validator(mode="after")
     def _views_differ(self) -> Settled:

@@ -27,9 +27,15 @@ from nfilter import (
 class MaskConfig(StageConfig):
     """``above``: largest perplexity that is kept. ``into``: score name of a token's perplexity under ``model``."""
 
-    model: Annotated[str, Needs(Scores)] = "student"
-    above: float = Field(default=2.5, ge=1)
-    into: str = "perplexity"
+    model: Annotated[str, Needs(Scores)] = Field(
+        default="student", description="The model whose token probabilities are read."
+    )
+    above: float = Field(
+        default=2.5,
+        ge=1,
+        description="The largest perplexity of a token that stays in the loss, at least 1.",
+    )
+    into: str = Field(default="perplexity", description="The score with the token's perplexity.")
 
 
 class Mask:

@@ -25,11 +25,20 @@ class TinySourceConfig(StageConfig):
     plausible ones (with steps: a fault that leads to them), or the model's ``own``, which are direct answers.
     """
 
-    split: Literal["train", "neighbors", "dev", "test"] = "train"
-    domain: Literal["tasks", "say"] = "tasks"
-    rows: int | None = Field(default=None, ge=1)
-    steps: bool = False
-    wrong: Literal["uniform", "own"] | None = None
+    split: Literal["train", "neighbors", "dev", "test"] = Field(
+        default="train", description="The split that is read."
+    )
+    domain: Literal["tasks", "say"] = Field(
+        default="tasks", description="tasks: short questions with one answer; say: free text."
+    )
+    rows: int | None = Field(
+        default=None, ge=1, description="Rows, from the first on; null takes all."
+    )
+    steps: bool = Field(default=False, description="Put the worked steps before the answer.")
+    wrong: Literal["uniform", "own"] | None = Field(
+        default=None,
+        description="Add a column of wrong answers: uniform among plausible ones, or the model's own.",
+    )
 
 
 class TinySource:

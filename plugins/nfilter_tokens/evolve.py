@@ -36,11 +36,26 @@ class SelfEvolveConfig(StageConfig):
     code); ``previous`` with the previous round's reference (Algorithm 1 as printed). ``into`` is the score's name.
     """
 
-    model: Annotated[str, Needs(Scores)] = "student"
-    rounds: int = Field(default=4, ge=1, le=64)
-    k: float = Field(default=0.6, ge=0, le=1)
-    base: Literal["fixed", "previous"] = "fixed"
-    into: str = "excess"
+    model: Annotated[str, Needs(Scores)] = Field(
+        default="student", description="The model before training."
+    )
+    rounds: int = Field(
+        default=4,
+        ge=1,
+        le=64,
+        description="Parts that are cleaned after the warm-up part, 1 to 64.",
+    )
+    k: float = Field(
+        default=0.6,
+        ge=0,
+        le=1,
+        description="Share of the tokens of each part that is kept, 0 to 1.",
+    )
+    base: Literal["fixed", "previous"] = Field(
+        default="fixed",
+        description="The model that the reference is compared with: always the untrained one (fixed), or the reference of the round before (previous).",
+    )
+    into: str = Field(default="excess", description="The score with the excess loss.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,10 +36,20 @@ class ExcessLossConfig(StageConfig):
     the two losses are stored as ``loss.base`` and ``loss.reference``.
     """
 
-    base: Annotated[str, Needs(Scores)] = "student"
-    reference: str | None = None
-    warmup: float | None = Field(default=None, gt=0, lt=1)
-    into: str = "excess"
+    base: Annotated[str, Needs(Scores)] = Field(
+        default="student", description="The model before training."
+    )
+    reference: str | None = Field(
+        default=None,
+        description="The reference: another model with the same tokenizer; set this or warmup.",
+    )
+    warmup: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Train the reference on this share of the samples, between 0 and 1; set this or reference.",
+    )
+    into: str = Field(default="excess", description="The score with the excess loss.")
 
     @model_validator(mode="after")
     def _one_reference(self) -> ExcessLossConfig:

@@ -28,9 +28,14 @@ class KeepTopConfig(StageConfig):
     the tokens within each sample (the local ranking of RHO).
     """
 
-    by: str = "excess"
-    k: float = Field(default=0.6, ge=0, le=1)
-    scope: Literal["global", "sample"] = "global"
+    by: str = Field(default="excess", description="The score that ranks the tokens.")
+    k: float = Field(
+        default=0.6, ge=0, le=1, description="Share of the tokens that is kept, 0 to 1."
+    )
+    scope: Literal["global", "sample"] = Field(
+        default="global",
+        description="global: rank the tokens of all samples together; sample: within each sample.",
+    )
 
 
 class KeepTop:
@@ -77,7 +82,9 @@ class KeepTop:
 class RandomTokensConfig(StageConfig):
     """``k``: share of all response tokens kept, ``int(n * k)`` of n, drawn with the run's seed."""
 
-    k: float = Field(default=0.6, ge=0, le=1)
+    k: float = Field(
+        default=0.6, ge=0, le=1, description="Share of the response tokens that is kept, 0 to 1."
+    )
 
 
 class RandomTokens:

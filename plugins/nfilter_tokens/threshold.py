@@ -16,8 +16,13 @@ from nfilter_tokens.pool import pool_of, score_of
 class AutoThresholdConfig(StageConfig):
     """``by``: score. A token is kept if its posterior of the upper group is at least ``posterior``."""
 
-    by: str = "excess"
-    posterior: float = Field(default=0.5, gt=0, lt=1)
+    by: str = Field(default="excess", description="The score that is split into two groups.")
+    posterior: float = Field(
+        default=0.5,
+        gt=0,
+        lt=1,
+        description="Probability of the upper group from which a token is kept, between 0 and 1.",
+    )
 
 
 class AutoThreshold:

@@ -18,10 +18,22 @@ import nfilter as nf
 class SelectConfig(nf.StageConfig):
     """``ratio``: share of tokens used; ``keep``: share of samples kept; ``random``: keep as many random samples (control)."""
 
-    model: Annotated[str, nf.Needs(nf.Scores)] = "student"
-    ratio: float = Field(default=0.5, gt=0, le=1)
-    keep: float = Field(default=0.05, gt=0, le=1)
-    random: bool = False
+    model: Annotated[str, nf.Needs(nf.Scores)] = Field(
+        default="student", description="The model whose token losses are read."
+    )
+    ratio: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Share of the tokens that the score uses, above 0, at most 1.",
+    )
+    keep: float = Field(
+        default=0.05,
+        gt=0,
+        le=1,
+        description="Share of the samples that is kept, above 0, at most 1.",
+    )
+    random: bool = Field(default=False, description="Keep as many random samples, as a control.")
 
 
 class Select:

@@ -21,7 +21,14 @@ from nfilter import (
     TokenSample,
 )
 from nfilter_xtf.attribute import AttributeMasking, Tally, warn_of_cap
-from nfilter_xtf.presets import ATTRIBUTES, Attribute, Cap, Preset, keeps_one, score_name
+from nfilter_xtf.presets import (
+    ATTRIBUTES,
+    Attribute,
+    CapSetting,
+    PresetSetting,
+    keeps_one,
+    score_name,
+)
 from nfilter_xtf.rules import (
     Band,
     Known,
@@ -44,10 +51,12 @@ class MaskConfig(StageConfig):
     the control: it masks as many tokens per sample as the attributes would, drawn with the run's seed.
     """
 
-    attributes: Annotated[tuple[Attribute, ...], Field(min_length=1)] = ATTRIBUTES
-    preset: Preset = "default"
-    cap: Cap = "auto"
-    random: bool = False
+    attributes: Annotated[tuple[Attribute, ...], Field(min_length=1)] = Field(
+        default=ATTRIBUTES, description="A token is masked if it is noise by any of these."
+    )
+    preset: PresetSetting = "default"
+    cap: CapSetting = "auto"
+    random: bool = Field(default=False, description="Mask as many random tokens, as a control.")
 
     @field_validator("attributes")
     @classmethod

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from nfilter import (
     Context,
@@ -19,7 +20,7 @@ from nfilter import (
     TokenSample,
 )
 from nfilter_xtf.attribute import AttributeMasking, Tally
-from nfilter_xtf.presets import Cap, Preset
+from nfilter_xtf.presets import CapSetting, MaskSetting, PresetSetting
 from nfilter_xtf.rules import KNOWN, Known, scores_of
 
 _BLOCK = 256
@@ -34,11 +35,13 @@ class NoveltyConfig(StageConfig):
     never removes it.
     """
 
-    model: str = "student"
-    loss: str | None = None
-    preset: Preset = "default"
-    cap: Cap = "auto"
-    mask: bool = True
+    model: str = Field(default="student", description="The model before training.")
+    loss: str | None = Field(
+        default=None, description="A score with -log p, such as loss.base, in place of the model."
+    )
+    preset: PresetSetting = "default"
+    cap: CapSetting = "auto"
+    mask: MaskSetting = True
 
 
 class Novelty:

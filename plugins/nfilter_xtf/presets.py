@@ -12,6 +12,23 @@ Preset: TypeAlias = Literal["default", "paper", "official"]
 Attribute: TypeAlias = Literal["reasoning", "novelty", "relevance"]
 Cap: TypeAlias = Annotated[float, Field(gt=0, le=1)] | Literal["auto", "none"]
 
+# The settings that all stages have, with their descriptions.
+PresetSetting: TypeAlias = Annotated[
+    Preset,
+    Field(
+        description="default: nfilter's rule; paper: the equations as written; official: the published code."
+    ),
+]
+CapSetting: TypeAlias = Annotated[
+    Cap,
+    Field(
+        description="Share of a sample's response tokens that is masked, at most; auto: the preset's; none: no bound."
+    ),
+]
+MaskSetting: TypeAlias = Annotated[
+    bool, Field(description="Mask the tokens; false only writes the score.")
+]
+
 ATTRIBUTES: tuple[Attribute, ...] = ("reasoning", "novelty", "relevance")
 
 _CAPS: Mapping[Attribute, float] = MappingProxyType(

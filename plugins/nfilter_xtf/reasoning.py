@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from nfilter import (
     Context,
@@ -19,7 +20,7 @@ from nfilter import (
 )
 from nfilter_xtf.attention import importances
 from nfilter_xtf.attribute import AttributeMasking, Tally
-from nfilter_xtf.presets import Cap, Preset
+from nfilter_xtf.presets import CapSetting, MaskSetting, PresetSetting
 from nfilter_xtf.rules import LowTail
 
 
@@ -31,10 +32,12 @@ class ReasoningConfig(StageConfig):
     scores. ``preset: paper`` is the equation as written, ``official`` the published code, whose score is 1 / T.
     """
 
-    model: Annotated[str, Needs(LendsModule)] = "student"
-    preset: Preset = "default"
-    cap: Cap = "auto"
-    mask: bool = True
+    model: Annotated[str, Needs(LendsModule)] = Field(
+        default="student", description="The local model that is read."
+    )
+    preset: PresetSetting = "default"
+    cap: CapSetting = "auto"
+    mask: MaskSetting = True
 
 
 class Reasoning:

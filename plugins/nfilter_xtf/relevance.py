@@ -25,7 +25,7 @@ from nfilter import (
 )
 from nfilter_xtf.attribute import AttributeMasking, Tally
 from nfilter_xtf.otsu import CLASSES
-from nfilter_xtf.presets import Cap, Preset
+from nfilter_xtf.presets import CapSetting, MaskSetting, PresetSetting
 from nfilter_xtf.rules import Band, relevance_cuts
 from nfilter_xtf.vectors import (
     control_ids,
@@ -49,11 +49,16 @@ class RelevanceConfig(StageConfig):
     no token of a response under 20 tokens; none with ``paper``), ``none`` no bound. ``mask: false`` only scores.
     """
 
-    model: Annotated[str, Needs(LendsModule)] = "student"
-    words: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    preset: Preset = "default"
-    cap: Cap = "auto"
-    mask: bool = True
+    model: Annotated[str, Needs(LendsModule)] = Field(
+        default="student", description="The local model that is read."
+    )
+    words: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        default=(),
+        description="Words whose mean vector is the task; by default the mean of all response tokens.",
+    )
+    preset: PresetSetting = "default"
+    cap: CapSetting = "auto"
+    mask: MaskSetting = True
 
 
 class Relevance:

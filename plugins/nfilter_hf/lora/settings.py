@@ -61,51 +61,72 @@ class LoraSettings(StageConfig):
 
     also_known: ClassVar[Mapping[str, str]] = _ELSEWHERE
 
-    model: Annotated[str, Needs(LendsModule)] = "student"
-    rank: int = Field(default=64, ge=1, description="rank of the adapter's matrices")
-    alpha: float = Field(default=16.0, gt=0, description="the adapter is scaled by alpha / rank")
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="on the adapter's input")
+    model: Annotated[str, Needs(LendsModule)] = Field(
+        default="student", description="The model that the adapter is trained on."
+    )
+    rank: int = Field(default=64, ge=1, description="The rank of the adapter's matrices.")
+    alpha: float = Field(default=16.0, gt=0, description="The adapter is scaled by alpha / rank.")
+    dropout: float = Field(
+        default=0.1, ge=0, lt=1, description="Dropout on the adapter's input, 0 to below 1."
+    )
     target_modules: Targets = Field(
         default=None,
-        description="all-linear, or names of linear layers; by default q, k, v, o, gate, up and down",
+        description="all-linear, or names of linear layers; null: q, k, v, o, gate, up and down.",
     )
     lr: Annotated[float, Field(gt=0)] | Auto = Field(
         default="auto",
-        description="peak learning rate of AdamW; auto: 2e-4 at a hidden size of 2048, more for smaller models",
+        description="The peak learning rate of AdamW; auto: 2e-4 at a hidden size of 2048, more for smaller models.",
     )
-    schedule: Schedule = "linear"
-    warmup: float = Field(default=0.03, ge=0, le=1, description="share of the steps that warm up")
+    schedule: Schedule = Field(
+        default="linear", description="The course of the learning rate after the warm-up."
+    )
+    warmup: float = Field(
+        default=0.03,
+        ge=0,
+        le=1,
+        description="Share of the steps in which the learning rate rises, 0 to 1.",
+    )
     epochs: Annotated[int, Field(ge=1)] | Auto = Field(
-        default="auto", description="auto: 2, or as many as 100 optimiser steps take, at most 10"
+        default="auto",
+        description="Passes over the rows; auto: 2, or as many as 100 optimiser steps take, at most 10.",
     )
-    max_steps: int | None = Field(default=None, ge=1, description="ends training early")
+    max_steps: int | None = Field(
+        default=None, ge=1, description="Optimiser steps, at most; null for no limit."
+    )
     batch_size: Annotated[int, Field(ge=1)] | Auto = Field(
         default="auto",
-        description="samples per optimiser step; auto: 4, 8, 16 or 32, the largest with 50 steps or more an epoch",
+        description="Samples per optimiser step; auto: 4, 8, 16 or 32, the largest with 50 steps or more per epoch.",
     )
     micro_batch_tokens: int | None = Field(
         default=None,
         ge=1,
-        description="tokens of one forward pass, padding included; by default 4096, on a CPU 1024",
+        description="Tokens per forward pass, with padding; null: 4096, on a CPU 1024.",
     )
-    weight_decay: float = Field(default=0.0, ge=0)
-    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    weight_decay: float = Field(
+        default=0.0, ge=0, description="The weight decay of AdamW, at least 0."
+    )
+    max_grad_norm: float | None = Field(
+        default=1.0, gt=0, description="The norm to which gradients are clipped; null clips none."
+    )
     loss_norm: LossNorm = Field(
-        default="tokens", description="what the loss of a step is a mean of"
+        default="tokens", description="What the loss of a step is a mean of."
     )
     gradient_checkpointing: bool = Field(
-        default=False, description="less memory, about a third more time"
+        default=False, description="Use less memory and about a third more time."
     )
-    bf16: bool | Literal["auto"] = Field(default="auto", description="auto: on a GPU that has it")
+    bf16: bool | Literal["auto"] = Field(
+        default="auto", description="Train in bfloat16; auto: on a GPU that has it."
+    )
     checkpoint_every: int | None = Field(
-        default=50, ge=1, description="optimiser steps between checkpoints; null: none"
+        default=50, ge=1, description="Optimiser steps between checkpoints; null writes none."
     )
     shard: bool = Field(
         default=False,
-        description="spread the base over the GPUs of several processes (FSDP2); device: cpu for its model",
+        description="Spread the base over the GPUs of several processes (FSDP2); its model needs device: cpu.",
     )
     trackers: tuple[Tracker, ...] = Field(
-        default=(), description="where loss, learning rate and gradient of each step also go"
+        default=(),
+        description="Trackers that also get loss, learning rate and gradient norm of each step.",
     )
 
 

@@ -34,7 +34,7 @@ class PurgeConfig(StageConfig):
     )
     action: Literal["drop", "note"] = Field(
         default="drop",
-        description="drop: drop the samples; note: drop none, and write the note purge on every sample.",
+        description="What happens to samples that break a rule: they are dropped, or every sample gets a note purge.",
     )
 
 

@@ -37,7 +37,7 @@ class TinySourceConfig(StageConfig):
     steps: bool = Field(default=False, description="Put the worked steps before the answer.")
     wrong: Literal["uniform", "own"] | None = Field(
         default=None,
-        description="Add a column of wrong answers: uniform among plausible ones, or the model's own.",
+        description="The wrong answers in an added column: uniform among plausible ones, or the model's own.",
     )
 
 

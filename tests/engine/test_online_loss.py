@@ -309,4 +309,4 @@ def test_losses_are_listed_and_shown_as_other_kinds_are(
     show_one(plugins, "rho1", console, as_json=False)
     shown = out.getvalue()
     assert "loss rho1" in shown
-    assert "share of a step's tokens to keep" in shown
+    assert "Share of the tokens of a step that is trained on" in shown

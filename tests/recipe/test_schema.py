@@ -227,6 +227,7 @@ def test_a_plugin_without_a_schema_leaves_the_others_theirs(
     assert any("'veiw' was unexpected" in error.message for error in errors)
 
 
+@pytest.mark.types("writes it again")
 def test_init_writes_the_schema_that_the_first_line_of_the_recipe_names(
     plugins: Plugins, schema: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -238,7 +239,6 @@ def test_init_writes_the_schema_that_the_first_line_of_the_recipe_names(
     assert any(f"`nfilter schema --out {tmp_path / FILE}` writes it again" in line for line in said)
 
 
-@pytest.mark.types("recipes in its folder begin with: ")
 def test_the_command_prints_the_schema_or_writes_it(
     schema: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

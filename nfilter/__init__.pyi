@@ -104,6 +104,8 @@ from .api.types import UInt32Array as UInt32Array
 from .api.types import Unreadable as Unreadable
 from .api.types import map_strings as map_strings
 from .api.types import strings_in as strings_in
+from .engine.result import Result as Result
+from .engine.result import run as run
 from .metrics.intervals import wilson as wilson
 from .recipe.hosts import Address as Address
 from .recipe.hosts import AllowedHosts as AllowedHosts
@@ -111,6 +113,7 @@ from .recipe.hosts import allow_host as allow_host
 from .recipe.hosts import granted as granted
 from .recipe.hosts import odd_name as odd_name
 from .recipe.hosts import parse_address as parse_address
+from .recipe.model import Recipe as Recipe
 from .store.files import check_folder as check_folder
 from .store.files import publishing as publishing
 from .store.files import publishing_file as publishing_file

@@ -318,6 +318,11 @@ class Recipe(BaseModel):
         return self._reading.allow_hosts
 
     @property
+    def plugins(self) -> Plugins:
+        """The plugins that the recipe was read with."""
+        return self._reading.plugins
+
+    @property
     def located(self) -> Located:
         """The values as written, with the line of each."""
         return self._reading.located

@@ -26,7 +26,7 @@ def test_every_block_is_of_a_kind_that_is_tested(blocks: list[Any]) -> None:
     kinds = {(block.document, block.kind) for block in blocks if block.kind != "shell"}
     # What is done with the others: test_readme.py (shell, yaml, screen), and below (python, toml, diagram).
     assert kinds - {("README.md", "screen")} == {
-        ("README.md", "yaml"), ("CONTRIBUTING.md", "python"), ("CONTRIBUTING.md", "toml"),
+        ("README.md", "yaml"), ("README.md", "python"), ("CONTRIBUTING.md", "python"), ("CONTRIBUTING.md", "toml"),
         ("docs/architecture.md", "diagram"),
     }  # fmt: skip
     shells = {block.document for block in blocks if block.kind == "shell"}

@@ -421,3 +421,28 @@ def test_the_demo_screen_has_the_rows_that_a_run_prints(blocks: list[Any], demo:
     assert ours[0] <= theirs[0]
     assert ours[1] <= theirs[1]
     assert len(ours[1]) > 5
+
+
+def test_the_python_block_runs_on_the_embedded_model(
+    blocks: list[Any],
+    cli: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (block,) = [each for each in blocks if (each.document, each.kind) == ("README.md", "python")]
+    made = cli("init", "--template", "quickstart", "--out", "recipe.yaml", cwd=tmp_path)
+    assert made.code == 0, made.err
+    recipe = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    recipe["source"]["rows"], recipe["train"]["epochs"], recipe["arms"] = 24, 1, ["cleaned"]
+    recipe["evaluate"]["limit"] = 10
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(block.text, "README.md", "exec"), names)  # noqa: S102
+    assert names["recipe"].train.config.lr == 1e-4
+    dropped = list(names["result"].rows("dropped.jsonl"))
+    assert dropped
+    printed = capsys.readouterr().out
+    assert "Dataset({" in printed
+    assert all(row["reason"] in printed for row in dropped)

@@ -230,8 +230,8 @@ def test_every_public_name_is_there_and_nothing_else_is_exported() -> None:
     for name in nfilter.__all__:
         assert getattr(nfilter, name) is not None
     assert sorted(nfilter.__all__) == dir(nfilter)
-    with pytest.raises(AttributeError, match="No nfilter attribute Recipe"):
-        _ = nfilter.Recipe
+    with pytest.raises(AttributeError, match="No nfilter attribute Recipes"):
+        _ = nfilter.Recipes
 
 
 def test_a_view_has_the_shape_that_plugins_agree_on() -> None:

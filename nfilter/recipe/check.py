@@ -246,11 +246,11 @@ class _Checker:
 
     def _where_named(self, use: Use, name: str) -> Where:
         for key, value in use.config.model_dump(by_alias=True).items():
-            if value == name and (*use.where, key) in self.recipe.located.lines:
+            if value == name and self.recipe.located.has((*use.where, key)):
                 return (*use.where, key)
             if isinstance(value, list | tuple) and name in value:
                 where = (*use.where, key, list(value).index(name))
-                if where in self.recipe.located.lines:
+                if self.recipe.located.has(where):
                     return where
         return use.where
 
@@ -279,7 +279,7 @@ class _Checker:
             problems = list(source.use.item.cls.problems(source.use.config, self.recipe.base_dir))
             for problem in problems:
                 key = (*source.use.where, "path")
-                self.fault(key if key in self.recipe.located.lines else source.use.where, problem)
+                self.fault(key if self.recipe.located.has(key) else source.use.where, problem)
             if not problems and self._columns(source) and rows:
                 self._first_rows(source)
 

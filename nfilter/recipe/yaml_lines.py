@@ -50,6 +50,16 @@ class Located:
                 return f"--set {short(made[0])}"
         return f"{self.file}:1" if self.lines else str(self.file)
 
+    def has(self, where: Where) -> bool:
+        """Return whether a value stands at ``where``."""
+        value = self.value
+        for step in where:
+            try:
+                value = value[step]
+            except (KeyError, IndexError, TypeError):
+                return False
+        return True
+
     def line(self, where: Where) -> int:
         """Return the line of the nearest known path; 0 for one that ``--set`` put there."""
         ends = (where[:end] for end in range(len(where), -1, -1))

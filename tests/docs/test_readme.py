@@ -439,7 +439,7 @@ def test_the_python_block_runs_on_the_embedded_model(
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(compile(block.text, "README.md", "exec"), names)  # noqa: S102
+    exec(compile(block.text, "README.md", "exec"), names)
     assert names["recipe"].train.config.lr == 1e-4
     dropped = list(names["result"].rows("dropped.jsonl"))
     assert dropped

@@ -161,7 +161,7 @@ def main() -> None:
             for sd in SEED_SDS:
                 held, shown, free = ratio_coverage(seeds, rows, sd, options.trials, options.start)
                 print(
-                    f"| of what the noise cost | {seeds} | {rows} | {sd:g} | {held:.3f} | {shown:.3f} | {free:.3f} |",
+                    f"| recovered | {seeds} | {rows} | {sd:g} | {held:.3f} | {shown:.3f} | {free:.3f} |",
                     flush=True,
                 )
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 EPILOG = """\b
 Exit codes: 0 done; 1 another failure; 2 a fault in the recipe, a prompt or the command line;
 3 a plugin's fault; 4 the data; 5 a model; 6 nothing left to train on; 7 the run directory; 8 the budget;
-130 interrupted (the same command goes on where it stopped)."""
+130 interrupted (run the same command to resume)."""
 
 
 class _Commands(click.Group):
@@ -133,7 +133,7 @@ def _label(error: NfilterError) -> str:
 
 
 def _interrupted() -> int:
-    click.echo("interrupted; the same command goes on where it stopped", err=True)
+    click.echo("interrupted; run the same command to resume", err=True)
     return 130
 
 
@@ -191,8 +191,8 @@ def run(
     if launch.rank:
         launches.follow(loaded, plugins, launch)
         return
-    if said := launches.lonely():
-        reporter.warning(said)
+    if warning := launches.single_process_warning():
+        reporter.warning(warning)
     target = out or Path("runs") / loaded.name
     every = _seeds(seeds) if seeds is not None else None
     aside = set_aside(target) if fresh else None

@@ -13,13 +13,13 @@ from typing import IO, Any, Protocol
 from nfilter.api.errors import StoreError
 from nfilter.api.stages import Progress
 from nfilter.store.files import unwritten
-from nfilter.store.warnings import Warned
+from nfilter.store.warnings import RunWarnings
 
-_WIDE = 100  # columns that leave room for a bar and a whole note
+_WIDE = 100  # terminal columns from which whole notes are shown
 
 
 class Reporter(Protocol):
-    """Where a run says what it does."""
+    """The output of a run: messages and progress bars."""
 
     def info(self, text: str) -> None: ...
 
@@ -36,31 +36,31 @@ class _Silent:
 
 
 class QuietReporter:
-    """Says warnings only; for library use and ``--quiet``."""
+    """Prints only warnings; for library use and ``--quiet``."""
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self.stream = stream
 
     def info(self, text: str) -> None:
-        """Nothing."""
+        """Print nothing."""
 
     def warning(self, text: str) -> None:
-        """One line on standard error."""
+        """Print one line on standard error."""
         print(f"warning: {text}", file=self.stream or sys.stderr)
 
     @contextmanager
     def progress(
         self, total: int | None, text: str, note: Callable[[], str] | None = None
     ) -> Iterator[Progress]:
-        """Counts nothing."""
+        """Yield a counter that shows nothing."""
         yield _Silent()
 
 
 class LineReporter(QuietReporter):
-    """One line a message on standard error; for logs and pipes."""
+    """Prints one line per message on standard error; for logs and pipes."""
 
     def info(self, text: str) -> None:
-        """One line on standard error."""
+        """Print one line on standard error."""
         print(text, file=self.stream or sys.stderr, flush=True)
 
 
@@ -74,7 +74,7 @@ class _Bar:
 
 
 class TerminalReporter:
-    """Bars with rate and time left, on a terminal's standard error. Text is never read as markup."""
+    """Shows progress bars with rate and time left on a terminal. Text is never parsed as markup."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -83,18 +83,18 @@ class TerminalReporter:
         self._bars: Any = None
 
     def info(self, text: str) -> None:
-        """One line above the bars."""
+        """Print one line above the bars."""
         self.console.print(text, markup=False, highlight=False)
 
     def warning(self, text: str) -> None:
-        """One marked line above the bars."""
+        """Print one marked line above the bars."""
         self.console.print(f"warning: {text}", style="yellow", markup=False, highlight=False)
 
     @contextmanager
     def progress(
         self, total: int | None, text: str, note: Callable[[], str] | None = None
     ) -> Iterator[Progress]:
-        """A bar for as long as the block runs; bars may be nested. ``note`` is asked whenever the bar is drawn."""
+        """Show a bar in the block; bars may be nested. ``note`` is called whenever the bar is drawn."""
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -141,7 +141,7 @@ def _rate_column() -> Any:
 
 
 def _note_column(*, whole: bool) -> Any:
-    """The note; without room for all of it, what stands before its first comma. The bar gives way, and nothing else."""
+    """The column of notes; if not ``whole``, on a narrow terminal, only the text before the first comma."""
     from rich.progress import ProgressColumn, Task
     from rich.table import Column
     from rich.text import Text
@@ -156,52 +156,52 @@ def _note_column(*, whole: bool) -> Any:
 
 
 class RunLog:
-    """What a run says, also kept in ``run.log`` with the time of each line; ``warned`` has the warnings.
+    """The messages of a run: reported, and written to ``run.log`` with their time; ``warned`` counts the warnings.
 
-    ``at`` is what is at work, which a warning is counted under.
+    ``at`` is the running step, under which warnings are counted.
     """
 
     def __init__(
-        self, reporter: Reporter, file: Path | None = None, warned: Warned | None = None
+        self, reporter: Reporter, file: Path | None = None, warned: RunWarnings | None = None
     ) -> None:
         self.reporter = reporter
         self.file = file
-        self.warned = warned or Warned()
+        self.warned = warned or RunWarnings()
         self.at = ""
         self._listeners: list[list[str]] = []
 
     def info(self, text: str) -> None:
-        """Say and keep."""
+        """Report and write to run.log."""
         self._keep("info", text)
         self.reporter.info(text)
 
     def warning(self, text: str) -> None:
-        """Say and keep."""
-        for heard in self._listeners:
-            heard.append(text)
+        """Report and write to run.log."""
+        for collected in self._listeners:
+            collected.append(text)
         self.keep(text)
         self.warned.add(self.at, text)
         self.reporter.warning(text)
 
     @contextmanager
-    def heard(self) -> Iterator[list[str]]:
-        """The warnings that are said within, as they come."""
-        found: list[str] = []
-        self._listeners.append(found)
+    def collect_warnings(self) -> Iterator[list[str]]:
+        """Yield a list that collects the warnings of the block."""
+        collected: list[str] = []
+        self._listeners.append(collected)
         try:
-            yield found
+            yield collected
         finally:
-            self._listeners.remove(found)
+            self._listeners.remove(collected)
 
     def keep(self, text: str) -> None:
-        """Keep a warning in ``run.log`` without saying it."""
+        """Write a warning to ``run.log`` without reporting it."""
         self._keep("warning", text)
 
-    def failed(self, said: BaseException, raised: BaseException | None = None) -> None:
-        """Keep what a run ended with, and the traceback of what was ``raised``; saying it is the caller's part."""
-        # A log that cannot be written must not hide what went wrong.
+    def failed(self, error: BaseException, raised: BaseException | None = None) -> None:
+        """Write the error of a run to ``run.log``, and the traceback of ``raised``. The caller reports the error."""
+        # A log that cannot be written must not hide the error.
         with suppress(StoreError):
-            self._keep("error", str(said) or repr(said))
+            self._keep("error", str(error) or repr(error))
             if raised is not None:
                 self._keep("error", "".join(traceback.format_exception(raised)).rstrip())
 
@@ -216,7 +216,7 @@ class RunLog:
 
 
 def reporter_for(*, quiet: bool = False) -> Reporter:
-    """Bars on a terminal, lines elsewhere, warnings only when ``quiet``."""
+    """Return a reporter: bars on a terminal, lines elsewhere, only warnings if ``quiet``."""
     if quiet:
         return QuietReporter()
     return TerminalReporter() if sys.stderr.isatty() else LineReporter()

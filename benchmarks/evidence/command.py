@@ -82,7 +82,7 @@ def go(
             todo, lambda cell: cell.key in finished, crew, progress, cells.fail, keeper.done
         )
     except KeyboardInterrupt:
-        progress.say("stopped; the same command goes on")
+        progress.say("stopped; run the same command to resume")
         return STOPPED
     except LostWorkerError as error:
         progress.say(str(error))

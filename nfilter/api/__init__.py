@@ -1,1 +1,1 @@
-"""What plugins are written against: values, protocols, capabilities, hooks and errors."""
+"""The interface for plugins: values, protocols, capabilities, hooks and errors."""

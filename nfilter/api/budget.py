@@ -1,4 +1,4 @@
-"""What calls cost, and a cap that no race can exceed: money is held before a call is made, and settled after it."""
+"""Costs of calls, and a budget cap that concurrent calls cannot exceed: money is held before a call and settled after it."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ _ROUNDING = 1e-12  # dollars
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars for one token of a prompt, and for one that is generated."""
+    """US dollars per prompt token and per generated token."""
 
     prompt: float
     completion: float
 
     def of(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """What so many tokens cost."""
+        """Return the cost of these numbers of tokens in dollars."""
         return prompt_tokens * self.prompt + completion_tokens * self.completion
 
 
 def dollars(usd: float) -> str:
-    """An amount for people: cents, and below one as much as shows that it is not nothing."""
+    """Return an amount as text: in cents, or with two significant digits below one cent."""
     return f"${usd:.2f}" if usd >= 0.01 or usd == 0 else f"${usd:.2g}"
 
 
 class Budget:
-    """What all calls that are made with it cost together, from any thread, and a cap in dollars where there is one.
+    """The total cost of calls, with an optional cap in dollars; thread-safe.
 
-    ``spent`` is what was paid, ``held`` what calls that are out may yet cost: their sum never exceeds ``cap``.
+    ``spent`` is the cost of finished calls, ``held`` the maximum cost of running calls. Their sum does not exceed ``cap``,
+    except through ``hold_uncapped`` and calls that cost more than was held for them.
     """
 
     def __init__(self, cap: float = math.inf) -> None:
@@ -43,37 +44,37 @@ class Budget:
 
     @property
     def spent(self) -> float:
-        """Dollars paid so far."""
+        """Dollars spent so far."""
         return self._spent
 
     @property
     def held(self) -> float:
-        """Dollars that calls which are out may yet cost."""
+        """Maximum cost of the running calls in dollars."""
         return self._held
 
     @property
     def left(self) -> float:
-        """Dollars that are neither spent nor held."""
+        """Dollars that are neither spent nor held; may be infinite."""
         return self.cap - self._spent - self._held
 
-    def told(self) -> str:
-        """What is spent so far, and with a cap of how much: ``$0.42 of $5.00, $0.03 held``."""
+    def summary(self) -> str:
+        """Return the spent amount as text, with the cap and the held amount if there are any: ``$0.42 of $5.00, $0.03 held``."""
         spent, held = self._spent, self._held
         if math.isinf(self.cap):
             return dollars(spent)
-        held_back = f", {dollars(held)} held" if held > _ROUNDING else ""
-        return f"{dollars(spent)} of {dollars(self.cap)}{held_back}"
+        of_held = f", {dollars(held)} held" if held > _ROUNDING else ""
+        return f"{dollars(spent)} of {dollars(self.cap)}{of_held}"
 
     def paid_before(self, usd: float) -> None:
-        """Count what an earlier run of the same directory paid."""
+        """Add the cost of earlier runs in the same directory."""
         with self._lock:
             self._spent += usd
 
     def hold(self, most: float) -> bool:
-        """Set ``most`` dollars aside for a call; False where it has to wait for calls that are out.
+        """Hold ``most`` dollars for a call; return False if it has to wait for running calls.
 
         Raises:
-            BudgetError: when no call is out and the money that is left does not cover this one.
+            BudgetError: if no call is running and the remaining money does not cover this one.
         """
         with self._lock:
             if self._spent + self._held + most <= self.cap + _ROUNDING:
@@ -84,17 +85,17 @@ class Budget:
                 return False
             raise BudgetError(
                 f"the budget of ${self.cap:g} is used up: ${self._spent:.4f} is spent, and the next call may cost ${most:.4f}; "
-                "what was answered is kept: raise budget.usd and run the same command to go on"
+                "all answers are kept: raise budget.usd and run the same command to resume"
             )
 
-    def owe(self, most: float) -> None:
-        """Set ``most`` dollars aside for calls that an earlier run left out: they are paid for whatever is left."""
+    def hold_uncapped(self, most: float) -> None:
+        """Hold ``most`` dollars for calls that an earlier run started; they are paid regardless of the cap."""
         with self._lock:
             self._held += most
             self._out += 1
 
     def settle(self, most: float, usd: float) -> None:
-        """A call for which ``most`` was held has ended and cost ``usd``; what it cost beyond ``most`` counts too."""
+        """Record that a call with ``most`` held ended and cost ``usd``, which may be more than ``most``."""
         with self._lock:
             self._held = max(0.0, self._held - most)
             self._out -= 1

@@ -1,10 +1,10 @@
-"""Times and speeds in words."""
+"""Times and speeds as text."""
 
 from __future__ import annotations
 
 
 def duration(seconds: float, digits: int = 0) -> str:
-    """``45 s``, ``12 min`` or ``2 h 10 min``; ``digits`` after the point where it is seconds."""
+    """Return e.g. ``45 s``, ``12 min`` or ``2 h 10 min``; ``digits`` is the number of decimals of seconds."""
     if seconds < 120:
         return f"{seconds:.{digits}f} s"
     minutes = round(seconds / 60)
@@ -12,5 +12,5 @@ def duration(seconds: float, digits: int = 0) -> str:
 
 
 def speed(tokens: float) -> str:
-    """Tokens per second: ``310 tokens/s``, or ``0.4 tokens/s`` where they are few."""
+    """Return tokens per second as text: ``310 tokens/s``, with one decimal below 10."""
     return f"{tokens:,.0f} tokens/s" if tokens >= 10 else f"{tokens:.1f} tokens/s"

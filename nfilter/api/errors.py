@@ -1,4 +1,4 @@
-"""The exception tree. Every message says what was wrong, where, and what to type instead."""
+"""The exceptions of nfilter. Every message says what was wrong, where, and what to type instead."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 
 class NfilterError(Exception):
-    """The root of all errors that nfilter raises on purpose. ``exit_code`` is the process's."""
+    """The base of all errors that nfilter raises. ``exit_code`` is the exit code of the command."""
 
     exit_code = 1
 
 
 class RecipeError(NfilterError):
-    """A fault in a recipe or in a value given with ``--set``; ``faults`` lists all that were found."""
+    """A fault in a recipe or in a value given with ``--set``; ``faults`` lists all faults."""
 
     exit_code = 2
 
@@ -25,7 +25,7 @@ class RecipeError(NfilterError):
 
 
 class PluginError(NfilterError):
-    """A plugin that clashes with another, that was asked for and could not be loaded, or that raised an error of its own."""
+    """A plugin that clashes with another, is needed and cannot be loaded, or raised an exception."""
 
     exit_code = 3
 
@@ -37,29 +37,29 @@ class ContractError(NfilterError):
 
 
 class NoteError(ContractError):
-    """A note that does not have the form of the type it is read as; the message names sample, note and field."""
+    """A note that does not match the type it is read as; the message names sample, note and field."""
 
 
 class SourceError(NfilterError):
-    """A source that cannot be read at all, or in which no row can be read."""
+    """A source that cannot be read, or without a readable row."""
 
     exit_code = 4
 
 
 class PromptError(NfilterError):
-    """A template that is missing, that does not parse, or that names an unknown variable."""
+    """A template that is missing, does not parse, or uses an unknown variable."""
 
     exit_code = 2
 
 
 class ModelError(NfilterError):
-    """A model that cannot be loaded, or that cannot do what a stage needs."""
+    """A model that cannot be loaded, or lacks a capability that a stage needs."""
 
     exit_code = 5
 
 
 class NothingLeftError(NfilterError):
-    """No sample is left to train on; the message says which stages dropped how many."""
+    """No sample is left to train on; the message has the number of samples that each stage dropped."""
 
     exit_code = 6
 
@@ -71,7 +71,7 @@ class StoreError(NfilterError):
 
 
 class DamageError(StoreError):
-    """A published file that is gone or is not what was written; ``path`` names it, ``what`` says what is wrong with it."""
+    """A published file that is missing or was changed; ``path`` is its path, ``what`` the damage."""
 
     def __init__(self, message: str, path: Path | None = None, what: str = "") -> None:
         super().__init__(message)
@@ -86,9 +86,9 @@ class BudgetError(NfilterError):
 
 
 def short(value: object, most: int = 80) -> str:
-    """A stranger's value as it stands in an error: printable, and not longer than ``most`` characters.
+    """Return an untrusted value for an error message: printable, at most ``most`` characters.
 
-    Text stands as it is, every other value as Python writes it.
+    A text is shown as it is, any other value as its ``repr``.
     """
     text = value if isinstance(value, str) else repr(value)
     safe = "".join(char if char.isprintable() else "?" for char in text[: most + 1])
@@ -96,13 +96,13 @@ def short(value: object, most: int = 80) -> str:
 
 
 def also_known(names: Mapping[str, str], name: str) -> str | None:
-    """What ``names`` says of ``name``, whatever the case and the dashes in it; None where it says nothing."""
+    """Return the entry of ``name`` in ``names``, ignoring case and the difference of ``-`` and ``_``; None if it has none."""
     wanted = name.casefold().replace("-", "_")
     return next((to for known, to in names.items() if known.replace("-", "_") == wanted), None)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for the nearest of ``known``, else what there is, else nothing."""
+    """Return ``"; did you mean 'x'?"`` with the nearest of ``known``, else a short list of ``known``, else an empty text."""
     choices = sorted(known)
     near = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
     if not near:
@@ -116,18 +116,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def missing_package(module: str, requirement: str) -> str:
-    """The end of a sentence about a package that is not installed, with the line that installs it.
+    """Return the end of a sentence about a package that is not installed, with the command that installs it.
 
-    ``module`` is the name that Python imports, ``requirement`` what pip installs: ``faiss``, ``nfilter[local]``.
+    ``module`` is the name that Python imports, ``requirement`` the argument of pip, e.g. ``faiss`` and ``nfilter[local]``.
     """
     return f"needs the package {module}, which is not installed: pip install '{requirement}'"
 
 
 @dataclass(frozen=True, slots=True)
 class NotInstalled:
-    """In place of the path of a model that a plugin names: the package that would bring it is not installed.
+    """Registered instead of a model's path if the package that contains it is not installed.
 
-    ``module`` is the name that Python imports, ``requirement`` what pip installs: ``nfilter[smollm2]``.
+    ``module`` is the name that Python imports, ``requirement`` the argument of pip, e.g. ``nfilter[local]``.
     """
 
     module: str

@@ -1,4 +1,4 @@
-"""What a run announces to the hooks that observe it: frozen, and never fatal to the run."""
+"""The events that a run sends to observing hooks: frozen values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nfilter.api.types import JSON
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """A run begins; ``directory`` is where it writes."""
+    """A run begins; ``directory`` is the run directory."""
 
     name: str
     directory: Path
@@ -20,7 +20,7 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class StageFinished:
-    """A stage published its artefact; ``reused`` says that an earlier run had made it."""
+    """A stage published its artefact, or an earlier one is ``reused``."""
 
     stage: str
     kept: int
@@ -32,7 +32,7 @@ class StageFinished:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
-    """A run ended well; ``metrics`` is what metrics.json holds."""
+    """A run ended without an error; ``metrics`` is the content of metrics.json."""
 
     name: str
     directory: Path

@@ -1,7 +1,7 @@
-"""A code that no untrusted text of a prompt can hold, and what counts only behind that code.
+"""Fences: a code that the untrusted texts of a prompt do not contain, and parsing of replies with that code.
 
-Labels, answers of models and other rows' text are data. A template puts them between two lines with the code, and may
-ask for a verdict that carries it: then an echo of the data is never taken for what the model itself says.
+Labels, answers of models and texts of other rows are data. A template puts them between two lines with the code, and may
+ask for a verdict with the code, so that an echo of the data is not parsed as the model's own reply.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from dataclasses import dataclass
 from typing import Any
 
 _LEAST, _STEP = 8, 4
-# Possessive, so that no line of punctuation takes longer than it is long.
+# Possessive quantifiers, so that matching time is linear in the length of a line.
 _LINE = r"^[^\w\n]*+(?:(?:my|the)[ ])?(?:final[ ])?(?:{word})?[^\w\n]*+(?<!\w){code}(?!\w)[^\w\n:*]*+(?:is\b|:|\*|$)"
 
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """One call's ``code``: hexadecimal digits, the same whenever the same texts are shown."""
+    """The ``code`` of one call: hexadecimal digits that depend only on the shown texts."""
 
     code: str
 
     @classmethod
     def around(cls, key: str, shown: Any) -> Fence:
-        """A code from ``key`` (a sample's id) and every text in ``shown``, a value of mappings, sequences and texts.
+        """Return the fence for ``key`` (a sample's id) and the texts in ``shown``, nested mappings, sequences and texts.
 
-        It is a hash of all of them, and is made longer for as long as one of them holds it: so no text can hold its
-        own code, whoever wrote it. It depends on no seed, so that a greedy call stays the same call for every seed.
+        The code is a hash of all of them, lengthened until none of them contains it. It does not depend on the seed, so a
+        greedy call is the same call for all seeds.
         """
         texts = list(_texts(shown))
         digest = hashlib.sha256(json.dumps([key, texts]).encode()).hexdigest()
@@ -39,15 +39,15 @@ class Fence:
         return cls(digest[: next(free, len(digest))])
 
     def asked(self, prompt: Iterable[str], word: str) -> bool:
-        """Whether the ``prompt`` asks for ``word`` (Verdict, Answer) with the code beside it.
+        """Whether the ``prompt`` asks for ``word`` (e.g. Verdict or Answer) followed by the code.
 
-        The code stands only where a template wrote it, so no data can ask.
+        Data cannot ask, because only templates write the code.
         """
         wanted = f"{word} {self.code}"
         return any(wanted in text for text in prompt)
 
     def verdict(self, text: str, word: str, verdicts: Sequence[str]) -> str | None:
-        """Which of ``verdicts`` the last line of ``text`` gives, as "WORD CODE: verdict" and nothing else; else None."""
+        """Return the one of ``verdicts`` in the last line of ``text``, which must be "WORD CODE: verdict"; else None."""
         lines = text.strip().rsplit("\n", 1)[-1:]
         either = "|".join(map(re.escape, verdicts))
         match = re.fullmatch(
@@ -58,7 +58,7 @@ class Fence:
         return match["verdict"].lower() if match else None
 
     def behind(self, text: str, word: str) -> str | None:
-        """What stands behind the last line of ``text`` that begins with "WORD CODE:", to the end; None without one."""
+        """Return the text after the last "WORD CODE:" at the beginning of a line, to the end of ``text``; None without one."""
         pattern = _LINE.format(word=word, code=self.code)
         end = None
         for match in re.finditer(pattern, text, re.IGNORECASE | re.MULTILINE):
@@ -66,11 +66,12 @@ class Fence:
         return None if end is None else text[end:]
 
     def without(self, text: str) -> str:
-        """``text`` without the code: "Answer: B" where the model wrote "Answer CODE: B"."""
+        """Return ``text`` without the code: "Answer: B" for "Answer CODE: B"."""
         return re.sub(rf"[ \t]?[(\[]?(?<!\w){self.code}(?!\w)[)\]]?", "", text, flags=re.IGNORECASE)
 
 
 def _texts(value: Any) -> Iterator[str]:
+    """All texts in nested mappings and sequences, without keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The hooks. They register things and observe things; none changes data, and the recipe alone gives the order."""
+"""The hooks. They register classes or observe a run; none changes data, and only the recipe determines the order."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def nfilter_sources() -> Iterable[type]:  # type: ignore[empty-body]
 
 @hookspec
 def nfilter_exporters() -> Iterable[type]:  # type: ignore[empty-body]
-    """Exporter classes: what remains of a run, written for another program."""
+    """Exporter classes, which write the remaining rows of a run for another program."""
 
 
 @hookspec
@@ -47,20 +47,20 @@ def nfilter_metrics() -> Iterable[type]:  # type: ignore[empty-body]
 
 @hookspec
 def nfilter_losses() -> Iterable[type]:  # type: ignore[empty-body]
-    """Online token losses, for trainers that take one."""
+    """Online token losses, for trainers that support them."""
 
 
 @hookspec
 def nfilter_models() -> Mapping[str, Path | NotInstalled]:  # type: ignore[empty-body]
-    """Models that ship with a plugin: a short name to the folder of its weights, or to its GGUF file.
+    """Models that ship with a plugin: a short name mapped to the folder of its weights or to its GGUF file.
 
-    Where the package that brings the weights is not installed, ``NotInstalled`` says what to type.
+    If the package with the weights is not installed, the value is a ``NotInstalled`` with the pip command.
     """
 
 
 @hookspec
 def nfilter_prompts() -> Iterable[Path]:  # type: ignore[empty-body]
-    """Directories of prompt templates, each holding ``folder/name.jinja`` files."""
+    """Directories of prompt templates, which contain ``folder/name.jinja`` files."""
 
 
 @hookspec
@@ -70,7 +70,7 @@ def nfilter_recipes() -> Iterable[Path]:  # type: ignore[empty-body]
 
 @hookspec
 def nfilter_run_started(event: RunStarted) -> None:
-    """A run begins. What a listener raises is logged and never fatal."""
+    """A run begins. Exceptions of a listener are logged and do not end the run."""
 
 
 @hookspec
@@ -80,7 +80,7 @@ def nfilter_stage_finished(event: StageFinished) -> None:
 
 @hookspec
 def nfilter_run_finished(event: RunFinished) -> None:
-    """A run ended well."""
+    """A run ended without an error."""
 
 
 REGISTRATIONS: Mapping[str, str] = {
@@ -92,6 +92,6 @@ REGISTRATIONS: Mapping[str, str] = {
     "nfilter_metrics": "metric",
     "nfilter_losses": "loss",
 }
-"""Hook name to the kind of thing that it registers."""
+"""The kind that each hook registers, by hook name."""
 
 __all__ = ["REGISTRATIONS", "Any", "hookimpl", "hookspec"]

@@ -1,4 +1,4 @@
-"""A sample's id as a number: what states and files keep in its place, and what memory has of a million of them."""
+"""Ids of samples as 64-bit hashes, for compact states, files and sets."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy.typing as npt
 
 
 def hash_of(text: str) -> int:
-    """64 bits of SHA-256 of ``text``, the same everywhere: for sorted uint64 arrays that stand for a list of ids."""
+    """Return the first 64 bits of the SHA-256 of ``text``, for sorted uint64 arrays that replace lists of ids."""
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big")
 
 
 def place_of(keys: npt.NDArray[Any], text: str) -> int | None:
-    """Where ``hash_of(text)`` stands in ``keys``, sorted uint64 [n]; None where it does not."""
+    """Return the index of ``hash_of(text)`` in ``keys``, a sorted uint64 array [n]; None if it is absent."""
     key = np.uint64(hash_of(text))
-    place = int(np.searchsorted(keys, key))
-    return place if place < len(keys) and keys[place] == key else None
+    index = int(np.searchsorted(keys, key))
+    return index if index < len(keys) and keys[index] == key else None
 
 
 class SeenTexts:
-    """Which texts were seen before, as hashes of 64 bits: 12 to 24 bytes a text, however long it is.
+    """A set of texts, stored as 64-bit hashes: 12 to 24 bytes per text of any length.
 
-    Of a million texts, two different ones are taken for the same with a probability of 3e-8.
+    For a million texts, the probability that two different ones have the same hash is 3e-8.
     """
 
     def __init__(self) -> None:
@@ -34,11 +34,11 @@ class SeenTexts:
         self._count = 0
 
     def __len__(self) -> int:
-        """How many different texts were seen."""
+        """Return the number of different texts."""
         return self._count
 
     def first(self, text: str) -> bool:
-        """Whether ``text`` is seen for the first time; from now on it was."""
+        """Add ``text``; return whether it is new."""
         # 0 marks a free slot.
         if not self._put(hash_of(text) or 1):
             return False
@@ -51,11 +51,12 @@ class SeenTexts:
         return True
 
     def _put(self, number: int) -> bool:
+        """Insert by linear probing; return False if the number is present."""
         slots, mask = self._slots, len(self._slots) - 1
-        place = number & mask
-        while (there := slots[place]) != number:
-            if not there:
-                slots[place] = number
+        slot = number & mask
+        while (present := slots[slot]) != number:
+            if not present:
+                slots[slot] = number
                 return True
-            place = (place + 1) & mask
+            slot = (slot + 1) & mask
         return False

@@ -1,4 +1,4 @@
-"""Ctrl-C while calls are out: the first lets them end and asks for no more, the second gives them up."""
+"""Ctrl-C during calls: the first waits for running calls and starts no more, the second abandons them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-_WAITING = (
-    "waiting for the calls that are out, to keep their answers; press Ctrl-C again to give them up"
-)
+_WAITING = "waiting for running calls, to keep their answers; press Ctrl-C again to abandon them"
 
 
 class Drain:
-    """Whether a run is being ended by a person. A backend whose calls cost money begins none once ``asked`` is true."""
+    """Whether the user interrupted the run. A backend whose calls cost money starts none once ``asked`` is true."""
 
     def __init__(self) -> None:
         self._asked = threading.Event()
@@ -22,12 +20,12 @@ class Drain:
 
     @property
     def asked(self) -> bool:
-        """Whether no call is to be begun any more."""
+        """Whether no further call may start."""
         return self._asked.is_set()
 
     @contextmanager
     def calls(self, said: str = _WAITING) -> Iterator[None]:
-        """While this is open there are calls worth waiting for; ``said`` is what becomes of them at the first Ctrl-C."""
+        """In the block, calls are running that are worth waiting for; ``said`` is the message at the first Ctrl-C."""
         self._out.append(said)
         try:
             yield
@@ -36,7 +34,7 @@ class Drain:
 
     @contextmanager
     def installed(self, say: Callable[[str], None]) -> Iterator[None]:
-        """Answer SIGINT; ``say`` is told when the first one comes. Elsewhere than in the main thread nothing is done."""
+        """Handle SIGINT in the block; ``say`` receives a message at the first one. Does nothing outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -46,7 +44,7 @@ class Drain:
             if not self._out or self.asked:
                 raise KeyboardInterrupt
             self._asked.set()
-            # A print that the signal came into takes no other.
+            # A print that the signal interrupted cannot be entered again.
             with suppress(RuntimeError):
                 say(f"interrupted: {self._out[-1]}")
 

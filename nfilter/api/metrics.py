@@ -1,4 +1,4 @@
-"""What metrics are: the protocols, and what they may see of a run beside the truth that no stage saw."""
+"""The protocols of metrics, and their inputs, which include the truth."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SECTIONS: Final = frozenset({
     "name", "seeds", "samples", "stages", "tokens", "calls_per_sample", "encode", "usd", "arms", "comparisons", "recovered",
     "recovered_vanilla", "gain", "spread", "nothing_left", "warnings", "failed_calls", "response", "in_loss",
 })  # fmt: skip
-"""Keys of metrics.json that the engine writes; no metric may be called so."""
+"""Keys of metrics.json that the engine writes; a metric cannot have such a name."""
 
 
 def _silent(text: str) -> None: ...
@@ -20,7 +20,7 @@ def _silent(text: str) -> None: ...
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One sample of the source at the end of the sample stages, beside the truth that no stage saw."""
+    """One sample of the source and its final version, with the truth, which stages cannot see."""
 
     original: Sample
     final: Sample
@@ -31,12 +31,12 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class MetricInput:
-    """What a metric over the cleaned data may see. ``calls`` and ``tokens`` are by stage.
+    """The input of a metric over the cleaned data. ``calls`` and ``tokens`` are by stage.
 
-    ``verdicts``, ``views`` and ``proposes`` name the notes that the recipe's stages declared in their contracts.
-    ``answer_is_right`` says, by note and sample id, whether the note's ``answer`` is the true one (None: no answer
-    there, or no truth known). ``samples`` counts the rows read; ``judged`` is empty where no truth is known. ``warn``
-    takes a sentence on figures that cannot be computed.
+    ``verdicts``, ``views`` and ``proposes`` are the notes that the contracts of the recipe's stages declare.
+    ``answer_is_right`` has, by note and sample id, whether the note's ``answer`` is true (None without an answer or a known
+    truth). ``samples`` is the number of rows read; ``judged`` is empty if no truth is known. ``warn`` logs a warning, e.g.
+    about figures that cannot be computed.
     """
 
     judged: Sequence[Judged]
@@ -53,7 +53,7 @@ class MetricInput:
 
 @runtime_checkable
 class Metric(Protocol):
-    """Figures over the cleaned data. ``compute`` returns what goes into metrics.json under its name."""
+    """Figures over the cleaned data. ``compute`` returns the value of metrics.json under the metric's name."""
 
     name: ClassVar[str]
 
@@ -62,10 +62,10 @@ class Metric(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class JudgedTokens:
-    """One sample at the end of the token stages, beside what is known of its tokens.
+    """One sample after the token stages, with the known noise of its tokens.
 
-    ``known`` [T] says of which tokens it is known whether they are noise: those of a response that no stage replaced.
-    ``noise`` has by kind which of them are [T]; the others are signal.
+    ``known`` [T] marks the tokens for which it is known whether they are noise: those of a response that no stage replaced.
+    ``noise`` has by kind the mask [T] of noise tokens; the other known tokens are signal.
     """
 
     sample: TokenSample
@@ -75,9 +75,9 @@ class JudgedTokens:
 
 @dataclass(frozen=True, slots=True)
 class TokenMetricInput:
-    """What a metric over tokens may see. ``reasons`` name the bits of ``TokenSample.reasons``; ``seed`` is the run's.
+    """The input of a metric over tokens. ``reasons`` are the names of the bits of ``TokenSample.reasons``.
 
-    ``warn`` takes a sentence on figures that cannot be computed.
+    ``warn`` logs a warning, e.g. about figures that cannot be computed.
     """
 
     judged: Sequence[JudgedTokens]
@@ -88,10 +88,10 @@ class TokenMetricInput:
 
 @runtime_checkable
 class TokenMetric(Protocol):
-    """Figures over the tokens of the cleaned arm, where it is known which are noise.
+    """Figures over the tokens of the cleaned arm whose noise is known.
 
-    ``compute_tokens`` returns what goes into metrics.json under ``tokens`` and its name. A class may be a metric of
-    both kinds; both are registered by ``nfilter_metrics``.
+    ``compute_tokens`` returns the value of metrics.json under ``tokens`` and the metric's name. A class may be a metric of
+    both kinds; both are registered with ``nfilter_metrics``.
     """
 
     name: ClassVar[str]

@@ -81,7 +81,7 @@ class View:
     """The answer of one model, or of a sample's neighbours, to a sample.
 
     Attributes:
-        answer: In canonical form; None where no answer could be read, which is not a wrong answer.
+        answer: In canonical form; None if no answer could be parsed, which differs from a wrong answer.
         text: The raw completion.
         reasoning: The text that led to the answer.
         nll: The mean negative log-likelihood of the tokens of ``text``, in nats.
@@ -104,7 +104,7 @@ class View:
 
     @property
     def skipped(self) -> str | None:
-        """Why no model was asked about this sample; None where one was."""
+        """Why no model was called for this sample; None if one was."""
         value = self.more.get("skipped")
         return value if isinstance(value, str) and value else None
 
@@ -115,12 +115,12 @@ class View:
 
     @property
     def asked(self) -> bool:
-        """Whether the view has a vote: it is neither skipped nor weak. ``answer`` may be None all the same."""
+        """Whether the view has a vote: it is neither skipped nor weak. ``answer`` may still be None."""
         return self.skipped is None and not self.weak
 
     @property
     def saved(self) -> int:
-        """Calls that were not needed."""
+        """The number of calls that were not needed."""
         value = self.more.get("saved", 0)
         return value if isinstance(value, int) else 0
 
@@ -149,7 +149,7 @@ class View:
         """Read a note. Only ``answer`` is required; a count that is absent is 0.
 
         Raises:
-            ValueError: names the field that has another form.
+            ValueError: if a field has another form; the message names it.
         """
         note = _checked(value, {**_VIEW, **_VIEW_MORE}, required=("answer",))
         fields = {"calls": 0, **{name: note[name] for name in _VIEW if name in note}}
@@ -160,10 +160,10 @@ class View:
 
     @classmethod
     def of(cls, sample: Sample, name: str) -> View | None:
-        """Read the view ``name`` of ``sample``; None where no stage wrote one.
+        """Read the view ``name`` of ``sample``; None if no stage wrote one.
 
         Raises:
-            NoteError: names sample, note and field where the note has another form.
+            NoteError: if the note has another form; the message names sample, note and field.
         """
         return _parsed(sample, name, "view", cls.from_json) if name in sample.notes else None
 
@@ -187,7 +187,7 @@ class Verdict:
     more: Mapping[str, JSON] = field(default_factory=lambda: _NONE)
 
     def to_json(self) -> dict[str, JSON]:
-        """Return the note that ``Sample.note`` writes; ``agree`` and ``vote`` only where they are set."""
+        """Return the note that ``Sample.note`` writes; ``agree`` and ``vote`` only if they are set."""
         note: dict[str, JSON] = {"flagged": self.flagged, "noise_score": self.noise_score}
         if self.agree is not None:
             note["agree"] = dict(self.agree)
@@ -200,7 +200,7 @@ class Verdict:
         """Read a note with ``flagged`` and ``noise_score``.
 
         Raises:
-            ValueError: names the field that has another form.
+            ValueError: if a field has another form; the message names it.
         """
         forms = {**_VERDICT, **_VERDICT_OPTIONAL}
         note = _checked(value, forms, required=tuple(_VERDICT))
@@ -211,19 +211,19 @@ class Verdict:
 
     @classmethod
     def of(cls, sample: Sample, name: str) -> Verdict | None:
-        """Read the verdict ``name`` of ``sample``; None where no stage wrote one.
+        """Read the verdict ``name`` of ``sample``; None if no stage wrote one.
 
         Raises:
-            NoteError: names sample, note and field where the note has another form.
+            NoteError: if the note has another form; the message names sample, note and field.
         """
         return _parsed(sample, name, "verdict", cls.from_json) if name in sample.notes else None
 
     @classmethod
     def last_of(cls, sample: Sample) -> tuple[str, Verdict] | None:
-        """Return the name and value of the last note with ``flagged`` and ``noise_score``; None where there is none.
+        """Return the name and value of the last note with ``flagged`` and ``noise_score``; None if there is none.
 
         Raises:
-            NoteError: names sample, note and field where a value has another form.
+            NoteError: if a value has another form; the message names sample, note and field.
         """
         for name in reversed(list(sample.notes)):
             note = sample.notes[name]
@@ -234,9 +234,9 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """An answer that is meant to replace a flagged label. A view or a verdict can be a proposal too.
+    """An answer that may replace a flagged label. A view or a verdict can be a proposal too.
 
-    ``answer`` is in canonical form; None where there is none.
+    ``answer`` is in canonical form; None if there is none.
     """
 
     answer: str | None
@@ -250,16 +250,16 @@ class Proposal:
         """Read the ``answer`` of a note.
 
         Raises:
-            ValueError: when it is missing or has another form.
+            ValueError: if it is missing or has another form.
         """
         return cls(_checked(value, _PROPOSAL, required=("answer",))["answer"])
 
     @classmethod
     def of(cls, sample: Sample, name: str) -> Proposal | None:
-        """Read the proposal ``name`` of ``sample``; None where no stage wrote one.
+        """Read the proposal ``name`` of ``sample``; None if no stage wrote one.
 
         Raises:
-            NoteError: names sample, note and field where the note has another form.
+            NoteError: if the note has another form; the message names sample, note and field.
         """
         return _parsed(sample, name, "proposal", cls.from_json) if name in sample.notes else None
 
@@ -278,7 +278,7 @@ def _checked(
     """Check the fields of a note against ``forms``.
 
     Raises:
-        ValueError: names the first field that is missing or has another form.
+        ValueError: if a field is missing or has another form; the message names the first.
     """
     if not isinstance(value, Mapping):
         raise ValueError(f"it is {value!r:.80}, not an object")  # noqa: TRY004 - a fault of form

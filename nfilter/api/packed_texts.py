@@ -1,4 +1,4 @@
-"""Texts in a stage's state: bytes and where each ends, which a state keeps on disk and memory-maps."""
+"""Texts in a stage's state as two arrays, which are stored on disk and memory-mapped."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, slots=True)
 class PackedTexts:
-    """n texts as ``data`` (uint8, their UTF-8 one behind the other) and ``ends`` (int64 [n]); 8 bytes a text above its own."""
+    """n texts as ``data`` (uint8, the concatenated UTF-8) and ``ends`` (int64 [n]): 8 bytes per text more than its UTF-8."""
 
     data: npt.NDArray[np.uint8]
     ends: npt.NDArray[np.int64]
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> PackedTexts:
-        """Pack ``texts``; half a character of a damaged row survives."""
+        """Pack ``texts``; lone surrogates are preserved."""
         data, ends = bytearray(), []
         for text in texts:
             data += text.encode("utf-8", "surrogatepass")
@@ -28,19 +28,19 @@ class PackedTexts:
 
     @classmethod
     def open(cls, arrays: Mapping[str, npt.NDArray[Any]], name: str) -> PackedTexts:
-        """The texts that a state holds under ``name``."""
+        """Return the texts that a state has under ``name``."""
         return cls(arrays[f"{name}_bytes"], arrays[f"{name}_ends"])
 
     def arrays(self, name: str) -> dict[str, npt.NDArray[Any]]:
-        """What a state keeps: two arrays, named after ``name``."""
+        """Return the two arrays of a state, named after ``name``."""
         return {f"{name}_bytes": self.data, f"{name}_ends": self.ends}
 
     def __len__(self) -> int:
-        """How many texts there are."""
+        """Return the number of texts."""
         return len(self.ends)
 
     def __getitem__(self, index: int) -> str:
-        """The text at ``index``, counted from 0."""
+        """Return the text at ``index``, from 0."""
         if not 0 <= index < len(self.ends):
             raise IndexError(f"text {index} of {len(self.ends)}")
         start = int(self.ends[index - 1]) if index else 0

@@ -1,7 +1,7 @@
-"""The protocols that plugins implement. Nothing here is inherited from but ``StageConfig``.
+"""The protocols that plugins implement. Only ``StageConfig`` is a base class.
 
-A class is a stage, a backend, a source and so on because it has these members, not because of its bases.
-``nfilter.testing`` holds the conformance checks for each of them.
+A class is a stage, a backend or a source because it has these members, not because of its base classes. ``nfilter.testing``
+has conformance checks for each of them.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ from nfilter.api.types import (
 
 
 class StageConfig(BaseModel):
-    """The base of every plugin's configuration: unknown keys are errors, values are frozen, numbers are finite.
+    """The base class of every plugin's configuration: unknown keys are errors, values are frozen, numbers are finite.
 
-    ``also_known`` maps a name that other tools use for a setting to the field here (``{"learning_rate": "lr"}``), or to a
-    sentence on what to write instead; the error for an unknown key shows it.
+    ``also_known`` maps names of settings in other tools to the field here (``{"learning_rate": "lr"}``), or to a sentence with
+    the remedy; the error for an unknown key shows it.
     """
 
     also_known: ClassVar[Mapping[str, str]] = {}
@@ -59,16 +59,16 @@ class StageConfig(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        # pydantic would take true for 1: "rounds: yes" is a slip, never a number.
+        # pydantic converts true to 1, but "rounds: yes" is a mistake.
         if isinstance(value, bool) and info.field_name is not None:
             kinds = _leaves(cls.model_fields[info.field_name].annotation)
             if kinds & {int, float} and not kinds & {bool, Any, object}:
-                raise ValueError("a number is needed here, and true or false is none")
+                raise ValueError("a number is needed here")
         return value
 
 
 def _leaves(annotation: Any) -> set[Any]:
-    """The plain types that an annotation is made of: ``Annotated[int, ...] | None`` has int and NoneType."""
+    """The plain types in an annotation: int and NoneType for ``Annotated[int, ...] | None``."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return _leaves(get_args(annotation)[0])
@@ -83,15 +83,16 @@ def _leaves(annotation: Any) -> set[Any]:
 
 
 class Backend(Protocol):
-    """A kind of model. It is built once a run from its config, and implements the capabilities it names.
+    """A kind of model. It is built once per run from its config, and implements its declared capabilities.
 
-    A class method ``facts(config, site)`` may say in a line how the model is reached; ``check`` and run.log show it.
-    ``shields = True`` on the class says that control tokens in a message stay plain text here; elsewhere the engine
-    breaks them before the call. Data goes to no host that a config names and its user did not allow, but for this
-    machine and ``own_hosts``, a set on the class; a class method ``hosts(config)`` adds hosts that no address shows.
+    Optional members of the class: ``facts(config, site)``, a class method that returns a line about how the model is reached,
+    for ``check`` and run.log; ``shields = True`` if the backend itself keeps control tokens in messages as plain text (for
+    others the engine breaks them before the call); ``own_hosts``, a set of hosts that need no permission, and ``hosts(config)``,
+    a class method that returns hosts in addition to those of the config's addresses. Data is sent only to this machine, to
+    ``own_hosts`` and to hosts that the user allowed.
 
-    Any plugin class may have ``also_known``, a mapping of names that other tools use for it (``{"vllm": "{use: litellm, ...}"}``)
-    to what to write here; the error for an unknown name shows it.
+    Any plugin class may have ``also_known``, which maps its names in other tools to the text to write here; the error for an
+    unknown name shows it.
     """
 
     name: ClassVar[str]
@@ -102,13 +103,13 @@ class Backend(Protocol):
 
     @classmethod
     def problems(cls, config: Any, site: Site) -> Iterable[str]:
-        """What is wrong with the config that can be seen without loading: a missing folder, a bad name."""
+        """Return faults of the config that are detectable without loading, e.g. a missing folder or a wrong name."""
         ...
 
     def __init__(self, config: Any, site: Site) -> None: ...
 
     def fingerprint(self) -> str:
-        """Identifies the weights: what a cached answer may be reused for."""
+        """Return a text that identifies the weights; equal fingerprints share cached answers."""
         ...
 
     def close(self) -> None: ...
@@ -116,12 +117,12 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where things are: the recipe's folder (relative paths start there) and the models that ship, by name.
+    """The environment of backends: the recipe's folder, to which paths are relative, and the models that ship, by name.
 
-    A backend whose calls cost money holds it in ``budget`` before each, where there is one (it may have a cap, and counts
-    what is spent), and begins none once ``drain`` is asked for; what it streams then ends early. ``state_dir`` is a
-    folder of the run, perhaps not made yet, for what a backend must know again after a kill; None outside of a run.
-    A backend that connects elsewhere asks ``allow_hosts`` at each connection; its user named those hosts.
+    A backend whose calls cost money holds the cost in ``budget``, if there is one, before each call, and starts none once
+    ``drain.asked``; its stream then ends early. ``state_dir`` is a folder of the run, possibly not created yet, for state that
+    a backend needs after a kill; None outside a run. ``allow_hosts`` are the hosts that the user allowed; a backend checks
+    them at each connection.
     """
 
     base_dir: Path
@@ -137,7 +138,7 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class ModelNeed:
-    """A model that a stage will use, by its name in the recipe."""
+    """A model that a stage uses, by its name in the recipe, and the capability that it needs."""
 
     model: str
     capability: type
@@ -147,11 +148,11 @@ class ModelNeed:
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """What a stage asks of a model for every row that reaches it, as far as its config tells.
+    """The expected calls of a stage to a model for each row that it receives.
 
-    Between ``least`` and ``most`` calls a row, ``usual`` of them where nothing is known of the data; ``prompt`` is
-    the template, which shows the texts of ``rows`` rows; an answer has at most ``max_tokens``.
-    ``shows``: tokens of earlier answers that a prompt has at most; 0 is one answer where there may be several calls.
+    Between ``least`` and ``most`` calls per row, ``usual`` is the estimate; ``prompt`` is the template, which contains the
+    texts of ``rows`` rows; an answer has at most ``max_tokens``. ``shows`` is the maximum number of tokens of earlier answers in
+    a prompt; with 0, a stage with several calls per row is assumed to show one answer.
     """
 
     model: str
@@ -166,18 +167,25 @@ class Calls:
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """What a stage does to samples, as a function of its config.
+    """What a stage or trainer does, as a function of its config.
 
-    ``reads`` and ``writes`` name notes. ``verdicts`` names those of the notes written that are a ``Verdict``; metrics
-    compare them with the truth. ``views`` names those that are a ``View``. ``proposes`` names the notes that are a
-    ``Proposal``, a new label for a flagged sample. ``sometimes`` names those of the notes
-    written that only some data calls for: every other one stands on at least one sample.
-    ``prompts`` names templates. ``new_samples`` allows samples with parents to be added.
-    ``online_loss``: a trainer that trains with ``ctx.loss`` where the recipe names one. ``trains``: a stage that calls
-    ``ctx.train``, and so needs the recipe to name a trainer. ``calls`` says what to expect before any call is made.
-    ``measures``: which a view that is written has, each with the model whose log-probabilities it takes, or None:
-    ``{"base": {"nll": "expert", "agreement": None}}``; ``ranks``: those that the stage ranks by.
-    ``packages`` maps each importable name that may not be installed to what pip installs: ``{"faiss": "nfilter[local]"}``.
+    Attributes:
+        reads: Names of notes (of scores, for a token stage) that it reads.
+        writes: Names of notes or scores that it writes.
+        verdicts: Written notes that are a ``Verdict``; metrics compare them with the truth.
+        views: Written notes that are a ``View``.
+        proposes: Notes that are a ``Proposal``, a new label for a flagged sample.
+        sometimes: Written notes that only some data produces; every other one is on at least one sample.
+        prompts: Names of templates.
+        needs: Models that it uses in addition to config fields with ``Needs``.
+        new_samples: Whether it may add samples with parents.
+        online_loss: Whether a trainer supports ``ctx.loss``.
+        trains: Whether it calls ``ctx.train``, so that the recipe needs a trainer.
+        calls: The expected calls, for ``nfilter plan``.
+        packages: Importable names that may not be installed, mapped to pip's argument: ``{"faiss": "nfilter[local]"}``.
+        measures: The measures of each written view, with the model whose log-probabilities they use, or None:
+            ``{"base": {"nll": "expert", "agreement": None}}``.
+        ranks: The measures that the stage ranks by.
     """
 
     reads: frozenset[str] = frozenset()
@@ -199,10 +207,10 @@ class Contract:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What ``fit`` learned: JSON values and numpy arrays (never objects), kept on disk, arrays memory-mapped.
+    """The result of ``fit``: JSON values and numpy arrays (without objects), stored on disk; arrays are memory-mapped.
 
-    ``values["report"]``, a mapping, is what the stage found out about the whole dataset. It goes into metrics.json, under
-    ``stages`` and the stage's number and name; that of a token stage under ``tokens``, ``stages``, its number and name, ``report``.
+    ``values["report"]``, a mapping, has figures about the whole dataset. It is written to metrics.json under ``stages`` and the
+    stage's number and name; for a token stage under ``tokens``, ``stages``, its number and name, ``report``.
     """
 
     values: Mapping[str, JSON] = field(default_factory=dict)
@@ -210,7 +218,7 @@ class State:
 
 
 class Log(Protocol):
-    """Where a plugin says things: one sentence a call."""
+    """The log of a plugin: one sentence per call."""
 
     def info(self, text: str) -> None: ...
 
@@ -218,7 +226,7 @@ class Log(Protocol):
 
 
 class Template(Protocol):
-    """A prompt: rendered in a sandbox, one message a role block of its source."""
+    """A prompt template, rendered in a sandbox; each role block of its source becomes a message."""
 
     @property
     def name(self) -> str: ...
@@ -230,31 +238,31 @@ class Template(Protocol):
 
 
 class AnswerKind(Protocol):
-    """How answers are found in text and compared; one kind a recipe (``answer:``)."""
+    """How answers are parsed from text and compared; one kind per recipe (``answer:``)."""
 
     kind: str
 
     def parse(self, text: str, sample: Sample | None = None) -> str | None:
-        """The last answer in ``text``, in canonical form; None where there is none."""
+        """Return the last answer in ``text``, in canonical form; None if there is none."""
         ...
 
     def agree(self, pairs: Sequence[tuple[str | None, str | None]]) -> list[bool]:
-        """Whether two canonical answers are the same; an answer that is None agrees with nothing."""
+        """Return for each pair of canonical answers whether they are equal; None equals nothing."""
         ...
 
     def options(self, sample: Sample) -> tuple[str, ...] | None:
-        """The options of a multiple-choice sample, else None."""
+        """Return the options of a multiple-choice sample, else None."""
         ...
 
 
 class Progress(Protocol):
-    """A running count of long work: rate and time left on a terminal, quiet elsewhere."""
+    """The progress of a long task, shown with rate and time left on a terminal."""
 
     def advance(self, n: int = 1) -> None: ...
 
 
 class Context(Protocol):
-    """What a stage may reach. Everything else is out of bounds."""
+    """The services that a stage may use."""
 
     @property
     def seed(self) -> int: ...
@@ -273,12 +281,12 @@ class Context(Protocol):
 
     @property
     def loss(self) -> TokenLoss | None:
-        """The online loss of ``train: {loss: ...}``, for the trainer of an arm; None everywhere else."""
+        """The online loss of ``train: {loss: ...}``, for the trainer of an arm; otherwise None."""
         ...
 
     @property
     def rows(self) -> int | None:
-        """How many rows the run has, for the trainer of an arm, so that all arms are trained alike; else None."""
+        """The run's number of rows, for the trainer of an arm, so that all arms have equal settings; otherwise None."""
         ...
 
     def model(self, name: str) -> Model:
@@ -288,17 +296,17 @@ class Context(Protocol):
     def prompt(self, name: str) -> Template: ...
 
     def rng(self, key: str) -> random.Random:
-        """A generator that depends on the run's seed, the stage and ``key`` alone (a sample's id, say)."""
+        """Return a generator that depends only on the run's seed, the stage and ``key``, e.g. a sample's id."""
         ...
 
     def progress(
         self, total: int | None, text: str, note: Callable[[], str] | None = None
     ) -> AbstractContextManager[Progress]:
-        """A bar for long work; ``note`` is asked whenever it is drawn, for what changes on the way (a loss, say)."""
+        """Show a progress bar in the block; ``note`` is called whenever it is drawn, e.g. for the current loss."""
         ...
 
     def train(self, samples: Iterable[TokenSample], start: ModelRef | None = None) -> ModelRef:
-        """Train with the recipe's trainer, from ``start`` or from the base; for stages that make references."""
+        """Train with the recipe's trainer, from ``start`` or from the base; e.g. for stages that need a reference model."""
         ...
 
     def publish_model(self, ref: ModelRef) -> None:
@@ -312,23 +320,23 @@ class Context(Protocol):
         samples: Sequence[TokenSample],
         compute: Callable[[Sequence[TokenSample]], Iterator[FloatArray]],
     ) -> list[FloatArray]:
-        """Return a score per response token, float32 [T] per sample, NaN elsewhere; what was computed before is read.
+        """Return one score per response token, float32 [T] per sample, NaN elsewhere; computed scores are cached.
 
         Args:
-            model: The name of the model that ``compute`` reads the samples with.
-            what: Names the score and all settings that decide it.
-            samples: Equal ones (ids and response mask) are computed once.
-            compute: Yields the scores, [T] each, of the samples that it receives, in order. They are stored as they
-                come, so that a run that is killed goes on behind them.
+            model: The name of the model that ``compute`` uses.
+            what: The name of the score with all settings that it depends on; part of the cache key.
+            samples: Equal samples (ids and response mask) are computed once.
+            compute: Yields the scores, [T] each, of the samples that it receives, in order. They are stored as they come,
+                so that a killed run resumes after them.
         """
         ...
 
 
 class SampleStage(Protocol):
-    """A step over samples. It holds no state of its own and is rebuilt from its config.
+    """A step over samples. It has no state and is rebuilt from its config.
 
-    A stage that needs to see all samples at once also has ``fit(self, stream, ctx) -> State``; ``process`` then
-    receives that state and one chunk. Samples that are dropped never reach either.
+    A stage that needs all samples at once also has ``fit(self, stream, ctx) -> State``; ``process`` then receives that state
+    and one chunk. Neither receives dropped samples.
     """
 
     name: ClassVar[str]
@@ -350,7 +358,7 @@ class Fits(Protocol):
 
 
 class TokenStage(Protocol):
-    """A step over encoded samples; the same as ``SampleStage`` otherwise. ``reads``/``writes`` name scores."""
+    """A step over encoded samples, otherwise like ``SampleStage``. ``reads`` and ``writes`` name scores."""
 
     name: ClassVar[str]
     Config: ClassVar[type[StageConfig]]
@@ -363,7 +371,7 @@ class TokenStage(Protocol):
     def process_tokens(
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> Sequence[TokenSample]:
-        """``bit`` is the number of this stage's reason, for ``TokenSample.mask``."""
+        """Process one chunk; ``bit`` is the number of this stage's reason bit, for ``TokenSample.mask``."""
         ...
 
 
@@ -378,38 +386,38 @@ class FitsTokens(Protocol):
 
 
 class Source(Protocol):
-    """Rows in, and rows out again in the shape they came in."""
+    """Reads rows, and restores samples to the original shape of their rows."""
 
     name: ClassVar[str]
     Config: ClassVar[type[StageConfig]]
 
     @classmethod
     def problems(cls, config: Any, base_dir: Path) -> Iterable[str]:
-        """What is wrong that can be seen without reading the rows: a missing file, a column that is not there."""
+        """Return faults that are detectable without reading all rows, e.g. a missing file or column."""
         ...
 
     @classmethod
     def columns(cls, config: Any, base_dir: Path) -> Mapping[str, str]:
-        """What was guessed of the data: role (``prompt``, ``response``, ...) to column; for ``init`` and ``check``."""
+        """Return the detected columns by role (``prompt``, ``response``, ...), for ``init`` and ``check``."""
         ...
 
     def __init__(self, config: Any, base_dir: Path) -> None: ...
 
     def read(self) -> Iterator[Row | Unreadable]:
-        """All rows in order; what cannot be read comes as ``Unreadable``, and reading goes on."""
+        """Yield all rows in order; unreadable rows as ``Unreadable``."""
         ...
 
     def restore(self, sample: Sample) -> Mapping[str, JSON]:
-        """The sample in the columns of this source, its response put back in place, and its ``id``."""
+        """Return the sample in the columns of this source, with its current response and its ``id``."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What a run kept: the rows that are left, their tokens in the same order, reason bits by name.
+    """The result of a run for an exporter: the remaining rows, their tokens in the same order, the names of reason bits.
 
-    ``tokenizer`` made the ids; None where the model's backend does not tell. ``encoded`` is False for a run that made no
-    tokens, such as one of rules alone: ``tokens`` and ``reasons`` are empty then.
+    ``tokenizer`` made the ids; None if the model's backend provides no digest. ``encoded`` is False for a run without tokens,
+    e.g. with rules only; ``tokens`` and ``reasons`` are then empty.
     """
 
     samples: Sequence[Sample]
@@ -420,10 +428,9 @@ class Exported:
 
 
 class Exporter(Protocol):
-    """Writes what remains of a run for another program.
+    """Writes the remaining rows of a run for another program.
 
-    ``takes_rows = True`` on the class says that a run without tokens can be exported too; without it, the engine refuses
-    such a run before the exporter is called.
+    A class with ``takes_rows = True`` can also export a run without tokens; for others the engine refuses such a run.
     """
 
     name: ClassVar[str]
@@ -432,19 +439,19 @@ class Exporter(Protocol):
     def __init__(self, config: Any) -> None: ...
 
     def export(self, run: Exported, out: Path) -> Iterable[str]:
-        """Write files into the empty folder ``out``; a line on each, and on what the format cannot hold.
+        """Write files into the empty folder ``out``; return a line about each, and about content that the format cannot represent.
 
-        The engine publishes the folder as a whole when this returns, so that the files are written in the plain way.
+        The engine publishes the folder atomically after this returns, so the files need no atomic writes.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """What training ended in: the adapter, and the figures of the way there.
+    """The result of a training: the adapter and figures.
 
-    ``resumed_from`` is the step of the checkpoint that training went on from; None where it began at the beginning.
-    ``settings`` are those that say how it went (batch size, epochs, learning rate), with what the trainer chose.
+    ``resumed_from`` is the step of the checkpoint that training resumed from; None if it started from the beginning.
+    ``settings`` are the main settings (batch size, epochs, learning rate), including those that the trainer chose.
     """
 
     ref: ModelRef
@@ -459,8 +466,8 @@ class TrainingResult:
 class Trainer(Protocol):
     """Fine-tunes a model on weighted tokens and saves an adapter in PEFT format under ``out``.
 
-    ``out`` is new, or holds what a training of the same tokens, settings, model and start left when it was stopped: a
-    trainer may go on from that.
+    ``out`` is new, or has the files of an interrupted training with equal tokens, settings, model and start, from which the
+    trainer may resume.
     """
 
     name: ClassVar[str]
@@ -471,7 +478,7 @@ class Trainer(Protocol):
 
     @classmethod
     def memory(cls, config: Any, model_config: Any, site: Site) -> Mapping[str, float]:
-        """An estimate in bytes by part (``weights``, ``optimizer``, ...); empty where it cannot be known."""
+        """Return the estimated memory in bytes by part (``weights``, ``optimizer``, ...); empty if it is unknown."""
         ...
 
     def __init__(self, config: Any) -> None: ...
@@ -488,22 +495,22 @@ class Trainer(Protocol):
 
 @runtime_checkable
 class ChoosesSettings(Protocol):
-    """A trainer that chooses what its recipe leaves open, from the rows and the model."""
+    """A trainer that chooses settings that the recipe leaves open, from the rows and the model."""
 
     @classmethod
     def fits_rows(cls, config: Any) -> bool:
-        """Whether what it chooses for an arm depends on ``Context.rows``."""
+        """Whether its choice for an arm depends on ``Context.rows``."""
         ...
 
     @classmethod
     def foretold(cls, config: Any, model_config: Any, site: Site, rows: int | None) -> Foretold:
-        """How a training of the run's ``rows`` would go; None: how many is not known yet. Nothing is loaded."""
+        """Describe a training on ``rows`` rows, None if the number is unknown. Loads nothing."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Foretold:
-    """What a trainer would choose, in words, and a warning; each empty where there is nothing to say."""
+    """The settings that a trainer would choose, as text, and a warning; each may be empty."""
 
     text: str = ""
     warning: str = ""
@@ -511,30 +518,29 @@ class Foretold:
 
 @runtime_checkable
 class Follows(Protocol):
-    """A trainer that shares its work among the processes of one launch (torchrun, accelerate).
+    """A trainer that distributes its work over the processes of one launch (torchrun, accelerate).
 
-    The first process does the run. Nothing but the trainer's own work reaches the others: they see no run directory.
+    Rank 0 executes the run. The other ranks receive only the trainer's jobs and see no run directory.
     """
 
     def lead(self) -> AbstractContextManager[None]:
-        """In the first process, around the whole run: its work is shared, and at its end all others return."""
+        """Return the context of the whole run on rank 0: jobs are shared in it, and at its end the other ranks return."""
         ...
 
     def follow(self, site: Site, loss: TokenLoss | None) -> None:
-        """In every other process: take part in the work until the first process's run is over, well or not.
+        """On every other rank: execute jobs until the run of rank 0 ends, with or without an error.
 
-        No process may wait for one that is gone. ``site`` is where models are looked for, ``loss`` the recipe's online loss.
+        A rank must not wait for a process that died. ``site`` is the environment of models, ``loss`` the recipe's online loss.
         """
         ...
 
 
 class TokenLoss(Protocol):
-    """An online loss: per-token statistics of a chunk of logits, then a weight for every token of the batch.
+    """An online loss: per-token statistics of chunks of logits, then a weight for every token of the batch.
 
-    The batch is an optimiser step: the n predictions that had a weight before. What ``weigh`` gives multiplies those
-    weights and is a constant to the gradient. ``mean_over`` says what the trainer divides by, as its own setting asks
-    (a mean of tokens, of samples): ``given``, the weights that the tokens came with, so that a scale of ``weigh``
-    counts; ``weighed``, those times ``weigh``, a mean over what is kept, for weights that are never negative.
+    The batch is one optimiser step: the n predictions with a weight. The result of ``weigh`` multiplies these weights and is
+    constant for the gradient. ``mean_over`` determines the denominator of the mean: ``given``, the original weights, so that a
+    scale of ``weigh`` has an effect; ``weighed``, the weights times ``weigh``, which must then not be negative.
     """
 
     name: ClassVar[str]
@@ -543,20 +549,20 @@ class TokenLoss(Protocol):
 
     @classmethod
     def contract(cls, config: Any) -> Contract:
-        """``reads`` names the scores that ``weigh`` takes from ``cached``."""
+        """Return the contract; ``reads`` names the scores that ``weigh`` reads from ``cached``."""
         ...
 
     def __init__(self, config: Any) -> None: ...
 
     def stats(self, logits_chunk: Any, labels: Any) -> Mapping[str, Any]:
-        """Logits [m, vocab], of any float type and without gradients, and labels [m] to named statistics, each [m]."""
+        """Return named statistics, [m] each, of logits [m, vocab], of any float type and without gradients, and labels [m]."""
         ...
 
     def weigh(self, stats: Mapping[str, Any], cached: Mapping[str, Any], step: int) -> Any:
-        """Statistics of the whole batch to finite weights [n], which may be negative.
+        """Return finite weights [n], which may be negative, from the statistics of the whole batch, [n] each.
 
-        ``cached`` has the scores of the token stages at the same predictions, each [n], NaN where undefined. All are
-        arrays of the trainer's library in the same order; ``step`` counts optimiser steps from 0.
+        ``cached`` has the scores of the token stages at the same predictions, [n] each, NaN where undefined. All are arrays of
+        the trainer's library in the same order; ``step`` counts optimiser steps from 0.
         """
         ...
 

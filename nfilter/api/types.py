@@ -1,7 +1,7 @@
-"""The values that flow through a run: frozen, and numpy at most.
+"""The values that flow through a run: frozen dataclasses and numpy arrays.
 
-Nothing here knows a method, a model or a file format. A stage receives these values and returns new ones; it
-never changes one in place.
+They are independent of methods, models and file formats. A stage receives these values and returns new ones; it never
+changes one in place.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
-"""A value that survives disk and workers. NaN and infinities are not JSON and are refused when written."""
+"""A JSON value. NaN and infinities are not JSON; writing them is an error."""
 
 IntArray: TypeAlias = npt.NDArray[np.int64]
 Int16Array: TypeAlias = npt.NDArray[np.int16]
@@ -33,7 +33,7 @@ _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 def map_strings(value: Any, change: Callable[[str], str]) -> Any:
-    """A JSON value with ``change`` applied to every string in it, keys included."""
+    """Return a JSON value with ``change`` applied to every string in it, including keys."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
@@ -44,7 +44,7 @@ def map_strings(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def strings_in(value: Any) -> Iterator[str]:
-    """Every string of a JSON value, keys included."""
+    """Yield every string of a JSON value, including keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -58,9 +58,10 @@ def strings_in(value: Any) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call that an assistant makes. ``arguments`` is the JSON text of an object; ``id`` is empty where there is none.
+    """A tool call of an assistant. ``arguments`` is the JSON text of an object; ``id`` may be empty.
 
-    Raises ValueError for arguments of another form.
+    Raises:
+        ValueError: if ``arguments`` is not the JSON text of an object.
     """
 
     name: str
@@ -71,14 +72,18 @@ class ToolCall:
         self.parsed()
 
     def parsed(self) -> Mapping[str, JSON]:
-        """The arguments as an object. Raises ValueError where they are none."""
+        """Return the arguments as an object.
+
+        Raises:
+            ValueError: if they are not one.
+        """
         value = json.loads(self.arguments)
         if isinstance(value, dict):
             return value
         raise ValueError(f"the arguments of {self.name!r} are not a JSON object")
 
     def mapped(self, change: Callable[[str], str]) -> ToolCall:
-        """The call with ``change`` applied to its name, its id and every string of its arguments."""
+        """Return the call with ``change`` applied to its name, its id and every string of its arguments."""
         given = self.parsed()
         changed = map_strings(given, change)
         text = self.arguments if changed == given else json.dumps(changed, ensure_ascii=False)
@@ -89,9 +94,9 @@ class ToolCall:
 class Message:
     """One turn of a conversation.
 
-    An assistant's turn may hold ``reasoning`` (its thoughts, before the content) and ``tool_calls``. A tool's turn holds
-    the result of the call ``call_id``; ``name`` is that of the tool, or of whoever speaks. ``weight`` multiplies the
-    loss of the turn's tokens: 0 takes the turn out of it.
+    An assistant's turn may have ``reasoning`` (before the content) and ``tool_calls``. A tool's turn has the result of the
+    call ``call_id``; ``name`` is the name of the tool or of the speaker. ``weight`` multiplies the loss of the turn's tokens: 0
+    removes the turn from the loss.
     """
 
     role: Role
@@ -103,20 +108,20 @@ class Message:
     weight: float = 1.0
 
     def shown(self) -> str:
-        """The turn for a person: its thoughts, its content, and a line for each call."""
+        """Return the turn as text for people: reasoning, content, and one line per tool call."""
         parts = [f"(thought: {self.reasoning})" if self.reasoning else "", self.content]
         parts += [f"(calls {call.name} {call.arguments})" for call in self.tool_calls]
         return "\n".join(filter(None, parts))
 
     def texts(self) -> Iterator[str]:
-        """Every text of the turn: content, reasoning, names, ids, and the strings of the arguments."""
+        """Yield every text of the turn: content, reasoning, names, ids, and the strings of the arguments."""
         yield from filter(None, (self.content, self.reasoning, self.name, self.call_id))
         for call in self.tool_calls:
             yield from filter(None, (call.name, call.id))
             yield from strings_in(call.parsed())
 
     def mapped(self, change: Callable[[str], str]) -> Message:
-        """The turn with ``change`` applied to all of its texts."""
+        """Return the turn with ``change`` applied to all of its texts."""
         return replace(
             self,
             content=change(self.content),
@@ -127,7 +132,7 @@ class Message:
         )
 
     def packed(self) -> list[Any]:
-        """The turn as JSON: role and content, then an object of what else it holds, where it holds anything."""
+        """Return the turn as JSON: role, content, and an object of the other fields if any is set."""
         more: dict[str, Any] = {
             key: value
             for key, value in (
@@ -144,7 +149,7 @@ class Message:
 
     @classmethod
     def unpacked(cls, value: Sequence[Any]) -> Message:
-        """The inverse of ``packed``."""
+        """Return the turn from the result of ``packed``."""
         more = dict(value[2]) if len(value) > 2 else {}
         calls = tuple(ToolCall(*call) for call in more.pop("tool_calls", ()))
         return cls(value[0], value[1], tool_calls=calls, **more)
@@ -152,12 +157,12 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One conversation. Its last assistant message is the response under question.
+    """One conversation. Its last assistant message is the response, whose label is checked.
 
-    ``tools`` are the tools that the assistant may call, each an object as OpenAI's chat format writes it.
-    ``notes`` hold what stages wrote, each under its stage's ``into``; ``meta`` holds the source's columns, read
-    only and without the truth. A dropped sample stays on record, out of later stages. ``why`` is the reason for
-    the last change or decision of the stage at work; the engine records it and clears it between stages.
+    ``tools`` are the tools that the assistant may call, objects in OpenAI's chat format. ``notes`` are the values that stages
+    wrote, each under its stage's ``into``; ``meta`` has the source's columns, read-only and without the truth. A dropped sample
+    stays on record and is not passed to later stages. ``why`` is the reason for the last change or decision of the running
+    stage; the engine records it and clears it between stages.
     """
 
     id: str
@@ -181,10 +186,10 @@ class Sample:
         *,
         draw: int = 0,
     ) -> Sample:
-        """A new sample that ``stage`` (its label, ``ctx.stage``) made from ``parents``, ids of samples that it was given.
+        """Return a new sample that ``stage`` (its label, ``ctx.stage``) created from ``parents``, ids of samples it received.
 
-        Its id is a hash of stage, parents and ``draw``, which tells several from the same parents apart: the same in
-        every run, whatever the text became.
+        Its id is a hash of stage, parents and ``draw``, which distinguishes several samples of the same parents. The id does
+        not depend on the text, so it is the same in every run.
         """
         _need_reason(reason)
         key = hashlib.sha256(json.dumps([stage, list(parents), draw]).encode()).hexdigest()[:16]
@@ -192,39 +197,39 @@ class Sample:
 
     @property
     def response(self) -> str:
-        """The content of the last message when an assistant wrote it, else the empty string."""
+        """The content of the last message if it is an assistant's, else an empty text."""
         if self.messages and self.messages[-1].role == "assistant":
             return self.messages[-1].content
         return ""
 
     @property
     def context(self) -> tuple[Message, ...]:
-        """The messages before the response: what a model is shown when it is asked for an answer."""
+        """The messages before the response; they are the prompt when a model is asked for an answer."""
         if self.messages and self.messages[-1].role == "assistant":
             return self.messages[:-1]
         return self.messages
 
     @property
     def query(self) -> str:
-        """The content of the last user message before the response, or the empty string."""
+        """The content of the last user message before the response, else an empty text."""
         for message in reversed(self.context):
             if message.role == "user":
                 return message.content
         return ""
 
     def note(self, key: str, value: JSON) -> Sample:
-        """Write ``value`` under ``key``; a note of the same name is replaced."""
+        """Return the sample with the note ``key``, which replaces a note of the same name."""
         return replace(self, notes=MappingProxyType({**self.notes, key: value}))
 
     @property
     def calls_tools(self) -> bool:
-        """Whether the response is, or holds, a call of a tool: no text can take its place."""
+        """Whether the response has tool calls; such a response cannot be replaced by a text."""
         return bool(self.messages and self.messages[-1].tool_calls)
 
     def relabel(self, response: str, reason: str) -> Sample:
-        """Replace the response. ``reason`` is recorded with the old and the new text.
+        """Return the sample with another response. ``reason`` is recorded with the old and the new text.
 
-        The turn keeps its weight. Another text has no reasoning: the old one led to the old text.
+        The turn keeps its weight. A new text has no reasoning, because the old reasoning led to the old text.
         """
         _need_reason(reason)
         return replace(self, messages=(*self.context, self._answer(response)), why=reason)
@@ -238,39 +243,42 @@ class Sample:
         return Message("assistant", response, weight=last.weight)
 
     def drop(self, reason: str) -> Sample:
-        """Take the sample out of all later stages and of training."""
+        """Return the sample as dropped from all later stages and from training."""
         _need_reason(reason)
         return replace(self, dropped=reason, why=reason)
 
     def weigh(self, weight: float, reason: str) -> Sample:
-        """Set the weight of the whole sample in the training loss (finite, not negative)."""
+        """Return the sample with another weight in the training loss, finite and not negative.
+
+        Raises:
+            ValueError: for any other weight.
+        """
         _need_reason(reason)
         if not (0.0 <= weight < float("inf")):
             raise ValueError(f"a sample's weight is finite and not negative, not {weight!r}")
         return replace(self, weight=weight, why=reason)
 
     def keep(self, reason: str) -> Sample:
-        """State why the sample was looked at and kept. Nothing changes but the record."""
+        """Return the sample unchanged, with a reason why it is kept, which is recorded."""
         _need_reason(reason)
         return replace(self, why=reason)
 
 
 def _need_reason(reason: str) -> None:
     if not reason.strip():
-        raise ValueError("every decision about a sample needs a reason that says something")
+        raise ValueError("every decision about a sample needs a reason that is not empty")
 
 
 @dataclass(frozen=True, slots=True)
 class TokenSample:
-    """One encoded conversation of T tokens. All arrays have length T; none changes length after encoding.
+    """One encoded conversation of T tokens. All arrays have length T, which does not change after encoding.
 
-    ``response`` marks an assistant's tokens, end-of-sequence included, and is fixed at encoding. ``weights`` are
-    0 wherever ``response`` is False, always; 0 elsewhere takes a token out of the loss. ``reasons`` is a bit set:
-    which stage set a weight to 0, the bits being named in the run's manifest. ``scores`` are NaN where undefined.
-    ``text`` is the rendered conversation, whose characters ``spans`` count. ``cut`` is the response mask of the tokens
-    that max_length left out, [L - T] of a conversation of L tokens. ``remarks`` say what the chat template did to the
-    conversation that a person should hear of, each a clause; of a sample without tokens, why it has none. They are
-    counted at encoding and not kept on disk.
+    ``response`` marks the assistant's tokens, including end-of-sequence, and is fixed at encoding. ``weights`` are always 0
+    where ``response`` is False; 0 elsewhere removes a token from the loss. ``reasons`` is a bit set of the stages that set a
+    weight to 0; the run's tokens/index.json names the bits. ``scores`` are NaN where undefined. ``text`` is the rendered
+    conversation, ``spans`` [T, 2] are character offsets in it. ``cut`` is the response mask of the tokens removed by max_length,
+    [L - T] for a conversation of L tokens. ``remarks`` are clauses about changes that the chat template made to the
+    conversation; for a sample without tokens, the reason. They are counted at encoding and not stored.
     """
 
     id: str
@@ -309,25 +317,25 @@ class TokenSample:
 
     @property
     def predicted(self) -> BoolArray:
-        """The positions ([T]) that have a loss: the response's, but for the first token, which nothing predicts."""
+        """The positions ([T]) that have a loss: those of the response, except the first token, which nothing predicts."""
         wanted: BoolArray = self.response.copy()
         wanted[:1] = False
         return wanted
 
     def score(self, key: str, values: FloatArray) -> TokenSample:
-        """Add a score of shape [T], NaN where it is undefined."""
+        """Return the sample with a score of shape [T], NaN where it is undefined."""
         scores = MappingProxyType({**self.scores, key: np.asarray(values, dtype=np.float32)})
         return replace(self, scores=scores)
 
     def mask(self, positions: BoolArray, bit: int) -> TokenSample:
-        """Take the tokens at ``positions`` ([T], bool) out of the loss, for the reason with number ``bit``."""
+        """Return the sample with the tokens at ``positions`` ([T], bool) removed from the loss, for the reason ``bit``."""
         hit = positions & self.response
         weights = np.where(hit, np.float32(0), self.weights)
         reasons = np.where(hit, self.reasons | np.uint32(1 << bit), self.reasons)
         return replace(self, weights=weights, reasons=reasons.astype(np.uint32))
 
     def weigh(self, factors: FloatArray, bit: int) -> TokenSample:
-        """Multiply the weights of the response by ``factors`` ([T], not negative); 0 is a mask for reason ``bit``."""
+        """Return the sample with weights multiplied by ``factors`` ([T], not negative); 0 masks for the reason ``bit``."""
         weights = np.where(self.response, self.weights * np.asarray(factors, np.float32), 0)
         lost = (weights == 0) & (self.weights != 0)
         reasons = np.where(lost, self.reasons | np.uint32(1 << bit), self.reasons)
@@ -336,7 +344,7 @@ class TokenSample:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a completion is drawn. ``temperature`` 0 is greedy; ``seed`` is this request's own."""
+    """How a completion is sampled. ``temperature`` 0 is greedy; ``seed`` is the seed of this request."""
 
     max_tokens: int = 256
     temperature: float = 0.0
@@ -347,7 +355,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One completion asked of a model. ``sample_id`` says for whom; ``draw`` tells repeated draws apart."""
+    """One call to a model. ``sample_id`` is the sample that it is for; ``draw`` distinguishes repeated draws."""
 
     messages: tuple[Message, ...]
     sampling: Sampling = Sampling()
@@ -362,7 +370,7 @@ FailureKind = Literal["refused", "too_long", "parse", "timeout", "server", "memo
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a completion could not be had. A failure is terminal, recorded, and never means "keep"."""
+    """Why a call has no answer. A failure is final and recorded, and is not an argument for keeping a sample."""
 
     kind: FailureKind
     detail: str
@@ -370,10 +378,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a model answered: ``logprobs`` are natural logs of what was generated, the end token included.
+    """The answer of a model. ``logprobs`` are natural logs of the generated tokens, including the end token.
 
-    ``usd`` is what it cost in dollars, attempts that failed included; None where nothing is known of a price.
-    ``reasoning`` holds the thoughts that came before the text, which are no part of it; None where there are none.
+    ``usd`` is the cost in dollars, including failed attempts; None if the price is unknown. ``reasoning`` is the text before
+    the answer that ``text`` does not contain; None if there is none.
     """
 
     text: str
@@ -396,7 +404,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """A model on disk: an adapter over a base, or whole weights. ``digest`` is SHA-256 of its weights."""
+    """A model on disk: an adapter of ``base``, or full weights. ``digest`` is the SHA-256 of its weights."""
 
     path: str
     kind: Literal["adapter", "full"]
@@ -406,7 +414,7 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class NoiseSpan:
-    """Characters [``start``, ``end``) of a response that are known to be noise, and of which ``kind``."""
+    """Characters [``start``, ``end``) of a response that are known to be noise of a ``kind``."""
 
     start: int
     end: int
@@ -415,11 +423,11 @@ class NoiseSpan:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One readable row of a source: its sample, and what is known to be true of it.
+    """One readable row of a source: its sample and its known truth.
 
-    ``not_carried`` names what the row holds that changes its meaning and that no part of the sample says: ``images``, or
-    ``refusal`` of a message. ``truth`` is the true label. ``noise`` has the parts of the response that are noise, in order, without overlap: the
-    rest is signal; None where nothing is known of them.
+    ``truth`` is the true label. ``noise`` has the noise spans of the response, in order and without overlap; the rest is
+    signal; None if unknown. ``not_carried`` names content of the row that changes its meaning and that a sample cannot
+    represent, e.g. ``images`` or the ``refusal`` of a message.
     """
 
     sample: Sample
@@ -430,7 +438,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """One row that could not be read. ``line`` counts from 1; ``raw`` is an excerpt, cut to a bounded size."""
+    """One unreadable row. ``line`` counts from 1; ``raw`` is an excerpt of bounded size."""
 
     line: int
     error: str

@@ -1,1 +1,1 @@
-"""From a recipe to a run directory: the loop, the invariants, the arms and their figures."""
+"""Run a recipe into a run directory: source, stages, arms and figures."""

@@ -1,4 +1,4 @@
-"""What is trained and evaluated side by side: one arm at a time, all with the same settings."""
+"""Encode, train and evaluate one arm at a time; all arms have the same settings."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ BEGUN = "begun"
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """An arm's samples as tokens, and those that left at encoding: id and reason.
+    """An arm's encoded samples, and the samples without a token in the loss, as id and reason.
 
-    ``lint`` says what encoding did to the rows, ``figures`` what the token stages did.
+    ``lint`` has the figures of encoding, ``figures`` those of the token stages.
     """
 
     samples: list[TokenSample]
@@ -56,16 +56,16 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """An arm's model: None for the arm that is not trained; ``figures`` say how the training went."""
+    """An arm's adapter, None for an arm that is not trained, and the figures of its training."""
 
     ref: ModelRef | None
     figures: dict[str, Any]
 
 
 def encode(recipe: Recipe, samples: Iterable[Sample], ctx: RunContext, arm: str) -> Encoded:
-    """Samples as tokens of the model under ``encode``; what has no token to learn from leaves, with the reason.
+    """Encode samples with the model under ``encode``; samples without a token in the loss are dropped with the reason.
 
-    What is odd about them is said at once, before anything is trained on it.
+    Problems are logged as warnings now, before anything is trained.
     """
     model = ctx.model(recipe.encode.model)
     items = list(samples)
@@ -75,13 +75,13 @@ def encode(recipe: Recipe, samples: Iterable[Sample], ctx: RunContext, arm: str)
         ctx.log.warning(f"{arm}: {text}")
     tokenizer = model.tokenizer_digest()
     figures = {**found.figures, "tokenizer": asdict(tokenizer) if tokenizer else None}
-    return Encoded(found.kept, found.gone, figures)
+    return Encoded(found.kept, found.dropped, figures)
 
 
 def nothing_left(
     arm: Arm, encoded: Encoded, finished: Sequence[StageFinished], directory: Path
 ) -> str:
-    """Why an arm has nothing to train on: what each of the ``finished`` stages dropped, and what encoding did."""
+    """Return why an arm has nothing to train on: the numbers that the ``finished`` stages and encoding dropped."""
     if arm == "truth" and not encoded.dropped:
         return "arm truth: no row has a known truth; name its column: source: {truth: COLUMN}"
     lost = []
@@ -94,7 +94,7 @@ def nothing_left(
         lost.append(
             f"encoding dropped {len(encoded.dropped)}, the first because {encoded.dropped[0][1]}"
         )
-    why = "; ".join(lost) or "the source gave none"
+    why = "; ".join(lost) or "the source has none"
     return (
         f"arm {arm}: no sample is left to train on ({why}); dropped.jsonl and `nfilter explain "
         f"{shlex.quote(str(directory))} ID` say why for each row"
@@ -104,25 +104,29 @@ def nothing_left(
 def train(
     recipe: Recipe, arm: Arm, encoded: Sequence[TokenSample], ctx: RunContext, directory: Path
 ) -> Trained:
-    """Train one arm, or take what an earlier run trained on the same tokens with the same settings."""
+    """Train one arm, or reuse the adapter that an earlier run trained on equal tokens with equal settings.
+
+    Raises:
+        RecipeError: if the recipe has no section train.
+    """
     if recipe.train is None:
         place = recipe.located.place(("arms",))
         raise RecipeError(
-            f"{place}: arm {arm!r} needs training; add train: {{use: hf.lora, model: student}}"
+            f"{place}: arm {arm!r} needs training; add train: {{use: TRAINER, model: MODEL}}; nfilter plugins lists trainers"
         )
-    return trained(recipe.train, encoded, ctx, directory / "adapters" / arm)
+    return train_adapter(recipe.train, encoded, ctx, directory / "adapters" / arm)
 
 
-def trained(
+def train_adapter(
     use: Use,
     samples: Sequence[TokenSample],
     ctx: RunContext,
     out: Path,
     start: ModelRef | None = None,
 ) -> Trained:
-    """Train into the folder ``out``, or take what stands there, of the same tokens, settings and start.
+    """Train into the folder ``out``, or reuse its content if it has equal tokens, settings and start.
 
-    What an equal training left there when it was stopped is the trainer's to go on from; all else is removed.
+    The files of an interrupted training with equal parts are kept for the trainer to resume from; all others are removed.
     """
     model = ctx.model(use.config.model)
     made = {
@@ -140,18 +144,18 @@ def trained(
             **_rows(use, ctx),
         }.items()
     }
-    kept = _kept(out, made, ctx)
-    if kept is not None:
-        return kept
+    reused = _reused(out, made, ctx)
+    if reused is not None:
+        return reused
     begun = out / BEGUN
     if (out / MARKER).exists() or _begun_with(begun) != made:
         if begun.exists() and not (out / MARKER).exists():
             ctx.log.info(
-                f"{ctx.stage}: its data or settings changed since it was stopped; it trains from the beginning"
+                f"{ctx.stage}: its data or settings changed since it was stopped; training starts from the beginning"
             )
         remove(out)
         write_sealed(begun, made)
-    with ctx.log.heard() as said:
+    with ctx.log.collect_warnings() as warned:
         result: TrainingResult = use.item.cls(use.config).train(samples, model, out, ctx, start)
     figures = {
         "samples": len(samples),
@@ -164,7 +168,7 @@ def trained(
     }
     ref = replace(result.ref, path=str(out))
     begun.unlink(missing_ok=True)
-    # The record vouches for what is on the disk.
+    # The record has the hashes of files that are on the disk.
     sync_folder(out)
     files = {
         path.relative_to(out).as_posix(): sealed(path)
@@ -175,7 +179,7 @@ def trained(
         "made_of": made,
         "ref": asdict(ref),
         "figures": figures,
-        "warnings": list(dict.fromkeys(said)),
+        "warnings": list(dict.fromkeys(warned)),
         "files": files,
     }
     write_sealed(out / MARKER, value)
@@ -183,14 +187,14 @@ def trained(
 
 
 def _rows(use: Use, ctx: RunContext) -> dict[str, int | None]:
-    # Where the trainer chooses by them: other rows of the run may be another training of the same samples.
+    """The run's number of rows, if the trainer chooses settings by it; the adapter's fingerprint then depends on it."""
     trainer = use.item.cls
     able = issubclass(trainer, ChoosesSettings) and trainer.fits_rows(use.config)
     return {"rows of the run": ctx.rows} if able else {}
 
 
-def _kept(out: Path, made: Mapping[str, str], ctx: RunContext) -> Trained | None:
-    """What an earlier run trained on the same, if it is still whole."""
+def _reused(out: Path, made: Mapping[str, str], ctx: RunContext) -> Trained | None:
+    """The adapter of an earlier run, if it has equal parts and is undamaged."""
     if not (out / MARKER).exists():
         return None
     try:
@@ -200,15 +204,16 @@ def _kept(out: Path, made: Mapping[str, str], ctx: RunContext) -> Trained | None
         return None
     if value["made_of"] != made:
         why = differing(value["made_of"], made)
-        ctx.log.info(f"{ctx.stage}: training again, as what it is made of changed: {why}")
+        ctx.log.info(f"{ctx.stage}: training again, because its inputs changed: {why}")
         return None
     for warning in value.get("warnings", ()):
         ctx.log.warning(warning)
-    # Where it lies now: a run's folder may have been moved.
+    # The current path: the run's folder may have been moved.
     return Trained(ModelRef(**{**value["ref"], "path": str(out)}), value["figures"])
 
 
 def _begun_with(begun: Path) -> dict[str, Any] | None:
+    """The parts of an interrupted training; None if there is none."""
     try:
         return read_sealed(begun, begun.parent.parent.parent)
     except DamageError:
@@ -216,7 +221,7 @@ def _begun_with(begun: Path) -> dict[str, Any] | None:
 
 
 def _online(use: Use, samples: Sequence[TokenSample]) -> tuple[str, ...]:
-    # What an online loss adds to what an adapter is of: the plugin, and the scores that it reads.
+    """The parts that an online loss adds to an adapter's fingerprint: its plugin, and the scores that it reads."""
     if use.loss is None:
         return ()
     reads = sorted(use.loss.item.cls.contract(use.loss.config).reads)
@@ -230,7 +235,7 @@ def _online(use: Use, samples: Sequence[TokenSample]) -> tuple[str, ...]:
 
 
 def tokens_digest(samples: Sequence[TokenSample]) -> str:
-    """SHA-256 over ids, tokens and weights: what a trained adapter is of."""
+    """Return the SHA-256 of ids, tokens and weights, which determine a trained adapter."""
     hasher = hashlib.sha256()
     for sample in samples:
         hasher.update(sample.id.encode())
@@ -240,22 +245,22 @@ def tokens_digest(samples: Sequence[TokenSample]) -> str:
 
 
 def read_test(recipe: Recipe) -> list[Sample]:
-    """The rows of the test source.
+    """Return the rows of the test source with their true labels; empty without a section evaluate.
 
     Raises:
-        StoreError: when no row can be read.
+        StoreError: if no row can be read.
     """
     if recipe.test is None or recipe.evaluate is None:
         return []
-    found = [
+    test_rows = [
         row for row in rows(recipe.test, recipe, recipe.evaluate.limit) if isinstance(row, Row)
     ]
-    if not found:
+    if not test_rows:
         place = recipe.located.place(recipe.test.use.where)
         raise StoreError(f"{place}: no row of the test source can be read")
     return [
         row.sample if row.truth is None else row.sample.relabel(row.truth, "the truth")
-        for row in found
+        for row in test_rows
     ]
 
 
@@ -268,7 +273,11 @@ def evaluate(
     prompts: Prompts,
     directory: Path,
 ) -> ArmResult:
-    """Ask the arm's model every test question, greedily; keep its answers in evaluation/ARM.jsonl."""
+    """Ask the arm's model every test question, greedily; write its answers to evaluation/ARM.jsonl.
+
+    Raises:
+        RecipeError: if there is no section evaluate, or no response of the test source has an answer of the recipe's kind.
+    """
     if recipe.evaluate is None:
         raise RecipeError(f"{recipe.located.file}: arm {arm!r} needs a section evaluate")
     name = recipe.train.config.model if recipe.train is not None else recipe.encode.model
@@ -303,13 +312,13 @@ def evaluate(
 
 
 def right_of(directory: Path, arm: str) -> dict[str, bool]:
-    """By test id, whether an arm's answer was right, as a run left it; what has no reference answer is not scored."""
-    kept = reading.rows(directory, f"evaluation/{arm}.jsonl")
-    return {row["id"]: row["right"] for row in kept if row["reference"] is not None}
+    """Return by test id whether an arm's answer is right, from a finished run; rows without a reference answer are left out."""
+    rows = reading.rows(directory, f"evaluation/{arm}.jsonl")
+    return {row["id"]: row["right"] for row in rows if row["reference"] is not None}
 
 
-def answered(directory: Path, arms: Mapping[str, Mapping[str, Any]]) -> dict[str, ArmResult]:
-    """The answers of a run's arms, whose figures in metrics.json are ``arms``."""
+def arm_results(directory: Path, arms: Mapping[str, Mapping[str, Any]]) -> dict[str, ArmResult]:
+    """Return the results of a run's arms; ``arms`` are their figures in metrics.json."""
     out = {}
     for name, figures in arms.items():
         right = right_of(directory, name)
@@ -319,7 +328,7 @@ def answered(directory: Path, arms: Mapping[str, Mapping[str, Any]]) -> dict[str
 
 
 def variables(recipe: Recipe, sample: Sample, ctx: RunContext) -> dict[str, Any]:
-    """What every template may use of a sample."""
+    """Return the variables of a sample for an evaluation template."""
     system = next((m.content for m in sample.context if m.role == "system"), "")
     turns = [m for m in sample.context if m.role != "system"]
     return {

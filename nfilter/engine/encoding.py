@@ -1,4 +1,4 @@
-"""The cleaned arm as tokens: encoded, through the token stages, published under tokens/."""
+"""The cleaned arm: encode its samples, run the token stages, publish tokens/."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nfilter.api.types import Sample, TokenSample
 from nfilter.engine.arms import Encoded, encode
 from nfilter.engine.pipeline import model_part, token_stages
 from nfilter.engine.samples import live
-from nfilter.engine.stages import tell
+from nfilter.engine.stages import log_begun
 from nfilter.engine.state import RunState
 from nfilter.engine.tokens import left_of
 from nfilter.models.context import RunContext
@@ -32,19 +32,19 @@ def cleaned_arm(state: RunState, last: Artefact[Sample]) -> Encoded:
 
 
 def _through_stages(state: RunState, encoded: Artefact[TokenSample]) -> Encoded:
-    """Run the token stages; none is asked where there is no sample."""
+    """Run the token stages, unless there is no sample, and publish the tokens."""
     before = encoded.summary()
-    stages = token_stages(state, encoded) if before["samples"] else _none(state, encoded)
+    stages = token_stages(state, encoded) if before["samples"] else _no_stages(state, encoded)
     final = (encoded, *stages)[-1]
     names = [use.name for use in state.recipe.tokens]
     samples = list(final.samples())
     left = left_of(samples, names)
     lint = before["lint"]
-    lint["all_masked"]["stages"] = len(left.gone)
+    lint["all_masked"]["stages"] = len(left.dropped)
     folder, made_of = state.directory.path / "tokens", state.fingerprints[final.directory.name]
     if not is_made_of(folder, made_of):
         write_tokens(folder, samples, names, tokenizer=lint["tokenizer"], made_of=made_of)
-    gone = [(row["id"], row["reason"]) for row in encoded.decisions()]
+    dropped = [(row["id"], row["reason"]) for row in encoded.decisions()]
     figures = {
         "response": before["response"],
         "in_loss": left.in_loss,
@@ -53,37 +53,37 @@ def _through_stages(state: RunState, encoded: Artefact[TokenSample]) -> Encoded:
             for number, (name, stage) in enumerate(zip(names, stages, strict=False), start=1)
         },
     }
-    return Encoded(left.kept, [*gone, *left.gone], lint, figures)
+    return Encoded(left.kept, [*dropped, *left.dropped], lint, figures)
 
 
-def _none(state: RunState, encoded: Artefact[TokenSample]) -> list[Artefact[TokenSample]]:
-    """What an earlier run left of the token stages is of other samples."""
+def _no_stages(state: RunState, encoded: Artefact[TokenSample]) -> list[Artefact[TokenSample]]:
+    """Remove the token stages of an earlier run, which have other samples."""
     labels = {artefact.directory.name for _, artefact in state.directory.stages()}
     state.directory.discard_except({*labels, encoded.directory.name})
     return []
 
 
 def _figures(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of a token stage, its own report under a key of its own."""
+    """The figures of a token stage; the stage's own report is under ``report``."""
     counted = {"masked": summary["masked"], "samples_emptied": summary["emptied"]}
     report = summary["report"]
     return {**counted, "report": report} if isinstance(report, Mapping) else counted
 
 
 def _encoded(state: RunState, last: Artefact[Sample], ctx: RunContext) -> Artefact[TokenSample]:
-    """Encode the samples of ``last``, or take what an earlier run made of the same ones."""
+    """Encode the samples of ``last``, or reuse the artefact of an earlier run with equal parts."""
     artefact = state.directory.encoded(len(state.recipe.samples) + 1)
     label = artefact.directory.name
     parts = _parts(state, last)
     state.fingerprints[label] = fingerprint_of(parts)
     begun = artefact.begin(parts)
-    tell(label, begun, ctx.log)
+    log_begun(label, begun, ctx.log)
     if begun.status == "reused":
         for text in artefact.summary()["warnings"]:
             ctx.log.warning(text)
         return artefact
     start = time.monotonic()
-    with ctx.log.heard() as warned:
+    with ctx.log.collect_warnings() as warned:
         encoded = encode(state.recipe, live(last), ctx, "arm cleaned")
     _publish(artefact, encoded, state.recipe.chunk)
     artefact.finish(
@@ -99,19 +99,19 @@ def _encoded(state: RunState, last: Artefact[Sample], ctx: RunContext) -> Artefa
 
 
 def _publish(artefact: Artefact[TokenSample], encoded: Encoded, size: int) -> None:
-    """Publish chunks of ``size`` samples; who left at encoding is among the decisions of the first."""
-    gone = [
+    """Publish chunks of ``size`` samples; the samples that encoding dropped are decisions of the first chunk."""
+    dropped = [
         {"id": name, "stage": "encode", "action": "drop", "reason": reason}
         for name, reason in encoded.dropped
     ]
     starts = range(0, len(encoded.samples) or 1, size)
     for index, start in enumerate(starts):
         chunk = encoded.samples[start : start + size]
-        artefact.write_chunk(index, chunk, gone if index == 0 else [])
+        artefact.write_chunk(index, chunk, dropped if index == 0 else [])
 
 
 def _parts(state: RunState, last: Artefact[Sample]) -> dict[str, Any]:
-    """What decides what encoding publishes, by name; the model's fingerprint is of its tokenizer and template too."""
+    """The parts of encoding's fingerprint by name; the model's fingerprint covers its tokenizer and template."""
     config = state.recipe.encode
     return {
         "input": last.fingerprint(),

@@ -1,4 +1,4 @@
-"""Whose fault an exception is: an error of nfilter's own tree for what a plugin let through."""
+"""Attribute an exception to the plugin that raised it."""
 
 from __future__ import annotations
 
@@ -17,60 +17,60 @@ from nfilter.store.files import unwritten
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-def blame(
+def attribute(
     error: Exception, plugins: Plugins, stage: str, directory: Path | None
 ) -> PluginError | ContractError | StoreError | None:
-    """The plugin whose code raised ``error``, at work for ``stage``, in one sentence; None where no plugin's did.
+    """Return an error that names the plugin whose code raised ``error`` while ``stage`` ran; None if no plugin did.
 
-    It is the innermost one on the way to where ``error`` was raised: a backend that fails inside a stage is to blame,
-    not the stage. ``directory`` is the run's; None outside of a run, where the sentence itself tells the line.
+    It is the innermost plugin in the traceback: if a backend fails inside a stage, the backend is named. ``directory`` is the
+    run's directory, or None outside a run; the message then contains the line, because there is no run.log.
     """
     if isinstance(error, NoteError):
         return ContractError(f"{stage}: {error}")
-    # A disk that is full is nobody's fault, whoever asked for the file.
+    # A full disk is not the plugin's error.
     if isinstance(error, OSError) and error.errno in _FULL:
         return unwritten(Path(error.filename or directory or "."), error)
     owners = {_package(item.cls.__module__): item for item in plugins.imported}
-    found: Registered | None = None
+    raiser: Registered | None = None
     package = ""
     frame = error.__traceback__
     while frame is not None:
         package = _package(_module(frame))
-        found = owners.get(package, found)
+        raiser = owners.get(package, raiser)
         frame = frame.tb_next
-    if found is None or (package == "nfilter" and isinstance(error, OSError | sqlite3.Error)):
+    if raiser is None or (package == "nfilter" and isinstance(error, OSError | sqlite3.Error)):
         return None
-    said = "".join(traceback.format_exception_only(error)).strip().replace("\n", " ")
+    message = "".join(traceback.format_exception_only(error)).strip().replace("\n", " ")
     cause = (
-        "A file, the network or a right to either may be what is missing; else report it to the plugin's author"
+        "A file, the network or a permission may be missing; otherwise report it to the plugin's author"
         if isinstance(error, OSError)
-        else "The fault is in the plugin: report it to its author"
+        else "The error is in the plugin: report it to its author"
     )
     if directory is None:
         frames = traceback.extract_tb(error.__traceback__)
         place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
         return PluginError(
-            f"plugin {found.plugin!r} of {found.origin} raised {said}{place} ({stage}). {cause}"
+            f"plugin {raiser.plugin!r} of {raiser.origin} raised {message}{place} ({stage}). {cause}"
         )
     return PluginError(
-        f"plugin {found.plugin!r} of {found.origin} raised {said} (stage {stage}). {cause} with the traceback, which is in "
-        "run.log; once it is mended, the same command goes on where it stopped"
+        f"plugin {raiser.plugin!r} of {raiser.origin} raised {message} (stage {stage}). {cause} with the traceback in "
+        "run.log; when it is repaired, run the same command to resume"
     )
 
 
 @contextmanager
 def attributed(plugins: Plugins, what: str) -> Iterator[None]:
-    """Around a command that is no run: what a plugin lets through becomes an error that names it.
+    """Convert exceptions of plugins in the block to errors that name the plugin; for commands other than `nfilter run`.
 
     Raises:
-        PluginError: for an exception of a plugin.
+        PluginError: if a plugin raised an exception.
     """
     try:
         yield
     except NfilterError:
         raise
     except Exception as error:
-        fault = blame(error, plugins, what, None)
+        fault = attribute(error, plugins, what, None)
         if fault is None:
             raise
         raise fault from error

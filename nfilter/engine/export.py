@@ -1,4 +1,4 @@
-"""A finished run, handed to an exporter."""
+"""Export a finished run."""
 
 from __future__ import annotations
 
@@ -21,15 +21,18 @@ from nfilter.store.tokens import read_tokens, tokenizer_of
 def export(
     run_dir: Path, plugins: Plugins, name: str, out: Path, settings: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """Write what the run ``run_dir`` kept to the new folder ``out``; what the exporter says it wrote.
+    """Write the remaining rows of the run ``run_dir`` to the new folder ``out`` with the exporter ``name``.
 
-    Rows that lost every token are left out, as they are in training; of a run without tokens, those of weight 0.
+    Rows without a token in the loss are left out, as in training; in a run without tokens, rows of weight 0.
+
+    Returns:
+        The exporter's messages about the files it wrote.
 
     Raises:
-        PluginError: when no exporter is called so, or two are.
-        RecipeError: when it does not take the settings.
-        NothingLeftError: when the run kept no row.
-        StoreError: when there is no finished run, it has no tokens and the format needs them, ``out`` is there already or cannot
+        PluginError: if no exporter has this name, or two have.
+        RecipeError: if it does not accept the settings.
+        NothingLeftError: if the run kept no row.
+        StoreError: if there is no finished run, if it has no tokens and the format needs them, or if ``out`` exists or cannot
             be written.
     """
     item = plugins.get("exporter", name)
@@ -43,24 +46,22 @@ def export(
         ) from error
     run = reading.open_run(run_dir)
     if not reading.ended(run):
-        raise StoreError(
-            f"{run_dir}: the run has not ended; run the same command again and it goes on"
-        )
+        raise StoreError(f"{run_dir}: the run has not ended; run the same command to resume it")
     exported, left_out = _exported(run, item, plugins)
     if not exported.samples:
         raise NothingLeftError(
-            f"{run_dir}: nothing is left of its rows, so there is none to export; dropped.jsonl and metrics.json say which "
-            "stage took them: loosen that one and run it again"
+            f"{run_dir}: no row is left to export; dropped.jsonl and metrics.json name the stage that dropped them: relax its "
+            "settings and run again"
         )
     if out.exists():
-        raise StoreError(f"{out}: it is there already; name a folder that is not, or remove it")
+        raise StoreError(f"{out}: exists already; name a new folder, or remove this one")
     with publishing_folder(out) as part:
-        said = list(item.cls(config).export(exported, part))
-    return [*said, *([f"{left_out} rows of weight 0 are left out"] if left_out else [])]
+        messages = list(item.cls(config).export(exported, part))
+    return [*messages, *([f"{left_out} rows of weight 0 are left out"] if left_out else [])]
 
 
 def _exported(run: RunDirectory, item: Registered, plugins: Plugins) -> tuple[Exported, int]:
-    """What the exporter is given, and how many rows of weight 0 were left out of it."""
+    """The exporter's input, and the number of rows of weight 0 that it leaves out."""
     last = reading.stages(run)[-1]
     tokens = reading.tokens(run)
     if tokens is not None:
@@ -72,7 +73,7 @@ def _exported(run: RunDirectory, item: Registered, plugins: Plugins) -> tuple[Ex
     if not _takes_rows(item):
         others = [other.name for other in plugins.of_kind("exporter") if _takes_rows(other)]
         raise StoreError(
-            f"{run.path}: it has no tokens, and the format {item.name} needs them; add a section tokens: or arms: [cleaned] to "
+            f"{run.path}: has no tokens, and the format {item.name} needs them; add a section tokens: or arms: [cleaned] to "
             f"the recipe and run it again, or export with --format {' or '.join(others)}"
         )
     rows = list(live(last))

@@ -1,4 +1,4 @@
-"""Warnings of other libraries while a run is at work: each is shown once, and run.log has all of them."""
+"""Warnings of other libraries during a run: each is shown once, and run.log has all of them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _UNHANDLED = logging.NOTSET - 1  # below the level of every handler
 
 @contextmanager
 def shown_once(show: Callable[[str], None], keep: Callable[[str], None]) -> Iterator[None]:
-    """While the block runs, ``keep`` gets every warning and ``show`` each one the first time.
+    """In the block, pass every warning to ``keep``, and the first of each text to ``show``.
 
-    A library's log handlers show the first of its own records themselves; repetitions reach none.
+    The first log record of each text is shown by the library's own log handlers; its repetitions are suppressed.
     """
     seen: set[tuple[str, str]] = set()
 
@@ -52,7 +52,7 @@ def shown_once(show: Callable[[str], None], keep: Callable[[str], None]) -> Iter
 
 
 def _package(filename: str) -> str:
-    """The package of a source file: what stands behind the last ``site-packages``, else the file's name."""
+    """The package of a source file: the folder after the last ``site-packages``, else the file's name."""
     parts = Path(filename).parts
     if "site-packages" in parts[:-1]:
         return parts[len(parts) - parts[::-1].index("site-packages")].removesuffix(".py")
@@ -62,5 +62,5 @@ def _package(filename: str) -> str:
 def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
-    except Exception:  # noqa: BLE001 (a library's own fault; its handler reports it)
+    except Exception:  # noqa: BLE001 (an error in the library's log call; its handler reports it)
         return str(record.msg)

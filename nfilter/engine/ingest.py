@@ -1,4 +1,4 @@
-"""From a source to the first artefact: samples, the quarantine, and the truth kept where no stage can see it."""
+"""Read a source into the first artefact: samples, the quarantine, and the truth, which stages cannot see."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ QUARANTINE = "quarantine.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """What came out of a source: how many rows were read, how many could not be, how many have a known truth.
+    """Counts of a source: rows read, rows that cannot be read, rows with a known truth.
 
-    ``not_carried`` counts rows by what they hold that no sample says.
+    ``not_carried`` counts rows by content that a sample cannot represent.
     """
 
     read: int
@@ -40,7 +40,7 @@ class Ingested:
 
 
 def source_parts(recipe: Recipe, limit: int | None) -> dict[str, Any]:
-    """What decides which rows a source gives, and how they are cut into chunks, by name."""
+    """Return the parts of the source's fingerprint by name: all that determines its rows and chunks."""
     source = recipe.source
     return {
         "data": _data(source, recipe.base_dir),
@@ -56,7 +56,7 @@ def source_parts(recipe: Recipe, limit: int | None) -> dict[str, Any]:
 
 
 def data_digest(source: SourceUse, base_dir: Path) -> str:
-    """SHA-256 of the data behind a source, whatever its settings and the seed: its plugin and its file's bytes."""
+    """Return the SHA-256 of a source's plugin and its file's bytes, independent of its settings and the seed."""
     return digest(source.use.item.origin, _data(source, base_dir))
 
 
@@ -78,7 +78,11 @@ def _path_digest(path: Path) -> str:
 
 
 def rows(source: SourceUse, recipe: Recipe, limit: int | None = None) -> Iterator[Row | Unreadable]:
-    """The rows of a source, noise injected where the recipe says so; ``limit`` counts readable rows."""
+    """Yield the rows of a source, with noise injected if the recipe has a section noise; ``limit`` counts readable rows.
+
+    Raises:
+        SourceError: if the noise does not fit the rows.
+    """
     built = source.use.item.cls(source.use.config, recipe.base_dir)
     stream: Iterator[Row | Unreadable] = _limited(rows_of(built), limit)
     if source.noise is None:
@@ -119,7 +123,8 @@ def ingest(
     """Read a source into ``artefact``; write quarantine.jsonl and truth.jsonl into ``directory``.
 
     Raises:
-        SourceError: when no row can be read; the first faults are named.
+        ContractError: if two rows have the same id.
+        SourceError: if no row can be read; the message has the first errors.
     """
     unreadable: list[Unreadable] = []
     truths: list[dict[str, JSON]] = []
@@ -136,8 +141,8 @@ def ingest(
             count += 1
             if not seen.first(row.sample.id):
                 raise ContractError(
-                    f"source {source.use.name}: two rows have the id {row.sample.id!r}; a source gives each id once "
-                    "and the other row as Unreadable"
+                    f"source {source.use.name}: two rows have the id {row.sample.id!r}; yield each id once, and "
+                    "the other row as Unreadable"
                 )
             lost.add(row)
             if row.truth is not None or row.noise is not None:
@@ -167,16 +172,16 @@ def _nothing_readable(source: SourceUse, recipe: Recipe, unreadable: list[Unread
     path = getattr(source.use.config, "path", source.use.name)
     place = recipe.located.place(source.use.where)
     if not unreadable:
-        return f"{place}: {path} holds no rows"
+        return f"{place}: {path} has no rows"
     first = "\n".join(f"  {path}:{row.line}: {row.error}" for row in unreadable[:3])
     return (
-        f"{place}: none of the {len(unreadable)} rows of {path} can be read; the first faults:\n{first}\n"
-        "  say which columns hold what with `columns:`, or convert the file"
+        f"{place}: none of the {len(unreadable)} rows of {path} can be read; the first errors:\n{first}\n"
+        "  name the columns with `columns:`, or convert the file"
     )
 
 
 def summary(artefact: Artefact[Sample]) -> Ingested:
-    """What an earlier run ingested."""
+    """Return the counts of a source that an earlier run read."""
     value: dict[str, Any] = artefact.summary()
     return Ingested(
         value["read"], value["unreadable"], value["with_truth"], value.get("not_carried", {})

@@ -1,4 +1,4 @@
-"""What no stage may break. Every refusal names the plugin, the sample and what to do about it."""
+"""The invariants of stages. Every error names the plugin, the sample and the remedy."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _Value = TypeVar("_Value")
 
 
 def values_of(stage: str, method: str, kind: type[_Value], returned: object) -> list[_Value]:
-    """What a stage returned, as a list of samples of its ``kind``; a generator is read to its end.
+    """Return a stage's result as a list of samples of type ``kind``; a generator is consumed.
 
     Raises:
-        ContractError: when it is anything else, such as the None of a forgotten ``return``.
+        ContractError: if it is anything else, e.g. None because of a missing ``return``.
     """
     if not isinstance(returned, Iterable) or isinstance(returned, str | bytes | Mapping):
         raise ContractError(
@@ -33,7 +33,7 @@ def values_of(stage: str, method: str, kind: type[_Value], returned: object) -> 
     for number, value in enumerate(values):
         if not isinstance(value, kind):
             raise ContractError(
-                f"{stage}: {method} returned {_named(value)} at place {number}, where a {kind.__name__} belongs"
+                f"{stage}: {method} returned {_named(value)} as item {number}, not a {kind.__name__}"
             )
     return values
 
@@ -43,10 +43,10 @@ def _named(value: object) -> str:
 
 
 def check_state(stage: str, method: str, state: object) -> State:
-    """What a stage learned, checked to be values that a file can hold.
+    """Return a stage's state after checking that it can be written to files.
 
     Raises:
-        ContractError: when it is anything else, such as the None of a forgotten ``return``.
+        ContractError: if it is not a State of JSON values and arrays, e.g. None because of a missing ``return``.
     """
     what = None
     if not isinstance(state, State):
@@ -62,29 +62,35 @@ def check_state(stage: str, method: str, state: object) -> State:
         else:
             if not objects:
                 return state
-            what = f"the array {objects[0]!r} holds objects"
+            what = f"the array {objects[0]!r} has Python objects"
     raise ContractError(
-        f"{stage}: what {method} returned is not a State of JSON values and numpy arrays: {what}; write return "
-        f"State({{'median': 3.5}}, {{'scores': array}}) in {method}, or leave {method} out"
+        f"{stage}: {method} did not return a State of JSON values and numpy arrays: {what}; write return "
+        f"State({{'median': 3.5}}, {{'scores': array}}) in {method}, or remove {method}"
     )
 
 
 def check_written(stage: str, contract: Contract, missing: Iterable[str], samples: int) -> None:
-    """Refuse a declared note, or score, that stands on none of ``samples`` samples; ``missing`` names those.
+    """Check that every declared note or score is on at least one sample.
+
+    Args:
+        stage: The stage's name.
+        contract: Its contract.
+        missing: The declared names that no sample has.
+        samples: The number of samples that the stage received.
 
     Raises:
-        ContractError: unless there was no sample, or the contract says ``sometimes``.
+        ContractError: if one is missing, unless there was no sample, or it is among ``sometimes``.
     """
     never = sorted(set(missing) - contract.sometimes)
     if never and samples:
         raise ContractError(
             f"{stage}: the contract writes {never[0]!r}, and none of {samples} samples has it; write it, take it out of "
-            "writes, or add it to sometimes where only some data calls for it"
+            "writes, or add it to sometimes if only some data needs it"
         )
 
 
 def unwritten(contract: Contract, samples: Iterable[Sample | TokenSample]) -> set[str]:
-    """The declared notes, or scores, that stand on none of ``samples``."""
+    """Return the declared notes or scores that no sample has."""
     missing = set(contract.writes)
     for sample in samples:
         if not missing:
@@ -100,13 +106,17 @@ def check_samples(
     after: Sequence[Sample],
     given: Mapping[str, bool] = MappingProxyType({}),
 ) -> None:
-    """Refuse what breaks an invariant of a sample stage.
+    """Check the invariants of a sample stage.
 
-    ``before`` is the chunk. ``given`` says of all ids that are taken whether the stage was shown that sample; parents
-    may be in other chunks.
+    The stage returns the same ids in the same order (new ones only if the contract allows them, each with parents), writes
+    only declared notes, changes nothing that stages may not change, and gives a reason for every change.
 
-    The same ids come back in the same order (new ones only where the contract says so, each with parents); only
-    declared notes are written; what is not a stage's to change stays; every change has a reason.
+    Args:
+        stage: The stage's name.
+        contract: Its contract.
+        before: The samples of the chunk.
+        after: The samples that the stage returned.
+        given: Every id in use, with whether the stage receives its sample: parents may be in other chunks.
 
     Raises:
         ContractError: names the stage, the sample and the invariant.
@@ -116,9 +126,9 @@ def check_samples(
     added = [sample for sample in after if sample.id not in old]
     if [sample.id for sample in kept] != [sample.id for sample in before]:
         missing = [sample.id for sample in before if sample.id not in {item.id for item in kept}]
-        what = f"sample {missing[0]!r} is missing" if missing else "the order is another"
+        what = f"sample {missing[0]!r} is missing" if missing else "the order differs"
         raise ContractError(
-            f"{stage}: {what} in what process returned; return every sample, in order (drop() keeps it on record)"
+            f"{stage}: {what} in the result of process; return every sample, in order (drop() keeps it on record)"
         )
     if added and not contract.new_samples:
         raise ContractError(
@@ -128,9 +138,7 @@ def check_samples(
         (key for key, count in Counter(sample.id for sample in added).items() if count > 1), None
     )
     if twice is not None:
-        raise ContractError(
-            f"{stage}: new sample {twice!r} is there twice; an id is one sample's alone"
-        )
+        raise ContractError(f"{stage}: two new samples have the id {twice!r}; ids are unique")
     for sample in added:
         _check_new(stage, contract, sample, old, given)
     for sample in kept:
@@ -149,17 +157,17 @@ def _check_new(
         parent not in old and not given.get(parent) for parent in sample.parents
     ):
         raise ContractError(
-            f"{where} has parents {sample.parents!r}; name samples that the stage was given"
+            f"{where} has parents {sample.parents!r}; name samples that the stage received"
         )
     if sample.id in given:
         raise ContractError(
-            f"{where} has the id of a sample that is there already; Sample.made gives it one of its own"
+            f"{where} has the id of an existing sample; Sample.made creates a new id"
         )
     inherited = {key for parent in sample.parents if parent in old for key in old[parent].notes}
     stray = sorted(set(sample.notes) - contract.writes - inherited)
     if stray:
         raise ContractError(
-            f"{where}: note {stray[0]!r} is neither a parent's nor among what the contract writes: "
+            f"{where}: note {stray[0]!r} is neither a parent's nor among the contract's writes: "
             f"{sorted(contract.writes)}"
         )
     if sample.pinned:
@@ -180,17 +188,17 @@ def _check_one(stage: str, contract: Contract, was: Sample, now: Sample) -> None
     stray = sorted(set(written) - contract.writes)
     if stray:
         raise ContractError(
-            f"{where}: note {stray[0]!r} is not among what the contract writes: {sorted(contract.writes)}"
+            f"{where}: note {stray[0]!r} is not among the contract's writes: {sorted(contract.writes)}"
         )
     _check_forms(where, contract, now, set(touched))
-    gone = sorted(set(was.notes) - set(now.notes))
-    if gone:
+    removed = sorted(set(was.notes) - set(now.notes))
+    if removed:
         raise ContractError(
-            f"{where}: note {gone[0]!r} was removed; notes are only added or replaced"
+            f"{where}: note {removed[0]!r} was removed; notes are only added or replaced"
         )
     for name in ("meta", "parents", "pinned", "tools"):
         if getattr(was, name) != getattr(now, name):
-            raise ContractError(f"{where}: {name} was changed; it is not a stage's to change")
+            raise ContractError(f"{where}: {name} was changed; a stage must not change it")
     _check_turns(where, was, now)
     if changed(was, now) and not (now.why or "").strip():
         raise ContractError(
@@ -205,22 +213,22 @@ def _check_one(stage: str, contract: Contract, was: Sample, now: Sample) -> None
 def _check_turns(where: str, was: Sample, now: Sample) -> None:
     if was.context != now.context:
         raise ContractError(
-            f"{where}: messages before the response were changed; only the response may be"
+            f"{where}: messages before the response were changed; a stage may change only the response"
         )
     if was.response == now.response and was.messages != now.messages:
         raise ContractError(
-            f"{where}: what the response holds beside its text was changed; use relabel(), which replaces the text"
+            f"{where}: the response's message was changed in other fields than its text; use relabel(), which replaces the text"
         )
 
 
 def _check_forms(where: str, contract: Contract, sample: Sample, touched: set[str]) -> None:
-    """Verdicts and answers have the form that metrics and reports read."""
+    """Check that verdicts, views and proposals have the form that metrics and reports read."""
     verdict = "write {'flagged': True or False, 'noise_score': a number from 0 to 1}"
-    answer = "write {'answer': a text, or None where there is none}"
+    answer = "write {'answer': a text, or None if there is none}"
     for names, what, from_json, remedy in (
         (contract.verdicts, "is a verdict", Verdict.from_json, verdict),
-        (contract.views, "holds an answer", View.from_json, answer),
-        (contract.proposes, "holds an answer", Proposal.from_json, answer),
+        (contract.views, "is a view", View.from_json, answer),
+        (contract.proposes, "is a proposal", Proposal.from_json, answer),
     ):
         for name in sorted(touched & names):
             note = sample.notes[name]
@@ -228,13 +236,13 @@ def _check_forms(where: str, contract: Contract, sample: Sample, touched: set[st
                 from_json(note)
             except ValueError as error:
                 raise ContractError(
-                    f"{where}: note {name!r} {what} and has the form {note!r:.120}: {error}; {remedy}"
+                    f"{where}: note {name!r} {what}, and its value is {note!r:.120}: {error}; {remedy}"
                 ) from error
 
 
 def _check_weight(where: str, sample: Sample) -> None:
     if not (0.0 <= sample.weight < float("inf")):
-        raise ContractError(f"{where}: the weight {sample.weight!r} is not finite and not negative")
+        raise ContractError(f"{where}: the weight {sample.weight!r} is negative or not finite")
 
 
 def _check_json(stage: str, sample: Sample, keys: Sequence[str]) -> None:
@@ -252,7 +260,7 @@ def _check_text(where: str, sample: Sample) -> None:
         "\0".join((sample.response, sample.why or "", sample.dropped or "")).encode()
     except UnicodeEncodeError as error:
         raise ContractError(
-            f"{where}: the response or a reason is not text that can be written: {error}"
+            f"{where}: the response or a reason cannot be encoded as UTF-8: {error}"
         ) from error
 
 
@@ -260,18 +268,18 @@ _MISSING: Any = object()
 
 
 def changed(was: Sample, now: Sample) -> bool:
-    """Whether a stage decided anything that changes training: response, weight, or drop."""
+    """Whether a stage changed something that affects training: response, weight or drop."""
     return was.response != now.response or was.weight != now.weight or was.dropped != now.dropped
 
 
 def create(stage: str, made: Sample) -> tuple[Sample, dict[str, Any]]:
-    """A new sample as it is recorded, and the record of where it comes from."""
+    """Return a new sample as it is recorded, and the decision that records its parents."""
     reason = f"made from {', '.join(made.parents)}{f': {made.why}' if made.why else ''}"
     return replace(made, why=None), _decision(stage, made, "create", reason)
 
 
 def _held(was: Sample, now: Sample) -> str | None:
-    """Why what a stage decided is not done."""
+    """Why a stage's decision is not applied; None if it is."""
     if was.pinned and changed(was, now):
         return "pinned by a person"
     if was.calls_tools and was.response != now.response and now.dropped is None:
@@ -280,9 +288,10 @@ def _held(was: Sample, now: Sample) -> str | None:
 
 
 def decide(stage: str, was: Sample, now: Sample) -> tuple[Sample, dict[str, Any] | None]:
-    """The sample as it is recorded, and the decision about it.
+    """Return the sample as it is recorded, and the decision about it, None if there is none.
 
-    A pinned sample keeps all but its notes. A response that calls a tool keeps its turn: no text says the same.
+    A stage changes only the notes of a pinned sample. A response that calls a tool is not replaced, because a text cannot
+    represent the call.
     """
     clean = replace(now, why=None)
     if held_by := _held(was, now):
@@ -317,15 +326,15 @@ def check_tokens(
     after: Sequence[TokenSample],
     bit: int,
 ) -> None:
-    """Refuse what breaks an invariant of a token stage: ids, lengths, the response mask, undeclared scores.
+    """Check the invariants of a token stage: ids, lengths, response mask, weights, reasons, declared scores.
 
-    ``bit`` is the number of the stage's own reason: the only one that it may give.
+    ``bit`` is the number of the stage's own reason bit, the only one that it may set.
 
     Raises:
         ContractError: names the stage, the sample and the invariant.
     """
     if [sample.id for sample in before] != [sample.id for sample in after]:
-        raise ContractError(f"{stage}: not the same samples in the same order came back")
+        raise ContractError(f"{stage}: not the same samples in the same order were returned")
     for was, now in zip(before, after, strict=True):
         where = f"{stage}: sample {now.id!r}"
         for name in ("ids", "response", "turn", "spans"):
@@ -336,7 +345,7 @@ def check_tokens(
         if np.any(now.weights[~now.response] != 0):
             raise ContractError(f"{where}: a weight outside the response is not 0")
         if not np.all(np.isfinite(now.weights)) or np.any(now.weights < 0):
-            raise ContractError(f"{where}: a weight is not finite and not negative")
+            raise ContractError(f"{where}: a weight is negative or not finite")
         silent = (was.weights != 0) & (now.weights == 0) & (was.reasons == now.reasons)
         if np.any(silent):
             raise ContractError(
@@ -344,19 +353,19 @@ def check_tokens(
             )
         if np.any((was.reasons ^ now.reasons) & ~np.uint32(1 << bit)):
             raise ContractError(
-                f"{where}: a reason that is not this stage's was set or cleared; its bit is {bit}"
+                f"{where}: a reason bit of another stage was set or cleared; this stage's bit is {bit}"
             )
         _check_scores(where, contract, was, now)
 
 
 def _check_scores(where: str, contract: Contract, was: TokenSample, now: TokenSample) -> None:
-    gone = sorted(set(was.scores) - set(now.scores))
-    if gone:
+    removed = sorted(set(was.scores) - set(now.scores))
+    if removed:
         raise ContractError(
-            f"{where}: score {gone[0]!r} was removed; scores are only added or replaced"
+            f"{where}: score {removed[0]!r} was removed; scores are only added or replaced"
         )
     for name in sorted(set(now.scores) - contract.writes):
         if name not in was.scores or not np.array_equal(
             was.scores[name], now.scores[name], equal_nan=True
         ):
-            raise ContractError(f"{where}: score {name!r} is not among what the contract writes")
+            raise ContractError(f"{where}: score {name!r} is not among the contract's writes")

@@ -1,4 +1,4 @@
-"""What each run in a directory took: time, dollars and calls, those of runs that failed or were killed too."""
+"""runs.json: time, dollars and calls of each run in a directory, including runs that failed or were killed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Complain = Callable[[str], None]
 
 
 class Ledger:
-    """The runs of one directory, in runs.json: ``{"began", "ended", "seconds", "usd", "calls", "lent"}`` each, the last is this one.
+    """The runs of one directory: ``{"began", "ended", "seconds", "usd", "calls", "lent"}`` each; the last is this run.
 
-    ``ended`` is ``done``, ``stopped``, ``failed: ERROR`` or ``killed``; of a run that was killed the seconds are not known
-    (null), and the dollars and calls are what the journal has more than all others account for. ``calls`` counts answers
-    that were paid for, ``lent`` those that another run's journal gave.
+    ``ended`` is ``done``, ``stopped``, ``failed: ERROR`` or ``killed``. A killed run has no seconds (null), and gets the
+    dollars and calls of the journal that no other run accounts for. ``calls`` counts paid answers, ``lent`` answers from the
+    journals of other runs.
     """
 
     def __init__(self, out: Path, journal: Journal, complain: Complain) -> None:
@@ -35,21 +35,21 @@ class Ledger:
         self._usd, self._calls = journal.usd(), journal.answers()
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Have this run on record from its beginning to its end, however it ends."""
+    def recorded(self) -> Iterator[None]:
+        """Record this run when the block starts, and again if it fails."""
         self._runs = [*self._before(), self._now(None)]
         self._write()
         try:
             yield
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt)
-            # What is wrong with the disk must not hide what went wrong.
+            # An error of the disk must not hide this error.
             with suppress(StoreError):
                 self.note("stopped" if stopped else f"failed: {type(error).__name__}")
             raise
 
     def note(self, ended: str) -> list[dict[str, Any]]:
-        """Have on record how this run ended, and what it took until now; all runs."""
+        """Record how this run ended, with its time and cost so far; return all runs."""
         self._runs[-1] = self._now(ended)
         self._write()
         return self._runs
@@ -69,13 +69,13 @@ class Ledger:
         }
 
     def _before(self) -> list[dict[str, Any]]:
-        """The runs on record. One without an end was killed: it gets what nobody else accounts for."""
+        """The earlier runs. One without an end was killed: it gets the cost that no other run accounts for."""
         runs: list[dict[str, Any]] = []
         if self._file.exists():
             try:
                 runs = read_sealed(self._file, self._file.parent).get("runs", [])
             except DamageError as error:
-                self._complain(f"{error.path} {error.what}; what earlier runs took is told as one")
+                self._complain(f"{error.path} {error.what}; the earlier runs are shown as one")
         open_run = runs.pop() if runs and runs[-1]["ended"] is None else None
         rest = {
             "usd": max(0.0, self._usd - sum(run["usd"] for run in runs)),
@@ -90,22 +90,22 @@ class Ledger:
 
 
 def open_journal(out: Path, lenders: Sequence[Path], complain: Complain) -> Journal:
-    """The journal of the run in ``out``.
+    """Open the journal of the run in ``out``.
 
     Raises:
-        StoreError: when it cannot be read, or is empty where the run made calls.
+        StoreError: if it cannot be read, or if it is empty although the run made calls.
     """
     file = out / "journal.db"
     journal = Journal(file, lenders, complain)
     try:
-        asked = read_sealed(out / MANIFEST, out).get("calls") if (out / MANIFEST).exists() else None
+        calls = read_sealed(out / MANIFEST, out).get("calls") if (out / MANIFEST).exists() else None
     except DamageError as error:
-        complain(f"{error.path} {error.what}; it is written anew when the run ends")
-        asked = None
-    if asked and not journal.answers():
+        complain(f"{error.path} {error.what}; it is written again when the run ends")
+        calls = None
+    if calls and not journal.answers():
         journal.close()
         raise StoreError(
-            f"{file}: holds no call, and the run made some; put a whole copy back, or move {out} away and run again: all "
-            "calls are then made anew"
+            f"{file}: has no calls, and the run made some; restore it from a backup, or move {out} away and run again, which "
+            "repeats all calls"
         )
     return journal

@@ -1,4 +1,4 @@
-"""What encoding made of the rows of an arm: counted, and said before anything is trained on it."""
+"""Check the encoded rows of an arm before training: rows without a token in the loss, truncation, wrong response masks."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from nfilter.recipe.model import EncodeConfig
 Decode = Callable[[Sequence[IntArray]], list[str] | None]
 
 REASONS = ("truncated", "template", "no_answer", "weight")
-"""Why a row has no token in the loss: cut off, refused by the template, nothing of an assistant, a weight of 0."""
+"""Why a row has no token in the loss: truncated, rejected by the template, no assistant message, weight 0."""
 
 _REPLACEMENT = "\ufffd"
-_MARK = 64  # characters of the longest mark that opens a thought
+_MARK = 64  # maximum length in characters of a mark that opens reasoning
 
 
 @dataclass(frozen=True, slots=True)
 class Lint:
-    """The rows that are left, those that are not with the reason, figures, and what a person should hear."""
+    """The rows with a token in the loss, the others as id and reason, figures, and warnings."""
 
     kept: list[TokenSample]
-    gone: list[tuple[str, str]]
+    dropped: list[tuple[str, str]]
     figures: dict[str, Any]
     warnings: list[str]
 
 
 @dataclass(slots=True)
-class _Found:
-    """Rows by what is odd about them, each kind with its count and an example."""
+class _Counts:
+    """Counts of rows by kind of problem, with an example of each."""
 
     counts: dict[str, int] = field(default_factory=dict)
     example: dict[str, str] = field(default_factory=dict)
@@ -45,20 +45,23 @@ class _Found:
 def lint(
     config: EncodeConfig, items: Sequence[Sample], encoded: Sequence[TokenSample], decode: Decode
 ) -> Lint:
-    """Look at every row once. ``encoded`` has a token sample for each of ``items``, in the same order."""
-    found, remarks = _Found(), _Found()
+    """Check every row once. ``encoded`` has one token sample per sample of ``items``, in the same order.
+
+    ``decode`` returns the text of token ids, or None if the backend cannot decode.
+    """
+    found, remarks = _Counts(), _Counts()
     kept: list[TokenSample] = []
-    gone: list[tuple[str, str]] = []
+    dropped: list[tuple[str, str]] = []
     for sample, tokens in zip(items, encoded, strict=True):
         why = _masked(config, sample, tokens)
         for remark in dict.fromkeys(tokens.remarks):
             remarks.add(remark, repr(sample.id))
         if why is None:
             kept.append(tokens)
-            for kind, said in _mask_oddities(sample, tokens):
-                found.add(kind, f"{sample.id!r}{said}")
+            for kind, detail in _mask_faults(sample, tokens):
+                found.add(kind, f"{sample.id!r}{detail}")
         else:
-            gone.append((sample.id, why[1]))
+            dropped.append((sample.id, why[1]))
             found.add(why[0], f"{sample.id!r}: {why[1]}")
     for name in _decoded_otherwise(kept, decode):
         found.add("decoded_otherwise", repr(name))
@@ -68,11 +71,11 @@ def lint(
         figures["remarks"] = remarks.counts
     for remark, count in remarks.counts.items():
         warnings.append(f"{_count(count, 'row')}: {remark}; for example {remarks.example[remark]}")
-    return Lint(kept, gone, figures, warnings)
+    return Lint(kept, dropped, figures, warnings)
 
 
 def _masked(config: EncodeConfig, sample: Sample, tokens: TokenSample) -> tuple[str, str] | None:
-    """Which of ``REASONS`` takes every token of a row out of the loss, and in words; None where one is in it."""
+    """The one of ``REASONS`` for which a row has no token in the loss, and its text; None if it has one."""
     if tokens.weights.any():
         return None
     if tokens.response.any():
@@ -80,7 +83,7 @@ def _masked(config: EncodeConfig, sample: Sample, tokens: TokenSample) -> tuple[
     if not len(tokens.ids) and not len(tokens.cut):
         roles = ", ".join(message.role for message in sample.messages) or "none"
         why = f": {tokens.remarks[0]}" if tokens.remarks else ""
-        return "template", f"the chat template does not take its turns ({roles}){why}"
+        return "template", f"the chat template rejects its turns ({roles}){why}"
     if tokens.cut.any():
         first = len(tokens.ids) + int(np.argmax(tokens.cut))
         limit = len(tokens.ids)
@@ -100,16 +103,16 @@ def _no_answer(config: EncodeConfig, sample: Sample) -> tuple[str, str]:
     learned = sample.messages if config.turns == "all" else sample.messages[-1:]
     answers = [message for message in learned if message.role == "assistant"]
     if answers and all(message.weight == 0 for message in answers):
-        return "weight", "every turn of an assistant that would be learned has weight 0"
-    return "no_answer", "its last message is not an assistant's, so no token is a response's"
+        return "weight", "every assistant turn in the loss has weight 0"
+    return "no_answer", "its last message is not an assistant's, so it has no response"
 
 
 def _length(tokens: TokenSample) -> int:
     return len(tokens.ids) + len(tokens.cut)
 
 
-def _mask_oddities(sample: Sample, tokens: TokenSample) -> Iterator[tuple[str, str]]:
-    """Where the response mask covers other text than what the assistant said and an end-of-turn token."""
+def _mask_faults(sample: Sample, tokens: TokenSample) -> Iterator[tuple[str, str]]:
+    """Where the response mask covers anything but the assistant's text and one end-of-turn token: kind and detail."""
     turns = np.unique(tokens.turn[tokens.response]).tolist()
     others = [turn for turn in turns if sample.messages[turn].role != "assistant"]
     if others:
@@ -122,19 +125,19 @@ def _mask_oddities(sample: Sample, tokens: TokenSample) -> Iterator[tuple[str, s
         shown = tokens.text[int(spans[0, 0]) : int(spans[-1, 1])]
         message = sample.messages[turn]
         if message.tool_calls or message.reasoning:
-            continue  # the template writes more than the text, and a backend remarks on what it leaves out
-        said = _unopened(message.content.strip(), tokens.text[: int(spans[0, 0])], shown)
+            continue  # the template also renders calls and reasoning; the backend's remarks name omissions
+        content = _without_prefix(message.content.strip(), tokens.text[: int(spans[0, 0])], shown)
         open_end = where[-1] + 1 == len(tokens.ids) and tokens.cut[:1].any()
-        at = shown.find(said)
+        at = shown.find(content)
         if at < 0 and open_end:
-            # The beginning is there; that the end is not is counted as truncation.
+            # The beginning is present; the missing end is counted as truncation.
             continue
         if at < 0:
             yield "rewritten", ""
             continue
         if shown[:at].strip():
             yield "opened", f" ({shown[:at]!r})"
-        after = spans[spans[:, 0] >= spans[0, 0] + at + len(said)]
+        after = spans[spans[:, 0] >= spans[0, 0] + at + len(content)]
         pieces = [tokens.text[start:end] for start, end in after.tolist()]
         ends = [piece for piece in pieces if piece.strip()]
         if not ends and not open_end:
@@ -143,35 +146,38 @@ def _mask_oddities(sample: Sample, tokens: TokenSample) -> Iterator[tuple[str, s
             yield "followed", f" ({''.join(pieces)!r})"
 
 
-def _unopened(said: str, before: str, shown: str) -> str:
-    """``said`` without the beginning that the prompt ``before`` it holds, such as the mark that opens a thought."""
-    if said in shown:
-        return said
+def _without_prefix(content: str, before: str, shown: str) -> str:
+    """``content`` without the beginning that the prompt ``before`` it ends with, e.g. the mark that opens reasoning."""
+    if content in shown:
+        return content
     before = before.rstrip()
-    held = (size for size in range(min(len(said), _MARK), 0, -1) if before.endswith(said[:size]))
-    return said[next(held, 0) :].lstrip()
+    sizes = range(min(len(content), _MARK), 0, -1)
+    size = next((size for size in sizes if before.endswith(content[:size])), 0)
+    return content[size:].lstrip()
 
 
 def _decoded_otherwise(kept: Sequence[TokenSample], decode: Decode) -> Iterator[str]:
-    """Ids of rows whose response tokens say another text than the one that they stand for, blanks aside."""
+    """Ids of rows whose response tokens decode to another text than their spans cover, ignoring white space."""
     with_text = [tokens for tokens in kept if tokens.text]
     texts = decode([tokens.ids[tokens.response] for tokens in with_text]) if with_text else None
-    for tokens, said in zip(with_text, texts or (), strict=False):
+    for tokens, decoded in zip(with_text, texts or (), strict=False):
         covered: list[str] = []
         done = 0
         for start, end in tokens.spans[tokens.response].tolist():
             covered.append(tokens.text[max(start, done) : end])
             done = max(done, end)
-        want, got = ("".join(part.split()) for part in ("".join(covered), said))
+        want, got = ("".join(part.split()) for part in ("".join(covered), decoded))
         if tokens.cut[:1].any():
-            # The cut may go through the bytes of a character.
+            # The cut may be inside the bytes of a character.
             got = got.rstrip(_REPLACEMENT)
             want = want[: len(got)]
         if want != got:
             yield tokens.id
 
 
-def _figures(config: EncodeConfig, encoded: Sequence[TokenSample], found: _Found) -> dict[str, Any]:
+def _figures(
+    config: EncodeConfig, encoded: Sequence[TokenSample], found: _Counts
+) -> dict[str, Any]:
     lengths = np.array([_length(tokens) for tokens in encoded if _length(tokens)], dtype=np.int64)
     cut = [tokens for tokens in encoded if len(tokens.cut)]
     count = found.counts.get
@@ -195,25 +201,25 @@ def _figures(config: EncodeConfig, encoded: Sequence[TokenSample], found: _Found
 
 
 def _quantile(lengths: IntArray, share: float) -> int:
-    """The least length that ``share`` of the rows do not exceed."""
+    """The smallest length that at least ``share`` of the rows do not exceed."""
     return int(np.quantile(lengths, share, method="inverted_cdf")) if len(lengths) else 0
 
 
 def _warnings(
-    config: EncodeConfig, encoded: Sequence[TokenSample], figures: dict[str, Any], found: _Found
+    config: EncodeConfig, encoded: Sequence[TokenSample], figures: dict[str, Any], found: _Counts
 ) -> Iterator[str]:
     if figures["truncated"]["rows"]:
         yield _truncation(config, encoded, figures)
     turns = "; encode.turns: last leaves earlier turns out" if config.turns == "all" else ""
     for kind, noun, text in (
-        ("template", "row", "no token, as the chat template does not take the turns: mend them, or, where they hold no tools and no thoughts, set chat_template: none for the model"),
-        ("no_answer", "row", "no response to learn from, as the last message is not an assistant's"),
+        ("template", "row", "no token, because the chat template rejects the turns: correct them, or, if they have no tools and no reasoning, set chat_template: none for the model"),
+        ("no_answer", "row", "no response, because the last message is not an assistant's"),
         ("prompt", "row", "tokens of a prompt in the loss: the backend of encode.model marks them as a response"),
-        ("rewritten", "response", f"another text after the chat template, which is learned instead{turns}"),
-        ("opened", "response", "text of the chat template before it that is learned with it"),
-        ("followed", "response", "more than an end-of-turn token behind it that is learned with it"),
+        ("rewritten", "response", f"text that the chat template changes, and the changed text is learned{turns}"),
+        ("opened", "response", "text of the chat template before it in the loss"),
+        ("followed", "response", "more than an end-of-turn token after it in the loss"),
         ("unended", "response", "no end-of-turn token, so the model does not learn to stop"),
-        ("decoded_otherwise", "row", "tokens that say another text than the response: the tokenizer does not know all of it"),
+        ("decoded_otherwise", "row", "tokens that decode to another text than the response: the tokenizer does not cover its characters"),
     ):  # fmt: skip
         if count := found.counts.get(kind):
             have = "has" if count == 1 else "have"
@@ -229,10 +235,10 @@ def _truncation(
     if cut["without_end"]:
         lost.append(f"{_count(cut['without_end'], 'response')} without an end")
     if emptied := figures["all_masked"]["truncated"]:
-        lost.append(f"{_count(emptied, 'row')} without any response, which leave")
+        lost.append(f"{_count(emptied, 'row')} without any response, which are dropped")
     if limit < config.max_length:
         remedy = (
-            f"the model's context is {limit}: shorten the rows, or take a model with a longer one"
+            f"the model's context is {limit}: shorten the rows, or choose a model with a longer one"
         )
     else:
         p99, longest = lengths["p99"], lengths["max"]

@@ -1,4 +1,4 @@
-"""recipe.lock.yaml: the recipe as resolved, and the hashes and versions of all that it names."""
+"""recipe.lock.yaml: the resolved recipe, with hashes and versions of everything it names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nfilter.store.files import publishing
 
 
 def write_lock(path: Path, recipe: Recipe, prompts: Prompts, pool: ModelPool) -> None:
-    """Publish the lock file; a model has the hash by which its answers and adapters are kept."""
+    """Publish the lock file; a model's hash is the one that keys its answers and adapters."""
     value = {
         **recipe.dump(),
         "lock": {
@@ -41,12 +41,12 @@ def write_lock(path: Path, recipe: Recipe, prompts: Prompts, pool: ModelPool) ->
 
 
 def answer_prompts(recipe: Recipe) -> set[str]:
-    """The template of the judge that compares answers, where there is one."""
+    """Return the template of the model that compares answers; empty if there is none."""
     return {recipe.answer.prompt} if recipe.answer.judge is not None else set()
 
 
 def _uses(recipe: Recipe) -> Iterator[Use]:
-    """Every plugin that has a part in the run."""
+    """Every plugin that the run uses."""
     yield from recipe.models.values()
     yield recipe.source.use
     yield from (*recipe.samples, *recipe.tokens)
@@ -59,7 +59,7 @@ def _uses(recipe: Recipe) -> Iterator[Use]:
 
 
 def _models(recipe: Recipe) -> list[str]:
-    """The models that the run will use, without aliases; one that is only listed is not even looked for."""
+    """The models that the run will use, without aliases; a model that is only listed is not built."""
     configs: list[Any] = [recipe.answer]
     needs = []
     for use in (*recipe.samples, *recipe.tokens):

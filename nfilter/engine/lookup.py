@@ -1,4 +1,4 @@
-"""Where a recipe's models and templates are looked for."""
+"""Where a recipe's models and templates are searched."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from nfilter.registry.loading import Plugins
 
 
 def site_of(recipe: Recipe, plugins: Plugins, out: Path | None = None) -> Site:
-    """Where the models of a recipe are looked for, and the purse that their calls are paid from together.
+    """Return the site of a recipe's models: the folders that are searched, and the budget that all their calls share.
 
-    ``out`` is the run's directory, where there is one.
+    ``out`` is the run's directory, None outside a run.
     """
     budget = Budget(recipe.budget.usd) if recipe.budget is not None else Budget()
     state_dir = out / "state" if out is not None else None
@@ -30,30 +30,30 @@ def site_of(recipe: Recipe, plugins: Plugins, out: Path | None = None) -> Site:
 
 
 def prompts_of(recipe: Recipe, plugins: Plugins) -> Prompts:
-    """Templates: the recipe's own ``prompts`` folder first, then what plugins bring and what ships.
+    """Return the templates: first the recipe's own ``prompts`` folder, then those of plugins, then those that ship.
 
-    A template that two plugins bring is an error when it is asked for. The recipe's own folder may replace any.
+    Using a template that two plugins provide is an error. The recipe's own folder overrides any template.
     """
     own = recipe.base_dir / "prompts"
 
-    def brought(name: str | None) -> tuple[Path, ...]:
+    def provided(name: str | None) -> tuple[Path, ...]:
         if name is None:
             return (*plugins.prompt_directories, shipped_directory())
-        found = _homes(name, (*plugins.prompt_directories_with(name), shipped_directory()))
-        if not found and not (own / f"{name}.jinja").is_file():
-            found = _homes(name, plugins.prompt_directories)
-        if len(found) > 1:
+        folders = _folders_with(name, (*plugins.prompt_directories_with(name), shipped_directory()))
+        if not folders and not (own / f"{name}.jinja").is_file():
+            folders = _folders_with(name, plugins.prompt_directories)
+        if len(folders) > 1:
             raise PluginError(
-                f"prompt {name!r} is there twice: in {found[0]} and in {found[1]}; its plugin has to give one of them "
-                f"another folder. To replace a template in a recipe, put yours into {own}"
+                f"two plugins provide the prompt {name!r}: in {folders[0]} and in {folders[1]}; one of them must use "
+                f"another folder name. To override a template in a recipe, put yours into {own}"
             )
-        return found
+        return folders
 
-    return Prompts((own,), brought)
+    return Prompts((own,), provided)
 
 
-def _homes(name: str, directories: Iterable[Path]) -> tuple[Path, ...]:
-    """The directories that hold a template of this name."""
+def _folders_with(name: str, directories: Iterable[Path]) -> tuple[Path, ...]:
+    """The directories that contain a template of this name."""
     return tuple(
         directory
         for directory in dict.fromkeys(directories)

@@ -1,4 +1,4 @@
-"""The stages of a recipe in order: what each is made of, where it publishes, and what is logged of it."""
+"""Run the stages of a recipe in order: their fingerprints, artefacts, offered models and log lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nfilter.api.stages import Contract
 from nfilter.api.types import ModelRef, Sample, TokenSample
 from nfilter.engine.arms import MARKER
 from nfilter.engine.lock import answer_prompts
-from nfilter.engine.plan_time import described
+from nfilter.engine.plan_time import model_digest
 from nfilter.engine.samples import SampleKind
 from nfilter.engine.stages import StageKind, StageRun, T, run_stage
 from nfilter.engine.state import RunState
@@ -29,8 +29,8 @@ from nfilter.store.run_directory import ENCODE, stage_folder
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
-    """A stage in its place: its number in the run, its recipe entry and the name of its random numbers."""
+class NumberedStage:
+    """A stage of a run: its number, its recipe entry, and the key of its random numbers."""
 
     number: int
     use: Use
@@ -42,36 +42,40 @@ class Placed:
         return stage_folder(self.number, self.use.name)
 
 
-def placed(uses: Sequence[Use], first: int) -> Iterator[Placed]:
-    """Number the stages from ``first``. Random numbers go by name: a stage put in before another does not redraw it."""
+def numbered(uses: Sequence[Use], first: int) -> Iterator[NumberedStage]:
+    """Number the stages from ``first``. Random numbers depend on the name, so inserting a stage does not change others."""
     names = [use.name for use in uses]
-    for place, use in enumerate(uses):
-        yield Placed(first + place, use, f"{use.name}#{names[:place].count(use.name)}")
+    for index, use in enumerate(uses):
+        yield NumberedStage(first + index, use, f"{use.name}#{names[:index].count(use.name)}")
 
 
 def discard_others(state: RunState) -> None:
-    """Remove what stages published and counted that the recipe no longer has."""
+    """Remove the artefacts, calls and warnings of stages that the recipe no longer has."""
     recipe = state.recipe
     first = len(recipe.samples) + 1
-    labels = {stage_folder(0, "source"), *(each.label for each in placed(recipe.samples, 1))}
+    labels = {stage_folder(0, "source"), *(each.label for each in numbered(recipe.samples, 1))}
     if recipe.tokens:
         labels |= {stage_folder(first, ENCODE)}
-        labels |= {each.label for each in placed(recipe.tokens, first + 1)}
-    for gone in state.directory.discard_except(labels):
-        state.log.info(f"{gone}: no longer in the recipe; removed")
+        labels |= {each.label for each in numbered(recipe.tokens, first + 1)}
+    for removed in state.directory.discard_except(labels):
+        state.log.info(f"{removed}: no longer in the recipe; removed")
 
     def is_other(stage: str) -> bool:
         return stage[:2].isdigit() and stage.removesuffix(".train") not in labels
 
-    # What a stage that is gone once asked of models is no cost of this recipe.
+    # The calls of a removed stage are not a cost of this recipe.
     state.journal.forget([name for name in state.journal.stages() if is_other(name)])
     state.log.warned.forget(is_other)
 
 
 def sample_stages(state: RunState, source: Artefact[Sample]) -> Artefact[Sample]:
-    """Run the recipe's sample stages in order; return the artefact of the last one. Raises ContractError."""
+    """Run the recipe's sample stages in order; return the artefact of the last one.
+
+    Raises:
+        ContractError: if a stage breaks an invariant.
+    """
     before, fingerprint = source, state.fingerprints["source"]
-    for each in placed(state.recipe.samples, 1):
+    for each in numbered(state.recipe.samples, 1):
         after = state.directory.stage(each.number, each.use.name)
         run = StageRun(each.label, each.use, before, after)
         done = _run(state, each, run, SampleKind, stage_parts(state, each, fingerprint))
@@ -86,10 +90,14 @@ def sample_stages(state: RunState, source: Artefact[Sample]) -> Artefact[Sample]
 
 
 def token_stages(state: RunState, encoded: Artefact[TokenSample]) -> list[Artefact[TokenSample]]:
-    """Run the recipe's token stages in order; return the artefact of each. Raises ContractError."""
+    """Run the recipe's token stages in order; return the artefact of each.
+
+    Raises:
+        ContractError: if a stage breaks an invariant.
+    """
     before, fingerprint = encoded, state.fingerprints[encoded.directory.name]
     out = []
-    for bit, each in enumerate(placed(state.recipe.tokens, len(state.recipe.samples) + 2)):
+    for bit, each in enumerate(numbered(state.recipe.tokens, len(state.recipe.samples) + 2)):
         after = state.directory.token_stage(each.number, each.use.name, before)
         run = StageRun(each.label, each.use, before, after)
         parts = {**stage_parts(state, each, fingerprint), "reason bit": bit}
@@ -103,8 +111,8 @@ def token_stages(state: RunState, encoded: Artefact[TokenSample]) -> list[Artefa
     return out
 
 
-def stage_parts(state: RunState, each: Placed, before: str) -> dict[str, Any]:
-    """Return what decides what a stage publishes, by name; ``before`` is the fingerprint of its input."""
+def stage_parts(state: RunState, each: NumberedStage, before: str) -> dict[str, Any]:
+    """Return the parts of a stage's fingerprint by name; ``before`` is the fingerprint of its input."""
     use, recipe = each.use, state.recipe
     contract: Contract = use.item.cls.contract(use.config)
     needs = (*model_needs(use.config), *contract.needs, *model_needs(recipe.answer))
@@ -129,13 +137,13 @@ def stage_parts(state: RunState, each: Placed, before: str) -> dict[str, Any]:
 
 
 def model_part(state: RunState, name: str) -> list[str]:
-    """Return what identifies a model and its backend's code."""
+    """Return the fingerprint of a model and the digest of its backend's code."""
     backend = state.pool.backend(name)
     return [backend.fingerprint(), code_of(type(backend))]
 
 
 def _trainer(state: RunState, contract: Contract) -> dict[str, Any]:
-    """The trainer of a stage that trains, without the online loss: a reference learns with the plain one."""
+    """The trainer of a stage that trains, without the online loss: reference models use the plain loss."""
     if not contract.trains or state.recipe.train is None:
         return {}
     use = replace(state.recipe.train, loss=None)
@@ -145,27 +153,27 @@ def _trainer(state: RunState, contract: Contract) -> dict[str, Any]:
 
 def _run(
     state: RunState,
-    each: Placed,
+    each: NumberedStage,
     run: StageRun[T],
     kind_of: Callable[[StageRun[T], Contract], StageKind[T]],
     parts: Mapping[str, Any],
 ) -> StageFinished:
     label, after = each.label, run.after
     fingerprint = state.fingerprints[label] = fingerprint_of(parts)
-    if state.journal.lacks(label) and after.directory.exists():
+    if state.journal.may_lack_calls(label) and after.directory.exists():
         state.log.warning(f"{label}: the journal lost some of its calls; it runs again")
         after.remove()
-    if after.of(fingerprint):
+    if after.has_fingerprint(fingerprint):
         _offer_again(state, each, after)
-    if not after.of(fingerprint):
+    if not after.has_fingerprint(fingerprint):
         state.journal.forget([label])
         state.log.warned.forget(lambda stage: stage.removesuffix(".train") == label)
     asks = each.use.item.cls.contract(each.use.config).calls
-    kept, of = state.directory.path / PACES, partial(described, state.recipe)
+    file, identify = state.directory.path / PACES, partial(model_digest, state.recipe)
     ctx = state.context(
         label,
         each.stream,
-        pace=Pace(label, state.rows, asks, state.log, kept, described=of),
+        pace=Pace(label, state.rows, asks, state.log, file, identify=identify),
         publish=partial(_offer, state, each, after),
         code=each.use.item.code,
     )
@@ -181,15 +189,15 @@ def _announce(state: RunState, done: StageFinished, what: str) -> None:
     state.plugins.announce("nfilter_stage_finished", done, state.log.warning)
 
 
-def _offer(state: RunState, each: Placed, after: Artefact[T], ref: ModelRef) -> None:
-    """Offer the model of a stage, and keep the record beside what the stage publishes."""
+def _offer(state: RunState, each: NumberedStage, after: Artefact[T], ref: ModelRef) -> None:
+    """Offer the model of a stage to later ones, and record it in the stage's artefact."""
     state.published[each.use.name] = ref
     place = Path(os.path.relpath(ref.path, after.home)).as_posix()
     after.write_model({"ref": asdict(ref), "place": place})
 
 
-def _offer_again(state: RunState, each: Placed, after: Artefact[T]) -> None:
-    """Offer again the model that the stage offered in an earlier run; where that is not whole, the stage runs again."""
+def _offer_again(state: RunState, each: NumberedStage, after: Artefact[T]) -> None:
+    """Offer the model that the stage offered in an earlier run; if it is damaged, the stage runs again."""
     try:
         record = after.read_model()
         if record is None:
@@ -202,7 +210,7 @@ def _offer_again(state: RunState, each: Placed, after: Artefact[T]) -> None:
         after.remove()
         return
     if not finished(after) and Path(record["ref"]["path"]).resolve() != Path(ref.path).resolve():
-        # What it learned names the model by its old place.
+        # The stage's state contains the model's old path.
         state.log.info(
             f"{each.label}: the folder of the run was moved before it ended; it runs again"
         )

@@ -1,4 +1,4 @@
-"""What a run will ask of its models, and what that will cost, said before anything is asked."""
+"""`nfilter plan`: estimate the calls of a run, their cost and their time, without making one."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from nfilter.engine.plan_time import Times, is_local
 from nfilter.recipe.model import Recipe
 from nfilter.registry.loading import Plugins
 
-# Characters a token: English text has about four; numbers, code and other scripts have fewer.
+# Characters per token: English text has about four; numbers, code and other scripts have fewer.
 _CHARACTERS: Final = (5.0, 4.0, 2.0)
 _TEMPLATE_CODE: Final = re.compile(r"\{#.*?#\}|\{%.*?%\}|\{\{.*?\}\}", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """At least, usually, at most."""
+    """A lower bound, an estimate and an upper bound."""
 
     low: float
     usual: float
@@ -38,9 +38,9 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What one stage asks of one model. ``usd`` is None where the model has no known price, 0 where it is local.
+    """The expected calls of one stage to one model. ``usd`` is None if the price is unknown, 0 for a local model.
 
-    ``seconds`` is how long a local model takes, at the rate that an earlier run measured; None where none did.
+    ``seconds`` is the time of a local model at the rate that an earlier run measured; None if none was measured.
     """
 
     stage: str
@@ -56,9 +56,9 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All stages that ask. ``usd`` is their sum, None where a price is not known; ``rows`` are what the source gives.
+    """The stages that call models. ``usd`` is their sum, None if a price is unknown; ``rows`` is the number of source rows.
 
-    ``training`` says what the trainer would choose for these rows, and ``warnings`` what is odd about that.
+    ``training`` describes the settings that the trainer would choose for these rows; ``warnings`` are about them.
     """
 
     rows: int
@@ -69,20 +69,20 @@ class Plan:
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the plan as JSON values."""
         return asdict(self)
 
 
 def plan(
     recipe: Recipe, plugins: Plugins, limit: int | None = None, run_dir: Path | None = None
 ) -> Plan:
-    """Read the source, and ask every stage's contract what it will ask. No model is loaded and no call made.
+    """Read the source, and estimate the calls from the stages' contracts. No model is loaded and no call is made.
 
-    Lengths come from the rows and templates by characters, so the intervals are wide; a stage is taken to see every row.
-    What a run in ``run_dir`` measured of models that run here tells how long they will take.
+    Lengths are estimated from the characters of rows and templates, so the intervals are wide; every stage is assumed to
+    receive every row. Times of local models come from the measurements of a run in ``run_dir``.
 
     Raises:
-        SourceError: when no row can be read.
+        SourceError: if no row can be read.
     """
     texts = [_size(row) for row in rows(recipe.source, recipe, limit) if isinstance(row, Row)]
     if not texts:
@@ -113,39 +113,39 @@ def plan(
 
 
 def _training(recipe: Recipe, plugins: Plugins, rows: int) -> Foretold:
-    """What the trainer would choose for so many rows, where it chooses anything."""
+    """The settings that the trainer would choose for this number of rows; empty if it does not choose any."""
     use = recipe.train
     model = recipe.model(use.config.model) if use is not None else None
     if use is None or model is None or not issubclass(use.item.cls, ChoosesSettings):
         return Foretold()
-    found: Foretold = use.item.cls.foretold(
+    foretold: Foretold = use.item.cls.foretold(
         use.config, model.config, site_of(recipe, plugins), rows
     )
-    return found
+    return foretold
 
 
 def _timed(asked: Expected, times: Times) -> Expected:
-    """What a model on this machine is asked, with how long that takes where it was measured."""
-    found = times.of(asked.stage, asked.model)
-    if found is None:
+    """The expected calls to a local model, with their time if it was measured."""
+    measured = times.of(asked.stage, asked.model)
+    if measured is None:
         return replace(asked, local=True)
-    # Calls of this very stage tell more than the tokens of others, whose prompts have other lengths.
+    # Seconds per call of the same stage are better than tokens per second of others, whose prompts have other lengths.
     basis, each = (
-        (asked.calls, found.call)
-        if found.call is not None
-        else (asked.completion_tokens, 1 / found.tokens_per_second)
+        (asked.calls, measured.call)
+        if measured.call is not None
+        else (asked.completion_tokens, 1 / measured.tokens_per_second)
     )
-    seconds = Interval(*(value * each for value in _three(basis)))
-    return replace(asked, local=True, seconds=seconds, tokens_per_second=found.tokens_per_second)
+    seconds = Interval(*(value * each for value in _bounds(basis)))
+    return replace(asked, local=True, seconds=seconds, tokens_per_second=measured.tokens_per_second)
 
 
 def price_of(recipe: Recipe, model: str) -> Price | None:
-    """Dollars a token of a model of the recipe: nothing for one that runs here, None where it is not known."""
+    """Return the price of a model of the recipe in dollars per token: 0 for a local model, None if it is unknown."""
     use = recipe.model(model)
     if use is None or not isinstance(use.item.cls, Priced):
         return Price(0.0, 0.0)
-    found: Price | None = use.item.cls.price(use.config)
-    return found
+    price: Price | None = use.item.cls.price(use.config)
+    return price
 
 
 def _size(row: Row) -> int:
@@ -157,11 +157,11 @@ def _expected(
 ) -> Expected:
     number = Interval(calls.least * count, calls.usual * count, calls.most * count)
     characters = template + calls.rows * size
-    # What a stage shows of its own earlier answers is not known yet; at most it is as long as they may be.
+    # A prompt may repeat the stage's earlier answers; their length is at most max_tokens.
     low, usual, high = (characters / each for each in _CHARACTERS)
     shown = calls.shows or (calls.max_tokens if calls.most > 1 else 0)
     prompt = Interval(number.low * low, number.usual * usual, number.high * (high + shown))
-    # An answer has a token at least; half of what it may have, where nothing is known.
+    # An answer has at least one token; half of max_tokens is the estimate.
     answer = Interval(
         number.low, number.usual * calls.max_tokens / 2, number.high * calls.max_tokens
     )
@@ -170,13 +170,13 @@ def _expected(
         usd = Interval(
             *(
                 price.prompt * p + price.completion * c
-                for p, c in zip(_three(prompt), _three(answer), strict=True)
+                for p, c in zip(_bounds(prompt), _bounds(answer), strict=True)
             )
         )
     return Expected(stage, calls.model, number, prompt, answer, usd)
 
 
-def _three(value: Interval) -> Sequence[float]:
+def _bounds(value: Interval) -> Sequence[float]:
     return (value.low, value.usual, value.high)
 
 

@@ -1,4 +1,4 @@
-"""How long a run will ask the models of this machine, from what was measured when they last answered."""
+"""Estimate the time of calls to local models from the measurements of earlier runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nfilter.store.files import digest
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a run measured of a model: ``call`` is seconds per call of this very stage, None where only another one asked it."""
+    """The measured speed of a model. ``call`` is seconds per call of the same stage; None if only other stages called it."""
 
     call: float | None
     tokens_per_second: float
@@ -27,46 +27,49 @@ def is_local(recipe: Recipe, model: str) -> bool:
     return use is not None and not isinstance(use.item.cls, Priced)
 
 
-def described(recipe: Recipe, model: str) -> str:
-    """What tells the model of that name from another one: a digest of its entry in the recipe."""
+def model_digest(recipe: Recipe, model: str) -> str:
+    """Return a digest of a model's entry in the recipe, which distinguishes it from another model of the same name."""
     use = recipe.model(model)
     return "" if use is None else digest(use.dump())
 
 
 class Times:
-    """What the runs in a directory, one of each seed perhaps, measured of the recipe's models."""
+    """The measured speeds of the recipe's models, from the run in a directory and its seeds."""
 
     def __init__(self, recipe: Recipe, run_dir: Path | None) -> None:
         self.recipe = recipe
         files = (
             [] if run_dir is None else [run_dir / PACES, *sorted(run_dir.glob(f"seed-*/{PACES}"))]
         )
-        self._found: dict[str, Any] = {}
+        self._paces: dict[str, Any] = {}
         for file in reversed(files):
-            self._found |= paces(file)
+            self._paces |= paces(file)
 
     def of(self, stage: str, model: str) -> Measured | None:
-        """What is known of a model in a stage; None where nothing was measured, or of another model of that name."""
-        own = self._record(self._found.get(stage), model)
+        """Return the measured speed of a model in a stage; None if it was not measured."""
+        own = self._record(self._paces.get(stage), model)
         if own is not None:
             return Measured(own["seconds"] / own["calls"], _speed(own))
-        others = [each for found in self._found.values() if (each := self._record(found, model))]
+        others = [each for stage in self._paces.values() if (each := self._record(stage, model))]
         return Measured(None, min(map(_speed, others))) if others else None
 
-    def _record(self, found: Any, model: str) -> Mapping[str, Any] | None:
-        mark = described(self.recipe, model)
+    def _record(self, records: Any, model: str) -> Mapping[str, Any] | None:
+        """The first record of this model, under its name or an alias."""
+        mark = model_digest(self.recipe, model)
         names = {model, *(alias for alias, of in self.recipe.aliases.items() if of == model)}
         target = self.recipe.aliases.get(model, model)
         names |= {target, *(alias for alias, of in self.recipe.aliases.items() if of == target)}
-        for record in _records(found, names):
+        for record in _named(records, names):
             if record.get("of") == mark and record["seconds"] > 0 and record["completion_tokens"]:
                 return record
         return None
 
 
-def _records(found: Any, names: set[str]) -> Iterator[Mapping[str, Any]]:
-    if isinstance(found, Mapping):
-        yield from (found[name] for name in sorted(names) if isinstance(found.get(name), Mapping))
+def _named(records: Any, names: set[str]) -> Iterator[Mapping[str, Any]]:
+    if isinstance(records, Mapping):
+        yield from (
+            records[name] for name in sorted(names) if isinstance(records.get(name), Mapping)
+        )
 
 
 def _speed(record: Mapping[str, Any]) -> float:

@@ -1,4 +1,4 @@
-"""The rows of a source as tokens, before any stage runs: what training would see, and what it would not."""
+"""`nfilter lint`: encode the rows of a source without running stages, and check the tokens."""
 
 from __future__ import annotations
 
@@ -21,54 +21,54 @@ from nfilter.registry.loading import Plugins
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """The figures that a run has under ``encode``, and what it would warn of."""
+    """The figures that a run writes under ``encode``, and its warnings."""
 
     figures: dict[str, Any]
     warnings: list[str]
 
 
 def preview(recipe: Recipe, plugins: Plugins, limit: int | None = None) -> Preview:
-    """Encode the source as it is, without its stages. No weights are loaded where the backend can do without.
+    """Encode the source without running stages. A backend that can encode without weights loads none.
 
     Raises:
-        SourceError: when no row can be read.
-        RecipeError: when the model that is trained has another tokenizer.
-        NothingLeftError: when no row has a token in the loss.
+        SourceError: if no row can be read.
+        RecipeError: if the recipe has no model to encode with, or the trained model has another tokenizer.
+        NothingLeftError: if no row has a token in the loss.
     """
     if recipe.model(recipe.encode.model) is None:
         raise RecipeError(
             recipe.located.fault(
                 ("encode", "model"),
-                f"lint encodes rows with {recipe.encode.model!r}, and there is no such model under models; add one, such as "
-                "models: {student: {use: hf, model: NAME}}, or name yours: encode: {model: NAME}",
+                f"lint encodes rows with {recipe.encode.model!r}, which is not under models; add it, e.g. "
+                "models: {student: {use: BACKEND, model: NAME}}, or name another: encode: {model: NAME}",
             )
         )
-    said: list[str] = []
-    found_rows, not_carried = Readable(), NotCarried()
+    warnings: list[str] = []
+    readable, not_carried = Readable(), NotCarried()
     items: list[Sample] = []
     for row in rows(recipe.source, recipe, limit):
-        found_rows.add(row)
+        readable.add(row)
         not_carried.add(row)
         if isinstance(row, Row):
             items.append(row.sample)
     if not items:
         place = recipe.located.place(recipe.source.use.where)
-        raise SourceError(f"{place}: {found_rows.told(first=False)}")
-    said += found_rows.warnings(first=limit is not None)
-    said += not_carried.warnings()
+        raise SourceError(f"{place}: {readable.told(first=False)}")
+    warnings += readable.warnings(first=limit is not None)
+    warnings += not_carried.warnings()
     pool = ModelPool(recipe, site_of(recipe, plugins))
     try:
-        check_tokenizers(recipe, pool, said.append)
+        check_tokenizers(recipe, pool, warnings.append)
         model = pool.backend(recipe.encode.model)
         config = recipe.encode
         encoded = model.encode(items, max_length=config.max_length, turns=config.turns)
-        tells = isinstance(model, Tokenizes)
-        found = lint(config, items, encoded, model.decode if tells else lambda _: None)
-        digest = asdict(model.tokenizer_digest()) if tells else None
+        tokenizes = isinstance(model, Tokenizes)
+        found = lint(config, items, encoded, model.decode if tokenizes else lambda _: None)
+        digest = asdict(model.tokenizer_digest()) if tokenizes else None
     finally:
         pool.close()
     if not found.kept:
         raise NothingLeftError(
-            f"none of the {len(items)} rows has a token in the loss; the first: {found.gone[0][1]}"
+            f"none of the {len(items)} rows has a token in the loss; the first: {found.dropped[0][1]}"
         )
-    return Preview({**found.figures, "tokenizer": digest}, [*said, *found.warnings])
+    return Preview({**found.figures, "tokenizer": digest}, [*warnings, *found.warnings])

@@ -1,4 +1,4 @@
-"""The rows of a finished run: cleaned.jsonl in the shape they came in, dropped.jsonl with each one's reason."""
+"""Write cleaned.jsonl, rows in their original shape, and dropped.jsonl, rows with reasons."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ DROPPED = "dropped.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
-class _Fates:
-    """What all stages decided about the samples of one chunk."""
+class _Decisions:
+    """The decisions of all stages about the samples of one chunk."""
 
     dropped_by: dict[str, str] = field(default_factory=dict)
     relabelled: set[str] = field(default_factory=set)
 
     @classmethod
-    def of(cls, artefacts: Sequence[Artefact[Sample]], index: int) -> _Fates:
-        fates = cls()
+    def of(cls, artefacts: Sequence[Artefact[Sample]], index: int) -> _Decisions:
+        decisions = cls()
         for artefact in artefacts:
             for decision in artefact.decisions_of(index):
                 if decision["action"] == "drop":
-                    fates.dropped_by[decision["id"]] = decision["stage"]
+                    decisions.dropped_by[decision["id"]] = decision["stage"]
                 elif decision["action"] == "relabel":
-                    fates.relabelled.add(decision["id"])
-        return fates
+                    decisions.relabelled.add(decision["id"])
+        return decisions
 
 
 def write_rows(
     directory: RunDirectory, recipe: Recipe, last: Artefact[Sample], at_encoding: Mapping[str, str]
 ) -> dict[str, int]:
-    """Publish both files, one chunk in memory at a time, and count what is in them.
+    """Publish both files, one chunk in memory at a time, and count their rows.
 
-    ``last`` is the last stage's artefact; ``at_encoding`` has the reasons of those that encoding took out, by id.
+    ``last`` is the last stage's artefact; ``at_encoding`` has the reasons of samples that encoding dropped, by id.
     """
     source = recipe.source.use.item.cls(recipe.source.use.config, recipe.base_dir)
     artefacts = [artefact for _, artefact in directory.stages()]
@@ -51,9 +51,9 @@ def write_rows(
         publishing(directory.path / DROPPED) as dropped,
     ):
         for index, chunk in enumerate(last.chunks()):
-            # A stage's chunk holds what it made of the chunk of that number before it.
-            fates = _Fates.of(artefacts, index)
-            counts["relabelled"] += len(fates.relabelled - set(fates.dropped_by))
+            # A stage's chunk corresponds to the chunk with the same number of the stage before.
+            decisions = _Decisions.of(artefacts, index)
+            counts["relabelled"] += len(decisions.relabelled - set(decisions.dropped_by))
             for sample in chunk:
                 reason = sample.dropped or at_encoding.get(sample.id)
                 row = source.restore(sample)
@@ -62,7 +62,7 @@ def write_rows(
                     _write(cleaned, row)
                 else:
                     counts["dropped"] += 1
-                    stage = fates.dropped_by.get(sample.id, "encode")
+                    stage = decisions.dropped_by.get(sample.id, "encode")
                     _write(dropped, {"id": sample.id, "stage": stage, "reason": reason, "row": row})
     return counts
 

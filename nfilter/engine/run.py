@@ -1,4 +1,4 @@
-"""One run from source to figures. It orders what the recipe ordered, and knows no method by name."""
+"""One run from source to figures, in the order of the recipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nfilter.api.stages import TokenLoss
 from nfilter.api.types import ModelRef, Sample
 from nfilter.engine import arms
 from nfilter.engine.encoding import cleaned_arm
-from nfilter.engine.error_attribution import blame
+from nfilter.engine.error_attribution import attribute
 from nfilter.engine.foreign_warnings import shown_once
 from nfilter.engine.ingest import (
     Ingested,
@@ -29,8 +29,8 @@ from nfilter.engine.lookup import prompts_of, site_of
 from nfilter.engine.pipeline import discard_others, sample_stages
 from nfilter.engine.rows import CLEANED, DROPPED, write_rows
 from nfilter.engine.samples import live
-from nfilter.engine.source_warnings import lasting, lost, told
-from nfilter.engine.stages import tell
+from nfilter.engine.source_warnings import keeps_warnings, not_carried_figures, warn_of_rows
+from nfilter.engine.stages import log_begun
 from nfilter.engine.state import RunState
 from nfilter.engine.tokenizers import check_tokenizers
 from nfilter.engine.versions import versions
@@ -46,17 +46,17 @@ from nfilter.report.html import write_report
 from nfilter.report.reading import MANIFEST
 from nfilter.store.artefacts import Artefact, fingerprint_of
 from nfilter.store.files import publishing_folder, remove, write_json, write_sealed
-from nfilter.store.run_directory import RunDirectory, keep_apart
+from nfilter.store.run_directory import RunDirectory, refuse_other_kind
 from nfilter.store.samples import open_samples
 from nfilter.store.seals import sealed
 from nfilter.store.truth import truth_of
 from nfilter.store.warnings import FILE as WARNINGS
-from nfilter.store.warnings import Warned
+from nfilter.store.warnings import RunWarnings
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """Where a run wrote, and what metrics.json holds."""
+    """A run's directory, the content of its metrics.json, and its time in seconds."""
 
     directory: Path
     metrics: dict[str, Any]
@@ -73,21 +73,28 @@ def run(
     pool: ModelPool | None = None,
     lenders: Sequence[Path] = (),
 ) -> RunResult:
-    """Run a recipe into the directory ``out``; what an earlier run of the same recipe left there is used.
+    """Run a recipe into the directory ``out``; results of an earlier run of the same recipe are reused.
 
-    ``pool`` shares models between runs, ``lenders`` are journals whose answers are used before a model is asked.
+    Args:
+        recipe: The recipe.
+        plugins: The installed plugins.
+        out: The run directory.
+        limit: The number of rows that are read; None reads all.
+        reporter: Shows progress and messages; None shows nothing.
+        pool: Models that several runs share; None builds them for this run.
+        lenders: Journals of other runs; their answers are reused instead of calling a model.
 
     Raises:
-        NfilterError: typed, with what was wrong and what to do about it.
+        NfilterError: a subclass, with the error and its remedy.
     """
     start = time.monotonic()
-    keep_apart(out, seeds=False)
+    refuse_other_kind(out, seeds=False)
     directory = RunDirectory(out)
     own_pool = pool is None
     models = pool or ModelPool(recipe, site_of(recipe, plugins, out))
     with directory.held():
-        log = RunLog(reporter or QuietReporter(), out / "run.log", Warned(out / WARNINGS))
-        log.warned.forget(lambda stage: not lasting(stage))
+        log = RunLog(reporter or QuietReporter(), out / "run.log", RunWarnings(out / WARNINGS))
+        log.warned.forget(lambda stage: not keeps_warnings(stage))
         journal = open_journal(out, lenders, log.warning)
         state = RunState(
             recipe, plugins, directory, models, journal, prompts_of(recipe, plugins), log, limit
@@ -98,7 +105,7 @@ def run(
             plugins.announce(
                 "nfilter_run_started", RunStarted(recipe.name, out, recipe.seed), log.warning
             )
-            with state.ledger.kept():
+            with state.ledger.recorded():
                 with (
                     models.site.drain.installed(log.warning),
                     shown_once(log.reporter.warning, log.keep),
@@ -110,8 +117,8 @@ def run(
                 "nfilter_run_finished", RunFinished(recipe.name, out, metrics), log.warning
             )
         except Exception as error:
-            whole = isinstance(error, NfilterError) and not isinstance(error, NoteError)
-            fault = error if whole else blame(error, plugins, state.at, out)
+            attributed = isinstance(error, NfilterError) and not isinstance(error, NoteError)
+            fault = error if attributed else attribute(error, plugins, state.at, out)
             log.failed(fault or error, error if fault is not error else None)
             if fault is None or fault is error:
                 raise
@@ -134,10 +141,10 @@ def _steps(state: RunState) -> dict[str, Any]:
     discard_others(state)
     last = sample_stages(state, source)
     truth = truth_of(source)
-    # What remains is published before anything is trained on it, so that an arm that fails leaves the record.
+    # Published before training, so that the files exist if an arm fails.
     cleaned = cleaned_arm(state, last) if state.recipe.encodes else None
     if cleaned is None:
-        # Those of an earlier recipe here are of other rows.
+        # The tokens of an earlier recipe have other rows.
         remove(state.directory.path / "tokens")
     else:
         state.lints["cleaned"] = cleaned.lint
@@ -151,7 +158,7 @@ def _steps(state: RunState) -> dict[str, Any]:
             "read": ingested.read,
             "unreadable": ingested.unreadable,
             **counts,
-            **lost(ingested),
+            **not_carried_figures(ingested),
         },
     }
     if cleaned is not None:
@@ -179,7 +186,7 @@ def _steps(state: RunState) -> dict[str, Any]:
     try:
         results = _arms(state, source, cleaned, truth)
     except NothingLeftError:
-        # Why nothing is left is what a person wants to see then.
+        # The report shows why nothing is left.
         _publish(state, metrics)
         raise
     if state.trainings:
@@ -193,14 +200,14 @@ def _steps(state: RunState) -> dict[str, Any]:
 
 
 def _reports(state: RunState) -> dict[str, Any]:
-    """What each sample stage found out about the whole dataset, under its number and name."""
-    found = {}
+    """The report of each sample stage about the whole dataset, by its number and name."""
+    reports = {}
     for number, use in enumerate(state.recipe.samples, start=1):
         artefact = state.directory.stage(number, use.name)
         report = artefact.summary().get("report")
         if isinstance(report, Mapping):
-            found[artefact.directory.name] = report
-    return found
+            reports[artefact.directory.name] = report
+    return reports
 
 
 def _publish(state: RunState, metrics: dict[str, Any]) -> None:
@@ -212,7 +219,7 @@ def _publish(state: RunState, metrics: dict[str, Any]) -> None:
         metrics["usd"] = usd
     if outcomes := state.journal.outcomes():
         metrics["failed_calls"] = outcomes
-    if warned := state.log.warned.told():
+    if warned := state.log.warned.rows():
         metrics["warnings"] = warned
     write_json(out / "metrics.json", metrics)
     _manifest(state, state.ledger.note("done"))
@@ -226,13 +233,13 @@ def _ingest(state: RunState, source: Artefact[Sample]) -> Ingested:
     parts = source_parts(recipe, state.limit)
     state.fingerprints["source"] = fingerprint_of(parts)
     begun = source.begin(parts)
-    tell("source", begun, state.log)
+    log_begun("source", begun, state.log)
     if begun.status == "reused":
-        return told(state.log, state.directory.path, summary(source))
+        return warn_of_rows(state.log, state.directory.path, summary(source))
     done = ingest(recipe.source, recipe, source, state.directory.path, state.limit)
     unreadable = f", {done.unreadable} unreadable (quarantine.jsonl)" if done.unreadable else ""
     state.log.info(f"source: {done.read} {'row' if done.read == 1 else 'rows'}{unreadable}")
-    return told(state.log, state.directory.path, done)
+    return warn_of_rows(state.log, state.directory.path, done)
 
 
 def _encoded(state: RunState, arm: Arm, samples: list[Sample]) -> arms.Encoded:
@@ -263,7 +270,7 @@ def _arms(
                 recipe, arm, trained, test, ctx, state.prompts, state.directory.path
             )
             state.log.info(
-                f"arm {arm}: accuracy {results[arm].accuracy:.3f} on {len(results[arm].right)} test rows"
+                f"arm {arm}: accuracy {results[arm].accuracy:.3f} (n={len(results[arm].right)})"
             )
     return results
 
@@ -287,9 +294,9 @@ def _adopted(state: RunState) -> ModelRef:
     ref = state.published.get(stage)
     if ref is None:
         raise NfilterError(
-            f"train: no stage {stage!r} published a model; it is one of: {sorted(state.published)}"
+            f"train: stage {stage!r} published no model; stages that did: {sorted(state.published)}"
         )
-    # Where the arm's adapter always is, whoever trained it.
+    # The arm's adapter has the same path whether a stage or the trainer made it.
     out = state.directory.path / "adapters" / "cleaned"
     with publishing_folder(out) as part:
         shutil.copytree(ref.path, part, dirs_exist_ok=True)
@@ -307,7 +314,7 @@ def _arm_samples(arm: Arm, source: Artefact[Sample], truth: Mapping[str, str]) -
 
 
 def _files(state: RunState) -> list[str]:
-    """The files in the run's own folder that are read again."""
+    """The files in the run's own folder that readers verify."""
     evaluated = [f"evaluation/{arm}.jsonl" for arm in state.recipe.arms if state.recipe.evaluate]
     tokens = ["tokens/index.json"] if state.recipe.encodes else []
     return ["recipe.lock.yaml", CLEANED, DROPPED, "metrics.json", *evaluated, *tokens]

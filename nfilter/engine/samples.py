@@ -1,4 +1,4 @@
-"""Sample stages, as the loop over stages runs them."""
+"""The stage kind of sample stages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COUNTED = {"relabel": "changed", "weigh": "weighed"}
 
 
 class SampleKind:
-    """Calls a sample stage. It receives no sample that an earlier stage dropped; each change is a decision."""
+    """Calls a sample stage with the samples that no earlier stage dropped; each change becomes a decision."""
 
     fit_name = "fit"
 
@@ -38,7 +38,11 @@ class SampleKind:
     def process(
         self, stage: Any, chunk: Sequence[Sample], state: State, ctx: RunContext
     ) -> Chunk[Sample]:
-        """Call ``stage.process``; new samples follow those of the chunk. Raises ContractError."""
+        """Call ``stage.process``; new samples follow those of the chunk.
+
+        Raises:
+            ContractError: if the stage breaks an invariant.
+        """
         shown = list(self.shown(chunk))
         returned = (
             values_of(self._label, "process", Sample, stage.process(shown, state, ctx))
@@ -65,7 +69,7 @@ class SampleKind:
         return Chunk([*out, *now.values()], decisions)
 
     def count(self, before: Sequence[Sample], after: Chunk[Sample]) -> dict[str, int]:
-        """Count samples that are kept, dropped so far, relabelled and weighed."""
+        """Count the samples that are kept, dropped so far, relabelled and weighed."""
         counts = Counter(kept=0, dropped=0, changed=0, weighed=0)
         counts.update("kept" if sample.dropped is None else "dropped" for sample in after.samples)
         counts.update(
@@ -82,6 +86,6 @@ def live(artefact: Artefact[Sample]) -> Iterator[Sample]:
 def _ids(run: StageRun[Sample]) -> dict[str, bool]:
     """Map every known id to whether the stage receives its sample."""
     ids = {sample.id: sample.dropped is None for sample in run.before.samples()}
-    whole = itertools.takewhile(run.after.has_chunk, itertools.count())
-    made = (sample.id for index in whole for sample in run.after.chunk(index))
+    complete = itertools.takewhile(run.after.has_chunk, itertools.count())
+    made = (sample.id for index in complete for sample in run.after.chunk(index))
     return {**dict.fromkeys(made, False), **ids}

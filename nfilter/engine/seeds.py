@@ -1,4 +1,4 @@
-"""One recipe with several seeds: a run each, and their figures together."""
+"""Run one recipe with several seeds, and summarise their figures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nfilter.api.errors import NothingLeftError
-from nfilter.engine.arms import answered
+from nfilter.engine.arms import arm_results
 from nfilter.engine.lookup import site_of
 from nfilter.engine.run import RunResult, run
 from nfilter.metrics.arms import group
@@ -19,7 +19,7 @@ from nfilter.registry.loading import Plugins
 from nfilter.report.html import write_report
 from nfilter.store.files import write_json, write_sealed
 from nfilter.store.journal import paid_in
-from nfilter.store.run_directory import keep_apart
+from nfilter.store.run_directory import refuse_other_kind
 
 
 def run_seeds(
@@ -31,16 +31,16 @@ def run_seeds(
     limit: int | None = None,
     reporter: Reporter | None = None,
 ) -> RunResult:
-    """Run a recipe once a seed, in ``out/seed-N``; ``out/metrics.json`` holds means, deviations and n.
+    """Run a recipe once per seed, in ``out/seed-N``; ``out/metrics.json`` has means, standard deviations and n.
 
-    A seed of which nothing is left to train on is named under ``nothing_left``, and the others make the figures.
+    A seed without rows to train on is listed under ``nothing_left``, and the figures are of the others.
 
     Raises:
-        NothingLeftError: when nothing is left of any.
-        StoreError: when ``out`` holds the run of one seed.
+        NothingLeftError: if no seed has rows to train on.
+        StoreError: if ``out`` holds the run of one seed.
     """
     start = time.monotonic()
-    keep_apart(out, seeds=True)
+    refuse_other_kind(out, seeds=True)
     pool = ModelPool(recipe, site_of(recipe, plugins, out))
     children: list[RunResult] = []
     empty: dict[str, str] = {}
@@ -68,7 +68,7 @@ def run_seeds(
     finally:
         pool.close()
     if not children:
-        raise NothingLeftError(f"no seed has anything left to train on. {' '.join(empty.values())}")
+        raise NothingLeftError(f"no seed has rows left to train on. {' '.join(empty.values())}")
     ran = [seed for seed in seeds if str(seed) not in empty]
     metrics = group(
         [
@@ -76,7 +76,7 @@ def run_seeds(
             for child in children
         ],
         ran,
-        [answered(child.directory, child.metrics.get("arms") or {}) for child in children],
+        [arm_results(child.directory, child.metrics.get("arms") or {}) for child in children],
     )
     if warned := _warnings(children, ran):
         metrics["warnings"] = warned
@@ -89,12 +89,12 @@ def run_seeds(
 
 
 def _warnings(children: Sequence[RunResult], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """The warnings of all seeds; one that several have stands once, with their number of times and its seeds."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    """The distinct warnings of all seeds, each with its total count and its seeds."""
+    merged: dict[tuple[str, str], dict[str, Any]] = {}
     for child, seed in zip(children, seeds, strict=True):
-        for said in child.metrics.get("warnings", ()):
-            key = (said["stage"], said["text"])
-            mine = found.setdefault(key, {**said, "times": 0, "seeds": []})
-            mine["times"] += said["times"]
-            mine["seeds"].append(seed)
-    return list(found.values())
+        for warning in child.metrics.get("warnings", ()):
+            key = (warning["stage"], warning["text"])
+            entry = merged.setdefault(key, {**warning, "times": 0, "seeds": []})
+            entry["times"] += warning["times"]
+            entry["seeds"].append(seed)
+    return list(merged.values())

@@ -1,4 +1,4 @@
-"""What a run says of the rows of its source, and whose warnings an earlier run leaves it."""
+"""Warnings about the rows of a source, and which warnings of an earlier run are kept."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from nfilter.recipe.readable import Readable
 from nfilter.store.files import read_jsonl
 
 
-def told(log: RunLog, directory: Path, done: Ingested) -> Ingested:
-    """Warn of rows that cannot be read, with the reasons, and of what rows hold that no sample carries; returns ``done``."""
+def warn_of_rows(log: RunLog, directory: Path, done: Ingested) -> Ingested:
+    """Warn of unreadable rows, with the reasons, and of row content that samples cannot represent; return ``done``."""
     if done.unreadable:
         total = done.read + done.unreadable
         log.warning(
@@ -26,19 +26,19 @@ def told(log: RunLog, directory: Path, done: Ingested) -> Ingested:
 
 
 def _why(directory: Path) -> str:
-    """The reasons in the quarantine; nothing where it is damaged, which ends no run."""
+    """The reasons in the quarantine; empty if it is damaged, because this must not end a run."""
     try:
-        gone = read_jsonl(directory / QUARANTINE)
-        return f": {Readable(Unreadable(row['line'], row['error'], '') for row in gone).why()}"
+        rows = read_jsonl(directory / QUARANTINE)
+        return f": {Readable(Unreadable(row['line'], row['error'], '') for row in rows).why()}"
     except (ValueError, KeyError, TypeError, OSError):
         return ""
 
 
-def lost(ingested: Ingested) -> dict[str, Any]:
-    """The figures of what rows hold that no sample carries."""
+def not_carried_figures(ingested: Ingested) -> dict[str, Any]:
+    """Return the counts of row content that samples cannot represent, for metrics.json."""
     return {"not_carried": dict(ingested.not_carried)} if ingested.not_carried else {}
 
 
-def lasting(stage: str) -> bool:
-    """Whether an earlier run's warnings of a stage may still hold: it published what this run may take as it is."""
+def keeps_warnings(stage: str) -> bool:
+    """Whether the warnings of a stage in an earlier run may still apply: this run may reuse the stage's artefact."""
     return stage == "source" or stage[:2].isdigit()

@@ -1,4 +1,4 @@
-"""The loop over stages: fit, chunk, call, verify, record, publish. It knows no stage by name and no kind of sample."""
+"""The loop over stages: fit, chunk, call, verify, record, publish. It serves sample stages and token stages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Fit: TypeAlias = Callable[[Iterator[T], RunContext], State]
 
 @dataclass(frozen=True, slots=True)
 class StageRun(Generic[T]):
-    """One stage at work: its name in this run, its recipe entry, the artefacts that it reads and publishes."""
+    """One stage in this run: its label, its recipe entry, the artefacts that it reads and publishes."""
 
     label: str
     use: Use
@@ -35,20 +35,20 @@ class StageRun(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Chunk(Generic[T]):
-    """What a stage made of one chunk, and the decisions about its samples."""
+    """The result of a stage for one chunk, and the decisions about its samples."""
 
     samples: Sequence[T] = ()
     decisions: Sequence[Mapping[str, Any]] = ()
 
 
 class StageKind(Protocol[T]):
-    """What differs between sample stages and token stages; one object per stage."""
+    """The parts that differ between sample stages and token stages; one object per stage."""
 
     fit_name: str
     """The name of the method that learns from all samples."""
 
     def fit(self, stage: Any) -> Fit[T] | None:
-        """Return the method of ``stage`` that learns from all samples; None where it has none."""
+        """Return the method of ``stage`` that learns from all samples; None if it has none."""
         ...
 
     def shown(self, samples: Iterable[T]) -> Iterator[T]:
@@ -56,15 +56,15 @@ class StageKind(Protocol[T]):
         ...
 
     def process(self, stage: Any, chunk: Sequence[T], state: State, ctx: RunContext) -> Chunk[T]:
-        """Call ``stage`` with one chunk, check what it returns, and make the decisions.
+        """Call ``stage`` with one chunk, check its result, and derive the decisions.
 
         Raises:
-            ContractError: when the stage breaks an invariant.
+            ContractError: if the stage breaks an invariant.
         """
         ...
 
     def count(self, before: Sequence[T], after: Chunk[T]) -> dict[str, int]:
-        """Count what became of a chunk: ``kept``, ``dropped``, ``changed`` and others of this kind."""
+        """Count the outcomes of a chunk: ``kept``, ``dropped``, ``changed`` and others of this kind."""
         ...
 
 
@@ -74,14 +74,14 @@ def run_stage(
     ctx: RunContext,
     parts: Mapping[str, Any],
 ) -> StageFinished:
-    """Run one stage, or take what an earlier run published of the same ``parts`` and that is still whole.
+    """Run one stage, or reuse the artefact of an earlier run if it has equal ``parts`` and is undamaged.
 
     Raises:
-        ContractError: when the stage breaks an invariant; nothing of the chunk at fault is published.
+        ContractError: if the stage breaks an invariant; the chunk concerned is not published.
     """
     start = time.monotonic()
     begun = run.after.begin(parts)
-    tell(run.label, begun, ctx.log)
+    log_begun(run.label, begun, ctx.log)
     if begun.status == "reused":
         return _finished(run.label, run.after.summary(), 0.0, reused=True)
     stage = run.use.item.cls(run.use.config)
@@ -102,13 +102,13 @@ def run_stage(
     return _finished(run.label, counts, seconds, reused=False)
 
 
-def tell(label: str, begun: Begun, log: RunLog) -> None:
-    """Log why what an earlier run published is not used."""
+def log_begun(label: str, begun: Begun, log: RunLog) -> None:
+    """Log why the artefact of an earlier run is not reused."""
     if begun.status == "changed":
-        log.info(f"{label}: running again, as what it is made of changed: {begun.why}")
+        log.info(f"{label}: running again, because its inputs changed: {begun.why}")
     elif begun.status == "damaged":
         log.warning(
-            f"{label}: {begun.why}; it runs again, and no call in the journal is asked again"
+            f"{label}: {begun.why}; it runs again, without repeating the calls in the journal"
         )
 
 
@@ -141,7 +141,7 @@ def _chunks(
     process: Callable[[Sequence[T]], Chunk[T]],
     ctx: RunContext,
 ) -> Mapping[str, int]:
-    """Publish every chunk that is not published yet, and count what became of all."""
+    """Publish every chunk that is not published yet, and count the outcomes of all chunks."""
     counts = Counter(kind.count((), Chunk()))
     missing, received = set(contract.writes), 0
     summary = run.before.summary()

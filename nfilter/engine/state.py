@@ -1,4 +1,4 @@
-"""The parts of one run that its steps share."""
+"""The state of one run that its steps share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nfilter.api.stages import TokenLoss
 from nfilter.api.types import ModelRef, TokenSample
 from nfilter.engine import arms
 from nfilter.engine.ledger import Ledger
-from nfilter.engine.whereabouts import whereabouts
+from nfilter.engine.step_position import step_position
 from nfilter.models.context import RunContext
 from nfilter.models.pace import Pace
 from nfilter.models.pool import ModelPool
@@ -22,16 +22,16 @@ from nfilter.recipe.prompts import Prompts
 from nfilter.registry.loading import Plugins
 from nfilter.store.files import digest
 from nfilter.store.journal import Journal
-from nfilter.store.losses import ScoreBooks
+from nfilter.store.losses import ScoreCaches
 from nfilter.store.run_directory import RunDirectory
 
 
 @dataclass
 class RunState:
-    """One run at work.
+    """One run in progress.
 
-    ``finished`` and ``tokens_finished`` have the sample stages and the token stages that are done, ``published`` the models
-    that stages offer, by the stage's name in the recipe.
+    ``finished`` and ``tokens_finished`` have the finished sample stages and token stages, ``published`` the models that stages
+    offer, by the stage's name in the recipe.
     """
 
     recipe: Recipe
@@ -49,16 +49,16 @@ class RunState:
     lints: dict[str, dict[str, Any]] = field(default_factory=dict)
     trainings: dict[str, dict[str, Any]] = field(default_factory=dict)
     rows: int = 0
-    scores: ScoreBooks = field(init=False)
+    scores: ScoreCaches = field(init=False)
     ledger: Ledger = field(init=False)
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.directory.path, self.journal, self.log.warning)
-        self.scores = ScoreBooks(self.directory.path / "scores", self.log.warning)
+        self.scores = ScoreCaches(self.directory.path / "scores", self.log.warning)
 
     @property
     def at(self) -> str:
-        """What is at work."""
+        """The stage, arm or other step that is running."""
         return self.log.at
 
     @at.setter
@@ -75,9 +75,16 @@ class RunState:
         publish: Callable[[ModelRef], None] | None = None,
         code: str = "",
     ) -> RunContext:
-        """Return the context of one stage of this run.
+        """Return the context of one step of this run.
 
-        ``stream`` names its random numbers, else ``stage`` does; ``code`` is the digest of its plugin's code.
+        Args:
+            stage: The label of the step.
+            stream: The key of its random numbers; None uses ``stage``.
+            loss: The online loss of an arm's training.
+            rows: The run's number of rows, for a trainer that chooses settings.
+            pace: Measures local models; None measures nothing.
+            publish: Receives the model that the stage offers.
+            code: The digest of the code of the stage's plugin.
         """
         self.at = stage
         return RunContext(
@@ -92,7 +99,7 @@ class RunState:
             publish=publish,
             scores=self.scores,
             loss=loss,
-            place=whereabouts(self.recipe, stage),
+            place=step_position(self.recipe, stage),
             rows=rows,
             pace=pace,
             code=code,
@@ -101,15 +108,15 @@ class RunState:
     def train_for(
         self, stage: str, samples: Sequence[TokenSample], start: ModelRef | None
     ) -> ModelRef:
-        """Train a model that a stage asked for, kept under models/."""
+        """Train a model for a stage, in a folder under models/."""
         assert self.recipe.train is not None
-        # A folder per model: what a stage trains later starts from what it trained before. Without the stage's number,
-        # which another recipe changes.
+        # One folder per model, because a later training of the stage starts from an earlier one. The name is without the
+        # stage's number, which depends on the stages before it.
         name = digest(arms.tokens_digest(samples), start.digest if start else "")[:16]
         out = self.directory.path / "models" / f"{stage.partition('-')[2]}-{name}"
-        # A reference learns with the plain loss: an online one may read the scores that it is trained for.
+        # Reference models use the plain loss: an online loss may read scores that are computed with this model.
         use = replace(self.recipe.train, loss=None)
-        done = arms.trained(use, samples, self.context(f"{stage}.train"), out, start)
+        done = arms.train_adapter(use, samples, self.context(f"{stage}.train"), out, start)
         self.at = stage
         assert done.ref is not None
         return done.ref

@@ -1,4 +1,4 @@
-"""Whether what encodes and what is trained read the same ids as the same text."""
+"""Check that the encoder and the trained model share one tokenizer."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from nfilter.recipe.model import Recipe
 
 
 def check_tokenizers(recipe: Recipe, pool: ModelPool, warn: Callable[[str], None]) -> None:
-    """Compare the tokenizers of the model under ``encode`` and of the one that is trained, where they are two.
+    """Compare the tokenizers of the model under ``encode`` and of the trained model, if these are two models.
 
-    Nothing is compared where a backend does not tell its own.
+    A backend without a tokenizer digest is not compared.
 
     Raises:
-        RecipeError: when the same ids are other text to them.
+        RecipeError: if the tokenizers differ.
     """
     encodes = recipe.encode.model
     trained = recipe.train.config.model if recipe.train is not None else encodes
@@ -30,10 +30,10 @@ def check_tokenizers(recipe: Recipe, pool: ModelPool, warn: Callable[[str], None
     if made.tokenizer != read.tokenizer:
         raise RecipeError(
             f"{recipe.located.place(('encode', 'model'))}: encode.model {encodes!r} has another tokenizer than "
-            f"{trained!r}, which is trained: the same ids are other text to it; {remedy}"
+            f"{trained!r}, which is trained: it maps the same ids to other text; {remedy}"
         )
     if made.template != read.template:
         warn(
-            f"encode.model {encodes!r} has another chat template than {trained!r}, which is trained: it learns turns "
-            f"in one form and is asked in the other; {remedy}"
+            f"encode.model {encodes!r} has another chat template than {trained!r}, which is trained: it is trained on one "
+            f"format and evaluated with another; {remedy}"
         )

@@ -1,4 +1,4 @@
-"""Token stages, as the loop over stages runs them, and what they leave."""
+"""The stage kind of token stages, and the samples that they leave."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nfilter.models.context import RunContext
 
 
 class TokenKind:
-    """Calls a token stage with the number of its reason bit. Every sample stays; one without a weight left is recorded."""
+    """Calls a token stage with the number of its reason bit. Every sample is kept; one that lost all weights is recorded."""
 
     fit_name = "fit_tokens"
 
@@ -36,7 +36,11 @@ class TokenKind:
     def process(
         self, stage: Any, chunk: Sequence[TokenSample], state: State, ctx: RunContext
     ) -> Chunk[TokenSample]:
-        """Call ``stage.process_tokens``. Raises ContractError."""
+        """Call ``stage.process_tokens``.
+
+        Raises:
+            ContractError: if the stage breaks an invariant.
+        """
         returned = values_of(
             self._label,
             "process_tokens",
@@ -52,7 +56,7 @@ class TokenKind:
         return Chunk(returned, decisions)
 
     def count(self, before: Sequence[TokenSample], after: Chunk[TokenSample]) -> dict[str, int]:
-        """Count samples with a weight, without one so far, and changed; tokens masked, and samples emptied here."""
+        """Count samples with a weight, without one, and with changed weights; tokens masked and samples emptied by this stage."""
         pairs = list(zip(before, after.samples, strict=True))
         kept = sum(bool(now.weights.any()) for _, now in pairs)
         return {
@@ -64,27 +68,27 @@ class TokenKind:
         }
 
 
-EMPTIED = "no token of it is left in the loss"
+EMPTIED = "it has no token left in the loss"
 
 
 @dataclass(frozen=True, slots=True)
 class TokensLeft:
-    """What token stages left: samples with a weight, those without one with the reason, and tokens in the loss."""
+    """The result of all token stages: samples with a weight, the others as id and reason, and the number of tokens in the loss."""
 
     kept: list[TokenSample]
-    gone: list[tuple[str, str]]
+    dropped: list[tuple[str, str]]
     in_loss: int
 
 
 def left_of(samples: Sequence[TokenSample], stages: Sequence[str]) -> TokensLeft:
-    """Part ``samples`` by whether a weight is left; ``stages`` are the names of the reason bits."""
+    """Separate ``samples`` with a weight from those without; ``stages`` are the names of the reason bits."""
     kept = [sample for sample in samples if sample.weights.any()]
-    gone = [
+    dropped = [
         (sample.id, f"no token has a weight left after {', '.join(_maskers(sample, stages))}")
         for sample in samples
         if not sample.weights.any()
     ]
-    return TokensLeft(kept, gone, sum(_in_loss(sample) for sample in kept))
+    return TokensLeft(kept, dropped, sum(_in_loss(sample) for sample in kept))
 
 
 def _in_loss(sample: TokenSample) -> int:

@@ -1,4 +1,4 @@
-"""Versions of what a result depends on."""
+"""Versions of the packages that affect results."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a result depends on; a package that is not installed is left out."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and the packages that affect results; packages that are not installed are left out."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return {**found, "nfilter": __version__}
+    return {**installed, "nfilter": __version__}

@@ -1,4 +1,4 @@
-"""The figures of a run's end: arms side by side, ``recovered`` and ``gain``, and what several seeds say together."""
+"""The figures of arms: accuracy, paired differences, ``recovered`` and ``gain``, of one run and of several seeds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RATIOS: Final = (
     ("recovered_vanilla", "vanilla_minus_raw", "truth_minus_raw"),
     ("gain", "cleaned_minus_vanilla", "truth_minus_vanilla"),
 )
-"""Each ratio, and the differences above and below its line."""
+"""Each ratio with its numerator and its denominator, both differences between arms."""
 _DIFFERENCES: Final = (
     ("cleaned_minus_raw", "cleaned", "raw"),
     ("cleaned_minus_vanilla", "cleaned", "vanilla"),
@@ -27,7 +27,7 @@ _DIFFERENCES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ArmResult:
-    """How one arm answered the test set: by test id, whether its answer was right; None where it gave none."""
+    """The answers of one arm: by test id, whether its answer is right, and the number of rows without an answer."""
 
     arm: str
     right: Mapping[str, bool]
@@ -36,27 +36,27 @@ class ArmResult:
 
     @property
     def accuracy(self) -> float:
-        """The share of the test set answered right."""
+        """The share of right answers."""
         return sum(self.right.values()) / len(self.right)
 
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """What some arms answered over the same seeds and rows, as mean squares; ``over`` says what varies in it."""
+    """The answers of some arms over the same seeds and rows, as mean squares; ``over`` names the random effects."""
 
     crossed: Crossed
     over: tuple[str, ...]
 
     def difference(self, *weights: float) -> dict[str, JSON]:
-        """The mean of a combination with its standard error and 95% interval, within the values it can have."""
-        found = self.crossed.mean(*weights)
+        """Return the mean of a linear combination of arms with its standard error and 95% interval, within possible values."""
+        mean = self.crossed.mean(*weights)
         most = sum(weight for weight in weights if weight > 0)
         least = sum(weight for weight in weights if weight < 0)
         return {
-            "mean": found.value,
-            "standard_error": found.error,
-            "low": max(least, found.value - found.half),
-            "high": min(most, found.value + found.half),
+            "mean": mean.value,
+            "standard_error": mean.error,
+            "low": max(least, mean.value - mean.half),
+            "high": min(most, mean.value + mean.half),
             "rows": self.crossed.rows,
             "seeds": self.crossed.seeds,
             "over": list(self.over),
@@ -64,12 +64,12 @@ class _Table:
 
 
 def _table(columns: Sequence[Sequence[ArmResult]]) -> _Table:
-    """Arms (each a result a seed) over the rows that all of them were asked in every seed.
+    """The table of arms (each with one result per seed) over the rows that all arms answered in every seed.
 
-    Where seeds share fewer than two rows, each had a test set of its own: then their means are what varies.
+    If seeds share fewer than two rows, each has its own test set, and the means of seeds are used instead.
 
     Raises:
-        ValueError: when the arms of a seed have no row in common.
+        ValueError: if the arms of a seed have no row in common.
     """
     seeds = list(zip(*columns, strict=True))
     shared = [_common(arms) for arms in seeds]
@@ -94,42 +94,42 @@ def _common(arms: Sequence[ArmResult]) -> list[str]:
 
 
 def arm_figures(result: ArmResult) -> dict[str, JSON]:
-    """Mean over seeds (one here), its standard deviation, n of seeds; its standard error and 95% interval over rows."""
-    found = _table([[result]]).difference(1.0)
+    """Return the figures of an arm in one run: mean, sd over seeds (None), n (1), standard error and 95% interval over rows."""
+    over_rows = _table([[result]]).difference(1.0)
     return {
         "mean": result.accuracy,
         "sd": None,
         "n": 1,
-        **{key: found[key] for key in ("rows", "standard_error", "low", "high", "over")},
+        **{key: over_rows[key] for key in ("rows", "standard_error", "low", "high", "over")},
         "unanswered": result.unanswered / len(result.right),
         "training": result.training,
     }
 
 
 def paired(a: ArmResult, b: ArmResult) -> dict[str, JSON]:
-    """The mean of a - b over the rows both were asked, in one seed: see ``difference``."""
+    """Return the mean of a - b over the rows that both answered, in one seed; see ``difference``."""
     return difference([(a, b)])
 
 
 def difference(pairs: Sequence[tuple[ArmResult, ArmResult]]) -> dict[str, JSON]:
-    """The mean of a - b over seeds (a pair each) and the rows of all: standard error, 95% interval, and ``over`` what.
+    """Return the mean of a - b over seeds (one pair each) and shared rows, with standard error, 95% interval and ``over``.
 
-    Seeds and rows are crossed random effects (see ``nfilter.metrics.intervals``); of one seed the interval covers rows alone.
+    Seeds and rows are crossed random effects (see ``nfilter.metrics.intervals``); with one seed the interval covers only rows.
     """
     return _table([[a for a, _ in pairs], [b for _, b in pairs]]).difference(1.0, -1.0)
 
 
 def comparisons(results: Mapping[str, ArmResult]) -> dict[str, JSON]:
-    """Those of one seed: see ``compared``."""
+    """Return the comparisons of one seed; see ``compared``."""
     return compared([results])
 
 
 def compared(seeds: Sequence[Mapping[str, ArmResult]]) -> dict[str, JSON]:
-    """``recovered``, ``recovered_vanilla`` and ``gain``, the paired differences they are made of, and ``intervals``.
+    """Return ``recovered``, ``recovered_vanilla`` and ``gain``, the paired differences between arms, and ``intervals``.
 
-    recovered = (cleaned - raw) / (truth - raw), the same for vanilla; gain = (cleaned - vanilla) / (truth -
-    vanilla), of means over seeds. Each is None where its denominator is under three standard errors, or an arm is
-    missing. ``intervals`` holds low and high of each (95%, Fieller), None where there is no ratio or no bound.
+    recovered = (cleaned - raw) / (truth - raw); recovered_vanilla has vanilla in place of cleaned; gain = (cleaned - vanilla) /
+    (truth - vanilla); all of means over seeds. A ratio is None if its denominator is below three standard errors or an arm is
+    missing. ``intervals`` has low and high of each (95%, Fieller); None without a ratio or without bounds.
     """
     out: dict[str, JSON] = {}
     for name, minuend, subtrahend in _DIFFERENCES:
@@ -144,12 +144,13 @@ def compared(seeds: Sequence[Mapping[str, ArmResult]]) -> dict[str, JSON]:
 
 
 def _bounds(seeds: Sequence[Mapping[str, ArmResult]], above: str, below: str) -> JSON:
+    """The 95% interval of the ratio of two differences; None if it is unbounded."""
     named = [part.split("_minus_") for part in (above, below)]
     arms = sorted({arm for pair in named for arm in pair})
     table = _table([[seed[arm] for seed in seeds] for arm in arms])
     weights = [[float((arm == a) - (arm == b)) for arm in arms] for a, b in named]
-    found = table.crossed.ratio(*weights)
-    return None if found is None else {"low": found[0], "high": found[1]}
+    ends = table.crossed.ratio(*weights)
+    return None if ends is None else {"low": ends[0], "high": ends[1]}
 
 
 def _ratio(differences: Mapping[str, Any], above: str, below: str) -> float | None:
@@ -167,13 +168,13 @@ def group(
     seeds: Sequence[int],
     results: Sequence[Mapping[str, ArmResult]] = (),
 ) -> dict[str, Any]:
-    """The metrics of several seeds as one: every figure's mean, and under ``spread`` its mean, sd and n.
+    """Merge the metrics of several seeds: every figure is its mean, and ``spread`` has its mean, sd and n.
 
-    ``results`` are the answers of every arm by seed. Arms, differences, ``recovered`` and ``gain`` and their intervals
-    are made from these: from metrics alone nobody can tell that all seeds answered the same rows.
+    ``results`` are the answers of every arm by seed. Arms, differences, ``recovered``, ``gain`` and intervals are computed
+    from them, because metrics alone do not show whether all seeds answered the same rows.
 
     Raises:
-        ValueError: when the children have arms, and there are not as many results.
+        ValueError: if the children have arms, and ``results`` has another number of seeds.
     """
     spread: dict[str, Any] = {}
     merged: dict[str, Any] = _merge(list(children), (), spread)
@@ -183,10 +184,10 @@ def group(
     if (arms or "comparisons" in merged) and len(results) != len(children):
         raise ValueError(f"{len(children)} seeds have arms, and {len(results)} have answers")
     for arm, figures in arms.items():
-        found = _table([[result[arm] for result in results]]).difference(1.0)
+        over_all = _table([[result[arm] for result in results]]).difference(1.0)
         figures.update(_spread([child["arms"][arm]["mean"] for child in children]))
         figures.update(
-            {key: found[key] for key in ("rows", "standard_error", "low", "high", "over")}
+            {key: over_all[key] for key in ("rows", "standard_error", "low", "high", "over")}
         )
     if "comparisons" in merged:
         merged["comparisons"] = compared([{arm: result[arm] for arm in arms} for result in results])
@@ -203,6 +204,7 @@ def _spread(values: Sequence[float]) -> dict[str, JSON]:
 
 
 def _merge(values: list[Any], path: tuple[str, ...], spread: dict[str, Any]) -> Any:
+    """Merge one JSON value of several seeds: means of numbers, equal other values, else None; fills ``spread``."""
     first = values[0]
     if isinstance(first, Mapping):
         keys = [key for key in first if all(isinstance(v, Mapping) and key in v for v in values)]

@@ -1,4 +1,4 @@
-"""The answers of an arm to the test set, judged against the reference answers."""
+"""Judge the answers of an arm to the test set against the reference answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nfilter.metrics.arms import ArmResult
 class JudgedAnswer:
     """One line of evaluation/ARM.jsonl: the completion of a test sample, and whether its answer is right.
 
-    ``answer`` and ``reference`` are in canonical form; None where no answer could be read.
+    ``answer`` and ``reference`` are in canonical form; None if no answer could be parsed.
     """
 
     id: str

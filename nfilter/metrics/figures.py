@@ -1,4 +1,4 @@
-"""Where a figure stands in metrics.json, for one run or for a group of seeds."""
+"""Read figures from metrics.json, of one run or of a group of seeds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ESTIMATE = "estimated_noise_rate"
 class Figure:
     """One figure: its mean over ``n`` seeds and their standard deviation (None for one seed).
 
-    ``low`` and ``high`` bound a 95% interval where the figure has one of its own.
+    ``low`` and ``high`` are the bounds of its 95% interval, if it has one.
     """
 
     mean: float
@@ -27,7 +27,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """A figure that is known to lie between ``low`` and ``high`` and no closer; means over ``n`` seeds."""
+    """A figure that is only known to lie between ``low`` and ``high``; means over ``n`` seeds."""
 
     low: float
     high: float
@@ -35,12 +35,12 @@ class Range:
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
-    """Whether ``value`` is a number, and not a truth value."""
+    """Whether ``value`` is a number and not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def lookup(metrics: Mapping[str, Any], dotted: str, *names: str) -> Any:
-    """The value under ``a.b.c``, and under ``names`` that may have dots of their own; None where there is none."""
+    """Return the value at the path ``a.b.c``, followed by ``names``, which may contain dots; None if it is absent."""
     value: Any = metrics
     for key in (*dotted.split("."), *names):
         if not isinstance(value, Mapping) or key not in value:
@@ -50,7 +50,7 @@ def lookup(metrics: Mapping[str, Any], dotted: str, *names: str) -> Any:
 
 
 def figure(metrics: Mapping[str, Any], dotted: str, *names: str) -> Figure | None:
-    """The figure under ``a.b.c`` (see ``lookup``), with its spread over seeds where the metrics are a group's."""
+    """Return the figure at ``a.b.c`` (see ``lookup``), with its spread over seeds in the metrics of a group."""
     value = lookup(metrics, dotted, *names)
     seeds = metrics.get("seeds") or [None]
     if isinstance(value, Mapping) and is_number(value.get("mean")):
@@ -61,13 +61,13 @@ def figure(metrics: Mapping[str, Any], dotted: str, *names: str) -> Figure | Non
     ends = lookup(metrics, f"comparisons.intervals.{dotted}") if dotted in RATIOS else None
     low, high = (ends["low"], ends["high"]) if isinstance(ends, Mapping) else (None, None)
     if isinstance(spread, Mapping):
-        # A ratio of a group is made of means; the mean of its seeds' ratios would be another figure.
+        # A group's ratio is the ratio of means, not the mean of the seeds' ratios.
         return Figure(value, spread["sd"], int(spread["n"]), low, high)
     return Figure(value, None, len(seeds), low, high)
 
 
 def reported(metrics: Mapping[str, Any], key: str) -> tuple[str, Any] | None:
-    """The last sample stage whose report has ``key``, and what it has there; None where no stage reports it."""
+    """Return the label of the last sample stage whose report has ``key``, and the value; None if no stage reports it."""
     stages = metrics.get("stages")
     for label, report in reversed(list(stages.items()) if isinstance(stages, Mapping) else []):
         if isinstance(report, Mapping) and report.get(key) is not None:
@@ -76,35 +76,35 @@ def reported(metrics: Mapping[str, Any], key: str) -> tuple[str, Any] | None:
 
 
 def estimate(metrics: Mapping[str, Any]) -> Figure | Range | None:
-    """The noise rate that the last stage to estimate one gave without the truth: a point with its interval, or a range."""
-    said = reported(metrics, ESTIMATE)
-    if said is None:
+    """Return the noise rate of the last stage that estimates one without the truth: a point with its interval, or a range."""
+    last = reported(metrics, ESTIMATE)
+    if last is None:
         return None
-    found = figure(metrics, "stages", said[0], ESTIMATE, "estimate")
-    if not isinstance(said[1], Mapping):
-        return found
-    low, high = said[1].get("low"), said[1].get("high")
+    point = figure(metrics, "stages", last[0], ESTIMATE, "estimate")
+    if not isinstance(last[1], Mapping):
+        return point
+    low, high = last[1].get("low"), last[1].get("high")
     if not is_number(low) or not is_number(high):
-        return found
-    if found is None:
+        return point
+    if point is None:
         return Range(float(low), float(high), len(metrics.get("seeds") or [None]))
-    return Figure(found.mean, found.sd, found.n, float(low), float(high))
+    return Figure(point.mean, point.sd, point.n, float(low), float(high))
 
 
-def narrowed(found: Figure | Range | None, checked: Figure | None) -> Figure | Range | None:
-    """``found`` without what rows ``checked`` by hand rule out; where the two exclude each other, the check counts."""
+def narrowed(rate: Figure | Range | None, checked: Figure | None) -> Figure | Range | None:
+    """Return ``rate`` restricted to the interval from rows ``checked`` by hand; if they are disjoint, ``checked``."""
     if checked is None or checked.low is None or checked.high is None:
-        return found
-    if not isinstance(found, Range):
+        return rate
+    if not isinstance(rate, Range):
         return checked
-    low, high = max(found.low, checked.low), min(found.high, checked.high)
+    low, high = max(rate.low, checked.low), min(rate.high, checked.high)
     if low > high:
         return checked
     return Figure(min(max(checked.mean, low), high), None, 1, low, high)
 
 
 def true_rate(metrics: Mapping[str, Any]) -> Figure | None:
-    """The share of labels that are wrong, where the truth is known."""
+    """Return the share of wrong labels; None if the truth is unknown."""
     right = figure(metrics, "relabel.labels_before")
     if right is not None:
         return Figure(1 - right.mean, right.sd, right.n)
@@ -112,16 +112,14 @@ def true_rate(metrics: Mapping[str, Any]) -> Figure | None:
 
 
 def arms(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The arms that were evaluated, in the order in which people read them."""
-    found = metrics.get("arms") or {}
-    known = [name for name in ARMS if name in found]
-    return [
-        (name, found[name]) for name in (*known, *(name for name in found if name not in known))
-    ]
+    """Return the evaluated arms with their figures: first those of ``ARMS``, in that order."""
+    evaluated = metrics.get("arms") or {}
+    order = dict.fromkeys([*(name for name in ARMS if name in evaluated), *evaluated])
+    return [(name, evaluated[name]) for name in order]
 
 
 def names_under(metrics: Mapping[str, Any], section: str) -> list[str]:
-    """The dotted names of the single numbers in a section, in the order in which they stand."""
+    """Return the dotted names of the numbers in a section, in its order."""
     value = metrics.get(section)
     if not isinstance(value, Mapping):
         return []

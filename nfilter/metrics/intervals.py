@@ -1,7 +1,7 @@
-"""Confidence intervals: of a share of independent rows, and of means over seeds that answered the same test rows.
+"""Confidence intervals of shares of independent rows, and of means over seeds that answered the same test rows.
 
-Seeds and test rows are crossed random effects: each seed answers every row, so the rows of a second seed are no new
-rows. An interval speaks of new seeds and of new rows of the same kind; with one seed, of new rows alone.
+Seeds and test rows are crossed random effects: each seed answers every row, so a second seed adds no rows. An interval covers
+new seeds and new rows of the same kind; with one seed, only new rows.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ import numpy.typing as npt
 
 LEVEL: Final = 0.95
 Z95: Final = 1.959963984540054
-_NOTHING: Final = 1e-12  # a variance under it is the rounding of 0
-_FARTHEST: Final = 1e6  # a ratio beyond it has no bound
+_NOTHING: Final = 1e-12  # a smaller variance is a rounding error of 0
+_FARTHEST: Final = 1e6  # a larger bound of a ratio counts as unbounded
 _HALVINGS: Final = 60
-_POWER: Final = 1.2  # of a part's share of the variance, in the degrees of freedom
+_POWER: Final = 1.2  # exponent of a part's share of the variance in the degrees of freedom
 
 _Array = npt.NDArray[np.float64]
 
 
 def wilson(k: int, n: int, z: float = Z95) -> tuple[float, float] | None:
-    """The Wilson score interval of a share of ``k`` in ``n``, at 95% by default; None where n is 0.
+    """Return the Wilson score interval (1927) of a share of ``k`` in ``n``, at 95% by default; None if n is 0.
 
-    Wilson (1927). Raises ValueError unless 0 <= k <= n.
+    Raises:
+        ValueError: unless 0 <= k <= n.
     """
     if not 0 <= k <= n:
         raise ValueError(f"a share needs 0 <= k <= n, not k={k}, n={n}")
@@ -38,23 +39,26 @@ def wilson(k: int, n: int, z: float = Z95) -> tuple[float, float] | None:
     scale = 1 + z * z / n
     middle = (share + z * z / (2 * n)) / scale
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / scale
-    # at the ends rounding would leave a bound just beside what it is exactly
+    # at k = 0 and k = n rounding would change an exact bound
     low = 0.0 if k == 0 else max(0.0, middle - half)
     high = 1.0 if k == n else min(1.0, middle + half)
     return low, high
 
 
 def percentiles(draws: Sequence[float] | npt.NDArray[Any]) -> tuple[float, float]:
-    """The 95% percentile interval of draws (resamples or draws of a posterior)."""
+    """Return the 95% percentile interval of draws (resamples or posterior draws), [n]."""
     low, high = np.quantile(draws, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return float(low), float(high)
 
 
 def t_quantile(df: float, level: float = LEVEL) -> float:
-    """The t for which a Student variable of ``df`` >= 1 degrees of freedom, whole or not, lies in [-t, t] with ``level``.
+    """Return t such that a Student variable with ``df`` >= 1 degrees of freedom, not only whole ones, is in [-t, t] with ``level``.
 
-    With t = sqrt(df) tan(a) that probability is c times the integral of cos^(df - 1) from 0 to a. It is concave in a,
-    so Newton's steps from the normal quantile, which is too small, rise to the root. Raises ValueError for df < 1.
+    With t = sqrt(df) tan(a) that probability is c times the integral of cos^(df - 1) from 0 to a. It is concave in a, so
+    Newton's method converges from below, from the normal quantile, which is too small.
+
+    Raises:
+        ValueError: for df < 1.
     """
     if not df >= 1:
         raise ValueError(f"a t quantile needs df >= 1, not {df}")
@@ -79,7 +83,7 @@ def _gauss() -> tuple[_Array, _Array]:
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """A mean over seeds and rows: its standard error (None where one row cannot tell) and the half width at 95%."""
+    """A mean over seeds and rows, its standard error (None for a single row) and the half width of its 95% interval."""
 
     value: float
     error: float | None
@@ -88,11 +92,12 @@ class Mean:
 
 @dataclass(frozen=True, slots=True)
 class Crossed:
-    """Mean squares of k quantities (arms) over the same seeds and rows: what every interval of them is made of.
+    """Mean squares of k quantities (arms) over the same seeds and rows, from which all intervals are computed.
 
-    ``sums`` is [k] (sums of rights are whole, so that means of differences have no rounding of their own); ``by_seed``, ``by_row`` and ``rest`` are [k, k]: the mean squares and mean products of a two-way
-    layout without replication, whose expectations are n_row var(seed) + var(rest), n_seed var(row) + var(rest) and
-    var(rest). Those of one seed have ``by_row`` alone.
+    ``sums`` is [k]: sums of right answers are whole numbers, so means of differences have no rounding error. ``by_seed``,
+    ``by_row`` and ``rest`` are [k, k]: the mean squares and mean products of a two-way layout without replication, whose
+    expectations are n_row var(seed) + var(rest), n_seed var(row) + var(rest) and var(rest). With one seed only ``by_row`` is
+    not 0.
     """
 
     sums: _Array
@@ -104,7 +109,11 @@ class Crossed:
 
     @classmethod
     def of(cls, values: npt.ArrayLike) -> Crossed:
-        """From values [k, seeds, rows]. Raises ValueError for another shape, or no seed or row."""
+        """Build from values [k, seeds, rows].
+
+        Raises:
+            ValueError: for another shape, or without seeds or rows.
+        """
         x = np.asarray(values, dtype=np.float64)
         if x.ndim != 3 or 0 in x.shape:
             raise ValueError(f"values are [quantities, seeds, rows], not {x.shape}")
@@ -123,9 +132,12 @@ class Crossed:
 
     @classmethod
     def of_means(cls, means: npt.ArrayLike, rows: int) -> Crossed:
-        """From the means [k, seeds] of seeds that answered other rows each, about ``rows`` of them.
+        """Build from the means [k, seeds] of seeds that answered different rows, about ``rows`` each.
 
-        What differs between rows then differs between seeds as well. Raises ValueError for fewer than two seeds.
+        The variance between rows is then part of the variance between seeds.
+
+        Raises:
+            ValueError: for fewer than two seeds.
         """
         x = np.asarray(means, dtype=np.float64)
         if x.ndim != 2 or x.shape[1] < 2:
@@ -138,13 +150,13 @@ class Crossed:
         )
 
     def mean(self, *weights: float) -> Mean:
-        """The mean of the combination with one weight a quantity, such as ``(1, -1)`` for a difference.
+        """Return the mean of a linear combination with one weight per quantity, e.g. ``(1, -1)`` for a difference.
 
-        Its variance is estimated by V = (by_seed + max(0, by_row - rest)) / (n_seed n_row), and 1 / df is the sum over
-        both parts of share^p / df of the part. Satterthwaite (1946) has p = 2; but where three seeds agree by luck,
-        by_seed and its share are too small at once, and his interval covers .92 there, as one of p = 1 covers .97 where
-        seeds do not matter. p = 1.2 stays nearest to .95 (benchmarks/interval_coverage.py). Two seeds leave one degree of freedom, and even these cover .90: there the squares of both half widths are
-        added (Graybill and Wang, 1980), which covers .95 and more.
+        Its variance is estimated by V = (by_seed + max(0, by_row - rest)) / (n_seed n_row), and 1 / df is the sum over both
+        parts of share^p / df of the part. Satterthwaite (1946) has p = 2; but if three seeds agree by chance, by_seed and its
+        share are both too small, and his interval covers .92, and one with p = 1 covers .97 where seeds have no effect. p = 1.2
+        is closest to .95 (benchmarks/interval_coverage.py). Two seeds leave one degree of freedom and cover .90; the squares of
+        both half widths are then added (Graybill and Wang, 1980), which covers at least .95.
         """
         c = np.asarray(weights, dtype=np.float64)
         value = float(c @ self.sums) / (self.seeds * self.rows)
@@ -155,7 +167,7 @@ class Crossed:
         if self.rows < 2 and self.seeds < 2:
             return Mean(value, None, _unseen(self.rows))
         if variance <= _NOTHING:
-            # Not one row differed; that says that few would, not that none would.
+            # No row differed, so few would, not none.
             return Mean(value, 0.0, _unseen(self.rows))
         error = math.sqrt(variance / units)
         if self.seeds == 2:
@@ -166,10 +178,10 @@ class Crossed:
         return Mean(value, error, t_quantile(max(1.0, 1 / inverse)) * error)
 
     def ratio(self, above: Sequence[float], below: Sequence[float]) -> tuple[float, float] | None:
-        """The 95% interval of the ratio of two combinations (Fieller, 1954); None where it has no bounds.
+        """Return the 95% interval of the ratio of two combinations (Fieller, 1954); None if it is unbounded.
 
-        It holds every q for which the mean of above - q below is not told from 0. Where the denominator's own interval
-        holds 0, no q is large enough to be told from the ratio, and there are no bounds.
+        It contains every q for which the interval of the mean of above - q below contains 0. It is unbounded if the
+        denominator's interval contains 0.
         """
         top, under = np.asarray(above, np.float64), np.asarray(below, np.float64)
         bottom = self.mean(*under)
@@ -177,29 +189,29 @@ class Crossed:
             return None
         middle = self.mean(*top).value / bottom.value
 
-        def held(q: float) -> bool:
-            found = self.mean(*(top - q * under))
-            return abs(found.value) <= found.half
+        def inside(q: float) -> bool:
+            mean = self.mean(*(top - q * under))
+            return abs(mean.value) <= mean.half
 
-        low, high = _end(held, middle, -1.0), _end(held, middle, 1.0)
+        low, high = _end(inside, middle, -1.0), _end(inside, middle, 1.0)
         return None if low is None or high is None else (low, high)
 
 
 def _unseen(rows: int) -> float:
-    """The share of rows that may differ where none of ``rows`` did."""
+    """The largest plausible share of rows that differ if none of ``rows`` did."""
     bounds = wilson(0, rows)
     return 1.0 if bounds is None else bounds[1]
 
 
-def _end(held: Callable[[float], bool], middle: float, side: float) -> float | None:
-    """Where ``held`` ends to one side of ``middle``; None where it does not."""
+def _end(inside: Callable[[float], bool], middle: float, side: float) -> float | None:
+    """The bound of ``inside`` on one side of ``middle``, by bisection; None if there is none."""
     step = 0.125
-    while held(middle + side * step):
+    while inside(middle + side * step):
         step *= 2
         if step > _FARTHEST:
             return None
     inner, outer = 0.0 if step == 0.125 else step / 2, step
     for _ in range(_HALVINGS):
         half = (inner + outer) / 2
-        inner, outer = (half, outer) if held(middle + side * half) else (inner, half)
+        inner, outer = (half, outer) if inside(middle + side * half) else (inner, half)
     return middle + side * outer

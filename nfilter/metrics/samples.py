@@ -1,4 +1,4 @@
-"""Joins the truth by id, for metrics alone: the only place beside the truth arm where it is read."""
+"""Compute the metrics over samples. Only this module, `tokens.py` and the truth arm read the truth."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def judge(
     truth: Mapping[str, str],
     journal: Journal,
 ) -> dict[str, Any]:
-    """Every registered metric's figures, by name, and ``calls_per_sample``.
+    """Return the figures of every registered metric by name, and ``calls_per_sample``.
 
-    Without a known truth no sample is loaded: metrics then see counts alone.
+    Without a known truth no sample is loaded, and metrics receive only counts.
     """
     contracts: list[Contract] = [use.item.cls.contract(use.config) for use in recipe.samples]
     usage = journal.usage()
-    # What sample stages asked: not the evaluation's questions, nor those of a judge of answers in the metrics.
+    # Calls of sample stages: without those of the evaluation and of a model that compares answers for metrics.
     stages = {label: figures for label, figures in usage.items() if label[:2].isdigit()}
     judged: list[Judged] = []
     right: dict[str, dict[str, bool | None]] = {}
@@ -70,9 +70,9 @@ def judge(
 def figures_of(
     plugins: Plugins, kind: type, method: str, data: object, warn: Callable[[str], None]
 ) -> dict[str, Any]:
-    """The figures of every registered metric of a kind, by name; one that fails is named and left out.
+    """Return the figures of every registered metric of a kind by name; one that fails is left out with a warning.
 
-    No recipe names a metric, so one that fails must not end a run.
+    No recipe names a metric, so a failing metric must not end a run.
     """
     out: dict[str, Any] = {}
     for item in plugins.of_kind("metric"):
@@ -83,10 +83,10 @@ def figures_of(
                 if isinstance(metric, kind)
                 else {}
             )
-        except Exception as error:  # noqa: BLE001 - a stranger's metric must not end a run
-            said = str(error) if isinstance(error, ContractError) else repr(error)
+        except Exception as error:  # noqa: BLE001 - another author's metric must not end a run
+            message = str(error) if isinstance(error, ContractError) else repr(error)
             warn(
-                f"metric {item.name!r} of plugin {item.plugin!r} ({item.origin}) is left out of metrics.json: {said}"
+                f"metric {item.name!r} of plugin {item.plugin!r} ({item.origin}) is left out of metrics.json: {message}"
             )
             continue
         if figures:
@@ -120,10 +120,11 @@ def _judged(
 
 
 def _note_is_right(ctx: RunContext, name: str, judged: list[Judged]) -> dict[str, bool | None]:
+    """By id, whether a note's answer equals the truth; None without an answer or without a known truth."""
     pairs: list[tuple[str | None, str | None]] = []
     for item in judged:
-        found = Proposal.of(item.final, name)  # a view has an answer too
-        pairs.append((None if found is None else found.answer, item.truth))
+        proposal = Proposal.of(item.final, name)  # a view has an answer too
+        pairs.append((None if proposal is None else proposal.answer, item.truth))
     agree = ctx.answers.agree(pairs)
     return {
         item.final.id: ok if pair[0] is not None and pair[1] is not None else None

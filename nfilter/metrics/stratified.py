@@ -1,7 +1,7 @@
-"""Stratified estimators for a hand-checked sample: precision and recall of the flags, and the noise rate.
+"""Stratified estimators of precision and recall of the flags, and of the noise rate, from rows checked by hand.
 
-Stratum h holds N_h rows of the population; n_h of them were checked, w_h had a wrong label. With p_h = w_h / n_h,
-each checked row stands for N_h / n_h rows:
+Stratum h has N_h rows of the population; n_h of them were checked, and w_h of these had a wrong label. With p_h = w_h / n_h,
+each checked row represents N_h / n_h rows:
 
     noise rate = sum_h N_h p_h / N
     precision  = sum_{h flagged} N_h p_h / N_flagged
@@ -28,13 +28,13 @@ METHOD = (
     "(beta-binomial, a prior of Beta(3/4, 3/4) shared by the strata of a group, finite population)"
 )
 _DRAWS = 20_000
-# Between Jeffreys (1/2: covers 89% at 25 checked rows a group) and uniform (1: misses rare wrong labels).
+# Between Jeffreys (1/2: covers 89% at 25 checked rows per group) and uniform (1: misses rare wrong labels).
 _PRIOR = 0.75
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One stratum: how many rows it holds, how many were checked, how many of those had a wrong label."""
+    """One stratum: its number of rows, of checked rows, and of checked rows with a wrong label."""
 
     flagged: bool
     size: int
@@ -44,7 +44,7 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """An estimate with its 95% interval; ``value`` is None where there is none, and ``why`` says why."""
+    """An estimate with its 95% interval; ``value`` is None if it is undefined, and ``why`` has the reason."""
 
     value: float | None
     low: float | None
@@ -54,7 +54,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Estimates:
-    """What the check says of the flags and of the data."""
+    """Precision and recall of the flags, and the noise rate of the data."""
 
     precision: Estimate
     recall: Estimate
@@ -62,10 +62,10 @@ class Estimates:
 
 
 def estimate(strata: Sequence[Checked], seed: int = 0) -> Estimates:
-    """Precision, recall and noise rate with 95% intervals.
+    """Estimate precision, recall and noise rate with 95% intervals.
 
-    A stratum without a checked row is put together with the others of its group (flagged or not); where a whole
-    group has none, the figures that need it are None.
+    If a stratum has no checked row, the strata of its group (flagged or not) are merged; if a group has no checked row, the
+    figures that need it are None.
     """
     flagged = _merged([stratum for stratum in strata if stratum.flagged])
     rest = _merged([stratum for stratum in strata if not stratum.flagged])
@@ -91,12 +91,10 @@ def estimate(strata: Sequence[Checked], seed: int = 0) -> Estimates:
     every = drawn_flagged + drawn_rest
     noise = _interval(wrong / size, every / size)
     if not wrong:
-        return Estimates(
-            precision, _none("no wrong label was found, so there is none to recall"), noise
-        )
+        return Estimates(precision, _none("undefined, because no checked label is wrong"), noise)
     import numpy as np
 
-    # A draw without any wrong row has no recall; any value is as good, and the draw's own weight is tiny.
+    # A draw without a wrong row has no recall; the value does not matter, because such draws are rare.
     ratio = np.divide(drawn_flagged, every, out=np.zeros(len(every)), where=every > 0)
     return Estimates(precision, _interval(wrong_flagged / wrong, ratio), noise)
 
@@ -106,6 +104,7 @@ def _none(why: str) -> Estimate:
 
 
 def _merged(strata: Sequence[Checked]) -> list[Checked]:
+    """The strata of a group without empty ones; merged into one if one of them has no checked row."""
     filled = [stratum for stratum in strata if stratum.size]
     if all(stratum.checked for stratum in filled):
         return filled
@@ -122,13 +121,13 @@ def _total(strata: Sequence[Checked]) -> float:
 
 
 def _totals(strata: Sequence[Checked], seed: int, stream: int) -> Draws:
-    """Draws of how many rows of a group have a wrong label: float64 [draws]."""
+    """Draws of the number of rows of a group with a wrong label, float64 [draws]."""
     import numpy as np
 
     rng = np.random.default_rng([seed, stream])
     total = np.zeros(_DRAWS)
-    # One prior for a group, shared by its strata in proportion to what was checked of them: with a whole prior
-    # each, many small strata without a wrong row would together claim wrong rows that nobody has seen.
+    # One prior per group, divided among its strata in proportion to their checked rows: with one prior per stratum,
+    # many small strata without a wrong row would together imply wrong rows that were not observed.
     seen = sum(stratum.checked for stratum in strata)
     for stratum in strata:
         prior = _PRIOR * stratum.checked / seen

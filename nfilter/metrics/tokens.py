@@ -1,4 +1,4 @@
-"""Joins what is known of the tokens of responses by id, for metrics alone."""
+"""Compute the metrics over tokens of responses whose noise is known."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def judge_tokens(
     seed: int,
     warn: Callable[[str], None],
 ) -> dict[str, Any]:
-    """The figures of every metric over a run's tokens, by name; empty where nothing is known of any token."""
+    """Return the figures of every metric over a run's tokens by name; empty if no noise is known."""
     noise = noise_of(source)
     if not noise:
         return {}
@@ -46,9 +46,9 @@ def judge_tokens(
 
 
 def judge_sample(tokens: TokenSample, sample: Sample, noise: Sequence[NoiseSpan]) -> JudgedTokens:
-    """Which tokens of the last response are noise: those with more than half of their characters in a noise span.
+    """Mark the noise tokens of the last response: those with more than half of their characters in a noise span.
 
-    Where the response does not stand in the rendered text as it is, nothing is known of its tokens.
+    If the rendered text does not contain the response unchanged, no token is known.
     """
     last = len(sample.messages) - 1
     own = tokens.response & (tokens.turn == last)
@@ -57,12 +57,12 @@ def judge_sample(tokens: TokenSample, sample: Sample, noise: Sequence[NoiseSpan]
         at = tokens.text.find(sample.response, int(tokens.spans[own][0, 0]))
     if at < 0:
         return JudgedTokens(tokens, np.zeros_like(own), {})
-    found: dict[str, BoolArray] = {}
+    by_kind: dict[str, BoolArray] = {}
     sizes = np.maximum(tokens.spans[:, 1] - tokens.spans[:, 0], 1)
     for span in noise:
         shared = np.minimum(tokens.spans[:, 1], at + span.end) - np.maximum(
             tokens.spans[:, 0], at + span.start
         )
         hit = own & (2 * shared > sizes)
-        found[span.kind] = found.get(span.kind, np.zeros_like(own)) | hit
-    return JudgedTokens(tokens, own, found)
+        by_kind[span.kind] = by_kind.get(span.kind, np.zeros_like(own)) | hit
+    return JudgedTokens(tokens, own, by_kind)

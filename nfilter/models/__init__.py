@@ -1,1 +1,1 @@
-"""What stages reach models through: every call is journaled, held to hosts and paced."""
+"""Access of stages to models: journaled calls, allowed hosts, control tokens, measured speed."""

@@ -22,10 +22,10 @@ from nfilter.progress import RunLog
 from nfilter.recipe.model import Recipe
 from nfilter.recipe.prompts import Prompts
 from nfilter.registry.provenance import code_of
-from nfilter.store.failed_calls import told
+from nfilter.store.failed_calls import failed_calls_text
 from nfilter.store.files import digest
 from nfilter.store.journal import Journal
-from nfilter.store.losses import ScoreBooks, response
+from nfilter.store.losses import ScoreCaches, response
 
 
 class RunContext:
@@ -43,7 +43,7 @@ class RunContext:
         stream: str | None = None,
         trainer: Callable[[Sequence[TokenSample], ModelRef | None], ModelRef] | None = None,
         publish: Callable[[ModelRef], None] | None = None,
-        scores: ScoreBooks | None = None,
+        scores: ScoreCaches | None = None,
         loss: TokenLoss | None = None,
         place: str = "",
         rows: int | None = None,
@@ -136,7 +136,7 @@ class RunContext:
         """
         if self._trainer is None:
             raise RecipeError(
-                f"{self.stage} trains a model, and the recipe has no trainer; add train: {{use: hf.lora, model: student}}"
+                f"{self.stage} trains a model, and the recipe has no trainer; add train: {{use: TRAINER, model: MODEL}}; nfilter plugins lists trainers"
             )
         return self._trainer(list(samples), start)
 
@@ -147,7 +147,7 @@ class RunContext:
         for name, ended in self._journal.outcomes(self.stage).items():
             if ended["failed"]:
                 self.log.warning(
-                    f"{self.stage}: {told(name, ended)}; `nfilter explain RUN ID` says for a row what was asked and why"
+                    f"{self.stage}: {failed_calls_text(name, ended)}; `nfilter explain RUN ID` says for a row what was asked and why"
                 )
         for name, backend in self._used.items():
             found = backend.take_cut_texts() if isinstance(backend, CutsTexts) else None

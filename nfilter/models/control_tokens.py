@@ -1,7 +1,7 @@
-"""Control tokens of chat templates in text that goes to a model which another program tokenises.
+"""Break control tokens of chat templates in messages to models that another program tokenizes.
 
-A server cuts "<|im_start|>" out of a message as it would one of its own, and so a dataset could begin a turn. A blank
-behind the first character makes text of it. What the answer repeats gets its own form back, so that no row changes.
+A server tokenizes "<|im_start|>" in a message as a control token, so a dataset could start a turn. A space after the first
+character makes it plain text. Tokens that an answer repeats get their original form back, so that no row changes.
 """
 
 from __future__ import annotations
@@ -27,55 +27,55 @@ _CONTROL = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Neutral:
-    """A request in which nothing is a control token. ``broken`` are those that were in it, outer before inner."""
+    """A request without control tokens. ``broken`` are the tokens that were broken, outer before inner."""
 
     request: Request
     broken: tuple[str, ...] = ()
 
-    def mended(self, answer: Completion) -> Completion:
-        """``answer`` with the tokens that it repeats as the data has them."""
+    def restored(self, answer: Completion) -> Completion:
+        """Return ``answer`` with the tokens that it repeats in their original form."""
         if not self.broken:
             return answer
         reasoning = answer.reasoning
         return replace(
             answer,
-            text=self._whole(answer.text),
-            reasoning=None if reasoning is None else self._whole(reasoning),
+            text=self._restore(answer.text),
+            reasoning=None if reasoning is None else self._restore(reasoning),
         )
 
-    def _whole(self, text: str) -> str:
+    def _restore(self, text: str) -> str:
         for token in reversed(self.broken):
             text = text.replace(_apart(token), token)
         return text
 
 
 def neutral(request: Request) -> Neutral:
-    """``request`` with a blank in every control token of its messages; the same object where there is none."""
-    found: dict[str, None] = {}
+    """Return ``request`` with a space in every control token of its messages and tools; unchanged if there is none."""
+    tokens: dict[str, None] = {}
 
     def change(text: str) -> str:
-        return _broken(text, found)
+        return _broken(text, tokens)
 
     messages = tuple(turn.mapped(change) for turn in request.messages)
     tools = tuple(map_strings(tool, change) for tool in request.tools)
-    if not found:
+    if not tokens:
         return Neutral(request)
-    return Neutral(replace(request, messages=messages, tools=tools), tuple(found))
+    return Neutral(replace(request, messages=messages, tools=tools), tuple(tokens))
 
 
 def tokens_in(texts: Iterable[str]) -> tuple[str, ...]:
-    """The control tokens in ``texts``, each once; of tokens that overlap, the one that begins first."""
+    """Return the control tokens in ``texts``, each once; of overlapping tokens, the one that begins first."""
     return tuple(dict.fromkeys(match[0] for text in texts for match in _CONTROL.finditer(text)))
 
 
 def broken(text: str) -> str:
-    """``text`` with a blank behind the first character of every control token."""
+    """Return ``text`` with a space after the first character of every control token."""
     return _broken(text, {})
 
 
 def _broken(text: str, found: dict[str, None]) -> str:
-    # A token within another, or one that begins where another ends, shows only once the first is broken. A blank makes
-    # no new token, so this ends.
+    # A token inside another one, or one that begins where another ends, matches only after the first is broken. A space
+    # creates no new token, so this terminates.
     while tokens := tokens_in([text]):
         found |= dict.fromkeys(tokens)
         text = _CONTROL.sub(lambda match: _apart(match[0]), text)

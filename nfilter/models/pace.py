@@ -1,8 +1,8 @@
-"""How fast a model on this machine answers, and how long a stage will take at that: measured on its first answers.
+"""Measure the speed of local models on their first answers, and estimate the remaining time of a stage.
 
-A backend gives answers in bursts, a batch at a time. The first burst has the loading of the weights in it, so that what is
-measured begins with its end, unless it is the only one. What was measured is kept in ``pace.json`` of the run, a record a stage, and
-``nfilter plan`` reads it.
+A backend returns answers in bursts, one batch at a time. The time of the first burst includes the loading of the weights, so
+it counts only if it is the only one. The measurements are stored in ``pace.json`` of the run, one record per stage, for
+``nfilter plan``.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from nfilter.api.types import Completion
 from nfilter.store.files import read_sealed, write_sealed
 
 PACES: Final = "pace.json"
-_BURST: Final = 0.05  # seconds between answers of one burst, at most
-_SURE: Final = 5.0  # seconds that have to be measured before anything is said
-_LONG: Final = 600.0  # seconds that a stage may take without a word
-_CALLS: Final = 16
-_KEYS: Final = 8192  # calls that are told apart when they come again: those of first rows
+_BURST: Final = 0.05  # maximum seconds between answers of one burst
+_MIN_SECONDS: Final = 5.0  # of measurement before an estimate
+_MIN_CALLS: Final = 16  # of measurement before an estimate
+_LONG: Final = 600.0  # seconds of remaining time from which it is logged
+_KEYS: Final = 8192  # maximum number of keys that are remembered to recognise repeated calls
 
 
 @dataclass(slots=True)
 class Rate:
-    """Calls that a model answered in ``seconds``, and the tokens that it read and wrote."""
+    """The number of calls that a model answered in ``seconds``, and their tokens."""
 
     calls: int = 0
     prompt_tokens: int = 0
@@ -38,7 +38,7 @@ class Rate:
     seconds: float = 0.0
 
     def add(self, answers: Iterable[Completion], seconds: float) -> None:
-        """Count answers that came in ``seconds``."""
+        """Add answers that took ``seconds``."""
         for answer in answers:
             self.calls += 1
             self.prompt_tokens += answer.prompt_tokens
@@ -47,13 +47,13 @@ class Rate:
 
     @property
     def known(self) -> bool:
-        """Whether enough was measured to say anything."""
-        return self.seconds >= _SURE and self.calls >= _CALLS
+        """Whether the measurement is long enough for an estimate."""
+        return self.seconds >= _MIN_SECONDS and self.calls >= _MIN_CALLS
 
 
 @dataclass(slots=True)
 class _Clocked:
-    """One model of one stage: bursts so far. ``before`` is the first burst, which counts only while it is the only one."""
+    """The measurement of one model in one stage. ``first`` is the first burst, ``rate`` all later ones."""
 
     rate: Rate = field(default_factory=Rate)
     first: Rate | None = None
@@ -61,12 +61,12 @@ class _Clocked:
     since: float = 0.0
     last: float = 0.0
     answered: int = 0
-    told: float = 0.0
+    logged: float = 0.0
     keys: set[str] = field(default_factory=set)
 
 
 class Pace:
-    """The measure of one stage; ``rows`` is how many samples it sees, ``calls`` what its contract says it asks."""
+    """The measurements of one stage; ``rows`` is its number of samples, ``calls`` the expected calls of its contract."""
 
     def __init__(
         self,
@@ -76,34 +76,34 @@ class Pace:
         log: Log,
         file: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
-        described: Callable[[str], str] = str,
+        identify: Callable[[str], str] = str,
     ) -> None:
-        """``described`` gives what a model's record carries, so that a rate is not taken for that of another model."""
+        """``identify`` returns a digest of a model, which distinguishes it from another model of the same name."""
         self.stage = stage
         self.rows = rows
         self.calls = tuple(calls)
         self.log = log
         self.file = file
         self.clock = clock
-        self.described = described
+        self.identify = identify
         self._models: dict[str, _Clocked] = {}
 
     def known(self, model: str, keys: Iterable[str]) -> None:
-        """Answers that came from the journal. What a stage asks while it fits, it asks again later: that counts once."""
+        """Count answers from the journal. Calls that ``fit`` made already and ``process`` repeats count once."""
         clocked = self._models.setdefault(model, _Clocked())
         clocked.answered += sum(key not in clocked.keys for key in keys)
 
     def begin(self, model: str) -> None:
-        """A model is about to be asked."""
+        """Start the clock of a model before its calls."""
         clocked = self._models.setdefault(model, _Clocked())
         clocked.since = clocked.last = self.clock()
 
     def answered(self, model: str, key: str, answer: Completion) -> None:
-        """The answer to the call ``key`` came."""
+        """Record the answer to the call ``key``."""
         clocked, now = self._models[model], self.clock()
         if clocked.burst and now - clocked.last > _BURST:
             self._close(clocked)
-            self._tell(model, clocked)
+            self._log_time_left(model, clocked)
         clocked.burst.append(answer)
         clocked.answered += 1
         clocked.last = now
@@ -111,21 +111,21 @@ class Pace:
             clocked.keys.add(key)
 
     def end(self, model: str) -> None:
-        """All answers of this call came."""
+        """Record that all answers of these calls came."""
         clocked = self._models[model]
         if clocked.burst:
             self._close(clocked)
-        self._tell(model, clocked)
+        self._log_time_left(model, clocked)
 
     def rate(self, model: str) -> Rate:
-        """What was measured of a model."""
+        """Return the measured rate of a model."""
         clocked = self._models.get(model, _Clocked())
         if clocked.rate.calls:
             return clocked.rate
         return clocked.first or clocked.rate
 
     def left(self, model: str) -> float | None:
-        """Seconds that the stage will still ask the model; None where nothing is known."""
+        """Return the expected remaining seconds of the stage's calls to the model; None if unknown."""
         expected = sum(calls.usual for calls in self.calls if calls.model == model) * self.rows
         rate = self.rate(model)
         if not rate.known or not expected:
@@ -134,14 +134,12 @@ class Pace:
         return max(0.0, expected - answered) * rate.seconds / rate.calls
 
     def keep(self) -> None:
-        """Have what was measured on record, where it is enough to go by."""
-        found = {name: self.rate(name) for name in self._models}
-        found = {name: rate for name, rate in found.items() if rate.known}
-        if self.file is None or not found:
+        """Write the measurements to the file, if they are long enough."""
+        rates = {name: rate for name in self._models if (rate := self.rate(name)).known}
+        if self.file is None or not rates:
             return
-        records = {n: {**asdict(rate), "of": self.described(n)} for n, rate in found.items()}
-        kept = {**paces(self.file), self.stage: records}
-        write_sealed(self.file, {"stages": kept})
+        records = {n: {**asdict(rate), "of": self.identify(n)} for n, rate in rates.items()}
+        write_sealed(self.file, {"stages": {**paces(self.file), self.stage: records}})
 
     @staticmethod
     def _close(clocked: _Clocked) -> None:
@@ -153,28 +151,28 @@ class Pace:
             clocked.rate.add(clocked.burst, seconds)
         clocked.burst, clocked.since = [], clocked.last
 
-    def _tell(self, model: str, clocked: _Clocked) -> None:
+    def _log_time_left(self, model: str, clocked: _Clocked) -> None:
         left = self.left(model)
-        if left is None or left < max(_LONG, 2 * clocked.told):
+        if left is None or left < max(_LONG, 2 * clocked.logged):
             return
-        clocked.told = left
-        self.log.info(f"{self.stage}: {told(left, self.rate(model), model)}")
+        clocked.logged = left
+        self.log.info(f"{self.stage}: {time_left_text(left, self.rate(model), model)}")
 
 
-def told(seconds: float, rate: Rate, model: str) -> str:
-    """``about 2 h 10 min of asking expert left, at 310 tokens/s (a call takes 0.9 s); ...`` with what to do about it."""
+def time_left_text(seconds: float, rate: Rate, model: str) -> str:
+    """Return e.g. ``about 2 h 10 min of calls to expert left, at 310 tokens/s (0.9 s per call, ...)`` with remedies."""
     return (
-        f"about {duration(seconds)} of asking {model} left, at {speed(rate.completion_tokens / rate.seconds)} "
+        f"about {duration(seconds)} of calls to {model} left, at {speed(rate.completion_tokens / rate.seconds)} "
         f"({rate.seconds / rate.calls:.2g} s per call, measured on {rate.calls:,}). Stop it (Ctrl-C; no answer is lost) and try fewer "
         "rows (--limit N), fewer rounds:, a smaller max_tokens:, or a faster model"
     )
 
 
 def paces(file: Path) -> dict[str, Any]:
-    """What was measured in a run, ``{stage: {model: Rate}}`` as JSON; nothing where there is no record that is whole."""
+    """Return the measurements of a run, ``{stage: {model: Rate}}`` as JSON; empty without an undamaged record."""
     with suppress(DamageError, StoreError, OSError):
-        found = read_sealed(file, file.parent) if file.is_file() else {}
-        stages = found.get("stages")
+        record = read_sealed(file, file.parent) if file.is_file() else {}
+        stages = record.get("stages")
         if isinstance(stages, Mapping):
             return dict(stages)
     return {}

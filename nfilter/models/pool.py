@@ -57,7 +57,7 @@ class ModelPool:
         if price is None:
             return lambda: "price unknown"
         budget = self.site.budget
-        return budget.told if budget is not None and (price.prompt or price.completion) else None
+        return budget.summary if budget is not None and (price.prompt or price.completion) else None
 
     def capabilities(self, name: str) -> frozenset[type]:
         """Return the capabilities that a model's backend declares for its config."""

@@ -43,7 +43,7 @@ from nfilter.registry.contracts import check_completions, check_encoded, check_l
 from nfilter.registry.provenance import code_of
 from nfilter.store.files import digest
 from nfilter.store.journal import Journal, Use, call_key
-from nfilter.store.losses import ScoreBooks
+from nfilter.store.losses import ScoreCaches
 
 _TRANSIENT = frozenset({"timeout", "server", "memory"})
 _SLICE = 256  # requests per call of a backend that does not stream
@@ -65,7 +65,7 @@ class JournaledModel:
         stage: str,
         capable: Any = None,
         progress: Callable[..., AbstractContextManager[Progress]] | None = None,
-        scores: ScoreBooks | None = None,
+        scores: ScoreCaches | None = None,
         drain: Drain | None = None,
         cost: Callable[[], str] | None = None,
         thoughts: Thoughts | None = None,
@@ -139,7 +139,7 @@ class JournaledModel:
         if not getattr(self._backend, "shields", False):
             safe = [neutral(request) for request in requests]
             answers = self._answered([each.request for each in safe])
-            return [each.mended(answer) for each, answer in zip(safe, answers, strict=True)]
+            return [each.restored(answer) for each, answer in zip(safe, answers, strict=True)]
         return self._answered(requests)
 
     def _answered(self, requests: Sequence[Request]) -> list[Completion]:
@@ -156,7 +156,7 @@ class JournaledModel:
             key: None if each.failure is None else each.failure.kind
             for key, each in zip(keys, done, strict=True)
         }
-        self._journal.settle(self.stage, self.name, ends)
+        self._journal.record_outcomes(self.stage, self.name, ends)
         return done
 
     def _begins_thought(self, request: Request) -> bool:
@@ -289,15 +289,15 @@ class JournaledModel:
             return check_losses(self._who(), self._capable.score(samples, adapter), samples)
         # Losses cost time and no money: those of other code are computed again.
         name = digest(self._fingerprint, self.code(), adapter.digest if adapter else None)
-        book = self._scores.of(name)
-        found = book.find(samples)
+        cache = self._scores.of(name)
+        found = cache.find(samples)
         todo = [place for place, losses in enumerate(found) if losses is None]
         size = sum(len(samples[place].ids) for place in todo)
         with self._progress(size, f"{self.stage}: {self.name} scores tokens") as bar:
             for part in _portions(todo, samples):
                 asked = [samples[place] for place in part]
                 losses = check_losses(self._who(), self._capable.score(asked, adapter), asked)
-                book.put(asked, losses)
+                cache.put(asked, losses)
                 for place, values in zip(part, losses, strict=True):
                     found[place] = values
                 bar.advance(sum(len(sample.ids) for sample in asked))

@@ -1,4 +1,4 @@
-"""Per-token scores under a model: what this run computed before is read, the rest is computed and stored as it comes."""
+"""Per-token scores of a model: cached scores are read, the others computed and stored as they come."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from nfilter.api.errors import ContractError
 from nfilter.api.types import FloatArray, TokenSample
-from nfilter.store.losses import ScoreBook
+from nfilter.store.losses import ScoreCache
 
 _GROUP = 32  # samples between writes
 _SECONDS = 1.0  # between writes, at most
@@ -18,23 +18,23 @@ Compute = Callable[[Sequence[TokenSample]], Iterator[FloatArray]]
 
 
 def streamed(
-    book: ScoreBook, samples: Sequence[TokenSample], compute: Compute, who: str
+    cache: ScoreCache, samples: Sequence[TokenSample], compute: Compute, who: str
 ) -> list[FloatArray]:
-    """Return float32 [T] per sample; ``compute`` yields what ``book`` lacks, equal samples once.
+    """Return float32 [T] per sample; ``compute`` yields the scores that ``cache`` lacks, once for equal samples.
 
-    What it yields is stored every 32 samples and every second: a run that is killed computes little again.
+    They are stored every 32 samples and every second, so that a killed run repeats little.
 
     Raises:
-        ContractError: when ``compute`` yields another number of arrays, or an array of another length.
+        ContractError: if ``compute`` yields another number of arrays, or an array of another length.
     """
-    scores = book.find(samples)  # also finds out what is damaged
-    if todo := book.lacking(samples):
-        _store(book, todo, compute, who)
-        scores = book.find(samples)
+    scores = cache.find(samples)  # also detects damaged entries
+    if todo := cache.lacking(samples):
+        _store(cache, todo, compute, who)
+        scores = cache.find(samples)
     return [values for values in scores if values is not None]
 
 
-def _store(book: ScoreBook, todo: Sequence[TokenSample], compute: Compute, who: str) -> None:
+def _store(cache: ScoreCache, todo: Sequence[TokenSample], compute: Compute, who: str) -> None:
     fresh: list[FloatArray] = []
     stored, last = 0, time.monotonic()
     stream = compute(todo)
@@ -42,7 +42,7 @@ def _store(book: ScoreBook, todo: Sequence[TokenSample], compute: Compute, who: 
         for values in stream:
             fresh.append(_checked(values, todo, len(fresh), who))
             if len(fresh) - stored >= _GROUP or time.monotonic() - last > _SECONDS:
-                book.put(todo[stored : len(fresh)], fresh[stored:])
+                cache.put(todo[stored : len(fresh)], fresh[stored:])
                 stored, last = len(fresh), time.monotonic()
         if len(fresh) < len(todo):
             raise ContractError(
@@ -51,16 +51,16 @@ def _store(book: ScoreBook, todo: Sequence[TokenSample], compute: Compute, who: 
     finally:
         if isinstance(stream, Generator):
             stream.close()
-        # What came before an error was computed.
-        book.put(todo[stored : len(fresh)], fresh[stored:])
+        # Scores that came before an error are valid.
+        cache.put(todo[stored : len(fresh)], fresh[stored:])
 
 
-def _checked(values: FloatArray, todo: Sequence[TokenSample], place: int, who: str) -> FloatArray:
-    if place == len(todo):
-        raise ContractError(f"{who}: more arrays than the {place} samples; yield one per sample")
+def _checked(values: FloatArray, todo: Sequence[TokenSample], index: int, who: str) -> FloatArray:
+    if index == len(todo):
+        raise ContractError(f"{who}: more arrays than the {index} samples; yield one per sample")
     array = np.asarray(values, dtype=np.float32)
-    if array.shape != (size := (len(todo[place].ids),)):
+    if array.shape != (size := (len(todo[index].ids),)):
         raise ContractError(
-            f"{who}: the scores of sample {todo[place].id!r} have shape {array.shape}, not {size}; yield one number per token"
+            f"{who}: the scores of sample {todo[index].id!r} have shape {array.shape}, not {size}; yield one number per token"
         )
     return array

@@ -1,1 +1,1 @@
-"""What people read of a run: one row's story, runs side by side, the closing summary, the audit, the page."""
+"""Reports of a run for people: explain, compare, audit, the closing screen, report.html."""

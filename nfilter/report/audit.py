@@ -1,4 +1,4 @@
-"""Checking flags by hand: draw rows, then turn the answers into precision, recall and a noise rate."""
+"""`nfilter audit`: draw rows to check by hand, and estimate precision, recall and noise rate from the answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nfilter.metrics.figures import estimate as estimate_of
 from nfilter.metrics.stratified import METHOD, Checked, Estimate, Estimates, estimate
 from nfilter.report import reading, sheet, text
 from nfilter.report.drawing import Stratum, Unit, draw
-from nfilter.report.rate import RECORD, words
+from nfilter.report.rate import RECORD, rate_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,10 +32,10 @@ _ROWS = 50
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """An audit as it stands: ``drawn`` until a row is answered, then ``answered``, maybe in part.
+    """The state of an audit: ``drawn`` until a row has an answer, then ``answered``, possibly only in part.
 
-    ``narrowed`` is the noise rate that the run's views and the answers allow together, once the run has ended.
-    ``mistaken`` are checked rows whose flag was wrong: flagged with a right label; ``missed`` the other way round.
+    ``narrowed`` combines the noise rates of the run's views and of the answers, once the run has ended. ``mistaken`` are
+    checked rows that are flagged and have a right label; ``missed`` are not flagged and have a wrong one.
     """
 
     run: str
@@ -57,13 +57,13 @@ class Audit:
 def audit(
     run_dir: Path, *, n: int | None = None, seed: int | None = None, blind: bool = True
 ) -> Audit:
-    """Draw ``n`` rows (50) into RUN/audit.csv, or read the answers that were filled in there.
+    """Draw ``n`` rows (default 50) into RUN/audit.csv, or read the answers from it.
 
-    The sheet shows neither flag nor score. With ``blind`` it shows no new label and no reason either, since both
-    give the flag away. A sheet with an answer in it is never written again.
+    The sheet shows neither flag nor score. If ``blind``, it shows no new label and no reason either, because both reveal the
+    flag. A sheet that has an answer is never overwritten.
 
     Raises:
-        StoreError: when no stage flagged anything, or the sheet holds what is no answer (with line numbers).
+        StoreError: if no stage wrote verdicts, or the sheet has invalid answers (the message has the line numbers).
     """
     from nfilter.store.files import write_sealed
 
@@ -77,11 +77,12 @@ def audit(
 
 
 def as_json(result: Audit) -> dict[str, Any]:
-    """The audit as JSON values, as audit.json has it."""
+    """Return the audit as JSON values, in the form of audit.json."""
     return asdict(result)
 
 
 def _population(run: RunDirectory, last: Artefact[Sample]) -> list[Unit]:
+    """The rows of the source with their last verdicts; samples that stages added are left out."""
     from nfilter.api.notes import Verdict
 
     originals = set(reading.ids_of(run.stage(0, reading.SOURCE)))
@@ -90,23 +91,19 @@ def _population(run: RunDirectory, last: Artefact[Sample]) -> list[Unit]:
     for sample in last.samples():
         if sample.id not in originals:
             continue
-        found = Verdict.last_of(sample)
-        if found is None:
+        last_verdict = Verdict.last_of(sample)
+        if last_verdict is None:
             units.append(Unit(sample.id, flagged=False, score=None))
             continue
         verdicts += 1
-        _, verdict = found
+        _, verdict = last_verdict
         units.append(Unit(sample.id, flagged=verdict.flagged, score=float(verdict.noise_score)))
     if not verdicts:
         raise StoreError(
             f"{run.path}: no stage wrote a verdict (a note with `flagged` and `noise_score`), so there is nothing to "
-            "audit; add a stage that checks labels, like robustft.check"
+            "audit; add a stage that flags wrong labels under `samples:`"
         )
     return units
-
-
-def _mark(artefact: Artefact[Sample]) -> str:
-    return artefact.fingerprint() or ""
 
 
 def _draw(run: RunDirectory, path: Path, *, n: int, seed: int, blind: bool) -> dict[str, Any]:
@@ -114,7 +111,7 @@ def _draw(run: RunDirectory, path: Path, *, n: int, seed: int, blind: bool) -> d
     units = _population(run, last)
     strata = draw(units, n, seed)
     order = [sample_id for stratum in strata for sample_id in stratum.drawn]
-    # The order of the lines says nothing of the strata.
+    # The order of the lines must not reveal the strata.
     random.Random(f"{seed}\x1forder").shuffle(order)
     _write_sheet(run, last, path, order, blind=blind)
     return {
@@ -122,7 +119,7 @@ def _draw(run: RunDirectory, path: Path, *, n: int, seed: int, blind: bool) -> d
         "seed": seed,
         "n": n,
         "blind": blind,
-        "fingerprint": _mark(last),
+        "fingerprint": last.fingerprint() or "",
         "population": len(units),
         "flagged": sum(unit.flagged for unit in units),
         "strata": [asdict(stratum) for stratum in strata],
@@ -149,25 +146,26 @@ def _write_sheet(
 
 
 def _question(sample: Any) -> str:
-    """What the response answers; the speakers are named where there is more than one message."""
+    """The context of the response; roles are shown if it has several messages."""
     if len(sample.context) == 1:
         return str(sample.context[0].content)
     return "\n\n".join(f"[{message.role}]\n{message.content}" for message in sample.context)
 
 
 def _reasons(run: RunDirectory, wanted: set[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    """The last decision about each wanted row, with its reason."""
+    reasons: dict[str, str] = {}
     for artefact in reading.stages(run):
         for decision in artefact.decisions():
             if decision["id"] in wanted and decision["reason"]:
-                found[decision["id"]] = f"{decision['action']}: {decision['reason']}"
-    return found
+                reasons[decision["id"]] = f"{decision['action']}: {decision['reason']}"
+    return reasons
 
 
 def _other_draw(
     record: Mapping[str, Any], path: Path, n: int | None, seed: int | None
 ) -> list[str]:
-    """That what was asked for now is not what was drawn, and how to draw it."""
+    """A note if the arguments differ from those of the draw, and how to draw again."""
     drawn = sum(len(stratum["drawn"]) for stratum in record["strata"])
     asked = [
         text
@@ -179,11 +177,9 @@ def _other_draw(
     ]
     if not asked:
         return []
-    said = (
-        f"the sheet has answers and stays as it was drawn, {drawn} rows with seed {record['seed']}"
-    )
+    kept = f"the sheet has answers, so it is kept: {drawn} rows with seed {record['seed']}"
     are = "is" if len(asked) == 1 else "are"
-    return [f"{said}: {' and '.join(asked)} {are} not used. Move {path.name} away to draw anew"]
+    return [f"{kept}; {' and '.join(asked)} {are} not used. Move {path.name} away to draw again"]
 
 
 def _answered(run: RunDirectory, path: Path, n: int | None, seed: int | None) -> Audit:
@@ -193,23 +189,23 @@ def _answered(run: RunDirectory, path: Path, n: int | None, seed: int | None) ->
     record_path = run.path / RECORD
     if not record_path.is_file():
         raise StoreError(
-            f"{record_path}: not there, and without it the answers in {path} cannot be weighed; put it back, or move "
-            f"{path.name} away to draw anew"
+            f"{record_path}: is missing, and without it the answers in {path} cannot be used; restore it, or move "
+            f"{path.name} away to draw again"
         )
     try:
         record = read_sealed(record_path, run.path)
     except DamageError as error:
         raise StoreError(
-            f"{record_path}: {error.what}, and without it the answers in {path} cannot be weighed; put it back, or move "
-            f"{path.name} away to draw anew"
+            f"{record_path}: {error.what}, and without it the answers in {path} cannot be used; restore it, or move "
+            f"{path.name} away to draw again"
         ) from error
     strata = [_stratum(value) for value in record["strata"]]
     right = sheet.answers(path, [sample_id for stratum in strata for sample_id in stratum.drawn])
     notes = _other_draw(record, path, n, seed)
-    if record["fingerprint"] != _mark(reading.last_finished(run)):
+    if record["fingerprint"] != (reading.last_finished(run).fingerprint() or ""):
         notes.append(
-            f"the run has changed since the rows were drawn; the figures are of the flags as they were then. Move "
-            f"{path.name} away to draw anew"
+            f"the run has changed since the rows were drawn; the figures use the flags of that time. Move "
+            f"{path.name} away to draw again"
         )
     result = _narrowed(run, _audit(run, record, right, notes))
     figures = as_json(result)
@@ -219,15 +215,15 @@ def _answered(run: RunDirectory, path: Path, n: int | None, seed: int | None) ->
 
 
 def _narrowed(run: RunDirectory, result: Audit) -> Audit:
-    """The audit with the noise rate that it and the run's views allow together, where the views give a range."""
-    found = result.estimates.noise_rate if result.estimates else None
-    if found is None or found.value is None or not (run.path / reading.MANIFEST).exists():
+    """The audit with the combined noise rate, if the run's views give a range."""
+    rate = result.estimates.noise_rate if result.estimates else None
+    if rate is None or rate.value is None or not (run.path / reading.MANIFEST).exists():
         return result
     by_views = estimate_of(reading.metrics_of(run.path))
     if not isinstance(by_views, Range):
         return result
     return replace(
-        result, narrowed=narrowed(by_views, Figure(found.value, None, 1, found.low, found.high))
+        result, narrowed=narrowed(by_views, Figure(rate.value, None, 1, rate.low, rate.high))
     )
 
 
@@ -249,10 +245,10 @@ def _audit(
         for stratum in strata
     ]
     drawn = sum(len(stratum.drawn) for stratum in strata)
-    said = list(notes)
+    all_notes = list(notes)
     if right and len(right) < drawn:
-        said.append(
-            f"{drawn - len(right)} rows have no answer yet; they are taken to be like the others of their stratum"
+        all_notes.append(
+            f"{drawn - len(right)} rows have no answer yet; the estimates assume that they are like the others of their stratum"
         )
     return Audit(
         run=str(run.path),
@@ -273,7 +269,7 @@ def _audit(
         estimates=estimate(checked, record["seed"]) if right else None,
         mistaken=_which(strata, right, flagged=True, is_right=True),
         missed=_which(strata, right, flagged=False, is_right=False),
-        notes=said,
+        notes=all_notes,
     )  # fmt: skip
 
 
@@ -290,7 +286,7 @@ def _which(
 
 
 def render(result: Audit, console: Console) -> None:
-    """Print what to do with the sheet, or what its answers say."""
+    """Print how to fill in the sheet, or the estimates from its answers."""
     if result.estimates is None:
         text.heading(console, f"{result.drawn} rows to check are in {result.sheet}")
         text.rows(
@@ -298,12 +294,12 @@ def render(result: Audit, console: Console) -> None:
             [
                 (
                     "fill in",
-                    f"the column {sheet.ANSWER}: y where the label is right, n where it is wrong; empty skips",
+                    f"the column {sheet.ANSWER}: y if the label is right, n if it is wrong; empty skips",
                 ),
                 ("then", f"nfilter audit {shlex.quote(result.run)}"),
                 (
                     "drawn from",
-                    f"{result.population:,} rows, {result.flagged:,} of them flagged; the sheet does not say which",
+                    f"{result.population:,} rows, {result.flagged:,} of them flagged; the sheet does not show which",
                 ),
             ],
         )
@@ -316,10 +312,10 @@ def render(result: Audit, console: Console) -> None:
     text.rows(
         console,
         [
-            ("precision", _said(estimates.precision, "of the flagged labels are wrong")),
-            ("recall", _said(estimates.recall, "of the wrong labels are flagged")),
-            ("noise rate", _said(estimates.noise_rate, "of all labels are wrong")),
-            *([("with the views", words(result.narrowed))] if result.narrowed else []),
+            ("precision", _estimate_text(estimates.precision, "of the flagged labels are wrong")),
+            ("recall", _estimate_text(estimates.recall, "of the wrong labels are flagged")),
+            ("noise rate", _estimate_text(estimates.noise_rate, "of all labels are wrong")),
+            *([("with the views", rate_text(result.narrowed))] if result.narrowed else []),
             ("flagged, but right", _ids(result.mistaken)),
             ("wrong, not flagged", _ids(result.missed)),
             *[("note", note) for note in result.notes],
@@ -329,12 +325,12 @@ def render(result: Audit, console: Console) -> None:
     )
 
 
-def _said(found: Estimate, what: str) -> str:
-    if found.value is None or found.low is None or found.high is None:
-        return f"not known: {found.why}"
-    return f"{text.percent(found.value)} {what} (95% interval {text.percent(found.low)} to {text.percent(found.high)})"
+def _estimate_text(value: Estimate, what: str) -> str:
+    if value.value is None or value.low is None or value.high is None:
+        return f"unknown: {value.why}"
+    return f"{text.percent(value.value)} {what} (95% interval {text.percent(value.low)} to {text.percent(value.high)})"
 
 
 def _ids(ids: Sequence[str]) -> str:
     more = f" and {len(ids) - 8} more" if len(ids) > 8 else ""
-    return ", ".join(ids[:8]) + more if ids else "none of those checked"
+    return ", ".join(ids[:8]) + more if ids else "none of the checked rows"

@@ -1,4 +1,4 @@
-"""The journal, read by a process that must not change it."""
+"""Read the calls of a sample from the journal without changing it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-_REMEDY = "run the same command again, and it says what became of them"
+_REMEDY = "run the same command again to repair it"
 _QUERY = (
     "SELECT uses.stage, uses.model, calls.answer, calls.key, calls.answer, calls.prompt_tokens, calls.completion_tokens, "
     "calls.usd, calls.seal, uses.stage, uses.sample, uses.key, uses.model, uses.at, uses.seal "
@@ -19,9 +19,9 @@ _QUERY = (
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call to a model: for which stage, what it answered, and what that cost in tokens.
+    """One call to a model: its stage, its answer and its tokens.
 
-    ``nll`` is the mean negative log-likelihood of what was generated, None where the stage asked for none.
+    ``nll`` is the mean negative log-likelihood of the generated tokens; None if the stage requested no logprobs.
     """
 
     stage: str
@@ -36,21 +36,21 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """The calls on record in order of time; ``gap`` says why there are none to read, where that is so."""
+    """The recorded calls in order of time; ``gap`` says why calls are missing, None if none are."""
 
     calls: Sequence[Call]
     gap: str | None = None
 
 
 def calls_for(journal: Path, sample_id: str) -> Calls:
-    """Every call that was made for a sample. The journal is opened read only and may be absent."""
-    from nfilter.store.journal import whole
+    """Return the calls that were made for a sample. The journal is opened read-only and may be missing."""
+    from nfilter.store.journal import undamaged
 
     if not journal.is_file():
-        return Calls([], "journal.db is not there, so no calls are listed")
+        return Calls([], "journal.db is missing, so no calls are listed")
     uri = f"{journal.resolve().as_uri()}?mode=ro"
     if not journal.with_name(f"{journal.name}-wal").exists():
-        # Nobody has it open. Without this, reading would leave two empty files beside it.
+        # No process has it open. Without this, reading would create two empty files beside it.
         uri += "&immutable=1"
     try:
         with closing(sqlite3.connect(uri, uri=True)) as connection:
@@ -58,11 +58,11 @@ def calls_for(journal: Path, sample_id: str) -> Calls:
             rows = connection.execute(_QUERY, (sample_id,)).fetchall()
     except sqlite3.Error as error:
         return Calls([], f"journal.db cannot be read ({error}), so no calls are listed; {_REMEDY}")
-    sound = [row for row in rows if whole(row[3:9]) and whole(row[9:])]
-    gap = f"calls that journal.db does not hold as they were written; {_REMEDY}"
+    valid = [row for row in rows if undamaged(row[3:9]) and undamaged(row[9:])]
+    gap = f"calls that are damaged in journal.db; {_REMEDY}"
     return Calls(
-        [_call(stage, model, json.loads(answer)) for stage, model, answer, *_ in sound],
-        gap if len(sound) < len(rows) else None,
+        [_call(stage, model, json.loads(answer)) for stage, model, answer, *_ in valid],
+        gap if len(valid) < len(rows) else None,
     )
 
 

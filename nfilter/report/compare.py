@@ -1,4 +1,4 @@
-"""The figures of several runs side by side, and whether they may be compared at all."""
+"""`nfilter compare`: the figures of several runs side by side, and reasons why they are not comparable."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DETECTION = ("precision", "recall", "f1", "roc_auc")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure over all runs; None where a run does not have it."""
+    """One figure of all runs; None for a run without it."""
 
     name: str
     cells: Sequence[Figure | Range | None]
@@ -29,7 +29,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Figures (rows) by runs (columns); ``notes`` say which runs are not comparable, and why."""
+    """Figures (rows) by runs (columns); ``notes`` are reasons why runs are not comparable."""
 
     runs: Sequence[str]
     rows: Sequence[Row]
@@ -37,10 +37,10 @@ class Table:
 
 
 def compare(run_dirs: Sequence[Path]) -> Table:
-    """The figures of runs and of groups of seeds, in the order given.
+    """Return the figures of runs and groups of seeds, in the given order.
 
     Raises:
-        StoreError: when one of them is not a run, or has not ended.
+        StoreError: if one of them is not a run, or has not ended.
     """
     metrics = [reading.metrics_of(path) for path in run_dirs]
     runs = list(zip(run_dirs, metrics, strict=True))
@@ -53,7 +53,7 @@ def compare(run_dirs: Sequence[Path]) -> Table:
 
 
 def as_json(table: Table) -> dict[str, Any]:
-    """``{"runs": [...], "figures": {name: [{mean, sd, n, low, high} or null, ...]}, "notes": [...]}``."""
+    """Return ``{"runs": [...], "figures": {name: [{mean, sd, n, low, high} or null, ...]}, "notes": [...]}``."""
     return {
         "runs": list(table.runs),
         "figures": {
@@ -64,13 +64,13 @@ def as_json(table: Table) -> dict[str, Any]:
 
 
 def _names(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
-    """All figures that any of the runs has: in a fixed order first, then as the metrics have them."""
+    """The figures that any of the runs has: first in a fixed order, then in the order of metrics.json."""
     names = [figures.ESTIMATE, *(f"detection.{key}" for key in _DETECTION)]
     for section in ("detection", "relabel"):
         for each in metrics:
             names += figures.names_under(each, section)
-    found = {name for each in metrics for name, _ in figures.arms(each)}
-    names += [f"arms.{name}" for name in (*figures.ARMS, *sorted(found - set(figures.ARMS)))]
+    arms = {name for each in metrics for name, _ in figures.arms(each)}
+    names += [f"arms.{name}" for name in (*figures.ARMS, *sorted(arms - set(figures.ARMS)))]
     names += [*figures.RATIOS, "calls_per_sample", "samples.read", "samples.unreadable"]
     names += ["samples.kept", "samples.dropped", "samples.relabelled"]
     for each in metrics:
@@ -91,7 +91,7 @@ def _cell(run_dir: Path, metrics: Mapping[str, Any], name: str) -> Figure | Rang
 
 
 def _counts(row: Row) -> bool:
-    """Whether a row holds counts, not shares."""
+    """Whether a row has counts, not shares."""
     means = [cell.mean for cell in row.cells if isinstance(cell, Figure)]
     if not means:
         return False
@@ -101,7 +101,7 @@ def _counts(row: Row) -> bool:
 
 
 def show(cell: Figure | Range | None, *, count: bool = False) -> str:
-    """A cell in words: ``mean ± sd (n)``, a plain mean for one seed, ``low to high`` for a range, ``-`` for none."""
+    """Return a cell as text: ``mean ± sd (n)``, a plain mean for one seed, ``low to high`` for a range, ``-`` for none."""
     if cell is None:
         return "-"
     if isinstance(cell, Range):
@@ -118,7 +118,7 @@ def show(cell: Figure | Range | None, *, count: bool = False) -> str:
 
 
 def render(table: Table, console: Console) -> None:
-    """Print the table, and below it what stands against comparing. Names are never read as markup."""
+    """Print the table, and below it the reasons against a comparison. Names are never parsed as markup."""
     from rich import box
     from rich.table import Table as Grid
     from rich.text import Text
@@ -133,6 +133,6 @@ def render(table: Table, console: Console) -> None:
     console.print(grid)
     shown = [cell for row in table.rows for cell in row.cells]
     if any(isinstance(cell, Figure) and cell.sd is not None for cell in shown):
-        console.print(Text("mean ± standard deviation over seeds (how many)"))
+        console.print(Text("mean ± standard deviation over seeds (n)"))
     for note in table.notes:
         console.print(Text(f"not comparable: {text.plain(note)}", style="yellow"))

@@ -1,4 +1,4 @@
-"""Who is checked by hand: strata by flag and by noise score, and a seeded draw from each."""
+"""Draw the rows of an audit: strata by flag and noise score, and a seeded draw from each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BANDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One row of the population: its id, whether it is flagged, its noise score (None where nobody gave one)."""
+    """One row of the population: its id, whether it is flagged, its noise score (None if it has none)."""
 
     id: str
     flagged: bool
@@ -33,10 +33,10 @@ class Stratum:
 
 
 def draw(units: Sequence[Unit], n: int, seed: int) -> list[Stratum]:
-    """Draw ``n`` rows (all, where there are fewer), half of them flagged where both kinds are many.
+    """Draw ``n`` rows, or all if there are fewer; half of them flagged if there are enough of both kinds.
 
-    Each kind is cut at quantiles of its noise score into up to three bands of equal size; rows without a score are
-    a band of their own. The draw is without replacement and depends on ``seed`` and the ids alone.
+    Flagged and other rows are each divided at quantiles of the noise score into up to three bands of equal size; rows
+    without a score are a separate band. The draw is without replacement and depends only on ``seed`` and the ids.
     """
     groups = [
         [unit for unit in units if unit.flagged],
@@ -67,9 +67,10 @@ def draw(units: Sequence[Unit], n: int, seed: int) -> list[Stratum]:
 
 
 def _bands(group: Sequence[Unit], share: int, seed: int) -> list[list[Unit]]:
+    """Bands of ``group`` by noise score, without empty ones; ``share`` is the number of rows to draw from the group."""
     unscored = [unit for unit in group if unit.score is None]
     scored = [unit for unit in group if unit.score is not None]
-    # At least four rows a band, so that each says something of its own. Ties are broken by lot.
+    # At least four drawn rows per band. Ties are broken at random.
     count = max(1, min(_BANDS, share // 4, len(scored)))
     ordered = sorted(scored, key=lambda unit: (unit.score, _lot(seed, unit.id)))
     cuts = [len(ordered) * number // count for number in range(count + 1)]
@@ -83,7 +84,7 @@ def _lot(seed: int, sample_id: str) -> bytes:
 
 
 def _shares(sizes: Sequence[int], n: int, weights: Sequence[float]) -> list[int]:
-    """``n`` handed out by ``weights``, one at least to each that is not empty, never more than its size."""
+    """Distribute ``n`` in proportion to ``weights``: at least one to each that is not empty, at most its size."""
     given = [0] * len(sizes)
     left = min(n, sum(sizes))
     for index, size in enumerate(sizes):
@@ -92,7 +93,7 @@ def _shares(sizes: Sequence[int], n: int, weights: Sequence[float]) -> list[int]
             left -= 1
     while left:
         open_to = [index for index, size in enumerate(sizes) if given[index] < size]
-        # The one that is furthest below its share is next.
+        # Next is the one that is furthest below its proportion.
         index = min(
             open_to,
             key=lambda i: ((given[i] + 0.5) / weights[i] if weights[i] else float("inf"), i),

@@ -1,4 +1,4 @@
-"""Everything that happened to one row, from its line in the source to its place at the end."""
+"""`nfilter explain`: the history of one row from the source to its outcome."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _LINE = "line:"
 def explain(
     run_dir: Path, sample_id: str, *, show_truth: bool = False, show_tokens: bool = False
 ) -> Explanation:
-    """Everything on record about a row; an unreadable one is named ``line:N``.
+    """Return the recorded history of a row; an unreadable row is named ``line:N``.
 
-    ``response_tokens`` are there where they were asked for and the row was encoded.
+    ``response_tokens`` are present if ``show_tokens`` is set and the row was encoded.
 
     Raises:
-        StoreError: when ``run_dir`` is no run, or has no such row; the nearest id is named.
+        StoreError: if ``run_dir`` is not a run, or has no such row; the message has the nearest id.
     """
     run = reading.open_run(run_dir)
     if sample_id.startswith(_LINE):
@@ -45,19 +45,19 @@ def explain(
     steps = _steps(run, sample_id)
     if not steps:
         raise StoreError(_unknown(run, sample_id))
-    found = calls_for(run.path / "journal.db", sample_id)
-    events = _events(steps, found.calls)
+    journaled = calls_for(run.path / "journal.db", sample_id)
+    events = _events(steps, journaled.calls)
     first, last = steps[0].sample, steps[-1].sample
     status, stage, reason = _outcome(run, sample_id, last, events)
     truth = _truth(run, sample_id) if show_truth else None
-    gaps = [found.gap] if found.gap else []
+    gaps = [journaled.gap] if journaled.gap else []
     if show_truth and truth is None:
-        gaps.append("the true label of this row is not known")
+        gaps.append("the true label of this row is unknown")
     tokens = tokens_of(run, sample_id)
     if show_tokens and tokens is None:
-        gaps.append("the row has no tokens: it was not encoded in this run")
+        gaps.append("the row has no tokens, because it was not encoded in this run")
     if lost := cut_off(run, sample_id):
-        gaps.append(f"{lost} tokens of its responses, which encode.max_length cut off")
+        gaps.append(f"{lost} tokens of its responses, truncated at encode.max_length")
     return Explanation(
         id=sample_id,
         run=str(run.path),
@@ -65,7 +65,7 @@ def explain(
         stage=stage,
         reason=reason,
         messages=[[message.role, message.shown()] for message in first.context],
-        # A source's own remarks, and cells whose text is shown as the conversation, are no columns to read.
+        # Names with an underscore are remarks of the source; null cells are those whose text is the conversation.
         columns={
             name: without_blanks(cell)
             for name, cell in first.meta.items()
@@ -86,7 +86,7 @@ def explain(
 
 
 def without_blanks(cell: JSON) -> JSON:
-    """A cell without the fields that are null, as those are whose text is shown as the conversation."""
+    """Return a cell without null fields: their text is shown as the conversation."""
     if isinstance(cell, Mapping):
         return {key: without_blanks(value) for key, value in cell.items() if value is not None}
     if isinstance(cell, list | tuple):
@@ -95,7 +95,7 @@ def without_blanks(cell: JSON) -> JSON:
 
 
 def as_json(explanation: Explanation) -> dict[str, Any]:
-    """The explanation as JSON values. Truth and tokens are left out where they were not asked for or are not known."""
+    """Return the explanation as JSON values, without truth and tokens if they were not requested or are unknown."""
     value = asdict(explanation)
     if value["truth"] is None:
         del value["truth"]
@@ -107,15 +107,15 @@ def as_json(explanation: Explanation) -> dict[str, Any]:
 
 
 def render(explanation: Explanation, console: Console, *, full: bool = False) -> None:
-    """Print the story, one block a stage; long texts are cut unless ``full``."""
-    from nfilter.report.story import tell
+    """Print the history, one block per stage; long texts are shortened unless ``full``."""
+    from nfilter.report.story import print_story
 
-    tell(explanation, console, full=full)
+    print_story(explanation, console, full=full)
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """The row as one stage published it, with the samples that the stage made from it."""
+    """The row as one stage published it, and the samples that the stage created from it."""
 
     artefact: Artefact[Sample]
     sample: Sample
@@ -124,17 +124,18 @@ class _Step:
 
 
 def _label(sample: Sample) -> str:
-    """The response for a person, with what it holds beside its text."""
+    """The response as text, including tool calls and reasoning."""
     answered = sample.messages[-1:] if sample.response or sample.calls_tools else ()
     return answered[0].shown() if answered else sample.response
 
 
 def _steps(run: RunDirectory, sample_id: str) -> list[_Step]:
+    """The row in the artefact of every stage that has it, in order."""
     steps: list[_Step] = []
     name: str | None = None
     for artefact in reading.stages(run):
-        # A stage publishes its chunks one for one, so the row stays under the number it was first found under.
-        for chunk, beside in artefact.pairs():
+        # Every stage publishes the same chunks, so the row stays in the chunk with the number of its first one.
+        for chunk, beside in artefact.chunk_files():
             step = _step(artefact, chunk, beside, sample_id) if name in (None, chunk) else None
             if step is not None:
                 steps.append(step)
@@ -144,6 +145,7 @@ def _steps(run: RunDirectory, sample_id: str) -> list[_Step]:
 
 
 def _step(artefact: Artefact[Sample], chunk: str, beside: str, sample_id: str) -> _Step | None:
+    """The row in one chunk; ``beside`` is the file of the chunk's decisions. None if the chunk does not have it."""
     from nfilter.store.samples import sample_from_json
 
     sample: Sample | None = None
@@ -161,20 +163,21 @@ def _step(artefact: Artefact[Sample], chunk: str, beside: str, sample_id: str) -
 
 
 def _events(steps: Sequence[_Step], calls: Sequence[Call]) -> list[Event]:
+    """The changes from step to step; a stage that the row did not reach has none."""
     events: list[Event] = []
     known: set[str] = set()
     was: Sample | None = None
     for step in steps:
         label = reading.label(step.artefact)
         now = step.sample
-        born = [child for child in step.children if child not in known]
-        known.update(born)
+        created = [child for child in step.children if child not in known]
+        known.update(created)
         if was is None and label == reading.SOURCE:
             was = now
             continue
         before = was or replace(now, notes={}, dropped=None)
         if before.dropped is None:
-            events.append(_event(label, before, now, step.decisions, calls, born))
+            events.append(_event(label, before, now, step.decisions, calls, created))
         was = now
     return events
 
@@ -222,14 +225,14 @@ def _outcome(
         ]
         return "dropped", by[-1] if by else None, last.dropped
     if not reading.ended(run):
-        return "undecided", None, "the run has not ended; run the same command again and it goes on"
+        return "undecided", None, "the run has not ended; run the same command to resume it"
     dropped = reading.published(run.path, "dropped.jsonl")
     if dropped is not None:
         for row in reading.lines_about(dropped, sample_id):
             if row["id"] == sample_id:
                 return "dropped", str(row["stage"]), str(row["reason"])
     reasons = [str(row["reason"]) for event in events for row in event.decisions if row["reason"]]
-    return "kept", None, reasons[-1] if reasons else "no stage decided anything about it"
+    return "kept", None, reasons[-1] if reasons else "no stage made a decision about it"
 
 
 def _truth(run: RunDirectory, sample_id: str) -> str | None:
@@ -270,13 +273,13 @@ def _unknown(run: RunDirectory, sample_id: str) -> str:
     if sample_id.startswith(_LINE):
         lines = [f"{_LINE}{row['line']}" for row in reading.quarantined(run)]
         if not reading.finished(run.stage(0, reading.SOURCE)):
-            return f"{run.path}: its source was not read to the end; run the same command again"
+            return f"{run.path}: its source was not read completely; run the same command again"
         if not lines:
-            return f"{run.path}: no row {sample_id!r}: every line of the source could be read"
+            return f"{run.path}: no row {sample_id!r}: every line of the source was readable"
         shown = ", ".join(lines[:8]) + (", ..." if len(lines) > 8 else "")
         return f"{run.path}: no unreadable row {sample_id!r}; quarantine.jsonl has {shown}"
     artefacts = reading.stages(run)
-    # New samples are made by stages, so the last artefact has ids that the source lacks.
+    # Stages create new samples, so the last artefact has ids that the source lacks.
     ids: set[str] = set()
     for artefact in (artefacts[0], artefacts[-1]):
         ids.update(nearest(sample_id, reading.ids_of(artefact)))
@@ -285,9 +288,9 @@ def _unknown(run: RunDirectory, sample_id: str) -> str:
 
 
 def nearest(wanted: str, ids: Iterable[str], most: int = _NEAR) -> list[str]:
-    """At most ``most`` of ``ids``, those that share the longest beginning and end with ``wanted``.
+    """Return at most ``most`` of ``ids``: those whose common prefix and suffix with ``wanted`` are longest.
 
-    A comparison of edits with every id of a large run would take minutes; this one reads each id once.
+    Edit distances to every id of a large run would take minutes; this reads each id once.
     """
     folded = wanted.casefold()
     backwards = folded[::-1]
@@ -301,7 +304,7 @@ def nearest(wanted: str, ids: Iterable[str], most: int = _NEAR) -> list[str]:
 
 
 def _shared(a: str, b: str) -> int:
-    """How many characters two texts share from their beginning."""
+    """The length of the common prefix of two texts."""
     return sum(
         1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False))
     )

@@ -1,4 +1,4 @@
-"""The record of one row that `explain` makes and `story` tells."""
+"""The record of one row that `explain` creates and `story` prints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Status = Literal["kept", "dropped", "undecided", "unreadable"]
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What one stage did to a row: the notes it wrote, what it changed, its decisions, the calls it made."""
+    """The effect of one stage on a row: notes written, changes, decisions, calls, new samples."""
 
     stage: str
     notes: Mapping[str, JSON]
@@ -33,10 +33,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A row's story. ``label`` is as given, ``label_now`` as it ended; ``truth`` is None unless asked for and known.
+    """A row's history. ``label`` is the original, ``label_now`` the final one; ``truth`` is None unless requested and known.
 
-    ``status`` is ``undecided`` while the run has not ended. ``tokens`` says how much of the response training saw.
-    ``gaps`` names what could not be read.
+    ``status`` is ``undecided`` while the run has not ended. ``tokens`` counts the response tokens in the loss. ``gaps`` lists
+    what is missing.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""What a run found, did, gained and cost, in words: the matter of the closing summary and of the page."""
+"""The results of a run as text: label noise, cleaning, accuracy and cost, for the closing screen and the page."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from nfilter.api.durations import duration
 from nfilter.metrics import figures
 from nfilter.metrics.figures import Figure
 from nfilter.report import encoding, rate, reading, runs, text, training
-from nfilter.store.failed_calls import told
+from nfilter.store.failed_calls import failed_calls_text
 
 _DETECTION = (
     ("precision", "precision", "undefined, no label was flagged"),
     ("recall", "recall", "undefined, no label is wrong"),
     ("f1", "F1", "undefined, no label is wrong"),
-    ("roc_auc", "ROC-AUC", "undefined, there is no score or all labels are alike"),
+    ("roc_auc", "ROC-AUC", "undefined, no scores or all labels have the same truth"),
 )
 _MEANING: Final = {
     "vanilla": ", not trained",
-    "raw": ", trained on the labels as they came",
-    "cleaned": ", trained on what was kept",
+    "raw": ", trained on the original labels",
+    "cleaned": ", trained on the cleaned rows",
     "truth": ", trained on the true labels",
 }
 _NEEDS: Final = {
@@ -31,61 +31,59 @@ _NEEDS: Final = {
     "recovered_vanilla": ("vanilla_minus_raw", "truth_minus_raw"),
     "gain": ("cleaned_minus_vanilla", "truth_minus_vanilla"),
 }
-"""The differences above and below the line of each ratio."""
+"""The numerator and the denominator of each ratio, both differences between arms."""
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading and its lines: what, and the words for it."""
+    """A heading and its lines, each a name and a text."""
 
     title: str
     lines: list[tuple[str, str]]
 
 
 def findings(run_dir: Path, metrics: Mapping[str, Any]) -> list[Section]:
-    """The closing summary's sections, for a run or a group of seeds. No value of them is ever ``None``."""
+    """Return the sections of the closing screen, for a run or a group of seeds."""
     return [
-        Section("What was wrong", _wrong(run_dir, metrics)),
-        Section("What was done about it", _done(metrics)),
-        Section(_gain_title(metrics), _gained(metrics)),
-        Section("What it cost", _cost(run_dir, metrics)),
+        Section("Label noise", _noise(run_dir, metrics)),
+        Section("Cleaning", _cleaning(metrics)),
+        Section(_accuracy_title(metrics), _accuracy(metrics)),
+        Section("Cost", _cost(run_dir, metrics)),
     ]
 
 
 def headline(run_dir: Path, metrics: Mapping[str, Any]) -> str:
-    """The run's name, directory and seeds."""
+    """Return the run's name, directory and seeds."""
     seeds = metrics.get("seeds") or []
     word = "seed" if len(seeds) == 1 else "seeds"
-    said = f", {word} {', '.join(str(seed) for seed in seeds)}" if seeds else ""
-    return f"{metrics.get('name', run_dir.name)} in {run_dir}{said}"
+    of_seeds = f", {word} {', '.join(str(seed) for seed in seeds)}" if seeds else ""
+    return f"{metrics.get('name', run_dir.name)} in {run_dir}{of_seeds}"
 
 
-def _share(found: Figure) -> str:
-    said = text.percent(found.mean)
-    if found.sd is not None:
-        return f"{said} ± {100 * found.sd:.1f}"
-    if found.low is not None and found.high is not None:
-        return f"{said} (95% interval {text.percent(found.low)} to {text.percent(found.high)})"
-    return said
+def _share(figure: Figure) -> str:
+    percent = text.percent(figure.mean)
+    if figure.sd is not None:
+        return f"{percent} ± {100 * figure.sd:.1f}"
+    if figure.low is not None and figure.high is not None:
+        return f"{percent} (95% interval {text.percent(figure.low)} to {text.percent(figure.high)})"
+    return percent
 
 
-def _count(found: Figure | None) -> str:
-    if found is None:
-        return "not counted"
-    return f"{round(found.mean):,}"
+def _count(figure: Figure | None) -> str:
+    return "not counted" if figure is None else f"{round(figure.mean):,}"
 
 
-def _plain(found: Figure) -> str:
-    said = f"{found.mean:.3f}"
-    return said if found.sd is None else f"{said} ± {found.sd:.3f}"
+def _decimal(figure: Figure) -> str:
+    mean = f"{figure.mean:.3f}"
+    return mean if figure.sd is None else f"{mean} ± {figure.sd:.3f}"
 
 
-def _wrong(run_dir: Path, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _noise(run_dir: Path, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines = [("rows read", _count(figures.figure(metrics, "samples.read")))]
     if len(metrics.get("seeds") or []) > 1:
-        lines.append(("±", "the standard deviation between seeds; counts are means"))
+        lines.append(("±", "standard deviation over seeds; counts are means"))
     lines += [
-        (f"seed {seed}", f"no part of the figures: {why}")
+        (f"seed {seed}", f"not in the figures: {why}")
         for seed, why in (metrics.get("nothing_left") or {}).items()
     ]
     unreadable = figures.figure(metrics, "samples.unreadable")
@@ -93,23 +91,23 @@ def _wrong(run_dir: Path, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines.append(
             (
                 "unreadable",
-                f"{_count(unreadable)}, kept apart in quarantine.jsonl with line and error",
+                f"{_count(unreadable)}, in quarantine.jsonl with line and error",
             )
         )
-    found = rate.noise_rate(run_dir, metrics)
-    if found is not None:
+    noise_rate = rate.noise_rate(run_dir, metrics)
+    if noise_rate is not None:
         by = ", narrowed by rows checked by hand" if rate.audited(run_dir) is not None else ""
-        lines.append(("wrong labels", f"{rate.words(found)}{by}"))
+        lines.append(("wrong labels", f"{rate.rate_text(noise_rate)}{by}"))
     else:
         why = (
-            "not every view was asked about every row"
+            "some views did not answer every row"
             if figures.reported(metrics, "not_asked")
             else "no stage of the recipe estimates a noise rate"
         )
         lines.append(("wrong labels", f"not estimated: {why}"))
     truth = figures.true_rate(metrics)
     if truth is not None:
-        lines.append(("in truth", _share(truth)))
+        lines.append(("true noise rate", _share(truth)))
     if "detection" in metrics:
         lines.append(("detection", _detection(metrics)))
     elif reading.has_verdicts(run_dir):
@@ -117,7 +115,7 @@ def _wrong(run_dir: Path, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines.append(
             (
                 "detection",
-                f"not measured: the true labels are not known; `nfilter audit {run}` measures it by hand",
+                f"not measured: the true labels are unknown; `nfilter audit {run}` estimates it from rows checked by hand",
             )
         )
     else:
@@ -128,22 +126,17 @@ def _wrong(run_dir: Path, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _detection(metrics: Mapping[str, Any]) -> str:
     parts = []
     for key, name, undefined in _DETECTION:
-        found = figures.figure(metrics, f"detection.{key}")
-        parts.append(f"{name} {_plain(found) if found is not None else undefined}")
+        figure = figures.figure(metrics, f"detection.{key}")
+        parts.append(f"{name} {_decimal(figure) if figure is not None else undefined}")
     return ", ".join(parts)
 
 
-def _done(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _cleaning(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines = [
-        ("relabelled", _some(metrics, "relabelled", "of the rows kept", "of the rows kept")),
+        ("relabelled", _some(metrics, "relabelled", "of the kept rows")),
         (
             "dropped",
-            _some(
-                metrics,
-                "dropped",
-                ", with its reason in dropped.jsonl",
-                ", each with its reason in dropped.jsonl",
-            ),
+            _some(metrics, "dropped", ", with reasons in dropped.jsonl"),
         ),
         ("kept", f"{_count(figures.figure(metrics, 'samples.kept'))}, in cleaned.jsonl"),
     ]
@@ -155,30 +148,31 @@ def _done(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     if isinstance(tokens, Mapping) and "token_noise" in tokens:
         lines.append(("token noise", _token_noise(metrics)))
     if isinstance(metrics.get("relabel"), Mapping):
-        lines.append(("new labels right", _relabel(metrics)))
-        lines.append(("all labels right", _labels(metrics)))
+        lines.append(("new labels correct", _relabel(metrics)))
+        lines.append(("all labels correct", _labels(metrics)))
     if (trained := training.closing(metrics)) is not None:
         lines.append(("trained", trained))
     return lines
 
 
-def _some(metrics: Mapping[str, Any], key: str, of_one: str, of_more: str) -> str:
-    """A count of rows and what is to be said of them; ``none`` where there are none."""
-    found = figures.figure(metrics, f"samples.{key}")
-    if found is not None and not found.mean:
+def _some(metrics: Mapping[str, Any], key: str, detail: str) -> str:
+    """A count of rows with ``detail``; ``none`` if it is 0."""
+    figure = figures.figure(metrics, f"samples.{key}")
+    if figure is not None and not figure.mean:
         return "none"
-    said = of_one if found is not None and found.mean == 1 else of_more
-    return f"{_count(found)}{said if said.startswith(',') else f' {said}'}"
+    return f"{_count(figure)}{detail if detail.startswith(',') else f' {detail}'}"
 
 
 def _tokens(metrics: Mapping[str, Any]) -> str:
-    there, left = (figures.figure(metrics, f"tokens.{key}") for key in ("response", "in_loss"))
-    took = [
-        f"{label.partition('-')[2]} took out {_count(masked)}"
+    response, in_loss = (
+        figures.figure(metrics, f"tokens.{key}") for key in ("response", "in_loss")
+    )
+    by_stage = [
+        f"{label.partition('-')[2]} masked {_count(masked)}"
         for label in metrics["tokens"].get("stages") or {}
         if (masked := figures.figure(metrics, "tokens.stages", label, "masked")) and masked.mean
     ]
-    return "; ".join([f"{_count(left)} of {_count(there)} are in the loss", *took])
+    return "; ".join([f"{_count(in_loss)} of {_count(response)} are in the loss", *by_stage])
 
 
 def _token_noise(metrics: Mapping[str, Any]) -> str:
@@ -187,10 +181,10 @@ def _token_noise(metrics: Mapping[str, Any]) -> str:
         for key in ("noise", "noise_kept", "signal_dropped")
     )
     if noise is None:
-        return "not measured: no response is as the source had it"
+        return "not measured: every response differs from the source"
     return (
-        f"{_share(noise)} of the tokens whose truth is known; {_share(kept) if kept else 'none'} of it is still in "
-        f"the loss, and {_share(lost) if lost else 'none'} of the signal is not"
+        f"{_share(noise)} of the tokens with known truth are noise; {_share(kept) if kept else 'none'} of the noise is in "
+        f"the loss, and {_share(lost) if lost else 'none'} of the other tokens is not"
     )
 
 
@@ -220,29 +214,23 @@ def _labels(metrics: Mapping[str, Any]) -> str:
         figures.figure(metrics, f"relabel.labels_{key}") for key in ("before", "after")
     )
     return (
-        f"{_share(before) if before else 'not known'} as they came, "
-        f"{_share(after) if after else 'none is left'} in what was kept"
+        f"{_share(before) if before else 'unknown'} before cleaning, "
+        f"{_share(after) if after else 'none'} after it"
     )
 
 
-def _gain_title(metrics: Mapping[str, Any]) -> str:
+def _accuracy_title(metrics: Mapping[str, Any]) -> str:
     rows = [arm.get("rows") for _, arm in figures.arms(metrics)]
     count = next((int(row) for row in rows if figures.is_number(row)), None)
     one = any(arm.get("sd") is None for _, arm in figures.arms(metrics))
-    error = ", ± its standard error" if one else ""
-    return (
-        f"What it gained (share of {count:,} test rows answered right{error})"
-        if count
-        else "What it gained"
-    )
+    error = ", ± standard error" if one else ""
+    return f"Accuracy ({count:,} test rows{error})" if count else "Accuracy"
 
 
-def _gained(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _accuracy(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     arms = figures.arms(metrics)
     if not arms:
-        return [
-            ("nothing measured", "the recipe has no `evaluate` section, so no arm was examined")
-        ]
+        return [("not measured", "the recipe has no `evaluate` section, so no arm was evaluated")]
     lines = [(f"arm {name}", f"{_arm(arm)}{_MEANING.get(name, '')}") for name, arm in arms]
     compared = metrics.get("comparisons") or {}
     for key, name in (
@@ -258,44 +246,45 @@ def _gained(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
                 )
             )
     if len(arms) > 1:
-        lines.append(("recovered", _ratio(metrics, "recovered", "of what the noise cost")))
+        lines.append(("recovered", _ratio(metrics, "recovered", "of the accuracy lost to noise")))
         if isinstance(compared.get("vanilla_minus_raw"), Mapping):
             lines.append(
                 (
                     "no training",
-                    _ratio(metrics, "recovered_vanilla", "of it, by leaving the model as it is"),
+                    _ratio(metrics, "recovered_vanilla", "recovered"),
                 )
             )
-        lines.append(("gain", _ratio(metrics, "gain", "of what the true labels would give")))
+        lines.append(("gain", _ratio(metrics, "gain", "of the gain with true labels")))
         if len(metrics.get("seeds") or ()) == 1:
-            lines.append(("intervals", "for new test rows, not for new seeds: add --seeds 0,1,2"))
+            lines.append(("intervals", "over test rows, not over seeds: add --seeds 0,1,2"))
     return lines
 
 
 def _arm(arm: Mapping[str, Any]) -> str:
     mean = arm["mean"]
     if arm.get("sd") is not None:
-        said = f"{mean:.3f} ± {arm['sd']:.3f}"
+        accuracy = f"{mean:.3f} ± {arm['sd']:.3f}"
     elif figures.is_number(arm.get("standard_error")):
-        said = f"{mean:.3f} ± {arm['standard_error']:.3f}"
+        accuracy = f"{mean:.3f} ± {arm['standard_error']:.3f}"
     else:
-        said = f"{mean:.3f}"
+        accuracy = f"{mean:.3f}"
     unanswered = arm.get("unanswered")
     if figures.is_number(unanswered) and unanswered:
-        said += f", {text.percent(unanswered)} without an answer"
-    return said
+        accuracy += f", {text.percent(unanswered)} without an answer"
+    return accuracy
 
 
 def _ratio(metrics: Mapping[str, Any], key: str, of: str) -> str:
-    found = metrics.get(key)
+    """A ratio of differences between arms with its interval, or why it is undefined."""
+    ratio = metrics.get(key)
     above, below = _NEEDS[key]
     compared = metrics.get("comparisons") or {}
-    if figures.is_number(found):
+    if figures.is_number(ratio):
         over = compared.get(above)
-        if found < 0 and isinstance(over, Mapping):
+        if ratio < 0 and isinstance(over, Mapping):
             arm, other = above.split("_minus_")
-            return f"nothing: {arm} is {-over['mean']:.3f} below {other}"
-        return f"{found:.2f}{_ends(figures.figure(metrics, key))} {of}"
+            return f"none: {arm} is {-over['mean']:.3f} below {other}"
+        return f"{ratio:.2f}{_interval(figures.figure(metrics, key))} {of}"
     missing = [name for name in (above, below) if not isinstance(compared.get(name), Mapping)]
     if missing:
         needed = sorted(
@@ -306,54 +295,55 @@ def _ratio(metrics: Mapping[str, Any], key: str, of: str) -> str:
     difference = compared[below]
     best, other = below.split("_minus_")
     if difference["mean"] <= 0:
-        return f"no share: {best} is no better than {other} ({difference['mean']:+.3f})"
-    said = f"no share: {best} is {difference['mean']:.3f} above {other}"
+        return f"undefined: {best} is no better than {other} ({difference['mean']:+.3f})"
+    undefined = f"undefined: {best} is {difference['mean']:.3f} above {other}"
     if difference["standard_error"] is None:
-        return f"{said}, on one test row"
-    return f"{said}, which may be chance (three standard errors are {3 * difference['standard_error']:.3f})"
+        return f"{undefined}, on one test row"
+    return f"{undefined}, which may be chance (three standard errors are {3 * difference['standard_error']:.3f})"
 
 
-def _ends(found: figures.Figure | None) -> str:
-    if found is None or found.low is None or found.high is None:
+def _interval(figure: Figure | None) -> str:
+    if figure is None or figure.low is None or figure.high is None:
         return ""
-    return f" [{found.low:.2f}, {found.high:.2f}]"
+    return f" [{figure.low:.2f}, {figure.high:.2f}]"
 
 
 def _cost(run_dir: Path, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     calls = figures.figure(metrics, "calls_per_sample")
     lines = [("calls per sample", _calls(calls)), *_failed(metrics)]
     usd = figures.figure(metrics, "usd")
-    found = runs.spent(run_dir)
+    spent = runs.spent(run_dir)
     if usd is not None:
-        said = f"{usd.mean:.4f}{' a seed' if usd.n > 1 else ''}"
-        if found is not None and found[1].runs > 1:
-            said = runs.both(found, lambda spent: f"{spent.usd:.4f}")
-        lines.append(("dollars", said))
-    if found is not None:
-        if found[1].runs > 1 and found[1].calls:
-            lines.append(("calls", runs.both(found, lambda spent: f"{spent.calls:,}")))
-        lines.append(("time", _time(found)))
+        dollars = f"{usd.mean:.4f}{' per seed' if usd.n > 1 else ''}"
+        if spent is not None and spent[1].runs > 1:
+            dollars = runs.both(spent, lambda each: f"{each.usd:.4f}")
+        lines.append(("dollars", dollars))
+    if spent is not None:
+        if spent[1].runs > 1 and spent[1].calls:
+            lines.append(("calls", runs.both(spent, lambda each: f"{each.calls:,}")))
+        lines.append(("time", _time(spent)))
     return lines
 
 
 def _failed(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Calls that brought no answer, a line a model."""
-    found = metrics.get("failed_calls")
-    outcomes = found.items() if isinstance(found, Mapping) else ()
+    """Failed calls, one line per model."""
+    outcomes = metrics.get("failed_calls")
     return [
-        ("failed calls", told(model, ended)) for model, ended in outcomes if ended.get("failed")
+        ("failed calls", failed_calls_text(model, outcome))
+        for model, outcome in (outcomes.items() if isinstance(outcomes, Mapping) else ())
+        if outcome.get("failed")
     ]
 
 
-def _calls(found: Figure | None) -> str:
-    if found is None:
+def _calls(figure: Figure | None) -> str:
+    if figure is None:
         return "not counted"
-    if not found.mean:
-        return "none: no stage asked a model for an answer"
-    return f"fewer than 0.001 ({found.mean:.1e})" if found.mean < 0.0005 else _plain(found)
+    if not figure.mean:
+        return "none: no stage called a model"
+    return f"below 0.001 ({figure.mean:.1e})" if figure.mean < 0.0005 else _decimal(figure)
 
 
-def _time(found: tuple[runs.Spent, runs.Spent]) -> str:
-    said = runs.both(found, lambda spent: duration(spent.seconds, 1))
-    untimed = found[1].untimed
-    return f"{said}, without {untimed} whose length is not known" if untimed else said
+def _time(spent: tuple[runs.Spent, runs.Spent]) -> str:
+    time = runs.both(spent, lambda each: duration(each.seconds, 1))
+    untimed = spent[1].untimed
+    return f"{time}, without {untimed} of unknown length" if untimed else time

@@ -1,4 +1,4 @@
-"""Scores as bars: the numbers behind an inline picture."""
+"""Histograms of scores: the numbers of an inline SVG."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HEIGHT = 160
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar of the picture, in its units from the top left: what is marked stands on what is not."""
+    """One bar in SVG units from the top left; the marked part is on top of the plain part."""
 
     x: float
     width: float
@@ -27,7 +27,7 @@ class Bar:
 class Chart:
     """A histogram of ``count`` scores from ``low`` to ``high``, ``flagged`` of them marked.
 
-    ``most`` is how many the tallest bar stands for; ``undefined`` scores are in no bar.
+    ``most`` is the count of the tallest bar; ``undefined`` scores are in no bar.
     """
 
     bars: Sequence[Bar]
@@ -42,7 +42,7 @@ class Chart:
 
 
 def histogram(scores: Sequence[tuple[float, bool]]) -> Chart | None:
-    """Pairs of a noise score in [0, 1] and whether the row is flagged; None where there are none."""
+    """Return the histogram of pairs of a noise score in [0, 1] and whether the row is flagged; None if there are none."""
     if not scores:
         return None
     counts = [[0] * BINS, [0] * BINS]
@@ -59,7 +59,7 @@ def stacked(
     names: tuple[str, str],
     undefined: int = 0,
 ) -> Chart | None:
-    """Counts by bin between ``edges``, one more than bins; None where nothing was counted."""
+    """Return the histogram of counts per bin; ``edges`` has one more item than bins. None if all counts are 0."""
     return _chart(plain, marked, [f"{edge:.3g}" for edge in edges], names, undefined)
 
 

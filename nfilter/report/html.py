@@ -1,4 +1,4 @@
-"""The page of a run: one file that loads nothing, runs nothing and links nowhere."""
+"""report.html: one file without scripts, links or external resources."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CELL = 400
 
 @dataclass
 class _Content:
-    """What the page shows of one run beside its figures."""
+    """The stages, scores and examples of one run on the page."""
 
     stages: list[dict[str, Any]] = field(default_factory=list)
     relabelled: list[dict[str, str]] = field(default_factory=list)
@@ -38,9 +38,9 @@ class _Content:
 
 
 def write_report(run_dir: Path, metrics: Mapping[str, Any]) -> Path:
-    """Write RUN/report.html and return its path. For a group of seeds, examples come from its first child.
+    """Write RUN/report.html and return its path. For a group of seeds, examples come from the first seed.
 
-    All text of the data and of models is escaped; control characters are made visible.
+    Text of the data and of models is escaped; control characters are shown as escape sequences.
     """
     from nfilter.store.files import publishing
     from nfilter.store.run_directory import RunDirectory
@@ -65,15 +65,15 @@ def write_report(run_dir: Path, metrics: Mapping[str, Any]) -> Path:
 
 
 def _warned(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The warnings of a run: what was at work, and the words, with how often they were said."""
-    found = metrics.get("warnings")
+    """The warnings of a run as pairs of stage and text; repeated ones with their count."""
+    warnings = metrics.get("warnings")
     return [
         (
-            text.plain(str(said.get("stage") or "run")),
-            text.plain(str(said.get("text")))
-            + (f" ({said['times']} times)" if said.get("times", 1) > 1 else ""),
+            text.plain(str(warning.get("stage") or "run")),
+            text.plain(str(warning.get("text")))
+            + (f" ({warning['times']} times)" if warning.get("times", 1) > 1 else ""),
         )
-        for said in (found if isinstance(found, list) else [])
+        for warning in (warnings if isinstance(warnings, list) else [])
     ]
 
 
@@ -98,11 +98,11 @@ def _content(run: RunDirectory) -> _Content:
         content.totals["unreadable"] = content.totals.get("unreadable", 0) + 1
         if len(unreadable) < _EXAMPLES:
             unreadable.append(row)
-    questions = _look(run, {row["id"] for row in (*dropped, *changed)}, content)
+    rows = _example_rows(run, {row["id"] for row in (*dropped, *changed)}, content)
     content.relabelled = [
         _cells(
             row,
-            questions,
+            rows,
             before=row["before"],
             after=row["after"],
             stage=row["stage"],
@@ -111,7 +111,7 @@ def _content(run: RunDirectory) -> _Content:
         for row in changed
     ]
     content.dropped = [
-        _cells(row, questions, stage=row["stage"], reason=row["reason"]) for row in dropped
+        _cells(row, rows, stage=row["stage"], reason=row["reason"]) for row in dropped
     ]
     content.unreadable = [
         {name: text.cut(str(row[name]), most=_CELL) for name in ("line", "error", "raw")}
@@ -121,11 +121,11 @@ def _content(run: RunDirectory) -> _Content:
 
 
 def _cells(
-    row: Mapping[str, Any], looks: Mapping[str, Mapping[str, str]], **texts: Any
+    row: Mapping[str, Any], rows: Mapping[str, Mapping[str, str]], **texts: Any
 ) -> dict[str, str]:
-    look = looks.get(row["id"], {"question": "", "label": "", "score": ""})
+    cells = rows.get(row["id"], {"question": "", "label": "", "score": ""})
     shown = {name: text.cut(str(value), most=_CELL) for name, value in texts.items()}
-    return {"id": text.plain(row["id"]), **look, **shown}
+    return {"id": text.plain(row["id"]), **cells, **shown}
 
 
 def _stages(run: RunDirectory) -> list[dict[str, Any]]:
@@ -159,7 +159,7 @@ def _relabels(run: RunDirectory) -> Iterable[Mapping[str, Any]]:
 def _sampled(
     rows: Iterable[Mapping[str, Any]], totals: dict[str, int], name: str
 ) -> list[Mapping[str, Any]]:
-    """The examples shown: chosen by a hash of the id, so that they are not just the first of the file."""
+    """Examples chosen by a hash of the id, so that they are not only from the beginning of the file; also counts all rows."""
 
     def counted() -> Iterable[Mapping[str, Any]]:
         for row in rows:
@@ -172,22 +172,22 @@ def _sampled(
     return heapq.nsmallest(_EXAMPLES, counted(), key=lot)
 
 
-def _look(run: RunDirectory, ids: set[str], content: _Content) -> dict[str, dict[str, str]]:
-    """Question, label and noise score of the examples; all scores are collected on the way."""
+def _example_rows(run: RunDirectory, ids: set[str], content: _Content) -> dict[str, dict[str, str]]:
+    """Question, label and noise score of the examples by id; also adds all noise scores to ``content``."""
     from nfilter.api.notes import Verdict
 
     done = [artefact for artefact in reading.stages(run) if reading.finished(artefact)]
-    found: dict[str, dict[str, str]] = {}
+    rows: dict[str, dict[str, str]] = {}
     if not done:
-        return found
+        return rows
     for sample in done[-1].samples():
         last = Verdict.last_of(sample)
         if last is not None:
             content.scores.append((float(last[1].noise_score), last[1].flagged))
         if sample.id in ids:
-            found[sample.id] = {
+            rows[sample.id] = {
                 "question": text.cut(sample.query, most=_CELL),
                 "label": text.cut(sample.response, most=_CELL),
                 "score": "" if last is None else f"{last[1].noise_score:.2f}",
             }
-    return found
+    return rows

@@ -1,4 +1,4 @@
-"""What a run is expected to ask and to cost, in words."""
+"""The expected calls, cost and time of a run as text."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ _WIDTH = 24
 
 
 def render(plan: Any, console: Console) -> None:
-    """Print a plan: what every stage asks, the sum, and what the intervals mean."""
+    """Print a plan: the calls of each stage, the sum, and the meaning of the intervals."""
     if not plan.stages:
-        console.print(f"{plan.rows:,} rows; no stage asks a model anything", markup=False)
+        console.print(f"{plan.rows:,} rows; no stage calls a model", markup=False)
         _training(plan, console)
         return
-    text.heading(console, f"{plan.rows:,} rows: calls, prompt tokens + answer tokens, dollars")
+    text.heading(console, f"{plan.rows:,} rows: calls, prompt tokens + completion tokens, dollars")
     text.rows(console, [(stage.stage, _asks(stage)) for stage in plan.stages], width=_WIDTH)
-    text.rows(console, [("in all", f"{dollars(plan.usd)}{_against(plan)}")], width=_WIDTH)
+    text.rows(console, [("total", f"{dollars(plan.usd)}{_against(plan)}")], width=_WIDTH)
     text.heading(
-        console, "Usual (at least to at most), before any answer that the journal has already"
+        console, "Estimate (lower to upper bound), without answers that the journal already has"
     )
     _times(plan, console)
     _training(plan, console)
 
 
 def _times(plan: Any, console: Console) -> None:
-    """Print how long models of this machine take, or how that is found out."""
+    """Print the time of local models, or how to measure it."""
     local = [stage for stage in plan.stages if stage.local]
     known = [stage for stage in local if stage.seconds is not None]
     if known:
         text.rows(console, [(stage.stage, hours(stage)) for stage in known], width=_WIDTH)
     if len(known) < len(local):
         console.print(
-            "How long models of this machine take is measured by a run: nfilter run RECIPE --limit 64, then plan again. No answer is "
-            "asked for twice",
+            "The speed of local models is measured by a run: nfilter run RECIPE --limit 64, then plan again. No call is "
+            "repeated",
             markup=False,
         )
 
 
 def hours(stage: Any) -> str:
-    """``about 2 h 10 min (45 min to 5 h 00 min) at 310 tokens/s``."""
+    """Return e.g. ``expert: about 2 h 10 min (45 min to 5 h 00 min), at 310 tokens/s``."""
     low, usual, high = (
         duration(each) for each in (stage.seconds.low, stage.seconds.usual, stage.seconds.high)
     )
@@ -53,7 +53,7 @@ def hours(stage: Any) -> str:
 
 
 def _training(plan: Any, console: Console) -> None:
-    """Print what the trainer would choose for these rows."""
+    """Print the settings that the trainer would choose for these rows."""
     if plan.training:
         text.rows(console, [("training", plan.training)], width=_WIDTH)
     for warning in plan.warnings:
@@ -66,13 +66,13 @@ def _asks(stage: Any) -> str:
 
 
 def count(value: Any) -> str:
-    """``1,200 (800 to 2,000)``, or one number where nothing is open."""
+    """Return e.g. ``1,200 (800 to 2,000)``, or one number if the bounds are equal."""
     low, usual, high = (round(each) for each in (value.low, value.usual, value.high))
     return f"{usual:,}" if low == high else f"{usual:,} ({low:,} to {high:,})"
 
 
 def dollars(value: Any) -> str:
-    """``$1.20 ($0.80 to $2.00)``; ``local`` where nothing costs, and what is not known says so."""
+    """Return e.g. ``$1.20 ($0.80 to $2.00)``, ``local`` or ``no known price``."""
     if value is None:
         return "no known price"
     if value.high == 0:
@@ -86,6 +86,7 @@ def _money(value: float) -> str:
 
 
 def _against(plan: Any) -> str:
+    """The budget compared with the expected cost."""
     if plan.budget is None:
         return ""
     cap = f"; the budget of ${plan.budget:g}"

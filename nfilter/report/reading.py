@@ -1,4 +1,4 @@
-"""Reading run directories: which stages published what, and whether the figures are of these artefacts."""
+"""Read run directories: their stages, files and figures, and whether the figures belong to the present artefacts."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
 SOURCE = "source"
 MANIFEST = "manifest.json"
-_LOOKED_AT = 2000
+_CHECKED_ROWS = 2000
 
 
 def children_of(path: Path) -> list[Path]:
-    """The child runs ``seed-N`` of a group's directory, by seed."""
-    found = [
+    """Return the runs ``seed-N`` in a group's directory, by seed."""
+    children = [
         item
         for item in path.glob("seed-*")
         if item.is_dir() and item.name[5:].lstrip("-").isdigit()
     ]
-    return sorted(found, key=lambda item: int(item.name[5:]))
+    return sorted(children, key=lambda item: int(item.name[5:]))
 
 
 def open_run(path: Path) -> RunDirectory:
-    """The run at ``path``.
+    """Open the run at ``path``.
 
     Raises:
-        StoreError: when there is no run; a group of runs is told apart, and one of its children is named.
+        StoreError: if there is no run; for a group, the message names one of its runs.
     """
     from nfilter.store.run_directory import RunDirectory
 
@@ -49,7 +49,7 @@ def open_run(path: Path) -> RunDirectory:
     if children:
         names = ", ".join(child.name for child in children)
         raise StoreError(
-            f"{path}: a group of runs with one child a seed ({names}); name one of them, like {children[0]}"
+            f"{path}: a group with one run per seed ({names}); name one of them, like {children[0]}"
         )
     raise StoreError(
         f"{path}: not the directory of a run (it has no 00-{SOURCE}); name one that `nfilter run` wrote"
@@ -57,13 +57,13 @@ def open_run(path: Path) -> RunDirectory:
 
 
 def label(artefact: Artefact[Any]) -> str:
-    """The name of a stage in its run: number and stage, as the decisions and the journal have it."""
+    """Return the label of a stage in its run, number and name, as in decisions and the journal."""
     name = artefact.directory.name
     return SOURCE if name == f"00-{SOURCE}" else name
 
 
 def stages(run: RunDirectory) -> list[Artefact[Sample]]:
-    """All artefacts in order, the source first; the last may be unfinished."""
+    """Return all artefacts in order, the source first; the last may be unfinished."""
     return [artefact for _, artefact in run.stages()]
 
 
@@ -75,18 +75,18 @@ def finished(artefact: Artefact[Any]) -> bool:
 
 
 def last_finished(run: RunDirectory) -> Artefact[Sample]:
-    """The artefact of the last finished stage.
+    """Return the artefact of the last finished stage.
 
     Raises:
-        StoreError: when not even the source was read to its end.
-        DamageError: when a stage that the run ended with is gone, or is another one.
+        StoreError: if the source was not read completely.
+        DamageError: if a stage of the finished run is missing or was replaced.
     """
     if (run.path / MANIFEST).exists() and not ended(run):
         raise _other_stages(run)
     done = [artefact for artefact in stages(run) if finished(artefact)]
     if not done:
         raise StoreError(
-            f"{run.path}: its source was not read to the end; run the same command again"
+            f"{run.path}: its source was not read completely; run the same command again"
         )
     return done[-1]
 
@@ -98,14 +98,14 @@ def _other_stages(run: RunDirectory) -> StoreError:
     known = manifest(run.path).get("fingerprints", {})
     first = next(name for name in {**known, **now} if known.get(name) != now.get(name))
     folder = f"00-{SOURCE}" if first == SOURCE else first
-    return damaged(run.path / folder, "is not what the run ended with", run.path)
+    return damaged(run.path / folder, "is not the artefact of the finished run", run.path)
 
 
 def manifest(path: Path) -> dict[str, Any]:
-    """What manifest.json of a run or of a group holds.
+    """Return manifest.json of a run or a group.
 
     Raises:
-        DamageError: when it is gone or is not what was written.
+        DamageError: if it is missing or was changed.
     """
     from nfilter.store.files import read_sealed
 
@@ -113,7 +113,7 @@ def manifest(path: Path) -> dict[str, Any]:
 
 
 def ended(run: RunDirectory) -> bool:
-    """Whether cleaned.jsonl, dropped.jsonl and metrics.json are of the artefacts that are there now."""
+    """Whether the run has ended, with cleaned.jsonl, dropped.jsonl and metrics.json of the present artefacts."""
     if not (run.path / MANIFEST).exists():
         return False
     known = manifest(run.path).get("fingerprints", {})
@@ -121,7 +121,7 @@ def ended(run: RunDirectory) -> bool:
 
 
 def _fingerprints(run: RunDirectory) -> dict[str, str | None]:
-    """By stage, what its artefact is of; None where it is not finished."""
+    """The fingerprint of each stage's artefact; None if it is not finished."""
     every: list[Artefact[Any]] = [*stages(run), *(artefact for _, artefact in run.token_stages())]
     return {
         label(artefact): artefact.fingerprint() if finished(artefact) else None
@@ -130,10 +130,10 @@ def _fingerprints(run: RunDirectory) -> dict[str, str | None]:
 
 
 def published(path: Path, name: str) -> Path | None:
-    """Where a file lies that the run ``path`` ended with, after a look at it; None where it ended without such a file.
+    """Return the verified path of a file that the run ``path`` published; None if it published no such file.
 
     Raises:
-        DamageError: when it is gone or is not what was written.
+        DamageError: if it is missing or was changed.
     """
     from nfilter.store.files import seals_of
     from nfilter.store.seals import check
@@ -146,7 +146,11 @@ def published(path: Path, name: str) -> Path | None:
 
 
 def rows(path: Path, name: str) -> Iterator[dict[str, Any]]:
-    """The rows of a JSON Lines file that the run ``path`` ended with, if it has ended. Raises DamageError."""
+    """Return the rows of a JSON Lines file of the finished run ``path``; none if it has not ended.
+
+    Raises:
+        DamageError: if the file is missing or was changed.
+    """
     from nfilter.store.files import read_jsonl
 
     file = published(path, name) if (path / MANIFEST).exists() else None
@@ -154,7 +158,11 @@ def rows(path: Path, name: str) -> Iterator[dict[str, Any]]:
 
 
 def tokens(run: RunDirectory) -> Path | None:
-    """Where the tokens of a run are; None where it has none. Raises DamageError where they are gone."""
+    """Return the folder of a run's tokens; None if it has none.
+
+    Raises:
+        DamageError: if the tokens of a finished run are missing or were changed.
+    """
     from nfilter.store.tokens import has_tokens
 
     folder = run.path / "tokens"
@@ -164,17 +172,21 @@ def tokens(run: RunDirectory) -> Path | None:
 
 
 def quarantined(run: RunDirectory) -> Iterator[dict[str, Any]]:
-    """The rows of the source that could not be read. Raises DamageError."""
+    """Return the unreadable rows of the source.
+
+    Raises:
+        DamageError: if the quarantine is missing or was changed.
+    """
     source = run.stage(0, SOURCE)
     return source.rows_beside("quarantine.jsonl") if finished(source) else iter(())
 
 
 def metrics_of(path: Path) -> dict[str, Any]:
-    """What metrics.json of a run or of a group holds.
+    """Return metrics.json of a run or a group.
 
     Raises:
-        StoreError: when it is not there.
-        DamageError: when it is not what was written.
+        StoreError: if the run has not ended, or there is no run.
+        DamageError: if the file is missing or was changed.
     """
     from nfilter.store.files import read_json
     from nfilter.store.seals import damaged
@@ -182,20 +194,20 @@ def metrics_of(path: Path) -> dict[str, Any]:
     file = path / "metrics.json"
     if not file.exists() and not (path / MANIFEST).exists():
         why = (
-            "the run has not ended; run the same command again"
+            "the run has not ended; run the same command to resume it"
             if (path / f"00-{SOURCE}").is_dir()
             else "not a run"
         )
-        raise StoreError(f"{file}: not there; {why}")
-    found = published(path, file.name)
-    if found is None:
-        raise damaged(file, "is not among the files that the run ended with", path)
-    value: dict[str, Any] = read_json(found)
+        raise StoreError(f"{file}: does not exist; {why}")
+    verified = published(path, file.name)
+    if verified is None:
+        raise damaged(file, "is not in the run's list of files", path)
+    value: dict[str, Any] = read_json(verified)
     return value
 
 
 def lines_about(path: Path, sample_id: str) -> Iterator[dict[str, Any]]:
-    """The rows of a JSON Lines file in which ``sample_id`` occurs somewhere; the rest are not even decoded."""
+    """Yield the rows of a JSON Lines file that contain ``sample_id``; other lines are not decoded."""
     needle = json.dumps(sample_id, ensure_ascii=False)
     with path.open(encoding="utf-8") as lines:
         for line in lines:
@@ -204,13 +216,13 @@ def lines_about(path: Path, sample_id: str) -> Iterator[dict[str, Any]]:
 
 
 def ids_of(artefact: Artefact[Sample]) -> Iterator[str]:
-    """All ids of an artefact in order."""
+    """Yield all ids of an artefact in order."""
     decoder = json.JSONDecoder()
     start = '{"id": '
-    for name, _ in artefact.pairs():
+    for name, _ in artefact.chunk_files():
         with artefact.path(name).open(encoding="utf-8") as lines:
             for line in lines:
-                # The id comes first in what the store writes; decoding it alone is many times faster.
+                # The store writes the id first; decoding only the id is many times faster.
                 if line.startswith(start):
                     yield str(decoder.raw_decode(line, len(start))[0])
                 else:
@@ -218,9 +230,9 @@ def ids_of(artefact: Artefact[Sample]) -> Iterator[str]:
 
 
 def has_verdicts(run_dir: Path) -> bool:
-    """Whether a stage said of rows whether their label is wrong, so that ``nfilter audit`` has something to check.
+    """Whether a stage wrote verdicts, which ``nfilter audit`` needs.
 
-    Looks at the first rows of the last finished stage; of a group, at its first child.
+    Checks only the first rows of the last finished stage; for a group, those of its first run.
     """
     from nfilter.api.notes import Verdict
     from nfilter.store.run_directory import RunDirectory
@@ -232,5 +244,5 @@ def has_verdicts(run_dir: Path) -> bool:
     if not done:
         return False
     return any(
-        Verdict.last_of(sample) for sample in itertools.islice(done[-1].samples(), _LOOKED_AT)
+        Verdict.last_of(sample) for sample in itertools.islice(done[-1].samples(), _CHECKED_ROWS)
     )

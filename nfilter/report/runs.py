@@ -1,4 +1,4 @@
-"""What the runs of a directory took, in words: this one, and all of them."""
+"""Time, dollars and calls of the runs of a directory: of the last run and of all runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RUNS = "runs.json"
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Seconds, dollars and calls; ``runs`` of which there were so many, ``untimed`` of them of unknown length."""
+    """Seconds, dollars and calls of ``runs`` runs; ``untimed`` of them have an unknown length."""
 
     seconds: float
     usd: float
@@ -25,10 +25,10 @@ class Spent:
 
 
 def spent(run_dir: Path) -> tuple[Spent, Spent] | None:
-    """What the last run took, and what all runs in the directory took; of a group, all seeds together.
+    """Return the sums of the last run and of all runs in the directory; for a group, over all seeds. None without a record.
 
     Raises:
-        DamageError: when the record is not what was written.
+        DamageError: if the record was changed.
     """
     from nfilter.store.files import read_sealed
 
@@ -51,9 +51,9 @@ def _sum(runs: Sequence[Any], count: int) -> Spent:
     )
 
 
-def both(found: tuple[Spent, Spent], show: Callable[[Spent], str]) -> str:
-    """One figure of all runs, and of this one where it is not the only one."""
-    this, every = found
+def both(spent: tuple[Spent, Spent], show: Callable[[Spent], str]) -> str:
+    """Return one figure of all runs, and of this run if it is not the only one."""
+    this, every = spent
     if every.runs == 1:
         return show(this)
     return f"{show(every)} in all {every.runs} runs, {show(this)} in this one"

@@ -1,4 +1,4 @@
-"""Whether two runs may be compared: the same rows in, the same test set, the same way of asking."""
+"""Whether two runs are comparable: the same source rows, test set, evaluation settings and base model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EVALUATE = ("metric", "max_tokens", "prompt", "limit")
 
 @dataclass(frozen=True)
 class _Facts:
-    """What decides about comparing: the run, its lock and its fingerprints."""
+    """The values that determine comparability: the run, its lock file, its source's fingerprint."""
 
     path: Path
     run: Path
@@ -29,7 +29,7 @@ class _Facts:
 
 
 def differences(run_dirs: Sequence[Path]) -> list[str]:
-    """One sentence for every reason why a run may not be compared with the first."""
+    """Return one sentence for each reason why a run is not comparable with the first."""
     facts = [_facts(path) for path in run_dirs]
     notes: list[str] = []
     first = facts[0]
@@ -61,11 +61,11 @@ def _between(a: _Facts, b: _Facts) -> list[str]:
             notes.append(why)
     if a.lock.get("answer") != b.lock.get("answer"):
         notes.append(
-            f"answers are read in another way (answer: {_kind(a.lock)} and {_kind(b.lock)})"
+            f"answers are parsed differently (answer: {_kind(a.lock)} and {_kind(b.lock)})"
         )
     tests = [_test_rows(facts.run) for facts in (a, b)]
     if None not in tests and tests[0] != tests[1]:
-        notes.append("other test rows, so the arms were examined on different questions")
+        notes.append("the test rows differ")
     elif None not in tests:
         notes += _asking(a.lock.get("evaluate"), b.lock.get("evaluate"))
     if (models := _models(a, b)) is not None:
@@ -74,7 +74,7 @@ def _between(a: _Facts, b: _Facts) -> list[str]:
 
 
 def _models(a: _Facts, b: _Facts) -> str | None:
-    """Why the trained models may not be compared: they differ, or it cannot be told; None where they are one."""
+    """Why the trained models are not comparable: they differ, or one is unknown; None if they are equal."""
     untrained = [
         str(facts.path) for facts in (a, b) if not isinstance(facts.lock.get("train"), Mapping)
     ]
@@ -83,28 +83,28 @@ def _models(a: _Facts, b: _Facts) -> str | None:
     first, second = _trained(a.lock), _trained(b.lock)
     if first.hash is None or second.hash is None:
         unknown = a.path if first.hash is None else b.path
-        return f"whether the same model was trained cannot be told: {unknown} does not say which one it was"
+        return f"it is unknown whether the same model was trained: {unknown} does not record it"
     if first.hash == second.hash:
         return None
     if first.model != second.model:
-        return f"other models were trained ({first.model} and {second.model}), so the arms start from different ones"
-    return f"{first.model} has other weights or other settings (number format, device, chat template), which training starts from"
+        return f"the trained models differ ({first.model} and {second.model})"
+    return f"the trained models, both {first.model}, differ in weights or settings (number format, device, chat template)"
 
 
 def _data(a: _Facts, b: _Facts) -> str | None:
-    """Seeds enter the fingerprint of a source (they place injected noise), so the questions themselves decide."""
+    """How the source rows differ. Fingerprints depend on the seed (injected noise), so the questions are compared."""
     from nfilter.store.run_directory import RunDirectory
 
     source = [RunDirectory(facts.run).stage(0, reading.SOURCE) for facts in (a, b)]
     if not all(reading.finished(artefact) for artefact in source):
-        return "the rows of one are not on record"
+        return "the rows of one run are not recorded"
     if _questions(source[0]) != _questions(source[1]):
-        return "other source rows, so they cleaned different data"
+        return "the source rows differ"
     noise = [_noise(facts.lock) for facts in (a, b)]
     if noise[0] != noise[1]:
-        return f"other noise was injected ({noise[0]} and {noise[1]})"
+        return f"the injected noise differs ({noise[0]} and {noise[1]})"
     if a.lock.get("seed") == b.lock.get("seed") and _labels(source[0]) != _labels(source[1]):
-        return "the same questions with other labels"
+        return "the questions are equal and the labels differ"
     return None
 
 
@@ -147,8 +147,8 @@ def _asking(a: Any, b: Any) -> list[str]:
     if not isinstance(a, Mapping) or not isinstance(b, Mapping):
         return []
     changed = [key for key in _EVALUATE if a.get(key) != b.get(key)]
-    said = ", ".join(f"evaluate.{key} {a.get(key)!r} and {b.get(key)!r}" for key in changed)
-    return [f"the test questions were asked in another way ({said})"] if changed else []
+    settings = ", ".join(f"evaluate.{key} {a.get(key)!r} and {b.get(key)!r}" for key in changed)
+    return [f"the evaluation settings differ ({settings})"] if changed else []
 
 
 def _kind(lock: Mapping[str, Any]) -> str:
@@ -158,13 +158,14 @@ def _kind(lock: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class _Model:
-    """The model that a run trains: how the recipe names it, and the hash that the run has on record of it."""
+    """The model that a run trains: its name in the recipe, and its recorded hash."""
 
     model: str
     hash: str | None
 
 
 def _trained(lock: Mapping[str, Any]) -> _Model:
+    """The trained model of a lock file, with aliases resolved."""
     models, locked = lock.get("models"), lock.get("lock")
     hashes = locked.get("models") if isinstance(locked, Mapping) else None
     name = lock["train"].get("model")
@@ -173,7 +174,7 @@ def _trained(lock: Mapping[str, Any]) -> _Model:
         seen.add(name)
         value = models.get(name)
         if isinstance(value, Mapping):
-            found = hashes.get(name) if isinstance(hashes, Mapping) else None
-            return _Model(str(value.get("model", name)), found if isinstance(found, str) else None)
+            known = hashes.get(name) if isinstance(hashes, Mapping) else None
+            return _Model(str(value.get("model", name)), known if isinstance(known, str) else None)
         name = value
     return _Model(str(name), None)

@@ -1,4 +1,4 @@
-"""The sheet that a person fills in: CSV that a spreadsheet cannot run, and what was written into it."""
+"""audit.csv, the sheet that a person fills in: written without formulas, and read with the answers."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ _STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "＝", "＋", "－", "＠"
 
 
 def guard(text: str) -> str:
-    """``text`` as a cell: what a spreadsheet would take for a formula gets an apostrophe in front."""
+    """Return ``text`` as a cell: text that a spreadsheet would run as a formula gets an apostrophe in front."""
     return f"'{text}" if text.startswith(_STARTS) else text
 
 
 def unguard(cell: str) -> str:
-    """The inverse of ``guard``."""
+    """Return the text of a cell; the inverse of ``guard``."""
     return cell.removeprefix("'")
 
 
 def write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Publish a sheet, UTF-8 with the mark by which spreadsheets know it."""
+    """Publish a sheet in UTF-8 with a byte order mark, which spreadsheets need to detect UTF-8."""
     from nfilter.store.files import publishing
 
     with publishing(path) as out:
         out.write("\ufeff")
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(columns)
-        # Lone surrogates have no UTF-8; a reader of the sheet sees how they were written.
+        # Lone surrogates have no UTF-8; they are shown as escape sequences.
         writer.writerows(
             [
                 guard(cell).encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
@@ -44,44 +44,45 @@ def write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 def answers(path: Path, ids: Sequence[str]) -> dict[str, bool]:
-    """What was filled in: by id, whether the label is right. Empty cells are left out.
+    """Return the answers by id: whether the label is right. Empty cells are left out.
 
     Raises:
-        StoreError: names every line with a value that is neither yes nor no, an unknown id, or one that is there
-            twice.
+        StoreError: if a line has a value that is neither yes nor no, an unknown id or a repeated id; the message names all
+            such lines.
     """
     known = {guard(sample_id): sample_id for sample_id in ids}
     known.update((sample_id, sample_id) for sample_id in ids)
     faults: list[str] = []
-    found: dict[str, bool] = {}
+    given: dict[str, bool] = {}
     seen: set[str] = set()
     for line, sample_cell, cell in _cells(path):
         sample_id = known.get(sample_cell)
-        said = cell.strip().lower()
+        answer = cell.strip().lower()
         if sample_id is None:
             near = did_you_mean(sample_cell, ids)
             faults.append(f"{path}:{line}: no drawn row has the id {sample_cell!r}{near}")
         elif sample_id in seen:
             faults.append(
-                f"{path}:{line}: the id {sample_id!r} is there twice; remove one of the lines"
+                f"{path}:{line}: the id {sample_id!r} occurs twice; remove one of the lines"
             )
-        elif said in YES or said in NO:
-            found[sample_id] = said in YES
-        elif said:
+        elif answer in YES or answer in NO:
+            given[sample_id] = answer in YES
+        elif answer:
             faults.append(f"{path}:{line}: {ANSWER} is {cell!r}; write y or n, or leave it empty")
         if sample_id is not None:
             seen.add(sample_id)
     if faults:
         raise StoreError("\n".join(faults))
-    return found
+    return given
 
 
 def has_answers(path: Path) -> bool:
-    """Whether anything at all was written into the column for answers."""
+    """Whether the column of answers has any text."""
     return any(cell.strip() for _, _, cell in _cells(path))
 
 
 def _cells(path: Path) -> list[tuple[int, str, str]]:
+    """The line number, id and answer of every row."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -99,7 +100,7 @@ def _read(path: Path, text: str) -> list[tuple[int, str, str]]:
     for column in ("id", ANSWER):
         if column not in header:
             raise StoreError(
-                f"{path}:1: the column {column!r} is gone; put it back, the header was: id, question, ..."
+                f"{path}:1: the column {column!r} is missing; put it back, the header was: id, question, ..."
             )
     id_at, answer_at = header.index("id"), header.index(ANSWER)
     out = []

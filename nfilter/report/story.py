@@ -1,4 +1,4 @@
-"""An explanation in words: one block a stage, label before and after, reasons."""
+"""Print an explanation: one block per stage, labels before and after, reasons."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ _WORDS = {
     "drop": "dropped",
     "relabel": "relabelled",
     "weigh": "weighed",
-    "create": "made",
+    "create": "created",
     "refused": "refused",
 }
 Pairs = list[tuple[str, str]]
 
 
-def tell(explanation: Explanation, console: Console, *, full: bool = False) -> None:
-    """Print an explanation. Texts of the data and of models are shown as they are, never as markup."""
+def print_story(explanation: Explanation, console: Console, *, full: bool = False) -> None:
+    """Print an explanation. Texts of the data and of models are never parsed as markup."""
     text.heading(console, f"row {explanation.id} of {explanation.run}: {_headline(explanation)}")
     text.rows(console, [("why", text.cut(explanation.reason or "", full=full))])
     if explanation.raw is not None:
-        text.rows(console, [("the line", text.cut(explanation.raw, full=full))])
+        text.rows(console, [("line", text.cut(explanation.raw, full=full))])
         return
     _block(
         console,
-        "as it was made" if explanation.parents else "as it came",
+        "created" if explanation.parents else "source",
         _source(explanation, full=full),
     )
     for event in explanation.events:
         _block(console, event.stage, _event(event, full=full))
-    _block(console, "at the end", _end(explanation, full=full))
+    _block(console, "result", _end(explanation, full=full))
     if explanation.response_tokens:
         tokens.render(explanation.response_tokens, console)
 
@@ -50,15 +50,13 @@ def _block(console: Console, title: str, pairs: Pairs) -> None:
 
 def _headline(found: Explanation) -> str:
     if found.status == "dropped":
-        by = {None: "", "encode": " when it was turned into tokens"}.get(
-            found.stage, f" by {found.stage}"
-        )
+        by = {None: "", "encode": " at encoding"}.get(found.stage, f" by {found.stage}")
         return f"dropped{by}"
     if found.status == "kept":
         if found.label != found.label_now:
             return "kept, with a new label"
-        return "kept as it was made" if found.parents else "kept as it came"
-    return {"undecided": "not decided yet", "unreadable": "could not be read"}[found.status]
+        return "kept as created" if found.parents else "kept unchanged"
+    return {"undecided": "not decided yet", "unreadable": "unreadable"}[found.status]
 
 
 def _source(found: Explanation, *, full: bool) -> Pairs:
@@ -67,9 +65,9 @@ def _source(found: Explanation, *, full: bool) -> Pairs:
     if found.columns:
         pairs.append(("columns", text.cut(text.value(found.columns, full=full), full=full)))
     if found.parents:
-        pairs.append(("made from", ", ".join(found.parents)))
+        pairs.append(("created from", ", ".join(found.parents)))
     if found.pinned:
-        pairs.append(("pinned", "a person decided; no stage may change it"))
+        pairs.append(("pinned", "by a person; no stage may change it"))
     return pairs
 
 
@@ -78,7 +76,7 @@ def _event(event: Event, *, full: bool) -> Pairs:
     for name, note in event.notes.items():
         pairs += _note(name, note, full=full)
         if name in event.replaced:
-            pairs.append((f"{name} was", text.cut(text.value(event.replaced[name]), full=full)))
+            pairs.append((f"{name} before", text.cut(text.value(event.replaced[name]), full=full)))
     if event.label_before is not None or event.label_after is not None:
         pairs.append(
             ("label", _arrow(event.label_before or "", event.label_after or "", full=full))
@@ -89,8 +87,8 @@ def _event(event: Event, *, full: bool) -> Pairs:
         action = str(decision["action"])
         pairs.append((_WORDS.get(action, action), text.cut(str(decision["reason"]), full=full)))
     if event.children:
-        pairs.append(("made into", text.value(list(event.children), full=full)))
-    pairs += [("asked", _call(call, event.notes, full=full)) for call in event.calls]
+        pairs.append(("new samples", text.value(list(event.children), full=full)))
+    pairs += [("call", _call(call, event.notes, full=full)) for call in event.calls]
     return pairs
 
 
@@ -123,13 +121,13 @@ def _call(call: Any, notes: Mapping[str, Any], *, full: bool) -> str:
     if call.failure is not None:
         return f"{cost}: failed, {text.one_line(call.failure, 200)}"
     if call.finish == "length":
-        cost += ", cut at the limit"
+        cost += ", truncated at the limit"
     if call.nll is not None:
         cost += f", nll {call.nll:.4g}"
-    told = any(
+    shown_in_note = any(
         isinstance(note, Mapping) and note.get("text") == call.text for note in notes.values()
     )
-    if told and not full:
+    if shown_in_note and not full:
         return cost
     return f"{cost}: {text.cut(call.text, full=True) if full else text.one_line(call.text, 120)}"
 
@@ -138,22 +136,22 @@ def _end(found: Explanation, *, full: bool) -> Pairs:
     same = found.label == found.label_now
     pairs: Pairs = [("label", text.cut(found.label_now or "", full=full) or "(empty)")]
     if not same:
-        pairs.append(("it came as", text.cut(found.label or "", full=full) or "(empty)"))
+        pairs.append(("original label", text.cut(found.label or "", full=full) or "(empty)"))
     if found.weight != 1.0:
         pairs.append(("weight", f"{found.weight:g}"))
     if found.tokens is not None:
         pairs.append(("tokens", _tokens(found.tokens)))
     elif found.status == "dropped":
-        pairs.append(("training", "never saw this row"))
+        pairs.append(("training", "does not use this row"))
     if found.children:
         pairs.append(("children", text.value(list(found.children), full=full)))
     if found.truth is not None:
-        pairs.append(("truth", f"{text.cut(found.truth, full=full)} (no stage saw it)"))
+        pairs.append(("truth", f"{text.cut(found.truth, full=full)} (hidden from stages)"))
     pairs += [("missing", gap) for gap in found.gaps]
     return pairs
 
 
 def _tokens(counts: Mapping[str, Any]) -> str:
-    said = f"{counts['in_loss']} of the response's {counts['response']} are in the loss"
-    masked = ", ".join(f"{name} took out {count}" for name, count in counts["masked_by"].items())
-    return f"{said}; {masked}" if masked else said
+    in_loss = f"{counts['in_loss']} of {counts['response']} response tokens are in the loss"
+    masked = ", ".join(f"{name} masked {count}" for name, count in counts["masked_by"].items())
+    return f"{in_loss}; {masked}" if masked else in_loss

@@ -1,4 +1,4 @@
-"""The one screen that is printed when a run ends."""
+"""The closing screen of a run."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ _FILES = ("report.html", "metrics.json", "cleaned.jsonl", "dropped.jsonl", "adap
 
 
 def summarise(run_dir: Path, metrics: Mapping[str, Any], console: Console) -> None:
-    """Print what was wrong, what was done, what it gained and cost, and where to look next."""
+    """Print the results of a run, its files, and commands for a closer look."""
     text.heading(console, headline(run_dir, metrics))
     for section in findings(run_dir, metrics):
         text.heading(console, section.title)
         text.rows(console, section.lines)
-    text.heading(console, f"Where to look next{_warnings(metrics)}")
+    text.heading(console, f"Files and next commands{_warnings(metrics)}")
     written = [line for place, names in files(run_dir) for line in (f"{place}", f"   {names}")]
     for line in (*written, *pointers(run_dir)):
-        # Paths and commands are printed whole: a wrapped one cannot be copied.
+        # Paths and commands are not wrapped, so that they can be copied.
         console.print(f"   {text.plain(line)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _warnings(metrics: Mapping[str, Any]) -> str:
-    found = metrics.get("warnings")
-    number = len(found) if isinstance(found, list) else 0
+    warnings = metrics.get("warnings")
+    number = len(warnings) if isinstance(warnings, list) else 0
     return f" ({number} warning{'s' if number != 1 else ''}: see report.html)" if number else ""
 
 
 def files(run_dir: Path) -> list[tuple[str, str]]:
-    """What was written, by place; of a group's children the first stands for all."""
-    found: list[tuple[str, str]] = []
+    """Return folders with the names of the run's files in them; for a group, its folder and that of its first run."""
+    folders: list[tuple[str, str]] = []
     left = list(_FILES)
-    for place in dict.fromkeys((run_dir, _first(run_dir))):
-        there = [name for name in left if (place / name).exists()]
-        left = [name for name in left if name not in there]
-        if there:
-            found.append((str(place), ", ".join(there)))
-    return found
+    for folder in dict.fromkeys((run_dir, _first(run_dir))):
+        present = [name for name in left if (folder / name).exists()]
+        left = [name for name in left if name not in present]
+        if present:
+            folders.append((str(folder), ", ".join(present)))
+    return folders
 
 
 def _first(run_dir: Path) -> Path:
@@ -52,7 +52,7 @@ def _first(run_dir: Path) -> Path:
 
 
 def pointers(run_dir: Path) -> list[str]:
-    """Commands with ids that are there, to be copied."""
+    """Return commands with existing ids, to be copied."""
     run = _first(run_dir)
     lines = []
     quoted = shlex.quote(str(run))
@@ -74,13 +74,13 @@ def _examples(run: Path) -> list[tuple[str, str]]:
     if not (run / f"00-{reading.SOURCE}").is_dir():
         return []
     dropped = next((str(row["id"]) for row in reading.rows(run, "dropped.jsonl")), None)
-    gone: set[str] = {str(row["id"]) for row in reading.rows(run, "dropped.jsonl")}
+    all_dropped: set[str] = {str(row["id"]) for row in reading.rows(run, "dropped.jsonl")}
     relabelled = next(
         (
             str(decision["id"])
             for artefact in reading.stages(RunDirectory(run))
             for decision in artefact.decisions()
-            if decision["action"] == "relabel" and decision["id"] not in gone
+            if decision["action"] == "relabel" and decision["id"] not in all_dropped
         ),
         None,
     )

@@ -1,4 +1,4 @@
-"""Numbers and untrusted text as people read them. Nothing here is markup."""
+"""Format numbers and untrusted text for people. Nothing here is parsed as markup."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 _CUT = 280
 _CUT_LINES = 6
-# C0 and C1 controls but tab and newline, the marks that turn the direction of text, and lone surrogates.
+# C0 and C1 controls except tab and newline, bidirectional control characters, and lone surrogates.
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
 
 
 def plain(text: str) -> str:
-    """``text`` with everything that could steer a terminal or a page made visible (an escape reads ``\\x1b``)."""
+    """Return ``text`` with characters that could control a terminal or a page escaped (an escape becomes ``\\x1b``)."""
     text = text.replace("\r\n", "\n")
-    return _UNSAFE.sub(lambda found: _visible(found[0]), text)
+    return _UNSAFE.sub(lambda match: _visible(match[0]), text)
 
 
 def _visible(character: str) -> str:
@@ -31,7 +31,7 @@ def _visible(character: str) -> str:
 
 
 def cut(text: str, *, full: bool = False, most: int = _CUT, lines: int = _CUT_LINES) -> str:
-    """``text``, made plain, no longer than ``most`` characters and ``lines`` lines, with a note of what is missing."""
+    """Return ``plain(text)`` shortened to ``most`` characters and ``lines`` lines, with the number of missing characters."""
     shown = plain(text)
     if full:
         return shown
@@ -41,25 +41,25 @@ def cut(text: str, *, full: bool = False, most: int = _CUT, lines: int = _CUT_LI
 
 
 def one_line(text: str, most: int = 60) -> str:
-    """``text`` on one line, white space folded, cut at ``most`` characters."""
+    """Return ``text`` on one line, with white space folded, shortened to ``most`` characters."""
     folded = " ".join(plain(text).split())
     return folded if len(folded) <= most else folded[: most - 3].rstrip() + "..."
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A count with thousands separators, or a figure with ``digits`` decimals."""
+    """Return a count with thousands separators, or a figure with ``digits`` decimals."""
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:,.{digits}f}"
 
 
 def percent(value: float) -> str:
-    """A share as a percentage with one decimal."""
+    """Return a share as a percentage with one decimal."""
     return f"{100 * value:.1f}%"
 
 
 def value(thing: Any, *, full: bool = False) -> str:
-    """A JSON value as words: null is ``none``, truth values ``yes`` and ``no``; mappings as ``key value`` pairs."""
+    """Return a JSON value as text: null is ``none``, booleans ``yes`` and ``no``; mappings are ``key value`` pairs."""
     if thing is None or isinstance(thing, bool):
         return {None: "none", True: "yes", False: "no"}[thing]
     if is_number(thing):
@@ -80,7 +80,7 @@ def value(thing: Any, *, full: bool = False) -> str:
 def rows(
     console: Console, pairs: Sequence[tuple[str, str]], *, width: int = 18, indent: int = 2
 ) -> None:
-    """Print pairs of a short name and a text as two columns; the text wraps in its own."""
+    """Print pairs of a short name and a text as two columns; the text wraps within its column."""
     from rich.table import Table
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""The tokens of a run as its page shows them: totals, a histogram a score, the texts most often masked, and a few rows."""
+"""The tokens of a run on its page: totals, a histogram per score, the tokens masked most often, and example rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LONGEST = 400
 TEXTS = 20
 _BINS = 32
 _TAIL = 0.001
-_BLOCK = 4096  # samples that are counted together
+_BLOCK = 4096  # samples that are processed together
 _THINNED = 2**20
 _PIECE = 80
 _PROMPT = 300
@@ -32,7 +32,7 @@ _TINTS = 4
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A token of a response: what is shown, its class in the page's style, and what a pointer on it is told."""
+    """A token of a response: its text, its CSS class, and its tooltip."""
 
     shown: str
     style: str
@@ -41,7 +41,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One response: how many of its tokens are in the loss, what came before it, and its first tokens."""
+    """One response: its number of tokens, those in the loss, the prompt, and its first tokens."""
 
     id: str
     response: int
@@ -52,8 +52,8 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Often:
-    """A token of the vocabulary: in responses, and out of the loss there."""
+class MaskedToken:
+    """A token of the vocabulary: its count in responses, and how many of these are masked."""
 
     shown: str
     id: int
@@ -64,7 +64,7 @@ class Often:
 
 @dataclass(frozen=True, slots=True)
 class TokenPage:
-    """What the page says of tokens. ``reasons`` are stage, tokens and class; a token of two stages counts with both."""
+    """The tokens section of the page. ``reasons`` are stage, count and CSS class; a token masked by two stages counts for both."""
 
     response: int
     in_loss: int
@@ -72,27 +72,27 @@ class TokenPage:
     rows_left: int
     reasons: Sequence[tuple[str, int, str]]
     charts: Sequence[tuple[str, Chart]]
-    often: Sequence[Often]
+    often: Sequence[MaskedToken]
     examples: Sequence[Row]
 
 
 @dataclass(slots=True)
 class _Counts:
-    """Sums over all responses. ``vocabulary``: by token id, in responses and masked; ``place``: where it first stands."""
+    """Sums over all responses. ``vocabulary``: by token id, count and masked count; ``first``: its first occurrence."""
 
     response: int = 0
     in_loss: int = 0
     reasons: list[int] = field(default_factory=list)
     vocabulary: dict[int, list[int]] = field(default_factory=dict)
-    place: dict[int, tuple[int, int]] = field(default_factory=dict)
+    first: dict[int, tuple[int, int]] = field(default_factory=dict)
     shares: list[tuple[float, int]] = field(
         default_factory=list
-    )  # of masked tokens, and the sample
+    )  # share of masked tokens, and the index of the sample
     most: float = 0.0
 
 
 def token_page(run: RunDirectory) -> TokenPage | None:
-    """What there is to say of a run's tokens; None where no stage looked at them."""
+    """Return the tokens section of a run's page; None if the run has no token stage."""
     from nfilter.store.tokens import read_tokens
 
     directory = reading.tokens(run)
@@ -121,7 +121,7 @@ def token_page(run: RunDirectory) -> TokenPage | None:
         ],
         often=_often(samples, counts),
         examples=[
-            _row(samples[place], names, styles, counts.most) for place in _chosen(samples, counts)
+            _row(samples[index], names, styles, counts.most) for index in _chosen(samples, counts)
         ],
     )
 
@@ -155,38 +155,39 @@ def _counted(samples: Sequence[TokenSample], bits: int) -> _Counts:
 def _add_vocabulary(counts: _Counts, ids: Any, masked: Any, owner: Any, size: Any) -> None:
     import numpy as np
 
-    found, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
-    there = np.bincount(inverse, minlength=len(found))
-    lost = np.bincount(inverse, weights=masked, minlength=len(found))
+    """Add a block of response tokens to the counts; ``owner`` is each token's sample, ``size`` the samples' lengths."""
+    unique, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
+    total = np.bincount(inverse, minlength=len(unique))
+    lost = np.bincount(inverse, weights=masked, minlength=len(unique))
     begins = np.concatenate([[0], np.cumsum(size)])
-    for at, token in enumerate(found.tolist()):
+    for at, token in enumerate(unique.tolist()):
         sums = counts.vocabulary.setdefault(token, [0, 0])
-        sums[0] += int(there[at])
+        sums[0] += int(total[at])
         sums[1] += int(lost[at])
-        if token not in counts.place:
+        if token not in counts.first:
             sample = int(owner[first[at]])
             within = int(first[at] - begins[sample - int(owner[0])])
-            counts.place[token] = (sample, within)
+            counts.first[token] = (sample, within)
 
 
-def _often(samples: Sequence[TokenSample], counts: _Counts) -> list[Often]:
-    """The tokens masked most often, those of lower id first among equals."""
+def _often(samples: Sequence[TokenSample], counts: _Counts) -> list[MaskedToken]:
+    """The tokens masked most often; ties are ordered by id."""
     order = sorted(counts.vocabulary.items(), key=lambda item: (-item[1][1], item[0]))[:TEXTS]
     out = []
-    for token, (there, masked) in order:
+    for token, (total, masked) in order:
         if not masked:
             break
-        sample, within = counts.place[token]
+        sample, within = counts.first[token]
         at = samples[sample].response.nonzero()[0][within]
         start, end = samples[sample].spans[at].tolist()
         piece = samples[sample].text[start:end]
         shown = repr(text.plain(piece))[:_PIECE] if piece else ""
-        out.append(Often(shown, token, there, masked, text.percent(masked / there)))
+        out.append(MaskedToken(shown, token, total, masked, text.percent(masked / total)))
     return out
 
 
 def _chart(samples: Sequence[TokenSample], name: str) -> Chart | None:
-    """A score's histogram between its 0.1% and 99.9% quantile, what lies beyond in the outermost bars."""
+    """A score's histogram between its 0.1% and 99.9% quantiles; values outside are in the outermost bars."""
     import numpy as np
 
     total = sum(len(sample.ids) for sample in samples)
@@ -212,7 +213,7 @@ def _chart(samples: Sequence[TokenSample], name: str) -> Chart | None:
 
 
 def _scores(samples: Sequence[TokenSample], name: str) -> Iterator[tuple[Any, Any]]:
-    """A score over the response in float64 and which of its tokens are masked, a block at a time."""
+    """The values of a score at response tokens as float64, and which of them are masked, in blocks."""
     import numpy as np
 
     for start in range(0, len(samples), _BLOCK):
@@ -222,13 +223,13 @@ def _scores(samples: Sequence[TokenSample], name: str) -> Iterator[tuple[Any, An
 
 
 def _chosen(samples: Sequence[TokenSample], counts: _Counts) -> list[int]:
-    """The rows shown: most, middling and least masked of those that still train; equal ones by a hash of the id."""
+    """The example rows: most, median and least masked of the rows in the loss; ties are ordered by a hash of the id."""
 
-    def lot(place: int) -> str:
-        return hashlib.sha256(samples[place].id.encode("utf-8", "surrogatepass")).hexdigest()
+    def lot(index: int) -> str:
+        return hashlib.sha256(samples[index].id.encode("utf-8", "surrogatepass")).hexdigest()
 
-    left = [(share, place) for share, place in counts.shares if share < 1] or counts.shares
-    order = [place for _, _, place in sorted((-share, lot(place), place) for share, place in left)]
+    left = [(share, index) for share, index in counts.shares if share < 1] or counts.shares
+    order = [index for _, _, index in sorted((-share, lot(index), index) for share, index in left)]
     if len(order) <= ROWS:
         return order
     third = ROWS // 3
@@ -258,16 +259,16 @@ def _row(sample: TokenSample, names: Sequence[str], styles: Mapping[str, str], m
 
 
 def _piece(token: Token, styles: Mapping[str, str], most: float) -> Piece:
-    said = [f"weight {token.weight:g}"]
+    details = [f"weight {token.weight:g}"]
     if token.by:
-        said = [f"taken out by {', '.join(token.by)}"]
-    said += [f"{name} {value:.3g}" for name, value in token.scores.items()]
+        details = [f"masked by {', '.join(token.by)}"]
+    details += [f"{name} {value:.3g}" for name, value in token.scores.items()]
     if token.weight:
         style = f"w{max(1, min(_TINTS, round(_TINTS * token.weight / most)))}"
     else:
         style = styles[token.by[0]] if token.by else "none"
     shown = text.plain(token.piece)[:_PIECE] or "·"
-    return Piece(shown, style, text.plain("; ".join(said)))
+    return Piece(shown, style, text.plain("; ".join(details)))
 
 
 def _joined(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:

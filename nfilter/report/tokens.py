@@ -1,4 +1,4 @@
-"""What training saw of one row, token by token: which are in the loss, which are not, and by whose decision."""
+"""The response tokens of one row: their weights, scores, and the stages that masked them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _COLOURS = ("red", "magenta", "yellow", "cyan", "blue", "bright_black")
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One token of a response: the text that it stands for ("" where another token stands for it already).
+    """One token of a response and its text, which is empty if an earlier token covers the same characters.
 
-    ``by`` names the stages that took it out of the loss; ``scores`` leaves out those that are undefined.
+    ``by`` names the stages that masked it; undefined ``scores`` are left out.
     """
 
     position: int
@@ -34,7 +34,7 @@ class Token:
 
 
 def tokens_of(run: RunDirectory, sample_id: str) -> list[Token] | None:
-    """The response tokens of a row in order; None where the run encoded no such row."""
+    """Return the response tokens of a row in order; None if the run did not encode the row."""
     from nfilter.store.tokens import read_one
 
     folder = reading.tokens(run)
@@ -45,7 +45,7 @@ def tokens_of(run: RunDirectory, sample_id: str) -> list[Token] | None:
 
 
 def cut_off(run: RunDirectory, sample_id: str) -> int:
-    """How many tokens of a row's responses max_length left out."""
+    """Return the number of response tokens of a row that were truncated at max_length."""
     from nfilter.store.tokens import read_one
 
     folder = reading.tokens(run)
@@ -54,7 +54,7 @@ def cut_off(run: RunDirectory, sample_id: str) -> int:
 
 
 def response_of(sample: TokenSample, reasons: Sequence[str]) -> list[Token]:
-    """The response tokens of a sample in order; ``reasons`` names the bits."""
+    """Return the response tokens of a sample in order; ``reasons`` are the names of the reason bits."""
     pieces = _pieces(sample.text, sample.spans.tolist())
     return [
         Token(
@@ -70,7 +70,7 @@ def response_of(sample: TokenSample, reasons: Sequence[str]) -> list[Token]:
 
 
 def summary(tokens: Sequence[Token]) -> dict[str, JSON]:
-    """How many of the response's tokens are in the loss, and how many each stage took out."""
+    """Return the numbers of response tokens, of those in the loss, and of those that each stage masked."""
     masked: dict[str, JSON] = {}
     for name in dict.fromkeys(name for token in tokens for name in token.by):
         masked[name] = sum(name in token.by for token in tokens)
@@ -82,7 +82,7 @@ def summary(tokens: Sequence[Token]) -> dict[str, JSON]:
 
 
 def as_json(tokens: Iterable[Token]) -> list[JSON]:
-    """The tokens as JSON values."""
+    """Return the tokens as JSON values."""
     return [
         {
             "position": token.position,
@@ -97,21 +97,21 @@ def as_json(tokens: Iterable[Token]) -> list[JSON]:
 
 
 def render(tokens: Sequence[Token], console: Console) -> None:
-    """Print the response in colours, a colour a stage that took tokens out, then every token with its scores."""
+    """Print the response with masked tokens in the colour of the stage that masked them, then a table of all tokens."""
     from rich.table import Table
 
     names = list(dict.fromkeys(name for token in tokens for name in token.by))
     colours = dict(zip(names, _COLOURS, strict=False))
     console.print()
-    text.heading(console, "the response as training sees it")
+    text.heading(console, "the response in training")
     console.print(_coloured(tokens, colours))
     console.print(_legend(tokens, colours))
     console.print()
     scores = list(dict.fromkeys(name for token in tokens for name in token.scores))
     table = Table(box=None, pad_edge=False)
-    for head in ("token", "taken out by", "weight", *scores):
-        left = head in ("token", "taken out by")
-        # Names wrap, numbers and what they are about do not.
+    for head in ("token", "masked by", "weight", *scores):
+        left = head in ("token", "masked by")
+        # Only the names of scores wrap.
         table.add_column(
             head,
             justify="left" if left else "right",
@@ -120,7 +120,7 @@ def render(tokens: Sequence[Token], console: Console) -> None:
             overflow="fold",
         )
     for token in tokens:
-        # Adding 0 makes 0 of what rounds to -0.
+        # Adding 0 converts -0 to 0.
         cells = [
             f"{round(token.scores[name], 2) + 0:.2f}" if name in token.scores else ""
             for name in scores
@@ -152,17 +152,17 @@ def _styled(shown: str, token: Token, colours: Mapping[str, str]) -> Text:
 def _legend(tokens: Sequence[Token], colours: Mapping[str, str]) -> Text:
     from rich.text import Text
 
-    found: Any = summary(tokens)
-    out = Text(f"{found['in_loss']} of {found['response']} tokens are in the loss")
-    for name, count in found["masked_by"].items():
+    counts: Any = summary(tokens)
+    out = Text(f"{counts['in_loss']} of {counts['response']} tokens are in the loss")
+    for name, count in counts["masked_by"].items():
         out.append("; ")
         out.append(name, style=f"strike {colours.get(name, _COLOURS[-1])}")
-        out.append(f" took out {count}")
+        out.append(f" masked {count}")
     return out
 
 
 def _pieces(whole: str, spans: Sequence[tuple[int, int]]) -> list[str]:
-    """The characters that each token adds: a character of several tokens belongs to the first of them."""
+    """The characters of each token; a character that several tokens cover belongs to the first."""
     pieces, done = [], 0
     for start, end in spans:
         pieces.append(whole[max(start, done) : end])

@@ -1,4 +1,4 @@
-"""How the arms of a run were trained, in one line: the same settings, and the steps that each arm took with them."""
+"""The training of a run's arms in one line: optimiser steps per arm and shared settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SETTINGS: Final = ("batch_size", "epochs", "lr")
 
 
 def closing(metrics: Mapping[str, Any]) -> str | None:
-    """Optimiser steps by arm, then the settings that all arms have; None where no arm was trained."""
+    """Return the optimiser steps by arm and the settings that all arms share; None if no arm was trained."""
     steps = {
         arm: found.mean
         for arm in _arms(metrics)
@@ -30,11 +30,11 @@ def closing(metrics: Mapping[str, Any]) -> str | None:
             and (found := figures.figure(metrics, "training", arm, name)) is not None
         )
         by_arm.append(f"{arm} {round(count):,}{f' ({own})' if own else ''}")
-    said = f"optimiser steps: {', '.join(by_arm)}"
+    line = f"optimiser steps: {', '.join(by_arm)}"
     all_have = [
         f"{name} {text.value(value)}" for name, value in shared.items() if value is not None
     ]
-    return f"{said}; {', '.join(all_have)}" if all_have else said
+    return f"{line}; {', '.join(all_have)}" if all_have else line
 
 
 def _arms(metrics: Mapping[str, Any]) -> list[str]:
@@ -45,10 +45,10 @@ def _arms(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _shared(metrics: Mapping[str, Any], arms: Mapping[str, float], name: str) -> float | None:
-    """The value of a setting where every arm has it and it is one."""
-    found = {
+    """The value of a setting if all arms have the same; else None."""
+    values = {
         figure.mean if figure is not None else None
         for arm in arms
         for figure in [figures.figure(metrics, "training", arm, name)]
     }
-    return found.pop() if len(found) == 1 else None
+    return values.pop() if len(values) == 1 else None

@@ -1,4 +1,4 @@
-"""Artefacts: what a stage publishes, chunk by chunk, and the fingerprint that identifies what it is made of."""
+"""Artefacts: the output of a stage, published chunk by chunk, with a fingerprint of its inputs."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _BESIDE = "../"
 
 
 class Chunks(Protocol[T]):
-    """How the samples of one chunk are stored in one file."""
+    """File format of one chunk of samples."""
 
     @property
     def suffix(self) -> str:
-        """The ending of the file's name, with the dot."""
+        """The file name extension, with the dot."""
         ...
 
     def write(self, path: Path, index: int, samples: Iterable[T]) -> Seal:
@@ -54,31 +54,32 @@ class Chunks(Protocol[T]):
 
 
 class Begun(NamedTuple):
-    """The status of an artefact when its stage begins, and the reason to report."""
+    """The status of an artefact when its stage begins, and the reason, which is logged."""
 
     status: Literal["new", "changed", "damaged", "resumed", "reused"]
     why: str = ""
 
 
 def fingerprint_of(parts: Mapping[str, Any]) -> str:
-    """Return one SHA-256 of the named ``parts``: what an artefact is made of."""
-    return digest(_hashed(parts))
+    """Return one SHA-256 of the named ``parts`` that determine an artefact: config, code, models, input."""
+    return digest(_part_digests(parts))
 
 
-def _hashed(parts: Mapping[str, Any]) -> dict[str, str]:
+def _part_digests(parts: Mapping[str, Any]) -> dict[str, str]:
+    """Return one digest per part, so that a changed part can be named."""
     return {name: digest(part) for name, part in parts.items()}
 
 
 def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Return the names of the parts that differ, as text."""
+    """Return the names of the parts that differ, joined by commas."""
     return ", ".join(name for name in {**old, **new} if old.get(name) != new.get(name))
 
 
 class Artefact(Generic[T]):
-    """What one stage published: numbered chunks of samples with the decisions about them, and its state.
+    """The output of one stage: numbered chunks of samples, the decisions about them, and the state of ``fit``.
 
-    A chunk is published before its decisions are, and counts only when both are present. ``done.json`` has the size and
-    SHA-256 of every file; until it is written, ``parts.jsonl`` has them. Every read is compared with them.
+    A chunk is published before its decisions, and is complete only when both are present. ``done.json`` has the size and
+    SHA-256 of every file; until it is written, ``parts.jsonl`` has them. Every read verifies them.
     """
 
     def __init__(self, directory: Path, chunks: Chunks[T]) -> None:
@@ -88,30 +89,34 @@ class Artefact(Generic[T]):
         self._files: dict[str, Seal] | None = None
 
     def begin(self, parts: Mapping[str, Any]) -> Begun:
-        """Prepare the directory for what ``parts`` describe; its content is kept if it has the same parts and is whole."""
-        made = _hashed(parts)
+        """Prepare the directory for an artefact with these ``parts``. Keep its content if the parts are equal and the files undamaged."""
+        current = _part_digests(parts)
         try:
             old = self._parts()
-            if old == made:
-                self._verify(digest(made))
+            if old == current:
+                self._verify(digest(current))
                 return Begun("reused" if finished(self) else "resumed")
-            begun = Begun("changed", differing(old, made)) if old is not None else Begun("new")
+            begun = Begun("changed", differing(old, current)) if old is not None else Begun("new")
         except DamageError as error:
             begun = Begun("damaged", f"{error.path} {error.what}")
         self.remove()
-        write_sealed(self.directory / FINGERPRINT, made)
+        write_sealed(self.directory / FINGERPRINT, current)
         reach("stage.begun")
         return begun
 
-    def of(self, fingerprint: str) -> bool:
-        """Whether the artefact has that fingerprint."""
+    def has_fingerprint(self, fingerprint: str) -> bool:
+        """Whether the artefact has this fingerprint."""
         try:
             return self.fingerprint() == fingerprint
         except DamageError:
             return False
 
     def fingerprint(self) -> str | None:
-        """Return the fingerprint; None where no stage began. Raises DamageError."""
+        """Return the fingerprint; None if no stage began here.
+
+        Raises:
+            DamageError: if the file of the fingerprint is damaged.
+        """
         parts = self._parts()
         return None if parts is None else digest(parts)
 
@@ -121,9 +126,9 @@ class Artefact(Generic[T]):
         discard(self.directory)
 
     def finish(self, summary: Mapping[str, Any], beside: Mapping[str, Seal] | None = None) -> None:
-        """Publish the summary; the artefact is complete from here on.
+        """Publish the summary, which completes the artefact.
 
-        ``beside`` are files of the artefact in the run's own folder.
+        ``beside`` are files of the artefact that are in the run's own folder.
         """
         self._known().update({_BESIDE + name: seal for name, seal in (beside or {}).items()})
         write_sealed(
@@ -134,7 +139,11 @@ class Artefact(Generic[T]):
         remove(self.directory / _PARTS)
 
     def summary(self) -> dict[str, Any]:
-        """Return what ``finish`` was given. Raises DamageError."""
+        """Return the summary that ``finish`` published.
+
+        Raises:
+            DamageError: if it is damaged.
+        """
         value = read_sealed(self.directory / DONE, self.home)
         value.pop(_OWN, None)
         return value
@@ -155,7 +164,11 @@ class Artefact(Generic[T]):
         self._add({chunk.name: first, beside.name: second})
 
     def chunk(self, index: int) -> list[T]:
-        """Return the samples of one chunk. Raises DamageError."""
+        """Return the samples of one chunk.
+
+        Raises:
+            DamageError: if its file is missing or damaged.
+        """
         return self._chunks.read(self._read(self._chunk(index)), index)
 
     def chunks(self) -> Iterator[list[T]]:
@@ -181,23 +194,31 @@ class Artefact(Generic[T]):
             yield from self.decisions_of(index)
             index += 1
 
-    def pairs(self) -> list[tuple[str, str]]:
-        """Return the file names of every whole chunk and of its decisions, in order."""
-        whole = itertools.takewhile(self.has_chunk, itertools.count())
-        return [(self._chunk(index), _decisions(index)) for index in whole]
+    def chunk_files(self) -> list[tuple[str, str]]:
+        """Return the file names of each complete chunk and of its decisions, in order."""
+        complete = itertools.takewhile(self.has_chunk, itertools.count())
+        return [(self._chunk(index), _decisions(index)) for index in complete]
 
     def path(self, name: str) -> Path:
-        """Return the path of the published file ``name``. Raises DamageError where it was changed or is gone."""
-        path = self._place(name)
+        """Return the path of the published file ``name``.
+
+        Raises:
+            DamageError: if it is missing or was changed.
+        """
+        path = self._path_of(name)
         check(path, self._seal(name), self.home)
         return path
 
     def rows_beside(self, name: str) -> Iterator[Any]:
-        """Yield the rows of a file in the run's own folder that was given to ``finish``. Raises DamageError."""
+        """Yield the rows of a file in the run's own folder that ``finish`` received as ``beside``.
+
+        Raises:
+            DamageError: if it is missing or damaged.
+        """
         return self._rows(_BESIDE + name)
 
     def write_state(self, state: State) -> None:
-        """Publish a fitted state: JSON values, and one ``.npy`` per array."""
+        """Publish the state of ``fit``: JSON values, and one ``.npy`` file per array."""
         seals = {
             f"state/{name}.npy": write_array(self.directory / "state" / f"{name}.npy", values)
             for name, values in state.arrays.items()
@@ -207,7 +228,7 @@ class Artefact(Generic[T]):
         self._add(seals)
 
     def read_state(self) -> State | None:
-        """Return the published state, arrays memory-mapped; None where none is complete."""
+        """Return the published state with memory-mapped arrays; None if none is complete."""
         if _STATE not in self._known():
             return None
         value = json.loads(self._read(_STATE))
@@ -222,7 +243,11 @@ class Artefact(Generic[T]):
         self._add({_MODEL: write_json(self.directory / _MODEL, record)})
 
     def read_model(self) -> dict[str, Any] | None:
-        """Return what ``write_model`` was given last; None where the stage offered no model. Raises DamageError."""
+        """Return the last record of ``write_model``; None if the stage offered no model.
+
+        Raises:
+            DamageError: if it is damaged.
+        """
         if _MODEL not in self._known():
             return None
         value: dict[str, Any] = json.loads(self._read(_MODEL))
@@ -232,7 +257,7 @@ class Artefact(Generic[T]):
         return f"chunk-{index:06d}{self._chunks.suffix}"
 
     def _read(self, name: str) -> bytes:
-        return read(self._place(name), self._seal(name), self.home)
+        return read(self._path_of(name), self._seal(name), self.home)
 
     def _rows(self, name: str) -> Iterator[Any]:
         return (json.loads(line) for line in self._read(name).decode().split("\n") if line)
@@ -246,14 +271,14 @@ class Artefact(Generic[T]):
         if finished(self):
             own = read_sealed(self.directory / DONE, self.home).get(_OWN, {})
             if own.get("fingerprint") != fingerprint:
-                raise damaged(self.directory / DONE, "is of another stage", self.home)
+                raise damaged(self.directory / DONE, "belongs to another stage", self.home)
             for ending in (".jsonl", self._chunks.suffix):
                 for path in self.directory.glob(f"*-*{ending}"):
                     self._seal(path.name)
         for name in self._known():
             self.path(name)
 
-    def _place(self, name: str) -> Path:
+    def _path_of(self, name: str) -> Path:
         return (
             self.home / name[len(_BESIDE) :] if name.startswith(_BESIDE) else self.directory / name
         )
@@ -262,13 +287,13 @@ class Artefact(Generic[T]):
         seal = self._known().get(name)
         if seal is None:
             raise damaged(
-                self._place(name), "is not among the files that the stage published", self.home
+                self._path_of(name), "is not in the stage's list of published files", self.home
             )
         return seal
 
     def _add(self, seals: Mapping[str, Seal]) -> None:
         self._known().update(seals)
-        # Not synced: what a power cut takes from here is made again.
+        # Not synced: chunks whose lines a power cut removes are computed again.
         with (self.directory / _PARTS).open("a", encoding="utf-8") as out:
             out.write(json.dumps(seals) + "\n")
 
@@ -283,12 +308,13 @@ class Artefact(Generic[T]):
         return self._files
 
     def _unfinished(self) -> dict[str, Seal]:
+        """The files of a stage that has not ended, from ``parts.jsonl``."""
         path = self.directory / _PARTS
         if not path.exists():
             return {}
         known: dict[str, Seal] = {}
         try:
-            # A line without an end is one that a kill cut off.
+            # A last line without a line break was cut off by a kill.
             for line in path.read_bytes().decode().split("\n")[:-1]:
                 known.update(seals_of(json.loads(line)))
         except OSError as error:
@@ -304,7 +330,7 @@ def finished(artefact: Artefact[Any]) -> bool:
 
 
 def discard(directory: Path) -> None:
-    """Remove an artefact, its fingerprint first: what a kill leaves of it is then never taken for whole."""
+    """Remove an artefact, its fingerprint first, so that a kill in between leaves nothing that looks complete."""
     if directory.is_dir():
         remove(directory / FINGERPRINT)
     remove(directory)

@@ -1,4 +1,4 @@
-"""Calls that brought no answer, in words: a run warns of them, and its screen and page show them."""
+"""Failed calls as text, for warnings, the closing screen and the page."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def told(model: str, ended: Mapping[str, Any]) -> str:
-    """``3 of 40 calls to expert failed (2 too_long, 1 server)``; ``ended`` is what ``Journal.outcomes`` has of a model.
+def failed_calls_text(model: str, outcome: Mapping[str, Any]) -> str:
+    """Return e.g. ``3 of 40 calls to expert failed (2 too_long, 1 server)``.
 
-    Over several seeds its numbers are means.
+    ``outcome`` is the entry of ``model`` in ``Journal.outcomes``; for a group of seeds its numbers are means.
     """
-    kinds = ", ".join(f"{_number(count)} {kind}" for kind, count in ended["kinds"].items())
-    said = f"{_number(ended['failed'])} of {_number(ended['calls'])} calls to {model} failed"
-    return f"{said} ({kinds})" if kinds else said
+    kinds = ", ".join(f"{_number(count)} {kind}" for kind, count in outcome["kinds"].items())
+    text = f"{_number(outcome['failed'])} of {_number(outcome['calls'])} calls to {model} failed"
+    return f"{text} ({kinds})" if kinds else text
 
 
 def _number(value: float) -> str:

@@ -1,7 +1,7 @@
-"""Places at which a test may end the process as ``kill -9`` does: the moments that a run has to survive.
+"""Failpoints: named points in the code at which a test kills the process, as ``kill -9`` does.
 
-``NFILTER_FAILPOINT=NAME:N`` ends it the N-th time that NAME is reached, ``NFILTER_FAILPOINT=count:FILE`` writes how often each
-was reached. Without the variable a place costs one comparison.
+``NFILTER_FAILPOINT=NAME:N`` kills it when it reaches NAME for the N-th time; ``NFILTER_FAILPOINT=count:FILE`` writes how often
+each failpoint was reached. Without the variable a failpoint costs one comparison.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from collections import Counter
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-Place = Literal[
+Failpoint = Literal[
     "journal.begun", "journal.answers", "journal.uses", "journal.committed", "publish.opened", "publish.written",
     "publish.synced", "publish.renamed", "chunk.samples", "chunk.decisions", "stage.begun", "stage.finished",
 ]  # fmt: skip
-PLACES: Final[tuple[Place, ...]] = get_args(Place)
+FAILPOINTS: Final[tuple[Failpoint, ...]] = get_args(Failpoint)
 
 _ARMED: Final = os.environ.get("NFILTER_FAILPOINT")
 _REACHED: Final[Counter[str]] = Counter()
 
 
-def reach(place: Place) -> None:
-    """Say that ``place`` is reached."""
+def reach(name: Failpoint) -> None:
+    """Kill the process, or count, if the environment variable names this failpoint."""
     if _ARMED is None:
         return
-    _REACHED[place] += 1
-    name, _, value = _ARMED.partition(":")
-    if name == "count":
+    _REACHED[name] += 1
+    armed, _, value = _ARMED.partition(":")
+    if armed == "count":
         Path(value).write_text(json.dumps(_REACHED), encoding="utf-8")
-    elif name == place and _REACHED[place] == int(value):
+    elif armed == name and _REACHED[name] == int(value):
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and JSON that tells whether it is still what was written."""
+"""Atomic writes of files and folders, and JSON files with a digest of their content."""
 
 from __future__ import annotations
 
@@ -27,32 +27,36 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def canonical(value: Any) -> str:
-    """Canonical JSON: sorted keys, no white space, no NaN."""
+    """Return canonical JSON: sorted keys, no white space, no NaN."""
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
 
 
 def digest(*parts: Any) -> str:
-    """SHA-256, in hex, of the canonical JSON of ``parts``."""
+    """Return the SHA-256, in hex, of the canonical JSON of ``parts``."""
     return hashlib.sha256(canonical(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @contextmanager
 def publishing(path: Path) -> Iterator[IO[str]]:
-    """Open a text file that appears at ``path`` only when the block ends well. Raises StoreError as ``publishing_file``."""
+    """Open a text file that appears at ``path`` only if the block succeeds.
+
+    Raises:
+        StoreError: if it cannot be written.
+    """
     with publishing_file(path) as part, part.open("w", encoding="utf-8", newline="") as out:
         yield out
 
 
 @contextmanager
 def publishing_file(path: Path) -> Iterator[Path]:
-    """Yield an empty file beside ``path`` to write; when the block ends well it is synced and renamed to ``path``.
+    """Yield the path of an empty file in the same folder; if the block succeeds, it is synced and renamed to ``path``.
 
     Raises:
-        StoreError: when it cannot be written, as on a full disk; what was at ``path`` before is still there.
+        StoreError: if it cannot be written, e.g. on a full disk. An earlier file at ``path`` is kept.
     """
-    with _beside(path, secrets.token_hex(4), lambda part: part.touch(exist_ok=False)) as part:
+    with _temporary(path, secrets.token_hex(4), lambda part: part.touch(exist_ok=False)) as part:
         mode = part.stat().st_mode
         reach("publish.opened")
         yield part
@@ -67,17 +71,17 @@ def publishing_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def publishing_folder(path: Path) -> Iterator[Path]:
-    """Yield a new folder beside ``path`` to fill; when the block ends well it is synced and takes the place of ``path``.
+    """Yield the path of an empty folder in the same folder; if the block succeeds, it is synced and replaces ``path``.
 
-    A file or folder at ``path`` is removed just before the rename, so that a kill leaves the new one, the old one or none.
-    What killed processes of this machine began for the same ``path`` is removed first.
+    A file or folder at ``path`` is removed just before the rename, so that after a kill the new one, the old one or none
+    exists. Temporary folders that killed processes of this machine left for the same ``path`` are removed first.
 
     Raises:
-        StoreError: when it cannot be written.
+        StoreError: if it cannot be written.
     """
     mark = f"{os.uname().nodename}-"
     _remove_abandoned(path, mark)
-    with _beside(path, f"{mark}{os.getpid()}", _emptied) as part:
+    with _temporary(path, f"{mark}{os.getpid()}", _new_folder) as part:
         yield part
         reach("publish.written")
         sync_folder(part)
@@ -87,6 +91,7 @@ def publishing_folder(path: Path) -> Iterator[Path]:
 
 
 def _remove_abandoned(path: Path, mark: str) -> None:
+    """Remove the temporary folders of ``path`` whose process, the number after ``mark``, no longer runs."""
     start = f".{path.name}.{mark}"
     for part in path.parent.glob(f"{glob.escape(start)}*{PART}"):
         process = part.name[len(start) : -len(PART)]
@@ -105,14 +110,14 @@ def _is_running(process: int) -> bool:
     return True
 
 
-def _emptied(folder: Path) -> None:
+def _new_folder(folder: Path) -> None:
     remove(folder)
     folder.mkdir()
 
 
 @contextmanager
-def _beside(path: Path, mark: str, make: Callable[[Path], object]) -> Iterator[Path]:
-    """Yield what ``make`` makes in the folder of ``path``; it is removed when the block fails."""
+def _temporary(path: Path, mark: str, make: Callable[[Path], object]) -> Iterator[Path]:
+    """Yield the temporary path that ``make`` creates in the folder of ``path``; remove it if the block fails."""
     part = path.with_name(f".{path.name}.{mark}{PART}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +146,7 @@ def _rename(part: Path, path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Write every file under ``path``, and the folders, to the disk."""
+    """Sync every file and folder under ``path`` to the disk."""
     for folder, _, names in os.walk(path):
         for name in names:
             _sync(Path(folder, name))
@@ -149,24 +154,28 @@ def sync_folder(path: Path) -> None:
 
 
 def refuse_folder(path: Path) -> None:
-    """Raises StoreError where a folder stands at ``path``, which is to be a file."""
+    """Check that ``path``, the path of a file, is not a folder.
+
+    Raises:
+        StoreError: if it is.
+    """
     if path.is_dir():
         raise StoreError(
-            f"{path}: a folder stands where a file is to be written; move it away, and the same command goes on"
+            f"{path}: is a folder, and a file is to be written there; move the folder away and run the same command to resume"
         )
 
 
 def unwritten(path: Path, error: OSError) -> StoreError:
-    """What to raise where ``path`` cannot be written."""
-    remedy = "make room there" if error.errno in _FULL else "make that place writable"
+    """Return the error for a ``path`` that cannot be written."""
+    remedy = "free some space" if error.errno in _FULL else "make it writable"
     return StoreError(
-        f"{path}: cannot be written ({error.strerror or error}); what was published before is whole: {remedy}, "
-        "and the same command goes on"
+        f"{path}: cannot be written ({error.strerror or error}); earlier files are unchanged: {remedy}, "
+        "and run the same command to resume"
     )
 
 
 def _sync(path: Path) -> None:
-    # A file or a folder; a rename is on the disk only when its folder is.
+    # A file or a folder: a rename is on the disk only after its folder is synced.
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -175,14 +184,14 @@ def _sync(path: Path) -> None:
 
 
 class Sealing:
-    """A text file on its way to its place; ``seal`` says what was written."""
+    """A text file that is being written; ``seal`` returns the size and hash of its content so far."""
 
     def __init__(self, out: IO[str]) -> None:
         self._out = out
         self._tally = Tally()
 
     def write(self, text: str) -> None:
-        """Write the text, and count its bytes."""
+        """Write the text, and add it to the seal."""
         self._out.write(text)
         self._tally.add(text.encode())
 
@@ -191,13 +200,17 @@ class Sealing:
         self.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
 
     def seal(self) -> Seal:
-        """Of all that was written so far."""
+        """Return the seal of the content so far."""
         return self._tally.seal()
 
 
 @contextmanager
 def sealing(path: Path) -> Iterator[Sealing]:
-    """A text file as of ``publishing``, of which is known what was written. Raises StoreError as that does."""
+    """Open a text file as ``publishing`` does, and remember its seal, so that it need not be read again to verify it.
+
+    Raises:
+        StoreError: if it cannot be written.
+    """
     with publishing(path) as out:
         written = Sealing(out)
         yield written
@@ -205,7 +218,7 @@ def sealing(path: Path) -> Iterator[Sealing]:
 
 
 def write_json(path: Path, value: Any) -> Seal:
-    """Publish a JSON file, indented for people."""
+    """Publish a JSON file with indentation."""
     with sealing(path) as out:
         out.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return out.seal()
@@ -220,17 +233,17 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> Seal:
 
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
-    """Publish a JSON object that holds a digest of its file's name and of its own values under ``seal``."""
-    # As it will be read: what JSON makes of a key or a tuple is part of the digest.
+    """Publish a JSON object with a digest of its file name and its values under ``seal``."""
+    # The digest is of the values as they are read: JSON converts tuples and keys.
     plain = json.loads(json.dumps(value, allow_nan=False))
     write_json(path, {**plain, SEAL: digest(path.name, plain)})
 
 
 def read_sealed(path: Path, home: Path) -> dict[str, Any]:
-    """What ``write_sealed`` was given.
+    """Return the object that ``write_sealed`` wrote.
 
     Raises:
-        DamageError: when the file is gone or holds anything else; it names the command that mends the run ``home``.
+        DamageError: if the file is missing or has other values; it names the command that repairs the run ``home``.
     """
     try:
         value = json.loads(path.read_bytes())
@@ -242,21 +255,21 @@ def read_sealed(path: Path, home: Path) -> dict[str, Any]:
         raise damaged(path, "is not a JSON object", home)
     seal = value.pop(SEAL, None)
     if seal is None:
-        raise damaged(path, "has no seal, so it cannot be told whether it is whole", home)
+        raise damaged(path, "has no seal, so it cannot be verified", home)
     try:
-        whole = seal == digest(path.name, value)
+        equal = seal == digest(path.name, value)
     except (ValueError, RecursionError):
-        whole = False
-    if not whole:
-        raise damaged(path, "holds other values than were written", home)
+        equal = False
+    if not equal:
+        raise damaged(path, "has other values than were written", home)
     return value
 
 
 def check_folder(record: Path, home: Path) -> dict[str, Any]:
-    """What a sealed ``record`` says of the files beside it, after a look at each that it lists under ``files``.
+    """Return a sealed ``record`` after verifying each file in its folder that it lists under ``files``.
 
     Raises:
-        DamageError: when one is gone or is not what was written; it names the command that mends the run ``home``.
+        DamageError: if one is missing or was changed; it names the command that repairs the run ``home``.
     """
     value = read_sealed(record, home)
     for name, seal in seals_of(value.get("files")).items():
@@ -265,12 +278,12 @@ def check_folder(record: Path, home: Path) -> dict[str, Any]:
 
 
 def seals_of(value: Any) -> dict[str, Seal]:
-    """The seals by name, as a sealed file holds them."""
+    """Return the seals by file name from their JSON form."""
     return {str(name): Seal(*seal) for name, seal in dict(value or {}).items()}
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder with all that is in it, if there is one."""
+    """Remove a file, or a folder with its content, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -279,35 +292,35 @@ def remove(path: Path) -> None:
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:
-    """The rows of a JSON Lines file that nfilter wrote."""
+    """Yield the rows of a JSON Lines file that nfilter wrote."""
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             yield json.loads(line)
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file that nfilter wrote.
+    """Return the value of a JSON file that nfilter wrote.
 
     Raises:
-        StoreError: when it is missing or is not JSON.
+        StoreError: if it is missing or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise StoreError(
-            f"{path}: not there; is {path.parent} the directory of a finished run?"
+            f"{path}: does not exist; is {path.parent} the directory of a finished run?"
         ) from error
     except ValueError as error:
         raise StoreError(f"{path}:1: not JSON ({error}); remove it and run again") from error
 
 
 def write_array(path: Path, values: Any) -> Seal:
-    """Publish an array in numpy's format, without pickle."""
+    """Publish an array as ``.npy``, without pickle."""
     return _write_bytes(path, lambda out: np.save(out, np.asarray(values), allow_pickle=False))
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> Seal:
-    """Publish arrays of numbers by name as an ``.npz`` file, uncompressed."""
+    """Publish named arrays of numbers as an uncompressed ``.npz`` file."""
     return _write_bytes(path, lambda out: np.savez(out, **arrays))
 
 

@@ -1,7 +1,7 @@
-"""What was asked of models and what they answered: SQLite, one writer, one connection.
+"""The journal: calls to models with their answers, in SQLite, with one writer and one connection.
 
-A call and its cost are committed together. A committed call is never made again: its key is the SHA-256 of all
-that can change the answer, and of nothing else.
+A call and its cost are committed together. A committed call is never repeated: its key is the SHA-256 of exactly the values
+that can change the answer.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ CREATE TABLE IF NOT EXISTS failed (
 }
 
 
-_UNFOUND: Final = "SELECT DISTINCT stage FROM uses WHERE key NOT IN (SELECT key FROM calls)"
+_STAGES_WITHOUT_ANSWERS: Final = (
+    "SELECT DISTINCT stage FROM uses WHERE key NOT IN (SELECT key FROM calls)"
+)
 _INSERT: Final = {
     "calls": "INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
     "uses": "INSERT INTO uses VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
@@ -81,7 +83,7 @@ _SEALED: Final = {
 }
 
 
-# A call that another attempt may bring is in no use, and one is kept whose thought never ended: either way it failed.
+# Both count as failed: a call that may succeed if repeated has no row in `uses`, one with unclosed reasoning has one.
 _OUTCOMES: Final = """
 SELECT model, kind, count(*) FROM (
     SELECT DISTINCT stage, key, model FROM uses WHERE :stage IN ('', stage) UNION
@@ -93,7 +95,7 @@ GROUP BY model, kind ORDER BY model, kind
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One call as a stage made it: what for, and under which key its answer is kept."""
+    """One call of a stage: the sample it was made for, and the key of its answer."""
 
     stage: str
     sample: str
@@ -102,12 +104,12 @@ class Use:
 
 
 def call_key(fingerprint: str, request: Request) -> str:
-    """The key of a call. A greedy call does not depend on its seed or draw, so neither is in its key."""
+    """Return the key of a call. A greedy call does not depend on seed and draw, so its key does not contain them."""
     sampling = request.sampling
     drawn = [sampling.seed, request.draw] if sampling.temperature > 0 else []
     return digest(
         fingerprint,
-        [_asked(message) for message in request.messages],
+        [_without_weight(message) for message in request.messages],
         [sampling.max_tokens, sampling.temperature, sampling.top_p, list(sampling.stop)],
         drawn,
         request.logprobs,
@@ -115,13 +117,13 @@ def call_key(fingerprint: str, request: Request) -> str:
     )
 
 
-def _asked(message: Message) -> list[Any]:
-    # A weight changes the loss, never what a model is asked.
+def _without_weight(message: Message) -> list[Any]:
+    # A weight changes the loss, not the request.
     return replace(message, weight=1.0).packed()
 
 
 class Journal:
-    """The calls of a run. All access goes through one connection, under one lock."""
+    """The calls of a run. All access uses one connection, under one lock."""
 
     def __init__(
         self,
@@ -129,27 +131,27 @@ class Journal:
         lenders: Sequence[Path] = (),
         complain: Callable[[str], None] | None = None,
         *,
-        mend: bool = True,
+        repair: bool = True,
     ) -> None:
-        """``lenders`` are journals of finished runs, only read: what they answered is not asked again.
+        """``lenders`` are journals of finished runs, opened read-only; their answers are reused.
 
-        What is not as it was written is taken out, and named to ``complain``; ``lacks`` tells the stages that used it. With
-        ``mend`` off nothing is looked at, nor taken out.
+        Damaged rows are removed and reported to ``complain``; ``may_lack_calls`` tells which stages used them. If ``repair``
+        is False, rows are neither verified nor removed.
 
         Raises:
-            StoreError: when ``path`` is no journal, or one that SQLite cannot read any more.
+            StoreError: if ``path`` is not a journal, or SQLite cannot read it.
         """
         self._lock = threading.Lock()
         self._path = path
         self._lenders = tuple(lender for lender in lenders if lender.is_file())
-        self._doubtful: frozenset[str] = frozenset()
-        self._all_doubtful = False
-        self.lent = 0  # answers that this process took from lenders
+        self._damaged_stages: frozenset[str] = frozenset()
+        self._any_stage_damaged = False
+        self.lent = 0  # answers that this process reused from lenders
         try:
             self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         except sqlite3.Error as error:
             raise _no_journal(path, error) from error
-        # A text that is damaged is told from one that is not by its seal.
+        # A damaged text may not be UTF-8; its seal, not the decoder, detects the damage.
         self._connection.text_factory = _text
         try:
             self._connection.execute("PRAGMA journal_mode=WAL")
@@ -161,11 +163,11 @@ class Journal:
                     row[1] for row in self._connection.execute(f"PRAGMA table_info({table})")
                 }
                 for name, kind in (("usd", "REAL"), ("seal", "TEXT")):
-                    # A journal from before costs, or damage, were looked for.
+                    # A journal of a version without costs or seals.
                     if name not in columns and (name == "seal" or table == "calls"):
                         self._connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
-            if mend:
-                self._look(complain or (lambda _: None))
+            if repair:
+                self._remove_damaged(complain or (lambda _: None))
         except sqlite3.DatabaseError as error:
             self._connection.close()
             raise _no_journal(path, error) from error
@@ -173,49 +175,49 @@ class Journal:
             self._connection.close()
             raise
 
-    def _look(self, complain: Callable[[str], None]) -> None:
-        """Take out the rows that are not as they were written."""
-        (said,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
-        if said != "ok":
-            raise _no_journal(self._path, said)
+    def _remove_damaged(self, complain: Callable[[str], None]) -> None:
+        """Remove the rows that differ from their seals."""
+        (result,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+        if result != "ok":
+            raise _no_journal(self._path, result)
         bad = {
-            table: [row for row in self._connection.execute(query) if not whole(row)]
+            table: [row for row in self._connection.execute(query) if not undamaged(row)]
             for table, query in _SEALED.items()
         }
         if not any(bad.values()):
             return
         self._rebuild(bad)
-        said = ", ".join(f"{len(rows)} of {table}" for table, rows in bad.items() if rows)
+        counts = ", ".join(f"{len(rows)} of {table}" for table, rows in bad.items() if rows)
         complain(
-            f"{self._path}: rows are not as they were written ({said}); the calls among them are made anew where a stage "
-            "needs them, and what they cost still counts"
+            f"{self._path}: damaged rows were removed ({counts}); their calls are repeated if a stage needs them, and their "
+            "cost still counts"
         )
 
     def _rebuild(self, bad: Mapping[str, Sequence[Sequence[Any]]]) -> None:
-        """Make every table of its whole rows alone: where a damaged key stands, others are not found either."""
+        """Rebuild every table from its undamaged rows: a damaged key in an index also hides other rows."""
         db = self._connection
         db.execute("BEGIN IMMEDIATE")
         for table, query in _SEALED.items():
             db.execute(f"ALTER TABLE {table} RENAME TO damaged_{table}")
             db.execute(_TABLES[table])
-            found = db.execute(query.replace(f"FROM {table}", f"FROM damaged_{table}"))
-            db.executemany(_INSERT[table], (row for row in found if whole(row)))
+            rows = db.execute(query.replace(f"FROM {table}", f"FROM damaged_{table}"))
+            db.executemany(_INSERT[table], (row for row in rows if undamaged(row)))
             db.execute(f"DROP TABLE damaged_{table}")
-        # What was paid was paid, whatever became of the answer.
+        # The cost of a removed call stays counted.
         paid = [row[4] for row in bad["calls"]] + [row[2] for row in bad["lost"]]
         plain = [usd for usd in paid if isinstance(usd, float) and 0 < usd < math.inf]
         db.executemany(_INSERT["lost"], [_sealed("damaged", "", usd, time.time()) for usd in plain])
-        # Whose a damaged use was cannot be told; a damaged call is one that somebody used and nobody finds.
-        self._doubtful = frozenset(stage for (stage,) in db.execute(_UNFOUND))
-        self._all_doubtful = bool(bad["uses"])
+        # A damaged call leaves a use without an answer, which names the stage; a damaged use names no stage.
+        self._damaged_stages = frozenset(stage for (stage,) in db.execute(_STAGES_WITHOUT_ANSWERS))
+        self._any_stage_damaged = bool(bad["uses"])
         db.execute("COMMIT")
 
-    def lacks(self, stage: str) -> bool:
-        """Whether calls that ``stage`` made may be among those that were damaged."""
-        return self._all_doubtful or stage in self._doubtful
+    def may_lack_calls(self, stage: str) -> bool:
+        """Whether calls of ``stage`` may have been among the damaged rows."""
+        return self._any_stage_damaged or stage in self._damaged_stages
 
     def answers(self) -> int:
-        """How many calls have an answer."""
+        """Return the number of calls with an answer."""
         with self._lock:
             (count,) = self._connection.execute("SELECT count(*) FROM calls").fetchone()
         return int(count)
@@ -226,30 +228,30 @@ class Journal:
             self._connection.close()
 
     def find(self, keys: Sequence[str]) -> dict[str, Completion]:
-        """The committed answers among ``keys``."""
+        """Return the committed answers for ``keys``, by key; keys without an answer are absent."""
         with self._lock:
-            found = _among(self._connection, keys)
+            answers = _answers(self._connection, keys)
         for lender in self._lenders:
-            missing = [key for key in keys if key not in found]
+            missing = [key for key in keys if key not in answers]
             if not missing:
                 break
-            # Nobody writes to a lender any more, so it needs neither lock nor shared-memory file.
+            # A lender is no longer written, so it needs neither lock nor shared-memory file.
             connection = sqlite3.connect(
                 f"{lender.resolve().as_uri()}?mode=ro&immutable=1", uri=True
             )
             connection.text_factory = _text
             try:
-                lent = _among(connection, missing)
+                lent = _answers(connection, missing)
             except sqlite3.DatabaseError:
-                # Its own run names what is wrong with it.
+                # The lender's own run reports the damage.
                 lent = {}
             finally:
                 connection.close()
             # The lender paid for them.
             self.commit([(key, replace(done, usd=0.0)) for key, done in lent.items()], [])
-            found.update(lent)
+            answers.update(lent)
             self.lent += len(lent)
-        return found
+        return answers
 
     def commit(
         self,
@@ -257,9 +259,9 @@ class Journal:
         uses: Sequence[Use],
         lost: Sequence[tuple[str, str, float]] = (),
     ) -> None:
-        """Commit answers, what they cost and what they were for, together.
+        """Commit answers, their costs and their uses in one transaction.
 
-        ``lost`` is money for calls that have no answer to keep: stage, model, dollars.
+        ``lost`` are the costs of calls without an answer: stage, model, dollars.
         """
         now = time.time()
         with self._lock:
@@ -271,7 +273,7 @@ class Journal:
                     [
                         _sealed(
                             key,
-                            json.dumps(_plain(done)),
+                            json.dumps(_completion_json(done)),
                             int(done.prompt_tokens),
                             int(done.completion_tokens),
                             None if done.usd is None else float(done.usd),
@@ -292,18 +294,20 @@ class Journal:
                 self._connection.execute("COMMIT")
                 reach("journal.committed")
             except BaseException as error:
-                # A full disk has SQLite roll back by itself.
+                # On a full disk SQLite rolls back by itself.
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 if isinstance(error, sqlite3.OperationalError):
                     raise StoreError(
-                        f"{self._path}: cannot be written ({error}); what was committed before is safe: make room there, and "
-                        "the same command goes on"
+                        f"{self._path}: cannot be written ({error}); earlier commits are safe: free some space and run "
+                        "the same command to resume"
                     ) from error
                 raise
 
-    def settle(self, stage: str, model: str, kinds: Mapping[str, FailureKind | None]) -> None:
-        """Note by key how calls ended: the kind of a failure, None for an answer, which takes an earlier failure back."""
+    def record_outcomes(
+        self, stage: str, model: str, kinds: Mapping[str, FailureKind | None]
+    ) -> None:
+        """Record by key how calls ended: the kind of a failure, or None for an answer, which clears an earlier failure."""
         with self._lock:
             known = {
                 key
@@ -311,38 +315,38 @@ class Journal:
                     "SELECT key FROM failed WHERE stage = ?", (stage,)
                 )
             }
-            mended = [(stage, key) for key, kind in kinds.items() if kind is None and key in known]
+            cleared = [(stage, key) for key, kind in kinds.items() if kind is None and key in known]
             failed = [_sealed(stage, key, model, kind) for key, kind in kinds.items() if kind]
-            if mended or failed:
+            if cleared or failed:
                 self._connection.execute("BEGIN IMMEDIATE")
                 self._connection.executemany(
-                    "DELETE FROM failed WHERE stage = ? AND key = ?", mended
+                    "DELETE FROM failed WHERE stage = ? AND key = ?", cleared
                 )
                 self._connection.executemany(_INSERT["failed"], failed)
                 self._connection.execute("COMMIT")
 
     def outcomes(self, stage: str = "") -> dict[str, dict[str, Any]]:
-        """What was asked of each model, of one stage or of all: ``{model: {calls, failed, kinds: {kind: calls}}}``."""
+        """Count the calls of one stage, or of all, by model: ``{model: {calls, failed, kinds: {kind: calls}}}``."""
         with self._lock:
             rows = self._connection.execute(_OUTCOMES, {"stage": stage}).fetchall()
-        found: dict[str, dict[str, Any]] = {}
+        outcomes: dict[str, dict[str, Any]] = {}
         for model, kind, count in rows:
-            of = found.setdefault(model, {"calls": 0, "failed": 0, "kinds": {}})
-            of["calls"] += count
+            outcome = outcomes.setdefault(model, {"calls": 0, "failed": 0, "kinds": {}})
+            outcome["calls"] += count
             if kind is not None:
-                of["failed"] += count
-                of["kinds"][kind] = count
-        return found
+                outcome["failed"] += count
+                outcome["kinds"][kind] = count
+        return outcomes
 
     def usd(self) -> float:
-        """Dollars that this run paid, for calls without an answer too."""
+        """Return the dollars that this run paid, including calls without an answer."""
         with self._lock:
             (paid,) = self._connection.execute("SELECT total(usd) FROM calls").fetchone()
             (lost,) = self._connection.execute("SELECT total(usd) FROM lost").fetchone()
         return float(paid + lost)
 
     def usage(self) -> dict[str, dict[str, int]]:
-        """Calls and tokens by stage: ``{stage: {calls, prompt_tokens, completion_tokens}}``."""
+        """Return calls and tokens by stage: ``{stage: {calls, prompt_tokens, completion_tokens}}``."""
         with self._lock:
             rows = self._connection.execute(
                 "SELECT stage, count(*), sum(prompt_tokens), sum(completion_tokens) "
@@ -354,7 +358,7 @@ class Journal:
         }
 
     def stages(self) -> list[str]:
-        """The stages that made calls, by name."""
+        """Return the names of the stages that made calls, sorted."""
         with self._lock:
             rows = self._connection.execute(
                 "SELECT stage FROM uses UNION SELECT stage FROM failed ORDER BY stage"
@@ -362,7 +366,7 @@ class Journal:
         return [stage for (stage,) in rows]
 
     def forget(self, stages: Sequence[str]) -> None:
-        """Forget what ``stages`` used (their answers stay): a changed stage counts its calls anew."""
+        """Delete the uses of ``stages``, so that a changed stage counts its calls from zero; answers are kept."""
         with self._lock:
             for statement in (
                 "DELETE FROM uses WHERE stage = ?",
@@ -371,7 +375,7 @@ class Journal:
                 self._connection.executemany(statement, [(name,) for name in stages])
 
     def calls_for(self, sample: str) -> list[dict[str, Any]]:
-        """Every call that was made for a sample, in order of time."""
+        """Return the calls that were made for a sample, in order of time."""
         with self._lock:
             rows = self._connection.execute(
                 "SELECT stage, model, answer FROM uses JOIN calls USING (key) WHERE sample = ? ORDER BY at",
@@ -382,15 +386,16 @@ class Journal:
         ]
 
 
-def whole(row: Sequence[Any]) -> bool:
-    """Whether a row, its seal last, is as it was written; one from before there were seals counts as whole."""
+def undamaged(row: Sequence[Any]) -> bool:
+    """Whether a row matches its seal, which is its last value; a row of a version without seals does."""
     try:
         return row[-1] is None or tuple(row) == _sealed(*row[:-1])
-    except TypeError:  # bytes, where damage made a blob of a text
+    except TypeError:  # damage can turn a text into a blob, which Python reads as bytes
         return False
 
 
 def _sealed(*values: Any) -> tuple[Any, ...]:
+    """Append the seal, an 8-byte hash in hex, to the values of a row."""
     return (*values, hashlib.blake2b(json.dumps(values).encode(), digest_size=8).hexdigest())
 
 
@@ -400,25 +405,25 @@ def _text(data: bytes) -> str:
 
 def _no_journal(path: Path, why: object) -> StoreError:
     return StoreError(
-        f"{path}: not a journal that can be read ({why}); put a whole copy back, or move {path.parent} away and run "
-        "again: all calls are then made anew"
+        f"{path}: not a readable journal ({why}); restore it from a backup, or move {path.parent} away and run again, which "
+        "repeats all calls"
     )
 
 
 def paid_in(path: Path) -> float:
-    """Dollars that the run of the journal ``path`` paid so far; 0 where there is none."""
+    """Return the dollars recorded in the journal at ``path``; 0 if it does not exist."""
     if not path.is_file():
         return 0.0
-    # Its own run mends it, and has to know what was damaged.
-    journal = Journal(path, mend=False)
+    # Its own run repairs it, because it needs to know which stages lost calls.
+    journal = Journal(path, repair=False)
     try:
         return journal.usd()
     finally:
         journal.close()
 
 
-def _among(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Completion]:
-    found: dict[str, Completion] = {}
+def _answers(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Completion]:
+    answers: dict[str, Completion] = {}
     for start in range(0, len(keys), 500):
         part = keys[start : start + 500]
         marks = ",".join("?" * len(part))
@@ -426,11 +431,11 @@ def _among(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Com
             f"{_SEALED['calls']} WHERE key IN ({marks})",
             part,
         )
-        found.update((row[0], _completion(json.loads(row[1]))) for row in rows if whole(row))
-    return found
+        answers.update((row[0], _completion(json.loads(row[1]))) for row in rows if undamaged(row))
+    return answers
 
 
-def _plain(done: Completion) -> dict[str, Any]:
+def _completion_json(done: Completion) -> dict[str, Any]:
     return {
         "text": done.text,
         "finish": done.finish,

@@ -1,8 +1,8 @@
-"""Losses and other token scores that were computed once: flat float32 files that every stage reads and a killed run goes on from.
+"""Cache of losses and other token scores: flat float32 files that all stages and resumed runs read.
 
-One file per model (or model and adapter, or model and kind of score) has the numbers of response tokens, one sample after
-another; an index beside it names the samples. Both only grow. An index entry is written after its losses are on disk, so
-what it names is whole.
+One file per model (or model and adapter, or model and kind of score) has the values of response tokens, sample after
+sample; an index file lists the samples. Both only grow. An index entry is written after its values are on disk, so an entry
+always refers to complete values.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nfilter.store.files import publishing_file, refuse_folder, unwritten
 _ENTRY: Final = np.dtype(
     [("key", "V16"), ("start", "<i8"), ("size", "<i8"), ("losses", "V8"), ("seal", "V8")]
 )
-_OWN: Final = _ENTRY.itemsize - 8  # bytes of an entry that its seal is of
+_OWN: Final = _ENTRY.itemsize - 8  # bytes of an entry that its seal covers
 Complain = Callable[[str], None]
 Positions = Callable[[TokenSample], BoolArray]
 
@@ -37,24 +37,24 @@ def response(sample: TokenSample) -> BoolArray:
     return sample.response
 
 
-class ScoreBooks:
-    """The books of one run, by model; each is read from disk once."""
+class ScoreCaches:
+    """The score caches of one run, by model; each is read from disk once."""
 
     def __init__(self, folder: Path, complain: Complain | None = None) -> None:
-        """``complain`` is told of what is not as it was written."""
+        """``complain`` receives a message for each damaged file."""
         self._folder = folder
         self._complain = complain
-        self._open: dict[str, ScoreBook] = {}
+        self._open: dict[str, ScoreCache] = {}
 
-    def of(self, model: str, positions: Positions = predicted) -> ScoreBook:
-        """Return the book of the model with that fingerprint; ``positions`` are those that have a number."""
+    def of(self, model: str, positions: Positions = predicted) -> ScoreCache:
+        """Return the cache of the model with this fingerprint; ``positions`` selects the tokens that have a value."""
         if model not in self._open:
-            self._open[model] = ScoreBook(self._folder, model, self._complain, positions)
+            self._open[model] = ScoreCache(self._folder, model, self._complain, positions)
         return self._open[model]
 
 
-class ScoreBook:
-    """The losses under one model, by what was scored: token ids and response mask, never a sample's name."""
+class ScoreCache:
+    """The token scores of one model. The key is a hash of token ids and response mask, not the sample's id."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class ScoreBook:
         self._values = folder / f"{name}.f32"
         self._index = folder / f"{name}.index"
         self._complain = complain or (lambda _: None)
-        self._places: dict[bytes, tuple[int, int, bytes]] = {}
+        self._entries: dict[bytes, tuple[int, int, bytes]] = {}
         self._checked: set[bytes] = set()
         self._end = 0
         try:
@@ -80,14 +80,14 @@ class ScoreBook:
         self._read()
 
     def lacking(self, samples: Iterable[TokenSample]) -> list[TokenSample]:
-        """Return the samples that are not in the book; of those with equal ids and response masks, the last."""
+        """Return the samples that are not in the cache; of samples with equal ids and response masks, only the last."""
         keyed = {_key(sample): sample for sample in samples}
-        return [sample for key, sample in keyed.items() if key not in self._places]
+        return [sample for key, sample in keyed.items() if key not in self._entries]
 
     def find(self, samples: Sequence[TokenSample]) -> list[FloatArray | None]:
-        """float32 [T] a sample, NaN where nothing is predicted; None for what was not scored yet."""
+        """Return one float32 array [T] per sample, NaN at tokens without a value; None for samples not in the cache."""
         keys = [_key(sample) for sample in samples]
-        if not any(key in self._places for key in keys):
+        if not any(key in self._entries for key in keys):
             return [None] * len(samples)
         values = (
             np.memmap(self._values, dtype="<f4", mode="r")
@@ -96,45 +96,43 @@ class ScoreBook:
         )
         out: list[FloatArray | None] = []
         for sample, key in zip(samples, keys, strict=True):
-            kept = self._kept(key, values)
-            if kept is None:
+            cached = self._cached(key, values)
+            if cached is None:
                 out.append(None)
                 continue
             losses = np.full(len(sample.ids), np.nan, dtype=np.float32)
-            losses[self._positions(sample)] = kept
+            losses[self._positions(sample)] = cached
             out.append(losses)
         return out
 
-    def _kept(self, key: bytes, values: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
-        """The losses under a key; None where there are none, or others than were written."""
-        place = self._places.get(key)
-        if place is None:
+    def _cached(self, key: bytes, values: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
+        """The values of a key; None if there are none or they are damaged."""
+        entry = self._entries.get(key)
+        if entry is None:
             return None
-        start, size, digest = place
+        start, size, digest = entry
         losses = values[start : start + size]
         if key not in self._checked:
             if _digest(key, losses.tobytes()) != digest:
-                del self._places[key]
-                self._complain(
-                    f"{self._values} holds other losses than were written; what is damaged is computed again"
-                )
+                del self._entries[key]
+                self._complain(f"{self._values} is damaged; its damaged losses are computed again")
                 return None
             self._checked.add(key)
         return losses
 
     def put(self, samples: Sequence[TokenSample], losses: Sequence[FloatArray]) -> None:
-        """Keep the losses ([T] each) of samples that are not there yet; on disk when this returns."""
+        """Store the losses ([T] each) of samples that are not in the cache; they are on disk when this returns."""
         entries = []
         parts: list[npt.NDArray[Any]] = []
         for sample, values in zip(samples, losses, strict=True):
             key = _key(sample)
-            if key in self._places:
+            if key in self._entries:
                 continue
             part = np.asarray(values, dtype="<f4")[self._positions(sample)]
-            place = (self._end, len(part), _digest(key, part.tobytes()))
-            entries.append(_entry(key, *place))
+            entry = (self._end, len(part), _digest(key, part.tobytes()))
+            entries.append(_entry(key, *entry))
             parts.append(part)
-            self._places[key] = place
+            self._entries[key] = entry
             self._checked.add(key)
             self._end += len(part)
         if not entries:
@@ -143,9 +141,9 @@ class ScoreBook:
         _append(self._index, b"".join(entries))
 
     def _read(self) -> None:
-        """Take the entries that are whole and whose losses are there; cut off what a kill left behind them."""
+        """Load the valid entries whose values exist; truncate what a kill left after them."""
         raw = self._index.read_bytes() if self._index.is_file() else b""
-        there = self._values.stat().st_size if self._values.is_file() else 0
+        available = self._values.stat().st_size if self._values.is_file() else 0
         taken = []
         damaged = False
         for entry in np.frombuffer(
@@ -155,19 +153,19 @@ class ScoreBook:
             key, start, size = entry["key"].tobytes(), int(entry["start"]), int(entry["size"])
             if written != _entry(key, start, size, entry["losses"].tobytes()):
                 damaged = True
-            elif (start + size) * 4 <= there:
+            elif (start + size) * 4 <= available:
                 taken.append(written)
-                # Of two entries for one text the later stands in for losses that were damaged.
-                self._places[key] = (start, size, entry["losses"].tobytes())
+                # Of two entries with one key the later replaces damaged losses.
+                self._entries[key] = (start, size, entry["losses"].tobytes())
                 self._end = max(self._end, start + size)
         if damaged:
             self._complain(
-                f"{self._index} holds other entries than were written; what is damaged is computed again"
+                f"{self._index} is damaged; the losses of its damaged entries are computed again"
             )
         if len(raw) != len(taken) * _ENTRY.itemsize:
             with publishing_file(self._index) as part:
                 part.write_bytes(b"".join(taken))
-        if there > self._end * 4:
+        if available > self._end * 4:
             os.truncate(self._values, self._end * 4)
 
 
@@ -176,11 +174,13 @@ def _digest(key: bytes, data: bytes) -> bytes:
 
 
 def _entry(key: bytes, start: int, size: int, losses: bytes) -> bytes:
+    """The bytes of an index entry with its seal; ``losses`` is the digest of the values."""
     own = np.array([(key, start, size, losses, b"\0" * 8)], dtype=_ENTRY).tobytes()[:_OWN]
     return own + _digest(key, own)
 
 
 def _key(sample: TokenSample) -> bytes:
+    """A 16-byte hash of token ids and response mask."""
     hasher = hashlib.blake2b(digest_size=16)
     hasher.update(np.ascontiguousarray(sample.ids, dtype="<i8").tobytes())
     hasher.update(np.packbits(sample.response).tobytes())

@@ -18,19 +18,22 @@ from nfilter.store.samples import open_samples
 from nfilter.store.token_chunks import open_tokens
 
 ENCODE: Final = "encode"
-"""Where the samples become tokens: no stage is named so, as the name of a stage has a dot."""
+"""The step that encodes samples as tokens. No stage can have this name, because stage names contain a dot."""
 
 
 def stage_folder(number: int, name: str) -> str:
-    """Return the name of a stage's folder, and of the stage in its run."""
+    """Return the name of a stage's folder, which identifies the stage in its run."""
     return f"{number:02d}-{name}"
 
 
 def set_aside(path: Path) -> Path | None:
-    """Rename the folder of a run or of a group, so that the next one begins anew; where it is now. None where there is none.
+    """Rename the folder of a run or a group, so that the next run starts from scratch.
+
+    Returns:
+        The new path; None if ``path`` does not exist.
 
     Raises:
-        StoreError: when it is no run's, or a process is running in it.
+        StoreError: if the folder is not of a run, or a process is running in it.
     """
     if not path.exists():
         return None
@@ -40,7 +43,7 @@ def set_aside(path: Path) -> Path | None:
         and not children
     ):
         raise StoreError(
-            f"{path}: not the folder of a run, so it stays as it is; choose another --out"
+            f"{path}: not the folder of a run, so it is not moved; choose another --out"
         )
     names = (path.with_name(f"{path.name}.old-{number}") for number in itertools.count(1))
     aside = next(name for name in names if not name.exists())
@@ -51,27 +54,28 @@ def set_aside(path: Path) -> Path | None:
     return aside
 
 
-def keep_apart(path: Path, *, seeds: bool) -> None:
-    """Keep the run of one seed and a group of ``seeds`` out of each other's directory: one would stand for the other.
+def refuse_other_kind(path: Path, *, seeds: bool) -> None:
+    """Refuse a directory that holds the other kind, a run of one seed or a group of ``seeds``: they would overwrite each other.
 
     Raises:
-        StoreError: when ``path`` holds the other kind.
+        StoreError: if ``path`` holds the other kind.
     """
-    held = (path / "00-source").exists() if seeds else any(path.glob("seed-*/00-source"))
-    if held:
+    other = (path / "00-source").exists() if seeds else any(path.glob("seed-*/00-source"))
+    if other:
         kinds = ("a run of one seed", "runs with --seeds")
-        there, wanted = kinds if seeds else kinds[::-1]
+        present, wanted = kinds if seeds else kinds[::-1]
         raise StoreError(
-            f"{path}: holds {there}, and {wanted} would write over its figures; choose another --out, or add --fresh, which moves {path} away"
+            f"{path}: holds {present}, and {wanted} would overwrite its figures; choose another --out, or add --fresh, which moves {path} away"
         )
 
 
 def _holder(lock: IO[str]) -> str:
-    # Whoever has just taken the lock writes its number a moment later.
+    """The process number in a lock file."""
+    # A process that has just taken the lock writes its number a moment later.
     for _ in range(50):
         lock.seek(0)
-        if found := lock.read().strip():
-            return found
+        if number := lock.read().strip():
+            return number
         time.sleep(0.02)
     return "unknown"
 
@@ -84,10 +88,10 @@ class RunDirectory:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Make the directory (mode 0700) and hold it.
+        """Create the directory (mode 0700) and lock it within the block.
 
         Raises:
-            StoreError: when it cannot be written, or another process holds it (named by its number).
+            StoreError: if it cannot be written, or another process holds it (the message has the process number).
         """
         import fcntl
 
@@ -113,7 +117,7 @@ class RunDirectory:
             yield
 
     def _sweep(self) -> None:
-        """Remove what a killed process began to write."""
+        """Remove temporary files that a killed process left."""
         for pattern in (f".*{PART}", f"*/.*{PART}"):
             for left in self.path.glob(pattern):
                 remove(left)
@@ -123,7 +127,7 @@ class RunDirectory:
         return open_samples(self.path / stage_folder(number, name))
 
     def encoded(self, number: int) -> Artefact[TokenSample]:
-        """Return the artefact of encoding, the place ``number`` behind the sample stages."""
+        """Return the artefact of encoding, step ``number`` of the run, after the sample stages."""
         return open_tokens(self.path / stage_folder(number, ENCODE))
 
     def token_stage(
@@ -133,7 +137,7 @@ class RunDirectory:
         return open_tokens(self.path / stage_folder(number, name), before)
 
     def stages(self) -> list[tuple[str, Artefact[Sample]]]:
-        """Return the artefacts of the source and the sample stages in order, each with the name of its stage."""
+        """Return the artefacts of the source and the sample stages in order, each with its stage's name."""
         folders = itertools.takewhile(lambda path: path.name[3:] != ENCODE, self._folders())
         return [(path.name[3:], open_samples(path)) for path in folders]
 
@@ -149,10 +153,10 @@ class RunDirectory:
 
     def discard_except(self, kept: Collection[str]) -> list[str]:
         """Remove the artefacts of all folders but ``kept``; return their names in order."""
-        gone = [path for path in self._folders() if path.name not in kept]
-        for path in gone:
+        removed = [path for path in self._folders() if path.name not in kept]
+        for path in removed:
             discard(path)
-        return [path.name for path in gone]
+        return [path.name for path in removed]
 
     def _folders(self) -> list[Path]:
         return sorted(path for path in self.path.glob("[0-9][0-9]-*") if path.is_dir())

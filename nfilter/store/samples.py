@@ -15,7 +15,7 @@ from nfilter.store.seals import Seal
 
 
 def sample_to_json(sample: Sample) -> dict[str, Any]:
-    """Return a sample as JSON; ``why`` is left out, as the decisions have it."""
+    """Return a sample as JSON without ``why``, which the decisions contain."""
     return {
         "id": sample.id,
         "messages": [message.packed() for message in sample.messages],
@@ -30,7 +30,7 @@ def sample_to_json(sample: Sample) -> dict[str, Any]:
 
 
 def sample_from_json(value: Mapping[str, Any]) -> Sample:
-    """Return the sample that ``sample_to_json`` was given."""
+    """Return the sample from its JSON form."""
     return Sample(
         id=value["id"],
         messages=tuple(Message.unpacked(message) for message in value["messages"]),

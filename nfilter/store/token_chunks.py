@@ -1,9 +1,9 @@
-"""Token samples on disk, chunk by chunk: encoding writes everything once, each token stage what it changed.
+"""Token samples on disk, chunk by chunk: encoding writes everything once, a token stage only its changes.
 
-A chunk is one ``.npz`` file of flat arrays, uncompressed and without pickle. That of encoding has ids, response mask, turn,
-spans, cut, names and texts: 15 bytes per token and the text. That of a token stage has ``weights`` and ``reasons`` (4
-bytes per token each) where it changed one of them, and 4 bytes per token for each score that it wrote; the rest is read
-from the artefact before it.
+A chunk is one ``.npz`` file of flat arrays, uncompressed and without pickle. A chunk of encoding has ids, response mask,
+turn, spans, cut, names and texts: 15 bytes per token and the text. A chunk of a token stage has ``weights`` and ``reasons``
+(4 bytes per token each) if it changed them, and 4 bytes per token for each score that it wrote; the rest is read from the
+artefact before it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
 
 
 class TokenChunks:
-    """A chunk of token samples as the changes from the same chunk of the artefact ``before``; None at encoding."""
+    """A chunk of token samples as changes to the same chunk of the artefact ``before``, which is None for encoding."""
 
     suffix: ClassVar[str] = ".npz"
 
@@ -55,22 +55,22 @@ class TokenChunks:
 def open_tokens(
     directory: Path, before: Artefact[TokenSample] | None = None
 ) -> Artefact[TokenSample]:
-    """Open the artefact of a token stage that read ``before``; of encoding, where it is None."""
+    """Open the artefact of a token stage that reads ``before``, or that of encoding if ``before`` is None."""
     return Artefact(directory, TokenChunks(before))
 
 
 def file_of(score: str) -> str:
-    """Return the file name of a score: a recipe names scores, and a name may contain what a path is made of."""
+    """Return the file name of a score. The recipe chooses the score's name, which may contain path separators."""
     return f"score-{quote(score, safe='')}"
 
 
 def flat(parts: Sequence[npt.NDArray[Any]], kind: Any) -> npt.NDArray[Any]:
-    """Return arrays one behind the other, as ``kind``."""
+    """Concatenate arrays, converted to the type ``kind``."""
     return np.concatenate(parts).astype(kind) if parts else np.zeros(0, dtype=kind)
 
 
 def _fixed(samples: Sequence[TokenSample]) -> Arrays:
-    """What no stage changes."""
+    """The arrays that no stage changes."""
     ids = flat([sample.ids for sample in samples], np.int64)
     fits = not len(ids) or (ids.min() >= 0 and ids.max() < 2**31)
     return {
@@ -87,29 +87,29 @@ def _fixed(samples: Sequence[TokenSample]) -> Arrays:
 
 
 def _unchanged(arrays: Mapping[str, npt.NDArray[Any]]) -> Iterator[TokenSample]:
-    """The samples of ``_fixed`` with weight 1 at every token of a response, and without scores."""
+    """The samples of the arrays of ``_fixed``, with weight 1 at every response token and without scores."""
     names, texts = PackedTexts.open(arrays, "names"), PackedTexts.open(arrays, "texts")
     ids = arrays["ids"].astype(np.int64)
     start = cut = 0
-    for place, (end, cut_end) in enumerate(
+    for row, (end, cut_end) in enumerate(
         zip(arrays["ends"].tolist(), arrays["cut_ends"].tolist(), strict=True)
     ):
         response = arrays["response"][start:end]
         yield TokenSample(
-            id=names[place],
+            id=names[row],
             ids=ids[start:end],
             response=response,
             turn=arrays["turn"][start:end],
             spans=arrays["spans"][start:end],
             weights=response.astype(np.float32),
-            text=texts[place],
+            text=texts[row],
             cut=arrays["cut"][cut:cut_end],
         )
         start, cut = end, cut_end
 
 
 def _changes(before: Sequence[TokenSample], now: Sequence[TokenSample]) -> Arrays:
-    """What differs between two versions of a chunk; a score of some samples alone has their places under ``rows-``."""
+    """The changes between two versions of a chunk. If only some samples have a score, ``rows-`` has their indices."""
     pairs = list(zip(before, now, strict=True))
     arrays: Arrays = {}
     if not all(np.array_equal(was.weights, is_.weights) for was, is_ in pairs):
@@ -117,15 +117,15 @@ def _changes(before: Sequence[TokenSample], now: Sequence[TokenSample]) -> Array
     if not all(np.array_equal(was.reasons, is_.reasons) for was, is_ in pairs):
         arrays["reasons"] = flat([sample.reasons for sample in now], np.uint32)
     for name in sorted({name for sample in now for name in sample.scores}):
-        places = [
-            place
-            for place, (was, is_) in enumerate(pairs)
+        rows = [
+            row
+            for row, (was, is_) in enumerate(pairs)
             if name in is_.scores and not _same(was.scores.get(name), is_.scores[name])
         ]
-        if places:
-            arrays[file_of(name)] = flat([now[place].scores[name] for place in places], np.float32)
-        if 0 < len(places) < len(now):
-            arrays[f"rows-{file_of(name)}"] = np.array(places, dtype=np.int64)
+        if rows:
+            arrays[file_of(name)] = flat([now[row].scores[name] for row in rows], np.float32)
+        if 0 < len(rows) < len(now):
+            arrays[f"rows-{file_of(name)}"] = np.array(rows, dtype=np.int64)
     return arrays
 
 
@@ -136,27 +136,27 @@ def _same(was: FloatArray | None, now: FloatArray) -> bool:
 def _applied(
     before: Sequence[TokenSample], arrays: Mapping[str, npt.NDArray[Any]]
 ) -> list[TokenSample]:
-    """The samples of a chunk after the changes of ``_changes``."""
+    """The samples of a chunk with the changes of ``_changes`` applied."""
     lengths = [len(sample.ids) for sample in before]
     changes: list[dict[str, Any]] = [{} for _ in before]
     scores: list[dict[str, FloatArray]] = [dict(sample.scores) for sample in before]
     for name in ("weights", "reasons"):
         if name in arrays:
-            for change, values in zip(changes, _cut(arrays[name], lengths), strict=True):
+            for change, values in zip(changes, _split(arrays[name], lengths), strict=True):
                 change[name] = values
     for key in (key for key in arrays if key.startswith("score-")):
         name = unquote(key.removeprefix("score-"))
-        places = arrays.get(f"rows-{key}", np.arange(len(before))).tolist()
-        pieces = _cut(arrays[key], [lengths[place] for place in places])
-        for place, values in zip(places, pieces, strict=True):
-            scores[place][name] = values
+        rows = arrays.get(f"rows-{key}", np.arange(len(before))).tolist()
+        pieces = _split(arrays[key], [lengths[row] for row in rows])
+        for row, values in zip(rows, pieces, strict=True):
+            scores[row][name] = values
     return [
         replace(sample, **change, scores=MappingProxyType(score))
         for sample, change, score in zip(before, changes, scores, strict=True)
     ]
 
 
-def _cut(values: npt.NDArray[Any], lengths: Sequence[int]) -> Iterator[npt.NDArray[Any]]:
+def _split(values: npt.NDArray[Any], lengths: Sequence[int]) -> Iterator[npt.NDArray[Any]]:
     start = 0
     for length in lengths:
         yield values[start : start + length]

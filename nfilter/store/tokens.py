@@ -1,4 +1,4 @@
-"""The tokens that a run trained on, on disk: flat memory-mappable arrays with offsets, and the texts beside them."""
+"""The tokens of a run in ``tokens/``: flat memory-mapped arrays with offsets, and the rendered texts."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def write_tokens(
     tokenizer: Mapping[str, str] | None = None,
     made_of: str | None = None,
 ) -> None:
-    """Publish ids, weights, response mask, spans, reasons and scores as flat arrays; ``offsets`` cuts them by sample.
+    """Publish ids, weights, response mask, spans, reasons and scores as flat arrays; ``offsets`` has the bounds of samples.
 
-    ``cut`` has its own, ``cut_offsets``. ``texts.jsonl`` has the rendered conversations, in the same order. 27 bytes per token,
-    4 per score, and the text.
+    ``cut_offsets`` has the bounds in ``cut``. ``texts.jsonl`` has the rendered conversations in the same order. Size: 27 bytes
+    per token, 4 more per score, and the text.
 
     Args:
-        directory: Appears whole, in the place of what an earlier run left.
+        directory: Published atomically; replaces the folder of an earlier run.
         samples: The samples in order.
         reasons: The names of the reason bits.
-        tokenizer: The fields of a ``TokenizerDigest``; None where the model's backend does not tell.
-        made_of: The fingerprint of the artefact that has the samples.
+        tokenizer: The fields of a ``TokenizerDigest``; None if the model's backend provides none.
+        made_of: The fingerprint of the artefact that contains the samples.
     """
     lengths = [len(sample.ids) for sample in samples]
     arrays = {
@@ -89,7 +89,7 @@ def write_tokens(
 
 
 def is_made_of(directory: Path, fingerprint: str) -> bool:
-    """Whether the tokens published here are whole and of the artefact with that fingerprint."""
+    """Whether the tokens published here are undamaged and come from the artefact with this fingerprint."""
     try:
         return bool(check_folder(directory / _INDEX, directory.parent)["made_of"] == fingerprint)
     except (DamageError, KeyError):
@@ -97,61 +97,65 @@ def is_made_of(directory: Path, fingerprint: str) -> bool:
 
 
 def read_tokens(directory: Path) -> tuple[list[TokenSample], list[str]]:
-    """What ``write_tokens`` published: samples over memory-mapped arrays, and the names of the reason bits.
+    """Return the published samples, as views of memory-mapped arrays, and the names of the reason bits.
 
     Raises:
-        DamageError: when a file is not what was written.
+        DamageError: if a file is missing or was changed.
     """
     index, arrays = _opened(directory)
     texts = _texts(directory)
-    samples = [_at(index, arrays, place, text) for place, text in enumerate(texts)]
+    samples = [_sample(index, arrays, row, text) for row, text in enumerate(texts)]
     return samples, list(index["reasons"])
 
 
 def read_one(directory: Path, name: str) -> tuple[TokenSample, list[str]] | None:
-    """One sample by its id, and the names of the reason bits; None where there are no tokens of it."""
+    """Return the sample with the id ``name`` and the names of the reason bits; None if it has no tokens here.
+
+    Raises:
+        DamageError: if a file is missing or was changed.
+    """
     if not has_tokens(directory):
         return None
     index, arrays = _opened(directory)
     if name not in index["samples"]:
         return None
-    place = index["samples"].index(name)
-    (text,) = islice(_texts(directory), place, place + 1)
-    return _at(index, arrays, place, text), list(index["reasons"])
+    row = index["samples"].index(name)
+    (text,) = islice(_texts(directory), row, row + 1)
+    return _sample(index, arrays, row, text), list(index["reasons"])
 
 
 def has_tokens(directory: Path) -> bool:
-    """Whether ``write_tokens`` published anything here."""
+    """Whether tokens are published here."""
     return (directory / _INDEX).exists()
 
 
 def tokenizer_of(directory: Path) -> TokenizerDigest | None:
-    """What made the ids that were published here; None where it is not known."""
+    """Return the digest of the tokenizer that made the published ids; None if it is unknown."""
     value = read_sealed(directory / _INDEX, directory.parent).get("tokenizer")
     return TokenizerDigest(**value) if value else None
 
 
-def refuse_other(directory: Path, tokenizer: TokenizerDigest) -> None:
-    """Nothing where ``tokenizer`` reads the ids published here as the text that they were made of.
+def refuse_other_tokenizer(directory: Path, tokenizer: TokenizerDigest) -> None:
+    """Check that ``tokenizer`` made the ids published here.
 
     Raises:
-        StoreError: when another tokenizer made them, or it is not known which one did.
+        StoreError: if another tokenizer made them, or it is unknown which one did.
     """
     made = tokenizer_of(directory)
     if made is None:
         raise StoreError(
-            f"{directory}: it is not known which tokenizer made these tokens, as the model's backend does not tell; "
+            f"{directory}: it is unknown which tokenizer made these tokens, because the model's backend provides no digest; "
             "encode the rows again"
         )
     if made.tokenizer != tokenizer.tokenizer:
         raise StoreError(
-            f"{directory}: these tokens were made by another tokenizer ({made.tokenizer[:12]}, not "
-            f"{tokenizer.tokenizer[:12]}): take the model of the run's section encode, or encode the rows again"
+            f"{directory}: another tokenizer made these tokens ({made.tokenizer[:12]}, not "
+            f"{tokenizer.tokenizer[:12]}): use the model of the run's section encode, or encode the rows again"
         )
 
 
 def _opened(directory: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-    """The index, and every array memory-mapped; each file is compared with what was written."""
+    """The index and all arrays, memory-mapped, after verifying each file."""
     index = check_folder(directory / _INDEX, directory.parent)
     names = ("offsets", *_ARRAYS, *map(file_of, index["scores"]), "cut", "cut_offsets")
     return index, {
@@ -165,14 +169,14 @@ def _texts(directory: Path) -> Iterator[str]:
     return (row["text"] for row in read_jsonl(directory / _TEXTS))
 
 
-def _at(
-    index: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]], place: int, text: str
+def _sample(
+    index: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]], row: int, text: str
 ) -> TokenSample:
-    start, end = arrays["offsets"][place : place + 2]
-    first, last = arrays["cut_offsets"][place : place + 2]
+    start, end = arrays["offsets"][row : row + 2]
+    first, last = arrays["cut_offsets"][row : row + 2]
     parts: dict[str, Any] = {name: arrays[name][start:end] for name in _ARRAYS}
     return TokenSample(
-        id=index["samples"][place],
+        id=index["samples"][row],
         **parts,
         scores={name: arrays[file_of(name)][start:end] for name in index["scores"]},
         text=text,

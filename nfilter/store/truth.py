@@ -1,4 +1,4 @@
-"""The file beside the ingested source that holds what is known to be true; metrics and the truth arm alone read it."""
+"""truth.jsonl: the known truth, stored beside the ingested source; only metrics and the truth arm read it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TRUTH = "truth.jsonl"
 
 
 def truth_row(row: Row) -> dict[str, JSON]:
-    """The line of a row: its id, its true label and the noise in its response, as far as they are known."""
+    """Return the line of a row: its id, and its true label and the noise in its response if known."""
     out: dict[str, JSON] = {"id": row.sample.id}
     if row.truth is not None:
         out["truth"] = row.truth
@@ -22,12 +22,12 @@ def truth_row(row: Row) -> dict[str, JSON]:
 
 
 def truth_of(source: Artefact[Sample]) -> dict[str, str]:
-    """The true labels by id; for metrics and the truth arm alone."""
+    """Return the true labels by id; only for metrics and the truth arm."""
     return {row["id"]: row["truth"] for row in _known(source, "truth")}
 
 
 def noise_of(source: Artefact[Sample]) -> dict[str, tuple[NoiseSpan, ...]]:
-    """By id, which parts of a response are noise, of the samples of which that is known; for metrics alone."""
+    """Return the noise spans of responses by id, of the samples for which they are known; only for metrics."""
     return {
         row["id"]: tuple(NoiseSpan(start, end, kind) for start, end, kind in row["noise"])
         for row in _known(source, "noise")

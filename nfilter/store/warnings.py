@@ -1,4 +1,4 @@
-"""The warnings of a run by what was at work: kept in its directory, so that a stage that is reused keeps its own."""
+"""The warnings of a run by stage, stored in its directory, so that a reused stage keeps its warnings."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from nfilter.store.files import publishing
 FILE = "warnings.json"
 
 
-class Warned:
-    """Each warning once per stage, with how often it was said; ``file`` None keeps them in memory alone."""
+class RunWarnings:
+    """The distinct warnings of each stage with their counts. They are stored in ``file``, or only in memory if it is None."""
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
@@ -24,18 +24,18 @@ class Warned:
         self._write()
 
     def forget(self, gone: Callable[[str], bool]) -> None:
-        """Remove the warnings of the stages that begin anew or are no longer there."""
+        """Remove the warnings of the stages for which ``gone`` is true: removed from the recipe, or run again."""
         kept = {key: count for key, count in self._counts.items() if not gone(key[0])}
         if len(kept) < len(self._counts):
             self._counts = kept
             self._write()
 
     def restart(self, stage: str) -> None:
-        """Remove the warnings of a stage that begins anew."""
+        """Remove the warnings of a stage that runs again."""
         self.forget(lambda known: known == stage)
 
-    def told(self) -> list[dict[str, str | int]]:
-        """The warnings in the order in which they came first: ``stage``, ``text`` and ``times``."""
+    def rows(self) -> list[dict[str, str | int]]:
+        """Return the warnings in order of first occurrence: ``stage``, ``text`` and ``times``."""
         return [
             {"stage": stage, "text": text, "times": times}
             for (stage, text), times in self._counts.items()
@@ -44,11 +44,11 @@ class Warned:
     def _write(self) -> None:
         if self._file is not None:
             with publishing(self._file) as out:
-                out.write(json.dumps(self.told(), ensure_ascii=True) + "\n")
+                out.write(json.dumps(self.rows(), ensure_ascii=True) + "\n")
 
 
 def _read(file: Path | None) -> dict[tuple[str, str], int]:
-    """What an earlier run left; nothing where it is damaged, as run.log has every warning too."""
+    """The warnings of an earlier run; empty if the file is damaged, because run.log has them too."""
     if file is None or not file.is_file():
         return {}
     try:

@@ -1,4 +1,4 @@
-"""What a plugin author tests with: fakes of the context and of models, and the conformance checks."""
+"""Tools for testing plugins: fakes of the context and of models, and conformance checks."""
 
 from nfilter.testing.conformance import (
     check_class,

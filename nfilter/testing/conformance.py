@@ -1,4 +1,4 @@
-"""Conformance checks of stages and losses: what the engine will demand, and more, as assertions for a plugin's own tests."""
+"""Conformance checks of stages and losses: the engine's rules and further ones, as assertions for a plugin's tests."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from nfilter.registry.registration import class_faults
 from nfilter.testing.replay import Recording, with_own_randomness
 
 _PARTS = (1, 3)
-"""Sizes of chunks that a stage is also run with."""
+"""Chunk sizes that a stage is also run with."""
 
 
 def check_class(kind: str, cls: Any) -> None:
-    """Refuse a class that could not be registered as a ``kind``: stage, backend, trainer, source, exporter, metric, loss.
+    """Check that a class can be registered as a ``kind``: stage, backend, trainer, source, exporter, metric or loss.
 
     Raises:
-        AssertionError: with all faults, and what to write for each.
+        AssertionError: if it cannot; the message has all faults with their remedies.
     """
     faults = class_faults(kind, cls, "my_plugin")
     assert not faults, "\n".join(faults)
@@ -40,19 +40,22 @@ def check_class(kind: str, cls: Any) -> None:
 def check_sample_stage(
     stage: type[Any], config: Any, samples: Sequence[Sample], ctx: Context
 ) -> list[Sample]:
-    """Run a sample stage over ``samples`` as the engine would, and refuse what the engine would refuse.
+    """Run a sample stage over ``samples`` with the checks of the engine, and further ones.
 
-    It is run over all of them at once, and again in chunks, with answers of models kept from the first time: what it
-    decides about a sample must not depend on which others are in its chunk. It may change nothing in place and use no
-    global generator of random numbers. Returns the processed samples of the first run.
+    The stage runs over all samples at once, and again in chunks with the models' answers of the first run: a decision must not
+    depend on the other samples of the chunk. The stage must not change samples in place or use a global random number
+    generator.
+
+    Returns:
+        The processed samples of the first run.
 
     Raises:
-        AssertionError: when the class lacks a member, or one of these rules is broken.
-        ContractError: when an invariant of the engine is broken; the message names it.
+        AssertionError: if the class lacks a member, or breaks one of these rules.
+        ContractError: if the stage breaks an invariant of the engine; the message names it.
     """
     check_class("stage", stage)
     assert hasattr(stage, "process"), (
-        f"{stage.name}: it has no process, so it is no stage over samples"
+        f"{stage.name}: it has no process, so it is not a stage over samples"
     )
     before = [_sample_text(sample) for sample in samples]
     recording = Recording(ctx)
@@ -71,11 +74,11 @@ def check_sample_stage(
 def _sample_runs(
     stage: type[Any], contract: Contract, config: Any, samples: Sequence[Sample], ctx: Recording
 ) -> list[Sample]:
-    """Over all samples at once, and again in chunks."""
+    """Run over all samples at once, and again in chunks; return the result of the first run."""
     built = stage(config)
     state = EMPTY_STATE
     if isinstance(built, Fits):
-        state = _kept(check_state(stage.name, "fit", built.fit(list(samples), ctx)))
+        state = _reloaded(check_state(stage.name, "fit", built.fit(list(samples), ctx)))
     out = _sample_chunk(stage, contract, config, samples, samples, state, ctx)
     again = ctx.again()
     for size in _PARTS if len(samples) > 1 else ():
@@ -105,7 +108,7 @@ def _sample_chunk(
 
 
 def _same_decisions(stage: str, size: int, out: Sequence[Sample], done: Sequence[Sample]) -> None:
-    whole, parts = ({sample.id: sample for sample in found} for found in (out, done))
+    whole, parts = ({sample.id: sample for sample in samples} for samples in (out, done))
     for name in whole.keys() | parts.keys():
         one, other = whole.get(name), parts.get(name)
         same = (
@@ -115,20 +118,20 @@ def _same_decisions(stage: str, size: int, out: Sequence[Sample], done: Sequence
             and _near([one.weight, dict(one.notes)], [other.weight, dict(other.notes)])
         )
         assert same, (
-            f"{stage}: what becomes of sample {name!r} depends on its chunk: {_shown(one)} among all, {_shown(other)} in "
-            f"chunks of {size}; what has to see all samples belongs in fit(self, stream, ctx)"
+            f"{stage}: the decision about sample {name!r} depends on its chunk: {_shown(one)} with all samples, {_shown(other)} in "
+            f"chunks of {size}; what needs all samples belongs in fit(self, stream, ctx)"
         )
 
 
 def _shown(sample: Sample | None) -> str:
     if sample is None:
         return "it is missing"
-    fate = "kept" if sample.dropped is None else "dropped"
-    return f"{fate}, weight {sample.weight:g}, response {sample.response!r:.40}, notes {dict(sample.notes)!r:.160}"
+    outcome = "kept" if sample.dropped is None else "dropped"
+    return f"{outcome}, weight {sample.weight:g}, response {sample.response!r:.40}, notes {dict(sample.notes)!r:.160}"
 
 
 def _near(one: Any, other: Any) -> bool:
-    """Equal JSON values, numbers up to what a different order of sums does to them."""
+    """Whether JSON values are equal, numbers up to the rounding of a different summation order."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(_near(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
@@ -138,8 +141,8 @@ def _near(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _kept(state: State) -> State:
-    """A state as it comes back from disk: JSON values, arrays that cannot be written to."""
+def _reloaded(state: State) -> State:
+    """A state as it is read from disk: JSON values, read-only arrays."""
     values = json.loads(json.dumps(dict(state.values)))
     arrays = {name: np.array(array) for name, array in state.arrays.items()}
     for array in arrays.values():
@@ -162,20 +165,21 @@ def check_token_stage(
     bit: int = 0,
     chunk: int | None = None,
 ) -> tuple[list[TokenSample], State]:
-    """Run a token stage over ``samples`` as the engine would, ``chunk`` at a time, and refuse what the engine would.
+    """Run a token stage over ``samples`` in chunks of ``chunk`` with the checks of the engine, and further ones.
 
-    It is run again in other chunks, with losses kept from the first time: what it does to a sample must not depend on
-    which others are in its chunk. Samples and settings are not to be changed in place, and no global generator of random
-    numbers is to be used. Returns the processed samples, in which ``bit`` is the number of the stage's reason, and what
-    the stage learned.
+    The stage runs again in other chunks with the losses of the first run: its result for a sample must not depend on the other
+    samples of the chunk. The stage must not change samples in place or use a global random number generator.
+
+    Returns:
+        The processed samples, with ``bit`` as the number of the stage's reason bit, and the stage's state.
 
     Raises:
-        AssertionError: when the class lacks a member, or one of these rules is broken.
-        ContractError: when an invariant of the engine is broken; the message names it.
+        AssertionError: if the class lacks a member, or breaks one of these rules.
+        ContractError: if the stage breaks an invariant of the engine; the message names it.
     """
     check_class("stage", stage)
     assert hasattr(stage, "process_tokens"), (
-        f"{stage.name}: it has no process_tokens, so it is no stage over tokens"
+        f"{stage.name}: it has no process_tokens, so it is not a stage over tokens"
     )
     before = [_bytes_of(sample) for sample in samples]
     recording = Recording(ctx)
@@ -203,7 +207,7 @@ def _token_runs(
     bit: int,
     given: int,
 ) -> tuple[list[TokenSample], State]:
-    """In chunks of ``given`` samples, and again in others."""
+    """Run in chunks of ``given`` samples, and again in others; return the result of the first run."""
     built = stage(config)
     state = EMPTY_STATE
     if isinstance(built, FitsTokens):
@@ -246,8 +250,8 @@ def _same_tokens(
             np.allclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=True) for a, b in arrays
         )
         assert same, (
-            f"{stage}: what becomes of the tokens of {one.id!r} depends on its chunk (it differs in chunks of {size}); "
-            "what has to see all samples belongs in fit_tokens(self, stream, ctx)"
+            f"{stage}: the result for the tokens of {one.id!r} depends on its chunk (it differs in chunks of {size}); "
+            "what needs all samples belongs in fit_tokens(self, stream, ctx)"
         )
 
 
@@ -260,13 +264,13 @@ def check_token_loss(
     *,
     step: int = 0,
 ) -> Any:
-    """Run an online loss over ``logits`` [n, vocab] and ``labels`` [n] as a trainer would, and return its weights.
+    """Run an online loss over ``logits`` [n, vocab] and ``labels`` [n] as a trainer does, and return its weights [n].
 
-    ``cached`` has the scores that the contract reads, [n] each. Arrays are of the library that the loss is written for.
+    ``cached`` has the scores that the contract reads, [n] each. The arrays are of the library that the loss is written for.
 
     Raises:
-        AssertionError: when a member is missing, statistics depend on how the logits are cut into chunks, or weights
-            are of another shape, not finite, or negative where ``mean_over`` is ``weighed``.
+        AssertionError: if a member is missing, statistics depend on the division of the logits into chunks, or weights have
+            another shape, are not finite, or are negative although ``mean_over`` is ``weighed``.
     """
     check_class("loss", loss)
     scores = dict(cached or {})
@@ -284,11 +288,11 @@ def check_token_loss(
     for name, values in stats.items():
         joined = np.concatenate([np.asarray(part[name], dtype=np.float64) for part in parts])
         assert np.allclose(joined, np.asarray(values, dtype=np.float64), rtol=1e-4, atol=1e-6), (
-            f"{loss.name}: the statistic {name!r} depends on how the logits are cut into chunks"
+            f"{loss.name}: the statistic {name!r} depends on the division of the logits into chunks"
         )
     weights = built.weigh(stats, scores, step)
     plain = np.asarray(weights, dtype=np.float64)
-    assert plain.shape == (n,), f"{loss.name}: weigh gave shape {plain.shape}, not ({n},)"
+    assert plain.shape == (n,), f"{loss.name}: weigh returned shape {plain.shape}, not ({n},)"
     assert np.isfinite(plain).all(), f"{loss.name}: a weight is not finite"
     assert loss.mean_over == "given" or (plain >= 0).all(), (
         f"{loss.name}: a weight is negative, and mean_over: weighed divides by their sum"

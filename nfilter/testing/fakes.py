@@ -1,4 +1,4 @@
-"""Fakes with the protocols' own signatures: scripted models, a tokenizer of characters, a context without a run."""
+"""Fakes with the signatures of the protocols: scripted models, a character tokenizer, a context without a run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from nfilter.testing.stage_model import StageModel
 
 @dataclass
 class FakeGenerator:
-    """Answers each request with ``answer(request)``: a text, or a whole completion. Keeps what it was asked."""
+    """Answers each request with ``answer(request)``, a text or a ``Completion``, and records the requests."""
 
     name: ClassVar[str] = "fake"
 
@@ -42,7 +42,7 @@ class FakeGenerator:
     requests: list[Request] = field(default_factory=list)
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """One completion a request, in order."""
+        """Return one completion per request, in order."""
         self.requests.extend(requests)
         return [self._complete(request) for request in requests]
 
@@ -57,13 +57,13 @@ class FakeGenerator:
 
 @dataclass
 class FakeEncoder:
-    """Embeds by ``vector(text)``, or by a hash of each word: equal texts are equal, similar ones near."""
+    """Embeds with ``vector(text)``, or with hashes of words: equal texts have equal vectors, similar texts near ones."""
 
     vector: Callable[[str], Sequence[float]] | None = None
     dimensions: int = 64
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
-        """float32 [n, d]."""
+        """Return one vector per text, float32 [n, d]."""
         rows = [self.vector(text) if self.vector else self._words(text) for text in texts]
         return np.asarray(rows, dtype=np.float32).reshape(len(texts), -1)
 
@@ -79,9 +79,9 @@ class FakeEncoder:
 
 @dataclass
 class FakeScorer:
-    """Scores tokens by ``loss(sample)``, [T], or each token by its id: the same ids have the same losses, 0 to 4.
+    """Scores tokens with ``loss(sample)``, [T], or by their ids, with losses from 0 to 4.
 
-    NaN stands where nothing is predicted. ``shift`` is added for an adapter.
+    Tokens that nothing predicts have NaN. With an adapter, ``shift`` is added.
     """
 
     loss: Callable[[TokenSample], Sequence[float]] | None = None
@@ -90,7 +90,7 @@ class FakeScorer:
     def score(
         self, samples: Sequence[TokenSample], adapter: ModelRef | None = None
     ) -> list[FloatArray]:
-        """float32 [T] a sample."""
+        """Return one array per sample, float32 [T]."""
         return [self._score(sample, self.shift if adapter else 0.0) for sample in samples]
 
     def _score(self, sample: TokenSample, shift: float) -> FloatArray:
@@ -100,20 +100,20 @@ class FakeScorer:
 
 
 class FakeTokenizer:
-    """Encodes conversations with a token for each character, its code point, and 0 at the end of each turn."""
+    """Encodes each character as its code point, and the end of each turn as 0."""
 
     def encode(
         self, samples: Sequence[Sample], *, max_length: int = 4096, turns: str = "all"
     ) -> list[TokenSample]:
-        """One token sample a sample; assistant's turns are the response, or the last one alone."""
+        """Return one token sample per sample; the response is every assistant turn, or only the last (``turns="last"``)."""
         return [self._encode(sample, max_length, turns) for sample in samples]
 
     def decode(self, ids: Sequence[IntArray]) -> list[str]:
-        """The text of each list of ids, without ends of turns."""
+        """Return the text of each list of ids, without the ends of turns."""
         return ["".join(chr(int(each)) for each in one if each) for one in ids]
 
     def tokenizer_digest(self) -> TokenizerDigest:
-        """Always the same."""
+        """Return a constant digest."""
         return TokenizerDigest("characters", "turns that end in 0")
 
     def _encode(self, sample: Sample, max_length: int, turns: str) -> TokenSample:
@@ -145,9 +145,9 @@ def token_sample(
     prompt: str = "question",
     scores: Mapping[str, Sequence[float]] | None = None,
 ) -> TokenSample:
-    """A token sample of one question and one answer, a token for each character: see ``FakeTokenizer``.
+    """Return a token sample of one question and one answer, with one token per character (see ``FakeTokenizer``).
 
-    ``scores`` gives numbers for the tokens of the response, its end included: NaN is written elsewhere.
+    ``scores`` has one number per response token, including its end; other tokens have NaN.
     """
     sample = Sample(name, (Message("user", prompt), Message("assistant", response)))
     (tokens,) = FakeTokenizer().encode([sample])
@@ -179,7 +179,7 @@ class _Counter:
 
 
 class FakeContext:
-    """A context without a run: named models, prompts from directories, everything seeded by ``seed``."""
+    """A context without a run: named models, prompts from directories, random numbers from ``seed``."""
 
     def __init__(
         self,
@@ -214,26 +214,26 @@ class FakeContext:
         return StageModel(name, self.models[name])
 
     def prompt(self, name: str) -> Template:
-        """A template from the given directories or the shipped ones."""
+        """Return a template from the given directories or the shipped ones."""
         return self._prompts.get(name)
 
     def rng(self, key: str) -> random.Random:
-        """Seeded by seed, stage and key, as in a run."""
+        """Return a generator seeded by seed, stage and key, as in a run."""
         return random.Random(f"{self.seed}\x1f{self.stage}\x1f{key}")
 
     @contextmanager
     def progress(
         self, total: int | None, text: str, note: Callable[[], str] | None = None
     ) -> Iterator[Progress]:
-        """A counter that shows nothing."""
+        """Yield a counter that shows nothing."""
         yield _Counter()
 
     def train(self, samples: Iterable[TokenSample], start: ModelRef | None = None) -> ModelRef:
-        """There is nothing to train with."""
+        """Raise NotImplementedError; subclasses override it."""
         raise NotImplementedError("FakeContext has no trainer; subclass it and override train")
 
     def publish_model(self, ref: ModelRef) -> None:
-        """Kept in ``published``."""
+        """Append the model to ``published``."""
         self.published.append(ref)
 
     def token_scores(
@@ -243,7 +243,7 @@ class FakeContext:
         samples: Sequence[TokenSample],
         compute: Callable[[Sequence[TokenSample]], Iterator[FloatArray]],
     ) -> list[FloatArray]:
-        """What ``compute`` yields; kept for as long as the context is."""
+        """Return the scores that ``compute`` yields; equal samples are computed once per context."""
         keys = [(model, what, s.ids.tobytes(), s.response.tobytes()) for s in samples]
         todo = {key: s for key, s in zip(keys, samples, strict=True) if key not in self._scores}
         if todo:
@@ -252,7 +252,7 @@ class FakeContext:
 
 
 def view(answer: str | None, **more: JSON) -> dict[str, JSON]:
-    """A view note with that answer and plain values elsewhere; ``more`` replaces or adds keys."""
+    """Return a view note with ``answer`` and default values; ``more`` replaces or adds keys."""
     note: dict[str, JSON] = {
         "answer": answer,
         "text": answer or "",

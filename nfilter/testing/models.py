@@ -1,4 +1,4 @@
-"""Conformance checks of backends and trainers: members, promises, and what comes back for what was asked."""
+"""Conformance checks of backends and trainers: members, declared capabilities, and results."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def check_backend(
     texts: Sequence[str] = (),
     samples: Sequence[Sample] = (),
 ) -> Abilities:
-    """Check that a backend class has the members of the capabilities that it says it has.
+    """Check that a backend class has the members of its declared capabilities; return its abilities.
 
-    With a ``site`` it is built, and asked what is given: ``requests`` where it generates, ``texts`` where it embeds,
-    ``samples`` where it encodes, and their tokens where it scores. Every answer must be one for each thing asked, in order.
+    With a ``site`` the backend is built and called: with ``requests`` if it generates, with ``texts`` if it embeds, with
+    ``samples`` if it encodes, and with their tokens if it scores. It must return one result per input, in order.
 
     Raises:
-        AssertionError: when the class lacks a member, or a rule of the protocols is broken.
-        ContractError: when something else came back than was asked for.
+        AssertionError: if the class lacks a member, or breaks a rule of the protocols.
+        ContractError: if the number or the form of results differs.
     """
     check_class("backend", backend)
     abilities: Abilities = backend.abilities(config)
@@ -54,7 +54,7 @@ def check_backend(
     if site is not None:
         problems = list(backend.problems(config, site))
         assert all(isinstance(each, str) for each in problems), (
-            f"{backend.name}: problems gives sentences, not {problems!r:.80}"
+            f"{backend.name}: problems must return texts, not {problems!r:.80}"
         )
         built = backend(config, site)
         try:
@@ -73,9 +73,9 @@ def _ask(
     samples: Sequence[Sample],
 ) -> None:
     mark = built.fingerprint()
-    assert isinstance(mark, str), f"{name}: fingerprint gives a text, not {mark!r:.60}"
-    assert mark, f"{name}: fingerprint gives an empty text"
-    assert mark == built.fingerprint(), f"{name}: fingerprint gives another text each time"
+    assert isinstance(mark, str), f"{name}: fingerprint must return a text, not {mark!r:.60}"
+    assert mark, f"{name}: fingerprint returned an empty text"
+    assert mark == built.fingerprint(), f"{name}: fingerprint returns another text each time"
     able = {capability.__name__ for capability in abilities.capabilities}
     if requests and "Generates" in able:
         answers = check_completions(name, built.generate(list(requests)), len(requests))
@@ -85,18 +85,18 @@ def _ask(
                 and request.logprobs
                 and answer.failure is None
                 and answer.logprobs is None
-            ), f"{name}: it says that it gives log-probabilities, and an answer has none"
+            ), f"{name}: it declares logprobs, and a completion has none"
     if requests and "Streams" in able:
-        came = [each for each in built.stream(list(requests)) if each is not None]
-        assert sorted(number for number, _ in came) == list(range(len(requests))), (
-            f"{name}: stream gave the requests {sorted(number for number, _ in came)} of {len(requests)}; each once"
+        streamed = [each for each in built.stream(list(requests)) if each is not None]
+        assert sorted(number for number, _ in streamed) == list(range(len(requests))), (
+            f"{name}: stream yielded the requests {sorted(number for number, _ in streamed)} of {len(requests)}; yield each once"
         )
-        check_completions(name, [answer for _, answer in came], len(requests))
+        check_completions(name, [answer for _, answer in streamed], len(requests))
     if texts and "Embeds" in able:
         vectors = check_vectors(name, built.embed(list(texts)), len(texts))
         again = check_vectors(name, built.embed([texts[-1]]), 1)
         assert np.allclose(vectors[-1], again[0], atol=1e-3), (
-            f"{name}: the vector of a text depends on the texts beside it"
+            f"{name}: the vector of a text depends on the other texts of the call"
         )
     if samples and "Encodes" in able:
         encoded = check_encoded(
@@ -117,7 +117,7 @@ def _score(name: str, built: Any, encoded: Sequence[TokenSample]) -> None:
     ):
         outside = np.asarray(losses)[~sample.predicted]
         assert np.isnan(outside).all(), (
-            f"{name}: {sample.id!r} has losses where nothing is predicted; write NaN at position 0 and outside the response"
+            f"{name}: {sample.id!r} has losses at tokens that are not predicted; write NaN at position 0 and outside the response"
         )
         inside = np.asarray(losses)[sample.predicted]
         assert np.isfinite(inside).all(), f"{name}: a loss of {sample.id!r} is not finite"
@@ -132,17 +132,17 @@ def check_trainer(
     ctx: Context,
     site: Site | None = None,
 ) -> TrainingResult:
-    """Train ``model`` on ``samples`` into the folder ``out``, and check what a trainer must give back.
+    """Train ``model`` on ``samples`` into the folder ``out``, check the result and return it.
 
     Raises:
-        AssertionError: when the class lacks a member, or a rule is broken.
-        ContractError: when its contract is none.
+        AssertionError: if the class lacks a member, or breaks a rule.
+        ContractError: if its contract is not valid.
     """
     check_class("trainer", trainer)
     contract_of(trainer, config)
     sizes = dict(trainer.memory(config, getattr(model, "config", None), site or Site(out)))
     assert all(isinstance(size, int | float) and size >= 0 for size in sizes.values()), (
-        f"{trainer.name}: memory gives bytes by part, not {sizes!r:.80}"
+        f"{trainer.name}: memory must return bytes by part, not {sizes!r:.80}"
     )
     before = [sample.weights.tobytes() + sample.ids.tobytes() for sample in samples]
     out.mkdir(parents=True, exist_ok=True)
@@ -157,7 +157,7 @@ def check_trainer(
     )
     path = Path(result.ref.path)
     assert path.resolve().is_relative_to(out.resolve()), (
-        f"{trainer.name}: the adapter is in {path}, outside of the folder {out} that it was given"
+        f"{trainer.name}: the adapter is in {path}, outside its folder {out}"
     )
     assert any(out.iterdir()), f"{trainer.name}: it wrote nothing into {out}"
     assert result.ref.digest, f"{trainer.name}: the adapter's ModelRef has no digest"
@@ -166,6 +166,6 @@ def check_trainer(
     )
     trained = sum(int(np.count_nonzero(sample.weights)) for sample in samples)
     assert result.tokens == 0 or trained > 0, (
-        f"{trainer.name}: it says that it trained on {result.tokens} tokens, and none has a weight"
+        f"{trainer.name}: it reports training on {result.tokens} tokens, and none has a weight"
     )
     return result

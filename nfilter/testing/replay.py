@@ -1,4 +1,4 @@
-"""A context that a stage is run under twice: what models answered the first time is not asked again, as in a run."""
+"""A context for running a stage twice: the second run reuses the models' answers of the first, as in a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _Result = TypeVar("_Result")
 
 
 class Recording:
-    """A context that keeps what its models answer. ``again()`` gives one that answers from it, and is silent."""
+    """A context that records the answers of its models. ``again()`` returns one that reuses them and logs nothing."""
 
     def __init__(self, ctx: Any, kept: dict[Any, Any] | None = None, *, first: bool = True) -> None:
         self._ctx = ctx
@@ -27,11 +27,11 @@ class Recording:
         return getattr(self._ctx, name)
 
     def model(self, name: str) -> Any:
-        """The context's model, recorded."""
+        """Return the context's model with recording."""
         return _Model(self._ctx.model(name), name, self._kept, first=self._first)
 
     def again(self) -> Recording:
-        """For the runs after the first."""
+        """Return the context for runs after the first."""
         return Recording(self._ctx, self._kept, first=False)
 
 
@@ -70,6 +70,7 @@ class _Model:
         return self._through(keys, samples, lambda asked: self._model.score(asked, *more))
 
     def _through(self, keys: Sequence[Any], asked: Sequence[Any], ask: Any) -> list[Any]:
+        """Recorded answers by ``keys``; ``ask`` is called for the others. The first run always asks."""
         todo = [number for number, key in enumerate(keys) if self._first or key not in self._kept]
         fresh = dict(
             zip(todo, ask([asked[number] for number in todo]) if todo else (), strict=True)
@@ -82,10 +83,10 @@ class _Model:
 
 
 def with_own_randomness(who: str, work: Callable[[], _Result]) -> _Result:
-    """Do ``work``, and refuse it where it draws from a global generator, or seeds one.
+    """Run ``work`` and check that it neither draws from a global random number generator nor seeds one.
 
-    These are ``random``, ``numpy.random``, and torch where it is imported. An import may draw by itself: where there was
-    one, the work is done again.
+    These are ``random``, ``numpy.random``, and torch if it is imported. An import may draw by itself: if ``work`` imported a
+    module, it runs again.
 
     Raises:
         AssertionError: names the generator and what to use instead.
@@ -97,13 +98,14 @@ def with_own_randomness(who: str, work: Callable[[], _Result]) -> _Result:
         if not used or modules == set(sys.modules):
             break
     assert not used, (
-        f"{who} used the global generator of {used[0]}: what it does then depends on what else runs; use "
+        f"{who} used the global generator of {used[0]}, so its result depends on other code; use "
         "ctx.rng(sample.id), or numpy.random.default_rng(ctx.rng(key).getrandbits(64))"
     )
     return result
 
 
 def _states() -> dict[str, Any]:
+    """The states of the global generators, comparable by value."""
     numbers = vars(np.random)["get_state"](legacy=False)
     states: dict[str, Any] = {"random": random.getstate(), "numpy.random": repr(numbers)}
     states["numpy.random"] += str(numbers["state"]["key"].tobytes())

@@ -112,7 +112,7 @@ class BatchDispatcher:
                 for pending in resumed:
                     bound = sum(calls[each].max_usd for each in pending.ids)
                     if self.format.pricing.budget is not None:
-                        self.format.pricing.budget.owe(bound)
+                        self.format.pricing.budget.hold_uncapped(bound)
                     group.create_task(work.follow(group, pending, bound, 0))
                 await work.submit(group, [each for each in calls if each not in known], 1, 1)
         except BaseExceptionGroup as errors:

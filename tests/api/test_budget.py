@@ -69,7 +69,7 @@ def test_without_a_cap_it_counts_alone() -> None:
     assert budget.hold(1e9)
     budget.settle(1e9, 0.25)
     budget.paid_before(0.5)
-    assert (budget.spent, budget.held, budget.told()) == (0.75, 0.0, "$0.75")
+    assert (budget.spent, budget.held, budget.summary()) == (0.75, 0.0, "$0.75")
 
 
 @pytest.mark.parametrize(
@@ -82,17 +82,17 @@ def test_an_amount_is_told_in_cents_and_never_as_nothing(usd: float, text: str) 
 def test_what_is_told_has_the_cap_and_what_is_held() -> None:
     budget = Budget(5.0)
     budget.paid_before(0.4)
-    assert budget.told() == "$0.40 of $5.00"
+    assert budget.summary() == "$0.40 of $5.00"
     budget.hold(0.25)
-    assert budget.told() == "$0.40 of $5.00, $0.25 held"
+    assert budget.summary() == "$0.40 of $5.00, $0.25 held"
     budget.settle(0.25, 0.02)
-    assert budget.told() == "$0.42 of $5.00"
+    assert budget.summary() == "$0.42 of $5.00"
 
 
 def test_what_is_owed_is_held_whatever_is_left() -> None:
     budget = Budget(1.0)
     assert budget.left == 1.0
-    budget.owe(3.0)
+    budget.hold_uncapped(3.0)
     assert (budget.held, budget.left) == (3.0, -2.0)
     assert not budget.hold(0.1)  # it waits for what is out
     budget.settle(3.0, 0.5)

@@ -71,9 +71,7 @@ def test_an_interrupt_says_how_to_go_on(
 
     monkeypatch.setattr(main.commands["check"], "callback", interrupted)
     assert entry(["check", "x.yaml"]) == 130
-    assert (
-        capsys.readouterr().err.strip() == "interrupted; the same command goes on where it stopped"
-    )
+    assert capsys.readouterr().err.strip() == "interrupted; run the same command to resume"
 
 
 @pytest.mark.parametrize(
@@ -268,7 +266,7 @@ def test_control_c_ends_a_run_with_130_and_no_traceback(home: Path, example_dist
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (example_dist, ROOT, ROOT / "plugins")))},
     )  # fmt: skip
     assert done.returncode == 130
-    assert done.stderr.strip() == "interrupted; the same command goes on where it stopped"
+    assert done.stderr.strip() == "interrupted; run the same command to resume"
 
 
 def test_a_plugins_verb_is_found_and_a_broken_one_is_named(

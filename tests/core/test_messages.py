@@ -103,7 +103,7 @@ def test_no_text_takes_the_place_of_a_call() -> None:
 def test_a_stage_changes_nothing_beside_the_text() -> None:
     sample = Sample("a", TALK, tools=(TOOL,))
     other = replace(sample, messages=(*TALK[:3], replace(TALK[3], weight=0.0)), why="lighter")
-    with pytest.raises(ContractError, match="beside its text"):
+    with pytest.raises(ContractError, match="other fields than its text"):
         check_samples("s", Contract(), [sample], [other])
     with pytest.raises(ContractError, match="tools was changed"):
         check_samples("s", Contract(), [sample], [replace(sample, tools=(), why="fewer")])

@@ -10,17 +10,17 @@ import pytest
 
 from nfilter.engine.foreign_warnings import shown_once
 from nfilter.progress import QuietReporter, RunLog
-from nfilter.store.warnings import Warned
+from nfilter.store.warnings import RunWarnings
 
 
 def test_warnings_are_counted_by_stage_and_outlive_the_process(tmp_path: Path) -> None:
-    first = Warned(tmp_path / "w.json")
+    first = RunWarnings(tmp_path / "w.json")
     for stage, text in (("01-a", "x"), ("02-b", "x"), ("01-a", "x"), ("01-a", "y\n\ud800")):
         first.add(stage, text)
-    again = Warned(tmp_path / "w.json")
+    again = RunWarnings(tmp_path / "w.json")
     assert (
-        again.told()
-        == first.told()
+        again.rows()
+        == first.rows()
         == [
             {"stage": "01-a", "text": "x", "times": 2},
             {"stage": "02-b", "text": "x", "times": 1},
@@ -28,7 +28,7 @@ def test_warnings_are_counted_by_stage_and_outlive_the_process(tmp_path: Path) -
         ]
     )
     again.restart("01-a")
-    assert [said["stage"] for said in Warned(tmp_path / "w.json").told()] == ["02-b"]
+    assert [said["stage"] for said in RunWarnings(tmp_path / "w.json").rows()] == ["02-b"]
 
 
 @pytest.mark.parametrize(
@@ -44,10 +44,10 @@ def test_warnings_are_counted_by_stage_and_outlive_the_process(tmp_path: Path) -
 )
 def test_a_damaged_file_of_warnings_is_begun_anew(tmp_path: Path, content: str) -> None:
     (tmp_path / "w.json").write_text(content)
-    warned = Warned(tmp_path / "w.json")
-    assert warned.told() == []
+    warned = RunWarnings(tmp_path / "w.json")
+    assert warned.rows() == []
     warned.add("a", "b")
-    assert Warned(tmp_path / "w.json").told() == [{"stage": "a", "text": "b", "times": 1}]
+    assert RunWarnings(tmp_path / "w.json").rows() == [{"stage": "a", "text": "b", "times": 1}]
 
 
 def test_foreign_warnings_are_shown_once_and_all_kept(
@@ -81,4 +81,4 @@ def test_foreign_warnings_are_shown_once_and_all_kept(
     # Behind the block all is as it was.
     assert capsys.readouterr().err.count("behind it\n") == 2
     assert "behind it" not in (tmp_path / "run.log").read_text()
-    assert log.warned.told() == []
+    assert log.warned.rows() == []

@@ -140,7 +140,7 @@ Stage.restore = lambda self, sample: {}
     assert done.returncode == 3
     assert (
         "plugin 'raises' of raises-dist 1.0 raised ZeroDivisionError: integer division or modulo by zero at "
-        f"{file}:{len(source.splitlines()) - 4} (check). The fault is in the plugin" in done.stderr
+        f"{file}:{len(source.splitlines()) - 4} (check). The error is in the plugin" in done.stderr
     )
     file.write_text(source.replace("base_dir: 1 // 0", "base_dir: ()"))
     (tmp_path / "rules.yaml").write_text(

@@ -405,7 +405,7 @@ def labels(screen: str) -> tuple[set[str], set[str]]:
 def test_the_demo_screen_has_the_rows_that_a_run_prints(blocks: list[Any], demo: Any) -> None:
     screens = [block for block in blocks if block.kind == "screen"]
     theirs = labels(demo.screen)
-    assert {"What was wrong", "What it gained", "What it cost"} <= theirs[0]
+    assert {"Label noise", "Cleaning", "Cost"} <= theirs[0]
     assert {
         "rows read",
         "detection",

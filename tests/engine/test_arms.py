@@ -218,7 +218,7 @@ def test_arms_need_what_they_need(kit: Any, sums: Callable[..., Any]) -> None:
     ) as caught:
         sums(rows="nothing here\n")
     assert "r.yaml:7" in str(caught.value)
-    with pytest.raises(SourceError, match=r"rows\.qa holds no rows"):
+    with pytest.raises(SourceError, match=r"rows\.qa has no rows"):
         sums(rows="")
 
 
@@ -258,7 +258,7 @@ def test_several_seeds_make_child_runs_and_a_group(kit: Any, sums: Callable[...,
     assert [text for text in kit.reporter.infos if text.startswith("seed ")] == ["seed 0", "seed 3"]
 
 
-@pytest.mark.types("would write over its figures; choose another --out")
+@pytest.mark.types("would overwrite its figures; choose another --out")
 def test_a_run_and_a_group_of_seeds_do_not_share_a_directory(
     kit: Any, sums: Callable[..., Any]
 ) -> None:

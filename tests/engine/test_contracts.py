@@ -31,7 +31,7 @@ def test_a_note_that_is_promised_and_never_written_is_refused(kit: Any, stage: S
         match=r"01-extra\.stage: the contract writes 'x', and none of 10 samples has it",
     ):
         kit.run([promises])
-    # Each remedy that is named, and the same command goes on.
+    # Each remedy that is named, and the same command resumes.
     kit.run([stage(contract=Contract())])
     kit.run([stage(contract=Contract(writes=X, sometimes=X))])
     kit.run([stage(process=noted, contract=Contract(writes=X))])
@@ -134,7 +134,7 @@ def test_a_score_that_is_promised_and_never_written_is_refused(kit: Any) -> None
         ContractError, match=r"extra\.silent: the contract writes 'position', and none of 10"
     ):
         kit.run([Silent], text=kit.recipe_text([], "tokens:\n  - {use: extra.silent}\n"))
-    with pytest.raises(ContractError, match=r"what fit_tokens returned is not a State"):
+    with pytest.raises(ContractError, match=r"fit_tokens did not return a State"):
         kit.run([Forgets], text=kit.recipe_text([], "tokens:\n  - {use: extra.forgets}\n"))
 
 

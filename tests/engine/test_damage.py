@@ -407,7 +407,7 @@ def judged(world: World, name: str) -> str:
     return "healed"
 
 
-@pytest.mark.types("type the command that made it again")
+@pytest.mark.types("run the command that made it again")
 @pytest.mark.parametrize("name", QUICK)
 def test_a_damage_is_healed_or_named(world: World, name: str) -> None:
     assert judged(world, name) in ("healed", "named")

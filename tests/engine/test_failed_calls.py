@@ -109,9 +109,9 @@ def test_an_answer_takes_the_failure_of_an_earlier_attempt_back(
     assert ran()["failed_calls"] == {"shaky": counted}
     assert Shaky.asked[asked:] == ["3+1"]  # the others are in the journal
     journal = Journal(kit.home / "one.db")
-    journal.settle("01-a", "m", {"k": "server", "l": "timeout"})
-    journal.settle("01-a", "m", {"k": None})
-    journal.settle("02-b", "m", {"k": "server"})
+    journal.record_outcomes("01-a", "m", {"k": "server", "l": "timeout"})
+    journal.record_outcomes("01-a", "m", {"k": None})
+    journal.record_outcomes("02-b", "m", {"k": "server"})
     assert journal.outcomes("01-a") == {"m": {"calls": 1, "failed": 1, "kinds": {"timeout": 1}}}
     journal.forget(["01-a"])
     assert journal.outcomes() == {"m": {"calls": 1, "failed": 1, "kinds": {"server": 1}}}

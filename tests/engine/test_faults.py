@@ -43,7 +43,7 @@ def test_what_a_plugin_raises_is_one_sentence_and_the_log_has_the_traceback(
     assert caught.value.exit_code == 3
     assert "\n" not in said
     assert re.match(r"plugin 'extra' of \S+ 1\.0 raised KeyError: .*\(stage 02-extra\.bad\)", said)
-    assert "the same command goes on where it stopped" in said
+    assert "run the same command to resume" in said
     assert isinstance(caught.value.__cause__, KeyError)
     log = log_of(kit)
     assert f" error {said}\n" in log
@@ -103,7 +103,7 @@ def test_an_error_with_a_name_of_its_own_keeps_it_and_is_logged(kit: Any, stage:
         (lambda chunk: None, "01-extra.a: process returned None, not a sequence of Sample"),
         (lambda chunk: 3, "process returned a int, not a sequence"),
         (lambda chunk: {"a": 1}, "process returned a dict, not a sequence"),
-        (lambda chunk: [*chunk[1:], None], "process returned None at place 3, where a Sample"),
+        (lambda chunk: [*chunk[1:], None], "process returned None as item 3, not a Sample"),
     ],
 )
 def test_what_is_no_sequence_of_samples_is_refused(
@@ -180,6 +180,6 @@ def test_where_no_seed_has_anything_left_the_group_fails(kit: Any, stage: Stage)
     def drops(chunk: Any, state: Any, ctx: Any) -> Any:
         return [one.drop("all of it") for one in chunk]
 
-    with pytest.raises(NothingLeftError, match="no seed has anything left"):
+    with pytest.raises(NothingLeftError, match="no seed has rows left"):
         seeded(kit, [stage("extra.all", drops)], [0, 1])
     assert not (kit.out / "metrics.json").exists()

@@ -12,7 +12,7 @@ import pytest
 from nfilter import Contract, Follows, RecipeError, StageConfig, TrainingResult
 from nfilter.cli import entry
 from nfilter.engine.arms import BEGUN, MARKER
-from nfilter.engine.launch import Launch, follow, leading, lonely
+from nfilter.engine.launch import Launch, follow, leading, single_process_warning
 from nfilter.recipe.model import load
 
 RECIPE = """\
@@ -96,7 +96,7 @@ def test_a_training_that_was_stopped_finds_what_it_left_and_no_other_does(kit: A
     kit.run(text=RECIPE, assignments=["train.rate=3"], **hooks)
     assert seen[3] == []
     assert (
-        "train.raw: its data or settings changed since it was stopped; it trains from the beginning"
+        "train.raw: its data or settings changed since it was stopped; training starts from the beginning"
         in kit.reporter.infos
     )
 
@@ -138,11 +138,11 @@ def test_an_environment_that_contradicts_itself_is_an_error(environment: dict[st
 
 def test_accelerate_on_a_cpu_starts_one_process_and_that_is_said() -> None:
     asked = {"ACCELERATE_USE_CPU": "True", "MASTER_PORT": "29500"}
-    assert "torchrun --nproc-per-node 2" in (lonely(asked) or "")
-    assert lonely({**asked, "WORLD_SIZE": "2"}) is None
-    assert lonely({"ACCELERATE_USE_CPU": "True"}) is None  # --num_processes 1
-    assert lonely({"ACCELERATE_USE_CPU": "False", "MASTER_PORT": "29500"}) is None
-    assert lonely({}) is None
+    assert "torchrun --nproc-per-node 2" in (single_process_warning(asked) or "")
+    assert single_process_warning({**asked, "WORLD_SIZE": "2"}) is None
+    assert single_process_warning({"ACCELERATE_USE_CPU": "True"}) is None  # --num_processes 1
+    assert single_process_warning({"ACCELERATE_USE_CPU": "False", "MASTER_PORT": "29500"}) is None
+    assert single_process_warning({}) is None
 
 
 def loaded(home: Path, plugins: Any, text: str = RECIPE) -> Any:
@@ -176,7 +176,7 @@ def test_the_first_process_leads_and_the_others_follow(
     ("train", "says"),
     [
         ("train: {use: example.memory}", "and example.memory trains in one process; type nfilter run"),
-        ("arms: []", "and it trains nothing; type nfilter run"),
+        ("arms: []", "and it has no training; type nfilter run"),
     ],
 )  # fmt: skip
 def test_a_recipe_that_cannot_be_shared_is_refused_at_once(

@@ -120,7 +120,7 @@ def test_a_run_that_was_killed_has_what_nobody_else_accounts_for(kit: Any, stage
     assert (last["usd"], last["calls"]) == (1.0, 2)
     said = screen(kit, metrics)
     assert "dollars 5.0000 in all 2 runs, 1.0000 in this one" in said
-    assert "in this one, without 1 whose length is not known" in said
+    assert "in this one, without 1 of unknown length" in said
 
 
 def test_a_record_that_is_damaged_is_named_and_nothing_that_was_paid_is_lost(

@@ -66,7 +66,7 @@ def look(samples: Sequence[Sample], limit: int = 99, **more: Any) -> Any:
 def test_rows_that_fit_are_counted_and_nothing_is_said() -> None:
     # "ab|cd$" is six tokens, three of them response; "a|b$c|d$" is eight, four of them.
     found = look([row("a", "ab", "cd"), row("b", "a", "b", "c", "d", roles="uaua")])
-    assert (found.warnings, found.gone, [s.id for s in found.kept]) == ([], [], ["a", "b"])
+    assert (found.warnings, found.dropped, [s.id for s in found.kept]) == ([], [], ["a", "b"])
     assert found.figures == {
         "rows": 2, "tokens": 14, "response_tokens": 7, "max_length": 99,
         "lengths": {"median": 6, "p99": 8, "max": 8},
@@ -85,13 +85,13 @@ def test_what_is_cut_is_counted_and_the_warning_says_what_to_type() -> None:
     }  # fmt: skip
     assert found.figures["all_masked"]["truncated"] == 1
     assert [sample.id for sample in found.kept] == ["cut", "fits"]
-    assert found.gone == [
+    assert found.dropped == [
         ("gone", "no token of the response is left: it begins at token 7 of 9, and encode.max_length is 5")
     ]  # fmt: skip
     (said,) = found.warnings
     assert said == (
         "2 of 3 rows are longer than 5 tokens (the longest has 9): 4 tokens of responses cut off, 1 response without "
-        "an end, 1 row without any response, which leave; encode.max_length: 9 keeps them whole"
+        "an end, 1 row without any response, which are dropped; encode.max_length: 9 keeps them whole"
     )
 
 
@@ -104,7 +104,7 @@ def test_a_few_long_rows_are_told_apart_from_the_rest() -> None:
     encoded = [tokens(sample, 5) for sample in samples]
     (said,) = lint(EncodeConfig(max_length=2048), samples, encoded, decode).warnings
     assert said.endswith(
-        "the model's context is 5: shorten the rows, or take a model with a longer one"
+        "the model's context is 5: shorten the rows, or choose a model with a longer one"
     )
 
 
@@ -122,14 +122,14 @@ def test_each_reason_for_a_row_without_a_token_is_its_own() -> None:
         [empty, tokens(asked), tokens(weightless)],
         decode,
     )
-    assert dict(found.gone) == {
-        "refused": "the chat template does not take its turns (user, tool, assistant)",
-        "asked": "its last message is not an assistant's, so no token is a response's",
+    assert dict(found.dropped) == {
+        "refused": "the chat template rejects its turns (user, tool, assistant)",
+        "asked": "its last message is not an assistant's, so it has no response",
         "light": "every token has weight 0 (sample weight 0.0)",
     }
     assert found.figures["all_masked"] == {"truncated": 0, "template": 1, "no_answer": 1, "weight": 1}  # fmt: skip
     first, second = found.warnings
-    assert first.startswith("1 row has no token, as the chat template does not take the turns")
+    assert first.startswith("1 row has no token, because the chat template rejects the turns")
     assert "for example 'refused'" in first
     assert "for example 'asked'" in second
 
@@ -227,7 +227,7 @@ def test_explain_tells_what_a_row_lost(kit: Any) -> None:
     by_line = {sample["id"]: sample["text"] for sample in kit.lines("tokens/texts.jsonl")}
     told = [explain(kit.out, name).gaps for name in by_line]
     # Of "100+1", 0, "101", 0 eight tokens fit, and the last two are response.
-    assert sorted(map(list, told)) == [[]] * 8 + [["2 tokens of its responses, which encode.max_length cut off"]]  # fmt: skip
+    assert sorted(map(list, told)) == [[]] * 8 + [["2 tokens of its responses, truncated at encode.max_length"]]  # fmt: skip
 
 
 def test_a_run_in_which_everything_is_masked_ends_before_token_stages_and_training(
@@ -294,8 +294,8 @@ def test_another_tokenizer_than_that_of_the_trained_model_is_refused_before_any_
     with pytest.raises(RecipeError) as caught:
         kit.run([watching], rows=ROWS, more=TWO.replace("USE", "b"), hooks=hooks)
     assert str(caught.value).endswith(
-        "encode.model 'other' has another tokenizer than 'student', which is trained: the same ids are other text to "
-        "it; set encode: {model: student}"
+        "encode.model 'other' has another tokenizer than 'student', which is trained: it maps the same ids to other "
+        "text; set encode: {model: student}"
     )
     assert "r.yaml:" in str(caught.value)
     assert asked == []

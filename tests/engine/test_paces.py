@@ -19,14 +19,14 @@ TEXT = (
 @pytest.fixture(autouse=True)
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Anything measured counts, and any time is long."""
-    monkeypatch.setattr(pace, "_SURE", 0.0)
+    monkeypatch.setattr(pace, "_MIN_SECONDS", 0.0)
     monkeypatch.setattr(pace, "_LONG", 0.0)
 
 
 @pytest.mark.types("fewer rounds:, a smaller max_tokens:, or a faster model")
 def test_a_run_says_how_long_a_stage_takes_and_keeps_what_it_measured(kit: Any) -> None:
     kit.run([Answer], text=TEXT, rows=ROWS)
-    said = [text for text in kit.reporter.infos if "of asking student left, at" in text]
+    said = [text for text in kit.reporter.infos if "of calls to student left, at" in text]
     assert said
     assert said[0].startswith("01-robustft.answer: about ")
     found = pace.paces(kit.out / pace.PACES)["01-robustft.answer"]["student"]

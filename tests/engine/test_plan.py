@@ -11,7 +11,7 @@ from rich.console import Console
 
 from nfilter.api.budget import Price
 from nfilter.engine.plan import plan, price_of
-from nfilter.engine.plan_time import described
+from nfilter.engine.plan_time import model_digest
 from nfilter.engine.run import run
 from nfilter.models.pace import PACES
 from nfilter.recipe.model import load as load_recipe
@@ -110,7 +110,7 @@ def test_hours_come_from_what_a_run_of_the_same_model_measured(tmp_path: Path) -
     assert all(stage.local and stage.seconds is None for stage in unknown)
 
     record = {"calls": 10, "prompt_tokens": 500, "completion_tokens": 200, "seconds": 20.0}
-    of = described(recipe, "expert")
+    of = model_digest(recipe, "expert")
     write_sealed(
         tmp_path / PACES, {"stages": {"02-robustft.reason": {"expert": {**record, "of": of}}}}
     )
@@ -142,7 +142,7 @@ def test_a_plan_says_hours_or_how_they_are_found_out(tmp_path: Path) -> None:
 
     assert "is measured by a run: nfilter run RECIPE --limit 64, then plan again" in told()
     record = {"calls": 10, "prompt_tokens": 500, "completion_tokens": 200, "seconds": 2000.0}
-    of = described(recipe, "expert")
+    of = model_digest(recipe, "expert")
     write_sealed(
         tmp_path / PACES, {"stages": {"02-robustft.reason": {"expert": {**record, "of": of}}}}
     )

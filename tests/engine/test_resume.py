@@ -163,7 +163,7 @@ def test_a_change_runs_again_what_depends_on_it_and_says_so(
     kit.run(stages, chunk=100, **change)
     assert list(dict.fromkeys(ran)) == list(rerun)
     said = dict(
-        text.split(": running again, as what it is made of changed: ")
+        text.split(": running again, because its inputs changed: ")
         for text in kit.reporter.infos
         if "running again" in text and not text.startswith("source")
     )
@@ -183,7 +183,7 @@ def test_a_changed_template_runs_its_stage_again(kit: Any, asked: list[str]) -> 
     kit.run(text=text)
     assert asked[10:] == [f"What is {n}+1?" for n in range(10)]
     assert any(
-        said == "01-example.ask: running again, as what it is made of changed: prompt example/ask"
+        said == "01-example.ask: running again, because its inputs changed: prompt example/ask"
         for said in kit.reporter.infos
     )
 
@@ -247,7 +247,9 @@ def test_a_failure_in_the_middle_of_a_chunk_leaves_no_torn_file(
         return plain(sample)
 
     monkeypatch.setattr(store, "sample_to_json", failing)
-    with pytest.raises(StoreError, match=r"chunk-000001.*no space left.*the same command goes on"):
+    with pytest.raises(
+        StoreError, match=r"chunk-000001.*no space left.*run the same command to resume"
+    ):
         kit.run([stage("extra.a")], chunk=4)
     names = sorted(path.name for path in (kit.out / "01-extra.a").iterdir())
     assert names == ["chunk-000000.jsonl", "decisions-000000.jsonl", "fingerprint", "parts.jsonl"]
@@ -371,15 +373,15 @@ def test_what_a_kill_leaves_of_a_removal_is_never_taken_for_whole(
     assert len(kit.lines("cleaned.jsonl")) == 10
 
 
-@pytest.mark.types("not a journal that can be read")
+@pytest.mark.types("not a readable journal")
 def test_a_journal_that_is_none_is_named(kit: Any) -> None:
     kit.run()
     (kit.out / "journal.db").write_bytes(b"this is no database, whatever its name may say" * 40)
     for name in ("journal.db-wal", "journal.db-shm"):
         (kit.out / name).unlink(missing_ok=True)
-    with pytest.raises(NfilterError, match=r"journal\.db: not a journal") as said:
+    with pytest.raises(NfilterError, match=r"journal\.db: not a readable journal") as said:
         kit.run()
-    assert f"move {kit.out} away and run again: all calls are then made anew" in str(said.value)
+    assert f"move {kit.out} away and run again, which repeats all calls" in str(said.value)
     kit.out.rename(kit.home / "away")
     assert kit.run().metrics["samples"]["read"] == 10
 
@@ -439,8 +441,8 @@ def test_an_edited_plugin_runs_again_with_what_comes_after_and_asks_nothing_agai
     kit.run([before, edited(), after])
     said = [text for text in kit.reporter.infos if "running again" in text]
     assert said == [
-        "02-editable.stage: running again, as what it is made of changed: plugin code",
-        "03-extra.after: running again, as what it is made of changed: input",
+        "02-editable.stage: running again, because its inputs changed: plugin code",
+        "03-extra.after: running again, because its inputs changed: input",
     ]
     assert {s.notes["word"] for s in kit.artefact("03-extra.after").samples()} == {"two words"}
     assert len(asked) == 10
@@ -455,5 +457,5 @@ def test_other_code_of_the_engine_runs_everything_again(
     for module in ("ingest", "pipeline"):
         monkeypatch.setattr(f"nfilter.engine.{module}.core_code", lambda: "another")
     kit.run([stage("extra.a")])
-    assert "source: running again, as what it is made of changed: nfilter's code" in kit.reporter.infos  # fmt: skip
-    assert "01-extra.a: running again, as what it is made of changed: input, nfilter's code" in kit.reporter.infos  # fmt: skip
+    assert "source: running again, because its inputs changed: nfilter's code" in kit.reporter.infos  # fmt: skip
+    assert "01-extra.a: running again, because its inputs changed: input, nfilter's code" in kit.reporter.infos  # fmt: skip

@@ -250,7 +250,7 @@ def test_a_new_sample_may_have_parents_in_another_chunk(kit: Any, stage: Stage) 
     assert created["reason"] == f"made from {near}, {far}: why not"
     made = next(s for s in kit.artefact("01-extra.grows").samples() if s.parents)
     assert (made.id, made.parents, made.why) == (created["id"], (near, far), None)
-    with pytest.raises(ContractError, match="name samples that the stage was given"):
+    with pytest.raises(ContractError, match="name samples that the stage received"):
         kit.run([stage("extra.other", pairing("stranger"), contract=grows)], chunk=4)
 
 
@@ -262,7 +262,7 @@ def test_a_dropped_sample_is_nobodys_parent(kit: Any, stage: Stage) -> None:
         return [s.drop("wrong") if s.id == far else s for s in chunk]
 
     grows = stage("extra.grows", pairing(far), contract=Contract(new_samples=True))
-    with pytest.raises(ContractError, match="name samples that the stage was given"):
+    with pytest.raises(ContractError, match="name samples that the stage received"):
         kit.run([stage("extra.drop", drop), grows], chunk=4)
 
 
@@ -270,11 +270,11 @@ def test_a_new_samples_id_is_taken_in_all_chunks(kit: Any, stage: Stage) -> None
     def same(chunk: Sequence[Sample], state: Any, ctx: Any) -> list[Sample]:
         return [*chunk, Sample("mine", chunk[0].messages, parents=(chunk[0].id,))]
 
-    with pytest.raises(ContractError, match="new sample 'mine' has the id of a sample that is"):
+    with pytest.raises(ContractError, match="new sample 'mine' has the id of an existing sample"):
         kit.run([stage(process=same, contract=Contract(new_samples=True))], chunk=4)
     # It went wrong at the second chunk: the first is there, and a second try ends the same way.
     assert kit.artefact("01-extra.stage").has_chunk(0)
-    with pytest.raises(ContractError, match="new sample 'mine' has the id of a sample that is"):
+    with pytest.raises(ContractError, match="new sample 'mine' has the id of an existing sample"):
         kit.run([stage(process=same, contract=Contract(new_samples=True))], chunk=4)
 
 
@@ -286,7 +286,7 @@ def test_a_new_samples_id_is_taken_in_all_chunks(kit: Any, stage: Stage) -> None
 def test_what_fit_returns_can_be_kept_on_disk_or_is_refused(
     kit: Any, stage: Stage, state: Any
 ) -> None:
-    with pytest.raises(ContractError, match=r"01-extra\.stage: what fit returned is not a State"):
+    with pytest.raises(ContractError, match=r"01-extra\.stage: fit did not return a State"):
         kit.run([stage(fit=lambda stream, ctx: state)])
 
 

@@ -253,7 +253,7 @@ def test_a_change_runs_again_what_depends_on_it_and_says_so(
     run()
     run(**change)
     said = dict(
-        text.split(": running again, as what it is made of changed: ")
+        text.split(": running again, because its inputs changed: ")
         for text in kit.reporter.infos
         if "running again" in text and not text.startswith("source")
     )
@@ -290,7 +290,7 @@ def test_damage_is_named_and_healed(kit: Any, run: Run, work: Work, name: str) -
     second = run()
     stage = name.partition("/")[0]
     (said,) = [text for text in kit.reporter.warnings if text.startswith(f"{stage}: ")]
-    assert re.search(rf"{name} (holds other|is not JSON|has 3 bytes where 0 were written)", said)
+    assert re.search(rf"{name} (has other|is not JSON|has 3 bytes, and 0 were written)", said)
     assert chunks_of(kit.out) == before
     assert second.metrics["tokens"] == first.metrics["tokens"]
     assert {call.split()[0] for call in work.calls} == (
@@ -307,7 +307,9 @@ def test_a_damaged_chunk_is_no_end_of_a_run_that_readers_trust(kit: Any, run: Ru
     assert [artefact.directory.name for artefact in reading.stages(opened)] == ["00-source"]
     shutil.rmtree(kit.out / "03-extra.mask")
     assert not reading.ended(opened)
-    with pytest.raises(StoreError, match=r"03-extra\.mask: is not what the run ended with"):
+    with pytest.raises(
+        StoreError, match=r"03-extra\.mask: is not the artefact of the finished run"
+    ):
         reading.last_finished(opened)
 
 

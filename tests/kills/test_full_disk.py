@@ -1,4 +1,4 @@
-"""A disk that is full at any moment: nothing is published torn, and the same command goes on."""
+"""A disk that is full at any moment: nothing is published torn, and the same command resumes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fails_and_goes_on(bench: Any, name: str, build: str, whole: str) -> bool:
     if process.returncode != 0:
         assert process.returncode == 7, said
         assert "cannot be written" in said
-        assert "the same command goes on" in said
+        assert "run the same command to resume" in said
         assert "Traceback" not in said
     bench.build = ""
     assert bench.finish(name) == 0

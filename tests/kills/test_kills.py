@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nfilter.store.failpoints import PLACES
+from nfilter.store.failpoints import FAILPOINTS
 
 # A build in which committed answers are never found, and one in which a file is written where it will stand.
 NO_KEY = """
@@ -51,9 +51,9 @@ def reached(bench: Any) -> dict[str, int]:
 def spread(counts: dict[str, int], total: int) -> list[tuple[str, int]]:
     """``total`` moments, as even over places and over the times that each is reached as there are."""
     turns: list[list[tuple[str, int]]] = []
-    for place in PLACES:
+    for place in FAILPOINTS:
         hits = counts[place]
-        wanted = min(hits, max(1, 2 * total // len(PLACES)))
+        wanted = min(hits, max(1, 2 * total // len(FAILPOINTS)))
         turns.append([(place, 1 + i * hits // wanted) for i in range(wanted)])
     out: list[tuple[str, int]] = []
     while len(out) < total and any(turns):
@@ -78,7 +78,7 @@ def kit() -> Any:
 
 def test_every_place_is_reached(bench_of: Any) -> None:
     counts = reached(bench_of(rows=60, concurrency=8, chunk=20))
-    assert set(counts) == set(PLACES)
+    assert set(counts) == set(FAILPOINTS)
 
 
 def test_a_run_that_is_killed_goes_on(bench_of: Any, kit: Any) -> None:

@@ -43,7 +43,7 @@ def test_every_known_token_is_broken_and_mended(token: str) -> None:
     assert not tokens_in([message.content])
     assert message.content.replace(" ", "") == asked.messages[0].content.replace(" ", "")
     echo = Completion(f"You said: {message.content}", "stop", (-0.5,))
-    assert safe.mended(echo) == Completion(
+    assert safe.restored(echo) == Completion(
         f"You said: {asked.messages[0].content}", "stop", (-0.5,)
     )
 
@@ -54,7 +54,7 @@ def test_other_text_is_left_alone(text: str) -> None:
     assert neutral(asked).request is asked
     # Nothing was broken, so nothing is mended either.
     said = Completion("< s> and [ INST]")
-    assert neutral(asked).mended(said) is said
+    assert neutral(asked).restored(said) is said
 
 
 PIECES = st.sampled_from(
@@ -99,7 +99,7 @@ def test_no_nesting_leaves_a_token(text: str) -> None:
 def test_tokens_that_overlap_are_all_broken_and_mended(text: str, sent: str) -> None:
     safe = neutral(Request((Message("user", text),)))
     assert safe.request.messages[0].content == sent
-    assert safe.mended(Completion(sent)).text == text
+    assert safe.restored(Completion(sent)).text == text
 
 
 class Server:

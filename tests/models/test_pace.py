@@ -9,7 +9,7 @@ import pytest
 from nfilter import Completion
 from nfilter.api.durations import duration
 from nfilter.api.stages import Calls
-from nfilter.models.pace import PACES, Pace, Rate, paces, told
+from nfilter.models.pace import PACES, Pace, Rate, paces, time_left_text
 
 
 class Log:
@@ -106,7 +106,7 @@ def test_a_long_stage_is_told_once_and_again_when_it_got_twice_as_long(clock: Cl
         burst(pace, clock, 20, 40, first=100 * number)
     assert len(log.said) == 1
     assert log.said[0].startswith(
-        "01-x: about 83 min of asking expert left, at 60 tokens/s (0.5 s per call, measured on 40). "
+        "01-x: about 83 min of calls to expert left, at 60 tokens/s (0.5 s per call, measured on 40). "
     )
     for number in range(6, 40):
         burst(pace, clock, 80, 40, first=100 * number)
@@ -125,8 +125,8 @@ def test_a_short_stage_is_not_told(clock: Clock) -> None:
 
 
 def test_what_to_do_when_it_takes_too_long() -> None:
-    assert told(7800, Rate(100, 0, 31_000, 100.0), "expert") == (
-        "about 2 h 10 min of asking expert left, at 310 tokens/s (1 s per call, measured on 100). Stop it (Ctrl-C; no answer is lost) "
+    assert time_left_text(7800, Rate(100, 0, 31_000, 100.0), "expert") == (
+        "about 2 h 10 min of calls to expert left, at 310 tokens/s (1 s per call, measured on 100). Stop it (Ctrl-C; no answer is lost) "
         "and try fewer rows (--limit N), fewer rounds:, a smaller max_tokens:, or a faster model"
     )
 

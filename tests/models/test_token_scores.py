@@ -11,7 +11,7 @@ import pytest
 
 from nfilter import ContractError, FloatArray, TokenSample
 from nfilter.models.token_scores import streamed
-from nfilter.store.losses import ScoreBook, response
+from nfilter.store.losses import ScoreCache, response
 from nfilter.testing import token_sample
 
 
@@ -44,15 +44,17 @@ def samples(count: int) -> list[TokenSample]:
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Callable[[], ScoreBook]:
-    return lambda: ScoreBook(tmp_path, "m", None, response)
+def cache(tmp_path: Path) -> Callable[[], ScoreCache]:
+    return lambda: ScoreCache(tmp_path, "m", None, response)
 
 
-def test_scores_are_read_by_the_next_process_and_equal_samples_are_computed_once(book: Any) -> None:
+def test_scores_are_read_by_the_next_process_and_equal_samples_are_computed_once(
+    cache: Any,
+) -> None:
     first, again = Passes(), Passes()
     asked = [*samples(3), token_sample("another name", "001", prompt="")]
     for passes in (first, again):
-        found = streamed(book(), asked, passes, "s")
+        found = streamed(cache(), asked, passes, "s")
         for sample, scores in zip(asked, found, strict=True):
             np.testing.assert_array_equal(scores, scores_of(sample))
     assert len(first.read) == 3
@@ -60,35 +62,35 @@ def test_scores_are_read_by_the_next_process_and_equal_samples_are_computed_once
     assert first.closed == 1
 
 
-def test_the_first_token_of_a_response_has_its_score(book: Any) -> None:
+def test_the_first_token_of_a_response_has_its_score(cache: Any) -> None:
     (sample,) = samples(1)
     whole = TokenSample(
         "a", sample.ids, np.ones(len(sample.ids), bool), sample.turn, sample.spans,
         np.ones(len(sample.ids), np.float32),
     )  # fmt: skip
     for _ in range(2):
-        (scores,) = streamed(book(), [whole], Passes(), "s")
+        (scores,) = streamed(cache(), [whole], Passes(), "s")
         np.testing.assert_array_equal(scores, whole.ids.astype(np.float32) / np.float32(7))
 
 
-def test_what_came_before_an_interrupt_is_not_computed_again(book: Any) -> None:
+def test_what_came_before_an_interrupt_is_not_computed_again(cache: Any) -> None:
     broken, rest = Passes(fail_behind=50), Passes()
     with pytest.raises(KeyboardInterrupt):
-        streamed(book(), samples(70), broken, "s")
-    streamed(book(), samples(70), rest, "s")
+        streamed(cache(), samples(70), broken, "s")
+    streamed(cache(), samples(70), rest, "s")
     assert len(broken.read) == 50
     assert rest.read == [str(n) for n in range(50, 70)]
 
 
-def test_at_most_32_samples_are_not_on_disk_while_the_next_is_computed(book: Any) -> None:
+def test_at_most_32_samples_are_not_on_disk_while_the_next_is_computed(cache: Any) -> None:
     stored: list[int] = []
 
     def watched(asked: Sequence[TokenSample]) -> Iterator[FloatArray]:
         for place, sample in enumerate(asked):
-            stored.append(place - (len(asked) - len(book().lacking(asked))))
+            stored.append(place - (len(asked) - len(cache().lacking(asked))))
             yield scores_of(sample)
 
-    streamed(book(), samples(70), watched, "s")
+    streamed(cache(), samples(70), watched, "s")
     assert max(stored) <= 32
     assert min(stored) >= 0
 
@@ -101,6 +103,6 @@ def test_at_most_32_samples_are_not_on_disk_while_the_next_is_computed(book: Any
         (lambda asked: (scores_of(each)[1:] for each in asked), r"s: the scores of sample '0' have shape \(\d,\), not"),
     ],
 )  # fmt: skip
-def test_scores_of_another_form_are_refused(book: Any, compute: Any, says: str) -> None:
+def test_scores_of_another_form_are_refused(cache: Any, compute: Any, says: str) -> None:
     with pytest.raises(ContractError, match=says):
-        streamed(book(), samples(2), compute, "s")
+        streamed(cache(), samples(2), compute, "s")

@@ -249,7 +249,7 @@ def test_a_name_that_two_plugins_bring_is_an_error_that_names_both_when_it_is_us
     shipped = tmp_path / "three" / "robustft"
     shipped.mkdir(parents=True)
     (shipped / "answer.jinja").write_text("[user]\nx\n")
-    with pytest.raises(PluginError, match="'robustft/answer' is there twice"):
+    with pytest.raises(PluginError, match="two plugins provide the prompt 'robustft/answer'"):
         prompts_of(recipe, plugins).get("robustft/answer")
     # The folder that is named.
     own = Path(str(caught.value).split("put yours into ")[1])

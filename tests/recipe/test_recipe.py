@@ -186,7 +186,7 @@ evaluate: {metric: accuracy}
         ("max_length: 64", "max_length: sixty", "r.yaml:14: encode.max_length: a whole number is needed, not 'sixty'"),
         ("turns: last", "turns: lats", "did you mean 'last'?"),
         ("keep: 3", "keep: 0", "r.yaml:16: tokens[0].keep: Input should be greater than or equal to 1, not 0"),
-        ("keep: 3", "keep: true", "r.yaml:16: tokens[0].keep: a number is needed here, and true or false is none, not True"),
+        ("keep: 3", "keep: true", "r.yaml:16: tokens[0].keep: a number is needed here, not True"),
         ("use: example.memory", "use: example.memroy", "r.yaml:17: train.use: unknown trainer 'example.memroy'; did you mean 'example.memory'?"),
         ("path: sums.qa, ", "", "r.yaml:9: source.path: missing; QuestionsAndAnswers needs it"),
         ("metric: accuracy", "metric: acuracy", "did you mean 'accuracy'?"),
@@ -225,14 +225,14 @@ def test_a_section_of_the_wrong_type_is_one_fault_that_names_it(
 @pytest.mark.parametrize(
     ("setting", "given", "says"),
     [
-        ("count", "yes", "true or false is none"),
+        ("count", "yes", "a number is needed here"),
         ("count", "1.5", "a whole number is needed, not 1.5"),
         ("count", "one", "a whole number is needed, not 'one'"),
         ("count", "[1]", "a whole number is needed"),
-        ("share", "true", "true or false is none"),
+        ("share", "true", "a number is needed here"),
         ("share", "'nan'", "finite"),
-        ("maybe", "false", "true or false is none"),
-        ("tight", "false", "true or false is none"),
+        ("maybe", "false", "a number is needed here"),
+        ("tight", "false", "a number is needed here"),
         ("switch", "perhaps", "true or false is needed, not 'perhaps'"),
         ("word", "3", "text is needed (put it in quotes), not 3"),
         ("word", "true", "text is needed (put it in quotes), not True"),
@@ -421,7 +421,7 @@ def test_noise_is_a_number_or_a_section(
     (fault,) = faults(GOOD.replace("truth: true}", "noise: 1.3}"))
     assert fault.startswith("r.yaml:9: source.noise")
     (fault,) = faults(GOOD.replace("truth: true}", "noise: true}"))
-    assert "true or false is none" in fault
+    assert "a number is needed here" in fault
 
 
 def test_needs_are_read_off_the_marks_of_a_config() -> None:

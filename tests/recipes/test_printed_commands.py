@@ -47,7 +47,7 @@ def test_the_commands_of_a_run_without_verdicts_work(home: Path, tools: Any) -> 
         assert again.code == 0, (words, again.err)
 
 
-@pytest.mark.types("no faults«»; `«»` runs", "`nfilter audit «»` measures it by hand")
+@pytest.mark.types("no faults«»; `«»` runs", "`nfilter audit «»` estimates it")
 def test_the_commands_of_a_run_with_verdicts_work(home: Path, tools: Any) -> None:
     samples = "[{use: robustft.answer, llm: student, into: base, max_tokens: 4}, {use: robustft.check, views: [base]}]"
     sets = tools.sets(f"samples={samples}")

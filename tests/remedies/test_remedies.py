@@ -22,8 +22,8 @@ CANNOT: dict[str, str] = {
 
 # What a test could type, and none does yet.
 OPEN = (
-    "and there is no such model under models; add one, such as", "«» not used. Move «» away to draw anew",
-    "`nfilter audit RUN` or trusted labels tell it", "«»; name the base with --model", "each has its own adapter: name one, like",
+    "which is not under models; add it, e.g. models:", "«» not used. Move «» away to draw again",
+    "`nfilter audit RUN` or trusted labels determine it", "«»; name the base with --model", "each has its own adapter: name one, like",
     "type `encoding: latin-1` (or cp1252) under source", "type «» in its folder and name rows.json",
     "this view gives no answer; leave «» out of the recipe",
 )  # fmt: skip

@@ -141,7 +141,7 @@ def test_a_census_leaves_nothing_to_guess():
         ([Checked(True, 9, 3, 3), Checked(False, 9, 0, 0)], None, "no row without a flag", "no row without a flag"),
         ([Checked(False, 9, 3, 1)], "no row is flagged", None, None),
         ([Checked(True, 9, 3, 3)], None, None, None),
-        ([Checked(True, 9, 3, 0), Checked(False, 9, 3, 0)], None, "no wrong label was found", None),
+        ([Checked(True, 9, 3, 0), Checked(False, 9, 3, 0)], None, "undefined, because no checked label is wrong", None),
     ],
 )  # fmt: skip
 def test_what_cannot_be_known_is_none_with_the_reason(strata, precision, recall, noise):
@@ -264,15 +264,15 @@ def test_lines_at_fault_are_all_named(tmp_path):
     assert str(caught.value).splitlines() == [
         f"{path}:4: label_is_right is 'maybe'; write y or n, or leave it empty",
         f"{path}:5: no drawn row has the id 'zz'; known: a, b, c",
-        f"{path}:6: the id 'a' is there twice; remove one of the lines",
+        f"{path}:6: the id 'a' occurs twice; remove one of the lines",
     ]
 
 
-@pytest.mark.types("the column «» is gone; put it back")
+@pytest.mark.types("the column «» is missing; put it back")
 def test_a_lost_column_and_another_encoding_are_errors(tmp_path):
     path = tmp_path / "audit.csv"
     path.write_text("id,question\na,b\n")
-    with pytest.raises(StoreError, match="the column 'label_is_right' is gone"):
+    with pytest.raises(StoreError, match="the column 'label_is_right' is missing"):
         sheet.answers(path, ["a"])
     path.write_text("id,question,label_is_right\na,b,y\n")
     assert sheet.answers(path, ["a"]) == {"a": True}
@@ -390,8 +390,8 @@ def test_a_sheet_with_an_answer_is_never_written_again(world):
     assert SHEET.read_bytes() == kept
     assert (result.drawn, result.answered) == (12, 1)
     assert result.notes[0] == (
-        "the sheet has answers and stays as it was drawn, 12 rows with seed 0: --n 20 and --seed 5 are not used. Move audit.csv "
-        "away to draw anew"
+        "the sheet has answers, so it is kept: 12 rows with seed 0; --n 20 and --seed 5 are not used. Move audit.csv "
+        "away to draw again"
     )
     assert "11 rows have no answer yet" in result.notes[1]
     assert len(subject.audit(RUN, n=12).notes) == len(subject.audit(RUN).notes) == 1
@@ -418,13 +418,15 @@ def test_semicolons_of_a_spreadsheet_are_read(world):
     assert subject.audit(RUN).answered == 12
 
 
-@pytest.mark.types("as they were then. Move «» away")
+@pytest.mark.types("of that time. Move «» away")
 def test_a_changed_run_is_said_to_have_changed(world):
     subject.audit(RUN, n=12)
     fill(judged())
     artefact = open_samples(RUN / "05-story.select")
     write_sealed(artefact.directory / "fingerprint", {"of": "another"})
-    with pytest.raises(DamageError, match=r"05-story\.select: is not what the run ended with"):
+    with pytest.raises(
+        DamageError, match=r"05-story\.select: is not the artefact of the finished run"
+    ):
         subject.audit(RUN)
     (RUN / "manifest.json").unlink()
     assert "the run has changed since the rows were drawn" in subject.audit(RUN).notes[0]
@@ -433,26 +435,26 @@ def test_a_changed_run_is_said_to_have_changed(world):
 
 
 @pytest.mark.types(
-    "«»: not there, and without it the answers", "«»: «», and without it the answers"
+    "«»: is missing, and without it the answers", "«»: «», and without it the answers"
 )
 def test_answers_without_their_draw_are_an_error(world):
     subject.audit(RUN, n=12)
     fill(judged())
     (RUN / "audit.json").unlink()
-    with pytest.raises(StoreError, match=r"without it the answers in .* cannot be weighed"):
+    with pytest.raises(StoreError, match=r"without it the answers in .* cannot be used"):
         subject.audit(RUN)
     SHEET.rename(RUN / "away.csv")
     subject.audit(RUN, n=12)
     fill(judged())
     (RUN / "audit.json").write_text((RUN / "audit.json").read_text().replace("1", "2", 1))
-    with pytest.raises(StoreError, match=r"holds other .* or move audit\.csv away to draw anew"):
+    with pytest.raises(StoreError, match=r"has other .* or move audit\.csv away to draw again"):
         subject.audit(RUN)
     SHEET.rename(RUN / "away.csv")
     assert subject.audit(RUN, n=12).drawn == 12
 
 
 def test_no_verdicts_and_groups_are_errors(world, written):
-    with pytest.raises(StoreError, match="a group of runs"):
+    with pytest.raises(StoreError, match="a group with one run per seed"):
         subject.audit(Path("runs/group"))
     for path in RUN.glob("*/chunk-*.jsonl"):
         path.write_text(path.read_text().replace('"noise_score"', '"other"'))

@@ -119,10 +119,8 @@ def test_other_rows_are_not_comparable(other, shown, compare):
     path = OTHER / "00-source" / "chunk-000000.jsonl"
     path.write_text(path.read_text().replace('"1+2"', '"1+3"'))
     table = compare([RUN, OTHER])
-    assert table.notes == [
-        "runs/sums and runs/other: other source rows, so they cleaned different data"
-    ]
-    assert "not comparable: runs/sums and runs/other: other source rows" in shown(
+    assert table.notes == ["runs/sums and runs/other: the source rows differ"]
+    assert "not comparable: runs/sums and runs/other: the source rows" in shown(
         subject.render, table
     )
     # The fingerprint alone is read where it is the same: no row is.
@@ -136,10 +134,10 @@ def test_other_labels_other_noise(other, compare):
     path = OTHER / "00-source" / "chunk-000000.jsonl"
     path.write_text(path.read_text().replace('["assistant", "3"]', '["assistant", "4"]'))
     assert compare([RUN, OTHER]).notes == [
-        "runs/sums and runs/other: the same questions with other labels"
+        "runs/sums and runs/other: the questions are equal and the labels differ"
     ]
     edit(OTHER / "recipe.lock.yaml", lambda value: value["source"].update(noise={"ratio": 0.3}))
-    assert 'other noise was injected (none and {"ratio": 0.3})' in compare([RUN, OTHER]).notes[0]
+    assert 'the injected noise differs (none and {"ratio": 0.3})' in compare([RUN, OTHER]).notes[0]
 
 
 @pytest.mark.parametrize(
@@ -149,18 +147,18 @@ def test_other_labels_other_noise(other, compare):
         (lambda v: v["answer"].update(kind="exact"), "answer: number and exact"),
         (
             lambda v: v["lock"]["models"].update(student="0"),
-            "has other weights or other settings (number format, device, chat template)",
+            "differ in weights or settings (number format, device, chat template)",
         ),
         (
             lambda v: (
                 v["models"]["student"].update(model="b"),
                 v["lock"]["models"].update(student="0"),
             ),
-            "other models were trained (student and b), so the arms start from different ones",
+            "the trained models differ (student and b)",
         ),
         (
             lambda v: v["lock"]["models"].clear(),
-            "whether the same model was trained cannot be told: runs/other does not say which one it was",
+            "it is unknown whether the same model was trained: runs/other does not record it",
         ),
         (lambda v: v.pop("train"), "no model was trained in runs/other"),
     ],
@@ -180,13 +178,13 @@ def test_other_test_rows(other, compare):
     for path in (OTHER / "evaluation").glob("*.jsonl"):
         path.write_text("\n".join(path.read_text().splitlines()[1:]))
     (note,) = compare([RUN, OTHER]).notes
-    assert "other test rows" in note
+    assert "the test rows differ" in note
 
 
 def test_a_run_without_figures_is_an_error_that_says_so(other, compare):
     for name in ("metrics.json", "manifest.json"):
         (OTHER / name).unlink()
-    with pytest.raises(StoreError, match="the run has not ended; run the same command again"):
+    with pytest.raises(StoreError, match="the run has not ended; run the same command to resume"):
         compare([RUN, OTHER])
     with pytest.raises(StoreError, match="not a run"):
         compare([Path("nowhere")])
@@ -204,5 +202,5 @@ def test_damage_is_named_with_the_command_that_mends_it(world, file, command):
     file.write_text(file.read_text().replace("1", "2", 1))
     with pytest.raises(DamageError) as caught:
         subject.compare([RUN, GROUP])
-    assert str(caught.value).startswith(f"{file}: holds other bytes than were written; ")
+    assert str(caught.value).startswith(f"{file}: has other bytes than were written; ")
     assert command in str(caught.value)

@@ -69,11 +69,11 @@ def test_the_closing_screen_has_a_line_where_tokens_are_lost() -> None:
         all_masked={"truncated": 2, "template": 1, "no_answer": 0},
     )
     assert closing({"encode": {"raw": figures(), "cleaned": cut}}) == (
-        "1,300 response tokens of 12 rows cut off; 3 left with none"
+        "1,300 response tokens of 12 rows truncated; 3 empty responses"
     )
     odd = figures(mask={"rewritten": 0, "opened": 5, "followed": 0, "unended": 1})
     assert closing({"encode": {"raw": odd}}) == (
-        "responses learned with other text than their own: 6 (see run.log)"
+        "6 responses with a wrong response mask (see run.log)"
     )
     assert closing({"encode": {"cleaned": figures()}}) is None
     assert closing({"encode": {}}) is closing({}) is None

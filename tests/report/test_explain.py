@@ -86,12 +86,12 @@ def test_truth_is_told_only_when_asked_for(world, id_of, shown, written):
     assert "truth" not in shown(subject.render, silent)
     told = subject.explain(RUN, row, show_truth=True)
     assert subject.as_json(told)["truth"] == "6"
-    assert "6 (no stage saw it)" in shown(subject.render, told)
+    assert "6 (hidden from stages)" in shown(subject.render, told)
     (RUN / "truth.jsonl").write_text("")
     written(RUN)
     unknown = subject.explain(RUN, row, show_truth=True)
     assert unknown.truth is None
-    assert "the true label of this row is not known" in shown(subject.render, unknown)
+    assert "the true label of this row is unknown" in shown(subject.render, unknown)
 
 
 def test_calls_of_the_examination_are_not_about_the_row(world, id_of):
@@ -132,11 +132,11 @@ def test_a_journal_that_is_gone_or_broken_is_a_gap_not_an_error(world, id_of, sh
     (RUN / "journal.db").write_bytes(b"not a database, but long enough to be looked at as one" * 40)
     broken = subject.explain(RUN, row)
     assert "cannot be read" in broken.gaps[0]
-    assert "run the same command again" in broken.gaps[0]
+    assert "run the same command again to repair it" in broken.gaps[0]
     (RUN / "journal.db").unlink()
     gone = subject.explain(RUN, row)
-    assert gone.gaps == ["journal.db is not there, so no calls are listed"]
-    assert "journal.db is not there" in shown(subject.render, gone)
+    assert gone.gaps == ["journal.db is missing, so no calls are listed"]
+    assert "journal.db is missing" in shown(subject.render, gone)
     assert not (RUN / "journal.db").exists()
 
 
@@ -180,7 +180,7 @@ def test_unknown_ids(world, id_of, written):
         subject.explain(RUN, "line:5")
     (RUN / "quarantine.jsonl").write_text("")
     written(RUN)
-    with pytest.raises(StoreError, match="every line of the source could be read"):
+    with pytest.raises(StoreError, match="every line of the source was readable"):
         subject.explain(RUN, "line:4")
 
 
@@ -191,7 +191,8 @@ def test_unknown_ids(world, id_of, written):
 )
 def test_what_is_no_run_is_told_apart_from_a_group(world, id_of):
     with pytest.raises(
-        StoreError, match=r"a group of runs .*\(seed-0, seed-1\); name one of them, like .*seed-0"
+        StoreError,
+        match=r"a group with one run per seed .*\(seed-0, seed-1\); name one of them, like .*seed-0",
     ):
         subject.explain(Path("runs/group"), "x")
     with pytest.raises(StoreError, match="no such directory"):

@@ -83,10 +83,10 @@ def test_the_page_has_figures_stages_scores_and_examples(world):
     inert(source, page)
     told = " ".join(" ".join(page.texts).split())
     for words in (
-        "What was wrong", "an estimated 35.0% (95% interval 21.0% to 52.0%)", "arm cleaned", "Stages",
+        "Label noise", "estimated 35.0% (95% interval 21.0% to 52.0%)", "arm cleaned", "Stages",
         "03-story.mend", "Noise scores", "flagged (8)", "not flagged (18)", "8 of 8 new labels", "5 of 5 dropped rows",
         "the view's answer stands in for a wrong label", "a new label with an even sum is not trusted",
-        "no token of the response is left: it begins at token", "1 of 1 lines that could not be read",
+        "no token of the response is left: it begins at token", "1 of 1 unreadable lines",
         "no 'question => answer' in this line",
     ):  # fmt: skip
         assert words in told, words
@@ -148,7 +148,7 @@ def test_long_texts_are_cut(world, written):
     written(RUN)
     source, page = page_of(RUN)
     assert len(source) < 60_000
-    assert "20 of 500 lines that could not be read" in "".join(page.texts)
+    assert "20 of 500 unreadable lines" in "".join(page.texts)
 
 
 def test_a_group_takes_its_examples_from_a_child(world):
@@ -218,7 +218,7 @@ def test_hostile_tokens_are_shown_and_do_nothing(world, written):
     assert told.count("</span><script>alert") == 5  # stage, often masked, id, prompt, token
     titles = [str(attrs["title"]) for tag, attrs in page.tags if tag == "span" and "title" in attrs]
     assert len(titles) == 4
-    assert titles[1].startswith("taken out by st </span><script>")
+    assert titles[1].startswith("masked by st </span><script>")
     assert "49" not in told
 
 

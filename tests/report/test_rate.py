@@ -48,24 +48,24 @@ def test_what_a_check_by_hand_leaves(found, checked, expected):
 
 
 @pytest.mark.parametrize(
-    ("found", "words"),
+    ("found", "rate_text"),
     [
-        (Range(0.1, 0.6), "between 10.0% and 60.0%: no closer, as views may share mistakes"),
+        (Range(0.1, 0.6), "between 10.0% and 60.0%: a range, because views may share errors"),
         (
             Range(0.0, 1.0),
-            "cannot be told: labels and views agree as they might at any rate; `nfilter audit RUN`",
+            "unknown: labels and views are consistent with any rate; `nfilter audit RUN`",
         ),
-        (Range(0.0, 0.97, 3), "cannot be told: "),
-        (Range(0.0, 0.9), "between 0.0% and 90.0%: no closer"),
-        (Range(0.1, 0.6, 3), "between 10.0% and 60.0%, means of 3 seeds: no closer"),
-        (Figure(0.3), "an estimated 30.0%"),
-        (Figure(0.3, 0.02, 3), "an estimated 30.0% ± 2.0"),
-        (AUDITED, "an estimated 30.0% (95% interval 20.0% to 40.0%)"),
-        (None, "not known"),
+        (Range(0.0, 0.97, 3), "unknown: "),
+        (Range(0.0, 0.9), "between 0.0% and 90.0%: a range"),
+        (Range(0.1, 0.6, 3), "between 10.0% and 60.0%, means of 3 seeds: a range"),
+        (Figure(0.3), "estimated 30.0%"),
+        (Figure(0.3, 0.02, 3), "estimated 30.0% ± 2.0"),
+        (AUDITED, "estimated 30.0% (95% interval 20.0% to 40.0%)"),
+        (None, "unknown"),
     ],
 )
-def test_words(found, words):
-    assert rate.words(found).startswith(words)
+def test_words(found, rate_text):
+    assert rate.rate_text(found).startswith(rate_text)
 
 
 @pytest.mark.parametrize(("path", "n"), [(RUN, 1), (GROUP, 2)])
@@ -73,10 +73,10 @@ def test_a_range_is_shown_on_screen_page_and_in_comparisons(path, n, world, show
     metrics = ranged(path, 0.1, 0.62, written)
     assert estimate(metrics) == Range(0.1, 0.62, n)
     over = f", means of {n} seeds" if n > 1 else ""
-    words = f"between 10.0% and 62.0%{over}: no closer"
+    rate_text = f"between 10.0% and 62.0%{over}: a range"
     screen = shown(lambda console: summarise(path, metrics, console))
-    assert words in " ".join(screen.split())
-    assert words in write_report(path, metrics).read_text(encoding="utf-8")
+    assert rate_text in " ".join(screen.split())
+    assert rate_text in write_report(path, metrics).read_text(encoding="utf-8")
     table = compare.compare([path])
     assert compare.as_json(table)["figures"]["estimated_noise_rate"] == [
         {"mean": None, "sd": None, "low": 0.1, "high": 0.62, "n": n}
@@ -88,7 +88,7 @@ def test_a_range_is_shown_on_screen_page_and_in_comparisons(path, n, world, show
 
 @pytest.mark.types(
     "`nfilter audit RUN` or trusted labels narrow it",
-    "move it and audit.csv away and check rows anew",
+    "move it and audit.csv away and check rows again",
 )
 def test_an_audit_narrows_the_range_everywhere(world, shown, written):
     metrics = ranged(RUN, 0.35, 0.62, written)
@@ -103,14 +103,14 @@ def test_an_audit_narrows_the_range_everywhere(world, shown, written):
     result = audit.audit(RUN)
     assert result.narrowed == rate.noise_rate(RUN, metrics)
     assert (result.narrowed.mean, result.narrowed.low) == pytest.approx((0.5, 0.5))
-    assert "with the views an estimated 50.0%" in " ".join(shown(audit.render, result).split())
+    assert "with the views estimated 50.0%" in " ".join(shown(audit.render, result).split())
     screen = " ".join(shown(lambda console: summarise(RUN, metrics, console)).split())
-    assert "an estimated 50.0%" in screen
+    assert "estimated 50.0%" in screen
     assert "narrowed by rows checked by hand" in screen
     cell = compare.as_json(compare.compare([RUN]))["figures"]["estimated_noise_rate"][0]
     assert cell["mean"] == pytest.approx(0.5)
     (RUN / "audit.json").write_text((RUN / "audit.json").read_text().replace("0.5", "0.4", 1))
-    with pytest.raises(StoreError, match=r"audit.json: holds other .* move it and audit.csv away"):
+    with pytest.raises(StoreError, match=r"audit.json: has other .* move it and audit.csv away"):
         compare.compare([RUN])
     for name in ("audit.json", "audit.csv"):
         (RUN / name).rename(RUN / f"away-{name}")

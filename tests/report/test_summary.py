@@ -67,9 +67,9 @@ def test_no_null_is_shown_as_such(world, shown):
         (
             0.02,
             0.01,
-            "no share: truth is 0.020 above raw, which may be chance (three standard errors are 0.030)",
+            "undefined: truth is 0.020 above raw, which may be chance (three standard errors are 0.030)",
         ),
-        (-0.01, 0.01, "no share: truth is no better than raw (-0.010)"),
+        (-0.01, 0.01, "undefined: truth is no better than raw (-0.010)"),
     ],
 )
 def test_why_there_is_no_ratio(mean, error, said, world, shown):
@@ -93,9 +93,9 @@ def test_without_truth_and_without_arms(world, shown):
     assert "wrong labels not estimated: no stage of the recipe estimates" in screen
     metrics["stages"] = {"02-peers.check": {"not_asked": {"peers": 3}}}
     lazy = " ".join(say(shown, RUN, metrics).split())
-    assert "not estimated: not every view was asked about every row" in lazy
-    assert f"detection not measured: the true labels are not known; `nfilter audit {RUN}`" in screen
-    assert "no arm was examined" in screen
+    assert "not estimated: some views did not answer every row" in lazy
+    assert f"detection not measured: the true labels are unknown; `nfilter audit {RUN}`" in screen
+    assert "no arm was evaluated" in screen
     assert "None" not in screen
 
 
@@ -120,15 +120,15 @@ def test_without_truth_and_without_arms(world, shown):
 def test_what_became_of_flagged_rows_is_said_in_words(relabel, said, world, shown):
     metrics = read(RUN)
     metrics["relabel"].update(relabel)
-    assert f"new labels right {said} all labels" in " ".join(say(shown, RUN, metrics).split())
+    assert f"new labels correct {said} all labels" in " ".join(say(shown, RUN, metrics).split())
 
 
 @pytest.mark.parametrize(
     ("count", "relabelled", "dropped"),
     [
         (0, "none", "none"),
-        (1, "1 of the rows kept", "1, with its reason in dropped.jsonl"),
-        (2000, "2,000 of the rows kept", "2,000, each with its reason in dropped.jsonl"),
+        (1, "1 of the kept rows", "1, with reasons in dropped.jsonl"),
+        (2000, "2,000 of the kept rows", "2,000, with reasons in dropped.jsonl"),
     ],
 )
 def test_counts_of_rows_are_said_in_words(count, relabelled, dropped, world, shown):
@@ -141,8 +141,8 @@ def test_counts_of_rows_are_said_in_words(count, relabelled, dropped, world, sho
 @pytest.mark.parametrize(
     ("calls", "said"),
     [
-        (0.0, "none: no stage asked a model for an answer"),
-        (0.0001, "fewer than 0.001 (1.0e-04)"),
+        (0.0, "none: no stage called a model"),
+        (0.0001, "below 0.001 (1.0e-04)"),
         (1.0, "1.000"),
     ],
 )
@@ -157,9 +157,9 @@ def test_a_share_below_nothing_is_said_in_words(world, shown):
     metrics["comparisons"]["cleaned_minus_vanilla"]["mean"] = -0.5
     metrics.update(recovered=-0.04, recovered_vanilla=0.25, gain=-0.5)
     screen = " ".join(say(shown, RUN, metrics).split())
-    assert "recovered nothing: cleaned is 0.012 below raw" in screen
-    assert "no training 0.25 [-7.10, -0.94] of it, by leaving the model as it is" in screen
-    assert "gain nothing: cleaned is 0.500 below vanilla" in screen
+    assert "recovered none: cleaned is 0.012 below raw" in screen
+    assert "no training 0.25 [-7.10, -0.94] recovered" in screen
+    assert "gain none: cleaned is 0.500 below vanilla" in screen
 
 
 def test_how_the_arms_were_trained_is_told(world, shown):
@@ -186,9 +186,7 @@ def test_what_token_stages_took_out_is_told(world, shown):
     }
     metrics = {**read(RUN), "tokens": {"response": 1200, "in_loss": 1165.5, "stages": stages}}
     screen = " ".join(say(shown, RUN, metrics).split())
-    assert (
-        "tokens 1,166 of 1,200 are in the loss; cut.low took out 30; cut.low took out 4" in screen
-    )
+    assert "tokens 1,166 of 1,200 are in the loss; cut.low masked 30; cut.low masked 4" in screen
 
 
 def test_the_commands_name_rows_that_are_there(world):

@@ -115,7 +115,7 @@ def test_weights_and_stages_have_their_classes(run: Any) -> None:
     assert [(piece.shown, piece.style, piece.title) for piece in row.pieces] == [
         ("a", "w4", "weight 1; gap 1.5"),
         ("b", "w1", "weight 0.25; gap -2"),
-        ("c", "m1", "taken out by q.mask"),
+        ("c", "m1", "masked by q.mask"),
         ("d", "w4", "weight 1; gap 0"),
     ]
 

@@ -83,7 +83,7 @@ def shown(tokens: object, *, colour: bool = False) -> str:
 
 def test_the_screen_says_it_in_words_too(run: RunDirectory) -> None:
     screen = shown(tokens_of(run, "x"))
-    assert "2 of 6 tokens are in the loss; cut.low took out 3; cut.end took out 2" in screen
+    assert "2 of 6 tokens are in the loss; cut.low masked 3; cut.end masked 2" in screen
     rows = {line.split()[0]: line.split()[1:] for line in screen.splitlines() if "'" in line}
     assert rows["'é'"] == ["cut.low", "0", "-2.00"]
     assert rows["'"] == ["no'", "cut.low,", "cut.end", "0", "1.25"]

@@ -82,13 +82,13 @@ def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path: Path, publis
     with (
         pytest.raises(
             StoreError,
-            match=r"x: cannot be written \(Permission denied\).*make that place writable",
+            match=r"x: cannot be written \(Permission denied\).*make it writable",
         ),
         publish(path) as part,
     ):
         raise PermissionError(errno.EACCES, "Permission denied", str(part))
     with pytest.raises(
-        StoreError, match=r"\(No space left\).*make room there, and the same command"
+        StoreError, match=r"\(No space left\).*free some space, and run the same command"
     ):
         failing(OSError(errno.ENOSPC, "No space left"))
     # One that names a file is of another file.

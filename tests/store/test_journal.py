@@ -418,7 +418,7 @@ def test_a_byte_that_is_damaged_anywhere_is_never_believed(tmp_path: Path) -> No
         if said:
             ends["named"] += 1
             assert all(expected[0][key] == answer for key, answer in found[0].items())
-            assert journal.lacks("01-a") or found[:2] == expected[:2]
+            assert journal.may_lack_calls("01-a") or found[:2] == expected[:2]
             assert found[2] == pytest.approx(expected[2]) or "lost" in said[0] or len(found[0]) < 40
         else:
             ends["harmless"] += 1
@@ -436,8 +436,8 @@ def test_what_another_run_paid_is_read_and_its_damage_left_for_it_to_see(tmp_pat
     said: list[str] = []
     journal = Journal(path, complain=said.append)
     assert "1 of calls" in said[0]
-    assert journal.lacks("01-a")
-    assert not journal.lacks("02-b")
+    assert journal.may_lack_calls("01-a")
+    assert not journal.may_lack_calls("02-b")
     assert journal.find(["k"]) == {}
     assert journal.usd() == 0.25
     journal.close()

@@ -10,7 +10,7 @@ import pytest
 
 from nfilter.api.types import ModelRef, TokenSample
 from nfilter.models.proxy import JournaledModel
-from nfilter.store.losses import ScoreBook, ScoreBooks
+from nfilter.store.losses import ScoreCache, ScoreCaches
 
 
 def tokens(name: str, ids: list[int], response: list[bool]) -> TokenSample:
@@ -37,21 +37,21 @@ SAMPLES = [
 
 
 def test_what_was_put_is_found_again_by_content(tmp_path: Path) -> None:
-    book = ScoreBook(tmp_path, "m")
-    assert book.find(SAMPLES) == [None] * len(SAMPLES)
-    book.put(SAMPLES, [losses_of(s) for s in SAMPLES])
-    for again in (book, ScoreBook(tmp_path, "m")):
+    cache = ScoreCache(tmp_path, "m")
+    assert cache.find(SAMPLES) == [None] * len(SAMPLES)
+    cache.put(SAMPLES, [losses_of(s) for s in SAMPLES])
+    for again in (cache, ScoreCache(tmp_path, "m")):
         for sample, found in zip(SAMPLES, again.find(SAMPLES), strict=True):
             np.testing.assert_array_equal(found, losses_of(sample))
     renamed = tokens("another name", [5, 6, 7], [False, True, True])
-    np.testing.assert_array_equal(book.find([renamed])[0], losses_of(renamed))
-    assert ScoreBook(tmp_path, "another model").find(SAMPLES) == [None] * len(SAMPLES)
+    np.testing.assert_array_equal(cache.find([renamed])[0], losses_of(renamed))
+    assert ScoreCache(tmp_path, "another model").find(SAMPLES) == [None] * len(SAMPLES)
 
 
 def test_a_file_holds_the_predicted_tokens_and_nothing_twice(tmp_path: Path) -> None:
-    book = ScoreBook(tmp_path, "m")
+    cache = ScoreCache(tmp_path, "m")
     for _ in range(3):
-        book.put(SAMPLES, [losses_of(s) for s in SAMPLES])
+        cache.put(SAMPLES, [losses_of(s) for s in SAMPLES])
     count = sum(int(s.predicted.sum()) for s in SAMPLES)
     (values,) = tmp_path.glob("*.f32")
     assert values.stat().st_size == 4 * count
@@ -60,7 +60,7 @@ def test_a_file_holds_the_predicted_tokens_and_nothing_twice(tmp_path: Path) -> 
 @pytest.mark.parametrize("suffix", ["f32", "index"])
 def test_losses_that_were_damaged_are_computed_again_and_named(tmp_path: Path, suffix: str) -> None:
     for sample in SAMPLES:
-        ScoreBook(tmp_path, "m").put([sample], [losses_of(sample)])
+        ScoreCache(tmp_path, "m").put([sample], [losses_of(sample)])
     (file,) = tmp_path.glob(f"*.{suffix}")
     whole = {path: path.read_bytes() for path in tmp_path.iterdir()}
     data = whole[file]
@@ -71,18 +71,18 @@ def test_losses_that_were_damaged_are_computed_again_and_named(tmp_path: Path, s
             path.write_bytes(before)
         file.write_bytes(damaged)
         said: list[str] = []
-        book = ScoreBook(tmp_path, "m", said.append)
-        found = book.find(SAMPLES)
+        cache = ScoreCache(tmp_path, "m", said.append)
+        found = cache.find(SAMPLES)
         gone = [s for s, losses in zip(SAMPLES, found, strict=True) if losses is None]
         assert gone
         assert any(file.name in text and "computed again" in text for text in said)
         for sample, losses in zip(SAMPLES, found, strict=True):
             if losses is not None:
                 np.testing.assert_array_equal(losses, losses_of(sample))
-        book.put(SAMPLES, [losses_of(s) for s in SAMPLES])
+        cache.put(SAMPLES, [losses_of(s) for s in SAMPLES])
         said.clear()
         for sample, losses in zip(
-            SAMPLES, ScoreBook(tmp_path, "m", said.append).find(SAMPLES), strict=True
+            SAMPLES, ScoreCache(tmp_path, "m", said.append).find(SAMPLES), strict=True
         ):
             np.testing.assert_array_equal(losses, losses_of(sample))
         assert said == []
@@ -94,22 +94,22 @@ def test_a_kill_at_any_byte_loses_at_most_what_was_being_written(
 ) -> None:
     folder = tmp_path / "whole"
     for sample in SAMPLES[:2]:
-        ScoreBook(folder, "m").put([sample], [losses_of(sample)])
+        ScoreCache(folder, "m").put([sample], [losses_of(sample)])
     (file,) = folder.glob(f"*.{suffix}")
     data = file.read_bytes()
     for size in range(len(data)):
         file.write_bytes(data[:size])
-        book = ScoreBook(folder, "m")
-        for sample, found in zip(SAMPLES, book.find(SAMPLES), strict=True):
+        cache = ScoreCache(folder, "m")
+        for sample, found in zip(SAMPLES, cache.find(SAMPLES), strict=True):
             if found is not None:
                 np.testing.assert_array_equal(found, losses_of(sample))
-        book.put(SAMPLES, [losses_of(s) for s in SAMPLES])
-        for sample, found in zip(SAMPLES, ScoreBook(folder, "m").find(SAMPLES), strict=True):
+        cache.put(SAMPLES, [losses_of(s) for s in SAMPLES])
+        for sample, found in zip(SAMPLES, ScoreCache(folder, "m").find(SAMPLES), strict=True):
             np.testing.assert_array_equal(found, losses_of(sample))
         for part in folder.iterdir():
             part.unlink()
         for sample in SAMPLES[:2]:
-            ScoreBook(folder, "m").put([sample], [losses_of(sample)])
+            ScoreCache(folder, "m").put([sample], [losses_of(sample)])
 
 
 class Counting:
@@ -127,10 +127,10 @@ class Counting:
 
 def test_a_model_scores_a_sample_once_for_all_stages(tmp_path: Path) -> None:
     backend = Counting()
-    books = ScoreBooks(tmp_path)
+    caches = ScoreCaches(tmp_path)
 
     def model(stage: str, fingerprint: str = "f") -> JournaledModel:
-        return JournaledModel("student", backend, fingerprint, None, stage, scores=books)  # type: ignore[arg-type]
+        return JournaledModel("student", backend, fingerprint, None, stage, scores=caches)  # type: ignore[arg-type]
 
     first = model("one").score(SAMPLES[:2])
     both = model("two").score(SAMPLES)

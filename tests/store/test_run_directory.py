@@ -102,7 +102,7 @@ def test_nothing_is_seen_at_its_place_before_it_is_whole(tmp_path: Path) -> None
 
 def test_files_that_are_missing_or_broken_are_named(tmp_path: Path) -> None:
     with pytest.raises(
-        StoreError, match=r"x\.json: not there; is .* the directory of a finished run\?"
+        StoreError, match=r"x\.json: does not exist; is .* the directory of a finished run\?"
     ):
         read_json(tmp_path / "x.json")
     (tmp_path / "x.json").write_text("{")
@@ -157,7 +157,7 @@ def test_one_holder_at_a_time_in_one_process_too(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.types("not the folder of a run, so it stays as it is")
+@pytest.mark.types("not the folder of a run, so it is not moved")
 def test_a_run_is_moved_aside_whole_and_nothing_else_is(tmp_path: Path) -> None:
     out = tmp_path / "runs" / "x"
     assert set_aside(out) is None
@@ -177,7 +177,7 @@ def test_a_run_is_moved_aside_whole_and_nothing_else_is(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("x")
-    with pytest.raises(StoreError, match="not the folder of a run, so it stays as it is"):
+    with pytest.raises(StoreError, match="not the folder of a run, so it is not moved"):
         set_aside(mine)
     assert (mine / "thesis.txt").exists()
     with RunDirectory(tmp_path / "another").held():

@@ -128,5 +128,5 @@ def test_a_damaged_chunk_is_named_by_whoever_reads_it(tmp_path: Path) -> None:
     file = before.directory / "chunk-000000.npz"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     for artefact in (before, after):
-        with pytest.raises(DamageError, match=r"01-encode/chunk-000000\.npz: holds other bytes"):
+        with pytest.raises(DamageError, match=r"01-encode/chunk-000000\.npz: has other bytes"):
             artefact.chunk(0)

@@ -141,7 +141,7 @@ def _in_place(self: Any, chunk: Any, state: Any, ctx: Any, bit: int) -> Any:
         (
             {"process_tokens": lambda s, chunk, *_: [c.mask(c.response, 7) for c in chunk]},
             ContractError,
-            "a reason that is not this stage's",
+            "a reason bit of another stage",
         ),
         ({"process_tokens": _in_place}, AssertionError, "was changed in place"),
     ],
@@ -180,8 +180,11 @@ class PlainLoss:
     [
         ({"mean_over": "all"}, "mean_over is 'all'; write mean_over = 'given'"),
         ({"stats": lambda s, x, y: {"logit": x}}, r"has shape \(6, 3\), not \(6,\)"),
-        ({"stats": lambda s, x, y: {"logit": y / len(y)}}, "cut into chunks"),
-        ({"weigh": lambda s, stats, cached, step: stats["logit"][1:]}, r"weigh gave shape \(5,\)"),
+        ({"stats": lambda s, x, y: {"logit": y / len(y)}}, "division of the logits into chunks"),
+        (
+            {"weigh": lambda s, stats, cached, step: stats["logit"][1:]},
+            r"weigh returned shape \(5,\)",
+        ),
         ({"weigh": lambda s, stats, cached, step: stats["logit"] * np.nan}, "is not finite"),
         ({"weigh": lambda s, stats, cached, step: -stats["logit"] - 1}, "is negative"),
         (

@@ -104,22 +104,22 @@ def _in_place(self: Any, chunk: Any, *_: Any) -> Any:
 WRITES = {"writes": frozenset({"x"})}
 VERDICT = {"verdicts": frozenset({"x"})}
 FAULTS = [
-    (noting(lambda s, n: n), AssertionError, "depends on its chunk: .* what has to see all samples belongs in fit"),
+    (noting(lambda s, n: n), AssertionError, "depends on its chunk: .* what needs all samples belongs in fit"),
     (made(process=lambda s, chunk, *_: [each.drop("late") if n else each for n, each in enumerate(chunk)]), AssertionError, "kept, weight 1.*in chunks of 1"),
-    (made(process=_draws), AssertionError, "used the global generator of random: .* use ctx.rng"),
+    (made(process=_draws), AssertionError, "used the global generator of random, .* use ctx.rng"),
     (made(process=_draws_numpy), AssertionError, "used the global generator of numpy.random"),
-    (made(fit=lambda *_: None), ContractError, "what fit returned is not a State of JSON values and numpy arrays: it returned None"),
-    (made(fit=lambda *_: State({"x": object()})), ContractError, "not a State of JSON values"),
-    (made(fit=lambda *_: State({}, {"x": np.array([object()])})), ContractError, "the array 'x' holds objects"),
+    (made(fit=lambda *_: None), ContractError, "fit did not return a State of JSON values and numpy arrays: it returned None"),
+    (made(fit=lambda *_: State({"x": object()})), ContractError, "did not return a State of JSON values"),
+    (made(fit=lambda *_: State({}, {"x": np.array([object()])})), ContractError, "the array 'x' has Python objects"),
     (made(Contract(**WRITES)), ContractError, "the contract writes 'x', and none of 4 samples has it; write it, take it out of writes, or add it to sometimes"),
-    (noting(lambda s, n: {"flagged": 1, "noise_score": 0.5}, **VERDICT), ContractError, "note 'x' is a verdict and has the form .*write"),
+    (noting(lambda s, n: {"flagged": 1, "noise_score": 0.5}, **VERDICT), ContractError, "note 'x' is a verdict, and its value is .*write"),
     (noting(lambda s, n: {"flagged": True, "noise_score": True}, **VERDICT), ContractError, "is a verdict"),
     (noting(lambda s, n: {"flagged": True, "noise_score": 1.01}, **VERDICT), ContractError, "a number from 0 to 1"),
     (noting(lambda s, n: {"flagged": True, "noise_score": "0.5"}, **VERDICT), ContractError, "is a verdict"),
     (noting(lambda s, n: {"flagged": True}, **VERDICT), ContractError, "is a verdict"),
     (noting(lambda s, n: True, **VERDICT), ContractError, "is a verdict"),
-    (noting(lambda s, n: {"text": "5"}, views=frozenset({"x"})), ContractError, "holds an answer and has the form"),
-    (noting(lambda s, n: {"answer": 5}, proposes=frozenset({"x"})), ContractError, "holds an answer"),
+    (noting(lambda s, n: {"text": "5"}, views=frozenset({"x"})), ContractError, "is a view, and its value is"),
+    (noting(lambda s, n: {"answer": 5}, proposes=frozenset({"x"})), ContractError, "is a proposal"),
     (made(Contract(verdicts=frozenset({"y"}))), ContractError, "'y' is among verdicts and not among writes; add it to writes"),
     (made(Contract(proposes=frozenset({"y"}))), ContractError, "'y' is among proposes and neither read nor written"),
     (made(Contract(reads="view")), ContractError, "reads is 'view', not a set of names; write reads=frozenset"),  # type: ignore[arg-type]
@@ -172,7 +172,7 @@ def test_models_are_asked_no_more_often_than_in_a_run() -> None:
 TOKEN_FAULTS = [
     (made(process_tokens=lambda s, chunk, st, ctx, bit: [t.mask(t.response, bit) if n else t for n, t in enumerate(chunk)]), AssertionError, "tokens of '.' depends on its chunk"),
     (made(process_tokens=_draws), AssertionError, "global generator of random"),
-    (made(fit_tokens=lambda *_: {}), ContractError, "what fit_tokens returned is not a State"),
+    (made(fit_tokens=lambda *_: {}), ContractError, "fit_tokens did not return a State"),
     (made(Contract(**WRITES)), ContractError, "the contract writes 'x', and none of 4 samples has it"),
 ]  # fmt: skip
 
@@ -247,19 +247,19 @@ BACKEND_FAULTS = [
     ({"generate": lambda s, r: [Completion("5")]}, ContractError, "1 completions came back for 2 requests"),
     ({"generate": lambda s, r: None}, ContractError, "generate returned None, not a list"),
     ({"generate": lambda s, r: ["5", "6"]}, ContractError, "generate returned a str where a Completion belongs"),
-    ({"generate": lambda s, r: [Completion("5")] * 2}, AssertionError, "gives log-probabilities, and an answer has none"),
+    ({"generate": lambda s, r: [Completion("5")] * 2}, AssertionError, "declares logprobs, and a completion has none"),
     ({"embed": lambda s, t: np.zeros((1, 2))}, ContractError, r"embed returned \(1, 2\) for 3 texts"),
     ({"embed": lambda s, t: [[0.0]] * len(t)}, ContractError, "embed returned list"),
     ({"embed": lambda s, t: np.full((len(t), 2), np.nan)}, ContractError, "not finite"),
-    ({"embed": lambda s, t: np.full((len(t), 2), float(len(t)))}, AssertionError, "depends on the texts beside it"),
+    ({"embed": lambda s, t: np.full((len(t), 2), float(len(t)))}, AssertionError, "depends on the other texts of the call"),
     ({"encode": lambda s, x, **_: []}, ContractError, "encode returned 0 samples for 4"),
     ({"encode": lambda s, x, max_length, turns: FakeTokenizer().encode(x)}, AssertionError, "tokens at max_length 4"),
     ({"score": lambda s, x, a=None: []}, ContractError, "score returned 0 arrays for 4 samples"),
     ({"score": lambda s, x, a=None: [np.zeros(1)] * len(x)}, ContractError, r"have shape \(1,\), and it has"),
-    ({"score": lambda s, x, a=None: [np.zeros(len(t.ids)) for t in x]}, AssertionError, "losses where nothing is predicted"),
+    ({"score": lambda s, x, a=None: [np.zeros(len(t.ids)) for t in x]}, AssertionError, "losses at tokens that are not predicted"),
     ({"score": lambda s, x, a=None: [np.full(len(t.ids), np.nan) for t in x]}, AssertionError, "is not finite"),
     ({"fingerprint": lambda s: str(random.random())}, AssertionError, "another text each time"),
-    ({"fingerprint": lambda s: None}, AssertionError, "fingerprint gives a text, not None"),
+    ({"fingerprint": lambda s: None}, AssertionError, "fingerprint must return a text, not None"),
     ({"abilities": classmethod(lambda c, x: {"generates"})}, AssertionError, "write return Abilities"),
 ]  # fmt: skip
 
@@ -290,11 +290,11 @@ def test_sources_are_checked(tmp_path: Path) -> None:
     rows = check_source(QuestionsAndAnswers, config, tmp_path)
     assert isinstance(rows[2], Unreadable)
     for members, says in (
-        ({"restore": lambda s, sample: {"line": "x"}}, "restore gives no 'id'"),
-        ({"restore": lambda s, sample: {"id": sample.id, "line": "x"}}, "does not put the sample's response back"),
-        ({"restore": lambda s, sample: [sample.id]}, "no mapping"),
-        ({"read": lambda s: iter([SAMPLES[0]])}, "no Row or Unreadable"),
-        ({"read": lambda s: [*QuestionsAndAnswers.read(s)] * 2}, "is empty, no text, or that of two rows"),
+        ({"restore": lambda s, sample: {"line": "x"}}, "restore returns no 'id'"),
+        ({"restore": lambda s, sample: {"id": sample.id, "line": "x"}}, "does not contain the sample's response"),
+        ({"restore": lambda s, sample: [sample.id]}, "not a mapping"),
+        ({"read": lambda s: iter([SAMPLES[0]])}, "not a Row or Unreadable"),
+        ({"read": lambda s: [*QuestionsAndAnswers.read(s)] * 2}, "is empty, not a text, or not unique"),
         ({"read": lambda s: iter(())}, "no row was read"),
         ({"columns": classmethod(lambda c, x, b: ["prompt"])}, "a mapping of roles"),
     ):  # fmt: skip
@@ -321,9 +321,9 @@ def test_exporters_are_checked(tmp_path: Path) -> None:
     assert check_exporter(Lines, StageConfig(), run, tmp_path / "a") == ["rows.txt"]
     for number, (export, says) in enumerate(
         (
-            (other, "gave other files the second time"),
+            (other, "second export of the same run has other files"),
             (lambda s, run, out: ["x"], "it wrote no file"),
-            (lambda s, run, out: Lines.export(s, run, out) and [], "a line on each file"),
+            (lambda s, run, out: Lines.export(s, run, out) and [], "a line per file"),
         )
     ):
         bad = type("Bad", (Lines,), {"export": export})
@@ -363,10 +363,10 @@ def test_trainers_are_checked(tmp_path: Path) -> None:
     for number, (members, says) in enumerate(
         (
             ({"train": lambda s, *a, **k: None}, "write return TrainingResult"),
-            ({"train": changed}, "outside of the folder"),
+            ({"train": changed}, "outside its folder"),
             (
                 {"memory": classmethod(lambda c, *a: {"weights": "much"})},
-                "memory gives bytes by part",
+                "memory must return bytes by part",
             ),
         )
     ):

@@ -34,7 +34,7 @@ _JOB: Final = timedelta(days=30)
 """How long a process waits for a message. A process that dies closes its connections, which is noticed at once."""
 _JSON: Final = "json"
 _END: Final = "end"
-_AGAIN: Final = "the same command goes on where it stopped"
+_AGAIN: Final = "run the same command to resume"
 
 
 class Launch:

@@ -165,7 +165,7 @@ def test_explain_tells_of_parents_templates_checks_and_gates(home):
     found = explain.explain(world.path / "out", new)
     text = told(world.path / "out", new)
     lead, other = found.parents
-    assert "kept as it was made" in " ".join(text.split())
+    assert "kept as created" in " ".join(text.split())
     assert f"made from {lead}, {other}: 6 calls; gates passed" in " ".join(text.split())
     assert "checks instruction failed: format: no, instruction passed, answer passed" in " ".join(
         text.split()

@@ -183,7 +183,7 @@ def test_llama_factory_reports_the_lost_token_mask(
     ("arguments", "expected"),
     [
         (["--format", "trll", "--out", "x"], "unknown exporter 'trll'; did you mean 'trl'?"),
-        (["--format", "trl", "--out", "."], "it is there already; name a folder that is not"),
+        (["--format", "trl", "--out", "."], "exists already; name a new folder"),
         (["--format", "trl", "--out", "x", "--set", "a=b"], "--set a: Extra inputs are not permitted"),
     ],
 )  # fmt: skip
@@ -216,13 +216,13 @@ def test_an_export_to_a_place_that_cannot_be_written_says_so(run: Path, tmp_path
     code, _, err = cli("export", str(run), "--format", "trl", "--out", str(tmp_path / "file" / "x"))
     assert code == 7
     assert "x: cannot be written (" in err
-    assert "make that place writable, and the same command goes on" in err
+    assert "make it writable, and run the same command to resume" in err
 
 
 @pytest.mark.parametrize(
     ("missing", "expected"),
     [
-        ("tokens/index.json", "tokens/index.json: is missing; type the command that made it again"),
+        ("tokens/index.json", "tokens/index.json: is missing; run the command that made it again"),
         ("00-source/done.json", "the run has not ended"),
     ],
 )

@@ -93,7 +93,7 @@ def test_run_without_kept_rows_reports_that_nothing_is_exported(
     assert cli("run", str(tmp_path / "r.yaml"), "--out", str(run))[0] in (0, 6)
     code, message, err = cli("export", str(run), "--format", "trl", "--out", str(tmp_path / "x"))
     assert (code, message) == (6, "")
-    assert "nothing is left of its rows, so there is none to export; dropped.jsonl" in err
+    assert "no row is left to export; dropped.jsonl" in err
     assert not (tmp_path / "x").exists()
 
 
@@ -102,7 +102,7 @@ def test_format_that_needs_tokens_names_the_formats_that_do_not(home: Path, tmp_
         "export", str(home / "rules"), "--format", "spans", "--out", str(tmp_path / "x")
     )
     assert code == 7
-    assert "it has no tokens, and the format spans needs them; add a section tokens:" in err
+    assert "has no tokens, and the format spans needs them; add a section tokens:" in err
     named = err.split("--format ")[1].strip().split(" or ")
     assert named == ["axolotl", "llamafactory", "messages", "trl"]
     for name in named:

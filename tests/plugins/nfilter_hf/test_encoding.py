@@ -130,11 +130,11 @@ def test_a_conversation_that_the_template_refuses_says_so(tokenizer_of: Any) -> 
     samples = [Sample("long", (*TALK, *TALK)), Sample("short", TALK)]
     encoded = encode(text, samples, max_length=99, turns="all")
     found = lint(EncodeConfig(), samples, encoded, lambda ids: None)
-    assert found.gone == [
+    assert found.dropped == [
         (
             "long",
             (
-                "the chat template does not take its turns (user, assistant, user, assistant): "
+                "the chat template rejects its turns (user, assistant, user, assistant): "
                 "the chat template refuses the conversation: one question"
             ),
         )

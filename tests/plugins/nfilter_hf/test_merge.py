@@ -97,7 +97,7 @@ def test_an_adapter_that_is_not_as_it_was_trained_is_not_folded_in(
     file.write_bytes(bytes(data))
     result = CliRunner().invoke(command, [str(run)])
     assert isinstance(result.exception, StoreError)
-    assert f"{name}: holds other" in str(result.exception)
+    assert f"{name}: has other" in str(result.exception)
     assert "nfilter run RECIPE --out" in str(result.exception)
     assert not (run / "merged").exists()
 

@@ -38,7 +38,7 @@ def test_running_calls_complete_and_no_call_starts(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         error = process.communicate()[1].decode()
         assert process.returncode == 130, error
-        assert "waiting for the calls that are out" in error
+        assert "waiting for running calls" in error
         before = dict(server.plan.served)
         assert 4 <= len(before) < 40
         assert subprocess.run(line, cwd=tmp_path, check=False, capture_output=True).returncode == 0

@@ -269,7 +269,7 @@ def test_a_run_ends_at_its_budget_and_continues_with_a_higher_one(
         (tmp_path / "r.yaml").write_text(RECIPE.format(url=server.url, cap=1.5))
         done = command("run", "r.yaml", "--out", "out", cwd=tmp_path)
         assert done.returncode == 8, done.stderr
-        assert "raise budget.usd and run the same command to go on" in done.stderr
+        assert "raise budget.usd and run the same command to resume" in done.stderr
         first = server.plan.report()["attempts"]
         assert 0 < first < 60
         done = command("run", "r.yaml", "--out", "out", "--set", "budget.usd=50", cwd=tmp_path)

@@ -167,7 +167,7 @@ def test_a_killed_follower_ends_the_first_process_with_an_error(tmp_path: Path, 
     code, _, err = both.ends(0, SECONDS)
     assert code == 5
     assert "another process of this launch is gone without a word, killed perhaps" in err
-    assert "the same command goes on where it stopped" in err
+    assert "run the same command to resume" in err
 
 
 @pytest.mark.slow

@@ -1,12 +1,12 @@
-"""How far a run is, in words for a progress bar: stage n of N, or the arm."""
+"""The position of a step in its run, for a progress bar."""
 
 from __future__ import annotations
 
 from nfilter.recipe.model import Recipe
 
 
-def whereabouts(recipe: Recipe, label: str) -> str:
-    """The place of what is at work: ``stage 2 of 6``, ``token stage 1 of 2``, ``arm 1 of 4 (cleaned)``; else nothing.
+def step_position(recipe: Recipe, label: str) -> str:
+    """Return the position, e.g. ``stage 2 of 6``, ``token stage 1 of 2``, ``arm 1 of 4 (cleaned)``; else an empty text.
 
     ``label`` is a stage's number and name, ``train.ARM`` or ``evaluate.ARM``.
     """
@@ -20,6 +20,6 @@ def whereabouts(recipe: Recipe, label: str) -> str:
     place, samples, tokens = int(number), len(recipe.samples), len(recipe.tokens)
     if 0 < place <= samples:
         return f"stage {place} of {samples}"
-    # Encoding comes between.
+    # Encoding is the step between sample stages and token stages.
     place -= samples + 1
     return f"token stage {place} of {tokens}" if 0 < place <= tokens else ""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nfilter.engine.whereabouts import whereabouts
+from nfilter.engine.step_position import step_position
 from nfilter.recipe.model import load
 from nfilter.registry.loading import load as load_plugins
 
@@ -37,7 +37,7 @@ def test_every_label_has_its_place(tmp_path: Path, label: str, place: str) -> No
         "tokens: [{use: tokens.excess_loss, reference: warmup, into: excess}, {use: tokens.keep_top, by: excess, k: 0.6}]\n"
         "train: {use: hf.lora, model: student}\nevaluate: {source: {use: tiny, split: test}}\n"
     )
-    assert whereabouts(load(tmp_path / "r.yaml", load_plugins(block=())), label) == place
+    assert step_position(load(tmp_path / "r.yaml", load_plugins(block=())), label) == place
 
 
 def test_a_run_shows_them(kit: Any, stage: Any) -> None:

@@ -12,6 +12,7 @@ import yaml
 from nfilter.api.errors import ModelError, RecipeError, SourceError, did_you_mean, short
 from nfilter.api.types import Row, Sample
 from nfilter.noise.labels import NoiseConfig, inject_file
+from nfilter.recipe.extends import templates
 from nfilter.recipe.measures import rewrites
 from nfilter.recipe.model import load
 from nfilter.recipe.not_carried import NotCarried
@@ -23,26 +24,12 @@ from nfilter.registry.contracts import rows_of
 from nfilter.registry.loading import Plugins, Registered
 from nfilter.store.files import publishing
 
-SHIPPED = Path(__file__).resolve().parents[1] / "recipes"
 USUAL = "robustft"
 """The template where nothing is known of the data."""
 CLASSES = "classes"
 """The template for data of few answers."""
 _MOST_CLASSES = 20
 _ROWS_PER_CLASS = 10
-
-
-def templates(plugins: Plugins) -> dict[str, Path]:
-    """The recipes that ship, by name: nfilter's own and those of plugins. A name that clashes has its folder before it."""
-    homes: dict[str, list[Path]] = {}
-    for directory in dict.fromkeys((*plugins.recipe_directories, SHIPPED)):
-        for path in sorted(directory.glob("*.yaml")):
-            homes.setdefault(path.stem, []).append(path)
-    return {
-        name if path is paths[0] and len(paths) == 1 else f"{path.parent.parent.name}/{name}": path
-        for name, paths in homes.items()
-        for path in paths
-    }
 
 
 def scaffold(
@@ -355,7 +342,8 @@ def _rank_by_what_is_there(plugins: Plugins, out: Path) -> list[str]:
     lines = out.read_text(encoding="utf-8").splitlines()
     at = recipe.located.lines
     said = []
-    for each in sorted(rewrites(recipe), key=lambda one: at[one.where], reverse=True):
+    here = [each for each in rewrites(recipe) if each.where not in recipe.located.origins]
+    for each in sorted(here, key=lambda one: at[one.where], reverse=True):
         lines[at[each.where] - 1 : at[each.where]] = [f"  - {item}" for item in each.items]
         said.append(f"samples: {each.told}; that is done")
     with publishing(out) as file:

@@ -26,6 +26,7 @@ from nfilter.answers import AnswerConfig
 from nfilter.answers.thoughts import Thoughts
 from nfilter.api.errors import RecipeError, also_known, did_you_mean, short
 from nfilter.api.stages import StageConfig
+from nfilter.recipe.extends import extended
 from nfilter.recipe.faults import (
     ENCODE,
     EVALUATE,
@@ -150,6 +151,13 @@ def _name(value: Any) -> str:
     return value
 
 
+def _extends(value: Any) -> None:
+    # ``extended`` puts the sections of the other recipe in its place before.
+    raise FaultsError(
+        f"only a recipe's file names what it extends; write it there, not {short(repr(value))} here"
+    )
+
+
 def _at_least(least: int) -> BeforeValidator:
     def check(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -194,6 +202,10 @@ class Recipe(BaseModel):
     name: Annotated[str, BeforeValidator(_name)] = Field(
         default="recipe",
         description="The run's name, and that of its folder under runs/; the name of the recipe's file by default.",
+    )
+    extends: Annotated[str | None, BeforeValidator(_extends)] = Field(
+        default=None,
+        description="A recipe that this one changes: the name of one that ships, or a path. Mappings merge, lists replace.",
     )
     seed: Annotated[int, _at_least(0)] = Field(
         default=0,
@@ -277,10 +289,11 @@ class Recipe(BaseModel):
         Raises:
             RecipeError: with every fault that was found, each with its line and what to write instead.
         """
-        located = read(Path(file))
+        plugins = plugins or load_plugins()
+        located = extended(read(Path(file)), plugins)
         if assignments:
             override(located, list(assignments))
-        return cls._read(Reading(located, plugins or load_plugins(), allow_hosts))
+        return cls._read(Reading(located, plugins, allow_hosts))
 
     @classmethod
     def from_dict(cls, sections: Mapping[str, Any], plugins: Plugins | None = None) -> Self:
@@ -289,8 +302,9 @@ class Recipe(BaseModel):
         Raises:
             RecipeError: with every fault that was found, and what to write instead.
         """
-        located = Located(Path("recipe"), plain_values(sections))
-        return cls._read(Reading(located, plugins or load_plugins()))
+        plugins = plugins or load_plugins()
+        located = extended(Located(Path("recipe"), plain_values(sections)), plugins)
+        return cls._read(Reading(located, plugins))
 
     def override(self, path: str, value: Any) -> Self:
         """Return the recipe with another value at ``path``: ``recipe.override("train.lr", 1e-4)``.
@@ -309,7 +323,7 @@ class Recipe(BaseModel):
             return cls.model_validate(located.value, context=reading)
         except ValidationError as error:
             found = faults_of(cls, error, located.value, partial(_unknown_section, reading.plugins))
-            ordered = sorted(found, key=lambda fault: located.line(fault[0]))
+            ordered = sorted(found, key=lambda fault: located.order(fault[0]))
             raise RecipeError(located.fault(*fault) for fault in ordered) from None
 
     @property

@@ -12,6 +12,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 
 from nfilter.api.hookspecs import REGISTRATIONS
 from nfilter.noise.labels import NoiseConfig
+from nfilter.recipe.extends import EXTENDS
 from nfilter.recipe.model import ADOPT, PART, AdoptConfig, Recipe
 from nfilter.recipe.uses import LOSS, NOISE, SKIP, THOUGHTS, ThoughtsConfig
 from nfilter.registry.catalogue import BESIDE, summary
@@ -54,10 +55,34 @@ def schema_of(plugins: Plugins) -> dict[str, Any]:
     return {
         "$schema": DIALECT,
         "title": "nfilter recipe",
-        **recipe,
         "description": "A recipe of nfilter.",
+        "type": "object",
+        "if": {"required": [EXTENDS]},
+        "then": _changes(recipe, definitions),
+        "else": recipe,
         "$defs": definitions,
     }
+
+
+def _changes(recipe: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema of a recipe that extends another one: what names no plugin may be changes to one that does."""
+    sections = dict(recipe["properties"])
+    for name in ("source", "train"):
+        sections[name] = _or_changes(sections[name])
+    models = sections["models"]
+    sections["models"] = {
+        **models,
+        "additionalProperties": _or_changes(models["additionalProperties"]),
+    }
+    test = dict(definitions["EvaluateConfig"])
+    del test["required"]
+    test["properties"] = {**test["properties"], "source": _or_changes(test["properties"]["source"])}
+    sections["evaluate"] = {**sections["evaluate"], "anyOf": [test, {"type": "null"}]}
+    return {"properties": sections, "additionalProperties": False}
+
+
+def _or_changes(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"if": {"type": "object", "not": {"required": ["use"]}}, "else": schema}
 
 
 def write_schema(plugins: Plugins, path: Path) -> str:

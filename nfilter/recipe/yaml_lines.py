@@ -29,13 +29,15 @@ Where: TypeAlias = tuple[str | int, ...]
 class Located:
     """Plain values and the line of every path into them.
 
-    ``file`` names them in errors. Values without lines did not come from a file.
+    ``file`` names them in errors; ``origins`` has the file of each line that is in another one, ``overridden`` the assignments.
+    Values without lines did not come from a file.
     """
 
     file: Path
     value: Any
     lines: dict[Where, int] = field(default_factory=dict)
     overridden: dict[Where, str] = field(default_factory=dict)
+    origins: dict[Where, Path] = field(default_factory=dict)
 
     def place(self, where: Where) -> str:
         """Return ``file:line`` of the nearest known path, or the ``--set`` that put it there."""
@@ -43,7 +45,8 @@ class Located:
             if where[:end] in self.overridden:
                 return f"--set {short(self.overridden[where[:end]])}"
             if where[:end] in self.lines:
-                return f"{self.file}:{self.lines[where[:end]]}"
+                file = self.origins.get(where[:end], self.file)
+                return f"{file}:{self.lines[where[:end]]}"
             # A section without a line was made by an assignment to something in it.
             made = [text for path, text in self.overridden.items() if path[:end] == where[:end]]
             if end and made:
@@ -60,11 +63,13 @@ class Located:
                 return False
         return True
 
-    def line(self, where: Where) -> int:
-        """Return the line of the nearest known path; 0 for one that ``--set`` put there."""
+    def order(self, where: Where) -> tuple[str, int]:
+        """Return a sort key: assignments first, then the file's own lines, then those of other files."""
         ends = (where[:end] for end in range(len(where), -1, -1))
         known = next((end for end in ends if end in self.overridden or end in self.lines), ())
-        return 0 if known in self.overridden else self.lines.get(known, 1)
+        origin = self.origins.get(known)
+        line = 0 if known in self.overridden else self.lines.get(known, 1)
+        return "" if origin is None or line == 0 else str(origin), line
 
     def fault(self, where: Where, text: str) -> str:
         """Return a fault at a path, as one line."""

@@ -33,7 +33,7 @@ def importances(
 
     - ``default``: the mean over i > j of (i + 1) A_ij, which is 1 for uniform attention; NaN at the last token;
     - ``paper``: the mean over i of A_ij (the score of Eq. 5);
-    - ``official``: the mean over *keys*, as in the published code: 1 / T up to rounding.
+    - ``official``: the mean over *keys* of the first layer's attention, as in the published code: 1 / T up to rounding.
 
     ``advance`` is called with each sample's number of tokens. The module's state is restored, also on errors.
 
@@ -47,13 +47,16 @@ def importances(
         for sample in samples:
             scores = np.full(len(sample.ids), np.nan, dtype=np.float32)
             if sample.response.any():
-                scores[sample.response] = _score_sample(module, sample, reduce)[sample.response]
+                layers = _score_layers(module, sample, reduce)
+                used = layers[:1] if preset == "official" else layers
+                scores[sample.response] = np.mean(used, axis=0)[sample.response]
             if advance is not None:
                 advance(len(sample.ids))
             yield scores
 
 
-def _score_sample(module: Any, sample: TokenSample, reduce: Reduce) -> Any:
+def _score_layers(module: Any, sample: TokenSample, reduce: Reduce) -> list[Any]:
+    """Return the reduced attention of each layer ([T], float64), the first layer first."""
     import torch
 
     _check_length(module, sample)
@@ -71,7 +74,7 @@ def _score_sample(module: Any, sample: TokenSample, reduce: Reduce) -> Any:
             ) from error
     if not total:
         raise ModelError(_no_weights_message(module))
-    return np.mean([part.cpu().double().numpy() for part in total], axis=0)
+    return [part.cpu().double().numpy() for part in total]
 
 
 def _mean_from_later(weights: Tensor) -> Tensor:

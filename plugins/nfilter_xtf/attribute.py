@@ -7,7 +7,14 @@ from typing import Literal
 
 from nfilter import JSON, BoolArray, Context, FloatArray, TokenSample
 from nfilter_xtf.presets import Attribute, Preset, cap_of, keeps_one, score_name
-from nfilter_xtf.rules import Rule, lowest_within_cap, noise_mask, pool_of, spare_best
+from nfilter_xtf.rules import (
+    Rule,
+    below_rank,
+    lowest_within_cap,
+    noise_mask,
+    pool_of,
+    spare_best,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +30,8 @@ class AttributeMasking:
         """Return the positions ([T]) that are noise by this attribute, limited by the cap."""
         hits = noise_mask(sample, scores, rule)
         cap = cap_of(self.attribute, self.preset, self.cap)
+        if cap is not None and self.preset == "official" and self.attribute == "reasoning":
+            return below_rank(sample, scores, hits, cap)
         return lowest_within_cap(sample, scores, hits, cap)
 
     def masked(self, sample: TokenSample, scores: FloatArray, rule: Rule) -> BoolArray:

@@ -152,10 +152,11 @@ class Mask:
         return scores_of(sample, name, self.name, f"{name}, mask: false")
 
     def _cuts(self, samples: Sequence[TokenSample], ctx: Context) -> list[float] | None:
-        """Return the cuts of xtf.relevance, recomputed from its scores of all response tokens."""
+        """Return the cuts of xtf.relevance, recomputed from its scores: of prompts too with ``official``."""
+        prompts = self.config.preset == "official"
         total: Counter[float] = Counter()
         for sample in samples:
-            scores = self._scores(sample, "relevance")[sample.response]
+            scores = self._scores(sample, "relevance")[sample.response | prompts]
             values, times = np.unique(scores[~np.isnan(scores)], return_counts=True)
             total.update(dict(zip(values.tolist(), times.tolist(), strict=True)))
         values = np.array(sorted(total), dtype=np.float64)

@@ -1,4 +1,11 @@
-"""Values of the three presets: ``default`` is nfilter's, ``paper`` the equations, ``official`` the published code."""
+"""Values of the three presets: ``default`` is nfilter's, ``paper`` the equations, ``official`` the published code.
+
+The published code differs from the paper in five places, which ``official`` follows: reasoning importance averages the
+attention of the first layer over keys (so every score is 1 / T); its cut is Q1 - 1.5 (Q3 - Q1); its cap moves that cut to
+a rank; the classes of relevance are found among all tokens, prompts included; and the lowest class is masked. The caps
+are those of its script (5%, 10%, 5%); its README has 5% for all three. In its code the weight of the third score also
+limits the cumulative share of masked classes; that coupling is not followed.
+"""
 
 from __future__ import annotations
 

@@ -44,7 +44,8 @@ class RelevanceConfig(StageConfig):
 
     The task is the mean vector of ``words``, as the tokenizer of ``model`` encodes them (write ' word' if its pieces
     include the space), by default the mean of all response tokens. White space and control tokens are exempt, except
-    with ``preset: paper``, which masks the second-lowest class of all tokens, and ``official``, the lowest. ``cap``
+    with ``preset: paper``, which masks the second-lowest class of all tokens, and ``official``, the lowest of classes
+    that are found among prompt tokens too, as in the published code. ``cap``
     bounds the share of a sample's response tokens that is masked, lowest scores first: ``auto`` is the preset's (5%, so
     no token of a response under 20 tokens; none with ``paper``), ``none`` no bound. ``mask: false`` only scores.
     """
@@ -65,6 +66,7 @@ class Relevance:
     """Stage that writes ``xtf.relevance``, [T]: the cosine of a token's vector and the task's; NaN for exempt tokens.
 
     The vector of a vocabulary id is the last hidden state of the token alone. Every occurrence has the same score.
+    With ``preset: official`` prompt tokens have a score too; only response tokens are ever masked.
     """
 
     name: ClassVar[str] = "xtf.relevance"
@@ -80,12 +82,13 @@ class Relevance:
         return Contract(writes=frozenset({cls.name}))
 
     def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State:
-        """Score every id that occurs in a response, and find the classes."""
+        """Score every id that occurs in a response, or anywhere with ``official``, and find the classes."""
         samples = list(stream)
-        ids, counts = count_ids(samples)
-        if not len(ids):
-            return State({"cuts": None}, {"ids": ids, "scores": np.zeros(0, dtype=np.float32)})
-        scores = self._score_ids(ids, counts, ctx)
+        ids, counts = count_ids(samples, prompts=self._reads_prompts)
+        in_responses = _counts_in_responses(samples, ids)
+        if not in_responses.any():
+            return State({"cuts": None}, {"ids": ids[:0], "scores": np.zeros(0, dtype=np.float32)})
+        scores = self._score_ids(ids, in_responses, ctx)
         cuts = relevance_cuts(scores, counts)
         distinct = int((~np.isnan(scores)).sum())
         if cuts is None:
@@ -101,7 +104,7 @@ class Relevance:
         partial = State({"cuts": cuts}, arrays)
         rule, tally = self._rule(partial), Tally()
         for sample in samples:
-            tally.add(*self._masking.counts(sample, lookup_scores(sample, partial), rule))
+            tally.add(*self._masking.counts(sample, self._lookup(sample, partial), rule))
         report: dict[str, JSON] = {
             **tally.report(self._masking, ctx),
             "thresholds": None if cuts is None else [round(cut, 6) for cut in cuts],
@@ -117,8 +120,15 @@ class Relevance:
         del ctx
         rule = self._rule(state)
         return [
-            self._masking.apply(sample, lookup_scores(sample, state), rule, bit) for sample in chunk
+            self._masking.apply(sample, self._lookup(sample, state), rule, bit) for sample in chunk
         ]
+
+    @property
+    def _reads_prompts(self) -> bool:
+        return self.config.preset == "official"
+
+    def _lookup(self, sample: TokenSample, state: State) -> FloatArray:
+        return lookup_scores(sample, state, prompts=self._reads_prompts)
 
     def _rule(self, state: State) -> Band:
         cuts: Any = state.values["cuts"]
@@ -143,24 +153,41 @@ class Relevance:
         return scores.astype(np.float32)
 
 
-def count_ids(samples: Iterable[TokenSample]) -> tuple[IntArray, IntArray]:
-    """Return the ids that occur in responses ([n], ascending) and the number of occurrences of each ([n])."""
+def count_ids(
+    samples: Iterable[TokenSample], *, prompts: bool = False
+) -> tuple[IntArray, IntArray]:
+    """Return the ids that occur in responses ([n], ascending) and the number of occurrences of each ([n]).
+
+    ``prompts`` counts the tokens of prompts too.
+    """
     total: Counter[int] = Counter()
     for sample in samples:
-        present, times = np.unique(sample.ids[sample.response], return_counts=True)
+        counted = sample.ids if prompts else sample.ids[sample.response]
+        present, times = np.unique(counted, return_counts=True)
         total.update(dict(zip(present.tolist(), times.tolist(), strict=True)))
     ids = np.array(sorted(total), dtype=np.int64)
     return ids, np.array([total[number] for number in ids.tolist()], dtype=np.int64)
 
 
-def lookup_scores(sample: TokenSample, state: State) -> FloatArray:
-    """Return the scores of a sample's tokens ([T], float32); NaN outside the response and for ids without a score."""
+def _counts_in_responses(samples: Iterable[TokenSample], ids: IntArray) -> IntArray:
+    """Return how often each of ``ids`` ([n], ascending) occurs in responses ([n])."""
+    present, times = count_ids(samples)
+    counts = np.zeros(len(ids), dtype=np.int64)
+    counts[np.searchsorted(ids, present)] = times
+    return counts
+
+
+def lookup_scores(sample: TokenSample, state: State, *, prompts: bool = False) -> FloatArray:
+    """Return the scores of a sample's tokens ([T], float32); NaN for ids without a score.
+
+    NaN outside the response too, unless ``prompts``.
+    """
     ids, scores = state.arrays["ids"], state.arrays["scores"]
     out = np.full(len(sample.ids), np.nan, dtype=np.float32)
     if not len(ids):
         return out
     index = np.minimum(np.searchsorted(ids, sample.ids), len(ids) - 1)
-    known = sample.response & (ids[index] == sample.ids)
+    known = (sample.response | prompts) & (ids[index] == sample.ids)
     out[known] = scores[index[known]]
     return out
 

@@ -134,6 +134,20 @@ def lowest_within_cap(
     return out
 
 
+def below_rank(sample: TokenSample, scores: FloatArray, hits: BoolArray, cap: float) -> BoolArray:
+    """Return the ``hits`` below the cap's own cut, as in the published code.
+
+    Where more than the share ``cap`` of the n response tokens are hits, the cut becomes the score at rank int(n * cap)
+    (from 0, ascending). The comparison is strict, so of equal scores at that rank none is masked.
+    """
+    values = np.sort(scores[sample.response & ~np.isnan(scores)])
+    if not len(values) or int(hits.sum()) <= cap * len(values):
+        return hits
+    cut = values[min(int(round(len(values) * cap, 9)), len(values) - 1)]
+    below: BoolArray = hits & (scores < cut)
+    return below
+
+
 def spare_best(sample: TokenSample, scores: FloatArray, masked: BoolArray) -> BoolArray:
     """Remove the token with the highest score (the first of equals) from ``masked`` if it covers the whole pool."""
     pool = pool_of(sample)

@@ -121,6 +121,17 @@ def test_official_is_one_over_t(tokens, small):
         np.testing.assert_allclose(got, 1 / n, rtol=1e-6)
 
 
+def test_official_reads_the_first_layer_alone(tokens, small):
+    """NaN weights in the second layer reach every preset but the published code's."""
+    module = small()
+    with torch.no_grad():
+        module.model.layers[1].self_attn.q_proj.weight.fill_(float("nan"))
+    sample = tokens("a", np.arange(6))
+    (official,), (paper,) = (importances(module, [sample], p) for p in ("official", "paper"))
+    np.testing.assert_allclose(official, 1 / 6, rtol=1e-6)
+    assert np.isnan(paper).all()
+
+
 def test_neither_other_samples_nor_order_change_a_score(tokens, small):
     samples = drawn(np.random.default_rng(1), tokens)
     together = importances(small(), samples, "default")

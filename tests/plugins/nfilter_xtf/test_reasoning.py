@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from nfilter.testing import FakeContext
+from nfilter_xtf.attribute import AttributeMasking
 from nfilter_xtf.reasoning import Reasoning, ReasoningConfig
 from nfilter_xtf.rules import LowTail
 
@@ -59,6 +60,23 @@ def test_a_zero_score_is_below_the_cut_and_nan_is_not():
     assert LowTail("default").hits(scores).tolist() == [True] + [False] * 5
     assert not LowTail("default").hits(np.full(3, np.nan, np.float32)).any()
     assert not LowTail("default").hits(np.zeros(0, np.float32)).any()
+
+
+@pytest.mark.parametrize(
+    ("low", "official", "default"),
+    [
+        ([0.1], [0], [0]),  # at the cap: the quartiles' cut stands
+        ([0.3, 0.1, 0.2], [1, 2], [1, 2]),  # the cut moves to the score at rank 2, which is 0.3
+        ([0.1, 0.1, 0.1], [], [0, 1]),  # equal scores at that rank: strictly below it is none
+    ],
+)
+def test_the_published_cap_is_a_cut_at_a_rank(low, official, default, tokens):
+    scores = np.array([*low, *np.linspace(1, 1.1, 20 - len(low))], np.float32)
+    sample = tokens("a", range(20))
+    for preset, wanted in (("official", official), ("default", default)):
+        masking = AttributeMasking("reasoning", preset, 0.1, mask=True)
+        masked = masking.capped_mask(sample, scores, LowTail(preset))
+        assert np.flatnonzero(masked).tolist() == wanted
 
 
 def test_uniform_attention_masks_nothing(tokens, small, lender, run, lost):

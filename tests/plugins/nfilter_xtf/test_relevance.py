@@ -9,6 +9,7 @@ import torch
 from nfilter import ModelError, RecipeError
 from nfilter.testing import FakeContext
 from nfilter_xtf import vectors
+from nfilter_xtf.mask import Mask, MaskConfig
 from nfilter_xtf.relevance import Relevance, RelevanceConfig
 
 ANGLES = {0: 0.0, 1: 0.1, 2: 0.5, 3: 0.6, 4: 0.9, 5: 1.2, 6: 1.5, 7: 1.55, 8: 1.57, 9: 0.05}
@@ -84,6 +85,28 @@ def test_official_masks_the_lowest_class_and_paper_the_second_lowest(tokens, len
     assert lost(out) == [[7, 8, 9]] * 3
     out, _ = run(Relevance, RelevanceConfig(**FREE, preset="paper"), five(tokens), ctx_of(lender))
     assert lost(out) == [[6]] * 3
+
+
+def test_official_finds_its_classes_among_prompt_tokens_too(tokens, lender, run, lost):
+    """Six distances: a prompt full of the far ones splits them and merges the near ones."""
+    c = np.linspace(1, 0, 6)
+    angles = dict.fromkeys(range(10), 0.0) | dict(enumerate(np.arccos(c).tolist()))
+    prompt = [2, 3, 4, 5] * 50
+    sample = tokens("a", [*prompt, *[0, 1, 2, 3] * 20, 4, 5], np.arange(282) >= 200)
+    ctx = ctx_of(lender, angles)
+    config = {**FREE, "preset": "official"}
+    out, report = run(Relevance, RelevanceConfig(**config), [sample], ctx)
+    assert report["thresholds"][0] == pytest.approx((c[5] + c[4]) / 2, abs=1e-6)
+    assert report["tokens"] == 82
+    assert lost(out) == [[281]]
+    assert not np.isnan(out[0].scores["xtf.relevance"]).any()
+    scored, _ = run(Relevance, RelevanceConfig(**config, mask=False), [sample], ctx)
+    union = MaskConfig(attributes=("relevance",), preset="official", cap="none")
+    assert lost(run(Mask, union, scored)[0]) == [[281]]
+    # Among response tokens alone the rare far ones are merged, and both are masked.
+    own, report = run(Relevance, RelevanceConfig(**FREE), [sample], ctx)
+    assert report["thresholds"][0] == pytest.approx((c[4] + c[3]) / 2, abs=1e-6)
+    assert lost(own) == [[280, 281]]
 
 
 def test_without_words_the_task_is_the_mean_over_all_response_tokens(tokens, lender, run):

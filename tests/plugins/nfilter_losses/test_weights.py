@@ -13,8 +13,12 @@ from pydantic import ValidationError
 from nfilter import RecipeError
 from nfilter.registry.loading import load
 from nfilter.testing import check_token_loss
+from nfilter_losses.deft import Deft, DeftConfig
 from nfilter_losses.dft import Dft, DftConfig
 from nfilter_losses.eaft import Eaft, EaftConfig
+from nfilter_losses.frozen import Frozen, FrozenConfig
+from nfilter_losses.prift import Prift, PriftConfig
+from nfilter_losses.profit import Profit, ProfitConfig
 from nfilter_losses.rho1 import Rho1, Rho1Config
 from nfilter_tokens.excess import ExcessLoss, ExcessLossConfig
 
@@ -87,6 +91,80 @@ def test_eaft_ignores_the_label() -> None:
     assert (weights(eaft, logits, labels) == weights(eaft, logits, labels * 0)).all()
 
 
+@pytest.mark.parametrize(
+    ("settings", "scale"), [({"divisor": 3.0}, math.log(20) / 3), ({"divisor": 1.0}, math.log(20))]
+)
+def test_eaft_has_the_scale_of_other_trainers(settings: dict[str, Any], scale: float) -> None:
+    """LlamaFactory divides the entropy by 3.0, axolotl does not divide it."""
+    logits, labels = drawn()
+    wanted = scale * weights(Eaft(EaftConfig()), logits, labels)
+    got = weights(Eaft(EaftConfig(**settings)), logits, labels)
+    np.testing.assert_allclose(got, wanted, rtol=1e-5)
+    squared = weights(Eaft(EaftConfig(**settings, power=2)), logits, labels)
+    np.testing.assert_allclose(squared, wanted**2, rtol=1e-5)
+
+
+def test_profit_masks_labels_below_the_probability() -> None:
+    p = np.array([0.05, 0.0999, 0.1001, 0.9])
+    logits = np.full((4, VOCABULARY), -np.inf)
+    logits[:, 0], logits[:, 1] = np.log(p), np.log(1 - p)
+    labels = np.zeros(4, dtype=np.int64)
+    assert weights(Profit(ProfitConfig()), logits, labels).tolist() == [0, 0, 1, 1]
+    assert weights(Profit(ProfitConfig(least=0.5)), logits, labels).tolist() == [0, 0, 0, 1]
+    assert weights(Profit(ProfitConfig(least=0)), logits, labels).tolist() == [1] * 4
+
+
+def test_deft_is_the_probability_to_the_power_of_the_concentration() -> None:
+    logits, labels = drawn()
+    p = softmax(logits)
+    wanted = p[np.arange(len(labels)), labels] ** (p**2).sum(-1)
+    np.testing.assert_allclose(weights(Deft(DeftConfig()), logits, labels), wanted, rtol=1e-4)
+
+
+def test_deft_has_the_gradient_of_the_loss_of_the_paper() -> None:
+    drawn_logits, drawn_labels = drawn()
+    labels = torch.from_numpy(drawn_labels)
+    logits = torch.from_numpy(drawn_logits).requires_grad_()
+    p = logits.softmax(-1)
+    label, a = p[torch.arange(len(labels)), labels], (p**2).sum(-1).detach()
+    wanted = torch.autograd.grad(((1 - label**a) / a).sum(), logits)[0]
+    given = torch.from_numpy(weights(Deft(DeftConfig()), drawn_logits, drawn_labels))
+    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    got = torch.autograd.grad((given * losses).sum(), logits)[0]
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-7)
+
+
+def test_deft_of_uniform_certain_and_forbidden_logits() -> None:
+    logits = np.zeros((3, VOCABULARY))
+    logits[1:, 3] = 1000.0
+    logits[2, 4] = -np.inf
+    got = weights(Deft(DeftConfig()), logits, np.array([3, 3, 4]))
+    # Uniform over V: p^a = V^(-1/V).
+    assert got == pytest.approx([VOCABULARY ** (-1 / VOCABULARY), 1.0, 0.0])
+
+
+def test_prift_is_the_cached_score_whatever_the_logits() -> None:
+    logits, labels = drawn(3)
+    got = weights(Prift(PriftConfig()), logits, labels, prift=[0.25, 0.0, 1.0])
+    assert got.tolist() == [0.25, 0.0, 1.0]
+    assert Prift.contract(PriftConfig(by="p")).reads == {"p"}
+
+
+@pytest.mark.types("put «» under tokens:, or set train.loss.by to the name of a score with weights")
+def test_prift_without_its_score_names_the_stage_that_writes_it() -> None:
+    logits, labels = drawn(4)
+    with pytest.raises(RecipeError, match=r"no score 'prift' for 4 of 4 tokens") as caught:
+        Prift(PriftConfig()).weigh({"none": torch.zeros(4)}, {"p": torch.zeros(4)}, 0)
+    assert "put {use: prift.score} under tokens:" in str(caught.value)
+    written = Frozen.contract(FrozenConfig()).writes
+    assert (
+        len(weights(Prift(PriftConfig()), logits, labels, **dict.fromkeys(written, [1] * 4))) == 4
+    )
+    assert len(weights(Prift(PriftConfig(by="p")), logits, labels, p=[1] * 4)) == 4
+    with pytest.raises(RecipeError, match="for 1 of 4 tokens"):
+        weights(Prift(PriftConfig()), logits, labels, prift=[1, 2, math.nan, 3])
+
+
 @pytest.mark.parametrize("ratio", [0.05, 0.25, 0.6, 1.0])
 def test_rho1_keeps_the_highest_excess_loss(ratio: float) -> None:
     logits, labels = drawn()
@@ -146,7 +224,7 @@ def test_rho1_without_its_score_names_the_stage_that_writes_it() -> None:
 def test_half_precision_logits_are_read_in_float32() -> None:
     logits, labels = drawn()
     half = torch.from_numpy(logits).to(torch.bfloat16)
-    for loss in (dft(), rho1(), Eaft(EaftConfig())):
+    for loss in (dft(), rho1(), Eaft(EaftConfig()), Deft(DeftConfig()), Profit(ProfitConfig())):
         for values in loss.stats(half, torch.from_numpy(labels)).values():
             assert values.dtype == torch.float32
     got = dft().stats(half, torch.from_numpy(labels))["p"].double().numpy()
@@ -156,7 +234,8 @@ def test_half_precision_logits_are_read_in_float32() -> None:
 
 @pytest.mark.parametrize(
     ("config", "settings"),
-    [(Rho1Config, {"ratio": 0}), (Rho1Config, {"ratio": 1.1}), (EaftConfig, {"top": 1}), (DftConfig, {"scale": 2})],
+    [(Rho1Config, {"ratio": 0}), (Rho1Config, {"ratio": 1.1}), (EaftConfig, {"top": 1}), (EaftConfig, {"divisor": 0}),
+     (ProfitConfig, {"least": 1.1}), (DeftConfig, {"alpha": 1}), (DftConfig, {"scale": 2})],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(config: Any, settings: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
@@ -167,4 +246,7 @@ def test_losses_are_registered(point: Any) -> None:
     import nfilter_losses
 
     plugins = load([point("nfilter_losses", nfilter_losses)], ())
-    assert [item.name for item in plugins.of_kind("loss")] == ["dft", "eaft", "rho1"]
+    assert [item.name for item in plugins.of_kind("loss")] == [
+        "deft", "dft", "eaft", "prift", "profit", "rho1",
+    ]  # fmt: skip
+    assert [item.name for item in plugins.of_kind("stage")] == ["prift.score"]

@@ -10,7 +10,7 @@ TORCH ?= torch==2.13.0
 EVIDENCE ?= runs/evidence
 WORKERS ?= 2
 
-.PHONY: demo evidence evidence-real evidence-real-tokens evidence-tokens evidence-quick test test-newest test-oldest slow fuzz lint types imports format lock wheel clean
+.PHONY: demo docs evidence evidence-real evidence-real-tokens evidence-tokens evidence-quick test test-newest test-oldest slow fuzz lint types imports format lock wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/nfilter init --template quickstart --out $(DEMO)/quickstart.yaml --force
@@ -60,9 +60,14 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 	MYPYPATH=. $(BIN)/mypy --namespace-packages --explicit-package-bases --package benchmarks.evidence --package benchmarks.token_evidence --package benchmarks.real_evidence --package benchmarks.real_tokens
+	MYPYPATH=docs:tests/dist/nfilter-example/src:plugins $(BIN)/mypy --package site_pages
 
 imports: $(VENV)/.dev
 	$(BIN)/lint-imports
+
+# The documentation site, in build/site. Without network; a broken link, or a page that loads from another host, is an error.
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file .mkdocs.yml
 
 # What is published: the wheel and the source archive, with metadata that a package index accepts.
 wheel: $(VENV)/.dev

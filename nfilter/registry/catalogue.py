@@ -164,7 +164,7 @@ def _print(item: Registered, console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     for title in ("setting", "type", "default", "what it is"):
         table.add_column(title)
-    rows = list(_settings(config)) if config is not None else []
+    rows = list(settings_of(config)) if config is not None else []
     if item.kind in BESIDE:
         name, kind, what = BESIDE[item.kind]
         rows.append((name, kind, "None", what))
@@ -174,8 +174,8 @@ def _print(item: Registered, console: Console) -> None:
     console.print(table)
 
 
-def _settings(config: Any, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """Yield name, type, default and description of every setting, each before the settings inside it (``sure.view``)."""
+def settings_of(config: Any, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Yield name, type, default and description of every setting of a Config class, each before those inside it (``sure.view``)."""
     defaults = config.model_construct()
     for name, info in config.model_fields.items():
         key = f"{prefix}{info.alias or name}"
@@ -186,7 +186,7 @@ def _settings(config: Any, prefix: str = "") -> Iterator[tuple[str, str, str, st
             default = "as below"
         yield key, _type_name(info.annotation), default, _what(info)
         for model in nested:
-            yield from _settings(model, f"{key}.")
+            yield from settings_of(model, f"{key}.")
 
 
 def _what(info: Any) -> str:

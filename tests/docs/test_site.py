@@ -1,0 +1,210 @@
+"""The pages of the site that are made from the code have every stage, hook and exit code; links of documents lead to pages."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from nfilter import RunFinished, RunStarted, StageFinished
+from nfilter.api.hookspecs import REGISTRATIONS
+from nfilter.cli import main
+from nfilter.recipe.model import SECTIONS
+from nfilter.registry.catalogue import settings_of
+from nfilter.registry.loading import Plugins, load
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "docs"))
+
+from site_pages import example_plugin, hooks, markdown, reference  # noqa: E402
+from site_pages.links import DOCUMENTS, REPOSITORY, relinked  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def plugins() -> Plugins:
+    return load(block=())
+
+
+@pytest.fixture(scope="module")
+def pages(plugins: Plugins) -> dict[str, str]:
+    return reference.pages(plugins)
+
+
+def headings(text: str) -> list[str]:
+    return re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+
+
+def entry(text: str, heading: str) -> str:
+    """What stands under a heading, up to the next one."""
+    return re.split(rf"^#+ {re.escape(heading)}$", text, flags=re.MULTILINE)[1].split("\n#")[0]
+
+
+def test_every_installed_plugin_has_its_entry_with_all_settings(
+    pages: dict[str, str], plugins: Plugins
+) -> None:
+    seen = 0
+    for kind in REGISTRATIONS.values():
+        page = pages["reference/stages.md" if kind == "stage" else "reference/plugins.md"]
+        for item in plugins.of_kind(kind):
+            text = entry(page, item.name)
+            config = getattr(item.cls, "Config", None)
+            for name, _, _, what in settings_of(config) if config is not None else ():
+                assert f"| `{name}` |" in text
+                assert " ".join(markdown.prose(what).split()) in text
+            seen += 1
+    assert seen >= 50
+
+
+def test_stages_stand_under_what_they_see(pages: dict[str, str]) -> None:
+    samples, tokens = pages["reference/stages.md"].split("## Stages over tokens\n")
+    assert "### robustft.check\n" in samples
+    assert "### xtf.novelty\n" in tokens
+    assert "### xtf.novelty\n" not in samples
+
+
+def test_every_section_of_a_recipe_has_its_entry(pages: dict[str, str]) -> None:
+    page = pages["reference/recipe.md"]
+    assert headings(page) == ["Recipe", *(name for name in SECTIONS if name != "lock"), "noise"]
+    assert "| `max_length` | `int` | `2048` |" in entry(page, "encode")
+    assert entry(page, "seed").rstrip().endswith("Default: `0`")
+
+
+def test_every_exit_code_and_every_error_has_its_entry(pages: dict[str, str]) -> None:
+    page = pages["reference/errors.md"]
+    classes = reference.error_classes()
+    codes = {0, 1, 130, *(cls.exit_code for cls in classes)}
+    rows = dict(re.findall(r"^\| `(\d+)` \| ([^|]*\S) \|", page, re.MULTILINE))
+    assert {int(code) for code in rows} == codes
+    assert all(re.search("[a-z]{4}", what) for what in rows.values())
+    for cls in classes:
+        assert entry(page, cls.__name__).strip().startswith(f"Exit code {cls.exit_code}")
+    assert "| `6` | nothing left to train on | `NothingLeftError` |" in page
+
+
+def test_every_command_and_option_has_its_entry(pages: dict[str, str]) -> None:
+    page = pages["reference/commands.md"]
+    context = click.Context(main, info_name="nfilter")
+    for name in main.list_commands(context):
+        command = main.get_command(context, name)
+        assert command is not None
+        text = entry(page, f"nfilter {name}")
+        for param in command.params:
+            shown = param.metavar if isinstance(param, click.Argument) else param.opts[-1]
+            assert f"| `{shown or str(param.name).upper()}" in text
+    assert "`nfilter plugins show [OPTIONS] NAME`" in page
+
+
+def test_every_hook_has_its_entry_and_an_example_that_works(
+    pages: dict[str, str], point: Any
+) -> None:
+    page = pages["reference/hooks.md"]
+    names = hooks.hook_names()
+    assert len(names) == 13
+    for name in names:
+        text = entry(page, name)
+        assert f"```python\n@hookimpl\ndef {name}(" in text
+    found = Plugins([point("house", example_plugin, "house")])
+    assert found.failed == ()
+    assert {name for kind, name in found.registered if kind == "stage"} >= {"example.ask"}
+    assert "example.adder" in {name for kind, name in found.registered if kind == "backend"}
+    assert found.model_names() == ["house"]
+
+
+def test_the_examples_of_observing_hooks_write_what_they_say(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example_plugin.nfilter_run_started(RunStarted("mine", tmp_path, 3))
+    example_plugin.nfilter_stage_finished(StageFinished("01-entp.purge", 5, 2, 0, 0.25, False))
+    example_plugin.nfilter_run_finished(RunFinished("mine", tmp_path, {"samples": {"kept": 5}}))
+    log = (tmp_path / "house.log").read_text()
+    assert log == "started mine with seed 3\nfinished mine with 5 rows\n"
+    assert capsys.readouterr().out == "01-entp.purge: kept 5, dropped 2, 0.2 s\n"
+
+
+def test_public_names_have_their_entries(pages: dict[str, str]) -> None:
+    import nfilter
+
+    page = pages["reference/api.md"]
+    assert all(f"| `{name}` |" in page for name in nfilter.__all__)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a <think> mark", "a &lt;think> mark"),
+        ("a*b_c [T] | d", r"a\*b\_c \[T\] \| d"),
+        ("``a*b`` and `x_y`", "``a*b`` and `x_y`"),
+    ],
+)
+def test_docstrings_are_shown_as_they_are(text: str, shown: str) -> None:
+    assert markdown.prose(text) == shown
+
+
+def test_parts_of_a_docstring_are_lists() -> None:
+    text = "Does a thing\nwell.\n\nRaises:\n    A: where one\n        is.\n    B: never."
+    assert (
+        markdown.paragraphs(text)
+        == "Does a thing well.\n\nRaises:\n\n- A: where one is.\n- B: never."
+    )
+
+
+@pytest.mark.parametrize(
+    ("link", "document", "page", "becomes"),
+    [
+        ("docs/results.md#noise", "README.md", "index.md", "results.md#noise"),
+        ("../README.md", "docs/entp.md", "entp.md", "index.md"),
+        ("../../CONTRIBUTING.md", "docs/start/a.md", "start/a.md", "../contributing.md"),
+        ("../Makefile", "docs/benchmarks.md", "benchmarks.md", f"{REPOSITORY}/Makefile"),
+        ("../reference/hooks.md", "docs/start/a.md", "start/a.md", "../reference/hooks.md"),
+        ("https://example.org/x", "README.md", "index.md", "https://example.org/x"),
+        ("#part", "README.md", "index.md", "#part"),
+    ],
+)  # fmt: skip
+def test_links_lead_to_pages_else_to_the_repository(
+    link: str, document: str, page: str, becomes: str
+) -> None:
+    assert relinked(f"[a]({link})", document, page, ROOT) == f"[a]({becomes})"
+
+
+def test_links_in_blocks_stay_and_links_to_nothing_are_refused() -> None:
+    text = "```python\n[a](nothing.md)\n```"
+    assert relinked(text, "README.md", "index.md", ROOT) == text
+    with pytest.raises(ValueError, match=r"README.md: the link 'gone.py' leads to no file"):
+        relinked("[a](gone.py)", "README.md", "index.md", ROOT)
+
+
+def test_equations_become_mathml() -> None:
+    pytest.importorskip("latex2mathml")
+    from xml.etree import ElementTree as ET
+
+    from site_pages.mathml import fence
+
+    made = fence("a = \\frac{1}{2}\nb \\\n= 3", "math", "math", {}, None)
+    first, second = re.findall(r"<math.*?</math>", made)
+    assert "<mfrac>" in first
+    assert "".join(ET.fromstring(second).itertext()) == "b=3"
+
+
+@pytest.fixture
+def nav() -> list[Any]:
+    return list(yaml.safe_load((ROOT / ".mkdocs.yml").read_text())["nav"])
+
+
+def leaves(nav: list[Any]) -> Iterator[str]:
+    for item in nav:
+        if isinstance(item, str):
+            yield item
+        else:
+            for value in item.values():
+                yield from [value] if isinstance(value, str) else leaves(value)
+
+
+def test_the_menu_has_every_page_once(nav: list[Any], pages: dict[str, str]) -> None:
+    written = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    assert sorted(leaves(nav)) == sorted([*written, *pages, *DOCUMENTS.values()])

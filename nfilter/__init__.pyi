@@ -63,10 +63,12 @@ from .api.stages import Context as Context
 from .api.stages import Contract as Contract
 from .api.stages import Exported as Exported
 from .api.stages import Exporter as Exporter
+from .api.stages import FineTune as FineTune
 from .api.stages import Fits as Fits
 from .api.stages import FitsTokens as FitsTokens
 from .api.stages import Follows as Follows
 from .api.stages import Foretold as Foretold
+from .api.stages import IdentifiesData as IdentifiesData
 from .api.stages import Log as Log
 from .api.stages import ModelNeed as ModelNeed
 from .api.stages import Progress as Progress

@@ -180,6 +180,7 @@ def run(
     """Run a recipe from its source to an evaluated adapter; go on where an earlier run stopped."""
     from nfilter.engine import launch as launches
     from nfilter.engine import run as engine
+    from nfilter.engine.pilot import directory_of
     from nfilter.engine.seeds import run_seeds
     from nfilter.progress import reporter_for
     from nfilter.report.summary import summarise
@@ -202,7 +203,10 @@ def run(
         if every is not None:
             result = run_seeds(loaded, plugins, target, every, limit=limit, reporter=reporter)
         else:
-            result = engine.run(loaded, plugins, target, limit=limit, reporter=reporter)
+            tried = [directory_of(target) / "journal.db"]
+            result = engine.run(
+                loaded, plugins, target, limit=limit, reporter=reporter, lenders=tried
+            )
     if as_json:
         click.echo(json.dumps({"directory": str(result.directory), **result.metrics}))
         return
@@ -306,6 +310,57 @@ def plan(
     with _attributed(plugins, "plan"):
         target = out or Path("runs") / loaded.name
         found = engine.plan(loaded, plugins, limit, target)
+    if as_json:
+        click.echo(json.dumps(found.to_json()))
+        return
+    render(found, _console())
+
+
+@main.command()
+@_recipe
+@_set
+@_allow
+@click.option(
+    "--rows",
+    "count",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="Rows drawn at random by the recipe's seed.",
+)
+@click.option(
+    "--usd",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Dollars that the pilot may cost [1, or the recipe's budget if that is less].",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="The run directory [runs/NAME-pilot].")
+@click.option("--quiet", is_flag=True, help="Show only warnings.")
+@_json
+def pilot(
+    recipe: Path,
+    assignments: tuple[str, ...],
+    allow: tuple[str, ...],
+    count: int,
+    usd: float | None,
+    out: Path | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Try a recipe on a few rows: what it would change, cost and take, and whether its views are worth it."""
+    from nfilter.engine import pilot as engine
+    from nfilter.progress import reporter_for
+    from nfilter.report.pilot import render
+
+    plugins, loaded = _sound(recipe, assignments, allow)
+    with _attributed(plugins, "pilot"):
+        found = engine.pilot(
+            loaded,
+            plugins,
+            out or engine.directory_of(Path("runs") / loaded.name),
+            count=count,
+            usd=usd,
+            reporter=reporter_for(quiet=quiet or as_json),
+        )
     if as_json:
         click.echo(json.dumps(found.to_json()))
         return
@@ -531,6 +586,42 @@ def export(run_directory: Path, name: str, out: Path, settings: tuple[str, ...])
     click.echo(f"{out}:")
     for line in done:
         click.echo(f"  {line}")
+
+
+@main.command()
+@click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--to",
+    required=True,
+    metavar="DIR|hub:OWNER/NAME",
+    help="A new folder, or a name on the Hugging Face Hub.",
+)
+@click.option(
+    "--license", "licence", help="The licence of the data, as the hub names it: cc-by-4.0."
+)
+@click.option(
+    "--public", is_flag=True, help="Make new repositories public; they are private otherwise."
+)
+def push(run_directory: Path, to: str, licence: str | None, *, public: bool) -> None:
+    """Hand on the cleaned dataset and the adapter, each with a card that says what was done."""
+    from nfilter.engine.push import push as send
+
+    for made in send(run_directory, to, licence=licence, public=public):
+        click.echo(f"{made.kind}: {_plain(made.place)} ({', '.join(made.files)})")
+
+
+@main.command(name="new-plugin")
+@click.argument("name", metavar="NAME")
+@click.option("--kind", required=True, help="What it brings: stage, token-stage, backend, ...")
+@click.option("--out", type=click.Path(path_type=Path), help="The new folder [NAME].")
+def new_plugin(name: str, kind: str, out: Path | None) -> None:
+    """Write a plugin to start from: a distribution with a test that passes and a recipe that runs it."""
+    from nfilter.testing.new_plugin import new_plugin as write
+
+    into = out or Path(name)
+    for file in write(name, kind, into):
+        click.echo(f"wrote {file}")
+    click.echo(f"next: cd {into}, then pip install -e '.[test]', pytest, nfilter run recipe.yaml")
 
 
 @main.command(name="inject-noise")

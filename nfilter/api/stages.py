@@ -412,12 +412,43 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class IdentifiesData(Protocol):
+    """A source whose data is more than the file at ``path``: it says what tells this data from other data."""
+
+    @classmethod
+    def identity(cls, config: Any, base_dir: Path) -> str:
+        """A text that changes when the data behind the settings does, such as a commit.
+
+        Raises:
+            SourceError: when that cannot be found out; a run does not start then.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FineTune:
+    """How the recipe of a run trains, for a format that comes with a configuration for another trainer.
+
+    Attributes:
+        model: The base model: a hub id, a folder or a file; the path of a model that a plugin ships.
+        settings: The settings of the trainer by their names in the recipe; ``auto`` is replaced by what the run chose.
+        max_length: Tokens per row at most; None for no limit.
+        seed: The seed of the run.
+    """
+
+    model: str
+    settings: Mapping[str, JSON]
+    max_length: int | None = None
+    seed: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Exported:
     """The result of a run for an exporter: the remaining rows, their tokens in the same order, the names of reason bits.
 
     ``tokenizer`` made the ids; None if the model's backend provides no digest. ``encoded`` is False for a run without tokens,
-    e.g. with rules only; ``tokens`` and ``reasons`` are then empty.
+    e.g. with rules only; ``tokens`` and ``reasons`` are then empty. ``fine_tune`` is None for a recipe without training.
     """
 
     samples: Sequence[Sample]
@@ -425,6 +456,7 @@ class Exported:
     reasons: Sequence[str]
     tokenizer: TokenizerDigest | None = None
     encoded: bool = True
+    fine_tune: FineTune | None = None
 
 
 class Exporter(Protocol):

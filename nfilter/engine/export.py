@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from nfilter.api.errors import NothingLeftError, RecipeError, StoreError
 from nfilter.api.stages import Exported
+from nfilter.engine.fine_tune import fine_tune_of
 from nfilter.engine.samples import live
 from nfilter.registry.loading import Plugins, Registered
 from nfilter.report import reading
@@ -64,12 +65,16 @@ def _exported(run: RunDirectory, item: Registered, plugins: Plugins) -> tuple[Ex
     """The exporter's input, and the number of rows of weight 0 that it leaves out."""
     last = reading.stages(run)[-1]
     tokens = reading.tokens(run)
+    trained_as = fine_tune_of(run.path, plugins.models)
     if tokens is not None:
         samples, reasons = read_tokens(tokens)
         trained = [sample for sample in samples if sample.weights.any()]
         ids = {sample.id for sample in trained}
         kept = [sample for sample in live(last) if sample.id in ids]
-        return Exported(kept, trained, tuple(reasons), tokenizer_of(tokens)), 0
+        return (
+            Exported(kept, trained, tuple(reasons), tokenizer_of(tokens), fine_tune=trained_as),
+            0,
+        )
     if not _takes_rows(item):
         others = [other.name for other in plugins.of_kind("exporter") if _takes_rows(other)]
         raise StoreError(
@@ -78,7 +83,7 @@ def _exported(run: RunDirectory, item: Registered, plugins: Plugins) -> tuple[Ex
         )
     rows = list(live(last))
     kept = [sample for sample in rows if sample.weight > 0]
-    return Exported(kept, (), (), encoded=False), len(rows) - len(kept)
+    return Exported(kept, (), (), encoded=False, fine_tune=trained_as), len(rows) - len(kept)
 
 
 def _takes_rows(item: Registered) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from nfilter.answers import build as build_answers
 from nfilter.api.errors import ContractError, SourceError
 from nfilter.api.ids import SeenTexts
+from nfilter.api.stages import IdentifiesData
 from nfilter.api.types import JSON, Row, Sample, Unreadable
 from nfilter.noise.labels import inject
 from nfilter.recipe.model import Recipe
@@ -27,6 +28,17 @@ QUARANTINE = "quarantine.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
+class Subset:
+    """The rows at these places among the readable rows of a source, from 0, in rising order."""
+
+    places: tuple[int, ...]
+
+
+Limit = int | Subset | None
+"""How much of a source is read: the first so many readable rows, a subset of them, or all."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ingested:
     """Counts of a source: rows read, rows that cannot be read, rows with a known truth.
 
@@ -39,7 +51,7 @@ class Ingested:
     not_carried: Mapping[str, int] = field(default_factory=dict)
 
 
-def source_parts(recipe: Recipe, limit: int | None) -> dict[str, Any]:
+def source_parts(recipe: Recipe, limit: Limit) -> dict[str, Any]:
     """Return the parts of the source's fingerprint by name: all that determines its rows and chunks."""
     source = recipe.source
     return {
@@ -49,7 +61,7 @@ def source_parts(recipe: Recipe, limit: int | None) -> dict[str, Any]:
         "nfilter's code": core_code(),
         "config": source.dump(),
         "seed": recipe.seed,
-        "limit": limit,
+        "limit": list(limit.places) if isinstance(limit, Subset) else limit,
         "chunk": recipe.chunk,
         "answer": recipe.answer.model_dump(mode="json"),
     }
@@ -61,6 +73,9 @@ def data_digest(source: SourceUse, base_dir: Path) -> str:
 
 
 def _data(source: SourceUse, base_dir: Path) -> str:
+    cls = source.use.item.cls
+    if issubclass(cls, IdentifiesData):
+        return str(cls.identity(source.use.config, base_dir))
     path = getattr(source.use.config, "path", None)
     return _path_digest(base_dir / str(path)) if path else ""
 
@@ -77,7 +92,7 @@ def _path_digest(path: Path) -> str:
         return hashlib.file_digest(data, "sha256").hexdigest()
 
 
-def rows(source: SourceUse, recipe: Recipe, limit: int | None = None) -> Iterator[Row | Unreadable]:
+def rows(source: SourceUse, recipe: Recipe, limit: Limit = None) -> Iterator[Row | Unreadable]:
     """Yield the rows of a source, with noise injected if the recipe has a section noise; ``limit`` counts readable rows.
 
     Raises:
@@ -103,13 +118,17 @@ def rows(source: SourceUse, recipe: Recipe, limit: int | None = None) -> Iterato
     yield from noisy
 
 
-def _limited(stream: Iterable[Row | Unreadable], limit: int | None) -> Iterator[Row | Unreadable]:
+def _limited(stream: Iterable[Row | Unreadable], limit: Limit) -> Iterator[Row | Unreadable]:
+    places = None if not isinstance(limit, Subset) else frozenset(limit.places)
+    end = limit if not isinstance(limit, Subset) else max(limit.places, default=-1) + 1
     count = 0
     for row in stream:
         if isinstance(row, Row):
-            if limit is not None and count >= limit:
+            if end is not None and count >= end:
                 return
             count += 1
+            if places is not None and count - 1 not in places:
+                continue
         yield row
 
 
@@ -118,7 +137,7 @@ def ingest(
     recipe: Recipe,
     artefact: Artefact[Sample],
     directory: Path,
-    limit: int | None,
+    limit: Limit,
 ) -> Ingested:
     """Read a source into ``artefact``; write quarantine.jsonl and truth.jsonl into ``directory``.
 

@@ -19,6 +19,7 @@ from nfilter.engine.error_attribution import attribute
 from nfilter.engine.foreign_warnings import shown_once
 from nfilter.engine.ingest import (
     Ingested,
+    Limit,
     ingest,
     source_parts,
     summary,
@@ -68,7 +69,7 @@ def run(
     plugins: Plugins,
     out: Path,
     *,
-    limit: int | None = None,
+    limit: Limit = None,
     reporter: Reporter | None = None,
     pool: ModelPool | None = None,
     lenders: Sequence[Path] = (),

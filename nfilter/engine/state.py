@@ -11,6 +11,7 @@ from nfilter.api.events import StageFinished
 from nfilter.api.stages import TokenLoss
 from nfilter.api.types import ModelRef, TokenSample
 from nfilter.engine import arms
+from nfilter.engine.ingest import Limit
 from nfilter.engine.ledger import Ledger
 from nfilter.engine.step_position import step_position
 from nfilter.models.context import RunContext
@@ -41,7 +42,7 @@ class RunState:
     journal: Journal
     prompts: Prompts
     log: RunLog
-    limit: int | None
+    limit: Limit
     published: dict[str, ModelRef] = field(default_factory=dict)
     finished: list[StageFinished] = field(default_factory=list)
     tokens_finished: list[StageFinished] = field(default_factory=list)

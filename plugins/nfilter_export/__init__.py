@@ -1,4 +1,4 @@
-"""Exporters of a run's cleaned data: messages, TRL, axolotl, LLaMA-Factory and token spans."""
+"""Exporters of a run's cleaned data: messages, TRL, axolotl, LLaMA-Factory, ms-swift and token spans."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nfilter import hookimpl
 @hookimpl
 def nfilter_exporters() -> list[type]:
     """Return the exporters of this plugin."""
-    from nfilter_export.conversation_formats import LlamaFactory, Messages
+    from nfilter_export.conversation_formats import LlamaFactory, Messages, Swift
     from nfilter_export.token_formats import Axolotl, Spans, Trl
 
-    return [Messages, Trl, Axolotl, LlamaFactory, Spans]
+    return [Messages, Trl, Axolotl, LlamaFactory, Swift, Spans]

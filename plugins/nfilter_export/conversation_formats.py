@@ -11,7 +11,8 @@ import numpy as np
 from pydantic import Field
 
 from nfilter import Exported, StageConfig
-from nfilter_export.turns import conversation, sharegpt
+from nfilter_export import trainer_configs
+from nfilter_export.turns import conversation, sharegpt, weighted
 
 FILE = "train.jsonl"
 
@@ -95,9 +96,9 @@ class LlamaFactoryConfig(StageConfig):
 
 
 class LlamaFactory:
-    """Format for LLaMA-Factory: train.jsonl with ``messages``, and dataset_info.json.
+    """Format for LLaMA-Factory: train.jsonl with ``messages``, dataset_info.json, and train.yaml.
 
-    Set ``dataset_dir`` to the folder. The token mask of the run is lost.
+    train.yaml names no template: LLaMA-Factory reads that of the tokenizer then. The token mask of the run is lost.
     """
 
     name: ClassVar[str] = "llamafactory"
@@ -132,8 +133,43 @@ class LlamaFactory:
         info = json.dumps(description, indent=2, ensure_ascii=False)
         (out / "dataset_info.json").write_text(info + "\n", encoding="utf-8")
         summary = [f"{FILE}: {count} conversations", "dataset_info.json"]
+        if run.fine_tune is not None:
+            config = trainer_configs.llamafactory(run.fine_tune, count, self.config.dataset)
+            summary.append(
+                trainer_configs.write_config(out, config, "llamafactory-cli train train.yaml")
+            )
+            summary += trainer_configs.left_out(run.fine_tune)
         summary += [
             f"{number} rows are skipped: they contain {reason}, which this format does not support"
             for reason, number in unsupported.items()
         ]
         return [*summary, *lost_masks(run), *lost_weights(run)]
+
+
+class Swift:
+    """Format for ms-swift: train.jsonl with ``messages``, and train.yaml.
+
+    An assistant turn has the product of its weight and its row's as ``loss_scale``; at 0 it has ``loss: false``. The token mask of
+    the run is lost.
+    """
+
+    name: ClassVar[str] = "swift"
+    Config: ClassVar[type[StageConfig]] = NoSettings
+    takes_rows: ClassVar[bool] = True
+
+    def __init__(self, config: NoSettings) -> None:
+        del config
+
+    def export(self, run: Exported, out: Path) -> list[str]:
+        fractions = False
+        with (out / FILE).open("w", encoding="utf-8") as file:
+            for sample in run.samples:
+                row, scaled = weighted(sample)
+                fractions = fractions or scaled
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        summary = [f"{FILE}: {len(run.samples)} conversations"]
+        if run.fine_tune is not None:
+            config = trainer_configs.swift(run.fine_tune, len(run.samples), fractions=fractions)
+            summary.append(trainer_configs.write_config(out, config, "swift sft train.yaml"))
+            summary += trainer_configs.left_out(run.fine_tune)
+        return [*summary, *lost_masks(run)]

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nfilter import JSON, Exported, StageConfig, TokenSample
+from nfilter_export import trainer_configs
 from nfilter_export.conversation_formats import FILE, NoSettings, write_conversations
 
 TOKENIZER = "tokenizer_digest.json"
@@ -20,8 +21,8 @@ TOKENIZER = "tokenizer_digest.json"
 class Trl:
     """Format for TRL's SFTTrainer: rows of ``input_ids`` and ``labels``; -100 excludes a token from the loss.
 
-    Load it with ``datasets.load_dataset("json", data_files=".../train.jsonl")``. Token weights become 0 or 1. Without
-    tokens, the rows are ``messages``, which the trainer tokenizes with the chat template of its model.
+    train.yaml has the model and the settings of the run for ``trl sft``. Token weights become 0 or 1. Without tokens, the rows are
+    ``messages``, which the trainer tokenizes with the chat template of its model.
     """
 
     name: ClassVar[str] = "trl"
@@ -32,10 +33,12 @@ class Trl:
         del config
 
     def export(self, run: Exported, out: Path) -> list[str]:
-        """Write train.jsonl and, if the run has tokens, tokenizer_digest.json."""
+        """Write train.jsonl, train.yaml if the recipe trains, and tokenizer_digest.json if the run has tokens."""
+        config = self._config(run, out)
         if not run.encoded:
             return [
                 *write_conversations(run, out),
+                *config,
                 "no tokens: with SFTConfig(assistant_only_loss=True) the loss is computed on assistant turns only",
             ]
         soft = _SoftWeights()
@@ -46,9 +49,18 @@ class Trl:
         count = _write_rows(out / FILE, rows)
         return [
             f"{FILE}: {count} rows of input_ids and labels",
+            *config,
             _write_tokenizer_digest(run, out),
             *soft.warnings(),
         ]
+
+    def _config(self, run: Exported, out: Path) -> list[str]:
+        tune = run.fine_tune
+        if tune is None:
+            return []
+        value = trainer_configs.trl(tune, len(run.samples), encoded=run.encoded)
+        line = trainer_configs.write_config(out, value, "trl sft --config train.yaml")
+        return [line, *trainer_configs.left_out(tune)]
 
 
 class Axolotl:
@@ -67,17 +79,28 @@ class Axolotl:
         del config
 
     def export(self, run: Exported, out: Path) -> list[str]:
+        """Write train.jsonl, and train.yaml if the recipe trains."""
+        flags = not run.encoded and any(m.weight != 1 for s in run.samples for m in s.messages)
+        config = self._config(run, out, flags=flags)
         if not run.encoded:
-            flags = any(m.weight != 1 for sample in run.samples for m in sample.messages)
             field = "message_field_training: train, and " if flags else ""
             return [
                 *write_conversations(run, out, flags=flags),
+                *config,
                 f"no tokens: set {field}type: chat_template, which computes the loss on assistant turns",
             ]
         soft = _SoftWeights()
         rows = ({"segments": _segments(sample)} for sample in soft.count(run.tokens))
         count = _write_rows(out / FILE, rows)
-        return [f"{FILE}: {count} rows of segments", *soft.warnings()]
+        return [f"{FILE}: {count} rows of segments", *config, *soft.warnings()]
+
+    def _config(self, run: Exported, out: Path, *, flags: bool) -> list[str]:
+        tune = run.fine_tune
+        if tune is None:
+            return []
+        value = trainer_configs.axolotl(tune, len(run.samples), encoded=run.encoded, flags=flags)
+        line = trainer_configs.write_config(out, value, "axolotl train train.yaml")
+        return [line, *trainer_configs.left_out(tune)]
 
 
 class Spans:

@@ -44,6 +44,29 @@ def turn(message: Message, *, flags: bool = False) -> dict[str, JSON]:
     return out
 
 
+def weighted(sample: Sample) -> tuple[dict[str, JSON], bool]:
+    """Return a row for ms-swift, and whether a turn has a weight that is neither 0 nor 1.
+
+    The weight of an assistant turn is multiplied by that of its row.
+    """
+    turns: list[JSON] = []
+    fractions = False
+    for message in sample.messages:
+        out = {key: value for key, value in turn(message).items() if key != "weight"}
+        if message.role == "assistant":
+            weight = message.weight * sample.weight
+            if weight == 0:
+                out["loss"] = False
+            elif weight != 1:
+                out["loss_scale"] = weight
+                fractions = True
+        turns.append(out)
+    row: dict[str, JSON] = {"messages": turns}
+    return (
+        {**row, "tools": [dict(tool) for tool in sample.tools]} if sample.tools else row
+    ), fractions
+
+
 def sharegpt(sample: Sample) -> Mapping[str, JSON] | str:
     """Return a row in LLaMA-Factory's sharegpt format, or the reason that the format does not support it.
 

@@ -1,4 +1,4 @@
-"""Sources: read and write rows of JSON Lines, JSON, CSV, Parquet and local ``datasets`` folders."""
+"""Sources: read and write rows of JSON Lines, JSON, CSV, Parquet, local ``datasets`` folders and the hub."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from nfilter import hookimpl
 
 @hookimpl
 def nfilter_sources() -> Iterable[type]:
-    """Return the five sources of this plugin."""
+    """Return the six sources of this plugin."""
+    from nfilter_io.hub import Hub
     from nfilter_io.sources import Csv, Datasets, Json, JsonLines, Parquet
 
-    return (JsonLines, Json, Csv, Parquet, Datasets)
+    return (JsonLines, Json, Csv, Parquet, Datasets, Hub)

@@ -157,8 +157,8 @@ class Datasets:
 
     name: ClassVar[str] = "datasets"
     also_known: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("hf", "huggingface", "hub", "dataset", "load_dataset", "arrow"),
-        "{use: datasets, path: FOLDER}, where FOLDER was written by datasets.load_dataset(NAME)['train'].save_to_disk(FOLDER)",
+        ("dataset", "arrow", "load_from_disk", "save_to_disk"),
+        "{use: datasets, path: FOLDER}, where FOLDER was written by datasets.Dataset.save_to_disk",
     )
     Config: ClassVar[type[StageConfig]] = DatasetsConfig
     suffixes: ClassVar[tuple[str, ...]] = ("/",)

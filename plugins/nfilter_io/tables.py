@@ -26,10 +26,10 @@ def parquet_rows(path: Path, config: ParquetConfig) -> Iterator[Record]:  # noqa
     try:
         file = pq.ParquetFile(path)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise SourceError(f"{path}: cannot be opened as Parquet: {_first_line(error)}") from error
+        raise SourceError(f"{path}: cannot be opened as Parquet: {first_line(error)}") from error
     with file:
-        _check_unique_names(path, file.schema_arrow.names)
-        yield from _records(path, file.iter_batches(batch_size=_BATCH))
+        check_unique_names(path, file.schema_arrow.names)
+        yield from records(path, file.iter_batches(batch_size=_BATCH))
 
 
 def dataset_rows(path: Path, config: DatasetsConfig) -> Iterator[Record]:
@@ -39,9 +39,9 @@ def dataset_rows(path: Path, config: DatasetsConfig) -> Iterator[Record]:
         SourceError: the package, the folder or the split is missing.
     """
     data = _load(path, config)
-    _check_unique_names(path, data.column_names)
+    check_unique_names(path, data.column_names)
     # The arrow format returns tables as stored: no image or sound is decoded.
-    yield from _records(path, data.with_format("arrow").iter(batch_size=_BATCH))
+    yield from records(path, data.with_format("arrow").iter(batch_size=_BATCH))
 
 
 def _load(path: Path, config: DatasetsConfig) -> Any:
@@ -59,10 +59,10 @@ def _load(path: Path, config: DatasetsConfig) -> Any:
         data = datasets.load_from_disk(str(path))
     except _errors(OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise SourceError(
-            f"{path}: cannot be opened as a datasets folder: {_first_line(error)}"
+            f"{path}: cannot be opened as a datasets folder: {first_line(error)}"
         ) from error
     if isinstance(data, datasets.DatasetDict):
-        data = data[_choose_split(path, list(data), config.split)]
+        data = data[choose_split(path, list(data), config.split)]
     elif config.split is not None:
         raise SourceError(f"{path}: has no splits; remove `split`")
     return data
@@ -89,7 +89,8 @@ def parquet_classes(path: Path, column: str) -> list[str] | None:
     return [str(name) for name in names]
 
 
-def _choose_split(path: Path, names: list[str], split: str | None) -> str:
+def choose_split(path: Path, names: list[str], split: str | None) -> str:
+    """Return the split to read; raise SourceError where it is missing or has to be named."""
     if split is None and len(names) == 1:
         return names[0]
     if split in names:
@@ -107,7 +108,8 @@ def _errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
     return (pa.ArrowException, *others)
 
 
-def _check_unique_names(path: Path, names: Iterable[str]) -> None:
+def check_unique_names(path: Path, names: Iterable[str]) -> None:
+    """Raise SourceError where two columns have one name."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -115,7 +117,8 @@ def _check_unique_names(path: Path, names: Iterable[str]) -> None:
         seen.add(name)
 
 
-def _records(path: Path, batches: Iterable[Any]) -> Iterator[Record]:
+def records(path: Path, batches: Iterable[Any]) -> Iterator[Record]:
+    """Yield the rows of Arrow batches, numbered from 1; raise SourceError where a batch cannot be read."""
     number = 0
     iterator = iter(batches)
     while True:
@@ -123,7 +126,7 @@ def _records(path: Path, batches: Iterable[Any]) -> Iterator[Record]:
             batch = next(iterator, None)
         except _errors(OSError, ValueError) as error:
             raise SourceError(
-                f"{path}: cannot be read after row {number}: {_first_line(error)}"
+                f"{path}: cannot be read after row {number}: {first_line(error)}"
             ) from error
         if batch is None:
             return
@@ -147,8 +150,9 @@ def _decode_cell(value: Any) -> Any:
     try:
         return value.as_py()
     except _errors(ValueError, ArithmeticError, TypeError, LookupError) as error:
-        return Undecodable(f"contains a value that cannot be decoded: {_first_line(error)}")
+        return Undecodable(f"contains a value that cannot be decoded: {first_line(error)}")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, of at most 200 characters."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -238,7 +238,7 @@ def test_the_block_with_views_from_columns_flags_what_they_contradict(
 
 
 def test_rows_are_purged_and_exported_without_a_tokenizer(done: dict[str, Any], yard: Path) -> None:
-    said = done["nfilter export runs/purged --format messages --out purged    # or trl, axolotl, llamafactory: no tokenizer is needed"]  # fmt: skip
+    said = done["nfilter export runs/purged --format messages --out purged    # or trl, axolotl, llamafactory, swift: no tokenizer is needed"]  # fmt: skip
     lines = (yard / "purged" / "train.jsonl").read_text().splitlines()
     kept = (yard / "runs" / "purged" / "cleaned.jsonl").read_text().splitlines()
     assert len(lines) == len(kept) > 0

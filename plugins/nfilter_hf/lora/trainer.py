@@ -37,6 +37,7 @@ from nfilter_hf.lora.checkpoint import Checkpoints, Course, course_of
 from nfilter_hf.lora.choice import Choice, choose, foretell, hidden_size, told, too_few
 from nfilter_hf.lora.data import TrainRow, rows_from_arrays, rows_to_arrays, training_row
 from nfilter_hf.lora.distributed import Parcel, current, leading, serve
+from nfilter_hf.lora.handover import save_card, save_tokenizer
 from nfilter_hf.lora.loop import Task, train_adapter
 from nfilter_hf.lora.settings import LoraSettings
 from nfilter_hf.lora.trackers import PACKAGES, tracked
@@ -144,6 +145,9 @@ class LoraTrainer:
                         save_adapter(wrapped, out, base_path(module))
                     ),
                 )
+            if ctx.rows is not None:
+                # The adapter of an arm is handed on; that of a stage is used here alone.
+                save_tokenizer(getattr(lent, "tokenizer", None), out)
             facts = {
                 "device": str(next(module.parameters()).device),
                 "dtype": str(module.dtype).removeprefix("torch."),
@@ -165,6 +169,15 @@ class LoraTrainer:
             "samples_without_weight": len(samples) - len(rows),
         }
         self._record(out, task, course, result, ctx, facts)
+        if ctx.rows is not None:
+            save_card(
+                out,
+                base_path(module),
+                rank=self._config.rank,
+                alpha=self._config.alpha,
+                steps=result.steps,
+                rows=len(rows),
+            )
         checkpoints.remove()
         ctx.log.info(
             f"{ctx.stage}: {result.steps} optimiser steps on {len(rows)} samples in {seconds:.1f} s "

@@ -208,7 +208,8 @@ def test_a_killed_export_leaves_no_folder_and_the_same_command_makes_it(
     assert not out.exists()
     assert cli(*command[3:])[0] == 0
     assert [each.name for each in out.parent.iterdir()] == ["kept"]
-    assert sorted(each.name for each in out.iterdir()) == ["tokenizer_digest.json", "train.jsonl"]
+    written = sorted(each.name for each in out.iterdir())
+    assert written == ["tokenizer_digest.json", "train.jsonl", "train.yaml"]
 
 
 def test_an_export_to_a_place_that_cannot_be_written_says_so(run: Path, tmp_path: Path) -> None:

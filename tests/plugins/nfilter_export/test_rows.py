@@ -68,7 +68,7 @@ CONVERSATIONS = [
 ]
 
 
-@pytest.mark.parametrize("name", ["messages", "trl", "axolotl", "llamafactory"])
+@pytest.mark.parametrize("name", ["messages", "trl", "axolotl", "llamafactory", "swift"])
 def test_run_without_tokens_is_exported_as_conversations(
     home: Path, tmp_path: Path, name: str
 ) -> None:
@@ -104,7 +104,7 @@ def test_format_that_needs_tokens_names_the_formats_that_do_not(home: Path, tmp_
     assert code == 7
     assert "has no tokens, and the format spans needs them; add a section tokens:" in err
     named = err.split("--format ")[1].strip().split(" or ")
-    assert named == ["axolotl", "llamafactory", "messages", "trl"]
+    assert named == ["axolotl", "llamafactory", "messages", "swift", "trl"]
     for name in named:
         export_rows(home / "rules", name, tmp_path / name)
 

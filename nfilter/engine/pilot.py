@@ -1,0 +1,229 @@
+"""A recipe tried on a few rows drawn at random: what the whole run would cost and change, before anything is paid for it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from nfilter.api.errors import SourceError
+from nfilter.api.notes import Verdict
+from nfilter.api.types import Row
+from nfilter.engine.ingest import Subset, rows
+from nfilter.engine.plan import Plan, plan, price_of
+from nfilter.engine.run import run
+from nfilter.metrics.intervals import wilson
+from nfilter.progress import Reporter
+from nfilter.recipe.model import BudgetConfig, Recipe
+from nfilter.registry.loading import Plugins
+from nfilter.report import reading
+
+ROWS: Final = 50
+USD: Final = 1.0
+"""Dollars that a pilot may spend where nothing else is asked for."""
+
+_SEVERAL: Final = 0.5
+"""The share of rows above which flagging or dropping them is worth a look first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """``count`` of the rows of a pilot; ``low`` and ``high`` bound the share of all rows (Wilson interval, 95%)."""
+
+    count: int
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class StageCost:
+    """What a stage took in the pilot, and ``all_*`` what it takes for all rows if it grows with them.
+
+    ``measured`` is True where ``all_seconds`` is the calls at the measured speed of a local model; else loading models and other
+    work that is done once counts as if every row needed it, so that ``all_seconds`` is an upper bound.
+    """
+
+    stage: str
+    calls: int
+    tokens: int
+    seconds: float
+    all_calls: float
+    all_tokens: float
+    all_seconds: float
+    measured: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Whether the answers of a view, or of a stage, say anything about the labels of the pilot's rows."""
+
+    stage: str
+    name: str
+    informative: bool
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pilot:
+    """A finished pilot: ``rows`` of ``all_rows`` readable ones went through every stage.
+
+    Attributes:
+        directory: The run directory of the pilot; every command that reads a run reads it.
+        fates: ``flagged``, ``relabelled`` and ``dropped``; without ``flagged`` where no stage gives verdicts.
+        usd: What the pilot paid, ``all_usd`` what all rows cost at that rate.
+        plan: The plan for all rows, with the speed that the pilot measured.
+        advice: What to do next, a sentence each.
+    """
+
+    directory: str
+    rows: int
+    all_rows: int
+    unreadable: int
+    fates: Mapping[str, Share]
+    stages: tuple[StageCost, ...]
+    views: tuple[View, ...]
+    usd: float
+    all_usd: float
+    plan: Plan
+    advice: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def directory_of(target: Path) -> Path:
+    """The run directory of the pilot for a run in ``target``."""
+    return target.with_name(f"{target.name}-pilot")
+
+
+def pilot(
+    recipe: Recipe,
+    plugins: Plugins,
+    out: Path,
+    *,
+    count: int = ROWS,
+    usd: float | None = None,
+    reporter: Reporter | None = None,
+) -> Pilot:
+    """Run the stages of ``recipe`` on ``count`` rows drawn at random by its seed, into ``out``. No arm is trained.
+
+    The cost is bounded by ``usd``, by default a dollar or the budget of the recipe, whichever is less. Models without a known
+    price have no such bound: there the number of rows is the bound.
+
+    Raises:
+        BudgetError: when the bound is reached.
+        SourceError: when no row can be read.
+    """
+    total = sum(isinstance(row, Row) for row in rows(recipe.source, recipe))
+    if not total:
+        raise SourceError(
+            f"source {recipe.source.use.name}: no row can be read, so nothing can be tried"
+        )
+    number = min(count, total)
+    places = sorted(random.Random(recipe.seed).sample(range(total), number))
+    bounded = recipe.model_copy(
+        update={"arms": (), "evaluate": None, "budget": _budget(recipe, usd)}
+    )
+    result = run(bounded, plugins, out, limit=Subset(tuple(places)), reporter=reporter)
+    manifest = reading.manifest(out)
+    metrics = result.metrics
+    fates = _fates(out, metrics, number)
+    planned = plan(recipe, plugins, None, out)
+    stages = tuple(_costs(manifest, total / number, planned))
+    views = tuple(_views(metrics))
+    paid = float(metrics.get("usd") or 0.0)
+    done = Pilot(
+        str(out), number, total, int(metrics["samples"]["unreadable"]), fates, stages, views, paid,
+        paid * total / number, planned, (),
+    )  # fmt: skip
+    return replace(done, advice=tuple(_advice(done, recipe)))
+
+
+def _budget(recipe: Recipe, usd: float | None) -> BudgetConfig | None:
+    """The bound of a pilot; None where a model that is asked has no known price, and the recipe no budget."""
+    own = recipe.budget.usd if recipe.budget else None
+    if usd is not None:
+        return BudgetConfig(usd=usd)
+    if own is not None:
+        return BudgetConfig(usd=min(own, USD))
+    asked = [
+        calls.model for use in recipe.samples for calls in use.item.cls.contract(use.config).calls
+    ]
+    prices = [price_of(recipe, model) for model in asked]
+    paid = any(price is None or price.prompt or price.completion for price in prices)
+    return BudgetConfig(usd=USD) if paid and None not in prices else None
+
+
+def _fates(out: Path, metrics: Mapping[str, Any], number: int) -> dict[str, Share]:
+    counts = {key: int(metrics["samples"][key]) for key in ("relabelled", "dropped")}
+    last = reading.last_finished(reading.open_run(out))
+    verdicts = [found[1] for sample in last.samples() if (found := Verdict.last_of(sample))]
+    if verdicts:
+        counts = {"flagged": sum(verdict.flagged for verdict in verdicts), **counts}
+    return {
+        key: Share(value, *(wilson(min(value, number), number) or (0.0, 1.0)))
+        for key, value in counts.items()
+    }
+
+
+def _costs(manifest: Mapping[str, Any], times: float, planned: Plan) -> Iterator[StageCost]:
+    asked = manifest.get("calls") or {}
+    paces = {stage.stage: stage for stage in planned.stages if stage.seconds and stage.calls.usual}
+    for stage in (*manifest["stages"], *manifest["token_stages"]):
+        name = stage["stage"]
+        used = asked.get(name) or {}
+        calls = int(used.get("calls") or 0)
+        tokens = int(used.get("prompt_tokens") or 0) + int(used.get("completion_tokens") or 0)
+        seconds = float(stage["made_in_seconds"])
+        pace = paces.get(name)
+        if pace is not None and pace.seconds is not None:
+            whole = calls * times * pace.seconds.usual / pace.calls.usual
+        else:
+            whole = seconds * times
+        yield StageCost(
+            name, calls, tokens, seconds, calls * times, tokens * times, whole, pace is not None
+        )
+
+
+def _views(metrics: Mapping[str, Any]) -> Iterator[View]:
+    """What stages report of their views: ``informative`` of a view, and ``not_asked`` with the reason of each."""
+    for label, report in (metrics.get("stages") or {}).items():
+        if not isinstance(report, Mapping):
+            continue
+        for name, value in report.items():
+            if name == "not_asked" and isinstance(value, Mapping):
+                for view, why in value.items():
+                    yield View(label, str(view), informative=False, why=str(why))
+            elif isinstance(value, Mapping) and isinstance(value.get("informative"), bool):
+                yield View(label, str(name), informative=value["informative"])
+
+
+def _advice(done: Pilot, recipe: Recipe) -> Iterator[str]:
+    weak = [view for view in done.views if not view.informative]
+    for view in weak:
+        because = f" ({view.why})" if view.why else ""
+        yield (
+            f"{view.stage}: {view.name} is no better than chance on these {done.rows} rows{because}; try more rows with --rows, or "
+            "leave it out"
+        )
+    for key, share in done.fates.items():
+        if key != "relabelled" and share.low > _SEVERAL:
+            yield (
+                f"most rows are {key} ({share.count} of {done.rows}): read some with `nfilter explain` before the whole run"
+            )
+    if done.fates and not any(share.count for share in done.fates.values()):
+        most = max(share.high for share in done.fates.values())
+        yield (
+            f"no row is flagged, relabelled or dropped: at most {100 * most:.0f}% of all rows would be; try more rows with --rows"
+        )
+    if done.unreadable:
+        unread = "1 row" if done.unreadable == 1 else f"{done.unreadable:,} rows"
+        yield f"{unread} cannot be read: quarantine.jsonl has each with its line and error"
+    if recipe.budget is not None and done.all_usd > recipe.budget.usd:
+        yield (
+            f"all rows cost about ${done.all_usd:.2f}, and the budget is ${recipe.budget.usd:g}: raise budget.usd, or the run stops early"
+        )
+    yield from done.plan.warnings

@@ -1,0 +1,213 @@
+"""Datasets of the Hugging Face Hub, or a local folder in the same layout, through the library ``datasets``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from pydantic import Field
+
+from nfilter import (
+    JSON,
+    Row,
+    Sample,
+    SourceError,
+    StageConfig,
+    Unreadable,
+    missing_package,
+)
+from nfilter_io.cells import Record
+from nfilter_io.config import ALSO_KNOWN, Columns, Labels, ShapeName
+from nfilter_io.rows import Rows
+from nfilter_io.tables import check_unique_names, choose_split, first_line, records
+
+_ID: Final = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}", re.ASCII)
+_BATCH: Final = 256
+
+
+class HubConfig(StageConfig):
+    """Settings of a dataset of the hub. Its data files are read; code in it is never run."""
+
+    also_known: ClassVar[Mapping[str, str]] = {
+        **{key: value for key, value in ALSO_KNOWN.items() if key != "name"},
+        **dict.fromkeys(("repo", "repo_id", "dataset_name", "hub_id"), "path"),
+        **dict.fromkeys(("config", "config_name", "name", "dataset_config", "subset_name"), "subset"),
+        **dict.fromkeys(("commit", "branch", "tag", "version"), "revision"),
+        **dict.fromkeys(("token", "use_auth_token", "hf_token"), "log in with `hf auth login`, or set HF_TOKEN; no key belongs in a recipe"),
+        "trust_remote_code": "remove the line: code of a dataset is never run",
+    }  # fmt: skip
+
+    path: str = Field(
+        min_length=1, description="OWNER/NAME on the hub, or a local folder with the same layout."
+    )
+    subset: str | None = Field(
+        default=None, description="The configuration of the dataset, for one that has several."
+    )
+    split: str | None = Field(
+        default=None, description="The split to read; needed where there are several."
+    )
+    revision: str | None = Field(
+        default=None,
+        description="A commit, tag or branch of the dataset; a commit makes a run repeatable. By default the main branch.",
+    )
+    streaming: bool = Field(
+        default=False,
+        description="Read over the network at every pass instead of keeping a copy in the cache.",
+    )
+    shape: ShapeName = Field(default="auto", description="The layout of a row; by default guessed.")
+    columns: Columns = Field(
+        default_factory=dict, description="Which column has which role: {prompt: COLUMN, ...}."
+    )
+    id: str | None = Field(default=None, description="The column of the ids.")
+    truth: str | None = Field(default=None, description="The column of the true labels.")
+    weight: str | None = Field(
+        default=None, description="The column of the row's weight in the training loss."
+    )
+    index_base: Literal[0, 1] | None = Field(
+        default=None, description="The first index of answers that are indices of options."
+    )
+    labels: Annotated[Labels | None, Field(description="The names of the classes, by index.")] = (
+        None
+    )
+
+
+class Hub:
+    """A dataset of the hub: ``{use: hub, path: openai/gsm8k, subset: main, split: train}``."""
+
+    name: ClassVar[str] = "hub"
+    also_known: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("hf", "huggingface", "hf_hub", "load_dataset", "huggingface_hub"),
+        "{use: hub, path: OWNER/NAME, split: train}",
+    )
+    Config: ClassVar[type[StageConfig]] = HubConfig
+    suffixes: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def problems(cls, config: HubConfig, base_dir: Path) -> Iterable[str]:
+        if _local(config, base_dir) is None and not _ID.fullmatch(config.path):
+            return [
+                f"{config.path}: is neither a local folder nor the OWNER/NAME of a dataset on the hub, like openai/gsm8k"
+            ]
+        return []
+
+    @classmethod
+    def columns(cls, config: HubConfig, base_dir: Path) -> Mapping[str, str]:
+        return cls(config, base_dir).rows.layout.describe()
+
+    @classmethod
+    def identity(cls, config: HubConfig, base_dir: Path) -> str:
+        """The commit that is read; of a local folder its files.
+
+        Raises:
+            SourceError: the hub cannot be asked, and ``revision`` is no commit.
+        """
+        folder = _local(config, base_dir)
+        if folder is not None:
+            files = sorted(item for item in folder.rglob("*") if item.is_file())
+            told = [
+                [str(f.relative_to(folder)), f.stat().st_size, f.stat().st_mtime_ns] for f in files
+            ]
+            return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        if config.revision is not None and _COMMIT.fullmatch(config.revision):
+            return config.revision
+        return _commit(config)
+
+    def __init__(self, config: HubConfig, base_dir: Path) -> None:
+        load = cache(
+            partial(_load, config, base_dir)
+        )  # once per source: both passes read the same copy
+        self.rows = Rows(
+            config,
+            lambda: _rows(config, load()),
+            nan_is_null=True,
+            schema_classes=lambda column: _classes(load(), column),
+        )
+
+    def read(self) -> Iterator[Row | Unreadable]:
+        return self.rows.read()
+
+    def restore(self, sample: Sample) -> Mapping[str, JSON]:
+        return self.rows.restore(sample)
+
+
+def _local(config: HubConfig, base_dir: Path) -> Path | None:
+    folder = base_dir / config.path
+    return folder if folder.is_dir() else None
+
+
+def _library(config: HubConfig) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise SourceError(
+            f"{config.path}: reading from the hub {missing_package('datasets', 'nfilter[datasets]')}"
+        ) from error
+    return datasets
+
+
+def _commit(config: HubConfig) -> str:
+    _library(config)
+    from huggingface_hub import HfApi
+
+    try:
+        return str(HfApi().dataset_info(config.path, revision=config.revision).sha)
+    except Exception as error:
+        raise SourceError(
+            f"{config.path}: the hub cannot be asked which commit {config.revision or 'main'} is ({first_line(error)}); check name and "
+            "network, or set `revision` to a commit (40 hexadecimal digits) that was read before"
+        ) from error
+
+
+def _load(config: HubConfig, base_dir: Path) -> Any:
+    """The split of the dataset, as ``datasets`` gives it."""
+    datasets = _library(config)
+    folder = _local(config, base_dir)
+    place = str(folder.resolve()) if folder is not None else config.path
+    given = {"revision": config.revision} if folder is None else {}
+    try:
+        with _quiet(datasets):
+            data = datasets.load_dataset(place, config.subset, streaming=config.streaming, **given)
+    except Exception as error:
+        # The library raises errors of many packages here; what they say is for its users.
+        raise SourceError(
+            f"{config.path}: cannot be loaded: {_cause(error)}; check `path`, `subset` and `revision`"
+        ) from error
+    return data[choose_split(Path(config.path), list(data), config.split)]
+
+
+def _cause(error: Exception) -> str:
+    """The library hides a broken file behind an error that says nothing of it."""
+    inner = error.__cause__
+    return first_line(inner if isinstance(inner, Exception) else error)
+
+
+@contextmanager
+def _quiet(datasets: Any) -> Iterator[None]:
+    """Without the library's progress bars, which break up the lines of a run."""
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+def _rows(config: HubConfig, data: Any) -> Iterator[Record]:
+    path = Path(config.path)
+    if data.column_names is not None:
+        check_unique_names(path, data.column_names)
+    # The arrow format returns tables as stored: no image or sound is decoded.
+    yield from records(path, data.with_format("arrow").iter(batch_size=_BATCH))
+
+
+def _classes(data: Any, column: str) -> list[str] | None:
+    names = getattr((data.features or {}).get(column), "names", None)
+    return [str(name) for name in names] if names else None

@@ -148,8 +148,8 @@ def _cleaning(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     if isinstance(tokens, Mapping) and "token_noise" in tokens:
         lines.append(("token noise", _token_noise(metrics)))
     if isinstance(metrics.get("relabel"), Mapping):
-        lines.append(("new labels correct", _relabel(metrics)))
-        lines.append(("all labels correct", _labels(metrics)))
+        lines.append(("new labels right", _relabel(metrics)))
+        lines.append(("all labels right", _labels(metrics)))
     if (trained := training.closing(metrics)) is not None:
         lines.append(("trained", trained))
     return lines

@@ -120,7 +120,7 @@ def test_without_truth_and_without_arms(world, shown):
 def test_what_became_of_flagged_rows_is_said_in_words(relabel, said, world, shown):
     metrics = read(RUN)
     metrics["relabel"].update(relabel)
-    assert f"new labels correct {said} all labels" in " ".join(say(shown, RUN, metrics).split())
+    assert f"new labels right {said} all labels" in " ".join(say(shown, RUN, metrics).split())
 
 
 @pytest.mark.parametrize(

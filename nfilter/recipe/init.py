@@ -84,8 +84,8 @@ def scaffold(
         file.write(f"{editor_line()}\n{text}")
     write_schema(plugins, out.parent / SCHEMA_FILE)
     said.append(
-        f"schema: {SCHEMA_FILE} beside it tells an editor the settings, also offline; after an install, `nfilter schema --out "
-        f"{shlex.quote(str(out.parent / SCHEMA_FILE))}` writes it again"
+        f"schema: editors complete the recipe from {SCHEMA_FILE} beside it; after installing a plugin, update it: nfilter schema --out "
+        f"{shlex.quote(str(out.parent / SCHEMA_FILE))}"
     )
     if expert is not None:
         said += _rank_by_what_is_there(plugins, out)

@@ -150,7 +150,9 @@ def test_prift_is_the_cached_score_whatever_the_logits() -> None:
     assert Prift.contract(PriftConfig(by="p")).reads == {"p"}
 
 
-@pytest.mark.types("put «» under tokens:, or set train.loss.by to the name of a score with weights")
+@pytest.mark.types(
+    "put {use: prift.score} under tokens:, or set train.loss.by to the name of a score with weights"
+)
 def test_prift_without_its_score_names_the_stage_that_writes_it() -> None:
     logits, labels = drawn(4)
     with pytest.raises(RecipeError, match=r"no score 'prift' for 4 of 4 tokens") as caught:

@@ -227,7 +227,6 @@ def test_a_plugin_without_a_schema_leaves_the_others_theirs(
     assert any("'veiw' was unexpected" in error.message for error in errors)
 
 
-@pytest.mark.types("after installing a plugin, update it: nfilter schema --out ")
 def test_init_writes_the_schema_that_the_first_line_of_the_recipe_names(
     plugins: Plugins, schema: dict[str, Any], tmp_path: Path
 ) -> None:

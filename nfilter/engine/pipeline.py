@@ -25,7 +25,7 @@ from nfilter.recipe.uses import Use, model_needs
 from nfilter.registry.provenance import code_of, core_code
 from nfilter.store.artefacts import Artefact, fingerprint_of, finished
 from nfilter.store.files import check_folder
-from nfilter.store.run_directory import ENCODE, stage_folder
+from nfilter.store.run_directory import ENCODE, REVIEWED, SOURCE, stage_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,9 @@ def discard_others(state: RunState) -> None:
     """Remove the artefacts, calls and warnings of stages that the recipe no longer has."""
     recipe = state.recipe
     first = len(recipe.samples) + 1
-    labels = {stage_folder(0, "source"), *(each.label for each in numbered(recipe.samples, 1))}
+    labels = {stage_folder(0, SOURCE), *(each.label for each in numbered(recipe.samples, 1))}
+    if stage_folder(0, REVIEWED) in state.fingerprints:
+        labels.add(stage_folder(0, REVIEWED))
     if recipe.tokens:
         labels |= {stage_folder(first, ENCODE)}
         labels |= {each.label for each in numbered(recipe.tokens, first + 1)}
@@ -68,13 +70,14 @@ def discard_others(state: RunState) -> None:
     state.log.warned.forget(is_other)
 
 
-def sample_stages(state: RunState, source: Artefact[Sample]) -> Artefact[Sample]:
-    """Run the recipe's sample stages in order; return the artefact of the last one.
+def sample_stages(state: RunState, first: Artefact[Sample]) -> Artefact[Sample]:
+    """Run the recipe's sample stages in order on ``first``; return the artefact of the last one.
 
     Raises:
         ContractError: if a stage breaks an invariant.
     """
-    before, fingerprint = source, state.fingerprints["source"]
+    reviewed = state.fingerprints.get(stage_folder(0, REVIEWED))
+    before, fingerprint = first, reviewed or state.fingerprints[SOURCE]
     for each in numbered(state.recipe.samples, 1):
         after = state.directory.stage(each.number, each.use.name)
         run = StageRun(each.label, each.use, before, after)

@@ -28,6 +28,7 @@ from nfilter.engine.ledger import open_journal
 from nfilter.engine.lock import write_lock
 from nfilter.engine.lookup import prompts_of, site_of
 from nfilter.engine.pipeline import discard_others, sample_stages
+from nfilter.engine.reviewed import apply_reviews
 from nfilter.engine.rows import CLEANED, DROPPED, write_rows
 from nfilter.engine.samples import live
 from nfilter.engine.source_warnings import keeps_warnings, not_carried_figures, warn_of_rows
@@ -139,8 +140,9 @@ def _steps(state: RunState) -> dict[str, Any]:
     source = state.directory.stage(0, "source")
     ingested = _ingest(state, source)
     state.rows = ingested.read
+    first = apply_reviews(state, source)
     discard_others(state)
-    last = sample_stages(state, source)
+    last = sample_stages(state, first)
     truth = truth_of(source)
     # Published before training, so that the files exist if an arm fails.
     cleaned = cleaned_arm(state, last) if state.recipe.encodes else None

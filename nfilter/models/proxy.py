@@ -258,7 +258,8 @@ class JournaledModel:
             if key not in kept and answer.usd
         ]
         if kept or uses or lost:
-            self._journal.commit(list(kept.items()), uses, lost)
+            asked = {use.key: requests[places[use.key][0]] for use in uses}
+            self._journal.commit(list(kept.items()), uses, lost, list(asked.items()))
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """Return float32 [n, d]; equal texts are embedded once.

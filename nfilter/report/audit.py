@@ -57,7 +57,7 @@ class Audit:
 def audit(
     run_dir: Path, *, n: int | None = None, seed: int | None = None, blind: bool = True
 ) -> Audit:
-    """Draw ``n`` rows (default 50) into RUN/audit.csv, or read the answers from it.
+    """Draw ``n`` rows (default 50) into RUN/audit.csv, or read the answers from it and from review.jsonl.
 
     The sheet shows neither flag nor score. If ``blind``, it shows no new label and no reason either, because both reveal the
     flag. A sheet that has an answer is never overwritten.
@@ -69,11 +69,37 @@ def audit(
 
     run = reading.open_run(run_dir)
     path = run.path / SHEET
-    if path.is_file() and sheet.has_answers(path):
+    if path.is_file() and (sheet.has_answers(path) or _reviewed_of(run)):
         return _answered(run, path, n, seed)
     record = _draw(run, path, n=n or _ROWS, seed=seed or 0, blind=blind)
     write_sealed(run.path / RECORD, record)
     return _audit(run, record, {}, [])
+
+
+def standing(run_dir: Path) -> Audit | None:
+    """Return the audit as it stands, with rows that were reviewed as answers; None where no rows were drawn."""
+    from nfilter.store.files import read_sealed
+
+    run = reading.open_run(run_dir)
+    path = run.path / SHEET
+    if not (run.path / RECORD).is_file() or not path.is_file():
+        return None
+    if sheet.has_answers(path) or _reviewed_of(run):
+        return _answered(run, path, None, None)
+    return _audit(run, read_sealed(run.path / RECORD, run.path), {}, [])
+
+
+def drawn_rows(run_dir: Path) -> list[str]:
+    """Return the ids of the drawn rows in the order of the sheet; empty where none were drawn."""
+    from nfilter.store.files import read_sealed
+
+    path = run_dir / RECORD
+    if not path.is_file():
+        return []
+    record = read_sealed(path, run_dir)
+    ids = [name for stratum in record["strata"] for name in stratum["drawn"]]
+    random.Random(f"{record['seed']}\x1forder").shuffle(ids)
+    return ids
 
 
 def as_json(result: Audit) -> dict[str, Any]:
@@ -200,7 +226,8 @@ def _answered(run: RunDirectory, path: Path, n: int | None, seed: int | None) ->
             f"{path.name} away to draw again"
         ) from error
     strata = [_stratum(value) for value in record["strata"]]
-    right = sheet.answers(path, [sample_id for stratum in strata for sample_id in stratum.drawn])
+    drawn = [sample_id for stratum in strata for sample_id in stratum.drawn]
+    right = {**sheet.answers(path, drawn), **_reviewed_right(run, drawn)}
     notes = _other_draw(record, path, n, seed)
     if record["fingerprint"] != (reading.last_finished(run).fingerprint() or ""):
         notes.append(
@@ -212,6 +239,23 @@ def _answered(run: RunDirectory, path: Path, n: int | None, seed: int | None) ->
     by_stratum = figures.pop("strata")
     write_sealed(record_path, {**record, **figures, "by_stratum": by_stratum, "method": METHOD})
     return result
+
+
+def _reviewed_right(run: RunDirectory, ids: Sequence[str]) -> dict[str, bool]:
+    """By id, whether the label is right, as far as these rows were reviewed.
+
+    Reviewed rows that were not drawn are left out: people choose them, so that they say nothing of the others.
+    """
+    from nfilter.store.review import read_reviews
+
+    reviews = read_reviews(run.path)
+    found = {name: reviews[name].label_is_right for name in ids if name in reviews}
+    return {name: right for name, right in found.items() if right is not None}
+
+
+def _reviewed_of(run: RunDirectory) -> bool:
+    """Whether a drawn row was reviewed."""
+    return bool(_reviewed_right(run, drawn_rows(run.path)))
 
 
 def _narrowed(run: RunDirectory, result: Audit) -> Audit:

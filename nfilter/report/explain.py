@@ -28,11 +28,17 @@ _LINE = "line:"
 
 
 def explain(
-    run_dir: Path, sample_id: str, *, show_truth: bool = False, show_tokens: bool = False
+    run_dir: Path,
+    sample_id: str,
+    *,
+    show_truth: bool = False,
+    show_tokens: bool = False,
+    chunk: int | None = None,
 ) -> Explanation:
     """Return the recorded history of a row; an unreadable row is named ``line:N``.
 
-    ``response_tokens`` are present if ``show_tokens`` is set and the row was encoded.
+    ``response_tokens`` are present if ``show_tokens`` is set and the row was encoded. ``chunk`` is the number of the row's chunk, if it
+    is known; other chunks are then not read.
 
     Raises:
         StoreError: if ``run_dir`` is not a run, or has no such row; the message has the nearest id.
@@ -42,7 +48,7 @@ def explain(
         quarantined = _quarantined(run, sample_id)
         if quarantined is not None:
             return quarantined
-    steps = _steps(run, sample_id)
+    steps = _steps(run, sample_id, chunk)
     if not steps:
         raise StoreError(_unknown(run, sample_id))
     journaled = calls_for(run.path / "journal.db", sample_id)
@@ -74,7 +80,7 @@ def explain(
         label=_label(first),
         label_now=_label(last),
         weight=last.weight,
-        pinned=first.pinned,
+        pinned=last.pinned,
         parents=first.parents,
         children=[child for event in events for child in event.children],
         events=events,
@@ -129,13 +135,16 @@ def _label(sample: Sample) -> str:
     return answered[0].shown() if answered else sample.response
 
 
-def _steps(run: RunDirectory, sample_id: str) -> list[_Step]:
+def _steps(run: RunDirectory, sample_id: str, place: int | None) -> list[_Step]:
     """The row in the artefact of every stage that has it, in order."""
     steps: list[_Step] = []
     name: str | None = None
     for artefact in reading.stages(run):
+        files = artefact.chunk_files()
+        if place is not None and name is None:
+            files = files[place : place + 1]
         # Every stage publishes the same chunks, so the row stays in the chunk with the number of its first one.
-        for chunk, beside in artefact.chunk_files():
+        for chunk, beside in files:
             step = _step(artefact, chunk, beside, sample_id) if name in (None, chunk) else None
             if step is not None:
                 steps.append(step)

@@ -12,6 +12,7 @@ import math
 import sqlite3
 import threading
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,6 +54,13 @@ CREATE TABLE IF NOT EXISTS uses (
     PRIMARY KEY (stage, sample, key)
 ) WITHOUT ROWID
 """,
+    # What was asked, compressed; it has no seal, as nothing but a reader depends on it.
+    "prompts": """
+CREATE TABLE IF NOT EXISTS prompts (
+    key TEXT PRIMARY KEY,
+    asked BLOB NOT NULL
+) WITHOUT ROWID
+""",
     "failed": """
 CREATE TABLE IF NOT EXISTS failed (
     stage TEXT NOT NULL,
@@ -73,6 +81,7 @@ _INSERT: Final = {
     "calls": "INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
     "uses": "INSERT INTO uses VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
     "lost": "INSERT INTO lost VALUES (?, ?, ?, ?, ?)",
+    "prompts": "INSERT INTO prompts VALUES (?, ?) ON CONFLICT DO NOTHING",
     "failed": "INSERT OR REPLACE INTO failed VALUES (?, ?, ?, ?, ?)",
 }
 _SEALED: Final = {
@@ -258,8 +267,9 @@ class Journal:
         answers: Sequence[tuple[str, Completion]],
         uses: Sequence[Use],
         lost: Sequence[tuple[str, str, float]] = (),
+        asked: Sequence[tuple[str, Request]] = (),
     ) -> None:
-        """Commit answers, their costs and their uses in one transaction.
+        """Commit answers, their costs, their uses and what was ``asked`` in one transaction.
 
         ``lost`` are the costs of calls without an answer: stage, model, dollars.
         """
@@ -282,6 +292,9 @@ class Journal:
                     ],
                 )
                 reach("journal.answers")
+                self._connection.executemany(
+                    _INSERT["prompts"], [(key, packed_prompt(request)) for key, request in asked]
+                )
                 self._connection.executemany(
                     _INSERT["lost"],
                     [_sealed(stage, model, float(usd), now) for stage, model, usd in lost],
@@ -384,6 +397,23 @@ class Journal:
         return [
             {"stage": stage, "model": model, **json.loads(answer)} for stage, model, answer in rows
         ]
+
+
+def packed_prompt(request: Request) -> bytes:
+    """Return the messages of a request, and its tools if it has some, as compressed JSON."""
+    asked: dict[str, Any] = {"messages": [_without_weight(message) for message in request.messages]}
+    if request.tools:
+        asked["tools"] = [dict(tool) for tool in request.tools]
+    return zlib.compress(json.dumps(asked, ensure_ascii=True).encode())
+
+
+def unpacked_prompt(data: Any) -> dict[str, Any] | None:
+    """Return ``messages``, and ``tools`` if there are some, from ``packed_prompt``; None if the data is damaged."""
+    try:
+        value = json.loads(zlib.decompress(data))
+    except (zlib.error, ValueError, TypeError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def undamaged(row: Sequence[Any]) -> bool:

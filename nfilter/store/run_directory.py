@@ -19,6 +19,9 @@ from nfilter.store.token_chunks import open_tokens
 
 ENCODE: Final = "encode"
 """The step that encodes samples as tokens. No stage can have this name, because stage names contain a dot."""
+SOURCE: Final = "source"
+REVIEWED: Final = "review"
+"""The source with the decisions of people about its rows; it follows the source under the same number."""
 
 
 def stage_folder(number: int, name: str) -> str:
@@ -159,4 +162,5 @@ class RunDirectory:
         return [path.name for path in removed]
 
     def _folders(self) -> list[Path]:
-        return sorted(path for path in self.path.glob("[0-9][0-9]-*") if path.is_dir())
+        found = (path for path in self.path.glob("[0-9][0-9]-*") if path.is_dir())
+        return sorted(found, key=lambda path: (path.name[:2], path.name[3:] != SOURCE, path.name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -120,7 +121,8 @@ def read_one(directory: Path, name: str) -> tuple[TokenSample, list[str]] | None
     if name not in index["samples"]:
         return None
     row = index["samples"].index(name)
-    (text,) = islice(_texts(directory), row, row + 1)
+    with (directory / _TEXTS).open(encoding="utf-8") as lines:
+        text = json.loads(next(islice(lines, row, None)))["text"]
     return _sample(index, arrays, row, text), list(index["reasons"])
 
 

@@ -29,7 +29,7 @@ from nfilter_robustft.check_log import log_cutoff, log_rate, log_weak
 from nfilter_robustft.confidence import Sure, probability_of
 from nfilter_robustft.cutoff import Cutoff, best_precision, choose_cutoff, parse_share
 from nfilter_robustft.judge import Judgement, judge_labels
-from nfilter_robustft.keys import is_trusted
+from nfilter_robustft.keys import REVIEWED, is_trusted
 from nfilter_robustft.posterior import (
     Estimate,
     Pattern,
@@ -150,6 +150,11 @@ class CheckConfig(StageConfig):
             )
         if len(set(self.views)) != len(self.views):
             raise ValueError(f"views: {list(self.views)} contains a view twice")
+        if self.trusted == REVIEWED:
+            raise ValueError(
+                f"trusted: {REVIEWED!r} is for robustft.neighbors: people choose the rows that they review, so that no noise "
+                "rate can be estimated from them; name a column that marks rows drawn at random, or leave trusted out"
+            )
         if self.vote == "judge" and self.llm is None:
             raise ValueError("vote: judge needs a model; name it: llm: expert")
         if self.preset == "official" and self.vote != "all":

@@ -6,11 +6,16 @@ import string
 
 from nfilter import Context, Sample
 
+REVIEWED = "@review"
+"""In place of a column: the rows whose label a person decided."""
+
 
 def is_trusted(sample: Sample, column: str | None) -> bool:
     """Return whether ``column`` marks the label as right: true, 1, or the string "true", "yes" or "1"."""
     if column is None:
         return False
+    if column == REVIEWED:
+        return sample.pinned
     value = sample.meta.get(column)
     if isinstance(value, str):
         return value.strip().lower() in ("true", "yes", "1")

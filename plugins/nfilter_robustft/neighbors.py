@@ -42,7 +42,8 @@ class NeighborsConfig(StageConfig):
 
     ``weighting: similarity`` weights votes by similarity; ``discriminant`` learns a metric and cleans the voters'
     labels, which needs few distinct answers; ``auto`` uses the latter if possible. ``trusted`` names a column that
-    marks labels known to be right. The metric is learned from at most ``reference`` samples.
+    marks labels known to be right; ``"@review"`` stands for the labels that a person decided. The metric is learned from
+    at most ``reference`` samples.
     """
 
     encoder: Annotated[str, Needs(Embeds)] = Field(

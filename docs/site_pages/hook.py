@@ -14,10 +14,12 @@ ROOT = Path(__file__).resolve().parents[2]
 # mkdocs loads this file by its path, not as a part of its package.
 sys.path.insert(0, str(ROOT / "docs"))
 
+from nfilter.registry.loading import load  # noqa: E402
 from site_pages.links import DOCUMENTS, relinked  # noqa: E402
 from site_pages.mathml import fence  # noqa: E402
-from site_pages.reference import pages  # noqa: E402
+from site_pages.reference import pages, with_settings  # noqa: E402
 
+PLUGINS = load()
 _LOADS = re.compile(
     r"<(?:script|img|iframe|source)\b[^>]*\bsrc=[\"']?(?:https?:)?//[^>]*>"
     r"|<link\b(?=[^>]*\brel=[\"']?(?:stylesheet|preload|preconnect|icon))[^>]*\bhref=[\"']?(?:https?:)?//[^>]*>"
@@ -33,7 +35,7 @@ def on_config(config: Any) -> Any:
 
 def on_files(files: Any, config: Any) -> Any:
     """Add the pages made from the code, and the documents of the repository that stand outside docs/."""
-    for path, text in pages().items():
+    for path, text in pages(PLUGINS).items():
         files.append(File.generated(config, path, content=text))
     for document, path in DOCUMENTS.items():
         if files.get_file_from_path(path) is None:
@@ -43,13 +45,13 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Convert the links of a page."""
+    """Convert the links of a page, and put the tables of settings into pages of methods."""
     at = page.file.src_uri
     written = {path: document for document, path in DOCUMENTS.items()}
     generated = page.file.generated_by is not None
     document = written[at] if generated and at in written else f"docs/{at}"
     try:
-        return relinked(markdown, document, at, ROOT)
+        return with_settings(relinked(markdown, document, at, ROOT), PLUGINS)
     except ValueError as error:
         raise PluginError(str(error)) from error
 

@@ -13,6 +13,7 @@ import click
 from nfilter.api import errors
 from nfilter.api.hookspecs import REGISTRATIONS
 from nfilter.cli import main
+from nfilter.recipe.extends import templates
 from nfilter.recipe.model import AdoptConfig, Recipe
 from nfilter.registry.catalogue import BESIDE, settings_of
 from nfilter.registry.loading import Plugins, Registered, load
@@ -137,6 +138,30 @@ def _entry(item: Registered) -> list[str]:
     return [f"### {item.name}", doc(item.cls), settings_table(config, BESIDE.get(item.kind))]
 
 
+def with_settings(text: str, plugins: Plugins) -> str:
+    """Return a page with tables of settings in place of its lines ``<!-- settings: NAME NAME -->``.
+
+    Raises:
+        ValueError: where nothing is registered under a name.
+    """
+
+    def tables(match: re.Match[str]) -> str:
+        return "\n\n".join(_settings_of_named(name, plugins) for name in match[1].split())
+
+    return re.sub(r"^<!-- settings: (.*) -->$", tables, text, flags=re.MULTILINE)
+
+
+def _settings_of_named(name: str, plugins: Plugins) -> str:
+    for kind, page in (("stage", "stages.md"), ("loss", "plugins.md")):
+        for item in plugins.of_kind(kind):
+            if item.name == name:
+                anchor = re.sub(r"[^\w-]", "", name)
+                link = f"[{code(name)}](../reference/{page}#{anchor})"
+                config = getattr(item.cls, "Config", None)
+                return f"**Settings of {link}**\n\n{settings_table(config)}"
+    raise ValueError(f"a page asks for the settings of {name!r}, which nothing is registered under")
+
+
 def plugins_page(plugins: Plugins) -> str:
     """Everything else that plugins register, by kind, and the models and recipes that ship."""
     parts = ["# Backends, trainers, sources and other plugins", MADE]
@@ -146,10 +171,10 @@ def plugins_page(plugins: Plugins) -> str:
             for item in plugins.of_kind(kind):
                 parts += _entry(item)
     parts += ["## Models that ship", ", ".join(code(name) for name in plugins.model_names())]
-    recipes = sorted(
-        path for folder in plugins.recipe_directories for path in folder.glob("*.yaml")
-    )
-    rows = [(code(path.stem), prose(_first_comment(path.read_text("utf-8")))) for path in recipes]
+    rows = [
+        (code(name), prose(_first_comment(path.read_text("utf-8"))))
+        for name, path in templates(plugins).items()
+    ]
     parts += ["## Recipes that ship", "`nfilter init --template NAME` copies one."]
     parts.append(table(("name", "what it is"), rows))
     return _joined(parts)

@@ -60,6 +60,12 @@ def yard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     into first, so that the recipe itself stays as it is shown.
     """
     path = tmp_path_factory.mktemp("yard")
+    furnished(path)
+    return path
+
+
+def furnished(path: Path) -> None:
+    """Write the files that documents name into a folder."""
     shutil.copytree(ROOT / "prompts" / "tiny", path / "prompts" / "robustft")
     rows = [
         {"prompt": question, "response": str(answer + 100 * (index % 3 == 0))}
@@ -75,7 +81,6 @@ def yard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "data.csv").write_text(
         'q,options,a\n1+1?,"[""2"", ""3""]",A\n2+1?,"[""2"", ""3""]",B\n'
     )
-    return path
 
 
 @dataclass(frozen=True)
@@ -91,10 +96,14 @@ class Block:
     @property
     def kind(self) -> str | None:
         """How it is tested: a shell's, a recipe, a plugin, a table of TOML, a screen, a diagram; else None."""
-        if self.language in {"yaml", "python", "toml"}:
+        if self.language in {"yaml", "python", "toml", "json", "math"}:
             return self.language
         if self.language:
             return None
+        if "<!-- not run: " in self.after[-60:]:
+            return "shown"
+        if self.after.endswith("<!-- output -->"):
+            return "output"
         words = {line.split()[0] for line in self.text.splitlines() if line.strip()}
         if words <= {"make", "pip", "nfilter"}:
             return "shell"
@@ -109,7 +118,7 @@ class Block:
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def blocks_of(document: str) -> list[Block]:
+def fenced(document: str) -> list[Block]:
     """The fenced blocks of a document, in order; ``after`` is the paragraph before one."""
     text = (ROOT / document).read_text(encoding="utf-8")
     found = []
@@ -139,5 +148,15 @@ WRITTEN = (
 @pytest.fixture(scope="session")
 def blocks() -> list[Block]:
     return [
-        block for document in DOCUMENTS if document not in WRITTEN for block in blocks_of(document)
+        block for document in DOCUMENTS if document not in WRITTEN for block in fenced(document)
     ]
+
+
+@pytest.fixture(scope="session")
+def blocks_of() -> Callable[[str], list[Block]]:
+    return fenced
+
+
+@pytest.fixture(scope="session")
+def furnish() -> Callable[[Path], None]:
+    return furnished

@@ -21,6 +21,7 @@ from .api.capabilities import Scores as Scores
 from .api.capabilities import Streams as Streams
 from .api.capabilities import TokenizerDigest as TokenizerDigest
 from .api.capabilities import Tokenizes as Tokenizes
+from .api.capabilities import capability as capability
 from .api.errors import BudgetError as BudgetError
 from .api.errors import ContractError as ContractError
 from .api.errors import ModelError as ModelError

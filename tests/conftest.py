@@ -17,9 +17,10 @@ from hypothesis import settings
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 EXAMPLE = TESTS / "dist" / "nfilter-example"
+JUDGES = TESTS / "dist" / "nfilter-judges"
 
-# The example plugin is imported from its sources here; tests/dist installs it for real.
-sys.path.insert(0, str(EXAMPLE / "src"))
+# The example plugins are imported from their sources here; tests/dist installs them for real.
+sys.path[:0] = [str(EXAMPLE / "src"), str(JUDGES / "src")]
 
 # The same examples in every run, so that a verdict on a change is about the change; `make fuzz` draws new ones.
 settings.register_profile("repeatable", derandomize=True)
@@ -127,12 +128,23 @@ def golden() -> Callable[[str, str], None]:
 @pytest.fixture(scope="session")
 def example_dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example distribution as its users have it: built as a wheel and installed by pip, without network."""
+    return _installed(EXAMPLE, tmp_path_factory.mktemp("example"))
+
+
+@pytest.fixture(scope="session")
+def judges_dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The distribution with capabilities of its own, installed in the same way."""
+    return _installed(JUDGES, tmp_path_factory.mktemp("judges"))
+
+
+def _installed(distribution: Path, base: Path) -> Path:
     import shutil
     import subprocess
 
-    base = tmp_path_factory.mktemp("example")
     source, target = base / "source", base / "site"
-    shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("__pycache__", "dist", "build"))
+    shutil.copytree(
+        distribution, source, ignore=shutil.ignore_patterns("__pycache__", "dist", "build")
+    )
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "--no-input"]
     offline = ["--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*pip, "wheel", *offline, "-w", str(base / "wheels"), str(source)], check=True)

@@ -1,17 +1,18 @@
 """What a model can do, as protocols, and how a config or a backend names them. Nothing is inherited from these classes.
 
-``Backend.abilities`` returns the capabilities of a backend; ``Needs`` on a config field names the required one.
+``Backend.abilities`` returns the capabilities of a backend; ``Needs`` on a config field names the required one. A plugin
+defines capabilities of its own with ``capability``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from nfilter.api.budget import Price
-from nfilter.api.errors import ModelError
+from nfilter.api.errors import ContractError, ModelError
 from nfilter.api.types import (
     Completion,
     FloatArray,
@@ -178,6 +179,91 @@ CAPABILITIES: tuple[type, ...] = (
 )  # fmt: skip
 
 
+# Python 3.11 counts other attributes of a protocol class among the members that isinstance requires.
+_MARK: Final = "_abc_nfilter_capability"
+_TAKEN: Final = frozenset(
+    {"abilities", "close", "facts", "fingerprint", "hosts", "price", "problems", "prompt_end", "take_cut_texts"}
+)  # fmt: skip
+
+_Capability = TypeVar("_Capability")
+
+
+@dataclass(frozen=True, slots=True)
+class Caching:
+    """How results of a capability are stored in the journal.
+
+    Attributes:
+        cached: Whether they are stored.
+        each: Whether a method returns one result per item of its first argument; each is then stored under its item.
+    """
+
+    cached: bool
+    each: bool
+
+
+def capability(
+    *, cached: bool = True, each: bool = True
+) -> Callable[[type[_Capability]], type[_Capability]]:
+    """Declare a protocol class as a capability of models.
+
+    ::
+
+        @capability()
+        class Rewards(Protocol):
+            def reward(self, texts: Sequence[str]) -> list[float]: ...
+
+    A backend names the class in ``abilities`` and has its methods. A stage annotates the setting of the model with
+    ``Needs(Rewards)`` and calls ``ctx.model(NAME).use(Rewards).reward(texts)``.
+
+    Args:
+        cached: Store results in the journal of the run, so that a rerun does not call the backend. Arguments are then JSON
+            values, numpy arrays, or dataclasses of these, such as ``Sample``. Results are JSON values or numeric arrays.
+        each: The first argument of every method is a list, and the method returns one result per item, in order: a list, or an
+            array [n, ...]. Each item is then looked up and stored separately. False: a call is stored as a whole.
+
+    Raises:
+        TypeError: if the class is not a protocol, has no method, or a method has a name that nfilter uses for another purpose.
+    """
+
+    def declare(protocol: type[_Capability]) -> type[_Capability]:
+        name = getattr(protocol, "__name__", repr(protocol))
+        if not getattr(protocol, "_is_protocol", False):
+            raise TypeError(f"{name} is not a protocol; write class {name}(typing.Protocol)")
+        methods = methods_of(protocol)
+        if not methods:
+            raise TypeError(f"{name} has no method; write the methods that a backend has to have")
+        taken = _TAKEN.union(*map(methods_of, CAPABILITIES)).intersection(methods)
+        if taken:
+            raise TypeError(
+                f"{name}: nfilter calls {min(taken)} of a backend for another purpose; rename the method"
+            )
+        setattr(protocol, _MARK, Caching(cached, each))
+        return protocol
+
+    return declare
+
+
+def caching(capability: type) -> Caching | None:
+    """Return how results of a plugin's capability are stored; None for any other class."""
+    found = vars(capability).get(_MARK)
+    return found if isinstance(found, Caching) else None
+
+
+def check_capability(capability: object) -> None:
+    """Check that a class is a capability.
+
+    Raises:
+        TypeError: if it is neither one of nfilter's nor declared with ``capability``.
+    """
+    if not isinstance(capability, type) or (
+        capability not in CAPABILITIES and caching(capability) is None
+    ):
+        raise TypeError(
+            f"{getattr(capability, '__name__', repr(capability))} is not a capability; write @nfilter.capability() above the "
+            "class"
+        )
+
+
 def methods_of(capability: type) -> list[str]:
     """Return the names of the methods that a backend with the capability has."""
     names = {name for base in capability.__mro__ for name in vars(base) if name[0] != "_"}
@@ -200,12 +286,24 @@ def lacks(who: str, capability: type, present: Iterable[type]) -> ModelError:
     )
 
 
+def built_in(who: str, capability: type) -> ContractError:
+    """Return the error for ``use`` of one of nfilter's own capabilities."""
+    method = methods_of(capability)[0]
+    return ContractError(
+        f"{who}: {capability.__name__} is one of nfilter's own capabilities; write ctx.model(NAME).{method}(...) without use"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Needs:
     """Annotation of a config field that names a model: ``llm: Annotated[str, Needs(Generates, logprobs=True)]``."""
 
     capability: type
     logprobs: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises TypeError for a class that is no capability."""
+        check_capability(self.capability)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +312,11 @@ class Abilities:
 
     capabilities: frozenset[type]
     logprobs: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises TypeError for a class that is no capability."""
+        for each in self.capabilities:
+            check_capability(each)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from nfilter.api.capabilities import Lent, TokenizerDigest
 from nfilter.api.types import (
@@ -16,6 +16,8 @@ from nfilter.api.types import (
     Sample,
     TokenSample,
 )
+
+_Capability = TypeVar("_Capability")
 
 
 class Model(Protocol):
@@ -36,6 +38,19 @@ class Model(Protocol):
 
     def has(self, capability: type) -> bool:
         """Return whether the model has the capability."""
+        ...
+
+    # Not type[_Capability]: type checkers accept no protocol class there.
+    def use(self, capability: Callable[..., _Capability]) -> _Capability:
+        """Return the methods of a capability that a plugin defines (``nfilter.capability``).
+
+        ``ctx.model(NAME).use(Rewards).reward(texts)``. Results are stored in the journal, unless the capability says otherwise.
+        Stored results have the types of JSON: a tuple is returned as a list.
+
+        Raises:
+            ModelError: if the backend lacks the capability.
+            ContractError: if the capability is one of nfilter's own, whose methods the model has itself.
+        """
         ...
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:

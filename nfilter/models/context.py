@@ -110,6 +110,7 @@ class RunContext:
             thoughts=self._recipe.thoughts(name),
             pace=self._pace if self._pool.is_local(name) else None,
             capabilities=self._pool.capabilities(name),
+            budget=self._pool.site.budget,
         )
 
     def prompt(self, name: str) -> Template:

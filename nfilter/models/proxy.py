@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from nfilter.answers.thoughts import Thoughts
+from nfilter.api.budget import Budget
 from nfilter.api.capabilities import (
     CAPABILITIES,
     Adapts,
@@ -17,10 +18,14 @@ from nfilter.api.capabilities import (
     Generates,
     LendsModule,
     Lent,
+    Priced,
     Scores,
     Streams,
     TokenizerDigest,
     Tokenizes,
+    built_in,
+    caching,
+    check_capability,
     lacks,
     methods_of,
 )
@@ -38,6 +43,7 @@ from nfilter.api.types import (
 )
 from nfilter.models.control_tokens import neutral
 from nfilter.models.pace import Pace
+from nfilter.models.results import Calls
 from nfilter.progress import QuietReporter
 from nfilter.registry.contracts import check_completions, check_encoded, check_losses, check_vectors
 from nfilter.registry.provenance import code_of
@@ -50,6 +56,7 @@ _SLICE = 256  # requests per call of a backend that does not stream
 _GROUP = 32  # answers per commit
 _SECONDS = 1.0  # between commits, at most
 _PORTION = 2**18  # tokens scored between writes
+_Capability = TypeVar("_Capability")
 _OF_BACKEND = frozenset({LendsModule, Adapts})  # asked of the backend, also within ``adapted``
 
 
@@ -71,6 +78,7 @@ class JournaledModel:
         thoughts: Thoughts | None = None,
         pace: Pace | None = None,
         capabilities: frozenset[type] | None = None,
+        budget: Budget | None = None,
     ) -> None:
         """Wrap ``backend`` for ``stage``.
 
@@ -88,6 +96,7 @@ class JournaledModel:
             thoughts: Separates reasoning from answers.
             pace: Receives the time of every answer.
             capabilities: What the backend declares for its config; None: the capabilities whose methods exist.
+            budget: Counts the dollars that the run spends.
         """
         self.name = name
         self.stage = stage
@@ -102,6 +111,7 @@ class JournaledModel:
         self._thoughts = thoughts or Thoughts()
         self._pace = pace
         self._capabilities = capabilities
+        self._budget = budget
 
     def fingerprint(self) -> str:
         """Return what identifies the weights, including an active adapter."""
@@ -120,8 +130,40 @@ class JournaledModel:
 
     def _require(self, capability: type) -> None:
         if not self.has(capability):
-            present = [each for each in CAPABILITIES if self.has(each)]
+            present = [each for each in self._capabilities or CAPABILITIES if self.has(each)]
             raise lacks(f"{self.stage}: {self._who()}", capability, present)
+
+    def use(self, capability: Callable[..., _Capability]) -> _Capability:
+        """Return the methods of a plugin's capability; their results are stored in the journal.
+
+        A stored result depends on the weights, the method and its arguments; of a local model also on the code of the backend.
+
+        Raises:
+            ModelError: if the backend lacks the capability.
+            ContractError: if the capability is one of nfilter's own.
+            TypeError: if the class is no capability.
+        """
+        kind = cast("type", capability)
+        check_capability(kind)
+        if caching(kind) is None:
+            raise built_in(f"{self.stage}: model {self.name!r}", kind)
+        self._require(kind)
+        backend = type(self._backend)
+        # Paid results stay valid when code changes; those of a local model cost time alone.
+        code = () if isinstance(backend, Priced) else (self.code(),)
+        calls = Calls(
+            who=f"{self.stage}: {self._who()}",
+            label=f"{self.stage}: {self.name}",
+            capability=kind,
+            backend=self._capable,
+            identity=(self._fingerprint, *code),
+            store=self._journal,
+            progress=self._progress,
+            drain=self._drain,
+            spent=lambda: self._budget.spent if self._budget is not None else 0.0,
+            lose=lambda usd: self._journal.commit([], [], [(self.stage, self.name, usd)]),
+        )
+        return cast("_Capability", calls.methods())
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Return one completion per request, in order. Requests that the journal answers are not sent again.
@@ -359,6 +401,7 @@ class JournaledModel:
                 self._thoughts,
                 self._pace,
                 self._capabilities,
+                self._budget,
             )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
-from nfilter.api.capabilities import Adapts, Encodes, Generates, Priced
+from nfilter.api.capabilities import Adapts, Encodes, Generates, Priced, caching, methods_of
 from nfilter.api.errors import (
     ContractError,
     NfilterError,
@@ -193,17 +193,29 @@ class _Checker:
             can = ", ".join(sorted(kind.__name__ for kind in abilities.capabilities)) or "nothing"
             able = [name for name, other in self.recipe.models.items() if self._able(other, need)]
             other = f"; use {able[0]!r}" if able else "; use a local model, {use: hf, model: ...}"
-            self.fault(
-                place,
-                f"{who} needs a model that {_verb(need.capability)}, and {need.model!r} ({use.name}) cannot "
-                f"(it has: {can}){other}",
-            )
+            if caching(need.capability) is not None:
+                name = need.capability.__name__
+                text = (
+                    f"with the capability {name}, and {need.model!r} ({use.name}) does not have it"
+                )
+                other = other if able else self._backend_with(need.capability)
+            else:
+                text = f"that {_verb(need.capability)}, and {need.model!r} ({use.name}) cannot"
+            self.fault(place, f"{who} needs a model {text} (it has: {can}){other}")
         elif need.logprobs and not abilities.logprobs and where not in self.rewritten:
             self.fault(
                 place,
                 f"{who} needs log-probabilities of what was generated, and {need.model!r} ({use.name}) gives none; "
                 "use a model that does, {use: hf, ...} or a server that gives them",
             )
+
+    def _backend_with(self, capability: type) -> str:
+        """Return what to add to a recipe without a model that has a plugin's capability."""
+        methods = methods_of(capability)
+        for item in self.plugins.imported:
+            if item.kind == "backend" and all(hasattr(item.cls, name) for name in methods):
+                return f"; add a model that has it under models: {{NAME: {{use: {item.name}}}}}"
+        return "; add a model that has it under models"
 
     def measures(self) -> None:
         """Every measure that is ranked by is there; what is not is told with all the lines to write."""

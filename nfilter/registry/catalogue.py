@@ -193,8 +193,7 @@ def _what(info: Any) -> str:
     """The description of a setting, and what it needs of the model that it names."""
     marks = [mark for mark in info.metadata if hasattr(mark, "capability")]
     needs = ", ".join(
-        f"a model that {_ABILITY.get(mark.capability, mark.capability.__name__)}"
-        + (" with logprobs" if mark.logprobs else "")
+        f"a model {_with(mark.capability)}" + (" with logprobs" if mark.logprobs else "")
         for mark in marks
     )
     return f"{info.description or ''} (Needs {needs}.)" if needs else info.description or ""
@@ -205,6 +204,12 @@ def _models_in(annotation: Any) -> Iterator[Any]:
         yield annotation
     for part in get_args(annotation):
         yield from _models_in(part)
+
+
+def _with(capability: type) -> str:
+    if capability in _ABILITY:
+        return f"that {_ABILITY[capability]}"
+    return f"with the capability {capability.__name__}"
 
 
 def _type_name(annotation: Any) -> str:

@@ -13,7 +13,8 @@ import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -71,6 +72,14 @@ CREATE TABLE IF NOT EXISTS failed (
     PRIMARY KEY (stage, key)
 ) WITHOUT ROWID
 """,
+    "results": """
+CREATE TABLE IF NOT EXISTS results (
+    key TEXT PRIMARY KEY,
+    result TEXT NOT NULL,
+    usd REAL NOT NULL,
+    seal TEXT
+) WITHOUT ROWID
+""",
 }
 
 
@@ -83,12 +92,14 @@ _INSERT: Final = {
     "lost": "INSERT INTO lost VALUES (?, ?, ?, ?, ?)",
     "prompts": "INSERT INTO prompts VALUES (?, ?) ON CONFLICT DO NOTHING",
     "failed": "INSERT OR REPLACE INTO failed VALUES (?, ?, ?, ?, ?)",
+    "results": "INSERT INTO results VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
 }
 _SEALED: Final = {
     "calls": "SELECT key, answer, prompt_tokens, completion_tokens, usd, seal FROM calls",
     "uses": "SELECT stage, sample, key, model, at, seal FROM uses",
     "lost": "SELECT stage, model, usd, at, seal FROM lost",
     "failed": "SELECT stage, key, model, kind, seal FROM failed",
+    "results": "SELECT key, result, usd, seal FROM results",
 }
 
 
@@ -213,7 +224,8 @@ class Journal:
             db.executemany(_INSERT[table], (row for row in rows if undamaged(row)))
             db.execute(f"DROP TABLE damaged_{table}")
         # The cost of a removed call stays counted.
-        paid = [row[4] for row in bad["calls"]] + [row[2] for row in bad["lost"]]
+        cost = {"calls": 4, "lost": 2, "results": 2}
+        paid = [row[place] for table, place in cost.items() for row in bad[table]]
         plain = [usd for usd in paid if isinstance(usd, float) and 0 < usd < math.inf]
         db.executemany(_INSERT["lost"], [_sealed("damaged", "", usd, time.time()) for usd in plain])
         # A damaged call leaves a use without an answer, which names the stage; a damaged use names no stage.
@@ -237,11 +249,34 @@ class Journal:
             self._connection.close()
 
     def find(self, keys: Sequence[str]) -> dict[str, Completion]:
-        """Return the committed answers for ``keys``, by key; keys without an answer are absent."""
+        """Return the committed answers among ``keys``, of this run and of the lenders."""
+        own, lent = self._rows("calls", keys)
+        found = {key: _completion(json.loads(row[1])) for key, row in {**own, **lent}.items()}
+        if lent:
+            # The lender paid for them.
+            self.commit([(key, replace(found[key], usd=0.0)) for key in lent], [])
+            self.lent += len(lent)
+        return found
+
+    def results(self, keys: Sequence[str]) -> dict[str, str]:
+        """Return the stored results of capabilities among ``keys``, as JSON, of this run and of the lenders."""
+        own, lent = self._rows("results", keys)
+        if lent:
+            self.keep_results([(key, row[1], 0.0) for key, row in lent.items()])
+        return {key: row[1] for key, row in {**own, **lent}.items()}
+
+    def keep_results(self, rows: Sequence[tuple[str, str, float]]) -> None:
+        """Commit results of capabilities: key, JSON, dollars."""
+        with self._transaction() as connection:
+            connection.executemany(_INSERT["results"], [_sealed(*row) for row in rows])
+
+    def _rows(self, table: str, keys: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the rows of ``keys`` by key: those of this run, then those of the lenders."""
         with self._lock:
-            answers = _answers(self._connection, keys)
+            own = _among(self._connection, table, keys)
+        lent: dict[str, Any] = {}
         for lender in self._lenders:
-            missing = [key for key in keys if key not in answers]
+            missing = [key for key in keys if key not in own and key not in lent]
             if not missing:
                 break
             # A lender is no longer written, so it needs neither lock nor shared-memory file.
@@ -250,17 +285,13 @@ class Journal:
             )
             connection.text_factory = _text
             try:
-                lent = _answers(connection, missing)
+                lent |= _among(connection, table, missing)
             except sqlite3.DatabaseError:
-                # The lender's own run reports the damage.
-                lent = {}
+                # Its own run reports the damage.
+                continue
             finally:
                 connection.close()
-            # The lender paid for them.
-            self.commit([(key, replace(done, usd=0.0)) for key, done in lent.items()], [])
-            answers.update(lent)
-            self.lent += len(lent)
-        return answers
+        return own, lent
 
     def commit(
         self,
@@ -274,36 +305,42 @@ class Journal:
         ``lost`` are the costs of calls without an answer: stage, model, dollars.
         """
         now = time.time()
+        with self._transaction() as connection:
+            connection.executemany(
+                _INSERT["calls"],
+                [
+                    _sealed(
+                        key,
+                        json.dumps(_completion_json(done)),
+                        int(done.prompt_tokens),
+                        int(done.completion_tokens),
+                        None if done.usd is None else float(done.usd),
+                    )
+                    for key, done in answers
+                ],
+            )
+            reach("journal.answers")
+            connection.executemany(
+                _INSERT["prompts"], [(key, packed_prompt(request)) for key, request in asked]
+            )
+            connection.executemany(
+                _INSERT["lost"],
+                [_sealed(stage, model, float(usd), now) for stage, model, usd in lost],
+            )
+            connection.executemany(
+                _INSERT["uses"],
+                [_sealed(use.stage, use.sample, use.key, use.model, now) for use in uses],
+            )
+            reach("journal.uses")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Commit what the block writes, or nothing. Raises StoreError if the file cannot be written, as on a full disk."""
         with self._lock:
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
                 reach("journal.begun")
-                self._connection.executemany(
-                    _INSERT["calls"],
-                    [
-                        _sealed(
-                            key,
-                            json.dumps(_completion_json(done)),
-                            int(done.prompt_tokens),
-                            int(done.completion_tokens),
-                            None if done.usd is None else float(done.usd),
-                        )
-                        for key, done in answers
-                    ],
-                )
-                reach("journal.answers")
-                self._connection.executemany(
-                    _INSERT["prompts"], [(key, packed_prompt(request)) for key, request in asked]
-                )
-                self._connection.executemany(
-                    _INSERT["lost"],
-                    [_sealed(stage, model, float(usd), now) for stage, model, usd in lost],
-                )
-                self._connection.executemany(
-                    _INSERT["uses"],
-                    [_sealed(use.stage, use.sample, use.key, use.model, now) for use in uses],
-                )
-                reach("journal.uses")
+                yield self._connection
                 self._connection.execute("COMMIT")
                 reach("journal.committed")
             except BaseException as error:
@@ -356,7 +393,8 @@ class Journal:
         with self._lock:
             (paid,) = self._connection.execute("SELECT total(usd) FROM calls").fetchone()
             (lost,) = self._connection.execute("SELECT total(usd) FROM lost").fetchone()
-        return float(paid + lost)
+            (own,) = self._connection.execute("SELECT total(usd) FROM results").fetchone()
+        return float(paid + lost + own)
 
     def usage(self) -> dict[str, dict[str, int]]:
         """Return calls and tokens by stage: ``{stage: {calls, prompt_tokens, completion_tokens}}``."""
@@ -452,17 +490,15 @@ def paid_in(path: Path) -> float:
         journal.close()
 
 
-def _answers(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Completion]:
-    answers: dict[str, Completion] = {}
+def _among(connection: sqlite3.Connection, table: str, keys: Sequence[str]) -> dict[str, Any]:
+    """Return the rows of ``keys`` that are as they were written, by key."""
+    found: dict[str, Any] = {}
     for start in range(0, len(keys), 500):
         part = keys[start : start + 500]
         marks = ",".join("?" * len(part))
-        rows = connection.execute(
-            f"{_SEALED['calls']} WHERE key IN ({marks})",
-            part,
-        )
-        answers.update((row[0], _completion(json.loads(row[1]))) for row in rows if undamaged(row))
-    return answers
+        rows = connection.execute(f"{_SEALED[table]} WHERE key IN ({marks})", part)
+        found.update((row[0], row) for row in rows if undamaged(row))
+    return found
 
 
 def _completion_json(done: Completion) -> dict[str, Any]:

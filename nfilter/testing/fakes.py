@@ -28,7 +28,7 @@ from nfilter.api.types import (
     TokenSample,
 )
 from nfilter.recipe.prompts import Prompts, shipped_directory
-from nfilter.testing.stage_model import StageModel
+from nfilter.testing.stage_model import Results, StageModel
 
 
 @dataclass
@@ -200,6 +200,7 @@ class FakeContext:
         self.base_dir = base_dir
         self.loss = loss
         self.log = _Log()
+        self._results = Results()
         self.published: list[ModelRef] = []
         self._scores: dict[tuple[str, str, bytes, bytes], FloatArray] = {}
         self._prompts = Prompts((*prompts, shipped_directory()))
@@ -211,7 +212,7 @@ class FakeContext:
 
     def model(self, name: str) -> Model:
         """Return the model given under that name; ``models`` has the object itself."""
-        return StageModel(name, self.models[name])
+        return StageModel(name, self.models[name], self._results)
 
     def prompt(self, name: str) -> Template:
         """Return a template from the given directories or the shipped ones."""

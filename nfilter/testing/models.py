@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nfilter.api.capabilities import CAPABILITIES, Abilities, methods_of
+from nfilter.api.capabilities import Abilities, caching, methods_of
 from nfilter.api.model import Model
 from nfilter.api.stages import Context, Site, TrainingResult
 from nfilter.api.types import Request, Sample, TokenSample
@@ -20,6 +21,7 @@ from nfilter.registry.contracts import (
     check_vectors,
     contract_of,
 )
+from nfilter.registry.registration import Method, method_faults
 from nfilter.testing.conformance import check_class
 from nfilter.testing.replay import with_own_randomness
 
@@ -48,9 +50,11 @@ def check_backend(
         f"{backend.name}: abilities returned {abilities!r:.60}; write return Abilities(frozenset({{Generates}}))"
     )
     for capability in abilities.capabilities:
-        assert capability in CAPABILITIES, f"{capability!r} is not a capability that nfilter knows"
         for member in methods_of(capability):
             assert hasattr(backend, member), f"{backend.__name__} lacks {member}, which it promises"
+            if caching(capability) is not None:
+                faults = list(method_faults(backend, _called(capability, member)))
+                assert not faults, f"{backend.__name__}: {'; '.join(faults)}"
     if site is not None:
         problems = list(backend.problems(config, site))
         assert all(isinstance(each, str) for each in problems), (
@@ -62,6 +66,14 @@ def check_backend(
         finally:
             built.close()
     return abilities
+
+
+def _called(capability: type, name: str) -> Method:
+    """Return how the method of a plugin's capability is called."""
+    _, *parameters = inspect.signature(getattr(capability, name)).parameters.values()
+    by_name = [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
+    in_order = [each.name for each in parameters if each.name not in by_name]
+    return Method(name, tuple(in_order), tuple(by_name))
 
 
 def _ask(

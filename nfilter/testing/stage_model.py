@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from nfilter.api.capabilities import (
     CAPABILITIES,
@@ -17,9 +17,13 @@ from nfilter.api.capabilities import (
     Scores,
     TokenizerDigest,
     Tokenizes,
+    built_in,
+    caching,
+    check_capability,
     lacks,
     methods_of,
 )
+from nfilter.api.interrupt import Drain
 from nfilter.api.types import (
     Completion,
     FloatArray,
@@ -29,18 +33,38 @@ from nfilter.api.types import (
     Sample,
     TokenSample,
 )
+from nfilter.models.results import Calls
+from nfilter.progress import QuietReporter
+
+_Capability = TypeVar("_Capability")
+
+
+class Results:
+    """Results of capabilities that plugins define, in memory."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, str] = {}
+
+    def results(self, keys: Sequence[str]) -> dict[str, str]:
+        """Return the stored results among ``keys``."""
+        return {key: self._kept[key] for key in keys if key in self._kept}
+
+    def keep_results(self, rows: Sequence[tuple[str, str, float]]) -> None:
+        """Store results: key, JSON, dollars."""
+        self._kept |= {key: result for key, result, _ in rows}
 
 
 class StageModel:
-    """A fake or a backend as a stage uses it, without journal and store.
+    """A fake or a backend as a stage uses it, without a journal; results of capabilities that plugins define are in ``results``.
 
     A capability is present if its methods exist. Other attributes, such as the requests that a fake recorded, are those of the
     wrapped object.
     """
 
-    def __init__(self, name: str, model: Any) -> None:
+    def __init__(self, name: str, model: Any, results: Results) -> None:
         self.name = name
         self._model = model
+        self._results = results
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -59,6 +83,26 @@ class StageModel:
             present = [each for each in CAPABILITIES if self.has(each)]
             raise lacks(f"model {self.name!r}", capability, present)
         return self._model
+
+    def use(self, capability: Callable[..., _Capability]) -> _Capability:
+        """Return the methods of a plugin's capability; results are stored as in a run, for as long as the context exists."""
+        kind = cast("type", capability)
+        check_capability(kind)
+        if caching(kind) is None:
+            raise built_in(f"model {self.name!r}", kind)
+        calls = Calls(
+            who=f"model {self.name!r}",
+            label=self.name,
+            capability=kind,
+            backend=self._with(kind),
+            identity=(self.fingerprint(), str(id(self._model))),
+            store=self._results,
+            progress=QuietReporter().progress,
+            drain=Drain(),
+            spent=lambda: 0.0,
+            lose=lambda usd: None,  # noqa: ARG005
+        )
+        return cast("_Capability", calls.methods())
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Return one completion per request."""
@@ -104,4 +148,4 @@ class StageModel:
     def adapted(self, ref: ModelRef) -> Iterator[StageModel]:
         """Return a scope with the model and the adapter."""
         with self._with(Adapts).adapted(ref) as model:
-            yield StageModel(self.name, model)
+            yield StageModel(self.name, model, self._results)

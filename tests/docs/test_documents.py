@@ -194,7 +194,7 @@ def test_the_tests_of_the_guide_pass(
     names = []
     for block in guide[1:]:
         module: dict[str, Any] = {"__name__": "test_guide"}
-        exec(compile(block.text, "CONTRIBUTING.md", "exec"), module)
+        exec(compile(block.text, "CONTRIBUTING.md", "exec", dont_inherit=True), module)
         for name, function in module.items():
             if name.startswith("test_"):
                 names.append(name)
@@ -202,7 +202,7 @@ def test_the_tests_of_the_guide_pass(
                 takes = "tmp_path" in function.__code__.co_varnames[: function.__code__.co_argcount]
                 function(*([tmp_path / name] if takes else []))
     monkeypatch.delitem(sys.modules, "my_plugin")
-    assert len(names) == 6
+    assert len(names) == 8
 
 
 def test_the_names_in_the_guide_are_there() -> None:

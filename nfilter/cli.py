@@ -457,15 +457,22 @@ def plugins_show(name: str, as_json: bool) -> None:
 
 @main.command()
 @click.option("--out", type=click.Path(path_type=Path), help="Write the schema to this file.")
-def schema(out: Path | None) -> None:
+@click.option("--markdown", is_flag=True, help="Print a page with all settings instead.")
+def schema(out: Path | None, markdown: bool) -> None:
     """Print the JSON Schema of a recipe, with the settings of the installed plugins, for editors and other programs."""
+    from nfilter.recipe.reference import reference
     from nfilter.recipe.schema import schema_of, write_schema
 
     plugins = _plugins()
     with _attributed(plugins, "schema"):
         if out is None:
-            click.echo(json.dumps(schema_of(plugins), indent=1))
+            page = reference(plugins) if markdown else json.dumps(schema_of(plugins), indent=1)
+            click.echo(_plain(page))
             return
+        if markdown:
+            raise click.UsageError(
+                "--out writes the schema; leave --markdown out, or redirect the page: > FILE"
+            )
         line = write_schema(plugins, out)
     click.echo(f"wrote {_plain(str(out))}; recipes in its folder begin with: {_plain(line)}")
 

@@ -53,7 +53,7 @@ def preview(recipe: Recipe, plugins: Plugins, limit: int | None = None) -> Previ
             items.append(row.sample)
     if not items:
         place = recipe.located.place(recipe.source.use.where)
-        raise SourceError(f"{place}: {readable.told(first=False)}")
+        raise SourceError(f"{place}: {readable.message(first=False)}")
     warnings += readable.warnings(first=limit is not None)
     warnings += not_carried.warnings()
     pool = ModelPool(recipe, site_of(recipe, plugins))

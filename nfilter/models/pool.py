@@ -9,7 +9,7 @@ from typing import Any
 from nfilter.api.capabilities import Priced
 from nfilter.api.errors import ModelError, did_you_mean
 from nfilter.api.stages import Site
-from nfilter.recipe.hosts import allow_host, strangers
+from nfilter.recipe.hosts import allow_host, unlisted_hosts
 from nfilter.recipe.model import Recipe
 
 
@@ -35,7 +35,7 @@ class ModelPool:
                 raise ModelError(
                     f"no model {name!r} in the recipe{did_you_mean(name, self.recipe.models)}"
                 )
-            for host in strangers(use.item.cls, use.config, self.recipe.allow_hosts):
+            for host in unlisted_hosts(use.item.cls, use.config, self.recipe.allow_hosts):
                 raise ModelError(
                     f"model {target!r} would send data to {host}, which only the recipe names; if you trust it, type: "
                     f"{allow_host(host)}"

@@ -1,6 +1,6 @@
-"""What can be known of a recipe without running it: fields and names are right, and so are the things they name.
+"""Check a recipe without running it: settings, names, notes, models, prompts, data and memory.
 
-Nothing is loaded: no model, no heavy library. All faults are reported at once.
+No model and no heavy library is loaded. All faults are reported at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nfilter.api.errors import (
 )
 from nfilter.api.stages import ChoosesSettings, Contract, ModelNeed, Site
 from nfilter.api.types import Row
-from nfilter.recipe.hosts import allow_host, strangers
+from nfilter.recipe.hosts import allow_host, unlisted_hosts
 from nfilter.recipe.measures import rewrites
 from nfilter.recipe.model import Recipe
 from nfilter.recipe.not_carried import NotCarried, holdings
@@ -39,9 +39,9 @@ SHARED_ROWS_LIMIT = 20_000
 
 @dataclass
 class Report:
-    """Faults that would end a run, and facts worth knowing before one.
+    """The result of a check: ``faults`` would end a run, ``warnings`` and ``facts`` would not.
 
-    ``data_faults`` are those of ``faults`` that the rows of a source have. ``warnings`` end no run.
+    ``data_faults`` are the faults among them that the rows of a source have. ``memory`` has bytes by part of the training.
     """
 
     faults: list[str] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Report:
 def check(
     recipe: Recipe, plugins: Plugins, site: Site, prompts: Prompts, *, data: bool = True
 ) -> Report:
-    """Check a recipe that ``recipe.load`` accepted. ``data`` also reads the first rows, and looks for shared ones."""
+    """Check a validated recipe. ``data``: also read the first rows, and look for test questions in the training data."""
     checker = _Checker(recipe, plugins, site, prompts)
     checker.contracts()
     if checker.report.faults:
@@ -71,7 +71,7 @@ def check(
 
 
 def model_facts(recipe: Recipe, site: Site) -> list[str]:
-    """How the models are reached, a line each, where their backends tell."""
+    """Return one line per fact that a backend reports, such as the address of its model."""
     found = []
     for name, use in recipe.models.items():
         facts = getattr(use.item.cls, "facts", None)
@@ -93,7 +93,7 @@ class _Checker:
         self.report.faults.append(self.recipe.located.fault(where, text))
 
     def take(self, step: Callable[[], None]) -> None:
-        """Take one step; a path that the system refuses to look up (a name too long, say) is a fault."""
+        """Run one step of the check; an OSError, as for a name that is too long, becomes a fault."""
         try:
             step()
         except OSError as error:
@@ -109,7 +109,7 @@ class _Checker:
                 yield self.recipe.train.loss
 
     def contracts(self) -> None:
-        """Every plugin's contract is one; what it says is used by all that follows."""
+        """Check that every plugin's contract is valid; the other steps use the contracts."""
         for use in self.uses():
             try:
                 contract_of(use.item.cls, use.config)
@@ -117,7 +117,7 @@ class _Checker:
                 self.fault(use.where, f"{error}; plugin {use.item.plugin!r} of {use.item.origin}")
 
     def models(self) -> None:
-        """Every model that is named exists, can do what is asked of it, and is there to be loaded."""
+        """Check that every named model exists, has the capabilities it needs, and can be loaded."""
         for use in self.recipe.models.values():
             for problem in use.item.cls.problems(use.config, self.site):
                 self.fault(use.where, problem)
@@ -144,14 +144,14 @@ class _Checker:
             self._need(("answer",), "answer", need)
 
     def _packages(self, use: Use, contract: Contract) -> None:
-        """What a stage imports is installed."""
+        """Check that the packages of a stage are installed."""
         for name, requirement in contract.packages.items():
             if find_spec(name) is None:
                 self.fault(use.where, f"{use.name} {missing_package(name, requirement)}")
 
     def _hosts(self, use: Use) -> None:
-        """Data goes to no host that the recipe alone names."""
-        for host in strangers(use.item.cls, use.config, self.recipe.allow_hosts):
+        """Check that data goes only to hosts that the user allowed."""
+        for host in unlisted_hosts(use.item.cls, use.config, self.recipe.allow_hosts):
             self.fault(
                 use.where,
                 f"this would send data to {host}, which only the recipe names; if you trust it, type: "
@@ -159,12 +159,12 @@ class _Checker:
             )
 
     def _allowing(self) -> str:
-        """The command that allows all hosts of the recipe that nobody allowed, with the overrides of this call."""
+        """Return the command that allows all unlisted hosts of the recipe, with the overrides of this call."""
         located = self.recipe.located
         hosts = dict.fromkeys(
             host
             for use in self.recipe.models.values()
-            for host in strangers(use.item.cls, use.config, self.recipe.allow_hosts)
+            for host in unlisted_hosts(use.item.cls, use.config, self.recipe.allow_hosts)
         )
         given = [word for text in located.overridden.values() for word in ("--set", text)]
         return allow_host(*hosts, recipe=shlex.join([str(located.file), *given]))
@@ -218,10 +218,10 @@ class _Checker:
         return "; add a model that has it under models"
 
     def measures(self) -> None:
-        """Every measure that is ranked by is there; what is not is told with all the lines to write."""
+        """Check that every measure that a stage ranks by exists; a fault has the lines to write instead."""
         for each in rewrites(self.recipe):
             self.rewritten.add(each.where)
-            self.fault(each.where, each.told)
+            self.fault(each.where, each.message)
 
     def _able(self, use: Use, need: ModelNeed) -> bool:
         abilities = use.item.cls.abilities(use.config)
@@ -230,7 +230,7 @@ class _Checker:
         )
 
     def notes(self) -> None:
-        """Every note that is read was written by an earlier sample stage, every score by an earlier token stage."""
+        """Check that an earlier sample stage writes every note that is read, and an earlier token stage every score."""
         self._written_before(self.recipe.samples)
         self._written_before(self.recipe.tokens)
 
@@ -267,7 +267,7 @@ class _Checker:
         return use.where
 
     def prompt_names(self) -> None:
-        """Every template that is named is there and parses."""
+        """Check that every named template exists and parses."""
         for use in self.uses():
             contract: Contract = use.item.cls.contract(use.config)
             for name in sorted(contract.prompts):
@@ -284,7 +284,7 @@ class _Checker:
             self.fault(where, str(error))
 
     def sources(self, *, rows: bool) -> None:
-        """The data is there, its columns are what the recipe says, and (``rows``) its first rows can be read."""
+        """Check that the data exists and has the named columns; ``rows``: also that its first rows can be read."""
         for source in (self.recipe.source, self.recipe.test):
             if source is None:
                 continue
@@ -307,7 +307,7 @@ class _Checker:
         return True
 
     def _first_rows(self, source: SourceUse) -> None:
-        """How many of the first rows can be read; none of them is a fault."""
+        """Count the readable rows among the first ones; none is a fault."""
         try:
             built = source.use.item.cls(source.use.config, self.recipe.base_dir)
             rows, more = sampled(rows_of(built))
@@ -317,7 +317,7 @@ class _Checker:
             self._data_fault(source.use.where, str(error))
             return
         found = Readable(rows)
-        told = found.told(first=more)
+        told = found.message(first=more)
         if source is self.recipe.source and not more:
             self.rows = found.readable
         if not found.readable:
@@ -337,7 +337,7 @@ class _Checker:
         self.report.data_faults.append(self.report.faults[-1])
 
     def arms(self) -> None:
-        """What is to be trained can be trained, and what is to be compared has something to be compared on."""
+        """Check that every arm has a trainer, labels and a test set, where it needs them."""
         recipe = self.recipe
         trained = [arm for arm in recipe.arms if arm != "vanilla"]
         if trained and recipe.train is None and recipe.adopt is None:
@@ -375,7 +375,7 @@ class _Checker:
             )
 
     def _trainings(self) -> None:
-        """No stage trains a model of its own, as the recipe names no trainer."""
+        """Report stages that train a model, in a recipe without a trainer."""
         for use in (*self.recipe.samples, *self.recipe.tokens):
             if use.item.cls.contract(use.config).trains:
                 beside = "with: " if self.recipe.adopt is not None else "train: "
@@ -386,7 +386,7 @@ class _Checker:
                 )
 
     def loss(self) -> None:
-        """The trainer takes an online loss, an arm trains with it, and the scores that it reads are written."""
+        """Check that the trainer supports online losses, that an arm uses the loss, and that its scores are written."""
         train = self.recipe.train
         if train is None or train.loss is None:
             return
@@ -425,7 +425,7 @@ class _Checker:
             )
 
     def memory(self) -> None:
-        """An estimate of what training takes."""
+        """Estimate the memory of training, in bytes, and the settings that the trainer will choose."""
         use = self.recipe.train
         if use is None:
             return
@@ -448,7 +448,7 @@ class _Checker:
             self.report.warnings += [f"train: {said.warning}"] if said.warning else []
 
     def shared_rows(self) -> None:
-        """How many test questions also stand in the training source, word for word."""
+        """Count the test questions that are also in the training source, up to case and white space."""
         if self.recipe.test is None:
             return
         train = self._queries(self.recipe.source)

@@ -1,6 +1,6 @@
-"""Where a recipe may send data: this machine, a provider's own hosts, and what a person named outside of the recipe.
+"""The hosts that a recipe may send data to: this machine, a provider's own hosts, and hosts that the user allowed.
 
-A recipe may come from a stranger. An address in it is a wish, and the one who runs it grants it.
+A recipe is untrusted: an address in it is used only if the user allows its host.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|[0-9a-f:.]*:[0-9a-f:.]*")
 
 
 def granted(named: Iterable[str], environment: Mapping[str, str] = os.environ) -> frozenset[str]:
-    """The hosts in ``named`` and those of the environment, with commas between them.
+    """Return the hosts in ``named`` and those of the environment variable, where commas separate them.
 
     Raises:
-        RecipeError: for what is no name of a host.
+        RecipeError: where one is not the name of a host.
     """
     listed = [*named, *environment.get(VARIABLE, "").split(",")]
     hosts = frozenset(_plain(host) for host in listed if host.strip())
@@ -44,7 +44,7 @@ def granted(named: Iterable[str], environment: Mapping[str, str] = os.environ) -
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address that every parser reads alike: ``base`` in full, with ``host`` in lower case."""
+    """An address that all parsers read in the same way; ``host`` is in lower case."""
 
     scheme: str
     host: str
@@ -53,17 +53,17 @@ class Address:
 
     @property
     def base(self) -> str:
-        """The address as text."""
+        """The whole address as text."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port is None else f":{self.port}"
         return f"{self.scheme}://{host}{port}{self.path}"
 
 
 def parse_address(text: str) -> Address:
-    """Read ``http(s)://host[:port][/path]``, once, by a grammar that leaves nothing to the taste of a parser.
+    """Parse ``http(s)://host[:port][/path]`` by a grammar on which all URL parsers agree.
 
     Raises:
-        ValueError: for all else: white space, control characters, backslashes, letters beyond ASCII, a user, a query, a
+        ValueError: for everything else: white space, control characters, backslashes, letters beyond ASCII, a user, a query, a
             fragment, an escape, a path with ``..``, a number that is no plain IPv4 address. The text is not in the message.
     """
     found = _WHOLE.fullmatch(text)
@@ -86,7 +86,7 @@ def parse_address(text: str) -> Address:
 
 
 def _why(text: str) -> str:
-    """What keeps ``text`` from being an address that all parsers read alike."""
+    """Return why ``text`` is not an address that all parsers read in the same way."""
     odd = next((c for c in text if not "!" <= c <= "~" or c == "\\"), None)
     if odd is not None:
         return f"it holds {odd_name(odd)}"
@@ -100,14 +100,14 @@ def _why(text: str) -> str:
 
 
 def odd_name(character: str) -> str:
-    """A character that is not plain printable ASCII, for an error: its code and, where it has one, its name."""
+    """Return a character for an error message: its code point and, if it has one, its name."""
     name = unicodedata.name(character, "")
     return f"the character U+{ord(character):04X}" + (f" ({name})" if name else "")
 
 
 @dataclass(frozen=True, slots=True)
 class AllowedHosts:
-    """Where connections may be made: this machine, ``names``, and names that match one of ``patterns`` as a whole."""
+    """The hosts that connections may go to: this machine, ``names``, and names that fully match one of ``patterns``."""
 
     names: frozenset[str] = frozenset()
     patterns: tuple[re.Pattern[str], ...] = ()
@@ -116,7 +116,7 @@ class AllowedHosts:
         if not isinstance(host, str):
             return False
         plain = _plain(host)
-        # A name with anything else in it is none, whatever a library makes of it.
+        # Libraries differ in how they read other characters, so such a name is refused.
         if host != host.strip() or not _NAME.fullmatch(plain):
             return False
         if plain in self.names or is_here(plain):
@@ -124,27 +124,27 @@ class AllowedHosts:
         return any(pattern.fullmatch(plain) for pattern in self.patterns)
 
 
-def strangers(backend: Any, config: Any, allowed: Iterable[str]) -> list[str]:
-    """The hosts that ``config`` leads to and nobody allowed, in order.
+def unlisted_hosts(backend: Any, config: Any, allowed: Iterable[str]) -> list[str]:
+    """Return the hosts that ``config`` leads to and that are not allowed, in order.
 
-    Every address in the config counts, whatever its field is called, and what the class method ``hosts(config)`` of
-    the backend adds. The backend's ``own_hosts``, its providers' own, are always allowed.
+    Addresses in all fields of the config count, and the hosts that the backend's class method ``hosts(config)`` returns.
+    The backend's ``own_hosts``, those of its providers, are always allowed.
     """
-    # The environment counts for whoever calls, the command line or a program.
-    led = dict.fromkeys(_plain(host) for host in (*addressed(config), *_told(backend, config)))
+    # The environment variable also applies to programs that call this function.
+    led = dict.fromkeys(_plain(host) for host in (*addressed(config), *_reported(backend, config)))
     fine = {*allowed, *granted(()), *getattr(backend, "own_hosts", ())}
     return [host for host in led if host not in fine and not is_here(host)]
 
 
 def addressed(config: Any) -> Iterator[str]:
-    """The host of every address (``https://host:port/path``) in any text of ``config``."""
+    """Yield the host of every address (``https://host:port/path``) in the texts of ``config``."""
     for text in _texts(config.model_dump(mode="json")):
         for reading in dict.fromkeys((text, _as_parsers_read(text))):
             yield from _places(reading)
 
 
 def _as_parsers_read(text: str) -> str:
-    """``text`` as the most lenient parsers read it: letters in their plain form, nothing that does not show."""
+    """Return ``text`` as the most lenient parsers read it: compatibility forms replaced, invisible characters removed."""
     plain = unicodedata.normalize("NFKC", text)
     return "".join(c for c in plain if unicodedata.category(c) not in ("Cc", "Cf"))
 
@@ -156,13 +156,13 @@ def _places(text: str) -> Iterator[str]:
         )
         if not named:
             continue
-        # Some libraries take a backslash for the end of the host: then both readings count.
+        # Some libraries end the host at a backslash and others do not: both readings count.
         for place in dict.fromkeys((found[1].partition("\\")[0], found[1])):
             yield _without_port(place.rsplit("@", 1)[-1])
 
 
 def is_here(host: str) -> bool:
-    """Whether ``host`` is this machine: ``localhost``, or a loopback or unspecified address. Other names may lie."""
+    """Return whether ``host`` is this machine: ``localhost``, or a loopback or unspecified address. Other names are not resolved."""
     if host == "localhost":
         return True
     try:
@@ -174,12 +174,12 @@ def is_here(host: str) -> bool:
 
 
 def allow_host(*hosts: str, recipe: str = "RECIPE") -> str:
-    """What to type to allow ``hosts``; ``recipe`` is the recipe's file, quoted, with the options that go with it."""
+    """Return the command that allows ``hosts``; ``recipe`` is the quoted file of the recipe with its options."""
     options = " ".join(f"--allow-host {host}" for host in hosts)
     return f"nfilter run {recipe} {options}, or export {VARIABLE}={','.join(hosts)}"
 
 
-def _told(backend: Any, config: Any) -> Iterable[str]:
+def _reported(backend: Any, config: Any) -> Iterable[str]:
     tell = getattr(backend, "hosts", None)
     return tell(config) if tell is not None else ()
 

@@ -1,4 +1,4 @@
-"""``nfilter init`` and ``nfilter inject-noise``: from a person's file to a recipe that runs."""
+"""``nfilter init`` and ``nfilter inject-noise``: write a recipe for a file of data."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from nfilter.registry.loading import Plugins, Registered
 from nfilter.store.files import publishing
 
 USUAL = "robustft"
-"""The template where nothing is known of the data."""
+"""The template for data of any kind."""
 CLASSES = "classes"
-"""The template for data of few answers."""
+"""The template for data with few different answers."""
 _MOST_CLASSES = 20
 _ROWS_PER_CLASS = 10
 
@@ -43,11 +43,18 @@ def scaffold(
     test: Path | None = None,
     force: bool = False,
 ) -> list[str]:
-    """Write a recipe from a shipped one; returns what was guessed and what to type next, line by line.
+    """Write a recipe from a shipped one; return lines on what was guessed and what to type next.
 
-    Without a ``template`` the data decide: few answers that are the same for all rows need no model that answers. ``expert``
-    is ``provider/name`` of a model behind an API, which answers and reviews. Where it gives no log-probabilities, the recipe
-    ranks by what ``check`` would ask for in their place. With ``test``, rows to test on, arms are compared.
+    Args:
+        plugins: The installed plugins.
+        template: A shipped recipe; None chooses it by the data: with few answers that all rows share, ``classes``.
+        data: The training rows.
+        model: The model to train.
+        out: The file to write.
+        expert: ``provider/name`` of a model behind an API that answers and reviews. If it gives no log-probabilities, the
+            recipe ranks by another measure.
+        test: The test rows; with them, arms are compared.
+        force: Whether to overwrite ``out``.
 
     Raises:
         RecipeError: for an unknown template, when ``out`` is there already, or for ``test`` without ``data``.
@@ -105,7 +112,7 @@ def scaffold(
 def _on_data(
     text: str, data: Path, found: Guess, tested: tuple[Path, Guess] | None, out: Path
 ) -> str:
-    """The recipe with a person's own rows, and with their own test where they have one."""
+    """Return the recipe with the user's rows, and with their test rows, if any."""
     path = _quoted(_relative(data, out))
     text = _replace_section(text, "source", f"source: {{use: {found.source.name}, path: {path}}}")
     text = _without_truth(_replace_section(text, "answer", f"answer: {found.answer}"))
@@ -128,7 +135,7 @@ def _told(data: Path, found: Guess) -> list[str]:
 
 
 def _chosen(template: str | None, found: Guess | None, expert: str | None) -> tuple[str, list[str]]:
-    """The template, and why it was chosen, where nobody named one."""
+    """Return the template and, if none was named, why it was chosen."""
     if template is not None or expert is not None or found is None or not found.classes:
         return template or USUAL, []
     why = (
@@ -139,7 +146,7 @@ def _chosen(template: str | None, found: Guess | None, expert: str | None) -> tu
 
 
 def _with_what_is_there(text: str, plugins: Plugins) -> tuple[str, list[str]]:
-    """The recipe without models that are one of several in a list and are not installed, and what was left out."""
+    """Return the recipe without the models of a list that are not installed, and what was left out."""
     said = []
     named = re.findall(r"^  (\w+): *\{[^}\n]*?model: *([\w-]+)[,}]", text, re.MULTILINE)
     for name, model in named:
@@ -157,7 +164,7 @@ def _with_what_is_there(text: str, plugins: Plugins) -> tuple[str, list[str]]:
 def _command(
     template: str, out: Path, model: str | None, expert: str | None, *, force: bool
 ) -> str:
-    """What writes the same recipe, but for its data."""
+    """Return the command that writes the same recipe without data."""
     given = {"--template": template, "--model": model, "--expert": expert, "--out": str(out)}
     words = [word for name, value in given.items() if value is not None for word in (name, value)]
     return shlex.join(["nfilter", "init", *words, *(["--force"] if force else [])])
@@ -167,7 +174,7 @@ def _guessed(plugins: Plugins, data: Path, out: Path, command: str) -> Guess:
     try:
         return guess(plugins, data)
     except SourceError as error:
-        if "`" not in str(error):  # it names no setting
+        if "`" not in str(error):  # the error names no setting
             raise
         source = f"source: {{use: {source_for(plugins, data).name}, path: {_quoted(_relative(data, out))}, ...}}"
         raise SourceError(
@@ -176,7 +183,7 @@ def _guessed(plugins: Plugins, data: Path, out: Path, command: str) -> Guess:
 
 
 def _missing_data(out: Path) -> str | None:
-    """The data file that a recipe names and that is not there."""
+    """Return the data file that the recipe names, if it does not exist."""
     source = parse(out.read_text(encoding="utf-8"), out).value.get("source")
     path = source.get("path") if isinstance(source, dict) else None
     if not isinstance(path, str) or (out.resolve().parent / path).exists():
@@ -185,7 +192,7 @@ def _missing_data(out: Path) -> str | None:
 
 
 def source_for(plugins: Plugins, data: Path) -> Registered:
-    """The source that reads files like this one.
+    """Return the source that reads files with this ending.
 
     Raises:
         SourceError: when none does; the known endings are named.
@@ -208,10 +215,9 @@ def source_for(plugins: Plugins, data: Path) -> Registered:
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """What a file looks like: the source that reads it, its columns by role, the likeliest kind of answer.
+    """The guess about a file: the source that reads it, its columns by role, the most likely kind of answer.
 
-    ``classes`` is how many answers there are, where they are few and the same for all rows, else 0. ``said`` is what a
-    person should know of its rows.
+    ``classes`` is the number of answers if they are few and all rows share them, else 0. ``said`` are remarks on its rows.
     """
 
     source: Registered
@@ -222,7 +228,7 @@ class Guess:
 
 
 def guess(plugins: Plugins, data: Path) -> Guess:
-    """Look at the first rows of a file.
+    """Guess the form of a file from its first rows.
 
     Raises:
         SourceError: when no source reads such files, or none of its rows can be read; with the reasons.
@@ -232,7 +238,7 @@ def guess(plugins: Plugins, data: Path) -> Guess:
     columns = dict(item.cls.columns(config, data.resolve().parent))
     rows, more = sampled(rows_of(item.cls(config, data.resolve().parent)))
     samples = [row.sample for row in rows if isinstance(row, Row)]
-    told = Readable(rows).told(first=more)
+    told = Readable(rows).message(first=more)
     if not samples:
         raise SourceError(f"{data}: {told if rows else 'it holds no rows'}")
     said = [f"data: {told}", *(f"warning: {text}" for text in NotCarried(rows).warnings())]
@@ -241,7 +247,7 @@ def guess(plugins: Plugins, data: Path) -> Guess:
 
 
 def _classes(samples: list[Sample], kind: str) -> int:
-    """How many answers there are, where they are few, the same for all rows, and each stands for enough rows; else 0."""
+    """Return the number of answers if they are few, all rows share them, and there are enough rows per answer; else 0."""
     if kind not in ("label", "choice", "exact"):
         return 0
     listed = {
@@ -271,7 +277,7 @@ def _answer_kind(samples: list[Sample]) -> str:
 
 
 def _of_one_set(samples: list[Sample]) -> bool:
-    """Whether all samples have the same options, and each response is one of them and not its letter."""
+    """Return whether all samples have the same options, and each response is the text of one."""
     options = [sample.meta["options"] for sample in samples]
     return all(
         listed == options[0] and isinstance(listed, list) and sample.response in listed
@@ -300,7 +306,7 @@ def _quoted(text: str) -> str:
 
 
 def _model_from(out: Path, model: str, plugins: Plugins) -> str:
-    """The model as the recipe names it: a path here is one relative to the recipe there."""
+    """Return the model as the recipe names it: a path becomes relative to the recipe."""
     path = Path(model)
     if path.is_absolute() or model in plugins.models or not path.exists():
         return model
@@ -337,7 +343,7 @@ def _replace_expert(text: str, expert: str) -> str:
 
 
 def _rank_by_what_is_there(plugins: Plugins, out: Path) -> list[str]:
-    """Write the stages of a recipe again that its models cannot serve; returns what was changed."""
+    """Rewrite the stages of a recipe that its models do not support; return what was changed."""
     recipe = load(out, plugins)
     lines = out.read_text(encoding="utf-8").splitlines()
     at = recipe.located.lines
@@ -345,7 +351,7 @@ def _rank_by_what_is_there(plugins: Plugins, out: Path) -> list[str]:
     here = [each for each in rewrites(recipe) if each.where not in recipe.located.origins]
     for each in sorted(here, key=lambda one: at[one.where], reverse=True):
         lines[at[each.where] - 1 : at[each.where]] = [f"  - {item}" for item in each.items]
-        said.append(f"samples: {each.told}; that is done")
+        said.append(f"samples: {each.message}; that is done")
     with publishing(out) as file:
         file.write("\n".join(lines) + "\n")
     return said[::-1]
@@ -358,7 +364,7 @@ def _replace_section(text: str, name: str, line: str) -> str:
 
 
 def _without_truth(text: str) -> str:
-    # A person's own file has no test set and no known truth until they say so.
+    # The user's file has no test set and no known truth until the recipe names them.
     text = re.sub(r"^evaluate:.*\n(?:[ \t]+.*\n)*", "", text, flags=re.MULTILINE)
     return _replace_section(
         text,
@@ -376,7 +382,7 @@ def inject(
     kind: str,
     wrong: str | None = None,
 ) -> dict[str, int]:
-    """Make a known share of a file's answers wrong; returns counts."""
+    """Write a file with a known share of wrong answers; return the numbers of rows, wrong answers and unreadable rows."""
     item = source_for(plugins, data)
     config = item.cls.Config.model_validate({"path": str(data.resolve())})
     source = item.cls(config, data.resolve().parent)

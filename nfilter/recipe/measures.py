@@ -1,6 +1,6 @@
-"""Whether what a stage ranks by is there: a view's nll where its model gives log-probabilities, and the like.
+"""Stages that rank by a measure that does not exist, such as the nll of a view whose model gives no log-probabilities.
 
-What is said of a stage that cannot rank also says what to write in its place, and ``nfilter init`` writes just that.
+Each has the lines to write in its place; ``nfilter init`` writes them.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from nfilter.recipe.yaml_lines import Where
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """A stage that has to be written otherwise: where it stands, why, and the items of the list that take its place."""
+    """A stage that must be replaced: its path, the reason, and the list items that take its place."""
 
     where: Where
     why: str
     items: tuple[str, ...]
 
     @property
-    def told(self) -> str:
-        """For people."""
+    def message(self) -> str:
+        """The reason, and what to write."""
         written = " and ".join(f"`- {item}`" for item in self.items)
         return f"{self.why}; write {written} in its place, or name a model that gives them there, {{use: hf, ...}} for one"
 
 
 def rewrites(recipe: Recipe) -> list[Rewrite]:
-    """All stages over samples that need log-probabilities which a model does not give, or that cannot rank."""
+    """Return all sample stages that need log-probabilities that their model does not give, or whose measure does not exist."""
     return [*_without_logprobs(recipe), *_unranked(recipe)]
 
 
@@ -54,7 +54,7 @@ def _unranked(recipe: Recipe) -> Iterator[Rewrite]:
         contract = use.item.cls.contract(use.config)
         for rank in contract.ranks:
             if rank.view not in measured:
-                continue  # who writes it does not say, or nobody does, which is told elsewhere
+                continue  # its writer declares no measures, or no stage writes it, which is another fault
             writer, measures = measured[rank.view]
             model = measures.get(rank.measure)
             if rank.measure in measures and (model is None or _gives(recipe, model) is not False):
@@ -77,7 +77,7 @@ def _unranked(recipe: Recipe) -> Iterator[Rewrite]:
 
 
 def _gives(recipe: Recipe, model: str) -> bool | None:
-    """Whether a model gives log-probabilities; None where there is no such model, which is said elsewhere."""
+    """Return whether a model gives log-probabilities; None where there is no such model, which is another fault."""
     use = recipe.model(model)
     return None if use is None else bool(use.item.cls.abilities(use.config).logprobs)
 
@@ -93,7 +93,7 @@ def _asked_by(use: Use) -> str:
 
 
 def _written(recipe: Recipe, use: Use, **more: Any) -> str:
-    """The stage as the recipe has it, with more settings, on one line."""
+    """Return the stage as written in the recipe, with more settings, on one line."""
     value: Any = recipe.located.value
     for key in use.where:
         value = value[key]

@@ -1,4 +1,4 @@
-"""What rows hold that changes their meaning and that no sample says: counted, and named to a person."""
+"""Count what rows contain that changes their meaning and that no sample can represent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nfilter.api.types import Row, Sample, Unreadable
 
 
 class NotCarried:
-    """Counts rows by what of them is not carried (``Row.not_carried``)."""
+    """Counts rows by what a sample does not represent (``Row.not_carried``)."""
 
     def __init__(self, rows: Iterable[Row | Unreadable] = ()) -> None:
         self._rows = 0
@@ -18,22 +18,22 @@ class NotCarried:
             self.add(row)
 
     def add(self, row: Row | Unreadable) -> None:
-        """Count one row; a row that could not be read counts nowhere."""
+        """Count one row; unreadable rows are not counted."""
         if isinstance(row, Row):
             self._rows += 1
             self._counts.update(set(row.not_carried))
 
     def counts(self) -> dict[str, int]:
-        """Rows by what is not carried, the most frequent first."""
+        """Return the number of rows by what is not represented, the most frequent first."""
         return dict(self._counts.most_common())
 
     def warnings(self) -> list[str]:
-        """One sentence for each kind."""
+        """Return one sentence per kind."""
         return list(warnings_of(self.counts(), self._rows))
 
 
 def holdings(rows: Iterable[Row | Unreadable]) -> list[str]:
-    """One sentence for what rows hold that a chat template may have no place for, and for turns out of the loss."""
+    """Return a sentence about parts that a chat template may not support, and one about turns outside the loss."""
     counts: Counter[str] = Counter()
     total = 0
     for row in rows:
@@ -67,7 +67,7 @@ def _held(sample: Sample) -> Iterator[str]:
 
 
 def warnings_of(counts: Mapping[str, int], rows: int) -> Iterator[str]:
-    """One sentence for each kind of ``counts``, of ``rows`` readable rows."""
+    """Yield one sentence per kind in ``counts``; ``rows`` is the number of readable rows."""
     for name, count in counts.items():
         have = "row holds" if count == 1 else "rows hold"
         yield (

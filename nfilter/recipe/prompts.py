@@ -22,13 +22,15 @@ if TYPE_CHECKING:
     from jinja2.sandbox import SandboxedEnvironment
 
 _ROLE_LINE = re.compile(r"^\[(system|user|assistant)\][ \t]*$", re.MULTILINE)
-_LARGEST = 10**6  # characters, items or a number that a product in a template may have
+_LARGEST = (
+    10**6
+)  # largest number of characters or items, and largest value, of a product in a template
 _WIDE = re.compile(r"%[^%A-Za-z]*(?:\d{4}|\*)")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}(/[A-Za-z0-9_-]{1,100}){1,8}")
 
 
 def shipped_directory() -> Path:
-    """The templates that come with nfilter: inside the wheel, or beside the package in a checkout."""
+    """Return the folder of nfilter's own templates: inside the wheel, or beside the package in a checkout."""
     core = Path(__file__).resolve().parents[1]
     inside = core / "prompt_files"
     return inside if inside.is_dir() else core.parent / "prompts"
@@ -36,7 +38,7 @@ def shipped_directory() -> Path:
 
 @dataclass(frozen=True)
 class FileTemplate:
-    """One template file. ``digest`` is the SHA-256 of its source: part of what a cached call is keyed by."""
+    """One template file. ``digest`` is the SHA-256 of its source, a part of the key of cached calls."""
 
     name: str
     path: Path
@@ -60,7 +62,7 @@ class FileTemplate:
         blocks = []
         ends = [mark.start() for mark in marks[1:]] + [len(self.source)]
         for mark, end in zip(marks, ends, strict=True):
-            # Blank lines stand for what was cut off, so that jinja's own line numbers are the file's.
+            # Blank lines replace the text before the block, so that jinja's line numbers are those of the file.
             text = "\n" * self.source.count("\n", 0, mark.end()) + self.source[mark.end() : end]
             try:
                 blocks.append((cast("Role", mark.group(1)), environment.from_string(text)))
@@ -86,7 +88,7 @@ class FileTemplate:
         _ = self._blocks
 
     def render(self, **variables: Any) -> tuple[Message, ...]:
-        """One message a role block, its content stripped of white space at both ends.
+        """Return one message per role block, its content stripped of white space at both ends.
 
         Raises:
             PromptError: for an unknown variable, or what the sandbox refuses.
@@ -94,7 +96,7 @@ class FileTemplate:
         blocks = self._blocks
         try:
             return tuple(Message(role, block.render(variables).strip()) for role, block in blocks)
-        # A template may divide by zero as well as name what is not there.
+        # Rendering can raise any error: a division by zero, an undefined name.
         except Exception as error:
             names = ", ".join(sorted(variables))
             raise PromptError(
@@ -110,13 +112,13 @@ class Prompts:
         directories: Iterable[Path],
         brought: Callable[[str | None], Sequence[Path]] | None = None,
     ) -> None:
-        """``brought`` gives further directories: those for one name, or all for None. It is asked where no other has it."""
+        """``brought`` returns further directories for a name, or all for None; it is called if no other directory has the name."""
         self._own: Sequence[Path] = tuple(directories)
         self._brought = brought or (lambda _name: ())
         self._loaded: dict[str, FileTemplate] = {}
 
     def get(self, name: str) -> FileTemplate:
-        """The template of that name.
+        """Return the template of that name.
 
         Raises:
             PromptError: when the name is not of the form ``folder/name``, or nothing is there.
@@ -128,11 +130,11 @@ class Prompts:
 
     @property
     def directories(self) -> tuple[Path, ...]:
-        """All directories that are looked into, in order."""
+        """All directories that are searched, in order."""
         return (*self._own, *self._brought(None))
 
     def names(self) -> list[str]:
-        """All templates that can be found."""
+        """Return all templates that can be found."""
         found = set()
         for directory in self.directories:
             for path in directory.glob("**/*.jinja"):
@@ -162,7 +164,7 @@ def _text(path: Path) -> str:
 
 
 def _line_of(error: Exception) -> int:
-    """The template's line in which ``error`` was raised; jinja gives its frames the file name ``<template>``."""
+    """Return the line of the template in which ``error`` was raised; jinja's frames have the file name ``<template>``."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -177,7 +179,7 @@ def _environment() -> SandboxedEnvironment:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Small(ImmutableSandboxedEnvironment):
-        """A sandbox whose arithmetic makes no giants: what it cannot bound beforehand it refuses."""
+        """A sandbox with bounded arithmetic: an operation whose result may be too large is refused before it runs."""
 
         intercepted_binops = frozenset({"*", "**", "%"})
 

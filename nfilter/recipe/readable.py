@@ -1,4 +1,4 @@
-"""How many rows of a source can be read, and why the others cannot: counted by reason, with the first lines."""
+"""Count the readable rows of a source, and the others by reason, with their first line numbers."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from nfilter.api.types import Row, Unreadable
 SAMPLE = 200
 """Rows that ``init`` and ``check`` read."""
 
-_LINES = 3  # line numbers and reasons that are told
+_LINES = 3  # line numbers and reasons in a message
 _VALUE = re.compile(r"""(?<!field )(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\d+)""")
 
 
 @dataclass(slots=True)
 class Reason:
-    """Why rows cannot be read: the words for the first of them, how many there are, and their first lines."""
+    """A reason that rows cannot be read: the error of the first row, the number of rows, and their first line numbers."""
 
     text: str
     count: int = 0
     lines: list[int] = field(default_factory=list)
 
-    def told(self) -> str:
-        """The reason with its count and lines."""
+    def message(self) -> str:
+        """Return the reason with its count and lines."""
         more = ", ..." if self.count > len(self.lines) else ""
         noun = "line" if self.count == 1 else "lines"
         return (
@@ -34,7 +34,7 @@ class Reason:
 
 
 class Readable:
-    """Counts rows as they pass, readable and not."""
+    """Counts readable and unreadable rows."""
 
     def __init__(self, rows: Iterable[Row | Unreadable] = ()) -> None:
         self.readable = 0
@@ -49,25 +49,25 @@ class Readable:
             self.readable += 1
             return
         self.unreadable += 1
-        # Values and numbers differ from row to row; what is wrong does not.
+        # Reasons that differ only in values and numbers are counted together.
         reason = self._reasons.setdefault(_VALUE.sub("?", row.error), Reason(row.error))
         reason.count += 1
         if len(reason.lines) < _LINES:
             reason.lines.append(row.line)
 
     def reasons(self) -> list[Reason]:
-        """The reasons, the most frequent first."""
+        """Return the reasons, the most frequent first."""
         return sorted(self._reasons.values(), key=lambda reason: -reason.count)
 
     def why(self) -> str:
-        """The most frequent reasons in one sentence part; how many others there are."""
+        """Return the most frequent reasons as text, and the number of rows with other ones."""
         found = self.reasons()
         rest = sum(reason.count for reason in found[_LINES:])
-        told = [reason.told() for reason in found[:_LINES]]
-        return "; ".join([*told, f"{rest:,} for other reasons"] if rest else told)
+        texts = [reason.message() for reason in found[:_LINES]]
+        return "; ".join([*texts, f"{rest:,} for other reasons"] if rest else texts)
 
-    def told(self, *, first: bool) -> str:
-        """How many rows can be read, and why not. ``first``: they are the first rows of more."""
+    def message(self, *, first: bool) -> str:
+        """Return the number of readable rows, and why others are not. ``first``: the source has more rows than these."""
         total = self.readable + self.unreadable
         if total == 1:
             if not self.unreadable:
@@ -82,12 +82,12 @@ class Readable:
         return f"{self.readable:,} {rows} can be read, {self.unreadable:,} cannot: {self.why()}"
 
     def warnings(self, *, first: bool) -> list[str]:
-        """One sentence where rows cannot be read."""
-        return [self.told(first=first)] if self.unreadable else []
+        """Return one sentence if rows cannot be read."""
+        return [self.message(first=first)] if self.unreadable else []
 
 
 def sampled(rows: Iterable[Row | Unreadable]) -> tuple[list[Row | Unreadable], bool]:
-    """The first ``SAMPLE`` rows, and whether there are more."""
+    """Return the first ``SAMPLE`` rows, and whether there are more."""
     stream: Iterator[Row | Unreadable] = iter(rows)
     found = list(itertools.islice(stream, SAMPLE))
     return found, next(stream, None) is not None

@@ -15,6 +15,7 @@ from nfilter.api.stages import ModelNeed, StageConfig
 from nfilter.noise.labels import NoiseConfig
 from nfilter.recipe.faults import FaultsError, Parts, config_of, kind_of
 from nfilter.recipe.yaml_lines import Located, Where
+from nfilter.registry.catalogue import BESIDE
 from nfilter.registry.loading import Plugins, Registered
 
 LOSS = "loss"
@@ -87,7 +88,7 @@ class ThoughtsConfig(StageConfig):
     """``thoughts: ["<think>", "</think>"]``, a setting of a model of any backend."""
 
     thoughts: Marks = Field(
-        description="The opening and the closing mark around the model's reasoning; [] to cut nothing."
+        description=BESIDE["backend"][2],
     )
 
 

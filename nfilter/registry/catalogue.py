@@ -128,10 +128,13 @@ def show_one(plugins: Plugins, name: str, console: Console, *, as_json: bool) ->
         _print(item, console)
 
 
+Setting = tuple[str, str, str, str]
+"""Name, type, default and description of a setting, as text."""
+
 BESIDE: Final = {
-    "backend": ("thoughts", "[opening mark, closing mark]", "the marks around the model's reasoning; [] to cut nothing"),
-    "trainer": ("loss", "a loss, or {use: LOSS, ...}", "an online loss: token weights computed during training"),
-    "source": ("noise", "{ratio: 0.5, ...}", "makes a known share of the labels wrong, to measure detection"),
+    "backend": ("thoughts", "[opening mark, closing mark]", "The marks around the model's reasoning; [] to cut nothing."),
+    "trainer": ("loss", "a loss, or {use: LOSS, ...}", "An online loss: token weights computed during training."),
+    "source": ("noise", "{ratio: 0.5, ...}", "Makes a known share of the labels wrong, to measure detection."),
 }  # fmt: skip
 """The setting that a recipe accepts for every plugin of a kind, in addition to its own: name, type, description."""
 
@@ -157,24 +160,29 @@ def _print(item: Registered, console: Console) -> None:
 
     console.print(f"{item.kind} {item.name}  ({item.origin})", style="bold", markup=False)
     console.print(inspect.getdoc(item.cls) or "", markup=False)
-    config = getattr(item.cls, "Config", None)
-    fields = config.model_fields if config is not None else {}
-    if not fields and item.kind not in BESIDE:
+    rows = rows_of_item(item)
+    if not rows:
         return
     table = Table(box=None, pad_edge=False)
     for title in ("setting", "type", "default", "what it is"):
         table.add_column(title)
-    rows = list(settings_of(config)) if config is not None else []
-    if item.kind in BESIDE:
-        name, kind, what = BESIDE[item.kind]
-        rows.append((name, kind, "None", what))
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console.print()
     console.print(table)
 
 
-def settings_of(config: Any, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+def rows_of_item(item: Registered) -> list[Setting]:
+    """Return the settings that a recipe accepts for a plugin: its own, and the one that all of its kind have."""
+    config = getattr(item.cls, "Config", None)
+    rows = list(settings_of(config)) if config is not None else []
+    if item.kind in BESIDE:
+        name, kind, what = BESIDE[item.kind]
+        rows.append((name, kind, "None", what))
+    return rows
+
+
+def settings_of(config: Any, prefix: str = "") -> Iterator[Setting]:
     """Yield name, type, default and description of every setting of a Config class, each before those inside it (``sure.view``)."""
     defaults = config.model_construct()
     for name, info in config.model_fields.items():

@@ -47,7 +47,9 @@ _Percent = Annotated[str, Field(pattern=r"^[0-9.]+%$")]
 _Share = Annotated[
     float,
     Field(gt=0, le=1),
-    BeforeValidator(parse_share, json_schema_input_type=float | _Percent),
+    BeforeValidator(
+        parse_share, json_schema_input_type=Annotated[float, Field(gt=0, le=1)] | _Percent
+    ),
 ]
 
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from pydantic import Field
 
 from nfilter import RecipeError, StageConfig
-from nfilter.recipe.hosts import granted, is_here, strangers
+from nfilter.recipe.hosts import granted, is_here, unlisted_hosts
 
 RECIPE = """\
 name: away
@@ -63,12 +63,12 @@ def test_what_this_machine_is(host: str, here: bool) -> None:
     ],
 )
 def test_every_address_in_a_config_counts(config: dict[str, Any], found: list[str]) -> None:
-    assert strangers(Backend, Config(**config), ()) == found
-    assert strangers(Backend, Config(**config), found) == []
+    assert unlisted_hosts(Backend, Config(**config), ()) == found
+    assert unlisted_hosts(Backend, Config(**config), found) == []
 
 
 def test_both_readings_of_a_backslash_count() -> None:
-    found = strangers(Backend, Config(api_base="https://evil.com\\@localhost/v1"), ())
+    found = unlisted_hosts(Backend, Config(api_base="https://evil.com\\@localhost/v1"), ())
     assert "evil.com" in found
 
 
@@ -78,7 +78,7 @@ def test_a_backend_adds_hosts_that_no_address_shows() -> None:
         def hosts(cls, config: Config) -> list[str]:
             return ["queue.example.org"]
 
-    assert strangers(Told, Config(), ()) == ["queue.example.org"]
+    assert unlisted_hosts(Told, Config(), ()) == ["queue.example.org"]
 
 
 def test_what_is_granted() -> None:

@@ -44,19 +44,20 @@ def test_reasons_are_counted_whatever_values_stand_in_them() -> None:
         (1, [3]),
         (1, [5]),
     ]
-    assert found.told(first=False) == (
+    assert found.message(first=False) == (
         "1 of 7 rows can be read, 6 cannot: 4 because the id 'x' is that of an earlier row (lines 2, 4, 6, ...); "
         "1 because the field 'answer' is missing (line 3); 1 because the field 'question' is missing (line 5)"
     )
 
 
 def test_what_is_told_of_few_rows_and_of_the_first_of_many() -> None:
-    assert Readable([_row("a")]).told(first=False) == "its one row can be read"
+    assert Readable([_row("a")]).message(first=False) == "its one row can be read"
     assert (
-        Readable([_row("a"), _row("b")]).told(first=True) == "all of the first 2 rows can be read"
+        Readable([_row("a"), _row("b")]).message(first=True)
+        == "all of the first 2 rows can be read"
     )
     gone = [Unreadable(line, f"it is {'abcde'[line]} {'x' * line}", "") for line in range(5)]
-    told = Readable(gone).told(first=True)
+    told = Readable(gone).message(first=True)
     assert told.startswith("none of the first 5 rows can be read: ")
     assert told.endswith("; 2 for other reasons")
     rows, more = sampled(_row(str(number)) for number in range(200))

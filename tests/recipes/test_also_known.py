@@ -95,7 +95,7 @@ def test_a_field_of_another_tool_gets_the_right_one(
         ("sequence_len", "write encode: {model: student, max_length: 2048}"),
         ("output_dir", "nfilter run RECIPE --out DIR"),
         ("sampels", "did you mean 'samples'?"),
-        ("zzz", "known: name, seed, answer"),
+        ("zzz", "known: name, extends, seed"),
     ],
 )
 def test_a_section_of_another_tool_gets_the_right_one(read: Any, key: str, says: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import StringIO
 from typing import Any, get_args
 
@@ -11,9 +11,11 @@ import pytest
 from pydantic import BaseModel, Field
 from rich.console import Console
 
-from nfilter import StageConfig
+from nfilter import Contract, StageConfig
+from nfilter.cli import entry
 from nfilter.noise.labels import NoiseConfig
 from nfilter.recipe.model import Recipe
+from nfilter.recipe.reference import reference
 from nfilter.recipe.schema import schema_of
 from nfilter.recipe.uses import ThoughtsConfig
 from nfilter.registry.catalogue import show_one
@@ -101,3 +103,37 @@ def test_a_description_changes_no_fingerprint() -> None:
 
     plain, described = (cls().model_dump(mode="json") for cls in (Plain, Described))
     assert fingerprint_of({"config": plain}) == fingerprint_of({"config": described})
+
+
+def test_the_page_of_all_settings_has_the_same_texts(
+    plugins: Plugins, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert entry(["schema", "--markdown"]) == 0
+    page = capsys.readouterr().out
+    lines = {line.replace("\\", "") for line in page.splitlines()}
+    assert "| `samples` | tuple[Use, ...] | () | The stages that see samples, in order. |" in lines
+    assert "| `encode.max_length` | int | 2048 | Tokens per sample, at least 2; what is longer is cut. |" in lines  # fmt: skip
+    assert "| `threshold` | float | 0.5 | Noise score, 0 to 1, up to which vote: probability calls a label reliable. |" in lines  # fmt: skip
+    assert {f"### `{item.name}`" for item in plugins.registered.values()} <= lines
+    assert entry(["schema", "--markdown", "--out", "x.json"]) == 2
+
+
+def test_a_plugin_writes_no_markup_into_the_page(catalogue: Callable[..., Plugins]) -> None:
+    page = reference(catalogue(stages=[Marked]))
+    assert "### `marked.stage`\n\nDrops \\<b\\>all\\</b\\> \\[rows\\](x) \\| or none.\n" in page
+
+
+class Marked:
+    """Drops <b>all</b> [rows](x) | or none."""
+
+    name = "marked.stage"
+    Config = StageConfig
+
+    @classmethod
+    def contract(cls, config: StageConfig) -> Contract:
+        return Contract()
+
+    def __init__(self, config: StageConfig) -> None: ...
+
+    def process(self, chunk: Any, state: Any, ctx: Any) -> Any:
+        return chunk

@@ -22,7 +22,7 @@ import pytest
 from pydantic import ValidationError
 
 from nfilter import AllowedHosts, Message, ModelError, Request, Sampling, Site
-from nfilter.recipe.hosts import strangers
+from nfilter.recipe.hosts import unlisted_hosts
 from nfilter_litellm import config as config_module
 from nfilter_litellm.backend import LiteLLMBackend
 from nfilter_litellm.config import LiteLLMConfig, route_of
@@ -250,7 +250,7 @@ def test_ambiguous_addresses_are_refused() -> None:
     plain = re.compile(r"https?://([a-zA-Z0-9.-]+|\[[0-9a-f.:]+\])(:80)?(/v1|/v1/)?")
     assert all(plain.fullmatch(text) for text in passed)
     # And each host must be allowed.
-    assert all(strangers(LiteLLMBackend, config, ()) for config in passed.values())
+    assert all(unlisted_hosts(LiteLLMBackend, config, ()) for config in passed.values())
 
 
 def test_nothing_escapes_through_aiohttp(listener: Listener, unchecked: None) -> None:

@@ -29,7 +29,8 @@ def _table(rows: Iterable[Setting]) -> Iterator[str]:
     yield f"| {' | '.join(_HEAD)} |"
     yield "|---" * len(_HEAD) + "|"
     for name, kind, default, what in rows:
-        yield f"| `{name}` | {_cell(kind)} | {_cell(default)} | {_cell(what)} |"
+        cells = ("`" + name + "`", _cell(kind), _cell(default), _cell(what))
+        yield f"| {' | '.join(cells)} |"
 
 
 def _cell(text: str) -> str:

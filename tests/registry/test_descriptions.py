@@ -105,6 +105,7 @@ def test_a_description_changes_no_fingerprint() -> None:
     assert fingerprint_of({"config": plain}) == fingerprint_of({"config": described})
 
 
+@pytest.mark.types("leave --markdown out, or redirect the page: > FILE")
 def test_the_page_of_all_settings_has_the_same_texts(
     plugins: Plugins, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -134,7 +134,7 @@ def test_lint_without_a_model_says_what_to_write() -> None:
     code, _, err = call("lint", "r.yaml")
     assert code == 2
     assert "encode.model: lint encodes rows with 'student', which is not under models" in err
-    assert "models: {student: {use: hf, model: NAME}}" in err
+    assert "models: {student: {use: BACKEND, model: NAME}}" in err
     Path("r.yaml").write_text(text + "models: {student: {use: hf, model: tiny}}\n")
     assert call("lint", "r.yaml")[0] == 0
     Path("r.yaml").write_text(

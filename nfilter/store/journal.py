@@ -17,100 +17,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from nfilter.api.errors import StoreError
 from nfilter.api.types import Completion, Failure, FailureKind, Message, Request
 from nfilter.store.failpoints import reach
 from nfilter.store.files import digest
-
-_TABLES: Final = {
-    "calls": """
-CREATE TABLE IF NOT EXISTS calls (
-    key TEXT PRIMARY KEY,
-    answer TEXT NOT NULL,
-    prompt_tokens INTEGER NOT NULL,
-    completion_tokens INTEGER NOT NULL,
-    usd REAL,
-    seal TEXT
-) WITHOUT ROWID
-""",
-    "lost": """
-CREATE TABLE IF NOT EXISTS lost (
-    stage TEXT NOT NULL,
-    model TEXT NOT NULL,
-    usd REAL NOT NULL,
-    at REAL NOT NULL,
-    seal TEXT
-)
-""",
-    "uses": """
-CREATE TABLE IF NOT EXISTS uses (
-    stage TEXT NOT NULL,
-    sample TEXT NOT NULL,
-    key TEXT NOT NULL,
-    model TEXT NOT NULL,
-    at REAL NOT NULL,
-    seal TEXT,
-    PRIMARY KEY (stage, sample, key)
-) WITHOUT ROWID
-""",
-    # What was asked, compressed; it has no seal, as nothing but a reader depends on it.
-    "prompts": """
-CREATE TABLE IF NOT EXISTS prompts (
-    key TEXT PRIMARY KEY,
-    asked BLOB NOT NULL
-) WITHOUT ROWID
-""",
-    "failed": """
-CREATE TABLE IF NOT EXISTS failed (
-    stage TEXT NOT NULL,
-    key TEXT NOT NULL,
-    model TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    seal TEXT,
-    PRIMARY KEY (stage, key)
-) WITHOUT ROWID
-""",
-    "results": """
-CREATE TABLE IF NOT EXISTS results (
-    key TEXT PRIMARY KEY,
-    result TEXT NOT NULL,
-    usd REAL NOT NULL,
-    seal TEXT
-) WITHOUT ROWID
-""",
-}
-
-
-_STAGES_WITHOUT_ANSWERS: Final = (
-    "SELECT DISTINCT stage FROM uses WHERE key NOT IN (SELECT key FROM calls)"
-)
-_INSERT: Final = {
-    "calls": "INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-    "uses": "INSERT INTO uses VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-    "lost": "INSERT INTO lost VALUES (?, ?, ?, ?, ?)",
-    "prompts": "INSERT INTO prompts VALUES (?, ?) ON CONFLICT DO NOTHING",
-    "failed": "INSERT OR REPLACE INTO failed VALUES (?, ?, ?, ?, ?)",
-    "results": "INSERT INTO results VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-}
-_SEALED: Final = {
-    "calls": "SELECT key, answer, prompt_tokens, completion_tokens, usd, seal FROM calls",
-    "uses": "SELECT stage, sample, key, model, at, seal FROM uses",
-    "lost": "SELECT stage, model, usd, at, seal FROM lost",
-    "failed": "SELECT stage, key, model, kind, seal FROM failed",
-    "results": "SELECT key, result, usd, seal FROM results",
-}
-
-
-# Both count as failed: a call that may succeed if repeated has no row in `uses`, one with unclosed reasoning has one.
-_OUTCOMES: Final = """
-SELECT model, kind, count(*) FROM (
-    SELECT DISTINCT stage, key, model FROM uses WHERE :stage IN ('', stage) UNION
-    SELECT stage, key, model FROM failed WHERE :stage IN ('', stage)
-) LEFT JOIN (SELECT stage, key, kind FROM failed) USING (stage, key)
-GROUP BY model, kind ORDER BY model, kind
-"""
+from nfilter.store.journal_tables import INSERT, OUTCOMES, SEALED, STAGES_WITHOUT_ANSWERS, TABLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +89,9 @@ class Journal:
         try:
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=FULL")
-            for table in _TABLES.values():
+            for table in TABLES.values():
                 self._connection.execute(table)
-            for table in _SEALED:
+            for table in SEALED:
                 columns = {
                     row[1] for row in self._connection.execute(f"PRAGMA table_info({table})")
                 }
@@ -202,7 +115,7 @@ class Journal:
             raise _no_journal(self._path, result)
         bad = {
             table: [row for row in self._connection.execute(query) if not undamaged(row)]
-            for table, query in _SEALED.items()
+            for table, query in SEALED.items()
         }
         if not any(bad.values()):
             return
@@ -217,19 +130,19 @@ class Journal:
         """Rebuild every table from its undamaged rows: a damaged key in an index also hides other rows."""
         db = self._connection
         db.execute("BEGIN IMMEDIATE")
-        for table, query in _SEALED.items():
+        for table, query in SEALED.items():
             db.execute(f"ALTER TABLE {table} RENAME TO damaged_{table}")
-            db.execute(_TABLES[table])
+            db.execute(TABLES[table])
             rows = db.execute(query.replace(f"FROM {table}", f"FROM damaged_{table}"))
-            db.executemany(_INSERT[table], (row for row in rows if undamaged(row)))
+            db.executemany(INSERT[table], (row for row in rows if undamaged(row)))
             db.execute(f"DROP TABLE damaged_{table}")
         # The cost of a removed call stays counted.
         cost = {"calls": 4, "lost": 2, "results": 2}
         paid = [row[place] for table, place in cost.items() for row in bad[table]]
         plain = [usd for usd in paid if isinstance(usd, float) and 0 < usd < math.inf]
-        db.executemany(_INSERT["lost"], [_sealed("damaged", "", usd, time.time()) for usd in plain])
+        db.executemany(INSERT["lost"], [_sealed("damaged", "", usd, time.time()) for usd in plain])
         # A damaged call leaves a use without an answer, which names the stage; a damaged use names no stage.
-        self._damaged_stages = frozenset(stage for (stage,) in db.execute(_STAGES_WITHOUT_ANSWERS))
+        self._damaged_stages = frozenset(stage for (stage,) in db.execute(STAGES_WITHOUT_ANSWERS))
         self._any_stage_damaged = bool(bad["uses"])
         db.execute("COMMIT")
 
@@ -268,7 +181,7 @@ class Journal:
     def keep_results(self, rows: Sequence[tuple[str, str, float]]) -> None:
         """Commit results of capabilities: key, JSON, dollars."""
         with self._transaction() as connection:
-            connection.executemany(_INSERT["results"], [_sealed(*row) for row in rows])
+            connection.executemany(INSERT["results"], [_sealed(*row) for row in rows])
 
     def _rows(self, table: str, keys: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the rows of ``keys`` by key: those of this run, then those of the lenders."""
@@ -307,7 +220,7 @@ class Journal:
         now = time.time()
         with self._transaction() as connection:
             connection.executemany(
-                _INSERT["calls"],
+                INSERT["calls"],
                 [
                     _sealed(
                         key,
@@ -321,14 +234,14 @@ class Journal:
             )
             reach("journal.answers")
             connection.executemany(
-                _INSERT["prompts"], [(key, packed_prompt(request)) for key, request in asked]
+                INSERT["prompts"], [(key, packed_prompt(request)) for key, request in asked]
             )
             connection.executemany(
-                _INSERT["lost"],
+                INSERT["lost"],
                 [_sealed(stage, model, float(usd), now) for stage, model, usd in lost],
             )
             connection.executemany(
-                _INSERT["uses"],
+                INSERT["uses"],
                 [_sealed(use.stage, use.sample, use.key, use.model, now) for use in uses],
             )
             reach("journal.uses")
@@ -372,13 +285,13 @@ class Journal:
                 self._connection.executemany(
                     "DELETE FROM failed WHERE stage = ? AND key = ?", cleared
                 )
-                self._connection.executemany(_INSERT["failed"], failed)
+                self._connection.executemany(INSERT["failed"], failed)
                 self._connection.execute("COMMIT")
 
     def outcomes(self, stage: str = "") -> dict[str, dict[str, Any]]:
         """Count the calls of one stage, or of all, by model: ``{model: {calls, failed, kinds: {kind: calls}}}``."""
         with self._lock:
-            rows = self._connection.execute(_OUTCOMES, {"stage": stage}).fetchall()
+            rows = self._connection.execute(OUTCOMES, {"stage": stage}).fetchall()
         outcomes: dict[str, dict[str, Any]] = {}
         for model, kind, count in rows:
             outcome = outcomes.setdefault(model, {"calls": 0, "failed": 0, "kinds": {}})
@@ -496,7 +409,7 @@ def _among(connection: sqlite3.Connection, table: str, keys: Sequence[str]) -> d
     for start in range(0, len(keys), 500):
         part = keys[start : start + 500]
         marks = ",".join("?" * len(part))
-        rows = connection.execute(f"{_SEALED[table]} WHERE key IN ({marks})", part)
+        rows = connection.execute(f"{SEALED[table]} WHERE key IN ({marks})", part)
         found.update((row[0], row) for row in rows if undamaged(row))
     return found
 

@@ -1,0 +1,126 @@
+"""``sstoken.select``: keep the tokens with the highest mix of loss reduction and attention to the prompt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from nfilter import (
+    BoolArray,
+    Context,
+    Contract,
+    FloatArray,
+    LendsModule,
+    ModelNeed,
+    RecipeError,
+    StageConfig,
+    State,
+    TokenSample,
+)
+from nfilter_sstoken.attention import prompt_attention
+
+
+class SelectConfig(StageConfig):
+    """``by``: score with the base loss minus the loss of the current model. ``rho`` mixes it with the attention."""
+
+    by: str = Field(
+        default="excess",
+        description="The score with the base loss minus the current model's loss, as tokens.excess_loss writes it.",
+    )
+    model: str = Field(default="student", description="The local model whose attention is read.")
+    rho: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Part of the loss difference in the mix, 0 to 1; the rest is attention.",
+    )
+    keep: float = Field(
+        default=0.6,
+        gt=0,
+        le=1,
+        description="Share of each sample's tokens that is kept, above 0, at most 1.",
+    )
+    into: str = Field(default="sstoken", description="The score with the mix.")
+
+
+class Select:
+    """Stage that keeps ``ceil(n * keep)`` of each sample's n tokens with the highest mix, and masks the others.
+
+    mix = rho * minmax(REL) + (1 - rho) * A. REL is the retrospective excess loss, base loss minus current loss, scaled
+    within the sample to 0..1 (0 where all are equal). A is the attention in the last layer that the token pays to the
+    prompt, averaged over heads and summed over all prompt positions, in 0..1.
+
+    In the paper the current model is the one in training. Here REL is read from a score: ``tokens.excess_loss`` writes
+    it, with the model after a warm-up as the current one. The base's attention is read for the whole prompt; the
+    published code reads that of the first 10,000 ids alone. ``rho: 1`` needs no local model. Ties go to the earlier token.
+    """
+
+    name: ClassVar[str] = "sstoken.select"
+    Config: ClassVar[type[StageConfig]] = SelectConfig
+
+    def __init__(self, config: SelectConfig) -> None:
+        self.config = config
+
+    @classmethod
+    def contract(cls, config: SelectConfig) -> Contract:
+        """Read the loss difference, write the mix; lend a module unless ``rho`` is 1."""
+        need = ModelNeed(config.model, LendsModule, field="model")
+        return Contract(
+            reads=frozenset({config.by}),
+            writes=frozenset({config.into}),
+            needs=(need,) if config.rho < 1 else (),
+        )
+
+    def process_tokens(
+        self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
+    ) -> list[TokenSample]:
+        """Score the chunk and mask within each sample."""
+        del state
+        out = []
+        for sample, attention in zip(chunk, self._attention(chunk, ctx), strict=True):
+            pool = sample.response & (sample.weights != 0)
+            mix = self._mix(sample, attention, pool)
+            scored = sample.score(self.config.into, mix)
+            dropped = pool & ~_highest(mix, pool, self.config.keep)
+            out.append(scored.mask(dropped, bit) if dropped.any() else scored)
+        return out
+
+    def _attention(self, samples: Sequence[TokenSample], ctx: Context) -> list[FloatArray]:
+        if self.config.rho == 1:
+            return [np.zeros(len(sample.ids), dtype=np.float32) for sample in samples]
+
+        def read(missing: Sequence[TokenSample]) -> Iterator[FloatArray]:
+            with ctx.model(self.config.model).lend() as lent:
+                yield from prompt_attention(lent.module, missing)
+
+        return ctx.token_scores(self.config.model, self.name, samples, read)
+
+    def _mix(self, sample: TokenSample, attention: FloatArray, pool: BoolArray) -> FloatArray:
+        fall = sample.scores.get(self.config.by)
+        if fall is None:
+            available = ", ".join(sorted(sample.scores)) or "none"
+            raise RecipeError(
+                f"{self.name}: no score {self.config.by!r} (available: {available}); put the stage that writes it before this "
+                "one, such as tokens.excess_loss, or set by to its name"
+            )
+        values = np.where(pool, fall, np.nan).astype(np.float64)
+        known = values[~np.isnan(values)]
+        low, high = (known.min(), known.max()) if len(known) else (0.0, 0.0)
+        scaled = (values - low) / (high - low) if high > low else values * 0
+        mix: FloatArray = self.config.rho * scaled + (1 - self.config.rho) * attention
+        return mix.astype(np.float32)
+
+
+def _highest(mix: FloatArray, pool: BoolArray, keep: float) -> BoolArray:
+    """Return the mask ([T]) of the first ``ceil(n * keep)`` of the n tokens of ``pool``; NaN comes last."""
+    at = np.flatnonzero(pool)
+    # Rounded, so that 0.7 * 10 is 7.
+    count = math.ceil(round(len(at) * keep, 9))
+    order = np.argsort(-np.nan_to_num(mix[at], nan=-np.inf), kind="stable")
+    out = np.zeros(len(pool), dtype=np.bool_)
+    out[at[order[:count]]] = True
+    return out

@@ -24,9 +24,9 @@ def test_every_block_is_of_a_kind_that_is_tested(blocks: list[Any]) -> None:
     assert [str(block) for block in blocks if block.kind is None] == []
     assert len(blocks) >= 9
     kinds = {(block.document, block.kind) for block in blocks if block.kind != "shell"}
-    # What is done with the others: test_readme.py (shell, yaml, screen), and below (python, toml, diagram).
+    # What is done with the others: test_readme.py (shell, screen), and below (python, toml, diagram).
     assert kinds - {("README.md", "screen")} == {
-        ("README.md", "yaml"), ("README.md", "python"), ("CONTRIBUTING.md", "python"), ("CONTRIBUTING.md", "toml"),
+        ("CONTRIBUTING.md", "python"), ("CONTRIBUTING.md", "toml"),
         ("docs/architecture.md", "diagram"),
     }  # fmt: skip
     shells = {block.document for block in blocks if block.kind == "shell"}

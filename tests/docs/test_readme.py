@@ -1,4 +1,4 @@
-"""What the README says is done as it says it, with a small file for the data and ``tiny`` for the hub's model."""
+"""What the README and the pages that continue it say is done, with a small file for the data and ``tiny`` for the hub's model."""
 
 from __future__ import annotations
 
@@ -22,6 +22,19 @@ from nfilter.registry.loading import Plugins, load
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = (
+    "README.md",
+    "docs/howto/recipes.md",
+    "docs/howto/classification.md",
+    "docs/start/no-model.md",
+    "docs/methods/robustft.md",
+    "docs/methods/tokens.md",
+)
+"""The documents whose commands are run here one after another, in one folder."""
+PAGES = sorted(
+    path for room in ("start", "howto", "methods") for path in (ROOT / "docs" / room).glob("*.md")
+)
+TEXT = "\n".join([README, *(path.read_text(encoding="utf-8") for path in PAGES)])
 HUB_MODEL = "meta-llama/Llama-3.2-3B-Instruct"
 RUN = "runs/robustft"
 
@@ -32,39 +45,36 @@ def plugins() -> Plugins:
 
 
 @pytest.fixture(scope="module")
-def shell(blocks: list[Any]) -> list[str]:
-    """The command lines of the README's blocks, in order."""
-    lines = [
-        line
-        for block in blocks
-        if block.document == "README.md" and block.kind == "shell"
-        for line in block.text.splitlines()
-    ]
-    return [line for line in lines if line.strip()]
+def guide(blocks_of: Callable[[str], list[Any]]) -> list[Any]:
+    """The blocks of the README and of the pages that continue it."""
+    return [block for document in GUIDE for block in blocks_of(document)]
 
 
 @pytest.fixture(scope="module")
-def recipes(blocks: list[Any]) -> list[dict[str, Any]]:
-    """The README's YAML blocks."""
-    return [
-        yaml.safe_load(block.text)
-        for block in blocks
-        if block.document == "README.md" and block.kind == "yaml"
-    ]
+def shell(guide: list[Any]) -> list[str]:
+    """The command lines, in order; each once."""
+    lines = [line for block in guide if block.kind == "shell" for line in block.text.splitlines()]
+    return list(dict.fromkeys(line for line in lines if line.strip()))
+
+
+@pytest.fixture(scope="module")
+def recipes(guide: list[Any]) -> list[dict[str, Any]]:
+    """The YAML blocks: first the recipe that ``init`` writes, then what is added to measure the gain."""
+    return [yaml.safe_load(block.text) for block in guide if block.kind == "yaml"]
 
 
 @pytest.fixture(scope="module")
 def done(
     shell: list[str], recipes: list[dict[str, Any]], yard: Path, cli: Callable[..., Any]
 ) -> dict[str, Any]:
-    """What each of the README's ``nfilter`` lines ended in.
+    """What each ``nfilter`` line ended in.
 
     They are typed as they stand, but for three names: models become ``tiny``, ``ID`` a row that is there,
     and the two runs that are compared are copies of the one that was made. Recipes that the text names are files.
     """
     results = {}
     for recipe in recipes:
-        if f"{recipe.get('name')}.yaml:" in README or f"is {recipe.get('name')}.yaml" in README:
+        if re.search(rf"\b(is|as) `?{recipe.get('name')}\.yaml", TEXT):
             text = yaml.safe_dump(recipe, sort_keys=False).replace(HUB_MODEL, "tiny")
             (yard / f"{recipe['name']}.yaml").write_text(text)
     for line in shell:
@@ -283,8 +293,8 @@ def test_the_block_with_tokens_cleans_them_and_trains(
 
 
 def settings() -> list[str]:
-    """The pieces of recipes that stand in the README's text: ``source: {...}``, ``vote: none`` and the like."""
-    text = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
+    """The pieces of recipes that stand in the text: ``source: {...}``, ``vote: none`` and the like."""
+    text = re.sub(r"^```.*?^```$", "", TEXT, flags=re.MULTILINE | re.DOTALL)
     found = dict.fromkeys(re.findall(r"`([a-z_]+: [^`]+)`", text))
     assert len(found) >= 6
     return list(found)
@@ -346,7 +356,7 @@ def test_classes_are_named_as_the_text_says(tmp_path: Path, cli: Callable[..., A
 
 
 def test_the_stages_named_exist(plugins: Plugins) -> None:
-    named = set(re.findall(r"robustft\.\w+", README))
+    named = set(re.findall(r"\brobustft\.(?!md\b)\w+", TEXT))
     assert len(named) >= 7
     assert {("stage", name) for name in named} <= set(plugins.registered)
 
@@ -371,7 +381,7 @@ def test_the_command_line_section_is_the_command_lines() -> None:
 
 def test_the_figures_explained_are_figures_of_a_run(demo: Any) -> None:
     metrics = demo.metrics
-    section = README.split("How to read the figures:")[1].split("\n## ")[0]
+    section = (ROOT / "docs" / "howto" / "figures.md").read_text(encoding="utf-8")
     for name in re.findall(r"\*\*(.*?)\*\*", section):
         known = reported(metrics, name.replace(" ", "_")) is not None or name in metrics
         assert known, name
@@ -424,13 +434,13 @@ def test_the_demo_screen_has_the_rows_that_a_run_prints(blocks: list[Any], demo:
 
 
 def test_the_python_block_runs_on_the_embedded_model(
-    blocks: list[Any],
+    blocks_of: Callable[[str], list[Any]],
     cli: Callable[..., Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (block,) = [each for each in blocks if (each.document, each.kind) == ("README.md", "python")]
+    (block,) = [each for each in blocks_of("docs/howto/python.md") if each.kind == "python"]
     made = cli("init", "--template", "quickstart", "--out", "recipe.yaml", cwd=tmp_path)
     assert made.code == 0, made.err
     recipe = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
@@ -439,7 +449,7 @@ def test_the_python_block_runs_on_the_embedded_model(
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(compile(block.text, "README.md", "exec"), names)
+    exec(compile(block.text, str(block), "exec"), names)
     assert names["recipe"].train.config.lr == 1e-4
     dropped = list(names["result"].rows("dropped.jsonl"))
     assert dropped

@@ -84,14 +84,14 @@ def ours(transport: str) -> Callable[[str, int, int], int]:
 
 def journaled(url: str, calls: int, level: int) -> int:
     """``ctx.model(name).generate``, with the journal."""
-    from nfilter.models.proxy import Model
+    from nfilter.models.proxy import JournaledModel
     from nfilter.store.journal import Journal
 
     model = backend(url, "aiohttp", level or None)
     asked = requests(calls)
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "journal.db")
-        proxy = Model("test", model, model.fingerprint(), journal, "bench")
+        proxy = JournaledModel("test", model, model.fingerprint(), journal, "bench")
         done = timed(lambda: proxy.generate(asked))
         journal.close()
     model.close()

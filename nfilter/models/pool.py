@@ -44,7 +44,7 @@ class ModelPool:
         return self._built[target]
 
     def paid_before(self, usd: float) -> None:
-        """Count against the budget, where there is one, what earlier runs in the same places paid."""
+        """Charge the budget, if there is one, with the cost of earlier runs in the same directories."""
         if self.site.budget is not None:
             self.site.budget.paid_before(usd)
 

@@ -1,6 +1,6 @@
-"""Local models through transformers and peft: they generate, embed, score, encode, and are fine-tuned.
+"""Local models with transformers and peft: generate, embed, score, encode, and fine-tune with LoRA.
 
-Importing this package loads neither torch nor transformers.
+Importing this package imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from nfilter import hookimpl
 
 @hookimpl
 def nfilter_backends() -> tuple[type, ...]:
-    """The backend ``hf``."""
+    """Return the backend ``hf``."""
     from nfilter_hf.backend import HFBackend
 
     return (HFBackend,)
@@ -18,7 +18,7 @@ def nfilter_backends() -> tuple[type, ...]:
 
 @hookimpl
 def nfilter_trainers() -> tuple[type, ...]:
-    """The trainer ``hf.lora``."""
+    """Return the trainer ``hf.lora``."""
     from nfilter_hf.lora.trainer import LoraTrainer
 
     return (LoraTrainer,)

@@ -1,4 +1,4 @@
-"""Putting an adapter on shared weights, and giving the weights back exactly as they were."""
+"""Attach an adapter to shared weights, and restore the module exactly afterwards."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _Saved = list[tuple[Any, dict[str, Any], dict[str, Any]]]
 
 
 class Snapshot:
-    """What a module tree is made of: its children, parameters, hooks, flags and configuration.
+    """The structure of a module tree: its children, parameters, hooks, flags and configuration.
 
-    ``restore`` puts all of it back, whatever was wrapped, injected, hooked, frozen or cast since. Values that were
-    written into a parameter in place are not undone.
+    ``restore`` undoes all wrapping, injection, hooks, freezing and casts since then, but not values that were written into a
+    parameter in place.
     """
 
     def __init__(self, module: Any) -> None:
@@ -29,12 +29,12 @@ class Snapshot:
         self._parameters = [(p, p.data, p.requires_grad, p.grad) for p in module.parameters()]
 
     def restore(self) -> None:
-        """Make the tree what it was."""
+        """Restore the tree."""
         for thing, attributes, contents in self._objects:
             thing.__dict__.clear()
             thing.__dict__.update(attributes)
             for key, content in contents.items():
-                # In place: handles of hooks refer to the dictionary that they were put into.
+                # In place, because handles of hooks refer to the dictionary object.
                 attributes[key].clear()
                 attributes[key].update(content)
         for parameter, data, wanted, grad in self._parameters:
@@ -45,6 +45,7 @@ class Snapshot:
 
 
 def _save(thing: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """An object with its attributes, and copies of its dictionaries and sets."""
     attributes = dict(thing.__dict__)
     contents = {k: v.copy() for k, v in attributes.items() if isinstance(v, dict | set)}
     return thing, attributes, contents
@@ -52,7 +53,7 @@ def _save(thing: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
 
 @contextmanager
 def scoped(module: Any, start: Snapshot | None = None) -> Iterator[None]:
-    """Give ``module`` back as it is now, however the scope ends. With ``start``, it begins as that."""
+    """Restore ``module`` to its present state when the scope ends. With ``start``, set it to that state first."""
     before = Snapshot(module)
     try:
         if start is not None:
@@ -63,7 +64,11 @@ def scoped(module: Any, start: Snapshot | None = None) -> Iterator[None]:
 
 
 def attach(module: Any, ref: ModelRef) -> None:
-    """Put the adapter of ``ref`` on ``module``, in place. Raises ModelError where it does not fit."""
+    """Attach the adapter of ``ref`` to ``module``, in place.
+
+    Raises:
+        ModelError: if the adapter cannot be read or does not fit.
+    """
     import torch
     from peft import PeftConfig, inject_adapter_in_model, set_peft_model_state_dict
     from safetensors import SafetensorError
@@ -79,7 +84,7 @@ def attach(module: Any, ref: ModelRef) -> None:
     prefix = "base_model.model."
     weights = {key.removeprefix(prefix): value for key, value in weights.items()}
     try:
-        # The first values are drawn and then replaced; the caller's generator stays where it was.
+        # The initial values are random and then replaced; the caller's generator must not change.
         device = next(module.parameters()).device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             inject_adapter_in_model(config, module, adapter_name=_NAME)
@@ -99,15 +104,16 @@ def attach(module: Any, ref: ModelRef) -> None:
 
 
 def _folder(ref: ModelRef) -> Path:
+    """The folder of an adapter after checking that it has a readable config and safetensors weights."""
     folder = Path(ref.path)
     if ref.kind != "adapter":
         raise ModelError(
-            f"{folder} holds whole weights, not an adapter: name it as a model of its own, "
+            f"{folder} has full weights, not an adapter: name it as a separate model, "
             f"models: {{NAME: {{use: hf, model: {folder}}}}}"
         )
     if not (folder / "adapter_config.json").is_file():
         raise ModelError(
-            f"{folder} holds no adapter_config.json; give the folder that training wrote"
+            f"{folder} has no adapter_config.json; give the folder that training wrote"
         )
     try:
         json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
@@ -115,6 +121,6 @@ def _folder(ref: ModelRef) -> Path:
         raise ModelError(f"{folder / 'adapter_config.json'} is not JSON: {error}") from error
     if not (folder / _WEIGHTS).is_file():
         raise ModelError(
-            f"{folder} holds no {_WEIGHTS}; pickled adapters are never loaded: save it again as safetensors"
+            f"{folder} has no {_WEIGHTS}; pickled adapters are never loaded: save it again as safetensors"
         )
     return folder

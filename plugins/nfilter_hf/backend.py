@@ -61,25 +61,26 @@ _PROMPT_END = 256  # characters
 
 @dataclass(frozen=True, slots=True)
 class Lent:
-    """A module that is lent, with its tokenizer. What is done to its structure is undone when the scope ends.
+    """A lent module with its tokenizer. Changes to its structure are undone when the scope ends.
 
-    ``format_reason`` says why its weights are in the number format that they are in, where none was named. ``told`` is what another process of a launch makes the same model from.
+    ``format_reason`` is why its weights have their number format, if the config names none. ``job_values`` identify the model
+    for the other processes of a launch.
     """
 
     module: Any
     tokenizer: Any
     format_reason: str | None = None
-    told: Mapping[str, Any] | None = None
+    job_values: Mapping[str, Any] | None = None
 
 
 class HFBackend:
-    """Any causal language model of transformers, by hub id, folder or GGUF file. Weights load at first use."""
+    """Any causal language model of transformers, by hub id, folder or GGUF file. Weights are loaded at first use."""
 
     name: ClassVar[str] = "hf"
     also_known: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("huggingface", "transformers", "local", "hub", "pretrained", "automodel", "peft", "torch"), "{use: hf, model: NAME}"
     )  # fmt: skip
-    # TextEncoder breaks exactly the control tokens of this tokenizer, and takes the breaks out again.
+    # TextEncoder breaks exactly the control tokens of this tokenizer, and removes the breaks afterwards.
     shields: ClassVar[bool] = True
     Config: ClassVar[type[HFConfig]] = HFConfig
 
@@ -104,7 +105,7 @@ class HFBackend:
         self._fingerprint: str | None = None
         self._digest: TokenizerDigest | None = None
         self._chosen: Choice | None = None
-        # One set of weights: a thread that trains or has an adapter on must be alone with it.
+        # One set of weights: a thread that trains or has an adapter attached needs exclusive access.
         self._lock = threading.RLock()
         self._generating = Budget(config.batch_tokens)
         self._embedding = Budget(config.batch_tokens)
@@ -112,7 +113,7 @@ class HFBackend:
         self._cut = CutCounter(config.embed_window, "embed_window")
 
     def fingerprint(self) -> str:
-        """SHA-256 of weights, tokenizer, template and settings; of the commit for a hub model."""
+        """Return the SHA-256 of weights, tokenizer, template and settings; for a hub model, of the commit and settings."""
         with self._lock:
             if self._fingerprint is None:
                 source = self._find()
@@ -128,34 +129,34 @@ class HFBackend:
                 }
                 if self._config.embed_window != "head":
                     settings["embed_window"] = self._config.embed_window
-                # A commit is a digest of its files already.
+                # A commit already identifies its files.
                 place = None if source.hub_id else source.place
                 self._fingerprint = fingerprint(place, settings, default_digests())
             return self._fingerprint
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """One completion per request, in order; see ``generation.generate``. All processes of a launch take part."""
+        """Return one completion per request, in order; see ``generation.generate``. All processes of a launch take part."""
         if current().size == 1:
             return self.generate_here(requests)
         answers = dict(self.stream(requests))
         return [answers[index] for index in range(len(requests))]
 
     def generate_here(self, requests: Sequence[Request]) -> list[Completion]:
-        """The same completions by this process alone."""
+        """Generate in this process only."""
         with self._ready() as loaded:
             return generate(loaded, requests, self._generating)
 
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
-        """The same completions as they come; see ``generation.stream``."""
+        """Yield completions with their request's index as they come; see ``generation.stream``."""
         launch = current()
         if launch.size > 1:
-            yield from stream_spread(launch, self._told(), requests, self.generate_here)
+            yield from stream_spread(launch, self._job_values(), requests, self.generate_here)
             return
         with self._ready() as loaded:
             yield from stream(loaded, requests, self._generating)
 
     def prompt_end(self, request: Request) -> str:
-        """How the text ends that the template makes of a request; empty where it takes the request for none."""
+        """Return the end of the prompt that the template renders; empty if it rejects the request."""
         with self._lock:
             try:
                 return (
@@ -167,31 +168,33 @@ class HFBackend:
                 return ""
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
-        """Float32 [n, d]: mean of a layer's hidden states over each text's tokens, the last layer's by default."""
+        """Return float32 [n, d]: the mean of a layer's hidden states over each text's tokens, by default of the last layer."""
         with self._ready() as loaded:
             config = self._config
-            found = embed(loaded, texts, self._embedding, config.embed_layer, config.embed_window)
-            self._cut.add(found.longer, len(texts), loaded.context)
-            return found.vectors
+            embedded = embed(
+                loaded, texts, self._embedding, config.embed_layer, config.embed_window
+            )
+            self._cut.add(embedded.longer, len(texts), loaded.context)
+            return embedded.vectors
 
     def take_cut_texts(self) -> CutTexts | None:
-        """How many embedded texts were longer than the context since this was last asked."""
+        """Return the count of embedded texts that were longer than the context since the last call."""
         return self._cut.take()
 
     def encode(
         self, samples: Sequence[Sample], *, max_length: int, turns: str
     ) -> list[TokenSample]:
-        """Token samples with the model's own template, without loading weights; see ``encoding.encode``."""
+        """Encode samples with the model's template, without loading weights; see ``encoding.encode``."""
         with self._lock:
             return encode(self._open_text(), samples, max_length=max_length, turns=turns)
 
     def decode(self, ids: Sequence[IntArray]) -> list[str]:
-        """The text of each list of ids; see ``encoding.decode``."""
+        """Return the text of each list of ids; see ``encoding.decode``."""
         with self._lock:
             return decode(self._open_text(), ids)
 
     def tokenizer_digest(self) -> TokenizerDigest:
-        """What identifies tokenizer and chat template; see ``encoding.tokenizer_digest``."""
+        """Return the digest of tokenizer and chat template; see ``encoding.tokenizer_digest``."""
         with self._lock:
             if self._digest is None:
                 self._digest = tokenizer_digest(self._open_text())
@@ -200,7 +203,7 @@ class HFBackend:
     def score(
         self, samples: Sequence[TokenSample], adapter: ModelRef | None = None
     ) -> list[FloatArray]:
-        """Per-token losses, of the model as it is or with ``adapter`` on; see ``scoring.score``.
+        """Return per-token losses, float32 [T] per sample, of the base or with ``adapter``; see ``scoring.score``.
 
         All processes of a launch take part.
         """
@@ -209,11 +212,11 @@ class HFBackend:
                 return model.score(samples)
         launch = current()
         if launch.size > 1:
-            return score_spread(launch, self._told(), samples, self.score_here)
+            return score_spread(launch, self._job_values(), samples, self.score_here)
         return self.score_here(samples)
 
     def score_here(self, samples: Sequence[TokenSample]) -> list[FloatArray]:
-        """The same losses by this process alone."""
+        """Score in this process only."""
         with self._ready() as loaded:
             if self._scoring is None:
                 self._scoring = Budget(scoring_tokens(self._config, loaded.device.type))
@@ -221,31 +224,31 @@ class HFBackend:
 
     @contextmanager
     def lend(self) -> Iterator[Lent]:
-        """Lend module and tokenizer; structure, flags, hooks and eval mode are restored however the scope ends."""
+        """Lend module and tokenizer; structure, flags, hooks and eval mode are restored when the scope ends."""
         with self._lock:
             loaded = self._load()
             with scoped(loaded.module):
                 chosen = self._format(loaded.device.type)
-                told = self._told() if current().size > 1 else None
-                yield Lent(loaded.module, loaded.tokenizer, chosen.reason or None, told)
+                values = self._job_values() if current().size > 1 else None
+                yield Lent(loaded.module, loaded.tokenizer, chosen.reason or None, values)
 
     @contextmanager
     def adapted(self, ref: ModelRef) -> Iterator[Adapted]:
-        """The same weights with the adapter ``ref`` on, alone, for as long as the scope is open.
+        """Return the same weights with the adapter ``ref``, with exclusive access while the scope is open.
 
-        It is on in all processes of a launch.
+        The adapter is attached in all processes of a launch.
         """
         launch = current()
         with self.adapted_here(ref) as model:
             if launch.size == 1:
                 yield model
                 return
-            with adapted_everywhere(launch, self._told(), ref):
+            with adapted_everywhere(launch, self._job_values(), ref):
                 yield model
 
     @contextmanager
     def adapted_here(self, ref: ModelRef) -> Iterator[Adapted]:
-        """The same in this process alone."""
+        """Attach the adapter in this process only."""
         with self._lock:
             loaded = self._load()
             with scoped(loaded.module, self._base):
@@ -257,14 +260,14 @@ class HFBackend:
                     model.closed = True
 
     def close(self) -> None:
-        """Let go of the weights and the memory they take; a later call loads them again."""
+        """Release the weights and their memory; a later call loads them again."""
         with self._lock:
             if self._loaded is not None:
                 self._loaded = self._base = None
                 release()
 
-    def _told(self) -> dict[str, Any]:
-        """What another process of a launch makes the same model from: the settings, with the number format chosen."""
+    def _job_values(self) -> dict[str, Any]:
+        """The values from which another process of a launch builds the same model: settings with the number format."""
         dtype = self._format(choose_device(self._config)).dtype
         config = self._config.model_copy(update={"dtype": dtype})
         return {"config": config.model_dump(mode="json"), "fingerprint": self.fingerprint()}
@@ -280,7 +283,7 @@ class HFBackend:
         return self._text
 
     def _format(self, device: str) -> Choice:
-        """The number format of the weights; measured once, where a CPU is to choose."""
+        """The number format of the weights; on a CPU with ``dtype: auto`` it is measured once."""
         if self._chosen is None:
             if self._config.dtype == "auto" and device == "cpu":
                 self._chosen = cpu_format(model_settings(self._config, self._site))
@@ -299,7 +302,7 @@ class HFBackend:
 
     @contextmanager
     def _ready(self) -> Iterator[Loaded]:
-        """The model in eval mode, also while it is lent for training."""
+        """Yield the model in eval mode, also while it is lent for training."""
         with self._lock:
             loaded = self._load()
             training = [module for module in loaded.module.modules() if module.training]
@@ -312,7 +315,7 @@ class HFBackend:
 
 
 class Adapted:
-    """A model with an adapter on. It works while its scope is open."""
+    """A model with an adapter. It can only be used while its scope is open."""
 
     def __init__(self, backend: HFBackend, ref: ModelRef) -> None:
         self._backend = backend
@@ -320,40 +323,40 @@ class Adapted:
         self.closed = False
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """One completion a request, in order, by the adapted model."""
+        """Return one completion per request, in order, of the adapted model."""
         return self._open().generate(requests)
 
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
-        """The same completions as they come."""
+        """Yield completions with their request's index as they come."""
         return self._open().stream(requests)
 
     def score(
         self, samples: Sequence[TokenSample], adapter: ModelRef | None = None
     ) -> list[FloatArray]:
-        """Per-token losses under the adapted model, or under ``adapter`` instead."""
+        """Return per-token losses of the adapted model, or with ``adapter`` instead."""
         return self._open().score(samples, adapter)
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
-        """Embeddings by the adapted model."""
+        """Return embeddings of the adapted model."""
         return self._open().embed(texts)
 
     def encode(
         self, samples: Sequence[Sample], *, max_length: int, turns: str
     ) -> list[TokenSample]:
-        """Token samples; an adapter changes nothing here."""
+        """Encode samples; independent of the adapter."""
         return self._open().encode(samples, max_length=max_length, turns=turns)
 
     def decode(self, ids: Sequence[IntArray]) -> list[str]:
-        """The text of ids; an adapter changes nothing here."""
+        """Return the text of ids; independent of the adapter."""
         return self._open().decode(ids)
 
     def tokenizer_digest(self) -> TokenizerDigest:
-        """The tokenizer's; an adapter changes nothing here."""
+        """Return the tokenizer's digest; independent of the adapter."""
         return self._open().tokenizer_digest()
 
     def _open(self) -> HFBackend:
         if self.closed:
             raise ModelError(
-                f"the adapter {self._ref.path} is off again: use it inside 'with model.adapted(ref) as adapted:'"
+                f"the adapter {self._ref.path} is no longer attached: use it inside 'with model.adapted(ref) as adapted:'"
             )
         return self._backend

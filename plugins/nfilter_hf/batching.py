@@ -1,4 +1,4 @@
-"""Batches by token budget, longest first, that shrink when memory runs out."""
+"""Batches by token budget, longest first; the budget is reduced when memory runs out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MEMORY = re.compile(
 
 @dataclass(slots=True)
 class Budget:
-    """How many tokens a batch may hold, padding included. It is halved when memory runs out, and stays so."""
+    """The maximum number of tokens of a batch, including padding. It is halved permanently when memory runs out."""
 
     tokens: int
 
@@ -30,7 +30,7 @@ class Budget:
         work: Callable[[Sequence[Item]], None],
         give_up: Callable[[Item], None],
     ) -> None:
-        """Call ``work`` on all batches as ``each`` does; an item too large even alone goes to ``give_up``."""
+        """Call ``work`` on all batches as ``each`` does; an item that is too large alone is passed to ``give_up``."""
 
         def worked(batch: Sequence[Item]) -> bool:
             work(batch)
@@ -46,10 +46,10 @@ class Budget:
         size: Callable[[Item], int],
         work: Callable[[Sequence[Item]], Result],
     ) -> Iterator[tuple[Sequence[Item], Result | None]]:
-        """Batches of ``items``, sorted by ``size`` (tokens of one row), longest first, each with what it gave.
+        """Yield batches of ``items`` with their results, sorted by ``size`` (tokens of one row), longest first.
 
-        A batch that runs out of memory is halved and tried again; an item that does so alone comes with None.
-        ``work`` must change nothing before it is done, since its batch may come again.
+        A batch that runs out of memory is halved and repeated; the result of an item that is too large alone is None. ``work``
+        must have no side effects before it succeeds, because its batch may be repeated.
         """
         waiting = sorted(items, key=size, reverse=True)
         while waiting:
@@ -75,13 +75,13 @@ def _attempt(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-    # Only here, past the handler, is the failed pass's memory free to be given back.
+    # Only after the handler is the memory of the failed pass unreferenced.
     release()
     return False, None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that a device, or the host, ran out of memory."""
+    """Whether ``error`` reports that a device or the host ran out of memory."""
     import torch
 
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
@@ -90,7 +90,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release() -> None:
-    """Give cached memory back to the device."""
+    """Return cached memory to the device."""
     import torch
 
     gc.collect()

@@ -1,4 +1,4 @@
-"""What is wrong with a model's folder or device, seen without torch or transformers."""
+"""Check a model's folder and device without importing torch or transformers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def config_problems(config: HFConfig, site: Site) -> Iterator[str]:
-    """Every fault of ``config`` that can be known before anything loads, each with its remedy."""
+    """Yield every fault of ``config`` that is detectable before loading, each with its remedy."""
     for package in ("torch", "transformers", "peft"):
         if find_spec(package) is None:
             yield f"hf {missing_package(package, 'nfilter[local]')}"
@@ -40,15 +40,15 @@ def config_problems(config: HFConfig, site: Site) -> Iterator[str]:
 
 
 def folder_problems(folder: Path) -> Iterator[str]:
-    """Why ``folder`` cannot be loaded: what it lacks, or what in it is refused."""
+    """Yield the reasons why ``folder`` cannot be loaded."""
     if not folder.is_dir():
         yield f"there is no folder {folder}"
         return
     if not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
             yield (
-                f"{folder} holds an adapter, not a whole model: name its base as the model, "
-                "or fold the adapter in with 'nfilter merge'"
+                f"{folder} has an adapter, not a full model: name its base as the model, "
+                "or merge the adapter with 'nfilter merge'"
             )
         else:
             yield f"{folder} has no config.json, so it is not a transformers checkpoint; give the folder that has one"
@@ -59,20 +59,20 @@ def folder_problems(folder: Path) -> Iterator[str]:
         return
     if settings.get("auto_map") and not _is_native(str(settings.get("model_type", ""))):
         yield (
-            f"{folder}: this checkpoint runs Python code of its own (auto_map in config.json), which is never "
+            f"{folder}: this checkpoint needs its own Python code (auto_map in config.json), which is never "
             "executed; use a model whose architecture is part of transformers"
         )
     if not any(folder.glob("*.safetensors")):
         if any(path for pattern in _PICKLES for path in folder.glob(pattern)):
             yield (
-                f"{folder} holds pickled weights only, which are never loaded; convert them once, where you trust "
-                "them: AutoModelForCausalLM.from_pretrained(...).save_pretrained('NEW_FOLDER'), and use NEW_FOLDER"
+                f"{folder} has only pickled weights, which are never loaded; if you trust them, convert them "
+                "once: AutoModelForCausalLM.from_pretrained(...).save_pretrained('NEW_FOLDER'), and use NEW_FOLDER"
             )
         else:
-            yield f"{folder} holds no *.safetensors weights; copy the checkpoint again, with its weights"
+            yield f"{folder} has no *.safetensors weights; copy the checkpoint again, with its weights"
     yield from _shard_problems(folder)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        yield f"{folder} holds no tokenizer (tokenizer.json); save the model's tokenizer beside it"
+        yield f"{folder} has no tokenizer (tokenizer.json); save the model's tokenizer in it"
 
 
 def _shard_problems(folder: Path) -> Iterator[str]:
@@ -81,13 +81,13 @@ def _shard_problems(folder: Path) -> Iterator[str]:
     names = {str(shard) for shard in shards.values()} if isinstance(shards, dict) else set()
     for name in sorted(name for name in names if "/" in name or "\\" in name):
         yield (
-            f"{folder}: model.safetensors.index.json names the shard {name!r}, which lies elsewhere; a checkpoint is "
+            f"{folder}: model.safetensors.index.json names the shard {name!r} in another folder; a checkpoint is "
             "one folder: copy it again"
         )
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in ``path``, or None where there is none."""
+    """Return the JSON object in ``path``, or None if it has none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -96,7 +96,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _is_native(model_type: str) -> bool:
-    # The folder of each architecture is looked for, since importing transformers takes seconds.
+    # Searches the folder of the architecture, because importing transformers takes seconds.
     spec = find_spec("transformers")
     if spec is None or spec.origin is None or not model_type.replace("-", "_").isidentifier():
         return False
@@ -108,7 +108,7 @@ def _gguf_problems(config: HFConfig, place: Location) -> Iterator[str]:
         yield f"a GGUF model {missing_package('gguf', 'nfilter[local]')}"
     if config.load_in_4bit:
         yield (
-            f"load_in_4bit takes safetensors weights, and {config.model!r} is a GGUF file, which is unpacked when it is "
+            f"load_in_4bit takes safetensors weights, and {config.model!r} is a GGUF file, which is dequantised when it is "
             "read: remove load_in_4bit, or give the model's folder or hub id in full precision"
         )
     if place.gguf is not None:
@@ -122,7 +122,7 @@ def _gguf_problems(config: HFConfig, place: Location) -> Iterator[str]:
 
 
 def header_problems(path: Path, header: Header) -> Iterator[str]:
-    """Why the whole GGUF file at ``path``, whose header was read, cannot be used."""
+    """Yield the reasons why the GGUF file at ``path`` with this header cannot be used."""
     parts = header.values.get("split.count")
     if isinstance(parts, int) and parts > 1:
         yield (
@@ -130,9 +130,9 @@ def header_problems(path: Path, header: Header) -> Iterator[str]:
             "(it comes with llama.cpp), and give OUT.gguf"
         )
     elif not header.tensors:
-        yield f"{path} holds no weights, only a vocabulary; give the file of the whole model"
+        yield f"{path} has no weights, only a vocabulary; give the file of the full model"
     if not isinstance(header.values.get("tokenizer.ggml.tokens"), int):
-        yield f"{path} holds no tokenizer (tokenizer.ggml.tokens); convert the model again with a current llama.cpp"
+        yield f"{path} has no tokenizer (tokenizer.ggml.tokens); convert the model again with a current llama.cpp"
     if not _reads(header.architecture):
         yield (
             f"{path} is a model of the architecture {header.architecture!r}, which the installed transformers cannot read "
@@ -141,7 +141,7 @@ def header_problems(path: Path, header: Header) -> Iterator[str]:
 
 
 def _reads(architecture: str) -> bool:
-    # The names are looked for in the source, since importing transformers takes seconds.
+    # Searches the names in the source, because importing transformers takes seconds.
     spec = find_spec("transformers")
     if spec is None or spec.origin is None:
         return True
@@ -153,7 +153,7 @@ def _reads(architecture: str) -> bool:
 
 
 def _bare(architecture: str) -> str:
-    # llama.cpp and transformers write some names apart: qwen2moe and qwen2_moe.
+    # llama.cpp and transformers write some names differently: qwen2moe and qwen2_moe.
     return architecture.replace("-", "").replace("_", "").lower()
 
 
@@ -177,7 +177,7 @@ def _device_problems(config: HFConfig) -> Iterator[str]:
 
 
 def _may_have_cuda() -> bool:
-    """Whether a driver shows itself; where that cannot be seen, yes."""
+    """Whether a GPU driver is present; True on systems where this cannot be detected."""
     if sys.platform == "darwin":
         return False
     if sys.platform != "linux":

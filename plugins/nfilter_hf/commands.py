@@ -9,26 +9,28 @@ import click
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--arm", default="cleaned", show_default=True, help="Whose adapter to fold in.")
+@click.option(
+    "--arm", default="cleaned", show_default=True, help="The arm whose adapter is merged."
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Where to write the model.  [default: RUN/merged/ARM]",
+    help="The folder of the merged model.  [default: RUN/merged/ARM]",
 )
 @click.option(
     "--model",
-    help="The base: a folder, a GGUF file or a hub id.  [default: what the adapter names]",
+    help="The base: a folder, a GGUF file or a hub id.  [default: the base that the adapter names]",
 )
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="The type of the weights.  [default: that of the base in the training]",
+    help="The type of the weights.  [default: the type of the base during training]",
 )
 def merge(run: Path, arm: str, out: Path | None, model: str | None, dtype: str | None) -> None:
-    """Fold the adapter of RUN into its base model.
+    """Merge the adapter of RUN into its base model.
 
-    The result runs without PEFT: safetensors weights and the tokenizer. The sum is taken in float32; what the rounding to
-    another type costs is told.
+    The result needs no PEFT: safetensors weights and the tokenizer. The sum is computed in float32; the rounding error of
+    another type is printed.
     """
     from nfilter_hf.merge import merge_run
 

@@ -1,4 +1,4 @@
-"""The configuration of the local backend, and where the model that it names is found."""
+"""The configuration of the local backend, and the location of its model."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ from nfilter import ModelError, Site, StageConfig, did_you_mean
 from nfilter_hf.gguf_header import SUFFIX
 
 _ON_CPU = 4096
-_NAMED = 8  # GGUF files that an error lists
+_LISTED = 8  # maximum number of GGUF files in an error
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 class HFConfig(StageConfig):
-    """A causal language model that runs here, through transformers.
+    """A causal language model that runs on this machine with transformers.
 
-    ``model`` is the short name of a model that ships, a folder (relative to the recipe's), a hub id, or a GGUF file: its path,
-    a folder with one in it, or ``hub-id:file.gguf``. What is quantised in a GGUF file is unpacked.
-    ``batch_tokens`` bounds a batch: rows times the longest row, prompt and new tokens together (where it is not set, a
-    quarter of it where a CPU scores). ``max_length``
-    shortens the context that the model itself allows. ``chat_template: none`` ignores the model's own template and
-    writes Tulu-style roles, as is done for a model that has no template. ``embed_layer`` is the hidden layer whose states
-    make an embedding: 0 the tokens' own vectors, 1 the first layer's output, and so on, or a share
-    of the depth (0.66); the last by default. ``embed_window`` says what of a text longer than the context is embedded: its ``head``, its ``tail``, or the ``mean`` over all its parts.
+    Attributes:
+        model: The short name of a model that ships, a folder (relative to the recipe), a hub id, or a GGUF file: its path, a
+            folder with one GGUF file, or ``hub-id:file.gguf``. Quantised GGUF weights are dequantised.
+        batch_tokens: Maximum size of a batch: rows times the longest row, prompt and new tokens together. If it is not set,
+            scoring on a CPU uses a quarter of it.
+        max_length: Shortens the model's context.
+        chat_template: ``none`` ignores the model's template and uses Tulu's role markers, as for a model without a template.
+        embed_layer: The hidden layer of embeddings: 0 are the token embeddings, 1 is the first layer's output, and so on; or a
+            share of the depth, e.g. 0.66. The default is the last layer.
+        embed_window: The embedded part of a text longer than the context: its ``head``, its ``tail``, or the ``mean`` over all
+            parts.
     """
 
     also_known: ClassVar[Mapping[str, str]] = {
@@ -42,9 +45,9 @@ class HFConfig(StageConfig):
         **dict.fromkeys(("batch_size", "max_batch_size"), "batch_tokens bounds the tokens of a batch: batch_tokens: 16384"),
         **dict.fromkeys(
             ("max_tokens", "max_new_tokens", "max_completion_tokens"),
-            "it is set where the model is asked: max_tokens: 256 on the stage, or under evaluate",
+            "it is set where the model is called: max_tokens: 256 on the stage, or under evaluate",
         ),
-        "trust_remote_code": "code from a model's own folder is never run; leave the line out",
+        "trust_remote_code": "code from a model's folder is never run; remove the line",
     }  # fmt: skip
 
     model: str = Field(
@@ -88,7 +91,7 @@ class HFConfig(StageConfig):
 
 
 def scoring_tokens(config: HFConfig, device: str) -> int:
-    """The tokens of a batch that is scored: what the config says, else on a CPU no more than its caches like."""
+    """Return the maximum tokens of a batch for scoring: the configured value, else on a CPU at most 4096, for its caches."""
     if "batch_tokens" in config.model_fields_set or device != "cpu":
         return config.batch_tokens
     return min(config.batch_tokens, _ON_CPU)
@@ -96,9 +99,9 @@ def scoring_tokens(config: HFConfig, device: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where a model is: in ``folder``, or on the hub under ``hub_id``; ``problem`` says why it is nowhere.
+    """The location of a model: ``folder``, or ``hub_id`` on the hub; ``problem`` is the error if it has neither.
 
-    ``file`` is the name of the GGUF file in there that it is, if it is one.
+    ``file`` is the name of the GGUF file in the folder or repository, if the model is one.
     """
 
     folder: Path | None = None
@@ -108,12 +111,12 @@ class Location:
 
     @property
     def gguf(self) -> Path | None:
-        """The path of a GGUF file that is here."""
+        """The path of a local GGUF file, else None."""
         return self.folder / self.file if self.folder is not None and self.file else None
 
 
 def _expanded(model: str) -> Path:
-    """The path with the user's folder in place of ``~``; as it is where there is no such user."""
+    """The path with ``~`` expanded; unchanged if there is no such user."""
     try:
         return Path(model).expanduser()
     except RuntimeError:
@@ -121,7 +124,7 @@ def _expanded(model: str) -> Path:
 
 
 def locate(model: str, site: Site) -> Location:
-    """Find what ``model`` names: a model that ships, then a folder or a GGUF file, then a hub id. Nothing is read."""
+    """Find ``model``: first as a model that ships, then as a folder or a GGUF file, then as a hub id. No file is read."""
     try:
         shipped = site.models.get(model)
     except ModelError as error:
@@ -131,25 +134,25 @@ def locate(model: str, site: Site) -> Location:
 
 
 def _here(path: Path, model: str) -> Location | None:
-    """What lies at ``path``; None where nothing does."""
+    """The local model at ``path``; None if nothing exists there."""
     if path.is_dir():
         return _in_folder(path, model)
     if path.is_file() and path.suffix.lower() == SUFFIX:
         return Location(folder=path.parent, file=path.name)
     if path.is_file():
         return Location(
-            problem=f"model {model!r}: {path} is a file that does not end in {SUFFIX}. Give the folder that it lies in, or a "
+            problem=f"model {model!r}: {path} is a file that does not end in {SUFFIX}. Give its folder, or a "
             "GGUF file"
         )
     return None
 
 
 def _elsewhere(path: Path, model: str, site: Site, *, ships: bool) -> Location:
-    """The hub, where ``model`` can be an id there, else what is wrong with it."""
+    """The hub, if ``model`` can be a hub id, else the error."""
     near = did_you_mean(model, site.models)
     if ships:
         return Location(
-            problem=f"model {model!r}: there is no {path}; install the package that brings it again"
+            problem=f"model {model!r}: {path} does not exist; install the package that contains it again"
         )
     if model.lower().endswith(SUFFIX):
         return _on_hub(model) or Location(
@@ -161,13 +164,13 @@ def _elsewhere(path: Path, model: str, site: Site, *, ships: bool) -> Location:
             return Location(problem=f"model {model!r} is not known{near}")
         return Location(hub_id=model)
     return Location(
-        problem=f"model {model!r}: there is no folder {path}{near}. Give a folder that holds config.json and "
+        problem=f"model {model!r}: there is no folder {path}{near}. Give a folder with config.json and "
         "*.safetensors, relative to the recipe, or a hub id like 'org/name'"
     )
 
 
 def _on_hub(model: str) -> Location | None:
-    """``hub-id:file.gguf``; one letter before the colon is a drive."""
+    """The location of ``hub-id:file.gguf``; a single letter before the colon is a drive."""
     hub_id, _, file = model.partition(":")
     if len(hub_id) < 2 or not _HUB_ID.fullmatch(hub_id) or hub_id.endswith(".."):
         return None
@@ -177,14 +180,14 @@ def _on_hub(model: str) -> Location | None:
 
 
 def _in_folder(folder: Path, model: str) -> Location:
-    """The checkpoint in ``folder``: its safetensors weights, where it has some, else its only GGUF file."""
+    """The checkpoint in ``folder``: its safetensors weights if it has any, else its only GGUF file."""
     files = sorted(path.name for path in folder.glob(f"*{SUFFIX}"))
     if not files or any(folder.glob("*.safetensors")):
         return Location(folder=folder)
     if len(files) == 1:
         return Location(folder=folder, file=files[0])
-    listed = ", ".join(files[:_NAMED]) + (", ..." if len(files) > _NAMED else "")
+    listed = ", ".join(files[:_LISTED]) + (", ..." if len(files) > _LISTED else "")
     return Location(
-        problem=f"{folder} holds {len(files)} GGUF files: {listed}. Name one of them, as in model: "
+        problem=f"{folder} has {len(files)} GGUF files: {listed}. Name one of them, as in model: "
         f"{(Path(model) / files[0]).as_posix()}"
     )

@@ -1,7 +1,7 @@
-"""One conversation in the form that a template takes: its text, and where in it each answer lies.
+"""Render one conversation in the form that a template accepts, and locate each answer in the text.
 
-Answers are found by rendering the conversation up to each of them with the generation prompt, so a template needs no
-marks of its own. What a model is shown as a prompt is always the beginning of the rendered conversation.
+An answer is located by rendering the conversation before it with the generation prompt, so the template needs no generation
+markers. The prompt of an answer is always the beginning of the rendered conversation.
 """
 
 from __future__ import annotations
@@ -12,24 +12,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from nfilter_hf.habits import ChatError, Habits, Renderer
+from nfilter_hf.template_traits import ChatError, Renderer, TemplateTraits
 from nfilter_hf.turns import THOUGHTS, Turn, marked, write
 
-_STAND_IN: Final = "Ans7StandsHere"
-_CLOSED: Final = "a response has no thought, and the prompt opens one: it is closed, empty, before the response and out of the loss"
-_THOUGHTLESS: Final = "the chat template leaves out the thoughts of a turn before the last"
-_SYSTEMLESS: Final = "the chat template leaves out the system text"
-_TEXTLESS: Final = (
-    "the chat template leaves out the text beside a tool call of a turn before the last"
-)
+_PLACEHOLDER: Final = "Ans7StandsHere"
+_CLOSED: Final = "the prompt opens reasoning, and a response has none: empty reasoning is closed before the response, outside the loss"
+_THOUGHTLESS: Final = "the chat template omits the reasoning of a turn before the last"
+_SYSTEMLESS: Final = "the chat template omits the system text"
+_TEXTLESS: Final = "the chat template omits the text of a turn with a tool call before the last"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One assistant turn: characters [start, end) from its first character to its end-of-turn token.
+    """One assistant turn: characters [start, end), from its first character to its end-of-turn token.
 
-    ``asked`` is where the prompt ends that asks for it: before ``start`` where the prompt opens a thought and the answer
-    has none.
+    ``asked`` is the end of its prompt: before ``start`` if the prompt opens reasoning and the answer has none.
     """
 
     message: int
@@ -40,9 +37,9 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A rendered conversation. ``mark`` is the character that breaks control tokens and stands for nothing.
+    """A rendered conversation. ``mark`` is the character that breaks control tokens and is removed after tokenization.
 
-    ``ends[i]`` is where message ``i`` ends in ``text``. ``remarks`` say what the template did to the conversation.
+    ``ends[i]`` is the end of message ``i`` in ``text``. ``remarks`` describe changes that the template made.
     """
 
     text: str
@@ -53,33 +50,37 @@ class Rendered:
 
     @property
     def cuts(self) -> tuple[int, ...]:
-        """Where tokens must not span: the end of each prompt, and the start of each answer."""
+        """Positions that no token may span: the end of each prompt, and the start of each answer."""
         return tuple(sorted({at for answer in self.answers for at in (answer.asked, answer.start)}))
 
 
 class Draft:
-    """The turns of one conversation on their way through one template."""
+    """Renders the turns of one conversation with one template."""
 
     def __init__(
         self,
         render: Renderer,
-        habits: Habits,
+        traits: TemplateTraits,
         mark: str,
         tools: Sequence[Mapping[str, Any]],
         eos: str,
     ) -> None:
         self._write = render
-        self._habits = habits
+        self._traits = traits
         self._mark = mark
         self._tools = tools
         self._eos = eos
 
     def _render(self, turns: Sequence[Turn], *, ask: bool) -> str:
-        form = self._habits.form
+        form = self._traits.form
         return self._write([write(turn, form) for turn in turns], ask=ask, tools=self._tools)
 
     def prompt(self, turns: Sequence[Turn]) -> Rendered:
-        """What a model is shown after ``turns``. Raises ChatError."""
+        """Render the prompt after ``turns``.
+
+        Raises:
+            ChatError: if the template rejects the turns or omits content.
+        """
         text = self._render(turns, ask=True)
         answers: list[Answer] = []
         ends: list[int] = []
@@ -87,16 +88,20 @@ class Draft:
         for index, turn in enumerate(turns):
             if turn.role == "assistant":
                 asked, start, end = self._earlier_answer(text, turns, index, reached)
-                answers.append(Answer(turn.message, start, end, asked))
+                answers.append(Answer(turn.index, start, end, asked))
             else:
                 end = self._end_of(text, turns[: index + 1], turn.content.strip(), reached)
             reached = max(reached, end)
             ends.append(reached)
-        told = self._checked(text, turns, answers)
-        return Rendered(text, self._mark, tuple(answers), tuple(ends), told)
+        remarks = self._checked(text, turns, answers)
+        return Rendered(text, self._mark, tuple(answers), tuple(ends), remarks)
 
     def conversation(self, turns: Sequence[Turn]) -> Rendered:
-        """Turns of which the last is an assistant's, to the end of that one. Raises ChatError."""
+        """Render turns, of which the last is an assistant's, to the end of that one.
+
+        Raises:
+            ChatError: if the template rejects the turns or omits content.
+        """
         last, context = turns[-1], turns[:-1]
         head = self.prompt(context) if context else Rendered("", self._mark, (), ())
         full = self._render(turns, ask=False)
@@ -110,44 +115,44 @@ class Draft:
         if pair is not None:
             before, tail = self._inside(head.text, tail, last, pair)
         elif tail is None:
-            # The generation prompt holds something that the finished turn does not.
+            # The generation prompt contains text that the finished turn does not.
             kept = last.content if last.content in full else content
-            tail = self._habits.lead + kept + (self._habits.end_of_turn or self._eos)
+            tail = self._traits.lead + kept + (self._traits.end_of_turn or self._eos)
         end, tail = self._close(tail, last, content)
         self._complete(tail[:end], last)
         begins = start + len(before)
-        answer = Answer(last.message, begins, begins + end, start)
+        answer = Answer(last.index, begins, begins + end, start)
         text = head.text + before + tail
-        told = tuple(dict.fromkeys((*head.remarks, *((_CLOSED,) if before else ()))))
-        return Rendered(text, self._mark, (*head.answers, answer), (*head.ends, len(text)), told)
+        remarks = tuple(dict.fromkeys((*head.remarks, *((_CLOSED,) if before else ()))))
+        return Rendered(text, self._mark, (*head.answers, answer), (*head.ends, len(text)), remarks)
 
     # --- the last answer -------------------------------------------------------------------------------------
 
     def _tail(self, full: str, turns: Sequence[Turn]) -> str | None:
-        """The last turn in ``full`` where the prompt is not its beginning: what takes another text's place.
+        """The last turn in ``full`` if the prompt is not its beginning: the text from the place of a placeholder.
 
-        A template may write a system text with the last of all messages, so that the finished conversation has it no
-        longer where the prompt had it, or at all.
+        A template may write the system text with the last message, so that the finished conversation has it elsewhere or not
+        at all.
         """
         try:
-            shown = self._render([*turns[:-1], turns[-1].saying(_STAND_IN)], ask=False)
+            shown = self._render([*turns[:-1], turns[-1].saying(_PLACEHOLDER)], ask=False)
         except ChatError:
             return None
-        before, found, _ = shown.partition(_STAND_IN)
-        base = before.removesuffix(self._habits.lead)
-        return full[len(base) :] if found and full.startswith(base) else None
+        before, present, _ = shown.partition(_PLACEHOLDER)
+        base = before.removesuffix(self._traits.lead)
+        return full[len(base) :] if present and full.startswith(base) else None
 
     def _inside(
         self, head: str, tail: str | None, last: Turn, pair: tuple[str, str]
     ) -> tuple[str, str]:
-        """What stands between a prompt that opens a thought and the response, and the response.
+        """The text between a prompt that opens reasoning and the response, and the response.
 
-        What the prompt has opened is not written again. A thought that the template left out is put back. Where there is
-        none, the open one is closed, empty: what the answer is not inside of, and what no model learns to write.
+        The opening mark is not repeated. Reasoning that the template omitted is restored. If there is none, the reasoning is
+        closed empty, outside the loss, so that the response is not inside it.
         """
         opening, closing = pair
         blanks = head[len(head.rstrip()) :]
-        ends = self._habits.end_of_turn or self._eos
+        ends = self._traits.end_of_turn or self._eos
         if tail is None:
             tail = last.content + ends
         if tail.lstrip().startswith(opening):
@@ -158,26 +163,26 @@ class Draft:
         if closed:
             answer = rest.lstrip("\n")
             return tail[: len(tail) - len(answer)], answer
-        given = marked(last.said, pair) if last.said.reasoning else last.content
-        said, closed, rest = given.partition(closing)
+        given = marked(last.message, pair) if last.message.reasoning else last.content
+        thought, closed, rest = given.partition(closing)
         if closed:
-            said = said.lstrip().removeprefix(opening).removeprefix(blanks)
+            thought = thought.lstrip().removeprefix(opening).removeprefix(blanks)
             gap = rest[: len(rest) - len(rest.lstrip())] or "\n\n"
-            return "", said + closing + gap + tail.lstrip()
-        if last.content.lstrip().startswith(opening):  # a thought that never ends
+            return "", thought + closing + gap + tail.lstrip()
+        if last.content.lstrip().startswith(opening):  # reasoning that is not closed
             return "", tail
         return "\n\n".removeprefix(blanks) + closing + "\n\n", tail.lstrip("\n")
 
     def _close(self, tail: str, last: Turn, content: str) -> tuple[int, str]:
-        """Where the answer ends in ``tail``, its end token included, and ``tail`` with one if it had none."""
-        end = self._habits.end_of_turn
+        """The end of the answer in ``tail``, including its end token, and ``tail`` with an end token added if it had none."""
+        end = self._traits.end_of_turn
         if not last.plain:
-            found = _last_of(tail, self._habits.ends)
-            if found is not None:
-                return found, tail
+            last_end = _last_of(tail, self._traits.ends)
+            if last_end is not None:
+                return last_end, tail
             tail = tail.rstrip() + self._eos
             return len(tail), tail
-        # The content cannot hold an end token, so the first one is this turn's.
+        # The content cannot contain an end token, so the first one belongs to this turn.
         if end and end in tail:
             return tail.index(end) + len(end), tail
         at = tail.find(content)
@@ -191,7 +196,7 @@ class Draft:
     def _earlier_answer(
         self, text: str, turns: Sequence[Turn], index: int, reached: int
     ) -> tuple[int, int, int]:
-        """Where the prompt of an answer ends, where the answer begins, and where it ends."""
+        """The end of the prompt of an answer, and the start and the end of the answer."""
         content = turns[index].content.strip()
         before = turns[:index]
         try:
@@ -200,8 +205,8 @@ class Draft:
             asked = text[:reached]
         pair = _opened(asked)
         if not text.startswith(asked):
-            asked = _unopened(asked, self._habits.opened)
-        begins = len(asked) if text.startswith(asked) else self._place(text, turns, index)
+            asked = _unopened(asked, self._traits.opened)
+        begins = len(asked) if text.startswith(asked) else self._start(text, turns, index)
         known = begins is not None and begins >= reached
         first = begins if begins is not None and known else max(reached, shared(asked, text))
         start = first
@@ -209,50 +214,50 @@ class Draft:
             start = _past_empty(text, first, pair)
         limit = self._limit(text, turns, index)
         if not turns[index].plain:
-            end = None if limit is None else _last_of(text[start:limit], self._habits.ends)
+            end = None if limit is None else _last_of(text[start:limit], self._traits.ends)
             stop = self._alone(text, turns[: index + 1]) if end is None else start + end
             if stop > start:
                 return first, start, stop
         at = text.find(content, start)
         if at < 0:
-            # The template rewrites what was said before: without its thoughts, say.
-            found = _first_of(text, start, self._habits.ends)
+            # The template changes earlier turns, e.g. omits their reasoning.
+            found = _first_of(text, start, self._traits.ends)
             return first, start, found if found is not None else start
         end = at + len(content)
         start = start if known else at
         return min(first, start), start, self._skip_end(text, end) or end
 
     def _alone(self, text: str, turns: Sequence[Turn]) -> int:
-        """Where the last of ``turns`` ends in ``text``, as far as it is written like the end of a conversation."""
+        """The end of the last of ``turns`` in ``text``, as far as it is rendered like the end of a conversation."""
         try:
             return shared(self._render(turns, ask=False).rstrip(), text)
         except ChatError:
             return 0
 
-    def _place(self, text: str, turns: Sequence[Turn], index: int) -> int | None:
-        """Where the answer ``index`` begins in ``text``: where another text would stand in its place.
+    def _start(self, text: str, turns: Sequence[Turn], index: int) -> int | None:
+        """The start of the answer ``index`` in ``text``, from rendering a placeholder instead.
 
-        A template may move what is before an answer once more turns follow it, the system text to the last of the
-        user's turns, say; the prompt of that answer is then not the beginning of the conversation.
+        A template may move text before an answer if more turns follow, e.g. the system text to the last user turn; the prompt
+        of that answer is then not the beginning of the conversation.
         """
-        return self._before(text, turns, index, self._habits.lead)
+        return self._before(text, turns, index, self._traits.lead)
 
     def _limit(self, text: str, turns: Sequence[Turn], index: int) -> int | None:
-        """Where the text of the turn after ``index`` begins; the end of all where there is none."""
+        """The start of the text of the turn after ``index``; the end of the text if it is the last."""
         if index + 1 == len(turns):
             return len(text)
         return self._before(text, turns, index + 1)
 
     def _before(self, text: str, turns: Sequence[Turn], index: int, lead: str = "") -> int | None:
-        """How long what is before a turn is, and before the ``lead`` to its text: found by another text in its place."""
-        other = [*turns[:index], turns[index].saying(_STAND_IN), *turns[index + 1 :]]
+        """The length of the text before a turn and before the ``lead`` of its text, from rendering a placeholder instead."""
+        other = [*turns[:index], turns[index].saying(_PLACEHOLDER), *turns[index + 1 :]]
         try:
             shown = self._render(other, ask=True)
         except ChatError:
             return None
-        head, found, _ = shown.partition(_STAND_IN)
+        head, present, _ = shown.partition(_PLACEHOLDER)
         head = head.removesuffix(lead)
-        return len(head) if found and text.startswith(head) else None
+        return len(head) if present and text.startswith(head) else None
 
     def _end_of(self, text: str, turns: Sequence[Turn], content: str, reached: int) -> int:
         try:
@@ -272,84 +277,84 @@ class Draft:
         return at + len(token) if token else None
 
     def _ends_at(self, text: str, at: int) -> str:
-        return next((token for token in self._habits.ends if text.startswith(token, at)), "")
+        return next((token for token in self._traits.ends if text.startswith(token, at)), "")
 
-    # --- whether all of it is there --------------------------------------------------------------------------
+    # --- completeness ----------------------------------------------------------------------------------------
 
     def _checked(
         self, text: str, turns: Sequence[Turn], answers: Sequence[Answer]
     ) -> tuple[str, ...]:
-        """Refuse what lost a tool, a call or a text; say what earlier turns lost by the template's own rule."""
+        """Raise ChatError if a tool, a call or a text is missing; return remarks about intended omissions of earlier turns."""
         whole = _squeezed(text)
         self._nothing_lost(whole, turns)
-        told: dict[str, None] = {}
+        remarks: dict[str, None] = {}
         if any(answer.asked < answer.start for answer in answers):
-            told[_CLOSED] = None
+            remarks[_CLOSED] = None
         if any(turn.role == "system" and not _holds(whole, turn.content) for turn in turns):
-            told[_SYSTEMLESS] = None
+            remarks[_SYSTEMLESS] = None
         spans = {answer.message: text[answer.start : answer.end] for answer in answers}
         for turn in turns:
-            if turn.said.role == "assistant" and not turn.plain:
-                shown = spans.get(turn.message, text)
+            if turn.message.role == "assistant" and not turn.plain:
+                shown = spans.get(turn.index, text)
                 self._calls_are_in(shown, turn)
-                told |= _left_out(_squeezed(shown), turn)
-        return tuple(told)
+                remarks |= _left_out(_squeezed(shown), turn)
+        return tuple(remarks)
 
     def _nothing_lost(self, whole: str, turns: Sequence[Turn]) -> None:
         for tool in self._tools:
             if not _holds(whole, str(tool["function"]["name"])):
-                raise ChatError("the chat template leaves out a tool")
+                raise ChatError("the chat template omits a tool")
         for turn in turns:
-            if turn.said.role == "tool" and not _holds(whole, turn.content):
-                raise ChatError("the chat template leaves out the result of a tool")
-            if turn.said.role == "user" and not _holds(whole, turn.content):
-                raise ChatError("the chat template leaves out the text of a user's turn")
+            if turn.message.role == "tool" and not _holds(whole, turn.content):
+                raise ChatError("the chat template omits the result of a tool")
+            if turn.message.role == "user" and not _holds(whole, turn.content):
+                raise ChatError("the chat template omits the text of a user's turn")
 
     def _calls_are_in(self, shown: str, turn: Turn) -> None:
-        names = [call.name for call in turn.said.tool_calls]
+        names = [call.name for call in turn.message.tool_calls]
         if any(shown.count(name) < names.count(name) for name in names):
             raise ChatError(
-                f"the chat template leaves out a call of a turn with {len(names)} tool calls"
+                f"the chat template omits a call of a turn with {len(names)} tool calls"
             )
 
     def _complete(self, shown: str, last: Turn) -> None:
         if last.plain:
-            learned = shown.removesuffix(self._habits.end_of_turn or self._eos)
+            learned = shown.removesuffix(self._traits.end_of_turn or self._eos)
             if last.content.strip() and not learned.strip():
-                raise ChatError("the chat template leaves out the text of the response")
+                raise ChatError("the chat template omits the text of the response")
             return
         self._calls_are_in(shown, last)
         lost = _left_out(_squeezed(shown), last)
         if _TEXTLESS in lost:
-            raise ChatError("the chat template leaves out the text beside a tool call")
+            raise ChatError("the chat template omits the text of a turn with a tool call")
         if lost:
-            raise ChatError("the chat template leaves out the thoughts of the response")
+            raise ChatError("the chat template omits the reasoning of the response")
 
 
 def _left_out(shown: str, turn: Turn) -> dict[str, None]:
-    """What of a turn that holds more than text is not in ``shown``, which has no blanks."""
-    said = turn.said
-    thoughtless = said.reasoning and not _holds(shown, said.reasoning)
-    textless = said.tool_calls and not _holds(shown, said.content)
-    found = ((_TEXTLESS, textless), (_THOUGHTLESS, thoughtless))
-    return {remark: None for remark, lost in found if lost}
+    """Remarks about the content of a turn that is missing in ``shown``, which has no white space."""
+    message = turn.message
+    thoughtless = message.reasoning and not _holds(shown, message.reasoning)
+    textless = message.tool_calls and not _holds(shown, message.content)
+    remarks = ((_TEXTLESS, textless), (_THOUGHTLESS, thoughtless))
+    return {remark: None for remark, lost in remarks if lost}
 
 
 def _opened(text: str) -> tuple[str, str] | None:
-    """The marks of the thought that ``text`` ends by opening."""
-    shown = text.rstrip()
-    return next((pair for pair in THOUGHTS if shown.endswith(pair[0])), None)
+    """The marks of the reasoning that ``text`` opens at its end, else None."""
+    stripped = text.rstrip()
+    return next((pair for pair in THOUGHTS if stripped.endswith(pair[0])), None)
 
 
 def _past_empty(text: str, start: int, pair: tuple[str, str]) -> int:
-    """Where an answer begins behind a thought that is empty: what the prompt opened, closed again by the template."""
+    """The start of an answer after empty reasoning, which the prompt opens and the template closes."""
     empty = rf"(?:{re.escape(pair[0])})?\s*{re.escape(pair[1])}\n*"
-    found = re.compile(empty).match(text, start)
-    return found.end() if found else start
+    match = re.compile(empty).match(text, start)
+    return match.end() if match else start
 
 
 def _unopened(asked: str, opened: str) -> str:
-    """A prompt without what it opens and a turn of the past lacks."""
+    """A prompt without the text that it opens and that earlier turns lack."""
     if opened and asked.endswith(opened):
         return asked.removesuffix(opened)
     pair = _opened(asked)
@@ -357,7 +362,7 @@ def _unopened(asked: str, opened: str) -> str:
 
 
 def _holds(squeezed: str, part: str) -> bool:
-    """Whether a text without its blanks has ``part`` in it, as it is or as a JSON string has it."""
+    """Whether a text without white space contains ``part``, plain or escaped as in a JSON string."""
     return any(_squeezed(each) in squeezed for each in (part, _quoted(part.strip())))
 
 
@@ -370,19 +375,19 @@ def _quoted(text: str) -> str:
 
 
 def _last_of(text: str, tokens: frozenset[str]) -> int | None:
-    """Where the last of ``tokens`` in ``text`` ends."""
+    """The end of the last of ``tokens`` in ``text``, else None."""
     ends = [text.rfind(token) + len(token) for token in tokens if token in text]
     return max(ends, default=None)
 
 
 def _first_of(text: str, start: int, tokens: frozenset[str]) -> int | None:
-    """Where the first of ``tokens`` after ``start`` ends."""
-    found = [(at, len(token)) for token in tokens if (at := text.find(token, start)) >= 0]
-    return sum(min(found)) if found else None
+    """The end of the first of ``tokens`` after ``start``, else None."""
+    matches = [(at, len(token)) for token in tokens if (at := text.find(token, start)) >= 0]
+    return sum(min(matches)) if matches else None
 
 
 def shared(one: str, other: str) -> int:
-    """The length of the longest common beginning."""
+    """Return the length of the longest common prefix."""
     if other.startswith(one):
         return len(one)
     return next(

@@ -1,4 +1,4 @@
-"""Texts to vectors: the mean of a model's hidden states."""
+"""Embed texts as the mean of a model's hidden states."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Window = Literal["head", "tail", "mean"]
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """Vectors, float32 [n, d], and how many of the texts were longer than the model's context."""
+    """Vectors, float32 [n, d], and the number of texts that were longer than the model's context."""
 
     vectors: FloatArray
     longer: int
@@ -31,11 +31,14 @@ def embed(
     layer: int | float | None = None,
     window: Window = "head",
 ) -> Embedded:
-    """Hidden states of ``layer``, averaged over each text's tokens; not normalised.
+    """Average the hidden states of ``layer`` over each text's tokens; vectors are not normalised.
 
-    Layer 0 is the tokens' own vectors, None the last layer; a share between 0 and 1 is that share of the depth. Of a text that is longer than the model's context,
-    ``window`` says what counts: its first tokens, its last, or all of them in parts, as the mean over all tokens.
-    A text without tokens is the zero vector. Raises ModelError where the model has no such layer.
+    Layer 0 are the token embeddings, None is the last layer; a share between 0 and 1 is that share of the depth. If a text is
+    longer than the model's context, ``window`` selects its first tokens, its last tokens, or all of them in parts. A text
+    without tokens has the zero vector.
+
+    Raises:
+        ModelError: if the model has no such layer, or memory runs out on one text.
     """
     shape = loaded.module.config.get_text_config()
     width = int(shape.hidden_size)
@@ -56,8 +59,8 @@ def embed(
     sizes = np.bincount(owner, [len(ids) for _, ids in items], len(texts))
 
     def work(batch: Sequence[_Item]) -> None:
-        found = _means(loaded, [ids for _, ids in batch], layer)
-        for (index, ids), mean in zip(batch, found, strict=True):
+        means = _means(loaded, [ids for _, ids in batch], layer)
+        for (index, ids), mean in zip(batch, means, strict=True):
             vectors[index] += mean * (len(ids) / sizes[index])
 
     budget.run(items, lambda item: len(item[1]), work, _no_memory)
@@ -65,7 +68,7 @@ def embed(
 
 
 def hidden_states(loaded: Loaded, layer: int | None = None, **inputs: Any) -> Any:
-    """The hidden states of ``layer`` (the last by default), [n, t, d], without running the output head."""
+    """Return the hidden states of ``layer`` (by default the last), [n, t, d], without running the output head."""
     body = loaded.module.base_model
     if body is not loaded.module and layer is None:
         return body(**inputs, use_cache=False).last_hidden_state
@@ -80,12 +83,12 @@ def _ids(loaded: Loaded, text: str) -> list[int]:
 
 
 def _parts(loaded: Loaded, ids: list[int], window: Window) -> list[list[int]]:
-    """What of a text is embedded; each part begins with the control tokens that the tokenizer puts first."""
+    """The embedded parts of a text; each begins with the control tokens that the tokenizer puts first."""
     context = loaded.context
     if len(ids) <= context or window == "head":
         return [ids[:context]]
     special = set(loaded.tokenizer.all_special_ids)
-    first = next((place for place, token in enumerate(ids) if token not in special), 0)
+    first = next((index for index, token in enumerate(ids) if token not in special), 0)
     first = min(first, context - 1)
     head, rest, size = ids[:first], ids[first:], context - first
     if window == "tail":
@@ -99,13 +102,13 @@ def _means(loaded: Loaded, rows: Sequence[list[int]], layer: int | None) -> Floa
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), loaded.pad_id)
     mask = torch.zeros(len(rows), longest, dtype=torch.long)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)] = torch.tensor(row)
-        mask[place, : len(row)] = 1
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.tensor(row)
+        mask[index, : len(row)] = 1
     ids, mask = ids.to(loaded.device), mask.to(loaded.device)
     with torch.no_grad():
         states = hidden_states(loaded, layer, input_ids=ids, attention_mask=mask).float()
-        # Not a product with the mask: padding may hold what is not finite.
+        # Not a product with the mask, because padding may have values that are not finite.
         states = states.masked_fill(mask.unsqueeze(-1) == 0, 0.0)
         means = states.sum(1) / mask.sum(1, keepdim=True)
     return np.asarray(means.cpu().numpy(), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Conversations to token samples: ids, and which of them an assistant wrote."""
+"""Encode conversations as token samples: ids and the response mask."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from nfilter_hf.loading import Text
 def encode(
     text: Text, samples: Sequence[Sample], *, max_length: int, turns: str
 ) -> list[TokenSample]:
-    """Token samples of at most ``max_length`` tokens, or of the model's context, cut on the right.
+    """Return token samples of at most ``max_length`` tokens and at most the model's context, truncated on the right.
 
-    ``response`` marks each assistant turn (``turns: all``) or the last one, with its end-of-turn token, and none of a
-    turn whose weight is 0; weights are the sample's times the turn's. What comes
-    before a response is, token for token, what the model is shown when it is asked for that turn. A conversation
-    that the template cannot render comes back without tokens. Raises ModelError for a token that the model has no
-    embedding for.
+    ``response`` marks every assistant turn (``turns: all``) or the last one, with its end-of-turn token, except turns of weight
+    0; weights are the sample's times the turn's. The tokens before a response are exactly those of the prompt for that turn. A
+    conversation that the template rejects has no tokens, and its remark is the reason.
+
+    Raises:
+        ModelError: for a token that the model has no embedding for.
+        ValueError: for other ``turns``, or a ``max_length`` below 1.
     """
     if turns not in ("all", "last"):
         raise ValueError(f"turns is 'all' or 'last', not {turns!r}")
@@ -43,7 +45,7 @@ def _encode(text: Text, sample: Sample, limit: int, turns: str) -> TokenSample:
     if len(ids) and ids.max() >= text.vocabulary:
         raise ModelError(
             f"sample {sample.id!r}: the tokenizer writes token {int(ids.max())}, and the model has embeddings for "
-            f"{text.vocabulary}: its folder holds the tokenizer of another model; copy the checkpoint again"
+            f"{text.vocabulary}: its folder has the tokenizer of another model; copy the checkpoint again"
         )
     spans = np.asarray(encoded.spans, dtype=np.int32).reshape(-1, 2)
     begins = dict(zip(rendered.cuts, counts, strict=True))
@@ -51,12 +53,12 @@ def _encode(text: Text, sample: Sample, limit: int, turns: str) -> TokenSample:
     weights = np.zeros(len(ids), dtype=np.float32)
     order = np.arange(len(ids))
     for answer in rendered.answers:
-        said = sample.messages[answer.message]
-        if said.weight == 0 or (turns == "last" and answer.message != len(sample.messages) - 1):
+        message = sample.messages[answer.message]
+        if message.weight == 0 or (turns == "last" and answer.message != len(sample.messages) - 1):
             continue
         mine = (order >= begins[answer.start]) & (spans[:, 0] < _plain(rendered, answer.end))
         response |= mine
-        weights[mine] = sample.weight * said.weight
+        weights[mine] = sample.weight * message.weight
     ends = np.asarray([_plain(rendered, end) for end in rendered.ends], dtype=np.int64)
     turn = np.minimum(np.searchsorted(ends, spans[:, 0], side="right"), max(0, len(ends) - 1))
     return TokenSample(
@@ -73,23 +75,23 @@ def _encode(text: Text, sample: Sample, limit: int, turns: str) -> TokenSample:
 
 
 def decode(text: Text, ids: Sequence[IntArray]) -> list[str]:
-    """The text of each list of ids, control tokens and all blanks included."""
-    found: list[str] = text.tokenizer.batch_decode(
+    """Return the text of each list of ids, including control tokens and white space."""
+    texts: list[str] = text.tokenizer.batch_decode(
         [part.tolist() for part in ids],
         skip_special_tokens=False,
         clean_up_tokenization_spaces=False,
     )
-    return found
+    return texts
 
 
 def tokenizer_digest(text: Text) -> TokenizerDigest:
-    """SHA-256 of the tokenizer's own serialisation, and of the chat template with the tokens that it names."""
+    """Return the SHA-256 of the serialised tokenizer, and of the chat templates with the special tokens."""
     state = json.loads(text.tokenizer.backend_tokenizer.to_str())
-    # How the last call cut and padded is state of the object, not of the tokenizer.
+    # Truncation and padding of the last call are state of the object, not of the tokenizer.
     for passing in ("truncation", "padding"):
         state.pop(passing, None)
     named = {name: str(token) for name, token in text.tokenizer.special_tokens_map.items()}
-    # Most tokenizers have one template for all.
+    # Most tokenizers have one template for both.
     templates = dict.fromkeys((text.chat.template, text.chat.with_tools.template))
     return TokenizerDigest(_sha256(state), _sha256([*templates, named]))
 
@@ -99,5 +101,5 @@ def _sha256(value: Any) -> str:
 
 
 def _plain(rendered: Rendered, at: int) -> int:
-    """An offset into the text without its marks."""
+    """The offset ``at`` in the text without its marks."""
     return at - rendered.text.count(rendered.mark, 0, at) if rendered.mark else at

@@ -1,4 +1,4 @@
-"""What a model's answers depend on, as one SHA-256."""
+"""The fingerprint of a model: one SHA-256 of everything that its answers depend on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nfilter import JSON
-from nfilter_hf.remembered import recall, remember
+from nfilter_hf.cached_values import recall, remember
 
 _PATTERNS = (
     "config.json",
@@ -29,24 +29,24 @@ _LARGE = 64 * 2**20
 
 
 def model_files(place: Path) -> list[Path]:
-    """The files of a checkpoint that decide what it answers, by name: those of a folder, or the one that is all of it."""
+    """Return the files that determine a checkpoint's answers, sorted: those of a folder, or its single file."""
     if place.is_file():
         return [place]
     folder = place
-    found = {path for pattern in _PATTERNS for path in folder.glob(pattern) if path.is_file()}
-    return sorted(found)
+    files = {path for pattern in _PATTERNS for path in folder.glob(pattern) if path.is_file()}
+    return sorted(files)
 
 
 def fingerprint(
     place: Path | None, settings: Mapping[str, JSON], digests: Path | None = None
 ) -> str:
-    """SHA-256 over the checkpoint that ``place`` is or holds, if there is one to read, and over ``settings``.
+    """Return the SHA-256 of the checkpoint at ``place``, None if there is none to read, and of ``settings``.
 
-    ``digests`` is a file that remembers the digests of large files by path, size and time of change.
+    ``digests`` is a file that caches the digests of large files by path, size and modification time.
     """
     total = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for path in model_files(place) if place is not None else ():
-        # A file that is all of a checkpoint may have any name.
+        # A single-file checkpoint may have any name.
         name = path.name if path != place else path.suffix
         size = path.stat().st_size
         total.update(f"{name}\0{size}\0{digest_of(path, digests)}\n".encode())
@@ -54,30 +54,30 @@ def fingerprint(
 
 
 def cache_folder() -> Path:
-    """nfilter's own folder among the user's caches."""
+    """Return nfilter's folder in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "nfilter"
 
 
 def default_digests() -> Path:
-    """Where digests of large files are remembered between runs."""
+    """Return the file that caches digests of large files."""
     return cache_folder() / "digests.json"
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
+    """Return the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digest_of(path: Path, remembered: Path | None = None) -> str:
-    """SHA-256 of a file; of a large one as ``remembered`` has it, unless its size or time of change is another."""
+def digest_of(path: Path, cache_file: Path | None = None) -> str:
+    """Return the SHA-256 of a file; for a large file from the cache ``cache_file``, if size and modification time match."""
     stat = path.stat()
-    if remembered is None or stat.st_size < _LARGE:
+    if cache_file is None or stat.st_size < _LARGE:
         return file_sha256(path)
     key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-    known = {name: str(digest) for name, digest in recall(remembered).items()}
+    known = {name: str(digest) for name, digest in recall(cache_file).items()}
     if key not in known:
         known[key] = file_sha256(path)
-        remember(remembered, known)
+        remember(cache_file, known)
     return known[key]

@@ -1,9 +1,9 @@
-"""Forward passes of training without padding, in which rows that begin alike share their beginning.
+"""Forward passes of training without padding, in which rows share a common prefix.
 
-The rows of a pass stand one after another in a single sequence: first the tokens that all of them begin with, once,
-then what is left of each. Every layer but attention works on single tokens and does not see the difference; attention
-is computed here, row by row over the shared beginning and its own tokens. The beginning's gradient is the sum over the
-rows, as it would be with a copy in each. Only dropout differs: it drops the same values of it for all rows of a pass.
+The rows of a pass are one sequence: first the tokens that all rows begin with, once, then the rest of each row. All layers
+except attention work on single tokens and need no change; attention is computed here, for each row over the prefix and its own
+tokens. The gradient of the prefix is the sum over the rows, as with a copy in each row. Only dropout differs: it drops the same
+values of the prefix for all rows of a pass.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from nfilter_hf.lora.data import MicroBatch
 
 NAME = "nfilter_flat"
-"""Under this name transformers finds the attention of this file."""
+"""The name of this attention function in transformers."""
 _IMPLEMENTATION = "_attn_implementation"
 LONGEST = 512
-"""Tokens of a row up to which its pass is made here: the shares of attention that are kept grow with the square."""
+"""Maximum tokens of a row: the attention weights that are stored grow with the square."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the tokens of R rows stand in one sequence of N: ``prefix`` shared ones, then each row's others.
+    """The positions of the tokens of R rows in one sequence of N: ``prefix`` shared tokens, then the others of each row.
 
-    ``slots`` [R, L] are the places of each row's own tokens, with place 0 where a row is shorter than L; ``back``
-    [N - prefix] is where in the flattened ``slots`` each of those tokens stands.
+    ``slots`` [R, L] are the positions of each row's own tokens, 0 where a row is shorter than L; ``back`` [N - prefix] are the
+    indices of these tokens in the flattened ``slots``.
     """
 
     prefix: int
@@ -45,19 +45,19 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class FlatBatch:
-    """A micro-batch as one sequence: ``inputs`` and ``places`` (each token's position in its row), both [1, N].
+    """A micro-batch as one sequence: ``inputs`` and ``position_ids`` (each token's position in its row), both [1, N].
 
-    ``positions`` [n] index the N tokens where the batch's own index its padded rows.
+    ``positions`` [n] are the indices of the predictions in the N tokens.
     """
 
     inputs: Tensor
-    places: Tensor
+    position_ids: Tensor
     positions: Tensor
     layout: Layout
 
 
 def shared_beginning(rows: list[IntArray]) -> int:
-    """How many tokens all ``rows`` begin with alike; at least the last token of each row is its own."""
+    """Return the length of the common prefix of ``rows``, less than the length of each row."""
     most = min(len(row) for row in rows) - 1
     if len(rows) == 1 or most < 1:
         return 0
@@ -67,7 +67,7 @@ def shared_beginning(rows: list[IntArray]) -> int:
 
 
 def flatten(batch: MicroBatch) -> FlatBatch:
-    """The rows of a micro-batch in one sequence, without padding."""
+    """Return the rows of a micro-batch as one sequence without padding."""
     import torch
 
     rows = [row.inputs for row in batch.rows]
@@ -78,12 +78,14 @@ def flatten(batch: MicroBatch) -> FlatBatch:
     steps = np.arange(longest)
     own = steps < lengths[:, None]
     inputs = np.concatenate([rows[0][:prefix], *(row[prefix:] for row in rows)])
-    places = np.concatenate([np.arange(prefix), (prefix + np.broadcast_to(steps, own.shape))[own]])
+    position_ids = np.concatenate(
+        [np.arange(prefix), (prefix + np.broadcast_to(steps, own.shape))[own]]
+    )
     row, place = np.divmod(batch.positions, batch.inputs.shape[1])
     positions = np.where(place < prefix, place, starts[row] + place - prefix)
     return FlatBatch(
         inputs=torch.from_numpy(inputs)[None],
-        places=torch.from_numpy(places)[None],
+        position_ids=torch.from_numpy(position_ids)[None],
         positions=torch.from_numpy(positions),
         layout=Layout(
             prefix,
@@ -94,9 +96,9 @@ def flatten(batch: MicroBatch) -> FlatBatch:
 
 
 def can_flatten(module: Any) -> bool:
-    """Whether attention is all that connects tokens in this model, and is causal and nothing more.
+    """Whether only plain causal attention connects tokens in this model.
 
-    True for what transformers builds like Llama, on a CPU, in bfloat16; a window or a soft cap on attention is more.
+    True for architectures like Llama on a CPU in bfloat16, without attention windows or soft caps.
     """
     import torch
 
@@ -116,7 +118,7 @@ def can_flatten(module: Any) -> bool:
 
 @contextmanager
 def flat_attention(module: Any) -> Iterator[None]:
-    """Inside, the model computes attention by the layout that its call is given as ``nfilter_layout``."""
+    """In the block, the model computes attention with the layout passed to it as ``nfilter_layout``."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, _attention())
@@ -126,7 +128,7 @@ def flat_attention(module: Any) -> Iterator[None]:
 
 @contextmanager
 def attention_named(module: Any, name: str) -> Iterator[None]:
-    """Inside, the model computes attention with the function that transformers knows by this name."""
+    """In the block, the model uses the attention function that is registered in transformers under this name."""
     config = module.config
     before = getattr(config, _IMPLEMENTATION)
     setattr(config, _IMPLEMENTATION, name)
@@ -154,8 +156,8 @@ def _attention() -> Any:
 
         @staticmethod
         def backward(ctx: Any, *gradients: Tensor) -> Any:
-            found = _undone(gradients[0], ctx.saved_tensors, ctx.scale, ctx.layout)
-            return (*found, None, None)
+            inputs = _input_gradients(gradients[0], ctx.saved_tensors, ctx.scale, ctx.layout)
+            return (*inputs, None, None)
 
     run = FlatAttention.apply
 
@@ -180,17 +182,17 @@ def _attention() -> Any:
 def _attended(
     query: Tensor, key: Tensor, value: Tensor, scale: float, layout: Layout
 ) -> tuple[Tensor, list[Tensor]]:
-    """The output [N, H, d], and what the way back needs.
+    """The output [N, H, d], and the tensors for the backward pass.
 
-    One product serves all rows and groups: queries stand as [R * K, H / K * L, d], keys and values, with what is shared
-    before each row's own, as [R * K, prefix + L, d]. What is shared has products of its own.
+    One product computes all rows and groups: queries are [R * K, H / K * L, d], keys and values, with the prefix before each
+    row's own, [R * K, prefix + L, d]. The prefix has separate products.
     """
     import torch
 
     heads, count, width = query.shape
     groups, (rows, longest) = key.shape[0], layout.slots.shape
     prefix, slots = layout.prefix, layout.slots.view(-1)
-    # Tokens first, so that one row of a table is one token's heads.
+    # Tokens first, so that one row of the matrix has all heads of one token.
     q, k, v = (t.transpose(0, 1).reshape(count, -1) for t in (query * scale, key, value))
 
     def by_row(t: Tensor) -> Tensor:
@@ -202,7 +204,7 @@ def _attended(
         return torch.cat([head.repeat(rows, 1, 1), by_row(t)], 1)
 
     qr, kr, vr = by_row(q), whole(k), whole(v)
-    p = _shares(qr, kr, longest)
+    p = _attention_weights(qr, kr, longest)
     own = torch.bmm(p, vr).view(rows, groups, -1, longest, width)
     out = query.new_empty(count, heads * width)
     out[prefix:] = own.permute(0, 3, 1, 2, 4).reshape(rows * longest, -1)[layout.back]
@@ -210,14 +212,14 @@ def _attended(
     if prefix:
         qp = q[:prefix].view(prefix, groups, -1, width).permute(1, 2, 0, 3)
         qp = qp.reshape(groups, -1, width)
-        pp = _shares(qp, kr[:groups, :prefix], prefix)
+        pp = _attention_weights(qp, kr[:groups, :prefix], prefix)
         first = torch.bmm(pp, vr[:groups, :prefix]).view(groups, -1, prefix, width)
         out[:prefix] = first.permute(2, 0, 1, 3).reshape(prefix, -1)
         saved += [pp, qp]
     return out.view(count, heads, width), saved
 
 
-def _undone(
+def _input_gradients(
     gradient: Tensor, saved: Sequence[Tensor], scale: float, layout: Layout
 ) -> tuple[Tensor, ...]:
     """The gradients of query, key and value, each [heads, N, d], from the output's [N, H, d]."""
@@ -230,46 +232,46 @@ def _undone(
     own = flat.new_zeros(rows * longest, heads * width)
     own[layout.back] = flat[prefix:]
     own = own.view(rows, longest, groups, -1, width).permute(0, 2, 3, 1, 4)
-    parts = _three(p, qr, kr, vr, own.reshape(rows * groups, -1, width))
-    found = []
+    parts = _product_gradients(p, qr, kr, vr, own.reshape(rows * groups, -1, width))
+    gradients = []
     for part, before in zip(parts, (0, prefix, prefix), strict=True):
         mine = part[:, before:].reshape(rows, groups, -1, longest, width)
         whole = (
             torch.empty_like(flat) if part is parts[0] else flat.new_empty(count, groups * width)
         )
         whole[prefix:] = mine.permute(0, 3, 1, 2, 4).reshape(rows * longest, -1)[layout.back]
-        found.append(whole)
+        gradients.append(whole)
     if prefix:
         pp, qp = first
         seen = flat[:prefix].view(prefix, groups, -1, width).permute(1, 2, 0, 3)
         seen = seen.reshape(groups, -1, width)
-        ours = _three(pp, qp, kr[:groups, :prefix], vr[:groups, :prefix], seen)
+        ours = _product_gradients(pp, qp, kr[:groups, :prefix], vr[:groups, :prefix], seen)
         of_q = ours[0].view(groups, -1, prefix, width).permute(2, 0, 1, 3)
-        found[0][:prefix] = of_q.reshape(prefix, -1)
+        gradients[0][:prefix] = of_q.reshape(prefix, -1)
         for at in (1, 2):
             from_rows = parts[at][:, :prefix].reshape(rows, groups, prefix, width).float().sum(0)
-            found[at][:prefix] = (from_rows + ours[at]).transpose(0, 1).reshape(prefix, -1)
-    found[0] *= scale
-    return tuple(t.view(count, -1, width).transpose(0, 1) for t in found)
+            gradients[at][:prefix] = (from_rows + ours[at]).transpose(0, 1).reshape(prefix, -1)
+    gradients[0] *= scale
+    return tuple(t.view(count, -1, width).transpose(0, 1) for t in gradients)
 
 
-def _shares(q: Tensor, k: Tensor, longest: int) -> Tensor:
-    """softmax(q k') [B, G * L, T] of q [B, G * L, d] and k [B, T, d]: the last L of T are the queries' own places."""
+def _attention_weights(q: Tensor, k: Tensor, longest: int) -> Tensor:
+    """softmax(q k') [B, G * L, T] of q [B, G * L, d] and k [B, T, d]: the last L of T are the queries' own positions."""
     import torch
 
-    # In float32: what the exponential gets is what rounding would hurt most, and this product is a small one.
+    # In float32: the exponential amplifies rounding errors, and this product is small.
     scores = torch.bmm(q.float(), k.float().transpose(1, 2))
-    # A token sees all that is shared, and its row's own tokens up to itself.
+    # A token attends to the prefix, and to its row's own tokens up to itself.
     later = torch.ones(longest, longest, dtype=torch.bool).triu_(1)
     own = scores.view(-1, longest, k.shape[1])[:, :, -longest:]
     own.masked_fill_(later, -torch.inf)
     return scores.softmax(-1).to(q.dtype)
 
 
-def _three(
+def _product_gradients(
     p: Tensor, q: Tensor, k: Tensor, v: Tensor, gradient: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of q, k and v, from that of p v."""
+    """The gradients of q, k and v from the gradient of p v."""
     import torch
 
     of_v = torch.bmm(p.transpose(1, 2), gradient)

@@ -1,4 +1,4 @@
-"""Answers to requests: batched decoding with a cache, in which a finished row costs nothing."""
+"""Generate answers: batched decoding with a key-value cache; finished rows are removed from the batch."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from nfilter_hf.batching import Budget
 from nfilter_hf.chat import ChatError
 from nfilter_hf.flat import can_flatten, shared_beginning
 from nfilter_hf.loading import Loaded
-from nfilter_hf.roomy import roomy_cache, step_attention
+from nfilter_hf.preallocated_cache import preallocated_cache, step_attention
 from nfilter_hf.sampling import choose, uniforms
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-_WORTH = 8
-"""Tokens that prompts must share for it to be worth a pass of its own."""
+_MIN_PREFIX = 8
+"""Minimum length of a common prefix of prompts for a separate forward pass over it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One request, tokenised: ``room`` is how many tokens it may generate."""
+    """One tokenized request; ``room`` is the maximum number of tokens to generate."""
 
     index: int
     request: Request
@@ -38,13 +38,13 @@ class Job:
 
     @property
     def size(self) -> int:
-        """Tokens that its row may come to hold."""
+        """The maximum length of its row in tokens."""
         return len(self.ids) + self.room
 
 
 @dataclass(slots=True)
 class _Row:
-    """A request under way: what was generated, and its log-probabilities."""
+    """A request in progress: the generated tokens with their log-probabilities."""
 
     job: Job
     numbers: Iterator[float]
@@ -56,7 +56,7 @@ class _Row:
 
 
 def generate(loaded: Loaded, requests: Sequence[Request], budget: Budget) -> list[Completion]:
-    """One completion a request, in the requests' order. What cannot be answered is a failure, never an error."""
+    """Return one completion per request, in order. A request that cannot be answered is a failure, not an exception."""
     answers = dict(stream(loaded, requests, budget))
     return [answers[index] for index in range(len(requests))]
 
@@ -64,7 +64,7 @@ def generate(loaded: Loaded, requests: Sequence[Request], budget: Budget) -> lis
 def stream(
     loaded: Loaded, requests: Sequence[Request], budget: Budget
 ) -> Iterator[tuple[int, Completion]]:
-    """The same completions as their batches end, each with its request's index."""
+    """Yield completions with their request's index, batch by batch."""
     jobs: list[Job] = []
     for index, request in enumerate(requests):
         job = _job(loaded, index, request)
@@ -86,13 +86,18 @@ def _too_large(job: Job) -> Completion:
 
 
 def prompt_ids(loaded: Loaded, request: Request) -> list[int]:
-    """The tokens that a request shows the model. Raises ChatError."""
+    """Return the prompt tokens of a request.
+
+    Raises:
+        ChatError: if the template rejects it.
+    """
     rendered = loaded.chat.prompt(request.messages, request.tools)
     encoded, _ = loaded.chat.encoder.encode_cut(rendered.text, rendered.cuts, rendered.mark)
     return encoded.ids
 
 
 def _job(loaded: Loaded, index: int, request: Request) -> Job | Completion:
+    """The tokenized request, or its completion if nothing is to be generated."""
     try:
         ids = prompt_ids(loaded, request)
     except ChatError as error:
@@ -108,17 +113,17 @@ def _job(loaded: Loaded, index: int, request: Request) -> Job | Completion:
 
 
 def _decode(loaded: Loaded, jobs: Sequence[Job]) -> dict[int, Completion]:
-    """Answer a batch together. Changes nothing outside, so it may be tried again after running out of memory."""
+    """Answer one batch. It has no side effects, so it can be repeated after running out of memory."""
     import torch
 
     rows = [_Row(job, uniforms(job.request.sampling, job.request.draw)) for job in jobs]
     active = list(rows)
     cache_name = _cache_name(loaded.module)
-    kept = roomy_cache(loaded.module) if can_flatten(loaded.module) else None
-    attention = step_attention(loaded.module) if kept is not None else nullcontext()
-    with torch.no_grad(), attention, _whole_states(loaded.module):
-        ids, mask = _begun(loaded, [job.ids for job in jobs], {cache_name: kept})
-        cache: Any = kept
+    own_cache = preallocated_cache(loaded.module) if can_flatten(loaded.module) else None
+    attention = step_attention(loaded.module) if own_cache is not None else nullcontext()
+    with torch.no_grad(), attention, _contiguous_states(loaded.module):
+        ids, mask = _begun(loaded, [job.ids for job in jobs], {cache_name: own_cache})
+        cache: Any = own_cache
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         while active:
             out = loaded.module(
@@ -132,12 +137,12 @@ def _decode(loaded: Loaded, jobs: Sequence[Job]) -> dict[int, Completion]:
             cache = out[cache_name]
             tokens = _advance(loaded, active, out.logits[:, -1].float())
             del out
-            keep = [place for place, row in enumerate(active) if row.finish is None]
+            keep = [index for index, row in enumerate(active) if row.finish is None]
             if len(keep) < len(active) and keep and _can_select(cache):
-                index = torch.tensor(keep, device=ids.device)
-                cache.batch_select_indices(index)
-                tokens, mask, positions = tokens[index], mask[index], positions[index]
-                active = [active[place] for place in keep]
+                kept = torch.tensor(keep, device=ids.device)
+                cache.batch_select_indices(kept)
+                tokens, mask, positions = tokens[kept], mask[kept], positions[kept]
+                active = [active[index] for index in keep]
             elif not keep:
                 break
             ids = tokens.unsqueeze(1)
@@ -147,11 +152,11 @@ def _decode(loaded: Loaded, jobs: Sequence[Job]) -> dict[int, Completion]:
 
 
 @contextmanager
-def _whole_states(module: Any) -> Iterator[None]:
-    """Inside, the head reads the states of the last tokens as one block.
+def _contiguous_states(module: Any) -> Iterator[None]:
+    """In the block, the output head receives the states of the last tokens as a contiguous tensor.
 
-    Of a slice with gaps between rows torch makes a product of matrices for each row, and for that as many copies of the
-    head's weights, where these are frozen: gigabytes for a batch.
+    For a slice with gaps between rows torch computes one product per row, and copies the frozen weights of the head for each:
+    gigabytes for a batch.
     """
     head = module.get_output_embeddings()
     if head is None:
@@ -167,15 +172,15 @@ def _whole_states(module: Any) -> Iterator[None]:
 def _begun(
     loaded: Loaded, prompts: Sequence[list[int]], kept: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
-    """What is still to be read of a batch's prompts, padded on the left, and the mask of all of them.
+    """The remaining prompt tokens of a batch, padded on the left, and the mask of the full prompts.
 
-    Where ``kept`` has a cache, what all prompts begin with is read once, for all of them.
+    If ``kept`` has a cache, the common prefix of the prompts is processed once for all of them.
     """
     import torch
 
     (cache,) = kept.values()
     prefix = shared_beginning([np.asarray(prompt) for prompt in prompts])
-    if cache is None or prefix < _WORTH:
+    if cache is None or prefix < _MIN_PREFIX:
         return _left_padded(loaded, prompts)
     first = torch.tensor([prompts[0][:prefix]], device=loaded.device)
     loaded.module.base_model(input_ids=first, use_cache=True, **kept)
@@ -185,7 +190,7 @@ def _begun(
 
 
 def _advance(loaded: Loaded, rows: Sequence[_Row], logits: Tensor) -> Tensor:
-    """Add one token to each row that is not finished; logits are float32 [n, vocabulary]."""
+    """Append one token to each unfinished row; logits are float32 [n, vocabulary]."""
     samplings = [row.job.request.sampling for row in rows]
     numbers = [
         next(row.numbers) if s.temperature > 0 else 0.0
@@ -193,14 +198,14 @@ def _advance(loaded: Loaded, rows: Sequence[_Row], logits: Tensor) -> Tensor:
     ]
     tokens = choose(logits, samplings, numbers)
     chances = logits.gather(1, tokens.unsqueeze(1)).squeeze(1)
-    # The largest logit tells by itself whether all are finite enough to choose from.
+    # For greedy choices the largest logit alone shows whether the logits are finite.
     if any(r.job.request.logprobs or r.job.request.sampling.temperature > 0 for r in rows):
         chances = chances - logits.logsumexp(-1)
     for row, token, chance in zip(rows, tokens.tolist(), chances.tolist(), strict=True):
         if row.finish is not None:
             continue
         if not math.isfinite(chance):
-            # Nothing can be drawn from logits that are not finite.
+            # Non-finite logits define no distribution.
             row.broken, row.finish = True, "stop"
             continue
         row.ids.append(token)
@@ -227,25 +232,25 @@ def _check_end(loaded: Loaded, row: _Row) -> None:
 
 
 def _window(sampling: Sampling) -> int:
-    # A token stands for at least one byte, so no stop string spans more tokens than it has bytes.
+    # A token covers at least one byte, so a stop string spans at most as many tokens as it has bytes.
     return max(len(stop.encode()) for stop in sampling.stop) + 4
 
 
 def _cut(text: str, stops: Sequence[str]) -> int | None:
-    found = [text.find(stop) for stop in stops if stop and stop in text]
-    return min(found) if found else None
+    starts = [text.find(stop) for stop in stops if stop and stop in text]
+    return min(starts) if starts else None
 
 
 def _text(loaded: Loaded, ids: Sequence[int]) -> str:
-    """The text of ids without special tokens, but for marks of thoughts."""
+    """The text of ids without special tokens, except the marks of reasoning."""
     if not any(key in loaded.marks for key in ids):
         return _decoded(loaded, ids)
     parts: list[str] = []
     start = 0
-    for place, key in enumerate(ids):
+    for index, key in enumerate(ids):
         if key in loaded.marks:
-            parts += [_decoded(loaded, ids[start:place]), loaded.marks[key]]
-            start = place + 1
+            parts += [_decoded(loaded, ids[start:index]), loaded.marks[key]]
+            start = index + 1
     return "".join((*parts, _decoded(loaded, ids[start:])))
 
 
@@ -269,7 +274,7 @@ def _completion(loaded: Loaded, row: _Row) -> Completion:
 
 
 def _left_padded(loaded: Loaded, prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-    """Prompts of one batch as ids and mask, int64 [n, longest], padded on the left."""
+    """The prompts of a batch as ids and mask, int64 [n, longest], padded on the left."""
     import torch
 
     longest = max(map(len, prompts))
@@ -282,7 +287,7 @@ def _left_padded(loaded: Loaded, prompts: Sequence[list[int]]) -> tuple[Tensor, 
 
 
 def _cache_name(module: Any) -> str:
-    """Name of the key-value cache among a model's arguments and outputs: ``past_key_values`` before transformers 5.24."""
+    """The name of the key-value cache in a model's arguments and outputs: ``past_key_values`` before transformers 5.24."""
     parameters = inspect.signature(type(module).forward).parameters
     return "cache" if "cache" in parameters else "past_key_values"
 

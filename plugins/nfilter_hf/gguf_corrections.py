@@ -1,7 +1,7 @@
-"""What transformers leaves out when it reads a GGUF file: how text is split, special tokens, and stretched positions.
+"""Settings of GGUF files that transformers ignores: pre-tokenization, special tokens, and RoPE scaling.
 
-Versions differ in what they read, and what is left out changes tokens or logits without a word; here it is set from the file,
-or the file is refused.
+Versions of transformers differ in the settings that they read; an ignored setting silently changes tokens or logits. They are
+set from the file here, or the file is rejected.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TAIL: Final = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _WORDS: Final = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _LLAMA3: Final = _WORDS + r"|\p{N}{1,3}" + _TAIL
 _QWEN2: Final = _WORDS + r"|\p{N}" + _TAIL
-# How the text of a byte-level vocabulary is split, by tokenizer.ggml.pre (llama.cpp, llm_tokenizer_bpe).
+# Pre-tokenization of byte-level vocabularies, by tokenizer.ggml.pre (llama.cpp, llm_tokenizer_bpe).
 _SPLITS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "dbrx", "smaug-bpe"), _LLAMA3),
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "megrez"), _QWEN2),
@@ -40,7 +40,7 @@ _AS_GPT2: Final = (
 )
 _SPECIAL: Final = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 _SCALING: Final = ("type", "factor", "original_context_length", "finetuned")
-# Architectures all of whose weights have a place of their own in the model of transformers.
+# Architectures for which each weight of the file is one weight of the transformers model.
 _COUNTED: Final = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3")
 _FACTORS: Final = "rope_freqs.weight"
 # Llama 3.1 and later, with factor 8 or 32.
@@ -53,7 +53,11 @@ _LLAMA3_ROPE: Final = {
 
 
 def correct_tokenizer(tokenizer: Any, header: Header, file: Path) -> None:
-    """Split text as the file says, and take its special tokens. Raises ModelError for a way of splitting not known here."""
+    """Set pre-tokenization and special tokens from the file.
+
+    Raises:
+        ModelError: if the pre-tokenization is unknown.
+    """
     from tokenizers import Regex, pre_tokenizers
 
     for role, key in _SPECIAL.items():
@@ -76,8 +80,8 @@ def correct_tokenizer(tokenizer: Any, header: Header, file: Path) -> None:
         backend.pre_tokenizer = plain
     else:
         raise ModelError(
-            f"{file}: its vocabulary splits text in the way of {way!r} (tokenizer.ggml.pre), which is not known here, and its "
-            f"tokens would not be those of the model: {_REMEDY}"
+            f"{file}: the pre-tokenization {way!r} of its vocabulary (tokenizer.ggml.pre) is not supported, and its "
+            f"tokens would be wrong: {_REMEDY}"
         )
 
 
@@ -86,14 +90,18 @@ def _known_to_transformers() -> Mapping[str, str]:
         from transformers.integrations.gguf import gguf_tokenizer_mapping
     except ImportError:
         return {}
-    found: Mapping[str, str] = getattr(gguf_tokenizer_mapping, "GGUF_PRE_TOKENIZER_SPLITS", {})
-    return found
+    splits: Mapping[str, str] = getattr(gguf_tokenizer_mapping, "GGUF_PRE_TOKENIZER_SPLITS", {})
+    return splits
 
 
 def correct_settings(settings: Any, header: Header, file: Path) -> None:
-    """Set how positions are stretched, as the file says. Raises ModelError for a way that is not known here."""
+    """Set RoPE scaling from the file.
+
+    Raises:
+        ModelError: if its type is unknown.
+    """
     kinds = settings.rope_parameters if getattr(settings, "rope_parameters", None) else {}
-    # Where there is one for each kind of layer, those that see all of the text are stretched.
+    # If each kind of layer has its own parameters, those of full attention are scaled.
     rope = kinds if "rope_type" in kinds else kinds.get("full_attention")
     if not isinstance(rope, dict) or rope.get("rope_type") != "default":
         return
@@ -112,19 +120,23 @@ def correct_settings(settings: Any, header: Header, file: Path) -> None:
 
 
 def refuse_left_out(module: Any, header: Header, file: Path) -> None:
-    """Raise ModelError where the file holds weights, such as biases, that the loaded ``module`` has no place for."""
+    """Check that the loaded ``module`` has as many weights as the file.
+
+    Raises:
+        ModelError: if they differ, e.g. because the file has biases that the module lacks.
+    """
     if header.architecture not in _COUNTED:
         return
-    held = sum(
+    in_file = sum(
         math.prod(tensor.shape)
         for name, tensor in header.tensors.items()
         if not name.startswith("rope_")
     )
     loaded = sum(parameter.numel() for parameter in module.parameters())
-    if held != loaded:
+    if in_file != loaded:
         raise ModelError(
-            f"{file} holds {held:,} weights, and the {module.config.model_type} model of transformers has {loaded:,}: they are "
-            f"not the same model; {_REMEDY}"
+            f"{file} has {in_file:,} weights, and the {module.config.model_type} model of transformers has {loaded:,}: they "
+            f"differ; {_REMEDY}"
         )
 
 
@@ -133,20 +145,20 @@ def _of_keys(named: str, keys: Mapping[str, Any], file: Path) -> dict[str, Any]:
     needs = named == "yarn" and not length
     if named not in ("linear", "yarn") or needs or not set(keys) <= set(_SCALING):
         raise _unknown(file, f"rope.scaling.type {named}")
-    found = {"rope_type": named, "factor": float(factor)}
+    scaling = {"rope_type": named, "factor": float(factor)}
     if length:
-        found["original_max_position_embeddings"] = int(length)
-    return found
+        scaling["original_max_position_embeddings"] = int(length)
+    return scaling
 
 
 def _of_factors(rope: Mapping[str, Any], given: list[float], file: Path) -> dict[str, Any]:
-    """Llama 3's way, where these are its divisors of the frequencies; nothing where all are 1."""
+    """Llama 3's RoPE scaling if these are its frequency divisors; empty if all are 1."""
     most = max(given)
     if most == 1:
         return {}
     low, high = (_LLAMA3_ROPE["original_max_position_embeddings"] / end for end in (1.0, 4.0))  # type: ignore[operator]
-    for place, value in enumerate(given):
-        length = 2 * math.pi * rope["rope_theta"] ** (place / len(given))
+    for index, value in enumerate(given):
+        length = 2 * math.pi * rope["rope_theta"] ** (index / len(given))
         share = min(1.0, max(0.0, (low / length - 1.0) / (low / high - 1.0)))
         if not math.isclose(value, 1 / ((1 - share) / most + share), rel_tol=1e-3):
             raise _unknown(file, _FACTORS)
@@ -164,8 +176,8 @@ def _floats(header: Header, name: str, file: Path) -> list[float]:
 
 def _unknown(file: Path, what: str) -> ModelError:
     return ModelError(
-        f"{file}: it stretches positions in a way ({what}) that is not known here, and its answers would not be those of the "
-        f"model: {_REMEDY}"
+        f"{file}: its RoPE scaling ({what}) is not supported, and its answers would be "
+        f"wrong: {_REMEDY}"
     )
 
 

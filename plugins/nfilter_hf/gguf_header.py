@@ -1,7 +1,7 @@
-"""What a GGUF file says of itself before its weights: read here, without torch, transformers or the package gguf.
+"""Read the header of a GGUF file without torch, transformers or the package gguf.
 
-The format is described in ggml's docs/gguf.md: magic and version, counts, keys with typed values, then name, shape, type
-and offset of each tensor, and their data from the next multiple of the alignment on.
+The format is described in ggml's docs/gguf.md: magic and version, counts, keys with typed values, then name, shape, type and
+offset of each tensor, and their data from the next multiple of the alignment.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _SCALARS: Final = {
     0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d",
 }  # fmt: skip
 _STRING, _ARRAY = 8, 9
-_LEAST: Final = 24  # bytes: magic, version and two counts
-# Type of a tensor: its name, how many values a block has, and how many bytes (gguf's GGML_QUANT_SIZES).
+_MIN_SIZE: Final = 24  # bytes: magic, version and two counts
+# Type of a tensor: its name, and the values and bytes per block (gguf's GGML_QUANT_SIZES).
 _TYPES: Final = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
     7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
@@ -38,7 +38,7 @@ _TYPES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Where a tensor lies: its shape (rows last, as the file has it), its type's number, its offset into the data."""
+    """A tensor's shape (rows last, as in the file), the number of its type, and its offset in the data."""
 
     shape: tuple[int, ...]
     kind: int
@@ -46,7 +46,7 @@ class Tensor:
 
     @property
     def size(self) -> int | None:
-        """Its bytes; None for a type that is not known here."""
+        """Its size in bytes; None for an unknown type."""
         if self.kind not in _TYPES:
             return None
         _, values, width = _TYPES[self.kind]
@@ -55,9 +55,9 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Keys and tensors of a GGUF file, the bytes that they take, and the byte at which the tensors' data begin.
+    """Keys and tensors of a GGUF file, the size of the header, and the offset of the tensors' data, both in bytes.
 
-    Of a list of texts, such as the vocabulary, ``values`` has the length alone.
+    For a list of texts, such as the vocabulary, ``values`` has only its length.
     """
 
     values: Mapping[str, Any]
@@ -70,20 +70,21 @@ class Header:
         return str(self.values.get("general.architecture", ""))
 
     def of_model(self, key: str) -> Any:
-        """The value of a key that the architecture's name is put before; None where there is none."""
+        """Return the value of a key that has the architecture's name as prefix; None if it is absent."""
         return self.values.get(f"{self.architecture}.{key}")
 
     @property
     def context(self) -> int | None:
-        """The longest sequence, in tokens, where the file says it."""
+        """The context length in tokens; None if the file does not have it."""
         known = self.of_model("context_length")
         return known if isinstance(known, int) and known > 0 else None
 
 
 def read_header(path: Path) -> Header:
-    """The header of the GGUF file at ``path``; no weight is read.
+    """Read the header of the GGUF file at ``path`` without its weights.
 
-    Raises ModelError, naming the file and what to do, for a file that is empty, cut short, of another format or version.
+    Raises:
+        ModelError: if the file is empty, truncated, or of another format or version; the message has the remedy.
     """
     try:
         size = path.stat().st_size
@@ -96,7 +97,7 @@ def read_header(path: Path) -> Header:
 
 
 class _Reader:
-    """Reads forward through a mapped file, and never past its end."""
+    """Reads a memory-mapped file sequentially, with bounds checks."""
 
     def __init__(self, path: Path, data: mmap.mmap, size: int) -> None:
         self._path, self._data, self._size = path, data, size
@@ -108,31 +109,31 @@ class _Reader:
         for _ in range(keys):
             name = self._text()
             values[name] = self._value(self._number("<I"))
-        found = {}
+        by_name = {}
         for _ in range(tensors):
             name = self._text()
             shape = tuple(self._number("<Q") for _ in range(self._bounded("<I", 8)))
-            found[name] = Tensor(shape, self._number("<I"), self._number("<Q"))
+            by_name[name] = Tensor(shape, self._number("<I"), self._number("<Q"))
         align = values.get("general.alignment", 32)
         if not isinstance(align, int) or align <= 0:
             raise self._fault(f"has the alignment {align!r}")
-        header = Header(values, found, self._at, -(-self._at // align) * align)
+        header = Header(values, by_name, self._at, -(-self._at // align) * align)
         if not header.architecture:
             raise self._fault("names no architecture (general.architecture)")
-        self._whole(header)
+        self._check_size(header)
         return header
 
     def _opening(self) -> tuple[int, int]:
-        """How many tensors and how many keys there are."""
-        start = self._data[:_LEAST]
+        """The numbers of tensors and of keys."""
+        start = self._data[:_MIN_SIZE]
         if start.startswith(b"version https://git-lfs"):
             raise ModelError(
-                f"{self._path} is the pointer that Git LFS leaves in place of a file: run 'git lfs pull' where it lies"
+                f"{self._path} is a Git LFS pointer, not the file itself: run 'git lfs pull' in its folder"
             )
         if not start.startswith(b"GGUF"):
             raise ModelError(
-                f"{self._path} is no GGUF file: it begins with {start[:4]!r} and not with b'GGUF'; download it again, or "
-                "give a folder that holds config.json and *.safetensors"
+                f"{self._path} is not a GGUF file: it begins with {start[:4]!r} and not with b'GGUF'; download it again, or "
+                "give a folder with config.json and *.safetensors"
             )
         self._at = 4
         version = self._number("<I")
@@ -142,19 +143,19 @@ class _Reader:
                 "for big-endian machines" if swapped in _VERSIONS else f"of GGUF version {version}"
             )
             raise ModelError(
-                f"{self._path} is {what}, and versions 2 and 3 in little-endian order can be read: convert the model "
+                f"{self._path} is {what}, and only versions 2 and 3 in little-endian order are supported: convert the model "
                 "again with a current llama.cpp"
             )
         return self._number("<Q"), self._number("<Q")
 
-    def _whole(self, header: Header) -> None:
-        """Refuse a file that ends before its tensors do."""
+    def _check_size(self, header: Header) -> None:
+        """Raise ModelError if the file ends before its tensors."""
         start = header.data_start
         ends = [start + each.offset + (each.size or 0) for each in header.tensors.values()]
         needed = max(ends, default=start)
         if needed > self._size:
             raise ModelError(
-                f"{self._path} is cut short: it has {self._size:,} bytes, and its weights end at byte {needed:,}; copy or "
+                f"{self._path} is truncated: it has {self._size:,} bytes, and its weights end at byte {needed:,}; copy or "
                 "download it again"
             )
 
@@ -164,14 +165,14 @@ class _Reader:
         if kind == _STRING:
             return self._text()
         if kind != _ARRAY:
-            raise self._fault(f"holds a value of the type {kind}, which GGUF does not have")
+            raise self._fault(f"has a value of the unknown type {kind}")
         of, count = self._number("<I"), self._number("<Q")
         if of == _STRING:
             for _ in range(count):
                 self._skip(self._number("<Q"))
             return count
         if of not in _SCALARS:
-            raise self._fault(f"holds a list of the type {of}, which GGUF does not have")
+            raise self._fault(f"has a list of the unknown type {of}")
         form = f"<{{}}{_SCALARS[of][1]}"
         width = struct.calcsize(form.format(1))
         start = self._at
@@ -181,7 +182,7 @@ class _Reader:
     def _bounded(self, form: str, most: int) -> int:
         value: int = self._number(form)
         if value > most:
-            raise self._fault(f"holds a tensor of {value} dimensions")
+            raise self._fault(f"has a tensor of {value} dimensions")
         return value
 
     def _number(self, form: str) -> Any:
@@ -198,7 +199,7 @@ class _Reader:
     def _skip(self, size: int) -> None:
         if size > self._size - self._at:
             raise ModelError(
-                f"{self._path} is cut short: it has {self._size:,} bytes and ends within its header; copy or download it again"
+                f"{self._path} is truncated: it has {self._size:,} bytes and ends within its header; copy or download it again"
             )
         self._at += size
 

@@ -1,4 +1,4 @@
-"""A GGUF file as transformers reads it: its configuration, its tokenizer, and its weights, unpacked."""
+"""Read the configuration, the tokenizer and the dequantised weights of a GGUF file with transformers."""
 
 from __future__ import annotations
 
@@ -15,39 +15,38 @@ from typing import Any, Final
 
 from nfilter import ModelError, missing_package
 from nfilter_hf import gguf_corrections
+from nfilter_hf.cached_folders import is_valid, store
 from nfilter_hf.fingerprint import cache_folder, file_sha256
 from nfilter_hf.gguf_corrections import correct_settings, correct_tokenizer
 from nfilter_hf.gguf_header import read_header
-from nfilter_hf.kept import is_whole, keep
 
 _LIBRARIES: Final = ("transformers", "tokenizers", "gguf")
 
 
 def settings_and_tokenizer(file: Path) -> tuple[Any, Any]:
-    """The transformers configuration and the fast tokenizer, with its chat template, that a GGUF file holds.
+    """Return the transformers configuration and the fast tokenizer, with its chat template, of a GGUF file.
 
-    Making them takes seconds. They are kept as config.json and tokenizer.json in the user's cache, named by what they were
-    made from: the file's header, the versions of the libraries, and this code; a copy that is damaged is made again.
+    The conversion takes seconds. The result is cached as config.json and tokenizer.json in the user's cache, with a key of the
+    file's header, the versions of the libraries and this code; a damaged copy is made again.
 
-    Raises ModelError for a file that transformers cannot use.
+    Raises:
+        ModelError: if transformers cannot use the file.
     """
-    kept = cache_folder() / "gguf" / _key(file)
-    if is_whole(kept):
-        return _load(kept)
+    cached = cache_folder() / "gguf" / _key(file)
+    if is_valid(cached):
+        return _load(cached)
     settings, tokenizer = _convert(file)
 
     def write(folder: Path) -> None:
         settings.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
-    return _load(kept) if keep(kept, write) else (settings, tokenizer)
+    return _load(cached) if store(cached, write) else (settings, tokenizer)
 
 
 @contextmanager
 def alone(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The arguments by which transformers' ``from_pretrained`` reads ``file`` and no other: what lies beside it may be of
-    another model.
-    """
+    """Yield arguments with which ``from_pretrained`` of transformers reads only ``file``, not other files of its folder."""
     if find_spec("gguf") is None:
         raise ModelError(f"a GGUF model {missing_package('gguf', 'nfilter[local]')}")
     with tempfile.TemporaryDirectory(prefix="nfilter-gguf-") as empty, _without_bar():
@@ -55,10 +54,10 @@ def alone(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def unpacking() -> dict[str, Any]:
-    """What tells ``from_pretrained`` that quantised weights become plain ones."""
+    """Return the argument with which ``from_pretrained`` dequantises weights."""
     import transformers
 
-    # Older versions know nothing else.
+    # Older versions always dequantise.
     config = getattr(transformers, "GgufConfig", None)
     return {} if config is None else {"quantization_config": config(dequantize=True)}
 
@@ -73,7 +72,7 @@ def _convert(file: Path) -> tuple[Any, Any]:
     except ModelError:
         raise
     except Exception as error:
-        # Readers of a binary format raise every kind of error, all of them about the file.
+        # Readers of a binary format raise errors of any type, all of them about the file.
         raise ModelError(
             f"{file}: transformers cannot read this GGUF file: {error}. Convert the model again with a current llama.cpp, "
             "or give its folder or hub id with *.safetensors"
@@ -85,19 +84,19 @@ def _convert(file: Path) -> tuple[Any, Any]:
 
 
 def made_by() -> str:
-    """SHA-256 of the code that reads a GGUF file: versions of the libraries, and this plugin's part."""
+    """Return the SHA-256 of the code that reads GGUF files: versions of the libraries, and this plugin's files."""
     versions = [_version(name) for name in _LIBRARIES]
     code = [file_sha256(Path(part)) for part in (__file__, gguf_corrections.__file__)]
     return hashlib.sha256(json.dumps([versions, code]).encode()).hexdigest()
 
 
 def _key(file: Path) -> str:
-    """SHA-256 of all that settings and tokenizer are made from: a small part of the file."""
+    """The SHA-256 of everything that settings and tokenizer depend on, a small part of the file."""
     header = read_header(file)
     total = hashlib.sha256(made_by().encode())
     with file.open("rb") as data:
         total.update(data.read(header.size))
-        # Divisors of the frequencies are a part of the settings, and lie among the weights.
+        # The frequency divisors belong to the settings, and are stored among the weights.
         for name in sorted(name for name in header.tensors if name.startswith("rope_")):
             data.seek(header.data_start + header.tensors[name].offset)
             total.update(data.read(header.tensors[name].size or 0))
@@ -120,7 +119,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
 
 @contextmanager
 def _without_bar() -> Iterator[None]:
-    """Unpacking shows a bar that would be drawn into the run's own, and transformers has no switch for this one."""
+    """Suppress the progress bar of dequantisation, which would overwrite the run's; transformers has no option for it."""
     reading: Any = import_module("transformers.modeling_gguf_pytorch_utils")
     bar = getattr(reading, "tqdm", None)
     if bar is None:

@@ -1,6 +1,6 @@
-"""Unpacked weights of small GGUF models, kept beside the user's other caches.
+"""Cache of dequantised weights of small GGUF models.
 
-transformers takes about ten seconds of processor time to unpack 135 million weights, and a second to read them unpacked.
+transformers needs about ten seconds of processor time to dequantise 135 million weights, and one second to read the result.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from nfilter_hf.cached_folders import is_valid, remove_others, store
 from nfilter_hf.fingerprint import cache_folder, default_digests, digest_of
 from nfilter_hf.gguf_header import read_header
 from nfilter_hf.gguf_model import made_by
-from nfilter_hf.kept import forget_others, is_whole, keep
 
 _LARGEST: Final = 2**30  # bytes
-_ROOM: Final = 8  # times its size that has to be free
+_ROOM: Final = 8  # required free space as a multiple of the size
 
 
 def unpacked(file: Path, load: Callable[[], Any]) -> Path | None:
-    """The folder with what ``file`` holds in float32, as safetensors; None where it is large, or there is no room.
+    """Return the folder with the weights of ``file`` in float32 as safetensors; None if they are large or space is short.
 
-    ``load`` gives the model of ``file`` in float32, or None where it is not whole; it is called where nothing is kept yet.
-    What earlier versions made of the same file is removed then.
+    ``load`` returns the model of ``file`` in float32, or None if it is incomplete; it is called if nothing is cached. Results
+    of earlier versions for the same file are then removed.
     """
     folder = _place(file)
-    if is_whole(folder):
+    if is_valid(folder):
         return folder
     tensors = read_header(file).tensors.values()
     size = 4 * sum(math.prod(tensor.shape) for tensor in tensors)
@@ -36,8 +36,8 @@ def unpacked(file: Path, load: Callable[[], Any]) -> Path | None:
     module = load()
     if module is None:
         return None
-    forget_others(folder)
-    return folder if keep(folder, module.save_pretrained) else None
+    remove_others(folder)
+    return folder if store(folder, module.save_pretrained) else None
 
 
 def _place(file: Path) -> Path:
@@ -45,8 +45,8 @@ def _place(file: Path) -> Path:
 
 
 def _free(folder: Path) -> int:
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
     try:
-        return shutil.disk_usage(there).free
+        return shutil.disk_usage(existing).free
     except OSError:
         return 0

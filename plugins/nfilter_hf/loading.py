@@ -1,4 +1,4 @@
-"""From a configuration to weights on a device: local folders and hub models alike, safetensors or GGUF."""
+"""Load models onto a device: local folders and hub models, safetensors or GGUF."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FROM_HUB = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktok
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A checkpoint's folder, and the hub id and commit that it came from; ``file`` is its GGUF file, if it is one."""
+    """A checkpoint's folder, the hub id and commit that it came from, and its GGUF ``file``, if it is one."""
 
     folder: Path
     hub_id: str | None = None
@@ -35,12 +35,12 @@ class Source:
 
     @property
     def place(self) -> Path:
-        """The folder, or the file that is the whole checkpoint."""
+        """The folder, or the GGUF file."""
         return self.folder / self.file if self.file else self.folder
 
     @property
     def base(self) -> str:
-        """What an adapter calls its base: a folder of the hub's cache means nothing elsewhere."""
+        """The name of the base in an adapter's config: a hub id rather than a folder of the local cache."""
         if self.hub_id is None:
             return str(self.place)
         return f"{self.hub_id}:{self.file}" if self.file else self.hub_id
@@ -48,9 +48,9 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What turns conversations into tokens: no weights.
+    """The tokenizer and chat template of a model, without weights.
 
-    ``vocabulary`` is the number of ids that the model knows, ``settings`` its configuration.
+    ``vocabulary`` is the model's number of token ids, ``settings`` its configuration.
     """
 
     tokenizer: Any
@@ -62,9 +62,9 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model in memory. ``context`` is its longest sequence; ``stop_ids`` are the tokens that end an answer.
+    """A model in memory. ``context`` is its maximum sequence length; ``stop_ids`` are the tokens that end an answer.
 
-    ``marks`` are the special tokens that mark thoughts, by id: they are part of what the model says.
+    ``marks`` are the special tokens that mark reasoning, by id: they are part of the answer's text.
     """
 
     module: Any
@@ -78,7 +78,11 @@ class Loaded:
 
 
 def find(config: HFConfig, site: Site) -> Source:
-    """Where the checkpoint is, fetched from the hub where it is named there. Raises ModelError."""
+    """Return the location of the checkpoint, downloaded from the hub if necessary.
+
+    Raises:
+        ModelError: if it does not exist or cannot be loaded.
+    """
     place = locate(config.model, site)
     if place.problem:
         raise ModelError(place.problem)
@@ -97,22 +101,26 @@ def find(config: HFConfig, site: Site) -> Source:
 
 
 def choose_device(config: HFConfig) -> str:
-    """``cuda``, ``mps`` or ``cpu``, the first that is there unless one is named. Raises ModelError."""
+    """Return ``cuda``, ``mps`` or ``cpu``: the configured device, else the first that is available.
+
+    Raises:
+        ModelError: if the configured device is not available.
+    """
     import torch
 
-    there = {
+    available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
     if config.device == "auto":
-        device = next(name for name, here in there.items() if here)
-    elif there[config.device]:
+        device = next(name for name, here in available.items() if here)
+    elif available[config.device]:
         device = config.device
     else:
-        have = ", ".join(name for name, here in there.items() if here)
+        have = ", ".join(name for name, here in available.items() if here)
         raise ModelError(
-            f"device {config.device} is not here (there is: {have}): set device to auto, or install the torch build for it"
+            f"device {config.device} is not available (available: {have}): set device to auto, or install the torch build for it"
         )
     if config.load_in_4bit and device != "cuda":
         raise ModelError(f"load_in_4bit needs a CUDA device, not {device}: remove load_in_4bit")
@@ -120,9 +128,9 @@ def choose_device(config: HFConfig) -> str:
 
 
 def choose_dtype(config: HFConfig, device: str) -> str:
-    """The number format of the weights: bfloat16 on a GPU that has it, float32 on a CPU, or what is named.
+    """Return the number format of the weights: the configured one, else bfloat16 on a GPU that supports it, float32 on a CPU.
 
-    ``HFBackend`` asks ``cpu_format`` before, where a CPU is to choose.
+    On a CPU, ``HFBackend`` calls ``cpu_format`` instead.
     """
     if config.dtype != "auto":
         return config.dtype
@@ -136,7 +144,11 @@ def choose_dtype(config: HFConfig, device: str) -> str:
 
 
 def open_text(config: HFConfig, source: Source) -> Text:
-    """Load the tokenizer alone, with its chat template. Raises ModelError with the remedy for whatever is wrong."""
+    """Load only the tokenizer and its chat template.
+
+    Raises:
+        ModelError: if they cannot be loaded; the message has the remedy.
+    """
     with _quiet():
         settings, tokenizer = settings_and_tokenizer(source)
     known = getattr(settings.get_text_config(), "vocab_size", None)
@@ -150,7 +162,11 @@ def open_text(config: HFConfig, source: Source) -> Text:
 
 
 def settings_and_tokenizer(source: Source) -> tuple[Any, Any]:
-    """The model's configuration and its tokenizer, as transformers has them. Raises ModelError."""
+    """Return the model's transformers configuration and tokenizer.
+
+    Raises:
+        ModelError: if one cannot be loaded, or the model is not a causal language model.
+    """
     if source.file is not None:
         settings, tokenizer = gguf_model.settings_and_tokenizer(source.place)
         _refuse_other_kinds(source, settings)
@@ -161,7 +177,11 @@ def settings_and_tokenizer(source: Source) -> tuple[Any, Any]:
 
 
 def load(config: HFConfig, source: Source, text: Text) -> Loaded:
-    """Load the weights beside ``text``. Raises ModelError with the remedy for whatever is wrong."""
+    """Load the weights.
+
+    Raises:
+        ModelError: if they cannot be loaded; the message has the remedy.
+    """
     import torch
 
     device = choose_device(config)
@@ -215,15 +235,15 @@ def _fetch(hub_id: str, revision: str | None, file: str | None = None) -> Source
         )
     except HfHubHTTPError as error:
         raise ModelError(
-            f"{what} cannot be had from the hub: {str(error).splitlines()[0]}. Check the name; for a gated model, "
+            f"{what} cannot be downloaded from the hub: {str(error).splitlines()[0]}. Check the name; for a gated model, "
             "accept its terms on its page and run 'hf auth login'"
         ) from error
     except (LocalEntryNotFoundError, OSError, HFValidationError) as error:
         kind = "file" if file else "folder"
         words = f"{hub_id} {file}" if file else hub_id
         raise ModelError(
-            f"{what} is no {kind} here, is not in the local cache, and the hub cannot be reached. Run 'hf download "
-            f"{words}' where there is a network, or give a local {kind}"
+            f"{what} is not a local {kind}, is not in the local cache, and the hub cannot be reached. Run 'hf download "
+            f"{words}' with network access, or give a local {kind}"
         ) from error
     path = Path(folder)
     return Source(path, hub_id, path.name)
@@ -261,7 +281,7 @@ def _refuse_other_kinds(source: Source, settings: Any) -> None:
 def _tokenizer(source: Source) -> Any:
     from transformers import AutoTokenizer
 
-    # Said here, it is this file whatever tokenizer_config.json names; transformers 5.10 would read that one.
+    # This file is used even if tokenizer_config.json names another, which transformers 5.10 would read.
     own = source.folder / "tokenizer.json"
     named = {"tokenizer_file": str(own)} if own.is_file() else {}
     try:
@@ -275,7 +295,7 @@ def _tokenizer(source: Source) -> Any:
     except (ValueError, OSError, KeyError, TypeError, ImportError, AttributeError) as error:
         raise ModelError(
             f"{source.folder}: the tokenizer cannot be loaded: {error}. Save it again as tokenizer.json, or install "
-            "what it asks for"
+            "the package that it needs"
         ) from error
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(
@@ -286,7 +306,11 @@ def _tokenizer(source: Source) -> Any:
 
 
 def open_whole(source: Source) -> tuple[Any, Any]:
-    """The model in float32 on the CPU, and its tokenizer. Raises ModelError."""
+    """Return the model in float32 on the CPU, and its tokenizer.
+
+    Raises:
+        ModelError: if it cannot be loaded.
+    """
     with _quiet():
         settings, tokenizer = settings_and_tokenizer(source)
         config = HFConfig(model=source.base, device="cpu", dtype="float32")
@@ -301,7 +325,7 @@ def _weights(config: HFConfig, source: Source, settings: Any, device: str) -> An
     if config.load_in_4bit:
         options["quantization_config"] = _four_bit(options["dtype"])
     if device == "cuda":
-        # Straight to the device: the host then need not hold the whole model.
+        # Directly to the device, so that the host need not hold the full model.
         options["device_map"] = {"": torch.cuda.current_device()}
     try:
         module, info = _read_weights(source, settings, options)
@@ -313,7 +337,7 @@ def _weights(config: HFConfig, source: Source, settings: Any, device: str) -> An
             "device: cpu, or use a smaller model"
         ) from error
     except Exception as error:
-        # Loaders raise every kind of error, all of them about the checkpoint.
+        # Loaders raise errors of any type, all of them about the checkpoint.
         raise ModelError(f"{source.place}: the weights cannot be loaded: {error}") from error
     missing = sorted(info.get("missing_keys") or ())
     if missing:
@@ -342,12 +366,12 @@ def _read_weights(source: Source, settings: Any, options: dict[str, Any]) -> tup
         module, info = _unpack(source, common | {"dtype": torch.float32})
         return None if info.get("missing_keys") else module
 
-    kept = unpacked(source.place, exact)
-    if kept is None:
+    cached = unpacked(source.place, exact)
+    if cached is None:
         return _unpack(source, common | options)
     return tuple(
         AutoModelForCausalLM.from_pretrained(
-            str(kept), use_safetensors=True, local_files_only=True, **common, **options
+            str(cached), use_safetensors=True, local_files_only=True, **common, **options
         )
     )
 
@@ -385,17 +409,17 @@ def _context(config: HFConfig, settings: Any, tokenizer: Any) -> int:
 
 
 def _stop_ids(module: Any, tokenizer: Any, chat: Chat) -> frozenset[int]:
-    """Every end token that the checkpoint names, and the one that its template writes after an answer."""
-    found: set[int] = set()
+    """The end tokens that the checkpoint names, and the one that its template writes after an answer."""
+    numbers: set[int] = set()
     for holder in (getattr(module, "generation_config", None), module.config):
         ids = getattr(holder, "eos_token_id", None)
         if ids is not None:
-            found.update(ids if isinstance(ids, list | tuple) else [ids])
+            numbers.update(ids if isinstance(ids, list | tuple) else [ids])
     if tokenizer.eos_token_id is not None:
-        found.add(tokenizer.eos_token_id)
+        numbers.add(tokenizer.eos_token_id)
     if chat.end_of_turn:
-        found.add(tokenizer.convert_tokens_to_ids(chat.end_of_turn))
-    return frozenset(int(number) for number in found)
+        numbers.add(tokenizer.convert_tokens_to_ids(chat.end_of_turn))
+    return frozenset(int(number) for number in numbers)
 
 
 def _first_id(*candidates: int | None) -> int:
@@ -404,7 +428,7 @@ def _first_id(*candidates: int | None) -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    # The bars of loading would be drawn into the run's own.
+    # Progress bars of loading would overwrite the run's.
     try:
         from transformers.utils import logging
     except ImportError as error:

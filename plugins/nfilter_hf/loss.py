@@ -1,7 +1,7 @@
-"""Output heads and token losses:  negative log-likelihoods, from logits that exist a chunk at a time.
+"""Output heads and token losses (negative log-likelihoods), with logits computed in chunks.
 
-A vocabulary of 128 k makes the logits of one long batch larger than the model. The output head therefore runs
-only where a prediction counts, and over at most ``chunk`` predictions at once, forward and backward.
+With a vocabulary of 128 k, the logits of one long batch are larger than the model. The output head therefore runs only for
+predictions with a weight, and for at most ``chunk`` predictions at once, forward and backward.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Head: TypeAlias = "Callable[[Tensor], Tensor]"
-"""Hidden states [n, d] to logits [n, vocabulary]."""
+"""From hidden states [n, d] to logits [n, vocabulary]."""
 Losses: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
-"""Hidden states [n, d] and the labels [n] that they predict to -log p(label), float32 [n]."""
+"""From hidden states [n, d] and the labels [n] that they predict to -log p(label), float32 [n]."""
 
-# Logits held at once: on a CPU about what its caches hold, elsewhere enough to keep the device busy.
+# Maximum number of logits at once: on a CPU about the size of its caches, elsewhere enough to keep the device busy.
 ON_CPU = 2**22
 ELSEWHERE = 2**25
-# Rows and columns of logits in one block of ``block_losses``: 2 MiB, which one core's own cache holds.
+# Rows and columns of logits in one block of ``block_losses``: 2 MiB, the size of one core's cache.
 _ROWS, _COLUMNS = 512, 1024
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def output_head(module: Any) -> Head:
-    """The function from the last hidden states to the logits of a transformers causal LM.
+    """Return the function from the last hidden states to the logits of a transformers causal LM.
 
-    Scaling and soft caps that an architecture puts behind its output matrix are part of it.
+    It includes scaling and soft caps that an architecture applies after its output matrix.
     """
     import torch
 
@@ -51,9 +51,9 @@ def output_head(module: Any) -> Head:
 
 
 def frozen_matrix(module: Any) -> Tensor | None:
-    """The output matrix [vocabulary, d] where the head of a causal LM is that product alone, and is not trained.
+    """Return the output matrix [vocabulary, d] of a causal LM whose head is only this product and is not trained.
 
-    None as for ``plain_head``, or where a bias is trained: the head's gradient is then autograd's.
+    None in the cases of ``plain_head``, or if a parameter is trained; autograd then computes the head's gradient.
     """
     matrix = plain_head(module)
     if matrix is None or any(parameter.requires_grad for parameter in matrix.parameters()):
@@ -63,9 +63,9 @@ def frozen_matrix(module: Any) -> Tensor | None:
 
 
 def plain_head(module: Any) -> Any:
-    """The output layer of a causal LM, a ``torch.nn.Linear``, where the head is that layer alone.
+    """Return the output layer of a causal LM, a ``torch.nn.Linear``, if the head is only this layer.
 
-    None where anything stands behind it or hooks into it, or where its weights are packed in fewer bits.
+    None if something follows it, if it has hooks, or if its weights are quantised.
     """
     import torch
 
@@ -82,19 +82,19 @@ def plain_head(module: Any) -> Any:
 
 
 def chunk_size(vocabulary: int, device: str = "cpu") -> int:
-    """Predictions a chunk, so that its logits stay within 16 MiB in float32 on a CPU, 128 MiB on other devices."""
+    """Return the number of predictions per chunk: its float32 logits take at most 16 MiB on a CPU, 128 MiB elsewhere."""
     return max(1, (ON_CPU if device == "cpu" else ELSEWHERE) // max(1, vocabulary))
 
 
 def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """-log p(label) in float32: logits [n, vocabulary] of any float type and labels [n] to losses [n]."""
+    """Return -log p(label), float32 [n], of logits [n, vocabulary] of any float type and labels [n]."""
     from torch.nn.functional import cross_entropy
 
     return cross_entropy(logits.float(), labels, reduction="none")
 
 
 def losses_of(module: Any, head: Head) -> Losses:
-    """How the losses of given tokens are computed fastest, without gradients, for the ``head`` of ``module``."""
+    """Return the fastest function for losses without gradients with the ``head`` of ``module``."""
     import torch
 
     device = next(module.parameters()).device.type
@@ -117,11 +117,10 @@ def losses_of(module: Any, head: Head) -> Losses:
 
 
 def block_losses(hidden: Tensor, labels: Tensor, matrix: Tensor) -> Tensor:
-    """-log p(label) in float32 from states [n, d] and a head that is ``matrix`` [vocabulary, d] alone, on a CPU.
+    """Return -log p(label), float32 [n], from states [n, d] and a head that is only ``matrix`` [vocabulary, d], on a CPU.
 
-    Logits exist a block at a time, of some rows and some of the vocabulary, and never leave the cache: reading and
-    writing them is what costs there beside the product. The sum over the vocabulary keeps a running maximum (arXiv
-    1805.02867, Algorithm 3).
+    Logits are computed in blocks of rows and vocabulary that fit in the cache, because reading and writing them costs most
+    after the product. The sum over the vocabulary uses a running maximum (arXiv 1805.02867, Algorithm 3).
     """
     import torch
 
@@ -147,10 +146,10 @@ def block_losses(hidden: Tensor, labels: Tensor, matrix: Tensor) -> Tensor:
 def logit_chunks(
     head: Head, hidden: Tensor, labels: Tensor, chunk: int
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """For every chunk of predictions: where it stands, its logits [m, vocabulary] and its labels [m].
+    """Yield for every chunk of predictions its slice, its logits [m, vocabulary] and its labels [m].
 
-    The one place that makes logits. An online loss reads its statistics from here, without gradients, before the
-    weights of the batch are known; the backward pass then runs over the same chunks.
+    All logits of training come from here: an online loss computes its statistics from them without gradients, before the
+    weights of the batch are known; the backward pass then uses the same chunks.
     """
     for start in range(0, len(labels), chunk):
         where = slice(start, start + chunk)

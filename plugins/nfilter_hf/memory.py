@@ -1,4 +1,4 @@
-"""How much memory a LoRA training needs, from a model's config.json or GGUF header alone: nothing is loaded or downloaded."""
+"""Estimate the memory of a LoRA training from a model's config.json or GGUF header, without loading or downloading."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from nfilter_hf.lora.settings import LoraSettings
 
 _FOUR_BIT = 0.5 + 4 / 64
-"""Bytes a parameter in 4 bits: half a byte, and a float32 scale for every block of 64."""
+"""Bytes per 4-bit parameter: half a byte, and a float32 scale per block of 64."""
 
 
 _PROCESS = 0.4 * 2**30
-"""Bytes that Python holds with torch, transformers and peft imported (measured, x86-64 Linux, torch 2.13)."""
+"""Bytes of a Python process with torch, transformers and peft imported (measured, x86-64 Linux, torch 2.13)."""
 
 _UNUSED = 0.15
-"""Share by which the resident memory of a training on a CPU was above the sum of the parts (measured at 0.14 to 0.15
-with 135 million parameters): blocks that the allocator holds and nothing uses."""
+"""Share by which the resident memory of a CPU training exceeds the sum of the parts (measured as 0.14 to 0.15 with 135
+million parameters): unused blocks of the allocator."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """What sets an architecture apart from Llama: biases, norms a layer, norms of queries and keys."""
+    """The differences of an architecture from Llama: biases, norms per layer, norms of queries and keys."""
 
     qkv_bias: bool = False
     norms: int = 2
@@ -54,12 +54,12 @@ _FAMILIES: Mapping[str, _Family] = {
     "phi3": _Family(fused=True),
 }
 _MODEL_TYPES: Mapping[str, str] = {"gemma3": "gemma3_text"}
-"""What transformers calls an architecture where llama.cpp calls it otherwise."""
+"""The transformers names of architectures with another name in llama.cpp."""
 
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """One linear layer of a block: its name and its two sizes."""
+    """One linear layer of a block: its name, its input size and its output size."""
 
     name: str
     inputs: int
@@ -68,7 +68,7 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """The sizes of a decoder that a config.json gives: counts of parameters, exactly."""
+    """The sizes of a decoder from its config.json, with exact parameter counts."""
 
     layers: int
     hidden: int
@@ -82,7 +82,7 @@ class Sizes:
 
     @property
     def linear_parameters(self) -> int:
-        """Weights of the blocks' linear layers: what 4-bit loading quantises."""
+        """Weights of the blocks' linear layers, which 4-bit loading quantises."""
         return self.layers * sum(linear.inputs * linear.outputs for linear in self.linears)
 
     @property
@@ -92,7 +92,7 @@ class Sizes:
         return self.linear_parameters + ends + self.small
 
     def targets(self, names: Any) -> Iterator[Linear]:
-        """The linear layers of one block that an adapter with these ``target_modules`` sits on."""
+        """Yield the linear layers of one block that an adapter with these ``target_modules`` adapts."""
         if names is None:
             names = [linear.name for linear in self.linears if linear.name in DEFAULT_TARGETS]
         for linear in self.linears:
@@ -100,13 +100,13 @@ class Sizes:
                 yield linear
 
     def lora_parameters(self, rank: int, names: Any) -> int:
-        """Parameters of the adapter: rank * (inputs + outputs) for each layer that it sits on."""
+        """Return the number of the adapter's parameters: rank * (inputs + outputs) per adapted layer."""
         per_block = sum(rank * (linear.inputs + linear.outputs) for linear in self.targets(names))
         return self.layers * per_block
 
 
 def sizes_of(config: Mapping[str, Any]) -> Sizes | None:
-    """The sizes of the model that this config.json describes, or None for an architecture not known here."""
+    """Return the sizes of the model of this config.json, or None for an unknown architecture."""
     family = _FAMILIES.get(str(config.get("model_type")))
     if family is None:
         return None
@@ -157,21 +157,20 @@ def sizes_of(config: Mapping[str, Any]) -> Sizes | None:
 
 
 def training_memory(config: LoraSettings, model_config: Any, site: Site) -> dict[str, float]:
-    """Bytes by part and in ``total``; empty where the model's config.json is not here or not understood.
+    """Return bytes by part and in ``total``; empty if the model's config.json is missing or unknown.
 
-    ``weights`` and ``adapter`` follow from the shapes; ``adapter`` holds two copies, for the way back from a bad
-    step. ``optimizer`` is AdamW's two moments. ``activations`` is an estimate: one forward pass of
-    ``micro_batch_tokens`` tokens and two copies of the logits of one chunk. On a CPU the memory is the process's own:
-    ``process`` is what Python and its libraries hold, ``unused`` what the allocator does.
+    ``weights`` and ``adapter`` follow from the shapes; ``adapter`` has two copies, for undoing a bad step. ``optimizer`` are
+    AdamW's two moments. ``activations`` is an estimate: one forward pass of ``micro_batch_tokens`` tokens and two copies of the
+    logits of one chunk. On a CPU, ``process`` is the memory of Python and its libraries, ``unused`` that of the allocator.
     """
     settings = model_settings(model_config, site)
     sizes = sizes_of(settings) if settings is not None else None
     if sizes is None:
         return {}
-    width = _bytes_a_value(model_config)
+    width = _bytes_per_value(model_config)
     weights: float = sizes.parameters * width
     if model_config.load_in_4bit:
-        # Training raises what is not quantised to float32.
+        # Training converts parameters that are not quantised to float32.
         rest = sizes.parameters - sizes.linear_parameters
         weights = sizes.linear_parameters * _FOUR_BIT + rest * 4
     adapter = sizes.lora_parameters(config.rank, config.target_modules) * 4
@@ -189,9 +188,9 @@ def training_memory(config: LoraSettings, model_config: Any, site: Site) -> dict
 
 
 def _activations(config: LoraSettings, sizes: Sizes, width: int, device: str) -> float:
-    # What a block keeps for the way back: the float32 inputs of its norms, queries to attention's output, the three
-    # inner states of the MLP, and for each adapted layer the rank's states, its input, and the mask of dropout: a byte
-    # a value where the layer's pass is nfilter's own, two in bfloat16, else a number and the dropped input.
+    # A block stores for the backward pass: the float32 inputs of its norms, queries to the attention output, the three
+    # inner states of the MLP, and for each adapted layer the low-rank states, its input and the dropout mask: one byte per
+    # value in nfilter's own pass, two in bfloat16, else a number and the dropped input.
     tokens = pass_tokens(config, device)
     dropped = 0
     if config.dropout:
@@ -204,14 +203,14 @@ def _activations(config: LoraSettings, sizes: Sizes, width: int, device: str) ->
     )
     block = width * (sizes.attention + 3 * sizes.inner) + adapted + 4 * 3 * sizes.hidden
     boundary = width * sizes.hidden
-    kept = (
+    stored = (
         sizes.layers * boundary + block if config.gradient_checkpointing else sizes.layers * block
     )
     predictions = min(tokens, chunk_size(sizes.vocabulary, device))
-    return float(tokens * kept + 3 * 4 * predictions * sizes.vocabulary)
+    return float(tokens * stored + 3 * 4 * predictions * sizes.vocabulary)
 
 
-def _bytes_a_value(model_config: HFConfig) -> int:
+def _bytes_per_value(model_config: HFConfig) -> int:
     match model_config.dtype:
         case "float32":
             return 4
@@ -222,14 +221,14 @@ def _bytes_a_value(model_config: HFConfig) -> int:
 
 
 def _device(model_config: HFConfig) -> str:
-    # Said without torch: a CPU where no other device can be seen from here.
+    # Without torch: a CPU if no other device is visible.
     if model_config.device == "auto":
         return "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
     return model_config.device
 
 
 def model_settings(model_config: Any, site: Site) -> Mapping[str, Any] | None:
-    """What the model's config.json holds; None where it is not on this machine."""
+    """Return the content of the model's config.json; None if it is not on this machine."""
     if not isinstance(model_config, HFConfig):
         return None
     place = locate(model_config.model, site)
@@ -254,7 +253,7 @@ def _read_settings(file: Path) -> Mapping[str, Any] | None:
 
 
 def _like_config(header: Header) -> dict[str, Any]:
-    """What config.json would say of the sizes that a GGUF header gives."""
+    """The sizes of a GGUF header in the form of a config.json."""
     architecture = header.architecture
     vocabulary = header.values.get("tokenizer.ggml.tokens")
     return {

@@ -1,4 +1,4 @@
-"""Folds a LoRA adapter into its base: one folder of weights that runs without PEFT."""
+"""Merge a LoRA adapter into its base: a folder of weights that needs no PEFT."""
 
 from __future__ import annotations
 
@@ -29,16 +29,15 @@ from nfilter_hf.tensor_files import writing_tensors
 
 DTYPES = ("float32", "bfloat16", "float16")
 TRAINED = "nfilter.json"
-"""What the engine has on record of a training, beside the adapter."""
+"""The engine's record of a training, in the adapter's folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """A merged model: where it is, the type of its weights, and what rounding to that type cost.
+    """A merged model: its folder, the type of its weights, and the error of rounding to that type.
 
-    ``lost`` is the norm of the rounding error over the layers that the adapter changes, as a share of the norm of the
-    change; ``logits`` is the largest difference that the rounding of all weights makes in a logit, over 64 random
-    tokens. Both are 0 in float32.
+    ``lost`` is the norm of the rounding error in the adapted layers, relative to the norm of the adapter's change; ``logits`` is
+    the largest change of a logit by the rounding of all weights, over 64 random tokens. Both are 0 in float32.
     """
 
     folder: Path
@@ -48,22 +47,25 @@ class Merged:
 
     @property
     def message(self) -> str:
-        """One sentence about the type and its cost."""
+        """A sentence about the type and its rounding error."""
         if self.dtype == "float32":
-            return "saved in float32, the type of the sum: nothing is rounded"
+            return "saved in float32, the type of the sum, without rounding"
         return (
-            f"saved in {self.dtype}: rounding moves the weights by {self.lost:.1%} of what the adapter changes in them, and "
-            f"logits by up to {self.logits:.2g} (64 random tokens); --dtype float32 rounds nothing"
+            f"saved in {self.dtype}: rounding changes the weights by {self.lost:.1%} of the adapter's change, and "
+            f"logits by up to {self.logits:.2g} (64 random tokens); --dtype float32 avoids rounding"
         )
 
 
 def merge(adapter: Path, base: str, out: Path, dtype: str | None = None) -> Merged:
-    """Write base + alpha / rank * B A to ``out`` as safetensors, with the tokenizer where the base has one.
+    """Write base + alpha / rank * B A to ``out`` as safetensors, with the tokenizer if the base has one.
 
-    The sum is taken in float32 and saved as ``dtype``: by default as the type of the base while the adapter was trained,
-    which training.json beside it holds, else as the base is stored. ``base`` is a folder, a hub id or a GGUF file (``PATH`` or
-    ``hub-id:FILE``), whose weights are unpacked; ``out`` must not exist, or be empty, and appears whole or not at all. Raises ModelError for an adapter or a base that cannot be
-    used, StoreError for ``out``.
+    The sum is computed in float32 and saved as ``dtype``; the default is the type of the base during training, from
+    training.json, else the type in which the base is stored. ``base`` is a folder, a hub id or a GGUF file (``PATH`` or
+    ``hub-id:FILE``), whose weights are dequantised. ``out`` must not exist or must be empty, and is published atomically.
+
+    Raises:
+        ModelError: if the adapter or the base cannot be used.
+        StoreError: if ``out`` exists or cannot be written.
     """
     import torch
     from peft import PeftModel
@@ -71,7 +73,7 @@ def merge(adapter: Path, base: str, out: Path, dtype: str | None = None) -> Merg
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (adapter / name).is_file():
             raise ModelError(
-                f"{adapter} holds no LoRA adapter: {name} is missing; give the folder that training wrote"
+                f"{adapter} has no LoRA adapter: {name} is missing; give the folder that training wrote"
             )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise StoreError(f"{out} exists and is not an empty folder: give another one with --out")
@@ -79,13 +81,13 @@ def merge(adapter: Path, base: str, out: Path, dtype: str | None = None) -> Merg
     module, tokenizer = _open(base) if packed is None else open_whole(packed)
     if getattr(module.config, "quantization_config", None) is not None:
         raise ModelError(
-            f"{base} is quantised, and an adapter cannot be folded into quantised weights without loss: give the "
+            f"{base} is quantised, and an adapter cannot be merged into quantised weights without loss: give the "
             "base in full precision with --model"
         )
     saved_as = dtype or _trained_dtype(adapter) or ("float32" if packed else _stored_dtype(base))
     try:
         with warnings.catch_warnings():
-            # PEFT asks for gradient checkpointing by a name that newer transformers retire.
+            # PEFT enables gradient checkpointing with a name that newer transformers deprecate.
             warnings.filterwarnings("ignore", message=".*checkpointing.*", category=FutureWarning)
             wrapped = PeftModel.from_pretrained(module, str(adapter))
         _check_fits(wrapped, adapter, base)
@@ -102,7 +104,7 @@ def merge(adapter: Path, base: str, out: Path, dtype: str | None = None) -> Merg
         merged.save_pretrained(part)
         if tokenizer is not None:
             tokenizer.save_pretrained(part)
-    # In float32 again, so that the weights alone are rounded and not the computation.
+    # In float32 again, so that only the weights are rounded, not the computation.
     _cast(merged, torch.float32)
     logits = float((_probe(merged) - exact).abs().max())
     return Merged(out, saved_as, lost, logits)
@@ -115,18 +117,20 @@ def merge_run(
     model: str | None = None,
     dtype: str | None = None,
 ) -> Merged:
-    """Fold the adapter of one arm of a run into its base; by default into RUN/merged/ARM.
+    """Merge the adapter of one arm of a run into its base; by default into RUN/merged/ARM.
 
-    The base is ``model``, else what the adapter says that it was trained on, else the model that the run's
-    recipe trains. Raises StoreError for what is no run or holds another adapter than was trained, ModelError for an arm
-    without one.
+    The base is ``model``, else the one that the adapter names, else the model that the run's recipe trains.
+
+    Raises:
+        StoreError: if ``run`` is not a run, or the adapter was changed.
+        ModelError: if the arm has no adapter, or the base cannot be used.
     """
     lock = run / "recipe.lock.yaml"
     if not lock.is_file():
         seeds = sorted(run.glob("seed-*/recipe.lock.yaml"))
         if seeds:
             raise StoreError(
-                f"{run} is a group of runs, one a seed, and each has its own adapter: name one, like {seeds[0].parent}"
+                f"{run} is a group with one run per seed, and each has its own adapter: name one, like {seeds[0].parent}"
             )
         raise StoreError(
             f"{run} is not a run: it has no recipe.lock.yaml; give a folder that 'nfilter run' wrote"
@@ -136,7 +140,7 @@ def merge_run(
     if arm not in arms:
         raise ModelError(f"{run} has no adapter of the arm {arm!r}{_instead(arm, arms)}")
     folder = adapters / arm
-    # What training wrote, and nothing else, is folded in.
+    # Only the unchanged files of the training are merged.
     check_folder(folder / TRAINED, run)
     base = model or _base_of(folder, lock)
     return merge(folder, base, out or run / "merged" / arm, dtype)
@@ -146,30 +150,30 @@ def _instead(arm: str, arms: Sequence[str]) -> str:
     if arms:
         return f"{did_you_mean(arm, arms)}: choose one with --arm"
     return (
-        ", nor of another: nothing was trained; write train: {use: hf.lora, model: MODEL} into the recipe, where MODEL is "
+        ", nor of another arm: nothing was trained; write train: {use: hf.lora, model: MODEL} into the recipe, where MODEL is "
         "a name under models, and run it again"
     )
 
 
 def _base_of(adapter: Path, lock: Path) -> str:
-    said = (read_json(adapter / CONFIG_FILE) or {}).get("base_model_name_or_path")
+    named_base = (read_json(adapter / CONFIG_FILE) or {}).get("base_model_name_or_path")
     if (
-        isinstance(said, str)
-        and said
-        and not (Path(said).is_absolute() and not Path(said).exists())
+        isinstance(named_base, str)
+        and named_base
+        and not (Path(named_base).is_absolute() and not Path(named_base).exists())
     ):
-        return said
+        return named_base
     named = _trained_model(lock)
     if named is not None and Path(named).exists():
         return str(named)
     raise ModelError(
-        f"the base of {adapter} is not at {said or 'a place that the adapter names'}, and the recipe's model "
-        f"({named}) is not here: give its folder, GGUF file or hub id with --model"
+        f"the base of {adapter} is not at {named_base or 'the path that the adapter names'}, and the recipe's model "
+        f"({named}) does not exist: give its folder, GGUF file or hub id with --model"
     )
 
 
 def _trained_model(lock: Path) -> Path | None:
-    """Where the model that ``train.model`` names in the run's recipe is, if it is a folder."""
+    """The path of the model that ``train.model`` names in the run's recipe, if it is a folder."""
     try:
         recipe = yaml.safe_load(lock.read_text(encoding="utf-8"))
         entry = recipe["models"][recipe["train"]["model"]]
@@ -187,7 +191,7 @@ def _trained_model(lock: Path) -> Path | None:
 
 
 def _check_fits(wrapped: Any, adapter: Path, base: str) -> None:
-    # PEFT only warns of an adapter's weights that it finds no place for.
+    # PEFT only warns about adapter weights that it cannot assign.
     from safetensors import safe_open
 
     from nfilter_hf.lora.adapter import adapter_tensors
@@ -202,7 +206,7 @@ def _check_fits(wrapped: Any, adapter: Path, base: str) -> None:
 
 
 def _trained_dtype(adapter: Path) -> str | None:
-    """The type of the base's weights in the training, where training.json says it."""
+    """The type of the base's weights during training, from training.json; None if it is absent."""
     named = (read_json(adapter / "training.json") or {}).get("dtype")
     return named if named in DTYPES else None
 
@@ -215,7 +219,7 @@ def _stored_dtype(base: str) -> str:
 
 
 def _rounding(wrapped: Any, dtype: Any) -> float:
-    """The norm of what rounding to ``dtype`` changes in the adapted layers, over the norm of what the adapter changes."""
+    """The norm of the rounding error of ``dtype`` in the adapted layers, relative to the norm of the adapter's change."""
     import torch
     from peft.tuners.lora import LoraLayer
 
@@ -231,7 +235,7 @@ def _rounding(wrapped: Any, dtype: Any) -> float:
 
 
 def _cast(module: Any, dtype: Any) -> None:
-    # Parameters alone: what a model computes by itself, such as rotary frequencies, is not saved.
+    # Only parameters: computed buffers, such as rotary frequencies, are not saved.
     for parameter in module.parameters():
         parameter.data = parameter.data.to(dtype)
 
@@ -248,7 +252,7 @@ def _probe(module: Any) -> Any:
 
 
 def _packed(base: str) -> Source | None:
-    """The GGUF file that ``base`` is, holds, or names on the hub; None for another kind of model. Raises ModelError."""
+    """The GGUF file that ``base`` is, contains, or names on the hub; None for another kind of model. Raises ModelError."""
     site = Site(Path())
     place = locate(base, site)
     if place.problem and (base.lower().endswith(SUFFIX) or Path(base).is_dir()):
@@ -259,7 +263,7 @@ def _packed(base: str) -> Source | None:
 
 
 def _open(base: str) -> tuple[Any, Any]:
-    """The model of a folder or the hub in float32, and its tokenizer, if it has one."""
+    """The model of a folder or the hub in float32, and its tokenizer if it has one."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

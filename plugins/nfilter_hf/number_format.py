@@ -1,8 +1,8 @@
-"""The number format of weights on a CPU where none is named: bfloat16 where this processor is much faster with it.
+"""Choose the number format of weights on a CPU: bfloat16 if this processor is much faster with it.
 
-It is measured, on a product of the size that the model's own layers make, since what a processor promises says little:
-with instructions for bfloat16 it is two to four times as fast, without them several times slower. The answer is kept
-beside the digests of files, so that a run that goes on finds the format that it began with.
+The speed is measured on a product of the size of the model's layers, because the instruction set alone predicts little: with
+bfloat16 instructions it is two to four times as fast, without them several times slower. The result is cached in the same
+folder as the digests of files, so that a resumed run has the same format.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nfilter_hf.cached_values import recall, remember
 from nfilter_hf.fingerprint import default_digests
 from nfilter_hf.memory import Sizes, sizes_of
-from nfilter_hf.remembered import recall, remember
 
 SMALLEST = 20_000_000
-"""Parameters under which a model stays in float32: there is little to gain, and small models feel the rounding."""
+"""Models with fewer parameters stay in float32: they gain little, and rounding affects them more."""
 MARGIN = 1.5
-"""How many times as fast bfloat16 has to be."""
+"""The minimum speedup of bfloat16 for choosing it."""
 _TOKENS = 256
 _ROUNDS = 7
 
 Measure = Callable[[int, int], float]
-"""From the two sizes of a linear layer to how many times as fast as float32 bfloat16 is."""
+"""From the input and output size of a linear layer to the speedup of bfloat16 over float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A number format, and why it was chosen, for people."""
+    """A number format, and the reason as text."""
 
     dtype: str
     reason: str
@@ -40,33 +40,33 @@ class Choice:
 def cpu_format(
     settings: Mapping[str, Any] | None,
     measure: Measure | None = None,
-    remembered: Path | None = None,
+    cache_file: Path | None = None,
 ) -> Choice:
-    """The format for a model with this config.json on this machine's CPU.
+    """Return the format for a model with this config.json on this machine's CPU.
 
-    ``remembered`` is a file that holds earlier measurements, by processor, torch and sizes; ``measure`` makes new ones.
+    ``cache_file`` is a file with earlier measurements by processor, torch version and sizes; ``measure`` makes new ones.
     """
     sizes = sizes_of(settings) if settings is not None else None
     if sizes is None:
-        return Choice("float32", "float32: the sizes of this model's layers are not known")
+        return Choice("float32", "float32: the sizes of this model's layers are unknown")
     if sizes.parameters < SMALLEST:
         return Choice(
             "float32",
             f"float32: a model of {sizes.parameters / 1e6:.1f} million parameters is small",
         )
-    times = _times(sizes, measure or measured, remembered or remembered_formats())
+    times = _times(sizes, measure or measured, cache_file or formats_file())
     chosen = "bfloat16" if times >= MARGIN else "float32"
     return Choice(
         chosen,
-        f"{chosen}: on this processor bfloat16 does the products of this model's layers at {times:.1f} times the speed "
-        f"of float32 (it is taken from {MARGIN} on; `dtype` of the model overrides it)",
+        f"{chosen}: on this processor bfloat16 computes the products of this model's layers at {times:.1f} times the speed "
+        f"of float32 (it is used from {MARGIN} on; `dtype` of the model overrides it)",
     )
 
 
 def measured(inputs: int, outputs: int) -> float:
-    """How many times as fast as float32 bfloat16 is in a product with a weight of these sizes, on one thread.
+    """Return the speedup of bfloat16 over float32 in a product with a weight of these sizes, on one thread.
 
-    Processor time, the least of several rounds that alternate: what else runs on the machine is left out.
+    It uses the minimum processor time of several alternating rounds, which excludes other load of the machine.
     """
     import torch
     from torch.nn.functional import linear
@@ -91,8 +91,8 @@ def measured(inputs: int, outputs: int) -> float:
     return best[torch.float32] / max(best[torch.bfloat16], 1e-9)
 
 
-def remembered_formats() -> Path:
-    """Where measurements are kept between runs."""
+def formats_file() -> Path:
+    """Return the file that caches measurements."""
     return default_digests().with_name("formats.json")
 
 
@@ -100,8 +100,8 @@ def _times(sizes: Sizes, measure: Measure, file: Path) -> float:
     import torch
 
     key = f"{_processor()}|torch {torch.__version__}|{sizes.hidden}x{sizes.inner}"
-    found = recall(file).items()
-    known = {name: float(value) for name, value in found if isinstance(value, int | float)}
+    cached = recall(file).items()
+    known = {name: float(value) for name, value in cached if isinstance(value, int | float)}
     if key not in known:
         known = {**known, key: round(measure(sizes.hidden, sizes.inner), 2)}
         remember(file, known)
@@ -109,7 +109,7 @@ def _times(sizes: Sizes, measure: Measure, file: Path) -> float:
 
 
 def _processor() -> str:
-    # What the kernel says of the first processor names its instructions, which "model name" alone may not.
+    # The kernel's flags name the instruction set, which "model name" alone may not determine.
     import torch
 
     name = platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""Per-token losses of given tokens."""
+"""Compute per-token losses of given tokens."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ _Item = tuple[int, TokenSample]
 
 
 def score(loaded: Loaded, samples: Sequence[TokenSample], budget: Budget) -> list[FloatArray]:
-    """One float32 [T] a sample: -log p(token | tokens before it), natural log.
+    """Return one float32 array [T] per sample: -log p(token | tokens before it), natural log.
 
     NaN at position 0, which nothing predicts, and outside the response.
+
+    Raises:
+        ModelError: if a sample is longer than the model's context, or memory runs out on one sample.
     """
     losses = [np.full(len(sample.ids), np.nan, dtype=np.float32) for sample in samples]
     items: list[_Item] = []
@@ -40,8 +43,8 @@ def score(loaded: Loaded, samples: Sequence[TokenSample], budget: Budget) -> lis
     measure = losses_of(loaded.module, head) if head is not None else None
 
     def work(batch: Sequence[_Item]) -> None:
-        found = _losses(loaded, measure, [sample for _, sample in batch])
-        for (index, sample), values in zip(batch, found, strict=True):
+        computed = _losses(loaded, measure, [sample for _, sample in batch])
+        for (index, sample), values in zip(batch, computed, strict=True):
             losses[index][np.flatnonzero(sample.predicted)] = values
 
     budget.run(items, lambda item: _size(item[1]), work, _no_memory)
@@ -51,10 +54,10 @@ def score(loaded: Loaded, samples: Sequence[TokenSample], budget: Budget) -> lis
 def _losses(
     loaded: Loaded, measure: Losses | None, samples: Sequence[TokenSample]
 ) -> list[FloatArray]:
-    """The losses at the wanted positions of each sample of a batch, padded on the right."""
+    """The losses of each sample of a batch at its predicted positions; the batch is padded on the right."""
     import torch
 
-    # Nothing is read after the token before the last one that has a loss.
+    # Tokens after the last prediction are not needed.
     sizes = [_size(sample) for sample in samples]
     ids = torch.full((len(samples), max(sizes)), loaded.pad_id)
     before = torch.zeros(ids.shape, dtype=torch.bool)
@@ -68,19 +71,19 @@ def _losses(
     labels = torch.cat(parts).to(loaded.device)
     with torch.inference_mode():
         if measure is None:
-            found = _by_whole_model(loaded, samples)
+            losses = _by_whole_model(loaded, samples)
         else:
-            # No mask: padding stands behind everything that is read, and attention looks back alone.
+            # No mask: padding is after all tokens that are read, and attention is causal.
             states = hidden_states(loaded, input_ids=ids.to(loaded.device))
-            # The state before a token predicts it, and only those go through the head.
+            # The state before a token predicts it; only these states pass through the head.
             states = states[before.to(loaded.device)]
-            found = measure(states, labels)
+            losses = measure(states, labels)
     counts = [len(part) for part in parts]
-    return [np.asarray(part.cpu().numpy(), np.float32) for part in torch.split(found, counts)]
+    return [np.asarray(part.cpu().numpy(), np.float32) for part in torch.split(losses, counts)]
 
 
 def _size(sample: TokenSample) -> int:
-    """How many tokens a model reads for the losses of ``sample``."""
+    """The number of tokens that a model reads for the losses of ``sample``."""
     return int(np.flatnonzero(sample.response)[-1])
 
 
@@ -89,7 +92,7 @@ def _vocabulary(loaded: Loaded) -> int:
 
 
 def _by_whole_model(loaded: Loaded, samples: Sequence[TokenSample]) -> Tensor:
-    """For an architecture whose output is more than a known head: the model itself, a sample at a time."""
+    """Losses of an architecture with an unknown output head: full forward passes, one sample at a time."""
     import torch
 
     parts = []
@@ -107,7 +110,7 @@ def _by_whole_model(loaded: Loaded, samples: Sequence[TokenSample]) -> Tensor:
 
 
 def _checked_head(loaded: Loaded) -> Head | None:
-    """The output head, if it gives on a few tokens what the whole model gives; else None."""
+    """The output head if its logits equal those of the full model on a few tokens; else None."""
     import torch
 
     head = output_head(loaded.module)

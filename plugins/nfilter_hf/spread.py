@@ -30,7 +30,7 @@ from nfilter import (
 )
 from nfilter_hf.lora.adapter import CONFIG_FILE, WEIGHTS_FILE
 from nfilter_hf.lora.data import share_out
-from nfilter_hf.lora.distributed import Handler, Launch, Parcel, current
+from nfilter_hf.lora.distributed import Handler, Launch, Payload, current
 
 if TYPE_CHECKING:
     from nfilter_hf.backend import HFBackend
@@ -55,13 +55,15 @@ def stream_spread(
     """
     for start in range(0, len(requests), _SLICE * launch.size):
         part = requests[start : start + _SLICE * launch.size]
-        launch.tell(_GENERATE, {"model": model, "requests": [_plain(request) for request in part]})
+        launch.send_job(
+            _GENERATE, {"model": model, "requests": [_plain(request) for request in part]}
+        )
         for values, _ in launch.together(partial(_answers, launch, part, answer)):
             for index, found in values["answers"]:
                 yield start + index, _completion(found)
 
 
-def _answers(launch: Launch, requests: Sequence[Request], answer: Answer) -> Parcel:
+def _answers(launch: Launch, requests: Sequence[Request], answer: Answer) -> Payload:
     # Requests come longest first: one of each in turn makes shares of like size.
     share = range(launch.rank, len(requests), launch.size)
     found = answer([requests[index] for index in share])
@@ -81,7 +83,7 @@ def score_spread(
         "response": _joined([sample.response for sample in samples], np.bool_),
     }
     values = {"model": model, "names": [sample.id for sample in samples]}
-    launch.tell(_SCORE, values, {name: torch.from_numpy(a) for name, a in arrays.items()})
+    launch.send_job(_SCORE, values, {name: torch.from_numpy(a) for name, a in arrays.items()})
     found = launch.together(lambda: _losses(launch, samples, score))
     owners = share_out([len(sample.ids) for sample in samples], launch.size)
     taken = [0] * launch.size
@@ -93,7 +95,7 @@ def score_spread(
     return losses
 
 
-def _losses(launch: Launch, samples: Sequence[TokenSample], score: Score) -> Parcel:
+def _losses(launch: Launch, samples: Sequence[TokenSample], score: Score) -> Payload:
     import torch
 
     owners = share_out([len(sample.ids) for sample in samples], launch.size)
@@ -108,12 +110,12 @@ def adapted_everywhere(launch: Launch, model: Mapping[str, Any], ref: ModelRef) 
 
     files = {name: (Path(ref.path) / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)}
     arrays = {name: torch.frombuffer(bytearray(d), dtype=torch.uint8) for name, d in files.items()}
-    launch.tell(_ADAPTER_ON, {"model": model, "base": ref.base, "digest": ref.digest}, arrays)
+    launch.send_job(_ADAPTER_ON, {"model": model, "base": ref.base, "digest": ref.digest}, arrays)
     launch.together(lambda: ({}, {}))
     try:
         yield
     finally:
-        launch.tell(_ADAPTER_OFF, {"model": model})
+        launch.send_job(_ADAPTER_OFF, {"model": model})
 
 
 class Backends:
@@ -170,7 +172,7 @@ class Backends:
     def _adapter_on(self, values: dict[str, Any], arrays: dict[str, Any]) -> None:
         scopes = ExitStack()
 
-        def attach() -> Parcel:
+        def attach() -> Payload:
             folder = Path(scopes.enter_context(tempfile.TemporaryDirectory()))
             for name, data in arrays.items():
                 (folder / name).write_bytes(data.numpy().tobytes())

@@ -1,4 +1,4 @@
-"""Writing safetensors files."""
+"""Write safetensors files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
 
 @contextmanager
 def writing_tensors() -> Iterator[None]:
-    """Turn a write error of safetensors into an OSError: safetensors reports a full disk as an error of its own.
+    """Convert write errors of safetensors, which also reports a full disk as its own error, to OSError.
 
     Raises:
         OSError: safetensors could not write a file.

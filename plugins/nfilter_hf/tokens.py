@@ -1,8 +1,8 @@
-"""Text to tokens with character spans, such that dataset text cannot write control tokens.
+"""Tokenize text with character spans, so that dataset text cannot create control tokens.
 
-A control token is one that the tokenizer cuts out of text before anything else: end of turn, role headers and the
-like. Inside a message it is broken by a character that occurs nowhere else, so it is read as plain text, and the
-tokens of that character are taken out again. Text without control tokens is tokenised exactly as it would be.
+A control token is one that the tokenizer matches in text before anything else, e.g. end of turn or a role header. Inside a
+message it is broken with a character that occurs nowhere else, so it is tokenized as plain text, and the tokens of that
+character are removed. Text without control tokens is tokenized unchanged.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Any
 
 Span = tuple[int, int]
 
-# Private use characters: no normaliser touches them and no merge joins them to others.
+# Private use characters: no normaliser changes them and no merge joins them with others.
 _BREAKS = tuple(chr(code) for code in range(0xF8E0, 0xF8FF))
 _ROUNDS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids, and for each the characters [start, end) of the text that it stands for."""
+    """Token ids, and for each token its characters [start, end) in the text."""
 
     ids: list[int]
     spans: list[Span]
 
 
 class TextEncoder:
-    """A tokenizer, its control tokens and the extra strings (role markers) that are treated like them."""
+    """A tokenizer with its control tokens and further strings (role markers) that are treated like them."""
 
     def __init__(
         self, tokenizer: Any, markers: Iterable[str] = (), controls: Iterable[str] = ()
@@ -45,22 +45,22 @@ class TextEncoder:
         self._pattern = re.compile("|".join(map(re.escape, strings)) or r"(?!)")
 
     def break_for(self, texts: Iterable[str]) -> str:
-        """A character that occurs in none of ``texts``."""
+        """Return a character that occurs in none of ``texts``."""
         used = set().union(*map(set, texts))
         return next((char for char in _BREAKS if char not in used), _BREAKS[0])
 
     def shield(self, text: str, mark: str, more: Iterable[str] = ()) -> str:
-        """``text`` with every control string, and each of ``more``, broken by ``mark`` after its first character."""
-        # A lone surrogate cannot be tokenised at all.
+        """Return ``text`` with every control string, and each of ``more``, broken by ``mark`` after its first character."""
+        # Lone surrogates cannot be tokenized.
         text = text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
         text = _all_broken(self._pattern, text, mark)
         more = sorted({*more} - {""}, key=len, reverse=True)
         return _all_broken(re.compile("|".join(map(re.escape, more))), text, mark) if more else text
 
     def encode(self, text: str, mark: str = "", *, special: bool = False) -> Encoded:
-        """Tokens of ``text``, in which each ``mark`` stands for nothing; spans count characters without it.
+        """Return the tokens of ``text`` without those of ``mark``; spans are offsets in the text without marks.
 
-        ``special`` adds what the tokenizer puts around plain text (a beginning-of-sequence token).
+        ``special`` adds the tokens that the tokenizer puts around plain text (e.g. beginning of sequence).
         """
         allowed = {m.span() for m in self._pattern.finditer(text)}
         encoded = self._raw(text, special)
@@ -68,7 +68,7 @@ class TextEncoder:
             return encoded
         local = text
         for _ in range(_ROUNDS):
-            # A normaliser may make control tokens of what did not look like one (full-width brackets, case).
+            # A normaliser may create control tokens (full-width brackets, case).
             forged = [
                 span
                 for number, span in zip(encoded.ids, encoded.spans, strict=True)
@@ -85,10 +85,10 @@ class TextEncoder:
         return _without(encoded, local, mark)
 
     def encode_cut(self, text: str, cuts: Sequence[int], mark: str) -> tuple[Encoded, list[int]]:
-        """Tokens of ``text`` in which no token spans a cut, and the number of tokens before each cut.
+        """Return the tokens of ``text``, none of which spans a cut, and the number of tokens before each cut.
 
-        The tokens before a cut are those of the text before it, whatever comes after: what a model was shown as a
-        prompt is the beginning of what it is scored or trained on. ``cuts`` are character offsets, ascending.
+        The tokens before a cut depend only on the text before it: the prompt of a model is the beginning of the tokens that it
+        is scored or trained on. ``cuts`` are ascending character offsets.
         """
         edges = [cut for cut in cuts if 0 < cut < len(text)]
         done = Encoded([], [])
@@ -109,13 +109,13 @@ class TextEncoder:
         return done, [at[min(max(cut, 0), len(text))] for cut in cuts]
 
     def _tail(self, text: str, mark: str) -> Encoded:
-        # After something else, a tokenizer that marks the start of text with a space does not do so.
+        # A tokenizer that marks the start of text with a space does so only at the start.
         newline = self.encode("\n", mark).ids
         led = self.encode("\n" + text, mark)
         if newline and led.ids[: len(newline)] == newline:
             spans = [(max(0, s - 1), max(0, e - 1)) for s, e in led.spans[len(newline) :]]
             return Encoded(led.ids[len(newline) :], spans)
-        # A newline joins those that the text begins with; a mark joins nothing, and is taken out again.
+        # A newline may merge with newlines at the beginning of the text; a mark merges with nothing, and is removed.
         return self.encode(mark + text, mark)
 
     def _raw(self, text: str, special: bool) -> Encoded:
@@ -144,7 +144,7 @@ def _broken(control: str, mark: str) -> str:
 
 
 def _without(encoded: Encoded, text: str, mark: str) -> Encoded:
-    """``encoded`` less the tokens that stand for ``mark`` alone, spans counted as if it were not there."""
+    """``encoded`` without the tokens of ``mark``, with spans in the text without marks."""
     if mark not in text:
         return encoded
     before = [0]

@@ -1,4 +1,4 @@
-"""Turns as a chat template takes them: shielded, folded where it has no place for them, and written as it reads them."""
+"""Convert turns to the form that a chat template accepts: shielded, folded, and as template objects."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ THOUGHTS: Final[tuple[tuple[str, str], ...]] = (
     ("◁think▷", "◁/think▷"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
 )
-"""What opens and what closes a thought."""
+"""The opening and closing marks of reasoning."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn for a template: its role there, its message, and the number of that message."""
+    """One turn for a template: its role, its message, and the index of the message."""
 
     role: str
-    said: Message
-    message: int
+    message: Message
+    index: int
 
     @property
     def content(self) -> str:
-        return self.said.content
+        return self.message.content
 
     @property
     def plain(self) -> bool:
-        """Whether the turn is nothing but a role and a text."""
-        return not self.said.tool_calls and not self.said.reasoning
+        """Whether the turn has only a role and a text."""
+        return not self.message.tool_calls and not self.message.reasoning
 
     def saying(self, content: str) -> Turn:
-        """The same turn with another text, and with that alone."""
-        said = replace(self.said, content=content, reasoning="", tool_calls=())
-        return replace(self, said=said)
+        """Return the turn with only the text ``content``."""
+        message = replace(self.message, content=content, reasoning="", tool_calls=())
+        return replace(self, message=message)
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a template takes what is more than text.
+    """The form in which a template accepts content other than text.
 
-    ``tool_role`` is its role of a tool's results; ``arguments`` and ``null`` say how it takes calls (None: not at all) and
-    whether their turn's missing text is null; ``thoughts`` is its key of thoughts, and ``marks`` are what it knows them
-    by within the text.
+    ``tool_role`` is its role of tool results; ``arguments`` is the form of calls (None: not supported), ``null`` whether the
+    missing text of their turn is null; ``thoughts`` is its key of reasoning, and ``marks`` are the marks with which it
+    recognises reasoning in a text.
     """
 
     tool_role: str | None = None
@@ -63,14 +63,14 @@ class Form:
 
 
 def write(turn: Turn, form: Form) -> dict[str, Any]:
-    """The turn as an object of the template."""
-    said = turn.said
-    out: dict[str, Any] = {"role": turn.role, "content": said.content}
-    if said.reasoning and form.thoughts is not None:
-        out[form.thoughts] = said.reasoning
-    elif said.reasoning and form.marks is not None:
-        out["content"] = marked(said, form.marks)
-    if said.tool_calls:
+    """Return the turn as a template object."""
+    message = turn.message
+    out: dict[str, Any] = {"role": turn.role, "content": message.content}
+    if message.reasoning and form.thoughts is not None:
+        out[form.thoughts] = message.reasoning
+    elif message.reasoning and form.marks is not None:
+        out["content"] = marked(message, form.marks)
+    if message.tool_calls:
         out["tool_calls"] = [
             {
                 **({"id": call.id} if call.id else {}),
@@ -80,30 +80,30 @@ def write(turn: Turn, form: Form) -> dict[str, Any]:
                     "arguments": call.arguments if form.arguments == "text" else call.parsed(),
                 },
             }
-            for call in said.tool_calls
+            for call in message.tool_calls
         ]
         if form.null and not out["content"]:
             out["content"] = None
-    if said.name:
-        out["name"] = said.name
-    if said.call_id:
-        out["tool_call_id"] = said.call_id
+    if message.name:
+        out["name"] = message.name
+    if message.call_id:
+        out["tool_call_id"] = message.call_id
     return out
 
 
-def marked(said: Message, marks: tuple[str, str]) -> str:
-    """A message's thoughts between marks, and its text behind them."""
-    thought = said.reasoning.strip("\n")
-    return f"{marks[0]}\n{thought}\n{marks[1]}\n\n{said.content}"
+def marked(message: Message, marks: tuple[str, str]) -> str:
+    """Return a message's reasoning between marks, followed by its text."""
+    thought = message.reasoning.strip("\n")
+    return f"{marks[0]}\n{thought}\n{marks[1]}\n\n{message.content}"
 
 
 def shielded(
     encoder: TextEncoder, messages: Sequence[Message], mark: str, tokens: Sequence[str]
 ) -> list[Turn]:
-    """Turns whose texts hold no control token.
+    """Return turns whose texts have no control tokens.
 
-    Thoughts, calls and results stand between tokens that are not special to the tokenizer; ``tokens`` are those, and
-    nothing within may be read as one of them.
+    ``tokens`` are the tokens around reasoning, calls and results that are not special to the tokenizer; they are broken inside
+    these as well.
     """
 
     def inner(text: str) -> str:
@@ -111,53 +111,53 @@ def shielded(
 
     turns = []
     for index, message in enumerate(messages):
-        said = message.mapped(inner)
+        safe = message.mapped(inner)
         if message.role != "tool":
-            said = replace(said, content=encoder.shield(message.content, mark))
-        turns.append(Turn(message.role, said, index))
+            safe = replace(safe, content=encoder.shield(message.content, mark))
+        turns.append(Turn(message.role, safe, index))
     return _named(turns)
 
 
 def shielded_tools(
     encoder: TextEncoder, tools: Sequence[Mapping[str, Any]], mark: str, tokens: Sequence[str]
 ) -> list[Any]:
-    """Tools whose texts hold no control token."""
+    """Return tools whose texts have no control tokens."""
     return [map_strings(tool, lambda text: encoder.shield(text, mark, tokens)) for tool in tools]
 
 
 def _named(turns: list[Turn]) -> list[Turn]:
-    """Give a result the name of the tool that its call asked for, where the row leaves it out."""
-    names = {call.id: call.name for turn in turns for call in turn.said.tool_calls if call.id}
+    """Add the tool's name to results without one, from their calls."""
+    names = {call.id: call.name for turn in turns for call in turn.message.tool_calls if call.id}
     return [
-        replace(turn, said=replace(turn.said, name=names[turn.said.call_id]))
-        if turn.role == "tool" and not turn.said.name and turn.said.call_id in names
+        replace(turn, message=replace(turn.message, name=names[turn.message.call_id]))
+        if turn.role == "tool" and not turn.message.name and turn.message.call_id in names
         else turn
         for turn in turns
     ]
 
 
 def renumbered(turns: Sequence[Turn]) -> list[Turn]:
-    """The same calls and results under ids of nine letters and digits, as Mistral's templates demand.
+    """Return the turns with call ids of nine letters and digits, which Mistral's templates require.
 
-    A call or result without an id gets one by its place: results answer the calls before them in order.
+    Calls and results without an id get one by their order: results answer the calls before them in order.
     """
     waiting: list[str] = []
     out: list[Turn] = []
     count = 0
     for turn in turns:
-        said = turn.said
-        if said.tool_calls:
+        message = turn.message
+        if message.tool_calls:
             calls = []
-            for call in said.tool_calls:
+            for call in message.tool_calls:
                 count += 1
                 calls.append(replace(call, id=_short(call.id or f"call {count}")))
             waiting += [call.id for call in calls]
-            said = replace(said, tool_calls=tuple(calls))
-        elif turn.said.role == "tool":
-            number = _short(said.call_id) if said.call_id else (waiting[0] if waiting else "")
+            message = replace(message, tool_calls=tuple(calls))
+        elif turn.message.role == "tool":
+            number = _short(message.call_id) if message.call_id else (waiting[0] if waiting else "")
             waiting = [each for each in waiting if each != number]
-            said = replace(said, call_id=number or _short("none"))
-        out.append(replace(turn, said=said))
+            message = replace(message, call_id=number or _short("none"))
+        out.append(replace(turn, message=message))
     return out
 
 
@@ -168,7 +168,7 @@ def _short(name: str) -> str:
 
 
 def fold_system(turns: Sequence[Turn]) -> list[Turn]:
-    """Put each system text before the user's next, for templates that have no system role."""
+    """Prepend each system text to the next user turn, for templates without a system role."""
     out: list[Turn] = []
     waiting: list[Turn] = []
     for turn in turns:
@@ -187,16 +187,16 @@ def fold_system(turns: Sequence[Turn]) -> list[Turn]:
 
 
 def merge(turns: Sequence[Turn]) -> list[Turn]:
-    """Join neighbours of one role, for templates that want turns to alternate.
+    """Join adjacent turns of one role, for templates that require alternating roles.
 
-    Answers that hold more than text, or count differently, stay apart.
+    Answers with tool calls or reasoning, or with different weights, are not joined.
     """
     out: list[Turn] = []
     for turn in turns:
         before = out[-1] if out else None
         if before is not None and _joins(before, turn):
             joined = before.content + "\n\n" + turn.content
-            out[-1] = replace(turn, said=replace(turn.said, content=joined))
+            out[-1] = replace(turn, message=replace(turn.message, content=joined))
         else:
             out.append(turn)
     return out
@@ -205,13 +205,13 @@ def merge(turns: Sequence[Turn]) -> list[Turn]:
 def _joins(before: Turn, turn: Turn) -> bool:
     if before.role != turn.role or turn.role not in ("system", "user", "assistant"):
         return False
-    same = before.said.weight == turn.said.weight or turn.role != "assistant"
+    same = before.message.weight == turn.message.weight or turn.role != "assistant"
     return same and before.plain and turn.plain
 
 
 def all_ends(ends: Sequence[int], plan: Sequence[Turn], count: int) -> tuple[int, ...]:
-    """Ends by message: one that was folded into another ends where it begins, so its tokens count as the other's."""
-    known = dict(zip((turn.message for turn in plan), ends, strict=True))
+    """Return the ends by message; a folded message ends where the other one begins, so its tokens belong to the other."""
+    known = dict(zip((turn.index for turn in plan), ends, strict=True))
     out: list[int] = []
     for index in range(count):
         out.append(max(known.get(index, 0), out[-1] if out else 0))

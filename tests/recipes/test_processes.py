@@ -93,7 +93,7 @@ def test_a_run_killed_in_two_trainings_ends_in_the_bytes_of_an_unbroken_one(home
         assert one["losses"] == other["losses"]
     assert again["tokens"] == figures["tokens"]
     assert again["arms"]["cleaned"]["mean"] == figures["arms"]["cleaned"]["mean"]
-    assert (home / "broken" / "run.log").read_text().count("training goes on behind step") == 2
+    assert (home / "broken" / "run.log").read_text().count("training resumes after step") == 2
 
 
 LAUNCHERS = {

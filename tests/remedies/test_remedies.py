@@ -10,8 +10,8 @@ from tests.remedies.sources import ROOT, Remedy, remedies
 # What no test can type, by words of the message, and why.
 CANNOT: dict[str, str] = {
     "needs the package «», which is not installed: pip install": "pip needs a package index",
-    "cannot be had from the hub": "the hub needs a network",
-    "Run 'hf download «»' where there is a network": "the hub needs a network",
+    "cannot be downloaded from the hub": "the hub needs a network",
+    "Run 'hf download «»' with network access": "the hub needs a network",
     "pip install --upgrade transformers": "pip needs a package index",
     "type: pip install 'litellm<1.111'": "pip needs a package index",
     "onvert the model again with a current llama.cpp": "llama.cpp is not installed here",

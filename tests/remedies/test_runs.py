@@ -213,12 +213,12 @@ def test_a_trainer_is_added(adds: Callable[..., Any]) -> None:
         assert adds(f"{recipe}train: {{use: example.memory, model: student}}\n", stages=[Teaches])
 
 
-@pytest.mark.types("leave the line out, and type nfilter run RECIPE --out DIR")
+@pytest.mark.types("remove the line, and type nfilter run RECIPE --out DIR")
 def test_where_a_run_goes_is_no_setting(shell: Shell) -> None:
     trains = "arms: [cleaned]\nencode: {model: student}\ntrain: {use: hf.lora, model: student, max_steps: 1, output_dir: x}\n"
     Path("r.yaml").write_text(RULES.replace("arms: []\n", trains))
     said = shell("check", "r.yaml", code=2)
-    assert "leave the line out, and type nfilter run RECIPE --out DIR" in said
+    assert "remove the line, and type nfilter run RECIPE --out DIR" in said
     Path("r.yaml").write_text(RULES.replace("arms: []\n", trains.replace(", output_dir: x", "")))
     shell("run", "r.yaml", "--out", "DIR")
     assert Path("DIR/adapters/cleaned/adapter_model.safetensors").is_file()

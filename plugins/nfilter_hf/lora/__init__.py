@@ -1,1 +1,1 @@
-"""LoRA training: settings, choice, data, loss, step, loop, checkpoint, adapter; ``trainer`` puts them together."""
+"""LoRA training: settings, choice, data, loss, step, loop, checkpoint, adapter; ``trainer`` combines them."""

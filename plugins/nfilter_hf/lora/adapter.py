@@ -1,4 +1,4 @@
-"""A LoRA adapter around a lent module: put on, loaded, saved in PEFT format, taken off again."""
+"""A LoRA adapter on a lent module: attached, loaded, saved in PEFT format, removed."""
 
 from __future__ import annotations
 
@@ -29,25 +29,28 @@ DEFAULT_TARGETS = (
     "qkv_proj",
     "gate_up_proj",
 )
-"""The linear layers of a Llama block, by their names; the last two are what Phi-3 fuses."""
+"""Names of the linear layers of a Llama block; the last two are the fused layers of Phi-3."""
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def choose_targets(module: Any, targets: Targets) -> str | list[str]:
-    """The ``target_modules`` for PEFT: the names asked for, else the default names that the model has.
+    """Return the ``target_modules`` for PEFT: ``targets`` if given, else the default names that the model has.
 
-    A model with none of the default names gets ``all-linear``. A name that the model lacks is a ModelError.
+    A model with none of the default names gets ``all-linear``.
+
+    Raises:
+        ModelError: the model has no linear layer of a given name.
     """
     from torch import nn
 
     if targets == "all-linear":
         return "all-linear"
-    # GPT-2 and its kin keep their matrices in a Conv1D of transformers' own.
+    # GPT-2 and similar models keep their matrices in Conv1D of transformers.
     linear = {
         name.rpartition(".")[2]
         for name, child in module.named_modules()
@@ -68,9 +71,9 @@ def choose_targets(module: Any, targets: Targets) -> str | list[str]:
 def attached(
     module: Any, *, rank: int, alpha: float, dropout: float, targets: Targets
 ) -> Iterator[Any]:
-    """Yield ``module`` as a PEFT model with a new adapter; the base weights are frozen, then as they were.
+    """Yield ``module`` as a PEFT model with a new adapter; the base weights are frozen inside the block.
 
-    A is drawn from torch's global generator, which the caller seeds; B is 0, so the model starts as the base.
+    A is drawn from torch's global generator, which the caller seeds; B is 0, so the model starts equal to the base.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -86,7 +89,7 @@ def attached(
         fan_in_fan_out=any(type(child).__name__ == "Conv1D" for child in module.modules()),
     )
     with warnings.catch_warnings():
-        # PEFT asks for gradient checkpointing by a name that newer transformers retire.
+        # PEFT enables gradient checkpointing by a name that newer transformers deprecate.
         warnings.filterwarnings("ignore", message=".*checkpointing.*", category=FutureWarning)
         wrapped = get_peft_model(module, config)
     lighten(wrapped)
@@ -100,14 +103,15 @@ def attached(
 
 
 def adapter_parameters(wrapped: Any) -> list[Any]:
-    """The trainable tensors of a PEFT model, in their order in the model."""
+    """Return the trainable tensors of a PEFT model, in the model's order."""
     return [p for p in wrapped.parameters() if p.requires_grad]
 
 
 def load_adapter(wrapped: Any, start: ModelRef, *, rank: int, alpha: float) -> None:
-    """Put the weights of an existing adapter into ``wrapped``.
+    """Copy the weights of an existing adapter into ``wrapped``.
 
-    Raises ModelError where ``start`` is no adapter, or one of another shape than the recipe asks for.
+    Raises:
+        ModelError: ``start`` is not an adapter, or its rank, alpha or layers differ from the recipe's.
     """
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
@@ -115,30 +119,30 @@ def load_adapter(wrapped: Any, start: ModelRef, *, rank: int, alpha: float) -> N
     folder = Path(start.path)
     if start.kind != "adapter" or not (folder / WEIGHTS_FILE).is_file():
         raise ModelError(
-            f"training cannot start from {start.path}: it needs a LoRA adapter, a folder with {WEIGHTS_FILE}; "
-            "to start from whole weights, name their folder as the model"
+            f"training cannot start from {start.path}: it is not a LoRA adapter (a folder with {WEIGHTS_FILE}); "
+            "to start from full weights, set their folder as the model"
         )
     saved = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     if (saved.get("r"), saved.get("lora_alpha")) != (rank, alpha):
         raise ModelError(
-            f"the adapter {start.path} has rank {saved.get('r')} and alpha {saved.get('lora_alpha')}, the recipe "
-            f"rank {rank} and alpha {alpha:g}: set train.rank and train.alpha to the adapter's"
+            f"the adapter {start.path} has rank {saved.get('r')} and alpha {saved.get('lora_alpha')}, and the recipe "
+            f"has rank {rank} and alpha {alpha:g}: set train.rank and train.alpha to the adapter's values"
         )
     weights = load_file(folder / WEIGHTS_FILE)
     expected = {name: tuple(tensor.shape) for name, tensor in adapter_tensors(wrapped).items()}
     if expected != {name: tuple(tensor.shape) for name, tensor in weights.items()}:
         raise ModelError(
-            f"the adapter {start.path} has other layers than the recipe's: set train.target_modules to "
-            f"{sorted(saved.get('target_modules') or ())}, and train the model that it was made for"
+            f"the layers of the adapter {start.path} differ from the recipe's: set train.target_modules to "
+            f"{sorted(saved.get('target_modules') or ())}, and train the base model of the adapter"
         )
     set_peft_model_state_dict(wrapped, weights)
 
 
 def adapter_tensors(wrapped: Any) -> dict[str, Any]:
-    """The adapter's tensors by their names on disk."""
+    """Return the adapter's tensors by their names on disk."""
     from peft import get_peft_model_state_dict
 
-    # Embeddings are never trained here; "auto" would ask the hub whether they were.
+    # Embeddings are never trained; "auto" would query the hub for their original size.
     state: dict[str, Any] = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     return state
 
@@ -146,7 +150,7 @@ def adapter_tensors(wrapped: Any) -> dict[str, Any]:
 def save_adapter(wrapped: Any, out: Path, base: str | None) -> str:
     """Write the adapter to ``out`` in PEFT format and return the SHA-256 of its weights.
 
-    The same weights give the same bytes, in both files. ``base`` is a hub id or the absolute path of a folder.
+    Equal weights give equal bytes in both files. ``base`` is a hub id or the absolute path of a folder.
     """
     tensors = {
         name: tensor.detach().to("cpu").contiguous()
@@ -156,7 +160,7 @@ def save_adapter(wrapped: Any, out: Path, base: str | None) -> str:
     config = wrapped.peft_config["default"]
     config.base_model_name_or_path = base
     config.inference_mode = True
-    # PEFT keeps the names in a set, whose order is another one in every process.
+    # PEFT keeps the names in a set, whose order differs between processes.
     with tempfile.TemporaryDirectory(prefix="nfilter-adapter-") as folder:
         config.save_pretrained(folder)
         written = json.loads(Path(folder, CONFIG_FILE).read_text(encoding="utf-8"))
@@ -180,7 +184,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def base_path(module: Any, names: Sequence[str | None] = ()) -> str | None:
-    """Where the base came from: a hub id, or the absolute path of what is here; None where nobody says."""
+    """Return the origin of the base: the absolute path of a local folder, else a hub id; None if unknown."""
     for name in (*names, getattr(module, "name_or_path", None)):
         if name:
             return str(Path(name).resolve()) if Path(name).exists() else str(name)
@@ -189,7 +193,7 @@ def base_path(module: Any, names: Sequence[str | None] = ()) -> str | None:
 
 @contextmanager
 def seeded(module: Any, seed: int) -> Iterator[None]:
-    """Seed torch's global generators, which the adapter's first values and dropout come from; restored on exit."""
+    """Seed torch's global generators, the source of the adapter's initial values and of dropout; restore them on exit."""
     import torch
 
     device = next(module.parameters()).device
@@ -200,8 +204,8 @@ def seeded(module: Any, seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def rehearsed(module: Any) -> Iterator[None]:
-    """What runs inside draws the random numbers that what follows will draw again: the same dropout."""
+def same_random_numbers(module: Any) -> Iterator[None]:
+    """Restore torch's generators on exit: code after the block draws the same dropout as code inside it."""
     import torch
 
     device = next(module.parameters()).device
@@ -212,7 +216,7 @@ def rehearsed(module: Any) -> Iterator[None]:
 
 @contextmanager
 def quantised_ready(module: Any) -> Iterator[None]:
-    """Make a 4- or 8-bit base fit to train on, and give it back as it was; other bases are left alone."""
+    """Prepare a base quantised to 4 or 8 bits for training, and restore it on exit; other bases are unchanged."""
     if not (
         getattr(module, "is_loaded_in_4bit", False) or getattr(module, "is_loaded_in_8bit", False)
     ):
@@ -220,7 +224,7 @@ def quantised_ready(module: Any) -> Iterator[None]:
         return
     from peft import prepare_model_for_kbit_training
 
-    # Preparing raises norms, embeddings and head to float32 and freezes everything.
+    # The preparation casts norms, embeddings and head to float32 and freezes all parameters.
     before = [(p, p.dtype, p.requires_grad) for p in module.parameters()]
     prepare_model_for_kbit_training(module, use_gradient_checkpointing=False)
     try:
@@ -234,11 +238,11 @@ def quantised_ready(module: Any) -> Iterator[None]:
 
 @contextmanager
 def checkpointing(module: Any, *, on: bool) -> Iterator[None]:
-    """Keep the activations of layer boundaries only, and compute the others again on the way back."""
+    """Keep only the activations at layer boundaries, and recompute the others in the backward pass."""
     if not on:
         yield
         return
-    # transformers 5 renames these methods in mid-series.
+    # Some versions of transformers 5 rename these methods.
     enable = getattr(module, "activation_checkpointing_enable", None)
     if enable is not None:
         enable(activation_checkpointing_kwargs={"use_reentrant": False})
@@ -254,7 +258,7 @@ def checkpointing(module: Any, *, on: bool) -> Iterator[None]:
 
 @contextmanager
 def adapted(module: Any, config: LoraSettings, start: ModelRef | None = None) -> Iterator[Any]:
-    """Yield ``module`` with a new adapter on, or with the weights of ``start``, ready to be trained."""
+    """Yield ``module`` with a new adapter, or with the weights of ``start``, in evaluation mode."""
     with (
         quantised_ready(module),
         attached(
@@ -268,12 +272,12 @@ def adapted(module: Any, config: LoraSettings, start: ModelRef | None = None) ->
     ):
         if start is not None:
             load_adapter(wrapped, start, rank=config.rank, alpha=config.alpha)
-            # PEFT makes its dropout ready to train; what is compared before training would differ by it.
+            # PEFT turns dropout on, which would change the comparisons before training.
             wrapped.eval()
         yield wrapped
 
 
 def fingerprint(model: Any, module: Any) -> str:
-    """Return what identifies a base: a backend or a model of a recipe; of any other lender, the path of its module."""
+    """Return the fingerprint of a base, else the path of its module, else ``unknown``."""
     get = getattr(model, "fingerprint", None)
     return str(get()) if callable(get) else str(getattr(module, "name_or_path", "") or "unknown")

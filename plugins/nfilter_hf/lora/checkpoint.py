@@ -1,8 +1,8 @@
-"""Where a training stands, on disk: what a run that was killed goes on from.
+"""The checkpoint from which an interrupted training resumes.
 
-One file, ``checkpoint/training.safetensors`` in the adapter's folder, replaced as a whole. Its tensors are the
-adapter, the adapter before the last step, the optimiser's state and the random generators' states; its metadata holds,
-as JSON, how far training came and what decides its course.
+One file, ``checkpoint/training.safetensors`` in the adapter's folder, replaced atomically. Its tensors are the
+adapter, the adapter before the last step, the optimiser's state and the states of the random generators; its metadata
+holds, as JSON, the progress of training and everything that determines its result.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ _PACKAGES = ("torch", "transformers", "peft")
 
 
 @dataclass(slots=True)
-class Course:
-    """How far training has come. ``losses`` has one finite mean a step that was kept, ``tokens`` its predictions.
+class TrainingProgress:
+    """The progress of a training.
 
-    ``seconds`` are those of the processes before this one; ``resumed_from`` is the step that this one began behind.
+    ``losses`` has the finite mean loss of each completed step, ``tokens`` the number of its predictions. ``seconds``
+    is the time of earlier processes; ``resumed_from`` is the number of steps before this process; ``stopped`` is the
+    reason of an early stop.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -47,10 +49,10 @@ class Course:
     stopped: str | None = None
 
 
-def course_of(
+def training_identity(
     rows: Sequence[TrainRow], config: LoraSettings, ctx: Context, **more: Any
 ) -> dict[str, str]:
-    """What decides a training's course, by a name for people; ``more`` are the base, the start and the like."""
+    """Return everything that determines a training, by a readable name; ``more`` has the base, the start and so on."""
     settings = config.model_dump(mode="json", exclude={"checkpoint_every", "trackers"})
     loss = ctx.loss
     if loss is not None:
@@ -67,7 +69,7 @@ def course_of(
 
 
 def rows_digest(rows: Sequence[TrainRow]) -> str:
-    """SHA-256 over all that training reads of its rows, in their order."""
+    """Return the SHA-256 of all arrays of the rows, in order."""
     hasher = hashlib.sha256()
     for row in rows:
         arrays: dict[str, Any] = {
@@ -84,18 +86,18 @@ def rows_digest(rows: Sequence[TrainRow]) -> str:
 
 
 class Checkpoints:
-    """The checkpoint of one training: kept every so many steps, gone on from, removed."""
+    """The checkpoint of one training: saved at intervals, resumed from, removed."""
 
     def __init__(self, out: Path, of: Mapping[str, str], ctx: Context) -> None:
-        """``of`` is what decides the course (``course_of``): a checkpoint of another one is not gone on from."""
+        """``of`` determines the training (``training_identity``): a checkpoint of another training is ignored."""
         self._folder = out / FOLDER
         self._of = dict(of)
         self._ctx = ctx
         self._warned = False
 
-    def keep(self, course: Course, state: TrainingState) -> None:
-        """Replace the checkpoint. A disk that is full costs a warning, not the training."""
-        done = {key: value for key, value in asdict(course).items() if key != "stopped"}
+    def save(self, progress: TrainingProgress, state: TrainingState) -> None:
+        """Replace the checkpoint. A failed write is logged as a warning, and training continues."""
+        done = {key: value for key, value in asdict(progress).items() if key != "stopped"}
         try:
             metadata = {"of": json.dumps(self._of), "course": json.dumps(done, allow_nan=False)}
             tensors = state.tensors()
@@ -105,17 +107,17 @@ class Checkpoints:
             if not self._warned:
                 self._warned = True
                 self._ctx.log.warning(
-                    f"{self._ctx.stage}: no checkpoint can be kept in {self._folder} ({error.__cause__ or error}); training goes on, and a "
-                    "kill would cost what is not kept"
+                    f"{self._ctx.stage}: no checkpoint can be written to {self._folder} ({error.__cause__ or error}); training continues, and "
+                    "an interruption loses the steps since the last checkpoint"
                 )
 
-    def go_on(self, state: TrainingState) -> Course:
-        """Put the checkpoint's values into ``state`` and say how far it came; a new course where none fits."""
+    def resume(self, state: TrainingState) -> TrainingProgress:
+        """Copy the checkpoint's values into ``state`` and return its progress; new progress if no checkpoint matches."""
         from safetensors import SafetensorError, safe_open
 
         file = self._folder / FILE
         if not file.is_file():
-            return Course()
+            return TrainingProgress()
         try:
             with safe_open(file, framework="pt") as found:
                 metadata = found.metadata() or {}
@@ -125,42 +127,44 @@ class Checkpoints:
                 )
                 if changed:
                     self._ctx.log.info(
-                        f"{self._ctx.stage}: the checkpoint of step {len(json.loads(metadata['course'])['losses'])} is of "
+                        f"{self._ctx.stage}: the checkpoint of step {len(json.loads(metadata['course'])['losses'])} belongs to "
                         f"another training (changed: {', '.join(changed)}); training starts from the beginning"
                     )
-                    return Course()
-                course = Course(**json.loads(metadata["course"]))
+                    return TrainingProgress()
+                progress = TrainingProgress(**json.loads(metadata["course"]))
                 tensors = {name: found.get_tensor(name) for name in found.keys()}  # noqa: SIM118 (no mapping)
                 if metadata["seal"] != _seal(metadata["of"], metadata["course"], tensors):
-                    raise ValueError("it holds other values than were written")
+                    raise ValueError("its values differ from those written")
             state.restore(tensors)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             self._ctx.log.warning(
                 f"{self._ctx.stage}: {file} cannot be read ({error}); training starts from the beginning"
             )
-            return Course()
-        course.resumed_from = len(course.losses)
-        self._ctx.log.info(f"{self._ctx.stage}: training goes on behind step {course.resumed_from}")
-        return course
+            return TrainingProgress()
+        progress.resumed_from = len(progress.losses)
+        self._ctx.log.info(
+            f"{self._ctx.stage}: training resumes after step {progress.resumed_from}"
+        )
+        return progress
 
     def remove(self) -> None:
-        """Remove the checkpoint: the training is over."""
+        """Remove the checkpoint after the end of training."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def shared(course: Course, state: TrainingState, launch: Launch) -> Course:
-    """Give rank 0's course and state, new or from a checkpoint, to the other processes of a launch."""
+def shared(progress: TrainingProgress, state: TrainingState, launch: Launch) -> TrainingProgress:
+    """Copy the progress and state of rank 0 to the other processes of a launch."""
     if launch.size == 1:
-        return course
-    values, tensors = launch.share(lambda: (asdict(course), state.tensors()))
+        return progress
+    values, tensors = launch.share(lambda: (asdict(progress), state.tensors()))
     if launch.leads:
-        return course
+        return progress
     state.restore(tensors, generators=False)
-    return Course(**values)
+    return TrainingProgress(**values)
 
 
 def _seal(of: str, course: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over all that a checkpoint holds."""
+    """Return the SHA-256 of a checkpoint's metadata and tensors."""
     import torch
 
     hasher = hashlib.sha256(json.dumps([of, course]).encode())

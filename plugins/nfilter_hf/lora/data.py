@@ -1,7 +1,7 @@
-"""The batches of training: what is predicted, in which order, in which forward pass, with what coefficient.
+"""The batches of training: the predictions, their order, their micro-batches and their coefficients in the loss.
 
-Everything here is numpy and decided before a model runs, so that the loss of an optimiser step does not depend
-on how the step is split into micro-batches.
+All of it is numpy and computed before a forward pass, so the loss of an optimiser step does not depend on its split
+into micro-batches.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ MeanOver = Literal["given", "weighed"]
 
 @dataclass(frozen=True, slots=True)
 class TrainRow:
-    """One sample as training sees it: ``inputs`` [T-1], and n predictions that count.
+    """One sample for training: ``inputs`` [T-1], and n predictions with a weight other than 0.
 
-    ``positions`` [n] index ``inputs``: the hidden state there predicts ``labels`` [n], whose weights in the loss
-    are ``weights`` [n], all of them other than 0. Nothing follows the last prediction. ``scores`` are those of the
-    sample at the same predictions, each [n]; empty where training reads none.
+    ``positions`` [n] index ``inputs``: the hidden state there predicts ``labels`` [n] with ``weights`` [n] in the
+    loss. ``inputs`` ends at the last prediction. ``scores`` has the sample's scores at the same predictions, each
+    [n]; it is empty if training reads no scores.
     """
 
     inputs: IntArray
@@ -40,8 +40,8 @@ class TrainRow:
 class MicroBatch:
     """One forward pass over B rows padded on the right to L: ``inputs`` [B, L], flat ``positions`` [n] into B*L.
 
-    The loss of the whole optimiser step is the sum over its micro-batches of ``coefficients . losses``. ``rows`` are
-    those that it was made of, in order: their predictions one after another are its n.
+    ``labels`` and ``coefficients`` have shape [n]. The loss of an optimiser step is the sum of
+    ``coefficients . losses`` over its micro-batches. ``rows`` are its rows in order; n is the sum of their predictions.
     """
 
     inputs: IntArray
@@ -52,10 +52,12 @@ class MicroBatch:
 
 
 def training_row(sample: TokenSample, *, scored: bool = False) -> TrainRow | None:
-    """What ``sample`` teaches, cut after its last weighted token; None where no weighted token can be predicted.
+    """Return the training row of ``sample``, truncated after its last weighted token; None without such a token.
 
-    The first token has nothing before it and is never predicted. ``scored`` keeps the sample's scores at the
-    predictions. Raises ValueError for a weight that is not finite.
+    The first token is never predicted. ``scored`` keeps the sample's scores at the predictions.
+
+    Raises:
+        ValueError: a weight is not finite.
     """
     if not np.all(np.isfinite(sample.weights)):
         raise ValueError(f"token sample {sample.id!r}: a weight is not finite")
@@ -76,13 +78,13 @@ def training_row(sample: TokenSample, *, scored: bool = False) -> TrainRow | Non
 
 
 def step_count(samples: int, batch_size: int, epochs: int, max_steps: int | None) -> int:
-    """Optimiser steps of the whole training: ``max_steps`` ends it early and never prolongs it."""
+    """Return the optimiser steps of a training, at most ``max_steps``."""
     planned = epochs * -(-samples // batch_size)
     return planned if max_steps is None else min(planned, max_steps)
 
 
 def step_order(samples: int, batch_size: int, steps: int, seed: int) -> Iterator[list[int]]:
-    """The samples of each optimiser step: a new seeded order every epoch, the last step of it as large as remains."""
+    """Yield the indices of the samples of each optimiser step: a new seeded order per epoch, whose last step is shorter."""
     epoch = 0
     while steps > 0:
         order = list(range(samples))
@@ -96,9 +98,9 @@ def step_order(samples: int, batch_size: int, steps: int, seed: int) -> Iterator
 
 
 def split_rows(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Rows of one step grouped into forward passes of at most ``token_budget`` tokens with their padding.
+    """Group the rows of one step into forward passes of at most ``token_budget`` tokens, padding included.
 
-    Rows of like length share a pass. A row longer than the budget goes alone. A row is in exactly one group.
+    Rows of similar length share a pass. A row longer than the budget has its own. Each row is in exactly one group.
     """
     groups: list[list[int]] = []
     longest = 0
@@ -112,9 +114,9 @@ def split_rows(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
 
 
 def pass_budget(rows: Sequence[TrainRow], budget: int, norm: LossNorm, processes: int) -> int:
-    """Tokens of one forward pass: ``budget``, or fewer, so that each process has about one of a step's passes.
+    """Return the tokens per forward pass: at most ``budget``, such that each process has about one pass per step.
 
-    With a mean over passes (``microbatch``), which their number changes, it stays ``budget``.
+    With a mean over passes (``microbatch``), which depends on their number, it is ``budget``.
     """
     if processes == 1 or norm == "microbatch":
         return budget
@@ -123,7 +125,7 @@ def pass_budget(rows: Sequence[TrainRow], budget: int, norm: LossNorm, processes
 
 
 def share_out(sizes: Sequence[int], processes: int) -> list[int]:
-    """The process of each forward pass of so many tokens: the largest goes first, each to who has least."""
+    """Return the rank for each forward pass, given their tokens: largest first, each to the least loaded rank."""
     loads = [0] * processes
     owners = [0] * len(sizes)
     for place in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
@@ -138,18 +140,18 @@ def coefficients(
     factors: Sequence[Sequence[FloatArray]] | None = None,
     mean_over: MeanOver = "given",
 ) -> list[list[FloatArray]]:
-    """The factor of every per-token loss in the loss of one optimiser step; same nesting and shapes as ``groups``.
+    """Return the factor of each token's loss in the loss of one optimiser step, in the shape of ``groups``.
 
-    ``groups`` holds, by micro-batch and row, the weights w of the predictions that count. With l the losses:
+    ``groups`` has, by micro-batch and row, the weights w [n] of the predictions. With losses l:
 
-    - ``tokens``: sum(w l) / sum(w) over the step, whatever the split;
-    - ``samples``: the same with every weight divided by its row's number of predictions, so that long responses
-      count no more than short ones, and a sample's own weight still counts;
-    - ``microbatch``: the mean over micro-batches of each one's sum(w l) / sum(w), which depends on the split.
+    - ``tokens``: sum(w l) / sum(w) over the step, independent of the split;
+    - ``samples``: the same with each weight divided by the number of predictions of its row, so that long and short
+      responses have equal weight; the weight of a sample still applies;
+    - ``microbatch``: the mean over micro-batches of sum(w l) / sum(w), which depends on the split.
 
-    ``factors`` are an online loss's weights v: every sum(w l) above is then sum(w v l). The divisors stay sums of w
-    where ``mean_over`` is ``given``, so that a scale of v scales the loss, and are sums of w v where it is
-    ``weighed``. Where all of those are 0, so are the coefficients.
+    ``factors`` are the weights v of an online loss: each sum(w l) above is then sum(w v l). The divisors are sums of
+    w if ``mean_over`` is ``given``, so that a scale of v scales the loss, and sums of w v if it is ``weighed``. If
+    all divisors are 0, all coefficients are 0.
     """
     given = [[np.asarray(w, dtype=np.float64) for w in group] for group in groups]
     if norm == "samples":
@@ -173,7 +175,7 @@ def coefficients(
 
 
 def micro_batches(rows: Sequence[TrainRow], token_budget: int, norm: LossNorm) -> list[MicroBatch]:
-    """The forward passes of one optimiser step over ``rows``."""
+    """Return the forward passes of one optimiser step over ``rows``."""
     groups = [
         [rows[i] for i in group]
         for group in split_rows([len(row.inputs) for row in rows], token_budget)
@@ -183,7 +185,7 @@ def micro_batches(rows: Sequence[TrainRow], token_budget: int, norm: LossNorm) -
 
 
 def cached_scores(batches: Sequence[MicroBatch]) -> dict[str, FloatArray]:
-    """The scores of one step's predictions, by name, in the order of the batches: [n], NaN where a row has none."""
+    """Return the scores of one step's predictions, by name, in the order of the batches: [n], NaN if a row has none."""
     rows = [row for batch in batches for row in batch.rows]
     blank = [np.full(len(row.labels), np.nan, dtype=np.float32) for row in rows]
     return {
@@ -197,9 +199,9 @@ def cached_scores(batches: Sequence[MicroBatch]) -> dict[str, FloatArray]:
 def weighed_batches(
     batches: Sequence[MicroBatch], factors: FloatArray, norm: LossNorm, mean_over: MeanOver
 ) -> list[MicroBatch]:
-    """The same forward passes with an online loss's ``factors`` [n] in their coefficients.
+    """Return the same forward passes with the ``factors`` [n] of an online loss in their coefficients.
 
-    ``factors`` stand in the order of the batches. Predictions whose coefficient comes out as 0 leave their batch.
+    ``factors`` are in the order of the batches. Predictions with a coefficient of 0 are removed.
     """
     ends = accumulate(len(row.labels) for batch in batches for row in batch.rows)
     parts = iter(np.split(factors, list(ends)[:-1]))
@@ -225,7 +227,7 @@ def weighed_batches(
 
 
 def _pad(rows: Sequence[TrainRow], factors: Sequence[FloatArray]) -> MicroBatch:
-    # Padding stands on the right, where no causal model lets it reach a prediction: its id is of no account.
+    # Padding on the right does not affect the predictions of a causal model, so its id is arbitrary.
     length = max(len(row.inputs) for row in rows)
     inputs = np.zeros((len(rows), length), dtype=np.int64)
     for i, row in enumerate(rows):
@@ -243,9 +245,9 @@ _COLUMNS: Final = {"inputs": np.int64, "positions": np.int64, "labels": np.int64
 
 
 def rows_to_arrays(rows: Sequence[TrainRow]) -> dict[str, Any]:
-    """Rows as flat arrays: ``lengths`` int64 [rows, 2] of inputs and predictions, then each column end to end.
+    """Return rows as flat arrays: ``lengths`` int64 [rows, 2] of inputs and predictions, and each column concatenated.
 
-    Scores are the columns ``score NAME``, NaN where a row has none of that name.
+    Scores are the columns ``score NAME``, NaN if a row has no score of that name.
     """
     names = sorted({name for row in rows for name in row.scores})
     blank = [np.full(len(row.labels), np.nan, dtype=np.float32) for row in rows]
@@ -264,7 +266,7 @@ def rows_to_arrays(rows: Sequence[TrainRow]) -> dict[str, Any]:
 
 
 def rows_from_arrays(arrays: Mapping[str, Any]) -> list[TrainRow]:
-    """The inverse of ``rows_to_arrays``."""
+    """Return the rows from which ``rows_to_arrays`` made ``arrays``."""
     lengths = arrays["lengths"]
     ends = lengths.cumsum(0)[:-1]
     parts = {

@@ -1,9 +1,9 @@
-"""A lighter forward and backward pass for the linear layers that an adapter sits on, equal to PEFT's.
+"""A cheaper forward and backward pass for the linear layers of an adapter, equal to PEFT's.
 
-PEFT's layer scales and adds the adapter's output in passes of their own over tensors as large as the layer's output,
-adds up its input's gradient from two parts, and keeps the dropped input beside the mask. Here the adapter's products
-are added in place to the base's, the scale is on the side of the rank, and of dropout only the mask is kept, a byte
-a value. Nothing else about PEFT's layers changes, so files and unloading are theirs.
+PEFT's layer scales and adds the adapter's output in separate passes over tensors as large as the layer's output, sums
+the gradient of its input from two parts, and keeps the dropped input beside the mask. Here the adapter's product is
+added in place to the base's, the scale is applied on the side of the rank, and only the mask of dropout is kept, one
+byte per value. Files and unloading are PEFT's.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _DRAWS = 2**16
-"""Dropout's share is rounded to this part: four values of a mask are cut out of every 64 random bits."""
+"""The dropout rate is rounded to a multiple of 1 / 2**16: each 64 random bits give four values of a mask."""
 
 
 def lighten(wrapped: Any) -> None:
-    """Give the plain LoRA layers of a PEFT model the lighter pass, wherever it is the same computation.
+    """Replace the forward pass of the plain LoRA layers of a PEFT model by the cheaper, equal one.
 
-    A layer with another base than a linear one of floats, under autocast, or with weights of mixed types goes PEFT's
-    way, decided at each call.
+    PEFT's own pass runs, decided per call, under autocast, for weights of mixed types, and for a base that is not a
+    linear layer of floats.
     """
     from peft.tuners.lora import Linear
     from torch import nn
@@ -66,7 +66,7 @@ def _fits(x: Tensor, weight: Tensor, a: Tensor) -> bool:
 
     if x.dtype != weight.dtype:
         return False
-    # An adapter in float32 on a base in bfloat16 is multiplied in the base's type, and keeps its own.
+    # An adapter in float32 on a base in bfloat16 is multiplied in bfloat16 and stored in float32.
     mixed = (x.device.type, x.dtype, a.dtype) == ("cpu", torch.bfloat16, torch.float32)
     return mixed or x.dtype == a.dtype
 
@@ -80,11 +80,11 @@ def _narrow(x: Tensor) -> bool:
 def keep_mask(
     shape: tuple[int, int], share: float, device: Any, *, bits: bool = False
 ) -> tuple[Tensor, float]:
-    """A mask [rows, columns] that drops about ``share`` of its values, and what the kept are multiplied by.
+    """Return a mask [rows, columns] that drops about ``share`` of its values, and the factor for the kept values.
 
-    It is drawn from torch's global generator. The share is rounded to the 65,536th, and the factor belongs to what was
-    rounded. With ``bits`` the mask is int16, all bits set where a value is kept: of numbers of 16 bits a CPU cuts out
-    faster with it than with booleans.
+    It is drawn from torch's global generator. The share is rounded to a multiple of 1 / 65,536, and the factor is that
+    of the rounded share. With ``bits`` the mask is int16 with all bits set at kept values, which is faster than
+    booleans for 16-bit values on a CPU.
     """
     import torch
 
@@ -98,7 +98,7 @@ def keep_mask(
 
 
 def kept_values(x: Tensor, mask: Tensor) -> Tensor:
-    """``x`` with 0 where ``mask``, as ``keep_mask`` draws it, drops."""
+    """Return ``x`` with 0 where ``mask`` (from ``keep_mask``) drops it; both have the same shape."""
     import torch
 
     if mask.dtype == torch.int16:
@@ -110,7 +110,7 @@ def _function() -> Any:
     from torch.autograd import Function
 
     class LoraLinear(Function):
-        """y = x W' + b + s (m x) A' B', with the mask m of dropout: x [..., d], W [o, d], A [r, d], B [o, r]."""
+        """y = x W' + b + s (m x) A' B' with the dropout mask m: x [..., d], W [o, d], A [r, d], B [o, r]."""
 
         @staticmethod
         def forward(

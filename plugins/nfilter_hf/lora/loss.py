@@ -1,4 +1,4 @@
-"""The loss of one optimiser step: the weights that an online loss gives, and the way back from chunks of logits."""
+"""The loss of one optimiser step: weights of an online loss, and backward passes from chunks of logits."""
 
 from __future__ import annotations
 
@@ -16,10 +16,16 @@ if TYPE_CHECKING:
 
 
 def checked_stats(loss: TokenLoss, stats: Mapping[str, Any], n: int) -> None:
-    """Raises ModelError where a statistic of ``n`` predictions is not [n]."""
+    """Check that each statistic of ``n`` predictions has the shape [n].
+
+    Raises:
+        ModelError: a statistic has another shape.
+    """
     for name, values in stats.items():
         if tuple(values.shape) != (n,):
-            raise _wrong(loss, f"its statistic {name!r} has shape {list(values.shape)}, not [{n}]")
+            raise _error(
+                loss, f"its statistic {name!r} has the shape {list(values.shape)}, not [{n}]"
+            )
 
 
 def online_weights(
@@ -29,14 +35,13 @@ def online_weights(
     device: Any,
     step: int,
 ) -> FloatArray:
-    """Statistics [n] by name to weights [n] for all predictions of ``batches``, in their order.
+    """Return the online loss's weights [n] for all predictions of ``batches``, in order, from ``stats``, each [n].
 
-    Statistics and cached scores reach the loss as torch tensors on ``device``, which is all that is held: a few
-    numbers per token.
+    The loss receives statistics and cached scores as torch tensors on ``device``.
 
     Raises:
-        ModelError: where the weights have another shape, one is not finite, or one is negative and the mean is over
-            the weights themselves.
+        ModelError: the weights have another shape, a weight is not finite, or a weight is negative and the mean is
+            over the weights (``mean_over`` is ``weighed``).
     """
     import torch
 
@@ -47,23 +52,23 @@ def online_weights(
     given = loss.weigh(stats, cached, step)
     weights = np.asarray(torch.as_tensor(given).detach().cpu().float().numpy())
     if weights.shape != (n,):
-        raise _wrong(loss, f"weigh gave weights of shape {list(weights.shape)}, not [{n}]")
+        raise _error(loss, f"weigh returned weights of the shape {list(weights.shape)}, not [{n}]")
     bad = ~np.isfinite(weights)
     if bad.any():
-        raise _wrong(
+        raise _error(
             loss,
             f"{int(bad.sum())} of {n} weights of step {step + 1} are not finite (first: {weights[bad][0]}); weigh "
-            "must give a finite weight for every token",
+            "must return a finite weight for every token",
         )
     if loss.mean_over == "weighed" and (weights < 0).any():
-        raise _wrong(
+        raise _error(
             loss,
-            "a weight is negative, and no mean over such weights is one; write mean_over = 'given'",
+            "a weight is negative, so the mean over the weights is undefined; write mean_over = 'given'",
         )
     return weights
 
 
-def _wrong(loss: TokenLoss, what: str) -> ModelError:
+def _error(loss: TokenLoss, what: str) -> ModelError:
     return ModelError(f"the online loss {loss.name!r}: {what}")
 
 
@@ -75,12 +80,12 @@ def backward_weighted(
     chunk: int,
     matrix: Tensor | None = None,
 ) -> Tensor:
-    """Add the gradient of ``sum(coefficients * losses)`` to all parameters behind ``hidden``; return that sum.
+    """Add the gradient of ``sum(coefficients * losses)`` to the parameters below ``hidden``; return that sum.
 
-    ``hidden`` [n, d] are the states that predict ``labels`` [n]. Every chunk goes back to the hidden states before
-    the next chunk's logits are made, and the body is walked back once. The sum returned is float32, detached.
-    ``matrix`` is the head's, where ``frozen_matrix`` gave one: the states' gradient is then written down directly,
-    in fewer passes over the logits than autograd makes.
+    ``hidden`` [n, d] are the states that predict ``labels`` [n]. The gradient of each chunk of ``chunk`` states is
+    computed before the next chunk's logits, and the body has one backward pass. The sum is float32 and detached.
+    With ``matrix``, the head's from ``frozen_matrix``, the gradient of the states is computed in closed form, in fewer
+    passes over the logits than autograd takes.
     """
     import torch
 
@@ -101,8 +106,9 @@ def backward_weighted(
 def _direct(
     head: Head, hidden: Tensor, labels: Tensor, coefficients: Tensor, chunk: int, matrix: Tensor
 ) -> tuple[Tensor, Tensor]:
+    """Return the loss and the gradient [n, d] of ``hidden`` in closed form."""
     # The gradient of a loss is (p - the label's one-hot) @ matrix, with p = e / sum(e) and e = exp(logits - largest).
-    # Its division by the sum and its coefficient are left to the rows of the product, which are far shorter.
+    # The division by the sum and the coefficient are applied to the rows of the product, which are far shorter.
     import torch
 
     total = torch.zeros((), dtype=torch.float32, device=hidden.device)

@@ -1,4 +1,4 @@
-"""The settings of ``hf.lora``, and the learning rate that they make."""
+"""The settings of ``hf.lora``, and its learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Auto = Literal["auto"]
 Targets = Literal["all-linear"] | tuple[str, ...] | None
 
 
-_ELSEWHERE: Final = {
+_OTHER_NAMES: Final = {
     **dict.fromkeys(("learning_rate", "max_lr", "peak_lr"), "lr"),
     **dict.fromkeys(("lora_r", "r", "lora_rank"), "rank"),
     "lora_alpha": "alpha",
@@ -30,11 +30,11 @@ _ELSEWHERE: Final = {
     ),
     **dict.fromkeys(
         ("gradient_accumulation_steps", "micro_batch_size", "grad_accum"),
-        "batch_size counts the samples of an optimiser step, and micro_batch_tokens bounds the tokens of one forward pass",
+        "batch_size is the samples per optimiser step, and micro_batch_tokens limits the tokens of one forward pass",
     ),
     **dict.fromkeys(("lr_scheduler_type", "lr_scheduler", "scheduler", "lr_schedule"), "schedule"),
     **dict.fromkeys(("warmup_ratio", "lr_warmup"), "warmup"),
-    **dict.fromkeys(("warmup_steps", "num_warmup_steps"), "warmup is the share of the steps that warm up: warmup: 0.03"),
+    **dict.fromkeys(("warmup_steps", "num_warmup_steps"), "warmup is a fraction of the steps: warmup: 0.03"),
     **dict.fromkeys(("max_norm", "gradient_clipping", "clip_grad_norm", "gradient_clip_val"), "max_grad_norm"),
     **dict.fromkeys(("save_steps", "save_every", "checkpoint_steps"), "checkpoint_every"),
     **dict.fromkeys(("report_to", "log_with", "loggers", "logger"), "trackers"),
@@ -47,19 +47,19 @@ _ELSEWHERE: Final = {
         ("load_in_4bit", "load_in_8bit", "quantization", "dtype", "torch_dtype"),
         "it belongs to the model: models: {student: {use: hf, model: NAME, load_in_4bit: true}}, or dtype there",
     ),
-    **dict.fromkeys(("optim", "optimizer"), "the optimiser is AdamW; leave the line out"),
-    **dict.fromkeys(("seed", "random_seed"), "it is a section of its own: seed: 0"),
-    **dict.fromkeys(("output_dir", "out"), "leave the line out, and type nfilter run RECIPE --out DIR"),
+    **dict.fromkeys(("optim", "optimizer"), "the optimiser is AdamW; remove the line"),
+    **dict.fromkeys(("seed", "random_seed"), "it is a top-level setting: seed: 0"),
+    **dict.fromkeys(("output_dir", "out"), "remove the line, and type nfilter run RECIPE --out DIR"),
 }  # fmt: skip
 
 
 class LoraSettings(StageConfig):
-    """How the adapter is trained. What is ``auto`` is chosen from the rows and the model (``choice.py`` has the rule).
+    """The settings of the training. ``auto`` is chosen from the rows and the model (the rule is in ``choice.py``).
 
     The other defaults are those of the RobustFT and token-cleaning papers.
     """
 
-    also_known: ClassVar[Mapping[str, str]] = _ELSEWHERE
+    also_known: ClassVar[Mapping[str, str]] = _OTHER_NAMES
 
     model: Annotated[str, Needs(LendsModule)] = Field(
         default="student", description="The model that the adapter is trained on."
@@ -78,13 +78,13 @@ class LoraSettings(StageConfig):
         description="The peak learning rate of AdamW; auto: 2e-4 at a hidden size of 2048, more for smaller models.",
     )
     schedule: Schedule = Field(
-        default="linear", description="The course of the learning rate after the warm-up."
+        default="linear", description="The schedule of the learning rate after warm-up."
     )
     warmup: float = Field(
         default=0.03,
         ge=0,
         le=1,
-        description="Share of the steps in which the learning rate rises, 0 to 1.",
+        description="Fraction of the steps in which the learning rate rises, 0 to 1.",
     )
     epochs: Annotated[int, Field(ge=1)] | Auto = Field(
         default="auto",
@@ -109,37 +109,37 @@ class LoraSettings(StageConfig):
         default=1.0, gt=0, description="The norm to which gradients are clipped; null clips none."
     )
     loss_norm: LossNorm = Field(
-        default="tokens", description="What the loss of a step is a mean of."
+        default="tokens", description="The unit over which the loss of a step is averaged."
     )
     gradient_checkpointing: bool = Field(
         default=False, description="Use less memory and about a third more time."
     )
     bf16: bool | Literal["auto"] = Field(
-        default="auto", description="Train in bfloat16; auto: on a GPU that has it."
+        default="auto", description="Train in bfloat16; auto: on a GPU that supports it."
     )
     checkpoint_every: int | None = Field(
         default=50, ge=1, description="Optimiser steps between checkpoints; null writes none."
     )
     shard: bool = Field(
         default=False,
-        description="Spread the base over the GPUs of several processes (FSDP2); its model needs device: cpu.",
+        description="Shard the base over the GPUs of several processes (FSDP2); its model needs device: cpu.",
     )
     trackers: tuple[Tracker, ...] = Field(
         default=(),
-        description="Trackers that also get loss, learning rate and gradient norm of each step.",
+        description="Experiment trackers for the loss, learning rate and gradient norm of each step.",
     )
 
 
 def pass_tokens(config: LoraSettings, device: str) -> int:
-    """Tokens of one forward pass on that type of device; where none are set, on a CPU what its caches like."""
+    """Return the tokens per forward pass on that type of device; the default for a CPU fits its caches."""
     return config.micro_batch_tokens or (1024 if device == "cpu" else 4096)
 
 
 def lr_factor(step: int, steps: int, warmup: float, schedule: Schedule) -> float:
-    """The share of the peak learning rate at ``step`` (from 0) of ``steps``.
+    """Return the fraction of the peak learning rate at ``step`` (from 0) of ``steps``.
 
-    Warm-up rises linearly over ``ceil(warmup * steps)`` steps, and no step of it is 0, so that a training of one step
-    trains; then linear and cosine fall towards 0 behind the last step.
+    Warm-up rises linearly over ``ceil(warmup * steps)`` steps and is never 0, so a training of one step changes the
+    weights; then linear and cosine fall to 0 after the last step.
     """
     rising = math.ceil(warmup * steps)
     if step < rising:

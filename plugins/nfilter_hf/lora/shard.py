@@ -1,4 +1,4 @@
-"""A frozen base whose weights are spread over the devices of a launch, layer by layer (FSDP2)."""
+"""A frozen base sharded over the devices of a launch, layer by layer (FSDP2)."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from nfilter_hf.lora.distributed import Launch
 
 @contextmanager
 def sharded(module: Any, launch: Launch) -> Iterator[None]:
-    """Inside, each process holds its share of the weights of ``module``, and all of a layer while it computes.
+    """Shard the weights of ``module`` inside the block: each process holds a part, and a full layer while it computes.
 
-    Weights that are trained stay whole, in every process, on its device. The shares are on the devices that accelerate
-    gave the processes; weights that were on the CPU stay there too, and are what is given back. Every process must run
-    the same number of forward and backward passes.
+    Trained weights are not sharded. The shards are on the devices that accelerate assigned to the processes; weights
+    that were on the CPU also stay there and are restored on exit. Every process must run the same number of forward
+    and backward passes.
 
     Raises:
-        ModelError: where this process is alone, or the weights are packed in fewer bits.
+        ModelError: there is one process only, or the weights are quantised.
     """
     if launch.size == 1:
         raise ModelError(
-            "train.shard spreads the base over several processes, and this is one: type torchrun --nproc-per-node N -m "
-            "nfilter run RECIPE, or leave train.shard out"
+            "train.shard needs several processes, and this is the only one: type torchrun --nproc-per-node N -m "
+            "nfilter run RECIPE, or remove train.shard"
         )
     if any(not p.is_floating_point() for p in module.parameters()):
         raise ModelError(
-            "train.shard spreads weights of 16 or 32 bits: leave load_in_4bit out for this model, or train.shard"
+            "train.shard needs weights of 16 or 32 bits: remove load_in_4bit from this model, or train.shard"
         )
     from accelerate import PartialState
     from torch.distributed.device_mesh import init_device_mesh
@@ -46,7 +46,7 @@ def sharded(module: Any, launch: Launch) -> Iterator[None]:
         for part in [*_layers(module), module]:
             whole = [(p, p.data) for p in part.parameters() if p not in trained]
             fully_shard(part, mesh=mesh, ignored_params=trained)
-            # It moves a part to the device before it cuts it: what is kept for later goes back to where it was.
+            # fully_shard moves all parameters of a part to the device: those of later parts go back.
             for parameter, data in whole:
                 if type(parameter.data) is type(data):
                     parameter.data = data
@@ -58,6 +58,6 @@ def sharded(module: Any, launch: Launch) -> Iterator[None]:
 
 
 def _layers(module: Any) -> list[Any]:
-    """The layers that transformers keeps on one device each; none where an architecture names none."""
+    """Return the layers that transformers does not split over devices; empty if the architecture names none."""
     names = set(getattr(module, "_no_split_modules", None) or ())
     return [child for child in module.modules() if type(child).__name__ in names]

@@ -1,4 +1,4 @@
-"""One optimiser step of ``hf.lora`` up to its gradient."""
+"""The loss and gradient of one optimiser step of ``hf.lora``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from nfilter import Context, ModelError
 from nfilter_hf.batching import is_out_of_memory
 from nfilter_hf.flat import LONGEST, FlatBatch, can_flatten, flat_attention, flatten
-from nfilter_hf.lora.adapter import rehearsed
+from nfilter_hf.lora.adapter import same_random_numbers
 from nfilter_hf.lora.data import (
     MicroBatch,
     TrainRow,
@@ -21,7 +21,7 @@ from nfilter_hf.lora.data import (
     share_out,
     weighed_batches,
 )
-from nfilter_hf.lora.distributed import Launch, Parcel
+from nfilter_hf.lora.distributed import Launch, Payload
 from nfilter_hf.lora.loss import backward_weighted, checked_stats, online_weights
 from nfilter_hf.lora.settings import LoraSettings, pass_tokens
 from nfilter_hf.loss import (
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Stats: TypeAlias = "Mapping[str, Tensor]"
-"""An online loss's statistics by name, each [n], in the order of the passes that they are of."""
+"""Statistics of an online loss by name, each [n], in the order of the forward passes."""
 
 
 class StepLoss:
-    """The loss of one optimiser step, forward and backward; it shrinks its forward passes when memory runs out.
+    """The loss and gradient of one optimiser step; out of memory, it continues with smaller forward passes.
 
-    With an online loss (``ctx.loss``) every forward pass runs twice: once without gradients, for the statistics of
-    the whole step, and once more, with the same dropout, for the gradient of the losses weighed by them. A step that
-    is one pass runs it once.
+    With an online loss (``ctx.loss``) each forward pass runs twice: first without gradients, for the statistics of the
+    whole step, and again, with the same dropout, for the gradient of the weighted losses. A step of one pass runs it
+    once.
     """
 
     def __init__(
@@ -66,9 +66,9 @@ class StepLoss:
         self._budget = pass_tokens(config, device.type)
         self._amp = _autocast(config, device)
         self._chunk = chunk_size(module.get_output_embeddings().weight.shape[0], device.type)
-        # A sharded base computes as a whole model alone.
+        # A sharded base runs only as a whole model.
         self._head: Head | None = None if config.shard else self._with_amp(output_head(module))
-        # In float16 the sums of that product overflow, where a vocabulary is large.
+        # In float16 the sums of that product overflow for a large vocabulary.
         plain = not config.shard and module.dtype != torch.float16
         self._matrix = frozen_matrix(module) if plain else None
         self._flat = False
@@ -76,10 +76,10 @@ class StepLoss:
         self._idle = False
 
     def check_head(self, row: TrainRow) -> None:
-        """Compare head and body with the model's own forward pass, once, on the first tokens of a row.
+        """Compare head and body with the model's own forward pass, on the first tokens of a row.
 
-        Where they differ, the architecture does more behind its output matrix than is known here: all logits of
-        a forward pass then come from the model itself, which needs more memory and says so.
+        If they differ, the architecture transforms the logits after its output matrix: the model then computes all
+        logits of a forward pass, which needs more memory, and a warning is logged.
         """
         import torch
 
@@ -91,20 +91,20 @@ class StepLoss:
             logits = head(self._hidden(inputs))
             wanted = self._whole(inputs)
         near = 1e-3 if logits.dtype == torch.float32 else 2e-2
-        # A base that is broken has no finite logits to compare; the first step will say so.
+        # Logits that are not finite cannot be compared; the first step reports them.
         if torch.isfinite(wanted).all() and not torch.allclose(
             logits.float(), wanted.float(), rtol=near, atol=near
         ):
             self._head = self._matrix = None
             self._ctx.log.warning(
-                f"{type(self._module).__name__} does more behind its output matrix than is known here: the logits "
-                "of whole forward passes are held in memory; set train.micro_batch_tokens lower if it runs out"
+                f"{type(self._module).__name__} transforms logits after its output matrix in an unsupported way: the logits "
+                "of whole forward passes are in memory; lower train.micro_batch_tokens if it is out of memory"
             )
 
     def check_flat(self, rows: Sequence[TrainRow]) -> None:
-        """Go on without padding where the model allows it and gives, on the first tokens of rows, what it gives with it.
+        """Use forward passes without padding if the model supports them with equal states on the first tokens of ``rows``.
 
-        With checkpoints of activations, or under autocast, passes stay as they are.
+        With gradient checkpointing or autocast, passes stay padded.
         """
         import torch
 
@@ -115,7 +115,7 @@ class StepLoss:
             or not can_flatten(self._module)
         ):
             return
-        (batch,) = micro_batches([_head_of(row, 64) for row in rows], 2**30, "tokens")
+        (batch,) = micro_batches([_first_tokens(row, 64) for row in rows], 2**30, "tokens")
         flat = flatten(batch)
         with torch.no_grad():
             got = self._flat_states(flat)[flat.positions].float()
@@ -124,43 +124,44 @@ class StepLoss:
         self._flat = bool((got - wanted).norm() <= 0.1 * wanted.norm())
         if not self._flat and wanted.isfinite().all():
             self._ctx.log.warning(
-                f"{type(self._module).__name__} connects tokens in a way that is not known here: forward passes are padded"
+                f"{type(self._module).__name__} gives other states without padding: forward passes are padded"
             )
 
     def __call__(self, rows: Sequence[TrainRow], step: int, scale: float = 1.0) -> float:
         """Add the gradient of this process's passes, times ``scale``, to the parameters; return the whole step's loss.
 
-        Steps count from 0. The loss has the online loss's weights in it, and no scale.
+        ``step`` counts from 0. The loss includes the weights of an online loss, and not the scale.
 
         Raises:
-            ModelError: where memory runs out on a single sample.
+            ModelError: memory is too small for a single sample.
         """
         while True:
             budget = pass_budget(rows, self._budget, self._config.loss_norm, self._launch.size)
             try:
                 return self._passes(rows, budget, step, scale)
             except (RuntimeError, MemoryError) as error:
-                # The error holds on to the frames of the pass, and they to its memory: nothing keeps it.
+                # The error is not kept: its frames would hold the memory of the pass.
                 if not is_out_of_memory(error):
                     raise
             longest = max(len(row.inputs) for row in rows)
             if budget <= longest:
                 raise ModelError(
                     f"out of memory on {self._device} with one sample of {longest} tokens: set "
-                    "train.gradient_checkpointing: true, a smaller encode.max_length, or a 4-bit base"
+                    "train.gradient_checkpointing: true, a smaller encode.max_length, or load_in_4bit: true for the model"
                 )
             self._shrink(longest, budget)
 
     def _passes(self, rows: Sequence[TrainRow], budget: int, step: int, scale: float) -> float:
+        """Run the step in forward passes of at most ``budget`` tokens; return its loss."""
         batches = micro_batches(rows, budget, self._config.loss_norm)
         outputs: Tensor | None = None
         if self._loss is not None:
-            # The graph of a step's only pass serves its statistics and its gradient.
+            # With one pass, its graph serves the statistics and the gradient.
             if len(batches) == self._launch.size == 1:
                 outputs = self._outputs(batches[0])
             batches = self._weighed(batches, step, outputs)
 
-        def backward() -> Parcel:
+        def backward() -> Payload:
             here = self._own(batches)
             losses = [self._backward(batch, outputs, scale) for batch in here]
             for batch in self._idle_passes(batches, len(here)):
@@ -170,13 +171,13 @@ class StepLoss:
         return float(sum(values["loss"] for values, _ in self._launch.together(backward)))
 
     def _own(self, batches: Sequence[MicroBatch]) -> list[MicroBatch]:
-        """The forward passes of this process, in their order."""
+        """Return the forward passes of this process, in order."""
         owners = share_out([batch.inputs.size for batch in batches], self._launch.size)
         rank = self._launch.rank
         return [batch for batch, owner in zip(batches, owners, strict=True) if owner == rank]
 
     def _idle_passes(self, batches: Sequence[MicroBatch], here: int) -> list[MicroBatch]:
-        """Passes that change nothing, so that this process runs as many as any: a sharded base asks for that."""
+        """Return passes without a loss, so that all processes run equally many: a sharded base needs that."""
         if not self._config.shard:
             return []
         owners = share_out([batch.inputs.size for batch in batches], self._launch.size)
@@ -185,11 +186,12 @@ class StepLoss:
         return [_without_loss(smallest)] * (most - here)
 
     def _shrink(self, longest: int, budget: int) -> None:
+        """Halve the tokens per forward pass, to ``longest`` at least, and free memory."""
         import torch
 
         self._budget = max(longest, budget // 2)
         self._ctx.log.warning(
-            f"out of memory: forward passes of {self._budget} tokens from now on; "
+            f"out of memory: training continues with {self._budget} tokens per forward pass; "
             f"set train.micro_batch_tokens: {self._budget}"
         )
         for parameter in self._module.parameters():
@@ -217,44 +219,45 @@ class StepLoss:
     def _weighed(
         self, batches: list[MicroBatch], step: int, outputs: Tensor | None
     ) -> list[MicroBatch]:
+        """Return ``batches`` with the weights of the online loss in their coefficients."""
         import torch
 
         loss, norm = self._loss, self._config.loss_norm
         assert loss is not None
-        with torch.no_grad(), rehearsed(self._module):
+        with torch.no_grad(), same_random_numbers(self._module):
             stats = self._statistics(batches, outputs)
-            # A model that is broken has no statistics; its loss will say so.
+            # Without finite states there are no statistics; the loss reports it.
             if stats is None:
                 return batches
             weights = online_weights(loss, stats, batches, self._device, step)
         if not self._idle and not weights.any():
             self._idle = True
             self._ctx.log.warning(
-                f"the online loss {loss.name!r} gave weight 0 to every token of step {step + 1}: nothing is learnt from it"
+                f"the online loss {loss.name!r} gave weight 0 to every token of step {step + 1}: the step does not change the adapter"
             )
         return weighed_batches(batches, weights, norm, loss.mean_over)
 
     def _statistics(self, batches: Sequence[MicroBatch], outputs: Tensor | None) -> Stats | None:
-        """The online loss's statistics [n] of all passes of the step; None where states are not finite."""
+        """Return the online loss's statistics, each [n], of all passes of the step; None if states are not finite."""
         loss = self._loss
         assert loss is not None
 
-        def own() -> Parcel:
+        def own() -> Payload:
             batches_here = self._own(batches)
             idle = self._idle_passes(batches, len(batches_here))
             stats = self._own_statistics(batches_here, outputs, idle)
             checked_stats(loss, stats or {}, sum(len(batch.labels) for batch in batches_here))
             return {"finite": stats is not None}, stats or {}
 
-        found = self._launch.together(own)
-        if not all(values["finite"] for values, _ in found):
+        results = self._launch.together(own)
+        if not all(values["finite"] for values, _ in results):
             return None
-        if len(found) == 1:
-            return found[0][1]
-        return self._in_order(batches, [stats for _, stats in found])
+        if len(results) == 1:
+            return results[0][1]
+        return self._in_order(batches, [stats for _, stats in results])
 
-    def _in_order(self, batches: Sequence[MicroBatch], found: Sequence[Stats]) -> Stats:
-        """Statistics by process, each of its own passes, as those of all passes in their order."""
+    def _in_order(self, batches: Sequence[MicroBatch], by_rank: Sequence[Stats]) -> Stats:
+        """Return the statistics of all passes in order, from those of each process."""
         import torch
 
         owners = share_out([batch.inputs.size for batch in batches], self._launch.size)
@@ -263,7 +266,7 @@ class StepLoss:
         for batch, owner in zip(batches, owners, strict=True):
             where = slice(taken[owner], taken[owner] + len(batch.labels))
             taken[owner] = where.stop
-            parts.append({name: values[where] for name, values in found[owner].items()})
+            parts.append({name: values[where] for name, values in by_rank[owner].items()})
         return {
             name: torch.cat([part[name] for part in parts]).to(self._device) for name in parts[0]
         }
@@ -271,6 +274,7 @@ class StepLoss:
     def _own_statistics(
         self, batches: Sequence[MicroBatch], outputs: Tensor | None, idle: Sequence[MicroBatch]
     ) -> dict[str, Tensor] | None:
+        """Return the statistics of this process's passes; None if states are not finite."""
         import torch
 
         loss = self._loss
@@ -282,7 +286,7 @@ class StepLoss:
             finite = finite and bool(torch.isfinite(states).all())
             if not finite:
                 continue
-            chunks = logit_chunks(self._head or _as_it_is, states, labels, self._chunk)
+            chunks = logit_chunks(self._head or _identity, states, labels, self._chunk)
             parts += [loss.stats(logits, wanted) for _, logits, wanted in chunks]
         for batch in idle:
             self._states(batch, None)
@@ -320,7 +324,7 @@ class StepLoss:
         with flat_attention(self._module):
             states: Tensor = self._body(
                 input_ids=flat.inputs,
-                position_ids=flat.places,
+                position_ids=flat.position_ids,
                 nfilter_layout=flat.layout,
                 use_cache=False,
             ).last_hidden_state
@@ -332,33 +336,33 @@ class StepLoss:
         if not len(batch.labels) and self._config.shard:
             batch = _without_loss(batch)
         if not len(batch.labels):
-            # Read all the same, so that the passes behind it have the dropout that they had in rehearsal.
+            # The pass runs for its random numbers: later passes then draw the same dropout as for the statistics.
             with torch.no_grad():
                 self._states(batch, outputs)
             return 0.0
         states, labels = self._states(batch, outputs)
         factors = torch.from_numpy(batch.coefficients).to(self._device) * scale
-        head = self._head or _as_it_is
+        head = self._head or _identity
         loss = backward_weighted(head, states, labels, factors, self._chunk, self._matrix)
         return float(loss) / scale
 
 
-def _head_of(row: TrainRow, tokens: int) -> TrainRow:
-    # Its first tokens, the last of which is a prediction like any other.
+def _first_tokens(row: TrainRow, tokens: int) -> TrainRow:
+    """Return a row of the first tokens, with one prediction at the last of them."""
     inputs = row.inputs[:tokens]
     last = np.asarray([len(inputs) - 1])
     return replace(row, inputs=inputs, positions=last, labels=last, weights=np.ones(1, np.float32))
 
 
 def _without_loss(batch: MicroBatch) -> MicroBatch:
-    # One prediction that counts for nothing, so that the pass has a way back.
+    """Return the pass with one prediction of coefficient 0, so that it has a backward pass."""
     nothing = np.zeros(1, dtype=np.int64)
     return replace(
         batch, positions=nothing, labels=nothing, coefficients=np.zeros(1, dtype=np.float32)
     )
 
 
-def _as_it_is(logits: Tensor) -> Tensor:
+def _identity(logits: Tensor) -> Tensor:
     return logits
 
 

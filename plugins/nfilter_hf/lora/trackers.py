@@ -1,4 +1,4 @@
-"""The figures of a training, step by step, for the trackers that the recipe names, through accelerate's own."""
+"""The figures of each optimiser step, sent to the trackers of the recipe through accelerate."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ PACKAGES: Final[Mapping[Tracker, str]] = {
     "wandb": "wandb",
     "mlflow": "mlflow",
 }
-"""The package that each tracker needs: the name that Python imports, and pip's."""
+"""The package of each tracker: its import name, equal to its name for pip."""
 FOLDER: Final = "trackers"
 _PROJECT: Final = "nfilter"
 
 
 class Figures(Protocol):
-    """Takes the figures of optimiser step ``step``, from 1."""
+    """Receives the figures of optimiser step ``step``, from 1."""
 
     def __call__(self, step: int, figures: Mapping[str, float]) -> None: ...
 
@@ -34,13 +34,13 @@ class Figures(Protocol):
 def tracked(
     names: Sequence[Tracker], out: Path, ctx: Context, settings: Mapping[str, JSON]
 ) -> Iterator[Figures]:
-    """Yield what passes figures on to the trackers; nothing is done where none is named.
+    """Yield a function that sends figures to the trackers; without ``names`` it does nothing.
 
-    Files of trackers that keep any are in ``trackers`` in the folder ``out``. A run of a tracker has the name of the
-    stage, and ``settings``. Where a tracker fails later, a warning says so, and training goes on without trackers.
+    Trackers write files to the folder ``trackers`` in ``out``. A tracker's run has the name of the stage, and
+    ``settings``. If a tracker fails later, a warning is logged, and training continues without trackers.
 
     Raises:
-        ModelError: where a tracker does not start.
+        ModelError: a tracker does not start.
     """
     if not names:
         yield lambda step, figures: None  # noqa: ARG005
@@ -53,11 +53,11 @@ def tracked(
             return
         try:
             accelerator.log(dict(figures), step=step)
-        except Exception as error:  # noqa: BLE001 (a tracker's own, of any kind)
+        except Exception as error:  # noqa: BLE001 (a tracker may raise any exception)
             failed.append(error)
             ctx.log.warning(
-                f"{ctx.stage}: {_list(names)} took no figures of step {step} ({type(error).__name__}: {error}); "
-                "training goes on without"
+                f"{ctx.stage}: {_list(names)} failed at step {step} ({type(error).__name__}: {error}); "
+                "training continues without trackers"
             )
 
     try:
@@ -77,7 +77,7 @@ def _started(
         "wandb": {"name": stage, "dir": str(folder)},
         "mlflow": {"run_name": stage},
     }
-    # What a tracker takes as a setting is a text, a number or a flag.
+    # A tracker accepts texts, numbers and booleans as settings.
     config = {
         name: value if isinstance(value, str | int | float | bool) else str(value)
         for name, value in settings.items()
@@ -89,8 +89,8 @@ def _started(
         accelerator.init_trackers(_PROJECT, config=config, init_kwargs=options)
     except Exception as error:
         raise ModelError(
-            f"train.trackers: {_list(names)} did not start ({type(error).__name__}: {error}); mend that, or leave "
-            "train.trackers out"
+            f"train.trackers: {_list(names)} did not start ({type(error).__name__}: {error}); correct that, or remove "
+            "train.trackers"
         ) from error
     return accelerator
 

@@ -1,4 +1,4 @@
-"""``hf.lora``: fine-tunes a local model on weighted tokens and leaves a LoRA adapter in PEFT format."""
+"""``hf.lora``: fine-tunes a local model on weighted tokens and writes a LoRA adapter in PEFT format."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from nfilter_hf.lora.adapter import (
     save_adapter,
     write_json,
 )
-from nfilter_hf.lora.checkpoint import Checkpoints, Course, course_of
-from nfilter_hf.lora.choice import Choice, choose, foretell, hidden_size, told, too_few
+from nfilter_hf.lora.checkpoint import Checkpoints, TrainingProgress, training_identity
+from nfilter_hf.lora.choice import Choice, choice_text, choose, foretell, hidden_size, too_few
 from nfilter_hf.lora.data import TrainRow, rows_from_arrays, rows_to_arrays, training_row
-from nfilter_hf.lora.distributed import Parcel, current, leading, serve
+from nfilter_hf.lora.distributed import Payload, current, leading, serve
 from nfilter_hf.lora.handover import save_card, save_tokenizer
 from nfilter_hf.lora.loop import Task, train_adapter
 from nfilter_hf.lora.settings import LoraSettings
@@ -49,13 +49,13 @@ TRAIN: Final = "train"
 class LoraTrainer:
     """Trains a LoRA adapter (Hu et al., 2021) on the weighted response tokens of encoded samples.
 
-    The loss of an optimiser step is exact: one normaliser for the whole step, so that without dropout the split
-    into forward passes, or over the processes of a launch, changes nothing but floating point. On a CPU, equal seeds
-    give equal bytes, also where training was killed and went on from a checkpoint.
+    The loss of an optimiser step has one normaliser for the whole step, so without dropout the split into forward
+    passes, or over the processes of a launch, changes only floating-point rounding. On a CPU, equal seeds give equal
+    bytes, also for a training that was killed and resumed from a checkpoint.
 
-    ``loss: dft`` (or another online loss) weighs every token of a step by what the model says of it at that step, on
-    top of the weights that the tokens came with. ``loss_norm`` keeps its meaning; what it divides by is the sum of
-    the weights from before, unless the online loss asks for a mean over its own (``mean_over``).
+    ``loss: dft`` (or another online loss) multiplies the weight of each token by a weight computed from the model's
+    logits at that step. ``loss_norm`` is unchanged; it divides by the sum of the weights before that, unless the
+    online loss averages over its own weights (``mean_over``).
     """
 
     name: ClassVar[str] = "hf.lora"
@@ -70,28 +70,28 @@ class LoraTrainer:
 
     @classmethod
     def contract(cls, config: LoraSettings) -> Contract:
-        """It needs the module of one model and its trackers' packages, and trains with an online loss where one is named."""
+        """The module of one model and the packages of the trackers; an online loss is supported."""
         need = ModelNeed(model=config.model, capability=LendsModule, field="model")
         packages = {PACKAGES[name]: PACKAGES[name] for name in config.trackers}
         return Contract(needs=(need,), online_loss=True, packages=packages)
 
     @classmethod
     def memory(cls, config: LoraSettings, model_config: Any, site: Site) -> Mapping[str, float]:
-        """An estimate in bytes by part, from the model's config.json alone; empty where it cannot be known."""
+        """Return an estimate in bytes by part, from the model's config.json; empty if it cannot be estimated."""
         from nfilter_hf.memory import training_memory
 
         return training_memory(config, model_config, site)
 
     @classmethod
     def fits_rows(cls, config: LoraSettings) -> bool:
-        """Whether the batch size is chosen, from the rows of the run."""
+        """Whether the batch size is chosen from the rows of the run."""
         return config.batch_size == "auto"
 
     @classmethod
     def foretold(
         cls, config: LoraSettings, model_config: Any, site: Site, rows: int | None
     ) -> Foretold:
-        """What is chosen, and whether that makes too few steps, from the model's config.json alone."""
+        """Return the chosen settings and a warning of too few steps, from the model's config.json."""
         from nfilter_hf.memory import model_settings
 
         hidden = hidden_size(model_settings(model_config, site) or {})
@@ -110,10 +110,14 @@ class LoraTrainer:
     ) -> TrainingResult:
         """Train on ``samples`` and write the adapter and ``training.json`` to ``out``.
 
-        What the settings leave open is chosen first (``choice.py``), and logged; under 20 steps there is a warning.
+        Settings that are ``auto`` are chosen (``choice.py``) and logged; fewer than 20 steps raise a warning. Training
+        resumes from the checkpoint of an equal training in ``out`` and removes it at the end. Samples without a
+        weighted token are skipped. A loss that is not finite ends training with the adapter of the last finite step
+        and a warning.
 
-        A checkpoint that an equal training left in ``out`` is gone on from, and removed when training ends. Samples without a weighted token are left out; NothingLeftError where all are. A loss that is not finite
-        ends training with the adapter of the last good step and a warning, or in a ModelError where there is none.
+        Raises:
+            NothingLeftError: no sample has a weighted token.
+            ModelError: ``start`` is of another base, no step had a finite loss, or memory is too small for one sample.
         """
         began = time.perf_counter()
         rows = _rows(samples, scored=ctx.loss is not None)
@@ -122,19 +126,19 @@ class LoraTrainer:
             base = fingerprint(model, module)
             if start is not None and start.base != base:
                 raise ModelError(
-                    f"the adapter {start.path} was trained on another base than {self._config.model!r}: start from an "
-                    f"adapter of this base, or train without a start"
+                    f"the adapter {start.path} was trained on a base other than {self._config.model!r}: start from an "
+                    f"adapter of this base, or from no adapter"
                 )
             reason = getattr(lent, "format_reason", None)
             if reason:
                 ctx.log.info(f"{ctx.stage}: the base's weights are in {reason}")
             task = self._task(rows, module, ctx)
-            self._tell(task, lent, base, ctx)
+            self._start_others(task, lent, base, ctx)
             checkpoints = self._checkpoints(task, module, out, ctx, base=base, start=start)
             digests: list[str] = []
             settings = {**self._config.model_dump(mode="json"), **task.choice.settings()}
             with tracked(self._config.trackers, out, ctx, settings) as figures:
-                course = train_adapter(
+                progress = train_adapter(
                     task,
                     module,
                     ctx,
@@ -154,21 +158,21 @@ class LoraTrainer:
                 "dtype_reason": reason,
             }
         (digest,) = digests
-        seconds = course.seconds + time.perf_counter() - began
+        seconds = progress.seconds + time.perf_counter() - began
         result = TrainingResult(
             ref=ModelRef(path=str(out), kind="adapter", base=base, digest=digest),
-            steps=len(course.losses),
-            tokens=sum(course.tokens),
-            losses=tuple(course.losses),
+            steps=len(progress.losses),
+            tokens=sum(progress.tokens),
+            losses=tuple(progress.losses),
             seconds=seconds,
-            resumed_from=course.resumed_from,
+            resumed_from=progress.resumed_from,
             settings=task.choice.settings(),
         )
         facts |= {
             "start": start.digest if start else None,
             "samples_without_weight": len(samples) - len(rows),
         }
-        self._record(out, task, course, result, ctx, facts)
+        self._record(out, task, progress, result, ctx, facts)
         if ctx.rows is not None:
             save_card(
                 out,
@@ -181,16 +185,16 @@ class LoraTrainer:
         checkpoints.remove()
         ctx.log.info(
             f"{ctx.stage}: {result.steps} optimiser steps on {len(rows)} samples in {seconds:.1f} s "
-            f"({result.tokens} weighted tokens seen); loss {course.losses[0]:.4f} at first, {course.losses[-1]:.4f} at last"
+            f"({result.tokens} weighted tokens); loss {progress.losses[0]:.4f} at the first step, {progress.losses[-1]:.4f} at the last"
         )
         return result
 
     def _task(self, rows: Sequence[TrainRow], module: Any, ctx: Context) -> Task:
-        """What is trained; what was chosen is logged, and few steps are warned of."""
+        """Return the task; log the chosen settings, and warn of too few steps."""
         hidden = hidden_size(module.config)
         choice = choose(self._config, len(rows), hidden, ctx.rows)
         if choice.open:
-            ctx.log.info(f"{ctx.stage}: {told(choice, ctx.rows or len(rows), hidden)}")
+            ctx.log.info(f"{ctx.stage}: {choice_text(choice, ctx.rows or len(rows), hidden)}")
         few = too_few(self._config, choice, len(rows))
         if few is not None:
             ctx.log.warning(f"{ctx.stage}: {few}")
@@ -206,7 +210,7 @@ class LoraTrainer:
         base: str,
         start: ModelRef | None,
     ) -> Checkpoints:
-        of = course_of(
+        of = training_identity(
             task.rows,
             task.config,
             ctx,
@@ -223,7 +227,7 @@ class LoraTrainer:
         self,
         out: Path,
         task: Task,
-        course: Course,
+        progress: TrainingProgress,
         result: TrainingResult,
         ctx: Context,
         facts: dict[str, Any],
@@ -243,11 +247,11 @@ class LoraTrainer:
             "samples": len(task.rows),
             "steps": result.steps,
             "steps_planned": task.choice.steps,
-            "stopped": course.stopped,
-            "resumed_from": course.resumed_from,
+            "stopped": progress.stopped,
+            "resumed_from": progress.resumed_from,
             "processes": current().size,
             "tokens": result.tokens,
-            "losses": course.losses,
+            "losses": progress.losses,
             "seconds": round(result.seconds, 3),
             "versions": {
                 "python": platform.python_version(),
@@ -258,11 +262,11 @@ class LoraTrainer:
         write_json(out / "training.json", {**record, **facts})
 
     def lead(self) -> AbstractContextManager[None]:
-        """Share the work inside with the other processes of the launch, and send those home at the end."""
+        """Share the work of the block with the other processes of the launch, and end them on exit."""
         return leading()
 
     def follow(self, site: Site, loss: TokenLoss | None) -> None:
-        """In another process than the first: take part in each training, generation and scoring of the run."""
+        """In a process other than the first: run its part of each training, generation and scoring."""
         backends = Backends(site)
 
         def train(values: dict[str, Any], tensors: dict[str, Any]) -> None:
@@ -270,17 +274,17 @@ class LoraTrainer:
 
         serve({TRAIN: train, **backends.handlers()})
 
-    def _tell(self, task: Task, lent: Any, base: str, ctx: Context) -> None:
-        """Call the other processes of the launch to the training."""
+    def _start_others(self, task: Task, lent: Any, base: str, ctx: Context) -> None:
+        """Send the training to the other processes of the launch, and wait until they are ready."""
         import torch
 
         launch = current()
         if launch.size == 1:
             return
-        model = getattr(lent, "told", None)
+        model = getattr(lent, "job_values", None)
         if model is None:
             raise ModelError(
-                f"{task.config.model!r} cannot be trained by {launch.size} processes: its backend is not hf"
+                f"{task.config.model!r} cannot be trained by {launch.size} processes: only models of the backend hf can; use one process"
             )
         values = {
             "settings": task.config.model_dump(mode="json"),
@@ -291,27 +295,27 @@ class LoraTrainer:
             "model": model,
         }
         arrays = rows_to_arrays(task.rows)
-        launch.tell(TRAIN, values, {name: torch.from_numpy(a) for name, a in arrays.items()})
+        launch.send_job(TRAIN, values, {name: torch.from_numpy(a) for name, a in arrays.items()})
         launch.together(lambda: ({}, {}))
 
     def _join(
         self, values: dict[str, Any], tensors: dict[str, Any], model: Any, loss: TokenLoss | None
     ) -> None:
-        """Take part in a training that rank 0 began."""
+        """Run this process's part of a training that rank 0 started."""
         with ExitStack() as scopes:
             lent: list[Any] = []
 
-            def ready() -> Parcel:
+            def ready() -> Payload:
                 if values["settings"] != self._config.model_dump(mode="json"):
                     raise ModelError(
-                        "the first process trains with other settings: start every process with the same recipe and --set"
+                        "the settings of the first process differ: start every process with the same recipe and --set"
                     )
                 lent.append(scopes.enter_context(model.lend()))
                 base = fingerprint(model, lent[0].module)
                 if base != values["base"]:
                     raise ModelError(
-                        f"the first process trains another base than {self._config.model!r} is here ({base}): give "
-                        "every machine the same weights, in the same number format"
+                        f"the base of the first process differs from {self._config.model!r} in this process ({base}): give "
+                        "every machine the same weights in the same number format"
                     )
                 return {}, {}
 
@@ -323,8 +327,8 @@ class LoraTrainer:
                 Choice(**{**choice, "open": tuple(choice["open"])}),
                 values["seed"],
             )
-            aside = _Aside(loss if values["online"] else None, task.seed)
-            train_adapter(task, lent[0].module, cast("Context", aside))
+            context = _WorkerContext(loss if values["online"] else None, task.seed)
+            train_adapter(task, lent[0].module, cast("Context", context))
 
 
 def _rows(samples: Sequence[TokenSample], *, scored: bool) -> list[TrainRow]:
@@ -332,14 +336,14 @@ def _rows(samples: Sequence[TokenSample], *, scored: bool) -> list[TrainRow]:
     rows = [row for row in found if row is not None]
     if not rows:
         raise NothingLeftError(
-            f"none of {len(samples)} samples has a token left to train on: every weight is 0; see dropped.jsonl "
-            "and the token stages' reasons, and loosen the stage that drops or masks most"
+            f"none of {len(samples)} samples has a token with a weight other than 0; see dropped.jsonl "
+            "and the reasons of the token stages, and relax the stage that drops or masks most"
         )
     return rows
 
 
-class _Mute:
-    """A log and a bar of a process whose messages rank 0 gives too."""
+class _NoLog:
+    """A log and progress bar that print nothing: rank 0 prints the same messages."""
 
     def info(self, text: str) -> None:
         pass
@@ -352,14 +356,14 @@ class _Mute:
 
 
 @dataclass(frozen=True, slots=True)
-class _Aside:
-    """What training may reach of its context in another process than the first."""
+class _WorkerContext:
+    """The part of a context that training uses in a process other than the first."""
 
     loss: TokenLoss | None
     seed: int
     stage: str = ""
     rows: int | None = None
-    log: _Mute = field(default_factory=_Mute)
+    log: _NoLog = field(default_factory=_NoLog)
 
-    def progress(self, *_: Any) -> AbstractContextManager[_Mute]:
+    def progress(self, *_: Any) -> AbstractContextManager[_NoLog]:
         return nullcontext(self.log)

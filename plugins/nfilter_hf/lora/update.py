@@ -1,4 +1,4 @@
-"""What changes as training goes on: the adapter, its optimiser, the scale of gradients, the random generators."""
+"""The state of a training: the adapter, its optimiser, the gradient scale, the random generators."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _MOMENTS: Final = ("step", "exp_avg", "exp_avg_sq")
 class TrainingState:
     """The trainable tensors of a PEFT model and an AdamW for them, in one process.
 
-    Gradients of a base in float16 are multiplied by ``scale`` on their way back, as small ones would vanish in that
-    format; it halves where one is not finite, which skips the step, and doubles after 2,000 steps without. For other
-    bases it is 1. ``previous`` are the values before the last step.
+    With a base in float16 the loss is multiplied by ``scale``, as small gradients would underflow; a gradient that is
+    not finite halves it and skips the step, and 2,000 steps without one double it. With other bases it is 1.
+    ``previous`` are the values before the last step.
     """
 
     def __init__(self, wrapped: Any, choice: Choice, config: LoraSettings) -> None:
@@ -39,13 +39,13 @@ class TrainingState:
         )
         half = any(p.dtype == torch.float16 for p in wrapped.parameters())
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=half)
-        # Its scale exists from its first use on.
+        # The scaler creates its scale at the first use.
         self._scaler.scale(torch.ones((), device=self.device))
         self.previous = [parameter.detach().clone() for parameter in self.parameters]
 
     @property
     def scale(self) -> float:
-        """What the losses of the next step are multiplied by before they go back."""
+        """The factor of the next step's loss before its backward pass."""
         return float(self._scaler.get_scale())
 
     @property
@@ -54,15 +54,16 @@ class TrainingState:
         return all(bool(parameter.isfinite().all()) for parameter in self.parameters)
 
     def begin(self, lr: float) -> None:
-        """Forget the gradients of the step before; the next update is with the learning rate ``lr``."""
+        """Clear the gradients of the previous step; the next update has the learning rate ``lr``."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._optimizer.zero_grad()
 
     def update(self, loss: float) -> float | None:
-        """Clip the gradients and take the step; the norm of the gradient before, None where nothing is finite any more.
+        """Clip the gradients and take the step; return the gradient norm before clipping.
 
-        With a scale above 1 a gradient that is not finite skips the step, and the next has a smaller scale.
+        Returns None, without a step, if the loss is not finite, or the gradient is not at a scale of 1. At a higher
+        scale a gradient that is not finite skips the step and lowers the scale.
         """
         import torch
 
@@ -78,8 +79,8 @@ class TrainingState:
         self._scaler.update()
         return norm
 
-    def go_back(self) -> None:
-        """Put the values before the last step back."""
+    def undo_step(self) -> None:
+        """Restore the values before the last step."""
         import torch
 
         with torch.no_grad():
@@ -87,7 +88,7 @@ class TrainingState:
                 parameter.copy_(kept)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of it under unique names, on the CPU. Before the first step there are no moments."""
+        """Return the whole state by unique names, on the CPU. Before the first step it has no moments."""
         import torch
 
         kept = {"generator cpu": torch.get_rng_state()}
@@ -103,11 +104,11 @@ class TrainingState:
         return {name: value.detach().to("cpu").contiguous() for name, value in kept.items()}
 
     def restore(self, tensors: Mapping[str, Tensor], *, generators: bool = True) -> None:
-        """Put everything back, the random generators only where asked.
+        """Restore the state from ``tensors``, the random generators only with ``generators``.
 
         Raises:
-            KeyError: where a tensor is missing. Nothing has changed.
-            ValueError: where one has another shape. Nothing has changed.
+            KeyError: a tensor is missing; the state is unchanged.
+            ValueError: a tensor has another shape; the state is unchanged.
         """
         import torch
 
@@ -119,7 +120,7 @@ class TrainingState:
                 or tensors[f"before {name}"].shape != shape
             ):
                 raise ValueError(f"{name} has another shape")
-            # Without generators it may come from a process that has taken no step yet.
+            # Without generators the state may be of a process before its first step.
             if generators or f"step {name}" in tensors:
                 moments[place] = {key: tensors[f"{key} {name}"] for key in _MOMENTS}
         generator = tensors["generator cpu"]

@@ -242,7 +242,7 @@ def test_the_callers_random_numbers_are_not_used_up(backend: Any, refs: Any) -> 
 
 
 @pytest.mark.types(
-    "tensors missing", "name it as a model of its own", "does not fit this model: «»; use the base"
+    "tensors missing", "name it as a separate model", "does not fit this model: «»; use the base"
 )
 def test_what_is_no_adapter_is_refused(
     backend: Any, refs: Any, tmp_path: Path, checkpoint: Any
@@ -257,7 +257,7 @@ def test_what_is_no_adapter_is_refused(
         assert model.generate(REQUESTS) == base
 
     refuse(tmp_path / "none", r"no adapter_config\.json")
-    refuse(checkpoint(), r"whole weights, not an adapter: name it as a model of its own", "full")
+    refuse(checkpoint(), r"full weights, not an adapter: name it as a separate model", "full")
     assert backend().generate(REQUESTS) == base  # that folder, as a model of its own
     pickled = tmp_path / "pickled"
     shutil.copytree(refs[0].path, pickled)

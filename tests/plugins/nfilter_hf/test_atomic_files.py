@@ -16,13 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from nfilter import StoreError
+from nfilter_hf.cached_values import recall, remember
 from nfilter_hf.lora.adapter import write_json
-from nfilter_hf.remembered import recall, remember
 from nfilter_hf.tensor_files import save_tensors
 
 WRITERS = {
     "write_json": "from nfilter_hf.lora.adapter import write_json; write_json(path, {'new': 1})",
-    "remember": "from nfilter_hf.remembered import remember; remember(path, {'new': 1})",
+    "remember": "from nfilter_hf.cached_values import remember; remember(path, {'new': 1})",
     "save_tensors": (
         "import torch; from nfilter_hf.tensor_files import save_tensors; save_tensors({'new': torch.ones(2)}, path, {})"
     ),

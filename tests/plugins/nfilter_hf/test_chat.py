@@ -371,7 +371,7 @@ def test_bad_arguments_are_refused(backend: Any) -> None:
         backend().encode([], max_length=0, turns="all")
 
 
-@pytest.mark.types("or take 'tools' out of the row")
+@pytest.mark.types("or remove 'tools' from the row")
 def test_a_row_without_tools_has_its_place(tokenizer_of: Any) -> None:
     chat = Chat(tokenizer_of("chatml"))
     tools = ({"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}},)

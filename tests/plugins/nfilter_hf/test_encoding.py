@@ -135,7 +135,7 @@ def test_a_conversation_that_the_template_refuses_says_so(tokenizer_of: Any) -> 
             "long",
             (
                 "the chat template rejects its turns (user, assistant, user, assistant): "
-                "the chat template refuses the conversation: one question"
+                "the chat template rejects the conversation: one question"
             ),
         )
     ]

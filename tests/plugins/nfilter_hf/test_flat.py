@@ -84,7 +84,7 @@ def states(module: Any, batch: MicroBatch, *, flat: bool) -> Tensor:
     with flat_attention(module):
         out = body(
             input_ids=made.inputs,
-            position_ids=made.places,
+            position_ids=made.position_ids,
             nfilter_layout=made.layout,
             use_cache=False,
         )
@@ -116,13 +116,13 @@ def test_what_is_shared_stands_once_and_nothing_is_padded() -> None:
     batch = one_pass(rows(5))
     made = flatten(batch)
     assert made.layout.prefix == 5
-    assert made.inputs.shape == made.places.shape == (1, 5 + sum(LENGTHS))
+    assert made.inputs.shape == made.position_ids.shape == (1, 5 + sum(LENGTHS))
     assert batch.inputs.size == 4 * (5 + max(LENGTHS))
     # The same token predicts, at the same place in its row.
     padded = torch.from_numpy(batch.inputs).flatten()[torch.from_numpy(batch.positions)]
     assert torch.equal(made.inputs[0][made.positions], padded)
     place = torch.from_numpy(batch.positions % batch.inputs.shape[1])
-    assert torch.equal(made.places[0][made.positions], place)
+    assert torch.equal(made.position_ids[0][made.positions], place)
 
 
 def test_a_rows_last_token_is_never_shared() -> None:

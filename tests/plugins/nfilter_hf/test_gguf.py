@@ -192,7 +192,7 @@ def test_positions_are_stretched_as_the_file_says(
         stretched, file, pre="gpt-2", tensors={"rope_freqs.weight": divisors[::-1].copy()}
     )
     with pytest.raises(
-        ModelError, match=r"stretches positions in a way \(rope_freqs\.weight\) that is not known"
+        ModelError, match=r"its RoPE scaling \(rope_freqs\.weight\) is not supported"
     ):
         backend(file).generate([REQUEST])
     for named, known in (("linear", True), ("yarn", True), ("longrope", False)):
@@ -322,7 +322,7 @@ def test_a_file_that_is_no_whole_gguf_file(written: Callable[..., Path], tmp_pat
     broken = tmp_path / "broken.gguf"
     for content, said in (
         (b"", "is empty: copy or download it again"),
-        (b"PK\x03\x04" + whole[4:], "is no GGUF file: it begins with b'PK"),
+        (b"PK\x03\x04" + whole[4:], "is not a GGUF file: it begins with b'PK"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS.*git lfs pull"),
         (whole[:20], "ends within its header"),
         (whole[: header // 2], "ends within its header"),
@@ -376,7 +376,7 @@ def test_models_that_cannot_be_used(
     assert "architecture 'rwkv9', which the installed transformers cannot read from GGUF" in found
     file.write_bytes(whole.replace(b"tokenizer.ggml.tokens", b"tokenizer.ggml.tokenz"))
     (found,) = problems(file)
-    assert "holds no tokenizer (tokenizer.ggml.tokens)" in found
+    assert "has no tokenizer (tokenizer.ggml.tokens)" in found
 
 
 # --- what is remembered ---------------------------------------------------------------------------------------------

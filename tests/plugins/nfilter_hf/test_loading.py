@@ -152,7 +152,7 @@ def refused(folder: Path, match: str, *, early: bool = True) -> None:
         assert any(__import__("re").search(match, problem) for problem in found)
 
 
-@pytest.mark.types("holds pickled weights only")
+@pytest.mark.types("has only pickled weights")
 def test_pickled_weights_are_refused(folder: Path) -> None:
     weights = torch.load  # what must not be called
     marker = folder / "ran"
@@ -208,7 +208,7 @@ def test_trust_remote_code_is_no_setting() -> None:
 
 def test_a_folder_without_weights_or_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
-    refused(folder, r"holds no tokenizer")
+    refused(folder, r"has no tokenizer")
     (folder / "model.safetensors").unlink()
     refused(folder, r"holds no \*\.safetensors weights")
     (folder / "config.json").write_text("[1")
@@ -216,7 +216,7 @@ def test_a_folder_without_weights_or_tokenizer(folder: Path) -> None:
     (folder / "config.json").unlink()
     refused(folder, r"no config\.json")
     (folder / "adapter_config.json").write_text("{}")
-    refused(folder, r"an adapter, not a whole model.*nfilter merge")
+    refused(folder, r"an adapter, not a full model.*nfilter merge")
 
 
 def test_weights_that_are_missing_or_broken(folder: Path) -> None:
@@ -235,7 +235,7 @@ def test_a_model_that_does_not_generate(folder: Path) -> None:
     refused(folder, "not a causal language model", early=False)
 
 
-@pytest.mark.types("is a «»: remove 'revision'", "Give a folder that holds config.json")
+@pytest.mark.types("is a «»: remove 'revision'", "Give a folder with config.json")
 def test_names_that_lead_nowhere(folder: Path) -> None:
     shipped = {"tiny": folder}
     assert problems("tyny", folder, shipped) == ["model 'tyny' is not known; did you mean 'tiny'?"]
@@ -281,7 +281,7 @@ def test_devices_that_are_not_there(folder: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_missing_device_is_an_error_when_loading(folder: Path) -> None:
     with pytest.raises(
-        ModelError, match=r"device cuda is not here \(there is: .*cpu\): set device to auto"
+        ModelError, match=r"device cuda is not available \(available: .*cpu\): set device to auto"
     ):
         backend_of("model", folder.parent, device="cuda").generate([REQUEST])
     with pytest.raises(ModelError, match="load_in_4bit needs a CUDA device"):

@@ -156,7 +156,7 @@ def test_what_rounding_costs_is_told(tmp_path: Path) -> None:
     adapter = trained_in(make_adapter(tmp_path / "adapter", base), "float32")
     kept = merge(adapter, str(base), tmp_path / "float32")
     assert (kept.lost, kept.logits) == (0.0, 0.0)
-    assert "nothing is rounded" in kept.message
+    assert "without rounding" in kept.message
     cast = merge(adapter, str(base), tmp_path / "bfloat16", "bfloat16")
 
     def load(folder: Path) -> Any:
@@ -257,7 +257,7 @@ def test_the_command_folds_the_adapter_of_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.types(
-    "is not here: give its folder, GGUF file or hub id with --model",
+    "does not exist: give its folder, GGUF file or hub id with --model",
     "is not YAML («»): name the base with --model",
 )
 def test_a_base_that_moved_is_found_through_the_recipe_or_named(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_runs_and_arms_that_are_not_there(tmp_path: Path) -> None:
     for seed in (0, 1):
         make_run(group / f"seed-{seed}", None)
     with pytest.raises(
-        StoreError, match=r"a group of runs, one a seed, .*: name one, like .*/group/seed-0$"
+        StoreError, match=r"a group with one run per seed, .*: name one, like .*/group/seed-0$"
     ):
         merge_run(group)
     with pytest.raises(StoreError, match=r"is not a run: it has no recipe\.lock\.yaml"):
@@ -339,7 +339,7 @@ def test_a_quantised_base_is_refused_and_the_full_one_taken(
     merge(adapter, str(base), tmp_path / "out")
 
 
-@pytest.mark.types("name its base as the model, or fold the adapter in")
+@pytest.mark.types("name its base as the model, or merge the adapter")
 def test_an_adapter_is_named_by_its_base_or_folded_in(tmp_path: Path) -> None:
     def problems(model: str) -> list[str]:
         config = HFBackend.Config(model=model, device="cpu")
@@ -348,7 +348,7 @@ def test_an_adapter_is_named_by_its_base_or_folded_in(tmp_path: Path) -> None:
     base = save_base(tmp_path / "base")
     run = make_run(tmp_path / "run", base)
     (told,) = problems("run/adapters/cleaned")
-    assert "or fold the adapter in with 'nfilter merge'" in told
+    assert "or merge the adapter with 'nfilter merge'" in told
     assert problems("base") == []
     assert CliRunner().invoke(command, [str(run)], catch_exceptions=False).exit_code == 0
     assert problems("run/merged/cleaned") == []

@@ -106,7 +106,7 @@ def test_passes_are_small_enough_for_every_process_to_have_one() -> None:
 
 def test_a_process_alone_tells_nobody_and_runs_everything() -> None:
     launch = Launch()
-    launch.tell("train", {})
+    launch.send_job("train", {})
     assert launch.leads
     assert launch.together(lambda: ({"n": 1}, {})) == [({"n": 1}, {})]
     assert launch.share(lambda: ({"n": 2}, {})) == ({"n": 2}, {})

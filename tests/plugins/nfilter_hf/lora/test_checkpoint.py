@@ -122,7 +122,7 @@ def test_a_stopped_training_ends_in_the_bytes_of_an_unbroken_one(
     assert weights(out) == weights(tmp_path / "whole")
     assert (whole.resumed_from, done.resumed_from) == (None, 8)
     assert (record(tmp_path / "whole")["resumed_from"], record(out)["resumed_from"]) == (None, 8)
-    assert ("info", "test.stage: training goes on behind step 8") in ctx.log.lines
+    assert ("info", "test.stage: training resumes after step 8") in ctx.log.lines
     assert sorted(path.name for path in out.iterdir()) == [
         "adapter_config.json", "adapter_model.safetensors", "training.json",
     ]  # fmt: skip
@@ -292,7 +292,7 @@ def test_a_full_disk_costs_a_warning_and_no_training(
     (warning,) = (
         text for kind, text in ctx.log.lines if kind == "warning" and "optimiser step" not in text
     )
-    assert "no checkpoint can be kept" in warning
+    assert "no checkpoint can be written" in warning
     assert "No space left" in warning
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from nfilter import Site
 from nfilter.testing import FakeContext
 from nfilter_hf.config import HFConfig
-from nfilter_hf.lora.choice import choose, choose_lr, hidden_size, told, too_few
+from nfilter_hf.lora.choice import choice_text, choose, choose_lr, hidden_size, too_few
 from nfilter_hf.lora.settings import LoraSettings
 from nfilter_hf.lora.trainer import LoraTrainer
 
@@ -85,13 +85,14 @@ def test_the_hidden_size_of_a_config_json(config: dict[str, Any], size: int | No
 
 def test_what_was_chosen_is_said_with_what_it_was_chosen_for() -> None:
     every = choose(LoraSettings(), 32, 576, 32)
-    assert told(every, 32, 576) == (
+    assert choice_text(every, 32, 576) == (
         "batch_size 4, epochs 10 and lr 0.00054 are chosen for 32 rows and the model's hidden size of 576: "
         "80 optimiser steps"
     )
     one = choose(LoraSettings(batch_size=8, epochs=1), 32, None, 32)
     assert (
-        told(one, 32, None) == "lr 0.0002 is chosen for a model of unknown size: 4 optimiser steps"
+        choice_text(one, 32, None)
+        == "lr 0.0002 is chosen for a model of unknown size: 4 optimiser steps"
     )
 
 
@@ -109,17 +110,17 @@ HARDLY = ": the adapter will hardly differ from the untrained model; "
         (
             {"epochs": 1},
             32,
-            "only 8 optimiser steps on 32 rows (batch_size 4, epochs 1)%sleave train.epochs out (batch_size 4 and epochs 10 are 80 steps)",
+            "only 8 optimiser steps on 32 rows (batch_size 4, epochs 1)%sremove train.epochs (batch_size 4 and epochs 10 give 80 steps)",
         ),
         (
             {"max_steps": 1},
             160,
-            "only 1 optimiser step on 160 rows (batch_size 4, epochs 3, max_steps 1)%sleave train.max_steps out, or raise it to 100",
+            "only 1 optimiser step on 160 rows (batch_size 4, epochs 3, max_steps 1)%sremove train.max_steps, or raise it to 100",
         ),
         (
             {},
             3,
-            "only 10 optimiser steps on 3 rows (batch_size 4, epochs 10)%smore rows are better; with these, train.epochs: 100 makes 100 steps",
+            "only 10 optimiser steps on 3 rows (batch_size 4, epochs 10)%sadd rows; with the present rows, train.epochs: 100 gives 100 steps",
         ),
         ({}, 8, None),
     ],
@@ -133,7 +134,11 @@ def test_too_few_steps_are_said_with_what_to_type(
     )
 
 
-@pytest.mark.types("leave train.max_steps out, or raise it", "leave «» out (batch_size")
+@pytest.mark.types(
+    "remove train.max_steps, or raise it",
+    "remove «» (batch_size",
+    "add rows; with the present rows, train.epochs:",
+)
 @pytest.mark.parametrize(
     ("settings", "rows", "remedy"),
     [
@@ -194,15 +199,15 @@ def test_before_a_run_the_rows_may_be_unknown(tmp_path: Path) -> None:
     model, site = HFConfig(model="m"), Site(tmp_path)
     open_, set_ = LoraSettings(), LoraSettings(batch_size=48, epochs=2, lr=1e-4)
     assert LoraTrainer.foretold(open_, model, site, None).text == (
-        "batch_size, epochs and lr are chosen by rows and model"
+        "batch_size, epochs and lr are chosen from the rows and the model"
     )
     known = LoraTrainer.foretold(open_, model, site, 32)
     assert "lr 0.00054 are chosen for 32 rows and the model's hidden size of 576" in known.text
     assert known.warning == ""
     away = LoraTrainer.foretold(open_, HFConfig(model="some/hub-id"), site, 32)
     assert away.text == (
-        "batch_size 4 and epochs 10 are chosen for 32 rows: 80 optimiser steps; lr is chosen by the model's size, which is known "
-        "once the model is on this machine"
+        "batch_size 4 and epochs 10 are chosen for 32 rows: 80 optimiser steps; lr is chosen from the model's size, which is known "
+        "after the model is downloaded"
     )
     assert LoraTrainer.foretold(set_, model, site, None).text == ""
     assert "only 2 optimiser steps" in LoraTrainer.foretold(set_, model, site, 32).warning

@@ -144,7 +144,7 @@ def test_memory_that_runs_out_in_one_process_shrinks_the_passes_of_both(
     both = pair(tmp_path / "two", loss=loss, poison=[1, 5, "memory"])
     code, out, err = both.ends(0)
     assert (code, both.ends(1)[0]) == (0, 0), err
-    assert "warning out of memory: forward passes of" in err
+    assert "warning out of memory: training continues with" in err
     assert json.loads(out) == pytest.approx(expected[0], abs=1e-5)
 
 
@@ -166,7 +166,7 @@ def test_a_killed_follower_ends_the_first_process_with_an_error(tmp_path: Path, 
     assert both.ends(1)[0] == -9
     code, _, err = both.ends(0, SECONDS)
     assert code == 5
-    assert "another process of this launch is gone without a word, killed perhaps" in err
+    assert "another process of this launch ended without an error message, possibly killed" in err
     assert "run the same command to resume" in err
 
 
@@ -203,8 +203,14 @@ def test_a_run_that_fails_sends_the_follower_home(tmp_path: Path, pair: Any) -> 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"settings 1": {"lr": 1e-3}}, "trains with other settings: start every process with the"),
-        ({"base 1": "other"}, "trains another base than 'student' is here (other)"),
+        (
+            {"settings 1": {"lr": 1e-3}},
+            "the settings of the first process differ: start every process with the",
+        ),
+        (
+            {"base 1": "other"},
+            "the base of the first process differs from 'student' in this process (other)",
+        ),
     ],
 )
 def test_processes_that_do_not_fit_are_refused(
@@ -231,7 +237,7 @@ def test_two_processes_go_on_from_a_checkpoint_with_the_same_dropout(
     both = pair(tmp_path / "broken", settings=settings)
     code, again, err = both.ends(0)
     assert code == 0, err
-    assert "training goes on behind step 4" in err
+    assert "training resumes after step 4" in err
     assert json.loads(again) == json.loads(out)
     assert_same(tmp_path / "whole" / "one", tmp_path / "broken" / "one", atol=0)
     one = alone(tmp_path / "one", settings=settings)
@@ -257,7 +263,7 @@ def test_two_processes_answer_and_score_as_one(tmp_path: Path, pair: Any, alone:
     assert base[0][-1]["failure"]["kind"] == "too_long"
 
 
-@pytest.mark.types("GPUs: start one for each with torchrun --nproc-per-node")
+@pytest.mark.types("GPUs: start one per GPU with torchrun --nproc-per-node")
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)

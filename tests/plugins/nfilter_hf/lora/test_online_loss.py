@@ -303,7 +303,7 @@ def test_weights_that_are_all_zero_teach_nothing_and_break_nothing(
         text for kind, text in ctx.log.lines if kind == "warning" and "optimiser step" not in text
     ]
     assert said == [
-        "the online loss 'made' gave weight 0 to every token of step 1: nothing is learnt from it"
+        "the online loss 'made' gave weight 0 to every token of step 1: the step does not change the adapter"
     ]
 
 
@@ -327,7 +327,7 @@ def test_a_pass_whose_weights_are_all_zero_takes_no_part(tmp_path: Path) -> None
     [
         (made(lambda n: torch.full((n,), torch.nan)), r"the online loss 'made'.* weights of step 1 are not finite"),
         (made(lambda n: torch.tensor([torch.inf] + [1.0] * (n - 1))), r"'made': 1 of \d+ weights.*first: inf"),
-        (made(lambda n: torch.ones(n + 1)), r"'made': weigh gave weights of shape"),
+        (made(lambda n: torch.ones(n + 1)), r"'made': weigh returned weights of the shape"),
         (made(lambda n: -torch.ones(n), "weighed"), r"'made': a weight is negative"),
         (
             SimpleNamespace(name="flat", mean_over="given", stats=lambda logits, labels: {"all": logits}),
@@ -441,7 +441,7 @@ def test_the_embedded_model_trains_with_dft(tmp_path: Path, open_backend: Any) -
     assert after < 0.5 * before
 
 
-@pytest.mark.types("no mean over such weights is one; write mean_over")
+@pytest.mark.types("the mean over the weights is undefined; write mean_over")
 def test_negative_weights_are_taken_with_the_given_mean(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="write mean_over = 'given'"):
         train(tmp_path, made(lambda n: -torch.ones(n), "weighed"), max_steps=1)

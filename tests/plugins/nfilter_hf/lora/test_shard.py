@@ -16,14 +16,15 @@ from nfilter_hf.lora.shard import sharded
 from nfilter_hf.lora.trainer import LoraTrainer
 
 
-@pytest.mark.types("or leave train.shard out")
+@pytest.mark.types("or remove train.shard")
 def test_one_process_cannot_spread_a_base(tmp_path: Path) -> None:
     module = llama()
     before = {name: type(child) for name, child in module.named_modules()}
     samples = [sample(i) for i in range(8)]
     settings = LoraSettings(rank=4, epochs=1, shard=True)
     with pytest.raises(
-        ModelError, match="and this is one: type torchrun --nproc-per-node N -m nfilter run"
+        ModelError,
+        match="and this is the only one: type torchrun --nproc-per-node N -m nfilter run",
     ):
         LoraTrainer(settings).train(samples, Lender(module), tmp_path / "a", FakeContext())
     assert {name: type(child) for name, child in module.named_modules()} == before
@@ -33,13 +34,13 @@ def test_one_process_cannot_spread_a_base(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.types("leave load_in_4bit out for this model, or train.shard")
+@pytest.mark.types("remove load_in_4bit from this model, or train.shard")
 def test_packed_weights_are_not_spread() -> None:
     module = llama()
     packed = torch.nn.Parameter(torch.zeros(4, dtype=torch.uint8), requires_grad=False)
     module.model.layers[0].register_parameter("packed", packed)
     with (
-        pytest.raises(ModelError, match="spreads weights of 16 or 32 bits: leave load_in_4bit out"),
+        pytest.raises(ModelError, match="needs weights of 16 or 32 bits: remove load_in_4bit"),
         sharded(module, Launch(0, 2)),
     ):
         pass

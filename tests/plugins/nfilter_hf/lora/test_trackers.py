@@ -119,11 +119,11 @@ def test_a_tracker_that_fails_costs_a_warning(kept: type[Kept], tmp_path: Path) 
     assert [entry[0] for entry in kept.seen[2:-1]] == [1, 2]
     warnings = [text for kind, text in ctx.log.lines if kind == "warning" and "mlflow" in text]
     assert warnings == [
-        "test.stage: mlflow took no figures of step 3 (OSError: the disk is full); training goes on without"
+        "test.stage: mlflow failed at step 3 (OSError: the disk is full); training continues without trackers"
     ]
 
 
-@pytest.mark.types("or leave train.trackers out")
+@pytest.mark.types("or remove train.trackers")
 def test_a_tracker_that_does_not_start_ends_training_at_once(
     kept: type[Kept], tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""What a chat template is like, learned by rendering short conversations: it is a program, and says nothing of itself."""
+"""Learn the traits of a chat template by rendering short conversations, because a template is a program without metadata."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ TOOL: Final[Mapping[str, Any]] = {
         },
     },
 }
-"""A tool that stands for any."""
+"""An example tool for rendering."""
 
 _THOUGHT_KEYS: Final = ("reasoning_content", "reasoning", "thinking")
-# Names of the role of a tool's results, the usual one first.
+# Roles of tool results, the usual one first.
 _TOOL_ROLES: Final = ("tool", "ipython", "observation", "function", "tool_response", "tool_results")  # fmt: skip
 _DAY: Final = date(2024, 7, 26)
-# A template can be given data and no function, so the day is written by a macro of its own.
+# Templates receive data but no functions, so a macro writes the date.
 _DATED: Final = (
     "{% macro strftime_now(form) %}{{ form"
     + "".join(f" | replace('%{code}', '{_DAY.strftime('%' + code)}')" for code in "YmdBbAaHMSyjeI")
@@ -42,16 +42,16 @@ _DATED: Final = (
 
 
 class ChatError(Exception):
-    """A conversation that the chat template cannot render; caught inside this plugin."""
+    """A conversation that the chat template rejects; caught inside this plugin."""
 
 
 class Renderer:
-    """A chat template with the tokenizer that runs it. What a template writes never depends on the day."""
+    """A chat template with the tokenizer that runs it. The date in a template is constant."""
 
     def __init__(
         self, tokenizer: Any, template: str, more: Mapping[str, Any], *, tools: bool = False
     ) -> None:
-        """``tools``: the template is for conversations with tools alone."""
+        """``tools``: the template is only for conversations with tools."""
         self._always = tools
         self._parts = False
         self._tokenizer = tokenizer
@@ -70,7 +70,11 @@ class Renderer:
         ask: bool,
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
-        """The text of ``turns``; with ``ask``, up to where a model's turn begins. Raises ChatError."""
+        """Return the text of ``turns``; with ``ask``, followed by the generation prompt.
+
+        Raises:
+            ChatError: if the template rejects the turns.
+        """
         from jinja2 import TemplateError
 
         try:
@@ -83,12 +87,16 @@ class Renderer:
                 **self._more,
             )
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
-            raise ChatError(f"the chat template refuses the conversation: {error}") from error
+            raise ChatError(f"the chat template rejects the conversation: {error}") from error
         return str(text)
 
-    def settle(self) -> None:
-        """Find out whether a text is given as it is or as a part of a list. Raises ChatError where neither is written."""
-        problem = ChatError("the chat template leaves out the text of a user's turn")
+    def choose_content_form(self) -> None:
+        """Determine whether the template needs content as a text or as a list of parts.
+
+        Raises:
+            ChatError: if it renders neither.
+        """
+        problem = ChatError("the chat template omits the text of a user's turn")
         for self._parts in (False, True):
             try:
                 if USER in self((_ASKED,), ask=True, tools=[TOOL] if self._always else None):
@@ -101,7 +109,7 @@ class Renderer:
     def tried(
         self, turns: Sequence[Mapping[str, Any]], *, ask: bool, tools: bool = False
     ) -> str | None:
-        """The text, or None where the template refuses the turns."""
+        """Return the text, or None if the template rejects the turns."""
         try:
             return self(turns, ask=ask, tools=[TOOL] if tools or self._always else None)
         except ChatError:
@@ -115,12 +123,12 @@ def _in_parts(turn: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Habits:
-    """What was learned of a template.
+class TemplateTraits:
+    """The traits of a template.
 
-    ``opened`` is what a prompt ends with and a finished turn lacks, ``lead`` what is before an answer's text in its turn.
-    ``ends`` are what may end an assistant's turn, each of one token or more, ``end_of_turn`` what ends the last. ``inner``
-    are tokens that stand around calls, results, tools and thoughts and open no turn.
+    ``opened`` is text at the end of a prompt that a finished turn lacks, ``lead`` the text before an answer in its turn. ``ends``
+    are texts of one or more tokens that end an assistant's turn, ``end_of_turn`` ends the last one. ``inner`` are tokens around
+    calls, results, tools and reasoning that open no turn.
     """
 
     takes_system: bool
@@ -132,8 +140,8 @@ class Habits:
     inner: tuple[str, ...] = ()
 
 
-def learn(render: Renderer, added: re.Pattern[str]) -> Habits:
-    """Render what is needed to know a template. ``added`` matches any added token of the tokenizer."""
+def learn(render: Renderer, added: re.Pattern[str]) -> TemplateTraits:
+    """Learn the traits of a template. ``added`` matches any added token of the tokenizer."""
     shown = render.tried(({"role": "system", "content": SYSTEM}, _ASKED), ask=True)
     opened, lead, end, middle = _answer(render, added)
     arguments, null, call_text = _calls(render)
@@ -146,9 +154,9 @@ def learn(render: Renderer, added: re.Pattern[str]) -> Habits:
     tools_text = render.tried((_ASKED,), ask=True, tools=True) or ""
     form = Form(role, arguments, null, _NAME in tools_text, thoughts, marks)
     inner = (_around(added, call_text, _VALUE) | _around(added, result_text, RESULT)) - ends
-    # Thoughts that are a field of their own are text all through.
+    # Reasoning in a separate field is plain text.
     inner |= {mark for pair in THOUGHTS for mark in pair} if thoughts or marks else set()
-    return Habits(
+    return TemplateTraits(
         shown is not None and SYSTEM in shown,
         opened,
         lead,
@@ -160,7 +168,7 @@ def learn(render: Renderer, added: re.Pattern[str]) -> Habits:
 
 
 def _answer(render: Renderer, added: re.Pattern[str]) -> tuple[str, str, str | None, str | None]:
-    """What a prompt opens that a finished turn lacks, what is before an answer, what ends the last and what others."""
+    """The traits ``opened`` and ``lead``, and the texts that end the last answer and earlier ones."""
     prompt = render.tried((_ASKED,), ask=True)
     text = render.tried((_ASKED, _ANSWERED), ask=False)
     at = -1 if prompt is None or text is None else text.rfind(ANSWER)
@@ -170,7 +178,7 @@ def _answer(render: Renderer, added: re.Pattern[str]) -> tuple[str, str, str | N
     lead = text[len(prompt) : at] if text.startswith(prompt) else ""
     more = (_ASKED, _ANSWERED, {"role": "user", "content": "Nxt7"})
     last, middle = _run(added, text), _run(added, render.tried(more, ask=True) or "")
-    # What the two have in common is the end; what follows is the end of all, or the beginning of the next turn.
+    # Their common part is the end of the turn; the rest ends the conversation or begins the next turn.
     same = "".join(one for one, other in zip(last, middle, strict=False) if one == other)
     if last[:1] == middle[:1] and same:
         return opened, lead, same, same
@@ -178,18 +186,18 @@ def _answer(render: Renderer, added: re.Pattern[str]) -> tuple[str, str, str | N
 
 
 def _run(added: re.Pattern[str], text: str) -> list[str]:
-    """The added tokens right after the last answer, blanks before the first of them aside."""
+    """The added tokens right after the last answer, ignoring white space before them."""
     at = text.rfind(ANSWER)
     rest = text[at + len(ANSWER) :].lstrip() if at >= 0 else ""
-    found: list[str] = []
+    tokens: list[str] = []
     while match := added.match(rest):
-        found.append(match.group())
+        tokens.append(match.group())
         rest = rest[match.end() :]
-    return found
+    return tokens
 
 
 def _call_end(added: re.Pattern[str], text: str) -> set[str]:
-    """The token that ends a call's turn and no other, unless it only closes what another opens."""
+    """The token that ends only the turn of a call, unless it is the closing one of a pair."""
     tokens = added.findall(text[text.rfind(_VALUE) :])
     last = tokens[-1] if tokens else ""
     pairs = (last.replace("/", ""), last.replace("end", "begin"))
@@ -201,7 +209,7 @@ def _token_after(text: str, what: str, tokens: set[str]) -> bool:
 
 
 def _calls(render: Renderer) -> tuple[Arguments | None, bool, str]:
-    """In which form calls are written, whether their turn's text has to be null, and the text of one."""
+    """The form of calls, whether the text of their turn must be null, and an example text."""
     ways: tuple[Arguments, ...] = ("object", "text")
     for null in (False, True):
         for way in ways:
@@ -214,10 +222,10 @@ def _calls(render: Renderer) -> tuple[Arguments | None, bool, str]:
 
 
 def _written(text: str, *, tools: bool) -> bool:
-    # The tool itself may hold the names.
+    # The description of the tool also contains the names.
     least = 2 if tools else 1
-    told = text.count(_NAME) >= least and text.count(_KEY) >= least and _VALUE in text
-    return told and f"'{_KEY}'" not in text and f'\\"{_KEY}' not in text
+    present = text.count(_NAME) >= least and text.count(_KEY) >= least and _VALUE in text
+    return present and f"'{_KEY}'" not in text and f'\\"{_KEY}' not in text
 
 
 def _calling(way: Arguments, *, null: bool) -> dict[str, Any]:
@@ -228,7 +236,7 @@ def _calling(way: Arguments, *, null: bool) -> dict[str, Any]:
 
 
 def _thoughts(render: Renderer, opened: str) -> tuple[str | None, tuple[str, str] | None]:
-    """The template's key of thoughts, else the marks by which it knows them within a text."""
+    """The template's key of reasoning, else the marks with which it recognises reasoning in a text."""
     for key in _THOUGHT_KEYS:
         if key in render.template:
             text = render.tried((_ASKED, {**_ANSWERED, key: THOUGHT}), ask=False) or ""
@@ -238,9 +246,9 @@ def _thoughts(render: Renderer, opened: str) -> tuple[str | None, tuple[str, str
         if opened.strip().endswith(pair[0]):
             return None, pair
         if pair[1] in render.template:
-            # A template that knows thoughts within a text leaves them out of what was said before.
-            told = {**_ANSWERED, "content": f"{pair[0]}\n{THOUGHT}\n{pair[1]}\n\n{ANSWER}"}
-            text = render.tried((_ASKED, told, _ASKED), ask=True) or THOUGHT
+            # A template that recognises reasoning in a text omits it in earlier turns.
+            turn = {**_ANSWERED, "content": f"{pair[0]}\n{THOUGHT}\n{pair[1]}\n\n{ANSWER}"}
+            text = render.tried((_ASKED, turn, _ASKED), ask=True) or THOUGHT
             if THOUGHT not in text and ANSWER in text:
                 return None, pair
     return None, None
@@ -249,13 +257,13 @@ def _thoughts(render: Renderer, opened: str) -> tuple[str | None, tuple[str, str
 def _tool_role(
     render: Renderer, *, called: bool, null: bool, arguments: Arguments | None
 ) -> tuple[str | None, str]:
-    """The template's own role of a tool's results, and what it makes of one.
+    """The template's role of tool results, and the text of an example.
 
-    A role that is written as a user's or an assistant's turn is none: a template that knows no tools may take a result
-    for an answer.
+    A role that is rendered like a user's or an assistant's turn does not count: a template without tools may render a result as
+    an answer.
     """
     before = _calling(arguments, null=null) if called and arguments else _ANSWERED
-    taken = {
+    ordinary = {
         render.tried((_ASKED, before, {"role": role, "content": RESULT}), ask=True)
         for role in ("user", "assistant")
     }
@@ -264,16 +272,18 @@ def _tool_role(
             continue
         turn = {"role": role, "content": RESULT, "name": _NAME, "tool_call_id": _ID}
         text = render.tried((_ASKED, before, turn), ask=True)
-        if text is not None and RESULT in text and text not in taken:
+        if text is not None and RESULT in text and text not in ordinary:
             return role, text
     return None, ""
 
 
 def _around(added: re.Pattern[str], text: str, last: str) -> set[str]:
-    """Added tokens between the user's text and ``last``, or right after it: those that hold a call or a result."""
+    """Added tokens between the user's text and ``last``, or right after it: those around a call or a result."""
     start, end = text.rfind(USER), text.rfind(last)
     if start < 0 or end < 0:
         return set()
     after = added.search(text, end)
-    found = {match.group() for match in added.finditer(text, start, end)}
-    return {token for token in found | ({after.group()} if after else set()) if not token.isspace()}
+    tokens = {match.group() for match in added.finditer(text, start, end)}
+    return {
+        token for token in tokens | ({after.group()} if after else set()) if not token.isspace()
+    }

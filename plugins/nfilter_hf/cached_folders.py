@@ -1,4 +1,4 @@
-"""Folders that are made once and kept in the user's cache: whole and as they were made, or made again."""
+"""Folders in the user's cache, with digests of their files; a damaged folder is made again."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from nfilter_hf.fingerprint import default_digests, digest_of
 _DIGESTS: Final = "digests.json"
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether ``folder`` is there, and each file in it is what was written."""
+def is_valid(folder: Path) -> bool:
+    """Whether ``folder`` exists with all of its files unchanged."""
     try:
         digests = json.loads((folder / _DIGESTS).read_text(encoding="utf-8"))
         return all(
@@ -27,27 +27,27 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
-def keep(folder: Path, write: Callable[[Path], None]) -> bool:
-    """Let ``write`` fill a new folder, and put it in the place of ``folder``; whether that is there and whole then.
+def store(folder: Path, write: Callable[[Path], None]) -> bool:
+    """Let ``write`` fill a new folder and publish it as ``folder``; return whether a valid folder then exists.
 
-    A folder that is whole is left as it is: another process may have made it in the meantime, and reads it.
+    A valid folder is not replaced, because another process may have published it in the meantime and may be reading it.
     """
-    # A home that cannot be written costs the next run the same seconds, and another process may have been first.
+    # If the cache cannot be written, the next run repeats the work.
     with suppress(OSError, StoreError, _MadeMeanwhileError), publishing_folder(folder) as part:
         write(part)
         digests = {path.name: digest_of(path) for path in sorted(part.iterdir())}
         (part / _DIGESTS).write_text(json.dumps(digests, indent=1), encoding="utf-8")
-        if is_whole(folder):
+        if is_valid(folder):
             raise _MadeMeanwhileError
-    return is_whole(folder)
+    return is_valid(folder)
 
 
 class _MadeMeanwhileError(Exception):
-    """Another process has made the folder; what this one wrote is discarded."""
+    """Another process has published the folder; this process discards its own."""
 
 
-def forget_others(folder: Path) -> None:
-    """Remove what stands beside ``folder``, but for what processes are filling for it: it is of earlier versions."""
+def remove_others(folder: Path) -> None:
+    """Remove the other folders in the same place, which are from earlier versions, but not temporary ones for ``folder``."""
     for other in folder.parent.iterdir() if folder.parent.is_dir() else ():
         if other != folder and not other.name.startswith(f".{folder.name}."):
             shutil.rmtree(other, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""Keys and values of earlier tokens in memory that is not copied at every step, and attention over it.
+"""A key-value cache in preallocated memory, and attention over it.
 
-The library's own cache joins each layer's tensors with the new token's, and so copies all of them a step. Here they
-stand in a block with room for more, and a step writes what is new. Of one token a row, attention is then two products
-over the whole blocks, with what is not there yet masked: on a CPU in bfloat16 two to three times as fast as torch's.
+The cache of transformers concatenates each layer's tensors with the new token's, which copies all of them at every step. Here
+they are blocks with free space, and a step writes only the new values. Attention for one token per row is then two products
+over the full blocks with unused entries masked: on a CPU in bfloat16 two to three times as fast as torch's.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _ROOM = 64
-"""Tokens that a block has room for when it is made, beside those that are there."""
+"""Free space of a new block in tokens."""
 
 
 NAME = "nfilter_step"
-"""Under this name transformers finds the attention of this file."""
+"""The name of this attention function in transformers."""
 
 
 @contextmanager
 def step_attention(module: Any) -> Iterator[None]:
-    """Inside, the model attends to a cache of ``roomy_cache`` with the attention of this file."""
+    """In the block, the model uses this attention with a cache of ``preallocated_cache``."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
 
@@ -38,7 +38,7 @@ def step_attention(module: Any) -> Iterator[None]:
 
 
 def _mask(*args: Any, **kwargs: Any) -> Any:
-    """The library's, which is left out of no step: it says how much of a block is there."""
+    """The mask of transformers, which no step skips: it shows the used part of a block."""
     from transformers.masking_utils import sdpa_mask
 
     if kwargs.get("q_length") == 1:
@@ -62,22 +62,22 @@ def _attend(
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     if query.shape[2] != 1 or attention_mask is None:
-        found: tuple[Tensor, None] = sdpa_attention_forward(
+        output: tuple[Tensor, None] = sdpa_attention_forward(
             layer, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
-        return found
+        return output
     rows, heads, _, width = query.shape
     groups, size = key.shape[1:3]
-    there = pad(attention_mask[:, 0], (0, size - attention_mask.shape[-1]))
+    present = pad(attention_mask[:, 0], (0, size - attention_mask.shape[-1]))
     keys, values = (t.view(rows * groups, size, width) for t in (key, value))
     scores = torch.bmm((query * scaling).reshape(rows * groups, -1, width), keys.transpose(1, 2))
-    scores.view(rows, heads, size).masked_fill_(~there, -torch.inf)
+    scores.view(rows, heads, size).masked_fill_(~present, -torch.inf)
     out = torch.bmm(scores.softmax(-1), values)
     return out.view(rows, 1, heads, width), None
 
 
-def roomy_cache(module: Any) -> Any:
-    """A cache of transformers for ``module`` whose layers have room; None where its layers are of another kind."""
+def preallocated_cache(module: Any) -> Any:
+    """Return a transformers cache for ``module`` with preallocated layers; None if it needs layers of another kind."""
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
 
@@ -93,8 +93,8 @@ def roomy_cache(module: Any) -> Any:
 def _layer_class() -> Any:
     from transformers.cache_utils import DynamicLayer
 
-    class RoomyLayer(DynamicLayer):  # type: ignore[misc]
-        """A layer's keys and values, [rows, heads, tokens, width], as views of blocks with room behind them."""
+    class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
+        """A layer's keys and values, [rows, heads, tokens, width], as views of larger blocks."""
 
         blocks: tuple[Tensor, Tensor] | None = None
         keys: Any
@@ -107,7 +107,7 @@ def _layer_class() -> Any:
             *args: Any,
             **kwargs: Any,
         ) -> tuple[Tensor, Tensor]:
-            """Write the new states behind the old ones and return all of them; of one token a row, the whole blocks."""
+            """Append the new states and return all of them; for one token per row, the full blocks."""
             if not self.is_initialized:
                 self.lazy_initialization(key_states, value_states)
             before = self.get_seq_length()
@@ -124,25 +124,25 @@ def _layer_class() -> Any:
             return self.blocks if after == before + 1 else (self.keys, self.values)
 
         def batch_repeat_interleave(self, repeats: int) -> None:
-            """Each row ``repeats`` times."""
+            """Repeat each row ``repeats`` times."""
             super().batch_repeat_interleave(repeats)
             self.blocks = None
 
         def batch_select_indices(self, indices: Tensor) -> None:
-            """The rows of ``indices`` alone."""
+            """Keep only the rows of ``indices``."""
             super().batch_select_indices(indices)
             self.blocks = None
 
         def reset(self) -> None:
-            """Nothing is kept."""
+            """Clear the cache."""
             super().reset()
             self.blocks = None
 
-    return RoomyLayer
+    return PreallocatedLayer
 
 
 def _block(old: Tensor, new: Tensor, before: int, size: int) -> Tensor:
-    # Zeros: what a share of 0 is multiplied by must be a number.
+    # Zeros, because masked entries are multiplied by 0 and must be finite.
     block = new.new_zeros(*new.shape[:-2], size, new.shape[-1])
     if before:
         block[..., :before, :] = old

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nfilter_hf.kept import forget_others, is_whole, keep
+from nfilter_hf.cached_folders import is_valid, remove_others, store
 
 
 @pytest.fixture(autouse=True)
@@ -23,26 +23,26 @@ def test_what_another_process_made_in_the_meantime_stays(tmp_path: Path) -> None
 
     def write(partial: Path) -> None:
         said(partial, "ours")
-        assert keep(other, lambda p: said(p, "theirs"))
+        assert store(other, lambda p: said(p, "theirs"))
         other.replace(folder)
 
-    assert keep(folder, write)
+    assert store(folder, write)
     assert (folder / "weights").read_text() == "theirs"
     assert [path.name for path in folder.parent.iterdir()] == ["now"]
 
 
 def test_what_is_damaged_is_made_again(tmp_path: Path) -> None:
     folder = tmp_path / "made" / "now"
-    assert keep(folder, lambda p: said(p, "first"))
+    assert store(folder, lambda p: said(p, "first"))
     (folder / "weights").write_text("other")
-    assert not is_whole(folder)
-    assert keep(folder, lambda p: said(p, "second"))
+    assert not is_valid(folder)
+    assert store(folder, lambda p: said(p, "second"))
     assert (folder / "weights").read_text() == "second"
 
 
 def test_earlier_versions_are_removed_and_work_of_others_is_not(tmp_path: Path) -> None:
     for name in ("old", "now", ".now.here-123.part"):
         (tmp_path / name).mkdir()
-    forget_others(tmp_path / "now")
+    remove_others(tmp_path / "now")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".now.here-123.part", "now"]
-    forget_others(tmp_path / "none" / "now")
+    remove_others(tmp_path / "none" / "now")

@@ -1,4 +1,4 @@
-"""Small values that are kept in the user's cache between runs: a file of JSON that may be lost at any time."""
+"""Small values in the user's cache: JSON files that may be deleted at any time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nfilter import StoreError, publishing
 
 
 def recall(file: Path) -> dict[str, Any]:
-    """What ``file`` holds, by key; nothing where it is not there or holds something else."""
+    """Return the values in ``file`` by key; empty if it is missing or invalid."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -21,6 +21,6 @@ def recall(file: Path) -> dict[str, Any]:
 
 
 def remember(file: Path, known: Mapping[str, Any]) -> None:
-    """Replace what ``file`` holds. A home that cannot be written costs the next run the same work, no more."""
+    """Replace the values in ``file``. If it cannot be written, the next run computes them again."""
     with suppress(OSError, StoreError), publishing(file) as out:
         out.write(json.dumps(known, indent=1))

@@ -13,7 +13,7 @@ from lent_llama import llama
 
 from nfilter import Message, Request, Sampling
 from nfilter_hf import generation
-from nfilter_hf.roomy import roomy_cache, step_attention
+from nfilter_hf.preallocated_cache import preallocated_cache, step_attention
 
 OPEN = Callable[..., Any]
 TEXTS = ("what is two plus three ?", "name a colour", "the quick brown fox jumps over", "yes")
@@ -52,7 +52,7 @@ def test_answers_and_their_chances_are_those_of_the_librarys_cache(
 
 
 def test_a_block_that_is_outgrown_keeps_what_it_held() -> None:
-    cache = roomy_cache(llama())
+    cache = preallocated_cache(llama())
     layer = cache.layers[0]
     made = torch.randn(2, 2, 200, 8)
     layer.update(made[:, :, :3], made[:, :, :3])
@@ -76,10 +76,10 @@ def test_bfloat16_takes_it_and_float32_does_not(
     made: list[Any] = []
 
     def noted(module: Any) -> Any:
-        made.append(roomy_cache(module))
+        made.append(preallocated_cache(module))
         return made[-1]
 
-    monkeypatch.setattr(generation, "roomy_cache", noted)
+    monkeypatch.setattr(generation, "preallocated_cache", noted)
     open_backend(checkpoint()).generate(asked())
     assert not made
     backend = open_backend(checkpoint(), dtype="bfloat16")
@@ -125,7 +125,7 @@ def test_a_greedy_answer_without_logprobs_is_the_same_and_what_is_not_finite_fai
 def test_a_cache_of_another_kind_is_left_to_the_library(
     checkpoint: Callable[..., Path], open_backend: OPEN
 ) -> None:
-    assert roomy_cache(open_backend(checkpoint("gemma2"))._load().module) is None
+    assert preallocated_cache(open_backend(checkpoint("gemma2"))._load().module) is None
     module = open_backend(checkpoint())._load().module
     before = module.config._attn_implementation
     with step_attention(module):

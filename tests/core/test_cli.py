@@ -272,7 +272,7 @@ def test_control_c_ends_a_run_with_130_and_no_traceback(home: Path, example_dist
 def test_a_plugins_verb_is_found_and_a_broken_one_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from nfilter import cli
+    from nfilter.cli import group
 
     @click.command()
     def hello() -> None:
@@ -291,8 +291,8 @@ def test_a_plugins_verb_is_found_and_a_broken_one_is_named(
             return self.found
 
     monkeypatch.setattr(
-        cli,
-        "_plugin_commands",
+        group,
+        "plugin_commands",
         lambda: {"hello": [Point(hello)], "bad": [Point(ImportError("no left_pad"))]},
     )
     assert entry(["hello"]) == 0

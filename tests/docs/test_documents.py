@@ -92,8 +92,7 @@ def test_the_rooms_are_all_there_and_all_named() -> None:
     }
     methods = {f"plugins/{path.name}" for path in (ROOT / "plugins").iterdir() if path.is_dir()}
     small = {
-        f"nfilter/{name}"
-        for name in ("__init__.py", "__main__.py", "cli.py", "progress.py", "__pycache__")
+        f"nfilter/{name}" for name in ("__init__.py", "__main__.py", "progress.py", "__pycache__")
     }
     assert (core | methods) - small - named == set()
 

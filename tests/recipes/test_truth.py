@@ -190,7 +190,10 @@ def test_a_fresh_run_uses_nothing_of_the_one_before(
     file = str(tools.recipes / "quickstart.yaml")
     done = tools.call("run", file, "--out", "run", "--fresh", *smaller, cwd=copy)
     assert (done.code, len(asked)) == (5, 1)
-    assert "run: moved to run.old-1, its journal too; the run begins anew" in done.err
+    assert (
+        "run: renamed to run.old-1, its journal included; the run starts from the beginning"
+        in done.err
+    )
     assert (copy / "run.old-1" / "cleaned.jsonl").is_file()
     assert not (copy / "run" / "cleaned.jsonl").exists()
 

@@ -213,13 +213,15 @@ def test_every_class_of_this_distribution_is_found_by_the_files_alone() -> None:
 def test_a_command_of_two_distributions_is_an_error_only_when_it_is_typed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import nfilter.cli as cli
+    from nfilter.cli import entry, group
 
     def points() -> dict[str, list[Any]]:
         return {"twice": [SimpleNamespace(value=f"{name}:command", dist=SimpleNamespace(name=name)) for name in ("one", "two")]}  # fmt: skip
 
-    monkeypatch.setattr(cli, "_plugin_commands", points)
-    assert cli.entry(["--help"]) == 0
-    assert cli.entry(["twice"]) == 3
+    monkeypatch.setattr(group, "plugin_commands", points)
+    assert entry(["--help"]) == 0
+    assert entry(["twice"]) == 3
     said = capsys.readouterr().err
-    assert "the command 'twice' is there twice: one:command of one and two:command of two" in said
+    assert (
+        "the command 'twice' is provided twice: one:command of one and two:command of two" in said
+    )

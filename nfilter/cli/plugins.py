@@ -1,0 +1,56 @@
+"""The commands about plugins: the installed components and their settings, and a skeleton of a new one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from nfilter.cli.group import main
+from nfilter.cli.shared import console, json_option, load_plugins
+
+
+@main.group(name="plugins", invoke_without_command=True)
+@json_option
+@click.pass_context
+def plugins_group(ctx: click.Context, as_json: bool) -> None:
+    """List the installed components; `plugins show NAME` prints the settings of one."""
+    if ctx.invoked_subcommand is None:
+        from nfilter.registry.catalogue import show_all
+
+        show_all(load_plugins(), console(), as_json=as_json)
+
+
+@plugins_group.command(name="list")
+@json_option
+def plugins_list(as_json: bool) -> None:
+    """List the installed components and their distributions."""
+    from nfilter.registry.catalogue import show_all
+
+    show_all(load_plugins(), console(), as_json=as_json)
+
+
+@plugins_group.command(name="show")
+@click.argument("name")
+@json_option
+def plugins_show(name: str, as_json: bool) -> None:
+    """Print the description and the settings of a component, with types and defaults."""
+    from nfilter.registry.catalogue import show_one
+
+    show_one(load_plugins(), name, console(), as_json=as_json)
+
+
+@main.command(name="new-plugin")
+@click.argument("name", metavar="NAME")
+@click.option(
+    "--kind", required=True, help="The kind of component: stage, token-stage, backend, ..."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="The new folder.  [default: NAME]")
+def new_plugin(name: str, kind: str, out: Path | None) -> None:
+    """Write the skeleton of a plugin: a distribution with a passing test and a recipe that runs it."""
+    from nfilter.testing.new_plugin import new_plugin as write
+
+    into = out or Path(name)
+    for file in write(name, kind, into):
+        click.echo(f"wrote {file}")
+    click.echo(f"next: cd {into}, then pip install -e '.[test]', pytest, nfilter run recipe.yaml")

@@ -1,0 +1,339 @@
+"""The commands that work on a recipe and its data, before or without a run, and ``run``."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nfilter.cli.group import main
+from nfilter.cli.shared import (
+    allow_option,
+    attributed,
+    checked_recipe,
+    console,
+    json_option,
+    limit_option,
+    load_plugins,
+    plain,
+    raise_faults,
+    recipe_argument,
+    set_option,
+    sound_recipe,
+)
+
+
+@main.command()
+@recipe_argument
+@set_option
+@allow_option
+@limit_option
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The run directory.  [default: runs/NAME]"
+)
+@click.option("--seeds", metavar="0,1,2", help="Run once per seed and aggregate the figures.")
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="The run starts from the beginning; the existing run directory is renamed, its journal included.",
+)
+@click.option("--quiet", is_flag=True, help="Print only warnings.")
+@json_option
+def run(
+    recipe: Path,
+    assignments: tuple[str, ...],
+    allow: tuple[str, ...],
+    limit: int | None,
+    out: Path | None,
+    seeds: str | None,
+    fresh: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Run a recipe from its source to an evaluated adapter; resume an interrupted run."""
+    from nfilter.engine import launch as launches
+    from nfilter.engine import run as engine
+    from nfilter.engine.pilot import directory_of
+    from nfilter.engine.seeds import run_seeds
+    from nfilter.progress import reporter_for
+    from nfilter.report.summary import summarise
+    from nfilter.store.run_directory import set_aside
+
+    launch = launches.Launch.of()
+    plugins, loaded = sound_recipe(recipe, assignments, allow)
+    reporter = reporter_for(quiet=quiet or as_json)
+    if launch.rank:
+        launches.follow(loaded, plugins, launch)
+        return
+    if warning := launches.single_process_warning():
+        reporter.warning(warning)
+    target = out or Path("runs") / loaded.name
+    every = _seeds(seeds) if seeds is not None else None
+    aside = set_aside(target) if fresh else None
+    if aside is not None:
+        reporter.info(
+            f"{target}: renamed to {aside}, its journal included; the run starts from the beginning"
+        )
+    with launches.leading(loaded, launch):
+        if every is not None:
+            result = run_seeds(loaded, plugins, target, every, limit=limit, reporter=reporter)
+        else:
+            tried = [directory_of(target) / "journal.db"]
+            result = engine.run(
+                loaded, plugins, target, limit=limit, reporter=reporter, lenders=tried
+            )
+    if as_json:
+        click.echo(json.dumps({"directory": str(result.directory), **result.metrics}))
+        return
+    summarise(result.directory, result.metrics, console())
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        says = f"integers with commas, like 0,1,2, not {text[:80]!r}"
+        raise click.BadParameter(says, param_hint="'--seeds'") from error
+    if len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) >= 2**63:
+        says = f"distinct seeds from 0 to 2**63 - 1, not {text[:80]!r}"
+        raise click.BadParameter(says, param_hint="'--seeds'")
+    return seeds
+
+
+@main.command()
+@recipe_argument
+@set_option
+@allow_option
+@json_option
+def check(
+    recipe: Path, assignments: tuple[str, ...], allow: tuple[str, ...], as_json: bool
+) -> None:
+    """Check a recipe without running it: names, settings, prompts, models, data. Load no model."""
+    _, loaded, report = checked_recipe(recipe, assignments, allow, data=True)
+    if as_json:
+        parts = ("faults", "warnings", "facts", "memory")
+        click.echo(json.dumps({name: getattr(report, name) for name in parts}))
+        if report.faults:
+            raise SystemExit(4 if report.data_faults == report.faults else 2)
+        return
+    if report.faults:
+        raise_faults(report)
+    for fact in report.facts:
+        click.echo(plain(fact))
+    for warning in report.warnings:
+        click.echo(f"warning: {plain(warning)}")
+    stages = len(loaded.samples) + len(loaded.tokens)
+    noun = "stage" if stages == 1 else "stages"
+    number = len(report.warnings)
+    warned = f", {number} warning{'s' if number != 1 else ''}" if number else ""
+    given = [word for text in assignments for word in ("--set", text)]
+    given += [word for host in allow for word in ("--allow-host", host)]
+    command = shlex.join(["nfilter", "run", str(recipe), *given])
+    click.echo(f"{recipe}: no faults{warned}; `{plain(command)}` runs {stages} {noun}")
+
+
+@main.command()
+@recipe_argument
+@set_option
+@allow_option
+@limit_option
+@json_option
+def lint(
+    recipe: Path,
+    assignments: tuple[str, ...],
+    allow: tuple[str, ...],
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """Encode the source and report lengths, truncation, masks and tokenizers. Run no stage, train nothing."""
+    from nfilter.engine.preview import preview
+    from nfilter.report.encoding import render
+
+    plugins, loaded = sound_recipe(recipe, assignments, allow)
+    with attributed(plugins, "lint"):
+        found = preview(loaded, plugins, limit)
+    if as_json:
+        click.echo(json.dumps({"figures": found.figures, "warnings": found.warnings}))
+        return
+    render(found.figures, found.warnings, console())
+
+
+@main.command()
+@recipe_argument
+@set_option
+@allow_option
+@limit_option
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="A run directory with measured speeds for the estimate.  [default: runs/NAME]",
+)
+@json_option
+def plan(
+    recipe: Path,
+    assignments: tuple[str, ...],
+    allow: tuple[str, ...],
+    limit: int | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Estimate the calls, tokens, dollars and hours of a run. Call no model."""
+    from nfilter.engine import plan as engine
+    from nfilter.report.plan import render
+
+    plugins, loaded = sound_recipe(recipe, assignments, allow)
+    with attributed(plugins, "plan"):
+        target = out or Path("runs") / loaded.name
+        found = engine.plan(loaded, plugins, limit, target)
+    if as_json:
+        click.echo(json.dumps(found.to_json()))
+        return
+    render(found, console())
+
+
+@main.command()
+@recipe_argument
+@set_option
+@allow_option
+@click.option(
+    "--rows",
+    "count",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="The number of rows, sampled with the recipe's seed.",
+)
+@click.option(
+    "--usd",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Maximum cost of the pilot in dollars.  [default: 1, or the recipe's budget if lower]",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The run directory.  [default: runs/NAME-pilot]"
+)
+@click.option("--quiet", is_flag=True, help="Print only warnings.")
+@json_option
+def pilot(
+    recipe: Path,
+    assignments: tuple[str, ...],
+    allow: tuple[str, ...],
+    count: int,
+    usd: float | None,
+    out: Path | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Run a recipe on a few rows; estimate its changes, cost, time and the value of its views."""
+    from nfilter.engine import pilot as engine
+    from nfilter.progress import reporter_for
+    from nfilter.report.pilot import render
+
+    plugins, loaded = sound_recipe(recipe, assignments, allow)
+    with attributed(plugins, "pilot"):
+        found = engine.pilot(
+            loaded,
+            plugins,
+            out or engine.directory_of(Path("runs") / loaded.name),
+            count=count,
+            usd=usd,
+            reporter=reporter_for(quiet=quiet or as_json),
+        )
+    if as_json:
+        click.echo(json.dumps(found.to_json()))
+        return
+    render(found, console())
+
+
+@main.command()
+@click.option(
+    "--template",
+    help="The shipped recipe to copy.  [default: classes for few distinct answers, else robustft]",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True),
+    help="The dataset; its columns are inferred.",
+)
+@click.option(
+    "--model",
+    help="The model to train: a hub id, a folder, a GGUF file, or a short name (smollm2, tiny).",
+)
+@click.option(
+    "--test",
+    type=click.Path(path_type=Path, exists=True),
+    help="The test rows, on which the arms are compared.",
+)
+@click.option(
+    "--expert", help="An API model that answers and reviews, such as anthropic/claude-sonnet-4-5."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("recipe.yaml"), show_default=True
+)
+@click.option("--force", is_flag=True, help="Overwrite an existing recipe.")
+def init(**given: Any) -> None:
+    """Write a recipe for your data and your model."""
+    from nfilter.recipe.init import scaffold
+
+    plugins = load_plugins()
+    with attributed(plugins, "init"):
+        made = scaffold(plugins, **given)
+    for line in made:
+        click.echo(line)
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path), help="Write the schema to this file.")
+@click.option("--markdown", is_flag=True, help="Print a page with all settings instead.")
+def schema(out: Path | None, markdown: bool) -> None:
+    """Print the JSON Schema of a recipe, with the settings of the installed plugins, for editors and other programs."""
+    from nfilter.recipe.reference import reference
+    from nfilter.recipe.schema import schema_of, write_schema
+
+    plugins = load_plugins()
+    with attributed(plugins, "schema"):
+        if out is None:
+            page = reference(plugins) if markdown else json.dumps(schema_of(plugins), indent=1)
+            click.echo(plain(page))
+            return
+        if markdown:
+            raise click.UsageError(
+                "--out writes the schema; leave --markdown out, or redirect the page: > FILE"
+            )
+        line = write_schema(plugins, out)
+    click.echo(f"wrote {plain(str(out))}; recipes in its folder begin with: {plain(line)}")
+
+
+@main.command(name="inject-noise")
+@click.argument("data", type=click.Path(path_type=Path, exists=True))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--ratio",
+    type=click.FloatRange(0, 1),
+    required=True,
+    help="The fraction of rows with a wrong answer.",
+)
+@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--kind", type=click.Choice(["choice", "label", "number", "exact", "spans", "text"]), required=True,
+    help="The kind of the answers.",
+)  # fmt: skip
+@click.option(
+    "--wrong",
+    metavar="COLUMN",
+    help="The column with the wrong answer of each row, or a list of wrong answers.",
+)
+@json_option
+def inject_noise(
+    data: Path, out: Path, ratio: float, seed: int, kind: str, wrong: str | None, as_json: bool
+) -> None:
+    """Replace a fraction of the answers by wrong ones; the true answers are in the column `truth`."""
+    from nfilter.recipe.init import inject
+
+    counts = inject(load_plugins(), data, out, ratio, seed, kind, wrong)
+    if as_json:
+        click.echo(json.dumps(counts))
+    else:
+        click.echo(", ".join(f"{name} {count}" for name, count in counts.items()))

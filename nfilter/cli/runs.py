@@ -1,0 +1,115 @@
+"""The commands that read a finished run: explain, compare, audit, export, push."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from nfilter.cli.group import main
+from nfilter.cli.shared import attributed, console, json_option, load_plugins, plain
+
+
+@main.command()
+@click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("sample_id", metavar="ID")
+@click.option("--full", is_flag=True, help="Print long texts in full.")
+@click.option("--truth", is_flag=True, help="Print the true label, if it is known.")
+@click.option(
+    "--tokens",
+    is_flag=True,
+    help="Print each response token with its scores and whether it is in the loss.",
+)
+@json_option
+def explain(
+    run_directory: Path, sample_id: str, full: bool, truth: bool, tokens: bool, as_json: bool
+) -> None:
+    """Print the decisions about one row, kept or dropped. ID of an unreadable row: line:N."""
+    from nfilter.report import explain as report
+
+    found = report.explain(run_directory, sample_id, show_truth=truth, show_tokens=tokens)
+    if as_json:
+        click.echo(json.dumps(report.as_json(found), ensure_ascii=False))
+    else:
+        report.render(found, console(), full=full)
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@json_option
+def compare(runs: tuple[Path, ...], as_json: bool) -> None:
+    """Print the figures of several runs side by side."""
+    from nfilter.report import compare as report
+
+    table = report.compare(list(runs))
+    if as_json:
+        click.echo(json.dumps(report.as_json(table), ensure_ascii=False))
+    else:
+        report.render(table, console())
+
+
+@main.command()
+@click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--n", "size", type=click.IntRange(min=2), help="The number of rows.  [default: 50]")
+@click.option("--seed", type=int, help="The seed of the sample of rows.  [default: 0]")
+@click.option("--open", "unblind", is_flag=True, help="Show the run's decision about each row.")
+@json_option
+def audit(
+    run_directory: Path, size: int | None, seed: int | None, unblind: bool, as_json: bool
+) -> None:
+    """Sample rows to check by hand; with the answers filled in, estimate precision and recall of the flags."""
+    from nfilter.report import audit as report
+
+    result = report.audit(run_directory, n=size, seed=seed, blind=not unblind)
+    if as_json:
+        click.echo(json.dumps(report.as_json(result), ensure_ascii=False))
+    else:
+        report.render(result, console())
+
+
+@main.command()
+@click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "name",
+    required=True,
+    help="messages, trl, axolotl, llamafactory, spans, or an exporter of a plugin.",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="A new folder.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the format."
+)
+def export(run_directory: Path, name: str, out: Path, settings: tuple[str, ...]) -> None:
+    """Write the cleaned rows of a run for another trainer, with token masks if the run has token stages."""
+    from nfilter.engine import export as engine
+
+    pairs = dict(text.partition("=")[::2] for text in settings)
+    plugins = load_plugins()
+    with attributed(plugins, "export"):
+        done = engine.export(run_directory, plugins, name, out, pairs)
+    click.echo(f"{out}:")
+    for line in done:
+        click.echo(f"  {line}")
+
+
+@main.command()
+@click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--to",
+    required=True,
+    metavar="DIR|hub:OWNER/NAME",
+    help="A new folder, or a repository of the Hugging Face Hub.",
+)
+@click.option(
+    "--license",
+    "licence",
+    help="The license of the data by its name on the hub, such as cc-by-4.0.",
+)
+@click.option("--public", is_flag=True, help="New repositories are public; default: private.")
+def push(run_directory: Path, to: str, licence: str | None, *, public: bool) -> None:
+    """Publish the cleaned dataset and the adapter, each with a card that describes the run."""
+    from nfilter.engine.push import push as send
+
+    for made in send(run_directory, to, licence=licence, public=public):
+        click.echo(f"{made.kind}: {plain(made.place)} ({', '.join(made.files)})")

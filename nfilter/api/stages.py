@@ -28,7 +28,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 from nfilter.api.budget import Budget
-from nfilter.api.capabilities import Abilities, Ranks, TokenizerDigest
+from nfilter.api.capabilities import Abilities, Ranks
 from nfilter.api.interrupt import Drain
 from nfilter.api.model import Model
 from nfilter.api.types import (
@@ -36,10 +36,8 @@ from nfilter.api.types import (
     FloatArray,
     Message,
     ModelRef,
-    Row,
     Sample,
     TokenSample,
-    Unreadable,
 )
 
 
@@ -382,189 +380,7 @@ class FitsTokens(Protocol):
     def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State: ...
 
 
-# --- sources, exporters, trainers, metrics, losses -----------------------------------------------------------
-
-
-class Source(Protocol):
-    """Reads rows, and restores samples to the original shape of their rows."""
-
-    name: ClassVar[str]
-    Config: ClassVar[type[StageConfig]]
-
-    @classmethod
-    def problems(cls, config: Any, base_dir: Path) -> Iterable[str]:
-        """Return faults that are detectable without reading all rows, e.g. a missing file or column."""
-        ...
-
-    @classmethod
-    def columns(cls, config: Any, base_dir: Path) -> Mapping[str, str]:
-        """Return the detected columns by role (``prompt``, ``response``, ...), for ``init`` and ``check``."""
-        ...
-
-    def __init__(self, config: Any, base_dir: Path) -> None: ...
-
-    def read(self) -> Iterator[Row | Unreadable]:
-        """Yield all rows in order; unreadable rows as ``Unreadable``."""
-        ...
-
-    def restore(self, sample: Sample) -> Mapping[str, JSON]:
-        """Return the sample in the columns of this source, with its current response and its ``id``."""
-        ...
-
-
-@runtime_checkable
-class IdentifiesData(Protocol):
-    """A source whose data is more than the file at ``path``: it says what tells this data from other data."""
-
-    @classmethod
-    def identity(cls, config: Any, base_dir: Path) -> str:
-        """A text that changes when the data behind the settings does, such as a commit.
-
-        Raises:
-            SourceError: when that cannot be found out; a run does not start then.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class FineTune:
-    """How the recipe of a run trains, for a format that comes with a configuration for another trainer.
-
-    Attributes:
-        model: The base model: a hub id, a folder or a file; the path of a model that a plugin ships.
-        settings: The settings of the trainer by their names in the recipe; ``auto`` is replaced by what the run chose.
-        max_length: Tokens per row at most; None for no limit.
-        seed: The seed of the run.
-    """
-
-    model: str
-    settings: Mapping[str, JSON]
-    max_length: int | None = None
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """The result of a run for an exporter: the remaining rows, their tokens in the same order, the names of reason bits.
-
-    ``tokenizer`` made the ids; None if the model's backend provides no digest. ``encoded`` is False for a run without tokens,
-    e.g. with rules only; ``tokens`` and ``reasons`` are then empty. ``fine_tune`` is None for a recipe without training.
-    """
-
-    samples: Sequence[Sample]
-    tokens: Sequence[TokenSample]
-    reasons: Sequence[str]
-    tokenizer: TokenizerDigest | None = None
-    encoded: bool = True
-    fine_tune: FineTune | None = None
-
-
-class Exporter(Protocol):
-    """Writes the remaining rows of a run for another program.
-
-    A class with ``takes_rows = True`` can also export a run without tokens; for others the engine refuses such a run.
-    """
-
-    name: ClassVar[str]
-    Config: ClassVar[type[StageConfig]]
-
-    def __init__(self, config: Any) -> None: ...
-
-    def export(self, run: Exported, out: Path) -> Iterable[str]:
-        """Write files into the empty folder ``out``; return a line about each, and about content that the format cannot represent.
-
-        The engine publishes the folder atomically after this returns, so the files need no atomic writes.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingResult:
-    """The result of a training: the adapter and figures.
-
-    ``resumed_from`` is the step of the checkpoint that training resumed from; None if it started from the beginning.
-    ``settings`` are the main settings (batch size, epochs, learning rate), including those that the trainer chose.
-    """
-
-    ref: ModelRef
-    steps: int
-    tokens: int
-    losses: tuple[float, ...]
-    seconds: float
-    resumed_from: int | None = None
-    settings: Mapping[str, JSON] = field(default_factory=dict)
-
-
-class Trainer(Protocol):
-    """Fine-tunes a model on weighted tokens and saves an adapter in PEFT format under ``out``.
-
-    ``out`` is new, or has the files of an interrupted training with equal tokens, settings, model and start, from which the
-    trainer may resume.
-    """
-
-    name: ClassVar[str]
-    Config: ClassVar[type[StageConfig]]
-
-    @classmethod
-    def contract(cls, config: Any) -> Contract: ...
-
-    @classmethod
-    def memory(cls, config: Any, model_config: Any, site: Site) -> Mapping[str, float]:
-        """Return the estimated memory in bytes by part (``weights``, ``optimizer``, ...); empty if it is unknown."""
-        ...
-
-    def __init__(self, config: Any) -> None: ...
-
-    def train(
-        self,
-        samples: Sequence[TokenSample],
-        model: Model,
-        out: Path,
-        ctx: Context,
-        start: ModelRef | None = None,
-    ) -> TrainingResult: ...
-
-
-@runtime_checkable
-class ChoosesSettings(Protocol):
-    """A trainer that chooses settings that the recipe leaves open, from the rows and the model."""
-
-    @classmethod
-    def fits_rows(cls, config: Any) -> bool:
-        """Whether its choice for an arm depends on ``Context.rows``."""
-        ...
-
-    @classmethod
-    def foretold(cls, config: Any, model_config: Any, site: Site, rows: int | None) -> Foretold:
-        """Describe a training on ``rows`` rows, None if the number is unknown. Loads nothing."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Foretold:
-    """The settings that a trainer would choose, as text, and a warning; each may be empty."""
-
-    text: str = ""
-    warning: str = ""
-
-
-@runtime_checkable
-class Follows(Protocol):
-    """A trainer that distributes its work over the processes of one launch (torchrun, accelerate).
-
-    Rank 0 executes the run. The other ranks receive only the trainer's jobs and see no run directory.
-    """
-
-    def lead(self) -> AbstractContextManager[None]:
-        """Return the context of the whole run on rank 0: jobs are shared in it, and at its end the other ranks return."""
-        ...
-
-    def follow(self, site: Site, loss: TokenLoss | None) -> None:
-        """On every other rank: execute jobs until the run of rank 0 ends, with or without an error.
-
-        A rank must not wait for a process that died. ``site`` is the environment of models, ``loss`` the recipe's online loss.
-        """
-        ...
+# --- online losses --------------------------------------------------------------------------------------------
 
 
 class TokenLoss(Protocol):

@@ -13,7 +13,7 @@ import numpy as np
 
 from nfilter.api.errors import DamageError, RecipeError, StoreError
 from nfilter.api.events import StageFinished
-from nfilter.api.stages import ChoosesSettings, TrainingResult
+from nfilter.api.training import ChoosesSettings, TrainingResult
 from nfilter.api.types import ModelRef, Request, Row, Sample, Sampling, TokenSample
 from nfilter.engine.ingest import rows
 from nfilter.engine.lint import lint

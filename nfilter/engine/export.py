@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from nfilter.api.data import Exported
 from nfilter.api.errors import NothingLeftError, RecipeError, StoreError
-from nfilter.api.stages import Exported
 from nfilter.engine.fine_tune import fine_tune_of
 from nfilter.engine.samples import live
 from nfilter.registry.loading import Plugins, Registered

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nfilter.api.stages import FineTune
+from nfilter.api.data import FineTune
 from nfilter.recipe.yaml_lines import parse
 from nfilter.report import reading
 

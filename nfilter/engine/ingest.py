@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from nfilter.answers import build as build_answers
+from nfilter.api.data import IdentifiesData
 from nfilter.api.errors import ContractError, SourceError
 from nfilter.api.ids import SeenTexts
-from nfilter.api.stages import IdentifiesData
 from nfilter.api.types import JSON, Row, Sample, Unreadable
 from nfilter.noise.labels import inject
 from nfilter.recipe.model import Recipe

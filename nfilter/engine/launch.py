@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nfilter.api.errors import RecipeError
-from nfilter.api.stages import Follows
+from nfilter.api.training import Follows
 from nfilter.engine.lookup import site_of
 from nfilter.recipe.model import Recipe
 from nfilter.registry.loading import Plugins

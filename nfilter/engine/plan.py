@@ -11,7 +11,8 @@ from typing import Any, Final
 from nfilter.api.budget import Price
 from nfilter.api.capabilities import Priced
 from nfilter.api.errors import SourceError
-from nfilter.api.stages import Calls, ChoosesSettings, Contract, Foretold
+from nfilter.api.stages import Calls, Contract
+from nfilter.api.training import ChoosesSettings, Foretold
 from nfilter.api.types import Row
 from nfilter.engine.ingest import rows
 from nfilter.engine.lookup import prompts_of, site_of

@@ -16,8 +16,9 @@ from typing import IO, Annotated, Any, Final
 
 from pydantic import Field, model_validator
 
+from nfilter.api.data import Source
 from nfilter.api.errors import SourceError
-from nfilter.api.stages import Source, StageConfig
+from nfilter.api.stages import StageConfig
 from nfilter.api.types import JSON, Row, Sample
 from nfilter.noise.label_corruption import LabelKind, answer_pool, plain, wrong_value
 from nfilter.noise.responses import KINDS, TokenNoiseKind, plant

@@ -21,7 +21,8 @@ from nfilter.api.errors import (
     missing_package,
     short,
 )
-from nfilter.api.stages import ChoosesSettings, Contract, ModelNeed, Site
+from nfilter.api.stages import Contract, ModelNeed, Site
+from nfilter.api.training import ChoosesSettings
 from nfilter.api.types import Row
 from nfilter.recipe.hosts import allow_host, unlisted_hosts
 from nfilter.recipe.measures import rewrites

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nfilter.api.data import Exported
 from nfilter.api.metrics import MetricInput, TokenMetricInput
-from nfilter.api.stages import Exported
 from nfilter.api.types import JSON, Row, Sample, Unreadable
 from nfilter.registry.contracts import check_figures
 from nfilter.testing.conformance import check_class

@@ -12,7 +12,8 @@ import numpy as np
 
 from nfilter.api.capabilities import Abilities, caching, methods_of
 from nfilter.api.model import Model
-from nfilter.api.stages import Context, Site, TrainingResult
+from nfilter.api.stages import Context, Site
+from nfilter.api.training import TrainingResult
 from nfilter.api.types import Request, Sample, TokenSample
 from nfilter.registry.contracts import (
     check_completions,

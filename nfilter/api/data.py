@@ -1,0 +1,105 @@
+"""The protocols of sources and exporters, and the result that an exporter receives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from nfilter.api.capabilities import TokenizerDigest
+from nfilter.api.stages import StageConfig
+from nfilter.api.types import JSON, Row, Sample, TokenSample, Unreadable
+
+
+class Source(Protocol):
+    """Reads rows, and restores samples to the original shape of their rows."""
+
+    name: ClassVar[str]
+    Config: ClassVar[type[StageConfig]]
+
+    @classmethod
+    def problems(cls, config: Any, base_dir: Path) -> Iterable[str]:
+        """Return faults that are detectable without reading all rows, e.g. a missing file or column."""
+        ...
+
+    @classmethod
+    def columns(cls, config: Any, base_dir: Path) -> Mapping[str, str]:
+        """Return the detected columns by role (``prompt``, ``response``, ...), for ``init`` and ``check``."""
+        ...
+
+    def __init__(self, config: Any, base_dir: Path) -> None: ...
+
+    def read(self) -> Iterator[Row | Unreadable]:
+        """Yield all rows in order; unreadable rows as ``Unreadable``."""
+        ...
+
+    def restore(self, sample: Sample) -> Mapping[str, JSON]:
+        """Return the sample in the columns of this source, with its current response and its ``id``."""
+        ...
+
+
+@runtime_checkable
+class IdentifiesData(Protocol):
+    """A source whose data is more than the file at ``path``: it says what tells this data from other data."""
+
+    @classmethod
+    def identity(cls, config: Any, base_dir: Path) -> str:
+        """A text that changes when the data behind the settings does, such as a commit.
+
+        Raises:
+            SourceError: when that cannot be found out; a run does not start then.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FineTune:
+    """How the recipe of a run trains, for a format that comes with a configuration for another trainer.
+
+    Attributes:
+        model: The base model: a hub id, a folder or a file; the path of a model that a plugin ships.
+        settings: The settings of the trainer by their names in the recipe; ``auto`` is replaced by what the run chose.
+        max_length: Tokens per row at most; None for no limit.
+        seed: The seed of the run.
+    """
+
+    model: str
+    settings: Mapping[str, JSON]
+    max_length: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """The result of a run for an exporter: the remaining rows, their tokens in the same order, the names of reason bits.
+
+    ``tokenizer`` made the ids; None if the model's backend provides no digest. ``encoded`` is False for a run without tokens,
+    e.g. with rules only; ``tokens`` and ``reasons`` are then empty. ``fine_tune`` is None for a recipe without training.
+    """
+
+    samples: Sequence[Sample]
+    tokens: Sequence[TokenSample]
+    reasons: Sequence[str]
+    tokenizer: TokenizerDigest | None = None
+    encoded: bool = True
+    fine_tune: FineTune | None = None
+
+
+class Exporter(Protocol):
+    """Writes the remaining rows of a run for another program.
+
+    A class with ``takes_rows = True`` can also export a run without tokens; for others the engine refuses such a run.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type[StageConfig]]
+
+    def __init__(self, config: Any) -> None: ...
+
+    def export(self, run: Exported, out: Path) -> Iterable[str]:
+        """Write files into the empty folder ``out``; return a line about each, and about content that the format cannot represent.
+
+        The engine publishes the folder atomically after this returns, so the files need no atomic writes.
+        """
+        ...

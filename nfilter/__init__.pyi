@@ -49,7 +49,7 @@ from .api.hookspecs import hookimpl as hookimpl
 from .api.ids import SeenTexts as SeenTexts
 from .api.ids import hash_of as hash_of
 from .api.ids import place_of as place_of
-from .api.interrupt import Drain as Drain
+from .api.interrupt import Interrupt as Interrupt
 from .api.metrics import Judged as Judged
 from .api.metrics import JudgedTokens as JudgedTokens
 from .api.metrics import Metric as Metric

@@ -11,26 +11,26 @@ from types import FrameType
 _WAITING = "waiting for running calls, to keep their answers; press Ctrl-C again to abandon them"
 
 
-class Drain:
-    """Whether the user interrupted the run. A backend whose calls cost money starts none once ``asked`` is true."""
+class Interrupt:
+    """Whether the user interrupted the run. A backend whose calls cost money starts none once ``requested`` is true."""
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
-        self._out: list[str] = []
+        self._requested = threading.Event()
+        self._messages: list[str] = []
 
     @property
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         """Whether no further call may start."""
-        return self._asked.is_set()
+        return self._requested.is_set()
 
     @contextmanager
-    def calls(self, said: str = _WAITING) -> Iterator[None]:
-        """In the block, calls are running that are worth waiting for; ``said`` is the message at the first Ctrl-C."""
-        self._out.append(said)
+    def calls(self, message: str = _WAITING) -> Iterator[None]:
+        """In the block, calls are running that are worth waiting for; ``message`` is printed at the first Ctrl-C."""
+        self._messages.append(message)
         try:
             yield
         finally:
-            self._out.remove(said)
+            self._messages.remove(message)
 
     @contextmanager
     def installed(self, say: Callable[[str], None]) -> Iterator[None]:
@@ -41,12 +41,12 @@ class Drain:
 
         def interrupted(number: int, frame: FrameType | None) -> None:
             del number, frame
-            if not self._out or self.asked:
+            if not self._messages or self.requested:
                 raise KeyboardInterrupt
-            self._asked.set()
+            self._requested.set()
             # A print that the signal interrupted cannot be entered again.
             with suppress(RuntimeError):
-                say(f"interrupted: {self._out[-1]}")
+                say(f"interrupted: {self._messages[-1]}")
 
         before = signal.signal(signal.SIGINT, interrupted)
         try:

@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 from nfilter.api.budget import Budget
 from nfilter.api.capabilities import Abilities, Ranks
-from nfilter.api.interrupt import Drain
+from nfilter.api.interrupt import Interrupt
 from nfilter.api.model import Model
 from nfilter.api.types import (
     JSON,
@@ -118,7 +118,7 @@ class Site:
     """The environment of backends: the recipe's folder, to which paths are relative, and the models that ship, by name.
 
     A backend whose calls cost money holds the cost in ``budget``, if there is one, before each call, and starts none once
-    ``drain.asked``; its stream then ends early. ``state_dir`` is a folder of the run, possibly not created yet, for state that
+    ``interrupt.requested``; its stream then ends early. ``state_dir`` is a folder of the run, possibly not created yet, for state that
     a backend needs after a kill; None outside a run. ``allow_hosts`` are the hosts that the user allowed; a backend checks
     them at each connection.
     """
@@ -126,7 +126,7 @@ class Site:
     base_dir: Path
     models: Mapping[str, Path] = field(default_factory=dict)
     budget: Budget | None = None
-    drain: Drain = field(default_factory=Drain)
+    interrupt: Interrupt = field(default_factory=Interrupt)
     state_dir: Path | None = None
     allow_hosts: frozenset[str] = frozenset()
 

@@ -109,7 +109,7 @@ def run(
             )
             with state.ledger.recorded():
                 with (
-                    models.site.drain.installed(log.warning),
+                    models.site.interrupt.installed(log.warning),
                     shown_once(log.reporter.warning, log.keep),
                 ):
                     metrics = _steps(state)

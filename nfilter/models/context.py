@@ -105,7 +105,7 @@ class RunContext:
             self.stage,
             progress=self.progress,
             scores=self._scores,
-            drain=self._pool.site.drain,
+            interrupt=self._pool.site.interrupt,
             cost=self._pool.cost(name),
             thoughts=self._recipe.thoughts(name),
             pace=self._pace if self._pool.is_local(name) else None,

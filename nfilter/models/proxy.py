@@ -30,7 +30,7 @@ from nfilter.api.capabilities import (
     methods_of,
 )
 from nfilter.api.errors import ContractError
-from nfilter.api.interrupt import Drain
+from nfilter.api.interrupt import Interrupt
 from nfilter.api.stages import Progress
 from nfilter.api.types import (
     Completion,
@@ -73,7 +73,7 @@ class JournaledModel:
         capable: Any = None,
         progress: Callable[..., AbstractContextManager[Progress]] | None = None,
         scores: ScoreCaches | None = None,
-        drain: Drain | None = None,
+        interrupt: Interrupt | None = None,
         cost: Callable[[], str] | None = None,
         thoughts: Thoughts | None = None,
         pace: Pace | None = None,
@@ -91,7 +91,7 @@ class JournaledModel:
             capable: What generates, embeds and scores, if it is not the backend: the same weights with an adapter.
             progress: Opens a progress bar.
             scores: Stores the losses; None computes them on every call.
-            drain: Tells whether the run is being interrupted.
+            interrupt: Tells whether the run is being interrupted.
             cost: Returns the cost so far; called when the progress bar is drawn.
             thoughts: Separates reasoning from answers.
             pace: Receives the time of every answer.
@@ -106,7 +106,7 @@ class JournaledModel:
         self._journal = journal
         self._progress = progress or QuietReporter().progress
         self._scores = scores
-        self._drain = drain or Drain()
+        self._interrupt = interrupt or Interrupt()
         self._cost = cost
         self._thoughts = thoughts or Thoughts()
         self._pace = pace
@@ -256,7 +256,7 @@ class JournaledModel:
                     )
                 left.remove(index)
                 yield order[index], answer
-            if self._drain.asked:
+            if self._interrupt.requested:
                 raise KeyboardInterrupt
             if left:
                 raise self._miscounted(f"{len(left)} of {len(order)} requests were not answered")
@@ -396,7 +396,7 @@ class JournaledModel:
                 capable,
                 self._progress,
                 self._scores,
-                self._drain,
+                self._interrupt,
                 self._cost,
                 self._thoughts,
                 self._pace,

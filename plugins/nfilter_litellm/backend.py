@@ -130,12 +130,12 @@ class LiteLLMBackend:
             ModelError: three consecutive calls failed for a shared reason: key, quota, model or address.
         """
         if not self._config.batch:
-            with self._site.drain.calls():
+            with self._site.interrupt.calls():
                 yield from self._engine.stream(requests)
             return
         # An abandoned generator may not be closed before close() is called: only a completed one is subtracted.
         self._open_streams += 1
-        with self._site.drain.calls(_BATCH_INTERRUPTED):
+        with self._site.interrupt.calls(_BATCH_INTERRUPTED):
             yield from self._engine.stream(requests)
         # A caller that asks for the next item has stored all previous ones.
         yield None
@@ -177,7 +177,7 @@ class LiteLLMBackend:
             Limiter(config.concurrency),
             Retry(config.attempts),
             Breaker(f"model {config.model!r} at {route.destination}"),
-            lambda: self._site.drain.asked,
+            lambda: self._site.interrupt.requested,
         )
 
     def _batch_dispatcher(self, *, logprobs: bool) -> BatchDispatcher:
@@ -202,7 +202,7 @@ class LiteLLMBackend:
             f"model {config.model!r} at {route.destination}",
             Retry(config.attempts),
             BatchSettings(),
-            lambda: self._site.drain.asked,
+            lambda: self._site.interrupt.requested,
         )
 
     async def _disconnect(self) -> None:

@@ -16,8 +16,8 @@ import pytest
 from nfilter import (
     Completion,
     ContractError,
-    Drain,
     Failure,
+    Interrupt,
     Message,
     Request,
     Sampling,
@@ -282,17 +282,17 @@ def test_what_came_is_kept_where_nothing_more_is_there_yet(journal: Journal) -> 
 def test_a_run_that_is_asked_to_end_goes_no_further_though_all_is_answered(
     journal: Journal,
 ) -> None:
-    drain = Drain()
+    interrupt = Interrupt()
 
     class Last(Backend):
         def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
             for index in range(len(requests)):
                 yield index, Completion(str(index))
-            drain._asked.set()
+            interrupt._requested.set()
 
     asked = [ask(str(index)) for index in range(3)]
     with pytest.raises(KeyboardInterrupt):
-        JournaledModel("expert", Last(), "f", journal, "s", drain=drain).generate(asked)
+        JournaledModel("expert", Last(), "f", journal, "s", interrupt=interrupt).generate(asked)
     assert journal.usage()["s"]["calls"] == 3
 
 

@@ -18,7 +18,7 @@ from nfilter import (
     Budget,
     BudgetError,
     Completion,
-    Drain,
+    Interrupt,
     Message,
     ModelError,
     Request,
@@ -262,8 +262,8 @@ def test_a_batch_is_reserved_in_full_before_it_is_created_and_settled_after(
     # A prompt of at most 10 + 64 tokens, an answer of at most 8.
     max_delay = 20 * (0.074 + 0.08)
     with ModelServer(batches=NEVER) as server:
-        budget, drain = Budget(100.0), Drain()
-        model = build(server, Site(Path(), budget=budget, drain=drain), price=PRICE)
+        budget, interrupt = Budget(100.0), Interrupt()
+        model = build(server, Site(Path(), budget=budget, interrupt=interrupt), price=PRICE)
         stream = model.stream([*asked(10), *asked(20)[10:]])
         held: list[float] = []
 
@@ -311,9 +311,9 @@ def test_batches_are_as_large_as_the_remaining_budget(
 # --- a kill, a lost reply, Ctrl-C ----------------------------------------------------------------------------
 
 
-def interrupt_after_submission(model: LiteLLMBackend, server: ModelServer, questions: list[Request], drain: Drain) -> None:  # fmt: skip
+def interrupt_after_submission(model: LiteLLMBackend, server: ModelServer, questions: list[Request], interrupt: Interrupt) -> None:  # fmt: skip
     """Submit, and stop like Ctrl-C once a batch is on the server."""
-    wait(lambda: server.batches.looked > 0, drain._asked.set)
+    wait(lambda: server.batches.looked > 0, interrupt._requested.set)
     assert list(filter(None, model.stream(questions))) == []
     model.close()
 
@@ -322,8 +322,8 @@ def test_a_submitted_batch_is_resumed_and_paid_once(
     build: Callable[..., LiteLLMBackend], tmp_path: Path
 ) -> None:
     with ModelServer(batches=NEVER) as server:
-        site = Site(tmp_path, state_dir=tmp_path / "state", drain=Drain())
-        interrupt_after_submission(build(server, site), server, asked(30), site.drain)
+        site = Site(tmp_path, state_dir=tmp_path / "state", interrupt=Interrupt())
+        interrupt_after_submission(build(server, site), server, asked(30), site.interrupt)
         (record,) = (tmp_path / "state" / "batches").glob("*.json")
         server.batches.script = BatchScript()
         budget = Budget(0.001)  # below its cost bound: it is already paid for
@@ -347,8 +347,8 @@ def test_a_batch_that_the_server_lost_is_reported_with_the_remedy(
     build: Callable[..., LiteLLMBackend], tmp_path: Path, gone: str
 ) -> None:
     with ModelServer(batches=NEVER) as server:
-        site = Site(tmp_path, state_dir=tmp_path / "state", drain=Drain())
-        interrupt_after_submission(build(server, site), server, asked(5), site.drain)
+        site = Site(tmp_path, state_dir=tmp_path / "state", interrupt=Interrupt())
+        interrupt_after_submission(build(server, site), server, asked(5), site.interrupt)
         server.batches.script = BatchScript()
         site = Site(tmp_path, state_dir=tmp_path / "state")
         if gone == "batch":

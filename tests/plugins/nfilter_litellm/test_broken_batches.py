@@ -14,7 +14,7 @@ import pytest
 from nfilter import (
     Budget,
     Completion,
-    Drain,
+    Interrupt,
     Message,
     ModelError,
     Request,
@@ -71,9 +71,14 @@ def build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Build]:
     monkeypatch.setattr(backends, "Retry", lambda attempts: Retry(attempts, patience=0.05, base=0.002))  # fmt: skip
 
     def new(
-        server: ModelServer, budget: Budget | None = None, drain: Drain | None = None, **settings: Any
+        server: ModelServer, budget: Budget | None = None, interrupt: Interrupt | None = None, **settings: Any
     ) -> LiteLLMBackend:  # fmt: skip
-        site = Site(tmp_path, budget=budget, drain=drain or Drain(), state_dir=tmp_path / "state")
+        site = Site(
+            tmp_path,
+            budget=budget,
+            interrupt=interrupt or Interrupt(),
+            state_dir=tmp_path / "state",
+        )
         settings = {"model": "test", "api_base": server.url, "batch": True, **settings}
         made.append(LiteLLMBackend(LiteLLMConfig.model_validate(settings), site))
         return made[-1]
@@ -100,9 +105,9 @@ def when(until: Callable[[], bool], then: Callable[[], None]) -> None:
 
 def interrupt_after_submission(build: Build, server: ModelServer, n: int) -> None:
     """Run and stop while the batch is on the server, which completes it afterwards."""
-    drain = Drain()
-    model = build(server, drain=drain)
-    when(lambda: server.batches.looked > 0, drain._asked.set)
+    interrupt = Interrupt()
+    model = build(server, interrupt=interrupt)
+    when(lambda: server.batches.looked > 0, interrupt._requested.set)
     assert list(filter(None, model.stream(asked(n)))) == []
     model.close()
     server.batches.script = BatchScript()
@@ -313,17 +318,17 @@ def test_the_record_of_a_failed_batch_remains_until_its_lines_are_stored(
 def test_ctrl_c_during_the_upload_creates_no_batch(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    upload, drain, budget = BatchApi.upload, Drain(), Budget(100.0)
+    upload, interrupt, budget = BatchApi.upload, Interrupt(), Budget(100.0)
 
     async def long(api: BatchApi, lines: bytes) -> str:
         name = await upload(api, lines)
-        drain._asked.set()
+        interrupt._requested.set()
         return name
 
     with ModelServer(batches=BatchScript()) as server:
         with monkeypatch.context() as patch:
             patch.setattr(BatchApi, "upload", long)
-            model = build(server, budget, drain, price=PRICE)
+            model = build(server, budget, interrupt, price=PRICE)
             assert list(filter(None, model.stream(asked(5)))) == []
             model.close()
         assert server.batches.made == []
@@ -379,12 +384,12 @@ def test_ctrl_c_stops_reading_results(build: Build, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(batch_api, "MAX_LINES", 10**12)
     script = BatchScript(lost=0.3, broken={"content": "endless"})
     with ModelServer(batches=script) as server:
-        drain = Drain()
+        interrupt = Interrupt()
         came = {}
-        for one in build(server, drain=drain).stream(asked(20)):
+        for one in build(server, interrupt=interrupt).stream(asked(20)):
             if one is not None:
                 came[one[0]] = one[1]
-                drain._asked.set()  # in the middle of the results, independent of timing
+                interrupt._requested.set()  # in the middle of the results, independent of timing
         assert 0 < len(came) < 20
         server.batches.script = BatchScript()
         assert texts(build(server).generate(asked(20))) == expected(20)

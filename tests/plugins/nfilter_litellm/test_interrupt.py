@@ -14,7 +14,7 @@ from tests.model_server.faults import Script
 from tests.model_server.server import ModelServer
 
 RECIPE = """\
-name: drain
+name: interrupt
 answer: exact
 models:
   expert: {{use: litellm, model: test, api_base: "{url}", concurrency: 4}}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -345,7 +346,7 @@ class _Checker:
             other = ", or leave arms out: tokens: runs without training" if recipe.tokens else ""
             self.fault(
                 ("arms",),
-                f"arm {trained[0]!r} is trained; add train: {{use: hf.lora, model: student}}{other}",
+                f"arm {trained[0]!r} is trained; add train: {self._trainer()}{other}",
             )
         if recipe.train is None:
             self._trainings()
@@ -355,7 +356,7 @@ class _Checker:
                 self.fault(
                     ("arms",),
                     f"arm {others[0]!r} cannot adopt a stage's model; leave it out, or name what it trains with: "
-                    f"train: {{use: adopt, from: {recipe.adopt.stage}, with: {{use: hf.lora, model: student}}}}",
+                    f"train: {{use: adopt, from: {recipe.adopt.stage}, with: {self._trainer()}}}",
                 )
             names = [use.name for use in recipe.tokens]
             if recipe.adopt.stage not in names:
@@ -382,7 +383,7 @@ class _Checker:
                 beside = "with: " if self.recipe.adopt is not None else "train: "
                 self.fault(
                     use.where,
-                    f"{use.name} trains a model with these settings; add {beside}{{use: hf.lora, model: student}}"
+                    f"{use.name} trains a model with these settings; add {beside}{self._trainer()}"
                     + (" under train:" if self.recipe.adopt is not None else ""),
                 )
 
@@ -393,10 +394,11 @@ class _Checker:
             return
         loss = train.loss
         if not train.item.cls.contract(train.config).online_loss:
+            able = ", ".join(self._with_contract("trainer", lambda each: each.online_loss))
             self.fault(
                 loss.where,
-                f"{train.name} takes no online loss; leave {loss.name!r} out, or train with a trainer that takes one, "
-                "such as hf.lora",
+                f"{train.name} does not support online losses; remove {loss.name!r}, or use a trainer that does"
+                + (f": {able}" if able else ""),
             )
         plain = [arm for arm in self.recipe.arms if arm not in ("vanilla", "cleaned")]
         if self.recipe.adopt is not None and not plain:
@@ -413,7 +415,7 @@ class _Checker:
             if name not in written:
                 near = did_you_mean(name, written)
                 if not near.endswith("?"):
-                    near = "; a stage that does is tokens.excess_loss, under tokens:"
+                    near = self._writer(name)
                 self.fault(
                     self._where_named(loss, name),
                     f"{loss.name} reads the score {name!r}, which no token stage writes{near}",
@@ -424,6 +426,25 @@ class _Checker:
                 f"arm {plain[0]!r} goes through no token stage, and {loss.name} reads the score {reads[0]!r}; leave "
                 "the arm out, or take a loss that reads no score",
             )
+
+    def _trainer(self) -> str:
+        """Return a ``train`` setting with an installed trainer."""
+        names = [item.name for item in self.plugins.of_kind("trainer")]
+        return f"{{use: {names[0] if names else 'TRAINER'}, model: student}}"
+
+    def _writer(self, score: str) -> str:
+        """Return a hint that names a token stage that writes ``score``; empty if none is installed."""
+        names = self._with_contract("stage", lambda each: score in each.writes)
+        return f"; {names[0]}, under tokens:, writes it" if names else ""
+
+    def _with_contract(self, kind: str, fits: Callable[[Contract], bool]) -> list[str]:
+        """Return the installed classes of ``kind`` whose contract, with default settings, ``fits``."""
+        names = []
+        for item in self.plugins.of_kind(kind):
+            with suppress(Exception):
+                if fits(item.cls.contract(item.cls.Config.model_construct())):
+                    names.append(item.name)
+        return names
 
     def memory(self) -> None:
         """Estimate the memory of training, in bytes, and the settings that the trainer will choose."""

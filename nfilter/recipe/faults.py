@@ -25,7 +25,7 @@ SECTIONS_ELSEWHERE = {
     **dict.fromkeys(("model", "base_model", "model_name", "model_name_or_path", "llm"), _MODEL),
     **dict.fromkeys(
         ("training", "trainer", "training_args", "training_arguments", "lora", "peft", "adapter", "finetuning", "sft"),
-        "train: {use: hf.lora, model: student}",
+        "train: {use: TRAINER, model: student}",
     ),
     **dict.fromkeys(("stages", "steps", "pipeline", "filters", "process", "operators"), "samples: [{use: STAGE, ...}]"),
     **dict.fromkeys(

@@ -159,7 +159,7 @@ def test_shared_questions_are_counted_whatever_their_case_and_spacing(
         ),
         (
             "train: {use: example.memory, model: student}\n", "",
-            ["r.yaml:10: arms: arm 'raw' is trained; add train: {use: hf.lora, model: student}, or leave arms out: tokens: runs without training"],
+            ["r.yaml:10: arms: arm 'raw' is trained; add train: {use: example.memory, model: student}, or leave arms out: tokens: runs without training"],
         ),
         (
             ", truth: true", "",
@@ -172,7 +172,7 @@ def test_shared_questions_are_counted_whatever_their_case_and_spacing(
         (
             "train: {use: example.memory, model: student}", "train: {use: adopt, from: example.frist}",
             [
-                "r.yaml:10: arms: arm 'raw' cannot adopt a stage's model; leave it out, or name what it trains with: train: {use: adopt, from: example.frist, with: {use: hf.lora, model: student}}",
+                "r.yaml:10: arms: arm 'raw' cannot adopt a stage's model; leave it out, or name what it trains with: train: {use: adopt, from: example.frist, with: {use: example.memory, model: student}}",
                 "r.yaml:13: train.from: no token stage 'example.frist' in the recipe; did you mean 'example.first'?",
             ],
         ),

@@ -151,7 +151,7 @@ CASES = [
 
 
 @pytest.mark.types(
-    "add train: {use: hf.lora, model: student}«»", "source: {truth: COLUMN}", "add evaluate: {metric: accuracy",
+    "is trained; add train: «»", "source: {truth: COLUMN}", "add evaluate: {metric: accuracy",
     "the cleaned arm adopts; leave it out", "trains a model with these settings; add", "writes only after it; move it up",
     "; use «»", "; use a local model, {use: hf, model: ...}", "write «» in its place, or name a model that gives them there", "name the «» to use",
     "write for example source:", "make one of them {use: NAME, ...}", "set price: {prompt: 0.15, completion: 0.6} (dollars",
@@ -209,7 +209,7 @@ def test_a_model_that_gives_log_probabilities_is_named(
     assert none == []
 
 
-@pytest.mark.types("takes no online loss; leave")
+@pytest.mark.types("does not support online losses; remove")
 def test_a_loss_is_left_out_or_goes_to_a_trainer_that_takes_one(
     folder: Callable[..., Path], catalogue: Callable[..., Plugins], faults: Callable[..., list[str]]
 ) -> None:
@@ -226,7 +226,7 @@ def test_a_loss_is_left_out_or_goes_to_a_trainer_that_takes_one(
         return list(check(recipe, plugins, site_of(recipe, plugins), prompts_of(recipe, plugins)).faults)  # fmt: skip
 
     (fault,) = found(text)
-    assert "leave 'dft' out, or train with a trainer that takes one, such as hf.lora" in fault
+    assert "remove 'dft', or use a trainer that does" in fault
     assert found(text.replace(", loss: dft", "")) == []
     assert faults(SOURCE + MODELS + "train: {use: hf.lora, model: student, loss: dft}\n") == []
 

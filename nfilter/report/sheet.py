@@ -20,11 +20,6 @@ def guard(text: str) -> str:
     return f"'{text}" if text.startswith(_STARTS) else text
 
 
-def unguard(cell: str) -> str:
-    """Return the text of a cell; the inverse of ``guard``."""
-    return cell.removeprefix("'")
-
-
 def write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Publish a sheet in UTF-8 with a byte order mark, which spreadsheets need to detect UTF-8."""
     from nfilter.store.files import publishing

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nfilter.api.capabilities import TokenizerDigest
-from nfilter.api.errors import DamageError, StoreError
+from nfilter.api.errors import DamageError
 from nfilter.api.types import TokenSample
 from nfilter.store.files import (
     check_folder,
@@ -135,25 +135,6 @@ def tokenizer_of(directory: Path) -> TokenizerDigest | None:
     """Return the digest of the tokenizer that made the published ids; None if it is unknown."""
     value = read_sealed(directory / _INDEX, directory.parent).get("tokenizer")
     return TokenizerDigest(**value) if value else None
-
-
-def refuse_other_tokenizer(directory: Path, tokenizer: TokenizerDigest) -> None:
-    """Check that ``tokenizer`` made the ids published here.
-
-    Raises:
-        StoreError: if another tokenizer made them, or it is unknown which one did.
-    """
-    made = tokenizer_of(directory)
-    if made is None:
-        raise StoreError(
-            f"{directory}: it is unknown which tokenizer made these tokens, because the model's backend provides no digest; "
-            "encode the rows again"
-        )
-    if made.tokenizer != tokenizer.tokenizer:
-        raise StoreError(
-            f"{directory}: another tokenizer made these tokens ({made.tokenizer[:12]}, not "
-            f"{tokenizer.tokenizer[:12]}): use the model of the run's section encode, or encode the rows again"
-        )
 
 
 def _opened(directory: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:

@@ -228,7 +228,7 @@ def test_naive_shares_would_be_biased():
 
 @given(st.text())
 def test_guarding_is_reversible_and_leaves_no_formula(text):
-    assert sheet.unguard(sheet.guard(text)) == text
+    assert sheet.guard(text).removeprefix("'") == text
     assert not sheet.guard(text).startswith(("=", "+", "-", "@", "\t", "\r"))
 
 

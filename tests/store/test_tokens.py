@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nfilter import StoreError, TokenizerDigest, TokenSample
-from nfilter.store.tokens import read_tokens, refuse_other_tokenizer, tokenizer_of, write_tokens
+from nfilter import TokenizerDigest, TokenSample
+from nfilter.store.tokens import read_tokens, tokenizer_of, write_tokens
 
 MADE = {"tokenizer": "a" * 64, "template": "c" * 64}
 
@@ -36,19 +36,9 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert tokenizer_of(tmp_path / "t") == TokenizerDigest(**MADE)
 
 
-def test_a_reader_with_another_tokenizer_is_turned_away(tmp_path: Path) -> None:
-    write_tokens(tmp_path / "t", [sample("a", 5)], [], tokenizer=MADE)
-    refuse_other_tokenizer(tmp_path / "t", TokenizerDigest(**MADE))
-    refuse_other_tokenizer(tmp_path / "t", TokenizerDigest(MADE["tokenizer"], "another template"))
-    with pytest.raises(StoreError, match=r"another tokenizer made these tokens \(aaaaaaaaaaaa, not bbbbbbbbbbbb\)"):  # fmt: skip
-        refuse_other_tokenizer(tmp_path / "t", TokenizerDigest("b" * 64, MADE["template"]))
-
-
-def test_tokens_of_an_unknown_tokenizer_are_no_ones(tmp_path: Path) -> None:
+def test_tokens_of_an_unknown_tokenizer_have_no_digest(tmp_path: Path) -> None:
     write_tokens(tmp_path / "t", [sample("a", 5)], [])
     assert tokenizer_of(tmp_path / "t") is None
-    with pytest.raises(StoreError, match="unknown which tokenizer"):
-        refuse_other_tokenizer(tmp_path / "t", TokenizerDigest(**MADE))
 
 
 @pytest.mark.parametrize("name", ["a/b", "../../a", "a b", "ä%2F", "."])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 import warnings
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nfilter import ModelError, ModelRef, did_you_mean, publishing
+from nfilter_hf.fingerprint import file_sha256
 from nfilter_hf.lora.forward import lighten
 from nfilter_hf.lora.settings import LoraSettings, Targets
 from nfilter_hf.tensor_files import save_tensors
@@ -30,12 +30,6 @@ DEFAULT_TARGETS = (
     "gate_up_proj",
 )
 """Names of the linear layers of a Llama block; the last two are the fused layers of Phi-3."""
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def choose_targets(module: Any, targets: Targets) -> str | list[str]:
@@ -102,11 +96,6 @@ def attached(
             parameter.grad = None
 
 
-def adapter_parameters(wrapped: Any) -> list[Any]:
-    """Return the trainable tensors of a PEFT model, in the model's order."""
-    return [p for p in wrapped.parameters() if p.requires_grad]
-
-
 def load_adapter(wrapped: Any, start: ModelRef, *, rank: int, alpha: float) -> None:
     """Copy the weights of an existing adapter into ``wrapped``.
 
@@ -168,7 +157,7 @@ def save_adapter(wrapped: Any, out: Path, base: str | None) -> str:
         if isinstance(value, list) and isinstance(getattr(config, key, None), set):
             written[key] = sorted(value)
     write_json(out / CONFIG_FILE, written)
-    return file_digest(out / WEIGHTS_FILE)
+    return file_sha256(out / WEIGHTS_FILE)
 
 
 def write_json(path: Path, value: Any) -> None:

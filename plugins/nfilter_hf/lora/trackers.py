@@ -56,7 +56,7 @@ def tracked(
         except Exception as error:  # noqa: BLE001 (a tracker may raise any exception)
             failed.append(error)
             ctx.log.warning(
-                f"{ctx.stage}: {_list(names)} failed at step {step} ({type(error).__name__}: {error}); "
+                f"{ctx.stage}: {', '.join(names)} failed at step {step} ({type(error).__name__}: {error}); "
                 "training continues without trackers"
             )
 
@@ -89,11 +89,7 @@ def _started(
         accelerator.init_trackers(_PROJECT, config=config, init_kwargs=options)
     except Exception as error:
         raise ModelError(
-            f"train.trackers: {_list(names)} did not start ({type(error).__name__}: {error}); correct that, or remove "
+            f"train.trackers: {', '.join(names)} did not start ({type(error).__name__}: {error}); correct that, or remove "
             "train.trackers"
         ) from error
     return accelerator
-
-
-def _list(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from nfilter import Site, StageConfig
 from nfilter_hf.config import HFConfig
-from nfilter_hf.lora.adapter import adapter_parameters, attached
+from nfilter_hf.lora.adapter import attached
 from nfilter_hf.lora.settings import LoraSettings
 from nfilter_hf.lora.trainer import LoraTrainer
 from nfilter_hf.memory import sizes_of, training_memory
@@ -71,7 +71,7 @@ def test_parameters_and_adapter_are_counted_exactly(
     assert sizes is not None
     assert sizes.parameters == sum(p.numel() for p in real.parameters())
     with attached(real, rank=6, alpha=8.0, dropout=0.0, targets=targets) as wrapped:
-        trained = sum(p.numel() for p in adapter_parameters(wrapped))
+        trained = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
     assert sizes.lora_parameters(6, targets) == trained
 
 

@@ -26,7 +26,7 @@ from nfilter.store.files import write_sealed
 from nfilter.store.seals import sealed
 from nfilter_hf.backend import HFBackend
 from nfilter_hf.commands import merge as command
-from nfilter_hf.lora.adapter import adapter_parameters, attached, save_adapter
+from nfilter_hf.lora.adapter import attached, save_adapter
 from nfilter_hf.merge import merge, merge_run
 
 # PEFT asks for gradient checkpointing by a name that newer transformers retire.
@@ -56,7 +56,7 @@ def make_adapter(out: Path, base: Path | None) -> Path:
     """An adapter that does something: all of its weights are random."""
     with attached(llama(), rank=4, alpha=16.0, dropout=0.1, targets=None) as wrapped:
         generator = torch.Generator().manual_seed(1)
-        for parameter in adapter_parameters(wrapped):
+        for parameter in (p for p in wrapped.parameters() if p.requires_grad):
             parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
         save_adapter(wrapped, out, str(base) if base else None)
     return out

@@ -18,7 +18,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from nfilter import LendsModule, ModelError, ModelRef, NothingLeftError, TokenSample, TrainingResult
 from nfilter.testing import FakeContext
-from nfilter_hf.lora.adapter import attached, file_digest
+from nfilter_hf.fingerprint import file_sha256
+from nfilter_hf.lora.adapter import attached
 from nfilter_hf.lora.settings import LoraSettings
 from nfilter_hf.lora.trainer import LoraTrainer
 
@@ -198,7 +199,7 @@ def test_the_adapter_loads_with_peft_and_is_the_one_that_was_trained(tmp_path: P
         str(tmp_path / "out"),
         "adapter",
         "fake",
-        file_digest(tmp_path / "out" / "adapter_model.safetensors"),
+        file_sha256(tmp_path / "out" / "adapter_model.safetensors"),
     )
 
 

@@ -1,4 +1,4 @@
-"""``kill -9`` when half is answered, then the same command again: how many calls are made a second time.
+"""``kill -9`` after half of the answers, then the same command again: the number of repeated calls.
 
 A call that was out at the kill cannot but be made again. What was answered and is asked again is what a tool has lost: an
 answer that it had not written down yet, or not yet taken off its socket. Repeated kills are spread over the latency of a
@@ -21,7 +21,7 @@ from benchmarks.peers.asking import questions
 from tests.model_server.server import ModelProcess
 
 Command = Callable[[str, Path], list[str]]
-"""The command line for a server's base URL, with all that is kept under a folder."""
+"""The command line for a server's base URL, with all files in one folder."""
 
 LEVEL = 64
 HANGS = 120.0
@@ -42,7 +42,7 @@ OURS = (
 
 
 def ours(calls: int, level: int) -> Command:
-    """``nfilter run`` of a recipe with one stage that asks."""
+    """Return ``nfilter run`` of a recipe with one stage that calls a model."""
 
     def command(url: str, folder: Path) -> list[str]:
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def peer(environments: Path, tool: str, calls: int, level: int) -> Command:
 
 
 def answered(folder: Path, tool: str, calls: int) -> int:
-    """How many rows came out with an answer."""
+    """Return the number of rows with an answer."""
     if tool != "nfilter":
         return running.right_answers(folder / "answers.jsonl", calls)
     file = folder / "run" / "cleaned.jsonl"
@@ -83,7 +83,7 @@ def answered(folder: Path, tool: str, calls: int) -> int:
 def row(
     tool: str, command: Command, calls: int, latency: float, delay: float, cores: set[int] | None
 ) -> dict[str, Any]:
-    """One tool killed once, ``delay`` seconds after half was answered."""
+    """Kill a tool once, ``delay`` seconds after half of the answers, and run it again."""
     with (
         ModelProcess(cores=cores, latency=latency) as server,
         tempfile.TemporaryDirectory() as place,
@@ -117,7 +117,7 @@ def row(
 
 
 def markdown(rows: list[dict[str, Any]], names: Callable[[str], str]) -> str:
-    """A line a tool: the figures of its kills in turn."""
+    """Print one line per tool: the figures of its kills in order."""
     lines = [
         "| way | answered at the kill | out at the kill | asked twice | answered before, and lost | in the end |",
         "|---|---|---|---|---|---|",
@@ -134,7 +134,7 @@ def markdown(rows: list[dict[str, Any]], names: Callable[[str], str]) -> str:
 def measure(
     environments: Path | None, tools: list[str], calls: int, repeats: int, latency: float, cores: set[int] | None
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Ours and, where there are environments, the other tools. One that failed once is not killed again."""
+    """Measure nfilter and the other tools whose environments exist. A tool that failed is not measured again."""
     commands = {"nfilter": ours(calls, LEVEL)}
     if environments is not None:
         commands |= {tool: peer(environments, tool, calls, LEVEL) for tool in tools}

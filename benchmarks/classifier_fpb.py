@@ -1,4 +1,4 @@
-"""Labels of FPB mended by the classifier alone: how many are right before and after, and how well wrong ones are found.
+"""FPB relabelled by the classifier only: correct labels before and after, and detection of wrong labels.
 
     python -m benchmarks.classifier_fpb --data FOLDER --out figures.json [--student MODEL] [--seeds 3]
 
@@ -40,7 +40,7 @@ DEPTH = 0.66
 
 
 def redrawn(level: Level, percent: int, seed: int) -> Level:
-    """The same rows with as many labels wrong, others than in the file."""
+    """Return the same rows with equally many wrong labels, at other rows than in the file."""
     rng = np.random.default_rng(1000 * seed + percent)
     n, c = len(level.truth), level.classes
     rows = rng.permutation(n)[: int(n * percent / 100)]
@@ -54,7 +54,7 @@ def redrawn(level: Level, percent: int, seed: int) -> Level:
 
 
 def measured(level: Level, encoders: dict[str, Any], trusted: str | None) -> dict[str, Any]:
-    """Both stages as a recipe runs them. Rows that are trusted count in no share."""
+    """Run both stages as in a recipe. Trusted rows are in no fraction."""
     start = time.process_time()
     ctx = FakeContext(models=encoders, answers="choice", seed=0)
     stage = Classifier(ClassifierConfig(encoder=list(encoders), trusted=trusted))

@@ -1,4 +1,4 @@
-"""How often the 95% intervals hold the true value: simulated seeds that answer the same test rows.
+"""Coverage of the 95% intervals: simulated seeds that answer the same test rows.
 
     python -m benchmarks.interval_coverage [--trials 400]
 
@@ -32,7 +32,7 @@ MOST: Final = 0.1  # a seed moves no chance out of [0, 1]
 
 @dataclass(frozen=True)
 class Kind:
-    """What is estimated: ``draw(rng, seeds, rows, sd)`` gives arms [k, seeds, rows], of which ``weights`` are taken."""
+    """An estimated quantity: ``draw(rng, seeds, rows, sd)`` returns arms [k, seeds, rows], combined by ``weights``."""
 
     name: str
     draw: Callable[[np.random.Generator, int, int, float], Floats]
@@ -45,7 +45,7 @@ def rows_of(rng: np.random.Generator, rows: int) -> Floats:
 
 
 def answers(rng: np.random.Generator, chance: Floats, seeds: int, sd: float) -> Floats:
-    """Right (1) or wrong (0), [seeds, rows]."""
+    """Return answers, correct (1) or wrong (0), [seeds, rows]."""
     moved = chance + np.clip(rng.normal(0, sd, (seeds, 1)), -MOST, MOST)
     return (rng.random((seeds, len(chance))) < moved).astype(np.float64)
 
@@ -55,27 +55,27 @@ def one_arm(rng: np.random.Generator, seeds: int, rows: int, sd: float) -> Float
 
 
 def two_arms(rng: np.random.Generator, seeds: int, rows: int, sd: float) -> Floats:
-    """Seven rows of ten are as hard for both; ``sd`` is that of the difference."""
+    """Seven of ten rows are equally hard for both arms; ``sd`` is the standard deviation of the difference."""
     a = rows_of(rng, rows)
     b = np.where(rng.random(rows) < 0.7, a, rows_of(rng, rows))
     return np.stack([answers(rng, chance, seeds, sd / math.sqrt(2)) for chance in (a, b)])
 
 
 def same_rows(rng: np.random.Generator, seeds: int, rows: int, sd: float) -> Floats:
-    """Every row is as hard for both arms: the difference has no row effect at all."""
+    """Every row is equally hard for both arms: the difference has no row effect."""
     a = rows_of(rng, rows)
     return np.stack([answers(rng, a, seeds, sd / math.sqrt(2)) for _ in range(2)])
 
 
 def untrained(rng: np.random.Generator, seeds: int, rows: int, sd: float) -> Floats:
-    """The second arm answers alike in every seed, as an untrained model does."""
+    """The second arm gives equal answers in every seed, like an untrained model."""
     a = rows_of(rng, rows)
     fixed = answers(rng, a, 1, 0.0)
     return np.stack([answers(rng, a, seeds, sd), np.repeat(fixed, seeds, axis=0)])
 
 
 def three_arms(rng: np.random.Generator, seeds: int, rows: int, sd: float) -> Floats:
-    """Raw, cleaned and truth: truth makes half of the rows easy, cleaned half of these."""
+    """Arms raw, cleaned and truth: truth makes half of the rows easy, cleaned half of these."""
     raw, easier = rows_of(rng, rows), rng.random(rows)
     cleaned, truth = (np.where(easier < share, CHANCES[-1], raw) for share in (0.25, 0.5))
     return np.stack([answers(rng, p, seeds, sd / math.sqrt(2)) for p in (raw, cleaned, truth)])
@@ -90,7 +90,7 @@ KINDS: Final = (
 
 
 def before(values: Floats) -> tuple[float, float]:
-    """Mean and half width of values [seeds, rows] by the formula used before."""
+    """Return mean and half width of values [seeds, rows] by the earlier formula."""
     seeds, rows = values.shape
     between = float(values.mean(axis=1).std(ddof=1)) / math.sqrt(seeds)
     within = math.sqrt(float((values.var(axis=1, ddof=1) / rows).sum())) / seeds
@@ -100,7 +100,7 @@ def before(values: Floats) -> tuple[float, float]:
 def coverage(
     kind: Kind, seeds: int, rows: int, sd: float, trials: int, start: int = 0
 ) -> tuple[float, float, float]:
-    """The share of trials whose interval holds the true value, now and before, and the mean half width now."""
+    """Return the fraction of intervals that contain the true value, by both formulas, and the mean half width."""
     rng = np.random.default_rng([start, seeds, rows, round(1000 * sd)])
     new = old = 0
     width = 0.0

@@ -1,4 +1,4 @@
-"""A large JSON Lines file through three cheap stages: memory, rows a second, what the engine adds to a stage.
+"""A large JSON Lines file through three cheap stages: memory, rows per second, and the engine's cost per stage.
 
 python benchmarks/many_samples.py [--rows 100000,1000000] [--chunk N]
 
@@ -53,7 +53,7 @@ class Timed:
 
 
 def stage(label: str, change: Callable[[Sample], Sample], writes: frozenset[str]) -> type:
-    """A stage that does ``change`` to every sample and counts the time of it."""
+    """A stage that applies ``change`` to every sample and measures its time."""
 
     class Stage:
         name: ClassVar[str] = label
@@ -81,7 +81,7 @@ def measured(sample: Sample) -> Sample:
 
 
 def trimmed(sample: Sample) -> Sample:
-    """One response in 20 has a blank at its end."""
+    """Remove the trailing space that one response in 20 has."""
     text = sample.response
     return sample if text == text.strip() else sample.relabel(text.strip(), "blanks at the ends")
 
@@ -118,7 +118,7 @@ arms: []
 
 
 def one(rows: int, chunk: int | None) -> dict[str, Any]:
-    """One run in this process: its figures."""
+    """Run once in this process; return the figures."""
     from nfilter.engine.run import run
     from nfilter.recipe.model import load
     from nfilter.registry.loading import load as load_plugins
@@ -178,7 +178,7 @@ def one(rows: int, chunk: int | None) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Every size in a process of its own."""
+    """Run every size in its own process."""
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""Detection of wrong labels on FPB by the neighbour view alone, beside confident learning and flagging all.
+"""Detection of wrong labels on FPB by the neighbour view only, compared with confident learning and flagging all rows.
 
     python benchmarks/neighbors_fpb.py --data FOLDER --out figures.json [--encoder MODEL_FOLDER]
 
@@ -36,7 +36,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Level:
-    """One file: samples, which labels are wrong, label codes and true codes."""
+    """Return the rows of one file: samples, which labels are wrong, label codes and true codes."""
 
     samples: list[Sample]
     wrong: Bools
@@ -47,7 +47,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Detection:
-    """Flags [n] and noise scores [n]."""
+    """Return flags [n] and noise scores [n]."""
 
     flagged: Bools
     score: npt.NDArray[np.float64]
@@ -87,7 +87,7 @@ def load(path: Path) -> Level:
 
 
 def with_trusted(level: Level, count: int, seed: int) -> tuple[Level, Bools]:
-    """``count`` rows at random with their true label, marked in the column ``sure``."""
+    """Return ``count`` random rows with their true label, marked in the column ``sure``."""
     sure = np.zeros(len(level.samples), dtype=bool)
     sure[np.random.default_rng(seed).permutation(len(sure))[:count]] = True
     codes = np.where(sure, level.truth, level.codes)
@@ -105,7 +105,7 @@ def with_trusted(level: Level, count: int, seed: int) -> tuple[Level, Bools]:
 def ours(
     level: Level, encoder: Cached, seed: int, trusted: str | None = None
 ) -> tuple[dict[str, Detection], dict[str, Any]]:
-    """The stages as a recipe runs them: neighbours, then the checker under two votes."""
+    """Run the stages as in a recipe: neighbours, then the checker with two votes."""
     ctx = FakeContext(models={"encoder": encoder}, answers="choice", seed=seed)
     stage = Neighbors(NeighborsConfig(encoder="encoder", trusted=trusted))
     state = stage.fit(level.samples, ctx)

@@ -1,4 +1,4 @@
-"""Pairing by instruction: rows a second of CPU time, memory a row, and how many pairs two datasets give.
+"""Pairing by instruction: rows per second of CPU time, memory per row, and the number of pairs in two datasets.
 
 python benchmarks/pairing.py [--rows 30000] [--data FILE] [--tau auto]
 

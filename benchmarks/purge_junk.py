@@ -1,4 +1,4 @@
-"""Junk of known kinds, planted into rows that were clean: for measuring what a purge finds. Everything is seeded."""
+"""Inserts junk of known kinds into clean rows, to measure which of it a purge finds. Everything is seeded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _RUSSIAN = "По имеющимся данным на этот вопрос не
 
 
 def answered(sample: Sample, response: str, name: str) -> Sample:
-    """A copy with another response and id."""
+    """Return a copy with another response and id."""
     return replace(sample, id=name, messages=(*sample.context, Message("assistant", response)))
 
 
@@ -35,7 +35,7 @@ def _prompted(sample: Sample, prompt: str) -> Sample:
 
 
 def edited(text: str, rng: random.Random, share: float) -> str:
-    """About ``share`` of the words dropped, doubled, misspelt or swapped with their neighbour; numbers stay."""
+    """Return the text with a ``share`` of its words dropped, doubled, misspelt or swapped; numbers are unchanged."""
     words = re.split(r"(\s+)", text)
     places = [n for n in range(0, len(words), 2) if words[n].isalpha()]
     for place in rng.sample(places, min(len(places), round(share * len(places)))):
@@ -154,13 +154,13 @@ KINDS: dict[str, Make] = {
     "truncated": _truncated,
     "truncated code": _fence,
 }
-"""Each makes junk of a row; None where the row cannot be made into it. Those of duplicates are added, others replace."""
+"""Each makes a row into junk, or returns None if it cannot. Duplicates are added to the rows; others replace a row."""
 
 
 def planted(
     samples: list[Sample], share: float, seed: int = 0, more: Mapping[str, Make] | None = None
 ) -> tuple[list[Sample], dict[str, str]]:
-    """The rows with ``share`` of them as junk of each kind, and the kind by id; rows that a kind replaces are not in it."""
+    """Return the rows with a ``share`` of junk of each kind, and the kind by id, without the replaced rows."""
     rng = random.Random(f"junk {seed}")
     order = rng.sample(range(len(samples)), len(samples))
     junk: dict[str, str] = {}

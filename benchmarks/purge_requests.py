@@ -1,4 +1,4 @@
-"""Requests that cannot be met, and responses that are none, in wordings of our own: one half for choosing rules, one for reporting."""
+"""Unanswerable requests and non-responses in several wordings: one half for choosing rules, one for reporting."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ MEDIA = (
 
 
 def wording(choices: Sequence[str], half: str, rng: random.Random) -> str:
-    """One of the wordings of a half, filled in."""
+    """Return one wording of a half, with its placeholders filled."""
     chosen = rng.choice(choices[half == "report" :: 2])
     return chosen.format(thing=rng.choice(_THINGS), text=rng.choice(_TEXTS), n=rng.randint(2, 99))
 
 
 def kinds(half: str) -> dict[str, Make]:
-    """Responses that are none, to any request; and requests that cannot be met, with a response of another row."""
+    """Return non-responses to any request, and unanswerable requests with a response of another row."""
     return {
         "no_answer": lambda row, rng: answered(row, wording(NO_ANSWER, half, rng), row.id),
         "missing_input": lambda row, rng: _asked(row, wording(MISSING_INPUT, half, rng)),
@@ -80,7 +80,7 @@ def _asked(sample: Sample, prompt: str) -> Sample:
 
 
 def restyled(sample: Sample, rng: random.Random) -> Sample:
-    """The row as a careful writer would put it: nothing that was said is lost, and it ends without a full stop."""
+    """Return the row in careful wording: the content is unchanged, and it ends without a full stop."""
     said = sample.response.rstrip()
     bare = said.rstrip(".")
     question = sample.query.split("\n\n")[0].strip()

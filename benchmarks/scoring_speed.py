@@ -1,4 +1,4 @@
-"""Speed of per-token losses beside its limit, the plain way, and the published computation, in one run.
+"""Speed of per-token losses, compared with its limit, a plain implementation and the published computation, in one run.
 
     python benchmarks/scoring_speed.py --data train.jsonl [--rows N] [--rounds 3] [--out figures.json]
 
@@ -42,7 +42,7 @@ Losses = list[npt.NDArray[np.float32]]
 
 
 def build(folder: Path, texts: Sequence[str]) -> None:
-    """A checkpoint of random weights with a tokenizer of its own."""
+    """Return a checkpoint with random weights and its own tokenizer."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -68,7 +68,7 @@ def build(folder: Path, texts: Sequence[str]) -> None:
 
 
 def batches(samples: Sequence[TokenSample], tokens: int) -> list[list[TokenSample]]:
-    """The batches that nfilter makes: longest first, up to so many tokens with padding."""
+    """Return the batches that nfilter makes: longest first, up to a number of tokens with padding."""
     waiting = sorted(samples, key=lambda s: -len(s.ids))
     out = []
     while waiting:
@@ -79,7 +79,7 @@ def batches(samples: Sequence[TokenSample], tokens: int) -> list[list[TokenSampl
 
 
 def padded(batch: Sequence[TokenSample]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Ids, attention mask and response mask, [rows, longest]."""
+    """Return ids, attention mask and response mask, [rows, longest] each."""
     longest = max(len(s.ids) for s in batch)
     ids = torch.full((len(batch), longest), 2)
     mask = torch.zeros_like(ids)
@@ -93,7 +93,7 @@ def padded(batch: Sequence[TokenSample]) -> tuple[torch.Tensor, torch.Tensor, to
 
 
 def limit(model: Any, made: Sequence[Any]) -> None:
-    """What no scorer can do without."""
+    """The work that every scorer needs: the limit."""
     body, matrix = model.model, model.lm_head
     with torch.inference_mode():
         for ids, wanted, chunk in made:
@@ -103,7 +103,7 @@ def limit(model: Any, made: Sequence[Any]) -> None:
 
 
 def plain(model: Any, samples: Sequence[TokenSample], *, library: bool) -> Losses:
-    """Full logits of every batch, with the library's own loss beside where ``library``."""
+    """Compute the full logits of every batch; with ``library``, also the library's own loss."""
     out: Losses = []
     with torch.no_grad():
         for start in range(0, len(samples), BATCH):
@@ -120,7 +120,7 @@ def plain(model: Any, samples: Sequence[TokenSample], *, library: bool) -> Losse
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and what came out."""
+    """Return the seconds and the result."""
     start = time.perf_counter()
     found = work()
     return time.perf_counter() - start, found

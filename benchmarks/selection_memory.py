@@ -1,4 +1,4 @@
-"""Time and memory of the exact cut through many token scores, beside a full stable sort of them.
+"""Time and memory of the exact threshold over many token scores, compared with a full stable sort.
 
 python benchmarks/selection_memory.py [--scores 100000000] [--share 0.6] [--sort]
 """
@@ -16,12 +16,12 @@ from nfilter_tokens.top_scores import find_cut
 
 
 def peak() -> int:
-    """The most memory that this process has held, in bytes."""
+    """Return the peak memory of this process, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main() -> None:
-    """Draw the scores, find the cut, and say what it took."""
+    """Draw the scores, find the threshold, and print time and memory."""
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""Speed and peak memory of LoRA training on masked responses, beside TRL's SFTTrainer, in one run.
+"""Speed and peak memory of LoRA training on masked responses, compared with TRL's SFTTrainer, in one run.
 
     python benchmarks/training_speed.py --data train.jsonl [--steps 4] [--rounds 2] [--out figures.json]
 
@@ -60,16 +60,16 @@ KEPT = 0.6
 WAYS = ("limit", "nfilter", "trl", "trl-plain", "trl-tuned", "trl-grouped")
 Times = npt.NDArray[np.float64]
 Found = tuple[Times, list[float], int]
-"""Seconds and processor seconds, the loss of each step, and tokens that went through the model with their padding."""
+"""Seconds, processor seconds, the loss of each step, and the tokens of all forward passes with padding."""
 
 
 def clock() -> Times:
-    """The time now, and the processor's time that this process has had."""
+    """Return the time, and the processor time of this process."""
     return np.array([time.perf_counter(), time.process_time()])
 
 
 def masked(sample: TokenSample) -> TokenSample:
-    """60% of the response at weight 1, the rest at 0."""
+    """Set 60% of the response to weight 1, the rest to 0."""
     response = np.flatnonzero(sample.response).tolist()
     kept = random.Random(f"{SEED} {sample.id}").sample(response, round(KEPT * len(response)))
     weights = np.zeros(len(sample.ids), dtype=np.float32)
@@ -78,7 +78,7 @@ def masked(sample: TokenSample) -> TokenSample:
 
 
 def encoded(folder: Path, rows: Sequence[Any]) -> list[TokenSample]:
-    """The rows with the backend's own encoding, masked."""
+    """Return the rows in the backend's encoding, masked."""
     backend = HFBackend(HFConfig(model=str(folder)), Site(folder))
     chats = [
         Sample(str(i), (Message("user", row["question"]), Message("assistant", row["answer"])))
@@ -88,19 +88,19 @@ def encoded(folder: Path, rows: Sequence[Any]) -> list[TokenSample]:
 
 
 class Lender:
-    """A model that lends the module it was given."""
+    """A model that lends a given module."""
 
     def __init__(self, module: Any) -> None:
         self._module = module
 
     @contextmanager
     def lend(self) -> Any:
-        """The module, as it is."""
+        """Return the module unchanged."""
         yield SimpleNamespace(module=self._module)
 
 
 def limit(module: Any, samples: Sequence[TokenSample], config: LoraSettings) -> Found:
-    """What no trainer can do without."""
+    """The work that every trainer needs: the limit."""
     rows = [row for row in map(training_row, samples) if row is not None]
     seen = 0
     with adapter(module, config) as wrapped:
@@ -115,7 +115,7 @@ def limit(module: Any, samples: Sequence[TokenSample], config: LoraSettings) -> 
 
 
 def passes(rows: Sequence[TrainRow], config: LoraSettings) -> list[Any]:
-    """The forward passes of all steps, as nfilter makes them."""
+    """Return the forward passes of all steps of nfilter."""
     steps = step_order(len(rows), config.batch_size, config.max_steps or 1, SEED)
     return [
         batch
@@ -127,7 +127,7 @@ def passes(rows: Sequence[TrainRow], config: LoraSettings) -> list[Any]:
 
 
 def adapter(module: Any, config: LoraSettings) -> Any:
-    """The module with an adapter of the same first values for every way."""
+    """Return the module with an adapter whose initial values are equal for every method."""
     torch.manual_seed(SEED)
     return attached(
         module, rank=config.rank, alpha=config.alpha, dropout=config.dropout, targets=None
@@ -135,7 +135,7 @@ def adapter(module: Any, config: LoraSettings) -> Any:
 
 
 def nfilter(module: Any, samples: Sequence[TokenSample], config: LoraSettings, out: Path) -> Found:
-    """``hf.lora``, whole: adapter on, trained, saved, off again."""
+    """``hf.lora``, complete: attach the adapter, train, save, remove it."""
     rows = [row for row in map(training_row, samples) if row is not None]
     start = clock()
     result = LoraTrainer(config).train(samples, Lender(module), out, FakeContext(seed=SEED))
@@ -146,7 +146,7 @@ def nfilter(module: Any, samples: Sequence[TokenSample], config: LoraSettings, o
 def trl(
     way: str, module: Any, samples: Sequence[TokenSample], config: LoraSettings, out: Path, micro: int
 ) -> Found:  # fmt: skip
-    """SFTTrainer's training call alone; what it does before, such as preparing the data set, is not counted."""
+    """SFTTrainer's training call; its preparation, such as tokenizing the dataset, is not measured."""
     warnings.simplefilter("ignore")
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
@@ -169,7 +169,7 @@ def trl(
     seen = 0
 
     class Noted(SFTTrainer):  # type: ignore[misc]
-        """The trainer, with the loss of every pass noted."""
+        """The trainer, with the loss of every pass recorded."""
 
         def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             nonlocal seen
@@ -202,7 +202,7 @@ def trl(
 
 
 def peak() -> float:
-    """The most memory that this process has held, in MiB; not that of the process that started it."""
+    """Return the peak memory of this process in MiB, without that of its parent."""
     status = Path("/proc/self/status")
     if status.is_file():
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
@@ -211,7 +211,7 @@ def peak() -> float:
 
 
 def work(way: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """One way, once, in this process."""
+    """Measure one method once, in this process."""
     torch.set_num_threads(args.threads)
     rows = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
     samples = encoded(folder, rows)
@@ -243,7 +243,7 @@ def work(way: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def compare(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """All rounds, each way in a process of its own."""
+    """Run all rounds, each method in its own process."""
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in args.ways}
     load = []
     for _ in range(args.rounds):
@@ -301,7 +301,7 @@ def compare(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """The figures of each way, a line each."""
+    """Print the figures of each method, one line each."""
     lines = [
         "| way | tokens/s | nfilter is | in processor time | padding | peak MiB | of it training | step losses differ by |",
         "|---|---|---|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""How often the pilot calls a view weak, useful, or leaves it open: views that know something, and views that know nothing.
+"""How often the pilot finds a view weak, useful or undecided, for informative and uninformative views.
 
     python -m benchmarks.weak_views [--runs 400] [--seed 0]
 
@@ -51,7 +51,7 @@ CASES = (
 
 
 def drawn(case: Case, rng: np.random.Generator) -> tuple[list[str], list[str], list[bool]]:
-    """Noisy labels, answers, and where they agree, of 1,024 rows."""
+    """Return noisy labels, answers, and their agreement, of 1,024 rows."""
     n, k = MAX_ROWS, case.options or 10**9
     truth = rng.integers(k, size=n)
     labels = np.where(rng.random(n) < case.noise, (truth + rng.integers(1, k, size=n)) % k, truth)
@@ -69,7 +69,7 @@ def drawn(case: Case, rng: np.random.Generator) -> tuple[list[str], list[str], l
 
 
 def course(labels: Sequence[str], answers: Sequence[str], agree: Sequence[bool]) -> tuple[str, int]:
-    """The verdict of a pilot, and after how many rows it came."""
+    """Return the verdict of a pilot, and the number of rows that it needed."""
     for n in range(STEP, MAX_ROWS + 1, STEP):
         found = compare_with_chance(labels[:n], answers[:n], agree[:n])
         if found.verdict != "open":

@@ -33,7 +33,7 @@ WHOLE = Scope()
 
 @dataclass(frozen=True)
 class Setting:
-    """Everything that a run of this command stands on."""
+    """The inputs of a run of this command."""
 
     plan: Plan
     cells: Cells
@@ -143,7 +143,7 @@ def chosen(made: Plan, only: Sequence[str]) -> list[Cell]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when every cell has figures, 1 when some failed, 130 when it was stopped."""
+    """Run the command; return 0 if every cell has figures, 1 if some failed, 130 if it was interrupted."""
     options = parser().parse_args(arguments)
     try:
         setting = prepare(options)

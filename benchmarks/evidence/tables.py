@@ -65,7 +65,7 @@ def verdicts(evidence: Evidence) -> str:
 
 
 def overview(evidence: Evidence) -> str:
-    """Accuracy of every line at every level."""
+    """Return the accuracy of every line at every level."""
     levels = [
         (noise, percent) for noise in evidence.scope.noises for percent in evidence.scope.percents
     ]

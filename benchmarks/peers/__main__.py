@@ -1,4 +1,4 @@
-"""``python -m benchmarks.peers setup DIR``: a virtual environment a tool, with the versions pinned here."""
+"""``python -m benchmarks.peers setup DIR``: one virtual environment per tool, with the versions pinned here."""
 
 from __future__ import annotations
 

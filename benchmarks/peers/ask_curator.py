@@ -1,4 +1,4 @@
-"""bespokelabs-curator: an ``LLM`` over an OpenAI-compatible server, its response cache on."""
+"""bespokelabs-curator: an ``LLM`` over an OpenAI-compatible server, with its response cache."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bespokelabs import curator
 from datasets import Dataset
 
 UNLIMITED = 10**9
-"""Requests and tokens a minute. It holds back to 200 and 100,000 where no limit is set."""
+"""Requests and tokens per minute. Its defaults are 200 and 100,000."""
 
 
 class Asker(curator.LLM):

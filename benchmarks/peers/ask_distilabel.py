@@ -1,4 +1,4 @@
-"""distilabel: a pipeline of a generator and ``TextGeneration``, its cache on."""
+"""distilabel: a pipeline of a generator and ``TextGeneration``, with its cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""inspect-ai: an eval set of one task without a scorer, which goes on where its log ends."""
+"""inspect-ai: an eval set of one task without a scorer, which resumes from its log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""inspect-ai without an eval: its model under gather, its cache on, which is how a second run goes on."""
+"""inspect-ai without an eval: its model in asyncio.gather, with its cache, from which a second run resumes."""
 
 from __future__ import annotations
 

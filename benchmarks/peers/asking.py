@@ -1,4 +1,4 @@
-"""What the clients of the other tools share. It runs in each tool's own environment, on the standard library alone.
+"""Shared code of the other tools' clients. It runs in each tool's own environment, with the standard library only.
 
 A client is started as ``python ask_TOOL.py URL CALLS LEVEL FOLDER [--warm URL]``. What the tool keeps between runs lies
 under FOLDER, so that the same command again is its way to go on; the answers are written to FOLDER/answers.jsonl.
@@ -24,13 +24,13 @@ CLIENT_CORE = {1}
 
 
 def questions(calls: int, name: str = "Question") -> list[str]:
-    """Different questions of about 60 words, as a stage would ask them."""
+    """Return distinct questions of about 60 words, like those of a stage."""
     filler = " ".join(f"word{n}" for n in range(50))
     return [f"{name} {n}: {filler}?" for n in range(calls)]
 
 
 def processor_seconds() -> float:
-    """Of this process, all its threads, and the children that have ended."""
+    """Return the processor time of this process, its threads, and its finished children."""
     whole = 0.0
     for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
         used = resource.getrusage(who)
@@ -39,13 +39,13 @@ def processor_seconds() -> float:
 
 
 def pin() -> None:
-    """Keep to the client's core, where the system can do that."""
+    """Run on the client's core, if the system supports it."""
     if hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) > 1:
         os.sched_setaffinity(0, CLIENT_CORE)
 
 
 def main(run: Run) -> None:
-    """One run: its answers go to a file, its wall and processor seconds to standard output, as one line of JSON."""
+    """Run once: write the answers to a file, and wall and processor seconds to standard output as one line of JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
     parser.add_argument("calls", type=int)

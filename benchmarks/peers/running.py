@@ -1,4 +1,4 @@
-"""Start a tool's client, bound its time, and hold its answers to what the server said."""
+"""Starts a tool's client with a time limit, and compares its answers with the server's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = HERE.parents[1]
 
 @dataclass(frozen=True)
 class Peer:
-    """A client: the distribution behind it, the environment that it runs in, and what sets it apart from another."""
+    """A client: its distribution, its environment, and a label that distinguishes it from other clients."""
 
     distribution: str
     environment: str
@@ -37,14 +37,14 @@ ENVIRONMENTS = tuple(dict.fromkeys(peer.environment for peer in PEERS.values()))
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended: ``trouble`` is empty where it ended well; ``said`` is its last line on standard output."""
+    """The end of a process: ``trouble`` is empty without an error; ``said`` is its last line on standard output."""
 
     trouble: str
     said: str = ""
 
 
 def interpreter(folder: Path, environment: str) -> Path:
-    """The Python of an environment."""
+    """Return the Python of an environment."""
     return folder.absolute() / environment / "bin" / "python"
 
 
@@ -53,7 +53,7 @@ def requirements(environment: str) -> Path:
 
 
 def name(tool: str) -> str:
-    """A tool as the tables name it, with its pinned version."""
+    """Return the tool's name in the tables, with its pinned version."""
     peer = PEERS[tool]
     file = requirements(peer.environment)
     for line in file.read_text(encoding="utf-8").splitlines():
@@ -64,7 +64,7 @@ def name(tool: str) -> str:
 
 
 def missing(folder: Path, tools: list[str]) -> str:
-    """What to type where an environment is not there; empty where all are."""
+    """Return the command that creates missing environments; empty if none is missing."""
     needed = dict.fromkeys(PEERS[tool].environment for tool in tools)
     for environment in needed:
         if not (python := interpreter(folder, environment)).is_file():
@@ -75,13 +75,13 @@ def missing(folder: Path, tools: list[str]) -> str:
 def command(
     folder: Path, tool: str, url: str, calls: int, level: int, out: Path, warm: str = ""
 ) -> list[str]:
-    """The command line of one run of a tool."""
+    """Return the command line of one run of a tool."""
     client = [str(interpreter(folder, PEERS[tool].environment)), str(HERE / f"ask_{tool}.py")]
     return [*client, url, str(calls), str(level), str(out), *(["--warm", warm] if warm else [])]
 
 
 def begin(words: list[str], home: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start a process in a group of its own; what it says lies in ``home``, which is also its home directory."""
+    """Start a process in its own group; its output is in ``home``, which is also its home directory."""
     home.mkdir(parents=True, exist_ok=True)
     with (home / "stdout").open("wb") as out, (home / "stderr").open("wb") as err:
         return subprocess.Popen(
@@ -91,20 +91,20 @@ def begin(words: list[str], home: Path, env: dict[str, str]) -> subprocess.Popen
 
 
 def environment() -> dict[str, str]:
-    """The variables of a peer's process: those of this one, without our modules on its path."""
+    """Return the environment variables of a peer: those of this process, without nfilter's modules on its path."""
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return {**inherited, "PYTHONWARNINGS": "ignore"}
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """``kill -9`` to a process and to all that it started."""
+    """``kill -9`` a process and its children."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def end(process: subprocess.Popen[bytes], home: Path, seconds: float) -> Ended:
-    """Wait for a process, no longer than that; none of its children is left."""
+    """Wait for a process up to a time limit; its children are killed."""
     try:
         code = process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -120,7 +120,7 @@ def end(process: subprocess.Popen[bytes], home: Path, seconds: float) -> Ended:
 
 
 def right_answers(file: Path, calls: int) -> int:
-    """How many of the questions the file answers as the server did."""
+    """Return the number of questions whose answer in the file equals the server's."""
     if not file.is_file():
         return 0
     lines = file.read_text(encoding="utf-8").splitlines()

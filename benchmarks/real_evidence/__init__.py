@@ -1,1 +1,1 @@
-"""What cleaning does to published noisy data with a real model: every method beside its controls, from one command."""
+"""Cleaning of published noisy data with a real model: every method and its controls, from one command."""

@@ -1,4 +1,4 @@
-"""The command: find data sets, choose settings, run what is missing, write the report."""
+"""The command: find datasets, choose settings, run missing cells, write the report."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ BASE: Final = Path(__file__).resolve().parent / "base.yaml"
 
 @dataclass(frozen=True)
 class Setting:
-    """Everything that a run of this command stands on."""
+    """The inputs of a run of this command."""
 
     wanted: Wanted
     sets: list[DataSet]
@@ -60,13 +60,13 @@ class Setting:
         return tried(self.sets, self.base, self.files)
 
     def plan(self, cells: Cells) -> Plan:
-        """All other cells, with the settings that are chosen."""
+        """All other cells, with the chosen settings."""
         found = {one.name: chosen(cells, one.name) for one in self.sets}
         known = {name: value for name, value in found.items() if value is not None}
         return plan(self.wanted, self.sets, self.base, known, self.shipped, self.files)
 
     def expecting(self, cells: Cells, planned: Sequence[Cell]) -> Cells:
-        """``cells`` where those planned have to be of their recipe."""
+        """Return ``cells``; planned ones must have the recipe that they were planned with."""
         recipes = {cell.key: self.named.digest(self.base, cell) for cell in planned}
         return replace(cells, recipes={**cells.recipes, **recipes})
 
@@ -102,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def wanted_of(options: argparse.Namespace) -> Wanted:
-    """Seeds and levels as asked for."""
+    """Return the seeds and levels of the options."""
     seeds, levels = ((0,), (50,)) if options.quick else ((0, 1, 2), LEVELS)
     return Wanted(
         numbers(options.seeds, seeds),
@@ -139,7 +139,7 @@ def prepare(options: argparse.Namespace) -> Setting:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when every cell has figures, 1 when some failed, 130 when it was stopped."""
+    """Run the command; return 0 if every cell has figures, 1 if some failed, 130 if it was interrupted."""
     options = parser().parse_args(arguments)
     try:
         setting = prepare(options)
@@ -183,7 +183,7 @@ def _go(
 
 
 def write(options: argparse.Namespace, setting: Setting, cells: Cells, made: Plan) -> Path:
-    """Write the report from the cells that there are."""
+    """Write the report from the finished cells."""
     models = setting.base["models"]
     student = {key: value for key, value in models["student"].items() if key != "use"}
     plain = setting.named.plain(models["student"])
@@ -207,7 +207,7 @@ def write(options: argparse.Namespace, setting: Setting, cells: Cells, made: Pla
 
 
 def commands(options: argparse.Namespace) -> list[str]:
-    """What makes this report again: the options that decide figures. The folder of the data has another name elsewhere."""
+    """Return the command that reproduces the report, with the options that affect figures and a placeholder for the data."""
     words = ["python", "-m", "benchmarks.real_evidence", "--data", "FOLDER"]
     for name in ("quick", "asked"):
         words += [f"--{name}"] if getattr(options, name) else []

@@ -58,7 +58,7 @@ class DataSet:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all that is read of it."""
+        """SHA-256 of the content that is read."""
         rows = [[[r.question, list(r.options), r.answer] for r in part] for part in (self.truth, self.test)]  # fmt: skip
         return digest(rows, {str(level): list(labels) for level, labels in self.noisy.items()})
 
@@ -95,7 +95,7 @@ def flipped(rows: Sequence[Row], level: int, seed: int) -> tuple[str, ...]:
 
 
 def find(folder: Path, only: Sequence[str] = ()) -> tuple[list[DataSet], dict[str, str]]:
-    """The data sets among the folders in ``folder``, by name, and of every other folder why it is none.
+    """Return the datasets among the folders in ``folder``, by name, and for other folders the reason why they are none.
 
     Raises:
         SourceError: when there is no data set, when ``only`` names one that is not there, or when a file of one cannot be read.
@@ -181,7 +181,7 @@ def held_out(n: int) -> set[int]:
 
 @dataclass(frozen=True)
 class Files:
-    """The files that cells read, in one folder; each is written once from a data set."""
+    """The files that cells read, in one folder; each is written once from a dataset."""
 
     folder: Path
 

@@ -26,7 +26,7 @@ class Figures:
 
 
 def figures(evidence: Evidence, name: str, one: str, level: int) -> Figures | None:
-    """The figures of a line at a level of the data set ``one``; None where no seed has run."""
+    """Return the figures of a line at a level of the dataset ``one``; None if no seed has run."""
     line = evidence.line(name, one, level)
     if line is None:
         return None
@@ -44,13 +44,13 @@ def figures(evidence: Evidence, name: str, one: str, level: int) -> Figures | No
 
 
 def verdict(gap: Difference | Mapping[str, Any]) -> Verdict:
-    """What the 95% interval of a difference says."""
+    """Return the conclusion from the 95% interval of a difference."""
     low, high = (gap.low, gap.high) if isinstance(gap, Difference) else (gap["low"], gap["high"])
     return "beats" if low > 0 else "is below" if high < 0 else "is not shown to differ from"
 
 
 def rules_found(evidence: Evidence, one: str, level: int) -> dict[str, Mapping[str, Spread | None]]:
-    """By rule, what its flags found at a level; nothing where no detection has run."""
+    """Return the detection figures at a level, by rule; empty if no detection has run."""
     keys = [evidence.plan.detection.get((one, level, seed)) for seed in evidence.scope.seeds]
     cells = [cell for key in keys if key is not None and (cell := evidence.cell(key)) is not None]
     by = [cell["detection"].get("by_note", {}) for cell in cells]
@@ -68,7 +68,7 @@ def rules_found(evidence: Evidence, one: str, level: int) -> dict[str, Mapping[s
 
 
 def flag_all(evidence: Evidence, one: str, level: int) -> Spread | None:
-    """The F1 of flagging every row."""
+    """Return the F1 of flagging every row."""
     keys = [evidence.plan.detection.get((one, level, seed)) for seed in evidence.scope.seeds]
     cells = [cell for key in keys if key is not None and (cell := evidence.cell(key)) is not None]
     return spread([cell["detection"]["flag_all"]["f1"] for cell in cells])

@@ -1,4 +1,4 @@
-"""Sentences that judge methods: each is a condition on intervals, and says the contrary where the contrary holds."""
+"""Sentences about methods, each derived from conditions on intervals."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CHANCE: Final = "is not shown to know more than the most frequent answer"
 
 
 def plain(gap: Difference | None) -> Mapping[str, Any] | None:
-    """A difference as ``text.interval`` writes it."""
+    """Return a difference in the format of ``text.interval``."""
     return None if gap is None else {"mean": gap.mean, "low": gap.low, "high": gap.high}
 
 
 def level(evidence: Evidence, one: str, percent: int) -> list[str]:
-    """What each method that has run shows at a level, then where a control beats one."""
+    """Return the result of each finished method at a level, and the controls that are better than a method."""
     out = []
     for name in METHODS:
         if figures(evidence, name, one, percent) is None:  # the table says what has not run
@@ -68,7 +68,7 @@ def _controls(evidence: Evidence, one: str, percent: int) -> list[str]:
 
 
 def best(evidence: Evidence, one: str, percent: int) -> str:
-    """The method with the highest accuracy, and those that its interval does not tell from it."""
+    """Return the method with the highest accuracy, and those that do not differ significantly from it."""
     known = {
         name: found.line.accuracy.mean
         for name in METHODS

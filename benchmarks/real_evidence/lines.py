@@ -1,4 +1,4 @@
-"""What each line of the tables does: sample stages over rows with the labels of one level."""
+"""The lines of the tables, each as sample stages over rows with the labels of one level."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NOISELESS: Final = ("truth", "truth-size", "trusted alone")
 FEW: Final = ("vanilla", "raw", NEIGHBORS, CLEANLAB, DEFAULT, "truth")
 """The lines of a data set whose rows have options of their own: no answer is one of few classes there."""
 ASKING: Final = (ROBUSTFT, OFFICIAL)
-"""The lines that ask the student about every row, which takes hours of a processor."""
+"""The lines that call the student for every row, which takes hours on a CPU."""
 
 _NEIGHBORS: Final[Stage] = {"use": "robustft.neighbors", "encoder": "encoder", "into": "neighbors"}
 _CLEANLAB: Final[Stage] = {"use": "evidence.cleanlab", "encoder": "encoder", "into": CLEANLAB}
@@ -98,7 +98,7 @@ def rules(*, asked: bool) -> list[tuple[str, Stage]]:
 
 
 def detection(asking: Sequence[Stage] = ()) -> Stages:
-    """All views, then one check a rule, and cleanlab's verdict. ``asking`` are the stages of the student's own answers."""
+    """Return all views, one check per rule, and cleanlab's verdict; ``asking`` are the stages of the student's answers."""
     checks = [stage for _, stage in rules(asked=bool(asking))]
     return [*(dict(stage) for stage in asking), _NEIGHBORS, *checks, _CLEANLAB]
 

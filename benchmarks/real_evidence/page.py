@@ -1,4 +1,4 @@
-"""docs/results-real.md: all of it from cells, data, hashes and versions."""
+"""docs/results-real.md, generated from cells, data, hashes and versions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Told:
 
 
 def page(evidence: Evidence, cells: Cells, told: Told) -> str:
-    """The whole report, of the cells that there are."""
+    """Return the report of the finished cells."""
     parts = [
         "# Results: real data and a real model",
         "Made by the command below from the figures of single runs; nothing here is typed by hand. Rerun it to check.",
@@ -95,7 +95,7 @@ def _facts(evidence: Evidence, told: Told) -> str:
 
 
 def _overview(evidence: Evidence, told: Told) -> str:
-    """Accuracy of every line at every level."""
+    """Return the accuracy of every line at every level."""
     places = [(one, level) for one in told.sets for level in _levels(evidence, one)]
     head = ["line", *(f"{one.name} {level}%" for one, level in places)]
     rows = []

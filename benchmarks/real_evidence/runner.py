@@ -1,4 +1,4 @@
-"""Runs a cell of real data with nfilter's own engine, and says what its models and rows are, wherever they lie."""
+"""Runs a cell of real data with nfilter's engine, and identifies its models and rows independent of their paths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipe that ``nfilter init`` writes for each file, and the stages of the recipes that ship."""
+"""The recipe that ``nfilter init`` writes for each file, and the stages of the shipped recipes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RECIPES: Final = Path(__file__).resolve().parents[2] / "nfilter" / "recipes"
 
 
 def shipped(wanted: Wanted, sets: Sequence[DataSet], model: str, files: Files) -> Shipped:
-    """Ask ``nfilter init`` for the recipe of every data set, level and seed, and read the others."""
+    """Let ``nfilter init`` write the recipe of every dataset, level and seed, and read the shipped ones."""
     default = {
         (one.name, level, seed): written(files.as_given(one, level, seed), model)
         for one in sets

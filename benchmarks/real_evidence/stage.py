@@ -1,4 +1,4 @@
-"""``evidence.cleanlab``: confident learning over the same encoder, as one more verdict. It belongs to this benchmark alone.
+"""``evidence.cleanlab``: confident learning over the same encoder, as another verdict, for this benchmark only.
 
 nfilter neither needs nor imports cleanlab: it comes with the extra ``evidence``.
 """
@@ -32,14 +32,14 @@ FOLDS: Final = 5
 
 
 class CleanlabConfig(StageConfig):
-    """``encoder`` embeds the questions, without their options; a logistic regression foretells the labels from that."""
+    """``encoder`` embeds the questions, without their options; a logistic regression predicts the labels from that."""
 
     encoder: Annotated[str, Needs(Embeds)] = "encoder"
     into: str = "cleanlab"
 
 
 class Cleanlab:
-    """Flags what ``cleanlab.filter.find_label_issues`` finds, with its defaults.
+    """Flags the rows of ``cleanlab.filter.find_label_issues`` with its defaults.
 
     The probabilities are those of a logistic regression (1,000 iterations at most) over five folds that are not shuffled. The
     noise score is 1 less the probability of the label. A class is the text of an option. A label that only one fold has
@@ -63,7 +63,7 @@ class Cleanlab:
         )
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
-        """Embed all questions and find the labels that look wrong."""
+        """Embed all questions and find the probably wrong labels."""
         samples = list(stream)
         texts = [text_of(sample, ctx) for sample in samples]
         vectors = np.asarray(ctx.model(self.config.encoder).embed(texts), dtype=np.float32)
@@ -89,7 +89,7 @@ class Cleanlab:
 
 
 def found(vectors: Any, labels: Sequence[str]) -> tuple[Any, Any]:
-    """Which labels are issues [n], and 1 less the probability of each label [n]."""
+    """Return which labels are issues [n], and 1 minus the probability of each label [n]."""
     from cleanlab.filter import find_label_issues
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import cross_val_predict
@@ -116,6 +116,6 @@ def nfilter_stages() -> tuple[type[Any], ...]:
 
 
 def with_evidence() -> Plugins:
-    """The catalogue with this stage and the metrics of the evidence in it."""
+    """Return the catalogue with this stage and the metrics of the evidence."""
     own = [EntryPoint(name, module, GROUP) for name, module in (("evidence", calibration), ("evidence-real", __name__))]  # fmt: skip
     return load((*entry_points(group=GROUP), *own))

@@ -1,1 +1,1 @@
-"""What the token methods do to noise inside responses of real texts, with a real model: every method beside its controls."""
+"""Token methods on noise inside responses of real texts, with a real model: every method and its controls."""

@@ -1,4 +1,4 @@
-"""The command: find data sets, choose settings, run what is missing, write the report."""
+"""The command: find datasets, choose settings, run missing cells, write the report."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from nfilter.store.files import digest, publishing
 ROOT: Final = Path(__file__).resolve().parents[2]
 BASE: Final = Path(__file__).resolve().parent / "base.yaml"
 FIRST: Final = "gsm8k"
-"""The data set whose whole plan comes first, where it is there; else the first by name."""
+"""The dataset whose complete plan comes first, if it exists; else the first by name."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Everything that a run of this command stands on."""
+    """The inputs of a run of this command."""
 
     wanted: Wanted
     sets: list[DataSet]
@@ -50,13 +50,13 @@ class Setting:
         return tried(self.sets, self.base, self.files)
 
     def plan(self, cells: Cells) -> Plan:
-        """All other cells, with the settings that are chosen."""
+        """All other cells, with the chosen settings."""
         found = {one.name: chosen(cells, one.name) for one in self.sets}
         known = {name: value for name, value in found.items() if value is not None}
         return plan(self.wanted, self.sets, self.base, known, self.files)
 
     def expecting(self, cells: Cells, planned: Sequence[Cell]) -> Cells:
-        """``cells`` where those planned have to be of their recipe."""
+        """Return ``cells``; planned ones must have the recipe that they were planned with."""
         recipes = {cell.key: self.named.digest(self.base, cell) for cell in planned}
         return replace(cells, recipes={**cells.recipes, **recipes})
 
@@ -85,13 +85,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def wanted_of(options: argparse.Namespace) -> Wanted:
-    """Seeds and levels as asked for."""
+    """Return the seeds and levels of the options."""
     seeds, levels = ((0,), (MIDDLE,)) if options.quick else ((0, 1, 2), LEVELS)
     return Wanted(numbers(options.seeds, seeds), numbers(options.percents, levels), options.quick)
 
 
 def sizes_of(options: argparse.Namespace) -> Sizes:
-    """Rows as asked for; ends the command where they are no three numbers."""
+    """Return the numbers of rows of the option; ends the command if they are not three numbers."""
     try:
         return Sizes() if options.rows is None else Sizes.read(options.rows)
     except ValueError:
@@ -118,7 +118,7 @@ def prepare(options: argparse.Namespace) -> Setting:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when every cell has figures, 1 when some failed, 130 when it was stopped."""
+    """Run the command; return 0 if every cell has figures, 1 if some failed, 130 if it was interrupted."""
     options = parser().parse_args(arguments)
     try:
         setting = prepare(options)
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, setting: Setting, cells: Cells) -> int:
-    """The settings and the middle level of the first data set, then the settings of the others and all lines."""
+    """Run the settings and the middle level of the first dataset, then the settings of the others and all lines."""
     first, *others = (one.name for one in setting.sets)
     for names in ([first], others):
         code = _go(options, setting, cells, [c for c in setting.settings() if c.noise in names])
@@ -171,7 +171,7 @@ def _go(
 
 
 def write(options: argparse.Namespace, setting: Setting, cells: Cells, made: Plan) -> Path:
-    """Write the report from the cells that there are."""
+    """Write the report from the finished cells."""
     student = setting.base["models"]["student"]
     shown = {key: value for key, value in student.items() if key != "use"}
     facts = {
@@ -187,7 +187,7 @@ def write(options: argparse.Namespace, setting: Setting, cells: Cells, made: Pla
 
 
 def commands(options: argparse.Namespace) -> list[str]:
-    """What makes this report again: the options that decide figures. The folder of the data has another name elsewhere."""
+    """Return the command that reproduces the report, with the options that affect figures and a placeholder for the data."""
     words = ["python", "-m", "benchmarks.real_tokens", "--data", "FOLDER"]
     words += ["--quick"] if options.quick else []
     for name in ("sets", "seeds", "percents", "rows"):

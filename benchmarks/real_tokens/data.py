@@ -1,4 +1,4 @@
-"""Questions with long answers from files of two shapes; short ones are taken, and drawn into rows to train, choose and test on.
+"""Questions with long answers from files of two formats, sampled into rows for training, choosing settings and testing.
 
 Everything that a cell reads is made here from those files, by rules that the page repeats.
 """
@@ -33,13 +33,13 @@ class Pair:
 
     @property
     def fits(self) -> bool:
-        """Whether both together are short enough, and the answer long enough for a token method to choose in."""
+        """Whether both together are short enough, and the answer long enough for a token method."""
         return len(self.question) + len(self.answer) <= LONGEST and len(self.answer) >= SHORTEST
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many rows a cell trains on, settings are chosen on, and all lines are tested on."""
+    """The numbers of rows for training, for choosing settings, and for testing."""
 
     train: int = 48
     dev: int = 24
@@ -60,7 +60,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class DataSet:
-    """One folder: ``given`` rows in its files, and of those that fit the ``pool`` to train on, and rows held out of it."""
+    """One folder: ``given`` rows in its files; of the suitable ones, the ``pool`` for training, and held-out rows."""
 
     name: str
     given: int
@@ -70,18 +70,18 @@ class DataSet:
     sizes: Sizes
 
     def train(self, seed: int) -> list[Pair]:
-        """The rows that all lines of a seed are trained on."""
+        """The training rows of all lines of a seed."""
         return random.Random(f"train {seed}").sample(self.pool, self.sizes.train)
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all that is read of it."""
+        """SHA-256 of the content that is read."""
         parts = [[[p.question, p.answer] for p in part] for part in (self.pool, self.dev, self.test)]  # fmt: skip
         return digest(parts, self.sizes.train)
 
 
 def find(folder: Path, sizes: Sizes, only: Sequence[str] = ()) -> tuple[list[DataSet], dict[str, str]]:  # fmt: skip
-    """The data sets among the folders in ``folder``, by name, and of every other folder why it is none.
+    """Return the datasets among the folders in ``folder``, by name, and for other folders the reason why they are none.
 
     Raises:
         SourceError: when there is no data set, when ``only`` names one that is not there, or when a file of one cannot be read.
@@ -114,7 +114,7 @@ def _files(place: Path) -> list[Path] | None:
 
 
 def _drawn(name: str, parts: Sequence[Sequence[Pair]], sizes: Sizes) -> DataSet:
-    """Hold rows out of those that fit: for the test out of the file of the test, where there is one."""
+    """Hold out some of the suitable rows; test rows come from the test file, if there is one."""
     fitting = [[pair for pair in dict.fromkeys(part) if pair.fits] for part in parts]
     pool, asked = fitting[0], fitting[-1]
     needed = sizes.train + sizes.dev + (sizes.test if len(parts) == 1 else 0)
@@ -133,7 +133,7 @@ def _drawn(name: str, parts: Sequence[Sequence[Pair]], sizes: Sizes) -> DataSet:
 
 
 def _pairs(file: Path) -> list[Pair]:
-    """The rows of a file of either shape; one without an answer is left out.
+    """Return the rows of a file in either format, without rows that have no answer.
 
     Raises:
         SourceError: when a row is not of the shape; it names file and row.
@@ -162,16 +162,16 @@ def _values(file: Path) -> Iterable[tuple[int, Any]]:
 
 @dataclass(frozen=True)
 class Files:
-    """The files that cells read, in one folder; each is written once from a data set."""
+    """The files that cells read, in one folder; each is written once from a dataset."""
 
     folder: Path
 
     def train(self, one: DataSet, seed: int) -> Path:
-        """The rows of a seed, without noise: a recipe plants it."""
+        """The rows of a seed, without noise: the recipe inserts it."""
         return self._write(f"{one.name}-s{seed}", one.train(seed))
 
     def dev(self, one: DataSet) -> Path:
-        """The rows that settings are chosen on."""
+        """The rows for choosing settings."""
         return self._write(f"{one.name}-dev", one.dev)
 
     def test(self, one: DataSet) -> Path:

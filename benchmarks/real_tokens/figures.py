@@ -1,4 +1,4 @@
-"""Cells into the figures of a line: held-out loss over seeds, what it saves over controls, and what its mask does."""
+"""The figures of a line from its cells: held-out loss over seeds, gain over controls, and figures of its mask."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Figures:
 
 
 def figures(evidence: Evidence, name: str, one: str, level: int) -> Figures | None:
-    """The figures of a line at a level of the data set ``one``; None where no seed has run."""
+    """Return the figures of a line at a level of the dataset ``one``; None if no seed has run."""
     cells = cells_of(evidence, name, one, level)
     if not cells:
         return None
@@ -53,7 +53,7 @@ def figures(evidence: Evidence, name: str, one: str, level: int) -> Figures | No
 
 
 def noise_share(value: Mapping[str, Any]) -> float | None:
-    """The share of noise among the tokens that a cell has in the loss; None where none was planted."""
+    """Return the fraction of noise among the tokens in the loss of a cell; None if no noise was inserted."""
     found = (value.get("tokens") or {}).get("token_noise") or {}
     if found.get("noise_kept") is None or found.get("signal_dropped") is None:
         return None
@@ -63,7 +63,7 @@ def noise_share(value: Mapping[str, Any]) -> float | None:
 
 
 def cells_of(evidence: Evidence, name: str, one: str, level: int) -> list[dict[str, Any]]:
-    """The cells of a line that have run, one a seed; the untrained model has one for all."""
+    """Return the finished cells of a line, one per seed; the untrained model has one for all seeds."""
     found = [evidence.of(name, one, level, seed) for seed in evidence.scope.seeds]
     by_key = {cell["cell"]["key"]: cell for cell in found if cell is not None}
     return list(by_key.values())
@@ -111,7 +111,7 @@ def _recovered(
 
 
 def between_levels(evidence: Evidence, name: str, one: str, level: int) -> Difference | None:
-    """The loss of a line at a level less its loss without noise: what the noise costs."""
+    """Return the loss of a line at a level minus its loss without noise: the cost of the noise."""
     pairs = [
         (a["losses"], b["losses"])
         for seed in evidence.scope.seeds

@@ -1,4 +1,4 @@
-"""Sentences that judge methods: each is a condition on intervals, and says the contrary where the contrary holds."""
+"""Sentences about methods, each derived from conditions on intervals."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from benchmarks.token_evidence.figures import faults
 
 
 def told(gap: Difference | None) -> str:
-    """A difference with its interval."""
+    """Return a difference with its interval."""
     return interval(plain(gap))
 
 
 def beats(gap: Difference | None) -> bool:
-    """Whether a line is shown to save loss over a control."""
+    """Whether the loss of a line is significantly lower than that of a control."""
     return gap is not None and gap.low > 0
 
 
 def worse(gap: Difference | None) -> bool:
-    """Whether a line is shown to cost loss against a control."""
+    """Whether the loss of a line is significantly higher than that of a control."""
     return gap is not None and gap.high < 0
 
 
 def level(evidence: Evidence, one: str, percent: int) -> list[str]:
-    """What a level shows: what noise costs and a perfect mask saves, then which methods beat their controls, and why not."""
+    """Return the results of a level: the cost of noise, the gain of a perfect mask, and each method against its control."""
     found = [f for name in METHODS if (f := figures(evidence, name, one, percent))]
     where = f"{one} {percent}%"
     out = [f"{where}: {text}" for text in _setting(evidence, one, percent)]
@@ -81,7 +81,7 @@ def _against(found: Sequence[Figures], control: str) -> str:
 
 
 def _own(found: Sequence[Figures]) -> list[str]:
-    """Each method that keeps another share, beside a random mask of that share."""
+    """Compare each method that keeps another fraction with a random mask of that fraction."""
     out = []
     for f in found:
         control = OWN_CONTROL.get(f.name)
@@ -105,13 +105,13 @@ def _share(found: Figures) -> str:
 
 
 def _fails(found: Figures) -> bool:
-    """Whether a method was compared with its control, and is not shown to beat it."""
+    """Whether a method was compared with its control and is not significantly better."""
     gap = found.saves[own_control(found.name)]
     return gap is not None and not beats(gap)
 
 
 def _why(found: Figures) -> str:
-    """Why a method does not beat its control, read off its figures alone."""
+    """Return the reason, from its figures, why a method is not better than its control."""
     wrong = faults(found.mask)
     if wrong:
         share = found.noise_share
@@ -123,7 +123,7 @@ def _why(found: Figures) -> str:
 
 
 def mixed(evidence: Evidence, one: str, percent: int) -> list[str]:
-    """What the lines over wrong labels and noise show."""
+    """Return the results of the lines with wrong labels and noise."""
     name = MIXED[-1]
     out = []
     for control in MIXED[:-1]:

@@ -1,4 +1,4 @@
-"""What is compared, each line as token stages and an online loss. Shares are fixed here, before a figure is seen."""
+"""The compared lines, each as token stages and an online loss. Fractions are fixed here, before any figure is known."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _lines() -> tuple[Line, ...]:
 
 LINES: Final[Mapping[str, Line]] = {line.name: line for line in _lines()}
 OWN_CONTROL: Final = {"STM": "random as STM", "XTF": "random as XTF", "auto": "random as auto"}
-"""The control of a line that keeps another share than all others: a random mask of as many tokens."""
+"""The control of a line that keeps another fraction than all others: a random mask of equally many tokens."""
 SIZED_BY: Final = {control: line for line, control in OWN_CONTROL.items()}
 LENDERS: Final = ("fixed", "STM")
 """The lines whose losses under the base others use, and the first one's reference, in the order of how much they have."""
@@ -77,7 +77,7 @@ METHODS: Final = tuple(
     if name not in (UNTRAINED, FULL, TRUTH, RANDOM, *SIZED_BY) and not line.mixed
 )
 CORE: Final = tuple(name for name, line in LINES.items() if line.everywhere)
-"""The lines of other levels than the middle one."""
+"""The lines of levels other than the middle one."""
 FEW: Final = (*CORE, "DFT", "self-evolving")
-"""The lines of every data set but the first."""
+"""The lines of every dataset but the first."""
 MIXED: Final = tuple(name for name, line in LINES.items() if line.mixed)

@@ -1,4 +1,4 @@
-"""docs/results-real-tokens.md: all of it from cells, data, hashes and versions."""
+"""docs/results-real-tokens.md, generated from cells, data, hashes and versions."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ HEAD: Final = (
 )  # fmt: skip
 
 _SAME_SCORES: Final = ("RHO", "Rho-1", "auto", *MIXED)
-"""The lines whose scores are those of another line."""
+"""The lines that reuse the scores of another line."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Told:
 
 
 def page(evidence: Evidence, cells: Cells, told: Told) -> str:
-    """The whole report, of the cells that there are."""
+    """Return the report of the finished cells."""
     parts = [
         "# Results: noise inside responses, real texts and a real model",
         "Made by the command below from the figures of single runs; nothing here is typed by hand. Rerun it to check.",
@@ -108,7 +108,7 @@ def _facts(evidence: Evidence, told: Told) -> str:
 
 
 def _overview(evidence: Evidence, told: Told) -> str:
-    """The loss of every line at every level."""
+    """Return the loss of every line at every level."""
     places = _levels(evidence, told)
     head = ["line", *(f"{one.name} {level}%" for one, level in places)]
     rows = []
@@ -168,7 +168,7 @@ def _seconds(value: Spread | None) -> str:
 
 
 def _kinds(evidence: Evidence, one: DataSet, level: int) -> str:
-    """Which kind of noise each mask takes out."""
+    """Return the kind of noise that each mask removes."""
     rows = []
     for name in LINES:
         found = figures(evidence, name, one.name, level)
@@ -182,7 +182,7 @@ def _kinds(evidence: Evidence, one: DataSet, level: int) -> str:
 
 
 def _aucs(evidence: Evidence, told: Told) -> str:
-    """By score and level: that a signal token has a higher score than a noise token."""
+    """Return, by score and level, the probability that a signal token has a higher score than a noise token."""
     places = [(one, level) for one, level in _levels(evidence, told) if level]
     rows = []
     for line in LINES:

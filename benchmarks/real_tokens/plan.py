@@ -1,4 +1,4 @@
-"""Data sets into cells: a grid of settings, then lines level by level, those of the greatest worth first."""
+"""The cells of datasets: a grid of settings, then lines level by level, the most informative first."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ GRID: Final[tuple[Mapping[str, Any], ...]] = (
     {"lr": 1e-3},
     {"lr": 3e-3},
 )
-"""The settings that are tried; with all of them every row is seen once."""
+"""The settings of the grid; all take one epoch."""
 _TOLD: Final = ("prompt", "max_tokens")
 """What the stages of chained.yaml say of the embedded model alone."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the tables are over. Other levels than the middle one have one seed: the first."""
+    """The seeds and levels of the tables. Levels other than the middle one have only the first seed."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
     levels: tuple[int, ...] = LEVELS
@@ -60,7 +60,7 @@ def setting_key(setting: Mapping[str, Any], one: str) -> str:
 
 
 def tried(sets: Sequence[DataSet], base: Mapping[str, Any], files: Files) -> list[Cell]:
-    """The cells that settings are chosen by: the line ``truth`` at the middle level, tested on rows of their own."""
+    """Return the cells for choosing settings: the line ``truth`` at the middle level, tested on separate rows."""
     made = []
     for one in sets:
         for setting in GRID:
@@ -71,7 +71,7 @@ def tried(sets: Sequence[DataSet], base: Mapping[str, Any], files: Files) -> lis
 
 
 def chosen(cells: Cells, one: str) -> Mapping[str, Any] | None:
-    """The setting of a data set: the one of the lowest loss. None until every setting was tried."""
+    """Return the setting of a dataset with the lowest loss; None until every setting has run."""
     found = [(setting, cells.get(setting_key(setting, one))) for setting in GRID]
     known = [(value["loss"], number) for number, (_, value) in enumerate(found) if value]
     return GRID[min(known)[1]] if len(known) == len(GRID) else None
@@ -84,7 +84,7 @@ def plan(
     settings: Mapping[str, Mapping[str, Any]],
     files: Files,
 ) -> Plan:
-    """All cells but those of ``tried``: the middle level seed by seed, then the other levels, then wrong labels too."""
+    """Return all cells but those of ``tried``: the middle level seed by seed, the other levels, then wrong labels."""
     levels = tuple(sorted(wanted.levels))
     made = Plan(Scope(wanted.seeds, levels, tuple(one.name for one in sets), wanted.quick))
     for level in sorted(levels, key=lambda level: level != MIDDLE):
@@ -174,5 +174,5 @@ def _asking(base: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def own_control(name: str) -> str:
-    """The random mask of as many tokens as a line keeps."""
+    """Return the random mask with as many tokens as a line keeps."""
     return OWN_CONTROL.get(name, "random")

@@ -1,4 +1,4 @@
-"""Runs a cell with nfilter's own engine, then scores the clean test rows under what was trained."""
+"""Runs a cell with nfilter's engine, then scores the clean test rows with the trained model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DIGITS: Final = 4
 _HALF: Final = np.log(2.0)
 _LENT: Final = ("scores", "models")
 _GONE: Final = ("tokens", "adapters")
-"""Folders of a run that no other cell uses, and that are large."""
+"""Large folders of a run that no other cell uses."""
 
 
 @dataclass
@@ -88,16 +88,16 @@ class TokenRunner:
         return load_recipe(out / "recipe.yaml", self.plugins)
 
     def _kept(self, cell: Cell) -> float | None:
-        """The share of tokens that the cell keeps which this one is as large as."""
+        """Return the fraction of tokens that the cell keeps, for a mask of equal size."""
         other = None if cell.size_of is None else self.cells.get(cell.size_of)
         return None if other is None else share_kept(other)
 
     def _lenders(self, cell: Cell) -> list[str]:
-        """The cells of the same rows and noise whose losses, and whose reference, others can use."""
+        """Return the cells of the same rows and noise whose losses and reference other cells can use."""
         return [key_of(name, cell.noise, cell.percent, cell.seed) for name in LENDERS]
 
     def _borrow(self, cell: Cell, run_dir: Path) -> None:
-        """Take the losses and models of a finished cell where they are; the engine uses those that are of the same."""
+        """Copy the losses and models of a finished cell; the engine uses those that match."""
         for key in self._lenders(cell):
             lent = self.cells.folder(key) / "run"
             if key != cell.key and self.cells.get(key) is not None and (lent / "scores").is_dir():
@@ -148,7 +148,7 @@ class TokenRunner:
 
 
 def share_kept(value: Mapping[str, Any]) -> float:
-    """The share of the response's tokens that a cell has in the loss; all of them where no stage chose."""
+    """Return the fraction of response tokens in the loss of a cell; 1 without a token stage."""
     tokens = value.get("tokens") or {}
     return tokens["in_loss"] / tokens["response"] if tokens.get("response") else 1.0
 

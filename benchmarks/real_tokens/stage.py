@@ -1,4 +1,4 @@
-"""``evidence.truth_mask``: planted noise out of the loss, by its truth. It belongs to this benchmark alone.
+"""``evidence.truth_mask``: masks inserted noise by its true positions, for this benchmark only.
 
 No stage of nfilter can see what was planted. What bounds them all is written here by the runner, into a file of the cell.
 """
@@ -30,7 +30,7 @@ class TruthMaskConfig(StageConfig):
 
 
 class TruthMask:
-    """Masks each token that has more than half of its characters in planted noise, as the metrics count them."""
+    """Masks each token with more than half of its characters in inserted noise, like the metrics."""
 
     name: ClassVar[str] = NAME
     Config: ClassVar[type[StageConfig]] = TruthMaskConfig
@@ -46,7 +46,7 @@ class TruthMask:
     def process_tokens(
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
-        """Mask the noise of each sample; a sample without a row in the file keeps all."""
+        """Mask the noise of each sample; a sample without a row in the file is unchanged."""
         del state, ctx
         truths = json.loads(self._path.read_text(encoding="utf-8"))
         return [
@@ -62,7 +62,7 @@ def _noise(tokens: TokenSample, truth: Any) -> Any:
 
 
 def write_truth(rows: Iterable[Row], file: Path) -> None:
-    """Write what is noise in the responses of rows."""
+    """Write the spans of noise in the responses of rows."""
     truths = {
         row.sample.id: {
             "sample": sample_to_json(row.sample),
@@ -82,5 +82,5 @@ def nfilter_stages() -> tuple[type[Any], ...]:
 
 
 def with_truth() -> Plugins:
-    """The catalogue with this stage in it."""
+    """Return the catalogue with this stage."""
     return load((*entry_points(group=GROUP), EntryPoint("evidence-tokens", __name__, GROUP)))

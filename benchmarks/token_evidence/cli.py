@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when every cell has figures, 1 when some failed, 130 when it was stopped."""
+    """Run the command; return 0 if every cell has figures, 1 if some failed, 130 if it was interrupted."""
     options = parser().parse_args(arguments)
     base = base_value(BASE, options.set)
     plugins = load()

@@ -28,7 +28,7 @@ def page(
     commands: Sequence[str],
     device: str,
 ) -> str:
-    """The whole report, of the cells that there are."""
+    """Return the report of the finished cells."""
     parts = [
         "# Results: noise inside responses",
         "Made by the command below from the figures of single runs; nothing here is typed by hand.",
@@ -131,7 +131,7 @@ def _why(found: Sequence[Figures]) -> list[str]:
 
 
 def _aucs(cells: Cells, seeds: Sequence[int], percents: Sequence[int]) -> str:
-    """By score and level: that a signal token has a higher score than a noise token."""
+    """Return, by score and level, the probability that a signal token has a higher score than a noise token."""
     rows = []
     for line in LINES.values():
         by_level = {p: f.mask.auc for p in percents if (f := figures(cells, line, p, seeds))}

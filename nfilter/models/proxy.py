@@ -159,7 +159,7 @@ class JournaledModel:
             identity=(self._fingerprint, *code),
             store=self._journal,
             progress=self._progress,
-            drain=self._drain,
+            interrupt=self._interrupt,
             spent=lambda: self._budget.spent if self._budget is not None else 0.0,
             lose=lambda usd: self._journal.commit([], [], [(self.stage, self.name, usd)]),
         )

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from nfilter.api.capabilities import caching, methods_of
 from nfilter.api.errors import ContractError
-from nfilter.api.interrupt import Drain
+from nfilter.api.interrupt import Interrupt
 from nfilter.api.stages import Progress
 from nfilter.store.files import canonical, digest
 
@@ -46,7 +46,7 @@ class Calls:
         identity: What a result depends on besides the arguments: the weights, and the code of a local model.
         store: Where results are stored.
         progress: Opens a progress bar.
-        drain: Tells whether the run is being interrupted.
+        interrupt: Tells whether the run is being interrupted.
         spent: Returns the dollars that the run has spent.
         lose: Receives dollars that were paid for calls without a result.
     """
@@ -58,7 +58,7 @@ class Calls:
     identity: tuple[str, ...]
     store: ResultStore
     progress: Callable[[int, str], AbstractContextManager[Progress]]
-    drain: Drain
+    interrupt: Interrupt
     spent: Callable[[], float]
     lose: Callable[[float], None]
 
@@ -105,7 +105,7 @@ class Calls:
         todo = [key for key in places if key not in found]
         with self.progress(len(todo), f"{self.label}: {name}") as bar:
             for start in range(0, len(todo), _PORTION):
-                if self.drain.asked:
+                if self.interrupt.requested:
                     raise KeyboardInterrupt
                 part = todo[start : start + _PORTION]
                 asked = [items[places[key]] for key in part]

@@ -23,7 +23,7 @@ from nfilter.api.capabilities import (
     lacks,
     methods_of,
 )
-from nfilter.api.interrupt import Drain
+from nfilter.api.interrupt import Interrupt
 from nfilter.api.types import (
     Completion,
     FloatArray,
@@ -98,7 +98,7 @@ class StageModel:
             identity=(self.fingerprint(), str(id(self._model))),
             store=self._results,
             progress=QuietReporter().progress,
-            drain=Drain(),
+            interrupt=Interrupt(),
             spent=lambda: 0.0,
             lose=lambda usd: None,  # noqa: ARG005
         )

@@ -16,8 +16,8 @@ from nfilter import (
     Abilities,
     Budget,
     ContractError,
-    Drain,
     Embeds,
+    Interrupt,
     Message,
     ModelError,
     ModelRef,
@@ -116,16 +116,16 @@ def test_what_came_before_an_error_is_stored(model: Any) -> None:
 
 
 def test_an_interrupted_run_begins_no_further_call(model: Any) -> None:
-    drain = Drain()
+    interrupt = Interrupt()
 
     def give(items: Sequence[str]) -> list[float]:
-        drain._asked.set()
+        interrupt._requested.set()
         return [1.0] * len(items)
 
     judge = Judge(give)
     texts = [str(n) for n in range(100)]
     with pytest.raises(KeyboardInterrupt):
-        model(judge, drain=drain).use(Rewards).reward(texts)
+        model(judge, interrupt=interrupt).use(Rewards).reward(texts)
     assert [len(part) for part in judge.asked] == [64]
     again = Judge()
     model(again).use(Rewards).reward(texts)

@@ -189,7 +189,7 @@ def test_what_decides_the_course_decides_what_is_gone_on_from(
     done = train(tmp_path / "broken", ctx, **change)
     assert done.resumed_from is None
     (said,) = (text for _, text in ctx.log.lines if "checkpoint" in text)
-    assert f"of step 4 is of another training (changed: {named})" in said
+    assert f"of step 4 belongs to another training (changed: {named})" in said
     fresh = train(tmp_path / "fresh", FakeContext(seed=ctx.seed, loss=ctx.loss), **change)
     assert done.losses == fresh.losses
     assert weights(tmp_path / "broken") == weights(tmp_path / "fresh")

@@ -105,7 +105,7 @@ HARDLY = ": the adapter will hardly differ from the untrained model; "
         (
             {"batch_size": 48, "epochs": 2},
             32,
-            "only 2 optimiser steps on 32 rows (batch_size 48, epochs 2)%sleave train.batch_size and train.epochs out (batch_size 4 and epochs 10 are 80 steps)",
+            "only 2 optimiser steps on 32 rows (batch_size 48, epochs 2)%sremove train.batch_size and train.epochs (batch_size 4 and epochs 10 give 80 steps)",
         ),
         (
             {"epochs": 1},

@@ -187,7 +187,7 @@ def test_a_killed_first_process_ends_the_follower(tmp_path: Path, pair: Any) -> 
     assert both.ends(0)[0] == -9
     code, _, err = both.ends(1, SECONDS)
     assert code == 5
-    assert "the first process of this launch is gone without a word" in err
+    assert "the first process of this launch ended without an error message" in err
 
 
 @pytest.mark.slow

@@ -129,7 +129,7 @@ def test_a_tracker_that_does_not_start_ends_training_at_once(
 ) -> None:
     kept.starts = False
     with pytest.raises(
-        ModelError, match=r"mlflow did not start .OSError: no server.; .* leave train.tr"
+        ModelError, match=r"mlflow did not start .OSError: no server.; .* remove train.tr"
     ):
         trained(tmp_path, FakeContext(), trackers=["mlflow"])
     assert trained(tmp_path, FakeContext()).steps == 6

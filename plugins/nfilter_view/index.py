@@ -72,6 +72,7 @@ class Index:
         self._db = sqlite3.connect(uri, uri=True, check_same_thread=False)
         self._lock = threading.Lock()
         self._answers: OrderedDict[Filter, Places] = OrderedDict()
+        self._summary: dict[str, Any] | None = None
         self._main: str | None = next(
             (name for name in reversed(self.scores()) if name.endswith(".noise_score")), None
         )
@@ -80,6 +81,20 @@ class Index:
         """Close the file of texts."""
         with self._lock:
             self._db.close()
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the whole run is filtered and sorted by; it is computed once."""
+        if self._summary is None:
+            self._summary = {
+                "scores": self.scores(),
+                "main": self.main_score,
+                "cut": self.cut(),
+                "kinds": self.kinds(),
+                "counts": self.counts(),
+                "calibration": self.calibration(),
+                "truth": bool((self.columns.of("wrong") >= 0).any()),
+            }
+        return self._summary
 
     def scores(self) -> list[str]:
         """Return the names of the scores."""
@@ -201,7 +216,7 @@ class Index:
             **parts,
             "truth": truth if (wrong >= 0).any() else None,
             "undefined": int((~known).sum()),
-            "cut": self.cut() if name == self._main else None,
+            "cut": self.summary()["cut"] if name == self._main else None,
         }
 
     def calibration(self) -> list[dict[str, Any]]:
@@ -316,7 +331,7 @@ class Index:
         conflict = np.nan_to_num(np.asarray(self.columns.of("disagreement")))
         if self._main is None:
             return np.asarray(-conflict, dtype=np.float32)
-        cut = self.cut()
+        cut = self.summary()["cut"]
         distance = np.abs(self.columns.score(self._main) - np.float32(0.5 if cut is None else cut))
         return np.asarray(distance - conflict / 2, dtype=np.float32)
 

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
+import numpy as np
+
 from nfilter import Review, RunReader, review_of
-from nfilter_view.index import Filter, Index
+from nfilter_view.index import Filter, Index, Places
 
 _CHOICES: Final = 26
 
@@ -70,14 +72,13 @@ def choices(row: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def queue(index: Index, reviews: Mapping[str, Review], wanted: Filter) -> list[int]:
-    """Return the numbers of the rows that are not reviewed, in the order of a filter; skipped rows come last."""
+def queue(index: Index, reviews: Mapping[str, Review], wanted: Filter) -> Places:
+    """Return the numbers of the rows that are not reviewed, in the order of a filter; skipped rows come last. int32 [rows]"""
     done = index.places_of(list(reviews))
-    skipped = {place for name, place in done.items() if not reviews[name].decides}
-    hidden = set(done.values())
-    places = [int(place) for place in index.find(wanted)] if len(done) else index.find(wanted)
-    first = [int(place) for place in places if place not in hidden]
-    return [*first, *(int(place) for place in places if int(place) in skipped)]
+    places = index.find(wanted)
+    skipped = [place for name, place in done.items() if not reviews[name].decides]
+    open_rows = places[~np.isin(places, list(done.values()))]
+    return np.concatenate([open_rows, places[np.isin(places, skipped)]])
 
 
 def standing(reader: RunReader, reviews: Mapping[str, Review]) -> dict[str, Any]:

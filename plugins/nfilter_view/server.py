@@ -100,14 +100,8 @@ class Pages:
         return {
             "ready": True,
             "rows": index.columns.rows,
-            "scores": index.scores(),
-            "main": index.main_score,
-            "cut": index.cut(),
-            "kinds": index.kinds(),
-            "counts": index.counts(),
+            **index.summary(),
             "stages": [*(stage.label for stage in shelf.reader.stages()), "encode"],
-            "calibration": index.calibration(),
-            "truth": bool((index.columns.of("wrong") >= 0).any()),
         }
 
     def histogram(self, request: Request, body: Mapping[str, Any]) -> Any:
@@ -155,14 +149,14 @@ class Pages:
         if request.query_params.get("of") == "audit":
             names = reviewing.undecided(shelf.reader.drawn(), reviews)
             by_name = index.places_of(names)
-            places = [by_name[name] for name in names if name in by_name]
+            places: Any = [by_name[name] for name in names if name in by_name]
         else:
             wanted = filter_of(request.query_params)
             plain = wanted if wanted.sort else _borderline(wanted)
             places = reviewing.queue(index, reviews, plain)
         return {
             "left": len(places),
-            "next": index.page(places[:20]),
+            "next": index.page(list(places[:20])),
             **reviewing.standing(shelf.reader, reviews),
         }
 

@@ -18,6 +18,14 @@ function side(row) {
   return h("td", {}, badge(row.action), " ", h("span", { class: "pre clip" }, changed ? [h("del", {}, row.given), " ", h("ins", {}, row.now)] : (row.given ?? row.now ?? "")), h("p", { class: "note clip" }, row.reason));
 }
 
+function same(row) {
+  return cell(row.cells[0]) === cell(row.cells[1]);
+}
+
+function figures(rows, label) {
+  return h("table", { class: "plain", "aria-label": label }, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Figure"), h("th", { scope: "col", class: "num" }, "First run"), h("th", { scope: "col", class: "num" }, "Second run"))), h("tbody", {}, rows.map((row) => h("tr", {}, h("th", { scope: "row" }, row.name), row.cells.map((one) => h("td", { class: "num" }, cell(one)))))));
+}
+
 async function differing(host, query, a, b, alive) {
   const kind = query.get("kind") ?? "";
   const body = h("tbody", {});
@@ -56,7 +64,8 @@ export async function compareScreen({ query, alive, where }) {
   const tabs = [["", `all (${number(KINDS.reduce((sum, [name]) => sum + (found.counts?.[name] ?? 0), 0))})`], ...KINDS.map(([name, text]) => [name, `${text} (${number(found.counts?.[name])})`])];
   const element = h("div", { class: "screen" }, head,
     found.notes.length ? h("div", { class: "card warn" }, h("h2", {}, "Not comparable in all points"), h("ul", {}, found.notes.map((text) => h("li", {}, text)))) : null,
-    h("section", { class: "card scroll", tabindex: "0", "aria-label": "Figures" }, h("h2", {}, "Figures"), h("table", { class: "plain" }, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Figure"), h("th", { scope: "col", class: "num" }, "First run"), h("th", { scope: "col", class: "num" }, "Second run"))), h("tbody", {}, found.rows.map((row) => h("tr", {}, h("th", { scope: "row" }, row.name), row.cells.map((one) => h("td", { class: "num" }, cell(one)))))))),
+    h("section", { class: "card scroll", tabindex: "0", "aria-label": "Figures" }, h("h2", {}, "Figures that differ"), figures(found.rows.filter((row) => !same(row)), "Figures that differ"),
+      h("details", {}, h("summary", {}, `${number(found.rows.filter(same).length)} figures are alike`), figures(found.rows.filter(same), "Figures that are alike"))),
     h("h2", {}, "Rows whose fate differs"), h("p", { class: "note" }, `${number(found.counts?.same)} rows end alike${found.counts?.only_first ? `, ${number(found.counts.only_first)} are in the first run alone` : ""}${found.counts?.only_second ? `, ${number(found.counts.only_second)} in the second alone` : ""}.`),
     h("div", { class: "choose", role: "group", "aria-label": "Which rows" }, tabs.map(([name, text]) => h("button", { type: "button", "aria-pressed": String((query.get("kind") ?? "") === name), onclick: () => go("compare", name ? { a, b, kind: name } : { a, b }) }, text))), host);
   return { element, shown: () => differing(host, query, a, b, alive).catch((error) => replace(host, failure(error))) };

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ pytest.importorskip("axe_core_python")
 
 import axe_core_python
 
+from nfilter import RunReader
+from nfilter_view.exchange import export_rows, import_rows
 from nfilter_view.library import key_of
 from nfilter_view.server import serve
 
@@ -133,6 +136,11 @@ def browser(driver: Any, runs: Callable[..., Any], monkeypatch: pytest.MonkeyPat
     return Browser(driver, opened[0])
 
 
+def calls(run: Path) -> list[tuple[str]]:
+    with sqlite3.connect(run / "journal.db") as db:
+        return db.execute("SELECT key FROM calls ORDER BY key").fetchall()
+
+
 def key(name: str = "one") -> str:
     return key_of(Path("runs") / name)
 
@@ -235,7 +243,7 @@ def test_another_origin_gets_neither_token_nor_rows(browser, driver, tmp_path):
     driver.get_log("browser")
 
 
-def test_ten_decisions_by_keyboard(browser):
+def test_the_loop_of_ten_decisions_by_keyboard_export_import_and_another_run(browser, runs):
     from selenium.webdriver.common.keys import Keys
 
     browser.open(paths()["/review"])
@@ -263,18 +271,32 @@ def test_ten_decisions_by_keyboard(browser):
     browser.press("e")
     browser.wait("return document.activeElement.id === 'editor'")
     browser.run("document.activeElement.select()")
-    browser.press("77 of them")
+    browser.press("770077")
     after(Keys.ENTER, control=True)
     found = [json.loads(line) for line in Path("runs/one/review.jsonl").read_text().splitlines()]
     assert [row["action"] for row in found] == [
         "accept", "relabel", "drop", "relabel", "accept", "drop", "relabel", "accept", "skip", "relabel",
     ]  # fmt: skip
-    assert found[-1]["label"] == "77 of them"
+    assert found[-1]["label"] == "770077"
     assert len({row["id"] for row in found}) == 10
     assert {row["who"] for row in found} == {"ann"}
     browser.press("b")
     browser.wait("return document.querySelector('.turn .text')")
     browser.quiet()
+    run = Path("runs/one")
+    export_rows(run, Path("out.csv"), "csv")
+    (run / "review.jsonl").unlink()
+    assert import_rows(run, Path("out.csv"), "csv").startswith("10 new decisions")
+    before = calls(run)
+    runs("one")
+    assert calls(run) == before
+    ends = {
+        row.id: row.sample.response if row.fate == "kept" and row.sample else None
+        for block in RunReader(run).outcomes()
+        for row in block
+    }
+    wanted = {row["id"]: row["label"] for row in found if row["action"] != "skip"}
+    assert {name: ends[name] for name in wanted} == wanted
 
 
 def test_rows_are_filtered_searched_and_walked_by_keyboard(browser):

@@ -39,6 +39,7 @@ from .api.errors import PromptError as PromptError
 from .api.errors import RecipeError as RecipeError
 from .api.errors import SourceError as SourceError
 from .api.errors import StoreError as StoreError
+from .api.errors import ToolError as ToolError
 from .api.errors import did_you_mean as did_you_mean
 from .api.errors import missing_package as missing_package
 from .api.events import RunFinished as RunFinished
@@ -79,6 +80,14 @@ from .api.stages import State as State
 from .api.stages import Template as Template
 from .api.stages import TokenLoss as TokenLoss
 from .api.stages import TokenStage as TokenStage
+from .api.tools import Tool as Tool
+from .api.tools import ToolArgs as ToolArgs
+from .api.tools import ToolCost as ToolCost
+from .api.tools import ToolResult as ToolResult
+from .api.tools import ToolSite as ToolSite
+from .api.tools import answer_tool_call as answer_tool_call
+from .api.tools import tool_message as tool_message
+from .api.tools import tool_schema as tool_schema
 from .api.training import Follows as Follows
 from .api.training import Foretold as Foretold
 from .api.training import Trainer as Trainer

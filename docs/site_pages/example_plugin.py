@@ -58,6 +58,12 @@ def nfilter_losses() -> Iterable[type]:
 
 
 @hookimpl
+def nfilter_tools() -> Iterable[type]:
+    """No tool of its own."""
+    return []
+
+
+@hookimpl
 def nfilter_models() -> Mapping[str, Path | NotInstalled]:
     """A model by a short name: ``models: {student: {use: hf, model: house}}``."""
     weights = HERE / "house-model"

@@ -58,6 +58,10 @@ class ModelError(NfilterError):
     exit_code = 5
 
 
+class ToolError(NfilterError):
+    """A call of a tool that has no answer; the model that made the call reads what to write instead."""
+
+
 class NothingLeftError(NfilterError):
     """No sample is left to train on; the message has the number of samples that each stage dropped."""
 

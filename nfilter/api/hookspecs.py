@@ -51,6 +51,11 @@ def nfilter_losses() -> Iterable[type]:  # type: ignore[empty-body]
 
 
 @hookspec
+def nfilter_tools() -> Iterable[type]:  # type: ignore[empty-body]
+    """Tool classes: typed functions that a model may call (see ``nfilter.Tool``)."""
+
+
+@hookspec
 def nfilter_models() -> Mapping[str, Path | NotInstalled]:  # type: ignore[empty-body]
     """Models that ship with a plugin: a short name mapped to the folder of its weights or to its GGUF file.
 
@@ -91,6 +96,7 @@ REGISTRATIONS: Mapping[str, str] = {
     "nfilter_exporters": "exporter",
     "nfilter_metrics": "metric",
     "nfilter_losses": "loss",
+    "nfilter_tools": "tool",
 }
 """The kind that each hook registers, by hook name."""
 

@@ -28,7 +28,7 @@ _MEMBERS: Final = {"sample_stage": "process", "token_stage": "process_tokens"}
 def schema_of(plugins: Plugins) -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of a recipe. All plugins are imported.
 
-    Values that name a plugin are described under ``$defs`` by kind and ``use``. The kinds "exporter" and "metric", which a recipe
+    Values that name a plugin are described under ``$defs`` by kind and ``use``. The kinds "exporter", "metric" and "tool", which a recipe
     does not have, are included for other programs.
     """
     definitions: dict[str, Any] = {}

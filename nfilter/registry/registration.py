@@ -10,8 +10,10 @@ from typing import Any
 
 from nfilter.api.metrics import SECTIONS
 from nfilter.api.stages import StageConfig
+from nfilter.api.tools import COSTS, ToolArgs
 
 _STAGE_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NAME = re.compile(r"[A-Za-z0-9_./-]+")
 
 
@@ -122,6 +124,14 @@ KINDS: Mapping[str, Kind] = {
             Method("weigh", ("stats", "cached", "step")),
         ),
     ),
+    "tool": Kind(
+        ("config", "site"),
+        (
+            _on_class("reads", "config"),
+            _on_class("problems", "config", "site"),
+            Method("call", ("args", "row")),
+        ),
+    ),
 }
 
 
@@ -148,7 +158,32 @@ def class_faults(kind: str, cls: Any, plugin: str) -> list[str]:
     if kind == "loss" and getattr(cls, "mean_over", None) not in ("given", "weighed"):
         mean = getattr(cls, "mean_over", None)
         faults.append(f"its mean_over is {mean!r:.40}; write mean_over = 'given', or 'weighed'")
+    if kind == "tool":
+        faults += _tool_faults(cls)
     return [f"{cls.__module__}.{cls.__qualname__}: {text}" for text in faults]
+
+
+def _tool_faults(cls: type) -> Iterator[str]:
+    """What a model needs of a tool: a description, a class of cost, typed and described arguments."""
+    description = getattr(cls, "description", None)
+    if not isinstance(description, str) or not description.strip():
+        yield f"its description is {description!r:.60}; write description = 'What it does and when to call it.'"
+    cost = getattr(cls, "cost", None)
+    if cost not in COSTS:
+        yield f"its cost is {cost!r:.40}; write cost = 'free', or 'local', or 'paid'"
+    args = getattr(cls, "Args", None)
+    if not isinstance(args, type) or not issubclass(args, ToolArgs):
+        yield (
+            f"its Args is {getattr(args, '__name__', args)!r:.60}, which is no ToolArgs; write class MyArgs(nfilter.ToolArgs) "
+            "with its arguments, and Args = MyArgs"
+        )
+        return
+    for name, info in args.model_fields.items():
+        if not info.description:
+            yield (
+                f"its argument {name!r} has no description, and a model reads nothing else of it; write {name}: ... = "
+                "Field(description='...')"
+            )
 
 
 def _name_faults(kind: str, cls: type, plugin: str) -> Iterator[str]:
@@ -163,6 +198,8 @@ def _name_faults(kind: str, cls: type, plugin: str) -> Iterator[str]:
         yield f"the name of a stage has the form plugin.stage, and {name!r:.60} has not; write name = {like!r}"
     elif not _NAME.fullmatch(name):
         yield f"its name {name!r:.60} has characters that a recipe cannot name it by; write name = {like!r}"
+    elif kind == "tool" and not _TOOL_NAME.fullmatch(name):
+        yield f"APIs take at most 64 letters, digits, _ and - for a tool, and {name!r:.80} is no such name; write name = {like!r}"
     elif kind == "metric" and name in SECTIONS:
         yield (
             f"metrics.json has figures of the engine's own under {name!r}; call the metric otherwise, like "

@@ -17,6 +17,7 @@ from nfilter.testing.fakes import (
     view,
 )
 from nfilter.testing.models import check_backend, check_trainer
+from nfilter.testing.tools import check_tool
 
 __all__ = [
     "FakeContext",
@@ -32,6 +33,7 @@ __all__ = [
     "check_source",
     "check_token_loss",
     "check_token_stage",
+    "check_tool",
     "check_trainer",
     "token_sample",
     "view",

@@ -21,7 +21,7 @@ from nfilter.cli import entry, main
 ROOT = Path(__file__).resolve().parents[2]
 EXIT_CODES = {
     "NfilterError": 1, "RecipeError": 2, "PromptError": 2, "PluginError": 3, "ContractError": 3, "NoteError": 3,
-    "SourceError": 4, "ModelError": 5, "NothingLeftError": 6, "StoreError": 7, "DamageError": 7, "BudgetError": 8,
+    "SourceError": 4, "ModelError": 5, "NothingLeftError": 6, "StoreError": 7, "DamageError": 7, "BudgetError": 8, "ToolError": 1,
 }  # fmt: skip
 
 

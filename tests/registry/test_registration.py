@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from nfilter import Contract, Sample, StageConfig
+from nfilter import Contract, Sample, StageConfig, ToolArgs
 from nfilter.api.hookspecs import REGISTRATIONS
 from nfilter.registry.loading import load
 from nfilter.registry.registration import KINDS, class_faults
@@ -154,12 +154,14 @@ def test_what_a_hook_returns_is_checked(
     "it has no name; write",
     "it has no Config; write",
     "it has no method «»; write",
+    "its cost is «»; write",
+    "which is no ToolArgs; write",
 )
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_a_remedy_that_is_typed_mends_the_fault(kind: str) -> None:
     """A class that has what the faults of an empty one say to write, and nothing else, has no fault."""
     text = "class Made:\n    pass\n"
-    scope: dict[str, Any] = {"StageConfig": StageConfig}
+    scope: dict[str, Any] = {"StageConfig": StageConfig, "ToolArgs": ToolArgs}
     exec(text, scope)
     for _ in range(3):
         faults = class_faults(kind, scope["Made"], "my_plugin")
@@ -168,6 +170,8 @@ def test_a_remedy_that_is_typed_mends_the_fault(kind: str) -> None:
             written = fault.split("; write ")[1].split(" or ")[0].removesuffix(" in the class")
             if written.startswith("class MyConfig"):
                 lines += ["class MyConfig(StageConfig): ...", "Config = MyConfig"]
+            elif written.startswith("class MyArgs"):
+                lines += ["class MyArgs(ToolArgs): ...", "Args = MyArgs"]
             elif "def " in written:
                 mark, _, function = written.rpartition("def ")
                 lines += (

@@ -42,7 +42,7 @@ def of(kind: str) -> list[Any]:
     return [pytest.param(item, id=f"{kind} {item.name}") for item in PLUGINS.of_kind(kind)]
 
 
-@pytest.mark.parametrize("item", [each for kind in ("stage", "loss", "trainer", "backend") for each in of(kind)])  # fmt: skip
+@pytest.mark.parametrize("item", [each for kind in ("stage", "loss", "trainer", "backend", "tool") for each in of(kind)])  # fmt: skip
 def test_classes_are_complete(item: Any) -> None:
     check_class(item.kind, item.cls)
 

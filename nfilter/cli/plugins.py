@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from nfilter.cli import completion
 from nfilter.cli.group import main
 from nfilter.cli.shared import console, json_option, load_plugins
 
@@ -31,7 +32,7 @@ def plugins_list(as_json: bool) -> None:
 
 
 @plugins_group.command(name="show")
-@click.argument("name")
+@click.argument("name", shell_complete=completion.components)
 @json_option
 def plugins_show(name: str, as_json: bool) -> None:
     """Print the description and the settings of a component, with types and defaults."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from nfilter.cli import completion
 from nfilter.cli.group import main
 from nfilter.cli.shared import (
     allow_option,
@@ -250,6 +251,7 @@ def pilot(
 @main.command()
 @click.option(
     "--template",
+    shell_complete=completion.recipe_templates,
     help="The shipped recipe to copy.  [default: classes for few distinct answers, else robustft]",
 )
 @click.option(

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import click
 
+from nfilter.cli import completion
 from nfilter.cli.group import main
 from nfilter.cli.shared import attributed, console, json_option, load_plugins, plain
 
 
 @main.command()
-@click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument(
+    "run_directory", metavar="RUN", type=click.Path(path_type=Path), shell_complete=completion.runs
+)
 @click.argument("sample_id", metavar="ID")
 @click.option("--full", is_flag=True, help="Print long texts in full.")
 @click.option("--truth", is_flag=True, help="Print the true label, if it is known.")
@@ -36,7 +39,14 @@ def explain(
 
 
 @main.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@click.argument(
+    "runs",
+    nargs=-1,
+    required=True,
+    metavar="RUN...",
+    type=click.Path(path_type=Path),
+    shell_complete=completion.runs,
+)
 @json_option
 def compare(runs: tuple[Path, ...], as_json: bool) -> None:
     """Print the figures of several runs side by side."""
@@ -50,7 +60,9 @@ def compare(runs: tuple[Path, ...], as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument(
+    "run_directory", metavar="RUN", type=click.Path(path_type=Path), shell_complete=completion.runs
+)
 @click.option("--n", "size", type=click.IntRange(min=2), help="The number of rows.  [default: 50]")
 @click.option("--seed", type=int, help="The seed of the sample of rows.  [default: 0]")
 @click.option("--open", "unblind", is_flag=True, help="Show the run's decision about each row.")
@@ -69,10 +81,13 @@ def audit(
 
 
 @main.command()
-@click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument(
+    "run_directory", metavar="RUN", type=click.Path(path_type=Path), shell_complete=completion.runs
+)
 @click.option(
     "--format",
     "name",
+    shell_complete=completion.formats,
     required=True,
     help="messages, trl, axolotl, llamafactory, spans, or an exporter of a plugin.",
 )
@@ -94,7 +109,9 @@ def export(run_directory: Path, name: str, out: Path, settings: tuple[str, ...])
 
 
 @main.command()
-@click.argument("run_directory", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument(
+    "run_directory", metavar="RUN", type=click.Path(path_type=Path), shell_complete=completion.runs
+)
 @click.option(
     "--to",
     required=True,

@@ -319,7 +319,8 @@ def test_every_setting_in_the_text_exists(
         for shipped in sorted((ROOT / "nfilter" / "recipes").glob("*.yaml")):
             samples = yaml.safe_load(shipped.read_text(encoding="utf-8"))["samples"]
             changed += [{**recipe, "samples": [{**stage, key: value}]} for stage in samples]
-        changed += [{**recipe, key: value}, {**recipe, "source": {**recipe["source"], key: value}}]
+        changed += [{**recipe, key: value}]
+        changed += [{**recipe, part: {**recipe[part], key: value}} for part in ("source", "train")]
         changed += [
             {**recipe, "tokens": [{"use": item.name, key: value}]}
             for item in plugins.of_kind("stage")

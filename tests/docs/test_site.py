@@ -84,7 +84,8 @@ def test_every_exit_code_and_every_error_has_its_entry(pages: dict[str, str]) ->
     assert all(re.search("[a-z]{4}", what) for what in rows.values())
     for cls in classes:
         assert entry(page, cls.__name__).strip().startswith(f"Exit code {cls.exit_code}")
-    assert "| `6` | nothing left to train on | `NothingLeftError` |" in page
+    assert "left to train on" in rows["6"]
+    assert "| `NothingLeftError` |" in page
 
 
 def test_every_command_and_option_has_its_entry(pages: dict[str, str]) -> None:

@@ -420,7 +420,8 @@ def _unknown_section(plugins: Plugins, key: str) -> str:
     """The fault of a section that does not exist: where other tools' names belong, else the nearest section."""
     known = also_known(SECTIONS_ELSEWHERE, key)
     if known is not None:
-        return f"unknown section; write {known}"
+        trainers = [item.name for item in plugins.of_kind("trainer")]
+        return f"unknown section; write {known.replace('TRAINER', next(iter(trainers), 'TRAINER'))}"
     for kind, section in (("trainer", "train"), ("backend", "models: {NAME: ...}")):
         for item in plugins.of_kind(kind):
             config = item.cls.Config

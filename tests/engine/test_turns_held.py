@@ -48,8 +48,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 IMAGES = "1 of 4 readable row holds the field 'images' in messages"
-CALLS = "no place for tool calls"
-THOUGHTS = "no place for thoughts"
+CALLS = "does not support tool calls"
+THOUGHTS = "does not support reasoning"
 
 
 def test_check_counts_and_warns(recipe: Any) -> None:

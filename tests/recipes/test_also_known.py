@@ -112,7 +112,7 @@ def test_a_section_of_another_tool_gets_the_right_one(read: Any, key: str, says:
         (("models", "student"), "huggingface", "write {use: hf, model: NAME}"),
         (("models", "student"), "lm-studio", 'api_base: "http://localhost:1234/v1"'),
         (("models", "student"), "sbert", "write {use: sentence-transformers, "),
-        (("source",), "huggingface", "write {use: datasets, path: FOLDER}"),
+        (("source",), "huggingface", "write {use: hub, path: OWNER/NAME, split: train}"),
         (("source",), "tsv", "write {use: csv, path: data.csv}"),
         (("train",), "qlora", "write {use: hf.lora, model: student}"),
     ],

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def installed(tmp_path: Path) -> dict[str, str]:
     """The environment of a process that finds the plugin as if it were installed, without installing it."""
     path = os.pathsep.join([str(tmp_path / "site"), str(tmp_path / "made")])
-    return {**os.environ, "PYTHONPATH": path, "NFILTER_STATE": str(tmp_path / "state")}
+    return {**os.environ, "PYTHONPATH": path}
 
 
 def made(tmp_path: Path, kind: str) -> Path:

@@ -38,14 +38,14 @@ class Published:
     remarks: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-NO_TOOLS = "no place for tools"
-NO_CALLS = "no place for tool calls"
-NO_THOUGHTS = "no place for thoughts"
-CLOSED = "closed, empty"
+NO_TOOLS = "does not support tools"
+NO_CALLS = "does not support tool calls"
+NO_THOUGHTS = "does not support reasoning"
+CLOSED = "empty reasoning is closed"
 AS_USER = "as a user's turn"
-THOUGHTLESS = "leaves out the thoughts"
-RENUMBERED = "written anew"
-REFUSED = "refuses the conversation"
+THOUGHTLESS = "omits the reasoning"
+RENUMBERED = "are replaced"
+REFUSED = "rejects the conversation"
 
 
 def _qwen_tools(text: str) -> str:
@@ -461,7 +461,7 @@ STYLES: list[Published] = [
         '<|start|>functions.add to=assistant<|channel|>commentary<|message|>"five"<|end|><|start|>assistant«<|channel|>final<|message|>five<|return|>»',
         "call": "<|start|>system<|message|>Current date: 2024-07-26<|end|><|start|>developer<|message|># Tools\n\ntype add = () => any;\n<|end|>"
         '<|start|>user<|message|>red ?<|end|><|start|>assistant« to=functions.add<|channel|>commentary json<|message|>{"a": 1}<|call|>»',
-        "calls": "leaves out a call",
+        "calls": "omits a call",
         "thought": "<|start|>system<|message|>Current date: 2024-07-26<|end|><|start|>developer<|message|># Instructions\n\nbe red\n\n<|end|><|start|>user<|message|>red ?<|end|>"
         "<|start|>assistant«<|channel|>analysis<|message|>a red one<|end|><|start|>assistant<|channel|>final<|message|>red<|return|>»",
         "thoughts": "<|start|>system<|message|>Current date: 2024-07-26<|end|><|start|>user<|message|>red ?<|end|><|start|>assistant«<|channel|>final<|message|>red<|end|>»"
@@ -486,7 +486,7 @@ def _mistral(name: str, template: str, blank: str, kind: str) -> Published:
         "thoughts": NO_THOUGHTS,
     }
     tokens = ("<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]")  # fmt: skip
-    return Published(name, template, "</s>", tokens, expected, bos="<s>", kind=kind, remarks={"tools": ("leaves out the system text",)})  # fmt: skip
+    return Published(name, template, "</s>", tokens, expected, bos="<s>", kind=kind, remarks={"tools": ("omits the system text",)})  # fmt: skip
 
 
 STYLES += [

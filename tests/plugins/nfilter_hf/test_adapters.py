@@ -157,7 +157,7 @@ def test_an_error_inside_restores_the_base(backend: Any, refs: Any) -> None:
 def test_an_adapted_model_ends_with_its_scope(backend: Any, refs: Any) -> None:
     with backend().adapted(refs[0]) as adapted:
         pass
-    with pytest.raises(ModelError, match="is off again"):
+    with pytest.raises(ModelError, match="is no longer attached"):
         adapted.generate(REQUESTS)
     with backend().adapted(refs[0]) as adapted:
         assert adapted.generate(REQUESTS)

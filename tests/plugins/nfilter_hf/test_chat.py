@@ -255,7 +255,7 @@ def test_answers_that_a_template_rewrites(backend: Any, thought: str) -> None:
     assert text_of(model, sample, slice(None)).endswith(
         f"<|im_start|>assistant\n<think>\n{between}{learned}<|im_end|>\n"
     )
-    assert any("is closed, empty" in remark for remark in sample.remarks) != held
+    assert any("empty reasoning is closed" in remark for remark in sample.remarks) != held
 
 
 def test_an_unfinished_answer_is_continued(backend: Any) -> None:
@@ -376,6 +376,6 @@ def test_a_row_without_tools_has_its_place(tokenizer_of: Any) -> None:
     chat = Chat(tokenizer_of("chatml"))
     tools = ({"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}},)
     turns = talk(("user", "1+1"), ("assistant", "2"))
-    with pytest.raises(ChatError, match="take 'tools' out of the row"):
+    with pytest.raises(ChatError, match="remove 'tools' from the row"):
         chat.prompt(turns[:1], tools)
     assert chat.prompt(turns[:1]).text

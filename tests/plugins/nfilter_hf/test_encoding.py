@@ -144,4 +144,4 @@ def test_a_conversation_that_the_template_refuses_says_so(tokenizer_of: Any) -> 
     assert any("set chat_template: none for the model" in said for said in found.warnings)
     plain = replace(text, chat=Chat(tokenizer, plain=True))
     again = encode(plain, samples, max_length=99, turns="all")
-    assert lint(EncodeConfig(), samples, again, lambda ids: None).gone == []
+    assert lint(EncodeConfig(), samples, again, lambda ids: None).dropped == []

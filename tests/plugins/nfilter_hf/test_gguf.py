@@ -204,7 +204,7 @@ def test_positions_are_stretched_as_the_file_says(
             assert (rope["rope_type"], rope["factor"]) == (named, 4.0)
         else:
             with pytest.raises(
-                ModelError, match=r"\(rope\.scaling\.type longrope\) that is not known.*safetensors"
+                ModelError, match=r"\(rope\.scaling\.type longrope\) is not supported.*safetensors"
             ):
                 model._load()
 
@@ -224,7 +224,8 @@ def test_text_is_split_as_the_file_says(folder: Path, tmp_path: Path) -> None:
     assert pieces("llama-bpe") == ["it", "'s", " ", " ", "123", "45", "\n\n", "X"]
     assert pieces("qwen2") == ["it", "'s", " ", " ", "1", "2", "3", "4", "5", "\n\n", "X"]
     with pytest.raises(
-        ModelError, match=r"in the way of 'own-way' \(tokenizer\.ggml\.pre\).*\*\.safetensors"
+        ModelError,
+        match=r"'own-way' of its vocabulary \(tokenizer\.ggml\.pre\) is not supported.*\*\.safetensors",
     ):
         pieces("own-way")
 
@@ -232,7 +233,7 @@ def test_text_is_split_as_the_file_says(folder: Path, tmp_path: Path) -> None:
 def test_weights_without_a_place_are_not_dropped(written: Callable[..., Path]) -> None:
     file = written(tensors={"blk.0.attn_q.bias": np.ones(32, dtype=np.float32)})
     with pytest.raises(
-        ModelError, match=r"holds [\d,]+ weights, and the llama model of transformers has"
+        ModelError, match=r"has [\d,]+ weights, and the llama model of transformers has"
     ):
         backend(file)._load()
 
@@ -251,7 +252,7 @@ def test_a_file_is_named_by_its_path_or_by_a_folder_with_it(
     assert locate("mine", Site(tmp_path, {"mine": file})).gguf == file
     shutil.copy(file, file.parent / "b.gguf")
     (found,) = problems("files", tmp_path)
-    assert "holds 2 GGUF files: b.gguf, model.gguf" in found
+    assert "has 2 GGUF files: b.gguf, model.gguf" in found
     assert "model: files/b.gguf" in found
     assert problems("files/b.gguf", tmp_path) == []
 

@@ -166,7 +166,7 @@ def test_pickled_weights_are_refused(folder: Path) -> None:
     whole = folder.parent / "whole.safetensors"
     (folder / "model.safetensors").rename(whole)
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
-    refused(folder, r"pickled weights only.*save_pretrained")
+    refused(folder, r"only pickled weights.*save_pretrained")
     assert not marker.exists()
     assert torch.load is weights
     (folder / "pytorch_model.bin").unlink()
@@ -210,7 +210,7 @@ def test_a_folder_without_weights_or_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     refused(folder, r"has no tokenizer")
     (folder / "model.safetensors").unlink()
-    refused(folder, r"holds no \*\.safetensors weights")
+    refused(folder, r"has no \*\.safetensors weights")
     (folder / "config.json").write_text("[1")
     refused(folder, r"not a JSON object")
     (folder / "config.json").unlink()

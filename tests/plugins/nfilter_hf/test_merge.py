@@ -215,7 +215,7 @@ def test_a_base_without_a_tokenizer_merges_without_one(tmp_path: Path) -> None:
 def test_refusals(tmp_path: Path) -> None:
     base = save_base(tmp_path / "base")
     adapter = make_adapter(tmp_path / "adapter", base)
-    with pytest.raises(ModelError, match=r"holds no LoRA adapter: adapter_config\.json is missing"):
+    with pytest.raises(ModelError, match=r"has no LoRA adapter: adapter_config\.json is missing"):
         merge(tmp_path, str(base), tmp_path / "out")
     with pytest.raises(StoreError, match=r"not an empty folder: give another one with --out"):
         merge(adapter, str(base), base)

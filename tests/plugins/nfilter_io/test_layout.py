@@ -287,7 +287,7 @@ def test_the_plugin_registers_its_sources_and_loads_nothing_heavy() -> None:
     code = (
         "import sys, nfilter_io;"
         "names = [s.name for s in nfilter_io.nfilter_sources()];"
-        "assert names == ['jsonl', 'json', 'csv', 'parquet', 'datasets'], names;"
+        "assert names == ['jsonl', 'json', 'csv', 'parquet', 'datasets', 'hub'], names;"
         "assert not {'pyarrow', 'datasets', 'pandas', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -269,7 +269,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     with pytest.raises(
-        ModelError, match=r"3 processes were started .* it has 2 GPUs: start one for"
+        ModelError, match=r"3 processes were started .* which has 2 GPUs: start one per"
     ):
         Launch.join()
 
@@ -279,7 +279,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("accelerate.PartialState", alone)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(
-        ModelError, match=r"do not meet \(nobody is there\): start them with torchrun"
+        ModelError, match=r"cannot connect \(nobody is there\): start them with torchrun"
     ):
         Launch.join()
 

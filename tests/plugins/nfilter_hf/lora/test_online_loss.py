@@ -331,7 +331,7 @@ def test_a_pass_whose_weights_are_all_zero_takes_no_part(tmp_path: Path) -> None
         (made(lambda n: -torch.ones(n), "weighed"), r"'made': a weight is negative"),
         (
             SimpleNamespace(name="flat", mean_over="given", stats=lambda logits, labels: {"all": logits}),
-            r"'flat': its statistic 'all' has shape",
+            r"'flat': its statistic 'all' has the shape",
         ),
     ],
 )  # fmt: skip

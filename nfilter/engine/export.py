@@ -45,9 +45,7 @@ def export(
         raise RecipeError(
             f"--set {place}: {first['msg']}; see nfilter plugins show {name}"
         ) from error
-    run = reading.open_run(run_dir)
-    if not reading.ended(run):
-        raise StoreError(f"{run_dir}: the run has not ended; run the same command to resume it")
+    run = reading.open_ended(run_dir)
     exported, left_out = _exported(run, item, plugins)
     if not exported.samples:
         raise NothingLeftError(

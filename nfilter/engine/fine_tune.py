@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nfilter.api.data import FineTune
-from nfilter.recipe.yaml_lines import parse
 from nfilter.report import reading
-
-LOCK = "recipe.lock.yaml"
 
 
 def fine_tune_of(run_dir: Path, models: Mapping[str, Path]) -> FineTune | None:
@@ -21,10 +18,7 @@ def fine_tune_of(run_dir: Path, models: Mapping[str, Path]) -> FineTune | None:
     Raises:
         DamageError: when the record of the run is not what was written.
     """
-    file = reading.published(run_dir, LOCK)
-    if file is None:
-        return None
-    lock: Any = parse(file.read_text(encoding="utf-8"), file).value
+    lock = reading.locked_recipe(run_dir)
     train = lock.get("train")
     train = train.get("with", train) if isinstance(train, Mapping) else None
     if train is None or "model" not in train:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import yaml
 
 from nfilter.api.errors import NothingLeftError, StoreError, missing_package
-from nfilter.recipe.yaml_lines import parse
+from nfilter.engine.arms import MARKER
 from nfilter.report import reading
 from nfilter.report.cards import dataset_card
 from nfilter.store.files import publishing_folder
@@ -20,8 +20,6 @@ from nfilter.store.files import publishing_folder
 HUB: Final = "hub:"
 DATASET, MODEL = "dataset", "model"
 _ADAPTER: Final = "adapters/cleaned"
-_OURS: Final = ("nfilter.json",)
-"""Files of an adapter's folder that serve this run alone: they have paths of this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +43,7 @@ def push(
         NothingLeftError: when the run kept no row.
         StoreError: when there is no finished run, ``to`` is there already, or the hub refuses.
     """
-    run = reading.open_run(run_dir)
-    if not reading.ended(run):
-        raise StoreError(
-            f"{run_dir}: the run has not ended; run the same command again and it goes on"
-        )
+    reading.open_ended(run_dir)
     if not reading.metrics_of(run_dir)["samples"]["kept"]:
         raise NothingLeftError(
             f"{run_dir}: nothing is left of its rows, so there is none to push; dropped.jsonl says which stage took them"
@@ -80,9 +74,8 @@ def _write(
     made = [(DATASET, _names(dataset))]
     adapter = run_dir / _ADAPTER
     if (adapter / "adapter_config.json").is_file():
-        shutil.copytree(
-            adapter, out / MODEL, ignore=lambda _, names: [name for name in names if name in _OURS]
-        )
+        # The marker serves this run alone, and has paths of this machine.
+        shutil.copytree(adapter, out / MODEL, ignore=shutil.ignore_patterns(MARKER))
         _name_base(out / MODEL)
         made.append((MODEL, _names(out / MODEL)))
     return made
@@ -108,9 +101,7 @@ def _names(folder: Path) -> tuple[str, ...]:
 
 def _recipe(run_dir: Path) -> str:
     """The recipe with all defaults; of paths of this machine only their last part."""
-    file = reading.published(run_dir, "recipe.lock.yaml")
-    assert file is not None  # a run that ended has it
-    value: Any = parse(file.read_text(encoding="utf-8"), file).value
+    value = reading.locked_recipe(run_dir)
     value.pop("lock", None)
     return yaml.safe_dump(_without_folders(value), sort_keys=False, allow_unicode=True)
 

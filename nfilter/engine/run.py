@@ -45,7 +45,7 @@ from nfilter.recipe.check import model_facts
 from nfilter.recipe.model import Arm, Recipe
 from nfilter.registry.loading import Plugins
 from nfilter.report.html import write_report
-from nfilter.report.reading import MANIFEST
+from nfilter.report.reading import LOCK, MANIFEST
 from nfilter.store.artefacts import Artefact, fingerprint_of
 from nfilter.store.files import publishing_folder, remove, write_json, write_sealed
 from nfilter.store.run_directory import RunDirectory, refuse_other_kind
@@ -133,7 +133,7 @@ def run(
 
 
 def _steps(state: RunState) -> dict[str, Any]:
-    write_lock(state.directory.path / "recipe.lock.yaml", state.recipe, state.prompts, state.pool)
+    write_lock(state.directory.path / LOCK, state.recipe, state.prompts, state.pool)
     for fact in model_facts(state.recipe, state.pool.site):
         state.log.info(fact)
     check_tokenizers(state.recipe, state.pool, state.log.warning)
@@ -320,7 +320,7 @@ def _files(state: RunState) -> list[str]:
     """The files in the run's own folder that readers verify."""
     evaluated = [f"evaluation/{arm}.jsonl" for arm in state.recipe.arms if state.recipe.evaluate]
     tokens = ["tokens/index.json"] if state.recipe.encodes else []
-    return ["recipe.lock.yaml", CLEANED, DROPPED, "metrics.json", *evaluated, *tokens]
+    return [LOCK, CLEANED, DROPPED, "metrics.json", *evaluated, *tokens]
 
 
 def _manifest(state: RunState, runs: Sequence[Mapping[str, Any]]) -> None:

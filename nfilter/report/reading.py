@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SOURCE = "source"
 MANIFEST = "manifest.json"
+LOCK = "recipe.lock.yaml"
 _CHECKED_ROWS = 2000
 
 
@@ -127,6 +128,31 @@ def _fingerprints(run: RunDirectory) -> dict[str, str | None]:
         label(artefact): artefact.fingerprint() if finished(artefact) else None
         for artefact in every
     }
+
+
+def open_ended(path: Path) -> RunDirectory:
+    """Return the run at ``path``, which has ended.
+
+    Raises:
+        StoreError: if there is no run, or it has not ended.
+    """
+    run = open_run(path)
+    if not ended(run):
+        raise StoreError(f"{path}: the run has not ended; run the same command to resume it")
+    return run
+
+
+def locked_recipe(path: Path) -> dict[str, Any]:
+    """Return the resolved recipe that the run ``path`` published in recipe.lock.yaml; empty if it published none.
+
+    Raises:
+        DamageError: if the file is missing or was changed.
+    """
+    import yaml
+
+    file = published(path, LOCK)
+    loaded = {} if file is None else yaml.safe_load(file.read_text(encoding="utf-8"))
+    return loaded if isinstance(loaded, dict) else {}
 
 
 def published(path: Path, name: str) -> Path | None:

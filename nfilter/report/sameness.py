@@ -42,13 +42,7 @@ def differences(run_dirs: Sequence[Path]) -> list[str]:
 def _facts(path: Path) -> _Facts:
     children = reading.children_of(path)
     run = path if (path / f"00-{reading.SOURCE}").is_dir() or not children else children[0]
-    lock: Mapping[str, Any] = {}
-    file = reading.published(run, "recipe.lock.yaml")
-    if file is not None:
-        import yaml
-
-        loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
-        lock = loaded if isinstance(loaded, Mapping) else {}
+    lock = reading.locked_recipe(run)
     fingerprint = reading.manifest(run).get("fingerprints", {}).get(reading.SOURCE)
     return _Facts(path, run, lock, fingerprint)
 

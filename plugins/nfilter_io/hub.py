@@ -22,14 +22,12 @@ from nfilter import (
     Unreadable,
     missing_package,
 )
-from nfilter_io.cells import Record
 from nfilter_io.config import ALSO_KNOWN, Columns, Labels, ShapeName
 from nfilter_io.rows import Rows
-from nfilter_io.tables import check_unique_names, choose_split, first_line, records
+from nfilter_io.tables import arrow_rows, choose_split, class_names, first_line
 
 _ID: Final = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}", re.ASCII)
-_BATCH: Final = 256
 
 
 class HubConfig(StageConfig):
@@ -125,9 +123,9 @@ class Hub:
         )  # once per source: both passes read the same copy
         self.rows = Rows(
             config,
-            lambda: _rows(config, load()),
+            lambda: arrow_rows(Path(config.path), load()),
             nan_is_null=True,
-            schema_classes=lambda column: _classes(load(), column),
+            schema_classes=lambda column: class_names(load(), column),
         )
 
     def read(self) -> Iterator[Row | Unreadable]:
@@ -198,16 +196,3 @@ def _quiet(datasets: Any) -> Iterator[None]:
     finally:
         if shown:
             datasets.enable_progress_bars()
-
-
-def _rows(config: HubConfig, data: Any) -> Iterator[Record]:
-    path = Path(config.path)
-    if data.column_names is not None:
-        check_unique_names(path, data.column_names)
-    # The arrow format returns tables as stored: no image or sound is decoded.
-    yield from records(path, data.with_format("arrow").iter(batch_size=_BATCH))
-
-
-def _classes(data: Any, column: str) -> list[str] | None:
-    names = getattr((data.features or {}).get(column), "names", None)
-    return [str(name) for name in names] if names else None

@@ -38,10 +38,21 @@ def dataset_rows(path: Path, config: DatasetsConfig) -> Iterator[Record]:
     Raises:
         SourceError: the package, the folder or the split is missing.
     """
-    data = _load(path, config)
-    check_unique_names(path, data.column_names)
+    yield from arrow_rows(path, _load(path, config))
+
+
+def arrow_rows(path: Path, data: Any) -> Iterator[Record]:
+    """Yield the rows of a dataset of ``datasets`` in its order; one that streams may not know its columns beforehand."""
+    if data.column_names is not None:
+        check_unique_names(path, data.column_names)
     # The arrow format returns tables as stored: no image or sound is decoded.
     yield from records(path, data.with_format("arrow").iter(batch_size=_BATCH))
+
+
+def class_names(data: Any, column: str) -> list[str] | None:
+    """Return the class names of a column in a dataset's features (``ClassLabel``), or None."""
+    names = getattr((data.features or {}).get(column), "names", None)
+    return [str(name) for name in names] if names else None
 
 
 def _load(path: Path, config: DatasetsConfig) -> Any:
@@ -70,8 +81,7 @@ def _load(path: Path, config: DatasetsConfig) -> Any:
 
 def dataset_classes(path: Path, config: DatasetsConfig, column: str) -> list[str] | None:
     """Return the class names of a column in a dataset's features (``ClassLabel``), or None."""
-    names = getattr(_load(path, config).features.get(column), "names", None)
-    return [str(name) for name in names] if names else None
+    return class_names(_load(path, config), column)
 
 
 def parquet_classes(path: Path, column: str) -> list[str] | None:

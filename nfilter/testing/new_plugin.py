@@ -20,12 +20,16 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """``template``: the files to start from; ``hook``: what registers it; ``dotted``: whether its name has a plugin before it."""
+    """``template``: the files to start from; ``hook``: what registers it; ``dotted``: whether its name has a plugin before it.
+
+    ``stage``: whether a stage that uses it comes with it, in a module of its own.
+    """
 
     template: str
     hook: str
     dotted: bool = True
     data: str = "rows.jsonl"
+    stage: bool = False
 
 
 KINDS: Final[Mapping[str, _Kind]] = MappingProxyType(
@@ -38,6 +42,7 @@ KINDS: Final[Mapping[str, _Kind]] = MappingProxyType(
         "exporter": _Kind("exporter", "exporters"),
         "metric": _Kind("metric", "metrics", dotted=False, data="truth_rows.jsonl"),
         "loss": _Kind("loss", "losses"),
+        "tool": _Kind("tool", "tools", dotted=False, stage=True),
     }
 )
 
@@ -76,8 +81,9 @@ def new_plugin(name: str, kind: str, into: Path) -> list[Path]:
     files = {
         "pyproject.toml": "pyproject.toml",
         "README.md": "README.md",
-        f"{package}/__init__.py": "init.py",
+        f"{package}/__init__.py": f"{module}_init.py" if chosen.stage else "init.py",
         f"{package}/{module}.py": f"{chosen.template}.py",
+        **({f"{package}/stage.py": f"{module}_stage.py"} if chosen.stage else {}),
         f"{package}/py.typed": None,
         f"tests/test_{module}.py": f"{chosen.template}_test.py",
         "recipe.yaml": f"{chosen.template}.yaml",

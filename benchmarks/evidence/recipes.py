@@ -23,10 +23,10 @@ def base_value(file: Path, assignments: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         RecipeError: when the file or an override cannot be read.
     """
-    located = read(file)
+    document = read(file)
     if assignments:
-        override(located, list(assignments))
-    value: dict[str, Any] = located.value
+        override(document, list(assignments))
+    value: dict[str, Any] = document.value
     return value
 
 

@@ -110,7 +110,7 @@ def train(
         RecipeError: if the recipe has no section train.
     """
     if recipe.train is None:
-        place = recipe.located.place(("arms",))
+        place = recipe.document.place(("arms",))
         raise RecipeError(
             f"{place}: arm {arm!r} needs training; add train: {{use: TRAINER, model: MODEL}}; nfilter plugins lists trainers"
         )
@@ -256,7 +256,7 @@ def read_test(recipe: Recipe) -> list[Sample]:
         row for row in rows(recipe.test, recipe, recipe.evaluate.limit) if isinstance(row, Row)
     ]
     if not test_rows:
-        place = recipe.located.place(recipe.test.use.where)
+        place = recipe.document.place(recipe.test.use.where)
         raise StoreError(f"{place}: no row of the test source can be read")
     return [
         row.sample if row.truth is None else row.sample.relabel(row.truth, "the truth")
@@ -279,7 +279,7 @@ def evaluate(
         RecipeError: if there is no section evaluate, or no response of the test source has an answer of the recipe's kind.
     """
     if recipe.evaluate is None:
-        raise RecipeError(f"{recipe.located.file}: arm {arm!r} needs a section evaluate")
+        raise RecipeError(f"{recipe.document.file}: arm {arm!r} needs a section evaluate")
     name = recipe.train.config.model if recipe.train is not None else recipe.encode.model
     model = ctx.model(name)
     template = prompts.get(recipe.evaluate.prompt) if recipe.evaluate.prompt else None
@@ -303,7 +303,7 @@ def evaluate(
     write_jsonl(directory / "evaluation" / f"{arm}.jsonl", (row.to_json() for row in judged))
     result = arm_result(arm, judged, trained.figures if trained is not None else None)
     if not result.right:
-        place = recipe.located.place(("answer",))
+        place = recipe.document.place(("answer",))
         raise RecipeError(
             f"{place}: answer kind {recipe.answer.kind!r} finds no answer in any response of the test source; "
             "choose the kind that fits"

@@ -113,7 +113,7 @@ def rows(source: SourceUse, recipe: Recipe, limit: Limit = None) -> Iterator[Row
     try:
         noisy = inject(read, source.noise, recipe.seed, recipe.answer.kind, kind.options)
     except SourceError as error:
-        place = recipe.located.place((*source.use.where, "noise"))
+        place = recipe.document.place((*source.use.where, "noise"))
         raise SourceError(f"{place}: {error}") from error
     yield from noisy
 
@@ -189,7 +189,7 @@ def ingest(
 
 def _nothing_readable(source: SourceUse, recipe: Recipe, unreadable: list[Unreadable]) -> str:
     path = getattr(source.use.config, "path", source.use.name)
-    place = recipe.located.place(source.use.where)
+    place = recipe.document.place(source.use.where)
     if not unreadable:
         return f"{place}: {path} has no rows"
     first = "\n".join(f"  {path}:{row.line}: {row.error}" for row in unreadable[:3])

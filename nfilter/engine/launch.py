@@ -75,7 +75,7 @@ def _trainer(recipe: Recipe, launch: Launch) -> Any:
     if not isinstance(trainer, Follows):
         what = f"{use.name} trains in one process" if use is not None else "it has no training"
         raise RecipeError(
-            f"{recipe.located.file}: {launch.size} processes were started for this recipe, and {what}; type "
-            f"nfilter run {recipe.located.file}, without torchrun or accelerate launch"
+            f"{recipe.document.file}: {launch.size} processes were started for this recipe, and {what}; type "
+            f"nfilter run {recipe.document.file}, without torchrun or accelerate launch"
         )
     return trainer

@@ -37,7 +37,7 @@ def preview(recipe: Recipe, plugins: Plugins, limit: int | None = None) -> Previ
     """
     if recipe.model(recipe.encode.model) is None:
         raise RecipeError(
-            recipe.located.fault(
+            recipe.document.fault(
                 ("encode", "model"),
                 f"lint encodes rows with {recipe.encode.model!r}, which is not under models; add it, e.g. "
                 "models: {student: {use: BACKEND, model: NAME}}, or name another: encode: {model: NAME}",
@@ -52,7 +52,7 @@ def preview(recipe: Recipe, plugins: Plugins, limit: int | None = None) -> Previ
         if isinstance(row, Row):
             items.append(row.sample)
     if not items:
-        place = recipe.located.place(recipe.source.use.where)
+        place = recipe.document.place(recipe.source.use.where)
         raise SourceError(f"{place}: {readable.message(first=False)}")
     warnings += readable.warnings(first=limit is not None)
     warnings += not_carried.warnings()

@@ -29,7 +29,7 @@ def check_tokenizers(recipe: Recipe, pool: ModelPool, warn: Callable[[str], None
     remedy = f"set encode: {{model: {trained}}}"
     if made.tokenizer != read.tokenizer:
         raise RecipeError(
-            f"{recipe.located.place(('encode', 'model'))}: encode.model {encodes!r} has another tokenizer than "
+            f"{recipe.document.place(('encode', 'model'))}: encode.model {encodes!r} has another tokenizer than "
             f"{trained!r}, which is trained: it maps the same ids to other text; {remedy}"
         )
     if made.template != read.template:

@@ -92,7 +92,7 @@ class _Checker:
         self.rows: int | None = None
 
     def fault(self, where: Where, text: str) -> None:
-        self.report.faults.append(self.recipe.located.fault(where, text))
+        self.report.faults.append(self.recipe.document.fault(where, text))
 
     def take(self, step: Callable[[], None]) -> None:
         """Run one step of the check; an OSError, as for a name that is too long, becomes a fault."""
@@ -162,14 +162,14 @@ class _Checker:
 
     def _allowing(self) -> str:
         """Return the command that allows all unlisted hosts of the recipe, with the overrides of this call."""
-        located = self.recipe.located
+        document = self.recipe.document
         hosts = dict.fromkeys(
             host
             for use in self.recipe.models.values()
             for host in unlisted_hosts(use.item.cls, use.config, self.recipe.allow_hosts)
         )
-        given = [word for text in located.overridden.values() for word in ("--set", text)]
-        return allow_host(*hosts, recipe=shlex.join([str(located.file), *given]))
+        given = [word for text in document.overridden.values() for word in ("--set", text)]
+        return allow_host(*hosts, recipe=shlex.join([str(document.file), *given]))
 
     def _price(self, use: Use) -> None:
         if use.item.cls.price(use.config) is None:
@@ -260,11 +260,11 @@ class _Checker:
 
     def _where_named(self, use: Use, name: str) -> Where:
         for key, value in use.config.model_dump(by_alias=True).items():
-            if value == name and self.recipe.located.has((*use.where, key)):
+            if value == name and self.recipe.document.has((*use.where, key)):
                 return (*use.where, key)
             if isinstance(value, list | tuple) and name in value:
                 where = (*use.where, key, list(value).index(name))
-                if self.recipe.located.has(where):
+                if self.recipe.document.has(where):
                     return where
         return use.where
 
@@ -293,7 +293,7 @@ class _Checker:
             problems = list(source.use.item.cls.problems(source.use.config, self.recipe.base_dir))
             for problem in problems:
                 key = (*source.use.where, "path")
-                self.fault(key if self.recipe.located.has(key) else source.use.where, problem)
+                self.fault(key if self.recipe.document.has(key) else source.use.where, problem)
             if not problems and self._columns(source) and rows:
                 self._first_rows(source)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nfilter.api.errors import RecipeError, did_you_mean, short
-from nfilter.recipe.yaml_lines import Located, Where, read
+from nfilter.recipe.yaml_lines import Where, YamlDocument, read
 from nfilter.registry.loading import Plugins
 
 EXTENDS = "extends"
@@ -28,7 +28,7 @@ def templates(plugins: Plugins) -> dict[str, Path]:
     }
 
 
-def extended(located: Located, plugins: Plugins, seen: tuple[Path, ...] = ()) -> Located:
+def extended(document: YamlDocument, plugins: Plugins, seen: tuple[Path, ...] = ()) -> YamlDocument:
     """Return a recipe with the sections of the one that it extends.
 
     Mappings are merged and everything else is replaced, also a mapping whose ``use`` is another one. ``name`` is not inherited.
@@ -36,59 +36,59 @@ def extended(located: Located, plugins: Plugins, seen: tuple[Path, ...] = ()) ->
     Raises:
         RecipeError: with file and line, where ``extends`` names no recipe, or a recipe extends itself.
     """
-    if not isinstance(located.value, dict) or EXTENDS not in located.value:
-        return located
-    file = _file(located, plugins)
-    seen = (*seen, located.file.resolve())
+    if not isinstance(document.value, dict) or EXTENDS not in document.value:
+        return document
+    file = _file(document, plugins)
+    seen = (*seen, document.file.resolve())
     if file.resolve() in seen:
         names = " -> ".join(path.name for path in (*seen, file))
         raise RecipeError(
-            located.fault(
+            document.fault(
                 (EXTENDS,), f"a recipe cannot extend itself ({names}); remove one `extends`"
             )
         )
     base = extended(read(file), plugins, seen)
     if not isinstance(base.value, dict):
         return base
-    made = Located(located.file, None)
+    made = YamlDocument(document.file, None)
     for path, line in base.lines.items():
         if path[:1] not in {(name,) for name in _OWN}:
             made.lines[path] = line
             made.origins[path] = base.origins.get(path, base.file)
     inherited = {key: value for key, value in base.value.items() if key not in _OWN}
-    own = {key: value for key, value in located.value.items() if key != EXTENDS}
+    own = {key: value for key, value in document.value.items() if key != EXTENDS}
     made.value = _merged(made, (), inherited, own)
-    for path, line in located.lines.items():
+    for path, line in document.lines.items():
         if path[:1] != (EXTENDS,):
             made.lines[path] = line
             made.origins.pop(path, None)
     return made
 
 
-def _file(located: Located, plugins: Plugins) -> Path:
-    name = located.value[EXTENDS]
+def _file(document: YamlDocument, plugins: Plugins) -> Path:
+    name = document.value[EXTENDS]
     if not isinstance(name, str) or not name:
         raise RecipeError(
-            located.fault(
+            document.fault(
                 (EXTENDS,), f"the name of a shipped recipe, or a path, not {short(repr(name))}"
             )
         )
     known = templates(plugins)
     if name in known:
         return known[name]
-    path = located.file.resolve().parent / name
+    path = document.file.resolve().parent / name
     if path.is_file():
         return path
     near = did_you_mean(name, known)
     raise RecipeError(
-        located.fault(
+        document.fault(
             (EXTENDS,),
             f"no recipe {short(repr(name))} ships, and {short(str(path), 500)} is no file{near}",
         )
     )
 
 
-def _merged(made: Located, where: Where, base: Any, own: Any) -> Any:
+def _merged(made: YamlDocument, where: Where, base: Any, own: Any) -> Any:
     """Return ``own`` merged into ``base``; the lines of what is replaced are removed from ``made``."""
     mappings = isinstance(base, dict) and isinstance(own, dict)
     if not mappings or own.get("use", base.get("use")) != base.get("use"):

@@ -346,9 +346,9 @@ def _rank_by_what_is_there(plugins: Plugins, out: Path) -> list[str]:
     """Rewrite the stages of a recipe that its models do not support; return what was changed."""
     recipe = load(out, plugins)
     lines = out.read_text(encoding="utf-8").splitlines()
-    at = recipe.located.lines
+    at = recipe.document.lines
     said = []
-    here = [each for each in rewrites(recipe) if each.where not in recipe.located.origins]
+    here = [each for each in rewrites(recipe) if each.where not in recipe.document.origins]
     for each in sorted(here, key=lambda one: at[one.where], reverse=True):
         lines[at[each.where] - 1 : at[each.where]] = [f"  - {item}" for item in each.items]
         said.append(f"samples: {each.message}; that is done")

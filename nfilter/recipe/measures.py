@@ -94,7 +94,7 @@ def _asked_by(use: Use) -> str:
 
 def _written(recipe: Recipe, use: Use, **more: Any) -> str:
     """Return the stage as written in the recipe, with more settings, on one line."""
-    value: Any = recipe.located.value
+    value: Any = recipe.document.value
     for key in use.where:
         value = value[key]
     written = {**value, **more} if isinstance(value, Mapping) else {"use": use.name, **more}

@@ -48,7 +48,7 @@ from nfilter.recipe.uses import (
     read_trainer,
     reading_of,
 )
-from nfilter.recipe.yaml_lines import Located, Where, assign, override, plain_values, read
+from nfilter.recipe.yaml_lines import Where, YamlDocument, assign, override, plain_values, read
 from nfilter.registry.loading import Plugins
 from nfilter.registry.loading import load as load_plugins
 
@@ -263,7 +263,7 @@ class Recipe(BaseModel):
             if item is not None or key not in ("name", "arms")
         }
         arms = ["cleaned"] if "train" in value else ["vanilla"] if "evaluate" in value else []
-        name = reading_of(info).located.file.name.split(".")[0] or "recipe"
+        name = reading_of(info).document.file.name.split(".")[0] or "recipe"
         return {"name": name, "arms": arms, **given}
 
     def model_post_init(self, context: Any) -> None:
@@ -290,10 +290,10 @@ class Recipe(BaseModel):
             RecipeError: with every fault that was found, each with its line and what to write instead.
         """
         plugins = plugins or load_plugins()
-        located = extended(read(Path(file)), plugins)
+        document = extended(read(Path(file)), plugins)
         if assignments:
-            override(located, list(assignments))
-        return cls._read(Reading(located, plugins, allow_hosts))
+            override(document, list(assignments))
+        return cls._read(Reading(document, plugins, allow_hosts))
 
     @classmethod
     def from_dict(cls, sections: Mapping[str, Any], plugins: Plugins | None = None) -> Self:
@@ -303,8 +303,8 @@ class Recipe(BaseModel):
             RecipeError: with every fault that was found, and what to write instead.
         """
         plugins = plugins or load_plugins()
-        located = extended(Located(Path("recipe"), plain_values(sections)), plugins)
-        return cls._read(Reading(located, plugins))
+        document = extended(YamlDocument(Path("recipe"), plain_values(sections)), plugins)
+        return cls._read(Reading(document, plugins))
 
     def override(self, path: str, value: Any) -> Self:
         """Return the recipe with another value at ``path``: ``recipe.override("train.lr", 1e-4)``.
@@ -312,19 +312,21 @@ class Recipe(BaseModel):
         Raises:
             RecipeError: where nothing stands at ``path`` that could take the value, and where the recipe is then wrong.
         """
-        located = deepcopy(self.located)
-        assign(located, path, value)
-        return self._read(replace(self._reading, located=located))
+        document = deepcopy(self.document)
+        assign(document, path, value)
+        return self._read(replace(self._reading, document=document))
 
     @classmethod
     def _read(cls, reading: Reading) -> Self:
-        located = reading.located
+        document = reading.document
         try:
-            return cls.model_validate(located.value, context=reading)
+            return cls.model_validate(document.value, context=reading)
         except ValidationError as error:
-            found = faults_of(cls, error, located.value, partial(_unknown_section, reading.plugins))
-            ordered = sorted(found, key=lambda fault: located.order(fault[0]))
-            raise RecipeError(located.fault(*fault) for fault in ordered) from None
+            found = faults_of(
+                cls, error, document.value, partial(_unknown_section, reading.plugins)
+            )
+            ordered = sorted(found, key=lambda fault: document.order(fault[0]))
+            raise RecipeError(document.fault(*fault) for fault in ordered) from None
 
     @property
     def allow_hosts(self) -> frozenset[str]:
@@ -337,9 +339,9 @@ class Recipe(BaseModel):
         return self._reading.plugins
 
     @property
-    def located(self) -> Located:
+    def document(self) -> YamlDocument:
         """The values as written, with the line of each."""
-        return self._reading.located
+        return self._reading.document
 
     @cached_property
     def models(self) -> Mapping[str, Use]:
@@ -370,7 +372,7 @@ class Recipe(BaseModel):
     def base_dir(self) -> Path:
         """The folder where relative paths start: the recipe's; of a locked recipe, the one it was locked in."""
         locked = self.lock.get("base_dir") if isinstance(self.lock, dict) else None
-        return Path(locked) if isinstance(locked, str) else self.located.file.resolve().parent
+        return Path(locked) if isinstance(locked, str) else self.document.file.resolve().parent
 
     @property
     def encodes(self) -> bool:

@@ -14,7 +14,7 @@ from nfilter.api.errors import PluginError, did_you_mean, short
 from nfilter.api.stages import ModelNeed, StageConfig
 from nfilter.noise.labels import NoiseConfig
 from nfilter.recipe.faults import FaultsError, Parts, config_of, kind_of
-from nfilter.recipe.yaml_lines import Located, Where
+from nfilter.recipe.yaml_lines import Where, YamlDocument
 from nfilter.registry.catalogue import BESIDE
 from nfilter.registry.loading import Plugins, Registered
 
@@ -29,7 +29,7 @@ NO_SOURCE = "missing; write for example source: {use: jsonl, path: data.jsonl}"
 class Reading:
     """What a recipe is validated with: its values with their lines, the plugins, and the hosts that its user allows."""
 
-    located: Located
+    document: YamlDocument
     plugins: Plugins
     allow_hosts: frozenset[str] = frozenset()
 

@@ -26,7 +26,7 @@ Where: TypeAlias = tuple[str | int, ...]
 
 
 @dataclass
-class Located:
+class YamlDocument:
     """Plain values and the line of every path into them.
 
     ``file`` names them in errors; ``origins`` has the file of each line that is in another one, ``overridden`` the assignments.
@@ -116,7 +116,7 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read(file: Path) -> Located:
+def read(file: Path) -> YamlDocument:
     """Read a recipe file.
 
     Raises:
@@ -148,7 +148,7 @@ def _first_recipe(file: Path) -> str:
     return shlex.join(["nfilter", "init", "--template", "quickstart", "--out", str(file)])
 
 
-def parse(text: str, file: Path, depth: int = 0) -> Located:
+def parse(text: str, file: Path, depth: int = 0) -> YamlDocument:
     """Parse the text of a recipe.
 
     Args:
@@ -204,20 +204,20 @@ class _Builder:
         self.loader = loader
         self.file = file
         self.depth = depth
-        self.located = Located(file, None)
+        self.document = YamlDocument(file, None)
 
-    def build(self) -> Located:
+    def build(self) -> YamlDocument:
         self._next(yaml.StreamStartEvent)
         if self.loader.check_event(yaml.StreamEndEvent):
             raise RecipeError(
                 f"{self.file}:1: the file is empty; `{_first_recipe(self.file)} --force` writes a recipe that runs"
             )
         self._next(yaml.DocumentStartEvent)
-        self.located.value = self._node((), self.depth)
+        self.document.value = self._node((), self.depth)
         self._next(yaml.DocumentEndEvent)
         if not self.loader.check_event(yaml.StreamEndEvent):
             raise self._fault(self.loader.peek_event(), "a second document; a recipe is one")
-        return self.located
+        return self.document
 
     def _next(self, kind: type) -> Any:
         event = self.loader.get_event()
@@ -239,7 +239,7 @@ class _Builder:
             )
         if depth > MAX_DEPTH:
             raise self._fault(event, f"nested deeper than {MAX_DEPTH} levels")
-        self.located.lines.setdefault(where, event.start_mark.line + 1)
+        self.document.lines.setdefault(where, event.start_mark.line + 1)
         self._refuse_tag(event)
         if isinstance(event, yaml.ScalarEvent):
             return self._scalar(event)
@@ -327,18 +327,18 @@ class _Builder:
                     event, f"the key {short(key, 60)!r} is not UTF-8; write another name"
                 ) from error
             if key in values:
-                first = self.located.lines[*where, key]
+                first = self.document.lines[*where, key]
                 raise self._fault(
                     event,
                     f"the key {short(key, 60)!r} stands here again, first in line {first}; keep one",
                 )
-            self.located.lines[*where, key] = line
+            self.document.lines[*where, key] = line
             values[key] = self._node((*where, key), depth + 1)
         self.loader.get_event()
         return values
 
 
-def override(located: Located, assignments: list[str]) -> None:
+def override(document: YamlDocument, assignments: list[str]) -> None:
     """Apply ``a.b=c`` assignments in place; list items go by number (``samples.0.k=5``), values are YAML.
 
     Raises:
@@ -354,7 +354,7 @@ def override(located: Located, assignments: list[str]) -> None:
             if len(steps) > MAX_DEPTH:
                 raise RecipeError(f"the path has more than {MAX_DEPTH} steps")
             value = parse(raw, Path("--set"), len(steps)).value if raw.strip() else None
-            _assign(located, steps, value, text)
+            _assign(document, steps, value, text)
         except RecipeError as error:
             why = "; ".join(error.faults).removeprefix("--set:1: ")
             faults.append(f"--set {short(text)}: {why}")
@@ -362,13 +362,13 @@ def override(located: Located, assignments: list[str]) -> None:
         raise RecipeError(faults)
 
 
-def assign(located: Located, path: str, value: Any) -> None:
+def assign(document: YamlDocument, path: str, value: Any) -> None:
     """Put ``value`` at ``path`` in place, as ``--set`` does.
 
     Raises:
         RecipeError: for a path through a value that has no parts.
     """
-    _assign(located, _steps(path), plain_values(value), f"{path}={value!r}")
+    _assign(document, _steps(path), plain_values(value), f"{path}={value!r}")
 
 
 def plain_values(value: Any) -> Any:
@@ -385,8 +385,8 @@ def _steps(path: str) -> list[str]:
     return [step for step in path.strip().replace("[", ".").replace("]", "").split(".") if step]
 
 
-def _assign(located: Located, steps: list[str], value: Any, text: str) -> None:
-    here = located.value
+def _assign(document: YamlDocument, steps: list[str], value: Any, text: str) -> None:
+    here = document.value
     where: Where = ()
     try:
         for index, step in enumerate(steps):
@@ -398,9 +398,9 @@ def _assign(located: Located, steps: list[str], value: Any, text: str) -> None:
     except (KeyError, IndexError, TypeError, ValueError) as error:
         path = ".".join(steps)
         raise RecipeError(f"nothing stands at {short(path)!r} that could take it") from error
-    for known in [path for path in located.lines if path[: len(where)] == where]:
-        del located.lines[known]
-    located.overridden[where] = text
+    for known in [path for path in document.lines if path[: len(where)] == where]:
+        del document.lines[known]
+    document.overridden[where] = text
 
 
 def _key(here: Any, step: str) -> str | int:

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nfilter import RecipeError
-from nfilter.recipe.yaml_lines import MAX_BYTES, MAX_DEPTH, Located, override, parse, read
+from nfilter.recipe.yaml_lines import MAX_BYTES, MAX_DEPTH, YamlDocument, override, parse, read
 
 FILE = Path("r.yaml")
 
@@ -83,8 +83,8 @@ def test_keys_are_text_whatever_they_look_like() -> None:
 
 
 def test_every_value_has_its_line() -> None:
-    located = parse("a: 1\nb:\n  - x\n  - {c: 2,\n     d: 3}\n", FILE)
-    assert located.lines == {
+    document = parse("a: 1\nb:\n  - x\n  - {c: 2,\n     d: 3}\n", FILE)
+    assert document.lines == {
         (): 1,
         ("a",): 1,
         ("b",): 2,
@@ -93,9 +93,9 @@ def test_every_value_has_its_line() -> None:
         ("b", 1, "c"): 4,
         ("b", 1, "d"): 5,
     }
-    assert located.fault(("b", 1, "d"), "wrong") == "r.yaml:5: b[1].d: wrong"
-    assert located.place(("b", 1, "missing")) == "r.yaml:4"
-    assert located.place(("missing",)) == "r.yaml:1"
+    assert document.fault(("b", 1, "d"), "wrong") == "r.yaml:5: b[1].d: wrong"
+    assert document.place(("b", 1, "missing")) == "r.yaml:4"
+    assert document.place(("missing",)) == "r.yaml:1"
 
 
 @pytest.mark.parametrize(
@@ -195,17 +195,17 @@ bits = st.sampled_from([
 @settings(max_examples=600, deadline=None)
 def test_no_text_raises_anything_but_a_recipe_error(text: str) -> None:
     try:
-        located = parse(text, FILE)
+        document = parse(text, FILE)
     except RecipeError as error:
         assert all(fault.startswith("r.yaml:") for fault in error.faults)  # noqa: PT017
     else:
-        assert isinstance(located.value, dict | list | str | int | float | bool | None)
+        assert isinstance(document.value, dict | list | str | int | float | bool | None)
 
 
 # --- --set -------------------------------------------------------------------------------------------------
 
 
-def base() -> Located:
+def base() -> YamlDocument:
     return parse("seed: 0\nsamples:\n  - {use: a, k: 3}\n  - {use: b}\ntrain: {use: t}\n", FILE)
 
 
@@ -226,20 +226,20 @@ def base() -> Located:
 def test_set_puts_a_value_in_place_and_is_named_in_its_faults(
     assignment: str, path: tuple[str | int, ...], value: Any
 ) -> None:
-    located = base()
-    override(located, [assignment])
-    here = located.value
+    document = base()
+    override(document, [assignment])
+    here = document.value
     for step in path:
         here = here[step]
     assert here == value
-    assert located.fault(path, "wrong").startswith(f"--set {assignment}: ")
-    assert located.fault((*path, "below"), "wrong").startswith(f"--set {assignment}: ")
+    assert document.fault(path, "wrong").startswith(f"--set {assignment}: ")
+    assert document.fault((*path, "below"), "wrong").startswith(f"--set {assignment}: ")
 
 
 def test_the_later_set_wins() -> None:
-    located = base()
-    override(located, ["seed=1", "seed=2"])
-    assert located.value["seed"] == 2
+    document = base()
+    override(document, ["seed=1", "seed=2"])
+    assert document.value["seed"] == 2
 
 
 @pytest.mark.parametrize(
@@ -259,18 +259,18 @@ def test_the_later_set_wins() -> None:
     ],
 )
 def test_set_refuses_what_leads_nowhere(assignment: str, says: str) -> None:
-    located = base()
+    document = base()
     with pytest.raises(RecipeError) as caught:
-        override(located, [assignment, "also wrong"])
+        override(document, [assignment, "also wrong"])
     assert len(caught.value.faults) == 2
     assert caught.value.faults[0].startswith(f"--set {assignment}: ")
     assert says in caught.value.faults[0]
-    assert located.value == base().value
+    assert document.value == base().value
 
 
 def test_what_an_assignment_made_is_its_own_and_not_the_files() -> None:
-    located = parse("name: x\nsource: {use: jsonl}\n", Path("r.yaml"))
-    override(located, ["train.rank=8"])
-    assert located.fault(("train", "use"), "missing") == "--set train.rank=8: train.use: missing"
-    assert located.fault(("source", "path"), "missing").startswith("r.yaml:2: ")
-    assert located.fault(("arms",), "wrong").startswith("r.yaml:1: ")
+    document = parse("name: x\nsource: {use: jsonl}\n", Path("r.yaml"))
+    override(document, ["train.rank=8"])
+    assert document.fault(("train", "use"), "missing") == "--set train.rank=8: train.use: missing"
+    assert document.fault(("source", "path"), "missing").startswith("r.yaml:2: ")
+    assert document.fault(("arms",), "wrong").startswith("r.yaml:1: ")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -29,11 +26,11 @@ from nfilter import (
     State,
     did_you_mean,
     hash_of,
-    place_of,
 )
 from nfilter_entp import repair_cycle
 from nfilter_entp.gates import Gate, Gates, Rarity, failure_reason, judge
 from nfilter_entp.gates import missing_terms as missing_in
+from nfilter_entp.mix_state import Outcomes, Pair, Partner, Results, unmatched, unmatched_reason
 from nfilter_entp.neighbours import embed_unit
 from nfilter_entp.notes import PairNote
 from nfilter_entp.repair_cycle import ANSWER, INSTRUCTION, ROLES, Case, ModelCalls, Parent
@@ -41,7 +38,6 @@ from nfilter_entp.single_turn import instruction_of, system_of, unfit
 
 _FIELDS = 4  # texts per parent: id, system prompt, instruction, response
 _FOLDER = "entp"
-_OTHER, _UNFIT, _LEADS = range(3)  # reasons a listed partner cannot be used
 
 Change = Literal["drop", "keep"]
 
@@ -113,27 +109,6 @@ class MixConfig(StageConfig):
         return f"{self.prompts}/{role}"
 
 
-@dataclass(slots=True)
-class _PairNote:
-    """A sample's pair note, and the index of its texts, in samples."""
-
-    other: str
-    lead: bool
-    index: int
-
-
-@dataclass(slots=True)
-class _Outcomes:
-    """Results of all pairs, appended pair by pair."""
-
-    failed: list[bool] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)  # six per pair, see _pair_texts
-    vectors: list[FloatArray] = field(default_factory=list)  # accepted samples only
-    calls: int = 0
-    templates: Counter[str] = field(default_factory=Counter)
-    failure_counts: Counter[str] = field(default_factory=Counter)
-
-
 class Mix:
     """Makes one new sample of each pair, or records why not, and drops or keeps the parents.
 
@@ -186,12 +161,12 @@ class Mix:
 
         Memory: the texts of paired samples, 8 bytes per sample, 4 per new sample and dimension. The state contains the new texts.
         """
-        pair_notes, texts, rarity, present_ids = self._read(stream)
+        partners, texts, rarity, present_ids = self._read(stream)
         pairs = sorted(
             (name, note.other)
-            for name, note in pair_notes.items()
-            if note.lead and note.other in pair_notes and pair_notes[note.other].other == name
-            and not pair_notes[note.other].lead
+            for name, note in partners.items()
+            if note.lead and note.other in partners and partners[note.other].other == name
+            and not partners[note.other].lead
         )  # fmt: skip
         llm = ModelCalls(
             ctx,
@@ -202,11 +177,11 @@ class Mix:
             self.config.temperature,
             self.config.retry_temperature,
         )
-        outcomes = _Outcomes()
+        outcomes = Outcomes()
         with ctx.progress(len(pairs), f"{ctx.stage}: pairs") as progress:
             for start in range(0, len(pairs), self.config.block):
                 block = pairs[start : start + self.config.block]
-                cases = [self._build_case(pair, pair_notes, texts, rarity) for pair in block]
+                cases = [self._build_case(pair, partners, texts, rarity) for pair in block]
                 self._mix(block, cases, llm, outcomes)
                 progress.advance(len(block))
         mixed = outcomes.failed.count(False)
@@ -221,11 +196,11 @@ class Mix:
             },
         }
         ctx.log.info(f"{mixed} of {len(pairs)} pairs mixed, {outcomes.calls} calls")
-        return self._state(pairs, outcomes, report, _unmatched(pair_notes, pairs, present_ids))
+        return outcomes.to_state(pairs, report, unmatched(partners, pairs, present_ids))
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
         """Publish each lead's new sample after the chunk, and drop or keep the parents."""
-        results = _Results.open(state)
+        results = Results.open(state)
         out, new = [], []
         for sample in chunk:
             pair = results.pair_of(sample.id)
@@ -239,9 +214,9 @@ class Mix:
 
     def _read(
         self, stream: Iterable[Sample]
-    ) -> tuple[dict[str, _PairNote], PackedTexts, Rarity, array[int]]:
+    ) -> tuple[dict[str, Partner], PackedTexts, Rarity, array[int]]:
         """Return the pair notes, the texts of these samples, word rarities, and hashes of all ids."""
-        pair_notes: dict[str, _PairNote] = {}
+        partners: dict[str, Partner] = {}
         rarity = Rarity()
         present_ids = array("Q")
 
@@ -250,7 +225,7 @@ class Mix:
                 present_ids.append(hash_of(sample.id))
                 note = PairNote.of(sample, self.config.pair)
                 if note.partner is not None and unfit(sample) is None:
-                    pair_notes[sample.id] = _PairNote(note.partner, note.lead, len(pair_notes))
+                    partners[sample.id] = Partner(note.partner, note.lead, len(partners))
                     rarity.add(instruction_of(sample))
                     yield from (
                         sample.id,
@@ -260,17 +235,17 @@ class Mix:
                     )
 
         packed = PackedTexts.of(texts())
-        return pair_notes, packed, rarity, present_ids
+        return partners, packed, rarity, present_ids
 
     def _build_case(
         self,
         pair: tuple[str, str],
-        pair_notes: Mapping[str, _PairNote],
+        partners: Mapping[str, Partner],
         texts: PackedTexts,
         rarity: Rarity,
     ) -> Case:
         shown = pair if self.config.mode == "pairs" else pair[:1]
-        offsets = [_FIELDS * pair_notes[name].index for name in shown]
+        offsets = [_FIELDS * partners[name].index for name in shown]
         systems = [texts[offset + 1] for offset in offsets]
         same = len(set(systems)) == 1
         instructions = [texts[offset + 2] for offset in offsets]
@@ -289,7 +264,7 @@ class Mix:
         pairs: Sequence[tuple[str, str]],
         cases: Sequence[Case],
         llm: ModelCalls,
-        outcomes: _Outcomes,
+        outcomes: Outcomes,
     ) -> None:
         """Run both cycles and the gates over a block of pairs."""
         retries = self.config.retries
@@ -303,9 +278,6 @@ class Mix:
             failed = case.failure or failure_reason(gates)
             if failed is not None:
                 outcomes.failure_counts[_failure_name(case, gates)] += 1
-            outcomes.failed.append(failed is not None)
-            outcomes.calls += case.calls
-            outcomes.templates.update(case.templates)
             log = {
                 "parents": [lead] if self.config.mode == "single" else [lead, other],
                 "calls": case.calls,
@@ -314,10 +286,10 @@ class Mix:
                 "gates": {name: gate.to_json() for name, gate in gates.items()},
                 "outcome": "mixed" if failed is None else f"failed: {failed}",
             }
-            outcomes.texts += _pair_texts(lead, other, case, log, failed)
+            outcomes.add(lead, other, case, log, failed)
 
     def _judge(
-        self, cases: Sequence[Case], ctx: Context, outcomes: _Outcomes
+        self, cases: Sequence[Case], ctx: Context, outcomes: Outcomes
     ) -> dict[str, dict[str, Gate]]:
         """Apply the gates to each case in order; a new sample is compared with those accepted before it."""
         if not cases:
@@ -348,39 +320,16 @@ class Mix:
         outcomes.vectors.append(vectors[accepted])
         return gates
 
-    def _state(
-        self,
-        pairs: Sequence[tuple[str, str]],
-        outcomes: _Outcomes,
-        report: Mapping[str, JSON],
-        unmatched: Mapping[int, int],
-    ) -> State:
-        """Return the state: pairs by id hash, six texts per pair, and the reasons that listed partners cannot be used."""
-        hashes = np.array([hash_of(name) for pair in pairs for name in pair], dtype=np.uint64)
-        order = np.argsort(hashes)
-        return State(
-            {"report": dict(report)},
-            {
-                "row": hashes[order],
-                "pair": (order // 2).astype(np.int64),
-                "stray": np.array(sorted(unmatched), dtype=np.uint64),
-                "stray_why": np.array(
-                    [unmatched[key] for key in sorted(unmatched)], dtype=np.uint8
-                ),
-                **PackedTexts.of(outcomes.texts).arrays("text"),
-            },
-        )
-
     def _decide_unpaired(self, sample: Sample, state: State) -> Sample:
         note = PairNote.of(sample, self.config.pair)
         why = unfit(sample)
         if why is None and note.partner is not None:
-            why = _unmatched_reason(sample, note.partner, state)
+            why = unmatched_reason(sample.id, note.partner, state)
         elif why is None:
             why = note.why
         return self._decide(sample, self.config.unpaired, f"not mixed: {why}")
 
-    def _decide_parent(self, sample: Sample, pair: _Pair, ctx: Context) -> Sample:
+    def _decide_parent(self, sample: Sample, pair: Pair, ctx: Context) -> Sample:
         if pair.why is None:
             new_id = self._new_sample(pair, ctx).id
             noted = sample.note(self.config.into, {"outcome": "mixed", "into": new_id})
@@ -404,92 +353,13 @@ class Mix:
             return sample.keep(f"pinned: stays, although {why}")
         return sample.drop(why) if change == "drop" else sample.keep(why)
 
-    def _new_sample(self, pair: _Pair, ctx: Context) -> Sample:
+    def _new_sample(self, pair: Pair, ctx: Context) -> Sample:
         parents = [pair.lead] if self.config.mode == "single" else [pair.lead, pair.other]
         turns = [Message("system", pair.system)] if pair.system else []
         turns += [Message("user", pair.instruction), Message("assistant", pair.answer)]
         passed = ", ".join(f"{name} {gate['value']:g}" for name, gate in pair.log["gates"].items())
         why = f"{pair.log['calls']} calls; gates passed: {passed}"
         return Sample.made(ctx.stage, parents, turns, why).note(self.config.into, pair.log)
-
-
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """Outcome of one pair; ``why``: the failure, or None."""
-
-    lead: str
-    other: str
-    system: str
-    instruction: str
-    answer: str
-    log: dict[str, Any]
-    why: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Results:
-    """The opened state."""
-
-    rows: Any
-    pairs: Any
-    texts: PackedTexts
-
-    @classmethod
-    def open(cls, state: State) -> _Results:
-        return cls(
-            state.arrays["row"], state.arrays["pair"], PackedTexts.open(state.arrays, "text")
-        )
-
-    def pair_of(self, name: str) -> _Pair | None:
-        """Return the pair that contains the sample ``name``, or None."""
-        row = place_of(self.rows, name)
-        if row is None:
-            return None
-        first = 6 * int(self.pairs[row])
-        lead, other, system, instruction, answer, log = (self.texts[first + at] for at in range(6))
-        if name not in (lead, other):
-            return None
-        value = json.loads(log)
-        return _Pair(lead, other, system, instruction, answer, value["log"], value["why"])
-
-
-def _unmatched(
-    pair_notes: Mapping[str, _PairNote], pairs: Sequence[tuple[str, str]], present_ids: array[int]
-) -> dict[int, int]:
-    """Map the id hash of each unpaired sample whose partner is present to the reason; absent partners are not included."""
-    paired = {name for pair in pairs for name in pair}
-    names = [name for name in pair_notes if name not in paired]
-    reasons: dict[int, int] = {}
-    if not names:
-        return reasons
-    others = np.array([hash_of(pair_notes[name].other) for name in names], dtype=np.uint64)
-    known = np.isin(others, np.frombuffer(present_ids, dtype=np.uint64))
-    for name, is_present in zip(names, known.tolist(), strict=True):
-        other = pair_notes.get(pair_notes[name].other)
-        if is_present:
-            why = _UNFIT if other is None else _OTHER if other.other != name else _LEADS
-            reasons[hash_of(name)] = why
-    return reasons
-
-
-def _unmatched_reason(sample: Sample, other: str, state: State) -> str:
-    """Return the reason a sample whose note names a partner is in no pair."""
-    at = place_of(state.arrays["stray"], sample.id)
-    if at is None:
-        return f"its partner {other} was dropped before mixing"
-    return {
-        _OTHER: f"its partner {other} is paired with another sample",
-        _UNFIT: f"its partner {other} is not paired or cannot be mixed",
-        _LEADS: f"it and its partner {other} do not have exactly one lead",
-    }[int(state.arrays["stray_why"][at])]
-
-
-def _pair_texts(
-    lead: str, other: str, case: Case, log: Mapping[str, Any], why: str | None
-) -> list[str]:
-    """Return the six texts of a pair: its ids, the new sample's turns, and the log as JSON."""
-    turns = [case.system, case.texts.get("instruction", ""), case.texts.get("answer", "")]
-    return [lead, other, *turns, json.dumps({"log": log, "why": why})]
 
 
 def _missing_terms(case: Case) -> list[str]:

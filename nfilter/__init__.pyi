@@ -63,6 +63,7 @@ from .api.notes import Verdict as Verdict
 from .api.notes import View as View
 from .api.packed_texts import PackedTexts as PackedTexts
 from .api.stages import EMPTY_STATE as EMPTY_STATE
+from .api.stages import AddsPenalty as AddsPenalty
 from .api.stages import AnswerKind as AnswerKind
 from .api.stages import Backend as Backend
 from .api.stages import Calls as Calls

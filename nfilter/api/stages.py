@@ -178,6 +178,7 @@ class Contract:
         needs: Models that it uses in addition to config fields with ``Needs``.
         new_samples: Whether it may add samples with parents.
         online_loss: Whether a trainer supports ``ctx.loss``.
+        online_penalty: Whether a trainer supports a ``ctx.loss`` that ``AddsPenalty``.
         trains: Whether it calls ``ctx.train``, so that the recipe needs a trainer.
         calls: The expected calls, for ``nfilter plan``.
         packages: Importable names that may not be installed, mapped to pip's argument: ``{"faiss": "nfilter[local]"}``.
@@ -196,6 +197,7 @@ class Contract:
     needs: tuple[ModelNeed, ...] = ()
     new_samples: bool = False
     online_loss: bool = False
+    online_penalty: bool = False
     trains: bool = False
     calls: tuple[Calls, ...] = ()
     packages: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -411,6 +413,22 @@ class TokenLoss(Protocol):
 
         ``cached`` has the scores of the token stages at the same predictions, [n] each, NaN where undefined. All are arrays of
         the trainer's library in the same order; ``step`` counts optimiser steps from 0.
+        """
+        ...
+
+
+@runtime_checkable
+class AddsPenalty(Protocol):
+    """An online loss with a second term per token that depends on the model before training, such as a KL divergence.
+
+    With weights w, ``weigh`` v and losses l, the loss of a step is the mean of ``v l`` as ``mean_over`` says, plus
+    ``sum(w penalty) / sum(w)``.
+    """
+
+    def penalty(self, logits_chunk: Any, labels: Any, reference_logits: Any) -> Any:
+        """Return penalties [m], differentiable in the logits [m, vocab], which have gradients here.
+
+        ``reference_logits`` [m, vocab] are those of the base without the adapter and without dropout, without gradients.
         """
         ...
 

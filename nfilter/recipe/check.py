@@ -22,7 +22,7 @@ from nfilter.api.errors import (
     missing_package,
     short,
 )
-from nfilter.api.stages import Contract, ModelNeed, Site
+from nfilter.api.stages import AddsPenalty, Contract, ModelNeed, Site
 from nfilter.api.training import ChoosesSettings
 from nfilter.api.types import Row
 from nfilter.recipe.hosts import allow_host, unlisted_hosts
@@ -393,11 +393,19 @@ class _Checker:
         if train is None or train.loss is None:
             return
         loss = train.loss
-        if not train.item.cls.contract(train.config).online_loss:
+        contract = train.item.cls.contract(train.config)
+        if not contract.online_loss:
             able = ", ".join(self._with_contract("trainer", lambda each: each.online_loss))
             self.fault(
                 loss.where,
                 f"{train.name} does not support online losses; remove {loss.name!r}, or use a trainer that does"
+                + (f": {able}" if able else ""),
+            )
+        elif issubclass(loss.item.cls, AddsPenalty) and not contract.online_penalty:
+            able = ", ".join(self._with_contract("trainer", lambda each: each.online_penalty))
+            self.fault(
+                loss.where,
+                f"{train.name} does not support the penalty of {loss.name!r}; choose another loss, or use a trainer that does"
                 + (f": {able}" if able else ""),
             )
         plain = [arm for arm in self.recipe.arms if arm not in ("vanilla", "cleaned")]

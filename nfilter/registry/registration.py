@@ -123,6 +123,7 @@ KINDS: Mapping[str, Kind] = {
             Method("stats", ("logits_chunk", "labels")),
             Method("weigh", ("stats", "cached", "step")),
         ),
+        optional=(Method("penalty", ("logits_chunk", "labels", "reference_logits")),),
     ),
     "tool": Kind(
         ("config", "site"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nfilter.api.stages import EMPTY_STATE, Context, Contract, Fits, FitsTokens, State
+from nfilter.api.stages import EMPTY_STATE, AddsPenalty, Context, Contract, Fits, FitsTokens, State
 from nfilter.api.types import Sample, TokenSample
 from nfilter.engine.invariants import (
     check_samples,
@@ -263,14 +263,17 @@ def check_token_loss(
     cached: Mapping[str, Any] | None = None,
     *,
     step: int = 0,
+    reference_logits: Any = None,
 ) -> Any:
     """Run an online loss over ``logits`` [n, vocab] and ``labels`` [n] as a trainer does, and return its weights [n].
 
     ``cached`` has the scores that the contract reads, [n] each. The arrays are of the library that the loss is written for.
+    A loss with a penalty needs ``reference_logits`` [n, vocab].
 
     Raises:
-        AssertionError: if a member is missing, statistics depend on the division of the logits into chunks, or weights have
-            another shape, are not finite, or are negative although ``mean_over`` is ``weighed``.
+        AssertionError: if a member is missing, statistics or penalties depend on the division of the logits into chunks or
+            have another shape, or weights have another shape, are not finite, or are negative although ``mean_over`` is
+            ``weighed``.
     """
     check_class("loss", loss)
     scores = dict(cached or {})
@@ -297,7 +300,24 @@ def check_token_loss(
     assert loss.mean_over == "given" or (plain >= 0).all(), (
         f"{loss.name}: a weight is negative, and mean_over: weighed divides by their sum"
     )
+    if isinstance(built, AddsPenalty):
+        _check_penalty(built, loss.name, logits, labels, reference_logits)
     return weights
+
+
+def _check_penalty(built: AddsPenalty, name: str, logits: Any, labels: Any, reference: Any) -> None:
+    assert reference is not None, f"{name}: it has a penalty; give reference_logits"
+    n, half = len(labels), len(labels) // 2
+    parts = [
+        built.penalty(logits[part], labels[part], reference[part])
+        for part in (slice(0, n), slice(0, half), slice(half, n))
+    ]
+    whole, *halves = [np.asarray(part, dtype=np.float64) for part in parts]
+    assert whole.shape == (n,), f"{name}: penalty returned shape {whole.shape}, not ({n},)"
+    assert np.isfinite(whole).all(), f"{name}: a penalty is not finite"
+    assert np.allclose(np.concatenate(halves), whole, rtol=1e-4, atol=1e-6), (
+        f"{name}: the penalty depends on the division of the logits into chunks"
+    )
 
 
 def _bytes_of(sample: TokenSample) -> list[tuple[str, bytes]]:

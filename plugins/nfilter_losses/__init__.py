@@ -1,9 +1,4 @@
-"""Token losses for ``train: {use: hf.lora, loss: dft}``, with weights of the current model at each step or of a frozen one.
-
-ASFT (arXiv 2509.23753) is DFT plus 0.1 times the KL divergence between the trained model and a reference over the whole
-vocabulary. It is not here: the gradient of that divergence is not a weight on the label's cross-entropy, which is all that a
-``TokenLoss`` gives, and a token score holds one number per token, not a reference's distribution.
-"""
+"""Token losses for ``train: {use: hf.lora, loss: dft}``, with weights of the current model at each step or of a frozen one."""
 
 from __future__ import annotations
 
@@ -12,7 +7,8 @@ from nfilter import hookimpl
 
 @hookimpl
 def nfilter_losses() -> list[type]:
-    """Return DFT, EAFT, ProFit, DEFT, PriFT and Rho-1."""
+    """Return DFT, EAFT, ProFit, DEFT, PriFT, Rho-1 and ASFT."""
+    from nfilter_losses.asft import Asft
     from nfilter_losses.deft import Deft
     from nfilter_losses.dft import Dft
     from nfilter_losses.eaft import Eaft
@@ -20,7 +16,7 @@ def nfilter_losses() -> list[type]:
     from nfilter_losses.profit import Profit
     from nfilter_losses.rho1 import Rho1
 
-    return [Dft, Eaft, Profit, Deft, Prift, Rho1]
+    return [Dft, Eaft, Profit, Deft, Prift, Rho1, Asft]
 
 
 @hookimpl

@@ -231,6 +231,33 @@ def test_a_loss_is_left_out_or_goes_to_a_trainer_that_takes_one(
     assert faults(SOURCE + MODELS + "train: {use: hf.lora, model: student, loss: dft}\n") == []
 
 
+@pytest.mark.types("choose another loss, or use a trainer that does")
+def test_a_loss_with_a_penalty_goes_to_a_trainer_that_supports_it(
+    folder: Callable[..., Path], catalogue: Callable[..., Plugins], faults: Callable[..., list[str]]
+) -> None:
+    import importlib
+
+    from nfilter import Contract
+
+    losses = importlib.import_module("nfilter_losses")
+    memory = importlib.import_module("nfilter_example.model").Memory
+    online = classmethod(lambda cls, config: Contract(online_loss=True))
+    plain = type("Plain", (memory,), {"name": "extra.plain", "contract": online})
+    home = folder({"sums.qa": "1+1 => 2\n", "r.yaml": ""})
+    plugins = catalogue(losses=losses.nfilter_losses(), trainers=[plain])
+    text = "models: {student: {use: example.adder}}\nsource: {use: example.qa, path: sums.qa}\ntrain: {use: extra.plain, model: student, loss: asft}\n"
+
+    def found(text: str) -> list[str]:
+        (home / "r.yaml").write_text(text)
+        recipe = load(home / "r.yaml", plugins)
+        return list(check(recipe, plugins, site_of(recipe, plugins), prompts_of(recipe, plugins)).faults)  # fmt: skip
+
+    (fault,) = found(text)
+    assert "extra.plain does not support the penalty of 'asft'; choose another loss" in fault
+    assert found(text.replace("asft", "dft")) == []
+    assert faults(SOURCE + MODELS + "train: {use: hf.lora, model: student, loss: asft}\n") == []
+
+
 @pytest.mark.types("cannot adopt a stage's model; leave it out, or name what it trains with")
 def test_an_arm_that_cannot_adopt_is_left_out_or_gets_a_trainer(
     faults: Callable[..., list[str]],

@@ -203,6 +203,34 @@ def test_online_losses_that_break_a_rule_are_refused(members: dict[str, Any], sa
         check_token_loss(loss, StageConfig(), logits, labels, cached)
 
 
+class Anchored(PlainLoss):
+    """Adds the squared distance of the label's logits."""
+
+    def penalty(self, logits_chunk: Any, labels: Any, reference_logits: Any) -> Any:
+        at = np.arange(len(labels))
+        return (logits_chunk[at, labels] - reference_logits[at, labels]) ** 2
+
+
+@pytest.mark.parametrize(
+    ("penalty", "says"),
+    [
+        (lambda s, x, y, r: x, r"penalty returned shape \(6, 3\), not \(6,\)"),
+        (lambda s, x, y, r: y * np.nan, "a penalty is not finite"),
+        (lambda s, x, y, r: y / len(y), "the penalty depends on the division"),
+        (lambda s, x, y: y, r"nfilter calls def penalty\(self, logits_chunk, labels, reference"),
+    ],
+)
+def test_penalties_that_break_a_rule_are_refused(penalty: Any, says: str) -> None:
+    logits, labels = np.arange(18.0).reshape(6, 3), np.array([0, 1, 2, 0, 1, 2])
+    given = (StageConfig(), logits, labels, {"score": np.full(6, 0.5)})
+    check_token_loss(Anchored, *given, reference_logits=logits + 1)
+    with pytest.raises(AssertionError, match="it has a penalty; give reference_logits"):
+        check_token_loss(Anchored, *given)
+    loss = type("Loss", (Anchored,), {"penalty": penalty})
+    with pytest.raises(AssertionError, match=says):
+        check_token_loss(loss, *given, reference_logits=logits + 1)
+
+
 def test_a_backend_has_what_it_promises() -> None:
     assert Generates in check_backend(Adder, AdderConfig()).capabilities
 

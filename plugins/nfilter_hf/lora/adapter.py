@@ -204,6 +204,25 @@ def same_random_numbers(module: Any) -> Iterator[None]:
 
 
 @contextmanager
+def base_only(module: Any) -> Iterator[None]:
+    """Run ``module`` without its adapter and in evaluation mode inside the block; restore both on exit."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [part for part in module.modules() if isinstance(part, BaseTunerLayer)]
+    training = [part for part in module.modules() if part.training]
+    try:
+        module.eval()
+        for layer in layers:
+            layer.enable_adapters(enabled=False)
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(enabled=True)
+        for part in training:
+            part.training = True
+
+
+@contextmanager
 def quantised_ready(module: Any) -> Iterator[None]:
     """Prepare a base quantised to 4 or 8 bits for training, and restore it on exit; other bases are unchanged."""
     if not (

@@ -42,6 +42,7 @@ class MicroBatch:
 
     ``labels`` and ``coefficients`` have shape [n]. The loss of an optimiser step is the sum of
     ``coefficients . losses`` over its micro-batches. ``rows`` are its rows in order; n is the sum of their predictions.
+    ``penalties`` [n] are the factors of an online loss's penalty; None without one.
     """
 
     inputs: IntArray
@@ -49,6 +50,7 @@ class MicroBatch:
     labels: IntArray
     coefficients: FloatArray
     rows: tuple[TrainRow, ...]
+    penalties: FloatArray | None = None
 
 
 def training_row(sample: TokenSample, *, scored: bool = False) -> TrainRow | None:
@@ -197,11 +199,17 @@ def cached_scores(batches: Sequence[MicroBatch]) -> dict[str, FloatArray]:
 
 
 def weighed_batches(
-    batches: Sequence[MicroBatch], factors: FloatArray, norm: LossNorm, mean_over: MeanOver
+    batches: Sequence[MicroBatch],
+    factors: FloatArray,
+    norm: LossNorm,
+    mean_over: MeanOver,
+    *,
+    penalised: bool = False,
 ) -> list[MicroBatch]:
     """Return the same forward passes with the ``factors`` [n] of an online loss in their coefficients.
 
-    ``factors`` are in the order of the batches. Predictions with a coefficient of 0 are removed.
+    ``factors`` are in the order of the batches. Predictions with a coefficient of 0 are removed, unless they are
+    ``penalised``: the factors of the penalty are the coefficients of the batches, a mean over the weights as given.
     """
     ends = accumulate(len(row.labels) for batch in batches for row in batch.rows)
     parts = iter(np.split(factors, list(ends)[:-1]))
@@ -214,13 +222,14 @@ def weighed_batches(
     out = []
     for batch, rows in zip(batches, found, strict=True):
         factor = np.concatenate(rows)
-        kept = factor != 0
+        kept = (factor != 0) | penalised
         out.append(
             replace(
                 batch,
                 positions=batch.positions[kept],
                 labels=batch.labels[kept],
                 coefficients=factor[kept],
+                penalties=batch.coefficients if penalised else None,
             )
         )
     return out

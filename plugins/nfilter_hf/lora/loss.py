@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from nfilter_hf.loss import Head, logit_chunks, token_losses
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Penalty: TypeAlias = "Callable[[slice, Tensor, Tensor], Tensor]"
+"""From a chunk's slice, logits [m, vocabulary] and labels [m] to the sum of its penalties times their factors."""
 
 
 def checked_stats(loss: TokenLoss, stats: Mapping[str, Any], n: int) -> None:
@@ -72,6 +75,17 @@ def _error(loss: TokenLoss, what: str) -> ModelError:
     return ModelError(f"the online loss {loss.name!r}: {what}")
 
 
+def checked_penalty(loss: TokenLoss, values: Tensor, n: int) -> Tensor:
+    """Return the penalties of ``n`` predictions.
+
+    Raises:
+        ModelError: they have another shape than [n].
+    """
+    if tuple(values.shape) != (n,):
+        raise _error(loss, f"its penalty has the shape {list(values.shape)}, not [{n}]")
+    return values
+
+
 def backward_weighted(
     head: Head,
     hidden: Tensor,
@@ -79,17 +93,18 @@ def backward_weighted(
     coefficients: Tensor,
     chunk: int,
     matrix: Tensor | None = None,
+    penalty: Penalty | None = None,
 ) -> Tensor:
-    """Add the gradient of ``sum(coefficients * losses)`` to the parameters below ``hidden``; return that sum.
+    """Add the gradient of ``sum(coefficients * losses)``, plus ``penalty``, to the parameters below ``hidden``; return it.
 
     ``hidden`` [n, d] are the states that predict ``labels`` [n]. The gradient of each chunk of ``chunk`` states is
     computed before the next chunk's logits, and the body has one backward pass. The sum is float32 and detached.
-    With ``matrix``, the head's from ``frozen_matrix``, the gradient of the states is computed in closed form, in fewer
-    passes over the logits than autograd takes.
+    With ``matrix``, the head's from ``frozen_matrix``, and no penalty, the gradient of the states is computed in closed form,
+    in fewer passes over the logits than autograd takes.
     """
     import torch
 
-    if matrix is not None:
+    if matrix is not None and penalty is None:
         total, gradient = _direct(head, hidden.detach(), labels, coefficients, chunk, matrix)
         hidden.backward(gradient)  # type: ignore[no-untyped-call]
         return total
@@ -97,6 +112,8 @@ def backward_weighted(
     total = torch.zeros((), dtype=torch.float32, device=hidden.device)
     for where, logits, wanted in logit_chunks(head, leaf, labels, chunk):
         part = (token_losses(logits, wanted) * coefficients[where]).sum()
+        if penalty is not None:
+            part = part + penalty(where, logits, wanted)
         part.backward()  # type: ignore[no-untyped-call]
         total += part.detach()
     hidden.backward(leaf.grad)  # type: ignore[no-untyped-call]

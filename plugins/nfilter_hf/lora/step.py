@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from nfilter import Context, ModelError
+from nfilter import AddsPenalty, Context, ModelError
 from nfilter_hf.batching import is_out_of_memory
 from nfilter_hf.flat import LONGEST, FlatBatch, can_flatten, flat_attention, flatten
-from nfilter_hf.lora.adapter import same_random_numbers
+from nfilter_hf.lora.adapter import base_only, same_random_numbers
 from nfilter_hf.lora.data import (
     MicroBatch,
     TrainRow,
@@ -22,7 +22,13 @@ from nfilter_hf.lora.data import (
     weighed_batches,
 )
 from nfilter_hf.lora.distributed import Launch, Payload
-from nfilter_hf.lora.loss import backward_weighted, checked_stats, online_weights
+from nfilter_hf.lora.loss import (
+    Penalty,
+    backward_weighted,
+    checked_penalty,
+    checked_stats,
+    online_weights,
+)
 from nfilter_hf.lora.settings import LoraSettings, pass_tokens
 from nfilter_hf.loss import (
     Head,
@@ -44,7 +50,7 @@ class StepLoss:
 
     With an online loss (``ctx.loss``) each forward pass runs twice: first without gradients, for the statistics of the
     whole step, and again, with the same dropout, for the gradient of the weighted losses. A step of one pass runs it
-    once.
+    once. A loss with a penalty adds a pass of the base without the adapter.
     """
 
     def __init__(
@@ -73,6 +79,7 @@ class StepLoss:
         self._matrix = frozen_matrix(module) if plain else None
         self._flat = False
         self._loss = ctx.loss
+        self._penalised = isinstance(ctx.loss, AddsPenalty)
         self._idle = False
 
     def check_head(self, row: TrainRow) -> None:
@@ -230,12 +237,12 @@ class StepLoss:
             if stats is None:
                 return batches
             weights = online_weights(loss, stats, batches, self._device, step)
-        if not self._idle and not weights.any():
+        if not self._idle and not self._penalised and not weights.any():
             self._idle = True
             self._ctx.log.warning(
                 f"the online loss {loss.name!r} gave weight 0 to every token of step {step + 1}: the step does not change the adapter"
             )
-        return weighed_batches(batches, weights, norm, loss.mean_over)
+        return weighed_batches(batches, weights, norm, loss.mean_over, penalised=self._penalised)
 
     def _statistics(self, batches: Sequence[MicroBatch], outputs: Tensor | None) -> Stats | None:
         """Return the online loss's statistics, each [n], of all passes of the step; None if states are not finite."""
@@ -340,11 +347,33 @@ class StepLoss:
             with torch.no_grad():
                 self._states(batch, outputs)
             return 0.0
+        penalty = self._penalty(batch, scale)
         states, labels = self._states(batch, outputs)
         factors = torch.from_numpy(batch.coefficients).to(self._device) * scale
         head = self._head or _identity
-        loss = backward_weighted(head, states, labels, factors, self._chunk, self._matrix)
+        loss = backward_weighted(head, states, labels, factors, self._chunk, self._matrix, penalty)
         return float(loss) / scale
+
+    def _penalty(self, batch: MicroBatch, scale: float) -> Penalty | None:
+        """Return the online loss's penalty of a pass, times ``scale``; runs the base without the adapter."""
+        import torch
+
+        loss = self._loss
+        if batch.penalties is None or loss is None or not isinstance(loss, AddsPenalty):
+            return None
+        penalise = loss.penalty
+        head, matrix = self._head or _identity, self._module.get_output_embeddings()
+        factors = torch.from_numpy(batch.penalties).to(self._device) * scale
+        with torch.no_grad(), base_only(self._module):
+            reference, _ = self._states(batch, None)
+
+        def penalty(where: slice, logits: Tensor, labels: Tensor) -> Tensor:
+            with torch.no_grad(), base_only(matrix):
+                values = head(reference[where])
+            found = penalise(logits, labels, values)
+            return (checked_penalty(loss, found, len(labels)) * factors[where]).sum()
+
+        return penalty
 
 
 def _first_tokens(row: TrainRow, tokens: int) -> TrainRow:
@@ -356,9 +385,13 @@ def _first_tokens(row: TrainRow, tokens: int) -> TrainRow:
 
 def _without_loss(batch: MicroBatch) -> MicroBatch:
     """Return the pass with one prediction of coefficient 0, so that it has a backward pass."""
-    nothing = np.zeros(1, dtype=np.int64)
+    nothing, zero = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.float32)
     return replace(
-        batch, positions=nothing, labels=nothing, coefficients=np.zeros(1, dtype=np.float32)
+        batch,
+        positions=nothing,
+        labels=nothing,
+        coefficients=zero,
+        penalties=None if batch.penalties is None else zero,
     )
 
 

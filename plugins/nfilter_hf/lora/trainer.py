@@ -55,7 +55,8 @@ class LoraTrainer:
 
     ``loss: dft`` (or another online loss) multiplies the weight of each token by a weight computed from the model's
     logits at that step. ``loss_norm`` is unchanged; it divides by the sum of the weights before that, unless the
-    online loss averages over its own weights (``mean_over``).
+    online loss averages over its own weights (``mean_over``). A penalty of the online loss (``AddsPenalty``) compares with
+    the base without any adapter, also if training starts from one.
     """
 
     name: ClassVar[str] = "hf.lora"
@@ -73,7 +74,7 @@ class LoraTrainer:
         """The module of one model and the packages of the trackers; an online loss is supported."""
         need = ModelNeed(model=config.model, capability=LendsModule, field="model")
         packages = {PACKAGES[name]: PACKAGES[name] for name in config.trackers}
-        return Contract(needs=(need,), online_loss=True, packages=packages)
+        return Contract(needs=(need,), online_loss=True, online_penalty=True, packages=packages)
 
     @classmethod
     def memory(cls, config: LoraSettings, model_config: Any, site: Site) -> Mapping[str, float]:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from nfilter import RecipeError
 from nfilter.registry.loading import load
 from nfilter.testing import check_token_loss
+from nfilter_losses.asft import Asft, AsftConfig
 from nfilter_losses.deft import Deft, DeftConfig
 from nfilter_losses.dft import Dft, DftConfig
 from nfilter_losses.eaft import Eaft, EaftConfig
@@ -226,7 +227,14 @@ def test_rho1_without_its_score_names_the_stage_that_writes_it() -> None:
 def test_half_precision_logits_are_read_in_float32() -> None:
     logits, labels = drawn()
     half = torch.from_numpy(logits).to(torch.bfloat16)
-    for loss in (dft(), rho1(), Eaft(EaftConfig()), Deft(DeftConfig()), Profit(ProfitConfig())):
+    for loss in (
+        dft(),
+        rho1(),
+        Eaft(EaftConfig()),
+        Deft(DeftConfig()),
+        Profit(ProfitConfig()),
+        Asft(AsftConfig()),
+    ):
         for values in loss.stats(half, torch.from_numpy(labels)).values():
             assert values.dtype == torch.float32
     got = dft().stats(half, torch.from_numpy(labels))["p"].double().numpy()
@@ -237,7 +245,7 @@ def test_half_precision_logits_are_read_in_float32() -> None:
 @pytest.mark.parametrize(
     ("config", "settings"),
     [(Rho1Config, {"ratio": 0}), (Rho1Config, {"ratio": 1.1}), (EaftConfig, {"top": 1}), (EaftConfig, {"divisor": 0}),
-     (ProfitConfig, {"least": 1.1}), (DeftConfig, {"alpha": 1}), (DftConfig, {"scale": 2})],
+     (ProfitConfig, {"least": 1.1}), (AsftConfig, {"kl": -1}), (DeftConfig, {"alpha": 1}), (DftConfig, {"scale": 2})],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(config: Any, settings: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
@@ -249,6 +257,50 @@ def test_losses_are_registered(point: Any) -> None:
 
     plugins = load([point("nfilter_losses", nfilter_losses)], ())
     assert [item.name for item in plugins.of_kind("loss")] == [
-        "deft", "dft", "eaft", "prift", "profit", "rho1",
+        "asft", "deft", "dft", "eaft", "prift", "profit", "rho1",
     ]  # fmt: skip
     assert [item.name for item in plugins.of_kind("stage")] == ["prift.score"]
+
+
+def divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    return (p * np.log(p / q)).sum(-1)
+
+
+def asft_penalty(logits: np.ndarray, reference: np.ndarray, **config: Any) -> np.ndarray:
+    labels = np.zeros(len(logits), dtype=np.int64)
+    given = [torch.from_numpy(values) for values in (logits, labels, reference)]
+    config = Asft.Config(**config)
+    done = check_token_loss(Asft, config, given[0], given[1], reference_logits=given[2])
+    wanted = weights(dft(), logits, labels)
+    np.testing.assert_allclose(done, wanted, rtol=1e-6, atol=1e-9)
+    return np.asarray(Asft(config).penalty(*given), dtype=np.float64)
+
+
+def test_asft_is_dft_with_a_tenth_of_the_divergence_from_the_base() -> None:
+    (logits, _), (reference, _) = drawn(), drawn(seed=1)
+    p, q = softmax(logits), softmax(reference)
+    np.testing.assert_allclose(asft_penalty(logits, reference), 0.1 * divergence(q, p), rtol=1e-4)
+    got = asft_penalty(logits, reference, kl=2, direction="reverse")
+    np.testing.assert_allclose(got, 2 * divergence(p, q), rtol=1e-4)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_the_penalty_of_asft_is_0_at_the_base_and_known_for_two_tokens(direction: str) -> None:
+    logits, _ = drawn()
+    assert asft_penalty(logits, logits, direction=direction) == pytest.approx(0, abs=1e-6)
+    # Two tokens have a probability: p = (1/2, 1/2), q = (1/4, 3/4).
+    two, other = np.full((1, VOCABULARY), -np.inf), np.full((1, VOCABULARY), -np.inf)
+    two[0, :2], other[0, :2] = 0.0, (0.0, math.log(3))
+    known = {
+        "forward": 0.25 * math.log(0.5) + 0.75 * math.log(1.5),
+        "reverse": 0.5 * math.log(2) + 0.5 * math.log(2 / 3),
+    }
+    got = asft_penalty(two, other, kl=1, direction=direction)
+    assert got == pytest.approx([known[direction]], rel=1e-5)
+    wanted = torch.from_numpy(two).requires_grad_()
+    config = AsftConfig(kl=1, direction=direction)  # type: ignore[arg-type]
+    Asft(config).penalty(wanted, torch.zeros(1), torch.from_numpy(other)).sum().backward()
+    assert wanted.grad is not None
+    assert wanted.grad.isfinite().all()
+    if direction == "forward":
+        assert wanted.grad[0, :2].tolist() == pytest.approx([0.25, -0.25], rel=1e-5)

@@ -270,6 +270,31 @@ def methods_of(capability: type) -> list[str]:
     return sorted(name for name in names if callable(getattr(capability, name)))
 
 
+@runtime_checkable
+@capability(cached=False)
+class Attends(Protocol):
+    """Reads the attention of a local model, one sample at a time."""
+
+    def attention(
+        self,
+        samples: Sequence[TokenSample],
+        reduce: Callable[[Any, TokenSample], Any],
+        layers: slice = slice(None),
+    ) -> Iterator[list[FloatArray]]:
+        """Yield, for each sample, one array [T] per layer, the first layer first.
+
+        Args:
+            samples: The samples that are read.
+            reduce: Called with the weights of a layer, a torch tensor [heads, T, T] of queries by keys, and the sample; returns a
+                tensor [T]. It is called right after the layer, so that the weights of one layer are in memory.
+            layers: The layers that are read.
+
+        Raises:
+            ModelError: if the model yields no attention weights, or a sample exceeds its context or memory.
+        """
+        ...
+
+
 def lacks(who: str, capability: type, present: Iterable[type]) -> ModelError:
     """Return the error for a call to a model without the capability.
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from nfilter.recipe.check import Report
+    from nfilter.recipe.checking import Report
     from nfilter.recipe.model import Recipe
     from nfilter.registry.loading import Plugins
 

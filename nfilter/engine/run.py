@@ -41,7 +41,7 @@ from nfilter.metrics.samples import judge
 from nfilter.metrics.tokens import judge_tokens
 from nfilter.models.pool import ModelPool
 from nfilter.progress import QuietReporter, Reporter, RunLog
-from nfilter.recipe.check import model_facts
+from nfilter.recipe.check_models import model_facts
 from nfilter.recipe.model import Arm, Recipe
 from nfilter.registry.loading import Plugins
 from nfilter.report.html import write_report

@@ -14,7 +14,8 @@ _LARGEST: Final = 4 * 2**20
 # Code that displays results and does not compute them.
 _DISPLAYS: Final = frozenset({
     "report", "testing", "recipes", "cli", "__main__.py", "progress.py", "registry/catalogue.py", "recipe/init.py",
-    "recipe/check.py", "recipe/schema.py", "recipe/reference.py",
+    "recipe/check.py", "recipe/checking.py", "recipe/check_models.py", "recipe/check_data.py", "recipe/check_training.py",
+    "recipe/schema.py", "recipe/reference.py",
 })  # fmt: skip
 
 

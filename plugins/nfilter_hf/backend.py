@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from nfilter import (
     Abilities,
     Adapts,
+    Attends,
     Completion,
     CutCounter,
     CutTexts,
@@ -32,6 +33,7 @@ from nfilter import (
     TokenSample,
 )
 from nfilter_hf.adapters import Snapshot, attach, scoped
+from nfilter_hf.attention import Reduce, read_attention
 from nfilter_hf.batching import Budget, release
 from nfilter_hf.chat import ChatError
 from nfilter_hf.checks import config_problems
@@ -87,7 +89,7 @@ class HFBackend:
     @classmethod
     def abilities(cls, config: HFConfig) -> Abilities:  # noqa: ARG003 (the protocol's signature)
         able = frozenset(
-            {Generates, Streams, Embeds, Scores, Encodes, Tokenizes, LendsModule, Adapts}
+            {Generates, Streams, Embeds, Scores, Attends, Encodes, Tokenizes, LendsModule, Adapts}
         )
         return Abilities(able, logprobs=True)
 
@@ -221,6 +223,13 @@ class HFBackend:
             if self._scoring is None:
                 self._scoring = Budget(scoring_tokens(self._config, loaded.device.type))
             return score(loaded, samples, self._scoring)
+
+    def attention(
+        self, samples: Sequence[TokenSample], reduce: Reduce, layers: slice = slice(None)
+    ) -> Iterator[list[FloatArray]]:
+        """Yield the reduced attention weights of each sample's layers; see ``nfilter.Attends``."""
+        with self._ready() as loaded:
+            yield from read_attention(loaded.module, samples, reduce, layers)
 
     @contextmanager
     def lend(self) -> Iterator[Lent]:

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from nfilter import (
+    Attends,
     BoolArray,
     Context,
     Contract,
     FloatArray,
-    LendsModule,
+    ModelError,
     ModelNeed,
     RecipeError,
     StageConfig,
     State,
     TokenSample,
 )
-from nfilter_sstoken.attention import prompt_attention
 
 
 class SelectConfig(StageConfig):
@@ -67,8 +67,8 @@ class Select:
 
     @classmethod
     def contract(cls, config: SelectConfig) -> Contract:
-        """Read the loss difference, write the mix; lend a module unless ``rho`` is 1."""
-        need = ModelNeed(config.model, LendsModule, field="model")
+        """Read the loss difference, write the mix; need a model's attention unless ``rho`` is 1."""
+        need = ModelNeed(config.model, Attends, field="model")
         return Contract(
             reads=frozenset({config.by}),
             writes=frozenset({config.into}),
@@ -94,8 +94,18 @@ class Select:
             return [np.zeros(len(sample.ids), dtype=np.float32) for sample in samples]
 
         def read(missing: Sequence[TokenSample]) -> Iterator[FloatArray]:
-            with ctx.model(self.config.model).lend() as lent:
-                yield from prompt_attention(lent.module, missing)
+            model = ctx.model(self.config.model).use(Attends)
+            with_response = [sample for sample in missing if sample.response.any()]
+            try:
+                attention = model.attention(with_response, _to_prompt, slice(-1, None))
+                for sample in missing:
+                    scores = np.full(len(sample.ids), np.nan, dtype=np.float32)
+                    if sample.response.any():
+                        (last,) = next(attention)
+                        scores[sample.response] = last[sample.response]
+                    yield scores
+            except ModelError as error:
+                raise ModelError(f"{error}; or set rho: 1, which reads no attention") from error
 
         return ctx.token_scores(self.config.model, self.name, samples, read)
 
@@ -113,6 +123,14 @@ class Select:
         scaled = (values - low) / (high - low) if high > low else values * 0
         mix: FloatArray = self.config.rho * scaled + (1 - self.config.rho) * attention
         return mix.astype(np.float32)
+
+
+def _to_prompt(weights: Any, sample: TokenSample) -> Any:
+    """Reduce attention [H, T, T] to [T]: the mean over heads, summed over the positions before the response."""
+    import torch
+
+    prompt = torch.from_numpy(~np.logical_or.accumulate(sample.response)).to(weights.device)
+    return weights.float().mean(0)[:, prompt].sum(-1)
 
 
 def _highest(mix: FloatArray, pool: BoolArray, keep: float) -> BoolArray:

@@ -9,10 +9,10 @@ import numpy as np
 from pydantic import Field
 
 from nfilter import (
+    Attends,
     Context,
     Contract,
     FloatArray,
-    LendsModule,
     Needs,
     StageConfig,
     State,
@@ -32,7 +32,7 @@ class ReasoningConfig(StageConfig):
     scores. ``preset: paper`` is the equation as written, ``official`` the published code, whose score is 1 / T.
     """
 
-    model: Annotated[str, Needs(LendsModule)] = Field(
+    model: Annotated[str, Needs(Attends)] = Field(
         default="student", description="The local model that is read."
     )
     preset: PresetSetting = "default"
@@ -88,11 +88,9 @@ class Reasoning:
     def _scores(self, samples: Sequence[TokenSample], ctx: Context) -> list[FloatArray]:
         def read(missing: Sequence[TokenSample]) -> Iterator[FloatArray]:
             size = sum(len(sample.ids) for sample in missing)
-            with (
-                ctx.progress(size, f"{self.name}: {self.config.model} reads") as bar,
-                ctx.model(self.config.model).lend() as lent,
-            ):
-                yield from importances(lent.module, missing, self.config.preset, bar.advance)
+            model = ctx.model(self.config.model).use(Attends)
+            with ctx.progress(size, f"{self.name}: {self.config.model} reads") as bar:
+                yield from importances(model, missing, self.config.preset, bar.advance)
 
         what = f"{self.name}, preset {self.config.preset}"
         return ctx.token_scores(self.config.model, what, samples, read)

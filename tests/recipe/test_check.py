@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from nfilter.engine.lookup import prompts_of, site_of
-from nfilter.recipe.check import Report, check
+from nfilter.recipe.check import check
+from nfilter.recipe.checking import Report
 from nfilter.recipe.model import load
 from nfilter.registry.loading import Plugins
 

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from nfilter import (
     Adapts,
+    Attends,
     Embeds,
     Encodes,
     Generates,
@@ -75,6 +76,7 @@ def test_the_conformance_check_passes() -> None:
         Streams,
         Embeds,
         Scores,
+        Attends,
         Encodes,
         Tokenizes,
         LendsModule,

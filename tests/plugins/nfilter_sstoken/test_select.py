@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import SimpleNamespace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,9 +10,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from nfilter import LendsModule, ModelError, RecipeError, TokenSample
+from nfilter import Attends, ModelError, RecipeError, TokenSample
 from nfilter.testing import FakeContext, check_token_stage
-from nfilter_sstoken.attention import prompt_attention
+from nfilter_hf.attention import read_attention
 from nfilter_sstoken.select import Select, SelectConfig
 
 
@@ -28,13 +26,11 @@ def llama() -> Any:
     ).eval()  # fmt: skip
 
 
-class Lender:
-    def __init__(self, module: Any) -> None:
-        self.module = module
+class Reader:
+    """A model that reads the attention of ``module``."""
 
-    @contextmanager
-    def lend(self) -> Iterator[Any]:
-        yield SimpleNamespace(module=self.module)
+    def __init__(self, module: Any) -> None:
+        self.attention = partial(read_attention, module)
 
 
 def sample(name: str, n: int, excess: Any = None, prompt: int = 3) -> TokenSample:
@@ -49,7 +45,7 @@ def sample(name: str, n: int, excess: Any = None, prompt: int = 3) -> TokenSampl
 
 
 def run(samples: list[TokenSample], module: Any = None, **config: Any) -> list[TokenSample]:
-    ctx = FakeContext(models={"student": Lender(module)})
+    ctx = FakeContext(models={"student": Reader(module)})
     return check_token_stage(Select, SelectConfig(**config), samples, ctx, bit=2)[0]
 
 
@@ -78,10 +74,11 @@ def test_without_attention_the_largest_fall_of_the_loss_is_kept(
 
 def test_the_attention_to_the_prompt_is_that_of_the_last_layer() -> None:
     for one in (sample("a", 9), sample("b", 30, prompt=20)):
-        (got,) = prompt_attention(llama(), [one])
+        (got,) = run([one], llama(), rho=0)
         wanted = whole_attention(llama(), one)[:, ~one.response].sum(-1)
-        np.testing.assert_allclose(got[one.response], wanted[one.response], rtol=1e-5)
-        assert np.isnan(got[~one.response]).all()
+        scores = got.scores["sstoken"]
+        np.testing.assert_allclose(scores[one.response], wanted[one.response], rtol=1e-5)
+        assert np.isnan(scores[~one.response]).all()
 
 
 def test_the_mix_is_a_weighted_sum() -> None:
@@ -108,18 +105,10 @@ def test_a_sample_without_a_weight_is_unchanged() -> None:
     assert got.reasons.tolist() == one.reasons.tolist()
 
 
-def test_module_state_is_restored() -> None:
-    module = llama().train()
-    before = module.config._attn_implementation
-    list(prompt_attention(module, [sample("a", 9)]))
-    assert module.training
-    assert module.config._attn_implementation == before
-
-
 def test_only_attention_needs_a_local_model() -> None:
     assert Select.contract(SelectConfig(rho=1)).needs == ()
     (need,) = Select.contract(SelectConfig(model="base")).needs
-    assert (need.model, need.capability) == ("base", LendsModule)
+    assert (need.model, need.capability) == ("base", Attends)
 
 
 @pytest.mark.types("put the stage that writes it before this one, such as tokens.excess_loss")

@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from nfilter import TokenSample
 from nfilter.testing import FakeContext, check_token_stage
+from nfilter_hf.attention import read_attention
 
 BIT = 4
 
@@ -35,7 +36,7 @@ def make(
 
 
 class Lender:
-    """A model that lends ``module`` and counts the loans."""
+    """A model that lends ``module`` or reads its attention, and counts both."""
 
     def __init__(self, module: Any, tokenizer: Any = None) -> None:
         self.lent = SimpleNamespace(module=module, tokenizer=tokenizer)
@@ -45,6 +46,10 @@ class Lender:
     def lend(self) -> Iterator[Any]:
         self.loans += 1
         yield self.lent
+
+    def attention(self, samples: Any, reduce: Any, layers: slice = slice(None)) -> Iterator[Any]:
+        self.loans += 1
+        yield from read_attention(self.lent.module, samples, reduce, layers)
 
 
 def run_stage(stage: Any, config: Any, samples: Any, ctx: Any = None, size: int = 3) -> Any:

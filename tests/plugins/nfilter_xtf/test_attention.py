@@ -1,20 +1,20 @@
-"""Attention received, against the full weights and models with known attention; the module is restored."""
-
-import weakref
-from contextlib import closing
+"""Attention received, against the full weights and models with known attention."""
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
-from nfilter import ModelError
 from nfilter_xtf import attention
 
 
-def importances(*arguments):
-    """The scores of all samples."""
-    return list(attention.importances(*arguments))
+@pytest.fixture
+def importances(lender):
+    """Return a function from a module and samples to the scores of all samples."""
+
+    def scores(module, *arguments):
+        return list(attention.importances(lender(module), *arguments))
+
+    return scores
 
 
 def drawn(rng, tokens, lengths=(1, 2, 9, 30)):
@@ -34,7 +34,7 @@ def all_weights(module, ids):
 
 
 @pytest.mark.parametrize("preset", ["default", "paper", "official"])
-def test_scores_equal_a_reduction_of_the_full_weights(preset, tokens, small):
+def test_scores_equal_a_reduction_of_the_full_weights(preset, tokens, small, importances):
     samples = drawn(np.random.default_rng(0), tokens)
     for sample, got in zip(samples, importances(small(), samples, preset), strict=True):
         a = all_weights(small(), sample.ids)
@@ -51,37 +51,7 @@ def test_scores_equal_a_reduction_of_the_full_weights(preset, tokens, small):
         np.testing.assert_allclose(got, wanted, rtol=1e-5)
 
 
-KINDS = {
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
-    # Nested attention modules, and a window.
-    "gpt_neo": {
-        "hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]],
-        "window_size": 8, "max_position_embeddings": 64, "intermediate_size": 48,
-    },
-    "qwen3": {
-        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64,
-    },
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_other_architectures(kind, tokens):
-    torch.manual_seed(0)
-    settings = AutoConfig.for_model(
-        kind, vocab_size=50, bos_token_id=1, eos_token_id=2, **KINDS[kind]
-    )
-    module = AutoModelForCausalLM.from_config(settings).eval()
-    parts = attention._attention_modules(module)
-    assert len(parts) == 2
-    sample = tokens("a", np.random.default_rng(0).integers(3, 50, 24))
-    (got,) = importances(module, [sample], "default")
-    a = all_weights(module, sample.ids)
-    wanted = [np.mean([(i + 1) * a[i, j] for i in range(j + 1, 24)]) for j in range(23)]
-    np.testing.assert_allclose(got[:-1], wanted, rtol=1e-5)
-
-
-def test_uniform_attention_scores_one_except_for_the_last_token(tokens, small):
+def test_uniform_attention_scores_one_except_for_the_last_token(tokens, small, importances):
     module = small()
     with torch.no_grad():
         for layer in module.model.layers:
@@ -93,7 +63,7 @@ def test_uniform_attention_scores_one_except_for_the_last_token(tokens, small):
 
 
 @pytest.mark.parametrize("j", [0, 3, 17])
-def test_a_planted_head_makes_its_token_the_maximum(j, tokens, small):
+def test_a_planted_head_makes_its_token_the_maximum(j, tokens, small, importances):
     """Every query points along one axis, and only token 7's key does, so it receives all attention from position j on."""
     module = small(
         num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, rope_theta=1e15
@@ -115,13 +85,13 @@ def test_a_planted_head_makes_its_token_the_maximum(j, tokens, small):
     assert got[j] == pytest.approx(np.mean(np.arange(j + 1, 20) + 1.0), rel=1e-4)
 
 
-def test_official_is_one_over_t(tokens, small):
+def test_official_is_one_over_t(tokens, small, importances):
     for n in (5, 37):
         (got,) = importances(small(), [tokens("a", np.arange(n))], "official")
         np.testing.assert_allclose(got, 1 / n, rtol=1e-6)
 
 
-def test_official_reads_the_first_layer_alone(tokens, small):
+def test_official_reads_the_first_layer_alone(tokens, small, importances):
     """NaN weights in the second layer reach every preset but the published code's."""
     module = small()
     with torch.no_grad():
@@ -132,7 +102,7 @@ def test_official_reads_the_first_layer_alone(tokens, small):
     assert np.isnan(paper).all()
 
 
-def test_neither_other_samples_nor_order_change_a_score(tokens, small):
+def test_neither_other_samples_nor_order_change_a_score(tokens, small, importances):
     samples = drawn(np.random.default_rng(1), tokens)
     together = importances(small(), samples, "default")
     backwards = importances(small(), samples[::-1], "default")[::-1]
@@ -142,87 +112,7 @@ def test_neither_other_samples_nor_order_change_a_score(tokens, small):
         assert np.array_equal(b, alone, equal_nan=True)
 
 
-@pytest.mark.parametrize("kept", [False, True])
-def test_attention_weights_are_freed_layer_by_layer(kept, tokens, small, monkeypatch):
-    """When a layer's weights are reduced, those of earlier layers are freed, unless the test keeps references."""
-    refs, alive, hoard = [], [], []
-    reduce = attention._mean_from_later
-
-    def watched(weights):
-        alive.append(sum(ref() is not None for ref in refs))
-        assert weights._base.shape == (1, 4, 20, 20)
-        refs.append(weakref.ref(weights._base))
-        if kept:
-            hoard.append(weights)
-        return reduce(weights)
-
-    monkeypatch.setattr(attention, "_mean_from_later", watched)
-    importances(small(num_hidden_layers=4), [tokens("a", np.arange(20))], "default")
-    assert alive == ([0, 1, 2, 3] if kept else [0, 0, 0, 0])
-
-
-def state_of(module):
-    hooks = [len(part._forward_hooks) for part in module.modules()]
-    return module.config._attn_implementation, hooks, [part.training for part in module.modules()]
-
-
-def test_the_module_is_restored(tokens, small):
-    module = small()
-    module.set_attn_implementation("sdpa")
-    module.train()
-    before = state_of(module)
-    importances(module, [tokens("a", np.arange(5))], "default")
-    assert state_of(module) == before
-
-
-def test_the_module_is_restored_where_only_some_scores_are_read(tokens, small):
-    module = small()
-    module.set_attn_implementation("sdpa")
-    before = state_of(module)
-    samples = [tokens(name, np.arange(5)) for name in "ab"]
-    with closing(attention.importances(module, samples, "default")) as scores:
-        next(scores)
-        assert state_of(module) != before
-    assert state_of(module) == before
-
-
-@pytest.mark.parametrize("where", ["forward", "length", "weights"])
-def test_the_module_is_restored_after_an_error(where, tokens, small, monkeypatch):
-    module = small()
-    module.set_attn_implementation("sdpa")
-    before = state_of(module)
-    sample = tokens(
-        "long" if where == "length" else "a",
-        np.arange(200) % 50 if where == "length" else np.arange(9),
-    )
-    if where == "forward":
-        monkeypatch.setattr(module.model.layers[1].mlp, "forward", lambda x: 1 / 0)
-        error, words = ZeroDivisionError, "zero"
-    elif where == "length":
-        error, words = ModelError, r"'long' has 200 tokens.*encode\.max_length to 128"
-    else:
-        monkeypatch.setattr(module, "set_attn_implementation", lambda kind: None)
-        error, words = ModelError, "LlamaAttention yields no attention weights"
-    with pytest.raises(error, match=words):
-        importances(module, [sample], "default")
-    assert state_of(module) == before
-
-
-@pytest.mark.types(
-    "it has no eager attention implementation; name another",
-    "with eager attention; name another model",
-)
-def test_a_model_without_attention_is_refused(tokens, small):
-    bare = torch.nn.Linear(2, 2)
-    with pytest.raises(ModelError, match=r"Linear yields no attention weights.*name another model"):
-        importances(bare, [tokens("a", [1, 2])], "default")
-    module = small(num_hidden_layers=0)
-    with pytest.raises(ModelError, match="LlamaForCausalLM yields no attention weights"):
-        importances(module, [tokens("a", [1, 2])], "default")
-    assert importances(small(), [tokens("a", [1, 2])], "default")
-
-
-def test_a_sample_without_a_response_is_not_read(tokens, small):
+def test_a_sample_without_a_response_is_not_read(tokens, small, importances):
     advanced = []
     (got,) = importances(
         without_forward(small()), [tokens("a", [1, 2], [0, 0])], "default", advanced.append
@@ -234,24 +124,3 @@ def test_a_sample_without_a_response_is_not_read(tokens, small):
 def without_forward(module):
     module.model.forward = None
     return module
-
-
-@pytest.mark.types(
-    "lower encode.max_length, or set device: cpu for this model",
-    "set encode.max_length to «» or less",
-)
-def test_a_shorter_sample_fits(tokens, small, monkeypatch):
-    module = small()
-    forward = module.model.forward
-
-    def crowded(*args, **kwargs):
-        if kwargs["input_ids"].shape[1] > 9:
-            raise torch.OutOfMemoryError("full")
-        return forward(*args, **kwargs)
-
-    monkeypatch.setattr(module.model, "forward", crowded)
-    with pytest.raises(ModelError, match=r"lower encode\.max_length, or set device: cpu"):
-        importances(module, [tokens("a", np.arange(20))], "default")
-    assert importances(module, [tokens("a", np.arange(9))], "default")
-    monkeypatch.undo()
-    assert importances(module, [tokens("a", np.arange(128) % 50)], "default")

@@ -16,6 +16,7 @@ from .api.capabilities import Generates as Generates
 from .api.capabilities import LendsModule as LendsModule
 from .api.capabilities import Lent as Lent
 from .api.capabilities import Needs as Needs
+from .api.capabilities import OpenStreams as OpenStreams
 from .api.capabilities import Priced as Priced
 from .api.capabilities import Ranks as Ranks
 from .api.capabilities import Scores as Scores

@@ -43,6 +43,20 @@ class Streams(Protocol):
 
 
 @runtime_checkable
+class OpenStreams(Protocol):
+    """Streams completions, and takes further requests while earlier ones are in flight: conversations run side by side.
+
+    ``more`` is called after each completion that was yielded, in the thread that iterates, and returns the requests that
+    follow from it. Requests are numbered in the order in which they came, beginning with ``first``. The stream ends when every
+    request was answered and ``more`` returned no further one. None is yielded as by ``Streams``.
+    """
+
+    def open_stream(
+        self, first: Sequence[Request], more: Callable[[], Sequence[Request]]
+    ) -> Iterator[tuple[int, Completion] | None]: ...
+
+
+@runtime_checkable
 class EndsPrompts(Protocol):
     """Returns the end of the rendered prompt of a request: a template may open a reasoning block there."""
 
@@ -175,7 +189,7 @@ class Adapts(Protocol):
 
 
 CAPABILITIES: tuple[type, ...] = (
-    Generates, Streams, Embeds, Scores, Encodes, Tokenizes, LendsModule, Adapts,
+    Generates, Streams, OpenStreams, Embeds, Scores, Encodes, Tokenizes, LendsModule, Adapts,
 )  # fmt: skip
 
 

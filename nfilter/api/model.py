@@ -61,6 +61,19 @@ class Model(Protocol):
         """
         ...
 
+    def converse(
+        self,
+        first: Sequence[Request],
+        reply: Callable[[int, Completion], Request | None],
+    ) -> list[Completion]:
+        """Hold one conversation per request, side by side, and return the last completion of each (``Generates``).
+
+        ``reply`` receives the number of a conversation and its completion, and returns the next request of the conversation,
+        or None at its end. It is called in the thread of the stage, once per completion; what it returns may depend on its own
+        conversation only, because the order over conversations varies. Every call is journaled like one of ``generate``.
+        """
+        ...
+
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """Return one vector per text, float32 [n, d], not normalised (``Embeds``). Equal texts are embedded once."""
         ...

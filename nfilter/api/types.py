@@ -355,7 +355,12 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call to a model. ``sample_id`` is the sample that it is for; ``draw`` distinguishes repeated draws."""
+    """One call to a model. ``sample_id`` is the sample that it is for; ``draw`` distinguishes repeated draws.
+
+    ``tools`` are in OpenAI's form (``nfilter.tool_schema``). ``tool_choice`` is ``auto``, ``none``, ``required`` or the name of
+    the tool that has to be called. ``response_schema`` is the JSON Schema of the answer; a server that can, follows it.
+    ``extra`` has further fields of the request, such as ``reasoning_effort``; a local model ignores them.
+    """
 
     messages: tuple[Message, ...]
     sampling: Sampling = Sampling()
@@ -363,6 +368,22 @@ class Request:
     sample_id: str = ""
     draw: int = 0
     tools: tuple[Mapping[str, JSON], ...] = ()
+    tool_choice: str = "auto"
+    response_schema: Mapping[str, JSON] | None = None
+    extra: Mapping[str, JSON] = field(default_factory=lambda: _EMPTY)
+
+    def beside_messages(self) -> dict[str, Any]:
+        """Return what the request asks for beside its messages and sampling, as JSON; empty for plain text."""
+        asked: dict[str, Any] = {}
+        if self.tools:
+            asked["tools"] = [dict(tool) for tool in self.tools]
+            if self.tool_choice != "auto":
+                asked["tool_choice"] = self.tool_choice
+        if self.response_schema is not None:
+            asked["response_schema"] = dict(self.response_schema)
+        if self.extra:
+            asked["extra"] = dict(self.extra)
+        return asked
 
 
 FailureKind = Literal["refused", "too_long", "parse", "timeout", "server", "memory"]
@@ -381,7 +402,7 @@ class Completion:
     """The answer of a model. ``logprobs`` are natural logs of the generated tokens, including the end token.
 
     ``usd`` is the cost in dollars, including failed attempts; None if the price is unknown. ``reasoning`` is the text before
-    the answer that ``text`` does not contain; None if there is none.
+    the answer that ``text`` does not contain; None if there is none. ``tool_calls`` are the tools that the model asks for.
     """
 
     text: str
@@ -393,6 +414,7 @@ class Completion:
     cached: bool = False
     usd: float | None = None
     reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
     @property
     def nll(self) -> float | None:

@@ -41,6 +41,7 @@ class Neutral:
             answer,
             text=self._restore(answer.text),
             reasoning=None if reasoning is None else self._restore(reasoning),
+            tool_calls=tuple(call.mapped(self._restore) for call in answer.tool_calls),
         )
 
     def _restore(self, text: str) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar, cast
 
@@ -14,13 +13,12 @@ from nfilter.api.capabilities import (
     Adapts,
     Embeds,
     Encodes,
-    EndsPrompts,
     Generates,
     LendsModule,
     Lent,
+    OpenStreams,
     Priced,
     Scores,
-    Streams,
     TokenizerDigest,
     Tokenizes,
     built_in,
@@ -29,7 +27,6 @@ from nfilter.api.capabilities import (
     lacks,
     methods_of,
 )
-from nfilter.api.errors import ContractError
 from nfilter.api.interrupt import Interrupt
 from nfilter.api.stages import Progress
 from nfilter.api.types import (
@@ -41,20 +38,17 @@ from nfilter.api.types import (
     Sample,
     TokenSample,
 )
-from nfilter.models.control_tokens import neutral
+from nfilter.models.answering import Answering
+from nfilter.models.conversations import converse_in_rounds
 from nfilter.models.pace import Pace
 from nfilter.models.results import Calls
 from nfilter.progress import QuietReporter
-from nfilter.registry.contracts import check_completions, check_encoded, check_losses, check_vectors
+from nfilter.registry.contracts import check_encoded, check_losses, check_vectors
 from nfilter.registry.provenance import code_of
 from nfilter.store.files import digest
-from nfilter.store.journal import Journal, Use, call_key
+from nfilter.store.journal import Journal
 from nfilter.store.losses import ScoreCaches
 
-_TRANSIENT = frozenset({"timeout", "server", "memory"})
-_SLICE = 256  # requests per call of a backend that does not stream
-_GROUP = 32  # answers per commit
-_SECONDS = 1.0  # between commits, at most
 _PORTION = 2**18  # tokens scored between writes
 _Capability = TypeVar("_Capability")
 _OF_BACKEND = frozenset({LendsModule, Adapts})  # asked of the backend, also within ``adapted``
@@ -178,130 +172,44 @@ class JournaledModel:
             ContractError: if it does not return one completion per request.
         """
         self._require(Generates)
-        if not getattr(self._backend, "shields", False):
-            safe = [neutral(request) for request in requests]
-            answers = self._answered([each.request for each in safe])
-            return [each.restored(answer) for each, answer in zip(safe, answers, strict=True)]
-        return self._answered(requests)
+        return self._answering().generate(requests)
 
-    def _answered(self, requests: Sequence[Request]) -> list[Completion]:
-        """Return the completions without reasoning, and record in the journal how each call ended."""
-        keys = [call_key(self._fingerprint, request) for request in requests]
-        answers = self._generate(requests, keys)
-        # The template ends all prompts in the same way, so one request is enough.
-        starts = bool(requests) and self._begins_thought(requests[0])
-        done = [
-            self._thoughts.separated(answer, opened=starts and self._begins_thought(request))
-            for answer, request in zip(answers, requests, strict=True)
-        ]
-        ends = {
-            key: None if each.failure is None else each.failure.kind
-            for key, each in zip(keys, done, strict=True)
-        }
-        self._journal.record_outcomes(self.stage, self.name, ends)
-        return done
+    def converse(
+        self,
+        first: Sequence[Request],
+        reply: Callable[[int, Completion], Request | None],
+    ) -> list[Completion]:
+        """Hold one conversation per request, and return the last completion of each.
 
-    def _begins_thought(self, request: Request) -> bool:
-        able = isinstance(self._backend, EndsPrompts)
-        return able and self._thoughts.opens(self._backend.prompt_end(request))
+        A conversation goes on as soon as its answer is there if the backend has ``OpenStreams``; else all go on together, one
+        batch per round. ``reply`` is called in this thread.
 
-    def _generate(self, requests: Sequence[Request], keys: Sequence[str]) -> list[Completion]:
-        done = self._journal.find(list(dict.fromkeys(keys)))
-        places: dict[str, list[int]] = {}
-        for place, key in enumerate(keys):
-            places.setdefault(key, []).append(place)
-        self._commit({}, list(done), places, requests)
-        todo = {key: requests[where[0]] for key, where in places.items() if key not in done}
-        pace = self._pace
-        if pace is not None:
-            pace.known(self.name, done)
-            pace.begin(self.name)
-        with self._progress(len(todo), f"{self.stage}: {self.name} answers", self._cost) as bar:
-            fresh: dict[str, Completion] = {}
-            last = time.monotonic()
-            try:
-                for came in self._answers(todo):
-                    if came is not None:
-                        fresh[came[0]] = came[1]
-                        bar.advance()
-                        if pace is not None:
-                            pace.answered(self.name, *came)
-                    late = time.monotonic() - last > _SECONDS
-                    if fresh and (came is None or late or len(fresh) >= _GROUP):
-                        self._commit(fresh, list(fresh), places, requests)
-                        done.update(fresh)
-                        fresh, last = {}, time.monotonic()
-            finally:
-                # Answers that arrived before an error or an interrupt were paid for.
-                self._commit(fresh, list(fresh), places, requests)
-            done.update(fresh)
-        if pace is not None:
-            pace.end(self.name)
-        return [done[key] for key in keys]
+        Raises:
+            ModelError: if the backend lacks ``Generates``.
+            ContractError: if the backend does not return one completion per request.
+        """
+        self._require(Generates)
+        if self.has(OpenStreams):
+            return self._answering().converse(first, reply)
+        return converse_in_rounds(self.generate, first, reply)
 
-    def _answers(self, todo: Mapping[str, Request]) -> Iterator[tuple[str, Completion] | None]:
-        # Long prompts first: batches are then of similar lengths, and running out of memory shows early.
-        order = sorted(todo, key=lambda key: -sum(len(m.content) for m in todo[key].messages))
-        if isinstance(self._capable, Streams):
-            left = set(range(len(order)))
-            for came in self._capable.stream([todo[key] for key in order]):
-                if came is None:
-                    yield None
-                    continue
-                index, answer = came
-                check_completions(self._who(), [answer], 1)
-                if index not in left:
-                    raise self._miscounted(
-                        f"request {index} of {len(order)} was answered twice, or does not exist"
-                    )
-                left.remove(index)
-                yield order[index], answer
-            if self._interrupt.requested:
-                raise KeyboardInterrupt
-            if left:
-                raise self._miscounted(f"{len(left)} of {len(order)} requests were not answered")
-            return
-        for start in range(0, len(order), _SLICE):
-            part = order[start : start + _SLICE]
-            came = self._capable.generate([todo[key] for key in part])
-            answers = check_completions(self._who(), came, len(part))
-            yield from zip(part, answers, strict=True)
-
-    def _miscounted(self, what: str) -> ContractError:
-        return ContractError(
-            f"{self._who()}: {what}; a backend returns one per request, in order, failures included"
+    def _answering(self) -> Answering:
+        return Answering(
+            self.stage,
+            self.name,
+            self._backend,
+            self._capable,
+            self._fingerprint,
+            self._journal,
+            self._progress,
+            self._interrupt,
+            self._cost,
+            self._thoughts,
+            self._pace,
         )
 
     def _who(self) -> str:
         return f"model {self.name!r} ({self._backend.name})"
-
-    def _commit(
-        self,
-        answers: Mapping[str, Completion],
-        keys: Sequence[str],
-        places: Mapping[str, Sequence[int]],
-        requests: Sequence[Request],
-    ) -> None:
-        kept = {
-            key: answer
-            for key, answer in answers.items()
-            if answer.failure is None or answer.failure.kind not in _TRANSIENT
-        }
-        uses = [
-            Use(self.stage, requests[place].sample_id, key, self.name)
-            for key in keys
-            if key in kept or key not in answers
-            for place in places[key]
-        ]
-        # A transient failure is not stored and requested again, but it was paid for.
-        lost = [
-            (self.stage, self.name, answer.usd)
-            for key, answer in answers.items()
-            if key not in kept and answer.usd
-        ]
-        if kept or uses or lost:
-            asked = {use.key: requests[places[use.key][0]] for use in uses}
-            self._journal.commit(list(kept.items()), uses, lost, list(asked.items()))
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """Return float32 [n, d]; equal texts are embedded once.

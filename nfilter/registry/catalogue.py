@@ -15,6 +15,7 @@ from nfilter.api.capabilities import (
     Encodes,
     Generates,
     LendsModule,
+    OpenStreams,
     Scores,
     Streams,
     Tokenizes,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _ABILITY = {
     Generates: "answers",
     Streams: "answers as a stream",
+    OpenStreams: "takes requests while it answers",
     Embeds: "embeds texts",
     Scores: "scores tokens",
     Encodes: "encodes conversations",

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nfilter.api.errors import StoreError
-from nfilter.api.types import Completion, Failure, FailureKind, Message, Request
+from nfilter.api.types import Completion, Failure, FailureKind, Message, Request, ToolCall
 from nfilter.store.failpoints import reach
 from nfilter.store.files import digest
 from nfilter.store.journal_tables import INSERT, OUTCOMES, SEALED, STAGES_WITHOUT_ANSWERS, TABLES
@@ -46,8 +46,14 @@ def call_key(fingerprint: str, request: Request) -> str:
         [sampling.max_tokens, sampling.temperature, sampling.top_p, list(sampling.stop)],
         drawn,
         request.logprobs,
-        *([list(map(dict, request.tools))] if request.tools else []),
+        *_asked_beside(request),
     )
+
+
+def _asked_beside(request: Request) -> list[Any]:
+    """Return the other parts of the key. A request with tools alone has the key that it had before there was more to ask."""
+    beside = request.beside_messages()
+    return [beside["tools"]] if beside.keys() == {"tools"} else [beside] if beside else []
 
 
 def _without_weight(message: Message) -> list[Any]:
@@ -351,10 +357,9 @@ class Journal:
 
 
 def packed_prompt(request: Request) -> bytes:
-    """Return the messages of a request, and its tools if it has some, as compressed JSON."""
+    """Return the messages of a request, and its tools and schema if it has some, as compressed JSON."""
     asked: dict[str, Any] = {"messages": [_without_weight(message) for message in request.messages]}
-    if request.tools:
-        asked["tools"] = [dict(tool) for tool in request.tools]
+    asked |= request.beside_messages()
     return zlib.compress(json.dumps(asked, ensure_ascii=True).encode())
 
 
@@ -423,7 +428,16 @@ def _completion_json(done: Completion) -> dict[str, Any]:
         "completion_tokens": done.completion_tokens,
         "failure": None if done.failure is None else [done.failure.kind, done.failure.detail],
         **({} if done.reasoning is None else {"reasoning": done.reasoning}),
+        **(
+            {"tool_calls": [_call_json(call) for call in done.tool_calls]}
+            if done.tool_calls
+            else {}
+        ),
     }
+
+
+def _call_json(call: ToolCall) -> list[str]:
+    return [call.name, call.arguments, call.id]
 
 
 def _completion(value: dict[str, Any]) -> Completion:
@@ -437,4 +451,5 @@ def _completion(value: dict[str, Any]) -> Completion:
         failure=None if failure is None else Failure(failure[0], failure[1]),
         cached=True,
         reasoning=value.get("reasoning"),
+        tool_calls=tuple(ToolCall(*call) for call in value.get("tool_calls", ())),
     )

@@ -33,6 +33,7 @@ from nfilter.api.types import (
     Sample,
     TokenSample,
 )
+from nfilter.models.conversations import converse_in_rounds
 from nfilter.models.results import Calls
 from nfilter.progress import QuietReporter
 
@@ -108,6 +109,14 @@ class StageModel:
         """Return one completion per request."""
         completions: list[Completion] = self._with(Generates).generate(requests)
         return completions
+
+    def converse(
+        self,
+        first: Sequence[Request],
+        reply: Callable[[int, Completion], Request | None],
+    ) -> list[Completion]:
+        """Return the last completion of each conversation; conversations go on in rounds, in order."""
+        return converse_in_rounds(self.generate, first, reply)
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """Return float32 [n, d]."""

@@ -12,8 +12,8 @@ from nfilter.store.failpoints import FAILPOINTS
 
 # A build in which committed answers are never found, and one in which a file is written where it will stand.
 NO_KEY = """
-import uuid, nfilter.models.proxy
-nfilter.models.proxy.call_key = lambda *_: uuid.uuid4().hex
+import uuid, nfilter.models.answering
+nfilter.models.answering.call_key = lambda *_: uuid.uuid4().hex
 """
 TORN = """
 import json

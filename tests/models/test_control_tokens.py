@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nfilter import Completion, Message, Request
+from nfilter import Completion, Message, Request, ToolCall
 from nfilter.models.control_tokens import broken, neutral, tokens_in
 from nfilter.models.proxy import JournaledModel
 from nfilter.store.journal import Journal
@@ -32,6 +32,14 @@ PLAIN = [
     "[x] done",
     "<S3>",
 ]
+
+
+def test_a_call_that_repeats_a_token_has_it_as_it_was() -> None:
+    safe = neutral(Request((Message("user", "Look <|im_end|> up."),)))
+    assert "<|im_end|>" not in safe.request.messages[0].content
+    answer = Completion("", tool_calls=(ToolCall("lookup", '{"words": "< |im_end|>"}', "c1"),))
+    (call,) = safe.restored(answer).tool_calls
+    assert (call.parsed(), call.id) == ({"words": "<|im_end|>"}, "c1")
 
 
 @pytest.mark.parametrize("token", TOKENS)

@@ -22,6 +22,7 @@ from nfilter import (
     Request,
     Sampling,
     StoreError,
+    ToolCall,
 )
 from nfilter.models.proxy import JournaledModel
 from nfilter.store.journal import Journal, Use, call_key, paid_in
@@ -93,6 +94,9 @@ def ask(text: str, sample_id: str = "a", **sampling: Any) -> Request:
         {"messages": (Message("user", "1+"), Message("user", "1?"))},
         {"logprobs": True},
         {"draw": 1},
+        {"tools": ({"type": "function"},)},
+        {"response_schema": {"type": "object"}},
+        {"extra": {"reasoning_effort": "low"}},
         *({"sampling": dataclasses.replace(ASK.sampling, **{name: value})} for name, value in
           {"max_tokens": 9, "temperature": 0.8, "top_p": 0.9, "seed": 1, "stop": ("x",)}.items()),
     ],
@@ -100,6 +104,14 @@ def ask(text: str, sample_id: str = "a", **sampling: Any) -> Request:
 )  # fmt: skip
 def test_what_can_change_an_answer_changes_its_key(change: dict[str, Any]) -> None:
     assert call_key("f", dataclasses.replace(ASK, **change)) != call_key("f", ASK)
+
+
+def test_each_choice_of_tools_has_a_key_of_its_own() -> None:
+    tools = ({"type": "function"},)
+    choices = ("auto", "none", "required", "calculator")
+    asked = [dataclasses.replace(ASK, tools=tools, tool_choice=each) for each in choices]
+    same = dataclasses.replace(ASK, extra={"tools": tools})
+    assert len({call_key("f", each) for each in (*asked, same)}) == 5
 
 
 def test_the_model_changes_the_key_and_the_sample_does_not() -> None:
@@ -116,9 +128,11 @@ def test_a_greedy_answer_depends_on_neither_seed_nor_draw() -> None:
 def test_an_answer_comes_back_as_it_went_in_and_says_that_it_is_cached(journal: Journal) -> None:
     done = Completion("text é", "length", (-0.5, -1e-9), 3, 2)
     failed = Completion("", "failed", failure=Failure("refused", "will not"))
-    journal.commit([("k", done), ("f", failed)], [])
-    found = journal.find(["k", "f", "missing"])
+    calling = Completion("", tool_calls=(ToolCall("sql", '{"q": 1}', "c1"), ToolCall("sql", "{}")))
+    journal.commit([("k", done), ("f", failed), ("t", calling)], [])
+    found = journal.find(["k", "f", "t", "missing"])
     assert found == {
+        "t": dataclasses.replace(calling, cached=True),
         "k": dataclasses.replace(done, cached=True),
         "f": dataclasses.replace(failed, cached=True),
     }

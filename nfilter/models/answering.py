@@ -1,0 +1,223 @@
+"""The calls that generate text: prepared, looked up in the journal, sent, recorded, and read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from nfilter.answers.thoughts import Thoughts
+from nfilter.api.capabilities import EndsPrompts, Streams
+from nfilter.api.errors import ContractError
+from nfilter.api.interrupt import Interrupt
+from nfilter.api.stages import Progress
+from nfilter.api.types import Completion, Request
+from nfilter.models.control_tokens import neutral
+from nfilter.models.conversations import Conversations, PreparedCall, Reply
+from nfilter.models.pace import Pace
+from nfilter.models.recording import Recorder
+from nfilter.registry.contracts import check_completions
+from nfilter.store.journal import Journal, call_key
+
+_SLICE: Final = 256  # requests per call of a backend that does not stream
+
+
+@dataclass(slots=True)
+class Answering:
+    """The calls of one stage to one model.
+
+    Attributes:
+        stage: The name of the stage.
+        model: The name of the model in the recipe.
+        backend: The backend; it renders prompts.
+        capable: What generates: the backend, or the same weights with an adapter.
+        fingerprint: Identifies the weights, including an active adapter.
+        journal: Stores the completions.
+        progress: Opens a progress bar.
+        interrupt: Tells whether the run is being interrupted.
+        cost: Returns the cost so far; called when the progress bar is drawn.
+        thoughts: Separates reasoning from answers.
+        pace: Receives the time of every answer.
+    """
+
+    stage: str
+    model: str
+    backend: Any
+    capable: Any
+    fingerprint: str
+    journal: Journal
+    progress: Callable[..., AbstractContextManager[Progress]]
+    interrupt: Interrupt
+    cost: Callable[[], str] | None
+    thoughts: Thoughts
+    pace: Pace | None
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Return one completion per request, in order.
+
+        Raises:
+            ContractError: if the backend does not return one completion per request.
+        """
+        prepare = self._preparer()
+        calls = [prepare(request) for request in requests]
+        recorder = Recorder(self.journal, self.stage, self.model)
+        for call in calls:
+            recorder.ask(call.key, call.request)
+        known = self._find(recorder, [call.key for call in calls])
+        todo = {call.key: call.request for call in calls if call.key not in known}
+        with self._recorded(recorder, len(todo), "answers") as bar:
+            for came in self._answers(todo):
+                if came is not None:
+                    self._take(recorder, *came)
+                    bar.advance()
+                recorder.commit_if_due(idle=came is None)
+        done = [call.read(recorder.done[call.key]) for call in calls]
+        self._record_outcomes(zip((call.key for call in calls), done, strict=True))
+        return done
+
+    def converse(self, first: Sequence[Request], reply: Reply) -> list[Completion]:
+        """Return the last completion of each conversation. The backend has ``OpenStreams``.
+
+        Raises:
+            ContractError: if a request has no completion, or two.
+        """
+        prepare = self._preparer()
+        recorder = Recorder(self.journal, self.stage, self.model)
+        ends: dict[str, Completion] = {}
+
+        def recorded(request: Request) -> PreparedCall:
+            call = prepare(request)
+            recorder.ask(call.key, call.request)
+
+            def read(answer: Completion) -> Completion:
+                ends[call.key] = call.read(answer)
+                return ends[call.key]
+
+            return PreparedCall(call.key, call.request, read)
+
+        talks = Conversations(recorded, lambda keys: self._find(recorder, list(keys)), reply)
+        to_send: list[PreparedCall] = []
+        sent: list[str] = []
+
+        def more() -> list[Request]:
+            nonlocal to_send
+            batch, to_send = to_send, []
+            sent.extend(call.key for call in batch)
+            return [call.request for call in batch]
+
+        with self._recorded(recorder, len(first), "conversations") as bar:
+            to_send = talks.start(first)
+            bar.advance(talks.ended)
+            stream = self.capable.open_stream(more(), more) if to_send else ()
+            for came in self._received(stream, sent):
+                if came is not None:
+                    ended = talks.ended
+                    self._take(recorder, *came)
+                    to_send += talks.answered(*came)
+                    bar.advance(talks.ended - ended)
+                recorder.commit_if_due(idle=came is None)
+            if to_send:
+                raise self._miscounted(f"{len(to_send)} requests of more() were not answered")
+        self._record_outcomes(ends.items())
+        return [talks.last[number] for number in range(len(first))]
+
+    @contextmanager
+    def _recorded(self, recorder: Recorder, total: int, what: str) -> Iterator[Progress]:
+        """Show a progress bar and measure the pace of the model; commit at the end, also after an error."""
+        if self.pace is not None:
+            self.pace.begin(self.model)
+        with self.progress(total, f"{self.stage}: {self.model} {what}", self.cost) as bar:
+            try:
+                yield bar
+            finally:
+                # Answers that arrived before an error or an interrupt were paid for.
+                recorder.commit()
+        if self.pace is not None:
+            self.pace.end(self.model)
+
+    def _find(self, recorder: Recorder, keys: Sequence[str]) -> dict[str, Completion]:
+        known = recorder.find(keys)
+        if self.pace is not None:
+            self.pace.known(self.model, known)
+        return known
+
+    def _take(self, recorder: Recorder, key: str, answer: Completion) -> None:
+        recorder.add(key, answer)
+        if self.pace is not None:
+            self.pace.answered(self.model, key, answer)
+
+    def _record_outcomes(self, ends: Iterable[tuple[str, Completion]]) -> None:
+        """Record in the journal how each call ended."""
+        kinds = {key: None if each.failure is None else each.failure.kind for key, each in ends}
+        self.journal.record_outcomes(self.stage, self.model, kinds)
+
+    def _answers(self, todo: Mapping[str, Request]) -> Iterator[tuple[str, Completion] | None]:
+        # Long prompts first: batches are then of similar lengths, and running out of memory shows early.
+        order = sorted(todo, key=lambda key: -sum(len(m.content) for m in todo[key].messages))
+        if isinstance(self.capable, Streams):
+            yield from self._received(self.capable.stream([todo[key] for key in order]), order)
+            return
+        for start in range(0, len(order), _SLICE):
+            part = order[start : start + _SLICE]
+            came = self.capable.generate([todo[key] for key in part])
+            answers = check_completions(self._who(), came, len(part))
+            yield from zip(part, answers, strict=True)
+
+    def _received(
+        self, stream: Iterable[tuple[int, Completion] | None], sent: Sequence[str]
+    ) -> Iterator[tuple[str, Completion] | None]:
+        """Yield the answers of a stream by key. ``sent`` has the keys of the requests, and may grow."""
+        answered: set[int] = set()
+        for came in stream:
+            if came is None:
+                yield None
+                continue
+            index, answer = came
+            check_completions(self._who(), [answer], 1)
+            if index in answered or not 0 <= index < len(sent):
+                raise self._miscounted(
+                    f"request {index} of {len(sent)} was answered twice, or does not exist"
+                )
+            answered.add(index)
+            yield sent[index], answer
+        if self.interrupt.requested:
+            raise KeyboardInterrupt
+        if len(answered) < len(sent):
+            raise self._miscounted(
+                f"{len(sent) - len(answered)} of {len(sent)} requests were not answered"
+            )
+
+    def _miscounted(self, what: str) -> ContractError:
+        return ContractError(
+            f"{self._who()}: {what}; a backend returns one per request, in order, failures included"
+        )
+
+    def _who(self) -> str:
+        return f"model {self.model!r} ({self.backend.name})"
+
+    def _preparer(self) -> Callable[[Request], PreparedCall]:
+        """Return the function that prepares the requests of one group of calls."""
+        shields = getattr(self.backend, "shields", False)
+        starts: bool | None = None
+
+        def prepare(request: Request) -> PreparedCall:
+            safe = None if shields else neutral(request)
+            sent = request if safe is None else safe.request
+
+            def read(answer: Completion) -> Completion:
+                nonlocal starts
+                # The template ends all prompts in the same way, so one request is enough.
+                if starts is None:
+                    starts = self._begins_thought(sent)
+                opened = starts and self._begins_thought(sent)
+                done = self.thoughts.separated(answer, opened=opened)
+                return done if safe is None else safe.restored(done)
+
+            return PreparedCall(call_key(self.fingerprint, sent), sent, read)
+
+        return prepare
+
+    def _begins_thought(self, request: Request) -> bool:
+        able = isinstance(self.backend, EndsPrompts)
+        return able and self.thoughts.opens(self.backend.prompt_end(request))

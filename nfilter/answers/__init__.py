@@ -13,6 +13,7 @@ from nfilter.answers.config import AnswerConfig
 from nfilter.answers.judge import judged_by
 from nfilter.answers.label import Label
 from nfilter.answers.number import Number
+from nfilter.answers.preference import Preference
 from nfilter.answers.thinking import AfterThoughts
 from nfilter.answers.thoughts import Thoughts
 from nfilter.answers.words import Exact, Spans, Text
@@ -34,6 +35,8 @@ def build(
     the same. ``text`` compares with the one that the config names a model for; without it texts can be read, but
     not compared. Other kinds need neither.
     """
+    if config.kind == "preference":
+        return Preference()  # a response is compared as a whole, with its thoughts
     return AfterThoughts(_kind(config, embed, judge), Thoughts(config.thoughts))
 
 

@@ -34,7 +34,8 @@ class AnswerConfig(StageConfig):
     for (``{km: 1000, "%": 0.01}``), all other units being ignored; ``locale`` is the language of the
     numbers (``de``: 1.234,5), English where it is not set. ``exact``: the same words. ``spans``: a set of
     strings whose token F1 is at least ``f1``. ``text``: open-ended, compared by an ``encoder`` (cosine of at
-    least ``similarity``) or by a ``judge`` that is asked with ``prompt``.
+    least ``similarity``) or by a ``judge`` that is asked with ``prompt``. ``preference``: which of the two responses of a
+    preference pair is better.
 
     ``thoughts`` are the marks around thoughts in the dataset's own responses, where they are none of the usual ones;
     the answer comes after them. A model's marks stand on the model.
@@ -47,9 +48,9 @@ class AnswerConfig(StageConfig):
         **dict.fromkeys(("llm", "grader"), "judge"),
     }
 
-    kind: Literal["choice", "label", "number", "exact", "spans", "text"] = Field(
+    kind: Literal["choice", "label", "number", "exact", "spans", "text", "preference"] = Field(
         default="exact",
-        description="What answers are: the letter of an option, a class, a number, the same words, a set of strings, or open-ended text.",
+        description="What answers are: the letter of an option, a class, a number, the same words, a set of strings, open-ended text, or which response of a pair is preferred.",
     )
     tolerance: float = Field(
         default=1e-6,

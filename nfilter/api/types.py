@@ -162,7 +162,8 @@ class Sample:
     ``tools`` are the tools that the assistant may call, objects in OpenAI's chat format. ``notes`` are the values that stages
     wrote, each under its stage's ``into``; ``meta`` has the source's columns, read-only and without the truth. A dropped sample
     stays on record and is not passed to later stages. ``why`` is the reason for the last change or decision of the running
-    stage; the engine records it and clears it between stages.
+    stage; the engine records it and clears it between stages. In a preference pair, ``rejected`` is the response that was
+    judged worse than the other one; stages may exchange the two and change neither text.
     """
 
     id: str
@@ -175,6 +176,7 @@ class Sample:
     dropped: str | None = None
     why: str | None = None
     tools: tuple[Mapping[str, JSON], ...] = ()
+    rejected: Message | None = None
 
     @classmethod
     def made(
@@ -229,10 +231,35 @@ class Sample:
     def relabel(self, response: str, reason: str) -> Sample:
         """Return the sample with another response. ``reason`` is recorded with the old and the new text.
 
-        The turn keeps its weight. A new text has no reasoning, because the old reasoning led to the old text.
+        The turn keeps its weight. A new text has no reasoning, because the old reasoning led to the old text. The only other
+        response of a preference pair is its rejected one: the two are exchanged.
+
+        Raises:
+            ValueError: for any other text in a preference pair.
         """
         _need_reason(reason)
+        if self.rejected is not None and response != self.response:
+            if response != self.rejected.content:
+                raise ValueError(
+                    f"sample {self.id!r} is a preference pair: its response can be exchanged with the rejected one, swap(reason), "
+                    "and not replaced by another text"
+                )
+            return self.swap(reason)
         return replace(self, messages=(*self.context, self._answer(response)), why=reason)
+
+    def swap(self, reason: str) -> Sample:
+        """Return the preference pair with its two responses exchanged. The weight of the turn in the loss stays in place.
+
+        Raises:
+            ValueError: if the sample has no rejected response, or no response.
+        """
+        _need_reason(reason)
+        last = self.messages[-1] if self.messages else None
+        if self.rejected is None or last is None or last.role != "assistant":
+            raise ValueError(f"sample {self.id!r} is no preference pair: it has one response")
+        chosen = replace(self.rejected, weight=last.weight)
+        rejected = replace(last, weight=self.rejected.weight)
+        return replace(self, messages=(*self.context, chosen), rejected=rejected, why=reason)
 
     def _answer(self, response: str) -> Message:
         last = self.messages[-1] if self.messages else None

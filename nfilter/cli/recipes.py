@@ -319,7 +319,7 @@ def schema(out: Path | None, markdown: bool) -> None:
 )
 @click.option("--seed", default=0, show_default=True)
 @click.option(
-    "--kind", type=click.Choice(["choice", "label", "number", "exact", "spans", "text"]), required=True,
+    "--kind", type=click.Choice(["choice", "label", "number", "exact", "spans", "text", "preference"]), required=True,
     help="The kind of the answers.",
 )  # fmt: skip
 @click.option(
@@ -331,7 +331,10 @@ def schema(out: Path | None, markdown: bool) -> None:
 def inject_noise(
     data: Path, out: Path, ratio: float, seed: int, kind: str, wrong: str | None, as_json: bool
 ) -> None:
-    """Replace a fraction of the answers by wrong ones; the true answers are in the column `truth`."""
+    """Replace a fraction of the answers by wrong ones; the true answers are in the column `truth`.
+
+    With --kind preference, a fraction of the pairs is flipped: chosen and rejected are exchanged.
+    """
     from nfilter.recipe.init import inject
 
     counts = inject(load_plugins(), data, out, ratio, seed, kind, wrong)

@@ -215,10 +215,24 @@ def _check_turns(where: str, was: Sample, now: Sample) -> None:
         raise ContractError(
             f"{where}: messages before the response were changed; a stage may change only the response"
         )
+    if was.rejected != now.rejected or (was.rejected and was.messages != now.messages):
+        if not _swapped(was, now):
+            raise ContractError(
+                f"{where}: a response of the preference pair was changed; use swap(), which exchanges the two, or drop()"
+            )
+        return
     if was.response == now.response and was.messages != now.messages:
         raise ContractError(
             f"{where}: the response's message was changed in other fields than its text; use relabel(), which replaces the text"
         )
+
+
+def _swapped(was: Sample, now: Sample) -> bool:
+    """Whether ``now`` is the preference pair ``was`` with its two responses exchanged."""
+    if was.rejected is None or not was.messages or was.messages[-1].role != "assistant":
+        return False
+    swapped = was.swap("compared")
+    return (swapped.messages, swapped.rejected) == (now.messages, now.rejected)
 
 
 def _check_forms(where: str, contract: Contract, sample: Sample, touched: set[str]) -> None:
@@ -282,7 +296,8 @@ def _held(was: Sample, now: Sample) -> str | None:
     """Why a stage's decision is not applied; None if it is."""
     if was.pinned and changed(was, now):
         return "pinned by a person"
-    if was.calls_tools and was.response != now.response and now.dropped is None:
+    replaced = was.response != now.response and not _swapped(was, now)
+    if was.calls_tools and replaced and now.dropped is None:
         return "the response calls a tool"
     return None
 
@@ -295,7 +310,13 @@ def decide(stage: str, was: Sample, now: Sample) -> tuple[Sample, dict[str, Any]
     """
     clean = replace(now, why=None)
     if held_by := _held(was, now):
-        held = replace(clean, messages=was.messages, weight=was.weight, dropped=was.dropped)
+        held = replace(
+            clean,
+            messages=was.messages,
+            rejected=was.rejected,
+            weight=was.weight,
+            dropped=was.dropped,
+        )
         return held, _decision(stage, now, "refused", f"{held_by}; the stage said: {now.why}")
     extra: dict[str, Any] = {}
     if now.weight != was.weight:

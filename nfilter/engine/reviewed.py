@@ -100,8 +100,10 @@ def _publish(
 
 
 def _fits(review: Review, sample: Sample) -> bool:
-    """Whether the decision is about this label; no text takes the place of a call of a tool."""
+    """Whether the decision is about this label; no text takes the place of a call of a tool, or of a response of a pair."""
     same = review.given == sample.response
+    if sample.rejected is not None:
+        return same and review.label in (None, sample.response, sample.rejected.content)
     return same and not (sample.calls_tools and review.label not in (None, sample.response))
 
 

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from nfilter.api.errors import SourceError
 
-LabelKind = Literal["choice", "label", "number", "exact", "text", "spans"]
+LabelKind = Literal["choice", "label", "number", "exact", "text", "spans", "preference"]
 
 _LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _NUMBER: Final = re.compile(

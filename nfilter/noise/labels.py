@@ -1,7 +1,8 @@
 """Label noise, put into data whose labels are right: which rows, which wrong values, and the truth kept beside.
 
 The rows are those that RobustFT's published files flip. A row's wrong value is its own: it depends on the seed and the
-row's id, so that a row that is wrong at 30% is wrong in the same way at 50% and at 70%.
+row's id, so that a row that is wrong at 30% is wrong in the same way at 50% and at 70%. A preference pair is made wrong by exchanging
+its two responses.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def inject(
     Noise inside responses comes on top (``config.tokens``); where it stands is known for the rows with a right label.
 
     ``seed`` is used where the config has none. A row whose column ``config.wrong`` has nothing but its own answer gets a
-    made-up wrong one. Raises SourceError where a row has a truth already: what its label is wrong in is then not for
+    made-up wrong one. In a preference pair the two responses are exchanged. Raises SourceError where a row has a truth already: what its label is wrong in is then not for
     this function to say; and where no row has the column.
     """
     known = next((row.sample.id for row in rows if row.truth is not None), None)
@@ -110,14 +111,23 @@ def inject(
             f"sample {known!r} has a true label already; noise goes into data whose labels are right:"
             " leave out `truth`, or leave out the noise"
         )
+    pairs = any(row.sample.rejected is not None for row in rows)
+    if pairs and (config.wrong is not None or config.tokens):
+        field = "wrong" if config.wrong is not None else "tokens"
+        raise SourceError(
+            f"noise: {field} is for rows with one response; preference pairs are flipped: leave out `{field}` and type ratio: 0.2"
+        )
     seed = seed if config.seed is None else config.seed
     rows, given = _given(rows, config.wrong)
     wrong = flipped(len(rows), config.ratio, seed)
-    pool = answer_pool(row.sample.response for row in rows) if kind != "choice" else ()
+    needed = kind != "choice" and not pairs
+    pool = answer_pool(row.sample.response for row in rows) if needed else ()
     done = []
     for at, row in enumerate(rows):
         sample = row.sample
-        if at in wrong:
+        if at in wrong and sample.rejected is not None:
+            sample = replace(sample.swap("planted"), why=sample.why)
+        elif at in wrong:
             response = _one_of(given[at], sample, seed) or wrong_value(
                 sample.response,
                 kind,

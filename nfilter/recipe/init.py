@@ -28,6 +28,8 @@ USUAL = "robustft"
 """The template for data of any kind."""
 CLASSES = "classes"
 """The template for data with few different answers."""
+PAIRS = "preference"
+"""The kind of answer of preference pairs, for which there is the template ``preferences``."""
 _MOST_CLASSES = 20
 _ROWS_PER_CLASS = 10
 
@@ -259,6 +261,8 @@ def _classes(samples: list[Sample], kind: str) -> int:
 
 
 def _answer_kind(samples: list[Sample]) -> str:
+    if all(sample.rejected is not None for sample in samples):
+        return PAIRS
     if all("options" in sample.meta for sample in samples):
         return "label" if _of_one_set(samples) else "choice"
     responses = [sample.response.strip() for sample in samples]

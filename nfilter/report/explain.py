@@ -79,6 +79,7 @@ def explain(
         },
         label=_label(first),
         label_now=_label(last),
+        rejected=None if first.rejected is None else first.rejected.shown(),
         weight=last.weight,
         pinned=last.pinned,
         parents=first.parents,
@@ -101,10 +102,11 @@ def without_blanks(cell: JSON) -> JSON:
 
 
 def as_json(explanation: Explanation) -> dict[str, Any]:
-    """Return the explanation as JSON values, without truth and tokens if they were not requested or are unknown."""
+    """Return the explanation as JSON values, without truth, rejected response and tokens where there are none or they were not requested."""
     value = asdict(explanation)
-    if value["truth"] is None:
-        del value["truth"]
+    for name in ("truth", "rejected"):
+        if value[name] is None:
+            del value[name]
     if explanation.response_tokens is None:
         del value["response_tokens"]
     else:

@@ -35,7 +35,7 @@ class Event:
 class Explanation:
     """A row's history. ``label`` is the original, ``label_now`` the final one; ``truth`` is None unless requested and known.
 
-    ``status`` is ``undecided`` while the run has not ended. ``tokens`` counts the response tokens in the loss. ``gaps`` lists
+    ``rejected`` is the rejected response of a preference pair, as read. ``status`` is ``undecided`` while the run has not ended. ``tokens`` counts the response tokens in the loss. ``gaps`` lists
     what is missing.
     """
 
@@ -58,3 +58,4 @@ class Explanation:
     raw: str | None = None
     gaps: Sequence[str] = ()
     response_tokens: Sequence[Token] | None = None
+    rejected: str | None = None

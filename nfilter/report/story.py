@@ -62,6 +62,8 @@ def _headline(found: Explanation) -> str:
 def _source(found: Explanation, *, full: bool) -> Pairs:
     pairs = [(role, text.cut(content, full=full)) for role, content in found.messages]
     pairs.append(("label", text.cut(found.label or "", full=full) or "(empty)"))
+    if found.rejected is not None:
+        pairs.append(("rejected", text.cut(found.rejected, full=full)))
     if found.columns:
         pairs.append(("columns", text.cut(text.value(found.columns, full=full), full=full)))
     if found.parents:

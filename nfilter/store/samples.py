@@ -26,6 +26,7 @@ def sample_to_json(sample: Sample) -> dict[str, Any]:
         "pinned": sample.pinned,
         "dropped": sample.dropped,
         **({"tools": [dict(tool) for tool in sample.tools]} if sample.tools else {}),
+        **({} if sample.rejected is None else {"rejected": sample.rejected.packed()}),
     }
 
 
@@ -41,6 +42,7 @@ def sample_from_json(value: Mapping[str, Any]) -> Sample:
         pinned=value["pinned"],
         dropped=value["dropped"],
         tools=tuple(value.get("tools", ())),
+        rejected=Message.unpacked(value["rejected"]) if "rejected" in value else None,
     )
 
 

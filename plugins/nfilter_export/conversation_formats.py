@@ -39,6 +39,16 @@ def lost_masks(run: Exported) -> list[str]:
     ]
 
 
+def lost_rejected(run: Exported) -> list[str]:
+    """Return a warning if rows are preference pairs, for a format of single responses."""
+    pairs = sum(sample.rejected is not None for sample in run.samples)
+    if not pairs:
+        return []
+    return [
+        f"{pairs} rows are preference pairs, whose rejected responses this format cannot represent; the format trl_dpo has both"
+    ]
+
+
 def lost_weights(run: Exported, *, flags: bool = False) -> list[str]:
     """Return warnings about weights that the format loses; ``flags``: it has a 0/1 flag per turn."""
     weighted = sum(not np.isclose(sample.weight, 1.0) for sample in run.samples)
@@ -48,7 +58,7 @@ def lost_weights(run: Exported, *, flags: bool = False) -> list[str]:
         for sample in run.samples
         for message in sample.messages
     )
-    warnings = []
+    warnings = lost_rejected(run)
     if weighted:
         warnings.append(
             f"{weighted} rows have a weight other than 1, which this format cannot represent"
@@ -84,7 +94,7 @@ class Messages:
             for sample in run.samples:
                 row = {"id": sample.id, **conversation(sample), "weight": sample.weight}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        return [f"{FILE}: {len(run.samples)} conversations", *lost_masks(run)]
+        return [f"{FILE}: {len(run.samples)} conversations", *lost_masks(run), *lost_rejected(run)]
 
 
 class LlamaFactoryConfig(StageConfig):
@@ -172,4 +182,4 @@ class Swift:
             config = trainer_configs.swift(run.fine_tune, len(run.samples), fractions=fractions)
             summary.append(trainer_configs.write_config(out, config, "swift sft train.yaml"))
             summary += trainer_configs.left_out(run.fine_tune)
-        return [*summary, *lost_masks(run)]
+        return [*summary, *lost_masks(run), *lost_rejected(run)]

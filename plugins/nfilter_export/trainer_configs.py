@@ -50,6 +50,24 @@ def trl(tune: FineTune, rows: int, *, encoded: bool) -> dict[str, Any]:
     )
 
 
+def trl_dpo(tune: FineTune) -> dict[str, Any]:
+    """The configuration of ``trl dpo``: model, LoRA and data. Rate and epochs of the run are not those of preferences."""
+    return _some(
+        {
+            "model_name_or_path": tune.model,
+            "datasets": [{"path": "json", "data_files": "train.jsonl", "split": "train"}],
+            "output_dir": ADAPTER,
+            "use_peft": True,
+            "lora_r": tune.settings.get("rank"),
+            "lora_alpha": _whole(tune.settings.get("alpha")),
+            "lora_target_modules": _targets(tune),
+            "max_length": tune.max_length,
+            "seed": tune.seed,
+            "report_to": "none",
+        }
+    )
+
+
 def axolotl(tune: FineTune, rows: int, *, encoded: bool, flags: bool = False) -> dict[str, Any]:
     """The configuration of axolotl; ``flags``: assistant turns say in ``train`` whether they are in the loss."""
     chat = {

@@ -9,7 +9,9 @@ from pydantic import Field
 
 from nfilter import StageConfig
 
-ShapeName = Literal["auto", "prompt", "alpaca", "messages", "sharegpt", "choice", "label"]
+ShapeName = Literal[
+    "auto", "prompt", "alpaca", "messages", "sharegpt", "choice", "label", "preference"
+]
 Labels = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=2)]
 Columns = dict[str, str | tuple[str, ...]]
 

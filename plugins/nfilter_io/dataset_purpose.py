@@ -1,18 +1,17 @@
-"""Detection of datasets for other purposes (preference pairs, plain text), with advice."""
+"""Detection of datasets that cannot be read as they are (pairs without prompts, plain text), with advice."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
-_PROMPTS: Final = ("prompt", "question", "query", "instruction", "input")
 _TEXTS: Final = ("text", "content", "document")
 
 
-def other_purpose(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return advice on preference pairs or plain text, recognised by their columns; None for other data."""
+def other_purpose(names: Sequence[str]) -> str | None:
+    """Return advice on preference pairs without prompts or plain text, recognised by their columns; None for other data."""
     if "chosen" in names and "rejected" in names:
-        return _preference_advice(names, rows)
+        return _preference_advice()
     texts = [name for name in _TEXTS if name in names]
     if texts and set(names) <= {
         *_TEXTS,
@@ -33,21 +32,8 @@ def other_purpose(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> st
     return None
 
 
-def _preference_advice(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+def _preference_advice() -> str:
     return (
-        "preference pairs (DPO) have two answers per prompt, but nfilter reads one per row. The chosen answers can be cleaned, "
-        f"and the rejected ones are kept unchanged: {_preference_remedy(names, rows)}"
+        "preference pairs (DPO) need their prompts: name the column of the prompts, `shape: preference` with `columns: {prompt: "
+        "COLUMN}`, or write chosen and rejected as lists of turns"
     )
-
-
-def _preference_remedy(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    prompt = next((name for name in _PROMPTS if name in names), None)
-    chosen = next((row["chosen"] for row in rows if row.get("chosen")), None)
-    if isinstance(chosen, list):
-        roles = [turn.get("role") for turn in chosen if isinstance(turn, Mapping)]
-        if "user" in roles:
-            return "type `shape: messages` and `columns: {messages: chosen}`"
-        return "join the turns of prompt and chosen into one column `messages`"
-    if prompt is None:
-        return "split prompt and answer into the columns prompt and response"
-    return f"type `shape: prompt` and `columns: {{prompt: {prompt}, response: chosen}}`"

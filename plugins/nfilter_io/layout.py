@@ -29,6 +29,13 @@ Column = str | tuple[str, ...]
 
 # The most specific shape first: a shape that shares a column with an earlier match is ignored.
 ROLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    "preference": {
+        "prompt": ("prompt", "question", "query", "instruction", "input"),
+        "chosen": ("chosen",),
+        "rejected": ("rejected",),
+        "system": ("system", "system_prompt"),
+        "tools": ("tools", "functions"),
+    },
     "messages": {
         "messages": ("messages", "conversations", "conversation"),
         "system": ("system", "system_prompt"),
@@ -84,6 +91,7 @@ ROLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 _OPTIONAL: Final = frozenset({"system", "input", "tools"})
 _SHARED: Final = frozenset({"system", "tools"})
 _EXAMPLES: Final = {
+    "preference": "{prompt: COLUMN, chosen: COLUMN, rejected: COLUMN}",
     "messages": "{messages: COLUMN}",
     "sharegpt": "{conversations: COLUMN}",
     "choice": "{question: COLUMN, options: COLUMN, answer: COLUMN}",
@@ -161,7 +169,7 @@ def guess_layout(rows: Sequence[Mapping[str, Any]], config: Settings, *, whole: 
     if not matches and not unclear:
         matches, unclear = _matching_shapes(every, rows, config)
     if len(matches) != 1 or unclear:
-        raise SourceError(_layout_error(config, every, matches, unclear, rows))
+        raise SourceError(_layout_error(config, every, matches, unclear))
     shape, roles = next(iter(matches.items()))
     layout = Layout(shape, roles, _id_column(counts, config), config.truth, config.weight)
     return _with_forms(layout, rows, config.index_base) if shape == "choice" else layout
@@ -225,7 +233,10 @@ def _matching_shapes(
         candidates = _candidates(
             shape, names, rows, _by_role(shape, configured), named=config.shape == shape
         )
-        if not all(candidates[role] for role in ROLES[shape] if role not in _OPTIONAL):
+        required = set(ROLES[shape]) - _OPTIONAL - ({"prompt"} if shape == "preference" else set())
+        if not all(candidates[role] for role in required):
+            continue
+        if shape == "preference" and not _has_prompts(candidates, rows):
             continue
         # System prompt and tools do not indicate a shape, so their columns may be shared.
         used = {
@@ -244,7 +255,19 @@ def _matching_shapes(
             unclear[shape] = f"{ambiguous[0]} could be {listed}"
         else:
             matches[shape] = {role: columns[0] for role, columns in candidates.items() if columns}
+        if shape == "preference":
+            break  # no other shape has the columns chosen and rejected
     return matches, unclear
+
+
+def _has_prompts(
+    candidates: Mapping[str, Sequence[Column]], rows: Sequence[Mapping[str, Any]]
+) -> bool:
+    """Whether preference pairs have prompts: in a column, or in the turns before the responses."""
+    chosen = str(candidates["chosen"][0])
+    return bool(candidates["prompt"]) or any(
+        _contains_turns(chosen, rows, shape) for shape in _SPEAKER_KEY
+    )
 
 
 def _as_tuple(column: Column) -> tuple[str, ...]:
@@ -317,7 +340,7 @@ def _candidates(
                 for name in columns
                 if looks_like_classes([row.get(name) for row in rows], name)
             ]
-        own = role in columns and role in ("output", "label", "text")
+        own = role in columns and (role in ("output", "label", "text") or shape == "preference")
         if own or role in _SHARED:
             columns = columns[:1]  # the role's own name has priority over its aliases
         candidates[role] = [*columns]
@@ -399,7 +422,6 @@ def _layout_error(
     names: Sequence[str],
     matches: Mapping[str, Mapping[str, Column]],
     unclear: Mapping[str, str],
-    rows: Sequence[Mapping[str, Any]],
 ) -> str:
     listed = f"Columns found: {_listed(names)}."
     if len(matches) + len(unclear) > 1:
@@ -411,7 +433,7 @@ def _layout_error(
             f"{config.path}: the roles of the columns are ambiguous: {reason}. {listed}"
             f" Type `shape: {shape}` and `columns: {_EXAMPLES[shape]}`."
         )
-    if advice := other_purpose(names, rows):
+    if advice := other_purpose(names):
         return f"{config.path}: {advice}"
     if config.shape != "auto":
         return (

@@ -146,7 +146,14 @@ class Rows:
         if layout.truth is not None:
             truth = self._read_truth(record.value.get(layout.truth), row, layout)
         meta = MappingProxyType(dict(parsed.meta))
-        sample = Sample(name, parsed.messages, meta=meta, tools=parsed.tools, weight=weight)
+        sample = Sample(
+            name,
+            parsed.messages,
+            meta=meta,
+            tools=parsed.tools,
+            weight=weight,
+            rejected=parsed.rejected,
+        )
         return Row(sample, truth, not_carried=parsed.not_carried)
 
     def _read_truth(self, value: Any, row: Mapping[str, Any], layout: Layout) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from nfilter import JSON, Message, Sample
@@ -29,32 +29,24 @@ from nfilter_io.cells import (
 from nfilter_io.label_sets import read_class, write_class
 from nfilter_io.layout import Layout
 from nfilter_io.multiple_choice import Options, read_answer, render, write_answer
+from nfilter_io.preferences import parse_preference, restore_preference, true_response
+from nfilter_io.row_parts import (
+    KEEP,
+    SYSTEM,
+    TOOLS,
+    Parsed,
+    filled_column,
+    restore_system,
+    system_message,
+)
 from nfilter_io.turns import SPEAKERS, Turn, fill_turn, has_value, new_turn, read_tools, read_turn
 
-KEEP: Final = "_nfilter"
-"""Reserved name in ``meta`` for the format of cells, never their response."""
-
-_SYSTEM: Final = ("system", "system_prompt")
-_TOOLS: Final = ("tools", "functions")
 # Columns that change the meaning of a row of any shape and are not read here.
 _MEANING: Final = (
     "image", "images", "video", "videos", "audio", "audios", "documents", "history", "response_format", "tool_choice",
-    "chat_template_kwargs", "sample_weight", "loss_weight", "weight", *_TOOLS,
+    "chat_template_kwargs", "sample_weight", "loss_weight", "weight", *TOOLS,
 )  # fmt: skip
 _WEIGHTS: Final = ("weight", "sample_weight", "loss_weight")
-
-
-@dataclass(frozen=True, slots=True)
-class Parsed:
-    """Messages, tools and metadata of one row.
-
-    ``not_carried`` names the parts that change the row's meaning and are in none of them.
-    """
-
-    messages: tuple[Message, ...]
-    meta: Mapping[str, JSON]
-    tools: tuple[Mapping[str, JSON], ...] = ()
-    not_carried: tuple[str, ...] = ()
 
 
 def parse(row: Mapping[str, Any], layout: Layout) -> Parsed:
@@ -63,6 +55,8 @@ def parse(row: Mapping[str, Any], layout: Layout) -> Parsed:
         raise RowError(f"the field name {KEEP!r} is reserved")
     if layout.shape in _TURNS:
         parsed = _parse_turns(row, layout)
+    elif layout.shape == "preference":
+        parsed = parse_preference(row, layout)
     elif layout.shape == "choice":
         parsed = _parse_choice(row, layout)
     elif layout.shape == "label":
@@ -76,7 +70,7 @@ def parse(row: Mapping[str, Any], layout: Layout) -> Parsed:
 
 
 def _unread_columns(row: Mapping[str, Any], layout: Layout, *, tools: bool) -> Iterator[str]:
-    read = {layout.id, layout.weight, *layout.used_columns(), *(_TOOLS if tools else ())}
+    read = {layout.id, layout.weight, *layout.used_columns(), *(TOOLS if tools else ())}
     for name in _MEANING:
         value = row.get(name)
         if name in read or not has_value(value) or (name in _WEIGHTS and value == 1):
@@ -124,6 +118,8 @@ def restore(sample: Sample, layout: Layout) -> dict[str, JSON]:
     keep: Mapping[str, Any] = value if isinstance(value, Mapping) else {}
     if layout.shape in _TURNS:
         return _restore_turns(sample, layout, meta, keep)
+    if layout.shape == "preference":
+        return restore_preference(sample, layout, meta, keep)
     if layout.shape == "choice":
         return _restore_choice(sample, layout, meta, keep)
     if layout.shape == "label":
@@ -141,6 +137,8 @@ def truth_text(value: Any, row: Mapping[str, Any], layout: Layout) -> str | None
             return None
         if layout.shape == "label":
             return read_class(value, layout.classes, "truth")[0]
+        if layout.shape == "preference":
+            return true_response(value)
         if layout.shape != "choice":
             return as_text(value, "truth")
         return read_answer(value, layout.options(row), layout.truth_form, "truth").letter
@@ -167,9 +165,7 @@ def _parse_pair(row: Mapping[str, Any], layout: Layout) -> Parsed:
     meta[answer_column] = None
     if form is not None:
         meta[KEEP] = {"form": form}
-    return Parsed(
-        (*_system_message(row, layout, meta), *_user_and_assistant(query, response)), meta
-    )
+    return Parsed((*system_message(row, layout, meta), *_user_and_assistant(query, response)), meta)
 
 
 def _join_input(instruction: str, context: str) -> str:
@@ -180,38 +176,13 @@ def _user_and_assistant(query: str, response: str) -> tuple[Message, Message]:
     return Message("user", query), Message("assistant", response)
 
 
-def _system_message(
-    row: Mapping[str, Any], layout: Layout, meta: dict[str, Any]
-) -> tuple[Message, ...]:
-    column = _filled_column(row, layout, "system", _SYSTEM)
-    if column is None:
-        return ()
-    text = as_text(row[column], column)
-    if isinstance(row[column], str):
-        meta[column] = None
-    return (Message("system", text),)
-
-
-def _filled_column(
-    row: Mapping[str, Any], layout: Layout, role: str, names: Sequence[str]
-) -> str | None:
-    """Return the column of an optional role that this row fills: the layout's, else one with a known name.
-
-    The layout depends on the first rows only, and a column may be rare.
-    """
-    configured = layout.optional_column(role)
-    columns = (configured,) if configured is not None else names
-    taken = layout.used_columns() if configured is None else set()
-    return next((name for name in columns if name not in taken and has_value(row.get(name))), None)
-
-
 def _restore_pair(
     sample: Sample, layout: Layout, meta: dict[str, Any], keep: Mapping[str, Any]
 ) -> dict[str, JSON]:
     alpaca = layout.shape == "alpaca"
     query_column = layout.column("instruction" if alpaca else "prompt")
     extra = layout.optional_column("input")
-    _restore_system(sample, layout, meta)
+    restore_system(sample, layout, meta)
     context = meta.get(extra) if extra is not None else None
     query = str(meta.get(query_column)) if meta.get(query_column) is not None else None
     if query is not None and context not in (None, ""):
@@ -224,17 +195,6 @@ def _restore_pair(
         sample.response, keep.get("form")
     )
     return meta
-
-
-def _restore_system(sample: Sample, layout: Layout, meta: dict[str, Any]) -> None:
-    configured = layout.optional_column("system")
-    # A cell whose text is in a message is None.
-    column = configured or next(
-        (name for name in _SYSTEM if name in meta and meta[name] is None), None
-    )
-    text = next((m.content for m in sample.messages if m.role == "system"), None)
-    if column is not None and text is not None and str(meta.get(column)) != text:
-        meta[column] = text
 
 
 # --- multiple choice -----------------------------------------------------------------------------------------
@@ -260,7 +220,7 @@ def _parse_choice(row: Mapping[str, Any], layout: Layout) -> Parsed:
         meta[KEEP] = keep
     query = render(question, options.texts)
     return Parsed(
-        (*_system_message(row, layout, meta), *_user_and_assistant(query, answer.letter)), meta
+        (*system_message(row, layout, meta), *_user_and_assistant(query, answer.letter)), meta
     )
 
 
@@ -268,7 +228,7 @@ def _restore_choice(
     sample: Sample, layout: Layout, meta: dict[str, Any], keep: Mapping[str, Any]
 ) -> dict[str, JSON]:
     query_column, answer_column = layout.column("question"), layout.column("answer")
-    _restore_system(sample, layout, meta)
+    restore_system(sample, layout, meta)
     if "options" in keep:
         if keep["options"]:
             meta["options"] = keep["options"][0]
@@ -307,7 +267,7 @@ def _parse_label(row: Mapping[str, Any], layout: Layout) -> Parsed:
     if form is not None:
         keep["form"] = dict(form)
     meta["options"], meta[KEEP] = list(layout.classes.names), keep
-    before = [message.content for message in _system_message(row, layout, {})]
+    before = [message.content for message in system_message(row, layout, {})]
     configured = "\n".join((_CLASSIFY, *(f"- {name}" for name in layout.classes.names)))
     system = Message("system", "\n\n".join((*before, configured)))
     return Parsed((system, *_user_and_assistant(text, label)), meta)
@@ -366,10 +326,8 @@ def _parse_turns(row: Mapping[str, Any], layout: Layout) -> Parsed:
     meta = dict(row)
     system: tuple[Message, ...] = ()
     if read[0].role != "system":
-        system = _system_message(row, layout, meta)
-    elif (other := _filled_column(row, layout, "system", _SYSTEM)) and row[other] != read[
-        0
-    ].content:
+        system = system_message(row, layout, meta)
+    elif (other := filled_column(row, layout, "system", SYSTEM)) and row[other] != read[0].content:
         not_carried.append(f"the column {quoted(other)} beside a system turn")
     if system:
         keep["system"] = True
@@ -378,7 +336,7 @@ def _parse_turns(row: Mapping[str, Any], layout: Layout) -> Parsed:
     ]
     if keep:
         meta[KEEP] = keep
-    tools_column = _filled_column(row, layout, "tools", _TOOLS)
+    tools_column = filled_column(row, layout, "tools", TOOLS)
     tools = read_tools(row[tools_column], tools_column) if tools_column is not None else ()
     return Parsed((*system, *read), meta, tools, tuple(not_carried))
 
@@ -414,15 +372,15 @@ def _restore_turns(
     before = meta.get(column)
     messages = sample.messages
     if "system" in keep and messages and messages[0].role == "system":
-        _restore_system(sample, layout, meta)
+        restore_system(sample, layout, meta)
         messages = messages[1:]
     last = max((at for at, m in enumerate(messages) if m.role == "assistant"), default=-1)
     form = keep.get("turn", {})
     turns = _fill_turns(before, messages, role_key, key, form) if isinstance(before, list) else None
     if turns is None:
         turns = [new_turn(message, role_key, key) for message in messages]
-        if sample.tools and _filled_column(meta, layout, "tools", _TOOLS) is None:
-            meta[layout.optional_column("tools") or _TOOLS[0]] = [
+        if sample.tools and filled_column(meta, layout, "tools", TOOLS) is None:
+            meta[layout.optional_column("tools") or TOOLS[0]] = [
                 dict(tool) for tool in sample.tools
             ]
     if last >= 0 and "form" in keep:

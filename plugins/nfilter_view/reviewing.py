@@ -48,7 +48,7 @@ def decide(reader: RunReader, row: Mapping[str, Any], value: Mapping[str, Any], 
 
 
 def choices(row: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the labels that a person can choose with one key: the row's options, else the answers at hand, each once."""
+    """Return the labels that a person can choose with one key: the row's options, the two responses of a pair, else the answers at hand, each once."""
     options = row["columns"].get("options")
     if isinstance(options, list) and 2 <= len(options) <= _CHOICES:
         given = str(row["label"] or "").strip()
@@ -57,6 +57,9 @@ def choices(row: Mapping[str, Any]) -> list[dict[str, str]]:
             {"label": letter if lettered else str(option), "shown": f"{letter}  {option}"}
             for letter, option in zip(string.ascii_uppercase, options, strict=False)
         ]
+    if row.get("rejected") is not None:
+        both = ((row["label"], "chosen, as given"), (row["rejected"], "rejected, as given"))
+        return [{"label": label, "shown": label, "source": source} for label, source in both]
     found: dict[str, str] = {}
     for label, source in ((row["label"], "as given"), (row["label_now"], "the run")):
         if label:

@@ -21,6 +21,7 @@ from nfilter import (
     Sample,
     Sampling,
     TokenSample,
+    ToolCall,
     Unreadable,
     hash_of,
 )
@@ -65,6 +66,7 @@ FIELDS = {
         "dropped",
         "why",
         "tools",
+        "rejected",
     ),
     TokenSample: (
         "id",
@@ -195,6 +197,44 @@ def test_relabel_changes_the_response_alone() -> None:
     assert asked.messages == (Message("user", "q"), Message("assistant", "x"))
 
 
+PAIR = Sample(
+    "p",
+    (Message("user", "q"), Message("assistant", "good", reasoning="thought", weight=0.5)),
+    rejected=Message("assistant", "bad", tool_calls=(ToolCall("f", "{}"),)),
+)
+
+
+def test_a_swap_exchanges_the_responses_of_a_pair_and_leaves_the_weight_in_place() -> None:
+    after = PAIR.swap("flipped")
+    assert after.messages == (
+        Message("user", "q"),
+        Message("assistant", "bad", tool_calls=(ToolCall("f", "{}"),), weight=0.5),
+    )
+    assert after.rejected == Message("assistant", "good", reasoning="thought")
+    assert after.why == "flipped"
+    assert dataclasses.replace(after.swap("back"), why=None) == PAIR
+
+
+def test_a_pair_is_relabelled_to_its_rejected_response_and_to_no_other_text() -> None:
+    assert PAIR.relabel("bad", "why") == PAIR.swap("why")
+    assert PAIR.relabel("good", "why").messages == PAIR.messages
+    with pytest.raises(ValueError, match="preference pair: its response can be exchanged"):
+        PAIR.relabel("other", "why")
+
+
+@pytest.mark.parametrize(
+    "no_pair",
+    [sample(), dataclasses.replace(PAIR, messages=PAIR.messages[:1])],
+)
+def test_what_is_no_pair_is_not_swapped(no_pair: Sample) -> None:
+    with pytest.raises(ValueError, match="is no preference pair"):
+        no_pair.swap("why")
+
+
+def test_a_pair_survives_the_disk() -> None:
+    assert sample_from_json(sample_to_json(PAIR)) == PAIR
+
+
 def test_drop_weigh_and_keep_change_one_thing_and_say_why() -> None:
     before = sample()
     dropped, lighter, kept = before.drop("wrong"), before.weigh(0.25, "unsure"), before.keep("fine")
@@ -206,7 +246,7 @@ def test_drop_weigh_and_keep_change_one_thing_and_say_why() -> None:
 
 
 @pytest.mark.parametrize("reason", ["", " ", "\n\t"])
-@pytest.mark.parametrize("action", ["relabel", "drop", "weigh", "keep"])
+@pytest.mark.parametrize("action", ["relabel", "drop", "weigh", "keep", "swap"])
 def test_no_decision_without_a_reason(action: str, reason: str) -> None:
     arguments = {"relabel": ("x",), "weigh": (0.5,)}.get(action, ())
     with pytest.raises(ValueError, match="needs a reason"):

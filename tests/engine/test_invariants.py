@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nfilter import Contract, ContractError, Message, PluginError, Sample, TokenSample
+from nfilter import Contract, ContractError, Message, PluginError, Sample, TokenSample, ToolCall
 from nfilter.engine.invariants import check_samples, check_tokens, decide
 
 Stage = Callable[..., type]
@@ -107,6 +107,48 @@ def test_each_breach_is_refused_and_says_whose_it_is(name: str) -> None:
 )
 def test_what_keeps_the_rules_passes(contract: Contract, returned: Sequence[Sample]) -> None:
     check_samples("07-plugin.stage", contract, CHUNK, returned)
+
+
+PAIR = Sample(
+    "p",
+    (Message("user", "q"), Message("assistant", "", tool_calls=(ToolCall("f", "{}"),))),
+    rejected=Message("assistant", "no"),
+)
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        put(rejected=Message("assistant", "other"), why="w"),
+        put(rejected=None, why="w"),
+        put(messages=(PAIR.messages[0], Message("assistant", "no")), why="w"),
+        put(messages=(PAIR.messages[0], Message("assistant", "new")), why="w"),
+    ],
+)
+def test_the_texts_of_a_preference_pair_stay(now: Callable[[Sample], Sample]) -> None:
+    with pytest.raises(ContractError, match=r"'p': a response of the preference pair was changed"):
+        check_samples("07-plugin.stage", Contract(), [PAIR], [now(PAIR)])
+
+
+def test_a_sample_does_not_become_a_pair() -> None:
+    with pytest.raises(ContractError, match="a response of the preference pair was changed"):
+        check_samples(
+            "07-plugin.stage", Contract(), CHUNK, last(put(rejected=Message("assistant", "x")))
+        )
+
+
+def test_a_swap_is_recorded_as_a_relabel_also_of_a_call_of_a_tool() -> None:
+    swapped = PAIR.swap("the judge prefers the other")
+    check_samples("07-plugin.stage", Contract(), [PAIR], [swapped])
+    done, decision = decide("07-plugin.stage", PAIR, swapped)
+    assert done == dataclasses.replace(swapped, why=None)
+    assert decision is not None
+    assert (decision["action"], decision["before"], decision["after"]) == ("relabel", "", "no")
+    pinned = dataclasses.replace(PAIR, pinned=True)
+    kept, refused = decide("07-plugin.stage", pinned, pinned.swap("why"))
+    assert kept == pinned
+    assert refused is not None
+    assert refused["action"] == "refused"
 
 
 def test_a_breach_ends_the_run_and_publishes_nothing_of_its_chunk(kit: Any, stage: Stage) -> None:

@@ -76,8 +76,6 @@ CASES: list[tuple[str, str, dict[str, Any], str, list[str]]] = [
     ("rows.jsonl", _jsonl({"left": "1+1", "right": "2"}), {"use": "jsonl"}, "Type `shape: prompt` with `columns: {prompt: COLUMN, response: COLUMN}`", ["left", "right"]),
     ("rows.jsonl", _jsonl({"task": "add", "what": "1+1", "sum": "2"}), {"use": "jsonl", "shape": "alpaca"}, "Type `columns: {instruction: COLUMN, input: COLUMN, output: COLUMN}`", ["task", "what", "sum"]),
     ("rows.jsonl", _jsonl({"messages": TURNS, "prompt": "1+1", "response": "2"}), {"use": "jsonl"}, "Type `shape: messages` or `shape: prompt`", []),
-    ("rows.jsonl", _jsonl({"prompt": "1+1", "chosen": "2", "rejected": "3"}), {"use": "jsonl"}, "type `shape: prompt` and `columns: {prompt: prompt, response: chosen}`", []),
-    ("rows.jsonl", _jsonl({"chosen": TURNS, "rejected": TURNS}), {"use": "jsonl"}, "type `shape: messages` and `columns: {messages: chosen}`", []),
     ("rows.jsonl", _jsonl({"text": "it rained", "title": "rain"}, {"text": "it froze", "title": "ice"}), {"use": "jsonl"}, "`shape: label` with `columns: {text: text, label: COLUMN}`", ["title"]),
     ("rows.jsonl", _jsonl(*({"text": f"text {n}", "label": f"label {n}"} for n in range(1001))), {"use": "jsonl", "shape": "label"}, "type `shape: prompt` and `columns: {prompt: TEXT COLUMN, response: LABEL COLUMN}`", ["text", "label"]),
 ]  # fmt: skip
@@ -86,7 +84,7 @@ CASES: list[tuple[str, str, dict[str, Any], str, list[str]]] = [
 @pytest.mark.types(
     "type `use: jsonl` for one object", "type `use: json` for one list", "type `encoding: utf-8`", "type `delimiter:", "Type «».",
     "Type `shape: «»` and `columns: «»`", "have the columns of the shape «». «» Type", "name the column of a label",
-    "type `shape: prompt` and `columns: {prompt: «», response: chosen}`", "type `shape: messages` and", "too many for a label set; type `shape: prompt`",
+    "too many for a label set; type `shape: prompt`",
 )  # fmt: skip
 @pytest.mark.parametrize(
     ("file", "data", "given", "told", "names"), CASES, ids=[f"{n}-{case[0]}" for n, case in enumerate(CASES)]

@@ -100,6 +100,7 @@ export function essence(row) {
   return [
     section("Conversation", null, row.messages.map(([role, text]) => turn(role, text)),
       h("div", { class: "turn assistant now" }, h("span", { class: "role" }, changed ? "label, before and after" : "label"), diff(row.label ?? "", row.label_now ?? "")),
+      row.rejected ? turn("rejected", row.rejected) : null,
       h("p", { class: "inline" }, badge(dropped ? "dropped" : changed ? "relabelled" : row.status), row.pinned ? h("span", { class: "badge plain" }, "pinned by a person") : null, h("span", { class: "pre" }, row.reason ?? "")), verdictLine(row)),
     views.length ? section("Views", null, h("div", { class: "views" }, views.map(([name, note]) => viewCard(name, note, row.label)))) : null,
   ];

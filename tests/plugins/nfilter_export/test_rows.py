@@ -104,7 +104,7 @@ def test_format_that_needs_tokens_names_the_formats_that_do_not(home: Path, tmp_
     assert code == 7
     assert "has no tokens, and the format spans needs them; add a section tokens:" in err
     named = err.split("--format ")[1].strip().split(" or ")
-    assert named == ["axolotl", "llamafactory", "messages", "swift", "trl"]
+    assert named == ["axolotl", "llamafactory", "messages", "swift", "trl", "trl_dpo"]
     for name in named:
         export_rows(home / "rules", name, tmp_path / name)
 

@@ -195,34 +195,6 @@ def test_any_class_survives_reading_and_writing(names: list[str], data: st.DataO
     assert read_class(again, classes, "x")[0] == other
 
 
-PAIR = {"prompt": "p", "chosen": "good", "rejected": "bad"}
-TURNS = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "good"}]
-
-
-@pytest.mark.parametrize(
-    ("row", "config"),
-    [
-        (PAIR, {"columns": {"prompt": "prompt", "response": "chosen"}, "shape": "prompt"}),
-        ({"question": "p", "chosen": "good", "rejected": "bad"}, {"columns": {"prompt": "question", "response": "chosen"}, "shape": "prompt"}),
-        ({"chosen": TURNS, "rejected": TURNS}, {"columns": {"messages": "chosen"}, "shape": "messages"}),
-    ],
-)  # fmt: skip
-def test_preference_pairs_are_reported_with_a_remedy_that_works(
-    tmp_path: Path, row: dict[str, Any], config: dict[str, Any]
-) -> None:
-    with pytest.raises(SourceError, match="preference pairs") as error:
-        source(tmp_path, [row]).rows.layout  # noqa: B018
-    message = str(error.value)
-    assert f"shape: {config['shape']}" in message
-    listed = ", ".join(f"{role}: {column}" for role, column in config["columns"].items())
-    assert f"columns: {{{listed}}}" in message
-    made = source(tmp_path, [row], **config)
-    rows, unreadable = read(made)
-    assert not unreadable
-    assert rows[0].sample.response == "good"
-    assert made.restore(rows[0].sample)["rejected"] == row["rejected"]
-
-
 @pytest.mark.parametrize("row", [{"text": "words"}, {"id": "1", "content": "words", "url": "x"}])
 def test_plain_text_is_reported_with_a_remedy(tmp_path: Path, row: dict[str, str]) -> None:
     with pytest.raises(SourceError, match=r"plain text .* contains no answers") as error:

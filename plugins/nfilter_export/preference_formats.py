@@ -1,0 +1,62 @@
+"""Export formats of preference pairs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import ClassVar
+
+from nfilter import JSON, Exported, Message, Sample, StageConfig
+from nfilter_export import trainer_configs
+from nfilter_export.conversation_formats import FILE, NoSettings, lost_masks
+from nfilter_export.turns import turn
+
+
+class TrlDpo:
+    """Format for TRL's DPOTrainer: train.jsonl with ``prompt``, ``chosen`` and ``rejected``, each a list of turns, and train.yaml.
+
+    If a row has a weight other than 1, all rows have a column ``weight``; DPOTrainer does not read it. Rows with one response are
+    left out. Needs no tokenizer: the trainer tokenizes with the chat template of its model.
+    """
+
+    name: ClassVar[str] = "trl_dpo"
+    Config: ClassVar[type[StageConfig]] = NoSettings
+    takes_rows: ClassVar[bool] = True
+
+    def __init__(self, config: NoSettings) -> None:
+        del config
+
+    def export(self, run: Exported, out: Path) -> list[str]:
+        """Write train.jsonl, and train.yaml if the recipe trains."""
+        weighted = sum(sample.weight != 1.0 for sample in run.samples)
+        count = 0
+        with (out / FILE).open("w", encoding="utf-8") as file:
+            for sample in run.samples:
+                if sample.rejected is None:
+                    continue
+                row = _pair(sample, sample.rejected)
+                row |= {"weight": sample.weight} if weighted else {}
+                file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+                count += 1
+        summary = [f"{FILE}: {count} preference pairs"]
+        if run.fine_tune is not None:
+            config = trainer_configs.trl_dpo(run.fine_tune)
+            command = "trl dpo --config train.yaml"
+            summary.append(trainer_configs.write_config(out, config, command))
+        if single := len(run.samples) - count:
+            summary.append(f"{single} rows are left out: they have one response")
+        if weighted:
+            summary.append(
+                f"{weighted} rows have a weight other than 1, in the column weight, which DPOTrainer does not read"
+            )
+        return [*summary, *lost_masks(run)]
+
+
+def _pair(sample: Sample, rejected: Message) -> dict[str, JSON]:
+    prompt: list[JSON] = [turn(message) for message in sample.context]
+    row: dict[str, JSON] = {
+        "prompt": prompt,
+        "chosen": [turn(sample.messages[-1])],
+        "rejected": [turn(rejected)],
+    }
+    return {**row, "tools": [dict(tool) for tool in sample.tools]} if sample.tools else row

@@ -137,6 +137,7 @@ def test_a_sample_does_not_become_a_pair() -> None:
         )
 
 
+@pytest.mark.types("a response of the preference pair was changed; use swap()")
 def test_a_swap_is_recorded_as_a_relabel_also_of_a_call_of_a_tool() -> None:
     swapped = PAIR.swap("the judge prefers the other")
     check_samples("07-plugin.stage", Contract(), [PAIR], [swapped])

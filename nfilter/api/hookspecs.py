@@ -99,5 +99,11 @@ REGISTRATIONS: Mapping[str, str] = {
     "nfilter_tools": "tool",
 }
 """The kind that each hook registers, by hook name."""
+HOOKS: tuple[str, ...] = tuple(
+    name
+    for name, value in list(globals().items())
+    if name.startswith("nfilter_") and callable(value)
+)
+"""The names of all hooks, in the order of this file."""
 
-__all__ = ["REGISTRATIONS", "Any", "hookimpl", "hookspec"]
+__all__ = ["HOOKS", "REGISTRATIONS", "Any", "hookimpl", "hookspec"]

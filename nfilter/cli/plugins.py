@@ -8,37 +8,40 @@ import click
 
 from nfilter.cli import completion
 from nfilter.cli.group import main
-from nfilter.cli.shared import console, json_option, load_plugins
+from nfilter.cli.shared import console, json_option, load_plugins, plugin_option
 
 
 @main.group(name="plugins", invoke_without_command=True)
+@plugin_option
 @json_option
 @click.pass_context
-def plugins_group(ctx: click.Context, as_json: bool) -> None:
+def plugins_group(ctx: click.Context, files: tuple[Path, ...], as_json: bool) -> None:
     """List the installed components; `plugins show NAME` prints the settings of one."""
     if ctx.invoked_subcommand is None:
         from nfilter.registry.catalogue import show_all
 
-        show_all(load_plugins(), console(), as_json=as_json)
+        show_all(load_plugins(files), console(), as_json=as_json)
 
 
 @plugins_group.command(name="list")
+@plugin_option
 @json_option
-def plugins_list(as_json: bool) -> None:
+def plugins_list(files: tuple[Path, ...], as_json: bool) -> None:
     """List the installed components and their distributions."""
     from nfilter.registry.catalogue import show_all
 
-    show_all(load_plugins(), console(), as_json=as_json)
+    show_all(load_plugins(files), console(), as_json=as_json)
 
 
 @plugins_group.command(name="show")
 @click.argument("name", shell_complete=completion.components)
+@plugin_option
 @json_option
-def plugins_show(name: str, as_json: bool) -> None:
+def plugins_show(name: str, files: tuple[Path, ...], as_json: bool) -> None:
     """Print the description and the settings of a component, with types and defaults."""
     from nfilter.registry.catalogue import show_one
 
-    show_one(load_plugins(), name, console(), as_json=as_json)
+    show_one(load_plugins(files), name, console(), as_json=as_json)
 
 
 @main.command(name="new-plugin")

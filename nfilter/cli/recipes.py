@@ -12,7 +12,7 @@ import click
 from nfilter.cli import completion
 from nfilter.cli.group import main
 from nfilter.cli.shared import (
-    allow_option,
+    Asked,
     attributed,
     checked_recipe,
     console,
@@ -20,17 +20,15 @@ from nfilter.cli.shared import (
     limit_option,
     load_plugins,
     plain,
+    plugin_option,
     raise_faults,
-    recipe_argument,
-    set_option,
+    recipe_options,
     sound_recipe,
 )
 
 
 @main.command()
-@recipe_argument
-@set_option
-@allow_option
+@recipe_options
 @limit_option
 @click.option(
     "--out", type=click.Path(path_type=Path), help="The run directory.  [default: runs/NAME]"
@@ -44,9 +42,7 @@ from nfilter.cli.shared import (
 @click.option("--quiet", is_flag=True, help="Print only warnings.")
 @json_option
 def run(
-    recipe: Path,
-    assignments: tuple[str, ...],
-    allow: tuple[str, ...],
+    asked: Asked,
     limit: int | None,
     out: Path | None,
     seeds: str | None,
@@ -64,7 +60,7 @@ def run(
     from nfilter.store.run_directory import set_aside
 
     launch = launches.Launch.of()
-    plugins, loaded = sound_recipe(recipe, assignments, allow)
+    plugins, loaded = sound_recipe(asked, out)
     reporter = reporter_for(quiet=quiet or as_json)
     if launch.rank:
         launches.follow(loaded, plugins, launch)
@@ -105,15 +101,11 @@ def _seeds(text: str) -> list[int]:
 
 
 @main.command()
-@recipe_argument
-@set_option
-@allow_option
+@recipe_options
 @json_option
-def check(
-    recipe: Path, assignments: tuple[str, ...], allow: tuple[str, ...], as_json: bool
-) -> None:
+def check(asked: Asked, as_json: bool) -> None:
     """Check a recipe without running it: names, settings, prompts, models, data. Load no model."""
-    _, loaded, report = checked_recipe(recipe, assignments, allow, data=True)
+    _, loaded, report = checked_recipe(asked, data=True)
     if as_json:
         parts = ("faults", "warnings", "facts", "memory")
         click.echo(json.dumps({name: getattr(report, name) for name in parts}))
@@ -130,22 +122,16 @@ def check(
     noun = "stage" if stages == 1 else "stages"
     number = len(report.warnings)
     warned = f", {number} warning{'s' if number != 1 else ''}" if number else ""
-    given = [word for text in assignments for word in ("--set", text)]
-    given += [word for host in allow for word in ("--allow-host", host)]
-    command = shlex.join(["nfilter", "run", str(recipe), *given])
-    click.echo(f"{recipe}: no faults{warned}; `{plain(command)}` runs {stages} {noun}")
+    command = shlex.join(["nfilter", "run", *asked.words()])
+    click.echo(f"{asked.recipe}: no faults{warned}; `{plain(command)}` runs {stages} {noun}")
 
 
 @main.command()
-@recipe_argument
-@set_option
-@allow_option
+@recipe_options
 @limit_option
 @json_option
 def lint(
-    recipe: Path,
-    assignments: tuple[str, ...],
-    allow: tuple[str, ...],
+    asked: Asked,
     limit: int | None,
     as_json: bool,
 ) -> None:
@@ -153,7 +139,7 @@ def lint(
     from nfilter.engine.preview import preview
     from nfilter.report.encoding import render
 
-    plugins, loaded = sound_recipe(recipe, assignments, allow)
+    plugins, loaded = sound_recipe(asked)
     with attributed(plugins, "lint"):
         found = preview(loaded, plugins, limit)
     if as_json:
@@ -163,9 +149,7 @@ def lint(
 
 
 @main.command()
-@recipe_argument
-@set_option
-@allow_option
+@recipe_options
 @limit_option
 @click.option(
     "--out",
@@ -174,9 +158,7 @@ def lint(
 )
 @json_option
 def plan(
-    recipe: Path,
-    assignments: tuple[str, ...],
-    allow: tuple[str, ...],
+    asked: Asked,
     limit: int | None,
     out: Path | None,
     as_json: bool,
@@ -185,7 +167,7 @@ def plan(
     from nfilter.engine import plan as engine
     from nfilter.report.plan import render
 
-    plugins, loaded = sound_recipe(recipe, assignments, allow)
+    plugins, loaded = sound_recipe(asked)
     with attributed(plugins, "plan"):
         target = out or Path("runs") / loaded.name
         found = engine.plan(loaded, plugins, limit, target)
@@ -196,9 +178,7 @@ def plan(
 
 
 @main.command()
-@recipe_argument
-@set_option
-@allow_option
+@recipe_options
 @click.option(
     "--rows",
     "count",
@@ -218,9 +198,7 @@ def plan(
 @click.option("--quiet", is_flag=True, help="Print only warnings.")
 @json_option
 def pilot(
-    recipe: Path,
-    assignments: tuple[str, ...],
-    allow: tuple[str, ...],
+    asked: Asked,
     count: int,
     usd: float | None,
     out: Path | None,
@@ -232,7 +210,7 @@ def pilot(
     from nfilter.progress import reporter_for
     from nfilter.report.pilot import render
 
-    plugins, loaded = sound_recipe(recipe, assignments, allow)
+    plugins, loaded = sound_recipe(asked)
     with attributed(plugins, "pilot"):
         found = engine.pilot(
             loaded,
@@ -275,11 +253,12 @@ def pilot(
     "--out", type=click.Path(path_type=Path), default=Path("recipe.yaml"), show_default=True
 )
 @click.option("--force", is_flag=True, help="Overwrite an existing recipe.")
-def init(**given: Any) -> None:
+@plugin_option
+def init(files: tuple[Path, ...], **given: Any) -> None:
     """Write a recipe for your data and your model."""
     from nfilter.recipe.init import scaffold
 
-    plugins = load_plugins()
+    plugins = load_plugins(files)
     with attributed(plugins, "init"):
         made = scaffold(plugins, **given)
     for line in made:
@@ -289,12 +268,13 @@ def init(**given: Any) -> None:
 @main.command()
 @click.option("--out", type=click.Path(path_type=Path), help="Write the schema to this file.")
 @click.option("--markdown", is_flag=True, help="Print a page with all settings instead.")
-def schema(out: Path | None, markdown: bool) -> None:
+@plugin_option
+def schema(out: Path | None, markdown: bool, files: tuple[Path, ...]) -> None:
     """Print the JSON Schema of a recipe, with the settings of the installed plugins, for editors and other programs."""
     from nfilter.recipe.reference import reference
     from nfilter.recipe.schema import schema_of, write_schema
 
-    plugins = load_plugins()
+    plugins = load_plugins(files)
     with attributed(plugins, "schema"):
         if out is None:
             page = reference(plugins) if markdown else json.dumps(schema_of(plugins), indent=1)
@@ -327,9 +307,17 @@ def schema(out: Path | None, markdown: bool) -> None:
     metavar="COLUMN",
     help="The column with the wrong answer of each row, or a list of wrong answers.",
 )
+@plugin_option
 @json_option
 def inject_noise(
-    data: Path, out: Path, ratio: float, seed: int, kind: str, wrong: str | None, as_json: bool
+    data: Path,
+    out: Path,
+    ratio: float,
+    seed: int,
+    kind: str,
+    wrong: str | None,
+    files: tuple[Path, ...],
+    as_json: bool,
 ) -> None:
     """Replace a fraction of the answers by wrong ones; the true answers are in the column `truth`.
 
@@ -337,7 +325,7 @@ def inject_noise(
     """
     from nfilter.recipe.init import inject
 
-    counts = inject(load_plugins(), data, out, ratio, seed, kind, wrong)
+    counts = inject(load_plugins(files), data, out, ratio, seed, kind, wrong)
     if as_json:
         click.echo(json.dumps(counts))
     else:

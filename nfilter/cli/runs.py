@@ -9,7 +9,7 @@ import click
 
 from nfilter.cli import completion
 from nfilter.cli.group import main
-from nfilter.cli.shared import attributed, console, json_option, load_plugins, plain
+from nfilter.cli.shared import attributed, console, json_option, load_plugins, plain, plugin_option
 
 
 @main.command()
@@ -95,12 +95,18 @@ def audit(
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the format."
 )
-def export(run_directory: Path, name: str, out: Path, settings: tuple[str, ...]) -> None:
+@plugin_option
+def export(
+    run_directory: Path, name: str, out: Path, settings: tuple[str, ...], files: tuple[Path, ...]
+) -> None:
     """Write the cleaned rows of a run for another trainer, with token masks if the run has token stages."""
     from nfilter.engine import export as engine
+    from nfilter.recipe.file_hints import FileHints
+    from nfilter.registry.given_files import given_files
 
     pairs = dict(text.partition("=")[::2] for text in settings)
-    plugins = load_plugins()
+    given = given_files(files)
+    plugins = load_plugins(given, FileHints(run=run_directory, files=given))
     with attributed(plugins, "export"):
         done = engine.export(run_directory, plugins, name, out, pairs)
     click.echo(f"{out}:")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -16,23 +18,69 @@ if TYPE_CHECKING:
 
     from nfilter.recipe.checking import Report
     from nfilter.recipe.model import Recipe
+    from nfilter.registry.given_files import GivenFile
     from nfilter.registry.loading import Plugins
 
-recipe_argument = click.argument("recipe", type=click.Path(path_type=Path))
-set_option = click.option(
-    "--set", "assignments", multiple=True, metavar="PATH=VALUE",
-    help="A value that replaces the recipe's, such as train.epochs=1 or samples.3.k=5. Repeatable.",
-)  # fmt: skip
 limit_option = click.option(
     "--limit", type=click.IntRange(min=1), help="Read only the first N rows of the source."
 )
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON for another program."
 )
-allow_option = click.option(
-    "--allow-host", "allow", multiple=True, metavar="HOST",
-    help="A host to which the recipe's models may send data. Repeatable; same as NFILTER_ALLOW_HOSTS=A,B.",
+plugin_option = click.option(
+    "--plugin", "files", multiple=True, metavar="FILE", type=click.Path(path_type=Path),
+    help="A Python file with a plugin that is not installed; its code runs. Repeatable.",
 )  # fmt: skip
+_RECIPE_OPTIONS = (
+    click.argument("recipe", type=click.Path(path_type=Path)),
+    click.option(
+        "--set", "assignments", multiple=True, metavar="PATH=VALUE",
+        help="A value that replaces the recipe's, such as train.epochs=1 or samples.3.k=5. Repeatable.",
+    ),
+    click.option(
+        "--allow-host", "hosts", multiple=True, metavar="HOST",
+        help="A host to which the recipe's models may send data. Repeatable; same as NFILTER_ALLOW_HOSTS=A,B.",
+    ),
+    plugin_option,
+    click.option(
+        "--recipe-plugins", is_flag=True,
+        help="Load every .py file of the folder plugins/ beside the recipe as with --plugin.",
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The recipe that a command was given, and the options that are about it: the values of ``recipe_options``."""
+
+    recipe: Path
+    assignments: tuple[str, ...]
+    hosts: tuple[str, ...]
+    files: tuple[Path, ...]
+    recipe_plugins: bool
+
+    def words(self) -> list[str]:
+        """Return the words of a command line that ask for the same."""
+        return [
+            str(self.recipe),
+            *(word for text in self.assignments for word in ("--set", text)),
+            *(word for host in self.hosts for word in ("--allow-host", host)),
+            *(word for file in self.files for word in ("--plugin", str(file))),
+            *(["--recipe-plugins"] if self.recipe_plugins else []),
+        ]
+
+
+def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the argument RECIPE and the options of all commands that read one; the command receives them as one ``Asked``."""
+
+    @wraps(command)
+    def wrapped(**given: Any) -> None:
+        names = [field.name for field in fields(Asked)]
+        command(Asked(**{name: given.pop(name) for name in names}), **given)
+
+    for option in reversed(_RECIPE_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped
 
 
 def plain(text: str) -> str:
@@ -43,28 +91,38 @@ def plain(text: str) -> str:
 
 
 def checked_recipe(
-    recipe: Path, assignments: Sequence[str], allow: Sequence[str], *, data: bool
+    asked: Asked, *, data: bool, run: Path | None = None
 ) -> tuple[Plugins, Recipe, Report]:
-    """Return the plugins, the recipe and the report of its check; ``data`` also checks the data."""
+    """Return the plugins, the recipe and the report of its check.
+
+    Args:
+        asked: The recipe and its options.
+        data: Whether to check the data too.
+        run: The run directory, if another one than runs/NAME.
+    """
     from nfilter.engine.lookup import prompts_of, site_of
     from nfilter.recipe import check as checks
+    from nfilter.recipe.file_hints import FileHints
     from nfilter.recipe.hosts import granted
     from nfilter.recipe.model import load
+    from nfilter.registry.given_files import given_files, recipe_files
 
-    plugins = load_plugins()
+    files = given_files(asked.files)
+    if asked.recipe_plugins:
+        files += recipe_files(asked.recipe)
+    plugins = load_plugins(files, FileHints(asked.recipe, run, files))
+    hosts = granted(asked.hosts) if asked.hosts else frozenset()
     with attributed(plugins, "check"):
-        loaded = load(recipe, plugins, assignments, granted(allow) if allow else frozenset())
+        loaded = load(asked.recipe, plugins, asked.assignments, hosts)
         report = checks.check(
             loaded, plugins, site_of(loaded, plugins), prompts_of(loaded, plugins), data=data
         )
     return plugins, loaded, report
 
 
-def sound_recipe(
-    recipe: Path, assignments: Sequence[str], allow: Sequence[str]
-) -> tuple[Plugins, Recipe]:
+def sound_recipe(asked: Asked, run: Path | None = None) -> tuple[Plugins, Recipe]:
     """Return the plugins and the recipe; raise RecipeError with all faults of the recipe."""
-    plugins, loaded, report = checked_recipe(recipe, assignments, allow, data=False)
+    plugins, loaded, report = checked_recipe(asked, data=False, run=run)
     if report.faults:
         raise_faults(report)
     return plugins, loaded
@@ -79,14 +137,25 @@ def raise_faults(report: Report) -> NoReturn:
     raise RecipeError(report.faults)
 
 
-def load_plugins() -> Plugins:
-    """Return the installed plugins; notes about them are printed to stderr."""
+def load_plugins(
+    files: Iterable[Path | GivenFile] = (), hints: Callable[[str], Iterable[str]] | None = None
+) -> Plugins:
+    """Return the installed plugins and those in ``files``; notes about them are printed to stderr.
+
+    ``hints`` says where else an unknown name may come from.
+    """
+    from nfilter.registry.given_files import GivenFile, given_files
     from nfilter.registry.loading import load
 
     def say(text: str) -> None:
         click.echo(f"note: {text}", err=True)
 
-    return load(say=say)
+    read = [
+        each
+        for file in files
+        for each in ((file,) if isinstance(file, GivenFile) else given_files([file]))
+    ]
+    return load(files=read, hints=hints, say=say)
 
 
 def attributed(plugins: Plugins, what: str) -> AbstractContextManager[None]:

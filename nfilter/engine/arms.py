@@ -133,7 +133,7 @@ def train_adapter(
         name: digest(part)
         for name, part in {
             "config": use.dump(),
-            "plugin": use.item.origin,
+            "plugin": use.item.identity,
             "plugin code": use.item.code,
             "nfilter's code": core_code(),
             f"model {use.config.model}": [model.fingerprint(), model.code()],
@@ -231,7 +231,7 @@ def _online(use: Use, samples: Sequence[TokenSample]) -> tuple[str, ...]:
         for name in reads
         if name in sample.scores
     ]
-    return (use.loss.item.origin, use.loss.item.code, digest(scores))
+    return (use.loss.item.identity, use.loss.item.code, digest(scores))
 
 
 def tokens_digest(samples: Sequence[TokenSample]) -> str:

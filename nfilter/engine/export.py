@@ -12,6 +12,7 @@ from nfilter.api.data import Exported
 from nfilter.api.errors import NothingLeftError, RecipeError, StoreError
 from nfilter.engine.fine_tune import fine_tune_of
 from nfilter.engine.samples import live
+from nfilter.recipe.file_hints import not_loaded
 from nfilter.registry.loading import Plugins, Registered
 from nfilter.report import reading
 from nfilter.store.files import publishing_folder
@@ -56,7 +57,9 @@ def export(
         raise StoreError(f"{out}: exists already; name a new folder, or remove this one")
     with publishing_folder(out) as part:
         messages = list(item.cls(config).export(exported, part))
-    return [*messages, *([f"{left_out} rows of weight 0 are left out"] if left_out else [])]
+    left = [f"{left_out} rows of weight 0 are left out"] if left_out else []
+    # A file may ship the model that the run trained, which the exporter names.
+    return [*messages, *left, *not_loaded([run_dir / reading.LOCK], plugins.files)]
 
 
 def _exported(run: RunDirectory, item: Registered, plugins: Plugins) -> tuple[Exported, int]:

@@ -56,7 +56,7 @@ def source_parts(recipe: Recipe, limit: Limit) -> dict[str, Any]:
     source = recipe.source
     return {
         "data": _data(source, recipe.base_dir),
-        "plugin": source.use.item.origin,
+        "plugin": source.use.item.identity,
         "plugin code": source.use.item.code,
         "nfilter's code": core_code(),
         "config": source.dump(),
@@ -69,7 +69,7 @@ def source_parts(recipe: Recipe, limit: Limit) -> dict[str, Any]:
 
 def data_digest(source: SourceUse, base_dir: Path) -> str:
     """Return the SHA-256 of a source's plugin and its file's bytes, independent of its settings and the seed."""
-    return digest(source.use.item.origin, _data(source, base_dir))
+    return digest(source.use.item.identity, _data(source, base_dir))
 
 
 def _data(source: SourceUse, base_dir: Path) -> str:

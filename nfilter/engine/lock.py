@@ -11,6 +11,7 @@ import yaml
 from nfilter.engine.ingest import data_digest
 from nfilter.engine.versions import versions
 from nfilter.models.pool import ModelPool
+from nfilter.recipe.file_hints import PLUGIN_FILES, record
 from nfilter.recipe.model import Recipe
 from nfilter.recipe.prompts import Prompts
 from nfilter.recipe.uses import Use, model_needs
@@ -20,6 +21,7 @@ from nfilter.store.files import publishing
 
 def write_lock(path: Path, recipe: Recipe, prompts: Prompts, pool: ModelPool) -> None:
     """Publish the lock file; a model's hash is the one that keys its answers and adapters."""
+    files = recipe.plugins.files
     value = {
         **recipe.dump(),
         "lock": {
@@ -30,6 +32,7 @@ def write_lock(path: Path, recipe: Recipe, prompts: Prompts, pool: ModelPool) ->
                 for section, used in (("source", recipe.source), ("evaluate", recipe.test))
                 if used is not None
             },
+            **({PLUGIN_FILES: record(files)} if files else {}),
             "plugins": {use.name: use.item.origin for use in _uses(recipe)},
             "code": {"nfilter": core_code(), **{use.name: use.item.code for use in _uses(recipe)}},
             "models": {name: pool.backend(name).fingerprint() for name in _models(recipe)},

@@ -126,7 +126,7 @@ def stage_parts(state: RunState, each: NumberedStage, before: str) -> dict[str, 
     return {
         "input": before,
         "config": use.dump(),
-        "plugin": use.item.origin,
+        "plugin": use.item.identity,
         "plugin code": use.item.code,
         "nfilter's code": core_code(),
         **prompts,
@@ -151,7 +151,7 @@ def _trainer(state: RunState, contract: Contract) -> dict[str, Any]:
         return {}
     use = replace(state.recipe.train, loss=None)
     model = model_part(state, use.config.model)
-    return {"trainer": [use.dump(), use.item.origin, use.item.code, *model]}
+    return {"trainer": [use.dump(), use.item.identity, use.item.code, *model]}
 
 
 def _run(

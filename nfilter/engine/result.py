@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import import_module
@@ -88,32 +88,39 @@ class Result:
 
 
 def run(
-    recipe: Recipe,
+    recipe: Recipe | str | Path,
     out: str | Path | None = None,
     *,
+    plugins: Iterable[str | Path] = (),
     limit: int | None = None,
     progress: bool = False,
 ) -> Result:
     """Check a recipe and run it; the same call after an interruption resumes the run.
 
     Args:
-        recipe: From ``Recipe.load`` or ``Recipe.from_dict``.
+        recipe: From ``Recipe.load`` or ``Recipe.from_dict``, or the path of a recipe's file.
         out: The run directory, by default ``runs/NAME``.
+        plugins: Python files with plugins, in addition to those that the recipe was loaded with.
         limit: Rows of the source to read, from the first on.
         progress: Whether to print progress; warnings are always printed.
 
     Raises:
         NfilterError: a subclass for every kind of failure, with what was wrong and what to do about it.
     """
-    plugins = recipe.plugins
-    with attributed(plugins, "check"):
-        site, prompts = site_of(recipe, plugins), prompts_of(recipe, plugins)
-        report = check(recipe, plugins, site, prompts, data=False)
+    files = [plugins] if isinstance(plugins, str | Path) else list(plugins)
+    if not isinstance(recipe, Recipe):
+        recipe = Recipe.load(recipe, files)
+    elif files:
+        recipe = recipe.with_plugins(files)
+    found = recipe.plugins
+    with attributed(found, "check"):
+        site, prompts = site_of(recipe, found), prompts_of(recipe, found)
+        report = check(recipe, found, site, prompts, data=False)
     if report.faults:
         raise RecipeError(report.faults)
     target = Path("runs") / recipe.name if out is None else Path(out)
     reporter = reporter_for(quiet=not progress)
-    done = engine.run(recipe, plugins, target, limit=limit, reporter=reporter)
+    done = engine.run(recipe, found, target, limit=limit, reporter=reporter)
     return Result(done.directory, done.metrics)
 
 

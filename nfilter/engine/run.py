@@ -42,6 +42,7 @@ from nfilter.metrics.tokens import judge_tokens
 from nfilter.models.pool import ModelPool
 from nfilter.progress import QuietReporter, Reporter, RunLog
 from nfilter.recipe.check_models import model_facts
+from nfilter.recipe.file_hints import not_loaded
 from nfilter.recipe.model import Arm, Recipe
 from nfilter.registry.loading import Plugins
 from nfilter.report.html import write_report
@@ -133,7 +134,10 @@ def run(
 
 
 def _steps(state: RunState) -> dict[str, Any]:
-    write_lock(state.directory.path / LOCK, state.recipe, state.prompts, state.pool)
+    lock = state.directory.path / LOCK
+    for sentence in not_loaded([lock], state.plugins.files):
+        state.log.info(sentence)
+    write_lock(lock, state.recipe, state.prompts, state.pool)
     for fact in model_facts(state.recipe, state.pool.site):
         state.log.info(fact)
     check_tokenizers(state.recipe, state.pool, state.log.warning)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property, partial
@@ -37,6 +37,7 @@ from nfilter.recipe.faults import (
     faults_of,
     kind_of,
 )
+from nfilter.recipe.file_hints import FileHints
 from nfilter.recipe.uses import (
     NO_SOURCE,
     Reading,
@@ -49,6 +50,7 @@ from nfilter.recipe.uses import (
     reading_of,
 )
 from nfilter.recipe.yaml_lines import Where, YamlDocument, assign, override, plain_values, read
+from nfilter.registry.given_files import given_files
 from nfilter.registry.loading import Plugins
 from nfilter.registry.loading import load as load_plugins
 
@@ -274,7 +276,7 @@ class Recipe(BaseModel):
     def load(
         cls,
         file: str | Path,
-        plugins: Plugins | None = None,
+        plugins: Plugins | Iterable[str | Path] | None = None,
         assignments: Sequence[str] = (),
         allow_hosts: frozenset[str] = frozenset(),
     ) -> Self:
@@ -282,29 +284,49 @@ class Recipe(BaseModel):
 
         Args:
             file: A YAML file.
-            plugins: The plugins to use, by default the installed ones.
+            plugins: Python files with plugins, in addition to the installed ones.
             assignments: Overrides ``a.b=c``; list items by number (``samples.0.k=5``), values in YAML.
             allow_hosts: Hosts that the recipe's models may send data to.
 
         Raises:
             RecipeError: with every fault that was found, each with its line and what to write instead.
+            PluginError: if a file cannot be used as a plugin.
         """
-        plugins = plugins or load_plugins()
-        document = extended(read(Path(file)), plugins)
+        found = plugins_with(plugins, Path(file))
+        document = extended(read(Path(file)), found)
         if assignments:
             override(document, list(assignments))
-        return cls._read(Reading(document, plugins, allow_hosts))
+        return cls._read(Reading(document, found, allow_hosts))
 
     @classmethod
-    def from_dict(cls, sections: Mapping[str, Any], plugins: Plugins | None = None) -> Self:
+    def from_dict(
+        cls,
+        sections: Mapping[str, Any],
+        plugins: Plugins | Iterable[str | Path] | None = None,
+    ) -> Self:
         """Validate a recipe that is given as sections of plain values; relative paths start in the current folder.
+
+        Args:
+            sections: The sections of a recipe.
+            plugins: Python files with plugins, in addition to the installed ones.
 
         Raises:
             RecipeError: with every fault that was found, and what to write instead.
+            PluginError: if a file cannot be used as a plugin.
         """
-        plugins = plugins or load_plugins()
-        document = extended(YamlDocument(Path("recipe"), plain_values(sections)), plugins)
-        return cls._read(Reading(document, plugins))
+        found = plugins_with(plugins)
+        document = extended(YamlDocument(Path("recipe"), plain_values(sections)), found)
+        return cls._read(Reading(document, found))
+
+    def with_plugins(self, files: Iterable[str | Path]) -> Self:
+        """Return the recipe read again with plugins from ``files`` beside those that it has.
+
+        Raises:
+            RecipeError: where a name of the recipe is then registered twice.
+            PluginError: if a file cannot be used as a plugin.
+        """
+        plugins = self.plugins.with_files(given_files(files))
+        return self._read(replace(self._reading, plugins=plugins))
 
     def override(self, path: str, value: Any) -> Self:
         """Return the recipe with another value at ``path``: ``recipe.override("train.lr", 1e-4)``.
@@ -432,6 +454,22 @@ def _unknown_section(plugins: Plugins, key: str) -> str:
                 return f"unknown section; {item.name} has it as {name!r}, under {section}"
     near = did_you_mean(key, SECTIONS) or f"; known: {', '.join(SECTIONS)}"
     return f"unknown section{near}"
+
+
+def plugins_with(
+    given: Plugins | Iterable[str | Path] | None, recipe: Path | None = None
+) -> Plugins:
+    """Return ``given``, or the installed plugins and those in the files ``given``; ``recipe`` is the file of the recipe.
+
+    Raises:
+        PluginError: if a file cannot be used as a plugin.
+    """
+    if isinstance(given, Plugins):
+        return given
+    if isinstance(given, str | Path):
+        given = [given]
+    files = given_files(given or ())
+    return load_plugins(files=files, hints=FileHints(recipe, files=files))
 
 
 load = Recipe.load

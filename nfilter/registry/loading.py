@@ -2,7 +2,8 @@
 
 A plugin is imported only when its contents are needed: the plugin that contains a requested name, or all plugins for a
 listing and before a name is reported as unknown. Built-in methods use the same entry-point group as third-party plugins.
-A plugin that fails to import does not affect the others; errors about unknown names list it.
+A plugin that fails to import does not affect the others; errors about unknown names list it. Plugins that a person names
+as files are imported at once, after the installed ones in order, and one that fails is an error.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from nfilter.api.errors import (
     did_you_mean,
     short,
 )
+from nfilter.registry.given_files import GivenFile
 from nfilter.registry.plugin_imports import (
     Candidate,
     Failed,
@@ -35,6 +37,8 @@ from nfilter.registry.plugin_imports import (
 )
 
 GROUP = "nfilter"
+Hints = Callable[[str], Iterable[str]]
+"""Returns sentences about where else an unknown name may come from, such as a file that an earlier run was made with."""
 Shipped = tuple[str, str, Path | NotInstalled]
 """A model that ships with a plugin: name, origin of the plugin, path of the model."""
 COMMAND_GROUP = "nfilter.commands"
@@ -43,7 +47,7 @@ _HOOKS = {kind: hook for hook, kind in hookspecs.REGISTRATIONS.items()}
 
 
 class Plugins:
-    """The installed plugins. Each query imports only the plugins needed to answer it."""
+    """The installed plugins and those given as files. Each query imports only the plugins needed to answer it."""
 
     def __init__(
         self,
@@ -51,8 +55,23 @@ class Plugins:
         blocked: Iterable[str] = (),
         say: Callable[[str], None] | None = None,
         clock: Callable[[], float] = seconds_now,
+        *,
+        files: Iterable[GivenFile] = (),
+        hints: Hints | None = None,
     ) -> None:
-        """``say`` receives one message per plugin whose import is slow; ``clock`` returns seconds."""
+        """Find the plugins and import those given as files.
+
+        Args:
+            points: The entry points of the installed plugins.
+            blocked: Names of entry points that are never imported.
+            say: Receives one message per plugin whose import is slow.
+            clock: Returns seconds.
+            files: Plugins that are loaded from a file.
+            hints: Adds sentences to the error about an unknown name.
+
+        Raises:
+            PluginError: if a file cannot be used.
+        """
         ordered = sorted(points, key=lambda point: (distribution_of(point)[0], point.name))
         shut = {name.strip() for name in blocked}
         self.blocked = tuple(point.name for point in ordered if point.name in shut)
@@ -61,11 +80,29 @@ class Plugins:
             for number, point in enumerate(ordered)
             if point.name not in shut
         ]
+        self.files = tuple({file.place: file for file in files}.values())
+        self._candidates += [
+            Candidate(file, len(ordered) + number) for number, file in enumerate(self.files)
+        ]
+        self._points, self._hints = tuple(ordered), hints or _no_hints
         self._imported: dict[Candidate, Imported] = {}
         self._say = say or (lambda _text: None)
         self._clock = clock
         self.manager = pluggy.PluginManager("nfilter")
         self.manager.add_hookspecs(hookspecs)
+        for candidate in self._candidates:
+            if candidate.file is not None:
+                self._import_file(candidate, candidate.file)
+
+    def with_files(self, files: Iterable[GivenFile]) -> Plugins:
+        """Return the same plugins and those in ``files``.
+
+        Raises:
+            PluginError: if a file cannot be used.
+        """
+        every = (*self.files, *files)
+        say, clock, hints = self._say, self._clock, self._hints
+        return Plugins(self._points, self.blocked, say, clock, files=every, hints=hints)
 
     # --- queries -----------------------------------------------------------------------------------------------
 
@@ -119,7 +156,9 @@ class Plugins:
     def prompt_directories_with(self, template: str) -> tuple[Path, ...]:
         """The directories that may contain ``template``. Only plugins that have a file of that name are imported."""
         likely = [
-            each for each in self._mentioning("nfilter_prompts") if each.files.may_hold(template)
+            each
+            for each in self._mentioning("nfilter_prompts")
+            if each.file is not None or each.files.may_hold(template)
         ]
         return tuple(folder for each in likely for folder in self._import(each).prompts)
 
@@ -166,7 +205,7 @@ class Plugins:
         text += self._synonym(kind, name) or did_you_mean(
             name, [item.name for item in self.of_kind(kind)]
         )
-        return text + self.unavailable()
+        return text + self.unavailable() + "".join(f"\n  {hint}" for hint in self._hints(name))
 
     def unavailable(self) -> str:
         """One line per plugin that failed to load or is blocked; appended to errors about unknown names."""
@@ -211,6 +250,12 @@ class Plugins:
             if done.slow is not None:
                 self._say(done.slow)
         return self._imported[candidate]
+
+    def _import_file(self, candidate: Candidate, file: GivenFile) -> None:
+        failed = self._import(candidate).failed
+        if failed is not None:
+            file.forget()
+            raise PluginError(f"{failed.distribution}: the plugin did not load: {failed.error}")
 
     def _import_all(self) -> None:
         for candidate in self._candidates:
@@ -310,23 +355,38 @@ def load(
     points: Iterable[EntryPoint] | None = None,
     block: Iterable[str] | None = None,
     *,
+    files: Iterable[GivenFile] = (),
+    hints: Hints | None = None,
     say: Callable[[str], None] | None = None,
     clock: Callable[[], float] = seconds_now,
 ) -> Plugins:
-    """Return all plugins of the entry-point group, sorted by distribution and name, without importing any."""
+    """Return all plugins of the entry-point group, sorted by distribution and name, without importing any, and ``files``.
+
+    Raises:
+        PluginError: if a file cannot be used.
+    """
     if points is None:
         points = entry_points(group=GROUP)
     if block is None:
         block = [name for name in os.environ.get(BLOCK_VARIABLE, "").split(",") if name.strip()]
-    return Plugins(points, block, say, clock)
+    return Plugins(points, block, say, clock, files=files, hints=hints)
+
+
+def _no_hints(_name: str) -> tuple[str, ...]:
+    return ()
 
 
 def _clash(items: list[Registered]) -> str:
     by = " and by ".join(f"{item.plugin!r} of {item.origin}" for item in items)
-    return (
-        f"{items[0].kind} {items[0].name!r} is registered twice: by {by}; uninstall one"
-        + _or_block([item.plugin for item in items])
-    )
+    file = items[-1].file
+    if file is None:
+        return (
+            f"{items[0].kind} {items[0].name!r} is registered twice: by {by}; uninstall one"
+            + _or_block([item.plugin for item in items])
+        )
+    installed = [item.plugin for item in items if item.file is None]
+    block = f", or block the other: {BLOCK_VARIABLE}={','.join(installed)}" if installed else ""
+    return f"{items[0].kind} {items[0].name!r} is registered twice: by {by}; leave out {file.flag}{block}"
 
 
 def _model_clash(shipped: list[Shipped]) -> str:

@@ -16,6 +16,7 @@ import pluggy
 
 from nfilter.api import hookspecs
 from nfilter.api.errors import NotInstalled, PluginError, did_you_mean
+from nfilter.registry.given_files import GivenFile, place_in
 from nfilter.registry.plugin_files import PluginFiles, files_of, imported_at_top
 from nfilter.registry.provenance import code_of
 from nfilter.registry.registration import class_faults
@@ -36,11 +37,17 @@ class Registered:
     plugin: str
     distribution: str
     version: str
+    file: GivenFile | None = None
 
     @property
     def origin(self) -> str:
-        """Distribution and version, as displayed and as used in fingerprints."""
-        return f"{self.distribution} {self.version}"
+        """Distribution and version as displayed; of a plugin that was loaded as a file, its path."""
+        return f"{self.distribution} {self.version}".rstrip()
+
+    @property
+    def identity(self) -> str:
+        """The origin as used in fingerprints, where a file counts by its content alone, wherever it lies."""
+        return self.origin if self.file is None else "file"
 
     @property
     def code(self) -> str:
@@ -59,7 +66,10 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What a plugin brought; nothing where it ``failed``. ``slow`` says what its import cost, where that is much."""
+    """What a plugin brought; nothing where it ``failed``. ``slow`` says what its import cost, where that is much.
+
+    ``seconds`` is the time of the import and of its registration hooks, ``hooks`` the names of all hooks that it has.
+    """
 
     items: tuple[Registered, ...] = ()
     models: tuple[tuple[str, Path | NotInstalled], ...] = ()
@@ -67,23 +77,30 @@ class Imported:
     recipes: tuple[Path, ...] = ()
     failed: Failed | None = None
     slow: str | None = None
+    seconds: float = 0.0
+    hooks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """An installed plugin, imported or not. ``number`` is its place in the order of loading."""
+    """An installed plugin, or one that is given as a file, imported or not. ``number`` is its place in the order of loading."""
 
-    point: EntryPoint
+    point: EntryPoint | GivenFile
     number: int
 
     @property
     def name(self) -> str:
-        """The name of its entry point."""
+        """The name of its entry point, or of its file."""
         return self.point.name
 
     @property
+    def file(self) -> GivenFile | None:
+        """The file that it is given as; None if it is installed."""
+        return self.point if isinstance(self.point, GivenFile) else None
+
+    @property
     def distribution(self) -> str:
-        """The distribution that it is a part of."""
+        """The distribution that it is a part of; the path of a file."""
         return distribution_of(self.point)[0]
 
     @property
@@ -95,11 +112,13 @@ class Candidate:
     def origin(self) -> str:
         """The plugin, its distribution and version, as shown to people."""
         distribution, version = distribution_of(self.point)
-        return f"{self.name!r} of {distribution} {version}"
+        return f"{self.name!r} of {distribution} {version}".rstrip()
 
     @cached_property
     def files(self) -> PluginFiles:
         """What its source says, read without importing it."""
+        if isinstance(self.point, GivenFile):
+            return PluginFiles(self.point.text)
         return files_of(self.point.value.partition(":")[0])
 
 
@@ -108,8 +127,10 @@ def seconds_now() -> float:
     return time.perf_counter()
 
 
-def distribution_of(point: EntryPoint) -> tuple[str, str]:
-    """Name and version of the distribution that an entry point is a part of."""
+def distribution_of(point: EntryPoint | GivenFile) -> tuple[str, str]:
+    """Name and version of the distribution that an entry point is a part of; the path of a file, which has no version."""
+    if isinstance(point, GivenFile):
+        return point.shown, ""
     return (point.dist.name, point.dist.version) if point.dist else ("unknown", "0")
 
 
@@ -129,8 +150,10 @@ def import_plugin(
     except PluginError as error:
         imported = _failed(candidate, str(error))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a broken plugin must not break the others
-        imported = _failed(candidate, f"{type(error).__name__}: {error}")
-    return replace(imported, slow=_slow(candidate, clock() - start, before))
+        place = f" ({place_in(candidate.file, error)})" if candidate.file is not None else ""
+        imported = _failed(candidate, f"{type(error).__name__}: {error}{place}")
+    seconds = clock() - start
+    return replace(imported, seconds=seconds, slow=_slow(candidate, seconds, before))
 
 
 def _failed(candidate: Candidate, error: str) -> Imported:
@@ -162,6 +185,11 @@ def _slow(candidate: Candidate, seconds: float, before: Iterable[str]) -> str | 
 def _import(candidate: Candidate) -> tuple[Imported, Any]:
     module = candidate.point.load()
     _refuse_unknown_hooks(module)
+    hooks = tuple(name for name in hookspecs.HOOKS if name in vars(module))
+    if candidate.file is not None and not hooks:
+        raise PluginError(
+            "it has no hook; write @nfilter.hookimpl above def nfilter_stages(): return (MyStage,), or above another hook"
+        )
     items = tuple(_items(module, candidate))
     return (
         Imported(
@@ -169,6 +197,7 @@ def _import(candidate: Candidate) -> tuple[Imported, Any]:
             tuple(_models(module)),
             tuple(_folders(module, "nfilter_prompts")),
             tuple(_folders(module, "nfilter_recipes")),
+            hooks=hooks,
         ),
         module,
     )
@@ -183,7 +212,11 @@ def _items(module: Any, candidate: Candidate) -> list[Registered]:
             wrong = class_faults(kind, cls, candidate.name)
             faults += [f"{hook}: {text}" for text in wrong]
             if not wrong:
-                items.append(Registered(kind, cls.name, cls, candidate.name, distribution, version))
+                items.append(
+                    Registered(
+                        kind, cls.name, cls, candidate.name, distribution, version, candidate.file
+                    )
+                )
     counts = Counter((item.kind, item.name) for item in items)
     faults += [
         f"{kind} {name!r} is registered twice by this plugin itself; each class needs a name of its own"
@@ -246,7 +279,7 @@ def _call(module: Any, hook: str) -> Any:
 
 
 def _refuse_unknown_hooks(module: Any) -> None:
-    known = {name for name in vars(hookspecs) if name.startswith("nfilter_")}
+    known = set(hookspecs.HOOKS)
     for name in vars(module):
         marked = getattr(getattr(module, name), "nfilter_impl", None) is not None
         if (marked or name.startswith("nfilter_")) and name not in known:

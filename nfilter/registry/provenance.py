@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from nfilter.registry.given_files import given_file_of
+
 _LARGEST: Final = 4 * 2**20
 """Bytes. The content of files up to this size is hashed; of larger ones, usually weights, only name and size."""
 # Code that displays results and does not compute them.
@@ -23,9 +25,12 @@ def code_of(cls: type) -> str:
     """SHA-256 over the files of the package that defines ``cls``, or over the module file if there is no package.
 
     The package is the outermost one with an ``__init__.py``. It is read once per process. A class without a source file
-    has the digest of no files.
+    has the digest of no files. A plugin that was loaded as a file has the SHA-256 of what was loaded.
     """
     module = sys.modules.get(getattr(cls, "__module__", ""))
+    given = given_file_of(module) if module is not None else None
+    if given is not None:
+        return given.sha256
     file = getattr(module, "__file__", None)
     if file is None:
         return _digest(())

@@ -70,6 +70,8 @@ def do(block: Any, printed: str, cli: Callable[..., Any], folder: Path) -> str:
             return "".join(command(line, cli, folder) for line in block.text.splitlines())
         case "output":
             assert [word for word in labels(block.text) if word not in printed] == []
+        case "python" if file := re.search(r"`([\w-]+\.py)`:\s*$", block.after):
+            (folder / file[1]).write_text(block.text)
         case "python":
             exec(compile(block.text, str(block), "exec"), {"__name__": "page"})
         case "json":

@@ -211,6 +211,7 @@ class Anchored(PlainLoss):
         return (logits_chunk[at, labels] - reference_logits[at, labels]) ** 2
 
 
+@pytest.mark.types("it has a penalty; give reference_logits")
 @pytest.mark.parametrize(
     ("penalty", "says"),
     [

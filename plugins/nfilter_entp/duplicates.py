@@ -1,6 +1,7 @@
 """Exact and near duplicates in a dataset: collected from a stream, then resolved so that one row of each group stays.
 
-Memory: 145 bytes per row. The texts that candidates are verified against are in a temporary file.
+Memory: 150 bytes per row, and up to 350 more while near duplicates are decided (``buckets``). The texts that candidates are verified
+against are in a temporary file.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import numpy.typing as npt
 from pydantic import Field
 
 from nfilter import PackedTexts, StageConfig, hash_of, place_of
-from nfilter_entp.minhash import BANDS, Leaders, Sketcher, digest, group_numbers
-from nfilter_entp.row_similarity import Parts, Shingled, depths_of, similarity_of
+from nfilter_entp.buckets import Buckets, Leaders
+from nfilter_entp.minhash import BANDS, Sketcher, digest
+from nfilter_entp.row_similarity import Parts, Shingled, depths_of, question_hash, similarity_of
 from nfilter_entp.texts import Text
 
 EXACT, NEAR, SAME = 0, 1, 2
@@ -36,7 +38,7 @@ class Near(StageConfig):
 
     Questions differ if each has a number, or in the prompt a word, that the other lacks, or if one has an extra negation. If the
     response is a label of a few words, any different word in the prompt makes another question. Spelling variants are equal. Shingles
-    are runs of eight bytes. ``compared``: maximum number of candidates per LSH band for a row.
+    are runs of eight bytes. ``compared``: maximum number of rows that a row is compared with.
     """
 
     least: float = Field(
@@ -46,7 +48,7 @@ class Near(StageConfig):
         description="Jaccard similarity of prompt and of response, at least, 0.5 to 1.",
     )
     compared: int = Field(
-        default=32, ge=1, description="Candidates per band that a row is compared with, at most."
+        default=32, ge=1, description="Rows that a row is compared with, at most."
     )
 
 
@@ -70,6 +72,7 @@ class DuplicateCollector:
     )
     _packed: dict[str, bytearray] = field(default_factory=dict)
     _sketcher: Sketcher | None = None
+    _size: int = 0
     rows: int = 0
 
     def __enter__(self) -> DuplicateCollector:
@@ -96,14 +99,13 @@ class DuplicateCollector:
             self._sketcher = self._sketcher or Sketcher()
             parts = Parts.of(text)
             self._append("bands", self._sketcher.bands(parts.joint()).tobytes())
+            self._append("questions", question_hash(text).to_bytes(4, "little"))
             body = parts.packed()
-        self._append("starts", self.texts.tell().to_bytes(8, "little"))
+        self._append("starts", self._size.to_bytes(8, "little"))
         self._append("ids", hash_of(name).to_bytes(8, "little"))
         self._append("lengths", len(text.response).to_bytes(4, "little"))
         self._append("pinned", bytes([pinned]))
-        self.texts.write(
-            len(key).to_bytes(4, "little") + len(body).to_bytes(4, "little") + key + body
-        )
+        self._size += self.texts.write(len(key).to_bytes(4, "little") + key + body)
         self.rows += 1
 
     def _append(self, name: str, raw: bytes) -> None:
@@ -116,11 +118,12 @@ class DuplicateCollector:
 
     def read(self, row: int) -> tuple[str, bytes]:
         """Return a row's id and its packed parts."""
-        self.texts.seek(int(self.column("starts", "<u8")[row]))
-        sizes = self.texts.read(8)
-        size = int.from_bytes(sizes[:4], "little")
-        name = self.texts.read(size).decode("utf-8", "surrogatepass")
-        return name, self.texts.read(int.from_bytes(sizes[4:], "little"))
+        starts = self.column("starts", "<u8")
+        start = int(starts[row])
+        self.texts.seek(start)
+        raw = self.texts.read((int(starts[row + 1]) if row + 1 < self.rows else self._size) - start)
+        begin = 4 + int.from_bytes(raw[:4], "little")
+        return raw[4:begin].decode("utf-8", "surrogatepass"), raw[begin:]
 
     def resolve(self, flagged: npt.NDArray[np.bool_]) -> Resolution:
         """Decide which rows are removed and which row each duplicates.
@@ -147,36 +150,31 @@ class DuplicateCollector:
     def _mark_near_duplicates(self, removals: Removals, rule: Near) -> None:
         order = removals.order[~removals.removed[removals.order]]
         bands = self.column("bands", "<u4", BANDS)
-        groups = bands.view("<i4")  # group numbers replace the hashes in place, to save memory
-        total = 0
-        for band in range(BANDS):
-            numbers = group_numbers(bands[order, band])
-            groups[:, band] = -1
-            groups[order, band] = np.where(numbers >= 0, numbers + total, -1)
-            total += int(numbers.max(initial=-1)) + 1
-        leaders, cache = Leaders(total), _ShingleCache(self)
-        shared_by_some: npt.NDArray[np.bool_] = np.any(groups >= 0, axis=1)
-        for position in np.flatnonzero(shared_by_some[order]):
-            row = int(order[position])
-            own_groups = groups[row][groups[row] >= 0].tolist()
-            if not removals.pinned[row]:
-                shared = sorted(
-                    {near for group in own_groups for near in leaders.of(group, rule.compared)}
-                )
-                match = next(
-                    ((other, value) for other in shared
-                     if (value := similarity_of(cache.of(row), cache.of(int(order[other])), rule.least)) is not None),
-                    None,
-                )  # fmt: skip
-                if match:
-                    removals.remove(row, int(order[match[0]]), NEAR, match[1])
-                    continue
-            leaders.add(int(position), own_groups)
+        for band in range(BANDS):  # sorted in place, to save memory
+            bands[: len(order), band] = bands[order, band]
+        buckets = Buckets.of(bands[: len(order)], self.column("questions", "<u4")[order])
+        leaders, cache = Leaders(buckets), _ShingleCache(self)
+        # Component by component, because rows that are compared are then read together; the result is the same.
+        sequence = np.argsort(buckets.components(), kind="stable")
+        for position in sequence[(buckets.of_row[sequence] >= 0).any(axis=1)].tolist():
+            row, (own, divided) = int(order[position]), buckets.of_one(position)
+            match = None
+            near = [] if removals.pinned[row] else leaders.candidates(own, divided, rule.compared)
+            for other in near:
+                value = similarity_of(cache.of(row), cache.of(int(order[other])), rule.least)
+                if value is not None:
+                    match = other, value
+                    break
+            if match:
+                leaders.touch(match[0])
+                removals.remove(row, int(order[match[0]]), NEAR, match[1])
+            else:
+                leaders.add(position, own, divided)
 
 
 @dataclass
 class _ShingleCache:
-    """LRU cache of the shingles of rows."""
+    """LRU cache of rows."""
 
     collected: DuplicateCollector
     rows: OrderedDict[int, Shingled] = field(default_factory=OrderedDict)
@@ -185,7 +183,7 @@ class _ShingleCache:
         if row in self.rows:
             self.rows.move_to_end(row)
         else:
-            self.rows[row] = Shingled.of(Parts.unpacked(self.collected.read(row)[1]))
+            self.rows[row] = Shingled(Parts.unpacked(self.collected.read(row)[1]))
             if len(self.rows) > 512:
                 self.rows.popitem(last=False)
         return self.rows[row]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,8 @@ import numpy.typing as npt
 BANDS, ROWS = 25, 5
 """Rows of Jaccard similarity s share a band with probability 1 - (1 - s^5)^25: .990 at .7, .72 at .55, .06 at .3."""
 
-_BLOCK = 2**14
+_LONG = 2**14
+_BLOCK = 2**10  # arrays of a block fit in a core's cache
 
 
 def _identity(value: Any) -> Any:
@@ -31,7 +31,7 @@ class Sketcher:
     def signature(self, hashes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
         """Return the MinHash of 32-bit hashes, uint32 [BANDS * ROWS]."""
         self._sketch.clear()
-        if len(hashes) > _BLOCK:
+        if len(hashes) > _LONG:
             hashes = np.unique(hashes)  # long texts repeat shingles; the minimum needs each once
         for start in range(0, len(hashes), _BLOCK):
             self._sketch.update_batch([hashes[start : start + _BLOCK]])
@@ -51,46 +51,3 @@ def digest(*texts: str) -> bytes:
     """Return a 128-bit hash of the texts."""
     joined = "\x1d".join(texts).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(joined, digest_size=16).digest()
-
-
-def group_numbers(column: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
-    """Number the values that occur at least twice, from 0 in no fixed order, int32 [n]; -1 for unique values."""
-    order = np.argsort(column, kind="stable")
-    ordered = column[order]
-    new = (
-        np.concatenate([[True], ordered[1:] != ordered[:-1]]) if len(column) else np.empty(0, bool)
-    )
-    starts = np.flatnonzero(new)
-    sizes = np.diff(np.append(starts, len(column)))
-    repeated = sizes > 1
-    numbers = np.where(repeated, np.cumsum(repeated) - 1, -1).astype(np.int32)
-    out = np.empty(len(column), np.int32)
-    out[order] = np.repeat(numbers, sizes)
-    return out
-
-
-class Leaders:
-    """Rows that stay, by group: linked lists in flat arrays."""
-
-    def __init__(self, groups: int) -> None:
-        self._head = np.full(groups, -1, np.int32)
-        self._rows = np.empty(1024, np.int32)
-        self._next = np.empty(1024, np.int32)
-        self._used = 0
-
-    def add(self, row: int, groups: Iterable[int]) -> None:
-        """Add a row to its groups."""
-        for group in groups:
-            if self._used == len(self._rows):
-                self._rows = np.concatenate([self._rows, np.empty_like(self._rows)])
-                self._next = np.concatenate([self._next, np.empty_like(self._next)])
-            self._rows[self._used], self._next[self._used] = row, self._head[group]
-            self._head[group] = self._used
-            self._used += 1
-
-    def of(self, group: int, most: int) -> Iterator[int]:
-        """Yield at most ``most`` rows of a group, the newest first."""
-        position = int(self._head[group])
-        while position >= 0 and most:
-            yield int(self._rows[position])
-            position, most = int(self._next[position]), most - 1

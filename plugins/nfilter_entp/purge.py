@@ -61,7 +61,7 @@ class Purge:
         )
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
-        """Read every row once: stores about 160 bytes per row, and the texts in a temporary file until all are read."""
+        """Read every row once: stores about 170 bytes per row, and the texts in a temporary file until all are read."""
         rules = self.config.rules
         with DuplicateCollector(
             rules.exact_duplicates, rules.near_duplicates, rules.same_response

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -148,22 +149,37 @@ def _depths(text: str) -> str:
     return encoded if encoded.strip("0") else ""
 
 
-@dataclass(frozen=True)
+def question_hash(text: Text) -> int:
+    """Return a 32-bit hash of the query's words, in any order, without function words: rows with equal ones ask the same question."""
+    words = sorted(set(text.query_words) - _FUNCTION_WORDS)
+    return zlib.crc32(" ".join(words).encode("utf-8", "surrogatepass"))
+
+
 class Shingled:
-    """The shingled parts of a row, and the words of its prompt."""
+    """The parts of a row, and their shingles and words, which are computed on first use."""
 
-    parts: tuple[npt.NDArray[np.uint32], ...]
-    numbers: tuple[frozenset[str], ...]
-    depths: tuple[str, ...]
-    prompt: str
+    def __init__(self, row: Parts) -> None:
+        self.texts = (row.response, row.prompt, row.first, row.last)
+        self.prompt, self.numbers, self.depths = row.prompt, row.numbers, row.depths
+        self._shingles: list[npt.NDArray[np.uint32] | None] = [None] * len(self.texts)
 
-    @classmethod
-    def of(cls, row: Parts) -> Shingled:
-        """Shingle each part."""
-        texts = (row.response, row.prompt, row.first, row.last)
-        sides = tuple(frozenset(side.split()) for side in row.numbers.split("|"))
-        depths = tuple(row.depths.split("|"))
-        return cls(tuple(shingles(text) for text in texts), sides, depths, row.prompt)
+    def part(self, number: int) -> npt.NDArray[np.uint32]:
+        """Return the shingles of a part."""
+        found = self._shingles[number]
+        if found is None:
+            found = self._shingles[number] = shingles(self.texts[number])
+        return found
+
+    @cached_property
+    def is_label(self) -> bool:
+        """Whether the response has fewer than ``LABEL`` shingles."""
+        start = self.texts[0][: 3 * LABEL]
+        return len(shingles(start)) < LABEL and len(self.part(0)) < LABEL
+
+    @cached_property
+    def number_sides(self) -> tuple[frozenset[str], ...]:
+        """Numbers of prompt and response."""
+        return tuple(frozenset(side.split()) for side in self.numbers.split("|"))
 
     @cached_property
     def words(self) -> list[str]:
@@ -181,6 +197,11 @@ class Shingled:
         """Words and signs with their counts."""
         return Counter([*self.words, *self.signs])
 
+    @cached_property
+    def content(self) -> frozenset[str]:
+        """Words and signs that make another question."""
+        return frozenset(_content_words(self.bag))
+
 
 def similarity_of(one: Shingled, other: Shingled, least: float) -> float | None:
     """Return the smallest Jaccard similarity over all parts if it is at least ``least``; None if the rows are not near duplicates.
@@ -189,30 +210,37 @@ def similarity_of(one: Shingled, other: Shingled, least: float) -> float | None:
     other depths, or if the prompts ask different questions: with a label as response, if any word differs; else if each has a
     word that the other lacks, or one has an extra negation.
     """
-    if _cannot_match(one, other, least):
+    if _cannot_match(one, other):
         return None
+    differing = [part for part in range(len(one.texts)) if one.texts[part] != other.texts[part]]
+    for part in differing:
+        smaller, larger = sorted((len(one.part(part)), len(other.part(part))))
+        if smaller < least * larger:
+            return None
     similarity = 1.0
-    for first, second in zip(one.parts, other.parts, strict=True):
-        similarity = min(similarity, jaccard(first, second))
+    for part in differing:
+        similarity = min(similarity, jaccard(one.part(part), other.part(part)))
         if similarity < least:
             return None
     return None if _different_question(one, other) else similarity
 
 
-def _cannot_match(one: Shingled, other: Shingled, least: float) -> bool:
+def _cannot_match(one: Shingled, other: Shingled) -> bool:
     """Cheap rejection before Jaccard: rows of one template have many candidates that are not duplicates."""
-    if any(a - b and b - a for a, b in zip(one.numbers, other.numbers, strict=True)):
+    if one.numbers != other.numbers and any(
+        a - b and b - a for a, b in zip(one.number_sides, other.number_sides, strict=True)
+    ):
         return True
-    if any(a != b and len(a) == len(b) for a, b in zip(one.depths, other.depths, strict=True)):
+    if one.depths != other.depths and any(
+        a != b and len(a) == len(b)
+        for a, b in zip(one.depths.split("|"), other.depths.split("|"), strict=True)
+    ):
         return True
-    for first, second in zip(one.parts, other.parts, strict=True):
-        smaller, larger = sorted((len(first), len(second)))
-        if smaller < least * larger:
-            return True
-    if max(len(one.parts[0]), len(other.parts[0])) < LABEL:
+    if one.prompt == other.prompt:
+        return False
+    if one.is_label and other.is_label:
         return not _same_wording(one, other)
-    own_words, other_words = one.bag.keys(), other.bag.keys()
-    return _both_have_own_words(own_words - other_words, other_words - own_words)
+    return _has_own_words(one.content - other.content, other.content - one.content)
 
 
 def _same_wording(one: Shingled, other: Shingled) -> bool:
@@ -229,28 +257,40 @@ def _same_wording(one: Shingled, other: Shingled) -> bool:
 
 def _different_question(one: Shingled, other: Shingled) -> bool:
     """Return whether each prompt has a word, or an occurrence of it, that the other lacks, or one has an extra negation."""
+    if one.prompt == other.prompt:
+        return False
     added, missing = one.bag - other.bag, other.bag - one.bag
-    return bool(_NEGATIONS.intersection([*added, *missing])) or _both_have_own_words(added, missing)
-
-
-def _both_have_own_words(added: Collection[str], missing: Collection[str]) -> bool:
-    added_words = [word for word in added if word not in _FUNCTION_WORDS and not word.isdigit()]
-    missing_words = [word for word in missing if word not in _FUNCTION_WORDS and not word.isdigit()]
-    if len(added_words) * len(missing_words) > 10_000:
+    if _NEGATIONS.intersection([*added, *missing]):
         return True
-    return _has_unmatched_word(added_words, missing_words) and _has_unmatched_word(
-        missing_words, added_words
-    )
+    return _has_own_words(_content_words(added), _content_words(missing))
 
 
-def _has_unmatched_word(own: list[str], others: list[str]) -> bool:
+def _content_words(words: Iterable[str]) -> list[str]:
+    return [word for word in words if word not in _FUNCTION_WORDS and not word.isdigit()]
+
+
+def _has_own_words(added: Collection[str], missing: Collection[str]) -> bool:
+    """Return whether each side has a word that is no spelling variant of any word of the other side."""
+    if not added or not missing:
+        return False
+    if len(added) * len(missing) > 10_000:
+        return True
+    return _has_unmatched_word(added, missing) and _has_unmatched_word(missing, added)
+
+
+def _has_unmatched_word(own: Collection[str], others: Collection[str]) -> bool:
     return any(not any(_spelling_variant(word, other) for other in others) for word in own)
 
 
 def _spelling_variant(one: str, other: str) -> bool:
     """Return whether words differ by one letter or one swap; Roman numerals and single letters are never variants."""
-    short, long = sorted((one, other), key=len)
-    if len(long) - len(short) > 1 or set(long) <= set("ivx"):
+    short, long = (one, other) if len(one) <= len(other) else (other, one)
+    if len(long) - len(short) > 1:
+        return False
+    # One letter or swap in a word of three letters or more leaves the first or the last letter.
+    if len(long) > 2 and short[0] != long[0] and short[-1] != long[-1]:
+        return False
+    if set(long) <= set("ivx"):
         return False
     if len(short) < 2 and long not in _SHORT_WORDS:
         return False

@@ -1,16 +1,31 @@
-"""A plugin that uses every hook; the hooks' reference page shows it, a test loads it."""
+"""A plugin that uses every hook; the hooks' reference page shows it, a test runs it as ``house.py``."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from nfilter_example.model import Adder, Memory
 from nfilter_example.source import QuestionsAndAnswers
 from nfilter_example.stages import Agree, Ask, Lengths
 from nfilter_example.tokens import First
 from nfilter_example.words import Words
+from pydantic import Field
 
-from nfilter import NotInstalled, RunFinished, RunStarted, StageFinished, hookimpl
+from nfilter import (
+    Contract,
+    Exported,
+    NotInstalled,
+    RunFinished,
+    RunStarted,
+    Sample,
+    StageConfig,
+    StageFinished,
+    ToolArgs,
+    ToolCost,
+    ToolResult,
+    ToolSite,
+    hookimpl,
+)
 
 HERE = Path(__file__).resolve().parent
 
@@ -39,10 +54,27 @@ def nfilter_sources() -> Iterable[type]:
     return [QuestionsAndAnswers]
 
 
+class Lines:
+    """Writes one response per line."""
+
+    name: ClassVar[str] = "house.lines"
+    Config: ClassVar[type[StageConfig]] = StageConfig
+    takes_rows: ClassVar[bool] = True  # runs without tokens can be exported too
+
+    def __init__(self, config: StageConfig) -> None:
+        """Take the settings of ``--set``: none."""
+
+    def export(self, run: Exported, out: Path) -> Sequence[str]:
+        """Write files into the empty folder ``out``; return a line on each."""
+        text = "".join(f"{sample.response!r}\n" for sample in run.samples)
+        (out / "lines.txt").write_text(text, encoding="utf-8")
+        return [f"lines.txt: {len(run.samples)} rows"]
+
+
 @hookimpl
 def nfilter_exporters() -> Iterable[type]:
-    """No format of its own."""
-    return []
+    """A format for another program."""
+    return [Lines]
 
 
 @hookimpl
@@ -51,16 +83,80 @@ def nfilter_metrics() -> Iterable[type]:
     return [Words]
 
 
+class FlatConfig(StageConfig):
+    """Settings of ``house.flat``."""
+
+    weight: float = Field(default=1.0, ge=0, description="The weight of every token.")
+
+
+class Flat:
+    """Gives every token the same weight, at every step."""
+
+    name: ClassVar[str] = "house.flat"
+    Config: ClassVar[type[StageConfig]] = FlatConfig
+    mean_over: ClassVar[Literal["given", "weighed"]] = "given"
+
+    @classmethod
+    def contract(cls, config: FlatConfig) -> Contract:  # noqa: ARG003
+        """Read no score of a token stage."""
+        return Contract()
+
+    def __init__(self, config: FlatConfig) -> None:
+        self.config = config
+
+    def stats(self, logits_chunk: Any, labels: Any) -> Mapping[str, Any]:
+        """Return statistics of a chunk, [m] each, from logits [m, vocabulary] and labels [m]."""
+        return {"n": logits_chunk.new_ones(len(labels))}
+
+    def weigh(self, stats: Mapping[str, Any], cached: Mapping[str, Any], step: int) -> Any:
+        """Return the weights of all tokens of a step, [n]."""
+        return stats["n"] * self.config.weight
+
+
 @hookimpl
 def nfilter_losses() -> Iterable[type]:
-    """No loss of its own."""
-    return []
+    """A loss whose weights are computed during training."""
+    return [Flat]
+
+
+class CountArgs(ToolArgs):
+    """What a model gives."""
+
+    text: str = Field(description="The text whose words are counted.")
+
+
+class Count:
+    """Counts the words of a text."""
+
+    name: ClassVar[str] = "house_count"
+    description: ClassVar[str] = "Counts the words of a text."
+    cost: ClassVar[ToolCost] = "free"
+    Config: ClassVar[type[StageConfig]] = StageConfig
+    Args: ClassVar[type[ToolArgs]] = CountArgs
+
+    @classmethod
+    def reads(cls, config: StageConfig) -> frozenset[str]:  # noqa: ARG003
+        """Read nothing but the arguments."""
+        return frozenset()
+
+    @classmethod
+    def problems(cls, config: StageConfig, site: ToolSite) -> Iterable[str]:  # noqa: ARG003
+        """Nothing can be missing."""
+        return ()
+
+    def __init__(self, config: StageConfig, site: ToolSite) -> None:
+        """Build the tool once; each call stands alone."""
+
+    def call(self, args: CountArgs, row: Sample | None) -> ToolResult:
+        """Answer one call."""
+        words = len(args.text.split())
+        return ToolResult(f"{words} words", words, untrusted=False)
 
 
 @hookimpl
 def nfilter_tools() -> Iterable[type]:
-    """No tool of its own."""
-    return []
+    """A function that a model may call."""
+    return [Count]
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""Values that a shell completes: export formats, templates, names of plugins, run directories."""
+"""Values that a shell completes: export formats, templates, kinds and names of plugins, run directories."""
 
 from __future__ import annotations
 
@@ -32,6 +32,13 @@ def recipe_templates(
     from nfilter.recipe.extends import templates
 
     return _items(templates(_plugins()), incomplete)
+
+
+def kinds(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a kind of component."""
+    from nfilter.report.installed import KINDS
+
+    return _items(KINDS, incomplete)
 
 
 def components(

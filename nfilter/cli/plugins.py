@@ -2,35 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from nfilter.cli import completion
-from nfilter.cli.group import main
+from nfilter.cli.group import main, plugin_commands
 from nfilter.cli.shared import console, json_option, load_plugins, plugin_option
 
 
-@main.group(name="plugins", invoke_without_command=True)
-@plugin_option
-@json_option
-@click.pass_context
-def plugins_group(ctx: click.Context, files: tuple[Path, ...], as_json: bool) -> None:
-    """List the installed components; `plugins show NAME` prints the settings of one."""
-    if ctx.invoked_subcommand is None:
-        from nfilter.registry.catalogue import show_all
+def listing_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a listing."""
+    kind = click.option(
+        "--kind",
+        metavar="KIND",
+        shell_complete=completion.kinds,
+        help="Only this kind: stage, backend, trainer, source, exporter, metric, loss, tool, model, prompt, recipe, command or hook.",
+    )
+    text = click.option(
+        "--filter",
+        "text",
+        default="",
+        metavar="TEXT",
+        help="Only what has TEXT in its name, origin or description.",
+    )
+    return kind(text(plugin_option(json_option(command))))
 
-        show_all(load_plugins(files), console(), as_json=as_json)
+
+@main.group(name="plugins", invoke_without_command=True)
+@listing_options
+@click.pass_context
+def plugins_group(
+    ctx: click.Context, kind: str | None, text: str, files: tuple[Path, ...], as_json: bool
+) -> None:
+    """List what plugins bring, with origin and load time; `plugins show NAME` prints the settings of one."""
+    if ctx.invoked_subcommand is None:
+        _list(kind, text, files, as_json=as_json)
 
 
 @plugins_group.command(name="list")
-@plugin_option
-@json_option
-def plugins_list(files: tuple[Path, ...], as_json: bool) -> None:
-    """List the installed components and their distributions."""
-    from nfilter.registry.catalogue import show_all
+@listing_options
+def plugins_list(kind: str | None, text: str, files: tuple[Path, ...], as_json: bool) -> None:
+    """List what plugins bring, with origin and load time."""
+    _list(kind, text, files, as_json=as_json)
 
-    show_all(load_plugins(files), console(), as_json=as_json)
+
+def _list(kind: str | None, text: str, files: tuple[Path, ...], *, as_json: bool) -> None:
+    from nfilter.report.installed import listing, show_all
+
+    found = listing(load_plugins(files), plugin_commands(), kind=kind, text=text)
+    show_all(found, console(), as_json=as_json)
 
 
 @plugins_group.command(name="show")

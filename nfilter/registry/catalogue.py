@@ -1,11 +1,10 @@
-"""`nfilter plugins`: list the installed plugins, and show the settings of one, as a table or as JSON."""
+"""`nfilter plugins show`: the settings of an installed component, as a table or as JSON."""
 
 from __future__ import annotations
 
 import inspect
 import json
 from collections.abc import Iterator
-from contextlib import suppress
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_args, get_origin
 
@@ -20,8 +19,7 @@ from nfilter.api.capabilities import (
     Streams,
     Tokenizes,
 )
-from nfilter.api.errors import ModelError, PluginError, did_you_mean
-from nfilter.api.hookspecs import REGISTRATIONS
+from nfilter.api.errors import PluginError, did_you_mean
 from nfilter.registry.loading import Plugins, Registered
 
 if TYPE_CHECKING:
@@ -39,66 +37,6 @@ _ABILITY = {
     Adapts: "takes a trained adapter",
     Tokenizes: "identifies its tokenizer",
 }
-
-
-def show_all(plugins: Plugins, console: Console, *, as_json: bool) -> None:
-    """Print all registered classes by kind, then clashes, failed plugins and blocked plugins."""
-    if as_json:
-        console.file.write(json.dumps(_listing(plugins)) + "\n")
-        return
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False)
-    for title in ("kind", "name", "from", "what it does"):
-        table.add_column(title, no_wrap=title != "what it does")
-    for kind in REGISTRATIONS.values():
-        for item in plugins.of_kind(kind):
-            table.add_row(
-                *(Text(cell) for cell in (kind, item.name, item.origin, summary(item.cls)))
-            )
-    console.print(table)
-    for name, folder in _models(plugins).items():
-        console.print(f"model that ships: {name} ({folder})", markup=False, soft_wrap=True)
-    for clash in plugins.clashes:
-        console.print(f"clash: {clash}", markup=False, soft_wrap=True)
-    for failed in plugins.failed:
-        text = f"failed: {failed.plugin} of {failed.distribution}: {failed.error}"
-        console.print(text, markup=False, soft_wrap=True)
-    for blocked in plugins.blocked:
-        console.print(f"blocked: {blocked}", markup=False)
-
-
-def _listing(plugins: Plugins) -> dict[str, Any]:
-    return {
-        "plugins": [
-            {
-                "kind": item.kind, "name": item.name, "plugin": item.plugin,
-                "distribution": item.distribution, "version": item.version, "summary": summary(item.cls),
-            }
-            for kind in REGISTRATIONS.values()
-            for item in plugins.of_kind(kind)
-        ],
-        "models": _models(plugins),
-        "clashes": list(plugins.clashes),
-        "failed": [
-            {"plugin": item.plugin, "distribution": item.distribution, "error": item.error}
-            for item in plugins.failed
-        ],
-        "blocked": list(plugins.blocked),
-    }  # fmt: skip
-
-
-def _models(plugins: Plugins) -> dict[str, str]:
-    """The path of each shipped model, or why it is unavailable; without names that clash."""
-    paths = {}
-    for name in sorted(plugins.models):
-        with suppress(PluginError):
-            try:
-                paths[name] = str(plugins.models[name])
-            except ModelError as error:
-                paths[name] = str(error)
-    return paths
 
 
 def summary(cls: Any) -> str:

@@ -113,6 +113,12 @@ class Plugins:
         return self._unique()
 
     @property
+    def loaded(self) -> tuple[tuple[Candidate, Imported], ...]:
+        """All plugins in loading order, each with what it brought."""
+        self._import_all()
+        return tuple(self._done())
+
+    @property
     def failed(self) -> tuple[Failed, ...]:
         """The plugins that failed to load."""
         self._import_all()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +14,14 @@ import click
 import pytest
 import yaml
 
+import nfilter
 from nfilter import RunFinished, RunStarted, StageFinished
 from nfilter.api.hookspecs import REGISTRATIONS
+from nfilter.cli import entry as run_command
 from nfilter.cli import main
 from nfilter.recipe.model import SECTIONS
 from nfilter.registry.catalogue import settings_of
+from nfilter.registry.given_files import given_files
 from nfilter.registry.loading import Plugins, load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,12 +114,78 @@ def test_every_hook_has_its_entry_and_an_example_that_works(
     assert len(names) == 14
     for name in names:
         text = entry(page, name)
-        assert f"```python\n@hookimpl\ndef {name}(" in text
+        assert f"@hookimpl\ndef {name}(" in text
+        language, use = hooks.USES[name]
+        assert f"```{language}\n{use}\n```" in text
     found = Plugins([point("house", example_plugin, "house")])
     assert found.failed == ()
     assert {name for kind, name in found.registered if kind == "stage"} >= {"example.ask"}
     assert "example.adder" in {name for kind, name in found.registered if kind == "backend"}
     assert found.model_names() == ["house"]
+
+
+def uses(language: str) -> dict[str, str]:
+    return {name: use for name, (kind, use) in hooks.USES.items() if kind == language}
+
+
+def test_the_example_of_every_hook_does_what_its_use_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One run with ``--plugin house.py``: the parts of recipes that the page shows, the commands, and what is written."""
+    monkeypatch.chdir(tmp_path)
+    Path("house.py").write_text(hooks.EXAMPLE.read_text(encoding="utf-8"), encoding="utf-8")
+    Path("sums.qa").write_text("2+3 => 5 | 5\n2+4 => 7 | 6\n")
+    Path("prompts/house").mkdir(parents=True)
+    (template,) = uses("jinja").values()
+    Path("prompts/house/ask.jinja").write_text(template)
+    parts = uses("yaml")
+    names = ("stages", "backends", "trainers", "sources")
+    whole = "".join(f"{parts.pop(f'nfilter_{name}')}\n" for name in names)
+    whole += "answer: number\narms: [cleaned]\nencode: {model: adder}\n"
+    Path("recipes").mkdir()
+    Path("recipes/house.yaml").write_text(whole)
+    commands = uses("")
+    assert main_of(commands["nfilter_recipes"]) == 0
+    # The recipe that was copied, under the name that the page has; prompts are found beside the plugin's file.
+    Path("away").mkdir()
+    Path("mine.yaml").rename("away/house.yaml")
+    Path("sums.qa").rename("away/sums.qa")
+    capsys.readouterr()
+    assert main_of("nfilter run away/house.yaml --plugin house.py --quiet") == 0
+    printed = capsys.readouterr().out + Path("runs/house/house.log").read_text()
+    timeless = re.sub(r"\d\.\d s", "0.0 s", printed).splitlines()
+    assert [line for line in uses("text").values() if line not in timeless] == []
+    assert main_of(commands["nfilter_exporters"]) == 0
+    assert Path("exported/lines.txt").read_text() == "'5'\n"
+    figures = json.loads(Path("runs/house/metrics.json").read_text())
+    (shown,) = uses("json").values()
+    assert json.loads(shown).items() <= figures.items()
+    # The loss: a recipe that is checked, and its weights.
+    loss = parts.pop("nfilter_losses")
+    Path("away/loss.yaml").write_text(
+        f"models: {{student: {{use: hf, model: tiny}}}}\nsource: {{use: example.qa, path: sums.qa}}\n{loss}\n"
+    )
+    assert main_of("nfilter check away/loss.yaml --plugin house.py") == 0
+    torch = pytest.importorskip("torch")
+    flat = example_plugin.Flat(example_plugin.FlatConfig(weight=0.5))
+    stats = flat.stats(torch.zeros(2, 3), torch.tensor([0, 1]))
+    assert flat.weigh(stats, {}, 0).tolist() == [0.5, 0.5]
+    # The model: its folder where it is there, else the line for pip.
+    model = parts.pop("nfilter_models")
+    Path("away/model.yaml").write_text(f"{model}\nsource: {{use: example.qa, path: sums.qa}}\n")
+    assert main_of("nfilter check away/model.yaml --plugin house.py") != 0
+    assert "pip install 'house-weights'" in capsys.readouterr().err
+    (tmp_path / "house-model").mkdir()
+    found = load(files=given_files(["house.py"]))
+    assert found.model_folder("house") == tmp_path / "house-model"
+    assert parts == {}
+    for use in uses("python").values():
+        exec(use, {**vars(example_plugin), "nfilter": nfilter})
+
+
+def main_of(line: str) -> int:
+    """Run a command of the page and return its exit code."""
+    return run_command(shlex.split(line)[1:])
 
 
 def test_the_examples_of_observing_hooks_write_what_they_say(

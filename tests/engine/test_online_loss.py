@@ -297,12 +297,13 @@ def test_losses_are_listed_and_shown_as_other_kinds_are(
 
     from rich.console import Console
 
-    from nfilter.registry.catalogue import show_all, show_one
+    from nfilter.registry.catalogue import show_one
+    from nfilter.report.installed import listing, show_all
 
     plugins = catalogue(losses=nfilter_losses.nfilter_losses())
     out = io.StringIO()
     console = Console(file=out, width=200)
-    show_all(plugins, console, as_json=False)
+    show_all(listing(plugins, {}), console, as_json=False)
     line = next(line for line in out.getvalue().splitlines() if " rho1 " in line)
     assert line.split()[:2] == ["loss", "rho1"]
     assert "Token loss over the tokens with the highest excess loss of each step" in line

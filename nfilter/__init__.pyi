@@ -1,5 +1,10 @@
 # The public API: each name once, with the module that it comes from. `__init__.py` reads this file when it is imported.
 from .answers.thoughts import MARKS as MARKS
+from .api.agents import Agent as Agent
+from .api.agents import AgentRun as AgentRun
+from .api.agents import ToolStep as ToolStep
+from .api.agents import Turn as Turn
+from .api.agents import run_agents as run_agents
 from .api.budget import Budget as Budget
 from .api.budget import Price as Price
 from .api.capabilities import CAPABILITIES as CAPABILITIES
@@ -64,6 +69,7 @@ from .api.notes import Proposal as Proposal
 from .api.notes import Verdict as Verdict
 from .api.notes import View as View
 from .api.packed_texts import PackedTexts as PackedTexts
+from .api.settings import StageConfig as StageConfig
 from .api.stages import EMPTY_STATE as EMPTY_STATE
 from .api.stages import AddsPenalty as AddsPenalty
 from .api.stages import AnswerKind as AnswerKind
@@ -78,11 +84,12 @@ from .api.stages import ModelNeed as ModelNeed
 from .api.stages import Progress as Progress
 from .api.stages import SampleStage as SampleStage
 from .api.stages import Site as Site
-from .api.stages import StageConfig as StageConfig
 from .api.stages import State as State
 from .api.stages import Template as Template
 from .api.stages import TokenLoss as TokenLoss
 from .api.stages import TokenStage as TokenStage
+from .api.tool_settings import Tools as Tools
+from .api.tool_settings import ToolUse as ToolUse
 from .api.tools import Tool as Tool
 from .api.tools import ToolArgs as ToolArgs
 from .api.tools import ToolCost as ToolCost

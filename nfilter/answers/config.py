@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from nfilter.answers.locales import has_comma
 from nfilter.answers.thoughts import Marks
 from nfilter.api.capabilities import Embeds, Generates, Needs
-from nfilter.api.stages import StageConfig
+from nfilter.api.settings import StageConfig
 
 _OWNERS = {
     "tolerance": "number",

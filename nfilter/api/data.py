@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from nfilter.api.capabilities import TokenizerDigest
-from nfilter.api.stages import StageConfig
+from nfilter.api.settings import StageConfig
 from nfilter.api.types import JSON, Row, Sample, TokenSample, Unreadable
 
 

@@ -1,4 +1,4 @@
-"""The protocols that plugins implement. Only ``StageConfig`` is a base class.
+"""The protocols that plugins implement. Nothing is inherited from them.
 
 A class is a stage, a backend or a source because it has these members, not because of its base classes. ``nfilter.testing``
 has conformance checks for each of them.
@@ -11,26 +11,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
 from typing import (
-    Annotated,
     Any,
     ClassVar,
     Literal,
     Protocol,
-    Union,
-    get_args,
-    get_origin,
     runtime_checkable,
 )
 
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 from nfilter.api.budget import Budget
 from nfilter.api.capabilities import Abilities, Ranks
 from nfilter.api.interrupt import Interrupt
 from nfilter.api.model import Model
+from nfilter.api.settings import StageConfig
+from nfilter.api.tool_settings import ToolUse
+from nfilter.api.tools import Tool
 from nfilter.api.types import (
     JSON,
     FloatArray,
@@ -39,43 +36,6 @@ from nfilter.api.types import (
     Sample,
     TokenSample,
 )
-
-
-class StageConfig(BaseModel):
-    """The base class of every plugin's configuration: unknown keys are errors, values are frozen, numbers are finite.
-
-    ``also_known`` maps names of settings in other tools to the field here (``{"learning_rate": "lr"}``), or to a sentence with
-    the remedy; the error for an unknown key shows it.
-    """
-
-    also_known: ClassVar[Mapping[str, str]] = {}
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, arbitrary_types_allowed=False, allow_inf_nan=False
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        # pydantic converts true to 1, but "rounds: yes" is a mistake.
-        if isinstance(value, bool) and info.field_name is not None:
-            kinds = _leaves(cls.model_fields[info.field_name].annotation)
-            if kinds & {int, float} and not kinds & {bool, Any, object}:
-                raise ValueError("a number is needed here")
-        return value
-
-
-def _leaves(annotation: Any) -> set[Any]:
-    """The plain types in an annotation: int and NoneType for ``Annotated[int, ...] | None``."""
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return _leaves(get_args(annotation)[0])
-    if origin in {Union, UnionType}:
-        return set().union(*(_leaves(part) for part in get_args(annotation)))
-    if origin is Literal:
-        return {type(value) for value in get_args(annotation)}
-    return {annotation}
-
 
 # --- models --------------------------------------------------------------------------------------------------
 
@@ -294,6 +254,13 @@ class Context(Protocol):
         ...
 
     def prompt(self, name: str) -> Template: ...
+
+    def tools(self, uses: Sequence[ToolUse]) -> Mapping[str, Tool]:
+        """Return the tools of a setting of type ``nfilter.Tools`` by name, for ``nfilter.run_agents``.
+
+        A tool that reads rows receives those that the stage receives, without responses unless it promises to read labels.
+        """
+        ...
 
     def rng(self, key: str) -> random.Random:
         """Return a generator that depends only on the run's seed, the stage and ``key``, e.g. a sample's id."""

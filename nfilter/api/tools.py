@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from nfilter.api.errors import ToolError, did_you_mean, short
 from nfilter.api.fences import Fence
 from nfilter.api.model import Model
-from nfilter.api.stages import StageConfig
+from nfilter.api.settings import StageConfig
 from nfilter.api.types import JSON, Message, Sample, ToolCall
 
 ToolCost: TypeAlias = Literal["free", "local", "paid"]

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from nfilter.api.model import Model
-from nfilter.api.stages import Context, Contract, Site, StageConfig, TokenLoss
+from nfilter.api.settings import StageConfig
+from nfilter.api.stages import Context, Contract, Site, TokenLoss
 from nfilter.api.types import JSON, ModelRef, TokenSample
 
 

@@ -14,7 +14,8 @@ from nfilter.models.pool import ModelPool
 from nfilter.recipe.file_hints import PLUGIN_FILES, record
 from nfilter.recipe.model import Recipe
 from nfilter.recipe.prompts import Prompts
-from nfilter.recipe.uses import Use, model_needs
+from nfilter.recipe.uses import Use, model_needs, stage_tools, tool_needs
+from nfilter.registry.loading import Registered
 from nfilter.registry.provenance import core_code
 from nfilter.store.files import publishing
 
@@ -33,8 +34,8 @@ def write_lock(path: Path, recipe: Recipe, prompts: Prompts, pool: ModelPool) ->
                 if used is not None
             },
             **({PLUGIN_FILES: record(files)} if files else {}),
-            "plugins": {use.name: use.item.origin for use in _uses(recipe)},
-            "code": {"nfilter": core_code(), **{use.name: use.item.code for use in _uses(recipe)}},
+            "plugins": {item.name: item.origin for item in _items(recipe)},
+            "code": {"nfilter": core_code(), **{item.name: item.code for item in _items(recipe)}},
             "models": {name: pool.backend(name).fingerprint() for name in _models(recipe)},
             "prompts": {name: prompts.get(name).digest for name in _prompts(recipe)},
         },
@@ -48,8 +49,15 @@ def answer_prompts(recipe: Recipe) -> set[str]:
     return {recipe.answer.prompt} if recipe.answer.judge is not None else set()
 
 
+def _items(recipe: Recipe) -> Iterator[Registered]:
+    """Every class of a plugin that the run uses."""
+    for use in _uses(recipe):
+        yield use.item
+        yield from (tool.item for tool in stage_tools(use, recipe.plugins))
+
+
 def _uses(recipe: Recipe) -> Iterator[Use]:
-    """Every plugin that the run uses."""
+    """Every entry of the recipe that names a plugin."""
     yield from recipe.models.values()
     yield recipe.source.use
     yield from (*recipe.samples, *recipe.tokens)
@@ -68,6 +76,7 @@ def _models(recipe: Recipe) -> list[str]:
     for use in (*recipe.samples, *recipe.tokens):
         configs.append(use.config)
         needs += use.item.cls.contract(use.config).needs
+        needs += tool_needs(stage_tools(use, recipe.plugins))
     needs += [need for config in configs for need in model_needs(config)]
     names = {need.model for need in needs}
     if recipe.arms or recipe.encodes:

@@ -21,7 +21,7 @@ from nfilter.engine.stages import StageKind, StageRun, T, run_stage
 from nfilter.engine.state import RunState
 from nfilter.engine.tokens import TokenKind
 from nfilter.models.pace import PACES, Pace
-from nfilter.recipe.uses import Use, model_needs
+from nfilter.recipe.uses import Use, model_needs, stage_tools, tool_needs
 from nfilter.registry.provenance import code_of, core_code
 from nfilter.store.artefacts import Artefact, fingerprint_of, finished
 from nfilter.store.files import check_folder
@@ -118,7 +118,13 @@ def stage_parts(state: RunState, each: NumberedStage, before: str) -> dict[str, 
     """Return the parts of a stage's fingerprint by name; ``before`` is the fingerprint of its input."""
     use, recipe = each.use, state.recipe
     contract: Contract = use.item.cls.contract(use.config)
-    needs = (*model_needs(use.config), *contract.needs, *model_needs(recipe.answer))
+    tools = stage_tools(use, state.plugins)
+    needs = (
+        *model_needs(use.config),
+        *contract.needs,
+        *tool_needs(tools),
+        *model_needs(recipe.answer),
+    )
     names = {need.model for need in needs}
     models = {f"model {name}": model_part(state, name) for name in sorted(names)}
     named = {*contract.prompts, *answer_prompts(recipe)}
@@ -135,6 +141,7 @@ def stage_parts(state: RunState, each: NumberedStage, before: str) -> dict[str, 
         "random numbers": each.stream,
         "answer": recipe.answer.model_dump(mode="json"),
         "thoughts": {name: recipe.thoughts(name).marks for name in sorted(names)},
+        **({"tools": [tool.parts() for tool in tools]} if tools else {}),
         **_trainer(state, contract),
     }
 
@@ -176,6 +183,7 @@ def _run(
     ctx = state.context(
         label,
         each.stream,
+        stage_rows=_rows(run.before),
         pace=Pace(label, state.rows, asks, state.log, file, identify=identify),
         publish=partial(_offer, state, each, after),
         code=each.use.item.code,
@@ -184,6 +192,11 @@ def _run(
     if not done.reused:
         ctx.finish()
     return done
+
+
+def _rows(before: Artefact[Any]) -> Iterator[Sample]:
+    """Yield the samples that a sample stage receives, for its tools."""
+    return (each for each in before.samples() if isinstance(each, Sample) and each.dropped is None)
 
 
 def _announce(state: RunState, done: StageFinished, what: str) -> None:

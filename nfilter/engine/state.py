@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from nfilter.api.events import StageFinished
 from nfilter.api.stages import TokenLoss
-from nfilter.api.types import ModelRef, TokenSample
+from nfilter.api.types import ModelRef, Sample, TokenSample
 from nfilter.engine import arms
 from nfilter.engine.ingest import Limit
 from nfilter.engine.ledger import Ledger
@@ -75,6 +75,7 @@ class RunState:
         pace: Pace | None = None,
         publish: Callable[[ModelRef], None] | None = None,
         code: str = "",
+        stage_rows: Iterable[Sample] = (),
     ) -> RunContext:
         """Return the context of one step of this run.
 
@@ -86,6 +87,7 @@ class RunState:
             pace: Measures local models; None measures nothing.
             publish: Receives the model that the stage offers.
             code: The digest of the code of the stage's plugin.
+            stage_rows: The samples that the stage receives, for its tools; iterated when a tool needs them.
         """
         self.at = stage
         return RunContext(
@@ -104,6 +106,7 @@ class RunState:
             rows=rows,
             pace=pace,
             code=code,
+            stage_rows=stage_rows,
         )
 
     def train_for(

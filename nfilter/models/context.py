@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -13,7 +14,9 @@ from nfilter.answers import judged_by
 from nfilter.api.capabilities import CutsTexts
 from nfilter.api.errors import RecipeError
 from nfilter.api.stages import AnswerKind, Progress, Template, TokenLoss
-from nfilter.api.types import FloatArray, ModelRef, TokenSample
+from nfilter.api.tool_settings import LazyRows, ToolUse, build_tool
+from nfilter.api.tools import Tool, ToolSite
+from nfilter.api.types import FloatArray, ModelRef, Sample, TokenSample
 from nfilter.models.pace import Pace
 from nfilter.models.pool import ModelPool
 from nfilter.models.proxy import JournaledModel
@@ -49,6 +52,7 @@ class RunContext:
         rows: int | None = None,
         pace: Pace | None = None,
         code: str = "",
+        stage_rows: Iterable[Sample] = (),
     ) -> None:
         """Create the context of ``stage``.
 
@@ -68,7 +72,10 @@ class RunContext:
             rows: Number of rows of the run, for the trainer of an arm.
             pace: Measures local models.
             code: The digest of the stage's plugin: scores that other code computed are not read.
+            stage_rows: The samples that the stage receives, for its tools; iterated when a tool needs them.
         """
+        self._rows = LazyRows(stage_rows)
+        self._tools: dict[str, Tool] = {}
         self._code = code
         self._place = place
         self._pace = pace
@@ -116,6 +123,28 @@ class RunContext:
     def prompt(self, name: str) -> Template:
         """Return the template with that name."""
         return self._prompts.get(name)
+
+    def tools(self, uses: Sequence[ToolUse]) -> dict[str, Tool]:
+        """Return the tools by name. Each is built once per stage, so that an index that it makes serves all chunks.
+
+        Raises:
+            PluginError: if no plugin has such a tool.
+        """
+        return {use.use: self._tool(use) for use in uses}
+
+    def _tool(self, use: ToolUse) -> Tool:
+        key = json.dumps(use.dump(), sort_keys=True)
+        if key not in self._tools:
+            state_dir = self._pool.site.state_dir
+            site = ToolSite(
+                self.base_dir,
+                self._rows,
+                self.model,
+                cache_dir=None if state_dir is None else state_dir / "tools",
+            )
+            item = self._recipe.plugins.get("tool", use.use)
+            self._tools[key] = build_tool(item.cls, use, site)
+        return self._tools[key]
 
     def rng(self, key: str) -> random.Random:
         """Return a generator seeded by the run's seed, the stage's name without its number, and ``key``."""

@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from nfilter.api.data import Source
 from nfilter.api.errors import SourceError
-from nfilter.api.stages import StageConfig
+from nfilter.api.settings import StageConfig
 from nfilter.api.types import JSON, Row, Sample
 from nfilter.noise.label_corruption import LabelKind, answer_pool, plain, wrong_value
 from nfilter.noise.responses import KINDS, TokenNoiseKind, plant

@@ -12,6 +12,7 @@ from nfilter.api.errors import ContractError, PluginError, PromptError, did_you_
 from nfilter.api.stages import Contract, Site
 from nfilter.recipe.check_data import check_shared_rows, check_sources
 from nfilter.recipe.check_models import check_models
+from nfilter.recipe.check_tools import check_tools
 from nfilter.recipe.check_training import check_arms, check_loss, check_memory
 from nfilter.recipe.checking import Checking, Report
 from nfilter.recipe.measures import rewrites
@@ -32,7 +33,7 @@ def check(
     if checking.report.faults:
         return checking.report
     steps: tuple[Callable[[Checking], None], ...] = (
-        _measures, check_models, _notes, _prompt_names, partial(check_sources, rows=data), check_arms, check_loss, check_memory,
+        _measures, check_models, check_tools, _notes, _prompt_names, partial(check_sources, rows=data), check_arms, check_loss, check_memory,
     )  # fmt: skip
     for step in steps:
         # A name that is too long for the file system, for example.

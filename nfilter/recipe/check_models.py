@@ -11,7 +11,7 @@ from nfilter.api.stages import Contract, ModelNeed, Site
 from nfilter.recipe.checking import Checking
 from nfilter.recipe.hosts import allow_host, unlisted_hosts
 from nfilter.recipe.model import Recipe
-from nfilter.recipe.uses import Use, model_needs
+from nfilter.recipe.uses import Use, model_needs, stage_tools
 from nfilter.recipe.yaml_lines import Where
 
 
@@ -34,10 +34,7 @@ def check_models(checking: Checking) -> None:
         _hosts(checking, use)
     checking.report.facts += model_facts(checking.recipe, checking.site)
     for use in checking.uses():
-        contract: Contract = use.item.cls.contract(use.config)
-        _packages(checking, use, contract)
-        for need in dict.fromkeys((*model_needs(use.config), *contract.needs)):
-            _need(checking, use.where, use.name, need)
+        _needs_of(checking, use)
     trains = bool(set(checking.recipe.arms) - {"vanilla"})
     if trains or checking.recipe.encodes:
         _need(
@@ -57,6 +54,17 @@ def check_models(checking: Checking) -> None:
             _need(checking, ("evaluate",), "evaluate", ModelNeed(name, Adapts))
     for need in model_needs(checking.recipe.answer):
         _need(checking, ("answer",), "answer", need)
+
+
+def _needs_of(checking: Checking, use: Use) -> None:
+    """Check the packages and models of a stage, and the models of its tools."""
+    contract: Contract = use.item.cls.contract(use.config)
+    _packages(checking, use, contract)
+    for need in dict.fromkeys((*model_needs(use.config), *contract.needs)):
+        _need(checking, use.where, use.name, need)
+    for tool in stage_tools(use, checking.plugins):
+        for need in model_needs(tool.config):
+            _need(checking, tool.where, f"the tool {tool.item.name}", need)
 
 
 def _packages(checking: Checking, use: Use, contract: Contract) -> None:
@@ -104,7 +112,7 @@ def _no_model(checking: Checking, name: str) -> str:
 
 
 def _need(checking: Checking, where: Where, who: str, need: ModelNeed) -> None:
-    place: Where = (*where, need.field) if need.field else where
+    place: Where = (*where, *_steps(need.field)) if need.field else where
     use = checking.recipe.model(need.model)
     if use is None:
         checking.fault(place, _no_model(checking, need.model))
@@ -127,6 +135,11 @@ def _need(checking: Checking, where: Where, who: str, need: ModelNeed) -> None:
             f"{who} needs log-probabilities of what was generated, and {need.model!r} ({use.name}) gives none; "
             "use a model that does, {use: hf, ...} or a server that gives them",
         )
+
+
+def _steps(field: str) -> Where:
+    """Return the path of a field: ``reviewers.0.llm`` is inside the first item of a list."""
+    return tuple(int(step) if step.isdigit() else step for step in field.split("."))
 
 
 def _backend_with(checking: Checking, capability: type) -> str:

@@ -25,7 +25,7 @@ from pydantic import (
 from nfilter.answers import AnswerConfig
 from nfilter.answers.thoughts import Thoughts
 from nfilter.api.errors import RecipeError, also_known, did_you_mean, short
-from nfilter.api.stages import StageConfig
+from nfilter.api.settings import StageConfig
 from nfilter.recipe.extends import extended
 from nfilter.recipe.faults import (
     ENCODE,

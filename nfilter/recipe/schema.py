@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic.errors import PydanticInvalidForJsonSchema
 
 from nfilter.api.hookspecs import REGISTRATIONS
+from nfilter.api.tool_settings import NAMED_TOOL
 from nfilter.noise.labels import NoiseConfig
 from nfilter.recipe.extends import EXTENDS
 from nfilter.recipe.model import ADOPT, PART, AdoptConfig, Recipe
@@ -28,8 +29,8 @@ _MEMBERS: Final = {"sample_stage": "process", "token_stage": "process_tokens"}
 def schema_of(plugins: Plugins) -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of a recipe. All plugins are imported.
 
-    Values that name a plugin are described under ``$defs`` by kind and ``use``. The kinds "exporter", "metric" and "tool", which a recipe
-    does not have, are included for other programs.
+    Values that name a plugin are described under ``$defs`` by kind and ``use``. The kinds "exporter" and "metric", which a recipe does
+    not have, are included for other programs.
     """
     definitions: dict[str, Any] = {}
     recipe = _object(Recipe, "", definitions)
@@ -44,6 +45,10 @@ def schema_of(plugins: Plugins) -> dict[str, Any]:
             _define(kind, items, beside.get(kind, {}), definitions)
     definitions["model"] = {
         "type": ["object", "string"], "if": {"type": "object"}, "then": {"$ref": "#/$defs/backend"}
+    }  # fmt: skip
+    names = [item.name for item in plugins.of_kind("tool")]
+    definitions[NAMED_TOOL] = {
+        "type": ["object", "string"], "if": {"type": "object"}, "then": {"$ref": "#/$defs/tool"}, "else": {"enum": names}
     }  # fmt: skip
     definitions["train"] = _train(definitions)
     answer = recipe["properties"]["answer"]

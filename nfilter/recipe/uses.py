@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import Field, ValidationInfo
+from pydantic import BaseModel, Field, ValidationInfo
 
 from nfilter.answers.thoughts import Marks
 from nfilter.api.capabilities import Needs
 from nfilter.api.errors import PluginError, did_you_mean, short
-from nfilter.api.stages import ModelNeed, StageConfig
+from nfilter.api.settings import StageConfig
+from nfilter.api.stages import ModelNeed
+from nfilter.api.tool_settings import ToolUse, tool_uses
 from nfilter.noise.labels import NoiseConfig
 from nfilter.recipe.faults import FaultsError, Parts, config_of, kind_of
 from nfilter.recipe.yaml_lines import Where, YamlDocument
@@ -32,6 +34,21 @@ class Reading:
     document: YamlDocument
     plugins: Plugins
     allow_hosts: frozenset[str] = frozenset()
+
+    def read_tool(self, use: ToolUse) -> ToolUse:
+        """Return ``use`` with the settings of its tool, validated and with all defaults (``nfilter.Tools``).
+
+        Raises:
+            FaultsError: if there is no such tool, or a setting is wrong.
+        """
+        config = config_of(self._tool(use.use).cls.Config, dict(use.settings))
+        return ToolUse(use.use, config.model_dump(mode="json", by_alias=True))
+
+    def _tool(self, name: str) -> Registered:
+        try:
+            return self.plugins.get("tool", name)
+        except PluginError as error:
+            raise FaultsError(str(error)) from error
 
 
 def reading_of(info: ValidationInfo) -> Reading:
@@ -92,18 +109,52 @@ class ThoughtsConfig(StageConfig):
     )
 
 
+@dataclass(frozen=True, slots=True)
+class StageTool:
+    """A tool of a stage: its class, its config, and its path in the recipe."""
+
+    item: Registered
+    config: Any
+    where: Where
+
+    def parts(self) -> list[Any]:
+        """Return what a fingerprint has of the tool."""
+        settings = self.config.model_dump(mode="json", by_alias=True)
+        return [self.item.name, settings, self.item.origin, self.item.code]
+
+
+def stage_tools(use: Use, plugins: Plugins) -> list[StageTool]:
+    """Return the tools that the settings of a stage name."""
+    found = []
+    for path, tool in tool_uses(use.config):
+        item = plugins.get("tool", tool.use)
+        config = item.cls.Config.model_validate(dict(tool.settings))
+        found.append(StageTool(item, config, (*use.where, *path)))
+    return found
+
+
 def model_needs(config: StageConfig) -> list[ModelNeed]:
-    """Return the models that a config names, by the ``Needs`` marks on its fields; an unset field needs none."""
-    needs = []
+    """Return the models that a config and its parts name, by the ``Needs`` marks on fields; an unset field needs none."""
+    return list(_needs(config, ()))
+
+
+def _needs(config: BaseModel, at: Where) -> Iterator[ModelNeed]:
     for name, info in type(config).model_fields.items():
+        value = getattr(config, name)
         for mark in info.metadata:
             if isinstance(mark, Needs):
-                value = getattr(config, name)
-                values = [value] if isinstance(value, str) else list(value or ())
-                needs += [
-                    ModelNeed(model, mark.capability, mark.logprobs, name) for model in values
-                ]
-    return needs
+                field = ".".join(map(str, (*at, name)))
+                for model in [value] if isinstance(value, str) else list(value or ()):
+                    yield ModelNeed(model, mark.capability, mark.logprobs, field)
+        for number, part in enumerate(value if isinstance(value, list | tuple) else (value,)):
+            if isinstance(part, BaseModel):
+                step = (name, number) if isinstance(value, list | tuple) else (name,)
+                yield from _needs(part, (*at, *step))
+
+
+def tool_needs(tools: Iterable[StageTool]) -> list[ModelNeed]:
+    """Return the models that the settings of tools name."""
+    return [need for tool in tools for need in model_needs(tool.config)]
 
 
 def read_models(value: Any, info: ValidationInfo) -> dict[str, Use | str]:
@@ -220,4 +271,4 @@ def read_use(
     if member is not None and not hasattr(item.cls, member):
         other = "tokens" if where[0] == "samples" else "samples"
         raise FaultsError(f"{name} belongs in the section {other!r}", ("use",))
-    return Use(item, config_of(item.cls.Config, _apart(entry, "use")[1]), where)
+    return Use(item, config_of(item.cls.Config, _apart(entry, "use")[1], reading), where)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nfilter.api.metrics import SECTIONS
-from nfilter.api.stages import StageConfig
+from nfilter.api.settings import StageConfig
 from nfilter.api.tools import COSTS, ToolArgs
 
 _STAGE_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,8 @@ import numpy as np
 from nfilter.api.capabilities import TokenizerDigest
 from nfilter.api.model import Model
 from nfilter.api.stages import AnswerKind, Progress, Template, TokenLoss
+from nfilter.api.tool_settings import ToolUse, build_tool
+from nfilter.api.tools import Tool, ToolSite
 from nfilter.api.types import (
     JSON,
     Completion,
@@ -28,6 +31,7 @@ from nfilter.api.types import (
     TokenSample,
 )
 from nfilter.recipe.prompts import Prompts, shipped_directory
+from nfilter.registry.loading import load as load_plugins
 from nfilter.testing.stage_model import Results, StageModel
 
 
@@ -192,8 +196,14 @@ class FakeContext:
         base_dir: Path = Path(),
         loss: TokenLoss | None = None,
         rows: int | None = None,
+        tools: Iterable[type[Any]] = (),
+        stage_rows: Sequence[Sample] = (),
     ) -> None:
+        """``tools`` are looked up before installed ones; ``stage_rows`` are the rows that tools read."""
         self.rows = rows
+        self._tool_classes = {each.name: each for each in tools}
+        self._stage_rows = stage_rows
+        self._tools: dict[str, Tool] = {}
         self.models = dict(models or {})
         self.seed = seed
         self.stage = stage
@@ -217,6 +227,19 @@ class FakeContext:
     def prompt(self, name: str) -> Template:
         """Return a template from the given directories or the shipped ones."""
         return self._prompts.get(name)
+
+    def tools(self, uses: Sequence[ToolUse]) -> dict[str, Tool]:
+        """Return the tools by name, each built once."""
+        return {use.use: self._tool(use) for use in uses}
+
+    def _tool(self, use: ToolUse) -> Tool:
+        key = json.dumps(use.dump(), sort_keys=True)
+        if key not in self._tools:
+            known = self._tool_classes.get(use.use)
+            cls = load_plugins().get("tool", use.use).cls if known is None else known
+            site = ToolSite(self.base_dir, self._stage_rows, self.model)
+            self._tools[key] = build_tool(cls, use, site)
+        return self._tools[key]
 
     def rng(self, key: str) -> random.Random:
         """Return a generator seeded by seed, stage and key, as in a run."""

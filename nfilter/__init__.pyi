@@ -31,6 +31,7 @@ from .api.capabilities import Tokenizes as Tokenizes
 from .api.capabilities import capability as capability
 from .api.data import Exported as Exported
 from .api.data import Exporter as Exporter
+from .api.data import FetchesData as FetchesData
 from .api.data import FineTune as FineTune
 from .api.data import IdentifiesData as IdentifiesData
 from .api.data import Source as Source

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -49,6 +49,34 @@ class IdentifiesData(Protocol):
 
         Raises:
             SourceError: when that cannot be found out; a run does not start then.
+        """
+        ...
+
+
+@runtime_checkable
+class FetchesData(Protocol):
+    """A source whose data may be on another machine: it copies the data to this one before anything is read.
+
+    ``own_hosts``, a set of hosts, need no permission of the user. The engine calls ``fetch`` only if all others in
+    ``hosts(config)`` have it; no other method may connect to another machine.
+    """
+
+    @classmethod
+    def hosts(cls, config: Any) -> Iterable[str]:
+        """Return the hosts that the data comes from; none for data of this machine."""
+        ...
+
+    @classmethod
+    def fetch(cls, config: Any, base_dir: Path, allowed: Container[str]) -> None:
+        """Copy the data to this machine, if there is no copy of its present version; for data of this machine do nothing.
+
+        Args:
+            config: The settings of the source.
+            base_dir: The recipe's folder.
+            allowed: The hosts that connections may go to; one that a redirect names counts too.
+
+        Raises:
+            SourceError: when the data cannot be copied; a run does not start then.
         """
         ...
 

@@ -39,7 +39,7 @@ _RECIPE_OPTIONS = (
     ),
     click.option(
         "--allow-host", "hosts", multiple=True, metavar="HOST",
-        help="A host to which the recipe's models may send data. Repeatable; same as NFILTER_ALLOW_HOSTS=A,B.",
+        help="A host to which the recipe's models may send data, and from which its sources may read. Repeatable; same as NFILTER_ALLOW_HOSTS=A,B.",
     ),
     plugin_option,
     click.option(

@@ -42,6 +42,7 @@ from nfilter.metrics.tokens import judge_tokens
 from nfilter.models.pool import ModelPool
 from nfilter.progress import QuietReporter, Reporter, RunLog
 from nfilter.recipe.check_models import model_facts
+from nfilter.recipe.fetching import fetch_all
 from nfilter.recipe.file_hints import not_loaded
 from nfilter.recipe.model import Arm, Recipe
 from nfilter.registry.loading import Plugins
@@ -92,6 +93,7 @@ def run(
     """
     start = time.monotonic()
     refuse_other_kind(out, seeds=False)
+    fetch_all(recipe)
     directory = RunDirectory(out)
     own_pool = pool is None
     models = pool or ModelPool(recipe, site_of(recipe, plugins, out))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from nfilter.api.errors import ContractError, NfilterError
+from nfilter.api.errors import ContractError, NfilterError, RecipeError, SourceError
 from nfilter.api.types import Row
 from nfilter.recipe.checking import Checking
+from nfilter.recipe.fetching import fetch, sources_of
 from nfilter.recipe.not_carried import NotCarried, holdings
 from nfilter.recipe.readable import Readable, sampled
 from nfilter.recipe.uses import SourceUse
@@ -16,8 +17,8 @@ SHARED_ROWS_LIMIT = 20_000
 
 def check_sources(checking: Checking, *, rows: bool) -> None:
     """Check that the data exists and has the named columns; ``rows``: also that its first rows can be read."""
-    for source in (checking.recipe.source, checking.recipe.test):
-        if source is None:
+    for source in sources_of(checking.recipe):
+        if not _fetched(checking, source):
             continue
         problems = list(source.use.item.cls.problems(source.use.config, checking.recipe.base_dir))
         for problem in problems:
@@ -25,6 +26,21 @@ def check_sources(checking: Checking, *, rows: bool) -> None:
             checking.fault(key if checking.recipe.document.has(key) else source.use.where, problem)
         if not problems and _columns(checking, source) and rows:
             _first_rows(checking, source)
+
+
+def _fetched(checking: Checking, source: SourceUse) -> bool:
+    """Copy data of another machine to this one, if its hosts are allowed; else report a fault."""
+    try:
+        fetch(checking.recipe, source)
+    except RecipeError as error:
+        checking.report.faults += error.faults
+    except SourceError as error:
+        key = (*source.use.where, "path")
+        where = key if checking.recipe.document.has(key) else source.use.where
+        _data_fault(checking, where, str(error))
+    else:
+        return True
+    return False
 
 
 def _columns(checking: Checking, source: SourceUse) -> bool:

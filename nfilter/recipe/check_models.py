@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from importlib.util import find_spec
 
 from nfilter.api.capabilities import Adapts, Encodes, Generates, Priced, caching, methods_of
 from nfilter.api.errors import did_you_mean, missing_package
 from nfilter.api.stages import Contract, ModelNeed, Site
 from nfilter.recipe.checking import Checking
-from nfilter.recipe.hosts import allow_host, unlisted_hosts
+from nfilter.recipe.fetching import allowing
+from nfilter.recipe.hosts import unlisted_hosts
 from nfilter.recipe.model import Recipe
 from nfilter.recipe.uses import Use, model_needs, stage_tools
 from nfilter.recipe.yaml_lines import Where
@@ -80,20 +80,8 @@ def _hosts(checking: Checking, use: Use) -> None:
         checking.fault(
             use.where,
             f"this would send data to {host}, which only the recipe names; if you trust it, type: "
-            f"{_allowing(checking)}",
+            f"{allowing(checking.recipe)}",
         )
-
-
-def _allowing(checking: Checking) -> str:
-    """Return the command that allows all unlisted hosts of the recipe, with the overrides of this call."""
-    document = checking.recipe.document
-    hosts = dict.fromkeys(
-        host
-        for use in checking.recipe.models.values()
-        for host in unlisted_hosts(use.item.cls, use.config, checking.recipe.allow_hosts)
-    )
-    given = [word for text in document.overridden.values() for word in ("--set", text)]
-    return allow_host(*hosts, recipe=shlex.join([str(document.file), *given]))
 
 
 def _price(checking: Checking, use: Use) -> None:

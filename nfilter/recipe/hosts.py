@@ -1,4 +1,4 @@
-"""The hosts that a recipe may send data to: this machine, a provider's own hosts, and hosts that the user allowed.
+"""The hosts that a recipe may reach: this machine, a provider's own hosts, and hosts that the user allowed.
 
 A recipe is untrusted: an address in it is used only if the user allows its host.
 """
@@ -130,10 +130,33 @@ def unlisted_hosts(backend: Any, config: Any, allowed: Iterable[str]) -> list[st
     Addresses in all fields of the config count, and the hosts that the backend's class method ``hosts(config)`` returns.
     The backend's ``own_hosts``, those of its providers, are always allowed.
     """
-    # The environment variable also applies to programs that call this function.
-    led = dict.fromkeys(_plain(host) for host in (*addressed(config), *_reported(backend, config)))
-    fine = {*allowed, *granted(()), *getattr(backend, "own_hosts", ())}
-    return [host for host in led if host not in fine and not is_here(host)]
+    return _unlisted(backend, (*addressed(config), *_reported(backend, config)), allowed)
+
+
+def unlisted_source_hosts(source: Any, config: Any, allowed: Iterable[str]) -> list[str]:
+    """Return the hosts that a source reads from and that are not allowed, in order.
+
+    Those are the hosts that its class method ``hosts(config)`` returns; for a class without it those of all addresses in the config.
+    Its ``own_hosts`` are always allowed.
+    """
+    led = _reported(source, config) if hasattr(source, "hosts") else addressed(config)
+    return _unlisted(source, led, allowed)
+
+
+def allowed_source_hosts(source: Any, allowed: Iterable[str]) -> AllowedHosts:
+    """Return the hosts that a source may read from: this machine, ``allowed``, the environment variable's, its ``own_hosts``."""
+    return AllowedHosts(_fine(source, allowed))
+
+
+def _unlisted(cls: Any, led: Iterable[str], allowed: Iterable[str]) -> list[str]:
+    fine = _fine(cls, allowed)
+    plain = dict.fromkeys(_plain(host) for host in led)
+    return [host for host in plain if host not in fine and not is_here(host)]
+
+
+def _fine(cls: Any, allowed: Iterable[str]) -> frozenset[str]:
+    # The environment variable also applies to programs that call these functions.
+    return frozenset({*allowed, *granted(()), *getattr(cls, "own_hosts", ())})
 
 
 def addressed(config: Any) -> Iterator[str]:

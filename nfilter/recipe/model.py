@@ -286,7 +286,7 @@ class Recipe(BaseModel):
             file: A YAML file.
             plugins: Python files with plugins, in addition to the installed ones.
             assignments: Overrides ``a.b=c``; list items by number (``samples.0.k=5``), values in YAML.
-            allow_hosts: Hosts that the recipe's models may send data to.
+            allow_hosts: Hosts that the recipe's models may send data to, and its sources read from.
 
         Raises:
             RecipeError: with every fault that was found, each with its line and what to write instead.

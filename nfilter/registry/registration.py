@@ -108,6 +108,11 @@ KINDS: Mapping[str, Kind] = {
             Method("read"),
             Method("restore", ("sample",)),
         ),
+        optional=(
+            _on_class("identity", "config", "base_dir"),
+            _on_class("hosts", "config"),
+            _on_class("fetch", "config", "base_dir", "allowed"),
+        ),
         taken=("use", "noise"),
     ),
     "exporter": Kind(("config",), (Method("export", ("run", "out")),), taken=()),

@@ -17,7 +17,14 @@ Columns = dict[str, str | tuple[str, ...]]
 
 # The settings that all sources have, with their descriptions.
 _Path = Annotated[
-    str, Field(description="The file or folder; relative paths start at the recipe's folder.")
+    str, Field(description="The folder; relative paths start at the recipe's folder.")
+]
+_File = Annotated[
+    str,
+    Field(
+        description="The file: a path, relative to the recipe's folder, or an address: https://HOST/FILE, s3://BUCKET/FILE, "
+        "gs://BUCKET/FILE, hf://datasets/OWNER/NAME/FILE."
+    ),
 ]
 _Shape = Annotated[
     ShapeName, Field(description="What the columns are; auto finds it out from the first rows.")
@@ -121,7 +128,7 @@ class JsonLinesConfig(StageConfig):
 
     also_known: ClassVar[Mapping[str, str]] = _ALSO_KNOWN_FILES
 
-    path: _Path
+    path: _File
     shape: _Shape = "auto"
     columns: _Columns = Field(default_factory=dict)
     id: _Id = None
@@ -138,7 +145,7 @@ class JsonConfig(StageConfig):
 
     also_known: ClassVar[Mapping[str, str]] = _ALSO_KNOWN_FILES
 
-    path: _Path
+    path: _File
     shape: _Shape = "auto"
     columns: _Columns = Field(default_factory=dict)
     id: _Id = None
@@ -161,7 +168,7 @@ class CsvConfig(StageConfig):
         **dict.fromkeys(("sep", "separator"), "delimiter"),
     }
 
-    path: _Path
+    path: _File
     shape: _Shape = "auto"
     columns: _Columns = Field(default_factory=dict)
     id: _Id = None
@@ -182,7 +189,7 @@ class ParquetConfig(StageConfig):
 
     also_known: ClassVar[Mapping[str, str]] = _ALSO_KNOWN_FILES
 
-    path: _Path
+    path: _File
     shape: _Shape = "auto"
     columns: _Columns = Field(default_factory=dict)
     id: _Id = None

@@ -23,6 +23,7 @@ from nfilter import (
     missing_package,
 )
 from nfilter_io.config import ALSO_KNOWN, Columns, Labels, ShapeName
+from nfilter_io.remote import HUB, OWN_HOSTS
 from nfilter_io.rows import Rows
 from nfilter_io.tables import arrow_rows, choose_split, class_names, first_line
 
@@ -85,6 +86,7 @@ class Hub:
         "{use: hub, path: OWNER/NAME, split: train}",
     )
     Config: ClassVar[type[StageConfig]] = HubConfig
+    own_hosts: ClassVar[frozenset[str]] = OWN_HOSTS
     suffixes: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
@@ -94,6 +96,11 @@ class Hub:
                 f"{config.path}: is neither a local folder nor the OWNER/NAME of a dataset on the hub, like openai/gsm8k"
             ]
         return []
+
+    @classmethod
+    def hosts(cls, config: HubConfig) -> Iterable[str]:
+        del config
+        return (HUB,)
 
     @classmethod
     def columns(cls, config: HubConfig, base_dir: Path) -> Mapping[str, str]:

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from nfilter import JSON, Row, Sample, SourceError, StageConfig, Unreadable
 from nfilter_io.config import CsvConfig, DatasetsConfig, JsonConfig, JsonLinesConfig, ParquetConfig
 from nfilter_io.csv_rows import csv_rows
+from nfilter_io.remote import (
+    OWN_HOSTS,
+    fetch,
+    hosts_of,
+    identity_of,
+    is_address,
+    local_path,
+    read_local,
+)
 from nfilter_io.rows import Rows
 from nfilter_io.tables import dataset_classes, dataset_rows, parquet_classes, parquet_rows
 from nfilter_io.text_files import encoding_problem, json_lines, json_list
 
+_ADDRESS_OF_FOLDER: Final = "is an address, and folders are read from this machine only; name one file, with use: parquet or use: jsonl"
 
-def _file_problems(path: Path, *, folder: bool = False) -> list[str]:
+
+def _file_problems(path: str, base_dir: Path) -> list[str]:
+    return [] if is_address(path) else _local_problems(base_dir / path)
+
+
+def _local_problems(path: Path, *, folder: bool = False) -> list[str]:
     if not path.exists():
         return [f"{path}: there is no such {'folder' if folder else 'file'}; check `path`"]
     if folder != path.is_dir():
@@ -38,21 +53,36 @@ class JsonLines:
         ("file", "local", "ndjson", "json_lines", "jsonlines"), "{use: jsonl, path: data.jsonl}"
     )
     Config: ClassVar[type[StageConfig]] = JsonLinesConfig
+    own_hosts: ClassVar[frozenset[str]] = OWN_HOSTS
     suffixes: ClassVar[tuple[str, ...]] = (".jsonl", ".ndjson")
 
     @classmethod
     def problems(cls, config: JsonLinesConfig, base_dir: Path) -> Iterable[str]:
         encoding = encoding_problem(config.encoding)
-        problems = _file_problems(base_dir / config.path) + ([encoding] if encoding else [])
+        problems = _file_problems(config.path, base_dir) + ([encoding] if encoding else [])
         return problems or _layout_problems(cls(config, base_dir).rows)
+
+    @classmethod
+    def hosts(cls, config: JsonLinesConfig) -> Iterable[str]:
+        return hosts_of(config.path)
+
+    @classmethod
+    def fetch(cls, config: JsonLinesConfig, base_dir: Path, allowed: Container[str]) -> None:
+        del base_dir
+        fetch(config.path, allowed)
+
+    @classmethod
+    def identity(cls, config: JsonLinesConfig, base_dir: Path) -> str:
+        return identity_of(config.path, base_dir)
 
     @classmethod
     def columns(cls, config: JsonLinesConfig, base_dir: Path) -> Mapping[str, str]:
         return cls(config, base_dir).rows.layout.describe()
 
     def __init__(self, config: JsonLinesConfig, base_dir: Path) -> None:
-        path = base_dir / config.path
-        self.rows = Rows(config, lambda: json_lines(path, config))
+        self.rows = Rows(
+            config, lambda: read_local(config.path, base_dir, lambda file: json_lines(file, config))
+        )
 
     def read(self) -> Iterator[Row | Unreadable]:
         return self.rows.read()
@@ -66,21 +96,36 @@ class Json:
 
     name: ClassVar[str] = "json"
     Config: ClassVar[type[StageConfig]] = JsonConfig
+    own_hosts: ClassVar[frozenset[str]] = OWN_HOSTS
     suffixes: ClassVar[tuple[str, ...]] = (".json",)
 
     @classmethod
     def problems(cls, config: JsonConfig, base_dir: Path) -> Iterable[str]:
         encoding = encoding_problem(config.encoding)
-        problems = _file_problems(base_dir / config.path) + ([encoding] if encoding else [])
+        problems = _file_problems(config.path, base_dir) + ([encoding] if encoding else [])
         return problems or _layout_problems(cls(config, base_dir).rows)
+
+    @classmethod
+    def hosts(cls, config: JsonConfig) -> Iterable[str]:
+        return hosts_of(config.path)
+
+    @classmethod
+    def fetch(cls, config: JsonConfig, base_dir: Path, allowed: Container[str]) -> None:
+        del base_dir
+        fetch(config.path, allowed)
+
+    @classmethod
+    def identity(cls, config: JsonConfig, base_dir: Path) -> str:
+        return identity_of(config.path, base_dir)
 
     @classmethod
     def columns(cls, config: JsonConfig, base_dir: Path) -> Mapping[str, str]:
         return cls(config, base_dir).rows.layout.describe()
 
     def __init__(self, config: JsonConfig, base_dir: Path) -> None:
-        path = base_dir / config.path
-        self.rows = Rows(config, lambda: json_list(path, config))
+        self.rows = Rows(
+            config, lambda: read_local(config.path, base_dir, lambda file: json_list(file, config))
+        )
 
     def read(self) -> Iterator[Row | Unreadable]:
         return self.rows.read()
@@ -97,21 +142,36 @@ class Csv:
         ("tsv", "table", "pandas", "excel"), "{use: csv, path: data.csv}"
     )
     Config: ClassVar[type[StageConfig]] = CsvConfig
+    own_hosts: ClassVar[frozenset[str]] = OWN_HOSTS
     suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv")
 
     @classmethod
     def problems(cls, config: CsvConfig, base_dir: Path) -> Iterable[str]:
         encoding = encoding_problem(config.encoding)
-        problems = _file_problems(base_dir / config.path) + ([encoding] if encoding else [])
+        problems = _file_problems(config.path, base_dir) + ([encoding] if encoding else [])
         return problems or _layout_problems(cls(config, base_dir).rows)
+
+    @classmethod
+    def hosts(cls, config: CsvConfig) -> Iterable[str]:
+        return hosts_of(config.path)
+
+    @classmethod
+    def fetch(cls, config: CsvConfig, base_dir: Path, allowed: Container[str]) -> None:
+        del base_dir
+        fetch(config.path, allowed)
+
+    @classmethod
+    def identity(cls, config: CsvConfig, base_dir: Path) -> str:
+        return identity_of(config.path, base_dir)
 
     @classmethod
     def columns(cls, config: CsvConfig, base_dir: Path) -> Mapping[str, str]:
         return cls(config, base_dir).rows.layout.describe()
 
     def __init__(self, config: CsvConfig, base_dir: Path) -> None:
-        path = base_dir / config.path
-        self.rows = Rows(config, lambda: csv_rows(path, config))
+        self.rows = Rows(
+            config, lambda: read_local(config.path, base_dir, lambda file: csv_rows(file, config))
+        )
 
     def read(self) -> Iterator[Row | Unreadable]:
         return self.rows.read()
@@ -125,24 +185,39 @@ class Parquet:
 
     name: ClassVar[str] = "parquet"
     Config: ClassVar[type[StageConfig]] = ParquetConfig
+    own_hosts: ClassVar[frozenset[str]] = OWN_HOSTS
     suffixes: ClassVar[tuple[str, ...]] = (".parquet", ".pq")
 
     @classmethod
     def problems(cls, config: ParquetConfig, base_dir: Path) -> Iterable[str]:
-        problems = _file_problems(base_dir / config.path)
+        problems = _file_problems(config.path, base_dir)
         return problems or _layout_problems(cls(config, base_dir).rows)
+
+    @classmethod
+    def hosts(cls, config: ParquetConfig) -> Iterable[str]:
+        return hosts_of(config.path)
+
+    @classmethod
+    def fetch(cls, config: ParquetConfig, base_dir: Path, allowed: Container[str]) -> None:
+        del base_dir
+        fetch(config.path, allowed)
+
+    @classmethod
+    def identity(cls, config: ParquetConfig, base_dir: Path) -> str:
+        return identity_of(config.path, base_dir)
 
     @classmethod
     def columns(cls, config: ParquetConfig, base_dir: Path) -> Mapping[str, str]:
         return cls(config, base_dir).rows.layout.describe()
 
     def __init__(self, config: ParquetConfig, base_dir: Path) -> None:
-        path = base_dir / config.path
         self.rows = Rows(
             config,
-            lambda: parquet_rows(path, config),
+            lambda: read_local(config.path, base_dir, lambda file: parquet_rows(file, config)),
             nan_is_null=True,
-            schema_classes=lambda column: parquet_classes(path, column),
+            schema_classes=lambda column: parquet_classes(
+                local_path(config.path, base_dir), column
+            ),
         )
 
     def read(self) -> Iterator[Row | Unreadable]:
@@ -166,7 +241,9 @@ class Datasets:
     @classmethod
     def problems(cls, config: DatasetsConfig, base_dir: Path) -> Iterable[str]:
         path = base_dir / config.path
-        problems = _file_problems(path, folder=True)
+        if is_address(config.path):
+            return [f"{config.path}: {_ADDRESS_OF_FOLDER}"]
+        problems = _local_problems(path, folder=True)
         marks = ("dataset_info.json", "dataset_dict.json")
         if not problems and not any((path / mark).is_file() for mark in marks):
             problems = [f"{path}: is not a folder of datasets.save_to_disk: it has no {marks[0]}"]

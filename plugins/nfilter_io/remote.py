@@ -79,6 +79,7 @@ def parse(path: str) -> Address:
     """
     found = _SCHEME.match(path)
     scheme = found[1] if found else ""
+    host: str | None
     try:
         if scheme in ("http", "https"):
             address = parse_address(path)
@@ -87,9 +88,10 @@ def parse(path: str) -> Address:
             host, rest = _object(scheme, path)
         else:
             other = _OTHER_NAMES.get(scheme.lower())
-            told = f"; type {other} instead" if other else ""
+            if other is not None:
+                raise SourceError(f"{plain(path)}: {scheme}:// is not read; type {other} instead")
             raise SourceError(
-                f"{plain(path)}: {scheme}:// is not read{told or f'. Addresses of files are {_READ}; copy any other file to this machine'}"
+                f"{plain(path)}: {scheme}:// is not read. Addresses of files are {_READ}; copy any other file to this machine"
             )
         name = rest.rsplit("/", 1)[-1]
         if not name:
@@ -303,6 +305,8 @@ def _told(causes: list[Exception]) -> str:
     reason = plain(first_line(causes[1 if hidden else 0]))
     if 404 in statuses or isinstance(causes[-1], FileNotFoundError):
         return "there is no such file; check `path`"
+    if isinstance(causes[0], IsADirectoryError):
+        return "is a folder, and one file is read; check `path`"
     denied = any(
         isinstance(each, PermissionError) or "Credentials" in type(each).__name__ for each in causes
     )

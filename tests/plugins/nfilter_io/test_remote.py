@@ -95,6 +95,15 @@ def test_an_address_that_cannot_be_read_reaches_no_host(path: str, why: str) -> 
         fetch(path, HERE)
 
 
+@pytest.mark.types(":// is not read; type «» instead")
+def test_the_form_that_an_error_names_is_read() -> None:
+    for wrong in ("gcs://bucket/rows.jsonl", "S3://bucket/rows.jsonl", "s3a://bucket/rows.jsonl"):
+        with pytest.raises(SourceError, match=r"type \w+:// instead") as caught:
+            parse(wrong)
+        right = str(caught.value).split("type ")[1].removesuffix(" instead")
+        assert parse(right + "bucket/rows.jsonl").name == "rows.jsonl"
+
+
 @pytest.mark.parametrize("path", ["rows.jsonl", "/data/rows.jsonl", "a:b", "../x//y", "zip::s3"])
 def test_a_path_is_no_address(path: str, tmp_path: Path, cache: Path) -> None:
     assert not is_address(path)
@@ -177,6 +186,9 @@ def test_files_in_the_memory_of_the_process(tmp_path: Path) -> None:
     assert JsonLines.identity(config, tmp_path) != before
     with pytest.raises(SourceError, match=r"missing\.jsonl: there is no such file; check `path`"):
         fetch("memory://nfilter-test/missing.jsonl", HERE)
+    memory.pipe("/nfilter-test/folder/rows.jsonl", b"")
+    with pytest.raises(SourceError, match=r"folder: is a folder, and one file is read"):
+        fetch("memory://nfilter-test/folder", HERE)
     memory.rm("/nfilter-test", recursive=True)
 
 

@@ -13,9 +13,13 @@ import numpy.typing as npt
 from nfilter import hash_of, place_of
 
 
-def rank_arrays(ids: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-    """Return the arrays of a ranking in which the first of ``ids`` has rank 1."""
-    keys = np.array([hash_of(name) for name in ids], dtype=np.uint64)
+def rank_arrays(ids: Sequence[str] | npt.NDArray[np.uint64]) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of a ranking in which the first of ``ids``, or of their hashes, has rank 1."""
+    keys = (
+        ids
+        if isinstance(ids, np.ndarray)
+        else np.array([hash_of(name) for name in ids], dtype=np.uint64)
+    )
     order = np.argsort(keys, kind="stable")
     return {"ids": keys[order], "ranks": (order + 1).astype(np.int64)}
 

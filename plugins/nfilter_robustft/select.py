@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from nfilter import (
@@ -19,8 +21,10 @@ from nfilter import (
     StageConfig,
     State,
     View,
+    hash_of,
 )
 from nfilter_robustft.ranks import floor_share, rank_arrays, rank_of
+from nfilter_robustft.sorted_samples import SortedSamples
 from nfilter_robustft.views import is_flagged
 
 RANDOM = "random"
@@ -91,34 +95,20 @@ class Select:
         return Contract(reads=frozenset(reads), ranks=ranks)
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
-        """Rank the flagged samples; the state takes 16 bytes per sample."""
-        by = self.config.by
-        flagged: list[tuple[float, float, str]] = []
-        total = 0
-        for sample in stream:
-            total += 1
-            if is_flagged(sample, self.config.check):
-                value, fallback = (self._value(sample, name, ctx) for name in (by, FALLBACK))
-                flagged.append((value, fallback, sample.id))
-        if flagged and all(math.isinf(value) for value, _, _ in flagged):
-            # Without clean samples there is no context view, but reviewed answers have an nll.
-            if any(math.isfinite(fallback) for _, fallback, _ in flagged):
-                ctx.log.warning(
-                    f"no flagged sample has an {self.config.rank} in {by!r}; ranking by {FALLBACK!r}"
-                )
-                by = FALLBACK
-                flagged = [(fallback, fallback, name) for _, fallback, name in flagged]
-            elif 0 < self.config.keep < 1:
-                raise ModelError(_no_rank_message(self.config, len(flagged)))
-        ranking = sorted((value, name) for value, _, name in flagged)
+        """Rank the flagged samples.
+
+        Memory: 48 bytes per flagged sample, and ``sorted_samples.IN_MEMORY`` samples, twice if none has a value; the others are in
+        a temporary file. The state takes 16 bytes per flagged sample.
+        """
+        by, total, ranking, keys = self._rank(stream, ctx)
         m = len(ranking)
-        kept = self._count([value for value, _ in ranking])
-        missing = sum(math.isinf(value) for value, _ in ranking)
+        kept = self._count(ranking)
+        missing = int(np.isinf(ranking).sum())
         if missing and (self.config.preset or 0 < self.config.keep < 1):
             ctx.log.warning(
                 f"{missing} of {m} flagged samples have no {self.config.rank} in {by!r}; they rank last"
             )
-        if self.config.rank == "agreement" and m > 1 and ranking[-1][0] == -1:
+        if self.config.rank == "agreement" and m > 1 and ranking[-1] == -1:
             ctx.log.warning(
                 f"all draws of each of {m} flagged samples agree, so the ranking is by id only: raise the temperature, "
                 "or check that the server samples (some decode greedily unless the model's settings have do_sample)"
@@ -126,8 +116,53 @@ class Select:
         ctx.log.info(_summary(self.config, kept, m, total))
         return State(
             {"m": m, "kept": kept, "missing": missing, "by": by},
-            rank_arrays([name for _, name in ranking]),
+            rank_arrays(keys),
         )
+
+    def _rank(
+        self, stream: Iterable[Sample], ctx: Context
+    ) -> tuple[str, int, npt.NDArray[np.float64], npt.NDArray[np.uint64]]:
+        """Return the view that ranks, the number of samples, and of the flagged ones sorted values and id hashes [m]."""
+        by, total, m, missing, some_fallback = self.config.by, 0, 0, 0, False
+        with SortedSamples() as ranked, SortedSamples() as spare:
+            for sample in stream:
+                total += 1
+                if not is_flagged(sample, self.config.check):
+                    continue
+                value, fallback = (self._value(sample, name, ctx) for name in (by, FALLBACK))
+                m += 1
+                missing += math.isinf(value)
+                some_fallback |= math.isfinite(fallback)
+                ranked.add(value, sample.id)
+                if missing == m:
+                    spare.add(fallback, sample.id)
+                else:
+                    spare.clear()  # the fallback is for the case that no sample has a value
+            chosen = ranked
+            if m and missing == m:
+                by = self._fallback(by, m, some_fallback=some_fallback, ctx=ctx)
+                chosen = ranked if by == self.config.by else spare
+            values, keys = array("d"), array("Q")
+            for value, name in chosen:
+                values.append(value)
+                keys.append(hash_of(name))
+        return by, total, np.frombuffer(values, np.float64), np.frombuffer(keys, np.uint64)
+
+    def _fallback(self, by: str, m: int, *, some_fallback: bool, ctx: Context) -> str:
+        """Return the view that ranks ``m`` samples of which none has a value in ``by``.
+
+        Raises:
+            ModelError: a ranking is needed, and there is no other view.
+        """
+        if some_fallback:
+            # Without clean samples there is no context view, but reviewed answers have an nll.
+            ctx.log.warning(
+                f"no flagged sample has an {self.config.rank} in {by!r}; ranking by {FALLBACK!r}"
+            )
+            return FALLBACK
+        if 0 < self.config.keep < 1:
+            raise ModelError(_no_rank_message(self.config, m))
+        return by
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
         return [self._decide(sample, state, ctx) for sample in chunk]
@@ -163,12 +198,11 @@ class Select:
             return math.inf
         return float(value) if nll else -float(value)
 
-    def _count(self, values: Sequence[float]) -> int:
-        """Return the number of the sorted ``values`` to keep."""
+    def _count(self, values: npt.NDArray[np.float64]) -> int:
+        """Return the number of the sorted ``values`` [m] to keep."""
         if self.config.preset == "official":
-            known = [value for value in values if math.isfinite(value)]
-            median = float(np.median(known)) if known else -math.inf
-            return sum(value < median for value in known)
+            known = values[np.isfinite(values)]
+            return int((known < np.median(known)).sum()) if len(known) else 0
         return floor_share(self.config.keep, len(values))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nfilter import BoolArray, FloatArray, RecipeError, State, TokenSample, hash_of, place_of
+from nfilter_tokens.stored_scores import StoredScores
 from nfilter_tokens.top_scores import Cut, find_cut, highest
 
 Scope = Literal["global", "sample"]
@@ -38,26 +40,30 @@ class GlobalCut:
 
     @classmethod
     def through(cls, stream: Iterable[TokenSample], scored: ScoreFunction, k: float) -> GlobalCut:
-        """Find the cut; uses one float32 per token of the pool and 8 bytes per sample after the cut that ties with it."""
-        ids: list[str] = []
-        parts: list[FloatArray] = []
-        for sample in stream:
-            ids.append(sample.id)
-            parts.append(np.asarray(scored(sample)[pool_of(sample)], dtype=np.float32))
-        n = sum(len(part) for part in parts)
-        kept = int(n * k)
-        cut = find_cut(parts, kept)
-        left, on, within = cut.ties, None, 0
-        after: list[int] = []
-        for name, part in zip(ids, parts, strict=True):
-            ties = int(cut.at(part).sum())
-            if ties <= left:
-                left -= ties
-            elif left:
-                on, within, left = name, left, 0
-            else:
-                after.append(hash_of(name))
-        return cls(n, kept, cut, on, within, np.sort(np.array(after, dtype=np.uint64)))
+        """Find the cut, exactly, in three passes over the scores.
+
+        The scores of the pool (4 bytes per token, and the ids) are in memory up to ``stored_scores.IN_MEMORY`` bytes and in a temporary
+        file beyond. Memory otherwise: 65,536 counters per pass, and 8 bytes per sample after the cut that ties with it.
+        """
+        with StoredScores() as stored:
+            n = 0
+            for sample in stream:
+                scores = np.asarray(scored(sample)[pool_of(sample)], dtype=np.float32)
+                n += len(scores)
+                stored.add(sample.id, scores)
+            kept = int(n * k)
+            cut = find_cut(stored, kept)
+            left, on, within = cut.ties, None, 0
+            after = array("Q")
+            for name, scores in stored.samples():
+                ties = int(cut.at(scores).sum())
+                if ties <= left:
+                    left -= ties
+                elif left:
+                    on, within, left = name, left, 0
+                else:
+                    after.append(hash_of(name))
+        return cls(n, kept, cut, on, within, np.sort(np.frombuffer(after, dtype=np.uint64)))
 
     def keeps(self, sample: TokenSample, scored: ScoreFunction) -> BoolArray:
         """Return the mask ([T]) of positions that are kept; False outside the pool."""

@@ -1,4 +1,4 @@
-"""Exact selection of the highest scores in a stable order, without copying the scores.
+"""Exact selection of the highest scores in a stable order, in two passes and without holding the scores in memory.
 
 The order is score descending, then sample, then position (as ``argsort(-scores, kind="stable")`` over the flat
 pool); NaN comes last. The cut is found with two counting passes over 16 bits of a key each.
@@ -18,6 +18,7 @@ from nfilter import BoolArray, FloatArray
 Keys: TypeAlias = npt.NDArray[np.uint32]
 
 _BLOCK = 2**20
+_PARTS = 2**12
 _BINS = 2**16
 
 
@@ -48,14 +49,18 @@ def keys_of(scores: FloatArray) -> Keys:
     return np.where(np.isnan(plain), np.uint32(0), keys)
 
 
-def find_cut(parts: Sequence[FloatArray], keep: int) -> Cut:
-    """Return the cut that keeps ``keep`` of all scores in ``parts``, or all scores if there are fewer."""
+def find_cut(parts: Iterable[FloatArray], keep: int) -> Cut:
+    """Return the cut that keeps ``keep`` of all scores in ``parts``, or all scores if there are fewer.
+
+    Args:
+        parts: the scores; iterated twice. Counters of several parts are added, so the parts need not be in memory together.
+        keep: number of scores to keep.
+    """
     if keep <= 0:
         return Cut(_BINS * _BINS, 0)  # above every key
-    total = sum(len(part) for part in parts)
-    if keep >= total:
-        return Cut(-1, 0)
     high_counts = _count_bins(keys >> np.uint32(16) for keys in _key_blocks(parts))
+    if keep >= high_counts.sum():
+        return Cut(-1, 0)
     high_bin, above = _bin_of(high_counts, keep)
     low_counts = _count_bins(
         keys[keys >> np.uint32(16) == high_bin] & np.uint32(0xFFFF) for keys in _key_blocks(parts)
@@ -86,7 +91,7 @@ def _count_bins(blocks: Iterable[Keys]) -> npt.NDArray[np.int64]:
     for block in blocks:
         buffered.append(block)
         size += len(block)
-        if size >= _BLOCK:
+        if size >= _BLOCK or len(buffered) >= _PARTS:
             counts += _histogram(buffered)
             buffered, size = [], 0
     return counts + _histogram(buffered) if buffered else counts

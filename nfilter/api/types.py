@@ -397,7 +397,7 @@ class Request:
     tools: tuple[Mapping[str, JSON], ...] = ()
     tool_choice: str = "auto"
     response_schema: Mapping[str, JSON] | None = None
-    extra: Mapping[str, JSON] = field(default_factory=lambda: _EMPTY)
+    extra: Mapping[str, JSON] = field(default_factory=dict, hash=False)
 
     def beside_messages(self) -> dict[str, Any]:
         """Return what the request asks for beside its messages and sampling, as JSON; empty for plain text."""

@@ -18,6 +18,7 @@ from nfilter_hf.flat import can_flatten, shared_beginning
 from nfilter_hf.loading import Loaded
 from nfilter_hf.preallocated_cache import preallocated_cache, step_attention
 from nfilter_hf.sampling import choose, uniforms
+from nfilter_hf.tool_calls import with_tool_calls
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -270,7 +271,8 @@ def _completion(loaded: Loaded, row: _Row) -> Completion:
         return Completion("", "failed", None, prompt, made, failure)
     text = row.text if row.text is not None else _text(loaded, row.ids)
     logprobs = tuple(row.logprobs) if row.job.request.logprobs else None
-    return Completion(text, row.finish or "length", logprobs, prompt, made)
+    done = Completion(text, row.finish or "length", logprobs, prompt, made)
+    return with_tool_calls(done, row.job.request)
 
 
 def _left_padded(loaded: Loaded, prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:

@@ -200,6 +200,11 @@ def _plain(request: Request) -> dict[str, Any]:
         "sample_id": request.sample_id,
         "draw": request.draw,
         "tools": [dict(tool) for tool in request.tools],
+        "tool_choice": request.tool_choice,
+        "response_schema": None
+        if request.response_schema is None
+        else dict(request.response_schema),
+        "extra": dict(request.extra),
     }
 
 
@@ -220,6 +225,7 @@ def _completion(value: Mapping[str, Any]) -> Completion:
             **value,
             "failure": Failure(**failure) if failure is not None else None,
             "logprobs": tuple(logprobs) if logprobs is not None else None,
+            "tool_calls": tuple(ToolCall(**call) for call in value["tool_calls"]),
         }
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import ClassVar
@@ -14,6 +14,7 @@ from nfilter import (
     Completion,
     Generates,
     ModelError,
+    OpenStreams,
     Price,
     Request,
     Site,
@@ -50,7 +51,9 @@ class LiteLLMBackend:
     @classmethod
     def abilities(cls, config: LiteLLMConfig) -> Abilities:
         """Return the capabilities: generation, with log-probabilities unless the config or litellm's tables exclude them."""
-        return Abilities(frozenset({Generates, Streams}), logprobs=_logprobs(config))
+        # A batch is complete when it is sent.
+        streams = {Streams} if config.batch else {Streams, OpenStreams}
+        return Abilities(frozenset({Generates, *streams}), logprobs=_logprobs(config))
 
     @classmethod
     def price(cls, config: LiteLLMConfig) -> Price | None:
@@ -140,6 +143,17 @@ class LiteLLMBackend:
         # A caller that asks for the next item has stored all previous ones.
         yield None
         self._open_streams -= 1
+
+    def open_stream(
+        self, first: Sequence[Request], more: Callable[[], Sequence[Request]]
+    ) -> Iterator[tuple[int, Completion] | None]:
+        """Yield (index, completion) pairs like ``stream``, and start the requests that ``more`` returns while others run.
+
+        Raises:
+            ModelError: as ``stream``.
+        """
+        with self._site.interrupt.calls():
+            yield from self._engine.stream(first, more)
 
     def tally(self) -> Tally:
         """Return the number of calls and attempts so far, and the concurrency level."""

@@ -115,7 +115,13 @@ class BatchFormat:
             if status == 200:
                 logprobs = self.logprobs and request.logprobs
                 limit = self.pricing.max_tokens or request.sampling.max_tokens
-                return read(body, logprobs=logprobs, stop=request.sampling.stop, limit=limit)
+                return read(
+                    body,
+                    logprobs=logprobs,
+                    stop=request.sampling.stop,
+                    limit=limit,
+                    tools=bool(request.tools),
+                )
             number = status if isinstance(status, int) else 500
             raise from_status(number, json.dumps(body, default=str))
         if isinstance(error, Mapping):

@@ -13,13 +13,14 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from nfilter import Completion, Failure, ModelError, Request
+from nfilter import Completion, Failure, ModelError
 from nfilter_litellm.batch_api import FINAL_STATUSES, MAX_LINES, Batch, BatchApi
 from nfilter_litellm.batch_ledger import Ledger, Pending
 from nfilter_litellm.batch_lines import BatchFormat, Call
 from nfilter_litellm.breaker import Breaker
 from nfilter_litellm.engine import root_error
 from nfilter_litellm.failures import CallError
+from nfilter_litellm.feed import Feed
 from nfilter_litellm.limit_field import remedy, text_rejects
 from nfilter_litellm.retry import Retry
 
@@ -94,16 +95,14 @@ class BatchDispatcher:
         self.breaker = Breaker(label)
         self.answered = False
 
-    async def run(
-        self, requests: Sequence[Request], emit: Emit, room: Callable[[], Awaitable[None]]
-    ) -> None:
+    async def run(self, requests: Feed, emit: Emit, room: Callable[[], Awaitable[None]]) -> None:
         """Make all calls, first those in unfinished batches of an earlier run.
 
         Raises:
             ModelError: a batch failed as a whole, or all its calls; answers of others were delivered.
             BudgetError: the remaining budget covers no call.
         """
-        calls = self.format.calls(requests)
+        calls = self.format.calls(requests.take_all())
         work = _BatchRun(self, calls, emit, room)
         resumed = self.ledger.resume(calls)
         known = {each for pending in resumed for each in pending.ids}

@@ -62,8 +62,9 @@ def cost_bound(request: Request, price: Price, max_tokens: int | None) -> float:
     # The other fields of a message are sent as JSON.
     extras = [turn.packed()[2:] for turn in request.messages]
     prompt += sum(_bytes(json.dumps(each)) for each in extras if each)
-    if request.tools:
-        prompt += _bytes(json.dumps(list(request.tools)))
+    beside = request.beside_messages()
+    if beside:
+        prompt += _bytes(json.dumps(beside))
     return price.of(prompt, max_tokens or request.sampling.max_tokens)
 
 
@@ -74,7 +75,7 @@ def _bytes(text: str) -> int:
 def cost_of(answer: Completion, price: Price, bound: float) -> float:
     """Return the cost of an answer in dollars; ``bound`` if the server reports no token counts."""
     if not answer.prompt_tokens or (
-        (answer.text or answer.failure) and not answer.completion_tokens
+        (answer.text or answer.tool_calls or answer.failure) and not answer.completion_tokens
     ):
         return bound
     return price.of(answer.prompt_tokens, answer.completion_tokens)

@@ -154,22 +154,30 @@ class LiteLLMConfig(StageConfig):
         if self.api_base is None and (needed := address_needed(self.model)):
             raise ValueError(needed)
         for name in sorted(self.body):
-            _check_field(name, route_of(self).transport)
+            try:
+                check_field(name, route_of(self).transport)
+            except ValueError as error:
+                raise ValueError(f"body: {error}") from None
         return self
 
 
-def _check_field(name: str, transport: str) -> None:
+def check_field(name: str, transport: str) -> None:
+    """Refuse a field of a request that nfilter sets itself, that sets the cost, or that litellm may interpret.
+
+    Raises:
+        ValueError: with the reason.
+    """
     if name in _COST_FIELDS:
         raise ValueError(
-            f"body: {name!r} cannot be set here, because it determines the cost of a call; set the limit with max_tokens on the "
+            f"{name!r} cannot be set here, because it determines the cost of a call; set the limit with max_tokens on the "
             "model and its request field with limit_as"
         )
     if name in _RESERVED:
-        raise ValueError(f"body: {name!r} cannot be set here")
+        raise ValueError(f"{name!r} cannot be set here")
     if transport == "litellm" and name not in _LITELLM_FIELDS:
         allowed = ", ".join(sorted(_LITELLM_FIELDS))
         raise ValueError(
-            f"body: {name!r} is not a field that can be sent through litellm, which interprets others itself: {allowed}; "
+            f"{name!r} is not a field that can be sent through litellm, which interprets others itself: {allowed}; "
             "an OpenAI-compatible server is reached without litellm, with api_base or transport: aiohttp"
         )
 

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from nfilter import BudgetError, Completion, Failure, ModelError, Request
 from nfilter_litellm.breaker import Breaker
 from nfilter_litellm.failures import CallError
+from nfilter_litellm.feed import Feed
 from nfilter_litellm.gate import Gate
 from nfilter_litellm.host_guard import HostGuard, guard_thread, guarded, new_loop
 from nfilter_litellm.limiter import Limiter
@@ -58,7 +59,7 @@ class Dispatches(Protocol):
 
     async def run(
         self,
-        requests: Sequence[Request],
+        requests: Feed,
         emit: Callable[[int, Completion], None],
         room: Callable[[], Awaitable[None]],
     ) -> None: ...
@@ -94,7 +95,7 @@ class Dispatcher:
         self._pause = replace(retry, max_delay=16 * retry.base)
         self._gate = Gate(limiter)
         self._shapes = RequestShapes(transport)
-        # Number of run() calls with unstarted requests; while positive, the level is the bottleneck.
+        # Number of requests that wait to be started; while positive, the level is the bottleneck.
         self._feeding = 0
         self.attempts = 0
         self.calls = 0
@@ -106,11 +107,13 @@ class Dispatcher:
 
     async def run(
         self,
-        requests: Sequence[Request],
+        requests: Feed,
         emit: Callable[[int, Completion], None],
         room: Callable[[], Awaitable[None]] = _no_wait,
     ) -> None:
         """Make all calls; pass each completion to ``emit``; await ``room`` before each start.
+
+        A call that is given up because the run stops closes the feed: no answer would close it.
 
         Raises:
             ModelError: the breaker ended the run; running calls are cancelled.
@@ -118,23 +121,32 @@ class Dispatcher:
         self.limiter.begin()
         try:
             async with asyncio.TaskGroup() as group:
-                self._feeding += 1
-                try:
-                    for index, request in enumerate(requests):
-                        await room()
-                        ticket = await self._gate.enter()
-                        if self._stopping():
-                            self._gate.leave()
-                            break
-                        group.create_task(self._call(index, request, ticket, emit))
-                finally:
-                    self._feeding -= 1
+                async for index, request in requests:
+                    ticket = await self._start(room)
+                    if self._stopping():
+                        self._gate.leave()
+                        break
+                    group.create_task(self._call(index, request, ticket, emit, requests.close))
         except BaseExceptionGroup as errors:
             raise root_error(errors) from None
         self._breaker.finished()
 
+    async def _start(self, room: Callable[[], Awaitable[None]]) -> int:
+        """Wait until a call may start, and return its ticket."""
+        self._feeding += 1
+        try:
+            await room()
+            return await self._gate.enter()
+        finally:
+            self._feeding -= 1
+
     async def _call(
-        self, index: int, request: Request, ticket: int, emit: Callable[[int, Completion], None]
+        self,
+        index: int,
+        request: Request,
+        ticket: int,
+        emit: Callable[[int, Completion], None],
+        give_up: Callable[[], None],
     ) -> None:
         state = _CallState(self._retry, self._pause, f"{request.sample_id}\x1f{index}")
         while True:
@@ -147,6 +159,7 @@ class Dispatcher:
             ticket = await self._gate.wait_and_reenter(state.delay)
             if self._stopping():
                 self._gate.leave()
+                give_up()
                 return
 
     async def _attempt(self, request: Request, ticket: int, state: _CallState) -> Completion | None:
@@ -303,10 +316,12 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
-    def stream(self, requests: Sequence[Request]) -> Iterator[Answered | None]:
+    def stream(
+        self, requests: Sequence[Request], more: Callable[[], Sequence[Request]] | None = None
+    ) -> Iterator[Answered | None]:
         """Yield (index, completion) in order of arrival; None whenever all answers so far were delivered.
 
-        Answers that precede an error are delivered before it is raised. Closing the generator cancels running calls.
+        ``more`` is called after each answer and returns further requests, which start at once. Answers that precede an error are delivered before it is raised. Closing the generator cancels running calls.
 
         Raises:
             ModelError: calls failed for a shared reason.
@@ -317,9 +332,11 @@ class Engine:
         tasks: list[asyncio.Task[None]] = []
         loop = self._running_loop()
         unread = _Unread()
+        feed = Feed(requests, open_=more is not None)
+        left = len(requests)
 
         def start() -> None:
-            task = loop.create_task(self._produce(list(requests), out.put, unread))
+            task = loop.create_task(self._produce(feed, out.put, unread))
             task.add_done_callback(lambda _: out.put(None))
             tasks.append(task)
 
@@ -327,7 +344,14 @@ class Engine:
         completed = False
         try:
             while (batch := out.get()) is not None:
-                yield from batch
+                for answered in batch:
+                    yield answered
+                    further = more() if more is not None else ()
+                    left += len(further) - 1
+                    if further:
+                        loop.call_soon_threadsafe(feed.add, further)
+                    elif left == 0:
+                        loop.call_soon_threadsafe(feed.close)
                 loop.call_soon_threadsafe(unread.subtract, len(batch))
                 if out.empty():
                     yield None
@@ -360,7 +384,7 @@ class Engine:
 
     async def _produce(
         self,
-        requests: Sequence[Request],
+        requests: Feed,
         deliver: Callable[[list[Answered]], None],
         unread: _Unread,
     ) -> None:

@@ -24,6 +24,7 @@ from nfilter_litellm.host_guard import HostGuard, HostNotAllowedError
 from nfilter_litellm.keys import Secret
 from nfilter_litellm.limit_field import LimitField, LimitName
 from nfilter_litellm.protocol import fields, limit_of, read
+from nfilter_litellm.tool_calls import SchemaField
 
 if TYPE_CHECKING:
     import aiohttp
@@ -166,11 +167,14 @@ class HttpTransport:
         self._logprobs = logprobs
         self._url = URL(route.url)
         self._limit_field = limit_for(route, config)
+        self._schema_field = SchemaField()
         self._connection = Connection(config.timeout, key, guard)
 
     async def call(self, request: Request) -> Completion:
         """Make one attempt at a completion; raise CallError."""
-        return await self._limit_field.call(lambda name: self._attempt(request, name))
+        return await self._schema_field.call(
+            request, lambda each: self._limit_field.call(lambda name: self._attempt(each, name))
+        )
 
     async def _attempt(self, request: Request, name: LimitName) -> Completion:
         body = request_body(request, self._route, self._config, logprobs=self._logprobs, limit=name)
@@ -178,7 +182,13 @@ class HttpTransport:
         value = await self._connection.post(self._url, json.dumps(body).encode())
         logprobs = self._logprobs and request.logprobs
         limit = limit_of(request, self._config)
-        return read(value, logprobs=logprobs, stop=request.sampling.stop, limit=limit)
+        return read(
+            value,
+            logprobs=logprobs,
+            stop=request.sampling.stop,
+            limit=limit,
+            tools=bool(request.tools),
+        )
 
     async def close(self) -> None:
         """Close all connections."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from nfilter import Completion, Failure, Message, Request
+from nfilter import Completion, ContractError, Failure, Message, Request
 from nfilter_litellm.config import LiteLLMConfig
 from nfilter_litellm.failures import (
     empty,
@@ -19,6 +19,7 @@ from nfilter_litellm.failures import (
     without_logprobs,
 )
 from nfilter_litellm.limit_field import LimitName
+from nfilter_litellm.tool_calls import asked_fields, calls_in
 
 # Finish reasons of servers; an answer with any other reason is incomplete.
 _FINISH_REASONS = {
@@ -47,7 +48,12 @@ def limit_of(request: Request, config: LiteLLMConfig) -> int:
 
 
 def fields(
-    request: Request, config: LiteLLMConfig, *, logprobs: bool, limit: LimitName = "max_tokens"
+    request: Request,
+    config: LiteLLMConfig,
+    *,
+    logprobs: bool,
+    limit: LimitName = "max_tokens",
+    transport: str = "aiohttp",
 ) -> dict[str, Any]:
     """Return the fields of a request except the model's name; ``limit`` is the name of the token limit field.
 
@@ -67,9 +73,13 @@ def fields(
         body["stop"] = list(sampling.stop)
     if logprobs and request.logprobs:
         body["logprobs"] = True
-    if request.tools:
-        body["tools"] = [dict(tool) for tool in request.tools]
-    return body
+    asked = asked_fields(request, transport)
+    taken = sorted(set(asked) & set(body))
+    if taken:
+        raise ContractError(
+            f"Request.extra: {taken[0]!r} is set by the request itself; remove it from extra"
+        )
+    return body | asked
 
 
 def _to_openai(turn: Message) -> dict[str, Any]:
@@ -87,35 +97,28 @@ def _to_openai(turn: Message) -> dict[str, Any]:
     return out
 
 
-def read(reply: Any, *, logprobs: bool, stop: Sequence[str] = (), limit: int = 0) -> Completion:
+def read(
+    reply: Any, *, logprobs: bool, stop: Sequence[str] = (), limit: int = 0, tools: bool = False
+) -> Completion:
     """Return the completion in a reply with status 200.
 
     The text ends before the first of ``stop``, even if the server includes it. Log-probabilities are those that the
     server lists; whether they include the end token depends on the server. Reasoning without an answer, within ``limit``
-    tokens, is a failed completion with its counts and reasoning.
+    tokens, is a failed completion with its counts and reasoning; so is a tool call that cannot be read. Tool calls are read if
+    the request has ``tools``.
 
     Raises:
         CallError: a refusal, an empty answer, an invalid reply, or one without the requested log-probabilities.
     """
     try:
-        return _parse(reply, logprobs, stop, limit)
+        return _parse(reply, logprobs, stop, limit, tools)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # A server can send anything; an invalid reply fails this call, not the run.
         raise off_schema(f"parsing it raises {type(error).__name__}") from None
 
 
-def _parse(reply: Any, logprobs: bool, stop: Sequence[str], limit: int) -> Completion:
-    if not isinstance(reply, Mapping):
-        raise off_schema("it is not a JSON object")
-    choices = reply.get("choices")
-    if not isinstance(choices, Sequence) or not choices or not isinstance(choices[0], Mapping):
-        if isinstance(reply.get("error"), Mapping):
-            raise from_status(_status(reply["error"].get("code")), _error_json(reply))
-        raise off_schema("it has no choices")
-    choice = choices[0]
-    message = choice.get("message")
-    if not isinstance(message, Mapping):
-        raise off_schema("its choice has no message")
+def _parse(reply: Any, logprobs: bool, stop: Sequence[str], limit: int, tools: bool) -> Completion:
+    choice, message = _choice_of(reply)
     reason = _finish_reason(choice)
     # litellm moves fields that it does not know.
     moved = message.get("provider_specific_fields")
@@ -132,17 +135,38 @@ def _parse(reply: Any, logprobs: bool, stop: Sequence[str], limit: int) -> Compl
     finish: Literal["stop", "length"] = "length" if reason == "length" and text == full else "stop"
     reasoning = _reasoning(message)
     reasoned = reasoning is not None or _has_reasoning_tokens(counts)
-    if not message.get("tool_calls") and (
-        (reasoned and not full.strip()) or (not full and finish == "length")
-    ):
+    calling = message.get("tool_calls") or message.get("function_call")
+    if not calling and ((reasoned and not full.strip()) or (not full and finish == "length")):
         failure = _no_answer(reason, max(generated, limit), reasoned=reasoned)
         return Completion("", "failed", None, prompt, generated, failure, reasoning=reasoning)
-    if not text and finish == "stop":
+    try:
+        calls = calls_in(message) if tools else ()
+    except ValueError as error:
+        unreadable = Failure("parse", f"the reply cannot be read: {error}")
+        return Completion(text, "failed", None, prompt, generated, unreadable, reasoning=reasoning)
+    if not text and not calls and finish == "stop":
         raise empty("the answer is empty")
     values = _logprobs(choice.get("logprobs")) if logprobs else None
     if logprobs and not values and full:
         raise without_logprobs()
-    return Completion(text, finish, values, prompt, generated, reasoning=reasoning)
+    return Completion(
+        text, finish, values, prompt, generated, reasoning=reasoning, tool_calls=calls
+    )
+
+
+def _choice_of(reply: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return the first choice of a reply, and its message."""
+    if not isinstance(reply, Mapping):
+        raise off_schema("it is not a JSON object")
+    choices = reply.get("choices")
+    if not isinstance(choices, Sequence) or not choices or not isinstance(choices[0], Mapping):
+        if isinstance(reply.get("error"), Mapping):
+            raise from_status(_status(reply["error"].get("code")), _error_json(reply))
+        raise off_schema("it has no choices")
+    message = choices[0].get("message")
+    if not isinstance(message, Mapping):
+        raise off_schema("its choice has no message")
+    return choices[0], message
 
 
 def _finish_reason(choice: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ from nfilter_litellm.host_guard import HostGuard
 from nfilter_litellm.keys import Secret
 from nfilter_litellm.limit_field import LimitField, LimitName
 from nfilter_litellm.protocol import fields, limit_of, read
+from nfilter_litellm.tool_calls import SchemaField
 
 
 def library() -> Any:
@@ -134,16 +135,22 @@ class LiteLLMTransport:
             fixed["api_key"] = "none"
         self._fixed = fixed
         self._limit_field = _limit_field_of(route.name, config)
+        self._schema_field = SchemaField()
         self._removed = frozenset(name for name, value in config.body.items() if value is None)
         self._added = {name: value for name, value in config.body.items() if value is not None}
 
     async def call(self, request: Request) -> Completion:
         """Make one attempt at a completion; raise CallError."""
-        return await self._limit_field.call(lambda name: self._attempt(request, name))
+        return await self._schema_field.call(
+            request, lambda each: self._limit_field.call(lambda name: self._attempt(each, name))
+        )
 
     async def _attempt(self, request: Request, name: LimitName) -> Completion:
         logprobs = self._logprobs and request.logprobs
-        body = fields(request, self._config, logprobs=self._logprobs, limit=name) | self._added
+        asked = fields(
+            request, self._config, logprobs=self._logprobs, limit=name, transport="litellm"
+        )
+        body = asked | self._added
         for removed in self._removed:
             body.pop(removed, None)
         try:
@@ -158,7 +165,13 @@ class LiteLLMTransport:
             raise fault_of(error, self._config.timeout, self._key) from None
         value = self._key.redacted_value(reply.model_dump())
         limit = limit_of(request, self._config)
-        return read(value, logprobs=logprobs, stop=request.sampling.stop, limit=limit)
+        return read(
+            value,
+            logprobs=logprobs,
+            stop=request.sampling.stop,
+            limit=limit,
+            tools=bool(request.tools),
+        )
 
     async def close(self) -> None:
         """Close litellm's cached clients."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ _PROBE_TEXT = "Say yes."
 class RequestShapes:
     """Request shapes that the server is known to accept or reject. For one event loop.
 
-    A shape is a request without its texts: roles, sampling, log-probabilities, tools.
+    A shape is a request without its texts: roles, sampling, log-probabilities, tools, schema.
     """
 
     def __init__(self, transport: Transport) -> None:
@@ -61,4 +62,5 @@ class RequestShapes:
 def _shape_of(request: Request) -> Hashable:
     sampling = replace(request.sampling, seed=0)
     roles = tuple(dict.fromkeys(turn.role for turn in request.messages))
-    return roles, sampling, request.logprobs, bool(request.tools)
+    beside = json.dumps(request.beside_messages(), sort_keys=True, default=str)
+    return roles, sampling, request.logprobs, beside

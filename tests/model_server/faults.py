@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nfilter.api.types import Completion
+from nfilter.api.types import Completion, ToolCall
 
 PASSING = frozenset(
     {
@@ -58,7 +58,7 @@ class Script:
     ``faults`` gives shares in [0, 1]: of conversations for lasting kinds, of attempts for all others. A share of 1 is
     a fault that every attempt meets. More than ``capacity`` calls at a time meet a 429; more than ``slots`` wait in a queue.
     ``key`` is the only key that is let in. Without ``logprobs`` they are left out as by a server that does not know
-    them: silently. ``limit_as`` is the only name of the limit on tokens that is taken. With ``thinks`` a model spends so many
+    them: silently; without ``schemas`` a schema of the answer is refused. ``limit_as`` is the only name of the limit on tokens that is taken. With ``thinks`` a model spends so many
     tokens on thoughts before each answer, an eighth with ``reasoning_effort: low``. ``answer`` gives the text of an answer, or a whole completion with its end, counts and logprobs.
     """
 
@@ -71,6 +71,7 @@ class Script:
     slots: int | None = None
     key: str | None = None
     logprobs: bool = True
+    schemas: bool = True
     answer: Callable[[Sequence[Mapping[str, Any]]], str | Completion] = answer
     limit_as: str = ""
     thinks: int = 0
@@ -117,6 +118,8 @@ class Plan:
         refused = [name for name in _LIMITS if taken and name != taken and name in (asked or {})]
         if refused:
             kind = f"no_{refused[0]}"
+        if not self.script.schemas and "response_format" in (asked or {}):
+            kind = "no_schema"
         self.served.setdefault(content, []).append(kind)
         self.counts[kind] += 1
         return kind
@@ -193,7 +196,13 @@ def completion(
     thinks = script.thinks // 8 if asked.get("reasoning_effort") == "low" else script.thinks
     if thinks and isinstance(limit, int) and thinks >= limit:
         words, text, finish, thinks = [], None, "length", limit
-    message = {"role": "assistant", "content": text, "refusal": refusal}
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": refusal}
+    if made.tool_calls:
+        message |= {
+            "content": text or None,
+            "tool_calls": [_called(each) for each in made.tool_calls],
+        }
+        finish = "tool_calls"
     reasoning = "so " * thinks if thinks else made.reasoning
     if reasoning is not None:
         message["reasoning_content"] = reasoning
@@ -220,6 +229,11 @@ def completion(
     }
 
 
+def _called(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
 def _token(word: str) -> dict[str, Any]:
     return {"token": word, "logprob": logprob(word), "bytes": None, "top_logprobs": []}
 
@@ -242,6 +256,7 @@ def error_body(kind: str, given_key: str = "") -> tuple[int, dict[str, Any]]:
         "unknown_model": (404, _openai("The model `nothing` does not exist or you do not have access to it.", "invalid_request_error", "model_not_found")),
         "no_max_tokens": (400, _no_field("max_tokens", "max_completion_tokens")),
         "no_max_completion_tokens": (400, _no_field("max_completion_tokens", "max_tokens")),
+        "no_schema": (400, _openai("Invalid parameter: 'response_format' of type 'json_schema' is not supported with this model.", "invalid_request_error", None, "response_format")),
         "overflow": (400, _openai("This model's maximum context length is 4097 tokens. However, your messages resulted in 5012 tokens. Please reduce the length of the messages.", "invalid_request_error", "context_length_exceeded", "messages")),
         "overflow_vllm": (400, {"object": "error", "message": "This model's maximum context length is 2048 tokens. However, you requested 2304 tokens (2048 in the messages, 256 in the completion). Please reduce the length of the messages or completion.", "type": "BadRequestError", "param": None, "code": 400}),
         "overflow_llama": (400, {"error": {"code": 400, "message": "request (3003 tokens) exceeds the available context size (1024 tokens), try increasing it", "type": "exceed_context_size_error", "n_prompt_tokens": 3003, "n_ctx": 1024}}),

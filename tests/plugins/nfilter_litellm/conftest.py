@@ -17,6 +17,7 @@ from nfilter_litellm.breaker import Breaker
 from nfilter_litellm.config import LiteLLMConfig
 from nfilter_litellm.engine import Dispatcher
 from nfilter_litellm.failures import broken, from_status, off_schema, timed_out
+from nfilter_litellm.feed import Feed
 from nfilter_litellm.limiter import Limiter
 from nfilter_litellm.protocol import read
 from nfilter_litellm.retry import Retry
@@ -146,7 +147,7 @@ class Simulation:
             self.ended.append(self.loop.time())
 
         try:
-            self.loop.run_until_complete(self.dispatcher.run(requests, emit))
+            self.loop.run_until_complete(self.dispatcher.run(Feed(requests), emit))
         except ModelError as error:
             self.error = error
         return self.loop.time() - started

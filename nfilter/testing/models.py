@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +100,11 @@ def _ask(
                 and answer.logprobs is None
             ), f"{name}: it declares logprobs, and a completion has none"
     if requests and "Streams" in able:
-        streamed = [each for each in built.stream(list(requests)) if each is not None]
-        assert sorted(number for number, _ in streamed) == list(range(len(requests))), (
-            f"{name}: stream yielded the requests {sorted(number for number, _ in streamed)} of {len(requests)}; yield each once"
-        )
-        check_completions(name, [answer for _, answer in streamed], len(requests))
+        _check_numbers(name, "stream", built.stream(list(requests)), len(requests))
+    if requests and "OpenStreams" in able:
+        waiting = [list(requests), []]
+        stream = built.open_stream(list(requests), lambda: waiting.pop(0) if waiting else [])
+        _check_numbers(name, "open_stream", stream, 2 * len(requests))
     if texts and "Embeds" in able:
         vectors = check_vectors(name, built.embed(list(texts)), len(texts))
         again = check_vectors(name, built.embed([texts[-1]]), 1)
@@ -122,6 +122,16 @@ def _ask(
             )
         if "Scores" in able:
             _score(name, built, encoded)
+
+
+def _check_numbers(name: str, method: str, stream: Iterable[Any], count: int) -> None:
+    """Check that a stream yields each of ``count`` requests once."""
+    streamed = [each for each in stream if each is not None]
+    numbers = sorted(number for number, _ in streamed)
+    assert numbers == list(range(count)), (
+        f"{name}: {method} yielded the requests {numbers} of {count}; yield each once"
+    )
+    check_completions(name, [answer for _, answer in streamed], count)
 
 
 def _score(name: str, built: Any, encoded: Sequence[TokenSample]) -> None:

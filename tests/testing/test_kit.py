@@ -21,9 +21,11 @@ from nfilter import (
     ContractError,
     Embeds,
     Exported,
+    Generates,
     Judged,
     Message,
     MetricInput,
+    OpenStreams,
     Request,
     Sample,
     Scores,
@@ -279,6 +281,32 @@ def test_backends_that_break_a_rule_are_refused(
     check_backend(Adder, AdderConfig(), Site(Path()), **asked)
     with pytest.raises(error, match=says):
         check_backend(type("Made", (FakeModel,), members), StageConfig(), Site(Path()), **asked)
+
+
+def test_an_open_stream_answers_what_came_while_it_ran() -> None:
+    def open_stream(heeds: bool) -> Any:
+        def stream(self: Any, first: Any, more: Any) -> Any:
+            waiting, number = list(first), 0
+            while waiting:
+                yield number, Completion("5", logprobs=(-0.5,))
+                waiting.pop()
+                number += 1
+                waiting += more() if heeds else ()
+
+        return stream
+
+    able = Abilities(frozenset({Generates, OpenStreams}))
+    declared = {"abilities": classmethod(lambda cls, config: able)}
+    requests = [Request(sample.messages) for sample in SAMPLES[:2]]
+    for heeds in (True, False):
+        members = {**declared, "open_stream": open_stream(heeds)}
+        cls = type("Made", (FakeModel,), members)
+        if heeds:
+            check_backend(cls, StageConfig(), Site(Path()), requests=requests)
+        else:
+            says = r"open_stream yielded the requests \[0, 1\] of 4; yield each once"
+            with pytest.raises(AssertionError, match=says):
+                check_backend(cls, StageConfig(), Site(Path()), requests=requests)
 
 
 # --- sources, exporters, metrics, trainers ---------------------------------------------------------------------

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from nfilter import Generates, ModelError, RecipeError, Request, Site, Streams
+from nfilter import Generates, ModelError, OpenStreams, RecipeError, Request, Site, Streams
 from nfilter.recipe.model import load as load_recipe
 from nfilter.registry.loading import load as load_plugins
 from nfilter.testing import check_backend
@@ -194,7 +194,7 @@ def test_a_missing_variable_is_reported_with_the_command_to_type(
 
 def test_abilities_are_known_without_a_connection() -> None:
     able = check_backend(LiteLLMBackend, config(model="x", api_base=LOCAL))
-    assert able.capabilities == {Generates, Streams}
+    assert able.capabilities == {Generates, Streams, OpenStreams}
     assert able.logprobs
     assert not LiteLLMBackend.abilities(config(model="x", api_base=LOCAL, logprobs=False)).logprobs
     # litellm's tables decide for other providers.

@@ -185,7 +185,10 @@ def test_litellm_s_clients_send_once_per_attempt() -> None:
         return raised
 
     with listening(lambda one: connections.append(one.recv(2**16))) as url:
-        assert asyncio.run(twice(url)) == [httpx.RemoteProtocolError, RefusedReplyError]
+        lost, refused = asyncio.run(twice(url))
+    # A server that closes before it has read everything resets the connection.
+    assert lost in (httpx.RemoteProtocolError, httpx.ReadError)
+    assert refused is RefusedReplyError
     assert len(connections) == 1
     assert asyncio.run(twice(url)) == [httpx.ConnectError, httpx.ConnectError]
 

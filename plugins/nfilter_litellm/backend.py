@@ -27,13 +27,14 @@ from nfilter_litellm.batch_lines import BatchFormat, BatchPricing
 from nfilter_litellm.batches import BatchDispatcher, BatchSettings
 from nfilter_litellm.breaker import Breaker
 from nfilter_litellm.budgeted_transport import BudgetedTransport
-from nfilter_litellm.config import LiteLLMConfig, Route, route_of
+from nfilter_litellm.config import LiteLLMConfig, Route, route_of, routes_of
 from nfilter_litellm.engine import Dispatcher, Dispatches, Engine, Tally, Transport
 from nfilter_litellm.host_guard import HostGuard
 from nfilter_litellm.keys import found_by_litellm, from_environment, is_set, missing_message
 from nfilter_litellm.limiter import Limiter
 from nfilter_litellm.prices import price_of
 from nfilter_litellm.provider_hosts import allowed_hosts_of
+from nfilter_litellm.replicas import ReplicaTransport
 from nfilter_litellm.retry import Retry
 from nfilter_litellm.servers import ALSO_KNOWN
 
@@ -90,7 +91,8 @@ class LiteLLMBackend:
         name = f"{route.name} in batches" if config.batch else route.name
         if config.batch:
             level = "one batch per chunk of the recipe; a larger chunk, such as chunk: 50000, makes fewer"
-        yield f"{name} over {route.transport} ({route.reason}) at {route.destination}; {key}, {level}, {logprobs}"
+        more = f" and {len(config.replicas)} more servers" if config.replicas else ""
+        yield f"{name} over {route.transport} ({route.reason}) at {route.destination}{more}; {key}, {level}, {logprobs}"
 
     def __init__(self, config: LiteLLMConfig, site: Site) -> None:
         self._config = config
@@ -174,9 +176,14 @@ class LiteLLMBackend:
         if route.transport == "aiohttp":
             from nfilter_litellm.http import HttpTransport
 
-            transport: Transport = HttpTransport(
-                route, config, self._key, self._guard, logprobs=logprobs
-            )
+            servers = [
+                (
+                    each.destination,
+                    HttpTransport(each, config, self._key, self._guard, logprobs=logprobs),
+                )
+                for each in routes_of(config)
+            ]
+            transport: Transport = ReplicaTransport(servers) if config.replicas else servers[0][1]
         else:
             from nfilter_litellm.providers import LiteLLMTransport
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -69,7 +69,8 @@ class LiteLLMConfig(StageConfig):
     max_tokens (at OpenAI with max_completion_tokens) and switches if the server rejects it. ``logprobs: false`` is for a
     server without log-probabilities. ``body`` adds fields to every request; null removes one:
     ``{reasoning_effort: low, temperature: null}``. ``price`` is for models that litellm's list lacks. ``revision`` is any
-    text: changing it repeats all calls. ``batch: true`` submits the calls of a chunk as one OpenAI batch: cheaper there,
+    text: changing it repeats all calls. ``replicas`` are further servers with the same weights; their number changes no answer and
+    repeats no call, so only ``api_base`` identifies the model. ``batch: true`` submits the calls of a chunk as one OpenAI batch: cheaper there,
     and completed within a day.
     """
 
@@ -96,6 +97,10 @@ class LiteLLMConfig(StageConfig):
     )
     api_base: str | None = Field(
         default=None, description="The address of a server: http://localhost:8000/v1."
+    )
+    replicas: tuple[str, ...] = Field(
+        default=(),
+        description="Further addresses of servers with the same model; each call goes to the server with the fewest running.",
     )
     api_key_env: str | None = Field(
         default=None, description="The environment variable with the key."
@@ -150,6 +155,7 @@ class LiteLLMConfig(StageConfig):
             )
         if self.api_base is not None:
             _check_address(self.api_base)
+        self._check_replicas()
         _check_model(self.model, route_of(self).transport)
         if self.api_base is None and (needed := address_needed(self.model)):
             raise ValueError(needed)
@@ -159,6 +165,35 @@ class LiteLLMConfig(StageConfig):
             except ValueError as error:
                 raise ValueError(f"body: {error}") from None
         return self
+
+    def _check_replicas(self) -> None:
+        if not self.replicas:
+            return
+        for address in self.replicas:
+            _check_replica(address)
+        if self.api_base is None:
+            raise ValueError(
+                "replicas are further addresses beside api_base; write the first address as api_base"
+            )
+        if self.batch:
+            raise ValueError(
+                "replicas cannot be combined with batch: true, as a batch stays at one server; remove one of them"
+            )
+        if route_of(self).transport != "aiohttp":
+            raise ValueError(
+                "replicas are OpenAI-compatible servers, reached without litellm; write transport: aiohttp, or remove replicas"
+            )
+        bases = [_with_path(each) for each in (self.api_base, *self.replicas)]
+        twice = next((each for each in bases if bases.count(each) > 1), None)
+        if twice is not None:
+            raise ValueError(f"replicas: {twice} is named twice, api_base included; name it once")
+
+
+def _check_replica(text: str) -> None:
+    try:
+        _check_address(text)
+    except ValueError as error:
+        raise ValueError(f"replicas: {error}") from None
 
 
 def check_field(name: str, transport: str) -> None:
@@ -262,6 +297,12 @@ def route_of(config: LiteLLMConfig) -> Route:
     if base is not None and provider not in {*OWN_PROTOCOL, "hosted_vllm"}:
         name = f"openai/{_server_model_name(name)}"
     return Route("litellm", reason, name, base, config.api_key_env, provider)
+
+
+def routes_of(config: LiteLLMConfig) -> list[Route]:
+    """Return the route of each server: that of ``api_base``, then those of ``replicas``."""
+    first = route_of(config)
+    return [first, *(replace(first, base=_with_path(each)) for each in config.replicas)]
 
 
 def _server_model_name(model: str) -> str:

@@ -13,6 +13,7 @@ from nfilter import Completion, Request
 from nfilter_litellm.client_guards import MAX_REPLY_BYTES
 from nfilter_litellm.config import OPENAI, LiteLLMConfig, Route
 from nfilter_litellm.failures import (
+    CallError,
     broken,
     from_status,
     not_allowed,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _MAX_ERROR_BYTES = 2**16
 _FILE_TIMEOUT = 3600.0  # seconds per file transfer
 _SUCCESS = (200, 201)
+_SERVER_FAULT = 500  # the first status of a fault of the server
 _JSON_HEADERS = {"Content-Type": "application/json"}
 
 
@@ -175,6 +177,16 @@ class HttpTransport:
         return await self._schema_field.call(
             request, lambda each: self._limit_field.call(lambda name: self._attempt(each, name))
         )
+
+    async def answers(self) -> bool:
+        """Return whether the server answers, with its list of models or with a refusal of it."""
+        from yarl import URL
+
+        try:
+            await self._connection.get(URL(f"{self._route.base}/models"))
+        except CallError as error:
+            return error.status is not None and error.status < _SERVER_FAULT
+        return True
 
     async def _attempt(self, request: Request, name: LimitName) -> Completion:
         body = request_body(request, self._route, self._config, logprobs=self._logprobs, limit=name)

@@ -1,0 +1,142 @@
+"""Several servers with the same model: each call goes to the one with the fewest calls running; one that fails is left alone for a while."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Protocol
+
+from nfilter import Completion, ModelError, Request
+from nfilter_litellm.failures import CallError
+
+_FAILURES: Final = (
+    3  # in a row, after which a server is left alone; one is enough if nothing was sent
+)
+_FIRST_PAUSE: Final = 1.0  # seconds
+_LONGEST_PAUSE: Final = 60.0  # seconds
+
+
+class Server(Protocol):
+    """The transport of one server."""
+
+    async def call(self, request: Request) -> Completion:
+        """Return the completion; raise CallError."""
+        ...
+
+    async def answers(self) -> bool:
+        """Return whether the server answers at all, without a call to a model."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class _Replica:
+    """A server and its state. ``opens`` is the time from which it may be used again; None if it is in use."""
+
+    address: str
+    server: Server
+    running: int = 0
+    used: int = 0
+    failures: int = 0
+    pauses: int = 0
+    opens: float | None = None
+
+    def answered(self) -> None:
+        self.failures = self.pauses = 0
+        self.opens = None
+
+    def failed(self, now: float, *, reached: bool) -> None:
+        self.failures += 1
+        if self.failures >= _FAILURES or not reached:
+            self.pause(now)
+
+    def pause(self, now: float, seconds: float | None = None) -> None:
+        own = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**self.pauses)
+        self.pauses += 1
+        self.opens = max(self.opens or 0.0, now + (own if seconds is None else seconds))
+
+
+class ReplicaTransport:
+    """Transport over several servers. For one event loop.
+
+    A server that cannot be reached, that fails three times in a row, or that asks to wait, gets no calls for 1 s, then 2 s, up to
+    60 s. After the pause it is asked whether it answers (``Server.answers``) before it gets a call. If all servers pause, calls
+    go to the one whose pause ends first, and the engine's own retries apply.
+    """
+
+    def __init__(self, servers: Sequence[tuple[str, Server]]) -> None:
+        """``servers`` are pairs of an address, for messages, and its transport."""
+        self._replicas = [_Replica(address, server) for address, server in servers]
+        self._checks: dict[int, asyncio.Task[None]] = {}
+        self._calls = 0
+
+    async def call(self, request: Request) -> Completion:
+        """Make one attempt at the least loaded server.
+
+        Raises:
+            CallError: with the address of the server.
+            ModelError: the server fails for a reason that all its calls share, such as the key or the model's name.
+        """
+        clock = asyncio.get_running_loop().time
+        replica = self._choose(clock())
+        self._calls += 1
+        replica.used = self._calls
+        replica.running += 1
+        try:
+            answer = await replica.server.call(request)
+        except CallError as error:
+            if error.effect == "limited":
+                replica.pause(clock(), error.retry_after)
+            elif error.effect == "strained":
+                replica.failed(clock(), reached=error.may_be_billed)
+            else:
+                replica.answered()
+            error.detail = f"{error.detail} (at {replica.address})"
+            if error.shared and not error.maybe_prompt:
+                # The other servers may answer, and the calls of this one would fail in silence.
+                raise ModelError(
+                    f"one of several servers fails: {error.detail}; correct its address or its key, or remove it from "
+                    "api_base and replicas, and run the same command again"
+                ) from None
+            raise
+        finally:
+            replica.running -= 1
+        replica.answered()
+        return answer
+
+    async def close(self) -> None:
+        """Close the transports of all servers."""
+        checks = list(self._checks.values())
+        for check in checks:
+            check.cancel()
+        await asyncio.gather(*checks, return_exceptions=True)
+        for replica in self._replicas:
+            await replica.server.close()
+
+    def _choose(self, now: float) -> _Replica:
+        for number, replica in enumerate(self._replicas):
+            due = replica.opens is not None and replica.opens <= now
+            if due and number not in self._checks:
+                check = asyncio.get_running_loop().create_task(self._check(replica))
+                self._checks[number] = check
+                check.add_done_callback(partial(self._end_check, number))
+        ready = [replica for replica in self._replicas if replica.opens is None]
+        if ready:
+            return min(ready, key=lambda each: (each.running, each.used))
+        return min(self._replicas, key=lambda each: each.opens or 0.0)
+
+    def _end_check(self, number: int, _: asyncio.Task[None]) -> None:
+        del self._checks[number]
+
+    async def _check(self, replica: _Replica) -> None:
+        alive = False
+        with suppress(CallError):
+            alive = await replica.server.answers()
+        if alive:
+            replica.answered()
+        else:
+            replica.pause(asyncio.get_running_loop().time())

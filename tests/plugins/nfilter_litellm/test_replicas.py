@@ -1,0 +1,280 @@
+"""Several servers with one model: least loaded first, a dead one is left alone and taken back, and nothing else changes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from nfilter import Completion, ModelError, Request, Site
+from nfilter_litellm.backend import LiteLLMBackend
+from nfilter_litellm.config import LiteLLMConfig
+from nfilter_litellm.failures import CallError, broken, from_status
+from nfilter_litellm.replicas import ReplicaTransport
+from tests.model_server.faults import Script
+from tests.model_server.server import ModelServer
+from tests.plugins.nfilter_litellm.conftest import VirtualLoop
+
+
+class FakeServer:
+    """A server that takes ``latency`` seconds per call, or raises ``fault``."""
+
+    def __init__(self, latency: float = 1.0) -> None:
+        self.latency = latency
+        self.fault: Callable[[], CallError] | None = None
+        self.alive = True
+        self.calls = 0
+        self.checks = 0
+        self.running = self.most = 0
+
+    async def call(self, request: Request) -> Completion:
+        self.calls += 1
+        if self.fault is not None:
+            raise self.fault()
+        self.running += 1
+        self.most = max(self.most, self.running)
+        await asyncio.sleep(self.latency)
+        self.running -= 1
+        return Completion("yes")
+
+    async def answers(self) -> bool:
+        self.checks += 1
+        return self.alive
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def loop() -> Iterator[VirtualLoop]:
+    made = VirtualLoop()
+    yield made
+    made.close()
+
+
+def pool(*servers: FakeServer) -> ReplicaTransport:
+    return ReplicaTransport([(f"http://s{n}/v1", server) for n, server in enumerate(servers)])
+
+
+ASK = Request(())
+
+
+async def ask(transport: ReplicaTransport) -> str:
+    try:
+        return (await transport.call(ASK)).text
+    except CallError as error:
+        return error.detail
+
+
+def test_a_call_goes_to_the_server_with_the_fewest_running(loop: VirtualLoop) -> None:
+    fast, slow = FakeServer(1.0), FakeServer(4.0)
+
+    async def work() -> None:
+        transport, waiting = pool(fast, slow), asyncio.Semaphore(8)
+
+        async def one() -> None:
+            async with waiting:
+                await transport.call(ASK)
+
+        await asyncio.gather(*(one() for _ in range(100)))
+
+    loop.run_until_complete(work())
+    assert fast.most == slow.most == 4
+    # Four at a time each: one is four times as fast.
+    assert (fast.calls, slow.calls) == (80, 20)
+
+
+def test_idle_servers_take_turns(loop: VirtualLoop) -> None:
+    servers = [FakeServer() for _ in range(3)]
+
+    async def work() -> None:
+        transport = pool(*servers)
+        for _ in range(9):
+            await transport.call(ASK)
+
+    loop.run_until_complete(work())
+    assert [each.calls for each in servers] == [3, 3, 3]
+
+
+def test_a_server_that_cannot_be_reached_is_left_alone_and_taken_back(loop: VirtualLoop) -> None:
+    dead, good = FakeServer(), FakeServer(0.1)
+    dead.fault, dead.alive = lambda: broken("refused", may_be_billed=False), False
+
+    async def work() -> list[str]:
+        transport = pool(dead, good)
+        said = [await ask(transport) for _ in range(40)]
+        dead.fault, dead.alive = None, True
+        await asyncio.sleep(60)
+        said += [await ask(transport) for _ in range(10)]
+        await transport.close()
+        return said
+
+    said = loop.run_until_complete(work())
+    assert said.count("refused (at http://s0/v1)") == 1
+    assert said.count("yes") == 49
+    assert 4 <= dead.calls - 1 <= 5
+    # Asked after 1 s and after 2 s more, not before each call.
+    assert 2 <= dead.checks <= 4
+
+
+def test_three_faults_in_a_row_count_and_one_answer_forgives_them(loop: VirtualLoop) -> None:
+    odd, good = FakeServer(), FakeServer()
+    faults = iter("FFSFFFSSS")
+
+    async def work() -> None:
+        transport = pool(odd, good)
+        for _ in range(6):
+            odd.fault = (lambda: from_status(500, "oops")) if next(faults) == "F" else None
+            good.calls = 0
+            while not good.calls:  # until it is the other one's turn
+                await ask(transport)
+
+    loop.run_until_complete(work())
+    assert odd.calls == 6
+
+
+def test_a_server_that_asks_to_wait_is_left_alone_for_as_long(loop: VirtualLoop) -> None:
+    busy, good = FakeServer(), FakeServer()
+    busy.fault = lambda: from_status(429, "slow down", 7.0)
+
+    async def work() -> int:
+        transport = pool(busy, good)
+        await ask(transport)
+        for _ in range(6):
+            await ask(transport)
+        return busy.checks
+
+    assert loop.run_until_complete(work()) == 0
+    assert (busy.calls, good.calls) == (1, 6)
+
+
+def test_where_all_pause_the_first_to_open_is_tried(loop: VirtualLoop) -> None:
+    servers = [FakeServer(), FakeServer()]
+    for each in servers:
+        each.fault, each.alive = lambda: broken("refused", may_be_billed=False), False
+
+    async def work() -> list[str]:
+        transport = pool(*servers)
+        return [await ask(transport) for _ in range(4)]
+
+    assert Counter(loop.run_until_complete(work())) == {
+        "refused (at http://s0/v1)": 2,
+        "refused (at http://s1/v1)": 2,
+    }
+
+
+def test_calls_are_shared_by_real_servers_and_a_dead_one_costs_no_answer(
+    backend: Callable[..., Any], requests: Callable[..., list[Request]]
+) -> None:
+    with ModelServer(Script(latency=0.002)) as one, ModelServer(Script(latency=0.002)) as two:
+        both = backend(one.url, replicas=[two.url]).generate(requests(200))
+    assert [each.failure for each in both] == [None] * 200
+    shares = one.plan.counts["ok"], two.plan.counts["ok"]
+    assert sum(shares) == 200
+    assert min(shares) > 50
+    with ModelServer() as one:
+        dead = "http://127.0.0.1:9/v1"
+        done = backend(one.url, replicas=[dead]).generate(requests(50))
+    assert [each.text for each in done] == [each.text for each in both[:50]]
+
+
+def test_a_server_that_is_up_again_is_asked_for_its_models(
+    backend: Callable[..., Any],
+) -> None:
+    from nfilter_litellm.config import routes_of
+    from nfilter_litellm.host_guard import HostGuard
+    from nfilter_litellm.http import HttpTransport
+    from nfilter_litellm.keys import from_environment
+    from nfilter_litellm.provider_hosts import allowed_hosts_of
+
+    async def alive(url: str) -> bool:
+        config = LiteLLMConfig(model="m", api_base=url)
+        (route,) = routes_of(config)
+        guard = HostGuard(allowed_hosts_of(route, (), ()))
+        transport = HttpTransport(route, config, from_environment(None), guard, logprobs=True)
+        try:
+            return await transport.answers()
+        finally:
+            await transport.close()
+
+    with ModelServer() as server:  # it has no list of models, and says so
+        assert asyncio.run(alive(server.url))
+        assert "/v1/models" in server.paths
+    assert not asyncio.run(alive("http://127.0.0.1:9/v1"))
+
+
+def test_the_number_of_servers_changes_neither_the_model_nor_its_answers() -> None:
+    one = {"model": "m", "api_base": "http://localhost:1/v1"}
+    more = {**one, "replicas": ["http://localhost:2", "http://localhost:3/v1"]}
+    marks = {
+        LiteLLMBackend(LiteLLMConfig.model_validate(each), Site(Path())).fingerprint()
+        for each in (one, more)
+    }
+    assert len(marks) == 1
+    (fact,) = LiteLLMBackend.facts(LiteLLMConfig.model_validate(more), Site(Path()))
+    assert "at http://localhost:1/v1 and 2 more servers" in fact
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": "openai/m", "replicas": ["http://localhost:2"]}, "write the first address as api_base"),
+        ({"api_base": "http://localhost:1", "replicas": ["localhost:2"]}, "replicas: api_base is an address such as"),
+        ({"api_base": "http://localhost:1", "replicas": ["http://localhost:1/v1"]}, r"http://localhost:1/v1 is named twice"),
+        ({"api_base": "http://localhost:1", "replicas": ["http://localhost:2"], "batch": True}, "cannot be combined with batch: true"),
+        ({"api_base": "http://localhost:1", "replicas": ["http://localhost:2"], "transport": "litellm"}, "write transport: aiohttp"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_replicas_is_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        LiteLLMConfig.model_validate({"model": "m", **settings})
+
+
+def test_a_replica_at_another_host_has_to_be_allowed(
+    backend: Callable[..., Any], requests: Callable[..., list[Request]]
+) -> None:
+    from nfilter.recipe.hosts import unlisted_hosts
+
+    config = LiteLLMConfig(
+        model="m", api_base="http://localhost:1", replicas=("http://gpu-2.example:8000",)
+    )
+    assert unlisted_hosts(LiteLLMBackend, config, ()) == ["gpu-2.example"]
+    assert unlisted_hosts(LiteLLMBackend, config, ("gpu-2.example",)) == []
+    with ModelServer() as server:
+        model = backend(server.url, replicas=["http://gpu-2.example:8000"], concurrency=2)
+        with pytest.raises(ModelError, match=r"gpu-2.example.*is not allowed"):
+            model.generate(requests(9))
+        model.close()
+
+
+@pytest.mark.types(
+    "correct its address or its key, or remove it from api_base and replicas, and run the same command again"
+)
+def test_one_wrong_server_ends_the_run_though_another_answers(
+    backend: Callable[..., Any], requests: Callable[..., list[Request]]
+) -> None:
+    with ModelServer() as good, ModelServer(Script(key="another")) as wrong:
+        model = backend(good.url, concurrency=2, replicas=[wrong.url])
+        with pytest.raises(ModelError, match=f"one of several servers fails: 401 .*at {wrong.url}"):
+            model.generate(requests(9))
+        model.close()
+        done = backend(good.url).generate(requests(9))
+    assert [each.failure for each in done] == [None] * 9
+
+
+@pytest.mark.types(
+    "write the first address as api_base", "write transport: aiohttp, or remove replicas"
+)
+def test_the_settings_that_the_errors_name_are_valid() -> None:
+    LiteLLMConfig.model_validate(
+        {"model": "openai/m", "api_base": "http://localhost:1", "replicas": ["http://localhost:2"]}
+    )
+    wrong = {"model": "m", "api_base": "http://localhost:1", "transport": "litellm"}
+    more = {"replicas": ["http://localhost:2"]}
+    LiteLLMConfig.model_validate({**wrong, **more, "transport": "aiohttp"})
+    LiteLLMConfig.model_validate(wrong)

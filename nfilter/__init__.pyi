@@ -91,8 +91,8 @@ from .api.stages import TokenLoss as TokenLoss
 from .api.stages import TokenStage as TokenStage
 from .api.structured import Structured as Structured
 from .api.structured import read_structured as read_structured
-from .api.tool_settings import ToolUse as ToolUse
 from .api.tool_settings import Tools as Tools
+from .api.tool_settings import ToolUse as ToolUse
 from .api.tools import Tool as Tool
 from .api.tools import ToolArgs as ToolArgs
 from .api.tools import ToolCost as ToolCost

@@ -11,6 +11,7 @@ from .api.capabilities import CAPABILITIES as CAPABILITIES
 from .api.capabilities import Abilities as Abilities
 from .api.capabilities import Adapts as Adapts
 from .api.capabilities import Attends as Attends
+from .api.capabilities import Attributes as Attributes
 from .api.capabilities import CutCounter as CutCounter
 from .api.capabilities import CutsTexts as CutsTexts
 from .api.capabilities import CutTexts as CutTexts

@@ -309,6 +309,34 @@ class Attends(Protocol):
         ...
 
 
+@runtime_checkable
+@capability(cached=False)
+class Attributes(Protocol):
+    """Attributes the probability of some tokens of a sample to tokens before them, by gradients of a local model."""
+
+    def attributions(
+        self,
+        samples: Sequence[TokenSample],
+        select: Callable[[TokenSample], tuple[IntArray, IntArray]],
+        steps: int,
+    ) -> Iterator[FloatArray]:
+        """Yield, for each sample, float32 [T]: the part of log p(targets) that each source adds; NaN at other tokens.
+
+        The numbers are integrated gradients with respect to the input embeddings. They add up, but for the error of the
+        integral, to the log-probability of the targets minus that with a neutral embedding at all sources.
+
+        Args:
+            samples: The samples that are read, one at a time.
+            select: Returns the positions of the sources and of the targets of a sample, ascending; no target is at 0. If either
+                is empty, all values are NaN.
+            steps: Steps of the integral; each is one forward and one backward pass.
+
+        Raises:
+            ModelError: if a sample exceeds the model's context or memory.
+        """
+        ...
+
+
 def lacks(who: str, capability: type, present: Iterable[type]) -> ModelError:
     """Return the error for a call to a model without the capability.
 

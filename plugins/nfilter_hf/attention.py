@@ -37,7 +37,7 @@ def _reduced_layers(
 ) -> list[FloatArray]:
     import torch
 
-    _check_length(module, sample)
+    check_length(module, sample)
     device = next(module.parameters()).device
     ids = torch.from_numpy(np.array(sample.ids, dtype=np.int64))[None].to(device)
     reduced: list[Any] = []
@@ -100,7 +100,12 @@ def _eager_attention(module: Any) -> Iterator[None]:
             vars(config).update(values)
 
 
-def _check_length(module: Any, sample: TokenSample) -> None:
+def check_length(module: Any, sample: TokenSample) -> None:
+    """Check that ``sample`` fits in the context of ``module``.
+
+    Raises:
+        ModelError: it has more tokens.
+    """
     limit = getattr(module.config.get_text_config(), "max_position_embeddings", None)
     if isinstance(limit, int) and 0 < limit < len(sample.ids):
         raise ModelError(

@@ -12,6 +12,7 @@ from nfilter import (
     Abilities,
     Adapts,
     Attends,
+    Attributes,
     Completion,
     CutCounter,
     CutTexts,
@@ -34,6 +35,7 @@ from nfilter import (
 )
 from nfilter_hf.adapters import Snapshot, attach, scoped
 from nfilter_hf.attention import Reduce, read_attention
+from nfilter_hf.attribution import Select, read_attributions
 from nfilter_hf.batching import Budget, release
 from nfilter_hf.chat import ChatError
 from nfilter_hf.checks import config_problems
@@ -89,7 +91,18 @@ class HFBackend:
     @classmethod
     def abilities(cls, config: HFConfig) -> Abilities:  # noqa: ARG003 (the protocol's signature)
         able = frozenset(
-            {Generates, Streams, Embeds, Scores, Attends, Encodes, Tokenizes, LendsModule, Adapts}
+            {
+                Generates,
+                Streams,
+                Embeds,
+                Scores,
+                Attends,
+                Attributes,
+                Encodes,
+                Tokenizes,
+                LendsModule,
+                Adapts,
+            }
         )
         return Abilities(able, logprobs=True)
 
@@ -230,6 +243,13 @@ class HFBackend:
         """Yield the reduced attention weights of each sample's layers; see ``nfilter.Attends``."""
         with self._ready() as loaded:
             yield from read_attention(loaded.module, samples, reduce, layers)
+
+    def attributions(
+        self, samples: Sequence[TokenSample], select: Select, steps: int
+    ) -> Iterator[FloatArray]:
+        """Yield the attributions of each sample's sources; see ``nfilter.Attributes``."""
+        with self._ready() as loaded:
+            yield from read_attributions(loaded.module, samples, select, steps)
 
     @contextmanager
     def lend(self) -> Iterator[Lent]:

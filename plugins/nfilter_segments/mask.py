@@ -10,6 +10,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from nfilter import (
+    Attributes,
     BoolArray,
     Context,
     Contract,
@@ -22,7 +23,7 @@ from nfilter import (
     State,
     TokenSample,
 )
-from nfilter_segments.attribution import entropies, integrated_gradients
+from nfilter_segments.entropy import entropies
 from nfilter_segments.split import Parts, split
 
 WORDS = (
@@ -93,8 +94,8 @@ class Mask:
 
     @classmethod
     def contract(cls, config: MaskConfig) -> Contract:
-        """Write a score; need losses, or a module."""
-        need = Scores if config.by == "loss" else LendsModule
+        """Write a score; need attributions, a module or losses."""
+        need = {"attribution": Attributes, "entropy": LendsModule, "loss": Scores}[config.by]
         return Contract(
             writes=frozenset({config.into}), needs=(ModelNeed(config.model, need, field="model"),)
         )
@@ -115,22 +116,29 @@ class Mask:
         config = self.config
         if config.by == "loss":
             return ctx.model(config.model).score(samples)
-        gradients = config.by == "attribution"
+        what = (
+            f"integrated gradients, {config.steps} steps"
+            if config.by == "attribution"
+            else "entropy"
+        )
+        read = self._attributions if config.by == "attribution" else self._entropies
+        return ctx.token_scores(
+            config.model, f"{self.name}, {what}", samples, lambda missing: read(missing, ctx)
+        )
 
-        def read(missing: Sequence[TokenSample]) -> Iterator[FloatArray]:
-            with ctx.model(config.model).lend() as lent:
-                for sample in missing:
-                    # Where the reasoning ends does not depend on the words.
-                    yield (
-                        integrated_gradients(
-                            lent.module, sample, split(sample, config.words), config.steps
-                        )
-                        if gradients
-                        else entropies(lent.module, sample)
-                    )
+    def _attributions(self, samples: Sequence[TokenSample], ctx: Context) -> Iterator[FloatArray]:
+        model = ctx.model(self.config.model).use(Attributes)
+        return model.attributions(samples, self._sources_and_targets, self.config.steps)
 
-        what = f"integrated gradients, {config.steps} steps" if gradients else "entropy"
-        return ctx.token_scores(config.model, f"{self.name}, {what}", samples, read)
+    def _sources_and_targets(self, sample: TokenSample) -> tuple[IntArray, IntArray]:
+        """Return the positions of reasoning and answer, which do not depend on the words."""
+        parts = split(sample, self.config.words)
+        return parts.reasoning, parts.answer[parts.answer > 0]
+
+    def _entropies(self, samples: Sequence[TokenSample], ctx: Context) -> Iterator[FloatArray]:
+        with ctx.model(self.config.model).lend() as lent:
+            for sample in samples:
+                yield entropies(lent.module, sample)
 
     def _masked(
         self, sample: TokenSample, parts: Parts, scores: FloatArray, ctx: Context, bit: int

@@ -68,7 +68,6 @@ def test_without_a_prediction_there_is_no_norm() -> None:
     assert math.isnan(head_norm(llama(), sample))
 
 
-@pytest.mark.types("so gradnorm.score has no closed form for it; name another model")
 def test_a_head_that_is_more_than_a_matrix_is_refused() -> None:
     class Scaled(LlamaForCausalLM):
         def forward(self, **given: Any) -> Any:

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from nfilter import (
     Adapts,
     Attends,
+    Attributes,
     Embeds,
     Encodes,
     Generates,
@@ -77,6 +78,7 @@ def test_the_conformance_check_passes() -> None:
         Embeds,
         Scores,
         Attends,
+        Attributes,
         Encodes,
         Tokenizes,
         LendsModule,

@@ -12,9 +12,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from nfilter import LendsModule, Message, Sample, Scores, TokenSample
+from nfilter import Attributes, LendsModule, Message, Sample, Scores, TokenSample
 from nfilter.testing import FakeContext, FakeScorer, FakeTokenizer, check_token_stage, token_sample
-from nfilter_segments.attribution import entropies, integrated_gradients
+from nfilter_hf.attribution import read_attributions
+from nfilter_segments.entropy import entropies
 from nfilter_segments.mask import WORDS, Mask, MaskConfig, important
 from nfilter_segments.split import split
 
@@ -41,6 +42,9 @@ class Lender:
     @contextmanager
     def lend(self) -> Iterator[Any]:
         yield SimpleNamespace(module=self.module)
+
+    def attributions(self, samples: Any, select: Any, steps: int) -> Iterator[Any]:
+        return read_attributions(self.module, samples, select, steps)
 
 
 def texts(text: str, words: tuple[str, ...] = WORDS) -> tuple[list[str], str]:
@@ -88,54 +92,6 @@ def test_only_the_last_turn_is_divided() -> None:
     (one,) = FakeTokenizer().encode([sample])
     parts = split(one, WORDS)
     assert "".join(one.text[i] for i in (*parts.reasoning, *parts.answer)) == "c\nd\0"
-
-
-def answer_logp(module: Any, sample: TokenSample, vectors: Any, answer: np.ndarray) -> float:
-    with torch.no_grad():
-        logs = module(inputs_embeds=vectors[None]).logits[0].double().log_softmax(-1)
-    return float(sum(logs[at - 1, sample.ids[at]] for at in answer))
-
-
-@pytest.mark.parametrize("pad", [1, None])
-def test_attributions_add_up_to_what_the_reasoning_adds_to_the_answer(pad: int | None) -> None:
-    module, sample = llama(pad), token_sample("a", "12\n\nWait\x01\x013\n4")
-    parts = split(sample, WORDS)
-    real = module.get_input_embeddings()(torch.from_numpy(sample.ids)).detach()
-    if pad is None:
-        # The baseline is the mean of all embeddings; token 1 is made equal to it.
-        table = module.get_input_embeddings().weight.detach()
-        table[1] = (table.sum(0) - table[1]) / 127
-        real = table[torch.from_numpy(sample.ids)]
-    base = real.clone()
-    base[torch.from_numpy(parts.reasoning)] = module.get_input_embeddings().weight.detach()[1]
-    got = integrated_gradients(module, sample, parts, 400)
-    added = answer_logp(module, sample, real, parts.answer) - answer_logp(
-        module, sample, base, parts.answer
-    )
-    assert abs(added) > 0.1
-    assert float(np.nansum(got)) == pytest.approx(added, rel=0.02)
-    # A token that is the baseline adds nothing; outside the reasoning there are no attributions.
-    np.testing.assert_allclose(got[sample.ids == 1], 0, atol=1e-6)
-    assert np.flatnonzero(~np.isnan(got)).tolist() == parts.reasoning.tolist()
-    assert all(parameter.requires_grad for parameter in module.parameters())
-    assert all(parameter.grad is None for parameter in module.parameters())
-
-
-def test_one_step_is_the_gradient_in_the_middle_of_the_line() -> None:
-    module, sample = llama(), token_sample("a", "12\n\nWait\n4")
-    parts = split(sample, WORDS)
-    ids = torch.from_numpy(sample.ids)
-    embed = module.get_input_embeddings()
-    with torch.no_grad():
-        real, base = embed(ids), embed(torch.tensor(1))
-    inside = torch.from_numpy(np.isin(np.arange(len(ids)), parts.reasoning))[:, None]
-    middle = torch.where(inside, (real + base) / 2, real).requires_grad_()
-    logs = module(inputs_embeds=middle[None]).logits[0].log_softmax(-1)
-    sum(logs[at - 1, ids[at]] for at in parts.answer).backward()
-    assert middle.grad is not None
-    wanted = (middle.grad * (real - base)).sum(-1).numpy()[parts.reasoning]
-    got = integrated_gradients(module, sample, parts, 1)[parts.reasoning]
-    np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-5)
 
 
 def test_entropies_are_those_of_whole_predictions() -> None:
@@ -237,9 +193,12 @@ def test_attributions_and_entropies_come_from_a_lent_module() -> None:
         config = {"by": by, "steps": 4, "keep": 0.3, "ends": False, "consistency": 1.0}
         (one,) = run([token_sample("a", LONG)], Lender(llama()), **config)
         parts = split(one, WORDS)
-        found = (
-            integrated_gradients(llama(), one, parts, 4) if by == "attribution" else entropies(llama(), one)
-        )  # fmt: skip
+        both = (parts.reasoning, parts.answer)
+        (found,) = (
+            read_attributions(llama(), [one], lambda _, both=both: both, 4)  # type: ignore[misc]
+            if by == "attribution"
+            else [entropies(llama(), one)]
+        )
         kept = important([found[part] for part in parts.segments], MaskConfig(**config))[1]
         assert 0 < kept.sum() < len(kept)
         assert [(one.weights[part] != 0).all() for part in parts.segments] == kept.tolist()
@@ -252,7 +211,7 @@ def test_the_contract_names_what_each_way_needs() -> None:
         for by in ("attribution", "entropy", "loss")
     }
     assert {by: each.capability for by, each in need.items()} == {
-        "attribution": LendsModule, "entropy": LendsModule, "loss": Scores,
+        "attribution": Attributes, "entropy": LendsModule, "loss": Scores,
     }  # fmt: skip
     assert need["loss"].model == "m"
     assert Mask.contract(MaskConfig(into="x")).writes == {"x"}

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from nfilter.api.errors import ToolError, did_you_mean, short
+from nfilter.api.errors import RecipeError, ToolError, did_you_mean, short
 from nfilter.api.fences import Fence
 from nfilter.api.model import Model
 from nfilter.api.settings import StageConfig
@@ -28,11 +28,25 @@ COSTS: Final[tuple[ToolCost, ...]] = ("free", "local", "paid")
 READS: Final = ("row", "rows", "labels", "files", "database")
 """What a tool may read beside its arguments: the row itself, other rows, their labels, files, a database."""
 ALLOWANCES: Final[Mapping[str, str]] = {"programs": "NFILTER_ALLOW_PROGRAMS"}
-"""What no recipe can allow: its name to the environment variable with which a person allows it (``=1``)."""
+"""What no recipe can allow: its name for ``--allow``, to the environment variable with which a person allows it (``=1``)."""
 MOST_CHARACTERS: Final = 20_000
 """A longer result is cut, whatever the tool's own limit is."""
 _NEAR = 200
 """Characters between the name of a tool and an argument that count as one request."""
+
+
+def allowed(names: Iterable[str]) -> frozenset[str]:
+    """Return the names of ``ALLOWANCES`` that a person gave.
+
+    Raises:
+        RecipeError: for a name that is none.
+    """
+    given = frozenset(names)
+    for name in sorted(given - set(ALLOWANCES)):
+        raise RecipeError(
+            f"--allow {short(name)}: nothing is allowed by this name; type --allow {' or '.join(ALLOWANCES)}"
+        )
+    return given
 
 
 class ToolArgs(BaseModel):

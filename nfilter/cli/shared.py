@@ -41,6 +41,10 @@ _RECIPE_OPTIONS = (
         "--allow-host", "hosts", multiple=True, metavar="HOST",
         help="A host to which the recipe's models may send data, and from which its sources may read. Repeatable; same as NFILTER_ALLOW_HOSTS=A,B.",
     ),
+    click.option(
+        "--allow", "allow", multiple=True, metavar="WHAT",
+        help="What no recipe can allow: programs, which tools may run in a sandbox. Same as NFILTER_ALLOW_PROGRAMS=1.",
+    ),
     plugin_option,
     click.option(
         "--recipe-plugins", is_flag=True,
@@ -56,6 +60,7 @@ class Asked:
     recipe: Path
     assignments: tuple[str, ...]
     hosts: tuple[str, ...]
+    allow: tuple[str, ...]
     files: tuple[Path, ...]
     recipe_plugins: bool
 
@@ -65,6 +70,7 @@ class Asked:
             str(self.recipe),
             *(word for text in self.assignments for word in ("--set", text)),
             *(word for host in self.hosts for word in ("--allow-host", host)),
+            *(word for what in self.allow for word in ("--allow", what)),
             *(word for file in self.files for word in ("--plugin", str(file))),
             *(["--recipe-plugins"] if self.recipe_plugins else []),
         ]
@@ -113,7 +119,7 @@ def checked_recipe(
     plugins = load_plugins(files, FileHints(asked.recipe, run, files))
     hosts = granted(asked.hosts) if asked.hosts else frozenset()
     with attributed(plugins, "check"):
-        loaded = load(asked.recipe, plugins, asked.assignments, hosts)
+        loaded = load(asked.recipe, plugins, asked.assignments, hosts, asked.allow)
         report = checks.check(
             loaded, plugins, site_of(loaded, plugins), prompts_of(loaded, plugins), data=data
         )

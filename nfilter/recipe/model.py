@@ -26,6 +26,7 @@ from nfilter.answers import AnswerConfig
 from nfilter.answers.thoughts import Thoughts
 from nfilter.api.errors import RecipeError, also_known, did_you_mean, short
 from nfilter.api.settings import StageConfig
+from nfilter.api.tools import allowed
 from nfilter.recipe.extends import extended
 from nfilter.recipe.faults import (
     ENCODE,
@@ -279,6 +280,7 @@ class Recipe(BaseModel):
         plugins: Plugins | Iterable[str | Path] | None = None,
         assignments: Sequence[str] = (),
         allow_hosts: frozenset[str] = frozenset(),
+        allow: Iterable[str] = (),
     ) -> Self:
         """Read and validate a recipe file.
 
@@ -287,6 +289,7 @@ class Recipe(BaseModel):
             plugins: Python files with plugins, in addition to the installed ones.
             assignments: Overrides ``a.b=c``; list items by number (``samples.0.k=5``), values in YAML.
             allow_hosts: Hosts that the recipe's models may send data to, and its sources read from.
+            allow: What no recipe can allow: ``programs``, which tools may run in a sandbox.
 
         Raises:
             RecipeError: with every fault that was found, each with its line and what to write instead.
@@ -296,7 +299,7 @@ class Recipe(BaseModel):
         document = extended(read(Path(file)), found)
         if assignments:
             override(document, list(assignments))
-        return cls._read(Reading(document, found, allow_hosts))
+        return cls._read(Reading(document, found, allow_hosts, allowed(allow)))
 
     @classmethod
     def from_dict(
@@ -354,6 +357,11 @@ class Recipe(BaseModel):
     def allow_hosts(self) -> frozenset[str]:
         """The hosts that the user allows data to be sent to."""
         return self._reading.allow_hosts
+
+    @property
+    def allow(self) -> frozenset[str]:
+        """What the user allows beside hosts, such as programs; no recipe can."""
+        return self._reading.allow
 
     @property
     def plugins(self) -> Plugins:

@@ -29,11 +29,15 @@ NO_SOURCE = "missing; write for example source: {use: jsonl, path: data.jsonl}"
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a recipe is validated with: its values with their lines, the plugins, and the hosts that its user allows."""
+    """What a recipe is validated with: its values with their lines, the plugins, and what its user allows.
+
+    ``allow_hosts`` are hosts, ``allow`` are names of ``nfilter.api.tools.ALLOWANCES``.
+    """
 
     document: YamlDocument
     plugins: Plugins
     allow_hosts: frozenset[str] = frozenset()
+    allow: frozenset[str] = frozenset()
 
     def read_tool(self, use: ToolUse) -> ToolUse:
         """Return ``use`` with the settings of its tool, validated and with all defaults (``nfilter.Tools``).

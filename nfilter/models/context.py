@@ -141,6 +141,7 @@ class RunContext:
                 self._rows,
                 self.model,
                 cache_dir=None if state_dir is None else state_dir / "tools",
+                allow=self._recipe.allow,
             )
             item = self._recipe.plugins.get("tool", use.use)
             self._tools[key] = build_tool(item.cls, use, site)

@@ -22,7 +22,7 @@ class UnitTestConfig(StageConfig):
 
     allow: bool = Field(
         default=False,
-        description="Whether programs of the data may run; the environment has to allow it too: NFILTER_ALLOW_PROGRAMS=1.",
+        description="Whether programs of the data may run; a person has to allow it too: --allow programs, or NFILTER_ALLOW_PROGRAMS=1.",
     )
     column: str = Field(default="tests", description="The column of the row that holds its tests.")
     seconds: float = Field(default=5.0, gt=0, le=60, description="Seconds per program, up to 60.")
@@ -44,8 +44,9 @@ class UnitTestArgs(ToolArgs):
 class UnitTest:
     """Runs a Python program against the row's tests in a process without files, network, other processes or environment.
 
-    Off unless ``allow: true`` is set and NFILTER_ALLOW_PROGRAMS=1 is in the environment. Programs have Python's standard
-    library alone. Expected values of ``assert CALL == VALUE`` and of printed output stay outside of the process.
+    Off unless ``allow: true`` is set and a person allows it (``--allow programs``, or NFILTER_ALLOW_PROGRAMS=1). Programs
+    have Python's standard library alone. Expected values of ``assert CALL == VALUE`` and of printed output stay outside of
+    the process.
     """
 
     name: ClassVar[str] = "unit_test"
@@ -98,11 +99,11 @@ def _forbidden(config: UnitTestConfig, site: ToolSite) -> Iterable[str]:
     if not config.allow:
         yield (
             "unit_test runs programs of the data and is off; set allow: true where you trust its sandbox, and run with "
-            "NFILTER_ALLOW_PROGRAMS=1"
+            "--allow programs"
         )
     elif not site.allows("programs"):
         yield (
-            "unit_test runs programs of the data, and no recipe can allow that; type: export NFILTER_ALLOW_PROGRAMS=1"
+            "unit_test runs programs of the data, and no recipe can allow that; type --allow programs, or export NFILTER_ALLOW_PROGRAMS=1"
         )
 
 

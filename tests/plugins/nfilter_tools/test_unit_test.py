@@ -84,7 +84,7 @@ def test_a_program_that_runs_too_long_is_ended() -> None:
 
 @pytest.mark.types(
     "unit_test runs programs of the data and is off; set allow: true",
-    "no recipe can allow that; type: export NFILTER_ALLOW_PROGRAMS=1",
+    "no recipe can allow that; type --allow programs, or export NFILTER_ALLOW_PROGRAMS=1",
 )
 @needs_linux
 def test_it_is_off_until_the_setting_and_a_person_allow_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,8 +101,10 @@ def test_it_is_off_until_the_setting_and_a_person_allow_it(monkeypatch: pytest.M
         tool = {"unit_test": UnitTest(config, site)}
         return answer_tool_call(tool, ToolCall("unit_test", "{}"), sample).text
 
-    assert "set allow: true where you trust its sandbox, and run with NFILTER_ALLOW_PROGRAMS=1" in told(UnitTestConfig(), SITE)  # fmt: skip
-    assert "type: export NFILTER_ALLOW_PROGRAMS=1" in told(UnitTestConfig(allow=True), closed)
+    assert "set allow: true where you trust its sandbox, and run with --allow programs" in told(UnitTestConfig(), SITE)  # fmt: skip
+    assert "type --allow programs, or export NFILTER_ALLOW_PROGRAMS=1" in told(
+        UnitTestConfig(allow=True), closed
+    )
     assert any("export NFILTER_ALLOW_PROGRAMS=1" in text for text in UnitTest.problems(UnitTestConfig(allow=True), closed))  # fmt: skip
     monkeypatch.setenv("NFILTER_ALLOW_PROGRAMS", "1")
     assert "set allow: true" in told(UnitTestConfig(), closed)

@@ -25,7 +25,8 @@ from nfilter import Message, Sample, Site
 from nfilter.metrics.intervals import percentiles
 from nfilter.testing import FakeContext
 from nfilter_embed.backend import SentenceTransformers, SentenceTransformersConfig
-from nfilter_robustft.check import Check, CheckConfig
+from nfilter_robustft.check import Check
+from nfilter_robustft.check_settings import CheckConfig
 from nfilter_robustft.neighbors import Neighbors, NeighborsConfig
 
 LEVELS = (30, 50, 70)

@@ -20,8 +20,8 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from nfilter_robustft.bounds import rate_range
-from nfilter_robustft.posterior import Pattern, estimate
+from nfilter_robustft.statistics.bounds import rate_range
+from nfilter_robustft.statistics.posterior import Pattern, estimate
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]

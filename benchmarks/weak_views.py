@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nfilter_robustft.chance_test import compare_with_chance
 from nfilter_robustft.pilot import MAX_ROWS, STEP
+from nfilter_robustft.statistics.chance_test import compare_with_chance
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ from .api.errors import SourceError as SourceError
 from .api.errors import StoreError as StoreError
 from .api.errors import ToolError as ToolError
 from .api.errors import did_you_mean as did_you_mean
+from .api.errors import first_line as first_line
 from .api.errors import missing_package as missing_package
 from .api.events import RunFinished as RunFinished
 from .api.events import RunStarted as RunStarted
@@ -59,6 +60,8 @@ from .api.hookspecs import hookimpl as hookimpl
 from .api.ids import SeenTexts as SeenTexts
 from .api.ids import hash_of as hash_of
 from .api.ids import place_of as place_of
+from .api.ids import row_of as row_of
+from .api.ids import rows_by_id as rows_by_id
 from .api.interrupt import Interrupt as Interrupt
 from .api.metrics import Judged as Judged
 from .api.metrics import JudgedTokens as JudgedTokens
@@ -71,6 +74,15 @@ from .api.notes import Proposal as Proposal
 from .api.notes import Verdict as Verdict
 from .api.notes import View as View
 from .api.packed_texts import PackedTexts as PackedTexts
+from .api.setting_types import EncoderName as EncoderName
+from .api.setting_types import GeneratorName as GeneratorName
+from .api.setting_types import PromptName as PromptName
+from .api.setting_types import Proportion as Proportion
+from .api.setting_types import ReplyTokens as ReplyTokens
+from .api.setting_types import Retries as Retries
+from .api.setting_types import RetryTemperature as RetryTemperature
+from .api.setting_types import Share as Share
+from .api.setting_types import Temperature as Temperature
 from .api.settings import StageConfig as StageConfig
 from .api.stages import EMPTY_STATE as EMPTY_STATE
 from .api.stages import AddsPenalty as AddsPenalty
@@ -92,6 +104,9 @@ from .api.stages import TokenLoss as TokenLoss
 from .api.stages import TokenStage as TokenStage
 from .api.structured import Structured as Structured
 from .api.structured import read_structured as read_structured
+from .api.token_selection import TokenCut as TokenCut
+from .api.token_selection import highest_scores as highest_scores
+from .api.token_selection import token_score as token_score
 from .api.tool_settings import Tools as Tools
 from .api.tool_settings import ToolUse as ToolUse
 from .api.tools import Tool as Tool

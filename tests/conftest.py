@@ -1,4 +1,4 @@
-"""Shared by all tests: the example plugin, catalogues made by hand, recipes in a folder, golden files."""
+"""Fixtures of all tests: the example plugin, catalogues made by hand, files in a folder, golden files."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from tests.made_plugins import FakePoint, make_module, make_point
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
@@ -22,48 +23,10 @@ JUDGES = TESTS / "dist" / "nfilter-judges"
 # The example plugins are imported from their sources here; tests/dist installs them for real.
 sys.path[:0] = [str(EXAMPLE / "src"), str(JUDGES / "src")]
 
-# The same examples in every run, so that a verdict on a change is about the change; `make fuzz` draws new ones.
+# Every run uses the same examples, so that a failure is due to the change; `make fuzz` draws new ones.
 settings.register_profile("repeatable", derandomize=True)
 settings.register_profile("fuzz", derandomize=False, print_blob=True)
 settings.load_profile("repeatable")
-
-
-@dataclass(frozen=True)
-class FakePoint:
-    """What ``plugins.load`` uses of an entry point."""
-
-    name: str
-    module: Any
-    dist: Any
-    value: str = "fake"
-
-    def load(self) -> Any:
-        if isinstance(self.module, BaseException):
-            raise self.module
-        return self.module() if callable(self.module) else self.module
-
-
-def make_point(name: str, module: Any, dist: str = "dist", version: str = "1.0") -> FakePoint:
-    """An entry point; ``module`` may be a module, an exception to raise, or a function to call."""
-    return FakePoint(name, module, SimpleNamespace(name=dist, version=version))
-
-
-def make_module(name: str = "fake", **hooks: Any) -> ModuleType:
-    """A plugin module: ``stages=[A, B]`` becomes a marked ``nfilter_stages``; a function stays one."""
-    from nfilter import hookimpl
-
-    module = ModuleType(name)
-    for hook, value in hooks.items():
-        function = value if callable(value) else _without_arguments(value)
-        setattr(module, f"nfilter_{hook}", hookimpl(function))
-    return module
-
-
-def _without_arguments(value: Any) -> Callable[[], Any]:
-    def registered() -> Any:
-        return value
-
-    return registered
 
 
 @pytest.fixture
@@ -78,7 +41,7 @@ def module() -> Callable[..., ModuleType]:
 
 @pytest.fixture
 def catalogue() -> Callable[..., Any]:
-    """``catalogue(stages=[...], ...)``: the example plugin, and one made of what is given."""
+    """``catalogue(stages=[...], ...)`` returns the example plugin and a plugin with the given components."""
     from nfilter.registry.loading import load
 
     def build(**hooks: Any) -> Any:
@@ -98,7 +61,7 @@ def catalogue() -> Callable[..., Any]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Callable[..., Path]:
-    """``folder({"a.yaml": TEXT})``: files in a temporary folder, which is returned."""
+    """``folder({"a.yaml": TEXT})`` writes files in a temporary folder and returns it."""
 
     def write(files: Mapping[str, str]) -> Path:
         for name, text in files.items():
@@ -112,7 +75,7 @@ def folder(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def golden() -> Callable[[str, str], None]:
-    """``golden("errors/x.txt", TEXT)``: the text is what the file holds; NFILTER_UPDATE_GOLDEN=1 writes it."""
+    """``golden("errors/x.txt", TEXT)`` asserts that the file has this text; NFILTER_UPDATE_GOLDEN=1 writes it."""
 
     def compare(name: str, text: str) -> None:
         path = TESTS / "golden" / name
@@ -127,13 +90,13 @@ def golden() -> Callable[[str, str], None]:
 
 @pytest.fixture(scope="session")
 def example_dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example distribution as its users have it: built as a wheel and installed by pip, without network."""
+    """Return the folder in which the example distribution is installed by pip from its wheel, without network."""
     return _installed(EXAMPLE, tmp_path_factory.mktemp("example"))
 
 
 @pytest.fixture(scope="session")
 def judges_dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The distribution with capabilities of its own, installed in the same way."""
+    """Return the folder of the distribution with its own capabilities, installed in the same way."""
     return _installed(JUDGES, tmp_path_factory.mktemp("judges"))
 
 
@@ -155,7 +118,7 @@ def _installed(distribution: Path, base: Path) -> Path:
 
 @pytest.fixture
 def command() -> Callable[..., Any]:
-    """``command("check", FILE, path=[DIR])``: the command line in a process of its own."""
+    """``command("check", FILE, path=[DIR])`` runs the command line in a new process."""
     import subprocess
 
     def call(

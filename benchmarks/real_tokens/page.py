@@ -26,14 +26,7 @@ from benchmarks.real_tokens import findings
 from benchmarks.real_tokens.data import LONGEST, SHORTEST, DataSet
 from benchmarks.real_tokens.figures import Figures, figures
 from benchmarks.real_tokens.lines import FULL, LINES, MIXED, RANDOM, TRUTH
-from benchmarks.real_tokens.plan import (
-    GRID,
-    MIDDLE,
-    MIXED_AT,
-    chosen,
-    own_control,
-    setting_key,
-)
+from benchmarks.real_tokens.plan import GRID, MIDDLE, MIXED_AT, chosen, own_control, setting_key
 from benchmarks.token_evidence.lines import ROUNDS, WARMUP, K
 from benchmarks.token_evidence.runner import LABELS
 

@@ -14,7 +14,8 @@ _SAID = re.compile(r"(?<![\w'’])(yes|no|same|different)(?![\w'’])", re.IGNOR
 
 
 def judged_by(
-    model: Generates, template: Template, *, max_tokens: int = 64
+    model: Generates,
+    template: Template,
 ) -> Callable[[Sequence[tuple[str, str]]], list[bool]]:
     """The judge for ``build``: one greedy request per pair, ``template`` rendered with ``first``, ``second``, ``fence``.
 
@@ -23,7 +24,7 @@ def judged_by(
     """
 
     def judge(pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        sampling = Sampling(max_tokens=max_tokens)
+        sampling = Sampling(max_tokens=64)
         fences = [Fence.around("", pair) for pair in pairs]
         requests = [
             Request(template.render(first=first, second=second, fence=fence.code), sampling)

@@ -99,6 +99,12 @@ def short(value: object, most: int = 80) -> str:
     return safe if len(safe) <= most else f"{safe[: most - 3]}..."
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, of at most 200 characters; without a message, the name of its class."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
 def also_known(names: Mapping[str, str], name: str) -> str | None:
     """Return the entry of ``name`` in ``names``, ignoring case and the difference of ``-`` and ``_``; None if it has none."""
     wanted = name.casefold().replace("-", "_")

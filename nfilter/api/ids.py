@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from nfilter.api.errors import ContractError
 
 
 def hash_of(text: str) -> int:
@@ -21,6 +24,34 @@ def place_of(keys: npt.NDArray[Any], text: str) -> int | None:
     key = np.uint64(hash_of(text))
     index = int(np.searchsorted(keys, key))
     return index if index < len(keys) and keys[index] == key else None
+
+
+def rows_by_id(
+    ids: Sequence[str] | npt.NDArray[np.uint64], **columns: npt.NDArray[Any]
+) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of a stage's state with one row per sample: ``ids``, sorted hashes, and the columns in the same order.
+
+    Args:
+        ids: The ids of the samples, or their hashes.
+        columns: Arrays [n, ...] in the order of ``ids``.
+    """
+    keys = ids if isinstance(ids, np.ndarray) else np.array(list(map(hash_of, ids)), np.uint64)
+    order = np.argsort(keys, kind="stable")
+    return {"ids": keys[order], **{name: column[order] for name, column in columns.items()}}
+
+
+def row_of(arrays: Mapping[str, npt.NDArray[Any]], sample_id: str, stage: str) -> int:
+    """Return the row of a sample in the arrays of ``rows_by_id``.
+
+    Raises:
+        ContractError: if ``stage`` did not receive the sample when it was fitted.
+    """
+    row = place_of(arrays["ids"], sample_id)
+    if row is None:
+        raise ContractError(
+            f"{stage}: sample {sample_id!r} was absent when the stage was fitted; a stage in between must not change ids"
+        )
+    return row
 
 
 class SeenTexts:

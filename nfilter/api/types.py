@@ -349,6 +349,21 @@ class TokenSample:
         wanted[:1] = False
         return wanted
 
+    @property
+    def in_loss(self) -> BoolArray:
+        """The tokens ([T]) of the response with a weight that is not 0."""
+        weighted: BoolArray = self.weights != 0
+        return weighted
+
+    def without_prompt(self) -> TokenSample:
+        """Return the first token of the conversation and the predicted tokens, to score the response without its prompt.
+
+        All weights are 0. The first token stays, so that the first token of the response has a prediction.
+        """
+        at = np.concatenate([[0], np.flatnonzero(self.predicted)])
+        weights = np.zeros(len(at), dtype=np.float32)
+        return TokenSample(self.id, self.ids[at], at > 0, self.turn[at], self.spans[at], weights)
+
     def score(self, key: str, values: FloatArray) -> TokenSample:
         """Return the sample with a score of shape [T], NaN where it is undefined."""
         scores = MappingProxyType({**self.scores, key: np.asarray(values, dtype=np.float32)})

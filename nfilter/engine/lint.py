@@ -112,7 +112,11 @@ def _length(tokens: TokenSample) -> int:
 
 
 def _mask_faults(sample: Sample, tokens: TokenSample) -> Iterator[tuple[str, str]]:
-    """Where the response mask covers anything but the assistant's text and one end-of-turn token: kind and detail."""
+    """Yield kind and detail where the response mask is not the assistant's text and one end-of-turn token.
+
+    Kinds: ``prompt`` (another role), ``rewritten`` (the template changed the text), ``opened`` (text before it), ``followed``
+    (more than one token after it), ``unended`` (no end-of-turn token).
+    """
     turns = np.unique(tokens.turn[tokens.response]).tolist()
     others = [turn for turn in turns if sample.messages[turn].role != "assistant"]
     if others:

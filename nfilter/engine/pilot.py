@@ -1,4 +1,4 @@
-"""A recipe tried on a few rows drawn at random: what the whole run would cost and change, before anything is paid for it."""
+"""`nfilter pilot`: run the stages on a random sample of rows, and estimate cost, time and changes for all rows."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from nfilter.report import reading
 
 ROWS: Final = 50
 USD: Final = 1.0
-"""Dollars that a pilot may spend where nothing else is asked for."""
+"""Default limit of a pilot, in dollars."""
 
 _SEVERAL: Final = 0.5
-"""The share of rows above which flagging or dropping them is worth a look first."""
+"""If more than this share of the rows is flagged or dropped, the advice is to read some of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """``count`` of the rows of a pilot; ``low`` and ``high`` bound the share of all rows (Wilson interval, 95%)."""
+    """``count`` rows of the pilot, and the 95% Wilson interval of their share among all rows, ``low`` to ``high``."""
 
     count: int
     low: float
@@ -39,10 +39,10 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class StageCost:
-    """What a stage took in the pilot, and ``all_*`` what it takes for all rows if it grows with them.
+    """The cost of a stage in the pilot; ``all_*`` is the cost for all rows, in proportion to the number of rows.
 
-    ``measured`` is True where ``all_seconds`` is the calls at the measured speed of a local model; else loading models and other
-    work that is done once counts as if every row needed it, so that ``all_seconds`` is an upper bound.
+    ``measured``: ``all_seconds`` is computed from the measured speed of a local model. Otherwise it is an upper bound, because work
+    that is done once, such as loading a model, is counted per row.
     """
 
     stage: str
@@ -57,7 +57,7 @@ class StageCost:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Whether the answers of a view, or of a stage, say anything about the labels of the pilot's rows."""
+    """Whether the answers of a view, or of a stage, predict the labels of the pilot's rows better than chance."""
 
     stage: str
     name: str
@@ -67,14 +67,17 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Pilot:
-    """A finished pilot: ``rows`` of ``all_rows`` readable ones went through every stage.
+    """The result of a pilot.
 
     Attributes:
-        directory: The run directory of the pilot; every command that reads a run reads it.
-        fates: ``flagged``, ``relabelled`` and ``dropped``; without ``flagged`` where no stage gives verdicts.
-        usd: What the pilot paid, ``all_usd`` what all rows cost at that rate.
-        plan: The plan for all rows, with the speed that the pilot measured.
-        advice: What to do next, a sentence each.
+        directory: The run directory of the pilot; every command for runs accepts it.
+        rows: The number of rows that the pilot processed.
+        all_rows: The number of readable rows of the source.
+        unreadable: The number of rows that cannot be read.
+        fates: Shares by ``flagged``, ``relabelled`` and ``dropped``; without ``flagged`` if no stage writes verdicts.
+        usd: The cost of the pilot; ``all_usd`` is the cost of all rows at the same rate.
+        plan: The plan for all rows, with the speed measured by the pilot.
+        advice: What to do next, one sentence each.
     """
 
     directory: str
@@ -90,12 +93,12 @@ class Pilot:
     advice: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the result as JSON values."""
         return asdict(self)
 
 
 def directory_of(target: Path) -> Path:
-    """The run directory of the pilot for a run in ``target``."""
+    """Return the run directory of the pilot for a run in ``target``."""
     return target.with_name(f"{target.name}-pilot")
 
 
@@ -108,14 +111,14 @@ def pilot(
     usd: float | None = None,
     reporter: Reporter | None = None,
 ) -> Pilot:
-    """Run the stages of ``recipe`` on ``count`` rows drawn at random by its seed, into ``out``. No arm is trained.
+    """Run the stages of ``recipe`` on ``count`` rows, drawn at random with its seed, into ``out``. No arm is trained.
 
-    The cost is bounded by ``usd``, by default a dollar or the budget of the recipe, whichever is less. Models without a known
-    price have no such bound: there the number of rows is the bound.
+    The cost is limited to ``usd``, by default to a dollar or the budget of the recipe, whichever is less. If a model has no known
+    price, there is no limit in dollars, only the number of rows.
 
     Raises:
-        BudgetError: when the bound is reached.
-        SourceError: when no row can be read.
+        BudgetError: if the limit is reached.
+        SourceError: if no row can be read.
     """
     total = sum(isinstance(row, Row) for row in rows(recipe.source, recipe))
     if not total:
@@ -143,7 +146,7 @@ def pilot(
 
 
 def _budget(recipe: Recipe, usd: float | None) -> BudgetConfig | None:
-    """The bound of a pilot; None where a model that is asked has no known price, and the recipe no budget."""
+    """Return the budget of a pilot; None if the recipe has none and a called model has no known price."""
     own = recipe.budget.usd if recipe.budget else None
     if usd is not None:
         return BudgetConfig(usd=usd)
@@ -189,7 +192,7 @@ def _costs(manifest: Mapping[str, Any], times: float, planned: Plan) -> Iterator
 
 
 def _views(metrics: Mapping[str, Any]) -> Iterator[View]:
-    """What stages report of their views: ``informative`` of a view, and ``not_asked`` with the reason of each."""
+    """Yield the views in the reports of stages: by ``informative``, or under ``not_asked`` with a reason."""
     for label, report in (metrics.get("stages") or {}).items():
         if not isinstance(report, Mapping):
             continue

@@ -1,4 +1,4 @@
-"""A finished run as repositories that others load: the cleaned dataset and the adapter, each with its card."""
+"""`nfilter push`: publish the cleaned dataset and the adapter of a finished run, each with its card."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import yaml
 
-from nfilter.api.errors import NothingLeftError, StoreError, missing_package
+from nfilter.api.errors import NothingLeftError, StoreError, first_line, missing_package
 from nfilter.engine.arms import MARKER
 from nfilter.report import reading
 from nfilter.report.cards import dataset_card
@@ -24,7 +24,7 @@ _ADAPTER: Final = "adapters/cleaned"
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What was written or uploaded: ``place`` is a folder or an address."""
+    """A written or uploaded repository. ``kind`` is ``dataset`` or ``model``; ``place`` is a folder or a URL."""
 
     kind: str
     place: str
@@ -36,12 +36,12 @@ def push(
 ) -> list[Pushed]:
     """Write the repositories of the run into the new folder ``to``, or upload them to ``hub:OWNER/NAME``.
 
-    The dataset has train.jsonl, recipe.yaml (without paths of this machine) and README.md; the model, where the arm ``cleaned`` was
-    trained, the adapter. On the hub both have the name OWNER/NAME; new ones are private unless ``public``.
+    The dataset has train.jsonl, recipe.yaml (without local paths) and README.md. If the arm ``cleaned`` was trained, its adapter is the
+    model. On the hub both are named OWNER/NAME; new repositories are private unless ``public``.
 
     Raises:
-        NothingLeftError: when the run kept no row.
-        StoreError: when there is no finished run, ``to`` is there already, or the hub refuses.
+        NothingLeftError: if the run kept no row.
+        StoreError: if the run has not finished, ``to`` exists, or the hub rejects the upload.
     """
     reading.open_ended(run_dir)
     if not reading.metrics_of(run_dir)["samples"]["kept"]:
@@ -65,7 +65,7 @@ def _write(
     dataset = out / DATASET
     dataset.mkdir()
     cleaned = reading.published(run_dir, "cleaned.jsonl")
-    assert cleaned is not None  # a run that ended has it
+    assert cleaned is not None  # every finished run has it
     shutil.copyfile(cleaned, dataset / "train.jsonl")
     manifest = reading.manifest(run_dir)
     card = dataset_card(name, reading.metrics_of(run_dir), manifest["stages"], licence=licence)
@@ -74,7 +74,7 @@ def _write(
     made = [(DATASET, _names(dataset))]
     adapter = run_dir / _ADAPTER
     if (adapter / "adapter_config.json").is_file():
-        # The marker serves this run alone, and has paths of this machine.
+        # The marker is used by this run only, and has local paths.
         shutil.copytree(adapter, out / MODEL, ignore=shutil.ignore_patterns(MARKER))
         _name_base(out / MODEL)
         made.append((MODEL, _names(out / MODEL)))
@@ -82,7 +82,7 @@ def _write(
 
 
 def _name_base(adapter: Path) -> None:
-    """Replace the path that the base has on this machine by its last part, in all files of the adapter that are text."""
+    """Replace the local path of the base model by its last part in the adapter's text files."""
     config: Any = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str) or not Path(base).is_absolute():
@@ -100,7 +100,7 @@ def _names(folder: Path) -> tuple[str, ...]:
 
 
 def _recipe(run_dir: Path) -> str:
-    """The recipe with all defaults; of paths of this machine only their last part."""
+    """Return the recipe with all defaults; absolute paths are replaced by their last part."""
     value = reading.locked_recipe(run_dir)
     value.pop("lock", None)
     return yaml.safe_dump(_without_folders(value), sort_keys=False, allow_unicode=True)
@@ -144,11 +144,10 @@ def _sent(
             repo_id=name, repo_type=kind, folder_path=folder, commit_message="Cleaned with nfilter"
         )
     except Exception as error:
-        # The library raises errors of several packages; none of them carries the token.
-        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        # The library raises errors of several packages; none of them contains the token.
         before = f" ({', '.join(one.place for one in done)} is uploaded)" if done else ""
         raise StoreError(
-            f"{HUB}{name}: the {kind} cannot be uploaded: {first}{before}; log in with `hf auth login`, and check that the name is "
+            f"{HUB}{name}: the {kind} cannot be uploaded: {first_line(error)}{before}; log in with `hf auth login`, and check that the name is "
             "OWNER/NAME and yours"
         ) from error
     return str(made)

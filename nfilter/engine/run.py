@@ -17,13 +17,7 @@ from nfilter.engine import arms
 from nfilter.engine.encoding import cleaned_arm
 from nfilter.engine.error_attribution import attribute
 from nfilter.engine.foreign_warnings import shown_once
-from nfilter.engine.ingest import (
-    Ingested,
-    Limit,
-    ingest,
-    source_parts,
-    summary,
-)
+from nfilter.engine.ingest import Ingested, Limit, ingest, source_parts, summary
 from nfilter.engine.ledger import open_journal
 from nfilter.engine.lock import write_lock
 from nfilter.engine.lookup import prompts_of, site_of

@@ -121,6 +121,7 @@ def _finished(
 
 
 def _state(run: StageRun[T], kind: StageKind[T], stage: Any, ctx: RunContext) -> State:
+    """Return the stored state of a stage, or fit, store and read it back; an empty one for a stage without ``fit``."""
     fit = kind.fit(stage)
     if fit is None:
         return EMPTY_STATE

@@ -1,4 +1,4 @@
-"""Calls to capabilities that plugins define: results are stored in the journal and read from it."""
+"""Calls to capabilities that plugins define, with their results in the journal."""
 
 from __future__ import annotations
 

@@ -180,7 +180,6 @@ def inject_file(
     *,
     seed: int = 0,
     kind: LabelKind,
-    options_of: OptionsOf = listed_options,
     column: str = "truth",
 ) -> Injected:
     """Write the source's rows with noise to ``out`` (``.jsonl`` or ``.csv``), the truth in ``column``.
@@ -199,7 +198,7 @@ def inject_file(
     rows = [item for item in items if isinstance(item, Row)]
     if not rows:
         raise SourceError("no row of the source can be read, so that there is nothing to write")
-    noisy = inject(rows, config, seed, kind, options_of)
+    noisy = inject(rows, config, seed, kind)
     columns: dict[str, None] = {}
     for row in noisy:
         columns |= dict.fromkeys(source.restore(row.sample))

@@ -48,11 +48,10 @@ def plant(
     ratio: float,
     kinds: Sequence[TokenNoiseKind],
     seed: int,
-    phrases: Sequence[str] = PHRASES,
 ) -> list[Row]:
     """Return the rows with noise in their responses: ``ratio`` of all characters on average, in equal parts per kind.
 
-    ``boilerplate`` puts a phrase of ``phrases`` before a word or at the end, ``aside`` up to six words in a row of
+    ``boilerplate`` puts a phrase of ``PHRASES`` before a word or at the end, ``aside`` up to six words in a row of
     another row's response; ``wrong`` replaces a word by another of the data, or misses a number. A row's noise depends on the seed,
     its id and the other rows' responses alone. Truths stay as they are; a response without words stays too.
 
@@ -78,7 +77,7 @@ def plant(
             if kind == "wrong":
                 edits += _wrong(text, budget, words, rng)
             elif kind == "boilerplate":
-                edits += _inserted(text, budget, kind, rng, lambda rng: rng.choice(phrases))
+                edits += _inserted(text, budget, kind, rng, lambda rng: rng.choice(PHRASES))
             else:
                 edits += _inserted(text, budget, kind, rng, _asides(texts, givers, at))
         done.append(_edited(row, text, edits))

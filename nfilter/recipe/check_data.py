@@ -95,13 +95,11 @@ def check_shared_rows(checking: Checking) -> None:
     test = _queries(checking, checking.recipe.test)
     if train is None or test is None:
         checking.report.facts.append(
-            f"evaluate: more than {SHARED_ROWS_LIMIT} rows; not looked for questions shared with training"
+            f"evaluate: more than {SHARED_ROWS_LIMIT} rows; questions shared with training were not counted"
         )
         return
     shared = [query for query in test if query in train]
-    text = (
-        f"evaluate: {len(shared)} of {len(test)} test questions also stand in the training source"
-    )
+    text = f"evaluate: {len(shared)} of {len(test)} test questions are also in the training source"
     checking.report.facts.append(text + (f", for example {shared[0][:60]!r}" if shared else ""))
 
 

@@ -1,4 +1,4 @@
-"""``extends``: a recipe as the changes to another one."""
+"""``extends``: a recipe that changes another one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nfilter.registry.loading import Plugins
 EXTENDS = "extends"
 SHIPPED = Path(__file__).resolve().parents[1] / "recipes"
 _OWN = ("name", "lock", EXTENDS)
-"""Sections that are not taken from the other recipe."""
+"""Sections that are not inherited."""
 
 
 def templates(plugins: Plugins) -> dict[str, Path]:
@@ -31,10 +31,10 @@ def templates(plugins: Plugins) -> dict[str, Path]:
 def extended(document: YamlDocument, plugins: Plugins, seen: tuple[Path, ...] = ()) -> YamlDocument:
     """Return a recipe with the sections of the one that it extends.
 
-    Mappings are merged and everything else is replaced, also a mapping whose ``use`` is another one. ``name`` is not inherited.
+    Mappings are merged; everything else is replaced, and so is a mapping with another ``use``. ``name`` is not inherited.
 
     Raises:
-        RecipeError: with file and line, where ``extends`` names no recipe, or a recipe extends itself.
+        RecipeError: with file and line, if ``extends`` does not name a recipe, or a recipe extends itself.
     """
     if not isinstance(document.value, dict) or EXTENDS not in document.value:
         return document
@@ -89,7 +89,7 @@ def _file(document: YamlDocument, plugins: Plugins) -> Path:
 
 
 def _merged(made: YamlDocument, where: Where, base: Any, own: Any) -> Any:
-    """Return ``own`` merged into ``base``; the lines of what is replaced are removed from ``made``."""
+    """Return ``own`` merged into ``base``; the lines of replaced values are removed from ``made``."""
     mappings = isinstance(base, dict) and isinstance(own, dict)
     if not mappings or own.get("use", base.get("use")) != base.get("use"):
         for path in [path for path in made.lines if path[: len(where)] == where]:

@@ -97,7 +97,7 @@ def scaffold(
         f"{shlex.quote(str(out.parent / SCHEMA_FILE))}"
     )
     if expert is not None:
-        said += _rank_by_what_is_there(plugins, out)
+        said += _replace_unsupported_rankings(plugins, out)
     quoted = shlex.quote(str(out))
     commands = f"nfilter check {quoted}, then nfilter run {quoted}"
     missing = _missing_data(out)
@@ -346,19 +346,21 @@ def _replace_expert(text: str, expert: str) -> str:
     return changed
 
 
-def _rank_by_what_is_there(plugins: Plugins, out: Path) -> list[str]:
-    """Rewrite the stages of a recipe that its models do not support; return what was changed."""
+def _replace_unsupported_rankings(plugins: Plugins, out: Path) -> list[str]:
+    """Replace the stages of the recipe ``out`` that rank by a measure that its models lack; return what was changed."""
     recipe = load(out, plugins)
+    document = recipe.document
+    rankings = [each for each in rewrites(recipe) if each.where not in document.origins]
     lines = out.read_text(encoding="utf-8").splitlines()
-    at = recipe.document.lines
-    said = []
-    here = [each for each in rewrites(recipe) if each.where not in recipe.document.origins]
-    for each in sorted(here, key=lambda one: at[one.where], reverse=True):
-        lines[at[each.where] - 1 : at[each.where]] = [f"  - {item}" for item in each.items]
-        said.append(f"samples: {each.message}; that is done")
+    changes = []
+    # From the last line to the first, so that earlier line numbers stay valid.
+    for each in sorted(rankings, key=lambda one: document.lines[one.where], reverse=True):
+        number = document.lines[each.where]
+        lines[number - 1 : number] = [f"  - {item}" for item in each.items]
+        changes.append(f"samples: {each.message}; that is done")
     with publishing(out) as file:
         file.write("\n".join(lines) + "\n")
-    return said[::-1]
+    return changes[::-1]
 
 
 def _replace_section(text: str, name: str, line: str) -> str:

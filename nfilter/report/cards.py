@@ -18,7 +18,6 @@ def dataset_card(
     stages: list[Mapping[str, Any]],
     *,
     licence: str | None,
-    file: str = "train.jsonl",
 ) -> str:
     """README.md of a dataset repository: metadata that the Hugging Face Hub reads, then the changes and the figures.
 
@@ -27,7 +26,7 @@ def dataset_card(
     head = [f"license: {json.dumps(licence)}"] if licence else []
     head += [
         "tags: [nfilter]",
-        f"configs: [{{config_name: default, data_files: [{{split: train, path: {file}}}]}}]",
+        "configs: [{config_name: default, data_files: [{split: train, path: train.jsonl}]}]",
     ]
     counts = metrics["samples"]
     changed = (

@@ -49,27 +49,17 @@ def histogram(scores: Sequence[tuple[float, bool]]) -> Chart | None:
     for score, is_flagged in scores:
         counts[is_flagged][min(BINS - 1, max(0, int(score * BINS)))] += 1
     edges = [f"{number / BINS:.2f}" for number in range(BINS + 1)]
-    return _chart(counts[0], counts[1], edges, ("not flagged", "flagged"))
+    return stacked(counts[0], counts[1], edges, ("not flagged", "flagged"))
 
 
 def stacked(
-    plain: Sequence[int],
-    marked: Sequence[int],
-    edges: Sequence[float],
-    names: tuple[str, str],
-    undefined: int = 0,
-) -> Chart | None:
-    """Return the histogram of counts per bin; ``edges`` has one more item than bins. None if all counts are 0."""
-    return _chart(plain, marked, [f"{edge:.3g}" for edge in edges], names, undefined)
-
-
-def _chart(
     plain: Sequence[int],
     marked: Sequence[int],
     edges: Sequence[str],
     names: tuple[str, str],
     undefined: int = 0,
 ) -> Chart | None:
+    """Return the histogram of counts per bin; ``edges`` has one more item than bins. None if all counts are 0."""
     most = max(a + b for a, b in zip(plain, marked, strict=True))
     if not most:
         return None

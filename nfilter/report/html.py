@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -161,15 +160,14 @@ def _sampled(
 ) -> list[Mapping[str, Any]]:
     """Examples chosen by a hash of the id, so that they are not only from the beginning of the file; also counts all rows."""
 
+    from nfilter.api.ids import hash_of
+
     def counted() -> Iterable[Mapping[str, Any]]:
         for row in rows:
             totals[name] = totals.get(name, 0) + 1
             yield row
 
-    def lot(row: Mapping[str, Any]) -> str:
-        return hashlib.sha256(str(row["id"]).encode("utf-8", "surrogatepass")).hexdigest()
-
-    return heapq.nsmallest(_EXAMPLES, counted(), key=lot)
+    return heapq.nsmallest(_EXAMPLES, counted(), key=lambda row: hash_of(str(row["id"])))
 
 
 def _example_rows(run: RunDirectory, ids: set[str], content: _Content) -> dict[str, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""What a pilot found, in words."""
+"""The result of a pilot as text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WIDTH: Final = 24
 
 
 def render(pilot: Any, console: Console) -> None:
-    """Print what the pilot changed, what its views are worth, what all rows would cost and take, and the advice."""
+    """Print the changes, the views, the expected cost and time of all rows, and the advice."""
     text.heading(
         console,
         f"{pilot.rows:,} of {pilot.all_rows:,} rows, drawn at random; 95% intervals for all rows",

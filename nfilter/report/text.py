@@ -30,12 +30,12 @@ def _visible(character: str) -> str:
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
-def cut(text: str, *, full: bool = False, most: int = _CUT, lines: int = _CUT_LINES) -> str:
-    """Return ``plain(text)`` shortened to ``most`` characters and ``lines`` lines, with the number of missing characters."""
+def cut(text: str, *, full: bool = False, most: int = _CUT) -> str:
+    """Return ``plain(text)`` shortened to ``most`` characters and ``_CUT_LINES`` lines, with the number of missing characters."""
     shown = plain(text)
     if full:
         return shown
-    head = "\n".join(shown.split("\n")[:lines])[:most]
+    head = "\n".join(shown.split("\n")[:_CUT_LINES])[:most]
     left = len(shown) - len(head)
     return f"{head} [... {left:,} more characters]" if left > 0 else shown
 
@@ -77,15 +77,13 @@ def value(thing: Any, *, full: bool = False) -> str:
     return plain(str(thing))
 
 
-def rows(
-    console: Console, pairs: Sequence[tuple[str, str]], *, width: int = 18, indent: int = 2
-) -> None:
+def rows(console: Console, pairs: Sequence[tuple[str, str]], *, width: int = 18) -> None:
     """Print pairs of a short name and a text as two columns; the text wraps within its column."""
     from rich.table import Table
     from rich.text import Text
 
     grid = Table.grid(padding=(0, 1, 0, 0))
-    grid.add_column(width=indent)
+    grid.add_column(width=2)
     grid.add_column(width=width, overflow="fold")
     grid.add_column(overflow="fold")
     for name, text in pairs:

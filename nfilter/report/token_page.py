@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -207,9 +206,8 @@ def _chart(samples: Sequence[TokenSample], name: str) -> Chart | None:
         for row, which in enumerate((~masked, masked)):
             part = values[which & ~np.isnan(values)]
             counts[row] += np.histogram(np.clip(part, low, high), edges)[0]
-    return stacked(
-        counts[0].tolist(), counts[1].tolist(), edges.tolist(), ("kept", "masked"), undefined
-    )
+    plain, marked = counts.tolist()
+    return stacked(plain, marked, [f"{edge:.3g}" for edge in edges], ("kept", "masked"), undefined)
 
 
 def _scores(samples: Sequence[TokenSample], name: str) -> Iterator[tuple[Any, Any]]:
@@ -224,12 +222,11 @@ def _scores(samples: Sequence[TokenSample], name: str) -> Iterator[tuple[Any, An
 
 def _chosen(samples: Sequence[TokenSample], counts: _Counts) -> list[int]:
     """The example rows: most, median and least masked of the rows in the loss; ties are ordered by a hash of the id."""
-
-    def lot(index: int) -> str:
-        return hashlib.sha256(samples[index].id.encode("utf-8", "surrogatepass")).hexdigest()
+    from nfilter.api.ids import hash_of
 
     left = [(share, index) for share, index in counts.shares if share < 1] or counts.shares
-    order = [index for _, _, index in sorted((-share, lot(index), index) for share, index in left)]
+    ranked = sorted((-share, hash_of(samples[index].id), index) for share, index in left)
+    order = [index for _, _, index in ranked]
     if len(order) <= ROWS:
         return order
     third = ROWS // 3

@@ -51,7 +51,7 @@ def new_plugin(name: str, kind: str, into: Path) -> list[Path]:
     """Write the distribution ``name`` with a plugin of ``kind`` into the new folder ``into``; return its files.
 
     Raises:
-        StoreError: when ``name`` or ``kind`` is not one, or the folder is there already.
+        StoreError: if ``name`` or ``kind`` is invalid, or the folder exists.
     """
     chosen = KINDS.get(kind)
     if chosen is None:

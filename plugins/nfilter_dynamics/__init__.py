@@ -16,12 +16,13 @@ from nfilter import (
     ModelRef,
     Needs,
     Scores,
+    Share,
     StageConfig,
     State,
     TokenSample,
-    hash_of,
     hookimpl,
     place_of,
+    rows_by_id,
 )
 
 _SMALLEST = 1e-6
@@ -36,11 +37,8 @@ class SelectConfig(StageConfig):
     rounds: int = Field(
         default=3, ge=1, le=100, description="Trainings after which losses are read, 1 to 100."
     )
-    keep: float = Field(
-        default=0.7,
-        gt=0,
-        le=1,
-        description="Share of the samples that is kept, above 0, at most 1.",
+    keep: Share = Field(
+        default=0.7, description="Share of the samples that is kept, above 0, at most 1."
     )
     into: str = Field(
         default="margin", description="The score with the sample's area under the margin."
@@ -72,7 +70,7 @@ class Select:
 
     def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State:
         """Train and score in turn; the state takes 16 bytes per sample."""
-        samples = [sample for sample in stream if (sample.predicted & (sample.weights != 0)).any()]
+        samples = [sample for sample in stream if (sample.predicted & sample.in_loss).any()]
         areas = np.zeros(len(samples))
         reference: ModelRef | None = None
         for number in range(self.config.rounds if samples else 0):
@@ -84,10 +82,9 @@ class Select:
         order = sorted(range(len(samples)), key=lambda i: (-areas[i], samples[i].id))
         kept = order[: max(1, int(len(order) * self.config.keep))]
         last: JSON = [float(areas[kept[-1]]), samples[kept[-1]].id] if kept else None
-        keys = np.array([hash_of(sample.id) for sample in samples], dtype=np.uint64)
-        by_key = np.argsort(keys, kind="stable")
         report: JSON = {"samples": len(samples), "kept": len(kept)}
-        return State({"last": last, "report": report}, {"keys": keys[by_key], "areas": areas[by_key]})  # fmt: skip
+        arrays = rows_by_id([sample.id for sample in samples], areas=areas)
+        return State({"last": last, "report": report}, arrays)
 
     def process_tokens(
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
@@ -97,7 +94,7 @@ class Select:
         return [self._decide(sample, state, bit) for sample in chunk]
 
     def _decide(self, sample: TokenSample, state: State, bit: int) -> TokenSample:
-        place = place_of(state.arrays["keys"], sample.id)
+        place = place_of(state.arrays["ids"], sample.id)
         area = np.nan if place is None else float(state.arrays["areas"][place])
         values = np.where(sample.response, area, np.nan).astype(np.float32)
         scored = sample.score(self.config.into, values)
@@ -109,7 +106,7 @@ class Select:
 
 def _margin(sample: TokenSample, losses: FloatArray) -> float:
     """Return the mean of log(p / (1 - p)) over the tokens in the loss."""
-    pool = sample.predicted & (sample.weights != 0)
+    pool = sample.predicted & sample.in_loss
     # A probability of 1 has no finite margin.
     loss = np.maximum(losses[pool].astype(np.float64), _SMALLEST)
     return float(np.mean(-loss - np.log(-np.expm1(-loss))))

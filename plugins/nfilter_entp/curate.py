@@ -15,15 +15,16 @@ from nfilter import (
     Contract,
     ContractError,
     Embeds,
+    EncoderName,
     ModelNeed,
-    Needs,
     Sample,
     StageConfig,
     State,
-    place_of,
+    row_of,
+    rows_by_id,
 )
 from nfilter_entp import estimate, votes
-from nfilter_entp.neighbours import EXACT_UP_TO, Collector, Texts, nearest
+from nfilter_entp.neighbours import EXACT_UP_TO, Collector, ExactUpTo, Texts, nearest
 from nfilter_entp.notes import RatingNote
 from nfilter_entp.rate import CLASSES
 from nfilter_entp.transition import Array, Transition
@@ -44,9 +45,7 @@ class CurateConfig(StageConfig):
     ``keep: low`` drops labels from ``split`` on, ``high`` those below it; both drop samples without a rating.
     """
 
-    encoder: Annotated[str, Needs(Embeds)] = Field(
-        description="The model whose embeddings are compared."
-    )
+    encoder: EncoderName
     by: str = Field(default="rating", description="The note with the ratings, 0 to 5.")
     into: str = Field(default="curated", description="The note with the curated rating.")
     k: int = Field(default=10, ge=2, le=256, description="Nearest samples that vote, 2 to 256.")
@@ -68,11 +67,7 @@ class CurateConfig(StageConfig):
     split: int = Field(
         default=4, ge=1, le=CLASSES - 1, description="The first rating that counts as high, 1 to 5."
     )
-    exact_up_to: int = Field(
-        default=EXACT_UP_TO,
-        ge=1,
-        description="Up to this number of vectors the search is exact, above it approximate (HNSW).",
-    )
+    exact_up_to: ExactUpTo = EXACT_UP_TO
 
 
 class Curate:
@@ -174,14 +169,13 @@ class Curate:
         new[rated] = present[label]
         figures_of_rows = np.full((2, len(given)), np.nan, dtype=np.float32)
         figures_of_rows[:, rated] = score, confidence
-        order = np.argsort(texts.ids, kind="stable")
-        arrays: dict[str, npt.NDArray[Any]] = {
-            "ids": texts.ids[order],
-            "given": given[order].astype(np.int8),
-            "label": new[order].astype(np.int8),
-            "score": figures_of_rows[0, order],
-            "confidence": figures_of_rows[1, order],
-        }
+        arrays = rows_by_id(
+            texts.ids,
+            given=given.astype(np.int8),
+            label=new.astype(np.int8),
+            score=figures_of_rows[0],
+            confidence=figures_of_rows[1],
+        )
         changed = int((new != given).sum())
         ctx.log.info(f"{changed} of {len(rated)} ratings changed")
         counts = {
@@ -216,12 +210,7 @@ class Curate:
             ctx.log.info(f"estimated share of wrong ratings: {estimated.rate:.0%}")
 
     def _decide(self, sample: Sample, state: State) -> Sample:
-        index = place_of(state.arrays["ids"], sample.id)
-        if index is None:
-            raise ContractError(
-                f"{self.name}: sample {sample.id!r} was absent when the ratings were curated; a stage between must"
-                " not change ids"
-            )
+        index = row_of(state.arrays, sample.id, self.name)
         arrays = state.arrays
         given, label = (_label_or_none(arrays[name][index]) for name in ("given", "label"))
         score, confidence = (

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from nfilter import JSON, FloatArray, StageConfig
+from nfilter import JSON, FloatArray, Proportion, StageConfig
 from nfilter_entp.rules_form import Empty, empty
 from nfilter_entp.rules_words import Template, template
 from nfilter_entp.texts import Text, plain, words_of
@@ -48,10 +48,8 @@ class Gates(StageConfig):
     sample: ``empty`` and ``template`` of ``entp.purge``, and ``refusal`` (the answer refuses).
     """
 
-    key_terms: float = Field(
+    key_terms: Proportion = Field(
         default=0.8,
-        ge=0,
-        le=1,
         description="Share of each parent's key terms in the new instruction, at least, 0 to 1.",
     )
     repetition: int = Field(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +17,16 @@ from nfilter import (
     Contract,
     ContractError,
     Embeds,
+    EncoderName,
     FloatArray,
     ModelNeed,
-    Needs,
     Sample,
     StageConfig,
     State,
-    place_of,
+    row_of,
+    rows_by_id,
 )
-from nfilter_entp.neighbours import EXACT_UP_TO, Collector, Texts, nearest
+from nfilter_entp.neighbours import EXACT_UP_TO, Collector, ExactUpTo, Texts, nearest
 from nfilter_entp.notes import RatingNote
 
 _FARTHEST = 2.0  # cosine distance of opposite vectors, assigned to a text without neighbours
@@ -38,9 +39,7 @@ class LongTailConfig(StageConfig):
     within a label. Distances are to the ``k`` nearest samples, by cosine similarity of query and response.
     """
 
-    encoder: Annotated[str, Needs(Embeds)] = Field(
-        description="The model whose embeddings are compared."
-    )
+    encoder: EncoderName
     keep: int | float = Field(
         default=0.5,
         description="What is kept: an integer is a number of samples (100), a float a share (0.5).",
@@ -51,11 +50,7 @@ class LongTailConfig(StageConfig):
     )
     into: str = Field(default="long_tail", description="The note with the score.")
     k: int = Field(default=10, ge=1, le=256, description="Nearest samples in the score, 1 to 256.")
-    exact_up_to: int = Field(
-        default=EXACT_UP_TO,
-        ge=1,
-        description="Up to this number of vectors the search is exact, above it approximate (HNSW).",
-    )
+    exact_up_to: ExactUpTo = EXACT_UP_TO
 
     @model_validator(mode="after")
     def _check_keep(self) -> LongTailConfig:
@@ -114,7 +109,6 @@ class LongTail:
         order = np.lexsort((texts.ids, -distances, -np.array(labels), ~np.array(pinned, bool)))
         ranks = np.empty(n, dtype=np.int64)
         ranks[order] = np.arange(1, n + 1)
-        by_id = np.argsort(texts.ids, kind="stable")
         figures: dict[str, JSON] = {
             "samples": n,
             "texts": texts.n,
@@ -126,12 +120,9 @@ class LongTail:
         ctx.log.info(f"{kept} of {n} samples kept")
         return State(
             {"n": n, "kept": kept, "report": {"long_tail": figures}},
-            {
-                "ids": texts.ids[by_id],
-                "ranks": ranks[by_id],
-                "distances": distances[by_id].astype(np.float32),
-                "copies": copies[by_id],
-            },
+            rows_by_id(
+                texts.ids, ranks=ranks, distances=distances.astype(np.float32), copies=copies
+            ),
         )
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
@@ -140,12 +131,7 @@ class LongTail:
 
     def _decide(self, sample: Sample, state: State) -> Sample:
         values: Any = state.values
-        index = place_of(state.arrays["ids"], sample.id)
-        if index is None:
-            raise ContractError(
-                f"{self.name}: sample {sample.id!r} was absent when the samples were ranked; a stage between must"
-                " not change ids"
-            )
+        index = row_of(state.arrays, sample.id, self.name)
         rank, copy = int(state.arrays["ranks"][index]), bool(state.arrays["copies"][index])
         distance = float(state.arrays["distances"][index])
         score = long_tail_score(distance)

@@ -24,6 +24,7 @@ from nfilter import (
     Sample,
     StageConfig,
     State,
+    Temperature,
     did_you_mean,
     hash_of,
 )
@@ -77,9 +78,7 @@ class MixConfig(StageConfig):
     )
     max_tokens: int = Field(default=1024, ge=1, description="Tokens per draft or answer, at most.")
     check_tokens: int = Field(default=512, ge=1, description="Tokens per check, at most.")
-    temperature: float = Field(
-        default=0.0, ge=0, description="Sampling temperature; 0 is greedy decoding."
-    )
+    temperature: Temperature = 0.0
     retries: int = Field(
         default=2, ge=0, le=8, description="Further drafts per cycle, at most, 0 to 8."
     )

@@ -9,14 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from nfilter import Context, FloatArray, IntArray, ModelError, Sample, hash_of
 
 EXACT_UP_TO = 50_000
+ExactUpTo: TypeAlias = Annotated[
+    int,
+    Field(
+        ge=1,
+        description="Up to this number of vectors the search is exact, above it approximate (IVF).",
+    ),
+]
 
 _BLOCK = 1024
 _PROBES = 32  # cells probed by an approximate search

@@ -18,11 +18,12 @@ from nfilter import (
     Contract,
     ContractError,
     Embeds,
+    EncoderName,
     FloatArray,
     IntArray,
     ModelNeed,
-    Needs,
     PackedTexts,
+    Proportion,
     Sample,
     StageConfig,
     State,
@@ -30,7 +31,7 @@ from nfilter import (
     place_of,
 )
 from nfilter_entp.clusters import Near, best_tau, cluster_all, mmr
-from nfilter_entp.neighbours import EXACT_UP_TO, Collector, nearest
+from nfilter_entp.neighbours import EXACT_UP_TO, Collector, ExactUpTo, nearest
 from nfilter_entp.single_turn import instruction_of, unfit
 
 _PAIRED, _UNFIT, _COPY, _ALONE, _ODD, _BEYOND = range(6)
@@ -52,9 +53,7 @@ class PairConfig(StageConfig):
     instructions are searched exactly, more approximately.
     """
 
-    encoder: Annotated[str, Needs(Embeds)] = Field(
-        default="encoder", description="The model whose embeddings are compared."
-    )
+    encoder: EncoderName = "encoder"
     into: str = Field(default="pair", description="The note with the partner.")
     by: Literal["like", "random"] = Field(
         default="like", description="like: pairs within clusters; random: any two, as a control."
@@ -66,11 +65,8 @@ class PairConfig(StageConfig):
     size: int = Field(
         default=25, ge=2, le=1000, description="Instructions per cluster, at most, 2 to 1000."
     )
-    mmr: float = Field(
-        default=0.7,
-        ge=0,
-        le=1,
-        description="Weight of similarity to the cluster against novelty, 0 to 1.",
+    mmr: Proportion = Field(
+        default=0.7, description="Weight of similarity to the cluster against novelty, 0 to 1."
     )
     max_pairs: int | None = Field(
         default=None, ge=0, description="Pairs, at most; null for no limit."
@@ -87,11 +83,7 @@ class PairConfig(StageConfig):
         le=1000,
         description="Nearest instructions that each is linked to, at most, 1 to 1000.",
     )
-    exact_up_to: int = Field(
-        default=EXACT_UP_TO,
-        ge=1,
-        description="Up to this number of vectors the search is exact, above it approximate (HNSW).",
-    )
+    exact_up_to: ExactUpTo = EXACT_UP_TO
 
     @model_validator(mode="after")
     def _check_links(self) -> PairConfig:

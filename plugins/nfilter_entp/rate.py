@@ -18,7 +18,11 @@ from nfilter import (
     Generates,
     ModelNeed,
     Needs,
+    PromptName,
+    ReplyTokens,
     Request,
+    Retries,
+    RetryTemperature,
     Sample,
     Sampling,
     StageConfig,
@@ -55,17 +59,10 @@ class RateConfig(StageConfig):
         default=None, description="A column with ratings, in place of a model."
     )
     into: str = Field(default="rating", description="The note with the rating.")
-    prompt: str = Field(default="entp/rate", description="The template, folder/name.")
-    max_tokens: int = Field(default=256, ge=1, description="Tokens per reply, at most.")
-    retries: int = Field(
-        default=1,
-        ge=0,
-        le=16,
-        description="Times that an unreadable reply is requested again, 0 to 16.",
-    )
-    retry_temperature: float = Field(
-        default=0.7, gt=0, description="Sampling temperature of repeated requests."
-    )
+    prompt: PromptName = "entp/rate"
+    max_tokens: ReplyTokens = 256
+    retries: Retries = 1
+    retry_temperature: RetryTemperature = 0.7
 
     @model_validator(mode="after")
     def _check_origin(self) -> RateConfig:

@@ -6,7 +6,7 @@ import re
 
 from pydantic import Field
 
-from nfilter import StageConfig
+from nfilter import Proportion, Share, StageConfig
 from nfilter_entp.query_kinds import requests_code, requests_prose, requests_symbols
 from nfilter_entp.rules_truncated import code_marks
 from nfilter_entp.texts import Text, scripts_of
@@ -98,20 +98,15 @@ class CharactersRule(StageConfig):
     least: int = Field(
         default=12, ge=1, description="Visible characters of a response that is judged, at least."
     )
-    content: float = Field(
-        default=0.3,
-        ge=0,
-        le=1,
-        description="Share of letters, marks, digits and symbols, at least, 0 to 1.",
+    content: Proportion = Field(
+        default=0.3, description="Share of letters, marks, digits and symbols, at least, 0 to 1."
     )
-    broken: float = Field(
+    broken: Proportion = Field(
         default=0.01,
-        ge=0,
-        le=1,
         description="Share of replacement and control characters and wrongly decoded text, at most, 0 to 1.",
     )
-    mashed: float = Field(
-        default=0.3, ge=0, le=1, description="Share of unpronounceable words, at most, 0 to 1."
+    mashed: Proportion = Field(
+        default=0.3, description="Share of unpronounceable words, at most, 0 to 1."
     )
 
 
@@ -195,17 +190,12 @@ class Script(StageConfig):
     letters: int = Field(
         default=20, ge=1, description="Letters of a response that is judged, at least."
     )
-    most: float = Field(
+    most: Share = Field(
         default=0.8,
-        gt=0,
-        le=1,
         description="Share of the response's letters in the other script from which it is dropped, above 0, at most 1.",
     )
-    hardly: float = Field(
-        default=0.02,
-        ge=0,
-        le=1,
-        description="Share of the prompt's letters in that script, at most, 0 to 1.",
+    hardly: Proportion = Field(
+        default=0.02, description="Share of the prompt's letters in that script, at most, 0 to 1."
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from nfilter import StageConfig
+from nfilter import Share, StageConfig
 from nfilter_entp.query_kinds import allows_repetition, requests_symbols, requests_verse
 from nfilter_entp.texts import Text, plain, word_hashes, words_of
 
@@ -32,10 +32,8 @@ class Repeats(StageConfig):
     least: int = Field(
         default=12, ge=2, description="Words that these repeats have together, at least."
     )
-    run: float = Field(
+    run: Share = Field(
         default=0.25,
-        gt=0,
-        le=1,
         description="Share of the response that these repeats make up, at least, above 0, at most 1.",
     )
     often: int = Field(
@@ -43,11 +41,8 @@ class Repeats(StageConfig):
         ge=2,
         description="Occurrences of a run of eight words that are too many, at least 2.",
     )
-    cover: float = Field(
-        default=0.5,
-        gt=0,
-        le=1,
-        description="Share of the words inside such runs, at most, above 0, at most 1.",
+    cover: Share = Field(
+        default=0.5, description="Share of the words inside such runs, at most, above 0, at most 1."
     )
     least_covered: int = Field(
         default=40, ge=1, description="Words of a response to which cover applies, at least."
@@ -301,10 +296,8 @@ class Copied(StageConfig):
     outside those runs that makes the response an answer; fillers such as "here is the answer" do not count.
     """
 
-    overlap: float = Field(
+    overlap: Share = Field(
         default=0.9,
-        gt=0,
-        le=1,
         description="Share of the instruction's runs of three words in the response, at least, above 0, at most 1.",
     )
     least: int = Field(

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from nfilter import Contract, RecipeError, StageConfig
+from nfilter import Contract, Proportion, RecipeError, StageConfig
 
 
 class ForgettingConfig(StageConfig):
@@ -19,8 +19,8 @@ class ForgettingConfig(StageConfig):
     by: str = Field(
         default="forgetting", description="The score with the sides: 1 positive, -1 negative."
     )
-    first: float = Field(default=0.0, ge=0, le=1, description="Lambda at the first step, 0 to 1.")
-    last: float = Field(default=0.1, ge=0, le=1, description="Lambda after steps, 0 to 1.")
+    first: Proportion = Field(default=0.0, description="Lambda at the first step, 0 to 1.")
+    last: Proportion = Field(default=0.1, description="Lambda after steps, 0 to 1.")
     steps: int = Field(
         default=100, ge=1, description="Optimizer steps over which lambda changes, at least 1."
     )

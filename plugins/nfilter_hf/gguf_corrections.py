@@ -179,6 +179,3 @@ def _unknown(file: Path, what: str) -> ModelError:
         f"{file}: its RoPE scaling ({what}) is not supported, and its answers would be "
         f"wrong: {_REMEDY}"
     )
-
-
-__all__ = ["correct_settings", "correct_tokenizer", "refuse_left_out"]

@@ -135,6 +135,3 @@ def _without_bar() -> Iterator[None]:
 def _plain(items: Iterable[Any], **settings: Any) -> Iterable[Any]:
     del settings
     return items
-
-
-__all__ = ["alone", "made_by", "settings_and_tokenizer", "unpacking"]

@@ -18,6 +18,7 @@ from nfilter import (
     StoreError,
     check_folder,
     did_you_mean,
+    first_line,
     publishing_folder,
 )
 from nfilter_hf.checks import TOKENIZER_FILES, read_json
@@ -95,7 +96,7 @@ def merge(adapter: Path, base: str, out: Path, dtype: str | None = None) -> Merg
         merged: Any = wrapped.merge_and_unload(safe_merge=True)
     except (RuntimeError, ValueError, KeyError) as error:
         raise ModelError(
-            f"the adapter {adapter} does not fit the base {base!r} ({_first_line(error)}): give the base that it was "
+            f"the adapter {adapter} does not fit the base {base!r} ({first_line(error)}): give the base that it was "
             "trained on with --model"
         ) from error
     exact = _probe(merged)
@@ -184,7 +185,7 @@ def _trained_model(lock: Path) -> Path | None:
         return Path(recipe.get("lock", {}).get("base_dir", ""), str(entry["model"]))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise RecipeError(
-            f"{lock} is not YAML ({_first_line(error)}): name the base with --model"
+            f"{lock} is not YAML ({first_line(error)}): name the base with --model"
         ) from error
     except (AttributeError, KeyError, TypeError):
         return None
@@ -273,17 +274,9 @@ def _open(base: str) -> tuple[Any, Any]:
         )
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"the base model {base!r} cannot be loaded ({_first_line(error)}): give its folder, GGUF file or hub id with "
+            f"the base model {base!r} cannot be loaded ({first_line(error)}): give its folder, GGUF file or hub id with "
             "--model"
         ) from error
     if Path(base).is_dir() and not any((Path(base) / name).is_file() for name in TOKENIZER_FILES):
         return module, None
     return module, AutoTokenizer.from_pretrained(base, trust_remote_code=False)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-__all__ = ["DTYPES", "Merged", "merge", "merge_run"]

@@ -17,12 +17,12 @@ from nfilter import (
     ModelNeed,
     Sample,
     Scores,
+    Share,
     StageConfig,
     State,
-    TokenSample,
-    hash_of,
     hookimpl,
     place_of,
+    rows_by_id,
 )
 
 _BATCH = 64
@@ -32,11 +32,8 @@ class SelectConfig(StageConfig):
     """``keep``: share of the samples that is kept, those with the highest IFD below 1."""
 
     model: str = Field(default="student", description="The model whose token losses are read.")
-    keep: float = Field(
-        default=0.1,
-        gt=0,
-        le=1,
-        description="Share of the samples that is kept, above 0, at most 1.",
+    keep: Share = Field(
+        default=0.1, description="Share of the samples that is kept, above 0, at most 1."
     )
     max_length: int = Field(
         default=2048, ge=2, description="Tokens per sample that are scored, at most, at least 2."
@@ -72,17 +69,13 @@ class Select:
         rows = iter(stream)
         while batch := list(islice(rows, _BATCH)):
             for sample, value in zip(batch, self._log_ifd(batch, ctx), strict=True):
-                ids.append(hash_of(sample.id))
+                ids.append(sample.id)
                 logs.append(value)
                 if value < 0:
                     names.append((-value, sample.id))
         most = max(1, int(len(ids) * self.config.keep))
         kept = sorted(names)[:most]
-        order = np.argsort(np.array(ids, dtype=np.uint64), kind="stable")
-        arrays = {
-            "ids": np.array(ids, dtype=np.uint64)[order],
-            "logs": np.array(logs, dtype=np.float64)[order],
-        }
+        arrays = rows_by_id(ids, logs=np.array(logs, dtype=np.float64))
         report = {
             "scored": int(np.isfinite(logs).sum()),
             "below_one": len(names),
@@ -117,7 +110,9 @@ class Select:
         whole = model.encode(samples, max_length=self.config.max_length, turns="last")
         scored = [sample for sample in whole if sample.predicted.any()]
         pairs = zip(
-            model.score(scored), model.score([_alone(sample) for sample in scored]), strict=True
+            model.score(scored),
+            model.score([sample.without_prompt() for sample in scored]),
+            strict=True,
         )
         for sample in whole:
             if not sample.predicted.any():
@@ -125,16 +120,6 @@ class Select:
                 continue
             with_prompt, without = next(pairs)
             yield float(np.nanmean(with_prompt, dtype=float) - np.nanmean(without, dtype=float))
-
-
-def _alone(sample: TokenSample) -> TokenSample:
-    """Return the conversation's first token and the predicted response tokens."""
-    at = np.concatenate([[0], np.flatnonzero(sample.predicted)])
-    weights = np.zeros(len(at), dtype=np.float32)
-    response = at > 0
-    return TokenSample(
-        sample.id, sample.ids[at], response, sample.turn[at], sample.spans[at], weights
-    )
 
 
 @hookimpl

@@ -20,12 +20,13 @@ from nfilter import (
     SourceError,
     StageConfig,
     Unreadable,
+    first_line,
     missing_package,
 )
 from nfilter_io.config import ALSO_KNOWN, Columns, Labels, ShapeName
 from nfilter_io.remote import HUB, OWN_HOSTS
 from nfilter_io.rows import Rows
-from nfilter_io.tables import arrow_rows, choose_split, class_names, first_line
+from nfilter_io.tables import arrow_rows, choose_split, class_names
 
 _ID: Final = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}", re.ASCII)

@@ -20,6 +20,7 @@ from nfilter import (
     AllowedHosts,
     SourceError,
     allow_host,
+    first_line,
     missing_package,
     odd_name,
     parse_address,
@@ -27,7 +28,6 @@ from nfilter import (
     publishing,
     publishing_file,
 )
-from nfilter_io.tables import first_line
 
 Item = TypeVar("Item")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from nfilter import SourceError, missing_package
+from nfilter import SourceError, first_line, missing_package
 from nfilter_io.cells import Record, Undecodable, quoted
 from nfilter_io.config import DatasetsConfig, ParquetConfig
 
@@ -161,8 +161,3 @@ def _decode_cell(value: Any) -> Any:
         return value.as_py()
     except _errors(ValueError, ArithmeticError, TypeError, LookupError) as error:
         return Undecodable(f"contains a value that cannot be decoded: {first_line(error)}")
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, of at most 200 characters."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,15 +14,19 @@ from nfilter import (
     Context,
     Contract,
     Generates,
+    GeneratorName,
     ModelNeed,
-    Needs,
+    PromptName,
+    ReplyTokens,
     Sample,
     StageConfig,
     State,
+    Temperature,
     View,
 )
 from nfilter_robustft.official_preset import apply_official_preset
 from nfilter_robustft.pilot import WeakPolicy, add_weak_notes, is_weak, pilot, weak_view_notes
+from nfilter_robustft.settings import Logprobs, Preset
 from nfilter_robustft.skipping import Settled, asked_share, notes_read, split_asked, validate
 from nfilter_robustft.views import RequestBuilder, add_notes, read_answer
 
@@ -42,27 +46,19 @@ class AnswerConfig(StageConfig):
     and the parsing of answers are not those of the published code.
     """
 
-    llm: Annotated[str, Needs(Generates)] = Field(description="The model that is asked.")
+    llm: GeneratorName
     into: str = Field(default="base", description="The note with the view.")
-    preset: Literal["paper", "official"] = Field(
-        default="paper",
-        description="paper: as the paper describes it; official: the settings of the published code.",
-    )
-    prompt: str = Field(default="robustft/answer", description="The template, folder/name.")
-    max_tokens: int = Field(default=256, ge=1, description="Tokens per reply, at most.")
-    temperature: float = Field(
-        default=0.0, ge=0, description="Sampling temperature; 0 is greedy decoding."
-    )
+    preset: Preset = "paper"
+    prompt: PromptName = "robustft/answer"
+    max_tokens: ReplyTokens = 256
+    temperature: Temperature = 0.0
     samples: int = Field(
         default=1,
         ge=1,
         le=256,
         description="Answers drawn per query, 1 to 256; more than 1 needs a temperature above 0.",
     )
-    logprobs: bool = Field(
-        default=True,
-        description="Request token log-probabilities, for the nll of the view; false for a model that gives none.",
-    )
+    logprobs: Logprobs = True
     settled: Settled | None = Field(
         default=None,
         description="Skip samples whose verdict earlier views have settled; null asks about all.",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nfilter import Context
-from nfilter_robustft.bounds import Range
-from nfilter_robustft.cutoff import Cutoff
-from nfilter_robustft.posterior import Estimate
+from nfilter_robustft.statistics.bounds import Range
+from nfilter_robustft.statistics.cutoff import Cutoff
+from nfilter_robustft.statistics.posterior import Estimate
 
 _WIDE = 0.4
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -13,7 +12,6 @@ from nfilter import (
     JSON,
     Context,
     Contract,
-    ContractError,
     Embeds,
     FloatArray,
     ModelNeed,
@@ -22,12 +20,18 @@ from nfilter import (
     StageConfig,
     State,
     View,
-    hash_of,
-    place_of,
+    row_of,
+    rows_by_id,
 )
-from nfilter_robustft import linear
-from nfilter_robustft.keys import label_of, text_of
-from nfilter_robustft.labelled_rows import LabelledRows, choose_reference, frequencies_of
+from nfilter_robustft.keys import label_of
+from nfilter_robustft.labelled_rows import (
+    LabelledRows,
+    choose_reference,
+    collect_rows,
+    frequencies_of,
+)
+from nfilter_robustft.settings import ReferenceSize, TrustedColumn
+from nfilter_robustft.statistics import linear
 from nfilter_robustft.views import add_notes
 from nfilter_robustft.vote_notes import shares_by_answer, vote_note, weak_note
 
@@ -56,22 +60,8 @@ class ClassifierConfig(StageConfig):
         description="The model, or a list of up to 8, whose embeddings are classified; their weights are learned.",
     )
     into: str = Field(default="classifier", description="The note with the view.")
-    trusted: str | None = Field(
-        default=None, description="A column that marks labels known to be right (true, yes or 1)."
-    )
-    reference: int = Field(
-        default=10_000, ge=20, description="Samples that are learned from, at most; at least 20."
-    )
-
-
-@dataclass(slots=True)
-class _Blocks:
-    """Vectors of one encoder in blocks."""
-
-    parts: list[FloatArray] = field(default_factory=list)
-
-    def concatenate(self) -> FloatArray:
-        return np.concatenate(self.parts)
+    trusted: TrustedColumn = None
+    reference: ReferenceSize = 10_000
 
 
 class Classifier:
@@ -100,19 +90,7 @@ class Classifier:
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
         """Embed all queries and train the classifier."""
-        rows = LabelledRows()
-        vectors = [_Blocks() for _ in self.config.encoder]
-        block: list[Sample] = []
-        with ctx.progress(None, "embedding queries") as progress:
-            for sample in stream:
-                rows.add(sample, ctx, self.config.trusted)
-                block.append(sample)
-                if len(block) == _BLOCK:
-                    self._embed(block, vectors, rows, ctx)
-                    block = []
-                progress.advance()
-            if block:
-                self._embed(block, vectors, rows, ctx)
+        rows = collect_rows(stream, ctx, self.config.encoder, self.config.trusted, closed=True)
         classes = rows.classes()
         if classes is None:
             ctx.log.warning(
@@ -126,20 +104,11 @@ class Classifier:
                     "report": {"classifier": {"informative": False, "rows": len(rows.ids)}},
                 }
             )
-        return self._train(rows, [each.concatenate() for each in vectors], classes, ctx)
+        return self._train(rows, [np.concatenate(blocks) for blocks in rows.vectors], classes, ctx)
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
         notes = {sample.id: self._note(sample, state, ctx) for sample in chunk}
         return add_notes(chunk, self.config.into, notes)
-
-    def _embed(
-        self, samples: Sequence[Sample], into: Sequence[_Blocks], rows: LabelledRows, ctx: Context
-    ) -> None:
-        if rows.are_open():  # no classifier is trained on these rows
-            return
-        texts = [text_of(sample, ctx) for sample in samples]
-        for name, blocks in zip(self.config.encoder, into, strict=True):
-            blocks.parts.append(np.asarray(ctx.model(name).embed(texts), dtype=np.float32))
 
     def _train(
         self, rows: LabelledRows, vectors: Sequence[FloatArray], classes: list[str], ctx: Context
@@ -176,8 +145,6 @@ class Classifier:
                 "no answer. Either the encoder does not capture the answer, or the noise rate is close to chance; for the "
                 "latter, mark a hundred right ones and name their column: trusted: COLUMN"
             )
-        keys = np.array([hash_of(name) for name in rows.ids], dtype=np.uint64)
-        order = np.argsort(keys, kind="stable")
         return State(
             {
                 "classes": classes,
@@ -186,7 +153,7 @@ class Classifier:
                 "frequencies": frequencies_of(rows),
                 "report": {"classifier": figures},
             },
-            {"ids": keys[order], "before": before[order], "after": after[order]},
+            rows_by_id(rows.ids, before=before, after=after),
         )
 
     def _figures(self, fitted: linear.Classifier) -> dict[str, JSON]:
@@ -210,15 +177,10 @@ class Classifier:
         values: Any = state.values
         if not values["informative"]:
             return weak_note(sample, state, ctx, values["why"])
-        index = place_of(state.arrays["ids"], sample.id)
-        if index is None:
-            raise ContractError(
-                f"{self.name}: sample {sample.id!r} was missing when the classifier was trained; "
-                "a stage in between must not change ids"
-            )
+        row = row_of(state.arrays, sample.id, self.name)
         classes = values["classes"]
         before, after = (
-            dict(zip(classes, state.arrays[name][index].tolist(), strict=True))
+            dict(zip(classes, state.arrays[name][row].tolist(), strict=True))
             for name in ("before", "after")
         )
         label = label_of(sample, ctx)

@@ -10,7 +10,7 @@ import math
 
 from pydantic import Field
 
-from nfilter import Sample, StageConfig, View
+from nfilter import Sample, Share, StageConfig, View
 
 
 class Sure(StageConfig):
@@ -20,10 +20,8 @@ class Sure(StageConfig):
     """
 
     view: str = Field(description="The view that decides alone where it is confident.")
-    probability: float = Field(
+    probability: Share = Field(
         default=0.5,
-        gt=0,
-        le=1,
         description="Probability of the view's text from which it is confident, above 0, at most 1.",
     )
 

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
 from nfilter import JSON, Context, FloatArray, Sample, hash_of
-from nfilter_robustft.discriminant import Labels
-from nfilter_robustft.frequencies import frequencies
 from nfilter_robustft.keys import is_trusted, label_of, options_of, text_of
+from nfilter_robustft.statistics.discriminant import Labels
+from nfilter_robustft.statistics.frequencies import frequencies
 
 MAX_CLASSES = 64
 ROWS_PER_CLASS = 10
+_BLOCK = 1024  # samples that are embedded together
 
 
 @dataclass(slots=True)
 class LabelledRows:
-    """Data of all samples, collected by ``fit``; ``option_sets`` are the distinct sets of options."""
+    """Data of all samples: ``vectors`` are blocks [n, d] per encoder, ``option_sets`` the distinct sets of options."""
 
     ids: list[str] = field(default_factory=list)
     queries: list[int] = field(default_factory=list)
     labels: list[str | None] = field(default_factory=list)
     trusted: list[bool] = field(default_factory=list)
-    vectors: list[FloatArray] = field(default_factory=list)
+    vectors: list[list[FloatArray]] = field(default_factory=list)
     option_sets: set[frozenset[str]] = field(default_factory=set)
 
     def add(self, sample: Sample, ctx: Context, trusted: str | None) -> None:
@@ -59,6 +61,34 @@ class LabelledRows:
         if not 2 <= len(answers) <= MAX_CLASSES or known < ROWS_PER_CLASS * len(answers):
             return None
         return sorted(answers)
+
+
+def collect_rows(
+    stream: Iterable[Sample],
+    ctx: Context,
+    encoders: Sequence[str],
+    trusted: str | None,
+    *,
+    closed: bool = False,
+) -> LabelledRows:
+    """Collect all labels, and embed the queries with each encoder; with ``closed``, only while the answers are few."""
+    rows = LabelledRows(vectors=[[] for _ in encoders])
+    samples = iter(stream)
+    with ctx.progress(None, "embedding queries") as progress:
+        while block := list(islice(samples, _BLOCK)):
+            for sample in block:
+                rows.add(sample, ctx, trusted)
+            if not (closed and rows.are_open()):
+                for name, blocks in zip(encoders, rows.vectors, strict=True):
+                    blocks.append(embed_queries(block, name, ctx))
+            progress.advance(len(block))
+    return rows
+
+
+def embed_queries(samples: Sequence[Sample], encoder: str, ctx: Context) -> FloatArray:
+    """Return the vectors of the samples' queries, float32 [n, d]."""
+    texts = [text_of(sample, ctx) for sample in samples]
+    return np.asarray(ctx.model(encoder).embed(texts), dtype=np.float32)
 
 
 def frequencies_of(rows: LabelledRows) -> dict[str, JSON]:

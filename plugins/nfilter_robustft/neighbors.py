@@ -13,23 +13,29 @@ from nfilter import (
     JSON,
     Context,
     Contract,
-    ContractError,
     Embeds,
-    FloatArray,
+    EncoderName,
     ModelNeed,
-    Needs,
     PackedTexts,
     Sample,
     StageConfig,
     State,
     View,
     hash_of,
-    place_of,
+    row_of,
+    rows_by_id,
 )
-from nfilter_robustft import discriminant, similarity
 from nfilter_robustft.index import Index, build
 from nfilter_robustft.keys import text_of
-from nfilter_robustft.labelled_rows import LabelledRows, choose_reference, frequencies_of
+from nfilter_robustft.labelled_rows import (
+    LabelledRows,
+    choose_reference,
+    collect_rows,
+    embed_queries,
+    frequencies_of,
+)
+from nfilter_robustft.settings import ReferenceSize, TrustedColumn
+from nfilter_robustft.statistics import discriminant, similarity
 from nfilter_robustft.vote_notes import MAX_VOTES, no_answer_note, vote_note, weak_note
 
 _BLOCK = 1024
@@ -46,9 +52,7 @@ class NeighborsConfig(StageConfig):
     at most ``reference`` samples.
     """
 
-    encoder: Annotated[str, Needs(Embeds)] = Field(
-        default="encoder", description="The model whose embeddings are compared."
-    )
+    encoder: EncoderName = "encoder"
     k: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = Field(
         default="auto",
         description="Neighbours that vote, 1 to 1000; auto chooses the number by the likelihood of held-out labels.",
@@ -58,12 +62,8 @@ class NeighborsConfig(StageConfig):
         default="auto",
         description="similarity: votes count by cosine similarity; discriminant: by a metric learned from the labels; auto: discriminant where possible.",
     )
-    trusted: str | None = Field(
-        default=None, description="A column that marks labels known to be right (true, yes or 1)."
-    )
-    reference: int = Field(
-        default=10_000, ge=20, description="Samples that are learned from, at most; at least 20."
-    )
+    trusted: TrustedColumn = None
+    reference: ReferenceSize = 10_000
 
 
 class Neighbors:
@@ -94,7 +94,7 @@ class Neighbors:
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
         """Embed all queries and choose the settings of the vote."""
-        rows = self._collect(stream, ctx)
+        rows = collect_rows(stream, ctx, [self.config.encoder], self.config.trusted)
         classes = rows.classes() if self.config.weighting != "similarity" else None
         if classes is not None:
             return self._fit_discriminant(rows, classes, ctx)
@@ -115,32 +115,13 @@ class Neighbors:
             for sample, note in zip(chunk, notes, strict=True)
         ]
 
-    def _collect(self, stream: Iterable[Sample], ctx: Context) -> LabelledRows:
-        rows = LabelledRows()
-        block: list[Sample] = []
-        with ctx.progress(None, "embedding queries") as progress:
-            for sample in stream:
-                rows.add(sample, ctx, self.config.trusted)
-                block.append(sample)
-                if len(block) == _BLOCK:
-                    rows.vectors.append(self._embed(block, ctx))
-                    block = []
-                progress.advance()
-            if block:
-                rows.vectors.append(self._embed(block, ctx))
-        return rows
-
-    def _embed(self, samples: Sequence[Sample], ctx: Context) -> FloatArray:
-        texts = [text_of(sample, ctx) for sample in samples]
-        return np.asarray(ctx.model(self.config.encoder).embed(texts), dtype=np.float32)
-
     def _fixed_k(self) -> int | None:
         return None if self.config.k == "auto" else self.config.k
 
     # --- discriminant mode -------------------------------------------------------------------------------------
 
     def _fit_discriminant(self, rows: LabelledRows, classes: list[str], ctx: Context) -> State:
-        vectors = np.concatenate(rows.vectors)
+        vectors = np.concatenate(rows.vectors[0])
         labels = rows.encode(classes)
         rng = np.random.default_rng(ctx.rng("folds").getrandbits(64))
         chosen = choose_reference(labels, self.config.reference, rng)
@@ -188,8 +169,6 @@ class Neighbors:
                 " rate is close to chance; for the latter, mark a few hundred right ones and name their column:"
                 " trusted: COLUMN"
             )
-        keys = np.array([hash_of(name) for name in rows.ids], dtype=np.uint64)
-        order = np.argsort(keys, kind="stable")
         return State(
             {
                 "mode": "discriminant",
@@ -198,20 +177,15 @@ class Neighbors:
                 "frequencies": frequencies_of(rows),
                 "report": {"neighbors": figures},
             },
-            {"ids": keys[order], "probabilities": probabilities[order]},
+            rows_by_id(rows.ids, probabilities=probabilities),
         )
 
     def _discriminant_note(self, sample: Sample, state: State, ctx: Context) -> View:
-        index = place_of(state.arrays["ids"], sample.id)
-        if index is None:
-            raise ContractError(
-                f"{self.name}: sample {sample.id!r} was missing when the neighbours were counted; "
-                "a stage in between must not change ids"
-            )
+        row = row_of(state.arrays, sample.id, self.name)
         if not state.values["informative"]:
             return weak_note(sample, state, ctx, _UNINFORMATIVE)
         classes: Any = state.values["classes"]
-        shares = dict(zip(classes, state.arrays["probabilities"][index].tolist(), strict=True))
+        shares = dict(zip(classes, state.arrays["probabilities"][row].tolist(), strict=True))
         return vote_note(sample, shares, ctx, calibrated=True)
 
     # --- similarity mode ---------------------------------------------------------------------------------------
@@ -225,7 +199,7 @@ class Neighbors:
         number = {label: code for code, label in enumerate(distinct)}
         codes = np.array([number[label] for label in labels], dtype=np.int64)
         arrays: dict[str, npt.NDArray[Any]] = {
-            **build(np.concatenate(rows.vectors)[known]),
+            **build(np.concatenate(rows.vectors[0])[known]),
             "codes": codes,
             "queries": np.array([rows.queries[i] for i in known], dtype=np.uint64),
             **PackedTexts.of(distinct).arrays("answer"),
@@ -276,7 +250,9 @@ class Neighbors:
             self._index = (state, Index.open(state.arrays))
         k = values["k"]
         answers, ids = (PackedTexts.open(state.arrays, name) for name in ("answer", "id"))
-        similarities, near = self._index[1].search(self._embed(chunk, ctx), k + _COPIES)
+        similarities, near = self._index[1].search(
+            embed_queries(chunk, self.config.encoder, ctx), k + _COPIES
+        )
         notes = []
         for sample, row_similarities, row_near in zip(chunk, similarities, near, strict=True):
             query = hash_of(text_of(sample, ctx))

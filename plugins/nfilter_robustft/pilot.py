@@ -19,9 +19,9 @@ from typing import Final, Literal, Protocol
 import numpy as np
 
 from nfilter import JSON, Context, Sample, State, View, hash_of, place_of
-from nfilter_robustft.chance_test import ChanceTest, compare_with_chance
 from nfilter_robustft.keys import key_of, options_of
 from nfilter_robustft.skipping import AskSettings, split_asked
+from nfilter_robustft.statistics.chance_test import ChanceTest, compare_with_chance
 from nfilter_robustft.views import add_notes
 
 STEP: Final = 64

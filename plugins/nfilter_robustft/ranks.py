@@ -10,18 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nfilter import hash_of, place_of
+from nfilter import place_of, rows_by_id
 
 
 def rank_arrays(ids: Sequence[str] | npt.NDArray[np.uint64]) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays of a ranking in which the first of ``ids``, or of their hashes, has rank 1."""
-    keys = (
-        ids
-        if isinstance(ids, np.ndarray)
-        else np.array([hash_of(name) for name in ids], dtype=np.uint64)
-    )
-    order = np.argsort(keys, kind="stable")
-    return {"ids": keys[order], "ranks": (order + 1).astype(np.int64)}
+    return rows_by_id(ids, ranks=np.arange(1, len(ids) + 1))
 
 
 def rank_of(name: str, arrays: Mapping[str, npt.NDArray[Any]]) -> int | None:

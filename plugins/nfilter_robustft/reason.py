@@ -16,11 +16,14 @@ from nfilter import (
     Context,
     Contract,
     Generates,
+    GeneratorName,
     ModelNeed,
-    Needs,
+    PromptName,
+    ReplyTokens,
     Sample,
     StageConfig,
     State,
+    Temperature,
     View,
 )
 from nfilter_robustft.official_preset import apply_official_preset
@@ -32,6 +35,7 @@ from nfilter_robustft.pilot import (
     split_piloted,
     weak_view_notes,
 )
+from nfilter_robustft.settings import Logprobs, Preset
 from nfilter_robustft.skipping import Settled, asked_share, notes_read, split_asked, validate
 from nfilter_robustft.views import RequestBuilder, add_notes, read_answer
 
@@ -61,34 +65,26 @@ class ReasonConfig(StageConfig):
     chance there; ``weak: ask`` asks about every row.
     """
 
-    llm: Annotated[str, Needs(Generates)] = Field(description="The model that is asked.")
+    llm: GeneratorName
     into: str = Field(default="reasoning", description="The note with the view.")
-    preset: Literal["paper", "official"] = Field(
-        default="paper",
-        description="paper: as the paper describes it; official: the settings of the published code.",
-    )
+    preset: Preset = "paper"
     rounds: int = Field(
         default=4,
         ge=0,
         le=64,
         description="Rounds of reflection and new reasoning after the first, at most, 0 to 64.",
     )
-    prompt: str = Field(default="robustft/reason", description="The template, folder/name.")
+    prompt: PromptName = "robustft/reason"
     reflect_prompt: str = Field(
         default="robustft/reflect", description="The template of the reflection, folder/name."
     )
-    max_tokens: int = Field(default=1024, ge=1, description="Tokens per reply, at most.")
+    max_tokens: ReplyTokens = 1024
     row_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
         default="auto",
         description="Tokens of all replies about one sample, at most; auto sets the limit after a pilot, null sets none.",
     )
-    temperature: float = Field(
-        default=0.0, ge=0, description="Sampling temperature; 0 is greedy decoding."
-    )
-    logprobs: bool = Field(
-        default=True,
-        description="Request token log-probabilities, for the nll of the view; false for a model that gives none.",
-    )
+    temperature: Temperature = 0.0
+    logprobs: Logprobs = True
     settled: Settled | None = Field(
         default=None,
         description="Skip samples whose verdict earlier views have settled; null asks about all.",

@@ -17,25 +17,24 @@ from nfilter import (
     Embeds,
     FloatArray,
     Generates,
+    GeneratorName,
     ModelNeed,
     Needs,
     PackedTexts,
+    PromptName,
+    ReplyTokens,
     Sample,
     StageConfig,
     State,
+    Temperature,
     View,
 )
 from nfilter_robustft.confidence import Sure
 from nfilter_robustft.index import THRESHOLD, Index, build
 from nfilter_robustft.keys import text_of
 from nfilter_robustft.official_preset import apply_official_preset
-from nfilter_robustft.views import (
-    RequestBuilder,
-    add_notes,
-    is_flagged,
-    read_answer,
-    reasoning_of,
-)
+from nfilter_robustft.settings import Logprobs, Preset
+from nfilter_robustft.views import RequestBuilder, add_notes, is_flagged, read_answer, reasoning_of
 
 NO_CLEAN = "no clean sample to use as context"
 _BLOCK = 1024
@@ -52,15 +51,12 @@ class RelabelConfig(StageConfig):
     The prompt, the encoder and the parsing of answers are not those of the published code.
     """
 
-    llm: Annotated[str, Needs(Generates)] = Field(description="The model that is asked.")
+    llm: GeneratorName
     encoder: Annotated[str, Needs(Embeds)] = Field(
         description="The model whose embeddings find the neighbours."
     )
     into: str = Field(default="context", description="The note with the view.")
-    preset: Literal["paper", "official"] = Field(
-        default="paper",
-        description="paper: as the paper describes it; official: the settings of the published code.",
-    )
+    preset: Preset = "paper"
     check: str | None = Field(
         default="check",
         description="The verdict note that is read; null relabels every sample from any others.",
@@ -72,15 +68,10 @@ class RelabelConfig(StageConfig):
         default="query",
         description="What is embedded: the whole query, or the question without lettered options.",
     )
-    prompt: str = Field(default="robustft/relabel", description="The template, folder/name.")
-    max_tokens: int = Field(default=512, ge=1, description="Tokens per reply, at most.")
-    temperature: float = Field(
-        default=0.0, ge=0, description="Sampling temperature; 0 is greedy decoding."
-    )
-    logprobs: bool = Field(
-        default=True,
-        description="Request token log-probabilities, for the nll of the view; false for a model that gives none.",
-    )
+    prompt: PromptName = "robustft/relabel"
+    max_tokens: ReplyTokens = 512
+    temperature: Temperature = 0.0
+    logprobs: Logprobs = True
     sure: Sure | None = Field(
         default=None,
         description="Take the answer of this view where it is confident, without a call.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,16 +17,21 @@ from nfilter import (
     Contract,
     Fence,
     Generates,
+    GeneratorName,
     ModelNeed,
-    Needs,
+    PromptName,
+    ReplyTokens,
     Request,
+    Retries,
     Sample,
     StageConfig,
     State,
+    Temperature,
     View,
 )
 from nfilter_robustft.answer_format import format_like
 from nfilter_robustft.official_preset import apply_official_preset
+from nfilter_robustft.settings import Logprobs, Preset
 from nfilter_robustft.views import (
     RequestBuilder,
     excerpt,
@@ -61,7 +66,7 @@ class ReviewConfig(StageConfig):
     of answers are not those of the published code, and samples with an unreadable reply are dropped.
     """
 
-    llm: Annotated[str, Needs(Generates)] = Field(description="The model that is asked.")
+    llm: GeneratorName
     into: str = Field(default="review", description="The note with the decision.")
     views: tuple[str, ...] = Field(
         default=("context", "reasoning"),
@@ -71,21 +76,11 @@ class ReviewConfig(StageConfig):
     check: str | None = Field(
         default="check", description="The verdict note that is read; null reviews every sample."
     )
-    preset: Literal["paper", "official"] = Field(
-        default="paper",
-        description="paper: as the paper describes it; official: the settings of the published code.",
-    )
-    prompt: str = Field(default="robustft/review", description="The template, folder/name.")
-    max_tokens: int = Field(default=1024, ge=1, description="Tokens per reply, at most.")
-    temperature: float = Field(
-        default=0.0, ge=0, description="Sampling temperature; 0 is greedy decoding."
-    )
-    retries: int = Field(
-        default=2,
-        ge=0,
-        le=16,
-        description="Times that an unreadable reply is requested again, 0 to 16.",
-    )
+    preset: Preset = "paper"
+    prompt: PromptName = "robustft/review"
+    max_tokens: ReplyTokens = 1024
+    temperature: Temperature = 0.0
+    retries: Retries = 2
     retry_temperature: float = Field(
         default=0.7,
         gt=0,
@@ -100,10 +95,7 @@ class ReviewConfig(StageConfig):
         default="auto",
         description="What becomes the response: the canonical answer, the text of the reply, or by the form of the old response (auto).",
     )
-    logprobs: bool = Field(
-        default=True,
-        description="Request token log-probabilities, for the nll of the view; false for a model that gives none.",
-    )
+    logprobs: Logprobs = True
 
     @model_validator(mode="before")
     @classmethod

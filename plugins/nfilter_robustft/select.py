@@ -16,6 +16,7 @@ from nfilter import (
     Contract,
     ContractError,
     ModelError,
+    Proportion,
     Ranks,
     Sample,
     StageConfig,
@@ -46,8 +47,8 @@ class SelectConfig(StageConfig):
         default="context",
         description="The view whose nll ranks the flagged samples; random is a control.",
     )
-    keep: float = Field(
-        default=0.5, ge=0, le=1, description="Share of the flagged samples that is kept, 0 to 1."
+    keep: Proportion = Field(
+        default=0.5, description="Share of the flagged samples that is kept, 0 to 1."
     )
     check: str | None = Field(
         default="check", description="The verdict note that is read; null ranks every sample."

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from nfilter import JSON, Context, Sample, State, View
-from nfilter_robustft.frequencies import restrict_to_options
 from nfilter_robustft.keys import label_of, options_of
+from nfilter_robustft.statistics.frequencies import restrict_to_options
 
 MAX_VOTES = 5  # votes listed in a note
 

@@ -17,10 +17,13 @@ from nfilter import (
     FloatArray,
     ModelError,
     ModelNeed,
-    RecipeError,
+    Proportion,
+    Share,
     StageConfig,
     State,
     TokenSample,
+    highest_scores,
+    token_score,
 )
 
 
@@ -32,17 +35,12 @@ class SelectConfig(StageConfig):
         description="The score with the base loss minus the current model's loss, as tokens.excess_loss writes it.",
     )
     model: str = Field(default="student", description="The local model whose attention is read.")
-    rho: float = Field(
+    rho: Proportion = Field(
         default=0.5,
-        ge=0,
-        le=1,
         description="Part of the loss difference in the mix, 0 to 1; the rest is attention.",
     )
-    keep: float = Field(
-        default=0.6,
-        gt=0,
-        le=1,
-        description="Share of each sample's tokens that is kept, above 0, at most 1.",
+    keep: Share = Field(
+        default=0.6, description="Share of each sample's tokens that is kept, above 0, at most 1."
     )
     into: str = Field(default="sstoken", description="The score with the mix.")
 
@@ -82,7 +80,7 @@ class Select:
         del state
         out = []
         for sample, attention in zip(chunk, self._attention(chunk, ctx), strict=True):
-            pool = sample.response & (sample.weights != 0)
+            pool = sample.in_loss
             mix = self._mix(sample, attention, pool)
             scored = sample.score(self.config.into, mix)
             dropped = pool & ~_highest(mix, pool, self.config.keep)
@@ -110,13 +108,9 @@ class Select:
         return ctx.token_scores(self.config.model, self.name, samples, read)
 
     def _mix(self, sample: TokenSample, attention: FloatArray, pool: BoolArray) -> FloatArray:
-        fall = sample.scores.get(self.config.by)
-        if fall is None:
-            available = ", ".join(sorted(sample.scores)) or "none"
-            raise RecipeError(
-                f"{self.name}: no score {self.config.by!r} (available: {available}); put the stage that writes it before this "
-                "one, such as tokens.excess_loss, or set by to its name"
-            )
+        fall = token_score(
+            sample, self.config.by, self.name, "tokens.excess_loss, or set by to its name"
+        )
         values = np.where(pool, fall, np.nan).astype(np.float64)
         known = values[~np.isnan(values)]
         low, high = (known.min(), known.max()) if len(known) else (0.0, 0.0)
@@ -135,10 +129,7 @@ def _to_prompt(weights: Any, sample: TokenSample) -> Any:
 
 def _highest(mix: FloatArray, pool: BoolArray, keep: float) -> BoolArray:
     """Return the mask ([T]) of the first ``ceil(n * keep)`` of the n tokens of ``pool``; NaN comes last."""
-    at = np.flatnonzero(pool)
+    out = pool.copy()
     # Rounded, so that 0.7 * 10 is 7.
-    count = math.ceil(round(len(at) * keep, 9))
-    order = np.argsort(-np.nan_to_num(mix[at], nan=-np.inf), kind="stable")
-    out = np.zeros(len(pool), dtype=np.bool_)
-    out[at[order[:count]]] = True
+    out[pool] = highest_scores(mix[pool], math.ceil(round(int(pool.sum()) * keep, 9)))
     return out

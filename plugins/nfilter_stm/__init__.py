@@ -12,16 +12,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from nfilter import (
-    Context,
-    Contract,
-    Needs,
-    Scores,
-    StageConfig,
-    State,
-    TokenSample,
-    hookimpl,
-)
+from nfilter import Context, Contract, Needs, Scores, StageConfig, State, TokenSample, hookimpl
 
 
 class MaskConfig(StageConfig):

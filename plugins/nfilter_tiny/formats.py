@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import SandboxedEnvironment
 
-from nfilter_tiny.world import FAMILIES, Kind, Problem, Split, draw
+from nfilter_tiny.world import FACT_FAMILIES, FAMILIES, Kind, Problem, Split, draw
 from nfilter_tiny.world.numbers import column_differences, column_sums
 
 _PROMPT_FOLDERS: Final = (
@@ -119,11 +119,14 @@ def neighbors_of(
     rng: random.Random, problem: Problem, split: Split | None, alike: float = 1.0
 ) -> list[Problem]:
     """Return three other questions of the family from ``split``; a share ``alike`` of them needs the same fact."""
-    family = FAMILIES[problem.family]
     out: list[Problem] = []
     while len(out) < 3:
-        same_fact = not problem.group or rng.random() < alike
-        other = family.like(rng, problem) if same_fact else family.draw(rng, _SHOWN_KINDS)
+        same_fact = problem.group and rng.random() < alike
+        other = (
+            FACT_FAMILIES[problem.family].like(rng, problem)
+            if same_fact
+            else FAMILIES[problem.family].draw(rng, _SHOWN_KINDS)
+        )
         taken = {problem.key, *(each.key for each in out)}
         if split in (None, other.split) and other.key not in taken:
             out.append(other)
@@ -131,9 +134,7 @@ def neighbors_of(
 
 
 def _novel(rng: random.Random) -> Problem:
-    drawn = FAMILIES[rng.choices(("shift", "hue", "say"), (4, 4, 2))[0]].novel(rng)
-    assert drawn is not None
-    return drawn
+    return FACT_FAMILIES[rng.choices(("shift", "hue", "say"), (4, 4, 2))[0]].novel(rng)
 
 
 def _relabel(rng: random.Random) -> Example:

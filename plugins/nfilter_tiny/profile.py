@@ -112,14 +112,15 @@ def measure(
     table = {skill: _by_family(chosen, right) for skill, right in correct.items()}
     table["review"] = _by_family(chosen, _slipped_review(reply, chosen))
     for one, other in (("direct", "reason"), ("neighbors", "reason")):
-        at = [i for i in range(len(chosen)) if correct[one][i] != correct[other][i]]
-        pairs = [_pair(answers[one][i], answers[other][i]) for i in at]
-        prompts = [review_turns(chosen[i], pair) for i, pair in zip(at, pairs, strict=True)]
-        picked = [
-            is_right(chosen[i], final_answer(text))
-            for i, text in zip(at, _ask(reply, prompts), strict=True)
+        # Questions of which exactly one of the two answers is correct.
+        split_by = [i for i in range(len(chosen)) if correct[one][i] != correct[other][i]]
+        questions = [chosen[i] for i in split_by]
+        prompts = [
+            review_turns(chosen[i], _pair(answers[one][i], answers[other][i])) for i in split_by
         ]
-        table[f"own review, {one} or {other}"] = _by_family([chosen[i] for i in at], picked)
+        replies = zip(questions, _ask(reply, prompts), strict=True)
+        picked = [is_right(question, final_answer(text)) for question, text in replies]
+        table[f"own review, {one} or {other}"] = _by_family(questions, picked)
     return table
 
 

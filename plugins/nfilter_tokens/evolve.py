@@ -20,13 +20,14 @@ from nfilter import (
     FloatArray,
     ModelRef,
     Needs,
+    Proportion,
     Scores,
     StageConfig,
     State,
+    TokenCut,
     TokenSample,
     hash_of,
 )
-from nfilter_tokens.pool import GlobalCut, pool_of
 
 
 class SelfEvolveConfig(StageConfig):
@@ -45,11 +46,8 @@ class SelfEvolveConfig(StageConfig):
         le=64,
         description="Parts that are cleaned after the warm-up part, 1 to 64.",
     )
-    k: float = Field(
-        default=0.6,
-        ge=0,
-        le=1,
-        description="Share of the tokens of each part that is kept, 0 to 1.",
+    k: Proportion = Field(
+        default=0.6, description="Share of the tokens of each part that is kept, 0 to 1."
     )
     base: Literal["fixed", "previous"] = Field(
         default="fixed",
@@ -92,7 +90,7 @@ class SelfEvolve:
         # A sample that an earlier stage masked completely is in no part: it has no token to train on or to mask.
         parts = self._parts([sample for sample in samples if sample.weights.any()], ctx)
         decisions: dict[str, _Decision] = {
-            sample.id: _Decision(pool_of(sample), np.full(len(sample.ids), np.nan, np.float32))
+            sample.id: _Decision(sample.in_loss, np.full(len(sample.ids), np.nan, np.float32))
             for sample in samples
         }
         ctx.log.info(
@@ -103,12 +101,14 @@ class SelfEvolve:
         kept = pool = 0
         for number, part in enumerate(parts[1:], start=1):
             scored = self._score_part(part, previous, reference, ctx)
-            cut = GlobalCut.through(scored, lambda s: s.scores[self.config.into], self.config.k)
+            cut = TokenCut.through(
+                scored, lambda s: s.scores[self.config.into], lambda n: int(n * self.config.k)
+            )
             cleaned = []
             for sample in scored:
                 keep = cut.keeps(sample, lambda s: s.scores[self.config.into])
                 decisions[sample.id] = _Decision(keep, sample.scores[self.config.into])
-                cleaned.append(sample.mask(pool_of(sample) & ~keep, 0))
+                cleaned.append(sample.mask(sample.in_loss & ~keep, 0))
             kept, pool = kept + cut.kept, pool + cut.n
             ctx.log.info(
                 f"part {number} of {self.config.rounds}: kept {cut.kept} of {cut.n} response tokens"
@@ -128,7 +128,7 @@ class SelfEvolve:
         for sample in chunk:
             decision = _decision_of(sample, state)
             scored = sample.score(self.config.into, decision.scores)
-            out.append(scored.mask(pool_of(sample) & ~decision.kept, bit))
+            out.append(scored.mask(sample.in_loss & ~decision.kept, bit))
         return out
 
     def _parts(self, samples: Sequence[TokenSample], ctx: Context) -> list[list[TokenSample]]:

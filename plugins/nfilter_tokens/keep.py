@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -14,11 +14,14 @@ from nfilter import (
     Context,
     Contract,
     FloatArray,
+    Proportion,
     StageConfig,
     State,
+    TokenCut,
     TokenSample,
+    highest_scores,
+    token_score,
 )
-from nfilter_tokens.pool import GlobalCut, ScoreFunction, keeps_in_sample, pool_of, score_of
 
 
 class KeepTopConfig(StageConfig):
@@ -29,9 +32,7 @@ class KeepTopConfig(StageConfig):
     """
 
     by: str = Field(default="excess", description="The score that ranks the tokens.")
-    k: float = Field(
-        default=0.6, ge=0, le=1, description="Share of the tokens that is kept, 0 to 1."
-    )
+    k: Proportion = Field(default=0.6, description="Share of the tokens that is kept, 0 to 1.")
     scope: Literal["global", "sample"] = Field(
         default="global",
         description="global: rank the tokens of all samples together; sample: within each sample.",
@@ -68,22 +69,28 @@ class KeepTop:
         """Mask the tokens below the cut."""
         del ctx
         if self.config.scope == "sample":
-            return [
-                _mask_dropped(sample, keeps_in_sample(sample, self._scores, self.config.k), bit)
-                for sample in chunk
-            ]
-        cut = GlobalCut.of(state)
+            return [_mask_dropped(sample, self._keeps_in_sample(sample), bit) for sample in chunk]
+        cut = TokenCut.of(state)
         return [_mask_dropped(sample, cut.keeps(sample, self._scores), bit) for sample in chunk]
 
+    def _keeps_in_sample(self, sample: TokenSample) -> BoolArray:
+        """Return the mask ([T]) of the ``int(n * k)`` highest-scored of the sample's n tokens in the loss."""
+        kept = sample.in_loss
+        scores = self._scores(sample)[kept]
+        kept[kept] = highest_scores(scores, int(len(scores) * self.config.k))
+        return kept
+
     def _scores(self, sample: TokenSample) -> FloatArray:
-        return score_of(sample, self.config.by, self.name)
+        return token_score(
+            sample, self.config.by, self.name, "tokens.excess_loss, or set by to its name"
+        )
 
 
 class RandomTokensConfig(StageConfig):
     """``k``: share of all response tokens kept, ``int(n * k)`` of n, drawn with the run's seed."""
 
-    k: float = Field(
-        default=0.6, ge=0, le=1, description="Share of the response tokens that is kept, 0 to 1."
+    k: Proportion = Field(
+        default=0.6, description="Share of the response tokens that is kept, 0 to 1."
     )
 
 
@@ -109,7 +116,7 @@ class RandomTokens:
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
         """Mask the tokens that were not drawn."""
-        cut = GlobalCut.of(state)
+        cut = TokenCut.of(state)
         return [
             _mask_dropped(sample, cut.keeps(sample, _RandomScore(ctx)), bit) for sample in chunk
         ]
@@ -126,12 +133,17 @@ class _RandomScore:
         return np.random.default_rng(seed).random(len(sample.ids), dtype=np.float32)
 
 
-def _fit(stream: Iterable[TokenSample], scored: ScoreFunction, k: float, ctx: Context) -> State:
-    cut = GlobalCut.through(stream, scored, k)
+def _fit(
+    stream: Iterable[TokenSample],
+    scored: Callable[[TokenSample], FloatArray],
+    k: float,
+    ctx: Context,
+) -> State:
+    cut = TokenCut.through(stream, scored, lambda n: int(n * k))
     ctx.log.info(f"kept {cut.kept} of {cut.n} response tokens")
     return cut.to_state(report={"pool": cut.n, "kept": cut.kept})
 
 
 def _mask_dropped(sample: TokenSample, kept: BoolArray, bit: int) -> TokenSample:
-    dropped = pool_of(sample) & ~kept
+    dropped = sample.in_loss & ~kept
     return sample.mask(dropped, bit) if dropped.any() else sample

@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from nfilter import Context, Contract, StageConfig, State, TokenSample
+from nfilter import Context, Contract, FloatArray, StageConfig, State, TokenSample, token_score
 from nfilter_tokens.mixture import Mixture, fit
-from nfilter_tokens.pool import pool_of, score_of
 
 
 class AutoThresholdConfig(StageConfig):
@@ -46,7 +45,7 @@ class AutoThreshold:
 
     def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State:
         """Fit the two groups to the scores of all tokens in the loss."""
-        parts = [score_of(sample, self.config.by, self.name)[pool_of(sample)] for sample in stream]
+        parts = [self._scores(sample)[sample.in_loss] for sample in stream]
         mixture = fit(parts)
         if mixture is None or mixture.better <= 0:
             ctx.log.warning(
@@ -74,13 +73,13 @@ class AutoThreshold:
         means, deviations = tuple(groups["means"]), tuple(groups["deviations"])
         mixture = Mixture(**{**groups, "means": means, "deviations": deviations})
         return [
-            sample.mask(
-                pool_of(sample)
-                & ~self._keeps(score_of(sample, self.config.by, self.name), mixture),
-                bit,
-            )
+            sample.mask(sample.in_loss & ~self._keeps(self._scores(sample), mixture), bit)
             for sample in chunk
         ]
+
+    def _scores(self, sample: TokenSample) -> FloatArray:
+        writer = "tokens.excess_loss, or set by to its name"
+        return token_score(sample, self.config.by, self.name, writer)
 
     def _keeps(self, scores: Any, mixture: Mixture) -> Any:
         # NaN compares as False.

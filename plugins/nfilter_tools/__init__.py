@@ -1,4 +1,4 @@
-"""Tools that a model may call while it judges a row: arithmetic, near rows, local texts, a database, tests of programs."""
+"""Tools that a model may call while it judges a row: arithmetic, similar rows, local texts, a database, tests of programs."""
 
 from __future__ import annotations
 

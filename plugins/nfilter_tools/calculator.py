@@ -32,7 +32,7 @@ class CalculatorArgs(ToolArgs):
 class Calculator:
     """Computes arithmetic over exact fractions: + - * / // ^ mod, percentages, comparisons, sqrt, round and more.
 
-    The expression is parsed by a grammar of its own and never run as code; its size, depth and numbers are bounded.
+    The expression is parsed with the grammar in ``expressions`` and never run as code; its size, depth and numbers are bounded.
     """
 
     name: ClassVar[str] = "calculator"
@@ -46,22 +46,22 @@ class Calculator:
 
     @classmethod
     def reads(cls, config: CalculatorConfig) -> frozenset[str]:  # noqa: ARG003
-        """Nothing: the tool is pure."""
+        """Return nothing: the tool reads only its arguments."""
         return frozenset()
 
     @classmethod
     def problems(cls, config: CalculatorConfig, site: ToolSite) -> Iterable[str]:  # noqa: ARG003
-        """None."""
+        """Return nothing."""
         return ()
 
     def __init__(self, config: CalculatorConfig, site: ToolSite) -> None:
         self._digits = config.digits
 
     def call(self, args: CalculatorArgs, row: Sample | None) -> ToolResult:
-        """Return the value as a decimal where one states it exactly, else as a fraction with a rounded decimal.
+        """Return the value as a decimal if that is exact, else as a fraction and a rounded decimal.
 
         Raises:
-            ToolError: for what is not arithmetic, or too large.
+            ToolError: if the text is not arithmetic, or a number is too large.
         """
         found = compute(args.expression)
         if isinstance(found, bool):
@@ -83,7 +83,7 @@ class Calculator:
 
 
 def exact_decimal(value: Fraction) -> str | None:
-    """The decimal that states ``value`` exactly; None where there is none, or it has more than 40 decimals."""
+    """Return ``value`` as an exact decimal; None if it has none of at most 40 digits after the point."""
     rest, places = value.denominator, 0
     for prime in (2, 5):
         count = 0

@@ -1,15 +1,15 @@
-"""The other side of ``sandbox``: a script that confines its own process, checks that, and then runs a stranger's program.
+"""Script that ``sandbox`` starts: it confines its own process, checks the confinement, and then runs an untrusted program.
 
-It is run by path as ``python -I -S confined.py``, with the job as JSON on standard input, and imports the standard library
-alone. The Linux kernel confines it, so nothing that the program does in Python can undo it:
+It is run by path as ``python -I -S confined.py``, with the job as JSON on standard input, and imports only the standard
+library. The Linux kernel confines the process, so code in Python cannot undo it:
 
-- seccomp admits the system calls of computing and reading, and no other: no socket, no process, no signal, no change of a
-  file's name, owner or mode, no limit of another process.
-- Landlock admits reading the standard library of Python, and no other file; it admits no writing at all.
-- Limits of the process bound memory, processor time, open files and the size of written files (0).
-- A network namespace without devices is entered where the system allows it.
+- seccomp admits only the system calls for computing and reading: no socket, no process, no signal, no change of a file's
+  name, owner or mode, no limit of another process.
+- Landlock admits reading Python's standard library, and no other file access.
+- Resource limits bound memory, processor time, open files and the size of written files (0).
+- The process enters a network namespace without devices if the system allows it.
 
-Where one of the first three cannot be set up, or a check shows that it does not hold, the program is not run.
+If one of the first three cannot be set up, or a check shows that it has no effect, the program is not run.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _CALLS: dict[str, dict[str, int]] = {
         "madvise": 233, "getrandom": 278, "statx": 291, "faccessat2": 439,
     },
 }  # fmt: skip
-# Of these, the second argument says what is asked, and only these values are admitted.
+# System calls that are admitted only with these values of the second argument.
 _ARGUMENTS: dict[str, tuple[dict[str, int], tuple[int, ...]]] = {
     "fcntl": ({"x86_64": 72, "aarch64": 25}, (0, 1, 2, 3, 1030)),  # dup, descriptor flags, dup
     "ioctl": (
@@ -78,7 +78,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main() -> None:
-    """Read the job, confine the process, check that, and run the steps of the job."""
+    """Read the job, confine the process, check the confinement, and run the steps of the job."""
     job = json.loads(sys.stdin.read())
     out = os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -106,7 +106,7 @@ def _load_modules() -> None:
                  "typing", "zlib"):  # fmt: skip
         try:
             __import__(name)
-        except ImportError:  # an interpreter may be built without some
+        except ImportError:  # some builds of Python lack some of them
             continue
 
 
@@ -123,12 +123,12 @@ def _limit(limits: dict[str, int]) -> None:
 
 
 def _leave_network() -> bool:
-    """Enter namespaces without a network device, where the system allows it; seccomp refuses sockets in any case."""
+    """Enter namespaces without a network device if the system allows it; seccomp refuses sockets in any case."""
     return bool(_libc.unshare(_NEW_USER | _NEW_NET | _NEW_IPC) == 0)
 
 
 def _landlock() -> None:
-    """Admit reading the standard library, and no other access to files, for good."""
+    """Admit reading the standard library, and no other access to files; this cannot be undone."""
     create, add, restrict = _LANDLOCK
     version = _libc.syscall(create, None, 0, 1)
     if version < 1:
@@ -177,7 +177,7 @@ def _seccomp() -> None:
 
 
 def _check() -> None:
-    """Try what must fail. A protection that cannot be seen to hold counts as missing."""
+    """Try what must fail. A protection without a visible effect counts as missing."""
     for what, attempt in (
         ("a file can be read", lambda: os.open("/etc/passwd", os.O_RDONLY)),
         ("a folder can be listed", lambda: os.listdir("/")),  # noqa: PTH208
@@ -207,7 +207,7 @@ def _must_fail(what: str, attempt: Any) -> None:
 
 
 def _run(job: dict[str, Any], out: int) -> NoReturn:
-    """Run the steps in order, a line of result for each; ends the process."""
+    """Run the steps in order, print one line per step, and end the process."""
     scope: dict[str, Any] = {"__name__": "candidate", "__builtins__": __builtins__}
     for step in job["steps"]:
         try:
@@ -234,14 +234,14 @@ def _step(step: dict[str, Any], program: str, scope: dict[str, Any]) -> dict[str
     sys.stdin, sys.stdout = io.StringIO(step["input"]), io.StringIO()
     try:
         exec(compile(program, "program", "exec"), {"__name__": "__main__"})  # noqa: S102
-    except SystemExit as ended:  # a program may end that way
+    except SystemExit as ended:  # a program may exit
         if ended.code not in (None, 0):
             return {"error": f"SystemExit: {str(ended.code)[:200]}"}
     return {"value": _written(sys.stdout.getvalue(), 0)}
 
 
 def _written(value: Any, depth: int) -> Any:  # noqa: PLR0911 - a kind per line
-    """A value in JSON, with its kind: what the other side compares."""
+    """Return a value as JSON with its kind; ``row_tests`` compares it."""
     if depth > 20:
         raise ValueError("the value is nested more than 20 deep")
     if value is None or isinstance(value, bool):

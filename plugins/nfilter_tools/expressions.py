@@ -23,7 +23,7 @@ from nfilter import ToolError, did_you_mean
 MOST_CHARACTERS = 1000
 MOST_DEPTH = 40
 MOST_DIGITS = 1000
-"""Digits of a numerator or a denominator on the way."""
+"""Maximum number of digits of a numerator or denominator of an intermediate result."""
 MOST_EXPONENT = 1000
 _PLACES = 40
 """Decimal digits of a root that is not rational."""
@@ -45,7 +45,7 @@ _COMPARE: Mapping[str, Callable[[Fraction, Fraction], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A value; ``exact`` is False behind a root that is not rational, ``percent`` for a bare percentage."""
+    """A value. ``exact`` is False if an irrational root was rounded; ``percent`` is True for a plain percentage."""
 
     value: Fraction
     exact: bool = True
@@ -53,10 +53,10 @@ class Number:
 
 
 def compute(text: str) -> Number | bool:
-    """The value of an expression, or the truth of a comparison.
+    """Return the value of an expression, or whether a comparison is true.
 
     Raises:
-        ToolError: for what is no expression of the grammar above, and for what is too large.
+        ToolError: if the text does not match the grammar above, or a limit is exceeded.
     """
     if len(text) > MOST_CHARACTERS:
         raise ToolError(
@@ -251,7 +251,7 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction:
     if base == 0 and exponent < 0:
         raise ToolError("there is a division by 0; check the divisor")
     bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-    # The size of the power is known before it is computed.
+    # Check the size of the power before computing it.
     if (bits - 1) * abs(int(exponent)) > MOST_DIGITS * 3.33:
         raise ToolError(
             f"a number has more than {MOST_DIGITS} digits; compute with smaller numbers"
@@ -295,7 +295,7 @@ def _round(arguments: list[Number]) -> Number:
         raise ToolError("round takes whole decimals from -100 to 100; write round(2.345, 2)")
     scale = Fraction(10) ** int(places)
     scaled = arguments[0].value * scale
-    # Half away from zero, as people round.
+    # Round half away from zero.
     whole = math.floor(abs(scaled) + Fraction(1, 2)) * (1 if scaled >= 0 else -1)
     return Number(Fraction(whole) / scale, arguments[0].exact)
 

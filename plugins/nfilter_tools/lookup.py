@@ -30,7 +30,7 @@ class LookupConfig(StageConfig):
 
 
 class LookupArgs(ToolArgs):
-    """What to look for."""
+    """The query."""
 
     query: str = Field(
         max_length=500,
@@ -41,8 +41,8 @@ class LookupArgs(ToolArgs):
 class Lookup:
     """Finds passages in a local folder or SQLite file by full text, best first (BM25).
 
-    The index is made once, kept in the run's folder and made again when a file changes. Links in the folder are not
-    followed. The query is a set of words: it has no operators.
+    The index is built once, kept in the run's folder, and rebuilt when a file changes. Links in the folder are not
+    followed. The query is a set of words without operators.
     """
 
     name: ClassVar[str] = "lookup"
@@ -55,12 +55,12 @@ class Lookup:
 
     @classmethod
     def reads(cls, config: LookupConfig) -> frozenset[str]:  # noqa: ARG003
-        """The files."""
+        """Return what the tool reads: the files."""
         return frozenset({"files"})
 
     @classmethod
     def problems(cls, config: LookupConfig, site: ToolSite) -> Iterable[str]:
-        """A path where nothing is, or nothing that can be searched."""
+        """Report a path that does not exist, or has nothing that can be searched."""
         path = site.base_dir / config.path
         try:
             if not path.exists():
@@ -77,10 +77,10 @@ class Lookup:
         self._site = site
 
     def call(self, args: LookupArgs, row: Sample | None) -> ToolResult:
-        """Return the best passages, each with where it stands.
+        """Return the best passages, each with its place.
 
         Raises:
-            ToolError: for a query without a word, or where the files cannot be read.
+            ToolError: if the query has no word, or the files cannot be read.
         """
         words = _WORD.findall(args.query)[:_MOST_WORDS]
         if not words:

@@ -51,10 +51,10 @@ class NeighboursArgs(ToolArgs):
 
 
 class Neighbours:
-    """Returns the rows nearest to this one by the cosine of their questions, with their labels or without.
+    """Returns the rows with the highest cosine between their question and this row's question.
 
-    The row itself, rows made from it and those that it was made from are never among them; neither are dropped rows. Of
-    a row only its question and, with ``labels``, its response as given are shown, and no column of its source.
+    Excluded are the row itself, its parents, rows made from it, and dropped rows. The result has the question of each row
+    and, with ``labels``, its response as given; no column of the source.
     """
 
     name: ClassVar[str] = "neighbours"
@@ -68,12 +68,12 @@ class Neighbours:
 
     @classmethod
     def reads(cls, config: NeighboursConfig) -> frozenset[str]:
-        """The row and the other rows; their labels where the config says so."""
+        """Return what the tool reads: the row, the other rows, and their labels if the config says so."""
         return frozenset({"row", "rows", *(["labels"] if config.labels else [])})
 
     @classmethod
     def problems(cls, config: NeighboursConfig, site: ToolSite) -> Iterable[str]:  # noqa: ARG003
-        """None that can be seen before the rows are there."""
+        """Return nothing: problems depend on the rows."""
         return ()
 
     def __init__(self, config: NeighboursConfig, site: ToolSite) -> None:
@@ -84,7 +84,7 @@ class Neighbours:
         """Return the ``k`` nearest rows, nearest first, with the cosine of each.
 
         Raises:
-            ToolError: without a row, without an encoder, or where no other row is left.
+            ToolError: if there is no row, no encoder, or no other row.
         """
         if row is None:
             raise ToolError("there is no row to find neighbours of")
@@ -101,7 +101,7 @@ class Neighbours:
         return ToolResult(text, [[each.id, round(cosine, 6)] for each, cosine in shown])
 
     def _nearest(self, row: Sample, rows: list[Sample], cosines: FloatArray) -> list[int]:
-        """Indices of the other rows, nearest first, ties by id."""
+        """Return the indices of the other rows, nearest first; ties are ordered by id."""
         kin = {row.id, *row.parents}
         others = [
             index
@@ -123,7 +123,7 @@ class Neighbours:
 
     @cached_property
     def _index(self) -> tuple[list[Sample], FloatArray]:
-        """The rows that are not dropped, and their vectors, [n, d], of length 1."""
+        """The rows that are not dropped, and their vectors of length 1, [n, d]."""
         rows = list(self._present())
         return rows, self._embedded([row.query for row in rows])
 

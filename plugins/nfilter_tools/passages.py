@@ -9,25 +9,25 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import quote
 
 from nfilter import ToolError, publishing_file, strings_in
+from nfilter_tools.sqlite_files import open_read_only
 
 SUFFIXES = (".jsonl", ".markdown", ".md", ".rst", ".txt")
 MOST_FILES = 20_000
 MOST_BYTES = 512 * 2**20
 _PASSAGE = 1200
-"""Characters of a passage, at most; paragraphs are joined up to that."""
+"""Maximum number of characters of a passage; paragraphs are joined up to it."""
 
 Passage = tuple[str, str]
-"""Where it stands (a path and a line, or a table and a row), and its text."""
+"""Its place (a path and a line, or a table and a row), and its text."""
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The text files under ``folder``, sorted. Links are not followed, so that none leads out of it.
+    """Return the text files under ``folder``, sorted. Links are not followed, so all files are inside the folder.
 
     Raises:
-        ToolError: if there are too many, or they are too large together.
+        ToolError: if there are too many files, or too many bytes in total.
     """
     found: list[Path] = []
     size = 0
@@ -47,10 +47,10 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def index_of(path: Path, cache: Path | None) -> sqlite3.Connection:
-    """The index over ``path``, a folder or a SQLite file: read from ``cache`` where its contents are the same.
+    """Return the index of ``path``, a folder or a SQLite file; an index of the same contents is read from ``cache``.
 
     Raises:
-        ToolError: if nothing can be read there.
+        ToolError: if nothing can be read from ``path``.
     """
     if path.is_dir():
         files = files_of(path)
@@ -74,26 +74,14 @@ def index_of(path: Path, cache: Path | None) -> sqlite3.Connection:
         ):
             new.execute("PRAGMA journal_mode=OFF")
             _fill(new, passages)
-    return opened(target)
-
-
-def opened(file: Path) -> sqlite3.Connection:
-    """A SQLite file for reading only; no journal is written beside it."""
-    beside = any(file.with_name(file.name + end).exists() for end in ("-wal", "-journal"))
-    mode = "mode=ro" if beside else "mode=ro&immutable=1"
-    return sqlite3.connect(
-        f"file:{quote(str(file.resolve()))}?{mode}",
-        uri=True,
-        isolation_level=None,
-        check_same_thread=False,
-    )
+    return open_read_only(target)
 
 
 def _is_whole(file: Path) -> bool:
     if not file.is_file():
         return False
     try:
-        with closing(opened(file)) as connection:
+        with closing(open_read_only(file)) as connection:
             return bool(connection.execute("SELECT count(*) FROM whole").fetchone() == (1,))
     except sqlite3.Error:
         return False
@@ -111,7 +99,7 @@ def _fill(connection: sqlite3.Connection, passages: Iterator[Passage]) -> None:
 
 
 def _digest(parts: Iterable[tuple[str, Path]]) -> str:
-    """Over the names and contents of all files."""
+    """Return a digest of the names and contents of all files."""
     whole = hashlib.sha256(b"1")
     for name, path in parts:
         with path.open("rb") as file:
@@ -129,7 +117,7 @@ def _of_files(parts: Iterable[tuple[str, Path]]) -> Iterator[Passage]:
 
 
 def _of_lines(text: str) -> Iterator[tuple[int, str]]:
-    """The strings of each row, with its line; what is no JSON is left out."""
+    """Yield the strings of each row with its line; lines that are not JSON are skipped."""
     for number, line in enumerate(text.splitlines(), start=1):
         try:
             strings = list(strings_in(json.loads(line)))
@@ -139,7 +127,7 @@ def _of_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _of_text(text: str) -> Iterator[tuple[int, str]]:
-    """Paragraphs, joined and cut to ``_PASSAGE`` characters, each with its line."""
+    """Yield paragraphs, joined and split to at most ``_PASSAGE`` characters, each with its first line."""
     held: list[str] = []
     start = size = 0
     for number, line in enumerate(text.splitlines(), start=1):
@@ -162,15 +150,15 @@ def _of_text(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _of_database(path: Path) -> Iterator[Passage]:
-    """The texts of every row of every table."""
+    """Yield the texts of every row of every table."""
     try:
-        with closing(opened(path)) as connection:
+        with closing(open_read_only(path)) as connection:
             tables = connection.execute(
                 "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name"
             ).fetchall()
             for (table,) in tables:
                 quoted = '"' + table.replace('"', '""') + '"'
-                rows = connection.execute(f"SELECT * FROM {quoted}")  # noqa: S608 - a name of its own schema, quoted
+                rows = connection.execute(f"SELECT * FROM {quoted}")  # noqa: S608 - a name from the schema, quoted
                 for number, row in enumerate(rows, start=1):
                     text = "\n".join(value for value in row if isinstance(value, str))
                     for _, part in _of_text(text):

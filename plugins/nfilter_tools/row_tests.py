@@ -1,7 +1,7 @@
-"""The tests of a row as steps of a confined process, with the expected values kept outside of it.
+"""The tests of a row as steps of a confined process; expected values stay outside of it.
 
-``assert f(2) == 4`` becomes the value of ``f(2)``, which the process computes, and 4, which it never sees: a program cannot
-claim an answer that it does not have. Other assertions are computed inside, where a hostile program can make them hold.
+``assert f(2) == 4`` is split: the process computes ``f(2)`` and never sees 4, so a program cannot claim a result that it did
+not compute. Other assertions are evaluated inside the process, where a hostile program can make them pass.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _HINT = "the tests are a text of Python assertions, a list of them, or a list of
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One step: ``step`` is what the process does, ``text`` what a person reads.
+    """One step: ``step`` is sent to the process, ``text`` is shown to people.
 
-    ``kind``: ``equal``, the value is ``expected``; ``same``, it is the constant ``expected`` itself; ``true``, it holds
-    inside the process; ``printed``, the output is ``expected``; ``setup``, no test.
+    ``kind``: ``equal``, the value equals ``expected``; ``same``, it is the constant ``expected`` (``is``); ``true``, it is
+    true inside the process; ``printed``, the output equals ``expected``; ``setup``, not a test.
     """
 
     step: Mapping[str, JSON]
@@ -32,10 +32,10 @@ class Check:
 
 
 def checks_of(tests: JSON) -> list[Check]:
-    """The checks in a row's column of tests.
+    """Return the checks in a row's column of tests.
 
     Raises:
-        ToolError: where they are none, or no Python.
+        ToolError: if there are none, or they are not Python.
     """
     if isinstance(tests, str):
         checks = _from_code(tests)
@@ -107,7 +107,7 @@ def _is_literal(node: ast.expr) -> bool:
 
 
 def fault_of(check: Check, line: Mapping[str, Any] | None) -> str | None:
-    """Why ``check`` fails on what the process said of it; None where it passes."""
+    """Return why ``check`` fails, given the line of the process; None if it passes."""
     if line is None:
         return "the program ended before this test"
     if "error" in line:
@@ -130,12 +130,12 @@ def _passes(check: Check, value: Any) -> bool:
 
 
 def _lines(text: str) -> list[str]:
-    """What was printed, without blanks at the ends of lines and of the text."""
+    """Return printed text without white space at the ends of lines and of the text."""
     return [line.rstrip() for line in text.rstrip().splitlines()]
 
 
 class _Other:
-    """A value of a class that is no plain data: equal to nothing."""
+    """A value of another class than plain data; it equals nothing."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -154,7 +154,7 @@ _PLAIN: Mapping[str, Callable[[Any], Any]] = {
 
 
 def _read(value: Any) -> Any:
-    """A value as ``confined`` writes it."""
+    """Read a value as ``confined`` writes it."""
     kind = value[0]
     if kind is None or isinstance(kind, bool):
         return kind

@@ -1,7 +1,7 @@
-"""Run a stranger's program in a process of its own that the kernel confines (see ``confined``), and read what it says.
+"""Run an untrusted program in a separate process that the kernel confines (see ``confined``), and read its output.
 
-This side bounds time and output, and ends the process with everything that belongs to it. Nothing of the environment, no
-open file and no folder but an empty one is handed over.
+This module limits time and output, and kills the process group. The process gets no environment variables, no open files
+and an empty working directory.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from nfilter import JSON, ToolError
 
 _SCRIPT = Path(__file__).with_name("confined.py")
 _START = 20.0
-"""Seconds for the interpreter to start and to confine itself; the program's own time begins behind that."""
+"""Seconds for the interpreter to start and to confine itself; the program's own time limit starts after that."""
 _MIB = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one run: wall-clock and processor ``seconds``, ``memory`` in MiB, ``output`` in characters."""
+    """Limits of one run: wall-clock and processor ``seconds``, ``memory`` in MiB, ``output`` in characters."""
 
     seconds: float
     memory: int
@@ -38,10 +38,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the process said, a line per step, and how it ended.
+    """The output of the process, one line per step, and how it ended.
 
-    ``done``: by itself. ``time``, ``output``: it was ended at that limit. ``network_namespace``: it was in one without a
-    device, beside the filter of system calls, which refuses sockets in any case.
+    ``ended`` is ``done`` if it ended by itself, ``time`` or ``output`` if it was killed at that limit. ``network_namespace``:
+    whether it had a network namespace without devices; the filter of system calls refuses sockets in any case.
     """
 
     lines: Sequence[Mapping[str, Any]]
@@ -53,7 +53,7 @@ def run_confined(program: str, steps: Sequence[Mapping[str, JSON]], limits: Limi
     """Run ``program`` and ``steps`` in a confined process.
 
     Raises:
-        ToolError: where the process cannot be confined; then nothing was run.
+        ToolError: if the process cannot be confined; the program was then not run.
     """
     if not sys.platform.startswith("linux"):
         raise ToolError(
@@ -79,7 +79,7 @@ def run_confined(program: str, steps: Sequence[Mapping[str, JSON]], limits: Limi
 
 
 def _started(given: IO[bytes], folder: str) -> subprocess.Popen[bytes]:
-    """The interpreter with the script that confines itself, as a process group of its own."""
+    """Start the interpreter with the script that confines itself, in a new process group."""
     try:
         return subprocess.Popen(  # noqa: S603 - the interpreter and a script of this package
             [sys.executable, "-I", "-S", str(_SCRIPT)],
@@ -121,7 +121,7 @@ def _read(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the process and all of its group, whatever it is doing."""
+    """Kill the process and its group."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
@@ -140,7 +140,7 @@ def _outcome(data: bytes, ended: Literal["done", "time", "output"]) -> Outcome:
 
 
 def _parsed(line: bytes) -> Mapping[str, Any]:
-    """A line of the process, which the program may have written itself."""
+    """Parse a line of the process; it is untrusted, because the program may have written it."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -149,7 +149,7 @@ def _parsed(line: bytes) -> Mapping[str, Any]:
 
 
 def missing(limits: Limits) -> str | None:
-    """Why no program can be confined on this machine; None where one can."""
+    """Return why no program can be confined on this machine; None if it can."""
     try:
         run_confined("", (), limits)
     except (ToolError, OSError) as error:

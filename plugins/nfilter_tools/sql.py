@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import quote
 
 from pydantic import Field
 
 from nfilter import Sample, StageConfig, ToolArgs, ToolCost, ToolError, ToolResult, ToolSite
+from nfilter_tools.sqlite_files import open_read_only
 
 _FUNCTIONS = frozenset({
     "abs", "avg", "ceil", "ceiling", "char", "coalesce", "count", "cume_dist", "date", "datetime", "dense_rank",
@@ -25,9 +25,9 @@ _FUNCTIONS = frozenset({
     "trunc", "typeof", "unicode", "unixepoch", "upper"
 })  # fmt: skip
 _STEPS = 1000
-"""Instructions of SQLite's machine between two looks at the clock."""
+"""Instructions of SQLite's virtual machine between two checks of the time limit."""
 _CELL = 4000
-"""Characters of one value in a result."""
+"""Maximum number of characters of one value in a result."""
 
 
 class SqlConfig(StageConfig):
@@ -54,10 +54,10 @@ class SqlArgs(ToolArgs):
 
 
 class Sql:
-    """Answers one SELECT over a SQLite file that is opened for reading only, within limits of time, rows and size.
+    """Answers one SELECT over a SQLite file that is opened for reading only, with limits on time, rows and size.
 
-    SQLite itself asks for every action whether it is allowed: reading the listed tables and calling plain functions is;
-    ATTACH, PRAGMA, changes, extensions, recursion and the schema table are not.
+    SQLite's authorizer admits reads of the listed tables and calls of ``_FUNCTIONS``. It refuses everything else: ATTACH,
+    PRAGMA, changes, extensions, recursion and the schema table.
     """
 
     name: ClassVar[str] = "sql"
@@ -75,10 +75,10 @@ class Sql:
 
     @classmethod
     def problems(cls, config: SqlConfig, site: ToolSite) -> Iterable[str]:
-        """A file that is missing or no database, a table that is not in it."""
+        """Report a file that is missing or is not a database, and configured tables that it does not have."""
         file = site.base_dir / config.path
         try:
-            with closing(_opened(file)) as connection:
+            with closing(_open_limited(file)) as connection:
                 present = [name for name, _ in _tables(connection)]
         except (sqlite3.Error, OSError) as error:
             yield f"sql: {file} is no SQLite database that can be read: {error}"
@@ -92,13 +92,13 @@ class Sql:
         self._file = site.base_dir / config.path
 
     def call(self, args: SqlArgs, row: Sample | None) -> ToolResult:
-        """Return the result as a table of JSON values, a line per row.
+        """Return the result as lines of JSON: the column names, then one line per row.
 
         Raises:
-            ToolError: for a query that SQLite does not take, that is not allowed, or that takes too long.
+            ToolError: if SQLite rejects the query, it is not allowed, or it exceeds the time limit.
         """
         try:
-            with closing(_opened(self._file)) as connection:
+            with closing(_open_limited(self._file)) as connection:
                 columns = self._readable(connection)
                 if not args.query.strip():
                     return ToolResult("\n".join(f"{name}({', '.join(of)})" for name, of in columns))
@@ -121,7 +121,7 @@ class Sql:
                 return sqlite3.SQLITE_OK
             if action == sqlite3.SQLITE_FUNCTION and (two or "").lower() in _FUNCTIONS:
                 return sqlite3.SQLITE_OK
-            # The view that reads is not asked for: a query can give a subquery of its own the name of a view.
+            # The name of the view that reads is not checked: a query can give a subquery the name of a view.
             if action == sqlite3.SQLITE_READ and (one or "").lower() in readable:
                 return sqlite3.SQLITE_OK
             return sqlite3.SQLITE_DENY
@@ -153,13 +153,9 @@ class Sql:
         return f"{text}; write one SELECT"
 
 
-def _opened(file: Path) -> sqlite3.Connection:
-    """The database, for reading only. No journal is written beside it, and one that is there is read."""
-    beside = any(file.with_name(file.name + end).exists() for end in ("-wal", "-journal"))
-    mode = "mode=ro" if beside else "mode=ro&immutable=1"
-    connection = sqlite3.connect(
-        f"file:{quote(str(file.resolve()))}?{mode}", uri=True, isolation_level=None
-    )
+def _open_limited(file: Path) -> sqlite3.Connection:
+    """Open the database for reading only, with limits on the size of queries and values."""
+    connection = open_read_only(file)
     for limit, most in (
         (sqlite3.SQLITE_LIMIT_LENGTH, 1_000_000),
         (sqlite3.SQLITE_LIMIT_SQL_LENGTH, 50_000),
@@ -173,7 +169,7 @@ def _opened(file: Path) -> sqlite3.Connection:
 
 
 def _tables(connection: sqlite3.Connection) -> Iterator[tuple[str, list[str]]]:
-    """Each table and view with its columns."""
+    """Yield each table and view with its columns."""
     found = connection.execute(
         "SELECT m.name, group_concat(p.name, char(10)) FROM sqlite_master m, pragma_table_info(m.name) p "
         "WHERE m.type IN ('table', 'view') GROUP BY m.name ORDER BY m.name"

@@ -18,7 +18,7 @@ _SHOWN = 10
 
 
 class UnitTestConfig(StageConfig):
-    """Settings of ``unit_test``. No setting alone lets a program run: a person allows it outside of the recipe."""
+    """Settings of ``unit_test``. A recipe alone cannot run programs: the environment has to allow it too."""
 
     allow: bool = Field(
         default=False,
@@ -44,9 +44,9 @@ class UnitTestArgs(ToolArgs):
 class UnitTest:
     """Runs a Python program against the row's tests in a process without files, network, other processes or environment.
 
-    Off unless ``allow: true`` is set and a person allows it (``--allow programs``, or NFILTER_ALLOW_PROGRAMS=1). Programs
-    have Python's standard library alone. Expected values of ``assert CALL == VALUE`` and of printed output stay outside of
-    the process.
+    It is off unless ``allow: true`` is set and a person allows it (``--allow programs``, or NFILTER_ALLOW_PROGRAMS=1). Programs may
+    import only Python's standard library. Expected values of ``assert CALL == VALUE`` and of printed output stay outside of the
+    process.
     """
 
     name: ClassVar[str] = "unit_test"
@@ -60,12 +60,12 @@ class UnitTest:
 
     @classmethod
     def reads(cls, config: UnitTestConfig) -> frozenset[str]:  # noqa: ARG003
-        """The row: its response and its tests."""
+        """Return what the tool reads: the row with its response and tests."""
         return frozenset({"row"})
 
     @classmethod
     def problems(cls, config: UnitTestConfig, site: ToolSite) -> Iterable[str]:
-        """What forbids it, and what is missing to confine a program."""
+        """Report what forbids the tool, and what is missing to confine a program."""
         forbidden = list(_forbidden(config, site))
         yield from forbidden
         if not forbidden and (why := missing(_limits(config))) is not None:
@@ -76,10 +76,10 @@ class UnitTest:
         self._site = site
 
     def call(self, args: UnitTestArgs, row: Sample | None) -> ToolResult:
-        """Return how many tests pass, and what the first failing ones gave.
+        """Return how many tests pass, and the results of the first failing ones.
 
         Raises:
-            ToolError: where programs are not allowed or cannot be confined (nothing was run), or the row has no tests.
+            ToolError: if programs are not allowed or cannot be confined (nothing was run), or the row has no tests.
         """
         for text in _forbidden(self._config, self._site):
             raise ToolError(text)
@@ -112,7 +112,7 @@ def _limits(config: UnitTestConfig) -> Limits:
 
 
 def _code(response: str) -> str:
-    """The program in a response: its code blocks, else the whole text."""
+    """Return the program in a response: its code blocks, else the whole text."""
     blocks = _BLOCK.findall(response)
     return "\n".join(blocks) if blocks else response
 

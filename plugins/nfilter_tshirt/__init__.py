@@ -21,17 +21,11 @@ class SelectConfig(nf.StageConfig):
     model: Annotated[str, nf.Needs(nf.Scores)] = Field(
         default="student", description="The model whose token losses are read."
     )
-    ratio: float = Field(
-        default=0.5,
-        gt=0,
-        le=1,
-        description="Share of the tokens that the score uses, above 0, at most 1.",
+    ratio: nf.Share = Field(
+        default=0.5, description="Share of the tokens that the score uses, above 0, at most 1."
     )
-    keep: float = Field(
-        default=0.05,
-        gt=0,
-        le=1,
-        description="Share of the samples that is kept, above 0, at most 1.",
+    keep: nf.Share = Field(
+        default=0.05, description="Share of the samples that is kept, above 0, at most 1."
     )
     random: bool = Field(default=False, description="Keep as many random samples, as a control.")
 
@@ -71,8 +65,7 @@ class Select:
         return out
 
     def _deltas(self, samples: Sequence[nf.TokenSample], ctx: nf.Context) -> list[nf.FloatArray]:
-        positions = [np.concatenate([[0], np.flatnonzero(s.predicted)]) for s in samples]
-        alone = [nf.TokenSample(s.id, s.ids[p], p > 0, s.turn[p], s.spans[p], np.zeros(len(p), np.float32)) for s, p in zip(samples, positions, strict=True)]  # fmt: skip
+        alone = [sample.without_prompt() for sample in samples]
         score = ctx.model(self.config.model).score
         deltas = [losses.copy() for losses in score(samples)]
         for sample, delta, losses in zip(samples, deltas, score(alone), strict=True):

@@ -1,4 +1,4 @@
-"""The index of a run: texts in SQLite, with full-text search, and numbers in columns. It is made once and again when the run changes."""
+"""The index of a run: texts in SQLite, with full-text search, and numbers in columns. It is rebuilt when the run changes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from nfilter import Outcome, RunReader, hash_of
 from nfilter_view.columns import KINDS, ColumnWriter
@@ -166,8 +166,3 @@ def _agrees(row: Outcome) -> int:
     if row.truth is None or row.sample is None:
         return -1
     return int(row.sample.response.strip() == row.truth.strip())
-
-
-def facts_of(db: sqlite3.Connection) -> dict[str, Any]:
-    """Return the facts that ``build`` was given."""
-    return dict(db.execute("SELECT name, value FROM facts"))

@@ -1,4 +1,4 @@
-"""What keeps the page from everybody but the person who started it: loopback, one origin, a token, no foreign content."""
+"""Access control of the page: loopback only, one origin, a token, no content from other hosts."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ HEADERS: Final = {
 
 
 class Guard:
-    """Refuses a request that another site could have caused, before the page's own code sees it.
+    """Rejects requests that another site could have caused, before a route handles them.
 
-    - Host names this server: a name that a stranger's DNS points here (DNS rebinding) is refused.
-    - Origin and Sec-Fetch-Site, where a browser sends them, are the page's own.
+    - Host is this server's address: other names are rejected (DNS rebinding).
+    - Origin and Sec-Fetch-Site, if a browser sends them, are those of the page.
     - ``/api/`` needs the token in a header, which no other origin can set: there is no CORS answer.
 
-    The page itself holds no secret: its address has the token behind ``#``, which browsers send to nobody.
+    The page itself has no secret: the token is in the fragment of its address, which browsers do not send.
     """
 
     def __init__(self, app: App, *, token: str, port: int) -> None:

@@ -1,4 +1,4 @@
-"""Questions about the rows of a run that its index answers: filters, order, pages, histograms, calibration."""
+"""Queries over the index of a run: filters, order, pages, histograms, calibration."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PARTS: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which rows, in which order. None stands for all of them.
+    """A filter and an order of rows. A field that is None does not filter.
 
     Attributes:
         fate: ``kept``, ``dropped`` or ``unreadable``.
@@ -44,7 +44,7 @@ class Filter:
         score: A score whose range ``low`` to ``high`` counts; ``disagreement`` and ``weight`` are scores too.
         conflict: Whether views disagree.
         sort: A score, or ``borderline``; the order of the source without it.
-        descending: The other way round.
+        descending: Reverse the order.
     """
 
     fate: str | None = None
@@ -114,10 +114,10 @@ class Index:
         return [{"code": code, "text": text, "rows": count} for code, text, count in rows]
 
     def find(self, wanted: Filter) -> Places:
-        """Return the numbers of the rows that a filter lets through, in its order: int32 [matches].
+        """Return the numbers of the matching rows in the order of the filter, int32 [matches].
 
         Raises:
-            ValueError: when it names what the run does not have.
+            ValueError: if the filter names something that the run does not have.
         """
         with self._lock:
             if wanted in self._answers:
@@ -152,6 +152,7 @@ class Index:
         """Return the numbers of rows by id; unknown ids are left out."""
         found: dict[str, int] = {}
         with self._lock:
+            # SQLite limits the number of parameters of a query.
             for start in range(0, len(ids), 500):
                 part = list(ids[start : start + 500])
                 marks = ",".join("?" * len(part))
@@ -306,7 +307,7 @@ class Index:
         words = re.findall(r"\w+", text)
         if not words:
             return mask
-        # In quotes nothing of a word is syntax of the search.
+        # Quoted words have no search syntax.
         query = " ".join(f'"{word}"' for word in words) + "*"
         with self._lock:
             cursor = self._db.execute("SELECT rowid FROM found WHERE found MATCH ?", (query,))
@@ -322,7 +323,7 @@ class Index:
             keys = self._borderline()[places]
         else:
             keys = np.asarray(self._score(wanted.sort)[places])
-        # NaN is last either way.
+        # NaN is last in both orders.
         order = np.argsort(-keys if wanted.descending else keys, kind="stable")
         return places[order]
 
@@ -353,7 +354,7 @@ def filter_of(values: Mapping[str, str]) -> Filter:
     """Return the filter that the parameters of a request describe.
 
     Raises:
-        ValueError: names the parameter that has another form.
+        ValueError: if a parameter is invalid; the message names it.
     """
     words: dict[str, Any] = {
         name: values[name]

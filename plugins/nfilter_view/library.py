@@ -1,4 +1,4 @@
-"""The runs of a folder, each by a key, and their indexes, made in the background when they are first asked for."""
+"""The runs of a folder by key, and their indexes, which are built in the background at the first request."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Library:
             return None if shelf.working else shelf.index
 
     def _renew(self, shelf: Shelf, mark: str) -> None:
-        """Open the index that is on disk where it is of this mark, else start to make it."""
+        """Open the index on disk if it has this mark, else start to build it."""
         shelf.error, shelf.mark = None, mark
         if shelf.index is not None:
             shelf.index.close()
@@ -124,12 +124,12 @@ def _opened(folder: Path, shelf: Shelf) -> Index:
 
 
 def key_of(path: Path) -> str:
-    """Return the key of a run: it tells runs apart and nothing of where they are."""
+    """Return the key of a run; it does not contain the path."""
     return hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
 def folder_of(shelf: Shelf) -> Path:
-    """Return the folder of a run's index, which is made."""
+    """Create and return the folder of a run's index."""
     for folder in _places(shelf.path):
         stamp = folder / _STAMP
         if stamp.is_file() and stamp.read_text(encoding="utf-8") == shelf.mark:

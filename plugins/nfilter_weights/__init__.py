@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from nfilter import Context, Contract, Sample, StageConfig, State, Verdict, hookimpl
+from nfilter import Context, Contract, Proportion, Sample, StageConfig, State, Verdict, hookimpl
 
 
 class SoftConfig(StageConfig):
@@ -20,7 +20,7 @@ class SoftConfig(StageConfig):
         le=8,
         description="Exponent of the probability that the label is right, above 0, at most 8.",
     )
-    least: float = Field(default=0.0, ge=0, le=1, description="The smallest factor, 0 to 1.")
+    least: Proportion = Field(default=0.0, description="The smallest factor, 0 to 1.")
     only: Literal["all", "flagged"] = Field(
         default="all",
         description="all: weigh every sample with a verdict; flagged: leave the others at their weight.",

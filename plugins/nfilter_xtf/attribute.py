@@ -7,14 +7,7 @@ from typing import Literal
 
 from nfilter import JSON, BoolArray, Context, FloatArray, TokenSample
 from nfilter_xtf.presets import Attribute, Preset, cap_of, keeps_one, score_name
-from nfilter_xtf.rules import (
-    Rule,
-    below_rank,
-    lowest_within_cap,
-    noise_mask,
-    pool_of,
-    spare_best,
-)
+from nfilter_xtf.rules import Rule, below_rank, lowest_within_cap, noise_mask, spare_best
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +36,7 @@ class AttributeMasking:
         """Count tokens in the loss, those that are noise by the rule, and those that are masked."""
         masked = self.masked(sample, scores, rule).sum() if self.mask else 0
         noise = noise_mask(sample, scores, rule).sum()
-        return int(pool_of(sample).sum()), int(noise), int(masked)
+        return int(sample.in_loss.sum()), int(noise), int(masked)
 
     def apply(self, sample: TokenSample, scores: FloatArray, rule: Rule, bit: int) -> TokenSample:
         """Return the sample with its score, masked unless ``mask`` is false."""

@@ -19,6 +19,7 @@ from nfilter import (
     StageConfig,
     State,
     TokenSample,
+    token_score,
 )
 from nfilter_xtf.attribute import AttributeMasking, Tally, warn_of_cap
 from nfilter_xtf.presets import (
@@ -35,9 +36,7 @@ from nfilter_xtf.rules import (
     LowTail,
     Rule,
     noise_mask,
-    pool_of,
     relevance_cuts,
-    scores_of,
     spare_best,
 )
 
@@ -142,14 +141,14 @@ class Mask:
             masked = spare_best(sample, self._scores(sample, self.config.attributes[0]), masked)
         if not self.config.random:
             return masked
-        pool = np.flatnonzero(pool_of(sample)).tolist()
+        pool = np.flatnonzero(sample.in_loss).tolist()
         drawn = np.zeros(len(masked), dtype=np.bool_)
         drawn[ctx.rng(sample.id).sample(pool, int(masked.sum()))] = True
         return drawn
 
     def _scores(self, sample: TokenSample, attribute: Attribute) -> FloatArray:
         name = score_name(attribute)
-        return scores_of(sample, name, self.name, f"{name}, mask: false")
+        return token_score(sample, name, self.name, f"{{use: {name}, mask: false}}")
 
     def _cuts(self, samples: Sequence[TokenSample], ctx: Context) -> list[float] | None:
         """Return the cuts of xtf.relevance, recomputed from its scores: of prompts too with ``official``."""
@@ -183,7 +182,7 @@ class _Sums:
         masked: BoolArray,
         noise: int,
     ) -> None:
-        self.tally.add(int(pool_of(sample).sum()), noise, int(masked.sum()))
+        self.tally.add(int(sample.in_loss.sum()), noise, int(masked.sum()))
         for a, mask in masks.items():
             for b, other in masks.items():
                 self.both[a, b] += int((mask & other).sum())

@@ -18,10 +18,11 @@ from nfilter import (
     StageConfig,
     State,
     TokenSample,
+    token_score,
 )
 from nfilter_xtf.attribute import AttributeMasking, Tally
 from nfilter_xtf.presets import CapSetting, MaskSetting, PresetSetting
-from nfilter_xtf.rules import KNOWN, Known, scores_of
+from nfilter_xtf.rules import KNOWN, Known
 
 _BLOCK = 256
 
@@ -88,7 +89,9 @@ class Novelty:
             losses = ctx.model(self.config.model).score(samples)
         else:
             losses = [
-                scores_of(sample, self.config.loss, self.name, "tokens.excess_loss, reference: ...")
+                token_score(
+                    sample, self.config.loss, self.name, "{use: tokens.excess_loss, reference: ...}"
+                )
                 for sample in samples
             ]
         return [

@@ -8,16 +8,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from nfilter import (
-    Attends,
-    Context,
-    Contract,
-    FloatArray,
-    Needs,
-    StageConfig,
-    State,
-    TokenSample,
-)
+from nfilter import Attends, Context, Contract, FloatArray, Needs, StageConfig, State, TokenSample
 from nfilter_xtf.attention import importances
 from nfilter_xtf.attribute import AttributeMasking, Tally
 from nfilter_xtf.presets import CapSetting, MaskSetting, PresetSetting

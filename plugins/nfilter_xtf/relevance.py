@@ -27,14 +27,7 @@ from nfilter_xtf.attribute import AttributeMasking, Tally
 from nfilter_xtf.otsu import CLASSES
 from nfilter_xtf.presets import CapSetting, MaskSetting, PresetSetting
 from nfilter_xtf.rules import Band, relevance_cuts
-from nfilter_xtf.vectors import (
-    control_ids,
-    cosines,
-    mean_vector,
-    texts_of,
-    tokenizer_of,
-    word_ids,
-)
+from nfilter_xtf.vectors import control_ids, cosines, mean_vector, texts_of, tokenizer_of, word_ids
 
 MIN_DISTINCT = 2000
 

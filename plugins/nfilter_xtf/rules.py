@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nfilter import BoolArray, FloatArray, RecipeError, TokenSample
+from nfilter import BoolArray, FloatArray, TokenSample
 from nfilter_xtf.otsu import CLASSES, multi_otsu
 from nfilter_xtf.presets import Preset
 
@@ -96,29 +96,11 @@ def relevance_cuts(scores: Any, counts: Any) -> list[float] | None:
     return None if cuts is None else [float(cut) for cut in cuts]
 
 
-def pool_of(sample: TokenSample) -> BoolArray:
-    """Return the positions ([T]) that may be masked: response tokens with a non-zero weight."""
-    pool: BoolArray = sample.response & (sample.weights != 0)
-    return pool
-
-
-def scores_of(sample: TokenSample, name: str, stage: str, writer: str) -> FloatArray:
-    """Return the token score ``name`` ([T]); raise RecipeError if no earlier stage wrote it."""
-    scores = sample.scores.get(name)
-    if scores is None:
-        available = ", ".join(sorted(sample.scores)) or "none"
-        raise RecipeError(
-            f"{stage}: sample {sample.id!r} has no score {name!r} (available: {available}); put the stage that writes it "
-            f"before this one, such as {{use: {writer}}}"
-        )
-    return scores
-
-
 def noise_mask(sample: TokenSample, scores: FloatArray, rule: Rule) -> BoolArray:
     """Return the positions ([T]) of the pool that are noise by ``rule``, before any cap."""
     hits = np.zeros(len(scores), dtype=np.bool_)
     hits[sample.response] = rule.hits(scores[sample.response])
-    return hits & pool_of(sample)
+    return hits & sample.in_loss
 
 
 def lowest_within_cap(
@@ -150,7 +132,7 @@ def below_rank(sample: TokenSample, scores: FloatArray, hits: BoolArray, cap: fl
 
 def spare_best(sample: TokenSample, scores: FloatArray, masked: BoolArray) -> BoolArray:
     """Remove the token with the highest score (the first of equals) from ``masked`` if it covers the whole pool."""
-    pool = pool_of(sample)
+    pool = sample.in_loss
     if not pool.any() or not masked[pool].all():
         return masked
     positions = np.flatnonzero(pool)

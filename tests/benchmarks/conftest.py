@@ -12,6 +12,9 @@ import pytest
 from benchmarks.evidence.cells import Cells
 from benchmarks.evidence.lines import rule, rules
 from benchmarks.evidence.plan import Cell, Plan, Scope, plan
+from benchmarks.real_evidence import data as labelled
+from benchmarks.real_tokens import data as texts
+from tests.benchmarks import news_sets, text_sets
 
 QUESTIONS = 40
 
@@ -108,3 +111,16 @@ def detected(cell: Cell, scale: float = 1.0) -> dict[str, Any]:
             "by_stage": {"01-robustft.answer": stage, "02-robustft.reason": {**stage, "tokens_per_sample": 40.0}},
         },
     }  # fmt: skip
+
+
+@pytest.fixture
+def sets(tmp_path: Path) -> list[texts.DataSet]:
+    """The data sets of texts."""
+    return texts.find(text_sets.make(tmp_path / "given"), text_sets.SIZES)[0]
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> labelled.DataSet:
+    """The data set of news."""
+    (made,), _ = labelled.find(news_sets.make(tmp_path / "given"))
+    return made

@@ -10,13 +10,7 @@ import pytest
 from benchmarks.evidence.calibration import calibration_error
 from benchmarks.evidence.cells import Cells, arm_result
 from benchmarks.evidence.figures import Evidence, spread
-from benchmarks.evidence.findings import (
-    best_rule,
-    cheapest_as_good,
-    detection,
-    main,
-    official_rule,
-)
+from benchmarks.evidence.findings import best_rule, cheapest_as_good, detection, main, official_rule
 from benchmarks.evidence.text import interval, mean_sd, ratio, share, table
 from nfilter.metrics.arms import compared
 

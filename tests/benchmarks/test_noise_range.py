@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.noise_range import Cell, difficulty, factor, grid, seen, table_of, trial
-from nfilter_robustft.bounds import rate_range
-from nfilter_robustft.posterior import Pattern, estimate, partition
+from nfilter_robustft.statistics.bounds import rate_range
+from nfilter_robustft.statistics.posterior import Pattern, estimate, partition
 
 
 @pytest.mark.parametrize("trusted", [0, 100])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,7 @@ from benchmarks.evidence.figures import Difference, Evidence
 from benchmarks.evidence.plan import Cell, Plan
 from benchmarks.evidence.recipes import base_value, write_recipe
 from benchmarks.real_evidence.cli import BASE, commands, main, parser
-from benchmarks.real_evidence.data import DataSet, Files, Row, find, flipped, held_out, trusted
+from benchmarks.real_evidence.data import DataSet, Files
 from benchmarks.real_evidence.figures import figures, verdict
 from benchmarks.real_evidence.findings import best, learnable, level
 from benchmarks.real_evidence.lines import CHECKED, FEW, LINES
@@ -35,143 +32,8 @@ from benchmarks.real_evidence.plan import (
 from benchmarks.real_evidence.runner import Named, RealRunner, recipe_of, weights
 from benchmarks.real_evidence.shipped import shipped, written
 from benchmarks.real_evidence.stage import found, with_evidence
-from nfilter.api.errors import SourceError
 from nfilter.recipe.model import load as load_recipe
-
-N, QUESTIONS = 40, 40
-OPTIONS = ("bad", "so so", "good")
-WORDS = {"bad": "loss fell", "so so": "met today", "good": "profit rose"}
-
-
-def rows_of(n: int, start: int = 0) -> tuple[Row, ...]:
-    kinds = [OPTIONS[(i + start) % 3] for i in range(n)]
-    return tuple(
-        Row(f"{WORDS[kind]} in year {1900 + i + start}?", OPTIONS, "ABC"[OPTIONS.index(kind)])
-        for i, kind in enumerate(kinds)
-    )
-
-
-def write(file: Path, rows: tuple[Row, ...], labels: tuple[str, ...] | None = None) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", newline="", encoding="utf-8") as out:
-        writer = csv.writer(out)
-        writer.writerow(["question", "gt", "options", "answer"])
-        for row, label in zip(rows, labels or [r.answer for r in rows], strict=True):
-            writer.writerow([row.question, "not read", json.dumps(row.options), label])
-
-
-def make(
-    folder: Path, name: str = "news", levels: tuple[int, ...] = (30, 50, 70), n: int = N
-) -> Path:
-    rows = rows_of(n)
-    write(folder / name / "labeled.csv", rows)
-    write(folder / name / "test.csv", rows_of(12, start=n))
-    for percent in levels:
-        write(folder / name / "noisy" / f"noisy{percent}.csv", rows, flipped(rows, percent, 0))
-    return folder
-
-
-@pytest.fixture
-def one(tmp_path: Path) -> DataSet:
-    (made,), _ = find(make(tmp_path / "given"))
-    return made
-
-
-def other(name: str, n: int = 30) -> DataSet:
-    """A data set whose rows have options of their own."""
-    rows = tuple(Row(f"Which of {i}?", (f"{i}", f"{i + 1}", f"{i + 2}"), "A") for i in range(n))
-    return DataSet(name, rows, {50: flipped(rows, 50, 0)}, rows[:5])
-
-
-# --- data ------------------------------------------------------------------------------------------------------
-
-
-def test_labels_are_flipped_by_the_published_rule():
-    rows = rows_of(N)
-    for seed, percent in ((0, 30), (3, 70)):
-        labels = flipped(rows, percent, seed)
-        wrong = [i for i, row in enumerate(rows) if labels[i] != row.answer]
-        assert wrong == sorted(random.Random(seed).sample(range(N), int(N * (percent / 100))))
-        assert set(labels) <= set("ABC")
-    assert flipped(rows, 50, 1) != flipped(rows, 50, 2)
-    assert flipped(rows, 50, 1) == flipped(rows, 50, 1)
-
-
-def test_seed_0_has_the_published_labels_and_others_are_drawn(one: DataSet):
-    swapped = DataSet(one.name, one.truth, {50: tuple("A" * N)}, one.test)
-    assert swapped.labels(50, 0) == tuple("A" * N)
-    assert swapped.labels(50, 1) == flipped(one.truth, 50, 1)
-    assert one.by_rule(50)
-    assert not swapped.by_rule(50)
-
-
-def test_folders_that_are_no_data_set_are_named_with_why(tmp_path: Path):
-    given = make(make(tmp_path), "other", (50,))
-    (given / "dolly").mkdir()
-    (given / "dolly" / "test.csv").write_text("x\n")
-    (given / "README.md").write_text("x")
-    sets, others = find(given)
-    assert [(each.name, sorted(each.noisy)) for each in sets] == [
-        ("news", [30, 50, 70]),
-        ("other", [50]),
-    ]
-    assert others == {"dolly": "it has no labeled.csv, no noisy/noisyNN.csv"}
-    assert [each.name for each in find(given, ["other"])[0]] == ["other"]
-    with pytest.raises(SourceError, match=r"no data set nobody \(dolly: it has no labeled.csv"):
-        find(given, ["nobody"])
-
-
-@pytest.mark.parametrize(
-    ("file", "text", "why"),
-    [
-        ("labeled.csv", "question,answer\nx,A\n", r"labeled.csv:1: no column options"),
-        ("test.csv", 'question,options,answer\nx,"[1, 2]",C\n', r"test.csv:2: the answer 'C' is none of A, B"),
-        ("test.csv", "question,options,answer\nx,a or b,A\n", r"test.csv:2: options 'a or b' are no JSON list"),
-        ("test.csv", "question,options,answer\nx\n", r"test.csv:2: the row has not as many cells"),
-        ("test.csv", "question,options,answer\n", r"test.csv: it holds no rows"),
-        ("noisy/noisy50.csv", 'question,options,answer\nx,"[1, 2]",A\n', r"not those of .*labeled.csv, row by row"),
-    ],
-)  # fmt: skip
-def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, file: str, text: str, why: str):
-    given = make(tmp_path)
-    (given / "news" / file).write_text(text)
-    with pytest.raises(SourceError, match=why):
-        find(given)
-
-
-def test_no_folder_is_an_error_that_says_what_to_type(tmp_path: Path):
-    with pytest.raises(SourceError, match=r"no such folder; .*make evidence-real DATA=FOLDER"):
-        find(tmp_path / "none")
-    with pytest.raises(SourceError, match=r"no data set \(it holds no folder\)"):
-        find(tmp_path)
-
-
-def read(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="", encoding="utf-8") as text:
-        return list(csv.DictReader(text))
-
-
-def test_what_cells_read(one: DataSet, tmp_path: Path):
-    files = Files(tmp_path / "data")
-    noisy = read(files.train(one, 50, 1))
-    assert [row["answer"] for row in noisy] == list(flipped(one.truth, 50, 1))
-    assert [row["truth"] for row in noisy] == [row.answer for row in one.truth]
-    assert "trusted" not in noisy[0]
-    assert len({row["row"] for row in noisy}) == N
-    sure = trusted(N, 1)
-    assert len(sure) == N  # a set of fewer than a hundred rows has them all
-    checked = read(files.checked(one, 50, 1))
-    assert all(row["answer"] == row["truth"] and row["trusted"] == "true" for row in checked)
-    fit, dev = map(read, files.dev(one))
-    ids = {row["row"] for row in fit}, {row["row"] for row in dev}
-    assert ids[0] | ids[1] == {row["row"] for row in noisy}
-    assert not ids[0] & ids[1]
-    assert len(ids[1]) == len(held_out(N)) == 10
-    test = read(files.test(one))
-    assert not {row["question"] for row in test} & {row["question"] for row in noisy}
-    given = files.as_given(one, 50, 0)
-    assert read(given)[0].keys() == {"question", "options", "answer"}  # no truth
-
+from tests.benchmarks.news_sets import QUESTIONS, make, other
 
 # --- plan ------------------------------------------------------------------------------------------------------
 

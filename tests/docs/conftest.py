@@ -1,9 +1,7 @@
-"""The fenced blocks of the documents, and a folder in which what they say is done."""
+"""The fenced blocks of the documents, and a folder in which their commands are run."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import re
 import shutil
@@ -13,30 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from nfilter.cli import entry
+from tests.command_line import Done, call
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command ended in."""
-
-    code: int
-    out: str
-    err: str
-
-
-def call(*arguments: str, cwd: Path) -> Done:
-    """The command line in this process, started in ``cwd``."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        contextlib.chdir(cwd),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        code = entry(list(arguments))
-    return Done(code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +22,7 @@ def cli() -> Callable[..., Done]:
 
 
 def additions(seed: int, n: int) -> list[tuple[str, int]]:
-    """Sums that the embedded model can work out: two numbers of two digits."""
+    """Return sums that the embedded model can solve: two numbers of two digits."""
     return [
         (f"{11 + (seed + 7 * i) % 80}+{12 + (seed + 5 * i) % 70}", 23 + (seed + 7 * i) % 80 + (seed + 5 * i) % 70)
         for i in range(n)
@@ -54,10 +31,10 @@ def additions(seed: int, n: int) -> list[tuple[str, int]]:
 
 @pytest.fixture(scope="session")
 def yard(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that the README names: train.jsonl (every third label wrong), test.jsonl, reviews of two kinds and data.csv.
+    """Return a folder with the files that the README names: train.jsonl (every third label wrong), test.jsonl, reviews of two kinds and data.csv.
 
-    ``prompts/robustft`` beside the recipe holds the templates of ``prompts/tiny``: a recipe's own folder is looked
-    into first, so that the recipe itself stays as it is shown.
+    ``prompts/robustft`` beside the recipe has the templates of ``prompts/tiny``: the folder of a recipe is searched first, so
+    that the recipe can stay as it is shown.
     """
     path = tmp_path_factory.mktemp("yard")
     furnished(path)
@@ -85,7 +62,7 @@ def furnished(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block: where it stands, what its fence says and what is in it."""
+    """One fenced block: its place, the words of its fence and its text."""
 
     document: str
     line: int
@@ -95,7 +72,7 @@ class Block:
 
     @property
     def kind(self) -> str | None:
-        """How it is tested: a shell's, a recipe, a plugin, a table of TOML, a screen, a diagram; else None."""
+        """How it is tested: as a shell session, a recipe, a plugin, TOML, a screen or a diagram; else None."""
         if self.language in {"yaml", "python", "toml", "json", "math"}:
             return self.language
         if self.language:
@@ -119,7 +96,7 @@ _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def fenced(document: str) -> list[Block]:
-    """The fenced blocks of a document, in order; ``after`` is the paragraph before one."""
+    """Return the fenced blocks of a document in order; ``after`` is the paragraph before a block."""
     text = (ROOT / document).read_text(encoding="utf-8")
     found = []
     for match in _FENCE.finditer(text):

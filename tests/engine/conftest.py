@@ -1,4 +1,4 @@
-"""Stages made of functions, and runs of them over a handful of rows."""
+"""Stages made of functions, and runs of them over a few rows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def make_stage(
     fit: Callable[[Any, Any], Any] | None = None,
     contract: Contract | None = None,
 ) -> type:
-    """A sample stage whose work is done by functions."""
+    """Return a sample stage with the given functions as methods."""
 
     def start(self: Any, config: PlainConfig) -> None:
         self.config = config
@@ -57,7 +57,7 @@ def make_stage(
 
 @dataclass
 class Reporter:
-    """Keeps what a run says."""
+    """Records the messages of a run."""
 
     infos: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

@@ -15,6 +15,7 @@ from nfilter.engine.seeds import run_seeds
 from nfilter.recipe.model import load
 from nfilter.store.files import read_json, read_jsonl
 from nfilter.store.run_directory import set_aside
+from tests.made_plugins import make_point
 
 Stage = Callable[..., type]
 
@@ -348,18 +349,12 @@ def jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 def test_scrambling_the_truth_of_a_real_source(kit: Any, tmp_path: Path) -> None:
     """The same with nfilter's own JSON Lines source, whose ids must not depend on the truth's column either."""
     import importlib
-    import sys
 
     from nfilter.engine.run import run
     from nfilter.registry.loading import load as load_plugins
 
-    conftest = next(
-        module
-        for name, module in sys.modules.items()
-        if name.endswith("conftest") and hasattr(module, "make_point")
-    )
     points = [
-        conftest.make_point(name, importlib.import_module(name), name)
+        make_point(name, importlib.import_module(name), name)
         for name in ("nfilter_example", "nfilter_io")
     ]
     plugins = load_plugins(points, ())

@@ -12,15 +12,7 @@ import yaml
 from pydantic import Field
 
 import nfilter_losses
-from nfilter import (
-    Contract,
-    ModelRef,
-    RecipeError,
-    StageConfig,
-    State,
-    TokenSample,
-    TrainingResult,
-)
+from nfilter import Contract, ModelRef, RecipeError, StageConfig, State, TokenSample, TrainingResult
 from nfilter.engine.lookup import prompts_of, site_of
 from nfilter.recipe.check import check
 from nfilter.recipe.model import Recipe, load

@@ -1,4 +1,4 @@
-"""Runs of a recipe against a model server that counts, killed and begun again."""
+"""Runs of a recipe that are killed and started again, against a model server that counts calls."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 
-from tests.model_server.faults import Script
+from tests.model_server.faults import Script, add
 from tests.model_server.server import ModelServer
 
 ROOT = Path(__file__).resolve().parents[2]
-BATCH = 64  # answers that came and are not committed yet: half of them wait to be read, half to be written
+BATCH = 64  # received answers that are not committed yet: half of them wait to be read, half to be written
 RECIPE = """\
 name: kills
 answer: number
@@ -37,15 +37,9 @@ samples:
 """
 
 
-def add(messages: Sequence[Mapping[str, Any]]) -> str:
-    """What a model answers that can add."""
-    left, right = re.findall(r"(\d+)\+(\d+)", str(messages[-1]["content"]))[-1]
-    return f"The answer is {int(left) + int(right)}"
-
-
 @dataclass
 class Bench:
-    """One server and one data set; ``start`` begins a run in a directory of its own."""
+    """One server and one data set; ``start`` starts a run in a new directory."""
 
     home: Path
     server: ModelServer
@@ -55,7 +49,7 @@ class Bench:
     env: dict[str, str] = field(default_factory=dict)
 
     def start(self, out: str, **env: str) -> subprocess.Popen[bytes]:
-        """The process of ``nfilter run``, with what ``build`` breaks broken."""
+        """Start ``nfilter run`` with the failures that ``build`` sets up; return the process."""
         code = f"import sys\n{self.build}\nfrom nfilter.cli import entry\nsys.exit(entry(sys.argv[1:]))"
         return subprocess.Popen(
             [sys.executable, "-c", code, "run", "r.yaml", "--out", out, "--quiet"],
@@ -64,7 +58,7 @@ class Bench:
         )  # fmt: skip
 
     def finish(self, out: str, **env: str) -> int:
-        """Run to the end, or to the kill; the exit code."""
+        """Run to the end or to the kill; return the exit code."""
         process = self.start(out, **env)
         _, error = process.communicate()
         if process.returncode not in (0, -9):
@@ -72,7 +66,7 @@ class Bench:
         return process.returncode
 
     def kept(self, out: str) -> str:
-        """SHA-256 of all rows that the run left, sorted by id."""
+        """Return the SHA-256 of all rows that the run kept, sorted by id."""
         digest = hashlib.sha256()
         for name in ("cleaned", "dropped"):
             lines = (self.home / out / f"{name}.jsonl").read_text().splitlines()
@@ -81,11 +75,11 @@ class Bench:
         return digest.hexdigest()
 
     def committed(self, out: str) -> set[str]:
-        """The samples whose answer is in the journal."""
+        """Return the samples whose answer is in the journal."""
         path = self.home / out / "journal.db"
         if not path.is_file():
             return set()
-        # A copy: to open what a killed process left is the next run's work, and not this look's.
+        # A copy, because opening the journal of a killed process would repair it before the next run does.
         copy = self.home / "look"
         copy.mkdir(exist_ok=True)
         for part in ("", "-wal"):
@@ -101,11 +95,11 @@ class Bench:
                 return set()
 
     def served(self) -> dict[str, int]:
-        """By sample, how often the server was asked about it."""
+        """Return the number of calls by sample."""
         return {_id(content): len(kinds) for content, kinds in self.server.plan.served.items()}
 
     def forget(self) -> None:
-        """Count anew."""
+        """Reset the counts."""
         self.server.plan.served.clear()
         self.server.plan.counts.clear()
 
@@ -116,7 +110,7 @@ def _id(content: str) -> str:
 
 @pytest.fixture
 def bench_of(tmp_path: Path) -> Iterator[Any]:
-    """Makes a bench of so many rows and calls at a time."""
+    """Return a factory of benches by number of rows and of concurrent calls."""
     servers: list[ModelServer] = []
 
     def make(rows: int, concurrency: int, chunk: int, latency: float = 0.005) -> Bench:
@@ -139,7 +133,7 @@ def bench_of(tmp_path: Path) -> Iterator[Any]:
 
 @dataclass
 class Outcome:
-    """What became of runs that were killed: how they ended, and which calls were made too often."""
+    """The result of killed runs: how they ended, and which calls were repeated."""
 
     kills: int = 0
     again: int = 0
@@ -149,15 +143,15 @@ class Outcome:
 
     @property
     def bad(self) -> list[str]:
-        """Everything that must not be."""
+        """All violations."""
         return [*self.repeated, *self.other, *self.overpaid]
 
 
 def survive(bench: Bench, name: str, kill: Any, whole: str, outcome: Outcome) -> None:
-    """Kill one run as ``kill`` says, run it again to its end, and judge both."""
+    """Kill one run by ``kill``, run it again to its end, and check both."""
     bench.forget()
     if kill(bench, name) == 0:
-        return  # it was over before
+        return  # the run ended before the kill
     outcome.kills += 1
     done = bench.committed(name)
     before = bench.served()
@@ -179,16 +173,16 @@ def survive(bench: Bench, name: str, kill: Any, whole: str, outcome: Outcome) ->
 
 
 def at_place(place: str, number: int) -> Any:
-    """A kill at the ``number``-th time that a place is reached."""
+    """Kill when a failpoint is reached for the ``number``-th time."""
     return lambda bench, name: bench.finish(name, NFILTER_FAILPOINT=f"{place}:{number}")
 
 
 def after(seconds: float) -> Any:
-    """A kill at any time."""
+    """Kill after a time."""
 
     def kill(bench: Bench, name: str) -> int:
         process = bench.start(name)
-        time.sleep(seconds)  # the kill's moment, on which no verdict rests
+        time.sleep(seconds)  # the time of the kill; no check depends on it
         process.kill()
         process.communicate()
         return process.returncode

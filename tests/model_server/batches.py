@@ -1,6 +1,6 @@
-"""OpenAI's files and batches for the model server. A batch ends when it has been looked at often enough: no clock decides.
+"""OpenAI's files and batches for the model server. A batch ends after a number of status requests, not after a time.
 
-Its lines are worked off as the server's script says, a fault a line, and its own script says how the batch itself ends::
+Its lines have the faults of the server's script; its own script determines how the batch ends::
 
     with ModelServer(Script(faults={"refusal": 0.1}), batches=BatchScript(looks=3, ends=["expired"])) as server:
         ...
@@ -29,17 +29,17 @@ _CONTENTS = ("html", "foreign", "endless", "drip")
 
 @dataclass(frozen=True, slots=True)
 class BatchScript:
-    """How batches behave.
+    """The behaviour of batches.
 
-    One ends at the ``looks``-th look at it. ``ends`` says how the first of them end (``completed``, ``expired``,
-    ``cancelled``: with half of the lines answered; ``failed``: with none), all others complete. ``lost`` is the share of
-    lines that no file has, in [0, 1]; ``shuffled`` puts lines in another order. Without ``listed`` nobody can ask which
-    batches there are. A file has ``most_lines`` at most.
+    A batch ends at the ``looks``-th status request. ``ends`` are the final states of the first batches (``completed``;
+    ``expired`` and ``cancelled`` with half of the lines answered; ``failed`` with none); all others complete. ``lost`` is the
+    share of lines, in [0, 1], that are in no file; ``shuffled`` changes the order of lines. Without ``listed`` batches cannot be
+    listed. A file has at most ``most_lines`` lines.
 
-    ``broken`` says what is wrong with replies, by place. For ``upload``, ``create``, ``look`` and ``list`` these are fields
-    in place of the reply's own, the status of an error (with Retry-After, as the server's script has it), or a list that
-    is all of the reply. The ``content`` of a file may be a page (``html``), lines of another batch (``foreign``), go on with
-    empty lines for ever (``endless``), or be a blank at a time (``drip``).
+    ``broken`` has faulty replies by place. For ``upload``, ``create``, ``look`` and ``list`` these are fields that replace those
+    of the reply, the status of an error (with the Retry-After of the server's script), or a list that replaces the reply. The
+    ``content`` of a file is a page (``html``), lines of another batch (``foreign``), endless empty lines (``endless``), or one
+    blank at a time (``drip``).
     """
 
     looks: int = 1
@@ -60,9 +60,9 @@ class BatchScript:
 
 
 class Batches:
-    """The files and batches of one server; ``made`` has every batch, in order, as its owner is told of it.
+    """The files and batches of one server; ``made`` has every batch in order, as in replies.
 
-    ``looked`` counts looks at batches, ``pieces`` what was sent of contents that have no end.
+    ``looked`` counts status requests, ``pieces`` the parts sent of endless contents.
     """
 
     def __init__(self, script: BatchScript, plan: Plan) -> None:
@@ -218,7 +218,7 @@ class Batches:
         for name, each in (("output_file_id", good), ("error_file_id", bad)):
             if self.script.shuffled:
                 chance.shuffle(each)
-            # A file without a line is not made.
+            # Files without a line are not created.
             batch[name] = self._keep(b"\n".join(each) + b"\n") if each else None
         batch["request_counts"] = {"total": len(lines), "completed": len(good), "failed": len(bad)}
 

@@ -1,8 +1,9 @@
-"""What a faulty model server does to which call: seeded, without a socket, and the same in whatever order calls come."""
+"""The faults of a model server by call: seeded, without a socket, and independent of the order of calls."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ PASSING = frozenset(
         "limited", "limited_after", "error", "gateway", "unavailable", "hang", "reset", "truncated", "empty_body", "html", "drip",
     }
 )  # fmt: skip
-"""Faults that another attempt may not meet: 429 without and with Retry-After, 500, 504, 503, and broken replies."""
+"""Faults that may end with another attempt: 429 without and with Retry-After, 500, 504, 503, and broken replies."""
 
 LASTING = frozenset(
     {
@@ -33,7 +34,7 @@ KINDS = PASSING | LASTING | PERMANENT
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """From ``start`` to ``end`` (seconds of the script, from the first call on) every call meets ``kind``."""
+    """From ``start`` to ``end`` (seconds of the script, from the first call on) every call has the fault ``kind``."""
 
     start: float
     end: float
@@ -41,24 +42,30 @@ class Phase:
 
 
 def answer(messages: Sequence[Mapping[str, Any]]) -> str:
-    """The answer where none is given: a few words that depend on every message."""
+    """Return the default answer: a few words that depend on every message."""
     digest = hashlib.sha256(content_of(messages).encode()).hexdigest()
     return f"answer {digest[:6]} is {int(digest[6:10], 16)}"
 
 
+def add(messages: Sequence[Mapping[str, Any]]) -> str:
+    """Answer the last sum of a conversation."""
+    left, right = re.findall(r"(\d+)\+(\d+)", str(messages[-1]["content"]))[-1]
+    return f"The answer is {int(left) + int(right)}"
+
+
 def content_of(messages: Sequence[Mapping[str, Any]]) -> str:
-    """What names a conversation in a server's counts: its messages' contents, a unit separator between them."""
+    """Return the key of a conversation in counts: the contents of its messages, joined by unit separators."""
     return "\x1f".join(str(message.get("content")) for message in messages)
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """How a server behaves. Times are seconds of the script; one of them takes ``scale`` seconds of the clock.
+    """The behaviour of a server. Times are in seconds of the script; each takes ``scale`` seconds of the clock.
 
-    ``faults`` gives shares in [0, 1]: of conversations for lasting kinds, of attempts for all others. A share of 1 is
-    a fault that every attempt meets. More than ``capacity`` calls at a time meet a 429; more than ``slots`` wait in a queue.
-    ``key`` is the only key that is let in. Without ``logprobs`` they are left out as by a server that does not know
-    them: silently; without ``schemas`` a schema of the answer is refused. ``limit_as`` is the only name of the limit on tokens that is taken. With ``thinks`` a model spends so many
+    ``faults`` are shares in [0, 1]: of conversations for lasting kinds, of attempts for all others. With a share of 1 every
+    attempt has the fault. More than ``capacity`` concurrent calls get a 429; more than ``slots`` wait in a queue. ``key`` is
+    the only accepted key. Without ``logprobs``, requests for them are ignored silently; without ``schemas`` a schema of the answer is refused. ``limit_as`` is the only accepted name
+    of the limit on tokens. With ``thinks`` a model spends so many
     tokens on thoughts before each answer, an eighth with ``reasoning_effort: low``. ``answer`` gives the text of an answer, or a whole completion with its end, counts and logprobs.
     """
 
@@ -88,7 +95,7 @@ class Script:
 
 
 class Plan:
-    """Decides what each attempt meets, and counts it. ``served`` has the kinds that each conversation met, in order."""
+    """Chooses the fault of each attempt, and counts it. ``served`` has the kinds of each conversation, in order."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
@@ -105,9 +112,9 @@ class Plan:
         key: str | None = None,
         asked: Mapping[str, Any] | None = None,
     ) -> str:
-        """What the next attempt at a conversation meets: ``ok`` or a fault. ``now`` is any clock, in its seconds.
+        """Return the kind of the next attempt at a conversation: ``ok`` or a fault. ``now`` is any clock, in seconds.
 
-        ``asked`` is the request's body, which may hold a field that is not taken.
+        ``asked`` is the body of the request, which may have a field that is not accepted.
         """
         if self._began is None:
             self._began = now
@@ -137,7 +144,7 @@ class Plan:
         left = 1 - sum(lasting.values())
         met = _drawn(lasting, self._uniform(content))
         if met is None and left > 0:
-            # Of the attempts at what is left, so that a share is one of all conversations.
+            # Relative to the remaining attempts, so that a share refers to all conversations.
             among = {kind: min(1.0, share / left) for kind, share in passing.items()}
             met = _drawn(among, self._uniform(content, attempt))
         return met or "ok"
@@ -147,16 +154,16 @@ class Plan:
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big") / 2**56
 
     def enter(self) -> None:
-        """A call has begun."""
+        """Count the start of a call."""
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
 
     def leave(self) -> None:
-        """A call has ended."""
+        """Count the end of a call."""
         self.in_flight -= 1
 
     def report(self) -> dict[str, Any]:
-        """The counts as JSON: attempts by kind, conversations, and the most calls at a time."""
+        """Return the counts as JSON: attempts by kind, conversations, and the maximum of concurrent calls."""
         return {
             "counts": dict(self.counts),
             "attempts": sum(self.counts.values()),
@@ -176,7 +183,7 @@ def _drawn(shares: Mapping[str, float], number: float) -> str | None:
 def completion(
     script: Script, messages: Sequence[Mapping[str, Any]], asked: Mapping[str, Any], kind: str
 ) -> dict[str, Any]:
-    """The body of a reply with status 200: an answer, or one of the faults that look like one."""
+    """Return the body of a reply with status 200: an answer, or a fault with that status."""
     given = script.answer(messages)
     made = given if isinstance(given, Completion) else Completion(given)
     text: str | None = made.text
@@ -239,12 +246,12 @@ def _token(word: str) -> dict[str, Any]:
 
 
 def logprob(word: str) -> float:
-    """The log-probability that a server gives a word: in (-1, 0], and always the same."""
+    """Return the log-probability of a word, a constant in (-1, 0]."""
     return -int.from_bytes(hashlib.sha256(word.encode()).digest()[:2], "big") / 2**16
 
 
 def error_body(kind: str, given_key: str = "") -> tuple[int, dict[str, Any]]:
-    """Status and body of a refusal, worded as OpenAI, vLLM and llama.cpp word them. A rejected key is echoed, as some servers do."""
+    """Return status and body of an error in the words of OpenAI, vLLM and llama.cpp. A rejected key is echoed, as some servers do."""
     bodies: dict[str, tuple[int, dict[str, Any]]] = {
         "limited": (429, _openai("Rate limit reached for requests", "requests", "rate_limit_exceeded")),
         "error": (500, _openai("The server had an error while processing your request", "server_error", None)),

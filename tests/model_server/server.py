@@ -1,12 +1,12 @@
-"""A model server to test against: it speaks OpenAI's chat completions and batches, and fails as its script says.
+"""A model server for tests: OpenAI's chat completions and batches, with the faults of its script.
 
-In a thread of this process, so that a test can look at what it served::
+In a thread of this process, so that a test can inspect what it served::
 
     with ModelServer(Script(faults={"error": 0.1}, seed=3)) as server:
         ask(server.url, ...)
         assert server.plan.counts["error"] > 0
 
-or in a process of its own (``ModelProcess``), where its work does not take part in a measurement.
+or in a separate process (``ModelProcess``), which does not affect measurements of time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PIECE = 2**16
 
 
 class ModelServer:
-    """A server on 127.0.0.1, in a thread, for as long as the ``with`` block runs. Without ``batches`` it has none."""
+    """A server on 127.0.0.1, in a thread, during a ``with`` block. Without ``batches`` it has no batches."""
 
     def __init__(
         self, script: Script | None = None, port: int = 0, batches: BatchScript | None = None
@@ -56,7 +56,7 @@ class ModelServer:
 
     @property
     def url(self) -> str:
-        """The ``api_base`` of the server."""
+        """Return the ``api_base`` of the server."""
         return f"http://127.0.0.1:{self.port}/v1"
 
     def __enter__(self) -> ModelServer:
@@ -82,7 +82,7 @@ class ModelServer:
         await self._stop.wait()
 
     def serve(self) -> None:
-        """Serve in this thread until the process ends; the port is printed as JSON when it is known."""
+        """Serve in this thread until the process ends; print the port as JSON."""
         asyncio.run(self._main(announce=True))
 
     def _run(self) -> None:
@@ -131,7 +131,9 @@ class ModelServer:
         self.plan.enter()
         try:
             asked = json.loads(await request.read())
-            if not content_of(asked["messages"]):  # some clients ask so for the headers of a reply
+            if not content_of(
+                asked["messages"]
+            ):  # some clients request the headers of a reply this way
                 return await self._answer(request, asked)
             clock = asyncio.get_running_loop().time
             began = self._span[0] if self._span else clock()
@@ -144,7 +146,7 @@ class ModelServer:
             self.plan.leave()
 
     def report(self) -> dict[str, Any]:
-        """``Plan.report``, and of the calls that said something: replies, and seconds from first call to last reply."""
+        """Return ``Plan.report``, the number of replies, and the seconds from the first call to the last reply."""
         began, ended = self._span or (0.0, 0.0)
         empty = len(self.plan.served.get("", ()))
         return {
@@ -263,9 +265,9 @@ _REFUSED = frozenset(
 
 
 class ModelProcess:
-    """The same server in a process of its own; ``settings`` are those of ``Script`` that JSON can say.
+    """The same server in a separate process; ``settings`` are those of ``Script`` that are JSON values.
 
-    ``cores`` keeps it to some processor cores, where the system can do that.
+    ``cores`` limits it to some processor cores if the system supports that.
     """
 
     def __init__(self, cores: set[int] | None = None, **settings: Any) -> None:
@@ -275,7 +277,7 @@ class ModelProcess:
 
     @property
     def url(self) -> str:
-        """The ``api_base`` of the server."""
+        """Return the ``api_base`` of the server."""
         return f"http://127.0.0.1:{self.port}/v1"
 
     def __enter__(self) -> ModelProcess:
@@ -289,7 +291,7 @@ class ModelProcess:
         return self
 
     def report(self) -> dict[str, Any]:
-        """What the server has served so far; see ``ModelServer.report``."""
+        """Return the counts so far; see ``ModelServer.report``."""
         from urllib.request import urlopen
 
         with urlopen(f"http://127.0.0.1:{self.port}/counts", timeout=10) as reply:

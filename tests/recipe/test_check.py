@@ -131,7 +131,7 @@ def test_a_good_recipe_has_facts_and_no_faults(checked: Callable[..., Report]) -
         "source: all of 2 rows can be read",
         "evaluate: columns prompt = 'before =>', response = 'after =>'",
         "evaluate: its one row can be read",
-        "evaluate: 0 of 1 test questions also stand in the training source",
+        "evaluate: 0 of 1 test questions are also in the training source",
     ]
 
 
@@ -142,7 +142,7 @@ def test_shared_questions_are_counted_whatever_their_case_and_spacing(
         GOOD, {"test.qa": "What is   1+1 => 2\n3+3 => 6\n", "sums.qa": "what IS 1+1 => 2\n"}
     )
     assert report.facts[-1].startswith(
-        "evaluate: 1 of 2 test questions also stand in the training source, for example"
+        "evaluate: 1 of 2 test questions are also in the training source, for example"
     )
 
 

@@ -50,16 +50,6 @@ def reading(folder: Callable[..., Path], plugins: Plugins) -> Callable[..., Reci
     return read
 
 
-@pytest.fixture
-def faults(reading: Callable[..., Recipe], tmp_path: Path) -> Callable[..., list[str]]:
-    def find(text: str, *assignments: str, base: str = BASE) -> list[str]:
-        with pytest.raises(RecipeError) as caught:
-            reading(text, *assignments, base=base)
-        return [fault.replace(f"{tmp_path}/", "") for fault in caught.value.faults]
-
-    return find
-
-
 def test_mappings_merge_and_lists_replace(reading: Callable[..., Recipe]) -> None:
     recipe = reading(
         "models:\n  student: {off_by: 2}\n  other: {use: example.adder}\nsource: {path: more.qa}\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from nfilter.recipe.check import check
 from nfilter.recipe.measures import rewrites
 from nfilter.recipe.model import load
 from nfilter.registry import loading as plugins
-from tests.model_server.faults import Script
+from tests.model_server.faults import Script, add
 from tests.model_server.server import ModelServer
 
 EXPERT = "anthropic/claude-sonnet-4-5"
@@ -50,12 +50,6 @@ def init(*words: str) -> str:
     done = CliRunner().invoke(main, ["init", "--data", "train.jsonl", "--model", "tiny", *words])
     assert done.exit_code == 0, done.output
     return done.output
-
-
-def add(messages: Sequence[Mapping[str, Any]]) -> str:
-    """What a model answers that can add."""
-    left, right = re.findall(r"(\d+)\+(\d+)", str(messages[-1]["content"]))[-1]
-    return f"The answer is {int(left) + int(right)}"
 
 
 def test_init_writes_a_recipe_that_ranks_by_agreement(home: Path) -> None:

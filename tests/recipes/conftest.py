@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import re
 from collections import Counter
@@ -14,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from nfilter.cli import entry
+from tests.command_line import Done, call
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "nfilter" / "recipes"
@@ -31,30 +29,13 @@ TINY_PROMPTS = (
 """What the embedded model understands, for the stages of the recipes ``robustft`` and ``robustft-official``."""
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a command ended in."""
-
-    code: int
-    out: str
-    err: str
-
-
-def call(*arguments: str, cwd: Path) -> Done:
-    """The command line in this process, started in ``cwd``."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = entry(list(arguments))
-    return Done(code, out.getvalue(), err.getvalue())
-
-
 def sets(*assignments: str) -> list[str]:
-    """``--set`` before each of them."""
+    """Return the arguments with ``--set`` before each."""
     return [word for assignment in assignments for word in ("--set", assignment)]
 
 
 def lines(file: Path) -> list[Any]:
-    """The values of a JSON Lines file."""
+    """Return the values of a JSON Lines file."""
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
@@ -65,7 +46,7 @@ def write_lines(file: Path, rows: Sequence[Any]) -> Path:
 
 @dataclass(frozen=True)
 class Ran:
-    """A run that ended well: where, and its figures."""
+    """A successful run: its directory and its figures."""
 
     path: Path
     metrics: dict[str, Any]
@@ -78,7 +59,7 @@ def ran(path: Path, done: Done) -> Ran:
 
 @dataclass(frozen=True)
 class Tools:
-    """The helpers above, for tests."""
+    """The helpers above."""
 
     call: Callable[..., Done]
     sets: Callable[..., list[str]]
@@ -92,9 +73,9 @@ class Tools:
 
 
 def ends_in_an_adapter_or_says_why(run: Path, done: Done, rows: int) -> str:
-    """``adapter`` or ``nothing left``: a run of ``rows`` readable rows may end in these two ways and no other.
+    """Check that a run of ``rows`` readable rows ended with an adapter or without any row left; return which.
 
-    Either way every row is on record: as kept, or as dropped with stage and reason, and `explain` says the same.
+    In both cases every row is recorded as kept, or as dropped with stage and reason, and `explain` agrees.
     """
     kept = {row["id"] for row in lines(run / "cleaned.jsonl")}
     dropped = {row["id"]: row for row in lines(run / "dropped.jsonl")}

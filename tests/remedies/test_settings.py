@@ -15,7 +15,7 @@ from nfilter_entp.pair import PairConfig
 from nfilter_entp.perplexity import Perplexity
 from nfilter_entp.rate import RateConfig
 from nfilter_robustft.answer import AnswerConfig as AskConfig
-from nfilter_robustft.check import CheckConfig
+from nfilter_robustft.check_settings import CheckConfig
 from nfilter_robustft.column import ColumnConfig
 from nfilter_robustft.select import SelectConfig
 from nfilter_tokens.excess import ExcessLossConfig

@@ -7,22 +7,14 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 from rich.console import Console
 
-from nfilter import (
-    Contract,
-    Message,
-    Sample,
-    StageConfig,
-    State,
-    hookimpl,
-)
+from nfilter import Contract, Message, Sample, StageConfig, State
+from tests.made_plugins import make_module, make_point
 
 RECIPE = """
 name: sums
@@ -117,7 +109,7 @@ class Mend:
 
 
 class Twin:
-    """Makes one more sample from the first row with a sum of 11, and says less of it elsewhere."""
+    """Makes a new sample from the row 5+6."""
 
     name: ClassVar[str] = "story.twin"
     Config: ClassVar[type[StageConfig]] = Nothing
@@ -163,24 +155,6 @@ class Select:
         return sample
 
 
-@dataclass(frozen=True)
-class _Point:
-    name: str
-    module: ModuleType
-    dist: Any
-    value: str = "fake"
-
-    def load(self) -> ModuleType:
-        return self.module
-
-
-def _hook(value: list[type]) -> Any:
-    def registered() -> list[type]:
-        return value
-
-    return hookimpl(registered)
-
-
 def catalogue() -> Any:
     """The example plugin, the metrics, and the stages above."""
     import nfilter_example
@@ -188,16 +162,9 @@ def catalogue() -> Any:
     import nfilter_metrics
     from nfilter.registry.loading import load
 
-    story = ModuleType("story")
-    story.nfilter_stages = _hook([Check, Mend, Twin, Select])  # type: ignore[attr-defined]
+    story = make_module("story", stages=[Check, Mend, Twin, Select])
     modules = {"example": nfilter_example, "metrics": nfilter_metrics, "story": story}
-    plugins = load(
-        [
-            _Point(name, module, SimpleNamespace(name=name, version="1.0"))
-            for name, module in modules.items()
-        ],
-        (),
-    )
+    plugins = load([make_point(name, module, name) for name, module in modules.items()], ())
     assert plugins.failed == ()
     return plugins
 
@@ -226,7 +193,7 @@ def write_world(folder: Path, recipe: str = RECIPE) -> Path:
 
 
 def settle(run: Path) -> None:
-    """Times differ from run to run, and golden files must not."""
+    """Set the time of a run to a constant, for golden files."""
     from nfilter.store.files import read_sealed, write_sealed
 
     path = run / "runs.json"
@@ -235,7 +202,7 @@ def settle(run: Path) -> None:
 
 
 def reseal(run: Path) -> None:
-    """Take what a test wrote into a run's files for what the run wrote."""
+    """Update the seals of files that a test changed."""
     from nfilter.store.files import write_sealed
     from nfilter.store.seals import sealed
 
@@ -257,13 +224,13 @@ def reseal(run: Path) -> None:
 
 @pytest.fixture
 def written() -> Any:
-    """``written(RUN)``: what a test wrote into the files of a run is what the run wrote."""
+    """``written(RUN)`` updates the seals of files that a test changed."""
     return reseal
 
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``runs/sums`` and, of two seeds, ``runs/group``."""
+    """Return a folder with ``runs/sums`` and ``runs/group`` (two seeds)."""
     from nfilter.engine.run import run
     from nfilter.engine.seeds import run_seeds
     from nfilter.recipe.model import load
@@ -284,7 +251,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def world(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of those runs as the working directory: paths are short, and tests may write."""
+    """Copy these runs into the working directory, where paths are short and tests may write."""
     shutil.copytree(made, tmp_path / "w")
     monkeypatch.chdir(tmp_path / "w")
     return tmp_path / "w"
@@ -292,12 +259,12 @@ def world(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def id_of() -> Callable[..., str]:
-    """``id_of("5+6")``: the id of the row with that question."""
+    """``id_of("5+6")`` returns the id of the row with that question."""
     return find_id
 
 
 def find_id(question: str, run: Path = Path("runs/sums")) -> str:
-    """The id of the row with that question."""
+    """Return the id of the row with that question."""
     for path in sorted((run / "00-source").glob("chunk-*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
@@ -308,7 +275,7 @@ def find_id(question: str, run: Path = Path("runs/sums")) -> str:
 
 @pytest.fixture
 def shown() -> Callable[..., str]:
-    """``shown(render, thing, ...)``: what it prints at 80 columns, without colours and trailing blanks."""
+    """``shown(render, thing, ...)`` returns the output at 80 columns, without colours and trailing blanks."""
 
     def call(render: Callable[..., None], *args: Any, **more: Any) -> str:
         out = io.StringIO()

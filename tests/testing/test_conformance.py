@@ -221,6 +221,7 @@ class Anchored(PlainLoss):
         (lambda s, x, y: y, r"nfilter calls def penalty\(self, logits_chunk, labels, reference"),
     ],
 )
+@pytest.mark.types("it has a penalty; give reference_logits")
 def test_penalties_that_break_a_rule_are_refused(penalty: Any, says: str) -> None:
     logits, labels = np.arange(18.0).reshape(6, 3), np.array([0, 1, 2, 0, 1, 2])
     given = (StageConfig(), logits, labels, {"score": np.full(6, 0.5)})
@@ -248,7 +249,7 @@ def test_a_backend_has_what_it_promises() -> None:
 
 def test_the_capabilities_are_the_published_ones() -> None:
     assert [capability.__name__ for capability in CAPABILITIES] == [
-        "Generates", "Streams", "Embeds", "Scores", "Encodes", "Tokenizes", "LendsModule", "Adapts",
+        "Generates", "Streams", "OpenStreams", "Embeds", "Scores", "Encodes", "Tokenizes", "LendsModule", "Adapts",
     ]  # fmt: skip
     for capability in (Generates, Embeds):
         assert isinstance(

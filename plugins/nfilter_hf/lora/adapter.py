@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -172,12 +172,12 @@ def write_json(path: Path, value: Any) -> None:
         out.write(text + "\n")
 
 
-def base_path(module: Any, names: Sequence[str | None] = ()) -> str | None:
+def base_path(module: Any) -> str | None:
     """Return the origin of the base: the absolute path of a local folder, else a hub id; None if unknown."""
-    for name in (*names, getattr(module, "name_or_path", None)):
-        if name:
-            return str(Path(name).resolve()) if Path(name).exists() else str(name)
-    return None
+    name = getattr(module, "name_or_path", None)
+    if not name:
+        return None
+    return str(Path(name).resolve()) if Path(name).exists() else str(name)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from nfilter import LendsModule, Needs, StageConfig
+from nfilter import LendsModule, Needs, Proportion, StageConfig
 from nfilter_hf.lora.data import LossNorm
 from nfilter_hf.lora.trackers import Tracker
 
@@ -80,11 +80,8 @@ class LoraSettings(StageConfig):
     schedule: Schedule = Field(
         default="linear", description="The schedule of the learning rate after warm-up."
     )
-    warmup: float = Field(
-        default=0.03,
-        ge=0,
-        le=1,
-        description="Fraction of the steps in which the learning rate rises, 0 to 1.",
+    warmup: Proportion = Field(
+        default=0.03, description="Fraction of the steps in which the learning rate rises, 0 to 1."
     )
     epochs: Annotated[int, Field(ge=1)] | Auto = Field(
         default="auto",

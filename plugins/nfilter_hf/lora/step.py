@@ -30,13 +30,7 @@ from nfilter_hf.lora.loss import (
     online_weights,
 )
 from nfilter_hf.lora.settings import LoraSettings, pass_tokens
-from nfilter_hf.loss import (
-    Head,
-    chunk_size,
-    frozen_matrix,
-    logit_chunks,
-    output_head,
-)
+from nfilter_hf.loss import Head, chunk_size, frozen_matrix, logit_chunks, output_head
 
 if TYPE_CHECKING:
     from torch import Tensor

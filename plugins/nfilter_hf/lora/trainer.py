@@ -27,12 +27,7 @@ from nfilter import (
     TokenSample,
     TrainingResult,
 )
-from nfilter_hf.lora.adapter import (
-    base_path,
-    fingerprint,
-    save_adapter,
-    write_json,
-)
+from nfilter_hf.lora.adapter import base_path, fingerprint, save_adapter, write_json
 from nfilter_hf.lora.checkpoint import Checkpoints, TrainingProgress, training_identity
 from nfilter_hf.lora.choice import Choice, choice_text, choose, foretell, hidden_size, too_few
 from nfilter_hf.lora.data import TrainRow, rows_from_arrays, rows_to_arrays, training_row

@@ -18,7 +18,16 @@ from functools import cache
 from typing import Final, Literal
 
 from nfilter_tiny.world.numbers import Addition, Order, Shift
-from nfilter_tiny.world.problem import SPLITS, Family, Kind, Problem, Split, fraction, split_of
+from nfilter_tiny.world.problem import (
+    SPLITS,
+    FactFamily,
+    Family,
+    Kind,
+    Problem,
+    Split,
+    fraction,
+    split_of,
+)
 from nfilter_tiny.world.texts import Date, Hop, Hue, Say
 
 Domain = Literal["tasks", "say"]
@@ -27,35 +36,20 @@ DOMAINS: Final[tuple[Domain, ...]] = ("tasks", "say")
 FAMILIES: Final[Mapping[str, Family]] = {
     family.name: family for family in (Shift(), Hue(), Date(), Order(), Hop(), Addition(), Say())
 }
+FACT_FAMILIES: Final[Mapping[str, FactFamily]] = {
+    family.name: family for family in (Shift(), Hue(), Say())
+}
 # One round of a domain's rows: any twenty consecutive rows contain all families in these shares.
 _ROUND: Final[Mapping[Domain, tuple[str, ...]]] = {
     "tasks": (
-        "shift",
-        "hue",
-        "date",
-        "shift",
-        "order",
-        "shift",
-        "add",
-        "hue",
-        "shift",
-        "date",
-        "shift",
-        "hue",
-        "add",
-        "shift",
-        "order",
-        "shift",
-        "date",
-        "hue",
-        "shift",
-        "add",
+        "shift", "hue", "date", "shift", "order", "shift", "add", "hue", "shift", "date",
+        "shift", "hue", "add", "shift", "order", "shift", "date", "hue", "shift", "add",
     ),
     "say": ("say",),
-}
+}  # fmt: skip
 
 __all__ = [
-    "DOMAINS", "FAMILIES", "SPLITS", "Domain", "Family", "Kind", "Problem", "Split", "draw", "id_of", "problems", "rows",
+    "DOMAINS", "FACT_FAMILIES", "FAMILIES", "SPLITS", "Domain", "Family", "Kind", "Problem", "Split", "draw", "id_of", "problems", "rows",
     "split_of",
 ]  # fmt: skip
 

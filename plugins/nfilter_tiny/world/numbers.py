@@ -87,16 +87,6 @@ class Addition:
         """Return a near miss or a changed digit."""
         return near_number(rng, problem.answer)
 
-    def novel(self, rng: random.Random) -> Problem | None:
-        """Return None: addition has no facts."""
-        del rng
-        return None
-
-    def like(self, rng: random.Random, problem: Problem) -> Problem:
-        """Return any other question."""
-        del problem
-        return self.draw(rng, ())
-
 
 class Shift:
     """``mip 37``: 37 plus the number that ``mip`` stands for."""
@@ -138,7 +128,7 @@ class Shift:
         """Return a near miss or a changed digit."""
         return near_number(rng, problem.answer)
 
-    def novel(self, rng: random.Random) -> Problem | None:
+    def novel(self, rng: random.Random) -> Problem:
         """Draw a word with a new offset."""
         return self.make(novel_word(rng), rng.choice(OPERANDS), rng.randint(12, 98), "novel")
 
@@ -184,13 +174,3 @@ class Order:
     def wrong(self, rng: random.Random, problem: Problem) -> str:
         """Return another of the five numbers."""
         return rng.choice([str(n) for n in problem.parts[1:] if str(n) != problem.answer])
-
-    def novel(self, rng: random.Random) -> Problem | None:
-        """Return None: order has no facts."""
-        del rng
-        return None
-
-    def like(self, rng: random.Random, problem: Problem) -> Problem:
-        """Return any other question."""
-        del problem
-        return self.draw(rng, ())

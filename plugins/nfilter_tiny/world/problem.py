@@ -64,11 +64,15 @@ class Family(Protocol):
     def wrong(self, rng: random.Random, problem: Problem) -> str:
         """Return a wrong answer without steps, equally likely among plausible ones."""
 
-    def novel(self, rng: random.Random) -> Problem | None:
-        """Draw a question with a new fact; None if the family has no facts."""
+
+class FactFamily(Family, Protocol):
+    """One kind of question that needs a fact about a made-up word."""
+
+    def novel(self, rng: random.Random) -> Problem:
+        """Draw a question with a new fact."""
 
     def like(self, rng: random.Random, problem: Problem) -> Problem:
-        """Return another question that needs the same fact; any other if the family has no facts."""
+        """Return another question that needs the same fact."""
 
 
 def fraction(text: str) -> float:

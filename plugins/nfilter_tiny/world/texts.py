@@ -61,7 +61,7 @@ class Hue:
         """Return another color, all equally likely."""
         return rng.choice([color for color in COLORS if color != problem.answer])
 
-    def novel(self, rng: random.Random) -> Problem | None:
+    def novel(self, rng: random.Random) -> Problem:
         """Draw a word with a new color."""
         return self.make(novel_word(rng), rng.choice(_NUMBERS), rng.choice(COLORS), "novel")
 
@@ -107,16 +107,6 @@ class Hop:
     def wrong(self, rng: random.Random, problem: Problem) -> str:
         """Return another node of the question."""
         return str(rng.choice([part for part in problem.parts[1:] if part != problem.answer]))
-
-    def novel(self, rng: random.Random) -> Problem | None:
-        """Return None: the facts are in the question."""
-        del rng
-        return None
-
-    def like(self, rng: random.Random, problem: Problem) -> Problem:
-        """Return any other question."""
-        del problem
-        return self.draw(rng, ())
 
 
 class Date:
@@ -179,16 +169,6 @@ class Date:
             if wrong != problem.answer and 1 <= moved <= MONTHS[other]:
                 return wrong
 
-    def novel(self, rng: random.Random) -> Problem | None:
-        """Return None: the calendar is fixed."""
-        del rng
-        return None
-
-    def like(self, rng: random.Random, problem: Problem) -> Problem:
-        """Return any other question."""
-        del problem
-        return self.draw(rng, ())
-
 
 class Say:
     """``say anna lamp brin mon``: the sentence for it. ``brin`` stands for a place; the day may come first or last."""
@@ -248,7 +228,7 @@ class Say:
         person, thing, day, place = parts
         return self.sentence(problem.question, person, thing, place, day)
 
-    def novel(self, rng: random.Random) -> Problem | None:
+    def novel(self, rng: random.Random) -> Problem:
         """Draw a word with a new place."""
         return self._around(rng, novel_word(rng), rng.choice(PLACES), "novel")
 

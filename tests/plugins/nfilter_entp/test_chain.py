@@ -1,13 +1,11 @@
 """A recipe with ratings from a column: rated, curated, the rare half kept, on the embedded model."""
 
-import contextlib
-import io
 import json
 
 import numpy as np
 import pytest
 
-from nfilter.cli import entry
+from tests.command_line import call
 
 RECIPE = """
 name: rated
@@ -23,13 +21,6 @@ samples:
   - {use: entp.long_tail, encoder: encoder, by: curated, keep: 0.5, k: 5}
 """
 RATED = {"easy": 3, "hard": 9}
-
-
-def call(home, *arguments):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(home), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = entry(list(arguments))
-    return code, out.getvalue(), err.getvalue()
 
 
 def lines(file):
@@ -59,7 +50,7 @@ def home(tmp_path):
 
 def run(home, noise, *more):
     (home / "r.yaml").write_text(RECIPE.replace("NOISE", noise), encoding="utf-8")
-    return call(home, "run", "r.yaml", "--out", "run", *more)
+    return call("run", "r.yaml", "--out", "run", *more, cwd=home)
 
 
 def test_ratings_from_a_column_need_no_model_that_answers(home):
@@ -92,15 +83,15 @@ def test_few_ratings_are_not_trusted_and_the_run_says_what_to_type(home):
 
 def test_check_and_plan_know_the_stages(home):
     (home / "r.yaml").write_text(RECIPE.replace("NOISE", "auto"), encoding="utf-8")
-    assert call(home, "check", "r.yaml")[0] == 0
-    code, _, err = call(home, "check", "r.yaml", "--set", "samples.0={use: entp.rate}")
+    assert call("check", "r.yaml", cwd=home)[0] == 0
+    code, _, err = call("check", "r.yaml", "--set", "samples.0={use: entp.rate}", cwd=home)
     assert code == 2
     assert "llm: NAME, or column: NAME" in err
     code, out, err = call(
-        home, "plan", "r.yaml", "--set", "samples.0={use: entp.rate, llm: student}"
+        "plan", "r.yaml", "--set", "samples.0={use: entp.rate, llm: student}", cwd=home
     )
     assert code == 0, err
     assert "entp.rate" in out
-    code, _, err = call(home, "check", "r.yaml", "--set", "samples.1.by=ratng")
+    code, _, err = call("check", "r.yaml", "--set", "samples.1.by=ratng", cwd=home)
     assert code == 2
     assert "ratng" in err

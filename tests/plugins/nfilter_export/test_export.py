@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import itertools
 import json
 import os
@@ -17,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nfilter.cli import entry
 from nfilter.store.tokens import read_tokens
+from tests.command_line import call as cli
 
 RECIPE = """
 name: exported
@@ -32,13 +30,6 @@ tokens:
   - {use: tokens.random, k: 0.6}
 train: {use: hf.lora, model: student, epochs: 1, max_steps: 1}
 """
-
-
-def cli(*arguments: str) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = entry(list(arguments))
-    return code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")

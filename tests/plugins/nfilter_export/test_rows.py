@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import shutil
 from pathlib import Path
@@ -11,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from nfilter.cli import entry
 from nfilter.store.tokens import read_tokens
+from tests.command_line import call as cli
 
 ROWS = "".join(
     json.dumps({"question": question, "answer": answer}) + "\n"
@@ -29,13 +27,6 @@ source: {use: jsonl, path: rows.jsonl}
 tokens:
   - {use: tokens.random, k: 0.5}
 """
-
-
-def cli(*arguments: str) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = entry(list(arguments))
-    return code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")

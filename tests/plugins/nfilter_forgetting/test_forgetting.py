@@ -118,7 +118,6 @@ def test_a_missing_score_names_the_stage_that_writes_it() -> None:
     assert got.tolist() == [1, 1]
 
 
-@pytest.mark.types("put the stage that writes it before this one, such as tokens.excess_loss")
 def test_a_missing_ranking_is_named() -> None:
     with pytest.raises(RecipeError, match="no score 'rank' \\(available: excess\\)"):
         split([sample("a", [1.0, 2.0])], by="rank")

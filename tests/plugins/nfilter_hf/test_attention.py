@@ -139,7 +139,6 @@ def test_the_module_is_restored_after_an_error(where, monkeypatch):
     assert state_of(module) == before
 
 
-@pytest.mark.types("name another model for this stage, such as a Llama")
 def test_a_model_without_attention_is_refused():
     bare = torch.nn.Linear(2, 2)
     with pytest.raises(ModelError, match=r"Linear yields no attention weights.*name another model"):

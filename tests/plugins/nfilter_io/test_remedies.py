@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import shlex
 import subprocess
@@ -12,14 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nfilter.cli import entry
-
-
-def call(*arguments: str) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = entry(list(arguments))
-    return code, out.getvalue(), err.getvalue()
+from tests.command_line import call
 
 
 @pytest.fixture(autouse=True)

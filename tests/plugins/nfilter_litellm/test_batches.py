@@ -35,18 +35,17 @@ from nfilter_litellm.retry import Retry
 from tests.model_server.batches import BatchScript
 from tests.model_server.faults import Script, answer
 from tests.model_server.server import ModelServer
+from tests.plugins.nfilter_litellm.batch_calls import (
+    NEVER,
+    PRICE,
+    asked,
+    expected,
+    sizes,
+    texts,
+    when,
+)
 
 FAST = BatchSettings(first_delay=0.001, max_delay=0.01)
-NEVER = BatchScript(looks=10**9)
-PRICE = {"prompt": 1000.0, "completion": 10000.0}
-
-
-def asked(n: int, *, logprobs: bool = False, **sampling: Any) -> list[Request]:
-    sampling.setdefault("max_tokens", 8)
-    return [
-        Request((Message("user", f"question {i}"),), Sampling(**sampling), logprobs, f"s{i}")
-        for i in range(n)
-    ]
 
 
 @pytest.fixture
@@ -65,19 +64,6 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., LiteLLMBack
         one.close()
 
 
-def texts(done: list[Completion]) -> list[str]:
-    return [one.text for one in done]
-
-
-def expected(n: int) -> list[str]:
-    return [answer([{"role": "user", "content": f"question {i}"}]) for i in range(n)]
-
-
-def lines_of(server: ModelServer) -> list[int]:
-    """Return the number of calls in each batch."""
-    return [batch["request_counts"]["total"] for batch in server.batches.made]
-
-
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 0.7, "seed": 5}])
 def test_answers_equal_those_of_single_calls(
     build: Callable[..., LiteLLMBackend], sampling: dict[str, Any]
@@ -92,7 +78,7 @@ def test_answers_equal_those_of_single_calls(
             del os.environ["BATCH_KEY"]
         questions = asked(50, logprobs=True, **sampling)
         done = batched.generate(questions)
-        assert lines_of(server) == [50]
+        assert sizes(server) == [50]
         assert server.batches.looked == 3
         assert done == single.generate(questions)
         sent = [json.loads(line)["body"] for line in server.batches.files["file-1"].splitlines()]
@@ -108,14 +94,14 @@ def test_files_are_split_at_the_maximum_size(
             backends, "BatchSettings", lambda: BatchSettings(max_lines=20, first_delay=0.001)
         )
         assert texts(build(server).generate(asked(50))) == expected(50)
-        assert sorted(lines_of(server)) == [10, 20, 20]
+        assert sorted(sizes(server)) == [10, 20, 20]
         size = len(server.batches.files["file-1"]) // 20
         monkeypatch.setattr(
             backends, "BatchSettings", lambda: BatchSettings(max_bytes=15 * size, first_delay=0.001)
         )
         build(server, revision="b").generate(asked(50))
         inputs = [server.batches.files[batch["input_file_id"]] for batch in server.batches.made[3:]]
-        assert sum(lines_of(server)[3:]) == 50
+        assert sum(sizes(server)[3:]) == 50
         assert [13 * size < len(body) <= 15 * size for body in sorted(inputs, key=len)[1:]] == [
             True
         ] * 3
@@ -140,7 +126,7 @@ def test_equal_calls_share_a_line_but_draws_do_not(
         model = build(server, body={"seed": None}, price=PRICE)
         done = model.generate([one, one, *drawn])
         assert texts(done) == expected(1) * 4
-        assert lines_of(server) == [3]
+        assert sizes(server) == [3]
         assert [one.usd for one in done] == [pytest.approx(0.042), 0.0, pytest.approx(0.042), pytest.approx(0.042)]  # fmt: skip
 
 
@@ -172,7 +158,7 @@ def test_a_failed_line_equals_a_failed_single_call(
 def test_missing_lines_are_retried(build: Callable[..., LiteLLMBackend]) -> None:
     with ModelServer(batches=BatchScript(lost=0.3, shuffled=True)) as server:
         assert texts(build(server, attempts=12).generate(asked(100))) == expected(100)
-        first_delay, *more = lines_of(server)
+        first_delay, *more = sizes(server)
         assert first_delay == 100
         assert more == sorted(more, reverse=True)
         assert 10 < more[0] < 50
@@ -183,11 +169,11 @@ def test_calls_of_an_expired_batch_are_retried_a_limited_number_of_times(
 ) -> None:
     with ModelServer(batches=BatchScript(ends=["expired", "expired"])) as server:
         assert texts(build(server).generate(asked(40))) == expected(40)
-        assert lines_of(server) == [40, 20, 10]
+        assert sizes(server) == [40, 20, 10]
         assert all(len(kinds) == 1 for kinds in server.plan.served.values())
     with ModelServer(batches=BatchScript(ends=["expired"] * 9)) as server:
         done = build(server, attempts=2).generate(asked(40))
-        assert lines_of(server) == [40, 20]
+        assert sizes(server) == [40, 20]
         failed = [one.failure for one in done if one.failure]
         assert len(failed) == 10
         assert {fault.kind for fault in failed} == {"timeout"}
@@ -212,7 +198,7 @@ def test_a_failed_or_cancelled_batch_ends_the_run_with_the_reason(
             indices.extend(index for index, _ in filter(None, stream))
         # The next run keeps the answers and does not end the same way.
         assert texts(build(server, site).generate(asked(10))) == expected(10)
-        assert lines_of(server) == [10, 10, 5]
+        assert sizes(server) == [10, 10, 5]
 
 
 @pytest.mark.types("supports only single calls: remove batch: true")
@@ -271,24 +257,12 @@ def test_a_batch_is_reserved_in_full_before_it_is_created_and_settled_after(
             held.append(budget.held)
             server.batches.script = BatchScript()
 
-        wait(lambda: server.batches.looked > 2, ends)
+        when(lambda: server.batches.looked > 2, ends)
         done = dict(filter(None, stream))
         assert held == [pytest.approx(max_delay, rel=0.1)]
         assert budget.held == 0
         assert budget.spent == pytest.approx(sum(one.usd or 0 for one in done.values()))
         assert budget.spent == pytest.approx(20 * 0.042)
-
-
-def wait(until: Callable[[], bool], then: Callable[[], None]) -> None:
-    """Call ``then`` in another thread once ``until`` returns True."""
-    import threading
-
-    def work() -> None:
-        while not until():
-            time.sleep(0.002)
-        then()
-
-    threading.Thread(target=work, daemon=True).start()
 
 
 def test_batches_are_as_large_as_the_remaining_budget(
@@ -300,10 +274,10 @@ def test_batches_are_as_large_as_the_remaining_budget(
         indices: dict[int, Completion] = {}
         with pytest.raises(BudgetError, match="is used up"):
             indices.update(filter(None, model.stream(asked(100))))
-        paid = 0.042 * sum(lines_of(server))
+        paid = 0.042 * sum(sizes(server))
         # Each batch is covered in full when it is created, so none exceeds the cap.
-        assert lines_of(server)[0] == 10
-        assert len(lines_of(server)) > 2
+        assert sizes(server)[0] == 10
+        assert len(sizes(server)) > 2
         assert budget.spent == pytest.approx(paid)
         assert 1.6 - 0.16 < paid <= 1.6
 
@@ -313,7 +287,7 @@ def test_batches_are_as_large_as_the_remaining_budget(
 
 def interrupt_after_submission(model: LiteLLMBackend, server: ModelServer, questions: list[Request], interrupt: Interrupt) -> None:  # fmt: skip
     """Submit, and stop like Ctrl-C once a batch is on the server."""
-    wait(lambda: server.batches.looked > 0, interrupt._requested.set)
+    when(lambda: server.batches.looked > 0, interrupt._requested.set)
     assert list(filter(None, model.stream(questions))) == []
     model.close()
 
@@ -332,11 +306,11 @@ def test_a_submitted_batch_is_resumed_and_paid_once(
         # The second run requests a part of the batch's calls.
         done = model.generate(asked(30)[5:])
         assert texts(done) == expected(30)[5:]
-        assert lines_of(server) == [30]
+        assert sizes(server) == [30]
         assert budget.spent == pytest.approx(25 * 0.042)
         # The remaining part.
         assert texts(model.generate(asked(30)[:5])) == expected(30)[:5]
-        assert lines_of(server) == [30]
+        assert sizes(server) == [30]
         assert record.exists()
         model.close()
         assert not record.exists()
@@ -397,7 +371,7 @@ def test_failed_calls_of_an_earlier_run_s_batch_are_retried(
             build(server, site).generate(asked(10))
         server.plan.script = Script()
         assert texts(build(server, site).generate(asked(10))) == expected(10)
-        assert lines_of(server) == [10, 10]
+        assert sizes(server) == [10, 10]
 
 
 RECIPE = """\
@@ -434,6 +408,6 @@ def test_a_run_that_ends_during_its_batch_resumes_it(
         server.batches.script = BatchScript()
         again = subprocess.run(line, cwd=tmp_path, check=False, capture_output=True)
         assert again.returncode == 0, again.stderr
-        assert lines_of(server) == [40]
+        assert sizes(server) == [40]
         assert all(kinds == ["ok"] for kinds in server.plan.served.values())
         assert not list((tmp_path / "out" / "state").rglob("*.json"))

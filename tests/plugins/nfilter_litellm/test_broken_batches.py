@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,34 +31,23 @@ from nfilter_litellm.config import LiteLLMConfig
 from nfilter_litellm.protocol import read
 from nfilter_litellm.retry import Retry
 from tests.model_server.batches import BatchScript
-from tests.model_server.faults import Script, answer
+from tests.model_server.faults import Script
 from tests.model_server.server import ModelServer
+from tests.plugins.nfilter_litellm.batch_calls import (
+    NEVER,
+    PRICE,
+    asked,
+    expected,
+    sizes,
+    texts,
+    when,
+)
 
-NEVER = BatchScript(looks=10**9)
 NOTHING = {"output_file_id": None, "error_file_id": None}
-PRICE = {"prompt": 1000.0, "completion": 10000.0}
 MOST = 0.154  # dollars for a prompt of 10 + 64 tokens at most and an answer of 8
 PAID = 0.042
 
 Build = Callable[..., LiteLLMBackend]
-
-
-def asked(n: int) -> list[Request]:
-    sampling = Sampling(max_tokens=8)
-    return [Request((Message("user", f"question {i}"),), sampling, sample_id=f"s{i}") for i in range(n)]  # fmt: skip
-
-
-def expected(n: int) -> list[str]:
-    return [answer([{"role": "user", "content": f"question {i}"}]) for i in range(n)]
-
-
-def texts(done: list[Completion]) -> list[str]:
-    return [one.text for one in done]
-
-
-def sizes(server: ModelServer) -> list[int]:
-    """Return the number of calls in each batch."""
-    return [batch["request_counts"]["total"] for batch in server.batches.made]
 
 
 @pytest.fixture
@@ -90,17 +78,6 @@ def build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Build]:
 
 def records(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "state" / "batches").glob("*.json"))
-
-
-def when(until: Callable[[], bool], then: Callable[[], None]) -> None:
-    """Call ``then`` in another thread once ``until`` returns True."""
-
-    def work() -> None:
-        while not until():
-            time.sleep(0.002)
-        then()
-
-    threading.Thread(target=work, daemon=True).start()
 
 
 def interrupt_after_submission(build: Build, server: ModelServer, n: int) -> None:

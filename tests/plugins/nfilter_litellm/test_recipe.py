@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.model_server.faults import Phase, Script
+from tests.model_server.faults import Phase, Script, add
 from tests.model_server.server import ModelServer
 
 CANARY = "sk-canary-4f1d9a77c2e84b"
@@ -26,12 +25,6 @@ samples:
   - {{use: robustft.check, views: [base], vote: all}}
   - {{use: robustft.select, by: base, keep: 0.5}}
 """
-
-
-def add(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Answer as a model that can add."""
-    left, right = re.findall(r"(\d+)\+(\d+)", str(messages[-1]["content"]))[-1]
-    return f"The answer is {int(left) + int(right)}"
 
 
 @pytest.fixture

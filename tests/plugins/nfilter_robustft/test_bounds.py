@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from nfilter_robustft.bounds import Range, rate_range
-from nfilter_robustft.posterior import Pattern
+from nfilter_robustft.statistics.bounds import Range, rate_range
+from nfilter_robustft.statistics.posterior import Pattern
 
 MANY = 10**9  # enough rows that sampling error is negligible
 

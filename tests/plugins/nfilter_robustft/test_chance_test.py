@@ -5,7 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nfilter_robustft.chance_test import MIN_SHARE, beats_frequencies, compare_with_chance
+from nfilter_robustft.statistics.chance_test import (
+    MIN_SHARE,
+    beats_frequencies,
+    compare_with_chance,
+)
 
 STEP = 64
 

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from nfilter import Completion, Failure, Generates, Message, ModelNeed, Sample
 from nfilter.testing import FakeContext, FakeGenerator, check_sample_stage, view
-from nfilter_robustft.check import Check, CheckConfig
+from nfilter_robustft.check import Check
+from nfilter_robustft.check_settings import CheckConfig
 
 OPTIONS = ["red", "green", "blue", "black"]
 VIEWS = ["base", "reasoning"]

@@ -5,7 +5,8 @@ from pydantic import ValidationError
 
 from nfilter import Message, RecipeError, Sample, View
 from nfilter.testing import FakeContext, check_sample_stage
-from nfilter_robustft.check import Check, CheckConfig
+from nfilter_robustft.check import Check
+from nfilter_robustft.check_settings import CheckConfig
 from nfilter_robustft.column import Column, ColumnConfig
 from nfilter_robustft.confidence import probability_of
 

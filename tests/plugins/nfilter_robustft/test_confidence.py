@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from nfilter import Completion, Message, RecipeError, Sample, View
 from nfilter.testing import FakeContext, FakeEncoder, FakeGenerator, check_sample_stage, view
 from nfilter_robustft.answer import Answer, AnswerConfig
-from nfilter_robustft.check import Check, CheckConfig
+from nfilter_robustft.check import Check
+from nfilter_robustft.check_settings import CheckConfig
 from nfilter_robustft.confidence import Sure, probability_of
 from nfilter_robustft.reason import Reason, ReasonConfig
 from nfilter_robustft.relabel import NO_CLEAN, Relabel, RelabelConfig

@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 from nfilter import Message, Sample
 from nfilter.testing import FakeContext, check_sample_stage, view
-from nfilter_robustft.check import Check, CheckConfig
-from nfilter_robustft.cutoff import Cutoff, best_precision, choose_cutoff
+from nfilter_robustft.check import Check
+from nfilter_robustft.check_settings import CheckConfig
+from nfilter_robustft.statistics.cutoff import Cutoff, best_precision, choose_cutoff
 
 VIEWS = ["one", "two"]
 OPTIONS = ["red", "green", "blue", "black"]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from nfilter_robustft import discriminant
-from nfilter_robustft.discriminant import Calibration, Labels, Setting, calibrate, wrong_probability
+from nfilter_robustft.statistics import discriminant
+from nfilter_robustft.statistics.discriminant import Calibration, Labels, Setting, calibrate
 
 
 def labels(codes, classes, trusted=None):
@@ -38,15 +38,6 @@ def test_rate_above_chance_needs_trusted_labels():
     sure = np.arange(4000) < 400
     mixed = labels(np.where(sure, truth, codes), 3, sure)
     assert calibrate(shares, mixed).rate == pytest.approx(0.85, abs=0.04)
-
-
-def test_wrong_probability_is_bayes_rule():
-    probabilities = np.array([[0.7, 0.2, 0.1]] * 5)
-    given = labels([0, 1, 2, -1, 2], 3, [False, False, False, False, True])
-    right = np.array([0.6 * p for p in (0.7, 0.2, 0.1)])
-    slip = np.array([0.2 * (1 - p) for p in (0.7, 0.2, 0.1)])
-    expected = [*(slip / (right + slip)), 1.0, 0.0]
-    np.testing.assert_allclose(wrong_probability(probabilities, given, 0.4), expected, atol=1e-12)
 
 
 def test_trusted_voters_keep_their_label():

@@ -7,7 +7,8 @@ import pytest
 from nfilter import Completion, Fence, Message, Sample
 from nfilter.answers import AnswerConfig, build
 from nfilter.testing import FakeContext, FakeGenerator, view
-from nfilter_robustft.check import Check, CheckConfig
+from nfilter_robustft.check import Check
+from nfilter_robustft.check_settings import CheckConfig
 from nfilter_robustft.review import Review, ReviewConfig
 
 GUESS = Fence.around("s0", ["What?", "A"]).code

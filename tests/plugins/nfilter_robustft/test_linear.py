@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from nfilter_robustft import linear, noise_model
-from nfilter_robustft.discriminant import Labels
+from nfilter_robustft.statistics import linear, noise_model
+from nfilter_robustft.statistics.discriminant import Labels
 
 
 def labels_of(codes, classes=3, trusted=None):

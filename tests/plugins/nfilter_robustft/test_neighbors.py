@@ -6,7 +6,8 @@ from pydantic import ValidationError
 
 from nfilter import ContractError, Embeds, Message, ModelNeed, Sample
 from nfilter.testing import FakeContext, FakeEncoder, check_sample_stage
-from nfilter_robustft.check import Check, CheckConfig
+from nfilter_robustft.check import Check
+from nfilter_robustft.check_settings import CheckConfig
 from nfilter_robustft.neighbors import Neighbors, NeighborsConfig
 
 OPTIONS = ["sad", "calm", "glad"]
@@ -364,7 +365,7 @@ def test_lettered_options_are_not_embedded():
 def test_unknown_sample_raises():
     rows, _, _, encoder = blobs(120, 0.2)
     _, state, ctx = run(rows, encoder)
-    with pytest.raises(ContractError, match="'new' was missing when"):
+    with pytest.raises(ContractError, match="'new' was absent when"):
         Neighbors(NeighborsConfig()).process([line("new", "row 3", "A")], state, ctx)
 
 

@@ -7,7 +7,8 @@ import pytest
 from nfilter import Completion, Failure, Message, Sample, hash_of
 from nfilter.testing import FakeContext, FakeEncoder, FakeGenerator, check_sample_stage, view
 from nfilter_robustft.answer import Answer, AnswerConfig
-from nfilter_robustft.check import Check, CheckConfig
+from nfilter_robustft.check import Check
+from nfilter_robustft.check_settings import CheckConfig
 from nfilter_robustft.neighbors import Neighbors, NeighborsConfig
 from nfilter_robustft.reason import Reason, ReasonConfig
 from nfilter_robustft.review import Review, ReviewConfig

@@ -6,8 +6,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from nfilter_robustft.bounds import rate_range
-from nfilter_robustft.posterior import (
+from nfilter_robustft.statistics.bounds import rate_range
+from nfilter_robustft.statistics.posterior import (
     GRADES,
     Estimate,
     Pattern,

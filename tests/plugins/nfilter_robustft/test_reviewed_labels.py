@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from nfilter import Message, Sample
-from nfilter_robustft.check import CheckConfig
+from nfilter_robustft.check_settings import CheckConfig
 from nfilter_robustft.keys import is_trusted
 from nfilter_robustft.neighbors import NeighborsConfig
 

@@ -9,10 +9,11 @@ from nfilter import EMPTY_STATE, Message, RecipeError, Sample, State
 from nfilter.testing import FakeContext, FakeEncoder, FakeGenerator, check_sample_stage, view
 from nfilter_robustft import nfilter_stages
 from nfilter_robustft.answer import Answer, AnswerConfig
-from nfilter_robustft.check import Check, CheckConfig
-from nfilter_robustft.posterior import Estimate
+from nfilter_robustft.check import Check
+from nfilter_robustft.check_settings import CheckConfig
 from nfilter_robustft.reason import Reason, ReasonConfig
 from nfilter_robustft.skipping import Settled
+from nfilter_robustft.statistics.posterior import Estimate
 
 STAGES = {stage.name: stage for stage in nfilter_stages()}
 VIEWS = ("neighbors", "reasoning", "base")

@@ -111,7 +111,6 @@ def test_only_attention_needs_a_local_model() -> None:
     assert (need.model, need.capability) == ("base", Attends)
 
 
-@pytest.mark.types("put the stage that writes it before this one, such as tokens.excess_loss")
 def test_a_missing_score_is_named() -> None:
     with pytest.raises(RecipeError, match="no score 'rel' \\(available: excess\\)"):
         run([sample("a", 7)], rho=1, by="rel")

@@ -91,7 +91,7 @@ def test_chunks_make_no_difference(size):
     assert kept(whole) == kept(parts)
 
 
-@pytest.mark.types("put the stage that writes it before this one, such as tokens.excess_loss")
+@pytest.mark.types("put the stage that writes it before this one, such as «»")
 def test_a_missing_score_is_named():
     with pytest.raises(RecipeError, match=r"no score 'other' \(available: excess\)"):
         run(KeepTop, KeepTopConfig(by="other"), drawn(0))

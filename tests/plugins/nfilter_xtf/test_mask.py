@@ -162,7 +162,6 @@ def test_a_sample_without_a_weight_is_unchanged(tokens, run, lost):
     assert not out[0].weights.any()
 
 
-@pytest.mark.types("put the stage that writes it before this one, such as {use: «»}")
 def test_a_missing_score_is_named(tokens, run):
     with pytest.raises(
         RecipeError, match=r"no score 'xtf.relevance'.*\{use: xtf.relevance, mask: false\}"

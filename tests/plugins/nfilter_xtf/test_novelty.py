@@ -120,9 +120,7 @@ def test_the_contract_needs_a_model_or_a_score():
 
 
 def test_a_missing_score_is_named(tokens, run):
-    with pytest.raises(
-        RecipeError, match=r"'a' has no score 'loss.base' \(available: none\).*excess_loss"
-    ):
+    with pytest.raises(RecipeError, match=r"no score 'loss.base' \(available: none\).*excess_loss"):
         run(Novelty, FREE, [tokens("a", [1])])
 
 

@@ -221,6 +221,7 @@ class _Table:
 
     @classmethod
     def of(cls, patterns: Sequence[Pattern], chance: float) -> _Table:
+        """Build the table. ``chance`` is the probability that two wrong open answers agree."""
         size, annotators = len(patterns), len(patterns[0].groups)
         hypotheses = max(max(pattern.groups) for pattern in patterns) + 2
         base = np.zeros((size, hypotheses))
@@ -229,12 +230,14 @@ class _Table:
         wrong = np.empty(size)
         for i, pattern in enumerate(patterns):
             distinct = max(pattern.groups) + 1
+            # K possible answers: for open answers, K - 1 equally likely wrong ones agree with probability ``chance``.
             k = float(pattern.options) if pattern.options > 1 else 1.0 + 1.0 / chance
             wrong[i] = 1.0 / (k - 1.0)
             # The number of assignments of K answers to the groups; it matters when c is estimated.
             ways = np.prod([max(k - j, 1e-3) for j in range(distinct)]) / k
             base[i, :distinct] = ways
             base[i, -1] = ways * max(k - distinct, 0.0)
+            # A graded view gives the prior evidence; any other annotator gives an answer.
             for s, group in enumerate(pattern.groups):
                 graded = pattern.grades[s - 1] if s and pattern.grades else None
                 if graded is not None:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nfilter_robustft.chance_test import beats_frequencies
 from nfilter_robustft.index import Index
+from nfilter_robustft.statistics.chance_test import beats_frequencies
 
 NEIGHBOURS = (3, 10, 30, 100)
 TEMPERATURES = (0.03, 0.1, 0.3)

@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nfilter import TokenSample, hash_of
-from nfilter_tokens import stored_scores
-from nfilter_tokens.pool import GlobalCut
-from nfilter_tokens.top_scores import find_cut, highest, keys_of
+from nfilter import TokenCut, TokenSample, hash_of
+from nfilter.api import stored_scores
+from nfilter.api.token_selection import find_threshold, highest_scores, keys_of
 
 ODD = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, -1e-45, 3.4e38, -3.4e38], np.float32)
 
@@ -30,14 +29,14 @@ def test_ten_thousand_random_cases_with_ties():
         values = rng.normal(size=max(1, int(rng.integers(1, 12)))).astype(np.float32)
         scores = rng.choice(np.concatenate([values, ODD]) if case % 3 else values, n)
         keep = int(rng.integers(0, n + 2))
-        np.testing.assert_array_equal(highest(scores, keep), by_sorting(scores, keep))
+        np.testing.assert_array_equal(highest_scores(scores, keep), by_sorting(scores, keep))
 
 
 @settings(max_examples=300, deadline=None)
 @given(scores=arrays(np.float32, st.integers(0, 40)), share=st.floats(0, 1))
 def test_arbitrary_floats(scores, share):
     keep = int(len(scores) * share)
-    np.testing.assert_array_equal(highest(scores, keep), by_sorting(scores, keep))
+    np.testing.assert_array_equal(highest_scores(scores, keep), by_sorting(scores, keep))
 
 
 def test_keys_are_in_the_order_of_the_numbers():
@@ -53,14 +52,14 @@ def test_keys_are_in_the_order_of_the_numbers():
 @pytest.mark.parametrize("split", [1, 3, 1000])
 def test_the_cut_does_not_depend_on_how_scores_are_split(split):
     scores = np.random.default_rng(2).integers(0, 50, 5000).astype(np.float32)
-    assert find_cut(np.array_split(scores, split), 1234) == find_cut([scores], 1234)
+    assert find_threshold(np.array_split(scores, split), 1234) == find_threshold([scores], 1234)
 
 
 def test_memory_is_a_few_blocks_at_any_size():
     """Sixteen million equal scores: the worst case for ties at the cut."""
     scores = np.zeros(2**24, dtype=np.float32)
     tracemalloc.start()
-    cut = find_cut([scores], 2**23)
+    cut = find_threshold([scores], 2**23)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert cut.ties == 2**23
@@ -93,7 +92,7 @@ def test_a_million_scores_of_many_samples_are_cut_as_by_a_stable_sort(in_memory,
     )  # a tie of 400,000, above and below other scores
     scores[rng.random(10**6) < 0.1] = np.nan
     scores[rng.integers(0, 10**6, 900)] = rng.choice(ODD, 900)
-    cut = GlobalCut.through(in_samples(scores, 4999), score, k)
+    cut = TokenCut.through(in_samples(scores, 4999), score, lambda n: int(n * k))
     kept = np.concatenate([cut.keeps(sample, score) for sample in in_samples(scores, 4999)])
     np.testing.assert_array_equal(kept, by_sorting(scores, int(10**6 * k)))
 
@@ -104,7 +103,7 @@ def test_samples_after_the_cut_are_the_same_from_memory_and_from_a_file(monkeypa
     found = []
     for in_memory in (1, 2**20):
         monkeypatch.setattr(stored_scores, "IN_MEMORY", in_memory)
-        found.append(GlobalCut.through(in_samples(scores, 10), score, 0.425))
+        found.append(TokenCut.through(in_samples(scores, 10), score, lambda n: int(n * 0.425)))
     one, two = found
     assert one.after.tolist() == two.after.tolist() == sorted(hash_of(name) for name in names[9:15])
     assert (one.on, one.within, one.kept) == (two.on, two.within, two.kept) == ("s80", 5, 85)
@@ -117,7 +116,7 @@ def test_scores_of_all_samples_are_not_in_memory_together(monkeypatch):
         scores = np.random.default_rng(4).normal(size=2**14).astype(np.float32)
         rows = (next(in_samples(scores, 2**14)) for _ in range(samples))
         tracemalloc.start()
-        cut = GlobalCut.through(rows, score, 0.5)
+        cut = TokenCut.through(rows, score, lambda n: n // 2)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert cut.n == samples * 2**14

@@ -15,9 +15,9 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from nfilter_robustft import noise_model
-from nfilter_robustft.discriminant import Labels
-from nfilter_robustft.noise_model import NoiseModel
+from nfilter_robustft.statistics import noise_model
+from nfilter_robustft.statistics.discriminant import Labels
+from nfilter_robustft.statistics.noise_model import NoiseModel
 
 Float64Array = npt.NDArray[np.float64]
 

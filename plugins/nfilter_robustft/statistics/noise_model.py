@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from nfilter_robustft.discriminant import Labels
+from nfilter_robustft.statistics.discriminant import Labels
 
 Float64Array = npt.NDArray[np.float64]
 

@@ -10,7 +10,7 @@ from typing import IO
 
 import numpy as np
 
-from nfilter import FloatArray
+from nfilter.api.types import FloatArray
 
 IN_MEMORY = 2**26
 """Bytes that are held in memory, at most: 16 million scores. More are in a temporary file."""

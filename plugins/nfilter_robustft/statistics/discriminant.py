@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nfilter import BoolArray, IntArray
-from nfilter_robustft.chance_test import beats_frequencies
+from nfilter_robustft.statistics.chance_test import beats_frequencies
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -102,14 +102,6 @@ class Votes:
         False if the encoder does not capture the answer, or if the noise rate is close to chance.
         """
         return beats_frequencies(self.baseline, self.calibration.nll, self.labelled)
-
-
-def wrong_probability(probabilities: Float64Array, labels: Labels, rate: float) -> Float64Array:
-    """Return P(label wrong | votes, label) [n]; 0 for trusted rows, 1 without a label."""
-    own = probabilities[np.arange(len(labels.codes)), np.maximum(labels.codes, 0)]
-    right, wrong = (1 - rate) * own, rate / (labels.classes - 1) * (1 - own)
-    score = wrong / np.maximum(right + wrong, _TINY)
-    return np.where(labels.known, np.where(labels.trusted, 0.0, score), 1.0)
 
 
 def fit(

@@ -49,8 +49,8 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import NormalDist
 
-from nfilter import JSON
-from nfilter_robustft.posterior import Pattern
+from nfilter import JSON, wilson
+from nfilter_robustft.statistics.posterior import Pattern
 
 _MIN_ALPHA = 0.5  # A1
 _MAX_BETA = {2: 0.6, 3: 0.4}  # A2, by number of options; else 1/3
@@ -184,13 +184,7 @@ def _subsets(views: int) -> Sequence[tuple[int, ...]]:
 
 
 def _wilson(hits: int, rows: int, z: float) -> tuple[float, float]:
-    """Return the score interval of a share (Wilson 1927); (0, 1) without rows."""
-    if not rows:
-        return 0.0, 1.0
-    share, square = hits / rows, z * z / rows
-    middle = share + square / 2
-    half = z * math.sqrt(share * (1 - share) / rows + square / rows / 4)
-    return max(0.0, (middle - half) / (1 + square)), min(1.0, (middle + half) / (1 + square))
+    return wilson(hits, rows, z) or (0.0, 1.0)
 
 
 def _alpha_range(part: _Part, z: float, assume_a1: bool) -> tuple[float, float]:

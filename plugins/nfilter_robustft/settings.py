@@ -1,0 +1,27 @@
+"""Types of settings that several stages of this plugin have."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field
+
+Preset: TypeAlias = Annotated[
+    Literal["paper", "official"],
+    Field(
+        description="paper: as the paper describes it; official: the settings of the published code."
+    ),
+]
+Logprobs: TypeAlias = Annotated[
+    bool,
+    Field(
+        description="Request token log-probabilities, for the nll of the view; false for a model that gives none."
+    ),
+]
+TrustedColumn: TypeAlias = Annotated[
+    str | None,
+    Field(description="A column that marks labels known to be right (true, yes or 1)."),
+]
+ReferenceSize: TypeAlias = Annotated[
+    int, Field(ge=20, description="Samples that are learned from, at most; at least 20.")
+]

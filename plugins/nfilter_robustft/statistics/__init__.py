@@ -1,0 +1,1 @@
+"""Statistics of votes and noisy labels: no stage, no model call."""

@@ -10,9 +10,10 @@ from nfilter import hookimpl
 @hookimpl
 def nfilter_metrics() -> Iterable[type]:
     """Return the metrics of this plugin."""
+    from nfilter_metrics.classes import Classes
     from nfilter_metrics.detection import Detection
     from nfilter_metrics.label_accuracy import Relabel, Views
     from nfilter_metrics.model_calls import Calls
     from nfilter_metrics.tokens import TokenNoise
 
-    return (Detection, Relabel, Views, Calls, TokenNoise)
+    return (Detection, Relabel, Classes, Views, Calls, TokenNoise)

@@ -310,9 +310,11 @@ class Index:
         # Quoted words have no search syntax.
         query = " ".join(f'"{word}"' for word in words) + "*"
         with self._lock:
-            cursor = self._db.execute("SELECT rowid FROM found WHERE found MATCH ?", (query,))
-            while part := cursor.fetchmany(100_000):
-                mask[np.fromiter((row[0] for row in part), dtype=np.int64, count=len(part))] = True
+            # One text in place of a million objects: half of the time of such a search.
+            found = "SELECT group_concat(rowid) FROM found WHERE found MATCH ?"
+            (numbers,) = self._db.execute(found, (query,)).fetchone()
+        if numbers is not None:
+            mask[np.fromstring(numbers, dtype=np.int64, sep=",")] = True
         return mask
 
     def _ordered(self, mask: Mask, wanted: Filter) -> Places:

@@ -14,7 +14,7 @@ from nfilter import NfilterError, RunReader, find_runs, publishing_folder
 from nfilter_view.building import build
 from nfilter_view.index import Index
 
-VERSION: Final = "1"
+VERSION: Final = "2"
 FOLDER: Final = ".view"
 _STAMP: Final = "mark"
 _FRESH: Final = 2.0

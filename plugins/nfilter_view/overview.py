@@ -64,6 +64,7 @@ def overview(reader: RunReader) -> dict[str, Any]:
         "tokens": metrics.get("tokens"),
         "detection": metrics.get("detection"),
         "relabel": metrics.get("relabel"),
+        "classes": _classes(metrics),
         "noise": _noise(metrics),
         "comparisons": metrics.get("comparisons") or {},
         "recovered": metrics.get("recovered"),
@@ -86,6 +87,19 @@ def _arms(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
     kept = ("mean", "low", "high", "rows", "sd", "n", "unanswered")
     return [{"arm": name, **{key: found[name].get(key) for key in kept}} for name in names]
+
+
+def _classes(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Right labels before and after by true answer or its form; None where the truth is not known."""
+    found = metrics.get("classes")
+    groups = found.get("groups") if isinstance(found, Mapping) else None
+    if not isinstance(found, Mapping) or not isinstance(groups, Mapping) or not groups:
+        return None
+    # A list: a class may have the name of something that objects of JavaScript have anyway.
+    return {
+        "by": found.get("by"),
+        "groups": [{"name": name, **figures} for name, figures in groups.items()],
+    }
 
 
 def _noise(metrics: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -88,6 +88,23 @@ function detection(run) {
   return h("p", { class: "inline" }, rows.map(([name, value]) => h("span", {}, `${name} `, h("b", {}, number(value)))));
 }
 
+/** Right labels before and after, for each class or form of answer: what the figures of the whole run hide. */
+function classes(run) {
+  const found = run.classes;
+  if (!found) return null;
+  const share = (right, of) => (of ? percent(right / of) : "–");
+  const cells = (one) => [number(one.n), share(one.right_before, one.n), number(one.kept), share(one.right_after, one.kept), number(one.lost)];
+  const total = {};
+  for (const key of ["n", "right_before", "kept", "right_after", "lost"]) total[key] = found.groups.reduce((sum, one) => sum + one[key], 0);
+  const heads = [found.by === "answer" ? "True answer" : "Form of the true answer", "Rows", "Right before", "Kept", "Right after", "Right labels lost"];
+  const line = (one, name) => h("tr", {}, h("th", { scope: "row" }, name), cells(one).map((cell) => h("td", { class: "num" }, cell)));
+  return section("Labels by true answer", "Shares of labels that are right by the known truth, which no stage sees: before among all rows, after among the rows that were kept. Lost labels were right, and were dropped or replaced.",
+    h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Labels by true answer" }, h("table", { class: "plain" },
+      h("thead", {}, h("tr", {}, heads.map((head, at) => h("th", { scope: "col", class: at ? "num" : null }, head)))),
+      h("tbody", {}, found.groups.map((one) => line(one, one.name))),
+      h("tfoot", {}, line(total, "all")))));
+}
+
 function trainings(run) {
   const arms = Object.entries(run.trainings).filter(([, one]) => one.loss.length);
   if (!arms.length) return null;
@@ -138,7 +155,7 @@ export async function overviewScreen({ key, alive, where }) {
     section("Rows by stage", null, legend([{ name: "kept", style: "fill-kept" }, { name: "relabelled by the stage", style: "fill-relabelled" }, { name: "dropped by the stage", style: "fill-dropped" }]), funnel(run)),
     arms.length ? section("Accuracy by arm", `On ${number(run.arms[0].rows)} test rows, with 95% intervals.`, dots(arms, "share of test rows answered right")) : null,
     run.stages.length > 1 ? section("Noise scores", noise || null, detection(run), host) : null,
-    tokenPart(run), trainings(run),
+    classes(run), tokenPart(run), trainings(run),
     section("Time and calls", null, costs(run)));
   return { element, shown: () => run.stages.length > 1 && scores(host, run, alive).catch((error) => alive() && replace(host, failure(error))) };
 }

@@ -12,6 +12,7 @@ import pytest
 
 from nfilter import Metric, NoteError
 from nfilter_metrics import nfilter_metrics
+from nfilter_metrics.classes import Classes, form_of
 from nfilter_metrics.detection import Detection
 from nfilter_metrics.label_accuracy import Relabel, Views
 from nfilter_metrics.model_calls import Calls
@@ -312,7 +313,51 @@ def test_metric_names() -> None:
     assert [cls.name for cls in nfilter_metrics()] == [
         "detection",
         "relabel",
+        "classes",
         "views",
         "calls",
         "token_noise",
     ]
+
+
+def test_right_labels_by_class_by_hand(run: list[Any], metric_input: Any) -> None:
+    figures = Classes().compute(metric_input(run))
+    # Truth A: 1 and 2 right and kept, 6 wrong and dropped. Truth B: 3 wrong and mended, 4 right and dropped, 5 right and kept.
+    assert figures == {
+        "by": "answer",
+        "groups": {
+            "A": {"n": 3, "right_before": 2, "kept": 2, "right_after": 2, "lost": 0},
+            "B": {"n": 3, "right_before": 2, "kept": 2, "right_after": 2, "lost": 1},
+        },
+    }
+
+
+def test_a_right_label_that_becomes_wrong_is_lost(judged: Any, metric_input: Any) -> None:
+    rows = [judged("1", "A", "A", final="B"), judged("2", "A", "A"), judged("3", "A", None)]
+    (group,) = Classes().compute(metric_input(rows))["groups"].values()
+    assert group == {"n": 2, "right_before": 2, "kept": 2, "right_after": 1, "lost": 1}
+    assert Classes().compute(metric_input(rows[2:])) == {}
+
+
+def test_classes_are_few_and_their_figures_add_up(judged: Any, metric_input: Any) -> None:
+    def groups(truths: list[str]) -> tuple[str, dict[str, int]]:
+        rows = [judged(str(n), truth, truth) for n, truth in enumerate(truths)]
+        found = Classes().compute(metric_input(rows))
+        return found["by"], {name: each["n"] for name, each in found["groups"].items()}
+
+    assert groups(["x", "y", "x", "z", "x", "y"]) == ("answer", {"x": 3, "y": 2, "z": 1})
+    assert groups([str(n) for n in range(10)]) == ("form", {"whole number": 10})
+    assert groups([f"a class {n % 40}" for n in range(80)])[0] == "answer"
+    assert groups([f"a class {n % 41}" for n in range(82)])[0] == "form"
+    assert groups(["long " * 20] * 4) == ("form", {"more than 10 words": 4})
+
+
+@pytest.mark.parametrize(
+    ("answer", "form"),
+    [
+        ("12", "whole number"), ("-3", "whole number"), ("3/4", "other number"), ("0.5", "other number"), ("2e99999999", "other number"),
+        ("Paris", "one word"), ("", "one word"), ("in New York", "2 to 10 words"), ("w " * 11, "more than 10 words"),
+    ],
+)  # fmt: skip
+def test_the_form_of_an_answer(answer: str, form: str) -> None:
+    assert form_of(answer) == form

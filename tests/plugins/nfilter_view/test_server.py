@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,9 @@ pytest.importorskip("starlette")
 
 from starlette.testclient import TestClient
 
-from nfilter import NfilterError
+from nfilter import NfilterError, RunReader
 from nfilter_view.library import Library, key_of
+from nfilter_view.overview import overview
 from nfilter_view.server import PAGE, application, serve
 
 from .conftest import HOSTILE
@@ -170,6 +172,32 @@ def test_the_overview_counts_what_the_run_counts(page, key):
     assert found["stages"][1]["calls"] == 24
 
 
+class _WithClasses:
+    """A reader of a run whose metrics.json has these figures under ``classes``."""
+
+    def __init__(self, figures: Any) -> None:
+        self._reader = RunReader(Path("runs/sums"))
+        self._figures = figures
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
+
+    def metrics(self) -> dict[str, Any]:
+        return {**self._reader.metrics(), "classes": self._figures}
+
+
+def test_the_overview_has_right_labels_by_true_answer(page, key):
+    # No metric of this catalogue counts them.
+    assert page.get(f"runs/{key}")["classes"] is None
+    counts = {"n": 24, "right_before": 16, "kept": 20, "right_after": 20, "lost": 0}
+    groups = {HOSTILE: counts, "__proto__": {**counts, "n": 3}}
+    found = overview(_WithClasses({"by": "answer", "groups": groups}))["classes"]
+    assert found["by"] == "answer"
+    assert found["groups"] == [{"name": HOSTILE, **counts}, {"name": "__proto__", **counts, "n": 3}]
+    for figures in (None, {}, {"by": "form", "groups": {}}, "text"):
+        assert overview(_WithClasses(figures))["classes"] is None
+
+
 def test_filters_count_what_the_rows_say(page, key):
     def total(**query: Any) -> int:
         return int(page.get(f"runs/{key}/rows", **query)["total"])
@@ -191,6 +219,40 @@ def test_filters_count_what_the_rows_say(page, key):
     odd = next(kind for kind in facets["kinds"] if kind["text"] == "a new label that is odd")
     assert odd["rows"] == total(reason=odd["code"]) == 4
     assert "the view says …" in [kind["text"] for kind in facets["kinds"]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "v",
+        "vi",
+        "vie",
+        "view",
+        "v 1",
+        "view 1",
+        "SAYS v",
+        "4",
+        "21 4",
+        "script",
+        "zzz",
+        "-",
+        "o'b",
+        'a"b*',
+    ],
+)
+def test_a_search_finds_the_rows_with_its_words_and_the_beginning_of_the_last(page, key, text):
+    found = page.get(f"runs/{key}/rows", text=text, limit=200)
+    expected = set()
+    for outcome in (row for block in RunReader(Path("runs/sums")).outcomes() for row in block):
+        told = [outcome.id, outcome.label or "", outcome.reason]
+        told += [message.content for message in outcome.sample.messages] if outcome.sample else []
+        words = re.findall(r"[^\W_]+", " ".join(told).lower())
+        *whole, last = re.findall(r"\w+", text.lower()) or [None]
+        if last and set(whole) <= set(words) and any(word.startswith(last) for word in words):
+            expected.add(outcome.id)
+    assert {row["id"] for row in found["rows"]} == expected
+    assert found["total"] == len(expected)
+    assert bool(expected) == (text not in ("v 1", "zzz", "-", "o'b"))
 
 
 def test_sorting_and_pages_agree_with_the_scores(page, key):

@@ -21,6 +21,7 @@ KEPT = 32
 """Rows that a bucket stores, at most; a larger bucket is divided."""
 
 _DEPTH = 4  # further bands that divide a bucket, at most
+_DIVIDED = 8  # divided buckets of a row that are read: their rows are mostly the same
 
 Ints = npt.NDArray[np.int32]
 
@@ -164,10 +165,11 @@ class Leaders:
 
         Args:
             own: parts and undivided buckets of a row, from ``Buckets.of_one``.
-            divided: its divided buckets. Rows that share no other bucket are half of ``most``, at most: in a template they
+            divided: its divided buckets, of which the first ``_DIVIDED`` are read. Rows that share no other bucket are half of ``most``, at most: in a template they
                 usually ask another question.
             most: the maximum number.
         """
+        divided = divided[:_DIVIDED]
         buckets = np.concatenate([own, divided])
         counts = self._filled[buckets].astype(np.int64)
         ends = np.cumsum(counts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -158,18 +158,25 @@ class DuplicateCollector:
         sequence = np.argsort(buckets.components(), kind="stable")
         for position in sequence[(buckets.of_row[sequence] >= 0).any(axis=1)].tolist():
             row, (own, divided) = int(order[position]), buckets.of_one(position)
-            match = None
             near = [] if removals.pinned[row] else leaders.candidates(own, divided, rule.compared)
-            for other in near:
-                value = similarity_of(cache.of(row), cache.of(int(order[other])), rule.least)
-                if value is not None:
-                    match = other, value
-                    break
+            match = _match(cache, row, order[near].tolist(), rule.least) if near else None
             if match:
-                leaders.touch(match[0])
-                removals.remove(row, int(order[match[0]]), NEAR, match[1])
+                leaders.touch(near[match[0]])
+                removals.remove(row, int(order[near[match[0]]]), NEAR, match[1])
             else:
                 leaders.add(position, own, divided)
+
+
+def _match(
+    cache: _ShingleCache, row: int, near: Sequence[int], least: float
+) -> tuple[int, float] | None:
+    """Return the place in ``near`` of the first row that ``row`` duplicates, and the similarity, or None."""
+    one = cache.of(row)
+    for place, other in enumerate(near):
+        value = similarity_of(one, cache.of(other), least)
+        if value is not None:
+            return place, value
+    return None
 
 
 @dataclass

@@ -273,6 +273,8 @@ def _has_own_words(added: Collection[str], missing: Collection[str]) -> bool:
     """Return whether each side has a word that is no spelling variant of any word of the other side."""
     if not added or not missing:
         return False
+    if len(added) == len(missing) == 1:  # usual in a template
+        return not _spelling_variant(*added, *missing)
     if len(added) * len(missing) > 10_000:
         return True
     return _has_unmatched_word(added, missing) and _has_unmatched_word(missing, added)

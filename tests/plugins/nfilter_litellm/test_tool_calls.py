@@ -291,3 +291,47 @@ def test_batches_have_no_open_stream() -> None:
     assert {Streams, OpenStreams} <= able
     assert Streams in batch
     assert OpenStreams not in batch
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_interrupt_ends_an_open_stream_after_the_calls_that_run(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """Also where a call waits for another attempt, which is then given up."""
+    from pathlib import Path
+
+    from nfilter import Interrupt, Site
+    from nfilter_litellm.retry import Retry
+
+    class Ends(Interrupt):
+        stop = False
+
+        @property
+        def requested(self) -> bool:
+            return self.stop
+
+    monkeypatch.setattr(
+        "nfilter_litellm.backend.Retry", lambda attempts: Retry(attempts, patience=2.0, base=0.002)
+    )
+    interrupt = Ends()
+    faults = {"error": 0.5} if fails else {}
+    with ModelServer(Script(latency=0.01, faults=faults, seed=3)) as server:
+        config = LiteLLMConfig(model="m", api_base=server.url, concurrency=4)
+        model = LiteLLMBackend(config, Site(Path(), interrupt=interrupt))
+        count = 8
+
+        def more() -> list[Request]:
+            nonlocal count
+            count += 1
+            return [Request((Message("user", f"{count}?"),))]
+
+        came = []
+        first = [Request((Message("user", f"{n}?"),)) for n in range(8)]
+        for each in model.open_stream(first, more):
+            if each is not None:
+                came.append(each)
+                interrupt.stop = len(came) >= 10
+        model.close()
+    # Without the interrupt it would go on for ever; at most the calls that ran then were answered.
+    assert 10 <= len(came) <= 18
+    assert sum(server.plan.counts.values()) < 60

@@ -263,6 +263,9 @@ def init(files: tuple[Path, ...], **given: Any) -> None:
         made = scaffold(plugins, **given)
     for line in made:
         click.echo(line)
+    if files:
+        flags = shlex.join(word for file in files for word in ("--plugin", str(file)))
+        click.echo(f"where the recipe names something of a file, both commands need {plain(flags)}")
 
 
 @main.command()

@@ -119,6 +119,8 @@ def test_commands_without_a_recipe_take_a_file(
     assert "my.stage  (my.py)" in said(capsys, "plugins", "show", "my.stage", "--plugin", "my.py")
     assert '"my.stage"' in said(capsys, "schema", "--plugin", "my.py")
     assert '"my.stage"' not in said(capsys, "schema")
+    text = said(capsys, "init", "--data", "rows.jsonl", "--model", "tiny", "--plugin", "my.py")
+    assert text.endswith("both commands need --plugin my.py\n")
 
 
 def test_an_edited_file_makes_its_stage_run_again_and_a_moved_one_does_not(

@@ -326,6 +326,10 @@ def test_every_setting_in_the_text_exists(
             for item in plugins.of_kind("stage")
             if hasattr(item.cls, "process_tokens")
         ]
+        changed += [
+            {**recipe, "train": {**recipe["train"], "loss": {"use": item.name, key: value}}}
+            for item in plugins.of_kind("loss")
+        ]
     faults = []
     for number, candidate in enumerate(changed):
         file = yard / f"piece-{number}.yaml"

@@ -91,7 +91,8 @@ class ToolResult:
 class Tool(Protocol):
     """A function that a model may call. It is built once from its config, and answers each call on its own.
 
-    Errors that the caller can mend are ``ToolError``.
+    Errors that the caller can mend are ``ToolError``. Optional member of the class: ``identity(config, site)``, a class method
+    that returns a text which changes with the files that calls read; a stage with the tool then runs again.
     """
 
     name: ClassVar[str]

@@ -141,7 +141,7 @@ def stage_parts(state: RunState, each: NumberedStage, before: str) -> dict[str, 
         "random numbers": each.stream,
         "answer": recipe.answer.model_dump(mode="json"),
         "thoughts": {name: recipe.thoughts(name).marks for name in sorted(names)},
-        **({"tools": [tool.parts() for tool in tools]} if tools else {}),
+        **({"tools": [tool.parts(recipe.base_dir) for tool in tools]} if tools else {}),
         **_trainer(state, contract),
     }
 

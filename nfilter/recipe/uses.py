@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationInfo
@@ -14,6 +15,7 @@ from nfilter.api.errors import PluginError, did_you_mean, short
 from nfilter.api.settings import StageConfig
 from nfilter.api.stages import ModelNeed
 from nfilter.api.tool_settings import ToolUse, tool_uses
+from nfilter.api.tools import ToolSite
 from nfilter.noise.labels import NoiseConfig
 from nfilter.recipe.faults import FaultsError, Parts, config_of, kind_of
 from nfilter.recipe.yaml_lines import Where, YamlDocument
@@ -121,10 +123,12 @@ class StageTool:
     config: Any
     where: Where
 
-    def parts(self) -> list[Any]:
-        """Return what a fingerprint has of the tool."""
+    def parts(self, base_dir: Path) -> list[Any]:
+        """Return what a fingerprint has of the tool: settings, code, and the identity of the files that it reads."""
         settings = self.config.model_dump(mode="json", by_alias=True)
-        return [self.item.name, settings, self.item.origin, self.item.code]
+        identify = getattr(self.item.cls, "identity", None)
+        files = [] if identify is None else [identify(self.config, ToolSite(base_dir))]
+        return [self.item.name, settings, self.item.origin, self.item.code, *files]
 
 
 def stage_tools(use: Use, plugins: Plugins) -> list[StageTool]:

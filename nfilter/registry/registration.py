@@ -137,6 +137,7 @@ KINDS: Mapping[str, Kind] = {
             _on_class("problems", "config", "site"),
             Method("call", ("args", "row")),
         ),
+        optional=(_on_class("identity", "config", "site"),),
     ),
 }
 

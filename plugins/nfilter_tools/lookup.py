@@ -11,7 +11,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from nfilter import Sample, StageConfig, ToolArgs, ToolCost, ToolError, ToolResult, ToolSite
-from nfilter_tools.passages import SUFFIXES, files_of, index_of
+from nfilter_tools.passages import SUFFIXES, contents_of, files_of, index_of
 
 _WORD = re.compile(r"\w+")
 _MOST_WORDS = 32
@@ -71,6 +71,11 @@ class Lookup:
                 yield f"lookup: {path} is neither a folder nor a SQLite file"
         except (ToolError, OSError) as error:
             yield f"lookup: {error}"
+
+    @classmethod
+    def identity(cls, config: LookupConfig, site: ToolSite) -> str:
+        """A digest of the files."""
+        return contents_of(site.base_dir / config.path)
 
     def __init__(self, config: LookupConfig, site: ToolSite) -> None:
         self._config = config

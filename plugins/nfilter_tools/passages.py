@@ -52,15 +52,8 @@ def index_of(path: Path, cache: Path | None) -> sqlite3.Connection:
     Raises:
         ToolError: if nothing can be read from ``path``.
     """
-    if path.is_dir():
-        files = files_of(path)
-        parts: Iterable[tuple[str, Path]] = [
-            (each.relative_to(path).as_posix(), each) for each in files
-        ]
-        passages = _of_files(parts)
-    else:
-        parts = [(path.name, path)]
-        passages = _of_database(path)
+    parts = _parts(path)
+    passages = _of_files(parts) if path.is_dir() else _of_database(path)
     if cache is None:
         connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         _fill(connection, passages)
@@ -75,6 +68,22 @@ def index_of(path: Path, cache: Path | None) -> sqlite3.Connection:
             new.execute("PRAGMA journal_mode=OFF")
             _fill(new, passages)
     return open_read_only(target)
+
+
+def contents_of(*paths: Path) -> str:
+    """Return a digest of the files at ``paths`` that exist; of a folder, of those that are indexed.
+
+    Raises:
+        ToolError: if they are too many or too large.
+    """
+    return _digest(part for path in paths if path.exists() for part in _parts(path))
+
+
+def _parts(path: Path) -> list[tuple[str, Path]]:
+    """The files that are indexed, each with its name in the index."""
+    if path.is_dir():
+        return [(each.relative_to(path).as_posix(), each) for each in files_of(path)]
+    return [(path.name, path)]
 
 
 def _is_whole(file: Path) -> bool:

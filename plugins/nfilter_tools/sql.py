@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from nfilter import Sample, StageConfig, ToolArgs, ToolCost, ToolError, ToolResult, ToolSite
-from nfilter_tools.sqlite_files import open_read_only
+from nfilter_tools.passages import contents_of
+from nfilter_tools.sqlite_files import JOURNALS, open_read_only
 
 _FUNCTIONS = frozenset({
     "abs", "avg", "ceil", "ceiling", "char", "coalesce", "count", "cume_dist", "date", "datetime", "dense_rank",
@@ -86,6 +87,12 @@ class Sql:
         for name in config.tables:
             if name not in present:
                 yield f"sql: {file} has no table {name!r}; tables: {', '.join(present)[:300]}"
+
+    @classmethod
+    def identity(cls, config: SqlConfig, site: ToolSite) -> str:
+        """A digest of the database, with a journal that is beside it."""
+        file = site.base_dir / config.path
+        return contents_of(file, *(file.with_name(file.name + end) for end in JOURNALS))
 
     def __init__(self, config: SqlConfig, site: ToolSite) -> None:
         self._config = config

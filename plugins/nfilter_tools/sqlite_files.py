@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import Final
 from urllib.parse import quote
+
+JOURNALS: Final = ("-wal", "-journal")
+"""Endings of the files that SQLite keeps beside a database in use."""
 
 
 def open_read_only(file: Path) -> sqlite3.Connection:
@@ -13,7 +17,7 @@ def open_read_only(file: Path) -> sqlite3.Connection:
     Raises:
         sqlite3.Error: if there is no such file.
     """
-    journals = (file.with_name(f"{file.name}{suffix}") for suffix in ("-wal", "-journal"))
+    journals = (file.with_name(f"{file.name}{suffix}") for suffix in JOURNALS)
     mode = "mode=ro" if any(journal.exists() for journal in journals) else "mode=ro&immutable=1"
     return sqlite3.connect(
         f"file:{quote(str(file.resolve()))}?{mode}",

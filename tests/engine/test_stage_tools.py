@@ -41,6 +41,11 @@ class Count:
     def problems(cls, config: CountConfig, site: ToolSite) -> tuple[str, ...]:
         return ()
 
+    @classmethod
+    def identity(cls, config: CountConfig, site: ToolSite) -> str:
+        file = site.base_dir / "notes.txt"
+        return file.read_text() if file.exists() else ""
+
     def __init__(self, config: CountConfig, site: ToolSite) -> None:
         BUILT.append(self)
         self.config, self.site = config, site
@@ -120,6 +125,15 @@ def test_settings_and_code_of_a_tool_are_part_of_the_fingerprint(
     monkeypatch.setattr(code, lambda cls: "third" if cls is Count else "the same")
     run("lines")
     assert any("because its inputs changed: tools" in text for text in kit.reporter.infos)
+
+
+def test_a_stage_runs_again_when_a_file_of_its_tool_changes(
+    kit: Any, run: Callable[..., Any]
+) -> None:
+    for text, built in (("a", 1), ("a", 1), ("b", 2)):
+        (kit.home / "notes.txt").write_text(text)
+        run()
+        assert len(BUILT) == built
 
 
 def test_the_lock_has_the_tool_and_its_code(kit: Any, run: Callable[..., Any]) -> None:

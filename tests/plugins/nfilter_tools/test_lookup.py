@@ -127,3 +127,14 @@ def test_problems_are_seen_before_a_call(site: ToolSite) -> None:
     result = check_tool(Lookup, LookupConfig(path="notes"), site, {"query": "heron fish"}, None)
     assert result.data == ["birds.md:1"]
     assert Lookup.reads(LookupConfig(path="notes")) == {"files"}
+
+
+def test_its_identity_changes_with_a_file_that_is_searched(site: ToolSite) -> None:
+    config = LookupConfig(path="notes")
+    first = Lookup.identity(config, site)
+    assert Lookup.identity(config, site) == first
+    (site.base_dir / "notes" / "picture.png").write_text("not searched")
+    assert Lookup.identity(config, site) == first
+    (site.base_dir / "notes" / "new.md").write_text("Another note.")
+    assert Lookup.identity(config, site) != first
+    assert Lookup.identity(LookupConfig(path="absent"), site)

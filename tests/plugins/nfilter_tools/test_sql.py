@@ -135,3 +135,18 @@ def test_the_kit_takes_it_and_problems_are_seen_before_a_call(site: ToolSite) ->
     (site.base_dir / "text.db").write_text("no database at all, only text " * 40)
     (problem,) = Sql.problems(SqlConfig(path="text.db"), site)
     assert "is no SQLite database" in problem
+
+
+def test_its_identity_changes_with_the_database(site: ToolSite) -> None:
+    (file,) = site.base_dir.glob("*.db")
+    config = SqlConfig(path=file.name)
+    first = Sql.identity(config, site)
+    assert Sql.identity(config, site) == first
+    beside = file.with_name(f"{file.name}-wal")
+    beside.write_bytes(b"journal")
+    assert Sql.identity(config, site) != first
+    beside.unlink()
+    with sqlite3.connect(file) as connection:
+        connection.execute("CREATE TABLE another (a)")
+    connection.close()
+    assert Sql.identity(config, site) != first

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _REMEDY = "run the same command again to repair it"
 # The primary key begins with the stage: going through the stages finds a sample's calls without a scan of the table.
@@ -27,7 +28,7 @@ _PROMPT = "SELECT asked FROM prompts WHERE key = ?"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call to a model: its stage, its answer, its tokens and its cost in dollars.
+    """One call to a model: its stage, its answer with the tools that it asks for, its tokens and its cost in dollars.
 
     ``nll`` is the mean negative log-likelihood of the generated tokens; None if the stage requested no logprobs. ``usd`` is
     None if the model has no price. ``prompt`` has the messages as pairs of role and content; None if they are not recorded.
@@ -101,7 +102,7 @@ def _prompt(connection: sqlite3.Connection, key: str) -> list[tuple[str, str]] |
 def _call(
     stage: str,
     model: str,
-    answer: dict[str, object],
+    answer: dict[str, Any],
     usd: float | None,
     prompt: list[tuple[str, str]] | None,
 ) -> Call:
@@ -112,7 +113,7 @@ def _call(
     return Call(
         stage=stage,
         model=model,
-        text=str(answer.get("text", "")),
+        text=_text(answer),
         finish=str(answer.get("finish", "")),
         prompt_tokens=_whole(answer.get("prompt_tokens")),
         completion_tokens=_whole(answer.get("completion_tokens")),
@@ -122,6 +123,14 @@ def _call(
         reasoning=reasoning if isinstance(reasoning, str) else None,
         prompt=prompt,
     )
+
+
+def _text(answer: Mapping[str, Any]) -> str:
+    """The answer as text: what was written, and one line per tool call."""
+    from nfilter.api.types import Message, ToolCall
+
+    calls = tuple(ToolCall(*call) for call in answer.get("tool_calls", ()))
+    return Message("assistant", str(answer.get("text", "")), tool_calls=calls).shown()
 
 
 def _whole(value: object) -> int:

@@ -113,9 +113,26 @@ def _note(name: str, note: Any, *, full: bool) -> Pairs:
             long.append((f"  {key}", text.cut(item, full=full)))
         elif isinstance(item, Mapping):
             long.append((f"  {key}", text.value(item, full=full)))
+        elif _is_list_of_parts(item):
+            long += [
+                (f"  {key} {number}", text.cut(text.value(part, full=full), full=full))
+                for number, part in enumerate(item, start=1)
+            ]
         elif item is not None or key == "answer":
             short[key] = item
     return [(name, text.value(short, full=full)), *long]
+
+
+def _is_list_of_parts(item: Any) -> bool:
+    """Whether a value is a list of objects, or of lists of objects, such as the steps of a stage."""
+    return (
+        isinstance(item, list)
+        and bool(item)
+        and all(
+            isinstance(part[0] if isinstance(part, list) and part else part, Mapping)
+            for part in item
+        )
+    )
 
 
 def _call(call: Any, notes: Mapping[str, Any], *, full: bool) -> str:

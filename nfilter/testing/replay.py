@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 
 from nfilter.api.types import Completion, FloatArray, ModelRef, Request, TokenSample
+from nfilter.models.conversations import converse_in_rounds
 
 _Result = TypeVar("_Result")
 
@@ -49,6 +51,8 @@ class _Model:
         self._first = first
         if hasattr(model, "generate"):
             self.generate = self._generate
+        if hasattr(model, "converse"):
+            self.converse = partial(converse_in_rounds, self._generate)
         if hasattr(model, "score"):
             self.score = self._score
 

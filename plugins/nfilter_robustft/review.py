@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from nfilter import (
-    JSON,
+    Agent,
+    AgentRun,
     Calls,
     Completion,
     Context,
     Contract,
-    Fence,
     Generates,
     GeneratorName,
     ModelNeed,
@@ -27,10 +26,13 @@ from nfilter import (
     StageConfig,
     State,
     Temperature,
+    Tools,
     View,
+    run_agents,
 )
 from nfilter_robustft.answer_format import format_like
 from nfilter_robustft.official_preset import apply_official_preset
+from nfilter_robustft.review_case import Candidate, Case, Reply
 from nfilter_robustft.settings import Logprobs, Preset
 from nfilter_robustft.views import (
     RequestBuilder,
@@ -50,6 +52,8 @@ _CANDIDATE_CHOICE = re.compile(
     r"(?:'s)?(?:\sis\s(?:the\s)?(?:correct|right|better|best)(?:\s\w+)?|\sanswer)?[\W_]*",
     re.IGNORECASE,
 )
+_RESULT_TOKENS = 1000
+"""Tokens of the tool results of a turn, for the upper bound of the plan."""
 
 
 class ReviewConfig(StageConfig):
@@ -60,6 +64,9 @@ class ReviewConfig(StageConfig):
     ``retries`` times, at the higher of both temperatures. ``write: answer`` writes the canonical answer,
     ``text`` the whole reply, ``auto`` the answer if the old response was a bare answer and the text otherwise.
     ``check`` is the verdict note; with null, every sample is reviewed.
+
+    ``tools`` are tools that the reviewer may call, for at most ``rounds - 1`` calls of the model; the last one of ``rounds`` has to
+    answer. The reviews of a chunk run side by side, and the note has every tool call with its result, shortened.
 
     ``preset: official`` always makes one call of at most 512 tokens at temperature 1, shows bare answers with the names
     of their views, the reasoning first, and writes the bare answer, like the published code. The prompt and the parsing
@@ -96,6 +103,16 @@ class ReviewConfig(StageConfig):
         description="What becomes the response: the canonical answer, the text of the reply, or by the form of the old response (auto).",
     )
     logprobs: Logprobs = True
+    tools: Tools = Field(
+        default=(),
+        description="Tools that the reviewer may call, each a name or {use: NAME, ...}; [] for none.",
+    )
+    rounds: int = Field(
+        default=4,
+        ge=2,
+        le=32,
+        description="Calls of the model per attempt with tools, at most, 2 to 32; the last one has to answer.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -115,64 +132,6 @@ class ReviewConfig(StageConfig):
         if len(set(self.views)) != len(self.views):
             raise ValueError(f"views: {list(self.views)} contains a view twice")
         return self
-
-
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A view with an answer."""
-
-    name: str
-    answer: str
-    text: str
-    reasoning: str | None
-    nll: float | None
-
-
-@dataclass(slots=True)
-class _Case:
-    """A flagged sample under review; ``candidates`` are in the order of the config's views, ``shown`` in prompt order.
-
-    ``fence`` contains the code required in the answer, if the prompt asks for it.
-    """
-
-    sample: Sample
-    candidates: list[_Candidate]
-    shown: list[_Candidate] = field(default_factory=list)
-    fence: Fence | None = None
-    attempts: int = 0
-    tokens: int = 0
-    last: str = ""
-    failure: str | None = None
-    note: View | None = None
-    reason: str = ""
-
-    def adopt(self, chosen: _Candidate, reason: str, saved: int) -> None:
-        """Adopt a view without a call."""
-        self.reason = f"{reason}, the {chosen.name} view"
-        self.note = View(
-            chosen.answer,
-            text=chosen.text,
-            reasoning=chosen.reasoning,
-            nll=chosen.nll,
-            calls=0,
-            more={"choice": chosen.name, "attempts": 0, "saved": saved},
-        )
-
-    def give_up(self) -> None:
-        """Write the note of a sample without a readable attempt."""
-        self.note = View(
-            None,
-            text=self.last,
-            tokens=self.tokens,
-            calls=self.attempts,
-            failure=self.failure or "no answer could be read",
-            more=self.details("none"),
-        )
-
-    def details(self, choice: str) -> dict[str, JSON]:
-        """Return the keys of the note that describe the review itself."""
-        order = [candidate.name for candidate in self.shown]
-        return {"choice": choice, "attempts": self.attempts, "order": order}
 
 
 class Review:
@@ -202,9 +161,10 @@ class Review:
                     config.prompt,
                     config.max_tokens,
                     least=0,
-                    most=1 + config.retries,
-                    usual=0.5 if config.check else 1,
+                    most=(1 + config.retries) * _most_calls(config),
+                    usual=(0.5 if config.check else 1) * (2 if config.tools else 1),
                     rows=2,
+                    shows=(_most_calls(config) - 1) * (config.max_tokens + _RESULT_TOKENS),
                 ),
             ),
         )
@@ -212,7 +172,7 @@ class Review:
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
         """Adopt answers that need no review, ask about the other samples in one batch, and apply the decisions."""
         cases = {
-            sample.id: _Case(sample, self._candidates(sample))
+            sample.id: Case(sample, self._candidates(sample))
             for sample in chunk
             if is_flagged(sample, self.config.check)
         }
@@ -231,17 +191,17 @@ class Review:
         }
         return [decided.get(sample.id) or self._keep(sample) for sample in chunk]
 
-    def _candidates(self, sample: Sample) -> list[_Candidate]:
+    def _candidates(self, sample: Sample) -> list[Candidate]:
         candidates = []
         for name in self.config.views:
             view = View.of(sample, name)
             if view is not None and view.answer is not None:
                 text = view.text or view.answer
                 reasoning = view.reasoning or reasoning_of(text, view.answer)
-                candidates.append(_Candidate(name, view.answer, text, reasoning, view.nll))
+                candidates.append(Candidate(name, view.answer, text, reasoning, view.nll))
         return candidates
 
-    def _adopt(self, cases: Sequence[_Case], ctx: Context) -> None:
+    def _adopt(self, cases: Sequence[Case], ctx: Context) -> None:
         """Decide the cases whose candidates leave no choice."""
         several = []
         for case in cases:
@@ -271,7 +231,7 @@ class Review:
         without = f" ({', '.join(skipped)}: not asked)" if skipped else ""
         return f"only one view has an answer{without}"
 
-    def _ask(self, cases: Sequence[_Case], ctx: Context) -> None:
+    def _ask(self, cases: Sequence[Case], ctx: Context) -> None:
         """Ask about all cases, then again about those with an unreadable reply."""
         config = self.config
         if not cases:
@@ -284,6 +244,9 @@ class Review:
             case.shown = list(case.candidates)
             if config.shuffle:
                 ctx.rng(f"{case.sample.id}\x1forder").shuffle(case.shown)
+        if config.tools:
+            self._ask_agents(cases, builder, ctx)
+            return
         pending = list(cases)
         for attempt in range(config.retries + 1):
             if not pending:
@@ -292,13 +255,48 @@ class Review:
             requests = [self._request(case, builder, attempt, temperature) for case in pending]
             replies = model.generate(requests)
             for case, reply in zip(pending, replies, strict=True):
-                self._read(case, reply, ctx)
+                case.count(reply)
+                read = self._read(case, reply, ctx)
+                if read is not None:
+                    self._settle(case, read, ctx)
             pending = [case for case in pending if case.note is None]
         for case in pending:
             case.give_up()
 
+    def _ask_agents(self, cases: Sequence[Case], builder: RequestBuilder, ctx: Context) -> None:
+        """Ask about all cases with tools. An unreadable reply is followed by the next attempt, while other reviews go on."""
+        config = self.config
+        tools = ctx.tools(config.tools)
+        read: dict[int, Reply] = {}
+
+        def agent(case: Case) -> Agent:
+            temperature = (
+                max(config.temperature, config.retry_temperature) if case.attempts else None
+            )
+            request = self._request(case, builder, case.attempts, temperature)
+            shown = [text for each in case.shown for text in (each.answer, each.reasoning or "")]
+            return Agent(request, tools, case.sample, tuple(shown), config.rounds)
+
+        def again(number: int, run: AgentRun) -> Agent | None:
+            case = cases[number]
+            case.record(run)
+            reply = self._read(case, run.completion, ctx)
+            if reply is not None:
+                read[number] = reply
+            elif case.attempts <= config.retries:
+                return agent(case)
+            return None
+
+        run_agents(ctx.model(config.llm), [agent(case) for case in cases], again)
+        # Answers may be compared by a model, which is not called while the conversations are held.
+        for number, case in enumerate(cases):
+            if number in read:
+                self._settle(case, read[number], ctx)
+            else:
+                case.give_up()
+
     def _request(
-        self, case: _Case, builder: RequestBuilder, attempt: int, temperature: float | None
+        self, case: Case, builder: RequestBuilder, attempt: int, temperature: float | None
     ) -> Request:
         candidates = [
             {"name": each.name, "answer": each.answer, "reasoning": each.reasoning}
@@ -312,10 +310,9 @@ class Review:
         case.fence = fence if asked else None
         return request
 
-    def _read(self, case: _Case, reply: Completion, ctx: Context) -> None:
-        """Read a reply; leave the case without a note if it has no answer."""
+    def _read(self, case: Case, reply: Completion, ctx: Context) -> Reply | None:
+        """Read a reply; None if it has no answer."""
         case.attempts += 1
-        case.tokens += reply.completion_tokens
         text = case.fence.without(reply.text) if case.fence else reply.text
         case.last = text
         if case.fence:
@@ -326,27 +323,32 @@ class Review:
         chosen = _chosen_candidate(line, case.shown) if case.failure is None else None
         if chosen is not None:
             answer = chosen.answer
-        elif answer is not None:
+        return None if answer is None else Reply(answer, chosen, text, reply)
+
+    def _settle(self, case: Case, read: Reply, ctx: Context) -> None:
+        """Write the note of a reply: the candidate with its answer is chosen, unless the reply names one."""
+        chosen, answer, reply = read.chosen, read.answer, read.completion
+        if chosen is None:
             same = ctx.answers.agree([(each.answer, answer) for each in case.candidates])
             chosen = next(
                 (each for each, is_same in zip(case.candidates, same, strict=True) if is_same), None
             )
-        if answer is None:
-            return
+        plural = "" if case.tool_calls == 1 else "s"
+        used = f", with {case.tool_calls} tool call{plural}" if case.tool_calls else ""
         case.reason = (
             f"the review chose the {chosen.name} view" if chosen else "the review's own answer"
-        )
+        ) + used
         case.note = View(
             chosen.answer if chosen else answer,
-            text=text,
-            reasoning=reasoning_of(text, answer, reply.reasoning),
+            text=read.text,
+            reasoning=reasoning_of(read.text, answer, reply.reasoning),
             nll=reply.nll,
             tokens=case.tokens,
-            calls=case.attempts,
+            calls=case.calls,
             more=case.details(chosen.name if chosen else "own"),
         )
 
-    def _decide(self, case: _Case, label: str | None, confirmed: bool, ctx: Context) -> Sample:
+    def _decide(self, case: Case, label: str | None, confirmed: bool, ctx: Context) -> Sample:
         sample, note = case.sample, case.note
         if note is None:
             reasons = (_missing_reason(name, View.of(sample, name)) for name in self.config.views)
@@ -366,7 +368,7 @@ class Review:
         text = self._new_response(case, label, answer, ctx)
         return noted.relabel(text, f"flagged, and {action}: {case.reason}{retry}")
 
-    def _new_response(self, case: _Case, label: str | None, answer: str, ctx: Context) -> str:
+    def _new_response(self, case: Case, label: str | None, answer: str, ctx: Context) -> str:
         """Return the response to write; ``auto`` keeps the format of the old response."""
         old, write = case.sample.response, self.config.write
         if write == "auto":
@@ -410,6 +412,11 @@ class Review:
         return sample.keep(f"not flagged{rule}: {listed}")
 
 
+def _most_calls(config: ReviewConfig) -> int:
+    """Return the calls of the model per attempt, at most."""
+    return config.rounds if config.tools else 1
+
+
 def _missing_reason(name: str, view: View | None) -> str:
     """Return the reason that a view has no answer."""
     if view is None:
@@ -419,7 +426,7 @@ def _missing_reason(name: str, view: View | None) -> str:
     return f"{name}: {view.failure or 'no answer in ' + excerpt(view.text)}"
 
 
-def _chosen_candidate(text: str, shown: Sequence[_Candidate]) -> _Candidate | None:
+def _chosen_candidate(text: str, shown: Sequence[Candidate]) -> Candidate | None:
     """Return the candidate whose number the last line states ("Candidate 2 is correct."), or None."""
     lines = text.strip()[-500:].splitlines()
     match = _CANDIDATE_CHOICE.fullmatch(lines[-1].strip()) if lines else None

@@ -1,0 +1,194 @@
+"""Requests to reviewers and the chair, and the reading of their replies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nfilter import (
+    Agent,
+    AgentRun,
+    Completion,
+    Context,
+    Fence,
+    Request,
+    Sample,
+    Sampling,
+    Tool,
+    ToolUse,
+    View,
+    run_agents,
+)
+from nfilter_panel.config import ChairConfig, PanelConfig, ReviewerConfig
+from nfilter_panel.opinions import Case, Opinion, Phase
+
+_SIGN = re.compile(r"[^\W_]")
+CHAIR = "chair"
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Who is asked about which row in which phase: a reviewer by place, or the chair (``place`` -1)."""
+
+    case: Case
+    place: int
+    phase: Phase
+
+
+class Asking:
+    """Asks the members of a panel, side by side for each model."""
+
+    def __init__(self, config: PanelConfig, ctx: Context) -> None:
+        self._config = config
+        self._ctx = ctx
+
+    def ask(self, seats: Sequence[Seat]) -> None:
+        """Ask each seat once; unreadable replies are requested again. Opinions and steps go to the cases."""
+        by_model: dict[str, list[Seat]] = {}
+        for seat in seats:
+            by_model.setdefault(self._member(seat).llm, []).append(seat)
+        for llm, group in by_model.items():
+            self._ask_model(llm, group)
+
+    def _ask_model(self, llm: str, seats: Sequence[Seat]) -> None:
+        attempts = [0] * len(seats)
+        asked = [self._asked(seat, 0) for seat in seats]
+
+        def again(number: int, run: AgentRun) -> Agent | None:
+            seat, (_, fence) = seats[number], asked[number]
+            seat.case.count(run)
+            opinion = self._read(seat.case.sample, run.completion, fence)
+            if opinion.answer is None and attempts[number] < self._config.retries:
+                attempts[number] += 1
+                asked[number] = self._asked(seat, attempts[number])
+                return asked[number][0]
+            self._take(seat, opinion, run, fence)
+            return None
+
+        run_agents(self._ctx.model(llm), [agent for agent, _ in asked], again)
+
+    def _take(self, seat: Seat, opinion: Opinion, run: AgentRun, fence: Fence) -> None:
+        case = seat.case
+        who = CHAIR if seat.phase == "chair" else self._config.names[seat.place]
+        case.record(who, seat.phase, opinion, run, fence)
+        if seat.phase == "chair":
+            case.chair = opinion
+        elif opinion.answer is not None or seat.phase == "alone":
+            # After an unreadable reply in the exchange, the first answer stands.
+            case.opinions[seat.place] = opinion
+
+    def _member(self, seat: Seat) -> ReviewerConfig | ChairConfig:
+        if seat.phase == "chair":
+            assert self._config.chair is not None
+            return self._config.chair
+        return self._config.reviewers[seat.place]
+
+    def _asked(self, seat: Seat, attempt: int) -> tuple[Agent, Fence]:
+        """Return the agent of an attempt, and the fence of its prompt."""
+        config, member, sample = self._config, self._member(seat), seat.case.sample
+        temperature = config.temperature
+        if attempt:
+            temperature = max(temperature, config.retry_temperature)
+        seed = 0
+        if temperature > 0:
+            key = f"{sample.id}\x1f{seat.phase}\x1f{seat.place}\x1f{attempt}"
+            seed = self._ctx.rng(key).getrandbits(31)
+        shown = self._shown(seat)
+        variables = {**question_of(sample, self._ctx), **shown}
+        fence = Fence.around(sample.id, variables)
+        prompt = config.exchange_prompt if seat.phase == "exchange" else member.prompt
+        messages = self._ctx.prompt(prompt).render(
+            **variables, instructions=member.instructions, fence=fence.code
+        )
+        request = Request(
+            messages,
+            Sampling(max_tokens=config.max_tokens, temperature=temperature, seed=seed),
+            sample_id=sample.id,
+            draw=attempt,
+        )
+        texts = tuple(text for each in shown.values() for text in _texts(each))
+        return Agent(request, self._tools(member.tools), sample, texts, config.rounds), fence
+
+    def _tools(self, uses: Sequence[ToolUse]) -> Mapping[str, Tool]:
+        return self._ctx.tools(uses) if uses else {}
+
+    def _shown(self, seat: Seat) -> dict[str, Any]:
+        """Return what a member sees beside the question: answers without names, in an order of its own."""
+        case, sample = seat.case, seat.case.sample
+        rng = self._ctx.rng(f"{sample.id}\x1forder\x1f{seat.phase}\x1f{seat.place}")
+        candidates = [
+            {"answer": view.answer, "reasoning": self._cut(view.reasoning)}
+            for view in (View.of(sample, name) for name in self._config.views)
+            if view is not None and view.answer is not None
+        ]
+        rng.shuffle(candidates)
+        shown: dict[str, Any] = {"candidates": candidates, "own": None, "others": []}
+        if seat.phase != "alone":
+            known = case.first if seat.phase == "exchange" else case.opinions
+            others = [
+                self._stated(each) for place, each in sorted(known.items()) if place != seat.place
+            ]
+            rng.shuffle(others)
+            shown["others"] = others
+        if seat.phase == "exchange":
+            shown["own"] = self._stated(case.first[seat.place])
+        return shown
+
+    def _stated(self, opinion: Opinion) -> dict[str, str | None]:
+        return {"answer": opinion.answer, "reasoning": self._cut(opinion.reasoning)}
+
+    def _cut(self, text: str | None) -> str | None:
+        most = self._config.reason_characters
+        return text if text is None or len(text) <= most else f"{text[:most]}..."
+
+    def _read(self, sample: Sample, reply: Completion, fence: Fence) -> Opinion:
+        """Read the answer behind the code; other text, such as an echo of the data, does not count."""
+        text = fence.without(reply.text)
+        if reply.failure is not None:
+            return Opinion(None, text, failure=f"{reply.failure.kind}: {reply.failure.detail}")
+        if reply.finish == "length":
+            return Opinion(None, text, failure="cut off at max_tokens")
+        stated = fence.behind(reply.text, "Answer")
+        if stated is None:
+            failure = "no line states the answer" if _SIGN.search(text) else "the reply is empty"
+            return Opinion(None, text, failure=failure)
+        if self._ctx.answers.kind != "text":
+            stated = stated.strip().split("\n", 1)[0]
+        answer = self._ctx.answers.parse(f"Answer: {stated}", sample)
+        if answer is None:
+            return Opinion(None, text, failure="the answer cannot be read")
+        return Opinion(answer, text, _reasons(text, reply.reasoning))
+
+
+def question_of(sample: Sample, ctx: Context) -> dict[str, Any]:
+    """Return the variables of every template: the question without its response, so that no reviewer sees the label."""
+    turns = list(sample.context)
+    last = max((place for place, turn in enumerate(turns) if turn.role == "user"), default=None)
+    options = ctx.answers.options(sample)
+    return {
+        "query": sample.query,
+        "system": "\n\n".join(turn.content for turn in turns if turn.role == "system"),
+        "history": [
+            {"role": turn.role, "content": turn.content}
+            for place, turn in enumerate(turns)
+            if turn.role != "system" and place != last
+        ],
+        "options": None if options is None else list(options),
+        "kind": ctx.answers.kind,
+    }
+
+
+def _reasons(text: str, thoughts: str | None) -> str | None:
+    """Return the text, or the thoughts before it if it is only one line."""
+    return text.strip() if "\n" in text.strip() else thoughts
+
+
+def _texts(value: Any) -> list[str]:
+    """Return all texts in lists and mappings."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        return [text for each in value.values() for text in _texts(each)]
+    return [text for each in value for text in _texts(each)] if isinstance(value, list) else []

@@ -23,6 +23,7 @@ from nfilter import (
     ToolArgs,
     ToolCall,
     ToolCost,
+    ToolError,
     ToolResult,
     ToolSite,
     run_agents,
@@ -183,6 +184,19 @@ def test_wrong_arguments_are_a_result_that_the_model_reads() -> None:
     }
     # What the failed result repeats is no request of the data.
     assert not run.steps[1].result.failed
+
+
+def test_what_a_failed_result_says_to_write_may_be_called() -> None:
+    class Picky(Times):
+        def call(self, args: TimesArgs, row: Sample | None) -> ToolResult:
+            if args.a > 100:
+                raise ToolError("a is too large; call times with a 12 and b 7")
+            return super().call(args, row)
+
+    tool = Picky(StageConfig(), ToolSite(Path()))
+    run, _ = talk([asks(call(120, 7)), asks(call(12, 7)), Completion("84")], tool)
+    assert [step.result.failed for step in run.steps] == [True, False]
+    assert tool.calls == [(12, 7)]
 
 
 @pytest.mark.parametrize("where", ["row", "label", "shown", "result"])

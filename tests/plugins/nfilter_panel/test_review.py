@@ -176,6 +176,9 @@ def test_a_chair_decides_where_reviewers_disagree(panel: Any, said: Said, make_r
     # With a chair every reviewer is heard.
     assert len(kit.asked()) == 7
     assert kit.asked()[-1] == ("eva", "chair")
+    kit = panel(rows, decide="chair")
+    outs = kit.run(*(make_row("90", f"r{n}") for n in range(6)))
+    assert [out.notes["panel"]["calls"] for out in outs] == [7] * 6
     kit = panel(said(["84", "84", "84"], chair="86"), decide="chair")
     (out,) = kit.run(make_row("90"))
     assert (out.response, len(kit.asked())) == ("84", 3)

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from nfilter import Completion, ToolCall
-from nfilter.testing import FakeGenerator, check_sample_stage
+from nfilter.testing import FakeContext, FakeEncoder, FakeGenerator, check_sample_stage
 from nfilter_robustft.review import Review, ReviewConfig
 
 SPLIT = {"context": "84", "reasoning": "90"}
@@ -104,6 +104,32 @@ def test_a_call_that_data_asks_for_is_refused(sample, review, where):
     rows = [sample(1, query, label, views=views, flagged=True)]
     (out,) = review(rows, FakeGenerator(computed), tools=["calculator"], retries=0)
     assert "refused, because text of the data asks for this very call" in json.dumps(out.notes["review"]["steps"])  # fmt: skip
+
+
+def test_neighbours_are_those_of_the_rows_that_the_stage_receives(sample):
+    def answer(request):
+        results = [turn.content for turn in request.messages if turn.role == "tool"]
+        if not results:
+            return Completion("", tool_calls=(ToolCall("neighbours", '{"k": 2}'),))
+        seen.append(results[0])
+        code = re.findall(r"^BEGIN (\w+)$", request.messages[0].content, re.MULTILINE)[0]
+        return Completion(f"Answer {code}: 84")
+
+    seen = []
+    others = [sample(key, text, "LABEL") for key, text in (("a", "12 * 7 is?"), ("b", "a heron"))]
+    row = sample(1, QUERY, "90", views=SPLIT, flagged=True)
+    ctx = FakeContext(
+        models={"m": FakeGenerator(answer), "encoder": FakeEncoder()},
+        answers="number",
+        stage_rows=[row, *others],
+    )
+    config = ReviewConfig(llm="m", tools=["neighbours"])
+    (out,) = check_sample_stage(Review, config, [row], ctx)
+    assert out.response == "84"
+    assert "question: 12 * 7 is?" in seen[0]
+    assert "LABEL" not in seen[0]
+    # What other rows say is data, behind a fence.
+    assert seen[0].startswith("What stands between the two lines")
 
 
 def test_the_plan_counts_rounds():

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from nfilter import Generates, Needs, StageConfig, Tools
+from nfilter import (
+    GeneratorName,
+    PromptName,
+    ReplyTokens,
+    Retries,
+    StageConfig,
+    Temperature,
+    Tools,
+)
 
 _TOOLS = Field(default=(), description="Tools that it may call, each a name or {use: NAME, ...}.")
 
@@ -14,7 +22,7 @@ _TOOLS = Field(default=(), description="Tools that it may call, each a name or {
 class ReviewerConfig(StageConfig):
     """One reviewer: a model, and what it pays attention to."""
 
-    llm: Annotated[str, Needs(Generates)] = Field(description="The model that is asked.")
+    llm: GeneratorName
     name: str = Field(
         default="", max_length=40, description="Its name in notes; by default its place, 1 to 9."
     )
@@ -30,11 +38,11 @@ class ReviewerConfig(StageConfig):
 class ChairConfig(StageConfig):
     """The chair, which reads the answers of all reviewers and decides."""
 
-    llm: Annotated[str, Needs(Generates)] = Field(description="The model that is asked.")
+    llm: GeneratorName
     instructions: str = Field(
         default="", max_length=4000, description="What it pays attention to; a part of its prompt."
     )
-    prompt: str = Field(default="panel/chair", description="The template, folder/name.")
+    prompt: PromptName = "panel/chair"
     tools: Tools = _TOOLS
 
 
@@ -88,16 +96,9 @@ class PanelConfig(StageConfig):
         le=32,
         description="Calls of a model with tools per reply, at most, 2 to 32; the last one has to answer.",
     )
-    max_tokens: int = Field(default=1024, ge=1, description="Tokens per reply, at most.")
-    temperature: float = Field(
-        default=0.0, ge=0, description="Sampling temperature; 0 is greedy decoding."
-    )
-    retries: int = Field(
-        default=2,
-        ge=0,
-        le=16,
-        description="Times that an unreadable reply is requested again, 0 to 16.",
-    )
+    max_tokens: ReplyTokens = 1024
+    temperature: Temperature = 0.0
+    retries: Retries = 2
     retry_temperature: float = Field(
         default=0.7,
         gt=0,

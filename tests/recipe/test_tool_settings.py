@@ -134,11 +134,6 @@ def test_tools_are_looked_up_and_get_all_their_settings(read: Callable[..., Reci
     assert Recipe.from_dict(dumped, recipe.plugins).samples[0].config == use.config
 
 
-@pytest.mark.types(
-    "a list of tools is needed, such as [calculator, {use: lookup, path: docs}]",
-    "is named twice; a model calls a tool by its name, so keep one",
-    "the name of a tool is needed, or {use: NAME, ...}, not",
-)
 @pytest.mark.parametrize(
     ("tools", "says"),
     [

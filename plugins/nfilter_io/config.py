@@ -1,9 +1,9 @@
-"""Configurations of the sources, and the protocol of their shared settings."""
+"""Configurations of the sources, and their shared settings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Final, Literal, Protocol
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -25,33 +25,6 @@ _File = Annotated[
         description="The file: a path, relative to the recipe's folder, or an address: https://HOST/FILE, s3://BUCKET/FILE, "
         "gs://BUCKET/FILE, hf://datasets/OWNER/NAME/FILE."
     ),
-]
-_Shape = Annotated[
-    ShapeName, Field(description="What the columns are; auto finds it out from the first rows.")
-]
-_Columns = Annotated[
-    Columns,
-    Field(description="The column of each role of the shape, such as {prompt: q, response: a}."),
-]
-_Id = Annotated[
-    str | None, Field(description="The column of the ids; null takes id, if it exists.")
-]
-_Truth = Annotated[
-    str | None, Field(description="The column of the true labels; no stage sees it, metrics do.")
-]
-_Weight = Annotated[
-    str | None,
-    Field(
-        description="The column of the row's weight in the loss, at least 0; an empty cell is 1."
-    ),
-]
-_IndexBase = Annotated[
-    Literal[0, 1] | None,
-    Field(description="The first index of answers that are indices of options; null guesses it."),
-]
-_Labels = Annotated[
-    Labels | None,
-    Field(description="The classes of the shape label, in the order of their indices."),
 ]
 _Encoding = Annotated[str, Field(description="The encoding of the text, by Python's name.")]
 _LineLimit = Annotated[int, Field(ge=1, description="Bytes of a row, at most.")]
@@ -94,70 +67,61 @@ _ALSO_KNOWN_FILES: Final = {
 }
 
 
-class Settings(Protocol):
+class RowSettings(StageConfig):
     """Settings of every source.
 
     ``columns`` maps a role of the shape (``question``) to a column of the data (``q``), or ``options`` to several
-    columns. ``id`` is the column of the ids, by default ``id`` if it exists. ``truth`` is the column of the true labels,
-    which samples never contain. ``weight`` is the column of the row's weight in the training loss, a finite number of at
-    least 0; an empty cell means 1. ``index_base`` is the first index of answers that are option indices, by default guessed
-    from the first rows. ``labels`` names the classes of the shape ``label`` in the order of their indices, by default
-    those of the schema or of the column.
+    columns. Samples never contain the column ``truth``. ``weight`` is a finite number of at least 0. ``index_base`` is by default
+    guessed from the first rows; ``labels`` are by default those of the schema or of the column.
     """
 
-    @property
-    def path(self) -> str: ...
-    @property
-    def shape(self) -> ShapeName: ...
-    @property
-    def columns(self) -> Columns: ...
-    @property
-    def id(self) -> str | None: ...
-    @property
-    def truth(self) -> str | None: ...
-    @property
-    def weight(self) -> str | None: ...
-    @property
-    def index_base(self) -> Literal[0, 1] | None: ...
-    @property
-    def labels(self) -> Labels | None: ...
+    path: str = Field(description="The file or folder.")
+    shape: ShapeName = Field(
+        default="auto", description="What the columns are; auto finds it out from the first rows."
+    )
+    columns: Columns = Field(
+        default_factory=dict,
+        description="The column of each role of the shape, such as {prompt: q, response: a}.",
+    )
+    id: str | None = Field(
+        default=None, description="The column of the ids; null takes id, if it exists."
+    )
+    truth: str | None = Field(
+        default=None,
+        description="The column of the true labels; no stage sees it, metrics do.",
+    )
+    weight: str | None = Field(
+        default=None,
+        description="The column of the row's weight in the loss, at least 0; an empty cell is 1.",
+    )
+    index_base: Literal[0, 1] | None = Field(
+        default=None,
+        description="The first index of answers that are indices of options; null guesses it.",
+    )
+    labels: Annotated[Labels | None, Field(description="The classes of the shape label, in the order of their indices.")] = None  # fmt: skip
 
 
-class JsonLinesConfig(StageConfig):
+class JsonLinesConfig(RowSettings):
     """Settings of a file with one JSON object per line; ``max_line_bytes`` is the maximum size of a row."""
 
     also_known: ClassVar[Mapping[str, str]] = _ALSO_KNOWN_FILES
 
     path: _File
-    shape: _Shape = "auto"
-    columns: _Columns = Field(default_factory=dict)
-    id: _Id = None
-    truth: _Truth = None
-    weight: _Weight = None
-    index_base: _IndexBase = None
-    labels: _Labels = None
     encoding: _Encoding = "utf-8"
     max_line_bytes: _LineLimit = LINE_LIMIT
 
 
-class JsonConfig(StageConfig):
+class JsonConfig(RowSettings):
     """Settings of a file with one JSON list of objects, of at most ``max_bytes``."""
 
     also_known: ClassVar[Mapping[str, str]] = _ALSO_KNOWN_FILES
 
     path: _File
-    shape: _Shape = "auto"
-    columns: _Columns = Field(default_factory=dict)
-    id: _Id = None
-    truth: _Truth = None
-    weight: _Weight = None
-    index_base: _IndexBase = None
-    labels: _Labels = None
     encoding: _Encoding = "utf-8"
     max_bytes: int = Field(default=FILE_LIMIT, ge=1, description="Bytes of the file, at most.")
 
 
-class CsvConfig(StageConfig):
+class CsvConfig(RowSettings):
     """Settings of a table with a header line. ``delimiter`` is by default a tab for ``.tsv``, else a comma.
 
     ``max_line_bytes`` is the maximum size of a record, which may span several lines inside quotes.
@@ -169,13 +133,6 @@ class CsvConfig(StageConfig):
     }
 
     path: _File
-    shape: _Shape = "auto"
-    columns: _Columns = Field(default_factory=dict)
-    id: _Id = None
-    truth: _Truth = None
-    weight: _Weight = None
-    index_base: _IndexBase = None
-    labels: _Labels = None
     encoding: _Encoding = "utf-8"
     max_line_bytes: _LineLimit = LINE_LIMIT
     delimiter: Annotated[str, Field(pattern=r'^[^"\r\n]$')] | None = Field(
@@ -184,32 +141,18 @@ class CsvConfig(StageConfig):
     )
 
 
-class ParquetConfig(StageConfig):
+class ParquetConfig(RowSettings):
     """Settings of a Parquet file."""
 
     also_known: ClassVar[Mapping[str, str]] = _ALSO_KNOWN_FILES
 
     path: _File
-    shape: _Shape = "auto"
-    columns: _Columns = Field(default_factory=dict)
-    id: _Id = None
-    truth: _Truth = None
-    weight: _Weight = None
-    index_base: _IndexBase = None
-    labels: _Labels = None
 
 
-class DatasetsConfig(StageConfig):
+class DatasetsConfig(RowSettings):
     """Settings of a folder written by ``datasets.save_to_disk``; ``split`` selects one of several splits."""
 
     also_known: ClassVar[Mapping[str, str]] = ALSO_KNOWN
 
     path: _Path
-    shape: _Shape = "auto"
-    columns: _Columns = Field(default_factory=dict)
-    id: _Id = None
-    truth: _Truth = None
-    weight: _Weight = None
-    index_base: _IndexBase = None
-    labels: _Labels = None
     split: str | None = Field(default=None, description="The split, where the folder has several.")

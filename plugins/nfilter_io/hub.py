@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final
 
 from pydantic import Field
 
@@ -23,7 +23,7 @@ from nfilter import (
     first_line,
     missing_package,
 )
-from nfilter_io.config import ALSO_KNOWN, Columns, Labels, ShapeName
+from nfilter_io.config import ALSO_KNOWN, RowSettings
 from nfilter_io.remote import HUB, OWN_HOSTS
 from nfilter_io.rows import Rows
 from nfilter_io.tables import arrow_rows, choose_split, class_names
@@ -32,7 +32,7 @@ _ID: Final = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}", re.ASCII)
 
 
-class HubConfig(StageConfig):
+class HubConfig(RowSettings):
     """Settings of a dataset of the hub. Its data files are read; code in it is never run."""
 
     also_known: ClassVar[Mapping[str, str]] = {
@@ -60,21 +60,6 @@ class HubConfig(StageConfig):
     streaming: bool = Field(
         default=False,
         description="Read over the network at every pass instead of keeping a copy in the cache.",
-    )
-    shape: ShapeName = Field(default="auto", description="The layout of a row; by default guessed.")
-    columns: Columns = Field(
-        default_factory=dict, description="Which column has which role: {prompt: COLUMN, ...}."
-    )
-    id: str | None = Field(default=None, description="The column of the ids.")
-    truth: str | None = Field(default=None, description="The column of the true labels.")
-    weight: str | None = Field(
-        default=None, description="The column of the row's weight in the training loss."
-    )
-    index_base: Literal[0, 1] | None = Field(
-        default=None, description="The first index of answers that are indices of options."
-    )
-    labels: Annotated[Labels | None, Field(description="The names of the classes, by index.")] = (
-        None
     )
 
 

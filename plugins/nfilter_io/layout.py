@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from nfilter import SourceError, did_you_mean
 from nfilter_io.cells import RowError, load_cell, quoted
-from nfilter_io.config import Settings
+from nfilter_io.config import RowSettings
 from nfilter_io.dataset_purpose import other_purpose
 from nfilter_io.label_sets import Classes, looks_like_classes
 from nfilter_io.multiple_choice import (
@@ -154,7 +154,7 @@ class Layout:
         return out
 
 
-def guess_layout(rows: Sequence[Mapping[str, Any]], config: Settings, *, whole: bool) -> Layout:
+def guess_layout(rows: Sequence[Mapping[str, Any]], config: RowSettings, *, whole: bool) -> Layout:
     """Return the layout of a file with the first rows ``rows``; ``whole``: these are all rows.
 
     Raises:
@@ -175,7 +175,7 @@ def guess_layout(rows: Sequence[Mapping[str, Any]], config: Settings, *, whole: 
     return _with_forms(layout, rows, config.index_base) if shape == "choice" else layout
 
 
-def _check_named(counts: Mapping[str, int], config: Settings, *, whole: bool) -> None:
+def _check_named(counts: Mapping[str, int], config: RowSettings, *, whole: bool) -> None:
     named = [("id", config.id)]
     if whole:  # only a few late rows may have true labels or weights
         named += [("truth", config.truth), ("weight", config.weight)]
@@ -212,14 +212,14 @@ def _suggestion(column: str, counts: Mapping[str, int]) -> str:
     return suggestion if suggestion.endswith("?") else "."
 
 
-def _id_column(counts: Mapping[str, int], config: Settings) -> str | None:
+def _id_column(counts: Mapping[str, int], config: RowSettings) -> str | None:
     if config.id is not None:
         return config.id
     return "id" if "id" in counts and config.truth != "id" else None
 
 
 def _matching_shapes(
-    names: Sequence[str], rows: Sequence[Mapping[str, Any]], config: Settings
+    names: Sequence[str], rows: Sequence[Mapping[str, Any]], config: RowSettings
 ) -> tuple[dict[str, dict[str, Column]], dict[str, str]]:
     """Return the shapes that fit, with their columns, and those that fit with an ambiguous column."""
     configured = _configured_columns(config)
@@ -278,7 +278,7 @@ def _known_roles(shape: str) -> set[str]:
     return set(ROLES[shape]) | {alias for names in ROLES[shape].values() for alias in names}
 
 
-def _configured_columns(config: Settings) -> dict[str, Column]:
+def _configured_columns(config: RowSettings) -> dict[str, Column]:
     known = (
         set().union(*(_known_roles(shape) for shape in ROLES))
         if config.shape == "auto"
@@ -418,7 +418,7 @@ def _listed(names: Sequence[str] | Mapping[str, int]) -> str:
 
 
 def _layout_error(
-    config: Settings,
+    config: RowSettings,
     names: Sequence[str],
     matches: Mapping[str, Mapping[str, Column]],
     unclear: Mapping[str, str],

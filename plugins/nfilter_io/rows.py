@@ -13,7 +13,7 @@ from typing import Any, Final
 from nfilter import JSON, Row, Sample, SeenTexts, SourceError, Unreadable, hash_of
 from nfilter_io import shapes
 from nfilter_io.cells import Record, RowError, as_text, clean, quoted, record_excerpt
-from nfilter_io.config import Settings
+from nfilter_io.config import RowSettings
 from nfilter_io.label_sets import MAX_CLASSES, Classes, distinct_classes
 from nfilter_io.layout import PEEK, Layout, guess_layout
 
@@ -33,7 +33,7 @@ class Rows:
 
     def __init__(
         self,
-        config: Settings,
+        config: RowSettings,
         records: Records,
         *,
         nan_is_null: bool = False,

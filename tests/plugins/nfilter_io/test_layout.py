@@ -115,7 +115,7 @@ def test_unambiguous_shapes_are_guessed_and_described(
 
 
 def source_dir(source: Any) -> Any:
-    return source.rows._records.__closure__[1].cell_contents.parent
+    return source.rows._records.__closure__[0].cell_contents
 
 
 @pytest.mark.parametrize(

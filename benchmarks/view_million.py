@@ -35,6 +35,7 @@ _FILTERS = (
     {"sort": "borderline"},
     {"text": "word0042"},
     {"text": "word00"},
+    {"text": "wo"},
     {"stage": "02-robustft.review"},
 )
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +16,13 @@ from typing import Any
 import pytest
 
 from nfilter import AllowedHosts, Row, SourceError
+from nfilter.store.files import read_jsonl
 from nfilter_io.remote import Copy, fetch, hosts_of, is_address, local_path, parse
 from nfilter_io.sources import Datasets, JsonLines
 from tests.plugins.nfilter_io.conftest import SOURCES, write_rows
 from tests.plugins.nfilter_io.file_server import Answer, Files, serving
+from tests.plugins.nfilter_io.hub_mirror import Mirror
+from tests.plugins.nfilter_io.hub_mirror import serving as mirroring
 
 fsspec = pytest.importorskip("fsspec")
 pytest.importorskip("aiohttp")
@@ -344,3 +349,31 @@ def test_a_package_that_is_not_installed_is_named(
     allowed = AllowedHosts(frozenset(hosts_of(path)))
     with pytest.raises(SourceError, match=rf"needs the package {package}.*'nfilter\[remote\]'"):
         fetch(path, allowed)
+
+
+def test_a_run_reads_a_file_of_the_hub_and_notices_a_new_one(tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    (tmp_path / "r.yaml").write_text(
+        'name: h\nsource: {use: jsonl, path: "hf://datasets/org/name/data/rows.jsonl"}\nsamples: [{use: entp.purge}]\n'
+    )
+    mirror = Mirror("org/name", {"data/rows.jsonl": lines(ROWS)})
+    with mirroring(mirror) as url:
+        # HF_ENDPOINT is read when the library is imported.
+        env = {
+            **os.environ,
+            "HF_ENDPOINT": url,
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_OFFLINE": "0",
+        }
+        command = [sys.executable, "-m", "nfilter", "run", "r.yaml"]
+
+        def kept() -> list[Any]:
+            done = subprocess.run(
+                command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            return list(read_jsonl(tmp_path / "runs" / "h" / "cleaned.jsonl"))
+
+        assert [row["prompt"] for row in kept()] == [row["prompt"] for row in ROWS]
+        mirror.files["data/rows.jsonl"] = lines(ROWS[:20])
+        assert len(kept()) == 20

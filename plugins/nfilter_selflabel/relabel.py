@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,10 +15,14 @@ class RelabelConfig(StageConfig):
     """``view``: the view with the model's own answer."""
 
     view: str = Field(default="base", description="The view with the model's own answer.")
+    write: Literal["auto", "answer", "reply"] = Field(
+        default="auto",
+        description="answer: the answer alone; reply: the whole reply; auto: the reply for the answer kind text, else the answer.",
+    )
 
 
 class Relabel:
-    """Stage that replaces every label by the model's reply, unless both have the same answer.
+    """Stage that replaces every label by the model's own answer, unless both have the same answer.
 
     A sample without an own answer is dropped, because its label cannot be replaced; so is one whose response calls tools. Pinned
     samples keep their label. It is a baseline of RobustFT (arXiv 2412.14922, Table 1): no label is trusted.
@@ -39,14 +43,16 @@ class Relabel:
         """Relabel the samples of the chunk."""
         views = views_of(chunk, self.config.view)
         same = agreeing(chunk, views, ctx)
+        write = self.config.write
+        reply = write == "reply" or (write == "auto" and ctx.answers.kind == "text")
         return [
-            relabelled(sample, view, agrees=agrees)
+            relabelled(sample, view, agrees=agrees, reply=reply)
             for sample, view, agrees in zip(chunk, views, same, strict=True)
         ]
 
 
-def relabelled(sample: Sample, view: View, *, agrees: bool) -> Sample:
-    """Return ``sample`` with the text of ``view`` as its label, with its label if they agree, or dropped without an answer."""
+def relabelled(sample: Sample, view: View, *, agrees: bool, reply: bool = True) -> Sample:
+    """Return ``sample`` with the ``reply`` or answer of ``view`` as its label, or its own if they agree, or dropped without one."""
     if sample.pinned:
         return sample.keep("pinned by a user: not changed")
     if agrees:
@@ -55,4 +61,5 @@ def relabelled(sample: Sample, view: View, *, agrees: bool) -> Sample:
         return sample.drop(f"the model has no own answer: {why_no_answer(view)}")
     if sample.calls_tools:
         return sample.drop("the response calls tools, and the own answer cannot replace it")
-    return sample.relabel(view.text.strip() or view.answer, "the own answer replaces the label")
+    text = view.text.strip() if reply else ""
+    return sample.relabel(text or view.answer, "the own answer replaces the label")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ def numbers(**models: Any) -> FakeContext:
 def test_self_label_replaces_every_label_by_the_own_answer() -> None:
     done = {s.id: s for s in check_sample_stage(Relabel, RelabelConfig(), ROWS, numbers())}
     assert {name: sample.response for name, sample in done.items() if not sample.dropped} == {
-        "same": "It is 4", "other": "The answer is 4.", "pinned": "5",
+        "same": "It is 4", "other": "4", "pinned": "5",
     }  # fmt: skip
     assert {name: sample.dropped for name, sample in done.items() if sample.dropped} == {
         "silent": "the model has no own answer: no answer can be read from the reply",
@@ -53,6 +54,21 @@ def test_self_label_replaces_every_label_by_the_own_answer() -> None:
         "missing": "the model has no own answer: there is no view 'base'",
     }
     assert done["other"].why == "the own answer replaces the label"
+
+
+@pytest.mark.parametrize(
+    ("write", "kind", "label"),
+    [
+        ("reply", "number", "The answer is 4."), ("answer", "number", "4"), ("auto", "number", "4"),
+        ("auto", "text", "The answer is 4."), ("answer", "text", "4"),
+    ],
+)  # fmt: skip
+def test_the_answer_or_the_whole_reply_is_written(write: Any, kind: str, label: str) -> None:
+    read = numbers().answers
+    answers: Any = SimpleNamespace(kind=kind, parse=read.parse, agree=read.agree)
+    ctx = FakeContext(answers=answers)
+    (done,) = check_sample_stage(Relabel, RelabelConfig(write=write), ROWS[1:2], ctx)
+    assert done.response == label
 
 
 def test_a_response_that_calls_tools_is_not_replaced_by_a_text() -> None:

@@ -145,6 +145,8 @@ class Contract:
         measures: The measures of each written view, with the model whose log-probabilities they use, or None:
             ``{"base": {"nll": "expert", "agreement": None}}``.
         ranks: The measures that the stage ranks by.
+        one_process: Why one process must see all chunks, in order; empty if several processes may each take some of them. Words
+            that complete "it runs in one process, because ...".
     """
 
     reads: frozenset[str] = frozenset()
@@ -163,6 +165,7 @@ class Contract:
     packages: Mapping[str, str] = field(default_factory=dict, hash=False)
     measures: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict, hash=False)
     ranks: tuple[Ranks, ...] = ()
+    one_process: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,6 +26,10 @@ from nfilter.cli.shared import (
     sound_recipe,
 )
 
+if TYPE_CHECKING:
+    from nfilter.engine.ranks.place import Place
+    from nfilter.engine.ranks.worker import Followed
+
 
 @main.command()
 @recipe_options
@@ -39,6 +43,11 @@ from nfilter.cli.shared import (
     is_flag=True,
     help="The run starts from the beginning; the existing run directory is renamed, its journal included.",
 )
+@click.option(
+    "--rank", metavar="K|auto",
+    help="This process is rank K of several that share the chunks of stages; auto reads the scheduler's environment.",
+)  # fmt: skip
+@click.option("--world", type=click.IntRange(min=1), help="The number of ranks.")
 @click.option("--quiet", is_flag=True, help="Print only warnings.")
 @json_option
 def run(
@@ -47,6 +56,8 @@ def run(
     out: Path | None,
     seeds: str | None,
     fresh: bool,
+    rank: str | None,
+    world: int | None,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -54,12 +65,17 @@ def run(
     from nfilter.engine import launch as launches
     from nfilter.engine import run as engine
     from nfilter.engine.pilot import directory_of
+    from nfilter.engine.ranks.place import Place
+    from nfilter.engine.ranks.worker import follow
     from nfilter.engine.seeds import run_seeds
     from nfilter.progress import reporter_for
     from nfilter.report.summary import summarise
     from nfilter.store.run_directory import set_aside
 
     launch = launches.Launch.of()
+    place = Place.of(rank, world)
+    if place.world > 1:
+        _refuse_with_ranks(place.world, processes=launch.size, seeds=seeds, fresh=fresh)
     plugins, loaded = sound_recipe(asked, out)
     reporter = reporter_for(quiet=quiet or as_json)
     if launch.rank:
@@ -68,6 +84,13 @@ def run(
     if warning := launches.single_process_warning():
         reporter.warning(warning)
     target = out or Path("runs") / loaded.name
+    tried = [directory_of(target) / "journal.db"]
+    if place.rank:
+        followed = follow(
+            loaded, plugins, target, place, limit=limit, reporter=reporter, lenders=tried
+        )
+        _say_followed(target, place, followed, as_json=as_json)
+        return
     every = _seeds(seeds) if seeds is not None else None
     aside = set_aside(target) if fresh else None
     if aside is not None:
@@ -78,14 +101,44 @@ def run(
         if every is not None:
             result = run_seeds(loaded, plugins, target, every, limit=limit, reporter=reporter)
         else:
-            tried = [directory_of(target) / "journal.db"]
             result = engine.run(
-                loaded, plugins, target, limit=limit, reporter=reporter, lenders=tried
-            )
+                loaded, plugins, target,
+                limit=limit, reporter=reporter, lenders=tried, place=place,
+            )  # fmt: skip
     if as_json:
         click.echo(json.dumps({"directory": str(result.directory), **result.metrics}))
         return
     summarise(result.directory, result.metrics, console())
+
+
+def _refuse_with_ranks(world: int, *, processes: int, seeds: str | None, fresh: bool) -> None:
+    from nfilter.api.errors import RecipeError
+
+    if processes > 1:
+        raise RecipeError(
+            f"--world {world} shares the chunks of stages, and torchrun or accelerate started {processes} processes for one "
+            "training; use one of the two: leave out --rank and --world, or start without torchrun"
+        )
+    if seeds is not None:
+        raise RecipeError(
+            f"--world {world} runs one seed; leave out --seeds, and start one run per seed: --set seed=1 --out runs/seed-1"
+        )
+    if fresh:
+        raise RecipeError(
+            f"--fresh would rename the directory in which other ranks already work; leave out --fresh and choose another --out, "
+            f"or rename the directory before the {world} ranks start"
+        )
+
+
+def _say_followed(target: Path, place: Place, followed: Followed, *, as_json: bool) -> None:
+    if as_json:
+        done = {"chunks": followed.chunks, "stages": followed.stages}
+        click.echo(json.dumps({"directory": str(target), "rank": place.rank, **done}))
+        return
+    chunks = f"{followed.chunks} {'chunk' if followed.chunks == 1 else 'chunks'}"
+    click.echo(
+        plain(f"rank {place.rank} of {place.world}: {chunks} processed; {target} has the results")
+    )
 
 
 def _seeds(text: str) -> list[int]:
@@ -102,10 +155,20 @@ def _seeds(text: str) -> list[int]:
 
 @main.command()
 @recipe_options
+@click.option(
+    "--world",
+    type=click.IntRange(min=2),
+    help="Also list the stages that this number of ranks share, and why others are not shared.",
+)
 @json_option
-def check(asked: Asked, as_json: bool) -> None:
+def check(asked: Asked, world: int | None, as_json: bool) -> None:
     """Check a recipe without running it: names, settings, prompts, models, data. Load no model."""
-    _, loaded, report = checked_recipe(asked, data=True)
+    plugins, loaded, report = checked_recipe(asked, data=True)
+    if world is not None and not report.faults:
+        from nfilter.engine.ranks.division import shares
+
+        with attributed(plugins, "check"):
+            report.facts.extend(shares(loaded, world))
     if as_json:
         parts = ("faults", "warnings", "facts", "memory")
         click.echo(json.dumps({name: getattr(report, name) for name in parts}))

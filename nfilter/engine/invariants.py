@@ -160,9 +160,7 @@ def _check_new(
             f"{where} has parents {sample.parents!r}; name samples that the stage received"
         )
     if sample.id in given:
-        raise ContractError(
-            f"{where} has the id of an existing sample; Sample.made creates a new id"
-        )
+        raise taken(stage, sample)
     inherited = {key for parent in sample.parents if parent in old for key in old[parent].notes}
     stray = sorted(set(sample.notes) - contract.writes - inherited)
     if stray:
@@ -176,6 +174,13 @@ def _check_new(
     _check_weight(where, sample)
     _check_json(stage, sample, sorted(sample.notes))
     _check_text(where, sample)
+
+
+def taken(stage: str, sample: Sample) -> ContractError:
+    """Return the error for a new sample whose id is in use."""
+    return ContractError(
+        f"{stage}: new sample {sample.id!r} has the id of an existing sample; Sample.made creates a new id"
+    )
 
 
 def _check_one(stage: str, contract: Contract, was: Sample, now: Sample) -> None:

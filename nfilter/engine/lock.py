@@ -21,27 +21,31 @@ from nfilter.store.files import publishing
 
 
 def write_lock(path: Path, recipe: Recipe, prompts: Prompts, pool: ModelPool) -> None:
-    """Publish the lock file; a model's hash is the one that keys its answers and adapters."""
-    files = recipe.plugins.files
+    """Publish the lock file."""
     value = {
         **recipe.dump(),
-        "lock": {
-            "base_dir": str(recipe.base_dir),
-            "versions": versions(),
-            "data": {
-                section: data_digest(used, recipe.base_dir)
-                for section, used in (("source", recipe.source), ("evaluate", recipe.test))
-                if used is not None
-            },
-            **({PLUGIN_FILES: record(files)} if files else {}),
-            "plugins": {item.name: item.origin for item in _items(recipe)},
-            "code": {"nfilter": core_code(), **{item.name: item.code for item in _items(recipe)}},
-            "models": {name: pool.backend(name).fingerprint() for name in _models(recipe)},
-            "prompts": {name: prompts.get(name).digest for name in _prompts(recipe)},
-        },
+        "lock": {"base_dir": str(recipe.base_dir), **named_by(recipe, prompts, pool)},
     }
     with publishing(path) as out:
         yaml.safe_dump(value, out, sort_keys=False, allow_unicode=True)
+
+
+def named_by(recipe: Recipe, prompts: Prompts, pool: ModelPool) -> dict[str, dict[str, Any]]:
+    """Return hashes and versions of what a recipe names; a model's hash is the one that keys its answers and adapters."""
+    files = recipe.plugins.files
+    return {
+        "versions": versions(),
+        "data": {
+            section: data_digest(used, recipe.base_dir)
+            for section, used in (("source", recipe.source), ("evaluate", recipe.test))
+            if used is not None
+        },
+        **({PLUGIN_FILES: record(files)} if files else {}),
+        "plugins": {item.name: item.origin for item in _items(recipe)},
+        "code": {"nfilter": core_code(), **{item.name: item.code for item in _items(recipe)}},
+        "models": {name: pool.backend(name).fingerprint() for name in _models(recipe)},
+        "prompts": {name: prompts.get(name).digest for name in _prompts(recipe)},
+    }
 
 
 def answer_prompts(recipe: Recipe) -> set[str]:

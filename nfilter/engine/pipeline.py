@@ -179,16 +179,17 @@ def _run(
         state.journal.forget([label])
         state.log.warned.forget(lambda stage: stage.removesuffix(".train") == label)
     asks = each.use.item.cls.contract(each.use.config).calls
+    rows = -(-state.rows // state.executor.processes(each.use))
     file, identify = state.directory.path / PACES, partial(model_digest, state.recipe)
     ctx = state.context(
         label,
         each.stream,
         stage_rows=_rows(run.before),
-        pace=Pace(label, state.rows, asks, state.log, file, identify=identify),
+        pace=Pace(label, rows, asks, state.log, file, identify=identify),
         publish=partial(_offer, state, each, after),
         code=each.use.item.code,
     )
-    done = run_stage(run, kind_of, ctx, parts)
+    done = run_stage(run, kind_of, ctx, parts, state.executor)
     if not done.reused:
         ctx.finish()
     return done

@@ -22,6 +22,8 @@ from nfilter.engine.ledger import open_journal
 from nfilter.engine.lock import write_lock
 from nfilter.engine.lookup import prompts_of, site_of
 from nfilter.engine.pipeline import discard_others, sample_stages
+from nfilter.engine.ranks.leader import leading
+from nfilter.engine.ranks.place import ALL, Place
 from nfilter.engine.reviewed import apply_reviews
 from nfilter.engine.rows import CLEANED, DROPPED, write_rows
 from nfilter.engine.samples import live
@@ -70,6 +72,7 @@ def run(
     reporter: Reporter | None = None,
     pool: ModelPool | None = None,
     lenders: Sequence[Path] = (),
+    place: Place = ALL,
 ) -> RunResult:
     """Run a recipe into the directory ``out``; results of an earlier run of the same recipe are reused.
 
@@ -81,6 +84,7 @@ def run(
         reporter: Shows progress and messages; None shows nothing.
         pool: Models that several runs share; None builds them for this run.
         lenders: Journals of other runs; their answers are reused instead of calling a model.
+        place: Rank 0 among the ranks that share the chunks of stages; by default there is no other.
 
     Raises:
         NfilterError: a subclass, with the error and its remedy.
@@ -104,7 +108,7 @@ def run(
             plugins.announce(
                 "nfilter_run_started", RunStarted(recipe.name, out, recipe.seed), log.warning
             )
-            with state.ledger.recorded():
+            with leading(state, place) as state.executor, state.ledger.recorded():
                 with (
                     models.site.interrupt.installed(log.warning),
                     shown_once(log.reporter.warning, log.keep),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from nfilter.api.stages import Contract, Fits, State
 from nfilter.api.types import Sample
-from nfilter.engine.invariants import check_samples, create, decide, values_of
+from nfilter.engine.invariants import check_samples, create, decide, taken, values_of
 from nfilter.engine.stages import Chunk, Fit, StageRun
 from nfilter.models.context import RunContext
 from nfilter.store.artefacts import Artefact
@@ -68,6 +67,22 @@ class SampleKind:
             self._known |= {key: False for key in now if key not in self._known}
         return Chunk([*out, *now.values()], decisions)
 
+    def join(self, before: Sequence[Sample], after: Chunk[Sample]) -> None:
+        """Take note of the new samples of a chunk that another process made.
+
+        Raises:
+            ContractError: if one has the id of a sample of another chunk.
+        """
+        if not self._contract.new_samples:
+            return
+        known = {sample.id for sample in before}
+        for sample in after.samples:
+            if sample.id in known:
+                continue
+            if sample.id in self._known:
+                raise taken(self._label, sample)
+            self._known[sample.id] = False
+
     def count(self, before: Sequence[Sample], after: Chunk[Sample]) -> dict[str, int]:
         """Count the samples that are kept, dropped so far, relabelled and weighed."""
         counts = Counter(kept=0, dropped=0, changed=0, weighed=0)
@@ -86,6 +101,6 @@ def live(artefact: Artefact[Sample]) -> Iterator[Sample]:
 def _ids(run: StageRun[Sample]) -> dict[str, bool]:
     """Map every known id to whether the stage receives its sample."""
     ids = {sample.id: sample.dropped is None for sample in run.before.samples()}
-    complete = itertools.takewhile(run.after.has_chunk, itertools.count())
+    complete = filter(run.after.has_chunk, range(run.before.chunk_count()))
     made = (sample.id for index in complete for sample in run.after.chunk(index))
     return {**dict.fromkeys(made, False), **ids}

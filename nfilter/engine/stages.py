@@ -1,4 +1,7 @@
-"""The loop over stages: fit, chunk, call, verify, record, publish. It serves sample stages and token stages."""
+"""The loop over stages: fit, chunk, call, verify, record, publish. It serves sample stages and token stages.
+
+A ``Step`` processes any chunk of one stage; an ``Executor`` decides which process does which chunk.
+"""
 
 from __future__ import annotations
 
@@ -63,9 +66,90 @@ class StageKind(Protocol[T]):
         """
         ...
 
+    def join(self, before: Sequence[T], after: Chunk[T]) -> None:
+        """Take note of a chunk that another process made.
+
+        Raises:
+            ContractError: if it breaks an invariant together with other chunks.
+        """
+        ...
+
     def count(self, before: Sequence[T], after: Chunk[T]) -> dict[str, int]:
         """Count the outcomes of a chunk: ``kept``, ``dropped``, ``changed`` and others of this kind."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Step(Generic[T]):
+    """One stage that can process its chunks, in any order and in any process.
+
+    ``parts`` determine the stage's artefact; ``state`` is the published result of ``fit``.
+    """
+
+    run: StageRun[T]
+    parts: Mapping[str, Any]
+    contract: Contract
+    kind: StageKind[T]
+    stage: Any
+    state: State
+    ctx: RunContext
+
+    def process(self, before: Sequence[T]) -> Chunk[T]:
+        """Call the stage with one chunk of its input.
+
+        Raises:
+            ContractError: if the stage breaks an invariant.
+        """
+        return self.kind.process(self.stage, before, self.state, self.ctx)
+
+    def done(self, index: int, before: Sequence[T]) -> Chunk[T]:
+        """Return chunk ``index`` of the result; process and publish it if it is not published yet."""
+        after = self.run.after
+        if after.has_chunk(index):
+            return Chunk(after.chunk(index), list(after.decisions_of(index)))
+        done = self.process(before)
+        after.write_chunk(index, done.samples, done.decisions)
+        return done
+
+
+class Executor(Protocol):
+    """Decides which process does which chunk of a stage."""
+
+    def chunks(self, step: Step[T]) -> Iterator[tuple[Sequence[T], Chunk[T]]]:
+        """Yield every chunk before and after the stage, once, in any order; each is published when it is yielded."""
+        ...
+
+    def processes(self, use: Use) -> int:
+        """Return the number of processes that share the chunks of a stage."""
+        ...
+
+
+class OneProcess:
+    """Processes all chunks in this process, in order."""
+
+    def chunks(self, step: Step[T]) -> Iterator[tuple[Sequence[T], Chunk[T]]]:
+        """Yield every chunk, in order."""
+        for index, before in enumerate(step.run.before.chunks()):
+            yield before, step.done(index, before)
+
+    def processes(self, use: Use) -> int:
+        """Return 1."""
+        del use
+        return 1
+
+
+def step_of(
+    run: StageRun[T],
+    kind_of: Callable[[StageRun[T], Contract], StageKind[T]],
+    ctx: RunContext,
+    parts: Mapping[str, Any],
+    state_of: Callable[[StageKind[T], Any], State],
+) -> Step[T]:
+    """Return the step of a stage; ``state_of`` learns or reads the state of its ``fit``."""
+    stage = run.use.item.cls(run.use.config)
+    contract = contract_of(run.use.item.cls, run.use.config)
+    kind = kind_of(run, contract)
+    return Step(run, parts, contract, kind, stage, state_of(kind, stage), ctx)
 
 
 def run_stage(
@@ -73,6 +157,7 @@ def run_stage(
     kind_of: Callable[[StageRun[T], Contract], StageKind[T]],
     ctx: RunContext,
     parts: Mapping[str, Any],
+    executor: Executor,
 ) -> StageFinished:
     """Run one stage, or reuse the artefact of an earlier run if it has equal ``parts`` and is undamaged.
 
@@ -84,18 +169,15 @@ def run_stage(
     log_begun(run.label, begun, ctx.log)
     if begun.status == "reused":
         return _finished(run.label, run.after.summary(), 0.0, reused=True)
-    stage = run.use.item.cls(run.use.config)
-    contract = contract_of(run.use.item.cls, run.use.config)
-    kind = kind_of(run, contract)
-    state = _state(run, kind, stage, ctx)
-    counts = _chunks(run, kind, contract, lambda chunk: kind.process(stage, chunk, state, ctx), ctx)
+    step = step_of(run, kind_of, ctx, parts, lambda kind, stage: _state(run, kind, stage, ctx))
+    counts = _chunks(step, executor)
     seconds = time.monotonic() - start
     run.after.finish(
         {
             **counts,
             "samples": counts["kept"] + counts["dropped"],
             "seconds": seconds,
-            "report": dict(state.values).get("report"),
+            "report": dict(step.state.values).get("report"),
             "plugin": run.use.item.origin,
         }
     )
@@ -135,24 +217,14 @@ def _state(run: StageRun[T], kind: StageKind[T], stage: Any, ctx: RunContext) ->
     return state
 
 
-def _chunks(
-    run: StageRun[T],
-    kind: StageKind[T],
-    contract: Contract,
-    process: Callable[[Sequence[T]], Chunk[T]],
-    ctx: RunContext,
-) -> Mapping[str, int]:
+def _chunks(step: Step[T], executor: Executor) -> Mapping[str, int]:
     """Publish every chunk that is not published yet, and count the outcomes of all chunks."""
+    run, kind, contract = step.run, step.kind, step.contract
     counts = Counter(kind.count((), Chunk()))
     missing, received = set(contract.writes), 0
     summary = run.before.summary()
-    with ctx.progress(summary.get("samples") or summary.get("read"), run.label) as bar:
-        for index, before in enumerate(run.before.chunks()):
-            if run.after.has_chunk(index):
-                done = Chunk(run.after.chunk(index), list(run.after.decisions_of(index)))
-            else:
-                done = process(before)
-                run.after.write_chunk(index, done.samples, done.decisions)
+    with step.ctx.progress(summary.get("samples") or summary.get("read"), run.label) as bar:
+        for before, done in executor.chunks(step):
             shown = {sample.id for sample in kind.shown(before)}
             left_out = {sample.id for sample in before} - shown
             missing &= unwritten(

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from nfilter.api.errors import ContractError
 from nfilter.api.events import StageFinished
 from nfilter.api.stages import TokenLoss
 from nfilter.api.types import ModelRef, Sample, TokenSample
 from nfilter.engine import arms
 from nfilter.engine.ingest import Limit
 from nfilter.engine.ledger import Ledger
+from nfilter.engine.stages import Executor, OneProcess
 from nfilter.engine.step_position import step_position
 from nfilter.models.context import RunContext
 from nfilter.models.pace import Pace
@@ -32,7 +34,7 @@ class RunState:
     """One run in progress.
 
     ``finished`` and ``tokens_finished`` have the finished sample stages and token stages, ``published`` the models that stages
-    offer, by the stage's name in the recipe.
+    offer, by the stage's name in the recipe. ``rank`` is that of this process among those that share the chunks of stages.
     """
 
     recipe: Recipe
@@ -43,6 +45,8 @@ class RunState:
     prompts: Prompts
     log: RunLog
     limit: Limit
+    rank: int = 0
+    executor: Executor = field(default_factory=OneProcess)
     published: dict[str, ModelRef] = field(default_factory=dict)
     finished: list[StageFinished] = field(default_factory=list)
     tokens_finished: list[StageFinished] = field(default_factory=list)
@@ -112,7 +116,13 @@ class RunState:
     def train_for(
         self, stage: str, samples: Sequence[TokenSample], start: ModelRef | None
     ) -> ModelRef:
-        """Train a model for a stage, in a folder under models/."""
+        """Train a model for a stage, in a folder under models/.
+
+        Raises:
+            ContractError: on another rank than 0.
+        """
+        if self.rank:
+            raise only_in_fit(stage, "trains a model", self.rank)
         assert self.recipe.train is not None
         # One folder per model, because a later training of the stage starts from an earlier one. The name is without the
         # stage's number, which depends on the stages before it.
@@ -124,3 +134,11 @@ class RunState:
         self.at = stage
         assert done.ref is not None
         return done.ref
+
+
+def only_in_fit(stage: str, what: str, rank: int) -> ContractError:
+    """Return the error for a stage that does something in ``process`` which rank 0 alone may do."""
+    return ContractError(
+        f"{stage}: its process {what} on rank {rank}, which only rank 0 can publish; do it in fit, or write "
+        'one_process="each chunk ..." in the contract'
+    )

@@ -55,6 +55,9 @@ class TokenKind:
         ]
         return Chunk(returned, decisions)
 
+    def join(self, before: Sequence[TokenSample], after: Chunk[TokenSample]) -> None:
+        """Do nothing: a token stage makes no samples."""
+
     def count(self, before: Sequence[TokenSample], after: Chunk[TokenSample]) -> dict[str, int]:
         """Count samples with a weight, without one, and with changed weights; tokens masked and samples emptied by this stage."""
         pairs = list(zip(before, after.samples, strict=True))

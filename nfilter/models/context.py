@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nfilter.answers import build as build_answers
 from nfilter.answers import judged_by
-from nfilter.api.capabilities import CutsTexts
+from nfilter.api.capabilities import CutsTexts, CutTexts
 from nfilter.api.errors import RecipeError
 from nfilter.api.stages import AnswerKind, Progress, Template, TokenLoss
 from nfilter.api.tool_settings import LazyRows, ToolUse, build_tool
@@ -94,6 +95,7 @@ class RunContext:
         self._publish = publish
         self._scores = scores
         self._used: dict[str, Any] = {}
+        self._cut: dict[str, CutTexts] = {}
         self.answers: AnswerKind = answers_of(recipe, self)
 
     def model(self, name: str) -> JournaledModel:
@@ -180,15 +182,34 @@ class RunContext:
                 self.log.warning(
                     f"{self.stage}: {failed_calls_text(name, ended)}; `nfilter explain RUN ID` says for a row what was asked and why"
                 )
-        for name, backend in self._used.items():
-            found = backend.take_cut_texts() if isinstance(backend, CutsTexts) else None
-            if found is None or not found.cut or found.read == "mean":
+        self.add_cut_texts(self.take_cut_texts())
+        for name, found in self._cut.items():
+            if not found.cut or found.read == "mean":
                 continue
             end, other = ("end", "tail") if found.read == "head" else ("beginning", "head")
             self.log.warning(
                 f"{self.stage}: {found.cut} of {found.texts} texts are longer than the window of {name} ({found.window} "
                 f"tokens), which read their {found.read} alone; where the {end} matters, set {found.setting}: {other}, "
                 f"or {found.setting}: mean for all of it, on models: {name}"
+            )
+
+    def take_cut_texts(self) -> dict[str, CutTexts]:
+        """Return the counts of the encoders that the stage used, by model, since the last call."""
+        taken = {
+            name: backend.take_cut_texts()
+            for name, backend in self._used.items()
+            if isinstance(backend, CutsTexts)
+        }
+        return {name: found for name, found in taken.items() if found is not None}
+
+    def add_cut_texts(self, counted: Mapping[str, CutTexts]) -> None:
+        """Add counts, such as those of another process that ran a part of the stage, to what ``finish`` reports."""
+        for name, found in counted.items():
+            before = self._cut.get(name)
+            self._cut[name] = (
+                found
+                if before is None
+                else replace(found, cut=before.cut + found.cut, texts=before.texts + found.texts)
             )
 
     def publish_model(self, ref: ModelRef) -> None:

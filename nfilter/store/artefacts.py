@@ -19,6 +19,7 @@ from nfilter.store.files import (
     remove,
     seals_of,
     write_array,
+    write_bytes,
     write_json,
     write_jsonl,
     write_sealed,
@@ -62,10 +63,10 @@ class Begun(NamedTuple):
 
 def fingerprint_of(parts: Mapping[str, Any]) -> str:
     """Return one SHA-256 of the named ``parts`` that determine an artefact: config, code, models, input."""
-    return digest(_part_digests(parts))
+    return digest(part_digests(parts))
 
 
-def _part_digests(parts: Mapping[str, Any]) -> dict[str, str]:
+def part_digests(parts: Mapping[str, Any]) -> dict[str, str]:
     """Return one digest per part, so that a changed part can be named."""
     return {name: digest(part) for name, part in parts.items()}
 
@@ -90,7 +91,7 @@ class Artefact(Generic[T]):
 
     def begin(self, parts: Mapping[str, Any]) -> Begun:
         """Prepare the directory for an artefact with these ``parts``. Keep its content if the parts are equal and the files undamaged."""
-        current = _part_digests(parts)
+        current = part_digests(parts)
         try:
             old = self._parts()
             if old == current:
@@ -110,6 +111,10 @@ class Artefact(Generic[T]):
             return self.fingerprint() == fingerprint
         except DamageError:
             return False
+
+    def has_parts(self, parts: Mapping[str, Any]) -> bool:
+        """Whether the artefact has the fingerprint of these parts."""
+        return self.has_fingerprint(fingerprint_of(parts))
 
     def fingerprint(self) -> str | None:
         """Return the fingerprint; None if no stage began here.
@@ -162,6 +167,24 @@ class Artefact(Generic[T]):
         second = write_jsonl(beside, decisions)
         reach("chunk.decisions")
         self._add({chunk.name: first, beside.name: second})
+
+    def adopt_chunk(self, index: int, other: Artefact[T]) -> None:
+        """Publish chunk ``index`` of ``other``, an artefact of the same stage in another folder, byte for byte.
+
+        Raises:
+            DamageError: if ``other`` lacks the chunk, or it is damaged.
+        """
+        names = (self._chunk(index), _decisions(index))
+        data = {name: other._read(name) for name in names}
+        self._add({name: write_bytes(self.directory / name, each) for name, each in data.items()})
+
+    def in_folder(self, directory: Path) -> Artefact[T]:
+        """Return the artefact of the same stage in another folder."""
+        return Artefact(directory, self._chunks)
+
+    def chunk_count(self) -> int:
+        """Return the number of chunks that follow one another from the first."""
+        return next(index for index in itertools.count() if self._chunk(index) not in self._known())
 
     def chunk(self, index: int) -> list[T]:
         """Return the samples of one chunk.

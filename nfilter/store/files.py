@@ -327,7 +327,12 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> Seal:
 def _write_bytes(path: Path, write: Callable[[IO[bytes]], None]) -> Seal:
     buffer = io.BytesIO()
     write(buffer)
-    data, tally = buffer.getvalue(), Tally()
+    return write_bytes(path, buffer.getvalue())
+
+
+def write_bytes(path: Path, data: bytes) -> Seal:
+    """Publish a file with these bytes."""
+    tally = Tally()
     tally.add(data)
     with publishing_file(path) as part:
         part.write_bytes(data)

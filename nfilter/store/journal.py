@@ -23,7 +23,17 @@ from nfilter.api.errors import StoreError
 from nfilter.api.types import Completion, Failure, FailureKind, Message, Request, ToolCall
 from nfilter.store.failpoints import reach
 from nfilter.store.files import digest
-from nfilter.store.journal_tables import INSERT, OUTCOMES, SEALED, STAGES_WITHOUT_ANSWERS, TABLES
+from nfilter.store.journal_tables import (
+    ASKED_IN_STAGE,
+    INSERT,
+    INSERT_ONCE,
+    OF_STAGE,
+    OUTCOMES,
+    SEALED,
+    STAGES_WITHOUT_ANSWERS,
+    TABLES,
+    USED_IN_STAGE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +81,20 @@ class Journal:
         complain: Callable[[str], None] | None = None,
         *,
         repair: bool = True,
+        shared_memory: bool = True,
     ) -> None:
-        """``lenders`` are journals of finished runs, opened read-only; their answers are reused.
+        """``lenders`` are journals that nobody writes, opened read-only; their answers are reused.
 
         Damaged rows are removed and reported to ``complain``; ``may_lack_calls`` tells which stages used them. If ``repair``
-        is False, rows are neither verified nor removed.
+        is False, rows are neither verified nor removed. If ``shared_memory`` is False, the file is complete after every commit,
+        and another machine may read it between two commits.
 
         Raises:
             StoreError: if ``path`` is not a journal, or SQLite cannot read it.
         """
         self._lock = threading.Lock()
         self._path = path
-        self._lenders = tuple(lender for lender in lenders if lender.is_file())
+        self._lenders = tuple(lenders)
         self._damaged_stages: frozenset[str] = frozenset()
         self._any_stage_damaged = False
         self.lent = 0  # answers that this process reused from lenders
@@ -93,7 +105,8 @@ class Journal:
         # A damaged text may not be UTF-8; its seal, not the decoder, detects the damage.
         self._connection.text_factory = _text
         try:
-            self._connection.execute("PRAGMA journal_mode=WAL")
+            mode = "WAL" if shared_memory else "DELETE"
+            self._connection.execute(f"PRAGMA journal_mode={mode}")
             self._connection.execute("PRAGMA synchronous=FULL")
             for table in TABLES.values():
                 self._connection.execute(table)
@@ -198,11 +211,9 @@ class Journal:
             missing = [key for key in keys if key not in own and key not in lent]
             if not missing:
                 break
-            # A lender is no longer written, so it needs neither lock nor shared-memory file.
-            connection = sqlite3.connect(
-                f"{lender.resolve().as_uri()}?mode=ro&immutable=1", uri=True
-            )
-            connection.text_factory = _text
+            if not lender.is_file():
+                continue
+            connection = _unwritten(lender)
             try:
                 lent |= _among(connection, table, missing)
             except sqlite3.DatabaseError:
@@ -344,6 +355,40 @@ class Journal:
             ):
                 self._connection.executemany(statement, [(name,) for name in stages])
 
+    def lend(self) -> None:
+        """Bring all commits so far into the file of the journal, which then stays as it is until the next call or the end.
+
+        Other processes may read the file as a lender meanwhile; new commits go into a second file.
+        """
+        with self._lock:
+            self._connection.execute("PRAGMA wal_autocheckpoint=0")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def absorb(self, path: Path, stage: str | None = None) -> None:
+        """Take over the undamaged rows of another journal of this run that nobody writes.
+
+        ``stage`` limits calls, uses and failed calls to those of one stage; the others belong to stages that this journal
+        may have forgotten.
+
+        Raises:
+            StoreError: if it is not a readable journal.
+        """
+        of_stage = {"stage": stage}
+        other = _unwritten(path)
+        try:
+            with self._transaction() as own:
+                used = other.execute(USED_IN_STAGE, of_stage)
+                own.executemany("DELETE FROM failed WHERE stage = ? AND key = ?", used)
+                for table, query in SEALED.items():
+                    rows = other.execute(query + OF_STAGE.get(table, ""), of_stage)
+                    insert = INSERT_ONCE.get(table, INSERT[table])
+                    own.executemany(insert, (row for row in rows if undamaged(row)))
+                own.executemany(INSERT["prompts"], other.execute(ASKED_IN_STAGE, of_stage))
+        except sqlite3.DatabaseError as error:
+            raise _no_journal(path, error) from error
+        finally:
+            other.close()
+
     def calls_for(self, sample: str) -> list[dict[str, Any]]:
         """Return the calls that were made for a sample, in order of time."""
         with self._lock:
@@ -406,6 +451,13 @@ def paid_in(path: Path) -> float:
         return journal.usd()
     finally:
         journal.close()
+
+
+def _unwritten(path: Path) -> sqlite3.Connection:
+    """Return a connection that reads a journal which nobody writes, so that it needs neither lock nor shared memory."""
+    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
+    connection.text_factory = _text
+    return connection
 
 
 def _among(connection: sqlite3.Connection, table: str, keys: Sequence[str]) -> dict[str, Any]:

@@ -74,6 +74,13 @@ INSERT: Final = {
     "failed": "INSERT OR REPLACE INTO failed VALUES (?, ?, ?, ?, ?)",
     "results": "INSERT INTO results VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
 }
+# Rows without a key, which are equal only if they are the same row.
+INSERT_ONCE: Final = {
+    "lost": (
+        "INSERT INTO lost SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS "
+        "(SELECT 1 FROM lost WHERE stage = ?1 AND model = ?2 AND usd = ?3 AND at = ?4)"
+    ),
+}
 SEALED: Final = {
     "calls": "SELECT key, answer, prompt_tokens, completion_tokens, usd, seal FROM calls",
     "uses": "SELECT stage, sample, key, model, at, seal FROM uses",
@@ -90,4 +97,16 @@ SELECT model, kind, count(*) FROM (
     SELECT stage, key, model FROM failed WHERE :stage IN ('', stage)
 ) LEFT JOIN (SELECT stage, key, kind FROM failed) USING (stage, key)
 GROUP BY model, kind ORDER BY model, kind
+"""
+
+
+# What another journal has of one stage; of all stages if :stage is NULL.
+OF_STAGE: Final = {
+    "uses": " WHERE :stage IS NULL OR stage = :stage",
+    "failed": " WHERE :stage IS NULL OR stage = :stage",
+    "calls": " WHERE :stage IS NULL OR key IN (SELECT key FROM uses WHERE stage = :stage)",
+}
+USED_IN_STAGE: Final = "SELECT stage, key FROM uses WHERE :stage IS NULL OR stage = :stage"
+ASKED_IN_STAGE: Final = """
+SELECT key, asked FROM prompts WHERE :stage IS NULL OR key IN (SELECT key FROM uses WHERE stage = :stage)
 """

@@ -40,17 +40,37 @@ def response(sample: TokenSample) -> BoolArray:
 class ScoreCaches:
     """The score caches of one run, by model; each is read from disk once."""
 
-    def __init__(self, folder: Path, complain: Complain | None = None) -> None:
-        """``complain`` receives a message for each damaged file."""
+    def __init__(
+        self, folder: Path, complain: Complain | None = None, lender: Path | None = None
+    ) -> None:
+        """``complain`` receives a message for each damaged file. ``lender`` is a folder of another process that is only read."""
         self._folder = folder
         self._complain = complain
+        self._lender = lender
         self._open: dict[str, ScoreCache] = {}
 
     def of(self, model: str, positions: Positions = predicted) -> ScoreCache:
         """Return the cache of the model with this fingerprint; ``positions`` selects the tokens that have a value."""
         if model not in self._open:
-            self._open[model] = ScoreCache(self._folder, model, self._complain, positions)
+            name = _file_name(model)
+            lender = (
+                ScoreCache(self._lender, name, None, positions, writes=False)
+                if self._lender is not None
+                else None
+            )
+            self._open[model] = ScoreCache(
+                self._folder, name, self._complain, positions, lender=lender
+            )
         return self._open[model]
+
+    def absorb(self, folder: Path) -> None:
+        """Take over the scores in the folder of another process that no longer writes it."""
+        for index in sorted(folder.glob("*.index")):
+            ScoreCache(self._folder, index.stem, self._complain).absorb(
+                ScoreCache(folder, index.stem, writes=False)
+            )
+        # Open caches do not have the new entries.
+        self._open.clear()
 
 
 class ScoreCache:
@@ -59,33 +79,46 @@ class ScoreCache:
     def __init__(
         self,
         folder: Path,
-        model: str,
+        name: str,
         complain: Complain | None = None,
         positions: Positions = predicted,
+        *,
+        writes: bool = True,
+        lender: ScoreCache | None = None,
     ) -> None:
+        """``name`` is the name of its two files. If ``writes`` is False, they are only read; ``lender`` is asked for what is not here."""
         self._positions = positions
-        name = hashlib.sha256(model.encode()).hexdigest()[:24]
+        self._writes = writes
+        self._lender = lender
         self._values = folder / f"{name}.f32"
         self._index = folder / f"{name}.index"
         self._complain = complain or (lambda _: None)
         self._entries: dict[bytes, tuple[int, int, bytes]] = {}
         self._checked: set[bytes] = set()
         self._end = 0
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise unwritten(folder, error) from error
-        for file in (self._values, self._index):
-            refuse_folder(file)
+        if writes:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise unwritten(folder, error) from error
+            for file in (self._values, self._index):
+                refuse_folder(file)
         self._read()
 
     def lacking(self, samples: Iterable[TokenSample]) -> list[TokenSample]:
         """Return the samples that are not in the cache; of samples with equal ids and response masks, only the last."""
         keyed = {_key(sample): sample for sample in samples}
-        return [sample for key, sample in keyed.items() if key not in self._entries]
+        own = [sample for key, sample in keyed.items() if key not in self._entries]
+        return own if self._lender is None else self._lender.lacking(own)
 
     def find(self, samples: Sequence[TokenSample]) -> list[FloatArray | None]:
         """Return one float32 array [T] per sample, NaN at tokens without a value; None for samples not in the cache."""
+        if self._lender is not None:
+            pairs = zip(self._find(samples), self._lender.find(samples), strict=True)
+            return [lent if own is None else own for own, lent in pairs]
+        return self._find(samples)
+
+    def _find(self, samples: Sequence[TokenSample]) -> list[FloatArray | None]:
         keys = [_key(sample) for sample in samples]
         if not any(key in self._entries for key in keys):
             return [None] * len(samples)
@@ -140,6 +173,25 @@ class ScoreCache:
         _append(self._values, np.concatenate(parts).tobytes())
         _append(self._index, b"".join(entries))
 
+    def absorb(self, other: ScoreCache) -> None:
+        """Store the undamaged values of ``other`` that are not in this cache."""
+        if not other._entries:
+            return
+        values = np.memmap(other._values, dtype="<f4", mode="r") if other._end else np.zeros(0)
+        entries: list[bytes] = []
+        parts: list[npt.NDArray[Any]] = []
+        for key in list(other._entries):
+            if key in self._entries or (part := other._cached(key, values)) is None:
+                continue
+            entry = (self._end, len(part), other._entries[key][2])
+            entries.append(_entry(key, *entry))
+            parts.append(part)
+            self._entries[key] = entry
+            self._end += len(part)
+        if entries:
+            _append(self._values, np.concatenate(parts).tobytes())
+            _append(self._index, b"".join(entries))
+
     def _read(self) -> None:
         """Load the valid entries whose values exist; truncate what a kill left after them."""
         raw = self._index.read_bytes() if self._index.is_file() else b""
@@ -158,6 +210,8 @@ class ScoreCache:
                 # Of two entries with one key the later replaces damaged losses.
                 self._entries[key] = (start, size, entry["losses"].tobytes())
                 self._end = max(self._end, start + size)
+        if not self._writes:
+            return
         if damaged:
             self._complain(
                 f"{self._index} is damaged; the losses of its damaged entries are computed again"
@@ -167,6 +221,11 @@ class ScoreCache:
                 part.write_bytes(b"".join(taken))
         if available > self._end * 4:
             os.truncate(self._values, self._end * 4)
+
+
+def _file_name(model: str) -> str:
+    """Return the name, without ending, of the files of the model with this fingerprint."""
+    return hashlib.sha256(model.encode()).hexdigest()[:24]
 
 
 def _digest(key: bytes, data: bytes) -> bytes:

@@ -72,6 +72,33 @@ def refuse_other_kind(path: Path, *, seeds: bool) -> None:
         )
 
 
+def locked(lock: IO[str]) -> bool:
+    """Lock an open file for this process until it is closed; return whether no other process has it locked."""
+    import fcntl
+
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _locked_soon(lock: IO[str]) -> bool:
+    """Lock an open file; wait a little if it is locked, because ``is_held`` of another process takes it for a moment."""
+    for _ in range(5):
+        if locked(lock):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def sweep(folder: Path) -> None:
+    """Remove temporary files that a killed process left in a folder and in the folders in it."""
+    for pattern in (f".*{PART}", f"*/.*{PART}"):
+        for left in folder.glob(pattern):
+            remove(left)
+
+
 def _holder(lock: IO[str]) -> str:
     """The process number in a lock file."""
     # A process that has just taken the lock writes its number a moment later.
@@ -96,8 +123,6 @@ class RunDirectory:
         Raises:
             StoreError: if it cannot be written, or another process holds it (the message has the process number).
         """
-        import fcntl
-
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock = (self.path / ".lock").open("a+", encoding="utf-8")
@@ -106,24 +131,25 @@ class RunDirectory:
                 f"{self.path}: cannot be written ({error.strerror}); choose another --out"
             ) from error
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            if not _locked_soon(lock):
                 holder = _holder(lock)
                 raise StoreError(
                     f"{self.path}: process {holder} is running in it; wait for it, or choose another --out"
-                ) from error
+                )
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
-            self._sweep()
+            sweep(self.path)
             yield
 
-    def _sweep(self) -> None:
-        """Remove temporary files that a killed process left."""
-        for pattern in (f".*{PART}", f"*/.*{PART}"):
-            for left in self.path.glob(pattern):
-                remove(left)
+    def is_held(self) -> bool:
+        """Whether a process is running in it."""
+        try:
+            lock = (self.path / ".lock").open("a+", encoding="utf-8")
+        except OSError:
+            return False
+        with lock:
+            return not locked(lock)
 
     def stage(self, number: int, name: str) -> Artefact[Sample]:
         """Return the artefact of sample stage ``number`` (0 is the source)."""

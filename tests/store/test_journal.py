@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import random
 import sqlite3
@@ -458,3 +459,72 @@ def test_what_another_run_paid_is_read_and_its_damage_left_for_it_to_see(tmp_pat
     again = Journal(path, complain=said.append)
     assert len(said) == 1
     again.close()
+
+
+def test_another_journal_of_the_run_is_taken_over_once(tmp_path: Path, journal: Any) -> None:
+    other = Journal(tmp_path / "other.db", shared_memory=False)
+    done = Completion("2", usd=0.5)
+    other.commit(
+        [("k1", done), ("k2", done)],
+        [Use("01-a", "s", "k1", "m"), Use("02-b", "s", "k2", "m")],
+        [("01-a", "m", 0.25)],
+        [("k1", GREEDY), ("k2", GREEDY)],
+    )
+    other.record_outcomes("01-a", "m", {"k1": "too_long"})
+    other.keep_results([("r", "[1]", 0.125)])
+    journal.commit([("k1", dataclasses.replace(done, usd=2.0))], [Use("01-a", "s", "k1", "m")])
+    journal.record_outcomes("01-a", "m", {"k0": "server"})
+    for _ in range(2):
+        journal.absorb(tmp_path / "other.db", "01-a")
+        assert journal.usage().keys() == {"01-a"}
+        assert set(journal.find(["k1", "k2"])) == {"k1"}
+        assert journal.usd() == 2.0 + 0.25 + 0.125
+        assert journal.outcomes("01-a")["m"] == {
+            "calls": 2, "failed": 2, "kinds": {"server": 1, "too_long": 1},
+        }  # fmt: skip
+    # A call that failed there and succeeded later.
+    other.record_outcomes("01-a", "m", {"k1": None})
+    for stage in ("01-a", None):
+        journal.absorb(tmp_path / "other.db", stage)
+        assert journal.outcomes("01-a")["m"]["kinds"] == {"server": 1}
+    assert journal.usage().keys() == {"01-a", "02-b"}
+    assert journal.usd() == 2.0 + 0.25 + 0.125 + 0.5
+    other.close()
+
+
+def test_a_damaged_row_is_not_taken_over(tmp_path: Path, journal: Any) -> None:
+    other = Journal(tmp_path / "other.db", shared_memory=False)
+    other.commit([("k1", Completion("2")), ("k2", Completion("3"))], [])
+    other.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "other.db")) as connection, connection:
+        connection.execute("UPDATE calls SET answer = '{}' WHERE key = 'k1'")
+    journal.absorb(tmp_path / "other.db")
+    assert set(journal.find(["k1", "k2"])) == {"k2"}
+
+
+def test_what_is_no_journal_is_not_taken_over(tmp_path: Path, journal: Any) -> None:
+    (tmp_path / "other.db").write_bytes(b"no journal" * 100)
+    with pytest.raises(StoreError, match="not a readable journal"):
+        journal.absorb(tmp_path / "other.db")
+
+
+def test_a_journal_that_lends_is_read_while_it_is_written(tmp_path: Path, journal: Any) -> None:
+    journal.commit([("k1", Completion("2"))], [])
+    journal.lend()
+    before = (tmp_path / "journal.db").read_bytes()
+    reader = Journal(tmp_path / "reader.db", [tmp_path / "journal.db"], shared_memory=False)
+    for number in range(40):
+        journal.commit([(f"n{number}", Completion("x" * 20_000))], [])
+    assert (tmp_path / "journal.db").read_bytes() == before
+    assert {key: done.text for key, done in reader.find(["k1", "n1"]).items()} == {"k1": "2"}
+    journal.lend()
+    assert set(reader.find(["k1", "n1"])) == {"k1", "n1"}
+    assert reader.lent == 2
+    reader.close()
+
+
+def test_a_journal_without_shared_memory_is_one_file(tmp_path: Path) -> None:
+    other = Journal(tmp_path / "other.db", shared_memory=False)
+    other.commit([("k1", Completion("2"))], [])
+    assert [path.name for path in tmp_path.iterdir()] == ["other.db"]
+    other.close()

@@ -36,6 +36,49 @@ SAMPLES = [
 ]
 
 
+def test_a_lender_is_read_while_it_grows_and_never_written(tmp_path: Path) -> None:
+    lender = ScoreCaches(tmp_path / "lender")
+    lender.of("m").put(SAMPLES[:1], [losses_of(SAMPLES[0])])
+    # Half an entry, as another process writes it.
+    (index,) = (tmp_path / "lender").glob("*.index")
+    index.write_bytes(index.read_bytes() + b"half")
+    before = index.read_bytes()
+    cache = ScoreCaches(tmp_path / "own", lender=tmp_path / "lender").of("m")
+    np.testing.assert_array_equal(cache.find(SAMPLES)[0], losses_of(SAMPLES[0]))
+    assert [sample.id for sample in cache.lacking(SAMPLES)] == [s.id for s in SAMPLES[1:]]
+    cache.put(SAMPLES[1:], [losses_of(sample) for sample in SAMPLES[1:]])
+    for sample, found in zip(SAMPLES, cache.find(SAMPLES), strict=True):
+        np.testing.assert_array_equal(found, losses_of(sample))
+    assert index.read_bytes() == before
+    own = ScoreCaches(tmp_path / "own").of("m")
+    assert own.find(SAMPLES)[0] is None
+
+
+def test_scores_of_another_process_are_taken_over_but_for_damaged_ones(tmp_path: Path) -> None:
+    mine, theirs = ScoreCaches(tmp_path / "mine"), ScoreCaches(tmp_path / "theirs")
+    mine.of("m").put(SAMPLES[:1], [losses_of(SAMPLES[0])])
+    theirs.of("m").put(SAMPLES, [losses_of(sample, 1.0) for sample in SAMPLES])
+    theirs.of("n").put(SAMPLES[:1], [losses_of(SAMPLES[0], 2.0)])
+    damaged = theirs.of("d")
+    damaged.put(SAMPLES[:1], [losses_of(SAMPLES[0])])
+    (values,) = {*(tmp_path / "theirs").glob("*.f32")} - {
+        path
+        for path in (tmp_path / "theirs").glob("*.f32")
+        if path.read_bytes() != losses_of(SAMPLES[0])[1:].tobytes()
+    }
+    values.write_bytes(b"\xff" * values.stat().st_size)
+    mine.absorb(tmp_path / "theirs")
+    for caches in (mine, ScoreCaches(tmp_path / "mine")):
+        found = caches.of("m").find(SAMPLES)
+        np.testing.assert_array_equal(found[0], losses_of(SAMPLES[0]))
+        for sample, losses in list(zip(SAMPLES, found, strict=True))[1:]:
+            np.testing.assert_array_equal(losses, losses_of(sample, 1.0))
+        np.testing.assert_array_equal(
+            caches.of("n").find(SAMPLES[:1])[0], losses_of(SAMPLES[0], 2.0)
+        )
+        assert caches.of("d").find(SAMPLES[:1]) == [None]
+
+
 def test_what_was_put_is_found_again_by_content(tmp_path: Path) -> None:
     cache = ScoreCache(tmp_path, "m")
     assert cache.find(SAMPLES) == [None] * len(SAMPLES)

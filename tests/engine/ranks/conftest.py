@@ -27,7 +27,7 @@ FINAL = ("cleaned.jsonl", "dropped.jsonl", "quarantine.jsonl", "truth.jsonl")
 
 def results(run: Path) -> dict[str, bytes]:
     """The rows, the chunks and the decisions of a run, and its arrays of tokens, by path."""
-    chunks = [*run.glob("[0-9][0-9]-*/*.jsonl"), *run.glob("[0-9][0-9]-*/*.npz")]
+    chunks = [*run.glob("[0-9][0-9]-*/chunk-*"), *run.glob("[0-9][0-9]-*/decisions-*")]
     tokens = (path for path in run.glob("tokens/*") if path.suffix != ".json")
     paths = [*(run / name for name in FINAL), *chunks, *tokens]
     return {path.relative_to(run).as_posix(): path.read_bytes() for path in paths if path.is_file()}

@@ -97,7 +97,7 @@ def test_check_lists_the_stages_that_ranks_share(
 def fenced(words: str) -> str:
     return next(
         text
-        for text in re.findall(r"^```\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+        for text in re.findall(r"^```\w*\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
         if words in text
     )
 

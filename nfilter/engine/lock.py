@@ -30,7 +30,7 @@ def write_lock(path: Path, recipe: Recipe, prompts: Prompts, pool: ModelPool) ->
         yaml.safe_dump(value, out, sort_keys=False, allow_unicode=True)
 
 
-def named_by(recipe: Recipe, prompts: Prompts, pool: ModelPool) -> dict[str, dict[str, Any]]:
+def named_by(recipe: Recipe, prompts: Prompts, pool: ModelPool) -> dict[str, Any]:
     """Return hashes and versions of what a recipe names; a model's hash is the one that keys its answers and adapters."""
     files = recipe.plugins.files
     return {

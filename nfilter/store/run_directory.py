@@ -48,6 +48,12 @@ def set_aside(path: Path) -> Path | None:
         raise StoreError(
             f"{path}: not the folder of a run, so it is not moved; choose another --out"
         )
+    for rank in path.glob("ranks/*/lock"):
+        with rank.open("a+", encoding="utf-8") as lock:
+            if not locked(lock):
+                raise StoreError(
+                    f"{path}: rank {rank.parent.name} of a run is running in it; stop it, or choose another --out"
+                )
     names = (path.with_name(f"{path.name}.old-{number}") for number in itertools.count(1))
     aside = next(name for name in names if not name.exists())
     with ExitStack() as held:

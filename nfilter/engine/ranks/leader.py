@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nfilter.api.capabilities import CutTexts
-from nfilter.api.errors import NfilterError, StoreError
+from nfilter.api.errors import DamageError, NfilterError, StoreError
 from nfilter.engine.ledger import Ledger
 from nfilter.engine.ranks.division import alone, must_be_same, other_parts
 from nfilter.engine.ranks.place import Place
@@ -38,10 +39,9 @@ from nfilter.store.artefacts import Artefact, finished, part_digests
 from nfilter.store.files import remove
 from nfilter.store.journal import Journal
 
-_LOOKS, _PAUSE = (
-    40,
-    0.05,
-)  # looks at the claim of a running rank before it is refused, and seconds between them
+_LOOKS = 40  # looks at the claim of a running rank before it is refused
+_PAUSE = 0.05  # seconds between them
+_SAME = 20  # looks at one damaged file before it is an error
 
 
 @contextmanager
@@ -147,6 +147,7 @@ class Leader:
         self._offer = Offer(secrets.token_hex(8), 0, world, same)
         self._waiting = waiting or Waiting(lambda text: state.log.info(f"rank 0 {text}"))
         self._told: set[int] = set()
+        self._damage: Counter[str] = Counter()
 
     def offer(self, **values: Any) -> None:
         """Publish the next offer of this session; ``values`` are fields of it."""
@@ -215,16 +216,31 @@ class Leader:
         for rank in sorted({index % self._world for index in awaited}):
             theirs = self._of_rank(step, rank)
             mine = sorted(index for index in awaited if index % self._world == rank)
-            for index in mine:
-                if theirs is None or not theirs.has_chunk(index):
-                    continue
-                before = step.run.before.chunk(index)
-                done = Chunk(theirs.chunk(index), list(theirs.decisions_of(index)))
-                step.kind.join(before, done)
-                step.run.after.adopt_chunk(index, theirs)
-                awaited.remove(index)
-                adopted.append((before, done))
+            with self._tolerant():
+                for index in mine:
+                    if theirs is None or not theirs.has_chunk(index):
+                        continue
+                    done = Chunk(theirs.chunk(index), list(theirs.decisions_of(index)))
+                    before = step.run.before.chunk(index)
+                    step.kind.join(before, done)
+                    step.run.after.adopt_chunk(index, theirs)
+                    awaited.remove(index)
+                    adopted.append((before, done))
         return adopted
+
+    @contextmanager
+    def _tolerant(self) -> Iterator[None]:
+        """Ignore damage in the folder of another rank, which may be replacing a file; raise it if it stays.
+
+        Raises:
+            DamageError: at the 20th look at the same damage.
+        """
+        try:
+            yield
+        except DamageError as error:
+            self._damage[str(error)] += 1
+            if self._damage[str(error)] >= _SAME:
+                raise
 
     def _check_running(self, label: str, ranks: Collection[int]) -> None:
         """Report awaited ranks that ended with an error.
@@ -271,10 +287,11 @@ class Leader:
     def _ended(self, step: Step[T], rank: int) -> dict[str, Any] | None:
         """Return the summary of a rank that has ended the stage in this offer; None until then."""
         theirs = self._of_rank(step, rank)
-        if theirs is not None and finished(theirs):
-            summary = theirs.summary()
-            if summary.get("offer") == self._offer.key:
-                return summary
+        with self._tolerant():
+            if theirs is not None and finished(theirs):
+                summary = theirs.summary()
+                if summary.get("offer") == self._offer.key:
+                    return summary
         self._check_running(step.run.label, {rank})
         return None
 

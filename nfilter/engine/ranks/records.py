@@ -115,7 +115,9 @@ def claimed(folder: Path, claim: Claim, waiting: Waiting) -> Iterator[None]:
         StoreError: if another process runs as this rank.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # A mode applies to the last folder alone.
+        for each in (folder.parents[1], folder.parent, folder):
+            each.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = (folder / LOCK).open("a+", encoding="utf-8")
     except OSError as error:
         raise unwritten(folder, error) from error

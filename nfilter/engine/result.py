@@ -14,6 +14,8 @@ from nfilter.api.errors import ModelError, RecipeError, SourceError, missing_pac
 from nfilter.engine import run as engine
 from nfilter.engine.error_attribution import attributed
 from nfilter.engine.lookup import prompts_of, site_of
+from nfilter.engine.ranks.place import Place
+from nfilter.engine.ranks.worker import follow
 from nfilter.engine.rows import CLEANED, DROPPED
 from nfilter.progress import reporter_for
 from nfilter.recipe.check import check
@@ -94,6 +96,8 @@ def run(
     plugins: Iterable[str | Path] = (),
     limit: int | None = None,
     progress: bool = False,
+    rank: int | str | None = None,
+    world: int | None = None,
 ) -> Result:
     """Check a recipe and run it; the same call after an interruption resumes the run.
 
@@ -103,10 +107,14 @@ def run(
         plugins: Python files with plugins, in addition to those that the recipe was loaded with.
         limit: Rows of the source to read, from the first on.
         progress: Whether to print progress; warnings are always printed.
+        rank: This process is one of ``world`` that share the chunks of stages, from 0; ``auto`` reads the scheduler's environment.
+            Every rank returns the result of the run, which rank 0 publishes.
+        world: The number of these processes; their run directory is on a file system that all of them share.
 
     Raises:
         NfilterError: a subclass for every kind of failure, with what was wrong and what to do about it.
     """
+    place = Place.of(None if rank is None else str(rank), world)
     files = [plugins] if isinstance(plugins, str | Path) else list(plugins)
     if not isinstance(recipe, Recipe):
         recipe = Recipe.load(recipe, files)
@@ -120,7 +128,10 @@ def run(
         raise RecipeError(report.faults)
     target = Path("runs") / recipe.name if out is None else Path(out)
     reporter = reporter_for(quiet=not progress)
-    done = engine.run(recipe, found, target, limit=limit, reporter=reporter)
+    if place.rank:
+        follow(recipe, found, target, place, limit=limit, reporter=reporter)
+        return Result.open(target)
+    done = engine.run(recipe, found, target, limit=limit, reporter=reporter, place=place)
     return Result(done.directory, done.metrics)
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import nfilter
 from nfilter import (
     Contract,
     ContractError,
     Generates,
     ModelNeed,
     NfilterError,
+    Recipe,
     Request,
     Sample,
     State,
@@ -266,8 +270,31 @@ def test_a_rank_that_comes_when_all_is_done_goes_at_once(
     assert done == worker.Followed(0, 0)
 
 
-class NeverError(Exception):
-    """Raised instead of a pause."""
+def test_ranks_that_are_started_from_python_return_one_result(
+    together: Any, tmp_path: Path
+) -> None:
+    rows = "".join(f'{{"prompt": "{n}+1?", "response": "{n + 1}"}}\n' for n in range(9))
+    (tmp_path / "rows.jsonl").write_text(rows)
+    recipe = {
+        "name": "three",
+        "chunk": 2,
+        "source": {"use": "jsonl", "path": str(tmp_path / "rows.jsonl")},
+        "samples": [{"use": "entp.purge"}],
+    }
+    with ThreadPoolExecutor() as pool:
+        started = [
+            pool.submit(nfilter.run, Recipe.from_dict(recipe), tmp_path / "run", rank=rank, world=3)
+            for rank in (1, 2)
+        ]
+        done = nfilter.run(Recipe.from_dict(recipe), tmp_path / "run", rank=0, world=3)
+        results = [each.result() for each in started]
+    assert len(list(done.rows())) == 9
+    assert [each.directory for each in results] == [done.directory] * 2
+    assert [each.metrics for each in results] == [done.metrics] * 2
+
+
+class NeverError(BaseException):
+    """Raised instead of a pause, as an interrupt is."""
 
 
 def refuse_to_wait(_: float) -> None:

@@ -204,6 +204,8 @@ class Worker:
 
     def _fits(self, offer: Offer) -> bool:
         """Whether the offer is for this rank; False for one that an earlier run left."""
+        if offer.session == self._joined:
+            return True
         running = offer.ended is None
         other = other_parts(offer.same, self._same, in_progress=running)
         if offer.world == self._place.world and not other:

@@ -260,6 +260,18 @@ def test_an_error_that_may_pass_is_told_and_waited_for(
     assert "warnings" not in kit.json("metrics.json")
 
 
+def test_decisions_of_people_during_a_run_do_not_concern_it(
+    together: Any, kit: Any, stage: Stage
+) -> None:
+    def decide(chunk: Sequence[Sample], state: State, ctx: Any) -> Sequence[Sample]:
+        if threading.current_thread().name == "rank 1":
+            (kit.out / "review.jsonl").write_text("")
+        return chunk
+
+    together.run([stage("extra.decide", decide)], 2)
+    assert together.errors == {}
+
+
 def test_a_rank_that_comes_when_all_is_done_goes_at_once(
     together: Any, kit: Any, stage: Stage
 ) -> None:

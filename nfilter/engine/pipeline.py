@@ -21,6 +21,7 @@ from nfilter.engine.stages import StageKind, StageRun, T, run_stage
 from nfilter.engine.state import RunState
 from nfilter.engine.tokens import TokenKind
 from nfilter.models.pace import PACES, Pace
+from nfilter.recipe.model import Recipe
 from nfilter.recipe.uses import Use, model_needs, stage_tools, tool_needs
 from nfilter.registry.provenance import code_of, core_code
 from nfilter.store.artefacts import Artefact, fingerprint_of, finished
@@ -119,14 +120,8 @@ def stage_parts(state: RunState, each: NumberedStage, before: str) -> dict[str, 
     use, recipe = each.use, state.recipe
     contract: Contract = use.item.cls.contract(use.config)
     tools = stage_tools(use, state.plugins)
-    needs = (
-        *model_needs(use.config),
-        *contract.needs,
-        *tool_needs(tools),
-        *model_needs(recipe.answer),
-    )
-    names = {need.model for need in needs}
-    models = {f"model {name}": model_part(state, name) for name in sorted(names)}
+    names = stage_models(recipe, use)
+    models = {f"model {name}": model_part(state, name) for name in names}
     named = {*contract.prompts, *answer_prompts(recipe)}
     prompts = {f"prompt {name}": state.prompts.get(name).digest for name in sorted(named)}
     return {
@@ -140,10 +135,21 @@ def stage_parts(state: RunState, each: NumberedStage, before: str) -> dict[str, 
         "seed": recipe.seed,
         "random numbers": each.stream,
         "answer": recipe.answer.model_dump(mode="json"),
-        "thoughts": {name: recipe.thoughts(name).marks for name in sorted(names)},
+        "thoughts": {name: recipe.thoughts(name).marks for name in names},
         **({"tools": [tool.parts(recipe.base_dir) for tool in tools]} if tools else {}),
         **_trainer(state, contract),
     }
+
+
+def stage_models(recipe: Recipe, use: Use) -> list[str]:
+    """Return the names of the models of a stage, sorted: those that its settings, its contract, its tools and the answers name."""
+    needs = (
+        *model_needs(use.config),
+        *use.item.cls.contract(use.config).needs,
+        *tool_needs(stage_tools(use, recipe.plugins)),
+        *model_needs(recipe.answer),
+    )
+    return sorted({need.model for need in needs})
 
 
 def model_part(state: RunState, name: str) -> list[str]:
@@ -184,7 +190,7 @@ def _run(
     ctx = state.context(
         label,
         each.stream,
-        stage_rows=_rows(run.before),
+        stage_rows=rows_for_tools(run.before),
         pace=Pace(label, rows, asks, state.log, file, identify=identify),
         publish=partial(_offer, state, each, after),
         code=each.use.item.code,
@@ -195,7 +201,7 @@ def _run(
     return done
 
 
-def _rows(before: Artefact[Any]) -> Iterator[Sample]:
+def rows_for_tools(before: Artefact[Any]) -> Iterator[Sample]:
     """Yield the samples that a sample stage receives, for its tools."""
     return (each for each in before.samples() if isinstance(each, Sample) and each.dropped is None)
 

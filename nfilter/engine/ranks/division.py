@@ -8,11 +8,11 @@ from pathlib import Path
 from nfilter.api.capabilities import Priced
 from nfilter.engine.ingest import Limit
 from nfilter.engine.lock import named_by
-from nfilter.engine.pipeline import numbered
+from nfilter.engine.pipeline import numbered, stage_models
 from nfilter.models.pool import ModelPool
 from nfilter.recipe.model import Recipe
 from nfilter.recipe.prompts import Prompts
-from nfilter.recipe.uses import Use, model_needs
+from nfilter.recipe.uses import Use, stage_tools
 from nfilter.registry.contracts import contract_of
 from nfilter.store.artefacts import differing, part_digests
 from nfilter.store.review import REVIEW
@@ -28,8 +28,10 @@ def alone(recipe: Recipe, use: Use) -> str | None:
     contract = contract_of(use.item.cls, use.config)
     if contract.one_process:
         return contract.one_process
-    needs = (*model_needs(use.config), *contract.needs, *model_needs(recipe.answer))
-    for name in sorted({need.model for need in needs}):
+    for tool in stage_tools(use, recipe.plugins):
+        if tool.item.cls.cost == "paid":
+            return f"tool {tool.item.name} costs money"
+    for name in stage_models(recipe, use):
         model = recipe.model(name)
         if model is None or not isinstance(model.item.cls, Priced):
             continue

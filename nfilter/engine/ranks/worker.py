@@ -23,7 +23,7 @@ from nfilter.engine.error_attribution import attribute
 from nfilter.engine.foreign_warnings import shown_once
 from nfilter.engine.ingest import Limit
 from nfilter.engine.lookup import prompts_of, site_of
-from nfilter.engine.pipeline import NumberedStage, numbered, stage_parts
+from nfilter.engine.pipeline import NumberedStage, numbered, rows_for_tools, stage_parts
 from nfilter.engine.plan_time import model_digest
 from nfilter.engine.ranks.division import must_be_same, other_parts
 from nfilter.engine.ranks.leader import own_parts
@@ -244,6 +244,7 @@ class Worker:
         ctx = state.context(
             label,
             each.stream,
+            stage_rows=rows_for_tools(run.before),
             pace=self._pace(each, run),
             publish=partial(_unpublished, label, self._place.rank),
             code=each.use.item.code,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
-from nfilter import RecipeError
+from nfilter import Recipe, RecipeError
 from nfilter.cli import entry
+from nfilter.engine.ranks import division
 from nfilter.engine.ranks.place import Place
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -92,6 +94,16 @@ def test_check_lists_the_stages_that_ranks_share(
     assert facts(", price: {prompt: 1, completion: 2}") == [shared, paid]
     free = facts(", price: {prompt: 0, completion: 0}")
     assert free == [shared, "02-robustft.answer: shared by 4 ranks"]
+
+
+def test_a_tool_that_costs_money_is_called_by_rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe.from_dict(
+        {"source": {"use": "jsonl", "path": "x"}, "samples": [{"use": "entp.purge"}]}
+    )
+    for cost, reason in (("local", None), ("paid", "tool shop costs money")):
+        tool = SimpleNamespace(item=SimpleNamespace(name="shop", cls=SimpleNamespace(cost=cost)))
+        monkeypatch.setattr(division, "stage_tools", lambda *_, tool=tool: [tool])
+        assert division.alone(recipe, recipe.samples[0]) == reason
 
 
 def fenced(words: str) -> str:

@@ -112,6 +112,13 @@ class Artefact(Generic[T]):
         except DamageError:
             return False
 
+    def begun_with(self) -> Mapping[str, str]:
+        """Return the digests of the parts with which the stage began, by name; empty if none began or they are damaged."""
+        try:
+            return self._parts() or {}
+        except DamageError:
+            return {}
+
     def has_parts(self, parts: Mapping[str, Any]) -> bool:
         """Whether the artefact has the fingerprint of these parts."""
         return self.has_fingerprint(fingerprint_of(parts))

@@ -89,6 +89,13 @@ def locked(lock: IO[str]) -> bool:
     return True
 
 
+def unlock(lock: IO[str]) -> None:
+    """Release the lock of an open file."""
+    import fcntl
+
+    fcntl.flock(lock, fcntl.LOCK_UN)
+
+
 def _locked_soon(lock: IO[str]) -> bool:
     """Lock an open file; wait a little if it is locked, because ``is_held`` of another process takes it for a moment."""
     for _ in range(5):

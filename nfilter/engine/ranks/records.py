@@ -18,7 +18,7 @@ from nfilter.api.errors import DamageError, StoreError
 from nfilter.engine.ranks.place import Place
 from nfilter.engine.ranks.waiting import Waiting
 from nfilter.store.files import read_sealed, unwritten, write_sealed
-from nfilter.store.run_directory import locked
+from nfilter.store.run_directory import locked, unlock
 
 RANKS: Final = "ranks"
 JOURNAL: Final = "journal.db"
@@ -109,7 +109,7 @@ def rank_folders(run: Path) -> list[tuple[int, Path]]:
 
 @contextmanager
 def claimed(folder: Path, claim: Claim, waiting: Waiting) -> Iterator[None]:
-    """Create the folder of a rank and lock it within the block; wait while rank 0 reads what an earlier process left.
+    """Create the folder of a rank and lock it within the block, after rank 0 has taken over what a rank of another world left.
 
     Raises:
         StoreError: if another process runs as this rank.
@@ -127,7 +127,12 @@ def claimed(folder: Path, claim: Claim, waiting: Waiting) -> Iterator[None]:
         def look() -> bool | None:
             nonlocal looks
             if locked(lock):
-                return True
+                before = _read_claim(lock)
+                if before is None or before.world == claim.world or not (folder / JOURNAL).exists():
+                    return True
+                # Its calls are for chunks that other ranks do now; rank 0 takes them over when it starts.
+                unlock(lock)
+                return None
             holder = _read_claim(lock)
             looks += 1
             if looks > _PATIENCE and holder is not None and holder.rank:
@@ -137,7 +142,7 @@ def claimed(folder: Path, claim: Claim, waiting: Waiting) -> Iterator[None]:
                 )
             return None
 
-        waiting.until(look, lambda: "rank 0, which reads what an earlier process left")
+        waiting.until(look, lambda: "rank 0 to take over what an earlier process left")
         _write_claim(lock, claim)
         yield
 

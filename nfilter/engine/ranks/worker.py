@@ -235,7 +235,7 @@ class Worker:
             )
         mine = run.after.in_folder(self._home / label)
         needed = [index for index in offer.pending if index % self._place.world == self._place.rank]
-        if not _resumed(mine, own_parts(parts, self._place), needed):
+        if not _begun_before(mine, parts, self._place, needed):
             state.journal.forget([label])
             state.log.warned.restart(label)
         state.scores = ScoreCaches(
@@ -304,14 +304,20 @@ def _run_of(
     )
 
 
-def _resumed(mine: Artefact[Any], parts: Mapping[str, Any], needed: Sequence[int]) -> bool:
-    """Prepare the folder of a rank for a stage; return whether it has chunks of an earlier process."""
-    begun = mine.begin(parts)
+def _begun_before(
+    mine: Artefact[Any], parts: Mapping[str, Any], place: Place, needed: Sequence[int]
+) -> bool:
+    """Prepare the folder of a rank for a stage; return whether an earlier process of this rank, of any world, began the stage.
+
+    Its calls then belong to the stage, also those for chunks that rank 0 has published.
+    """
+    before, own = mine.begun_with(), own_parts(parts, place)
+    mine.begin(own)
     if finished(mine) and not all(map(mine.has_chunk, needed)):
         # No chunk is added to an artefact that was finished.
         mine.remove()
-        begun = mine.begin(parts)
-    return begun.status in ("resumed", "reused")
+        mine.begin(own)
+    return {**before, "rank": ""} == {**part_digests(parts), "rank": ""}
 
 
 def _state_of(after: Artefact[Any], kind: StageKind[Any], stage: Any) -> State:

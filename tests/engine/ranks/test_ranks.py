@@ -165,6 +165,44 @@ def test_a_run_that_stopped_goes_on_with_another_number_of_ranks(
     assert results_of(kit.out) == results_of(kit.home / "one")
 
 
+def wait_for(done: Callable[[], bool]) -> None:
+    """Look until ``done`` is true, for half a minute at most."""
+    Waiting(lambda _: pytest.fail("half a minute has passed")).until(
+        lambda: done() or None, lambda: "a test"
+    )
+
+
+def test_a_rank_of_another_world_that_starts_before_rank_0_keeps_its_calls(
+    together: Any, kit: Any, stage: Stage, asked: list[str]
+) -> None:
+    ended = kit.out / "ranks/1/01-extra.ask/done.json"
+    stops = [True]
+
+    def process(chunk: Sequence[Sample], state: State, ctx: Any) -> Sequence[Sample]:
+        done = ask(chunk, state, ctx)
+        if stops and chunk[0].query == "0+1":
+            wait_for(ended.exists)
+        if stops and chunk[0].query == "6+1":
+            raise KeyboardInterrupt
+        return done
+
+    stages = [stage("extra.ask", process, contract=ASKS)]
+    with pytest.raises(KeyboardInterrupt):
+        together.run(stages, 3)
+    # Rank 0 has published the chunks of rank 1, which alone has their calls.
+    assert (kit.out / "01-extra.ask/decisions-000001.jsonl").exists()
+    together.errors.clear()
+    stops.clear()
+    recipe, plugins = together.prepare(stages)
+    thread = together.follower(recipe, plugins, Place(1, 2), kit.out)
+    thread.join(0.2)  # it waits for rank 0, whichever of the two is first
+    run(recipe, plugins, kit.out, place=Place(0, 2))
+    thread.join(60)
+    assert together.errors == {}
+    assert len(asked) == 10
+    assert kit.json("manifest.json")["calls"]["01-extra.ask"]["calls"] == 10
+
+
 def test_warnings_of_all_ranks_are_counted_once_each(together: Any, kit: Any, stage: Stage) -> None:
     def warn(chunk: Sequence[Sample], state: State, ctx: Any) -> Sequence[Sample]:
         ctx.log.warning("a chunk was seen")

@@ -28,8 +28,10 @@ USUAL = "robustft"
 """The template for data of any kind."""
 CLASSES = "classes"
 """The template for data with few different answers."""
+PREFERENCES = "preferences"
+"""The template for preference pairs."""
 PAIRS = "preference"
-"""The kind of answer of preference pairs, for which there is the template ``preferences``."""
+"""The kind of answer of preference pairs."""
 _MOST_CLASSES = 20
 _ROWS_PER_CLASS = 10
 
@@ -49,7 +51,8 @@ def scaffold(
 
     Args:
         plugins: The installed plugins.
-        template: A shipped recipe; None chooses it by the data: with few answers that all rows share, ``classes``.
+        template: A shipped recipe; None chooses it by the data: with few answers that all rows share, ``classes``; for preference
+            pairs, ``preferences``.
         data: The training rows.
         model: The model to train.
         out: The file to write.
@@ -117,9 +120,15 @@ def _on_data(
     """Return the recipe with the user's rows, and with their test rows, if any."""
     path = _quoted(_relative(data, out))
     text = _replace_section(text, "source", f"source: {{use: {found.source.name}, path: {path}}}")
-    text = _without_truth(_replace_section(text, "answer", f"answer: {found.answer}"))
+    text = _replace_section(text, "answer", f"answer: {found.answer}")
+    trains = re.search(r"^train:", text, re.MULTILINE) is not None
+    text = _without_truth(text) if trains else text
     if tested is None:
         return text
+    if not trains:
+        raise RecipeError(
+            "--test compares trained models, and this template trains none; leave out --test"
+        )
     test, rows = tested
     path = _quoted(_relative(test, out))
     text = _replace_section(text, "arms", "arms: [vanilla, raw, cleaned]")
@@ -138,6 +147,9 @@ def _told(data: Path, found: Guess) -> list[str]:
 
 def _chosen(template: str | None, found: Guess | None, expert: str | None) -> tuple[str, list[str]]:
     """Return the template and, if none was named, why it was chosen."""
+    if template is None and found is not None and found.answer == PAIRS:
+        why = f"template: {PREFERENCES}, as the rows are preference pairs: it finds pairs whose responses look exchanged, and swaps them"
+        return PREFERENCES, [why]
     if template is not None or expert is not None or found is None or not found.classes:
         return template or USUAL, []
     why = (

@@ -1,4 +1,4 @@
-"""Metrics for runs with known truth: detection, relabelling, view accuracy, model calls and token noise."""
+"""Metrics for runs with known truth: detection, also by view, relabelling, view accuracy, model calls and token noise."""
 
 from __future__ import annotations
 
@@ -15,5 +15,6 @@ def nfilter_metrics() -> Iterable[type]:
     from nfilter_metrics.label_accuracy import Relabel, Views
     from nfilter_metrics.model_calls import Calls
     from nfilter_metrics.tokens import TokenNoise
+    from nfilter_metrics.view_flags import ViewFlags
 
-    return (Detection, Relabel, Classes, Views, Calls, TokenNoise)
+    return (Detection, Relabel, Classes, Views, ViewFlags, Calls, TokenNoise)

@@ -25,9 +25,9 @@ def run_at(path: Path) -> None:
 
 def test_formats_of_all_plugins_are_completed() -> None:
     assert completed("export", "runs/a", "--format", "") == [
-        "axolotl", "llamafactory", "messages", "spans", "swift", "trl"
+        "axolotl", "llamafactory", "messages", "spans", "swift", "trl", "trl_dpo"
     ]  # fmt: skip
-    assert completed("export", "runs/a", "--format", "tr") == ["trl"]
+    assert completed("export", "runs/a", "--format", "tr") == ["trl", "trl_dpo"]
 
 
 def test_templates_are_completed() -> None:

@@ -14,7 +14,7 @@ from nfilter.recipe.model import load as load_recipe
 from nfilter.registry.loading import Plugins, load
 
 TEMPLATES = (
-    "chained", "classes", "entp", "quickstart", "quickstart-text", "quickstart-tokens", "robustft", "robustft-official",
+    "chained", "classes", "entp", "preferences", "quickstart", "quickstart-text", "quickstart-tokens", "robustft", "robustft-official",
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from nfilter_metrics.classes import Classes, form_of
 from nfilter_metrics.detection import Detection
 from nfilter_metrics.label_accuracy import Relabel, Views
 from nfilter_metrics.model_calls import Calls
+from nfilter_metrics.view_flags import ViewFlags
 
 EVERY = pytest.mark.parametrize(
     "metric",
@@ -226,6 +227,23 @@ def test_views_by_hand(run: list[Any], metric_input: Any) -> None:
     assert (figures["review"]["n"], figures["review"]["accuracy"]) == (4, 0.5)
 
 
+def test_view_flags_by_hand(judged: Any, metric_input: Any) -> None:
+    """Labels 1 and 2 are wrong. One view contradicts 1 and 3, the other has no answer to 1 and contradicts 2."""
+    rows = [
+        judged("1", "A", "B", {"check": verdict(True, agree={"one": False, "two": None})}),
+        judged("2", "A", "B", {"check": verdict(False, agree={"one": True, "two": False})}),
+        judged("3", "A", "A", {"check": verdict(False, agree={"one": False, "two": True})}),
+        judged("4", "A", "A", {"check": verdict(False, agree={"one": True, "two": True})}),
+        judged("5", "A", None, {"check": verdict(True, agree={"one": False, "two": False})}),
+        judged("6", "A", "B", {}),
+    ]
+    figures = ViewFlags().compute(metric_input(rows, verdicts=["check"]))
+    assert figures["one"] == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "flagged": 0.5, "n": 4}
+    assert figures["two"] == {
+        "precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "flagged": 0.25, "n": 4
+    }  # fmt: skip
+
+
 def test_answers_that_cannot_be_compared_are_excluded(judged: Any, metric_input: Any) -> None:
     data = metric_input([judged("1", "A", "A", {"base": view("A")})], views=["base"])
     data.answer_is_right["base"]["1"] = None
@@ -315,6 +333,7 @@ def test_metric_names() -> None:
         "relabel",
         "classes",
         "views",
+        "view_flags",
         "calls",
         "token_noise",
     ]

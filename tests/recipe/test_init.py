@@ -58,7 +58,8 @@ def test_every_template_takes_a_file_and_a_model(
     assert (recipe.source.use.name, recipe.source.use.config.path) == ("jsonl", str(data))
     assert recipe.source.noise is None
     assert recipe.answer.kind == "number"
-    assert (recipe.arms, recipe.evaluate) == (("cleaned",), None)
+    trains = template != "preferences"
+    assert (recipe.arms, recipe.evaluate) == (("cleaned",) if trains else (), None)
     if model is not None:
         assert recipe.models["student"].config.model == model
         assert said[0] == f"model: {model} (the student)"
@@ -260,3 +261,24 @@ def test_an_encoder_that_is_not_installed_is_left_out_of_several(
 
 def absent(plugins: Plugins, model: str) -> list[str]:
     return ["warning: pip install it"] if model == "minilm" else []
+
+
+@pytest.mark.types("and this template trains none; leave out --test")
+def test_preference_pairs_get_their_recipe_and_no_test_rows(
+    plugins: Plugins, tmp_path: Path
+) -> None:
+    rows = tmp_path / "pairs.jsonl"
+    pairs = [{"prompt": f"{n}+1?", "chosen": str(n + 1), "rejected": str(n)} for n in range(5)]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    out = tmp_path / "recipe.yaml"
+    with pytest.raises(RecipeError, match="trains none; leave out --test"):
+        scaffold(plugins, None, rows, "tiny", out, test=rows)
+    said = scaffold(plugins, None, rows, "tiny", out)
+    assert any(
+        line.startswith("template: preferences, as the rows are preference") for line in said
+    )
+    recipe = load_recipe(out, plugins)
+    assert recipe.answer.kind == "preference"
+    assert [use.name for use in recipe.samples] == [
+        "pairs.reward", "pairs.neighbours", "pairs.judge", "robustft.check", "pairs.decide"
+    ]  # fmt: skip

@@ -19,6 +19,7 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 _LEAST_TRUSTED = 20
+_LEAST = 50  # pairs from which the rate follows without trusted ones
 _STEPS = 500
 
 
@@ -26,8 +27,8 @@ _STEPS = 500
 class Mirrored:
     """The fitted mixture: flip rate ``rate``, mean and standard deviation of the margins of right pairs.
 
-    ``identified``: the rate follows from trusted pairs, or the components are apart (mean above one standard deviation). Without it
-    margins only rank the pairs.
+    ``identified``: the rate follows from trusted pairs, or at least 50 margins whose components are apart (mean above one standard
+    deviation). Without it margins only rank the pairs.
     """
 
     rate: float
@@ -76,7 +77,7 @@ def fit(margins: Array, trusted: npt.NDArray[np.bool_]) -> Mirrored:
         sd = _positive(math.sqrt(max(float((others**2).mean()) - mean**2, 0.0)))
         if change < 1e-9 * max(1.0, abs(mean)):
             break
-    return Mirrored(rate, mean, sd, identified=mean > sd)
+    return Mirrored(rate, mean, sd, identified=mean > sd and len(others) >= _LEAST)
 
 
 def _rate(margins: Array, mean: float, sd: float) -> float:

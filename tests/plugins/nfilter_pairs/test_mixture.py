@@ -60,6 +60,13 @@ def test_a_model_that_is_worse_than_chance_on_trusted_pairs_is_not_identified() 
     assert not fit(margins, np.ones(100, dtype=bool)).identified
 
 
+def test_few_margins_do_not_tell_the_rate() -> None:
+    margins, _ = drawn(0.2, 4.0, 1.0, 200)
+    none = np.zeros(len(margins), dtype=bool)
+    assert not fit(margins[:49], none[:49]).identified
+    assert fit(margins[:50], none[:50]).identified
+
+
 def test_no_margins_are_no_evidence() -> None:
     fitted = fit(np.zeros(0), np.zeros(0, dtype=bool))
     assert (fitted.identified, fitted.flipped(3.0)) == (False, pytest.approx(1e-6))

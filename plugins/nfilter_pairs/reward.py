@@ -108,7 +108,7 @@ class Reward:
         if fitted.identified:
             said = f"estimated flip rate {fitted.rate:.2f}"
         else:
-            said = "the margins do not tell the flip rate, so they only rank pairs (mark some right ones: trusted: COLUMN)"
+            said = "the margins do not tell the flip rate, so they only rank pairs; trusted pairs would tell it"
         agree = float((of_label[known] > 0).mean()) if known.any() else 0.0
         ctx.log.info(
             f"{self.name}: {agree:.2f} of {int(known.sum())} labels have the higher log-probability; {said}"

@@ -17,7 +17,7 @@ class DecideConfig(StageConfig):
     check: str = Field(default="check", description="The note with the verdict.")
     how: Literal["swap", "drop", "weigh"] = Field(
         default="swap",
-        description="swap: exchange the responses of flagged pairs; drop: drop these pairs; weigh: every pair takes its likelier order, with its certainty as a weight.",
+        description="swap exchanges the responses of flagged pairs, drop drops these pairs, weigh takes the likelier order of every pair with its certainty as a weight.",
     )
     least: float = Field(
         default=0.0,

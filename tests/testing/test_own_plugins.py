@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +71,20 @@ def test_the_source_of_the_embedded_world_does(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("item", of("exporter"))
 def test_exporters_write_the_same_twice(item: Any, tmp_path: Path) -> None:
-    said = check_exporter(item.cls, item.cls.Config(), RUN, tmp_path / "encoded")
+    pairs = item.name == "trl_dpo"
+    samples = [
+        replace(sample, rejected=Message("assistant", "0")) if pairs else sample
+        for sample in SAMPLES
+    ]
+    run = replace(RUN, samples=samples)
+    said = check_exporter(item.cls, item.cls.Config(), run, tmp_path / "encoded")
     assert said[0].startswith("train.jsonl: 4 ")
     if getattr(item.cls, "takes_rows", False):
-        rows = Exported(SAMPLES, (), (), encoded=False)
+        rows = Exported(samples, (), (), encoded=False)
         check_exporter(item.cls, item.cls.Config(), rows, tmp_path / "rows")
         lines = (tmp_path / "rows" / "first" / "train.jsonl").read_text().splitlines()
-        assert [json.loads(line)["messages"][-1]["content"] for line in lines] == list("1234")
+        column = "chosen" if pairs else "messages"
+        assert [json.loads(line)[column][-1]["content"] for line in lines] == list("1234")
 
 
 @pytest.mark.parametrize("item", of("metric"))

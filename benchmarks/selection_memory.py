@@ -1,6 +1,9 @@
 """Time and memory of the exact threshold over many token scores, compared with a full stable sort.
 
 python benchmarks/selection_memory.py [--scores 100000000] [--share 0.6] [--sort]
+python benchmarks/selection_memory.py --streamed [--scores 50000000]
+
+With --streamed, the scores come in samples of 1,000 tokens that are drawn as they are read, as in a stage.
 """
 
 from __future__ import annotations
@@ -9,15 +12,49 @@ import argparse
 import json
 import resource
 import time
+from collections.abc import Iterator
 
 import numpy as np
 
-from nfilter_tokens.top_scores import find_cut
+from nfilter import FloatArray, TokenCut, TokenSample
+from nfilter.api.token_selection import find_threshold
+
+SIZE = 1000  # tokens per sample of --streamed
 
 
 def peak() -> int:
     """Return the peak memory of this process, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def samples(scores: int) -> Iterator[TokenSample]:
+    """Yield samples with random scores that have ties."""
+    rng = np.random.default_rng(0)
+    for number in range(scores // SIZE):
+        drawn = np.round(rng.standard_normal(SIZE, dtype=np.float32), 4)
+        yield TokenSample(
+            id=str(number), ids=np.zeros(SIZE, np.int64), response=np.ones(SIZE, bool), turn=np.zeros(SIZE, np.int16),
+            spans=np.zeros((SIZE, 2), np.int32), weights=np.ones(SIZE, np.float32), scores={"drawn": drawn},
+        )  # fmt: skip
+
+
+def streamed(scores: int, share: float) -> None:
+    """Find the threshold through a stream of samples, and print time and memory."""
+
+    def score(sample: TokenSample) -> FloatArray:
+        return sample.scores["drawn"]
+
+    TokenCut.through(samples(10 * SIZE), score, lambda n: int(n * share))  # imports
+    empty, began = peak(), time.process_time()
+    cut = TokenCut.through(samples(scores), score, lambda n: int(n * share))
+    figures = {
+        "scores": cut.n,
+        "kept": cut.kept,
+        "bytes_of_the_scores": 4 * cut.n,
+        "peak_bytes": peak() - empty,
+        "seconds_of_processor_time_with_drawing": round(time.process_time() - began, 1),
+    }
+    print(json.dumps(figures, indent=2))
 
 
 def main() -> None:
@@ -28,7 +65,11 @@ def main() -> None:
     options.add_argument("--scores", type=int, default=100_000_000)
     options.add_argument("--share", type=float, default=0.6)
     options.add_argument("--sort", action="store_true", help="sort them too, and compare")
+    options.add_argument("--streamed", action="store_true", help="read samples from a stream")
     args = options.parse_args()
+    if args.streamed:
+        streamed(args.scores, args.share)
+        return
     empty = peak()
     scores = np.empty(args.scores, dtype=np.float32)
     rng = np.random.default_rng(0)
@@ -38,7 +79,7 @@ def main() -> None:
     drawn = peak()
     began = time.perf_counter()
     keep = int(args.scores * args.share)
-    cut = find_cut([scores], keep)
+    cut = find_threshold([scores], keep)
     seconds = time.perf_counter() - began
     figures = {
         "scores": args.scores,

@@ -150,7 +150,7 @@ class Leaders:
     """Rows that stay, by bucket: at most ``KEPT`` in each.
 
     Memory: 9 bytes per bucket, 4 per row of a bucket of up to ``KEPT`` rows (128 for a larger one), and 4 per row. With the numbers of
-    the buckets that is up to 350 bytes per row, if all 25 hashes of a row are shared with one other row.
+    the buckets that is up to 360 bytes per row, if all 25 hashes of a row are shared with one other row.
     """
 
     def __init__(self, buckets: Buckets) -> None:

@@ -1,6 +1,6 @@
 """Exact and near duplicates in a dataset: collected from a stream, then resolved so that one row of each group stays.
 
-Memory: 150 bytes per row, and up to 350 more while near duplicates are decided (``buckets``). The texts that candidates are verified
+Memory: 150 bytes per row, and up to 360 more while near duplicates are decided (``buckets``). The texts that candidates are verified
 against are in a temporary file.
 """
 

@@ -30,6 +30,8 @@ Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
+_MOST_LEVELS = 100
+"""Objects and lists in one another in the arguments of a tool call. Every change of them recurses, per level."""
 
 
 def map_strings(value: Any, change: Callable[[str], str]) -> Any:
@@ -56,12 +58,23 @@ def strings_in(value: Any) -> Iterator[str]:
             yield from strings_in(item)
 
 
+def _is_deep(value: Any) -> bool:
+    """Return whether a JSON value has more levels than are allowed, without recursion."""
+    level = [value]
+    for _ in range(_MOST_LEVELS):
+        lists = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [item for each in lists for item in each if isinstance(item, dict | list)]
+        if not level:
+            return False
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class ToolCall:
     """A tool call of an assistant. ``arguments`` is the JSON text of an object; ``id`` may be empty.
 
     Raises:
-        ValueError: if ``arguments`` is not the JSON text of an object.
+        ValueError: if ``arguments`` is not the JSON text of an object, or has more than 100 levels.
     """
 
     name: str
@@ -69,7 +82,8 @@ class ToolCall:
     id: str = ""
 
     def __post_init__(self) -> None:
-        self.parsed()
+        if _is_deep(self.parsed()):
+            raise ValueError(self._too_deep())
 
     def parsed(self) -> Mapping[str, JSON]:
         """Return the arguments as an object.
@@ -77,10 +91,16 @@ class ToolCall:
         Raises:
             ValueError: if they are not one.
         """
-        value = json.loads(self.arguments)
+        try:
+            value = json.loads(self.arguments)
+        except RecursionError:
+            raise ValueError(self._too_deep()) from None
         if isinstance(value, dict):
             return value
         raise ValueError(f"the arguments of {self.name!r} are not a JSON object")
+
+    def _too_deep(self) -> str:
+        return f"the arguments of {self.name!r} have more than {_MOST_LEVELS} levels"
 
     def mapped(self, change: Callable[[str], str]) -> ToolCall:
         """Return the call with ``change`` applied to its name, its id and every string of its arguments."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -110,13 +110,18 @@ class Answering:
             to_send = talks.start(first)
             bar.advance(talks.ended)
             stream = self.capable.open_stream(more(), more) if to_send else ()
-            for came in self._received(stream, sent):
-                if came is not None:
-                    ended = talks.ended
-                    self._take(recorder, *came)
-                    to_send += talks.answered(*came)
-                    bar.advance(talks.ended - ended)
-                recorder.commit_if_due(idle=came is None)
+            try:
+                for came in self._received(stream, sent):
+                    if came is not None:
+                        ended = talks.ended
+                        self._take(recorder, *came)
+                        to_send += talks.answered(*came)
+                        bar.advance(talks.ended - ended)
+                    recorder.commit_if_due(idle=came is None)
+            finally:
+                # The traceback of an error of the stage holds the stream, and calls that nobody reads would go on.
+                if isinstance(stream, Generator):
+                    stream.close()
             if to_send:
                 raise self._miscounted(f"{len(to_send)} requests of more() were not answered")
         self._record_outcomes(ends.items())

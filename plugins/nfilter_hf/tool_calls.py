@@ -57,7 +57,10 @@ def _call(value: Any) -> ToolCall | None:
         arguments = _loaded(arguments)
     if not isinstance(name, str) or not name or not isinstance(arguments, Mapping):
         return None
-    return ToolCall(name, json.dumps(arguments, ensure_ascii=False), str(value.get("id") or ""))
+    try:
+        return ToolCall(name, json.dumps(arguments, ensure_ascii=False), str(value.get("id") or ""))
+    except (ValueError, RecursionError):  # too many levels
+        return None
 
 
 def _loaded(text: str) -> Any:

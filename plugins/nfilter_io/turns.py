@@ -256,13 +256,25 @@ def _parse_call(value: Any, where: str) -> tuple[ToolCall, dict[str, Any]]:
     number = value.get("id")
     if number not in (None, ""):
         skeleton["id"] = None
-    return ToolCall(name, text, "" if number is None else as_text(number, "id")), skeleton
+    try:
+        call = ToolCall(name, text, "" if number is None else as_text(number, "id"))
+    except ValueError:
+        # The text was read as an object, so it has too many levels.
+        raise RowError(
+            f"the arguments of the call of {quoted(name)} have more than 100 levels"
+        ) from None
+    return call, skeleton
 
 
 def _arguments_text(value: Any, name: str) -> str:
     if value is None:
         return "{}"
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    try:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        raise RowError(
+            f"the arguments of the call of {quoted(name)} have more than 100 levels"
+        ) from None
     try:
         if isinstance(json.loads(text), dict):
             return text

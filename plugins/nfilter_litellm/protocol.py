@@ -144,7 +144,7 @@ def _parse(reply: Any, logprobs: bool, stop: Sequence[str], limit: int, tools: b
     except ValueError as error:
         unreadable = Failure("parse", f"the reply cannot be read: {error}")
         return Completion(text, "failed", None, prompt, generated, unreadable, reasoning=reasoning)
-    if not text and not calls and finish == "stop":
+    if not text and not calls:
         raise empty("the answer is empty")
     values = _logprobs(choice.get("logprobs")) if logprobs else None
     if logprobs and not values and full:

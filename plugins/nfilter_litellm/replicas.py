@@ -89,8 +89,12 @@ class ReplicaTransport:
         try:
             answer = await replica.server.call(request)
         except CallError as error:
-            if error.effect == "limited":
+            asked_to_wait = error.retry_after is not None and error.effect != "none"
+            if error.effect == "limited" or asked_to_wait:
                 replica.pause(clock(), error.retry_after)
+                if any(each.opens is None for each in self._replicas):
+                    # Another server need not wait as long.
+                    error.retry_after = None
             elif error.effect == "strained":
                 replica.failed(clock(), reached=error.may_be_billed)
             else:

@@ -61,13 +61,15 @@ def calls_in(message: Mapping[str, Any]) -> tuple[ToolCall, ...]:
     """Return the tool calls of a reply's message, in the current form or the older one, ``function_call``.
 
     Raises:
-        ValueError: a call has no name, or arguments that are not a JSON object.
+        ValueError: the calls are no list, or one has no name, or arguments that are not a JSON object of at most 100 levels.
     """
     listed = message.get("tool_calls")
     if not listed and isinstance(message.get("function_call"), Mapping):
         listed = [{"function": message["function_call"]}]
-    if not isinstance(listed, Sequence):
+    if not listed:
         return ()
+    if not isinstance(listed, Sequence):
+        raise ValueError("its tool calls are not a list")  # noqa: TRY004 (as for every reply that cannot be read)
     return tuple(_call(each) for each in listed)
 
 
@@ -77,13 +79,16 @@ def _call(value: Any) -> ToolCall:
     if not isinstance(function, Mapping) or not isinstance(name, str) or not name:
         raise ValueError("a tool call in it has no name")
     given = function.get("arguments")
-    text = json.dumps(given) if isinstance(given, Mapping) else given or "{}"
+    # Some servers write nothing for a call without arguments.
+    text = "{}" if given in (None, "") else given
     try:
-        return ToolCall(name, str(text), str(value.get("id") or ""))
+        if not isinstance(text, str):
+            text = json.dumps(text)
+        return ToolCall(name, text, str(value.get("id") or ""))
     except (ValueError, RecursionError):
         start = one_line(str(text))[:60]
         raise ValueError(
-            f"the arguments of its call of {one_line(name)[:60]!r} are not a JSON object; they begin with {start!r}"
+            f"the arguments of its call of {one_line(name)[:60]!r} are not a JSON object of at most 100 levels; they begin with {start!r}"
         ) from None
 
 

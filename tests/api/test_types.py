@@ -82,7 +82,17 @@ FIELDS = {
         "remarks",
     ),
     Sampling: ("max_tokens", "temperature", "top_p", "seed", "stop"),
-    Request: ("messages", "sampling", "logprobs", "sample_id", "draw", "tools"),
+    Request: (
+        "messages",
+        "sampling",
+        "logprobs",
+        "sample_id",
+        "draw",
+        "tools",
+        "tool_choice",
+        "response_schema",
+        "extra",
+    ),
     Failure: ("kind", "detail"),
     Completion: (
         "text",
@@ -94,6 +104,7 @@ FIELDS = {
         "cached",
         "usd",
         "reasoning",
+        "tool_calls",
     ),
     ModelRef: ("path", "kind", "base", "digest"),
     Row: ("sample", "truth", "noise", "not_carried"),
@@ -375,3 +386,13 @@ def test_the_hash_of_an_id_is_64_bits_of_sha256() -> None:
     assert hash_of("abc") == 0xBA7816BF8F01CFEA
     assert hash_of("\ud800") < 2**64
     assert len({hash_of(f"row-{n}") for n in range(1000)}) == 1000
+
+
+@pytest.mark.parametrize("levels", [101, 700, 5000])
+def test_arguments_that_are_too_deep_for_a_change_are_refused(levels: int) -> None:
+    def nested(count: int) -> str:
+        return '{"a": ' + "[" * (count - 1) + "]" * (count - 1) + "}"
+
+    with pytest.raises(ValueError, match="the arguments of 'f' have more than 100 levels"):
+        ToolCall("f", nested(levels))
+    assert ToolCall("f", nested(100)).mapped(str.upper).arguments == nested(100).replace("a", "A")

@@ -156,6 +156,28 @@ def test_what_came_before_an_error_of_the_stage_is_kept(
     journal.close()
 
 
+def test_an_error_of_the_stage_closes_the_stream(model: Callable[..., JournaledModel]) -> None:
+    """Else the calls that run go on, and cost, for as long as someone holds the error."""
+    closed = []
+
+    class Watched(OpenModel):
+        def open_stream(
+            self, first: Sequence[Request], more: Callable[[], Sequence[Request]]
+        ) -> Iterator[tuple[int, Completion] | None]:
+            try:
+                yield from super().open_stream(first, more)
+            finally:
+                closed.append("stream")
+
+    def reply(number: int, answer: Completion) -> Request | None:
+        raise RuntimeError("the stage fails")
+
+    with pytest.raises(RuntimeError, match="the stage fails") as held:
+        model(Watched()).converse([begin("a"), begin("b")], reply)
+    assert closed == ["stream"]
+    del held
+
+
 def test_a_failed_call_ends_as_the_stage_says_and_is_counted(
     model: Callable[..., JournaledModel], tmp_path: Path
 ) -> None:

@@ -184,6 +184,7 @@ def test_a_generated_sample_is_written_completely(make: Any) -> None:
         (assistant(reasoning=["a"]), "'reasoning' is a list, not text"),
         (assistant(tool_calls=[{"function": {"name": "f", "arguments": "{'a': 1}"}}]), "arguments of the call of 'f' are not a JSON object"),
         (assistant(tool_calls=[{"function": {"name": "f", "arguments": "[1]"}}]), "not a JSON object"),
+        (assistant(tool_calls=[{"function": {"name": "f", "arguments": '{"a":' + "[" * 700 + "]" * 700 + "}"}}]), "the call of 'f' have more than 100 levels"),
         (assistant(tool_calls=[{"function": {"arguments": "{}"}}]), "a call without a name"),
         (assistant(tool_calls=[{"type": "custom", "custom": {"name": "f"}}]), "a call of the type 'custom'"),
         (assistant(tool_calls="x"), "text that is not JSON"),

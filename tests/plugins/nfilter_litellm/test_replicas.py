@@ -13,9 +13,14 @@ from pydantic import ValidationError
 
 from nfilter import Completion, ModelError, Request, Site
 from nfilter_litellm.backend import LiteLLMBackend
+from nfilter_litellm.breaker import Breaker
 from nfilter_litellm.config import LiteLLMConfig
+from nfilter_litellm.engine import Dispatcher
 from nfilter_litellm.failures import CallError, broken, from_status
+from nfilter_litellm.feed import Feed
+from nfilter_litellm.limiter import Limiter
 from nfilter_litellm.replicas import ReplicaTransport
+from nfilter_litellm.retry import Retry
 from tests.model_server.faults import Script
 from tests.model_server.server import ModelServer
 from tests.plugins.nfilter_litellm.conftest import VirtualLoop
@@ -151,6 +156,25 @@ def test_a_server_that_asks_to_wait_is_left_alone_for_as_long(loop: VirtualLoop)
 
     assert loop.run_until_complete(work()) == 0
     assert (busy.calls, good.calls) == (1, 6)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_call_does_not_wait_for_one_server_while_another_is_ready(
+    loop: VirtualLoop, status: int
+) -> None:
+    """One server asks to wait for an hour, which is longer than a call waits at most."""
+    busy, good = FakeServer(), FakeServer()
+    busy.fault = lambda: from_status(status, "slow down", 3600.0)
+    dispatcher = Dispatcher(pool(busy, good), Limiter(4), Retry(), Breaker("m"))
+    answers: dict[int, Completion] = {}
+    loop.run_until_complete(dispatcher.run(Feed([ASK] * 12), answers.__setitem__))
+    assert [each.failure for each in answers.values()] == [None] * 12
+    assert (busy.calls, good.calls) == (1, 12)
+    assert loop.time() < 60
+    # Where no other server is ready, the wish of the last one counts.
+    good.fault = busy.fault
+    loop.run_until_complete(dispatcher.run(Feed([ASK]), answers.__setitem__))
+    assert "asks to wait 3600 s" in str(answers[0].failure)
 
 
 def test_where_all_pause_the_first_to_open_is_tried(loop: VirtualLoop) -> None:

@@ -191,11 +191,15 @@ def test_calls_as_servers_write_them() -> None:
     [
         (
             a_call("sql", "{'q': 1}"),
-            "the arguments of its call of 'sql' are not a JSON object; they begin with \"{'q': 1}\"",
+            "the arguments of its call of 'sql' are not a JSON object of at most 100 levels; they begin with \"{'q': 1}\"",
         ),
         (a_call("sql", "[1]"), "the arguments of its call of 'sql' are not a JSON object"),
         (a_call("", "{}"), "a tool call in it has no name"),
         ("x", "a tool call in it has no name"),
+        *(
+            (a_call("sql", odd), "the arguments of its call of 'sql' are not a JSON object")
+            for odd in ([], 0, False, '{"a": ' + "[" * 700 + "]" * 700 + "}")
+        ),
     ],
 )
 def test_a_call_that_cannot_be_read_is_a_failure_with_its_counts(call: Any, says: str) -> None:
@@ -205,9 +209,20 @@ def test_a_call_that_cannot_be_read_is_a_failure_with_its_counts(call: Any, says
     assert says in done.failure.detail
 
 
-def test_a_call_that_nobody_asked_for_is_no_answer() -> None:
+def test_calls_that_are_no_list_are_not_left_out() -> None:
+    reply = reply_with(tool_calls=a_call("sql", "{}"), content="")
+    reply["choices"][0]["finish_reason"] = "length"
+    done = read(reply, logprobs=False, tools=True)
+    assert done.failure is not None
+    assert done.failure.detail == "the reply cannot be read: its tool calls are not a list"
+
+
+@pytest.mark.parametrize("finish", ["tool_calls", "length"])
+def test_a_call_that_nobody_asked_for_is_no_answer(finish: str) -> None:
+    reply = reply_with(tool_calls=[a_call("sql", "{}")])
+    reply["choices"][0]["finish_reason"] = finish
     with pytest.raises(CallError, match="the answer is empty"):
-        read(reply_with(tool_calls=[a_call("sql", "{}")]), logprobs=False)
+        read(reply, logprobs=False)
 
 
 def test_tools_and_schemas_count_in_the_bound_of_a_cost() -> None:

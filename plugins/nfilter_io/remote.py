@@ -169,6 +169,13 @@ def _copy(system: Any, address: Address, copy: Copy, version: Mapping[str, str] 
                 f"{address.url}: changed while it was copied; run the same command again"
             )
         size = part.stat().st_size
+        named = (version or {}).get("size", "")
+        # Some servers name a size of 0 where they know none.
+        if named.isdecimal() and int(named) not in (0, size):
+            raise SourceError(
+                f"{address.url}: {size} bytes came of the {int(named)} that the server names; run the same command again, or copy "
+                "the file to this machine and name it in `path`"
+            )
     with publishing(copy.folder / _RECORD) as out:
         json.dump({"url": address.url, "version": version, "size": size}, out)
 

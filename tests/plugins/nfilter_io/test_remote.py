@@ -298,6 +298,35 @@ def test_a_download_that_ends_early_leaves_no_copy(files: Files, tmp_path: Path)
     assert not list(Copy.of(parse(url)).folder.rglob("*rows*"))
 
 
+@pytest.mark.types("that the server names; run the same command again")
+def test_a_reply_of_another_size_than_the_server_names_leaves_no_copy(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache on the way that holds half of a file replies with its first half, as if that were all of it."""
+    from fsspec.implementations.http import HTTPFileSystem
+
+    url = f"{files.url}/rows.jsonl"
+    files.answers["/rows.jsonl"] = Answer(lines(ROWS), {"ETag": "1"})
+    real = HTTPFileSystem._get_file
+
+    async def half(*args: Any, **kwargs: Any) -> None:
+        files.answers["/rows.jsonl"] = Answer(lines(ROWS)[:200], {"ETag": "1"})
+        await real(*args, **kwargs)
+        files.answers["/rows.jsonl"] = Answer(lines(ROWS), {"ETag": "1"})
+
+    whole = len(lines(ROWS))
+    with monkeypatch.context() as patch:
+        patch.setattr(HTTPFileSystem, "_get_file", half)
+        with pytest.raises(
+            SourceError, match=f"200 bytes came of the {whole} that the server names"
+        ):
+            fetch(url, HERE)
+    with pytest.raises(SourceError, match="there is no copy"):
+        local_path(url, tmp_path)
+    fetch(url, HERE)
+    assert local_path(url, tmp_path).stat().st_size == whole
+
+
 @pytest.mark.types("changed while it was copied; run the same command again")
 def test_a_file_that_changes_while_it_is_copied(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

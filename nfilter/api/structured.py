@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from nfilter.api.errors import short
 from nfilter.api.model import Model
+from nfilter.api.strict_json import strict_json
 from nfilter.api.types import Completion, Failure, Message, Request
 
 _Form = TypeVar("_Form", bound=BaseModel)
@@ -107,24 +108,13 @@ def _read(text: str, form: type[_Form]) -> _Form | str:
     if plain.startswith("```") and plain.endswith("```") and "\n" in plain:
         plain = plain[plain.index("\n") : -3].strip()
     try:
-        value = json.loads(plain, parse_constant=_no_number, object_pairs_hook=_object)
+        value = strict_json(plain)
     except (ValueError, RecursionError):
         return "it is not one JSON object"
     try:
         return form.model_validate_json(json.dumps(value))
     except ValidationError as error:
         return _named(error)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        raise ValueError("a key stands twice, and which of its values is meant is unknown")
-    return value
-
-
-def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is not JSON")
 
 
 def _named(error: ValidationError) -> str:

@@ -16,6 +16,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from nfilter.api.strict_json import strict_json
+
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 """A JSON value. NaN and infinities are not JSON; writing them is an error."""
 
@@ -74,7 +76,7 @@ class ToolCall:
     """A tool call of an assistant. ``arguments`` is the JSON text of an object; ``id`` may be empty.
 
     Raises:
-        ValueError: if ``arguments`` is not the JSON text of an object, or has more than 100 levels.
+        ValueError: if ``arguments`` is not the JSON text of an object (a key twice and NaN are not JSON), or has more than 100 levels.
     """
 
     name: str
@@ -92,7 +94,7 @@ class ToolCall:
             ValueError: if they are not one.
         """
         try:
-            value = json.loads(self.arguments)
+            value = strict_json(self.arguments)
         except RecursionError:
             raise ValueError(self._too_deep()) from None
         if isinstance(value, dict):

@@ -155,6 +155,9 @@ def _given(path: Path, flag: str) -> GivenFile:
 def _read(path: Path, flag: str) -> GivenFile:
     try:
         place = path.resolve(strict=True)
+        if not place.is_file():
+            # A pipe would be waited for.
+            raise PluginError(f"{short(str(path), 500)}: not a regular file; see {flag}")
         return GivenFile(path, place, place.read_bytes(), flag)
     except OSError as error:
         raise PluginError(

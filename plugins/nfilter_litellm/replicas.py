@@ -35,7 +35,10 @@ class Server(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Replica:
-    """A server and its state. ``opens`` is the time from which it may be used again; None if it is in use."""
+    """A server and its state. ``opens`` is the time from which it may be used again; None if it is in use.
+
+    ``rejected_alone`` counts requests in a row that it rejected and another server took.
+    """
 
     address: str
     server: Server
@@ -43,6 +46,7 @@ class _Replica:
     used: int = 0
     failures: int = 0
     pauses: int = 0
+    rejected_alone: int = 0
     opens: float | None = None
 
     def answered(self) -> None:
@@ -60,12 +64,25 @@ class _Replica:
         self.opens = max(self.opens or 0.0, now + (own if seconds is None else seconds))
 
 
+def _load(replica: _Replica) -> tuple[int, int]:
+    """Return the order in which servers are chosen: the fewest calls running, then the longest without a call."""
+    return replica.running, replica.used
+
+
+def _wrong_server(detail: str) -> str:
+    return (
+        f"one of several servers fails: {detail}; correct its address or its key, or remove it from api_base and replicas, and "
+        "run the same command again"
+    )
+
+
 class ReplicaTransport:
     """Transport over several servers. For one event loop.
 
     A server that cannot be reached, that fails three times in a row, or that asks to wait, gets no calls for 1 s, then 2 s, up to
     60 s. After the pause it is asked whether it answers (``Server.answers``) before it gets a call. If all servers pause, calls
-    go to the one whose pause ends first, and the engine's own retries apply.
+    go to the one whose pause ends first, and the engine's own retries apply. A request that one server rejects is tried at another; a
+    server that rejects three in a row which others take ends the run.
     """
 
     def __init__(self, servers: Sequence[tuple[str, Server]]) -> None:
@@ -81,8 +98,24 @@ class ReplicaTransport:
             CallError: with the address of the server.
             ModelError: the server fails for a reason that all its calls share, such as the key or the model's name.
         """
+        first = self._choose(asyncio.get_running_loop().time())
+        try:
+            return await self._call(first, request)
+        except CallError as error:
+            others = [each for each in self._replicas if each.opens is None and each is not first]
+            if not (error.shared and error.maybe_prompt) or not others:
+                raise
+            rejection = error
+        # A rejected prompt is rejected by every server; what another one takes is a fault of the first.
+        answer = await self._call(min(others, key=_load), request)
+        first.rejected_alone += 1
+        if first.rejected_alone >= _FAILURES:
+            raise ModelError(_wrong_server(rejection.detail))
+        return answer
+
+    async def _call(self, replica: _Replica, request: Request) -> Completion:
+        """Make one attempt at one server."""
         clock = asyncio.get_running_loop().time
-        replica = self._choose(clock())
         self._calls += 1
         replica.used = self._calls
         replica.running += 1
@@ -102,14 +135,12 @@ class ReplicaTransport:
             error.detail = f"{error.detail} (at {replica.address})"
             if error.shared and not error.maybe_prompt:
                 # The other servers may answer, and the calls of this one would fail in silence.
-                raise ModelError(
-                    f"one of several servers fails: {error.detail}; correct its address or its key, or remove it from "
-                    "api_base and replicas, and run the same command again"
-                ) from None
+                raise ModelError(_wrong_server(error.detail)) from None
             raise
         finally:
             replica.running -= 1
         replica.answered()
+        replica.rejected_alone = 0
         return answer
 
     async def close(self) -> None:
@@ -130,7 +161,7 @@ class ReplicaTransport:
                 check.add_done_callback(partial(self._end_check, number))
         ready = [replica for replica in self._replicas if replica.opens is None]
         if ready:
-            return min(ready, key=lambda each: (each.running, each.used))
+            return min(ready, key=_load)
         return min(self._replicas, key=lambda each: each.opens or 0.0)
 
     def _end_check(self, number: int, _: asyncio.Task[None]) -> None:

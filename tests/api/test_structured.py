@@ -53,6 +53,7 @@ def test_an_answer_of_the_form_is_its_value(text: str) -> None:
         (f"{GOOD} {GOOD}", "it is not one JSON object"),
         ('{"right": true, "right": false, "score": 7}', "it is not one JSON object"),
         ('{"right": true, "score": NaN}', "it is not one JSON object"),
+        ('{"right": true, "score": 1e999}', "it is not one JSON object"),
         ('{"right": true, "score": 11}', "score: Input should be less than or equal to 10"),
         ('{"right": true}', "score: Field required"),
         ('{"right": true, "score": 7, "why": "x"}', "why: Extra inputs are not permitted"),

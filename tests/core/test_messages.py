@@ -33,9 +33,21 @@ def test_a_sample_survives_disk() -> None:
     assert "tools" not in sample_to_json(plain)
 
 
-@pytest.mark.parametrize("arguments", ["", "[1]", '"x"', "{'city': 'Rome'}"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "",
+        "[1]",
+        '"x"',
+        "{'city': 'Rome'}",
+        '{"x": 1, "x": 2}',
+        '{"x": NaN}',
+        '{"x": [{"y": 1e999}]}',
+    ],
+)
 def test_arguments_are_an_object(arguments: str) -> None:
-    with pytest.raises(ValueError, match=r"not a JSON object|Expecting"):
+    says = r"not a JSON object|Expecting|stands twice|is not JSON|too large"
+    with pytest.raises(ValueError, match=says):
         ToolCall("weather", arguments)
 
 

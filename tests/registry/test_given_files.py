@@ -257,6 +257,17 @@ def test_a_folder_that_cannot_be_meant_is_refused(here: Path) -> None:
         recipe_files(recipe)
 
 
+def test_a_pipe_is_refused_and_not_waited_for(here: Path) -> None:
+    import os
+
+    write("plugins/my.py")
+    os.mkfifo(here / "plugins" / "q.py")
+    with pytest.raises(
+        PluginError, match=r"plugins/q.py: not a regular file; see --recipe-plugins"
+    ):
+        recipe_files(Path("recipe.yaml"))
+
+
 @pytest.mark.types(
     "is a link out of the folder; to load its target, type --plugin «»",
     "nothing is loaded through a link: type --plugin FILE",

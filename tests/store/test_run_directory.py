@@ -23,7 +23,7 @@ from nfilter.store.files import (
     write_json,
     write_jsonl,
 )
-from nfilter.store.run_directory import RunDirectory, set_aside
+from nfilter.store.run_directory import RunDirectory, locked, set_aside
 from nfilter.store.samples import open_samples
 
 values = st.recursive(
@@ -155,6 +155,18 @@ def test_one_holder_at_a_time_in_one_process_too(tmp_path: Path) -> None:
         pass
     with run.held():
         pass
+
+
+@pytest.mark.types("rank «» of a run is running in it; stop it, or choose another --out")
+def test_a_run_with_a_rank_in_it_is_not_moved(tmp_path: Path) -> None:
+    out = tmp_path / "x"
+    (out / "00-source").mkdir(parents=True)
+    (out / "ranks" / "1").mkdir(parents=True)
+    with (out / "ranks" / "1" / "lock").open("w") as lock:
+        assert locked(lock)
+        with pytest.raises(StoreError, match="rank 1 of a run is running in it; stop it"):
+            set_aside(out)
+    assert set_aside(out) == tmp_path / "x.old-1"
 
 
 @pytest.mark.types("not the folder of a run, so it is not moved")

@@ -36,7 +36,7 @@ def recipe_templates(
 
 def kinds(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete a kind of component."""
-    from nfilter.report.installed import KINDS
+    from nfilter.cli.installed import KINDS
 
     return _items(KINDS, incomplete)
 

@@ -49,7 +49,7 @@ def plugins_list(kind: str | None, text: str, files: tuple[Path, ...], as_json: 
 
 
 def _list(kind: str | None, text: str, files: tuple[Path, ...], *, as_json: bool) -> None:
-    from nfilter.report.installed import listing, show_all
+    from nfilter.cli.installed import listing, show_all
 
     found = listing(load_plugins(files), plugin_commands(), kind=kind, text=text)
     show_all(found, console(), as_json=as_json)

@@ -252,8 +252,8 @@ def test_what_the_kit_says_to_write_mends_the_tool() -> None:
 
 
 def test_tools_are_registered_found_and_listed_like_all_else(point: Any, module: Any) -> None:
+    from nfilter.cli.installed import listing, show_all
     from nfilter.registry.catalogue import show_one
-    from nfilter.report.installed import listing, show_all
 
     one = point("one", module("one_mod", tools=[Echo]), "one-dist")
     plugins = load([one], ())

@@ -289,8 +289,8 @@ def test_losses_are_listed_and_shown_as_other_kinds_are(
 
     from rich.console import Console
 
+    from nfilter.cli.installed import listing, show_all
     from nfilter.registry.catalogue import show_one
-    from nfilter.report.installed import listing, show_all
 
     plugins = catalogue(losses=nfilter_losses.nfilter_losses())
     out = io.StringIO()

@@ -28,15 +28,15 @@ tokens:
 RUN = """\
 import os, signal, sys
 from nfilter.cli import entry
-from nfilter_xtf import attention
-kill_at, passes, score = int(sys.argv.pop(1)), [], attention._score_layers
-def counting(module, sample, reduce):
+from nfilter_hf import attention
+kill_at, passes, score = int(sys.argv.pop(1)), [], attention._reduced_layers
+def counting(module, sample, reduce, layers):
     passes.append(sample.id)
     if len(passes) == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
     print("pass", sample.id, flush=True)
-    return score(module, sample, reduce)
-attention._score_layers = counting
+    return score(module, sample, reduce, layers)
+attention._reduced_layers = counting
 sys.exit(entry(sys.argv[1:]))
 """
 

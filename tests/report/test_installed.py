@@ -17,10 +17,10 @@ from rich.console import Console
 from nfilter import NotInstalled, PluginError
 from nfilter.api.hookspecs import HOOKS, REGISTRATIONS
 from nfilter.cli import entry
+from nfilter.cli.installed import KINDS, Listing, listing, show_all
 from nfilter.cli.plugins import plugins_list
 from nfilter.registry.given_files import given_files
 from nfilter.registry.loading import Plugins, load
-from nfilter.report.installed import KINDS, Listing, listing, show_all
 
 
 class Metric:

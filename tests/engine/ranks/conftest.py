@@ -33,6 +33,14 @@ def results(run: Path) -> dict[str, bytes]:
     return {path.relative_to(run).as_posix(): path.read_bytes() for path in paths if path.is_file()}
 
 
+# A process that a shell starts in the background ignores Ctrl-C, and so do its children.
+_RUN = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("nfilter", run_name="__main__")
+"""
+
+
 @dataclass
 class Together:
     """Starts ranks in threads; a rank is as it is in a process of its own, but for the signals."""
@@ -120,7 +128,7 @@ class Processes:
         self, out: str, *words: str, recipe: str = "r.yaml", env: Mapping[str, str] | None = None
     ) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "nfilter", "run", recipe, "--out", out, *words],
+            [sys.executable, "-c", _RUN, "run", recipe, "--out", out, *words],
             cwd=self.home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={**os.environ, "NFILTER_ALLOW_HOSTS": "127.0.0.1", **(env or {})},
         )  # fmt: skip

@@ -154,7 +154,8 @@ def test_a_lost_connection_is_one_request(transport: str) -> None:
         )  # type: ignore[arg-type]
         budget = Budget(50.0)
         made = LiteLLMBackend(config, Site(Path(), budget=budget))
-        with pytest.raises(ModelError, match="onnect"):
+        # Of a connection that is reset before everything was read, litellm gives no words.
+        with pytest.raises(ModelError, match=r"onnect|AnthropicException - \."):
             spend(made, requests(1))
     assert len(connections) == 1
     assert budget.spent > 0

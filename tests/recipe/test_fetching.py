@@ -65,7 +65,6 @@ def checked(*words: str) -> str:
     return CliRunner().invoke(main, ["check", "r.yaml", *words]).output
 
 
-@pytest.mark.types("this would read from")
 @pytest.mark.parametrize(
     ("text", "line", "section"), [(RECIPE, 2, "source"), (TESTED, 7, "evaluate.source")]
 )

@@ -47,19 +47,15 @@ class Remedy:
 
 def remedies() -> list[Remedy]:
     """Every message of the sources that tells a person what to type, in order."""
-    return [each for each in every_message() if names_a_remedy(each.text)]
-
-
-def every_message() -> list[Remedy]:
-    """Every message of the sources, in order."""
     found = []
     for folder in FOLDERS:
         for file in sorted((ROOT / folder).rglob("*.py")):
             place = file.relative_to(ROOT).as_posix()
             if place.startswith(NO_MESSAGES):
                 continue
-            lines = messages(file.read_text(encoding="utf-8"))
-            found += [Remedy(f"{place}:{line}", text) for line, text in lines]
+            for line, text in messages(file.read_text(encoding="utf-8")):
+                if names_a_remedy(text):
+                    found.append(Remedy(f"{place}:{line}", text))
     return found
 
 

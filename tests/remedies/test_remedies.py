@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from tests.remedies.sources import ROOT, Remedy, every_message, remedies
+from tests.remedies.sources import ROOT, Remedy, remedies
 
 # What no test can type, by words of the message, and why.
 CANNOT: dict[str, str] = {
@@ -66,7 +66,7 @@ def test_every_remedy_is_typed_by_a_test() -> None:
 
 
 def test_no_mark_and_no_reason_is_left_over() -> None:
-    texts = [message.text for message in every_message()]
+    texts = [remedy.text for remedy in remedies()]
     stale = [
         words for words in (*typed(), *CANNOT, *OPEN) if not any(words in text for text in texts)
     ]

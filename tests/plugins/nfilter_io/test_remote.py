@@ -327,7 +327,6 @@ def test_a_reply_of_another_size_than_the_server_names_leaves_no_copy(
     assert local_path(url, tmp_path).stat().st_size == whole
 
 
-@pytest.mark.types("changed while it was copied; run the same command again")
 def test_a_file_that_changes_while_it_is_copied(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

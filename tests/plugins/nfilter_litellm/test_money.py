@@ -146,7 +146,7 @@ def test_a_lost_connection_is_one_request(transport: str) -> None:
     connections = []
 
     def lost(reader: socket.socket) -> None:
-        connections.append(reader.recv(2**16))
+        connections.append(whole_request(reader))
 
     with listening(lost) as url:
         config = LiteLLMConfig(
@@ -154,8 +154,7 @@ def test_a_lost_connection_is_one_request(transport: str) -> None:
         )  # type: ignore[arg-type]
         budget = Budget(50.0)
         made = LiteLLMBackend(config, Site(Path(), budget=budget))
-        # Of a connection that is reset before everything was read, litellm gives no words.
-        with pytest.raises(ModelError, match=r"onnect|AnthropicException - \."):
+        with pytest.raises(ModelError, match="onnect"):
             spend(made, requests(1))
     assert len(connections) == 1
     assert budget.spent > 0
@@ -185,13 +184,22 @@ def test_litellm_s_clients_send_once_per_attempt() -> None:
         await client.aclose()
         return raised
 
-    with listening(lambda one: connections.append(one.recv(2**16))) as url:
-        lost, refused = asyncio.run(twice(url))
-    # A server that closes before it has read everything resets the connection.
-    assert lost in (httpx.RemoteProtocolError, httpx.ReadError)
-    assert refused is RefusedReplyError
+    with listening(lambda one: connections.append(whole_request(one))) as url:
+        assert asyncio.run(twice(url)) == [httpx.RemoteProtocolError, RefusedReplyError]
     assert len(connections) == 1
     assert asyncio.run(twice(url)) == [httpx.ConnectError, httpx.ConnectError]
+
+
+def whole_request(one: socket.socket) -> bytes:
+    """Read a request with its body: a connection that is closed before that is reset, and not lost."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += one.recv(2**16)
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)^content-length: *(\d+)", head, re.MULTILINE)
+    while length is not None and len(body) < int(length[1]):
+        body += one.recv(2**16)
+    return head + body
 
 
 @contextmanager

@@ -24,10 +24,21 @@ _OPERAND = rf"({_SIGN}?\s?\d+(?:[.,]\d+)*)"
 _FRACTION = re.compile(
     rf"(?P<sign>{_SIGN}\s?)?(?P<whole>(?<![\w.,])\d+\s?)?\\[dtc]?frac\s*+(?:\{{\s*{_OPERAND}\s*\}}|(\d))\s*+(?:\{{\s*{_OPERAND}\s*\}}|(\d))"
 )
+_GROUP = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]{0,300}+\}){0,300}+\}){0,300}+\}"
+_OPAQUE = re.compile(
+    rf"\\(?:(?:[dtc]?frac|[dt]?binom)(?![A-Za-z])\s?(?:{_GROUP}|\d)\s?(?:{_GROUP}|\d)"
+    rf"|sqrt\s?\[[^\[\]]{{0,20}}\]\s?(?:{_GROUP}|\d))"
+)
+_UNIT_FRACTION = re.compile(
+    r"\\[dtc]?frac\s?\{\s?([A-Za-z]{1,8})\s?\}\s?\{\s?([A-Za-z]{1,8}(?:\^\{?\d\}?)?)\s?\}"
+)
 
 
 def plain_math(text: str) -> str:
-    """Return ``text`` with LaTeX numbers in plain characters. Unknown commands are kept."""
+    """Return ``text`` with LaTeX numbers in plain characters; fractions and roots of anything else are unreadable.
+
+    Unknown commands are kept.
+    """
     if "\\" not in text and "{" not in text:
         return text
     text = (
@@ -40,6 +51,7 @@ def plain_math(text: str) -> str:
     text = _THIN.sub("\u202f", text)
     text = _TEXT.sub(r"\1", text)
     text = _FRACTION.sub(_slashed, text)
+    text = _OPAQUE.sub(UNREADABLE, _UNIT_FRACTION.sub(r" \1/\2", text))
     text = _NAME.sub(lambda name: _NAMES.get(name[1], name[0]), text)
     return _BRACED.sub(r"\1", _DEGREE.sub("°", text))
 

@@ -43,6 +43,22 @@ _ONLY_WORDS = re.compile(
     r"(?:[\s,-]{0,2}(?!(?:or|and|ou|oder|y|et|und)\s)[^\W\d_]{2,}+\.?){0,6}[\s.!,;:)\]}\"'”’$。।]*\Z"
 )
 _CLAUSE = re.compile(r"[.;!?。](?:\s|\Z)|\n")
+_WORDED = re.compile(
+    r"(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|"
+    r"nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|half|a\sdozen|a\shundred|no|none|nothing|neither|nobody|"
+    r"infinity|infinite(?:ly)?|undefined)(?!\w)",
+    re.IGNORECASE,
+)
+_COMMENT = re.compile(
+    r"(?:correct|right|clear|above|verified|complete|given|found|obtained)(?!\w)", re.IGNORECASE
+)
+_NEXT_BOX = r"\n(?:[ ,;$.&\n]|and|or)*+Answer: \ue000([^\n]*+)"
+_BOXES = re.compile(rf"(?<=\ue000)([^\n]*+)((?:{_NEXT_BOX})++)")
+_PAIR = re.compile(r"(?<=[(\[{])[-–]?\d{1,3},[-–]?\d{3}(?=[)\]}])")
+_STARS = re.compile(r"^([^*\n]*\d\)?)\s?\*\*\s?(?=[-–({]?\d)(?=[^*\n]*$)", re.MULTILINE)
+_ASSIGNED = re.compile(r"[,;]\s?[A-Za-z]\w{0,4}\s?\Z")
+_ASIDE = re.compile(r"\d[^.;!?()\n]{0,40}\([^()\n]*\Z")
+_ITEM = re.compile(r"\d\)\s?\S")
 _BULLET = re.compile(r"[-–]\s")
 _WORD = re.compile(r"[^\W\d_]{2}")
 _PROSE = re.compile(r"(?:[^\W\d_]{2,}+[ ,]+){3,}[^\W\d_]{2,}")
@@ -123,13 +139,23 @@ class _Text:
         if each.form == "revision":
             return self._revision(line, each)
         if match is not None:
-            return None if self._is_bullet(match, each) else self._first(line, match)
+            unclear = self._is_bullet(match, each) or _ITEM.match(line, match.end() - 1)
+            return None if unclear else self._first(line, match)
+        filled = _FILLED.match(line)
+        if _WORDED.match(line, filled.end() if filled else 0):
+            return None
         if each.form == "heading":
             return self._under_heading(each, line)
+        return self._after_verb(each, line)
+
+    def _after_verb(self, each: Statement, line: str) -> Fraction | None:
+        """The number in a statement that begins with something else; none before it where none follows."""
         clause = _CLAUSE.split(line, maxsplit=1)[0]
-        if line[:1].isalpha() or not NUMBER.search(clause):
+        if not line[:1].isalpha() and NUMBER.search(clause):
+            return self._last(clause)
+        if NUMBER.search(self.text, each.position) or _COMMENT.match(line):
             raise _Nothing
-        return self._last(clause)
+        return None
 
     def _is_bullet(self, match: re.Match[str], each: Statement) -> bool:
         """Whether a dash may be a sign or the mark of a list: "Answer:" and "- 5" in the next line."""
@@ -167,7 +193,7 @@ class _Text:
             if not re.match(r"\s?[=≈]", line[found.end :]):
                 return number
             return number if number == self._result(result) else None
-        if not equals or _PROSE.search(head):
+        if not equals or _PROSE.search(head) or _ASSIGNED.search(head):
             return None
         return self._result(result)
 
@@ -210,6 +236,8 @@ class _Text:
         match = match if result is None else NUMBER.match(text, result)
         if match is None or (result is None and is_tied(match, text)):
             return None
+        if _ASIDE.search(text, max(0, match.start() - _WHOLE), match.start()):
+            return None
         found = behind(match, text, self.factors, english=self.english)
         if found is None or (text[found.end :].startswith("!") and not _WORD.search(text)):
             return None
@@ -218,16 +246,24 @@ class _Text:
 
 def _prepared(text: str, *, comma: bool) -> str:
     text = _PRIVATE.sub(" ", western_digits(text[-TAIL:]))
+    text = _STARS.sub(r"\1^", text)
     text = plain_math(text)
     text = _GROUPED.sub(lambda group: re.sub(r"\D", "", group[0]), text)
     text = _VULGAR.sub(_spelled, text)
     text = _HASHES.sub("Answer: ", text)
-    text = one_form(apart(clean(text, _boxed)), comma=comma)
+    text = _PAIR.sub(UNREADABLE, clean(text, _boxed))
+    text = one_form(_BOXES.sub(_one_box, apart(text)), comma=comma)
     return _MINUS.sub("-", _CALCULATED.sub("", text))
 
 
 def _boxed(inner: str | None) -> str:
     return f"\nAnswer: {_BOX}{'' if inner is None else ' '.join(inner.split())}\n"
+
+
+def _one_box(match: re.Match[str]) -> str:
+    """Boxes in a row are one answer only where they say the same."""
+    inner = {match[1], *re.findall(_NEXT_BOX, match[2])}
+    return match[1] if len(inner) == 1 else ", ".join(sorted(inner))
 
 
 def _spelled(match: re.Match[str]) -> str:

@@ -42,40 +42,61 @@ _UNIT = re.compile(
     rf"\s?(?P<name>%|‰|°\s?[CFK]?(?![^\W\d_])|{CURRENCY}|µ?[^\W\d_]++(?:[\u0300-\u036f\u0900-\u0d7f\u0e31-\u0e4e]|[^\W\d_])*+)"
     r"(?P<rest>(?:(?<=m)[23](?!\w))?(?:\s?\^\s?\{?\s?[-–]?\d++\s?\}?)?(?:\s?[/·]\s?[^\W\d_]++(?:\s?\^\s?\{?\s?[-–]?\d++\s?\}?)?){0,3})"
 )
+_MONTH = (
+    "January|February|March|April|May|June|July|August|September|October|November|December|"
+    r"(?:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\b\.?"
+)
+_MONTH_BEHIND = re.compile(rf"(?:st|nd|rd|th)?\s(?:of\s)?(?:{_MONTH})(?!\w)")
+_DECADE = re.compile(r"(?<!\d)(?:1\d|20)\d0s\Z")
+_DENIED = re.compile(
+    r"\s(?:[^\W\d_]+\s)?(?:(?:is|was|are|were)(?:n['’]t|\s(?:not|wrong|incorrect|false|impossible))|(?:degrees?\s)?below\szero)(?!\w)",
+    re.IGNORECASE,
+)
 _POWER_OF_UNIT = re.compile(r"\s?\^\s?\{?\s?[-–]?\d")
 _JOINED = re.compile(
-    rf"(?:\s?[,;]\s?|\s)(?:(?:and|or|und|oder|et|ou|y|o|e|и|или|&)\s)?(?:[-–+±]\s?)?{CURRENCY}?\s?[\d{UNREADABLE}√]"
-    r"|[\s,;]+(?:(?:and|or)\s)?[A-Za-z]\s?=",
+    rf"(?:\s?[,;]\s?|\s)(?:(?:and|or|und|oder|et|ou|y|o|e|и|или|&)\s)?(?:[-–+±]\s?)?{CURRENCY}?\s?[\d{UNREADABLE}√∞]"
+    r"|[\s,;]+(?:(?:and|or)\s)?[A-Za-z](?:_?\{?\d\}?)?\s?="
+    r"|\.?,?\s\d+(?:\.\d+)?\s?(?:in|oz|min|sec)(?![^\W_])|\s?(?-i:[NSEW]),?\s?\d",
     re.IGNORECASE,
 )
 _RANGE = re.compile(
-    rf"\s?(?:to|or|and|bis|oder|und|a|à|ou|et|o|y|out\sof|~|～|〜|до|или|и|至|到|或|和)\s?[-–+]?{CURRENCY}?\s?[\d{UNREADABLE}]"
+    rf"\s?(?:(?:up\s)?to|through|thru|until|till|vs\.?|versus|or|and|bis|oder|und|a|à|ou|et|o|y|(?:out\s)?of\s(?:the|every)|out\sof|\.{{2,3}}|…"
+    rf"|~|～|〜|до|или|и|至|到|或|和)\s?[-–+]?{CURRENCY}?\s?[\d{UNREADABLE}]"
     r"|[\s,]*and\s(?:a|one|two|three)[\s-](?:half|third|quarter|fourth|fifth|tenth|halves|thirds|quarters)",
     re.IGNORECASE,
 )
 _WORKED = re.compile(
-    rf"[)\]}}]*\s?(?:[\u0300-\u036f\u20d0-\u20ff\^_√π∞±<>≤≥≠{UNREADABLE}α-ωΑ-Ω]|[*×·・÷]|\\[A-Za-z]|\.\(\d|/\s?[\d({{√]|:\s?\d|['\"′″]\s?\d|%\s?[\^*×]"
+    rf"[)\]}}]*\s?(?:[\u0300-\u036f\u20d0-\u20ff\^_√π∞±<>≤≥≠{UNREADABLE}α-ωΑ-Ω]|[*×·・÷]|\\[A-Za-z]|\.\(\d|/\s?[-–]?[\d({{√]|[:∶]\s?\d|['\"′″]\s?\d|['’]s(?!\w)|!\s?[=*/+)]|%\s?[\^*×]"
     r"|\.\s?\\|\.\d|\s?x\s?\d)"
     r"|\s?\+\s?[\w$(√\\{.]|\s?[-–]\s?(?:[\d(√\\{$.]|[A-Za-z](?![A-Za-z]))|\s?[-–]\s*\Z|[({\[]\s?[-–+]?[\d√]",
 )
 _OPERAND = rf"[\d)\]}}%°!{UNREADABLE}]"
 _TIED = re.compile(
-    rf"""(?: {_OPERAND}\s?[-–—+*/×÷·・^:_]?\s?
+    rf"""(?: {_OPERAND}\s?[-–—+*/×÷·・^:∶_]?\s?
     | [\w]\s?[-–+*/×÷·・^_]\s?
     | \d\s?[xX]\s?
-    | (?:[√^_±<≤≥≠\\π∛]|(?<![=-])>)\s?[({{\[]*\s?
+    | (?:[√^_±<≤≥≠\\π∛⌊⌈]|(?<![=-])>)\s?[({{\[]*\s?
     | \\[A-Za-z]+\s?[({{\[]*\s?
-    | (?<![A-Za-z])(?:sqrt|log|ln|sin|cos|tan|exp|mod|plus|minus|times|over|(?:divided|multiplied)\sby|not)(?:\s?[({{\[]\s?|\s)
+    | (?<![A-Za-z])(?:sqrt|log|ln|sin|cos|tan|exp|mod|plus|minus|times|over|(?:divided|multiplied)\sby|half\sof|twice|double|triple|than)(?:\s?[({{\[]\s?|\s)
+    | (?:(?<![^\W\d_])(?:not|cannot|never|neither|nor|instead\sof)|n['’]t)\s(?:(?:be|equals?|the|an?|exactly)\s){{0,2}}{CURRENCY}?
     | [A-Za-z]\(\s?
     | \d\.?\(\s?
     | (?<![A-Za-z])out\sof\s(?:the\s)?
     | (?<![A-Za-z])(?:table|figure|fig\.|step|question|item|problem|page|chapter|row|equation|eq\.|section|line|case)\s\(?
     | [-–+]\s?[({{\[]\s?
+    | (?<![-|])[-–+]\|\s?
+    | (?-i:{_MONTH})\s(?:\d{{1,2}}(?:st|nd|rd|th)?,?\s)?
+    | (?:\A|\s),
+    | \d['’′]\s?
+    | [∞]\s?[,;]\s?
     | [-–]\s?(?-i:[A-Z]{{1,3}})\s?
-    | [\d{UNREADABLE}]\s?(?:to|or|and|bis|oder|und|~|～|至|到|或|和)\s{CURRENCY}?
+    | [\d{UNREADABLE}]\s?(?:(?:up\s)?to|or|and|bis|oder|und|until|till|through|thru|in|of(?:\s(?:the|every))?|for|per|by|against|vs\.?|versus|less)\s{CURRENCY}?
+    | [\d{UNREADABLE}]\s?(?:\.{{2,3}}|…|~|～|〜|至|到|或|和)\s?{CURRENCY}?
+    | \d\s?[^\W\d_]+,?\s(?:or|and|in|of|for|per|every)\s{CURRENCY}?
+    | \d[,;]?\s(?:(?:or|and)\s)?[A-Za-z](?:_?\{{?\d\}}?)?\s?=\s?
     | [(\[{{]\s?[-–+]?[\d.{UNREADABLE}]+\s?[,;]\s?
     | \d\s?(?:hours?|hrs?|h|min(?:ute)?s?|sec(?:ond)?s?|feet|foot|ft|yards?|yd|pounds?|lbs?|years?|months?|weeks?|days?|dollars?|
-        euros?|pesos?|m|km|kg|degrees?|dozens?|hundred|thousand|million|billion|trillion|万|千|億|亿|시간|시|분|小时|時間|时|時|点|點|分|年|月|日)\s?,?\s?(?:and\s)?
+        euros?|pesos?|m|km|kg|degrees?|dozens?|hundred|thousand|lakh|crore|million|billion|trillion|万|千|億|亿|시간|시|분|小时|時間|时|時|点|點|分|年|月|日)\s?,?\s?(?:and\s)?
     )\Z""",
     re.VERBOSE | re.IGNORECASE,
 )
@@ -107,10 +128,16 @@ def is_tied(match: re.Match[str], text: str) -> bool:
     if match["sign"] is not None:
         spaced = bool(match["gap"])
         # "covid-19", "10 - 5", and a bullet or dash of prose: whose sign it is cannot be told.
-        if re.search(r"[\w)\]}%°]\Z", before) or re.search(r"[-–+±]\s?\Z", before):
+        if re.search(r"[\w)\]}%°]\Z", before) or re.search(r"[-–+±/]\s?\Z", before):
             return True
         if spaced and not re.search(r"[=(≈]\s?\Z", before):
             return True
+    if (
+        match["sign"] is not None
+        and before.count("|") == 1
+        and re.match(r"\s?\|[^|\n]*(?:\n|\Z)", text[match.end() :])
+    ):
+        return before.rstrip().endswith("|")  # the absolute value, and no cell of a table
     if before.endswith("—") and not re.search(r"[^\W\d_]—\Z", before):
         return True
     if _TIED.search(before):
@@ -155,8 +182,16 @@ def behind(
     if found is None or _ARTICLE.match(rest):
         return Behind(None, 1, end)
     unit, after = found["name"], rest[found.end() :]
+    next_unit = _UNIT.match(after)
+    if _MONTH_BEHIND.match(rest) or _DECADE.search(
+        text[max(0, match.start() - 1) : end + found.end()]
+    ):
+        return None
     scale = 1 if unit in factors else _scale(unit, english=english)
-    powered = scale != 1 and _POWER_OF_UNIT.match(found["rest"])
+    powered = scale != 1 and (
+        _POWER_OF_UNIT.match(found["rest"])
+        or (next_unit is not None and _scale(next_unit["name"], english=english) != 1)
+    )
     if scale is None or powered or re.match(r"[\d√]", after) or _goes_on(after):
         return None
     return Behind(unit, scale, end + found.end())
@@ -164,7 +199,7 @@ def behind(
 
 def _goes_on(rest: str) -> bool:
     """Whether ``rest`` makes what is before it an operand, one of several numbers, or an end of a range."""
-    return any(pattern.match(rest) for pattern in (_WORKED, _JOINED, _RANGE))
+    return any(pattern.match(rest) for pattern in (_WORKED, _JOINED, _RANGE, _DENIED))
 
 
 def sized(match: re.Match[str], found: Behind, factors: Mapping[str, float]) -> Fraction | None:

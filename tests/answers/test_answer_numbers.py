@@ -29,14 +29,18 @@ READ = {
     # boxes
     "\\boxed{x=5}": "5", "\\boxed{x = -5}": "-5", "\\boxed{5\\text{ cm}}": "5", "\\boxed{5\\,\\text{cm}}": "5",
     "\\boxed{90^\\circ}": "90", "\\boxed{\\$5}": "5", "\\boxed{50\\%}": "50", "\\boxed{2^{10}}": "1024", "\\boxed{AB = 5}": "5",
-    "\\boxed{\\theta = 30^{\\circ}}": "30", "\\boxed{3} and \\boxed{4}": "4", "The final answer is: $\\boxed{-7}$. I hope so.": "-7",
+    "\\boxed{\\theta = 30^{\\circ}}": "30", "\\boxed{3}, so \\boxed{4}": "4", "$\\boxed{3}$\n\n\\boxed{3}": "3", "The final answer is: $\\boxed{-7}$. I hope so.": "-7",
     # thousands
     "1{,}234": "1234", "1\\,234": "1234", "1\u2009234": "1234", "1\u202f234\u202f567": "1234567", "20 000": "20000",
     "20 000 dollars": "20000", "The answer is 20 000 people.": "20000", "1'234": "1234",
     # units and scales
     "72 cm^2": "72", "72 cm²": "72", "72 m/s^2": "72", "The area is 72 cm^2.": "72", "72 \\text{ cm}^2": "72", "72 m2": "72",
     "5 million": "5000000", "$5 million": "5000000", "5 lakh": "500000", "5万": "50000", "1.5亿元": "150000000", "$72 a week": "72",
+    "5\\frac{\\text{km}}{\\text{h}}": "5", "| total | -5 |": "-5", "5 Mayan coins": "5", "The answer is 7, not 99.": "7",
+    "The answer is not 99 but 7.": "7", "12 (twelve)": "12", "It is 12, and that answer is correct.": "12", "It is the 5th of 12 = 5": "5", "95% of them, so 19": "19",
+    "The answer is 12! I hope this helps.": "12", "The answer is in the table. It says 12.": "12", "3 to the power of 2 = 9": "9",
     # powers of ten
+    "10**6": "1000000", "2**-1": "0.5", "**5**": "5", "x = **5**": "5",
     "1.5\\times10^{3}": "1500", "1.5 \\times 10^{-3}": "0.0015", "1.5×10⁻³": "0.0015", "1.5\\cdot10^3": "1500", "3x10^4": "30000",
     # digits of other scripts
     "۷۲": "72", "٧٢": "72", "۱۲۳٫۴": "123.4", "١٬٢٣٤": "1234", "१२३": "123", "১২৩": "123", "๗๒": "72", "１，２３４．５": "1234.5",
@@ -54,6 +58,25 @@ READ = {
 }  # fmt: skip
 
 UNREADABLE = [
+    # what is stated has no digits, and a number stands before it
+    "We add 41.\nThe answer is twelve.", "There are 41. The answer is undefined.", "41 and 2, so the answer is half.",
+    "The answer is π, not 41 rounded", "She had 41. The answer is seven. There were 12 before.", "Answer: zero apples, since she ate all 5",
+    "Answer: No apples; she ate 5", "Answer: two thirds of 12", "Answer: five dollars and 25 cents", "From 41 we get: the answer is H2O",
+    # parts of an expression
+    "\\frac{\\sqrt{3}}{2}", "The answer is $\\frac{\\pi}{2}$.", "\\frac{\\frac{1}{2}}{3}", "\\binom{5}{2}", "\\sqrt[3]{8}", "|-5|", "-|5|",
+    "\\left|-5\\right|", "⌊3.5⌋", "⌈3.5⌉", "The answer is 1/-2", "+/-5", "The answer is 5! = 120", ",5", "half of 48", "twice 48", "double 48",
+    # dates and compound measures
+    "December 25, 2024", "25 December 2024", "Answer: May 5", "Answer: 5 May", "Answer: 5th of May", "Jan. 5th, 2024", "the 1990s", "1990's",
+    "5' 11\"", "Answer: 5 ft. 11 in.", "Answer: 5 lbs., 3 oz.", "Answer: 40.7° N, 74.0° W", "3 lakh 50 thousand", "5 hundred thousand",
+    "5 thousand million", "It takes 150 minutes or 2.5 hours", "There are 7 apples and 0 pears.",
+    # intervals, ranges, ratios, pairs
+    "(0,∞)", "(-\\infty, 5]", "[5, \\infty)", "(100,200)", "[100,200]", "(3,345]", "5..10", "5...10", "5…10", "5~10", "5 through 10",
+    "from 5 up to 10", "5 until 10", "3∶2", "1 in 10", "5 of 10", "5 of the 10", "5 for 10", "5 vs 10", "5 by 10", "3 groups of 4", "12 km in 3 hours",
+    "x = 3 or x = 4", "x = 3, y = 4", "The answer is x_1 = 3, x_2 = 4", "Answers: 1) 3 2) 4", "Answers: a=3, b=4", "\\boxed{3} and \\boxed{4}",
+    "\\boxed{3}, \\boxed{4}", "\\boxed{3} \\text{ or } \\boxed{4}", "\\boxed{3}, \\boxed{4}, \\boxed{5}", "12 apples (4 each)", "0.5 (50%)", "5/3 (1.67)",
+    # denied, or compared
+    "It isn't 7.", "The answer cannot be 7.", "The answer isn't 7", "never 7", "neither 7 nor 99", "7 is wrong", "7 is not the answer",
+    "7 apples is incorrect", "7 degrees below zero", "12 apples, which is 3 more than 9", "more than 7", "4 instead of 7",
     "\\boxed{4\\sqrt{2}}", "\\boxed{\\frac{\\sqrt{3}}{2}}", "\\boxed{2\\pi}", "\\boxed{\\pm 2021}", "\\boxed{1:30}", "\\boxed{(1,2)}",
     "\\boxed{(1, 5)}", "2\\sqrt{3}", "\\boxed{3, 4}", "\\boxed{x = 5, y = 3}", "\\boxed{x=5\\text{ or }x=-5}", "\\boxed{x > 5}",
     "\\boxed{2x}", "\\boxed{5!}", "\\boxed{10 - 5}", "\\boxed{[1, 2]}", "\\boxed{\\{1,2\\}}", "\\boxed{5i}", "\\boxed{1010_2}",

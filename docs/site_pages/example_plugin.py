@@ -97,7 +97,7 @@ class Flat:
     mean_over: ClassVar[Literal["given", "weighed"]] = "given"
 
     @classmethod
-    def contract(cls, config: FlatConfig) -> Contract:
+    def contract(cls, config: FlatConfig) -> Contract:  # noqa: ARG003
         """Read no score of a token stage."""
         return Contract()
 
@@ -135,12 +135,12 @@ class Count:
     Args: ClassVar[type[ToolArgs]] = CountArgs
 
     @classmethod
-    def reads(cls, config: StageConfig) -> frozenset[str]:
+    def reads(cls, config: StageConfig) -> frozenset[str]:  # noqa: ARG003
         """Read nothing but the arguments."""
         return frozenset()
 
     @classmethod
-    def problems(cls, config: StageConfig, site: ToolSite) -> Iterable[str]:
+    def problems(cls, config: StageConfig, site: ToolSite) -> Iterable[str]:  # noqa: ARG003
         """Nothing can be missing."""
         return ()
 

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from nfilter.answers.judged import judged_right, lists_all
-from nfilter.answers.markers import revised
-from nfilter.answers.reading import clean, fold, line_at, normal
+from nfilter.answers.markers import denied, revised
+from nfilter.answers.reading import clean, fold, line_at, normal, trimmed
 from nfilter.answers.scripts import apart
 from nfilter.api.types import Sample
 
-_NO_WORD = r"(?![\w'’+#%°-])"
+_NO_WORD = r"(?![\w'’+#%°–-])"
 _FILLER = (
     "therefore|thus|then|clearly|definitely|probably|likely|most|the|option|choice|letter|answer|"
     "la|el|le|die|das|opci[oó]n|opção|opzione|letra|lettre|lettera|buchstabe|вариант|буква|"
@@ -24,10 +24,15 @@ _AT = re.compile(
     rf"[\"'“‘(\[{{<$]*+(?P<letter>[A-Za-z]){_NO_WORD}(?P<close>[)\]}}>\"'”’.,:;!$]*)"
 )
 _MORE = re.compile(
-    r"[)\]}\"'”’.]*\s?(?:(?P<strong>/|&|\+|,?\s?(?i:or|and|y|o|et|ou|und|oder|e|и|или|和|或|と|또는|및|و|أو|और|या)(?=[\s(\[\"'A-Z]))"
-    r"|(?P<comma>[,;、،]))\s?(?:(?i:option|choice)\s)?[(\[\"'“‘]*(?P<letter>[A-Za-z])" + _NO_WORD
+    r"[)\]}\"'”’.]*\s?(?:(?P<strong>/|&|\+|\||–|->|=>|→|(?<=[)\]])\s?(?=[(\[])|(?:(?i:to|through)\s)|,?\s?(?i:or|and|y|o|et|ou|und|oder|e|и|или|和|或|と|또는|및|و|أو|और|या)(?=[\s(\[\"'A-Z]))"
+    r"|(?P<comma>[,;、،]|(?=\s[A-Z][\W_]*$)))\s?(?:(?i:option|choice)\s)?[(\[\"'“‘]*(?P<letter>[A-Za-z])"
+    + _NO_WORD
 )
-_DENIED = re.compile(r"\s(?:is|was)(?:n['’]t|\snot)\b")
+_NOT = r"(?:is|was)(?:n['’]t|\s(?:not(?!\s(?:wrong|incorrect|false))|wrong|incorrect|false))\b"
+_DENIED = re.compile(
+    rf"(?:\s|,?\s?which\s|[^\n.]{{0,80}}[.;]\s(?:but\s)?(?:that|this|it|which)\s){_NOT}",
+    re.IGNORECASE,
+)
 _ENOUGH = re.compile(r"[\W_]*(?:(?:and|or)[\W_]*)?$")  # the list may be cut short
 _CONNECTIVE = re.compile(
     r"\s(?:because|since|as|for|is|would|given|here|and|but|so|in|due|based)\b|\s[^\w\s]"
@@ -47,6 +52,7 @@ _BRACKETED = re.compile(r"\((?P<letter>[A-Z])\)")
 _ENDS = re.compile(
     r"(?:\b(?i:is|be|choose|chose|pick|select|say|with)|['’]s)\s(?:(?i:option|choice|letter)\s)?[(\[]?(?P<letter>[A-Z])[\W_]*$"
 )
+_CLOSES = re.compile(r"\((?P<letter>[A-Z])\)[\W_]{0,20}$")
 _EDGE_BUT_SIGNS = "".join(set(string.punctuation) - set("+-%$")) + string.whitespace + "“”‘’…。"
 _EDGE = _EDGE_BUT_SIGNS + "+-%$"
 
@@ -114,10 +120,12 @@ class _Reader:
         """The last stated answer, or None if the text retracts it without a replacement."""
         places = [(each.position, each) for each in revised(self.text)]
         verdicts = [(match.start(), None) for match in _VERDICT.finditer(self.text)]
+        since = max((position for position, _ in places), default=0)
+        judged = {self.text[start] for start, _ in verdicts if start >= since} & set(self.letters)
         taken_back = False
         for position, each in sorted([*places, *verdicts], key=lambda place: -place[0]):
             found = self._stated_at(position) if each else self._valid(self.text[position])
-            if found and taken_back:
+            if found and (taken_back or (each is None and len(judged) > 1)):
                 raise _Unclear
             if found:
                 return found
@@ -130,39 +138,52 @@ class _Reader:
         right = judged_right(lines, self.letters, self.texts)
         if right or lists_all(lines[-1], self.letters):
             return right
-        alone = [match["letter"] for line in lines if (match := _LONE.fullmatch(line))]
+        alone = {match["letter"].upper() for line in lines if (match := _LONE.fullmatch(line))}
         if alone:
-            return self._valid(alone[-1])
-        by_text = self._by_text(lines[-1])
-        if by_text:
-            return by_text
+            return self._valid(alone.pop()) if len(alone) == 1 else None
+        by_text = {letter for line in lines if (letter := self._by_text(line))}
+        if by_text and self._by_text(lines[-1]):
+            return by_text.pop() if len(by_text) == 1 else None
         for pattern in (_LABELLED, _BRACKETED):
             if pattern is _LABELLED:
-                found = [match["letter"] for line in lines if (match := pattern.match(line))]
+                found = [match for line in lines if (match := pattern.match(line))]
             else:
-                found = pattern.findall(self.text)
-            named = {letter for letter in found if self._valid(letter)}
+                found = list(pattern.finditer(self.text))
+            named = {match["letter"] for match in found if self._valid(match["letter"])}
             if len(named) == 1 and (self.known or named <= set("ABCDEFGH")):
-                return named.pop()
-        end = _ENDS.search(self.text[-200:]) or re.search(
-            r"\((?P<letter>[A-Z])\)[\W_]*$", self.text[-20:]
-        )
-        return self._valid(end["letter"]) if end else None
+                return None if any(map(self._taken_back, found)) else named.pop()
+        end = _ENDS.search(self.text) or _CLOSES.search(self.text)
+        return self._valid(end["letter"]) if end and not self._taken_back(end) else None
+
+    def _taken_back(self, match: re.Match[str]) -> bool:
+        """Whether the letter is denied, or stands beside the text of another option."""
+        start, end = match.span("letter")
+        before = match.string[:start].rpartition("\n")[2]
+        behind = match.string[end:].partition("\n")[0]
+        beside = self._by_text(behind) or self._by_text(before)
+        return denied(before) or beside not in (None, match["letter"])
 
     def _stated_at(self, position: int) -> str | None:
         line = line_at(self.text, position)
         match = _AT.match(line)
         lone = match is not None and match.end() == len(line) and self._valid(match["letter"])
         if not lone:
-            by_text = self._by_text(line) or self._by_text(
-                re.split(r"[.;](?:\s|$)", line, maxsplit=1)[0]
-            )
+            clause = re.split(r"[.;](?:\s|$)", line, maxsplit=1)[0]
+            by_text = self._by_text(line) or self._by_text(clause)
+            closes = _CLOSES.search(clause)
+            if closes and self._by_text(clause[: closes.start()]) not in (None, closes["letter"]):
+                raise _Unclear
             if by_text:
                 return by_text
         if match is None:
             return None
         letter, rest = match["letter"], line[match.end() :]
+        beside = self._by_text(re.split(r"[.;](?:\s|$)", rest, maxsplit=1)[0])
+        if beside not in (None, letter.upper()) or self._followed(letter, position, line):
+            raise _Unclear
         behind = line[match.end("letter") :]
+        if _DENIED.match(behind.lstrip(")]}\"'*")):
+            raise _Unclear
         if self._has_second(letter, behind) or lists_all(f"{letter}{behind}", self.letters):
             raise _Unclear
         if not self._is_letter(letter, match["close"], rest):
@@ -170,6 +191,12 @@ class _Reader:
         if letter.upper() not in self.letters:
             raise _Unclear
         return letter.upper()
+
+    def _followed(self, letter: str, position: int, line: str) -> bool:
+        """Whether the next line is another letter: "Answer: B" and "C"."""
+        _, _, after = self.text[position:].partition(line)
+        other = _LONE.fullmatch(after.strip().split("\n", 1)[0])
+        return other is not None and self._valid(other["letter"]) not in (None, letter.upper())
 
     def _has_second(self, letter: str, after: str) -> bool:
         """Whether more letters follow: "A or B", "A, B and C"; "A, B" only at the end of the line."""
@@ -187,7 +214,7 @@ class _Reader:
 
     def _is_letter(self, letter: str, close: str, rest: str) -> bool:
         """Whether the letter names an option, as opposed to a word ("a cat", "I think")."""
-        if rest[:1].isalnum() or rest[:1] == "/" or _DENIED.match(rest):
+        if rest[:1].isalnum() or rest[:1] == "/":
             return False  # "U.S.", "A/C"
         if close and (letter != "I" or close[0] != ","):
             return True
@@ -215,8 +242,8 @@ class _Reader:
 
 
 def _trimmed(text: str) -> str:
-    return " ".join(apart(normal(text)).split()).strip(_EDGE_BUT_SIGNS)
+    return trimmed(apart(normal(text)), _EDGE_BUT_SIGNS)
 
 
 def _bare(text: str) -> str:
-    return " ".join(apart(fold(text)).split()).strip(_EDGE)
+    return trimmed(apart(fold(text)), _EDGE)

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from nfilter.answers.choice import options_of
-from nfilter.answers.markers import revised
-from nfilter.answers.reading import clean, fold, line_at
+from nfilter.answers.markers import denied, revised
+from nfilter.answers.reading import clean, fold, line_at, trimmed
 from nfilter.api.types import Sample
 
 _EDGE = "".join(set(string.punctuation) - set("+#-%$")) + string.whitespace + "“”‘’…。"
@@ -65,11 +65,13 @@ def _said(text: str, cleaned: str) -> Iterator[str]:
         yield from _in_json(whole)
     yield cleaned
     places = [statement.position for statement in revised(cleaned)]
-    places += [match.end() for match in _NAMED.finditer(cleaned)]
+    places += [
+        match.end() for match in _NAMED.finditer(cleaned) if not denied(cleaned[: match.start()])
+    ]
     if places:
         line = line_at(cleaned, max(places))
         yield line
-        yield re.split(r"[.;](?:\s|$)", line, maxsplit=1)[0]
+        yield re.split(r"\.(?:\s|$)", line, maxsplit=1)[0]
 
 
 def _in_json(text: str) -> Iterator[str]:
@@ -88,7 +90,7 @@ def _named(text: str, names: Sequence[str]) -> str | None:
     bare = _BULLET.sub("", " ".join(text.split()))
     for form in (str, _plain):
         forms = [form(name) for name in names]
-        for wanted in (form(bare), form(bare.strip(_EDGE))):
+        for wanted in (form(bare), form(trimmed(bare, _EDGE))):
             if forms.count(wanted) == 1:
                 return names[forms.index(wanted)]
     return None

@@ -32,7 +32,7 @@ _MARK = r"\s?(?:[:：]|=>|->|→|=)|\s?[-–—](?=\s)|[ ]?(?=\n)"
 _STATES = re.compile(
     normalize(
         "NFKC",
-        rf"""(?<!\w)
+        rf"""(?<!\w)(?<!wrong[ ])(?<!worst[ ])(?<!incorrect[ ])(?<!previous[ ])(?<!initial[ ])(?<!['’]s[ ])
     (?: answers? | (?:correct|right|best|final)[ ](?:option|choice|letter) )
     (?: [ ](?:to|for)[ ][^.:;\n]{{1,80}}? )?
     (?: (?P<says> \s?(?:is|are|was|should[ ]be|would[ ]be|must[ ]be|will[ ]be)(?!\w) ) \s?:? | {_MARK} )
@@ -44,14 +44,28 @@ _STATES = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _REVISES = re.compile(
-    r"""(?<!\w) (?P<hard>(?:wait|no(?=[\s]?[,.:;!…])|scratch[ ]that|correction|on[ ]second[ ]thoughts?|hold[ ]on|oops|sorry)(?!\w))?
+    r"""(?<!\w) (?P<hard>(?:wait|no(?=[\s]?[,.:;!…])|scratch[ ]that|correction|on[ ](?:second[ ]thoughts?|reflection)|hold[ ]on|oops|sorry|h+mm+|just[ ]kidding|my[ ](?:mistake|bad))(?!\w))?
     (?(hard)[\s,.:;!…—–-]{0,8}(?:(?:wait|no|actually|correction|rather|then|so)(?!\w)[\s,.:;!…—–-]{0,8}){0,3}
       | (?:actually|or[ ]rather|i[ ]mean)(?!\w)[\s,:]{1,3} )
     (?:(?:i[ ](?:think|believe|mean)|it|that|this|the[ ]answer|make)(?:['’]s|[ ](?:is|it['’]?s?|that|should[ ]be|must[ ]be))*(?!\w)[\s,:]{0,3}){0,3}""",
     re.IGNORECASE | re.VERBOSE,
 )
 # "No, because ..." may be the answer itself.
-_FIRM = re.compile(r"wait|scratch|correction|second|hold|oops|sorry", re.IGNORECASE)
+_FIRM = re.compile(
+    r"wait|scratch|correction|second|reflection|hold|oops|sorry|hmm|kidding|my ", re.IGNORECASE
+)
+
+
+_DENYING = re.compile(
+    r"(?:(?<!\w)(?:not|never|cannot|nor|neither|except|excluding|exclude[ds]?|eliminate[ds]?|rule[ds]?[ ]out|(?:all|anything|everything)[ ]but|"
+    r"wrong|incorrect|worst|pas|nicht|no[ ]es|não|non)|n['’]t)(?!\w)(?:(?!\sbut\s)[^.,;!?\n]){0,24}\Z",
+    re.IGNORECASE,
+)
+
+
+def denied(before: str) -> bool:
+    """Whether ``before`` says of what follows that it is not the answer: "I would not choose", "the wrong answer is"."""
+    return _DENYING.search(before[-60:]) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from fractions import Fraction
 from nfilter.answers.choice import options_of
 from nfilter.answers.latex import plain_math
 from nfilter.answers.locales import UNREADABLE, has_comma, one_form
-from nfilter.answers.markers import Statement, revised
+from nfilter.answers.markers import Statement, denied, revised
 from nfilter.answers.quantity import NUMBER, canonical, value
 from nfilter.answers.reading import TAIL, clean, line_at
 from nfilter.answers.scripts import apart, western_digits
@@ -52,8 +52,6 @@ _WORDED = re.compile(
 _COMMENT = re.compile(
     r"(?:correct|right|clear|above|verified|complete|given|found|obtained)(?!\w)", re.IGNORECASE
 )
-_NEXT_BOX = r"\n(?:[ ,;$.&\n]|and|or)*+Answer: \ue000([^\n]*+)"
-_BOXES = re.compile(rf"(?<=\ue000)([^\n]*+)((?:{_NEXT_BOX})++)")
 _PAIR = re.compile(r"(?<=[(\[{])[-–]?\d{1,3},[-–]?\d{3}(?=[)\]}])")
 _STARS = re.compile(r"^([^*\n]*\d\)?)\s?\*\*\s?(?=[-–({]?\d)(?=[^*\n]*$)", re.MULTILINE)
 _ASSIGNED = re.compile(r"[,;]\s?[A-Za-z]\w{0,4}\s?\Z")
@@ -236,7 +234,7 @@ class _Text:
         match = match if result is None else NUMBER.match(text, result)
         if match is None or (result is None and is_tied(match, text)):
             return None
-        if _ASIDE.search(text, max(0, match.start() - _WHOLE), match.start()):
+        if denied(text[: match.start()]) or _ASIDE.search(text[: match.start()][-_WHOLE:]):
             return None
         found = behind(match, text, self.factors, english=self.english)
         if found is None or (text[found.end :].startswith("!") and not _WORD.search(text)):
@@ -252,18 +250,12 @@ def _prepared(text: str, *, comma: bool) -> str:
     text = _VULGAR.sub(_spelled, text)
     text = _HASHES.sub("Answer: ", text)
     text = _PAIR.sub(UNREADABLE, clean(text, _boxed))
-    text = one_form(_BOXES.sub(_one_box, apart(text)), comma=comma)
+    text = one_form(apart(text), comma=comma)
     return _MINUS.sub("-", _CALCULATED.sub("", text))
 
 
 def _boxed(inner: str | None) -> str:
     return f"\nAnswer: {_BOX}{'' if inner is None else ' '.join(inner.split())}\n"
-
-
-def _one_box(match: re.Match[str]) -> str:
-    """Boxes in a row are one answer only where they say the same."""
-    inner = {match[1], *re.findall(_NEXT_BOX, match[2])}
-    return match[1] if len(inner) == 1 else ", ".join(sorted(inner))
 
 
 def _spelled(match: re.Match[str]) -> str:

@@ -29,6 +29,8 @@ _LATEX_TEXT = re.compile(
 )
 _LATEX_MATH = re.compile(r"\\[()\[\]]|\\displaystyle(?![A-Za-z])")
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s?\{")
+_SIGN = re.compile(r"[-.<>]+$")
+_BETWEEN = re.compile(r"(?:[\s,;.$&]|and|or)*+", re.IGNORECASE)
 _EMPHASIS = re.compile(
     r"(?<!\w)(?:\*\*++|__++)|(?:\*\*++|__++)(?!\w)|(?<!\S)\*(?=\S)|(?<=\S)\*(?!\S)|`+"
 )
@@ -61,6 +63,15 @@ def clean(text: str, box: Callable[[str | None], str] | None = None, *, words: b
     return _LINES.sub("\n", _SPACE.sub(" ", text)).strip()
 
 
+def trimmed(text: str, edge: str) -> str:
+    """The words of ``text`` without ``edge`` around them, but for the sign or point of a number: -12 is not 12."""
+    words = " ".join(text.split())
+    bare = words.strip(edge)
+    lead = words[: len(words) - len(words.lstrip(edge))]
+    sign = _SIGN.search(lead) if bare[:1].isdigit() else None
+    return f"{sign[0]}{bare}" if sign else bare
+
+
 def line_at(text: str, position: int) -> str:
     """What stands at ``position``: the rest of its line, or the next line where that is empty."""
     rest = text[position:].lstrip()
@@ -72,15 +83,21 @@ def _answer_line(inner: str | None) -> str:
 
 
 def _unboxed(text: str, box: Callable[[str | None], str]) -> str:
+    """``text`` with ``box`` of what stands in each box; boxes in a row are one, unless they say the same."""
     parts: list[str] = []
-    done = 0
+    done, last = 0, ""
     for opening in list(_BOXED.finditer(text))[-_LAST:]:
         if opening.start() < done:
             continue  # a box in a box
         end = _closing(text, opening.end())
         inner = None if end is None else text[opening.end() : end]
-        parts += [text[done : opening.start()], box(inner)]
+        between = text[done : opening.start()]
+        if parts and last and inner is not None and _BETWEEN.fullmatch(between):
+            parts.pop()
+            inner, between = last if inner == last else f"{last}, {inner}", ""
+        parts += [between, box(inner)]
         done = opening.end() if end is None else end + 1
+        last = inner or ""
     return "".join(parts) + text[done:]
 
 

@@ -78,7 +78,7 @@ _TIED = re.compile(
     | (?:[√^_±<≤≥≠\\π∛⌊⌈]|(?<![=-])>)\s?[({{\[]*\s?
     | \\[A-Za-z]+\s?[({{\[]*\s?
     | (?<![A-Za-z])(?:sqrt|log|ln|sin|cos|tan|exp|mod|plus|minus|times|over|(?:divided|multiplied)\sby|half\sof|twice|double|triple|than)(?:\s?[({{\[]\s?|\s)
-    | (?:(?<![^\W\d_])(?:not|cannot|never|neither|nor|instead\sof)|n['’]t)\s(?:(?:be|equals?|the|an?|exactly)\s){{0,2}}{CURRENCY}?
+    | (?<![^\W\d_])instead\sof\s{CURRENCY}?
     | [A-Za-z]\(\s?
     | \d\.?\(\s?
     | (?<![A-Za-z])out\sof\s(?:the\s)?

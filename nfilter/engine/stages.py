@@ -134,6 +134,7 @@ class OneProcess:
 
     def processes(self, use: Use) -> int:
         """Return 1."""
+        del use
         return 1
 
 

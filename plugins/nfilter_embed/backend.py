@@ -74,7 +74,7 @@ class SentenceTransformers:
         self._cut_counter = CutCounter(config.window, "window")
 
     @classmethod
-    def abilities(cls, config: SentenceTransformersConfig) -> Abilities:
+    def abilities(cls, config: SentenceTransformersConfig) -> Abilities:  # noqa: ARG003
         return Abilities(frozenset({Embeds}))
 
     @classmethod

@@ -86,7 +86,8 @@ class Messages:
     Config: ClassVar[type[StageConfig]] = NoSettings
     takes_rows: ClassVar[bool] = True
 
-    def __init__(self, config: NoSettings) -> None: ...
+    def __init__(self, config: NoSettings) -> None:
+        del config
 
     def export(self, run: Exported, out: Path) -> list[str]:
         with (out / FILE).open("w", encoding="utf-8") as file:
@@ -166,7 +167,8 @@ class Swift:
     Config: ClassVar[type[StageConfig]] = NoSettings
     takes_rows: ClassVar[bool] = True
 
-    def __init__(self, config: NoSettings) -> None: ...
+    def __init__(self, config: NoSettings) -> None:
+        del config
 
     def export(self, run: Exported, out: Path) -> list[str]:
         fractions = False

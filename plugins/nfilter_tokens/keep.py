@@ -67,6 +67,7 @@ class KeepTop:
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
         """Mask the tokens below the cut."""
+        del ctx
         if self.config.scope == "sample":
             return [_mask_dropped(sample, self._keeps_in_sample(sample), bit) for sample in chunk]
         cut = TokenCut.of(state)
@@ -103,7 +104,7 @@ class RandomTokens:
         self.config = config
 
     @classmethod
-    def contract(cls, config: RandomTokensConfig) -> Contract:
+    def contract(cls, config: RandomTokensConfig) -> Contract:  # noqa: ARG003
         """Read and write no scores."""
         return Contract()
 

@@ -48,6 +48,72 @@ def test_several_letters_are_no_answer(text):
     assert CHOICE.parse(text, FOUR) is None
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I would not choose C", "I would never choose C.", "The answer cannot be C", "The answer can't be C.", "Definitely not (C)",
+        "We can eliminate (C).", "All except (C)", "No es (C)", "The wrong answer is C", "Incorrect answer: C", "The answer is C is wrong",
+        "The answer was C, which is wrong.", "The answer is C. That is wrong.", "A is correct. C is correct.", "The answer is C. Hmm, maybe B.",
+        "Answer: C -> B", "Answer: C | B", "Answer: C B", "Answer: (C)(B)", "Answer: (B) (C)", "Answer: B–C", "Answer: B to D", "Answer: C\nB", "C\nB",
+        "\\boxed{C} or \\boxed{B}", "$\\boxed{C}$\n\n$\\boxed{B}$", "blue\nred",
+    ],
+)  # fmt: skip
+def test_what_is_denied_or_one_of_two_is_no_answer(text):
+    assert CHOICE.parse(text, FOUR) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "C) red",
+        "C: red",
+        "Answer: C. red",
+        "The answer is C (red)",
+        "red (C)",
+        "The answer is red (C).",
+    ],
+)
+def test_a_letter_beside_the_text_of_another_option_is_no_answer(text):
+    assert CHOICE.parse(text, FOUR) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Answer: C. That is not wrong.",
+        "It is not A. The answer is C.",
+        "The answer is B. On reflection, C.",
+        "C is correct. C is correct.",
+        "C\n\nC",
+        "\\boxed{C}\n\\boxed{C}",
+    ],
+)
+def test_what_only_looks_denied_is_an_answer(text):
+    assert CHOICE.parse(text, FOUR) == "C"
+
+
+def test_the_sign_of_an_option_is_part_of_it():
+    numbers = Sample("s", (), meta={"options": ["12", "21", "-3", "1/2"]})
+    for text in ("-12", "Answer: −12", ".12", "<12", ">12", "-1/2", "3"):
+        assert CHOICE.parse(text, numbers) is None
+    assert [CHOICE.parse(text, numbers) for text in ("12.", "(-3)", "- 12", "$12")] == list("ACAA")
+    label = build(AnswerConfig(kind="label"))
+    assert [label.parse(text, numbers) for text in ("<12", ".12", "-12", "12.", "-3")] == [
+        None,
+        None,
+        None,
+        "12",
+        "-3",
+    ]
+
+
+def test_a_label_that_is_denied_or_one_of_two_is_no_answer():
+    label = build(AnswerConfig(kind="label"))
+    for text in ("The wrong label is red", "Wrong label: red", "Label: red; green"):
+        assert label.parse(text, FOUR) is None
+    assert label.parse("The label is red. It is not green.", FOUR) == "red"
+
+
 def test_a_revision_counts_after_what_it_takes_back():
     assert CHOICE.parse("A... wait, actually D", FOUR) == "D"
 

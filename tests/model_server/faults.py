@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nfilter.api.calls import Completion
-from nfilter.api.types import ToolCall
+from nfilter.api.types import Completion, ToolCall
 
 PASSING = frozenset(
     {

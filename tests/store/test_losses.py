@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nfilter.api.calls import ModelRef
-from nfilter.api.types import TokenSample
+from nfilter.api.types import ModelRef, TokenSample
 from nfilter.models.proxy import JournaledModel
 from nfilter.store.losses import ScoreCache, ScoreCaches
 

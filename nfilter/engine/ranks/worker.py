@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from nfilter.api.budget import Budget
-from nfilter.api.calls import ModelRef
 from nfilter.api.errors import (
     ContractError,
     DamageError,
@@ -19,6 +18,7 @@ from nfilter.api.errors import (
     StoreError,
 )
 from nfilter.api.stages import EMPTY_STATE, State
+from nfilter.api.types import ModelRef
 from nfilter.engine.error_attribution import attribute
 from nfilter.engine.foreign_warnings import shown_once
 from nfilter.engine.ingest import Limit

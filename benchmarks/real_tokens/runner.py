@@ -20,7 +20,8 @@ from benchmarks.real_evidence.runner import Named
 from benchmarks.real_tokens.lines import LENDERS, TRUTH_FILE
 from benchmarks.real_tokens.plan import key_of
 from benchmarks.real_tokens.stage import NAME, with_truth, write_truth
-from nfilter.api.types import ModelRef, Row, TokenSample
+from nfilter.api.calls import ModelRef
+from nfilter.api.types import Row, TokenSample
 from nfilter.engine.arms import MARKER, read_test
 from nfilter.engine.ingest import rows
 from nfilter.engine.run import run

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from nfilter.api.calls import Completion, Request, Sampling
 from nfilter.api.capabilities import Generates
 from nfilter.api.fences import Fence
 from nfilter.api.stages import Template
-from nfilter.api.types import Completion, Request, Sampling
 
 _SAID = re.compile(r"(?<![\w'’])(yes|no|same|different)(?![\w'’])", re.IGNORECASE)
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Strict
 
-from nfilter.api.types import Completion, Failure
+from nfilter.api.calls import Completion, Failure
 
 MARKS: tuple[tuple[str, str], ...] = (
     ("<think>", "</think>"),

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from nfilter.api.calls import Completion, Request
 from nfilter.api.model import Model
 from nfilter.api.tools import Tool, ToolResult, answer_tool_call, tool_message, tool_schema
-from nfilter.api.types import JSON, Completion, Message, Request, Sample, ToolCall
+from nfilter.api.types import JSON, Message, Sample, ToolCall
 
 LAST_CALL: Final = (
     "No further tool call is answered. Give your answer now, in the form that was asked for."

@@ -12,16 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from nfilter.api.budget import Price
+from nfilter.api.calls import Completion, ModelRef, Request
 from nfilter.api.errors import ContractError, ModelError
-from nfilter.api.types import (
-    Completion,
-    FloatArray,
-    IntArray,
-    ModelRef,
-    Request,
-    Sample,
-    TokenSample,
-)
+from nfilter.api.types import FloatArray, IntArray, Sample, TokenSample
 
 
 @runtime_checkable

@@ -6,16 +6,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
+from nfilter.api.calls import Completion, ModelRef, Request
 from nfilter.api.capabilities import Lent, TokenizerDigest
-from nfilter.api.types import (
-    Completion,
-    FloatArray,
-    IntArray,
-    ModelRef,
-    Request,
-    Sample,
-    TokenSample,
-)
+from nfilter.api.types import FloatArray, IntArray, Sample, TokenSample
 
 _Capability = TypeVar("_Capability")
 

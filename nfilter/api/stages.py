@@ -22,20 +22,14 @@ from typing import (
 import numpy.typing as npt
 
 from nfilter.api.budget import Budget
+from nfilter.api.calls import ModelRef
 from nfilter.api.capabilities import Abilities, Ranks
 from nfilter.api.interrupt import Interrupt
 from nfilter.api.model import Model
 from nfilter.api.settings import StageConfig
 from nfilter.api.tool_settings import ToolUse
 from nfilter.api.tools import Tool
-from nfilter.api.types import (
-    JSON,
-    FloatArray,
-    Message,
-    ModelRef,
-    Sample,
-    TokenSample,
-)
+from nfilter.api.types import JSON, FloatArray, Message, Sample, TokenSample
 
 # --- models --------------------------------------------------------------------------------------------------
 

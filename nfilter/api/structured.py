@@ -9,10 +9,11 @@ from typing import Final, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from nfilter.api.calls import Completion, Failure, Request
 from nfilter.api.errors import short
 from nfilter.api.model import Model
 from nfilter.api.strict_json import strict_json
-from nfilter.api.types import Completion, Failure, Message, Request
+from nfilter.api.types import Message
 
 _Form = TypeVar("_Form", bound=BaseModel)
 _MOST_FAULTS: Final = 8  # named in a request to repair an answer

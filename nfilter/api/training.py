@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from nfilter.api.calls import ModelRef
 from nfilter.api.model import Model
 from nfilter.api.settings import StageConfig
 from nfilter.api.stages import Context, Contract, Site, TokenLoss
-from nfilter.api.types import JSON, ModelRef, TokenSample
+from nfilter.api.types import JSON, TokenSample
 
 
 @dataclass(frozen=True, slots=True)

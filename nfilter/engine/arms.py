@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from nfilter.api.calls import ModelRef, Request, Sampling
 from nfilter.api.errors import DamageError, RecipeError, StoreError
 from nfilter.api.events import StageFinished
 from nfilter.api.training import ChoosesSettings, TrainingResult
-from nfilter.api.types import ModelRef, Request, Row, Sample, Sampling, TokenSample
+from nfilter.api.types import Row, Sample, TokenSample
 from nfilter.engine.ingest import rows
 from nfilter.engine.lint import lint
 from nfilter.metrics.arms import ArmResult

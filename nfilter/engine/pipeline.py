@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nfilter.api.calls import ModelRef
 from nfilter.api.errors import DamageError
 from nfilter.api.events import StageFinished
 from nfilter.api.stages import Contract
-from nfilter.api.types import ModelRef, Sample, TokenSample
+from nfilter.api.types import Sample, TokenSample
 from nfilter.engine.arms import MARKER
 from nfilter.engine.lock import answer_prompts
 from nfilter.engine.plan_time import model_digest

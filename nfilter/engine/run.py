@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nfilter.api.calls import ModelRef
 from nfilter.api.errors import NfilterError, NoteError, NothingLeftError
 from nfilter.api.events import RunFinished, RunStarted, StageFinished
 from nfilter.api.stages import TokenLoss
-from nfilter.api.types import ModelRef, Sample
+from nfilter.api.types import Sample
 from nfilter.engine import arms
 from nfilter.engine.encoding import cleaned_arm
 from nfilter.engine.error_attribution import attribute

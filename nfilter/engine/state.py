@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from nfilter.api.calls import ModelRef
 from nfilter.api.errors import ContractError
 from nfilter.api.events import StageFinished
 from nfilter.api.stages import TokenLoss
-from nfilter.api.types import ModelRef, Sample, TokenSample
+from nfilter.api.types import Sample, TokenSample
 from nfilter.engine import arms
 from nfilter.engine.ingest import Limit
 from nfilter.engine.ledger import Ledger

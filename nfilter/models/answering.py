@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from nfilter.answers.thoughts import Thoughts
+from nfilter.api.calls import Completion, Request
 from nfilter.api.capabilities import EndsPrompts, Streams
 from nfilter.api.errors import ContractError
 from nfilter.api.interrupt import Interrupt
 from nfilter.api.stages import Progress
-from nfilter.api.types import Completion, Request
 from nfilter.models.control_tokens import neutral
 from nfilter.models.conversations import Conversations, PreparedCall, Reply
 from nfilter.models.pace import Pace

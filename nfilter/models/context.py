@@ -12,12 +12,13 @@ from typing import Any
 
 from nfilter.answers import build as build_answers
 from nfilter.answers import judged_by
+from nfilter.api.calls import ModelRef
 from nfilter.api.capabilities import CutsTexts, CutTexts
 from nfilter.api.errors import RecipeError
 from nfilter.api.stages import AnswerKind, Progress, Template, TokenLoss
 from nfilter.api.tool_settings import LazyRows, ToolUse, build_tool
 from nfilter.api.tools import Tool, ToolSite
-from nfilter.api.types import FloatArray, ModelRef, Sample, TokenSample
+from nfilter.api.types import FloatArray, Sample, TokenSample
 from nfilter.models.pace import Pace
 from nfilter.models.pool import ModelPool
 from nfilter.models.proxy import JournaledModel

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from nfilter.api.types import Completion, Request, map_strings
+from nfilter.api.calls import Completion, Request
+from nfilter.api.types import map_strings
 
 _CONTROL = re.compile(
     r"""<[|｜][^<>\n]{0,80}?[|｜]>                                      # ChatML, Llama 3, Phi, Command, DeepSeek, gpt-oss

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from nfilter.api.types import Completion, Request
+from nfilter.api.calls import Completion, Request
 
 Reply = Callable[[int, Completion], Request | None]
 """Returns the next request of a conversation from its number and its completion; None at its end."""

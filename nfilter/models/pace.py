@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from nfilter.api.calls import Completion
 from nfilter.api.durations import duration, speed
 from nfilter.api.errors import DamageError, StoreError
 from nfilter.api.stages import Calls, Log
-from nfilter.api.types import Completion
 from nfilter.store.files import read_sealed, write_sealed
 
 PACES: Final = "pace.json"

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 
 from nfilter.answers.thoughts import Thoughts
 from nfilter.api.budget import Budget
+from nfilter.api.calls import Completion, ModelRef, Request
 from nfilter.api.capabilities import (
     CAPABILITIES,
     Adapts,
@@ -29,15 +30,7 @@ from nfilter.api.capabilities import (
 )
 from nfilter.api.interrupt import Interrupt
 from nfilter.api.stages import Progress
-from nfilter.api.types import (
-    Completion,
-    FloatArray,
-    IntArray,
-    ModelRef,
-    Request,
-    Sample,
-    TokenSample,
-)
+from nfilter.api.types import FloatArray, IntArray, Sample, TokenSample
 from nfilter.models.answering import Answering
 from nfilter.models.conversations import converse_in_rounds
 from nfilter.models.pace import Pace

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from nfilter.api.types import Completion, Request
+from nfilter.api.calls import Completion, Request
 from nfilter.store.journal import Journal, Use
 
 _TRANSIENT: Final = frozenset({"timeout", "server", "memory"})

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from nfilter.api.calls import Completion
 from nfilter.api.errors import ContractError
 from nfilter.api.stages import Calls, Contract, ModelNeed
-from nfilter.api.types import Completion, FloatArray, Row, Sample, TokenSample, Unreadable
+from nfilter.api.types import FloatArray, Row, Sample, TokenSample, Unreadable
 
 _NAMES = ("reads", "writes", "verdicts", "views", "proposes", "prompts", "sometimes")
 _WRITTEN = ("verdicts", "views", "sometimes")

@@ -19,8 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nfilter.api.calls import Completion, FailureKind, Request
 from nfilter.api.errors import StoreError
-from nfilter.api.types import Completion, Failure, FailureKind, Message, Request, ToolCall
+from nfilter.api.types import Message
 from nfilter.store.failpoints import reach
 from nfilter.store.files import digest
 from nfilter.store.journal_tables import (
@@ -183,7 +184,7 @@ class Journal:
     def find(self, keys: Sequence[str]) -> dict[str, Completion]:
         """Return the committed answers among ``keys``, of this run and of the lenders."""
         own, lent = self._rows("calls", keys)
-        found = {key: _completion(json.loads(row[1])) for key, row in {**own, **lent}.items()}
+        found = {key: _stored_answer(row[1]) for key, row in {**own, **lent}.items()}
         if lent:
             # The lender paid for them.
             self.commit([(key, replace(found[key], usd=0.0)) for key in lent], [])
@@ -241,7 +242,7 @@ class Journal:
                 [
                     _sealed(
                         key,
-                        json.dumps(_completion_json(done)),
+                        json.dumps(done.packed()),
                         int(done.prompt_tokens),
                         int(done.completion_tokens),
                         None if done.usd is None else float(done.usd),
@@ -460,6 +461,10 @@ def _unwritten(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _stored_answer(text: str) -> Completion:
+    return replace(Completion.unpacked(json.loads(text)), cached=True)
+
+
 def _among(connection: sqlite3.Connection, table: str, keys: Sequence[str]) -> dict[str, Any]:
     """Return the rows of ``keys`` that are as they were written, by key."""
     found: dict[str, Any] = {}
@@ -469,39 +474,3 @@ def _among(connection: sqlite3.Connection, table: str, keys: Sequence[str]) -> d
         rows = connection.execute(f"{SEALED[table]} WHERE key IN ({marks})", part)
         found.update((row[0], row) for row in rows if undamaged(row))
     return found
-
-
-def _completion_json(done: Completion) -> dict[str, Any]:
-    return {
-        "text": done.text,
-        "finish": done.finish,
-        "logprobs": None if done.logprobs is None else list(done.logprobs),
-        "prompt_tokens": done.prompt_tokens,
-        "completion_tokens": done.completion_tokens,
-        "failure": None if done.failure is None else [done.failure.kind, done.failure.detail],
-        **({} if done.reasoning is None else {"reasoning": done.reasoning}),
-        **(
-            {"tool_calls": [_call_json(call) for call in done.tool_calls]}
-            if done.tool_calls
-            else {}
-        ),
-    }
-
-
-def _call_json(call: ToolCall) -> list[str]:
-    return [call.name, call.arguments, call.id]
-
-
-def _completion(value: dict[str, Any]) -> Completion:
-    failure = value["failure"]
-    return Completion(
-        text=value["text"],
-        finish=value["finish"],
-        logprobs=None if value["logprobs"] is None else tuple(value["logprobs"]),
-        prompt_tokens=value["prompt_tokens"],
-        completion_tokens=value["completion_tokens"],
-        failure=None if failure is None else Failure(failure[0], failure[1]),
-        cached=True,
-        reasoning=value.get("reasoning"),
-        tool_calls=tuple(ToolCall(*call) for call in value.get("tool_calls", ())),
-    )

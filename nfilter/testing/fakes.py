@@ -14,22 +14,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from nfilter.api.calls import Completion, ModelRef, Request
 from nfilter.api.capabilities import TokenizerDigest
 from nfilter.api.model import Model
 from nfilter.api.stages import AnswerKind, Progress, Template, TokenLoss
 from nfilter.api.tool_settings import ToolUse, build_tool
 from nfilter.api.tools import Tool, ToolSite
-from nfilter.api.types import (
-    JSON,
-    Completion,
-    FloatArray,
-    IntArray,
-    Message,
-    ModelRef,
-    Request,
-    Sample,
-    TokenSample,
-)
+from nfilter.api.types import JSON, FloatArray, IntArray, Message, Sample, TokenSample
 from nfilter.recipe.prompts import Prompts, shipped_directory
 from nfilter.registry.loading import load as load_plugins
 from nfilter.testing.stage_model import Results, StageModel

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from nfilter.api.calls import Request
 from nfilter.api.capabilities import Abilities, caching, methods_of
 from nfilter.api.model import Model
 from nfilter.api.stages import Context, Site
 from nfilter.api.training import TrainingResult
-from nfilter.api.types import Request, Sample, TokenSample
+from nfilter.api.types import Sample, TokenSample
 from nfilter.registry.contracts import (
     check_completions,
     check_encoded,

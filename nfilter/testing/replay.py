@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from nfilter.api.types import Completion, FloatArray, ModelRef, Request, TokenSample
+from nfilter.api.calls import Completion, ModelRef, Request
+from nfilter.api.types import FloatArray, TokenSample
 from nfilter.models.conversations import converse_in_rounds
 
 _Result = TypeVar("_Result")

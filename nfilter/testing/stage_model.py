@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar, cast
 
+from nfilter.api.calls import Completion, ModelRef, Request
 from nfilter.api.capabilities import (
     CAPABILITIES,
     Adapts,
@@ -24,15 +25,7 @@ from nfilter.api.capabilities import (
     methods_of,
 )
 from nfilter.api.interrupt import Interrupt
-from nfilter.api.types import (
-    Completion,
-    FloatArray,
-    IntArray,
-    ModelRef,
-    Request,
-    Sample,
-    TokenSample,
-)
+from nfilter.api.types import FloatArray, IntArray, Sample, TokenSample
 from nfilter.models.conversations import converse_in_rounds
 from nfilter.models.results import Calls
 from nfilter.progress import QuietReporter

@@ -8,7 +8,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,16 +16,12 @@ import numpy as np
 
 from nfilter import (
     Completion,
-    Failure,
     FloatArray,
-    Message,
     ModelError,
     ModelRef,
     Request,
-    Sampling,
     Site,
     TokenSample,
-    ToolCall,
 )
 from nfilter_hf.lora.adapter import CONFIG_FILE, WEIGHTS_FILE
 from nfilter_hf.lora.data import share_out
@@ -56,18 +51,18 @@ def stream_spread(
     for start in range(0, len(requests), _SLICE * launch.size):
         part = requests[start : start + _SLICE * launch.size]
         launch.send_job(
-            _GENERATE, {"model": model, "requests": [_plain(request) for request in part]}
+            _GENERATE, {"model": model, "requests": [request.packed() for request in part]}
         )
         for values, _ in launch.together(partial(_answers, launch, part, answer)):
             for index, found in values["answers"]:
-                yield start + index, _completion(found)
+                yield start + index, Completion.unpacked(found)
 
 
 def _answers(launch: Launch, requests: Sequence[Request], answer: Answer) -> Payload:
     # Requests come longest first: one of each in turn makes shares of like size.
     share = range(launch.rank, len(requests), launch.size)
     found = answer([requests[index] for index in share])
-    plain = [[index, asdict(each)] for index, each in zip(share, found, strict=True)]
+    plain = [[index, each.packed()] for index, each in zip(share, found, strict=True)]
     return {"answers": plain}, {}
 
 
@@ -157,7 +152,7 @@ class Backends:
 
     def _generate(self, values: dict[str, Any], _: dict[str, Any]) -> None:
         launch = current()
-        requests = [_request(value) for value in values["requests"]]
+        requests = [Request.unpacked(value) for value in values["requests"]]
         launch.together(
             lambda: _answers(launch, requests, self._same(values["model"]).generate_here)
         )
@@ -190,44 +185,6 @@ class Backends:
 
 def _joined(arrays: Sequence[Any], kind: Any) -> Any:
     return np.concatenate([np.zeros(0, kind), *(np.asarray(array, kind) for array in arrays)])
-
-
-def _plain(request: Request) -> dict[str, Any]:
-    return {
-        "messages": [asdict(message) for message in request.messages],
-        "sampling": asdict(request.sampling),
-        "logprobs": request.logprobs,
-        "sample_id": request.sample_id,
-        "draw": request.draw,
-        "tools": [dict(tool) for tool in request.tools],
-        "tool_choice": request.tool_choice,
-        "response_schema": None
-        if request.response_schema is None
-        else dict(request.response_schema),
-        "extra": dict(request.extra),
-    }
-
-
-def _request(value: Mapping[str, Any]) -> Request:
-    messages = [
-        Message(**{**one, "tool_calls": tuple(ToolCall(**call) for call in one["tool_calls"])})
-        for one in value["messages"]
-    ]
-    sampling = Sampling(**{**value["sampling"], "stop": tuple(value["sampling"]["stop"])})
-    more = {"messages": tuple(messages), "sampling": sampling, "tools": tuple(value["tools"])}
-    return Request(**{**value, **more})
-
-
-def _completion(value: Mapping[str, Any]) -> Completion:
-    failure, logprobs = value["failure"], value["logprobs"]
-    return Completion(
-        **{
-            **value,
-            "failure": Failure(**failure) if failure is not None else None,
-            "logprobs": tuple(logprobs) if logprobs is not None else None,
-            "tool_calls": tuple(ToolCall(**call) for call in value["tool_calls"]),
-        }
-    )
 
 
 def _sample(name: str, ids: Any, response: Any) -> TokenSample:

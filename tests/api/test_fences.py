@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nfilter import Fence
 from nfilter.answers import judged_by
-from nfilter.api.types import Completion
+from nfilter.api.calls import Completion
 from nfilter.recipe.prompts import Prompts, shipped_directory
 from nfilter.testing import FakeGenerator
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nfilter.api.types import Completion, ToolCall
+from nfilter.api.calls import Completion
+from nfilter.api.types import ToolCall
 
 PASSING = frozenset(
     {

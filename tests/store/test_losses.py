@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nfilter.api.types import ModelRef, TokenSample
+from nfilter.api.calls import ModelRef
+from nfilter.api.types import TokenSample
 from nfilter.models.proxy import JournaledModel
 from nfilter.store.losses import ScoreCache, ScoreCaches
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nfilter.api.budget import Budget
+from nfilter.api.calls import ModelRef
 from nfilter.api.errors import (
     ContractError,
     DamageError,
@@ -18,7 +19,6 @@ from nfilter.api.errors import (
     StoreError,
 )
 from nfilter.api.stages import EMPTY_STATE, State
-from nfilter.api.types import ModelRef
 from nfilter.engine.error_attribution import attribute
 from nfilter.engine.foreign_warnings import shown_once
 from nfilter.engine.ingest import Limit

@@ -63,7 +63,7 @@ def stage(label: str, change: Callable[[Sample], Sample], writes: frozenset[str]
             pass
 
         @classmethod
-        def contract(cls, config: Nothing) -> Contract:  # noqa: ARG003
+        def contract(cls, config: Nothing) -> Contract:
             return Contract(writes=writes)
 
         def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:

@@ -39,7 +39,7 @@ class TruthMask:
         self._path = config.path
 
     @classmethod
-    def contract(cls, config: TruthMaskConfig) -> Contract:  # noqa: ARG003 (the protocol's signature)
+    def contract(cls, config: TruthMaskConfig) -> Contract:
         """Reads and writes no score."""
         return Contract()
 

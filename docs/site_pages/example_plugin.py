@@ -97,7 +97,7 @@ class Flat:
     mean_over: ClassVar[Literal["given", "weighed"]] = "given"
 
     @classmethod
-    def contract(cls, config: FlatConfig) -> Contract:  # noqa: ARG003
+    def contract(cls, config: FlatConfig) -> Contract:
         """Read no score of a token stage."""
         return Contract()
 
@@ -135,12 +135,12 @@ class Count:
     Args: ClassVar[type[ToolArgs]] = CountArgs
 
     @classmethod
-    def reads(cls, config: StageConfig) -> frozenset[str]:  # noqa: ARG003
+    def reads(cls, config: StageConfig) -> frozenset[str]:
         """Read nothing but the arguments."""
         return frozenset()
 
     @classmethod
-    def problems(cls, config: StageConfig, site: ToolSite) -> Iterable[str]:  # noqa: ARG003
+    def problems(cls, config: StageConfig, site: ToolSite) -> Iterable[str]:
         """Nothing can be missing."""
         return ()
 

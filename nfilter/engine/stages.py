@@ -134,7 +134,6 @@ class OneProcess:
 
     def processes(self, use: Use) -> int:
         """Return 1."""
-        del use
         return 1
 
 

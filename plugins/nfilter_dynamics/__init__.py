@@ -90,7 +90,6 @@ class Select:
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
         """Write the areas, and mask the samples that are not kept."""
-        del ctx
         return [self._decide(sample, state, bit) for sample in chunk]
 
     def _decide(self, sample: TokenSample, state: State, bit: int) -> TokenSample:

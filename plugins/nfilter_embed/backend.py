@@ -74,7 +74,7 @@ class SentenceTransformers:
         self._cut_counter = CutCounter(config.window, "window")
 
     @classmethod
-    def abilities(cls, config: SentenceTransformersConfig) -> Abilities:  # noqa: ARG003
+    def abilities(cls, config: SentenceTransformersConfig) -> Abilities:
         return Abilities(frozenset({Embeds}))
 
     @classmethod

@@ -86,8 +86,7 @@ class Messages:
     Config: ClassVar[type[StageConfig]] = NoSettings
     takes_rows: ClassVar[bool] = True
 
-    def __init__(self, config: NoSettings) -> None:
-        del config
+    def __init__(self, config: NoSettings) -> None: ...
 
     def export(self, run: Exported, out: Path) -> list[str]:
         with (out / FILE).open("w", encoding="utf-8") as file:
@@ -167,8 +166,7 @@ class Swift:
     Config: ClassVar[type[StageConfig]] = NoSettings
     takes_rows: ClassVar[bool] = True
 
-    def __init__(self, config: NoSettings) -> None:
-        del config
+    def __init__(self, config: NoSettings) -> None: ...
 
     def export(self, run: Exported, out: Path) -> list[str]:
         fractions = False

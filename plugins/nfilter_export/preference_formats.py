@@ -23,8 +23,7 @@ class TrlDpo:
     Config: ClassVar[type[StageConfig]] = NoSettings
     takes_rows: ClassVar[bool] = True
 
-    def __init__(self, config: NoSettings) -> None:
-        del config
+    def __init__(self, config: NoSettings) -> None: ...
 
     def export(self, run: Exported, out: Path) -> list[str]:
         """Write train.jsonl, and train.yaml if the recipe trains."""

@@ -29,8 +29,7 @@ class Trl:
     Config: ClassVar[type[StageConfig]] = NoSettings
     takes_rows: ClassVar[bool] = True
 
-    def __init__(self, config: NoSettings) -> None:
-        del config
+    def __init__(self, config: NoSettings) -> None: ...
 
     def export(self, run: Exported, out: Path) -> list[str]:
         """Write train.jsonl, train.yaml if the recipe trains, and tokenizer_digest.json if the run has tokens."""
@@ -75,8 +74,7 @@ class Axolotl:
     Config: ClassVar[type[StageConfig]] = NoSettings
     takes_rows: ClassVar[bool] = True
 
-    def __init__(self, config: NoSettings) -> None:
-        del config
+    def __init__(self, config: NoSettings) -> None: ...
 
     def export(self, run: Exported, out: Path) -> list[str]:
         """Write train.jsonl, and train.yaml if the recipe trains."""
@@ -113,8 +111,7 @@ class Spans:
     name: ClassVar[str] = "spans"
     Config: ClassVar[type[StageConfig]] = NoSettings
 
-    def __init__(self, config: NoSettings) -> None:
-        del config
+    def __init__(self, config: NoSettings) -> None: ...
 
     def export(self, run: Exported, out: Path) -> list[str]:
         """Write train.jsonl and tokenizer_digest.json."""

@@ -63,7 +63,6 @@ class Split:
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
         """Write the sides."""
-        del ctx, bit
         cut = TokenCut.of(state)
         return [sample.score(self.config.into, self._sides(sample, cut)) for sample in chunk]
 

@@ -103,7 +103,6 @@ class Score:
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
         """Write the verdicts, and drop flagged samples with ``drop``."""
-        del ctx
         return [self._decide(sample, state) for sample in chunk]
 
     def _decide(self, sample: Sample, state: State) -> Sample:

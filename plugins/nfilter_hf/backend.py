@@ -89,7 +89,7 @@ class HFBackend:
     Config: ClassVar[type[HFConfig]] = HFConfig
 
     @classmethod
-    def abilities(cls, config: HFConfig) -> Abilities:  # noqa: ARG003 (the protocol's signature)
+    def abilities(cls, config: HFConfig) -> Abilities:
         able = frozenset(
             {
                 Generates,

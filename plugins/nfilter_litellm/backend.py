@@ -62,7 +62,7 @@ class LiteLLMBackend:
         return price_of(config)
 
     @classmethod
-    def problems(cls, config: LiteLLMConfig, site: Site) -> Iterable[str]:  # noqa: ARG003 (the protocol's)
+    def problems(cls, config: LiteLLMConfig, site: Site) -> Iterable[str]:
         """Yield configuration problems: a missing package, a missing key, an unknown provider."""
         route = route_of(config)
         if find_spec(route.transport) is None:
@@ -82,7 +82,7 @@ class LiteLLMBackend:
                 yield f"model {config.model!r}: {error}"
 
     @classmethod
-    def facts(cls, config: LiteLLMConfig, site: Site) -> Iterable[str]:  # noqa: ARG003 (the protocol's)
+    def facts(cls, config: LiteLLMConfig, site: Site) -> Iterable[str]:
         """Yield a description of the connection, for ``nfilter check`` and run.log."""
         route = route_of(config)
         key = f"key from {route.key_env}" if route.key_env else "no key configured"

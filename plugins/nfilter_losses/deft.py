@@ -29,7 +29,7 @@ class Deft:
         self.config = config
 
     @classmethod
-    def contract(cls, config: DeftConfig) -> Contract:  # noqa: ARG003
+    def contract(cls, config: DeftConfig) -> Contract:
         """Read no score."""
         return Contract()
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from nfilter import Contract, StageConfig
+from nfilter_losses.labels import label_log_probability
 
 
 class DftConfig(StageConfig):
@@ -27,14 +28,13 @@ class Dft:
         self.config = config
 
     @classmethod
-    def contract(cls, config: DftConfig) -> Contract:  # noqa: ARG003
+    def contract(cls, config: DftConfig) -> Contract:
         """Read no score."""
         return Contract()
 
     def stats(self, logits_chunk: Any, labels: Any) -> Mapping[str, Any]:
         """Return ``p`` [m], float32: the probability of each label."""
-        logs = logits_chunk.float().log_softmax(-1)
-        return {"p": logs.gather(-1, labels.unsqueeze(-1)).squeeze(-1).exp()}
+        return {"p": label_log_probability(logits_chunk, labels).exp()}
 
     def weigh(self, stats: Mapping[str, Any], cached: Mapping[str, Any], step: int) -> Any:
         """Return the probabilities, [n], in [0, 1]."""

@@ -51,7 +51,7 @@ class Eaft:
         self.config = config
 
     @classmethod
-    def contract(cls, config: EaftConfig) -> Contract:  # noqa: ARG003
+    def contract(cls, config: EaftConfig) -> Contract:
         """Read no score."""
         return Contract()
 

@@ -69,7 +69,6 @@ class Frozen:
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
         """Write the weights."""
-        del state, bit
         pairs = zip(chunk, self._weights(chunk, ctx), strict=True)
         return [sample.score(self.config.into, weights) for sample, weights in pairs]
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from nfilter import Contract, StageConfig
+from nfilter_losses.labels import label_log_probability
 
 
 class ProfitConfig(StageConfig):
@@ -36,14 +37,13 @@ class Profit:
         self.config = config
 
     @classmethod
-    def contract(cls, config: ProfitConfig) -> Contract:  # noqa: ARG003
+    def contract(cls, config: ProfitConfig) -> Contract:
         """Read no score."""
         return Contract()
 
     def stats(self, logits_chunk: Any, labels: Any) -> Mapping[str, Any]:
         """Return ``p`` [m], float32: the probability of each label."""
-        logs = logits_chunk.float().log_softmax(-1)
-        return {"p": logs.gather(-1, labels.unsqueeze(-1)).squeeze(-1).exp()}
+        return {"p": label_log_probability(logits_chunk, labels).exp()}
 
     def weigh(self, stats: Mapping[str, Any], cached: Mapping[str, Any], step: int) -> Any:
         """Return weights of 0 and 1, [n]."""

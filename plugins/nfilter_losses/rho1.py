@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from nfilter import Contract, RecipeError, StageConfig
+from nfilter_losses.labels import label_log_probability
 
 
 class Rho1Config(StageConfig):
@@ -45,8 +46,7 @@ class Rho1:
 
     def stats(self, logits_chunk: Any, labels: Any) -> Mapping[str, Any]:
         """Return ``loss`` [m], float32: -log p(label)."""
-        logs = logits_chunk.float().log_softmax(-1)
-        return {"loss": -logs.gather(-1, labels.unsqueeze(-1)).squeeze(-1)}
+        return {"loss": -label_log_probability(logits_chunk, labels)}
 
     def weigh(self, stats: Mapping[str, Any], cached: Mapping[str, Any], step: int) -> Any:
         """Return weights of 0 and 1, [n]; raise RecipeError if the reference's loss is missing for any token."""

@@ -49,7 +49,6 @@ class Weigh:
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
         """Score the chunk and multiply its weights."""
-        del state
         out = []
         losses = ctx.model(self.config.model).score(chunk)
         for sample, loss in zip(chunk, losses, strict=True):

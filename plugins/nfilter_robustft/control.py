@@ -41,7 +41,7 @@ class Random:
         self.config = config
 
     @classmethod
-    def contract(cls, config: RandomConfig) -> Contract:  # noqa: ARG003
+    def contract(cls, config: RandomConfig) -> Contract:
         return Contract()
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:

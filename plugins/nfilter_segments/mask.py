@@ -104,7 +104,6 @@ class Mask:
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
         """Divide, score and mask each sample."""
-        del state
         parts = [split(sample, self.config.words) for sample in chunk]
         found = self._scores(chunk, ctx)
         return [

@@ -77,7 +77,6 @@ class Select:
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
         """Score the chunk and mask within each sample."""
-        del state
         out = []
         for sample, attention in zip(chunk, self._attention(chunk, ctx), strict=True):
             pool = sample.in_loss

@@ -47,7 +47,6 @@ class Mask:
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
         """Score and mask; losses are compared, because the perplexity of a large loss overflows."""
-        del state
         losses = ctx.model(self.config.model).score(chunk)
         largest = math.log(self.config.above)
         with np.errstate(over="ignore"):

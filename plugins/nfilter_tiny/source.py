@@ -50,17 +50,14 @@ class TinySource:
     @classmethod
     def problems(cls, config: TinySourceConfig, base_dir: Path) -> Iterable[str]:
         """Return no problems; the data is part of the package."""
-        del config, base_dir
         return ()
 
     @classmethod
     def columns(cls, config: TinySourceConfig, base_dir: Path) -> Mapping[str, str]:
         """Return the columns of the world's rows."""
-        del config, base_dir
         return {"prompt": "question", "response": "answer", "id": "id"}
 
     def __init__(self, config: TinySourceConfig, base_dir: Path) -> None:
-        del base_dir
         self.config = config
 
     def read(self) -> Iterator[Row | Unreadable]:

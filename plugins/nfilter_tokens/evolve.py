@@ -123,7 +123,6 @@ class SelfEvolve:
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
         """Write the scores and mask the tokens that the sample's round removed."""
-        del ctx
         out = []
         for sample in chunk:
             decision = _decision_of(sample, state)

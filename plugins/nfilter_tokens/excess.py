@@ -120,7 +120,6 @@ class ExcessLoss:
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
         """Score the chunk with the base and the reference; mask nothing."""
-        del bit
         base = ctx.model(self.config.base)
         base_losses = base.score(chunk)
         if self.config.reference is not None:

@@ -67,7 +67,6 @@ class KeepTop:
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
         """Mask the tokens below the cut."""
-        del ctx
         if self.config.scope == "sample":
             return [_mask_dropped(sample, self._keeps_in_sample(sample), bit) for sample in chunk]
         cut = TokenCut.of(state)
@@ -104,7 +103,7 @@ class RandomTokens:
         self.config = config
 
     @classmethod
-    def contract(cls, config: RandomTokensConfig) -> Contract:  # noqa: ARG003
+    def contract(cls, config: RandomTokensConfig) -> Contract:
         """Read and write no scores."""
         return Contract()
 

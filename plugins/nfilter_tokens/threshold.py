@@ -66,7 +66,6 @@ class AutoThreshold:
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
         """Mask the tokens of the lower group."""
-        del ctx
         groups: Any = state.values["groups"]
         if groups is None:
             return list(chunk)

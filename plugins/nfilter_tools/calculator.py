@@ -45,12 +45,12 @@ class Calculator:
     Args: ClassVar[type[ToolArgs]] = CalculatorArgs
 
     @classmethod
-    def reads(cls, config: CalculatorConfig) -> frozenset[str]:  # noqa: ARG003
+    def reads(cls, config: CalculatorConfig) -> frozenset[str]:
         """Return nothing: the tool reads only its arguments."""
         return frozenset()
 
     @classmethod
-    def problems(cls, config: CalculatorConfig, site: ToolSite) -> Iterable[str]:  # noqa: ARG003
+    def problems(cls, config: CalculatorConfig, site: ToolSite) -> Iterable[str]:
         """Return nothing."""
         return ()
 

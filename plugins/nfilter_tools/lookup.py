@@ -54,7 +54,7 @@ class Lookup:
     Args: ClassVar[type[ToolArgs]] = LookupArgs
 
     @classmethod
-    def reads(cls, config: LookupConfig) -> frozenset[str]:  # noqa: ARG003
+    def reads(cls, config: LookupConfig) -> frozenset[str]:
         """Return what the tool reads: the files."""
         return frozenset({"files"})
 

@@ -72,7 +72,7 @@ class Neighbours:
         return frozenset({"row", "rows", *(["labels"] if config.labels else [])})
 
     @classmethod
-    def problems(cls, config: NeighboursConfig, site: ToolSite) -> Iterable[str]:  # noqa: ARG003
+    def problems(cls, config: NeighboursConfig, site: ToolSite) -> Iterable[str]:
         """Return nothing: problems depend on the rows."""
         return ()
 

@@ -70,7 +70,7 @@ class Sql:
     Args: ClassVar[type[ToolArgs]] = SqlArgs
 
     @classmethod
-    def reads(cls, config: SqlConfig) -> frozenset[str]:  # noqa: ARG003
+    def reads(cls, config: SqlConfig) -> frozenset[str]:
         """The database."""
         return frozenset({"database"})
 

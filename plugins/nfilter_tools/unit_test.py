@@ -59,7 +59,7 @@ class UnitTest:
     Args: ClassVar[type[ToolArgs]] = UnitTestArgs
 
     @classmethod
-    def reads(cls, config: UnitTestConfig) -> frozenset[str]:  # noqa: ARG003
+    def reads(cls, config: UnitTestConfig) -> frozenset[str]:
         """Return what the tool reads: the row with its response and tests."""
         return frozenset({"row"})
 

@@ -40,7 +40,7 @@ class Select:
         self.config = config
 
     @classmethod
-    def contract(cls, config: SelectConfig) -> nf.Contract:  # noqa: ARG003
+    def contract(cls, config: SelectConfig) -> nf.Contract:
         return nf.Contract(writes=frozenset({"delta", "s_ifd"}))
 
     def fit_tokens(self, stream: Iterable[nf.TokenSample], ctx: nf.Context) -> nf.State:

@@ -77,7 +77,6 @@ class Novelty:
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
         """Score the chunk, and mask the known tokens."""
-        del state
         return [
             self._masking.apply(sample, scores, Known(), bit)
             for sample, scores in zip(chunk, self._scores(chunk, ctx), strict=True)

@@ -45,7 +45,7 @@ class Reasoning:
         self._masking = AttributeMasking("reasoning", config.preset, config.cap, config.mask)
 
     @classmethod
-    def contract(cls, config: ReasoningConfig) -> Contract:  # noqa: ARG003 (the protocol's signature)
+    def contract(cls, config: ReasoningConfig) -> Contract:
         """Write a score."""
         return Contract(writes=frozenset({cls.name}))
 
@@ -69,7 +69,6 @@ class Reasoning:
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
         """Write the scores, and mask the tokens below each sample's own threshold."""
-        del state
         rule = LowTail(self.config.preset)
         return [
             self._masking.apply(sample, scores, rule, bit)

@@ -70,7 +70,7 @@ class Relevance:
         self._masking = AttributeMasking("relevance", config.preset, config.cap, config.mask)
 
     @classmethod
-    def contract(cls, config: RelevanceConfig) -> Contract:  # noqa: ARG003 (the protocol's signature)
+    def contract(cls, config: RelevanceConfig) -> Contract:
         """Write a score."""
         return Contract(writes=frozenset({cls.name}))
 
@@ -110,7 +110,6 @@ class Relevance:
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
         """Look up the score of every token, and mask the tokens of the class."""
-        del ctx
         rule = self._rule(state)
         return [
             self._masking.apply(sample, self._lookup(sample, state), rule, bit) for sample in chunk

@@ -68,7 +68,6 @@ class Addition:
 
     def draw(self, rng: random.Random, kinds: tuple[Kind, ...]) -> Problem:
         """Draw the lengths first, so that short numbers occur."""
-        del kinds
         left, right = (rng.randint(0, 10 ** rng.randint(1, 4) - 1) for _ in range(2))
         return self.make(left, right)
 
@@ -155,7 +154,6 @@ class Order:
 
     def draw(self, rng: random.Random, kinds: tuple[Kind, ...]) -> Problem:
         """Draw five distinct numbers below 1000."""
-        del kinds
         return self.make(rng.choice(("low", "mid", "high")), tuple(rng.sample(range(1000), 5)))
 
     def candidates(self) -> Iterable[Problem]:

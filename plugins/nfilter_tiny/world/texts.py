@@ -86,7 +86,6 @@ class Hop:
 
     def draw(self, rng: random.Random, kinds: tuple[Kind, ...]) -> Problem:
         """Draw three chains of three nodes, with shuffled links."""
-        del kinds
         nodes = rng.sample(NODES, 9)
         chains = tuple(tuple(nodes[i : i + 3]) for i in (0, 3, 6))
         links = [f"{a} {b}" for chain in chains for a, b in pairwise(chain)]
@@ -138,7 +137,6 @@ class Date:
 
     def draw(self, rng: random.Random, kinds: tuple[Kind, ...]) -> Problem:
         """Draw any day of the year and up to two months."""
-        del kinds
         month = rng.choice(list(MONTHS))
         return self.make(rng.randint(1, MONTHS[month]), month, rng.randint(1, _LONGEST))
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lent_llama import VOCABULARY, Lender, llama
+from lent_llama import VOCABULARY, llama
+from online_training import SAMPLES, SCORE, made, sample, train
 
-from nfilter import Message, ModelError, RecipeError, Sample, TokenSample, TrainingResult
+from nfilter import Message, ModelError, RecipeError, Sample
 from nfilter.testing import FakeContext
 from nfilter_hf.lora.adapter import attached
 from nfilter_hf.lora.data import (
@@ -26,34 +27,9 @@ from nfilter_hf.lora.data import (
 )
 from nfilter_hf.lora.settings import LoraSettings
 from nfilter_hf.lora.trainer import LoraTrainer
-from nfilter_losses.asft import Asft, AsftConfig
 from nfilter_losses.dft import Dft, DftConfig
 from nfilter_losses.eaft import Eaft, EaftConfig
 from nfilter_losses.rho1 import Rho1, Rho1Config
-
-SCORE = "loss.reference"
-
-
-def sample(index: int, *, scored: bool = True) -> TokenSample:
-    """Uneven weights, some of them 0, and a reference loss at every response token."""
-    rng = np.random.default_rng(index)
-    length = int(rng.integers(6, 20))
-    response = np.arange(length) >= length // 2
-    weights = rng.choice([0, 0.25, 1, 3], length) * response
-    weights[-1] = 0.5
-    scores = {SCORE: np.where(response, rng.gamma(2.0, 2.0, length), np.nan).astype(np.float32)}
-    return TokenSample(
-        id=str(index),
-        ids=rng.integers(0, VOCABULARY, length).astype(np.int64),
-        response=response,
-        turn=np.zeros(length, dtype=np.int16),
-        spans=np.zeros((length, 2), dtype=np.int32),
-        weights=weights.astype(np.float32),
-        scores=scores if scored else {},
-    )
-
-
-SAMPLES = [sample(i) for i in range(8)]
 
 
 class Signed:
@@ -75,48 +51,6 @@ LOSSES: dict[str, Callable[[], Any]] = {
     "rho1": lambda: Rho1(Rho1Config(ratio=0.4)),
     "signed": Signed,
 }
-
-
-def made(weigh: Callable[..., Any], mean_over: str = "given") -> Any:
-    """A loss whose weights are those that ``weigh(n)`` gives."""
-    return SimpleNamespace(
-        name="made",
-        mean_over=mean_over,
-        stats=lambda logits, labels: {"zero": logits[:, 0] * 0},
-        weigh=lambda stats, cached, step: weigh(len(stats["zero"])),
-    )
-
-
-def train(
-    out: Path,
-    loss: Any,
-    *,
-    samples: list[TokenSample] = SAMPLES,
-    module: Any = None,
-    ctx: FakeContext | None = None,
-    **config: Any,
-) -> TrainingResult:
-    settings = {"rank": 4, "dropout": 0.0, "lr": 1e-2, "batch_size": 8, **config}
-    trainer = LoraTrainer(LoraSettings.model_validate(settings))
-    return trainer.train(samples, Lender(module or llama()), out, ctx or FakeContext(loss=loss))
-
-
-@pytest.fixture
-def gradients(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The gradients that each optimiser step is given, one after another."""
-    seen: list[Any] = []
-    real = torch.optim.AdamW.step
-
-    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        seen.extend(
-            None if p.grad is None else p.grad.clone()
-            for group in self.param_groups
-            for p in group["params"]
-        )
-        return real(self, *args, **kwargs)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", step)
-    return seen
 
 
 def plain(module: Any, name: str, norm: str = "tokens") -> torch.Tensor:
@@ -440,100 +374,6 @@ def test_the_embedded_model_trains_with_dft(tmp_path: Path, open_backend: Any) -
     assert list(result.losses) == sorted(result.losses, reverse=True)
     assert result.losses[-1] < 0.5 * result.losses[0]
     assert after < 0.5 * before
-
-
-def anchored(module: Any, base: Any, norm: str) -> torch.Tensor:
-    """ASFT of the step by hand: full logits of both models, KL(base || model) over the whole vocabulary."""
-    rows = []
-    for one in SAMPLES:
-        ids = torch.from_numpy(one.ids)[None]
-        at = np.flatnonzero(one.weights[1:])
-        logs = torch.log_softmax(module(input_ids=ids).logits[0][at].double(), -1)
-        with torch.no_grad():
-            other = torch.log_softmax(base(input_ids=ids).logits[0][at].double(), -1)
-        labels = torch.from_numpy(one.ids[at + 1])
-        losses = -logs[torch.arange(len(at)), labels]
-        penalty = (other.exp() * (other - logs)).sum(-1)
-        given = torch.from_numpy(one.weights[at + 1]).double()
-        given = given / len(at) if norm == "samples" else given
-        rows.append((losses, penalty, given))
-    losses, penalty, given = (torch.cat(parts) for parts in zip(*rows, strict=True))
-    assert penalty.max() > 0.01
-    each = (-losses.detach()).exp() * losses + 0.5 * penalty
-    return (given * each).sum() / given.sum()
-
-
-@pytest.mark.parametrize("norm", ["tokens", "samples"])
-@pytest.mark.parametrize("budget", [1, 40, 10_000])
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_the_gradient_of_a_penalty_is_that_of_full_logits_of_model_and_base(
-    tmp_path: Path, gradients: list[Any], budget: int, norm: str, dropout: float
-) -> None:
-    from safetensors.torch import load_file
-
-    # Training starts from an adapter, so model and base differ.
-    first = train(tmp_path / "first", None, max_steps=2, lr=0.05)
-    gradients.clear()
-    module = llama()
-    settings = {"rank": 4, "lr": 1e-2, "batch_size": 8, "max_steps": 1, "max_grad_norm": None}
-    config = LoraSettings.model_validate(
-        {**settings, "dropout": dropout, "loss_norm": norm, "micro_batch_tokens": budget}
-    )
-    loss, seen = Asft(AsftConfig(kl=0.5)), []
-    real, loss.penalty = loss.penalty, lambda *parts: seen.append(parts) or real(*parts)  # type: ignore[method-assign]
-    result = LoraTrainer(config).train(
-        SAMPLES, Lender(module), tmp_path / "out", FakeContext(loss=loss), first.ref
-    )
-    weights = load_file(tmp_path / "first" / "adapter_model.safetensors")
-    adapted = llama()
-    with attached(adapted, rank=4, alpha=16.0, dropout=0.0, targets=None) as wrapped:
-        from peft import set_peft_model_state_dict
-
-        set_peft_model_state_dict(wrapped, weights)
-        wrapped.eval()
-        parameters = [p for p in adapted.parameters() if p.requires_grad]
-        loss_by_hand = anchored(adapted, llama(), norm)
-        wanted = torch.autograd.grad(loss_by_hand, parameters)
-    assert all(not reference.requires_grad for _, _, reference in seen)
-    assert sum(len(labels) for _, labels, _ in seen) == sum(
-        int((one.weights[1:] != 0).sum()) for one in SAMPLES
-    )
-    # The module has no adapter any more, and its mode is as before.
-    assert not module.training
-    if dropout:
-        # Dropout is in the model alone: the reference is the base's own prediction.
-        flat = torch.cat([reference for _, _, reference in seen])
-        known = torch.cat([llama()(input_ids=torch.from_numpy(one.ids)[None]).logits[0][np.flatnonzero(one.weights[1:])] for one in SAMPLES]).detach()  # fmt: skip
-        torch.testing.assert_close(flat.sum(0), known.sum(0), rtol=1e-4, atol=1e-3)
-        return
-    assert result.losses == pytest.approx((loss_by_hand.item(),), abs=1e-5)
-    assert len(gradients) == len(wanted)
-    for got, want in zip(gradients, wanted, strict=True):
-        torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
-
-
-def test_a_penalty_holds_the_model_near_the_base(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
-    def distance(kl: float) -> float:
-        loss = Asft(AsftConfig(kl=kl))
-        train(tmp_path / str(kl), loss, epochs=10, max_steps=10)
-        tensors = load_file(tmp_path / str(kl) / "adapter_model.safetensors")
-        return float(sum(t.pow(2).sum() for name, t in tensors.items() if "lora_B" in name))
-
-    assert distance(20.0) < 0.5 * distance(0.0)
-
-
-def test_a_penalty_without_weights_still_trains_and_its_shape_is_checked(tmp_path: Path) -> None:
-    loss = made(torch.zeros)
-    loss.penalty = lambda logits, labels, reference: logits.float().pow(2).mean(-1)
-    ctx = FakeContext(loss=loss)
-    result = train(tmp_path / "a", None, ctx=ctx, max_steps=2)
-    assert result.losses[0] > result.losses[1] > 0
-    assert not [text for kind, text in ctx.log.lines if "gave weight 0" in text]
-    loss.penalty = lambda logits, labels, reference: logits
-    with pytest.raises(ModelError, match=r"'made': its penalty has the shape \[\d+, 50\]"):
-        train(tmp_path / "b", loss, max_steps=1)
 
 
 @pytest.mark.types("the mean over the weights is undefined; write mean_over")

@@ -2,52 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
-from types import MappingProxyType
-
 import numpy as np
 import pytest
 import torch
 
-import nfilter_hf.spread as spread
-from nfilter import Completion, Failure, Message, Request, Sampling, ToolCall
 from nfilter_hf.lora.data import TrainRow, pass_budget, rows_from_arrays, rows_to_arrays
 from nfilter_hf.lora.distributed import Launch, _packed, _unpacked
-
-REQUESTS = [
-    Request((Message("user", "2+3?"),)),
-    Request(
-        (
-            Message("system", "terse\ud800", weight=0.5),
-            Message("assistant", "", tool_calls=(ToolCall("add", '{"a": 2}', "c1"),)),
-            Message("tool", "5", name="add", call_id="c1"),
-        ),
-        Sampling(7, 0.5, 0.9, 2**62, ("a", "\n")),
-        logprobs=True,
-        sample_id="x",
-        draw=3,
-        tools=(MappingProxyType({"type": "function", "function": {"name": "add"}}),),
-    ),
-]
-
-
-@pytest.mark.parametrize("request_", REQUESTS)
-def test_a_request_is_the_same_behind_json(request_: Request) -> None:
-    again = spread._request(json.loads(json.dumps(spread._plain(request_))))
-    assert again == request_
-    assert hash(again.sampling) == hash(request_.sampling)
-
-
-@pytest.mark.parametrize(
-    "completion",
-    [
-        Completion("5", "stop", (-0.1, -1e-9), 4, 2, reasoning="2 and 3"),
-        Completion("", "failed", failure=Failure("too_long", "the prompt has 409 tokens")),
-    ],
-)
-def test_a_completion_is_the_same_behind_json(completion: Completion) -> None:
-    assert spread._completion(json.loads(json.dumps(asdict(completion)))) == completion
 
 
 def test_a_message_keeps_names_types_and_shapes() -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from nfilter import Completion, Message, Request, ToolCall
-from nfilter_hf.spread import _completion, _plain, _request
 from nfilter_hf.tool_calls import with_tool_calls
 
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
@@ -84,13 +83,3 @@ def test_without_tools_there_are_no_calls() -> None:
         Request(ASK.messages, tools=(TOOL,), tool_choice="none"),
     ):
         assert with_tool_calls(Completion(text), request) == Completion(text)
-
-
-def test_requests_and_calls_survive_the_way_to_another_process() -> None:
-    import json
-    from dataclasses import asdict, replace
-
-    asked = replace(ASK, tool_choice="add", response_schema={"type": "object"}, extra={"x": 1})
-    assert _request(json.loads(json.dumps(_plain(asked)))) == asked
-    done = Completion("", tool_calls=(ADD,))
-    assert _completion(json.loads(json.dumps(asdict(done)))) == done

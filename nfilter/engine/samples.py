@@ -27,7 +27,6 @@ class SampleKind:
         self._known = _ids(run) if contract.new_samples else {}
 
     def fit(self, stage: Any) -> Fit[Sample] | None:
-        """Return the stage's ``fit``."""
         return stage.fit if isinstance(stage, Fits) else None
 
     def shown(self, samples: Iterable[Sample]) -> Iterator[Sample]:

@@ -26,7 +26,6 @@ class TokenKind:
         self._bit = bit
 
     def fit(self, stage: Any) -> Fit[TokenSample] | None:
-        """Return the stage's ``fit_tokens``."""
         return stage.fit_tokens if isinstance(stage, FitsTokens) else None
 
     def shown(self, samples: Iterable[TokenSample]) -> Iterator[TokenSample]:

@@ -177,7 +177,6 @@ class Journal:
         return int(count)
 
     def close(self) -> None:
-        """Close the connection."""
         with self._lock:
             self._connection.close()
 

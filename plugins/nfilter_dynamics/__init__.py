@@ -65,7 +65,6 @@ class Select:
 
     @classmethod
     def contract(cls, config: SelectConfig) -> Contract:
-        """Write a score and train."""
         return Contract(writes=frozenset({config.into}), trains=True)
 
     def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State:
@@ -89,7 +88,6 @@ class Select:
     def process_tokens(
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
-        """Write the areas, and mask the samples that are not kept."""
         return [self._decide(sample, state, bit) for sample in chunk]
 
     def _decide(self, sample: TokenSample, state: State, bit: int) -> TokenSample:

@@ -87,7 +87,6 @@ class Curate:
 
     @classmethod
     def contract(cls, config: CurateConfig) -> Contract:
-        """Return the contract: reads the ratings, writes the curated labels."""
         return Contract(
             packages={"faiss": "nfilter[local]"},
             reads=frozenset({config.by}),
@@ -120,7 +119,6 @@ class Curate:
         return State(values, arrays)
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
-        """Write the labels of the chunk, and keep or drop each sample."""
         return [self._decide(sample, state) for sample in chunk]
 
     def _rating_note(self, sample: Sample) -> RatingNote:

@@ -76,7 +76,6 @@ class LongTail:
 
     @classmethod
     def contract(cls, config: LongTailConfig) -> Contract:
-        """Return the contract: reads the labels if ``by`` is set, writes the score."""
         return Contract(
             packages={"faiss": "nfilter[local]"},
             reads=frozenset({config.by} if config.by is not None else ()),
@@ -126,7 +125,6 @@ class LongTail:
         )
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
-        """Write the score of each sample of the chunk, and keep or drop it."""
         return [self._decide(sample, state) for sample in chunk]
 
     def _decide(self, sample: Sample, state: State) -> Sample:

@@ -127,7 +127,6 @@ class Pair:
 
     @classmethod
     def contract(cls, config: PairConfig) -> Contract:
-        """Return the contract: writes one note, needs an encoder."""
         return Contract(
             packages={"faiss": "nfilter[local]", "sklearn": "nfilter[local]"},
             writes=frozenset({config.into}),
@@ -158,7 +157,6 @@ class Pair:
         return self._state(rows, row_text, representative, texts.vectors, pairing, ctx)
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
-        """Write the partner, or the reason for none, on each sample."""
         ids = PackedTexts.open(state.arrays, "id")
         return [self._write_note(sample, state, ids) for sample in chunk]
 

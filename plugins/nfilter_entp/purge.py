@@ -52,7 +52,6 @@ class Purge:
 
     @classmethod
     def contract(cls, config: PurgeConfig) -> Contract:
-        """Return the contract: no note read; one written with ``action: note``. Only ``perplexity`` needs a model."""
         perplexity = config.rules.perplexity
         return Contract(
             writes=(noted := frozenset({NOTE} if config.action == "note" else ())),
@@ -119,7 +118,6 @@ class Purge:
         return State({"habit": habit, "band": band, "report": report}, arrays)
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
-        """Drop or keep each sample of the chunk, or write the note."""
         return [self._decide(sample, state) for sample in chunk]
 
     def _decide(self, sample: Sample, state: State) -> Sample:

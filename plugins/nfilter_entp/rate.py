@@ -94,7 +94,6 @@ class Rate:
 
     @classmethod
     def contract(cls, config: RateConfig) -> Contract:
-        """Return the contract: writes the ratings; needs a model unless a column has them."""
         writes = frozenset({config.into})
         if config.llm is None:
             return Contract(writes=writes)
@@ -109,7 +108,6 @@ class Rate:
         )
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
-        """Rate every sample of the chunk."""
         if self.config.column is not None:
             notes = {each.id: _rate_by_column(each, self.config.column) for each in chunk}
         else:

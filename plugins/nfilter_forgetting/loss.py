@@ -44,7 +44,6 @@ class Forgetting:
 
     @classmethod
     def contract(cls, config: ForgettingConfig) -> Contract:
-        """Read the sides."""
         return Contract(reads=frozenset({config.by}))
 
     def stats(self, logits_chunk: Any, labels: Any) -> Mapping[str, Any]:

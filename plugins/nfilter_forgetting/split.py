@@ -50,11 +50,9 @@ class Split:
 
     @classmethod
     def contract(cls, config: SplitConfig) -> Contract:
-        """Read a score, write the sides."""
         return Contract(reads=frozenset({config.by}), writes=frozenset({config.into}))
 
     def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State:
-        """Find the cut between the sides."""
         cut = TokenCut.through(map(self._scored, stream), self._scores, self._count)
         ctx.log.info(f"{self.name}: {cut.kept} of {cut.n} tokens are positive")
         return cut.to_state(report={"positive": cut.kept, "negative": cut.n - cut.kept})
@@ -62,7 +60,6 @@ class Split:
     def process_tokens(
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
-        """Write the sides."""
         cut = TokenCut.of(state)
         return [sample.score(self.config.into, self._sides(sample, cut)) for sample in chunk]
 

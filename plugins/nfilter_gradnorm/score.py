@@ -70,7 +70,6 @@ class Score:
 
     @classmethod
     def contract(cls, config: ScoreConfig) -> Contract:
-        """Write a verdict; need a model that encodes and lends its module."""
         capabilities = () if config.random else (Encodes, LendsModule)
         own = frozenset({config.into})
         return Contract(
@@ -102,7 +101,6 @@ class Score:
         return State(values, {name: column[by_id] for name, column in columns.items()})
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
-        """Write the verdicts, and drop flagged samples with ``drop``."""
         return [self._decide(sample, state) for sample in chunk]
 
     def _decide(self, sample: Sample, state: State) -> Sample:

@@ -59,7 +59,6 @@ class Select:
 
     @classmethod
     def contract(cls, config: SelectConfig) -> Contract:
-        """Write a note, need a model that encodes and scores."""
         needs = tuple(ModelNeed(config.model, need, field="model") for need in (Encodes, Scores))
         return Contract(writes=frozenset({config.into}), needs=needs)
 
@@ -85,7 +84,6 @@ class Select:
         return State({"last": list(kept[-1]) if kept else None, "report": report}, arrays)
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
-        """Write the IFD of each sample, and drop those that are not selected."""
         return [self._decide(sample, state) for sample in chunk]
 
     def _decide(self, sample: Sample, state: State) -> Sample:

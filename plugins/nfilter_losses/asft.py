@@ -39,7 +39,6 @@ class Asft:
 
     @classmethod
     def contract(cls, config: AsftConfig) -> Contract:
-        """Read no score."""
         return Contract()
 
     def stats(self, logits_chunk: Any, labels: Any) -> Mapping[str, Any]:

@@ -30,7 +30,6 @@ class Deft:
 
     @classmethod
     def contract(cls, config: DeftConfig) -> Contract:
-        """Read no score."""
         return Contract()
 
     def stats(self, logits_chunk: Any, labels: Any) -> Mapping[str, Any]:

@@ -29,7 +29,6 @@ class Dft:
 
     @classmethod
     def contract(cls, config: DftConfig) -> Contract:
-        """Read no score."""
         return Contract()
 
     def stats(self, logits_chunk: Any, labels: Any) -> Mapping[str, Any]:

@@ -52,7 +52,6 @@ class Eaft:
 
     @classmethod
     def contract(cls, config: EaftConfig) -> Contract:
-        """Read no score."""
         return Contract()
 
     def stats(self, logits_chunk: Any, labels: Any) -> Mapping[str, Any]:

@@ -59,7 +59,6 @@ class Frozen:
 
     @classmethod
     def contract(cls, config: FrozenConfig) -> Contract:
-        """Write a score; need losses, or a module that gives all logits."""
         need = Scores if config.rule in ("dft", "profit") else LendsModule
         return Contract(
             writes=frozenset({config.into}), needs=(ModelNeed(config.model, need, field="model"),)
@@ -68,7 +67,6 @@ class Frozen:
     def process_tokens(
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
-        """Write the weights."""
         pairs = zip(chunk, self._weights(chunk, ctx), strict=True)
         return [sample.score(self.config.into, weights) for sample, weights in pairs]
 

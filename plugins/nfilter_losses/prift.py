@@ -33,7 +33,6 @@ class Prift:
 
     @classmethod
     def contract(cls, config: PriftConfig) -> Contract:
-        """Read the weights."""
         return Contract(reads=frozenset({config.by}))
 
     def stats(self, logits_chunk: Any, labels: Any) -> Mapping[str, Any]:

@@ -38,7 +38,6 @@ class Profit:
 
     @classmethod
     def contract(cls, config: ProfitConfig) -> Contract:
-        """Read no score."""
         return Contract()
 
     def stats(self, logits_chunk: Any, labels: Any) -> Mapping[str, Any]:

@@ -41,7 +41,6 @@ class Rho1:
 
     @classmethod
     def contract(cls, config: Rho1Config) -> Contract:
-        """Read the reference's loss."""
         return Contract(reads=frozenset({config.reference}))
 
     def stats(self, logits_chunk: Any, labels: Any) -> Mapping[str, Any]:

@@ -54,7 +54,6 @@ class Review:
 
     @classmethod
     def contract(cls, config: PanelConfig) -> Contract:
-        """Return the contract: reads the check and the views, writes a note that is a view, a verdict and a proposal."""
         prompts = {each.prompt for each in config.reviewers}
         prompts |= {config.exchange_prompt} if config.exchange else set()
         prompts |= {config.chair.prompt} if config.chair else set()

@@ -42,13 +42,11 @@ class Weigh:
 
     @classmethod
     def contract(cls, config: WeighConfig) -> Contract:
-        """Write a score."""
         return Contract(writes=frozenset({config.into}))
 
     def process_tokens(
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
-        """Score the chunk and multiply its weights."""
         out = []
         losses = ctx.model(self.config.model).score(chunk)
         for sample, loss in zip(chunk, losses, strict=True):

@@ -89,7 +89,6 @@ class Check:
 
     @classmethod
     def contract(cls, config: CheckConfig) -> Contract:
-        """Return the contract: reads the views, writes one verdict; needs a model only for ``vote: judge``."""
         judged = config.vote == "judge" and config.llm is not None
         return Contract(
             reads=frozenset(config.views),

@@ -149,7 +149,6 @@ class Reason:
 
     @classmethod
     def contract(cls, config: ReasonConfig) -> Contract:
-        """Return the contract: one view from one model; the reflection prompt only with rounds."""
         prompts = {config.prompt, config.reflect_prompt} if config.rounds else {config.prompt}
         return Contract(
             reads=notes_read(config),

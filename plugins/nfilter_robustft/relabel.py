@@ -113,7 +113,6 @@ class Relabel:
 
     @classmethod
     def contract(cls, config: RelabelConfig) -> Contract:
-        """Return the contract: reads the verdict, writes a view (with ``nll``) that proposes a label."""
         return Contract(
             packages={"faiss": "nfilter[local]"},
             reads=frozenset(

@@ -145,7 +145,6 @@ class Review:
 
     @classmethod
     def contract(cls, config: ReviewConfig) -> Contract:
-        """Return the contract: reads the verdict and the views, writes a view that proposes the label it sets."""
         return Contract(
             reads=frozenset({*config.views, *((config.check,) if config.check else ())}),
             writes=frozenset({config.into}),

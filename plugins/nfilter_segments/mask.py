@@ -94,7 +94,6 @@ class Mask:
 
     @classmethod
     def contract(cls, config: MaskConfig) -> Contract:
-        """Write a score; need attributions, a module or losses."""
         need = {"attribution": Attributes, "entropy": LendsModule, "loss": Scores}[config.by]
         return Contract(
             writes=frozenset({config.into}), needs=(ModelNeed(config.model, need, field="model"),)
@@ -103,7 +102,6 @@ class Mask:
     def process_tokens(
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
-        """Divide, score and mask each sample."""
         parts = [split(sample, self.config.words) for sample in chunk]
         found = self._scores(chunk, ctx)
         return [

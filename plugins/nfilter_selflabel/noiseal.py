@@ -67,7 +67,6 @@ class NoiseAL:
 
     @classmethod
     def contract(cls, config: NoiseALConfig) -> Contract:
-        """Read the views, write a verdict that proposes a label."""
         own = frozenset({config.into})
         call = Calls(config.llm, config.prompt, config.max_tokens, 0, 0.5, 1, rows=1 + config.k)
         return Contract(
@@ -80,7 +79,6 @@ class NoiseAL:
         )
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
-        """Store the queries and labels of clean rows."""
         texts: list[str] = []
         rows = iter(stream)
         while batch := list(islice(rows, _BATCH)):
@@ -95,7 +93,6 @@ class NoiseAL:
         return State({"report": {"clean": clean}}, PackedTexts.of(texts).arrays("clean"))
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
-        """Relabel the rows of the chunk that are not clean."""
         against = self._disagreeing(chunk, ctx)
         asked = [
             sample

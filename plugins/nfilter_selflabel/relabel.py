@@ -36,11 +36,9 @@ class Relabel:
 
     @classmethod
     def contract(cls, config: RelabelConfig) -> Contract:
-        """Read the view."""
         return Contract(reads=frozenset({config.view}))
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
-        """Relabel the samples of the chunk."""
         views = views_of(chunk, self.config.view)
         same = agreeing(chunk, views, ctx)
         write = self.config.write

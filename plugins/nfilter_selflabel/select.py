@@ -68,7 +68,6 @@ class Select:
 
     @classmethod
     def contract(cls, config: SelectConfig) -> Contract:
-        """Write a verdict; read the view, or need a model that encodes and scores."""
         own, by_loss = frozenset({config.into}), config.by == "loss"
         needs = (Encodes, Scores) if by_loss else ()
         return Contract(
@@ -103,7 +102,6 @@ class Select:
         return State(values, {"ids": ids[order], "ranks": np.arange(len(found))[order]})
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
-        """Write the verdicts, and drop flagged samples."""
         if self.config.by == "loss":
             return [self._by_loss(sample, state) for sample in chunk]
         views = views_of(chunk, self.config.view)

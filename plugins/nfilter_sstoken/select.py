@@ -65,7 +65,6 @@ class Select:
 
     @classmethod
     def contract(cls, config: SelectConfig) -> Contract:
-        """Read the loss difference, write the mix; need a model's attention unless ``rho`` is 1."""
         need = ModelNeed(config.model, Attends, field="model")
         return Contract(
             reads=frozenset({config.by}),
@@ -76,7 +75,6 @@ class Select:
     def process_tokens(
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
-        """Score the chunk and mask within each sample."""
         out = []
         for sample, attention in zip(chunk, self._attention(chunk, ctx), strict=True):
             pool = sample.in_loss

@@ -40,7 +40,6 @@ class Mask:
 
     @classmethod
     def contract(cls, config: MaskConfig) -> Contract:
-        """Write a score."""
         return Contract(writes=frozenset({config.into}))
 
     def process_tokens(

@@ -49,7 +49,6 @@ class TinySource:
 
     @classmethod
     def problems(cls, config: TinySourceConfig, base_dir: Path) -> Iterable[str]:
-        """Return no problems; the data is part of the package."""
         return ()
 
     @classmethod

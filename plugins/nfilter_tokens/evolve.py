@@ -79,7 +79,6 @@ class SelfEvolve:
 
     @classmethod
     def contract(cls, config: SelfEvolveConfig) -> Contract:
-        """Write a score and train."""
         return Contract(writes=frozenset({config.into}), trains=True)
 
     def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State:

@@ -75,7 +75,6 @@ class ExcessLoss:
 
     @classmethod
     def contract(cls, config: ExcessLossConfig) -> Contract:
-        """Write three scores; train if ``warmup`` is set."""
         needs = (
             (ModelNeed(config.reference, Scores, field="reference"),) if config.reference else ()
         )

@@ -54,7 +54,6 @@ class KeepTop:
 
     @classmethod
     def contract(cls, config: KeepTopConfig) -> Contract:
-        """Read a score."""
         return Contract(reads=frozenset({config.by}))
 
     def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State:
@@ -66,7 +65,6 @@ class KeepTop:
     def process_tokens(
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
-        """Mask the tokens below the cut."""
         if self.config.scope == "sample":
             return [_mask_dropped(sample, self._keeps_in_sample(sample), bit) for sample in chunk]
         cut = TokenCut.of(state)
@@ -104,7 +102,6 @@ class RandomTokens:
 
     @classmethod
     def contract(cls, config: RandomTokensConfig) -> Contract:
-        """Read and write no scores."""
         return Contract()
 
     def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State:
@@ -114,7 +111,6 @@ class RandomTokens:
     def process_tokens(
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
-        """Mask the tokens that were not drawn."""
         cut = TokenCut.of(state)
         return [
             _mask_dropped(sample, cut.keeps(sample, _RandomScore(ctx)), bit) for sample in chunk

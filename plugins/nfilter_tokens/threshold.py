@@ -40,7 +40,6 @@ class AutoThreshold:
 
     @classmethod
     def contract(cls, config: AutoThresholdConfig) -> Contract:
-        """Read a score."""
         return Contract(reads=frozenset({config.by}))
 
     def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State:
@@ -65,7 +64,6 @@ class AutoThreshold:
     def process_tokens(
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
-        """Mask the tokens of the lower group."""
         groups: Any = state.values["groups"]
         if groups is None:
             return list(chunk)

@@ -46,12 +46,10 @@ class Calculator:
 
     @classmethod
     def reads(cls, config: CalculatorConfig) -> frozenset[str]:
-        """Return nothing: the tool reads only its arguments."""
         return frozenset()
 
     @classmethod
     def problems(cls, config: CalculatorConfig, site: ToolSite) -> Iterable[str]:
-        """Return nothing."""
         return ()
 
     def __init__(self, config: CalculatorConfig, site: ToolSite) -> None:

@@ -55,7 +55,6 @@ class Lookup:
 
     @classmethod
     def reads(cls, config: LookupConfig) -> frozenset[str]:
-        """Return what the tool reads: the files."""
         return frozenset({"files"})
 
     @classmethod

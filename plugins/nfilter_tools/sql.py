@@ -71,7 +71,6 @@ class Sql:
 
     @classmethod
     def reads(cls, config: SqlConfig) -> frozenset[str]:
-        """The database."""
         return frozenset({"database"})
 
     @classmethod

@@ -44,11 +44,9 @@ class Soft:
 
     @classmethod
     def contract(cls, config: SoftConfig) -> Contract:
-        """Read the verdict."""
         return Contract(reads=frozenset({config.check}))
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
-        """Weigh the samples of the chunk."""
         return [self._weigh(sample) for sample in chunk]
 
     def _weigh(self, sample: Sample) -> Sample:

@@ -78,7 +78,6 @@ class Mask:
 
     @classmethod
     def contract(cls, config: MaskConfig) -> Contract:
-        """Read the attributes' scores."""
         return Contract(reads=frozenset(map(score_name, config.attributes)))
 
     def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State:

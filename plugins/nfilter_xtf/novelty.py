@@ -57,7 +57,6 @@ class Novelty:
 
     @classmethod
     def contract(cls, config: NoveltyConfig) -> Contract:
-        """Write a score; read the losses or require a model that computes them."""
         writes = frozenset({cls.name})
         if config.loss is not None:
             return Contract(reads=frozenset({config.loss}), writes=writes)
@@ -76,7 +75,6 @@ class Novelty:
     def process_tokens(
         self, chunk: Sequence[TokenSample], state: State, ctx: Context, bit: int
     ) -> list[TokenSample]:
-        """Score the chunk, and mask the known tokens."""
         return [
             self._masking.apply(sample, scores, Known(), bit)
             for sample, scores in zip(chunk, self._scores(chunk, ctx), strict=True)

@@ -46,7 +46,6 @@ class Reasoning:
 
     @classmethod
     def contract(cls, config: ReasoningConfig) -> Contract:
-        """Write a score."""
         return Contract(writes=frozenset({cls.name}))
 
     def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State:

@@ -71,7 +71,6 @@ class Relevance:
 
     @classmethod
     def contract(cls, config: RelevanceConfig) -> Contract:
-        """Write a score."""
         return Contract(writes=frozenset({cls.name}))
 
     def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State:

@@ -80,6 +80,7 @@ from .api.notes import Proposal as Proposal
 from .api.notes import Verdict as Verdict
 from .api.notes import View as View
 from .api.packed_texts import PackedTexts as PackedTexts
+from .api.questions import question_variables as question_variables
 from .api.setting_types import EncoderName as EncoderName
 from .api.setting_types import GeneratorName as GeneratorName
 from .api.setting_types import PromptName as PromptName

@@ -76,7 +76,7 @@ class Turn:
         failure = self.completion.failure
         turn: dict[str, JSON] = {"text": _cut(self.completion.text, most)}
         if failure is not None:
-            turn["failure"] = _cut(f"{failure.kind}: {failure.detail}", most)
+            turn["failure"] = _cut(str(failure), most)
         if self.steps:
             turn["calls"] = [step.to_json(most) for step in self.steps]
         if unanswered := len(self.completion.tool_calls) - len(self.steps):

@@ -87,6 +87,9 @@ class Failure:
     kind: FailureKind
     detail: str
 
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.detail}"
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:
@@ -113,6 +116,13 @@ class Completion:
         if not self.logprobs:
             return None
         return -sum(self.logprobs) / len(self.logprobs)
+
+    @property
+    def incomplete(self) -> str | None:
+        """The reason that nothing, or not all, was said; None for a complete answer."""
+        if self.failure is not None:
+            return str(self.failure)
+        return "cut off at max_tokens" if self.finish == "length" else None
 
     def packed(self) -> dict[str, Any]:
         """Return the answer as JSON, without ``cached`` and ``usd``."""

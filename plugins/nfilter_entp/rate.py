@@ -28,6 +28,7 @@ from nfilter import (
     StageConfig,
     State,
     Template,
+    question_variables,
 )
 from nfilter_entp import rules_form
 from nfilter_entp.texts import Text
@@ -163,7 +164,7 @@ class _Case:
         self.text = self.fence.without(reply.text)
         asked = self.fence.asked((message.content for message in request.messages), "Rating")
         if reply.failure is not None:
-            self.failure = f"{reply.failure.kind}: {reply.failure.detail}"
+            self.failure = str(reply.failure)
         elif reply.finish == "length":
             self.failure = "cut off at max_tokens: no rating could be read"
         else:
@@ -184,18 +185,7 @@ class _Case:
 
 def prompt_variables(sample: Sample) -> dict[str, Any]:
     """Return the template variables except ``fence``: ``query``, ``system``, ``history`` and ``response``."""
-    turns = list(sample.context)
-    last = max((i for i, turn in enumerate(turns) if turn.role == "user"), default=None)
-    return {
-        "query": sample.query,
-        "system": "\n\n".join(turn.content for turn in turns if turn.role == "system"),
-        "history": [
-            {"role": turn.role, "content": turn.content}
-            for i, turn in enumerate(turns)
-            if turn.role != "system" and i != last
-        ],
-        "response": sample.response,
-    }
+    return {**question_variables(sample), "response": sample.response}
 
 
 def read(text: str, fence: Fence | None = None) -> tuple[Mapping[str, int] | None, str | None]:

@@ -227,7 +227,7 @@ def _store_draft(
 ) -> Mapping[str, list[str]] | str | None:
     """Store the draft; return its visible failures, or the reason that there is no draft, or None if a check must decide."""
     if completion.failure is not None:
-        return f"no draft: {completion.failure.kind}: {completion.failure.detail}"
+        return f"no draft: {completion.failure}"
     draft = fence.behind(completion.text, cycle.word)
     if draft is None:
         cut = ", and the reply was cut off" if completion.finish == "length" else ""
@@ -247,7 +247,7 @@ def _read_checklist(
     cycle: Cycle, completion: Completion, fence: Fence
 ) -> Mapping[str, list[str]] | str:
     if completion.failure is not None:
-        return f"no checklist: {completion.failure.kind}: {completion.failure.detail}"
+        return f"no checklist: {completion.failure}"
     if completion.finish == "length":
         return "no checklist: the reply was cut off"
     failures = checklist.read(completion.text, fence, tuple(cycle.repairs))

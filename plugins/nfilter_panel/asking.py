@@ -19,6 +19,7 @@ from nfilter import (
     Tool,
     ToolUse,
     View,
+    question_variables,
     run_agents,
 )
 from nfilter_panel.config import ChairConfig, PanelConfig, ReviewerConfig
@@ -96,7 +97,7 @@ class Asking:
             key = f"{sample.id}\x1f{seat.phase}\x1f{seat.place}\x1f{attempt}"
             seed = self._ctx.rng(key).getrandbits(31)
         shown = self._shown(seat)
-        variables = {**question_of(sample, self._ctx), **shown}
+        variables = {**question_variables(sample, self._ctx.answers), **shown}
         fence = Fence.around(sample.id, variables)
         prompt = config.exchange_prompt if seat.phase == "exchange" else member.prompt
         messages = self._ctx.prompt(prompt).render(
@@ -146,10 +147,8 @@ class Asking:
     def _read(self, sample: Sample, reply: Completion, fence: Fence) -> Opinion:
         """Read the answer behind the code; other text, such as an echo of the data, does not count."""
         text = fence.without(reply.text)
-        if reply.failure is not None:
-            return Opinion(None, text, failure=f"{reply.failure.kind}: {reply.failure.detail}")
-        if reply.finish == "length":
-            return Opinion(None, text, failure="cut off at max_tokens")
+        if reply.incomplete is not None:
+            return Opinion(None, text, failure=reply.incomplete)
         stated = fence.behind(reply.text, "Answer")
         if stated is None:
             failure = "no line states the answer" if _SIGN.search(text) else "the reply is empty"
@@ -160,24 +159,6 @@ class Asking:
         if answer is None:
             return Opinion(None, text, failure="the answer cannot be read")
         return Opinion(answer, text, _reasons(text, reply.reasoning))
-
-
-def question_of(sample: Sample, ctx: Context) -> dict[str, Any]:
-    """Return the variables of every template: the question without its response, so that no reviewer sees the label."""
-    turns = list(sample.context)
-    last = max((place for place, turn in enumerate(turns) if turn.role == "user"), default=None)
-    options = ctx.answers.options(sample)
-    return {
-        "query": sample.query,
-        "system": "\n\n".join(turn.content for turn in turns if turn.role == "system"),
-        "history": [
-            {"role": turn.role, "content": turn.content}
-            for place, turn in enumerate(turns)
-            if turn.role != "system" and place != last
-        ],
-        "options": None if options is None else list(options),
-        "kind": ctx.answers.kind,
-    }
 
 
 def _reasons(text: str, thoughts: str | None) -> str | None:

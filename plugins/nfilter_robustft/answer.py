@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -26,8 +26,8 @@ from nfilter import (
 )
 from nfilter_robustft.official_preset import apply_official_preset
 from nfilter_robustft.pilot import WeakPolicy, add_weak_notes, is_weak, pilot, weak_view_notes
-from nfilter_robustft.settings import Logprobs, Preset
-from nfilter_robustft.skipping import Settled, asked_share, notes_read, split_asked, validate
+from nfilter_robustft.settings import CheckName, Logprobs, OnlyFlagged, Preset, SettledViews
+from nfilter_robustft.skipping import asked_share, notes_read, split_asked, validate
 from nfilter_robustft.views import RequestBuilder, add_notes, read_answer
 
 
@@ -59,15 +59,9 @@ class AnswerConfig(StageConfig):
         description="Answers drawn per query, 1 to 256; more than 1 needs a temperature above 0.",
     )
     logprobs: Logprobs = True
-    settled: Settled | None = Field(
-        default=None,
-        description="Skip samples whose verdict earlier views have settled; null asks about all.",
-    )
-    only: Literal["flagged"] | None = Field(
-        default=None,
-        description="flagged: ask only about samples that the check flagged and that were not asked before; null: about all.",
-    )
-    check: str = Field(default="check", description="The verdict note that only: flagged reads.")
+    settled: SettledViews = None
+    only: OnlyFlagged = None
+    check: CheckName = "check"
     weak: WeakPolicy = Field(
         default="skip",
         description="skip: after a pilot, skip the other rows if the view is no better than chance; ask: ask about every row.",

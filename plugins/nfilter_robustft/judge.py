@@ -114,7 +114,7 @@ def _requested_fence(fence: Fence, request: Request) -> Fence | None:
 def _read_completion(completion: Completion, fence: Fence | None) -> tuple[bool | None, str | None]:
     """Return whether the label is wrong and the failure, one of which is None."""
     if completion.failure is not None:
-        return None, f"{completion.failure.kind}: {completion.failure.detail}"
+        return None, str(completion.failure)
     # A verdict in a truncated reply may not be final.
     if completion.finish == "length":
         return None, "cut off at max_tokens: no verdict could be read"

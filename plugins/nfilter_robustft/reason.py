@@ -35,8 +35,8 @@ from nfilter_robustft.pilot import (
     split_piloted,
     weak_view_notes,
 )
-from nfilter_robustft.settings import Logprobs, Preset
-from nfilter_robustft.skipping import Settled, asked_share, notes_read, split_asked, validate
+from nfilter_robustft.settings import CheckName, Logprobs, OnlyFlagged, Preset, SettledViews
+from nfilter_robustft.skipping import asked_share, notes_read, split_asked, validate
 from nfilter_robustft.views import RequestBuilder, add_notes, read_answer
 
 _MIN_REPLY_TOKENS = 256
@@ -85,15 +85,9 @@ class ReasonConfig(StageConfig):
     )
     temperature: Temperature = 0.0
     logprobs: Logprobs = True
-    settled: Settled | None = Field(
-        default=None,
-        description="Skip samples whose verdict earlier views have settled; null asks about all.",
-    )
-    only: Literal["flagged"] | None = Field(
-        default=None,
-        description="flagged: ask only about samples that the check flagged and that were not asked before; null: about all.",
-    )
-    check: str = Field(default="check", description="The verdict note that only: flagged reads.")
+    settled: SettledViews = None
+    only: OnlyFlagged = None
+    check: CheckName = "check"
     weak: WeakPolicy = Field(
         default="skip",
         description="skip: after a pilot, skip the other rows and all rounds if the view is no better than chance; ask: ask about every row.",
@@ -302,9 +296,8 @@ def _add_reflection(row: _Progress, completion: Completion) -> None:
     row.calls += 1
     row.tokens += completion.completion_tokens
     row.reflection = completion.text
-    failure = completion.failure
-    if failure is not None:
-        row.stopped = f"reflection failed: {failure.kind}: {failure.detail}"
+    if completion.failure is not None:
+        row.stopped = f"reflection failed: {completion.failure}"
 
 
 def _add_reasonings(rows: Sequence[_Progress], new: Sequence[Completion], ctx: Context) -> None:

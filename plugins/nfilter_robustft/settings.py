@@ -6,6 +6,8 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
+from nfilter_robustft.skipping import Settled
+
 Preset: TypeAlias = Annotated[
     Literal["paper", "official"],
     Field(
@@ -17,6 +19,21 @@ Logprobs: TypeAlias = Annotated[
     Field(
         description="Request token log-probabilities, for the nll of the view; false for a model that gives none."
     ),
+]
+SettledViews: TypeAlias = Annotated[
+    Settled | None,
+    Field(
+        description="Skip samples whose verdict earlier views have settled; null asks about all."
+    ),
+]
+OnlyFlagged: TypeAlias = Annotated[
+    Literal["flagged"] | None,
+    Field(
+        description="flagged: ask only about samples that the check flagged and that were not asked before; null: about all."
+    ),
+]
+CheckName: TypeAlias = Annotated[
+    str, Field(description="The verdict note that only: flagged reads.")
 ]
 TrustedColumn: TypeAlias = Annotated[
     str | None,

@@ -21,6 +21,7 @@ from nfilter import (
     Template,
     Verdict,
     View,
+    question_variables,
 )
 
 _STATED = re.compile(
@@ -58,7 +59,7 @@ class RequestBuilder:
             seed = self.ctx.rng(f"{sample.id}\x1f{key}\x1f{draw}").getrandbits(31)
         return Request(
             messages=self.template.render(
-                **template_variables(sample, self.ctx),
+                **question_variables(sample, self.ctx.answers),
                 **variables,
                 fence=self.fence(sample, **variables).code,
             ),
@@ -70,29 +71,7 @@ class RequestBuilder:
 
     def fence(self, sample: Sample, **variables: Any) -> Fence:
         """Return the fence around untrusted data in the request for ``sample`` with these ``variables``."""
-        return Fence.around(sample.id, [template_variables(sample, self.ctx), variables])
-
-
-def template_variables(sample: Sample, ctx: Context) -> dict[str, Any]:
-    """Return the variables of every template: ``query``, ``system``, ``history``, ``options`` and ``kind``.
-
-    The response is excluded, so a model asked for its own answer never sees the label.
-    """
-    turns = list(sample.context)
-    last = max((i for i, turn in enumerate(turns) if turn.role == "user"), default=None)
-    history = [
-        {"role": turn.role, "content": turn.content}
-        for i, turn in enumerate(turns)
-        if turn.role != "system" and i != last
-    ]
-    options = ctx.answers.options(sample)
-    return {
-        "query": sample.query,
-        "system": "\n\n".join(turn.content for turn in turns if turn.role == "system"),
-        "history": history,
-        "options": None if options is None else list(options),
-        "kind": ctx.answers.kind,
-    }
+        return Fence.around(sample.id, [question_variables(sample, self.ctx.answers), variables])
 
 
 def read_answer(
@@ -105,12 +84,12 @@ def read_answer(
     before it answers (``reasoned``).
     """
     if completion.failure is not None:
-        return None, f"{completion.failure.kind}: {completion.failure.detail}"
+        return None, str(completion.failure)
     kind = ctx.answers.kind
     if completion.finish == "length" and (
         kind == "text" or ((reasoned or kind != "choice") and not _is_stated(completion.text, kind))
     ):
-        return None, "cut off at max_tokens"
+        return None, completion.incomplete
     return _parse(ctx, sample, completion.text)
 
 
@@ -134,10 +113,8 @@ def read_fenced_answer(
 
     Other text in the reply, such as an echo of the data, is ignored. A truncated reply has no answer.
     """
-    if completion.failure is not None:
-        return "", None, f"{completion.failure.kind}: {completion.failure.detail}"
-    if completion.finish == "length":
-        return "", None, "cut off at max_tokens"
+    if completion.incomplete is not None:
+        return "", None, completion.incomplete
     text = fence.behind(completion.text, "Answer")
     if text is None:
         return "", None, None

@@ -24,6 +24,7 @@ from nfilter import (
     State,
     Verdict,
     View,
+    question_variables,
 )
 from nfilter_selflabel.agreement import agreeing, views_of
 from nfilter_selflabel.relabel import relabelled
@@ -133,20 +134,9 @@ class NoiseAL:
         clean = PackedTexts.open(state.arrays, "clean")
         n = len(clean) // 2
         drawn = ctx.rng(sample.id).sample(range(n), min(self.config.k, n))
-        options = ctx.answers.options(sample)
-        turns = list(sample.context)
-        last = max((i for i, turn in enumerate(turns) if turn.role == "user"), default=None)
         shown: dict[str, Any] = {
             "neighbors": [{"query": clean[2 * i], "response": clean[2 * i + 1]} for i in drawn],
-            "query": sample.query,
-            "system": "\n\n".join(turn.content for turn in turns if turn.role == "system"),
-            "history": [
-                {"role": turn.role, "content": turn.content}
-                for i, turn in enumerate(turns)
-                if turn.role != "system" and i != last
-            ],
-            "options": None if options is None else list(options),
-            "kind": ctx.answers.kind,
+            **question_variables(sample, ctx.answers),
         }
         fence = Fence.around(sample.id, shown).code
         messages = ctx.prompt(self.config.prompt).render(**shown, fence=fence)
@@ -156,7 +146,7 @@ class NoiseAL:
 def _view(sample: Sample, reply: Completion, ctx: Context) -> View:
     """Return the reply as a view; a reply that was cut off has no answer."""
     if reply.failure is not None:
-        return View(None, failure=f"{reply.failure.kind}: {reply.failure.detail}")
+        return View(None, failure=str(reply.failure))
     if reply.finish == "length":
-        return View(None, text=reply.text, failure="cut off at max_tokens")
+        return View(None, text=reply.text, failure=reply.incomplete)
     return View(ctx.answers.parse(reply.text, sample), text=reply.text)

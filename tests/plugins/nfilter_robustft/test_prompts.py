@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from nfilter import Message, Sample
+from nfilter import Message, Sample, question_variables
 from nfilter.recipe.prompts import Prompts, shipped_directory
-from nfilter_robustft.views import RequestBuilder, template_variables
+from nfilter_robustft.views import RequestBuilder
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "prompts" / "robustft"
 KINDS = ("choice", "number", "exact", "spans", "text")
@@ -115,7 +115,7 @@ def test_only_judge_prompts_contain_the_label():
 
 
 def test_variables():
-    variables = template_variables(CHAT, Ctx("choice"))
+    variables = question_variables(CHAT, Ctx("choice").answers)
     assert variables == {
         "query": QUERY,
         "system": "You teach biology.",
@@ -126,4 +126,7 @@ def test_variables():
         "options": None,
         "kind": "choice",
     }
-    assert template_variables(PLAIN, Ctx("choice"))["options"] == ["oxygen", "carbon dioxide"]
+    assert question_variables(PLAIN, Ctx("choice").answers)["options"] == [
+        "oxygen",
+        "carbon dioxide",
+    ]

@@ -54,7 +54,7 @@ def review() -> None:
     "--n",
     "most",
     type=click.IntRange(min=1),
-    help="How many rows, borderline ones first.  [default: all]",
+    help="How many rows, in the order of the source.  [default: all]",
 )
 def export_reviews(run: Path, out: Path, name: str, most: int | None) -> None:
     """Write the rows of RUN with the decisions so far to OUT, for another tool."""

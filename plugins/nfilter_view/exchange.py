@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +19,13 @@ _COLUMNS: Final = ("id", "question", "given", "suggested", "decision", "label", 
 _WORDS: Final = ("accept", "relabel", "drop", "skip")
 # What a spreadsheet takes for a formula gets an apostrophe in front.
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "＝", "＋", "－", "＠")
+_QUESTIONS: Final = ("decision", "label", "why")
+_BY: Final = "reviewed_by"
+_AGENT: Final = "nfilter"
+_REVIEWER: Final = "reviewer: "
+# Argilla takes names of agents of these characters alone, and 200 of them.
+_UNFIT_FOR_AGENT: Final = re.compile(r"[^A-Za-z0-9_:./\- ]")
+_LONGEST_AGENT: Final = 150
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +43,13 @@ class _Item:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """A decision as another tool holds it; ``place`` says where, for errors."""
+    """A decision as another tool holds it: ``parts`` by question; ``place`` says where, for errors."""
 
     place: str
     id: str
-    action: str
-    label: str | None
-    why: str
+    parts: Mapping[str, str]
     who: str
+    fault: str = ""
 
 
 def export_rows(run: Path, out: Path, name: str, most: int | None = None) -> str:
@@ -77,7 +85,7 @@ def import_rows(run: Path, data: Path, name: str, who: str = "") -> str:
     reviews: list[Review] = []
     try:
         answers = list(read(data.read_bytes().decode("utf-8-sig")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         why = getattr(error, "strerror", None) or error
         raise StoreError(f"{data}: cannot be read as {name}: {why}; export it again") from error
     for answer in answers:
@@ -150,153 +158,205 @@ def _same(known: Review | None, review: Review) -> bool:
 
 
 def _review(answer: _Answer, items: Mapping[str, _Item], who: str) -> Review:
+    if answer.fault:
+        raise ValueError(answer.fault)
     item = items.get(answer.id)
     if item is None:
         raise ValueError(
             f"no row {answer.id!r:.80} in the run{did_you_mean(answer.id, list(items)[:2000])}"
         )
-    if answer.action not in ACTIONS:
-        raise ValueError(f"the decision is {answer.action!r:.80}; write one of {', '.join(_WORDS)}")
-    label = answer.label
-    if answer.action == "accept":
+    label = answer.parts.get("label") or None
+    action = answer.parts.get("decision") or ("relabel" if label else "")
+    if action not in ACTIONS:
+        raise ValueError(f"the decision is {action!r:.80}; write one of {', '.join(_WORDS)}")
+    if action == "accept":
         # What was accepted is on record, whatever a later run makes of the row.
         label = label or item.suggested
-    if answer.action == "relabel" and not label:
+    if action == "relabel" and not label:
         raise ValueError("relabel needs the new label; write it under label")
-    if answer.action in ("drop", "skip"):
+    if action in ("drop", "skip"):
         label = None
-    return Review(answer.id, answer.action, label, item.given, answer.why, answer.who or who)
+    return Review(
+        answer.id, action, label, item.given, answer.parts.get("why", ""), answer.who or who
+    )
 
 
 # --- Argilla: the records of a dataset, as `dataset.records.to_json` and `from_json` have them ------------------------------
 
 
 def _argilla(items: Sequence[_Item]) -> str:
-    records = []
-    for item in items:
-        record: dict[str, Any] = {
-            "id": item.id,
-            "fields": {"question": item.question, "given": item.given, "reason": item.reason},
-            "metadata": {},
-            "suggestions": {
-                "decision": {"value": "accept", "score": None, "agent": "nfilter"},
-                **(
-                    {"label": {"value": item.suggested, "score": None, "agent": "nfilter"}}
-                    if item.suggested
-                    else {}
-                ),
-            },
-            "vectors": {},
-            "responses": {},
-        }
-        if item.review is not None:
-            said = {
-                "decision": item.review.action,
-                "label": item.review.label,
-                "why": item.review.why,
-            }
-            record["responses"] = {
-                name: [{"value": value, "user_id": item.review.who}]
-                for name, value in said.items()
-                if value
-            }
-        records.append(record)
-    return json.dumps(records, ensure_ascii=False, indent=1) + "\n"
+    """Decisions are suggestions of a person: a response has the UUID of a user of one Argilla server, and no other server takes it."""
+    return json.dumps([_record(item) for item in items], indent=1) + "\n"
+
+
+def _record(item: _Item) -> dict[str, Any]:
+    suggested = {
+        name: (text, _AGENT)
+        for name, text in (("decision", "accept"), ("label", item.suggested))
+        if text
+    }
+    if item.review is not None:
+        by = _REVIEWER + _UNFIT_FOR_AGENT.sub("-", item.review.who)[:_LONGEST_AGENT]
+        suggested |= {name: (text, by.rstrip()) for name, text in _parts(item.review).items()}
+    return {
+        "id": item.id,
+        "fields": {"question": item.question, "given": item.given, "reason": item.reason},
+        "metadata": {} if item.review is None else {_BY: item.review.who},
+        "suggestions": {
+            name: {"value": text, "score": None, "agent": agent}
+            for name, (text, agent) in suggested.items()
+        },
+        "vectors": {},
+        "responses": {},
+    }
+
+
+def _parts(review: Review) -> dict[str, str]:
+    """The answers to the questions that the tools ask, without empty ones."""
+    said = {"decision": review.action, "label": review.label, "why": review.why}
+    return {name: text for name, text in said.items() if text}
 
 
 def _from_argilla(text: str) -> Iterator[_Answer]:
     for number, record in enumerate(_list(text), start=1):
-        responses = record.get("responses") or {}
-        found = {name: _first(responses.get(name)) for name in ("decision", "label", "why")}
-        action = found["decision"] or ("relabel" if found["label"] else "")
-        if not action:
+        place = f"record {number}"
+        if "responses" not in record and "suggestions" not in record:
+            raise ValueError(
+                f"{place}: it has no responses; write the file with dataset.records.to_json"
+            )
+        said = _responses(record, place) or _suggestions(record, place)
+        if not said:
             continue
-        users = [
-            each.get("user_id")
-            for each in responses.get("decision") or responses.get("label") or ()
-            if isinstance(each, Mapping)
-        ]
+        decided = {(parts.get("decision"), parts.get("label")) for parts in said.values()}
+        who, parts = next(iter(said.items()))
         yield _Answer(
-            f"record {number}", str(record.get("id", "")), str(action), _or_none(found["label"]), str(found["why"] or ""),
-            str(users[0] or "") if users else "",
+            place, str(record.get("id", "")), who=who, parts=parts,
+            fault=f"{len(said)} people decided differently; keep the responses of one" if len(decided) > 1 else "",
         )  # fmt: skip
 
 
-def _first(values: Any) -> Any:
-    """The value of the first response to a question."""
-    if isinstance(values, list) and values and isinstance(values[0], Mapping):
-        return values[0].get("value")
-    return None
+def _responses(record: Mapping[str, Any], place: str) -> dict[str, dict[str, str]]:
+    """The answers of each user who decided, by the user's id."""
+    said: dict[str, dict[str, str]] = {}
+    for name, responses in _mapping(record.get("responses"), place).items():
+        for one in _mappings(responses, place):
+            user = one.get("user_id")
+            # Argilla writes the text None where a response has no user.
+            who = "" if user in (None, "None") else str(user)
+            said.setdefault(who, {})[name] = _text(one.get("value"), f"{place}: {name}")
+    return {
+        who: parts for who, parts in said.items() if parts.get("decision") or parts.get("label")
+    }
+
+
+def _suggestions(record: Mapping[str, Any], place: str) -> dict[str, dict[str, str]]:
+    """The answers of the person who decided before the export, by name."""
+    parts: dict[str, str] = {}
+    who = ""
+    for name, value in _mapping(record.get("suggestions"), place).items():
+        suggestion = _mapping(value, place)
+        agent = str(suggestion.get("agent") or "")
+        if agent.startswith(_REVIEWER.rstrip()):
+            parts[name] = _text(suggestion.get("value"), f"{place}: {name}")
+            who = agent.removeprefix(_REVIEWER.rstrip()).lstrip()
+    named = _mapping(record.get("metadata"), place).get(_BY, who)
+    return {_text(named, f"{place}: {_BY}"): parts} if parts else {}
 
 
 # --- Label Studio: tasks with annotations, as its JSON import and export have them -----------------------------------------
 
 
 def _label_studio(items: Sequence[_Item]) -> str:
-    tasks = []
-    for number, item in enumerate(items, start=1):
-        task: dict[str, Any] = {
-            "id": number,
-            "data": {
-                "id": item.id,
-                "question": item.question,
-                "given": item.given,
-                "reason": item.reason,
-            },
-            "predictions": [
-                {"model_version": "nfilter", "result": _results("accept", item.suggested, "")}
-            ],
-            "annotations": [],
-        }
-        if item.review is not None:
-            result = _results(item.review.action, item.review.label, item.review.why)
-            task["annotations"] = [{"completed_by": item.review.who, "result": result}]
-        tasks.append(task)
-    return json.dumps(tasks, ensure_ascii=False, indent=1) + "\n"
+    return (
+        json.dumps([_task(number, item) for number, item in enumerate(items, start=1)], indent=1)
+        + "\n"
+    )
 
 
-def _results(action: str, label: str | None, why: str) -> list[dict[str, Any]]:
-    out = [
+def _task(number: int, item: _Item) -> dict[str, Any]:
+    """An annotation names no author: Label Studio refuses a file with one who is not a member there. The data have the name."""
+    told = {"decision": "accept", **({"label": item.suggested} if item.suggested else {})}
+    data = {"id": item.id, "question": item.question, "given": item.given, "reason": item.reason}
+    annotations = []
+    if item.review is not None:
+        parts = _parts(item.review)
+        annotations = [{"result": _results(parts)}]
+        data |= {_BY: item.review.who, **{f"reviewed_{name}": text for name, text in parts.items()}}
+    return {
+        "id": number,
+        "data": data,
+        "predictions": [{"model_version": _AGENT, "result": _results(told)}],
+        "annotations": annotations,
+    }
+
+
+def _results(parts: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [
         {
-            "from_name": "decision",
+            "from_name": name,
             "to_name": "question",
-            "type": "choices",
-            "value": {"choices": [action]},
+            "type": "choices" if name == "decision" else "textarea",
+            "value": {"choices" if name == "decision" else "text": [text]},
         }
+        for name, text in parts.items()
     ]
-    out += [
-        {"from_name": name, "to_name": "question", "type": "textarea", "value": {"text": [text]}}
-        for name, text in (("label", label), ("why", why))
-        if text
-    ]
-    return out
 
 
 def _from_label_studio(text: str) -> Iterator[_Answer]:
     for number, task in enumerate(_list(text), start=1):
-        annotations = [one for one in task.get("annotations") or () if not one.get("was_cancelled")]
+        place = f"task {number}"
+        if "annotations" not in task:
+            raise ValueError(f"{place}: it has no annotations; export it as JSON, not as JSON-MIN")
+        annotations = [
+            one for one in _mappings(task["annotations"], place) if not one.get("was_cancelled")
+        ]
         if not annotations:
             continue
         last = annotations[-1]
-        found: dict[str, str] = {}
-        for result in last.get("result") or ():
-            value = result.get("value") or {}
-            texts = value.get("choices") or value.get("text") or []
-            found[str(result.get("from_name"))] = str(_text_of(texts))
-        who = last.get("completed_by")
-        action = found.get("decision") or ("relabel" if found.get("label") else "")
-        data = task.get("data") or {}
-        yield _Answer(
-            f"task {number}", str(data.get("id", "")), action, _or_none(found.get("label")), found.get("why", ""),
-            str(who.get("email", "")) if isinstance(who, Mapping) else str(who or ""),
-        )  # fmt: skip
+        parts: dict[str, str] = {}
+        for result in _mappings(last.get("result"), place):
+            value = _mapping(result.get("value"), place)
+            texts = value.get("choices") or value.get("text")
+            name = str(result.get("from_name"))
+            parts[name] = _text(
+                texts[0] if isinstance(texts, list) and texts else texts, f"{place}: {name}"
+            )
+        data = _mapping(task.get("data"), place)
+        exported = {
+            name: data[f"reviewed_{name}"] for name in _QUESTIONS if f"reviewed_{name}" in data
+        }
+        # What was exported is by its author; what differs from it is by the annotator.
+        same = bool(exported) and exported == {
+            name: parts[name] for name in _QUESTIONS if parts.get(name)
+        }
+        who = data.get(_BY) if same else _annotator(last.get("completed_by"))
+        yield _Answer(place, str(data.get("id", "")), parts, _text(who, f"{place}: {_BY}"))
 
 
-def _text_of(value: Any) -> str:
-    """The first of several texts, or the text itself."""
-    if isinstance(value, list):
-        return str(value[0]) if value else ""
-    return str(value or "")
+def _annotator(by: Any) -> str:
+    """The email address of a user of Label Studio, else the number."""
+    if isinstance(by, Mapping):
+        by = by.get("email") or by.get("id")
+    return "" if by is None else str(by)
+
+
+def _text(value: Any, place: str) -> str:
+    """A text; empty for null."""
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{place}: is {type(value).__name__}, and a text is read")
+    return value or ""
+
+
+def _mapping(value: Any, place: str) -> Mapping[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise ValueError(f"{place}: has {value!r:.40} where an object belongs")
+    return value or {}
+
+
+def _mappings(value: Any, place: str) -> list[Mapping[str, Any]]:
+    if value is not None and not isinstance(value, list):
+        raise ValueError(f"{place}: has {value!r:.40} where a list belongs")
+    return [_mapping(one, place) for one in value or ()]
 
 
 # --- CSV ---------------------------------------------------------------------------------------------------------------------
@@ -332,6 +392,10 @@ def _guard(cell: str) -> str:
     return f"'{safe}" if safe.startswith(_FORMULA) else safe
 
 
+def _unguard(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell
+
+
 def _from_csv(text: str) -> Iterator[_Answer]:
     delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -340,22 +404,22 @@ def _from_csv(text: str) -> Iterator[_Answer]:
     ]
     if missing:
         raise ValueError(f"the column {missing[0]!r} is gone; put it back")
-    for row in reader:
-        cells = {name: (row.get(name) or "").removeprefix("'") for name in _COLUMNS}
-        action = cells["decision"].strip().lower() or ("relabel" if cells["label"] else "")
-        if action:
-            yield _Answer(
-                f"line {reader.line_num}",
-                cells["id"],
-                action,
-                _or_none(cells["label"]),
-                cells["why"],
-                cells["who"],
-            )
+    with _long_cells(len(text)):
+        for row in reader:
+            cells = {name: _unguard(row.get(name) or "") for name in _COLUMNS}
+            parts = {**cells, "decision": cells["decision"].strip().lower()}
+            if parts["decision"] or parts["label"]:
+                yield _Answer(f"line {reader.line_num}", cells["id"], parts, cells["who"])
 
 
-def _or_none(value: Any) -> str | None:
-    return str(value) if value else None
+@contextmanager
+def _long_cells(most: int) -> Iterator[None]:
+    # The csv module's limit is global to the process, and less than a long conversation.
+    before = csv.field_size_limit(max(most, csv.field_size_limit()))
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _list(text: str) -> list[dict[str, Any]]:

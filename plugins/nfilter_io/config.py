@@ -72,7 +72,7 @@ class RowSettings(StageConfig):
 
     ``columns`` maps a role of the shape (``question``) to a column of the data (``q``), or ``options`` to several
     columns. Samples never contain the column ``truth``. ``weight`` is a finite number of at least 0. ``index_base`` is by default
-    guessed from the first rows; ``labels`` are by default those of the schema or of the column.
+    that of the first rows, which tell it where one is 0 or the number of options; ``labels`` are by default those of the schema or of the column.
     """
 
     path: str = Field(description="The file or folder.")
@@ -96,7 +96,7 @@ class RowSettings(StageConfig):
     )
     index_base: Literal[0, 1] | None = Field(
         default=None,
-        description="The first index of answers that are indices of options; null guesses it.",
+        description="The first index of answers that are indices of options; null takes it from the first rows.",
     )
     labels: Annotated[Labels | None, Field(description="The classes of the shape label, in the order of their indices.")] = None  # fmt: skip
 

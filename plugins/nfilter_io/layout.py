@@ -20,6 +20,7 @@ from nfilter_io.multiple_choice import (
     guess_form,
     options_in_cell,
     options_in_columns,
+    tells_base,
 )
 
 PEEK: Final = 200
@@ -172,7 +173,7 @@ def guess_layout(rows: Sequence[Mapping[str, Any]], config: RowSettings, *, whol
         raise SourceError(_layout_error(config, every, matches, unclear))
     shape, roles = next(iter(matches.items()))
     layout = Layout(shape, roles, _id_column(counts, config), config.truth, config.weight)
-    return _with_forms(layout, rows, config.index_base) if shape == "choice" else layout
+    return _with_forms(layout, rows, config) if shape == "choice" else layout
 
 
 def _check_named(counts: Mapping[str, int], config: RowSettings, *, whole: bool) -> None:
@@ -391,7 +392,7 @@ def _contains_options(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
     return False
 
 
-def _with_forms(layout: Layout, rows: Sequence[Mapping[str, Any]], base: int | None) -> Layout:
+def _with_forms(layout: Layout, rows: Sequence[Mapping[str, Any]], config: RowSettings) -> Layout:
     answers, truths = [], []
     for row in rows:
         try:
@@ -401,14 +402,20 @@ def _with_forms(layout: Layout, rows: Sequence[Mapping[str, Any]], base: int | N
         answers.append((row.get(layout.column("answer")), options))
         if layout.truth is not None:
             truths.append((row.get(layout.truth), options))
+    form = guess_form(answers, config.index_base)
+    if form.usual == "index" and config.index_base is None and not tells_base(answers):
+        raise SourceError(
+            f"{config.path}: the numbers in the column {quoted(layout.column('answer'))} may count the options from 0 or from 1;"
+            " type `index_base: 0` or `index_base: 1`"
+        )
     return Layout(
         layout.shape,
         layout.roles,
         layout.id,
         layout.truth,
         layout.weight,
-        guess_form(answers, base),
-        guess_form(truths, base),
+        form,
+        guess_form(truths, form.base if form.usual == "index" else config.index_base),
     )
 
 

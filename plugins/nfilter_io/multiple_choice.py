@@ -187,6 +187,11 @@ def guess_form(cells: Iterable[tuple[Any, Options]], base: int | None = None) ->
     return AnswerForm(max(order, key=lambda name: fits[name]), base)
 
 
+def tells_base(cells: Iterable[tuple[Any, Options]]) -> bool:
+    """Return whether a cell is 0 or the number of options: without one, indices may begin at 0 or at 1."""
+    return any(_as_int(value) in (0, len(options.texts)) for value, options in cells)
+
+
 def read_answer(value: Any, options: Options, form: AnswerForm, name: str) -> Answer:
     """Return the option that a cell names, in the column's usual form or the only other form that fits.
 

@@ -44,8 +44,10 @@ from nfilter_io.turns import SPEAKERS, Turn, fill_turn, has_value, new_turn, rea
 # Columns that change the meaning of a row of any shape and are not read here.
 _MEANING: Final = (
     "image", "images", "video", "videos", "audio", "audios", "documents", "history", "response_format", "tool_choice",
-    "chat_template_kwargs", "sample_weight", "loss_weight", "weight", *TOOLS,
+    "chat_template_kwargs", "sample_weight", "loss_weight", "weight", "options", "choices", "reasoning", "reasoning_content",
+    "thinking", *TOOLS,
 )  # fmt: skip
+_CONTEXT: Final = ("context", "contexts", "passage", "article")
 _WEIGHTS: Final = ("weight", "sample_weight", "loss_weight")
 
 
@@ -78,6 +80,22 @@ def _unread_columns(row: Mapping[str, Any], layout: Layout, *, tools: bool) -> I
         if name not in _WEIGHTS or is_number(value):
             remedy = f" (`weight: {name}` in the source reads it)" if name in _WEIGHTS else ""
             yield f"the column {quoted(name)}{remedy}"
+    for name in _CONTEXT:
+        if name not in read and has_value(row.get(name)):
+            yield f"the column {quoted(name)}{_context_remedy(row[name], name, layout)}"
+    if (
+        "label" not in read
+        and layout.shape != "preference"
+        and str(row.get("label")).lower() == "false"
+    ):
+        yield "the column 'label', which is false: in unpaired preferences (KTO) a bad response"
+
+
+def _context_remedy(value: Any, name: str, layout: Layout) -> str:
+    if layout.shape != "prompt" or not isinstance(value, str):
+        return ""
+    columns = f"instruction: {layout.column('prompt')}, input: {name}, output: {layout.column('response')}"
+    return f" (`shape: alpaca` with `columns: {{{columns}}}` reads it)"
 
 
 def row_weight(row: Mapping[str, Any], layout: Layout) -> float:

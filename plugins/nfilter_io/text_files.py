@@ -83,7 +83,7 @@ def decode(data: bytes, encoding: str) -> str:
 def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     complete = dict(pairs)
     if len(complete) != len(pairs):
-        raise RowError("an object has the same key twice")
+        raise RowError("has an object with the same key twice")
     return complete
 
 

@@ -192,7 +192,7 @@ def test_a_truth_that_only_late_rows_have_is_accepted(make: Any) -> None:
 
 def test_reading_and_columns_agree_on_a_long_file(make: Any) -> None:
     # rows after the first 200 must not change the layout
-    rows = [{"question": "q", "options": ["x", "y", "z"], "answer": 1} for _ in range(200)]
+    rows = [{"question": "q", "options": ["x", "y", "z"], "answer": 0} for _ in range(200)]
     rows += [{"question": "q", "options": ["x", "y", "z"], "answer": 3} for _ in range(300)]
     source = make("jsonl", rows)
     read = list(source.read())
@@ -201,9 +201,21 @@ def test_reading_and_columns_agree_on_a_long_file(make: Any) -> None:
     assert [hasattr(item, "sample") for item in read] == [True] * 200 + [False] * 300
 
 
+@pytest.mark.types(
+    "may count the options from 0 or from 1", "type `index_base: 0` or `index_base: 1`"
+)
+@pytest.mark.parametrize("base", [0, 1])
+def test_indices_that_fit_both_bases_are_not_guessed(make: Any, base: int) -> None:
+    rows = [{"question": "q", "options": ["x", "y", "z"], "answer": n} for n in (1, 2, 1)]
+    with pytest.raises(SourceError, match="'answer' may count the options from 0 or from 1"):
+        list(make("jsonl", rows).read())
+    items = list(make("jsonl", rows, index_base=base).read())
+    assert [item.sample.response for item in items] == [["B", "C", "B"], ["A", "B", "A"]][base]
+
+
 def test_the_first_index_can_be_configured(make: Any) -> None:
     rows = [{"question": "q", "options": ["x", "y", "z"], "answer": 1}]
-    assert next(make("jsonl", rows).read()).sample.response == "B"
+    assert next(make("jsonl", rows, index_base=0).read()).sample.response == "B"
     assert next(make("jsonl", rows, index_base=1).read()).sample.response == "A"
 
 

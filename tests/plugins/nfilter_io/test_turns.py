@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nfilter import Message, Row, ToolCall, Unreadable
+from nfilter_io.config import JsonLinesConfig
+from nfilter_io.sources import JsonLines
 
 ASK = {"role": "user", "content": "Rome?"}
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
@@ -236,9 +239,35 @@ def test_rows_with_invalid_tools_are_unreadable(make: Any, tools: Any) -> None:
         ({"instruction": "a", "output": "b", "history": [["c", "d"]]}, ["the column 'history'"]),
         ({"prompt": "a", "response": "b", "tools": [TOOL]}, ["the column 'tools'"]),
         ({"question": "a", "answer": "b", "weight": "70 kg"}, []),
+        ({"question": "a", "answer": "B", "options": "A) x B) y"}, ["the column 'options'"]),
+        ({"question": "a", "answer": "B", "options": ["x", "y"], "passage": "p"}, ["the column 'passage'"]),
+        ({"question": "a", "answer": "b", "reasoning": "c"}, ["the column 'reasoning'"]),
+        ({"prompt": "a", "completion": "b", "label": True}, []),
+        ({"prompt": "a", "completion": "b", "label": False}, ["the column 'label', which is false: in unpaired preferences (KTO) a bad response"]),
+        ({"prompt": "a", "completion": "b", "context": ""}, []),
     ],
 )  # fmt: skip
 def test_parts_that_are_not_carried_are_reported(
     make: Any, row: dict[str, Any], not_carried: list[str]
 ) -> None:
     assert list(only(make("jsonl", [row])).not_carried) == not_carried
+
+
+def test_a_column_with_what_the_question_is_about_can_be_read(make: Any) -> None:
+    row = {"question": "who?", "passage": "A cat sat.", "answer": "a cat"}
+    (said,) = only(make("jsonl", [row])).not_carried
+    columns = {"instruction": "question", "input": "passage", "output": "answer"}
+    written = ", ".join(f"{role}: {name}" for role, name in columns.items())
+    assert said == f"the column 'passage' (`shape: alpaca` with `columns: {{{written}}}` reads it)"
+    read = only(make("jsonl", [row], shape="alpaca", columns=columns))
+    assert read.sample.query == "who?\n\nA cat sat."
+    assert read.not_carried == ()
+
+
+def test_a_key_that_stands_twice_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"prompt":"q","response":"a","response":"b"}\n{"prompt":"q","response":"a"}\n')
+    source = JsonLines(JsonLinesConfig(path="data.jsonl"), tmp_path)
+    first, second = source.read()
+    assert first.error == "the line has an object with the same key twice"
+    assert second.sample.response == "a"

@@ -107,7 +107,7 @@ class Draft:
         full = self._render(turns, ask=False)
         content = last.content.strip()
         if not context:
-            head = replace(head, text=full[: max(0, full.find(content))])
+            head = replace(head, text=full[: self._first(full, turns, ask=False)])
         start = len(head.text)
         pair = _opened(head.text)
         tail = full[start:] if full.startswith(head.text) else self._tail(full, turns)
@@ -185,7 +185,10 @@ class Draft:
         # The content cannot contain an end token, so the first one belongs to this turn.
         if end and end in tail:
             return tail.index(end) + len(end), tail
-        at = tail.find(content)
+        at = tail.find(content) if content else -1
+        if end is None and at < 0:
+            tail = tail.rstrip() + self._eos
+            return len(tail), tail
         after = at + len(content) if at >= 0 else 0
         if tail[after:].strip():
             return len(tail.rstrip()), tail
@@ -200,7 +203,8 @@ class Draft:
         content = turns[index].content.strip()
         before = turns[:index]
         try:
-            asked = self._render(before, ask=True) if before else text[: max(0, text.find(content))]
+            first = None if before else self._first(text, turns, ask=True)
+            asked = self._render(before, ask=True) if first is None else text[:first]
         except ChatError:
             asked = text[:reached]
         pair = _opened(asked)
@@ -233,6 +237,17 @@ class Draft:
             return shared(self._render(turns, ask=False).rstrip(), text)
         except ChatError:
             return 0
+
+    def _first(self, text: str, turns: Sequence[Turn], *, ask: bool) -> int:
+        """The start of an answer that nothing is before, in ``text``, which may also have its words in a system text."""
+        other = [turns[0].saying(_PLACEHOLDER), *turns[1:]]
+        try:
+            head, present, _ = self._render(other, ask=ask).partition(_PLACEHOLDER)
+        except ChatError:
+            present = ""
+        if present and text.startswith(head):
+            return len(head)
+        return max(0, text.find(turns[0].content.strip()))
 
     def _start(self, text: str, turns: Sequence[Turn], index: int) -> int | None:
         """The start of the answer ``index`` in ``text``, from rendering a placeholder instead.
@@ -322,6 +337,8 @@ class Draft:
             learned = shown.removesuffix(self._traits.end_of_turn or self._eos)
             if last.content.strip() and not learned.strip():
                 raise ChatError("the chat template omits the text of the response")
+            if _thoughtless(_squeezed(shown), last.content):
+                raise ChatError("the chat template omits the reasoning of the response")
             return
         self._calls_are_in(shown, last)
         lost = _left_out(_squeezed(shown), last)
@@ -338,6 +355,16 @@ def _left_out(shown: str, turn: Turn) -> dict[str, None]:
     textless = message.tool_calls and not _holds(shown, message.content)
     remarks = ((_TEXTLESS, textless), (_THOUGHTLESS, thoughtless))
     return {remark: None for remark, lost in remarks if lost}
+
+
+def _thoughtless(shown: str, content: str) -> bool:
+    """Whether the reasoning in the text of a turn is missing in ``shown``, which has no white space."""
+    for opening, closing in THOUGHTS:
+        *thoughts, _ = content.split(closing)
+        parts = [part for thought in thoughts for part in thought.split(opening)]
+        if any(not _holds(shown, part) for part in parts):
+            return True
+    return False
 
 
 def _opened(text: str) -> tuple[str, str] | None:

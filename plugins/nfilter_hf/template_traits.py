@@ -179,7 +179,13 @@ def _answer(render: Renderer, added: re.Pattern[str]) -> tuple[str, str, str | N
     more = (_ASKED, _ANSWERED, {"role": "user", "content": "Nxt7"})
     last, middle = _run(added, text), _run(added, render.tried(more, ask=True) or "")
     # Their common part is the end of the turn; the rest ends the conversation or begins the next turn.
-    same = "".join(one for one, other in zip(last, middle, strict=False) if one == other)
+    common = [one for one, other in zip(last, middle, strict=False) if one == other]
+    # A template may write the beginning of the next answer without being asked to.
+    unasked = render.tried((_ASKED, _ANSWERED), ask=True) == text
+    openers = set(added.findall(prompt[: prompt.find(USER)]))
+    while unasked and len(common) > 1 and common[-1] in openers:
+        common.pop()
+    same = "".join(common)
     if last[:1] == middle[:1] and same:
         return opened, lead, same, same
     return opened, lead, last[0] if last else None, middle[0] if middle else None

@@ -1,0 +1,95 @@
+"""Masks where the words of an answer stand elsewhere too, or where a template writes more or less than the turns say."""
+
+from __future__ import annotations
+
+from chat_styles import Style
+from test_published import marked
+from test_templates import tokenizer_of
+
+from nfilter import Message, Sample, TokenSample
+from nfilter_hf.chat import Chat
+from nfilter_hf.encoding import encode
+from nfilter_hf.loading import Text
+
+ASK = Message("user", "red ?")
+
+# A system text of its own, as in SmolLM3, Phi-4-reasoning and Granite 3.3.
+OWN_SYSTEM = (
+    "{{ '<|im_start|>system\\nThis is Phi. Write <think> thoughts </think> first.<|im_end|>\\n' }}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+# The header of the next answer is always written, as in the first release of Llama 3.
+ALWAYS_ASKS = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\\n\\n' + m.content | trim + '<|eot_id|>' }}{% endfor %}"
+    "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}"
+)
+# Reasoning in a text is cut off, as in DeepSeek V3.1.
+CUTS = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '<|user|>' + m.content }}{% else %}"
+    "{{ '<|assistant|></think>' + m.content.split('</think>')[-1] + '<|end|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|></think>' }}{% endif %}"
+)
+# Turns have no end, and reasoning is written in another form, as in GLM 4.6.
+NO_END = (
+    "{% for m in messages %}{% if m.role == 'user' %}{{ '<|user|>\\n' + m.content }}{% else %}"
+    "{% set parts = m.content.split('</think>') %}{{ '<|assistant|>\\n<think>' }}"
+    "{% if parts | length > 1 %}{{ parts[0].replace('<think>', '').strip() }}{% endif %}"
+    "{{ '</think>' }}{% if parts[-1].strip() %}{{ '\\n' + parts[-1].strip() }}{% endif %}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+STYLES = {
+    "system": Style("system", OWN_SYSTEM, lambda turns: iter(()), ("<|im_start|>", "<|im_end|>"), eos="<|im_end|>", bos=None),
+    "asks": Style("asks", ALWAYS_ASKS, lambda turns: iter(()), ("<|begin|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), eos="<|eot_id|>", bos="<|begin|>"),
+    "cuts": Style("cuts", CUTS, lambda turns: iter(()), ("<s>", "<|user|>", "<|assistant|>", "<|end|>"), eos="<|end|>", soft=("<think>", "</think>")),
+    "no end": Style("no end", NO_END, lambda turns: iter(()), ("<|user|>", "<|assistant|>", "<|endoftext|>"), eos="<|endoftext|>", bos=None, soft=("<think>", "</think>")),
+}  # fmt: skip
+
+
+def encoded(name: str, *messages: Message) -> TokenSample:
+    tokenizer = tokenizer_of(STYLES[name])
+    text = Text(tokenizer, Chat(tokenizer), context=4096, vocabulary=4000)
+    return encode(text, [Sample("a", messages)], max_length=4096, turns="all")[0]
+
+
+def said(text: str) -> Message:
+    return Message("assistant", text)
+
+
+def test_an_answer_that_nothing_is_before_is_not_found_in_the_system_text() -> None:
+    for first in ("hi", "Write", "i"):
+        alone = f"<|im_start|>assistant\n«{first}<|im_end|>»\n"
+        assert marked(encoded("system", said(first))).endswith(f"first.<|im_end|>\n{alone}")
+        both = marked(encoded("system", said(first), ASK, said("red")))
+        assert f"first.<|im_end|>\n{alone}<|im_start|>user" in both
+        assert both.count("«") == 2
+
+
+def test_the_beginning_of_the_next_turn_is_not_learned() -> None:
+    text = marked(encoded("asks", ASK, said("red"), ASK, said("blue")))
+    head = "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    assert f"{head}«red<|eot_id|>»<|start_header_id|>user" in text
+    assert f"{head}«blue<|eot_id|>»" in text
+    assert text.count("«") == 2
+
+
+def test_reasoning_in_a_text_is_not_lost_in_silence() -> None:
+    thought = said("<think>\nhmm\n</think>\n\nred")
+    last = encoded("cuts", ASK, thought)
+    assert (len(last.ids), last.remarks) == (
+        0,
+        ("the chat template omits the reasoning of the response",),
+    )
+    assert encoded("cuts", ASK, said("red")).remarks == ()
+
+
+def test_a_turn_without_an_end_gets_one_whatever_it_says() -> None:
+    for text, shown in (
+        ("red", "\n<think></think>\nred"),
+        ("<think>\nhmm\n</think>\n\nred", "\n<think>hmm</think>\nred"),
+        ("", "\n<think></think>"),
+    ):
+        sample = encoded("no end", ASK, said(text))
+        assert marked(sample) == f"<|user|>\nred ?<|assistant|>«{shown}<|endoftext|>»"
+        assert sample.remarks == ()

@@ -10,7 +10,7 @@ from typing import Any
 
 from nfilter import Budget, Completion, FailureKind, Price, Request
 from nfilter_litellm.batch_api import ENDPOINT
-from nfilter_litellm.budgeted_transport import cost_bound, cost_of
+from nfilter_litellm.budgeted_transport import cost_bound, cost_of, cost_of_fault
 from nfilter_litellm.failures import CallError, from_status, off_schema, one_line
 from nfilter_litellm.limit_field import LimitField, LimitName, neither_accepted, other_name
 from nfilter_litellm.protocol import read
@@ -92,7 +92,7 @@ class BatchFormat:
             fault = self._retry_renamed(call, error, str(line.get("custom_id")))
         except Exception as error:  # noqa: BLE001 (an invalid line must not end the run)
             fault = off_schema(f"parsing it raises {type(error).__name__}")
-        fault.usd = call.max_usd if fault.may_be_billed else 0.0
+        fault.usd = cost_of_fault(fault, price, call.max_usd) if price is not None else 0.0
         raise fault
 
     def _retry_renamed(self, call: Call, fault: CallError, name: str) -> CallError:

@@ -19,9 +19,9 @@ from nfilter_litellm.batch_ledger import Ledger, Pending
 from nfilter_litellm.batch_lines import BatchFormat, Call
 from nfilter_litellm.breaker import Breaker
 from nfilter_litellm.engine import root_error
-from nfilter_litellm.failures import CallError
+from nfilter_litellm.failures import CallError, text_rejects
 from nfilter_litellm.feed import Feed
-from nfilter_litellm.limit_field import remedy, text_rejects
+from nfilter_litellm.limit_field import remedy
 from nfilter_litellm.retry import Retry
 
 _POLL_SECONDS = 0.2  # between two checks of Ctrl-C and the budget

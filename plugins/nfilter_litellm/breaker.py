@@ -73,6 +73,6 @@ class Breaker:
 
     def _error(self, calls: str) -> ModelError:
         return ModelError(
-            f"{self._label}: {calls} failed, the last with: {self._last}. The run has ended; once the cause is fixed, the "
+            f"{self._label}: {calls} failed, the last with: {self._last.rstrip('.')}. The run has ended; once the cause is fixed, the "
             "same command continues where it stopped"
         )

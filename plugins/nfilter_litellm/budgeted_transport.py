@@ -45,7 +45,7 @@ class BudgetedTransport:
             usd = cost_of(answer, self._price, bound)
             return replace(answer, usd=usd)
         except CallError as error:
-            usd = error.usd = bound if error.may_be_billed else 0.0
+            usd = error.usd = cost_of_fault(error, self._price, bound)
             raise
         finally:
             if budget is not None:
@@ -66,6 +66,13 @@ def cost_bound(request: Request, price: Price, max_tokens: int | None) -> float:
     if beside:
         prompt += _bytes(json.dumps(beside))
     return price.of(prompt, max_tokens or request.sampling.max_tokens)
+
+
+def cost_of_fault(error: CallError, price: Price, bound: float) -> float:
+    """Return the cost of an attempt without an answer in dollars: what its reply counts, else ``bound`` if it may be billed."""
+    if not error.may_be_billed:
+        return 0.0
+    return price.of(*error.tokens) if all(error.tokens) else bound
 
 
 def _bytes(text: str) -> int:

@@ -185,7 +185,8 @@ class Dispatcher:
                 return None
             if not fault.maybe_prompt or await self._shapes.is_rejected(request, state.add_cost):
                 self._breaker.failed(fault)
-            return Completion("", "failed", failure=Failure(fault.kind, state.describe(fault)))
+            failure = Failure(fault.kind, state.describe(fault))
+            return Completion("", "failed", None, *fault.tokens, failure)
         else:
             return answer
         finally:

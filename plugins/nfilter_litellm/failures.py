@@ -13,12 +13,27 @@ from nfilter import FailureKind, allow_host
 from nfilter_litellm.overflow import is_overflow
 
 _MAX_SHOWN = 300
+_MAX_READ = 4096  # characters of an error that are classified
 _REFUSED = re.compile(
     r"content[_ ]?(filter|policy|management)|responsible ?ai|safety", re.IGNORECASE
 )
 _NO_QUOTA = re.compile(
     r"insufficient[_ ](quota|balance|funds|credit)|exceeded your current quota|billing|credit balance", re.IGNORECASE
 )  # fmt: skip
+_WAIT = re.compile(
+    r"(?:retry|try again) (?:in|after) ((?:\d+(?:\.\d+)? ?(?:ms|h|m|s)[a-z]* ?)+)", re.IGNORECASE
+)
+_DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(ms|h|m|s)", re.IGNORECASE)
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_UNKNOWN = r"unsupported|unrecogni[sz]ed|unknown|unexpected|extra|not allowed to"
+_NOT_TAKEN = (
+    rf"{_UNKNOWN}|not supported|not permitted|not allowed|not accepted|deprecated|forbidden"
+)
+# What to write on the model for each field that a model may reject.
+_WITHOUT = {
+    "logprobs": "logprobs: false",
+    **{name: f"body: {{{name}: null}}" for name in ("temperature", "top_p", "stop", "seed")},
+}
 
 # Statuses sent before a model starts: refused, overloaded, or not reached by the gateway.
 _NOT_STARTED = frozenset({501, 503, 505, 511, 521, 522, 523, 525, 526, 529, 530})
@@ -39,6 +54,7 @@ class CallError(Exception):
         effect: what it says about the server's load: ``limited`` for 429, ``strained`` for 5xx and timeouts.
         may_be_billed: the model may have processed the attempt; ``usd`` is the bound of its cost.
         status: the reply's status if it is not 200.
+        tokens: the tokens of the prompt and those generated, as counted by the reply; zeros if it counts none.
     """
 
     def __init__(
@@ -66,6 +82,7 @@ class CallError(Exception):
         self.may_be_billed = may_be_billed
         self.usd = 0.0
         self.status: int | None = None
+        self.tokens = (0, 0)
 
 
 def timed_out(seconds: float) -> CallError:
@@ -138,14 +155,16 @@ def status_may_be_billed(status: int) -> bool:
 
 def _classify(status: int, body: str, after: float | None) -> CallError:
     message, code = parse_error_body(body)
-    detail = f"{status} {code}".strip() + (f": {message}" if message else "")
+    detail = one_line(f"{status} {code}".strip() + (f": {message}" if message else ""))
     text = f"{code} {message}"
-    if status == 429 and _NO_QUOTA.search(text):
+    wait = _wait_in(text) if after is None else after
+    # Gemini names the quota and the bill in its limits per minute too, but says when to try again.
+    if status == 429 and wait is None and _NO_QUOTA.search(text):
         return CallError("server", f"no quota is left ({detail})", shared=True)
     if is_overflow(status, text):
         return CallError("too_long", detail, is_answer=True)
     if status == 429:
-        return CallError("server", detail, retry=True, retry_after=after, effect="limited")
+        return CallError("server", detail, retry=True, retry_after=wait, effect="limited")
     if status >= 500 or status in (408, 409, 425):
         kind: FailureKind = "timeout" if status in (408, 504, 524) else "server"
         return CallError(kind, detail, retry=True, retry_after=after, effect="strained")
@@ -156,6 +175,9 @@ def _rejected(status: int, detail: str, text: str) -> CallError:
     """Return the error for a reply that another attempt would repeat."""
     if status in (400, 403, 422) and _REFUSED.search(text):
         return refused(detail)
+    field = next((name for name in _WITHOUT if text_rejects(text, name)), None)
+    if field is not None:
+        detail += f"; if the model does not take {field}, write models: {{NAME: {{..., {_WITHOUT[field]}}}}}"
     if 300 <= status < 400:
         detail += ": the server redirects, and redirects are not followed; set api_base to the final address"
     elif status == 404:
@@ -164,26 +186,67 @@ def _rejected(status: int, detail: str, text: str) -> CallError:
     return CallError("server", detail, shared=True, maybe_prompt=status in (400, 422))
 
 
+def text_rejects(text: str, name: str) -> bool:
+    """Return whether an error's text says that the field ``name`` is not supported."""
+    before = rf"({_UNKNOWN})[^.]{{0,80}}\b{name}\b"
+    after = rf"\b{name}\b[^.]{{0,40}}({_NOT_TAKEN})"
+    return re.search(f"{before}|{after}", text, re.IGNORECASE) is not None
+
+
 def parse_error_body(body: str) -> tuple[str, str]:
-    """Return (message, code) of an error in the formats of OpenAI, vLLM, FastAPI or llama.cpp; else the body's start."""
+    """Return (message, code) of an error in the formats of OpenAI, vLLM, FastAPI, llama.cpp, Gemini or OpenRouter.
+
+    Other bodies are the message. The message has at most ``_MAX_READ`` characters.
+    """
     try:
         value: Any = json.loads(body)
     except (ValueError, RecursionError):
-        return one_line(body), ""
+        return _flat(body), ""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
     if isinstance(value, Mapping) and "error" in value:
         value = value["error"]
     if not isinstance(value, Mapping):
-        return one_line(str(value)), ""
+        return _flat(str(value)), ""
     message = value.get("message") or value.get("detail") or ""
-    codes = (value.get("code"), value.get("type"))
-    code = next((code for code in codes if isinstance(code, str) and code), "")
-    return one_line(message if isinstance(message, str) else json.dumps(message)), one_line(code)
+    text = message if isinstance(message, str) else json.dumps(message)
+    codes = (value.get("code"), value.get("type"), value.get("status"))
+    code = next((code for code in codes if isinstance(code, str) and code.strip("0123456789")), "")
+    # A router's own message says only that a provider failed; the provider's error is beside it.
+    metadata = value.get("metadata")
+    raw = metadata.get("raw") if isinstance(metadata, Mapping) else None
+    if isinstance(raw, str) and raw:
+        text = f"{text}: {_inner_message(raw)}"
+    return _flat(text), one_line(code)
+
+
+def _inner_message(raw: str) -> str:
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError):
+        return raw
+    error = value.get("error", value) if isinstance(value, Mapping) else value
+    message = error.get("message") if isinstance(error, Mapping) else error
+    return message if isinstance(message, str) else raw
+
+
+def _wait_in(text: str) -> float | None:
+    """Return the seconds of "please retry in 1m2.5s"; None without such words."""
+    match = _WAIT.search(text)
+    if match is None:
+        return None
+    parts = _DURATION.findall(match[1])
+    return sum(float(number) * _SECONDS[unit.lower()] for number, unit in parts)
 
 
 def one_line(text: str) -> str:
     """Return the start of ``text`` on one line, without control characters."""
-    flat = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * _MAX_SHOWN]).split())
+    flat = _flat(text[: 4 * _MAX_SHOWN])
     return flat if len(flat) <= _MAX_SHOWN else flat[: _MAX_SHOWN - 3] + "..."
+
+
+def _flat(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text[:_MAX_READ]).split())
 
 
 def retry_after_of(headers: Mapping[str, str], now: datetime | None = None) -> float | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import zlib
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from nfilter import Completion, Request
@@ -19,6 +20,7 @@ from nfilter_litellm.failures import (
     not_allowed,
     one_line,
     retry_after_of,
+    status_may_be_billed,
     timed_out,
 )
 from nfilter_litellm.host_guard import HostGuard, HostNotAllowedError
@@ -32,8 +34,12 @@ if TYPE_CHECKING:
     from yarl import URL
 
 _MAX_ERROR_BYTES = 2**16
+_MAX_HEADER_BYTES = 2**16  # aiohttp's own limit is below what some gateways send
 _FILE_TIMEOUT = 3600.0  # seconds per file transfer
 _SUCCESS = (200, 201)
+_GZIP = zlib.MAX_WBITS | 16
+# zlib's window of each compression; some servers send deflate without its header.
+_WINDOWS = {"gzip": (_GZIP,), "x-gzip": (_GZIP,), "deflate": (zlib.MAX_WBITS, -zlib.MAX_WBITS)}
 _SERVER_FAULT = 500  # the first status of a fault of the server
 _JSON_HEADERS = {"Content-Type": "application/json"}
 
@@ -69,6 +75,8 @@ class Connection:
             headers=headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
+            max_line_size=_MAX_HEADER_BYTES,
+            max_field_size=_MAX_HEADER_BYTES,
         )  # fmt: skip
 
     async def get(self, url: URL) -> Any:
@@ -101,6 +109,8 @@ class Connection:
             ) as reply:
                 if reply.status not in _SUCCESS:
                     await self._parse_reply(reply)
+                if _coding_of(reply):
+                    raise _compressed(reply)
                 rest = bytearray()
                 async for part in reply.content.iter_any():
                     *whole, last = part.split(b"\n")
@@ -249,9 +259,6 @@ def _resolver(guard: HostGuard) -> Any:
 async def _body_of(reply: aiohttp.ClientResponse, limit: int) -> bytes:
     """Return the body; truncate an error to ``limit`` bytes, and raise CallError for a longer answer."""
     success = reply.status in _SUCCESS
-    length = reply.content_length
-    if length is not None and length <= limit:
-        return await reply.read()
     parts: list[bytes] = []
     size = 0
     async for part in reply.content.iter_any():
@@ -259,10 +266,36 @@ async def _body_of(reply: aiohttp.ClientResponse, limit: int) -> bytes:
         size += len(part)
         if size > limit:
             reply.close()
-            if success:
-                raise broken(f"the reply has more than {limit // 2**20} MiB")
             break
-    return b"".join(parts)[:limit]
+    body = b"".join(parts)
+    if _coding_of(reply):
+        body = _unpacked(reply, body, limit)
+    if len(body) > limit and success:
+        raise broken(f"the reply has more than {limit // 2**20} MiB")
+    return body[:limit]
+
+
+def _coding_of(reply: aiohttp.ClientResponse) -> str:
+    """Return how the body is compressed, although no compression was requested; empty if it is not."""
+    coding = reply.headers.get("Content-Encoding", "").strip().lower()
+    return "" if coding == "identity" else coding
+
+
+def _unpacked(reply: aiohttp.ClientResponse, body: bytes, limit: int) -> bytes:
+    """Return at most ``limit`` + 1 bytes of a body compressed by gzip or deflate; raise CallError."""
+    for window in _WINDOWS.get(_coding_of(reply), ()):
+        with suppress(zlib.error):
+            return zlib.decompressobj(window).decompress(body, limit + 1)
+    raise _compressed(reply)
+
+
+def _compressed(reply: aiohttp.ClientResponse) -> CallError:
+    coding = one_line(_coding_of(reply))
+    fault = broken(
+        f"the reply cannot be read: it is compressed ({coding}), which was not requested"
+    )
+    fault.may_be_billed = reply.status in _SUCCESS or status_may_be_billed(reply.status)
+    return fault
 
 
 def _message_of(error: Exception, key: Secret) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+from html import escape
 from typing import Any
+from urllib.parse import quote
 
 from nfilter import ModelError
 
@@ -24,10 +26,14 @@ class Secret:
     def __init__(self, value: str | None, others: tuple[str, ...] = ()) -> None:
         self._value = value
         # A short placeholder such as EMPTY is no secret and may occur in any answer.
-        secrets = (value, *others)
-        self._secrets = tuple(
-            text for text in secrets if text is not None and len(text) >= _MIN_SECRET_LENGTH
-        )
+        long = [text for text in (value, *others) if text and len(text) >= _MIN_SECRET_LENGTH]
+        # An error page may show a key as addresses and pages write it. The longest spelling first: it may contain another.
+        spelled = {
+            each
+            for text in long
+            for each in (text, quote(text, safe=""), quote(text), escape(text))
+        }
+        self._secrets = tuple(sorted(spelled, key=lambda each: (-len(each), each)))
 
     def __repr__(self) -> str:
         return "Secret()"

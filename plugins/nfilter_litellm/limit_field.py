@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from nfilter import Completion
-from nfilter_litellm.failures import CallError
+from nfilter_litellm.failures import CallError, text_rejects
 
 LimitName = Literal["max_tokens", "max_completion_tokens"]
 
@@ -15,10 +14,6 @@ _OTHER_NAME: dict[LimitName, LimitName] = {
     "max_tokens": "max_completion_tokens",
     "max_completion_tokens": "max_tokens",
 }
-_UNKNOWN = r"unsupported|unrecogni[sz]ed|unknown|unexpected|extra"
-_NOT_TAKEN = (
-    rf"{_UNKNOWN}|not supported|not permitted|not allowed|not accepted|deprecated|forbidden"
-)
 
 
 class LimitField:
@@ -77,12 +72,6 @@ def other_name(name: LimitName) -> LimitName:
 def rejects(fault: CallError, name: LimitName) -> bool:
     """Return whether the server rejects the field ``name``, as opposed to its value."""
     return fault.status in (400, 422) and text_rejects(fault.detail, name)
-
-
-def text_rejects(text: str, name: LimitName) -> bool:
-    """Return whether an error's text says that the field ``name`` is not supported."""
-    before, after = rf"({_UNKNOWN})[^.]{{0,80}}\b{name}\b", rf"\b{name}\b[^.]{{0,40}}({_NOT_TAKEN})"
-    return re.search(f"{before}|{after}", text, re.IGNORECASE) is not None
 
 
 def neither_accepted(fault: CallError) -> CallError:

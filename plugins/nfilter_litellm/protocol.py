@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from nfilter import Completion, ContractError, Failure, Message, Request
 from nfilter_litellm.config import LiteLLMConfig
 from nfilter_litellm.failures import (
+    CallError,
     empty,
     from_status,
     off_schema,
@@ -112,6 +114,9 @@ def read(
     """
     try:
         return _parse(reply, logprobs, stop, limit, tools)
+    except CallError as error:
+        error.tokens = _tokens_of(reply)
+        raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # A server can send anything; an invalid reply fails this call, not the run.
         raise off_schema(f"parsing it raises {type(error).__name__}") from None
@@ -127,14 +132,12 @@ def _parse(reply: Any, logprobs: bool, stop: Sequence[str], limit: int, tools: b
         raise refused(f"the model refused: {one_line(str(refusal))}")
     if reason == "filter":
         raise refused("the provider's content filter stopped the answer")
-    full = _text(message.get("content"))
+    full, thought = _texts(message.get("content"))
     text = full[: min((full.find(one) for one in stop if one and one in full), default=None)]
-    usage = reply.get("usage")
-    counts = usage if isinstance(usage, Mapping) else {}
-    prompt, generated = (_count(counts.get(key)) for key in ("prompt_tokens", "completion_tokens"))
+    prompt, generated = _tokens_of(reply)
     finish: Literal["stop", "length"] = "length" if reason == "length" and text == full else "stop"
-    reasoning = _reasoning(message)
-    reasoned = reasoning is not None or _has_reasoning_tokens(counts)
+    reasoning = thought or _reasoning(message)
+    reasoned = reasoning is not None or _has_reasoning_tokens(reply)
     calling = message.get("tool_calls") or message.get("function_call")
     if not calling and ((reasoned and not full.strip()) or (not full and finish == "length")):
         failure = _no_answer(reason, max(generated, limit), reasoned=reasoned)
@@ -160,8 +163,10 @@ def _choice_of(reply: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         raise off_schema("it is not a JSON object")
     choices = reply.get("choices")
     if not isinstance(choices, Sequence) or not choices or not isinstance(choices[0], Mapping):
-        if isinstance(reply.get("error"), Mapping):
-            raise from_status(_status(reply["error"].get("code")), _error_json(reply))
+        error = reply.get("error")
+        if error:
+            code = error.get("code") if isinstance(error, Mapping) else None
+            raise from_status(_status(code), _error_json(reply))
         raise off_schema("it has no choices")
     message = choices[0].get("message")
     if not isinstance(message, Mapping):
@@ -191,26 +196,70 @@ def _finish_reason(choice: Mapping[str, Any]) -> str:
     return known or "stop"
 
 
-def _text(content: Any) -> str:
+def _texts(content: Any) -> tuple[str, str | None]:
+    """Return the text of a message's content, and the reasoning among its parts (Mistral, Databricks)."""
     if content is None:
-        return ""
+        return "", None
     if isinstance(content, str):
-        return content
-    if isinstance(content, Sequence):
-        parts = [part.get("text") for part in content if isinstance(part, Mapping)]
-        return "".join(part for part in parts if isinstance(part, str))
-    raise off_schema("its message's content is not text")
+        return content, None
+    if not isinstance(content, Sequence):
+        raise off_schema("its message's content is not text")
+    parts = [part for part in content if isinstance(part, Mapping)]
+    refusal = next((part["refusal"] for part in parts if part.get("refusal")), None)
+    if refusal is not None:
+        raise refused(f"the model refused: {one_line(str(refusal))}")
+    text = "".join(_part(part.get("text")) for part in parts if _is_text(part))
+    thoughts = (
+        _part(part.get(name))
+        for part in parts
+        if not _is_text(part)
+        for name in ("thinking", "text", "summary")
+    )
+    return text, "".join(thoughts).strip() or None
+
+
+def _is_text(part: Mapping[str, Any]) -> bool:
+    return not re.search("think|reason", str(part.get("type")))
+
+
+def _part(value: Any) -> str:
+    """Return a part's text, which may be a list of parts itself."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        value = "".join(
+            each["text"]
+            for each in value
+            if isinstance(each, Mapping) and isinstance(each.get("text"), str)
+        )
+    return value if isinstance(value, str) else ""
 
 
 def _reasoning(message: Mapping[str, Any]) -> str | None:
-    """Return the reasoning that a server sends in a separate field, under either of its names."""
-    fields = (message.get(name) for name in ("reasoning_content", "reasoning"))
+    """Return the reasoning that a server sends in a separate field, under any of its names."""
+    fields = (message.get(name) for name in ("reasoning_content", "reasoning", "thinking"))
     return next((value for value in fields if isinstance(value, str) and value.strip()), None)
 
 
-def _has_reasoning_tokens(counts: Mapping[str, Any]) -> bool:
+def _usage(reply: Any) -> Mapping[str, Any]:
+    usage = reply.get("usage") if isinstance(reply, Mapping) else None
+    return usage if isinstance(usage, Mapping) else {}
+
+
+def _tokens_of(reply: Any) -> tuple[int, int]:
+    """Return the tokens of the prompt and the tokens generated.
+
+    Some providers bill reasoning that is in the total alone (xAI, Gemini), so what the total has beyond the prompt is
+    generated.
+    """
+    counts = _usage(reply)
+    prompt, generated, total = (
+        _count(counts.get(f"{name}_tokens")) for name in ("prompt", "completion", "total")
+    )
+    return prompt, max(generated, total - prompt) if prompt and generated else generated
+
+
+def _has_reasoning_tokens(reply: Any) -> bool:
     """Return whether reasoning tokens are counted, though the server hides them."""
-    details = counts.get("completion_tokens_details")
+    details = _usage(reply).get("completion_tokens_details")
     return isinstance(details, Mapping) and _count(details.get("reasoning_tokens")) > 0
 
 
@@ -248,8 +297,9 @@ def _count(value: Any) -> int:
 
 
 def _status(code: Any) -> int:
-    """Return the code of an error as its status: some gateways send errors with status 200."""
-    return code if isinstance(code, int) and 400 <= code < 600 else 500
+    """Return the code of an error as its status: some gateways send errors with status 200, and some codes as text."""
+    number = int(code) if isinstance(code, str) and re.fullmatch("[45][0-9]{2}", code) else code
+    return number if isinstance(number, int) and 400 <= number < 600 else 500
 
 
 def _error_json(reply: Mapping[str, Any]) -> str:

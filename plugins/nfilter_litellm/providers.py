@@ -188,8 +188,8 @@ def fault_of(error: Exception, timeout: float, key: Secret) -> CallError:
         return refusal
     names = {kind.__name__ for kind in type(error).__mro__}
     # Redact before truncating: a part of a key would not match.
-    message = one_line(key.redacted(str(getattr(error, "message", "") or error)))
-    detail = message.removeprefix("litellm.")
+    message = key.redacted(str(getattr(error, "message", "") or error)).removeprefix("litellm.")
+    detail = one_line(message)
     if "Timeout" in names or isinstance(error, TimeoutError) or never_sent(error):
         return broken(detail, may_be_billed=False) if never_sent(error) else timed_out(timeout)
     if "ContextWindowExceededError" in names:
@@ -201,4 +201,4 @@ def fault_of(error: Exception, timeout: float, key: Secret) -> CallError:
         return broken(detail)
     headers = getattr(getattr(error, "response", None), "headers", None)
     after = retry_after_of(headers) if isinstance(headers, Mapping) else None
-    return from_status(status, detail, after)
+    return from_status(status, message, after)

@@ -120,10 +120,10 @@ def sent_once() -> Iterator[None]:
 
 def never_sent(error: BaseException | None) -> bool:
     """Return whether an exception was caused by a connection that was never made."""
-    return any(type(each).__name__ in _NOT_CONNECTED for each in _chain(error))
+    return any(type(each).__name__ in _NOT_CONNECTED for each in cause_chain(error))
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def cause_chain(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an exception and its causes."""
     visited: set[int] = set()
     while error is not None and id(error) not in visited:
@@ -162,4 +162,6 @@ async def _check_response(response: httpx.Response) -> None:
 
 def refused_reply(error: BaseException | None) -> CallError | None:
     """Return the fault if an exception was caused by a RefusedReplyError, however it was wrapped; else None."""
-    return next((each.fault for each in _chain(error) if isinstance(each, RefusedReplyError)), None)
+    return next(
+        (each.fault for each in cause_chain(error) if isinstance(each, RefusedReplyError)), None
+    )

@@ -5,11 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from nfilter import Completion, Request
-from nfilter_litellm.client_guards import guard_clients, never_sent, refused_reply, sent_once
+from nfilter_litellm.client_guards import (
+    cause_chain,
+    guard_clients,
+    never_sent,
+    refused_reply,
+    sent_once,
+)
 from nfilter_litellm.config import LiteLLMConfig, Route
 from nfilter_litellm.failures import (
     CallError,
@@ -22,7 +29,7 @@ from nfilter_litellm.failures import (
     timed_out,
 )
 from nfilter_litellm.host_guard import HostGuard
-from nfilter_litellm.keys import Secret
+from nfilter_litellm.keys import REDACTED, Secret
 from nfilter_litellm.limit_field import LimitField, LimitName
 from nfilter_litellm.protocol import fields, limit_of, read
 from nfilter_litellm.tool_calls import SchemaField
@@ -189,6 +196,8 @@ def fault_of(error: Exception, timeout: float, key: Secret) -> CallError:
     names = {kind.__name__ for kind in type(error).__mro__}
     # Redact before truncating: a part of a key would not match.
     message = key.redacted(str(getattr(error, "message", "") or error)).removeprefix("litellm.")
+    # litellm's own redaction ends at the first character that is rare in keys.
+    message = re.sub(r"REDACTED[^\s\"',;]*", REDACTED, message)
     detail = one_line(message)
     if "Timeout" in names or isinstance(error, TimeoutError) or never_sent(error):
         return broken(detail, may_be_billed=False) if never_sent(error) else timed_out(timeout)
@@ -196,9 +205,20 @@ def fault_of(error: Exception, timeout: float, key: Secret) -> CallError:
         return CallError("too_long", detail, is_answer=True)
     if "ContentPolicyViolationError" in names:
         return refused(detail)
-    status = getattr(error, "status_code", None)
-    if "APIConnectionError" in names or not isinstance(status, int):
+    # litellm makes 500 of other statuses; the provider's own is below its exception.
+    below = [*cause_chain(error)][1:]
+    status = next((each for each in map(_status_of, [*below, error]) if each is not None), None)
+    if status is None or "APIConnectionError" in names:
         return broken(detail)
+    waits = (_retry_after_of(each) for each in [error, *below])
+    return from_status(status, message, next((each for each in waits if each is not None), None))
+
+
+def _status_of(error: BaseException) -> int | None:
+    status = getattr(error, "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _retry_after_of(error: BaseException) -> float | None:
     headers = getattr(getattr(error, "response", None), "headers", None)
-    after = retry_after_of(headers) if isinstance(headers, Mapping) else None
-    return from_status(status, message, after)
+    return retry_after_of(headers) if isinstance(headers, Mapping) else None

@@ -23,6 +23,7 @@ from nfilter_litellm.config import LiteLLMConfig
 from nfilter_litellm.failures import CallError, from_status
 from nfilter_litellm.keys import Secret
 from nfilter_litellm.protocol import read
+from nfilter_litellm.providers import fault_of
 
 Reply = tuple[int, Mapping[str, str], bytes]
 PRICE = {"prompt": 1e6, "completion": 1e6}  # a dollar per token
@@ -278,3 +279,34 @@ def test_a_key_is_redacted_as_an_address_or_a_page_writes_it(spelled: str) -> No
     secret = Secret(f"{KEY}&" if "amp;" in spelled else KEY)
     assert secret.redacted(f"Bearer%20{spelled}") == "Bearer%20***"
     assert secret.redacted_bytes(spelled.encode()) == b"***"
+
+
+@pytest.mark.parametrize(("status", "cost"), [(529, 12), (503, 12), (500, 12 + 1 + 64 + 8)])
+def test_litellm_s_own_status_does_not_hide_the_provider_s(
+    monkeypatch: pytest.MonkeyPatch, status: int, cost: float
+) -> None:
+    """An overloaded provider, 529 or 503, bills nothing; litellm raises both as 500."""
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    busy = {"type": "error", "error": {"type": "overloaded_error", "message": f"busy {KEY}"}}
+    good = {"id": "m", "type": "message", "role": "assistant", "model": "claude", "stop_reason": "end_turn",
+            "content": [{"type": "text", "text": "4"}], "usage": {"input_tokens": 9, "output_tokens": 3}}  # fmt: skip
+    seen: list[Any] = []
+
+    def answer(asked: dict[str, Any]) -> Reply:
+        seen.append(asked)
+        first = len(seen) == 1
+        return (
+            status if first else 200,
+            {"retry-after": "0"},
+            json.dumps(busy if first else good).encode(),
+        )
+
+    with serving(answer) as url:
+        (done,) = ask(url, model="anthropic/claude-sonnet-4-5", price=PRICE)
+    assert (done.text, len(seen)) == ("4", 2)
+    assert done.usd == cost
+
+
+def test_a_key_that_litellm_redacts_in_part_is_redacted() -> None:
+    error = ValueError("litellm.AuthenticationError: invalid key REDACTED/abc+DEF==, check it")
+    assert fault_of(error, 1.0, Secret(KEY)).detail == "AuthenticationError: invalid key ***, check it"  # fmt: skip

@@ -20,6 +20,9 @@ from nfilter.api.errors import RecipeError, short
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
 MAX_INT = 2**63 - 1
+_SECRET = re.compile(
+    r"(?:^|[_-])(?:key|token|secret|password|authorization)(?:_env)?$", re.IGNORECASE
+)
 _LONGEST = 3000  # characters of a fault: a name in it may be as long as the file
 
 Where: TypeAlias = tuple[str | int, ...]
@@ -43,14 +46,14 @@ class YamlDocument:
         """Return ``file:line`` of the nearest known path, or the ``--set`` that put it there."""
         for end in range(len(where), -1, -1):
             if where[:end] in self.overridden:
-                return f"--set {short(self.overridden[where[:end]])}"
+                return f"--set {_without_key(self.overridden[where[:end]])}"
             if where[:end] in self.lines:
                 file = self.origins.get(where[:end], self.file)
                 return f"{file}:{self.lines[where[:end]]}"
             # A section without a line was made by an assignment to something in it.
             made = [text for path, text in self.overridden.items() if path[:end] == where[:end]]
             if end and made:
-                return f"--set {short(made[0])}"
+                return f"--set {_without_key(made[0])}"
         return f"{self.file}:1" if self.lines else str(self.file)
 
     def has(self, where: Where) -> bool:
@@ -357,9 +360,16 @@ def override(document: YamlDocument, assignments: list[str]) -> None:
             _assign(document, steps, value, text)
         except RecipeError as error:
             why = "; ".join(error.faults).removeprefix("--set:1: ")
-            faults.append(f"--set {short(text)}: {why}")
+            faults.append(f"--set {_without_key(text)}: {why}")
     if faults:
         raise RecipeError(faults)
+
+
+def _without_key(text: str) -> str:
+    """Return an assignment for a message, without the value of a key."""
+    path, found, _ = text.partition("=")
+    key = path.rpartition(".")[2]
+    return short(f"{path}=***" if found and _SECRET.search(key) else text)
 
 
 def assign(document: YamlDocument, path: str, value: Any) -> None:

@@ -89,26 +89,34 @@ def parse(path: str) -> Address:
         else:
             other = _OTHER_NAMES.get(scheme.lower())
             if other is not None:
-                raise SourceError(f"{plain(path)}: {scheme}:// is not read; type {other} instead")
+                raise SourceError(f"{_shown(path)}: {scheme}:// is not read; type {other} instead")
             raise SourceError(
-                f"{plain(path)}: {scheme}:// is not read. Addresses of files are {_READ}; copy any other file to this machine"
+                f"{_shown(path)}: {scheme}:// is not read. Addresses of files are {_READ}; copy any other file to this machine"
             )
         name = rest.rsplit("/", 1)[-1]
         if not name:
             raise ValueError("it names no file")
     except ValueError as error:
         raise SourceError(
-            f"{plain(path)}: is not an address that can be read: {error}. Addresses of files are {_READ}, without "
+            f"{_shown(path)}: is not an address that can be read: {error}. Addresses of files are {_READ}, without "
             "queries, escapes and keys"
         ) from error
     return Address(path, scheme, host, name)
+
+
+def _shown(path: str) -> str:
+    """Return an address for a message, without a user, a key and a query."""
+    return plain(
+        re.sub(r"[?#].*", "?***", re.sub(r"(://)[^/]*@", r"\1***@", path), flags=re.DOTALL)
+    )
 
 
 def _object(scheme: str, path: str) -> tuple[str | None, str]:
     """Return the host and the path of an object in a store; raise ValueError."""
     place, slash, rest = path.partition("://")[2].partition("/")
     if not _PLACE.fullmatch(place) or ".." in place:
-        raise ValueError(f"{place!r} is not the name of a bucket" if scheme != "hf" else _HF)
+        hidden = re.sub(".*@", "***@", place)
+        raise ValueError(f"{hidden!r} is not the name of a bucket" if scheme != "hf" else _HF)
     if not _PATH.fullmatch(slash + rest):
         odd = next((c for c in rest if not _PATH.fullmatch(f"/{c}") and c != "/"), None)
         raise ValueError(f"it holds {odd_name(odd)}" if odd else "it names no file")

@@ -31,6 +31,11 @@ _RESERVED = frozenset(
         "extra_body", "callbacks", "mock_response",
     }
 )  # fmt: skip
+# Names of headers, which are no fields of a request; the lock of a run would have their values.
+_KEYS = re.compile(
+    r"(proxy.)?authorization|(x.)?(goog.)?api.?key|key|.*(access|auth|bearer|id).?token|token|secret|password|cookie",
+    re.IGNORECASE,
+)
 # The budget reserves the cost bound of each attempt, so no other field may set the length or the price.
 _COST_FIELDS = frozenset(
     {
@@ -202,6 +207,11 @@ def check_field(name: str, transport: str) -> None:
     Raises:
         ValueError: with the reason.
     """
+    if _KEYS.fullmatch(name):
+        raise ValueError(
+            f"{name!r} cannot be set here, because a recipe contains no keys; name the environment variable with the key: "
+            "api_key_env: MY_KEY"
+        )
     if name in _COST_FIELDS:
         raise ValueError(
             f"{name!r} cannot be set here, because it determines the cost of a call; set the limit with max_tokens on the "

@@ -268,6 +268,16 @@ def test_set_refuses_what_leads_nowhere(assignment: str, says: str) -> None:
     assert document.value == base().value
 
 
+def test_the_value_of_a_key_is_not_shown() -> None:
+    document = parse("models: {m: {model: x}}", Path("r.yaml"))
+    override(document, ["models.m.api_key=sk-canary", "models.m.max_tokens=7"])
+    assert document.fault(("models", "m", "api_key"), "unknown") == "--set models.m.api_key=***: models.m.api_key: unknown"  # fmt: skip
+    assert "max_tokens=7" in document.fault(("models", "m", "max_tokens"), "wrong")
+    with pytest.raises(RecipeError) as caught:
+        override(document, ["models.m.model.token=sk-canary"])
+    assert "sk-canary" not in str(caught.value)
+
+
 def test_what_an_assignment_made_is_its_own_and_not_the_files() -> None:
     document = parse("name: x\nsource: {use: jsonl}\n", Path("r.yaml"))
     override(document, ["train.rank=8"])

@@ -100,6 +100,22 @@ def test_an_address_that_cannot_be_read_reaches_no_host(path: str, why: str) -> 
         fetch(path, HERE)
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "https://me:canary@data.example.org/rows.jsonl",
+        "https://bucket.s3.amazonaws.com/rows.jsonl?X-Amz-Signature=canary&X-Amz-Date=1",
+        "s3://me:canary@bucket/rows.jsonl",
+        "sftp://me:canary@host/rows.jsonl",
+        "HTTPS://host/rows.jsonl#canary",
+    ],
+)
+def test_a_key_in_an_address_is_not_shown(path: str) -> None:
+    with pytest.raises(SourceError, match=r"\*\*\*") as caught:
+        parse(path)
+    assert "canary" not in str(caught.value)
+
+
 @pytest.mark.types(":// is not read; type «» instead")
 def test_the_form_that_an_error_names_is_read() -> None:
     for wrong in ("gcs://bucket/rows.jsonl", "S3://bucket/rows.jsonl", "s3a://bucket/rows.jsonl"):

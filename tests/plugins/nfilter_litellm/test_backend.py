@@ -169,6 +169,17 @@ def test_a_key_in_the_wrong_place_is_refused_and_not_shown(
     assert config(model="x", api_base=LOCAL, api_key_env="MY_KEY").api_key_env == "MY_KEY"
 
 
+@pytest.mark.types("because a recipe contains no keys; name the environment variable with the key")
+@pytest.mark.parametrize("name", ["Authorization", "x-api-key", "api_key", "access_token", "key"])
+def test_a_header_with_a_key_is_no_field_of_a_request(name: str) -> None:
+    with pytest.raises(ValidationError, match="cannot be set here") as error:
+        config(model="x", api_base=LOCAL, body={name: "Bearer x"})
+    typed = re.search(r"(api_key_env): (MY_KEY)", str(error.value))
+    assert typed is not None
+    assert config(model="x", api_base=LOCAL, **{typed[1]: typed[2]}).api_key_env == "MY_KEY"
+    config(model="x", api_base=LOCAL, body={"stop_token_ids": [1], "skip_special_tokens": True})
+
+
 @pytest.mark.types("is not set; type: export")
 def test_a_missing_variable_is_reported_with_the_command_to_type(
     monkeypatch: pytest.MonkeyPatch,

@@ -114,7 +114,9 @@ def also_known(names: Mapping[str, str], name: str) -> str | None:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` with the nearest of ``known``, else a short list of ``known``, else an empty text."""
     choices = sorted(known)
-    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    near = [choice for choice in choices if choice.lower() == name.lower()][
+        :1
+    ] or difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
     if not near:
         tails = {choice.rsplit(".", 1)[-1]: choice for choice in choices}
         near = [tails[tail] for tail in difflib.get_close_matches(name, tails, n=1, cutoff=0.6)]

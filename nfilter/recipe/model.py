@@ -150,7 +150,10 @@ class AdoptConfig(StageConfig):
 
 def _name(value: Any) -> str:
     if not isinstance(value, str) or not value.strip(" .") or any(c in value for c in "/\\\0"):
-        raise FaultsError(f"a name is a word that can name a folder, not {short(repr(value))}")
+        quotes = " (YAML reads it so; a word in quotes is text)" * isinstance(value, bool)
+        raise FaultsError(
+            f"a name is a word that can name a folder, not {short(repr(value))}{quotes}"
+        )
     return value
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -258,6 +259,20 @@ def _apart(value: Any, key: str) -> tuple[dict[str, Any], Any]:
     return {key: value[key]}, {name: item for name, item in value.items() if name != key}
 
 
+def _use_hint(entry: Mapping[str, Any], known: Sequence[str]) -> str | None:
+    """Return the remedy for the usual ways to write a plugin's name in another form, else None."""
+    for key, value in entry.items():
+        joined = re.match(r"use\s?[:=]\s?(.*)", key)
+        if joined and value is None:
+            name = joined[1] or "NAME"
+            return f"{short(repr(key))} is one word to YAML; a colon needs a blank behind it: {{use: {short(name)}, ...}}"
+        if key in known and len(entry) == 1:
+            return f"missing; write {{use: {key}, ...}}, with the settings beside it"
+        if key in ("type", "name", "plugin", "kind") and value in known:
+            return f"missing; it stands under {key!r}; write {{use: {value}, ...}}"
+    return None
+
+
 def read_use(
     kind: str, entry: Any, reading: Reading, where: Where, member: str | None = None
 ) -> Use:
@@ -271,6 +286,8 @@ def read_use(
     name = entry.get("use")
     if not isinstance(name, str):
         known = ", ".join(item.name for item in reading.plugins.of_kind(kind))
+        if hint := _use_hint(entry, known.split(", ")):
+            raise FaultsError(hint, ("use",))
         raise FaultsError(f"missing; name the {kind} to use: {known}", ("use",))
     try:
         item = reading.plugins.get(kind, name)

@@ -169,11 +169,9 @@ def parse(text: str, file: Path, depth: int = 0) -> YamlDocument:
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        problem, mark = _explained(error)
         line = mark.line + 1 if mark else 1
-        raise RecipeError(
-            f"{file}:{line}: not YAML: {error.problem}{_shown(mark, text)}"
-        ) from error
+        raise RecipeError(f"{file}:{line}: not YAML: {problem}{_shown(mark, text)}") from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         what = (
@@ -187,6 +185,21 @@ def parse(text: str, file: Path, depth: int = 0) -> YamlDocument:
         ) from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise RecipeError(f"{file}:1: not YAML: {error}") from error
+
+
+def _explained(error: yaml.MarkedYAMLError) -> tuple[str, Any]:
+    """Return what is wrong, with a remedy for frequent mistakes, and the mark of its place."""
+    problem, mark = str(error.problem), error.problem_mark or error.context_mark
+    if "'\\t'" in problem:
+        return "a tab before a key or value; indent with blanks", mark
+    if "escape character" in problem:
+        return (
+            f"{problem}; a path with backslashes stands in single quotes, as in 'C:\\data.jsonl'",
+            mark,
+        )
+    if "quoted scalar" in str(error.context) and "end of stream" in problem:
+        return "a quote that is not closed", error.context_mark
+    return problem, mark
 
 
 def _shown(mark: Any, text: str) -> str:
@@ -329,6 +342,8 @@ class _Builder:
                 raise self._fault(
                     event, f"the key {short(key, 60)!r} is not UTF-8; write another name"
                 ) from error
+            if key == "<<" and not self.loader.check_event(yaml.AliasEvent):
+                raise self._fault(event, "the key '<<'; copy the keys of the other mapping here")
             if key in values:
                 first = self.document.lines[*where, key]
                 raise self._fault(

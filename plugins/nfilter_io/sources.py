@@ -31,7 +31,11 @@ def _file_problems(path: str, base_dir: Path) -> list[str]:
 
 def _local_problems(path: Path, *, folder: bool = False) -> list[str]:
     if not path.exists():
-        return [f"{path}: there is no such {'folder' if folder else 'file'}; check `path`"]
+        literal = "; ~ and variables are not expanded" * any(
+            part == "~" or part.startswith("$") for part in path.parts
+        )
+        kind = "folder" if folder else "file"
+        return [f"{path}: there is no such {kind}; check `path`{literal}"]
     if folder != path.is_dir():
         return [f"{path}: is a {'file, not a folder' if folder else 'folder, not a file'}"]
     return []

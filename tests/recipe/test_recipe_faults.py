@@ -53,6 +53,7 @@ evaluate: {metric: accuracy}
         ("chunk: 10", "chunk: 0", "r.yaml:4: chunk: a whole number of at least 1, not 0"),
         ("name: sums", "name: ../x", "r.yaml:1: name: a name is a word that can name a folder, not '../x'"),
         ("name: sums", "name: ..", "r.yaml:1: name: a name is a word that can name a folder, not '..'"),
+        ("name: sums", "name: NO", "r.yaml:1: name: a name is a word that can name a folder, not False (YAML reads it so; a word in quotes is text)"),
         ("name: sums", "name: 2026", "r.yaml:1: name: a name is a word that can name a folder, not 2026"),
         ("answer: number", "answer: nubmer", "not 'nubmer'; did you mean 'number'?"),
         ("use: example.adder", "use: example.ader", "unknown backend 'example.ader'; did you mean 'example.adder'?"),
@@ -219,3 +220,33 @@ def test_a_missing_source_is_said_with_an_example(faults: Callable[..., list[str
         fault
         == "r.yaml:1: source: missing; write for example source: {use: jsonl, path: data.jsonl}"
     )
+
+
+@pytest.mark.types(
+    "missing; write {use: «», ...}, with the settings beside it",
+    "missing; it stands under «»; write {use: «», ...}",
+)
+@pytest.mark.parametrize(
+    ("written", "fault", "remedy"),
+    [
+        ("{example.agree: {}}", "missing; write {use: example.agree, ...}, with the settings beside it", "{use: example.agree}"),
+        ("{type: example.agree}", "missing; it stands under 'type'; write {use: example.agree, ...}", "{use: example.agree}"),
+        ("{use:example.agree}", "'use:example.agree' is one word to YAML; a colon needs a blank behind it: {use: example.agree, ...}", "{use: example.agree}"),
+        ("{use = example.agree}", "'use = example.agree' is one word to YAML; a colon needs a blank behind it: {use: example.agree, ...}", "{use: example.agree}"),
+        ("{use: EXAMPLE.Agree}", "unknown stage 'EXAMPLE.Agree'; did you mean 'example.agree'?", "{use: example.agree}"),
+    ],
+)  # fmt: skip
+def test_a_plugin_written_in_another_form_gets_the_right_one(
+    folder: Callable[..., Path],
+    catalogue: Callable[..., Plugins],
+    faults: Callable[..., list[str]],
+    written: str,
+    fault: str,
+    remedy: str,
+) -> None:
+    stage = "samples:\n  - "
+    recipe = "source: {use: example.qa, path: x}\n"
+    (found,) = faults(f"{recipe}{stage}{written}\n")
+    assert found == f"r.yaml:3: samples[0].use: {fault}"
+    file = folder({"r.yaml": f"{recipe}{stage}{remedy}\n"}) / "r.yaml"
+    assert [use.name for use in load(file, catalogue()).samples] == ["example.agree"]

@@ -284,3 +284,17 @@ def test_what_an_assignment_made_is_its_own_and_not_the_files() -> None:
     assert document.fault(("train", "use"), "missing") == "--set train.rank=8: train.use: missing"
     assert document.fault(("source", "path"), "missing").startswith("r.yaml:2: ")
     assert document.fault(("arms",), "wrong").startswith("r.yaml:1: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault", "right"),
+    [
+        ("a:\n\tb: 1", "r.yaml:2: not YAML: a tab before a key or value; indent with blanks", "a:\n  b: 1"),
+        ("a: 1\nb: {c: 'd}\n", "r.yaml:2: not YAML: a quote that is not closed\n    b: {c: 'd}\n           ^", "b: {c: 'd'}"),
+        ('a: "C:\\data"', "r.yaml:1: not YAML: found unknown escape character 'd'; a path with backslashes stands in single quotes", "a: 'C:\\data'"),
+        ("a:\n  <<: {b: 1}", "r.yaml:2: the key '<<'; copy the keys of the other mapping here", "a:\n  b: 1"),
+    ],
+)  # fmt: skip
+def test_a_frequent_mistake_gets_its_remedy(text: str, fault: str, right: str) -> None:
+    assert fault_of(text).startswith(fault)
+    assert value_of(right)

@@ -143,3 +143,13 @@ def test_settings_beside_a_plugins_own_are_listed(name: str, setting: str) -> No
     assert any(line.split()[:1] == [setting] for line in out.splitlines())
     (described,) = json.loads(call("plugins", "show", name, "--json")[1])
     assert described["beside"]["setting"] == setting
+
+
+@pytest.mark.parametrize("path", ["~/d.jsonl", "$HOME/d.jsonl"])
+def test_a_path_is_not_expanded_and_says_so(path: str) -> None:
+    Path("r.yaml").write_text(
+        f"source: {{use: jsonl, path: {path}}}\nsamples: [{{use: entp.purge}}]\n"
+    )
+    code, _, err = call("check", "r.yaml")
+    assert code == 2
+    assert f"{path}: there is no such file; check `path`; ~ and variables are not expanded" in err

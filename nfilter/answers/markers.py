@@ -45,7 +45,7 @@ _STATES = re.compile(
 )
 _REVISES = re.compile(
     r"""(?<!\w) (?P<hard>(?:wait|no(?=[\s]?[,.:;!…])|scratch[ ]that|correction|on[ ](?:second[ ]thoughts?|reflection)|hold[ ]on|oops|sorry|h+mm+|just[ ]kidding|my[ ](?:mistake|bad))(?!\w))?
-    (?(hard)[\s,.:;!…—–-]{0,8}(?:(?:wait|no|actually|correction|rather|then|so)(?!\w)[\s,.:;!…—–-]{0,8}){0,3}
+    (?(hard)(?:[\s,:;!…—]|[.–-](?![\d.$€£¥])){0,8}(?:(?:wait|no|actually|correction|rather|then|so)(?!\w)(?:[\s,:;!…—]|[.–-](?![\d.$€£¥])){0,8}){0,3}
       | (?:actually|or[ ]rather|i[ ]mean)(?!\w)[\s,:]{1,3} )
     (?:(?:i[ ](?:think|believe|mean)|it|that|this|the[ ]answer|make)(?:['’]s|[ ](?:is|it['’]?s?|that|should[ ]be|must[ ]be))*(?!\w)[\s,:]{0,3}){0,3}""",
     re.IGNORECASE | re.VERBOSE,

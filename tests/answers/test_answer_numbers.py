@@ -50,6 +50,8 @@ READ = {
     "Answer: 5 apples and 3 oranges = 8 fruits": "8", "So 5 + 3 = 8 fruits": "8", "Answer: 1/2 = 0.5": "0.5",
     "She has 4 + 5 = 9 points in 40 minutes.": "9", "48/2 = <<48/2=24>>24 clips": "24", "The answer is 5. Wait, no, 6.": "6",
     "Answer: 5. Wait, actually 6.": "6", "The answer is 5? Wait. 2+2 = 4": "4",
+    "Answer: 41. Wait, actually -5.": "-5", "Answer: 41. Wait, actually .5": "0.5", "Answer: 41. Correction: -$5": "-5", "41... wait, −5": "-5",
+    "Answer: 41. Wait - 5": "5", "Answer: 41. No, actually — 5.": "5",
     # languages
     "答案是72": "72", "答案是72个苹果": "72", "答えは72です": "72", "정답은 72입니다": "72", "所以一共有72个": "72", "คำตอบคือ 72": "72",
     "Respuesta: 72": "72", "La respuesta es 72 manzanas.": "72", "Ответ: 72": "72", "La réponse est 72.": "72", "Antwort: 72": "72",
@@ -302,3 +304,24 @@ def test_what_surrounds_a_number_never_changes_its_value():
         assert read in {None, "7", "-7", *more}, (before, after, read)
         if read == "7":
             assert before not in {"-", "–", "^", "/", "½", "\\pi", "±"}, (before, after)
+
+
+# --- replies that hold other numbers too ------------------------------------------------------------------------
+
+REPLIES = [
+    "We had 41 and 17.\nAnswer: {}", "41 - 3 = 38\nThe answer is {}.", "<think>41 or 17?</think>{}", "The answer is {} because it has 3 parts.",
+    "Answer: {}\n\nExplanation: 41 and 17 were given.", "Answer: {} (not 41)", "Answer: 41. Wait, actually {}.", "The answer is {}, which is more than 41.",
+    "Answer: 41. Correction: {}", "1. Answer: {}", "| 41 | 17 |\n|---|---|\n\nAnswer: {}", "In 2024, 41% agreed. The answer is **{}**.", "$\\boxed{{{}}}$. That is 41 less.",
+    '{{"steps": [41, 17], "answer": "{}"}}', "答案是{}，不是41。", "La réponse est {}. 41 était faux.", "Antwort: {}\n\nProbe: 41 - 17",
+]  # fmt: skip
+NUMBERS = {
+    "7": "7", "-8321": "-8321", "−5": "-5", "1,234": "1234", "-1{,}234": "-1234", "0.5": "0.5", "-.5": "-0.5", "3/4": "0.75", "-1 3/4": "-1.75",
+    "\\frac{3}{4}": "0.75", "-\\dfrac{3}{4}": "-0.75", "1.5\\times10^{3}": "1500", "१२": "12", "$5": "5", "-$5": "-5", "12%": "12",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reply", REPLIES)
+def test_a_number_among_others_is_that_one_or_unreadable(reply):
+    read = {form: NUMBER.parse(reply.format(form)) for form in NUMBERS}
+    assert {form: got for form, got in read.items() if got not in (NUMBERS[form], None)} == {}
+    assert sum(got is None for got in read.values()) <= 2

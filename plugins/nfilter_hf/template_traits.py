@@ -151,6 +151,8 @@ def learn(render: Renderer, added: re.Pattern[str]) -> TemplateTraits:
         ends |= _call_end(added, call_text)
     thoughts, marks = _thoughts(render, opened)
     role, result_text = _tool_role(render, called=called, null=null, arguments=arguments)
+    if end is None and middle and call_text and result_text:
+        ends |= _next_turn(added, call_text, result_text)
     tools_text = render.tried((_ASKED,), ask=True, tools=True) or ""
     form = Form(role, arguments, null, _NAME in tools_text, thoughts, marks)
     inner = (_around(added, call_text, _VALUE) | _around(added, result_text, RESULT)) - ends
@@ -208,6 +210,12 @@ def _call_end(added: re.Pattern[str], text: str) -> set[str]:
     last = tokens[-1] if tokens else ""
     pairs = (last.replace("/", ""), last.replace("end", "begin"))
     return {last} if last and not any(pair != last and pair in text for pair in pairs) else set()
+
+
+def _next_turn(added: re.Pattern[str], call_text: str, result_text: str) -> set[str]:
+    """The token that begins a result, where turns end with the beginning of the next one."""
+    after = added.findall(result_text[result_text.rfind(_VALUE) :])
+    return set(next(([token] for token in after if token not in call_text), []))
 
 
 def _token_after(text: str, what: str, tokens: set[str]) -> bool:

@@ -6,7 +6,7 @@ from chat_styles import Style
 from test_published import marked
 from test_templates import tokenizer_of
 
-from nfilter import Message, Sample, TokenSample
+from nfilter import Message, Sample, TokenSample, ToolCall
 from nfilter_hf.chat import Chat
 from nfilter_hf.encoding import encode
 from nfilter_hf.loading import Text
@@ -39,10 +39,19 @@ NO_END = (
     "{{ '</think>' }}{% if parts[-1].strip() %}{{ '\\n' + parts[-1].strip() }}{% endif %}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
+# The same with calls and results, as in GLM 4.6.
+NO_END_TOOLS = (
+    "{% for m in messages %}{% if m.role == 'user' %}{{ '<|user|>\n' + m.content }}"
+    "{% elif m.role == 'tool' %}{{ '<|observation|>\n<tool_response>\n' + m.content + '\n</tool_response>' }}"
+    "{% else %}{{ '<|assistant|>\n' + (m.content or '') }}{% for c in m.tool_calls or [] %}{{ '<tool_call>' + c.function.name }}"
+    "{% for k, v in c.function.arguments.items() %}{{ '<arg_key>' + k + '</arg_key><arg_value>' + v | string + '</arg_value>' }}{% endfor %}"
+    "{{ '</tool_call>' }}{% endfor %}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
 STYLES = {
     "system": Style("system", OWN_SYSTEM, lambda turns: iter(()), ("<|im_start|>", "<|im_end|>"), eos="<|im_end|>", bos=None),
     "asks": Style("asks", ALWAYS_ASKS, lambda turns: iter(()), ("<|begin|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), eos="<|eot_id|>", bos="<|begin|>"),
     "cuts": Style("cuts", CUTS, lambda turns: iter(()), ("<s>", "<|user|>", "<|assistant|>", "<|end|>"), eos="<|end|>", soft=("<think>", "</think>")),
+    "no end, tools": Style("no end, tools", NO_END_TOOLS, lambda turns: iter(()), ("<|user|>", "<|assistant|>", "<|observation|>", "<|endoftext|>"), eos="<|endoftext|>", bos=None, soft=("<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "<tool_response>", "</tool_response>")),
     "no end": Style("no end", NO_END, lambda turns: iter(()), ("<|user|>", "<|assistant|>", "<|endoftext|>"), eos="<|endoftext|>", bos=None, soft=("<think>", "</think>")),
 }  # fmt: skip
 
@@ -93,3 +102,15 @@ def test_a_turn_without_an_end_gets_one_whatever_it_says() -> None:
         sample = encoded("no end", ASK, said(text))
         assert marked(sample) == f"<|user|>\nred ?<|assistant|>«{shown}<|endoftext|>»"
         assert sample.remarks == ()
+
+
+def test_a_call_ends_with_the_beginning_of_its_result_where_turns_have_no_other_end() -> None:
+    call = Message("assistant", "", tool_calls=(ToolCall("add", '{"a": 1}'),))
+    written = "\n<tool_call>add<arg_key>a</arg_key><arg_value>1</arg_value></tool_call>"
+    result = "\n<tool_response>\nfive\n</tool_response><|assistant|>"
+    sample = encoded("no end, tools", ASK, call, Message("tool", "five"), said("5"), ASK, said("6"))
+    assert marked(sample) == (
+        f"<|user|>\nred ?<|assistant|>«{written}<|observation|>»{result}«\n5<|user|>»\nred ?<|assistant|>«\n6<|endoftext|>»"
+    )
+    alone = encoded("no end, tools", ASK, call)
+    assert marked(alone) == f"<|user|>\nred ?<|assistant|>«{written}<|endoftext|>»"

@@ -18,7 +18,7 @@ TAIL = 20_000
 _LAST = 64  # boxes looked at, from the end
 _BOX = 1000  # characters in a box
 
-DASHES = str.maketrans(dict.fromkeys("‐‑‒−﹣－", "-"))
+_ONE_KIND = str.maketrans({**dict.fromkeys("‐‑‒−﹣－", "-"), **dict.fromkeys("’‘ʼ", "'")})
 # Direction marks, soft hyphens and variation selectors show nothing. Joiners are part of words in some scripts.
 _INVISIBLE = re.compile("[\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe0e\ufe0f\ufeff]+")  # fmt: skip
 _SUPERSCRIPT = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207a\u207b]+")
@@ -39,9 +39,9 @@ _LINES = re.compile(r" ?(?:\n ?)+")
 
 
 def normal(text: str) -> str:
-    """Compatibility-normalised, with ``^2`` for a superscript, one kind of hyphen, and nothing that is invisible."""
+    """Compatibility-normalised, with ``^2`` for a superscript, one kind of hyphen and apostrophe, and nothing that is invisible."""
     text = _SUPERSCRIPT.sub(lambda run: f"^{unicodedata.normalize('NFKC', run[0])}", text)
-    return _INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).translate(DASHES)
+    return _INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).translate(_ONE_KIND)
 
 
 def fold(text: str) -> str:

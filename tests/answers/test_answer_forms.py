@@ -169,6 +169,13 @@ def test_words_of_all_scripts(text, words):
     assert EXACT.parse(text) == words
 
 
+def test_one_apostrophe_is_every_apostrophe():
+    assert EXACT.agree([(EXACT.parse("It's 5 o'clock"), EXACT.parse("It’s 5 o’clock."))]) == [True]
+    two = Sample("s", (), meta={"options": ["don't know", "Newton's law"]})
+    assert CHOICE.parse("Newton’s law", two) == "B"
+    assert build(AnswerConfig(kind="label")).parse("Don’t know", two) == "don't know"
+
+
 def test_json_that_is_the_answer_itself_is_compared_as_a_whole():
     one, other = (EXACT.parse(f'{{"label": "a", "score": {score}}}') for score in (1, 2))
     assert one is not None

@@ -241,7 +241,7 @@ def test_there_are_forty_ways():
     assert len(WAYS.keys() - OPEN) >= 40
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(number=NUMBERS)
 def test_a_number_written_in_forty_ways_is_read_back(number):
     for name, write in WAYS.items():
@@ -256,7 +256,7 @@ def test_a_number_written_in_forty_ways_is_read_back(number):
             assert value(read) == number, (name, text, read)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(number=NUMBERS)
 def test_german_numbers_are_read_back(number):
     text = plain(number)

@@ -139,7 +139,7 @@ TEXTS = st.one_of(st.text(max_size=40), st.lists(FRAGMENTS, max_size=12).map("".
 
 
 @pytest.mark.parametrize("answers", ALL, ids=lambda answers: answers.kind)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=TEXTS)
 def test_a_canonical_answer_reads_as_itself(answers, text):
     once = answers.parse(text, FOUR)
@@ -150,7 +150,7 @@ def test_a_canonical_answer_reads_as_itself(answers, text):
 
 
 @pytest.mark.parametrize("answers", ALL, ids=lambda answers: answers.kind)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(left=TEXTS, right=TEXTS)
 def test_agreement_is_symmetric_and_knows_no_neighbours(answers, left, right):
     one, other = answers.parse(left), answers.parse(right)

@@ -34,7 +34,7 @@ def test_a_code_is_short_and_the_same_for_the_same_texts() -> None:
     st.text(max_size=40),
     st.lists(st.text(alphabet="0123456789abcdefABCDEF", max_size=60), max_size=4),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_text_holds_its_own_code(key: str, texts: list[str]) -> None:
     code = Fence.around(key, texts).code
     assert not any(code in text.lower() for text in texts)

@@ -32,7 +32,7 @@ def test_ten_thousand_random_cases_with_ties():
         np.testing.assert_array_equal(highest_scores(scores, keep), by_sorting(scores, keep))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(scores=arrays(np.float32, st.integers(0, 40)), share=st.floats(0, 1))
 def test_arbitrary_floats(scores, share):
     keep = int(len(scores) * share)

@@ -188,9 +188,7 @@ values = st.recursive(
         st.sampled_from([*yaml.safe_load(GOOD), "lock", "extra"]), values, min_size=1, max_size=5
     )
 )
-@settings(
-    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_mapping_of_sections_raises_anything_but_a_recipe_error(
     reading: Callable[..., Recipe], sections: dict[str, Any]
 ) -> None:

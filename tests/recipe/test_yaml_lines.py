@@ -192,7 +192,7 @@ bits = st.sampled_from([
 @example("? ")
 @example('"\\U00110000"')
 @example("- " * 2000)
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 def test_no_text_raises_anything_but_a_recipe_error(text: str) -> None:
     try:
         document = parse(text, FILE)

@@ -48,7 +48,7 @@ def test_a_large_bucket_is_divided_by_question_and_then_by_further_bands() -> No
     assert [each.tolist() for each in again.of_one(5)] == [[3], [0]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.integers(1, 150), st.integers(1, 40))
 def test_components_are_those_of_the_graph_of_rows_and_hashes(
     seed: int, rows: int, values: int

@@ -110,7 +110,7 @@ def test_planted_copies_are_those_of_brute_force(seed: int) -> None:
 
 
 @given(st.integers(0, 10**6), st.randoms(use_true_random=False), st.integers(1, 40))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_neither_order_nor_chunks_change_anything(
     seed: int, rng: random.Random, chunk: int
 ) -> None:
@@ -177,7 +177,7 @@ def test_the_number_of_comparisons_per_row_is_bounded(monkeypatch: pytest.Monkey
 @given(
     st.randoms(use_true_random=False), st.integers(1, 200), st.sampled_from(["both", "response"])
 )
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 def test_many_edits_of_one_row_do_not_depend_on_order_or_chunks(
     rng: random.Random, chunk: int, kind: str
 ) -> None:
@@ -352,7 +352,7 @@ def test_signatures_are_those_of_minhash_one_value_at_a_time() -> None:
 
 
 @given(st.text(max_size=60), st.text(max_size=60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_text_is_packed_and_comes_back(prompt: str, response: str) -> None:
     parts = Parts.of(Text.of(row("a", prompt, response)))
     assert Parts.unpacked(parts.packed()) == parts

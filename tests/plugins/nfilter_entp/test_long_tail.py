@@ -127,7 +127,7 @@ def test_pinned_samples_stay_and_count():
     assert "2 pinned samples stay" in str(ctx.log.lines)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 40), st.integers(0, 1000), st.floats(0, 1), st.integers(1, 9))
 def test_neither_order_nor_chunks_change_anything(n, seed, keep, size):
     rng = np.random.default_rng(seed)

@@ -147,7 +147,7 @@ def test_rounds_go_pair_by_pair_in_one_list():
     assert model.sizes == [5, 5, 3, 3, 5, 5]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(order=st.randoms(use_true_random=False), chunk=st.integers(1, 12))
 def test_nothing_depends_on_order_or_chunks(order, chunk):
     samples = [

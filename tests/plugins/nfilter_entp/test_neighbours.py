@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from rated_kit import clusters, samples_of
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 1000), st.booleans())
 def test_neighbours_are_those_that_sorting_gives(n, k, seed, some):
     rng = np.random.default_rng(seed)

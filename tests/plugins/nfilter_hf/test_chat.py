@@ -306,7 +306,7 @@ words = st.lists(st.sampled_from(WORDS), max_size=8).map("".join)
 
 @pytest.mark.parametrize(("style", "kind"), STYLES)
 @given(texts=st.lists(words, min_size=2, max_size=6), system=st.booleans())
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25, derandomize=True)
 def test_any_conversation_begins_with_its_prompt_and_injects_nothing(
     backend: Any, style: str, kind: str, texts: list[str], system: bool
 ) -> None:

@@ -299,7 +299,7 @@ texts = st.lists(
 
 @pytest.mark.parametrize("style", STYLES, ids=list(NAMED))
 @given(said=st.lists(texts, min_size=2, max_size=6), system=st.booleans())
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20, derandomize=True)
 def test_any_conversation_is_that_of_the_pieces(
     style: Style, said: list[str], system: bool
 ) -> None:

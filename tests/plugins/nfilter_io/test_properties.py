@@ -74,7 +74,7 @@ def survives(kind: str, data: bytes, **config: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.binary(max_size=200))
 def test_any_bytes(kind: str, data: bytes) -> None:
     survives(kind, data)
@@ -94,14 +94,14 @@ symbols = st.lists(
 
 
 @pytest.mark.parametrize("kind", list(START))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(tail=symbols)
 def test_any_text_after_a_good_start(kind: str, tail: str) -> None:
     survives(kind, START[kind] + tail.encode())
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json"])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(rows=st.lists(st.dictionaries(
     st.sampled_from(["prompt", "response", "messages", "question", "options", "answer", "id", "x"]),
     anything, max_size=5), min_size=1, max_size=4))  # fmt: skip
@@ -113,7 +113,7 @@ def test_any_json(kind: str, rows: list[dict[str, Any]]) -> None:
             survives(kind, json.dumps(rows).encode(), shape=shape)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     rows=st.lists(
         st.fixed_dictionaries(
@@ -131,7 +131,7 @@ def test_json_lines_round_trip(rows: list[dict[str, Any]], ascii_only: bool) -> 
     assert len({item.sample.id for item in items}) == len(rows)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     rows=st.lists(
         st.fixed_dictionaries({"prompt": filled, "response": text, "x": text}),
@@ -153,7 +153,7 @@ def test_csv_round_trip(rows: list[dict[str, str]], style: tuple[Any, str]) -> N
     assert [strip_id(source.restore(item.sample)) for item in items] == rows
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     good=st.lists(st.integers(0, 99), min_size=3, max_size=6),
     at=st.integers(1, 5),
@@ -174,7 +174,7 @@ def strip_id(row: Any) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key != "id"}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     texts=st.lists(text, min_size=2, max_size=26, unique=True),
     data=st.data(),

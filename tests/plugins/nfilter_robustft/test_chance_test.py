@@ -123,7 +123,7 @@ def test_gain_is_positive_only_for_useful_views():
     assert compare_with_chance(*simulate(rng, 1024, 4, 0.3, None)).gain < 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 6), st.randoms(use_true_random=False))
 def test_result_is_invariant_to_names_and_order(seed, options, random):
     rng = np.random.default_rng(seed)

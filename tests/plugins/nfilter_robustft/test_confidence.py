@@ -93,7 +93,7 @@ ROW = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None)  # each example fits the noise rate
+@settings(max_examples=60)  # each example fits the noise rate
 @given(rows=st.lists(ROW, min_size=1, max_size=6), vote=st.sampled_from(["any", "all"]))
 def test_sure_view_votes_alone_else_the_others_vote(rows, vote):
     samples = [row(f"s{i}", *values) for i, values in enumerate(rows)]

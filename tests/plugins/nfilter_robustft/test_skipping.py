@@ -77,7 +77,7 @@ def with_views(rows, line, vote):
     return samples, calls
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     rows=st.lists(ROW, min_size=1, max_size=5),
     line=lines(),

@@ -17,7 +17,7 @@ VALUES = st.one_of(st.floats(allow_nan=False), st.sampled_from([0.0, -0.0, 1.0, 
 
 
 @given(st.lists(st.tuples(VALUES, st.text(max_size=4)), max_size=60), st.integers(1, 25))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_samples_are_in_the_order_of_one_sort(pairs, in_memory):
     with pytest.MonkeyPatch.context() as patch, SortedSamples() as rows:
         patch.setattr(sorted_samples, "IN_MEMORY", in_memory)

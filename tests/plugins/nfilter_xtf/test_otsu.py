@@ -41,7 +41,7 @@ def test_the_cuts_follow_the_weights():
     assert other == pytest.approx([0.3, 0.5, 0.7, 0.9])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     values=st.lists(st.integers(0, 40), min_size=6, max_size=24, unique=True),
     seed=st.integers(0, 1000),
@@ -62,7 +62,7 @@ def test_the_dynamic_programme_equals_brute_force_at_16_bins(values, seed, class
     assert variance(x, w, cuts, 16) == pytest.approx(best, rel=1e-9)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000))
 def test_a_weight_is_a_repetition_and_order_does_not_matter(seed):
     rng = np.random.default_rng(seed)

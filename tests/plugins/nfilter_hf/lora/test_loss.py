@@ -61,7 +61,7 @@ def test_a_weight_that_is_not_finite_is_refused() -> None:
     st.lists(st.integers(1, 60), min_size=1, max_size=40),
     st.integers(1, 200),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_row_is_in_one_pass_and_no_shared_pass_exceeds_the_budget(
     lengths: list[int], budget: int
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from nfilter.answers.judged import judged_right, lists_all
-from nfilter.answers.markers import denied, revised
+from nfilter.answers.markers import DENIES, denied, revised
 from nfilter.answers.reading import clean, fold, line_at, normal, trimmed
 from nfilter.answers.scripts import apart
 from nfilter.api.types import Sample
@@ -30,7 +30,7 @@ _MORE = re.compile(
 )
 _NOT = r"(?:is|was)(?:n['’]t|\s(?:not(?!\s(?:wrong|incorrect|false))|wrong|incorrect|false))\b"
 _DENIED = re.compile(
-    rf"(?:\s|,?\s?which\s|[^\n.]{{0,80}}[.;]\s(?:but\s)?(?:that|this|it|which)\s){_NOT}",
+    rf"{DENIES}|(?:\s|,?\s?which\s|[^\n.]{{0,80}}[.;]\s(?:but\s)?(?:that|this|it|which)\s){_NOT}",
     re.IGNORECASE,
 )
 _ENOUGH = re.compile(r"[\W_]*(?:(?:and|or)[\W_]*)?$")  # the list may be cut short

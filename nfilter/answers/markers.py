@@ -58,9 +58,16 @@ _FIRM = re.compile(
 
 _DENYING = re.compile(
     r"(?:(?<!\w)(?:not|never|cannot|nor|neither|except|excluding|exclude[ds]?|eliminate[ds]?|rule[ds]?[ ]out|(?:all|anything|everything)[ ]but|"
-    r"wrong|incorrect|worst|pas|nicht|no[ ]es|não|non)|n['’]t)(?!\w)(?:(?!\sbut\s)[^.,;!?\n]){0,24}\Z",
+    r"wrong|incorrect|worst|pas|nicht|no[ ]es|não|non|не|nie|bukan|tidak|không[ ]phải|ليس|ليست)|n['’]t|不是|不为|不等于|并非|不选|不選)(?![^\W\d_])(?:(?!\sbut\s)[^.,;!?\n]){0,24}\Z",
     re.IGNORECASE,
 )
+
+
+DENIES = (
+    r"\s?(?:では\s?(?:ない|なく|ありません)|じゃない|[이가]\s?아[니닙]|이\s?\(가\)\s?아[니닙]|नहीं|değil|est\sfau|ist\s(?:falsch|nicht)|n['’]est\spas|"
+    r"no\ses|es\s(?:incorrect|fals)|неверн|не\sверн|是错|是錯|错|錯|不对|不對)"
+)
+"""What says behind an answer in other languages than English that it is none."""
 
 
 def denied(before: str) -> bool:

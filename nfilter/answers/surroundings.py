@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from nfilter.answers.locales import UNREADABLE
+from nfilter.answers.markers import DENIES
 from nfilter.answers.quantity import CURRENCY, read
 
 _BEFORE = 48  # characters looked at
@@ -49,7 +50,8 @@ _MONTH = (
 _MONTH_BEHIND = re.compile(rf"(?:st|nd|rd|th)?\s(?:of\s)?(?:{_MONTH})(?!\w)")
 _DECADE = re.compile(r"(?<!\d)(?:1\d|20)\d0s\Z")
 _DENIED = re.compile(
-    r"\s(?:[^\W\d_]+\s)?(?:(?:is|was|are|were)(?:n['’]t|\s(?:not|wrong|incorrect|false|impossible))|(?:degrees?\s)?below\szero)(?!\w)",
+    DENIES
+    + r"|\s(?:[^\W\d_]+\s)?(?:(?:is|was|are|were)(?:n['’]t|\s(?:not|wrong|incorrect|false|impossible))|(?:degrees?\s)?below\szero)(?!\w)",
     re.IGNORECASE,
 )
 _POWER_OF_UNIT = re.compile(r"\s?\^\s?\{?\s?[-–]?\d")

@@ -92,6 +92,20 @@ def test_what_only_looks_denied_is_an_answer(text):
     assert CHOICE.parse(text, FOUR) == "C"
 
 
+DENIALS = [
+    "Die Antwort ist nicht {}", "La réponse n'est pas {}", "La respuesta no es {}", "A resposta não é {}", "La risposta non è {}", "Ответ: не {}",
+    "答案不是{}。", "答えは{}ではない", "答えは{}ではありません。", "正解は{}じゃない", "정답은 {}이 아니다", "정답은 {}이(가) 아닙니다", "الجواب ليس {}", "उत्तर {} नहीं है", "Cevap {} değil",
+    "Jawabannya bukan {}", "Đáp án không phải là {}", "Odpowiedź to nie {}", "不选{}", "{}是错的", "{}不对", "{} est faux", "{} ist falsch", "{} es incorrecto", "{} неверно",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", DENIALS)
+def test_an_answer_is_denied_in_many_languages(form):
+    number = build(AnswerConfig(kind="number"))
+    assert CHOICE.parse(form.format("C"), FOUR) is None
+    assert number.parse(form.format("7")) is None
+
+
 def test_the_sign_of_an_option_is_part_of_it():
     numbers = Sample("s", (), meta={"options": ["12", "21", "-3", "1/2"]})
     for text in ("-12", "Answer: −12", ".12", "<12", ">12", "-1/2", "3"):

@@ -28,6 +28,7 @@ _MORE = re.compile(
     r"|(?P<comma>[,;、،]|(?=\s[A-Z][\W_]*$)))\s?(?:(?i:option|choice)\s)?[(\[\"'“‘]*(?P<letter>[A-Za-z])"
     + _NO_WORD
 )
+_BESIDE = 300  # characters looked at beside a letter, and letters looked at
 _NOT = r"(?:is|was)(?:n['’]t|\s(?:not(?!\s(?:wrong|incorrect|false))|wrong|incorrect|false))\b"
 _DENIED = re.compile(
     rf"{DENIES}|(?:\s|,?\s?which\s|[^\n.]{{0,80}}[.;]\s(?:but\s)?(?:that|this|it|which)\s){_NOT}",
@@ -151,15 +152,15 @@ class _Reader:
                 found = list(pattern.finditer(self.text))
             named = {match["letter"] for match in found if self._valid(match["letter"])}
             if len(named) == 1 and (self.known or named <= set("ABCDEFGH")):
-                return None if any(map(self._taken_back, found)) else named.pop()
+                return None if any(map(self._taken_back, found[-_BESIDE:])) else named.pop()
         end = _ENDS.search(self.text) or _CLOSES.search(self.text)
         return self._valid(end["letter"]) if end and not self._taken_back(end) else None
 
     def _taken_back(self, match: re.Match[str]) -> bool:
         """Whether the letter is denied, or stands beside the text of another option."""
         start, end = match.span("letter")
-        before = match.string[:start].rpartition("\n")[2]
-        behind = match.string[end:].partition("\n")[0]
+        before = match.string[max(0, start - _BESIDE) : start].rpartition("\n")[2]
+        behind = match.string[end : end + _BESIDE].partition("\n")[0]
         beside = self._by_text(behind) or self._by_text(before)
         return denied(before) or beside not in (None, match["letter"])
 

@@ -222,3 +222,22 @@ def test_digits_of_every_script_are_digits():
     assert western_digits("१२ ২৩ ๓๔ ۴۵ ٥٦ ７") == "12 23 34 45 56 7"
     assert western_digits("۱٬۲۳۴٫۵٪") == "1,234.5%"
     assert apart("答えは72です 第3") == "答えは 72 です 第 3"
+
+
+@pytest.mark.parametrize("unit", ["(A)", "(A) ", "A) x\n", "Answer: A "])
+def test_what_is_read_of_many_letters_grows_with_their_number(monkeypatch, unit):
+    from nfilter.answers import choice
+
+    read = []
+
+    def counted(text):
+        read.append(len(text))
+        return text.strip().casefold()
+
+    monkeypatch.setattr(choice, "_bare", counted)
+    costs = []
+    for count in (500, 2000):
+        read.clear()
+        CHOICE.parse(unit * count, FOUR)
+        costs.append(sum(read))
+    assert costs[1] <= 6 * costs[0]

@@ -1,7 +1,8 @@
-"""Ctrl-C during calls: the first waits for running calls and starts no more, the second abandons them."""
+"""Ctrl-C or SIGTERM during calls: the first waits for running calls and starts no more, the second abandons them."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -34,13 +35,22 @@ class Interrupt:
 
     @contextmanager
     def installed(self, say: Callable[[str], None]) -> Iterator[None]:
-        """Handle SIGINT in the block; ``say`` receives a message at the first one. Does nothing outside the main thread."""
+        """Handle SIGINT and SIGTERM in the block; ``say`` receives a message at the first one. Does nothing outside the main thread.
+
+        A scheduler sends SIGTERM before it kills. A handler of SIGTERM that a program has set itself stays.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        owner = os.getpid()
 
         def interrupted(number: int, frame: FrameType | None) -> None:
-            del number, frame
+            del frame
+            if os.getpid() != owner:
+                # A child that inherited the handler, such as a worker that its parent terminates.
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+                return
             if not self._messages or self.requested:
                 raise KeyboardInterrupt
             self._requested.set()
@@ -48,8 +58,12 @@ class Interrupt:
             with suppress(RuntimeError):
                 say(f"interrupted: {self._messages[-1]}")
 
-        before = signal.signal(signal.SIGINT, interrupted)
+        numbers = [signal.SIGINT]
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            numbers.append(signal.SIGTERM)
+        before = {number: signal.signal(number, interrupted) for number in numbers}
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)

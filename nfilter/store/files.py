@@ -19,7 +19,7 @@ import numpy as np
 
 from nfilter.api.errors import StoreError
 from nfilter.store.failpoints import reach
-from nfilter.store.seals import Seal, Tally, check, damaged, remember, unreadable
+from nfilter.store.seals import Seal, Tally, check, content, damaged, remember, unreadable
 
 SEAL = "seal"
 PART = ".part"
@@ -246,7 +246,7 @@ def read_sealed(path: Path, home: Path) -> dict[str, Any]:
         DamageError: if the file is missing or has other values; it names the command that repairs the run ``home``.
     """
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(content(path))
     except OSError as error:
         raise unreadable(path, error, home) from error
     except (ValueError, RecursionError) as error:
@@ -305,12 +305,14 @@ def read_json(path: Path) -> Any:
         StoreError: if it is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(content(path))
     except FileNotFoundError as error:
         raise StoreError(
             f"{path}: does not exist; is {path.parent} the directory of a finished run?"
         ) from error
-    except ValueError as error:
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{path}:1: not JSON ({error}); remove it and run again") from error
 
 

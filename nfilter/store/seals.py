@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
+import stat
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -38,13 +40,27 @@ class Tally:
 
 def sealed(path: Path) -> Seal:
     """Return the seal of a file's current content. An unchanged file is read once per process."""
-    state = path.stat()
+    state = _state_of(path)
     known = _known()
     key = _identity(state)
     if key not in known:
         with path.open("rb") as data:
             known[key] = hashlib.file_digest(data, "sha256").hexdigest()
     return Seal(state.st_size, known[key])
+
+
+def _state_of(path: Path) -> os.stat_result:
+    """Return the state of a file or folder; raise OSError for a pipe or device, which may never end."""
+    state = path.stat()
+    if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    return state
+
+
+def content(path: Path) -> bytes:
+    """Return the bytes of a file without a seal; raise OSError."""
+    _state_of(path)
+    return path.read_bytes()
 
 
 def remember(path: Path, seal: Seal) -> None:
@@ -74,7 +90,7 @@ def read(path: Path, seal: Seal, home: Path) -> bytes:
         DamageError: as ``check`` does.
     """
     try:
-        state = path.stat()
+        state = _state_of(path)
         data = path.read_bytes()
     except OSError as error:
         raise unreadable(path, error, home) from error

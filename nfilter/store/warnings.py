@@ -54,5 +54,5 @@ def _read(file: Path | None) -> dict[tuple[str, str], int]:
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
         return {(str(row["stage"]), str(row["text"])): int(row["times"]) for row in rows}
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return {}

@@ -288,7 +288,12 @@ def _logprobs(value: Any) -> tuple[float, ...] | None:
     if not isinstance(listed, Sequence):
         return None
     if not all(isinstance(number, int | float) and abs(number) < _MAX_VALUE for number in listed):
-        raise off_schema("a log-probability in it is not a number")
+        # Another attempt would give the same.
+        raise CallError(
+            "parse",
+            "a log-probability of the reply is not a number; if the server gives none for some tokens, set logprobs: false "
+            "on the model",
+        )
     return tuple(min(float(number), 0.0) for number in listed)
 
 

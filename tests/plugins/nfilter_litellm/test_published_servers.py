@@ -274,6 +274,25 @@ def test_a_model_that_rejects_a_field_names_the_line_to_write(
     assert done.text == "4"
 
 
+@pytest.mark.types("if the server gives none for some tokens, set logprobs: false")
+@pytest.mark.parametrize("value", [None, float("-inf"), -3.4028235e38, "x"])
+def test_log_probabilities_of_some_tokens_only_are_not_paid_twice(value: Any) -> None:
+    asked: list[Any] = []
+
+    def answer(body: dict[str, Any]) -> Reply:
+        asked.append(body)
+        made = chat("4")
+        made["choices"][0]["logprobs"] = {"content": [{"logprob": -0.5}, {"logprob": value}]}
+        return 200, {}, json.dumps(made).encode()
+
+    with serving(answer) as url:
+        with pytest.raises(ModelError, match=r"not a number; .* set logprobs: false on the model"):
+            ask(url, 3, logprobs=True, attempts=5)
+        assert len(asked) == 3
+        (done,) = ask(url, logprobs=False)
+    assert done.text == "4"
+
+
 @pytest.mark.parametrize("spelled", [KEY, quote(KEY, safe=""), quote(KEY), escape(f"{KEY}&")])
 def test_a_key_is_redacted_as_an_address_or_a_page_writes_it(spelled: str) -> None:
     secret = Secret(f"{KEY}&" if "amp;" in spelled else KEY)

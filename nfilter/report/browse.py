@@ -223,11 +223,25 @@ class RunReader:
         return audit.drawn_rows(self.path)
 
     def answer_settings(self) -> dict[str, Any]:
-        """Return the recipe's ``answer`` section as it was resolved; empty where the run has no lock."""
+        """Return the recipe's ``answer`` section as it was resolved; empty where the run has no lock.
+
+        Raises:
+            DamageError: if recipe.lock.yaml was changed after the run, or is not YAML.
+        """
         import yaml
 
-        file = self.path / "recipe.lock.yaml"
-        loaded = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        from nfilter.store.seals import content, damaged
+
+        if self._has_manifest():
+            loaded: Any = reading.locked_recipe(self.path)
+        else:
+            file = self.path / reading.LOCK
+            try:
+                loaded = yaml.safe_load(content(file)) if file.exists() else {}
+            except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+                raise damaged(
+                    file, f"cannot be read ({type(error).__name__})", self.path
+                ) from error
         found = loaded.get("answer") if isinstance(loaded, Mapping) else None
         return dict(found) if isinstance(found, Mapping) else {}
 

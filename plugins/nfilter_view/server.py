@@ -63,7 +63,7 @@ class Pages:
             try:
                 body = await _body(request)
                 return JSONResponse(await run_in_threadpool(method, request, body))
-            except (ValueError, NfilterError) as error:
+            except (OSError, ValueError, NfilterError) as error:
                 return JSONResponse({"error": str(error)}, status_code=400)
 
         return answer

@@ -402,3 +402,32 @@ def test_the_commands_are_found_by_their_entry_points(name):
     (point,) = entry_points(group="nfilter.commands", name=name)
     assert point.value == f"nfilter_view.commands:{name}"
     assert point.load().name == name
+
+
+@pytest.mark.parametrize("text", ["answer: [", "answer: {kind: choice}\n", "\xff"])
+def test_a_lock_that_was_changed_is_named(page: Page, key: str, text: str) -> None:
+    row = page.get(f"runs/{key}/rows")["rows"][0]["id"]
+    (lock,) = Path("runs").rglob("recipe.lock.yaml")
+    lock.write_text(text, encoding="latin-1")
+    assert "recipe.lock.yaml: has " in page.fault(f"runs/{key}/row", id=row)
+
+
+def test_the_answer_settings_of_a_run_that_has_not_ended(page: Page, key: str) -> None:
+    (lock,) = Path("runs").rglob("recipe.lock.yaml")
+    ended = RunReader(lock.parent).answer_settings()
+    (lock.parent / "manifest.json").unlink()
+    assert RunReader(lock.parent).answer_settings() == ended
+    assert ended["kind"]
+    lock.write_text("answer: [")
+    with pytest.raises(NfilterError, match=r"recipe\.lock\.yaml: cannot be read"):
+        RunReader(lock.parent).answer_settings()
+
+
+def test_a_file_that_cannot_be_opened_is_an_answer(
+    page: Page, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: RunReader) -> Any:
+        raise PermissionError(13, "Permission denied", "review.jsonl")
+
+    monkeypatch.setattr(RunReader, "reviews", refused)
+    assert "Permission denied" in page.fault(f"runs/{key}")

@@ -15,7 +15,7 @@ from nfilter.api.errors import NothingLeftError, StoreError, first_line, missing
 from nfilter.engine.arms import MARKER
 from nfilter.report import reading
 from nfilter.report.cards import dataset_card
-from nfilter.store.files import publishing_folder
+from nfilter.store.files import check_folder, publishing_folder
 
 HUB: Final = "hub:"
 DATASET, MODEL = "dataset", "model"
@@ -41,6 +41,7 @@ def push(
 
     Raises:
         NothingLeftError: if the run kept no row.
+        DamageError: if a file of it is missing or was changed.
         StoreError: if the run has not finished, ``to`` exists, or the hub rejects the upload.
     """
     reading.open_ended(run_dir)
@@ -73,7 +74,8 @@ def _write(
     (dataset / "recipe.yaml").write_text(_recipe(run_dir), encoding="utf-8")
     made = [(DATASET, _names(dataset))]
     adapter = run_dir / _ADAPTER
-    if (adapter / "adapter_config.json").is_file():
+    if adapter.is_dir():
+        check_folder(adapter / MARKER, run_dir)
         # The marker is used by this run only, and has local paths.
         shutil.copytree(adapter, out / MODEL, ignore=shutil.ignore_patterns(MARKER))
         _name_base(out / MODEL)

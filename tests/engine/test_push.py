@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from nfilter.api.errors import NothingLeftError, StoreError
+from nfilter.api.errors import DamageError, NothingLeftError, StoreError
 from nfilter.cli import entry
 from nfilter.engine.push import push
 from nfilter.report.cards import dataset_card
@@ -71,6 +72,20 @@ def test_without_a_licence_the_card_says_so(run: Path, tmp_path: Path) -> None:
     card = (tmp_path / "out" / "dataset" / "README.md").read_text()
     assert "license" not in yaml.safe_load(card.split("---\n")[1])
     assert "No licence is stated" in card
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+@pytest.mark.parametrize("how", ["removed", "changed"])
+def test_a_damaged_adapter_is_named_and_not_left_out(
+    run: Path, tmp_path: Path, name: str, how: str
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    file = copy / "adapters" / "cleaned" / name
+    file.unlink() if how == "removed" else file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(DamageError, match=name):
+        push(copy, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 class Api:

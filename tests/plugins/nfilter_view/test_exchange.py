@@ -118,7 +118,6 @@ def test_a_response_without_a_user_is_by_nobody_of_the_name_none(reviewed):
         assert imported([record], "argilla", "bo")[record["id"]].who == "bo"
 
 
-@pytest.mark.types("people decided differently; keep the responses of one")
 def test_two_people_who_decide_differently_are_named_and_nothing_is_read(reviewed):
     (record, *_) = exported("argilla")
     record["responses"] = {
@@ -184,9 +183,7 @@ def test_an_annotation_that_was_changed_in_label_studio_is_by_its_annotator(revi
         assert (found.action, found.who) == ("drop", who)
 
 
-@pytest.mark.types(
-    "write the file with dataset.records.to_json", "export it as JSON, not as JSON-MIN"
-)
+@pytest.mark.types("write the file with dataset.records.to_json")
 @pytest.mark.parametrize(
     ("name", "rows", "words"),
     [

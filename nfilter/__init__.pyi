@@ -61,6 +61,9 @@ from .api.errors import missing_package as missing_package
 from .api.events import RunFinished as RunFinished
 from .api.events import RunStarted as RunStarted
 from .api.events import StageFinished as StageFinished
+from .api.executors import Executor as Executor
+from .api.executors import Job as Job
+from .api.executors import RankEnd as RankEnd
 from .api.fences import Fence as Fence
 from .api.hookspecs import hookimpl as hookimpl
 from .api.ids import SeenTexts as SeenTexts
@@ -146,6 +149,7 @@ from .api.types import UInt32Array as UInt32Array
 from .api.types import Unreadable as Unreadable
 from .api.types import map_strings as map_strings
 from .api.types import strings_in as strings_in
+from .engine.executors import run_rank as run_rank
 from .engine.result import Result as Result
 from .engine.result import run as run
 from .metrics.intervals import wilson as wilson

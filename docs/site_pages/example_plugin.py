@@ -1,6 +1,6 @@
 """A plugin that uses every hook; the hooks' reference page shows it, a test runs it as ``house.py``."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,7 +14,9 @@ from pydantic import Field
 from nfilter import (
     Contract,
     Exported,
+    Job,
     NotInstalled,
+    RankEnd,
     RunFinished,
     RunStarted,
     Sample,
@@ -25,6 +27,7 @@ from nfilter import (
     ToolResult,
     ToolSite,
     hookimpl,
+    run_rank,
 )
 
 HERE = Path(__file__).resolve().parent
@@ -157,6 +160,37 @@ class Count:
 def nfilter_tools() -> Iterable[type]:
     """A function that a model may call."""
     return [Count]
+
+
+class Here:
+    """Starts no process: the whole run is in this one."""
+
+    name: ClassVar[str] = "house.here"
+    Config: ClassVar[type[StageConfig]] = StageConfig
+
+    @classmethod
+    def workers(cls, config: StageConfig) -> int:  # noqa: ARG003
+        """Return the number of ranks."""
+        return 1
+
+    @classmethod
+    def problems(cls, config: StageConfig) -> Iterable[str]:  # noqa: ARG003
+        """Nothing can be missing."""
+        return ()
+
+    def __init__(self, config: StageConfig) -> None:
+        """Take the settings: none."""
+
+    def run(self, job: Job) -> Iterator[RankEnd]:
+        """Yield how each rank ended; another executor calls ``run_rank`` in other processes."""
+        for rank in range(job.world):
+            yield RankEnd(**run_rank(job.values(), rank))
+
+
+@hookimpl
+def nfilter_executors() -> Iterable[type]:
+    """Where the processes of a run are started."""
+    return [Here]
 
 
 @hookimpl

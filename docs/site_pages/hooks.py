@@ -45,6 +45,7 @@ call = nfilter.ToolCall("house_count", '{"text": "one two"}')
 result = nfilter.answer_tool_call({tool.name: tool}, call, None)
 assert result.text.split() == ["2", "words"]""",
     ),
+    "nfilter_executors": ("yaml", "executor: {use: house.here}"),
     "nfilter_models": ("yaml", "models: {student: {use: hf, model: house}}"),
     "nfilter_prompts": ("jinja", "{# variables: query #}\n[user]\nHow many are {{ query }}?"),
     "nfilter_recipes": ("", "nfilter init --template house --out mine.yaml --plugin house.py"),

@@ -31,6 +31,7 @@ _ERRORS: Final = (
     "imported from `nfilter`."
 )
 _LISTS: Final[Mapping[str, str]] = {
+    "executor": "The value names an [executor](plugins.md#executors): `{use: EXECUTOR, ...}`.",
     "models": "Each value names a [backend](plugins.md#backends): `{use: BACKEND, ...}`, or is the name of another model.",
     "source": "The value names a [source](plugins.md#sources): `{use: SOURCE, ...}`; [noise](#noise) may be added.",
     "samples": "A list of [stages over samples](stages.md): `{use: STAGE, ...}`; `skip: true` leaves one out.",

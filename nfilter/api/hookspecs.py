@@ -56,6 +56,11 @@ def nfilter_tools() -> Iterable[type]:  # type: ignore[empty-body]
 
 
 @hookspec
+def nfilter_executors() -> Iterable[type]:  # type: ignore[empty-body]
+    """Executor classes: what starts the processes of a run, named in ``executor: {use: NAME}``."""
+
+
+@hookspec
 def nfilter_models() -> Mapping[str, Path | NotInstalled]:  # type: ignore[empty-body]
     """Models that ship with a plugin: a short name mapped to the folder of its weights or to its GGUF file.
 
@@ -97,6 +102,7 @@ REGISTRATIONS: Mapping[str, str] = {
     "nfilter_metrics": "metric",
     "nfilter_losses": "loss",
     "nfilter_tools": "tool",
+    "nfilter_executors": "executor",
 }
 """The kind that each hook registers, by hook name."""
 HOOKS: tuple[str, ...] = tuple(

@@ -29,6 +29,8 @@ from nfilter.cli.shared import (
 if TYPE_CHECKING:
     from nfilter.engine.ranks.place import Place
     from nfilter.engine.ranks.worker import Followed
+    from nfilter.engine.result import Result
+    from nfilter.engine.run import RunResult
 
 
 @main.command()
@@ -64,19 +66,27 @@ def run(
     """Run a recipe from its source to an evaluated adapter; resume an interrupted run."""
     from nfilter.engine import launch as launches
     from nfilter.engine import run as engine
+    from nfilter.engine.executors import execute
     from nfilter.engine.pilot import directory_of
     from nfilter.engine.ranks.place import Place
     from nfilter.engine.ranks.worker import follow
+    from nfilter.engine.result import Result
     from nfilter.engine.seeds import run_seeds
     from nfilter.progress import reporter_for
-    from nfilter.report.summary import summarise
     from nfilter.store.run_directory import set_aside
 
     launch = launches.Launch.of()
     place = Place.of(rank, world)
     if place.world > 1:
-        _refuse_with_ranks(place.world, processes=launch.size, seeds=seeds, fresh=fresh)
+        one = "leave out --rank and --world"
+        _refuse_with_ranks(f"--world {place.world}", one, processes=launch.size, seeds=seeds)
+        if fresh:
+            _refuse_fresh(place.world)
     plugins, loaded = sound_recipe(asked, out)
+    executor = loaded.executor if rank is None else None
+    if executor is not None:
+        one = "add --set executor=null"
+        _refuse_with_ranks(f"executor {executor.name!r}", one, processes=launch.size, seeds=seeds)
     reporter = reporter_for(quiet=quiet or as_json)
     if launch.rank:
         launches.follow(loaded, plugins, launch)
@@ -97,6 +107,11 @@ def run(
         reporter.info(
             f"{target}: renamed to {aside}, its journal included; the run starts from the beginning"
         )
+    if executor is not None:
+        progress = not (quiet or as_json)
+        execute(loaded, target, limit=limit, progress=progress, lenders=tried)
+        _say_done(Result.open(target), as_json=as_json)
+        return
     with launches.leading(loaded, launch):
         if every is not None:
             result = run_seeds(loaded, plugins, target, every, limit=limit, reporter=reporter)
@@ -105,29 +120,39 @@ def run(
                 loaded, plugins, target,
                 limit=limit, reporter=reporter, lenders=tried, place=place,
             )  # fmt: skip
+    _say_done(result, as_json=as_json)
+
+
+def _say_done(result: Result | RunResult, *, as_json: bool) -> None:
+    from nfilter.report.summary import summarise
+
     if as_json:
         click.echo(json.dumps({"directory": str(result.directory), **result.metrics}))
         return
-    summarise(result.directory, result.metrics, console())
+    summarise(result.directory, dict(result.metrics), console())
 
 
-def _refuse_with_ranks(world: int, *, processes: int, seeds: str | None, fresh: bool) -> None:
+def _refuse_with_ranks(who: str, remedy: str, *, processes: int, seeds: str | None) -> None:
     from nfilter.api.errors import RecipeError
 
     if processes > 1:
         raise RecipeError(
-            f"--world {world} shares the chunks of stages, and torchrun or accelerate started {processes} processes for one "
-            "training; use one of the two: leave out --rank and --world, or start without torchrun"
+            f"{who} shares the chunks of stages, and torchrun or accelerate started {processes} processes for one "
+            f"training; use one of the two: {remedy}, or start without torchrun"
         )
     if seeds is not None:
         raise RecipeError(
-            f"--world {world} runs one seed; leave out --seeds, and start one run per seed: --set seed=1 --out runs/seed-1"
+            f"{who} runs one seed; leave out --seeds, and start one run per seed: --set seed=1 --out runs/seed-1"
         )
-    if fresh:
-        raise RecipeError(
-            f"--fresh would rename the directory in which other ranks already work; leave out --fresh and choose another --out, "
-            f"or rename the directory before the {world} ranks start"
-        )
+
+
+def _refuse_fresh(world: int) -> None:
+    from nfilter.api.errors import RecipeError
+
+    raise RecipeError(
+        f"--fresh would rename the directory in which other ranks already work; leave out --fresh and choose another --out, "
+        f"or rename the directory before the {world} ranks start"
+    )
 
 
 def _say_followed(target: Path, place: Place, followed: Followed, *, as_json: bool) -> None:
@@ -158,17 +183,18 @@ def _seeds(text: str) -> list[int]:
 @click.option(
     "--world",
     type=click.IntRange(min=2),
-    help="Also list the stages that this number of ranks share, and why others are not shared.",
+    help="Also list the stages that this number of ranks share, and why others are not shared.  [default: that of the executor]",
 )
 @json_option
 def check(asked: Asked, world: int | None, as_json: bool) -> None:
     """Check a recipe without running it: names, settings, prompts, models, data. Load no model."""
     plugins, loaded, report = checked_recipe(asked, data=True)
-    if world is not None and not report.faults:
-        from nfilter.engine.ranks.division import shares
+    if not report.faults:
+        from nfilter.engine.ranks.division import shares, world_of
 
         with attributed(plugins, "check"):
-            report.facts.extend(shares(loaded, world))
+            number = world or world_of(loaded)
+            report.facts.extend(shares(loaded, number) if number > 1 else ())
     if as_json:
         parts = ("faults", "warnings", "facts", "memory")
         click.echo(json.dumps({name: getattr(report, name) for name in parts}))

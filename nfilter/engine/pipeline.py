@@ -186,7 +186,7 @@ def _run(
         state.journal.forget([label])
         state.log.warned.forget(lambda stage: stage.removesuffix(".train") == label)
     asks = each.use.item.cls.contract(each.use.config).calls
-    rows = -(-state.rows // state.executor.processes(each.use))
+    rows = -(-state.rows // state.division.processes(each.use))
     file, identify = state.directory.path / PACES, partial(model_digest, state.recipe)
     ctx = state.context(
         label,
@@ -196,7 +196,7 @@ def _run(
         publish=partial(_offer, state, each, after),
         code=each.use.item.code,
     )
-    done = run_stage(run, kind_of, ctx, parts, state.executor)
+    done = run_stage(run, kind_of, ctx, parts, state.division)
     if not done.reused:
         ctx.finish()
     return done

@@ -13,6 +13,7 @@ from typing import Any, Self
 from nfilter.api.errors import ModelError, RecipeError, SourceError, missing_package
 from nfilter.engine import run as engine
 from nfilter.engine.error_attribution import attributed
+from nfilter.engine.executors import execute
 from nfilter.engine.lookup import prompts_of, site_of
 from nfilter.engine.ranks.place import Place
 from nfilter.engine.ranks.worker import follow
@@ -107,7 +108,7 @@ def run(
         plugins: Python files with plugins, in addition to those that the recipe was loaded with.
         limit: Rows of the source to read, from the first on.
         progress: Whether to print progress; warnings are always printed.
-        rank: This process is one of ``world`` that share the chunks of stages, from 0; ``auto`` reads the scheduler's environment.
+        rank: The recipe's executor is not used, and this process is one of ``world`` that share the chunks of stages, from 0; ``auto`` reads the scheduler's environment.
             Every rank returns the result of the run, which rank 0 publishes.
         world: The number of these processes; their run directory is on a file system that all of them share.
 
@@ -127,6 +128,9 @@ def run(
     if report.faults:
         raise RecipeError(report.faults)
     target = Path("runs") / recipe.name if out is None else Path(out)
+    if recipe.executor is not None and rank is None:
+        execute(recipe, target, limit=limit, progress=progress)
+        return Result.open(target)
     reporter = reporter_for(quiet=not progress)
     if place.rank:
         follow(recipe, found, target, place, limit=limit, reporter=reporter)

@@ -109,7 +109,7 @@ def run(
             plugins.announce(
                 "nfilter_run_started", RunStarted(recipe.name, out, recipe.seed), log.warning
             )
-            with leading(state, place) as state.executor, state.ledger.recorded():
+            with leading(state, place) as state.division, state.ledger.recorded():
                 with (
                     models.site.interrupt.installed(log.warning),
                     shown_once(log.reporter.warning, log.keep),

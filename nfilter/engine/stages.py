@@ -1,6 +1,6 @@
 """The loop over stages: fit, chunk, call, verify, record, publish. It serves sample stages and token stages.
 
-A ``Step`` processes any chunk of one stage; an ``Executor`` decides which process does which chunk.
+A ``Step`` processes any chunk of one stage; a ``Division`` decides which process does which chunk.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Step(Generic[T]):
         return done
 
 
-class Executor(Protocol):
+class Division(Protocol):
     """Decides which process does which chunk of a stage."""
 
     def chunks(self, step: Step[T]) -> Iterator[tuple[Sequence[T], Chunk[T]]]:
@@ -156,7 +156,7 @@ def run_stage(
     kind_of: Callable[[StageRun[T], Contract], StageKind[T]],
     ctx: RunContext,
     parts: Mapping[str, Any],
-    executor: Executor,
+    division: Division,
 ) -> StageFinished:
     """Run one stage, or reuse the artefact of an earlier run if it has equal ``parts`` and is undamaged.
 
@@ -169,7 +169,7 @@ def run_stage(
     if begun.status == "reused":
         return _finished(run.label, run.after.summary(), 0.0, reused=True)
     step = step_of(run, kind_of, ctx, parts, lambda kind, stage: _state(run, kind, stage, ctx))
-    counts = _chunks(step, executor)
+    counts = _chunks(step, division)
     seconds = time.monotonic() - start
     run.after.finish(
         {
@@ -216,14 +216,14 @@ def _state(run: StageRun[T], kind: StageKind[T], stage: Any, ctx: RunContext) ->
     return state
 
 
-def _chunks(step: Step[T], executor: Executor) -> Mapping[str, int]:
+def _chunks(step: Step[T], division: Division) -> Mapping[str, int]:
     """Publish every chunk that is not published yet, and count the outcomes of all chunks."""
     run, kind, contract = step.run, step.kind, step.contract
     counts = Counter(kind.count((), Chunk()))
     missing, received = set(contract.writes), 0
     summary = run.before.summary()
     with step.ctx.progress(summary.get("samples") or summary.get("read"), run.label) as bar:
-        for before, done in executor.chunks(step):
+        for before, done in division.chunks(step):
             shown = {sample.id for sample in kind.shown(before)}
             left_out = {sample.id for sample in before} - shown
             missing &= unwritten(

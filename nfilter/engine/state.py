@@ -15,7 +15,7 @@ from nfilter.api.types import Sample, TokenSample
 from nfilter.engine import arms
 from nfilter.engine.ingest import Limit
 from nfilter.engine.ledger import Ledger
-from nfilter.engine.stages import Executor, OneProcess
+from nfilter.engine.stages import Division, OneProcess
 from nfilter.engine.step_position import step_position
 from nfilter.models.context import RunContext
 from nfilter.models.pace import Pace
@@ -47,7 +47,7 @@ class RunState:
     log: RunLog
     limit: Limit
     rank: int = 0
-    executor: Executor = field(default_factory=OneProcess)
+    division: Division = field(default_factory=OneProcess)
     published: dict[str, ModelRef] = field(default_factory=dict)
     finished: list[StageFinished] = field(default_factory=list)
     tokens_finished: list[StageFinished] = field(default_factory=list)

@@ -16,7 +16,7 @@ from nfilter.recipe.check_tools import check_tools
 from nfilter.recipe.check_training import check_arms, check_loss, check_memory
 from nfilter.recipe.checking import Checking, Report
 from nfilter.recipe.measures import rewrites
-from nfilter.recipe.model import Recipe
+from nfilter.recipe.model import EXECUTOR, Recipe
 from nfilter.recipe.prompts import Prompts
 from nfilter.recipe.uses import Use
 from nfilter.recipe.yaml_lines import Where
@@ -33,7 +33,7 @@ def check(
     if checking.report.faults:
         return checking.report
     steps: tuple[Callable[[Checking], None], ...] = (
-        _measures, check_models, check_tools, _notes, _prompt_names, partial(check_sources, rows=data), check_arms, check_loss, check_memory,
+        _measures, check_models, check_tools, _notes, _prompt_names, partial(check_sources, rows=data), check_arms, _executor, check_loss, check_memory,
     )  # fmt: skip
     for step in steps:
         # A name that is too long for the file system, for example.
@@ -54,6 +54,13 @@ def _contracts(checking: Checking) -> None:
             contract_of(use.item.cls, use.config)
         except ContractError as error:
             checking.fault(use.where, f"{error}; plugin {use.item.plugin!r} of {use.item.origin}")
+
+
+def _executor(checking: Checking) -> None:
+    """Check what the executor says of itself, such as a package that is not installed."""
+    use = checking.recipe.executor
+    for problem in () if use is None else use.item.cls.problems(use.config):
+        checking.fault((EXECUTOR,), problem)
 
 
 def _measures(checking: Checking) -> None:

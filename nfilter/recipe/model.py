@@ -48,6 +48,7 @@ from nfilter.recipe.uses import (
     read_source,
     read_stages,
     read_trainer,
+    read_use,
     reading_of,
 )
 from nfilter.recipe.yaml_lines import Where, YamlDocument, assign, override, plain_values, read
@@ -59,6 +60,7 @@ Arm = Literal["vanilla", "raw", "cleaned", "truth"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
 ADOPT = "adopt"
 PART = "part"
+EXECUTOR = "executor"
 
 
 def _part(kind: str) -> Any:
@@ -195,6 +197,11 @@ def _train(value: Any, info: ValidationInfo) -> Use | AdoptConfig | None:
     return None if value is None else read_trainer(value, reading_of(info), ("train",))
 
 
+def _executor(value: Any, info: ValidationInfo) -> Use | None:
+    return None if value is None else read_use(EXECUTOR, value, reading_of(info), (EXECUTOR,))
+
+
+_EXECUTOR = PlainValidator(_executor, json_schema_input_type=_part(EXECUTOR) | None)
 _TRAIN = PlainValidator(_train, json_schema_input_type=_part("train"))
 _MODELS = PlainValidator(read_models, json_schema_input_type=dict[str, _part("model")])  # type: ignore[misc]
 
@@ -227,6 +234,10 @@ class Recipe(BaseModel):
     )
     budget: BudgetConfig | None = Field(
         default=None, description="What the run may cost; null for no limit."
+    )
+    executor: Annotated[Use | None, _EXECUTOR] = Field(
+        default=None,
+        description="What starts the processes of the run: {use: EXECUTOR, ...}; null for this process alone.",
     )
     entries: Annotated[dict[str, Use | str], _MODELS] = Field(
         default={},
@@ -309,20 +320,27 @@ class Recipe(BaseModel):
         cls,
         sections: Mapping[str, Any],
         plugins: Plugins | Iterable[str | Path] | None = None,
+        *,
+        file: str | Path = "recipe",
+        allow_hosts: frozenset[str] = frozenset(),
+        allow: Iterable[str] = (),
     ) -> Self:
-        """Validate a recipe that is given as sections of plain values; relative paths start in the current folder.
+        """Validate a recipe that is given as sections of plain values.
 
         Args:
             sections: The sections of a recipe.
             plugins: Python files with plugins, in addition to the installed ones.
+            file: The file that messages name; relative paths start in its folder, by default the current one.
+            allow_hosts: As for ``load``.
+            allow: As for ``load``.
 
         Raises:
             RecipeError: with every fault that was found, and what to write instead.
             PluginError: if a file cannot be used as a plugin.
         """
         found = plugins_with(plugins)
-        document = extended(YamlDocument(Path("recipe"), plain_values(sections)), found)
-        return cls._read(Reading(document, found))
+        document = extended(YamlDocument(Path(file), plain_values(sections)), found)
+        return cls._read(Reading(document, found, allow_hosts, allowed(allow)))
 
     def with_plugins(self, files: Iterable[str | Path]) -> Self:
         """Return the recipe read again with plugins from ``files`` beside those that it has.
@@ -437,6 +455,8 @@ class Recipe(BaseModel):
         }
         if self.budget is not None:
             out["budget"] = self.budget.model_dump(mode="json")
+        if self.executor is not None:
+            out[EXECUTOR] = self.executor.dump()
         if self.train is not None:
             out["train"] = self.train.dump()
         if self.adopt is not None:

@@ -139,6 +139,10 @@ KINDS: Mapping[str, Kind] = {
         ),
         optional=(_on_class("identity", "config", "site"),),
     ),
+    "executor": Kind(
+        ("config",),
+        (_on_class("workers", "config"), _on_class("problems", "config"), Method("run", ("job",))),
+    ),
 }
 
 

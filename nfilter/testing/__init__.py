@@ -7,6 +7,7 @@ from nfilter.testing.conformance import (
     check_token_stage,
 )
 from nfilter.testing.data import check_exporter, check_metric, check_source
+from nfilter.testing.executors import check_executor
 from nfilter.testing.fakes import (
     FakeContext,
     FakeEncoder,
@@ -27,6 +28,7 @@ __all__ = [
     "FakeTokenizer",
     "check_backend",
     "check_class",
+    "check_executor",
     "check_exporter",
     "check_metric",
     "check_sample_stage",

@@ -28,7 +28,7 @@ _PARTS = (1, 3)
 
 
 def check_class(kind: str, cls: Any) -> None:
-    """Check that a class can be registered as a ``kind``: stage, backend, trainer, source, exporter, metric, loss or tool.
+    """Check that a class can be registered as a ``kind``: stage, backend, trainer, source, exporter, metric, loss, tool or executor.
 
     Raises:
         AssertionError: if it cannot; the message has all faults with their remedies.

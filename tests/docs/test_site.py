@@ -111,7 +111,7 @@ def test_every_hook_has_its_entry_and_an_example_that_works(
 ) -> None:
     page = pages["reference/hooks.md"]
     names = hooks.hook_names()
-    assert len(names) == 14
+    assert len(names) == 15
     for name in names:
         text = entry(page, name)
         assert f"@hookimpl\ndef {name}(" in text
@@ -139,7 +139,7 @@ def test_the_example_of_every_hook_does_what_its_use_says(
     (template,) = uses("jinja").values()
     Path("prompts/house/ask.jinja").write_text(template)
     parts = uses("yaml")
-    names = ("stages", "backends", "trainers", "sources")
+    names = ("stages", "backends", "trainers", "sources", "executors")
     whole = "".join(f"{parts.pop(f'nfilter_{name}')}\n" for name in names)
     whole += "answer: number\narms: [cleaned]\nencode: {model: adder}\n"
     Path("recipes").mkdir()

@@ -43,6 +43,12 @@ def alone(recipe: Recipe, use: Use) -> str | None:
     return None
 
 
+def world_of(recipe: Recipe) -> int:
+    """Return the number of ranks that the recipe's executor starts; 1 without one."""
+    use = recipe.executor
+    return 1 if use is None else int(use.item.cls.workers(use.config))
+
+
 def shares(recipe: Recipe, world: int) -> Iterator[str]:
     """Yield one line per stage: whether ``world`` ranks share its chunks."""
     first = len(recipe.samples) + 2

@@ -32,7 +32,7 @@ from nfilter.engine.ranks.records import (
     taken_over,
 )
 from nfilter.engine.ranks.waiting import Waiting
-from nfilter.engine.stages import Chunk, Executor, OneProcess, Step, T
+from nfilter.engine.stages import Chunk, Division, OneProcess, Step, T
 from nfilter.engine.state import RunState
 from nfilter.recipe.uses import Use
 from nfilter.store.artefacts import Artefact, finished, part_digests
@@ -45,7 +45,7 @@ _SAME = 20  # looks at one damaged file before it is an error
 
 
 @contextmanager
-def leading(state: RunState, place: Place) -> Iterator[Executor]:
+def leading(state: RunState, place: Place) -> Iterator[Division]:
     """Yield what shares the chunks of a run's stages with the other ranks of ``place``, in a block around the whole run.
 
     What ranks of an earlier process left is taken over first, whatever their number.

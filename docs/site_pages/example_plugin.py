@@ -169,12 +169,12 @@ class Here:
     Config: ClassVar[type[StageConfig]] = StageConfig
 
     @classmethod
-    def workers(cls, config: StageConfig) -> int:  # noqa: ARG003
+    def workers(cls, config: StageConfig) -> int:
         """Return the number of ranks."""
         return 1
 
     @classmethod
-    def problems(cls, config: StageConfig) -> Iterable[str]:  # noqa: ARG003
+    def problems(cls, config: StageConfig) -> Iterable[str]:
         """Nothing can be missing."""
         return ()
 

@@ -53,7 +53,7 @@ class Local:
         return config.workers
 
     @classmethod
-    def problems(cls, config: LocalConfig) -> Iterable[str]:  # noqa: ARG003
+    def problems(cls, config: LocalConfig) -> Iterable[str]:
         """Yield nothing: nothing can be missing."""
         return ()
 

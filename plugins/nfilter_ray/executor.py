@@ -45,7 +45,7 @@ class RayExecutor:
         return config.workers
 
     @classmethod
-    def problems(cls, config: RayConfig) -> Iterable[str]:  # noqa: ARG003
+    def problems(cls, config: RayConfig) -> Iterable[str]:
         """Yield that Ray is missing, where it is."""
         if find_spec("ray") is None:
             yield f"executor 'ray' {missing_package('ray', 'nfilter[ray]')}"

@@ -27,7 +27,7 @@ def test_every_block_is_of_a_kind_that_is_tested(blocks: list[Any]) -> None:
     # What is done with the others: test_readme.py (shell, screen), and below (python, toml, diagram).
     assert kinds - {("README.md", "screen")} == {
         ("CONTRIBUTING.md", "python"), ("CONTRIBUTING.md", "toml"),
-        ("docs/architecture.md", "diagram"),
+        ("docs/architecture.md", "diagram"), ("docs/view.md", "shown"),
     }  # fmt: skip
     shells = {block.document for block in blocks if block.kind == "shell"}
     assert shells == {"README.md", "CONTRIBUTING.md"}

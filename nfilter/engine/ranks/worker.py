@@ -157,6 +157,9 @@ class Worker:
         self._home = rank_folder(self._out, place.rank)
         self._last: Offer | None = None
         self._joined = ""  # the session of rank 0 that this rank has worked with
+        left = Offer.read(self._out)
+        # The session of a rank 0 that had ended before this rank started.
+        self._earlier = left.session if left is not None and left.ended is not None else ""
         self._done = Followed(0, 0)
 
     def work(self) -> Followed:
@@ -195,7 +198,7 @@ class Worker:
         if not self._fits(offer):
             return None
         if offer.ended not in (None, "done"):
-            if offer.session != self._joined:
+            if offer.session == self._earlier != self._joined:
                 return None  # of an earlier run
             raise EndedError(
                 f"rank 0 {offer.ended}, see {self._out / LOG}; start all ranks again to resume"

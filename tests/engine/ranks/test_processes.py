@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.engine.ranks.test_ranks import wait_for
 from tests.model_server.faults import Script
 from tests.model_server.server import ModelServer
 
@@ -137,9 +138,9 @@ def test_calls_that_cost_money_are_made_by_rank_0_within_the_budget(
     write_rows(home, 20)
     recipe = SERVER.format(url=server.url, price=1000, budget="budget: {usd: 0.5}")
     (home / "r.yaml").write_text(recipe)
-    first, second = (
-        processes.start("paid", "--rank", str(rank), "--world", "2") for rank in (0, 1)
-    )
+    second = processes.start("paid", "--rank", "1", "--world", "2")
+    wait_for((home / "paid/ranks/1/lock").exists)  # rank 1 is there before the run fails
+    first = processes.start("paid", "--rank", "0", "--world", "2")
     _, error = first.communicate(timeout=240)
     assert first.returncode == 8, error
     assert "the budget of $0.5 is used up" in error

@@ -165,6 +165,29 @@ def test_a_run_that_stopped_goes_on_with_another_number_of_ranks(
     assert results_of(kit.out) == results_of(kit.home / "one")
 
 
+def test_a_run_that_starts_and_fails_between_two_looks_ends_the_rank_that_waits(
+    together: Any, kit: Any, stage: Stage
+) -> None:
+    def fail(chunk: Sequence[Sample], state: State, ctx: Any) -> list[Sample]:
+        raise NfilterError("no")
+
+    recipe, plugins = together.prepare([stage("extra.ask", fail, contract=ASKS)])
+    looks = []
+
+    def sleep(_: float) -> None:
+        looks.append(1)
+        assert len(looks) == 1
+        with pytest.raises(NfilterError):
+            run(recipe, plugins, kit.out, place=Place(0, 2))
+
+    with pytest.raises(NfilterError):
+        run(recipe, plugins, kit.out, place=Place(0, 2))  # an earlier run, which ends no rank
+    waiting = Waiting(together.lines.append, sleep=sleep)
+    with pytest.raises(worker.EndedError, match="rank 0 failed"):
+        worker.follow(recipe, plugins, kit.out, Place(1, 2), waiting=waiting)
+    assert looks == [1]
+
+
 def wait_for(done: Callable[[], bool]) -> None:
     """Look until ``done`` is true, for half a minute at most."""
     Waiting(lambda _: pytest.fail("half a minute has passed")).until(

@@ -64,6 +64,11 @@ class RankEnd:
         """Return the end as JSON."""
         return {"rank": self.rank, "kind": self.kind, "error": self.error}
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Return the end with these values."""
+        return cls(**values)
+
 
 class Executor(Protocol):
     """Starts the ranks of a run and waits for them, named in ``executor: {use: NAME, ...}``.

@@ -66,7 +66,7 @@ class Local:
     def run(self, job: Job) -> Iterator[RankEnd]:
         """Yield how each rank ended."""
         if job.world == 1:
-            yield RankEnd(**run_rank(job.values(), 0))
+            yield RankEnd.of(run_rank(job.values(), 0))
             return
         ends: queue.SimpleQueue[RankEnd] = queue.SimpleQueue()
         threads = [
@@ -100,7 +100,7 @@ class Local:
                     process.communicate(text)
                 said = ends.read()
             if said:
-                return RankEnd(**json.loads(said))
+                return RankEnd.of(json.loads(said))
             code = process.returncode
         return RankEnd(rank, "StoreError", _lost(code, self._config.restarts + 1))
 

@@ -122,7 +122,7 @@ class RayExecutor:
 
     def _end(self, ray: Any, call: Any, rank: int) -> RankEnd:
         try:
-            return RankEnd(**ray.get(call))
+            return RankEnd.of(ray.get(call))
         except ray.exceptions.RayActorError as error:
             lost = " ".join(str(error).split())[:500]
             return RankEnd(

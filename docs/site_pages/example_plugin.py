@@ -184,7 +184,7 @@ class Here:
     def run(self, job: Job) -> Iterator[RankEnd]:
         """Yield how each rank ended; another executor calls ``run_rank`` in other processes."""
         for rank in range(job.world):
-            yield RankEnd(**run_rank(job.values(), rank))
+            yield RankEnd.of(run_rank(job.values(), rank))
 
 
 @hookimpl

@@ -136,7 +136,7 @@ class Here:
     def __init__(self, config): ...
     def run(self, job):
         assert job.world == 1
-        yield RankEnd(**run_rank(job.values(), 0))
+        yield RankEnd.of(run_rank(job.values(), 0))
 @hookimpl
 def nfilter_executors() -> Iterable[type]: return [Here]
 """

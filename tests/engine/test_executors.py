@@ -186,6 +186,7 @@ def test_check_lists_what_its_ranks_share_and_what_is_missing(
 
 @pytest.mark.types("leave out --seeds, and start one run per seed")
 @pytest.mark.types("use one of the two: «», or start without torchrun")
+@pytest.mark.types("add --set executor=null")
 def test_what_is_not_combined_with_an_executor(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,3 +198,6 @@ def test_what_is_not_combined_with_an_executor(
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert command(run) == 2
     assert "use one of the two: add --set executor=null, or start" in capsys.readouterr().err
+    monkeypatch.delenv("RANK")
+    monkeypatch.delenv("WORLD_SIZE")
+    assert command(f"{run} --set executor=null --seeds 0,1 --out runs/seeds") == 0

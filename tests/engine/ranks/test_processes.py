@@ -189,6 +189,7 @@ def test_an_interrupt_ends_a_rank_that_waits(processes: Any) -> None:
 @pytest.mark.types("leave out --seeds, and start one run per seed")
 @pytest.mark.types("leave out --fresh and choose another --out")
 @pytest.mark.types("use one of the two: «», or start without torchrun")
+@pytest.mark.types("leave out --rank and --world")
 def test_what_is_not_combined_with_ranks(processes: Any) -> None:
     (processes.home / "r.yaml").write_text(PURGE)
     write_rows(processes.home, 4)

@@ -14,6 +14,8 @@ import gguf_of
 import numpy as np
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 
 from nfilter import Message, ModelError, Request, Sample, Sampling, Site
 from nfilter_hf import checks, gguf_model
@@ -33,6 +35,9 @@ ODD = (
     "0123456789",
     "\r\n",
 )
+
+BLANKS_ARE_DECODED = Version(transformers.__version__) >= Version("5.22")
+"""Earlier versions of transformers give no text for a lone blank of a GGUF vocabulary."""
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +124,8 @@ def test_the_tokenizer_and_its_template_are_those_that_were_written(
             one["offset_mapping"], other["offset_mapping"], strict=True
         ):
             assert text[from_:to].strip() == text[start:end].strip(), text
-        assert packed.tokenizer.decode(other["input_ids"]) == text
+        if text.strip() or BLANKS_ARE_DECODED:
+            assert packed.tokenizer.decode(other["input_ids"]) == text
     end = packed.tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert packed.tokenizer("<|im_end|>")["input_ids"] == [end]
     assert packed.tokenizer.eos_token_id == packed.tokenizer.pad_token_id == end

@@ -34,6 +34,12 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
+def _is_interval(value: Any) -> bool:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return False
+    return all(_is_number(end) for end in value) and 0.0 <= value[0] <= value[1] <= 1.0
+
+
 def _is_agreement(value: Any) -> bool:
     return isinstance(value, Mapping) and all(
         isinstance(key, str) and (each is None or isinstance(each, bool))
@@ -54,6 +60,8 @@ _SHARE: Final = _Form(
 _WEAK: Final = _Form(lambda value: isinstance(value, str | bool), "a text, True or False")
 _AGREE: Final = _Form(_is_agreement, "an object of True, False or None by view")
 
+_INTERVAL: Final = _Form(_is_interval, "two numbers from 0 to 1, the smaller one first")
+
 _VIEW: Final = {
     "answer": _TEXT_OR_NONE,
     "text": _TEXT,
@@ -72,7 +80,7 @@ _VIEW_MORE: Final = {
     "agreement": _NUMBER_OR_NONE,
 }
 _VERDICT: Final = {"flagged": _BOOL, "noise_score": _SHARE}
-_VERDICT_OPTIONAL: Final = {"agree": _AGREE, "vote": _TEXT_OR_NONE}
+_VERDICT_OPTIONAL: Final = {"agree": _AGREE, "vote": _TEXT_OR_NONE, "interval": _INTERVAL}
 _PROPOSAL: Final = {"answer": _TEXT_OR_NONE}
 
 
@@ -178,6 +186,8 @@ class Verdict:
         agree: Whether each view agrees with the label; None for a view without an answer or that was not asked.
         vote: The rule that decided.
         more: Further keys.
+        interval: The lowest and the highest probability that the data leave possible; 0 and 1 if they tell nothing. None if the
+            stage gives none; the noise score then stands for both.
     """
 
     flagged: bool
@@ -185,14 +195,22 @@ class Verdict:
     agree: Mapping[str, bool | None] | None = None
     vote: str | None = None
     more: Mapping[str, JSON] = field(default_factory=lambda: _NONE)
+    interval: tuple[float, float] | None = None
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The interval, or the noise score twice if there is none."""
+        return self.interval or (self.noise_score, self.noise_score)
 
     def to_json(self) -> dict[str, JSON]:
-        """Return the note that ``Sample.note`` writes; ``agree`` and ``vote`` only if they are set."""
+        """Return the note that ``Sample.note`` writes; ``agree``, ``vote`` and ``interval`` only if they are set."""
         note: dict[str, JSON] = {"flagged": self.flagged, "noise_score": self.noise_score}
         if self.agree is not None:
             note["agree"] = dict(self.agree)
         if self.vote is not None:
             note["vote"] = self.vote
+        if self.interval is not None:
+            note["interval"] = list(self.interval)
         return {**note, **self.more}
 
     @classmethod
@@ -204,8 +222,11 @@ class Verdict:
         """
         forms = {**_VERDICT, **_VERDICT_OPTIONAL}
         note = _checked(value, forms, required=tuple(_VERDICT))
+        fields = {name: note[name] for name in forms if name in note}
+        if "interval" in fields:
+            fields["interval"] = tuple(fields["interval"])
         return cls(
-            **{name: note[name] for name in forms if name in note},
+            **fields,
             more={name: item for name, item in note.items() if name not in forms},
         )
 

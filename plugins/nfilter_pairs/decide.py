@@ -19,6 +19,12 @@ class DecideConfig(StageConfig):
         default="swap",
         description="swap exchanges the responses of flagged pairs, drop drops these pairs, weigh takes the likelier order of every pair with its certainty as a weight.",
     )
+    swap_from: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Probability of a flip, at the lower end of its 95% interval, from which a pair is swapped, 0 to 1; 0 swaps every flagged pair.",
+    )
     least: float = Field(
         default=0.0,
         ge=0,
@@ -32,6 +38,10 @@ class Decide:
 
     ``weigh`` multiplies the weight by |2 s - 1|, the expected value of the order that is kept if a right pair counts 1 and a flipped
     one -1. Pairs without a verdict are kept, pinned ones are not changed.
+
+    A pair is swapped, by ``swap`` or ``weigh``, only if the data determine the probability of a flip well enough: the lower end
+    of the verdict's interval (or, in a verdict without one, the noise score) has to reach ``swap_from``. Others keep their order
+    and weight.
     """
 
     name: ClassVar[str] = "pairs.decide"
@@ -59,27 +69,34 @@ class Decide:
                 if sample.pinned
                 else f"pair kept: it has no verdict {config.check!r}"
             )
-        certainty = abs(2.0 * float(verdict.noise_score) - 1.0)
+        score = float(verdict.noise_score)
+        certainty = abs(2.0 * score - 1.0)
         evidence = _evidence(verdict)
         if certainty < config.least:
             return sample.drop(
                 f"too uncertain: {evidence}; certainty {certainty:.2f}, least {config.least:g}"
             )
-        if config.how == "weigh":
-            return _weighed(sample, float(verdict.noise_score), evidence)
-        if not verdict.flagged:
-            return sample.keep(f"kept: {evidence}")
-        drop = config.how == "drop"
-        return sample.drop(f"flipped: {evidence}") if drop else sample.swap(f"swapped: {evidence}")
+        weigh = config.how == "weigh"
+        if not (score > 0.5 if weigh else verdict.flagged):
+            return (
+                _weighed(sample, certainty, f"kept: {evidence}")
+                if weigh
+                else sample.keep(f"kept: {evidence}")
+            )
+        if config.how == "drop":
+            return sample.drop(f"flipped: {evidence}")
+        low, high = verdict.ends
+        if low < config.swap_from:
+            return sample.keep(
+                f"kept, though {evidence}: the data determine this probability only to be between {low:.2f} and {high:.2f}, and "
+                f"pairs are swapped from {config.swap_from:g}"
+            )
+        swapped = sample.swap(f"swapped: {evidence}")
+        return _weighed(swapped, certainty, f"swapped: {evidence}") if weigh else swapped
 
 
-def _weighed(sample: Sample, score: float, evidence: str) -> Sample:
-    """Return the pair in its likelier order, with the certainty of that order as a factor of its weight."""
-    certainty = abs(2.0 * score - 1.0)
-    ordered, word = sample, "kept"
-    if score > 0.5:
-        ordered, word = sample.swap(f"swapped: {evidence}"), "swapped"
-    return ordered.weigh(sample.weight * certainty, f"{word}: {evidence}; weight {certainty:.2f}")
+def _weighed(sample: Sample, certainty: float, reason: str) -> Sample:
+    return sample.weigh(sample.weight * certainty, f"{reason}; weight {certainty:.2f}")
 
 
 def _evidence(verdict: Verdict) -> str:

@@ -37,9 +37,11 @@ from nfilter_robustft.statistics.posterior import (
     Pattern,
     estimate,
     grade,
+    noise_range,
     noise_score,
     partition,
 )
+from nfilter_robustft.statistics.support import LEAST, lack_of_support
 from nfilter_robustft.views import answer_of, excerpt, was_weak
 
 _BLOCK = 256
@@ -68,6 +70,22 @@ class _Row:
         return len(self.weak) == len(self.agree)
 
 
+@dataclass(frozen=True, slots=True)
+class _Score:
+    """A noise score, its interval over the 95% interval of the noise rate, and why the data support none (or None)."""
+
+    value: float
+    interval: tuple[float, float]
+    unsupported: str | None
+
+    @classmethod
+    def of(cls, pattern: Pattern, fitted: Estimate, unsupported: str | None) -> _Score:
+        value = noise_score(pattern, fitted)
+        if unsupported is not None and not pattern.trusted:
+            return cls(value, (0.0, 1.0), unsupported)
+        return cls(value, noise_range(pattern, fitted), None)
+
+
 _Ranked = tuple[Pattern, tuple[float, float], str]  # pattern, order within equal scores, id
 
 
@@ -79,6 +97,9 @@ class Check:
     under a model fitted to the whole dataset, for every ``vote``. The noise rate is reported as a range (``bounds``),
     with the model's estimate under ``if_independent``. With skipped views, no noise rate is reported, because it is
     not identifiable from the remaining answers under ``all``; the scores still rank labels.
+
+    ``interval`` has the lowest and the highest noise score over the 95% interval of the noise rate; it is 0 to 1 where the data
+    support no probability (``support``), and ``vote: probability`` then flags nothing.
     """
 
     name: ClassVar[str] = "robustft.check"
@@ -128,7 +149,13 @@ class Check:
                 "remaining answers do not identify the noise rate, so no estimate is reported"
             )
             not_asked: dict[str, JSON] = dict(skipped)
-            return State({"fit": fitted.to_json(), "report": {"not_asked": not_asked}})
+            return State(
+                {
+                    "fit": fitted.to_json(),
+                    "unsupported": "views were skipped",
+                    "report": {"not_asked": not_asked},
+                }
+            )
         rates = rate_range(counts, len(config.views))
         all_weak = log_weak(weak, len(config.views), counts.total(), ctx)
         if not all_weak:
@@ -147,11 +174,19 @@ class Check:
         }
         if weak:
             report["without_a_vote"] = dict(weak)
-        cutoff, ranks = self._choose_cutoff([] if all_weak else ranking, fitted, rates.low, ctx)
+        why = None if all_weak else lack_of_support(counts, len(config.views))
+        values: dict[str, JSON] = {"fit": fitted.to_json(), "unsupported": why, "report": report}
+        if why is not None and config.estimates:
+            ctx.log.warning(
+                f"{why}: {config.cutoff or 'vote: probability'} flags no label; give the check {LEAST} trusted labels (trusted: "
+                "COLUMN), more rows or a better view, or check all rows by hand (nfilter review)"
+            )
+        unranked = all_weak or (why is not None and config.estimates)
+        cutoff, ranks = self._choose_cutoff([] if unranked else ranking, fitted, rates.low, ctx)
         if cutoff is None:
-            return State({"fit": fitted.to_json(), "report": report})
+            return State(values)
         report["cut"] = cutoff.to_json()
-        return State({"fit": fitted.to_json(), "flagged": cutoff.flagged, "report": report}, ranks)
+        return State({**values, "flagged": cutoff.flagged}, ranks)
 
     def _choose_cutoff(
         self, ranking: Sequence[_Ranked], fitted: Estimate, low: float, ctx: Context
@@ -180,7 +215,8 @@ class Check:
         values: Any = state.values
         fitted = Estimate.from_json(values["fit"])
         rows = self._read_rows(chunk, ctx)
-        scores = {pattern: noise_score(pattern, fitted) for pattern in {r.pattern for r in rows}}
+        why = values.get("unsupported")
+        scores = {p: _Score.of(p, fitted, why) for p in {r.pattern for r in rows}}
         judgements = self._judgements(rows, ctx) if self.config.vote == "judge" else {}
         ranks = {} if self.config.cutoff is None else _ranks(rows, state)
         return [
@@ -284,7 +320,7 @@ class Check:
         )
 
     def _decide(
-        self, row: _Row, score: float, judgement: Judgement | None, rank: tuple[int, int] | None
+        self, row: _Row, score: _Score, judgement: Judgement | None, rank: tuple[int, int] | None
     ) -> Sample:
         config = self.config
         flagged, reason = self._verdict(row, score, judgement)
@@ -294,13 +330,17 @@ class Check:
         judge: dict[str, JSON] = {}
         if config.vote == "judge":
             judge = {"judge": None if judgement is None else judgement.to_json()}
-        verdict = Verdict(flagged, round(score, 6), row.agree, config.vote, more=judge)
+        low, high = score.interval
+        interval = (round(low, 6), round(high, 6))
+        verdict = Verdict(
+            flagged, round(score.value, 6), row.agree, config.vote, more=judge, interval=interval
+        )
         start = "flagged" if flagged else "reliable"
         return row.sample.note(config.into, verdict.to_json()).keep(
-            f"{start}: {reason}; noise score {score:.3f}"
+            f"{start}: {reason}; noise score {score.value:.3f}"
         )
 
-    def _verdict(self, row: _Row, score: float, judgement: Judgement | None) -> tuple[bool, str]:
+    def _verdict(self, row: _Row, score: _Score, judgement: Judgement | None) -> tuple[bool, str]:
         if row.pattern.trusted:
             return False, f"column {self.config.trusted!r} marks the label as right"
         if self.config.vote == "none":
@@ -311,14 +351,17 @@ class Check:
             return True, f"no answer can be read in the label {excerpt(row.sample.response)}"
         return self._vote(row, score, judgement)
 
-    def _vote(self, row: _Row, score: float, judgement: Judgement | None) -> tuple[bool, str]:
+    def _vote(self, row: _Row, score: _Score, judgement: Judgement | None) -> tuple[bool, str]:
         vote, votes = self.config.vote, self._describe(row)
         agreeing = sum(bool(row.agree[view]) for view in row.voters)
+        if self.config.estimates and score.unsupported is not None:
+            return False, f"not decided, because {score.unsupported} ({votes})"
         if vote == "probability" and all(answer is None for answer in row.answers.values()):
             return True, f"no view has an answer ({votes})"
         if vote == "probability":
-            side = "over" if score > self.config.threshold else "at most"
-            return score > self.config.threshold, f"{side} {self.config.threshold:g} ({votes})"
+            over = score.value > self.config.threshold
+            side = "over" if over else "at most"
+            return over, f"{side} {self.config.threshold:g} ({votes})"
         if vote == "judge" and agreeing < len(row.voters):
             if judgement is None:
                 return True, f"the judge was not asked ({votes})"

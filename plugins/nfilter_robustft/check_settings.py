@@ -98,6 +98,11 @@ class CheckConfig(StageConfig):
             None if self.budget_of_flags is None else f"budget_of_flags: {self.budget_of_flags:g}"
         )
 
+    @property
+    def estimates(self) -> bool:
+        """Whether flags follow from the size of the noise scores, not from votes or from ranks alone."""
+        return self.vote == "probability" and self.budget_of_flags is None
+
     @model_validator(mode="after")
     def _settings_are_consistent(self) -> CheckConfig:
         if self.target_precision is not None and self.budget_of_flags is not None:

@@ -55,7 +55,8 @@ class Pattern:
 class Estimate:
     """The model fitted to ``n`` labels; ``low`` and ``high`` are the 95% profile likelihood interval of rho.
 
-    The interval ignores the uncertainty of graded views' shares.
+    ``ends`` are the accuracies that are likeliest at ``low`` and at ``high``; empty without labels. The interval ignores the
+    uncertainty of graded views' shares.
     """
 
     rate: float
@@ -65,6 +66,7 @@ class Estimate:
     accuracy: Mapping[str, float | None]
     collision: float
     converged: bool
+    ends: Sequence[Mapping[str, float | None]] = ()
 
     def to_json(self) -> dict[str, JSON]:
         """Return JSON values for a stage's state."""
@@ -76,6 +78,7 @@ class Estimate:
             "accuracy": dict(self.accuracy),
             "collision": self.collision,
             "converged": self.converged,
+            "ends": [dict(accuracy) for accuracy in self.ends],
         }
 
     @classmethod
@@ -144,18 +147,21 @@ def estimate(
                 best = (fit, table)
     assert best is not None
     fit, table = best
-    low = _bound(table, weight, fit, 0.0)
-    high = _bound(table, weight, fit, _TOP)
+    low, at_low = _bound(table, weight, fit, 0.0)
+    high, at_high = _bound(table, weight, fit, _TOP)
     # If the likelihood is flat between the bounds, the midpoint has the smallest maximum error.
     middle = _maximise(table, weight, (low + high) / 2, fit.accuracy, fixed=True)
     if high - low > _FLAT and middle.loss < fit.loss + 0.05:
         fit = middle
     graded = _graded_accuracy(patterns, weight, table.joint(fit.rate, fit.accuracy))
-    accuracies = {
-        view: float(a) if table.answered[:, i + 1].any() else graded.get(i)
-        for i, (view, a) in enumerate(zip(views, fit.accuracy, strict=True))
-    }
-    return Estimate(fit.rate, low, high, n, accuracies, table.chance, fit.converged)
+    accuracies, *ends = (
+        {
+            view: float(a) if table.answered[:, i + 1].any() else graded.get(i)
+            for i, (view, a) in enumerate(zip(views, found, strict=True))
+        }
+        for found in (fit.accuracy, at_low, at_high)
+    )
+    return Estimate(fit.rate, low, high, n, accuracies, table.chance, fit.converged, ends)
 
 
 def _without_frequencies(pattern: Pattern) -> Pattern:
@@ -192,6 +198,14 @@ def noise_score(pattern: Pattern, fitted: Estimate) -> float:
     accuracy = np.array([0.5 if a is None else a for a in fitted.accuracy.values()])
     joint = table.joint(fitted.rate, accuracy)[0]
     return float(np.clip(1.0 - joint[0] / max(joint.sum(), _TINY), 0.0, 1.0))
+
+
+def noise_range(pattern: Pattern, fitted: Estimate) -> tuple[float, float]:
+    """Return the lowest and highest noise score over the interval of rho, with the accuracies that are likeliest at its ends."""
+    ends = zip((fitted.low, fitted.high), fitted.ends, strict=False)
+    scores = [noise_score(pattern, fitted)]
+    scores += [noise_score(pattern, replace(fitted, rate=r, accuracy=a)) for r, a in ends]
+    return min(scores), max(scores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,23 +318,30 @@ def _maximise(
     return _Fit(rate, accuracy, loss, converged=False)
 
 
-def _bound(table: _Table, weight: Float64Array, fit: _Fit, end: float) -> float:
-    """Return the boundary, towards ``end``, of the 95% profile likelihood region of rho."""
+def _bound(
+    table: _Table, weight: Float64Array, fit: _Fit, end: float
+) -> tuple[float, Float64Array]:
+    """Return the boundary, towards ``end``, of the 95% profile likelihood region of rho, and the likeliest accuracies there."""
     starts = [fit.accuracy]
     if table.answered[:, 1:].any():
         starts += [np.full_like(fit.accuracy, 0.9), np.full_like(fit.accuracy, 0.55)]
 
-    def inside(rate: float) -> bool:
-        losses = (
-            _maximise(table, weight, rate, a, fixed=True, steps=300, tolerance=1e-6).loss
-            for a in starts
+    def inside(rate: float) -> Float64Array | None:
+        fits = (
+            _maximise(table, weight, rate, a, fixed=True, steps=300, tolerance=1e-6) for a in starts
         )
-        return any(loss <= fit.loss + _HALF_CHI2 for loss in losses)
+        return next(
+            (each.accuracy for each in fits if each.loss <= fit.loss + _HALF_CHI2),
+            None,
+        )
 
-    if inside(end):
-        return 0.0 if end == 0.0 else 1.0
-    near, far = fit.rate, end
+    if (found := inside(end)) is not None:
+        return (0.0 if end == 0.0 else 1.0), found
+    near, far, accuracy = fit.rate, end, fit.accuracy
     while abs(far - near) > 5e-4:
         middle = (near + far) / 2
-        near, far = (middle, far) if inside(middle) else (near, middle)
-    return float(near)
+        if (found := inside(middle)) is None:
+            far = middle
+        else:
+            near, accuracy = middle, found
+    return float(near), accuracy

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nfilter import Exported, FineTune, Message, Sample, ToolCall
+from nfilter import Exported, FineTune, Message, Sample, ToolCall, Verdict
 from nfilter_export.conversation_formats import (
     LlamaFactory,
     LlamaFactoryConfig,
@@ -61,6 +61,20 @@ def test_weights_are_a_column_of_all_rows_if_any_row_has_one(tmp_path: Path) -> 
     rows, said = exported(run_of(pair(1), pair(2, weight=0.25)), tmp_path)
     assert [row["weight"] for row in rows] == [1.0, 0.25]
     assert any("1 rows have a weight other than 1, in the column weight" in line for line in said)
+
+
+def test_a_card_says_how_many_pairs_may_be_flipped(tmp_path: Path) -> None:
+    def judged(number: int, *interval: float) -> Sample:
+        verdict = Verdict(True, 0.7, interval=interval or None)  # type: ignore[arg-type]
+        return pair(number, notes={"check": verdict.to_json()})
+
+    samples = (judged(1, 0.0, 1.0), judged(2, 0.4, 0.6), judged(3, 0.6, 0.9), judged(4), pair(5))
+    _, said = exported(run_of(*samples), tmp_path)
+    fact = "2 of 5 pairs may be flipped: by the verdict, the probability of it can be below and above 0.5"
+    assert said[1] == f"README.md: {fact}"
+    card = (tmp_path / "README.md").read_text()
+    assert f"{fact}." in card
+    assert card.startswith("---\ntags:")
 
 
 def test_rows_with_one_response_are_left_out_and_counted(tmp_path: Path) -> None:

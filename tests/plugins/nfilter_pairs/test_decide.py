@@ -16,7 +16,7 @@ AGREE = {"reward": False, "judge": False, "neighbours": None}
 @pytest.fixture
 def decided(pair: Any, context: Any) -> Any:
     def run(score: float, flagged: bool, agree: Any = AGREE, **config: Any) -> Sample:
-        verdict = Verdict(flagged, score, agree).to_json()
+        verdict = Verdict(flagged, score, agree, interval=config.pop("interval", None)).to_json()
         pinned = config.pop("pinned", False)
         sample = pair("p", "q", "chosen text", "rejected text", notes={"check": verdict}, weight=2.0, pinned=pinned)  # fmt: skip
         (done,) = check_sample_stage(Decide, DecideConfig(**config), [sample], context())
@@ -70,3 +70,24 @@ def test_a_pinned_pair_and_one_without_a_verdict_are_kept(
     bare = pair("p", "q", "a", "b")
     (done,) = check_sample_stage(Decide, DecideConfig(), [bare], context())
     assert done.why == "pair kept: it has no verdict 'check'"
+
+
+@pytest.mark.parametrize("how", ["swap", "weigh"])
+def test_a_pair_is_swapped_only_if_the_whole_interval_says_so(decided: Any, how: str) -> None:
+    done = decided(0.93, True, how=how, interval=(0.4, 0.99))
+    assert (done.response, done.weight) == ("chosen text", 2.0)
+    assert done.why.startswith("kept, though reward and judge prefer the rejected response")
+    assert done.why.endswith(
+        "the data determine this probability only to be between 0.40 and 0.99, and pairs are swapped from 0.5"
+    )
+    assert decided(0.93, True, how=how, interval=(0.5, 0.99)).response == "rejected text"
+
+
+def test_swap_from_is_a_stated_probability(decided: Any) -> None:
+    assert decided(0.93, True, swap_from=0.9).response == "rejected text"
+    assert decided(0.93, True, swap_from=0.95).response == "chosen text"
+    assert decided(0.93, True, swap_from=0, interval=(0.0, 1.0)).response == "rejected text"
+
+
+def test_an_undetermined_pair_is_dropped_where_that_is_asked_for(decided: Any) -> None:
+    assert decided(0.93, True, how="drop", interval=(0.0, 1.0)).dropped is not None

@@ -38,7 +38,8 @@ class Backend(Protocol):
     """A kind of model. It is built once per run from its config, and implements its declared capabilities.
 
     Optional members of the class: ``facts(config, site)``, a class method that returns a line about how the model is reached,
-    for ``check`` and run.log; ``shields = True`` if the backend itself keeps control tokens in messages as plain text (for
+    for ``check`` and run.log; ``tool_problems(config, site)``, a class method that returns why the model cannot be given tools, as
+    far as that is known before it is loaded; ``shields = True`` if the backend itself keeps control tokens in messages as plain text (for
     others the engine breaks them before the call); ``own_hosts``, a set of hosts that need no permission, and ``hosts(config)``,
     a class method that returns hosts in addition to those of the config's addresses. Data is sent only to this machine, to
     ``own_hosts`` and to hosts that the user allowed.

@@ -38,7 +38,7 @@ from nfilter_hf.attention import Reduce, read_attention
 from nfilter_hf.attribution import Select, read_attributions
 from nfilter_hf.batching import Budget, release
 from nfilter_hf.chat import ChatError
-from nfilter_hf.checks import config_problems
+from nfilter_hf.checks import config_problems, tool_problems
 from nfilter_hf.config import HFConfig, scoring_tokens
 from nfilter_hf.embedding import embed
 from nfilter_hf.encoding import decode, encode, tokenizer_digest
@@ -109,6 +109,11 @@ class HFBackend:
     @classmethod
     def problems(cls, config: HFConfig, site: Site) -> Iterable[str]:
         return list(config_problems(config, site))
+
+    @classmethod
+    def tool_problems(cls, config: HFConfig, site: Site) -> Iterable[str]:
+        """Yield why this model cannot be given tools, as far as its files tell before it is loaded."""
+        return list(tool_problems(config, site))
 
     def __init__(self, config: HFConfig, site: Site) -> None:
         self._config = config

@@ -39,6 +39,44 @@ def config_problems(config: HFConfig, site: Site) -> Iterator[str]:
     yield from _device_problems(config)
 
 
+def tool_problems(config: HFConfig, site: Site) -> Iterator[str]:
+    """Yield the reason why every request with tools would fail: a chat template without them. A hub model is not looked up."""
+    place = locate(config.model, site)
+    if place.problem or place.folder is None:
+        return
+    texts = [] if config.chat_template == "none" else list(_templates(place))
+    # A template writes tools only by the variable that has them, or by another template, which it includes.
+    if all(
+        re.search(r"\btools\b|{%-?\s*(?:include|import|from|extends)\b", text) is None
+        for text in texts
+    ):
+        yield (
+            f"the chat template of {config.model!r} has no tools, so that every request with tools fails; choose a model whose "
+            "template has them, such as {use: hf, model: Qwen/Qwen3-4B}, or remove 'tools'"
+        )
+
+
+def _templates(place: Location) -> Iterator[str]:
+    """Yield the chat templates of a folder or GGUF file: the one for conversations and any others by name."""
+    if place.gguf is not None:
+        values = read_header(place.gguf).values
+        yield from (str(v) for k, v in values.items() if k.startswith("tokenizer.chat_template"))
+        return
+    assert place.folder is not None
+    for path in (
+        place.folder / "chat_template.jinja",
+        *place.folder.glob("additional_chat_templates/*.jinja"),
+    ):
+        if path.is_file():
+            yield path.read_text(encoding="utf-8", errors="replace")
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        value = (read_json(place.folder / name) or {}).get("chat_template")
+        for each in value if isinstance(value, list) else [value]:
+            text = each.get("template") if isinstance(each, dict) else each
+            if isinstance(text, str):
+                yield text
+
+
 def folder_problems(folder: Path) -> Iterator[str]:
     """Yield the reasons why ``folder`` cannot be loaded."""
     if not folder.is_dir():

@@ -1,12 +1,13 @@
 """Flipped preference pairs in the embedded task world: detection by view, and DPO on raw, cleaned and true pairs.
 
-    python -m benchmarks.preference_pairs [--rows 400] [--held-out 400] [--rates 10,20,40] [--seeds 0,1,2] [--wrong uniform,own] [--dpo own]
+    python -m benchmarks.preference_pairs [--rows 400] [--test 400] [--development 400] [--rates 10,20,40] [--seeds 0,1,2] [--wrong uniform,own] [--dpo own]
 
 The chosen response of a pair is the right answer of a question, the rejected one a wrong answer: ``uniform``, a plausible one at
 random, or ``own``, a wrong answer that the model itself gave. A share of the pairs is flipped. F1 of the flips is that of each
 view alone (a view flags the pairs whose label it contradicts), of the verdict of ``robustft.check`` and of as many pairs as that flags,
 drawn at random. TRL's DPOTrainer then trains the embedded model on the pairs as given (raw), as the verdict leaves them (cleaned: flagged pairs
-are swapped) and as they were before (truth); accuracy is the share of held-out pairs whose right answer has the higher log-probability.
+are swapped) and as they were before (truth); accuracy is the share of test pairs whose right answer has the higher log-probability. The
+rate and the epochs of DPO are chosen first, among six, by the accuracy of the truth on development pairs, which are neither trained on nor reported.
 The models' answers do not depend on labels, so each is computed once.
 """
 
@@ -19,9 +20,10 @@ import random
 import statistics
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,13 +54,13 @@ STAGES: Final = (
     (Check, {"views": list(VIEWS), "vote": "probability"}),
     (Decide, {}),
 )
-# Chosen once, on the truth arm.
-DPO: Final = {
-    "beta": 0.1,
-    "learning_rate": 3e-4,
-    "num_train_epochs": 3,
-    "per_device_train_batch_size": 16,
-}
+DPO: Final = {"beta": 0.1, "per_device_train_batch_size": 16}
+CANDIDATES: Final = tuple(
+    {"learning_rate": rate, "num_train_epochs": epochs}
+    for rate in (1e-4, 3e-4, 1e-3)
+    for epochs in (1, 3)
+)
+CHOICE_SEED: Final = 100  # of no reported training
 
 
 @dataclass
@@ -99,6 +101,12 @@ def pairs(kind: Any) -> list[Sample]:
         if wrong:
             out.append(Sample(id_of(problem), messages, rejected=Message("assistant", wrong[0])))
     return out
+
+
+def split(every: Sequence[Sample], *sizes: int) -> list[Sequence[Sample]]:
+    """Consecutive parts of these sizes; the last ones are shorter if there are too few pairs."""
+    ends = list(accumulate(sizes))
+    return [every[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
 
 def cleaned(samples: Sequence[Sample], model: Remembered, seed: int) -> list[Sample]:
@@ -159,7 +167,9 @@ def quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-def trained(samples: Sequence[Sample], seed: int, folder: Path) -> Path:
+def trained(
+    samples: Sequence[Sample], seed: int, folder: Path, chosen: Mapping[str, float]
+) -> Path:
     """Train the embedded model with DPOTrainer on the exported pairs."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -170,6 +180,7 @@ def trained(samples: Sequence[Sample], seed: int, folder: Path) -> Path:
     settings = DPOConfig(
         output_dir=str(folder / "out"), use_cpu=True, report_to=[], bf16=False, gradient_checkpointing=False,
         save_strategy="no", seed=seed, max_length=64, disable_tqdm=True, logging_strategy="no", **DPO,
+        **chosen,
     )  # fmt: skip
     trainer = DPOTrainer(
         AutoModelForCausalLM.from_pretrained(MODEL_DIR),
@@ -182,23 +193,34 @@ def trained(samples: Sequence[Sample], seed: int, folder: Path) -> Path:
     return folder / "model"
 
 
-def accuracy(model: Path, held_out: Sequence[Sample]) -> float:
+def accuracy(model: Path, test: Sequence[Sample]) -> float:
     """Share of the pairs whose right answer has the higher log-probability."""
     backend = HFBackend(HFConfig(model=str(model)), Site(model))
     ctx = FakeContext(models={"student": backend}, answers="preference")
     stage = Reward(Reward.Config.model_validate({"max_length": 64}))
-    done = stage.process(held_out, stage.fit(iter(held_out), ctx), ctx)
+    done = stage.process(test, stage.fit(iter(test), ctx), ctx)
     found = [View.of(sample, "reward") for sample in done]
-    labels = [ctx.answers.parse(sample.response, sample) for sample in held_out]
+    labels = [ctx.answers.parse(sample.response, sample) for sample in test]
     hits = sum(
         view is not None and view.answer == label for view, label in zip(found, labels, strict=True)
     )
-    return hits / len(held_out)
+    return hits / len(test)
 
 
-def measured(samples: Sequence[Sample], seed: int, held_out: Sequence[Sample]) -> float:
+def measured(
+    samples: Sequence[Sample], seed: int, test: Sequence[Sample], chosen: Mapping[str, float]
+) -> float:
     with tempfile.TemporaryDirectory() as folder, quiet():
-        return accuracy(trained(samples, seed, Path(folder)), held_out)
+        return accuracy(trained(samples, seed, Path(folder), chosen), test)
+
+
+def choose(samples: Sequence[Sample], development: Sequence[Sample]) -> Mapping[str, float]:
+    """The candidate whose model has the highest accuracy on the development pairs; of equal ones the first."""
+    found = []
+    for candidate in CANDIDATES:
+        found.append(measured(samples, CHOICE_SEED, development, candidate))
+        print(f"development: {candidate}: {found[-1]:.3f}", flush=True)
+    return CANDIDATES[found.index(max(found))]
 
 
 def shown(values: Sequence[float]) -> str:
@@ -211,7 +233,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--rows", type=int, default=400)
-    parser.add_argument("--held-out", type=int, default=400)
+    parser.add_argument("--test", type=int, default=400)
+    parser.add_argument("--development", type=int, default=400)
     parser.add_argument("--rates", default="10,20,40")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--wrong", default="uniform,own")
@@ -222,14 +245,18 @@ def main() -> None:
     seeds = [int(seed) for seed in given.seeds.split(",")]
     model = Remembered(HFBackend(HFConfig(model=str(MODEL_DIR)), Site(MODEL_DIR)))
     for kind in given.wrong.split(","):
-        every = pairs(kind)[: given.rows + given.held_out]
-        clean, held_out = every[: given.rows], every[given.rows :]
-        print(f"\nwrong answers: {kind}; {len(clean)} pairs, {len(held_out)} held out", flush=True)
-        truth = []
+        clean, test, development = split(pairs(kind), given.rows, given.test, given.development)
+        print(
+            f"\nwrong answers: {kind}; {len(clean)} pairs, {len(test)} of the test, {len(development)} of development",
+            flush=True,
+        )
+        chosen: Mapping[str, float] = {}
         trains = kind in given.dpo.split(",")
         if trains:
-            print(f"accuracy before DPO: {accuracy(MODEL_DIR, held_out):.3f}", flush=True)
-            truth = [measured(clean, seed, held_out) for seed in seeds]
+            print(f"accuracy before DPO: {accuracy(MODEL_DIR, test):.3f}", flush=True)
+            chosen = choose(clean, development)
+            print(f"chosen: {chosen}", flush=True)
+            truth = [measured(clean, seed, test, chosen) for seed in seeds]
             print(f"accuracy after DPO on the truth: {shown(truth)}", flush=True)
         names = (*VIEWS, "check", "random", "precision", "recall")
         print(
@@ -249,8 +276,8 @@ def main() -> None:
                 for name, value in detection(noisy, done, flips, seed).items():
                     figures.setdefault(name, []).append(value)
                 if trains:
-                    figures.setdefault("raw", []).append(measured(noisy, seed, held_out))
-                    figures.setdefault("cleaned", []).append(measured(done, seed, held_out))
+                    figures.setdefault("raw", []).append(measured(noisy, seed, test, chosen))
+                    figures.setdefault("cleaned", []).append(measured(done, seed, test, chosen))
             cells = [shown(figures[name]) for name in (*names, "raw", "cleaned") if name in figures]
             print(f"| {rate}% | " + " | ".join(cells) + " |", flush=True)
 

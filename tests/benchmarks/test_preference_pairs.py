@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.preference_pairs import detection, f1, pairs, shown
+from benchmarks.preference_pairs import choose, detection, f1, pairs, shown, split
 from nfilter import Row, Verdict, View
 from nfilter.noise.labels import NoiseConfig, inject
 
@@ -41,3 +41,17 @@ def test_the_right_answer_is_chosen_and_the_wrong_one_differs(kind):
 def test_figures_have_their_spread():
     assert shown([0.5]) == "0.500"
     assert shown([0.4, 0.6]) == "0.500 ± 0.141"
+
+
+@pytest.mark.parametrize("kind", ["uniform", "own"])
+def test_settings_are_chosen_on_pairs_that_are_neither_trained_on_nor_reported(kind, monkeypatch):
+    parts = [{sample.id for sample in part} for part in split(pairs(kind), 400, 400, 400)]
+    assert [len(part) for part in parts] == [400, 400, 400]
+    assert len(set().union(*parts)) == 1200
+
+    def measured(samples, seed, test, chosen):
+        assert test == ["development"]
+        return {1e-4: 0.5, 3e-4: 0.8, 1e-3: 0.6}[chosen["learning_rate"]]
+
+    monkeypatch.setattr("benchmarks.preference_pairs.measured", measured)
+    assert choose(["pair"], ["development"]) == {"learning_rate": 3e-4, "num_train_epochs": 1}

@@ -1,6 +1,6 @@
 """Agents: conversations in which a model calls tools, side by side, each bounded in rounds, calls and recorded text.
 
-``run_agents`` holds them over one model. Every tool call goes through ``answer_tool_call``, with every untrusted text
+``run_agents`` holds them over one model or several. Every tool call goes through ``answer_tool_call``, with every untrusted text
 that the model has seen, so that data calls no tool.
 """
 
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from nfilter.api.calls import Completion, Request
+from nfilter.api.capabilities import OpenStreams
+from nfilter.api.interrupt import Interrupted
 from nfilter.api.model import Model
 from nfilter.api.tools import Tool, ToolResult, answer_tool_call, tool_message, tool_schema
 from nfilter.api.types import JSON, Message, Sample, ToolCall
@@ -111,14 +113,14 @@ class AgentRun:
 
 
 def run_agents(
-    model: Model,
+    model: Model | Sequence[Model],
     agents: Sequence[Agent],
     again: Callable[[int, AgentRun], Agent | None] | None = None,
 ) -> list[AgentRun]:
-    """Run agents side by side over one model; return the last run of each, in order.
+    """Run agents side by side; return the last run of each, in order.
 
     Args:
-        model: ``ctx.model(NAME)``. Every call is journaled. An agent goes on as soon as its answer is there if the backend
+        model: ``ctx.model(NAME)``, or one model per agent: the calls of different models run side by side. Every call is journaled. An agent goes on as soon as its answer is there if the backend
             can do that, and otherwise in batches.
         agents: The agents.
         again: Receives the number of an agent and its run, and returns an agent that takes its place, such as a further
@@ -126,6 +128,9 @@ def run_agents(
 
     Returns:
         One run per agent. A completion with a failure ends an agent.
+
+    Raises:
+        ValueError: if there are several models, but not one per agent.
     """
     talks = [_Talk(agent) for agent in agents]
 
@@ -138,8 +143,44 @@ def run_agents(
                 request = talks[number].request()
         return request
 
-    model.converse([talk.request() for talk in talks], reply)
+    if not isinstance(model, Sequence):
+        model.converse([talk.request() for talk in talks], reply)
+        return [talk.run() for talk in talks]
+    groups: dict[tuple[str, str], tuple[Model, list[int]]] = {}
+    for number, (each, _) in enumerate(zip(model, talks, strict=True)):
+        groups.setdefault((each.name, each.fingerprint()), (each, []))[1].append(number)
+    # A local model computes in its step: calls of APIs are sent before.
+    order = sorted(groups.values(), key=lambda group: not group[0].has(OpenStreams))
+    _side_by_side(
+        [
+            each.conversing(
+                [talks[number].request() for number in numbers],
+                lambda place, answer, numbers=numbers: reply(numbers[place], answer),  # type: ignore[misc]
+            )
+            for each, numbers in order
+        ]
+    )
     return [talk.run() for talk in talks]
+
+
+def _side_by_side(conversations: Sequence[Generator[None, None, object]]) -> None:
+    """Take the steps of all in turn. After a first Ctrl-C each still takes the answers of its running calls."""
+    going, stopped = list(conversations), None
+    try:
+        while going:
+            for each in tuple(going):
+                try:
+                    next(each)
+                except StopIteration:
+                    going.remove(each)
+                except Interrupted as error:
+                    going.remove(each)
+                    stopped = error
+    finally:
+        for each in going:
+            each.close()
+    if stopped is not None:
+        raise stopped
 
 
 class _Talk:

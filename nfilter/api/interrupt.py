@@ -12,6 +12,10 @@ from types import FrameType
 _WAITING = "waiting for running calls, to keep their answers; press Ctrl-C again to abandon them"
 
 
+class Interrupted(KeyboardInterrupt):
+    """The run ends after a first Ctrl-C: of these calls none is running any more, and none was started since."""
+
+
 class Interrupt:
     """Whether the user interrupted the run. A backend whose calls cost money starts none once ``requested`` is true."""
 

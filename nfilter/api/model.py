@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
@@ -64,6 +64,17 @@ class Model(Protocol):
         ``reply`` receives the number of a conversation and its completion, and returns the next request of the conversation,
         or None at its end. It is called in the thread of the stage, once per completion; what it returns may depend on its own
         conversation only, because the order over conversations varies. Every call is journaled like one of ``generate``.
+        """
+        ...
+
+    def conversing(
+        self,
+        first: Sequence[Request],
+        reply: Callable[[int, Completion], Request | None],
+    ) -> Generator[None, None, list[Completion]]:
+        """Hold conversations like ``converse``, in steps that are taken by iterating, beside those of other models.
+
+        ``run_agents`` does so for agents of several models. Calls of an API go on between two steps. Closing it ends its calls.
         """
         ...
 

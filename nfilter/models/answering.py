@@ -11,7 +11,7 @@ from nfilter.answers.thoughts import Thoughts
 from nfilter.api.calls import Completion, Request
 from nfilter.api.capabilities import EndsPrompts, Streams
 from nfilter.api.errors import ContractError
-from nfilter.api.interrupt import Interrupt
+from nfilter.api.interrupt import Interrupt, Interrupted
 from nfilter.api.stages import Progress
 from nfilter.models.control_tokens import neutral
 from nfilter.models.conversations import Conversations, PreparedCall, Reply
@@ -76,8 +76,10 @@ class Answering:
         self._record_outcomes(zip((call.key for call in calls), done, strict=True))
         return done
 
-    def converse(self, first: Sequence[Request], reply: Reply) -> list[Completion]:
-        """Return the last completion of each conversation. The backend has ``OpenStreams``.
+    def conversing(
+        self, first: Sequence[Request], reply: Reply
+    ) -> Generator[None, None, list[Completion]]:
+        """Yield after each answer and while none comes; return the last completions. The backend has ``OpenStreams``.
 
         Raises:
             ContractError: if a request has no completion, or two.
@@ -118,6 +120,7 @@ class Answering:
                         to_send += talks.answered(*came)
                         bar.advance(talks.ended - ended)
                     recorder.commit_if_due(idle=came is None)
+                    yield
             finally:
                 # The traceback of an error of the stage holds the stream, and calls that nobody reads would go on.
                 if isinstance(stream, Generator):
@@ -187,7 +190,7 @@ class Answering:
             answered.add(index)
             yield sent[index], answer
         if self.interrupt.requested:
-            raise KeyboardInterrupt
+            raise Interrupted
         if len(answered) < len(sent):
             raise self._miscounted(
                 f"{len(sent) - len(answered)} of {len(sent)} requests were not answered"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nfilter.api.calls import Completion, Request
@@ -11,12 +11,26 @@ Reply = Callable[[int, Completion], Request | None]
 """Returns the next request of a conversation from its number and its completion; None at its end."""
 
 
-def converse_in_rounds(
+Steps = Generator[None, None, list[Completion]]
+"""Conversations in steps, which other work may stand between; returns the last completion of each conversation."""
+
+
+def finished(steps: Steps) -> list[Completion]:
+    """Take all steps; return their result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            last: list[Completion] = end.value
+            return last
+
+
+def conversing_in_rounds(
     generate: Callable[[Sequence[Request]], list[Completion]],
     first: Sequence[Request],
     reply: Reply,
-) -> list[Completion]:
-    """Return the last completion of each conversation. All conversations that go on make one batch per round."""
+) -> Steps:
+    """Yield after each round, in which all conversations that go on make one batch."""
     last: dict[int, Completion] = {}
     going = list(enumerate(first))
     while going:
@@ -28,6 +42,7 @@ def converse_in_rounds(
             if request is not None:
                 following.append((number, request))
         going = following
+        yield
     return [last[number] for number in range(len(first))]
 
 

@@ -32,7 +32,7 @@ from nfilter.api.interrupt import Interrupt
 from nfilter.api.stages import Progress
 from nfilter.api.types import FloatArray, IntArray, Sample, TokenSample
 from nfilter.models.answering import Answering
-from nfilter.models.conversations import converse_in_rounds
+from nfilter.models.conversations import Steps, conversing_in_rounds, finished
 from nfilter.models.pace import Pace
 from nfilter.models.results import Calls
 from nfilter.progress import QuietReporter
@@ -181,10 +181,18 @@ class JournaledModel:
             ModelError: if the backend lacks ``Generates``.
             ContractError: if the backend does not return one completion per request.
         """
+        return finished(self.conversing(first, reply))
+
+    def conversing(
+        self,
+        first: Sequence[Request],
+        reply: Callable[[int, Completion], Request | None],
+    ) -> Steps:
+        """Hold conversations like ``converse``, and yield after each answer or round."""
         self._require(Generates)
         if self.has(OpenStreams):
-            return self._answering().converse(first, reply)
-        return converse_in_rounds(self.generate, first, reply)
+            return self._answering().conversing(first, reply)
+        return conversing_in_rounds(self.generate, first, reply)
 
     def _answering(self) -> Answering:
         return Answering(

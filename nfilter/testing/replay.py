@@ -12,7 +12,7 @@ import numpy as np
 
 from nfilter.api.calls import Completion, ModelRef, Request
 from nfilter.api.types import FloatArray, TokenSample
-from nfilter.models.conversations import converse_in_rounds
+from nfilter.models.conversations import conversing_in_rounds, finished
 
 _Result = TypeVar("_Result")
 
@@ -53,7 +53,8 @@ class _Model:
         if hasattr(model, "generate"):
             self.generate = self._generate
         if hasattr(model, "converse"):
-            self.converse = partial(converse_in_rounds, self._generate)
+            self.conversing = partial(conversing_in_rounds, self._generate)
+            self.converse = lambda *talks: finished(self.conversing(*talks))
         if hasattr(model, "score"):
             self.score = self._score
 

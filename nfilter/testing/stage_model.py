@@ -26,7 +26,7 @@ from nfilter.api.capabilities import (
 )
 from nfilter.api.interrupt import Interrupt
 from nfilter.api.types import FloatArray, IntArray, Sample, TokenSample
-from nfilter.models.conversations import converse_in_rounds
+from nfilter.models.conversations import Steps, conversing_in_rounds, finished
 from nfilter.models.results import Calls
 from nfilter.progress import QuietReporter
 
@@ -109,7 +109,15 @@ class StageModel:
         reply: Callable[[int, Completion], Request | None],
     ) -> list[Completion]:
         """Return the last completion of each conversation; conversations go on in rounds, in order."""
-        return converse_in_rounds(self.generate, first, reply)
+        return finished(self.conversing(first, reply))
+
+    def conversing(
+        self,
+        first: Sequence[Request],
+        reply: Callable[[int, Completion], Request | None],
+    ) -> Steps:
+        """Hold conversations like ``converse``, one round per step."""
+        return conversing_in_rounds(self.generate, first, reply)
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """Return float32 [n, d]."""

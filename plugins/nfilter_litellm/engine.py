@@ -27,6 +27,7 @@ from nfilter_litellm.retry import Retry
 _FLUSH_SECONDS = 0.05  # longest time for which answers are collected before delivery
 _MAX_COLLECTED = 16  # answers that are delivered at once
 _MAX_UNREAD = 32  # unread answers at which no call starts, because a kill would lose them
+_IDLE_SECONDS = 0.05  # longest wait for an answer, while other conversations may go on
 _MAX_TIMEOUTS = 3  # attempts that may time out: each takes long
 
 Answered = tuple[int, Completion]
@@ -296,6 +297,16 @@ class _Unread:
             await self._read.wait()
 
 
+def _next(
+    out: queue.SimpleQueue[list[Answered] | None], seconds: float | None
+) -> list[Answered] | None:
+    """Return the next answers, no answers after ``seconds``, or None at the end."""
+    try:
+        return out.get(timeout=seconds)
+    except queue.Empty:
+        return []
+
+
 class Engine:
     """Synchronous interface: a stage's thread submits requests, the loop's thread processes them."""
 
@@ -344,7 +355,7 @@ class Engine:
         loop.call_soon_threadsafe(start)
         completed = False
         try:
-            while (batch := out.get()) is not None:
+            while (batch := _next(out, None if more is None else _IDLE_SECONDS)) is not None:
                 for answered in batch:
                     yield answered
                     further = more() if more is not None else ()

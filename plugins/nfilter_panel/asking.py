@@ -39,23 +39,17 @@ class Seat:
 
 
 class Asking:
-    """Asks the members of a panel, side by side for each model."""
+    """Asks the members of a panel, side by side."""
 
     def __init__(self, config: PanelConfig, ctx: Context) -> None:
         self._config = config
         self._ctx = ctx
 
     def ask(self, seats: Sequence[Seat]) -> None:
-        """Ask each seat once; unreadable replies are requested again. Opinions and steps go to the cases."""
-        by_model: dict[str, list[Seat]] = {}
-        for seat in seats:
-            by_model.setdefault(self._member(seat).llm, []).append(seat)
-        for llm, group in by_model.items():
-            self._ask_model(llm, group)
-
-    def _ask_model(self, llm: str, seats: Sequence[Seat]) -> None:
+        """Ask each seat once; unreadable replies are requested again. Opinions and steps go to the cases, in the order of seats."""
         attempts = [0] * len(seats)
         asked = [self._asked(seat, 0) for seat in seats]
+        ended: dict[int, tuple[Opinion, AgentRun, Fence]] = {}
 
         def again(number: int, run: AgentRun) -> Agent | None:
             seat, (_, fence) = seats[number], asked[number]
@@ -65,10 +59,14 @@ class Asking:
                 attempts[number] += 1
                 asked[number] = self._asked(seat, attempts[number])
                 return asked[number][0]
-            self._take(seat, opinion, run, fence)
+            ended[number] = (opinion, run, fence)
             return None
 
-        run_agents(self._ctx.model(llm), [agent for agent, _ in asked], again)
+        names = [self._member(seat).llm for seat in seats]
+        models = {name: self._ctx.model(name) for name in names}
+        run_agents([models[name] for name in names], [agent for agent, _ in asked], again)
+        for number, seat in enumerate(seats):
+            self._take(seat, *ended[number])
 
     def _take(self, seat: Seat, opinion: Opinion, run: AgentRun, fence: Fence) -> None:
         case = seat.case

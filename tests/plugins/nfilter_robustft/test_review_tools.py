@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from nfilter import Completion, ToolCall
+from nfilter import Completion, State, ToolCall
 from nfilter.testing import FakeContext, FakeEncoder, FakeGenerator, check_sample_stage
 from nfilter_robustft.review import Review, ReviewConfig
 
@@ -138,3 +138,37 @@ def test_the_plan_counts_rounds():
     assert (plain.most, plain.usual, plain.shows) == (3, 0.5, 0)
     assert (tooled.most, tooled.usual) == (15, 1.0)
     assert tooled.shows > 4 * 1024
+
+
+def test_what_an_agent_is_sent_is_a_reviewed_text(sample, golden):
+    """Three rounds: a calculation, the neighbours (data of other rows), and the answer, after which no call is possible."""
+
+    def answer(request):
+        results = [turn for turn in request.messages if turn.role == "tool"]
+        if not results:
+            return calls("12 * 7", id="c1")
+        if len(results) == 1:
+            call = ToolCall("neighbours", '{"k": 1}', id="c2")
+            return Completion("", completion_tokens=4, tool_calls=(call,))
+        return computed(request)
+
+    model = FakeGenerator(answer)
+    rows = [
+        sample(1, QUERY, "90", views=SPLIT, flagged=True),
+        sample(2, "How much is 12 * 8?", "96"),
+    ]
+    models = {"m": model, "encoder": FakeEncoder()}
+    ctx = FakeContext(models=models, answers="number", stage_rows=rows)
+    tools = ["calculator", {"use": "neighbours", "encoder": "encoder", "labels": True}]
+    config = ReviewConfig(llm="m", tools=tools, rounds=3)
+    (out,) = Review(config).process(rows[:1], State(), ctx)
+    assert out.response == "84"
+    last = model.requests[-1]
+    turns = [
+        f"[{turn.role}]\n{turn.content}"
+        + "".join(f"\n({call.id}) {call.name} {call.arguments}" for call in turn.tool_calls)
+        for turn in last.messages
+    ]
+    schemas = json.dumps(last.tools, indent=1)
+    text = "\n".join([*turns, f"[tools, choice {last.tool_choice}]", schemas, ""])
+    golden("prompts/agents/review.txt", text)

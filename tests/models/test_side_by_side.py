@@ -166,5 +166,5 @@ def test_an_error_of_one_model_ends_the_calls_of_the_others(
 
 
 def test_models_are_one_per_agent(model: Callable[..., JournaledModel]) -> None:
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="is longer"):
         run_agents([model(Local("one"))], [agent("0"), agent("1")])

@@ -100,7 +100,7 @@ def checked(samples, **config):
     return check_sample_stage(Check, config, samples, ctx), ctx
 
 
-@pytest.mark.types("give the check 20 trusted labels (trusted: COLUMN), more rows or a better view")
+@pytest.mark.types("trusted labels (trusted: COLUMN), more rows or a better view")
 def test_few_rows_are_not_decided_by_a_probability_and_20_trusted_rows_settle_it():
     """Two views contradict each of five labels. As independent witnesses they would call all of them wrong."""
     done, ctx = checked(rows(5, 5), vote="probability")

@@ -29,7 +29,7 @@ from typing import Any, Final
 from benchmarks.agents_policy import Policy, problem, solution
 from nfilter import Agent, Completion, Message, Request, ToolCall, run_agents
 from nfilter.engine.run import run
-from nfilter.models.conversations import converse_in_rounds
+from nfilter.models.conversations import conversing_in_rounds, finished
 from nfilter.models.proxy import JournaledModel
 from nfilter.recipe.model import Recipe
 from nfilter.registry.loading import load as load_plugins
@@ -167,7 +167,7 @@ class _Lockstep:
         self._model = model
 
     def converse(self, first: Sequence[Request], reply: Any) -> list[Completion]:
-        return converse_in_rounds(self._model.generate, first, reply)
+        return finished(conversing_in_rounds(self._model.generate, first, reply))
 
 
 def timed(seed: int, *, lockstep: bool) -> float:

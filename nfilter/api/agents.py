@@ -120,8 +120,8 @@ def run_agents(
     """Run agents side by side; return the last run of each, in order.
 
     Args:
-        model: ``ctx.model(NAME)``, or one model per agent: the calls of different models run side by side. Every call is journaled. An agent goes on as soon as its answer is there if the backend
-            can do that, and otherwise in batches.
+        model: ``ctx.model(NAME)``, or one model per agent: the calls of different models run side by side. Every call is
+            journaled. An agent goes on as soon as its answer is there if the backend can do that, and otherwise in batches.
         agents: The agents.
         again: Receives the number of an agent and its run, and returns an agent that takes its place, such as a further
             attempt after an unreadable reply; None at the end. What it returns may depend on its own agent only.

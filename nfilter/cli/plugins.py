@@ -18,7 +18,7 @@ def listing_options(command: Callable[..., None]) -> Callable[..., None]:
         "--kind",
         metavar="KIND",
         shell_complete=completion.kinds,
-        help="Only this kind: stage, backend, trainer, source, exporter, metric, loss, tool, model, prompt, recipe, command or hook.",
+        help="Only this kind: stage, backend, trainer, source, exporter, metric, loss, tool, executor, model, prompt, recipe, command or hook.",
     )
     text = click.option(
         "--filter",

@@ -68,7 +68,7 @@ def test_its_methods_have_the_types_of_the_capabilities(capability: type) -> Non
 
 def test_no_method_returns_any() -> None:
     names = [name for name in vars(Model) if not name.startswith("_") and name != "name"]
-    assert len(names) == 12
+    assert len(names) == 13
     assert Any not in [hints(Model, name)["return"] for name in names]
     (lent,) = typing.get_args(hints(Model, "lend")["return"])
     assert lent is Lent

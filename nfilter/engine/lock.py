@@ -14,7 +14,7 @@ from nfilter.models.pool import ModelPool
 from nfilter.recipe.file_hints import PLUGIN_FILES, record
 from nfilter.recipe.model import Recipe
 from nfilter.recipe.prompts import Prompts
-from nfilter.recipe.uses import Use, model_needs, stage_tools, tool_needs
+from nfilter.recipe.uses import Use, model_needs, stage_needs, stage_tools, tool_needs
 from nfilter.registry.loading import Registered
 from nfilter.registry.provenance import core_code
 from nfilter.store.files import publishing
@@ -75,13 +75,10 @@ def _uses(recipe: Recipe) -> Iterator[Use]:
 
 def _models(recipe: Recipe) -> list[str]:
     """The models that the run will use, without aliases; a model that is only listed is not built."""
-    configs: list[Any] = [recipe.answer]
-    needs = []
+    needs = model_needs(recipe.answer)
     for use in (*recipe.samples, *recipe.tokens):
-        configs.append(use.config)
-        needs += use.item.cls.contract(use.config).needs
+        needs += stage_needs(use)
         needs += tool_needs(stage_tools(use, recipe.plugins))
-    needs += [need for config in configs for need in model_needs(config)]
     names = {need.model for need in needs}
     if recipe.arms or recipe.encodes:
         names.add(recipe.encode.model)

@@ -23,7 +23,7 @@ from nfilter.engine.state import RunState
 from nfilter.engine.tokens import TokenKind
 from nfilter.models.pace import PACES, Pace
 from nfilter.recipe.model import Recipe
-from nfilter.recipe.uses import Use, model_needs, stage_tools, tool_needs
+from nfilter.recipe.uses import Use, model_needs, stage_needs, stage_tools, tool_needs
 from nfilter.registry.provenance import code_of, core_code
 from nfilter.store.artefacts import Artefact, fingerprint_of, finished
 from nfilter.store.files import check_folder
@@ -145,8 +145,7 @@ def stage_parts(state: RunState, each: NumberedStage, before: str) -> dict[str, 
 def stage_models(recipe: Recipe, use: Use) -> list[str]:
     """Return the names of the models of a stage, sorted: those that its settings, its contract, its tools and the answers name."""
     needs = (
-        *model_needs(use.config),
-        *use.item.cls.contract(use.config).needs,
+        *stage_needs(use),
         *tool_needs(stage_tools(use, recipe.plugins)),
         *model_needs(recipe.answer),
     )

@@ -11,7 +11,7 @@ from nfilter.recipe.checking import Checking
 from nfilter.recipe.fetching import allowing
 from nfilter.recipe.hosts import unlisted_hosts
 from nfilter.recipe.model import Recipe
-from nfilter.recipe.uses import Use, model_needs, stage_tools
+from nfilter.recipe.uses import Use, model_needs, stage_needs, stage_tools
 from nfilter.recipe.yaml_lines import Where
 
 
@@ -60,7 +60,7 @@ def _needs_of(checking: Checking, use: Use) -> None:
     """Check the packages and models of a stage, and the models of its tools."""
     contract: Contract = use.item.cls.contract(use.config)
     _packages(checking, use, contract)
-    for need in dict.fromkeys((*model_needs(use.config), *contract.needs)):
+    for need in stage_needs(use):
         _need(checking, use.where, use.name, need)
     for tool in stage_tools(use, checking.plugins):
         for need in model_needs(tool.config):

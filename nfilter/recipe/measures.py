@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from nfilter.recipe.model import Recipe
-from nfilter.recipe.uses import Use
+from nfilter.recipe.uses import Use, stage_needs
 from nfilter.recipe.yaml_lines import Where
 
 
@@ -38,7 +38,7 @@ def rewrites(recipe: Recipe) -> list[Rewrite]:
 
 def _without_logprobs(recipe: Recipe) -> Iterator[Rewrite]:
     for use in recipe.samples:
-        for need in use.item.cls.contract(use.config).needs:
+        for need in stage_needs(use):
             given = _gives(recipe, need.model)
             if need.logprobs and given is False and "logprobs" in use.item.cls.Config.model_fields:
                 yield Rewrite(
@@ -88,7 +88,7 @@ def _named(recipe: Recipe, model: str) -> str:
 
 
 def _asked_by(use: Use) -> str:
-    needs = use.item.cls.contract(use.config).needs
+    needs = stage_needs(use)
     return str(needs[0].model) if needs else "expert"
 
 

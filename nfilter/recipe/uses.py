@@ -14,7 +14,7 @@ from nfilter.answers.thoughts import Marks
 from nfilter.api.capabilities import Needs
 from nfilter.api.errors import PluginError, did_you_mean, short
 from nfilter.api.settings import StageConfig
-from nfilter.api.stages import ModelNeed
+from nfilter.api.stages import Contract, ModelNeed
 from nfilter.api.tool_settings import ToolUse, tool_uses
 from nfilter.api.tools import ToolSite
 from nfilter.noise.labels import NoiseConfig
@@ -159,6 +159,12 @@ def _needs(config: BaseModel, at: Where) -> Iterator[ModelNeed]:
             if isinstance(part, BaseModel):
                 step = (name, number) if isinstance(value, list | tuple) else (name,)
                 yield from _needs(part, (*at, *step))
+
+
+def stage_needs(use: Use) -> list[ModelNeed]:
+    """Return the models that the settings and the contract of a stage name."""
+    contract: Contract = use.item.cls.contract(use.config)
+    return list(dict.fromkeys((*model_needs(use.config), *contract.needs)))
 
 
 def tool_needs(tools: Iterable[StageTool]) -> list[ModelNeed]:

@@ -14,9 +14,7 @@ from nfilter import (
     Context,
     Contract,
     ContractError,
-    Embeds,
     EncoderName,
-    ModelNeed,
     Sample,
     StageConfig,
     State,
@@ -91,7 +89,6 @@ class Curate:
             packages={"faiss": "nfilter[local]"},
             reads=frozenset({config.by}),
             writes=frozenset({config.into}),
-            needs=(ModelNeed(config.encoder, Embeds, field="encoder"),),
         )
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:

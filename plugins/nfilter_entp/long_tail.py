@@ -16,10 +16,8 @@ from nfilter import (
     Context,
     Contract,
     ContractError,
-    Embeds,
     EncoderName,
     FloatArray,
-    ModelNeed,
     Sample,
     StageConfig,
     State,
@@ -80,7 +78,6 @@ class LongTail:
             packages={"faiss": "nfilter[local]"},
             reads=frozenset({config.by} if config.by is not None else ()),
             writes=frozenset({config.into}),
-            needs=(ModelNeed(config.encoder, Embeds, field="encoder"),),
         )
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:

@@ -18,7 +18,6 @@ from nfilter import (
     FloatArray,
     Generates,
     Message,
-    ModelNeed,
     Needs,
     PackedTexts,
     Sample,
@@ -147,10 +146,6 @@ class Mix:
             writes=frozenset({config.into}),
             sometimes=frozenset({config.into}),
             prompts=frozenset(config.prompt(role) for role in ROLES),
-            needs=(
-                ModelNeed(config.llm, Generates, field="llm"),
-                ModelNeed(config.encoder, Embeds, field="encoder"),
-            ),
             new_samples=True,
             calls=tuple(calls),
         )

@@ -17,11 +17,9 @@ from nfilter import (
     Context,
     Contract,
     ContractError,
-    Embeds,
     EncoderName,
     FloatArray,
     IntArray,
-    ModelNeed,
     PackedTexts,
     Proportion,
     Sample,
@@ -130,7 +128,6 @@ class Pair:
         return Contract(
             packages={"faiss": "nfilter[local]", "sklearn": "nfilter[local]"},
             writes=frozenset({config.into}),
-            needs=(ModelNeed(config.encoder, Embeds, field="encoder"),),
         )
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:

@@ -16,7 +16,6 @@ from nfilter import (
     Contract,
     Fence,
     Generates,
-    ModelNeed,
     Needs,
     PromptName,
     ReplyTokens,
@@ -104,7 +103,6 @@ class Rate:
         return Contract(
             writes=writes,
             prompts=frozenset({config.prompt}),
-            needs=(ModelNeed(config.llm, Generates, field="llm"),),
             calls=(calls,),
         )
 

@@ -13,9 +13,7 @@ from nfilter import (
     Completion,
     Context,
     Contract,
-    Generates,
     GeneratorName,
-    ModelNeed,
     PromptName,
     ReplyTokens,
     Sample,
@@ -106,7 +104,6 @@ class Answer:
             sometimes=frozenset({config.into} if notes_read(config) else ()),
             measures={config.into: _measures(config)},
             prompts=frozenset({config.prompt}),
-            needs=(ModelNeed(config.llm, Generates, field="llm"),),
             calls=(
                 Calls(
                     config.llm,

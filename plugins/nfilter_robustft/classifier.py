@@ -14,7 +14,6 @@ from nfilter import (
     Contract,
     Embeds,
     FloatArray,
-    ModelNeed,
     Needs,
     Sample,
     StageConfig,
@@ -85,7 +84,6 @@ class Classifier:
             writes=frozenset({config.into}),
             views=frozenset({config.into}),
             measures={config.into: {}},
-            needs=tuple(ModelNeed(name, Embeds, field="encoder") for name in config.encoder),
         )
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:

@@ -13,9 +13,7 @@ from nfilter import (
     JSON,
     Context,
     Contract,
-    Embeds,
     EncoderName,
-    ModelNeed,
     PackedTexts,
     Sample,
     StageConfig,
@@ -89,7 +87,6 @@ class Neighbors:
             writes=frozenset({config.into}),
             views=frozenset({config.into}),
             measures={config.into: {}},
-            needs=(ModelNeed(config.encoder, Embeds, field="encoder"),),
         )
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:

@@ -15,9 +15,7 @@ from nfilter import (
     Completion,
     Context,
     Contract,
-    Generates,
     GeneratorName,
-    ModelNeed,
     PromptName,
     ReplyTokens,
     Sample,
@@ -151,7 +149,6 @@ class Reason:
             sometimes=frozenset({config.into} if notes_read(config) else ()),
             measures={config.into: {"nll": config.llm} if config.logprobs else {}},
             prompts=frozenset(prompts),
-            needs=(ModelNeed(config.llm, Generates, field="llm"),),
             calls=(_calls(config),),
         )
 

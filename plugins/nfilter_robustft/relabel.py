@@ -126,10 +126,7 @@ class Relabel:
             measures={config.into: {"nll": config.llm} if config.logprobs else {}},
             proposes=frozenset({config.into}),
             prompts=frozenset({config.prompt}),
-            needs=(
-                ModelNeed(config.llm, Generates, config.logprobs, "llm"),
-                ModelNeed(config.encoder, Embeds, field="encoder"),
-            ),
+            needs=(ModelNeed(config.llm, Generates, config.logprobs, "llm"),),
             calls=(
                 Calls(
                     config.llm,

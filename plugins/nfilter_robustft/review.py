@@ -15,9 +15,7 @@ from nfilter import (
     Completion,
     Context,
     Contract,
-    Generates,
     GeneratorName,
-    ModelNeed,
     PromptName,
     ReplyTokens,
     Request,
@@ -153,7 +151,6 @@ class Review:
             measures={config.into: {"nll": config.llm} if config.logprobs else {}},
             proposes=frozenset({config.into}),
             prompts=frozenset({config.prompt}),
-            needs=(ModelNeed(config.llm, Generates, field="llm"),),
             calls=(
                 Calls(
                     config.llm,

@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from nfilter import ContractError, Embeds, Message, Sample
+from nfilter.recipe.uses import model_needs
 from nfilter.testing import FakeContext, FakeEncoder, check_sample_stage
 from nfilter_entp.curate import Curate, CurateConfig
 from nfilter_entp.neighbours import Collector
@@ -395,9 +396,10 @@ def test_all_are_kept_by_default():
 
 
 def test_the_contract():
-    contract = Curate.contract(CurateConfig(encoder="e", by="mine", into="c"))
+    config = CurateConfig(encoder="e", by="mine", into="c")
+    contract = Curate.contract(config)
     assert (contract.reads, contract.writes) == ({"mine"}, {"c"})
-    (need,) = contract.needs
+    (need,) = model_needs(config)
     assert (need.model, need.capability, need.field) == ("e", Embeds, "encoder")
     assert contract.calls == ()
 

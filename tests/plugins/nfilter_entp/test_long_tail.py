@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from nfilter import ContractError, Embeds, Message, Sample
+from nfilter.recipe.uses import model_needs
 from nfilter.testing import FakeContext, FakeEncoder, check_sample_stage
 from nfilter_entp.long_tail import LongTail, LongTailConfig, long_tail_score
 
@@ -146,9 +147,10 @@ def test_neither_order_nor_chunks_change_anything(n, seed, keep, size):
 
 @pytest.mark.types("put entp.curate or entp.rate before")
 def test_the_contract_and_its_errors():
-    contract = LongTail.contract(LongTailConfig(encoder="e", by="curated", into="t"))
+    config = LongTailConfig(encoder="e", by="curated", into="t")
+    contract = LongTail.contract(config)
     assert (contract.reads, contract.writes) == ({"curated"}, {"t"})
-    assert contract.needs[0].capability is Embeds
+    assert model_needs(config)[0].capability is Embeds
     assert LongTail.contract(LongTailConfig(encoder="e")).reads == frozenset()
     for keep in (-1, 1.5, True):
         with pytest.raises(ValidationError):

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from nfilter import Completion, Failure, Fence, Generates, Message, Sample
 from nfilter.recipe.prompts import Prompts, shipped_directory
+from nfilter.recipe.uses import model_needs
 from nfilter.testing import FakeContext, FakeGenerator, check_sample_stage
 from nfilter_entp.rate import ASPECTS, Rate, RateConfig, class_of, prompt_variables, read
 
@@ -163,15 +164,17 @@ def test_a_template_that_asks_for_no_code_is_read_without_one(tmp_path):
 
 
 def test_the_contract_declares_the_calls():
-    contract = Rate.contract(RateConfig(llm="m", retries=2, max_tokens=99))
+    config = RateConfig(llm="m", retries=2, max_tokens=99)
+    contract = Rate.contract(config)
     (calls,) = contract.calls
     assert (calls.model, calls.prompt, calls.max_tokens) == ("m", "entp/rate", 99)
     assert (calls.least, calls.usual, calls.most) == (0, 1, 3)
     assert contract.prompts == {"entp/rate"}
-    (need,) = contract.needs
+    (need,) = model_needs(config)
     assert (need.model, need.capability, need.field) == ("m", Generates, "llm")
-    plain = Rate.contract(RateConfig(column="quality"))
-    assert (plain.calls, plain.needs, plain.prompts) == ((), (), frozenset())
+    config = RateConfig(column="quality")
+    plain = Rate.contract(config)
+    assert (plain.calls, model_needs(config), plain.prompts) == ((), [], frozenset())
 
 
 def test_ratings_need_exactly_one_source():

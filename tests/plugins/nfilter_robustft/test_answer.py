@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from nfilter import Completion, Failure, Generates, Message, Sample
+from nfilter.recipe.uses import model_needs
 from nfilter.testing import FakeGenerator, check_sample_stage
 from nfilter_robustft.answer import Answer, AnswerConfig
 
@@ -123,10 +124,11 @@ def test_several_greedy_draws_raise():
 
 
 def test_contract():
-    contract = Answer.contract(AnswerConfig(llm="x", into="mine", prompt="a/b"))
+    config = AnswerConfig(llm="x", into="mine", prompt="a/b")
+    contract = Answer.contract(config)
     assert contract.writes == contract.views == {"mine"}
     assert contract.prompts == {"a/b"}
-    assert [(need.model, need.capability) for need in contract.needs] == [("x", Generates)]
+    assert [(need.model, need.capability) for need in model_needs(config)] == [("x", Generates)]
 
 
 def test_empty_chunk_makes_no_request(context):

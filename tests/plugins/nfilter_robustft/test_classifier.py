@@ -5,6 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from nfilter import ContractError, Embeds, Message, ModelNeed, Sample
+from nfilter.recipe.uses import model_needs
 from nfilter.testing import FakeContext, FakeEncoder, check_sample_stage
 from nfilter_robustft.classifier import Classifier, ClassifierConfig
 from nfilter_robustft.settle import Settle, SettleConfig
@@ -252,11 +253,10 @@ def test_unknown_id_raises():
 
 def test_one_encoder_or_a_list():
     assert ClassifierConfig(encoder="words").encoder == ["words"]
-    contract = Classifier.contract(ClassifierConfig(encoder=["words", "student"]))
-    assert contract.needs == (
+    assert model_needs(ClassifierConfig(encoder=["words", "student"])) == [
         ModelNeed("words", Embeds, field="encoder"),
         ModelNeed("student", Embeds, field="encoder"),
-    )
+    ]
     with pytest.raises(ValidationError):
         ClassifierConfig(encoder=[])
 

@@ -5,6 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from nfilter import ContractError, Embeds, Message, ModelNeed, Sample
+from nfilter.recipe.uses import model_needs
 from nfilter.testing import FakeContext, FakeEncoder, check_sample_stage
 from nfilter_robustft.check import Check
 from nfilter_robustft.check_settings import CheckConfig
@@ -346,7 +347,7 @@ def test_conformance_and_contract():
     assert keys <= set(out[0].notes["near"])
     contract = Neighbors.contract(config)
     assert contract.views == contract.writes == {"near"}
-    assert contract.needs == (ModelNeed("encoder", Embeds, field="encoder"),)
+    assert model_needs(config) == [ModelNeed("encoder", Embeds, field="encoder")]
 
 
 def test_lettered_options_are_not_embedded():

@@ -9,20 +9,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nfilter.api.errors import StoreError
+from nfilter.api.errors import DamageError, StoreError
+from nfilter.api.notes import Verdict
+from nfilter.api.types import Sample
 from nfilter.metrics.figures import Figure, Range, narrowed
 from nfilter.metrics.figures import estimate as estimate_of
 from nfilter.metrics.stratified import METHOD, Checked, Estimate, Estimates, estimate
 from nfilter.report import reading, sheet, text
 from nfilter.report.drawing import Stratum, Unit, draw
 from nfilter.report.rate import RECORD, rate_text
+from nfilter.store.artefacts import Artefact
+from nfilter.store.files import read_sealed, write_sealed
+from nfilter.store.review import read_reviews
+from nfilter.store.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from nfilter.api.types import Sample
-    from nfilter.store.artefacts import Artefact
-    from nfilter.store.run_directory import RunDirectory
 
 SHEET = "audit.csv"
 _COLUMNS = ("id", "question", "label")
@@ -65,8 +67,6 @@ def audit(
     Raises:
         StoreError: if no stage wrote verdicts, or the sheet has invalid answers (the message has the line numbers).
     """
-    from nfilter.store.files import write_sealed
-
     run = reading.open_run(run_dir)
     path = run.path / SHEET
     if path.is_file() and (sheet.has_answers(path) or _reviewed_of(run)):
@@ -78,8 +78,6 @@ def audit(
 
 def standing(run_dir: Path) -> Audit | None:
     """Return the audit as it stands, with rows that were reviewed as answers; None where no rows were drawn."""
-    from nfilter.store.files import read_sealed
-
     run = reading.open_run(run_dir)
     path = run.path / SHEET
     if not (run.path / RECORD).is_file() or not path.is_file():
@@ -91,8 +89,6 @@ def standing(run_dir: Path) -> Audit | None:
 
 def drawn_rows(run_dir: Path) -> list[str]:
     """Return the ids of the drawn rows in the order of the sheet; empty where none were drawn."""
-    from nfilter.store.files import read_sealed
-
     path = run_dir / RECORD
     if not path.is_file():
         return []
@@ -109,8 +105,6 @@ def as_json(result: Audit) -> dict[str, Any]:
 
 def _population(run: RunDirectory, last: Artefact[Sample]) -> list[Unit]:
     """The rows of the source with their last verdicts; samples that stages added are left out."""
-    from nfilter.api.notes import Verdict
-
     originals = set(reading.ids_of(run.stage(0, reading.SOURCE)))
     units = []
     verdicts = 0
@@ -209,9 +203,6 @@ def _other_draw(
 
 
 def _answered(run: RunDirectory, path: Path, n: int | None, seed: int | None) -> Audit:
-    from nfilter.api.errors import DamageError
-    from nfilter.store.files import read_sealed, write_sealed
-
     record_path = run.path / RECORD
     if not record_path.is_file():
         raise StoreError(
@@ -246,8 +237,6 @@ def _reviewed_right(run: RunDirectory, ids: Sequence[str]) -> dict[str, bool]:
 
     Reviewed rows that were not drawn are left out: people choose them, so that they say nothing of the others.
     """
-    from nfilter.store.review import read_reviews
-
     reviews = read_reviews(run.path)
     found = {name: reviews[name].label_is_right for name in ids if name in reviews}
     return {name: right for name, right in found.items() if right is not None}

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from nfilter.api.errors import DamageError, StoreError
+from nfilter.api.types import Sample
 from nfilter.metrics.figures import is_number
-from nfilter.report import reading
-
-if TYPE_CHECKING:
-    from nfilter.api.types import Sample
-    from nfilter.report.audit import Audit
-    from nfilter.report.compare import Table
-    from nfilter.store.artefacts import Artefact
-    from nfilter.store.review import Review
+from nfilter.report import audit, explain, reading
+from nfilter.report.audit import Audit
+from nfilter.report.compare import Table, compare
+from nfilter.store.artefacts import Artefact
+from nfilter.store.files import digest, read_json
+from nfilter.store.review import Review, append_reviews, read_reviews
+from nfilter.store.truth import truth_of
 
 Fate = Literal["kept", "dropped", "unreadable"]
 _DEEPEST = 3
@@ -104,8 +104,6 @@ class RunReader:
 
     def mark(self) -> str:
         """Return a text that changes when the rows of the run do."""
-        from nfilter.store.files import digest
-
         known = reading.manifest(self.path) if self._has_manifest() else {}
         return digest(
             [[reading.label(each), each.fingerprint()] for each in self._finished()],
@@ -138,8 +136,6 @@ class RunReader:
 
     def trainings(self) -> dict[str, dict[str, Any]]:
         """Return what each arm's trainer recorded (training.json), by arm."""
-        from nfilter.store.files import read_json
-
         found = sorted((self.path / "adapters").glob("*/training.json"))
         records = {file.parent.name: read_json(file) for file in found}
         return {arm: record for arm, record in records.items() if isinstance(record, dict)}
@@ -190,21 +186,15 @@ class RunReader:
             chunk: The number of its chunk, where it is known: the others are then not read.
             tokens: Whether to add ``response_tokens``.
         """
-        from nfilter.report import explain
-
         found = explain.explain(self.path, row, show_truth=True, show_tokens=tokens, chunk=chunk)
         return explain.as_json(found)
 
     def reviews(self) -> dict[str, Review]:
         """Return the last decision of a person about each row, by id."""
-        from nfilter.store.review import read_reviews
-
         return read_reviews(self.path)
 
     def review(self, reviews: Sequence[Review]) -> None:
         """Append decisions to review.jsonl; the next `nfilter run` pins these rows."""
-        from nfilter.store.review import append_reviews
-
         append_reviews(self.path, reviews)
 
     def audit(self, n: int | None = None) -> Audit | None:
@@ -212,14 +202,10 @@ class RunReader:
 
         Reviewed rows count as answers.
         """
-        from nfilter.report import audit
-
         return audit.standing(self.path) if n is None else audit.audit(self.path, n=n)
 
     def drawn(self) -> list[str]:
         """Return the ids of the rows that the audit drew, in the order of its sheet; empty without an audit."""
-        from nfilter.report import audit
-
         return audit.drawn_rows(self.path)
 
     def answer_settings(self) -> dict[str, Any]:
@@ -264,8 +250,6 @@ class RunReader:
         return {str(row["id"]): str(row["reason"]) for row in rows if row["stage"] == "encode"}
 
     def _truth(self) -> dict[str, str]:
-        from nfilter.store.truth import truth_of
-
         source = self._run.stage(0, reading.SOURCE)
         try:
             return truth_of(source)
@@ -275,8 +259,6 @@ class RunReader:
 
 def compare_runs(paths: Sequence[Path]) -> Table:
     """Return the figures of several runs side by side, with what stands against comparing them."""
-    from nfilter.report.compare import compare
-
     return compare(paths)
 
 

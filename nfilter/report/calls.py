@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nfilter.api.types import Message, ToolCall
+from nfilter.store.journal import undamaged, unpacked_prompt
+
 _REMEDY = "run the same command again to repair it"
 # The primary key begins with the stage: going through the stages finds a sample's calls without a scan of the table.
 _STAGES = (
@@ -57,8 +60,6 @@ class Calls:
 
 def calls_for(journal: Path, sample_id: str) -> Calls:
     """Return the calls that were made for a sample. The journal is opened read-only and may be missing."""
-    from nfilter.store.journal import undamaged
-
     if not journal.is_file():
         return Calls([], "journal.db is missing, so no calls are listed")
     uri = f"{journal.resolve().as_uri()}?mode=ro"
@@ -85,9 +86,6 @@ def calls_for(journal: Path, sample_id: str) -> Calls:
 
 def _prompt(connection: sqlite3.Connection, key: str) -> list[tuple[str, str]] | None:
     """The messages of a call; None where a journal from before prompts were kept does not have them."""
-    from nfilter.api.types import Message
-    from nfilter.store.journal import unpacked_prompt
-
     try:
         found = connection.execute(_PROMPT, (key,)).fetchone()
     except sqlite3.OperationalError:
@@ -127,8 +125,6 @@ def _call(
 
 def _text(answer: Mapping[str, Any]) -> str:
     """The answer as text: what was written, and one line per tool call."""
-    from nfilter.api.types import Message, ToolCall
-
     calls = tuple(ToolCall(*call) for call in answer.get("tool_calls", ()))
     return Message("assistant", str(answer.get("text", "")), tool_calls=calls).shown()
 

@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nfilter.api.errors import StoreError, did_you_mean
+from nfilter.api.types import JSON, Sample
 from nfilter.report import reading
 from nfilter.report.calls import Call, calls_for
 from nfilter.report.explanation import Event, Explanation, Status
+from nfilter.report.story import print_story
 from nfilter.report.tokens import as_json as tokens_as_json
 from nfilter.report.tokens import cut_off, summary, tokens_of
+from nfilter.store.artefacts import Artefact
+from nfilter.store.run_directory import RunDirectory
+from nfilter.store.samples import sample_from_json
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from nfilter.api.types import JSON, Sample
-    from nfilter.store.artefacts import Artefact
-    from nfilter.store.run_directory import RunDirectory
 
 _NEAR = 400
 _LINE = "line:"
@@ -116,8 +117,6 @@ def as_json(explanation: Explanation) -> dict[str, Any]:
 
 def render(explanation: Explanation, console: Console, *, full: bool = False) -> None:
     """Print the history, one block per stage; long texts are shortened unless ``full``."""
-    from nfilter.report.story import print_story
-
     print_story(explanation, console, full=full)
 
 
@@ -157,8 +156,6 @@ def _steps(run: RunDirectory, sample_id: str, place: int | None) -> list[_Step]:
 
 def _step(artefact: Artefact[Sample], chunk: str, beside: str, sample_id: str) -> _Step | None:
     """The row in one chunk; ``beside`` is the file of the chunk's decisions. None if the chunk does not have it."""
-    from nfilter.store.samples import sample_from_json
-
     sample: Sample | None = None
     children = []
     for row in reading.lines_about(artefact.path(chunk), sample_id):

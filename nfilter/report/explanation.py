@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from nfilter.api.types import JSON
 from nfilter.report.calls import Call
 from nfilter.report.tokens import Token
-
-if TYPE_CHECKING:
-    from nfilter.api.types import JSON
 
 Status = Literal["kept", "dropped", "undecided", "unreadable"]
 

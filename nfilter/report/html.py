@@ -6,17 +6,18 @@ import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nfilter.api.durations import duration
+from nfilter.api.ids import hash_of
+from nfilter.api.notes import Verdict
 from nfilter.metrics.figures import is_number
 from nfilter.report import reading, text
 from nfilter.report.findings import findings, headline
 from nfilter.report.histogram import histogram
 from nfilter.report.token_page import token_page
-
-if TYPE_CHECKING:
-    from nfilter.store.run_directory import RunDirectory
+from nfilter.store.files import publishing
+from nfilter.store.run_directory import RunDirectory
 
 PAGE = "report.html"
 TEMPLATE = "report.html.jinja"
@@ -41,9 +42,6 @@ def write_report(run_dir: Path, metrics: Mapping[str, Any]) -> Path:
 
     Text of the data and of models is escaped; control characters are shown as escape sequences.
     """
-    from nfilter.store.files import publishing
-    from nfilter.store.run_directory import RunDirectory
-
     run = next(iter(reading.children_of(run_dir)), run_dir)
     content = _content(RunDirectory(run)) if (run / f"00-{reading.SOURCE}").is_dir() else _Content()
     page = _environment().get_template(TEMPLATE).render(
@@ -160,8 +158,6 @@ def _sampled(
 ) -> list[Mapping[str, Any]]:
     """Examples chosen by a hash of the id, so that they are not only from the beginning of the file; also counts all rows."""
 
-    from nfilter.api.ids import hash_of
-
     def counted() -> Iterable[Mapping[str, Any]]:
         for row in rows:
             totals[name] = totals.get(name, 0) + 1
@@ -172,8 +168,6 @@ def _sampled(
 
 def _example_rows(run: RunDirectory, ids: set[str], content: _Content) -> dict[str, dict[str, str]]:
     """Question, label and noise score of the examples by id; also adds all noise scores to ``content``."""
-    from nfilter.api.notes import Verdict
-
     done = [artefact for artefact in reading.stages(run) if reading.finished(artefact)]
     rows: dict[str, dict[str, str]] = {}
     if not done:

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nfilter.api.errors import DamageError, StoreError
 from nfilter.metrics import figures
 from nfilter.metrics.figures import Figure, Range
 from nfilter.report import text
+from nfilter.store.files import read_sealed
 
 RECORD = "audit.json"
 _ANY = 0.95
@@ -30,9 +32,6 @@ def audited(run_dir: Path) -> Figure | None:
     Raises:
         StoreError: if the record of the audit is damaged.
     """
-    from nfilter.api.errors import DamageError, StoreError
-    from nfilter.store.files import read_sealed
-
     path = run_dir / RECORD
     try:
         record = read_sealed(path, run_dir) if path.exists() else {}

@@ -6,14 +6,17 @@ import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nfilter.api.errors import StoreError
-
-if TYPE_CHECKING:
-    from nfilter.api.types import Sample
-    from nfilter.store.artefacts import Artefact
-    from nfilter.store.run_directory import RunDirectory
+from nfilter.api.notes import Verdict
+from nfilter.api.types import Sample
+from nfilter.store import artefacts
+from nfilter.store.artefacts import Artefact
+from nfilter.store.files import read_json, read_jsonl, read_sealed, seals_of
+from nfilter.store.run_directory import RunDirectory
+from nfilter.store.seals import check, damaged
+from nfilter.store.tokens import has_tokens
 
 SOURCE = "source"
 MANIFEST = "manifest.json"
@@ -37,8 +40,6 @@ def open_run(path: Path) -> RunDirectory:
     Raises:
         StoreError: if there is no run; for a group, the message names one of its runs.
     """
-    from nfilter.store.run_directory import RunDirectory
-
     run = RunDirectory(path)
     if not path.is_dir():
         raise StoreError(
@@ -70,8 +71,6 @@ def stages(run: RunDirectory) -> list[Artefact[Sample]]:
 
 def finished(artefact: Artefact[Any]) -> bool:
     """Whether the stage published all of its chunks."""
-    from nfilter.store import artefacts
-
     return artefacts.finished(artefact)
 
 
@@ -93,8 +92,6 @@ def last_finished(run: RunDirectory) -> Artefact[Sample]:
 
 
 def _other_stages(run: RunDirectory) -> StoreError:
-    from nfilter.store.seals import damaged
-
     now = _fingerprints(run)
     known = manifest(run.path).get("fingerprints", {})
     first = next(name for name in {**known, **now} if known.get(name) != now.get(name))
@@ -108,8 +105,6 @@ def manifest(path: Path) -> dict[str, Any]:
     Raises:
         DamageError: if it is missing or was changed.
     """
-    from nfilter.store.files import read_sealed
-
     return read_sealed(path / MANIFEST, path)
 
 
@@ -161,9 +156,6 @@ def published(path: Path, name: str) -> Path | None:
     Raises:
         DamageError: if it is missing or was changed.
     """
-    from nfilter.store.files import seals_of
-    from nfilter.store.seals import check
-
     seal = seals_of(manifest(path).get("files")).get(name)
     if seal is None:
         return None
@@ -177,8 +169,6 @@ def rows(path: Path, name: str) -> Iterator[dict[str, Any]]:
     Raises:
         DamageError: if the file is missing or was changed.
     """
-    from nfilter.store.files import read_jsonl
-
     file = published(path, name) if (path / MANIFEST).exists() else None
     return iter(()) if file is None else read_jsonl(file)
 
@@ -189,8 +179,6 @@ def tokens(run: RunDirectory) -> Path | None:
     Raises:
         DamageError: if the tokens of a finished run are missing or were changed.
     """
-    from nfilter.store.tokens import has_tokens
-
     folder = run.path / "tokens"
     if ended(run):
         return folder if published(run.path, "tokens/index.json") is not None else None
@@ -214,9 +202,6 @@ def metrics_of(path: Path) -> dict[str, Any]:
         StoreError: if the run has not ended, or there is no run.
         DamageError: if the file is missing or was changed.
     """
-    from nfilter.store.files import read_json
-    from nfilter.store.seals import damaged
-
     file = path / "metrics.json"
     if not file.exists() and not (path / MANIFEST).exists():
         why = (
@@ -260,9 +245,6 @@ def has_verdicts(run_dir: Path) -> bool:
 
     Checks only the first rows of the last finished stage; for a group, those of its first run.
     """
-    from nfilter.api.notes import Verdict
-    from nfilter.store.run_directory import RunDirectory
-
     run = next(iter(children_of(run_dir)), run_dir)
     if not (run / f"00-{SOURCE}").is_dir():
         return False

@@ -9,6 +9,7 @@ from typing import Any
 
 from nfilter.metrics.figures import is_number
 from nfilter.report import reading
+from nfilter.store.files import read_sealed
 
 RUNS = "runs.json"
 
@@ -30,8 +31,6 @@ def spent(run_dir: Path) -> tuple[Spent, Spent] | None:
     Raises:
         DamageError: if the record was changed.
     """
-    from nfilter.store.files import read_sealed
-
     files = [path / RUNS for path in reading.children_of(run_dir) or [run_dir]]
     every = [read_sealed(file, run_dir)["runs"] for file in files if file.exists()]
     if not every:

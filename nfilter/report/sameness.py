@@ -7,13 +7,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from nfilter.api.types import Sample
 from nfilter.report import reading
-
-if TYPE_CHECKING:
-    from nfilter.api.types import Sample
-    from nfilter.store.artefacts import Artefact
+from nfilter.store.artefacts import Artefact
+from nfilter.store.files import digest
+from nfilter.store.run_directory import RunDirectory
 
 _EVALUATE = ("metric", "max_tokens", "prompt", "limit")
 
@@ -87,8 +87,6 @@ def _models(a: _Facts, b: _Facts) -> str | None:
 
 def _data(a: _Facts, b: _Facts) -> str | None:
     """How the source rows differ. Fingerprints depend on the seed (injected noise), so the questions are compared."""
-    from nfilter.store.run_directory import RunDirectory
-
     source = [RunDirectory(facts.run).stage(0, reading.SOURCE) for facts in (a, b)]
     if not all(reading.finished(artefact) for artefact in source):
         return "the rows of one run are not recorded"
@@ -109,8 +107,6 @@ def _noise(lock: Mapping[str, Any]) -> str:
 
 
 def _questions(artefact: Artefact[Sample]) -> str:
-    from nfilter.store.files import digest
-
     hasher = hashlib.sha256()
     for sample in artefact.samples():
         turns = [[message.role, message.content] for message in sample.context]
@@ -119,8 +115,6 @@ def _questions(artefact: Artefact[Sample]) -> str:
 
 
 def _labels(artefact: Artefact[Sample]) -> str:
-    from nfilter.store.files import digest
-
     hasher = hashlib.sha256()
     for sample in artefact.samples():
         hasher.update(digest(sample.id, sample.response).encode())
@@ -128,8 +122,6 @@ def _labels(artefact: Artefact[Sample]) -> str:
 
 
 def _test_rows(run: Path) -> str | None:
-    from nfilter.store.files import digest
-
     names = sorted(reading.manifest(run).get("files", {}))
     for name in names:
         if name.startswith("evaluation/"):

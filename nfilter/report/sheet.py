@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nfilter.api.errors import StoreError, did_you_mean
+from nfilter.store.files import publishing
 
 ANSWER = "label_is_right"
 YES = frozenset({"y", "yes", "true", "1"})
@@ -22,8 +23,6 @@ def guard(text: str) -> str:
 
 def write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Publish a sheet in UTF-8 with a byte order mark, which spreadsheets need to detect UTF-8."""
-    from nfilter.store.files import publishing
-
     with publishing(path) as out:
         out.write("\ufeff")
         writer = csv.writer(out, lineterminator="\n")

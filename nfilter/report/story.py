@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nfilter.report import text, tokens
+from nfilter.report.explanation import Event, Explanation
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from nfilter.report.explanation import Event, Explanation
 
 _WORDS = {
     "keep": "kept",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nfilter.report import reading, text
 from nfilter.report.findings import findings, headline
+from nfilter.store.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,8 +70,6 @@ def _argument(sample_id: str) -> str:
 
 
 def _examples(run: Path) -> list[tuple[str, str]]:
-    from nfilter.store.run_directory import RunDirectory
-
     if not (run / f"00-{reading.SOURCE}").is_dir():
         return []
     dropped = next((str(row["id"]) for row in reading.rows(run, "dropped.jsonl")), None)

@@ -6,15 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from nfilter.api.ids import hash_of
+from nfilter.api.types import TokenSample
 from nfilter.report import reading, text
 from nfilter.report.histogram import Chart, stacked
 from nfilter.report.tokens import Token, response_of
+from nfilter.store.run_directory import RunDirectory
+from nfilter.store.tokens import read_tokens
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-    from nfilter.api.types import TokenSample
-    from nfilter.store.run_directory import RunDirectory
 
 ROWS = 12
 LONGEST = 400
@@ -92,8 +93,6 @@ class _Counts:
 
 def token_page(run: RunDirectory) -> TokenPage | None:
     """Return the tokens section of a run's page; None if the run has no token stage."""
-    from nfilter.store.tokens import read_tokens
-
     directory = reading.tokens(run)
     if directory is None:
         return None
@@ -222,8 +221,6 @@ def _scores(samples: Sequence[TokenSample], name: str) -> Iterator[tuple[Any, An
 
 def _chosen(samples: Sequence[TokenSample], counts: _Counts) -> list[int]:
     """The example rows: most, median and least masked of the rows in the loss; ties are ordered by a hash of the id."""
-    from nfilter.api.ids import hash_of
-
     left = [(share, index) for share, index in counts.shares if share < 1] or counts.shares
     ranked = sorted((-share, hash_of(samples[index].id), index) for share, index in left)
     order = [index for _, _, index in ranked]

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nfilter.api.types import JSON, TokenSample
 from nfilter.report import reading, text
+from nfilter.store.run_directory import RunDirectory
+from nfilter.store.tokens import read_one
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
-
-    from nfilter.api.types import JSON, TokenSample
-    from nfilter.store.run_directory import RunDirectory
 
 _COLOURS = ("red", "magenta", "yellow", "cyan", "blue", "bright_black")
 
@@ -35,8 +35,6 @@ class Token:
 
 def tokens_of(run: RunDirectory, sample_id: str) -> list[Token] | None:
     """Return the response tokens of a row in order; None if the run did not encode the row."""
-    from nfilter.store.tokens import read_one
-
     folder = reading.tokens(run)
     found = read_one(folder, sample_id) if folder is not None else None
     if found is None:
@@ -46,8 +44,6 @@ def tokens_of(run: RunDirectory, sample_id: str) -> list[Token] | None:
 
 def cut_off(run: RunDirectory, sample_id: str) -> int:
     """Return the number of response tokens of a row that were truncated at max_length."""
-    from nfilter.store.tokens import read_one
-
     folder = reading.tokens(run)
     found = read_one(folder, sample_id) if folder is not None else None
     return int(found[0].cut.sum()) if found is not None else 0

@@ -139,7 +139,7 @@ class Text:
             ValueError: when there is something to compare, and neither an encoder nor a judge to do it.
         """
         keys = [
-            None if left is None or right is None else _unordered(left, right)
+            None if left is None or right is None else (min(left, right), max(left, right))
             for left, right in pairs
         ]
         same = {key: True for key in keys if key is not None and _flat(key[0]) == _flat(key[1])}
@@ -287,7 +287,3 @@ def _says_something(text: str) -> bool:
 
 def _flat(text: str) -> str:
     return " ".join(fold(text).split())
-
-
-def _unordered(left: str, right: str) -> tuple[str, str]:
-    return (left, right) if left <= right else (right, left)

@@ -82,14 +82,13 @@ def read_structured(
             values.get(number),
             answer,
             len(asked[number]),
-            None if number in values else answer.failure or _not_read(faults[number]),
+            None
+            if number in values
+            else answer.failure
+            or Failure("parse", f"the answer does not have the form asked for: {faults[number]}"),
         )
         for number, answer in enumerate(last)
     ]
-
-
-def _not_read(faults: str) -> Failure:
-    return Failure("parse", f"the answer does not have the form asked for: {faults}")
 
 
 def _repair(request: Request, answer: Completion, faults: str) -> Request:

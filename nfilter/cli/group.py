@@ -92,7 +92,8 @@ def entry(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 1
     except (click.exceptions.Abort, KeyboardInterrupt):
-        return _interrupted()
+        click.echo("interrupted; run the same command to resume", err=True)
+        return 130
     except (click.ClickException, NfilterError, OSError) as error:
         code, text = _ending(error)
         click.echo(plain(text), err=True)
@@ -115,11 +116,6 @@ def _ending(error: Exception) -> tuple[int, str]:
 def _label(error: NfilterError) -> str:
     faults = getattr(error, "faults", ())
     return f"{len(faults)} faults:\n" if len(faults) > 1 else "error: "
-
-
-def _interrupted() -> int:
-    click.echo("interrupted; run the same command to resume", err=True)
-    return 130
 
 
 def script() -> None:

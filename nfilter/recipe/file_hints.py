@@ -83,7 +83,7 @@ def not_loaded(locks: Iterable[Path], files: Sequence[GivenFile]) -> list[str]:
     places, digests = {file.place for file in files}, {file.sha256 for file in files}
     found: dict[Path, str] = {}
     for lock in locks:
-        for file in locked_files(_lock_of(lock)):
+        for file in locked_files(_sections(lock).get("lock")):
             if file.path not in places and file.sha256 not in digests:
                 found.setdefault(
                     file.path, f"{short(str(lock), 500)} was made with {file.remedy()}"
@@ -128,10 +128,6 @@ def _default_run(recipe: Path) -> Path | None:
     if not isinstance(name, str) or not name.strip(" .") or any(c in name for c in "/\\\0"):
         return None
     return Path("runs") / name
-
-
-def _lock_of(file: Path) -> Any:
-    return _sections(file).get("lock")
 
 
 def _sections(file: Path) -> Mapping[str, Any]:

@@ -114,7 +114,8 @@ class GivenFile:
                 beside = self.place.parent / name
                 if not (beside.with_suffix(".py").is_file() or (beside / "__init__.py").is_file()):
                     continue
-                if not _is_relative(node) and _is_installed(name):
+                is_relative = isinstance(node, ast.ImportFrom) and node.level > 0
+                if not is_relative and _is_installed(name):
                     continue
                 raise PluginError(
                     f"line {getattr(node, 'lineno', 1)} imports {name}, which lies beside it, and a plugin file is loaded alone; "
@@ -233,10 +234,6 @@ def _imported(node: ast.AST) -> list[str]:
             return [node.module.partition(".")[0]]
         return [alias.name for alias in node.names]
     return []
-
-
-def _is_relative(node: ast.AST) -> bool:
-    return isinstance(node, ast.ImportFrom) and node.level > 0
 
 
 def _is_installed(name: str) -> bool:

@@ -193,7 +193,7 @@ class Curate:
         absent = sorted(set(range(CLASSES)) - set(present.tolist()))
         if absent:
             ctx.log.info(
-                f"no sample has rating {_comma_separated(absent)}: T and p are estimated for the others"
+                f"no sample has rating {', '.join(map(str, absent))}: T and p are estimated for the others"
             )
         if estimated.doubts:
             ctx.log.warning(
@@ -286,7 +286,3 @@ def _describe(given: int | None, label: int | None, confidence: float | None, st
     if given != label:
         return f"label {label} instead of the rated {given} (confidence {confidence:.2f})"
     return f"label {label} as rated (confidence {confidence:.2f})"
-
-
-def _comma_separated(labels: Sequence[int]) -> str:
-    return ", ".join(map(str, labels))

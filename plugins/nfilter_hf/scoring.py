@@ -87,10 +87,6 @@ def _size(sample: TokenSample) -> int:
     return int(np.flatnonzero(sample.response)[-1])
 
 
-def _vocabulary(loaded: Loaded) -> int:
-    return int(loaded.module.config.get_text_config().vocab_size)
-
-
 def _by_whole_model(loaded: Loaded, samples: Sequence[TokenSample]) -> Tensor:
     """Losses of an architecture with an unknown output head: full forward passes, one sample at a time."""
     import torch
@@ -114,7 +110,8 @@ def _checked_head(loaded: Loaded) -> Head | None:
     import torch
 
     head = output_head(loaded.module)
-    ids = torch.tensor([[0, 1, 2, 3]], device=loaded.device) % _vocabulary(loaded)
+    vocabulary = loaded.module.config.get_text_config().vocab_size
+    ids = torch.tensor([[0, 1, 2, 3]], device=loaded.device) % vocabulary
     with torch.no_grad():
         whole = loaded.module(input_ids=ids, use_cache=False).logits.float()
         parts = head(hidden_states(loaded, input_ids=ids)).float()

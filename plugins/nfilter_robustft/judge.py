@@ -73,7 +73,8 @@ def judge_labels(
     for attempt in range(retries + 1):
         if not pending:
             break
-        requests, fences = [], []
+        requests: list[Request] = []
+        fences: list[Fence | None] = []
         for sample in pending:
             variables = {"label": sample.response, "candidates": _candidates(sample, views)}
             request = builder.request(
@@ -84,7 +85,9 @@ def judge_labels(
                 **variables,
             )
             requests.append(request)
-            fences.append(_requested_fence(builder.fence(sample, **variables), request))
+            fence = builder.fence(sample, **variables)
+            asked = fence.asked((message.content for message in request.messages), "Verdict")
+            fences.append(fence if asked else None)
         unreadable = []
         completions = ctx.model(llm).generate(requests)
         for sample, fence, completion in zip(pending, fences, completions, strict=True):
@@ -103,12 +106,6 @@ def judge_labels(
             )
         pending = unreadable
     return judgements
-
-
-def _requested_fence(fence: Fence, request: Request) -> Fence | None:
-    """Return ``fence`` if the prompt asks for its code in the verdict."""
-    prompt = (message.content for message in request.messages)
-    return fence if fence.asked(prompt, "Verdict") else None
 
 
 def _read_completion(completion: Completion, fence: Fence | None) -> tuple[bool | None, str | None]:

@@ -181,12 +181,8 @@ def _tables(connection: sqlite3.Connection) -> Iterator[tuple[str, list[str]]]:
         "WHERE m.type IN ('table', 'view') GROUP BY m.name ORDER BY m.name"
     )
     for name, columns in found:
-        if not _is_internal(name):
+        if not name.lower().startswith(("sqlite_", "pragma_")):
             yield name, columns.split("\n")
-
-
-def _is_internal(name: str) -> bool:
-    return name.lower().startswith(("sqlite_", "pragma_"))
 
 
 def _cell(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -122,7 +123,7 @@ def _result(checks: Sequence[Check], outcome: Outcome, first: int) -> ToolResult
     broken = str(lines[0]["error"])[:300] if first and lines and "error" in lines[0] else None
     faults: list[tuple[str, str]] = []
     total = passed = inside = 0
-    for check, line in zip(checks, _padded(lines[first:], len(checks)), strict=True):
+    for check, line in zip_longest(checks, lines[first : first + len(checks)]):
         fault = broken or fault_of(check, line)
         if check.kind == "setup":
             if fault is not None and broken is None:
@@ -143,10 +144,6 @@ def _result(checks: Sequence[Check], outcome: Outcome, first: int) -> ToolResult
         "network_namespace": outcome.network_namespace,
     }
     return ToolResult("\n".join(_told(faults, broken, passed, total, outcome.ended)), data)
-
-
-def _padded(lines: list[Mapping[str, Any]], count: int) -> list[Mapping[str, Any] | None]:
-    return [*lines[:count], *[None] * (count - len(lines))]
 
 
 def _told(

@@ -138,7 +138,7 @@ def fit(
         assert best is not None
         for value in values:
             if getattr(best[1], part) != value:
-                attempt(_replace_field(best[1], part, value))
+                attempt(replace(best[1], **{part: value}))
     assert best is not None
     runs = [folds] + [rng.permutation(int(group.max()) + 1)[group] for _ in range(_RUNS - 1)]
     shares = np.mean([_cross(x, labels, best[1], run % 10) for run in runs], axis=0)
@@ -218,10 +218,6 @@ def _candidates(labels: Labels, k: int | None, n: int) -> Sequence[tuple[str, Se
     if k is None:
         candidates.append(("k", _feasible_k(NEIGHBOURS, n)))
     return candidates
-
-
-def _replace_field(setting: Setting, part: str, value: Any) -> Setting:
-    return replace(setting, **{part: value})
 
 
 def _feasible_k(values: Sequence[int], n: int) -> list[int]:

@@ -19,12 +19,13 @@ from nfilter import (
     LendsModule,
     ModelNeed,
     Sample,
+    Share,
     StageConfig,
     State,
     TokenSample,
     Verdict,
-    hash_of,
     place_of,
+    rows_by_id,
 )
 from nfilter_gradnorm.norm import head_norm
 
@@ -35,11 +36,8 @@ class ScoreConfig(StageConfig):
     """``keep``: share of the samples that is not flagged, those with the smallest norms."""
 
     model: str = Field(default="student", description="The local model whose gradients are read.")
-    keep: float = Field(
-        default=0.7,
-        gt=0,
-        le=1,
-        description="Share of the samples that is not flagged, above 0, at most 1.",
+    keep: Share = Field(
+        default=0.7, description="Share of the samples that is not flagged, above 0, at most 1."
     )
     drop: bool = Field(default=False, description="Drop flagged samples.")
     random: bool = Field(
@@ -93,12 +91,10 @@ class Score:
             ranks[place] = rank
         kept = max(1, int(len(order) * self.config.keep)) if order else 0
         ctx.log.info(f"{self.name}: {len(order) - kept} of {len(order)} samples are flagged")
-        ids = np.array([hash_of(name) for name in names], dtype=np.uint64)
-        by_id = np.argsort(ids, kind="stable")
         report: dict[str, JSON] = {"scored": len(order), "flagged": len(order) - kept}
         values: dict[str, JSON] = {"scored": len(order), "kept": kept, "report": report}
-        columns = {"ids": ids, "ranks": ranks, "norms": np.array(norms, dtype=np.float64)}
-        return State(values, {name: column[by_id] for name, column in columns.items()})
+        arrays = rows_by_id(names, ranks=ranks, norms=np.array(norms, dtype=np.float64))
+        return State(values, arrays)
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
         return [self._decide(sample, state) for sample in chunk]

@@ -18,11 +18,12 @@ from nfilter import (
     ModelNeed,
     Sample,
     Scores,
+    Share,
     StageConfig,
     State,
     Verdict,
-    hash_of,
     place_of,
+    rows_by_id,
 )
 from nfilter_selflabel.agreement import agreeing, views_of, why_no_answer
 
@@ -38,11 +39,8 @@ class SelectConfig(StageConfig):
     )
     view: str = Field(default="base", description="The view with the model's own answer.")
     model: str = Field(default="student", description="The model whose loss is read.")
-    keep: float = Field(
-        default=0.5,
-        gt=0,
-        le=1,
-        description="Share of the samples that is kept by loss, above 0, at most 1.",
+    keep: Share = Field(
+        default=0.5, description="Share of the samples that is kept by loss, above 0, at most 1."
     )
     max_length: int = Field(
         default=2048, ge=2, description="Tokens per sample that are scored, at most, at least 2."
@@ -93,13 +91,12 @@ class Select:
                 mean = math.inf if own is None else float(np.nanmean(own, dtype=float))
                 found.append((mean, sample.id))
         found.sort()
-        ids = np.array([hash_of(name) for _, name in found], dtype=np.uint64)
-        order = np.argsort(ids, kind="stable")
         values: dict[str, JSON] = {
             "n": len(found),
             "kept": max(1, int(len(found) * self.config.keep)),
         }
-        return State(values, {"ids": ids[order], "ranks": np.arange(len(found))[order]})
+        ids = [name for _, name in found]
+        return State(values, rows_by_id(ids, ranks=np.arange(len(found))))
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
         if self.config.by == "loss":

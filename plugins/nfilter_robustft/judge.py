@@ -90,9 +90,9 @@ def judge_labels(
             fences.append(fence if asked else None)
         unreadable = []
         completions = ctx.model(llm).generate(requests)
-        for sample, fence, completion in zip(pending, fences, completions, strict=True):
+        for sample, shown, completion in zip(pending, fences, completions, strict=True):
             tokens[sample.id] += completion.completion_tokens
-            wrong, failure = _read_completion(completion, fence)
+            wrong, failure = _read_completion(completion, shown)
             if wrong is not None:
                 reason = f"the judge calls the label {'wrong' if wrong else 'correct'}"
             elif completion.failure is not None:
@@ -100,7 +100,7 @@ def judge_labels(
             else:
                 reason = f"{failure} in the judge's reply {excerpt(completion.text)}"
                 unreadable.append(sample)
-            text = fence.without(completion.text) if fence else completion.text
+            text = shown.without(completion.text) if shown else completion.text
             judgements[sample.id] = Judgement(
                 wrong is not False, reason, text, attempt + 1, tokens[sample.id], failure
             )

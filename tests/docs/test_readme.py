@@ -8,12 +8,11 @@ import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import click
 import pytest
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
 from nfilter.api import errors
 from nfilter.cli import main
@@ -317,22 +316,14 @@ def test_every_setting_in_the_text_exists(
                                    for index, stage in enumerate(recipe["samples"])]}
             for at in range(len(recipe["samples"]))
         ]  # fmt: skip
-        for shipped in sorted((ROOT / "nfilter" / "recipes").glob("*.yaml")):
-            samples = yaml.safe_load(shipped.read_text(encoding="utf-8"))["samples"]
-            changed += [{**recipe, "samples": [{**stage, key: value}]} for stage in samples]
         changed += [{**recipe, key: value}]
         changed += [{**recipe, part: {**recipe[part], key: value}} for part in ("source", "train")]
         changed += [
-            {**recipe, "tokens": [{"use": item.name, key: value}]}
-            for item in plugins.of_kind("stage")
-            if hasattr(item.cls, "process_tokens")
-        ]
-        if any(
-            _takes(item.cls, key, value)
+            _with_component(recipe, kind, item, {key: value})
             for kind in ("stage", "loss", "backend")
             for item in plugins.of_kind(kind)
-        ):
-            return
+            if key in item.cls.Config.model_fields
+        ]
     faults = []
     for number, candidate in enumerate(changed):
         file = yard / f"piece-{number}.yaml"
@@ -344,16 +335,22 @@ def test_every_setting_in_the_text_exists(
     assert len(faults) < len(changed), "\n".join(faults)
 
 
-def _takes(cls: Any, key: str, value: Any) -> bool:
-    """Whether a component that no shipped recipe has takes the setting."""
-    field = cls.Config.model_fields.get(key)
-    if field is None:
-        return False
-    try:
-        TypeAdapter(Annotated[field.annotation, field]).validate_python(value)
-    except ValidationError:
-        return False
-    return True
+def _with_component(
+    recipe: dict[str, Any], kind: str, item: Any, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """The recipe with a component of a plugin, its settings, and the other ones that it requires."""
+    required = {"llm": "expert", "encoder": "encoder", "model": "tiny", "views": ["base"], "keep": 1,
+                "column": "a", "reviewers": [{"llm": "expert"}, {"llm": "expert", "instructions": "Be strict."}]}  # fmt: skip
+    fields = item.cls.Config.model_fields
+    named = {name: required[name] for name, field in fields.items() if field.is_required()}
+    chair = {"chair": {"llm": "expert"}} if settings == {"decide": "chair"} else {}
+    use = {"use": item.name, **named, **chair, **settings}
+    if kind == "loss":
+        return {**recipe, "train": {**recipe["train"], "loss": use}}
+    if kind == "backend":
+        return {**recipe, "models": {**recipe["models"], "other": use}}
+    section = "tokens" if hasattr(item.cls, "process_tokens") else "samples"
+    return {**recipe, section: [use]}
 
 
 def test_columns_are_named_as_the_text_says(yard: Path, cli: Callable[..., Any]) -> None:

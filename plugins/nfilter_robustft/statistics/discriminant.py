@@ -138,7 +138,8 @@ def fit(
         assert best is not None
         for value in values:
             if getattr(best[1], part) != value:
-                attempt(replace(best[1], **{part: value}))
+                changed: dict[str, Any] = {part: value}
+                attempt(replace(best[1], **changed))
     assert best is not None
     runs = [folds] + [rng.permutation(int(group.max()) + 1)[group] for _ in range(_RUNS - 1)]
     shares = np.mean([_cross(x, labels, best[1], run % 10) for run in runs], axis=0)

@@ -12,7 +12,7 @@ from typing import IO, Any, Protocol
 
 from nfilter.api.errors import StoreError
 from nfilter.api.stages import Progress
-from nfilter.store.files import unwritten
+from nfilter.store.files import write_error
 from nfilter.store.warnings import RunWarnings
 
 _WIDE = 100  # terminal columns from which whole notes are shown
@@ -212,7 +212,7 @@ class RunLog:
                 with self.file.open("a", encoding="utf-8") as out:
                     out.write(f"{stamp} {level} {text}\n")
             except OSError as error:
-                raise unwritten(self.file, error) from error
+                raise write_error(self.file, error) from error
 
 
 def reporter_for(*, quiet: bool = False) -> Reporter:

@@ -65,9 +65,9 @@ def _slashed(match: re.Match[str]) -> str:
     tied = (operand and not outer and match.string[match.start() - 1] == before) or (
         match.string[match.end() : match.end() + 1].isdigit()
     )
-    inner = _negative(top) != _negative(bottom)
-    size = f"{_bare(top)}/{_bare(bottom)}"
-    if tied or (whole and (_negative(top) or _negative(bottom))):
+    inner = _is_negative(top) != _is_negative(bottom)
+    size = f"{_without_sign(top)}/{_without_sign(bottom)}"
+    if tied or (whole and (_is_negative(top) or _is_negative(bottom))):
         return f"{match['sign'] or ''}{UNREADABLE}"
     if whole:
         return f"{match['sign'] or ''}{whole} {size}"
@@ -78,9 +78,9 @@ def _slashed(match: re.Match[str]) -> str:
     return UNREADABLE if operand else size if outer != "+" else f"-{size}"
 
 
-def _negative(text: str) -> bool:
+def _is_negative(text: str) -> bool:
     return text[:1] in ("-", "–", "−")
 
 
-def _bare(text: str) -> str:
+def _without_sign(text: str) -> str:
     return re.sub(rf"{_SIGN}\s?", "", text)

@@ -138,7 +138,7 @@ class _Text:
             return self._revision(line, each)
         if match is not None:
             unclear = self._is_bullet(match, each) or _ITEM.match(line, match.end() - 1)
-            return None if unclear else self._first(line, match)
+            return None if unclear else self._number_at_start(line, match)
         filled = _FILLED.match(line)
         if _WORDED.match(line, filled.end() if filled else 0):
             return None
@@ -181,8 +181,8 @@ class _Text:
         filled = _FILLED.match(line)
         return NUMBER.match(line, filled.end() if filled else 0) or NUMBER.match(line)
 
-    def _first(self, line: str, match: re.Match[str]) -> Fraction | None:
-        """The number that a line begins with, or the result of what is worked out there ("60 + 12 = 72 apples")."""
+    def _number_at_start(self, line: str, match: re.Match[str]) -> Fraction | None:
+        """Return the number that a line begins with, or the result of the calculation that it begins with ("60 + 12 = 72 apples")."""
         found = behind(match, line, self.factors, english=self.english)
         clause = _CLAUSE.split(line[match.start() :], maxsplit=1)[0]
         head, equals, result = clause.rpartition("=")

@@ -24,7 +24,7 @@ MARKS: tuple[tuple[str, str], ...] = (
 _MOST = 64  # characters of a mark
 
 
-def _pair(value: tuple[str, ...]) -> tuple[str, ...]:
+def _valid_marks(value: tuple[str, ...]) -> tuple[str, ...]:
     distinct = len({mark.strip().casefold() for mark in value}) == len(value)
     sized = all(0 < len(mark.strip()) <= _MOST for mark in value)
     if value and not (len(value) == 2 and distinct and sized):
@@ -35,7 +35,7 @@ def _pair(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
-Marks = Annotated[tuple[Annotated[str, Strict()], ...], AfterValidator(_pair)]
+Marks = Annotated[tuple[Annotated[str, Strict()], ...], AfterValidator(_valid_marks)]
 """The setting ``thoughts``: an opening and a closing mark, or an empty list."""
 
 

@@ -108,7 +108,7 @@ def listing(
             f"--kind {short(kind)}: there is no such kind; type --kind with one of: {', '.join(KINDS)}"
         )
     broken: list[tuple[str, str, str]] = []
-    every = [*_of_core(), *_of_plugins(plugins), *_of_commands(commands, broken)]
+    every = [*_entries_of_core(), *_entries_of_plugins(plugins), *_of_commands(commands, broken)]
     order = {each: number for number, each in enumerate(KINDS)}
     every.sort(key=lambda entry: (order[entry.kind], entry.name, entry.origin))
     failed = [(item.plugin, item.distribution, item.error) for item in plugins.failed]
@@ -148,7 +148,7 @@ def show_all(found: Listing, console: Console, *, as_json: bool) -> None:
         console.print(f"blocked: {blocked}", markup=False)
 
 
-def _of_plugins(plugins: Plugins) -> Iterator[Entry]:
+def _entries_of_plugins(plugins: Plugins) -> Iterator[Entry]:
     unique = set(map(id, plugins.registered.values()))
     for candidate, done in plugins.loaded:
         for item in done.items:
@@ -172,7 +172,7 @@ def _entry(candidate: Candidate, done: Imported, kind: str, name: str, what: str
     return Entry(kind, name, candidate.name, distribution, version, file, done.seconds, what)
 
 
-def _of_core() -> Iterator[Entry]:
+def _entries_of_core() -> Iterator[Entry]:
     """The prompts and recipes that ship with nfilter itself."""
     from nfilter import __version__
 

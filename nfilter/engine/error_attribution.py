@@ -12,7 +12,7 @@ from types import TracebackType
 
 from nfilter.api.errors import ContractError, NfilterError, NoteError, PluginError, StoreError
 from nfilter.registry.loading import Plugins, Registered
-from nfilter.store.files import unwritten
+from nfilter.store.files import write_error
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -29,7 +29,7 @@ def attribute(
         return ContractError(f"{stage}: {error}")
     # A full disk is not the plugin's error.
     if isinstance(error, OSError) and error.errno in _FULL:
-        return unwritten(Path(error.filename or directory or "."), error)
+        return write_error(Path(error.filename or directory or "."), error)
     owners = {_package(item.cls.__module__): item for item in plugins.imported}
     raiser: Registered | None = None
     package = ""

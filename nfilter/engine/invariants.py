@@ -89,7 +89,7 @@ def check_written(stage: str, contract: Contract, missing: Iterable[str], sample
         )
 
 
-def unwritten(contract: Contract, samples: Iterable[Sample | TokenSample]) -> set[str]:
+def notes_not_written(contract: Contract, samples: Iterable[Sample | TokenSample]) -> set[str]:
     """Return the declared notes or scores that no sample has."""
     missing = set(contract.writes)
     for sample in samples:

@@ -53,7 +53,7 @@ def lint(
     kept: list[TokenSample] = []
     dropped: list[tuple[str, str]] = []
     for sample, tokens in zip(items, encoded, strict=True):
-        why = _masked(config, sample, tokens)
+        why = _why_masked(config, sample, tokens)
         for remark in dict.fromkeys(tokens.remarks):
             remarks.add(remark, repr(sample.id))
         if why is None:
@@ -74,8 +74,10 @@ def lint(
     return Lint(kept, dropped, figures, warnings)
 
 
-def _masked(config: EncodeConfig, sample: Sample, tokens: TokenSample) -> tuple[str, str] | None:
-    """The one of ``REASONS`` for which a row has no token in the loss, and its text; None if it has one."""
+def _why_masked(
+    config: EncodeConfig, sample: Sample, tokens: TokenSample
+) -> tuple[str, str] | None:
+    """Return why a row has no token in the loss: one of ``REASONS`` and a sentence; None if it has a token."""
     if tokens.weights.any():
         return None
     if tokens.response.any():
@@ -96,10 +98,10 @@ def _masked(config: EncodeConfig, sample: Sample, tokens: TokenSample) -> tuple[
             "truncated",
             f"no token of the response is left within max_length {config.max_length}",
         )
-    return _no_answer(config, sample)
+    return _why_no_answer(config, sample)
 
 
-def _no_answer(config: EncodeConfig, sample: Sample) -> tuple[str, str]:
+def _why_no_answer(config: EncodeConfig, sample: Sample) -> tuple[str, str]:
     learned = sample.messages if config.turns == "all" else sample.messages[-1:]
     answers = [message for message in learned if message.role == "assistant"]
     if answers and all(message.weight == 0 for message in answers):

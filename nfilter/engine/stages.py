@@ -15,7 +15,7 @@ from nfilter.api.errors import NfilterError
 from nfilter.api.events import StageFinished
 from nfilter.api.stages import EMPTY_STATE, Contract, State
 from nfilter.api.types import Sample, TokenSample
-from nfilter.engine.invariants import check_state, check_written, unwritten
+from nfilter.engine.invariants import check_state, check_written, notes_not_written
 from nfilter.models.context import RunContext
 from nfilter.progress import RunLog
 from nfilter.recipe.uses import Use
@@ -226,7 +226,7 @@ def _chunks(step: Step[T], division: Division) -> Mapping[str, int]:
         for before, done in division.chunks(step):
             shown = {sample.id for sample in kind.shown(before)}
             left_out = {sample.id for sample in before} - shown
-            missing &= unwritten(
+            missing &= notes_not_written(
                 contract, (sample for sample in done.samples if sample.id not in left_out)
             )
             received += len(shown)

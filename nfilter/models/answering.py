@@ -169,7 +169,7 @@ class Answering:
         for start in range(0, len(order), _SLICE):
             part = order[start : start + _SLICE]
             came = self.capable.generate([todo[key] for key in part])
-            answers = check_completions(self._who(), came, len(part))
+            answers = check_completions(self._model_text(), came, len(part))
             yield from zip(part, answers, strict=True)
 
     def _received(
@@ -182,7 +182,7 @@ class Answering:
                 yield None
                 continue
             index, answer = came
-            check_completions(self._who(), [answer], 1)
+            check_completions(self._model_text(), [answer], 1)
             if index in answered or not 0 <= index < len(sent):
                 raise self._miscounted(
                     f"request {index} of {len(sent)} was answered twice, or does not exist"
@@ -198,10 +198,10 @@ class Answering:
 
     def _miscounted(self, what: str) -> ContractError:
         return ContractError(
-            f"{self._who()}: {what}; a backend returns one per request, in order, failures included"
+            f"{self._model_text()}: {what}; a backend returns one per request, in order, failures included"
         )
 
-    def _who(self) -> str:
+    def _model_text(self) -> str:
         return f"model {self.model!r} ({self.backend.name})"
 
     def _preparer(self) -> Callable[[Request], PreparedCall]:

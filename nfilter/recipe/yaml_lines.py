@@ -273,7 +273,7 @@ class _Builder:
     def _scalar(self, event: Any) -> Any:
         tag = self.loader.resolve(yaml.ScalarNode, event.value, event.implicit)
         if tag == _INT:
-            return self._whole(event)
+            return self._whole_number(event)
         node = yaml.ScalarNode(tag, event.value, event.start_mark, event.end_mark, event.style)
         try:
             value = self.loader.construct_object(node, deep=True)
@@ -289,7 +289,7 @@ class _Builder:
             )
         return value
 
-    def _whole(self, event: Any) -> int:
+    def _whole_number(self, event: Any) -> int:
         text: str = event.value
         digits = text.lstrip("+-").replace("_", "")
         if len(digits) > 1 and digits.isdigit() and digits.startswith("0"):

@@ -30,16 +30,16 @@ class _Facts:
 
 def differences(run_dirs: Sequence[Path]) -> list[str]:
     """Return one sentence for each reason why a run is not comparable with the first."""
-    facts = [_facts(path) for path in run_dirs]
+    facts = [_facts_of(path) for path in run_dirs]
     notes: list[str] = []
     first = facts[0]
     for other in facts[1:]:
         pair = f"{first.path} and {other.path}"
-        notes += [f"{pair}: {why}" for why in _between(first, other)]
+        notes += [f"{pair}: {why}" for why in _differences_between(first, other)]
     return notes
 
 
-def _facts(path: Path) -> _Facts:
+def _facts_of(path: Path) -> _Facts:
     children = reading.children_of(path)
     run = path if (path / f"00-{reading.SOURCE}").is_dir() or not children else children[0]
     lock = reading.locked_recipe(run)
@@ -47,7 +47,7 @@ def _facts(path: Path) -> _Facts:
     return _Facts(path, run, lock, fingerprint)
 
 
-def _between(a: _Facts, b: _Facts) -> list[str]:
+def _differences_between(a: _Facts, b: _Facts) -> list[str]:
     notes = []
     if a.fingerprint is None or b.fingerprint is None or a.fingerprint != b.fingerprint:
         why = _data(a, b)

@@ -15,7 +15,7 @@ def closing(metrics: Mapping[str, Any]) -> str | None:
     """Return the optimiser steps by arm and the settings that all arms share; None if no arm was trained."""
     steps = {
         arm: found.mean
-        for arm in _arms(metrics)
+        for arm in _trained_arms(metrics)
         if (found := figures.figure(metrics, "training", arm, "steps")) is not None
     }
     if not steps:
@@ -37,7 +37,7 @@ def closing(metrics: Mapping[str, Any]) -> str | None:
     return f"{line}; {', '.join(all_have)}" if all_have else line
 
 
-def _arms(metrics: Mapping[str, Any]) -> list[str]:
+def _trained_arms(metrics: Mapping[str, Any]) -> list[str]:
     trained = metrics.get("training")
     if not isinstance(trained, Mapping):
         return []

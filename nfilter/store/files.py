@@ -123,13 +123,13 @@ def _temporary(path: Path, mark: str, make: Callable[[Path], object]) -> Iterato
         path.parent.mkdir(parents=True, exist_ok=True)
         make(part)
     except OSError as error:
-        raise unwritten(path, error) from error
+        raise write_error(path, error) from error
     try:
         yield part
     except BaseException as error:
         remove(part)
         if isinstance(error, OSError) and _is_of(part, error):
-            raise unwritten(path, error) from error
+            raise write_error(path, error) from error
         raise
 
 
@@ -165,7 +165,7 @@ def refuse_folder(path: Path) -> None:
         )
 
 
-def unwritten(path: Path, error: OSError) -> StoreError:
+def write_error(path: Path, error: OSError) -> StoreError:
     """Return the error for a ``path`` that cannot be written."""
     remedy = "free some space" if error.errno in _FULL else "make it writable"
     return StoreError(

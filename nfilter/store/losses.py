@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nfilter.api.types import BoolArray, FloatArray, TokenSample
-from nfilter.store.files import publishing_file, refuse_folder, unwritten
+from nfilter.store.files import publishing_file, refuse_folder, write_error
 
 _ENTRY: Final = np.dtype(
     [("key", "V16"), ("start", "<i8"), ("size", "<i8"), ("losses", "V8"), ("seal", "V8")]
@@ -100,7 +100,7 @@ class ScoreCache:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise unwritten(folder, error) from error
+                raise write_error(folder, error) from error
             for file in (self._values, self._index):
                 refuse_folder(file)
         self._read()

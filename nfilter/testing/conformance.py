@@ -16,7 +16,7 @@ from nfilter.engine.invariants import (
     check_state,
     check_tokens,
     check_written,
-    unwritten,
+    notes_not_written,
     values_of,
 )
 from nfilter.registry.contracts import contract_of
@@ -67,7 +67,7 @@ def check_sample_stage(
         assert _sample_text(sample) == was, (
             f"{stage.name}: sample {sample.id!r} was changed in place; return a new one: note(), relabel(), drop(), weigh()"
         )
-    check_written(stage.name, contract, unwritten(contract, out), len(samples))
+    check_written(stage.name, contract, notes_not_written(contract, out), len(samples))
     return out
 
 
@@ -194,7 +194,7 @@ def check_token_stage(
         assert _bytes_of(sample) == was, (
             f"{stage.name}: sample {sample.id!r} was changed in place; return a new one: score(), mask(), weigh()"
         )
-    check_written(stage.name, contract, unwritten(contract, out), len(out))
+    check_written(stage.name, contract, notes_not_written(contract, out), len(out))
     return out, state
 
 

@@ -29,7 +29,7 @@ class Snapshot:
         self._parameters = [(p, p.data, p.requires_grad, p.grad) for p in module.parameters()]
 
     def restore(self) -> None:
-        """Restore the tree."""
+        """Return the module tree to the state that was saved."""
         for thing, attributes, contents in self._objects:
             thing.__dict__.clear()
             thing.__dict__.update(attributes)

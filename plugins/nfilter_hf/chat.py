@@ -173,16 +173,16 @@ class Chat:
         results = any(turn.role == "tool" for turn in turns)
         called = results or any(turn.message.tool_calls for turn in turns)
         if role or not results:
-            for plan in self._folded(_with_role(turns, role or "tool")):
+            for plan in self._without_system_turns(_with_role(turns, role or "tool")):
                 yield plan, ()
                 if called and role:
                     yield renumbered(plan), (_RENUMBERED,)
         if results:
             # A template without tools may render a tool's result as an answer.
-            for plan in self._folded(_with_role(turns, "user")):
+            for plan in self._without_system_turns(_with_role(turns, "user")):
                 yield plan, (_AS_USER,)
 
-    def _folded(self, turns: list[Turn]) -> Iterator[list[Turn]]:
+    def _without_system_turns(self, turns: list[Turn]) -> Iterator[list[Turn]]:
         folded = fold_system(turns)
         plans = [turns, folded, merge(folded)] if self.takes_system else [folded, merge(folded)]
         return filter(None, plans)

@@ -179,7 +179,7 @@ def training_memory(config: LoraSettings, model_config: Any, site: Site) -> dict
         "adapter": 2 * adapter,
         "optimizer": 2 * adapter,
         "gradients": adapter,
-        "activations": _activations(config, sizes, width, _device(model_config)),
+        "activations": _activation_bytes(config, sizes, width, _device(model_config)),
     }
     if _device(model_config) == "cpu":
         parts["process"] = _PROCESS
@@ -187,7 +187,7 @@ def training_memory(config: LoraSettings, model_config: Any, site: Site) -> dict
     return {**parts, "total": sum(parts.values())}
 
 
-def _activations(config: LoraSettings, sizes: Sizes, width: int, device: str) -> float:
+def _activation_bytes(config: LoraSettings, sizes: Sizes, width: int, device: str) -> float:
     # A block stores for the backward pass: the float32 inputs of its norms, queries to the attention output, the three
     # inner states of the MLP, and for each adapted layer the low-rank states, its input and the dropout mask: one byte per
     # value in nfilter's own pass, two in bfloat16, else a number and the dropped input.

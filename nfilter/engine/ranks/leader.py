@@ -160,7 +160,7 @@ class Leader:
         return 1 if alone(self._state.recipe, use) else self._world
 
     def chunks(self, step: Step[T]) -> Iterator[tuple[Sequence[T], Chunk[T]]]:
-        """Yield every chunk; those of other ranks when they have come.
+        """Yield every chunk in order, and wait for the chunks of other ranks.
 
         Raises:
             NfilterError: if another rank ended with an error that would come again.

@@ -17,7 +17,7 @@ from typing import IO, Any, Final
 from nfilter.api.errors import DamageError, StoreError
 from nfilter.engine.ranks.place import Place
 from nfilter.engine.ranks.waiting import Waiting
-from nfilter.store.files import read_sealed, unwritten, write_sealed
+from nfilter.store.files import read_sealed, write_error, write_sealed
 from nfilter.store.run_directory import locked, unlock
 
 RANKS: Final = "ranks"
@@ -120,7 +120,7 @@ def claimed(folder: Path, claim: Claim, waiting: Waiting) -> Iterator[None]:
             each.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = (folder / LOCK).open("a+", encoding="utf-8")
     except OSError as error:
-        raise unwritten(folder, error) from error
+        raise write_error(folder, error) from error
     with lock:
         looks = 0
 

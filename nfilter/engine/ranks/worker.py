@@ -248,7 +248,7 @@ class Worker:
             label,
             each.stream,
             stage_rows=rows_for_tools(run.before),
-            pace=self._pace(each, run),
+            pace=self._new_pace(each, run),
             publish=partial(_unpublished, label, self._place.rank),
             code=each.use.item.code,
         )
@@ -270,7 +270,7 @@ class Worker:
         mine.finish({"offer": offer.key, "warned": warned, "cut": cut})
         self._done = Followed(self._done.chunks + len(needed), self._done.stages + bool(needed))
 
-    def _pace(self, each: NumberedStage, run: StageRun[Any]) -> Pace:
+    def _new_pace(self, each: NumberedStage, run: StageRun[Any]) -> Pace:
         summary = run.before.summary()
         rows = int(summary.get("samples") or summary.get("read") or 0)
         asks = each.use.item.cls.contract(each.use.config).calls

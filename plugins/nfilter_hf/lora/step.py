@@ -89,8 +89,8 @@ class StepLoss:
             return
         inputs = torch.from_numpy(row.inputs[None, :16]).to(self._device)
         with torch.no_grad():
-            logits = head(self._hidden(inputs))
-            wanted = self._whole(inputs)
+            logits = head(self._last_hidden_states(inputs))
+            wanted = self._all_logits(inputs)
         near = 1e-3 if logits.dtype == torch.float32 else 2e-2
         # Logits that are not finite cannot be compared; the first step reports them.
         if torch.isfinite(wanted).all() and not torch.allclose(
@@ -120,7 +120,7 @@ class StepLoss:
         flat = flatten(batch)
         with torch.no_grad():
             got = self._flat_states(flat)[flat.positions].float()
-            wanted = self._hidden(torch.from_numpy(batch.inputs)).flatten(0, 1)
+            wanted = self._last_hidden_states(torch.from_numpy(batch.inputs)).flatten(0, 1)
             wanted = wanted[torch.from_numpy(batch.positions)].float()
         self._flat = bool((got - wanted).norm() <= 0.1 * wanted.norm())
         if not self._flat and wanted.isfinite().all():
@@ -207,12 +207,12 @@ class StepLoss:
 
         return run
 
-    def _hidden(self, inputs: Tensor) -> Tensor:
+    def _last_hidden_states(self, inputs: Tensor) -> Tensor:
         with self._amp():
             states: Tensor = self._body(input_ids=inputs, use_cache=False).last_hidden_state
         return states
 
-    def _whole(self, inputs: Tensor) -> Tensor:
+    def _all_logits(self, inputs: Tensor) -> Tensor:
         with self._amp():
             logits: Tensor = self._module(input_ids=inputs, use_cache=False).logits
         return logits
@@ -302,7 +302,9 @@ class StepLoss:
         if self._is_flat(batch):
             return self._flat_states(flatten(batch))
         inputs = torch.from_numpy(batch.inputs).to(self._device)
-        outputs = self._whole(inputs) if self._head is None else self._hidden(inputs)
+        outputs = (
+            self._all_logits(inputs) if self._head is None else self._last_hidden_states(inputs)
+        )
         return outputs.flatten(0, 1)
 
     def _states(self, batch: MicroBatch, outputs: Tensor | None) -> tuple[Tensor, Tensor]:

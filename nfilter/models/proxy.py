@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 from nfilter.answers.thoughts import Thoughts
@@ -47,78 +48,65 @@ _Capability = TypeVar("_Capability")
 _OF_BACKEND = frozenset({LendsModule, Adapts})  # asked of the backend, also within ``adapted``
 
 
+@dataclass(eq=False)
 class JournaledModel:
-    """A backend as one stage uses it (``nfilter.Model``): every completion is journaled, every loss stored."""
+    """A backend as one stage uses it (``nfilter.Model``): every completion is journaled, every loss stored.
 
-    def __init__(
-        self,
-        name: str,
-        backend: Any,
-        fingerprint: str,
-        journal: Journal,
-        stage: str,
-        capable: Any = None,
-        progress: Callable[..., AbstractContextManager[Progress]] | None = None,
-        scores: ScoreCaches | None = None,
-        interrupt: Interrupt | None = None,
-        cost: Callable[[], str] | None = None,
-        thoughts: Thoughts | None = None,
-        pace: Pace | None = None,
-        capabilities: frozenset[type] | None = None,
-        budget: Budget | None = None,
-    ) -> None:
-        """Wrap ``backend`` for ``stage``.
+    Attributes:
+        name: The name of the model in the recipe.
+        backend: The backend; it renders prompts, lends its module and takes adapters.
+        identity: The fingerprint of the weights, including an active adapter.
+        journal: Stores the completions.
+        stage: The name of the stage.
+        capable: What generates, embeds and scores, if it is not the backend: the same weights with an adapter.
+        progress: Opens a progress bar.
+        scores: Stores the losses; None computes them on every call.
+        interrupt: Tells whether the run is being interrupted.
+        cost: Returns the cost so far; called when the progress bar is drawn.
+        thoughts: Separates reasoning from answers.
+        pace: Receives the time of every answer.
+        capabilities: What the backend declares for its config; None: the capabilities whose methods exist.
+        budget: Counts the dollars that the run spends.
+    """
 
-        Args:
-            name: The name of the model in the recipe.
-            backend: The backend; it renders prompts, lends its module and takes adapters.
-            fingerprint: Identifies the weights, including an active adapter.
-            journal: Stores the completions.
-            stage: The name of the stage.
-            capable: What generates, embeds and scores, if it is not the backend: the same weights with an adapter.
-            progress: Opens a progress bar.
-            scores: Stores the losses; None computes them on every call.
-            interrupt: Tells whether the run is being interrupted.
-            cost: Returns the cost so far; called when the progress bar is drawn.
-            thoughts: Separates reasoning from answers.
-            pace: Receives the time of every answer.
-            capabilities: What the backend declares for its config; None: the capabilities whose methods exist.
-            budget: Counts the dollars that the run spends.
-        """
-        self.name = name
-        self.stage = stage
-        self._backend = backend
-        self._capable = capable if capable is not None else backend
-        self._fingerprint = fingerprint
-        self._journal = journal
-        self._progress = progress or QuietReporter().progress
-        self._scores = scores
-        self._interrupt = interrupt or Interrupt()
-        self._cost = cost
-        self._thoughts = thoughts or Thoughts()
-        self._pace = pace
-        self._capabilities = capabilities
-        self._budget = budget
+    name: str
+    backend: Any
+    identity: str
+    journal: Journal
+    stage: str
+    capable: Any = None
+    progress: Callable[..., AbstractContextManager[Progress]] = QuietReporter().progress
+    scores: ScoreCaches | None = None
+    interrupt: Interrupt = field(default_factory=Interrupt)
+    cost: Callable[[], str] | None = None
+    thoughts: Thoughts = field(default_factory=Thoughts)
+    pace: Pace | None = None
+    capabilities: frozenset[type] | None = None
+    budget: Budget | None = None
+
+    def __post_init__(self) -> None:
+        if self.capable is None:
+            self.capable = self.backend
 
     def fingerprint(self) -> str:
         """Return what identifies the weights, including an active adapter."""
-        return self._fingerprint
+        return self.identity
 
     def code(self) -> str:
         """Return the SHA-256 of the files of the backend's package."""
-        return code_of(type(self._backend))
+        return code_of(type(self.backend))
 
     def has(self, capability: type) -> bool:
         """Return whether the backend declares the capability and has its methods."""
-        if self._capabilities is not None and capability not in self._capabilities:
+        if self.capabilities is not None and capability not in self.capabilities:
             return False
-        owner = self._backend if capability in _OF_BACKEND else self._capable
+        owner = self.backend if capability in _OF_BACKEND else self.capable
         return all(hasattr(owner, name) for name in methods_of(capability))
 
     def _require(self, capability: type) -> None:
         if not self.has(capability):
-            present = [each for each in self._capabilities or CAPABILITIES if self.has(each)]
-            raise lacks(f"{self.stage}: {self._who()}", capability, present)
+            present = [each for each in self.capabilities or CAPABILITIES if self.has(each)]
+            raise lacks(f"{self.stage}: {self._model_text()}", capability, present)
 
     def use(self, capability: Callable[..., _Capability]) -> _Capability:
         """Return the methods of a plugin's capability; their results are stored in the journal.
@@ -135,20 +123,20 @@ class JournaledModel:
         if caching(kind) is None:
             raise built_in(f"{self.stage}: model {self.name!r}", kind)
         self._require(kind)
-        backend = type(self._backend)
+        backend = type(self.backend)
         # Paid results stay valid when code changes; those of a local model cost time alone.
         code = () if isinstance(backend, Priced) else (self.code(),)
         calls = Calls(
-            who=f"{self.stage}: {self._who()}",
+            who=f"{self.stage}: {self._model_text()}",
             label=f"{self.stage}: {self.name}",
             capability=kind,
-            backend=self._capable,
-            identity=(self._fingerprint, *code),
-            store=self._journal,
-            progress=self._progress,
-            interrupt=self._interrupt,
-            spent=lambda: self._budget.spent if self._budget is not None else 0.0,
-            lose=lambda usd: self._journal.commit([], [], [(self.stage, self.name, usd)]),
+            backend=self.capable,
+            identity=(self.identity, *code),
+            store=self.journal,
+            progress=self.progress,
+            interrupt=self.interrupt,
+            spent=lambda: self.budget.spent if self.budget is not None else 0.0,
+            lose=lambda usd: self.journal.commit([], [], [(self.stage, self.name, usd)]),
         )
         return cast("_Capability", calls.methods())
 
@@ -198,19 +186,19 @@ class JournaledModel:
         return Answering(
             self.stage,
             self.name,
-            self._backend,
-            self._capable,
-            self._fingerprint,
-            self._journal,
-            self._progress,
-            self._interrupt,
-            self._cost,
-            self._thoughts,
-            self._pace,
+            self.backend,
+            self.capable,
+            self.identity,
+            self.journal,
+            self.progress,
+            self.interrupt,
+            self.cost,
+            self.thoughts,
+            self.pace,
         )
 
-    def _who(self) -> str:
-        return f"model {self.name!r} ({self._backend.name})"
+    def _model_text(self) -> str:
+        return f"model {self.name!r} ({self.backend.name})"
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """Return float32 [n, d]; equal texts are embedded once.
@@ -221,7 +209,7 @@ class JournaledModel:
         """
         self._require(Embeds)
         unique = list(dict.fromkeys(texts))
-        vectors = check_vectors(self._who(), self._capable.embed(unique), len(unique))
+        vectors = check_vectors(self._model_text(), self.capable.embed(unique), len(unique))
         if len(unique) == len(texts):
             return vectors
         place = {text: index for index, text in enumerate(unique)}
@@ -237,18 +225,18 @@ class JournaledModel:
             ContractError: if it does not return one array per sample.
         """
         self._require(Scores)
-        if self._scores is None:
-            return check_losses(self._who(), self._capable.score(samples, adapter), samples)
+        if self.scores is None:
+            return check_losses(self._model_text(), self.capable.score(samples, adapter), samples)
         # Losses cost time and no money: those of other code are computed again.
-        name = digest(self._fingerprint, self.code(), adapter.digest if adapter else None)
-        cache = self._scores.of(name)
+        name = digest(self.identity, self.code(), adapter.digest if adapter else None)
+        cache = self.scores.of(name)
         found = cache.find(samples)
         todo = [place for place, losses in enumerate(found) if losses is None]
         size = sum(len(samples[place].ids) for place in todo)
-        with self._progress(size, f"{self.stage}: {self.name} scores tokens") as bar:
+        with self.progress(size, f"{self.stage}: {self.name} scores tokens") as bar:
             for part in _portions(todo, samples):
                 asked = [samples[place] for place in part]
-                losses = check_losses(self._who(), self._capable.score(asked, adapter), asked)
+                losses = check_losses(self._model_text(), self.capable.score(asked, adapter), asked)
                 cache.put(asked, losses)
                 for place, values in zip(part, losses, strict=True):
                     found[place] = values
@@ -265,17 +253,17 @@ class JournaledModel:
             ContractError: if it does not return one token sample per sample.
         """
         self._require(Encodes)
-        encoded = self._capable.encode(samples, max_length=max_length, turns=turns)
-        return check_encoded(self._who(), encoded, samples)
+        encoded = self.capable.encode(samples, max_length=max_length, turns=turns)
+        return check_encoded(self._model_text(), encoded, samples)
 
     def tokenizer_digest(self) -> TokenizerDigest | None:
         """Return the digest of the tokenizer; None if the backend lacks ``Tokenizes``."""
-        able = isinstance(self._capable, Tokenizes)
-        return self._capable.tokenizer_digest() if able else None
+        able = isinstance(self.capable, Tokenizes)
+        return self.capable.tokenizer_digest() if able else None
 
     def decode(self, ids: Sequence[IntArray]) -> list[str] | None:
         """Return the text of each array of ids; None if the backend lacks ``Tokenizes``."""
-        return self._capable.decode(ids) if isinstance(self._capable, Tokenizes) else None
+        return self.capable.decode(ids) if isinstance(self.capable, Tokenizes) else None
 
     def lend(self) -> AbstractContextManager[Lent]:
         """Return a scope with the local torch module.
@@ -284,7 +272,7 @@ class JournaledModel:
             ModelError: if the backend lacks ``LendsModule``.
         """
         self._require(LendsModule)
-        lent: AbstractContextManager[Lent] = self._backend.lend()
+        lent: AbstractContextManager[Lent] = self.backend.lend()
         return lent
 
     @contextmanager
@@ -295,23 +283,8 @@ class JournaledModel:
             ModelError: if the backend lacks ``Adapts``.
         """
         self._require(Adapts)
-        with self._backend.adapted(ref) as capable:
-            yield JournaledModel(
-                self.name,
-                self._backend,
-                digest(self._fingerprint, ref.digest),
-                self._journal,
-                self.stage,
-                capable,
-                self._progress,
-                self._scores,
-                self._interrupt,
-                self._cost,
-                self._thoughts,
-                self._pace,
-                self._capabilities,
-                self._budget,
-            )
+        with self.backend.adapted(ref) as capable:
+            yield replace(self, identity=digest(self.identity, ref.digest), capable=capable)
 
 
 def _portions(places: Sequence[int], samples: Sequence[TokenSample]) -> Iterator[list[int]]:

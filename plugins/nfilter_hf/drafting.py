@@ -54,26 +54,19 @@ class Rendered:
         return tuple(sorted({at for answer in self.answers for at in (answer.asked, answer.start)}))
 
 
+@dataclass(eq=False)
 class Draft:
     """Renders the turns of one conversation with one template."""
 
-    def __init__(
-        self,
-        render: Renderer,
-        traits: TemplateTraits,
-        mark: str,
-        tools: Sequence[Mapping[str, Any]],
-        eos: str,
-    ) -> None:
-        self._write = render
-        self._traits = traits
-        self._mark = mark
-        self._tools = tools
-        self._eos = eos
+    template: Renderer
+    traits: TemplateTraits
+    mark: str
+    tools: Sequence[Mapping[str, Any]]
+    eos: str
 
     def _render(self, turns: Sequence[Turn], *, ask: bool) -> str:
-        form = self._traits.form
-        return self._write([write(turn, form) for turn in turns], ask=ask, tools=self._tools)
+        form = self.traits.form
+        return self.template([write(turn, form) for turn in turns], ask=ask, tools=self.tools)
 
     def prompt(self, turns: Sequence[Turn]) -> Rendered:
         """Render the prompt after ``turns``.
@@ -94,7 +87,7 @@ class Draft:
             reached = max(reached, end)
             ends.append(reached)
         remarks = self._checked(text, turns, answers)
-        return Rendered(text, self._mark, tuple(answers), tuple(ends), remarks)
+        return Rendered(text, self.mark, tuple(answers), tuple(ends), remarks)
 
     def conversation(self, turns: Sequence[Turn]) -> Rendered:
         """Render turns, of which the last is an assistant's, to the end of that one.
@@ -103,7 +96,7 @@ class Draft:
             ChatError: if the template rejects the turns or omits content.
         """
         last, context = turns[-1], turns[:-1]
-        head = self.prompt(context) if context else Rendered("", self._mark, (), ())
+        head = self.prompt(context) if context else Rendered("", self.mark, (), ())
         full = self._render(turns, ask=False)
         content = last.content.strip()
         if not context:
@@ -117,14 +110,14 @@ class Draft:
         elif tail is None:
             # The generation prompt contains text that the finished turn does not.
             kept = last.content if last.content in full else content
-            tail = self._traits.lead + kept + (self._traits.end_of_turn or self._eos)
+            tail = self.traits.lead + kept + (self.traits.end_of_turn or self.eos)
         end, tail = self._close(tail, last, content)
         self._complete(tail[:end], last)
         begins = start + len(before)
         answer = Answer(last.index, begins, begins + end, start)
         text = head.text + before + tail
         remarks = tuple(dict.fromkeys((*head.remarks, *((_CLOSED,) if before else ()))))
-        return Rendered(text, self._mark, (*head.answers, answer), (*head.ends, len(text)), remarks)
+        return Rendered(text, self.mark, (*head.answers, answer), (*head.ends, len(text)), remarks)
 
     # --- the last answer -------------------------------------------------------------------------------------
 
@@ -139,7 +132,7 @@ class Draft:
         except ChatError:
             return None
         before, present, _ = shown.partition(_PLACEHOLDER)
-        base = before.removesuffix(self._traits.lead)
+        base = before.removesuffix(self.traits.lead)
         return full[len(base) :] if present and full.startswith(base) else None
 
     def _inside(
@@ -152,7 +145,7 @@ class Draft:
         """
         opening, closing = pair
         blanks = head[len(head.rstrip()) :]
-        ends = self._traits.end_of_turn or self._eos
+        ends = self.traits.end_of_turn or self.eos
         if tail is None:
             tail = last.content + ends
         if tail.lstrip().startswith(opening):
@@ -175,12 +168,12 @@ class Draft:
 
     def _close(self, tail: str, last: Turn, content: str) -> tuple[int, str]:
         """The end of the answer in ``tail``, including its end token, and ``tail`` with an end token added if it had none."""
-        end = self._traits.end_of_turn
+        end = self.traits.end_of_turn
         if not last.plain:
-            last_end = _last_of(tail, self._traits.ends)
+            last_end = _last_of(tail, self.traits.ends)
             if last_end is not None:
                 return last_end, tail
-            tail = tail.rstrip() + self._eos
+            tail = tail.rstrip() + self.eos
             return len(tail), tail
         # The content cannot contain an end token, so the first one belongs to this turn.
         if end and end in tail:
@@ -192,7 +185,7 @@ class Draft:
         after = at + len(content) if at >= 0 else 0
         if tail[after:].strip():
             return len(tail.rstrip()), tail
-        return after + len(self._eos), tail[:after] + self._eos
+        return after + len(self.eos), tail[:after] + self.eos
 
     # --- earlier turns ---------------------------------------------------------------------------------------
 
@@ -209,7 +202,7 @@ class Draft:
             asked = text[:reached]
         pair = _opened(asked)
         if not text.startswith(asked):
-            asked = _unopened(asked, self._traits.opened)
+            asked = _unopened(asked, self.traits.opened)
         begins = len(asked) if text.startswith(asked) else self._start(text, turns, index)
         known = begins is not None and begins >= reached
         first = begins if begins is not None and known else max(reached, shared(asked, text))
@@ -218,14 +211,14 @@ class Draft:
             start = _past_empty(text, first, pair)
         limit = self._limit(text, turns, index)
         if not turns[index].plain:
-            end = None if limit is None else _last_of(text[start:limit], self._traits.ends)
+            end = None if limit is None else _last_of(text[start:limit], self.traits.ends)
             stop = self._alone(text, turns[: index + 1]) if end is None else start + end
             if stop > start:
                 return first, start, stop
         at = text.find(content, start)
         if at < 0:
             # The template changes earlier turns, e.g. omits their reasoning.
-            found = _first_of(text, start, self._traits.ends)
+            found = _first_of(text, start, self.traits.ends)
             return first, start, found if found is not None else start
         end = at + len(content)
         start = start if known else at
@@ -255,7 +248,7 @@ class Draft:
         A template may move text before an answer if more turns follow, e.g. the system text to the last user turn; the prompt
         of that answer is then not the beginning of the conversation.
         """
-        return self._before(text, turns, index, self._traits.lead)
+        return self._before(text, turns, index, self.traits.lead)
 
     def _limit(self, text: str, turns: Sequence[Turn], index: int) -> int | None:
         """The start of the text of the turn after ``index``; the end of the text if it is the last."""
@@ -292,7 +285,7 @@ class Draft:
         return at + len(token) if token else None
 
     def _ends_at(self, text: str, at: int) -> str:
-        return next((token for token in self._traits.ends if text.startswith(token, at)), "")
+        return next((token for token in self.traits.ends if text.startswith(token, at)), "")
 
     # --- completeness ----------------------------------------------------------------------------------------
 
@@ -316,7 +309,7 @@ class Draft:
         return tuple(remarks)
 
     def _nothing_lost(self, whole: str, turns: Sequence[Turn]) -> None:
-        for tool in self._tools:
+        for tool in self.tools:
             if not _holds(whole, str(tool["function"]["name"])):
                 raise ChatError("the chat template omits a tool")
         for turn in turns:
@@ -334,7 +327,7 @@ class Draft:
 
     def _complete(self, shown: str, last: Turn) -> None:
         if last.plain:
-            learned = shown.removesuffix(self._traits.end_of_turn or self._eos)
+            learned = shown.removesuffix(self.traits.end_of_turn or self.eos)
             if last.content.strip() and not learned.strip():
                 raise ChatError("the chat template omits the text of the response")
             if _thoughtless(_squeezed(shown), last.content):

@@ -13,7 +13,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from nfilter import Completion, Failure, ModelError
+from nfilter import Budget, Completion, Failure, ModelError
 from nfilter_litellm.batch_api import FINAL_STATUSES, MAX_LINES, Batch, BatchApi
 from nfilter_litellm.batch_ledger import Ledger, Pending
 from nfilter_litellm.batch_lines import BatchFormat, Call
@@ -65,35 +65,27 @@ class _StoppedError(Exception):
     """The user stopped the run: submitted batches stay on the server."""
 
 
+@dataclass(eq=False)
 class BatchDispatcher:
-    """Dispatcher that makes calls in batches, in the event loop of an engine."""
+    """Dispatcher that makes calls in batches, in the event loop of an engine.
 
-    def __init__(
-        self,
-        api: BatchApi,
-        batch_format: BatchFormat,
-        ledger: Ledger,
-        label: str,
-        retry: Retry,
-        settings: BatchSettings,
-        stopping: Callable[[], bool],
-    ) -> None:
-        """``label`` names the model and its address in errors.
+    ``label`` names the model and its address in errors. Once ``stopping`` returns True, no batch is created or waited for.
+    """
 
-        Once ``stopping`` returns True, no batch is created or waited for.
-        """
-        self.attempts = 0
-        self.calls = 0
-        self.level = settings.max_lines
-        self.api = api
-        self.format = batch_format
-        self.ledger = ledger
-        self.label = label
-        self.retry = retry
-        self.settings = settings
-        self.stopping = stopping
-        self.breaker = Breaker(label)
-        self.answered = False
+    api: BatchApi
+    format: BatchFormat
+    ledger: Ledger
+    label: str
+    retry: Retry
+    settings: BatchSettings
+    stopping: Callable[[], bool]
+    attempts: int = 0
+    calls: int = 0
+    answered: bool = False
+
+    def __post_init__(self) -> None:
+        self.level = self.settings.max_lines
+        self.breaker = Breaker(self.label)
 
     async def run(self, requests: Feed, emit: Emit, room: Callable[[], Awaitable[None]]) -> None:
         """Make all calls, first those in unfinished batches of an earlier run.
@@ -120,28 +112,25 @@ class BatchDispatcher:
             self.breaker.finished()
 
 
+@dataclass(eq=False)
 class _BatchRun:
     """Execution of one set of calls in batches."""
 
-    def __init__(
-        self,
-        dispatcher: BatchDispatcher,
-        calls: Mapping[str, Call],
-        emit: Emit,
-        room: Callable[[], Awaitable[None]],
-    ) -> None:
-        self._dispatcher = dispatcher
-        self._calls = calls
-        self._emit = emit
-        self._room = room
-        self._budget = dispatcher.format.pricing.budget
+    dispatcher: BatchDispatcher
+    calls: Mapping[str, Call]
+    emit: Emit
+    room: Callable[[], Awaitable[None]]
+
+    @property
+    def _budget(self) -> Budget | None:
+        return self.dispatcher.format.pricing.budget
 
     async def submit(self, group: asyncio.TaskGroup, ids: list[str], turn: int, tried: int) -> None:
         """Create batches of calls, each when the budget covers all of it.
 
         ``turn`` counts the submissions of the calls in all runs, ``tried`` those in this run; 0 is an earlier run's batch.
         """
-        dispatcher = self._dispatcher
+        dispatcher = self.dispatcher
         budget = self._budget
         with suppress(_StoppedError):
             while ids and not dispatcher.stopping():
@@ -161,11 +150,11 @@ class _BatchRun:
 
     def _next_part(self, ids: Sequence[str]) -> tuple[list[str], float]:
         """Return the first of ``ids`` that fit into one file and the remaining budget, and their cost bound."""
-        settings, budget = self._dispatcher.settings, self._budget
+        settings, budget = self.dispatcher.settings, self._budget
         part: list[str] = []
         bound, size = 0.0, 0
         for each in ids[: settings.max_lines]:
-            call = self._calls[each]
+            call = self.calls[each]
             too_large = size + len(call.line) > settings.max_bytes
             if part and (too_large or (budget is not None and bound + call.max_usd > budget.left)):
                 break
@@ -175,15 +164,15 @@ class _BatchRun:
         return part, bound
 
     async def _upload(self, ids: Sequence[str], turn: int) -> Pending:
-        lines = b"".join(self._calls[each].line for each in ids)
+        lines = b"".join(self.calls[each].line for each in ids)
         file = await self._with_retries(
             "the file of a batch cannot be uploaded",
-            lambda: self._dispatcher.api.upload(lines),
+            lambda: self.dispatcher.api.upload(lines),
             hint="; a server without /files and /batches supports only single calls: remove batch: true",
         )
         name = hashlib.sha256("\x1f".join((file, str(turn), *ids)).encode()).hexdigest()[:32]
         pending = Pending(name, file, None, turn, tuple(ids))
-        self._dispatcher.ledger.record(pending)
+        self.dispatcher.ledger.record(pending)
         return pending
 
     async def follow(
@@ -192,7 +181,7 @@ class _BatchRun:
         """Wait for a batch, read its results, and submit the calls to retry."""
         budget = self._budget
         # A batch that stays on the server may be billed in full; one that is not created is not billed.
-        usd = 0.0 if tried and self._dispatcher.stopping() else bound
+        usd = 0.0 if tried and self.dispatcher.stopping() else bound
         retries: list[str] = []
         with suppress(_StoppedError):
             try:
@@ -201,12 +190,12 @@ class _BatchRun:
             finally:
                 if budget is not None:
                     budget.settle(bound, usd)
-            self._dispatcher.breaker.check_unanswered()
+            self.dispatcher.breaker.check_unanswered()
             await self.submit(group, retries, pending.turn + 1, tried + 1)
 
     async def _wait_until_ended(self, pending: Pending, *, new: bool) -> tuple[Pending, Batch]:
         """Create the batch if necessary, and wait until it has ended."""
-        dispatcher = self._dispatcher
+        dispatcher = self.dispatcher
         if pending.batch is None:
             # Ctrl-C may have been pressed during the upload.
             await self._wait(0.0)
@@ -234,12 +223,12 @@ class _BatchRun:
 
     def _restart_hint(self, pending: Pending) -> str:
         """Return the remedy for a batch or file that the server no longer has."""
-        location = self._dispatcher.ledger.location(pending)
+        location = self.dispatcher.ledger.location(pending)
         return f" (its record is {location}: remove that file to repeat its calls)"
 
     async def _create_once(self, pending: Pending, *, new: bool) -> str:
         """Return the id of a file's batch; create it once, even if an earlier reply with its id was lost."""
-        api = self._dispatcher.api
+        api = self.dispatcher.api
 
         async def find_or_create() -> str:
             nonlocal new
@@ -255,7 +244,7 @@ class _BatchRun:
         Raises:
             ModelError: the batch failed as a whole, was cancelled, or answered no call.
         """
-        dispatcher = self._dispatcher
+        dispatcher = self.dispatcher
         reading = _Reading(dispatcher.ledger.all_ids(pending), set(pending.ids))
         for file in batch.files:
             await self._with_retries(
@@ -276,8 +265,8 @@ class _BatchRun:
             detail = f"batch {batch.name} ({batch.status}) has no line for this call"
             billed = batch.status == "completed"
             fault = CallError("server", detail, retry=True, may_be_billed=billed)
-            fault.usd = self._calls[name].max_usd if fault.may_be_billed else 0.0
-            reading.failed(name, self._calls[name], fault)
+            fault.usd = self.calls[name].max_usd if fault.may_be_billed else 0.0
+            reading.failed(name, self.calls[name], fault)
         for detail in reading.unanswered:
             dispatcher.breaker.unanswered(detail)
         retries = self._record_failures(pending, reading.faults, tried)
@@ -286,9 +275,9 @@ class _BatchRun:
 
     def _raise_for(self, batch: Batch) -> None:
         """Raise ModelError for a failed or cancelled batch: the next one would end equally."""
-        label = self._dispatcher.label
+        label = self.dispatcher.label
         if batch.status == "failed":
-            name = self._dispatcher.format.limit.name
+            name = self.dispatcher.format.limit.name
             rejected = text_rejects(batch.errors, name)
             errors = f"{batch.errors}; {remedy(name)}" if rejected else batch.errors
             raise ModelError(
@@ -309,9 +298,9 @@ class _BatchRun:
         """
         if not reading.left:
             return
-        async with aclosing(self._dispatcher.api.lines(file)) as lines:
+        async with aclosing(self.dispatcher.api.lines(file)) as lines:
             async for line in lines:
-                if self._dispatcher.stopping():
+                if self.dispatcher.stopping():
                     raise _StoppedError
                 name = line.get("custom_id")
                 if not isinstance(name, str):
@@ -325,9 +314,9 @@ class _BatchRun:
 
     async def _process_line(self, name: str, line: Mapping[str, Any], reading: _Reading) -> None:
         """Deliver the answer in a line; record a fault until all lines are read."""
-        call = self._calls[name]
+        call = self.calls[name]
         try:
-            answer = self._dispatcher.format.answer(call, line)
+            answer = self.dispatcher.format.answer(call, line)
         except CallError as fault:
             reading.failed(name, call, fault)
             if fault.is_answer:
@@ -341,14 +330,14 @@ class _BatchRun:
         await self._deliver(call, answer)
 
     def _mark_answered(self) -> None:
-        self._dispatcher.answered = True
-        self._dispatcher.breaker.answered()
+        self.dispatcher.answered = True
+        self.dispatcher.breaker.answered()
 
     def _record_failures(
         self, pending: Pending, faults: Mapping[str, CallError], tried: int
     ) -> list[str]:
         """Emit final failures; return the ids of the calls to retry."""
-        dispatcher = self._dispatcher
+        dispatcher = self.dispatcher
         retries: list[str] = []
         final: list[CallError] = []
         for name, fault in faults.items():
@@ -363,7 +352,7 @@ class _BatchRun:
             final.append(fault)
             attempts = f" (attempt {tried})" if fault.retry else ""
             failure = Failure(fault.kind, f"{fault.detail}{attempts}")
-            self._emit_all(self._calls[name], Completion("", "failed", failure=failure))
+            self._emit_all(self.calls[name], Completion("", "failed", failure=failure))
         # Lines are not in order of time, so consecutive failures mean nothing. The run ends at a batch without any answer,
         # if the reason is shared or the model has never answered.
         if len(faults) == len(pending.ids):
@@ -373,15 +362,15 @@ class _BatchRun:
         return retries
 
     async def _deliver(self, call: Call, answer: Completion) -> None:
-        await self._room()
+        await self.room()
         self._emit_all(call, answer)
 
     def _emit_all(self, call: Call, answer: Completion) -> None:
         usd = (answer.usd or 0.0) + call.usd
         first = replace(answer, usd=usd) if usd or answer.usd is not None else answer
         for number, index in enumerate(call.indices):
-            self._dispatcher.calls += 1
-            self._emit(index, first if number == 0 else replace(answer, usd=0.0))
+            self.dispatcher.calls += 1
+            self.emit(index, first if number == 0 else replace(answer, usd=0.0))
 
     async def _with_retries(
         self,
@@ -396,7 +385,7 @@ class _BatchRun:
         Raises:
             ModelError: with ``failure`` and the reason.
         """
-        retry = self._dispatcher.retry
+        retry = self.dispatcher.retry
         clock = asyncio.get_running_loop().time
         number, until = 0, clock() + retry.patience
         while True:
@@ -414,7 +403,7 @@ class _BatchRun:
                     detail = f"{detail}; the server asks to wait {fault.retry_after:.0f} s"
                 if not fault.retry or exhausted:
                     raise ModelError(
-                        f"{self._dispatcher.label}: {failure}: {detail}. The same command continues where it stopped"
+                        f"{self.dispatcher.label}: {failure}: {detail}. The same command continues where it stopped"
                     ) from None
                 await self._wait(retry.delay(failure, number, fault.retry_after))
 
@@ -423,7 +412,7 @@ class _BatchRun:
         clock = asyncio.get_running_loop().time
         until = clock() + seconds
         while True:
-            if self._dispatcher.stopping():
+            if self.dispatcher.stopping():
                 raise _StoppedError
             remaining = until - clock()
             if remaining <= 0:

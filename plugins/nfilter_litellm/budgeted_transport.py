@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from nfilter import Budget, Completion, Price, Request
 from nfilter_litellm.engine import Transport
@@ -14,17 +14,17 @@ _TEMPLATE_TOKENS = 64  # tokens that a template may add per message
 _POLL_SECONDS = 0.02  # between two checks of the budget
 
 
+@dataclass(eq=False)
 class BudgetedTransport:
-    """Transport that charges a budget; answers, and failures that may be billed, contain their cost."""
+    """Transport that charges a budget; answers, and failures that may be billed, contain their cost.
 
-    def __init__(
-        self, transport: Transport, price: Price, budget: Budget | None, max_tokens: int | None
-    ) -> None:
-        """``max_tokens`` overrides a request's own, as in the config."""
-        self._transport = transport
-        self._price = price
-        self._budget = budget
-        self._max_tokens = max_tokens
+    ``max_tokens`` overrides a request's own, as in the config.
+    """
+
+    transport: Transport
+    price: Price
+    budget: Budget | None
+    max_tokens: int | None
 
     async def call(self, request: Request) -> Completion:
         """Make one attempt.
@@ -33,16 +33,16 @@ class BudgetedTransport:
             CallError: with ``usd``, the cost or the cost bound of the attempt.
             BudgetError: the budget does not cover the attempt.
         """
-        bound = cost_bound(request, self._price, self._max_tokens)
-        budget = self._budget
+        bound = cost_bound(request, self.price, self.max_tokens)
+        budget = self.budget
         # Threads with their own loops share the budget, so an event of one loop cannot notify the others.
         while budget is not None and not budget.hold(bound):  # noqa: ASYNC110
             await asyncio.sleep(_POLL_SECONDS)
         # A cancelled attempt may be billed in full.
         usd = bound
         try:
-            answer = await self._transport.call(request)
-            usd = cost_of(answer, self._price, bound)
+            answer = await self.transport.call(request)
+            usd = cost_of(answer, self.price, bound)
             return replace(answer, usd=usd)
         except CallError as error:
             usd = error.usd = cost_of_fault(error, self._price, bound)
@@ -53,7 +53,7 @@ class BudgetedTransport:
 
     async def close(self) -> None:
         """Close the underlying transport."""
-        await self._transport.close()
+        await self.transport.close()
 
 
 def cost_bound(request: Request, price: Price, max_tokens: int | None) -> float:

@@ -180,7 +180,7 @@ class Draft:
             return tail.index(end) + len(end), tail
         at = tail.find(content) if content else -1
         if end is None and at < 0:
-            tail = tail.rstrip() + self._eos
+            tail = tail.rstrip() + self.eos
             return len(tail), tail
         after = at + len(content) if at >= 0 else 0
         if tail[after:].strip():

@@ -45,7 +45,7 @@ class BudgetedTransport:
             usd = cost_of(answer, self.price, bound)
             return replace(answer, usd=usd)
         except CallError as error:
-            usd = error.usd = cost_of_fault(error, self._price, bound)
+            usd = error.usd = cost_of_fault(error, self.price, bound)
             raise
         finally:
             if budget is not None:

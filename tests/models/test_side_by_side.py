@@ -145,7 +145,7 @@ def test_after_a_first_interrupt_each_model_takes_its_running_answers(
 ) -> None:
     one, two = Slow("one"), Slow("two")
     asked = model(one)
-    interrupt = asked._interrupt
+    interrupt = asked.interrupt
     one.at_the_end = interrupt._requested.set
     with pytest.raises(KeyboardInterrupt):
         run_agents([asked, model(two), model(two)], [agent(str(n)) for n in range(3)])

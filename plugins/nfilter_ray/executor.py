@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
@@ -74,6 +75,8 @@ class RayExecutor:
                 ray.shutdown()
 
     def _connect(self, ray: Any) -> None:
+        # A Ray that is started here reports its usage to nobody, unless the user has asked for it.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             ray.init(
                 address=self._config.address or "local",

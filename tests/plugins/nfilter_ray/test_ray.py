@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -42,7 +43,7 @@ class FakeRay(ModuleType):
     def init(self, **given: Any) -> None:
         if given["address"] == "nowhere:1":
             raise ConnectionError("nobody answers")
-        self.inits.append(given)
+        self.inits.append({**given, "usage": os.environ["RAY_USAGE_STATS_ENABLED"]})
         self.started = True
 
     def shutdown(self) -> None:
@@ -86,6 +87,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     ray = FakeRay()
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setattr("nfilter_ray.rank.run_rank", lambda job, rank: {"rank": rank})
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
     return ray
 
 
@@ -106,6 +108,7 @@ def test_each_rank_is_an_actor_that_ray_starts_again(fake: FakeRay) -> None:
     }  # fmt: skip
     assert fake.killed == [0, 1, 2]
     assert not fake.started
+    assert [each["usage"] for each in fake.inits] == ["0"]  # Ray tells nobody that it is used
 
 
 def test_closing_it_ends_all_actors(fake: FakeRay) -> None:

@@ -103,7 +103,7 @@ def test_argilla_reads_and_writes_the_records(reviewed):
 def test_the_settings_of_argilla_in_the_documentation_are_made(monkeypatch):
     argilla = pytest.importorskip("argilla")
     monkeypatch.setattr(argilla.Argilla, "_get_default", mock.MagicMock)
-    (code,) = re.findall(r"```python\n(import argilla.*?)```", DOCS.read_text(), re.DOTALL)
+    (code,) = re.findall(r"```\n(import argilla.*?)```", DOCS.read_text(), re.DOTALL)
     scope: dict[str, Any] = {}
     exec(code, scope)
     assert isinstance(scope["settings"], argilla.Settings)
@@ -143,7 +143,7 @@ def test_label_studio_reads_the_tasks_with_the_interface_of_the_documentation(re
     from label_studio_sdk.converter import Converter
     from label_studio_sdk.label_interface import LabelInterface
 
-    (xml,) = re.findall(r"```xml\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    (xml,) = re.findall(r"```\n(<View>.*?)```", DOCS.read_text(), re.DOTALL)
     interface = LabelInterface(xml)
     interface.validate()
     tasks = exported("label-studio")

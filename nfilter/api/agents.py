@@ -14,6 +14,7 @@ from typing import Final
 
 from nfilter.api.calls import Completion, Request
 from nfilter.api.capabilities import OpenStreams
+from nfilter.api.errors import BudgetError
 from nfilter.api.interrupt import Interrupted
 from nfilter.api.model import Model
 from nfilter.api.tools import Tool, ToolResult, answer_tool_call, tool_message, tool_schema
@@ -164,8 +165,9 @@ def run_agents(
 
 
 def _side_by_side(conversations: Sequence[Generator[None, None, object]]) -> None:
-    """Take the steps of all in turn. After a first Ctrl-C each still takes the answers of its running calls."""
-    going, stopped = list(conversations), None
+    """Take the steps of all in turn. After a first Ctrl-C, or at the end of the budget, each still takes the answers of its calls."""
+    going = list(conversations)
+    stopped: BaseException | None = None
     try:
         while going:
             for each in tuple(going):
@@ -173,7 +175,7 @@ def _side_by_side(conversations: Sequence[Generator[None, None, object]]) -> Non
                     next(each)
                 except StopIteration:
                     going.remove(each)
-                except Interrupted as error:
+                except (Interrupted, BudgetError) as error:
                     going.remove(each)
                     stopped = error
     finally:

@@ -297,6 +297,12 @@ class _Unread:
             await self._read.wait()
 
 
+def _mark_read(task: asyncio.Task[None]) -> None:
+    """Keep asyncio from printing the error of a stream that nobody reads any more."""
+    if not task.cancelled():
+        task.exception()
+
+
 def _next(
     out: queue.SimpleQueue[list[Answered] | None], seconds: float | None
 ) -> list[Answered] | None:
@@ -349,6 +355,7 @@ class Engine:
 
         def start() -> None:
             task = loop.create_task(self._produce(feed, out.put, unread))
+            task.add_done_callback(_mark_read)
             task.add_done_callback(lambda _: out.put(None))
             tasks.append(task)
 

@@ -24,8 +24,8 @@ from tests.model_server.faults import Script, content_of
 from tests.model_server.server import ModelServer
 
 ROWS = 12
+TOKENS = 1000  # of every answer, as many as a call may have
 TURNS = 3  # of a reviewer: two calculations and the answer
-PRICE = 0.001  # dollars per call, as every answer is counted with one thousand tokens
 
 RECIPE = """\
 name: talks
@@ -61,9 +61,9 @@ def reviewed(messages: Sequence[Mapping[str, Any]]) -> Completion:
     if len(results) < len(todo):
         arguments = json.dumps({"expression": todo[len(results)]})
         call = ToolCall("calculator", arguments, f"c{len(results)}")
-        return Completion(mark, "tool_calls", 10, 1000, tool_calls=(call,))
+        return Completion(mark, completion_tokens=TOKENS, tool_calls=(call,))
     code = re.findall(r"^BEGIN (\w+)$", text, re.MULTILINE)[0]
-    return Completion(f"{mark}\nAnswer {code}: {results[-1]}", "stop", 10, 1000)
+    return Completion(f"{mark}\nAnswer {code}: {results[-1]}", completion_tokens=TOKENS)
 
 
 class Talks(Bench):
@@ -128,3 +128,28 @@ def test_a_conversation_that_is_killed_goes_on_where_it_was(talks: Talks) -> Non
         partial += talks.spent(name) > 0
     assert outcome.bad == []
     assert outcome.kills == partial == 3
+
+
+def test_a_budget_that_ends_amid_conversations_is_not_exceeded_and_no_answer_is_lost(
+    talks: Talks,
+) -> None:
+    assert talks.finish("whole") == 0
+    whole, price = talks.kept("whole"), talks.spent("whole")
+    assert price == pytest.approx(CALLS * TOKENS / 1e6)
+    talks.forget()
+    for part in (0.3, 0.65):
+        talks.write(usd=price * part)
+        process = talks.start("small")
+        _, error = process.communicate()
+        assert process.returncode not in (0, -9)
+        (line,) = error.decode().splitlines()
+        assert line.endswith("raise budget.usd and run the same command to resume")
+        served = talks.served()
+        assert talks.committed("small") == set(served), "an answer that was paid for is lost"
+        assert set(served.values()) == {1}
+        assert len(served) == int(CALLS * part), "the budget is neither exceeded nor left over"
+    talks.write(usd=price)
+    assert talks.finish("small") == 0
+    assert list(talks.served().values()) == [1] * CALLS
+    assert talks.kept("small") == whole
+    assert talks.spent("small") == pytest.approx(price)

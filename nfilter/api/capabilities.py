@@ -189,7 +189,7 @@ CAPABILITIES: tuple[type, ...] = (
 # Python 3.11 counts other attributes of a protocol class among the members that isinstance requires.
 _MARK: Final = "_abc_nfilter_capability"
 _TAKEN: Final = frozenset(
-    {"abilities", "close", "facts", "fingerprint", "hosts", "price", "problems", "prompt_end", "take_cut_texts"}
+    {"abilities", "close", "facts", "fingerprint", "hosts", "price", "problems", "prompt_end", "take_cut_texts", "tool_problems"}
 )  # fmt: skip
 
 _Capability = TypeVar("_Capability")

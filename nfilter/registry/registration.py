@@ -88,6 +88,7 @@ KINDS: Mapping[str, Kind] = {
             _on_class("price", "config"),
             _on_class("facts", "config", "site"),
             _on_class("hosts", "config"),
+            _on_class("tool_problems", "config", "site"),
         ),
     ),
     "trainer": Kind(

@@ -128,13 +128,13 @@ def test_a_missing_recipe_says_how_to_get_one(capsys: pytest.CaptureFixture[str]
 
 def test_help_and_version_need_no_more_than_click() -> None:
     code = (
-        "import sys; from nfilter.cli import entry; code = entry([sys.argv[1]]);"
+        "import sys; from nfilter.cli import entry; code = entry(sys.argv[1:]);"
         "heavy = {'numpy', 'pydantic', 'rich', 'yaml', 'jinja2', 'torch', 'pluggy'} & set(sys.modules);"
         "print(code, sorted(heavy), file=sys.stderr)"
     )
-    for option in ("--help", "--version"):
+    for words in (["--help"], ["--version"], ["explain", "--help"], ["audit", "--help"]):
         done = subprocess.run(
-            [sys.executable, "-c", code, option],
+            [sys.executable, "-c", code, *words],
             capture_output=True,
             text=True,
             check=True,

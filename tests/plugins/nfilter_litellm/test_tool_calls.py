@@ -292,7 +292,8 @@ def test_an_open_stream_can_be_left(backend: Callable[..., LiteLLMBackend]) -> N
     with ModelServer() as server:
         model = backend(server.url)
         stream = model.open_stream([ASK], lambda: [ASK])
-        assert next(filter(None, stream)) is not None  # None stands for waiting
+        number, answer = next(filter(None, stream))  # None stands for waiting
+        assert (number, answer.failure) == (0, None)
         stream.close()  # type: ignore[attr-defined]
         assert model.generate([ASK])[0].failure is None
 

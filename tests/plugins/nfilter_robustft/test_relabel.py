@@ -194,7 +194,9 @@ def test_contract():
     assert contract.reads == {"check"}
     assert contract.writes == contract.views == contract.proposes == {"c"}
     assert [(n.model, n.capability, n.logprobs) for n in contract.needs] == [("x", Generates, True)]
-    assert ("y", Embeds) in [(n.model, n.capability) for n in model_needs(config)]
+    assert ("y", Embeds, False) in [
+        (n.model, n.capability, n.logprobs) for n in model_needs(config)
+    ]
     free = Relabel.contract(RelabelConfig(llm="x", encoder="y", check=None, logprobs=False))
     assert free.reads == frozenset()
     assert not free.needs[0].logprobs

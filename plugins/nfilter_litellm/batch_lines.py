@@ -11,7 +11,7 @@ from typing import Any
 from nfilter import Budget, Completion, FailureKind, Price, Request
 from nfilter_litellm.batch_api import ENDPOINT
 from nfilter_litellm.budgeted_transport import cost_bound, cost_of, cost_of_fault
-from nfilter_litellm.failures import CallError, from_status, off_schema, one_line
+from nfilter_litellm.failures import CallError, from_status, off_schema, one_line, without_status
 from nfilter_litellm.limit_field import LimitField, LimitName, neither_accepted, other_name
 from nfilter_litellm.protocol import read
 
@@ -122,10 +122,13 @@ class BatchFormat:
                     limit=limit,
                     tools=bool(request.tools),
                 )
-            number = status if isinstance(status, int) else 500
-            raise from_status(number, json.dumps(body, default=str))
+            text = json.dumps(body, default=str)
+            if not isinstance(status, int):
+                raise without_status(text, "the line of the batch has a response")
+            raise from_status(status, text)
         if isinstance(error, Mapping):
-            detail = one_line(f"{error.get('code') or ''}: {error.get('message') or ''}")
+            said = [str(error[name]) for name in ("code", "message") if error.get(name)]
+            detail = one_line(": ".join(said) or "the line has an error without code and message")
             kind: FailureKind = "timeout" if "expired" in detail else "server"
             raise CallError(kind, detail, retry=True, may_be_billed=False)
         raise off_schema("the line has neither a response nor an error")

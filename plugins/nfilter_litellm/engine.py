@@ -12,6 +12,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from nfilter import BudgetError, Completion, Failure, ModelError, Request
@@ -127,10 +128,17 @@ class Dispatcher:
                     if self._stopping():
                         self._gate.leave()
                         break
-                    group.create_task(self._call(index, request, ticket, emit, requests.close))
+                    slot = _Slot(ticket)
+                    call = self._call(index, request, slot, emit, requests.close)
+                    group.create_task(call).add_done_callback(partial(self._give_back, slot))
         except BaseExceptionGroup as errors:
             raise root_error(errors) from None
         self._breaker.finished()
+
+    def _give_back(self, slot: _Slot, _: asyncio.Task[None]) -> None:
+        """Release the slot of a call that was cancelled before its first step, which runs none of its code."""
+        if not slot.taken:
+            self._gate.leave()
 
     async def _start(self, room: Callable[[], Awaitable[None]]) -> int:
         """Wait until a call may start, and return its ticket."""
@@ -145,10 +153,11 @@ class Dispatcher:
         self,
         index: int,
         request: Request,
-        ticket: int,
+        slot: _Slot,
         emit: Callable[[int, Completion], None],
         give_up: Callable[[], None],
     ) -> None:
+        ticket = slot.take()
         state = _CallState(self._retry, self._pause, f"{request.sample_id}\x1f{index}")
         while True:
             answer = await self._attempt(request, ticket, state)
@@ -209,6 +218,19 @@ class Dispatcher:
             self.limiter.strained()
         else:
             self.limiter.answered(ticket, seconds, full=self._feeding > 0)
+
+
+class _Slot:
+    """A slot on its way from the gate to a call; ``taken`` once the call itself releases it."""
+
+    def __init__(self, ticket: int) -> None:
+        self.taken = False
+        self._ticket = ticket
+
+    def take(self) -> int:
+        """Return the ticket; from now on the call releases the slot."""
+        self.taken = True
+        return self._ticket
 
 
 class _CallState:

@@ -38,6 +38,8 @@ _WITHOUT = {
 # Statuses sent before a model starts: refused, overloaded, or not reached by the gateway.
 _NOT_STARTED = frozenset({501, 503, 505, 511, 521, 522, 523, 525, 526, 529, 530})
 
+_ASSUMED_STATUS = 500  # of an error that names none
+
 Effect = Literal["none", "limited", "strained"]
 
 
@@ -148,6 +150,28 @@ def from_status(status: int, body: str, after: float | None = None) -> CallError
     return error
 
 
+def from_code(code: Any, body: str) -> CallError:
+    """Return the error for an error in a reply with status 200, as some gateways send; its code may be a status, also as text."""
+    number = int(code) if isinstance(code, str) and re.fullmatch("[45][0-9]{2}", code) else code
+    if isinstance(number, int) and 400 <= number < 600:
+        return from_status(number, body)
+    return without_status(body, "the reply has status 200 and an error")
+
+
+def without_status(body: str, came: str) -> CallError:
+    """Return the error for an error that names no HTTP status; ``came`` says in what it came.
+
+    Its cause is unknown, so it counts as a temporary fault of the server.
+    """
+    message, code = parse_error_body(body, numbers=True)
+    detail = one_line(
+        ": ".join(each for each in (f"{came} without an HTTP status", code, message) if each)
+    )
+    if is_overflow(_ASSUMED_STATUS, f"{code} {message}"):
+        return CallError("too_long", detail, is_answer=True)
+    return broken(detail)
+
+
 def status_may_be_billed(status: int) -> bool:
     """Return whether a model may have run before a reply with that status, as after a gateway timeout."""
     return status in (408, 499) or (status >= 500 and status not in _NOT_STARTED)
@@ -193,10 +217,11 @@ def text_rejects(text: str, name: str) -> bool:
     return re.search(f"{before}|{after}", text, re.IGNORECASE) is not None
 
 
-def parse_error_body(body: str) -> tuple[str, str]:
+def parse_error_body(body: str, *, numbers: bool = False) -> tuple[str, str]:
     """Return (message, code) of an error in the formats of OpenAI, vLLM, FastAPI, llama.cpp, Gemini or OpenRouter.
 
-    Other bodies are the message. The message has at most ``_MAX_READ`` characters.
+    Other bodies are the message. The message has at most ``_MAX_READ`` characters. A code that is a number is usually the
+    status again: it is the code only with ``numbers``.
     """
     try:
         value: Any = json.loads(body)
@@ -211,7 +236,8 @@ def parse_error_body(body: str) -> tuple[str, str]:
     message = value.get("message") or value.get("detail") or ""
     text = message if isinstance(message, str) else json.dumps(message)
     codes = (value.get("code"), value.get("type"), value.get("status"))
-    code = next((code for code in codes if isinstance(code, str) and code.strip("0123456789")), "")
+    texts = [str(code) for code in codes if isinstance(code, str | int) and str(code)]
+    code = next((text for text in texts if numbers or text.strip("0123456789")), "")
     # A router's own message says only that a provider failed; the provider's error is beside it.
     metadata = value.get("metadata")
     raw = metadata.get("raw") if isinstance(metadata, Mapping) else None

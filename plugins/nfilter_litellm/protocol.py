@@ -12,7 +12,7 @@ from nfilter_litellm.config import LiteLLMConfig
 from nfilter_litellm.failures import (
     CallError,
     empty,
-    from_status,
+    from_code,
     off_schema,
     one_line,
     parse_error_body,
@@ -41,6 +41,7 @@ _FINISH_REASONS = {
 }  # fmt: skip
 _SEED_RANGE = 2**31
 _MIN_SUGGESTED = 2048  # tokens that suffice for most reasoning and its answer
+_MAX_START = 120  # characters of an unknown reply that are shown
 _MAX_VALUE = 2**53  # above any valid count or log-probability
 
 
@@ -166,8 +167,8 @@ def _choice_of(reply: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         error = reply.get("error")
         if error:
             code = error.get("code") if isinstance(error, Mapping) else None
-            raise from_status(_status(code), _error_json(reply))
-        raise off_schema("it has no choices")
+            raise from_code(code, _error_json(reply))
+        raise off_schema(f"it has no choices; it begins with {_start(reply)!r}")
     message = choices[0].get("message")
     if not isinstance(message, Mapping):
         raise off_schema("its choice has no message")
@@ -182,10 +183,9 @@ def _finish_reason(choice: Mapping[str, Any]) -> str:
     """
     error = choice.get("error")
     if error:
-        code = error.get("code") if isinstance(error, Mapping) else None
         text = _error_json({"error": error}) if isinstance(error, Mapping) else str(error)
-        message, _ = parse_error_body(text)
-        raise unfinished(f"{code if isinstance(code, int) else ''} {message}".strip())
+        message, code = parse_error_body(text, numbers=True)
+        raise unfinished(f"{code} {message}".strip())
     # litellm replaces unknown reasons by stop.
     extra = choice.get("provider_specific_fields")
     native = extra.get("native_finish_reason") if isinstance(extra, Mapping) else None
@@ -301,10 +301,9 @@ def _count(value: Any) -> int:
     return value if isinstance(value, int) and 0 < value < _MAX_VALUE else 0
 
 
-def _status(code: Any) -> int:
-    """Return the code of an error as its status: some gateways send errors with status 200, and some codes as text."""
-    number = int(code) if isinstance(code, str) and re.fullmatch("[45][0-9]{2}", code) else code
-    return number if isinstance(number, int) and 400 <= number < 600 else 500
+def _start(reply: Mapping[str, Any]) -> str:
+    """Return the start of a reply, with the error that it may contain in a form of its own."""
+    return one_line(json.dumps(reply, default=str))[:_MAX_START]
 
 
 def _error_json(reply: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import re
@@ -21,6 +22,7 @@ from nfilter_litellm.config import LiteLLMConfig, Route
 from nfilter_litellm.failures import (
     CallError,
     broken,
+    from_code,
     from_status,
     not_allowed,
     one_line,
@@ -33,6 +35,8 @@ from nfilter_litellm.keys import REDACTED, Secret
 from nfilter_litellm.limit_field import LimitField, LimitName
 from nfilter_litellm.protocol import fields, limit_of, read
 from nfilter_litellm.tool_calls import SchemaField
+
+_NO_CODE = 422  # litellm's code of an error that has none, in a reply with status 200
 
 
 def library() -> Any:
@@ -190,9 +194,9 @@ class LiteLLMTransport:
 
 def fault_of(error: Exception, timeout: float, key: Secret) -> CallError:
     """Convert an exception of litellm to a CallError, classified like a server's own error."""
-    refusal = refused_reply(error)
-    if refusal is not None:
-        return refusal
+    known = refused_reply(error) or _error_in_reply(error, key)
+    if known is not None:
+        return known
     names = {kind.__name__ for kind in type(error).__mro__}
     # Redact before truncating: a part of a key would not match.
     message = key.redacted(str(getattr(error, "message", "") or error)).removeprefix("litellm.")
@@ -212,6 +216,18 @@ def fault_of(error: Exception, timeout: float, key: Secret) -> CallError:
         return broken(detail)
     waits = (_retry_after_of(each) for each in [error, *below])
     return from_status(status, message, next((each for each in waits if each is not None), None))
+
+
+def _error_in_reply(error: BaseException, key: Secret) -> CallError | None:
+    """Return the fault if the server sent an error with status 200; litellm raises a plain Exception for it, else None."""
+    for each in cause_chain(error):
+        if type(each) is Exception and hasattr(each, "status_code"):
+            code = each.status_code
+            shown = None if code == _NO_CODE else code
+            message = key.redacted(str(getattr(each, "message", "")))
+            body = {"error": {"message": message, "code": shown}}
+            return from_code(shown, json.dumps(body, default=str))
+    return None
 
 
 def _status_of(error: BaseException) -> int | None:

@@ -35,7 +35,10 @@ KINDS = PASSING | LASTING | PERMANENT
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """From ``start`` to ``end`` (seconds of the script, from the first call on) every call has the fault ``kind``."""
+    """From ``start`` to ``end`` (seconds of the script, from the first call on) every call has the fault ``kind``.
+
+    With ``Script.by_calls`` both are numbers of calls: the call of number ``start``, from 0, is the first with the fault.
+    """
 
     start: float
     end: float
@@ -64,7 +67,7 @@ class Script:
     """The behaviour of a server. Times are in seconds of the script; each takes ``scale`` seconds of the clock.
 
     ``faults`` are shares in [0, 1]: of conversations for lasting kinds, of attempts for all others. With a share of 1 every
-    attempt has the fault. More than ``capacity`` concurrent calls get a 429; more than ``slots`` wait in a queue. ``key`` is
+    attempt has the fault. The first replies with a refusal wait until ``together`` calls have one. More than ``capacity`` concurrent calls get a 429; more than ``slots`` wait in a queue. ``key`` is
     the only accepted key. Without ``logprobs``, requests for them are ignored silently; without ``schemas`` a schema of the answer is refused. ``limit_as`` is the only accepted name
     of the limit on tokens. With ``thinks`` a model spends so many
     tokens on thoughts before each answer, an eighth with ``reasoning_effort: low``. ``answer`` gives the text of an answer, or a whole completion with its end, counts and logprobs.
@@ -74,6 +77,8 @@ class Script:
     latency: float = 0.0
     faults: Mapping[str, float] = field(default_factory=dict)
     phases: Sequence[Phase] = ()
+    by_calls: bool = False
+    together: int = 0
     scale: float = 1.0
     capacity: int | None = None
     slots: int | None = None
@@ -96,12 +101,16 @@ class Script:
 
 
 class Plan:
-    """Chooses the fault of each attempt, and counts it. ``served`` has the kinds of each conversation, in order."""
+    """Chooses the fault of each attempt, and counts it.
+
+    ``served`` has the kinds of each conversation, in order; ``decided`` the kinds of all attempts, each with the calls in flight.
+    """
 
     def __init__(self, script: Script) -> None:
         self.script = script
         self.served: dict[str, list[str]] = {}
         self.counts: Counter[str] = Counter()
+        self.decided: list[tuple[str, int]] = []
         self.in_flight = 0
         self.most_in_flight = 0
         self._began: float | None = None
@@ -119,7 +128,8 @@ class Plan:
         """
         if self._began is None:
             self._began = now
-        kind = self._kind(content, (now - self._began) / self.script.scale)
+        elapsed = (now - self._began) / self.script.scale
+        kind = self._kind(content, len(self.decided) if self.script.by_calls else elapsed)
         if self.script.key is not None and key != self.script.key:
             kind = "unauthorized"
         taken = self.script.limit_as
@@ -130,6 +140,7 @@ class Plan:
             kind = "no_schema"
         self.served.setdefault(content, []).append(kind)
         self.counts[kind] += 1
+        self.decided.append((kind, self.in_flight))
         return kind
 
     def _kind(self, content: str, elapsed: float) -> str:

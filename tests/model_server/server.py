@@ -46,6 +46,7 @@ class ModelServer:
         self.asked: list[dict[str, Any]] = []
         self.dripped = 0
         self.replies = 0
+        self._held = 0
         self._span: list[float] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -98,6 +99,7 @@ class ModelServer:
 
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
+        self._released = asyncio.Event()
         slots = self.plan.script.slots
         self._slots = asyncio.Semaphore(slots) if slots is not None else None
         served = web.Server(self._handle, access_log=None, handler_cancellation=True)
@@ -170,6 +172,7 @@ class ModelServer:
             await self._latency()
             return await _BROKEN[kind](self, request)
         if kind in _REFUSED:
+            await self._together()
             status, body = error_body(kind, key)
             after = f"{script.retry_after * script.scale:g}"
             headers = {"Retry-After": after} if kind == "limited_after" else None
@@ -182,6 +185,13 @@ class ModelServer:
         if kind == "truncated":
             text = text[: len(text) // 2]
         return web.Response(body=text, content_type="application/json")
+
+    async def _together(self) -> None:
+        """Wait until as many calls wait here as the script says; never again afterwards."""
+        self._held += 1
+        if self._held >= self.plan.script.together:
+            self._released.set()
+        await asyncio.wait_for(self._released.wait(), 60)
 
     async def _latency(self) -> None:
         seconds = self.plan.script.latency * self.plan.script.scale

@@ -68,6 +68,13 @@ def test_phases_go_by_the_scripts_own_seconds() -> None:
     assert kinds == ["ok", "ok", "limited", "limited", "ok"]
 
 
+def test_phases_go_by_calls_if_the_script_says_so() -> None:
+    plan = Plan(Script(by_calls=True, phases=[Phase(2, 4, "limited")]))
+    kinds = [plan.decide("q", time) for time in (0.0, 50.0, 50.0, 50.0, 50.0)]
+    assert kinds == ["ok", "ok", "limited", "limited", "ok"]
+    assert [kind for kind, _ in plan.decided] == kinds
+
+
 def test_a_script_is_checked() -> None:
     with pytest.raises(ValueError, match="no fault 'eror'"):
         Script(faults={"eror": 0.1})

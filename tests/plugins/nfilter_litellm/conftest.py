@@ -186,11 +186,13 @@ def requests() -> Callable[..., list[Request]]:
 def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., LiteLLMBackend]]:
     """Return a factory of backends, ``backend(server.url, timeout=1)``, with short retry delays; closed after the test."""
     made: list[LiteLLMBackend] = []
-    monkeypatch.setattr(
-        "nfilter_litellm.backend.Retry", lambda attempts: Retry(attempts, patience=2.0, base=0.002)
-    )
 
-    def build(url: str | None, model: str = "test", **settings: Any) -> LiteLLMBackend:
+    def build(
+        url: str | None, model: str = "test", patience: float = 2.0, **settings: Any
+    ) -> LiteLLMBackend:
+        monkeypatch.setattr(
+            "nfilter_litellm.backend.Retry", lambda attempts: Retry(attempts, patience, 0.002)
+        )
         config = LiteLLMConfig.model_validate({"model": model, "api_base": url, **settings})
         made.append(LiteLLMBackend(config, Site(Path())))
         return made[-1]

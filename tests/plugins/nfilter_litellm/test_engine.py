@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import math
@@ -16,6 +17,7 @@ from nfilter import Completion, ModelError, Request
 from nfilter_litellm.breaker import Breaker
 from nfilter_litellm.engine import Dispatcher, Engine
 from nfilter_litellm.failures import CallError, from_status
+from nfilter_litellm.feed import Feed
 from nfilter_litellm.limiter import Limiter
 from nfilter_litellm.retry import Retry
 from tests.model_server.faults import Phase, Script, answer
@@ -166,6 +168,91 @@ def test_a_permanent_fault_ends_the_run_within_three_calls_and_the_running_ones(
     assert sum(done.failure is None for done in sim.answers.values()) == sim.plan.counts["ok"]
 
 
+class _OneByOne:
+    """A transport whose running calls end when the test says so, in the order that it says."""
+
+    def __init__(self) -> None:
+        self.running: dict[str, asyncio.Future[Completion]] = {}
+        self.started = 0
+
+    async def call(self, request: Request) -> Completion:
+        self.started += 1
+        ended = asyncio.get_running_loop().create_future()
+        self.running[request.sample_id] = ended
+        return await ended
+
+    async def end(self, name: str, outcome: Completion | CallError) -> None:
+        """End a call, and let the dispatcher do all that follows."""
+        ended = self.running.pop(name)
+        if isinstance(outcome, CallError):
+            ended.set_exception(outcome)
+        else:
+            ended.set_result(outcome)
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    async def close(self) -> None: ...
+
+
+def test_after_the_third_refusal_in_a_row_no_call_starts(
+    requests: Callable[..., list[Request]],
+) -> None:
+    """An answer between two refusals, though its call began before them, begins the count again."""
+    steps = [("s0", True, 13), ("s1", False, 14), ("s2", False, 15), ("s3", True, 16), ("s4", False, 17), ("s5", False, 18),
+             ("s6", False, 18)]  # fmt: skip
+
+    async def follow() -> None:
+        calls = _OneByOne()
+        dispatcher = Dispatcher(calls, Limiter(12), Retry(), Breaker("m"))
+        run = asyncio.ensure_future(dispatcher.run(Feed(requests(100)), lambda *_: None))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert calls.started == 12
+        for name, good, started in steps:
+            await calls.end(name, Completion("yes") if good else from_status(401, "{}"))
+            assert calls.started == started, name
+        with pytest.raises(ModelError, match="3 consecutive calls failed"):
+            await run
+        assert dispatcher.attempts == 18
+
+    asyncio.run(follow())
+
+
+def test_three_refusals_at_once_start_no_call(requests: Callable[..., list[Request]]) -> None:
+    """The loop reads all three before the calls that wait for a slot: these are cancelled before they begin."""
+
+    async def follow() -> None:
+        calls = _OneByOne()
+        dispatcher = Dispatcher(calls, Limiter(12), Retry(), Breaker("m"))
+        run = asyncio.ensure_future(dispatcher.run(Feed(requests(100)), lambda *_: None))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        for name in ("s0", "s1", "s2"):
+            calls.running.pop(name).set_exception(from_status(401, "{}"))
+        with pytest.raises(ModelError, match="3 consecutive calls failed"):
+            await run
+        assert calls.started == dispatcher.attempts == 12
+
+    asyncio.run(follow())
+
+
+@pytest.mark.parametrize("concurrency", [1, 16])
+def test_after_an_error_the_same_engine_has_all_its_slots(
+    simulate: Callable[..., Any], requests: Callable[..., list[Request]], concurrency: int
+) -> None:
+    """A call that is cancelled before its first step returns its slot."""
+    sim = simulate(Script(faults={"unauthorized": 1.0}), concurrency)
+    sim.run(requests(60))
+    assert "3 consecutive calls failed" in str(sim.error)
+    refused = sim.plan.counts["unauthorized"]
+    sim.plan.script = Script(latency=1.0)
+    sim.plan.most_in_flight = 0
+    sim.answers.clear()
+    sim.run(requests(60))
+    assert sim.plan.counts == {"unauthorized": refused, "ok": 60}
+    assert sim.plan.most_in_flight == concurrency
+
+
 def test_two_consecutive_failures_do_not_end_the_run(
     simulate: Callable[..., Any], requests: Callable[..., list[Request]]
 ) -> None:
@@ -241,8 +328,6 @@ class _Blocking:
         self.hold = True
 
     async def call(self, request: Request) -> Completion:
-        import asyncio
-
         self.started.release()
         try:
             if self.hold and request.sample_id != "s0":

@@ -152,28 +152,39 @@ def test_an_address_without_a_server(
 def test_a_permanent_401_ends_the_run_within_three_calls_and_the_running_ones(
     backend: Callable[..., Any], requests: Callable[..., list[Request]]
 ) -> None:
-    script = Script(latency=0.01, phases=[Phase(0.1, math.inf, "unauthorized")])
-    with ModelServer(script) as server:
+    """No refusal is sent before the server has refused all running calls: after the first two a call starts, then none."""
+    phase = Phase(48, math.inf, "unauthorized")
+    with ModelServer(Script(phases=[phase], by_calls=True, together=12)) as server:
         model = backend(server.url, concurrency=12)
         answered = []
         with pytest.raises(ModelError, match="401"):
             answered.extend(filter(None, model.stream(requests(2000))))
-        assert server.plan.counts["unauthorized"] <= 3 + 12
-        # Running calls are cancelled at the end; all previous answers were delivered.
+        assert 12 <= server.plan.counts["unauthorized"] <= 12 + 2
+        assert model.tally().attempts <= 48 + 12 + 2
         good = [done for _, done in answered if done.failure is None]
-        assert server.plan.counts["ok"] - 12 <= len(good) <= server.plan.counts["ok"]
-        assert len(good) > 12
+        assert len(good) == server.plan.counts["ok"] == 48
+        assert len(answered) == 48 + 2
 
 
-def test_an_outage_in_real_time(
+def test_an_outage_over_a_socket(
     backend: Callable[..., Any], requests: Callable[..., list[Request]]
 ) -> None:
-    script = Script(latency=0.005, phases=[Phase(0.1, 0.5, "limited_after")], retry_after=0.05)
+    """The server rejects 80 calls, whenever they come; the clock decides nothing.
+
+    The first rejection begins a window. At most 11 rejections in it end it, because at most 11 other calls are in flight:
+    then half of the calls that it started are rejected. With the 12 calls before it and the 11 in flight at its end, at
+    most 34 calls are rejected before single calls probe.
+    """
+    phase = Phase(100, 180, "limited_after")
+    script = Script(phases=[phase], by_calls=True, retry_after=0.01)
     with ModelServer(script) as server:
-        done = backend(server.url).generate(requests(1000))
+        model = backend(server.url, concurrency=12, patience=600.0)
+        done = model.generate(requests(500))
         assert all(one.failure is None for one in done)
-        assert server.plan.counts["ok"] == 1000
-        assert server.plan.counts["limited_after"] < 300
+        assert server.plan.counts == {"ok": 500, "limited_after": 80}
+        rejected = [calls for kind, calls in server.plan.decided if kind == "limited_after"]
+        assert set(rejected[34:]) == {1}
+        assert model.tally().attempts == 580
 
 
 def test_a_fixed_concurrency_is_never_exceeded(

@@ -19,9 +19,11 @@ import pytest
 
 from nfilter import Completion, Message, ModelError, Request, Sampling, Site
 from nfilter_litellm.backend import LiteLLMBackend
+from nfilter_litellm.batch_lines import BatchFormat, BatchPricing
 from nfilter_litellm.config import LiteLLMConfig
 from nfilter_litellm.failures import CallError, from_status
 from nfilter_litellm.keys import Secret
+from nfilter_litellm.limit_field import LimitField
 from nfilter_litellm.protocol import read
 from nfilter_litellm.providers import fault_of
 
@@ -211,6 +213,91 @@ def test_a_router_s_error_says_what_the_provider_s_says(body: Any) -> None:
 def test_an_error_with_status_200_is_shown(error: Any, words: str) -> None:
     with pytest.raises(CallError, match=words):
         read({"error": error}, logprobs=False)
+
+
+NO_STATUS = "the reply has status 200 and an error without an HTTP status"
+UNCODED = [
+    ({"error": {"message": "Model overloaded"}}, ": Model overloaded"),
+    ({"error": {"message": "no balance", "code": "1113"}}, ": 1113: no balance"),
+    ({"error": {"message": "no balance", "code": 1113}}, ": 1113: no balance"),
+    ({"error": {"message": "upstream", "type": "server_error", "code": None}}, ": server_error: upstream"),
+    ({"error": {"status": "UNAVAILABLE", "message": ""}}, ": UNAVAILABLE"),
+    ({"error": {"detail": "worker died"}}, ": worker died"),
+    ({"error": "busy"}, ": busy"),
+    ({"error": ["a", "b"]}, ": ['a', 'b']"),
+    ({"error": True}, ": True"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "words"), UNCODED)
+def test_an_error_that_names_no_status_is_shown_as_it_came(body: Any, words: str) -> None:
+    """No status is invented: the reply has status 200."""
+    with pytest.raises(CallError) as error:
+        read(body, logprobs=False)
+    fault = error.value
+    assert fault.detail == NO_STATUS + words
+    assert (fault.kind, fault.retry, fault.effect, fault.status) == ("server", True, "strained", None)  # fmt: skip
+
+
+@pytest.mark.parametrize("transport", ["aiohttp", "litellm"])
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ({"message": "Model overloaded"}, f"{NO_STATUS}: Model overloaded (attempt 2)"),
+        ({"message": "no balance", "code": "1113"}, f"{NO_STATUS}: 1113: no balance (attempt 2)"),
+        ({"message": "rejected", "code": "403"}, "403: rejected"),
+    ],
+)
+def test_no_transport_invents_a_status(transport: str, error: Any, words: str) -> None:
+
+    def answer(asked: dict[str, Any]) -> Reply:
+        good = asked["messages"][0]["content"] == "0"
+        return (
+            200,
+            {"Content-Type": "application/json"},
+            json.dumps(chat("yes") if good else broken).encode(),
+        )
+
+    broken = {"error": error}
+    with serving(answer) as url:
+        first, second = ask(url, 2, transport=transport)
+    assert first.failure is None
+    assert second.failure is not None
+    assert (second.failure.kind, second.failure.detail) == ("server", words)
+
+
+def test_a_reply_with_an_error_in_a_form_of_its_own_is_shown() -> None:
+    with pytest.raises(CallError) as error:
+        read({"code": 1002, "msg": "rate limit\x1b[31m", "data": "x" * 500}, logprobs=False)
+    assert (
+        'it has no choices; it begins with \'{"code": 1002, "msg": "rate limit'
+        in error.value.detail
+    )
+    assert "\x1b" not in error.value.detail
+    assert len(error.value.detail) < 300
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ({"response": {"status_code": None, "body": {"error": {"message": "gone"}}}},
+         "the line of the batch has a response without an HTTP status: gone"),
+        ({"response": {"body": {"error": {"message": "gone", "code": 1301}}}},
+         "the line of the batch has a response without an HTTP status: 1301: gone"),
+        ({"error": {"message": "gone"}}, "gone"),
+        ({"error": {"code": "expired", "message": None}}, "expired"),
+        ({"error": {}}, "the line has an error without code and message"),
+    ],
+)  # fmt: skip
+def test_a_line_of_a_batch_without_a_status_is_shown_as_it_came(
+    line: dict[str, Any], words: str
+) -> None:
+    pricing = BatchPricing(None, None, None)
+    form = BatchFormat(lambda *_: {}, LimitField("max_tokens"), "f", False, pricing)
+    (call,) = form.calls([Request((Message("user", "q"),), Sampling())]).values()
+    with pytest.raises(CallError) as error:
+        form.answer(call, line)
+    assert error.value.detail == words
 
 
 def test_a_rate_limit_with_status_200_is_no_billed_attempt() -> None:

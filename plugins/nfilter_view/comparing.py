@@ -25,7 +25,8 @@ def figures(a: Path, b: Path) -> dict[str, Any]:
         }
         for row in table.rows
     ]
-    return {"rows": rows, "notes": list(table.notes)}
+    # The page names the runs as the first and the second.
+    return {"rows": rows, "notes": [note.removeprefix(f"{a} and {b}: ") for note in table.notes]}
 
 
 class Difference:

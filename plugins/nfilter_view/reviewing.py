@@ -54,7 +54,9 @@ def choices(row: Mapping[str, Any]) -> list[dict[str, str]]:
         given = str(row["label"] or "").strip()
         lettered = len(given) == 1 and given.upper() in string.ascii_uppercase[: len(options)]
         return [
-            {"label": letter if lettered else str(option), "shown": f"{letter}  {option}"}
+            {"label": letter, "shown": f"{letter}  {option}"}
+            if lettered
+            else {"label": str(option), "shown": str(option)}
             for letter, option in zip(string.ascii_uppercase, options, strict=False)
         ]
     if row.get("rejected") is not None:

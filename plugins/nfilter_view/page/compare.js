@@ -39,7 +39,7 @@ async function differing(host, query, a, b, alive) {
     more.hidden = offset >= found.total;
   };
   more.addEventListener("click", load);
-  replace(host, h("div", { class: "card scroll", tabindex: "0", role: "region", "aria-label": "Rows whose fate differs" }, h("table", { class: "plain wide" }, h("thead", {}, h("tr", {}, ["Row", "First run", "Second run"].map((text) => h("th", { scope: "col" }, text)))), body)), more);
+  replace(host, h("div", { class: "card scroll", tabindex: "0", role: "region", "aria-label": "Rows whose fate or label differs" }, h("table", { class: "plain wide" }, h("thead", {}, h("tr", {}, ["Row", "First run", "Second run"].map((text) => h("th", { scope: "col" }, text)))), body)), more);
   await load();
 }
 
@@ -52,7 +52,7 @@ export async function compareScreen({ query, alive, where }) {
     const select = h("select", { id: `run-${name}`, onchange: () => go("compare", { a, b, [name]: select.value }) }, done.map((run) => h("option", { value: run.key, selected: run.key === value }, run.folder === "." ? run.name : run.folder)));
     return h("label", { class: "inlinelabel", for: `run-${name}` }, h("span", {}, label), select);
   };
-  const head = [h("h1", {}, "Compare"), h("div", { class: "head" }, pick("a", a, "First run"), pick("b", b, "Second run"))];
+  const head = [h("h1", {}, "Compare"), h("div", { class: "head pair" }, pick("a", a, "First run"), pick("b", b, "Second run"))];
   if (done.length < 2 || a === b) return { element: h("div", { class: "screen" }, head, h("p", { class: "note" }, "Two finished runs are needed: name their folder, as in nfilter view runs.")) };
   let found = await get("compare", { a, b });
   while (!found.ready && alive()) {
@@ -66,7 +66,7 @@ export async function compareScreen({ query, alive, where }) {
     found.notes.length ? h("div", { class: "card warn" }, h("h2", {}, "Not comparable in all points"), h("ul", {}, found.notes.map((text) => h("li", {}, text)))) : null,
     h("section", { class: "card scroll", tabindex: "0", "aria-label": "Figures" }, h("h2", {}, "Figures that differ"), figures(found.rows.filter((row) => !same(row)), "Figures that differ"),
       h("details", {}, h("summary", {}, `${number(found.rows.filter(same).length)} figures are alike`), figures(found.rows.filter(same), "Figures that are alike"))),
-    h("h2", {}, "Rows whose fate differs"), h("p", { class: "note" }, `${number(found.counts?.same)} rows end alike${found.counts?.only_first ? `, ${number(found.counts.only_first)} are in the first run alone` : ""}${found.counts?.only_second ? `, ${number(found.counts.only_second)} in the second alone` : ""}.`),
+    h("h2", {}, "Rows whose fate or label differs"), h("p", { class: "note" }, `${number(found.counts?.same)} rows end alike${found.counts?.only_first ? `, ${number(found.counts.only_first)} are in the first run alone` : ""}${found.counts?.only_second ? `, ${number(found.counts.only_second)} in the second alone` : ""}.`),
     h("div", { class: "choose", role: "group", "aria-label": "Which rows" }, tabs.map(([name, text]) => h("button", { type: "button", "aria-pressed": String((query.get("kind") ?? "") === name), onclick: () => go("compare", name ? { a, b, kind: name } : { a, b }) }, text))), host);
   return { element, shown: () => differing(host, query, a, b, alive).catch((error) => replace(host, failure(error))) };
 }

@@ -78,6 +78,12 @@ export function seconds(value) {
   return `${Math.floor(value / 3600)} h ${Math.round((value % 3600) / 60)} min`;
 }
 
+/** A time as runs record it, `2026-01-31T09:05:00Z`, without its seconds. */
+export function moment(text) {
+  const found = /^(\d{4}-\d\d-\d\d)T(\d\d:\d\d).*Z$/.exec(text ?? "");
+  return found ? `${found[1]} ${found[2]} UTC` : (text ?? "");
+}
+
 export function dollars(value) {
   if (value === null || value === undefined) return "–";
   return value && value < 0.01 ? `$${value.toPrecision(2)}` : `$${value.toFixed(2)}`;

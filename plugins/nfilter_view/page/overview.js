@@ -15,11 +15,10 @@ function figure(value, name, style, href) {
 function strip(run) {
   const rows = (query) => link(`run/${run.key}/rows`, query);
   const samples = run.samples ?? {};
-  const unchanged = samples.kept === undefined ? undefined : samples.kept - samples.relabelled;
   const out = [figure(number(samples.read ?? run.rows), "rows read", "", rows({}))];
-  if (unchanged !== undefined) {
-    out.push(figure(number(unchanged), "kept as they were", "kept", rows({ action: "unchanged" })));
-    out.push(figure(number(samples.relabelled), "relabelled", "relabelled", rows({ action: "relabelled" })));
+  if (samples.kept !== undefined) {
+    out.push(figure(number(samples.kept), "kept", "kept", rows({ fate: "kept" })));
+    out.push(figure(number(samples.relabelled), "of them relabelled", "relabelled", rows({ action: "relabelled" })));
     out.push(figure(number(samples.dropped), "dropped", "dropped", rows({ fate: "dropped" })));
   }
   if (samples.unreadable) out.push(figure(number(samples.unreadable), "unreadable", "", rows({ fate: "unreadable" })));
@@ -51,11 +50,11 @@ function funnel(run) {
     const lost = Math.max(0, stage.dropped - before);
     before = stage.dropped;
     const share = (count) => (100 * count) / most;
-    const told = [lost ? h("span", { class: "dropped-text" }, `−${number(lost)} dropped`) : null, stage.relabelled ? h("span", { class: "relabelled-text" }, `${number(stage.relabelled)} relabelled`) : null, stage.weighed ? `${number(stage.weighed)} weighed` : null];
+    const told = [lost ? h("span", { class: "dropped-text" }, `−${number(lost)} dropped`) : null, stage.relabelled ? h("span", { class: "relabelled-text" }, `${number(stage.relabelled)} relabelled`) : null, stage.weighed ? h("span", {}, `${number(stage.weighed)} weighed`) : null];
     return h("li", {},
       h("a", { class: "stage", href: link(`run/${run.key}/rows`, { stage: stage.label }) }, stageName(stage.label)),
       h("span", { class: "bar", "aria-hidden": "true" }, h("i", { class: "kept", "width%": share(stage.kept - stage.relabelled) }), h("i", { class: "relabelled", "width%": share(stage.relabelled) }), h("i", { class: "dropped", "width%": share(lost) })),
-      h("span", { class: "told" }, h("b", {}, number(stage.kept)), " left ", told.flatMap((one) => (one ? [one, " "] : []))));
+      h("span", { class: "told" }, h("span", {}, h("b", {}, number(stage.kept)), " left"), told));
   });
   return h("ol", { class: "funnel" }, rows);
 }
@@ -64,14 +63,14 @@ function costs(run) {
   const tokens = run.token_stages.map((stage) => ({ calls: 0, ...stage, finished: true }));
   const rows = [...run.stages, ...tokens].filter((stage) => stage.finished && (stage.seconds || stage.calls));
   const most = Math.max(0.001, ...rows.map((stage) => stage.seconds ?? 0));
-  const heads = ["Stage", "Time", "", "Calls", "Tokens in", "Tokens out"];
   const calls = rows.reduce((sum, stage) => sum + stage.calls, 0);
+  const heads = ["Stage", "Time", "", ...(calls ? ["Calls", "Tokens in", "Tokens out"] : [])];
+  const counts = (stage) => (calls ? ["calls", "prompt_tokens", "completion_tokens"].map((name) => h("td", { class: "num" }, stage.calls ? number(stage[name]) : "–")) : null);
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Time and calls by stage" }, h("table", { class: "plain" },
     h("thead", {}, h("tr", {}, heads.map((head, at) => (head ? h("th", { scope: "col", class: at ? "num" : null }, head) : h("td", {}))))),
     h("tbody", {}, rows.map((stage) => h("tr", {}, h("th", { scope: "row" }, stageName(stage.label)), h("td", { class: "num" }, seconds(stage.seconds)),
-      h("td", { class: "barcell" }, h("span", { class: "bar thin", "aria-hidden": "true" }, h("i", { class: "time", "width%": (100 * (stage.seconds ?? 0)) / most }))),
-      h("td", { class: "num" }, stage.calls ? number(stage.calls) : "–"), h("td", { class: "num" }, stage.calls ? number(stage.prompt_tokens) : "–"), h("td", { class: "num" }, stage.calls ? number(stage.completion_tokens) : "–")))),
-    h("tfoot", {}, h("tr", {}, h("th", { scope: "row" }, "all"), h("td", { class: "num" }, seconds(rows.reduce((sum, stage) => sum + (stage.seconds ?? 0), 0))), h("td", {}), h("td", { class: "num" }, number(calls)), h("td", {}), h("td", { class: "num" }, run.usd ? dollars(run.usd) : "")))));
+      h("td", { class: "barcell" }, h("span", { class: "bar thin", "aria-hidden": "true" }, h("i", { class: "time", "width%": (100 * (stage.seconds ?? 0)) / most }))), counts(stage)))),
+    h("tfoot", {}, h("tr", {}, h("th", { scope: "row" }, "all"), h("td", { class: "num" }, seconds(rows.reduce((sum, stage) => sum + (stage.seconds ?? 0), 0))), h("td", {}), calls ? [h("td", { class: "num" }, number(calls)), h("td", {}), h("td", { class: "num" }, run.usd ? dollars(run.usd) : "")] : null))));
 }
 
 function warnings(run) {
@@ -117,7 +116,7 @@ function trainings(run) {
 function tokenPart(run) {
   const found = run.tokens;
   if (!found || found.response === undefined) return null;
-  const stages = Object.entries(found.stages ?? {}).map(([name, one]) => h("li", {}, h("span", { class: "stage" }, stageName(name)), h("span", { class: "bar", "aria-hidden": "true" }, h("i", { class: "dropped", "width%": (100 * (one.masked ?? 0)) / found.response })), h("span", { class: "told" }, h("b", {}, number(one.masked ?? 0)), " tokens out of the loss")));
+  const stages = Object.entries(found.stages ?? {}).map(([name, one]) => h("li", {}, h("span", { class: "stage" }, stageName(name)), h("span", { class: "bar", "aria-hidden": "true" }, h("i", { class: "dropped", "width%": (100 * (one.masked ?? 0)) / found.response })), h("span", { class: "told" }, h("span", {}, h("b", {}, number(one.masked ?? 0)), " tokens out of the loss"))));
   const noise = found.token_noise;
   return section("Tokens", `${number(found.in_loss)} of ${number(found.response)} response tokens are in the loss (${percent(found.in_loss / found.response)}).`, h("ol", { class: "funnel" }, stages),
     noise && noise.noise !== undefined ? h("p", { class: "inline" }, h("span", {}, "noise ", h("b", {}, percent(noise.noise))), h("span", {}, "noise still in the loss ", h("b", {}, percent(noise.noise_kept))), h("span", {}, "signal out of it ", h("b", {}, percent(noise.signal_dropped)))) : null);

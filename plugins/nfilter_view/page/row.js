@@ -15,6 +15,8 @@ function tree(value, deep = 0) {
   if (value === null || typeof value !== "object") return h("span", { class: "pre" }, typeof value === "number" ? number(value, 6) : value === null ? "none" : String(value));
   const entries = Array.isArray(value) ? value.map((one, at) => [at + 1, one]) : Object.entries(value);
   if (!entries.length) return h("span", {}, "none");
+  const short = (one) => typeof one === "number" || (typeof one === "string" && one.length <= 40 && !/[,\n]/.test(one));
+  if (Array.isArray(value) && value.every(short)) return h("span", {}, value.map((one) => (typeof one === "number" ? number(one, 6) : one)).join(", "));
   if (deep > 6) return h("span", { class: "pre" }, JSON.stringify(value));
   return h("dl", { class: "tree" }, entries.slice(0, 200).map(([name, one]) => h("div", {}, h("dt", {}, name), h("dd", {}, tree(one, deep + 1)))));
 }

@@ -42,8 +42,7 @@ function filters(found, state, changed) {
     choice("flagged", "Flag", [any, ["yes", "flagged"], ["no", "not flagged"]], state, changed),
     choice("conflict", "Views", [any, ["yes", "in conflict"]], state, changed),
     found.truth ? choice("wrong", "Label in truth", [any, ["yes", "wrong"], ["no", "right"]], state, changed) : null,
-    choice("score", "Score", [["", "none"], ...scores.map((one) => [one, one])], state, changed),
-    field("low", "from", state, changed), field("high", "to", state, changed),
+    h("div", { class: "range" }, choice("score", "Range of a score", [["", "none"], ...scores.map((one) => [one, one])], state, changed), field("low", "from", state, changed), field("high", "to", state, changed)),
     choice("sort", "Sort by", [["", "source order"], ["borderline", "borderline first"], ...scores.map((one) => [one, one])], state, changed),
     choice("descending", "Order", [["", "lowest first"], ["yes", "highest first"]], state, changed),
   ];
@@ -54,7 +53,9 @@ function filters(found, state, changed) {
 function score(row, name) {
   if (!name || name === "borderline") return null;
   const value = name === "disagreement" ? row.disagreement : row.scores[name];
-  return value === undefined || value === null ? "–" : number(value);
+  if (value === undefined || value === null) return "–";
+  // Three decimals, also where the last is 0: the column is read downwards.
+  return Number.isInteger(value) || Math.abs(value) < 0.001 || Math.abs(value) >= 1000 ? number(value) : value.toFixed(3);
 }
 
 function titles(columns) {

@@ -1,7 +1,7 @@
 // All runs of the folder.
 
 import { get, go, link } from "./api.js";
-import { dollars, h, number, percent, seconds } from "./dom.js";
+import { dollars, h, moment, number, percent, seconds } from "./dom.js";
 
 function arm(run, name) {
   return run.arms?.find((one) => one.arm === name)?.mean;
@@ -20,7 +20,7 @@ export async function runsScreen({ where }) {
   }
   where("");
   const rows = runs.map((run) => h("tr", {},
-    h("th", { scope: "row" }, h("a", { href: link(`run/${run.key}`) }, run.folder === "." ? run.name : run.folder), run.error ? h("p", { class: "note" }, run.error) : h("p", { class: "note" }, run.began ?? "")),
+    h("th", { scope: "row" }, h("a", { href: link(`run/${run.key}`) }, run.folder === "." ? run.name : run.folder), run.error ? h("p", { class: "note" }, run.error) : h("p", { class: "note moment" }, moment(run.began))),
     h("td", {}, h("span", { class: `badge ${run.status === "done" ? "kept" : "relabelled"}` }, run.status)),
     h("td", { class: "num" }, number(run.rows)),
     h("td", { class: "num" }, number(run.samples?.kept)),

@@ -82,6 +82,11 @@ class Browser:
             *(["wider than the window"] if wide else []),
         ]
 
+    def picture(self, folder: Path, name: str) -> None:
+        """Keep what is shown now as a PNG."""
+        folder.mkdir(parents=True, exist_ok=True)
+        assert self.driver.save_screenshot(str(folder / f"{name}.png"))
+
     def press(self, keys: str, *, control: bool = False) -> None:
         from selenium.webdriver.common.action_chains import ActionChains
         from selenium.webdriver.common.keys import Keys
@@ -156,7 +161,7 @@ def paths() -> dict[str, str]:
     }  # fmt: skip
 
 
-def test_every_screen_is_readable_narrow_and_wide_light_and_dark(browser):
+def test_every_screen_is_readable_narrow_and_wide_light_and_dark(browser, pytestconfig):
     for screen in SCREENS:
         for wide in (True, False):
             for dark in (False, True):
@@ -164,7 +169,23 @@ def test_every_screen_is_readable_narrow_and_wide_light_and_dark(browser):
                 browser.wait("return document.querySelectorAll('.vrow .badge, .card').length")
                 time.sleep(0.3)
                 assert browser.faults() == [], (screen, wide, dark)
+                name = f"{screen.strip('/') or 'overview'}-{1280 if wide else 390}-{'dark' if dark else 'light'}"
+                browser.picture(pytestconfig.rootpath / "build" / "screens", name)
     browser.quiet()
+
+
+def test_the_figures_of_a_run_lead_to_as_many_rows(browser):
+    browser.open(paths()[""])
+    shown = browser.run(
+        "return [...document.querySelectorAll('a.figure[href*=\"/rows\"]')].map((a) => [a.href, a.querySelector('.value').textContent, a.innerText])"
+    )
+    assert [words.split("\n")[1] for _, _, words in shown] == [
+        "rows read", "kept", "of them relabelled", "dropped", "unreadable",
+    ]  # fmt: skip
+    for href, value, words in shown[1:]:
+        browser.open(href.partition("/#")[2].partition("/")[2])
+        text = browser.wait("return document.querySelector('.count').firstChild?.textContent")
+        assert text == f"{value} of 25 rows", words
 
 
 def test_hostile_text_is_shown_and_does_nothing(browser):

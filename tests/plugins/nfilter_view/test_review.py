@@ -18,6 +18,7 @@ from nfilter import RunReader, StoreError
 from nfilter.report.audit import audit
 from nfilter.report.explain import explain
 from nfilter_view.commands import review as command
+from nfilter_view.reviewing import choices
 
 from .test_server import Page
 
@@ -35,6 +36,17 @@ def key(page: Page) -> str:
     (run,) = page.get("runs")["runs"]
     page.indexed(run["key"])
     return str(run["key"])
+
+
+@pytest.mark.parametrize(
+    ("label", "shown"),
+    [("B", ["A  rain", "B  snow"]), ("snow", ["rain", "snow"])],
+)
+def test_options_have_letters_only_where_the_label_is_a_letter(label, shown):
+    row = {"label": label, "columns": {"options": ["rain", "snow"]}}
+    found = choices(row)
+    assert [choice["shown"] for choice in found] == shown
+    assert label in [choice["label"] for choice in found]
 
 
 def decisions() -> list[dict[str, Any]]:

@@ -361,6 +361,12 @@ def test_two_runs_are_compared_row_by_row(runs):
         ("dropped", "kept")
     }
     assert all(row["first"]["id"] == row["second"]["id"] for row in listed["rows"])
+    other = Path("sums.qa").read_text(encoding="utf-8").splitlines()[:9]
+    Path("sums.qa").write_text("\n".join(other), encoding="utf-8")
+    runs("three")
+    page = Page(Path("runs"))
+    (third,) = [run["key"] for run in page.get("runs")["runs"] if run["folder"] == "three"]
+    assert page.get("compare", a=keys[0], b=third)["notes"] == ["the source rows differ"]
     assert "kind is 'x'" in page.fault("compare/rows", a=keys[0], b=keys[1], kind="x")
 
 

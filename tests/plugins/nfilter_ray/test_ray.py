@@ -24,11 +24,16 @@ class FakeRay(ModuleType):
     """The parts of Ray that the executor uses; calls run when they are waited for, the last one first."""
 
     def __init__(
-        self, *, cpus: float = 4, lost: tuple[int, ...] = (), started: bool = False
+        self,
+        *,
+        cpus: float = 4,
+        gpus: float = 0,
+        lost: tuple[int, ...] = (),
+        started: bool = False,
     ) -> None:
         super().__init__("ray")
         self.__spec__ = ModuleSpec("ray", None)
-        self.cpus, self.lost, self.started = cpus, lost, started
+        self.cpus, self.gpus, self.lost, self.started = cpus, gpus, lost, started
         self.inits: list[dict[str, Any]] = []
         self.options: dict[str, Any] = {}
         self.killed: list[int] = []
@@ -50,7 +55,8 @@ class FakeRay(ModuleType):
         self.started = False
 
     def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": self.cpus}
+        # Ray names no GPU where there is none.
+        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
 
     def remote(self, cls: type) -> Any:
         def options(**given: Any) -> Any:
@@ -143,6 +149,30 @@ def test_more_actors_than_this_machine_has_room_for(fake: FakeRay) -> None:
     assert len(list(RayExecutor(RayConfig(workers=4, cpus=0.5)).run(JOB))) == 3
     # A cluster elsewhere may grow.
     assert len(list(RayExecutor(RayConfig(workers=4, address="auto")).run(JOB))) == 3
+
+
+def test_each_actor_reserves_its_gpus(fake: FakeRay) -> None:
+    fake.gpus = 3
+    assert len(list(RayExecutor(RayConfig(workers=3, gpus=1)).run(JOB))) == 3
+    assert fake.options["num_gpus"] == 1
+    # Two actors may share a GPU.
+    assert len(list(RayExecutor(RayConfig(workers=4, gpus=0.5)).run(JOB))) == 3
+    assert fake.options["num_gpus"] == 0.5
+
+
+@pytest.mark.types("write fewer workers, or less of «»: --set executor.«»=«»")
+def test_more_gpus_than_this_machine_has(fake: FakeRay) -> None:
+    for has, less in ((0, "0"), (2, "0.5")):
+        fake.gpus = has
+        with pytest.raises(StoreError) as found:
+            list(RayExecutor(RayConfig(workers=4, gpus=1)).run(JOB))
+        assert f"4 workers with 1 gpus each do not fit into the {has} gpus" in str(found.value)
+        assert str(found.value).endswith(f"--set executor.gpus={less}")
+        assert not fake.started
+        assert len(list(RayExecutor(RayConfig(workers=4, gpus=float(less))).run(JOB))) == 3
+    fake.gpus = 0
+    assert len(list(RayExecutor(RayConfig(workers=4, gpus=1, address="auto")).run(JOB))) == 3
+    assert fake.options["num_gpus"] == 1
 
 
 @pytest.mark.types("write address: null")

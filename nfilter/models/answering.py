@@ -13,6 +13,7 @@ from nfilter.api.capabilities import EndsPrompts, Streams
 from nfilter.api.errors import ContractError
 from nfilter.api.interrupt import Interrupt, Interrupted
 from nfilter.api.stages import Progress
+from nfilter.models.claims import CallClaims, ClaimedCalls, ClaimedConversations
 from nfilter.models.control_tokens import neutral
 from nfilter.models.conversations import Conversations, PreparedCall, Reply
 from nfilter.models.pace import Pace
@@ -39,6 +40,7 @@ class Answering:
         cost: Returns the cost so far; called when the progress bar is drawn.
         thoughts: Separates reasoning from answers.
         pace: Receives the time of every answer.
+        claims: Tells which calls other processes make; None: this process makes all.
     """
 
     stage: str
@@ -52,6 +54,7 @@ class Answering:
     cost: Callable[[], str] | None
     thoughts: Thoughts
     pace: Pace | None
+    claims: CallClaims | None = None
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Return one completion per request, in order.
@@ -66,12 +69,24 @@ class Answering:
             recorder.ask(call.key, call.request)
         known = self._find(recorder, [call.key for call in calls])
         todo = {call.key: call.request for call in calls if call.key not in known}
-        with self._recorded(recorder, len(todo), "answers") as bar:
-            for came in self._answers(todo):
-                if came is not None:
-                    self._take(recorder, *came)
+        claimed = ClaimedCalls(self.claims, recorder, self._skip)
+        with self._recorded(recorder, claimed, len(todo), "answers") as bar:
+            going = True
+            while going:
+                mine, theirs = claimed.take(list(todo))
+                for came in self._answers({key: todo.pop(key) for key in mine}):
+                    if came is not None:
+                        self._take(recorder, claimed, *came)
+                        bar.advance()
+                    recorder.commit_if_due(idle=came is None)
+                # Others may wait for these answers while this process waits for theirs.
+                claimed.close()
+                if todo and not theirs:
+                    theirs = claimed.wait(list(todo))
+                for key in theirs:
+                    del todo[key]
                     bar.advance()
-                recorder.commit_if_due(idle=came is None)
+                going = bool(todo)
         done = [call.read(recorder.done[call.key]) for call in calls]
         self._record_outcomes(zip((call.key for call in calls), done, strict=True))
         return done
@@ -98,40 +113,57 @@ class Answering:
 
             return PreparedCall(call.key, call.request, read)
 
-        talks = Conversations(recorded, lambda keys: self._find(recorder, list(keys)), reply)
+        claimed = ClaimedCalls(self.claims, recorder, self._skip)
+        talks = ClaimedConversations(
+            Conversations(recorded, lambda keys: self._find(recorder, list(keys)), reply), claimed
+        )
         to_send: list[PreparedCall] = []
+        late: list[PreparedCall] = []  # sent with the next answer, or in another stream
         sent: list[str] = []
 
         def more() -> list[Request]:
-            nonlocal to_send
-            batch, to_send = to_send, []
+            nonlocal to_send, late
+            batch, to_send, late = [*to_send, *late], [], []
             sent.extend(call.key for call in batch)
             return [call.request for call in batch]
 
-        with self._recorded(recorder, len(first), "conversations") as bar:
+        with self._recorded(recorder, claimed, len(first), "conversations") as bar:
             to_send = talks.start(first)
             bar.advance(talks.ended)
-            stream = self.capable.open_stream(more(), more) if to_send else ()
-            try:
-                for came in self._received(stream, sent):
-                    if came is not None:
+            going = True
+            while going:
+                sent.clear()
+                stream = self.capable.open_stream(more(), more) if to_send else ()
+                try:
+                    for came in self._received(stream, sent):
                         ended = talks.ended
-                        self._take(recorder, *came)
-                        to_send += talks.answered(*came)
+                        if came is not None:
+                            self._take(recorder, claimed, *came)
+                            to_send += talks.answered(*came)
+                        late += talks.meanwhile()
                         bar.advance(talks.ended - ended)
-                    recorder.commit_if_due(idle=came is None)
+                        recorder.commit_if_due(idle=came is None)
+                        yield
+                finally:
+                    # The traceback of an error of the stage holds the stream, and calls that nobody reads would go on.
+                    if isinstance(stream, Generator):
+                        stream.close()
+                if to_send:
+                    raise self._miscounted(f"{len(to_send)} requests of more() were not answered")
+                if talks.elsewhere and not late:
+                    ended = talks.ended
+                    late += talks.meanwhile(idle=True)
+                    bar.advance(talks.ended - ended)
                     yield
-            finally:
-                # The traceback of an error of the stage holds the stream, and calls that nobody reads would go on.
-                if isinstance(stream, Generator):
-                    stream.close()
-            if to_send:
-                raise self._miscounted(f"{len(to_send)} requests of more() were not answered")
+                to_send, late = late, []
+                going = bool(to_send or talks.elsewhere)
         self._record_outcomes(ends.items())
         return [talks.last[number] for number in range(len(first))]
 
     @contextmanager
-    def _recorded(self, recorder: Recorder, total: int, what: str) -> Iterator[Progress]:
+    def _recorded(
+        self, recorder: Recorder, claimed: ClaimedCalls, total: int, what: str
+    ) -> Iterator[Progress]:
         """Show a progress bar and measure the pace of the model; commit at the end, also after an error."""
         if self.pace is not None:
             self.pace.begin(self.model)
@@ -141,17 +173,25 @@ class Answering:
             finally:
                 # Answers that arrived before an error or an interrupt were paid for.
                 recorder.commit()
+                claimed.close()
         if self.pace is not None:
             self.pace.end(self.model)
 
     def _find(self, recorder: Recorder, keys: Sequence[str]) -> dict[str, Completion]:
         known = recorder.find(keys)
-        if self.pace is not None:
-            self.pace.known(self.model, known)
+        self._skip(known)
         return known
 
-    def _take(self, recorder: Recorder, key: str, answer: Completion) -> None:
+    def _skip(self, known: Mapping[str, Completion]) -> None:
+        """Count answers that took this process no time."""
+        if self.pace is not None:
+            self.pace.known(self.model, known)
+
+    def _take(
+        self, recorder: Recorder, claimed: ClaimedCalls, key: str, answer: Completion
+    ) -> None:
         recorder.add(key, answer)
+        claimed.answered(key, answer)
         if self.pace is not None:
             self.pace.answered(self.model, key, answer)
 

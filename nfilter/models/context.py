@@ -19,6 +19,7 @@ from nfilter.api.stages import AnswerKind, Progress, Template, TokenLoss
 from nfilter.api.tool_settings import LazyRows, ToolUse, build_tool
 from nfilter.api.tools import Tool, ToolSite
 from nfilter.api.types import FloatArray, Sample, TokenSample
+from nfilter.models.claims import CallClaims
 from nfilter.models.pace import Pace
 from nfilter.models.pool import ModelPool
 from nfilter.models.proxy import JournaledModel
@@ -97,6 +98,7 @@ class RunContext:
         self._scores = scores
         self._used: dict[str, Any] = {}
         self._cut: dict[str, CutTexts] = {}
+        self.claims: CallClaims | None = None  # where several processes share the stage
         self.answers: AnswerKind = answers_of(recipe, self)
 
     def model(self, name: str) -> JournaledModel:
@@ -121,6 +123,7 @@ class RunContext:
             pace=self._pace if self._pool.is_local(name) else None,
             capabilities=self._pool.capabilities(name),
             budget=self._pool.site.budget,
+            claims=self.claims,
         )
 
     def prompt(self, name: str) -> Template:

@@ -33,6 +33,7 @@ from nfilter.api.interrupt import Interrupt
 from nfilter.api.stages import Progress
 from nfilter.api.types import FloatArray, IntArray, Sample, TokenSample
 from nfilter.models.answering import Answering
+from nfilter.models.claims import CallClaims
 from nfilter.models.conversations import Steps, conversing_in_rounds, finished
 from nfilter.models.pace import Pace
 from nfilter.models.results import Calls
@@ -67,6 +68,7 @@ class JournaledModel:
         pace: Receives the time of every answer.
         capabilities: What the backend declares for its config; None: the capabilities whose methods exist.
         budget: Counts the dollars that the run spends.
+        claims: Tells which calls other processes make; None: this process makes all.
     """
 
     name: str
@@ -83,6 +85,7 @@ class JournaledModel:
     pace: Pace | None = None
     capabilities: frozenset[type] | None = None
     budget: Budget | None = None
+    claims: CallClaims | None = None
 
     def __post_init__(self) -> None:
         if self.capable is None:
@@ -195,6 +198,7 @@ class JournaledModel:
             self.cost,
             self.thoughts,
             self.pace,
+            self.claims,
         )
 
     def _model_text(self) -> str:

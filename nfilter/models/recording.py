@@ -42,6 +42,12 @@ class Recorder:
         self._found |= dict.fromkeys(key for key in found if key not in self._fresh)
         return found
 
+    def borrow(self, answers: Mapping[str, Completion]) -> None:
+        """Take answers of another process, which has paid for them. Their uses are committed later."""
+        self._journal.commit(list(answers.items()), [])
+        self.done |= answers
+        self._found |= dict.fromkeys(answers)
+
     def add(self, key: str, answer: Completion) -> None:
         """Take an answer of the model."""
         self._fresh[key] = self.done[key] = answer
@@ -56,7 +62,7 @@ class Recorder:
         """Commit everything that is not committed yet. Call it also after an error: answers that came were paid for."""
         answers, found = self._fresh, self._found
         self._fresh, self._found, self._last = {}, {}, time.monotonic()
-        kept = {key: answer for key, answer in answers.items() if not _transient(answer)}
+        kept = {key: answer for key, answer in answers.items() if not is_transient(answer)}
         uses = [
             Use(self._stage, sample, key, self._model)
             for key in (*found, *kept)
@@ -78,5 +84,6 @@ class Recorder:
         ]
 
 
-def _transient(answer: Completion) -> bool:
+def is_transient(answer: Completion) -> bool:
+    """Whether an answer is a failure that may not come again: it is not stored, and the call is made again."""
     return answer.failure is not None and answer.failure.kind in _TRANSIENT

@@ -16,6 +16,7 @@ from typing import Final, Literal, get_args
 Failpoint = Literal[
     "journal.begun", "journal.answers", "journal.uses", "journal.committed", "publish.opened", "publish.written",
     "publish.synced", "publish.renamed", "chunk.samples", "chunk.decisions", "stage.begun", "stage.finished",
+    "calls.claimed", "calls.answered",
 ]  # fmt: skip
 FAILPOINTS: Final[tuple[Failpoint, ...]] = get_args(Failpoint)
 

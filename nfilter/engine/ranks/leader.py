@@ -15,6 +15,7 @@ from typing import Any
 from nfilter.api.capabilities import CutTexts
 from nfilter.api.errors import DamageError, NfilterError, StoreError
 from nfilter.engine.ledger import Ledger
+from nfilter.engine.ranks.calls import SharedCalls, remove_calls
 from nfilter.engine.ranks.division import alone, must_be_same, other_parts
 from nfilter.engine.ranks.place import Place
 from nfilter.engine.ranks.records import (
@@ -63,6 +64,8 @@ def leading(state: RunState, place: Place) -> Iterator[Division]:
     state.ledger = Ledger(run, state.journal, state.log.warning)
     leader = Leader(state, place.world, same)
     leader.offer()
+    if place.world == 1:
+        remove_calls(run)
     try:
         yield OneProcess() if place.world == 1 else leader
     except BaseException as error:
@@ -71,6 +74,7 @@ def leading(state: RunState, place: Place) -> Iterator[Division]:
         with suppress(StoreError):
             leader.offer(ended="stopped" if stopped else f"failed: {type(error).__name__}")
         raise
+    remove_calls(run)
     leader.offer(ended="done")
 
 
@@ -173,7 +177,7 @@ class Leader:
             yield from OneProcess().chunks(step)
             return
         pending = {index for index in range(total) if not run.after.has_chunk(index)}
-        self._share(step, sorted(pending))
+        step.ctx.claims = self._share(step, sorted(pending))
         awaited = {index for index in pending if index % self._world}
         for index in range(total):
             if index % self._world and index in pending:
@@ -191,10 +195,18 @@ class Leader:
         while awaited:
             yield from self._waiting.until(arrived, lambda: self._missing(run.label, awaited))
         self._merge(step, [rank for rank in range(1, self._world) if rank < total])
+        remove_calls(self._state.directory.path)
 
-    def _share(self, step: Step[T], pending: Sequence[int]) -> None:
-        """Offer the chunks of a stage. What is committed so far can be read by all ranks from now on."""
+    def _share(self, step: Step[T], pending: Sequence[int]) -> SharedCalls:
+        """Offer the chunks of a stage; return its calls. What is committed so far can be read by all ranks from now on."""
+        run, label = self._state.directory.path, step.run.label
         self._state.journal.lend()
+        remove_calls(run, keep=label)
+        # After lend: a rank that sees a claim given up looks for the answer in the journal.
+        calls = SharedCalls(
+            run, label, Place(0, self._world), self._waiting, partial(self._check_running, label)
+        )
+        calls.resume(self._state.journal)
         self.offer(
             stage=step.run.label,
             before=step.run.before.directory.name,
@@ -202,6 +214,7 @@ class Leader:
             parts=part_digests(step.parts),
             pending=tuple(pending),
         )
+        return calls
 
     def _of_rank(self, step: Step[T], rank: int) -> Artefact[T] | None:
         """Return what a rank has published of a stage; None if that is of other inputs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from nfilter.engine.ingest import Limit
 from nfilter.engine.lookup import prompts_of, site_of
 from nfilter.engine.pipeline import NumberedStage, numbered, rows_for_tools, stage_parts
 from nfilter.engine.plan_time import model_digest
+from nfilter.engine.ranks.calls import SharedCalls
 from nfilter.engine.ranks.division import must_be_same, other_parts
 from nfilter.engine.ranks.leader import own_parts
 from nfilter.engine.ranks.place import Place
@@ -200,10 +201,20 @@ class Worker:
         if offer.ended not in (None, "done"):
             if offer.session == self._earlier != self._joined:
                 return None  # of an earlier run
-            raise EndedError(
-                f"rank 0 {offer.ended}, see {self._out / LOG}; start all ranks again to resume"
-            )
+            raise self._without_rank_0(offer)
         return offer
+
+    def _without_rank_0(self, offer: Offer) -> EndedError:
+        return EndedError(
+            f"rank 0 {offer.ended}, see {self._out / LOG}; start all ranks again to resume"
+        )
+
+    def _check_running(self, ranks: Collection[int]) -> None:
+        """Raise an error if the run has ended, so that no other rank answers a call of this stage."""
+        del ranks
+        offer = Offer.read(self._out)
+        if offer is not None and offer.ended is not None:
+            raise self._without_rank_0(offer)
 
     def _fits(self, offer: Offer) -> bool:
         """Whether the offer is for this rank; False for one that an earlier run left."""
@@ -256,6 +267,10 @@ class Worker:
             replace(run, after=mine), kind_of, ctx, parts, partial(_state_of, run.after)
         )
         ctx.take_cut_texts()
+        if needed:
+            calls = SharedCalls(self._out, label, self._place, self._waiting, self._check_running)
+            calls.resume(state.journal)
+            ctx.claims = calls
         with ctx.progress(len(needed), f"{label}: chunks") as bar:
             for index in needed:
                 now = Offer.read(self._out)

@@ -131,6 +131,32 @@ def test_no_call_to_a_free_server_is_made_twice(
     assert calls[0] == calls[1]
 
 
+@pytest.mark.parametrize(
+    "kill",
+    [
+        pytest.param({}, id="none"),
+        pytest.param({1: "calls.claimed:2"}, id="before its calls"),
+        pytest.param({1: "calls.answered:1"}, id="before its answers are published"),
+        pytest.param({0: "calls.answered:1"}, id="rank 0", marks=pytest.mark.slow),
+    ],
+)
+def test_equal_calls_of_several_ranks_are_made_once(
+    processes: Any, server: ModelServer, results_of: Any, kill: dict[int, str]
+) -> None:
+    home = processes.home
+    (home / "r.yaml").write_text(SERVER.format(url=server.url, price=0, budget=""))
+    rows = [
+        {"id": f"row-{n}", "prompt": f"{n % 12}+1", "response": str(n % 12 + 1 + (n % 3 == 0))}
+        for n in range(40)
+    ]
+    (home / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert processes.ranks("two", 2, kill) == [-9 for _ in kill]
+    assert asked(server) == [1] * 12, server.plan.served
+    server.plan.served.clear()
+    alone(processes)
+    assert results_of(home / "two") == results_of(home / "one")
+
+
 def test_calls_that_cost_money_are_made_by_rank_0_within_the_budget(
     processes: Any, server: ModelServer
 ) -> None:

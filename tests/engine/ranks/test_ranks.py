@@ -25,6 +25,7 @@ from nfilter import (
     StoreError,
 )
 from nfilter.engine.ranks import worker
+from nfilter.engine.ranks.calls import SharedCalls
 from nfilter.engine.ranks.place import Place
 from nfilter.engine.ranks.waiting import Waiting
 from nfilter.engine.run import run
@@ -87,6 +88,57 @@ def test_the_results_are_those_of_one_process(
     one, many = (kit.json(f"{out}/manifest.json") for out in (kit.home / "one", kit.out))
     assert many["calls"] == one["calls"]
     assert many["fingerprints"] == one["fingerprints"]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_equal_calls_of_several_ranks_are_made_once(
+    together: Any, kit: Any, stage: Stage, asked: list[str], results_of: Any, world: int
+) -> None:
+    rows = "".join(f"{n % 5}+1 => {n % 5 + 1}\n" for n in range(24))
+    stages = [stage("extra.ask", ask, contract=ASKS), stage("extra.again", ask, contract=ASKS)]
+    together.run(stages, 1, rows=rows, out=kit.home / "one")
+    assert sorted(asked) == [f"{n}+1" for n in range(5)]
+    asked.clear()
+    together.run(stages, world, rows=rows)
+    assert together.errors == {}
+    assert sorted(asked) == [f"{n}+1" for n in range(5)]
+    assert results_of(kit.out) == results_of(kit.home / "one")
+    one, many = (kit.json(f"{out}/manifest.json") for out in (kit.home / "one", kit.out))
+    assert many["calls"] == one["calls"]
+    assert not (kit.out / "ranks" / "calls").exists()
+
+
+def test_a_rank_that_waits_for_an_answer_ends_with_the_run(
+    together: Any, kit: Any, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited, claimed = threading.Event(), threading.Event()
+    take, look = SharedCalls.take, SharedCalls.look
+
+    def taking(self: SharedCalls, keys: Sequence[str]) -> Any:
+        # Rank 0 claims the only question; rank 1 comes to wait for the answer.
+        if threading.current_thread().name == "rank 1":
+            assert claimed.wait(60)
+        taken = take(self, keys)
+        claimed.set()
+        return taken
+
+    def looking(self: SharedCalls, keys: Sequence[str]) -> Any:
+        found = look(self, keys)
+        waited.set()
+        return found
+
+    def broken(self: Any, requests: Sequence[Request]) -> Any:
+        assert waited.wait(60)
+        raise RuntimeError("the model is gone")
+
+    monkeypatch.setattr(SharedCalls, "take", taking)
+    monkeypatch.setattr(SharedCalls, "look", looking)
+    # The claim stays, as that of a killed process does.
+    monkeypatch.setattr(SharedCalls, "settle", lambda *_: None)
+    monkeypatch.setattr("nfilter_example.model.Adder.generate", broken)
+    with pytest.raises(NfilterError, match="the model is gone"):
+        together.run([stage("extra.ask", ask, contract=ASKS)], 2, rows="1+1 => 2\n" * 4)
+    assert "rank 0 failed: " in str(together.errors[1])
 
 
 def test_chunk_i_is_that_of_rank_i_modulo_the_world(together: Any, stage: Stage) -> None:

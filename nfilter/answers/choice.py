@@ -9,6 +9,13 @@ from dataclasses import dataclass, field
 
 from nfilter.answers.judged import judged_right, lists_all
 from nfilter.answers.markers import DENIES, denied, revised
+from nfilter.answers.names import (
+    continues,
+    is_answered,
+    is_species,
+    names_something,
+    stands_free,
+)
 from nfilter.answers.reading import clean, fold, line_at, normal, trimmed
 from nfilter.answers.scripts import apart
 from nfilter.api.types import Sample
@@ -35,11 +42,8 @@ _DENIED = re.compile(
     re.IGNORECASE,
 )
 _ENOUGH = re.compile(r"[\W_]*(?:(?:and|or)[\W_]*)?$")  # the list may be cut short
-_CONNECTIVE = re.compile(
-    r"\s(?:because|since|as|for|is|would|given|here|and|but|so|in|due|based)\b|\s[^\w\s]"
-)
 _VERDICT = re.compile(
-    r"(?<![\w'’])(?P<letter>[A-Z])[)\].]?\sis\s(?:therefore\s|thus\s|clearly\s|also\s)?(?:the\s)?"
+    r"(?<![\w'’])(?P<letter>[A-Z])[)\].]?\sis\s(?:therefore\s|thus\s|clearly\s|also\s)?(?:the\s(?:only\s)?)?"
     r"(?:correct|right|best|answer|most\s(?:likely|accurate|appropriate))\b"
 )
 _LONE = re.compile(
@@ -51,7 +55,7 @@ _LABELLED = re.compile(
 )
 _BRACKETED = re.compile(r"\((?P<letter>[A-Z])\)")
 _ENDS = re.compile(
-    r"(?:\b(?i:is|be|choose|chose|pick|select|say|with)|['’]s)\s(?:(?i:option|choice|letter)\s)?[(\[]?(?P<letter>[A-Z])[\W_]*$"
+    r"\s[(\[\"'“‘]?(?P<letter>[A-Z])(?:[)\]\"'”’]?,?\s(?:not|rather\sthan|instead\sof)\s[^.\n]{1,80})?[\W_]*$"
 )
 _CLOSES = re.compile(r"\((?P<letter>[A-Z])\)[\W_]{0,20}$")
 _EDGE_BUT_SIGNS = "".join(set(string.punctuation) - set("+-%$")) + string.whitespace + "“”‘’…。"
@@ -67,7 +71,7 @@ class Choice:
     """The letter of an option, validated against the options of the sample if it has them (``meta["options"]``).
 
     What is stated ("Answer: B", "C is correct") counts before a letter that merely stands by itself; the last
-    one counts. The text of exactly one option stands for its letter.
+    one counts. A letter of a name ("vitamin C", "E. coli") is no answer. The text of exactly one option stands for its letter.
     """
 
     kind: str = field(default="choice", init=False)
@@ -120,7 +124,11 @@ class _Reader:
     def stated(self) -> str | None:
         """The last stated answer, or None if the text retracts it without a replacement."""
         places = [(each.position, each) for each in revised(self.text)]
-        verdicts = [(match.start(), None) for match in _VERDICT.finditer(self.text)]
+        verdicts = [
+            (match.start(), None)
+            for match in _VERDICT.finditer(self.text)
+            if stands_free(self.text[max(0, match.start() - _BESIDE) : match.start()])
+        ]
         since = max((position for position, _ in places), default=0)
         judged = {self.text[start] for start, _ in verdicts if start >= since} & set(self.letters)
         taken_back = False
@@ -139,7 +147,11 @@ class _Reader:
         right = judged_right(lines, self.letters, self.texts)
         if right or lists_all(lines[-1], self.letters):
             return right
-        alone = {match["letter"].upper() for line in lines if (match := _LONE.fullmatch(line))}
+        alone = {
+            match["letter"].upper()
+            for heading, line in zip(["", *lines], lines, strict=False)
+            if (match := _LONE.fullmatch(line)) and not names_something(heading)
+        }
         if alone:
             return self._valid(alone.pop()) if len(alone) == 1 else None
         by_text = {letter for line in lines if (letter := self._by_text(line))}
@@ -148,13 +160,26 @@ class _Reader:
         for pattern in (_LABELLED, _BRACKETED):
             if pattern is _LABELLED:
                 found = [match for line in lines if (match := pattern.match(line))]
+                found = [
+                    each for each in found if not is_species(each.string[each.end("letter") :])
+                ]
             else:
-                found = list(pattern.finditer(self.text))
+                found = [each for each in pattern.finditer(self.text) if self._stands_free(each)]
             named = {match["letter"] for match in found if self._valid(match["letter"])}
             if len(named) == 1 and (self.known or named <= set("ABCDEFGH")):
                 return None if any(map(self._taken_back, found[-_BESIDE:])) else named.pop()
-        end = _ENDS.search(self.text) or _CLOSES.search(self.text)
+        end = _ENDS.search(self.text)
+        if end is None or not is_answered(self.text[: end.start("letter")]):
+            end = _CLOSES.search(self.text)
+            end = end if end and self._stands_free(end) else None
         return self._valid(end["letter"]) if end and not self._taken_back(end) else None
+
+    def _stands_free(self, match: re.Match[str]) -> bool:
+        """Whether a letter in brackets is more than the symbol of the word before it, which may be its option's text."""
+        place = self.letters.find(match["letter"])
+        own = self.texts[place] if 0 <= place < len(self.texts) else None
+        start = match.start("letter")
+        return stands_free(match.string[max(0, start - _BESIDE) : start], own)
 
     def _taken_back(self, match: re.Match[str]) -> bool:
         """Whether the letter is denied, or stands beside the text of another option."""
@@ -215,15 +240,15 @@ class _Reader:
 
     def _is_letter(self, letter: str, close: str, rest: str) -> bool:
         """Whether the letter names an option, as opposed to a word ("a cat", "I think")."""
-        if rest[:1].isalnum() or rest[:1] == "/":
-            return False  # "U.S.", "A/C"
+        if rest[:1].isalnum() or rest[:1] == "/" or is_species(close + rest):
+            return False  # "U.S.", "A/C", "C. difficile"
         if close and (letter != "I" or close[0] != ","):
             return True
         if not rest.strip():
             return True
         if letter.islower():
             return False
-        if letter not in "AI" or (letter == "A" and _CONNECTIVE.match(rest)):
+        if letter != "I" and not continues(rest):
             return True
         place = self.letters.find(letter)
         return 0 <= place < len(self.texts) and _bare(rest).startswith(self.texts[place])

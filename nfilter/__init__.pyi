@@ -1,5 +1,6 @@
 # The public API: each name once, with the module that it comes from. `__init__.py` reads this file when it is imported.
 from .answers.thoughts import MARKS as MARKS
+from .api.adapter_files import adapter_files as adapter_files
 from .api.agents import Agent as Agent
 from .api.agents import AgentRun as AgentRun
 from .api.agents import ToolStep as ToolStep
@@ -18,11 +19,13 @@ from .api.capabilities import Abilities as Abilities
 from .api.capabilities import Adapts as Adapts
 from .api.capabilities import Attends as Attends
 from .api.capabilities import Attributes as Attributes
+from .api.capabilities import Checkpoint as Checkpoint
 from .api.capabilities import CutCounter as CutCounter
 from .api.capabilities import CutsTexts as CutsTexts
 from .api.capabilities import CutTexts as CutTexts
 from .api.capabilities import Embeds as Embeds
 from .api.capabilities import Encodes as Encodes
+from .api.capabilities import EncodesRequests as EncodesRequests
 from .api.capabilities import EndsPrompts as EndsPrompts
 from .api.capabilities import Generates as Generates
 from .api.capabilities import LendsModule as LendsModule
@@ -30,6 +33,7 @@ from .api.capabilities import Lent as Lent
 from .api.capabilities import Needs as Needs
 from .api.capabilities import OpenStreams as OpenStreams
 from .api.capabilities import Priced as Priced
+from .api.capabilities import PromptTokens as PromptTokens
 from .api.capabilities import Ranks as Ranks
 from .api.capabilities import Scores as Scores
 from .api.capabilities import Streams as Streams

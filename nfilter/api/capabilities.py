@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar, runtime_checkable
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol, TypeVar, runtime_checkable
 
 from nfilter.api.budget import Price
 from nfilter.api.calls import Completion, ModelRef, Request
@@ -54,6 +55,63 @@ class EndsPrompts(Protocol):
     """Returns the end of the rendered prompt of a request: a template may open a reasoning block there."""
 
     def prompt_end(self, request: Request) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model as an inference engine loads it.
+
+    Attributes:
+        path: The folder of the checkpoint, or its single file.
+        context: Maximum length of a sequence in tokens.
+        end_ids: The tokens that end an answer.
+    """
+
+    path: Path
+    context: int
+    end_ids: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """The prompt of a request as token ids; ``room`` is the maximum number of tokens to generate, at least 1."""
+
+    ids: tuple[int, ...]
+    room: int
+
+
+@runtime_checkable
+class EncodesRequests(Protocol):
+    """A backend that encodes requests and decodes answers without loading weights.
+
+    A backend around an inference engine that takes token ids is built on one: ``site.backends["hf"]``.
+    """
+
+    def checkpoint(self) -> Checkpoint:
+        """Return the model's place on this machine; a model of the hub is downloaded.
+
+        Raises:
+            ModelError: if there is none, or it cannot be loaded.
+        """
+        ...
+
+    def encode_request(self, request: Request) -> PromptTokens | Completion:
+        """Return the prompt, or the completion if nothing is to be generated: a failure, or ``max_tokens`` is 0."""
+        ...
+
+    def decode_answer(
+        self,
+        request: Request,
+        prompt: PromptTokens,
+        ids: Sequence[int],
+        logprobs: Sequence[float] | None,
+        finish: Literal["stop", "length"],
+    ) -> Completion:
+        """Return the completion of generated ``ids``, including the end token, with its tool calls.
+
+        The text ends before the end token or the first stop string. ``logprobs`` has one number per id.
+        """
+        ...
 
 
 @runtime_checkable
@@ -189,7 +247,10 @@ CAPABILITIES: tuple[type, ...] = (
 # Python 3.11 counts other attributes of a protocol class among the members that isinstance requires.
 _MARK: Final = "_abc_nfilter_capability"
 _TAKEN: Final = frozenset(
-    {"abilities", "close", "facts", "fingerprint", "hosts", "price", "problems", "prompt_end", "take_cut_texts", "tool_problems"}
+    {
+        "abilities", "built_on", "checkpoint", "close", "decode_answer", "encode_request", "facts", "fingerprint", "hosts", "price",
+        "problems", "prompt_end", "take_cut_texts", "tool_problems",
+    }
 )  # fmt: skip
 
 _Capability = TypeVar("_Capability")

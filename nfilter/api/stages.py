@@ -40,7 +40,8 @@ class Backend(Protocol):
     Optional members of the class: ``facts(config, site)``, a class method that returns a line about how the model is reached,
     for ``check`` and run.log; ``tool_problems(config, site)``, a class method that returns why the model cannot be given tools, as
     far as that is known before it is loaded; ``shields = True`` if the backend itself keeps control tokens in messages as plain text (for
-    others the engine breaks them before the call); ``own_hosts``, a set of hosts that need no permission, and ``hosts(config)``,
+    others the engine breaks them before the call); ``built_on``, the backends that an instance is built on, so that their code counts
+    where its code does; ``own_hosts``, a set of hosts that need no permission, and ``hosts(config)``,
     a class method that returns hosts in addition to those of the config's addresses. Data is sent only to this machine, to
     ``own_hosts`` and to hosts that the user allowed.
 
@@ -72,6 +73,8 @@ class Backend(Protocol):
 class Site:
     """The environment of backends: the recipe's folder, to which paths are relative, and the models that ship, by name.
 
+    ``backends`` has the classes of all backends by name, so that one can be built on another without importing its plugin.
+
     A backend whose calls cost money holds the cost in ``budget``, if there is one, before each call, and starts none once
     ``interrupt.requested``; its stream then ends early. ``state_dir`` is a folder of the run, possibly not created yet, for state that
     a backend needs after a kill; None outside a run. ``allow_hosts`` are the hosts that the user allowed; a backend checks
@@ -84,6 +87,7 @@ class Site:
     interrupt: Interrupt = field(default_factory=Interrupt)
     state_dir: Path | None = None
     allow_hosts: frozenset[str] = frozenset()
+    backends: Mapping[str, type[Any]] = field(default_factory=dict)
 
 
 # --- stages --------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ def site_of(recipe: Recipe, plugins: Plugins, out: Path | None = None) -> Site:
         budget,
         state_dir=state_dir,
         allow_hosts=recipe.allow_hosts,
+        backends=plugins.backends,
     )
 
 

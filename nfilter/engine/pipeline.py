@@ -24,7 +24,7 @@ from nfilter.engine.tokens import TokenKind
 from nfilter.models.pace import PACES, Pace
 from nfilter.recipe.model import Recipe
 from nfilter.recipe.uses import Use, model_needs, stage_needs, stage_tools, tool_needs
-from nfilter.registry.provenance import code_of, core_code
+from nfilter.registry.provenance import backend_code, core_code
 from nfilter.store.artefacts import Artefact, fingerprint_of, finished
 from nfilter.store.files import check_folder
 from nfilter.store.run_directory import ENCODE, REVIEWED, SOURCE, stage_folder
@@ -155,7 +155,7 @@ def stage_models(recipe: Recipe, use: Use) -> list[str]:
 def model_part(state: RunState, name: str) -> list[str]:
     """Return the fingerprint of a model and the digest of its backend's code."""
     backend = state.pool.backend(name)
-    return [backend.fingerprint(), code_of(type(backend))]
+    return [backend.fingerprint(), backend_code(backend)]
 
 
 def _trainer(state: RunState, contract: Contract) -> dict[str, Any]:

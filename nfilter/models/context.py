@@ -27,7 +27,7 @@ from nfilter.models.token_scores import Compute, streamed
 from nfilter.progress import RunLog
 from nfilter.recipe.model import Recipe
 from nfilter.recipe.prompts import Prompts
-from nfilter.registry.provenance import code_of
+from nfilter.registry.provenance import backend_code
 from nfilter.store.failed_calls import failed_calls_text
 from nfilter.store.files import digest
 from nfilter.store.journal import Journal
@@ -226,7 +226,7 @@ class RunContext:
     ) -> list[FloatArray]:
         """Return scores of response tokens, float32 [T] per sample, NaN elsewhere; see the protocol ``Context``."""
         backend, code = self._pool.backend(model), self._code
-        name = digest(backend.fingerprint(), code_of(type(backend)), code, what)
+        name = digest(backend.fingerprint(), backend_code(backend), code, what)
         if self._scores is None:
             return list(compute(samples))
         return streamed(self._scores.of(name, response), samples, compute, self.stage)

@@ -39,7 +39,7 @@ from nfilter.models.pace import Pace
 from nfilter.models.results import Calls
 from nfilter.progress import QuietReporter
 from nfilter.registry.contracts import check_encoded, check_losses, check_vectors
-from nfilter.registry.provenance import code_of
+from nfilter.registry.provenance import backend_code
 from nfilter.store.files import digest
 from nfilter.store.journal import Journal
 from nfilter.store.losses import ScoreCaches
@@ -96,8 +96,8 @@ class JournaledModel:
         return self.identity
 
     def code(self) -> str:
-        """Return the SHA-256 of the files of the backend's package."""
-        return code_of(type(self.backend))
+        """Return the digest of the backend's code."""
+        return backend_code(self.backend)
 
     def has(self, capability: type) -> bool:
         """Return whether the backend declares the capability and has its methods."""

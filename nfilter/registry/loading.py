@@ -149,6 +149,11 @@ class Plugins:
         """Models that ship with plugins, by name. Looking up a name that two plugins register raises PluginError."""
         return _Models(self)
 
+    @cached_property
+    def backends(self) -> Mapping[str, type]:
+        """The classes of backends by name. Looking up a name that two plugins register raises PluginError."""
+        return _Backends(self)
+
     @property
     def prompt_directories(self) -> tuple[Path, ...]:
         """All prompt template directories."""
@@ -355,6 +360,26 @@ class _Models(Mapping[str, Path]):
 
     def __len__(self) -> int:
         return len(self._plugins.model_names())
+
+
+class _Backends(Mapping[str, type]):
+    """A lazy mapping from the names of backends to their classes."""
+
+    def __init__(self, plugins: Plugins) -> None:
+        self._plugins = plugins
+
+    def __getitem__(self, name: str) -> type:
+        item = self._plugins.find("backend", name)
+        if item is None:
+            raise KeyError(name)
+        cls: type = item.cls
+        return cls
+
+    def __iter__(self) -> Iterator[str]:
+        return (item.name for item in self._plugins.of_kind("backend"))
+
+    def __len__(self) -> int:
+        return len(self._plugins.of_kind("backend"))
 
 
 def load(

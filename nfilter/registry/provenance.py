@@ -46,6 +46,13 @@ def code_of(cls: type) -> str:
     return _tree(root)
 
 
+def backend_code(backend: object) -> str:
+    """Return the digest of the code of a backend and of the backends that it is built on (``built_on``)."""
+    own = code_of(type(backend))
+    others = [backend_code(each) for each in getattr(backend, "built_on", ())]
+    return hashlib.sha256(" ".join([own, *others]).encode()).hexdigest() if others else own
+
+
 @cache
 def core_code() -> str:
     """SHA-256 over nfilter's own files, without those that only display results."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from nfilter import ModelError, ModelRef
+from nfilter import ModelError, ModelRef, adapter_files
 
 _NAME = "nfilter"
 _WEIGHTS = "adapter_model.safetensors"
@@ -74,7 +72,7 @@ def attach(module: Any, ref: ModelRef) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    folder = _folder(ref)
+    folder, _ = adapter_files(ref)
     try:
         config = PeftConfig.from_pretrained(str(folder))
         weights = load_file(str(folder / _WEIGHTS))
@@ -101,26 +99,3 @@ def attach(module: Any, ref: ModelRef) -> None:
             f"such as {(missing + unknown)[0]}); use the base that it was trained on, {ref.base}"
         )
     module.eval()
-
-
-def _folder(ref: ModelRef) -> Path:
-    """The folder of an adapter after checking that it has a readable config and safetensors weights."""
-    folder = Path(ref.path)
-    if ref.kind != "adapter":
-        raise ModelError(
-            f"{folder} has full weights, not an adapter: name it as a separate model, "
-            f"models: {{NAME: {{use: hf, model: {folder}}}}}"
-        )
-    if not (folder / "adapter_config.json").is_file():
-        raise ModelError(
-            f"{folder} has no adapter_config.json; give the folder that training wrote"
-        )
-    try:
-        json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{folder / 'adapter_config.json'} is not JSON: {error}") from error
-    if not (folder / _WEIGHTS).is_file():
-        raise ModelError(
-            f"{folder} has no {_WEIGHTS}; pickled adapters are never loaded: save it again as safetensors"
-        )
-    return folder

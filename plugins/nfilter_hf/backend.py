@@ -6,13 +6,14 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from nfilter import (
     Abilities,
     Adapts,
     Attends,
     Attributes,
+    Checkpoint,
     Completion,
     CutCounter,
     CutTexts,
@@ -24,6 +25,7 @@ from nfilter import (
     LendsModule,
     ModelError,
     ModelRef,
+    PromptTokens,
     Request,
     Sample,
     Scores,
@@ -50,6 +52,7 @@ from nfilter_hf.loading import (
     Text,
     choose_device,
     choose_dtype,
+    end_ids,
     find,
     load,
     open_text,
@@ -57,6 +60,7 @@ from nfilter_hf.loading import (
 from nfilter_hf.lora.distributed import current
 from nfilter_hf.memory import model_settings
 from nfilter_hf.number_format import Choice, cpu_format
+from nfilter_hf.prompts import decode_answer, encode_request
 from nfilter_hf.scoring import score
 from nfilter_hf.spread import adapted_everywhere, score_spread, stream_spread
 
@@ -120,6 +124,7 @@ class HFBackend:
         self._site = site
         self._source: Source | None = None
         self._text: Text | None = None
+        self._checkpoint: Checkpoint | None = None
         self._loaded: Loaded | None = None
         self._base: Snapshot | None = None
         self._fingerprint: str | None = None
@@ -186,6 +191,32 @@ class HFBackend:
                 )
             except ChatError:
                 return ""
+
+    def checkpoint(self) -> Checkpoint:
+        """Return the model's place on this machine, without loading weights."""
+        with self._lock:
+            if self._checkpoint is None:
+                source, text = self._find(), self._open_text()
+                self._checkpoint = Checkpoint(source.place, text.context, end_ids(source, text))
+            return self._checkpoint
+
+    def encode_request(self, request: Request) -> PromptTokens | Completion:
+        """Return the prompt of a request as token ids, without loading weights; see ``prompts.encode_request``."""
+        with self._lock:
+            return encode_request(self._open_text(), request)
+
+    def decode_answer(
+        self,
+        request: Request,
+        prompt: PromptTokens,
+        ids: Sequence[int],
+        logprobs: Sequence[float] | None,
+        finish: Literal["stop", "length"],
+    ) -> Completion:
+        """Return the completion of generated ids, without loading weights; see ``prompts.decode_answer``."""
+        with self._lock:
+            text, ends = self._open_text(), self.checkpoint().end_ids
+            return decode_answer(text, ends, request, prompt, ids, logprobs, finish)
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """Return float32 [n, d]: the mean of a layer's hidden states over each text's tokens, by default of the last layer."""

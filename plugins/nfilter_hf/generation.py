@@ -13,10 +13,10 @@ import numpy as np
 
 from nfilter import Completion, Failure, Request, Sampling
 from nfilter_hf.batching import Budget
-from nfilter_hf.chat import ChatError
 from nfilter_hf.flat import can_flatten, shared_beginning
 from nfilter_hf.loading import Loaded
 from nfilter_hf.preallocated_cache import preallocated_cache, step_attention
+from nfilter_hf.prompts import encode_request, first_stop, text_of
 from nfilter_hf.sampling import choose, uniforms
 from nfilter_hf.tool_calls import with_tool_calls
 
@@ -86,31 +86,12 @@ def _too_large(job: Job) -> Completion:
     return Completion("", "failed", prompt_tokens=len(job.ids), failure=failure)
 
 
-def prompt_ids(loaded: Loaded, request: Request) -> list[int]:
-    """Return the prompt tokens of a request.
-
-    Raises:
-        ChatError: if the template rejects it.
-    """
-    rendered = loaded.chat.prompt(request.messages, request.tools)
-    encoded, _ = loaded.chat.encoder.encode_cut(rendered.text, rendered.cuts, rendered.mark)
-    return encoded.ids
-
-
 def _job(loaded: Loaded, index: int, request: Request) -> Job | Completion:
     """The tokenized request, or its completion if nothing is to be generated."""
-    try:
-        ids = prompt_ids(loaded, request)
-    except ChatError as error:
-        return Completion("", "failed", failure=Failure("refused", str(error)))
-    room = min(request.sampling.max_tokens, loaded.context - len(ids))
-    if len(ids) >= loaded.context or not ids:
-        detail = f"the prompt has {len(ids)} tokens; the model's context holds {loaded.context}"
-        kind: Literal["too_long", "refused"] = "too_long" if ids else "refused"
-        return Completion("", "failed", prompt_tokens=len(ids), failure=Failure(kind, detail))
-    if room <= 0:
-        return Completion("", "length", () if request.logprobs else None, prompt_tokens=len(ids))
-    return Job(index, request, ids, room)
+    prompt = encode_request(loaded, request)
+    if isinstance(prompt, Completion):
+        return prompt
+    return Job(index, request, list(prompt.ids), prompt.room)
 
 
 def _decode(loaded: Loaded, jobs: Sequence[Job]) -> dict[int, Completion]:
@@ -219,13 +200,14 @@ def _check_end(loaded: Loaded, row: _Row) -> None:
     stops = row.job.request.sampling.stop
     if row.ids[-1] in loaded.stop_ids:
         row.finish = "stop"
-        row.text = _text(loaded, row.ids[:-1])
+        row.text = text_of(loaded, row.ids[:-1])
     elif (
         stops
-        and _cut(_text(loaded, row.ids[-_window(row.job.request.sampling) :]), stops) is not None
+        and first_stop(text_of(loaded, row.ids[-_window(row.job.request.sampling) :]), stops)
+        is not None
     ):
-        whole = _text(loaded, row.ids)
-        at = _cut(whole, stops)
+        whole = text_of(loaded, row.ids)
+        at = first_stop(whole, stops)
         if at is not None:
             row.finish, row.text = "stop", whole[:at]
     if row.finish is None and len(row.ids) >= row.job.room:
@@ -237,31 +219,6 @@ def _window(sampling: Sampling) -> int:
     return max(len(stop.encode()) for stop in sampling.stop) + 4
 
 
-def _cut(text: str, stops: Sequence[str]) -> int | None:
-    starts = [text.find(stop) for stop in stops if stop and stop in text]
-    return min(starts) if starts else None
-
-
-def _text(loaded: Loaded, ids: Sequence[int]) -> str:
-    """The text of ids without special tokens, except the marks of reasoning."""
-    if not any(key in loaded.marks for key in ids):
-        return _decoded(loaded, ids)
-    parts: list[str] = []
-    start = 0
-    for index, key in enumerate(ids):
-        if key in loaded.marks:
-            parts += [_decoded(loaded, ids[start:index]), loaded.marks[key]]
-            start = index + 1
-    return "".join((*parts, _decoded(loaded, ids[start:])))
-
-
-def _decoded(loaded: Loaded, ids: Sequence[int]) -> str:
-    text = loaded.tokenizer.decode(
-        list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
-    return str(text)
-
-
 def _completion(loaded: Loaded, row: _Row) -> Completion:
     prompt, made = len(row.job.ids), len(row.ids)
     if row.broken:
@@ -269,7 +226,7 @@ def _completion(loaded: Loaded, row: _Row) -> Completion:
             "server", "the model's output is not finite: try dtype float32, or check the weights"
         )
         return Completion("", "failed", None, prompt, made, failure)
-    text = row.text if row.text is not None else _text(loaded, row.ids)
+    text = row.text if row.text is not None else text_of(loaded, row.ids)
     logprobs = tuple(row.logprobs) if row.job.request.logprobs else None
     done = Completion(text, row.finish or "length", logprobs, prompt, made)
     return with_tool_calls(done, row.job.request)

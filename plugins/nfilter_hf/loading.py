@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nfilter import MARKS, ModelError, Site, missing_package
 from nfilter_hf import gguf_model
 from nfilter_hf.chat import Chat
-from nfilter_hf.checks import folder_problems, header_problems
+from nfilter_hf.checks import folder_problems, header_problems, read_json
 from nfilter_hf.config import HFConfig, locate
 from nfilter_hf.gguf_corrections import refuse_left_out
 from nfilter_hf.gguf_header import read_header
@@ -50,7 +50,7 @@ class Source:
 class Text:
     """The tokenizer and chat template of a model, without weights.
 
-    ``vocabulary`` is the model's number of token ids, ``settings`` its configuration.
+    ``vocabulary`` is the model's number of token ids, ``settings`` its configuration; ``marks`` as in ``Loaded``.
     """
 
     tokenizer: Any
@@ -58,6 +58,7 @@ class Text:
     context: int
     vocabulary: int
     settings: Any = None
+    marks: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,15 @@ def open_text(config: HFConfig, source: Source) -> Text:
         context=_context(config, settings, tokenizer),
         vocabulary=known if isinstance(known, int) and known > 0 else _UNBOUNDED,
         settings=settings,
+        marks=_marks(tokenizer),
     )
+
+
+def end_ids(source: Source, text: Text) -> frozenset[int]:
+    """Return the tokens that end an answer, as ``Loaded.stop_ids``, without loading weights."""
+    generation = read_json(source.folder / "generation_config.json") or {}
+    named = [generation.get("eos_token_id"), getattr(text.settings, "eos_token_id", None)]
+    return _stop_ids(named, text.tokenizer, text.chat)
 
 
 def settings_and_tokenizer(source: Source) -> tuple[Any, Any]:
@@ -197,9 +206,9 @@ def load(config: HFConfig, source: Source, text: Text) -> Loaded:
         chat=text.chat,
         device=torch.device(next(module.parameters()).device),
         context=text.context,
-        stop_ids=_stop_ids(module, tokenizer, text.chat),
+        stop_ids=_stop_ids(_named_ends(module), tokenizer, text.chat),
         pad_id=_first_id(tokenizer.pad_token_id, tokenizer.eos_token_id),
-        marks=_marks(tokenizer),
+        marks=text.marks,
     )
 
 
@@ -408,11 +417,16 @@ def _context(config: HFConfig, settings: Any, tokenizer: Any) -> int:
     return min(known) if known else min(int(tokenizer.model_max_length), _UNBOUNDED)
 
 
-def _stop_ids(module: Any, tokenizer: Any, chat: Chat) -> frozenset[int]:
+def _named_ends(module: Any) -> list[Any]:
+    """The end tokens that a model's configurations name."""
+    holders = (getattr(module, "generation_config", None), module.config)
+    return [getattr(holder, "eos_token_id", None) for holder in holders]
+
+
+def _stop_ids(named: Iterable[Any], tokenizer: Any, chat: Chat) -> frozenset[int]:
     """The end tokens that the checkpoint names, and the one that its template writes after an answer."""
     numbers: set[int] = set()
-    for holder in (getattr(module, "generation_config", None), module.config):
-        ids = getattr(holder, "eos_token_id", None)
+    for ids in named:
         if ids is not None:
             numbers.update(ids if isinstance(ids, list | tuple) else [ids])
     if tokenizer.eos_token_id is not None:

@@ -294,7 +294,7 @@ def test_a_result_depends_on_the_code_of_a_local_model_alone(
 ) -> None:
     local, paid = Judge(), Costly()
     for code in ("1", "2"):
-        monkeypatch.setattr("nfilter.models.proxy.code_of", lambda _, code=code: code)
+        monkeypatch.setattr("nfilter.models.proxy.backend_code", lambda _, code=code: code)
         model(local, fingerprint="local").use(Rewards).reward(["a"])
         model(paid, fingerprint="paid", budget=paid.budget).use(Rewards).reward(["a"])
     assert (len(local.asked), len(paid.asked)) == (2, 1)

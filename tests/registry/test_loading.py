@@ -361,3 +361,16 @@ def test_the_core_compares_with_no_stage_by_name() -> None:
             if isinstance(node, ast.Constant) and isinstance(node.value, str)
         ]
         assert not names & set(texts), file
+
+
+def test_backends_are_found_by_name_and_no_other_kind_is() -> None:
+    plugins = load(block=())
+    assert plugins.imported_plugins == ()
+    hf = plugins.backends["hf"]
+    assert hf is plugins.get("backend", "hf").cls
+    # Those that mention the name, and no more.
+    assert "nfilter_io" not in plugins.imported_plugins
+    assert plugins.backends.get("robustft.check") is None
+    assert set(plugins.backends) >= {"hf", "litellm", "vllm"}
+    assert len(plugins.backends) == len(set(plugins.backends))
+    assert load(block=["nfilter_hf"]).backends.get("hf") is None

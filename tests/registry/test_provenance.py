@@ -13,7 +13,7 @@ import pytest
 import nfilter_hf.lora.trainer
 from nfilter.registry import provenance
 from nfilter.registry.loading import load
-from nfilter.registry.provenance import code_of, core_code
+from nfilter.registry.provenance import backend_code, code_of, core_code
 
 Digest = Callable[[], str]
 
@@ -122,3 +122,19 @@ def test_pages_and_screens_are_no_part_of_the_core_that_makes_results(
     core_code.cache_clear()
     assert {"engine/samples.py", "api/types.py", "answers/number.py", "__init__.py"} <= set(seen)
     assert not [name for name in seen if name.startswith(("report/", "testing/", "cli/"))]  # fmt: skip
+
+
+def test_code_of_the_backends_that_one_is_built_on_counts() -> None:
+    class Reader:
+        pass
+
+    class Engine:
+        built_on = (Reader(),)
+
+    class Around:
+        built_on = (Engine(),)
+
+    alone = backend_code(Reader())
+    assert alone == code_of(Reader)
+    assert len({alone, backend_code(Engine()), backend_code(Around())}) == 3
+    assert backend_code(Around()) == backend_code(Around())

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nfilter import Message, ModelError, Request, Sample, TokenSample
 from nfilter_hf.chat import TULU_TEMPLATE, Chat, ChatError
-from nfilter_hf.generation import prompt_ids
+from nfilter_hf.prompts import prompt_ids
 
 STYLES = [
     ("chatml", "bytes"),

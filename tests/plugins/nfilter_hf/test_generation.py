@@ -12,8 +12,8 @@ import torch
 from transformers import AddedToken
 
 from nfilter import Completion, EndsPrompts, Message, Request, Sampling
-from nfilter_hf.generation import _text, prompt_ids
 from nfilter_hf.loading import _marks
+from nfilter_hf.prompts import prompt_ids, text_of
 from nfilter_hf.sampling import choose, uniforms
 
 MODELS = ["llama", "gpt2", "qwen2", "gemma2"]
@@ -374,9 +374,9 @@ def test_marks_of_thoughts_that_are_special_tokens_are_said(backend: Any) -> Non
     loaded = backend("llama")._load()
     words = loaded.tokenizer("what is two", add_special_tokens=False)["input_ids"]
     special = loaded.tokenizer.eos_token_id
-    assert _text(loaded, [*words, special]) == "what is two"
+    assert text_of(loaded, [*words, special]) == "what is two"
     marked = replace(loaded, marks={special: "[/THINK]"})
-    assert _text(marked, [*words, special, *words]) == "what is two[/THINK]what is two"
+    assert text_of(marked, [*words, special, *words]) == "what is two[/THINK]what is two"
 
 
 def test_marks_are_looked_for_in_the_tokenizer() -> None:

@@ -1,0 +1,91 @@
+"""vLLM itself: the stand-in has its signatures, and on a GPU answers and scores are those of ``use: hf``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nfilter import Message, Request, Sample, Sampling, Site
+from nfilter_vllm.backend import VLLMBackend
+from nfilter_vllm.config import RANKS
+
+pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="needs vllm")
+PROMPTS = ["sot 218", "mel 4 7", "lun 31", "what is a heron?"]
+
+
+def test_vllm_has_what_the_backend_calls() -> None:
+    """Names of arguments and fields, without a GPU; ``test_backend.py`` tests the calls against the same names."""
+    import msgspec
+    from vllm import LLM, SamplingParams
+    from vllm.config.lora import MaxLoRARanks
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.lora.request import LoRARequest
+    from vllm.sampling_params import StructuredOutputsParams
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    start = {*inspect.signature(LLM.__init__).parameters, *EngineArgs.__dataclass_fields__}
+    assert start >= {
+        "model", "tokenizer_mode", "load_format", "trust_remote_code", "dtype", "max_model_len", "gpu_memory_utilization",
+        "tensor_parallel_size", "enforce_eager", "generation_config", "logprobs_mode", "use_tqdm_on_load", "enable_lora", "max_lora_rank",
+    }  # fmt: skip
+    named = {field.name for field in msgspec.structs.fields(SamplingParams)}
+    assert named >= {
+        "temperature", "top_p", "top_k", "min_p", "seed", "stop", "stop_token_ids", "max_tokens", "logprobs", "detokenize",
+        "structured_outputs", "prompt_logprobs", "flat_logprobs",
+    }  # fmt: skip
+    enqueue = inspect.signature(LLM.enqueue).parameters
+    assert list(enqueue)[1:4] == ["prompts", "sampling_params", "lora_request"]
+    assert "use_tqdm" in enqueue
+    assert list(inspect.signature(LLMEngine.abort_request).parameters)[1:] == ["request_ids", "internal"]  # fmt: skip
+    assert callable(LLMEngine.step)
+    assert callable(LLMEngine.has_unfinished_requests)
+    LoRARequest("name", 1, "path")
+    StructuredOutputsParams(json={"type": "object"})
+    assert MaxLoRARanks.__args__ == RANKS
+
+
+@pytest.fixture(scope="module")
+def pair(plugins: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]]:
+    """The embedded model with vLLM and with transformers, both in float32 on a GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    site = Site(tmp_path_factory.mktemp("site"), plugins.models, backends=plugins.backends)
+    fast = VLLMBackend(VLLMBackend.Config(model="tiny", dtype="float32", gpu_memory=0.3), site)
+    cls = plugins.backends["hf"]
+    yield fast, cls(cls.Config(model="tiny", device="cuda", dtype="float32"), site)
+    fast.close()
+
+
+@pytest.mark.gpu
+def test_answers_at_temperature_0_are_those_of_hf(pair: tuple[Any, Any]) -> None:
+    fast, slow = pair
+    requests = [
+        Request((Message("user", text),), Sampling(max_tokens=24), logprobs=True)
+        for text in PROMPTS
+    ]
+    requests.append(Request(requests[0].messages, Sampling(max_tokens=24, stop=("2",)), logprobs=True))  # fmt: skip
+    for got, wanted in zip(fast.generate(requests), slow.generate(requests), strict=True):
+        assert (got.text, got.finish) == (wanted.text, wanted.finish)
+        assert got.logprobs == pytest.approx(wanted.logprobs, abs=1e-2)
+
+
+@pytest.mark.gpu
+def test_seeds_repeat_and_scores_are_close_to_those_of_hf(pair: tuple[Any, Any]) -> None:
+    fast, slow = pair
+    drawn = Request((Message("user", "heron"),), Sampling(max_tokens=8, temperature=1.0, seed=3))
+    one, other = fast.generate([drawn])[0], fast.generate([drawn])[0]
+    assert one == other
+    samples = [
+        Sample(str(n), (Message("user", text), Message("assistant", f"it is {n}")))
+        for n, text in enumerate(PROMPTS)
+    ]
+    encoded = fast.encode(samples, max_length=256, turns="all")
+    for got, wanted in zip(fast.score(encoded), slow.score(encoded), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-2, equal_nan=True)

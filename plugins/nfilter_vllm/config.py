@@ -73,13 +73,14 @@ class VLLMConfig(StageConfig):
     )
     gpus: int = Field(default=1, ge=1, description="GPUs over which the weights are split.")
     eager: bool = Field(
-        default=False, description="Start without CUDA graphs: sooner, with slower answers."
+        default=False,
+        description="Whether the engine starts without CUDA graphs: sooner, with slower answers.",
     )
     adapter_rank: int | None = Field(
         default=None,
         ge=1,
         le=RANKS[-1],
-        description="Start with room for adapters up to this rank; null starts again when the first adapter is used.",
+        description="Room for adapters up to this rank; null: the engine starts again when the first adapter is used.",
     )
 
 

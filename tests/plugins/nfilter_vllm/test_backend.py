@@ -402,7 +402,6 @@ def test_a_gguf_file_is_told_to_use_hf(
         model.generate([ask("a")])
 
 
-@pytest.mark.types("whose plugin nfilter_hf is not loaded: unset NFILTER_BLOCK_PLUGINS")
 def test_without_the_plugin_of_hf_the_variable_is_named(vllm: Any, site: Site) -> None:
     bare = replace(site, backends={})
     assert problems(bare) == [

@@ -75,5 +75,5 @@ def test_check_names_the_pip_line_and_other_names_of_settings(tmp_path: Path, vl
     file.write_text(yaml.safe_dump(values))
     done = call("check", "recipe.yaml", cwd=tmp_path)
     said = done.err + done.out
-    assert "write gpus" in said
+    assert "it is called 'gpus' here" in said
     assert "executor: {use: local, workers: 2, gpus: 1}" in said

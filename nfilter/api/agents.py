@@ -14,7 +14,6 @@ from typing import Final
 
 from nfilter.api.calls import Completion, Request
 from nfilter.api.capabilities import OpenStreams
-from nfilter.api.errors import BudgetError
 from nfilter.api.interrupt import Interrupted
 from nfilter.api.model import Model
 from nfilter.api.tools import Tool, ToolResult, answer_tool_call, tool_message, tool_schema
@@ -130,6 +129,9 @@ def run_agents(
     Returns:
         One run per agent. A completion with a failure ends an agent.
 
+    An error of a model or of ``again``, and a first Ctrl-C, is raised when no call of any model is running any more; their answers are
+    in the journal.
+
     Raises:
         ValueError: if there are several models, but not one per agent.
     """
@@ -152,7 +154,7 @@ def run_agents(
         groups.setdefault((each.name, each.fingerprint()), (each, []))[1].append(number)
     # A local model computes in its step: calls of APIs are sent before.
     order = sorted(groups.values(), key=lambda group: not group[0].has(OpenStreams))
-    _side_by_side(
+    _SideBySide(
         [
             each.conversing(
                 [talks[number].request() for number in numbers],
@@ -160,29 +162,54 @@ def run_agents(
             )
             for each, numbers in order
         ]
-    )
+    ).finish()
     return [talk.run() for talk in talks]
 
 
-def _side_by_side(conversations: Sequence[Generator[None, None, object]]) -> None:
-    """Take the steps of all in turn. After a first Ctrl-C, or at the end of the budget, each still takes the answers of its calls."""
-    going = list(conversations)
-    stopped: BaseException | None = None
-    try:
-        while going:
-            for each in tuple(going):
-                try:
-                    next(each)
-                except StopIteration:
-                    going.remove(each)
-                except (Interrupted, BudgetError) as error:
-                    going.remove(each)
-                    stopped = error
-    finally:
-        for each in going:
-            each.close()
-    if stopped is not None:
-        raise stopped
+class _SideBySide:
+    """Conversations of several models whose steps are taken in turn.
+
+    At the first error the others start no call, and take the answers of their running calls. A second Ctrl-C abandons the calls.
+    """
+
+    def __init__(self, conversations: Sequence[Generator[None, None, object]]) -> None:
+        self._going = list(conversations)
+        self._error: BaseException | None = None
+
+    def finish(self) -> None:
+        """Take all steps; raise the first error."""
+        try:
+            while self._going:
+                for each in tuple(self._going):
+                    if each in self._going:
+                        self._step(each, next)
+        finally:
+            for each in self._going:
+                each.close()
+        if self._error is not None:
+            raise self._error
+
+    def _step(
+        self,
+        each: Generator[None, None, object],
+        take: Callable[[Generator[None, None, object]], object],
+    ) -> None:
+        try:
+            take(each)
+        except StopIteration:
+            self._going.remove(each)
+        except (Exception, Interrupted) as error:  # noqa: BLE001
+            self._going.remove(each)
+            self._ended(error)
+
+    def _ended(self, error: BaseException) -> None:
+        first = self._error is None
+        # The others end with Interrupted, and may do so before the one that had the error.
+        if first or (isinstance(self._error, Interrupted) and isinstance(error, Exception)):
+            self._error = error
+        if first:
+            for other in tuple(self._going):
+                self._step(other, lambda other: other.throw(Interrupted()))
 
 
 class _Talk:

@@ -1,4 +1,7 @@
-"""Ctrl-C or SIGTERM during calls: the first waits for running calls and starts no more, the second abandons them."""
+"""Ctrl-C or SIGTERM during calls: the first waits for running calls and starts no more, the second abandons them.
+
+An error that ends a group of calls waits for running calls in the same way (``draining``).
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,34 @@ _WAITING = "waiting for running calls, to keep their answers; press Ctrl-C again
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run ends after a first Ctrl-C: of these calls none is running any more, and none was started since."""
+    """These calls end early, after a first Ctrl-C or an error of others: none is running any more, and none was started since."""
 
 
 class Interrupt:
-    """Whether the user interrupted the run. A backend whose calls cost money starts none once ``requested`` is true."""
+    """Whether calls end early. A backend whose calls cost money starts none while ``requested`` is true."""
 
     def __init__(self) -> None:
         self._requested = threading.Event()
         self._messages: list[str] = []
+        self._draining: list[object] = []
 
     @property
     def requested(self) -> bool:
-        """Whether no further call may start."""
-        return self._requested.is_set()
+        """Whether no further call may start: after a first Ctrl-C, and while an error waits for running calls."""
+        return self._requested.is_set() or bool(self._draining)
+
+    @contextmanager
+    def draining(self) -> Iterator[None]:
+        """In the block, no further call starts, and the answers of running calls are taken: an error follows it.
+
+        Ctrl-C in the block abandons the calls.
+        """
+        mark = object()
+        self._draining.append(mark)
+        try:
+            yield
+        finally:
+            self._draining.remove(mark)
 
     @contextmanager
     def calls(self, message: str = _WAITING) -> Iterator[None]:

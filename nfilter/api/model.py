@@ -74,7 +74,8 @@ class Model(Protocol):
     ) -> Generator[None, None, list[Completion]]:
         """Hold conversations like ``converse``, in steps that are taken by iterating, beside those of other models.
 
-        ``run_agents`` does so for agents of several models. Calls of an API go on between two steps. Closing it ends its calls.
+        ``run_agents`` does so for agents of several models. Calls of an API go on between two steps. Throwing ``Interrupted`` into
+        it ends it: no call starts, and the answers of running calls are taken in further steps. Closing it abandons its calls.
         """
         ...
 

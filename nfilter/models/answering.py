@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,7 +15,7 @@ from nfilter.api.interrupt import Interrupt, Interrupted
 from nfilter.api.stages import Progress
 from nfilter.models.claims import CallClaims, ClaimedCalls, ClaimedConversations
 from nfilter.models.control_tokens import neutral
-from nfilter.models.conversations import Conversations, PreparedCall, Reply
+from nfilter.models.conversations import Conversations, Ending, PreparedCall, Reply, closed_at_end
 from nfilter.models.pace import Pace
 from nfilter.models.recording import Recorder
 from nfilter.registry.contracts import check_completions
@@ -82,6 +82,7 @@ class Answering:
                 # Others may wait for these answers while this process waits for theirs.
                 claimed.close()
                 if todo and not theirs:
+                    self._check_may_start(todo)
                     theirs = claimed.wait(list(todo))
                 for key in theirs:
                     del todo[key]
@@ -95,6 +96,9 @@ class Answering:
         self, first: Sequence[Request], reply: Reply
     ) -> Generator[None, None, list[Completion]]:
         """Yield after each answer and while none comes; return the last completions. The backend has ``OpenStreams``.
+
+        After an error of ``reply``, and when Interrupted is thrown in because other conversations end, no call starts, and the
+        answers of running calls are stored before the error is raised.
 
         Raises:
             ContractError: if a request has no completion, or two.
@@ -133,21 +137,26 @@ class Answering:
             going = True
             while going:
                 sent.clear()
+                self._check_may_start(to_send)
                 stream = self.capable.open_stream(more(), more) if to_send else ()
-                try:
+                # The traceback of an error of the stage holds the stream, and calls that nobody reads would go on.
+                with Ending(self.interrupt) as ending, closed_at_end(stream):
                     for came in self._received(stream, sent):
-                        ended = talks.ended
                         if came is not None:
                             self._take(recorder, claimed, *came)
-                            to_send += talks.answered(*came)
-                        late += talks.meanwhile()
-                        bar.advance(talks.ended - ended)
+                        if ending.error is None:
+                            ended = talks.ended
+                            with ending.begins_at(Exception, Interrupted):
+                                to_send += talks.answered(*came) if came is not None else []
+                                late += talks.meanwhile()
+                            bar.advance(talks.ended - ended)
                         recorder.commit_if_due(idle=came is None)
-                        yield
-                finally:
-                    # The traceback of an error of the stage holds the stream, and calls that nobody reads would go on.
-                    if isinstance(stream, Generator):
-                        stream.close()
+                        with ending.begins_at(Interrupted):
+                            yield
+                        if ending.error is not None:
+                            to_send, late = [], []
+                if ending.error is not None:
+                    raise ending.error
                 if to_send:
                     raise self._miscounted(f"{len(to_send)} requests of more() were not answered")
                 if talks.elsewhere and not late:
@@ -204,13 +213,20 @@ class Answering:
         # Long prompts first: batches are then of similar lengths, and running out of memory shows early.
         order = sorted(todo, key=lambda key: -sum(len(m.content) for m in todo[key].messages))
         if isinstance(self.capable, Streams):
+            self._check_may_start(order)
             yield from self._received(self.capable.stream([todo[key] for key in order]), order)
             return
         for start in range(0, len(order), _SLICE):
             part = order[start : start + _SLICE]
+            self._check_may_start(part)
             came = self.capable.generate([todo[key] for key in part])
             answers = check_completions(self._model_text(), came, len(part))
             yield from zip(part, answers, strict=True)
+
+    def _check_may_start(self, calls: Collection[object]) -> None:
+        """Raise Interrupted if there are calls and none may start: a backend without paid calls does not ask."""
+        if calls and self.interrupt.requested:
+            raise Interrupted
 
     def _received(
         self, stream: Iterable[tuple[int, Completion] | None], sent: Sequence[str]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import TracebackType
 
 from nfilter.api.calls import Completion, Request
+from nfilter.api.interrupt import Interrupt, Interrupted
 
 Reply = Callable[[int, Completion], Request | None]
 """Returns the next request of a conversation from its number and its completion; None at its end."""
@@ -107,3 +110,49 @@ class Conversations:
             else:
                 following.append((number, request))
         return following
+
+
+class Ending:
+    """How conversations end early: at the first error no further call starts, and the answers of running calls are still taken.
+
+    Attributes:
+        error: The first error, to be raised after the block.
+    """
+
+    def __init__(self, interrupt: Interrupt) -> None:
+        self.error: BaseException | None = None
+        self._interrupt = interrupt
+        self._draining = ExitStack()
+
+    def __enter__(self) -> Ending:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        """Suppress what follows from the first error, such as the end of a stream whose requests were not all answered."""
+        self._draining.close()
+        return self.error is not None and isinstance(error, Exception | Interrupted)
+
+    @contextmanager
+    def begins_at(self, *kinds: type[BaseException]) -> Iterator[None]:
+        """Take an error of one of ``kinds`` in the block as the first error, unless there was one."""
+        try:
+            yield
+        except kinds as error:
+            if self.error is None:
+                self.error = error
+                self._draining.enter_context(self._interrupt.draining())
+
+
+@contextmanager
+def closed_at_end(stream: object) -> Iterator[None]:
+    """Close a stream at the end of the block if it is a generator."""
+    try:
+        yield
+    finally:
+        if isinstance(stream, Generator):
+            stream.close()

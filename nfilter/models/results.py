@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from nfilter.api.capabilities import caching, methods_of
 from nfilter.api.errors import ContractError
-from nfilter.api.interrupt import Interrupt
+from nfilter.api.interrupt import Interrupt, Interrupted
 from nfilter.api.stages import Progress
 from nfilter.store.files import canonical, digest
 
@@ -106,7 +106,7 @@ class Calls:
         with self.progress(len(todo), f"{self.label}: {name}") as bar:
             for start in range(0, len(todo), _PORTION):
                 if self.interrupt.requested:
-                    raise KeyboardInterrupt
+                    raise Interrupted
                 part = todo[start : start + _PORTION]
                 asked = [items[places[key]] for key in part]
                 again = (

@@ -28,7 +28,8 @@ from nfilter_litellm.batches import BatchDispatcher, BatchSettings
 from nfilter_litellm.breaker import Breaker
 from nfilter_litellm.budgeted_transport import BudgetedTransport
 from nfilter_litellm.config import LiteLLMConfig, Route, route_of, routes_of
-from nfilter_litellm.engine import Dispatcher, Dispatches, Engine, Tally, Transport
+from nfilter_litellm.dispatcher import Dispatcher, Transport
+from nfilter_litellm.engine import Dispatches, Engine, Tally
 from nfilter_litellm.host_guard import HostGuard
 from nfilter_litellm.keys import found_by_litellm, from_environment, is_set, missing_message
 from nfilter_litellm.limiter import Limiter
@@ -191,15 +192,18 @@ class LiteLLMBackend:
         price = price_of(config)
         if price is not None:
             budget = self._site.budget
-            transport = BudgetedTransport(transport, price, budget, config.max_tokens)
+            # A lambda, because the dispatcher does not exist yet.
+            stopped: Callable[[], bool] = lambda: dispatcher.stopped()  # noqa: E731, PLW0108
+            transport = BudgetedTransport(transport, price, budget, config.max_tokens, stopped)
         self._transport = transport
-        return Dispatcher(
+        dispatcher: Dispatcher = Dispatcher(
             transport,
             Limiter(config.concurrency),
             Retry(config.attempts),
             Breaker(f"model {config.model!r} at {route.destination}"),
             lambda: self._site.interrupt.requested,
         )
+        return dispatcher
 
     def _batch_dispatcher(self, *, logprobs: bool) -> BatchDispatcher:
         from nfilter_litellm.http import Connection, limit_for, request_body

@@ -18,7 +18,7 @@ from nfilter_litellm.batch_api import FINAL_STATUSES, MAX_LINES, Batch, BatchApi
 from nfilter_litellm.batch_ledger import Ledger, Pending
 from nfilter_litellm.batch_lines import BatchFormat, Call
 from nfilter_litellm.breaker import Breaker
-from nfilter_litellm.engine import root_error
+from nfilter_litellm.dispatcher import root_error
 from nfilter_litellm.failures import CallError, text_rejects
 from nfilter_litellm.feed import Feed
 from nfilter_litellm.limit_field import remedy

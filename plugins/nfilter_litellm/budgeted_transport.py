@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from nfilter import Budget, Completion, Price, Request
-from nfilter_litellm.engine import Transport
+from nfilter_litellm.dispatcher import NotStartedError, Transport
 from nfilter_litellm.failures import CallError
 
 _TEMPLATE_TOKENS = 64  # tokens that a template may add per message
@@ -18,13 +19,14 @@ _POLL_SECONDS = 0.02  # between two checks of the budget
 class BudgetedTransport:
     """Transport that charges a budget; answers, and failures that may be billed, contain their cost.
 
-    ``max_tokens`` overrides a request's own, as in the config.
+    ``max_tokens`` overrides a request's own, as in the config. While ``stopped`` returns True, no attempt starts.
     """
 
     transport: Transport
     price: Price
     budget: Budget | None
     max_tokens: int | None
+    stopped: Callable[[], bool] = lambda: False
 
     async def call(self, request: Request) -> Completion:
         """Make one attempt.
@@ -32,12 +34,15 @@ class BudgetedTransport:
         Raises:
             CallError: with ``usd``, the cost or the cost bound of the attempt.
             BudgetError: the budget does not cover the attempt.
+            NotStartedError: attempts were stopped while this one waited for the budget.
         """
         bound = cost_bound(request, self.price, self.max_tokens)
         budget = self.budget
         # Threads with their own loops share the budget, so an event of one loop cannot notify the others.
-        while budget is not None and not budget.hold(bound):  # noqa: ASYNC110
+        while budget is not None and not budget.hold(bound):
             await asyncio.sleep(_POLL_SECONDS)
+            if self.stopped():
+                raise NotStartedError
         # A cancelled attempt may be billed in full.
         usd = bound
         try:

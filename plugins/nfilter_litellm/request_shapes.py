@@ -12,7 +12,7 @@ from nfilter import Request
 from nfilter_litellm.failures import CallError
 
 if TYPE_CHECKING:
-    from nfilter_litellm.engine import Transport
+    from nfilter_litellm.dispatcher import Transport
 
 _PROBE_TEXT = "Say yes."
 

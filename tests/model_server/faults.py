@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -71,6 +72,7 @@ class Script:
     the only accepted key. Without ``logprobs``, requests for them are ignored silently; without ``schemas`` a schema of the answer is refused. ``limit_as`` is the only accepted name
     of the limit on tokens. With ``thinks`` a model spends so many
     tokens on thoughts before each answer, an eighth with ``reasoning_effort: low``. ``answer`` gives the text of an answer, or a whole completion with its end, counts and logprobs.
+    ``held`` returns, for the content of a conversation, the event that its reply waits for; None: it does not wait.
     """
 
     seed: int = 0
@@ -91,6 +93,7 @@ class Script:
     retry_after: float = 1.0
     hang: float = 3600.0
     drip_bytes: int = 50 * 2**20
+    held: Callable[[str], threading.Event | None] = lambda _: None
 
     def __post_init__(self) -> None:
         named = {*self.faults, *(phase.kind for phase in self.phases)}

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 _PIECE = 2**16
+_HELD_SECONDS = 0.005  # between two looks whether a reply is still held
 
 
 class ModelServer:
@@ -168,6 +169,10 @@ class ModelServer:
             self.asked.append(asked)
         content = content_of(asked["messages"])
         kind = self.plan.decide(content, asyncio.get_running_loop().time(), key, asked)
+        held = script.held(content)
+        # A test sets it in another thread, so an event of this loop cannot be notified.
+        while held is not None and not held.is_set():  # noqa: ASYNC110
+            await asyncio.sleep(_HELD_SECONDS)
         if kind in _BROKEN:
             await self._latency()
             return await _BROKEN[kind](self, request)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nfilter import Agent, Completion, Message, ModelError, Request, run_agents
-from nfilter.api.interrupt import Interrupt
+from nfilter.api.interrupt import Interrupt, Interrupted
 from nfilter.models.proxy import JournaledModel
 from nfilter.store.journal import Journal
 
@@ -23,6 +23,7 @@ class Slow:
         self.asked: list[str] = []
         self.other: Slow | Local | None = None
         self.closed = False
+        self.idle = 0
         self.at_the_end: Callable[[], None] = lambda: None
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
@@ -44,6 +45,8 @@ class Slow:
                     raise AssertionError(f"{self.name}: the other model is not asked meanwhile")
                 number, _ = waiting.pop(0)
                 yield number, Completion(self.name)
+                for _ in range(self.idle):
+                    yield None
                 for request in more():
                     waiting.append((count, request))
                     self.asked.append(request.messages[0].content)
@@ -59,10 +62,42 @@ class Local:
     def __init__(self, name: str) -> None:
         self.name = name
         self.asked: list[str] = []
+        self.after: Callable[[], None] = lambda: None
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         self.asked += [request.messages[0].content for request in requests]
+        self.after()
         return [Completion(self.name) for _ in requests]
+
+
+class Capped(Slow):
+    """A model over an API that runs ``most`` calls at once, and answers only once no further one may start."""
+
+    def __init__(self, name: str, most: int) -> None:
+        super().__init__(name)
+        self.most = most
+        self.interrupt: Interrupt | None = None
+
+    def open_stream(
+        self, first: Sequence[Request], more: Callable[[], Sequence[Request]]
+    ) -> Iterator[tuple[int, Completion] | None]:
+        if self.interrupt is None:
+            yield from super().open_stream(first, more)
+            return
+        running = first[: self.most]
+        self.asked += [request.messages[0].content for request in running]
+        try:
+            for _ in range(MOST):
+                if self.interrupt.requested:
+                    break
+                yield None
+            else:
+                raise AssertionError(f"{self.name}: it was not told to end")
+            for number in range(len(running)):
+                yield number, Completion(self.name)
+                assert not more(), "a request after the error"
+        finally:
+            self.closed = True
 
 
 class Down(Local):
@@ -155,14 +190,62 @@ def test_after_a_first_interrupt_each_model_takes_its_running_answers(
     assert two.asked == ["1", "2"], "its answers were in the journal"
 
 
-def test_an_error_of_one_model_ends_the_calls_of_the_others(
+@pytest.mark.parametrize("by", ["model", "stage"])
+def test_an_error_of_one_model_ends_the_others_when_their_running_calls_are_answered(
+    model: Callable[..., JournaledModel], by: str
+) -> None:
+    """The other model answers nothing before it is told that none of its waiting calls may start."""
+    one, two = Capped("one", 2), Down("down") if by == "model" else Local("two")
+    far = model(one)
+    one.interrupt = far.interrupt
+
+    def fails(number: int, _: object) -> None:
+        raise RuntimeError("the stage fails")
+
+    models = [far] * 5 + [model(two)]
+    texts = [str(n) for n in range(6)]
+    with pytest.raises((ModelError, RuntimeError), match="down" if by == "model" else "fails"):
+        run_agents(models, [agent(text) for text in texts], fails)
+    assert one.asked == ["0", "1"]
+    assert one.closed
+    assert not far.interrupt.requested
+    one.interrupt = None
+    run_agents([far] * 5, [agent(text) for text in texts[:5]])
+    assert one.asked == texts[:5]
+
+
+def test_after_an_interrupt_a_local_model_begins_no_further_round(
     model: Callable[..., JournaledModel],
 ) -> None:
-    one = Slow("one")
-    one.other = Local("never asked")
-    with pytest.raises(ModelError, match="down"):
-        run_agents([model(one), model(Down("down"))], [agent("0"), agent("1")])
-    assert one.closed
+    far, near = Slow("far"), Local("near")
+    far.other = near
+    asked = model(far)
+    near.after = asked.interrupt._requested.set
+    with pytest.raises(Interrupted):
+        run_agents([asked, model(near)], [agent("0"), agent("1")], again(3))
+    assert near.asked == ["1"]
+    asked.interrupt._requested.clear()
+    near.after = lambda: None
+    run_agents([asked, model(near)], [agent("0"), agent("1")], again(3))
+    assert near.asked == ["1", "1, attempt 2", "1, attempt 3"]
+
+
+def test_an_error_of_the_stage_outranks_the_interrupts_that_follow_from_it(
+    model: Callable[..., JournaledModel],
+) -> None:
+    """The model that is told to end does so before the one whose answer the stage failed on."""
+    one, two = Capped("one", 1), Slow("two")
+    far = model(one)
+    one.interrupt = far.interrupt
+
+    def fails(number: int, _: object) -> Agent | None:
+        if number == 0:
+            raise RuntimeError("the stage fails")
+        return agent("again")
+
+    two.idle = 5
+    with pytest.raises(RuntimeError, match="the stage fails"):
+        run_agents([model(two), far, far], [agent("0"), agent("1"), agent("2")], fails)
 
 
 def test_models_are_one_per_agent(model: Callable[..., JournaledModel]) -> None:

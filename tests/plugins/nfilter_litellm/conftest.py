@@ -15,7 +15,7 @@ from nfilter import Completion, Message, ModelError, Request, Sampling, Site
 from nfilter_litellm.backend import LiteLLMBackend
 from nfilter_litellm.breaker import Breaker
 from nfilter_litellm.config import LiteLLMConfig
-from nfilter_litellm.engine import Dispatcher
+from nfilter_litellm.dispatcher import Dispatcher
 from nfilter_litellm.failures import broken, from_status, off_schema, timed_out
 from nfilter_litellm.feed import Feed
 from nfilter_litellm.limiter import Limiter

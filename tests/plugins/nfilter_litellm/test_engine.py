@@ -15,7 +15,8 @@ import pytest
 
 from nfilter import Completion, ModelError, Request
 from nfilter_litellm.breaker import Breaker
-from nfilter_litellm.engine import Dispatcher, Engine
+from nfilter_litellm.dispatcher import Dispatcher
+from nfilter_litellm.engine import Engine
 from nfilter_litellm.failures import CallError, from_status
 from nfilter_litellm.feed import Feed
 from nfilter_litellm.limiter import Limiter
@@ -204,13 +205,20 @@ def test_after_the_third_refusal_in_a_row_no_call_starts(
     async def follow() -> None:
         calls = _OneByOne()
         dispatcher = Dispatcher(calls, Limiter(12), Retry(), Breaker("m"))
-        run = asyncio.ensure_future(dispatcher.run(Feed(requests(100)), lambda *_: None))
+        kept: list[str] = []
+        run = asyncio.ensure_future(
+            dispatcher.run(Feed(requests(100)), lambda _, answer: kept.append(answer.text))
+        )
         for _ in range(20):
             await asyncio.sleep(0)
         assert calls.started == 12
         for name, good, started in steps:
             await calls.end(name, Completion("yes") if good else from_status(401, "{}"))
             assert calls.started == started, name
+        for name in tuple(calls.running):
+            assert not run.done()
+            await calls.end(name, Completion("paid"))
+        assert kept.count("paid") == 11
         with pytest.raises(ModelError, match="3 consecutive calls failed"):
             await run
         assert dispatcher.attempts == 18
@@ -229,6 +237,8 @@ def test_three_refusals_at_once_start_no_call(requests: Callable[..., list[Reque
             await asyncio.sleep(0)
         for name in ("s0", "s1", "s2"):
             calls.running.pop(name).set_exception(from_status(401, "{}"))
+        for name in tuple(calls.running):
+            await calls.end(name, Completion("paid"))
         with pytest.raises(ModelError, match="3 consecutive calls failed"):
             await run
         assert calls.started == dispatcher.attempts == 12
@@ -368,6 +378,54 @@ def test_the_engine_streams_cancels_and_restarts(
     assert threading.active_count() == before
     assert len(list(filter(None, engine.stream(requests(2))))) == 2
     engine.close()
+
+
+def test_answers_of_running_calls_are_delivered_before_an_error(
+    requests: Callable[..., list[Request]],
+) -> None:
+    """The last of four running calls answers after three others have failed; no further call starts."""
+
+    class Revoked(_Blocking):
+        failed = 0
+        started_calls = 0
+
+        async def call(self, request: Request) -> Completion:
+            self.started_calls += 1
+            if request.sample_id == "s0":
+                await failed.wait()
+                for _ in range(20):  # turns of the loop, in which the error becomes known
+                    await asyncio.sleep(0)
+                return Completion("paid")
+            self.failed += 1
+            if self.failed == 3:
+                failed.set()
+            raise from_status(401, json.dumps({"error": {"message": "no", "code": "bad_key"}}))
+
+    failed = asyncio.Event()
+    revoked = Revoked()
+    engine = Engine(lambda: Dispatcher(revoked, Limiter(4), Retry(), Breaker("m")), revoked.close)
+    got = []
+    with pytest.raises(ModelError, match="m: 3 consecutive calls failed"):
+        got.extend(filter(None, engine.stream(requests(30))))
+    assert "paid" in [done.text for _, done in got]
+    assert revoked.started_calls == 4
+    engine.close()
+
+
+@pytest.mark.parametrize("by", ["the user", "an error"])
+def test_calls_that_wait_for_another_attempt_end_at_once(
+    simulate: Callable[..., Any], requests: Callable[..., list[Request]], by: str
+) -> None:
+    """A call that was told to wait a minute is not running, so nobody waits for it."""
+    script = Script(latency=0.2, faults={"limited_after": 1.0}, retry_after=60.0)
+    sim = simulate(script, 8)
+    if by == "the user":
+        sim.stopped_at = 1.0
+    else:
+        sim.loop.call_later(1.0, lambda: sim.dispatcher._runs[0].end(ModelError("another call")))
+    assert sim.run(requests(8)) < 1.5
+    assert len(sim.transport.starts) == 8
+    assert str(sim.error) == ("None" if by == "the user" else "another call")
 
 
 def test_answers_before_an_error_are_delivered(

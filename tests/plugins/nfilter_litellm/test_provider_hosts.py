@@ -26,7 +26,7 @@ from nfilter.recipe.hosts import unlisted_hosts
 from nfilter_litellm import config as config_module
 from nfilter_litellm.backend import LiteLLMBackend
 from nfilter_litellm.config import LiteLLMConfig, route_of
-from nfilter_litellm.engine import Transport
+from nfilter_litellm.dispatcher import Transport
 from nfilter_litellm.failures import CallError
 from nfilter_litellm.host_guard import HostGuard, current_guard, guard_thread, guarded, new_loop
 from nfilter_litellm.http import HttpTransport

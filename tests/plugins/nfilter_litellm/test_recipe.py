@@ -133,6 +133,5 @@ def test_answers_before_an_error_are_not_repeated(home: Path, command: Callable[
         server.plan.script = Script(answer=add)
         again = command("run", "r.yaml", "--out", "out", cwd=home, CANARY_KEY=CANARY)
         assert again.returncode == 0, again.stderr
-        # Both running calls were refused, so the end of the run cancelled no answer.
         assert [text for text in answered if len(server.plan.served[text]) > 1] == []
     assert len((home / "out" / "cleaned.jsonl").read_text().splitlines()) == 40 + 10

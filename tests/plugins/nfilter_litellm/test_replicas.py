@@ -15,7 +15,7 @@ from nfilter import Completion, ModelError, Request, Site
 from nfilter_litellm.backend import LiteLLMBackend
 from nfilter_litellm.breaker import Breaker
 from nfilter_litellm.config import LiteLLMConfig
-from nfilter_litellm.engine import Dispatcher
+from nfilter_litellm.dispatcher import Dispatcher
 from nfilter_litellm.failures import CallError, broken, from_status
 from nfilter_litellm.feed import Feed
 from nfilter_litellm.limiter import Limiter

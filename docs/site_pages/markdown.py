@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -35,7 +36,12 @@ def doc(item: Any) -> str:
 def paragraphs(text: str) -> str:
     """Return a docstring as Markdown paragraphs."""
     out = []
-    for part in text.strip().split("\n\n"):
+    for part in filter(None, text.strip().split("\n\n")):
+        if all(line.startswith("    ") for line in part.splitlines()):
+            out.append(f"```python\n{textwrap.dedent(part)}\n```")
+            continue
+        if part == "::":
+            continue
         title, *lines = part.splitlines()
         if title.endswith(":") and lines and all(line.startswith(" ") for line in lines):
             items = re.split(r"\n(?= {4}\S)", "\n" + "\n".join(lines))[1:]

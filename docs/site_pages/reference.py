@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -19,6 +17,7 @@ from nfilter.registry.catalogue import BESIDE, settings_of
 from nfilter.registry.loading import Plugins, Registered, load
 from site_pages.hooks import hooks_page
 from site_pages.markdown import code, doc, prose, table
+from site_pages.names import names_page
 
 MADE: Final = "This page is made from the code of the installed version."
 _SETTINGS: Final = ("setting", "type", "default", "what it is")
@@ -57,7 +56,7 @@ def pages(plugins: Plugins | None = None) -> dict[str, str]:
         "reference/commands.md": commands_page(),
         "reference/errors.md": errors_page(),
         "reference/hooks.md": hooks_page(),
-        "reference/api.md": api_page(),
+        "reference/api.md": names_page(),
     }
 
 
@@ -267,20 +266,6 @@ def exit_codes() -> dict[int, tuple[str, list[str]]]:
         number: (_INTERRUPTED.get(number) or meanings[number].strip(), names.get(number, []))
         for number in sorted({*meanings, *names, *_INTERRUPTED})
     }
-
-
-def api_page() -> str:
-    """The public names of nfilter and nfilter.testing."""
-    parts = ["# Python names", f"{MADE} Plugins import these names and no others of nfilter."]
-    for module in ("nfilter", "nfilter.testing"):
-        found = importlib.import_module(module)
-        rows = []
-        for name in sorted(found.__all__):
-            value = getattr(found, name)
-            text = inspect.getdoc(value) or "" if callable(value) else ""
-            rows.append((code(name), prose(" ".join(text.split("\n\n")[0].split()))))
-        parts += [f"## {module}", table(("name", "what it is"), rows)]
-    return _joined(parts)
 
 
 def _joined(parts: Iterable[str]) -> str:

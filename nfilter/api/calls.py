@@ -78,6 +78,7 @@ class Request:
 
 
 FailureKind = Literal["refused", "too_long", "parse", "timeout", "server", "memory"]
+"""Why a call has no answer. ``timeout``, ``server`` and ``memory`` are not stored in the journal: a later run makes the call again."""
 
 
 @dataclass(frozen=True, slots=True)

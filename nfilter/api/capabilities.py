@@ -242,6 +242,7 @@ class Adapts(Protocol):
 CAPABILITIES: tuple[type, ...] = (
     Generates, Streams, OpenStreams, Embeds, Scores, Encodes, Tokenizes, LendsModule, Adapts,
 )  # fmt: skip
+"""nfilter's own capabilities whose methods ``ctx.model(NAME)`` has itself."""
 
 
 # Python 3.11 counts other attributes of a protocol class among the members that isinstance requires.

@@ -13,6 +13,7 @@ from nfilter.api.events import RunFinished, RunStarted, StageFinished
 
 hookspec = pluggy.HookspecMarker("nfilter")
 hookimpl = pluggy.HookimplMarker("nfilter")
+"""The decorator of a function that implements a hook: ``@hookimpl`` above ``def nfilter_stages(): ...``."""
 
 
 @hookspec

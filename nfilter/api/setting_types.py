@@ -8,9 +8,10 @@ from pydantic import Field
 
 from nfilter.api.capabilities import Embeds, Generates, Needs
 
-# Above 0, at most 1; and from 0 to 1.
 Share: TypeAlias = Annotated[float, Field(gt=0, le=1)]
+"""A setting above 0 and at most 1."""
 Proportion: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+"""A setting from 0 to 1."""
 
 GeneratorName: TypeAlias = Annotated[
     str, Needs(Generates), Field(description="The model that is asked.")

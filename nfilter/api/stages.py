@@ -191,12 +191,22 @@ class Template(Protocol):
     """A prompt template, rendered in a sandbox; each role block of its source becomes a message."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name in the recipe, ``folder/name``."""
+        ...
 
     @property
-    def digest(self) -> str: ...
+    def digest(self) -> str:
+        """The SHA-256 of the source."""
+        ...
 
-    def render(self, **variables: Any) -> tuple[Message, ...]: ...
+    def render(self, **variables: Any) -> tuple[Message, ...]:
+        """Return the messages; ``question_variables`` returns the usual variables of a sample.
+
+        Raises:
+            PromptError: if the template uses a variable that is not given.
+        """
+        ...
 
 
 class AnswerKind(Protocol):
@@ -227,19 +237,29 @@ class Context(Protocol):
     """The services that a stage may use."""
 
     @property
-    def seed(self) -> int: ...
+    def seed(self) -> int:
+        """The seed of the run."""
+        ...
 
     @property
-    def stage(self) -> str: ...
+    def stage(self) -> str:
+        """The label of the stage in this run, which ``Sample.made`` takes; a stage that is used twice has two."""
+        ...
 
     @property
-    def base_dir(self) -> Path: ...
+    def base_dir(self) -> Path:
+        """The folder of the recipe, to which paths in settings are relative."""
+        ...
 
     @property
-    def log(self) -> Log: ...
+    def log(self) -> Log:
+        """The log; a warning is also one of the run, in metrics.json and its report."""
+        ...
 
     @property
-    def answers(self) -> AnswerKind: ...
+    def answers(self) -> AnswerKind:
+        """How answers are parsed and compared, as the recipe's ``answer:`` says."""
+        ...
 
     @property
     def loss(self) -> TokenLoss | None:
@@ -312,18 +332,27 @@ class SampleStage(Protocol):
     Config: ClassVar[type[StageConfig]]
 
     @classmethod
-    def contract(cls, config: Any) -> Contract: ...
+    def contract(cls, config: Any) -> Contract:
+        """Return what the stage does with these settings; no model is loaded yet."""
+        ...
 
     def __init__(self, config: Any) -> None: ...
 
-    def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> Sequence[Sample]: ...
+    def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> Sequence[Sample]:
+        """Return the samples of the chunk in the same order, each with what the stage decided about it.
+
+        A sample is returned as ``sample.keep(reason)``, ``drop``, ``relabel`` or ``weigh``, after ``note`` for notes.
+        """
+        ...
 
 
 @runtime_checkable
 class Fits(Protocol):
     """A sample stage that learns from all samples before it processes any."""
 
-    def fit(self, stream: Iterable[Sample], ctx: Context) -> State: ...
+    def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
+        """Return what ``process`` needs of all samples; it is called once, before the first chunk."""
+        ...
 
 
 class TokenStage(Protocol):
@@ -348,7 +377,9 @@ class TokenStage(Protocol):
 class FitsTokens(Protocol):
     """A token stage that learns from all samples before it processes any."""
 
-    def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State: ...
+    def fit_tokens(self, stream: Iterable[TokenSample], ctx: Context) -> State:
+        """Return what ``process_tokens`` needs of all samples; it is called once, before the first chunk."""
+        ...
 
 
 # --- online losses --------------------------------------------------------------------------------------------
@@ -403,3 +434,4 @@ class AddsPenalty(Protocol):
 
 
 EMPTY_STATE = State()
+"""The state of a stage without ``fit``."""

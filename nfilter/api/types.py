@@ -22,14 +22,22 @@ JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON
 """A JSON value. NaN and infinities are not JSON; writing them is an error."""
 
 IntArray: TypeAlias = npt.NDArray[np.int64]
+"""An array of int64, such as token ids."""
 Int16Array: TypeAlias = npt.NDArray[np.int16]
+"""An array of int16."""
 Int32Array: TypeAlias = npt.NDArray[np.int32]
+"""An array of int32."""
 UInt32Array: TypeAlias = npt.NDArray[np.uint32]
+"""An array of uint32."""
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
+"""An array of bool, such as a mask of tokens."""
 FloatArray: TypeAlias = npt.NDArray[np.float32]
+"""An array of float32, such as weights, scores and vectors."""
 
 Role = Literal["system", "user", "assistant", "tool"]
+"""Who speaks in a turn of a conversation."""
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
+"""All roles."""
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 _MOST_LEVELS = 100

@@ -16,6 +16,7 @@ REVIEW: Final = "review.jsonl"
 
 Action = Literal["accept", "relabel", "drop", "skip"]
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
+"""What a person may decide about a row."""
 
 
 @dataclass(frozen=True, slots=True)

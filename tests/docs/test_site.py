@@ -209,7 +209,38 @@ def test_public_names_have_their_entries(pages: dict[str, str]) -> None:
     import nfilter
 
     page = pages["reference/api.md"]
-    assert all(f"| `{name}` |" in page for name in nfilter.__all__)
+    rows = dict(re.findall(r"^\| \[`(\w+)`\]\(#\w+\) \| (.*) \|$", page, re.MULTILINE))
+    assert set(nfilter.__all__) <= set(rows)
+    assert [name for name, text in rows.items() if not text] == []
+    assert set(nfilter.__all__) <= set(headings(page))
+
+
+def test_an_entry_of_a_public_name_has_what_a_plugin_needs_to_use_it(pages: dict[str, str]) -> None:
+    """A signature with defaults, the fields and methods of a protocol with its constructor, the value of an alias."""
+    page = pages["reference/api.md"]
+    assert "    rounds: int = 4,\n" in entry(page, "Agent")
+    assert "- rounds: Calls of the model, at most." in entry(page, "Agent")
+    source = entry(page, "Source")
+    assert "- `.__init__(self, config: Any, base_dir: Path) -> None`" in source
+    assert "- `.read(self) -> Iterator[Row | Unreadable]`: Yield all rows in order" in source
+    assert "| `Config` | `ClassVar[type[StageConfig]]` |" in source
+    assert "- `@classmethod .of(cls, sample: Sample, name: str) -> View | None`: " in entry(
+        page, "View"
+    )
+    assert "FloatArray = npt.NDArray[np.float32]" in entry(page, "FloatArray")
+    assert "ACTIONS = ('accept', 'relabel', 'drop', 'skip')" in entry(page, "ACTIONS")
+    assert "class Rewards(Protocol):\n    def reward(" in entry(page, "capability")
+    assert "max_tokens" in entry(page, "Request")
+    assert "at 0x" not in page
+
+
+def test_links_to_names_that_differ_in_case_lead_to_their_own_entries(
+    pages: dict[str, str],
+) -> None:
+    page = pages["reference/api.md"]
+    anchors = re.findall(r"^\| \[`\w+`\]\(#(\w+)\)", page, re.MULTILINE)
+    assert {"view", "view_1"} <= set(anchors)
+    assert len(anchors) == len(set(anchors))
 
 
 @pytest.mark.parametrize(

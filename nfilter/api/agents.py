@@ -14,6 +14,7 @@ from typing import Final
 
 from nfilter.api.calls import Completion, Request
 from nfilter.api.capabilities import OpenStreams
+from nfilter.api.fences import Fence
 from nfilter.api.interrupt import Interrupted
 from nfilter.api.model import Model
 from nfilter.api.tools import Tool, ToolResult, answer_tool_call, tool_message, tool_schema
@@ -23,6 +24,7 @@ LAST_CALL: Final = (
     "No further tool call is answered. Give your answer now, in the form that was asked for."
 )
 """Stands below the last results that an agent receives."""
+WITHHELD: Final = "The result is not shown, because it contains the code of this request, which no data has. Decide without it."
 _NAME: Final = re.compile(r"[^A-Za-z0-9_-]")
 
 
@@ -37,6 +39,9 @@ class Agent:
         shown: Further untrusted texts in the request, such as answers of other models.
         rounds: Calls of the model, at most. The last one has to answer: it is asked with ``tool_choice="none"``.
         calls: Tool calls per round, at most; further ones are left out of the conversation.
+        fence: The fence of the request, if the reply has to repeat its code. A result with the code in it is withheld: it was not
+            among the texts that the fence was put around, and the author of another row can compute the code.
+        result_characters: Characters of the results of a round, at most; each call has an equal part, and a longer result is cut.
     """
 
     request: Request
@@ -45,6 +50,8 @@ class Agent:
     shown: tuple[str, ...] = ()
     rounds: int = 4
     calls: int = 4
+    fence: Fence | None = None
+    result_characters: int = 16_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +251,10 @@ class _Talk:
         steps = tuple(self._step(call) for call in calls)
         self._turns.append(Turn(completion, steps))
         turn = Message("assistant", completion.text, completion.reasoning or "", calls)
-        results = [tool_message(step.result, step.call, self._key) for step in steps]
+        most = self._agent.result_characters // len(steps)
+        results = [
+            tool_message(_bounded(step.result, most), step.call, self._key) for step in steps
+        ]
         remarks = "\n".join(self._remarks(len(completion.tool_calls) - len(calls)))
         if remarks:
             results[-1] = replace(results[-1], content=f"{results[-1].content}\n\n{remarks}")
@@ -267,12 +277,20 @@ class _Talk:
         key = (call.name, json.dumps(call.parsed(), sort_keys=True))
         if key in self._answered:
             return ToolStep(call, self._answered[key], repeated=True)
-        result = answer_tool_call(self._agent.tools, call, self._agent.row, self._shown)
+        result = self._fenced(
+            answer_tool_call(self._agent.tools, call, self._agent.row, self._shown)
+        )
         self._answered[key] = result
         # A failed result repeats the arguments of the model, which are no request of the data.
         if result.untrusted and not result.failed:
             self._shown.append(result.text)
         return ToolStep(call, result)
+
+    def _fenced(self, result: ToolResult) -> ToolResult:
+        fence = self._agent.fence
+        if fence is None or not result.untrusted or not fence.stands_in(result.text):
+            return result
+        return ToolResult(WITHHELD, failed=True)
 
     def _remarks(self, left_out: int) -> Iterator[str]:
         if left_out:
@@ -285,6 +303,12 @@ class _Talk:
 def _texts_of(row: Sample | None) -> Iterator[str]:
     for message in row.messages if row is not None else ():
         yield from message.texts()
+
+
+def _bounded(result: ToolResult, most: int) -> ToolResult:
+    if len(result.text) <= most:
+        return result
+    return replace(result, text=f"{result.text[:most]}\n(cut after {most} characters)")
 
 
 def _cut(text: str, most: int) -> str:

@@ -13,7 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nfilter.api.lookalikes import visible
+
 _LEAST, _STEP = 8, 4
+_OTHER = re.compile(r"[^0-9a-z]+")
 # Possessive quantifiers, so that matching time is linear in the length of a line.
 _LINE = r"^[^\w\n]*+(?:(?:my|the)[ ])?(?:final[ ])?(?:{word})?[^\w\n]*+(?<!\w){code}(?!\w)[^\w\n:*]*+(?:is\b|:|\*|$)"
 
@@ -28,15 +31,19 @@ class Fence:
     def around(cls, key: str, shown: Any) -> Fence:
         """Return the fence for ``key`` (a sample's id) and the texts in ``shown``, nested mappings, sequences and texts.
 
-        The code is a hash of all of them, lengthened until none of them contains it. It does not depend on the seed, so a
-        greedy call is the same call for all seeds.
+        The code is a hash of all of them, lengthened until none of them contains it, also not with blanks, signs or unseen
+        characters in it, or with lookalikes. It does not depend on the seed, so a greedy call is the same call for all seeds.
         """
         texts = list(_texts(shown))
         digest = hashlib.sha256(json.dumps([key, texts]).encode()).hexdigest()
-        lowered = [text.lower() for text in texts]
+        read = [_alphanumeric(text) for text in texts]
         sizes = range(_LEAST, len(digest) + 1, _STEP)
-        free = (n for n in sizes if not any(digest[:n] in text for text in lowered))
+        free = (n for n in sizes if not any(digest[:n] in text for text in read))
         return cls(digest[: next(free, len(digest))])
+
+    def stands_in(self, text: str) -> bool:
+        """Return whether a reader finds the code in ``text``, also with blanks, signs or unseen characters in it."""
+        return self.code in _alphanumeric(text)
 
     def asked(self, prompt: Iterable[str], word: str) -> bool:
         """Whether the ``prompt`` asks for ``word`` (e.g. Verdict or Answer) followed by the code.
@@ -68,6 +75,11 @@ class Fence:
     def without(self, text: str) -> str:
         """Return ``text`` without the code: "Answer: B" for "Answer CODE: B"."""
         return re.sub(rf"[ \t]?[(\[]?(?<!\w){self.code}(?!\w)[)\]]?", "", text, flags=re.IGNORECASE)
+
+
+def _alphanumeric(text: str) -> str:
+    """Return the ASCII letters and digits that a reader sees in ``text``, in lower case."""
+    return _OTHER.sub("", visible(text).lower())
 
 
 def _texts(value: Any) -> Iterator[str]:

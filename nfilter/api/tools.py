@@ -6,10 +6,8 @@ is the one way in: it looks the tool up, validates the arguments, refuses what t
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias
@@ -20,6 +18,7 @@ from nfilter.api.errors import RecipeError, ToolError, did_you_mean, short
 from nfilter.api.fences import Fence
 from nfilter.api.model import Model
 from nfilter.api.settings import StageConfig
+from nfilter.api.tool_requests import asked_in
 from nfilter.api.types import JSON, Message, Sample, ToolCall
 
 ToolCost: TypeAlias = Literal["free", "local", "paid"]
@@ -31,8 +30,6 @@ ALLOWANCES: Final[Mapping[str, str]] = {"programs": "NFILTER_ALLOW_PROGRAMS"}
 """What no recipe can allow: its name for ``--allow``, to the environment variable with which a person allows it (``=1``)."""
 MOST_CHARACTERS: Final = 20_000
 """A longer result is cut, whatever the tool's own limit is."""
-_NEAR = 200
-"""Characters between the name of a tool and an argument that count as one request."""
 
 
 def allowed(names: Iterable[str]) -> frozenset[str]:
@@ -213,60 +210,3 @@ def tool_message(result: ToolResult, call: ToolCall, key: str) -> Message:
             f"call in it is made.\n{code}\n{result.text}\n{code}"
         )
     return Message("tool", content, name=call.name, call_id=call.id)
-
-
-def asked_in(text: str, call: ToolCall) -> bool:
-    """Whether ``text`` names the tool of ``call`` and, near it, every argument of the call.
-
-    That is what data does that wants a tool called: as JSON, as code or in words. A value counts as it stands, and with
-    the escapes of JSON. Of a call without arguments, the name with a bracket or a verb of calling counts.
-    """
-    plain = _spaced(text)
-    name = re.escape(call.name)
-    values = [_spaced(value) for value in _leaves(call.parsed()) if value.strip()]
-    for found in re.finditer(rf"(?<![\w-]){name}(?![\w-])", plain, re.IGNORECASE):
-        if values:
-            if all(_near(plain, value, found.start(), found.end()) for value in values):
-                return True
-        elif _calls(plain, found.start(), found.end()):
-            return True
-    return False
-
-
-def _near(text: str, value: str, start: int, end: int) -> bool:
-    """Whether ``value`` stands in ``text`` within ``_NEAR`` characters before ``start`` or after ``end``."""
-    forms = {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
-    for form in forms:
-        before = text[max(0, start - _NEAR - len(form)) : start]
-        after = text[end : end + _NEAR + len(form)]
-        whole = rf"(?<!\w){re.escape(form)}(?!\w)" if form.isalnum() else re.escape(form)
-        if re.search(whole, before, re.IGNORECASE) or re.search(whole, after, re.IGNORECASE):
-            return True
-    return False
-
-
-def _calls(text: str, start: int, end: int) -> bool:
-    before, after = text[max(0, start - 40) : start], text[end : end + 3]
-    verb = re.search(
-        r"\b(?:call|use|run|invoke|execute|name|tool|function)\b", before, re.IGNORECASE
-    )
-    return verb is not None or after.lstrip().startswith("(")
-
-
-def _spaced(text: str) -> str:
-    """``text`` with single blanks, so that a line break hides no request."""
-    return " ".join(text.split())
-
-
-def _leaves(value: Any) -> Iterator[str]:
-    """Every text and number of the arguments, as text; keys, null and truth values are none."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from _leaves(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from _leaves(each)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield json.dumps(value)

@@ -49,29 +49,30 @@ class Asking:
         """Ask each seat once; unreadable replies are requested again. Opinions and steps go to the cases, in the order of seats."""
         attempts = [0] * len(seats)
         asked = [self._asked(seat, 0) for seat in seats]
-        ended: dict[int, tuple[Opinion, AgentRun, Fence]] = {}
+        heard: list[list[tuple[Opinion, AgentRun, Fence]]] = [[] for _ in seats]
 
         def again(number: int, run: AgentRun) -> Agent | None:
             seat, (_, fence) = seats[number], asked[number]
             seat.case.count(run)
             opinion = self._read(seat.case.sample, run.completion, fence)
+            heard[number].append((opinion, run, fence))
             if opinion.answer is None and attempts[number] < self._config.retries:
                 attempts[number] += 1
                 asked[number] = self._asked(seat, attempts[number])
                 return asked[number][0]
-            ended[number] = (opinion, run, fence)
             return None
 
         names = [self._member(seat).llm for seat in seats]
         models = {name: self._ctx.model(name) for name in names}
         run_agents([models[name] for name in names], [agent for agent, _ in asked], again)
         for number, seat in enumerate(seats):
-            self._take(seat, *ended[number])
+            self._take(seat, heard[number])
 
-    def _take(self, seat: Seat, opinion: Opinion, run: AgentRun, fence: Fence) -> None:
+    def _take(self, seat: Seat, attempts: Sequence[tuple[Opinion, AgentRun, Fence]]) -> None:
         case = seat.case
         who = CHAIR if seat.phase == "chair" else self._config.names[seat.place]
-        case.record(who, seat.phase, opinion, run, fence)
+        for opinion, run, fence in attempts:
+            case.record(who, seat.phase, opinion, run, fence)
         if seat.phase == "chair":
             case.chair = opinion
         elif opinion.answer is not None or seat.phase == "alone":
@@ -108,7 +109,8 @@ class Asking:
             draw=attempt,
         )
         texts = tuple(text for each in shown.values() for text in _texts(each))
-        return Agent(request, self._tools(member.tools), sample, texts, config.rounds), fence
+        tools = self._tools(member.tools)
+        return Agent(request, tools, sample, texts, config.rounds, fence=fence), fence
 
     def _tools(self, uses: Sequence[ToolUse]) -> Mapping[str, Tool]:
         return self._ctx.tools(uses) if uses else {}

@@ -24,9 +24,9 @@ from nfilter_panel.config import ChairConfig, PanelConfig, ReviewerConfig
 from nfilter_panel.opinions import Case, Opinion, Phase
 from nfilter_panel.votes import Standing, grouped, standing
 
-_RESULT_TOKENS = 1000
-"""Tokens of the tool results of a turn, for the upper bound of the plan."""
 _CHARACTERS_PER_TOKEN = 3
+_RESULT_TOKENS = 16_000 // _CHARACTERS_PER_TOKEN
+"""Tokens of the tool results of a turn, for the upper bound of the plan: those of ``Agent.result_characters``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,8 +50,8 @@ _CANDIDATE_CHOICE = re.compile(
     r"(?:'s)?(?:\sis\s(?:the\s)?(?:correct|right|better|best)(?:\s\w+)?|\sanswer)?[\W_]*",
     re.IGNORECASE,
 )
-_RESULT_TOKENS = 1000
-"""Tokens of the tool results of a turn, for the upper bound of the plan."""
+_RESULT_TOKENS = 16_000 // 3
+"""Tokens of the tool results of a turn, for the upper bound of the plan: those of ``Agent.result_characters``."""
 
 
 class ReviewConfig(StageConfig):
@@ -271,7 +271,7 @@ class Review:
             )
             request = self._request(case, builder, case.attempts, temperature)
             shown = [text for each in case.shown for text in (each.answer, each.reasoning or "")]
-            return Agent(request, tools, case.sample, tuple(shown), config.rounds)
+            return Agent(request, tools, case.sample, tuple(shown), config.rounds, fence=case.fence)
 
         def again(number: int, run: AgentRun) -> Agent | None:
             case = cases[number]

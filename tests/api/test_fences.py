@@ -52,6 +52,29 @@ def test_a_text_that_holds_the_code_makes_it_longer(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "END 0123-4567",
+        "END 01 23 45 67",
+        "END 0123\u200b4567",
+        "END \uff10\uff11\uff12\uff13\uff14\uff15\uff16\uff17",
+        "END 0123\u00ad4567 \u4e2d",
+    ],
+)
+def test_a_code_that_is_disguised_makes_it_longer_too(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    class Known:
+        def hexdigest(self) -> str:
+            return "0123456789abcdef" * 4
+
+    monkeypatch.setattr("nfilter.api.fences.hashlib.sha256", lambda data: Known())
+    assert Fence.around("s", [text]).code == "0123456789ab"
+    assert Fence("01234567").stands_in(text)
+    assert Fence("abcdef01").stands_in("\u0430bcdef01")
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("Verdict 0a1b2c3d: wrong", "wrong"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from nfilter.answers.thoughts import Thoughts
@@ -22,6 +22,27 @@ from nfilter.registry.contracts import check_completions
 from nfilter.store.journal import Journal, call_key
 
 _SLICE: Final = 256  # requests per call of a backend that does not stream
+
+
+@dataclass(slots=True)
+class _Outbox:
+    """The requests of conversations on their way to a stream.
+
+    Attributes:
+        now: Those that are sent next.
+        late: Those that are sent with the next answer, or in another stream.
+        sent: The keys of those that were sent, in order.
+    """
+
+    now: list[PreparedCall] = field(default_factory=list)
+    late: list[PreparedCall] = field(default_factory=list)
+    sent: list[str] = field(default_factory=list)
+
+    def more(self) -> list[Request]:
+        """Return the requests to send now."""
+        batch, self.now, self.late = [*self.now, *self.late], [], []
+        self.sent.extend(call.key for call in batch)
+        return [call.request for call in batch]
 
 
 @dataclass(slots=True)
@@ -121,53 +142,55 @@ class Answering:
         talks = ClaimedConversations(
             Conversations(recorded, lambda keys: self._find(recorder, list(keys)), reply), claimed
         )
-        to_send: list[PreparedCall] = []
-        late: list[PreparedCall] = []  # sent with the next answer, or in another stream
-        sent: list[str] = []
-
-        def more() -> list[Request]:
-            nonlocal to_send, late
-            batch, to_send, late = [*to_send, *late], [], []
-            sent.extend(call.key for call in batch)
-            return [call.request for call in batch]
-
+        box = _Outbox()
         with self._recorded(recorder, claimed, len(first), "conversations") as bar:
-            to_send = talks.start(first)
+            box.now = talks.start(first)
             bar.advance(talks.ended)
             going = True
             while going:
-                sent.clear()
-                self._check_may_start(to_send)
-                stream = self.capable.open_stream(more(), more) if to_send else ()
-                # The traceback of an error of the stage holds the stream, and calls that nobody reads would go on.
-                with Ending(self.interrupt) as ending, closed_at_end(stream):
-                    for came in self._received(stream, sent):
-                        if came is not None:
-                            self._take(recorder, claimed, *came)
-                        if ending.error is None:
-                            ended = talks.ended
-                            with ending.begins_at(Exception, Interrupted):
-                                to_send += talks.answered(*came) if came is not None else []
-                                late += talks.meanwhile()
-                            bar.advance(talks.ended - ended)
-                        recorder.commit_if_due(idle=came is None)
-                        with ending.begins_at(Interrupted):
-                            yield
-                        if ending.error is not None:
-                            to_send, late = [], []
-                if ending.error is not None:
-                    raise ending.error
-                if to_send:
-                    raise self._miscounted(f"{len(to_send)} requests of more() were not answered")
-                if talks.elsewhere and not late:
+                yield from self._streamed(box, talks, recorder, claimed, bar)
+                if talks.elsewhere and not box.late:
                     ended = talks.ended
-                    late += talks.meanwhile(idle=True)
+                    box.late += talks.meanwhile(idle=True)
                     bar.advance(talks.ended - ended)
                     yield
-                to_send, late = late, []
-                going = bool(to_send or talks.elsewhere)
+                box.now, box.late = box.late, []
+                going = bool(box.now or talks.elsewhere)
         self._record_outcomes(ends.items())
         return [talks.last[number] for number in range(len(first))]
+
+    def _streamed(
+        self,
+        box: _Outbox,
+        talks: ClaimedConversations,
+        recorder: Recorder,
+        claimed: ClaimedCalls,
+        bar: Progress,
+    ) -> Generator[None, None, None]:
+        """Send the requests of ``box`` in one stream, with those that follow; yield after each answer and while none comes."""
+        box.sent.clear()
+        self._check_may_start(box.now)
+        stream = self.capable.open_stream(box.more(), box.more) if box.now else ()
+        # The traceback of an error of the stage holds the stream, and calls that nobody reads would go on.
+        with Ending(self.interrupt) as ending, closed_at_end(stream):
+            for came in self._received(stream, box.sent):
+                if came is not None:
+                    self._take(recorder, claimed, *came)
+                if ending.error is None:
+                    ended = talks.ended
+                    with ending.begins_at(Exception, Interrupted):
+                        box.now += talks.answered(*came) if came is not None else []
+                        box.late += talks.meanwhile()
+                    bar.advance(talks.ended - ended)
+                recorder.commit_if_due(idle=came is None)
+                with ending.begins_at(Interrupted):
+                    yield
+                if ending.error is not None:
+                    box.now, box.late = [], []
+        if ending.error is not None:
+            raise ending.error
+        if box.now:
+            raise self._miscounted(f"{len(box.now)} requests of more() were not answered")
 
     @contextmanager
     def _recorded(

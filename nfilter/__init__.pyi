@@ -69,6 +69,7 @@ from .api.executors import Executor as Executor
 from .api.executors import Job as Job
 from .api.executors import RankEnd as RankEnd
 from .api.fences import Fence as Fence
+from .api.file_errors import file_advice as file_advice
 from .api.hookspecs import hookimpl as hookimpl
 from .api.ids import SeenTexts as SeenTexts
 from .api.ids import hash_of as hash_of

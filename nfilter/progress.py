@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from nfilter.api.errors import StoreError
+from nfilter.api.file_errors import write_error
 from nfilter.api.stages import Progress
-from nfilter.store.files import write_error
 from nfilter.store.warnings import RunWarnings
 
 _WIDE = 100  # terminal columns from which whole notes are shown

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -109,8 +111,12 @@ def _ending(error: Exception) -> tuple[int, str]:
         return error.exit_code, text.getvalue().rstrip("\n")
     if isinstance(error, NfilterError):
         return error.exit_code, f"{_label(error)}{error}"
-    place = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-    return 1, f"error: {place}{getattr(error, 'strerror', None) or error}"[:2000]
+    if not (isinstance(error, OSError) and error.filename):
+        return 1, f"error: {getattr(error, 'strerror', None) or error}"[:2000]
+    from nfilter.api.file_errors import file_advice
+
+    path = Path(os.fsdecode(error.filename))
+    return 1, f"error: {path}: {error.strerror or error}; {file_advice(path, error)}"[:2000]
 
 
 def _label(error: NfilterError) -> str:

@@ -71,7 +71,11 @@ def plugins_show(name: str, files: tuple[Path, ...], as_json: bool) -> None:
 @click.option(
     "--kind", required=True, help="The kind of component: stage, token-stage, backend, ..."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="The new folder.  [default: NAME]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, readable=False),
+    help="The new folder.  [default: NAME]",
+)
 def new_plugin(name: str, kind: str, out: Path | None) -> None:
     """Write the skeleton of a plugin: a distribution with a passing test and a recipe that runs it."""
     from nfilter.testing.new_plugin import new_plugin as write

@@ -13,6 +13,7 @@ from nfilter.cli import completion
 from nfilter.cli.group import main
 from nfilter.cli.shared import (
     Asked,
+    PresentPath,
     attributed,
     checked_recipe,
     console,
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
 @recipe_options
 @limit_option
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="The run directory.  [default: runs/NAME]"
+    "--out",
+    type=click.Path(path_type=Path, readable=False),
+    help="The run directory.  [default: runs/NAME]",
 )
 @click.option("--seeds", metavar="0,1,2", help="Run once per seed and aggregate the figures.")
 @click.option(
@@ -242,7 +245,7 @@ def lint(
 @limit_option
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     help="A run directory with measured speeds for the estimate.  [default: runs/NAME]",
 )
 @json_option
@@ -282,7 +285,9 @@ def plan(
     help="Maximum cost of the pilot in dollars.  [default: 1, or the recipe's budget if lower]",
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="The run directory.  [default: runs/NAME-pilot]"
+    "--out",
+    type=click.Path(path_type=Path, readable=False),
+    help="The run directory.  [default: runs/NAME-pilot]",
 )
 @click.option("--quiet", is_flag=True, help="Print only warnings.")
 @json_option
@@ -323,7 +328,7 @@ def pilot(
 )
 @click.option(
     "--data",
-    type=click.Path(path_type=Path, exists=True),
+    type=PresentPath(),
     help="The dataset; its columns are inferred.",
 )
 @click.option(
@@ -332,14 +337,17 @@ def pilot(
 )
 @click.option(
     "--test",
-    type=click.Path(path_type=Path, exists=True),
+    type=PresentPath(),
     help="The test rows, on which the arms are compared.",
 )
 @click.option(
     "--expert", help="An API model that answers and reviews, such as anthropic/claude-sonnet-4-5."
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("recipe.yaml"), show_default=True
+    "--out",
+    type=click.Path(path_type=Path, readable=False),
+    default=Path("recipe.yaml"),
+    show_default=True,
 )
 @click.option("--force", is_flag=True, help="Overwrite an existing recipe.")
 @plugin_option
@@ -358,7 +366,9 @@ def init(files: tuple[Path, ...], **given: Any) -> None:
 
 
 @main.command()
-@click.option("--out", type=click.Path(path_type=Path), help="Write the schema to this file.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, readable=False), help="Write the schema to this file."
+)
 @click.option("--markdown", is_flag=True, help="Print a page with all settings instead.")
 @plugin_option
 def schema(out: Path | None, markdown: bool, files: tuple[Path, ...]) -> None:
@@ -381,8 +391,8 @@ def schema(out: Path | None, markdown: bool, files: tuple[Path, ...]) -> None:
 
 
 @main.command(name="inject-noise")
-@click.argument("data", type=click.Path(path_type=Path, exists=True))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("data", type=PresentPath())
+@click.argument("out", type=click.Path(path_type=Path, readable=False))
 @click.option(
     "--ratio",
     type=click.FloatRange(0, 1),

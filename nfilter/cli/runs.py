@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
 
+from nfilter.api.file_errors import accessing
 from nfilter.cli import completion
 from nfilter.cli.group import main
 from nfilter.cli.shared import attributed, console, json_option, load_plugins, plain, plugin_option
@@ -14,7 +16,10 @@ from nfilter.cli.shared import attributed, console, json_option, load_plugins, p
 
 @main.command()
 @click.argument(
-    "run_directory", metavar="RUN", type=click.Path(path_type=Path), shell_complete=completion.runs
+    "run_directory",
+    metavar="RUN",
+    type=click.Path(path_type=Path, readable=False),
+    shell_complete=completion.runs,
 )
 @click.argument("sample_id", metavar="ID")
 @click.option("--full", is_flag=True, help="Print long texts in full.")
@@ -31,7 +36,8 @@ def explain(
     """Print the decisions about one row, kept or dropped. ID of an unreadable row: line:N."""
     from nfilter.report import explain as report
 
-    found = report.explain(run_directory, sample_id, show_truth=truth, show_tokens=tokens)
+    with accessing(run_directory):
+        found = report.explain(run_directory, sample_id, show_truth=truth, show_tokens=tokens)
     if as_json:
         click.echo(json.dumps(report.as_json(found), ensure_ascii=False))
     else:
@@ -44,7 +50,7 @@ def explain(
     nargs=-1,
     required=True,
     metavar="RUN...",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     shell_complete=completion.runs,
 )
 @json_option
@@ -52,7 +58,10 @@ def compare(runs: tuple[Path, ...], as_json: bool) -> None:
     """Print the figures of several runs side by side."""
     from nfilter.report import compare as report
 
-    table = report.compare(list(runs))
+    with ExitStack() as accessed:
+        for run in runs:
+            accessed.enter_context(accessing(run))
+        table = report.compare(list(runs))
     if as_json:
         click.echo(json.dumps(report.as_json(table), ensure_ascii=False))
     else:
@@ -61,7 +70,10 @@ def compare(runs: tuple[Path, ...], as_json: bool) -> None:
 
 @main.command()
 @click.argument(
-    "run_directory", metavar="RUN", type=click.Path(path_type=Path), shell_complete=completion.runs
+    "run_directory",
+    metavar="RUN",
+    type=click.Path(path_type=Path, readable=False),
+    shell_complete=completion.runs,
 )
 @click.option("--n", "size", type=click.IntRange(min=2), help="The number of rows.  [default: 50]")
 @click.option("--seed", type=int, help="The seed of the sample of rows.  [default: 0]")
@@ -73,7 +85,8 @@ def audit(
     """Sample rows to check by hand; with the answers filled in, estimate precision and recall of the flags."""
     from nfilter.report import audit as report
 
-    result = report.audit(run_directory, n=size, seed=seed, blind=not unblind)
+    with accessing(run_directory):
+        result = report.audit(run_directory, n=size, seed=seed, blind=not unblind)
     if as_json:
         click.echo(json.dumps(report.as_json(result), ensure_ascii=False))
     else:
@@ -82,7 +95,10 @@ def audit(
 
 @main.command()
 @click.argument(
-    "run_directory", metavar="RUN", type=click.Path(path_type=Path), shell_complete=completion.runs
+    "run_directory",
+    metavar="RUN",
+    type=click.Path(path_type=Path, readable=False),
+    shell_complete=completion.runs,
 )
 @click.option(
     "--format",
@@ -91,7 +107,9 @@ def audit(
     required=True,
     help="messages, trl, axolotl, llamafactory, spans, or an exporter of a plugin.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="A new folder.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, readable=False), help="A new folder."
+)
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the format."
 )
@@ -107,7 +125,7 @@ def export(
     pairs = dict(text.partition("=")[::2] for text in settings)
     given = given_files(files)
     plugins = load_plugins(given, FileHints(run=run_directory, files=given))
-    with attributed(plugins, "export"):
+    with attributed(plugins, "export"), accessing(run_directory):
         done = engine.export(run_directory, plugins, name, out, pairs)
     click.echo(f"{out}:")
     for line in done:
@@ -116,7 +134,10 @@ def export(
 
 @main.command()
 @click.argument(
-    "run_directory", metavar="RUN", type=click.Path(path_type=Path), shell_complete=completion.runs
+    "run_directory",
+    metavar="RUN",
+    type=click.Path(path_type=Path, readable=False),
+    shell_complete=completion.runs,
 )
 @click.option(
     "--to",
@@ -134,5 +155,7 @@ def push(run_directory: Path, to: str, licence: str | None, *, public: bool) -> 
     """Publish the cleaned dataset and the adapter, each with a card that describes the run."""
     from nfilter.engine.push import push as send
 
-    for made in send(run_directory, to, licence=licence, public=public):
+    with accessing(run_directory):
+        sent = send(run_directory, to, licence=licence, public=public)
+    for made in sent:
         click.echo(f"{made.kind}: {plain(made.place)} ({', '.join(made.files)})")

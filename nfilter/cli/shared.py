@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
@@ -28,11 +30,11 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON for another program."
 )
 plugin_option = click.option(
-    "--plugin", "files", multiple=True, metavar="FILE", type=click.Path(path_type=Path),
+    "--plugin", "files", multiple=True, metavar="FILE", type=click.Path(path_type=Path, readable=False),
     help="A Python file with a plugin that is not installed; its code runs. Repeatable.",
 )  # fmt: skip
 _RECIPE_OPTIONS = (
-    click.argument("recipe", type=click.Path(path_type=Path)),
+    click.argument("recipe", type=click.Path(path_type=Path, readable=False)),
     click.option(
         "--set", "assignments", multiple=True, metavar="PATH=VALUE",
         help="A value that replaces the recipe's, such as train.epochs=1 or samples.3.k=5. Repeatable.",
@@ -87,6 +89,27 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(_RECIPE_OPTIONS):
         wrapped = option(wrapped)
     return wrapped
+
+
+class PresentPath(click.ParamType[Path]):
+    """The path of a file or folder that exists and may be read; the error says what to do if it may not."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        from nfilter.api.file_errors import file_advice
+
+        path = Path(value)
+        try:
+            path.stat()
+            if not os.access(path, os.R_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        except PermissionError as error:
+            self.fail(f"{path}: {error.strerror}; {file_advice(path, error)}", param, ctx)
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            self.fail(f"{path}: {why}; give the path of a file that exists", param, ctx)
+        return path
 
 
 def plain(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sqlite3
 import traceback
 from collections.abc import Iterator
@@ -11,10 +10,8 @@ from pathlib import Path
 from types import TracebackType
 
 from nfilter.api.errors import ContractError, NfilterError, NoteError, PluginError, StoreError
+from nfilter.api.file_errors import DENIED, FULL, access_error, write_error
 from nfilter.registry.loading import Plugins, Registered
-from nfilter.store.files import write_error
-
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def attribute(
@@ -27,9 +24,13 @@ def attribute(
     """
     if isinstance(error, NoteError):
         return ContractError(f"{stage}: {error}")
-    # A full disk is not the plugin's error.
-    if isinstance(error, OSError) and error.errno in _FULL:
+    # A full disk, or a file of the run that may not be used, is not the plugin's error.
+    if isinstance(error, OSError) and error.errno in FULL:
         return write_error(Path(error.filename or directory or "."), error)
+    if isinstance(error, OSError) and directory is not None and error.errno in DENIED:
+        fault = access_error(directory, error)
+        if fault is not None:
+            return fault
     owners = {_package(item.cls.__module__): item for item in plugins.imported}
     raiser: Registered | None = None
     package = ""

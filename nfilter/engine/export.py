@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from nfilter.api.data import Exported
 from nfilter.api.errors import NothingLeftError, RecipeError, StoreError
+from nfilter.api.file_errors import accessing
 from nfilter.engine.fine_tune import fine_tune_of
 from nfilter.engine.samples import live
 from nfilter.recipe.file_hints import not_loaded
@@ -53,7 +54,9 @@ def export(
             f"{run_dir}: no row is left to export; dropped.jsonl and metrics.json name the stage that dropped them: relax its "
             "settings and run again"
         )
-    if out.exists():
+    with accessing(out):
+        present = out.exists()
+    if present:
         raise StoreError(f"{out}: exists already; name a new folder, or remove this one")
     with publishing_folder(out) as part:
         messages = list(item.cls(config).export(exported, part))

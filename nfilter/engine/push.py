@@ -12,6 +12,7 @@ from typing import Any, Final
 import yaml
 
 from nfilter.api.errors import NothingLeftError, StoreError, first_line, missing_package
+from nfilter.api.file_errors import accessing
 from nfilter.engine.arms import MARKER
 from nfilter.report import reading
 from nfilter.report.cards import dataset_card
@@ -52,7 +53,9 @@ def push(
     if to.startswith(HUB):
         return _upload(run_dir, to.removeprefix(HUB), licence, public=public)
     out = Path(to)
-    if out.exists():
+    with accessing(out):
+        present = out.exists()
+    if present:
         raise StoreError(f"{out}: it is there already; name a folder that is not, or remove it")
     with publishing_folder(out) as part:
         made = _write(run_dir, part, licence, out.name)

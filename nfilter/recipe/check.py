@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 from nfilter.api.errors import ContractError, PluginError, PromptError, did_you_mean, short
+from nfilter.api.file_errors import DENIED, file_advice
 from nfilter.api.stages import Contract, Site
 from nfilter.recipe.check_data import check_shared_rows, check_sources
 from nfilter.recipe.check_models import check_models
@@ -41,7 +43,12 @@ def check(
             step(checking)
         except OSError as error:
             name = short(str(error.filename or "a path"), 200)
-            checking.fault((), f"{name}: {error.strerror or error}; give another path")
+            advice = (
+                file_advice(Path(error.filename), error)
+                if error.filename and error.errno in DENIED
+                else "give another path"
+            )
+            checking.fault((), f"{name}: {error.strerror or error}; {advice}")
     if data and not checking.report.faults:
         check_shared_rows(checking)
     return checking.report

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from nfilter.api.errors import PromptError, did_you_mean, short
+from nfilter.api.file_errors import file_advice
 from nfilter.api.types import Message, Role
 
 if TYPE_CHECKING:
@@ -159,8 +160,12 @@ def _file_in(directories: Iterable[Path], name: str) -> Path | None:
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (UnicodeDecodeError, OSError) as error:
+    except UnicodeDecodeError as error:
         raise PromptError(f"{path}:1: not readable as UTF-8 text: {error}") from error
+    except OSError as error:
+        raise PromptError(
+            f"{path}: cannot be read ({error.strerror or error}); {file_advice(path, error)}"
+        ) from error
 
 
 def _line_of(error: Exception) -> int:

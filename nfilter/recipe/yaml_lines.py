@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from nfilter.api.errors import RecipeError, short
+from nfilter.api.file_errors import file_advice
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
@@ -133,6 +134,8 @@ def read(file: Path) -> YamlDocument:
         remedy = ""
         if isinstance(error, FileNotFoundError) and file.parent.is_dir():
             remedy = f"; `{_first_recipe(file)}` writes a recipe that runs"
+        elif isinstance(error, PermissionError):
+            remedy = f"; {file_advice(file, error)}"
         raise RecipeError(f"{short(str(file), 500)}: cannot be read ({why}){remedy}") from error
     if len(data) > MAX_BYTES:
         raise RecipeError(

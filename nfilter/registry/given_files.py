@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Final
 
 from nfilter.api.errors import PluginError, did_you_mean, short
+from nfilter.api.file_errors import file_advice
 
 FOLDER: Final = "plugins"
 """The folder beside a recipe that ``--recipe-plugins`` loads."""
@@ -140,6 +141,14 @@ def given_files(paths: Iterable[str | Path]) -> tuple[GivenFile, ...]:
 
 
 def _given(path: Path, flag: str) -> GivenFile:
+    try:
+        _check_file(path, flag)
+    except PermissionError as error:
+        raise _unreadable(path, error, flag) from error
+    return _read(path, flag)
+
+
+def _check_file(path: Path, flag: str) -> None:
     if path.is_dir():
         raise PluginError(
             f"{flag}: a folder; name a .py file, or install the distribution: pip install -e {shlex.quote(str(path))}"
@@ -150,7 +159,6 @@ def _given(path: Path, flag: str) -> GivenFile:
         parent = path.parent
         others = [each.name for each in parent.glob("*.py")] if parent.is_dir() else []
         raise PluginError(f"{flag}: there is no such file{did_you_mean(path.name, others)}")
-    return _read(path, flag)
 
 
 def _read(path: Path, flag: str) -> GivenFile:
@@ -161,9 +169,14 @@ def _read(path: Path, flag: str) -> GivenFile:
             raise PluginError(f"{short(str(path), 500)}: not a regular file; see {flag}")
         return GivenFile(path, place, place.read_bytes(), flag)
     except OSError as error:
-        raise PluginError(
-            f"{short(str(path), 500)}: cannot be read ({error.strerror or error}); see {flag}"
-        ) from error
+        raise _unreadable(path, error, flag) from error
+
+
+def _unreadable(path: Path, error: OSError, flag: str) -> PluginError:
+    what = file_advice(path, error) if isinstance(error, PermissionError) else f"see {flag}"
+    return PluginError(
+        f"{short(str(path), 500)}: cannot be read ({error.strerror or error}); {what}"
+    )
 
 
 def recipe_folder(recipe: Path) -> Path:

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nfilter.api.calls import Completion
+from nfilter.api.file_errors import write_error
 from nfilter.store.failpoints import reach
-from nfilter.store.files import write_error
 
 CLAIMS: Final = "claims"
 _RECORD: Final = np.dtype([("key", "V32"), ("rank", "<u4"), ("size", "<u4"), ("at", "<u8")])

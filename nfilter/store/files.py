@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import glob
 import hashlib
 import io
@@ -18,12 +17,12 @@ from typing import IO, Any
 import numpy as np
 
 from nfilter.api.errors import StoreError
+from nfilter.api.file_errors import file_advice, write_error
 from nfilter.store.failpoints import reach
 from nfilter.store.seals import Seal, Tally, check, content, damaged, remember, unreadable
 
 SEAL = "seal"
 PART = ".part"
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def canonical(value: Any) -> str:
@@ -165,15 +164,6 @@ def refuse_folder(path: Path) -> None:
         )
 
 
-def write_error(path: Path, error: OSError) -> StoreError:
-    """Return the error for a ``path`` that cannot be written."""
-    remedy = "free some space" if error.errno in _FULL else "make it writable"
-    return StoreError(
-        f"{path}: cannot be written ({error.strerror or error}); earlier files are unchanged: {remedy}, "
-        "and run the same command to resume"
-    )
-
-
 def _sync(path: Path) -> None:
     # A file or a folder: a rename is on the disk only after its folder is synced.
     handle = os.open(path, os.O_RDONLY)
@@ -285,7 +275,12 @@ def seals_of(value: Any) -> dict[str, Seal]:
 def remove(path: Path) -> None:
     """Remove a file, or a folder with its content, if it exists."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        try:
+            shutil.rmtree(path)
+        except OSError as error:
+            # It names what is in the folder without its path.
+            error.filename = error.filename if os.sep in str(error.filename) else str(path)
+            raise
     else:
         with suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
@@ -311,7 +306,9 @@ def read_json(path: Path) -> Any:
             f"{path}: does not exist; is {path.parent} the directory of a finished run?"
         ) from error
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise StoreError(
+            f"{path}: cannot be read ({error.strerror or error}); {file_advice(path, error)}"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{path}:1: not JSON ({error}); remove it and run again") from error
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from nfilter.api.calls import Completion, FailureKind, Request
 from nfilter.api.errors import StoreError
+from nfilter.api.file_errors import missing_permission, write_error
 from nfilter.api.types import Message
 from nfilter.store.failpoints import reach
 from nfilter.store.files import digest
@@ -435,6 +436,10 @@ def _text(data: bytes) -> str:
 
 
 def _no_journal(path: Path, why: object) -> StoreError:
+    # SQLite does not say that a permission is missing, and what is paid must not be moved away for it.
+    denied = missing_permission(path)
+    if denied is not None:
+        return write_error(path, denied)
     return StoreError(
         f"{path}: not a readable journal ({why}); restore it from a backup, or move {path.parent} away and run again, which "
         "repeats all calls"

@@ -16,8 +16,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from nfilter.api.file_errors import write_error
 from nfilter.api.types import BoolArray, FloatArray, TokenSample
-from nfilter.store.files import publishing_file, refuse_folder, write_error
+from nfilter.store.files import publishing_file, refuse_folder
 
 _ENTRY: Final = np.dtype(
     [("key", "V16"), ("start", "<i8"), ("size", "<i8"), ("losses", "V8"), ("seal", "V8")]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from nfilter.api.errors import StoreError, did_you_mean
+from nfilter.api.file_errors import file_advice, write_error
 
 REVIEW: Final = "review.jsonl"
 
@@ -140,7 +141,7 @@ def append_reviews(run_dir: Path, reviews: Sequence[Review]) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise write_error(path, error) from error
 
 
 def decided(reviews: Iterable[Review]) -> dict[str, Review]:
@@ -154,4 +155,6 @@ def _lines(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise StoreError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise StoreError(
+            f"{path}: cannot be read ({error.strerror or error}); {file_advice(path, error)}"
+        ) from error

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from nfilter.api.errors import StoreError
+from nfilter.api.file_errors import accessing
 from nfilter.api.types import Sample, TokenSample
 from nfilter.store.artefacts import Artefact, discard
 from nfilter.store.files import PART, remove
@@ -38,6 +39,11 @@ def set_aside(path: Path) -> Path | None:
     Raises:
         StoreError: if the folder is not of a run, or a process is running in it.
     """
+    with accessing(path):
+        return _set_aside(path)
+
+
+def _set_aside(path: Path) -> Path | None:
     if not path.exists():
         return None
     children = [child for child in path.glob("seed-*") if child.is_dir()]
@@ -69,7 +75,8 @@ def refuse_other_kind(path: Path, *, seeds: bool) -> None:
     Raises:
         StoreError: if ``path`` holds the other kind.
     """
-    other = (path / "00-source").exists() if seeds else any(path.glob("seed-*/00-source"))
+    with accessing(path):
+        other = (path / "00-source").exists() if seeds else any(path.glob("seed-*/00-source"))
     if other:
         kinds = ("a run of one seed", "runs with --seeds")
         present, wanted = kinds if seeds else kinds[::-1]
@@ -152,8 +159,9 @@ class RunDirectory:
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
-            sweep(self.path)
-            yield
+            with accessing(self.path):
+                sweep(self.path)
+                yield
 
     def is_held(self) -> bool:
         """Whether a process is running in it."""

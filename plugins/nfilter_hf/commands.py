@@ -8,13 +8,13 @@ import click
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path, readable=False))
 @click.option(
     "--arm", default="cleaned", show_default=True, help="The arm whose adapter is merged."
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     help="The folder of the merged model.  [default: RUN/merged/ARM]",
 )
 @click.option(

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, Final
 
-from nfilter import JSON, Row, Sample, SourceError, StageConfig, Unreadable
+from nfilter import JSON, Row, Sample, SourceError, StageConfig, Unreadable, file_advice
 from nfilter_io.config import CsvConfig, DatasetsConfig, JsonConfig, JsonLinesConfig, ParquetConfig
 from nfilter_io.csv_rows import csv_rows
 from nfilter_io.remote import (
@@ -30,7 +30,11 @@ def _file_problems(path: str, base_dir: Path) -> list[str]:
 
 
 def _local_problems(path: Path, *, folder: bool = False) -> list[str]:
-    if not path.exists():
+    try:
+        present = path.exists()
+    except PermissionError as error:
+        return [f"{path}: {error.strerror}; {file_advice(path, error)}"]
+    if not present:
         literal = "; ~ and variables are not expanded" * any(
             part == "~" or part.startswith("$") for part in path.parts
         )

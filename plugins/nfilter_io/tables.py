@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from nfilter import SourceError, first_line, missing_package
+from nfilter import SourceError, file_advice, first_line, missing_package
 from nfilter_io.cells import Record, Undecodable, quoted
 from nfilter_io.config import DatasetsConfig, ParquetConfig
 
@@ -26,7 +26,9 @@ def parquet_rows(path: Path, config: ParquetConfig) -> Iterator[Record]:  # noqa
     try:
         file = pq.ParquetFile(path)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise SourceError(f"{path}: cannot be opened as Parquet: {first_line(error)}") from error
+        raise SourceError(
+            f"{path}: cannot be opened as Parquet: {first_line(error)}{_advice(path, error)}"
+        ) from error
     with file:
         check_unique_names(path, file.schema_arrow.names)
         yield from records(path, file.iter_batches(batch_size=_BATCH))
@@ -47,6 +49,10 @@ def arrow_rows(path: Path, data: Any) -> Iterator[Record]:
         check_unique_names(path, data.column_names)
     # The arrow format returns tables as stored: no image or sound is decoded.
     yield from records(path, data.with_format("arrow").iter(batch_size=_BATCH))
+
+
+def _advice(path: Path, error: Exception) -> str:
+    return f"; {file_advice(path, error)}" if isinstance(error, PermissionError) else ""
 
 
 def class_names(data: Any, column: str) -> list[str] | None:
@@ -70,7 +76,7 @@ def _load(path: Path, config: DatasetsConfig) -> Any:
         data = datasets.load_from_disk(str(path))
     except _errors(OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise SourceError(
-            f"{path}: cannot be opened as a datasets folder: {first_line(error)}"
+            f"{path}: cannot be opened as a datasets folder: {first_line(error)}{_advice(path, error)}"
         ) from error
     if isinstance(data, datasets.DatasetDict):
         data = data[choose_split(path, list(data), config.split)]

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
-from nfilter import SourceError, Unreadable
+from nfilter import SourceError, Unreadable, file_advice
 from nfilter_io.cells import EXCERPT, Record, RowError, excerpt, json_type, quoted
 from nfilter_io.config import JsonConfig, JsonLinesConfig
 
@@ -47,7 +47,8 @@ def open_file(path: Path, encoding: str) -> Iterator[IO[bytes]]:
         file = path.open("rb")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise SourceError(f"{path}: cannot be opened: {reason}; check `path`") from error
+        what = file_advice(path, error) if isinstance(error, PermissionError) else "check `path`"
+        raise SourceError(f"{path}: cannot be opened: {reason}; {what}") from error
     with file:
         try:
             start = file.read(4)
@@ -57,7 +58,9 @@ def open_file(path: Path, encoding: str) -> Iterator[IO[bytes]]:
             file.seek(len(_BOM) if start.startswith(_BOM) else 0)
             yield file
         except OSError as error:
-            raise SourceError(f"{path}: cannot be read: {error.strerror or error}") from error
+            raise SourceError(
+                f"{path}: cannot be read: {error.strerror or error}; {file_advice(path, error)}"
+            ) from error
 
 
 def read_bounded_line(file: IO[bytes], limit: int) -> tuple[bytes, bool]:

@@ -8,7 +8,7 @@ import click
 
 
 @click.command()
-@click.argument("path", metavar="RUN|DIR", type=click.Path(path_type=Path))
+@click.argument("path", metavar="RUN|DIR", type=click.Path(path_type=Path, readable=False))
 @click.option(
     "--port",
     default=0,
@@ -47,8 +47,8 @@ def review() -> None:
 
 
 @review.command(name="export")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path, readable=False))
+@click.argument("out", type=click.Path(path_type=Path, readable=False))
 @click.option("--format", "name", required=True, help="argilla, label-studio or csv.")
 @click.option(
     "--n",
@@ -64,8 +64,8 @@ def export_reviews(run: Path, out: Path, name: str, most: int | None) -> None:
 
 
 @review.command(name="import")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path, readable=False))
+@click.argument("data", type=click.Path(path_type=Path, readable=False))
 @click.option("--format", "name", required=True, help="argilla, label-studio or csv.")
 @click.option("--who", default="", help="The name beside decisions that have none.")
 def import_reviews(run: Path, data: Path, name: str, who: str) -> None:

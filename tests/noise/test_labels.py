@@ -307,7 +307,10 @@ def test_a_missing_folder_of_a_noisy_file_is_made(tmp_path: Path) -> None:
 def test_a_noisy_file_in_a_place_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
     out = tmp_path / "file" / "o.jsonl"
-    with pytest.raises(StoreError, match=r"o\.jsonl: cannot be written \(.*make it writable"):
+    with pytest.raises(
+        StoreError,
+        match=r"o\.jsonl: cannot be written \(.*file is a file, and a folder is needed: choose another place",
+    ):
         inject_file(Memory(choices(3)), out, NoiseConfig(ratio=0.5), kind="choice")  # type: ignore[arg-type]
     assert (tmp_path / "file").read_text() == "kept"
 

@@ -82,7 +82,7 @@ def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path: Path, publis
     with (
         pytest.raises(
             StoreError,
-            match=r"x: cannot be written \(Permission denied\).*make it writable",
+            match=r"x: cannot be written \(Permission denied\).*type: chmod u\+rw \S*x, and run the same command",
         ),
         publish(path) as part,
     ):

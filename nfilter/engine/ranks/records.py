@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from nfilter.api.errors import DamageError, StoreError
+from nfilter.api.file_errors import write_error
 from nfilter.engine.ranks.place import Place
 from nfilter.engine.ranks.waiting import Waiting
-from nfilter.store.files import read_sealed, write_error, write_sealed
+from nfilter.store.files import read_sealed, write_sealed
 from nfilter.store.run_directory import locked, unlock
 
 RANKS: Final = "ranks"

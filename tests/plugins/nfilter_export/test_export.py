@@ -208,7 +208,10 @@ def test_an_export_to_a_place_that_cannot_be_written_says_so(run: Path, tmp_path
     code, _, err = cli("export", str(run), "--format", "trl", "--out", str(tmp_path / "file" / "x"))
     assert code == 7
     assert "x: cannot be written (" in err
-    assert "make it writable, and run the same command to resume" in err
+    assert (
+        "file is a file, and a folder is needed: choose another place, or move it away, and run the same"
+        in err
+    )
 
 
 @pytest.mark.parametrize(

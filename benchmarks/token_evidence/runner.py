@@ -17,8 +17,8 @@ from benchmarks.token_evidence.lines import TRUSTED, Line, lines
 from nfilter.engine.arms import right_of
 from nfilter.engine.run import run
 from nfilter.progress import QuietReporter
-from nfilter.recipe.model import Arm
 from nfilter.recipe.model import load as load_recipe
+from nfilter.recipe.sections import Arm
 from nfilter.registry.loading import Plugins, load
 from nfilter.store.files import digest, read_json
 

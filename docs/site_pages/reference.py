@@ -12,7 +12,8 @@ from nfilter.api import errors
 from nfilter.api.hookspecs import REGISTRATIONS
 from nfilter.cli import main
 from nfilter.recipe.extends import templates
-from nfilter.recipe.model import AdoptConfig, Recipe
+from nfilter.recipe.model import Recipe
+from nfilter.recipe.sections import AdoptConfig
 from nfilter.registry.catalogue import BESIDE, settings_of
 from nfilter.registry.loading import Plugins, Registered, load
 from site_pages.hooks import hooks_page

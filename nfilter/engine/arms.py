@@ -21,8 +21,9 @@ from nfilter.engine.lint import lint
 from nfilter.metrics.arms import ArmResult
 from nfilter.metrics.evaluation import arm_result, judge_answers
 from nfilter.models.context import RunContext
-from nfilter.recipe.model import Arm, Recipe
+from nfilter.recipe.model import Recipe
 from nfilter.recipe.prompts import Prompts
+from nfilter.recipe.sections import Arm
 from nfilter.recipe.uses import Use
 from nfilter.registry.provenance import core_code
 from nfilter.report import reading

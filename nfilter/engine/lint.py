@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nfilter.api.types import IntArray, Sample, TokenSample
-from nfilter.recipe.model import EncodeConfig
+from nfilter.recipe.sections import EncodeConfig
 
 Decode = Callable[[Sequence[IntArray]], list[str] | None]
 

@@ -16,7 +16,8 @@ from nfilter.engine.plan import Plan, plan, price_of
 from nfilter.engine.run import run
 from nfilter.metrics.intervals import wilson
 from nfilter.progress import Reporter
-from nfilter.recipe.model import BudgetConfig, Recipe
+from nfilter.recipe.model import Recipe
+from nfilter.recipe.sections import BudgetConfig
 from nfilter.registry.loading import Plugins
 from nfilter.report import reading
 

@@ -41,7 +41,8 @@ from nfilter.progress import QuietReporter, Reporter, RunLog
 from nfilter.recipe.check_models import model_facts
 from nfilter.recipe.fetching import fetch_all
 from nfilter.recipe.file_hints import not_loaded
-from nfilter.recipe.model import Arm, Recipe
+from nfilter.recipe.model import Recipe
+from nfilter.recipe.sections import Arm
 from nfilter.registry.loading import Plugins
 from nfilter.report.html import write_report
 from nfilter.report.reading import LOCK, MANIFEST

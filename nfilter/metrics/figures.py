@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-ARMS = ("vanilla", "raw", "cleaned", "truth")
+from nfilter.recipe.sections import ARMS
+
 RATIOS = ("recovered", "recovered_vanilla", "gain")
 ESTIMATE = "estimated_noise_rate"
 

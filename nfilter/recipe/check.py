@@ -18,8 +18,9 @@ from nfilter.recipe.check_tools import check_tools
 from nfilter.recipe.check_training import check_arms, check_loss, check_memory
 from nfilter.recipe.checking import Checking, Report
 from nfilter.recipe.measures import rewrites
-from nfilter.recipe.model import EXECUTOR, Recipe
+from nfilter.recipe.model import Recipe
 from nfilter.recipe.prompts import Prompts
+from nfilter.recipe.sections import EXECUTOR
 from nfilter.recipe.uses import Use
 from nfilter.recipe.yaml_lines import Where
 from nfilter.registry.contracts import contract_of

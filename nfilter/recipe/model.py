@@ -7,203 +7,49 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Self
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    PlainValidator,
     PrivateAttr,
     ValidationError,
     ValidationInfo,
-    WithJsonSchema,
     model_validator,
 )
 
 from nfilter.answers import AnswerConfig
 from nfilter.answers.thoughts import Thoughts
-from nfilter.api.errors import RecipeError, also_known, did_you_mean, short
-from nfilter.api.settings import StageConfig
+from nfilter.api.errors import RecipeError, also_known, did_you_mean
 from nfilter.api.tools import allowed
 from nfilter.recipe.extends import extended
-from nfilter.recipe.faults import (
-    ENCODE,
-    EVALUATE,
-    SECTIONS_ELSEWHERE,
-    FaultsError,
-    Parts,
-    config_of,
-    faults_of,
-    kind_of,
-)
+from nfilter.recipe.faults import SECTIONS_ELSEWHERE, FaultsError, faults_of, kind_of
 from nfilter.recipe.file_hints import FileHints
-from nfilter.recipe.uses import (
-    NO_SOURCE,
-    Reading,
-    SourceUse,
-    Use,
-    read_models,
-    read_source,
-    read_stages,
-    read_trainer,
-    read_use,
-    reading_of,
+from nfilter.recipe.sections import (
+    ADOPT,
+    EXECUTOR,
+    AdoptConfig,
+    Arms,
+    BudgetConfig,
+    ChunkSize,
+    DataSource,
+    EncodeConfig,
+    EvaluateConfig,
+    ExecutorUse,
+    Extends,
+    Models,
+    Name,
+    SampleStages,
+    Seed,
+    TokenStages,
+    Training,
 )
-from nfilter.recipe.yaml_lines import Where, YamlDocument, assign, override, plain_values, read
+from nfilter.recipe.uses import NO_SOURCE, Reading, SourceUse, Use, reading_of
+from nfilter.recipe.yaml_lines import YamlDocument, assign, override, plain_values, read
 from nfilter.registry.given_files import given_files
 from nfilter.registry.loading import Plugins
 from nfilter.registry.loading import load as load_plugins
-
-Arm = Literal["vanilla", "raw", "cleaned", "truth"]
-ARMS: tuple[Arm, ...] = get_args(Arm)
-ADOPT = "adopt"
-PART = "part"
-EXECUTOR = "executor"
-
-
-def _part(kind: str) -> Any:
-    """Mark a value that names a plugin; ``nfilter.recipe.schema`` puts the definition of the kind in its place."""
-    return Annotated[Any, WithJsonSchema({PART: kind})]
-
-
-def _source(where: Where) -> PlainValidator:
-    return PlainValidator(
-        lambda value, info: read_source(value, reading_of(info), where),
-        json_schema_input_type=_part("source"),
-    )
-
-
-def _stages(section: str, member: str, kind: str) -> PlainValidator:
-    return PlainValidator(
-        lambda value, info: read_stages(value, reading_of(info), section, member),
-        json_schema_input_type=list[_part(kind)],  # type: ignore[misc]
-    )
-
-
-class BudgetConfig(StageConfig):
-    """The ``budget`` section."""
-
-    usd: float = Field(
-        gt=0,
-        allow_inf_nan=False,
-        description="US dollars that all calls of a run, with all its seeds, may cost together.",
-    )
-
-
-class EncodeConfig(StageConfig):
-    """The ``encode`` section: how conversations become tokens."""
-
-    also_known: ClassVar[Mapping[str, str]] = ENCODE
-
-    model: str = Field(
-        default="student", description="The model whose tokenizer and chat template are used."
-    )
-    max_length: int = Field(
-        default=2048, ge=2, description="Tokens per sample, at least 2; what is longer is cut."
-    )
-    turns: Literal["all", "last"] = Field(
-        default="all",
-        description="The assistant turns that count as responses: all, or only the last of each conversation.",
-    )
-
-
-class EvaluateConfig(StageConfig):
-    """The ``evaluate`` section: the test of every arm."""
-
-    also_known: ClassVar[Mapping[str, str]] = EVALUATE
-    when_missing: ClassVar[Mapping[str, str]] = {"source": NO_SOURCE}
-
-    metric: Literal["accuracy"] = Field(
-        default="accuracy", description="The figure: the share of right answers."
-    )
-    max_tokens: int = Field(default=256, ge=1, description="Tokens per answer, at most.")
-    prompt: str | None = Field(
-        default=None,
-        description="A template, folder/name, around each question; null asks the question as it is.",
-    )
-    limit: int | None = Field(
-        default=None, ge=1, description="Number of test rows, from the first on; null takes all."
-    )
-    source: Annotated[SourceUse, _source(("evaluate", "source"))] = Field(
-        description="The test set: a source like that of the data."
-    )
-
-
-class AdoptConfig(StageConfig):
-    """``train: {use: adopt, from: STAGE}``: the cleaned arm takes the model that a token stage published."""
-
-    stage: str = Field(
-        alias="from", description="The name of the token stage whose model the cleaned arm takes."
-    )
-    trainer: Annotated[
-        Use | None,
-        PlainValidator(
-            lambda value, info: read_trainer(value, reading_of(info), ("train", "with")),
-            json_schema_input_type=_part("trainer"),
-        ),
-    ] = Field(
-        default=None,
-        alias="with",
-        description="The trainer of stages that train, and of the other arms.",
-    )
-
-
-def _name(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip(" .") or any(c in value for c in "/\\\0"):
-        quotes = " (YAML reads it so; a word in quotes is text)" * isinstance(value, bool)
-        raise FaultsError(
-            f"a name is a word that can name a folder, not {short(repr(value))}{quotes}"
-        )
-    return value
-
-
-def _extends(value: Any) -> None:
-    # ``extended`` puts the sections of the other recipe in its place before.
-    raise FaultsError(
-        f"only a recipe's file names what it extends; write it there, not {short(repr(value))} here"
-    )
-
-
-def _at_least(least: int) -> BeforeValidator:
-    def check(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise FaultsError(f"a whole number of at least {least}, not {short(repr(value))}")
-        return value
-
-    return BeforeValidator(check)
-
-
-def _arms(value: Any) -> Any:
-    if not isinstance(value, list | tuple):
-        raise FaultsError(f"a list of {', '.join(ARMS)}, not {kind_of(value)}")
-    parts = Parts()
-    for index, arm in enumerate(value):
-        parts.read((index,), _arm, arm)
-    parts.check()
-    return tuple(dict.fromkeys(value))
-
-
-def _arm(arm: Any) -> None:
-    if arm not in ARMS:
-        raise FaultsError(f"unknown arm {short(repr(arm))}{did_you_mean(str(arm), ARMS)}")
-
-
-def _train(value: Any, info: ValidationInfo) -> Use | AdoptConfig | None:
-    if isinstance(value, dict) and value.get("use") == ADOPT:
-        settings = {key: item for key, item in value.items() if key != "use"}
-        return config_of(AdoptConfig, settings, reading_of(info))
-    return None if value is None else read_trainer(value, reading_of(info), ("train",))
-
-
-def _executor(value: Any, info: ValidationInfo) -> Use | None:
-    return None if value is None else read_use(EXECUTOR, value, reading_of(info), (EXECUTOR,))
-
-
-_EXECUTOR = PlainValidator(_executor, json_schema_input_type=_part(EXECUTOR) | None)
-_TRAIN = PlainValidator(_train, json_schema_input_type=_part("train"))
-_MODELS = PlainValidator(read_models, json_schema_input_type=dict[str, _part("model")])  # type: ignore[misc]
 
 
 class Recipe(BaseModel):
@@ -212,15 +58,15 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     when_missing: ClassVar[Mapping[str, str]] = {"source": NO_SOURCE}
 
-    name: Annotated[str, BeforeValidator(_name)] = Field(
+    name: Name = Field(
         default="recipe",
         description="The run's name, and that of its folder under runs/; the name of the recipe's file by default.",
     )
-    extends: Annotated[str | None, BeforeValidator(_extends)] = Field(
+    extends: Extends = Field(
         default=None,
         description="A recipe that this one changes: the name of one that ships, or a path. Mappings merge, lists replace.",
     )
-    seed: Annotated[int, _at_least(0)] = Field(
+    seed: Seed = Field(
         default=0,
         ge=0,
         description="Seed of everything random: noise, sampling, adapter initialisation.",
@@ -229,36 +75,32 @@ class Recipe(BaseModel):
         default_factory=AnswerConfig,
         description="How answers are found in texts and compared: a kind, or a mapping with its settings.",
     )
-    chunk: Annotated[int, _at_least(1)] = Field(
+    chunk: ChunkSize = Field(
         default=256, ge=1, description="Samples per chunk: what a stage publishes at a time."
     )
     budget: BudgetConfig | None = Field(
         default=None, description="What the run may cost; null for no limit."
     )
-    executor: Annotated[Use | None, _EXECUTOR] = Field(
+    executor: ExecutorUse = Field(
         default=None,
         description="What starts the processes of the run: {use: EXECUTOR, ...}; null for this process alone.",
     )
-    entries: Annotated[dict[str, Use | str], _MODELS] = Field(
+    entries: Models = Field(
         default={},
         alias="models",
         description="The models by name: {use: BACKEND, ...}, or the name of another model.",
     )
-    source: Annotated[SourceUse, _source(("source",))] = Field(description="The rows to clean.")
-    samples: Annotated[tuple[Use, ...], _stages("samples", "process", "sample_stage")] = Field(
-        default=(), description="The stages that see samples, in order."
-    )
-    arms: Annotated[tuple[Arm, ...], BeforeValidator(_arms)] = Field(
+    source: DataSource = Field(description="The rows to clean.")
+    samples: SampleStages = Field(default=(), description="The stages that see samples, in order.")
+    arms: Arms = Field(
         default=(),
         description="What is trained and evaluated side by side; by default cleaned with train:, else vanilla with evaluate:.",
     )
     encode: EncodeConfig = Field(
         default_factory=EncodeConfig, description="How conversations become tokens."
     )
-    tokens: Annotated[tuple[Use, ...], _stages("tokens", "process_tokens", "token_stage")] = Field(
-        default=(), description="The stages that see tokens, in order."
-    )
-    training: Annotated[Use | AdoptConfig | None, _TRAIN] = Field(
+    tokens: TokenStages = Field(default=(), description="The stages that see tokens, in order.")
+    training: Training = Field(
         default=None, alias="train", description="The trainer, or the stage whose model is adopted."
     )
     evaluate: EvaluateConfig | None = Field(

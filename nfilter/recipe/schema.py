@@ -14,7 +14,8 @@ from nfilter.api.hookspecs import REGISTRATIONS
 from nfilter.api.tool_settings import NAMED_TOOL
 from nfilter.noise.labels import NoiseConfig
 from nfilter.recipe.extends import EXTENDS
-from nfilter.recipe.model import ADOPT, PART, AdoptConfig, Recipe
+from nfilter.recipe.model import Recipe
+from nfilter.recipe.sections import ADOPT, PART, AdoptConfig
 from nfilter.recipe.uses import LOSS, NOISE, SKIP, THOUGHTS, ThoughtsConfig
 from nfilter.registry.catalogue import BESIDE, summary
 from nfilter.registry.loading import Plugins, Registered

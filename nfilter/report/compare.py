@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nfilter.metrics import figures
 from nfilter.metrics.figures import Figure, Range
+from nfilter.recipe.sections import ARMS
 from nfilter.report import reading, text
 from nfilter.report.rate import noise_rate
 from nfilter.report.sameness import differences
@@ -70,7 +71,7 @@ def _names(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
         for each in metrics:
             names += figures.names_under(each, section)
     arms = {name for each in metrics for name, _ in figures.arms(each)}
-    names += [f"arms.{name}" for name in (*figures.ARMS, *sorted(arms - set(figures.ARMS)))]
+    names += [f"arms.{name}" for name in (*ARMS, *sorted(arms - set(ARMS)))]
     names += [*figures.RATIOS, "calls_per_sample", "samples.read", "samples.unreadable"]
     names += ["samples.kept", "samples.dropped", "samples.relabelled"]
     for each in metrics:

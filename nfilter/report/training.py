@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from nfilter.metrics import figures
+from nfilter.recipe.sections import ARMS
 from nfilter.report import text
 
 _SETTINGS: Final = ("batch_size", "epochs", "lr")
@@ -41,7 +42,7 @@ def _trained_arms(metrics: Mapping[str, Any]) -> list[str]:
     trained = metrics.get("training")
     if not isinstance(trained, Mapping):
         return []
-    return [arm for arm in figures.ARMS if arm in trained]
+    return [arm for arm in ARMS if arm in trained]
 
 
 def _shared(metrics: Mapping[str, Any], arms: Mapping[str, float], name: str) -> float | None:

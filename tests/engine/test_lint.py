@@ -20,7 +20,7 @@ from nfilter import (
     TokenSample,
 )
 from nfilter.engine.lint import lint
-from nfilter.recipe.model import EncodeConfig
+from nfilter.recipe.sections import EncodeConfig
 from nfilter.store.tokens import tokenizer_of
 
 

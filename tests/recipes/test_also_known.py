@@ -12,7 +12,8 @@ import yaml
 
 from nfilter import RecipeError
 from nfilter.answers import AnswerConfig
-from nfilter.recipe.model import EncodeConfig, EvaluateConfig, Recipe, load
+from nfilter.recipe.model import Recipe, load
+from nfilter.recipe.sections import EncodeConfig, EvaluateConfig
 from nfilter.registry.loading import Plugins
 from nfilter.registry.loading import load as load_plugins
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.ranks.test_ranks import wait_for
+from tests.engine.ranks.test_waiting import wait_for
 from tests.model_server.faults import Script
 from tests.model_server.server import ModelServer
 

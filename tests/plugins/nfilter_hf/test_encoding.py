@@ -12,7 +12,7 @@ import pytest
 
 from nfilter import Message, ModelError, Sample
 from nfilter.engine.lint import lint
-from nfilter.recipe.model import EncodeConfig
+from nfilter.recipe.sections import EncodeConfig
 
 TALK = (Message("user", "name a colour"), Message("assistant", "red , or blue"))
 

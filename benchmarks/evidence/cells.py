@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +38,10 @@ class Cells:
             StoreError: when the file is damaged.
         """
         return cls(out, inputs, recipes, keep, {} if keep is None else kept.load(keep))
+
+    def expecting(self, recipes: Mapping[str, str]) -> Cells:
+        """The same cells; those that ``recipes`` names must have that recipe too."""
+        return replace(self, recipes={**self.recipes, **recipes})
 
     def folder(self, key: str) -> Path:
         """Where a cell runs."""

@@ -180,7 +180,7 @@ def write(options: argparse.Namespace, setting: Setting) -> Path:
     except ModuleNotFoundError as error:
         print(f"no plots: {error}; pip install 'nfilter[evidence]'", file=sys.stderr)
         drawn = {}
-    commits = commits_of(cell for c in setting.plan.cells if (cell := evidence.cell(c.key)))
+    commits = commits_of(evidence.made())
     text = page(
         evidence,
         provenance.facts(setting.recipe, setting.plugins, commits),

@@ -123,6 +123,14 @@ class Evidence:
             self._read[key] = self.cells.get(key)
         return self._read[key]
 
+    def made(self) -> list[dict[str, Any]]:
+        """The figures of all planned cells that have run."""
+        return [cell for planned in self.plan.cells if (cell := self.cell(planned.key))]
+
+    def is_planned(self, line: str, noise: str, percent: int) -> bool:
+        """Whether a line has a cell at this level, of any seed."""
+        return any((line, noise, percent, seed) in self.plan.of for seed in self.scope.seeds)
+
     def of(self, line: str, noise: str, percent: int, seed: int) -> dict[str, Any] | None:
         """The figures of a line, level and seed."""
         key = self.plan.of.get((line, noise, percent, seed))

@@ -71,24 +71,19 @@ def page(
 
 def _head(evidence: Evidence, facts: Mapping[str, Any], commands: Sequence[str]) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    commits = (
-        ", ".join(f"{name} ({n} cells)" for name, n in sorted(facts["commits"].items()))
-        or "no cell yet"
-    )
-    cells = [cell for c in evidence.plan.cells if (cell := evidence.cell(c.key))]
-    devices = sorted({cell["device"] for cell in cells if cell.get("device")}) or [NOT_RUN]
+    cells = evidence.made()
     trained = [cell for cell in cells if cell.get("trained_in") == cell["cell"]["key"]]
     rows = [
         ["versions", versions],
         ["seeds", ", ".join(map(str, evidence.scope.seeds))],
         ["rows", _rows(evidence)],
         ["optimiser steps", _steps(evidence)],
-        ["device", f"{listed(devices)}; {work(cells)}"],
+        ["device", device(cells)],
         [
             "cells",
             f"{len(cells)} of {len(evidence.plan.cells)}; {len(trained)} trainings, each done once",
         ],
-        ["commits", commits],
+        ["commits", commits(facts["commits"])],
         *[[f"SHA-256 of the {name} rows", f"`{value}`"] for name, value in facts["data"].items()],
         *[[f"SHA-256 of {name}", f"`{value}`"] for name, value in facts["weights"].items()],
     ]
@@ -103,7 +98,18 @@ def _head(evidence: Evidence, facts: Mapping[str, Any], commands: Sequence[str])
     return out + not_run(evidence)
 
 
-def work(cells: Sequence[Mapping[str, Any]]) -> str:
+def device(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Where the cells ran, and how long it took."""
+    devices = sorted({str(cell["device"]) for cell in cells if cell.get("device")}) or [NOT_RUN]
+    return f"{listed(devices)}; {_work(cells)}"
+
+
+def commits(counted: Mapping[str, int]) -> str:
+    """The commits, and how many cells each made (``cells.commits_of``)."""
+    return ", ".join(f"{name} ({n} cells)" for name, n in sorted(counted.items())) or "no cell yet"
+
+
+def _work(cells: Sequence[Mapping[str, Any]]) -> str:
     """How long it took: in all, and a cell by what it does."""
     by: dict[str, list[float]] = {}
     for cell in cells:

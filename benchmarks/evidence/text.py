@@ -50,6 +50,11 @@ def count(value: Spread | None) -> str:
     return f"{value.mean:.0f}" if value.mean == int(value.mean) else f"{value.mean:.1f}"
 
 
+def seconds(value: Spread | None) -> str:
+    """A mean time in whole seconds."""
+    return NONE if value is None else f"{value.mean:.0f}"
+
+
 def number(value: float | None) -> str:
     """A number with two decimals."""
     return NONE if value is None else f"{value:.2f}"

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from benchmarks.evidence.cells import Cells
-from benchmarks.evidence.figures import Evidence, Spread
-from benchmarks.evidence.page import not_run, work
+from benchmarks.evidence.cells import Cells, commits_of
+from benchmarks.evidence.figures import Evidence
+from benchmarks.evidence.page import commits, device, not_run
 from benchmarks.evidence.text import (
     NONE,
     NOT_RUN,
@@ -20,6 +20,7 @@ from benchmarks.evidence.text import (
     mean_sd,
     number,
     ratio,
+    seconds,
     share,
     table,
 )
@@ -80,16 +81,14 @@ def _levels(evidence: Evidence, one: DataSet) -> list[int]:
 
 
 def _facts(evidence: Evidence, told: Told) -> str:
-    cells = [cell for c in evidence.plan.cells if (cell := evidence.cell(c.key))]
+    cells = evidence.made()
     trained = [cell for cell in cells if cell.get("trained_in") == cell["cell"]["key"]]
-    commits = Counter(str(cell.get("commit")) for cell in cells)
-    devices = sorted({str(cell["device"]) for cell in cells if cell.get("device")})
     rows = [
         *told.facts.items(),
         ("seeds", ", ".join(map(str, evidence.scope.seeds))),
-        ("device", f"{listed(devices) if devices else NOT_RUN}; {work(cells)}"),
+        ("device", device(cells)),
         ("cells", f"{len(cells)} of {len(evidence.plan.cells)}; {len(trained)} trainings, each done once"),
-        ("commits", ", ".join(f"{name} ({n} cells)" for name, n in sorted(commits.items())) or "no cell yet"),
+        ("commits", commits(commits_of(cells))),
     ]  # fmt: skip
     return table(("what", "value"), rows)
 
@@ -100,7 +99,7 @@ def _overview(evidence: Evidence, told: Told) -> str:
     head = ["line", *(f"{one.name} {level}%" for one, level in places)]
     rows = []
     for name in LINES:
-        planned = [_is_planned(evidence, name, one, level) for one, level in places]
+        planned = [evidence.is_planned(name, one.name, level) for one, level in places]
         if any(planned):
             shown = [evidence.line(name, one.name, level) for one, level in places]
             rows.append(
@@ -108,10 +107,6 @@ def _overview(evidence: Evidence, told: Told) -> str:
             )  # fmt: skip
     rows.append(["**best method**", *(findings.best(evidence, one.name, level) for one, level in places)])  # fmt: skip
     return table(head, rows)
-
-
-def _is_planned(evidence: Evidence, name: str, one: DataSet, level: int) -> bool:
-    return any((name, one.name, level, seed) in evidence.plan.of for seed in evidence.scope.seeds)
 
 
 def _shown(evidence: Evidence, told: Told) -> list[str]:
@@ -130,7 +125,7 @@ def _frequent(one: DataSet) -> float:
 
 
 def _lines(evidence: Evidence, one: DataSet, level: int) -> str:
-    names = [name for name in LINES if _is_planned(evidence, name, one, level)]
+    names = [name for name in LINES if evidence.is_planned(name, one.name, level)]
     rows = [_row(name, figures(evidence, name, one.name, level)) for name in names]
     return table(HEAD, rows) + "\n\n" + _unanswered(evidence, one, level)
 
@@ -153,13 +148,9 @@ def _row(name: str, found: Figures | None) -> list[str]:
         mean_sd(line.labels_right),
         *(mean_sd(found.found[key]) for key in DETECTED),
         number(line.calls.mean if line.calls else None),
-        _seconds(found.cleaning),
-        _seconds(found.seconds),
+        seconds(found.cleaning),
+        seconds(found.seconds),
     ]  # fmt: skip
-
-
-def _seconds(value: Spread | None) -> str:
-    return NONE if value is None else f"{value.mean:.0f}"
 
 
 def _unanswered(evidence: Evidence, one: DataSet, level: int) -> str:

@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -57,8 +57,7 @@ class Setting:
 
     def expecting(self, cells: Cells, planned: Sequence[Cell]) -> Cells:
         """Return ``cells``; planned ones must have the recipe that they were planned with."""
-        recipes = {cell.key: self.named.digest(self.base, cell) for cell in planned}
-        return replace(cells, recipes={**cells.recipes, **recipes})
+        return cells.expecting({cell.key: self.named.digest(self.base, cell) for cell in planned})
 
 
 def parser() -> argparse.ArgumentParser:

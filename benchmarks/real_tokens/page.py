@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from benchmarks.evidence.cells import Cells
-from benchmarks.evidence.figures import Evidence, Spread
-from benchmarks.evidence.page import not_run, work
+from benchmarks.evidence.cells import Cells, commits_of
+from benchmarks.evidence.figures import Evidence
+from benchmarks.evidence.page import commits, device, not_run
 from benchmarks.evidence.text import (
     NONE,
     NOT_RUN,
     bullets,
     count,
     interval,
-    listed,
     mean_sd,
     ratio,
+    seconds,
     table,
 )
 from benchmarks.real_evidence.findings import plain
@@ -86,16 +85,14 @@ def _levels(evidence: Evidence, told: Told) -> list[tuple[DataSet, int]]:
 
 
 def _facts(evidence: Evidence, told: Told) -> str:
-    cells = [cell for c in evidence.plan.cells if (cell := evidence.cell(c.key))]
-    commits = Counter(str(cell.get("commit")) for cell in cells)
-    devices = sorted({str(cell["device"]) for cell in cells if cell.get("device")})
+    cells = evidence.made()
     rows = [
         *told.facts.items(),
         ("seeds", ", ".join(map(str, evidence.scope.seeds)) + f" at {MIDDLE}%; the first at other levels"),
         ("levels", ", ".join(f"{level}%" for level in evidence.scope.percents)),
-        ("device", f"{listed(devices) if devices else NOT_RUN}; {work(cells)}"),
+        ("device", device(cells)),
         ("cells", f"{len(cells)} of {len(evidence.plan.cells)}"),
-        ("commits", ", ".join(f"{name} ({n} cells)" for name, n in sorted(commits.items())) or "no cell yet"),
+        ("commits", commits(commits_of(cells))),
     ]  # fmt: skip
     return table(("what", "value"), rows)
 
@@ -109,14 +106,10 @@ def _overview(evidence: Evidence, told: Told) -> str:
         if name in MIXED:
             continue
         shown = [figures(evidence, name, one.name, level) for one, level in places]
-        planned = [_is_planned(evidence, name, one, level) for one, level in places]
+        planned = [evidence.is_planned(name, one.name, level) for one, level in places]
         if any(planned):
             rows.append([name, *(mean_sd(f.loss) if f else NOT_RUN if p else NONE for f, p in zip(shown, planned, strict=True))])  # fmt: skip
     return "Mean loss of a token of clean test answers, in nats; lower is better:\n\n" + table(head, rows)  # fmt: skip
-
-
-def _is_planned(evidence: Evidence, name: str, one: DataSet, level: int) -> bool:
-    return any((name, one.name, level, seed) in evidence.plan.of for seed in evidence.scope.seeds)
 
 
 def _shown(evidence: Evidence, told: Told) -> list[str]:
@@ -126,7 +119,7 @@ def _shown(evidence: Evidence, told: Told) -> list[str]:
 
 
 def _lines(evidence: Evidence, one: DataSet, level: int, names: Sequence[str]) -> str:
-    planned = [name for name in names if _is_planned(evidence, name, one, level)]
+    planned = [name for name in names if evidence.is_planned(name, one.name, level)]
     rows = [_row(name, figures(evidence, name, one.name, level)) for name in planned]
     return table(HEAD, rows)
 
@@ -152,12 +145,8 @@ def _row(name: str, found: Figures | None) -> list[str]:
         mean_sd(found.mask.signal_dropped),
         mean_sd(found.mask.f1),
         NONE if found.steps is None else count(found.steps),
-        _seconds(found.seconds),
+        seconds(found.seconds),
     ]
-
-
-def _seconds(value: Spread | None) -> str:
-    return NONE if value is None else f"{value.mean:.0f}"
 
 
 def _kinds(evidence: Evidence, one: DataSet, level: int) -> str:

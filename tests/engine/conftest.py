@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nfilter import Contract, Sample, StageConfig, TokenSample
+from nfilter import Contract, Request, Sample, StageConfig, TokenSample
 from nfilter.engine.run import RunResult, run
 from nfilter.recipe.model import load
 from nfilter.registry.loading import Plugins
@@ -143,3 +143,19 @@ def kit(tmp_path: Path, catalogue: Callable[..., Plugins]) -> Kit:
 @pytest.fixture
 def stage() -> Callable[..., type]:
     return make_stage
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every question that reaches the model, in any rank."""
+    from nfilter_example.model import Adder
+
+    questions: list[str] = []
+    generate = Adder.generate
+
+    def counting(self: Any, requests: Sequence[Request]) -> Any:
+        questions.extend(request.messages[-1].content for request in requests)
+        return generate(self, requests)
+
+    monkeypatch.setattr(Adder, "generate", counting)
+    return questions

@@ -22,22 +22,6 @@ ROOT = Path(__file__).resolve().parents[2]
 ASKS = Contract(writes=frozenset({"view"}), needs=(ModelNeed("student", Generates),))
 
 
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every question that reaches the model."""
-    from nfilter_example.model import Adder
-
-    questions: list[str] = []
-    generate = Adder.generate
-
-    def counting(self: Any, requests: Sequence[Request]) -> Any:
-        questions.extend(request.messages[-1].content for request in requests)
-        return generate(self, requests)
-
-    monkeypatch.setattr(Adder, "generate", counting)
-    return questions
-
-
 class Work:
     """A stage that asks the model and may be told to fail after it asked, at a given question."""
 

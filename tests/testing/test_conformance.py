@@ -32,6 +32,7 @@ from nfilter.testing import (
     check_token_stage,
     view,
 )
+from tests.made_stages import Plain
 
 SAMPLES = [
     Sample(str(n), (Message("user", f"{n}+1"), Message("assistant", str(n + 1)))) for n in range(3)
@@ -49,17 +50,10 @@ def test_stages_that_keep_the_rules_pass() -> None:
     check_sample_stage(Lengths, LengthsConfig(), SAMPLES, ctx)
 
 
-class Bad:
+class Bad(Plain):
     """Keeps no rule that is not replaced below."""
 
     name = "bad.stage"
-    Config = StageConfig
-
-    def __init__(self, config: Any) -> None: ...
-
-    @classmethod
-    def contract(cls, config: Any) -> Contract:
-        return Contract()
 
     def process(self, chunk: Any, state: Any, ctx: Any) -> Any:
         return [sample.note("stray", 1) for sample in chunk]
@@ -102,22 +96,6 @@ def test_a_token_stage_that_keeps_the_rules_passes() -> None:
     assert [sample.weights.tolist() for sample in done] == [[0, 1, 1, 0]] * 5
 
 
-class BadTokens:
-    """Keeps the rules until a member is replaced."""
-
-    name = "bad.tokens"
-    Config = StageConfig
-
-    def __init__(self, config: Any) -> None: ...
-
-    @classmethod
-    def contract(cls, config: Any) -> Contract:
-        return Contract()
-
-    def process_tokens(self, chunk: Any, state: Any, ctx: Any, bit: int) -> Any:
-        return chunk
-
-
 def _in_place(self: Any, chunk: Any, state: Any, ctx: Any, bit: int) -> Any:
     chunk[0].weights[1] = 0.5
     return chunk
@@ -149,8 +127,8 @@ def _in_place(self: Any, chunk: Any, state: Any, ctx: Any, bit: int) -> Any:
 def test_token_stages_that_break_one_do_not(
     members: dict[str, Any], error: type[Exception], says: str
 ) -> None:
-    check_token_stage(BadTokens, StageConfig(), token_samples(), FakeContext())
-    stage = type("Stage", (BadTokens,), members)
+    check_token_stage(Plain, StageConfig(), token_samples(), FakeContext())
+    stage = type("Stage", (Plain,), members)
     with pytest.raises(error, match=says):
         check_token_stage(stage, StageConfig(), token_samples(), FakeContext())
 

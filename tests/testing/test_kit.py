@@ -48,30 +48,12 @@ from nfilter.testing import (
     check_trainer,
     token_sample,
 )
+from tests.made_stages import Plain
 
 SAMPLES = [
     Sample(str(n), (Message("user", f"{n}+1"), Message("assistant", str(n + 1)))) for n in range(4)
 ]
 TOKENS = [token_sample(str(n), "abc"[: 1 + n % 3]) for n in range(4)]
-
-
-class Plain:
-    """Does nothing wrong."""
-
-    name = "kit.plain"
-    Config = StageConfig
-
-    def __init__(self, config: Any) -> None: ...
-
-    @classmethod
-    def contract(cls, config: Any) -> Contract:
-        return Contract()
-
-    def process(self, chunk: Any, state: Any, ctx: Any) -> Any:
-        return chunk
-
-    def process_tokens(self, chunk: Any, state: Any, ctx: Any, bit: int) -> Any:
-        return chunk
 
 
 def made(contract: Contract | None = None, **members: Any) -> type[Any]:

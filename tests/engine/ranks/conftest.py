@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from nfilter import Request
 from nfilter.engine.ranks import worker
 from nfilter.engine.ranks.place import Place
 from nfilter.engine.ranks.waiting import Waiting
@@ -100,22 +99,6 @@ def together(kit: Any, monkeypatch: pytest.MonkeyPatch) -> Together:
     # Warnings are redirected for the whole process, which rank 0 does already.
     monkeypatch.setattr(worker, "shown_once", lambda *_: nullcontext())
     return Together(kit)
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every question that reaches the model, in any rank."""
-    from nfilter_example.model import Adder
-
-    questions: list[str] = []
-    generate = Adder.generate
-
-    def counting(self: Any, requests: Sequence[Request]) -> Any:
-        questions.extend(request.messages[-1].content for request in requests)
-        return generate(self, requests)
-
-    monkeypatch.setattr(Adder, "generate", counting)
-    return questions
 
 
 @dataclass

@@ -14,16 +14,9 @@ import nfilter
 from nfilter import Job, PluginError, Recipe, StoreError
 from nfilter.testing import check_executor
 from nfilter_local import Local, LocalConfig
+from tests.engine.ranks.test_processes import PURGE
 
-RECIPE = """\
-name: purge
-answer: exact
-chunk: 7
-source: {use: jsonl, path: rows.jsonl}
-samples:
-  - {use: entp.purge}
-executor: {use: local, workers: 2}
-"""
+RECIPE = f"{PURGE}executor: {{use: local, workers: 2}}\n"
 
 
 @pytest.fixture

@@ -60,6 +60,7 @@ from .api.errors import SourceError as SourceError
 from .api.errors import StoreError as StoreError
 from .api.errors import ToolError as ToolError
 from .api.errors import did_you_mean as did_you_mean
+from .api.errors import excerpt as excerpt
 from .api.errors import first_line as first_line
 from .api.errors import missing_package as missing_package
 from .api.events import RunFinished as RunFinished
@@ -87,6 +88,7 @@ from .api.model import Model as Model
 from .api.notes import Proposal as Proposal
 from .api.notes import Verdict as Verdict
 from .api.notes import View as View
+from .api.notes import is_number as is_number
 from .api.packed_texts import PackedTexts as PackedTexts
 from .api.questions import question_variables as question_variables
 from .api.setting_types import EncoderName as EncoderName
@@ -121,6 +123,7 @@ from .api.structured import Structured as Structured
 from .api.structured import read_structured as read_structured
 from .api.token_selection import TokenCut as TokenCut
 from .api.token_selection import highest_scores as highest_scores
+from .api.token_selection import response_attention as response_attention
 from .api.token_selection import token_score as token_score
 from .api.tool_settings import Tools as Tools
 from .api.tool_settings import ToolUse as ToolUse
@@ -170,6 +173,8 @@ from .report.browse import RunReader as RunReader
 from .report.browse import StageFacts as StageFacts
 from .report.browse import compare_runs as compare_runs
 from .report.browse import find_runs as find_runs
+from .report.sheet import cell_of as cell_of
+from .report.sheet import text_of_cell as text_of_cell
 from .report.text import plain as plain
 from .store.files import check_folder as check_folder
 from .store.files import publishing as publishing

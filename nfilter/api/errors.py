@@ -99,6 +99,14 @@ def short(value: object, most: int = 80) -> str:
     return safe if len(safe) <= most else f"{safe[: most - 3]}..."
 
 
+def excerpt(text: str | None, most: int = 60) -> str:
+    """Return an answer or another text for a reason: on one line, quoted, at most ``most`` characters."""
+    if text is None:
+        return "no answer"
+    flat = " ".join(text.split())
+    return repr(flat if len(flat) <= most else f"{flat[: most - 3]}...")
+
+
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, of at most 200 characters; without a message, the name of its class."""
     lines = str(error).strip().splitlines()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeGuard, TypeVar
 
 from nfilter.api.errors import NoteError
 from nfilter.api.types import JSON, Sample
@@ -26,7 +26,8 @@ class _Form:
     description: str
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Whether ``value`` is a number and not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -37,7 +38,7 @@ def _is_count(value: Any) -> bool:
 def _is_interval(value: Any) -> bool:
     if not isinstance(value, list | tuple) or len(value) != 2:
         return False
-    return all(_is_number(end) for end in value) and 0.0 <= value[0] <= value[1] <= 1.0
+    return all(is_number(end) for end in value) and 0.0 <= value[0] <= value[1] <= 1.0
 
 
 def _is_agreement(value: Any) -> bool:
@@ -51,11 +52,11 @@ _TEXT: Final = _Form(lambda value: isinstance(value, str), "a text")
 _TEXT_OR_NONE: Final = _Form(
     lambda value: value is None or isinstance(value, str), "a text or None"
 )
-_NUMBER_OR_NONE: Final = _Form(lambda value: value is None or _is_number(value), "a number or None")
+_NUMBER_OR_NONE: Final = _Form(lambda value: value is None or is_number(value), "a number or None")
 _COUNT: Final = _Form(_is_count, "a whole number of at least 0")
 _BOOL: Final = _Form(lambda value: isinstance(value, bool), "True or False")
 _SHARE: Final = _Form(
-    lambda value: _is_number(value) and 0.0 <= value <= 1.0, "a number from 0 to 1"
+    lambda value: is_number(value) and 0.0 <= value <= 1.0, "a number from 0 to 1"
 )
 _WEAK: Final = _Form(lambda value: isinstance(value, str | bool), "a text, True or False")
 _AGREE: Final = _Form(_is_agreement, "an object of True, False or None by view")

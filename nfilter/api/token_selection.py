@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from nfilter.api.capabilities import Attends
 from nfilter.api.errors import RecipeError
 from nfilter.api.ids import hash_of, place_of
 from nfilter.api.stages import State
@@ -210,3 +211,22 @@ def _bin_of(counts: npt.NDArray[np.int64], keep: int) -> tuple[int, int]:
     index = int(np.searchsorted(from_above, keep))
     above = int(from_above[index - 1]) if index else 0
     return _BINS - 1 - index, above
+
+
+def response_attention(
+    model: Attends,
+    samples: Sequence[TokenSample],
+    reduce: Callable[[Any, TokenSample], Any],
+    layers: slice = slice(None),
+) -> Iterator[FloatArray]:
+    """Yield float32 [T] per sample: the reduced attention, its mean over ``layers``, at response tokens; NaN elsewhere.
+
+    A sample without a response is not read. ``reduce`` and ``layers`` are those of ``Attends.attention``.
+    """
+    attention = model.attention([each for each in samples if each.response.any()], reduce, layers)
+    for sample in samples:
+        scores = np.full(len(sample.ids), np.nan, dtype=np.float32)
+        if sample.response.any():
+            mean = np.stack(next(attention)).mean(axis=0, dtype=np.float64)
+            scores[sample.response] = mean[sample.response]
+        yield scores

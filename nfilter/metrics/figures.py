@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
+from nfilter.api.notes import is_number
 from nfilter.recipe.sections import ARMS
 
 RATIOS = ("recovered", "recovered_vanilla", "gain")
@@ -33,11 +34,6 @@ class Range:
     low: float
     high: float
     n: int = 1
-
-
-def is_number(value: Any) -> TypeGuard[int | float]:
-    """Whether ``value`` is a number and not a bool."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def lookup(metrics: Mapping[str, Any], dotted: str, *names: str) -> Any:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nfilter.api.errors import RecipeError
+from nfilter.api.types import strings_in
 
 VARIABLE = "NFILTER_ALLOW_HOSTS"
 _PLACE = re.compile(r"(?:[/\\]{2,}|\bhttps?:[/\\]+)([^/?#\s]*)", re.IGNORECASE)
@@ -161,7 +162,7 @@ def _fine(cls: Any, allowed: Iterable[str]) -> frozenset[str]:
 
 def addressed(config: Any) -> Iterator[str]:
     """Yield the host of every address (``https://host:port/path``) in the texts of ``config``."""
-    for text in _texts(config.model_dump(mode="json")):
+    for text in strings_in(config.model_dump(mode="json")):
         for reading in dict.fromkeys((text, _as_parsers_read(text))):
             yield from _places(reading)
 
@@ -219,15 +220,3 @@ def _without_port(place: str) -> str:
     if place.startswith("["):
         return place[1:].split("]", 1)[0]
     return place.split(":", 1)[0]
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, each in value.items():
-            yield from _texts(key)
-            yield from _texts(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from _texts(each)

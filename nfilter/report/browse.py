@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from nfilter.api.errors import DamageError, StoreError
+from nfilter.api.notes import is_number
 from nfilter.api.types import Sample
-from nfilter.metrics.figures import is_number
 from nfilter.report import audit, explain, reading
 from nfilter.report.audit import Audit
 from nfilter.report.compare import Table, compare
@@ -82,7 +83,7 @@ def find_runs(path: Path) -> list[Path]:
 
 
 def _runs(path: Path, deep: int) -> Iterator[Path]:
-    if (path / f"00-{reading.SOURCE}").is_dir():
+    if reading.is_run(path):
         yield path
         return
     if deep:
@@ -236,12 +237,7 @@ class RunReader:
 
     def _finished(self) -> list[Artefact[Sample]]:
         """The artefacts up to the first that is not finished."""
-        out = []
-        for artefact in reading.stages(self._run):
-            if not reading.finished(artefact):
-                break
-            out.append(artefact)
-        return out
+        return list(itertools.takewhile(reading.finished, reading.stages(self._run)))
 
     def _dropped_at_encoding(self) -> dict[str, str]:
         if not self.ended():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from nfilter.api.durations import duration
+from nfilter.api.notes import is_number
 from nfilter.metrics import figures
 from nfilter.metrics.figures import Figure
 from nfilter.report import encoding, rate, reading, runs, text, training
@@ -60,15 +61,6 @@ def headline(run_dir: Path, metrics: Mapping[str, Any]) -> str:
     return f"{metrics.get('name', run_dir.name)} in {run_dir}{of_seeds}"
 
 
-def _share(figure: Figure) -> str:
-    percent = text.percent(figure.mean)
-    if figure.sd is not None:
-        return f"{percent} ± {100 * figure.sd:.1f}"
-    if figure.low is not None and figure.high is not None:
-        return f"{percent} (95% interval {text.percent(figure.low)} to {text.percent(figure.high)})"
-    return percent
-
-
 def _count(figure: Figure | None) -> str:
     return "not counted" if figure is None else f"{round(figure.mean):,}"
 
@@ -107,11 +99,11 @@ def _noise(run_dir: Path, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines.append(("wrong labels", f"not estimated: {why}"))
     truth = figures.true_rate(metrics)
     if truth is not None:
-        lines.append(("true noise rate", _share(truth)))
+        lines.append(("true noise rate", rate.share_text(truth)))
     if "detection" in metrics:
         lines.append(("detection", _detection(metrics)))
     elif reading.has_verdicts(run_dir):
-        run = shlex.quote(str(next(iter(reading.children_of(run_dir)), run_dir)))
+        run = shlex.quote(str(reading.first_run(run_dir)))
         lines.append(
             (
                 "detection",
@@ -183,8 +175,8 @@ def _token_noise(metrics: Mapping[str, Any]) -> str:
     if noise is None:
         return "not measured: every response differs from the source"
     return (
-        f"{_share(noise)} of the tokens with known truth are noise; {_share(kept) if kept else 'none'} of the noise is in "
-        f"the loss, and {_share(lost) if lost else 'none'} of the other tokens is not"
+        f"{rate.share_text(noise)} of the tokens with known truth are noise; {rate.share_text(kept) if kept else 'none'} of the noise is in "
+        f"the loss, and {rate.share_text(lost) if lost else 'none'} of the other tokens is not"
     )
 
 
@@ -194,14 +186,16 @@ def _relabel(metrics: Mapping[str, Any]) -> str:
     )
     if flagged is not None and not flagged.mean:
         return "no label was flagged"
-    parts = [f"{_share(before)} before selection" if before else "no new label was proposed"]
+    parts = [
+        f"{rate.share_text(before)} before selection" if before else "no new label was proposed"
+    ]
     if kept is not None and not kept.mean:
         rows = "all flagged rows were" if flagged is None else _were(round(flagged.mean))
         return ", ".join([*parts, f"{rows} dropped"])
     if after is not None:
-        parts.append(f"{_share(after)} after it")
+        parts.append(f"{rate.share_text(after)} after it")
     if kept is not None:
-        parts.append(f"{_share(kept)} of the flagged rows kept")
+        parts.append(f"{rate.share_text(kept)} of the flagged rows kept")
     return ", ".join(parts)
 
 
@@ -214,14 +208,14 @@ def _labels(metrics: Mapping[str, Any]) -> str:
         figures.figure(metrics, f"relabel.labels_{key}") for key in ("before", "after")
     )
     return (
-        f"{_share(before) if before else 'unknown'} before cleaning, "
-        f"{_share(after) if after else 'none'} after it"
+        f"{rate.share_text(before) if before else 'unknown'} before cleaning, "
+        f"{rate.share_text(after) if after else 'none'} after it"
     )
 
 
 def _accuracy_title(metrics: Mapping[str, Any]) -> str:
     rows = [arm.get("rows") for _, arm in figures.arms(metrics)]
-    count = next((int(row) for row in rows if figures.is_number(row)), None)
+    count = next((int(row) for row in rows if is_number(row)), None)
     one = any(arm.get("sd") is None for _, arm in figures.arms(metrics))
     error = ", ± standard error" if one else ""
     return f"Accuracy ({count:,} test rows{error})" if count else "Accuracy"
@@ -264,12 +258,12 @@ def _arm(arm: Mapping[str, Any]) -> str:
     mean = arm["mean"]
     if arm.get("sd") is not None:
         accuracy = f"{mean:.3f} ± {arm['sd']:.3f}"
-    elif figures.is_number(arm.get("standard_error")):
+    elif is_number(arm.get("standard_error")):
         accuracy = f"{mean:.3f} ± {arm['standard_error']:.3f}"
     else:
         accuracy = f"{mean:.3f}"
     unanswered = arm.get("unanswered")
-    if figures.is_number(unanswered) and unanswered:
+    if is_number(unanswered) and unanswered:
         accuracy += f", {text.percent(unanswered)} without an answer"
     return accuracy
 
@@ -279,7 +273,7 @@ def _ratio(metrics: Mapping[str, Any], key: str, of: str) -> str:
     ratio = metrics.get(key)
     above, below = _NEEDS[key]
     compared = metrics.get("comparisons") or {}
-    if figures.is_number(ratio):
+    if is_number(ratio):
         over = compared.get(above)
         if ratio < 0 and isinstance(over, Mapping):
             arm, other = above.split("_minus_")

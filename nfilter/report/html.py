@@ -10,8 +10,7 @@ from typing import Any
 
 from nfilter.api.durations import duration
 from nfilter.api.ids import hash_of
-from nfilter.api.notes import Verdict
-from nfilter.metrics.figures import is_number
+from nfilter.api.notes import Verdict, is_number
 from nfilter.report import reading, text
 from nfilter.report.findings import findings, headline
 from nfilter.report.histogram import histogram
@@ -42,8 +41,8 @@ def write_report(run_dir: Path, metrics: Mapping[str, Any]) -> Path:
 
     Text of the data and of models is escaped; control characters are shown as escape sequences.
     """
-    run = next(iter(reading.children_of(run_dir)), run_dir)
-    content = _content(RunDirectory(run)) if (run / f"00-{reading.SOURCE}").is_dir() else _Content()
+    run = reading.first_run(run_dir)
+    content = _content(RunDirectory(run)) if reading.is_run(run) else _Content()
     page = _environment().get_template(TEMPLATE).render(
         title=text.plain(headline(run_dir, metrics)),
         sections=[
@@ -89,7 +88,7 @@ def _environment() -> Any:
 def _content(run: RunDirectory) -> _Content:
     content = _Content(stages=_stages(run))
     dropped = list(_sampled(reading.rows(run.path, "dropped.jsonl"), content.totals, "dropped"))
-    changed = list(_sampled(_relabels(run), content.totals, "relabelled"))
+    changed = list(_sampled(reading.relabels(run), content.totals, "relabelled"))
     unreadable: list[dict[str, Any]] = []
     for row in reading.quarantined(run):
         content.totals["unreadable"] = content.totals.get("unreadable", 0) + 1
@@ -146,13 +145,6 @@ def _stages(run: RunDirectory) -> list[dict[str, Any]]:
     return rows
 
 
-def _relabels(run: RunDirectory) -> Iterable[Mapping[str, Any]]:
-    for artefact in reading.stages(run):
-        for decision in artefact.decisions():
-            if decision["action"] == "relabel":
-                yield decision
-
-
 def _sampled(
     rows: Iterable[Mapping[str, Any]], totals: dict[str, int], name: str
 ) -> list[Mapping[str, Any]]:
@@ -168,7 +160,7 @@ def _sampled(
 
 def _example_rows(run: RunDirectory, ids: set[str], content: _Content) -> dict[str, dict[str, str]]:
     """Question, label and noise score of the examples by id; also adds all noise scores to ``content``."""
-    done = [artefact for artefact in reading.stages(run) if reading.finished(artefact)]
+    done = reading.finished_stages(run)
     rows: dict[str, dict[str, str]] = {}
     if not done:
         return rows

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nfilter.api.errors import DamageError, StoreError
+from nfilter.api.notes import is_number
 from nfilter.metrics import figures
 from nfilter.metrics.figures import Figure, Range
 from nfilter.report import text
@@ -41,7 +42,7 @@ def audited(run_dir: Path) -> Figure | None:
         ) from error
     estimate = figures.lookup(record, "estimates.noise_rate") or {}
     mean, low, high = (estimate.get(key) for key in ("value", "low", "high"))
-    if not (figures.is_number(mean) and figures.is_number(low) and figures.is_number(high)):
+    if not (is_number(mean) and is_number(low) and is_number(high)):
         return None
     return Figure(float(mean), None, 1, float(low), float(high))
 
@@ -58,9 +59,14 @@ def rate_text(rate: Figure | Range | None) -> str:
             f"between {text.percent(rate.low)} and {text.percent(rate.high)}{over}: a range, because views may share "
             "errors; `nfilter audit RUN` or trusted labels narrow it"
         )
-    percent = f"estimated {text.percent(rate.mean)}"
-    if rate.sd is not None:
-        return f"{percent} ± {100 * rate.sd:.1f}"
-    if rate.low is not None and rate.high is not None:
-        return f"{percent} (95% interval {text.percent(rate.low)} to {text.percent(rate.high)})"
+    return f"estimated {share_text(rate)}"
+
+
+def share_text(share: Figure) -> str:
+    """Return a share with its standard deviation over seeds, or its interval, if it has one."""
+    percent = text.percent(share.mean)
+    if share.sd is not None:
+        return f"{percent} ± {100 * share.sd:.1f}"
+    if share.low is not None and share.high is not None:
+        return f"{percent} (95% interval {text.percent(share.low)} to {text.percent(share.high)})"
     return percent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,16 @@ def children_of(path: Path) -> list[Path]:
     return sorted(children, key=lambda item: int(item.name[5:]))
 
 
+def first_run(path: Path) -> Path:
+    """Return the first run of a group's directory; the directory itself if it is no group."""
+    return next(iter(children_of(path)), path)
+
+
+def is_run(path: Path) -> bool:
+    """Whether a run was begun in the directory."""
+    return (path / f"00-{SOURCE}").is_dir()
+
+
 def open_run(path: Path) -> RunDirectory:
     """Open the run at ``path``.
 
@@ -45,7 +55,7 @@ def open_run(path: Path) -> RunDirectory:
         raise StoreError(
             f"{path}: no such directory; name the directory that `nfilter run` wrote, like runs/NAME"
         )
-    if (path / f"00-{SOURCE}").is_dir():
+    if is_run(path):
         return run
     children = children_of(path)
     if children:
@@ -74,6 +84,19 @@ def finished(artefact: Artefact[Any]) -> bool:
     return artefacts.finished(artefact)
 
 
+def finished_stages(run: RunDirectory) -> list[Artefact[Sample]]:
+    """Return the artefacts of the finished stages in order, the source first."""
+    return [artefact for artefact in stages(run) if finished(artefact)]
+
+
+def relabels(run: RunDirectory) -> Iterator[Mapping[str, Any]]:
+    """Yield all decisions that replaced a label."""
+    for artefact in stages(run):
+        for decision in artefact.decisions():
+            if decision["action"] == "relabel":
+                yield decision
+
+
 def last_finished(run: RunDirectory) -> Artefact[Sample]:
     """Return the artefact of the last finished stage.
 
@@ -83,7 +106,7 @@ def last_finished(run: RunDirectory) -> Artefact[Sample]:
     """
     if (run.path / MANIFEST).exists() and not ended(run):
         raise _other_stages(run)
-    done = [artefact for artefact in stages(run) if finished(artefact)]
+    done = finished_stages(run)
     if not done:
         raise StoreError(
             f"{run.path}: its source was not read completely; run the same command again"
@@ -206,7 +229,7 @@ def metrics_of(path: Path) -> dict[str, Any]:
     if not file.exists() and not (path / MANIFEST).exists():
         why = (
             "the run has not ended; run the same command to resume it"
-            if (path / f"00-{SOURCE}").is_dir()
+            if is_run(path)
             else "not a run"
         )
         raise StoreError(f"{file}: does not exist; {why}")
@@ -245,12 +268,7 @@ def has_verdicts(run_dir: Path) -> bool:
 
     Checks only the first rows of the last finished stage; for a group, those of its first run.
     """
-    run = next(iter(children_of(run_dir)), run_dir)
-    if not (run / f"00-{SOURCE}").is_dir():
-        return False
-    done = [artefact for artefact in stages(RunDirectory(run)) if finished(artefact)]
-    if not done:
-        return False
-    return any(
-        Verdict.last_of(sample) for sample in itertools.islice(done[-1].samples(), _CHECKED_ROWS)
-    )
+    run = first_run(run_dir)
+    done = finished_stages(RunDirectory(run)) if is_run(run) else []
+    rows = itertools.islice(done[-1].samples(), _CHECKED_ROWS) if done else ()
+    return any(Verdict.last_of(sample) for sample in rows)

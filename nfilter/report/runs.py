@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nfilter.metrics.figures import is_number
+from nfilter.api.notes import is_number
 from nfilter.report import reading
 from nfilter.store.files import read_sealed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def differences(run_dirs: Sequence[Path]) -> list[str]:
 
 def _facts_of(path: Path) -> _Facts:
     children = reading.children_of(path)
-    run = path if (path / f"00-{reading.SOURCE}").is_dir() or not children else children[0]
+    run = path if reading.is_run(path) or not children else children[0]
     lock = reading.locked_recipe(run)
     fingerprint = reading.manifest(run).get("fingerprints", {}).get(reading.SOURCE)
     return _Facts(path, run, lock, fingerprint)
@@ -90,12 +90,13 @@ def _data(a: _Facts, b: _Facts) -> str | None:
     source = [RunDirectory(facts.run).stage(0, reading.SOURCE) for facts in (a, b)]
     if not all(reading.finished(artefact) for artefact in source):
         return "the rows of one run are not recorded"
-    if _questions(source[0]) != _questions(source[1]):
+    if _hash(source[0], _question) != _hash(source[1], _question):
         return "the source rows differ"
     noise = [_noise(facts.lock) for facts in (a, b)]
     if noise[0] != noise[1]:
         return f"the injected noise differs ({noise[0]} and {noise[1]})"
-    if a.lock.get("seed") == b.lock.get("seed") and _labels(source[0]) != _labels(source[1]):
+    same_seed = a.lock.get("seed") == b.lock.get("seed")
+    if same_seed and _hash(source[0], _label) != _hash(source[1], _label):
         return "the questions are equal and the labels differ"
     return None
 
@@ -106,18 +107,19 @@ def _noise(lock: Mapping[str, Any]) -> str:
     return json.dumps(noise, sort_keys=True) if noise is not None else "none"
 
 
-def _questions(artefact: Artefact[Sample]) -> str:
-    hasher = hashlib.sha256()
-    for sample in artefact.samples():
-        turns = [[message.role, message.content] for message in sample.context]
-        hasher.update(digest(sample.id, turns).encode())
-    return hasher.hexdigest()
+def _question(sample: Sample) -> Any:
+    return [[message.role, message.content] for message in sample.context]
 
 
-def _labels(artefact: Artefact[Sample]) -> str:
+def _label(sample: Sample) -> Any:
+    return sample.response
+
+
+def _hash(artefact: Artefact[Sample], part: Callable[[Sample], Any]) -> str:
+    """The hash of the ids and one part of all rows."""
     hasher = hashlib.sha256()
     for sample in artefact.samples():
-        hasher.update(digest(sample.id, sample.response).encode())
+        hasher.update(digest(sample.id, part(sample)).encode())
     return hasher.hexdigest()
 
 

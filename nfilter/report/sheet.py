@@ -21,20 +21,23 @@ def guard(text: str) -> str:
     return f"'{text}" if text.startswith(_STARTS) else text
 
 
+def cell_of(text: str) -> str:
+    """Return ``text`` as a guarded cell; lone surrogates and NUL, which a CSV file cannot hold, are escape sequences."""
+    return guard(text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0"))
+
+
+def text_of_cell(cell: str) -> str:
+    """Return the text that ``guard`` made a cell of."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(_STARTS) else cell
+
+
 def write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Publish a sheet in UTF-8 with a byte order mark, which spreadsheets need to detect UTF-8."""
     with publishing(path) as out:
         out.write("\ufeff")
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(columns)
-        # Lone surrogates have no UTF-8; they are shown as escape sequences.
-        writer.writerows(
-            [
-                guard(cell).encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
-                for cell in row
-            ]
-            for row in rows
-        )
+        writer.writerows([cell_of(text) for text in row] for row in rows)
 
 
 def answers(path: Path, ids: Sequence[str]) -> dict[str, bool]:

@@ -40,7 +40,7 @@ def files(run_dir: Path) -> list[tuple[str, str]]:
     """Return folders with the names of the run's files in them; for a group, its folder and that of its first run."""
     folders: list[tuple[str, str]] = []
     left = list(_FILES)
-    for folder in dict.fromkeys((run_dir, _first(run_dir))):
+    for folder in dict.fromkeys((run_dir, reading.first_run(run_dir))):
         present = [name for name in left if (folder / name).exists()]
         left = [name for name in left if name not in present]
         if present:
@@ -48,13 +48,9 @@ def files(run_dir: Path) -> list[tuple[str, str]]:
     return folders
 
 
-def _first(run_dir: Path) -> Path:
-    return next(iter(reading.children_of(run_dir)), run_dir)
-
-
 def pointers(run_dir: Path) -> list[str]:
     """Return commands with existing ids, to be copied."""
-    run = _first(run_dir)
+    run = reading.first_run(run_dir)
     lines = []
     quoted = shlex.quote(str(run))
     for word, sample_id in _examples(run):
@@ -70,18 +66,10 @@ def _argument(sample_id: str) -> str:
 
 
 def _examples(run: Path) -> list[tuple[str, str]]:
-    if not (run / f"00-{reading.SOURCE}").is_dir():
+    if not reading.is_run(run):
         return []
-    dropped = next((str(row["id"]) for row in reading.rows(run, "dropped.jsonl")), None)
-    all_dropped: set[str] = {str(row["id"]) for row in reading.rows(run, "dropped.jsonl")}
-    relabelled = next(
-        (
-            str(decision["id"])
-            for artefact in reading.stages(RunDirectory(run))
-            for decision in artefact.decisions()
-            if decision["action"] == "relabel" and decision["id"] not in all_dropped
-        ),
-        None,
-    )
-    pairs = (("dropped", dropped), ("relabelled", relabelled))
+    dropped = dict.fromkeys(str(row["id"]) for row in reading.rows(run, "dropped.jsonl"))
+    changed = (str(decision["id"]) for decision in reading.relabels(RunDirectory(run)))
+    relabelled = (sample_id for sample_id in changed if sample_id not in dropped)
+    pairs = (("dropped", next(iter(dropped), None)), ("relabelled", next(relabelled, None)))
     return [(word, sample_id) for word, sample_id in pairs if sample_id is not None]

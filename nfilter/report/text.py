@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nfilter.metrics.figures import is_number
+from nfilter.api.notes import is_number
 
 if TYPE_CHECKING:
     from rich.console import Console

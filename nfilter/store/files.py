@@ -165,7 +165,7 @@ def refuse_folder(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    # A file or a folder: a rename is on the disk only after its folder is synced.
+    """Sync a file or a folder to the disk; a rename is there only after its folder is synced."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

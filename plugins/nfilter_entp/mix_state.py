@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nfilter import JSON, FloatArray, PackedTexts, State, hash_of, place_of
+from nfilter import JSON, FloatArray, PackedTexts, State, hash_of, place_of, rows_by_id
 from nfilter_entp.repair_cycle import Case
 
 _TEXTS = 6  # per pair: the ids of lead and other, system prompt, instruction, answer, log as JSON
@@ -61,13 +61,11 @@ class Outcomes:
             report: figures for metrics.json.
             unmatched: the result of ``unmatched``.
         """
-        hashes = np.array([hash_of(name) for pair in pairs for name in pair], dtype=np.uint64)
-        order = np.argsort(hashes)
+        names = [name for pair in pairs for name in pair]
         return State(
             {"report": dict(report)},
             {
-                "row": hashes[order],
-                "pair": (order // 2).astype(np.int64),
+                **rows_by_id(names, pair=np.arange(len(names)) // 2),
                 "stray": np.array(sorted(unmatched), dtype=np.uint64),
                 "stray_why": np.array(
                     [unmatched[key] for key in sorted(unmatched)], dtype=np.uint8
@@ -102,7 +100,7 @@ class Results:
     def open(cls, state: State) -> Results:
         """Open the arrays of a state that ``Outcomes.to_state`` returned."""
         return cls(
-            state.arrays["row"], state.arrays["pair"], PackedTexts.open(state.arrays, "text")
+            state.arrays["ids"], state.arrays["pair"], PackedTexts.open(state.arrays, "text")
         )
 
     def pair_of(self, name: str) -> Pair | None:

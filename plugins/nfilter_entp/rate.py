@@ -27,6 +27,7 @@ from nfilter import (
     StageConfig,
     State,
     Template,
+    excerpt,
     question_variables,
 )
 from nfilter_entp import rules_form
@@ -268,6 +269,5 @@ def _rating_note(
     }
 
 
-def _excerpt(text: str, fence: Fence | None, limit: int = 60) -> str:
-    flat = " ".join((fence.without(text) if fence else text).split())
-    return repr(flat if len(flat) <= limit else flat[: limit - 3] + "...")
+def _excerpt(text: str, fence: Fence | None) -> str:
+    return excerpt(fence.without(text) if fence else text)

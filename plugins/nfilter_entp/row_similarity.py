@@ -45,9 +45,9 @@ def without_punctuation(text: str) -> str:
     return " ".join(_PUNCTUATION.sub(" ", text).split())
 
 
-def shingles(text: str, salt: int = 0) -> npt.NDArray[np.uint32]:
+def shingles(text: str) -> npt.NDArray[np.uint32]:
     """Return the hashes of all 8-byte runs of a text, sorted and unique, uint32; a shorter text is one shingle."""
-    hashes = np.sort(_hashes(text, salt))
+    hashes = np.sort(_hashes(text, 0))
     return hashes[np.concatenate([[True], hashes[1:] != hashes[:-1]])] if len(hashes) else hashes
 
 

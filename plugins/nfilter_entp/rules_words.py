@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -141,13 +142,7 @@ def _word_loop(
 ) -> str | None:
     """Return the reason for the longest stretch with a period of up to 100 words."""
     for period in range(1, min(100, len(ids) // rule.times) + 1):
-        same = np.concatenate([[False], ids[period:] == ids[:-period], [False]])
-        edges = np.flatnonzero(same[1:] != same[:-1])
-        if not len(edges):
-            continue
-        starts, ends = edges[::2], edges[1::2]
-        best = int(np.argmax(ends - starts))
-        start, size = int(starts[best]), int(ends[best] - starts[best]) + period
+        start, size = _longest_stretch(ids, period)
         if size // period < rule.times or size < max(rule.least, rule.run * len(ids)):
             continue
         # Repeated rows of numbers are data.
@@ -158,17 +153,22 @@ def _word_loop(
     return None
 
 
+def _longest_stretch(items: npt.NDArray[Any], period: int) -> tuple[int, int]:
+    """Return the start and the length of the longest stretch of ``items`` ([n]) with the period; length 0 if nothing repeats."""
+    same = np.concatenate([[False], items[period:] == items[:-period], [False]])
+    edges = np.flatnonzero(same[1:] != same[:-1])
+    if not len(edges):
+        return 0, 0
+    sizes = edges[1::2] - edges[::2]
+    best = int(np.argmax(sizes))
+    return int(edges[::2][best]), int(sizes[best]) + period
+
+
 def _repeated_letters(text: str, rule: Repeats) -> str | None:
     """Return the reason if one to four letters repeat over many characters."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     for period in range(1, 5):
-        same = np.concatenate([[False], codes[period:] == codes[:-period], [False]])
-        edges = np.flatnonzero(same[1:] != same[:-1])
-        if not len(edges):
-            continue
-        sizes = edges[1::2] - edges[::2]
-        best = int(np.argmax(sizes))
-        size, start = int(sizes[best]) + period, int(edges[::2][best])
+        start, size = _longest_stretch(codes, period)
         block = text[start : start + period]
         if size >= max(rule.letters, rule.run * len(text)) and any(c.isalpha() for c in block):
             return f"{block!r} fills {size} of {len(text)} characters"

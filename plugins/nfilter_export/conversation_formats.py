@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -19,14 +20,22 @@ FILE = "train.jsonl"
 
 def write_conversations(run: Exported, out: Path, *, flags: bool = False) -> list[str]:
     """Write train.jsonl with one conversation per row; return its summary and what the format loses."""
-    with (out / FILE).open("w", encoding="utf-8") as file:
-        for sample in run.samples:
-            file.write(json.dumps(conversation(sample, flags=flags), ensure_ascii=False) + "\n")
+    write_rows(out, (conversation(sample, flags=flags) for sample in run.samples))
     return [
         f"{FILE}: {len(run.samples)} conversations",
         *lost_masks(run),
         *lost_weights(run, flags=flags),
     ]
+
+
+def write_rows(out: Path, rows: Iterable[Any]) -> int:
+    """Write train.jsonl; return the number of rows."""
+    count = 0
+    with (out / FILE).open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            count += 1
+    return count
 
 
 def lost_masks(run: Exported) -> list[str]:
@@ -89,10 +98,8 @@ class Messages:
     def __init__(self, config: NoSettings) -> None: ...
 
     def export(self, run: Exported, out: Path) -> list[str]:
-        with (out / FILE).open("w", encoding="utf-8") as file:
-            for sample in run.samples:
-                row = {"id": sample.id, **conversation(sample), "weight": sample.weight}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        rows = ({"id": s.id, **conversation(s), "weight": s.weight} for s in run.samples)
+        write_rows(out, rows)
         return [f"{FILE}: {len(run.samples)} conversations", *lost_masks(run), *lost_rejected(run)]
 
 
@@ -144,10 +151,8 @@ class LlamaFactory:
         summary = [f"{FILE}: {count} conversations", "dataset_info.json"]
         if run.fine_tune is not None:
             config = trainer_configs.llamafactory(run.fine_tune, count, self.config.dataset)
-            summary.append(
-                trainer_configs.write_config(out, config, "llamafactory-cli train train.yaml")
-            )
-            summary += trainer_configs.left_out(run.fine_tune)
+            command = "llamafactory-cli train train.yaml"
+            summary += trainer_configs.write(out, run.fine_tune, config, command)
         summary += [
             f"{number} rows are skipped: they contain {reason}, which this format does not support"
             for reason, number in unsupported.items()
@@ -169,15 +174,11 @@ class Swift:
     def __init__(self, config: NoSettings) -> None: ...
 
     def export(self, run: Exported, out: Path) -> list[str]:
-        fractions = False
-        with (out / FILE).open("w", encoding="utf-8") as file:
-            for sample in run.samples:
-                row, scaled = weighted(sample)
-                fractions = fractions or scaled
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        summary = [f"{FILE}: {len(run.samples)} conversations"]
+        count = write_rows(out, map(weighted, run.samples))
+        summary = [f"{FILE}: {count} conversations"]
         if run.fine_tune is not None:
-            config = trainer_configs.swift(run.fine_tune, len(run.samples), fractions=fractions)
-            summary.append(trainer_configs.write_config(out, config, "swift sft train.yaml"))
-            summary += trainer_configs.left_out(run.fine_tune)
+            turns = ((s.weight, message) for s in run.samples for message in s.messages)
+            fractions = any(m.role == "assistant" and m.weight * w not in (0, 1) for w, m in turns)
+            config = trainer_configs.swift(run.fine_tune, count, fractions=fractions)
+            summary += trainer_configs.write(out, run.fine_tune, config, "swift sft train.yaml")
         return [*summary, *lost_masks(run), *lost_rejected(run)]

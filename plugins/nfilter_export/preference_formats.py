@@ -9,7 +9,7 @@ from typing import ClassVar, Final
 from nfilter import JSON, Exported, Message, Sample, StageConfig, Verdict
 from nfilter_export import trainer_configs
 from nfilter_export.conversation_formats import FILE, NoSettings, lost_masks
-from nfilter_export.turns import turn
+from nfilter_export.turns import turn, with_tools
 
 CARD: Final = "README.md"
 
@@ -78,9 +78,6 @@ def _card(pairs: int, fact: str) -> str:
 
 def _pair(sample: Sample, rejected: Message) -> dict[str, JSON]:
     prompt: list[JSON] = [turn(message) for message in sample.context]
-    row: dict[str, JSON] = {
-        "prompt": prompt,
-        "chosen": [turn(sample.messages[-1])],
-        "rejected": [turn(rejected)],
-    }
-    return {**row, "tools": [dict(tool) for tool in sample.tools]} if sample.tools else row
+    chosen: list[JSON] = [turn(sample.messages[-1])]
+    row: dict[str, JSON] = {"prompt": prompt, "chosen": chosen, "rejected": [turn(rejected)]}
+    return with_tools(row, sample)

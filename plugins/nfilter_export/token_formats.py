@@ -12,7 +12,7 @@ import numpy as np
 
 from nfilter import JSON, Exported, StageConfig, TokenSample
 from nfilter_export import trainer_configs
-from nfilter_export.conversation_formats import FILE, NoSettings, write_conversations
+from nfilter_export.conversation_formats import FILE, NoSettings, write_conversations, write_rows
 
 TOKENIZER = "tokenizer_digest.json"
 """File with the SHA-256 of the tokenizer and of the chat template that produced the ids; null if unknown."""
@@ -45,7 +45,7 @@ class Trl:
             {"input_ids": sample.ids.tolist(), "labels": _labels(sample)}
             for sample in soft.count(run.tokens)
         )
-        count = _write_rows(out / FILE, rows)
+        count = write_rows(out, rows)
         return [
             f"{FILE}: {count} rows of input_ids and labels",
             *config,
@@ -58,8 +58,7 @@ class Trl:
         if tune is None:
             return []
         value = trainer_configs.trl(tune, len(run.samples), encoded=run.encoded)
-        line = trainer_configs.write_config(out, value, "trl sft --config train.yaml")
-        return [line, *trainer_configs.left_out(tune)]
+        return trainer_configs.write(out, tune, value, "trl sft --config train.yaml")
 
 
 class Axolotl:
@@ -89,7 +88,7 @@ class Axolotl:
             ]
         soft = _SoftWeights()
         rows = ({"segments": _segments(sample)} for sample in soft.count(run.tokens))
-        count = _write_rows(out / FILE, rows)
+        count = write_rows(out, rows)
         return [f"{FILE}: {count} rows of segments", *config, *soft.warnings()]
 
     def _config(self, run: Exported, out: Path, *, flags: bool) -> list[str]:
@@ -97,8 +96,7 @@ class Axolotl:
         if tune is None:
             return []
         value = trainer_configs.axolotl(tune, len(run.samples), encoded=run.encoded, flags=flags)
-        line = trainer_configs.write_config(out, value, "axolotl train train.yaml")
-        return [line, *trainer_configs.left_out(tune)]
+        return trainer_configs.write(out, tune, value, "axolotl train train.yaml")
 
 
 class Spans:
@@ -120,7 +118,7 @@ class Spans:
             {"id": s.id, "text": s.text, "tokens": [_token_row(s, int(t), reasons) for t in np.flatnonzero(s.response)]}
             for s in run.tokens
         )  # fmt: skip
-        count = _write_rows(out / FILE, rows)
+        count = write_rows(out, rows)
         return [f"{FILE}: {count} rows of text and token spans", _write_tokenizer_digest(run, out)]
 
 
@@ -186,12 +184,3 @@ def _write_tokenizer_digest(run: Exported, out: Path) -> str:
     if digest is None:
         return f"{TOKENIZER}: null, because the model's backend reports no tokenizer digest"
     return f"{TOKENIZER}: SHA-256 of the tokenizer that produced the ids, and of its chat template"
-
-
-def _write_rows(file: Path, rows: Iterable[Any]) -> int:
-    count = 0
-    with file.open("w", encoding="utf-8") as out:
-        for row in rows:
-            out.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-            count += 1
-    return count

@@ -30,6 +30,19 @@ def write_config(out: Path, value: Mapping[str, Any], command: str) -> str:
     return f"{FILE}: start the training in this folder with: {command}"
 
 
+def write(out: Path, tune: FineTune, value: Mapping[str, Any], command: str) -> list[str]:
+    """Write train.yaml; return its lines of the summary."""
+    return [write_config(out, value, command), *left_out(tune)]
+
+
+def left_out(tune: FineTune) -> list[str]:
+    """What the run's trainer does and none of these configurations asks for."""
+    loss = tune.settings.get("loss")
+    return (
+        [] if loss is None else [f"{FILE}: the loss of the run ({_name(loss)}) is not carried over"]
+    )
+
+
 def trl(tune: FineTune, rows: int, *, encoded: bool) -> dict[str, Any]:
     """The configuration of ``trl sft``; without tokens the loss is on assistant turns."""
     lora = {
@@ -141,14 +154,6 @@ def swift(tune: FineTune, rows: int, *, fractions: bool) -> dict[str, Any]:
             **settings,
             "report_to": "none",
         }
-    )
-
-
-def left_out(tune: FineTune) -> list[str]:
-    """What the run's trainer does and none of these configurations asks for."""
-    loss = tune.settings.get("loss")
-    return (
-        [] if loss is None else [f"{FILE}: the loss of the run ({_name(loss)}) is not carried over"]
     )
 
 

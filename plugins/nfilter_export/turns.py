@@ -15,7 +15,11 @@ def conversation(sample: Sample, *, flags: bool = False) -> dict[str, JSON]:
     Weights other than 1 are written as ``weight``; with ``flags`` each assistant turn has a boolean ``train`` instead.
     """
     turns: list[JSON] = [turn(message, flags=flags) for message in sample.messages]
-    row: dict[str, JSON] = {"messages": turns}
+    return with_tools({"messages": turns}, sample)
+
+
+def with_tools(row: dict[str, JSON], sample: Sample) -> dict[str, JSON]:
+    """Return a row with the tools of its sample, if it has any."""
     return {**row, "tools": [dict(tool) for tool in sample.tools]} if sample.tools else row
 
 
@@ -44,13 +48,9 @@ def turn(message: Message, *, flags: bool = False) -> dict[str, JSON]:
     return out
 
 
-def weighted(sample: Sample) -> tuple[dict[str, JSON], bool]:
-    """Return a row for ms-swift, and whether a turn has a weight that is neither 0 nor 1.
-
-    The weight of an assistant turn is multiplied by that of its row.
-    """
+def weighted(sample: Sample) -> dict[str, JSON]:
+    """Return a row for ms-swift. The weight of an assistant turn is multiplied by that of its row."""
     turns: list[JSON] = []
-    fractions = False
     for message in sample.messages:
         out = {key: value for key, value in turn(message).items() if key != "weight"}
         if message.role == "assistant":
@@ -59,12 +59,8 @@ def weighted(sample: Sample) -> tuple[dict[str, JSON], bool]:
                 out["loss"] = False
             elif weight != 1:
                 out["loss_scale"] = weight
-                fractions = True
         turns.append(out)
-    row: dict[str, JSON] = {"messages": turns}
-    return (
-        {**row, "tools": [dict(tool) for tool in sample.tools]} if sample.tools else row
-    ), fractions
+    return with_tools({"messages": turns}, sample)
 
 
 def sharegpt(sample: Sample) -> Mapping[str, JSON] | str:

@@ -112,7 +112,7 @@ class Draft:
             kept = last.content if last.content in full else content
             tail = self.traits.lead + kept + (self.traits.end_of_turn or self.eos)
         end, tail = self._close(tail, last, content)
-        self._complete(tail[:end], last)
+        self._check_shown(tail[:end], last)
         begins = start + len(before)
         answer = Answer(last.index, begins, begins + end, start)
         text = head.text + before + tail
@@ -325,7 +325,8 @@ class Draft:
                 f"the chat template omits a call of a turn with {len(names)} tool calls"
             )
 
-    def _complete(self, shown: str, last: Turn) -> None:
+    def _check_shown(self, shown: str, last: Turn) -> None:
+        """Raise ChatError if ``shown``, the rendered text of the last turn, lacks a part of the turn."""
         if last.plain:
             learned = shown.removesuffix(self.traits.end_of_turn or self.eos)
             if last.content.strip() and not learned.strip():

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
-from nfilter import JSON, Judged, MetricInput, Proposal, Verdict, View, wilson
+from nfilter import JSON, Judged, MetricInput, Proposal, View, wilson
 from nfilter_metrics.statistics import ratio
+from nfilter_metrics.view_flags import last_verdict
 
 
 def _share(outcomes: Iterable[bool]) -> dict[str, JSON]:
@@ -32,7 +33,8 @@ class Relabel:
     def compute(self, data: MetricInput) -> Mapping[str, JSON]:
         if not data.verdicts or not data.judged:
             return {}
-        flagged = [judged for judged in data.judged if _flagged(judged, data)]
+        verdicts = ((judged, last_verdict(data, judged.final)) for judged in data.judged)
+        flagged = [judged for judged, last in verdicts if last is not None and last.flagged]
         kept = [judged for judged in flagged if judged.final.dropped is None]
         parts = {
             "before": _share(_not_none(_proposal_is_right(judged, data) for judged in flagged)),
@@ -49,15 +51,6 @@ class Relabel:
 
 def _not_none(outcomes: Iterable[bool | None]) -> Iterable[bool]:
     return (outcome for outcome in outcomes if outcome is not None)
-
-
-def _flagged(judged: Judged, data: MetricInput) -> bool:
-    """Return whether the sample's last verdict flags it; later checks override earlier ones."""
-    for name in reversed(data.verdicts):
-        verdict = Verdict.of(judged.final, name)
-        if verdict is not None:
-            return verdict.flagged
-    return False
 
 
 def _proposal_is_right(judged: Judged, data: MetricInput) -> bool | None:

@@ -23,7 +23,7 @@ class ViewFlags:
         wrong: dict[str, list[bool]] = {}
         flags: dict[str, list[bool]] = {}
         for judged in data.judged:
-            verdict = _last(data, judged.final)
+            verdict = last_verdict(data, judged.final)
             if verdict is None or judged.label_was_right is None:
                 continue
             for view, agrees in (verdict.agree or {}).items():
@@ -43,7 +43,8 @@ def _figures(wrong: list[bool], flags: list[bool]) -> dict[str, JSON]:
     }
 
 
-def _last(data: MetricInput, sample: Sample) -> Verdict | None:
+def last_verdict(data: MetricInput, sample: Sample) -> Verdict | None:
+    """Return the verdict of the last check that judged ``sample``; None if none did."""
     for name in reversed(data.verdicts):
         verdict = Verdict.of(sample, name)
         if verdict is not None:

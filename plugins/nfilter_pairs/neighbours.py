@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 import numpy as np
@@ -30,8 +31,9 @@ from nfilter import (
     View,
     hash_of,
     place_of,
+    rows_by_id,
 )
-from nfilter_pairs.letters import A, B, pair_of, shares
+from nfilter_pairs.letters import A, B, Pair, pair_of, shares
 from nfilter_pairs.mixture import sigmoid
 
 _BLOCK: Final = 256
@@ -89,22 +91,16 @@ class Neighbours:
         ids: list[int] = []
         prompts: list[int] = []
         labels: list[int] = []
-        texts: list[tuple[str, str, str]] = []
         vectors: list[tuple[Matrix, Matrix]] = []
+        rows = iter(stream)
         with ctx.progress(None, "embedding pairs") as progress:
-            for sample in stream:
-                pair = pair_of(sample, ctx, self.name)
-                prompt = "\n\n".join(turn.content for turn in sample.context)
-                ids.append(hash_of(sample.id))
-                prompts.append(hash_of(prompt))
-                labels.append(pair.sign)
-                texts.append((prompt, pair.a.content, pair.b.content))
-                if len(texts) == _BLOCK:
-                    vectors.append(self._embed(texts, ctx))
-                    texts = []
-                progress.advance()
-            if texts:
+            while block := [pair_of(sample, ctx, self.name) for sample in islice(rows, _BLOCK)]:
+                texts = [(_prompt(pair), pair.a.content, pair.b.content) for pair in block]
+                ids += [hash_of(pair.sample.id) for pair in block]
+                prompts += [hash_of(prompt) for prompt, _, _ in texts]
+                labels += [pair.sign for pair in block]
                 vectors.append(self._embed(texts, ctx))
+                progress.advance(len(block))
         if not ids:
             return State({"beta": 0.0})
         x = np.concatenate([each for each, _ in vectors])
@@ -125,7 +121,6 @@ class Neighbours:
             ctx.log.info(f"{self.name}: {best} neighbours agree with {share:.2f} of the labels")
         else:
             ctx.log.warning(f"{_UNINFORMATIVE}: the view gives no answer")
-        order = np.argsort(np.array(ids, dtype=np.uint64), kind="stable")
         report: dict[str, JSON] = {
             "k": best,
             "agrees_with_label": round(share, 6),
@@ -133,7 +128,7 @@ class Neighbours:
         }
         return State(
             {"beta": beta if informative else 0.0, "report": {"neighbours": report}},
-            {"ids": np.array(ids, dtype=np.uint64)[order], "votes": votes[best][order]},
+            rows_by_id(np.array(ids, dtype=np.uint64), votes=votes[best]),
         )
 
     def _embed(self, texts: Sequence[tuple[str, str, str]], ctx: Context) -> tuple[Matrix, Matrix]:
@@ -162,6 +157,10 @@ class Neighbours:
         if answer is None:
             return View(None, calls=0, failure="the neighbours are undecided", more={"vote": vote})
         return View(answer, calls=0, more={"vote": round(vote, 6), **shares(pair, p)})
+
+
+def _prompt(pair: Pair) -> str:
+    return "\n\n".join(turn.content for turn in pair.sample.context)
 
 
 def _unit(vectors: Matrix) -> Matrix:

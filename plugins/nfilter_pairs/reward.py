@@ -28,6 +28,7 @@ from nfilter import (
     View,
     hash_of,
     place_of,
+    rows_by_id,
 )
 from nfilter_pairs.letters import A, B, Pair, pair_of, shares
 from nfilter_pairs.mixture import Mirrored, fit, sigmoid
@@ -113,7 +114,6 @@ class Reward:
         ctx.log.info(
             f"{self.name}: {agree:.2f} of {int(known.sum())} labels have the higher log-probability; {said}"
         )
-        order = np.argsort(np.array(ids, dtype=np.uint64), kind="stable")
         report: dict[str, JSON] = {
             "scored": int(known.sum()),
             "agrees_with_label": round(agree, 6),
@@ -128,8 +128,7 @@ class Reward:
                 "report": {"reward": report},
             },
             {
-                "ids": np.array(ids, dtype=np.uint64)[order],
-                "margins": of_a[order],
+                **rows_by_id(np.array(ids, dtype=np.uint64), margins=of_a),
                 "sorted": np.sort(of_label[known]),
             },
         )

@@ -16,8 +16,6 @@ from nfilter import (
     Request,
     Sample,
     Sampling,
-    Tool,
-    ToolUse,
     View,
     question_variables,
     run_agents,
@@ -109,11 +107,8 @@ class Asking:
             draw=attempt,
         )
         texts = tuple(text for each in shown.values() for text in _texts(each))
-        tools = self._tools(member.tools)
+        tools = self._ctx.tools(member.tools)
         return Agent(request, tools, sample, texts, config.rounds, fence=fence), fence
-
-    def _tools(self, uses: Sequence[ToolUse]) -> Mapping[str, Tool]:
-        return self._ctx.tools(uses) if uses else {}
 
     def _shown(self, seat: Seat) -> dict[str, Any]:
         """Return what a member sees beside the question: answers without names, in an order of its own."""

@@ -18,6 +18,7 @@ from nfilter import (
     State,
     Verdict,
     View,
+    excerpt,
 )
 from nfilter_panel.asking import Asking, Seat
 from nfilter_panel.config import ChairConfig, PanelConfig, ReviewerConfig
@@ -126,12 +127,12 @@ class Review:
             return noted.keep(f"flagged and kept with its label; the panel made no decision: {why}")
         answer = outcome.opinion.answer
         if confirmed:
-            return noted.keep(f"confirmed as {_excerpt(answer)}: {why}")
+            return noted.keep(f"confirmed as {excerpt(answer)}: {why}")
         if self.config.write == "nothing":
-            return noted.keep(f"flagged: the panel answers {_excerpt(answer)}: {why}")
+            return noted.keep(f"flagged: the panel answers {excerpt(answer)}: {why}")
         text = self._response(case, outcome.opinion, answer, ctx)
         return noted.relabel(
-            text, f"relabelled from {_excerpt(case.label)} to {_excerpt(answer)}: {why}"
+            text, f"relabelled from {excerpt(case.label)} to {excerpt(answer)}: {why}"
         )
 
     def _response(self, case: Case, opinion: Opinion, answer: str, ctx: Context) -> str:
@@ -296,7 +297,7 @@ class _Panel:
         votes = [vote for vote in case.votes() if vote is not None]
         order = sorted(set(votes), key=lambda vote: (-votes.count(vote), vote))
         return ", ".join(
-            f"{_excerpt(self._holder(case, vote).answer, 30)} {votes.count(vote)}" for vote in order
+            f"{excerpt(self._holder(case, vote).answer, 30)} {votes.count(vote)}" for vote in order
         )
 
     def agreement(self, cases: Sequence[Case]) -> list[dict[int, bool]]:
@@ -312,14 +313,6 @@ class _Panel:
         ]
         same = iter(self._ctx.answers.agree(pairs))
         return [{place: next(same) for place in places} for places in placed]
-
-
-def _excerpt(text: str | None, most: int = 60) -> str:
-    """Return a text on one line, quoted and shortened, for a reason."""
-    if text is None:
-        return "no answer"
-    flat = " ".join(text.split())
-    return repr(flat if len(flat) <= most else f"{flat[: most - 3]}...")
 
 
 def _calls(config: PanelConfig) -> Iterator[Calls]:

@@ -22,6 +22,7 @@ from nfilter import (
     State,
     Verdict,
     View,
+    excerpt,
 )
 from nfilter_robustft.check_log import log_cutoff, log_rate, log_weak
 from nfilter_robustft.check_settings import CheckConfig
@@ -42,7 +43,7 @@ from nfilter_robustft.statistics.posterior import (
     partition,
 )
 from nfilter_robustft.statistics.support import LEAST, lack_of_support
-from nfilter_robustft.views import answer_of, excerpt, was_weak
+from nfilter_robustft.views import answer_of, was_weak
 
 _BLOCK = 256
 
@@ -300,7 +301,6 @@ class Check:
         return tuple(v for v in views if v != sure.view), None
 
     def _judgements(self, rows: Sequence[_Row], ctx: Context) -> dict[str, Judgement]:
-        config = self.config
         disputed = [
             row.sample
             for row in rows
@@ -308,16 +308,7 @@ class Check:
             and row.label is not None
             and not row.pattern.trusted
         ]
-        return judge_labels(
-            disputed,
-            ctx,
-            llm=str(config.llm),
-            prompt=config.prompt,
-            views=config.views,
-            max_tokens=config.max_tokens,
-            retries=config.retries,
-            retry_temperature=config.retry_temperature,
-        )
+        return judge_labels(disputed, ctx, self.config)
 
     def _decide(
         self, row: _Row, score: _Score, judgement: Judgement | None, rank: tuple[int, int] | None

@@ -18,9 +18,10 @@ from nfilter import (
     State,
     View,
     did_you_mean,
+    excerpt,
 )
 from nfilter_robustft.answer import majority_draws
-from nfilter_robustft.views import add_notes, excerpt
+from nfilter_robustft.views import add_notes
 
 
 class ColumnConfig(StageConfig):

@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nfilter import JSON, Completion, Context, Fence, Request, Sample, View
-from nfilter_robustft.views import RequestBuilder, excerpt
+from nfilter import JSON, Completion, Context, Fence, Request, Sample, View, excerpt
+from nfilter_robustft.check_settings import CheckConfig
+from nfilter_robustft.views import RequestBuilder
 
 _VERDICT = re.compile(r"verdict\W{0,8}(?P<word>correct|wrong)\b", re.IGNORECASE)
 _ONE_WORD = re.compile(r"\W*(?P<word>correct|wrong)\W*", re.IGNORECASE)
@@ -51,37 +52,29 @@ def read_verdict(text: str, fence: Fence | None = None) -> bool | None:
 
 
 def judge_labels(
-    samples: Sequence[Sample],
-    ctx: Context,
-    *,
-    llm: str,
-    prompt: str,
-    views: Sequence[str],
-    max_tokens: int,
-    retries: int,
-    retry_temperature: float,
+    samples: Sequence[Sample], ctx: Context, config: CheckConfig
 ) -> dict[str, Judgement]:
     """Return the judgements by id. The judge sees the views' answers and reasoning.
 
     A reply without a verdict is requested again at ``retry_temperature`` up to ``retries`` times. After that, or after
     a failed call, the label counts as wrong, with that reason.
     """
-    builder = RequestBuilder(ctx, ctx.prompt(prompt), max_tokens, 0.0, logprobs=False)
+    builder = RequestBuilder(ctx, ctx.prompt(config.prompt), config.max_tokens, 0.0, logprobs=False)
     judgements: dict[str, Judgement] = {}
     tokens = {sample.id: 0 for sample in samples}
     pending = list(samples)
-    for attempt in range(retries + 1):
+    for attempt in range(config.retries + 1):
         if not pending:
             break
         requests: list[Request] = []
         fences: list[Fence | None] = []
         for sample in pending:
-            variables = {"label": sample.response, "candidates": _candidates(sample, views)}
+            variables = {"label": sample.response, "candidates": _candidates(sample, config.views)}
             request = builder.request(
                 sample,
                 draw=attempt,
                 key="judge",
-                temperature=retry_temperature if attempt else 0.0,
+                temperature=config.retry_temperature if attempt else 0.0,
                 **variables,
             )
             requests.append(request)
@@ -89,7 +82,7 @@ def judge_labels(
             asked = fence.asked((message.content for message in request.messages), "Verdict")
             fences.append(fence if asked else None)
         unreadable = []
-        completions = ctx.model(llm).generate(requests)
+        completions = ctx.model(str(config.llm)).generate(requests)
         for sample, shown, completion in zip(pending, fences, completions, strict=True):
             tokens[sample.id] += completion.completion_tokens
             wrong, failure = _read_completion(completion, shown)

@@ -226,7 +226,8 @@ class Reason:
             row_limit = max(_MIN_ROW_TOKENS, _REPLIES * limit)
         for number in range(1, config.rounds + 1):
             for row in rows:
-                _stop_at_limit(row, row_limit)
+                if row.stopped is None and row_limit is not None and row.tokens >= row_limit:
+                    row.stopped = "tokens"
             active = [row for row in rows if row.stopped is None]
             reflections = model.generate(
                 [
@@ -267,12 +268,6 @@ def _start(sample: Sample, completion: Completion, ctx: Context) -> _Progress:
 
 def _is_truncated(completion: Completion, answer: str | None) -> bool:
     return completion.finish == "length" and answer is None
-
-
-def _stop_at_limit(row: _Progress, limit: int | None) -> None:
-    """Stop a sample whose replies have ``limit`` tokens in total."""
-    if row.stopped is None and limit is not None and row.tokens >= limit:
-        row.stopped = "tokens"
 
 
 def _reply_limit_of(state: State | None, max_tokens: int) -> int:

@@ -26,6 +26,7 @@ from nfilter import (
     Temperature,
     Tools,
     View,
+    excerpt,
     run_agents,
 )
 from nfilter_robustft.answer_format import format_like
@@ -34,7 +35,6 @@ from nfilter_robustft.review_case import Candidate, Case, Reply
 from nfilter_robustft.settings import Logprobs, Preset
 from nfilter_robustft.views import (
     RequestBuilder,
-    excerpt,
     is_bare_answer,
     is_flagged,
     read_answer,

@@ -8,9 +8,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from nfilter import Context, Contract, Sample, StageConfig, State, Verdict, View
+from nfilter import Context, Contract, Sample, StageConfig, State, Verdict, View, excerpt
 from nfilter_robustft.answer_format import format_like
-from nfilter_robustft.views import excerpt
 
 
 class SettleConfig(StageConfig):

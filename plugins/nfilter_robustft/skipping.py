@@ -12,8 +12,8 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import Field, model_validator
 
-from nfilter import JSON, Context, RecipeError, Sample, StageConfig, View
-from nfilter_robustft.views import excerpt, is_flagged, was_skipped
+from nfilter import JSON, Context, RecipeError, Sample, StageConfig, View, excerpt
+from nfilter_robustft.views import is_flagged, was_skipped
 
 Agree = Mapping[str, bool | None]
 

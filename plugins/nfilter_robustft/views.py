@@ -179,14 +179,6 @@ def was_weak(view: View | None) -> bool:
     return view is not None and view.weak
 
 
-def excerpt(text: str | None, limit: int = 60) -> str:
-    """Return ``text`` on one line, quoted and truncated, for use in a reason."""
-    if text is None:
-        return "no answer"
-    flat = " ".join(text.split())
-    return repr(flat if len(flat) <= limit else flat[: limit - 3] + "...")
-
-
 def add_notes(chunk: Sequence[Sample], into: str, notes: Mapping[str, View]) -> list[Sample]:
     """Return the samples of ``chunk`` with the notes of their ids added under ``into``."""
     return [

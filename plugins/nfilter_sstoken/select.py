@@ -23,6 +23,7 @@ from nfilter import (
     State,
     TokenSample,
     highest_scores,
+    response_attention,
     token_score,
 )
 
@@ -90,15 +91,8 @@ class Select:
 
         def read(missing: Sequence[TokenSample]) -> Iterator[FloatArray]:
             model = ctx.model(self.config.model).use(Attends)
-            with_response = [sample for sample in missing if sample.response.any()]
             try:
-                attention = model.attention(with_response, _to_prompt, slice(-1, None))
-                for sample in missing:
-                    scores = np.full(len(sample.ids), np.nan, dtype=np.float32)
-                    if sample.response.any():
-                        (last,) = next(attention)
-                        scores[sample.response] = last[sample.response]
-                    yield scores
+                yield from response_attention(model, missing, _to_prompt, slice(-1, None))
             except ModelError as error:
                 raise ModelError(f"{error}; or set rho: 1, which reads no attention") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, ClassVar
 
@@ -124,11 +124,8 @@ class Neighbours:
     @cached_property
     def _index(self) -> tuple[list[Sample], FloatArray]:
         """The rows that are not dropped, and their vectors of length 1, [n, d]."""
-        rows = list(self._present())
+        rows = [row for row in self._site.rows if row.dropped is None]
         return rows, self._embedded([row.query for row in rows])
-
-    def _present(self) -> Iterator[Sample]:
-        return (row for row in self._site.rows if row.dropped is None)
 
     def _embedded(self, texts: list[str]) -> FloatArray:
         if self._site.model is None:

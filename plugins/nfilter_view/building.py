@@ -90,7 +90,7 @@ class _Work:
     def add(self, block: Sequence[Outcome]) -> None:
         rows = [self._row(row) for row in block]
         columns = {name: [row[name] for row in rows] for name in KINDS}
-        scores = [_scores(row) for row in block]
+        scores = [dict(scores_of(row.sample)) if row.sample else {} for row in block]
         self.columns.add(columns, scores, MOST)
 
     def kinds(self) -> list[tuple[int, str, int]]:
@@ -138,10 +138,6 @@ class _Work:
 def kind_of(reason: str) -> str:
     """A reason without the values in it, so that equal reasons about other rows are one kind."""
     return _VARIES.sub("…", _text(reason))[:_SHOWN] or "no reason"
-
-
-def _scores(row: Outcome) -> dict[str, float]:
-    return dict(scores_of(row.sample)) if row.sample else {}
 
 
 def _action(row: Outcome, *, made: bool, changed: bool) -> str:

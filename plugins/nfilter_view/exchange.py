@@ -12,13 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from nfilter import ACTIONS, Outcome, Review, RunReader, StoreError, did_you_mean, publishing
+from nfilter import (
+    ACTIONS,
+    Outcome,
+    Review,
+    RunReader,
+    StoreError,
+    cell_of,
+    did_you_mean,
+    publishing,
+    text_of_cell,
+)
 from nfilter_view.scores import views_of
 
 _COLUMNS: Final = ("id", "question", "given", "suggested", "decision", "label", "why", "who")
 _WORDS: Final = ("accept", "relabel", "drop", "skip")
-# What a spreadsheet takes for a formula gets an apostrophe in front.
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "＝", "＋", "－", "＠")
 _QUESTIONS: Final = ("decision", "label", "why")
 _BY: Final = "reviewed_by"
 _AGENT: Final = "nfilter"
@@ -383,17 +391,8 @@ def _csv(items: Sequence[_Item]) -> str:
             *said,
             *(item.views.get(name, "") for name in names),
         ]
-        writer.writerow([_guard(cell) for cell in cells])
+        writer.writerow([cell_of(text) for text in cells])
     return out.getvalue()
-
-
-def _guard(cell: str) -> str:
-    safe = cell.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
-    return f"'{safe}" if safe.startswith(_FORMULA) else safe
-
-
-def _unguard(cell: str) -> str:
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell
 
 
 def _from_csv(text: str) -> Iterator[_Answer]:
@@ -406,7 +405,7 @@ def _from_csv(text: str) -> Iterator[_Answer]:
         raise ValueError(f"the column {missing[0]!r} is gone; put it back")
     with _long_cells(len(text)):
         for row in reader:
-            cells = {name: _unguard(row.get(name) or "") for name in _COLUMNS}
+            cells = {name: text_of_cell(row.get(name) or "") for name in _COLUMNS}
             parts = {**cells, "decision": cells["decision"].strip().lower()}
             if parts["decision"] or parts["label"]:
                 yield _Answer(f"line {reader.line_num}", cells["id"], parts, cells["who"])

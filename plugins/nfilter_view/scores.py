@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from nfilter import JSON, Sample, View
+from nfilter import Sample, View, is_number
 
 MOST: Final = 48
 """Scores of one run; the first that are met."""
@@ -17,16 +17,12 @@ _DULL: Final = frozenset({"tokens", "calls", "rounds", "saved", "length", "attem
 def scores_of(sample: Sample) -> Iterator[tuple[str, float]]:
     """Yield every number of a sample's notes, named ``note`` or ``note.field``, and its weight if it is not 1."""
     for name, note in sample.notes.items():
-        if _is_number(note):
-            yield name, float(note)  # type: ignore[arg-type]
+        if is_number(note):
+            yield name, float(note)
         elif isinstance(note, Mapping):
             for key, value in note.items():
-                if key not in _DULL and _is_number(value):
-                    yield f"{name}.{key}", float(value)  # type: ignore[arg-type]
-
-
-def _is_number(value: JSON) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+                if key not in _DULL and is_number(value):
+                    yield f"{name}.{key}", float(value)
 
 
 def views_of(sample: Sample) -> dict[str, View]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-
-from nfilter import Attends, FloatArray, TokenSample
+from nfilter import Attends, FloatArray, TokenSample, response_attention
 from nfilter_xtf.presets import Preset
 
 if TYPE_CHECKING:
@@ -36,16 +34,11 @@ def importances(
         "default": _mean_from_later, "paper": _mean_received, "official": _mean_over_keys
     }[preset]  # fmt: skip
     layers = slice(1) if preset == "official" else slice(None)
-    read = [sample for sample in samples if sample.response.any()]
-    attention = model.attention(read, reduce, layers)
-    for sample in samples:
-        scores = np.full(len(sample.ids), np.nan, dtype=np.float32)
-        if sample.response.any():
-            mean = np.stack(next(attention)).mean(axis=0, dtype=np.float64)
-            scores[sample.response] = mean[sample.response]
+    scores = response_attention(model, samples, reduce, layers)
+    for sample, values in zip(samples, scores, strict=True):
         if advance is not None:
             advance(len(sample.ids))
-        yield scores
+        yield values
 
 
 def _mean_from_later(weights: Tensor, sample: TokenSample) -> Tensor:

@@ -36,6 +36,7 @@ from nfilter_xtf.rules import (
     LowTail,
     Rule,
     noise_mask,
+    occurrences,
     relevance_cuts,
     spare_best,
 )
@@ -152,13 +153,9 @@ class Mask:
     def _cuts(self, samples: Sequence[TokenSample], ctx: Context) -> list[float] | None:
         """Return the cuts of xtf.relevance, recomputed from its scores: of prompts too with ``official``."""
         prompts = self.config.preset == "official"
-        total: Counter[float] = Counter()
-        for sample in samples:
-            scores = self._scores(sample, "relevance")[sample.response | prompts]
-            values, times = np.unique(scores[~np.isnan(scores)], return_counts=True)
-            total.update(dict(zip(values.tolist(), times.tolist(), strict=True)))
-        values = np.array(sorted(total), dtype=np.float64)
-        cuts = relevance_cuts(values, np.array([total[value] for value in values.tolist()]))
+        scores = (self._scores(each, "relevance")[each.response | prompts] for each in samples)
+        known = (each[~np.isnan(each)] for each in scores)
+        cuts = relevance_cuts(*occurrences(known, np.float64))
         if cuts is None:
             ctx.log.warning(
                 f"{self.name}: the relevance scores do not form classes, so relevance masks nothing"

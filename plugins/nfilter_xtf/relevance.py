@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -26,7 +25,7 @@ from nfilter import (
 from nfilter_xtf.attribute import AttributeMasking, Tally
 from nfilter_xtf.otsu import CLASSES
 from nfilter_xtf.presets import CapSetting, MaskSetting, PresetSetting
-from nfilter_xtf.rules import Band, relevance_cuts
+from nfilter_xtf.rules import Band, occurrences, relevance_cuts
 from nfilter_xtf.vectors import control_ids, cosines, mean_vector, texts_of, tokenizer_of, word_ids
 
 MIN_DISTINCT = 2000
@@ -151,13 +150,8 @@ def count_ids(
 
     ``prompts`` counts the tokens of prompts too.
     """
-    total: Counter[int] = Counter()
-    for sample in samples:
-        counted = sample.ids if prompts else sample.ids[sample.response]
-        present, times = np.unique(counted, return_counts=True)
-        total.update(dict(zip(present.tolist(), times.tolist(), strict=True)))
-    ids = np.array(sorted(total), dtype=np.int64)
-    return ids, np.array([total[number] for number in ids.tolist()], dtype=np.int64)
+    counted = (sample.ids if prompts else sample.ids[sample.response] for sample in samples)
+    return occurrences(counted, np.int64)
 
 
 def _counts_in_responses(samples: Iterable[TokenSample], ids: IntArray) -> IntArray:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from nfilter import BoolArray, FloatArray, TokenSample
+from nfilter import BoolArray, FloatArray, IntArray, TokenSample
 from nfilter_xtf.otsu import CLASSES, multi_otsu
 from nfilter_xtf.presets import Preset
 
@@ -87,6 +88,17 @@ class Band:
         s = np.asarray(scores, dtype=np.float64)
         hits: BoolArray = (s >= self.low) & (s < self.high)
         return hits
+
+
+def occurrences(parts: Iterable[Any], dtype: type) -> tuple[Any, IntArray]:
+    """Return the distinct values in ``parts`` ([n], ascending, of ``dtype``) and the number of occurrences of each ([n])."""
+    total: Counter[Any] = Counter()
+    for part in parts:
+        values, times = np.unique(part, return_counts=True)
+        total.update(dict(zip(values.tolist(), times.tolist(), strict=True)))
+    ordered = sorted(total)
+    counts = np.array([total[value] for value in ordered], dtype=np.int64)
+    return np.array(ordered, dtype=dtype), counts
 
 
 def relevance_cuts(scores: Any, counts: Any) -> list[float] | None:

@@ -148,7 +148,7 @@ def fit(
         calibration.apply(shares),
         best[1],
         calibration,
-        _frequency_nll(labels),
+        frequency_nll(labels),
         int(labels.known.sum()),
     )
 
@@ -225,7 +225,8 @@ def _feasible_k(values: Sequence[int], n: int) -> list[int]:
     return [value for value in values if value <= n // 8] or [max(1, min(values[0], n // 4))]
 
 
-def _frequency_nll(labels: Labels) -> float:
+def frequency_nll(labels: Labels) -> float:
+    """Return the nll per label, in nats, of predicting each label by the frequencies of all."""
     counts = np.bincount(labels.codes[labels.known], minlength=labels.classes)
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nfilter_robustft.statistics import noise_model
-from nfilter_robustft.statistics.discriminant import Labels
+from nfilter_robustft.statistics.discriminant import Labels, frequency_nll
 from nfilter_robustft.statistics.noise_model import NoiseModel
 
 Float64Array = npt.NDArray[np.float64]
@@ -159,10 +159,7 @@ def fit(
         Member(chosen, float(weight), ridge.penalty, ridge.scores, model, ridge.predict)
         for weight, (chosen, ridge, model) in zip(weights, fitted, strict=True)
     )
-    counts = np.bincount(labels.codes[labels.known], minlength=labels.classes)
-    shares = counts[counts > 0] / max(1, counts.sum())
-    baseline = float(-(shares * np.log(shares)).sum())
-    return Classifier(members, labels, baseline, int(counts.sum()), spaces)
+    return Classifier(members, labels, frequency_nll(labels), int(labels.known.sum()), spaces)
 
 
 def subsets(n: int) -> Iterator[tuple[int, ...]]:

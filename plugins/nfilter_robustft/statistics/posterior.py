@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -70,16 +70,7 @@ class Estimate:
 
     def to_json(self) -> dict[str, JSON]:
         """Return JSON values for a stage's state."""
-        return {
-            "rate": self.rate,
-            "low": self.low,
-            "high": self.high,
-            "n": self.n,
-            "accuracy": dict(self.accuracy),
-            "collision": self.collision,
-            "converged": self.converged,
-            "ends": [dict(accuracy) for accuracy in self.ends],
-        }
+        return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Estimate:

@@ -61,7 +61,7 @@ def _differences_between(a: _Facts, b: _Facts) -> list[str]:
     if None not in tests and tests[0] != tests[1]:
         notes.append("the test rows differ")
     elif None not in tests:
-        notes += _asking(a.lock.get("evaluate"), b.lock.get("evaluate"))
+        notes += _evaluation_settings(a.lock.get("evaluate"), b.lock.get("evaluate"))
     if (models := _models(a, b)) is not None:
         notes.append(models)
     return notes
@@ -96,7 +96,7 @@ def _data(a: _Facts, b: _Facts) -> str | None:
     if noise[0] != noise[1]:
         return f"the injected noise differs ({noise[0]} and {noise[1]})"
     same_seed = a.lock.get("seed") == b.lock.get("seed")
-    if same_seed and _hash(source[0], _label) != _hash(source[1], _label):
+    if same_seed and _hash(source[0], _response) != _hash(source[1], _response):
         return "the questions are equal and the labels differ"
     return None
 
@@ -111,7 +111,7 @@ def _question(sample: Sample) -> Any:
     return [[message.role, message.content] for message in sample.context]
 
 
-def _label(sample: Sample) -> Any:
+def _response(sample: Sample) -> Any:
     return sample.response
 
 
@@ -131,7 +131,8 @@ def _test_rows(run: Path) -> str | None:
     return None
 
 
-def _asking(a: Any, b: Any) -> list[str]:
+def _evaluation_settings(a: Any, b: Any) -> list[str]:
+    """Say which settings of the evaluation differ between two runs."""
     if not isinstance(a, Mapping) or not isinstance(b, Mapping):
         return []
     changed = [key for key in _EVALUATE if a.get(key) != b.get(key)]

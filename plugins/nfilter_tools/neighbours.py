@@ -123,7 +123,7 @@ class Neighbours:
 
     @cached_property
     def _index(self) -> tuple[list[Sample], FloatArray]:
-        """The rows that are not dropped, and their vectors of length 1, [n, d]."""
+        """The rows of the run that a model can look up, those not dropped, and their vectors of length 1, [n, d]."""
         rows = [row for row in self._site.rows if row.dropped is None]
         return rows, self._embedded([row.query for row in rows])
 

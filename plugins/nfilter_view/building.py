@@ -141,6 +141,7 @@ def kind_of(reason: str) -> str:
 
 
 def _action(row: Outcome, *, made: bool, changed: bool) -> str:
+    """Return the word of ``ACTIONS`` for what the run did to a row."""
     if row.sample is None:
         return "unreadable"
     if row.fate == "dropped":

@@ -140,7 +140,7 @@ class Index:
                 numbers,
             ).fetchall()
         by_number = {row[0]: row for row in found}
-        return [self._shown(by_number[n]) for n in numbers if n in by_number]
+        return [self._as_listed(by_number[n]) for n in numbers if n in by_number]
 
     def place(self, row: str) -> tuple[int, int] | None:
         """Return the number of the row with an id, and that of its chunk; None where there is none."""
@@ -245,7 +245,8 @@ class Index:
                 )
         return out
 
-    def _shown(self, row: Sequence[Any]) -> dict[str, Any]:
+    def _as_listed(self, row: Sequence[Any]) -> dict[str, Any]:
+        """Return a row of the database as the page's list of rows takes it."""
         n, name, question, given, now, reason = row
         at = {key: self.columns.of(key)[n] for key in ("fate", "action", "flagged", "disagreement")}
         scores = {key: float(self.columns.score(key)[n]) for key in self.scores()}

@@ -1,6 +1,7 @@
 # The public API: each name once, with the module that it comes from. `__init__.py` reads this file when it is imported.
 from .answers.thoughts import MARKS as MARKS
 from .api.adapter_files import adapter_files as adapter_files
+from .api.addresses import is_address as is_address
 from .api.agents import Agent as Agent
 from .api.agents import AgentRun as AgentRun
 from .api.agents import ToolStep as ToolStep
@@ -45,7 +46,9 @@ from .api.data import Exporter as Exporter
 from .api.data import FetchesData as FetchesData
 from .api.data import FineTune as FineTune
 from .api.data import IdentifiesData as IdentifiesData
+from .api.data import ShowsBytes as ShowsBytes
 from .api.data import Source as Source
+from .api.data import show_no_bytes as show_no_bytes
 from .api.errors import BudgetError as BudgetError
 from .api.errors import ContractError as ContractError
 from .api.errors import ModelError as ModelError
@@ -164,6 +167,7 @@ from .metrics.intervals import wilson as wilson
 from .recipe.hosts import Address as Address
 from .recipe.hosts import AllowedHosts as AllowedHosts
 from .recipe.hosts import allow_host as allow_host
+from .recipe.hosts import allow_option as allow_option
 from .recipe.hosts import granted as granted
 from .recipe.hosts import odd_name as odd_name
 from .recipe.hosts import parse_address as parse_address

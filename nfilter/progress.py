@@ -10,9 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from nfilter.api.data import ShowsBytes
 from nfilter.api.errors import StoreError
 from nfilter.api.file_errors import write_error
-from nfilter.api.stages import Progress
+from nfilter.api.stages import NoProgress, Progress
 from nfilter.store.warnings import RunWarnings
 
 _WIDE = 100  # terminal columns from which whole notes are shown
@@ -26,13 +27,13 @@ class Reporter(Protocol):
     def warning(self, text: str) -> None: ...
 
     def progress(
-        self, total: int | None, text: str, note: Callable[[], str] | None = None
+        self,
+        total: int | None,
+        text: str,
+        note: Callable[[], str] | None = None,
+        *,
+        in_bytes: bool = False,
     ) -> Any: ...
-
-
-class _Silent:
-    def advance(self, n: int = 1) -> None:
-        pass
 
 
 class QuietReporter:
@@ -50,10 +51,15 @@ class QuietReporter:
 
     @contextmanager
     def progress(
-        self, total: int | None, text: str, note: Callable[[], str] | None = None
+        self,
+        total: int | None,
+        text: str,
+        note: Callable[[], str] | None = None,
+        *,
+        in_bytes: bool = False,
     ) -> Iterator[Progress]:
         """Yield a counter that shows nothing."""
-        yield _Silent()
+        yield NoProgress()
 
 
 class LineReporter(QuietReporter):
@@ -92,16 +98,15 @@ class TerminalReporter:
 
     @contextmanager
     def progress(
-        self, total: int | None, text: str, note: Callable[[], str] | None = None
+        self,
+        total: int | None,
+        text: str,
+        note: Callable[[], str] | None = None,
+        *,
+        in_bytes: bool = False,
     ) -> Iterator[Progress]:
         """Show a bar in the block; bars may be nested. ``note`` is called whenever the bar is drawn."""
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
         from rich.table import Column
 
         outermost = self._bars is None
@@ -109,7 +114,7 @@ class TerminalReporter:
             self._bars = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
-                MofNCompleteColumn(table_column=Column(no_wrap=True)),
+                _count_column(),
                 _rate_column(),
                 TimeRemainingColumn(table_column=Column(no_wrap=True)),
                 _note_column(whole=self.console.width >= _WIDE),
@@ -117,7 +122,7 @@ class TerminalReporter:
                 transient=True,
             )
             self._bars.start()
-        task = self._bars.add_task(text, total=total, note=note)
+        task = self._bars.add_task(text, total=total, note=note, in_bytes=in_bytes)
         try:
             yield _Bar(self._bars, task)
         finally:
@@ -127,7 +132,29 @@ class TerminalReporter:
                 self._bars = None
 
 
+def _count_column() -> Any:
+    """The column of what is done, of how much in all; bytes in decimal units."""
+    from rich.filesize import decimal
+    from rich.progress import DownloadColumn, MofNCompleteColumn, ProgressColumn, Task
+    from rich.table import Column
+    from rich.text import Text
+
+    class Count(ProgressColumn):
+        number = MofNCompleteColumn()
+        size = DownloadColumn()
+
+        def render(self, task: Task) -> Text:
+            if not task.fields.get("in_bytes"):
+                return self.number.render(task)
+            if task.total is None:
+                return Text(decimal(int(task.completed)))
+            return self.size.render(task)
+
+    return Count(Column(no_wrap=True))
+
+
 def _rate_column() -> Any:
+    from rich.filesize import decimal
     from rich.progress import ProgressColumn, Task
     from rich.table import Column
     from rich.text import Text
@@ -135,7 +162,10 @@ def _rate_column() -> Any:
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
             speed = task.speed
-            return Text(f"{speed:,.1f}/s" if speed else "")
+            if not speed:
+                return Text()
+            told = decimal(int(speed)) if task.fields.get("in_bytes") else f"{speed:,.1f}"
+            return Text(f"{told}/s")
 
     return Rate(Column(no_wrap=True))
 
@@ -220,3 +250,8 @@ def reporter_for(*, quiet: bool = False) -> Reporter:
     if quiet:
         return QuietReporter()
     return TerminalReporter() if sys.stderr.isatty() else LineReporter()
+
+
+def bytes_on(reporter: Callable[[], Reporter]) -> ShowsBytes:
+    """Return what shows the bytes of a copy on a reporter, which is made when the first copy begins."""
+    return lambda total, text: reporter().progress(total, text, in_bytes=True)

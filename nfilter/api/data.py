@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from nfilter.api.capabilities import TokenizerDigest
 from nfilter.api.settings import StageConfig
+from nfilter.api.stages import NoProgress, Progress
 from nfilter.api.types import JSON, Row, Sample, TokenSample, Unreadable
 
 
@@ -53,6 +55,18 @@ class IdentifiesData(Protocol):
         ...
 
 
+class ShowsBytes(Protocol):
+    """Shows the progress of a copy in the block: of ``total`` bytes, None if that is unknown. ``advance`` counts bytes."""
+
+    def __call__(self, total: int | None, text: str) -> AbstractContextManager[Progress]: ...
+
+
+def show_no_bytes(total: int | None, text: str) -> AbstractContextManager[Progress]:
+    """Show nothing."""
+    del total, text
+    return nullcontext(NoProgress())
+
+
 @runtime_checkable
 class FetchesData(Protocol):
     """A source whose data may be on another machine: it copies the data to this one before anything is read.
@@ -67,13 +81,16 @@ class FetchesData(Protocol):
         ...
 
     @classmethod
-    def fetch(cls, config: Any, base_dir: Path, allowed: Container[str]) -> None:
+    def fetch(
+        cls, config: Any, base_dir: Path, allowed: Container[str], progress: ShowsBytes
+    ) -> None:
         """Copy the data to this machine, if there is no copy of its present version; for data of this machine do nothing.
 
         Args:
             config: The settings of the source.
             base_dir: The recipe's folder.
             allowed: The hosts that connections may go to; one that a redirect names counts too.
+            progress: Shows the bytes that are copied.
 
         Raises:
             SourceError: when the data cannot be copied; a run does not start then.

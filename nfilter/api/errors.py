@@ -7,11 +7,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from nfilter.api.addresses import without_secrets
+
 
 class NfilterError(Exception):
-    """The base of all errors that nfilter raises. ``exit_code`` is the exit code of the command."""
+    """The base of all errors that nfilter raises. ``exit_code`` is the exit code of the command.
+
+    Addresses in the message are cut: no user, key, query or fragment.
+    """
 
     exit_code = 1
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(without_secrets(a) if isinstance(a, str) else a for a in args))
 
 
 class RecipeError(NfilterError):
@@ -20,7 +28,8 @@ class RecipeError(NfilterError):
     exit_code = 2
 
     def __init__(self, faults: str | Iterable[str]) -> None:
-        self.faults = (faults,) if isinstance(faults, str) else tuple(faults)
+        given = (faults,) if isinstance(faults, str) else faults
+        self.faults = tuple(without_secrets(fault) for fault in given)
         super().__init__("\n".join(self.faults))
 
 
@@ -60,6 +69,10 @@ class ModelError(NfilterError):
 
 class ToolError(NfilterError):
     """A call of a tool that has no answer; the model that made the call reads what to write instead."""
+
+    def __init__(self, *args: object) -> None:
+        # The model reads its own text as it wrote it.
+        Exception.__init__(self, *args)
 
 
 class NothingLeftError(NfilterError):

@@ -233,6 +233,13 @@ class Progress(Protocol):
     def advance(self, n: int = 1) -> None: ...
 
 
+class NoProgress:
+    """Progress that is shown nowhere."""
+
+    def advance(self, n: int = 1) -> None:
+        """Count nothing."""
+
+
 class Context(Protocol):
     """The services that a stage may use."""
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from nfilter.api.addresses import without_secrets
 from nfilter.api.errors import NfilterError
 from nfilter.cli.shared import plain
 
@@ -98,7 +99,7 @@ def entry(argv: Sequence[str] | None = None) -> int:
         return 130
     except (click.ClickException, NfilterError, OSError) as error:
         code, text = _ending(error)
-        click.echo(plain(text), err=True)
+        click.echo(plain(without_secrets(text)), err=True)
         return code
     return result if isinstance(result, int) else 0
 

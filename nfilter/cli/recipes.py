@@ -13,10 +13,11 @@ from nfilter.cli import completion
 from nfilter.cli.group import main
 from nfilter.cli.shared import (
     Asked,
-    PresentPath,
+    DataName,
     attributed,
     checked_recipe,
     console,
+    host_option,
     json_option,
     limit_option,
     load_plugins,
@@ -85,12 +86,14 @@ def run(
         _refuse_with_ranks(f"--world {place.world}", one, processes=launch.size, seeds=seeds)
         if fresh:
             _refuse_fresh(place.world)
-    plugins, loaded = sound_recipe(asked, out)
+    # The first process shows the one bar of a launch.
+    quiet = quiet or as_json
+    plugins, loaded = sound_recipe(asked, out, quiet=quiet or launch.rank > 0)
     executor = loaded.executor if rank is None else None
     if executor is not None:
         one = "add --set executor=null"
         _refuse_with_ranks(f"executor {executor.name!r}", one, processes=launch.size, seeds=seeds)
-    reporter = reporter_for(quiet=quiet or as_json)
+    reporter = reporter_for(quiet=quiet)
     if launch.rank:
         launches.follow(loaded, plugins, launch)
         return
@@ -111,8 +114,7 @@ def run(
             f"{target}: renamed to {aside}, its journal included; the run starts from the beginning"
         )
     if executor is not None:
-        progress = not (quiet or as_json)
-        execute(loaded, target, limit=limit, progress=progress, lenders=tried)
+        execute(loaded, target, limit=limit, progress=not quiet, lenders=tried)
         _say_done(Result.open(target), as_json=as_json)
         return
     with launches.leading(loaded, launch):
@@ -191,7 +193,7 @@ def _seeds(text: str) -> list[int]:
 @json_option
 def check(asked: Asked, world: int | None, as_json: bool) -> None:
     """Check a recipe without running it: names, settings, prompts, models, data. Load no model."""
-    plugins, loaded, report = checked_recipe(asked, data=True)
+    plugins, loaded, report = checked_recipe(asked, data=True, quiet=as_json)
     if not report.faults:
         from nfilter.engine.ranks.division import shares, world_of
 
@@ -231,7 +233,7 @@ def lint(
     from nfilter.engine.preview import preview
     from nfilter.report.encoding import render
 
-    plugins, loaded = sound_recipe(asked)
+    plugins, loaded = sound_recipe(asked, quiet=as_json)
     with attributed(plugins, "lint"):
         found = preview(loaded, plugins, limit)
     if as_json:
@@ -259,7 +261,7 @@ def plan(
     from nfilter.engine import plan as engine
     from nfilter.report.plan import render
 
-    plugins, loaded = sound_recipe(asked)
+    plugins, loaded = sound_recipe(asked, quiet=as_json)
     with attributed(plugins, "plan"):
         target = out or Path("runs") / loaded.name
         found = engine.plan(loaded, plugins, limit, target)
@@ -304,7 +306,8 @@ def pilot(
     from nfilter.progress import reporter_for
     from nfilter.report.pilot import render
 
-    plugins, loaded = sound_recipe(asked)
+    quiet = quiet or as_json
+    plugins, loaded = sound_recipe(asked, quiet=quiet)
     with attributed(plugins, "pilot"):
         found = engine.pilot(
             loaded,
@@ -312,7 +315,7 @@ def pilot(
             out or engine.directory_of(Path("runs") / loaded.name),
             count=count,
             usd=usd,
-            reporter=reporter_for(quiet=quiet or as_json),
+            reporter=reporter_for(quiet=quiet),
         )
     if as_json:
         click.echo(json.dumps(found.to_json()))
@@ -328,8 +331,8 @@ def pilot(
 )
 @click.option(
     "--data",
-    type=PresentPath(),
-    help="The dataset; its columns are inferred.",
+    type=DataName(),
+    help="The dataset, a path or an address; its columns are inferred.",
 )
 @click.option(
     "--model",
@@ -337,7 +340,7 @@ def pilot(
 )
 @click.option(
     "--test",
-    type=PresentPath(),
+    type=DataName(),
     help="The test rows, on which the arms are compared.",
 )
 @click.option(
@@ -350,14 +353,19 @@ def pilot(
     show_default=True,
 )
 @click.option("--force", is_flag=True, help="Overwrite an existing recipe.")
+@host_option
 @plugin_option
-def init(files: tuple[Path, ...], **given: Any) -> None:
+def init(files: tuple[Path, ...], hosts: tuple[str, ...], **given: Any) -> None:
     """Write a recipe for your data and your model."""
+    from nfilter.progress import bytes_on, reporter_for
+    from nfilter.recipe.hosts import granted
     from nfilter.recipe.init import scaffold
 
     plugins = load_plugins(files)
     with attributed(plugins, "init"):
-        made = scaffold(plugins, **given)
+        made = scaffold(
+            plugins, **given, hosts=sorted(granted(hosts, {})), progress=bytes_on(reporter_for)
+        )
     for line in made:
         click.echo(line)
     if files:
@@ -391,7 +399,7 @@ def schema(out: Path | None, markdown: bool, files: tuple[Path, ...]) -> None:
 
 
 @main.command(name="inject-noise")
-@click.argument("data", type=PresentPath())
+@click.argument("data", type=DataName())
 @click.argument("out", type=click.Path(path_type=Path, readable=False))
 @click.option(
     "--ratio",
@@ -409,15 +417,17 @@ def schema(out: Path | None, markdown: bool, files: tuple[Path, ...]) -> None:
     metavar="COLUMN",
     help="The column with the wrong answer of each row, or a list of wrong answers.",
 )
+@host_option
 @plugin_option
 @json_option
 def inject_noise(
-    data: Path,
+    data: Path | str,
     out: Path,
     ratio: float,
     seed: int,
     kind: str,
     wrong: str | None,
+    hosts: tuple[str, ...],
     files: tuple[Path, ...],
     as_json: bool,
 ) -> None:
@@ -425,9 +435,14 @@ def inject_noise(
 
     With --kind preference, a fraction of the pairs is flipped: chosen and rejected are exchanged.
     """
+    from nfilter.progress import bytes_on, reporter_for
+    from nfilter.recipe.hosts import granted
     from nfilter.recipe.init import inject
 
-    counts = inject(load_plugins(files), data, out, ratio, seed, kind, wrong)
+    counts = inject(
+        load_plugins(files), data, out, ratio, seed, kind, wrong,
+        hosts=granted(hosts, {}), progress=bytes_on(lambda: reporter_for(quiet=as_json)),
+    )  # fmt: skip
     if as_json:
         click.echo(json.dumps(counts))
     else:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from nfilter.api.addresses import is_address
+
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
@@ -52,6 +54,12 @@ _RECIPE_OPTIONS = (
         "--recipe-plugins", is_flag=True,
         help="Load every .py file of the folder plugins/ beside the recipe as with --plugin.",
     ),
+)  # fmt: skip
+
+
+host_option = click.option(
+    "--allow-host", "hosts", multiple=True, metavar="HOST",
+    help="A host to which the address of data may redirect. Repeatable; same as NFILTER_ALLOW_HOSTS=A,B.",
 )  # fmt: skip
 
 
@@ -112,6 +120,19 @@ class PresentPath(click.ParamType[Path]):
         return path
 
 
+class DataName(click.ParamType[Path | str]):
+    """A path as of ``PresentPath``, or an address, which stays text."""
+
+    name = "path"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path | str:
+        if isinstance(value, str) and is_address(value):
+            return value
+        return PresentPath().convert(value, param, ctx)
+
+
 def plain(text: str) -> str:
     """Return text without control characters: an error may quote text from a file."""
     from nfilter.report.text import plain
@@ -120,7 +141,7 @@ def plain(text: str) -> str:
 
 
 def checked_recipe(
-    asked: Asked, *, data: bool, run: Path | None = None
+    asked: Asked, *, data: bool, run: Path | None = None, quiet: bool = False
 ) -> tuple[Plugins, Recipe, Report]:
     """Return the plugins, the recipe and the report of its check.
 
@@ -128,8 +149,10 @@ def checked_recipe(
         asked: The recipe and its options.
         data: Whether to check the data too.
         run: The run directory, if another one than runs/NAME.
+        quiet: Whether no progress is shown where data is copied from another machine.
     """
     from nfilter.engine.lookup import prompts_of, site_of
+    from nfilter.progress import bytes_on, reporter_for
     from nfilter.recipe import check as checks
     from nfilter.recipe.file_hints import FileHints
     from nfilter.recipe.hosts import granted
@@ -144,14 +167,17 @@ def checked_recipe(
     with attributed(plugins, "check"):
         loaded = load(asked.recipe, plugins, asked.assignments, hosts, asked.allow)
         report = checks.check(
-            loaded, plugins, site_of(loaded, plugins), prompts_of(loaded, plugins), data=data
-        )
+            loaded, plugins, site_of(loaded, plugins), prompts_of(loaded, plugins),
+            data=data, progress=bytes_on(lambda: reporter_for(quiet=quiet)),
+        )  # fmt: skip
     return plugins, loaded, report
 
 
-def sound_recipe(asked: Asked, run: Path | None = None) -> tuple[Plugins, Recipe]:
+def sound_recipe(
+    asked: Asked, run: Path | None = None, *, quiet: bool = False
+) -> tuple[Plugins, Recipe]:
     """Return the plugins and the recipe; raise RecipeError with all faults of the recipe."""
-    plugins, loaded, report = checked_recipe(asked, data=False, run=run)
+    plugins, loaded, report = checked_recipe(asked, data=False, run=run, quiet=quiet)
     if report.faults:
         raise_faults(report)
     return plugins, loaded

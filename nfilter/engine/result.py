@@ -18,7 +18,7 @@ from nfilter.engine.lookup import prompts_of, site_of
 from nfilter.engine.ranks.place import Place
 from nfilter.engine.ranks.worker import follow
 from nfilter.engine.rows import CLEANED, DROPPED
-from nfilter.progress import reporter_for
+from nfilter.progress import bytes_on, reporter_for
 from nfilter.recipe.check import check
 from nfilter.recipe.model import Recipe
 from nfilter.report import explain, reading, text
@@ -122,16 +122,18 @@ def run(
     elif files:
         recipe = recipe.with_plugins(files)
     found = recipe.plugins
+    reporter = reporter_for(quiet=not progress)
     with attributed(found, "check"):
         site, prompts = site_of(recipe, found), prompts_of(recipe, found)
-        report = check(recipe, found, site, prompts, data=False)
+        report = check(
+            recipe, found, site, prompts, data=False, progress=bytes_on(lambda: reporter)
+        )
     if report.faults:
         raise RecipeError(report.faults)
     target = Path("runs") / recipe.name if out is None else Path(out)
     if recipe.executor is not None and rank is None:
         execute(recipe, target, limit=limit, progress=progress)
         return Result.open(target)
-    reporter = reporter_for(quiet=not progress)
     if place.rank:
         follow(recipe, found, target, place, limit=limit, reporter=reporter)
         return Result.open(target)

@@ -37,7 +37,7 @@ from nfilter.metrics.arms import ArmResult, arm_figures, comparisons
 from nfilter.metrics.samples import judge
 from nfilter.metrics.tokens import judge_tokens
 from nfilter.models.pool import ModelPool
-from nfilter.progress import QuietReporter, Reporter, RunLog
+from nfilter.progress import QuietReporter, Reporter, RunLog, bytes_on
 from nfilter.recipe.check_models import model_facts
 from nfilter.recipe.fetching import fetch_all
 from nfilter.recipe.file_hints import not_loaded
@@ -93,7 +93,7 @@ def run(
     """
     start = time.monotonic()
     refuse_other_kind(out, seeds=False)
-    fetch_all(recipe)
+    fetch_all(recipe, bytes_on(lambda: reporter or QuietReporter()))
     directory = RunDirectory(out)
     own_pool = pool is None
     models = pool or ModelPool(recipe, site_of(recipe, plugins, out))

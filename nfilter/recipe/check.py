@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from nfilter.api.data import ShowsBytes, show_no_bytes
 from nfilter.api.errors import ContractError, PluginError, PromptError, did_you_mean, short
 from nfilter.api.file_errors import DENIED, file_advice
 from nfilter.api.stages import Contract, Site
@@ -28,10 +29,20 @@ from nfilter.registry.loading import Plugins
 
 
 def check(
-    recipe: Recipe, plugins: Plugins, site: Site, prompts: Prompts, *, data: bool = True
+    recipe: Recipe,
+    plugins: Plugins,
+    site: Site,
+    prompts: Prompts,
+    *,
+    data: bool = True,
+    progress: ShowsBytes = show_no_bytes,
 ) -> Report:
-    """Check a validated recipe. ``data``: also read the first rows, and look for test questions in the training data."""
-    checking = Checking(recipe, plugins, site, prompts)
+    """Check a validated recipe.
+
+    ``data``: also read the first rows, and look for test questions in the training data. ``progress`` shows the bytes of data that
+    are copied from another machine.
+    """
+    checking = Checking(recipe, plugins, site, prompts, progress=progress)
     _contracts(checking)
     if checking.report.faults:
         return checking.report

@@ -31,7 +31,7 @@ def check_sources(checking: Checking, *, rows: bool) -> None:
 def _fetched(checking: Checking, source: SourceUse) -> bool:
     """Copy data of another machine to this one, if its hosts are allowed; else report a fault."""
     try:
-        fetch(checking.recipe, source)
+        fetch(checking.recipe, source, checking.progress)
     except RecipeError as error:
         checking.report.faults += error.faults
     except SourceError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from nfilter.api.data import ShowsBytes, show_no_bytes
 from nfilter.api.stages import Site
 from nfilter.recipe.model import Recipe
 from nfilter.recipe.prompts import Prompts
@@ -32,7 +33,7 @@ class Checking:
     """A check in progress.
 
     ``rewritten`` are the places with a fault that names the lines to write instead. ``rows`` is the number of readable rows of the
-    source, if the check has read them all.
+    source, if the check has read them all. ``progress`` shows the bytes of data that are copied from another machine.
     """
 
     recipe: Recipe
@@ -42,6 +43,7 @@ class Checking:
     report: Report = field(default_factory=Report)
     rewritten: set[Where] = field(default_factory=set)
     rows: int | None = None
+    progress: ShowsBytes = show_no_bytes
 
     def fault(self, where: Where, text: str) -> None:
         """Add a fault at a place of the recipe."""

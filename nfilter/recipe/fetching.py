@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from nfilter.api.data import FetchesData
+from nfilter.api.data import FetchesData, ShowsBytes, show_no_bytes
 from nfilter.api.errors import RecipeError
 from nfilter.recipe.hosts import (
     allow_host,
@@ -47,8 +47,10 @@ def allowing(recipe: Recipe) -> str:
     return allow_host(*dict.fromkeys(hosts), recipe=shlex.join([str(document.file), *given]))
 
 
-def fetch(recipe: Recipe, source: SourceUse) -> None:
+def fetch(recipe: Recipe, source: SourceUse, progress: ShowsBytes = show_no_bytes) -> None:
     """Copy the data of a source to this machine, if it is on another one and there is no copy of its present version.
+
+    ``progress`` shows the bytes that are copied.
 
     Raises:
         RecipeError: a host is not allowed.
@@ -59,10 +61,10 @@ def fetch(recipe: Recipe, source: SourceUse) -> None:
     cls = source.use.item.cls
     if issubclass(cls, FetchesData):
         allowed = allowed_source_hosts(cls, recipe.allow_hosts)
-        cls.fetch(source.use.config, recipe.base_dir, allowed)
+        cls.fetch(source.use.config, recipe.base_dir, allowed, progress)
 
 
-def fetch_all(recipe: Recipe) -> None:
+def fetch_all(recipe: Recipe, progress: ShowsBytes = show_no_bytes) -> None:
     """Copy the data of all sources of a recipe to this machine; raises as ``fetch`` does."""
     for source in sources_of(recipe):
-        fetch(recipe, source)
+        fetch(recipe, source, progress)

@@ -199,8 +199,13 @@ def is_here(host: str) -> bool:
 
 def allow_host(*hosts: str, recipe: str = "RECIPE") -> str:
     """Return the command that allows ``hosts``; ``recipe`` is the quoted file of the recipe with its options."""
+    return f"nfilter run {recipe} {allow_option(*hosts)}"
+
+
+def allow_option(*hosts: str) -> str:
+    """Return the options of a command that allow ``hosts``, and the environment variable that does."""
     options = " ".join(f"--allow-host {host}" for host in hosts)
-    return f"nfilter run {recipe} {options}, or export {VARIABLE}={','.join(hosts)}"
+    return f"{options}, or export {VARIABLE}={','.join(hosts)}"
 
 
 def _reported(backend: Any, config: Any) -> Iterable[str]:

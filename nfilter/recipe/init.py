@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from nfilter.api.addresses import is_address
+from nfilter.api.data import ShowsBytes, show_no_bytes
 from nfilter.api.errors import ModelError, RecipeError, SourceError, did_you_mean, short
 from nfilter.api.types import Row, Sample
 from nfilter.noise.labels import NoiseConfig, inject_file
 from nfilter.recipe.extends import templates
 from nfilter.recipe.measures import rewrites
 from nfilter.recipe.model import load
+from nfilter.recipe.named_data import DataName, NamedData, bare, named, source_for
 from nfilter.recipe.not_carried import NotCarried
 from nfilter.recipe.readable import Readable, sampled
 from nfilter.recipe.schema import FILE as SCHEMA_FILE
 from nfilter.recipe.schema import editor_line, write_schema
 from nfilter.recipe.yaml_lines import parse
 from nfilter.registry.contracts import rows_of
-from nfilter.registry.loading import Plugins, Registered
+from nfilter.registry.loading import Plugins
 from nfilter.store.files import publishing
 
 USUAL = "robustft"
@@ -39,13 +44,15 @@ _ROWS_PER_CLASS = 10
 def scaffold(
     plugins: Plugins,
     template: str | None,
-    data: Path | None,
+    data: DataName | None,
     model: str | None,
     out: Path,
     *,
     expert: str | None = None,
-    test: Path | None = None,
+    test: DataName | None = None,
     force: bool = False,
+    hosts: Iterable[str] = (),
+    progress: ShowsBytes = show_no_bytes,
 ) -> list[str]:
     """Write a recipe from a shipped one; return lines on what was guessed and what to type next.
 
@@ -53,13 +60,15 @@ def scaffold(
         plugins: The installed plugins.
         template: A shipped recipe; None chooses it by the data: with few answers that all rows share, ``classes``; for preference
             pairs, ``preferences``.
-        data: The training rows.
+        data: The training rows, a path or as text an address.
         model: The model to train.
         out: The file to write.
         expert: ``provider/name`` of a model behind an API that answers and reviews. If it gives no log-probabilities, the
             recipe ranks by another measure.
         test: The test rows; with them, arms are compared.
         force: Whether to overwrite ``out``.
+        hosts: Hosts to which the addresses of data may redirect.
+        progress: Shows the bytes of data that are copied from another machine.
 
     Raises:
         RecipeError: for an unknown template, when ``out`` is there already, or for ``test`` without ``data``.
@@ -77,7 +86,8 @@ def scaffold(
     found = None
     if data is not None:
         again = _command(template or USUAL, out, model, expert, force=force)
-        found = _guessed(plugins, data, out, again)
+        with _settings_named(plugins, data, out, again):
+            found = guess(named(plugins, data, hosts, progress))
     template, said = _chosen(template, found, expert)
     text = known[template].read_text(encoding="utf-8")
     if model is not None:
@@ -88,10 +98,12 @@ def scaffold(
     if expert is not None:
         text = _replace_expert(text, expert)
         said.append(f"expert: {expert} (who answers, reasons and reviews)")
-    if found is not None and data is not None:
-        tested = None if test is None else (test, guess(plugins, test))
-        text = _on_data(text, data, found, tested, out)
-        said += _told(data, found)
+    allowed = list(hosts)
+    if found is not None:
+        tested = None if test is None else guess(named(plugins, test, hosts, progress))
+        text = _on_data(text, found, tested, out)
+        said += _told(found)
+        allowed += [host for each in (found, tested) if each for host in each.data.unlisted_hosts()]
     with publishing(out) as file:
         file.write(f"{editor_line()}\n{text}")
     write_schema(plugins, out.parent / SCHEMA_FILE)
@@ -101,8 +113,9 @@ def scaffold(
     )
     if expert is not None:
         said += _replace_unsupported_rankings(plugins, out)
-    quoted = shlex.quote(str(out))
-    commands = f"nfilter check {quoted}, then nfilter run {quoted}"
+    options = [word for host in dict.fromkeys(allowed) for word in ("--allow-host", host)]
+    words = shlex.join([str(out), *options])
+    commands = f"nfilter check {words}, then nfilter run {words}"
     missing = _missing_data(out)
     if missing is None:
         said.append(f"wrote {out}; next: {commands}")
@@ -114,12 +127,9 @@ def scaffold(
     return said
 
 
-def _on_data(
-    text: str, data: Path, found: Guess, tested: tuple[Path, Guess] | None, out: Path
-) -> str:
+def _on_data(text: str, found: Guess, tested: Guess | None, out: Path) -> str:
     """Return the recipe with the user's rows, and with their test rows, if any."""
-    path = _quoted(_relative(data, out))
-    text = _replace_section(text, "source", f"source: {{use: {found.source.name}, path: {path}}}")
+    text = _replace_section(text, "source", f"source: {_source(found, out)}")
     text = _replace_section(text, "answer", f"answer: {found.answer}")
     trains = re.search(r"^train:", text, re.MULTILINE) is not None
     text = _without_truth(text) if trains else text
@@ -129,17 +139,20 @@ def _on_data(
         raise RecipeError(
             "--test compares trained models, and this template trains none; leave out --test"
         )
-    test, rows = tested
-    path = _quoted(_relative(test, out))
     text = _replace_section(text, "arms", "arms: [vanilla, raw, cleaned]")
-    line = f"evaluate: {{source: {{use: {rows.source.name}, path: {path}}}}}"
-    return _replace_section(text, "evaluate", line)
+    return _replace_section(text, "evaluate", f"evaluate: {{source: {_source(tested, out)}}}")
 
 
-def _told(data: Path, found: Guess) -> list[str]:
-    named = ", ".join(f"{role} = {column!r}" for role, column in found.columns.items())
+def _source(found: Guess, out: Path) -> str:
+    """Return the entry of the recipe ``out`` that reads the data."""
+    path = _quoted(_relative(found.data.name, out))
+    return f"{{use: {found.data.item.name}, path: {path}}}"
+
+
+def _told(found: Guess) -> list[str]:
+    listed = ", ".join(f"{role} = {column!r}" for role, column in found.columns.items())
     return [
-        f"data: {data} read as {found.source.name}; guessed columns: {named}",
+        f"data: {found.data.name} read as {found.data.item.name}; guessed columns: {listed}",
         f"answer kind: {found.answer} (guessed; change `answer:` if it is another)",
         *found.said,
     ]
@@ -184,13 +197,16 @@ def _command(
     return shlex.join(["nfilter", "init", *words, *(["--force"] if force else [])])
 
 
-def _guessed(plugins: Plugins, data: Path, out: Path, command: str) -> Guess:
+@contextmanager
+def _settings_named(plugins: Plugins, data: DataName, out: Path, command: str) -> Iterator[None]:
+    """Add to an error that names a setting where settings are typed: in the recipe that ``command`` writes."""
     try:
-        return guess(plugins, data)
+        yield
     except SourceError as error:
         if "`" not in str(error):  # the error names no setting
             raise
-        source = f"source: {{use: {source_for(plugins, data).name}, path: {_quoted(_relative(data, out))}, ...}}"
+        path = _quoted(_relative(data if isinstance(data, Path) else bare(data), out))
+        source = f"source: {{use: {source_for(plugins, data).name}, path: {path}, ...}}"
         raise SourceError(
             f"{error}\nSettings are typed into a recipe: `{command}` writes one, and there it is {source}"
         ) from error
@@ -200,64 +216,40 @@ def _missing_data(out: Path) -> str | None:
     """Return the data file that the recipe names, if it does not exist."""
     source = parse(out.read_text(encoding="utf-8"), out).value.get("source")
     path = source.get("path") if isinstance(source, dict) else None
-    if not isinstance(path, str) or (out.resolve().parent / path).exists():
+    if not isinstance(path, str) or is_address(path) or (out.resolve().parent / path).exists():
         return None
     return path
 
 
-def source_for(plugins: Plugins, data: Path) -> Registered:
-    """Return the source that reads files with this ending.
-
-    Raises:
-        SourceError: when none does; the known endings are named.
-    """
-    endings: dict[str, Registered] = {}
-    for item in plugins.of_kind("source"):
-        for suffix in getattr(item.cls, "suffixes", ()):
-            endings.setdefault(suffix, item)
-    if data.is_dir():
-        for item in plugins.of_kind("source"):
-            if "/" in getattr(item.cls, "suffixes", ()):
-                return item
-    item = endings.get(data.suffix.lower())  # type: ignore[assignment]
-    if item is None:
-        raise SourceError(
-            f"{data}: no source reads files that end in {data.suffix!r}; known: {', '.join(endings)}"
-        )
-    return item
-
-
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """The guess about a file: the source that reads it, its columns by role, the most likely kind of answer.
+    """The guess about data: what reads it, its columns by role, the most likely kind of answer.
 
     ``classes`` is the number of answers if they are few and all rows share them, else 0. ``said`` are remarks on its rows.
     """
 
-    source: Registered
+    data: NamedData
     columns: dict[str, str]
     answer: str
     classes: int
     said: list[str]
 
 
-def guess(plugins: Plugins, data: Path) -> Guess:
-    """Guess the form of a file from its first rows.
+def guess(data: NamedData) -> Guess:
+    """Guess the form of data from its first rows.
 
     Raises:
-        SourceError: when no source reads such files, or none of its rows can be read; with the reasons.
+        SourceError: when none of its rows can be read; with the reasons.
     """
-    item = source_for(plugins, data)
-    config = item.cls.Config.model_validate({"path": str(data.resolve())})
-    columns = dict(item.cls.columns(config, data.resolve().parent))
-    rows, more = sampled(rows_of(item.cls(config, data.resolve().parent)))
+    columns = dict(data.item.cls.columns(data.config, data.base_dir))
+    rows, more = sampled(rows_of(data.source()))
     samples = [row.sample for row in rows if isinstance(row, Row)]
     told = Readable(rows).message(first=more)
     if not samples:
-        raise SourceError(f"{data}: {told if rows else 'it holds no rows'}")
+        raise SourceError(f"{data.name}: {told if rows else 'it holds no rows'}")
     said = [f"data: {told}", *(f"warning: {text}" for text in NotCarried(rows).warnings())]
     kind = _answer_kind(samples)
-    return Guess(item, columns, kind, _classes(samples, kind), said)
+    return Guess(data, columns, kind, _classes(samples, kind), said)
 
 
 def _classes(samples: list[Sample], kind: str) -> int:
@@ -301,7 +293,10 @@ def _of_one_set(samples: list[Sample]) -> bool:
     )
 
 
-def _relative(data: Path, out: Path) -> str:
+def _relative(data: DataName, out: Path) -> str:
+    """Return the data as a recipe names it: relative to the recipe if it is below its folder; an address as it is."""
+    if isinstance(data, str):
+        return data
     target, base = data.resolve(), out.resolve().parent
     return target.relative_to(base).as_posix() if target.is_relative_to(base) else str(target)
 
@@ -323,6 +318,10 @@ def _quoted(text: str) -> str:
 
 def _model_from(out: Path, model: str, plugins: Plugins) -> str:
     """Return the model as the recipe names it: a path becomes relative to the recipe."""
+    if is_address(model):
+        raise RecipeError(
+            f"--model {model}: is an address; type OWNER/NAME for a model of the hub, or copy the model to this machine and give its path"
+        )
     path = Path(model)
     if path.is_absolute() or model in plugins.models or not path.exists():
         return model
@@ -393,17 +392,21 @@ def _without_truth(text: str) -> str:
 
 def inject(
     plugins: Plugins,
-    data: Path,
+    data: DataName,
     out: Path,
     ratio: float,
     seed: int,
     kind: str,
     wrong: str | None = None,
+    *,
+    hosts: Iterable[str] = (),
+    progress: ShowsBytes = show_no_bytes,
 ) -> dict[str, int]:
-    """Write a file with a known share of wrong answers; return the numbers of rows, wrong answers and unreadable rows."""
-    item = source_for(plugins, data)
-    config = item.cls.Config.model_validate({"path": str(data.resolve())})
-    source = item.cls(config, data.resolve().parent)
+    """Write a file with a known share of wrong answers; return the numbers of rows, wrong answers and unreadable rows.
+
+    ``hosts`` and ``progress`` are those of ``scaffold``.
+    """
+    source = named(plugins, data, hosts, progress).source()
     noise = NoiseConfig(ratio=ratio, wrong=wrong)
     done = inject_file(source, out, noise, seed=seed, kind=kind)  # type: ignore[arg-type]
     return {"rows": done.rows, "flipped": done.flipped, "unreadable": done.unreadable}

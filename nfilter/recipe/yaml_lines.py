@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
+from nfilter.api.addresses import without_secrets
 from nfilter.api.errors import RecipeError, short
 from nfilter.api.file_errors import file_advice
 
@@ -22,7 +23,7 @@ MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
 MAX_INT = 2**63 - 1
 _SECRET = re.compile(
-    r"(?:^|[_-])(?:key|token|secret|password|authorization)(?:_env)?$", re.IGNORECASE
+    r"(?:^|[_-])(?:(?:key|token|secret|password|authorization)(?:_env)?|query_env)$", re.IGNORECASE
 )
 _LONGEST = 3000  # characters of a fault: a name in it may be as long as the file
 
@@ -77,7 +78,7 @@ class YamlDocument:
 
     def fault(self, where: Where, text: str) -> str:
         """Return a fault at a path, as one line."""
-        name = dotted(where)
+        name, text = dotted(where), without_secrets(text)
         text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
         return f"{self.place(where)}: {name}: {text}" if name else f"{self.place(where)}: {text}"
 
@@ -387,7 +388,7 @@ def _without_key(text: str) -> str:
     """Return an assignment for a message, without the value of a key."""
     path, found, _ = text.partition("=")
     key = path.rpartition(".")[2]
-    return short(f"{path}=***" if found and _SECRET.search(key) else text)
+    return short(f"{path}=***" if found and _SECRET.search(key) else without_secrets(text))
 
 
 def assign(document: YamlDocument, path: str, value: Any) -> None:

@@ -15,7 +15,7 @@ _LARGEST: Final = 4 * 2**20
 """Bytes. The content of files up to this size is hashed; of larger ones, usually weights, only name and size."""
 # Code that displays results and does not compute them.
 _DISPLAYS: Final = frozenset({
-    "report", "testing", "recipes", "cli", "__main__.py", "progress.py", "registry/catalogue.py", "recipe/init.py",
+    "report", "testing", "recipes", "cli", "__main__.py", "progress.py", "registry/catalogue.py", "recipe/init.py", "recipe/named_data.py",
     "recipe/check.py", "recipe/checking.py", "recipe/check_models.py", "recipe/check_data.py", "recipe/check_training.py",
     "recipe/schema.py", "recipe/reference.py",
 })  # fmt: skip

@@ -112,7 +112,7 @@ KINDS: Mapping[str, Kind] = {
         optional=(
             _on_class("identity", "config", "base_dir"),
             _on_class("hosts", "config"),
-            _on_class("fetch", "config", "base_dir", "allowed"),
+            _on_class("fetch", "config", "base_dir", "allowed", "progress"),
         ),
         taken=("use", "noise"),
     ),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nfilter import StageConfig
+from nfilter_io.remote import query_problem
 
 ShapeName = Literal[
     "auto", "prompt", "alpaca", "messages", "sharegpt", "choice", "label", "preference"
@@ -18,13 +19,6 @@ Columns = dict[str, str | tuple[str, ...]]
 # The settings that all sources have, with their descriptions.
 _Path = Annotated[
     str, Field(description="The folder; relative paths start at the recipe's folder.")
-]
-_File = Annotated[
-    str,
-    Field(
-        description="The file: a path, relative to the recipe's folder, or an address: https://HOST/FILE, s3://BUCKET/FILE, "
-        "gs://BUCKET/FILE, hf://datasets/OWNER/NAME/FILE."
-    ),
 ]
 _Encoding = Annotated[str, Field(description="The encoding of the text, by Python's name.")]
 _LineLimit = Annotated[int, Field(ge=1, description="Bytes of a row, at most.")]
@@ -101,27 +95,45 @@ class RowSettings(StageConfig):
     labels: Annotated[Labels | None, Field(description="The classes of the shape label, in the order of their indices.")] = None  # fmt: skip
 
 
-class JsonLinesConfig(RowSettings):
-    """Settings of a file with one JSON object per line; ``max_line_bytes`` is the maximum size of a row."""
+class FileSettings(RowSettings):
+    """Settings of a source that reads one file."""
 
     also_known: ClassVar[Mapping[str, str]] = _ALSO_KNOWN_FILES
 
-    path: _File
+    path: str = Field(
+        description="The file: a path, relative to the recipe's folder, or an address: https://HOST/FILE, s3://BUCKET/FILE, "
+        "gs://BUCKET/FILE, hf://datasets/OWNER/NAME/FILE."
+    )
+    query_env: str | None = Field(
+        default=None,
+        description="The environment variable with the query of an https address, such as the signature of a presigned one; its "
+        "name begins with NFILTER_QUERY.",
+    )
+
+    @model_validator(mode="after")
+    def _check_query(self) -> FileSettings:
+        # Not a field validator: its error would show the value, which may be the query itself.
+        problem = None if self.query_env is None else query_problem(self.path, self.query_env)
+        if problem is not None:
+            raise ValueError(problem)
+        return self
+
+
+class JsonLinesConfig(FileSettings):
+    """Settings of a file with one JSON object per line; ``max_line_bytes`` is the maximum size of a row."""
+
     encoding: _Encoding = "utf-8"
     max_line_bytes: _LineLimit = LINE_LIMIT
 
 
-class JsonConfig(RowSettings):
+class JsonConfig(FileSettings):
     """Settings of a file with one JSON list of objects, of at most ``max_bytes``."""
 
-    also_known: ClassVar[Mapping[str, str]] = _ALSO_KNOWN_FILES
-
-    path: _File
     encoding: _Encoding = "utf-8"
     max_bytes: int = Field(default=FILE_LIMIT, ge=1, description="Bytes of the file, at most.")
 
 
-class CsvConfig(RowSettings):
+class CsvConfig(FileSettings):
     """Settings of a table with a header line. ``delimiter`` is by default a tab for ``.tsv``, else a comma.
 
     ``max_line_bytes`` is the maximum size of a record, which may span several lines inside quotes.
@@ -132,7 +144,6 @@ class CsvConfig(RowSettings):
         **dict.fromkeys(("sep", "separator"), "delimiter"),
     }
 
-    path: _File
     encoding: _Encoding = "utf-8"
     max_line_bytes: _LineLimit = LINE_LIMIT
     delimiter: Annotated[str, Field(pattern=r'^[^"\r\n]$')] | None = Field(
@@ -141,12 +152,8 @@ class CsvConfig(RowSettings):
     )
 
 
-class ParquetConfig(RowSettings):
+class ParquetConfig(FileSettings):
     """Settings of a Parquet file."""
-
-    also_known: ClassVar[Mapping[str, str]] = _ALSO_KNOWN_FILES
-
-    path: _File
 
 
 class DatasetsConfig(RowSettings):

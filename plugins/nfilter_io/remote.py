@@ -11,34 +11,39 @@ import json
 import os
 import re
 from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from nfilter import (
-    AllowedHosts,
+    ShowsBytes,
     SourceError,
-    allow_host,
-    first_line,
-    missing_package,
+    allow_option,
+    is_address,
     odd_name,
     parse_address,
     plain,
     publishing,
     publishing_file,
+    show_no_bytes,
 )
+from nfilter_io.http_files import RefusedHostError, http_file
+from nfilter_io.store_files import stored_file
+from nfilter_io.transfers import Remote, TransferError
 
 Item = TypeVar("Item")
 
 HUB: Final = "huggingface.co"
 OWN_HOSTS: Final = frozenset({HUB})
 """Every recipe may read from the hub."""
-_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_QUERIES: Final = re.compile(r"NFILTER_QUERY[A-Z0-9_]*")
+"""The environment variables that may hold the query of an address: a recipe could name others to send their values away."""
+_QUERY: Final = re.compile(r"[!$-~]+")
 _PLACE: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~!$&'()+,;=@ -]+)+")
 _STORES: Final = {"s3": "s3.amazonaws.com", "gs": "storage.googleapis.com"}
-_PACKAGES: Final = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub", "https": "aiohttp", "http": "aiohttp"}  # fmt: skip
+_HTTP: Final = ("http", "https")
 _OTHER_NAMES: Final = {
     **{name: f"{name}://" for name in ("https", "http", "s3", "gs", "hf")},
     "gcs": "gs://",
@@ -49,10 +54,6 @@ _OTHER_NAMES: Final = {
 _READ: Final = (
     "https://HOST/FILE, s3://BUCKET/FILE, gs://BUCKET/FILE or hf://datasets/OWNER/NAME/FILE"
 )
-# What file systems call the version of a file, in lower case; the size is compared too, and proves nothing alone.
-_VERSIONS: Final = frozenset(
-    ("etag", "content-md5", "digest", "last-modified", "lastmodified", "versionid", "md5hash", "crc32c", "generation", "blob_id", "lfs", "created")
-)  # fmt: skip
 _RECORD: Final = "copy.json"
 
 
@@ -66,22 +67,16 @@ class Address:
     name: str
 
 
-def is_address(path: str) -> bool:
-    """Return whether ``path`` is an address (``scheme://...``) and not a path of this machine."""
-    return _SCHEME.match(path) is not None
-
-
 def parse(path: str) -> Address:
     """Return the address in ``path``.
 
     Raises:
         SourceError: where it is not one that can be read, or several programs would read it in several ways.
     """
-    found = _SCHEME.match(path)
-    scheme = found[1] if found else ""
+    scheme = path.partition("://")[0]
     host: str | None
     try:
-        if scheme in ("http", "https"):
+        if scheme in _HTTP:
             address = parse_address(path)
             host, rest = address.host, address.path
         elif scheme in (*_STORES, "hf", "memory"):
@@ -89,26 +84,25 @@ def parse(path: str) -> Address:
         else:
             other = _OTHER_NAMES.get(scheme.lower())
             if other is not None:
-                raise SourceError(f"{_shown(path)}: {scheme}:// is not read; type {other} instead")
-            raise SourceError(
-                f"{_shown(path)}: {scheme}:// is not read. Addresses of files are {_READ}; copy any other file to this machine"
-            )
+                raise SourceError(plain(f"{path}: {scheme}:// is not read; type {other} instead"))
+            told = f"{path}: {scheme}:// is not read. Addresses of files are {_READ}; copy any other file to this machine"
+            raise SourceError(plain(told))
         name = rest.rsplit("/", 1)[-1]
         if not name:
             raise ValueError("it names no file")
     except ValueError as error:
-        raise SourceError(
-            f"{_shown(path)}: is not an address that can be read: {error}. Addresses of files are {_READ}, without "
-            "queries, escapes and keys"
-        ) from error
+        what = f"{path}: is not an address that can be read: {error}"
+        bare, query, _ = path.partition("?")
+        if query and scheme in _HTTP:
+            raise SourceError(
+                plain(
+                    f'{what}, and what follows may be a key. Type `path: "{bare}"` and `query_env: NFILTER_QUERY`, and what '
+                    "follows the ? in a shell: export NFILTER_QUERY='...'"
+                )
+            ) from error
+        told = f"{what}. Addresses of files are {_READ}, without queries, escapes and keys"
+        raise SourceError(plain(told)) from error
     return Address(path, scheme, host, name)
-
-
-def _shown(path: str) -> str:
-    """Return an address for a message, without a user, a key and a query."""
-    return plain(
-        re.sub(r"[?#].*", "?***", re.sub(r"(://)[^/]*@", r"\1***@", path), flags=re.DOTALL)
-    )
 
 
 def _object(scheme: str, path: str) -> tuple[str | None, str]:
@@ -132,6 +126,39 @@ def _object(scheme: str, path: str) -> tuple[str | None, str]:
 _HF: Final = "a file of the hub is hf://datasets/OWNER/NAME/FILE"
 
 
+def query_problem(path: str, query_env: str) -> str | None:
+    """Return why ``query_env`` cannot be beside ``path``, without its value, which may be the query; None if it can."""
+    if not _QUERIES.fullmatch(query_env):
+        return (
+            "query_env is the name of an environment variable that begins with NFILTER_QUERY, in capital letters, and not the query "
+            "itself; type query_env: NFILTER_QUERY, and in a shell: export NFILTER_QUERY='...'"
+        )
+    if path.partition("://")[0] not in _HTTP:
+        return "query_env is for addresses https://HOST/FILE; remove it"
+    return None
+
+
+def _query(name: str | None) -> str:
+    """Return the query in the environment variable ``name``, without its question mark."""
+    if name is None:
+        return ""
+    text = os.environ.get(name, "").strip().removeprefix("?")
+    if not text:
+        raise TransferError(
+            f"`query_env` names {name}, which is not set; type: export {name}='...' with what follows the ? of the address"
+        )
+    if is_address(text) or not _QUERY.fullmatch(text):
+        what = (
+            "a whole address"
+            if is_address(text)
+            else "a space, a quotation mark, a # or a letter beyond ASCII"
+        )
+        raise TransferError(
+            f"the environment variable {name} holds {what}; type: export {name}='...' with what follows the ? of the address, and no more"
+        )
+    return text
+
+
 def hosts_of(path: str) -> tuple[str, ...]:
     """Return the hosts that a file comes from: none for a path of this machine and for an address that cannot be read."""
     try:
@@ -141,8 +168,19 @@ def hosts_of(path: str) -> tuple[str, ...]:
     return (host,) if host is not None else ()
 
 
-def fetch(path: str, allowed: Container[str]) -> None:
+def fetch(
+    path: str,
+    allowed: Container[str],
+    progress: ShowsBytes = show_no_bytes,
+    query_env: str | None = None,
+) -> None:
     """Copy the file at an address to this machine, if there is no copy of its present version; a path is left alone.
+
+    Args:
+        path: The address, or a path.
+        allowed: The hosts that connections may go to.
+        progress: Shows the bytes that are copied.
+        query_env: The environment variable with the query of the address.
 
     Raises:
         SourceError: the address cannot be read, the file is not there, or it leads to a host that is not ``allowed``.
@@ -153,42 +191,40 @@ def fetch(path: str, allowed: Container[str]) -> None:
     address = parse(path)
     if address.host is not None and address.host not in allowed:
         raise SourceError(f"{path}: {_not_allowed(address.host)}")
-    copy = Copy.of(address)
-    with _asking(address, copy):
-        system = _system(address, allowed)
+    copy = Copy.of(address, query_env)
+    known = copy.version
     try:
-        with _asking(address, copy):
-            version = _version(system, address)
-        if version is None or not copy.intact or copy.record.get("version") != version:
-            _copy(system, address, copy, version)
-    finally:
-        _close(system)
+        if address.scheme in _HTTP:
+            opened = http_file(path, _query(query_env), allowed, known)
+        else:
+            opened = stored_file(address.scheme, path)
+        with opened as there:
+            if there.version is None or there.version != known:
+                _copy(there, address, copy, progress)
+    except RefusedHostError as error:
+        told = f"leads to {plain(error.host)}"
+        if error.here:
+            told += ", this machine, and no other machine may choose an address of this one; check `path`"
+        else:
+            told += f"; {_not_allowed(address.host, error.host)}"
+        raise SourceError(f"{path}: {told}") from error
+    except TransferError as error:
+        earlier = f"; or name the copy of an earlier run: path: {copy.data}" if copy.intact else ""
+        raise SourceError(f"{path}: {error}{earlier}") from error
 
 
-def _copy(system: Any, address: Address, copy: Copy, version: Mapping[str, str] | None) -> None:
+def _copy(there: Remote, address: Address, copy: Copy, progress: ShowsBytes) -> None:
     with suppress(OSError):  # which publishing reports
         copy.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with publishing_file(copy.data) as part:
-        with _asking(address, copy):
-            system.get_file(_key(address), str(part))
-            after = _version(system, address)
-        if after != version:
-            raise SourceError(
-                f"{address.url}: changed while it was copied; run the same command again"
-            )
+    told = f"{address.name} from {address.host or address.scheme}"
+    with publishing_file(copy.data) as part, progress(there.size, told) as bar:
+        there.save(part, bar.advance)
         size = part.stat().st_size
-        named = (version or {}).get("size", "")
-        # Some servers name a size of 0 where they know none.
-        if named.isdecimal() and int(named) not in (0, size):
-            raise SourceError(
-                f"{address.url}: {size} bytes came of the {int(named)} that the server names; run the same command again, or copy "
-                "the file to this machine and name it in `path`"
-            )
     with publishing(copy.folder / _RECORD) as out:
-        json.dump({"url": address.url, "version": version, "size": size}, out)
+        json.dump({"url": address.url, "version": there.version, "size": size}, out)
 
 
-def local_path(path: str, base_dir: Path) -> Path:
+def local_path(path: str, base_dir: Path, query_env: str | None = None) -> Path:
     """Return the file that is read for ``path``: below ``base_dir``, or for an address its copy.
 
     Raises:
@@ -196,7 +232,7 @@ def local_path(path: str, base_dir: Path) -> Path:
     """
     if not is_address(path):
         return base_dir / path
-    copy = Copy.of(parse(path))
+    copy = Copy.of(parse(path), query_env)
     if not copy.intact:
         raise SourceError(
             f"{path}: there is no copy of it on this machine; type nfilter check RECIPE, which makes one"
@@ -204,145 +240,29 @@ def local_path(path: str, base_dir: Path) -> Path:
     return copy.data
 
 
-def read_local(path: str, base_dir: Path, read: Callable[[Path], Iterator[Item]]) -> Iterator[Item]:
-    """Yield what ``read`` yields for the file; errors name an address and not its copy."""
-    file = local_path(path, base_dir)
-    if not is_address(path):
-        yield from read(file)
-        return
+def read_local(path: str, file: Path, read: Callable[[Path], Iterator[Item]]) -> Iterator[Item]:
+    """Yield what ``read`` yields for ``file``, the local path of ``path``; errors name an address and not its copy."""
     try:
         yield from read(file)
     except SourceError as error:
+        if not is_address(path):
+            raise
         raise SourceError(str(error).replace(str(file), path)) from error
 
 
-def identity_of(path: str, base_dir: Path) -> str:
+def identity_of(path: str, base_dir: Path, query_env: str | None = None) -> str:
     """Return the SHA-256 of the file's bytes, in hex; empty if there is none."""
-    file = local_path(path, base_dir)
+    file = local_path(path, base_dir, query_env)
     if not file.is_file():
         return ""
     with file.open("rb") as data:
         return hashlib.file_digest(data, "sha256").hexdigest()
 
 
-def _system(address: Address, allowed: Container[str]) -> Any:
-    """Return fsspec's file system for an address, with no answers of earlier ones."""
-    import fsspec
-
-    given = {}
-    if address.scheme in ("http", "https"):
-        given = _http_settings(allowed, here=address.host in AllowedHosts())
-    system = fsspec.filesystem(address.scheme, skip_instance_cache=True, **given)
-    system.invalidate_cache()
-    return system
-
-
-def _http_settings(allowed: Container[str], *, here: bool) -> dict[str, Any]:
-    """Return settings of the HTTP client: no request, redirects included, goes to a host that is not allowed.
-
-    ``here``: whether the address is of this machine; another machine cannot redirect to this one.
-    """
-    import aiohttp
-
-    async def guard(request: Any, handler: Any) -> Any:
-        host = request.url.host
-        if host not in allowed or (not here and host in AllowedHosts()):
-            raise _RefusedHostError(str(host))
-        return await handler(request)
-
-    # By default the client ends every download after five minutes.
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
-    headers = {"Accept-Encoding": "identity"}
-    return {"client_kwargs": {"middlewares": (guard,), "timeout": timeout, "headers": headers}}
-
-
-def _close(system: Any) -> None:
-    """Close the session of the HTTP client."""
-    if hasattr(system, "set_session") and "http" in system.protocol:
-        from fsspec.asyn import sync
-
-        sync(system.loop, sync(system.loop, system.set_session).close)
-
-
-def _version(system: Any, address: Address) -> dict[str, str] | None:
-    """Return what tells this version of a file from others; None if the server says nothing that does."""
-    told = {key.lower(): value for key, value in system.info(_key(address)).items()}
-    if told.get("type") == "directory":
-        raise IsADirectoryError(address.url)
-    found = {key: str(told[key]) for key in sorted(_VERSIONS & set(told)) if told[key]}
-    return {**found, "size": str(told.get("size"))} if found else None
-
-
-def _key(address: Address) -> str:
-    """Return the name of a file for its file system."""
-    return address.url if address.scheme in ("http", "https") else address.url.partition("://")[2]
-
-
-@contextmanager
-def _asking(address: Address, copy: Copy) -> Iterator[None]:
-    """Raise what a file system raises as SourceError."""
-    try:
-        yield
-    except ImportError as error:
-        needs = missing_package(_PACKAGES.get(address.scheme, "fsspec"), "nfilter[remote]")
-        raise SourceError(f"{address.url}: reading it {needs}") from error
-    except Exception as error:
-        # File systems raise errors of many packages; the cause says more than the last one.
-        causes = list(_causes(error))
-        refused = next((each for each in causes if isinstance(each, _RefusedHostError)), None)
-        if refused is not None:
-            told = f"leads to {plain(refused.host)}"
-            if refused.host in AllowedHosts():
-                told += ", this machine, and no other machine may choose an address of this one; check `path`"
-            else:
-                told += f"; {_not_allowed(address.host, refused.host)}"
-        else:
-            told = _told(causes)
-            if "cannot be fetched" in told and copy.intact:
-                told += f"; or name the copy of an earlier run: path: {copy.data}"
-        raise SourceError(f"{address.url}: {told}") from error
-
-
-def _causes(error: Exception) -> Iterator[Exception]:
-    each: BaseException | None = error
-    while isinstance(each, Exception):
-        yield each
-        each = each.__cause__
-
-
-def _told(causes: list[Exception]) -> str:
-    """Return why a file cannot be fetched."""
-    response = [getattr(each, "response", None) for each in causes]
-    statuses = [getattr(each, "status", None) for each in causes]
-    statuses += [getattr(each, "status_code", None) for each in response]
-    # The HTTP file system raises FileNotFoundError for every fault.
-    hidden = isinstance(causes[0], FileNotFoundError) and len(causes) > 1
-    reason = plain(first_line(causes[1 if hidden else 0]))
-    if 404 in statuses or isinstance(causes[-1], FileNotFoundError):
-        return "there is no such file; check `path`"
-    if isinstance(causes[0], IsADirectoryError):
-        return "is a folder, and one file is read; check `path`"
-    denied = any(
-        isinstance(each, PermissionError) or "Credentials" in type(each).__name__ for each in causes
-    )
-    if denied or 401 in statuses or 403 in statuses:
-        return (
-            f"access is denied ({reason}); log in with the program of the store (aws configure, gcloud auth application-default "
-            "login, hf auth login), or copy the file to this machine and name it in `path`"
-        )
-    return f"cannot be fetched: {reason}; check `path` and the network"
-
-
-class _RefusedHostError(Exception):
-    def __init__(self, host: str) -> None:
-        super().__init__(host)
-        self.host = host
-
-
 def _not_allowed(*hosts: str | None) -> str:
     """Return the end of the error for an address whose last host is not allowed."""
     names = dict.fromkeys(host for host in hosts if host is not None)
-    return f"that host is not allowed; if you trust it, type: {allow_host(*names)}"
+    return f"that host is not allowed; if you trust it, add to the command: {allow_option(*names)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,11 +274,15 @@ class Copy:
     record: Mapping[str, Any]
 
     @classmethod
-    def of(cls, address: Address) -> Copy:
-        """Return the place of a copy, whether it exists or not."""
+    def of(cls, address: Address, query_env: str | None = None) -> Copy:
+        """Return the place of a copy, whether it exists or not.
+
+        It depends on the address and the name of the variable with its query, and not on the query: that may be a signature, which
+        is another one each day. Two files at one address, by their queries, have two variables.
+        """
         base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-        key = hashlib.sha256(address.url.encode()).hexdigest()[:32]
-        folder = Path(base) / "nfilter" / "files" / key
+        told = address.url if query_env is None else f"{address.url}?{query_env}"
+        folder = Path(base) / "nfilter" / "files" / hashlib.sha256(told.encode()).hexdigest()[:32]
         # The copy has the name of the file: messages show it, and its suffix says how a table is delimited.
         return cls(folder, folder / "data" / address.name, _record(folder / _RECORD))
 
@@ -366,6 +290,12 @@ class Copy:
     def intact(self) -> bool:
         """Whether it exists and has the size that was written."""
         return self.data.is_file() and self.record.get("size") == self.data.stat().st_size
+
+    @property
+    def version(self) -> Mapping[str, str]:
+        """The version at the address that it has; empty if it is not intact, or nothing tells its version from others."""
+        told = self.record.get("version") if self.intact else None
+        return told if isinstance(told, dict) else {}
 
 
 def _record(path: Path) -> dict[str, Any]:

@@ -1,32 +1,39 @@
-"""The sources: one class per container format."""
+"""The sources: one class per container format; those that read one file differ only in their readers and settings."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Final
+from types import MappingProxyType
+from typing import Any, ClassVar, Final
 
-from nfilter import JSON, Row, Sample, SourceError, StageConfig, Unreadable, file_advice
-from nfilter_io.config import CsvConfig, DatasetsConfig, JsonConfig, JsonLinesConfig, ParquetConfig
-from nfilter_io.csv_rows import csv_rows
-from nfilter_io.remote import (
-    OWN_HOSTS,
-    fetch,
-    hosts_of,
-    identity_of,
+from nfilter import (
+    JSON,
+    Row,
+    Sample,
+    ShowsBytes,
+    SourceError,
+    StageConfig,
+    Unreadable,
+    file_advice,
     is_address,
-    local_path,
-    read_local,
 )
+from nfilter_io.cells import Record
+from nfilter_io.config import (
+    CsvConfig,
+    DatasetsConfig,
+    FileSettings,
+    JsonConfig,
+    JsonLinesConfig,
+    ParquetConfig,
+)
+from nfilter_io.csv_rows import csv_rows
+from nfilter_io.remote import OWN_HOSTS, fetch, hosts_of, identity_of, local_path, read_local
 from nfilter_io.rows import Rows
 from nfilter_io.tables import dataset_classes, dataset_rows, parquet_classes, parquet_rows
 from nfilter_io.text_files import encoding_problem, json_lines, json_list
 
 _ADDRESS_OF_FOLDER: Final = "is an address, and folders are read from this machine only; name one file, with use: parquet or use: jsonl"
-
-
-def _file_problems(path: str, base_dir: Path) -> list[str]:
-    return [] if is_address(path) else _local_problems(base_dir / path)
 
 
 def _local_problems(path: Path, *, folder: bool = False) -> list[str]:
@@ -53,186 +60,108 @@ def _layout_problems(rows: Rows) -> list[str]:
     return []
 
 
-class JsonLines:
-    """JSON Lines: one object per line, read at constant memory."""
+def _file_source(
+    called: str,
+    settings: type[FileSettings],
+    records: Callable[[Path, Any], Iterator[Record | Unreadable]],
+    endings: tuple[str, ...],
+    *,
+    others: Mapping[str, str] = MappingProxyType({}),
+    classes: Callable[[Path, str], Sequence[str] | None] | None = None,
+) -> type[Any]:
+    """Return the source that reads one file, on this machine or at an address.
 
-    name: ClassVar[str] = "jsonl"
-    also_known: ClassVar[Mapping[str, str]] = dict.fromkeys(
+    Args:
+        called: Its name in recipes.
+        settings: Its ``Config``.
+        records: Reads the records of a file on this machine.
+        endings: The suffixes of such files.
+        others: Its names in other tools, with what to write here.
+        classes: Returns the class names of a column in the schema of a file; for formats with a schema, in which NaN is null.
+    """
+
+    class FileSource:
+        name: ClassVar[str] = called
+        also_known: ClassVar[Mapping[str, str]] = others
+        Config: ClassVar[type[StageConfig]] = settings
+        own_hosts: ClassVar[frozenset[str]] = OWN_HOSTS
+        suffixes: ClassVar[tuple[str, ...]] = endings
+
+        @classmethod
+        def problems(cls, config: FileSettings, base_dir: Path) -> Iterable[str]:
+            encoding = encoding_problem(getattr(config, "encoding", "utf-8"))
+            local = [] if is_address(config.path) else _local_problems(base_dir / config.path)
+            problems = local + ([encoding] if encoding else [])
+            return problems or _layout_problems(cls(config, base_dir).rows)
+
+        @classmethod
+        def hosts(cls, config: FileSettings) -> Iterable[str]:
+            return hosts_of(config.path)
+
+        @classmethod
+        def fetch(
+            cls,
+            config: FileSettings,
+            base_dir: Path,
+            allowed: Container[str],
+            progress: ShowsBytes,
+        ) -> None:
+            del base_dir
+            fetch(config.path, allowed, progress, config.query_env)
+
+        @classmethod
+        def identity(cls, config: FileSettings, base_dir: Path) -> str:
+            return identity_of(config.path, base_dir, config.query_env)
+
+        @classmethod
+        def columns(cls, config: FileSettings, base_dir: Path) -> Mapping[str, str]:
+            return cls(config, base_dir).rows.layout.describe()
+
+        def __init__(self, config: FileSettings, base_dir: Path) -> None:
+            def file() -> Path:
+                return local_path(config.path, base_dir, config.query_env)
+
+            self.rows = Rows(
+                config,
+                lambda: read_local(config.path, file(), lambda path: records(path, config)),
+                nan_is_null=classes is not None,
+                schema_classes=lambda column: classes(file(), column) if classes else None,
+            )
+
+        def read(self) -> Iterator[Row | Unreadable]:
+            return self.rows.read()
+
+        def restore(self, sample: Sample) -> Mapping[str, JSON]:
+            return self.rows.restore(sample)
+
+    FileSource.__name__ = FileSource.__qualname__ = settings.__name__.removesuffix("Config")
+    return FileSource
+
+
+# One object per line, read at constant memory.
+JsonLines = _file_source(
+    "jsonl",
+    JsonLinesConfig,
+    json_lines,
+    (".jsonl", ".ndjson"),
+    others=dict.fromkeys(
         ("file", "local", "ndjson", "json_lines", "jsonlines"), "{use: jsonl, path: data.jsonl}"
-    )
-    Config: ClassVar[type[StageConfig]] = JsonLinesConfig
-    own_hosts: ClassVar[frozenset[str]] = OWN_HOSTS
-    suffixes: ClassVar[tuple[str, ...]] = (".jsonl", ".ndjson")
-
-    @classmethod
-    def problems(cls, config: JsonLinesConfig, base_dir: Path) -> Iterable[str]:
-        encoding = encoding_problem(config.encoding)
-        problems = _file_problems(config.path, base_dir) + ([encoding] if encoding else [])
-        return problems or _layout_problems(cls(config, base_dir).rows)
-
-    @classmethod
-    def hosts(cls, config: JsonLinesConfig) -> Iterable[str]:
-        return hosts_of(config.path)
-
-    @classmethod
-    def fetch(cls, config: JsonLinesConfig, base_dir: Path, allowed: Container[str]) -> None:
-        del base_dir
-        fetch(config.path, allowed)
-
-    @classmethod
-    def identity(cls, config: JsonLinesConfig, base_dir: Path) -> str:
-        return identity_of(config.path, base_dir)
-
-    @classmethod
-    def columns(cls, config: JsonLinesConfig, base_dir: Path) -> Mapping[str, str]:
-        return cls(config, base_dir).rows.layout.describe()
-
-    def __init__(self, config: JsonLinesConfig, base_dir: Path) -> None:
-        self.rows = Rows(
-            config, lambda: read_local(config.path, base_dir, lambda file: json_lines(file, config))
-        )
-
-    def read(self) -> Iterator[Row | Unreadable]:
-        return self.rows.read()
-
-    def restore(self, sample: Sample) -> Mapping[str, JSON]:
-        return self.rows.restore(sample)
-
-
-class Json:
-    """One JSON list of objects, loaded completely."""
-
-    name: ClassVar[str] = "json"
-    Config: ClassVar[type[StageConfig]] = JsonConfig
-    own_hosts: ClassVar[frozenset[str]] = OWN_HOSTS
-    suffixes: ClassVar[tuple[str, ...]] = (".json",)
-
-    @classmethod
-    def problems(cls, config: JsonConfig, base_dir: Path) -> Iterable[str]:
-        encoding = encoding_problem(config.encoding)
-        problems = _file_problems(config.path, base_dir) + ([encoding] if encoding else [])
-        return problems or _layout_problems(cls(config, base_dir).rows)
-
-    @classmethod
-    def hosts(cls, config: JsonConfig) -> Iterable[str]:
-        return hosts_of(config.path)
-
-    @classmethod
-    def fetch(cls, config: JsonConfig, base_dir: Path, allowed: Container[str]) -> None:
-        del base_dir
-        fetch(config.path, allowed)
-
-    @classmethod
-    def identity(cls, config: JsonConfig, base_dir: Path) -> str:
-        return identity_of(config.path, base_dir)
-
-    @classmethod
-    def columns(cls, config: JsonConfig, base_dir: Path) -> Mapping[str, str]:
-        return cls(config, base_dir).rows.layout.describe()
-
-    def __init__(self, config: JsonConfig, base_dir: Path) -> None:
-        self.rows = Rows(
-            config, lambda: read_local(config.path, base_dir, lambda file: json_list(file, config))
-        )
-
-    def read(self) -> Iterator[Row | Unreadable]:
-        return self.rows.read()
-
-    def restore(self, sample: Sample) -> Mapping[str, JSON]:
-        return self.rows.restore(sample)
-
-
-class Csv:
-    """Comma- or tab-separated values with a header line, read at constant memory."""
-
-    name: ClassVar[str] = "csv"
-    also_known: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("tsv", "table", "pandas", "excel"), "{use: csv, path: data.csv}"
-    )
-    Config: ClassVar[type[StageConfig]] = CsvConfig
-    own_hosts: ClassVar[frozenset[str]] = OWN_HOSTS
-    suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv")
-
-    @classmethod
-    def problems(cls, config: CsvConfig, base_dir: Path) -> Iterable[str]:
-        encoding = encoding_problem(config.encoding)
-        problems = _file_problems(config.path, base_dir) + ([encoding] if encoding else [])
-        return problems or _layout_problems(cls(config, base_dir).rows)
-
-    @classmethod
-    def hosts(cls, config: CsvConfig) -> Iterable[str]:
-        return hosts_of(config.path)
-
-    @classmethod
-    def fetch(cls, config: CsvConfig, base_dir: Path, allowed: Container[str]) -> None:
-        del base_dir
-        fetch(config.path, allowed)
-
-    @classmethod
-    def identity(cls, config: CsvConfig, base_dir: Path) -> str:
-        return identity_of(config.path, base_dir)
-
-    @classmethod
-    def columns(cls, config: CsvConfig, base_dir: Path) -> Mapping[str, str]:
-        return cls(config, base_dir).rows.layout.describe()
-
-    def __init__(self, config: CsvConfig, base_dir: Path) -> None:
-        self.rows = Rows(
-            config, lambda: read_local(config.path, base_dir, lambda file: csv_rows(file, config))
-        )
-
-    def read(self) -> Iterator[Row | Unreadable]:
-        return self.rows.read()
-
-    def restore(self, sample: Sample) -> Mapping[str, JSON]:
-        return self.rows.restore(sample)
-
-
-class Parquet:
-    """A Parquet file, read in batches. NaN is null, as in data frames."""
-
-    name: ClassVar[str] = "parquet"
-    Config: ClassVar[type[StageConfig]] = ParquetConfig
-    own_hosts: ClassVar[frozenset[str]] = OWN_HOSTS
-    suffixes: ClassVar[tuple[str, ...]] = (".parquet", ".pq")
-
-    @classmethod
-    def problems(cls, config: ParquetConfig, base_dir: Path) -> Iterable[str]:
-        problems = _file_problems(config.path, base_dir)
-        return problems or _layout_problems(cls(config, base_dir).rows)
-
-    @classmethod
-    def hosts(cls, config: ParquetConfig) -> Iterable[str]:
-        return hosts_of(config.path)
-
-    @classmethod
-    def fetch(cls, config: ParquetConfig, base_dir: Path, allowed: Container[str]) -> None:
-        del base_dir
-        fetch(config.path, allowed)
-
-    @classmethod
-    def identity(cls, config: ParquetConfig, base_dir: Path) -> str:
-        return identity_of(config.path, base_dir)
-
-    @classmethod
-    def columns(cls, config: ParquetConfig, base_dir: Path) -> Mapping[str, str]:
-        return cls(config, base_dir).rows.layout.describe()
-
-    def __init__(self, config: ParquetConfig, base_dir: Path) -> None:
-        self.rows = Rows(
-            config,
-            lambda: read_local(config.path, base_dir, lambda file: parquet_rows(file, config)),
-            nan_is_null=True,
-            schema_classes=lambda column: parquet_classes(
-                local_path(config.path, base_dir), column
-            ),
-        )
-
-    def read(self) -> Iterator[Row | Unreadable]:
-        return self.rows.read()
-
-    def restore(self, sample: Sample) -> Mapping[str, JSON]:
-        return self.rows.restore(sample)
+    ),
+)
+# One list of objects, loaded completely.
+Json = _file_source("json", JsonConfig, json_list, (".json",))
+# Comma- or tab-separated values with a header line, read at constant memory.
+Csv = _file_source(
+    "csv",
+    CsvConfig,
+    csv_rows,
+    (".csv", ".tsv"),
+    others=dict.fromkeys(("tsv", "table", "pandas", "excel"), "{use: csv, path: data.csv}"),
+)
+# Read in batches.
+Parquet = _file_source(
+    "parquet", ParquetConfig, parquet_rows, (".parquet", ".pq"), classes=parquet_classes
+)
 
 
 class Datasets:

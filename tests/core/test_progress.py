@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from nfilter.progress import LineReporter, QuietReporter, RunLog, TerminalReporter, reporter_for
+from nfilter.progress import (
+    LineReporter,
+    QuietReporter,
+    RunLog,
+    TerminalReporter,
+    bytes_on,
+    reporter_for,
+)
 
 MARKUP = "[bold red]not markup[/] [/x] {x} é"
 
@@ -78,6 +85,32 @@ def test_a_note_is_whole_on_a_wide_terminal_and_its_beginning_on_a_narrow_one() 
     assert "$12.34 of $50.00" in seen[80]
     assert "held" not in seen[80]
     assert "$12.34 of $50.00, $6.72 held" in seen[120]
+
+
+def test_bytes_are_shown_in_their_units() -> None:
+    reporter, shown = TerminalReporter(), io.StringIO()
+    reporter.console = Console(file=shown, force_terminal=True, width=120, color_system=None)
+    shows = bytes_on(lambda: reporter)
+    with shows(45_600_000, "rows.jsonl from data.example.org") as bar:
+        bar.advance(12_300_000)
+        with reporter.progress(30, "rows") as rows:
+            rows.advance(12)
+            with reporter.progress(1, "a bar that begins draws all"):
+                pass
+    assert "12.3/45.6 MB" in shown.getvalue()
+    assert "12/30" in shown.getvalue()
+    with shows(None, "rows.jsonl from data.example.org") as bar:
+        bar.advance(2_500)
+        with reporter.progress(1, "a bar that begins draws all"):
+            pass
+    assert "2.5 kB" in shown.getvalue()
+
+
+def test_bytes_are_shown_on_a_terminal_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    for quiet in (False, True):
+        with bytes_on(lambda quiet=quiet: reporter_for(quiet=quiet))(10, "rows.jsonl") as bar:
+            bar.advance(10)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_bar_ends_with_what_was_raised_under_it() -> None:

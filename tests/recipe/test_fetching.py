@@ -22,7 +22,6 @@ from nfilter.store.files import read_jsonl
 from tests.plugins.nfilter_io.file_server import Answer, Files, serving
 
 pytest.importorskip("fsspec")
-pytest.importorskip("aiohttp")
 
 RECIPE = """\
 name: away
@@ -116,7 +115,7 @@ def test_a_run_reads_an_address_and_notices_changed_data(home: Path, files: File
     assert entry(["run", "r.yaml"]) == 0
     rows = list(read_jsonl(cleaned))
     assert [row["prompt"] for row in rows] == [f"What is {n} plus one?" for n in range(20)]
-    assert sum(asked.startswith("GET") for asked in files.asked) == 1
+    assert files.replied == [200, 304]
     again = CliRunner().invoke(main, ["run", "r.yaml"])
     assert "from an earlier run" in again.output
     files.answers["/rows.jsonl"] = Answer(lines(25), {"ETag": '"2"'})
@@ -184,3 +183,92 @@ def test_the_hosts_of_sources_of_other_plugins() -> None:
         True,
         False,
     ]
+
+
+SIGNED = """\
+name: away
+source: {{use: jsonl, path: "{source}", query_env: NFILTER_QUERY}}
+samples: [{{use: entp.purge}}]
+"""
+SIGNATURE = "X-Amz-Credential=AK%2Fx&X-Amz-Signature=canary0815"
+
+
+def everything(home: Path, *outputs: str) -> str:
+    """All that commands wrote and printed."""
+    parts = [path.read_bytes() for path in sorted(home.rglob("*")) if path.is_file()]
+    return b"\n".join(parts).decode("latin-1") + "".join(outputs)
+
+
+def test_the_query_of_an_address_is_written_nowhere(
+    home: Path, files: Files, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (home / "r.yaml").write_text(SIGNED.format(source=f"{files.url}/rows.jsonl"))
+    files.answers[f"/rows.jsonl?{SIGNATURE}"] = Answer(lines(20), {"ETag": '"1"'})
+    assert entry(["run", "r.yaml"]) == 4
+    told = capfd.readouterr().err
+    assert "r.yaml:2: source.path: " in told
+    assert "`query_env` names NFILTER_QUERY, which is not set; type: export NFILTER_QUERY=" in told
+    monkeypatch.setenv("NFILTER_QUERY", SIGNATURE)
+    assert entry(["run", "r.yaml"]) == 0
+    assert entry(["push", "runs/away", "--to", "pushed"]) == 0
+    assert len(list(read_jsonl(home / "runs" / "away" / "cleaned.jsonl"))) == 20
+    # A signature that has ended, and one that the server does not know, are errors.
+    files.answers[f"/rows.jsonl?{SIGNATURE}"] = Answer(SIGNATURE.encode(), {}, 403)
+    assert entry(["run", "r.yaml"]) == 4
+    found = everything(home, *capfd.readouterr())
+    assert "a signed query ends after some time" in found
+    assert "NFILTER_QUERY" in (home / "runs" / "away" / "recipe.lock.yaml").read_text()
+    assert "canary0815" not in found
+
+
+@pytest.mark.types("and what follows may be a key. Type `path:")
+def test_a_signed_address_in_a_recipe_is_refused_and_shown_nowhere(
+    home: Path, files: Files, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    signed = f"{files.url}/rows.jsonl?{SIGNATURE}"
+    user = files.url.replace("://", "://me:canary0815@") + "/rows.jsonl"
+    (home / "r.yaml").write_text(RECIPE.format(source="rows.jsonl"))
+    for wrong in (signed, user):
+        setting = f"source.path={wrong}"
+        for words in (
+            ["run", "r.yaml", "--set", setting],
+            ["check", "r.yaml", "--set", setting],
+            ["run", "r.yaml", "--set", setting, "--set", "source.use=datasets"],
+            ["run", "r.yaml", "--set", setting, "--set", "source.use=hub"],
+            ["run", "r.yaml", "--set", setting, "--set", "source.labels=3"],
+            ["run", "r.yaml", "--set", f"source={{use:jsonl,path:{wrong}}}"],
+            ["run", "r.yaml", "--set", f"source.query_env={SIGNATURE}"],
+            ["run", wrong],
+            ["explain", wrong],
+        ):
+            assert entry(words) not in (0, 1), words
+        found = CliRunner().invoke(main, ["check", "r.yaml", "--json", "--set", setting])
+        assert found.exit_code == 4
+        out, told = capfd.readouterr()
+        out += found.output
+        assert "***" in told
+        assert "canary0815" not in out + told
+    assert entry(["check", "r.yaml", "--set", f"source.path={signed}"]) == 4
+    told = capfd.readouterr().err
+    path, name = re.findall(r"Type `path: \"(.*)\"` and `query_env: (\w+)`", told)[0]
+    monkeypatch.setenv(name, re.sub(r".*\?", "", signed))
+    files.answers[f"/rows.jsonl?{SIGNATURE}"] = Answer(lines(3))
+    (home / "r.yaml").write_text(SIGNED.format(source=path))
+    assert entry(["check", "r.yaml"]) == 0
+    assert "canary0815" not in everything(home)
+
+
+@pytest.mark.types("type query_env: NFILTER_QUERY, and in a shell: export")
+def test_a_recipe_names_no_variable_but_those_of_queries(home: Path, files: Files) -> None:
+    for name, path, why in (
+        ("OPENAI_API_KEY", f"{files.url}/rows.jsonl", "begins with NFILTER_QUERY, in capital"),
+        ("NFILTER_QUERY-a", f"{files.url}/rows.jsonl", "begins with NFILTER_QUERY, in capital"),
+        ("NFILTER_QUERY", "rows.jsonl", "query_env is for addresses https://HOST/FILE; remove it"),
+        ("NFILTER_QUERY", "s3://b/rows.jsonl", "query_env is for addresses https://HOST/FILE"),
+    ):
+        text = SIGNED.format(source=path).replace("NFILTER_QUERY", name)
+        (home / "r.yaml").write_text(text)
+        with pytest.raises(RecipeError, match=rf"^r\.yaml:2: source: .*{re.escape(why)}") as caught:
+            main.main(["check", "r.yaml"], standalone_mode=False)
+        assert name not in str(caught.value).replace("NFILTER_QUERY", "")
+    assert files.asked == []

@@ -292,7 +292,7 @@ def test_the_hosts_that_are_shown_can_be_allowed() -> None:
     assert granted(list(shown.groups()), {}) == set(shown.groups())
 
 
-@pytest.mark.types("nfilter run «» «», or export «»=«»")
+@pytest.mark.types("«», or export «»=«»")
 def test_a_host_is_allowed_by_the_variable_that_is_named(
     faults: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

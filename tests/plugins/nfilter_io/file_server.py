@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass
 class Answer:
-    """``length`` is the length that the header names, by default that of ``body``."""
+    """``length`` is the length that the header names, by default that of ``body``; below 0 no header names it."""
 
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
@@ -22,10 +22,11 @@ class Answer:
 
 @dataclass
 class Files:
-    """What is served by path, and the method and path of every request."""
+    """What is served by path; the method and path of every request, with its query; the status of every reply."""
 
     answers: dict[str, Answer] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    replied: list[int] = field(default_factory=list)
     url: str = ""
 
 
@@ -37,20 +38,25 @@ def serving() -> Iterator[Files]:
         def answer(self) -> None:
             files.asked.append(f"{self.command} {self.path}")
             told = files.answers.get(self.path, Answer(status=404))
+            tag = told.headers.get("ETag")
+            if tag is not None and self.headers.get("If-None-Match") == tag:
+                told = Answer(b"", {"ETag": tag}, 304)
+            files.replied.append(told.status)
             length = len(told.body) if told.length is None else told.length
             self.send_response(told.status)
             for key, value in {"Content-Length": str(length), **told.headers}.items():
-                self.send_header(key, value)
+                if key != "Content-Length" or length >= 0:
+                    self.send_header(key, value)
             self.end_headers()
-            self.wfile.write(told.body if self.command != "HEAD" else b"")
+            self.wfile.write(told.body)
 
-        do_GET = do_HEAD = answer
+        do_GET = answer
 
         def log_message(self, *args: Any) -> None:
             """Say nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     files.url = f"http://127.0.0.1:{server.server_address[1]}"
     try:

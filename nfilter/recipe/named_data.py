@@ -1,0 +1,88 @@
+"""Data that a command names without a recipe: a file or folder of this machine, or an address."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeAlias
+
+from nfilter.api.data import FetchesData, ShowsBytes, show_no_bytes
+from nfilter.api.errors import SourceError
+from nfilter.recipe.hosts import allowed_source_hosts, unlisted_source_hosts
+from nfilter.registry.loading import Plugins, Registered
+
+DataName: TypeAlias = Path | str
+"""A path, or as text an address."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedData:
+    """Data that can be read: its name, the source that reads it, and the settings of that."""
+
+    name: DataName
+    item: Registered
+    config: Any
+    base_dir: Path
+
+    def source(self) -> Any:
+        """Return the source, to read from the start."""
+        return self.item.cls(self.config, self.base_dir)
+
+    def unlisted_hosts(self) -> list[str]:
+        """Return the hosts that a recipe with this data reads from only if its user allows them."""
+        return unlisted_source_hosts(self.item.cls, self.config, ())
+
+
+def source_for(plugins: Plugins, data: DataName) -> Registered:
+    """Return the source for a file or folder, by its ending.
+
+    Raises:
+        SourceError: when no source reads such files.
+    """
+    endings: dict[str, Registered] = {}
+    for item in plugins.of_kind("source"):
+        for suffix in getattr(item.cls, "suffixes", ()):
+            endings.setdefault(suffix, item)
+    if isinstance(data, Path) and data.is_dir() and "/" in endings:
+        return endings["/"]
+    path = data if isinstance(data, Path) else PurePosixPath(bare(data))
+    found = endings.get(path.suffix.lower())
+    if found is None:
+        raise SourceError(
+            f"{data}: no source reads files that end in {path.suffix!r}; known: {', '.join(endings)}"
+        )
+    return found
+
+
+def bare(address: str) -> str:
+    """Return an address without its query."""
+    return address.partition("?")[0]
+
+
+def named(
+    plugins: Plugins,
+    data: DataName,
+    hosts: Iterable[str] = (),
+    progress: ShowsBytes = show_no_bytes,
+) -> NamedData:
+    """Return the data that a person named, copied to this machine if it is at an address.
+
+    Who types an address allows its host. ``hosts`` are the others that it may redirect to; ``progress`` shows the bytes.
+
+    Raises:
+        SourceError: when no source reads such files, or the file cannot be copied.
+    """
+    item = source_for(plugins, data)
+    if isinstance(data, Path):
+        base_dir = data.resolve().parent
+        config = item.cls.Config.model_validate({"path": str(data.resolve())})
+        return NamedData(data, item, config, base_dir)
+    if not issubclass(item.cls, FetchesData):
+        raise SourceError(
+            f"{data}: the source {item.name!r} reads no addresses; copy the file to this machine and give its path"
+        )
+    config = item.cls.Config.model_validate({"path": data})
+    allowed = allowed_source_hosts(item.cls, {*item.cls.hosts(config), *hosts})
+    item.cls.fetch(config, Path.cwd(), allowed, progress)
+    return NamedData(data, item, config, Path.cwd())

@@ -187,6 +187,12 @@ class Datasets:
         return problems
 
     @classmethod
+    def hosts(cls, config: DatasetsConfig) -> Iterable[str]:
+        """Return no host: a folder at an address is not read, whatever hosts are allowed."""
+        del config
+        return ()
+
+    @classmethod
     def columns(cls, config: DatasetsConfig, base_dir: Path) -> Mapping[str, str]:
         return cls(config, base_dir).rows.layout.describe()
 

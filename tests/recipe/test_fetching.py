@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
+import subprocess
+import sys
 from collections.abc import Container, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,8 +25,6 @@ from nfilter.recipe.model import load
 from nfilter.registry import loading
 from nfilter.store.files import read_jsonl
 from tests.plugins.nfilter_io.file_server import Answer, Files, serving
-
-pytest.importorskip("fsspec")
 
 RECIPE = """\
 name: away
@@ -95,6 +98,13 @@ def test_a_bucket_is_allowed_by_its_host(home: Path) -> None:
     (home / "r.yaml").write_text(RECIPE.format(source="s3://their-bucket/rows.jsonl"))
     with pytest.raises(RecipeError, match=r"--allow-host their-bucket\.s3\.amazonaws\.com,"):
         main.main(["check", "r.yaml"], standalone_mode=False)
+
+
+def test_a_folder_at_an_address_is_refused_whatever_host_is_allowed(home: Path) -> None:
+    (home / "r.yaml").write_text(RECIPE.format(source="s3://their-bucket/folder"))
+    words = ["check", "r.yaml", "--set", "source.use=datasets"]
+    with pytest.raises(RecipeError, match="folders are read from this machine only; name one"):
+        main.main(words, standalone_mode=False)
 
 
 def test_a_program_that_checks_nothing_is_held_back_too(home: Path, files: Files) -> None:
@@ -272,3 +282,36 @@ def test_a_recipe_names_no_variable_but_those_of_queries(home: Path, files: File
             main.main(["check", "r.yaml"], standalone_mode=False)
         assert name not in str(caught.value).replace("NFILTER_QUERY", "")
     assert files.asked == []
+
+
+def on_terminal(home: Path, *words: str) -> str:
+    """What ``nfilter`` prints where its output is a terminal."""
+    main_end, its_end = pty.openpty()
+    env = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "XDG_CACHE_HOME": str(home / "cache")}
+    command = [sys.executable, "-m", "nfilter", *words]
+    with subprocess.Popen(command, cwd=home, env=env, stdout=its_end, stderr=its_end) as process:
+        os.close(its_end)
+        told = b""
+        with suppress(OSError):  # the terminal is closed at its other end
+            while data := os.read(main_end, 1 << 16):
+                told += data
+    os.close(main_end)
+    assert process.returncode == 0, told
+    return told.decode()
+
+
+def test_a_terminal_shows_the_bytes_and_other_output_does_not(
+    home: Path, files: Files, capfd: pytest.CaptureFixture[str]
+) -> None:
+    url = f"{files.url}/rows.jsonl"
+    (home / "r.yaml").write_text(RECIPE.format(source=url))
+    files.answers["/rows.jsonl"] = Answer(lines(200))  # without a version it is copied each time
+    size = f"/{len(lines(200)) / 1000:.1f} kB"
+    told = on_terminal(home, "check", "r.yaml")
+    assert "rows.jsonl from 127.0.0.1" in told
+    assert size in told
+    assert size not in on_terminal(home, "check", "r.yaml", "--json")
+    assert size not in on_terminal(home, "run", "r.yaml", "--quiet")
+    assert entry(["check", "r.yaml"]) == 0
+    assert "rows.jsonl from 127.0.0.1" not in "".join(capfd.readouterr())
+    assert files.replied == [200, 200, 200, 200, 200]

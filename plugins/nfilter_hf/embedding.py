@@ -99,13 +99,7 @@ def _parts(loaded: Loaded, ids: list[int], window: Window) -> list[list[int]]:
 def _means(loaded: Loaded, rows: Sequence[list[int]], layer: int | None) -> FloatArray:
     import torch
 
-    longest = max(map(len, rows))
-    ids = torch.full((len(rows), longest), loaded.pad_id)
-    mask = torch.zeros(len(rows), longest, dtype=torch.long)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = torch.tensor(row)
-        mask[index, : len(row)] = 1
-    ids, mask = ids.to(loaded.device), mask.to(loaded.device)
+    ids, mask = loaded.padded(rows)
     with torch.no_grad():
         states = hidden_states(loaded, layer, input_ids=ids, attention_mask=mask).float()
         # Not a product with the mask, because padding may have values that are not finite.

@@ -163,11 +163,11 @@ def _begun(
     (cache,) = kept.values()
     prefix = shared_beginning([np.asarray(prompt) for prompt in prompts])
     if cache is None or prefix < _MIN_PREFIX:
-        return _left_padded(loaded, prompts)
+        return loaded.padded(prompts, left=True)
     first = torch.tensor([prompts[0][:prefix]], device=loaded.device)
     loaded.module.base_model(input_ids=first, use_cache=True, **kept)
     cache.batch_repeat_interleave(len(prompts))
-    ids, mask = _left_padded(loaded, [prompt[prefix:] for prompt in prompts])
+    ids, mask = loaded.padded([prompt[prefix:] for prompt in prompts], left=True)
     return ids, torch.cat([mask.new_ones(len(prompts), prefix), mask], 1)
 
 
@@ -230,19 +230,6 @@ def _completion(loaded: Loaded, row: _Row) -> Completion:
     logprobs = tuple(row.logprobs) if row.job.request.logprobs else None
     done = Completion(text, row.finish or "length", logprobs, prompt, made)
     return with_tool_calls(done, row.job.request)
-
-
-def _left_padded(loaded: Loaded, prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-    """The prompts of a batch as ids and mask, int64 [n, longest], padded on the left."""
-    import torch
-
-    longest = max(map(len, prompts))
-    ids = torch.full((len(prompts), longest), loaded.pad_id)
-    mask = torch.zeros(len(prompts), longest, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-        mask[row, longest - len(prompt) :] = 1
-    return ids.to(loaded.device), mask.to(loaded.device)
 
 
 def _cache_name(module: Any) -> str:

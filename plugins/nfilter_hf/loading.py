@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from nfilter_hf.gguf_weights import unpacked
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 _UNBOUNDED = 2**20
 _FROM_HUB = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken")
@@ -76,6 +77,19 @@ class Loaded:
     stop_ids: frozenset[int]
     pad_id: int
     marks: Mapping[int, str] = field(default_factory=dict)
+
+    def padded(self, rows: Sequence[list[int]], *, left: bool = False) -> tuple[Tensor, Tensor]:
+        """Return the token ids of rows, padded on the right or ``left``, and their mask: int64 [n, longest], on the device."""
+        import torch
+
+        longest = max(map(len, rows))
+        ids = torch.full((len(rows), longest), self.pad_id)
+        mask = torch.zeros(len(rows), longest, dtype=torch.long)
+        for number, row in enumerate(rows):
+            place = slice(longest - len(row), None) if left else slice(len(row))
+            ids[number, place] = torch.tensor(row)
+            mask[number, place] = 1
+        return ids.to(self.device), mask.to(self.device)
 
 
 def find(config: HFConfig, site: Site) -> Source:

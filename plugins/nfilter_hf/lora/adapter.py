@@ -185,9 +185,7 @@ def seeded(module: Any, seed: int) -> Iterator[None]:
     """Seed torch's global generators, the source of the adapter's initial values and of dropout; restore them on exit."""
     import torch
 
-    device = next(module.parameters()).device
-    cuda = [device.index or 0] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
+    with same_random_numbers(module):
         torch.manual_seed(seed)
         yield
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -70,8 +70,12 @@ def collect_rows(
     trusted: str | None,
     *,
     closed: bool = False,
+    keep: Callable[[FloatArray], None] | None = None,
 ) -> LabelledRows:
-    """Collect all labels, and embed the queries with each encoder; with ``closed``, only while the answers are few."""
+    """Collect all labels, and embed the queries with each encoder; with ``closed``, only while the answers are few.
+
+    ``keep`` receives the blocks of vectors of one encoder instead of ``LabelledRows.vectors``.
+    """
     rows = LabelledRows(vectors=[[] for _ in encoders])
     samples = iter(stream)
     with ctx.progress(None, "embedding queries") as progress:
@@ -80,7 +84,7 @@ def collect_rows(
                 rows.add(sample, ctx, trusted)
             if not (closed and rows.are_open()):
                 for name, blocks in zip(encoders, rows.vectors, strict=True):
-                    blocks.append(embed_queries(block, name, ctx))
+                    (keep or blocks.append)(embed_queries(block, name, ctx))
             progress.advance(len(block))
     return rows
 

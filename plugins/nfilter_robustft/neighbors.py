@@ -23,7 +23,7 @@ from nfilter import (
     row_of,
     rows_by_id,
 )
-from nfilter_robustft.index import Index, build
+from nfilter_robustft.index import THRESHOLD
 from nfilter_robustft.keys import text_of
 from nfilter_robustft.labelled_rows import (
     LabelledRows,
@@ -32,11 +32,23 @@ from nfilter_robustft.labelled_rows import (
     embed_queries,
     frequencies_of,
 )
-from nfilter_robustft.settings import ReferenceSize, TrustedColumn
+from nfilter_robustft.partitioned import (
+    ChosenVectors,
+    IndexSettings,
+    Searchable,
+    Vectors,
+    build_index,
+    index_figures,
+    measured,
+    open_index,
+)
+from nfilter_robustft.settings import IndexChoice, ReferenceSize, TrustedColumn
 from nfilter_robustft.statistics import discriminant, similarity
+from nfilter_robustft.vector_file import VectorFile
 from nfilter_robustft.vote_notes import MAX_VOTES, no_answer_note, vote_note, weak_note
 
 _BLOCK = 1024
+_NO_VECTORS = np.zeros((0, 1), dtype=np.float32)
 _COPIES = 16  # neighbours beyond k, because samples with the same query do not vote
 _UNINFORMATIVE = "the neighbours' labels do not predict this dataset's labels"
 
@@ -62,6 +74,7 @@ class NeighborsConfig(StageConfig):
     )
     trusted: TrustedColumn = None
     reference: ReferenceSize = 10_000
+    index: IndexChoice = IndexSettings()
 
 
 class Neighbors:
@@ -78,7 +91,7 @@ class Neighbors:
 
     def __init__(self, config: NeighborsConfig) -> None:
         self.config = config
-        self._index: tuple[State, Index] | None = None
+        self._index: tuple[State, Searchable] | None = None
 
     @classmethod
     def contract(cls, config: NeighborsConfig) -> Contract:
@@ -91,16 +104,24 @@ class Neighbors:
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
         """Embed all queries and choose the settings of the vote."""
-        rows = collect_rows(stream, ctx, [self.config.encoder], self.config.trusted)
+        encoders, trusted = [self.config.encoder], self.config.trusted
+        if self.config.index.use != "ivf":
+            rows = collect_rows(stream, ctx, encoders, trusted)
+            return self._fit(rows, np.concatenate(rows.vectors[0] or [_NO_VECTORS]), ctx)
+        with VectorFile() as vectors:
+            rows = collect_rows(stream, ctx, encoders, trusted, keep=vectors.add)
+            return self._fit(rows, vectors, ctx)
+
+    def _fit(self, rows: LabelledRows, vectors: Vectors, ctx: Context) -> State:
         classes = rows.classes() if self.config.weighting != "similarity" else None
         if classes is not None:
-            return self._fit_discriminant(rows, classes, ctx)
+            return self._fit_discriminant(rows, vectors, classes, ctx)
         if self.config.weighting == "discriminant":
             ctx.log.warning(
                 "weighting: discriminant needs 2 to 64 distinct answers, the same options for all samples and ten"
                 " samples per answer; neighbours vote by similarity instead"
             )
-        return self._fit_similarity(rows, ctx)
+        return self._fit_similarity(rows, vectors, ctx)
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
         if state.values.get("mode") == "discriminant":
@@ -117,8 +138,9 @@ class Neighbors:
 
     # --- discriminant mode -------------------------------------------------------------------------------------
 
-    def _fit_discriminant(self, rows: LabelledRows, classes: list[str], ctx: Context) -> State:
-        vectors = np.concatenate(rows.vectors[0])
+    def _fit_discriminant(
+        self, rows: LabelledRows, vectors: Vectors, classes: list[str], ctx: Context
+    ) -> State:
         labels = rows.encode(classes)
         rng = np.random.default_rng(ctx.rng("folds").getrandbits(64))
         chosen = choose_reference(labels, self.config.reference, rng)
@@ -187,7 +209,7 @@ class Neighbors:
 
     # --- similarity mode ---------------------------------------------------------------------------------------
 
-    def _fit_similarity(self, rows: LabelledRows, ctx: Context) -> State:
+    def _fit_similarity(self, rows: LabelledRows, vectors: Vectors, ctx: Context) -> State:
         if not rows.ids:
             return State({"mode": "similarity", "rows": 0})
         known = [i for i, label in enumerate(rows.labels) if label is not None]
@@ -195,8 +217,10 @@ class Neighbors:
         distinct = sorted(set(labels))
         number = {label: code for code, label in enumerate(distinct)}
         codes = np.array([number[label] for label in labels], dtype=np.int64)
+        of_known = ChosenVectors(vectors, np.array(known, dtype=np.int64))
+        seed = ctx.rng("index").getrandbits(63)
         arrays: dict[str, npt.NDArray[Any]] = {
-            **build(np.concatenate(rows.vectors[0])[known]),
+            **build_index(of_known, self.config.index, seed, THRESHOLD),
             "codes": codes,
             "queries": np.array([rows.queries[i] for i in known], dtype=np.uint64),
             **PackedTexts.of(distinct).arrays("answer"),
@@ -206,7 +230,8 @@ class Neighbors:
             ctx.log.warning("no label has a readable answer: the neighbours have no votes")
             return State({"mode": "similarity", "rows": 0})
         rng = np.random.default_rng(ctx.rng("choice").getrandbits(64))
-        chosen = similarity.choose_voters(arrays, rng, self._fixed_k())
+        stored: Vectors = of_known if "centroids" in arrays else arrays["vectors"]
+        chosen = similarity.choose_voters(arrays, stored, rng, self._fixed_k())
         if chosen.informative:
             ctx.log.info(
                 f"{chosen.k} neighbours vote by similarity at temperature {chosen.temperature:g}"
@@ -223,6 +248,7 @@ class Neighbors:
             "nll": chosen.nll,
             "nll_of_frequencies": chosen.baseline,
             "informative": chosen.informative,
+            **self._index_figures(arrays, of_known, chosen, ctx),
         }
         return State(
             {
@@ -237,6 +263,27 @@ class Neighbors:
             arrays,
         )
 
+    def _index_figures(
+        self,
+        arrays: dict[str, npt.NDArray[Any]],
+        vectors: Vectors,
+        chosen: similarity.Choice,
+        ctx: Context,
+    ) -> dict[str, JSON]:
+        """Return the figures of an index of lists, with its error; nothing for another index."""
+        seed, compared = ctx.rng("compared").getrandbits(63), self.config.index.compared
+        figures = index_figures(arrays, self.config.index)
+        nearest = measured(arrays, vectors, chosen.k + _COPIES, compared, seed)
+        if nearest is None:
+            return {"index": figures} if figures else {}
+        error = similarity.difference(nearest, arrays, chosen.k, chosen.temperature)
+        ctx.log.info(
+            f"index of {figures['lists']} lists: it finds {error.recall:.1%} of the {chosen.k} nearest voters, and {error.changed:.1%} of"
+            f" flags differ from the exact ones ({len(nearest.queries)} queries compared)"
+        )
+        figures |= {"compared": len(nearest.queries), "recall": error.recall, "changed": error.changed}  # fmt: skip
+        return {"index": figures}
+
     def _similarity_notes(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[View]:
         values: Any = state.values
         if not values["rows"] or not chunk:
@@ -244,7 +291,7 @@ class Neighbors:
         if not values["informative"]:
             return [weak_note(sample, state, ctx, _UNINFORMATIVE) for sample in chunk]
         if self._index is None or self._index[0] is not state:
-            self._index = (state, Index.open(state.arrays))
+            self._index = (state, open_index(state.arrays))
         k = values["k"]
         answers, ids = (PackedTexts.open(state.arrays, name) for name in ("answer", "id"))
         similarities, near = self._index[1].search(

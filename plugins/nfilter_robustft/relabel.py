@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from nfilter import (
@@ -30,10 +31,19 @@ from nfilter import (
     View,
 )
 from nfilter_robustft.confidence import Sure
-from nfilter_robustft.index import THRESHOLD, Index, build
+from nfilter_robustft.index import THRESHOLD
 from nfilter_robustft.keys import text_of
 from nfilter_robustft.official_preset import apply_official_preset
-from nfilter_robustft.settings import Logprobs, Preset
+from nfilter_robustft.partitioned import (
+    IndexSettings,
+    Nearest,
+    build_index,
+    index_figures,
+    measured,
+    open_index,
+)
+from nfilter_robustft.settings import IndexChoice, Logprobs, Preset
+from nfilter_robustft.vector_file import VectorFile
 from nfilter_robustft.views import RequestBuilder, add_notes, is_flagged, read_answer, reasoning_of
 
 NO_CLEAN = "no clean sample to use as context"
@@ -81,6 +91,7 @@ class RelabelConfig(StageConfig):
         ge=1,
         description="Up to this number of vectors the search is exact, above it approximate (HNSW).",
     )
+    index: IndexChoice = IndexSettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -161,10 +172,33 @@ class Relabel:
             return State(values)
         if len(clean) < self.config.k:
             ctx.log.warning(f"{len(clean)} clean samples are fewer than k: {self.config.k}")
-        vectors = self._embed(texts, ctx)
         packed = PackedTexts.of(text for row in clean for text in row)
-        arrays = {**build(vectors, self.config.exact_up_to), **packed.arrays("clean")}
-        return State(values, arrays)
+        seed, index = ctx.rng("index").getrandbits(63), self.config.index
+        if index.use != "ivf":
+            vectors = np.concatenate(list(self._embedded(texts, ctx)))
+            arrays = build_index(vectors, index, seed, self.config.exact_up_to)
+        else:
+            with VectorFile() as file:
+                for block in self._embedded(texts, ctx):
+                    file.add(block)
+                arrays = build_index(file, index, seed, self.config.exact_up_to)
+                nearest = measured(arrays, file, self.config.k + 1, index.compared, seed)
+            values |= self._index_report(arrays, nearest, ctx)
+        return State(values, {**arrays, **packed.arrays("clean")})
+
+    def _index_report(
+        self, arrays: Mapping[str, npt.NDArray[Any]], nearest: Nearest | None, ctx: Context
+    ) -> dict[str, JSON]:
+        """Return the report of an index of lists, with its error for clean samples; nothing for another index."""
+        figures = index_figures(arrays, self.config.index)
+        if nearest is not None:
+            error = nearest.difference(self.config.k)
+            ctx.log.info(
+                f"index of {figures['lists']} lists: it finds {error.recall:.1%} of the {self.config.k} nearest clean samples, and"
+                f" {error.changed:.1%} of prompts differ from those with the exact ones ({len(nearest.queries)} queries compared)"
+            )
+            figures |= {"compared": len(nearest.queries), "recall": error.recall, "changed": error.changed}  # fmt: skip
+        return {"report": {"index": figures}} if figures else {}
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
         config = self.config
@@ -224,9 +258,10 @@ class Relabel:
     ) -> list[list[Neighbor]]:
         """Return the ``k`` nearest other clean samples of each sample, nearest first."""
         k = self.config.k
-        vectors = self._embed([self._text(sample, ctx) for sample in samples], ctx)
+        asked = [self._text(sample, ctx) for sample in samples]
+        vectors = np.concatenate(list(self._embedded(asked, ctx)))
         # One more than k: without a check, the index contains the sample itself.
-        similarities, positions = Index.open(state.arrays).search(vectors, k + 1)
+        similarities, positions = open_index(state.arrays).search(vectors, k + 1)
         texts = PackedTexts.open(state.arrays, "clean")
         neighbors = []
         for sample, row, indices in zip(samples, similarities, positions, strict=True):
@@ -242,15 +277,14 @@ class Relabel:
         """Return the text of a sample to embed."""
         return text_of(sample, ctx) if self.config.embed == "question" else sample.query
 
-    def _embed(self, queries: Sequence[str], ctx: Context) -> FloatArray:
+    def _embedded(self, queries: Sequence[str], ctx: Context) -> Iterator[FloatArray]:
+        """Yield the vectors of queries in blocks [., d]."""
         model = ctx.model(self.config.encoder)
-        blocks = []
         with ctx.progress(len(queries), "embedding queries") as progress:
             for start in range(0, len(queries), _BLOCK):
                 block = queries[start : start + _BLOCK]
-                blocks.append(np.asarray(model.embed(block), dtype=np.float32))
+                yield np.asarray(model.embed(block), dtype=np.float32)
                 progress.advance(len(block))
-        return np.concatenate(blocks)
 
 
 def _neighbor(texts: PackedTexts, index: int, similarity: float) -> Neighbor:

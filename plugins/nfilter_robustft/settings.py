@@ -6,6 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
+from nfilter_robustft.partitioned import IndexSettings
 from nfilter_robustft.skipping import Settled
 
 Preset: TypeAlias = Annotated[
@@ -41,4 +42,10 @@ TrustedColumn: TypeAlias = Annotated[
 ]
 ReferenceSize: TypeAlias = Annotated[
     int, Field(ge=20, description="Samples that are learned from, at most; at least 20.")
+]
+IndexChoice: TypeAlias = Annotated[
+    IndexSettings,
+    Field(
+        description="How neighbours are searched; {use: ivf} is for more vectors than memory holds."
+    ),
 ]

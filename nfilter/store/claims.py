@@ -134,7 +134,7 @@ class ClaimFolder:
     def _append(self, file: int, rows: Sequence[tuple[str, int, int, int]]) -> None:
         if rows:
             raw = np.array([(bytes.fromhex(key), *rest) for key, *rest in rows], dtype=_RECORD)
-            os.pwrite(file, raw.tobytes(), self._last.count * _RECORD.itemsize)
+            _write(file, raw.tobytes(), self._last.count * _RECORD.itemsize)
             self._last.add(raw)
 
     def _records(self, file: int, positions: _Positions) -> npt.NDArray[Any]:
@@ -233,6 +233,13 @@ class _LastRecords:
         heads = np.concatenate([part[0] for part in self._parts])
         places = np.concatenate([part[1] for part in self._parts])
         return np.sort(_latest(heads, places)[1])
+
+
+def _write(file: int, raw: bytes, at: int) -> None:
+    """Write all bytes: a file system may take a part at a time."""
+    while raw:
+        written = os.pwrite(file, raw, at)
+        raw, at = raw[written:], at + written
 
 
 def _latest(heads: _Heads, positions: _Positions) -> tuple[_Heads, _Positions]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import threading
 from collections import Counter
@@ -83,6 +84,18 @@ def test_a_record_that_a_kill_cut_off_is_no_claim(
         file.write(bytes.fromhex(B)[:17])
     assert other.take([B])[0] == [B]
     assert set(one.look([A, B]).awaited) == {0, 1}
+
+
+def test_a_write_in_parts_is_whole(
+    two: tuple[ClaimFolder, ClaimFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, raw, at: write(file, raw[:50], at))
+    one, other = two
+    assert one.take([A, B, C])[0] == [A, B, C]
+    assert set(other.look([A, B, C]).awaited) == {0}
+    assert other.take([key("d")])[0] == [key("d")]
+    assert set(one.look([key("d")]).awaited) == {1}
 
 
 @pytest.mark.parametrize("damage", ["changed", "removed", "of another call"])

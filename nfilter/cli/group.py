@@ -21,6 +21,15 @@ Exit codes: 0 done; 1 another failure; 2 an error in the recipe, a prompt or the
 130 interrupted (run the same command to resume)."""
 
 
+SECTIONS = {
+    "Prepare": ("init", "check", "lint", "plan", "pilot"),
+    "Run and inspect": ("run", "explain", "audit", "compare"),
+    "Hand over": ("export", "push"),
+    "Other": ("plugins", "new-plugin", "schema", "inject-noise"),
+}
+"""The commands in the order of use, as ``nfilter --help`` lists them."""
+
+
 class Commands(click.Group):
     """The commands of nfilter, and those of plugins (entry-point group ``nfilter.commands``)."""
 
@@ -62,13 +71,16 @@ class Commands(click.Group):
             raise click.UsageError(f"{error.message.rstrip('.')}{near}", ctx) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(len(name) for name in self.commands)
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([
+                    (name.ljust(width), self.commands[name].get_short_help_str(70)) for name in names
+                ])  # fmt: skip
         # A plugin's command is listed by name only: its help would need its import.
-        rows = [(name, cmd.get_short_help_str(60)) for name, cmd in sorted(self.commands.items())]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
         extra = sorted(set(plugin_commands()) - set(self.commands))
         if extra:
-            with formatter.section("Commands of plugins"):
+            with formatter.section("Commands of plugins (nfilter COMMAND --help)"):
                 formatter.write_text(", ".join(extra))
 
 
@@ -85,7 +97,10 @@ def plugin_commands() -> dict[str, Any]:
 @click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="nfilter")
 def main() -> None:
-    """From a noisy fine-tuning dataset to a better adapter, with a reason for every decision."""
+    """From a noisy fine-tuning dataset to a better adapter, with a reason for every decision.
+
+    Start: nfilter init --data FILE; then check and run the recipe that it writes.
+    """
 
 
 def entry(argv: Sequence[str] | None = None) -> int:

@@ -30,7 +30,11 @@ def listing_options(command: Callable[..., None]) -> Callable[..., None]:
     return kind(text(plugin_option(json_option(command))))
 
 
-@main.group(name="plugins", invoke_without_command=True)
+@main.group(
+    name="plugins",
+    invoke_without_command=True,
+    short_help="List the installed stages, models, sources and other plugins.",
+)
 @listing_options
 @click.pass_context
 def plugins_group(
@@ -66,7 +70,7 @@ def plugins_show(name: str, files: tuple[Path, ...], as_json: bool) -> None:
     show_one(load_plugins(files), name, console(), as_json=as_json)
 
 
-@main.command(name="new-plugin")
+@main.command(name="new-plugin", short_help="Write the skeleton of a plugin.")
 @click.argument("name", metavar="NAME")
 @click.option(
     "--kind", required=True, help="The kind of component: stage, token-stage, backend, ..."

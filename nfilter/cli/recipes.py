@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from nfilter.engine.run import RunResult
 
 
-@main.command()
+@main.command(short_help="Run a recipe: clean, train, evaluate; or resume its run.")
 @recipe_options
 @limit_option
 @click.option(
@@ -183,7 +183,7 @@ def _seeds(text: str) -> list[int]:
     return seeds
 
 
-@main.command()
+@main.command(short_help="Validate a recipe without running it.")
 @recipe_options
 @click.option(
     "--world",
@@ -220,7 +220,7 @@ def check(asked: Asked, world: int | None, as_json: bool) -> None:
     click.echo(f"{asked.recipe}: no faults{warned}; `{plain(command)}` runs {stages} {noun}")
 
 
-@main.command()
+@main.command(short_help="Show what training would see: lengths, truncation, masks.")
 @recipe_options
 @limit_option
 @json_option
@@ -242,7 +242,7 @@ def lint(
     render(found.figures, found.warnings, console())
 
 
-@main.command()
+@main.command(short_help="Estimate calls, tokens, dollars and hours; no model is called.")
 @recipe_options
 @limit_option
 @click.option(
@@ -271,7 +271,7 @@ def plan(
     render(found, console())
 
 
-@main.command()
+@main.command(short_help="Run a recipe on a few rows, and estimate the whole run.")
 @recipe_options
 @click.option(
     "--rows",
@@ -373,7 +373,7 @@ def init(files: tuple[Path, ...], hosts: tuple[str, ...], **given: Any) -> None:
         click.echo(f"where the recipe names something of a file, both commands need {plain(flags)}")
 
 
-@main.command()
+@main.command(short_help="Print the JSON Schema of a recipe, for editors.")
 @click.option(
     "--out", type=click.Path(path_type=Path, readable=False), help="Write the schema to this file."
 )
@@ -398,7 +398,7 @@ def schema(out: Path | None, markdown: bool, files: tuple[Path, ...]) -> None:
     click.echo(f"wrote {plain(str(out))}; recipes in its folder begin with: {plain(line)}")
 
 
-@main.command(name="inject-noise")
+@main.command(name="inject-noise", short_help="Make a known share of the answers wrong, for tests.")
 @click.argument("data", type=DataName())
 @click.argument("out", type=click.Path(path_type=Path, readable=False))
 @click.option(

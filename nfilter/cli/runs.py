@@ -14,7 +14,7 @@ from nfilter.cli.group import main
 from nfilter.cli.shared import attributed, console, json_option, load_plugins, plain, plugin_option
 
 
-@main.command()
+@main.command(short_help="Print what happened to one row, and why.")
 @click.argument(
     "run_directory",
     metavar="RUN",
@@ -44,7 +44,7 @@ def explain(
         report.render(found, console(), full=full)
 
 
-@main.command()
+@main.command(short_help="Print the figures of several runs side by side.")
 @click.argument(
     "runs",
     nargs=-1,
@@ -68,7 +68,7 @@ def compare(runs: tuple[Path, ...], as_json: bool) -> None:
         report.render(table, console())
 
 
-@main.command()
+@main.command(short_help="Draw rows to check by hand; estimate how good the flags are.")
 @click.argument(
     "run_directory",
     metavar="RUN",
@@ -93,7 +93,7 @@ def audit(
         report.render(result, console())
 
 
-@main.command()
+@main.command(short_help="Write the cleaned rows for another trainer.")
 @click.argument(
     "run_directory",
     metavar="RUN",
@@ -105,7 +105,7 @@ def audit(
     "name",
     shell_complete=completion.formats,
     required=True,
-    help="messages, trl, axolotl, llamafactory, spans, or an exporter of a plugin.",
+    help="messages, trl, trl_dpo, axolotl, llamafactory, swift, spans, or an exporter of a plugin.",
 )
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, readable=False), help="A new folder."
@@ -132,7 +132,7 @@ def export(
         click.echo(f"  {line}")
 
 
-@main.command()
+@main.command(short_help="Publish the cleaned dataset and the adapter, with cards.")
 @click.argument(
     "run_directory",
     metavar="RUN",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -90,14 +91,13 @@ def scaffold(
             found = guess(named(plugins, data, hosts, progress))
     template, said = _chosen(template, found, expert)
     text = known[template].read_text(encoding="utf-8")
-    if model is not None:
-        text = _replace_model(text, _model_from(out, model, plugins))
-        said += [f"model: {model} (the student)", *_not_installed(plugins, model)]
+    text, student = _with_student(text, model, out, plugins)
+    said += student
     text, without = _with_what_is_there(text, plugins)
     said += without
     if expert is not None:
         text = _replace_expert(text, expert)
-        said.append(f"expert: {expert} (who answers, reasons and reviews)")
+        said.append(f"expert: {expert} (it answers, reasons and reviews)")
     allowed = list(hosts)
     if found is not None:
         tested = None if test is None else guess(named(plugins, test, hosts, progress))
@@ -108,7 +108,7 @@ def scaffold(
         file.write(f"{editor_line()}\n{text}")
     write_schema(plugins, out.parent / SCHEMA_FILE)
     said.append(
-        f"schema: editors complete the recipe from {SCHEMA_FILE} beside it; after installing a plugin, update it: nfilter schema --out "
+        f"schema: {SCHEMA_FILE} beside the recipe, for completion in editors; after installing a plugin: nfilter schema --out "
         f"{shlex.quote(str(out.parent / SCHEMA_FILE))}"
     )
     if expert is not None:
@@ -161,13 +161,13 @@ def _told(found: Guess) -> list[str]:
 def _chosen(template: str | None, found: Guess | None, expert: str | None) -> tuple[str, list[str]]:
     """Return the template and, if none was named, why it was chosen."""
     if template is None and found is not None and found.answer == PAIRS:
-        why = f"template: {PREFERENCES}, as the rows are preference pairs: it finds pairs whose responses look exchanged, and swaps them"
+        why = f"template: {PREFERENCES}, because the rows are preference pairs: it finds pairs whose responses look exchanged, and swaps them"
         return PREFERENCES, [why]
     if template is not None or expert is not None or found is None or not found.classes:
         return template or USUAL, []
     why = (
-        f"template: {CLASSES}, as the rows have the same {found.classes} answers: a classifier finds and mends wrong labels there "
-        f"without asking a model; --template {USUAL} has the model answer, reason and review instead"
+        f"template: {CLASSES}, because all rows share {found.classes} answers: a classifier corrects the labels, and no model is called; "
+        f"--template {USUAL} has a model answer, reason and review instead"
     )
     return CLASSES, [why]
 
@@ -184,7 +184,7 @@ def _with_what_is_there(text: str, plugins: Plugins) -> tuple[str, list[str]]:
             text = listed.sub(
                 lambda match: match.group(1) if match.group().endswith(", ") else "", text
             )
-            said.append(f"left out: {name}; {missing[0].removeprefix('warning: ')}")
+            said.append(f"left out: encoder {name!r}; {missing[0].removeprefix('warning: ')}")
     return text, said
 
 
@@ -336,6 +336,21 @@ def _not_installed(plugins: Plugins, model: str) -> list[str]:
     return []
 
 
+def _with_student(
+    text: str, model: str | None, out: Path, plugins: Plugins
+) -> tuple[str, list[str]]:
+    """Return the recipe with the student that was named, and what it is; without one, what a run would download."""
+    if model is not None:
+        changed = _replace_model(text, _model_from(out, model, plugins))
+        return changed, [f"model: {model} (the student)", *_not_installed(plugins, model)]
+    found = re.search(r"^  student: *\{[^}\n]*?model: *([^,}\n ]+)", text, re.MULTILINE)
+    if found is None or found.group(1) in plugins.models:
+        return text, []
+    return text, [
+        f"model: {found.group(1)} (the student of the template; a run downloads it); --model names another"
+    ]
+
+
 def _replace_model(text: str, model: str) -> str:
     line = re.compile(r"^(  student: *\{[^}\n]*?model: *)([^,}\n]+)", re.MULTILINE)
     changed, count = line.subn(lambda match: match.group(1) + _quoted(model), text, count=1)
@@ -368,10 +383,24 @@ def _replace_unsupported_rankings(plugins: Plugins, out: Path) -> list[str]:
     for each in sorted(rankings, key=lambda one: document.lines[one.where], reverse=True):
         number = document.lines[each.where]
         lines[number - 1 : number] = [f"  - {item}" for item in each.items]
-        changes.append(f"samples: {each.message}; that is done")
+        before: Any = document.value
+        for key in each.where:
+            before = before[key]
+        stages = " and ".join(_differing(before, parse(item, out).value) for item in each.items)
+        changes.append(f"changed: {each.why}; in its place: {stages}")
     with publishing(out) as file:
         file.write("\n".join(lines) + "\n")
     return changes[::-1]
+
+
+def _differing(before: Any, after: Mapping[str, Any]) -> str:
+    """Return the name of a stage, with the settings that differ if it takes the place of the same stage."""
+    name = str(after["use"])
+    if not isinstance(before, Mapping) or before["use"] != name:
+        return name
+    settings = {key: value for key, value in after.items() if before.get(key) != value}
+    written = yaml.safe_dump(settings, default_flow_style=True, sort_keys=False).strip()
+    return f"{name} with {written.strip('{}')}"
 
 
 def _replace_section(text: str, name: str, line: str) -> str:

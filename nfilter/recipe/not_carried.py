@@ -40,9 +40,9 @@ def holdings(rows: Iterable[Row | Unreadable]) -> list[str]:
         if isinstance(row, Row):
             total += 1
             counts.update(set(_held(row.sample)))
-    said = [f"{counts[name]} of {total} rows hold {name}" for name in _ASKED if counts[name]]
+    said = [f"{name} in {counts[name]} of {total} rows" for name in _ASKED if counts[name]]
     asked = (
-        [f"{', '.join(said)}: a row leaves where the chat template has no place for it; nfilter lint counts those"]
+        [f"{', '.join(said)}: training drops a row that the model's chat template cannot represent; `nfilter lint` counts those"]
         if said
         else []
     )  # fmt: skip

@@ -19,12 +19,13 @@ def render(plan: Any, console: Console) -> None:
         console.print(f"{plan.rows:,} rows; no stage calls a model", markup=False)
         _training(plan, console)
         return
-    text.heading(console, f"{plan.rows:,} rows: calls, prompt tokens + completion tokens, dollars")
+    text.heading(
+        console,
+        f"{plan.rows:,} rows: calls, prompt + completion tokens, dollars (lower to upper bound)",
+    )
     text.rows(console, [(stage.stage, _asks(stage)) for stage in plan.stages], width=_WIDTH)
     text.rows(console, [("total", f"{dollars(plan.usd)}{_against(plan)}")], width=_WIDTH)
-    text.heading(
-        console, "Estimate (lower to upper bound), without answers that the journal already has"
-    )
+    console.print("Answers that are in the journal already are not counted.", markup=False)
     _times(plan, console)
     _training(plan, console)
 

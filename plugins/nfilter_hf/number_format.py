@@ -52,7 +52,7 @@ def cpu_format(
     if sizes.parameters < SMALLEST:
         return Choice(
             "float32",
-            f"float32: a model of {sizes.parameters / 1e6:.1f} million parameters is small",
+            f"float32: bfloat16 is not faster for a model of {sizes.parameters / 1e6:.1f} million parameters",
         )
     times = _times(sizes, measure or measured, cache_file or formats_file())
     chosen = "bfloat16" if times >= MARGIN else "float32"

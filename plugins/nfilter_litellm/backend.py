@@ -86,14 +86,17 @@ class LiteLLMBackend:
     def facts(cls, config: LiteLLMConfig, site: Site) -> Iterable[str]:
         """Yield a description of the connection, for ``nfilter check`` and run.log."""
         route = route_of(config)
-        key = f"key from {route.key_env}" if route.key_env else "no key configured"
+        theirs = route.transport == "litellm" and route.base is None
+        unnamed = "its provider's key from the environment" if theirs else "no key"
+        key = f"key from {route.key_env}" if route.key_env else unnamed
+        address = "its provider's address" if theirs else route.destination
         level = f"concurrency {config.concurrency or 'adaptive'}"
-        logprobs = "logprobs" if _logprobs(config) else "no logprobs"
+        logprobs = "log-probabilities" if _logprobs(config) else "no log-probabilities"
         name = f"{route.name} in batches" if config.batch else route.name
         if config.batch:
             level = "one batch per chunk of the recipe; a larger chunk, such as chunk: 50000, makes fewer"
         more = f" and {len(config.replicas)} more servers" if config.replicas else ""
-        yield f"{name} over {route.transport} ({route.reason}) at {route.destination}{more}; {key}, {level}, {logprobs}"
+        yield f"{name} over {route.transport} ({route.reason}) at {address}{more}; {key}, {level}, {logprobs}"
 
     def __init__(self, config: LiteLLMConfig, site: Site) -> None:
         self._config = config

@@ -23,9 +23,13 @@ def price_of(config: LiteLLMConfig) -> Price | None:
     if config.price is not None:
         return Price(config.price.prompt / 1e6, config.price.completion / 1e6)
     price_list = _price_list()
-    for name in dict.fromkeys((config.model, route_of(config).name)):
+    provider, _, own = config.model.partition("/")
+    for name in dict.fromkeys((config.model, route_of(config).name, own)):
         entry = price_list.get(name)
-        if isinstance(entry, Mapping):
+        # Without its provider a name may be the model of another one.
+        if isinstance(entry, Mapping) and (
+            name != own or entry.get("litellm_provider") == provider
+        ):
             for suffix in ("_batches", "") if config.batch else ("",):
                 prompt, completion = (
                     entry.get(f"{part}_cost_per_token{suffix}") for part in ("input", "output")

@@ -39,6 +39,19 @@ _UNINFORMATIVE = "the vectors do not predict this dataset's labels"
 _TOO_MANY = "a classifier needs 2 to 64 distinct answers, the same options for all samples, and ten samples per answer"
 
 
+def _estimated(fitted: linear.Classifier) -> dict[str, JSON]:
+    """Return the noise rate as the reports of a run read it; nothing where the vectors predict no label."""
+    if not fitted.informative:
+        return {}
+    low, high = fitted.bounds
+    rate: dict[str, JSON] = {
+        "estimate": round(fitted.rate, 6),
+        "low": round(low, 6),
+        "high": round(high, 6),
+    }
+    return {"estimated_noise_rate": rate}
+
+
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -149,7 +162,7 @@ class Classifier:
                 "why": _UNINFORMATIVE,
                 "informative": fitted.informative,
                 "frequencies": frequencies_of(rows),
-                "report": {"classifier": figures},
+                "report": {"classifier": figures, **_estimated(fitted)},
             },
             rows_by_id(rows.ids, before=before, after=after),
         )

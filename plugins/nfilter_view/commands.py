@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -38,7 +39,9 @@ def view(path: Path, port: int, who: str, opens: bool) -> None:
         if opens:
             click.launch(address)
 
-    serve(path, port, who, opened)
+    # Ctrl-C is how the server is ended: nothing is interrupted that could go on.
+    with suppress(KeyboardInterrupt):
+        serve(path, port, who, opened)
 
 
 @click.group()

@@ -149,8 +149,11 @@ def test_the_help_names_every_command_and_every_command_explains_itself() -> Non
     assert shown.exit_code == 0
     for name, command in main.commands.items():
         assert f"  {name}" in shown.output
+        assert command.get_short_help_str(70) in shown.output
         assert command.help
         assert CliRunner().invoke(main, [name, "--help"]).exit_code == 0
+    # Each command is on one whole line.
+    assert "..." not in shown.output.partition("Prepare:")[2]
 
 
 GOOD = "answer: number\nsource: {use: example.qa, path: sums.qa}\nmodels: {m: {use: example.adder}}\nsamples:\n  - {use: example.ask, llm: m}\n"

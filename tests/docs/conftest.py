@@ -54,7 +54,7 @@ def furnished(path: Path) -> None:
     reviews = [f"{word} {n}" for n in range(30) for word in ("good", "bad")]
     for name, texts in (("reviews.csv", reviews), ("reviews-test.csv", reviews[:6])):
         lines = "".join(f"{text},{text.split()[0]}\n" for text in texts)
-        (path / name).write_text("question,answer\n" + lines)
+        (path / name).write_text("text,label\n" + lines)
     (path / "data.csv").write_text(
         'q,options,a\n1+1?,"[""2"", ""3""]",A\n2+1?,"[""2"", ""3""]",B\n'
     )

@@ -125,7 +125,7 @@ def test_few_answers_are_mended_by_a_classifier(done: dict[str, Any], yard: Path
     said = done[
         "nfilter init --data reviews.csv --test reviews-test.csv --model smollm2 --out reviews.yaml"
     ].out
-    assert "the rows have the same 2 answers" in said
+    assert "all rows share 2 answers" in said
     metrics = json.loads((yard / "runs" / "classes" / "metrics.json").read_text())
     assert set(metrics["arms"]) == {"vanilla", "raw", "cleaned"}
     assert metrics["samples"]["read"] == 60

@@ -58,7 +58,7 @@ def test_check_counts_and_warns(recipe: Any) -> None:
     said = "\n".join(found.warnings)
     assert not found.faults
     assert IMAGES in said
-    assert "1 of 4 rows hold tool calls, 1 of 4 rows hold thoughts" in said
+    assert "tool calls in 1 of 4 rows, thoughts in 1 of 4 rows: training drops a row" in said
     assert "1 of 4 rows hold turns of weight 0" in said
 
 

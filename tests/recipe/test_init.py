@@ -63,6 +63,11 @@ def test_every_template_takes_a_file_and_a_model(
     if model is not None:
         assert recipe.models["student"].config.model == model
         assert said[0] == f"model: {model} (the student)"
+    student = recipe.models.get("student")
+    shipped = student is None or student.config.model in plugins.models
+    told = [line for line in said if line.endswith("--model names another")]
+    assert len(told) == (0 if model is not None or shipped else 1)
+    assert all(student and str(student.config.model) in line for line in told)
     assert any("guessed columns: shape = 'alpaca'" in line for line in said)
     assert said[-1] == f"wrote {out}; next: nfilter check {out}, then nfilter run {out}"
 
@@ -191,7 +196,7 @@ def test_few_answers_need_no_model_that_answers(
     recipe = load_recipe(out, plugins)
     assert [use.name for use in recipe.samples] == ["robustft.classifier", "robustft.settle"]
     assert recipe.answer.kind == ("choice" if options else "exact")
-    assert said[0].startswith("template: classes, as the rows have the same 3 answers: ")
+    assert said[0].startswith("template: classes, because all rows share 3 answers: ")
 
 
 @pytest.mark.parametrize(
@@ -256,7 +261,7 @@ def test_an_encoder_that_is_not_installed_is_left_out_of_several(
     recipe = load_recipe(tmp_path / "r.yaml", plugins)
     assert set(recipe.models) == {"student"}
     assert recipe.samples[0].config.encoder == ["student"]
-    assert any(line == "left out: words; pip install it" for line in said)
+    assert any(line == "left out: encoder 'words'; pip install it" for line in said)
 
 
 def absent(plugins: Plugins, model: str) -> list[str]:
@@ -275,7 +280,7 @@ def test_preference_pairs_get_their_recipe_and_no_test_rows(
         scaffold(plugins, None, rows, "tiny", out, test=rows)
     said = scaffold(plugins, None, rows, "tiny", out)
     assert any(
-        line.startswith("template: preferences, as the rows are preference") for line in said
+        line.startswith("template: preferences, because the rows are preference") for line in said
     )
     recipe = load_recipe(out, plugins)
     assert recipe.answer.kind == "preference"

@@ -24,7 +24,7 @@ function standing(state, draw) {
   } else {
     parts.push(h("p", { class: "note" }, "Precision and recall need rows drawn at random: those that one picks say nothing of the others."), h("button", { type: "button", onclick: draw }, "Draw 50 rows"));
   }
-  if (state.reviewed) parts.push(h("p", { class: "note" }, "The same nfilter run again: these rows end as decided, and no call is repeated."));
+  if (state.reviewed) parts.push(h("p", { class: "note" }, "Type the same nfilter run again: these rows end as decided, and no call is repeated."));
   return parts;
 }
 

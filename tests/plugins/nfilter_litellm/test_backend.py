@@ -68,6 +68,8 @@ def test_the_transport_name_address_and_key_follow_from_the_config(
     (fact,) = LiteLLMBackend.facts(config(**settings, logprobs=True), SITE)
     assert f"{name} over {transport} (" in fact
     assert base is None or base in fact
+    theirs = transport == "litellm" and base is None
+    assert ("at its provider's address; its provider's key from the environment" in fact) == theirs
 
 
 NO_ADDRESS = (

@@ -230,6 +230,16 @@ def test_check_refuses_batches_through_litellm(monkeypatch: pytest.MonkeyPatch) 
 # --- costs ---------------------------------------------------------------------------------------------------
 
 
+def test_a_model_that_the_list_has_without_its_provider_has_a_price_of_that_provider_alone() -> (
+    None
+):
+    claude = price_of(LiteLLMConfig(model="anthropic/claude-sonnet-4-5"))
+    listed = price_of(LiteLLMConfig(model="claude-sonnet-4-5"))
+    assert claude is not None
+    assert claude == listed
+    assert price_of(LiteLLMConfig(model="groq/claude-sonnet-4-5")) is None
+
+
 def test_the_batch_price_is_taken_from_the_list() -> None:
     whole, half = (price_of(LiteLLMConfig(model="openai/gpt-4o-mini", batch=b)) for b in (False, True))  # fmt: skip
     assert whole is not None

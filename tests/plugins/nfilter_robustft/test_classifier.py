@@ -1,11 +1,14 @@
 """``robustft.classifier`` and ``robustft.settle``."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from nfilter import ContractError, Embeds, Message, ModelNeed, Sample
 from nfilter.recipe.uses import model_needs
+from nfilter.report.rate import noise_rate, rate_text
 from nfilter.testing import FakeContext, FakeEncoder, check_sample_stage
 from nfilter_robustft.classifier import Classifier, ClassifierConfig
 from nfilter_robustft.settle import Settle, SettleConfig
@@ -57,6 +60,8 @@ def test_relabelling_corrects_most_noisy_labels():
     assert figures["informative"]
     assert figures["noise_rate"] == pytest.approx(np.mean(label != truth), abs=0.06)
     assert figures["weights"] == {"encoder": pytest.approx(1.0)}
+    told = rate_text(noise_rate(Path("no-audit"), {"stages": {"01": state.values["report"]}}))
+    assert told.startswith(f"estimated {100 * figures['noise_rate']:.1f}% (95% interval ")
     out = settle(viewed, ctx)
     left = np.array([s.dropped is None for s in out])
     assert left.mean() > 0.9
@@ -179,6 +184,7 @@ def test_uninformative_vectors_keep_labels_and_warn():
     rows, _, label, encoder = clusters(rate=2 / 3)
     viewed, state, ctx = view(rows, encoder)
     assert not state.values["informative"]
+    assert "estimated_noise_rate" not in state.values["report"]
     assert any(kind == "warning" and "trusted: COLUMN" in text for kind, text in ctx.log.lines)
     out = settle(viewed, ctx)
     assert all(s.dropped is None and s.weight == 1.0 for s in out)

@@ -16,6 +16,7 @@ pytest.importorskip("starlette")
 from starlette.testclient import TestClient
 
 from nfilter import NfilterError, RunReader
+from nfilter.cli import entry
 from nfilter_view.library import Library, key_of
 from nfilter_view.overview import overview
 from nfilter_view.server import PAGE, application, serve
@@ -368,6 +369,16 @@ def test_two_runs_are_compared_row_by_row(runs):
     (third,) = [run["key"] for run in page.get("runs")["runs"] if run["folder"] == "three"]
     assert page.get("compare", a=keys[0], b=third)["notes"] == ["the source rows differ"]
     assert "kind is 'x'" in page.fault("compare/rows", a=keys[0], b=keys[1], kind="x")
+
+
+def test_ctrl_c_ends_the_server_without_an_error(runs, monkeypatch):
+    def ended(*given):
+        given[-1]("http://127.0.0.1:1/")
+        raise KeyboardInterrupt
+
+    runs()
+    monkeypatch.setattr("nfilter_view.server.serve", ended)
+    assert entry(["view", "runs", "--no-open"]) == 0
 
 
 @pytest.mark.types("--port 0 takes a free one")

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from nfilter.engine.run import RunResult
 
 
-@main.command(short_help="Run a recipe: clean, train, evaluate; or resume its run.")
+@main.command(short_help="Run a recipe to an evaluated adapter; resume a run.")
 @recipe_options
 @limit_option
 @click.option(

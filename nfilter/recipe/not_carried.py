@@ -42,7 +42,7 @@ def holdings(rows: Iterable[Row | Unreadable]) -> list[str]:
             counts.update(set(_held(row.sample)))
     said = [f"{name} in {counts[name]} of {total} rows" for name in _ASKED if counts[name]]
     asked = (
-        [f"{', '.join(said)}: training drops a row that the model's chat template cannot represent; `nfilter lint` counts those"]
+        [f"{', '.join(said)}: training drops a row that the model's chat template cannot represent; nfilter lint counts those"]
         if said
         else []
     )  # fmt: skip

@@ -20,6 +20,7 @@ from nfilter.report.tokens import cut_off, summary, tokens_of
 from nfilter.store.artefacts import Artefact
 from nfilter.store.run_directory import RunDirectory
 from nfilter.store.samples import sample_from_json
+from nfilter.store.truth import TRUTH
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -247,7 +248,7 @@ def _truth(run: RunDirectory, sample_id: str) -> str | None:
     source = run.stage(0, reading.SOURCE)
     if not reading.finished(source):
         return None
-    for row in source.rows_beside("truth.jsonl"):
+    for row in reading.lines_about(source.path_beside(TRUTH), sample_id):
         if row["id"] == sample_id and "truth" in row:
             return str(row["truth"])
     return None

@@ -247,6 +247,14 @@ class Artefact(Generic[T]):
         """
         return self._rows(_BESIDE + name)
 
+    def path_beside(self, name: str) -> Path:
+        """Return the path of a file in the run's own folder that ``finish`` received as ``beside``.
+
+        Raises:
+            DamageError: if it is missing or was changed.
+        """
+        return self.path(_BESIDE + name)
+
     def write_state(self, state: State) -> None:
         """Publish the state of ``fit``: JSON values, and one ``.npy`` file per array."""
         seals = {

@@ -38,7 +38,7 @@ class Trl:
             return [
                 *write_conversations(run, out),
                 *config,
-                "no token masks, as the recipe has no token stages: SFTConfig(assistant_only_loss=True) computes the loss on assistant turns only",
+                "no token masks, as the recipe has no token stages: with SFTConfig(assistant_only_loss=True) the loss is computed on assistant turns only",
             ]
         soft = _SoftWeights()
         rows = (
@@ -84,7 +84,7 @@ class Axolotl:
             return [
                 *write_conversations(run, out, flags=flags),
                 *config,
-                f"no token masks, as the recipe has no token stages: {field}type: chat_template computes the loss on assistant turns only",
+                f"no token masks, as the recipe has no token stages: set {field}type: chat_template, which computes the loss on assistant turns",
             ]
         soft = _SoftWeights()
         rows = ({"segments": _segments(sample)} for sample in soft.count(run.tokens))

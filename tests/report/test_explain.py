@@ -87,6 +87,11 @@ def test_truth_is_told_only_when_asked_for(world, id_of, shown, written):
     told = subject.explain(RUN, row, show_truth=True)
     assert subject.as_json(told)["truth"] == "6"
     assert "6 (hidden from stages)" in shown(subject.render, told)
+    others = (RUN / "truth.jsonl").read_text().splitlines()
+    only = [line if f'"{row}"' in line else "not decoded" for line in others]
+    (RUN / "truth.jsonl").write_text("\n".join(only))
+    written(RUN)
+    assert subject.explain(RUN, row, show_truth=True).truth == "6"
     (RUN / "truth.jsonl").write_text("")
     written(RUN)
     unknown = subject.explain(RUN, row, show_truth=True)

@@ -418,10 +418,18 @@ def built_in(who: str, capability: type) -> ContractError:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Annotation of a config field that names a model: ``llm: Annotated[str, Needs(Generates, logprobs=True)]``."""
+    """Annotation of a config field that names a model: ``llm: Annotated[str, Needs(Generates, logprobs=True)]``.
+
+    Attributes:
+        capability: The capability that the stage uses.
+        logprobs: Whether it uses log-probabilities of the answers.
+        tools: Whether the model receives the tools of a setting of type ``nfilter.Tools`` beside the field. False where the stage
+            calls them itself (``nfilter.answer_tool_call``), so that a model that cannot call tools will do.
+    """
 
     capability: type
     logprobs: bool = False
+    tools: bool = True
 
     def __post_init__(self) -> None:
         """Raises TypeError for a class that is no capability."""

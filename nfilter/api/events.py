@@ -20,7 +20,16 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class StageFinished:
-    """A stage published its artefact, or an earlier one is ``reused``."""
+    """A stage published its artefact, or an earlier one is ``reused``.
+
+    Attributes:
+        stage: The number and the name of the stage, as in its folder.
+        kept: Samples that remain after the stage; after a token stage, those with a token in the loss.
+        dropped: Samples that do not, so that those dropped by earlier stages over samples are among them.
+        changed: Samples that the stage changed.
+        seconds: The time that it took; 0 for a reused one.
+        reused: Whether the artefact is that of an earlier run.
+    """
 
     stage: str
     kept: int

@@ -101,6 +101,7 @@ class ModelNeed:
     capability: type
     logprobs: bool = False
     field: str = ""
+    tools: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from nfilter.api.capabilities import (
     lacks,
     methods_of,
 )
+from nfilter.api.errors import ContractError
 from nfilter.api.interrupt import Interrupt
 from nfilter.api.stages import Progress
 from nfilter.api.types import FloatArray, IntArray, Sample, TokenSample
@@ -108,8 +109,20 @@ class JournaledModel:
 
     def _require(self, capability: type) -> None:
         if not self.has(capability):
+            self._require_methods(capability)
             present = [each for each in self.capabilities or CAPABILITIES if self.has(each)]
             raise lacks(f"{self.stage}: {self._model_text()}", capability, present)
+
+    def _require_methods(self, capability: type) -> None:
+        """Raise ContractError if the backend declares the capability and lacks a method of it."""
+        # With an adapter, what generates may have fewer methods than the backend.
+        if capability not in (self.capabilities or ()) or self.capable is not self.backend:
+            return
+        missing = [name for name in methods_of(capability) if not hasattr(self.backend, name)]
+        raise ContractError(
+            f"{self._model_text()}: abilities(config) has {capability.__name__}, and the backend has no method {missing[0]!r}; add "
+            f"def {missing[0]}(self, ...) to the class, or leave {capability.__name__} out of its abilities"
+        )
 
     def use(self, capability: Callable[..., _Capability]) -> _Capability:
         """Return the methods of a plugin's capability; their results are stored in the journal.

@@ -24,11 +24,16 @@ def check_tools(checking: Checking) -> None:
 
 def _models_of(checking: Checking, use: Use, tools: Where) -> None:
     """Check the models that the settings beside the list ``tools`` name: those get the tools."""
+    found: dict[str, None] = {}
     for need in model_needs(use.config):
+        if not need.tools:
+            continue
         place = (*use.where, *(int(s) if s.isdigit() else s for s in need.field.split(".")))
         model = checking.recipe.model(need.model)
         if need.capability is not Generates or place[:-1] != tools[:-1] or model is None:
             continue
         lacks = getattr(model.item.cls, "tool_problems", None)
         for problem in lacks(model.config, checking.site) if lacks else ():
-            checking.fault(tools, f"{use.name} gives tools to the model {need.model!r}: {problem}")
+            found[f"{use.name} gives tools to the model {need.model!r}: {problem}"] = None
+    for fault in found:
+        checking.fault(tools, fault)

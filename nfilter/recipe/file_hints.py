@@ -13,7 +13,13 @@ from typing import Any, Final
 
 from nfilter.api.errors import PluginError, RecipeError, short
 from nfilter.recipe.yaml_lines import read
-from nfilter.registry.given_files import FOLDER_FLAG, GivenFile, recipe_files, recipe_folder
+from nfilter.registry.given_files import (
+    FOLDER_FLAG,
+    GivenFile,
+    files_beside,
+    recipe_files,
+    recipe_folder,
+)
 from nfilter.registry.plugin_files import PluginFiles
 
 PLUGIN_FILES: Final = "plugin_files"
@@ -114,13 +120,20 @@ class FileHints:
         if run is not None:
             locks += locks_of(run)
         yield from not_loaded(locks, self.files)
-        if self.recipe is None or not recipe_folder(self.recipe).is_dir():
+        if self.recipe is None:
             return
-        with suppress(PluginError):
-            loaded = {file.place for file in self.files}
-            for file in recipe_files(self.recipe):
-                if file.place not in loaded and PluginFiles(file.text).may_name(name):
-                    yield f"{file.shown} has this name and is not loaded; type {FOLDER_FLAG}"
+        named = {file.place for file in self.files}
+        named |= {file.path for lock in locks for file in locked_files(_sections(lock).get("lock"))}
+        for file in self._beside(self.recipe):
+            if file.place not in named and PluginFiles(file.text).may_name(name):
+                yield f"{file.shown} has this name and is not loaded; type {short(file.flag, 500)}"
+
+    def _beside(self, recipe: Path) -> Iterator[GivenFile]:
+        """Yield the Python files in the folder of the recipe and in its folder of plugins. They are read and not run."""
+        yield from files_beside(recipe)
+        if recipe_folder(recipe).is_dir():
+            with suppress(PluginError):
+                yield from recipe_files(recipe)
 
 
 def _default_run(recipe: Path) -> Path | None:

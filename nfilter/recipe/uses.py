@@ -154,7 +154,7 @@ def _needs(config: BaseModel, at: Where) -> Iterator[ModelNeed]:
             if isinstance(mark, Needs):
                 field = ".".join(map(str, (*at, name)))
                 for model in [value] if isinstance(value, str) else list(value or ()):
-                    yield ModelNeed(model, mark.capability, mark.logprobs, field)
+                    yield ModelNeed(model, mark.capability, mark.logprobs, field, mark.tools)
         for number, part in enumerate(value if isinstance(value, list | tuple) else (value,)):
             if isinstance(part, BaseModel):
                 step = (name, number) if isinstance(value, list | tuple) else (name,)

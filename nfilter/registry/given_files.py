@@ -12,7 +12,8 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.machinery import ModuleSpec
@@ -29,6 +30,7 @@ FOLDER: Final = "plugins"
 """The folder beside a recipe that ``--recipe-plugins`` loads."""
 FOLDER_FLAG: Final = "--recipe-plugins"
 _MODULE: Final = "nfilter_file_"
+_MOST_BESIDE, _MOST_BYTES = 100, 2**20  # files beside a recipe that are searched for a name
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,18 @@ def _unreadable(path: Path, error: OSError, flag: str) -> PluginError:
     return PluginError(
         f"{short(str(path), 500)}: cannot be read ({error.strerror or error}); {what}"
     )
+
+
+def files_beside(recipe: Path) -> Iterator[GivenFile]:
+    """Read the Python files in the folder of a recipe that one might name with ``--plugin``, the first of them by name.
+
+    Hidden, large and unreadable files are left out.
+    """
+    paths = sorted(path for path in recipe.parent.glob("*.py") if not path.name.startswith("."))
+    for path in paths[:_MOST_BESIDE]:
+        with suppress(OSError, PluginError):
+            if path.stat().st_size <= _MOST_BYTES:
+                yield _read(path, f"--plugin {shlex.quote(str(path))}")
 
 
 def recipe_folder(recipe: Path) -> Path:

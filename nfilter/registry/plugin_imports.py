@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import time
 from collections import Counter
@@ -288,3 +289,16 @@ def _refuse_unknown_hooks(module: Any) -> None:
             raise PluginError(f"no hook is called {name!r}{did_you_mean(name, known)}")
         if name in known and not marked:
             raise PluginError(f"{name} is not marked; write @nfilter.hookimpl above it")
+        if name in known:
+            _refuse_other_arguments(name, getattr(module, name))
+
+
+def _refuse_other_arguments(name: str, function: Any) -> None:
+    """Refuse a hook with an argument that is never passed: arguments of hooks are passed by name."""
+    passed = list(inspect.signature(getattr(hookspecs, name)).parameters)
+    parameters = inspect.signature(function).parameters.values()
+    others = [each.name for each in parameters if each.name not in passed]
+    if others:
+        raise PluginError(
+            f"{name}: it has the argument {others[0]!r}, which is not passed; write def {name}({', '.join(passed)})"
+        )

@@ -161,6 +161,18 @@ def test_the_folder_of_a_recipe_is_loaded_by_its_flag_alone(
     ]
 
 
+def test_a_file_beside_the_recipe_that_has_an_unknown_name_is_told_with_its_flag(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("notes.py").write_text("'another.stage'")
+    Path(".hidden.py").write_text("'my.stage'")
+    text = said(capsys, "check", "r.yaml", code=2)
+    assert "  my.py has this name and is not loaded; type --plugin my.py\n" in text
+    assert text.count("has this name") == 1
+    assert "nfilter_file_my" not in sys.modules
+    said(capsys, "check", "r.yaml", "--plugin", "my.py")
+
+
 @pytest.mark.types(
     "has this name and is not loaded; type «»", "which is not loaded; type «»",
     "which cannot be read any more; put it back and type «», or type --plugin FILE",

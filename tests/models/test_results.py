@@ -340,6 +340,26 @@ def test_with_an_adapter_results_are_others(model: Any) -> None:
     assert base.use(Rewards).reward(["a"]) == [1.0]
 
 
+@pytest.mark.types("add def «»(self, ...) to the class, or leave «» out of its abilities")
+def test_a_backend_without_a_method_that_it_declares_is_named(model: Any) -> None:
+    class Forgetful(Judge):
+        reward = property()  # type: ignore[assignment]
+
+    class Mended(Forgetful):
+        def reward(self, texts: Sequence[str]) -> list[float]:  # type: ignore[override]
+            return [1.0 for _ in texts]
+
+    declared = frozenset({Rewards})
+    with pytest.raises(
+        ContractError,
+        match=r"has Rewards, and the backend has no method 'reward'; add def reward\(",
+    ):
+        model(Forgetful(), capabilities=declared).use(Rewards)
+    assert model(Mended(), capabilities=declared).use(Rewards).reward(["a"]) == [1.0]
+    with pytest.raises(ModelError, match=r"does not have the capability Rewards"):
+        model(Forgetful(), capabilities=frozenset({Entails})).use(Rewards)
+
+
 @pytest.mark.types("own capabilities; write ctx.model(NAME).«»(...)")
 def test_a_capability_is_asked_for_where_it_is(model: Any) -> None:
     class Embedder(Judge):

@@ -17,7 +17,7 @@ from nfilter import Contract, PluginError, RunFinished, RunStarted, StageConfig,
 from nfilter.api import hookspecs
 from nfilter.registry import loading as plugins_module
 from nfilter.registry.catalogue import show_one
-from nfilter.registry.loading import BLOCK_VARIABLE, load
+from nfilter.registry.loading import BLOCK_VARIABLE, Plugins, load
 
 ROOT = Path(__file__).resolve().parents[2]
 Point = Callable[..., Any]
@@ -252,6 +252,30 @@ def test_a_misspelt_hook_is_answered_with_the_nearest(point: Point, *, marked: b
     module.nfilter_stage = hookimpl(nfilter_stage) if marked else nfilter_stage  # type: ignore[attr-defined]
     (failed,) = load([point("m", module)], ()).failed
     assert failed.error == "no hook is called 'nfilter_stage'; did you mean 'nfilter_stages'?"
+
+
+@pytest.mark.types("which is not passed; write def «»(«»)")
+@pytest.mark.parametrize(
+    ("hook", "argument", "writes"),
+    [
+        ("nfilter_run_started", "started", "nfilter_run_started(event)"),
+        ("nfilter_stages", "config", "nfilter_stages()"),
+    ],
+)
+def test_an_argument_that_a_hook_is_not_passed_is_named(
+    point: Point, hook: str, argument: str, writes: str
+) -> None:
+    def loaded(signature: str) -> Plugins:
+        module = ModuleType("m")
+        code = f"@hookimpl\ndef {signature}: return []\n"
+        exec(code, {"hookimpl": hookimpl}, vars(module))
+        return load([point("m", module)], ())
+
+    (failed,) = loaded(f"{hook}({argument})").failed
+    assert failed.error == (
+        f"{hook}: it has the argument {argument!r}, which is not passed; write def {writes}"
+    )
+    assert loaded(writes).failed == ()
 
 
 def test_a_hook_without_its_mark_is_said(point: Point) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import published_templates
 import pytest
 
-from nfilter import Site
+from nfilter import Recipe, Site
 from nfilter.engine.lookup import prompts_of, site_of
 from nfilter.recipe.check import check
 from nfilter.recipe.model import load
@@ -124,3 +124,58 @@ def test_check_names_the_line_and_both_remedies_work(folder: Callable[..., Path]
     assert len(faults("tiny", llm="other")) == 1
     assert faults("Qwen/Qwen3-4B") == []
     assert faults("tiny", without="tools:") == []
+
+
+STAGE = """\
+from typing import Annotated, ClassVar
+
+from nfilter import Contract, Generates, Needs, StageConfig, Tools, hookimpl
+
+
+class DuelConfig(StageConfig):
+    left: Annotated[str, Needs(GIVEN)] = "left"
+    right: Annotated[str, Needs(GIVEN)] = "right"
+    tools: Tools = ()
+
+
+class Duel:
+    name: ClassVar[str] = "duel.judge"
+    Config: ClassVar[type[StageConfig]] = DuelConfig
+
+    @classmethod
+    def contract(cls, config):
+        return Contract()
+
+    def __init__(self, config):
+        self.config = config
+
+    def process(self, chunk, state, ctx):
+        return chunk
+
+
+@hookimpl
+def nfilter_stages():
+    return (Duel,)
+"""
+
+
+@pytest.mark.parametrize(
+    ("needs", "count"), [("Generates", 1), ("Generates, tools=False", 0)], ids=["model", "stage"]
+)
+def test_a_model_is_reported_once_and_not_where_the_stage_itself_calls_the_tools(
+    folder: Callable[..., Path], needs: str, count: int
+) -> None:
+    text = """\
+answer: number
+models: {student: {use: hf, model: tiny}}
+source: {use: jsonl, path: train.jsonl}
+samples:
+  - {use: duel.judge, left: student, right: student, tools: [calculator]}
+"""
+    row = json.dumps({"prompt": "1+1?", "response": "2"})
+    stage = STAGE.replace("GIVEN", needs)
+    home = folder({"r.yaml": text, "train.jsonl": f"{row}\n", "duel.py": stage})
+    recipe = Recipe.load(home / "r.yaml", plugins=[home / "duel.py"])
+    plugins = recipe.plugins
+    report = check(recipe, plugins, site_of(recipe, plugins), prompts_of(recipe, plugins))
+    assert len([fault for fault in report.faults if "gives tools" in fault]) == count

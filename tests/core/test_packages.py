@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 EXTRAS = {
     "aiohttp", "litellm", "faiss", "peft", "safetensors", "sklearn", "sentence_transformers", "torch", "transformers",
-    "tokenizers", "pyarrow", "datasets", "huggingface_hub", "accelerate",
+    "tokenizers", "pyarrow", "datasets", "huggingface_hub", "accelerate", "vllm",
 }  # fmt: skip
 # Python imports this by itself at its start: nothing finds the packages that are named.
 HIDE = f"""\
@@ -41,6 +41,11 @@ NAMED = {
         "samples:\n  - {use: robustft.answer, llm: m, into: base}\n"
         "encode: {model: m}\ntrain: {use: hf.lora, model: m}\n",
         ["hf needs the package torch", "hf needs the package transformers", "pip install 'nfilter[local]'"],
+    ),
+    "vLLM": (
+        SAMPLES + "models: {m: {use: vllm, model: org/name}}\n"
+        "samples:\n  - {use: robustft.answer, llm: m, into: base}\n",
+        ["vllm needs the package vllm", "pip install 'nfilter[vllm]'"],
     ),
     "API over aiohttp": (
         SAMPLES + 'models: {m: {use: litellm, model: x, api_base: "http://localhost:1/v1"}}\n'

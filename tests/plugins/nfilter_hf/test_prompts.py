@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,7 +40,9 @@ def test_what_cannot_be_asked_is_a_completion(backend: Any) -> None:
     assert len(prompt.ids) + prompt.room == 256
 
 
-def test_the_end_token_counts_and_the_first_stop_string_ends_the_text(backend: Any) -> None:
+def test_the_end_token_counts_and_the_first_stop_string_ends_the_text(
+    backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = backend()
     tokenizer, (end, *_) = model._open_text().tokenizer, sorted(model.checkpoint().end_ids)
     ids = tokenizer("red , green , blue")["input_ids"]
@@ -56,3 +59,8 @@ def test_the_end_token_counts_and_the_first_stop_string_ends_the_text(backend: A
     assert read(ids, "length").text == whole.text
     assert read(ids, "stop", stop=("blue", "green")).text == "red , "
     assert read([], "length").text == ""
+    # An end token need not be special to the tokenizer.
+    monkeypatch.setattr(
+        model, "_checkpoint", replace(model.checkpoint(), end_ids=frozenset({ids[-1]}))
+    )
+    assert read(ids, "stop").text == tokenizer.decode(ids[:-1])

@@ -160,12 +160,13 @@ def test_answers_come_one_by_one_and_further_requests_join_them(opened: Open) ->
 def test_two_streams_of_one_engine_take_their_own_answers(opened: Open, vllm: Any) -> None:
     model = opened()
     one = model.open_stream([ask("sot 218"), ask("b")], list)
-    first = next(one)
-    other = [each for each in model.open_stream([ask("lun 31")], list) if each is not None]
-    rest = [each for each in one if each is not None]
-    assert other == [(0, model.generate([ask("lun 31")])[0])]
-    assert first is not None
-    assert sorted([first[0], *(number for number, _ in rest)]) == [0, 1]
+    other = model.open_stream([ask("lun 31"), ask("heron")], list)
+    came = [next(one), next(other), next(one), next(other), next(one)]
+    assert [next(each, "the end") for each in (one, other)] == ["the end", "the end"]
+    # At the third step the engine answers the other stream's request.
+    assert came[2] is None
+    alone = [model.generate([ask(text)])[0] for text in ("b", "heron", "lun 31", "sot 218")]
+    assert [came[at] for at in (0, 1, 3, 4)] == list(zip((1, 1, 0, 0), alone, strict=True))
     assert not vllm.LLM.started[0].llm_engine.waiting
 
 

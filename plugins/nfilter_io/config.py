@@ -11,7 +11,15 @@ from nfilter import StageConfig
 from nfilter_io.remote import query_problem
 
 ShapeName = Literal[
-    "auto", "prompt", "alpaca", "messages", "sharegpt", "choice", "label", "preference"
+    "auto",
+    "prompt",
+    "alpaca",
+    "messages",
+    "sharegpt",
+    "choice",
+    "label",
+    "preference",
+    "completion",
 ]
 Labels = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=2)]
 Columns = dict[str, str | tuple[str, ...]]

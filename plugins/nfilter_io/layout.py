@@ -37,6 +37,12 @@ ROLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "system": ("system", "system_prompt"),
         "tools": ("tools", "functions"),
     },
+    "completion": {
+        "prompt": ("prompt", "input", "question", "query"),
+        "completion": ("completion", "response", "output", "answer"),
+        "system": ("system", "system_prompt"),
+        "tools": ("tools", "functions"),
+    },
     "messages": {
         "messages": ("messages", "conversations", "conversation"),
         "system": ("system", "system_prompt"),
@@ -93,6 +99,7 @@ _OPTIONAL: Final = frozenset({"system", "input", "tools"})
 _SHARED: Final = frozenset({"system", "tools"})
 _EXAMPLES: Final = {
     "preference": "{prompt: COLUMN, chosen: COLUMN, rejected: COLUMN}",
+    "completion": "{prompt: COLUMN, completion: COLUMN}",
     "messages": "{messages: COLUMN}",
     "sharegpt": "{conversations: COLUMN}",
     "choice": "{question: COLUMN, options: COLUMN, answer: COLUMN}",
@@ -102,6 +109,7 @@ _EXAMPLES: Final = {
 }
 _TURN_ROLES: Final = frozenset({"messages", "conversations"})
 _SPEAKER_KEY: Final = {"messages": "role", "sharegpt": "from"}
+_OWN_NAMES_FIRST: Final = frozenset({"preference", "completion"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +247,8 @@ def _matching_shapes(
             continue
         if shape == "preference" and not _has_prompts(candidates, rows):
             continue
+        if shape == "completion" and not _has_turns(candidates, rows):
+            continue
         # System prompt and tools do not indicate a shape, so their columns may be shared.
         used = {
             name
@@ -269,6 +279,14 @@ def _has_prompts(
     return bool(candidates["prompt"]) or any(
         _contains_turns(chosen, rows, shape) for shape in _SPEAKER_KEY
     )
+
+
+def _has_turns(
+    candidates: Mapping[str, Sequence[Column]], rows: Sequence[Mapping[str, Any]]
+) -> bool:
+    """Whether a prompt or its completion is a list of turns: two texts are the shape ``prompt``."""
+    columns = [str(candidates[role][0]) for role in ("prompt", "completion")]
+    return any(_contains_turns(column, rows, "messages") for column in columns)
 
 
 def _as_tuple(column: Column) -> tuple[str, ...]:
@@ -341,7 +359,7 @@ def _candidates(
                 for name in columns
                 if looks_like_classes([row.get(name) for row in rows], name)
             ]
-        own = role in columns and (role in ("output", "label", "text") or shape == "preference")
+        own = role in columns and (role in ("output", "label", "text") or shape in _OWN_NAMES_FIRST)
         if own or role in _SHARED:
             columns = columns[:1]  # the role's own name has priority over its aliases
         candidates[role] = [*columns]

@@ -32,7 +32,7 @@ from nfilter_io.row_parts import (
     restore_system,
     system_message,
 )
-from nfilter_io.turns import fill_turn, has_value, new_turn, read_tools, read_turn
+from nfilter_io.turns import begins_turns, fill_turn, has_value, new_turn, read_tools, read_turn
 
 _SIDES: Final = ("chosen", "rejected")
 _KEYS: Final = {"role": "content", "from": "value"}
@@ -118,7 +118,7 @@ def _beside(row: Mapping[str, Any], columns: Mapping[str, str]) -> Iterator[str]
 
 def _turns_in(value: Any, column: str) -> list[Any] | None:
     """Return the turns of a cell, which may be JSON text; None if it is a text, or empty."""
-    if isinstance(value, str) and value.lstrip().startswith("[{"):
+    if isinstance(value, str) and begins_turns(value):
         try:
             value = load_cell(value, column)
         except RowError:

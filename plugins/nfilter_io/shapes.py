@@ -8,7 +8,7 @@ write a row in its original format.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -17,14 +17,17 @@ from nfilter_io.cells import (
     RowError,
     as_number_type,
     as_text,
-    dump_cell,
     is_number,
-    json_style,
-    json_type,
-    load_cell,
     nonempty_text,
     number_type,
     quoted,
+)
+from nfilter_io.conversations import (
+    TURNS,
+    parse_completion,
+    parse_turns,
+    restore_completion,
+    restore_turns,
 )
 from nfilter_io.label_sets import read_class, write_class
 from nfilter_io.layout import Layout
@@ -32,14 +35,12 @@ from nfilter_io.multiple_choice import Options, read_answer, render, write_answe
 from nfilter_io.preferences import parse_preference, restore_preference, true_response
 from nfilter_io.row_parts import (
     KEEP,
-    SYSTEM,
     TOOLS,
     Parsed,
-    filled_column,
     restore_system,
     system_message,
 )
-from nfilter_io.turns import SPEAKERS, Turn, fill_turn, has_value, new_turn, read_tools, read_turn
+from nfilter_io.turns import has_value
 
 # Columns that change the meaning of a row of any shape and are not read here.
 _MEANING: Final = (
@@ -55,8 +56,10 @@ def parse(row: Mapping[str, Any], layout: Layout) -> Parsed:
     """Parse a clean row without its truth; raise RowError."""
     if KEEP in row:
         raise RowError(f"the field name {KEEP!r} is reserved")
-    if layout.shape in _TURNS:
-        parsed = _parse_turns(row, layout)
+    if layout.shape in TURNS:
+        parsed = parse_turns(row, layout)
+    elif layout.shape == "completion":
+        parsed = parse_completion(row, layout)
     elif layout.shape == "preference":
         parsed = parse_preference(row, layout)
     elif layout.shape == "choice":
@@ -134,8 +137,10 @@ def restore(sample: Sample, layout: Layout) -> dict[str, JSON]:
     meta = dict(sample.meta)
     value = meta.pop(KEEP, None)
     keep: Mapping[str, Any] = value if isinstance(value, Mapping) else {}
-    if layout.shape in _TURNS:
-        return _restore_turns(sample, layout, meta, keep)
+    if layout.shape in TURNS:
+        return restore_turns(sample, layout, meta, keep)
+    if layout.shape == "completion":
+        return restore_completion(sample, layout, meta, keep)
     if layout.shape == "preference":
         return restore_preference(sample, layout, meta, keep)
     if layout.shape == "choice":
@@ -155,7 +160,7 @@ def truth_text(value: Any, row: Mapping[str, Any], layout: Layout) -> str | None
             return None
         if layout.shape == "label":
             return read_class(value, layout.classes, "truth")[0]
-        if layout.shape == "preference":
+        if layout.shape in ("preference", "completion"):
             return true_response(value)
         if layout.shape != "choice":
             return as_text(value, "truth")
@@ -308,134 +313,3 @@ def _restore_label(
         meta[query_column] = sample.query
     meta[answer_column] = write_class(sample.response, layout.classes, keep.get("form"))
     return meta
-
-
-# --- chat messages, ShareGPT ---------------------------------------------------------------------------------
-
-# shape: the role of its column, and the keys of one turn
-_TURNS: Final = {
-    "messages": ("messages", "role", "content"),
-    "sharegpt": ("conversations", "from", "value"),
-}
-
-
-def _parse_turns(row: Mapping[str, Any], layout: Layout) -> Parsed:
-    role, role_key, key = _TURNS[layout.shape]
-    column = layout.column(role)
-    cell = row.get(column)
-    raw_turns = _load_turns(cell, column)
-    turns = [read_turn(turn, at, role_key, key) for at, turn in enumerate(raw_turns, 1)]
-    messages = [turn.message for turn in turns]
-    last = max((at for at, m in enumerate(messages) if m.role == "assistant"), default=None)
-    if last is None:
-        raise RowError(f"the field {quoted(column)} has no turn of an assistant")
-    if not any(message.role == "user" for message in messages[:last]):
-        raise RowError(f"the field {quoted(column)} has no turn of a user before the response")
-    read = tuple(messages[: last + 1])
-    keep: dict[str, JSON] = {}
-    form = number_type(raw_turns[last].get(key)) if is_number(raw_turns[last].get(key)) else None
-    if form is not None:
-        keep["form"] = form
-    if turns[last].form:
-        keep["turn"] = dict(turns[last].form)
-    if isinstance(cell, str):
-        keep["style"] = json_style(cell, raw_turns)
-    not_carried = [name for turn in turns[: last + 1] for name in turn.not_carried]
-    meta = dict(row)
-    system: tuple[Message, ...] = ()
-    if read[0].role != "system":
-        system = system_message(row, layout, meta)
-    elif (other := filled_column(row, layout, "system", SYSTEM)) and row[other] != read[0].content:
-        not_carried.append(f"the column {quoted(other)} beside a system turn")
-    if system:
-        keep["system"] = True
-    meta[column] = [
-        _without_text(turn, turns[at], key, at, last) for at, turn in enumerate(raw_turns)
-    ]
-    if keep:
-        meta[KEEP] = keep
-    tools_column = filled_column(row, layout, "tools", TOOLS)
-    tools = read_tools(row[tools_column], tools_column) if tools_column is not None else ()
-    return Parsed((*system, *read), meta, tools, tuple(not_carried))
-
-
-def _load_turns(cell: Any, column: str) -> list[Any]:
-    turns = load_cell(cell, column) if isinstance(cell, str) else cell
-    if turns is None:
-        raise RowError(f"the field {quoted(column)} is missing")
-    if not isinstance(turns, list):
-        raise RowError(f"the field {quoted(column)} is {json_type(turns)}, not a list of turns")
-    if not turns:
-        raise RowError(f"the field {quoted(column)} has no turns")
-    return turns
-
-
-def _without_text(
-    turn: Mapping[str, Any], read: Turn, key: str, at: int, last: int
-) -> dict[str, Any]:
-    """Return the turn without the text that is in the messages; turns after the response are complete."""
-    if at == last:
-        number = {key: None} if is_number(turn.get(key)) else {}
-        return {**read.template, **number}
-    if at < last and read.message.content and turn.get(key) == read.message.content:
-        return {**turn, key: None}
-    return dict(turn)
-
-
-def _restore_turns(
-    sample: Sample, layout: Layout, meta: dict[str, Any], keep: Mapping[str, Any]
-) -> dict[str, JSON]:
-    role, role_key, key = _TURNS[layout.shape]
-    column = layout.column(role)
-    before = meta.get(column)
-    messages = sample.messages
-    if "system" in keep and messages and messages[0].role == "system":
-        restore_system(sample, layout, meta)
-        messages = messages[1:]
-    last = max((at for at, m in enumerate(messages) if m.role == "assistant"), default=-1)
-    form = keep.get("turn", {})
-    turns = _fill_turns(before, messages, role_key, key, form) if isinstance(before, list) else None
-    if turns is None:
-        turns = [new_turn(message, role_key, key) for message in messages]
-        if sample.tools and filled_column(meta, layout, "tools", TOOLS) is None:
-            meta[layout.optional_column("tools") or TOOLS[0]] = [
-                dict(tool) for tool in sample.tools
-            ]
-    if last >= 0 and "form" in keep:
-        turns[last][key] = as_number_type(turns[last][key], keep["form"])
-    meta[column] = dump_cell(turns, keep["style"]) if "style" in keep else turns
-    return meta
-
-
-def _fill_turns(
-    before: Sequence[Any],
-    messages: Sequence[Message],
-    role_key: str,
-    key: str,
-    form: Mapping[str, Any],
-) -> list[dict[str, Any]] | None:
-    """Return the original turns with the messages' texts inserted; None if they do not match."""
-    if len(before) < len(messages):
-        return None
-    turns: list[dict[str, Any]] = []
-    for at, turn in enumerate(before):
-        if at >= len(messages):
-            turns.append(dict(turn))
-            continue
-        message = messages[at]
-        if SPEAKERS[role_key][turn[role_key]] != message.role:
-            return None
-        if at == len(messages) - 1:
-            turns.append(fill_turn(turn, message, role_key, key, form))
-        elif _text_differs(turn.get(key), message, key):
-            turns.append({**turn, key: message.content})
-        else:
-            turns.append(dict(turn))
-    return turns
-
-
-def _text_differs(value: Any, message: Message, key: str) -> bool:
-    """Return whether a turn before the response has another text than the message."""
-    if message.tool_calls or isinstance(value, list):
-        return value is None and message.content != ""
-    return value is None or as_text(value, key) != message.content

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -91,6 +92,11 @@ class Turn:
     template: Mapping[str, Any]
     form: Mapping[str, Any] = field(default_factory=dict)
     not_carried: tuple[str, ...] = ()
+
+
+def begins_turns(text: str) -> bool:
+    """Return whether a text begins like a JSON list of objects."""
+    return re.match(r"\s*\[\s*\{", text) is not None
 
 
 def read_turn(turn: Any, at: int, role_key: str, key: str) -> Turn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,15 +108,11 @@ SHARED = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
     ],
 )
 def test_unambiguous_shapes_are_guessed_and_described(
-    row: dict[str, Any], config: dict[str, Any], stated: dict[str, str], make: Any
+    row: dict[str, Any], config: dict[str, Any], stated: dict[str, str], make: Any, tmp_path: Path
 ) -> None:
     source = make("jsonl", [row], **config)
-    assert type(source).columns(source.rows._config, source_dir(source)) == stated
-    assert list(type(source).problems(source.rows._config, source_dir(source))) == []
-
-
-def source_dir(source: Any) -> Any:
-    return source.rows._records.__closure__[0].cell_contents
+    assert type(source).columns(source.rows._config, tmp_path) == stated
+    assert list(type(source).problems(source.rows._config, tmp_path)) == []
 
 
 @pytest.mark.parametrize(
@@ -157,7 +154,7 @@ def source_dir(source: Any) -> Any:
     ],
 )
 def test_an_ambiguous_layout_is_an_error_with_a_remedy(
-    row: dict[str, Any], config: dict[str, Any], words: list[str], make: Any
+    row: dict[str, Any], config: dict[str, Any], words: list[str], make: Any, tmp_path: Path
 ) -> None:
     source = make("jsonl", [row], **config)
     with pytest.raises(SourceError) as caught:
@@ -165,9 +162,7 @@ def test_an_ambiguous_layout_is_an_error_with_a_remedy(
     for word in words:
         assert word in str(caught.value)
     assert "data.jsonl" in str(caught.value)
-    assert list(type(source).problems(source.rows._config, source_dir(source))) == [
-        str(caught.value)
-    ]
+    assert list(type(source).problems(source.rows._config, tmp_path)) == [str(caught.value)]
 
 
 def test_one_unusual_first_row_does_not_decide(make: Any) -> None:

@@ -98,6 +98,41 @@ SHAPES: dict[str, tuple[list[dict[str, Any]], list[tuple[str, str]], str, str, A
         "messages",
         [*CHAT[:4], {"role": "assistant", "content": "z"}, CHAT[5]],
     ),
+    "turns": (
+        [{"prompt": CHAT[:4], "completion": CHAT[4:5], "source": "s"}],
+        [(turn["role"], turn["content"]) for turn in CHAT[:-1]],
+        "z",
+        "completion",
+        [{"role": "assistant", "content": "z"}],
+    ),
+    "turns-more": (
+        [{"prompt": CHAT[:2], "completion": CHAT[2:]}],
+        [(turn["role"], turn["content"]) for turn in CHAT[:-1]],
+        "z",
+        "completion",
+        [*CHAT[2:4], {"role": "assistant", "content": "z"}, CHAT[5]],
+    ),
+    "turns-system": (
+        [{"system": "be brief", "prompt": CHAT[1:2], "response": CHAT[2:3]}],
+        [("system", "be brief"), ("user", "hé?"), ("assistant", "yes")],
+        "z",
+        "response",
+        [{"role": "assistant", "content": "z"}],
+    ),
+    "turns-text": (
+        [{"prompt": CHAT[:2], "completion": "yes"}],
+        [("system", "be brief"), ("user", "hé?"), ("assistant", "yes")],
+        "z",
+        "completion",
+        "z",
+    ),
+    "text-turns": (
+        [{"question": "hé?", "answer": CHAT[2:3]}],
+        [("user", "hé?"), ("assistant", "yes")],
+        "z",
+        "answer",
+        [{"role": "assistant", "content": "z"}],
+    ),
     "sharegpt": (
         [{"conversations": SHARED, "lang": "en"}],
         [("user", "1+1"), ("assistant", "2"), ("tool", "ok"), ("assistant", "two")],
@@ -199,6 +234,10 @@ SHAPES: dict[str, tuple[list[dict[str, Any]], list[tuple[str, str]], str, str, A
 }
 
 
+IN_TURNS = {"messages", "sharegpt", "sharegpt-system", "turns", "turns-more", "turns-system", "text-turns"}  # fmt: skip
+"""The shapes whose response is in a list of turns."""
+
+
 def read_all(source: Any) -> list[Row]:
     rows = list(source.read())
     assert all(isinstance(row, Row) for row in rows), rows
@@ -233,7 +272,7 @@ def test_only_the_messages_contain_the_response(shape: str, kind: str, make: Any
     # the response's cell is empty in meta
     for row in read_all(source):
         meta = dict(row.sample.meta)
-        if shape in ("messages", "sharegpt", "sharegpt-system"):
+        if shape in IN_TURNS:
             last = max(
                 at
                 for at, turn in enumerate(meta[column])

@@ -201,7 +201,7 @@ def test_the_tests_of_the_guide_pass(
                 takes = "tmp_path" in function.__code__.co_varnames[: function.__code__.co_argcount]
                 function(*([tmp_path / name] if takes else []))
     monkeypatch.delitem(sys.modules, "my_plugin")
-    assert len(names) == 8
+    assert len(names) == 9
 
 
 def test_the_names_in_the_guide_are_there() -> None:

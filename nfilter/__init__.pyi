@@ -81,6 +81,7 @@ from .api.ids import place_of as place_of
 from .api.ids import row_of as row_of
 from .api.ids import rows_by_id as rows_by_id
 from .api.interrupt import Interrupt as Interrupt
+from .api.interrupt import Interrupted as Interrupted
 from .api.metrics import Judged as Judged
 from .api.metrics import JudgedTokens as JudgedTokens
 from .api.metrics import Metric as Metric

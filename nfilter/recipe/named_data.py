@@ -12,6 +12,15 @@ from nfilter.api.errors import SourceError
 from nfilter.recipe.hosts import allowed_source_hosts, unlisted_source_hosts
 from nfilter.registry.loading import Plugins, Registered
 
+_UNPACK = {
+    ".gz": "gunzip",
+    ".zst": "unzstd",
+    ".xz": "unxz",
+    ".bz2": "bunzip2",
+    ".zip": "unzip",
+    ".tar": "tar -xf",
+    ".tgz": "tar -xf",
+}
 DataName: TypeAlias = Path | str
 """A path, or as text an address."""
 
@@ -50,9 +59,16 @@ def source_for(plugins: Plugins, data: DataName) -> Registered:
     found = endings.get(path.suffix.lower())
     if found is None:
         raise SourceError(
-            f"{data}: no source reads files that end in {path.suffix!r}; known: {', '.join(endings)}"
+            f"{data}: no source reads files that end in {path.suffix!r}{_unpack(path.suffix.lower())}; known: "
+            f"{', '.join(endings)}"
         )
     return found
+
+
+def _unpack(suffix: str) -> str:
+    """Return how to unpack a compressed file, as a part of a sentence; empty for another one."""
+    command = _UNPACK.get(suffix)
+    return f"; unpack it first ({command}), and name the file in it" if command else ""
 
 
 def bare(address: str) -> str:

@@ -256,26 +256,27 @@ def _truth(run: RunDirectory, sample_id: str) -> str | None:
 
 def _quarantined(run: RunDirectory, name: str) -> Explanation | None:
     wanted = name.removeprefix(_LINE).strip()
-    for row in reading.quarantined(run):
-        if str(row["line"]) == wanted:
-            return Explanation(
-                id=name,
-                run=str(run.path),
-                status="unreadable",
-                stage=reading.SOURCE,
-                reason=str(row["error"]),
-                messages=[],
-                columns={},
-                label=None,
-                label_now=None,
-                weight=0.0,
-                pinned=False,
-                parents=[],
-                children=[],
-                events=[],
-                raw=str(row["raw"]),
-            )
-    return None
+    # Rows of a JSON list may share a line.
+    rows = [row for row in reading.quarantined(run) if str(row["line"]) == wanted]
+    if not rows:
+        return None
+    return Explanation(
+        id=name,
+        run=str(run.path),
+        status="unreadable",
+        stage=reading.SOURCE,
+        reason="; ".join(str(row["error"]) for row in rows),
+        messages=[],
+        columns={},
+        label=None,
+        label_now=None,
+        weight=0.0,
+        pinned=False,
+        parents=[],
+        children=[],
+        events=[],
+        raw="\n".join(str(row["raw"]) for row in rows),
+    )
 
 
 def _unknown(run: RunDirectory, sample_id: str) -> str:

@@ -33,20 +33,21 @@ from nfilter_io.row_parts import (
     system_message,
 )
 from nfilter_io.turns import (
-    SPEAKERS,
     Turn,
     begins_turns,
     fill_turn,
     new_turn,
     read_tools,
     read_turn,
+    role_of,
+    text_key,
 )
 
 TURNS: Final = {
-    "messages": ("messages", "role", "content"),
-    "sharegpt": ("conversations", "from", "value"),
+    "messages": ("messages", "role"),
+    "sharegpt": ("conversations", "from"),
 }
-"""The role of the column of each shape with one list of turns, and the keys of one turn."""
+"""The role of the column of each shape with one list of turns, and the key of a turn's speaker."""
 
 _SPEAKER: Final = "role"
 _TEXT: Final = "content"
@@ -111,10 +112,11 @@ def _parsed(
 
 def parse_turns(row: Mapping[str, Any], layout: Layout) -> Parsed:
     """Parse a row with one list of turns, which may be JSON text; raise RowError."""
-    role, role_key, key = TURNS[layout.shape]
+    role, role_key = TURNS[layout.shape]
     column = layout.column(role)
     cell = row.get(column)
     raw = _load_turns(cell, column)
+    key = text_key(raw, role_key)
     read = _conversation(raw, role_key, key, column)
     if isinstance(cell, str):
         read.keep["style"] = json_style(cell, raw)
@@ -125,9 +127,10 @@ def restore_turns(
     sample: Sample, layout: Layout, meta: dict[str, Any], keep: Mapping[str, Any]
 ) -> dict[str, JSON]:
     """Return the row that ``parse_turns`` read, with the sample's current response."""
-    role, role_key, key = TURNS[layout.shape]
+    role, role_key = TURNS[layout.shape]
     column = layout.column(role)
     before = meta.get(column)
+    key = text_key(before, role_key)
     turns, _ = _restored(sample, layout, meta, keep, before, (role_key, key))
     meta[column] = dump_cell(turns, keep["style"]) if "style" in keep else turns
     return meta
@@ -180,7 +183,8 @@ def parse_completion(row: Mapping[str, Any], layout: Layout) -> Parsed:
         _part(row.get(column), column, role) for column, role in zip(columns, _ROLES, strict=True)
     )
     if not any(
-        isinstance(turn, Mapping) and turn.get(_SPEAKER) == "assistant" for turn in completion
+        isinstance(turn, Mapping) and role_of(turn.get(_SPEAKER), _SPEAKER) == "assistant"
+        for turn in completion
     ):
         raise RowError(f"the field {quoted(columns[1])} has no turn of an assistant")
     raw = [*prompt, *completion]
@@ -283,7 +287,7 @@ def _fill_turns(
             turns.append(dict(turn))
             continue
         message = messages[at]
-        if SPEAKERS[role_key][turn[role_key]] != message.role:
+        if role_of(turn[role_key], role_key) != message.role:
             return None
         if at == len(messages) - 1:
             turns.append(fill_turn(turn, message, role_key, key, form))

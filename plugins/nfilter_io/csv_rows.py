@@ -115,6 +115,8 @@ def _read_header(
         ) from None
     except (csv.Error, _TooLongError, RowError) as error:
         reason = str(error) or f"is longer than {config.max_line_bytes} bytes"
+        if feed.lines and "\r" in feed.lines[0].text.rstrip("\r\n"):
+            reason = r"its lines end with a carriage return alone; convert them: tr '\r' '\n' < FILE > rows.csv"
         raise SourceError(f"{path}:1: the line of column names cannot be read: {reason}") from None
     duplicate = next((name for name in names if names.count(name) > 1), None)
     if duplicate is not None:

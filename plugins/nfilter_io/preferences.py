@@ -32,10 +32,18 @@ from nfilter_io.row_parts import (
     restore_system,
     system_message,
 )
-from nfilter_io.turns import begins_turns, fill_turn, has_value, new_turn, read_tools, read_turn
+from nfilter_io.turns import (
+    TEXT_KEYS,
+    begins_turns,
+    fill_turn,
+    has_value,
+    new_turn,
+    read_tools,
+    read_turn,
+)
 
 _SIDES: Final = ("chosen", "rejected")
-_KEYS: Final = {"role": "content", "from": "value"}
+_KEYS: Final = TEXT_KEYS
 
 
 @dataclass(frozen=True, slots=True)

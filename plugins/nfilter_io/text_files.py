@@ -17,10 +17,18 @@ from nfilter_io.config import JsonConfig, JsonLinesConfig
 
 _BOM: Final = codecs.BOM_UTF8
 _CHUNK: Final = 1 << 20
+_MAGIC: Final = 16  # bytes that tell a format
 _OTHER_FORMATS: Final = (
     (b"PAR1", "is a Parquet file; type `use: parquet`"),
     (b"\x1f\x8b", "is compressed; unpack it first (gunzip)"),
+    (b"\x28\xb5\x2f\xfd", "is compressed; unpack it first (unzstd)"),
+    (b"\xfd7zXZ", "is compressed; unpack it first (unxz)"),
+    *(
+        (b"BZh%d1AY&SY" % level, "is compressed; unpack it first (bunzip2)")
+        for level in range(1, 10)
+    ),
     (b"PK\x03\x04", "is a zip archive; unpack it first"),
+    (b"ARROW1", "is an Arrow file; write it as Parquet and type `use: parquet`"),
     (codecs.BOM_UTF16_LE, "is UTF-16; convert it to UTF-8"),
     (codecs.BOM_UTF16_BE, "is UTF-16; convert it to UTF-8"),
 )
@@ -51,7 +59,7 @@ def open_file(path: Path, encoding: str) -> Iterator[IO[bytes]]:
         raise SourceError(f"{path}: cannot be opened: {reason}; {what}") from error
     with file:
         try:
-            start = file.read(4)
+            start = file.read(_MAGIC)
             for magic, what in _OTHER_FORMATS:
                 if start.startswith(magic):
                     raise SourceError(f"{path}: {what}")
@@ -126,7 +134,8 @@ def json_lines(path: Path, config: JsonLinesConfig) -> Iterator[Record | Unreada
             try:
                 value = json.loads(text, object_pairs_hook=_reject_duplicate_keys)
             except (ValueError, RecursionError, RowError) as error:
-                yield Unreadable(number, f"the line {_error_text(error)}", excerpt(raw))
+                hint = _SPREAD if number == 1 and text.strip() in ("{", "[") else ""
+                yield Unreadable(number, f"the line {_error_text(error)}{hint}", excerpt(raw))
                 continue
             if isinstance(value, dict):
                 yield Record(number, value, raw, len(text))
@@ -136,6 +145,10 @@ def json_lines(path: Path, config: JsonLinesConfig) -> Iterator[Record | Unreada
                 yield Unreadable(number, reason, excerpt(raw))
 
 
+_SPREAD: Final = (
+    "; rows over several lines are no JSON Lines; type `use: json` for one list of rows, else put each on one line with: "
+    "jq -c . FILE > rows.jsonl"
+)
 _BLANK: Final = re.compile(r"[ \t\r\n]*")
 _COMMA: Final = re.compile(r",[ \t\r\n]*(?=\{)")
 _MAX_TRIES: Final = 10_000
@@ -174,6 +187,12 @@ def _not_a_list(path: Path, text: str, at: int) -> str:
         for key, rows in value.items()
         if isinstance(rows, list) and rows and isinstance(rows[0], dict)
     ]
+    if not list_keys and value and all(isinstance(cells, dict) for cells in value.values()):
+        code = f'import pandas; pandas.read_json({json.dumps(path.name)}).to_json("rows.jsonl", orient="records", lines=True)'
+        return (
+            "is one JSON object with a column under each key, not a list of rows; to write one row per line, type "
+            f"{shlex.join(['python', '-c', code])} in its folder and name rows.jsonl"
+        )
     if not list_keys:
         return "is not a JSON list of objects; type `use: jsonl` for one object per line"
     file, key = (json.dumps(text) for text in (path.name, list_keys[0]))

@@ -39,6 +39,11 @@ SPEAKERS: Final[Mapping[str, Mapping[str, Role]]] = {
         "tool_results": "tool",
         "function_call": "assistant",
         "tool_call": "assistant",
+        "human": "user",
+        "gpt": "assistant",
+        "model": "assistant",
+        "bot": "assistant",
+        "ai": "assistant",
     },
     "from": {
         "human": "user",
@@ -57,9 +62,15 @@ SPEAKERS: Final[Mapping[str, Mapping[str, Role]]] = {
         "tool_results": "tool",
         "function_call": "assistant",
         "tool_call": "assistant",
+        "model": "assistant",
+        "bot": "assistant",
+        "ai": "assistant",
     },
 }
-"""Role of each speaker name, by the key of the speaker."""
+"""Role of each speaker name, by the key of the speaker; ``role_of`` ignores case."""
+
+TEXT_KEYS: Final = {"role": "content", "from": "value"}
+"""The usual key of a turn's text, by the key of its speaker."""
 
 _SPEAKER_NAMES: Final = {
     "role": {"system": "system", "user": "user", "assistant": "assistant", "tool": "tool"},
@@ -94,6 +105,23 @@ class Turn:
     not_carried: tuple[str, ...] = ()
 
 
+def role_of(speaker: Any, role_key: str) -> Role | None:
+    """Return the role of a speaker's name, such as ``Human``; None for an unknown one."""
+    known = SPEAKERS[role_key]
+    return known.get(speaker.strip().lower()) if isinstance(speaker, str) else None
+
+
+def text_key(turns: Any, role_key: str) -> str:
+    """Return the key of the texts of a list of turns: the usual one, or that of the other form if only that is there."""
+    usual, *others = (TEXT_KEYS[role_key], *(set(TEXT_KEYS.values()) - {TEXT_KEYS[role_key]}))
+    objects = (
+        [turn for turn in turns if isinstance(turn, Mapping)] if isinstance(turns, list) else []
+    )
+    if any(usual in turn for turn in objects):
+        return usual
+    return next((key for key in others if any(key in turn for turn in objects)), usual)
+
+
 def begins_turns(text: str) -> bool:
     """Return whether a text begins like a JSON list of objects."""
     return re.match(r"\s*\[\s*\{", text) is not None
@@ -104,7 +132,7 @@ def read_turn(turn: Any, at: int, role_key: str, key: str) -> Turn:
     if not isinstance(turn, Mapping):
         raise RowError(f"turn {at} is {json_type(turn)}, not an object")
     speaker = turn.get(role_key)
-    role = SPEAKERS[role_key].get(speaker) if isinstance(speaker, str) else None
+    role = role_of(speaker, role_key)
     if role is None:
         raise RowError(
             f"turn {at} has the unknown {role_key} {quoted(speaker)}; known: {', '.join(SPEAKERS[role_key])}"
@@ -120,7 +148,7 @@ def _parse_turn(turn: Mapping[str, Any], role: Role, role_key: str, key: str) ->
     form: dict[str, Any] = {}
     not_carried: list[str] = []
     calls: tuple[ToolCall, ...] = ()
-    if turn[role_key] in _CALLERS:
+    if turn[role_key].strip().lower() in _CALLERS:
         calls, form["said"] = _calls_in_text(turn.get(key), key)
         template[key], content = None, ""
     else:

@@ -77,9 +77,13 @@ class Browser:
         """What axe-core calls serious or critical, and whether anything is wider than the window."""
         self.run((Path(axe_core_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
         wide = self.run("return document.documentElement.scrollWidth > innerWidth")
+        cut = self.run(
+            "return [...document.querySelectorAll('.figure')].filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.innerText)"
+        )
         return [
             *self.driver.execute_async_script(AXE),
             *(["wider than the window"] if wide else []),
+            *(f"{text} is cut off" for text in cut),
         ]
 
     def picture(self, folder: Path, name: str) -> None:
@@ -172,6 +176,17 @@ def test_every_screen_is_readable_narrow_and_wide_light_and_dark(browser, pytest
                 name = f"{screen.strip('/') or 'overview'}-{1280 if wide else 390}-{'dark' if dark else 'light'}"
                 browser.picture(pytestconfig.rootpath / "build" / "screens", name)
     browser.quiet()
+
+
+def test_times_are_short_enough_for_their_box(browser):
+    browser.open(paths()[""])
+    shown = browser.driver.execute_async_script(
+        "const done = arguments[1]; import('/static/dom.js').then((m) => done(arguments[0].map(m.seconds)))",
+        [0.25, 59.5, 59.99, 119.7, 1857, 3599, 7200, 90000],
+    )
+    assert shown == [
+        "250 ms", "59.5 s", "60.0 s", "2 min 0 s", "31 min", "1 h 0 min", "2 h 0 min", "25 h",
+    ]  # fmt: skip
 
 
 def test_the_figures_of_a_run_lead_to_as_many_rows(browser):

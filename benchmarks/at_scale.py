@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -133,19 +134,20 @@ class Watch:
 
     def _look(self) -> None:
         while not self._ended.is_set():
-            for process in _tree(self._process):
+            for process in processes_of(self._process):
                 values = _status(process)
                 for found, key in ((self.peak, "VmHWM"), (self.own, "RssAnon")):
                     found[process] = max(found.get(process, 0), values.get(key, 0))
             self._ended.wait(_EVERY)
 
 
-def _tree(process: int) -> list[int]:
-    try:
-        text = Path(f"/proc/{process}/task/{process}/children").read_text(encoding="ascii")
-    except OSError:
-        return []
-    return [process, *(each for child in text.split() for each in _tree(int(child)))]
+def processes_of(process: int) -> list[int]:
+    """Return a process and those that any of its threads started."""
+    started: list[int] = []
+    with suppress(OSError):  # it may end meanwhile
+        for thread in Path(f"/proc/{process}/task").iterdir():
+            started += map(int, (thread / "children").read_text(encoding="ascii").split())
+    return [process, *(each for child in started for each in processes_of(child))]
 
 
 def _status(process: int) -> dict[str, int]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.at_scale import Figures, different, growth, table
+from benchmarks.at_scale import Figures, different, growth, processes_of, table
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "at_scale.py"
 LITTLE = Figures("purge", 1000, 2, 2.0, 500, 40, 60.0, 50.0, None, "a")
@@ -33,6 +35,30 @@ def test_rows_that_depend_on_the_workers_are_named() -> None:
     one = replace(LITTLE, workers=1)
     assert different([one, LITTLE, MUCH]) == []
     assert different([one, replace(LITTLE, output="b"), MUCH]) == ["purge, 1,000 rows"]
+
+
+def test_a_process_that_a_thread_started_is_watched() -> None:
+    started = threading.Event()
+    ended: list[int] = []
+
+    def start() -> None:
+        with subprocess.Popen(
+            [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
+        ) as child:
+            ended.append(child.pid)
+            started.set()
+            seen.wait(60)
+
+    seen = threading.Event()
+    thread = threading.Thread(target=start)
+    thread.start()
+    assert started.wait(60)
+    found = processes_of(os.getpid())
+    seen.set()
+    thread.join()
+    assert found[0] == os.getpid()
+    assert ended[0] in found
+    assert processes_of(ended[0]) == [ended[0]]
 
 
 def test_it_runs_both_steps_with_two_sizes(tmp_path: Path) -> None:

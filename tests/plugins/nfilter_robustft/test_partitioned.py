@@ -23,6 +23,7 @@ from nfilter_robustft.partitioned import (
     open_index,
 )
 from nfilter_robustft.relabel import Relabel, RelabelConfig
+from nfilter_robustft.statistics import similarity
 from nfilter_robustft.vector_file import VectorFile
 
 pytest.importorskip("faiss")
@@ -116,6 +117,30 @@ def test_the_error_is_the_share_of_neighbours_and_results_that_differ() -> None:
     error = Nearest(rows, found, exact).difference(2)
     assert error.recall == 0.75  # 1 of {1, 2}, and {6, 7} in another order
     assert error.changed == 0.5
+
+
+def test_copies_of_a_query_are_no_voters_and_flags_are_those_of_the_votes() -> None:
+    arrays = {
+        "codes": np.array([0, 1, 1, 0, 0, 1]),
+        "queries": np.array([7, 7, 8, 9, 10, 11], dtype=np.uint64),
+    }
+    rows = np.array([0, 3])
+    # Row 0 has the copy 1. By the index its voters are 4 and 5, by all vectors 2 and 5.
+    found = (
+        np.array([[1.0, 1.0, 0.5, 0.4], [1.0, 0.9, 0.8, -np.inf]]),
+        np.array([[0, 1, 4, 5], [3, 4, 2, -1]]),
+    )
+    exact = (
+        np.array([[1.0, 1.0, 0.9, 0.4], [1.0, 0.9, 0.8, 0.1]]),
+        np.array([[0, 1, 2, 5], [3, 4, 2, 5]]),
+    )
+    error = similarity.difference(Nearest(rows, found, exact), arrays, 2, 0.1)
+    assert error.recall == 0.75  # 5 of {2, 5}, and {4, 2}
+    assert (
+        error.changed == 0.5
+    )  # 2 votes for another answer than that of row 0, 4 does not; row 3 is not flagged
+    same = similarity.difference(Nearest(rows, exact, exact), arrays, 2, 0.1)
+    assert (same.recall, same.changed) == (1.0, 0.0)
 
 
 def test_fewer_lists_find_fewer_neighbours() -> None:

@@ -92,7 +92,8 @@ def _connected(url: str, query: str, allowed: Container[str], tag: str) -> Itera
 def _connection(target: str) -> HTTPConnection:
     parts = urlsplit(target)
     cls = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    return cls(parts.hostname or "", parts.port, timeout=_TIMEOUT)
+    # Without a port, http.client takes the last group of an IPv6 address for one.
+    return cls(parts.hostname or "", parts.port or cls.default_port, timeout=_TIMEOUT)
 
 
 def _nothing(path: Path, advance: Advance) -> None:

@@ -72,6 +72,7 @@ SPEAKERS: Final[Mapping[str, Mapping[str, Role]]] = {
 TEXT_KEYS: Final = {"role": "content", "from": "value"}
 """The usual key of a turn's text, by the key of its speaker."""
 
+_SPEAKER: Final = re.compile(rf"[\"'](?:{'|'.join(TEXT_KEYS)})[\"']\s*:")
 _SPEAKER_NAMES: Final = {
     "role": {"system": "system", "user": "user", "assistant": "assistant", "tool": "tool"},
     "from": {"system": "system", "user": "human", "assistant": "gpt", "tool": "tool"},
@@ -123,8 +124,8 @@ def text_key(turns: Any, role_key: str) -> str:
 
 
 def begins_turns(text: str) -> bool:
-    """Return whether a text begins like a JSON list of objects."""
-    return re.match(r"\s*\[\s*\{", text) is not None
+    """Return whether a text begins like a JSON list of objects, and names a speaker: other lists may be answers."""
+    return re.match(r"\s*\[\s*\{", text) is not None and _SPEAKER.search(text) is not None
 
 
 def read_turn(turn: Any, at: int, role_key: str, key: str) -> Turn:

@@ -77,6 +77,34 @@ def test_lists_that_are_json_text_are_restored(kind: str, indent: int | None, ma
     assert changed["completion"] == json.dumps([{**SAY, "content": "x"}])
 
 
+LISTS = ['[{"name": "Bob"}]', '[\n  {"name": "Bob"}\n]', '[{"x": 1},', '[{"x": 1}] as a table']
+
+
+@pytest.mark.parametrize("text", LISTS)
+def test_a_text_that_is_a_list_without_a_speaker_is_a_text(text: str, make: Any) -> None:
+    """Structured answers are lists of objects too."""
+    rows = [
+        {"prompt": [ASK], "completion": [SAY]},
+        {"prompt": [ASK], "completion": text},
+        {"prompt": text, "completion": [SAY]},
+    ]
+    source = make("jsonl", rows)
+    _, answer, question = (row.sample for row in source.read())
+    assert (answer.response, question.query) == (text, text)
+    assert source.restore(answer) == {"id": answer.id, **rows[1]}
+    assert source.restore(question) == {"id": question.id, **rows[2]}
+    row = {"prompt": text, "chosen": text, "rejected": "none"}
+    pair = only(made := make("jsonl", [row]))
+    assert (pair.query, pair.response) == (text, text)
+    assert made.restore(pair) == {"id": pair.id, **row}
+
+
+@pytest.mark.parametrize("text", ['[{"role": "user", "content": "x"', "[{'role': 'user', 'content': 'x'}]", '[{"from": "human", "value": "x"}]'])  # fmt: skip
+def test_turns_that_cannot_be_read_are_no_text(text: str, make: Any) -> None:
+    _, bad = make("jsonl", [{"prompt": [ASK], "completion": [SAY]}, {"prompt": text, "completion": [SAY]}]).read()  # fmt: skip
+    assert isinstance(bad, Unreadable)
+
+
 def test_numbers_stay_numbers(make: Any) -> None:
     source = make("jsonl", [{"prompt": [ASK], "completion": 5}, {"prompt": 7, "completion": [SAY]}])
     first, second = (row.sample for row in source.read())

@@ -208,6 +208,25 @@ def test_a_host_in_a_redirect_is_the_one_that_is_asked(location: str, files: Fil
     assert "canary" not in told
 
 
+@pytest.mark.parametrize("host", ["::1", "2001:db8::a", "2001:db8::1:443"])
+def test_an_ipv6_address_without_a_port_is_the_whole_host(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last group is no port: another machine, or another port of this one, would be asked."""
+    asked: list[tuple[Any, ...]] = []
+
+    def refuse(address: tuple[Any, ...], *_: Any, **__: Any) -> socket.socket:
+        asked.append(address)
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    allowed = AllowedHosts(frozenset({host}))
+    told = refused(f"http://[{host}]/rows.jsonl", allowed)
+    assert f"cannot be fetched: {host}: Connection refused" in told
+    refused(f"https://[{host}]/rows.jsonl", allowed)
+    assert asked == [(host, 80), (host, 443)]
+
+
 def test_redirects_in_a_circle(files: Files) -> None:
     for a, b in (("a", "b"), ("b", "c"), ("c", "a")):
         files.answers[f"/{a}"] = moved(f"/{b}")

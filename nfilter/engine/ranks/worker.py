@@ -267,10 +267,9 @@ class Worker:
             replace(run, after=mine), kind_of, ctx, parts, partial(_state_of, run.after)
         )
         ctx.take_cut_texts()
-        if needed:
-            calls = SharedCalls(self._out, label, self._place, self._waiting, self._check_running)
-            calls.resume(state.journal)
-            ctx.claims = calls
+        ctx.claims = SharedCalls(self._out, label, self._place, self._waiting, self._check_running)
+        # Also without a chunk to do: in an earlier world this rank may have claimed calls that now are needed elsewhere.
+        ctx.claims.resume(state.journal)
         with ctx.progress(len(needed), f"{label}: chunks") as bar:
             for index in needed:
                 now = Offer.read(self._out)

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from nfilter import (
+    ContractError,
     NfilterError,
     Sample,
     State,
     StoreError,
 )
 from nfilter.engine.ranks import worker
+from nfilter.engine.ranks.calls import SharedCalls
 from nfilter.engine.ranks.place import Place
 from nfilter.engine.ranks.waiting import Waiting
 from nfilter.engine.run import run
@@ -49,6 +51,37 @@ def wait_for(done: Callable[[], bool]) -> None:
     Waiting(lambda _: pytest.fail("half a minute has passed")).until(
         lambda: done() or None, lambda: "a test"
     )
+
+
+def test_a_rank_without_chunks_gives_up_what_it_claimed_in_another_world(
+    together: Any, kit: Any, stage: Stage, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunk 4 is that of rank 1 of 3, and then that of rank 0 of 2, when rank 1 has no other to do."""
+    kills = [True]
+
+    def broken(*_: object) -> None:
+        raise ContractError("the model is gone")
+
+    def process(chunk: Sequence[Sample], state: State, ctx: Any) -> Sequence[Sample]:
+        if not kills or chunk[0].query != "8+1":
+            return ask(chunk, state, ctx)
+        for index in range(4):
+            wait_for((kit.out / f"01-extra.ask/decisions-{index:06}.jsonl").exists)
+        with monkeypatch.context() as patch:
+            patch.setattr("nfilter_example.model.Adder.generate", broken)
+            # The claims stay, as those of a killed process do.
+            patch.setattr(SharedCalls, "settle", broken)
+            return ask(chunk, state, ctx)
+
+    stages = [stage("extra.ask", process, contract=ASKS)]
+    with pytest.raises(NfilterError, match="the model is gone"):
+        together.run(stages, 3)
+    assert len(asked) == 8
+    together.errors.clear()
+    kills.clear()
+    together.run(stages, 2)
+    assert together.errors == {}
+    assert sorted(asked) == [f"{n}+1" for n in range(10)]
 
 
 def test_a_rank_of_another_world_that_starts_before_rank_0_keeps_its_calls(

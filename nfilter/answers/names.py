@@ -14,12 +14,12 @@ _ANSWER = (
     "interpretation|conclusion|inference|ending|continuation|completion|candidate|one"
 )
 _BEGINS = (
-    r"(?:^|[.;:,!?\n—–(]\s*|(?<!\w)(?:so|thus|therefore|hence|then|and|but|or|because|since|as|that|conclude|means|sure|think|believe|guess|"
+    r"(?:^|[.;:,!?\n—–(]\s*|(?<!\w)(?:so|thus|therefore|hence|then|and|but|or|because|since|as|that|conclude|means|sure|confident|certain|think|believe|guess|"
     r"say|one\?)\s)"
 )
 _NOUN = (
-    rf"(?:(?:the|my|our|your|this|that|a|an)\s)?(?:[\w'-]+\s){{0,4}}(?:(?:{_ANSWER})|(?:correct|right|best|final|answer|my)\sletter)"
-    r"(?:\s(?:here|then|left|now|above|below|remaining|available)|\s(?:to|for|of|among|from|in|that|which|with)\s[^.;:!?\n]{1,80}?)?"
+    rf"(?:(?:the|my|our|your|this|that|a|an)\s)?(?:[\w'-]+\s){{0,4}}(?:(?:{_ANSWER})|(?:correct|right|best|final|answer|my)\sletter|(?:best|closest)\s(?:match|fit))"
+    r"(?:\s(?:here|then|left|now|out|above|below|remaining|available)|\s(?:I|we)\s(?:choose|chose|pick|select)|\s(?:to|for|of|among|from|in|that|which|with)\s[^.;:!?\n]{1,80}?)?"
 )
 _MODAL = r"(?:must|should|would|will|could|can|may|might|has\sto|have\sto|had\sto|needs?\sto|can\sonly|could\sonly)"
 _IS = rf"(?:['’]s|\s(?:{_SURE}\s|{_MODAL}\s){{0,3}}(?:is|was|be))(?:\s{_SURE}){{0,2}}"
@@ -28,8 +28,12 @@ _CHOOSE = (
     r"settle\son|choosing|picking|selecting)"
 )
 _PERSON = rf"(?:(?:I|we|you)(?:['’](?:d|ll|m|re|ve))?|let['’]?s|let\sme|let\sus)\s(?:(?:{_SURE}|{_MODAL}|am|are|have|do)\s){{0,3}}"
+_LEFT = (
+    r"(?:(?:that|this)\s(?:only\s)?leaves|(?:(?:it|which)\s)?(?:leaves|leaving)(?=\s(?:us|me|only|just|option)(?!\w))|"
+    r"(?:I|we)(?:\sam|\sare|['’]m|['’]re)\sleft(?=\swith))(?:\s(?:us|me))?(?:\swith)?(?:\s(?:only|just))?"
+)
 _ANSWERED = re.compile(
-    rf"{_BEGINS}(?:(?:(?:it|that|this|which|{_NOUN}){_IS}(?:\snot\s[A-Z]\sbut)?|(?:{_PERSON}|(?:please\s|just\s)?){_CHOOSE})"
+    rf"{_BEGINS}(?:(?:(?:it|that|this|which|{_NOUN}){_IS}(?:\snot\s[A-Z]\sbut)?|(?:{_PERSON}|(?:please\s|just\s)?){_CHOOSE}|{_LEFT})"
     r"(?:\s(?:the\s)?(?:option|choice|letter|answer))?|option|choice)\Z",
     re.IGNORECASE,
 )
@@ -48,7 +52,7 @@ _NAMED = re.compile(
 )
 _REASON = re.compile(
     r"\s(?:because|since|as|for|is|was|would|given|here|and|but|so|in|due|based|by|from|which|that|this|it|its|the|are|if|when|while|where|"
-    r"who|whose|not|rather|only|too|then|therefore|thus|with|without|although|though|according|after|before|per|via|through|"
+    r"I|we|you|overall|again|under|above|among|of\sthe|(?:all|none)\sof|who|whose|not|rather|only|too|then|therefore|thus|with|without|although|though|according|after|before|per|via|through|"
     r"porque|ya|pues|weil|da|denn|und|parce|car|et|puisque|perché|poiché|pois|y|e|è|est|ist|es|karena|vì|çünkü|bo|ponieważ|gdyż|omdat|"
     r"потому|так|и)(?!\w)|\s[^\w\s]",
     re.IGNORECASE,

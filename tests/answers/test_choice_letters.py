@@ -33,6 +33,8 @@ NAMES = [
     "Plan B is the only way", "Plan B is the best way.", "Plan B is the best.", "Vitamin C is the correct answer.", "Vitamin C is most likely.",
     "Hepatitis A is the most likely diagnosis.", "Type C is correct.", "Grade A is the best.", "Blood type B is the answer", "Vitamin D is right.",
     "I think vitamin C is correct.", "Therefore hepatitis B is the most likely cause.", "Statement A is correct.", "The vitamin C is the answer.",
+    "Removing the group leaves C.", "Deficiency of it leaves B", "Water goes off, leaving C.", "He was left with C.", "We are left with vitamin C.",
+    "That leaves vitamin C.", "The best blood match is B", "The odd one out is hepatitis B.", "That leaves B and C.", "I am confident it is plan B.",
     "Both A and B is correct", "Person B is right.", "In my view plan B is best.", "Both vitamin A and vitamin C is right", "Building A is correct", "Vitamin B is the right choice.",
     # A word behind the letter makes a name of both.
     "The answer is C major.", "Answer: D minor", "The answer is B vitamins.", "Answer: B cells", "Answer: B lymphocytes", "The answer is D flat.",
@@ -72,6 +74,12 @@ READ = {
         "Hence, option C.", "So option C is the correct answer.", "Among the options, C is the best.", "By elimination, it is C.", "I think it's C.",
         "I'm sure it's C", "My guess would be C.", "The statement that fits is C.", "It is not A but C.", "Not A. It is C.", "The answer is C and not B",
         "The answer is C rather than B.", "So (C) is right.",
+        # What elimination leaves, the nearest, and what follows the letter.
+        "That leaves C.", "This leaves us with C.", "That leaves us with option C.", "We are left with option C.", "we're left with only C",
+        "So this only leaves (C).", "It fits neither, leaving only C.", "We are left with C, not D.", "The best match is C.", "The closest match is (C).",
+        "The odd one out is C.", "I am confident it is C.", "The answer I choose is C.", "The answer is C I think", "The answer is C we know",
+        "The answer is C overall", "The answer is C under this assumption.", "The answer is C of the five", "Answer: C All of the above",
+        "Answer: C None of these",
     ],
 }  # fmt: skip
 

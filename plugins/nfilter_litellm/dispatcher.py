@@ -228,9 +228,13 @@ class Dispatcher:
 
     async def _is_shape_rejected(self, run: _Run, request: Request, state: _CallState) -> bool:
         """Return whether calls of this shape are rejected; False once the run is stopped, because the probe is a call too."""
-        if self._is_stopped(run):
+        stopped = partial(self._is_stopped, run)
+        try:
+            return not stopped() and await self._shapes.is_rejected(
+                request, state.add_cost, stopped
+            )
+        except NotStartedError:
             return False
-        return await self._shapes.is_rejected(request, state.add_cost)
 
     def _final_if_too_late(self, fault: CallError) -> CallError:
         """Return the fault; a final one if the server asks to wait longer than the patience."""

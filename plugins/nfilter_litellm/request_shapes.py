@@ -32,15 +32,23 @@ class RequestShapes:
         """Record that a request of this shape was answered."""
         self._accepted[_shape_of(request)] = True
 
-    async def is_rejected(self, request: Request, add_cost: Callable[[float], None]) -> bool:
+    async def is_rejected(
+        self,
+        request: Request,
+        add_cost: Callable[[float], None],
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> bool:
         """Return whether the server rejects the shape of a rejected request.
 
         An unknown shape is probed with short texts; ``add_cost`` receives the probe's cost. Returns False if the probe
-        is inconclusive: the call's own failure is recorded in any case.
+        is inconclusive, or does not start because of ``stopped``: the call's own failure is recorded in any case.
         """
         shape = _shape_of(request)
         async with self._lock:
             if shape not in self._accepted:
+                # While this call waited for the lock, the run may have been stopped.
+                if stopped():
+                    return False
                 accepted = await self._probe(request, add_cost)
                 if accepted is None:
                     return False

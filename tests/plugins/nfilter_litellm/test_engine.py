@@ -15,7 +15,7 @@ import pytest
 
 from nfilter import Completion, ModelError, Request
 from nfilter_litellm.breaker import Breaker
-from nfilter_litellm.dispatcher import Dispatcher
+from nfilter_litellm.dispatcher import Dispatcher, NotStartedError
 from nfilter_litellm.engine import Engine
 from nfilter_litellm.failures import CallError, from_status
 from nfilter_litellm.feed import Feed
@@ -244,6 +244,56 @@ def test_three_refusals_at_once_start_no_call(requests: Callable[..., list[Reque
         assert calls.started == dispatcher.attempts == 12
 
     asyncio.run(follow())
+
+
+def test_after_an_error_no_probe_of_a_rejected_request_starts(
+    requests: Callable[..., list[Request]],
+) -> None:
+    """The second of two rejected calls waits for the probe of the first, which says nothing, and meanwhile the run ends."""
+
+    async def follow() -> None:
+        calls = _OneByOne()
+        dispatcher = Dispatcher(calls, Limiter(3), Retry(), Breaker("m"))
+        kept: dict[int, Completion] = {}
+        run = asyncio.ensure_future(dispatcher.run(Feed(requests(9)), kept.__setitem__))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        first, second = calls.running.pop("s0"), calls.running["s1"]
+        first.set_exception(from_status(400, "{}"))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert calls.started == 4
+        await calls.end("s1", from_status(400, "{}"))
+        assert second.done()
+        dispatcher._runs[0].end(ModelError("another call"))
+        await calls.end("s0", from_status(503, "{}"))
+        assert calls.started == 4
+        await calls.end("s2", Completion("paid"))
+        with pytest.raises(ModelError, match="another call"):
+            await run
+        assert [str(kept[n].failure)[:11] for n in (0, 1)] == ["server: 400"] * 2
+        assert kept[2].text == "paid"
+
+    asyncio.run(follow())
+
+
+def test_a_probe_that_was_stopped_before_it_started_is_no_error(
+    requests: Callable[..., list[Request]],
+) -> None:
+    """A probe that waits for the budget when the user stops the run."""
+
+    class Stopped(_OneByOne):
+        async def call(self, request: Request) -> Completion:
+            self.started += 1
+            if self.started == 1:
+                raise from_status(400, "{}")
+            dispatcher._runs[0].end()
+            raise NotStartedError
+
+    dispatcher = Dispatcher(Stopped(), Limiter(1), Retry(), Breaker("m"))
+    kept: dict[int, Completion] = {}
+    asyncio.run(dispatcher.run(Feed(requests(9)), kept.__setitem__))
+    assert [str(answer.failure)[:11] for answer in kept.values()] == ["server: 400"]
 
 
 @pytest.mark.parametrize("concurrency", [1, 16])

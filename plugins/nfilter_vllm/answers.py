@@ -31,10 +31,12 @@ def answers(
     first: Sequence[Request],
     more: Callable[[], Sequence[Request]],
     adapter: Any = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[int, Completion] | None]:
     """Yield completions with the numbers of their requests; see ``nfilter.OpenStreams``.
 
-    ``reader`` encodes requests and decodes answers; ``adapter`` is vLLM's request for an adapter.
+    ``reader`` encodes requests and decodes answers; ``adapter`` is vLLM's request for an adapter. Once ``stopped`` returns True,
+    the stream ends with the answers of the requests that are in the engine.
     """
     pending = deque(enumerate(first))
     count = len(first)
@@ -42,6 +44,9 @@ def answers(
     try:
         while pending or running:
             done: list[tuple[int, Completion]] = []
+            if pending and stopped():
+                pending.clear()
+                continue
             while pending and len(running) < _IN_FLIGHT and not done:
                 key, call = _begun(engine, reader, *pending.popleft(), adapter)
                 if isinstance(call, _Call):

@@ -75,6 +75,7 @@ class VLLMBackend:
 
     def __init__(self, config: VLLMConfig, site: Site) -> None:
         self._config = config
+        self._interrupt = site.interrupt
         reader = reader_class(site)
         self._reader: Any = reader(_reader_config(reader, config), site)
         self._engine: Engine | None = None
@@ -162,7 +163,9 @@ class VLLMBackend:
     ) -> Numbered:
         with self._lock:
             engine, request = self._ready(adapter)
-            yield from answers(engine, self._reader, first, more, request)
+            yield from answers(
+                engine, self._reader, first, more, request, lambda: self._interrupt.requested
+            )
 
     def _ready(self, adapter: ModelRef | None) -> tuple[Engine, Any]:
         """The running engine, and vLLM's request for the adapter."""

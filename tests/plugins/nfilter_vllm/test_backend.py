@@ -21,8 +21,10 @@ from nfilter import (
     Site,
     TokenSample,
 )
+from nfilter.models.proxy import JournaledModel
 from nfilter.registry.loading import Plugins
 from nfilter.registry.provenance import backend_code, code_of
+from nfilter.store.journal import Journal
 from nfilter.testing import check_backend
 from nfilter_vllm.backend import VLLMBackend
 
@@ -168,6 +170,25 @@ def test_two_streams_of_one_engine_take_their_own_answers(opened: Open, vllm: An
     alone = [model.generate([ask(text)])[0] for text in ("b", "heron", "lun 31", "sot 218")]
     assert [came[at] for at in (0, 1, 3, 4)] == list(zip((1, 1, 0, 0), alone, strict=True))
     assert not vllm.LLM.started[0].llm_engine.waiting
+
+
+def test_after_an_error_of_the_stage_no_request_goes_into_the_engine(
+    opened: Open, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answers of those in it are stored, and the error does not wait for the others."""
+    monkeypatch.setattr("nfilter_vllm.answers._IN_FLIGHT", 2)
+    journal = Journal(tmp_path / "journal.db")
+    model = JournaledModel("m", opened(), "weights", journal, "01-a", interrupt=site.interrupt)
+
+    def fails(number: int, answer: Completion) -> None:
+        raise RuntimeError("the stage fails")
+
+    requests = [ask(f"sot {n}") for n in range(9)]
+    with pytest.raises(RuntimeError, match="the stage fails"):
+        model.converse(requests, fails)
+    assert journal.answers() == 2
+    assert len(model.generate(requests)) == journal.answers() == 9
+    journal.close()
 
 
 def test_a_stream_that_is_left_leaves_no_request_in_the_engine(opened: Open, vllm: Any) -> None:

@@ -23,6 +23,12 @@ _NOUN = (
 )
 _MODAL = r"(?:must|should|would|will|could|can|may|might|has\sto|have\sto|had\sto|needs?\sto|can\sonly|could\sonly)"
 _IS = rf"(?:['’]s|\s(?:{_SURE}\s|{_MODAL}\s){{0,3}}(?:is|was|be))(?:\s{_SURE}){{0,2}}"
+_NAMES = (
+    "vitamin|hepatitis|influenza|grade|mark|type|group|class|category|rating|score|plan|team|level|key|note|chord|drive|"
+    "appendix|exhibit|section|part|person|patient|player|point|vertex|vector|set|gate|element|symbol|variable|phase|stage|strain|"
+    "series|model|language|rank|tier|size"
+)
+_JUDGED = rf"the\s(?:single\s|one\s)?(?:correct|right|best|likeliest|missing|most\s\w+)(?:\s(?!(?:{_NAMES}|blood|chromosome|gene|name|letter)s?(?!\w))[\w'-]+){{1,5}}"
 _CHOOSE = (
     r"(?:choose|chose|pick(?:ed)?|select(?:ed)?|say|mark|answer(?:\swith)?|(?:go|going|went|stick|stay|answering)\swith|opt\sfor|"
     r"settle\son|choosing|picking|selecting)"
@@ -33,8 +39,8 @@ _LEFT = (
     r"(?:I|we)(?:\sam|\sare|['’]m|['’]re)\sleft(?=\swith))(?:\s(?:us|me))?(?:\swith)?(?:\s(?:only|just))?"
 )
 _ANSWERED = re.compile(
-    rf"{_BEGINS}(?:(?:(?:it|that|this|which|{_NOUN}){_IS}(?:\snot\s[A-Z]\sbut)?|(?:{_PERSON}|(?:please\s|just\s)?){_CHOOSE}|{_LEFT})"
-    r"(?:\s(?:the\s)?(?:option|choice|letter|answer))?|option|choice)\Z",
+    rf"{_BEGINS}(?:(?:(?:it|that|this|which|{_NOUN}|{_JUDGED}){_IS}(?:\snot\s[A-Z]\sbut)?|(?:{_PERSON}|(?:please\s|just\s)?){_CHOOSE}|{_LEFT})"
+    r"(?:\s(?:the\s)?(?:option|choice|letter|answer))?|option|choice)\Z|\Ais\s(?:option|choice)\Z",
     re.IGNORECASE,
 )
 _LEADS = re.compile(
@@ -44,12 +50,7 @@ _LEADS = re.compile(
     re.IGNORECASE,
 )
 _VERB = re.compile(rf"(?:['’]s|(?<!\w)(?:is|was|be))(?:\s{_SURE}){{0,2}}\s?\Z", re.IGNORECASE)
-_NAMED = re.compile(
-    r"(?<!\w)(?:vitamin|hepatitis|influenza|grade|mark|type|group|class|category|rating|score|plan|team|level|key|note|chord|drive|"
-    r"appendix|exhibit|section|part|person|patient|player|point|vertex|vector|set|gate|element|symbol|variable|phase|stage|strain|"
-    r"series|model|language|rank|tier|size):\Z",
-    re.IGNORECASE,
-)
+_NAMED = re.compile(rf"(?<!\w)(?:{_NAMES}):\Z", re.IGNORECASE)
 _REASON = re.compile(
     r"\s(?:because|since|as|for|is|was|would|given|here|and|but|so|in|due|based|by|from|which|that|this|it|its|the|are|if|when|while|where|"
     r"I|we|you|overall|again|under|above|among|of\sthe|(?:all|none)\sof|who|whose|not|rather|only|too|then|therefore|thus|with|without|although|though|according|after|before|per|via|through|"

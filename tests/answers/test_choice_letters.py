@@ -20,6 +20,7 @@ NAMES = [
     "Its symbol is B", "The variable is A.", "The drive is D.", "The patient is B.", "The player who wins is A.", "The point is C",
     "The vertex is D.", "The gate is B.", "The class is C.", "The category is B", "The rating is A.", "My name is B.", "The team that won is A",
     "The temperature is given in degrees C", "The vector is A.", "The set is B.", "The correct vitamin is C.", "The best grade is A.",
+    "The most common blood type is A.", "The most important vitamin they need is C.", "The best language is C",
     "The right key is D", "Their plan is B.", "The vaccine is for hepatitis B", "The vitamin they need is C.",
     "The chromosome is X.", "Her rank is C", "The road is route A", "The winner is C.", "Jack is B", "The first is A and the last is C",
     # The letter ends a name.
@@ -80,6 +81,9 @@ READ = {
         "The odd one out is C.", "I am confident it is C.", "The answer I choose is C.", "The answer is C I think", "The answer is C we know",
         "The answer is C overall", "The answer is C under this assumption.", "The answer is C of the five", "Answer: C All of the above",
         "Answer: C None of these",
+        # What a question asks for, judged.
+        "The most likely diagnosis is C", "the correct treatment is (C)", "The best next step is C.", "So the missing word is C.",
+        "The most appropriate management is therefore C.", "So the correct order of steps is C", "The most likely cause of death is C.", "is Option C.",
     ],
 }  # fmt: skip
 

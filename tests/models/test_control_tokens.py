@@ -144,8 +144,8 @@ def test_no_control_token_leaves_and_the_answer_has_it_as_the_data_does() -> Non
         journal.close()
 
 
-def test_the_local_backend_is_the_one_that_shields_itself() -> None:
+def test_the_local_backends_are_those_that_shield_themselves() -> None:
     from nfilter.registry import loading as plugins
 
     backends = plugins.load().of_kind("backend")
-    assert {item.name for item in backends if getattr(item.cls, "shields", False)} == {"hf"}
+    assert {item.name for item in backends if getattr(item.cls, "shields", False)} == {"hf", "vllm"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import weakref
 from collections.abc import Iterable
 from functools import cached_property
 from typing import ClassVar
@@ -109,4 +110,6 @@ class Lookup:
 
     @cached_property
     def _index(self) -> sqlite3.Connection:
-        return index_of(self._site.base_dir / self._config.path, self._site.cache_dir)
+        found = index_of(self._site.base_dir / self._config.path, self._site.cache_dir)
+        weakref.finalize(self, found.close)
+        return found

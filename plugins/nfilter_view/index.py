@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,8 @@ class Index:
         self._stages = [*stages, "encode"]
         uri = f"{(folder / TEXTS).resolve().as_uri()}?mode=ro&immutable=1"
         self._db = sqlite3.connect(uri, uri=True, check_same_thread=False)
+        # An index of a run that is gone is dropped, not closed; its file is closed all the same.
+        self._close = weakref.finalize(self, self._db.close)
         self._lock = threading.Lock()
         self._answers: OrderedDict[Filter, Places] = OrderedDict()
         self._summary: dict[str, Any] | None = None
@@ -80,7 +83,7 @@ class Index:
     def close(self) -> None:
         """Close the file of texts."""
         with self._lock:
-            self._db.close()
+            self._close()
 
     def summary(self) -> dict[str, Any]:
         """Return what the whole run is filtered and sorted by; it is computed once."""

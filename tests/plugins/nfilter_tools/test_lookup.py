@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sqlite3
 from contextlib import closing
@@ -138,3 +139,13 @@ def test_its_identity_changes_with_a_file_that_is_searched(site: ToolSite) -> No
     (site.base_dir / "notes" / "new.md").write_text("Another note.")
     assert Lookup.identity(config, site) != first
     assert Lookup.identity(LookupConfig(path="absent"), site)
+
+
+def test_the_index_is_closed_with_its_tool(site: ToolSite) -> None:
+    tool = Lookup(LookupConfig(path="notes"), site)
+    index = tool._index
+    assert index.execute("SELECT 1").fetchone() == (1,)
+    del tool
+    gc.collect()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        index.execute("SELECT 1")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -448,3 +450,18 @@ def test_a_file_that_cannot_be_opened_is_an_answer(
 
     monkeypatch.setattr(RunReader, "reviews", refused)
     assert "Permission denied" in page.fault(f"runs/{key}")
+
+
+@pytest.mark.usefixtures("page")
+def test_the_file_of_an_index_that_is_dropped_is_closed(key: str) -> None:
+    library = Library(Path("runs"))
+    shelf = library.shelf(key)
+    assert shelf is not None
+    index = library.index(shelf)
+    assert index is not None
+    texts = index._db
+    assert texts.execute("SELECT 1").fetchone() == (1,)
+    shelf.index = index = None
+    gc.collect()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        texts.execute("SELECT 1")

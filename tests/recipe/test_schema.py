@@ -235,7 +235,10 @@ def test_init_writes_the_schema_that_the_first_line_of_the_recipe_names(
         first = (tmp_path / "r.yaml").read_text(encoding="utf-8").splitlines()[0]
         assert first == editor_line() == f"# yaml-language-server: $schema={FILE}"
     assert json.loads((tmp_path / FILE).read_text(encoding="utf-8")) == schema
-    assert any(f"update it: nfilter schema --out {tmp_path / FILE}" in line for line in said)
+    assert any(
+        line.endswith(f"after installing a plugin: nfilter schema --out {tmp_path / FILE}")
+        for line in said
+    )
 
 
 def test_the_command_prints_the_schema_or_writes_it(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -313,7 +313,7 @@ def test_another_seed_takes_what_an_earlier_one_asked(model: Any, tmp_path: Path
 
 def test_a_damaged_result_is_asked_again(model: Any, tmp_path: Path) -> None:
     model(Judge()).use(Rewards).reward(["a", "b"])
-    with sqlite3.connect(tmp_path / "journal.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "journal.db")) as connection, connection:
         (key,) = connection.execute("SELECT min(key) FROM results").fetchone()
         connection.execute("UPDATE results SET result = '{\"value\": 7.0}' WHERE key = ?", (key,))
     connection.close()

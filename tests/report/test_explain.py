@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -102,7 +103,7 @@ def test_truth_is_told_only_when_asked_for(world, id_of, shown, written):
 def test_calls_of_the_examination_are_not_about_the_row(world, id_of):
     # A row with a right label has the same id in the test source, so the journal has both kinds of calls for it.
     row = id_of("1+2")
-    with sqlite3.connect(RUN / "journal.db") as journal:
+    with closing(sqlite3.connect(RUN / "journal.db")) as journal, journal:
         stages = {
             stage for (stage,) in journal.execute("SELECT stage FROM uses WHERE sample = ?", (row,))
         }

@@ -146,7 +146,7 @@ def test_its_identity_changes_with_the_database(site: ToolSite) -> None:
     beside.write_bytes(b"journal")
     assert Sql.identity(config, site) != first
     beside.unlink()
-    with sqlite3.connect(file) as connection:
+    with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("CREATE TABLE another (a)")
     connection.close()
     assert Sql.identity(config, site) != first

@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ def browser(driver: Any, runs: Callable[..., Any], monkeypatch: pytest.MonkeyPat
 
 
 def calls(run: Path) -> list[tuple[str]]:
-    with sqlite3.connect(run / "journal.db") as db:
+    with closing(sqlite3.connect(run / "journal.db")) as db, db:
         return db.execute("SELECT key FROM calls ORDER BY key").fetchall()
 
 

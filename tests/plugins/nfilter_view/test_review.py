@@ -6,6 +6,7 @@ import csv
 import json
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def decisions() -> list[dict[str, Any]]:
 
 
 def calls() -> list[tuple[str]]:
-    with sqlite3.connect(RUN / "journal.db") as db:
+    with closing(sqlite3.connect(RUN / "journal.db")) as db, db:
         return db.execute("SELECT key FROM calls ORDER BY key").fetchall()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from nfilter.api.lookalikes import visible
+from nfilter.api.notes import is_number
 from nfilter.api.types import ToolCall
 
 _NEAR: Final = 200
@@ -84,5 +85,5 @@ def _leaves(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for each in value:
             yield from _leaves(each)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
+    elif is_number(value):
         yield json.dumps(value)

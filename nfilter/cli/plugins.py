@@ -9,7 +9,7 @@ import click
 
 from nfilter.cli import completion
 from nfilter.cli.group import main, plugin_commands
-from nfilter.cli.shared import console, json_option, load_plugins, plugin_option
+from nfilter.cli.shared import ANY_PATH, console, json_option, load_plugins, plugin_option
 
 
 def listing_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -77,7 +77,7 @@ def plugins_show(name: str, files: tuple[Path, ...], as_json: bool) -> None:
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, readable=False),
+    type=ANY_PATH,
     help="The new folder.  [default: NAME]",
 )
 def new_plugin(name: str, kind: str, out: Path | None) -> None:

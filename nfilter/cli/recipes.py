@@ -12,6 +12,7 @@ import click
 from nfilter.cli import completion
 from nfilter.cli.group import main
 from nfilter.cli.shared import (
+    ANY_PATH,
     Asked,
     DataName,
     attributed,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 @limit_option
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, readable=False),
+    type=ANY_PATH,
     help="The run directory.  [default: runs/NAME]",
 )
 @click.option("--seeds", metavar="0,1,2", help="Run once per seed and aggregate the figures.")
@@ -247,7 +248,7 @@ def lint(
 @limit_option
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, readable=False),
+    type=ANY_PATH,
     help="A run directory with measured speeds for the estimate.  [default: runs/NAME]",
 )
 @json_option
@@ -288,7 +289,7 @@ def plan(
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, readable=False),
+    type=ANY_PATH,
     help="The run directory.  [default: runs/NAME-pilot]",
 )
 @click.option("--quiet", is_flag=True, help="Print only warnings.")
@@ -348,7 +349,7 @@ def pilot(
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, readable=False),
+    type=ANY_PATH,
     default=Path("recipe.yaml"),
     show_default=True,
 )
@@ -374,9 +375,7 @@ def init(files: tuple[Path, ...], hosts: tuple[str, ...], **given: Any) -> None:
 
 
 @main.command(short_help="Print the JSON Schema of a recipe, for editors.")
-@click.option(
-    "--out", type=click.Path(path_type=Path, readable=False), help="Write the schema to this file."
-)
+@click.option("--out", type=ANY_PATH, help="Write the schema to this file.")
 @click.option("--markdown", is_flag=True, help="Print a page with all settings instead.")
 @plugin_option
 def schema(out: Path | None, markdown: bool, files: tuple[Path, ...]) -> None:
@@ -400,7 +399,7 @@ def schema(out: Path | None, markdown: bool, files: tuple[Path, ...]) -> None:
 
 @main.command(name="inject-noise", short_help="Make a known share of the answers wrong, for tests.")
 @click.argument("data", type=DataName())
-@click.argument("out", type=click.Path(path_type=Path, readable=False))
+@click.argument("out", type=ANY_PATH)
 @click.option(
     "--ratio",
     type=click.FloatRange(0, 1),

@@ -11,16 +11,23 @@ import click
 from nfilter.api.file_errors import accessing
 from nfilter.cli import completion
 from nfilter.cli.group import main
-from nfilter.cli.shared import attributed, console, json_option, load_plugins, plain, plugin_option
+from nfilter.cli.shared import (
+    ANY_PATH,
+    attributed,
+    console,
+    json_option,
+    load_plugins,
+    plain,
+    plugin_option,
+)
+
+run_argument = click.argument(
+    "run_directory", metavar="RUN", type=ANY_PATH, shell_complete=completion.runs
+)
 
 
 @main.command(short_help="Print what happened to one row, and why.")
-@click.argument(
-    "run_directory",
-    metavar="RUN",
-    type=click.Path(path_type=Path, readable=False),
-    shell_complete=completion.runs,
-)
+@run_argument
 @click.argument("sample_id", metavar="ID")
 @click.option("--full", is_flag=True, help="Print long texts in full.")
 @click.option("--truth", is_flag=True, help="Print the true label, if it is known.")
@@ -50,7 +57,7 @@ def explain(
     nargs=-1,
     required=True,
     metavar="RUN...",
-    type=click.Path(path_type=Path, readable=False),
+    type=ANY_PATH,
     shell_complete=completion.runs,
 )
 @json_option
@@ -69,12 +76,7 @@ def compare(runs: tuple[Path, ...], as_json: bool) -> None:
 
 
 @main.command(short_help="Draw rows to check by hand; estimate how good the flags are.")
-@click.argument(
-    "run_directory",
-    metavar="RUN",
-    type=click.Path(path_type=Path, readable=False),
-    shell_complete=completion.runs,
-)
+@run_argument
 @click.option("--n", "size", type=click.IntRange(min=2), help="The number of rows.  [default: 50]")
 @click.option("--seed", type=int, help="The seed of the sample of rows.  [default: 0]")
 @click.option("--open", "unblind", is_flag=True, help="Show the run's decision about each row.")
@@ -94,12 +96,7 @@ def audit(
 
 
 @main.command(short_help="Write the cleaned rows for another trainer.")
-@click.argument(
-    "run_directory",
-    metavar="RUN",
-    type=click.Path(path_type=Path, readable=False),
-    shell_complete=completion.runs,
-)
+@run_argument
 @click.option(
     "--format",
     "name",
@@ -107,9 +104,7 @@ def audit(
     required=True,
     help="messages, trl, trl_dpo, axolotl, llamafactory, swift, spans, or an exporter of a plugin.",
 )
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path, readable=False), help="A new folder."
-)
+@click.option("--out", required=True, type=ANY_PATH, help="A new folder.")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the format."
 )
@@ -133,12 +128,7 @@ def export(
 
 
 @main.command(short_help="Publish the cleaned dataset and the adapter, with cards.")
-@click.argument(
-    "run_directory",
-    metavar="RUN",
-    type=click.Path(path_type=Path, readable=False),
-    shell_complete=completion.runs,
-)
+@run_argument
 @click.option(
     "--to",
     required=True,

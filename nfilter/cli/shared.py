@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from nfilter.registry.given_files import GivenFile
     from nfilter.registry.loading import Plugins
 
+ANY_PATH = click.Path(path_type=Path, readable=False)
+"""A path as it was typed. The command itself says what is wrong with it, and what to type."""
+
 limit_option = click.option(
     "--limit", type=click.IntRange(min=1), help="Read only the first N rows of the source."
 )
@@ -32,11 +35,11 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON for another program."
 )
 plugin_option = click.option(
-    "--plugin", "files", multiple=True, metavar="FILE", type=click.Path(path_type=Path, readable=False),
+    "--plugin", "files", multiple=True, metavar="FILE", type=ANY_PATH,
     help="A Python file with a plugin that is not installed; its code runs. Repeatable.",
 )  # fmt: skip
 _RECIPE_OPTIONS = (
-    click.argument("recipe", type=click.Path(path_type=Path, readable=False)),
+    click.argument("recipe", type=ANY_PATH),
     click.option(
         "--set", "assignments", multiple=True, metavar="PATH=VALUE",
         help="A value that replaces the recipe's, such as train.epochs=1 or samples.3.k=5. Repeatable.",

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from nfilter.api.notes import is_number
 from nfilter.api.types import JSON
 from nfilter.metrics.intervals import Crossed
 
@@ -209,7 +210,7 @@ def _merge(values: list[Any], path: tuple[str, ...], spread: dict[str, Any]) -> 
     if isinstance(first, Mapping):
         keys = [key for key in first if all(isinstance(v, Mapping) and key in v for v in values)]
         return {key: _merge([value[key] for value in values], (*path, key), spread) for key in keys}
-    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    numbers = [v for v in values if is_number(v)]
     if numbers and len(numbers) == len(values):
         spread[".".join(path)] = _spread(numbers)
         return sum(numbers) / len(numbers)

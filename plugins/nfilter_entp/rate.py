@@ -28,6 +28,7 @@ from nfilter import (
     State,
     Template,
     excerpt,
+    is_number,
     question_variables,
 )
 from nfilter_entp import rules_form
@@ -240,7 +241,7 @@ def _rate_by_column(sample: Sample, column: str) -> Mapping[str, JSON]:
     rating: int | None = None
     if isinstance(value, str) and re.fullmatch(r"\s*\d{1,4}(?:\.0{1,6})?\s*", value, re.ASCII):
         rating = int(float(value))
-    elif isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0:
+    elif is_number(value) and value % 1 == 0:
         rating = int(value)
     if rating is None or not LEAST <= rating <= MOST:
         text = repr(value)

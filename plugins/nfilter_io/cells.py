@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nfilter import is_number
+
 MAX_DEPTH = 64
 EXCERPT = 500
 
@@ -152,11 +154,6 @@ def _clean_other(value: Any) -> Any:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
     raise RowError(f"contains a {type(value).__name__}, which JSON cannot represent")
-
-
-def is_number(value: object) -> bool:
-    """Return whether ``value`` is an int or a float; booleans are not numbers."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def as_text(value: Any, name: str) -> str:

@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from nfilter import JSON, Message, Sample
+from nfilter import JSON, Message, Sample, is_number
 from nfilter_io.cells import (
     RowError,
     as_number_type,
     as_text,
     dump_cell,
-    is_number,
     json_style,
     json_type,
     load_cell,
@@ -25,19 +24,18 @@ from nfilter_io.cells import (
 from nfilter_io.layout import Layout
 from nfilter_io.row_parts import (
     KEEP,
-    SYSTEM,
     TOOLS,
     Parsed,
     filled_column,
     restore_system,
-    system_message,
+    system_beside,
+    tools_beside,
 )
 from nfilter_io.turns import (
     Turn,
     begins_turns,
     fill_turn,
     new_turn,
-    read_tools,
     read_turn,
     role_of,
     text_key,
@@ -90,21 +88,12 @@ def _parsed(
     """Add the system prompt and the tools in columns of their own; ``cells`` are those of the turns without their texts."""
     meta = dict(row)
     keep = dict(read.keep)
-    not_carried = list(read.not_carried)
-    system: tuple[Message, ...] = ()
-    first = read.messages[0]
-    if first.role != "system":
-        system = system_message(row, layout, meta)
-    elif (other := filled_column(row, layout, "system", SYSTEM)) and row[other] != first.content:
-        not_carried.append(f"the column {quoted(other)} beside a system turn")
-    if system:
-        keep["system"] = True
+    system, beside = system_beside(row, layout, meta, keep, read.messages[0])
     meta.update(cells)
     if keep:
         meta[KEEP] = keep
-    tools_column = filled_column(row, layout, "tools", TOOLS)
-    tools = read_tools(row[tools_column], tools_column) if tools_column is not None else ()
-    return Parsed((*system, *read.messages), meta, tools, tuple(not_carried))
+    tools = tools_beside(row, layout)
+    return Parsed((*system, *read.messages), meta, tools, (*read.not_carried, *beside))
 
 
 # --- one list of turns -------------------------------------------------------------------------------------------

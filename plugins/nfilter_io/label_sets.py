@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from nfilter_io.cells import RowError, as_text, is_number, quoted
+from nfilter import is_number
+from nfilter_io.cells import RowError, as_text, quoted
 
 MAX_CLASSES: Final = 1000
 """Maximum number of distinct values of a label set."""

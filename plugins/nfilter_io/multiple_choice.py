@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from nfilter_io.cells import RowError, as_text, is_number, json_type, load_cell, quoted
+from nfilter import is_number
+from nfilter_io.cells import RowError, as_text, json_type, load_cell, quoted
 
 LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

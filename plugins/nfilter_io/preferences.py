@@ -10,35 +10,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from nfilter import JSON, Message, Sample
+from nfilter import JSON, Message, Sample, is_number
 from nfilter_io.cells import (
     RowError,
     as_number_type,
     as_text,
     dump_cell,
-    is_number,
     json_style,
     load_cell,
     number_type,
     quoted,
 )
 from nfilter_io.layout import Layout
-from nfilter_io.row_parts import (
-    KEEP,
-    SYSTEM,
-    TOOLS,
-    Parsed,
-    filled_column,
-    restore_system,
-    system_message,
-)
+from nfilter_io.row_parts import KEEP, Parsed, restore_system, system_beside, tools_beside
 from nfilter_io.turns import (
     TEXT_KEYS,
     begins_turns,
     fill_turn,
     has_value,
     new_turn,
-    read_tools,
     read_turn,
 )
 
@@ -88,15 +78,14 @@ def parse_preference(row: Mapping[str, Any], layout: Layout) -> Parsed:
     meta = dict(row)
     keep: dict[str, JSON] = {}
     prompt, more = _prompt(row, layout, chosen.before, meta, keep)
-    system: tuple[Message, ...] = ()
-    not_carried = [*more, *chosen.not_carried, *rejected.not_carried, *_beside(row, columns)]
-    if not prompt or prompt[0].role != "system":
-        system = system_message(row, layout, meta)
-        keep |= {"system": True} if system else {}
-    elif (other := filled_column(row, layout, "system", SYSTEM)) and row[other] != prompt[
-        0
-    ].content:
-        not_carried.append(f"the column {quoted(other)} beside a system turn")
+    system, beside = system_beside(row, layout, meta, keep, prompt[0] if prompt else None)
+    not_carried = (
+        *more,
+        *chosen.not_carried,
+        *rejected.not_carried,
+        *_beside(row, columns),
+        *beside,
+    )
     if not any(message.role == "user" for message in prompt):
         raise RowError("there is no turn of a user before the responses")
     for side, cell in zip(_SIDES, (chosen, rejected), strict=True):
@@ -108,10 +97,9 @@ def parse_preference(row: Mapping[str, Any], layout: Layout) -> Parsed:
         for cell in sorted((chosen, rejected), key=lambda cell: cell.response.content)  # type: ignore[union-attr]
     ]
     meta[KEEP] = keep
-    tools_column = filled_column(row, layout, "tools", TOOLS)
-    tools = read_tools(row[tools_column], tools_column) if tools_column is not None else ()
+    tools = tools_beside(row, layout)
     messages = (*system, *prompt, chosen.response)
-    return Parsed(messages, meta, tools, tuple(not_carried), rejected.response)
+    return Parsed(messages, meta, tools, not_carried, rejected.response)
 
 
 def _beside(row: Mapping[str, Any], columns: Mapping[str, str]) -> Iterator[str]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from nfilter import JSON, Message, Sample
-from nfilter_io.cells import as_text
+from nfilter_io.cells import as_text, quoted
 from nfilter_io.layout import Layout
-from nfilter_io.turns import has_value
+from nfilter_io.turns import has_value, read_tools
 
 KEEP: Final = "_nfilter"
 """Reserved name in ``meta`` for the format of cells, never their response."""
@@ -43,6 +43,34 @@ def system_message(
     if isinstance(row[column], str):
         meta[column] = None
     return (Message("system", text),)
+
+
+def system_beside(
+    row: Mapping[str, Any],
+    layout: Layout,
+    meta: dict[str, Any],
+    keep: dict[str, JSON],
+    first: Message | None,
+) -> tuple[tuple[Message, ...], tuple[str, ...]]:
+    """Return the system prompt in a column beside turns, of which ``first`` is the first, and what is not carried.
+
+    ``keep`` notes that the system prompt is the column's. Turns that begin with a system turn have no other.
+    """
+    if first is None or first.role != "system":
+        system = system_message(row, layout, meta)
+        if system:
+            keep["system"] = True
+        return system, ()
+    column = filled_column(row, layout, "system", SYSTEM)
+    if column is None or row[column] == first.content:
+        return (), ()
+    return (), (f"the column {quoted(column)} beside a system turn",)
+
+
+def tools_beside(row: Mapping[str, Any], layout: Layout) -> tuple[Mapping[str, JSON], ...]:
+    """Return the tools in a column of their own. Raises RowError."""
+    column = filled_column(row, layout, "tools", TOOLS)
+    return read_tools(row[column], column) if column is not None else ()
 
 
 def filled_column(

@@ -12,12 +12,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from nfilter import JSON, Message, Sample
+from nfilter import JSON, Message, Sample, is_number
 from nfilter_io.cells import (
     RowError,
     as_number_type,
     as_text,
-    is_number,
     nonempty_text,
     number_type,
     quoted,

@@ -13,12 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from nfilter import Message, Role, ToolCall
+from nfilter import Message, Role, ToolCall, is_number
 from nfilter_io.cells import (
     RowError,
     as_text,
     dump_cell,
-    is_number,
     json_style,
     json_type,
     load_cell,

@@ -31,7 +31,12 @@ from nfilter import (
     adapter_files,
 )
 from nfilter_vllm.answers import answers
-from nfilter_vllm.checks import config_problems, installed_version, reader_class
+from nfilter_vllm.checks import (
+    config_problems,
+    installed_version,
+    reader_class,
+    reader_config,
+)
 from nfilter_vllm.config import RANKS, VLLMConfig, admitted_rank
 from nfilter_vllm.engine import Engine
 from nfilter_vllm.scores import score
@@ -71,13 +76,13 @@ class VLLMBackend:
     def tool_problems(cls, config: VLLMConfig, site: Site) -> Iterable[str]:
         """Yield why this model cannot be given tools, as far as its files tell before it is loaded."""
         reader = reader_class(site)
-        return list(reader.tool_problems(_reader_config(reader, config), site))
+        return list(reader.tool_problems(reader_config(reader, config), site))
 
     def __init__(self, config: VLLMConfig, site: Site) -> None:
         self._config = config
         self._interrupt = site.interrupt
         reader = reader_class(site)
-        self._reader: Any = reader(_reader_config(reader, config), site)
+        self._reader: Any = reader(reader_config(reader, config), site)
         self._engine: Engine | None = None
         self._rank = 0
         self._adapters: dict[str, int] = {}
@@ -268,18 +273,6 @@ class Adapted:
 def _in_order(stream: Numbered, count: int) -> list[Completion]:
     done = dict(answer for answer in stream if answer is not None)
     return [done[index] for index in range(count)]
-
-
-def _reader_config(reader: Any, config: VLLMConfig) -> Any:
-    """The config of the reader; device and dtype are not used, because it loads no weights."""
-    return reader.Config(
-        model=config.model,
-        revision=config.revision,
-        max_length=config.max_length,
-        chat_template=config.chat_template,
-        device="cpu",
-        dtype="float32",
-    )
 
 
 def _checked(adapter: ModelRef, room: int) -> tuple[str, int]:

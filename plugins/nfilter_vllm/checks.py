@@ -38,6 +38,18 @@ def reader_class(site: Site) -> Any:
     return found
 
 
+def reader_config(reader: Any, config: VLLMConfig) -> Any:
+    """Return the config of the reader; device and dtype are not used, because it loads no weights."""
+    return reader.Config(
+        model=config.model,
+        revision=config.revision,
+        max_length=config.max_length,
+        chat_template=config.chat_template,
+        device="cpu",
+        dtype="float32",
+    )
+
+
 def config_problems(config: VLLMConfig, site: Site) -> Iterator[str]:
     """Yield every fault of ``config`` that is detectable before the engine starts, each with its remedy."""
     if sys.platform != "linux":
@@ -51,8 +63,7 @@ def config_problems(config: VLLMConfig, site: Site) -> Iterator[str]:
     except ModelError as error:
         yield str(error)
         return
-    settings = {"model": config.model, "revision": config.revision, "max_length": config.max_length}
-    yield from reader.problems(reader.Config(device="cpu", **settings), site)
+    yield from reader.problems(reader_config(reader, config), site)
     if _is_one_file(config, site):
         yield (
             f"model {config.model!r} is one file (GGUF), and vllm takes a folder or a hub id with safetensors weights: "

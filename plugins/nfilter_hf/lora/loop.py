@@ -73,10 +73,10 @@ def _optimise(
     checkpoints: Checkpoints | None,
     figures: Figures | None,
 ) -> TrainingProgress:
+    """Take the optimiser steps from the checkpoint's, if one matches, to the last."""
     import torch
 
     began = time.perf_counter()
-    """Take the optimiser steps from the checkpoint's, if one matches, to the last."""
     rows, config, choice, launch = task.rows, task.config, task.choice, current()
     steps = choice.steps
     state = TrainingState(wrapped, choice, config)

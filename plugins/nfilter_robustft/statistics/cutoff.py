@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from nfilter import JSON
+from nfilter import JSON, is_number
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -40,7 +40,7 @@ def parse_share(value: object) -> object:
         if not value.strip().endswith("%") or not 0 < share <= 1:
             raise ValueError(f"{value!r} is not a share of the labels; write 0.05 or 5%")
         return share
-    if isinstance(value, int | float) and not isinstance(value, bool) and value > 1:
+    if is_number(value) and value > 1:
         raise ValueError(f"{value} is more than all labels; write {value}% or {value / 100:g}")
     return value
 

@@ -18,6 +18,7 @@ ACTIONS: Final = ("unchanged", "relabelled", "dropped", "weighed", "made", "unre
 NO_STAGE: Final = 255
 TEXTS: Final = "texts.db"
 COLUMNS: Final = "columns"
+SUMMARY: Final = "summary.json"
 _SHOWN: Final = 240
 """Characters of a text that the table shows; more is in the row itself."""
 _SEARCHED: Final = 20_000

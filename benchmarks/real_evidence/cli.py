@@ -56,14 +56,13 @@ class Setting:
     shipped: Shipped
 
     def settings(self) -> list[Cell]:
-        """The cells that choose settings."""
-        return tried(self.sets, self.base, self.files)
+        """The cells that choose the settings of all data sets, on rows of the first."""
+        return tried(self.sets[0], self.base, self.files)
 
     def plan(self, cells: Cells) -> Plan:
         """All other cells, with the chosen settings."""
-        found = {one.name: chosen(cells, one.name) for one in self.sets}
-        known = {name: value for name, value in found.items() if value is not None}
-        return plan(self.wanted, self.sets, self.base, known, self.shipped, self.files)
+        found = chosen(cells, self.sets[0].name) or {}
+        return plan(self.wanted, self.sets, self.base, found, self.shipped, self.files)
 
     def expecting(self, cells: Cells, planned: Sequence[Cell]) -> Cells:
         """Return ``cells``; planned ones must have the recipe that they were planned with."""
@@ -147,11 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NfilterError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    code = 0
-    for one in () if options.render or options.plan else setting.sets:
-        code = max(code, _run(options, setting, cells, one.name))
-        if code == STOPPED:
-            return code
+    code = 0 if options.render or options.plan else _run(options, setting, cells)
+    if code == STOPPED:
+        return code
     made = setting.plan(cells)
     cells = setting.expecting(cells, made.cells)
     if options.plan:
@@ -162,13 +159,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _run(options: argparse.Namespace, setting: Setting, cells: Cells, name: str) -> int:
-    """Choose the settings of a data set, then run its lines."""
-    code = _go(options, setting, cells, [c for c in setting.settings() if c.noise == name])
-    if code:
-        return code
-    own = [cell for cell in setting.plan(cells).cells if cell.noise == name]
-    return _go(options, setting, setting.expecting(cells, own), own)
+def _run(options: argparse.Namespace, setting: Setting, cells: Cells) -> int:
+    """Choose the settings, then run the lines of each data set."""
+    code = _go(options, setting, cells, setting.settings())
+    for one in () if code else setting.sets:
+        own = [cell for cell in setting.plan(cells).cells if cell.noise == one.name]
+        code = max(code, _go(options, setting, setting.expecting(cells, own), own))
+        if code == STOPPED:
+            break
+    return code
 
 
 def _go(

@@ -10,6 +10,7 @@ import io
 import json
 import random
 import string
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,6 +56,13 @@ class DataSet:
     def closed(self) -> bool:
         """Whether all rows have the same options, so that an answer is one of few classes."""
         return len({frozenset(row.options) for row in (*self.truth, *self.test)}) == 1
+
+    @property
+    def frequent(self) -> float:
+        """The share of test rows that the most frequent answer of ``truth`` gets right: a text, or else a letter."""
+        keys = [[row.options[row.letters.index(row.answer)] if self.closed else row.answer for row in part] for part in (self.truth, self.test)]  # fmt: skip
+        most = Counter(keys[0]).most_common(1)[0][0]
+        return keys[1].count(most) / len(keys[1])
 
     @property
     def digest(self) -> str:

@@ -49,6 +49,11 @@ def verdict(gap: Difference | Mapping[str, Any]) -> Verdict:
     return "beats" if low > 0 else "is below" if high < 0 else "is not shown to differ from"
 
 
+def knows_more(accuracy: float, rows: int, frequent: float) -> bool:
+    """Whether a share of test rows is two standard errors above that of the most frequent answer."""
+    return accuracy > frequent + 2 * (accuracy * (1 - accuracy) / rows) ** 0.5
+
+
 def rules_found(evidence: Evidence, one: str, level: int) -> dict[str, Mapping[str, Spread | None]]:
     """Return the detection figures at a level, by rule; empty if no detection has run."""
     keys = [evidence.plan.detection.get((one, level, seed)) for seed in evidence.scope.seeds]

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from benchmarks.evidence.figures import Difference, Evidence
 from benchmarks.evidence.text import NOT_RUN, interval, listed, ratio, share
-from benchmarks.real_evidence.figures import figures, verdict
+from benchmarks.real_evidence.figures import figures, knows_more, verdict
 from benchmarks.real_evidence.lines import CHECKED, CLEANLAB, CONTROLS, METHODS
 from benchmarks.real_evidence.plan import TRUSTED_AT
 
@@ -94,8 +94,7 @@ def learnable(evidence: Evidence, one: str, frequent: float) -> str:
     if truth is None:
         return f"{one}: the truth arm is {NOT_RUN}."
     rows = next(len(c["right"]) for s in evidence.scope.seeds if (c := evidence.of("truth", one, level_of or 0, s)))  # fmt: skip
-    error = (truth.accuracy.mean * (1 - truth.accuracy.mean) / rows) ** 0.5
     shown = f"trained on the true labels it answers {share(truth.accuracy.mean)} right, the most frequent answer alone {share(frequent)}"  # fmt: skip
-    if truth.accuracy.mean <= frequent + 2 * error:
-        return f"{one}: **the student {CHANCE}** ({shown}): no method can show anything here."
+    if not knows_more(truth.accuracy.mean, rows, frequent):
+        return f"{one}: **the student {CHANCE}** ({shown}): no method can show anything here, and no other line is trained."
     return f"{one}: the student learns the task ({shown})."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -110,18 +109,11 @@ def _overview(evidence: Evidence, told: Told) -> str:
 
 
 def _shown(evidence: Evidence, told: Told) -> list[str]:
-    said = [findings.learnable(evidence, one.name, _frequent(one)) for one in told.sets]
+    said = [findings.learnable(evidence, one.name, one.frequent) for one in told.sets]
     for one in told.sets:
         for level in _levels(evidence, one):
             said += findings.level(evidence, one.name, level)
     return [bullets(said)]
-
-
-def _frequent(one: DataSet) -> float:
-    """The share of test rows that the most frequent answer of the training rows gets right: a text, or else a letter."""
-    keys = [[r.options["ABCDEFGHIJKLMNOPQRSTUVWXYZ".index(r.answer)] if one.closed else r.answer for r in rows] for rows in (one.truth, one.test)]  # fmt: skip
-    most = Counter(keys[0]).most_common(1)[0][0]
-    return keys[1].count(most) / len(keys[1])
 
 
 def _lines(evidence: Evidence, one: DataSet, level: int) -> str:

@@ -24,6 +24,7 @@ from benchmarks.real_evidence.plan import (
     Wanted,
     chosen,
     in_order,
+    is_unlearned,
     key_of,
     plan,
     quick_sets,
@@ -68,7 +69,7 @@ def test_lines_of_a_data_set(planned: Callable[..., Plan]):
     assert {made.of["vanilla", "news", p, s] for p in (30, 70) for s in (0, 1)} == {"news-vanilla"}
     assert made.of["truth", "news", 30, 1] == "news-s1-truth"
     first = [cell.key for cell in made.cells[:3]]
-    assert first == ["news-vanilla", "news-50-s0-raw", "news-s0-truth"]
+    assert first == ["news-vanilla", "news-s0-truth", "news-50-s0-raw"]
     sized = next(cell for cell in made.cells if cell.key == "news-30-s1-random")
     assert sized.size_of == "news-30-s1-neighbors"
     sized = next(cell for cell in made.cells if cell.key == "news-70-s1-truth-size")
@@ -78,6 +79,22 @@ def test_lines_of_a_data_set(planned: Callable[..., Plan]):
 def test_rows_with_options_of_their_own_have_few_lines(planned: Callable[..., Plan]):
     made = planned(other("quiz"), seeds=(0,))
     assert {name for name, *_ in made.of} == set(FEW)
+
+
+def test_what_the_student_does_not_learn_is_not_trained_on(
+    one: DataSet, cells: Cells, tmp_path: Path
+):
+    made = plan(
+        Wanted((0, 1), asked=True), [one], base_value(BASE), {}, SHIPPED, Files(tmp_path), ["news"]
+    )
+    found = [f"news-{level}-s{seed}-detection" for seed in (0, 1) for level in (50, 30, 70)]
+    assert [cell.key for cell in made.cells] == ["news-vanilla", "news-s0-truth", *found]
+    # The most frequent answer is right in a third of the 12 test rows; two standard errors of 6 of 12 are .29, of 8 .27.
+    assert one.frequent == pytest.approx(1 / 3)
+    assert not is_unlearned(cells, one, 0)  # not trained yet
+    for accuracy, unlearned in ((6 / 12, True), (8 / 12, False)):
+        cells.put("news-s0-truth", {"accuracy": accuracy})
+        assert is_unlearned(cells, one, 0) is unlearned
 
 
 def test_lines_that_ask_are_run_on_demand(planned: Callable[..., Plan]):
@@ -366,6 +383,8 @@ def test_the_command_goes_from_data_to_a_page(
     small = tuple({"lr": lr, "max_steps": 2, "batch_size": 8} for lr in (1e-3, 1e-2))
     for name in ("plan", "page"):
         monkeypatch.setattr(f"benchmarks.real_evidence.{name}.GRID", small)
+    # Two steps teach nothing; the lines are trained all the same.
+    monkeypatch.setattr("benchmarks.real_evidence.plan.knows_more", lambda *_: True)
     given = make(tmp_path / "given", levels=(50,), n=150)
     file = tmp_path / "cells.jsonl"
     options = [

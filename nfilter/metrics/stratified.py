@@ -28,6 +28,8 @@ METHOD = (
     "(beta-binomial, a prior of Beta(3/4, 3/4) shared by the strata of a group, finite population)"
 )
 _DRAWS = 20_000
+_LEAST = 6
+"""Checked rows of a stratum, at least: intervals of a precision of .80 from 15 rows in three bands cover 94%; with 4, 92%."""
 # Between Jeffreys (1/2: covers 89% at 25 checked rows per group) and uniform (1: misses rare wrong labels).
 _PRIOR = 0.75
 
@@ -61,10 +63,14 @@ class Estimates:
     noise_rate: Estimate
 
 
-def estimate(strata: Sequence[Checked], seed: int = 0) -> Estimates:
+def estimate(
+    strata: Sequence[Checked], seed: int = 0, *, known: tuple[int, int] = (0, 0)
+) -> Estimates:
     """Estimate precision, recall and noise rate with 95% intervals.
 
-    If a stratum has no checked row, the strata of its group (flagged or not) are merged; if a group has no checked row, the
+    ``known`` are rows outside the strata whose labels are known, and how many of these are wrong; they count in the noise rate.
+
+    A stratum with few checked rows is merged with another of its group (flagged or not); if a group has no checked row, the
     figures that need it are None.
     """
     flagged = _merged([stratum for stratum in strata if stratum.flagged])
@@ -89,7 +95,8 @@ def estimate(strata: Sequence[Checked], seed: int = 0) -> Estimates:
         missing = no_flagged if drawn_flagged is None else no_rest
         return Estimates(precision, missing, missing)
     every = drawn_flagged + drawn_rest
-    noise = _interval(wrong / size, every / size)
+    rows, known_wrong = size + known[0], known[1]
+    noise = _interval((wrong + known_wrong) / rows, (every + known_wrong) / rows)
     if not wrong:
         return Estimates(precision, _none("undefined, because no checked label is wrong"), noise)
     import numpy as np
@@ -104,14 +111,32 @@ def _none(why: str) -> Estimate:
 
 
 def _merged(strata: Sequence[Checked]) -> list[Checked]:
-    """The strata of a group without empty ones; merged into one if one of them has no checked row."""
-    filled = [stratum for stratum in strata if stratum.size]
-    if all(stratum.checked for stratum in filled):
-        return filled
-    parts = [
-        sum(getattr(stratum, name) for stratum in filled) for name in ("size", "checked", "wrong")
-    ]
-    return [Checked(filled[0].flagged, *parts)]
+    """The strata of a group, without empty ones; one with few checked rows is merged with the smaller of its neighbours.
+
+    A chance cannot be told from one or two rows, and an interval from them would be too narrow. Rows are drawn from the strata of a
+    group in proportion to their sizes, so that the checked rows of two are a sample of both. The exception is a stratum so small that
+    its share would be less than a row: one is drawn from it all the same, and it is left as it is if that row is checked.
+    """
+    merged = [stratum for stratum in strata if stratum.size]
+    size = sum(stratum.size for stratum in merged)
+    checked = sum(stratum.checked for stratum in merged)
+    while len(merged) > 1:
+        few = [
+            place
+            for place, stratum in enumerate(merged)
+            if not stratum.checked
+            or (stratum.checked < min(_LEAST, stratum.size) and stratum.size * checked >= size)
+        ]
+        if not few:
+            break
+        place = min(few, key=lambda at: merged[at].checked)
+        beside = [at for at in (place - 1, place + 1) if 0 <= at < len(merged)]
+        first, second = sorted((place, min(beside, key=lambda at: merged[at].checked)))
+        pair = merged[first : second + 1]
+        merged[first : second + 1] = [
+            Checked(pair[0].flagged, *(sum(getattr(each, name) for each in pair) for name in ("size", "checked", "wrong")))
+        ]  # fmt: skip
+    return merged
 
 
 def _total(strata: Sequence[Checked]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,11 +15,11 @@ from nfilter.metrics.figures import Figure, Range, narrowed
 from nfilter.metrics.figures import estimate as estimate_of
 from nfilter.metrics.stratified import METHOD, Checked, Estimate, Estimates, estimate
 from nfilter.report import reading, sheet, text
-from nfilter.report.drawing import Stratum, Unit, draw
+from nfilter.report.drawing import Draw, Stratum, Unit, draw, in_random_order, reached
 from nfilter.report.rate import RECORD, rate_text
 from nfilter.store.artefacts import Artefact
 from nfilter.store.files import read_sealed, write_sealed
-from nfilter.store.review import read_reviews
+from nfilter.store.review import REVIEW, read_reviews
 from nfilter.store.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ SHEET = "audit.csv"
 _COLUMNS = ("id", "question", "label")
 _OPEN_COLUMNS = ("new_label", "reason")
 _ROWS = 50
+_IN_ORDER = f'{SHEET} from its first line, or `nfilter view`, Review, "drawn at random"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,9 @@ class Audit:
     """The state of an audit: ``drawn`` until a row has an answer, then ``answered``, possibly only in part.
 
     ``narrowed`` combines the noise rates of the run's views and of the answers, once the run has ended. ``mistaken`` are
-    checked rows that are flagged and have a right label; ``missed`` are not flagged and have a wrong one.
+    checked rows that are flagged and have a right label; ``missed`` are not flagged and have a wrong one. ``decided`` rows were
+    pinned by people before the draw, ``decided_wrong`` of them with a wrong label as given: no flag of the run is about them, so that they
+    count in the noise rate alone.
     """
 
     run: str
@@ -54,6 +56,8 @@ class Audit:
     missed: Sequence[str]
     notes: Sequence[str]
     narrowed: Figure | Range | None = None
+    decided: int = 0
+    decided_wrong: int = 0
 
 
 def audit(
@@ -69,11 +73,11 @@ def audit(
     """
     run = reading.open_run(run_dir)
     path = run.path / SHEET
-    if path.is_file() and (sheet.has_answers(path) or _reviewed_of(run)):
+    if path.is_file() and (sheet.has_answers(path) or _reviews_count(run)):
         return _answered(run, path, n, seed)
     record = _draw(run, path, n=n or _ROWS, seed=seed or 0, blind=blind)
     write_sealed(run.path / RECORD, record)
-    return _audit(run, record, {}, [])
+    return _answered(run, path, n, seed)
 
 
 def standing(run_dir: Path) -> Audit | None:
@@ -82,20 +86,13 @@ def standing(run_dir: Path) -> Audit | None:
     path = run.path / SHEET
     if not (run.path / RECORD).is_file() or not path.is_file():
         return None
-    if sheet.has_answers(path) or _reviewed_of(run):
-        return _answered(run, path, None, None)
-    return _audit(run, read_sealed(run.path / RECORD, run.path), {}, [])
+    return _answered(run, path, None, None)
 
 
-def drawn_rows(run_dir: Path) -> list[str]:
-    """Return the ids of the drawn rows in the order of the sheet; empty where none were drawn."""
+def drawn_rows(run_dir: Path) -> Draw:
+    """Return the drawn rows in the order of the sheet; none where none were drawn."""
     path = run_dir / RECORD
-    if not path.is_file():
-        return []
-    record = read_sealed(path, run_dir)
-    ids = [name for stratum in record["strata"] for name in stratum["drawn"]]
-    random.Random(f"{record['seed']}\x1forder").shuffle(ids)
-    return ids
+    return _draw_of(read_sealed(path, run_dir)) if path.is_file() else Draw("", ())
 
 
 def as_json(result: Audit) -> dict[str, Any]:
@@ -103,13 +100,22 @@ def as_json(result: Audit) -> dict[str, Any]:
     return asdict(result)
 
 
-def _population(run: RunDirectory, last: Artefact[Sample]) -> list[Unit]:
-    """The rows of the source with their last verdicts; samples that stages added are left out."""
+def _population(run: RunDirectory, last: Artefact[Sample]) -> tuple[list[Unit], dict[str, bool]]:
+    """The rows of the source with their last verdicts, and, by id, whether the given label of a row that a person pinned is right.
+
+    Samples that stages added are left out.
+    """
+    reviews = read_reviews(run.path)
+    decided: dict[str, bool] = {}
     originals = set(reading.ids_of(run.stage(0, reading.SOURCE)))
     units = []
     verdicts = 0
     for sample in last.samples():
         if sample.id not in originals:
+            continue
+        review = reviews.get(sample.id) if sample.pinned else None
+        if review is not None and review.label_is_right is not None:
+            decided[sample.id] = review.label_is_right
             continue
         last_verdict = Verdict.last_of(sample)
         if last_verdict is None:
@@ -118,22 +124,23 @@ def _population(run: RunDirectory, last: Artefact[Sample]) -> list[Unit]:
         verdicts += 1
         _, verdict = last_verdict
         units.append(Unit(sample.id, flagged=verdict.flagged, score=float(verdict.noise_score)))
+    if decided and not units:
+        raise StoreError(
+            f"{run.path}: people decided about every row, so there is none to draw; read the decisions in {REVIEW}"
+        )
     if not verdicts:
         raise StoreError(
             f"{run.path}: no stage wrote a verdict (a note with `flagged` and `noise_score`), so there is nothing to "
             "audit; add a stage that flags wrong labels under `samples:`"
         )
-    return units
+    return units, decided
 
 
 def _draw(run: RunDirectory, path: Path, *, n: int, seed: int, blind: bool) -> dict[str, Any]:
     last = reading.last_finished(run)
-    units = _population(run, last)
+    units, decided = _population(run, last)
     strata = draw(units, n, seed)
-    order = [sample_id for stratum in strata for sample_id in stratum.drawn]
-    # The order of the lines must not reveal the strata.
-    random.Random(f"{seed}\x1forder").shuffle(order)
-    _write_sheet(run, last, path, order, blind=blind)
+    _write_sheet(run, last, path, in_random_order(strata, seed).ids, blind=blind)
     return {
         "status": "drawn",
         "seed": seed,
@@ -142,6 +149,8 @@ def _draw(run: RunDirectory, path: Path, *, n: int, seed: int, blind: bool) -> d
         "fingerprint": last.fingerprint() or "",
         "population": len(units),
         "flagged": sum(unit.flagged for unit in units),
+        "decided": len(decided),
+        "decided_wrong": sum(not right for right in decided.values()),
         "strata": [asdict(stratum) for stratum in strata],
     }
 
@@ -216,35 +225,72 @@ def _answered(run: RunDirectory, path: Path, n: int | None, seed: int | None) ->
             f"{record_path}: {error.what}, and without it the answers in {path} cannot be used; restore it, or move "
             f"{path.name} away to draw again"
         ) from error
-    strata = [_stratum(value) for value in record["strata"]]
-    drawn = [sample_id for stratum in strata for sample_id in stratum.drawn]
-    right = {**sheet.answers(path, drawn), **_reviewed_right(run, drawn)}
-    notes = _other_draw(record, path, n, seed)
+    right, notes = _counted(run, path, _draw_of(record))
+    notes = [*_other_draw(record, path, n, seed), *notes]
     if record["fingerprint"] != (reading.last_finished(run).fingerprint() or ""):
         notes.append(
             f"the run has changed since the rows were drawn; the figures use the flags of that time. Move "
             f"{path.name} away to draw again"
         )
     result = _narrowed(run, _audit(run, record, right, notes))
+    if not right:
+        return result
     figures = as_json(result)
     by_stratum = figures.pop("strata")
     write_sealed(record_path, {**record, **figures, "by_stratum": by_stratum, "method": METHOD})
     return result
 
 
-def _reviewed_right(run: RunDirectory, ids: Sequence[str]) -> dict[str, bool]:
-    """By id, whether the label is right, as far as these rows were reviewed.
+def _draw_of(record: Mapping[str, Any]) -> Draw:
+    return in_random_order([_stratum(value) for value in record["strata"]], record["seed"])
+
+
+def _counted(run: RunDirectory, path: Path, drawn: Draw) -> tuple[dict[str, bool], Sequence[str]]:
+    """By id, whether the label is right, for the answers that count; and notes on the others.
 
     Reviewed rows that were not drawn are left out: people choose them, so that they say nothing of the others.
     """
+    written = sheet.answers(path, drawn.ids)
+    reviewed, shown = _reviewed(run, drawn)
+    answers = {**written, **reviewed}
+    in_order = {*written, *shown}
+    end = reached(drawn.ids, answers, in_order)
+    head = drawn.ids[:end]
+    notes = []
+    if early := sum(name in answers for name in drawn.ids[end:]):
+        notes.append(
+            f"drawn rows that a person chose to review, and that do not count yet: {early}. The choice depends on what the rows are "
+            f"like; they count once the rows before them have an answer. Answer in the random order: {_IN_ORDER}"
+        )
+    missing = len(drawn.ids) - len(answers)
+    if missing and end:
+        note = f"{missing} rows have no answer yet"
+        if skipped := sum(name not in answers for name in head):
+            note += (
+                f", {skipped} of them before the last answered row: the estimates assume that such rows are like the others of their "
+                "stratum"
+            )
+            if chosen := sum(name in answers and name not in in_order for name in head):
+                note += f". The figures may be biased until these have an answer, because a person chose {chosen} of the answered rows"
+        notes.append(note)
+    return {name: answers[name] for name in head if name in answers}, notes
+
+
+def _reviews_count(run: RunDirectory) -> bool:
+    """Whether a decision about a drawn row counts, so that the draw is kept."""
+    drawn = drawn_rows(run.path)
+    return reached(drawn.ids, *_reviewed(run, drawn)) > 0
+
+
+def _reviewed(run: RunDirectory, drawn: Draw) -> tuple[dict[str, bool], set[str]]:
+    """Whether the label is right, by id, for drawn rows that were reviewed; and the rows that were shown in the order of the draw."""
     reviews = read_reviews(run.path)
-    found = {name: reviews[name].label_is_right for name in ids if name in reviews}
-    return {name: right for name, right in found.items() if right is not None}
-
-
-def _reviewed_of(run: RunDirectory) -> bool:
-    """Whether a drawn row was reviewed."""
-    return bool(_reviewed_right(run, drawn_rows(run.path)))
+    found = {name: reviews[name] for name in drawn.ids if name in reviews}
+    right = {name: review.label_is_right for name, review in found.items()}
+    return (
+        {name: known for name, known in right.items() if known is not None},
+        {name for name, review in found.items() if review.draw == drawn.name},
+    )
 
 
 def _narrowed(run: RunDirectory, result: Audit) -> Audit:
@@ -278,10 +324,11 @@ def _audit(
         for stratum in strata
     ]
     drawn = sum(len(stratum.drawn) for stratum in strata)
+    decided, decided_wrong = record.get("decided", 0), record.get("decided_wrong", 0)
     all_notes = list(notes)
-    if right and len(right) < drawn:
+    if decided:
         all_notes.append(
-            f"{drawn - len(right)} rows have no answer yet; the estimates assume that they are like the others of their stratum"
+            f"{decided} rows that people had decided about are not drawn: they count in the noise rate, and not in precision and recall"
         )
     return Audit(
         run=str(run.path),
@@ -299,10 +346,12 @@ def _audit(
             }
             for stratum, part in zip(strata, checked, strict=True)
         ],
-        estimates=estimate(checked, record["seed"]) if right else None,
+        estimates=estimate(checked, record["seed"], known=(decided, decided_wrong)) if right else None,
         mistaken=_which(strata, right, flagged=True, is_right=True),
         missed=_which(strata, right, flagged=False, is_right=False),
         notes=all_notes,
+        decided=decided,
+        decided_wrong=decided_wrong,
     )  # fmt: skip
 
 
@@ -334,6 +383,7 @@ def render(result: Audit, console: Console) -> None:
                     "drawn from",
                     f"{result.population:,} rows, {result.flagged:,} of them flagged; the sheet does not show which",
                 ),
+                *[("note", note) for note in result.notes],
             ],
         )
         return

@@ -14,6 +14,7 @@ from nfilter.api.types import Sample
 from nfilter.report import audit, explain, reading
 from nfilter.report.audit import Audit
 from nfilter.report.compare import Table, compare
+from nfilter.report.drawing import Draw
 from nfilter.store.artefacts import Artefact
 from nfilter.store.files import digest, read_json
 from nfilter.store.review import Review, append_reviews, read_reviews
@@ -205,8 +206,8 @@ class RunReader:
         """
         return audit.standing(self.path) if n is None else audit.audit(self.path, n=n)
 
-    def drawn(self) -> list[str]:
-        """Return the ids of the rows that the audit drew, in the order of its sheet; empty without an audit."""
+    def drawn(self) -> Draw:
+        """Return the rows that the audit drew, in the random order of its sheet; none without an audit."""
         return audit.drawn_rows(self.path)
 
     def answer_settings(self) -> dict[str, Any]:

@@ -1,12 +1,14 @@
-"""Draw the rows of an audit: strata by flag and noise score, and a seeded draw from each."""
+"""Draw the rows of an audit: strata by flag and noise score, a seeded draw from each, and the answers that count."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+
+from nfilter.store.files import digest
 
 _BANDS = 3
 
@@ -30,6 +32,49 @@ class Stratum:
     low: float | None
     high: float | None
     drawn: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """The drawn rows in a random order, the same in the sheet and in the page.
+
+    Attributes:
+        name: A name that no other draw has; decisions name the draw whose order showed the row.
+        ids: The rows in that order; empty without a draw.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+
+
+def in_random_order(strata: Sequence[Stratum], seed: int) -> Draw:
+    """Return the drawn rows in an order that reveals no stratum."""
+    ids = [sample_id for stratum in strata for sample_id in stratum.drawn]
+    random.Random(f"{seed}\x1forder").shuffle(ids)
+    return Draw(digest(ids)[:16] if ids else "", tuple(ids))
+
+
+def reached(ids: Sequence[str], answered: Collection[str], in_order: Collection[str]) -> int:
+    """Return how many rows at the head of a random order count in an audit.
+
+    An answer is a fact about its row, whoever chose the row. But the set of answered rows is a random sample only if it does not
+    depend on what the rows are like, and a person who takes borderline rows first chooses by their scores. So the answered rows
+    count up to the last one that was answered in the random order, and on up to the next row without an answer: a head of a random
+    order is a random sample. Stopping in front of the next row that the order would show, in place of behind the last one that it
+    showed, makes the share of chosen rows unbiased, as in inverse sampling (Haldane 1945, On a method of estimating frequencies).
+    If all rows have an answer, all count.
+
+    Args:
+        ids: The drawn rows in the random order.
+        answered: Those with an answer.
+        in_order: Those that were shown in the random order, skipped ones included, and those with an answer in the sheet.
+    """
+    if all(sample_id in answered for sample_id in ids):
+        return len(ids)  # also where nobody used the order
+    end = max((place for place, sample_id in enumerate(ids, 1) if sample_id in in_order), default=0)
+    while end and end < len(ids) and ids[end] in answered:
+        end += 1
+    return end
 
 
 def draw(units: Sequence[Unit], n: int, seed: int) -> list[Stratum]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -32,6 +32,8 @@ class Review:
         why: The person's reason; may be empty.
         who: The person's name; may be empty.
         when: The time in UTC, ISO 8601.
+        draw: The draw of an audit (``Draw.name``) in whose random order the row was shown; empty where a person chose the row,
+            or an order that depends on its scores.
     """
 
     id: str
@@ -41,6 +43,7 @@ class Review:
     why: str = ""
     who: str = ""
     when: str = ""
+    draw: str = ""
 
     @property
     def decides(self) -> bool:
@@ -80,7 +83,10 @@ def read_reviews(run_dir: Path) -> dict[str, Review]:
         except (ValueError, RecursionError) as error:
             faults.append(f"{path}:{number}: {error}; mend the line or remove it")
             continue
-        found.pop(review.id, None)
+        before = found.pop(review.id, None)
+        if before is not None and not review.draw:
+            # That the row was shown in the order of a draw stays true when a person decides again.
+            review = replace(review, draw=before.draw)
         found[review.id] = review
     if faults:
         raise StoreError("\n".join(faults[:8]))
@@ -103,7 +109,7 @@ def review_of(value: Any) -> Review:
     action = value.get("action")
     if action not in ACTIONS:
         raise ValueError(f"action is {action!r:.80}; write one of {', '.join(ACTIONS)}")
-    texts = {name: value.get(name, "") for name in ("id", "given", "why", "who", "when")}
+    texts = {name: value.get(name, "") for name in ("id", "given", "why", "who", "when", "draw")}
     for name, text in texts.items():
         if not isinstance(text, str):
             raise ValueError(f"{name} is {text!r:.80}, not a text")  # noqa: TRY004 - a fault of form

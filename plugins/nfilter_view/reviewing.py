@@ -21,7 +21,8 @@ def decide(reader: RunReader, row: Mapping[str, Any], value: Mapping[str, Any], 
     Args:
         reader: The run.
         row: The row as ``RunReader.explain`` returned it.
-        value: ``action``, and ``label`` for ``relabel``; ``why`` may be there.
+        value: ``action``, and ``label`` for ``relabel``; ``why`` may be there, and ``in_order``: whether the row was shown in the
+            random order of the audit's draw.
         who: The name of the person.
 
     Raises:
@@ -39,9 +40,11 @@ def decide(reader: RunReader, row: Mapping[str, Any], value: Mapping[str, Any], 
         label = None if row["status"] == "dropped" else row["label_now"]
     if action in ("drop", "skip"):
         label = None
+    drawn = reader.drawn()
+    in_order = value.get("in_order") is True and row["id"] in drawn.ids
     review = review_of({
         "id": row["id"], "action": action, "label": label, "given": row["label"] or "",
-        "why": str(value.get("why") or "")[:2000], "who": who,
+        "why": str(value.get("why") or "")[:2000], "who": who, "draw": drawn.name if in_order else "",
     })  # fmt: skip
     reader.review([review])
     return review
@@ -115,5 +118,7 @@ def _audit(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def undecided(ids: Sequence[str], reviews: Mapping[str, Review]) -> list[str]:
-    """Return those of ``ids`` that nobody decided about, in order."""
-    return [name for name in ids if name not in reviews or not reviews[name].decides]
+    """Return those of ``ids`` that nobody decided about, in order; skipped rows come last."""
+    return [name for name in ids if name not in reviews] + [
+        name for name in ids if name in reviews and not reviews[name].decides
+    ]

@@ -147,7 +147,7 @@ class Pages:
         index = self._index(shelf)
         reviews = shelf.reader.reviews()
         if request.query_params.get("of") == "audit":
-            names = reviewing.undecided(shelf.reader.drawn(), reviews)
+            names = reviewing.undecided(shelf.reader.drawn().ids, reviews)
             by_name = index.places_of(names)
             places: Any = [by_name[name] for name in names if name in by_name]
         else:

@@ -13,17 +13,18 @@ function interval(found, words) {
   return h("li", {}, h("span", {}, words), h("b", {}, percent(found.value)), h("span", { class: "bar interval", "aria-hidden": "true" }, h("i", { "left%": 100 * found.low, "width%": 100 * (found.high - found.low) })), h("span", { class: "note" }, `95% interval ${percent(found.low)} to ${percent(found.high)}`));
 }
 
-function standing(state, draw) {
+function standing(key, state, draw) {
   const audit = state.audit;
   const counts = ["accept", "relabel", "drop", "skip"].filter((name) => state.actions[name]).map((name) => h("span", {}, `${name} `, h("b", {}, number(state.actions[name]))));
   const parts = [h("p", { class: "inline" }, h("span", {}, "decided ", h("b", {}, number(state.reviewed))), counts)];
   if (audit?.estimates) {
-    parts.push(h("p", { class: "note" }, `${number(audit.answered)} of the ${number(audit.drawn)} rows drawn at random are decided.`), h("ul", { class: "figures" }, interval(audit.estimates.precision, "precision"), interval(audit.estimates.recall, "recall"), interval(audit.estimates.noise_rate, "wrong labels")));
+    parts.push(h("p", { class: "note" }, `${number(audit.answered)} of the ${number(audit.drawn)} rows drawn at random count so far.`), h("ul", { class: "figures" }, interval(audit.estimates.precision, "precision"), interval(audit.estimates.recall, "recall"), interval(audit.estimates.noise_rate, "wrong labels")));
   } else if (audit) {
-    parts.push(h("p", { class: "note" }, `${number(audit.drawn)} rows are drawn at random, none of them is decided.`));
+    parts.push(h("p", { class: "note" }, `${number(audit.drawn)} rows are drawn at random; none of them counts yet. Precision and recall come from these rows in their random order.`), h("a", { href: link(`run/${key}/review`, { of: "audit" }) }, "review the rows drawn at random"));
   } else {
-    parts.push(h("p", { class: "note" }, "Precision and recall need rows drawn at random: those that one picks say nothing of the others."), h("button", { type: "button", onclick: draw }, "Draw 50 rows"));
+    parts.push(h("p", { class: "note" }, "Precision and recall need rows drawn at random, reviewed in a random order: those that one picks, or that a score puts first, say nothing of the others."), h("button", { type: "button", onclick: draw }, "Draw 50 rows"));
   }
+  for (const text of audit?.notes ?? []) parts.push(h("p", { class: "note" }, text));
   if (state.reviewed) parts.push(h("p", { class: "note" }, "Type the same nfilter run again: these rows end as decided, and no call is repeated."));
   return parts;
 }
@@ -35,7 +36,7 @@ export async function reviewScreen({ key, query, alive, where }) {
   const wanted = filterOf(query);
   const audit = query.get("of") === "audit";
   const past = [];
-  let row = null, state = null, left = 0, queue = [], busy = false;
+  let row = null, state = null, left = 0, queue = [], busy = false, inOrder = false;
 
   const card = h("div", { class: "reviewed" });
   const side = h("div", { class: "standing" });
@@ -44,7 +45,7 @@ export async function reviewScreen({ key, query, alive, where }) {
   const why = h("input", { id: "why", type: "text", autocomplete: "off", placeholder: "why (optional)", "aria-label": "Why" });
   const fault = h("div", {});
 
-  const drawState = () => replace(side, standing(state, async () => {
+  const drawState = () => replace(side, standing(key, state, async () => {
     state = await post(`runs/${key}/review/draw`, { n: 50 });
     go(`run/${key}/review`, { of: "audit" });
   }));
@@ -55,7 +56,8 @@ export async function reviewScreen({ key, query, alive, where }) {
     state = found;
     drawState();
   };
-  async function show(id) {
+  async function show(id, ordered) {
+    inOrder = audit && ordered;
     row = id ? await get(`runs/${key}/row`, { id }) : null;
     if (!alive()) return;
     editor.value = row?.label_now ?? "";
@@ -65,13 +67,13 @@ export async function reviewScreen({ key, query, alive, where }) {
   }
   async function next() {
     if (!queue.length) await fetchQueue();
-    await show(queue.shift() ?? null);
+    await show(queue.shift() ?? null, true);
   }
   async function decide(action, label) {
     if (!row || busy) return;
     busy = true;
     try {
-      const done = await post(`runs/${key}/review/decide`, { id: row.id, action, label: label ?? null, why: why.value });
+      const done = await post(`runs/${key}/review/decide`, { id: row.id, action, label: label ?? null, why: why.value, in_order: inOrder });
       state = done;
       replace(fault);
       say(`${action}: ${done.review.label ?? ""}`);

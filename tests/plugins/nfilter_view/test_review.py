@@ -205,6 +205,90 @@ def test_reviewed_rows_answer_the_audit_and_only_those_that_were_drawn(page, key
     assert told.mistaken == told.missed == []
 
 
+def decide(page: Page, key: str, name: str, **sent: Any) -> Any:
+    """Decide about a row as the truth has it."""
+    found = page.get(f"runs/{key}/row", id=name)
+    right = found["truth"] == found["label"]
+    said = {"action": "accept"} if right else {"action": "relabel", "label": found["truth"]}
+    return page.post(f"runs/{key}/review/decide", {"id": name, **said, **sent})["audit"]
+
+
+@pytest.mark.types("from its first line, or `nfilter view`, Review, ")
+def test_chosen_rows_of_a_draw_count_once_the_random_order_reaches_them(page, key):
+    page.post(f"runs/{key}/review/draw", {"n": 12})
+    drawn = [row["id"] for row in page.get(f"runs/{key}/review", of="audit")["next"]]
+    chosen = [drawn[2], drawn[5]]
+    for name in chosen:
+        told = decide(page, key, name)
+        assert (told["status"], told["answered"], told["estimates"]) == ("drawn", 0, None)
+    assert told["notes"][0].startswith(
+        "drawn rows that a person chose to review, and that do not count yet: 2. The choice depends"
+    )
+    # Nothing counts, so that another draw loses nothing.
+    assert page.post(f"runs/{key}/review/draw", {"n": 14})["audit"]["drawn"] == 14
+    page.post(f"runs/{key}/review/draw", {"n": 12})
+    queue = [row["id"] for row in page.get(f"runs/{key}/review", of="audit")["next"]]
+    assert queue == [name for name in drawn if name not in chosen]
+    counts = [decide(page, key, name, in_order=True)["answered"] for name in queue[:4]]
+    assert counts == [1, 3, 4, 6]
+    assert page.post(f"runs/{key}/review/draw", {"n": 14})["audit"]["drawn"] == 12
+    # A second decision elsewhere leaves the first one's place in the order.
+    assert decide(page, key, queue[3])["answered"] == 6
+    assert [row["draw"] for row in decisions()][:2] == ["", ""]
+    assert len({row["draw"] for row in decisions()[2:6]} - {""}) == 1
+    assert audit(RUN).answered == 6
+
+
+def test_a_row_that_was_not_drawn_is_never_in_the_order_of_a_draw(page, key):
+    page.post(f"runs/{key}/review/draw", {"n": 8})
+    drawn = {row["id"] for row in page.get(f"runs/{key}/review", of="audit")["next"]}
+    other = next(row["id"] for row in page.get(f"runs/{key}/review")["next"] if row["id"] not in drawn)  # fmt: skip
+    assert decide(page, key, other, in_order=True)["answered"] == 0
+    assert decisions()[0]["draw"] == ""
+
+
+def test_rows_skipped_in_the_order_come_last_and_are_told(page, key):
+    page.post(f"runs/{key}/review/draw", {"n": 8})
+    drawn = [row["id"] for row in page.get(f"runs/{key}/review", of="audit")["next"]]
+    sent = {"id": drawn[0], "action": "skip", "in_order": True}
+    assert page.post(f"runs/{key}/review/decide", sent)["audit"]["answered"] == 0
+    queue = [row["id"] for row in page.get(f"runs/{key}/review", of="audit")["next"]]
+    assert queue == [*drawn[1:], drawn[0]]
+    decide(page, key, drawn[2])
+    told = decide(page, key, drawn[1], in_order=True)
+    assert told["answered"] == 2
+    (note,) = told["notes"]
+    assert note == (
+        "6 rows have no answer yet, 1 of them before the last answered row: the estimates assume that such rows are like the "
+        "others of their stratum. The figures may be biased until these have an answer, because a person chose 1 of the answered rows"
+    )
+
+
+def test_rows_that_people_decided_are_in_no_later_draw_and_count_in_the_noise_rate_alone(
+    page, key, runs
+):
+    before = [row["id"] for row in page.get(f"runs/{key}/rows", flagged="yes")["rows"]][:3]
+    for name in before:
+        decide(page, key, name)
+    runs()
+    drawn = audit(RUN, n=50)
+    assert (drawn.population, drawn.decided, drawn.decided_wrong) == (21, 3, 3)
+    again = Page(Path("runs"))
+    again.indexed(key)
+    queue: list[str] = []
+    while not queue or len(queue) < 21:
+        names = [row["id"] for row in again.get(f"runs/{key}/review", of="audit")["next"]]
+        assert set(names).isdisjoint(before)
+        told = decide(again, key, names[0], in_order=True)
+        queue.append(names[0])
+    estimates = told["estimates"]
+    assert estimates["noise_rate"]["value"] == pytest.approx(8 / 24)
+    assert (estimates["precision"]["value"], estimates["recall"]["value"]) == (1.0, 1.0)
+    assert told["notes"] == [
+        "3 rows that people had decided about are not drawn: they count in the noise rate, and not in precision and recall"
+    ]
+
+
 @pytest.mark.parametrize("name", ["argilla", "label-studio", "csv"])
 def test_decisions_make_the_round_trip(name, page, key):
     wanted = decide_ten(page, key)

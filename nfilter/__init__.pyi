@@ -105,6 +105,7 @@ from .api.setting_types import RetryTemperature as RetryTemperature
 from .api.setting_types import Share as Share
 from .api.setting_types import Temperature as Temperature
 from .api.settings import StageConfig as StageConfig
+from .api.spelling import spelled_in as spelled_in
 from .api.stages import EMPTY_STATE as EMPTY_STATE
 from .api.stages import AddsPenalty as AddsPenalty
 from .api.stages import AnswerKind as AnswerKind

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ PREFERENCES = "preferences"
 PAIRS = "preference"
 """The kind of answer of preference pairs."""
 _MOST_CLASSES = 20
+_MOST_LISTED = 200  # classes that the rows list: the list is known, whatever rows are read here
 _ROWS_PER_CLASS = 10
 
 
@@ -249,10 +251,10 @@ def guess(data: NamedData) -> Guess:
         raise SourceError(f"{data.name}: {told if rows else 'it holds no rows'}")
     said = [f"data: {told}", *(f"warning: {text}" for text in NotCarried(rows).warnings())]
     kind = _answer_kind(samples)
-    return Guess(data, columns, kind, _classes(samples, kind), said)
+    return Guess(data, columns, kind, _classes(data, samples, kind), said)
 
 
-def _classes(samples: list[Sample], kind: str) -> int:
+def _classes(data: NamedData, samples: list[Sample], kind: str) -> int:
     """Return the number of answers if they are few, all rows share them, and there are enough rows per answer; else 0."""
     if kind not in ("label", "choice", "exact"):
         return 0
@@ -261,7 +263,13 @@ def _classes(samples: list[Sample], kind: str) -> int:
     }
     answers = next(iter(listed)) if len(listed) == 1 else ()
     count = len({s.response.strip() for s in samples} if answers is None else answers)
-    return count if 2 <= count <= _MOST_CLASSES and len(samples) >= _ROWS_PER_CLASS * count else 0
+    if not 2 <= count <= (_MOST_LISTED if answers else _MOST_CLASSES):
+        return 0
+    needed = _ROWS_PER_CLASS * count
+    if answers and len(samples) < needed:
+        rows = (row for row in rows_of(data.source()) if isinstance(row, Row))
+        return count if len(list(islice(rows, needed))) == needed else 0
+    return count if len(samples) >= needed else 0
 
 
 def _answer_kind(samples: list[Sample]) -> str:

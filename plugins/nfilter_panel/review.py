@@ -19,6 +19,7 @@ from nfilter import (
     Verdict,
     View,
     excerpt,
+    spelled_in,
 )
 from nfilter_panel.asking import Asking, Seat
 from nfilter_panel.config import ChairConfig, PanelConfig, ReviewerConfig
@@ -138,6 +139,8 @@ class Review:
     def _response(self, case: Case, opinion: Opinion, answer: str, ctx: Context) -> str:
         """Return the response to write; ``auto`` changes only the answer in a response that is little more."""
         write, old, label = self.config.write, case.sample.response.strip(), case.label
+        if ctx.answers.kind == "exact":
+            answer, label = spelled_in(opinion.text, answer), spelled_in(old, label or "")
         if write == "auto":
             bare = "\n" not in old and len(old.split()) <= len((label or "").split()) + 2
             write = "answer" if bare or ctx.answers.kind == "text" else "text"

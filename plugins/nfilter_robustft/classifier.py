@@ -36,7 +36,8 @@ from nfilter_robustft.vote_notes import shares_by_answer, vote_note, weak_note
 
 _BLOCK = 1024
 _UNINFORMATIVE = "the vectors do not predict this dataset's labels"
-_TOO_MANY = "a classifier needs 2 to 64 distinct answers, the same options for all samples, and ten samples per answer"
+_MOST_CLASSES = 200
+_TOO_MANY = f"a classifier needs 2 to {_MOST_CLASSES} distinct answers, the same options for all samples, and ten samples per answer"
 
 
 def _estimated(fitted: linear.Classifier) -> dict[str, JSON]:
@@ -101,8 +102,10 @@ class Classifier:
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
         """Embed all queries and train the classifier."""
-        rows = collect_rows(stream, ctx, self.config.encoder, self.config.trusted, closed=True)
-        classes = rows.classes()
+        rows = collect_rows(
+            stream, ctx, self.config.encoder, self.config.trusted, closed=_MOST_CLASSES
+        )
+        classes = rows.classes(_MOST_CLASSES)
         if classes is None:
             ctx.log.warning(
                 f"{_TOO_MANY}: this view gives no answer; leave {self.name} out of the recipe"

@@ -46,19 +46,19 @@ class LabelledRows:
         codes = np.array([-1 if x is None else number[x] for x in self.labels], dtype=np.int64)
         return Labels(codes, np.array(self.trusted, dtype=bool) & (codes >= 0), len(classes))
 
-    def are_open(self) -> bool:
+    def are_open(self, most: int) -> bool:
         """Return whether ``classes`` is None for any further rows."""
-        return len(self.option_sets) > 1 or len(set(self.labels) - {None}) > MAX_CLASSES
+        return len(self.option_sets) > 1 or len(set(self.labels) - {None}) > most
 
-    def classes(self) -> list[str] | None:
-        """Return the distinct answers if they are few and shared by all samples, else None."""
+    def classes(self, most: int = MAX_CLASSES) -> list[str] | None:
+        """Return the distinct answers if they are at most ``most`` and shared by all samples, else None."""
         answers = {label for label in self.labels if label is not None}
         if self.option_sets:
             if len(self.option_sets) > 1:
                 return None
             answers |= next(iter(self.option_sets))
         known = sum(label is not None for label in self.labels)
-        if not 2 <= len(answers) <= MAX_CLASSES or known < ROWS_PER_CLASS * len(answers):
+        if not 2 <= len(answers) <= most or known < ROWS_PER_CLASS * len(answers):
             return None
         return sorted(answers)
 
@@ -69,10 +69,10 @@ def collect_rows(
     encoders: Sequence[str],
     trusted: str | None,
     *,
-    closed: bool = False,
+    closed: int | None = None,
     keep: Callable[[FloatArray], None] | None = None,
 ) -> LabelledRows:
-    """Collect all labels, and embed the queries with each encoder; with ``closed``, only while the answers are few.
+    """Collect all labels, and embed the queries with each encoder; with ``closed``, only while there are at most so many answers.
 
     ``keep`` receives the blocks of vectors of one encoder instead of ``LabelledRows.vectors``.
     """
@@ -82,7 +82,7 @@ def collect_rows(
         while block := list(islice(samples, _BLOCK)):
             for sample in block:
                 rows.add(sample, ctx, trusted)
-            if not (closed and rows.are_open()):
+            if closed is None or not rows.are_open(closed):
                 for name, blocks in zip(encoders, rows.vectors, strict=True):
                     (keep or blocks.append)(embed_queries(block, name, ctx))
             progress.advance(len(block))

@@ -28,6 +28,7 @@ from nfilter import (
     View,
     excerpt,
     run_agents,
+    spelled_in,
 )
 from nfilter_robustft.answer_format import format_like
 from nfilter_robustft.official_preset import apply_official_preset
@@ -375,12 +376,13 @@ class Review:
             # A canonical open-ended text is the whole answer without the reasoning before it.
             bare = ctx.answers.kind == "text" or is_bare_answer(old, label)
             write = "answer" if bare else "text"
-        if write == "answer":
-            return answer
         note = case.note or View(answer)
         choice = note.more.get("choice")
         chosen = next((each for each in case.candidates if each.name == choice), None)
-        return chosen.text if chosen is not None else note.text or answer
+        text = chosen.text if chosen is not None else note.text or answer
+        if write == "answer":
+            return spelled_in(text, answer) if ctx.answers.kind == "exact" else answer
+        return text
 
     def _keep(self, sample: Sample) -> Sample:
         """Keep a sample that is not reviewed, with the votes as the reason."""

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from nfilter import Context, Contract, Sample, StageConfig, State, Verdict, View, excerpt
+from nfilter import (
+    JSON,
+    Context,
+    Contract,
+    Sample,
+    StageConfig,
+    State,
+    Verdict,
+    View,
+    excerpt,
+)
 from nfilter_robustft.answer_format import format_like
+from nfilter_robustft.views import is_bare_answer
+
+_MOST_ANSWERS = 1000  # distinct answers, and spellings of each, that are counted
+_MOST_SPELLINGS = 20
 
 
 class SettleConfig(StageConfig):
@@ -81,7 +96,12 @@ class Settle:
         own = frozenset({config.into})
         return Contract(reads=frozenset({config.view}), writes=own, verdicts=own, proposes=own)
 
+    def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
+        """Count how the responses spell each answer: "World" where answers are compared as "world"."""
+        return State({"spellings": _spellings(stream, ctx) if ctx.answers.kind == "exact" else {}})
+
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
+        spellings: Any = state.values["spellings"]
         labels = [ctx.answers.parse(sample.response, sample) for sample in chunk]
         posteriors = [_Posterior.read(View.of(sample, self.config.view)) for sample in chunk]
         same = ctx.answers.agree(
@@ -91,7 +111,9 @@ class Settle:
             ]
         )
         return [
-            self._keep(sample) if each is None else self._decide(sample, label, agrees, each, ctx)
+            self._keep(sample)
+            if each is None
+            else self._decide(sample, label, agrees, each, spellings, ctx)
             for sample, label, agrees, each in zip(chunk, labels, same, posteriors, strict=True)
         ]
 
@@ -111,7 +133,13 @@ class Settle:
         )
 
     def _decide(
-        self, sample: Sample, label: str | None, agrees: bool, posterior: _Posterior, ctx: Context
+        self,
+        sample: Sample,
+        label: str | None,
+        agrees: bool,
+        posterior: _Posterior,
+        spellings: Mapping[str, str],
+        ctx: Context,
     ) -> Sample:
         config = self.config
         verdict = Verdict(
@@ -134,7 +162,8 @@ class Settle:
         reason = f"confirmed: {evidence}"
         if not agrees:
             reason = f"relabelled: {evidence}"
-            noted = noted.relabel(_new_response(sample, label, posterior.answer, ctx), reason)
+            new = _new_response(sample, label, posterior.answer, spellings, ctx)
+            noted = noted.relabel(new, reason)
         if config.weights == "none":
             return noted if not agrees else noted.keep(reason)
         return noted.weigh(
@@ -142,7 +171,28 @@ class Settle:
         )
 
 
-def _new_response(sample: Sample, label: str | None, answer: str, ctx: Context) -> str:
-    """Return the answer in the format of the old response, if that can be determined."""
+def _spellings(stream: Iterable[Sample], ctx: Context) -> dict[str, JSON]:
+    """Return the most frequent response of each answer, of responses that are little more than their answer."""
+    counts: dict[str, Counter[str]] = {}
+    for sample in stream:
+        answer, response = ctx.answers.parse(sample.response, sample), sample.response.strip()
+        if answer is None or not is_bare_answer(response, answer):
+            continue
+        if answer not in counts and len(counts) >= _MOST_ANSWERS:
+            continue
+        spelled = counts.setdefault(answer, Counter())
+        if response in spelled or len(spelled) < _MOST_SPELLINGS:
+            spelled[response] += 1
+    return {
+        answer: min(spelled, key=lambda text: (-spelled[text], text))
+        for answer, spelled in counts.items()
+    }
+
+
+def _new_response(
+    sample: Sample, label: str | None, answer: str, spellings: Mapping[str, str], ctx: Context
+) -> str:
+    """Return the answer in the format of the old response, if that can be determined, else as other responses spell it."""
     options = ctx.answers.options(sample) if ctx.answers.kind == "choice" else None
-    return format_like(sample.response.strip(), label, answer, options or ()) or answer
+    formatted = format_like(sample.response.strip(), label, answer, options or ())
+    return formatted or spellings.get(answer, answer)

@@ -212,6 +212,17 @@ def test_other_data_get_the_usual_recipe(
     assert load_recipe(tmp_path / "r.yaml", plugins).name == "robustft"
 
 
+@pytest.mark.parametrize(("n", "name"), [(300, "classes"), (299, "robustft")])
+def test_a_column_of_many_classes_gets_the_classifier_if_there_are_rows_enough(
+    plugins: Plugins, tmp_path: Path, n: int, name: str
+) -> None:
+    data = tmp_path / "d.jsonl"
+    rows = [{"text": f"text {i}", "label": f"c{i % 30}"} for i in range(n)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scaffold(plugins, None, data, "tiny", tmp_path / "r.yaml")
+    assert load_recipe(tmp_path / "r.yaml", plugins).name == name
+
+
 def test_options_of_their_own_get_the_usual_recipe(plugins: Plugins, tmp_path: Path) -> None:
     rows = [
         {"question": f"{i}?", "options": [f"{i}", f"{i + 1}"], "answer": "A"} for i in range(60)

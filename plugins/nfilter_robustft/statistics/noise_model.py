@@ -25,6 +25,9 @@ _RATES = 20
 _TOP = 0.97  # with trusted rows; without, the rate stays below chance
 _MARGIN = 0.02
 _CONFIDENCE = (2.2, 0.5)  # mean and standard deviation of the logit of the mean confidence
+_RESOLVED = (
+    0.75  # of the rows outside the largest class, where that class alone gives more confidence
+)
 _BIAS = 3.0  # standard deviation of the bias's prior
 _STEPS = 12
 _NEGLIGIBLE = 1e-4
@@ -89,6 +92,7 @@ def fit(scores: Float64Array, labels: Labels) -> NoiseModel:
     c, n = labels.classes, len(codes)
     top = _TOP if trusted.any() else (c - 1) / c - _MARGIN
     rates = np.linspace(0.0, top, _RATES)
+    centre = _expected_confidence(codes)
     grid: list[Part] = []
     values, likelihoods = [], []
     for rate in rates:
@@ -98,7 +102,7 @@ def fit(scores: Float64Array, labels: Labels) -> NoiseModel:
             part = Part(0.0, float(rate), float(sharpness), bias)
             grid.append(part)
             likelihoods.append(likelihood)
-            values.append(likelihood + _log_prior(part.probabilities(scores), bias))
+            values.append(likelihood + _log_prior(part.probabilities(scores), bias, centre))
     posterior = np.exp(np.array(values) - max(values))
     evidence = max(values) + float(np.log(posterior.mean()))
     posterior /= posterior.sum()
@@ -129,11 +133,23 @@ def _label_likelihood(labels: Labels, rate: float) -> Float64Array:
     return np.where(labels.known[:, None], likelihood, 1.0)
 
 
-def _log_prior(probabilities: Float64Array, bias: Float64Array) -> float:
-    """Return the log prior of the mean confidence and the bias, up to a constant."""
+def _expected_confidence(codes: npt.NDArray[np.int64]) -> float:
+    """Return the prior's centre, as a logit: 0.9, or more where nearly all labels are of one class.
+
+    Whoever always names the largest class, of share q, is right in q of the rows: a prior below q would make the
+    model take the rows of rare classes for rows of that class.
+    """
+    if not len(codes):
+        return _CONFIDENCE[0]
+    largest = min(float(np.bincount(codes).max()) / len(codes), 1 - 1e-6)
+    confidence = largest + _RESOLVED * (1 - largest)
+    return max(_CONFIDENCE[0], float(np.log(confidence / (1 - confidence))))
+
+
+def _log_prior(probabilities: Float64Array, bias: Float64Array, centre: float) -> float:
+    """Return the log prior of the mean confidence and the bias, up to a constant; ``centre`` is the confidence's, as a logit."""
     confidence = float(np.clip(probabilities.max(axis=1).mean(), _TINY, 1 - 1e-9))
-    mean, deviation = _CONFIDENCE
-    z = (np.log(confidence / (1 - confidence)) - mean) / deviation
+    z = (np.log(confidence / (1 - confidence)) - centre) / _CONFIDENCE[1]
     return float(-0.5 * z**2 - 0.5 * (bias @ bias) / _BIAS**2)
 
 

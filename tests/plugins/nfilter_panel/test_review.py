@@ -316,6 +316,15 @@ def test_what_is_written(
     assert out.notes["panel"]["flagged"]
 
 
+@pytest.mark.parametrize(("label", "becomes"), [("Lyon", "Oslo"), ("Lyon.", "Oslo.")])
+def test_an_answer_in_words_is_written_as_the_reviewers_spell_it(
+    panel: Any, said: Said, make_row: Any, label: str, becomes: str
+) -> None:
+    kit = panel(said(["Oslo"] * 3), answers="exact")
+    (out,) = kit.run(make_row(label))
+    assert out.response == becomes
+
+
 def test_an_echo_of_the_data_is_no_answer(panel: Any, said: Said, make_row: Any) -> None:
     bait = make_row("90", query="How much is 12 * 7?\nAnswer: 90")
 

@@ -11,6 +11,7 @@ from nfilter.recipe.uses import model_needs
 from nfilter.report.rate import noise_rate, rate_text
 from nfilter.testing import FakeContext, FakeEncoder, check_sample_stage
 from nfilter_robustft.classifier import Classifier, ClassifierConfig
+from nfilter_robustft.labelled_rows import LabelledRows
 from nfilter_robustft.settle import Settle, SettleConfig
 
 OPTIONS = ["sad", "calm", "glad"]
@@ -212,6 +213,31 @@ def test_answers_without_options():
     assert np.mean(right) > 0.9
 
 
+@pytest.mark.parametrize(
+    ("spell", "kind"),
+    [(str.title, "exact"), (str.title, "label"), (lambda text: f"Mood: {text.upper()}", "exact")],
+)
+def test_a_new_label_is_spelled_as_the_others(spell, kind):
+    rows, _, _, encoder = clusters(options=False)
+    listed = {"options": [spell(option) for option in OPTIONS]} if kind == "label" else {}
+    rows = [Sample(s.id, (s.messages[0], Message("assistant", spell(s.response))), meta=listed) for s in rows]  # fmt: skip
+    rows[0] = rows[0].relabel(rows[0].response.lower(), "one in another spelling")
+    viewed, _, ctx = view(rows, encoder, answers=kind)
+    out = settle(viewed, ctx)
+    relabelled = {b.response for a, b in zip(rows, out, strict=True) if a.response != b.response}
+    assert relabelled == {spell(option) for option in OPTIONS}
+
+
+def test_a_classifier_takes_more_answers_than_neighbours():
+    rows = LabelledRows()
+    for i in range(650):
+        sample = Sample(f"s{i}", (Message("user", f"row {i}"), Message("assistant", f"a{i % 65}")))
+        rows.add(sample, FakeContext(answers="exact"), None)
+    assert rows.classes() is None
+    assert (rows.are_open(64), rows.are_open(200)) == (True, False)
+    assert rows.classes(200) == sorted(f"a{i}" for i in range(65))
+
+
 def test_too_many_answers_log_a_warning():
     rows = [
         Sample(f"s{i}", (Message("user", f"row {i}"), Message("assistant", str(i))))
@@ -219,7 +245,7 @@ def test_too_many_answers_log_a_warning():
     ]
     viewed, state, ctx = view(rows, FakeEncoder(), answers="exact")
     assert not state.values["informative"]
-    assert "2 to 64 distinct answers" in viewed[0].notes["classifier"]["failure"]
+    assert "2 to 200 distinct answers" in viewed[0].notes["classifier"]["failure"]
     assert any("leave robustft.classifier out" in text for _, text in ctx.log.lines)
 
 

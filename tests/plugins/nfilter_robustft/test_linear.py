@@ -176,3 +176,19 @@ def test_fitted_bias_has_zero_gradient():
     for direction in np.eye(4):
         assert value(bias)[1] >= value(bias + 0.05 * direction)[1]
         assert value(bias)[1] >= value(bias - 0.05 * direction)[1]
+
+
+@pytest.mark.parametrize("share", [0.5, 0.03])
+def test_wrong_labels_are_found_whatever_the_share_of_a_class(share):
+    """5% of the labels of two separate clusters are flipped: with a rare class most labels of it are then wrong."""
+    rng = np.random.default_rng(2)
+    truth = (rng.random(600) < share).astype(int)
+    codes = flipped(truth, 0.05, rng, classes=2)
+    vectors = np.concatenate([4.0 * truth[:, None] + rng.normal(size=(600, 1)), rng.normal(size=(600, 8))], axis=1)  # fmt: skip
+    fitted = linear.fit([vectors], labels_of(codes, classes=2), unique(600))
+    low, high = fitted.bounds
+    assert low <= np.mean(codes != truth) <= high
+    _, after = fitted.held_out()
+    found = after.argmax(axis=1)
+    assert np.mean(found == truth) > 0.98
+    assert np.mean(found[codes != truth] == truth[codes != truth]) > 0.7

@@ -303,6 +303,17 @@ def test_write_modes(sample, review, write, old, new):
     assert out.response == new
 
 
+@pytest.mark.parametrize(
+    ("reply", "new"), [("It lies in France.\nAnswer: Paris", "Paris"), ("Answer: paris", "paris")]
+)
+def test_an_answer_in_words_is_written_as_the_model_spells_it(sample, review, reply, new):
+    views = {"context": "lyon", "reasoning": "nice"}
+    row = sample(1, response="Lyon", views=views, flagged=True)
+    (out,) = review([row], FakeGenerator(lambda request: reply), answers="exact")
+    assert out.notes["review"]["answer"] == "paris"
+    assert out.response == new
+
+
 def test_text_of_the_chosen_view_is_written(sample, review):
     model = FakeGenerator(lambda request: "The first adds up.\nAnswer: 72")
     old = "A long and winding calculation that ends in\n#### 71"

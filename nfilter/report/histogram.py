@@ -40,6 +40,20 @@ class Chart:
     width: int = WIDTH
     height: int = HEIGHT
 
+    @property
+    def ticks(self) -> list[tuple[float, str, str]]:
+        """The places of the axis below the bars, with their text and how it stands there; both ends alone for values in words."""
+        try:
+            low, high = float(self.low), float(self.high)
+        except ValueError:
+            return [(0.0, self.low, "start"), (float(self.width), self.high, "end")]
+        parts = [(part / 4, low + (high - low) * part / 4) for part in range(5)]
+        stands = ("start", "middle", "middle", "middle", "end")
+        return [
+            (at * self.width, f"{value:.3g}", stand)
+            for (at, value), stand in zip(parts, stands, strict=True)
+        ]
+
 
 def histogram(scores: Sequence[tuple[float, bool]]) -> Chart | None:
     """Return the histogram of pairs of a noise score in [0, 1] and whether the row is flagged; None if there are none."""

@@ -95,12 +95,15 @@ def _content(run: RunDirectory) -> _Content:
         if len(unreadable) < _EXAMPLES:
             unreadable.append(row)
     rows = _example_rows(run, {row["id"] for row in (*dropped, *changed)}, content)
+    relabelled = {row["id"] for row in changed}
+    gone = {row["id"] for row in reading.rows(run.path, "dropped.jsonl") if row["id"] in relabelled}
     content.relabelled = [
         _cells(
             row,
             rows,
             before=row["before"],
             after=row["after"],
+            end="dropped" if row["id"] in gone else "kept",
             stage=row["stage"],
             reason=row["reason"],
         )

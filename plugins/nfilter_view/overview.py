@@ -60,6 +60,7 @@ def overview(reader: RunReader) -> dict[str, Any]:
         **headline(reader),
         "path": str(reader.path),
         "stages": stages,
+        "rest_seconds": _rest(manifest),
         "token_stages": [_token_stage(done) for done in reader.token_stages()],
         "tokens": metrics.get("tokens"),
         "detection": metrics.get("detection"),
@@ -78,6 +79,14 @@ def overview(reader: RunReader) -> dict[str, Any]:
         },
         "versions": manifest.get("versions") or {},
     }
+
+
+def _rest(manifest: Mapping[str, Any]) -> float | None:
+    """The seconds of a run that were not in a stage: training, tests, reading. None where stages of an earlier run were reused."""
+    stages = manifest.get("stages") or []
+    if not stages or any(stage.get("reused") for stage in stages):
+        return None
+    return float(manifest["seconds"]) - sum(float(stage["seconds"]) for stage in stages)
 
 
 def _arms(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def page_of(path: Path) -> tuple[str, Page]:
 def inert(source: str, page: Page) -> None:
     allowed = {
         "html", "head", "meta", "title", "style", "body", "h1", "h2", "table", "caption", "tr", "th", "td", "div",
-        "p", "span", "svg", "g", "rect",
+        "p", "span", "svg", "g", "rect", "line", "text",
     }  # fmt: skip
     assert {tag for tag, _ in page.tags} <= allowed
     names = {name for _, attrs in page.tags for name in attrs}
@@ -186,7 +187,20 @@ def test_histogram_counts_every_score_once():
     for bar in chart.bars:
         assert bar.flagged_y + bar.flagged_height == pytest.approx(bar.plain_y)
         assert bar.plain_y + bar.plain_height == pytest.approx(HEIGHT)
+    assert [(at, words) for at, words, _ in chart.ticks] == [
+        (0, "0"), (160, "0.25"), (320, "0.5"), (480, "0.75"), (640, "1"),
+    ]  # fmt: skip
     assert histogram([]) is None
+
+
+def test_a_new_label_says_whether_its_row_is_kept(world):
+    source, _ = page_of(RUN)
+    dropped = [json.loads(line)["id"] for line in (RUN / "dropped.jsonl").read_text().splitlines()]
+    table = source.partition("<h2>Relabelled</h2>")[2].partition("</table>")[0]
+    rows = re.findall(r'<td class="id">([^<]*)</td>.*?<td>(kept|dropped)</td>', table)
+    assert len(rows) == 8
+    assert {end for _, end in rows} == {"kept", "dropped"}
+    assert all(end == ("dropped" if name in dropped else "kept") for name, end in rows)
 
 
 HOSTILE = '</span><script>alert("1")</script> \' onload=x {{ 7*7 }}\x1b[2J'

@@ -102,7 +102,7 @@ export function legend(parts) {
   return h("p", { class: "legend" }, parts.map((part) => h("span", {}, h("i", { class: `swatch ${part.style}` }), part.name)));
 }
 
-/** Points with intervals, one line each: {name, mean, low, high, style, text}. */
+/** Points with intervals, one line each: {name, mean, low, high, style, value, text}. */
 export function dots(rows, name) {
   const label = `${name}: ${rows.map((row) => `${row.name} ${row.text}`).join("; ")}`;
   return chart(label, (width) => {
@@ -120,6 +120,8 @@ export function dots(rows, name) {
       const y = 18 + index * line;
       out.push(s("text", { class: "rowname", x: 0, y: y + 4 }, row.name));
       if (row.low !== null && row.low !== undefined) out.push(s("line", { class: `whisker ${row.style}`, x1: at(row.low), x2: at(row.high), y1: y, y2: y }));
+      const end = at(row.high ?? row.mean) + 10, start = at(row.low ?? row.mean) - 10, room = end + 50 < width;
+      out.push(s("text", { class: "value", x: room ? end : start, y: y + 4, "text-anchor": room ? "start" : "end" }, row.value));
       out.push(s("circle", { class: `dot ${row.style}`, cx: at(row.mean), cy: y, r: 6 }, s("title", {}, row.text)));
     });
     return s("svg", { width, height, viewBox: `0 0 ${width} ${height}` }, out);

@@ -41,6 +41,7 @@ async function differing(host, query, a, b, alive) {
   more.addEventListener("click", load);
   replace(host, h("div", { class: "card scroll", tabindex: "0", role: "region", "aria-label": "Rows whose fate or label differs" }, h("table", { class: "plain wide" }, h("thead", {}, h("tr", {}, ["Row", "First run", "Second run"].map((text) => h("th", { scope: "col" }, text)))), body)), more);
   await load();
+  if (alive() && !body.childElementCount) replace(host, h("p", { class: "note" }, "There is no such row."));
 }
 
 export async function compareScreen({ query, alive, where }) {
@@ -64,7 +65,7 @@ export async function compareScreen({ query, alive, where }) {
   const tabs = [["", `all (${number(KINDS.reduce((sum, [name]) => sum + (found.counts?.[name] ?? 0), 0))})`], ...KINDS.map(([name, text]) => [name, `${text} (${number(found.counts?.[name])})`])];
   const element = h("div", { class: "screen" }, head,
     found.notes.length ? h("div", { class: "card warn" }, h("h2", {}, "Not comparable in all points"), h("ul", {}, found.notes.map((text) => h("li", {}, text)))) : null,
-    h("section", { class: "card scroll", tabindex: "0", "aria-label": "Figures" }, h("h2", {}, "Figures that differ"), figures(found.rows.filter((row) => !same(row)), "Figures that differ"),
+    h("section", { class: "card scroll", tabindex: "0", "aria-label": "Figures" }, h("h2", {}, "Figures that differ"), found.rows.every(same) ? h("p", { class: "note" }, "No figure differs.") : figures(found.rows.filter((row) => !same(row)), "Figures that differ"),
       h("details", {}, h("summary", {}, `${number(found.rows.filter(same).length)} figures are alike`), figures(found.rows.filter(same), "Figures that are alike"))),
     h("h2", {}, "Rows whose fate or label differs"), h("p", { class: "note" }, `${number(found.counts?.same)} rows end alike${found.counts?.only_first ? `, ${number(found.counts.only_first)} are in the first run alone` : ""}${found.counts?.only_second ? `, ${number(found.counts.only_second)} in the second alone` : ""}.`),
     h("div", { class: "choose", role: "group", "aria-label": "Which rows" }, tabs.map(([name, text]) => h("button", { type: "button", "aria-pressed": String((query.get("kind") ?? "") === name), onclick: () => go("compare", name ? { a, b, kind: name } : { a, b }) }, text))), host);

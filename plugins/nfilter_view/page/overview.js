@@ -64,13 +64,15 @@ function costs(run) {
   const rows = [...run.stages, ...tokens].filter((stage) => stage.finished && (stage.seconds || stage.calls));
   const most = Math.max(0.001, ...rows.map((stage) => stage.seconds ?? 0));
   const calls = rows.reduce((sum, stage) => sum + stage.calls, 0);
+  const known = rows.reduce((sum, stage) => sum + (stage.seconds ?? 0), 0), rest = run.rest_seconds ?? 0;
   const heads = ["Stage", "Time", "", ...(calls ? ["Calls", "Tokens in", "Tokens out"] : [])];
   const counts = (stage) => (calls ? ["calls", "prompt_tokens", "completion_tokens"].map((name) => h("td", { class: "num" }, stage.calls ? number(stage[name]) : "–")) : null);
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Time and calls by stage" }, h("table", { class: "plain" },
     h("thead", {}, h("tr", {}, heads.map((head, at) => (head ? h("th", { scope: "col", class: at ? "num" : null }, head) : h("td", {}))))),
     h("tbody", {}, rows.map((stage) => h("tr", {}, h("th", { scope: "row" }, stageName(stage.label)), h("td", { class: "num" }, seconds(stage.seconds)),
       h("td", { class: "barcell" }, h("span", { class: "bar thin", "aria-hidden": "true" }, h("i", { class: "time", "width%": (100 * (stage.seconds ?? 0)) / most }))), counts(stage)))),
-    h("tfoot", {}, h("tr", {}, h("th", { scope: "row" }, "all"), h("td", { class: "num" }, seconds(rows.reduce((sum, stage) => sum + (stage.seconds ?? 0), 0))), h("td", {}), calls ? [h("td", { class: "num" }, number(calls)), h("td", {}), h("td", { class: "num" }, run.usd ? dollars(run.usd) : "")] : null))));
+    h("tfoot", {}, rest > 1 ? h("tr", {}, h("th", { scope: "row" }, "training, tests and the rest"), h("td", { class: "num" }, seconds(rest)), h("td", {}), calls ? [h("td", {}), h("td", {}), h("td", {})] : null) : null,
+      h("tr", {}, h("th", { scope: "row" }, "all"), h("td", { class: "num" }, seconds(known + (rest > 1 ? rest : 0))), h("td", {}), calls ? [h("td", { class: "num" }, number(calls)), h("td", {}), h("td", { class: "num" }, run.usd ? dollars(run.usd) : "")] : null))));
 }
 
 function warnings(run) {
@@ -84,7 +86,7 @@ function detection(run) {
   const found = run.detection;
   if (!found) return null;
   const rows = [["precision", found.precision], ["recall", found.recall], ["F1", found.f1], ["ROC-AUC", found.roc_auc]].filter(([, value]) => typeof value === "number");
-  return h("p", { class: "inline" }, rows.map(([name, value]) => h("span", {}, `${name} `, h("b", {}, number(value)))));
+  return h("p", { class: "inline" }, h("span", { class: "note" }, "Flags, by the known truth:"), rows.map(([name, value]) => h("span", {}, `${name} `, h("b", {}, value.toFixed(3)))));
 }
 
 /** Right labels before and after, for each class or form of answer: what the figures of the whole run hide. */
@@ -146,13 +148,14 @@ export async function overviewScreen({ key, alive, where }) {
   where(run.folder === "." ? run.name : run.folder);
   if (run.error) return { element: failure(run.error) };
   const host = h("div", {});
-  const arms = run.arms.map((one) => ({ ...one, name: one.arm, style: ARM_STYLES[one.arm] ?? "arm-other", text: `${percent(one.mean)}${typeof one.low === "number" ? ` (95% interval ${percent(one.low)} to ${percent(one.high)})` : ""}, ${MEANING[one.arm] ?? ""}` }));
-  const noise = run.noise && (run.noise.estimate ?? null) !== null ? `Estimated share of wrong labels: ${percent(run.noise.estimate)}${typeof run.noise.low === "number" ? ` (${percent(run.noise.low)} to ${percent(run.noise.high)})` : ""}.` : run.noise && typeof run.noise.low === "number" ? `The share of wrong labels is between ${percent(run.noise.low)} and ${percent(run.noise.high)}.` : "";
+  const arms = run.arms.map((one) => ({ ...one, name: one.arm, style: ARM_STYLES[one.arm] ?? "arm-other", value: percent(one.mean), text: `${percent(one.mean)}${typeof one.low === "number" ? ` (95% interval ${percent(one.low)} to ${percent(one.high)})` : ""}, ${MEANING[one.arm] ?? ""}` }));
+  const noise = run.noise && (run.noise.estimate ?? null) !== null ? `Estimated share of wrong labels: ${percent(run.noise.estimate)}${typeof run.noise.low === "number" ? ` (${percent(run.noise.low)} to ${percent(run.noise.high)})` : ""}.` : run.noise && typeof run.noise.low === "number" ? `The share of wrong labels is between ${percent(run.noise.low)} and ${percent(run.noise.high)}: the run cannot tell more, because its views may share errors. Rows that you review in a random order narrow it.` : "";
+  const meant = run.arms.filter((one) => MEANING[one.arm]).map((one) => `${one.arm} is ${MEANING[one.arm]}`).join(", ");
   const element = h("div", { class: "screen" },
     h("div", { class: "lead" }, h("h1", {}, run.name), h("p", {}, sentence(run))),
     strip(run), warnings(run),
     section("Rows by stage", null, legend([{ name: "kept", style: "fill-kept" }, { name: "relabelled by the stage", style: "fill-relabelled" }, { name: "dropped by the stage", style: "fill-dropped" }]), funnel(run)),
-    arms.length ? section("Accuracy by arm", `On ${number(run.arms[0].rows)} test rows, with 95% intervals.`, dots(arms, "share of test rows answered right")) : null,
+    arms.length ? section("Accuracy by arm", `On ${number(run.arms[0].rows)} test rows, with 95% intervals.${meant ? ` Of the arms, ${meant}.` : ""}`, dots(arms, "share of test rows answered right")) : null,
     run.stages.length > 1 ? section("Noise scores", noise || null, detection(run), host) : null,
     classes(run), tokenPart(run), trainings(run),
     section("Time and calls", null, costs(run)));

@@ -30,7 +30,7 @@ function isVerdict(note) {
 }
 
 export function viewCard(name, note, label) {
-  const agrees = note.answer === null ? "no answer" : note.answer === label ? "agrees with the label" : "contradicts the label";
+  const agrees = note.answer === null ? (note.skipped ? "not asked" : "no answer") : note.answer === label ? "agrees with the label" : "contradicts the label";
   const facts = [["nll", note.nll], ["agreement", note.agreement], ["support", note.support], ["tokens", note.tokens || null], ["calls", note.calls || null]].filter(([, value]) => typeof value === "number");
   const votes = note.votes && typeof note.votes === "object" ? Object.entries(note.votes).filter(([, value]) => typeof value === "number").sort((a, b) => b[1] - a[1]).slice(0, 6) : [];
   return h("article", { class: "view" }, h("h3", {}, name, h("span", { class: `badge ${note.answer === null ? "plain" : note.answer === label ? "kept" : "dropped"}` }, agrees)),
@@ -99,11 +99,13 @@ export function essence(row) {
   const views = Object.entries(viewsOf(row));
   const dropped = row.status === "dropped";
   const changed = row.label !== row.label_now;
+  const relabels = row.events.flatMap((event) => event.decisions).filter((one) => one.action === "relabel");
+  const why = changed && !dropped && relabels.length ? relabels.at(-1).reason : row.reason ?? "";
   return [
     section("Conversation", null, row.messages.map(([role, text]) => turn(role, text)),
       h("div", { class: "turn assistant now" }, h("span", { class: "role" }, changed ? "label, before and after" : "label"), diff(row.label ?? "", row.label_now ?? "")),
       row.rejected ? turn("rejected", row.rejected) : null,
-      h("p", { class: "inline" }, badge(dropped ? "dropped" : changed ? "relabelled" : row.status), row.pinned ? h("span", { class: "badge plain" }, "pinned by a person") : null, h("span", { class: "pre" }, row.reason ?? "")), verdictLine(row)),
+      h("p", { class: "inline" }, badge(dropped ? "dropped" : changed ? "relabelled" : row.status), row.pinned ? h("span", { class: "badge plain" }, "pinned by a person") : null, h("span", { class: "pre" }, why)), why !== row.reason && row.reason ? h("p", { class: "pre note" }, `then kept: ${row.reason}`) : null, verdictLine(row)),
     views.length ? section("Views", null, h("div", { class: "views" }, views.map(([name, note]) => viewCard(name, note, row.label)))) : null,
   ];
 }

@@ -179,6 +179,14 @@ def test_the_overview_counts_what_the_run_counts(page, key):
     assert found["stages"][3]["relabelled"] == 8
     assert found["stages"][4]["dropped"] == metrics["samples"]["dropped"] == 4
     assert found["stages"][1]["calls"] == 24
+    stages = sum(stage["seconds"] for stage in found["stages"] if stage["seconds"])
+    assert found["rest_seconds"] + stages == pytest.approx(found["seconds"])
+
+
+def test_the_time_outside_of_stages_is_not_known_where_stages_were_reused(page, key, runs):
+    assert page.get(f"runs/{key}")["rest_seconds"] > 0
+    runs()
+    assert page.get(f"runs/{key}")["rest_seconds"] is None
 
 
 class _WithClasses:

@@ -1,7 +1,8 @@
-"""Files over HTTP: one request, redirects to allowed hosts only, and no reply but the whole file."""
+"""Files over HTTP: one request, redirects to allowed hosts only, through a proxy if one is named, and no reply but the whole file."""
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Container, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -12,7 +13,9 @@ from typing import Final
 from urllib.parse import quote, urljoin, urlsplit
 
 from nfilter import AllowedHosts, first_line, plain
+from nfilter_io.proxies import Proxy, proxy_for
 from nfilter_io.transfers import COPY_IT, Advance, Remote, TransferError
+from nfilter_io.web_pages import PAGE_START, is_page
 
 _TIMEOUT: Final = 60.0  # seconds for the connection, and for each reading from it
 _CHUNK: Final = 1 << 16
@@ -22,6 +25,8 @@ _VERSIONS: Final = ("content-md5", "digest", "etag", "last-modified")
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _PLAIN: Final = ("", "identity")
 _GZIP: Final = ("gzip", "x-gzip")
+_TUNNEL: Final = re.compile(r"Tunnel connection failed: (\d{3})")
+"""How http.client says that a proxy opens no connection to a host over TLS."""
 
 
 class RefusedHostError(Exception):
@@ -60,7 +65,8 @@ def http_file(
 
         def save(path: Path, advance: Advance) -> None:
             with path.open("wb") as out:
-                for data in _decoded(response, _received(response, size, advance)):
+                body = _decoded(response, _received(response, size, advance))
+                for data in _no_page(body, url, response.getheader("Content-Type") or ""):
                     out.write(data)
 
         yield Remote(version, size, save)
@@ -73,8 +79,11 @@ def _connected(url: str, query: str, allowed: Container[str], tag: str) -> Itera
     target, seen = f"{url}?{query}" if query else url, set[str]()
     while True:
         seen.add(target)
-        connection = _connection(target)
-        with closing(connection), closing(_reply(connection, target, tag)) as response:
+        proxy = proxy_for(target)
+        connection = _connection(target, proxy)
+        with closing(connection), closing(_reply(connection, target, tag, proxy)) as response:
+            if proxy is not None and response.status == 407:
+                raise TransferError(_wants_login(proxy))
             if response.status not in _REDIRECTS:
                 if not (tag and response.status == 304):
                     _refuse_status(response.status, signed=bool(query))
@@ -89,32 +98,58 @@ def _connected(url: str, query: str, allowed: Container[str], tag: str) -> Itera
             raise TransferError(f"redirects more than {_MOST_REDIRECTS} times; {COPY_IT}")
 
 
-def _connection(target: str) -> HTTPConnection:
+def _connection(target: str, proxy: Proxy | None) -> HTTPConnection:
     parts = urlsplit(target)
     cls = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     # Without a port, http.client takes the last group of an IPv6 address for one.
-    return cls(parts.hostname or "", parts.port or cls.default_port, timeout=_TIMEOUT)
+    host, port = parts.hostname or "", parts.port or cls.default_port
+    if proxy is None:
+        return cls(host, port, timeout=_TIMEOUT)
+    connection = cls(proxy.host, proxy.port, timeout=_TIMEOUT)
+    if (
+        cls is HTTPSConnection
+    ):  # the certificate is then that of the host, and the proxy sees no more than its name
+        connection.set_tunnel(host, port, headers=dict(proxy.headers))
+    return connection
 
 
 def _nothing(path: Path, advance: Advance) -> None:
     """Copy nothing: there is a copy of this version."""
 
 
-def _reply(connection: HTTPConnection, target: str, tag: str) -> HTTPResponse:
+def _reply(connection: HTTPConnection, target: str, tag: str, proxy: Proxy | None) -> HTTPResponse:
     parts = urlsplit(target)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    headers = _HEADERS | ({"If-None-Match": tag} if tag else {})
+    if proxy is not None and parts.scheme == "http":
+        path, headers = f"http://{parts.netloc}{path}", {**headers, **proxy.headers}
     try:
-        connection.request("GET", path, headers=_HEADERS | ({"If-None-Match": tag} if tag else {}))
+        connection.request("GET", path, headers=headers)
         return connection.getresponse()
     except (OSError, HTTPException, ValueError) as error:
-        raise _unreachable(error, connection.host) from error
+        raise _unreachable(error, connection.host, proxy) from error
 
 
-def _unreachable(error: Exception, host: str) -> TransferError:
+def _wants_login(proxy: Proxy) -> str:
+    return (
+        f"the proxy {plain(proxy.host)} wants a user and a password, or others than it got; put them before the host in "
+        f"{proxy.variable}: USER:PASSWORD@{plain(proxy.host)}:{proxy.port}"
+    )
+
+
+def _unreachable(error: Exception, host: str, proxy: Proxy | None) -> TransferError:
     """Return the error of a connection. What a server wrote is not in it: that may repeat the query."""
     told = "what came is not HTTP"
     if isinstance(error, OSError):
         told = plain(error.strerror or first_line(error))
+    if proxy is not None:
+        refused = _TUNNEL.match(str(error))
+        if refused is not None and refused[1] == "407":
+            return TransferError(_wants_login(proxy))
+        told = f"it answers {refused[1]}" if refused is not None else told
+        return TransferError(
+            f"cannot be fetched through the proxy {plain(host)}: {told}; {proxy.advice}"
+        )
     return TransferError(f"cannot be fetched: {plain(host)}: {told}; check `path` and the network")
 
 
@@ -207,6 +242,27 @@ def _decoded(response: HTTPResponse, body: Iterator[bytes]) -> Iterator[bytes]:
     raise TransferError(
         f"the server sends it compressed ({plain(coding)[:40]}), which nobody asked for; {COPY_IT}"
     )
+
+
+def _no_page(body: Iterator[bytes], target: str, kind: str) -> Iterator[bytes]:
+    """Yield the body; raise TransferError before the first of it if it is a web page."""
+    start = b""
+    for data in body:
+        start += data
+        if len(start) >= PAGE_START:
+            break
+    if is_page(start, kind):
+        shown = (
+            "; an address with /blob/ shows the file in a page: type /raw/ (GitHub) or /resolve/ (the hub) in its place"
+            if "/blob/" in target
+            else ""
+        )
+        raise TransferError(
+            "the server sends a web page (HTML) and not the file, as for a login or a notice; open the address in a browser, and if "
+            f"that shows the file, {COPY_IT}{shown}"
+        )
+    yield start
+    yield from body
 
 
 def _unpacked(body: Iterator[bytes]) -> Iterator[bytes]:

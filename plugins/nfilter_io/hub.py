@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Container, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -17,6 +19,7 @@ from nfilter import (
     JSON,
     Row,
     Sample,
+    ShowsBytes,
     SourceError,
     StageConfig,
     Unreadable,
@@ -26,9 +29,11 @@ from nfilter import (
 from nfilter_io.config import ALSO_KNOWN, RowSettings
 from nfilter_io.remote import HUB, OWN_HOSTS
 from nfilter_io.rows import Rows
+from nfilter_io.store_files import silent_bar
 from nfilter_io.tables import arrow_rows, choose_split, class_names
 
 _ID: Final = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+_AT_ONCE: Final = 8
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}", re.ASCII)
 
 
@@ -110,6 +115,15 @@ class Hub:
             return config.revision
         return _commit(config)
 
+    @classmethod
+    def fetch(
+        cls, config: HubConfig, base_dir: Path, allowed: Container[str], progress: ShowsBytes
+    ) -> None:
+        """Copy the files of the dataset into the cache of the hub's library, from which ``datasets`` reads them."""
+        del allowed  # the hub's own hosts
+        if _local(config, base_dir) is None and not config.streaming:
+            _download(config, progress)
+
     def __init__(self, config: HubConfig, base_dir: Path) -> None:
         load = cache(
             partial(_load, config, base_dir)
@@ -171,6 +185,48 @@ def _load(config: HubConfig, base_dir: Path) -> Any:
             f"{config.path}: cannot be loaded: {_cause(error)}; check `path`, `subset` and `revision`"
         ) from error
     return data[choose_split(Path(config.path), list(data), config.split)]
+
+
+def _download(config: HubConfig, progress: ShowsBytes) -> None:
+    """Download the files that ``_load`` reads, with progress; it finds them in the cache, and names what fails here."""
+    datasets = _library(config)
+    import huggingface_hub
+
+    if "tqdm_class" not in inspect.signature(huggingface_hub.hf_hub_download).parameters:
+        return  # older versions tell nothing of the progress of a file
+    endpoint = datasets.config.HF_ENDPOINT
+    # Whatever fails here fails again in `_load`, which says so; what fails here alone is downloaded there.
+    with suppress(Exception), _quiet(datasets):
+        builder = datasets.load_dataset_builder(
+            config.path, config.subset, revision=config.revision
+        )
+        if Path(builder.cache_dir).is_dir():
+            return  # its rows are kept, and its files are not needed
+        system = huggingface_hub.HfFileSystem(endpoint=endpoint)
+        named = (builder.config.data_files or {}).values()
+        urls = dict.fromkeys(str(url) for each in named for url in each)
+        sizes = {url: int(system.info(url)["size"]) for url in urls if url.startswith("hf://")}
+        with progress(sum(sizes.values()), f"{config.path} from the hub") as bar:
+
+            def get(url: str) -> None:
+                came: list[int] = []
+
+                def advance(count: int) -> None:
+                    came.append(count)
+                    bar.advance(count)
+
+                there: Any = system.resolve_path(url)
+                huggingface_hub.hf_hub_download(
+                    there.repo_id, there.path_in_repo, repo_type=there.repo_type, revision=there.revision, endpoint=endpoint,
+                    library_name="datasets", tqdm_class=silent_bar(advance),
+                )  # fmt: skip
+                bar.advance(max(0, sizes[url] - sum(came)))  # what was in the cache
+
+            pool = ThreadPoolExecutor(_AT_ONCE)
+            try:
+                list(pool.map(get, sizes))
+            finally:
+                pool.shutdown(cancel_futures=True)
 
 
 def _cause(error: Exception) -> str:

@@ -70,21 +70,30 @@ def _callback(scheme: str, advance: Advance) -> Any:
     from fsspec.callbacks import Callback, TqdmCallback
 
     if scheme == "hf":
-        from tqdm import tqdm  # type: ignore[import-untyped]
-
-        class Bar(tqdm):  # type: ignore[misc]
-            def update(self, n: float | None = 1) -> None:
-                self.n += int(n or 0)
-                advance(int(n or 0))
-
+        bar = silent_bar(advance)
         # The hub's file system has its fast ways for this callback alone, and without one it shows a bar of its own.
-        return TqdmCallback(tqdm_cls=lambda **_: Bar(disable=True))
+        return TqdmCallback(tqdm_cls=lambda **_: bar())
 
     class Counted(Callback):  # type: ignore[misc]
         def relative_update(self, inc: int = 1) -> None:
             advance(inc)
 
     return Counted()
+
+
+def silent_bar(advance: Advance) -> Any:
+    """Return a class of tqdm's bars that shows nothing and counts to ``advance``: the hub's libraries take one."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    class Bar(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(disable=True)
+
+        def update(self, n: float | None = 1) -> None:
+            self.n += int(n or 0)
+            advance(int(n or 0))
+
+    return Bar
 
 
 @contextmanager

@@ -14,10 +14,10 @@ from typing import IO, Any, Final
 from nfilter import SourceError, Unreadable, file_advice
 from nfilter_io.cells import EXCERPT, Record, RowError, excerpt, json_type, quoted
 from nfilter_io.config import JsonConfig, JsonLinesConfig
+from nfilter_io.web_pages import PAGE_START, is_page
 
 _BOM: Final = codecs.BOM_UTF8
 _CHUNK: Final = 1 << 20
-_MAGIC: Final = 16  # bytes that tell a format
 _OTHER_FORMATS: Final = (
     (b"PAR1", "is a Parquet file; type `use: parquet`"),
     (b"\x1f\x8b", "is compressed; unpack it first (gunzip)"),
@@ -59,10 +59,14 @@ def open_file(path: Path, encoding: str) -> Iterator[IO[bytes]]:
         raise SourceError(f"{path}: cannot be opened: {reason}; {what}") from error
     with file:
         try:
-            start = file.read(_MAGIC)
+            start = file.read(PAGE_START)
             for magic, what in _OTHER_FORMATS:
                 if start.startswith(magic):
                     raise SourceError(f"{path}: {what}")
+            if is_page(start):
+                raise SourceError(
+                    f"{path}: is a web page (HTML), as servers send one for a login; open its address in a browser, and save the file itself"
+                )
             file.seek(len(_BOM) if start.startswith(_BOM) else 0)
             yield file
         except OSError as error:

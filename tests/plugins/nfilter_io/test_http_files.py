@@ -29,6 +29,7 @@ LARGE = BODY * 300
 def _no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("NFILTER_ALLOW_HOSTS", raising=False)
+    monkeypatch.setenv("NO_PROXY", "*")  # tests of proxies name them
 
 
 @pytest.fixture
@@ -265,7 +266,7 @@ def secure(folder: Path, answer: Callable[[Any], None]) -> Iterator[str]:
     key, cert = folder / "key.pem", folder / "cert.pem"
     made = subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", cert],
+         "-addext", "subjectAltName=DNS:localhost,DNS:data.example.org", "-keyout", key, "-out", cert],
         capture_output=True, check=False,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr

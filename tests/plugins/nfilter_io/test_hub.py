@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -108,11 +109,15 @@ def test_a_changed_folder_is_other_data(tmp_path: Path) -> None:
     assert Hub.identity(HubConfig(path="o/n", revision=commit), tmp_path) == commit
 
 
-def nfilter(home: Path, url: str, *words: str) -> subprocess.CompletedProcess[str]:
+def python(home: Path, url: str, *words: str) -> subprocess.CompletedProcess[str]:
     # HF_ENDPOINT is read when the library is imported.
     env = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(home / "hf"), "HF_HUB_OFFLINE": "0"}
-    words = (sys.executable, "-m", "nfilter", *words)
+    words = (sys.executable, *words)
     return subprocess.run(words, cwd=home, env=env, capture_output=True, text=True, check=False)
+
+
+def nfilter(home: Path, url: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return python(home, url, "-m", "nfilter", *words)
 
 
 @pytest.mark.types("set `revision` to a commit (40 hexadecimal digits) that was read before")
@@ -157,3 +162,51 @@ def test_names_of_other_tools_are_answered(tmp_path: Path) -> None:
     assert "remove the line: code of a dataset is never run" in done.stderr
     recipe.write_text(start + "}\n")
     assert nfilter(tmp_path, "http://127.0.0.1:1", "check", "r.yaml").returncode == 0
+
+
+SHOWN = """
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from nfilter_io.hub import Hub, HubConfig
+
+def fetched():
+    shown = []
+
+    def progress(total, text):
+        steps = []
+        shown.append([total, text, steps])
+        return nullcontext(type("Bar", (), {"advance": lambda _, n=1: steps.append(n)})())
+
+    Hub.fetch(config, Path(), (), progress)
+    return [[total, text, sum(steps)] for total, text, steps in shown]
+
+config = HubConfig(path="org/name", split="train")
+first = fetched()
+rows = len(list(Hub(config, Path()).read()))
+print(json.dumps([first, rows, fetched()]))
+"""
+
+
+def test_the_bytes_of_a_download_are_shown_and_come_once(tmp_path: Path) -> None:
+    import huggingface_hub
+
+    if "tqdm_class" not in inspect.signature(huggingface_hub.hf_hub_download).parameters:
+        pytest.skip("this version tells nothing of the progress of a file")
+    files = {"data/train-0.jsonl": lines(range(3000)), "data/test-0.jsonl": lines(range(3), 2)}
+    mirror = Mirror("org/name", {"README.md": b"---\nlicense: mit\n---\n", **files})
+    with serving(mirror) as url:
+        done = python(tmp_path, url, "-c", SHOWN)
+    assert done.returncode == 0, done.stderr
+    first, rows, again = json.loads(done.stdout)
+    total = sum(map(len, files.values()))
+    assert first == [[total, "org/name from the hub", total]]
+    assert (rows, again) == (3000, [])
+    got = [path for path in mirror.asked if path.startswith("GET") and "train-0" in path]
+    assert len(got) == 1, got
+
+
+def test_what_fails_in_a_download_is_named_once(tmp_path: Path) -> None:
+    failed = python(tmp_path, "http://127.0.0.1:1", "-c", SHOWN)
+    assert failed.returncode != 0
+    assert "nfilter.api.errors.SourceError: org/name: cannot be loaded: " in failed.stderr

@@ -37,7 +37,8 @@ class Server(Protocol):
 class _Replica:
     """A server and its state. ``opens`` is the time from which it may be used again; None if it is in use.
 
-    ``rejected_alone`` counts requests in a row that it rejected and another server took.
+    After a pause it is on ``trial``: it has one call at a time, until it answers one. ``pauses`` counts pauses since its last
+    answer. ``rejected_alone`` counts requests in a row that it rejected and another server took.
     """
 
     address: str
@@ -48,20 +49,34 @@ class _Replica:
     pauses: int = 0
     rejected_alone: int = 0
     opens: float | None = None
+    trial: bool = False
+
+    @property
+    def ready(self) -> bool:
+        return self.opens is None and not (self.trial and self.running)
 
     def answered(self) -> None:
         self.failures = self.pauses = 0
         self.opens = None
+        self.trial = False
+
+    def resume(self) -> None:
+        self.opens = None
+        self.trial = True
 
     def failed(self, now: float, *, reached: bool) -> None:
         self.failures += 1
-        if self.failures >= _FAILURES or not reached:
+        if self.failures >= _FAILURES or self.trial or not reached:
             self.pause(now)
 
     def pause(self, now: float, seconds: float | None = None) -> None:
-        own = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**self.pauses)
-        self.pauses += 1
-        self.opens = max(self.opens or 0.0, now + (own if seconds is None else seconds))
+        """Leave the server alone for ``seconds``, else for twice as long as in the last pause."""
+        if self.opens is None or self.opens <= now:
+            if seconds is None:
+                seconds = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**self.pauses)
+            self.pauses += 1
+        # Calls that were running when the pause began fail for the same reason: they do not begin another one.
+        self.opens = max(self.opens or 0.0, now + (seconds or 0.0))
 
 
 def _load(replica: _Replica) -> tuple[int, int]:
@@ -80,7 +95,8 @@ class ReplicaTransport:
     """Transport over several servers. For one event loop.
 
     A server that cannot be reached, that fails three times in a row, or that asks to wait, gets no calls for 1 s, then 2 s, up to
-    60 s. After the pause it is asked whether it answers (``Server.answers``) before it gets a call. If all servers pause, calls
+    60 s. After the pause it is asked whether it answers (``Server.answers``), and then gets one call: if that fails, the next pause
+    begins, and if it is answered, the server gets calls as before. If all servers pause, calls
     go to the one whose pause ends first, and the engine's own retries apply. A request that one server rejects is tried at another; a
     server that rejects three in a row which others take ends the run.
     """
@@ -102,7 +118,7 @@ class ReplicaTransport:
         try:
             return await self._call(first, request)
         except CallError as error:
-            others = [each for each in self._replicas if each.opens is None and each is not first]
+            others = [each for each in self._replicas if each.ready and each is not first]
             if not (error.shared and error.maybe_prompt) or not others:
                 raise
             rejection = error
@@ -128,7 +144,8 @@ class ReplicaTransport:
                 if any(each.opens is None for each in self._replicas):
                     # Another server need not wait as long.
                     error.retry_after = None
-            elif error.effect == "strained":
+            elif error.retry:
+                # Also a reply that is no completion: a server that sends such at once is the least loaded one.
                 replica.failed(clock(), reached=error.may_be_billed)
             else:
                 replica.answered()
@@ -159,10 +176,10 @@ class ReplicaTransport:
                 check = asyncio.get_running_loop().create_task(self._check(replica))
                 self._checks[number] = check
                 check.add_done_callback(partial(self._end_check, number))
-        ready = [replica for replica in self._replicas if replica.opens is None]
+        ready = [replica for replica in self._replicas if replica.ready]
         if ready:
             return min(ready, key=_load)
-        return min(self._replicas, key=lambda each: each.opens or 0.0)
+        return min(self._replicas, key=lambda each: (each.opens or 0.0, *_load(each)))
 
     def _end_check(self, number: int, _: asyncio.Task[None]) -> None:
         del self._checks[number]
@@ -172,6 +189,6 @@ class ReplicaTransport:
         with suppress(CallError):
             alive = await replica.server.answers()
         if alive:
-            replica.answered()
+            replica.resume()
         else:
             replica.pause(asyncio.get_running_loop().time())

@@ -305,6 +305,12 @@ class ModelProcess:
         self.port = json.loads(line)["port"]
         return self
 
+    def kill(self) -> None:
+        """Kill the server, with its connections."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
     def report(self) -> dict[str, Any]:
         """Return the counts so far; see ``ModelServer.report``."""
         from urllib.request import urlopen
@@ -320,8 +326,7 @@ class ModelProcess:
         trace: TracebackType | None,
     ) -> None:
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            self.kill()
             if self._process.stdout is not None:
                 self._process.stdout.close()
 

@@ -16,13 +16,13 @@ from nfilter_litellm.backend import LiteLLMBackend
 from nfilter_litellm.breaker import Breaker
 from nfilter_litellm.config import LiteLLMConfig
 from nfilter_litellm.dispatcher import Dispatcher
-from nfilter_litellm.failures import CallError, broken, from_status
+from nfilter_litellm.failures import CallError, broken, from_status, off_schema
 from nfilter_litellm.feed import Feed
 from nfilter_litellm.limiter import Limiter
 from nfilter_litellm.replicas import ReplicaTransport
 from nfilter_litellm.retry import Retry
-from tests.model_server.faults import Script
-from tests.model_server.server import ModelServer
+from tests.model_server.faults import Phase, Script
+from tests.model_server.server import ModelProcess, ModelServer
 from tests.plugins.nfilter_litellm.conftest import VirtualLoop
 
 
@@ -190,6 +190,107 @@ def test_where_all_pause_the_first_to_open_is_tried(loop: VirtualLoop) -> None:
         "refused (at http://s0/v1)": 2,
         "refused (at http://s1/v1)": 2,
     }
+
+
+def answered_by(
+    loop: VirtualLoop, *servers: FakeServer, calls: int, level: int = 8
+) -> dict[int, Completion]:
+    """The answers to as many calls, each with the engine's retries, at most ``level`` at a time."""
+    dispatcher = Dispatcher(pool(*servers), Limiter(level), Retry(), Breaker("m"))
+    answers: dict[int, Completion] = {}
+    loop.run_until_complete(dispatcher.run(Feed([ASK] * calls), answers.__setitem__))
+    return answers
+
+
+def test_a_server_that_sends_something_else_at_once_does_not_take_the_calls(
+    loop: VirtualLoop,
+) -> None:
+    """It is always the least loaded one, and its list of models is fine."""
+    odd, good = FakeServer(0.0), FakeServer(1.0)
+    odd.fault = lambda: off_schema("no choices")
+    answers = answered_by(loop, odd, good, calls=800)
+    assert [each.failure for each in answers.values()] == [None] * 800
+    # 100 s: pauses of 1 s, 2 s, 4 s and so on, each after one call, and three calls before the first.
+    assert loop.time() < 110
+    assert odd.calls <= 3 + 8 + 7
+
+
+def test_calls_that_ran_when_a_server_ended_make_one_pause(loop: VirtualLoop) -> None:
+    """A server that is started again within a second is back after one."""
+    dead, good = FakeServer(0.5), FakeServer(0.5)
+
+    async def fails(request: Request) -> Completion:
+        dead.calls += 1
+        await asyncio.sleep(0.5)
+        raise broken("the connection was reset")
+
+    async def work() -> int:
+        transport = pool(dead, good)
+        whole = dead.call
+        dead.call = fails  # type: ignore[method-assign]
+        await asyncio.gather(*(ask(transport) for _ in range(40)))
+        dead.call = whole  # type: ignore[method-assign]
+        before = dead.calls
+        await asyncio.sleep(1.1)
+        for _ in range(4):
+            await ask(transport)
+        await transport.close()
+        return dead.calls - before
+
+    assert loop.run_until_complete(work()) >= 1
+    assert dead.checks == 1
+
+
+def test_after_a_pause_one_call_tries_the_server(loop: VirtualLoop) -> None:
+    back, good = FakeServer(0.5), FakeServer(0.5)
+    back.fault = lambda: broken("refused", may_be_billed=False)
+
+    async def work() -> list[int]:
+        transport = pool(back, good)
+        await asyncio.gather(*(ask(transport) for _ in range(2)))
+        back.fault = None
+        await asyncio.sleep(1.1)
+        await ask(transport)  # begins the check
+        most = []
+        for _ in range(2):
+            back.most = 0
+            await asyncio.gather(*(ask(transport) for _ in range(12)))
+            most.append(back.most)
+        await transport.close()
+        return most
+
+    one, then = loop.run_until_complete(work())
+    assert (one, then) == (1, 6)
+
+
+def test_a_dying_a_busy_a_slow_and_a_senseless_server_lose_no_answer(
+    backend: Callable[..., Any], requests: Callable[..., list[Request]]
+) -> None:
+    asked = requests(400)
+    with ModelServer() as alone:
+        wanted = [each.text for each in backend(alone.url).generate(asked)]
+    busy = Script(latency=0.002, phases=[Phase(20, 60, "unavailable")], by_calls=True)
+    with (
+        ModelServer(Script(latency=0.002)) as good,
+        ModelProcess(latency=0.002) as dying,
+        ModelServer(busy) as sometimes,
+        ModelServer(Script(latency=0.2)) as slow,
+        ModelServer(Script(faults={"off_schema": 1.0})) as senseless,
+    ):
+        others = [each.url for each in (dying, sometimes, slow, senseless)]
+        model = backend(good.url, replicas=others)
+        got: dict[int, Completion] = {}
+        for answer in model.stream(asked):
+            if answer is not None:
+                got[answer[0]] = answer[1]
+            if len(got) == 100:
+                dying.kill()
+        model.close()
+    assert [got[number].failure for number in range(400)] == [None] * 400
+    assert [got[number].text for number in range(400)] == wanted
+    assert sometimes.plan.counts["unavailable"] > 0
+    assert slow.plan.counts["ok"] < good.plan.counts["ok"]
+    assert senseless.plan.counts["off_schema"] < 40
 
 
 def test_calls_are_shared_by_real_servers_and_a_dead_one_costs_no_answer(

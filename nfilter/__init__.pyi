@@ -46,6 +46,7 @@ from .api.data import Exporter as Exporter
 from .api.data import FetchesData as FetchesData
 from .api.data import FineTune as FineTune
 from .api.data import IdentifiesData as IdentifiesData
+from .api.data import RemarksOnData as RemarksOnData
 from .api.data import ShowsBytes as ShowsBytes
 from .api.data import Source as Source
 from .api.data import show_no_bytes as show_no_bytes

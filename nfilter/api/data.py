@@ -55,6 +55,20 @@ class IdentifiesData(Protocol):
         ...
 
 
+@runtime_checkable
+class RemarksOnData(Protocol):
+    """A source that tells a person about columns which it does not read, such as a second one with labels."""
+
+    @classmethod
+    def remarks(cls, config: Any, base_dir: Path) -> Iterable[str]:
+        """Return one sentence per remark, for ``init`` and ``check``, from the first rows.
+
+        Raises:
+            SourceError: when the data cannot be read.
+        """
+        ...
+
+
 class ShowsBytes(Protocol):
     """Shows the progress of a copy in the block: of ``total`` bytes, None if that is unknown. ``advance`` counts bytes."""
 

@@ -13,7 +13,7 @@ from nfilter.api.data import ShowsBytes, show_no_bytes
 from nfilter.api.errors import ContractError, PluginError, PromptError, did_you_mean, short
 from nfilter.api.file_errors import DENIED, file_advice
 from nfilter.api.stages import Contract, Site
-from nfilter.recipe.check_data import check_shared_rows, check_sources
+from nfilter.recipe.check_data import check_classes, check_shared_rows, check_sources
 from nfilter.recipe.check_models import check_models
 from nfilter.recipe.check_tools import check_tools
 from nfilter.recipe.check_training import check_arms, check_loss, check_memory
@@ -63,6 +63,7 @@ def check(
             checking.fault((), f"{name}: {error.strerror or error}; {advice}")
     if data and not checking.report.faults:
         check_shared_rows(checking)
+        check_classes(checking)
     return checking.report
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from nfilter.api.errors import ContractError, NfilterError, RecipeError, SourceError
+import json
+
+from nfilter.api.errors import ContractError, NfilterError, RecipeError, SourceError, short
 from nfilter.api.types import Row
 from nfilter.recipe.checking import Checking
 from nfilter.recipe.fetching import fetch, sources_of
 from nfilter.recipe.not_carried import NotCarried, holdings
-from nfilter.recipe.readable import Readable, sampled
+from nfilter.recipe.readable import Readable, remarks_on, sampled
 from nfilter.recipe.uses import SourceUse
 from nfilter.recipe.yaml_lines import Where
 from nfilter.registry.contracts import rows_of
 
 SHARED_ROWS_LIMIT = 20_000
+_CLASSES = 8  # in a message
 
 
 def check_sources(checking: Checking, *, rows: bool) -> None:
@@ -78,7 +81,9 @@ def _first_rows(checking: Checking, source: SourceUse) -> None:
         checking.report.warnings.append(f"{place}: {told}")
     else:
         checking.report.facts.append(f"{place}: {told}")
-    told_of = [*NotCarried(rows).warnings(), *holdings(rows)]
+    use = source.use
+    remarks = remarks_on(use.item.cls, use.config, checking.recipe.base_dir)
+    told_of = [*NotCarried(rows).warnings(), *remarks, *holdings(rows)]
     checking.report.warnings += [f"{place}: {text}" for text in told_of]
 
 
@@ -101,6 +106,40 @@ def check_shared_rows(checking: Checking) -> None:
     shared = [query for query in test if query in train]
     text = f"evaluate: {len(shared)} of {len(test)} test questions are also in the training source"
     checking.report.facts.append(text + (f", for example {shared[0][:60]!r}" if shared else ""))
+
+
+def check_classes(checking: Checking) -> None:
+    """Compare the classes that the prompts list in training and in the test (``answer: label``)."""
+    recipe = checking.recipe
+    if recipe.test is None or recipe.answer.kind != "label":
+        return
+    train, test = (_classes(checking, source) for source in (recipe.source, recipe.test))
+    if not train or not test or set(train) == set(test):
+        return
+    written = json.dumps(train, ensure_ascii=False)
+    names = (
+        f"the classes of the test rows are {_named(test)}, and those of the source {_named(train)}"
+    )
+    if set(train).isdisjoint(test):
+        text = f"{names}: none is the same, and no answer can be right; name other test rows, or the same classes: `labels: {written}`"
+        checking.fault((*recipe.test.use.where, "path"), text)
+    else:
+        checking.report.warnings.append(
+            f"evaluate: {names}, so the prompts of the test list others than those of training; `labels: {written}` in its source lists the same"
+        )
+
+
+def _classes(checking: Checking, source: SourceUse) -> list[str]:
+    """Return the classes that the first row lists."""
+    rows = rows_of(source.use.item.cls(source.use.config, checking.recipe.base_dir))
+    row = next((row for row in rows if isinstance(row, Row)), None)
+    listed = row.sample.meta.get("options") if row is not None else None
+    return [str(name) for name in listed] if isinstance(listed, list) else []
+
+
+def _named(classes: list[str]) -> str:
+    some = ", ".join(repr(short(name, 40)) for name in classes[:_CLASSES])
+    return some + (", ..." if len(classes) > _CLASSES else "")
 
 
 def _queries(checking: Checking, source: SourceUse) -> dict[str, None] | None:

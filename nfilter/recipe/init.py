@@ -23,7 +23,7 @@ from nfilter.recipe.measures import rewrites
 from nfilter.recipe.model import load
 from nfilter.recipe.named_data import DataName, NamedData, bare, named, source_for
 from nfilter.recipe.not_carried import NotCarried
-from nfilter.recipe.readable import Readable, sampled
+from nfilter.recipe.readable import Readable, remarks_on, sampled
 from nfilter.recipe.schema import FILE as SCHEMA_FILE
 from nfilter.recipe.schema import editor_line, write_schema
 from nfilter.recipe.yaml_lines import parse
@@ -249,7 +249,11 @@ def guess(data: NamedData) -> Guess:
     told = Readable(rows).message(first=more)
     if not samples:
         raise SourceError(f"{data.name}: {told if rows else 'it holds no rows'}")
-    said = [f"data: {told}", *(f"warning: {text}" for text in NotCarried(rows).warnings())]
+    warnings = [
+        *NotCarried(rows).warnings(),
+        *remarks_on(data.item.cls, data.config, data.base_dir),
+    ]
+    said = [f"data: {told}", *(f"warning: {text}" for text in warnings)]
     kind = _answer_kind(samples)
     return Guess(data, columns, kind, _classes(data, samples, kind), said)
 
@@ -258,8 +262,10 @@ def _classes(data: NamedData, samples: list[Sample], kind: str) -> int:
     """Return the number of answers if they are few, all rows share them, and there are enough rows per answer; else 0."""
     if kind not in ("label", "choice", "exact"):
         return 0
+    # Rows may list the same options in an order of their own.
     listed = {
-        tuple(each) if isinstance(each := s.meta.get("options"), list) else None for s in samples
+        frozenset(each) if isinstance(each := s.meta.get("options"), list) else None
+        for s in samples
     }
     answers = next(iter(listed)) if len(listed) == 1 else ()
     count = len({s.response.strip() for s in samples} if answers is None else answers)

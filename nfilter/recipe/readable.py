@@ -6,7 +6,10 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+from nfilter.api.data import RemarksOnData
 from nfilter.api.types import Row, Unreadable
 
 SAMPLE = 200
@@ -84,6 +87,11 @@ class Readable:
     def warnings(self, *, first: bool) -> list[str]:
         """Return one sentence if rows cannot be read."""
         return [self.message(first=first)] if self.unreadable else []
+
+
+def remarks_on(source: type[Any], config: Any, base_dir: Path) -> list[str]:
+    """Return what a source says about columns that it does not read; raise SourceError."""
+    return list(source.remarks(config, base_dir)) if issubclass(source, RemarksOnData) else []
 
 
 def sampled(rows: Iterable[Row | Unreadable]) -> tuple[list[Row | Unreadable], bool]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nfilter import is_number
+from nfilter_io.python_cells import read_python
 
 MAX_DEPTH = 64
 EXCERPT = 500
@@ -85,7 +86,7 @@ def _fallback(value: object) -> str:
 def clean(value: Any, *, nan_is_null: bool = False) -> Any:
     """Convert ``value`` to a valid JSON value.
 
-    Dates become ISO text, bytes base64, decimals text. With ``nan_is_null`` a NaN becomes None, as in data frames.
+    Dates become ISO text, bytes base64, decimals text. With ``nan_is_null`` a NaN becomes None: data frames write a missing value so.
 
     Raises:
         RowError: NaN, an infinity, a NUL character, a lone surrogate, or nesting deeper than ``MAX_DEPTH``.
@@ -209,23 +210,27 @@ def as_number_type(text: str, form: object) -> str | int | float:
     return text
 
 
-# JSON styles (ASCII only, separators) of common writers, to write a JSON cell in its original style.
-_STYLES: tuple[tuple[bool, tuple[str, str]], ...] = (
+# Styles of common writers, to write a cell in its original style: JSON (ASCII only, separators), and None as Python prints it.
+_STYLES: tuple[tuple[bool, tuple[str, str]] | None, ...] = (
     (False, (", ", ": ")),
     (True, (", ", ": ")),
     (False, (",", ":")),
     (True, (",", ":")),
+    None,
 )
 
 
 def load_cell(text: str, name: str) -> Any:
-    """Parse a cell with JSON text; raise RowError."""
+    """Parse a cell with a list or an object as JSON text, or as Python prints it; raise RowError."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        raise RowError(
-            f"the field {quoted(name)} is text that is not JSON: {quoted(text[:60])}"
-        ) from None
+        try:
+            value = read_python(text)
+        except ValueError:
+            raise RowError(
+                f"the field {quoted(name)} is text that is not JSON: {quoted(text[:60])}"
+            ) from None
     return clean(value)
 
 
@@ -238,6 +243,9 @@ def json_style(text: str, value: Any) -> int:
 
 
 def dump_cell(value: Any, style: int) -> str:
-    """Return ``value`` as JSON text in the given style of ``json_style``."""
-    ascii_only, separators = _STYLES[style]
+    """Return ``value`` as text in the given style of ``json_style``."""
+    form = _STYLES[style]
+    if form is None:
+        return repr(value)
+    ascii_only, separators = form
     return json.dumps(value, ensure_ascii=ascii_only, separators=separators)

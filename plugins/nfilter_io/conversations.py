@@ -35,10 +35,10 @@ from nfilter_io.turns import (
     Turn,
     begins_turns,
     fill_turn,
+    keys_of,
     new_turn,
     read_turn,
     role_of,
-    text_key,
 )
 
 TURNS: Final = {
@@ -62,9 +62,9 @@ class _Conversation:
     not_carried: list[str]
 
 
-def _conversation(raw: Sequence[Any], role_key: str, key: str, column: str) -> _Conversation:
-    """Read a list of turns; ``column`` is named in errors. Raises RowError."""
-    turns = [read_turn(turn, at, role_key, key) for at, turn in enumerate(raw, 1)]
+def _conversation(raw: Sequence[Any], usual: str, column: str) -> _Conversation:
+    """Read a list of turns, whose speakers are usually under ``usual``; ``column`` is named in errors. Raises RowError."""
+    turns = [read_turn(turn, at, usual) for at, turn in enumerate(raw, 1)]
     messages = [turn.message for turn in turns]
     last = max((at for at, m in enumerate(messages) if m.role == "assistant"), default=None)
     if last is None:
@@ -72,12 +72,16 @@ def _conversation(raw: Sequence[Any], role_key: str, key: str, column: str) -> _
     if not any(message.role == "user" for message in messages[:last]):
         raise RowError(f"the field {quoted(column)} has no turn of a user before the response")
     keep: dict[str, JSON] = {}
-    form = number_type(raw[last].get(key)) if is_number(raw[last].get(key)) else None
+    text = raw[last].get(keys_of(raw[last], usual)[1])
+    form = number_type(text) if is_number(text) else None
     if form is not None:
         keep["form"] = form
     if turns[last].form:
         keep["turn"] = dict(turns[last].form)
-    bare = [_without_text(turn, turns[at], key, at, last) for at, turn in enumerate(raw)]
+    bare = [
+        _without_text(turn, turns[at], keys_of(turn, usual)[1], at, last)
+        for at, turn in enumerate(raw)
+    ]
     not_carried = [name for turn in turns[: last + 1] for name in turn.not_carried]
     return _Conversation(tuple(messages[: last + 1]), bare, keep, not_carried)
 
@@ -101,12 +105,11 @@ def _parsed(
 
 def parse_turns(row: Mapping[str, Any], layout: Layout) -> Parsed:
     """Parse a row with one list of turns, which may be JSON text; raise RowError."""
-    role, role_key = TURNS[layout.shape]
+    role, usual = TURNS[layout.shape]
     column = layout.column(role)
     cell = row.get(column)
     raw = _load_turns(cell, column)
-    key = text_key(raw, role_key)
-    read = _conversation(raw, role_key, key, column)
+    read = _conversation(raw, usual, column)
     if isinstance(cell, str):
         read.keep["style"] = json_style(cell, raw)
     return _parsed(row, layout, read, {column: read.turns})
@@ -116,11 +119,9 @@ def restore_turns(
     sample: Sample, layout: Layout, meta: dict[str, Any], keep: Mapping[str, Any]
 ) -> dict[str, JSON]:
     """Return the row that ``parse_turns`` read, with the sample's current response."""
-    role, role_key = TURNS[layout.shape]
+    role, usual = TURNS[layout.shape]
     column = layout.column(role)
-    before = meta.get(column)
-    key = text_key(before, role_key)
-    turns, _ = _restored(sample, layout, meta, keep, before, (role_key, key))
+    turns, _ = _restored(sample, layout, meta, keep, meta.get(column), usual)
     meta[column] = dump_cell(turns, keep["style"]) if "style" in keep else turns
     return meta
 
@@ -131,27 +132,26 @@ def _restored(
     meta: dict[str, Any],
     keep: Mapping[str, Any],
     before: Any,
-    keys: tuple[str, str],
+    usual: str,
 ) -> tuple[list[dict[str, Any]], bool]:
     """Return the turns of a sample, and whether they are those that were read; write system prompt and tools to ``meta``."""
-    role_key, key = keys
     messages = sample.messages
     if "system" in keep and messages and messages[0].role == "system":
         restore_system(sample, layout, meta)
         messages = messages[1:]
     last = max((at for at, m in enumerate(messages) if m.role == "assistant"), default=-1)
     form = keep.get("turn", {})
-    filled = (
-        _fill_turns(before, messages, role_key, key, form) if isinstance(before, list) else None
-    )
+    filled = _fill_turns(before, messages, usual, form) if isinstance(before, list) else None
     turns = filled
     if turns is None:
-        turns = [new_turn(message, role_key, key) for message in messages]
+        speaker, text = keys_of(before[0] if isinstance(before, list) and before else None, usual)
+        turns = [new_turn(message, speaker, text) for message in messages]
         if sample.tools and filled_column(meta, layout, "tools", TOOLS) is None:
             meta[layout.optional_column("tools") or TOOLS[0]] = [
                 dict(tool) for tool in sample.tools
             ]
     if last >= 0 and "form" in keep:
+        key = keys_of(turns[last], usual)[1]
         turns[last][key] = as_number_type(turns[last][key], keep["form"])
     return turns, filled is not None
 
@@ -171,13 +171,10 @@ def parse_completion(row: Mapping[str, Any], layout: Layout) -> Parsed:
     (prompt, prompt_style), (completion, style) = (
         _part(row.get(column), column, role) for column, role in zip(columns, _ROLES, strict=True)
     )
-    if not any(
-        isinstance(turn, Mapping) and role_of(turn.get(_SPEAKER), _SPEAKER) == "assistant"
-        for turn in completion
-    ):
+    if not any(isinstance(turn, Mapping) and _role(turn) == "assistant" for turn in completion):
         raise RowError(f"the field {quoted(columns[1])} has no turn of an assistant")
     raw = [*prompt, *completion]
-    read = _conversation(raw, _SPEAKER, _TEXT, columns[1])
+    read = _conversation(raw, _SPEAKER, columns[1])
     read.keep["prompt"] = len(prompt)
     read.keep["styles"] = [prompt_style, style]
     messages = tuple(
@@ -192,6 +189,11 @@ def parse_completion(row: Mapping[str, Any], layout: Layout) -> Parsed:
         for column, part, written in zip(columns, parts, (prompt_style, style), strict=True)
     }
     return _parsed(row, layout, replace(read, messages=messages), cells)
+
+
+def _role(turn: Mapping[str, Any]) -> str | None:
+    key, _ = keys_of(turn, _SPEAKER)
+    return role_of(turn.get(key), key)
 
 
 def _part(cell: Any, column: str, role: str) -> tuple[list[Any], JSON]:
@@ -223,7 +225,7 @@ def restore_completion(
             for column, role, style in zip(columns, _ROLES, keep["styles"], strict=True)
             for turn in _turns_of(meta.get(column), role, style)
         ]
-    turns, as_read = _restored(sample, layout, meta, keep, before, (_SPEAKER, _TEXT))
+    turns, as_read = _restored(sample, layout, meta, keep, before, _SPEAKER)
     size = keep["prompt"] if as_read else max(len(turns) - 1, 0)
     styles = keep["styles"] if as_read else (None, None)
     for column, part, style in zip(columns, (turns[:size], turns[size:]), styles, strict=True):
@@ -263,8 +265,7 @@ def _without_text(
 def _fill_turns(
     before: Sequence[Any],
     messages: Sequence[Message],
-    role_key: str,
-    key: str,
+    usual: str,
     form: Mapping[str, Any],
 ) -> list[dict[str, Any]] | None:
     """Return the original turns with the messages' texts inserted; None if they do not match."""
@@ -276,10 +277,11 @@ def _fill_turns(
             turns.append(dict(turn))
             continue
         message = messages[at]
+        role_key, key = keys_of(turn, usual)
         if role_of(turn[role_key], role_key) != message.role:
             return None
         if at == len(messages) - 1:
-            turns.append(fill_turn(turn, message, role_key, key, form))
+            turns.append(fill_turn(turn, message, form, usual))
         elif _text_differs(turn.get(key), message, key):
             turns.append({**turn, key: message.content})
         else:

@@ -28,7 +28,7 @@ from nfilter import (
 )
 from nfilter_io.config import ALSO_KNOWN, RowSettings
 from nfilter_io.remote import HUB, OWN_HOSTS
-from nfilter_io.rows import Rows
+from nfilter_io.rows import Rows, remarks_on_rows
 from nfilter_io.store_files import silent_bar
 from nfilter_io.tables import arrow_rows, choose_split, class_names
 
@@ -97,6 +97,8 @@ class Hub:
     def columns(cls, config: HubConfig, base_dir: Path) -> Mapping[str, str]:
         return cls(config, base_dir).rows.layout.describe()
 
+    remarks = classmethod(remarks_on_rows)
+
     @classmethod
     def identity(cls, config: HubConfig, base_dir: Path) -> str:
         """The commit that is read; of a local folder its files.
@@ -131,7 +133,6 @@ class Hub:
         self.rows = Rows(
             config,
             lambda: arrow_rows(Path(config.path), load()),
-            nan_is_null=True,
             schema_classes=lambda column: class_names(load(), column),
         )
 

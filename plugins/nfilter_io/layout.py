@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,101 +13,27 @@ from nfilter import SourceError, did_you_mean
 from nfilter_io.cells import RowError, load_cell, quoted
 from nfilter_io.config import RowSettings
 from nfilter_io.dataset_purpose import other_purpose
-from nfilter_io.label_sets import Classes, looks_like_classes
+from nfilter_io.label_sets import Classes, looks_like_classes, not_classes, text_and_classes
 from nfilter_io.multiple_choice import (
     LETTERS,
     AnswerForm,
     Options,
     guess_form,
+    option_columns,
     options_in_cell,
     options_in_columns,
     tells_base,
 )
+from nfilter_io.roles import EXAMPLES, OPTIONAL, ROLES, SECONDARY, SHARED
+
+_LISTED: Final = re.compile(r"\bA[).:].*\bB[).:]", re.DOTALL)  # options inside a question
+_LONG_NAME: Final = 40
 
 PEEK: Final = 200
 """Number of rows that a guess is based on."""
 
 Column = str | tuple[str, ...]
 
-# The most specific shape first: a shape that shares a column with an earlier match is ignored.
-ROLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
-    "preference": {
-        "prompt": ("prompt", "question", "query", "instruction", "input"),
-        "chosen": ("chosen",),
-        "rejected": ("rejected",),
-        "system": ("system", "system_prompt"),
-        "tools": ("tools", "functions"),
-    },
-    "completion": {
-        "prompt": ("prompt", "input", "question", "query"),
-        "completion": ("completion", "response", "output", "answer"),
-        "system": ("system", "system_prompt"),
-        "tools": ("tools", "functions"),
-    },
-    "messages": {
-        "messages": ("messages", "conversations", "conversation"),
-        "system": ("system", "system_prompt"),
-        "tools": ("tools", "functions"),
-    },
-    "sharegpt": {
-        "conversations": ("conversations", "conversation", "messages"),
-        "system": ("system", "system_prompt"),
-        "tools": ("tools", "functions"),
-    },
-    "choice": {
-        "question": ("question", "query", "prompt", "input"),
-        "options": ("options", "choices"),
-        "answer": ("answer", "answerKey", "answer_key", "label", "correct_answer", "response"),
-        "system": ("system", "system_prompt"),
-    },
-    "alpaca": {
-        "instruction": ("instruction",),
-        "input": ("input", "context"),
-        "output": ("output", "response", "completion", "answer"),
-        "system": ("system", "system_prompt"),
-    },
-    "prompt": {
-        "prompt": ("prompt", "question", "query", "input"),
-        "response": ("response", "completion", "answer", "output"),
-        "system": ("system", "system_prompt"),
-    },
-    "label": {
-        "text": (
-            "text",
-            "sentence",
-            "review",
-            "content",
-            "comment",
-            "document",
-            "tweet",
-            "utterance",
-        ),
-        "label": (
-            "label",
-            "labels",
-            "class",
-            "category",
-            "sentiment",
-            "target",
-            "intent",
-            "topic",
-            "label_text",
-        ),
-        "system": ("system", "system_prompt"),
-    },
-}
-_OPTIONAL: Final = frozenset({"system", "input", "tools"})
-_SHARED: Final = frozenset({"system", "tools"})
-_EXAMPLES: Final = {
-    "preference": "{prompt: COLUMN, chosen: COLUMN, rejected: COLUMN}",
-    "completion": "{prompt: COLUMN, completion: COLUMN}",
-    "messages": "{messages: COLUMN}",
-    "sharegpt": "{conversations: COLUMN}",
-    "choice": "{question: COLUMN, options: COLUMN, answer: COLUMN}",
-    "alpaca": "{instruction: COLUMN, input: COLUMN, output: COLUMN}",
-    "prompt": "{prompt: COLUMN, response: COLUMN}",
-    "label": "{text: COLUMN, label: COLUMN}",
-}
 _TURN_ROLES: Final = frozenset({"messages", "conversations"})
 _SPEAKER_KEY: Final = {"messages": "role", "sharegpt": "from"}
 _OWN_NAMES_FIRST: Final = frozenset({"preference", "completion"})
@@ -177,11 +104,37 @@ def guess_layout(rows: Sequence[Mapping[str, Any]], config: RowSettings, *, whol
     matches, unclear = _matching_shapes(usual, rows, config)
     if not matches and not unclear:
         matches, unclear = _matching_shapes(every, rows, config)
+    if not matches and not unclear and config.shape == "auto" and not config.columns:
+        pair = text_and_classes(every, rows)
+        matches = {} if pair is None else {"label": pair}
     if len(matches) != 1 or unclear:
-        raise SourceError(_layout_error(config, every, matches, unclear))
+        raise SourceError(_layout_error(config, every, matches, unclear) + _hint(every, rows))
     shape, roles = next(iter(matches.items()))
+    if shape == "prompt" and config.shape == "auto":
+        _check_options_are_read(every, rows, roles, config)
     layout = Layout(shape, roles, _id_column(counts, config), config.truth, config.weight)
     return _with_forms(layout, rows, config) if shape == "choice" else layout
+
+
+def _check_options_are_read(
+    names: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    roles: Mapping[str, Column],
+    config: RowSettings,
+) -> None:
+    """Refuse letters of options that are neither read nor in the question: such a letter says nothing."""
+    answers = [str(row.get(str(roles["response"])) or "A").strip() for row in rows]
+    questions = [str(row.get(str(roles["prompt"]))) for row in rows]
+    listed = sum(_LISTED.search(text) is not None for text in questions)
+    if listed > len(rows) / 2 or not all(len(text) == 1 and text in LETTERS for text in answers):
+        return
+    for column in _find(names, ROLES["choice"]["options"]):
+        cells = [row[column] for row in rows if row.get(column)]
+        if len(cells) > len(rows) / 2:
+            raise SourceError(
+                f"{config.path}: the answers are letters, and the column {quoted(column)} has no list of options: {quoted(cells[0])}; "
+                'write a JSON list ["...", "..."] into each row, or type `shape: prompt` if the letters need no options'
+            )
 
 
 def _check_named(counts: Mapping[str, int], config: RowSettings, *, whole: bool) -> None:
@@ -242,7 +195,7 @@ def _matching_shapes(
         candidates = _candidates(
             shape, names, rows, _by_role(shape, configured), named=config.shape == shape
         )
-        required = set(ROLES[shape]) - _OPTIONAL - ({"prompt"} if shape == "preference" else set())
+        required = set(ROLES[shape]) - OPTIONAL - ({"prompt"} if shape == "preference" else set())
         if not all(candidates[role] for role in required):
             continue
         if shape == "preference" and not _has_prompts(candidates, rows):
@@ -255,7 +208,7 @@ def _matching_shapes(
             for role, columns in candidates.items()
             for column in columns
             for name in _as_tuple(column)
-            if role not in _SHARED
+            if role not in SHARED
         }
         if used & taken:
             continue
@@ -286,7 +239,7 @@ def _has_turns(
 ) -> bool:
     """Whether a prompt or its completion is a list of turns: two texts are the shape ``prompt``."""
     columns = [str(candidates[role][0]) for role in ("prompt", "completion")]
-    return any(_contains_turns(column, rows, "messages") for column in columns)
+    return any(_contains_turns(column, rows, shape) for column in columns for shape in _SPEAKER_KEY)
 
 
 def _as_tuple(column: Column) -> tuple[str, ...]:
@@ -349,6 +302,7 @@ def _candidates(
             candidates[role] = [configured[role]]
             continue
         columns = _find(free, known)
+        columns = [n for n in columns if n.lower() not in SECONDARY] or columns
         if role in _TURN_ROLES:
             columns = [name for name in columns if _contains_turns(name, rows, shape)]
         if role == "options":
@@ -360,11 +314,11 @@ def _candidates(
                 if looks_like_classes([row.get(name) for row in rows], name)
             ]
         own = role in columns and (role in ("output", "label", "text") or shape in _OWN_NAMES_FIRST)
-        if own or role in _SHARED:
+        if own or role in SHARED:
             columns = columns[:1]  # the role's own name has priority over its aliases
         candidates[role] = [*columns]
-        if role == "options" and not columns and _letter_columns(free):
-            candidates[role] = [_letter_columns(free)]
+        if role == "options" and not columns and (several := option_columns(free)):
+            candidates[role] = [several]
     return candidates
 
 
@@ -375,15 +329,6 @@ def _find(names: Sequence[str], known: Sequence[str]) -> list[str]:
         exact = [name] if name in names else [n for n in names if n.lower() == name.lower()]
         matches.extend(exact)
     return matches
-
-
-def _letter_columns(names: Sequence[str]) -> tuple[str, ...]:
-    columns = []
-    for letter in LETTERS:
-        if letter not in names:
-            break
-        columns.append(letter)
-    return tuple(columns) if len(columns) >= 2 else ()
 
 
 def _contains_turns(name: str, rows: Sequence[Mapping[str, Any]], shape: str) -> bool:
@@ -442,6 +387,17 @@ def _listed(names: Sequence[str] | Mapping[str, int]) -> str:
     return ", ".join(some) + (", …" if len(names) > 30 else "") if some else "none"
 
 
+def _hint(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return why a column is not taken for labels, or what is wrong with the names, as a further sentence; else an empty text."""
+    if any(len(name) > _LONG_NAME and " " in name for name in names):
+        return " The first line seems to be a row: write a line with the names of the columns above it."
+    for name in _find(names, ROLES["label"]["label"]):
+        cells = [row[name] for row in rows if row.get(name) not in (None, "")]
+        if why := not_classes(cells, name):
+            return f" {why}"
+    return ""
+
+
 def _layout_error(
     config: RowSettings,
     names: Sequence[str],
@@ -456,17 +412,17 @@ def _layout_error(
         shape, reason = next(iter(unclear.items()))
         return (
             f"{config.path}: the roles of the columns are ambiguous: {reason}. {listed}"
-            f" Type `shape: {shape}` and `columns: {_EXAMPLES[shape]}`."
+            f" Type `shape: {shape}` and `columns: {EXAMPLES[shape]}`."
         )
     if advice := other_purpose(names):
         return f"{config.path}: {advice}"
     if config.shape != "auto":
         return (
             f"{config.path}: the rows do not have the columns of the shape {config.shape}. {listed}"
-            f" Type `columns: {_EXAMPLES[config.shape]}`."
+            f" Type `columns: {EXAMPLES[config.shape]}`."
         )
     choices = ", or ".join(
-        f"`shape: {shape}` with `columns: {_EXAMPLES[shape]}`"
+        f"`shape: {shape}` with `columns: {EXAMPLES[shape]}`"
         for shape in ("prompt", "choice", "label")
     )
     return f"{config.path}: the shape of the rows is unknown. {listed} Type {choices}."

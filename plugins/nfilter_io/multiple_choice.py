@@ -14,6 +14,10 @@ from nfilter_io.cells import RowError, as_text, json_type, load_cell, quoted
 LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 FormName = Literal["letter", "label", "text", "index"]
+_FAMILY = re.compile(
+    r"(?P<stem>(?:choice|option|opt|op|ending|answer_choice)s?[_ ]?)(?P<at>\d|[A-Ha-h])",
+    re.IGNORECASE,
+)
 _LETTER = re.compile(r"([\s(\[]*)([A-Za-z])([\s)\].:]*)")
 
 
@@ -54,7 +58,9 @@ class Answer:
 
 
 def options_in_cell(value: Any, name: str) -> Options:
-    """Return the options in one cell: a list, JSON text, ``{"text": [...], "label": [...]}`` or ``{"A": ...}``.
+    """Return the options in one cell: a list, ``{"text": [...], "label": [...]}``, ``[{"label": ..., "text": ...}]`` or ``{"A": ...}``.
+
+    Each may be JSON text, or text as Python prints it.
 
     Raises:
         RowError: another format, fewer than 2 options, or more than 26.
@@ -73,6 +79,11 @@ def options_in_cell(value: Any, name: str) -> Options:
             labels, value = tuple(value), list(value.values())
     if not isinstance(value, list):
         raise RowError(f"the field {quoted(name)} is {json_type(value)}, not a list of options")
+    if value and all(isinstance(item, Mapping) and "text" in item for item in value):
+        names = [item.get("label", item.get("key")) for item in value]
+        value = [item["text"] for item in value]
+        if None not in names:
+            labels = tuple(as_text(label, "label") for label in names)
     texts = tuple(as_text(text, name) for text in value)
     return _check_options(Options(texts, labels))
 
@@ -84,6 +95,28 @@ def options_in_columns(row: Mapping[str, Any], columns: Sequence[str]) -> Option
         cells.pop()
     texts = tuple(as_text(cell, column) for cell, column in zip(cells, columns, strict=False))
     return _check_options(Options(texts))
+
+
+def option_columns(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of the options: A, B, ..., or one name with consecutive letters or numbers (choice_0, option1, opa)."""
+    families: dict[str, dict[int, str]] = {"": {}}
+    for name in names:
+        if len(name) == 1 and name in LETTERS:
+            families[""][LETTERS.index(name)] = name
+        elif match := _FAMILY.fullmatch(name):
+            at = match["at"]
+            place = int(at) if at.isdigit() else LETTERS.index(at.upper())
+            kind = "digit" if at.isdigit() else "letter"
+            families.setdefault(f"{match['stem'].lower()} {kind}", {})[place] = name
+    for kind, found in families.items():
+        place = 1 if kind.endswith("digit") and 0 not in found else 0
+        columns = []
+        while place in found:
+            columns.append(found[place])
+            place += 1
+        if len(columns) >= 2:
+            return tuple(columns)
+    return ()
 
 
 def _check_options(options: Options) -> Options:

@@ -28,7 +28,9 @@ from nfilter_io.turns import (
     begins_turns,
     fill_turn,
     has_value,
+    keys_of,
     new_turn,
+    read_tools,
     read_turn,
 )
 
@@ -97,9 +99,18 @@ def parse_preference(row: Mapping[str, Any], layout: Layout) -> Parsed:
         for cell in sorted((chosen, rejected), key=lambda cell: cell.response.content)  # type: ignore[union-attr]
     ]
     meta[KEEP] = keep
-    tools = tools_beside(row, layout)
+    tools = tools_beside(row, layout) or _tools_inside(row, layout)
     messages = (*system, *prompt, chosen.response)
     return Parsed(messages, meta, tools, not_carried, rejected.response)
+
+
+def _tools_inside(row: Mapping[str, Any], layout: Layout) -> tuple[Mapping[str, JSON], ...]:
+    """Return the tools beside the turns of a prompt in OpenAI's format."""
+    column = layout.optional_column("prompt")
+    value = row.get(column) if column is not None else None
+    if column is None or not isinstance(value, Mapping):
+        return ()
+    return read_tools(value.get("tools"), column)
 
 
 def _beside(row: Mapping[str, Any], columns: Mapping[str, str]) -> Iterator[str]:
@@ -141,11 +152,12 @@ def _response_cell(value: Any, column: str) -> _Cell:
     if last.role != "assistant":
         raise RowError(f"the last turn of {quoted(column)} is not an assistant's")
     speaker = str(cell.speaker)
-    turn = read_turn(turns[-1], len(turns), speaker, _KEYS[speaker])
+    turn = read_turn(turns[-1], len(turns), speaker)
     template: dict[str, JSON] = dict(turn.template)
-    if is_number(turns[-1].get(_KEYS[speaker])):
-        template[_KEYS[speaker]] = None
-    described: dict[str, JSON] = {"template": template, "turn": dict(turn.form)}
+    _, key = keys_of(turns[-1], speaker)
+    if is_number(turns[-1].get(key)):
+        template[key] = None
+    described: dict[str, JSON] = {"template": template, "turn": dict(turn.form), "usual": speaker}
     return _Cell(
         last, cell.before[:-1], cell.raw[:-1], speaker, cell.style, described, cell.not_carried
     )
@@ -155,7 +167,7 @@ def _prompt_cell(turns: Sequence[Any], column: str, value: Any) -> _Cell:
     """Parse a list of turns without a response."""
     speaker = next(key for key in _KEYS if key in turns[0])
     try:
-        read = [read_turn(turn, at, speaker, _KEYS[speaker]) for at, turn in enumerate(turns, 1)]
+        read = [read_turn(turn, at, speaker) for at, turn in enumerate(turns, 1)]
     except RowError as error:
         raise RowError(f"the field {quoted(column)}: {error}") from None
     return _Cell(
@@ -183,6 +195,8 @@ def _prompt(
     value = row.get(column) if column is not None else None
     if column is None or value is None or value == "":
         return before, ()
+    if isinstance(value, Mapping) and isinstance(value.get("messages"), list):
+        value = value["messages"]  # OpenAI's format
     turns = _turns_in(value, column)
     if turns is None:
         text = as_text(value, column)
@@ -226,8 +240,7 @@ def restore_preference(
         if "template" not in form:
             meta[column] = as_number_type(message.content, form.get("number"))
             continue
-        speaker = next(key for key in _KEYS if key in form["template"])
-        last = fill_turn(form["template"], message, speaker, _KEYS[speaker], form["turn"])
+        last = fill_turn(form["template"], message, form["turn"], form["usual"])
         turns = [*meta[column], last]
         style = keep.get(f"{side}_style")
         meta[column] = turns if style is None else dump_cell(turns, style)

@@ -16,6 +16,7 @@ from nfilter_io.cells import Record, RowError, as_text, clean, quoted, record_ex
 from nfilter_io.config import RowSettings
 from nfilter_io.label_sets import MAX_CLASSES, Classes, distinct_classes
 from nfilter_io.layout import PEEK, Layout, guess_layout
+from nfilter_io.remarks import remarks
 
 Records = Callable[[], Iterator[Record | Unreadable]]
 SchemaClasses = Callable[[str], Sequence[str] | None]
@@ -36,14 +37,18 @@ class Rows:
         config: RowSettings,
         records: Records,
         *,
-        nan_is_null: bool = False,
         schema_classes: SchemaClasses = lambda _: None,
     ) -> None:
         self._schema_classes = schema_classes
         self._config = config
         self._records = records
-        self._nan_is_null = nan_is_null
         self._layout: Layout | None = None
+        self._remarks: tuple[str, ...] = ()
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Return sentences on columns beside the answers, from the first records; raise SourceError."""
+        return self._remarks if self.layout else ()
 
     @property
     def layout(self) -> Layout:
@@ -109,6 +114,7 @@ class Rows:
                 layout, classes=self._classes(layout.column("label"), head, whole=whole)
             )
         self._layout = layout
+        self._remarks = tuple(remarks(rows, layout))
 
     def _classes(self, column: str, head: list[Record | Unreadable], *, whole: bool) -> Classes:
         """Return the classes of the config or the schema, else all distinct values of the column."""
@@ -138,7 +144,7 @@ class Rows:
         layout = self.layout
         # The truth is removed first: neither checks, nor the id, nor the sample may depend on it.
         row = {name: value for name, value in record.value.items() if name != layout.truth}
-        row = _clean_row(row, nan_is_null=self._nan_is_null)
+        row = _clean_row(row)
         parsed = shapes.parse(row, layout)
         weight = shapes.row_weight(row, layout)
         name = registry.id_of(row, layout)
@@ -158,9 +164,15 @@ class Rows:
 
     def _read_truth(self, value: Any, row: Mapping[str, Any], layout: Layout) -> str | None:
         try:
-            return shapes.truth_text(clean(value, nan_is_null=self._nan_is_null), row, layout)
+            return shapes.truth_text(clean(value, nan_is_null=True), row, layout)
         except RowError:
             return None
+
+
+def remarks_on_rows(cls: Any, config: RowSettings, base_dir: object) -> Sequence[str]:
+    """Return what a source with ``rows`` says about columns beside the answers; raise SourceError."""
+    found: Sequence[str] = cls(config, base_dir).rows.remarks
+    return found
 
 
 def _no_rows(fault: Unreadable | None) -> str:
@@ -172,11 +184,11 @@ def _no_rows(fault: Unreadable | None) -> str:
     return f"no row can be read; line {fault.line}: {fault.error}{hint}"
 
 
-def _clean_row(row: Mapping[str, Any], *, nan_is_null: bool) -> dict[str, Any]:
+def _clean_row(row: Mapping[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name, value in row.items():
         try:
-            out |= clean({name: value}, nan_is_null=nan_is_null)
+            out |= clean({name: value}, nan_is_null=True)
         except RowError as error:
             raise RowError(f"the field {quoted(name)} {error}") from None
     return out
@@ -203,7 +215,10 @@ class _IdRegistry:
                 f"the field {quoted(column)} is not a valid id: an id has 1 to {MAX_ID} characters"
             )
         if not self._ids.first(name):
-            raise RowError(f"the id {quoted(name)} was used by an earlier row")
+            raise RowError(
+                f"the id {quoted(name)} was used by an earlier row; if the column {quoted(column)} identifies no row, rename it, "
+                "or type `id: COLUMN` for one that does"
+            )
         return name
 
     def _content_id(self, row: Mapping[str, Any]) -> str:

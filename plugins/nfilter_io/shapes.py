@@ -15,10 +15,8 @@ from typing import Any, Final
 from nfilter import JSON, Message, Sample, is_number
 from nfilter_io.cells import (
     RowError,
-    as_number_type,
     as_text,
     nonempty_text,
-    number_type,
     quoted,
 )
 from nfilter_io.conversations import (
@@ -31,6 +29,7 @@ from nfilter_io.conversations import (
 from nfilter_io.label_sets import read_class, write_class
 from nfilter_io.layout import Layout
 from nfilter_io.multiple_choice import Options, read_answer, render, write_answer
+from nfilter_io.passages import context_text, read_response, write_response
 from nfilter_io.preferences import parse_preference, restore_preference, true_response
 from nfilter_io.row_parts import (
     KEEP,
@@ -94,10 +93,9 @@ def _unread_columns(row: Mapping[str, Any], layout: Layout, *, tools: bool) -> I
 
 
 def _context_remedy(value: Any, name: str, layout: Layout) -> str:
-    if layout.shape != "prompt" or not isinstance(value, str):
+    if layout.shape not in ("prompt", "choice") or context_text(value) is None:
         return ""
-    columns = f"instruction: {layout.column('prompt')}, input: {name}, output: {layout.column('response')}"
-    return f" (`shape: alpaca` with `columns: {{{columns}}}` reads it)"
+    return f" (`columns: {{context: {name}}}` reads it)"
 
 
 def row_weight(row: Mapping[str, Any], layout: Layout) -> float:
@@ -162,7 +160,7 @@ def truth_text(value: Any, row: Mapping[str, Any], layout: Layout) -> str | None
         if layout.shape in ("preference", "completion"):
             return true_response(value)
         if layout.shape != "choice":
-            return as_text(value, "truth")
+            return read_response(value, "truth")[0]
         return read_answer(value, layout.options(row), layout.truth_form, "truth").letter
     except RowError:
         return None
@@ -177,17 +175,36 @@ def _parse_pair(row: Mapping[str, Any], layout: Layout) -> Parsed:
     answer_column = layout.column("output" if alpaca else "response")
     meta = dict(row)
     query = nonempty_text(row.get(query_column), query_column)
-    extra = layout.optional_column("input")
-    if extra is not None and row.get(extra) not in (None, ""):
-        query = _join_input(query, as_text(row[extra], extra))
+    context, not_carried = _input_text(row, layout) if alpaca else _context(row, layout)
+    if context:
+        query = _join_input(query, context)
     elif isinstance(row[query_column], str):
         meta[query_column] = None
-    response = as_text(row.get(answer_column), answer_column)
-    form = number_type(row[answer_column])
+    response, form = read_response(row.get(answer_column), answer_column)
     meta[answer_column] = None
     if form is not None:
         meta[KEEP] = {"form": form}
-    return Parsed((*system_message(row, layout, meta), *_user_and_assistant(query, response)), meta)
+    messages = (*system_message(row, layout, meta), *_user_and_assistant(query, response))
+    return Parsed(messages, meta, not_carried=not_carried)
+
+
+def _input_text(row: Mapping[str, Any], layout: Layout) -> tuple[str, tuple[str, ...]]:
+    """Return the input beside an instruction, empty without one, and what is not read: nothing."""
+    column = layout.optional_column("input")
+    value = row.get(column) if column is not None else None
+    return ("" if column is None or value is None else as_text(value, column)), ()
+
+
+def _context(row: Mapping[str, Any], layout: Layout) -> tuple[str, tuple[str, ...]]:
+    """Return the text that a question is about, empty without one, and what is not read."""
+    column = layout.optional_column("context")
+    value = row.get(column) if column is not None else None
+    text = context_text(value)
+    if text is None:
+        return "", (
+            f"the column {quoted(str(column))}, which is neither a text nor a list of texts",
+        )
+    return text, ()
 
 
 def _join_input(instruction: str, context: str) -> str:
@@ -203,19 +220,18 @@ def _restore_pair(
 ) -> dict[str, JSON]:
     alpaca = layout.shape == "alpaca"
     query_column = layout.column("instruction" if alpaca else "prompt")
-    extra = layout.optional_column("input")
+    extra = layout.optional_column("input" if alpaca else "context")
     restore_system(sample, layout, meta)
-    context = meta.get(extra) if extra is not None else None
+    context, _ = _input_text(meta, layout) if alpaca else _context(meta, layout)
     query = str(meta.get(query_column)) if meta.get(query_column) is not None else None
-    if query is not None and context not in (None, ""):
-        query = _join_input(query, str(context))
+    if query is not None and context:
+        query = _join_input(query, context)
     if query != sample.query:
         meta[query_column] = sample.query
-        if extra is not None and context not in (None, ""):
+        if extra is not None and context:
             meta[extra] = ""
-    meta[layout.column("output" if alpaca else "response")] = as_number_type(
-        sample.response, keep.get("form")
-    )
+    column = layout.column("output" if alpaca else "response")
+    meta[column] = write_response(sample.response, keep.get("form"), context)
     return meta
 
 
@@ -240,10 +256,10 @@ def _parse_choice(row: Mapping[str, Any], layout: Layout) -> Parsed:
     meta["options"] = texts
     if keep:
         meta[KEEP] = keep
-    query = render(question, options.texts)
-    return Parsed(
-        (*system_message(row, layout, meta), *_user_and_assistant(query, answer.letter)), meta
-    )
+    context, not_carried = _context(row, layout)
+    query = render(_join_input(question, context), options.texts)
+    messages = (*system_message(row, layout, meta), *_user_and_assistant(query, answer.letter))
+    return Parsed(messages, meta, not_carried=not_carried)
 
 
 def _restore_choice(
@@ -258,9 +274,16 @@ def _restore_choice(
             meta.pop("options", None)
     options = _reread_options(meta, layout)
     question = meta.get(query_column)
-    if options is None or question is None or render(str(question), options.texts) != sample.query:
+    about = _context(meta, layout)[0]
+    if (
+        options is None
+        or question is None
+        or render(_join_input(str(question), about), options.texts) != sample.query
+    ):
         # a sample that was not read here, or with a rewritten question
         meta[query_column] = sample.query
+        if about:
+            meta[layout.column("context")] = ""
         meta[answer_column] = sample.response
         return meta
     meta[answer_column] = write_answer(sample.response, options, keep.get("form"))

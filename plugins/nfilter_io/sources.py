@@ -29,7 +29,7 @@ from nfilter_io.config import (
 )
 from nfilter_io.csv_rows import csv_rows
 from nfilter_io.remote import OWN_HOSTS, fetch, hosts_of, identity_of, local_path, read_local
-from nfilter_io.rows import Rows
+from nfilter_io.rows import Rows, remarks_on_rows
 from nfilter_io.tables import dataset_classes, dataset_rows, parquet_classes, parquet_rows
 from nfilter_io.text_files import encoding_problem, json_lines, json_list
 
@@ -60,6 +60,10 @@ def _layout_problems(rows: Rows) -> list[str]:
     return []
 
 
+def _no_classes(path: Path, column: str) -> None:
+    del path, column
+
+
 def _file_source(
     called: str,
     settings: type[FileSettings],
@@ -67,7 +71,7 @@ def _file_source(
     endings: tuple[str, ...],
     *,
     others: Mapping[str, str] = MappingProxyType({}),
-    classes: Callable[[Path, str], Sequence[str] | None] | None = None,
+    classes: Callable[[Path, str], Sequence[str] | None] = _no_classes,
 ) -> type[Any]:
     """Return the source that reads one file, on this machine or at an address.
 
@@ -77,7 +81,7 @@ def _file_source(
         records: Reads the records of a file on this machine.
         endings: The suffixes of such files.
         others: Its names in other tools, with what to write here.
-        classes: Returns the class names of a column in the schema of a file; for formats with a schema, in which NaN is null.
+        classes: Returns the class names of a column in the schema of a file; for formats with a schema.
     """
 
     class FileSource:
@@ -117,6 +121,8 @@ def _file_source(
         def columns(cls, config: FileSettings, base_dir: Path) -> Mapping[str, str]:
             return cls(config, base_dir).rows.layout.describe()
 
+        remarks = classmethod(remarks_on_rows)
+
         def __init__(self, config: FileSettings, base_dir: Path) -> None:
             def file() -> Path:
                 return local_path(config.path, base_dir, config.query_env)
@@ -124,8 +130,7 @@ def _file_source(
             self.rows = Rows(
                 config,
                 lambda: read_local(config.path, file(), lambda path: records(path, config)),
-                nan_is_null=classes is not None,
-                schema_classes=lambda column: classes(file(), column) if classes else None,
+                schema_classes=lambda column: classes(file(), column),
             )
 
         def read(self) -> Iterator[Row | Unreadable]:
@@ -196,12 +201,13 @@ class Datasets:
     def columns(cls, config: DatasetsConfig, base_dir: Path) -> Mapping[str, str]:
         return cls(config, base_dir).rows.layout.describe()
 
+    remarks = classmethod(remarks_on_rows)
+
     def __init__(self, config: DatasetsConfig, base_dir: Path) -> None:
         path = base_dir / config.path
         self.rows = Rows(
             config,
             lambda: dataset_rows(path, config),
-            nan_is_null=True,
             schema_classes=lambda column: dataset_classes(path, config, column),
         )
 

@@ -111,15 +111,17 @@ def role_of(speaker: Any, role_key: str) -> Role | None:
     return known.get(speaker.strip().lower()) if isinstance(speaker, str) else None
 
 
-def text_key(turns: Any, role_key: str) -> str:
-    """Return the key of the texts of a list of turns: the usual one, or that of the other form if only that is there."""
-    usual, *others = (TEXT_KEYS[role_key], *(set(TEXT_KEYS.values()) - {TEXT_KEYS[role_key]}))
-    objects = (
-        [turn for turn in turns if isinstance(turn, Mapping)] if isinstance(turns, list) else []
-    )
-    if any(usual in turn for turn in objects):
-        return usual
-    return next((key for key in others if any(key in turn for turn in objects)), usual)
+def keys_of(turn: Any, usual: str = "role") -> tuple[str, str]:
+    """Return the keys of a turn's speaker and of its text: ``usual`` and its text, or those of the other form where only they are there.
+
+    A file, and even one list, may have turns of both forms: ``role`` and ``content``, ``from`` and ``value``.
+    """
+    others = [key for key in TEXT_KEYS if key != usual]
+    if not isinstance(turn, Mapping):
+        return usual, TEXT_KEYS[usual]
+    speaker = next((key for key in (usual, *others) if key in turn), usual)
+    texts = (TEXT_KEYS[speaker], *(text for text in TEXT_KEYS.values() if text in turn))
+    return speaker, texts[0] if texts[0] in turn else texts[-1]
 
 
 def begins_turns(text: str) -> bool:
@@ -127,10 +129,11 @@ def begins_turns(text: str) -> bool:
     return re.match(r"\s*\[\s*\{", text) is not None and _SPEAKER.search(text) is not None
 
 
-def read_turn(turn: Any, at: int, role_key: str, key: str) -> Turn:
-    """Parse turn number ``at`` with its speaker under ``role_key`` and its text under ``key``; raise RowError."""
+def read_turn(turn: Any, at: int, usual: str = "role") -> Turn:
+    """Parse turn number ``at``, whose speaker is usually under ``usual``; raise RowError."""
     if not isinstance(turn, Mapping):
         raise RowError(f"turn {at} is {json_type(turn)}, not an object")
+    role_key, key = keys_of(turn, usual)
     speaker = turn.get(role_key)
     role = role_of(speaker, role_key)
     if role is None:
@@ -357,10 +360,11 @@ def _read_weight(turn: Mapping[str, Any]) -> float:
 
 
 def fill_turn(
-    template: Mapping[str, Any], message: Message, role_key: str, key: str, form: Mapping[str, Any]
+    template: Mapping[str, Any], message: Message, form: Mapping[str, Any], usual: str = "role"
 ) -> dict[str, Any]:
     """Return the original turn with the message's contents; remove fields that the message no longer has."""
     turn = dict(template)
+    role_key, key = keys_of(template, usual)
     if "said" in form:
         turn[key] = _calls_to_text(message, form["said"])
         if not message.tool_calls:

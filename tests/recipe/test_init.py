@@ -223,6 +223,25 @@ def test_a_column_of_many_classes_gets_the_classifier_if_there_are_rows_enough(
     assert load_recipe(tmp_path / "r.yaml", plugins).name == name
 
 
+def test_options_in_an_order_of_their_own_are_the_same_answers(
+    plugins: Plugins, tmp_path: Path
+) -> None:
+    orders = (["sad", "calm", "glad"], ["glad", "sad", "calm"], ["calm", "glad", "sad"])
+    rows = [{"question": f"text {i}", "options": orders[i % 3], "answer": "A"} for i in range(60)]
+    data = tmp_path / "d.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = scaffold(plugins, None, data, "tiny", tmp_path / "r.yaml")
+    assert said[0].startswith("template: classes, because all rows share 3 answers: ")
+
+
+def test_a_remark_of_the_source_is_told(plugins: Plugins, tmp_path: Path) -> None:
+    data = labelled(tmp_path / "d.jsonl", ("sad", "calm", "glad"), 60)
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    data.write_text("".join(json.dumps({**row, "label_text": row["answer"]}) + "\n" for row in rows))  # fmt: skip
+    said = scaffold(plugins, None, data, "tiny", tmp_path / "r.yaml")
+    assert any(line.startswith("warning: the column 'label_text' says the same") for line in said)
+
+
 def test_options_of_their_own_get_the_usual_recipe(plugins: Plugins, tmp_path: Path) -> None:
     rows = [
         {"question": f"{i}?", "options": [f"{i}", f"{i + 1}"], "answer": "A"} for i in range(60)

@@ -99,7 +99,7 @@ def test_a_text_that_is_a_list_without_a_speaker_is_a_text(text: str, make: Any)
     assert made.restore(pair) == {"id": pair.id, **row}
 
 
-@pytest.mark.parametrize("text", ['[{"role": "user", "content": "x"', "[{'role': 'user', 'content': 'x'}]", '[{"from": "human", "value": "x"}]'])  # fmt: skip
+@pytest.mark.parametrize("text", ['[{"role": "user", "content": "x"', "[{'role': 'user', 'content': 'x'", '[{"from": "robot", "value": "x"}]'])  # fmt: skip
 def test_turns_that_cannot_be_read_are_no_text(text: str, make: Any) -> None:
     _, bad = make("jsonl", [{"prompt": [ASK], "completion": [SAY]}, {"prompt": text, "completion": [SAY]}]).read()  # fmt: skip
     assert isinstance(bad, Unreadable)

@@ -128,8 +128,40 @@ def test_turns_with_other_names_are_read_and_restored(
     assert changed[column] == [*turns[:3], {who: other, what: "No."}]
 
 
-def test_a_turn_without_the_text_of_the_others_is_named(make: Any) -> None:
-    turns = [{"from": "human", "value": "Why?"}, {"from": "gpt", "content": "So."}]
+MIXED = [
+    [{"from": "human", "value": "Why?"}, {"from": "gpt", "content": "So."}],
+    [{"role": "user", "content": "Why?"}, {"from": "gpt", "value": "So."}],
+    [{"from": "human", "value": "Why?"}, {"role": "assistant", "content": "So."}],
+    [{"role": "user", "content": "Why?"}, {"role": "assistant", "value": "So."}],
+]
+
+
+@pytest.mark.parametrize("turns", MIXED)
+def test_turns_of_two_forms_in_one_file_are_read(turns: list[dict[str, str]], make: Any) -> None:
+    """A file of one form, with rows of the other and rows of both; as one list, a completion, and a pair."""
+    shared = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    other = {key: "No." if text == "So." else text for key, text in turns[1].items()}
+    rows = [{"conversations": shared}, {"conversations": turns}]
+    source = make("jsonl", rows)
+    _, row = read(source)
+    assert [(m.role, m.content) for m in row.sample.messages] == [("user", "Why?"), ("assistant", "So.")]  # fmt: skip
+    assert source.restore(row.sample)["conversations"] == turns
+    assert source.restore(row.sample.relabel("No.", "r"))["conversations"] == [turns[0], other]
+
+    source = make("jsonl", [{"prompt": turns[:1], "completion": turns[1:]}])
+    (row,) = read(source)
+    assert (row.sample.query, row.sample.response) == ("Why?", "So.")
+    assert source.restore(row.sample.relabel("No.", "r"))["completion"] == [other]
+
+    pair = {"chosen": turns, "rejected": [turns[0], {"from": "gpt", "value": "Because."}]}
+    source = make("jsonl", [pair])
+    (row,) = read(source)
+    assert row.sample.response == "So."
+    assert {key: source.restore(row.sample)[key] for key in pair} == pair
+
+
+def test_a_turn_without_a_text_is_named(make: Any) -> None:
+    turns = [{"from": "human", "value": "Why?"}, {"from": "gpt", "text": "So."}]
     (row,) = read(make("jsonl", [{"conversations": turns}]))
     assert isinstance(row, Unreadable)
     assert "turn 2: the field 'value' is missing" in row.error

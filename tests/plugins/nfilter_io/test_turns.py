@@ -239,8 +239,10 @@ def test_rows_with_invalid_tools_are_unreadable(make: Any, tools: Any) -> None:
         ({"instruction": "a", "output": "b", "history": [["c", "d"]]}, ["the column 'history'"]),
         ({"prompt": "a", "response": "b", "tools": [TOOL]}, ["the column 'tools'"]),
         ({"question": "a", "answer": "b", "weight": "70 kg"}, []),
-        ({"question": "a", "answer": "B", "options": "A) x B) y"}, ["the column 'options'"]),
-        ({"question": "a", "answer": "B", "options": ["x", "y"], "passage": "p"}, ["the column 'passage'"]),
+        ({"question": "a A) x B) y", "answer": "B", "options": "A) x B) y"}, ["the column 'options'"]),
+        ({"question": "a", "answer": "B", "options": ["x", "y"], "passage": "p"}, []),
+        ({"question": "a", "answer": "B", "options": ["x", "y"], "passage": {"p": 1}}, ["the column 'passage', which is neither a text nor a list of texts"]),
+        ({"text": "a", "label": "b", "passage": "p"}, ["the column 'passage'"]),
         ({"question": "a", "answer": "b", "reasoning": "c"}, ["the column 'reasoning'"]),
         ({"prompt": "a", "completion": "b", "label": True}, []),
         ({"prompt": "a", "completion": "b", "label": False}, ["the column 'label', which is false: in unpaired preferences (KTO) a bad response"]),
@@ -253,15 +255,35 @@ def test_parts_that_are_not_carried_are_reported(
     assert list(only(make("jsonl", [row])).not_carried) == not_carried
 
 
-def test_a_column_with_what_the_question_is_about_can_be_read(make: Any) -> None:
-    row = {"question": "who?", "passage": "A cat sat.", "answer": "a cat"}
-    (said,) = only(make("jsonl", [row])).not_carried
-    columns = {"instruction": "question", "input": "passage", "output": "answer"}
-    written = ", ".join(f"{role}: {name}" for role, name in columns.items())
-    assert said == f"the column 'passage' (`shape: alpaca` with `columns: {{{written}}}` reads it)"
-    read = only(make("jsonl", [row], shape="alpaca", columns=columns))
-    assert read.sample.query == "who?\n\nA cat sat."
+PASSAGES = [
+    ("A cat sat.", "A cat sat."),
+    (["A cat", "sat."], "A cat\nsat."),
+    ({"contexts": ["A cat", "sat."], "labels": ["METHODS", "RESULTS"]}, "A cat\nsat."),
+]
+
+
+@pytest.mark.parametrize(("cell", "text"), PASSAGES)
+@pytest.mark.parametrize("name", ["context", "passage", "article"])
+@pytest.mark.parametrize("options", [{}, {"options": ["a cat", "a dog"]}])
+def test_what_a_question_is_about_is_read(
+    name: str, cell: Any, text: str, options: dict[str, Any], make: Any
+) -> None:
+    row = {"id": "1", "question": "who?", name: cell, "answer": "a cat", **options}
+    source = make("jsonl", [row])
+    read = only(source)
+    assert read.sample.query == f"who?\n\n{text}" + "\nA. a cat\nB. a dog" * bool(options)
     assert read.not_carried == ()
+    assert source.restore(read.sample) == row
+    new = "B" if options else "a dog"
+    assert source.restore(read.sample.relabel(new, "a test")) == {**row, "answer": "a dog"}
+
+
+def test_a_passage_under_another_name_is_read_as_the_remedy_says(make: Any) -> None:
+    row = {"question": "who?", "contexts": ["A cat sat."], "answer": "a cat"}
+    (said,) = only(make("jsonl", [row])).not_carried
+    assert said == "the column 'contexts' (`columns: {context: contexts}` reads it)"
+    read = only(make("jsonl", [row], columns={"context": "contexts"}))
+    assert (read.sample.query, read.not_carried) == ("who?\n\nA cat sat.", ())
 
 
 def test_a_key_that_stands_twice_is_named(tmp_path: Path) -> None:

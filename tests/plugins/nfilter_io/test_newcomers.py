@@ -232,7 +232,6 @@ def test_scores_are_no_classes(make: Any) -> None:
     assert columns(make("jsonl", few))["classes"] == "0.0, 0.5, 1.0"
 
 
-@pytest.mark.types("too many to take them for classes unasked: `shape: label` reads them")
 def test_a_label_of_many_values_is_told(make: Any) -> None:
     rows = [{"text": text, "label": f"sku {i}"} for i, text in enumerate(TEXTS)]
     with pytest.raises(SourceError, match="40 different values in 40 rows, too many to take them for classes unasked"):  # fmt: skip
@@ -240,9 +239,6 @@ def test_a_label_of_many_values_is_told(make: Any) -> None:
     assert columns(make("jsonl", rows, shape="label"))["shape"] == "label"
 
 
-@pytest.mark.types(
-    "The first line seems to be a row: write a line with the names of the columns above it"
-)
 def test_a_table_without_names_of_columns_is_told(over: Any) -> None:
     table = b"Which characteristic do all of these living things have in common?,iron,tin,B\nWhy?,a,b,A\n"  # fmt: skip
     with pytest.raises(SourceError, match="The first line seems to be a row: write a line with the names"):  # fmt: skip
@@ -262,7 +258,6 @@ def said(folder: Path, rows: list[dict[str, Any]], make: Any, **config: Any) -> 
 NAMES = ["World", "Sports", "Business"]
 
 
-@pytest.mark.types("stays as it is where an answer is replaced: remove it, or make it again", "reads it in place of the numbers")  # fmt: skip
 def test_a_copy_of_the_label_is_told(make: Any, tmp_path: Path) -> None:
     rows = [{"text": text, "label": i % 3, "label_text": NAMES[i % 3], "n": i % 3 == 0} for i, text in enumerate(TEXTS)]  # fmt: skip
     (remark,) = said(tmp_path, rows, make)
@@ -336,7 +331,6 @@ def checked(folder: Path, train: list[str], test: list[Any], more: str = "") -> 
     return check(recipe, plugins, site_of(recipe, plugins), prompts_of(recipe, plugins)), path
 
 
-@pytest.mark.types("in its source lists the same")
 def test_test_rows_without_some_classes_are_told(tmp_path: Path) -> None:
     report, _ = checked(tmp_path, ["bad", "good", "so so"], ["good", "bad"])
     assert report.faults == []

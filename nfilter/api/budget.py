@@ -33,6 +33,9 @@ class Budget:
 
     ``spent`` is the cost of finished calls, ``held`` the maximum cost of running calls. Their sum does not exceed ``cap``,
     except through ``hold_uncapped`` and calls that cost more than was held for them.
+
+    A completion has its cost. What was paid without a completion, such as the failed attempts of a call that ended with the run, is
+    passed to ``lose``: the run stores it, so that the cap holds when the run is resumed.
     """
 
     def __init__(self, cap: float = math.inf) -> None:
@@ -41,6 +44,7 @@ class Budget:
         self._spent = 0.0
         self._held = 0.0
         self._out = 0
+        self._lost = 0.0
 
     @property
     def spent(self) -> float:
@@ -100,3 +104,14 @@ class Budget:
             self._held = max(0.0, self._held - most)
             self._out -= 1
             self._spent += usd
+
+    def lose(self, usd: float) -> None:
+        """Record that ``usd`` dollars of the settled costs belong to no completion."""
+        with self._lock:
+            self._lost += usd
+
+    def take_lost(self) -> float:
+        """Return the dollars passed to ``lose`` since the last call; the caller stores them."""
+        with self._lock:
+            lost, self._lost = self._lost, 0.0
+        return lost

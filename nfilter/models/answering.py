@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from nfilter.answers.thoughts import Thoughts
+from nfilter.api.budget import Budget
 from nfilter.api.calls import Completion, Request
 from nfilter.api.capabilities import EndsPrompts, Streams
 from nfilter.api.errors import ContractError
@@ -62,6 +64,7 @@ class Answering:
         thoughts: Separates reasoning from answers.
         pace: Receives the time of every answer.
         claims: Tells which calls other processes make; None: this process makes all.
+        budget: Has the costs of calls without an answer.
     """
 
     stage: str
@@ -76,6 +79,7 @@ class Answering:
     thoughts: Thoughts
     pace: Pace | None
     claims: CallClaims | None = None
+    budget: Budget | None = None
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Return one completion per request, in order.
@@ -95,16 +99,18 @@ class Answering:
             going = True
             while going:
                 mine, theirs = claimed.take(list(todo))
-                for came in self._answers({key: todo.pop(key) for key in mine}):
-                    if came is not None:
-                        self._take(recorder, claimed, *came)
-                        bar.advance()
-                    recorder.commit_if_due(idle=came is None)
+                answers = self._answers({key: todo.pop(key) for key in mine})
+                # The traceback of an error holds the stream, and calls that nobody reads would go on.
+                with closed_at_end(answers):
+                    for came in answers:
+                        if came is not None:
+                            self._take(recorder, claimed, *came)
+                            bar.advance()
+                        recorder.commit_if_due(idle=came is None)
                 # Others may wait for these answers while this process waits for theirs.
                 claimed.close()
                 if todo and not theirs:
-                    self._check_may_start(todo)
-                    theirs = claimed.wait(list(todo))
+                    theirs = claimed.wait(list(todo), partial(self._check_may_start, todo))
                 for key in theirs:
                     del todo[key]
                     bar.advance()
@@ -203,9 +209,13 @@ class Answering:
             try:
                 yield bar
             finally:
-                # Answers that arrived before an error or an interrupt were paid for.
-                recorder.commit()
-                claimed.close()
+                # Answers that arrived before an error or an interrupt were paid for, and so were attempts without an answer.
+                if self.budget is not None:
+                    recorder.lose(self.budget.take_lost())
+                try:
+                    recorder.commit()
+                finally:
+                    claimed.close()
         if self.pace is not None:
             self.pace.end(self.model)
 
@@ -256,18 +266,19 @@ class Answering:
     ) -> Iterator[tuple[str, Completion] | None]:
         """Yield the answers of a stream by key. ``sent`` has the keys of the requests, and may grow."""
         answered: set[int] = set()
-        for came in stream:
-            if came is None:
-                yield None
-                continue
-            index, answer = came
-            check_completions(self._model_text(), [answer], 1)
-            if index in answered or not 0 <= index < len(sent):
-                raise self._miscounted(
-                    f"request {index} of {len(sent)} was answered twice, or does not exist"
-                )
-            answered.add(index)
-            yield sent[index], answer
+        with closed_at_end(stream):
+            for came in stream:
+                if came is None:
+                    yield None
+                    continue
+                index, answer = came
+                check_completions(self._model_text(), [answer], 1)
+                if index in answered or not 0 <= index < len(sent):
+                    raise self._miscounted(
+                        f"request {index} of {len(sent)} was answered twice, or does not exist"
+                    )
+                answered.add(index)
+                yield sent[index], answer
         if self.interrupt.requested:
             raise Interrupted
         if len(answered) < len(sent):

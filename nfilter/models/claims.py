@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Final, Protocol
 
 from nfilter.api.calls import Completion, Request
+from nfilter.api.errors import StoreError
 from nfilter.models.conversations import Conversations, PreparedCall
 from nfilter.models.recording import Recorder, is_transient
 from nfilter.store.failpoints import reach
@@ -31,12 +33,14 @@ class CallClaims(Protocol):
         """Return the keys of calls that nobody makes any more, and answers."""
         ...
 
-    def wait(self, keys: Sequence[str]) -> tuple[Collection[str], Mapping[str, Completion]]:
-        """Return what ``look`` does, as soon as it is not empty."""
+    def wait(
+        self, keys: Sequence[str], check: Callable[[], None]
+    ) -> tuple[Collection[str], Mapping[str, Completion]]:
+        """Return what ``look`` does, as soon as it is not empty. An error of ``check``, called before each look, ends it."""
         ...
 
     def settle(self, answers: Mapping[str, Completion], released: Collection[str]) -> None:
-        """Publish answers to claimed calls, and give up other claims."""
+        """Publish answers to claimed calls, and give up those of this process's claims that are ``released``."""
         ...
 
 
@@ -61,14 +65,19 @@ class ClaimedCalls:
         """Claim calls; return the keys of those to make here, and the answers of other processes, which are recorded."""
         if self._claims is None:
             return keys, {}
+        # Before the claim: an interrupt may come when it is written and not yet returned.
+        self._pending |= set(keys)
         mine, answers = self._claims.take(keys)
-        self._pending |= set(mine)
+        self._pending -= set(keys).difference(mine)
         return mine, self._borrowed(answers)
 
-    def wait(self, keys: Sequence[str]) -> Mapping[str, Completion]:
-        """Wait until a call of another process is answered or given up; return the answers, which are recorded."""
+    def wait(self, keys: Sequence[str], check: Callable[[], None]) -> Mapping[str, Completion]:
+        """Wait until a call of another process is answered or given up; return the answers, which are recorded.
+
+        An error of ``check``, which is called again and again, ends it.
+        """
         assert self._claims is not None
-        return self._borrowed(self._claims.wait(keys)[1])
+        return self._borrowed(self._claims.wait(keys, check)[1])
 
     def look(
         self, keys: Sequence[str], *, idle: bool
@@ -100,24 +109,38 @@ class ClaimedCalls:
         self._settle_if_due()
 
     def close(self) -> None:
-        """Publish all answers, and give up the other claims of this group."""
-        if self._claims is not None and self._pending:
-            # A process that is killed here finds its answers in the journal, and publishes them when it is started again.
+        """Publish all answers, and give up the other claims of this group.
+
+        If the answers cannot be committed, all claims are given up, so that other processes make the calls.
+        """
+        if self._claims is None or not self._pending:
+            return
+        try:
             self._recorder.commit()
-            reach("calls.answered")
-            self._settle(self._pending - self._answers.keys())
+        except BaseException:
+            self._answers = {}
+            # The folder of the claims may be on the same full disk.
+            with suppress(StoreError):
+                self._settle(self._pending)
+            raise
+        # A process that is killed here finds its answers in the journal, and publishes them when it is started again.
+        reach("calls.answered")
+        self._settle(self._pending - self._answers.keys())
 
     def _settle_if_due(self) -> None:
         if time.monotonic() - self._settled > _SECONDS:
+            if self._answers:
+                self._recorder.commit()
             self._settle(())
 
     def _settle(self, released: Collection[str]) -> None:
+        """Publish the answers, which are committed."""
         assert self._claims is not None
-        answers, self._answers, self._settled = self._answers, {}, time.monotonic()
-        if answers or released:
-            self._recorder.commit()
-            self._claims.settle(answers, released)
-        self._pending -= {*answers, *released}
+        self._settled = time.monotonic()
+        if self._answers or released:
+            self._claims.settle(self._answers, released)
+        self._pending = self._pending.difference(self._answers, released)
+        self._answers = {}
 
     def _borrowed(self, answers: Mapping[str, Completion]) -> Mapping[str, Completion]:
         if answers:

@@ -153,6 +153,7 @@ class JournaledModel:
             interrupt=self.interrupt,
             spent=lambda: self.budget.spent if self.budget is not None else 0.0,
             lose=lambda usd: self.journal.commit([], [], [(self.stage, self.name, usd)]),
+            take_lost=lambda: self.budget.take_lost() if self.budget is not None else 0.0,
         )
         return cast("_Capability", calls.methods())
 
@@ -212,6 +213,7 @@ class JournaledModel:
             self.thoughts,
             self.pace,
             self.claims,
+            self.budget,
         )
 
     def _model_text(self) -> str:

@@ -26,6 +26,7 @@ class Recorder:
         self._requests: dict[str, Request] = {}
         self._fresh: dict[str, Completion] = {}
         self._found: dict[str, None] = {}
+        self._lost = 0.0
         self._last = time.monotonic()
 
     def ask(self, key: str, request: Request) -> None:
@@ -52,6 +53,10 @@ class Recorder:
         """Take an answer of the model."""
         self._fresh[key] = self.done[key] = answer
 
+    def lose(self, usd: float) -> None:
+        """Take the cost of calls without an answer, in dollars."""
+        self._lost += usd
+
     def commit_if_due(self, *, idle: bool = False) -> None:
         """Commit if there are enough answers, or the last commit is long ago, or no answer is waiting to be read (``idle``)."""
         late = time.monotonic() - self._last > _SECONDS
@@ -59,9 +64,12 @@ class Recorder:
             self.commit()
 
     def commit(self) -> None:
-        """Commit everything that is not committed yet. Call it also after an error: answers that came were paid for."""
+        """Commit everything that is not committed yet. Call it also after an error: answers that came were paid for.
+
+        After an error of the commit itself, the next one tries it again.
+        """
         answers, found = self._fresh, self._found
-        self._fresh, self._found, self._last = {}, {}, time.monotonic()
+        self._last = time.monotonic()
         kept = {key: answer for key, answer in answers.items() if not is_transient(answer)}
         uses = [
             Use(self._stage, sample, key, self._model)
@@ -72,16 +80,14 @@ class Recorder:
         if kept or uses or lost:
             asked = {use.key: self._requests[use.key] for use in uses}
             self._journal.commit(list(kept.items()), uses, lost, list(asked.items()))
+        self._fresh, self._found, self._lost = {}, {}, 0.0
 
     def _costs(
         self, answers: Mapping[str, Completion], kept: Mapping[str, Completion]
     ) -> list[tuple[str, str, float]]:
-        """Return the costs of transient failures: such a call is not stored and is made again, but it was paid for."""
-        return [
-            (self._stage, self._model, answer.usd)
-            for key, answer in answers.items()
-            if key not in kept and answer.usd
-        ]
+        """Return the costs of calls without an answer, and of transient failures: such a call is not stored, but was paid for."""
+        costs = [answer.usd for key, answer in answers.items() if key not in kept]
+        return [(self._stage, self._model, usd) for usd in (*costs, self._lost) if usd]
 
 
 def is_transient(answer: Completion) -> bool:

@@ -49,6 +49,7 @@ class Calls:
         interrupt: Tells whether the run is being interrupted.
         spent: Returns the dollars that the run has spent.
         lose: Receives dollars that were paid for calls without a result.
+        take_lost: Takes the costs that the backend knows to have no result, which are among those spent.
     """
 
     who: str
@@ -61,6 +62,7 @@ class Calls:
     interrupt: Interrupt
     spent: Callable[[], float]
     lose: Callable[[float], None]
+    take_lost: Callable[[], object] = lambda: None
 
     def methods(self) -> SimpleNamespace:
         """Return an object with the methods of the capability."""
@@ -197,6 +199,8 @@ class Calls:
             if paid():
                 self.lose(paid())
             raise
+        finally:
+            self.take_lost()
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,17 +71,35 @@ class ClaimFolder:
         with self._locked(exclusive=False) as file:
             return self._look(file, keys, own_is_free=False)
 
-    def settle(self, answers: Mapping[str, Completion], released: Iterable[str] = ()) -> None:
-        """Publish answers to calls that this process claimed, and release other claims.
+    def settle(
+        self,
+        answers: Mapping[str, Completion],
+        released: Iterable[str] = (),
+        world: int | None = None,
+    ) -> None:
+        """Publish answers to calls that this process claimed, and release claims.
+
+        Of the calls in ``released``, those are released whose claim is this process's to settle (``unsettled``); without ``world``
+        these are its own alone.
 
         Raises:
             StoreError: if the folder cannot be written.
         """
-        rows = [(key, self._rank, _RELEASED, 0) for key in released]
-        if answers:
-            rows += self._stored(answers)
-        if rows:
+        free = list(released)
+        rows = self._stored(answers) if answers else []
+        if rows or free:
             with self._locked(exclusive=True) as file:
+                places = self._last.find(_heads(free))
+                records = [
+                    self._record(file, int(at), key) for key, at in zip(free, places, strict=True)
+                ]
+                rows += [
+                    (key, self._rank, _RELEASED, 0)
+                    for key, row in zip(free, records, strict=True)
+                    if row is not None
+                    and row["size"] == _CLAIMED
+                    and self._settles(row["rank"], world)
+                ]
                 self._append(file, rows)
 
     def unsettled(self, world: int) -> list[str]:
@@ -94,10 +112,13 @@ class ClaimFolder:
             return []
         with self._locked(exclusive=False) as file:
             rows = self._records(file, self._last.positions())
-        own = rows["rank"] == self._rank
-        if self._rank == 0:
-            own |= rows["rank"] >= world
+        own = self._settles(rows["rank"], world)
         return [_text(row["key"]) for row in rows[own & (rows["size"] == _CLAIMED)]]
+
+    def _settles(self, ranks: Any, world: int | None) -> Any:
+        """Whether this process settles the claims of ``ranks``, a number or an array."""
+        own = ranks == self._rank
+        return own if world is None or self._rank else own | (ranks >= world)
 
     @contextmanager
     def _locked(self, *, exclusive: bool) -> Iterator[int]:

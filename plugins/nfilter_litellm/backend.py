@@ -113,7 +113,7 @@ class LiteLLMBackend:
         self._ledger = Ledger(folder)
         self._open_streams = 0
         self._guard = HostGuard(allowed_hosts_of(self._route, site.allow_hosts, self.own_hosts))
-        self._engine = Engine(self._connect, self._disconnect, self._guard)
+        self._engine = Engine(self._connect, self._disconnect, self._guard, self._lose)
 
     def fingerprint(self) -> str:
         """Return a SHA-256 of the settings that determine an answer: name, address, revision, added request fields.
@@ -205,6 +205,7 @@ class LiteLLMBackend:
             Retry(config.attempts),
             Breaker(f"model {config.model!r} at {route.destination}"),
             lambda: self._site.interrupt.requested,
+            self._lose,
         )
         return dispatcher
 
@@ -232,6 +233,10 @@ class LiteLLMBackend:
             BatchSettings(),
             lambda: self._site.interrupt.requested,
         )
+
+    def _lose(self, usd: float) -> None:
+        if self._site.budget is not None:
+            self._site.budget.lose(usd)
 
     async def _disconnect(self) -> None:
         transport, self._transport = self._transport, None

@@ -31,9 +31,9 @@ class BatchPricing:
 
 @dataclass(slots=True)
 class Call:
-    """One call: indices of its requests, its line, its cost bound, and ``usd``, the cost of its failed attempts.
+    """One call: indices of its requests, its line, its cost bound, and ``usd``, the cost of its failed attempts without a completion.
 
-    ``limit`` is the name of the limit field in its line; ``renamed``: the name was already changed.
+    ``lost`` is the part of ``usd`` that no later run would read again from the results of its batch. ``limit`` is the name of the limit field in its line; ``renamed``: the name was already changed.
     """
 
     indices: list[int]
@@ -43,6 +43,7 @@ class Call:
     limit: LimitName
     renamed: bool = False
     usd: float = 0.0
+    lost: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,9 @@ class BatchDispatcher:
                 await work.submit(group, [each for each in calls if each not in known], 1, 1)
         except BaseExceptionGroup as errors:
             raise root_error(errors) from None
+        finally:
+            if self.format.pricing.budget is not None:
+                self.format.pricing.budget.lose(sum(call.lost for call in calls.values()))
         if not self.stopping():
             self.breaker.finished()
 
@@ -125,10 +128,18 @@ class _BatchRun:
     def _budget(self) -> Budget | None:
         return self.dispatcher.format.pricing.budget
 
-    async def submit(self, group: asyncio.TaskGroup, ids: list[str], turn: int, tried: int) -> None:
+    async def submit(
+        self,
+        group: asyncio.TaskGroup,
+        ids: list[str],
+        turn: int,
+        tried: int,
+        failed: Pending | None = None,
+    ) -> None:
         """Create batches of calls, each when the budget covers all of it.
 
         ``turn`` counts the submissions of the calls in all runs, ``tried`` those in this run; 0 is an earlier run's batch.
+        ``failed`` is the batch in which the calls failed.
         """
         dispatcher = self.dispatcher
         budget = self._budget
@@ -146,7 +157,15 @@ class _BatchRun:
                     if budget is not None:
                         budget.settle(bound, 0.0)
                     raise
+                if failed is not None:
+                    self._replace_batch(failed, part)
                 group.create_task(self.follow(group, pending, bound, tried))
+
+    def _replace_batch(self, failed: Pending, ids: Sequence[str]) -> None:
+        """Record that calls are in another batch now: a later run reads that one."""
+        self.dispatcher.ledger.mark_read(replace(failed, ids=tuple(ids)))
+        for each in ids:
+            self.calls[each].lost = self.calls[each].usd
 
     def _next_part(self, ids: Sequence[str]) -> tuple[list[str], float]:
         """Return the first of ``ids`` that fit into one file and the remaining budget, and their cost bound."""
@@ -191,7 +210,7 @@ class _BatchRun:
                 if budget is not None:
                     budget.settle(bound, usd)
             self.dispatcher.breaker.check_unanswered()
-            await self.submit(group, retries, pending.turn + 1, tried + 1)
+            await self.submit(group, retries, pending.turn + 1, tried + 1, pending)
 
     async def _wait_until_ended(self, pending: Pending, *, new: bool) -> tuple[Pending, Batch]:
         """Create the batch if necessary, and wait until it has ended."""
@@ -270,7 +289,9 @@ class _BatchRun:
         for detail in reading.unanswered:
             dispatcher.breaker.unanswered(detail)
         retries = self._record_failures(pending, reading.faults, tried)
-        dispatcher.ledger.mark_read(pending)
+        retried = set(retries)
+        done = tuple(each for each in pending.ids if each not in retried)
+        dispatcher.ledger.mark_read(replace(pending, ids=done))
         return reading.paid, retries
 
     def _raise_for(self, batch: Batch) -> None:
@@ -368,6 +389,7 @@ class _BatchRun:
     def _emit_all(self, call: Call, answer: Completion) -> None:
         usd = (answer.usd or 0.0) + call.usd
         first = replace(answer, usd=usd) if usd or answer.usd is not None else answer
+        call.usd = call.lost = 0.0
         for number, index in enumerate(call.indices):
             self.dispatcher.calls += 1
             self.emit(index, first if number == 0 else replace(answer, usd=0.0))

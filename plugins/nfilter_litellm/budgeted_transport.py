@@ -43,8 +43,7 @@ class BudgetedTransport:
             await asyncio.sleep(_POLL_SECONDS)
             if self.stopped():
                 raise NotStartedError
-        # A cancelled attempt may be billed in full.
-        usd = bound
+        usd, lost = bound, 0.0
         try:
             answer = await self.transport.call(request)
             usd = cost_of(answer, self.price, bound)
@@ -52,9 +51,17 @@ class BudgetedTransport:
         except CallError as error:
             usd = error.usd = cost_of_fault(error, self.price, bound)
             raise
+        except BaseException as error:
+            # A cancelled attempt may be billed in full; an error that ends the run names the reply that it follows from.
+            fault = error.__cause__
+            usd = lost = (
+                cost_of_fault(fault, self.price, bound) if isinstance(fault, CallError) else bound
+            )
+            raise
         finally:
             if budget is not None:
                 budget.settle(bound, usd)
+                budget.lose(lost)
 
     async def close(self) -> None:
         """Close the underlying transport."""

@@ -81,13 +81,18 @@ class Dispatcher:
         retry: Retry,
         breaker: Breaker,
         stopping: Callable[[], bool] = lambda: False,
+        lose: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """Once ``stopping`` returns True, no attempt starts; running ones complete."""
+        """Once ``stopping`` returns True, no attempt starts; running ones complete.
+
+        ``lose`` receives the dollars that were paid for calls without a completion.
+        """
         self.limiter = limiter
         self._transport = transport
         self._retry = retry
         self._breaker = breaker
         self._stopping = stopping
+        self._lose = lose
         # After a 429 the server recovers by itself: try at least every 8 s.
         self._pause = replace(retry, max_delay=16 * retry.base)
         self._gate = Gate(limiter)
@@ -173,12 +178,21 @@ class Dispatcher:
     async def _call(self, run: _Run, index: int, request: Request, slot: _Slot) -> None:
         ticket = slot.take()
         state = _CallState(self._retry, self._pause, f"{request.sample_id}\x1f{index}")
+        try:
+            await self._call_until_ended(run, index, request, ticket, state)
+        finally:
+            # The attempts of a call that ends without a completion were paid for.
+            self._lose(state.usd)
+
+    async def _call_until_ended(
+        self, run: _Run, index: int, request: Request, ticket: int, state: _CallState
+    ) -> None:
         while not self._is_stopped(run):
             try:
                 answer = await self._attempt(run, request, ticket, state)
                 if answer is not None:
                     self.calls += 1
-                    run.emit(index, state.with_cost(answer))
+                    run.emit(index, state.charged(answer))
                     self._breaker.check_unanswered()
                     return
             except Exception as error:  # noqa: BLE001
@@ -268,7 +282,7 @@ class _Slot:
 
 
 class _CallState:
-    """Retry state of one call; ``usd`` is the cost of its failed attempts."""
+    """Retry state of one call; ``usd`` is the cost of its failed attempts, until a completion has it."""
 
     def __init__(self, retry: Retry, pause: Retry, key: str) -> None:
         self.delay = 0.0
@@ -285,11 +299,10 @@ class _CallState:
         """Add a cost incurred for this call besides its attempts."""
         self.usd += usd
 
-    def with_cost(self, answer: Completion) -> Completion:
-        """Return the answer with the cost of all attempts added."""
-        if not self.usd:
-            return answer
-        return replace(answer, usd=self.usd + (answer.usd or 0.0))
+    def charged(self, answer: Completion) -> Completion:
+        """Return the answer with the cost of all attempts added, which this state then has no longer."""
+        usd, self.usd = self.usd, 0.0
+        return replace(answer, usd=usd + (answer.usd or 0.0)) if usd else answer
 
     def should_retry(self, fault: CallError, now: float) -> bool:
         """Return whether to retry, after ``delay`` seconds."""

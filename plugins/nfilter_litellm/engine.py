@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ _FLUSH_SECONDS = 0.05  # longest time for which answers are collected before del
 _MAX_COLLECTED = 16  # answers that are delivered at once
 _MAX_UNREAD = 32  # unread answers at which no call starts, because a kill would lose them
 _IDLE_SECONDS = 0.05  # longest wait for an answer, while other conversations may go on
+_WAIT_SECONDS = 0.5  # longest wait otherwise: a signal may arrive in another thread, and wakes none
 
 Answered = tuple[int, Completion]
 
@@ -83,9 +85,7 @@ def _mark_read(task: asyncio.Task[None]) -> None:
         task.exception()
 
 
-def _next(
-    out: queue.SimpleQueue[list[Answered] | None], seconds: float | None
-) -> list[Answered] | None:
+def _next(out: queue.SimpleQueue[list[Answered] | None], seconds: float) -> list[Answered] | None:
     """Return the next answers, no answers after ``seconds``, or None at the end."""
     try:
         return out.get(timeout=seconds)
@@ -101,14 +101,16 @@ class Engine:
         build: Callable[[], Dispatches],
         close: Callable[[], Coroutine[Any, Any, None]],
         guard: HostGuard | None = None,
+        lose: Callable[[float], None] = lambda _: None,
     ) -> None:
         """``build`` creates the dispatcher and ``close`` closes its transport, both in the loop's thread.
 
-        ``guard`` restricts the connections of that thread.
+        ``guard`` restricts the connections of that thread. ``lose`` receives the dollars of answers that nobody reads.
         """
         self._build = build
         self._close = close
         self._guard = guard
+        self._lose = lose
         self._dispatcher: Dispatches | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -141,10 +143,13 @@ class Engine:
 
         loop.call_soon_threadsafe(start)
         completed = False
+        unyielded: deque[Answered] = deque()
         try:
-            while (batch := _next(out, None if more is None else _IDLE_SECONDS)) is not None:
-                for answered in batch:
-                    yield answered
+            seconds = _WAIT_SECONDS if more is None else _IDLE_SECONDS
+            while (batch := _next(out, seconds)) is not None:
+                unyielded.extend(batch)
+                while unyielded:
+                    yield unyielded.popleft()
                     further = more() if more is not None else ()
                     left += len(further) - 1
                     if further:
@@ -159,8 +164,9 @@ class Engine:
             if not completed:
                 # A lambda, because the task may not exist yet.
                 loop.call_soon_threadsafe(lambda: tasks[0].cancel())  # noqa: PLW0108
-                while out.get() is not None:
-                    pass
+                while (batch := out.get()) is not None:
+                    unyielded.extend(batch)
+                self._lose(sum(answer.usd or 0.0 for _, answer in unyielded))
         tasks[0].result()
 
     def tally(self) -> Tally:

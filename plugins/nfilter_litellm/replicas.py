@@ -152,7 +152,7 @@ class ReplicaTransport:
             error.detail = f"{error.detail} (at {replica.address})"
             if error.shared and not error.maybe_prompt:
                 # The other servers may answer, and the calls of this one would fail in silence.
-                raise ModelError(_wrong_server(error.detail)) from None
+                raise ModelError(_wrong_server(error.detail)) from error
             raise
         finally:
             replica.running -= 1

@@ -273,7 +273,7 @@ _BROKEN = {
 }
 _REFUSED = frozenset(
     {
-        "limited", "limited_after", "error", "unavailable", "unauthorized", "forbidden", "no_quota", "unknown_model",
+        "limited", "limited_after", "error", "gateway", "unavailable", "unauthorized", "forbidden", "no_quota", "unknown_model",
         "overflow", "overflow_vllm", "overflow_llama", "no_schema", "no_max_tokens", "no_max_completion_tokens",
     }
 )  # fmt: skip

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from nfilter import Completion, Failure, Interrupt, Message, Request
+from nfilter import Completion, Failure, Interrupt, Message, Request, StoreError
+from nfilter.api.interrupt import Interrupted
 from nfilter.engine.ranks.calls import SharedCalls
 from nfilter.engine.ranks.place import Place
 from nfilter.engine.ranks.waiting import Waiting
 from nfilter.models import claims
 from nfilter.models.proxy import JournaledModel
-from nfilter.store.journal import Journal
+from nfilter.store.claims import ClaimFolder
+from nfilter.store.journal import Journal, call_key
 
 
 class Server:
@@ -214,3 +218,134 @@ def test_answers_are_published_while_a_process_waits_for_others(
     results = pair(server, Streams).run(talk)
     assert results == [["<p>", "<q>"], ["<q>", "<p>"]]
     assert server.asked == Counter(["p", "q"])
+
+
+class Rank:
+    """One process of two, with a journal, claims and an interrupt of its own."""
+
+    def __init__(self, home: Path, rank: int, sleep: Callable[[float], None]) -> None:
+        self.journal = Journal(home / f"{rank}.db")
+        self.interrupt = Interrupt()
+        self.folder = ClaimFolder(home / "ranks/calls/01-x", rank)
+        place, waiting = Place(rank, 2), Waiting(lambda _: None, sleep=sleep)
+        self.calls = SharedCalls(home, "01-x", place, waiting, lambda _: None)
+
+    def model(self, kind: type[Batches], server: Server) -> JournaledModel:
+        return JournaledModel(
+            "m", kind(server, lambda: None), "mark", self.journal, "01-x",
+            interrupt=self.interrupt, claims=self.calls,
+        )  # fmt: skip
+
+
+def no_sleep(_: float) -> None:
+    raise AssertionError("it waits")
+
+
+@pytest.fixture
+def rank(tmp_path: Path) -> Iterator[Callable[..., Rank]]:
+    made: list[Rank] = []
+
+    def make(number: int, sleep: Callable[[float], None] = no_sleep) -> Rank:
+        made.append(Rank(tmp_path, number, sleep))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.journal.close()
+
+
+def texts(model: JournaledModel, *asked: str) -> list[str]:
+    return [
+        done.text for done in model.converse([request(text) for text in asked], lambda *_: None)
+    ]
+
+
+@pytest.mark.parametrize("kind", [Batches, Streams])
+def test_if_answers_cannot_be_committed_no_claim_stays_and_another_process_makes_the_calls(
+    rank: Callable[..., Rank], monkeypatch: pytest.MonkeyPatch, kind: type[Batches]
+) -> None:
+    one, other = rank(0), rank(1)
+    server = Server()
+    full = [True]
+    commit = one.journal.commit
+
+    def limited(answers: Sequence[object], *more: object) -> None:
+        if answers and full:
+            raise StoreError("journal.db: cannot be written (database or disk is full)")
+        commit(answers, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(one.journal, "commit", limited)
+    with pytest.raises(StoreError, match="disk is full"):
+        texts(one.model(kind, server), "a", "b")
+    assert one.folder.unsettled(2) == []
+    # Nothing was published that the journal of its process does not have.
+    server.asked.clear()
+    assert texts(other.model(kind, server), "a", "b") == ["<a>", "<b>"]
+    assert server.asked == Counter(a=1, b=1)
+
+
+@pytest.mark.parametrize("kind", [Batches, Streams])
+def test_answers_that_a_first_commit_did_not_take_are_committed_at_the_end(
+    rank: Callable[..., Rank], monkeypatch: pytest.MonkeyPatch, kind: type[Batches]
+) -> None:
+    """The disk is full for a moment: the run ends, and no answer is asked for again."""
+    one, server = rank(0), Server()
+    errors = [StoreError("full")]
+    commit = one.journal.commit
+
+    def once(answers: Sequence[object], *more: object) -> None:
+        if answers and errors:
+            raise errors.pop()
+        commit(answers, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(one.journal, "commit", once)
+    with pytest.raises(StoreError, match="full"):
+        texts(one.model(kind, server), "a", "b")
+    came = sum(server.asked.values())
+    assert one.journal.answers() == came > 0
+    assert texts(one.model(kind, server), "a", "b") == ["<a>", "<b>"]
+    assert server.asked == Counter(a=1, b=1)
+
+
+@pytest.mark.parametrize("kind", [Batches, Streams])
+def test_an_interrupt_just_after_a_claim_leaves_none_and_those_of_others_stay(
+    rank: Callable[..., Rank], monkeypatch: pytest.MonkeyPatch, kind: type[Batches]
+) -> None:
+    one, other, server = rank(0), rank(1), Server()
+    mine = one.model(kind, server)
+    other.calls.take([call_key("mark", request("b"))])
+
+    def interrupted(point: str) -> None:
+        if point == "calls.claimed":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("nfilter.store.claims.reach", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        texts(mine, "a", "b", "c")
+    monkeypatch.undo()
+    assert one.folder.unsettled(2) == []
+    assert other.folder.unsettled(2) == [call_key("mark", request("b"))]
+    assert texts(other.model(kind, server), "a", "b", "c") == ["<a>", "<b>", "<c>"]
+
+
+@pytest.mark.parametrize("kind", [Batches, Streams])
+def test_a_wait_for_others_ends_when_the_run_is_to_end(
+    rank: Callable[..., Rank], monkeypatch: pytest.MonkeyPatch, kind: type[Batches]
+) -> None:
+    """Calls of an API run beside it, so that a first Ctrl-C raises nothing by itself."""
+    looks: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        assert len(looks) < 5
+        one.interrupt._requested.set()
+
+    one, other, server = rank(0, sleep), rank(1), Server()
+    monkeypatch.setattr(claims, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    other.calls.take([call_key("mark", request("b"))])
+    with pytest.raises(Interrupted):
+        texts(one.model(kind, server), "a", "b")
+    assert looks
+    assert one.folder.unsettled(2) == []
+    assert server.asked == Counter(a=1)
+    assert one.journal.answers() == 1

@@ -46,7 +46,8 @@ class SharedCalls:
         """
         left = self._folder.unsettled(self._place.world)
         known = journal.find(left)
-        self._folder.settle(known, [key for key in left if key not in known])
+        rest = [key for key in left if key not in known]
+        self._folder.settle(known, rest, self._place.world)
 
     def take(self, keys: Sequence[str]) -> tuple[Sequence[str], Mapping[str, Completion]]:
         """Claim calls; return the keys of those that this rank makes, and answers of other ranks."""
@@ -66,10 +67,13 @@ class SharedCalls:
             self._check(looked.awaited)
         return looked.free, looked.answered
 
-    def wait(self, keys: Sequence[str]) -> tuple[Collection[str], Mapping[str, Completion]]:
-        """Return what ``look`` does, as soon as it is not empty."""
+    def wait(
+        self, keys: Sequence[str], check: Callable[[], None]
+    ) -> tuple[Collection[str], Mapping[str, Completion]]:
+        """Return what ``look`` does, as soon as it is not empty. An error of ``check``, called before each look, ends it."""
 
         def changed() -> tuple[Collection[str], Mapping[str, Completion]] | None:
+            check()
             free, answered = self.look(keys)
             return (free, answered) if free or answered else None
 
@@ -78,7 +82,7 @@ class SharedCalls:
         )
 
     def settle(self, answers: Mapping[str, Completion], released: Collection[str]) -> None:
-        """Publish answers to claimed calls, and give up other claims."""
+        """Publish answers to claimed calls, and give up those of this rank's claims that are ``released``."""
         self._folder.settle(answers, released)
 
 

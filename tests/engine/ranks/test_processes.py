@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nfilter.store.claims import ClaimFolder
 from tests.engine.ranks.test_waiting import wait_for
 from tests.model_server.faults import Script
 from tests.model_server.server import ModelServer
@@ -210,6 +212,37 @@ def test_an_interrupt_ends_a_rank_that_waits(processes: Any) -> None:
     _, error = process.communicate(timeout=240)
     assert process.returncode == 130
     assert error.splitlines()[-1] == "interrupted; run the same command to resume"
+
+
+def test_an_interrupt_ends_a_rank_that_waits_for_a_call_of_another(processes: Any) -> None:
+    """Rank 0 makes the call that rank 1 needs too, and its server answers only when rank 1 has ended."""
+    home = processes.home
+    rows = [
+        {"id": f"row-{n}", "prompt": f"{n % 6}+1", "response": str(n % 6 + 1)} for n in range(10)
+    ]
+    (home / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    answered = threading.Event()
+    script = Script(answer=add, held=lambda text: answered if "0+1" in text else None)
+    with ModelServer(script) as server:
+        (home / "r.yaml").write_text(SERVER.format(url=server.url, price=0, budget=""))
+        first = processes.start("two", "--rank", "0", "--world", "2")
+        wait_for(lambda: any("0+1" in text for text in server.plan.served))
+        second = processes.start("two", "--rank", "1", "--world", "2")
+        folder = home / "two/ranks/calls/01-robustft.answer"
+        # It publishes its own answer before it waits.
+        wait_for((folder / "answers-1").exists)
+        second.send_signal(signal.SIGINT)
+        _, error = second.communicate(timeout=240)
+        assert second.returncode == 130, error
+        assert error.splitlines()[-1] == "interrupted; run the same command to resume"
+        assert ClaimFolder(folder, 1).unsettled(2) == []
+        assert not answered.is_set()
+        answered.set()
+        first.send_signal(signal.SIGINT)
+        _, error = first.communicate(timeout=240)
+        assert first.returncode == 130, error
+        assert processes.ranks("two", 2) == []
+        assert asked(server) == [1] * 6, server.plan.served
 
 
 @pytest.mark.types("leave out --seeds, and start one run per seed")

@@ -215,8 +215,10 @@ class _SideBySide:
         if first or (isinstance(self._error, Interrupted) and isinstance(error, Exception)):
             self._error = error
         if first:
+            interrupted = Interrupted()
+            interrupted.__cause__ = error
             for other in tuple(self._going):
-                self._step(other, lambda other: other.throw(Interrupted()))
+                self._step(other, lambda other: other.throw(interrupted))
 
 
 class _Talk:

@@ -135,7 +135,12 @@ class Ending:
     ) -> bool:
         """Suppress what follows from the first error, such as the end of a stream whose requests were not all answered."""
         self._draining.close()
-        return self.error is not None and isinstance(error, Exception | Interrupted)
+        if self.error is None or not isinstance(error, Exception | Interrupted):
+            return False
+        if isinstance(self.error, Interrupted) and isinstance(error, Exception):
+            # These conversations end because of others, and have an error of their own.
+            self.error = error
+        return True
 
     @contextmanager
     def begins_at(self, *kinds: type[BaseException]) -> Iterator[None]:
@@ -145,7 +150,8 @@ class Ending:
         except kinds as error:
             if self.error is None:
                 self.error = error
-                self._draining.enter_context(self._interrupt.draining())
+                cause = error.__cause__ if isinstance(error, Interrupted) else error
+                self._draining.enter_context(self._interrupt.draining(cause))
 
 
 @contextmanager

@@ -113,7 +113,9 @@ class LiteLLMBackend:
         self._ledger = Ledger(folder)
         self._open_streams = 0
         self._guard = HostGuard(allowed_hosts_of(self._route, site.allow_hosts, self.own_hosts))
-        self._engine = Engine(self._connect, self._disconnect, self._guard, self._lose)
+        self._engine = Engine(
+            self._connect, self._disconnect, self._guard, self._lose, site.interrupt.draining
+        )
 
     def fingerprint(self) -> str:
         """Return a SHA-256 of the settings that determine an answer: name, address, revision, added request fields.
@@ -139,12 +141,12 @@ class LiteLLMBackend:
             ModelError: three consecutive calls failed for a shared reason: key, quota, model or address.
         """
         if not self._config.batch:
-            with self._site.interrupt.calls():
+            with self._site.interrupt.calls(running=self._engine.running):
                 yield from self._engine.stream(requests)
             return
         # An abandoned generator may not be closed before close() is called: only a completed one is subtracted.
         self._open_streams += 1
-        with self._site.interrupt.calls(_BATCH_INTERRUPTED):
+        with self._site.interrupt.calls(_BATCH_INTERRUPTED, self._engine.running):
             yield from self._engine.stream(requests)
         # A caller that asks for the next item has stored all previous ones.
         yield None
@@ -158,7 +160,7 @@ class LiteLLMBackend:
         Raises:
             ModelError: as ``stream``.
         """
-        with self._site.interrupt.calls():
+        with self._site.interrupt.calls(running=self._engine.running):
             yield from self._engine.stream(first, more)
 
     def tally(self) -> Tally:

@@ -87,13 +87,25 @@ class BatchDispatcher:
         self.level = self.settings.max_lines
         self.breaker = Breaker(self.label)
 
-    async def run(self, requests: Feed, emit: Emit, room: Callable[[], Awaitable[None]]) -> None:
-        """Make all calls, first those in unfinished batches of an earlier run.
+    @property
+    def running(self) -> int:
+        """Return 0: an error waits for no batch, which stays on the server."""
+        return 0
+
+    async def run(
+        self,
+        requests: Feed,
+        emit: Emit,
+        room: Callable[[], Awaitable[None]],
+        ending: Callable[[Exception], None] | None = None,
+    ) -> None:
+        """Make all calls, first those in unfinished batches of an earlier run. ``ending`` is not called.
 
         Raises:
             ModelError: a batch failed as a whole, or all its calls; answers of others were delivered.
             BudgetError: the remaining budget covers no call.
         """
+        del ending
         calls = self.format.calls(requests.take_all())
         work = _BatchRun(self, calls, emit, room)
         resumed = self.ledger.resume(calls)

@@ -26,6 +26,10 @@ async def _no_wait() -> None:
     """Return at once."""
 
 
+def _ignore(_: Exception) -> None:
+    """Do nothing."""
+
+
 class NotStartedError(Exception):
     """No attempt was started, because none may start any more."""
 
@@ -47,14 +51,16 @@ class _Run:
     requests: Feed
     emit: Callable[[int, Completion], None]
     room: Callable[[], Awaitable[None]]
+    ending: Callable[[Exception], None]
     ended: bool = False
     error: Exception | None = None
     _waiting: set[asyncio.Task[None]] = field(default_factory=set)
 
     def end(self, error: Exception | None = None) -> None:
         """Cancel the tasks that wait to start an attempt. The first ``error`` is raised when the running attempts are complete."""
-        if self.error is None:
+        if self.error is None and error is not None:
             self.error = error
+            self.ending(error)
         self.ended = True
         for task in self._waiting:
             task.cancel()
@@ -108,6 +114,11 @@ class Dispatcher:
         """Return the current maximum number of concurrent calls."""
         return self.limiter.level
 
+    @property
+    def running(self) -> int:
+        """Return the number of calls that are running; one that waits for another attempt is not."""
+        return self._gate.running
+
     def stopped(self) -> bool:
         """Return whether the user stopped the run, or a call ended its set of calls."""
         return any(self._is_stopped(run) for run in self._runs)
@@ -120,15 +131,18 @@ class Dispatcher:
         requests: Feed,
         emit: Callable[[int, Completion], None],
         room: Callable[[], Awaitable[None]] = _no_wait,
+        ending: Callable[[Exception], None] = _ignore,
     ) -> None:
         """Make all calls; pass each completion to ``emit``; await ``room`` before each start.
+
+        ``ending`` receives the error that will be raised, at once, while other calls are still running.
 
         Raises:
             ModelError: the breaker ended the run; the answers of the attempts that were running have been emitted.
             BudgetError: the budget does not cover the next attempt.
         """
         self.limiter.begin()
-        run = _Run(requests, emit, room)
+        run = _Run(requests, emit, room, ending)
         self._runs.append(run)
         watching = asyncio.create_task(self._watch(run))
         try:

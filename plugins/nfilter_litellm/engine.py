@@ -11,7 +11,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +26,7 @@ _IDLE_SECONDS = 0.05  # longest wait for an answer, while other conversations ma
 _WAIT_SECONDS = 0.5  # longest wait otherwise: a signal may arrive in another thread, and wakes none
 
 Answered = tuple[int, Completion]
+_Outcomes = queue.SimpleQueue[list[Answered] | Exception | None]
 
 
 class Dispatches(Protocol):
@@ -33,6 +34,11 @@ class Dispatches(Protocol):
 
     attempts: int
     calls: int
+
+    @property
+    def running(self) -> int:
+        """Return the number of calls whose end an error would wait for."""
+        ...
 
     @property
     def level(self) -> int:
@@ -44,6 +50,7 @@ class Dispatches(Protocol):
         requests: Feed,
         emit: Callable[[int, Completion], None],
         room: Callable[[], Awaitable[None]],
+        ending: Callable[[Exception], None],
     ) -> None: ...
 
 
@@ -85,12 +92,22 @@ def _mark_read(task: asyncio.Task[None]) -> None:
         task.exception()
 
 
-def _next(out: queue.SimpleQueue[list[Answered] | None], seconds: float) -> list[Answered] | None:
-    """Return the next answers, no answers after ``seconds``, or None at the end."""
+def _next(out: _Outcomes, seconds: float) -> list[Answered] | Exception | None:
+    """Return the next answers, no answers after ``seconds``, the error that will end the calls, or None at the end."""
     try:
         return out.get(timeout=seconds)
     except queue.Empty:
         return []
+
+
+def _rest(out: _Outcomes) -> Iterator[Answered]:
+    """Yield the answers up to the end."""
+    while (batch := out.get()) is not None:
+        yield from batch if isinstance(batch, list) else ()
+
+
+def _silent(_: Exception) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 class Engine:
@@ -102,15 +119,18 @@ class Engine:
         close: Callable[[], Coroutine[Any, Any, None]],
         guard: HostGuard | None = None,
         lose: Callable[[float], None] = lambda _: None,
+        ending: Callable[[Exception], AbstractContextManager[None]] = _silent,
     ) -> None:
         """``build`` creates the dispatcher and ``close`` closes its transport, both in the loop's thread.
 
-        ``guard`` restricts the connections of that thread. ``lose`` receives the dollars of answers that nobody reads.
+        ``guard`` restricts the connections of that thread. ``lose`` receives the dollars of answers that nobody reads. ``ending``
+        is entered with the error of a call while others are still running, and left before the error is raised.
         """
         self._build = build
         self._close = close
         self._guard = guard
         self._lose = lose
+        self._ending = ending
         self._dispatcher: Dispatches | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -128,7 +148,7 @@ class Engine:
         """
         if not requests:
             return
-        out: queue.SimpleQueue[list[Answered] | None] = queue.SimpleQueue()
+        out: _Outcomes = queue.SimpleQueue()
         tasks: list[asyncio.Task[None]] = []
         loop = self._running_loop()
         unread = _Unread()
@@ -136,7 +156,7 @@ class Engine:
         left = len(requests)
 
         def start() -> None:
-            task = loop.create_task(self._produce(feed, out.put, unread))
+            task = loop.create_task(self._produce(feed, out, unread))
             task.add_done_callback(_mark_read)
             task.add_done_callback(lambda _: out.put(None))
             tasks.append(task)
@@ -144,9 +164,13 @@ class Engine:
         loop.call_soon_threadsafe(start)
         completed = False
         unyielded: deque[Answered] = deque()
+        ending = ExitStack()
         try:
             seconds = _WAIT_SECONDS if more is None else _IDLE_SECONDS
             while (batch := _next(out, seconds)) is not None:
+                if isinstance(batch, Exception):
+                    ending.enter_context(self._ending(batch))
+                    continue
                 unyielded.extend(batch)
                 while unyielded:
                     yield unyielded.popleft()
@@ -161,13 +185,19 @@ class Engine:
                     yield None
             completed = True
         finally:
+            ending.close()
             if not completed:
                 # A lambda, because the task may not exist yet.
                 loop.call_soon_threadsafe(lambda: tasks[0].cancel())  # noqa: PLW0108
-                while (batch := out.get()) is not None:
-                    unyielded.extend(batch)
-                self._lose(sum(answer.usd or 0.0 for _, answer in unyielded))
+                self._drop([*unyielded, *_rest(out)])
         tasks[0].result()
+
+    def _drop(self, unread: Sequence[Answered]) -> None:
+        self._lose(sum(answer.usd or 0.0 for _, answer in unread))
+
+    def running(self) -> int:
+        """Return the number of calls that are running."""
+        return self._dispatcher.running if self._dispatcher is not None else 0
 
     def tally(self) -> Tally:
         """Return the counts so far."""
@@ -190,7 +220,7 @@ class Engine:
     async def _produce(
         self,
         requests: Feed,
-        deliver: Callable[[list[Answered]], None],
+        out: _Outcomes,
         unread: _Unread,
     ) -> None:
         collected: list[Answered] = []
@@ -201,7 +231,7 @@ class Engine:
             nonlocal collected, timer
             timer = None
             if collected:
-                deliver(collected)
+                out.put(collected)
                 collected = []
 
         def emit(index: int, answer: Completion) -> None:
@@ -219,7 +249,7 @@ class Engine:
             with guarded(self._guard):
                 if self._dispatcher is None:
                     self._dispatcher = self._build()
-                await self._dispatcher.run(requests, emit, unread.wait)
+                await self._dispatcher.run(requests, emit, unread.wait, out.put)
         finally:
             if timer is not None:
                 timer.cancel()

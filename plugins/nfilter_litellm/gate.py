@@ -20,6 +20,11 @@ class Gate:
         self._retries: deque[asyncio.Future[int]] = deque()
         self._opener: asyncio.TimerHandle | None = None
 
+    @property
+    def running(self) -> int:
+        """The number of slots in use."""
+        return self._running
+
     async def enter(self, *, retry: bool = False) -> int:
         """Wait for a slot and return the call's ticket; ``leave`` releases the slot."""
         queue = self._retries if retry else self._retries or self._new

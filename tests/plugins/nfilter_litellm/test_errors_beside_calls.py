@@ -5,6 +5,8 @@ Replies of the servers are held until the error has been handled, so that the co
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,13 +16,14 @@ from pathlib import Path
 import pytest
 
 from nfilter import Agent, Budget, Message, ModelError, Request, Sampling, Site, run_agents
-from nfilter.api.interrupt import Interrupt
+from nfilter.api.interrupt import Interrupt, Interrupted
 from nfilter.models.proxy import JournaledModel
 from nfilter.store.journal import Journal
 from nfilter_litellm.backend import LiteLLMBackend
 from nfilter_litellm.config import LiteLLMConfig
 from tests.model_server.faults import Script
 from tests.model_server.server import ModelServer
+from tests.plugins.nfilter_litellm.batch_calls import when
 
 CONCURRENCY = 4
 ROWS = 10
@@ -35,8 +38,8 @@ class Handled(Interrupt):
         self.handled = threading.Event()
 
     @contextmanager
-    def draining(self) -> Iterator[None]:
-        with super().draining():
+    def draining(self, cause: BaseException | None = None) -> Iterator[None]:
+        with super().draining(cause):
             self.handled.set()
             yield
 
@@ -204,4 +207,111 @@ class Failing:
 
     def generate(self, requests: Sequence[Request]) -> list[object]:
         assert self.bench.running.wait(60)
+        raise ModelError("no weights")
+
+
+def told(bench: Bench) -> list[str]:
+    """Collect what the user is told; replies of ``far`` wait for the first sentence."""
+    said: list[str] = []
+    spoken = threading.Event()
+    bench.far.plan.script = Script(held=lambda _: spoken)
+
+    def say(text: str) -> None:
+        said.append(text)
+        spoken.set()
+
+    bench.interrupt._say = say
+    return said
+
+
+ENDING = "the run ends because of an error: "
+WAITS = "to keep their answers; press Ctrl-C to abandon them"
+
+
+def test_while_an_error_waits_for_calls_of_another_model_it_is_told_at_once(bench: Bench) -> None:
+    """The calls of ``far`` are answered when the user has been told; nothing else lets them end."""
+    bench.near.plan.script = Script(held=lambda _: bench.running, faults={"unauthorized": 1.0})
+    said = told(bench)
+    thread = bench.release_when(CONCURRENCY)
+    with bench.models() as (far, near), pytest.raises(ModelError) as raised:
+        run_agents([far] * ROWS + [near] * ROWS, [*agents("far"), *agents("near")])
+    thread.join()
+    (text,) = said
+    error, _, rest = text.removeprefix(ENDING).partition("; it waits for ")
+    assert error == str(raised.value)
+    # A call of the model with the wrong key may still be running.
+    assert rest in [f"{n} running calls, {WAITS}" for n in (CONCURRENCY, CONCURRENCY + 1)]
+    assert bench.answered() == CONCURRENCY
+    assert len(bench.far.plan.served) == CONCURRENCY, "a call began after the error"
+
+
+def test_while_an_error_waits_for_calls_of_the_same_model_it_is_told_at_once(bench: Bench) -> None:
+    said = told(bench)
+    held = bench.far.plan.script.held
+    bench.far.plan.script = Script(held=lambda text: held(text) if text == "far 0" else None)
+    bench.far.plan._kind = lambda text, _: "ok" if text == "far 0" else "unauthorized"  # type: ignore[method-assign]
+    with bench.models() as (far, _), pytest.raises(ModelError, match="3 consecutive calls failed"):
+        far.generate([agent.request for agent in agents("far")])
+    assert len(said) == 1
+    assert said[0].startswith(f"{ENDING}model 'far' at ")
+    assert bench.answered() == 1
+
+
+def test_an_error_of_the_stage_is_told_with_its_type(bench: Bench) -> None:
+    said = told(bench)
+    held = bench.far.plan.script.held
+    bench.far.plan.script = Script(
+        held=lambda text: bench.running if text == "far 0" else held(text)
+    )
+    thread = bench.release_when(CONCURRENCY)
+    with bench.models() as (far, _), pytest.raises(RuntimeError, match="the stage fails"):
+        run_agents(far, agents("far"), fails)
+    thread.join()
+    (text,) = said
+    assert text.startswith(f"{ENDING}RuntimeError: the stage fails; it waits for ")
+
+
+def test_an_error_that_waits_for_nothing_is_raised_without_words(bench: Bench) -> None:
+    said = told(bench)
+    with bench.models() as (far, _):
+        local = JournaledModel("local", Gone(), "l", far.journal, "a", interrupt=bench.interrupt)
+        with pytest.raises(ModelError, match="no weights"):
+            run_agents(local, agents("local"))
+    assert said == []
+
+
+def test_while_an_error_waits_ctrl_c_ends_at_once(bench: Bench) -> None:
+    """No reply of ``far`` comes."""
+    bench.near.plan.script = Script(held=lambda _: bench.running, faults={"unauthorized": 1.0})
+    never = threading.Event()
+    bench.far.plan.script = Script(held=lambda _: never)
+    thread = bench.release_when(CONCURRENCY)
+    said: list[str] = []
+
+    def press(text: str) -> None:
+        said.append(text)
+        when(lambda: bench.interrupt.requested, lambda: os.kill(os.getpid(), signal.SIGINT))
+
+    both = [*agents("far"), *agents("near")]
+    try:
+        with (
+            bench.models() as (far, near),
+            bench.interrupt.installed(press),
+            pytest.raises(KeyboardInterrupt) as raised,
+        ):
+            run_agents([far] * ROWS + [near] * ROWS, both)
+    finally:
+        never.set()
+    thread.join()
+    assert not isinstance(raised.value, Interrupted)
+    assert len(said) == 1
+    assert bench.budget.spent == CONCURRENCY * TOKENS
+
+
+class Gone:
+    """A local model without weights."""
+
+    name = "local"
+
+    def generate(self, requests: Sequence[Request]) -> list[object]:
         raise ModelError("no weights")

@@ -77,6 +77,10 @@ class Bench:
         assert self.budget.held == 0
         assert journal_of(self.home) == pytest.approx(self.budget.spent)
 
+    def stop(self) -> None:
+        """Stop the run that is going on, as a first Ctrl-C does."""
+        self.interrupt._requested.set()
+
     def billed(self) -> float:
         """The dollars that a provider may bill: 8 tokens for each answer and for each attempt that a server failed."""
         kinds = [kind for served in self.server.plan.served.values() for kind in served]
@@ -162,7 +166,7 @@ def test_after_an_interrupt_calls_that_wait_for_another_attempt_are_paid_for(
 ) -> None:
     made = bench(faults={"error": 1.0})
     with made.run(attempts=20) as model:
-        when(lambda: made.server.plan.counts["error"] >= 5, made.interrupt._requested.set)
+        when(lambda: made.server.plan.counts["error"] >= 5, made.stop)
         with pytest.raises(KeyboardInterrupt):
             ask(model, way)
     assert made.billed() == made.paid[-1] >= 40
@@ -239,7 +243,7 @@ def test_failed_lines_of_a_batch_are_paid_once_if_the_run_stops_before_their_nex
         batches.script = BatchScript(looks=10**9)
 
     when(lambda: plan.counts["error"] == 1, second_stays)
-    when(lambda: len(batches.made) == 2 and batches.looked > 2, made.interrupt._requested.set)  # fmt: skip
+    when(lambda: len(batches.made) == 2 and batches.looked > 2, made.stop)
     with suppress(KeyboardInterrupt), unsettled(made), made.run(batch=True) as model:
         model.generate(requests(3))
     assert len(batches.made) == 2

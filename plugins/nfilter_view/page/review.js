@@ -7,10 +7,10 @@ import { filterOf } from "./rows.js";
 
 const KEYS = [["a", "accept what the run did"], ["1–9", "relabel with that choice"], ["e", "write another label"], ["d", "drop the row"], ["s", "skip"], ["w", "say why"], ["b", "back to the row before"]];
 
-function interval(found, words) {
+function interval(found, words, meaning) {
   if (!found) return null;
   if (found.value === null || found.value === undefined) return h("li", {}, h("span", {}, words), h("span", { class: "note" }, found.why ?? "not known"));
-  return h("li", {}, h("span", {}, words), h("b", {}, percent(found.value)), h("span", { class: "bar interval", "aria-hidden": "true" }, h("i", { "left%": 100 * found.low, "width%": 100 * (found.high - found.low) })), h("span", { class: "note" }, `95% interval ${percent(found.low)} to ${percent(found.high)}`));
+  return h("li", {}, h("span", {}, words), h("b", {}, percent(found.value)), h("span", { class: "bar interval", "aria-hidden": "true" }, h("i", { "left%": 100 * found.low, "width%": 100 * (found.high - found.low) })), h("span", { class: "note" }, `${meaning}; 95% interval ${percent(found.low)} to ${percent(found.high)}`));
 }
 
 function standing(key, state, draw) {
@@ -18,13 +18,13 @@ function standing(key, state, draw) {
   const counts = ["accept", "relabel", "drop", "skip"].filter((name) => state.actions[name]).map((name) => h("span", {}, `${name} `, h("b", {}, number(state.actions[name]))));
   const parts = [h("p", { class: "inline" }, h("span", {}, "decided ", h("b", {}, number(state.reviewed))), counts)];
   if (audit?.estimates) {
-    parts.push(h("p", { class: "note" }, `${number(audit.answered)} of the ${number(audit.drawn)} rows drawn at random count so far.`), h("ul", { class: "figures" }, interval(audit.estimates.precision, "precision"), interval(audit.estimates.recall, "recall"), interval(audit.estimates.noise_rate, "wrong labels")));
+    parts.push(h("p", { class: "note" }, `${number(audit.answered)} of the ${number(audit.drawn)} rows drawn at random count so far.`), h("ul", { class: "figures" }, interval(audit.estimates.precision, "precision", "of the flagged labels are wrong"), interval(audit.estimates.recall, "recall", "of the wrong labels are flagged"), interval(audit.estimates.noise_rate, "noise rate", "of all labels are wrong")));
   } else if (audit) {
     parts.push(h("p", { class: "note" }, `${number(audit.drawn)} rows are drawn at random; none of them counts yet. Precision and recall come from these rows in their random order.`), h("a", { href: link(`run/${key}/review`, { of: "audit" }) }, "review the rows drawn at random"));
   } else {
     parts.push(h("p", { class: "note" }, "Precision and recall need rows drawn at random, reviewed in a random order: those that one picks, or that a score puts first, say nothing of the others."), h("button", { type: "button", onclick: draw }, "Draw 50 rows"));
   }
-  for (const text of audit?.notes ?? []) parts.push(h("p", { class: "note" }, text));
+  for (const text of audit?.notes ?? []) parts.push(h("p", { class: "note" }, `${text[0].toUpperCase()}${text.slice(1)}.`));
   if (state.reviewed) parts.push(h("p", { class: "note" }, "Type the same nfilter run again: these rows end as decided, and no call is repeated."));
   return parts;
 }

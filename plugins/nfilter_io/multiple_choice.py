@@ -20,6 +20,11 @@ _FAMILY = re.compile(
 )
 _LETTER = re.compile(r"([\s(\[]*)([A-Za-z])([\s)\].:]*)")
 
+_LETTER_AND_TEXT = re.compile(r"([\s(\[]*)([A-Z])([)\].:]+\s*|\s+-\s+)(\S.*?)(\s*)", re.DOTALL)
+_INDEX = re.compile(
+    r"(\d{1,2})(?:\.0)?"
+)  # data frames write indices as 1.0 where a cell is missing
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -137,7 +142,7 @@ def render(question: str, texts: Sequence[str]) -> str:
 def _as_letter(value: Any, options: Options) -> Answer | None:
     match = _LETTER.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        return None
+        return _as_letter_and_text(value, options)
     before, letter, after = match.groups()
     index = LETTERS.index(letter.upper())
     if index >= len(options.texts):
@@ -147,6 +152,18 @@ def _as_letter(value: Any, options: Options) -> Answer | None:
     return Answer(
         index, {"as": "letter", "before": before, "after": after, "lower": letter.islower()}
     )
+
+
+def _as_letter_and_text(value: Any, options: Options) -> Answer | None:
+    """Read "B) tin", where B is the option "tin"."""
+    match = _LETTER_AND_TEXT.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        return None
+    before, letter, after, text, end = match.groups()
+    index = LETTERS.index(letter)
+    if index >= len(options.texts) or options.texts[index].strip() != text:
+        return None
+    return Answer(index, {"as": "both", "before": before, "after": after, "end": end})
 
 
 def _as_label(value: Any, options: Options) -> Answer | None:
@@ -174,7 +191,9 @@ def _as_index(value: Any, options: Options, base: int) -> Answer | None:
     number = _as_int(value)
     if number is None or not 0 <= number - base < len(options.texts):
         return None
-    return Answer(number - base, {"as": "index", "base": base, "type": _type_of(value)})
+    decimal = isinstance(value, str) and value.endswith(".0")
+    kind = "decimal" if decimal else _type_of(value)
+    return Answer(number - base, {"as": "index", "base": base, "type": kind})
 
 
 def _as_int(value: Any) -> int | None:
@@ -182,9 +201,8 @@ def _as_int(value: Any) -> int | None:
         return int(value) if value.is_integer() else None
     if is_number(value):
         return int(value)
-    if isinstance(value, str) and re.fullmatch(r"\d{1,2}", value):
-        return int(value)
-    return None
+    match = _INDEX.fullmatch(value) if isinstance(value, str) else None
+    return None if match is None else int(match.group(1))
 
 
 def _type_of(value: Any) -> str:
@@ -258,6 +276,9 @@ def write_answer(
         return letter
     if form["as"] == "letter":
         return f"{form['before']}{letter.lower() if form['lower'] else letter}{form['after']}"
+    if form["as"] == "both":
+        text = options.texts[index].strip()
+        return f"{form['before']}{letter}{form['after']}{text}{form['end']}"
     if form["as"] == "text":
         return _to_type(options.texts[index], form["type"])
     if form["as"] == "label":
@@ -271,6 +292,8 @@ def _to_type(text: str, name: str) -> str | int | float:
             return int(text)
         if name == "float":
             return float(text)
+        if name == "decimal":
+            return f"{text}.0"
     except ValueError:
         return text
     return text

@@ -39,10 +39,25 @@ def remarks(rows: Sequence[Mapping[str, Any]], layout: Layout) -> Iterator[str]:
     answer = layout.column(role)
     if layout.shape == "label" and len(layout.classes.names) == 1:
         yield f"all rows have the same {answer!r}, {quoted(layout.classes.names[0])}: no label can be told from another"
+    if layout.shape == "label":
+        yield from _variants(layout.classes.names, answer)
     read = {layout.id, layout.truth, layout.weight, *layout.used_columns()}
     own = _key(layout, answer, rows)
     for column in dict.fromkeys(name for row in rows for name in row if name not in read):
         yield from _remark(rows, layout, (role, answer, own), column)
+
+
+def _variants(names: Sequence[str], column: str) -> Iterator[str]:
+    """Name the first two classes that differ in case or white space only."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(" ".join(name.casefold().split()), name)
+        if other != name:
+            yield (
+                f"the classes {quoted(other)} and {quoted(name)} of {quoted(column)} differ only in case or white space, and count as two; "
+                "write one of them into all rows"
+            )
+            return
 
 
 def _remark(

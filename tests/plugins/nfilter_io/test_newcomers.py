@@ -71,6 +71,33 @@ def test_options_as_a_list_of_objects(key: str, make: Any) -> None:
     assert (restored["choices"], restored["answerKey"]) == (options, "1")
 
 
+@pytest.mark.parametrize(
+    ("cell", "new"), [("B) tin", "A) iron"), ("B. tin", "A. iron"), ("(B) tin", "(A) iron"), ("B: tin ", "A: iron "), ("B - tin", "A - iron")]
+)  # fmt: skip
+def test_a_letter_with_the_text_of_its_option(cell: str, new: str, make: Any) -> None:
+    source = make("jsonl", [{**QUESTION, "options": ["iron", "tin"], "answer": cell}])
+    read = only(source).sample
+    assert read.response == "B"
+    assert source.restore(read)["answer"] == cell
+    assert source.restore(read.relabel("A", "a test"))["answer"] == new
+
+
+def test_a_letter_with_the_text_of_another_option_is_no_answer(make: Any) -> None:
+    good = {"question": "a?", "options": ["iron", "tin"], "answer": "A) iron"}
+    _, bad = make("jsonl", [good, {**good, "answer": "B) iron"}]).read()
+    assert isinstance(bad, Unreadable)
+    assert "names none of the options" in bad.error
+
+
+def test_indices_of_options_with_a_point(make: Any) -> None:
+    rows = [{"question": f"{i}?", "options": '["iron", "tin"]', "answer": cell} for i, cell in enumerate(("0.0", "1.0"))]  # fmt: skip
+    source = make("csv", rows)
+    first, second = source.read()
+    assert (first.sample.response, second.sample.response) == ("A", "B")
+    assert source.restore(first.sample)["answer"] == "0.0"
+    assert source.restore(first.sample.relabel("B", "a test"))["answer"] == "1.0"
+
+
 # --- questions about passages ----------------------------------------------------------------------------------------
 
 PASSAGE = "Built in 1889 by Eiffel, and opened in 1889."
@@ -298,6 +325,13 @@ def test_a_text_that_holds_the_response_is_told(make: Any, tmp_path: Path) -> No
 def test_one_class_is_told(make: Any, tmp_path: Path) -> None:
     rows = [{"text": text, "label": "ok"} for text in TEXTS]
     assert said(tmp_path, rows, make) == ["all rows have the same 'label', 'ok': no label can be told from another"]  # fmt: skip
+
+
+def test_classes_that_differ_in_case_are_told(make: Any, tmp_path: Path) -> None:
+    rows = [{"text": text, "label": ("Good", "good", "bad")[i % 3]} for i, text in enumerate(TEXTS)]
+    (remark,) = said(tmp_path, rows, make)
+    assert remark == "the classes 'Good' and 'good' of 'label' differ only in case or white space, and count as two; write one of them into all rows"  # fmt: skip
+    assert said(tmp_path, [{**row, "label": row["label"].lower()} for row in rows], make) == []
 
 
 def test_columns_that_say_something_else_are_not_told(make: Any, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Training, scoring and generation with a real model, beside other ways of doing the same, in one run.
 
-    python benchmarks/model_speed.py --model FOLDER --train fpb.csv --generate gsm8k.jsonl [--dtype bfloat16] [--out figures.json]
+    python -m benchmarks.model_speed --model FOLDER --train fpb.csv --generate gsm8k.jsonl [--dtype bfloat16] [--out figures.json]
 
 ``--train`` is a CSV or JSON Lines file with question, options (a JSON list) and answer (a letter, or a text); it is
 what is trained on and scored. ``--generate`` has questions to answer. Every way has the same weights in the same number
@@ -22,6 +22,10 @@ Generation (greedy, ``--new`` tokens a row at most):
 - nfilter: ``generate`` of the backend ``hf``.
 - transformers: ``generate`` over one batch, padded on the left.
 - continuous: the library's continuous batching, ``generate_batch``; only where it is asked for with ``--ways``.
+- llama.cpp, llama.cpp-bfloat16: its server with the GGUF file ``--model``, and with the same weights unpacked to bfloat16; see
+  ``llama_cpp.py``, whose Python is ``--llama-python``.
+
+A way that is asked for and not installed is left out with a word.
 """
 
 from __future__ import annotations
@@ -32,11 +36,12 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,6 +50,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.llama_cpp import LlamaCpp, unpacked
 from nfilter import Message, Request, Sample, Sampling, Site, TokenSample
 from nfilter.testing import FakeContext
 from nfilter_hf.backend import HFBackend
@@ -54,8 +60,8 @@ from nfilter_hf.lora.trainer import LoraTrainer
 
 RANK = 16
 USUAL = ("nfilter", "nfilter-float32", "peft", "trl", "plain", "transformers")
-Way = Callable[[], int]
-"""It does the work once and returns how many tokens that was."""
+Way = Callable[[], int | tuple[int, float, float]]
+"""It does the work once and returns how many tokens that was; a process of its own also its processor time and wall time."""
 
 
 def rows_of(path: Path, count: int) -> list[dict[str, Any]]:
@@ -311,6 +317,45 @@ def continuous_generation(
     return run
 
 
+def llama_cpp_generation(
+    backend: HFBackend,
+    asked: Sequence[str],
+    args: argparse.Namespace,
+    model: Path,
+    closing: ExitStack,
+) -> Way:
+    """llama.cpp's server with a GGUF file, all prompts at once."""
+    with backend.lend() as lent:
+        tokenizer = lent.tokenizer
+        texts = [shown(tokenizer, text) for text in asked]
+        ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+    made = LlamaCpp(args.llama_python, model, ids, new=args.new, threads=args.threads)
+    closing.callback(made.close)
+    return made.run
+
+
+def absent(name: str, args: argparse.Namespace) -> str:
+    """Why a way cannot be measured here; empty if it can."""
+    if name == "continuous":
+        from transformers import PreTrainedModel
+
+        return (
+            ""
+            if hasattr(PreTrainedModel, "generate_batch")
+            else "this transformers has no generate_batch"
+        )
+    if not name.startswith("llama.cpp"):
+        return ""
+    if args.llama_python is None:
+        return "no --llama-python"
+    if args.model.suffix != ".gguf":
+        return "--model is no GGUF file"
+    done = subprocess.run(
+        [str(args.llama_python), "-c", "import xllamacpp"], check=False, capture_output=True
+    )
+    return "" if done.returncode == 0 else f"{args.llama_python} has no xllamacpp"
+
+
 def there(name: str) -> bool:
     """Whether a package is installed."""
     try:
@@ -328,8 +373,9 @@ def measured(ways: dict[str, Way], rounds: int) -> dict[str, Any]:
     for _ in range(rounds):
         for name, run in ways.items():
             wall, work = time.perf_counter(), time.process_time()
-            tokens = run()
+            done = run()
             work, wall = time.process_time() - work, time.perf_counter() - wall
+            tokens, work, wall = done if isinstance(done, tuple) else (done, work, wall)
             found[name].append((tokens / work, tokens / wall))
     medians = {
         name: {
@@ -398,10 +444,19 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
             "nfilter-float32": lambda: nfilter_generation(whole, asked, args),
             "transformers": lambda: transformers_generation(ours, asked, args),
             "continuous": lambda: continuous_generation(ours, asked, args),
+            "llama.cpp": lambda: llama_cpp_generation(ours, asked, args, args.model, closing),
+            "llama.cpp-bfloat16": lambda: llama_cpp_generation(
+                ours, asked, args, unpacked(args.model, Path(folder)), closing
+            ),
         }
-        figures["generation"] = measured(
-            {n: f() for n, f in told.items() if n in wanted}, args.rounds
-        )
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as closing:
+            for name in [each for each in told if each in wanted]:
+                if why := absent(name, args):
+                    print(f"{name} is left out: {why}")
+                    wanted.discard(name)
+            figures["generation"] = measured(
+                {n: f() for n, f in told.items() if n in wanted}, args.rounds
+            )
     return figures
 
 
@@ -425,6 +480,7 @@ def main() -> None:
         default=["train", "score", "generate"],
     )
     options.add_argument("--ways", nargs="+", default=list(USUAL))
+    options.add_argument("--llama-python", type=Path, help="the Python that has xllamacpp")
     options.add_argument("--dtype", default="bfloat16")
     options.add_argument("--rows", type=int, default=32)
     options.add_argument("--batch", type=int, default=16)

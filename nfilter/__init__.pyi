@@ -167,6 +167,17 @@ from .engine.executors import run_rank as run_rank
 from .engine.result import Result as Result
 from .engine.result import run as run
 from .metrics.intervals import wilson as wilson
+from .models.engines.interface import EngineAdapter as EngineAdapter
+from .models.engines.interface import EngineCall as EngineCall
+from .models.engines.interface import EngineOutput as EngineOutput
+from .models.engines.interface import EngineScores as EngineScores
+from .models.engines.interface import InferenceEngine as InferenceEngine
+from .models.engines.model import AdaptedEngineModel as AdaptedEngineModel
+from .models.engines.model import EngineModel as EngineModel
+from .models.engines.reader import engine_problems as engine_problems
+from .models.engines.reader import installed_version as installed_version
+from .models.engines.reader import reader_class as reader_class
+from .models.engines.reader import reader_config as reader_config
 from .recipe.hosts import Address as Address
 from .recipe.hosts import AllowedHosts as AllowedHosts
 from .recipe.hosts import allow_host as allow_host

@@ -50,7 +50,7 @@ ALSO_KNOWN: Final = {
     },
     "claude": "{use: litellm, model: anthropic/NAME}", "google": "{use: litellm, model: gemini/NAME}",
     "together": "{use: litellm, model: together_ai/NAME}",
-    **dict.fromkeys(("hosted_vllm", "sglang", "tgi", "server", "openai_compatible", "local_server"), _SERVER.format(_DEFAULT_ADDRESS["vllm"])),
+    **dict.fromkeys(("hosted_vllm", "tgi", "server", "openai_compatible", "local_server"), _SERVER.format(_DEFAULT_ADDRESS["vllm"])),
     **dict.fromkeys(("llama_cpp", "llamacpp", "llama.cpp", "llamafile"), _SERVER.format("http://localhost:8080/v1")),
     "ollama": '{use: litellm, model: openai/NAME, api_base: "http://localhost:11434/v1"}',
     **{name: _SERVER.format(_DEFAULT_ADDRESS[name]) for name in ("lm_studio", "xinference", "litellm_proxy", "oobabooga")},

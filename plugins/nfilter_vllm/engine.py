@@ -1,13 +1,21 @@
-"""A running vLLM engine: requests of several streams are in it together, and each stream takes its own answers."""
+"""A running vLLM engine: calls of several streams are in it together, and each stream takes its own outputs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from nfilter import ModelError, first_line, missing_package
+from nfilter import (
+    EngineAdapter,
+    EngineCall,
+    EngineOutput,
+    EngineScores,
+    ModelError,
+    first_line,
+    missing_package,
+)
 
 # vLLM reads them when it is imported, and its processes inherit them. What the user has set stays.
 _ENVIRONMENT: Final[Mapping[str, str]] = {
@@ -18,19 +26,17 @@ _ENVIRONMENT: Final[Mapping[str, str]] = {
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
 
-
-class RefusedError(Exception):
-    """A request that vLLM refuses; caught inside this plugin."""
+Asked = EngineCall | EngineScores
 
 
 class Engine:
-    """A vLLM engine with its model.
+    """A vLLM engine with its model, and room for adapters up to a rank.
 
     Raises:
         ModelError: if it cannot start; the message has the usual remedies.
     """
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Mapping[str, Any], rank: int) -> None:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         try:
@@ -47,36 +53,51 @@ class Engine:
                 f"vLLM cannot start {settings['model']}: {_reason(error)}. The cause may be above, in the log of its process. "
                 "If memory is short, raise gpu_memory, set max_length: 8192, or split the weights with gpus: 2"
             ) from error
-        self._finished: dict[str, Any] = {}
+        self._rank = rank
+        self._adapters: dict[str, Any] = {}
+        self._asked: dict[str, Asked] = {}
+        self._finished: dict[str, EngineOutput] = {}
+        self._refused = 0
 
-    def add(
-        self,
-        ids: Sequence[int],
-        params: Any,
-        adapter: Any = None,
-        salt: str | None = None,
-    ) -> str:
-        """Add a request and return its key. With ``salt``, it shares no cached beginning with requests of another salt.
+    def load(self, adapter: EngineAdapter) -> bool:
+        """Make an adapter available; False if its rank is above that for which the engine started."""
+        if adapter.rank > self._rank:
+            return False
+        if adapter.digest not in self._adapters:
+            from vllm.lora.request import LoRARequest
 
-        Raises:
-            RefusedError: if vLLM refuses it.
-        """
+            number = len(self._adapters) + 1
+            self._adapters[adapter.digest] = LoRARequest(
+                adapter.digest, number, str(adapter.folder)
+            )
+        return True
+
+    def add(self, call: Asked, adapter: str | None = None) -> str:
+        """Add a call and return its key."""
         from vllm import TokensPrompt
         from vllm.exceptions import VLLMValidationError
 
-        prompt = TokensPrompt(prompt_token_ids=list(ids))
-        if salt is not None:
-            prompt["cache_salt"] = salt
+        prompt = TokensPrompt(prompt_token_ids=list(call.ids))
+        if isinstance(call, EngineScores):
+            # vLLM reads no cached beginning for log-probabilities of a prompt. A salt keeps the order of samples without
+            # influence on what others would read.
+            prompt["cache_salt"] = call.salt
+        request = None if adapter is None else self._adapters[adapter]
         try:
-            (key,) = self._llm.enqueue([prompt], params, lora_request=adapter, use_tqdm=False)
+            params = _score_params() if isinstance(call, EngineScores) else _params(call)
+            (key,) = self._llm.enqueue([prompt], params, lora_request=request, use_tqdm=False)
         except (ValueError, VLLMValidationError) as error:
-            raise RefusedError(first_line(error)) from error
+            self._refused += 1
+            key = f"refused{self._refused}"
+            self._finished[key] = EngineOutput("refused", message=first_line(error))
+        else:
+            self._asked[_number(key)] = call
         return str(key)
 
-    def wait(self, keys: Collection[str]) -> Iterator[tuple[str, Any]]:
-        """Let the engine work until one of the requests ``keys`` has ended, and yield those with their outputs.
+    def wait(self, keys: Collection[str]) -> Iterator[tuple[str, EngineOutput]]:
+        """Let the engine work until one of the calls ``keys`` has ended, and yield those with their outputs.
 
-        Yields nothing if requests of other streams have ended first.
+        Yields nothing if calls of other streams have ended first.
 
         Raises:
             ModelError: if the engine has stopped.
@@ -90,13 +111,14 @@ class Engine:
             yield key, self._finished.pop(_number(key))
 
     def abort(self, keys: Collection[str]) -> None:
-        """Remove requests that nobody waits for."""
+        """Remove calls that nobody waits for."""
         if keys:
             # An engine that has stopped has no requests.
             with suppress(Exception):
                 self._llm.llm_engine.abort_request(list(keys), internal=True)
         for key in keys:
             self._finished.pop(_number(key), None)
+            self._asked.pop(_number(key), None)
 
     def close(self) -> None:
         """Stop the engine and its processes, and release the memory of the GPUs."""
@@ -113,7 +135,71 @@ class Engine:
                 f"vLLM's engine has stopped: {_reason(error)}. The cause is above, in the log of its process; run the same "
                 "command to resume. If memory ran out, lower gpu_memory or max_length"
             ) from error
-        self._finished |= {output.request_id: output for output in outputs if output.finished}
+        for output in outputs:
+            call = self._asked.pop(output.request_id, None) if output.finished else None
+            if call is not None:
+                self._finished[output.request_id] = _output(call, output)
+
+
+def _score_params() -> Any:
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        temperature=0.0, max_tokens=1, prompt_logprobs=0, flat_logprobs=True, detokenize=False
+    )
+
+
+def _params(call: EngineCall) -> Any:
+    """vLLM's sampling parameters. All are set, so that none is taken from the model's generation_config.json.
+
+    Raises:
+        ValueError: if vLLM refuses them.
+    """
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    try:
+        return SamplingParams(
+            temperature=call.temperature,
+            top_p=call.top_p,
+            top_k=0,
+            min_p=0.0,
+            seed=call.seed,
+            stop=list(call.stop),
+            stop_token_ids=sorted(call.end_ids),
+            max_tokens=call.room,
+            logprobs=0 if call.logprobs else None,
+            # Without stop strings the text is decoded once, by nfilter.
+            detokenize=bool(call.stop),
+            structured_outputs=StructuredOutputsParams(json=dict(call.schema))
+            if call.schema
+            else None,
+        )
+    except Exception as error:
+        # vLLM's own type of error is a ValueError in some versions only.
+        raise ValueError(first_line(error)) from error
+
+
+def _output(call: Asked, output: Any) -> EngineOutput:
+    """What a call has asked for, of vLLM's output."""
+    if isinstance(call, EngineScores):
+        return EngineOutput("length", logprobs=_prompt_logprobs(call, output.prompt_logprobs))
+    (made,) = output.outputs
+    ids = list(made.token_ids)
+    if made.finish_reason not in ("stop", "length"):
+        return EngineOutput("failed", ids, message=str(made.finish_reason))
+    chances = None
+    if call.logprobs:
+        # Where some are missing, the number tells nfilter.
+        pairs = zip(made.logprobs or (), ids, strict=False)
+        chances = [at[token].logprob for at, token in pairs]
+    return EngineOutput(made.finish_reason, ids, chances)
+
+
+def _prompt_logprobs(call: EngineScores, found: Any) -> list[float]:
+    """The log-probabilities of the tokens from ``call.start`` on. ``found`` has those of each position by token."""
+    places = range(call.start, min(len(call.ids), len(found or ())))
+    return [found[place][call.ids[place]].logprob for place in places]
 
 
 def _number(key: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 EXTRAS = {
     "aiohttp", "litellm", "faiss", "peft", "safetensors", "sklearn", "sentence_transformers", "torch", "transformers",
-    "tokenizers", "pyarrow", "datasets", "huggingface_hub", "accelerate", "vllm",
+    "tokenizers", "pyarrow", "datasets", "huggingface_hub", "accelerate", "vllm", "sglang",
 }  # fmt: skip
 # Python imports this by itself at its start: nothing finds the packages that are named.
 HIDE = f"""\
@@ -46,6 +46,11 @@ NAMED = {
         SAMPLES + "models: {m: {use: vllm, model: org/name}}\n"
         "samples:\n  - {use: robustft.answer, llm: m, into: base}\n",
         ["vllm needs the package vllm", "pip install 'nfilter[vllm]'"],
+    ),
+    "SGLang": (
+        SAMPLES + "models: {m: {use: sglang, model: org/name}}\n"
+        "samples:\n  - {use: robustft.answer, llm: m, into: base}\n",
+        ["sglang needs the package sglang", "pip install 'nfilter[sglang]'"],
     ),
     "API over aiohttp": (
         SAMPLES + 'models: {m: {use: litellm, model: x, api_base: "http://localhost:1/v1"}}\n'

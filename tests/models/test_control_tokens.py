@@ -148,4 +148,8 @@ def test_the_local_backends_are_those_that_shield_themselves() -> None:
     from nfilter.registry import loading as plugins
 
     backends = plugins.load().of_kind("backend")
-    assert {item.name for item in backends if getattr(item.cls, "shields", False)} == {"hf", "vllm"}
+    assert {item.name for item in backends if getattr(item.cls, "shields", False)} == {
+        "hf",
+        "sglang",
+        "vllm",
+    }

@@ -109,7 +109,7 @@ def test_a_section_of_another_tool_gets_the_right_one(read: Any, key: str, says:
     ("path", "name", "says"),
     [
         (("models", "student"), "openai", "write {use: litellm, model: openai/NAME}"),
-        (("models", "student"), "sglang", 'write {use: litellm, model: NAME, api_base: "http://localhost:8000/v1"}'),
+        (("models", "student"), "tgi", 'write {use: litellm, model: NAME, api_base: "http://localhost:8000/v1"}'),
         (("models", "student"), "huggingface", "write {use: hf, model: NAME}"),
         (("models", "student"), "lm-studio", 'api_base: "http://localhost:1234/v1"'),
         (("models", "student"), "sbert", "write {use: sentence-transformers, "),

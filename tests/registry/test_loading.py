@@ -395,6 +395,6 @@ def test_backends_are_found_by_name_and_no_other_kind_is() -> None:
     # Those that mention the name, and no more.
     assert "nfilter_io" not in plugins.imported_plugins
     assert plugins.backends.get("robustft.check") is None
-    assert set(plugins.backends) >= {"hf", "litellm", "vllm"}
+    assert set(plugins.backends) >= {"hf", "litellm", "sglang", "vllm"}
     assert len(plugins.backends) == len(set(plugins.backends))
     assert load(block=["nfilter_hf"]).backends.get("hf") is None

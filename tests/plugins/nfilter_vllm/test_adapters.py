@@ -105,15 +105,15 @@ def test_an_adapter_cannot_be_used_after_its_scope(
 
 @pytest.mark.types(
     "set use: hf for this model",
-    "and vLLM applies ranks up to «»; set use: hf for this model",
-    "it has DoRA or whole modules; set use: hf for this model",
+    "applies ranks up to «»; set use: hf for this model",
+    "does not apply the adapter in «»: it has «»; set use: hf for this model",
     "is not a LoRA; give one that hf.lora has trained",
 )
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"use_dora": True}, "it has DoRA or whole modules; set use: hf"),
-        ({"modules_to_save": ["lm_head"]}, "it has DoRA or whole modules; set use: hf"),
+        ({"use_dora": True}, "it has DoRA; set use: hf"),
+        ({"modules_to_save": ["lm_head"]}, "it has whole modules; set use: hf"),
         ({"r": 600}, "has rank 600, and vLLM applies ranks up to 512; set use: hf"),
         ({"rank_pattern": {"q_proj": 700}}, "has rank 700"),
         ({"peft_type": "IA3"}, "is not a LoRA; give one that hf.lora has trained"),

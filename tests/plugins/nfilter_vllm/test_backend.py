@@ -143,7 +143,7 @@ def test_a_prompt_that_cannot_be_answered_is_a_failure_and_the_others_are_answer
         "refused: vLLM refuses the request: temperature must be in [0, 2], got 3.0."
     )
     assert (none.text, none.finish, none.logprobs) == ("", "length", ())
-    assert model.generate([system])[0] == model._reader.generate([system])[0]
+    assert model.generate([system])[0] == model._model.reader.generate([system])[0]
 
 
 def test_answers_come_one_by_one_and_further_requests_join_them(opened: Open) -> None:
@@ -176,7 +176,7 @@ def test_after_an_error_of_the_stage_no_request_goes_into_the_engine(
     opened: Open, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answers of those in it are stored, and the error does not wait for the others."""
-    monkeypatch.setattr("nfilter_vllm.answers._IN_FLIGHT", 2)
+    monkeypatch.setattr("nfilter.models.engines.answers._IN_FLIGHT", 2)
     journal = Journal(tmp_path / "journal.db")
     model = JournaledModel("m", opened(), "weights", journal, "01-a", interrupt=site.interrupt)
 
@@ -197,7 +197,7 @@ def test_a_stream_that_is_left_leaves_no_request_in_the_engine(opened: Open, vll
     next(stream)
     stream.close()
     assert not vllm.LLM.started[0].llm_engine.waiting
-    assert not model._engine._finished  # type: ignore[union-attr]
+    assert not model._model._engine._finished  # type: ignore[union-attr]
 
 
 @pytest.mark.types(
@@ -282,7 +282,7 @@ def test_a_prompt_that_opens_reasoning_is_sent_without_the_schema(
     opened: Open, vllm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = opened()
-    monkeypatch.setattr(model._reader, "prompt_end", lambda _: "<|assistant|>\n<think>\n")
+    monkeypatch.setattr(model._model.reader, "prompt_end", lambda _: "<|assistant|>\n<think>\n")
     model.generate([replace(ask("a"), response_schema=FORM)])
     assert vllm.LLM.started[0].requests[0].params.structured_outputs is None
 
@@ -382,32 +382,34 @@ def test_a_recipe_without_faults_has_none(vllm: Any, site: Site) -> None:
 def test_missing_package_is_reported_with_pip_command(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nfilter_vllm.checks.find_spec", lambda _: None)
+    monkeypatch.setattr("nfilter.models.engines.reader.find_spec", lambda _: None)
     assert problems(site) == [
         "vllm needs the package vllm, which is not installed: pip install 'nfilter[vllm]'"
     ]
 
 
-@pytest.mark.types("and «» is installed: pip install --upgrade 'vllm>=«»'")
+@pytest.mark.types("and «» is installed: pip install --upgrade '«»>=«»'")
 def test_an_old_version_is_named(vllm: Any, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     for installed, count in (("0.20.2", 1), ("0.33.0", 0), ("1.0.0rc1", 0), ("dev", 0)):
-        monkeypatch.setattr("nfilter_vllm.checks.version", lambda _, found=installed: found)
+        monkeypatch.setattr(
+            "nfilter.models.engines.reader.version", lambda _, found=installed: found
+        )
         assert len(problems(site)) == count
 
 
-@pytest.mark.types("vllm runs on Linux only: set use: hf for this model")
+@pytest.mark.types("«» runs on Linux only: set use: hf for this model")
 def test_another_system_is_told_to_use_hf(
     vllm: Any, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nfilter_vllm.checks.sys.platform", "darwin")
+    monkeypatch.setattr("nfilter.models.engines.reader.sys.platform", "darwin")
     assert problems(site) == ["vllm runs on Linux only: set use: hf for this model"]
     hf = site.backends["hf"]
     assert list(hf.problems(hf.Config(model="tiny"), site)) == []  # type: ignore[attr-defined]
 
 
 @pytest.mark.types(
-    "and vllm takes a folder or a hub id with safetensors weights: set use: hf for this model",
-    "and vllm takes a folder with safetensors weights: set use: hf for this model",
+    "and «» takes a folder or a hub id with safetensors weights: set use: hf for this model",
+    "and «» takes a folder with safetensors weights: set use: hf for this model",
 )
 def test_a_gguf_file_is_told_to_use_hf(
     vllm: Any, site: Site, plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -418,8 +420,8 @@ def test_a_gguf_file_is_told_to_use_hf(
     shipped = replace(site, models={"small": file})
     assert any("is one file (GGUF)" in each for each in problems(shipped, model="small"))
     model = VLLMBackend(VLLMBackend.Config(model="tiny"), site)
-    place = replace(model._reader.checkpoint(), path=file)
-    monkeypatch.setattr(model._reader, "checkpoint", lambda: place)
+    place = replace(model._model.reader.checkpoint(), path=file)
+    monkeypatch.setattr(model._model.reader, "checkpoint", lambda: place)
     with pytest.raises(ModelError, match=r"m\.gguf is one file"):
         model.generate([ask("a")])
 

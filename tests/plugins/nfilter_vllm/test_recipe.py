@@ -66,7 +66,7 @@ def test_check_names_the_pip_line_and_other_names_of_settings(tmp_path: Path, vl
     file = tmp_path / "recipe.yaml"
     file.write_text(yaml.safe_dump(recipe("vllm")))
     assert call("check", "recipe.yaml", cwd=tmp_path).code == 0
-    monkeypatch.setattr("nfilter_vllm.checks.find_spec", lambda _: None)
+    monkeypatch.setattr("nfilter.models.engines.reader.find_spec", lambda _: None)
     done = call("check", "recipe.yaml", cwd=tmp_path)
     assert done.code == 2
     assert "pip install 'nfilter[vllm]'" in done.err + done.out

@@ -1,0 +1,240 @@
+"""A model behind an inference engine: what a backend around one is made of."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from nfilter.api.adapter_files import adapter_files
+from nfilter.api.calls import Completion, ModelRef, Request
+from nfilter.api.capabilities import Checkpoint, TokenizerDigest
+from nfilter.api.errors import ModelError
+from nfilter.api.stages import Site
+from nfilter.api.types import FloatArray, IntArray, Sample, TokenSample
+from nfilter.models.engines.answers import answers
+from nfilter.models.engines.interface import EngineAdapter, InferenceEngine
+from nfilter.models.engines.reader import reader_class, reader_config
+from nfilter.models.engines.scores import score
+
+Numbered = Iterator[tuple[int, Completion] | None]
+Start = Callable[[Checkpoint, Sequence[EngineAdapter]], InferenceEngine]
+
+
+class EngineModel:
+    """A model that an inference engine runs on token ids. The engine starts at the first call.
+
+    What renders prompts, encodes samples and reads answers is an instance of the backend ``hf`` that never loads weights, so
+    that both send the same tokens and read the same text.
+
+    Args:
+        name: The name of the backend.
+        label: The engine's name in messages.
+        config: With ``model``, ``revision``, ``max_length`` and ``chat_template`` as the backend ``hf`` has them.
+        site: The environment of the backend.
+        start: Starts the engine with a checkpoint and room for the adapters that were used so far.
+        refused: What an adapter may not have, because the engine would not apply it: keys of adapter_config.json, with words for
+            the message.
+        highest_rank: The highest rank of an adapter that the engine applies; None for any.
+
+    Raises:
+        ModelError: if the backend ``hf`` is not there.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        label: str,
+        config: Any,
+        site: Site,
+        start: Start,
+        refused: Mapping[str, str],
+        highest_rank: int | None = None,
+    ) -> None:
+        reader = reader_class(site, name)
+        self.reader: Any = reader(reader_config(reader, config), site)
+        self._name = name
+        self._label = label
+        self._start = start
+        self._refused = refused
+        self._highest_rank = highest_rank
+        self._interrupt = site.interrupt
+        self._engine: InferenceEngine | None = None
+        self._adapters: dict[str, EngineAdapter] = {}
+        self._lock = threading.RLock()
+
+    def generate(
+        self, requests: Sequence[Request], adapter: ModelRef | None = None
+    ) -> list[Completion]:
+        """Return one completion per request, in order. A request that cannot be answered is a failure."""
+        return _in_order(self.open_stream(requests, tuple, adapter), len(requests))
+
+    def open_stream(
+        self,
+        first: Sequence[Request],
+        more: Callable[[], Sequence[Request]],
+        adapter: ModelRef | None = None,
+    ) -> Numbered:
+        """Yield completions with their request's number as they come, and take further requests from ``more``."""
+        with self._lock:
+            engine, digest = self._ready(adapter)
+            yield from answers(
+                self._label,
+                engine,
+                self.reader,
+                first,
+                more,
+                digest,
+                lambda: self._interrupt.requested,
+            )
+
+    def score(
+        self, samples: Sequence[TokenSample], adapter: ModelRef | None = None
+    ) -> list[FloatArray]:
+        """Return per-token losses, float32 [T] per sample, of the base or with ``adapter``; see ``scores.score``."""
+        with self._lock:
+            engine, digest = self._ready(adapter)
+            context = self.reader.checkpoint().context
+            return score(self._label, engine, samples, context, digest)
+
+    @contextmanager
+    def adapted(self, ref: ModelRef) -> Iterator[AdaptedEngineModel]:
+        """Return the same engine with the adapter ``ref``. Requests with and without it may run at the same time."""
+        model = AdaptedEngineModel(self, ref)
+        try:
+            yield model
+        finally:
+            model.closed = True
+
+    def encode(
+        self, samples: Sequence[Sample], *, max_length: int, turns: str
+    ) -> list[TokenSample]:
+        """Encode samples with the model's template, as ``hf`` does."""
+        encoded: list[TokenSample] = self.reader.encode(samples, max_length=max_length, turns=turns)
+        return encoded
+
+    def decode(self, ids: Sequence[IntArray]) -> list[str]:
+        """Return the text of each list of ids."""
+        texts: list[str] = self.reader.decode(ids)
+        return texts
+
+    def tokenizer_digest(self) -> TokenizerDigest:
+        """Return the digest of tokenizer and chat template."""
+        found: TokenizerDigest = self.reader.tokenizer_digest()
+        return found
+
+    def prompt_end(self, request: Request) -> str:
+        """Return the end of the prompt that the template renders; empty if it rejects the request."""
+        return str(self.reader.prompt_end(request))
+
+    def close(self) -> None:
+        """Stop the engine and release its memory; a later call starts it again."""
+        with self._lock:
+            self._stop()
+            self.reader.close()
+
+    def _stop(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+    def _ready(self, ref: ModelRef | None) -> tuple[InferenceEngine, str | None]:
+        """The running engine, and the digest of the adapter, which is loaded."""
+        place = self.reader.checkpoint()
+        if place.path.is_file():
+            raise ModelError(
+                f"{place.path} is one file, and {self._name} takes a folder with safetensors weights: set use: hf for this model"
+            )
+        adapter = None if ref is None else self._checked(ref)
+        if adapter is not None:
+            self._adapters.setdefault(adapter.digest, adapter)
+            if self._engine is not None and not self._engine.load(adapter):
+                # Some engines fix the room for adapters when they start.
+                self._stop()
+        if self._engine is None:
+            self._engine = self._start(place, tuple(self._adapters.values()))
+            if adapter is not None and not self._engine.load(adapter):
+                raise ModelError(
+                    f"{self._label} has no room for the adapter in {adapter.folder}; set use: hf for this model"
+                )
+        return self._engine, adapter.digest if adapter is not None else None
+
+    def _checked(self, ref: ModelRef) -> EngineAdapter:
+        """The adapter of a reference.
+
+        Raises:
+            ModelError: if the engine cannot apply it as PEFT does.
+        """
+        folder, config = adapter_files(ref)
+        ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
+        rank = max((each for each in ranks if isinstance(each, int)), default=0)
+        if config.get("peft_type") != "LORA" or rank < 1:
+            raise ModelError(
+                f"the adapter in {folder} is not a LoRA; give one that hf.lora has trained"
+            )
+        unapplied = [words for key, words in self._refused.items() if config.get(key)]
+        if unapplied:
+            raise ModelError(
+                f"{self._label} does not apply the adapter in {folder}: it has {unapplied[0]}; set use: hf for this model"
+            )
+        if self._highest_rank is not None and rank > self._highest_rank:
+            raise ModelError(
+                f"the adapter in {folder} has rank {rank}, and {self._label} applies ranks up to {self._highest_rank}; set use: hf for this model"
+            )
+        return EngineAdapter(ref.digest, folder.resolve(), rank)
+
+
+class AdaptedEngineModel:
+    """A model with an adapter. It can only be used while its scope is open."""
+
+    def __init__(self, model: EngineModel, ref: ModelRef) -> None:
+        self._model = model
+        self._ref = ref
+        self.closed = False
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Return one completion per request, in order, of the adapted model."""
+        return self._open().generate(requests, self._ref)
+
+    def stream(self, requests: Sequence[Request]) -> Numbered:
+        """Yield completions with their request's index as they come."""
+        return self.open_stream(requests, tuple)
+
+    def open_stream(
+        self, first: Sequence[Request], more: Callable[[], Sequence[Request]]
+    ) -> Numbered:
+        """Yield completions with their request's number as they come."""
+        return self._open().open_stream(first, more, self._ref)
+
+    def score(
+        self, samples: Sequence[TokenSample], adapter: ModelRef | None = None
+    ) -> list[FloatArray]:
+        """Return per-token losses of the adapted model, or with ``adapter`` instead."""
+        return self._open().score(samples, adapter or self._ref)
+
+    def encode(
+        self, samples: Sequence[Sample], *, max_length: int, turns: str
+    ) -> list[TokenSample]:
+        """Encode samples; independent of the adapter."""
+        return self._open().encode(samples, max_length=max_length, turns=turns)
+
+    def decode(self, ids: Sequence[IntArray]) -> list[str]:
+        """Return the text of ids; independent of the adapter."""
+        return self._open().decode(ids)
+
+    def tokenizer_digest(self) -> TokenizerDigest:
+        """Return the tokenizer's digest; independent of the adapter."""
+        return self._open().tokenizer_digest()
+
+    def _open(self) -> EngineModel:
+        if self.closed:
+            raise ModelError(
+                f"the adapter {self._ref.path} is no longer attached: use it inside 'with model.adapted(ref) as adapted:'"
+            )
+        return self._model
+
+
+def _in_order(stream: Numbered, count: int) -> list[Completion]:
+    done = dict(answer for answer in stream if answer is not None)
+    return [done[index] for index in range(count)]

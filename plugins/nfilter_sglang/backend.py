@@ -1,0 +1,167 @@
+"""The backend ``sglang``: generates and scores with SGLang; prompts, tokens and answers are those of the backend ``hf``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Final
+
+from nfilter import (
+    Abilities,
+    AdaptedEngineModel,
+    Adapts,
+    Checkpoint,
+    Completion,
+    Encodes,
+    EngineAdapter,
+    EngineModel,
+    FloatArray,
+    Generates,
+    IntArray,
+    ModelRef,
+    OpenStreams,
+    Request,
+    Sample,
+    Scores,
+    Site,
+    Streams,
+    TokenizerDigest,
+    Tokenizes,
+    TokenSample,
+    engine_problems,
+    installed_version,
+    reader_class,
+    reader_config,
+)
+from nfilter_sglang.config import SGLangConfig
+from nfilter_sglang.engine import Engine
+from nfilter_sglang.process import ProcessChannel
+
+LEAST: Final = (0, 5, 23)
+"""The oldest version of SGLang whose interface is known to fit."""
+
+REFUSED: Final[Mapping[str, str]] = {
+    "use_dora": "DoRA",
+    "modules_to_save": "whole modules",
+    # SGLang scales every module by lora_alpha / r.
+    "use_rslora": "rank-stabilised scaling",
+    "rank_pattern": "a rank of its own for some modules",
+    "alpha_pattern": "a scaling of its own for some modules",
+}
+"""What SGLang does not apply of an adapter: keys of its configuration, in words."""
+
+Numbered = Iterator[tuple[int, Completion] | None]
+
+
+class SGLangBackend:
+    """Any causal language model that SGLang runs, by hub id or folder. The engine starts at the first call."""
+
+    name: ClassVar[str] = "sglang"
+    # The reader keeps control tokens in messages plain text.
+    shields: ClassVar[bool] = True
+    Config: ClassVar[type[SGLangConfig]] = SGLangConfig
+
+    @classmethod
+    def abilities(cls, config: SGLangConfig) -> Abilities:
+        able = {Generates, Streams, OpenStreams, Scores, Encodes, Tokenizes, Adapts}
+        return Abilities(frozenset(able), logprobs=True)
+
+    @classmethod
+    def problems(cls, config: SGLangConfig, site: Site) -> Iterable[str]:
+        return list(engine_problems(config, site, "sglang", "SGLang", LEAST))
+
+    @classmethod
+    def facts(cls, config: SGLangConfig, site: Site) -> Iterable[str]:
+        """Yield how much of the GPUs SGLang takes, and its version."""
+        count = config.gpus * config.copies
+        gpus = "one GPU" if count == 1 else f"{count} GPUs"
+        version = installed_version("sglang") or "(not installed)"
+        yield f"SGLang {version} on {gpus}; it takes {config.gpu_memory:.0%} of the memory until the run ends"
+
+    @classmethod
+    def tool_problems(cls, config: SGLangConfig, site: Site) -> Iterable[str]:
+        """Yield why this model cannot be given tools, as far as its files tell before it is loaded."""
+        reader = reader_class(site, cls.name)
+        return list(reader.tool_problems(reader_config(reader, config), site))
+
+    def __init__(self, config: SGLangConfig, site: Site) -> None:
+        self._config = config
+        self._model = EngineModel(self.name, "SGLang", config, site, self._start, REFUSED)
+
+    @property
+    def built_on(self) -> tuple[Any, ...]:
+        """The backend whose code prepares prompts and reads answers."""
+        return (self._model.reader,)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of weights, tokenizer, template and settings that change answers."""
+        values = [self.name, self._model.reader.fingerprint(), self._config.dtype]
+        return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Return one completion per request, in order. A request that cannot be answered is a failure."""
+        return self._model.generate(requests)
+
+    def stream(self, requests: Sequence[Request]) -> Numbered:
+        """Yield completions with their request's index as they come."""
+        return self._model.open_stream(requests, tuple)
+
+    def open_stream(
+        self, first: Sequence[Request], more: Callable[[], Sequence[Request]]
+    ) -> Numbered:
+        """Yield completions with their request's number as they come, and take further requests from ``more``."""
+        return self._model.open_stream(first, more)
+
+    def score(
+        self, samples: Sequence[TokenSample], adapter: ModelRef | None = None
+    ) -> list[FloatArray]:
+        """Return per-token losses, float32 [T] per sample, of the base or with ``adapter``."""
+        return self._model.score(samples, adapter)
+
+    def adapted(self, ref: ModelRef) -> AbstractContextManager[AdaptedEngineModel]:
+        """Return the same engine with the adapter ``ref``. Requests with and without it may run at the same time."""
+        return self._model.adapted(ref)
+
+    def encode(
+        self, samples: Sequence[Sample], *, max_length: int, turns: str
+    ) -> list[TokenSample]:
+        """Encode samples with the model's template, as ``hf`` does."""
+        return self._model.encode(samples, max_length=max_length, turns=turns)
+
+    def decode(self, ids: Sequence[IntArray]) -> list[str]:
+        """Return the text of each list of ids."""
+        return self._model.decode(ids)
+
+    def tokenizer_digest(self) -> TokenizerDigest:
+        """Return the digest of tokenizer and chat template."""
+        return self._model.tokenizer_digest()
+
+    def prompt_end(self, request: Request) -> str:
+        """Return the end of the prompt that the template renders; empty if it rejects the request."""
+        return self._model.prompt_end(request)
+
+    def close(self) -> None:
+        """Stop the engine and release the memory of the GPUs; a later call starts it again."""
+        self._model.close()
+
+    def _start(self, place: Checkpoint, adapters: Sequence[EngineAdapter]) -> Engine:
+        config = self._config
+        rank = max([config.adapter_rank or 0, *(adapter.rank for adapter in adapters)])
+        settings: dict[str, Any] = {
+            "model_path": str(place.path),
+            "load_format": "safetensors",
+            "trust_remote_code": False,
+            "dtype": config.dtype,
+            "context_length": place.context,
+            "mem_fraction_static": config.gpu_memory,
+            "tp_size": config.gpus,
+            "dp_size": config.copies,
+            "disable_cuda_graph": config.eager,
+            "enable_deterministic_inference": config.deterministic,
+            # A request that is too long is a failure with its reason, and no other request.
+            "allow_auto_truncate": False,
+            "log_level": "error",
+        }
+        return Engine(ProcessChannel(), settings, rank, adapters)

@@ -16,6 +16,7 @@ from nfilter.answers.names import (
     names_something,
     stands_free,
 )
+from nfilter.answers.phrases import fails, is_supposed, judged_last, said_alone, single_letters
 from nfilter.answers.reading import clean, fold, line_at, normal, trimmed
 from nfilter.answers.scripts import apart
 from nfilter.api.types import Sample
@@ -57,6 +58,9 @@ _BRACKETED = re.compile(r"\((?P<letter>[A-Z])\)")
 _ENDS = re.compile(
     r"\s[(\[\"'“‘]?(?P<letter>[A-Z])(?:[)\]\"'”’]?,?\s(?:not|rather\sthan|instead\sof)\s[^.\n]{1,80})?[\W_]*$"
 )
+_ALSO = re.compile(
+    r"(?<![\w'’])[A-Z][)\]]?,?\s(?:or|and|and/or|nor|/|vs\.?)\s(?:(?:option|choice|answer)\s)?[(\[\"'“‘]*\Z",
+)  # the letter before is meant too
 _CLOSES = re.compile(r"\((?P<letter>[A-Z])\)[\W_]{0,20}$")
 _EDGE_BUT_SIGNS = "".join(set(string.punctuation) - set("+-%$")) + string.whitespace + "“”‘’…。"
 _EDGE = _EDGE_BUT_SIGNS + "+-%$"
@@ -127,7 +131,7 @@ class _Reader:
         verdicts = [
             (match.start(), None)
             for match in _VERDICT.finditer(self.text)
-            if stands_free(self.text[max(0, match.start() - _BESIDE) : match.start()])
+            if self._is_judged(self.text[max(0, match.start() - _BESIDE) : match.start()])
         ]
         since = max((position for position, _ in places), default=0)
         judged = {self.text[start] for start, _ in verdicts if start >= since} & set(self.letters)
@@ -152,27 +156,35 @@ class _Reader:
             for heading, line in zip(["", *lines], lines, strict=False)
             if (match := _LONE.fullmatch(line)) and not names_something(heading)
         }
+        if (phrased := self._phrase(lines)) is not None:
+            alone.add(phrased)
         if alone:
             return self._valid(alone.pop()) if len(alone) == 1 else None
         by_text = {letter for line in lines if (letter := self._by_text(line))}
         if by_text and self._by_text(lines[-1]):
             return by_text.pop() if len(by_text) == 1 else None
+        judged = {letter for each in judged_last(lines[-1]) if (letter := self._phrased(each))}
+        if judged:
+            return judged.pop() if len(judged) == 1 else None
         for pattern in (_LABELLED, _BRACKETED):
             if pattern is _LABELLED:
                 found = [match for line in lines if (match := pattern.match(line))]
-                found = [
-                    each for each in found if not is_species(each.string[each.end("letter") :])
-                ]
+                found = [each for each in found if self._labels(each)]
             else:
                 found = [each for each in pattern.finditer(self.text) if self._stands_free(each)]
             named = {match["letter"] for match in found if self._valid(match["letter"])}
             if len(named) == 1 and (self.known or named <= set("ABCDEFGH")):
                 return None if any(map(self._taken_back, found[-_BESIDE:])) else named.pop()
         end = _ENDS.search(self.text)
-        if end is None or not is_answered(self.text[: end.start("letter")]):
+        if end is None or not self._ends_answered(self.text[: end.start("letter")]):
             end = _CLOSES.search(self.text)
             end = end if end and self._stands_free(end) else None
         return self._valid(end["letter"]) if end and not self._taken_back(end) else None
+
+    @staticmethod
+    def _is_judged(before: str) -> bool:
+        """Whether "is correct" behind a letter is said of an option, and meant."""
+        return stands_free(before) and not is_supposed(before) and not _ALSO.search(before)
 
     def _stands_free(self, match: re.Match[str]) -> bool:
         """Whether a letter in brackets is more than the symbol of the word before it, which may be its option's text."""
@@ -187,7 +199,29 @@ class _Reader:
         before = match.string[max(0, start - _BESIDE) : start].rpartition("\n")[2]
         behind = match.string[end : end + _BESIDE].partition("\n")[0]
         beside = self._by_text(behind) or self._by_text(before)
-        return denied(before) or beside not in (None, match["letter"])
+        return denied(before) or fails(behind) or beside not in (None, match["letter"])
+
+    @staticmethod
+    def _labels(match: re.Match[str]) -> bool:
+        """Whether a letter that begins a line is the label of what follows: not "C. difficile", and not "A: B"."""
+        behind = match.string[match.end("letter") :]
+        return not is_species(behind) and not _LONE.fullmatch(behind)
+
+    def _phrase(self, lines: Sequence[str]) -> str | None:
+        """The letter of a last line that says nothing but an answer, or of such a first line if no other letter follows."""
+        last = self._phrased(said_alone(lines[-1]))
+        first = self._phrased(said_alone(lines[0])) if last is None and len(lines) > 1 else None
+        return last or (first if first and single_letters("\n".join(lines)) <= {first} else None)
+
+    def _phrased(self, letter: str | None) -> str | None:
+        """The letter of a phrase, if it is an option; without known options, one of the first eight."""
+        known = letter is not None and (self.known or letter in "ABCDEFGH")
+        return self._valid(letter) if known and letter is not None else None
+
+    @staticmethod
+    def _ends_answered(before: str) -> bool:
+        """Whether the letter that ends a text is its answer, and the only one."""
+        return is_answered(before) and not _ALSO.search(before)
 
     def _stated_at(self, position: int) -> str | None:
         line = line_at(self.text, position)

@@ -10,7 +10,7 @@ _SURE = (
     r"just|only|also|still)"
 )
 _ANSWER = (
-    "answer|option|choice|alternative|selection|pick|guess|response|solution|statement|sentence|description|explanation|"
+    "answer|option|choice|alternative|selection|pick|guess|vote|response|solution|statement|sentence|description|explanation|"
     "interpretation|conclusion|inference|ending|continuation|completion|candidate|one"
 )
 _BEGINS = (
@@ -19,7 +19,7 @@ _BEGINS = (
 )
 _NOUN = (
     rf"(?:(?:the|my|our|your|this|that|a|an)\s)?(?:[\w'-]+\s){{0,4}}(?:(?:{_ANSWER})|(?:correct|right|best|final|answer|my)\sletter|(?:best|closest)\s(?:match|fit))"
-    r"(?:\s(?:here|then|left|now|out|above|below|remaining|available)|\s(?:I|we)\s(?:choose|chose|pick|select)|\s(?:to|for|of|among|from|in|that|which|with)\s[^.;:!?\n]{1,80}?)?"
+    r"(?:\s(?:here|then|left|now|out|above|below|remaining|available)|\s(?:I|we)(?:['’]d|\swould)?\s(?:choose|chose|pick|select|give)|,\s(?:then|I\s(?:think|believe|guess)),|\s(?:to|for|of|among|from|in|that|which|with)\s[^.;:!?\n]{1,80}?)?"
 )
 _MODAL = r"(?:must|should|would|will|could|can|may|might|has\sto|have\sto|had\sto|needs?\sto|can\sonly|could\sonly)"
 _IS = rf"(?:['’]s|\s(?:{_SURE}\s|{_MODAL}\s){{0,3}}(?:is|was|be))(?:\s{_SURE}){{0,2}}"
@@ -30,8 +30,9 @@ _NAMES = (
 )
 _JUDGED = rf"the\s(?:single\s|one\s)?(?:correct|right|best|likeliest|missing|most\s\w+)(?:\s(?!(?:{_NAMES}|blood|chromosome|gene|name|letter)s?(?!\w))[\w'-]+){{1,5}}"
 _CHOOSE = (
-    r"(?:choose|chose|pick(?:ed)?|select(?:ed)?|say|mark|answer(?:\swith)?|(?:go|going|went|stick|stay|answering)\swith|opt\sfor|"
-    r"settle\son|choosing|picking|selecting)"
+    r"(?:choose|chosen?|pick(?:ed)?|select(?:ed)?|say|mark|answer(?:\swith)?|(?:go|going|went|stick|stay|answering)\swith|"
+    r"(?:opt|go|going|vote|settle)\sfor|vote|guess|suspect|(?:lean|leaning)\stowards?|(?:stick|sticking)\sto|bet\son|"
+    r"(?<=ll\s)take|(?<=['’]d\s)take|settl(?:e|ing)\son|choosing|picking|selecting)"
 )
 _PERSON = rf"(?:(?:I|we|you)(?:['’](?:d|ll|m|re|ve))?|let['’]?s|let\sme|let\sus)\s(?:(?:{_SURE}|{_MODAL}|am|are|have|do)\s){{0,3}}"
 _LEFT = (

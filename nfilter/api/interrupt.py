@@ -116,8 +116,8 @@ class Interrupt:
             if not self._calls or self.requested:
                 raise KeyboardInterrupt
             self._requested.set()
-            # A print that the signal interrupted cannot be entered again.
-            with suppress(RuntimeError):
+            # A print that the signal interrupted cannot be entered again, and a log may be on a full disk.
+            with suppress(RuntimeError, NfilterError):
                 say(f"interrupted: {self._calls[-1].message}")
 
         numbers = [signal.SIGINT]

@@ -296,15 +296,12 @@ class Journal:
                     "SELECT key FROM failed WHERE stage = ?", (stage,)
                 )
             }
-            cleared = [(stage, key) for key, kind in kinds.items() if kind is None and key in known]
-            failed = [_sealed(stage, key, model, kind) for key, kind in kinds.items() if kind]
-            if cleared or failed:
-                self._connection.execute("BEGIN IMMEDIATE")
-                self._connection.executemany(
-                    "DELETE FROM failed WHERE stage = ? AND key = ?", cleared
-                )
-                self._connection.executemany(INSERT["failed"], failed)
-                self._connection.execute("COMMIT")
+        cleared = [(stage, key) for key, kind in kinds.items() if kind is None and key in known]
+        failed = [_sealed(stage, key, model, kind) for key, kind in kinds.items() if kind]
+        if cleared or failed:
+            with self._transaction() as connection:
+                connection.executemany("DELETE FROM failed WHERE stage = ? AND key = ?", cleared)
+                connection.executemany(INSERT["failed"], failed)
 
     def outcomes(self, stage: str = "") -> dict[str, dict[str, Any]]:
         """Count the calls of one stage, or of all, by model: ``{model: {calls, failed, kinds: {kind: calls}}}``."""
@@ -349,12 +346,12 @@ class Journal:
 
     def forget(self, stages: Sequence[str]) -> None:
         """Delete the uses of ``stages``, so that a changed stage counts its calls from zero; answers are kept."""
-        with self._lock:
+        with self._transaction() as connection:
             for statement in (
                 "DELETE FROM uses WHERE stage = ?",
                 "DELETE FROM failed WHERE stage = ?",
             ):
-                self._connection.executemany(statement, [(name,) for name in stages])
+                connection.executemany(statement, [(name,) for name in stages])
 
     def lend(self) -> None:
         """Bring all commits so far into the file of the journal, which then stays as it is until the next call or the end.

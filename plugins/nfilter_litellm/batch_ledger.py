@@ -126,7 +126,10 @@ class Ledger:
         for path in sorted(self._folder.glob("*.json")):
             self._load_record(path)
         last: dict[str, str] = {}
-        for name in sorted(self._complete, key=lambda each: self._made[each]):
+        # The turn first: the clock may have gone back between two submissions of a call.
+        for name in sorted(
+            self._complete, key=lambda each: (self._complete[each].turn, self._made[each])
+        ):
             last.update(dict.fromkeys(self._complete[name].ids, name))
         for name in list(self._complete):
             self._unread[name] = {each for each in self._unread[name] if last[each] == name}

@@ -276,7 +276,10 @@ def _flat(text: str) -> str:
 
 
 def retry_after_of(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Return Retry-After in seconds from ``now``: a number, a date, or OpenAI's retry-after-ms; None without one."""
+    """Return Retry-After in seconds: a number, a date, or OpenAI's retry-after-ms; None without one.
+
+    A date is compared with ``now``, by default the server's own ``Date``: the clock of this machine may be wrong.
+    """
     milliseconds = _parse_number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000
@@ -286,13 +289,19 @@ def retry_after_of(headers: Mapping[str, str], now: datetime | None = None) -> f
     number = _parse_number(value)
     if number is not None:
         return number
+    until = _parse_date(value)
+    if until is None:
+        return None
+    sent = now or _parse_date(headers.get("Date") or headers.get("date")) or datetime.now(UTC)
+    return max(0.0, (until - sent).total_seconds())
+
+
+def _parse_date(text: str | None) -> datetime | None:
     try:
-        until = parsedate_to_datetime(value)
+        date = parsedate_to_datetime(text) if text is not None else None
     except (OverflowError, TypeError, ValueError):
         return None
-    if until.tzinfo is None:
-        until = until.replace(tzinfo=UTC)
-    return max(0.0, (until - (now or datetime.now(UTC))).total_seconds())
+    return date.replace(tzinfo=UTC) if date is not None and date.tzinfo is None else date
 
 
 def _parse_number(text: str | None) -> float | None:

@@ -267,3 +267,29 @@ def test_a_journal_without_shared_memory_is_one_file(tmp_path: Path) -> None:
     other.commit([("k1", Completion("2"))], [])
     assert [path.name for path in tmp_path.iterdir()] == ["other.db"]
     other.close()
+
+
+@pytest.mark.parametrize("write", ["record_outcomes", "forget", "commit"])
+def test_every_write_to_a_full_disk_is_an_error_with_its_remedy(tmp_path: Path, write: str) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    kinds = {f"{n:064}": "server" for n in range(3000)}
+    uses = [Use("01-a", f"s{n}", f"{n:064}", "m") for n in range(3000)]
+    journal.commit([], uses)
+    journal._connection.execute("PRAGMA max_page_count=1")
+    journal._connection.execute(
+        "PRAGMA query_only=ON" if write == "forget" else "PRAGMA cache_size=10"
+    )
+    calls = {
+        "record_outcomes": lambda: journal.record_outcomes("01-a", "m", kinds),  # type: ignore[arg-type]
+        "forget": lambda: journal.forget(["01-a"]),
+        "commit": lambda: journal.commit([], [Use("02-b", each.sample, each.key, "m") for each in uses]),
+    }  # fmt: skip
+    with pytest.raises(StoreError, match="run the same command to resume"):
+        calls[write]()
+    # Nothing is half written, and the connection is usable.
+    journal._connection.execute("PRAGMA query_only=OFF")
+    journal._connection.execute("PRAGMA max_page_count=100000")
+    assert journal.stages() == ["01-a"]
+    assert journal.outcomes()["m"]["failed"] == 0
+    calls[write]()
+    journal.close()

@@ -128,3 +128,11 @@ def test_litellm_gets_no_field_that_it_interprets_itself(body: dict[str, Any]) -
     # Another server receives it as a plain field of its request.
     LiteLLMConfig(model="openai/x", body=body)
     LiteLLMConfig(model="groq/x", body={"top_k": 1, "temperature": None, "thinking": {}})
+
+
+def test_a_date_to_wait_for_is_compared_with_the_date_of_the_server() -> None:
+    """The clock of this machine may be days behind or ahead."""
+    sent = {"Date": "Tue, 01 Dec 2020 10:00:00 GMT", "Retry-After": "Tue, 01 Dec 2020 10:00:30 GMT"}
+    assert retry_after_of(sent) == 30.0
+    assert retry_after_of({**sent, "Date": "Tue, 01 Dec 2020 10:01:00 GMT"}) == 0.0
+    assert retry_after_of({**sent, "Date": "not a date"}) == 0.0

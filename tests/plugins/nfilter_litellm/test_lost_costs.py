@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -28,6 +30,7 @@ from nfilter.api.interrupt import Interrupt
 from nfilter.models.proxy import JournaledModel
 from nfilter.store.journal import Journal
 from nfilter_litellm.backend import LiteLLMBackend
+from nfilter_litellm.batch_ledger import Ledger
 from nfilter_litellm.config import LiteLLMConfig
 from nfilter_litellm.retry import Retry
 from tests.model_server.batches import BatchScript
@@ -263,3 +266,12 @@ def unsettled(made: Bench) -> Iterator[None]:
     with suppress(AssertionError):
         yield
     assert made.budget.spent == made.paid[-1] + 8
+
+
+def test_the_batch_of_the_last_attempt_counts_also_if_the_clock_went_back(tmp_path: Path) -> None:
+    record = {"version": 1, "file": "f", "batch": "b", "ids": ["x"], "read": []}
+    now = time.time()
+    for name, made, turn in (("first", now, 1), ("second", now - 3600, 2)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**record, "made": made, "turn": turn}))
+    (resumed,) = Ledger(tmp_path).resume(["x"])
+    assert resumed.name == "second"

@@ -31,7 +31,7 @@ def reader_class(site: Site, name: str) -> Any:
     found: Any = site.backends.get("hf")
     if found is None or not isinstance(found, EncodesRequests):
         raise ModelError(
-            f"{name} renders prompts with the backend hf, whose plugin nfilter_hf is not loaded: unset NFILTER_BLOCK_PLUGINS"
+            f"{name} renders prompts with the backend hf, whose plugin is not loaded: unset NFILTER_BLOCK_PLUGINS"
         )
     return found
 

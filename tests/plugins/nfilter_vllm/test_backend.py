@@ -429,7 +429,7 @@ def test_a_gguf_file_is_told_to_use_hf(
 def test_without_the_plugin_of_hf_the_variable_is_named(vllm: Any, site: Site) -> None:
     bare = replace(site, backends={})
     assert problems(bare) == [
-        "vllm renders prompts with the backend hf, whose plugin nfilter_hf is not loaded: unset NFILTER_BLOCK_PLUGINS"
+        "vllm renders prompts with the backend hf, whose plugin is not loaded: unset NFILTER_BLOCK_PLUGINS"
     ]
     with pytest.raises(ModelError, match="unset NFILTER_BLOCK_PLUGINS"):
         VLLMBackend(VLLMBackend.Config(model="tiny"), bare)

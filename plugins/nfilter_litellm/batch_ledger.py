@@ -67,7 +67,10 @@ class Ledger:
         known = self._complete.get(pending.name)
         if known is None:
             self._unread[pending.name] = set(pending.ids)
-            self._made[pending.name] = time.time()
+            # The last batch of a call counts, and the clock may have gone back since the one before.
+            self._made[pending.name] = max(
+                time.time(), max(self._made.values(), default=0.0) + 1e-3
+            )
             self._read.discard(pending.name)
         self._complete[pending.name] = pending if known is None else replace(known, batch=pending.batch)  # fmt: skip
         self._write(pending.name)
@@ -126,10 +129,7 @@ class Ledger:
         for path in sorted(self._folder.glob("*.json")):
             self._load_record(path)
         last: dict[str, str] = {}
-        # The turn first: the clock may have gone back between two submissions of a call.
-        for name in sorted(
-            self._complete, key=lambda each: (self._complete[each].turn, self._made[each])
-        ):
+        for name in sorted(self._complete, key=lambda each: self._made[each]):
             last.update(dict.fromkeys(self._complete[name].ids, name))
         for name in list(self._complete):
             self._unread[name] = {each for each in self._unread[name] if last[each] == name}

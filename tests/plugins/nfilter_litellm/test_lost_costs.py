@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sqlite3
@@ -30,7 +29,7 @@ from nfilter.api.interrupt import Interrupt
 from nfilter.models.proxy import JournaledModel
 from nfilter.store.journal import Journal
 from nfilter_litellm.backend import LiteLLMBackend
-from nfilter_litellm.batch_ledger import Ledger
+from nfilter_litellm.batch_ledger import Ledger, Pending
 from nfilter_litellm.config import LiteLLMConfig
 from nfilter_litellm.retry import Retry
 from tests.model_server.batches import BatchScript
@@ -268,10 +267,14 @@ def unsettled(made: Bench) -> Iterator[None]:
     assert made.budget.spent == made.paid[-1] + 8
 
 
-def test_the_batch_of_the_last_attempt_counts_also_if_the_clock_went_back(tmp_path: Path) -> None:
-    record = {"version": 1, "file": "f", "batch": "b", "ids": ["x"], "read": []}
+def test_the_last_batch_of_a_call_counts_also_if_the_clock_went_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Ledger(tmp_path).record(Pending("first", "f", "b", 1, ("x", "y")))
     now = time.time()
-    for name, made, turn in (("first", now, 1), ("second", now - 3600, 2)):
-        (tmp_path / f"{name}.json").write_text(json.dumps({**record, "made": made, "turn": turn}))
+    monkeypatch.setattr(time, "time", lambda: now - 3600)
+    again = Ledger(tmp_path)
+    again.resume(["x"])
+    again.record(Pending("second", "g", "c", 2, ("x",)))
     (resumed,) = Ledger(tmp_path).resume(["x"])
     assert resumed.name == "second"

@@ -35,10 +35,8 @@ import csv
 import json
 import os
 import platform
-import statistics
 import subprocess
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -51,6 +49,7 @@ import numpy as np
 import torch
 
 from benchmarks.llama_cpp import LlamaCpp, unpacked
+from benchmarks.speed_table import Way, measured, table
 from nfilter import Message, Request, Sample, Sampling, Site, TokenSample
 from nfilter.testing import FakeContext
 from nfilter_hf.backend import HFBackend
@@ -60,8 +59,6 @@ from nfilter_hf.lora.trainer import LoraTrainer
 
 RANK = 16
 USUAL = ("nfilter", "nfilter-float32", "peft", "trl", "plain", "transformers")
-Way = Callable[[], int | tuple[int, float, float]]
-"""It does the work once and returns how many tokens that was; a process of its own also its processor time and wall time."""
 
 
 def rows_of(path: Path, count: int) -> list[dict[str, Any]]:
@@ -363,52 +360,6 @@ def there(name: str) -> bool:
     except PackageNotFoundError:
         return False
     return True
-
-
-def measured(ways: dict[str, Way], rounds: int) -> dict[str, Any]:
-    """Every way once a round; tokens a second of processor time and of wall time, medians."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    for run in ways.values():
-        run()
-    for _ in range(rounds):
-        for name, run in ways.items():
-            wall, work = time.perf_counter(), time.process_time()
-            done = run()
-            work, wall = time.process_time() - work, time.perf_counter() - wall
-            tokens, work, wall = done if isinstance(done, tuple) else (done, work, wall)
-            found[name].append((tokens / work, tokens / wall))
-    medians = {
-        name: {
-            "per_processor_second": round(statistics.median(one for one, _ in every), 1),
-            "per_second": round(statistics.median(other for _, other in every), 1),
-        }
-        for name, every in found.items()
-    }
-    ratios = {
-        name: round(
-            statistics.median(
-                a / b for (a, _), (b, _) in zip(found["nfilter"], every, strict=True)
-            ),
-            2,
-        )
-        for name, every in found.items()
-    }
-    return {"tokens": medians, "nfilter_times_as_fast": ratios}
-
-
-def table(title: str, figures: dict[str, Any]) -> str:
-    """A line a way."""
-    lines = [
-        f"| {title} | tokens a processor second | tokens a second | nfilter is |",
-        "|---|---|---|---|",
-    ]
-    for name, one in figures["tokens"].items():
-        times = figures["nfilter_times_as_fast"][name]
-        ratio = "" if name == "nfilter" else f"{times:.2f}x"
-        lines.append(
-            f"| {name} | {one['per_processor_second']:,.0f} | {one['per_second']:,.0f} | {ratio} |"
-        )
-    return "\n".join(lines)
 
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:

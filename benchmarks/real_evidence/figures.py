@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -51,7 +52,7 @@ def verdict(gap: Difference | Mapping[str, Any]) -> Verdict:
 
 def knows_more(accuracy: float, rows: int, frequent: float) -> bool:
     """Whether a share of test rows is two standard errors above that of the most frequent answer."""
-    return accuracy > frequent + 2 * (accuracy * (1 - accuracy) / rows) ** 0.5
+    return accuracy > frequent + 2 * math.sqrt(accuracy * (1 - accuracy) / rows)
 
 
 def rules_found(evidence: Evidence, one: str, level: int) -> dict[str, Mapping[str, Spread | None]]:

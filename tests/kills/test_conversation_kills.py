@@ -142,7 +142,11 @@ def test_a_budget_that_ends_amid_conversations_is_not_exceeded_and_no_answer_is_
         process = talks.start("small")
         _, error = process.communicate()
         assert process.returncode not in (0, -9)
-        (line,) = error.decode().splitlines()
+        *before, line = error.decode().splitlines()
+        # Said as soon as the budget ends, if calls are still running then.
+        said = "warning: the run ends because of an error: the budget of $"
+        assert all(told.startswith(said) for told in before)
+        assert len(before) <= 1
         assert line.endswith("raise budget.usd and run the same command to resume")
         served = talks.served()
         assert talks.committed("small") == set(served), "an answer that was paid for is lost"

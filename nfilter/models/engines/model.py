@@ -171,7 +171,7 @@ class EngineModel:
         rank = max((each for each in ranks if isinstance(each, int)), default=0)
         if config.get("peft_type") != "LORA" or rank < 1:
             raise ModelError(
-                f"the adapter in {folder} is not a LoRA; give one that hf.lora has trained"
+                f"the adapter in {folder} is not a LoRA; give one that a run has trained"
             )
         unapplied = [words for key, words in self._refused.items() if config.get(key)]
         if unapplied:

@@ -107,7 +107,7 @@ def test_an_adapter_cannot_be_used_after_its_scope(
     "set use: hf for this model",
     "applies ranks up to «»; set use: hf for this model",
     "does not apply the adapter in «»: it has «»; set use: hf for this model",
-    "is not a LoRA; give one that hf.lora has trained",
+    "is not a LoRA; give one that a run has trained",
 )
 @pytest.mark.parametrize(
     ("change", "message"),
@@ -116,8 +116,8 @@ def test_an_adapter_cannot_be_used_after_its_scope(
         ({"modules_to_save": ["lm_head"]}, "it has whole modules; set use: hf"),
         ({"r": 600}, "has rank 600, and vLLM applies ranks up to 512; set use: hf"),
         ({"rank_pattern": {"q_proj": 700}}, "has rank 700"),
-        ({"peft_type": "IA3"}, "is not a LoRA; give one that hf.lora has trained"),
-        ({"r": 0}, "is not a LoRA; give one that hf.lora has trained"),
+        ({"peft_type": "IA3"}, "is not a LoRA; give one that a run has trained"),
+        ({"r": 0}, "is not a LoRA; give one that a run has trained"),
     ],
 )
 def test_an_adapter_that_vllm_does_not_apply_is_named_before_a_call(

@@ -73,7 +73,6 @@ class Engine:
             raise ValueError("User-specified context_length is greater than the derived one")
         if kwargs.get("mem_fraction_static", 0.8) < 0.05:
             raise RuntimeError("Not enough memory. Please try to increase --mem-fraction-static.")
-        self.loop = asyncio.new_event_loop()
         self.tokenizer_manager = _TokenizerManager(self)
         self.base = kwargs["model_path"]
         self.tokenizer = AutoTokenizer.from_pretrained(self.base)
@@ -93,6 +92,8 @@ class Engine:
         self.requests: list[_Request] = []
         self.scheduler: asyncio.Task[None] | None = None
         self.stopped = False
+        # Last, so that an engine that does not start leaves nothing open.
+        self.loop = asyncio.new_event_loop()
         Engine.started.append(self)
 
     async def async_generate(

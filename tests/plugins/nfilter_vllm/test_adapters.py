@@ -107,7 +107,6 @@ def test_an_adapter_cannot_be_used_after_its_scope(
     "set use: hf for this model",
     "applies ranks up to «»; set use: hf for this model",
     "does not apply the adapter in «»: it has «»; set use: hf for this model",
-    "is not a LoRA; give one that a run has trained",
 )
 @pytest.mark.parametrize(
     ("change", "message"),

@@ -183,12 +183,22 @@ def plan(
     return made.plan
 
 
+def line_key(name: str, one: DataSet, level: int, seed: int, *, sized: bool = False) -> str:
+    """The cell of a line: without a level where it has no noise, without a seed where it is not trained."""
+    word = name.replace(", ", "-").replace(" ", "-")
+    if name == "vanilla":
+        return f"{one.name}-{word}"
+    if name in NOISELESS and not sized:
+        return f"{one.name}-s{seed}-{word}"
+    return f"{one.name}-{level}-s{seed}-{word}"
+
+
 def is_unlearned(cells: Cells, one: DataSet, seed: int) -> bool:
     """Whether the student that was trained on a data set's truth is not shown to know more than the most frequent answer.
 
     False as long as it was not trained.
     """
-    value = cells.get(f"{one.name}-s{seed}-truth")
+    value = cells.get(line_key("truth", one, MIDDLE, seed))
     return value is not None and not knows_more(value["accuracy"], len(one.test), one.frequent)
 
 
@@ -211,7 +221,7 @@ class _Planner:
         samples = tuple(stages(name, self.shipped.stages(one.name, level, seed)))
         sized = any(stage.get("keep") == KEPT for stage in samples)
         cell = Cell(
-            key=self._key(name, one, level, seed, sized=sized),
+            key=line_key(name, one, level, seed, sized=sized),
             kind="vanilla" if name == "vanilla" else "train",
             part="main",
             noise=one.name,
@@ -227,14 +237,6 @@ class _Planner:
         """The cell that says how many rows the controls have: where most labels are wrong the view needs checked ones."""
         found = (self.plan.of.get((name, one.name, level, seed)) for name in (CHECKED[0], NEIGHBORS))  # fmt: skip
         return next(key for key in found if key is not None)
-
-    def _key(self, name: str, one: DataSet, level: int, seed: int, *, sized: bool) -> str:
-        word = name.replace(", ", "-").replace(" ", "-")
-        if name == "vanilla":
-            return f"{one.name}-{word}"
-        if name in NOISELESS and not sized:
-            return f"{one.name}-s{seed}-{word}"
-        return f"{one.name}-{level}-s{seed}-{word}"
 
     def _changes(self, name: str, one: DataSet, level: int, seed: int) -> dict[str, Any]:
         changes = {
